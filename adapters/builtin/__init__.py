@@ -1,0 +1,1 @@
+"""The models that ship with the program as package data."""

@@ -1,0 +1,1 @@
+"""Model directories and workspaces on the local file system."""

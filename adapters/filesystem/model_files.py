@@ -1,0 +1,89 @@
+"""The files of one model directory.
+
+Links to files are followed wherever they lead, because that is how the hub cache stores weights and how people keep
+them on another disk. Links to directories are not followed, so that no link makes a walk endless or leaves the model.
+"""
+
+import datetime
+import errno
+import os
+import stat
+
+from mlxk.application.ports.model_files import FileListing, ModelFiles
+from mlxk.domain.errors import StorageError
+from mlxk.domain.model import FileEntry
+
+_LEADS_NOWHERE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR})
+
+
+class FilesystemModelFiles(ModelFiles):
+    """Reads below model directories: one directory scan each, one ``stat`` a file."""
+
+    def list(self, directory: str) -> FileListing:
+        """List the files of a model, sorted.
+
+        Raises:
+            StorageError: The directory does not exist or cannot be read.
+        """
+        try:
+            modified = os.stat(directory).st_mtime
+            os.scandir(directory).close()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise StorageError(f"the model's directory cannot be read: {reason}") from error
+        files: list[tuple[str, int]] = []
+        dangling: list[str] = []
+        pending = [("", directory)]
+        while pending:
+            base, folder = pending.pop()
+            pending += _scan(base, folder, files, dangling)
+        files.sort()
+        entries = tuple([FileEntry(path, size) for path, size in files])
+        when = datetime.datetime.fromtimestamp(modified, datetime.UTC)
+        return FileListing(entries, tuple(sorted(dangling)), when)
+
+    def read(self, directory: str, path: str, limit: int) -> bytes | None:
+        """Return the first ``limit`` bytes of one regular file, or None when it does not exist or cannot be read."""
+        if path.startswith("/") or ".." in path.split("/"):
+            return None
+        try:
+            descriptor = os.open(f"{directory}/{path}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except (OSError, ValueError):
+            return None
+        try:
+            status = os.fstat(descriptor)
+            return _first_bytes(descriptor, min(limit, status.st_size)) if stat.S_ISREG(status.st_mode) else None
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+
+
+def _scan(base: str, folder: str, files: list[tuple[str, int]], dangling: list[str]) -> list[tuple[str, str]]:
+    """Collect the files of one folder; returns its subfolders. What vanishes or refuses is left out."""
+    folders = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append((f"{base}{entry.name}/", entry.path))
+                    continue
+                try:
+                    status = entry.stat()
+                except OSError as error:
+                    if error.errno in _LEADS_NOWHERE and entry.is_symlink():
+                        dangling.append(base + entry.name)
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    files.append((base + entry.name, status.st_size))
+    except OSError:
+        return folders
+    return folders
+
+
+def _first_bytes(descriptor: int, count: int) -> bytes:
+    pieces = []
+    while count > 0 and (piece := os.read(descriptor, count)):
+        pieces.append(piece)
+        count -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

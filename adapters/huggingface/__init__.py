@@ -1,0 +1,1 @@
+"""The Hugging Face cache and hub: the only place that knows their layout and client."""

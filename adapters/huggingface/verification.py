@@ -1,0 +1,168 @@
+"""Verifying content offline: every byte of a model against the digest recorded when it was downloaded.
+
+Digests come from the hub's manifest of the revision, else from the name of the blob a snapshot links to, which is the
+digest (64 hexadecimal digits: sha256 of the content; 40: git's sha1 of it). A blob kept in the store that models
+share is a link itself and still has its digest as its own name. Plain files without a manifest cannot be verified.
+For a workspace the digests are those of its record; the weights of one recorded without ``deep`` have none.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+
+import attrs
+
+from mlxk.application.ports.content_verifier import ContentVerifier, VerificationResult
+from mlxk.application.ports.model_cache import ManifestEntry, ModelCache
+from mlxk.application.ports.workspace_store import WorkspaceStore
+from mlxk.domain.errors import StorageError
+from mlxk.domain.model import ModelHandle, Origin
+from mlxk.domain.workspace import SENTINEL_NAME
+
+READ_BYTES = 1024 * 1024
+"""Progress is told after each piece of this size."""
+
+_HEXADECIMAL = frozenset("0123456789abcdef")
+_DIGEST_LENGTHS = frozenset({40, 64})
+
+
+@attrs.frozen
+class _Check:
+    """One file to hash."""
+
+    path: str
+    location: str
+    size: int
+    digest: str
+
+
+class HuggingFaceContentVerifier(ContentVerifier):
+    """Hashes the files of one model, one after the other.
+
+    Args:
+        cache: Knows the manifests of cached models.
+        workspaces: Knows the records of workspaces; without it their files have no digests.
+    """
+
+    def __init__(self, cache: ModelCache, workspaces: WorkspaceStore | None = None) -> None:
+        self._cache = cache
+        self._workspaces = workspaces
+
+    def verify(self, handle: ModelHandle, progress: Callable[[int, int], None]) -> VerificationResult:
+        """Read and hash every file that has a digest.
+
+        A file whose size already differs from the manifest, and a link that leads nowhere, is damaged without being
+        read. Files that are recorded but absent are a question of health, not of content.
+
+        Raises:
+            StorageError: The directory cannot be read.
+        """
+        manifest = {entry.path: entry for entry in self._manifest(handle) or ()}
+        checks: list[_Check] = []
+        unverifiable: list[str] = []
+        damaged: list[str] = []
+        for path, location in _files(handle.directory):
+            recorded = manifest.get(path)
+            digest, size = _digest(recorded, location), _size(location)
+            if size is None or (recorded and digest and recorded.size_bytes != size):
+                damaged.append(path)
+            elif digest is None:
+                unverifiable.append(path)
+            else:
+                checks.append(_Check(path, location, size, digest))
+        damaged_by_content = _damaged(checks, progress)
+        return VerificationResult(
+            checked=len(checks) + len(damaged),
+            unverifiable=tuple(unverifiable),
+            damaged=tuple(sorted(damaged + damaged_by_content)),
+        )
+
+    def _manifest(self, handle: ModelHandle) -> tuple[ManifestEntry, ...] | None:
+        if handle.origin is Origin.CACHE:
+            return self._cache.manifest(handle)
+        if handle.origin is Origin.WORKSPACE and self._workspaces:
+            return self._workspaces.manifest(handle)
+        return None
+
+
+def _files(directory: str) -> list[tuple[str, str]]:
+    """Path and location of every file and every link that leads nowhere, sorted; linked directories are not entered."""
+    found, pending = [], [("", directory)]
+    while pending:
+        base, folder = pending.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append((f"{base}{entry.name}/", entry.path))
+                    elif _counts(entry):
+                        found.append((base + entry.name, entry.path))
+        except OSError as error:
+            raise StorageError(f"the model's directory cannot be read: {error.strerror}") from error
+    return sorted(found)
+
+
+def _counts(entry: "os.DirEntry[str]") -> bool:
+    """A workspace's own record is not part of the model; what is neither file nor link has no content."""
+    if entry.name == SENTINEL_NAME:
+        return False
+    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+
+
+def _size(location: str) -> int | None:
+    try:
+        return os.stat(location).st_size
+    except OSError:
+        return None
+
+
+def _digest(recorded: ManifestEntry | None, location: str) -> str | None:
+    if recorded and recorded.digest:
+        return recorded.digest
+    try:
+        folder, blob = os.path.split(os.readlink(location))
+    except OSError:
+        return None
+    # In the store that models share a blob lies in a folder of two digits, and its name is no digest of the content.
+    named_by_digest = os.path.basename(folder) == "blobs" and len(blob) in _DIGEST_LENGTHS
+    return blob if named_by_digest and _HEXADECIMAL.issuperset(blob) else None
+
+
+class _BytesRead:
+    """Tells how far the hashing is; never more than the total, though a file may grow meanwhile."""
+
+    def __init__(self, total: int, tell: Callable[[int, int], None]) -> None:
+        self._total, self._tell, self._done = total, tell, 0
+        tell(0, total)
+
+    def add(self, count: int) -> None:
+        """Count more bytes."""
+        self._done = min(self._done + count, self._total)
+        self._tell(self._done, self._total)
+
+
+def _damaged(checks: list[_Check], progress: Callable[[int, int], None]) -> list[str]:
+    """Hash the files and return the paths of those that differ or cannot be read."""
+    total = sum(check.size for check in checks)
+    read = _BytesRead(total, progress)
+    buffer = memoryview(bytearray(READ_BYTES))
+    damaged = [check.path for check in checks if not _is_intact(check, buffer, read)]
+    read.add(total)
+    return damaged
+
+
+def _is_intact(check: _Check, buffer: memoryview, read: _BytesRead) -> bool:
+    digest = hashlib.sha256() if len(check.digest) == 64 else _git_blob(check.size)
+    try:
+        with open(check.location, "rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                digest.update(buffer[:count])
+                read.add(count)
+    except OSError:
+        return False
+    return digest.hexdigest() == check.digest
+
+
+def _git_blob(size: int) -> "hashlib._Hash":
+    """What git names a file by; no protection against forgery, only against damage."""
+    return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)

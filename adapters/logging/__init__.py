@@ -1,0 +1,1 @@
+"""Structured, redacted logging with structlog."""

@@ -1,0 +1,132 @@
+"""One running answer on the owner thread: its tokens, its text and its end.
+
+Turns tokens into text, finds stop strings and counts; which token comes next is for ``batch``, when it comes is for
+``scheduler``.
+"""
+
+from collections.abc import Sequence
+
+import attrs
+
+from mlxk.adapters.mlx.detokenizer import Detokenizer
+from mlxk.adapters.mlx.streams import AnswerSink
+from mlxk.application.ports.clock import Clock
+from mlxk.domain.errors import MlxkError
+from mlxk.domain.generation import Finished, FinishReason, GenerationSettings, TextDelta, Timings, TokenLogprob, Usage
+from mlxk.domain.stop_sequences import StopSequences
+
+
+@attrs.frozen
+class AnswerLimits:
+    """When an answer ends at the latest."""
+
+    max_tokens: int
+    """Tokens to generate at most; the context window is respected already."""
+    end_tokens: frozenset[int]
+    """Tokens with which the model ends its turn."""
+
+
+class Answer:
+    """The state of one answer.
+
+    Args:
+        prompt: Token ids, at least one.
+        settings: Validated, with every None filled.
+        limits: When it ends.
+        detokenizer: Fresh.
+        sink: Where its text goes.
+        clock: For the timings.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is a collaborator of its own
+        self,
+        prompt: Sequence[int],
+        settings: GenerationSettings,
+        limits: AnswerLimits,
+        detokenizer: Detokenizer,
+        sink: AnswerSink,
+        clock: Clock,
+    ) -> None:
+        self.prompt = list(prompt)
+        self.settings = settings
+        self.limits = limits
+        self.sink = sink
+        self.generated: list[int] = []
+        self.cached_tokens = 0
+        self.load_seconds = 0.0
+        self.notes: list[str] = []
+        self.ended = False
+        self._detokenizer = detokenizer
+        self._stops = StopSequences(settings.stop) if settings.stop else None
+        self._ends = frozenset() if settings.ignore_eos else limits.end_tokens
+        self._pending: list[TokenLogprob] = []
+        self._clock = clock
+        self._queued_at = clock.monotonic()
+        self._started_at: float | None = None
+        self._first_at: float | None = None
+
+    def started(self, cached_tokens: int) -> None:
+        """Note that computing the prompt begins, and how much of it was there already."""
+        self._started_at = self._clock.monotonic()
+        self.cached_tokens = cached_tokens
+
+    def accept(self, token: int, logprob: TokenLogprob | None = None) -> FinishReason | None:
+        """Take the next token; return why the answer ends with it, or None when it goes on."""
+        if self._first_at is None:
+            self._first_at = self._clock.monotonic()
+        self.generated.append(token)
+        if token in self._ends:
+            return FinishReason.STOP
+        if logprob is not None:
+            self._pending.append(logprob)
+        text = self._detokenizer.feed(token)
+        if self._stops is not None:
+            text, stopped = self._stops.feed(text)
+            if stopped:
+                self._emit(text)
+                return FinishReason.STOP
+        if text:
+            self._emit(text)
+        return FinishReason.LENGTH if len(self.generated) >= self.limits.max_tokens else None
+
+    def finish(self, reason: FinishReason) -> None:
+        """End the answer; later calls do nothing."""
+        if self.ended:
+            return
+        self.ended = True
+        if self._stops is None or not self._stops.stopped:
+            reason = self._flush(reason)
+        limit = self.limits.max_tokens if reason is FinishReason.LENGTH else None
+        usage = Usage(len(self.prompt), len(self.generated), self.cached_tokens)
+        self.sink.put(Finished(reason, usage, self._timings(), limit, tuple(self.notes)))
+
+    def fail(self, error: MlxkError) -> None:
+        """End the answer with an error; later calls do nothing."""
+        if not self.ended:
+            self.ended = True
+            self.sink.put(error)
+
+    def _flush(self, reason: FinishReason) -> FinishReason:
+        text = self._detokenizer.flush()
+        if self._stops is not None:
+            text, stopped = self._stops.feed(text)
+            text += self._stops.flush()
+            if stopped or self._stops.stopped:
+                reason = FinishReason.STOP
+        self._emit(text)
+        return reason
+
+    def _emit(self, text: str) -> None:
+        if not text:
+            return
+        if self._pending:
+            self.sink.put(TextDelta(text, tuple(self._pending)))
+            self._pending.clear()
+        else:
+            self.sink.put(text)
+
+    def _timings(self) -> Timings:
+        now = self._clock.monotonic()
+        started = now if self._started_at is None else self._started_at
+        first = now if self._first_at is None else self._first_at
+        return Timings(self.load_seconds, first - started, now - first, started - self._queued_at)

@@ -1,0 +1,182 @@
+"""Answers that decode together, one token each a step.
+
+Owns the merged cache of mlx-lm and the tokens in flight. A step starts the computation of the next token of every row
+before it waits for the previous one, so the host works while the device computes. Knows nothing of text, streams or
+fairness.
+
+Shapes: B rows, V tokens in the vocabulary; logits [B, V], tokens in flight [B].
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import mlx.core as mx
+
+from mlxk.adapters.mlx.answer import Answer
+from mlxk.adapters.mlx.sampling import NOT_FINITE, BatchSampler, Draws, LogitsProcessor, SamplingParameters
+
+
+@attrs.define(eq=False)
+class Row:
+    """One answer in a batch."""
+
+    answer: Answer
+    sampling: SamplingParameters
+    draws: Draws
+    processors: tuple[LogitsProcessor, ...] = ()
+    context: Any = None
+    """Buffer of the answer's own tokens for the processors; None without any."""
+    cached: list[int] = attrs.field(factory=list)
+    """The tokens whose keys and values are in the cache."""
+    primed: bool = False
+    """Whether the token in flight is generated; the first one is the prompt's last."""
+    attempts: int = 0
+    """How many times the batch it was in has failed."""
+    fault: Exception | None = None
+    """What one of its own callables raised."""
+
+
+@attrs.frozen
+class Ranking:
+    """The log probabilities reported for one token."""
+
+    logprob: float
+    alternatives: tuple[tuple[int, float], ...]
+    """Pairs of token and log probability, likeliest first."""
+
+
+@attrs.frozen
+class Sampled:
+    """What one step found for one row."""
+
+    row: Row
+    token: int
+    """``NOT_FINITE`` when the model's output was unusable."""
+    ranking: Ranking | None = None
+
+
+class DecodeBatch:
+    """Rows of one model that step together.
+
+    Args:
+        network: The model.
+        alone: Never holds more than one row and keeps the cache as the model made it; for caches that cannot be
+            merged, and for rows that must not disturb others.
+    """
+
+    def __init__(self, network: Any, alone: bool = False) -> None:
+        self.network = network
+        self.alone = alone
+        self.rows: list[Row] = []
+        self._cache: list[Any] = []
+        self._merged = False
+        self._tokens: mx.array = None
+        self._rankings: dict[Row, tuple[mx.array, mx.array, mx.array]] = {}
+        self._sampler: BatchSampler | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def join(self, row: Row, cache: list[Any], last_token: int) -> None:
+        """Add a row whose prompt is computed but for its last token."""
+        token = mx.array([last_token], dtype=mx.int32)
+        if not self.rows:
+            self._cache, self._merged, self._tokens = cache, False, token
+        else:
+            if not self._merged:
+                self._cache = [each.merge([each]) for each in self._cache]
+                self._merged = True
+            for mine, other in zip(self._cache, cache, strict=True):
+                mine.extend(other.merge([other]))
+            self._tokens = mx.concatenate([self._tokens, token])
+        row.primed = False
+        self.rows.append(row)
+        self._sampler = None
+
+    def leave(self, rows: Sequence[Row]) -> None:
+        """Remove rows."""
+        gone = set(map(id, rows))
+        keep = [index for index, row in enumerate(self.rows) if id(row) not in gone]
+        if len(keep) == len(self.rows):
+            return
+        self.rows = [self.rows[index] for index in keep]
+        for row in rows:
+            self._rankings.pop(row, None)
+        self._sampler = None
+        if not keep:
+            self._cache, self._tokens, self._merged = [], None, False
+            return
+        for cache in self._cache:
+            cache.filter(keep)
+        self._tokens = self._tokens[mx.array(keep)]
+
+    def extract(self, row: Row) -> list[Any]:
+        """Return the cache of one row by itself."""
+        if not self._merged:
+            return self._cache
+        index = self.rows.index(row)
+        return [cache.extract(index) for cache in self._cache]
+
+    def step(self) -> list[Sampled]:
+        """Start the next token of every row and return the one before it; nothing for rows that have just joined."""
+        tokens, rankings = self._tokens, self._rankings
+        inputs = mx.maximum(tokens, 0)
+        logits = self.network(inputs[:, None], cache=self._cache)[:, -1, :]
+        logits = self._processed(logits, inputs)
+        if self._sampler is None:
+            self._sampler = BatchSampler([row.sampling for row in self.rows])
+        draws = [self._draw(self.rows[index]) for index in self._sampler.drawn]
+        self._tokens, logprobs = self._sampler.sample(logits, draws)
+        self._rankings = self._rank(logprobs)
+        mx.async_eval(self._tokens, *(array for arrays in self._rankings.values() for array in arrays))
+        sampled = []
+        for row, token in zip(self.rows, tokens.tolist(), strict=True):
+            row.cached.append(max(token, 0))
+            if row.primed:
+                ranking = rankings.get(row)
+                sampled.append(Sampled(row, token, _ranking(ranking) if ranking is not None else None))
+            row.primed = True
+        return sampled
+
+    def _draw(self, row: Row) -> float:
+        return row.draws.at(len(row.answer.generated) + row.primed)
+
+    def _processed(self, logits: mx.array, inputs: mx.array) -> mx.array:
+        """Apply each row's own processors; one that raises is noted in its row and changes nothing."""
+        if not any(row.processors for row in self.rows):
+            return logits
+        changed = []
+        for index, row in enumerate(self.rows):
+            mine = logits[index : index + 1]
+            if row.processors and row.fault is None:
+                context = row.context.update_and_fetch(inputs[index : index + 1]) if row.primed else row.context.tokens
+                try:
+                    for process in row.processors:
+                        mine = process(context, mine)
+                except Exception as error:  # noqa: BLE001 - a door: a row's own callable must not harm its neighbours
+                    row.fault, mine = error, logits[index : index + 1]
+            changed.append(mine)
+        return mx.concatenate(changed, axis=0)
+
+    def _rank(self, logprobs: mx.array) -> dict[Row, tuple[mx.array, mx.array, mx.array]]:
+        """Prepare what the rows that report log probabilities will need of this step."""
+        rankings = {}
+        for index, row in enumerate(self.rows):
+            wanted = row.answer.settings.logprobs
+            if wanted is None:
+                continue
+            mine = logprobs[index].astype(mx.float32)
+            chosen = mine[mx.maximum(self._tokens[index], 0)]
+            top = mx.argsort(-mine)[:wanted]
+            rankings[row] = (chosen, top, mine[top])
+        return rankings
+
+
+def _ranking(arrays: tuple[mx.array, mx.array, mx.array]) -> Ranking:
+    chosen, tokens, values = arrays
+    pairs = zip(tokens.tolist(), values.tolist(), strict=True)
+    return Ranking(chosen.item(), tuple((token, value) for token, value in pairs if math.isfinite(value)))
+
+

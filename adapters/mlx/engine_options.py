@@ -1,0 +1,17 @@
+"""The limits of the engine, as the composition root sets them."""
+
+import attrs
+
+
+@attrs.frozen
+class EngineOptions:
+    """Limits of the engine; the defaults suit one person at one machine."""
+
+    max_rows: int = 32
+    """Answers computed at the same time."""
+    max_waiting: int = 256
+    """Answers that may queue for a place; one more is refused."""
+    model_budget_bytes: int | None = None
+    """Weights in memory altogether; None: no limit."""
+    keep_alive_seconds: float | None = None
+    """Idle models are unloaded after this long; None: never."""

@@ -1,0 +1,218 @@
+"""Loading a text model from a directory: weights, tokenizer and the facts the engine needs.
+
+Runs no code of the model's and reaches no network: a directory that asks for its own code is refused, only absolute
+directories are handed to the libraries. Translates what they raise; leaves residency to ``residency``.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from mlxk.adapters.mlx.detokenizer import TokenDecoder
+from mlxk.adapters.mlx.imports import import_mlx_lm
+from mlxk.adapters.mlx.templates import PromptRenderer
+from mlxk.domain.detection import context_length
+from mlxk.domain.errors import (
+    BackendNotInstalledError,
+    ExecutionError,
+    IncompatibleModelError,
+    MlxkError,
+    UnhealthyModelError,
+    UntrustedModelCodeError,
+)
+from mlxk.domain.generation import GenerationSettings
+from mlxk.domain.model import ModelHandle
+
+_UNSET_MODEL_MAX_LENGTH = 10**9
+"""Tokenizers that do not know the context length say a huge number."""
+
+
+@attrs.frozen(eq=False)
+class LoadedModel:
+    """A model in memory. The network belongs to the owner thread, the rest to everyone."""
+
+    name: str
+    identity: str
+    """Changes when the files do, so that cached computations of other files are never taken for this model's."""
+    network: Any
+    tokenizer: Any
+    """mlx-lm's wrapper of the Hugging Face tokenizer; hold ``lock`` while using it."""
+    lock: threading.Lock
+    renderer: PromptRenderer
+    """Uses the tokenizer as well."""
+    decoder: TokenDecoder
+    context_length: int | None
+    """Tokens; None when the config does not say."""
+    vocabulary_size: int | None
+    """Rows of the embedding; None when the config does not say."""
+    end_tokens: frozenset[int]
+    defaults: GenerationSettings
+    """What the model's generation_config asks for."""
+    weight_bytes: int
+
+
+def load_model(handle: ModelHandle, adapter: str | None = None) -> LoadedModel:
+    """Load a model; must run on the owner thread.
+
+    Args:
+        handle: Which.
+        adapter: Absolute directory of a LoRA adapter to apply.
+
+    Raises:
+        UntrustedModelCodeError: It wants its own code executed.
+        UnhealthyModelError: Files are missing or damaged.
+        IncompatibleModelError: mlx-lm knows no such architecture.
+        BackendNotInstalledError: mlx-lm is not installed.
+        ExecutionError: Loading failed for another reason, such as lack of memory.
+    """
+    try:
+        import_mlx_lm()
+    except ImportError as error:
+        raise BackendNotInstalledError(
+            "Running text models needs mlx-lm, which is not installed.", hint="Install it: pip install mlx-lm"
+        ) from error
+    config = _read_config(handle)
+    try:
+        network, tokenizer = _load(handle, config, adapter)
+    except MlxkError:
+        raise
+    except Exception as error:
+        raise _translated(error, handle) from error
+    return LoadedModel(
+        name=handle.name,
+        identity=identity_of(handle, adapter),
+        network=network,
+        tokenizer=tokenizer,
+        lock=threading.Lock(),
+        renderer=PromptRenderer(tokenizer),
+        decoder=TokenDecoder(tokenizer),
+        context_length=_context_length(config, tokenizer),
+        vocabulary_size=_whole_number(_text_config(config).get("vocab_size")),
+        end_tokens=frozenset(tokenizer.eos_token_ids),
+        defaults=generation_defaults(_read_json(os.path.join(handle.directory, "generation_config.json"))),
+        weight_bytes=weight_bytes(handle.directory),
+    )
+
+
+def weight_bytes(directory: str) -> int:
+    """Return the size of the weight files, bytes; 0 when there are none."""
+    return sum(os.stat(path).st_size for path in _weight_files(directory))
+
+
+def identity_of(handle: ModelHandle, adapter: str | None = None) -> str:
+    """Return a text that names this model, its adapter and the state of their files."""
+    parts = [handle.directory, handle.revision or "", adapter or ""]
+    for directory in filter(None, (handle.directory, adapter)):
+        for path in [os.path.join(directory, "config.json"), *_weight_files(directory)]:
+            with_stat = os.stat(path) if os.path.exists(path) else None
+            parts.append(f"{with_stat.st_mtime_ns}:{with_stat.st_size}" if with_stat else "-")
+    return "|".join(parts)
+
+
+def generation_defaults(config: Mapping[str, Any]) -> GenerationSettings:
+    """Take sampling settings out of a generation_config; values that are no valid numbers are left out."""
+    greedy = config.get("do_sample") is False
+    fields: dict[str, Any] = {
+        "temperature": 0.0 if greedy else config.get("temperature"),
+        "top_p": config.get("top_p"),
+        "top_k": config.get("top_k"),
+        "min_p": config.get("min_p"),
+        "repetition_penalty": config.get("repetition_penalty"),
+    }
+    return GenerationSettings(**{name: value for name, value in fields.items() if _valid(name, value)})
+
+
+def _valid(name: str, value: object) -> bool:
+    wanted = int if name == "top_k" else (int, float)
+    if isinstance(value, bool) or not isinstance(value, wanted):
+        return False
+    try:
+        GenerationSettings(**{name: value}).validate()  # type: ignore[arg-type]
+    except MlxkError:
+        return False
+    return True
+
+
+def _load(handle: ModelHandle, config: Mapping[str, Any], adapter: str | None) -> tuple[Any, Any]:
+    from pathlib import Path
+
+    from mlx_lm import utils
+
+    directory = Path(handle.directory)
+    network, loaded = utils.load_model(directory, trust_remote_code=False)
+    if adapter is not None:
+        network = utils.load_adapters(network, adapter)
+        network.eval()
+    tokenizer = utils.load_tokenizer(
+        directory,
+        {"trust_remote_code": False, "local_files_only": True},
+        eos_token_ids=loaded.get("eos_token_id", config.get("eos_token_id")),
+    )
+    return network, tokenizer
+
+
+def _read_config(handle: ModelHandle) -> Mapping[str, Any]:
+    if not os.path.isabs(handle.directory) or not os.path.isdir(handle.directory):
+        raise UnhealthyModelError(f"'{handle.name}' has no directory to load from.")
+    config = _read_json(os.path.join(handle.directory, "config.json"))
+    if not config:
+        raise UnhealthyModelError(f"'{handle.name}' has no readable config.json.", hint="Download the model again.")
+    if config.get("model_file"):
+        raise UntrustedModelCodeError(
+            f"'{handle.name}' wants to run code of its own (config.json: model_file); it is never executed."
+        )
+    return config
+
+
+def _read_json(path: str) -> Mapping[str, Any]:
+    """Return the object in a file; empty when there is no file or no object in it."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            value = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _weight_files(directory: str) -> list[str]:
+    with os.scandir(directory) as entries:
+        return sorted(entry.path for entry in entries if entry.name.endswith(".safetensors"))
+
+
+def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    nested = config.get("text_config")
+    return {**config, **nested} if isinstance(nested, dict) else config
+
+
+def _context_length(config: Mapping[str, Any], tokenizer: Any) -> int | None:
+    length = context_length(dict(config))
+    if length is None:
+        length = _whole_number(getattr(tokenizer, "model_max_length", None))
+    return length if length is not None and length < _UNSET_MODEL_MAX_LENGTH else None
+
+
+def _whole_number(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _translated(error: Exception, handle: ModelHandle) -> MlxkError:
+    """Say in our words why a library could not load a model."""
+    reason = str(error)
+    if isinstance(error, FileNotFoundError):
+        return UnhealthyModelError(f"'{handle.name}' lacks its weight files.", hint=f"See: mlxk health {handle.name}")
+    if "trust_remote_code" in reason or "custom code" in reason:
+        return UntrustedModelCodeError(f"'{handle.name}' wants to run code of its own; it is never executed.")
+    if "not supported" in reason and isinstance(error, ValueError):
+        return IncompatibleModelError(f"'{handle.name}' has an architecture mlx-lm does not know.")
+    if isinstance(error, ImportError):
+        return IncompatibleModelError(f"'{handle.name}' needs the package '{error.name}', which is not installed.")
+    if isinstance(error, (ValueError, KeyError, TypeError)) or "safetensors" in reason:
+        return UnhealthyModelError(
+            f"The files of '{handle.name}' do not fit together ({type(error).__name__}).",
+            hint=f"See: mlxk health {handle.name}",
+        )
+    return ExecutionError(f"'{handle.name}' could not be loaded ({type(error).__name__}).")

@@ -1,0 +1,195 @@
+"""Which models are in memory.
+
+Several may be, within a budget in bytes; the least recently used idle one goes first. A model in use is never unloaded:
+a request for another that does not fit waits until answers have ended. Requests are served in the order they came, so
+that one that waits for room is not overtaken for ever.
+"""
+
+import queue
+from collections import deque
+from collections.abc import Callable
+
+import attrs
+
+from mlxk.adapters.mlx.loading import LoadedModel, identity_of, load_model, weight_bytes
+from mlxk.application.ports.clock import Clock
+from mlxk.application.ports.event_log import EventLog
+from mlxk.domain.errors import ExecutionError, MlxkError
+from mlxk.domain.model import ModelHandle
+
+
+@attrs.frozen
+class WantedModel:
+    """A model to have in memory."""
+
+    handle: ModelHandle
+    adapter: str | None = None
+    """Absolute directory of a LoRA adapter to apply."""
+
+
+@attrs.define(eq=False)
+class Resident:
+    """A model in memory and how many answers use it."""
+
+    model: LoadedModel
+    used_at: float
+    leases: int = 0
+
+
+class LoadRequest:
+    """A reader's wish for some models, all at once; the reader waits in ``wait``."""
+
+    def __init__(self, wanted: tuple[WantedModel, ...]) -> None:
+        self.wanted = wanted
+        self.abandoned = False
+        self.reply: queue.SimpleQueue[tuple[Resident, ...] | MlxkError] = queue.SimpleQueue()
+
+    def wait(self) -> tuple[Resident, ...]:
+        """Wait for the models, leased.
+
+        Raises:
+            MlxkError: Why they cannot be had.
+        """
+        try:
+            outcome = self.reply.get()
+        except BaseException:
+            self.abandoned = True
+            raise
+        if isinstance(outcome, MlxkError):
+            raise outcome
+        return outcome
+
+
+class Residency:
+    """Loads, keeps and unloads models; used on the owner thread only.
+
+    Args:
+        budget_bytes: What the weights may take altogether; None: no limit.
+        keep_alive_seconds: An idle model is unloaded after this long; None: never.
+        forget: Called with a model's identity when it goes, to drop what was computed with it.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        clock: Clock,
+        budget_bytes: int | None,
+        keep_alive_seconds: float | None,
+        forget: Callable[[str], None],
+    ) -> None:
+        self._log = log
+        self._clock = clock
+        self._budget = budget_bytes
+        self._keep_alive = keep_alive_seconds
+        self._forget = forget
+        self._requests: deque[LoadRequest] = deque()
+        self._residents: dict[str, Resident] = {}
+
+    @property
+    def models(self) -> tuple[Resident, ...]:
+        """What is in memory, in no particular order."""
+        return tuple(self._residents.values())
+
+    def ask(self, request: LoadRequest) -> None:
+        """Take a request; it is answered in a later ``turn``."""
+        self._requests.append(request)
+
+    def release(self, residents: tuple[Resident, ...]) -> None:
+        """Give leases back."""
+        for resident in residents:
+            resident.leases -= 1
+            resident.used_at = self._clock.monotonic()
+
+    def turn(self) -> None:
+        """Answer as many requests as can be answered now, in order, and unload what was idle for too long."""
+        while self._requests and self._serve(self._requests[0]):
+            self._requests.popleft()
+        if self._keep_alive is not None:
+            oldest = self._clock.monotonic() - self._keep_alive
+            for identity, resident in list(self._residents.items()):
+                if resident.leases == 0 and resident.used_at <= oldest:
+                    self._unload(identity)
+
+    def idle_seconds(self) -> float | None:
+        """Return when the next idle model is due, seconds from now; None when none is."""
+        idle = [resident.used_at for resident in self._residents.values() if resident.leases == 0]
+        if self._keep_alive is None or not idle:
+            return None
+        return max(0.0, min(idle) + self._keep_alive - self._clock.monotonic())
+
+    def close(self) -> None:
+        """Unload everything and refuse who waits."""
+        for request in self._requests:
+            request.reply.put(ExecutionError("The engine was closed."))
+        self._requests.clear()
+        for identity in list(self._residents):
+            self._unload(identity)
+
+    def _serve(self, request: LoadRequest) -> bool:
+        """Answer a request, or return False when it has to wait for room."""
+        if request.abandoned:
+            return True
+        try:
+            identities = [identity_of(each.handle, each.adapter) for each in request.wanted]
+            missing = [
+                each
+                for each, identity in zip(request.wanted, identities, strict=True)
+                if identity not in self._residents
+            ]
+            if missing and not self._make_room(sum(weight_bytes(each.handle.directory) for each in missing), identities):
+                return False
+            residents = tuple(
+                self._resident(each, identity) for each, identity in zip(request.wanted, identities, strict=True)
+            )
+        except OSError as error:
+            request.reply.put(ExecutionError(f"The model's files cannot be read ({type(error).__name__})."))
+            return True
+        except MlxkError as error:
+            request.reply.put(error)
+            return True
+        self._hand_over(request, residents)
+        return True
+
+    def _hand_over(self, request: LoadRequest, residents: tuple[Resident, ...]) -> None:
+        for resident in residents:
+            resident.leases += 1
+        if request.abandoned:
+            self.release(residents)
+        else:
+            request.reply.put(residents)
+
+    def _resident(self, wanted: WantedModel, identity: str) -> Resident:
+        found = self._residents.get(identity)
+        if found is not None:
+            found.used_at = self._clock.monotonic()
+            return found
+        began = self._clock.monotonic()
+        model = load_model(wanted.handle, wanted.adapter)
+        seconds = self._clock.monotonic() - began
+        self._log.info("loaded a model", model=model.name, bytes=model.weight_bytes, seconds=round(seconds, 3))
+        resident = self._residents[identity] = Resident(model, self._clock.monotonic())
+        return resident
+
+    def _make_room(self, needed: int, kept: list[str]) -> bool:
+        """Unload idle models until so many bytes fit; return False when models in use are in the way."""
+        if self._budget is None:
+            return True
+        while self._total() + needed > self._budget:
+            idle = [
+                (resident.used_at, identity)
+                for identity, resident in self._residents.items()
+                if resident.leases == 0 and identity not in kept
+            ]
+            if not idle:
+                # With nothing else in memory there is nothing to wait for; whether it may run is the caller's policy.
+                return not any(identity not in kept for identity in self._residents)
+            self._unload(min(idle)[1])
+        return True
+
+    def _total(self) -> int:
+        return sum(resident.model.weight_bytes for resident in self._residents.values())
+
+    def _unload(self, identity: str) -> None:
+        resident = self._residents.pop(identity)
+        self._forget(identity)
+        self._log.info("unloaded a model", model=resident.model.name)

@@ -1,0 +1,162 @@
+"""Prompts to token ids, with the model's own chat template.
+
+Owns rendering and the one beginning-of-sequence token. What the rendered text tells about reasoning is read from it in
+``mlxk.domain.reasoning``; how long a prompt may be is the engine's matter.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import attrs
+
+from mlxk.adapters.mlx.tokenizer_access import unwrapped
+from mlxk.domain.conversation import Conversation, Message, Role, ToolCall
+from mlxk.domain.errors import ValidationError
+
+TAIL_LENGTH = 256
+"""How much of the end of a rendered prompt is kept, characters."""
+
+_PLAIN_TEXT_HINT = "Give it one prompt as plain text; it will be continued."
+
+
+class PromptTokenizer(Protocol):
+    """What is used of a tokenizer: mlx-lm's wrapper, or the Hugging Face tokenizer itself."""
+
+    bos_token_id: int | None
+
+    def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]:
+        """Return the tokens of a text."""
+
+    def apply_chat_template(self, messages: Sequence[Any], *, tokenize: bool, **options: Any) -> Any:  # noqa: ANN401
+        """Return the rendered text of a conversation."""
+
+
+@attrs.frozen
+class RenderedPrompt:
+    """What the model reads."""
+
+    tokens: tuple[int, ...]
+    tail: str
+    """The last characters of the rendered text: an answer may begin inside a block that the template opened."""
+
+
+class PromptRenderer:
+    """Renders the prompts of one model.
+
+    Args:
+        tokenizer: The model's tokenizer as mlx-lm or transformers loads it.
+    """
+
+    def __init__(self, tokenizer: PromptTokenizer) -> None:
+        # mlx-lm's wrapper would switch thinking on by itself, except where it renders with code of its own.
+        self._custom = getattr(tokenizer, "_chat_template", None) is not None
+        self._inner: PromptTokenizer = tokenizer if self._custom else unwrapped(tokenizer)
+        begin = self._inner.bos_token_id
+        self._begin = begin if begin is not None and begin in self._encode("", add_special_tokens=True) else None
+
+    @property
+    def template(self) -> str | None:
+        """The text of the chat template, None when the model has none (or only code of mlx-lm's)."""
+        template = getattr(self._inner, "chat_template", None)
+        if isinstance(template, dict):
+            return "\n".join(str(text) for text in template.values())
+        return template if isinstance(template, str) else None
+
+    def render(self, prompt: Conversation | str, thinking: bool | None = None) -> RenderedPrompt:
+        """Turn a prompt into tokens.
+
+        The template alone decides about the beginning-of-sequence token of a conversation. Plain text gets one if the
+        tokenizer gives one to plain text, and never a second.
+
+        Args:
+            prompt: A conversation, or text that is taken as it is. A model without a template takes a conversation of
+                a single user turn as that turn's plain text.
+            thinking: Passed to the template as ``enable_thinking``; None leaves it to the template.
+
+        Raises:
+            ValidationError: The template refuses the conversation (the message says why in the template's words), the
+                model has no template for it, or a tool's definition or arguments are not JSON.
+        """
+        if isinstance(prompt, str):
+            return self._plain(prompt)
+        if self.template is None and not self._custom:
+            return self._plain(_single_turn(prompt))
+        text = self._templated(prompt, thinking)
+        return RenderedPrompt(tuple(self._encode(text, add_special_tokens=False)), text[-TAIL_LENGTH:])
+
+    def _plain(self, text: str) -> RenderedPrompt:
+        tokens = self._encode(text, add_special_tokens=False)
+        if self._begin is not None and tokens[:1] != [self._begin]:
+            tokens.insert(0, self._begin)
+        return RenderedPrompt(tuple(tokens), text[-TAIL_LENGTH:])
+
+    def _templated(self, conversation: Conversation, thinking: bool | None) -> str:
+        from jinja2 import TemplateError
+
+        tools = [_parsed(tool, f"tools[{index}]") for index, tool in enumerate(conversation.tools)]
+        options = {} if thinking is None else {"enable_thinking": thinking}
+        try:
+            text = self._inner.apply_chat_template(
+                _wire_messages(conversation.messages),
+                tools=tools or None,
+                add_generation_prompt=True,
+                tokenize=False,
+                **options,
+            )
+        except TemplateError as error:
+            raise ValidationError(f"The model's chat template refuses this conversation: {error}") from error
+        except (TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
+            raise ValidationError(
+                f"The model's chat template cannot render this conversation ({type(error).__name__}: {error})"
+            ) from error
+        return str(text)
+
+    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return list(self._inner.encode(text, add_special_tokens=add_special_tokens))
+
+
+def _single_turn(conversation: Conversation) -> str:
+    roles = [message.role for message in conversation.messages]
+    if roles == [Role.USER] and not conversation.tools:
+        return conversation.messages[0].content
+    if conversation.tools:
+        raise ValidationError("tools: the model has no chat template, so it cannot be told about tools.")
+    raise ValidationError(
+        "messages: the model has no chat template, so it takes a single user turn"
+        f" (got {', '.join(role.value for role in roles) or 'none'}).",
+        hint=_PLAIN_TEXT_HINT,
+    )
+
+
+def _wire_messages(messages: Sequence[Message]) -> list[dict[str, object]]:
+    """The messages as templates expect them: OpenAI's form, with arguments as objects and results named."""
+    names = {call.id: call.name for message in messages for call in message.tool_calls if call.id}
+    return [_wire_message(message, f"messages[{index}]", names) for index, message in enumerate(messages)]
+
+
+def _wire_message(message: Message, place: str, names: dict[str, str]) -> dict[str, object]:
+    wire: dict[str, object] = {"role": message.role.value, "content": message.content}
+    if message.tool_calls:
+        calls = enumerate(message.tool_calls)
+        wire["tool_calls"] = [_wire_call(call, f"{place}.tool_calls[{index}].arguments") for index, call in calls]
+    if message.tool_call_id is not None:
+        wire["tool_call_id"] = message.tool_call_id
+        if message.tool_call_id in names:
+            wire["name"] = names[message.tool_call_id]
+    return wire
+
+
+def _wire_call(call: ToolCall, place: str) -> dict[str, object]:
+    arguments = _parsed(call.arguments, place) if call.arguments.strip() else {}
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+
+def _parsed(text: str, place: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValidationError(f"{place} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValidationError(f"{place} must be a JSON object.")
+    return value

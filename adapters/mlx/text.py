@@ -1,0 +1,112 @@
+"""Text generation with mlx-lm: the port, as callers see it.
+
+A call validates, has the model loaded, renders and counts the prompt in the caller's thread, then hands the job to the
+engine on the owner thread. Nothing of MLX leaves that thread.
+"""
+
+import contextlib
+import importlib.util
+import threading
+from typing import TYPE_CHECKING
+
+from mlxk.adapters.mlx.engine_options import EngineOptions
+from mlxk.adapters.mlx.owner_thread import OwnerThread
+from mlxk.adapters.mlx.streams import AnswerSink, MlxTextStream
+from mlxk.application.ports.clock import Clock
+from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.text_generator import TextGenerator, TextStream
+from mlxk.domain.errors import BackendNotInstalledError, ExecutionError, QueueFullError
+from mlxk.domain.generation import GenerationRequest
+
+if TYPE_CHECKING:
+    from mlxk.adapters.mlx.engine import Engine
+    from mlxk.adapters.mlx.scheduler import Job
+
+
+class MlxTextGenerator(TextGenerator):
+    """Runs text models with mlx-lm, any number of answers at a time.
+
+    Args:
+        log: Hears of loads, unloads and failures.
+        clock: Measures.
+        options: Limits.
+    """
+
+    def __init__(self, log: EventLog, clock: Clock, options: EngineOptions | None = None) -> None:
+        self._log = log
+        self._clock = clock
+        self._options = options or EngineOptions()
+        self._thread: OwnerThread[Engine] = OwnerThread(self._build, log)
+        self._places = _Places(self._options.max_waiting)
+
+    def submit(self, request: GenerationRequest) -> TextStream:
+        """Start an answer; see the port."""
+        request.settings.validate()
+        if importlib.util.find_spec("mlx") is None or importlib.util.find_spec("mlx_lm") is None:
+            raise BackendNotInstalledError("Running text models needs mlx-lm.", hint="Install it: pip install mlx-lm")
+        self._places.take()
+        try:
+            return self._submit(request)
+        except BaseException:
+            self._places.give_back()
+            raise
+
+    def close(self) -> None:
+        """Release every model; see the port."""
+        self._thread.close()
+
+    def _submit(self, request: GenerationRequest) -> TextStream:
+        from mlxk.adapters.mlx.preparation import prepare
+        from mlxk.adapters.mlx.residency import LoadRequest, WantedModel
+        from mlxk.adapters.mlx.scheduler import Job
+
+        asked_at = self._clock.monotonic()
+        wish = LoadRequest((WantedModel(request.model),))
+        self._thread.post(lambda engine: engine.ask(wish))
+        residents = wish.wait()
+        loaded_at = self._clock.monotonic()
+        try:
+            sink = AnswerSink()
+            row = prepare(request, residents[0].model, sink, self._clock)
+            row.answer.load_seconds = loaded_at - asked_at
+            job = Job(row, residents, on_start=self._places.give_back)
+        except BaseException:
+            self._thread.post(lambda engine: engine.release(residents))
+            raise
+        self._thread.post(lambda engine: engine.start(job))
+        return MlxTextStream(sink, lambda: self._cancel(job))
+
+    def _cancel(self, job: "Job") -> None:
+        # Closed means ended: every answer got its last event then.
+        with contextlib.suppress(ExecutionError):
+            self._thread.post(lambda engine: engine.cancel(job))
+
+    def _build(self) -> "Engine":
+        from mlxk.adapters.mlx.engine import Engine
+
+        return Engine(self._log, self._clock, self._options)
+
+
+class _Places:
+    """The places in the queue, counted from the moment of asking to the moment of starting."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken = 0
+        self._lock = threading.Lock()
+
+    def take(self) -> None:
+        """Take a place.
+
+        Raises:
+            QueueFullError: There is none.
+        """
+        with self._lock:
+            if self._taken >= self._most:
+                raise QueueFullError(f"{self._most} requests are waiting already.", hint="Try again later.")
+            self._taken += 1
+
+    def give_back(self) -> None:
+        """Give a place back."""
+        with self._lock:
+            self._taken -= 1

@@ -1,0 +1,1 @@
+"""The machine itself: its memory and its clock."""

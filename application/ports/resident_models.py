@@ -1,0 +1,42 @@
+"""Port: the models in memory, and how the engine that runs them is doing."""
+
+from abc import abstractmethod
+from typing import Protocol
+
+import attrs
+
+from mlxk.domain.model import ModelHandle
+
+
+@attrs.frozen
+class EngineState:
+    """The engine at one moment."""
+
+    responding: bool
+    """Whether its loop answered in time; everything else is stale when it did not."""
+    running: int
+    """Answers being computed."""
+    waiting: int
+    """Answers that queue for a place or for their model."""
+    models: tuple[ModelHandle, ...]
+    """What is in memory, sorted by name."""
+
+
+class ResidentModels(Protocol):
+    """Looks into a running engine, and frees memory on request. Callable from any thread."""
+
+    @abstractmethod
+    def state(self, timeout_seconds: float) -> EngineState:
+        """Ask the engine's loop how it is doing; an engine that was never used counts as responding.
+
+        Args:
+            timeout_seconds: How long to wait for the answer.
+        """
+
+    @abstractmethod
+    def unload(self, model: ModelHandle | None = None) -> tuple[ModelHandle, ...]:
+        """Free the idle models, or one of them, and return which went. A model in use stays.
+
+        Args:
+            model: The one to free; None frees every idle one.
+        """

@@ -1,0 +1,115 @@
+"""Reading a model once: from its directory to the snapshot the rules look at.
+
+Owns which files are opened and how much of each is read, every one at most once. What is concluded from them is the
+domain's.
+"""
+
+from collections.abc import Mapping
+
+import attrs
+
+from mlxk.application.ports.model_cache import ModelCache
+from mlxk.application.ports.model_files import FileListing, ModelFiles
+from mlxk.domain import snapshot as names
+from mlxk.domain.chat_template import TEMPLATE_DOCUMENT, TEMPLATE_FILE
+from mlxk.domain.documents import MAX_DOCUMENT_BYTES, UNREADABLE, Document, read_document
+from mlxk.domain.model import ModelHandle, Origin
+from mlxk.domain.model_card import MAX_CARD_BYTES, ModelCard, read_card
+from mlxk.domain.safetensors import (
+    MAX_HEADER_BYTES,
+    PREFIX_BYTES,
+    Damage,
+    SafetensorsHeader,
+    header_span,
+    read_header,
+)
+from mlxk.domain.snapshot import ModelSnapshot
+
+_DOCUMENTS = (
+    names.CONFIG,
+    names.TOKENIZER_CONFIG,
+    names.PREPROCESSOR_CONFIG,
+    names.PROCESSOR_CONFIG,
+    names.SAFETENSORS_INDEX,
+    names.PYTORCH_INDEX,
+    TEMPLATE_DOCUMENT,
+)
+_MAX_TEMPLATE_BYTES = 1024 * 1024
+_HEADER_GUESS_BYTES = 32 * 1024
+"""Holds the whole header of most small files, so that one read is enough."""
+
+
+def read_snapshot(
+    files: ModelFiles, cache: ModelCache, handle: ModelHandle, listing: FileListing, source_repo: str | None = None
+) -> ModelSnapshot:
+    """Read what the rules need of one model.
+
+    Args:
+        files: Read access to its directory.
+        cache: What the hub recorded about it.
+        handle: The model.
+        listing: Its files, just listed.
+        source_repo: The repository a workspace was made from.
+    """
+    sizes = {entry.path: entry.size_bytes for entry in listing.files}
+    reader = _Reader(files, handle.directory, sizes)
+    cached = handle.origin is Origin.CACHE
+    manifest = cache.manifest(handle) if cached else None
+    return ModelSnapshot(
+        name=handle.name,
+        origin=handle.origin,
+        incomplete=cached and handle.revision is None,
+        files=sizes,
+        dangling=listing.dangling,
+        documents={path: reader.document(path) for path in _DOCUMENTS if path in sizes},
+        headers={path: reader.header(path) for path in sizes if path.endswith(".safetensors")},
+        pointers=reader.pointers(),
+        card=reader.card(),
+        template_file=reader.template(),
+        expected={entry.path: entry.size_bytes for entry in manifest or ()},
+        source_repo=source_repo,
+        unread=tuple(reader.unread),
+    )
+
+
+@attrs.define
+class _Reader:
+    """Reads the files of one directory and remembers which it could not."""
+
+    files: ModelFiles
+    directory: str
+    sizes: Mapping[str, int]
+    unread: list[str] = attrs.field(factory=list)
+
+    def document(self, path: str) -> Document:
+        data = self._read(path, MAX_DOCUMENT_BYTES + 1)
+        return UNREADABLE if data is None else read_document(data)
+
+    def header(self, path: str) -> SafetensorsHeader:
+        data, size_bytes = self._read(path, _HEADER_GUESS_BYTES), self.sizes[path]
+        if data is None:
+            return SafetensorsHeader(damage=Damage.INVALID)
+        span = header_span(data)
+        if len(data) < span <= min(size_bytes, MAX_HEADER_BYTES + PREFIX_BYTES):
+            data = self._read(path, span) or data
+        return read_header(data, size_bytes)
+
+    def pointers(self) -> tuple[str, ...]:
+        """Return the files that are Git LFS pointers; only short ones can be, and only those are opened."""
+        marker = names.LFS_MARKER
+        short = (path for path, size in self.sizes.items() if len(marker) < size < names.LFS_POINTER_LIMIT)
+        return tuple(path for path in short if self._read(path, len(marker)) == marker)
+
+    def card(self) -> ModelCard:
+        return read_card(self._read(names.README, MAX_CARD_BYTES) or b"") if names.README in self.sizes else ModelCard()
+
+    def template(self) -> str | None:
+        if TEMPLATE_FILE not in self.sizes:
+            return None
+        return (self._read(TEMPLATE_FILE, _MAX_TEMPLATE_BYTES) or b"").decode("utf-8", errors="replace")
+
+    def _read(self, path: str, limit: int) -> bytes | None:
+        data = self.files.read(self.directory, path, limit)
+        if data is None:
+            self.unread.append(path)
+        return data

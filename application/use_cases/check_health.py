@@ -1,0 +1,100 @@
+"""Check whether models are whole: quickly from sizes and headers, or deeply by comparing every byte."""
+
+from collections.abc import Callable
+
+import attrs
+
+from mlxk.application.ports.content_verifier import ContentVerifier, VerificationResult
+from mlxk.application.ports.workspace_store import WorkspaceStore
+from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.application.use_cases.list_models import ListModels
+from mlxk.application.use_cases.resolve_model import ResolveModel
+from mlxk.domain.errors import ModelNotFoundError, StorageError
+from mlxk.domain.health import HealthReport, healthy, unhealthy
+from mlxk.domain.model import ModelHandle, Origin
+from mlxk.domain.weight_files import listed
+from mlxk.domain.workspace import Workspace
+
+Progress = Callable[[ModelHandle, int, int], None]
+"""Called with the model being read, the bytes of it read so far and its bytes in total."""
+
+
+@attrs.frozen
+class HealthEntry:
+    """The health of one model."""
+
+    handle: ModelHandle
+    report: HealthReport
+    workspace: Workspace | None
+    """Provenance and state, for workspaces only."""
+
+
+@attrs.frozen
+class CheckHealth:
+    """Checks one model or all of them."""
+
+    resolve: ResolveModel
+    list_models: ListModels
+    describe: DescribeModel
+    workspaces: WorkspaceStore
+    verifier: ContentVerifier
+
+    def __call__(
+        self, reference: str | None = None, deep: bool = False, progress: Progress | None = None
+    ) -> tuple[HealthEntry, ...]:
+        """Return the health of the model a reference means, or of all models, sorted by name.
+
+        Args:
+            reference: A model, with a revision if that one is meant; None means all models. Of these, one that
+                another process removes meanwhile is left out.
+            deep: Also compare the content of every file with its recorded digest, offline.
+            progress: Told about the bytes read by a deep check.
+
+        Raises:
+            ModelNotFoundError: The reference means nothing on this machine.
+            AmbiguousModelError: The reference fits several models.
+            RevisionNotFoundError: The model is here but that revision is not.
+            StorageError: The cache exists but cannot be read.
+        """
+        if reference is not None:
+            return (self._entry(self.resolve(reference), deep, progress),)
+        entries = []
+        for handle in self.list_models.handles():
+            try:
+                entries.append(self._entry(handle, deep, progress))
+            except ModelNotFoundError:
+                continue
+        return tuple(entries)
+
+    def _entry(self, handle: ModelHandle, deep: bool, progress: Progress | None) -> HealthEntry:
+        report = self.describe.health(handle)
+        if deep:
+            report = self._deepened(handle, report, progress)
+        workspace = self.workspaces.read(handle) if handle.origin is Origin.WORKSPACE else None
+        return HealthEntry(handle, report, workspace)
+
+    def _deepened(self, handle: ModelHandle, report: HealthReport, progress: Progress | None) -> HealthReport:
+        def tell(done: int, total: int) -> None:
+            if progress:
+                progress(handle, done, total)
+
+        try:
+            return _merged(report, self.verifier.verify(handle, tell))
+        except StorageError as error:
+            return report if not report.healthy else unhealthy(f"Content cannot be read: {error.message}")
+
+
+def _merged(report: HealthReport, result: VerificationResult) -> HealthReport:
+    """Add what comparing every byte found to the report of the quick check, whose own finding comes first."""
+    damaged = f"Content differs from its digest: {listed(result.damaged)}"
+    if not report.healthy:
+        if not result.damaged:
+            return report
+        files = tuple({*report.files, *result.damaged})
+        return unhealthy(f"{report.reason}; {damaged}", files, report.missing_bytes)
+    if result.damaged:
+        return unhealthy(damaged, result.damaged)
+    if not result.checked:
+        return healthy(f"{report.reason}; no digests recorded, content not compared")
+    without = f", {len(result.unverifiable)} without a digest" if result.unverifiable else ""
+    return healthy(f"{report.reason}; content of {result.checked} files verified{without}")

@@ -1,0 +1,65 @@
+"""List the models on this machine, from every origin."""
+
+import attrs
+
+from mlxk.application.ports.built_in_models import BuiltInModels
+from mlxk.application.ports.model_cache import ModelCache
+from mlxk.application.ports.workspace_store import WorkspaceStore
+from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.domain.errors import ModelNotFoundError
+from mlxk.domain.model import ModelDescription, ModelHandle
+from mlxk.domain.model_reference import is_path
+
+
+@attrs.frozen
+class ListModels:
+    """Lists models, whole or not, of every framework; what to show of them is the door's decision."""
+
+    cache: ModelCache
+    workspaces: WorkspaceStore
+    built_in: BuiltInModels
+    describe: DescribeModel
+
+    def __call__(self, pattern: str | None = None) -> tuple[ModelDescription, ...]:
+        """Return the descriptions of the models a pattern selects, sorted by name.
+
+        A model that another process removes meanwhile is left out.
+
+        Args:
+            pattern: A part of the name in any case; or an explicit path, which selects workspaces only: the one
+                at it, those in it, or those whose path begins with it. None selects everything, a blank one nothing.
+
+        Raises:
+            StorageError: The cache or the directory of the pattern exists but cannot be read.
+        """
+        descriptions = []
+        for handle in self.handles(pattern):
+            try:
+                descriptions.append(self.describe(handle))
+            except ModelNotFoundError:
+                continue
+        return tuple(descriptions)
+
+    def handles(self, pattern: str | None = None) -> tuple[ModelHandle, ...]:
+        """Return the models a pattern selects, sorted by name, without reading their files.
+
+        Args:
+            pattern: As for listing.
+
+        Raises:
+            StorageError: The cache or the directory of the pattern exists but cannot be read.
+        """
+        wanted = pattern.strip() if pattern is not None else None
+        if wanted is not None and is_path(wanted):
+            found = list(self.workspaces.below(wanted))
+        else:
+            found = [] if wanted == "" else self._named((wanted or "").lower())
+        return tuple(sorted(found, key=lambda handle: (handle.name, handle.directory)))
+
+    def _named(self, part: str) -> list[ModelHandle]:
+        handles = (
+            *(self.built_in.find(name) for name in self.built_in.names() if part in name.lower()),
+            *(handle for handle in self.workspaces.home() if part in handle.short_name.lower()),
+            *(self.cache.find(name) for name in self.cache.names() if part in name.lower()),
+        )
+        return [handle for handle in handles if handle is not None]

@@ -1,0 +1,129 @@
+"""Resolve a model reference: what the user typed becomes the one model it means on this machine.
+
+Owns the order of meanings, ambiguity and the not-found messages. Every command and the server resolve here and
+nowhere else; what is on the disk is known to the ports.
+"""
+
+from collections.abc import Iterable
+
+import attrs
+
+from mlxk.application.ports.built_in_models import BuiltInModels
+from mlxk.application.ports.model_cache import ModelCache
+from mlxk.application.ports.workspace_store import WorkspaceStore
+from mlxk.domain.errors import AmbiguousModelError, ModelNotFoundError, ValidationError
+from mlxk.domain.model import ModelHandle
+from mlxk.domain.model_reference import ModelRef
+
+DEFAULT_ORGANIZATION = "mlx-community"
+"""Where a name without an organization is looked for first."""
+
+_SUGGESTIONS = 3
+
+
+@attrs.frozen
+class ResolveModel:
+    """Finds the model a reference means."""
+
+    cache: ModelCache
+    workspaces: WorkspaceStore
+    built_in: BuiltInModels
+
+    def __call__(self, reference: str | ModelRef) -> ModelHandle:
+        """Return the handle of the one model a reference means.
+
+        The first meaning that fits wins: a built-in model; an explicit path; a workspace of the workspace home; the
+        name of a cached model, then the same in ``mlx-community``; the one name that ends in it; the one name that
+        contains it. With a revision, only cached models are meant.
+
+        Args:
+            reference: What the user typed, or that already parsed.
+
+        Raises:
+            ValidationError: The reference cannot be parsed, or asks for a revision of a built-in model.
+            ModelNotFoundError: It means nothing on this machine.
+            AmbiguousModelError: It fits several models equally well; ``matches`` lists them, sorted.
+            RevisionNotFoundError: The model is here but that revision is not.
+            StorageError: The cache exists but cannot be read.
+        """
+        ref = ModelRef.parse(reference) if isinstance(reference, str) else reference
+        if ref.is_path:
+            return self._at_path(ref)
+        built_in = self.built_in.find(ref.name)
+        if ref.revision is not None:
+            return self._at_revision(ref, ref.revision, built_in)
+        return built_in or self._named(ref)
+
+    def _at_path(self, ref: ModelRef) -> ModelHandle:
+        handle = self.workspaces.find(ref.name)
+        if handle is None:
+            raise ModelNotFoundError(
+                f"no model at '{ref.name}': there is no config.json",
+                hint="A workspace is a directory with a config.json; for a cached model leave out the path.",
+            )
+        return handle
+
+    def _at_revision(self, ref: ModelRef, revision: str, built_in: ModelHandle | None) -> ModelHandle:
+        if built_in:
+            raise ValidationError(
+                f"model: '{ref}' asks for a revision, but the built-in model '{ref.name}' has none",
+                hint=f"Write it without one: {ref.name}",
+            )
+        exact = self._cached(ref.name)
+        match = exact.name if exact else _only_match(ref.name, self.cache.names())
+        handle = self.cache.find(match, revision) if match else None
+        if handle is None:
+            raise _not_found(ref, self.cache.names())
+        return handle
+
+    def _named(self, ref: ModelRef) -> ModelHandle:
+        home = {handle.short_name: handle for handle in self.workspaces.home()}
+        exact = home.get(ref.name) or self._cached(ref.name)
+        if exact:
+            return exact
+        known = {*home, *self.cache.names()}
+        match = _only_match(ref.name, known)
+        handle = (home.get(match) or self.cache.find(match)) if match else None
+        if handle is None:
+            raise _not_found(ref, {*known, *self.built_in.names()})
+        return handle
+
+    def _cached(self, name: str) -> ModelHandle | None:
+        handle = self.cache.find(name)
+        if handle is None and "/" not in name:
+            handle = self.cache.find(f"{DEFAULT_ORGANIZATION}/{name}")
+        return handle
+
+
+def _only_match(wanted: str, known: Iterable[str]) -> str | None:
+    """Return the one known name that ends in the wanted one or, when none does, the one that contains it.
+
+    Raises:
+        AmbiguousModelError: Several do.
+    """
+    part = wanted.lower()
+    lowered = {name: name.lower() for name in known}
+    matches = [name for name, lower in lowered.items() if lower.rpartition("/")[2] == part]
+    matches = sorted(matches or (name for name, lower in lowered.items() if part in lower))
+    if len(matches) > 1:
+        raise AmbiguousModelError(
+            f"'{wanted}' fits {len(matches)} models",
+            hint="Write more of the name, or all of it.",
+            matches=tuple(matches),
+        )
+    return matches[0] if matches else None
+
+
+def _not_found(ref: ModelRef, known: Iterable[str]) -> ModelNotFoundError:
+    """Build the error for a name that means nothing here, with close names if there are any."""
+    import difflib  # noqa: PLC0415 - needed on failure only, and the other commands start faster without it
+
+    full_names = {name.rpartition("/")[2].lower(): name for name in sorted(known)} | {
+        name.lower(): name for name in sorted(known)
+    }
+    close = difflib.get_close_matches(ref.name.lower(), sorted(full_names), _SUGGESTIONS)
+    suggestions = list(dict.fromkeys(full_names[name] for name in close))
+    hint = f"Fetch it: mlxk pull {ref}"
+    if suggestions:
+        hint = f"Did you mean {' or '.join(suggestions)}? Otherwise fetch it: mlxk pull {ref}"
+    return ModelNotFoundError(f"no model found matching '{ref}'", hint=hint)

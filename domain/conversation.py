@@ -1,0 +1,54 @@
+"""A conversation: who said what. Rendering it into a prompt is the generator's work, with the model's own template."""
+
+import enum
+
+import attrs
+
+
+class Role(enum.Enum):
+    """Who speaks."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+@attrs.frozen
+class ToolCall:
+    """A call the model made: a function and its arguments."""
+
+    name: str
+    arguments: str
+    """A JSON object, as text."""
+    id: str = ""
+
+
+@attrs.frozen
+class Message:
+    """One turn."""
+
+    role: Role
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    """For a tool's result: which call it answers."""
+
+
+@attrs.frozen
+class Conversation:
+    """The turns so far, oldest first, and the tools on offer."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[str, ...] = ()
+    """Function definitions in OpenAI's form, each a JSON object as text."""
+
+    @classmethod
+    def of(cls, prompt: str, system: str | None = None) -> "Conversation":
+        """Build a conversation of one user turn, with an optional system prompt before it."""
+        opening = (Message(Role.SYSTEM, system),) if system else ()
+        return cls((*opening, Message(Role.USER, prompt)))
+
+    def with_turn(self, role: Role, content: str) -> "Conversation":
+        """Return this conversation with one more turn."""
+        return attrs.evolve(self, messages=(*self.messages, Message(role, content)))

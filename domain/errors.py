@@ -1,0 +1,243 @@
+"""Every failure the product can name.
+
+One class a code. The code is the stable, public name of the failure (``error.type`` in JSON); each entrypoint
+owns one table from code to exit status or HTTP status, and ``docs/errors.md`` explains each one to people.
+
+    MlxkError
+    ├── UsageError                 usage_error
+    ├── ValidationError            validation_error
+    ├── ModelNotFoundError         model_not_found
+    ├── AmbiguousModelError        ambiguous_match
+    ├── RevisionNotFoundError      hash_not_found
+    ├── StorageError               storage_error
+    ├── UnhealthyModelError        model_unhealthy
+    ├── IncompatibleModelError     incompatible_model
+    ├── UntrustedModelCodeError    untrusted_model_code
+    ├── BackendNotInstalledError   backend_not_installed
+    ├── CapabilityError            capability_not_supported
+    ├── ContextLengthError         context_length_exceeded
+    ├── InsufficientMemoryError    insufficient_memory
+    ├── QueueFullError             queue_full
+    ├── FeatureGateError           feature_disabled
+    ├── ExecutionError             execution_error
+    ├── InterruptedRunError        interrupted
+    ├── ParameterNotSupportedError parameter_not_supported
+    ├── NotFoundError              not_found
+    ├── MethodNotAllowedError      method_not_allowed
+    ├── UnsupportedMediaTypeError  unsupported_media_type
+    ├── PayloadTooLargeError       payload_too_large
+    ├── RequestTimeoutError        request_timeout
+    ├── UnauthorizedError          unauthorized
+    ├── ForbiddenOriginError       forbidden_origin
+    ├── ServerShutdownError        server_shutdown
+    ├── PortInUseError             port_in_use
+    └── InternalError              internal_error
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class MlxkError(Exception):
+    """A failure with a stable code, a sentence for people, and optionally what to do next.
+
+    Args:
+        message: One sentence that names the field, file or model at fault. No absolute path of the machine
+            unless the user typed it, no prompt text, no token.
+        hint: What to do next, as a sentence or a command.
+        matches: The sorted names among which a reference was ambiguous.
+        detail: Numbers and names for programs, JSON values only.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        matches: tuple[str, ...] = (),
+        detail: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.matches = matches
+        self.detail = dict(detail) if detail else None
+
+
+class UsageError(MlxkError):
+    """The command line cannot be understood: an unknown flag, a missing argument, two that exclude each other."""
+
+    code = "usage_error"
+
+
+class ValidationError(MlxkError):
+    """A value was understood but is not allowed; the message names the field."""
+
+    code = "validation_error"
+
+
+class ModelNotFoundError(MlxkError):
+    """A model reference resolves to nothing on this machine."""
+
+    code = "model_not_found"
+
+
+class AmbiguousModelError(MlxkError):
+    """A model reference fits several models; ``matches`` lists them, sorted."""
+
+    code = "ambiguous_match"
+
+
+class RevisionNotFoundError(MlxkError):
+    """The model is here but the revision asked for is not."""
+
+    code = "hash_not_found"
+
+
+class StorageError(MlxkError):
+    """The file system refused: no permission, no space, not a directory, an I/O error."""
+
+    code = "storage_error"
+
+
+class UnhealthyModelError(MlxkError):
+    """The model's files are damaged or incomplete, so it cannot be loaded."""
+
+    code = "model_unhealthy"
+
+
+class IncompatibleModelError(MlxkError):
+    """The files are whole but no installed backend can run them."""
+
+    code = "incompatible_model"
+
+
+class UntrustedModelCodeError(MlxkError):
+    """The model asks for its own code to be executed; it never is."""
+
+    code = "untrusted_model_code"
+
+
+class BackendNotInstalledError(MlxkError):
+    """The package that would run this model is not installed."""
+
+    code = "backend_not_installed"
+
+
+class CapabilityError(MlxkError):
+    """The model cannot do what was asked of it, such as reading an image."""
+
+    code = "capability_not_supported"
+
+
+class ContextLengthError(MlxkError):
+    """The prompt leaves no room in the model's context window; the message states both numbers."""
+
+    code = "context_length_exceeded"
+
+
+class InsufficientMemoryError(MlxkError):
+    """The estimate for weights and cache does not fit into this machine's memory budget."""
+
+    code = "insufficient_memory"
+
+
+class QueueFullError(MlxkError):
+    """As many requests as the engine lets queue are queueing already; try again later."""
+
+    code = "queue_full"
+    retryable = True
+
+
+class FeatureGateError(MlxkError):
+    """The feature is switched off; the message names the variable that switches it on."""
+
+    code = "feature_disabled"
+
+
+class ExecutionError(MlxkError):
+    """Generation failed while running."""
+
+    code = "execution_error"
+
+
+class InterruptedRunError(MlxkError):
+    """The user interrupted the work; what was done until then has been delivered."""
+
+    code = "interrupted"
+
+
+class ParameterNotSupportedError(MlxkError):
+    """A documented field of a request asks for something that is not supported; the message names it."""
+
+    code = "parameter_not_supported"
+
+
+class NotFoundError(MlxkError):
+    """The server has no such address."""
+
+    code = "not_found"
+
+
+class MethodNotAllowedError(MlxkError):
+    """The address exists but not for this HTTP method."""
+
+    code = "method_not_allowed"
+
+
+class UnsupportedMediaTypeError(MlxkError):
+    """The body of a request is not in the format the address takes."""
+
+    code = "unsupported_media_type"
+
+
+class PayloadTooLargeError(MlxkError):
+    """A request is larger, or nested deeper, than the server takes."""
+
+    code = "payload_too_large"
+
+
+class RequestTimeoutError(MlxkError):
+    """A request was not sent completely within its time."""
+
+    code = "request_timeout"
+    retryable = True
+
+
+class UnauthorizedError(MlxkError):
+    """The server asks for an API key, and the request carries none of the right ones."""
+
+    code = "unauthorized"
+
+
+class ForbiddenOriginError(MlxkError):
+    """A request from a web page, or for a host name, that the operator has not allowed."""
+
+    code = "forbidden_origin"
+
+
+class ServerShutdownError(MlxkError):
+    """The server is shutting down and takes no new work."""
+
+    code = "server_shutdown"
+    retryable = True
+
+
+class PortInUseError(MlxkError):
+    """Another program listens at the address the server was to use."""
+
+    code = "port_in_use"
+
+
+class InternalError(MlxkError):
+    """A fault of ours; the log says more."""
+
+    code = "internal_error"
+
+
+def all_error_types() -> tuple[type[MlxkError], ...]:
+    """Return every error class, in order of definition; the totality tests walk it."""
+    return tuple(MlxkError.__subclasses__())

@@ -1,0 +1,264 @@
+"""Text generation: settings go in, events come out.
+
+A generator yields any number of ``TextDelta`` and then exactly one ``Finished``; the text of an answer is the
+concatenation of its deltas, so a streamed and an unstreamed answer are the same by construction.
+"""
+
+import enum
+import math
+
+import attrs
+
+from mlxk.domain.conversation import Conversation, ToolCall
+from mlxk.domain.errors import ValidationError
+from mlxk.domain.model import ModelHandle
+
+MAX_STOP_SEQUENCES = 16
+"""Stop strings a request may carry; each costs work at every token."""
+
+MAX_LOGPROB_ALTERNATIVES = 20
+"""Alternatives a request may ask to see at each token."""
+
+MAX_LOGIT_BIASES = 1024
+"""Tokens whose likelihood a request may shift."""
+
+SEED_RANGE = 2**64
+"""Seeds are whole numbers from 0 up to, not including, this."""
+
+_SEED_STRIDE = 0x9E3779B97F4A7C15
+"""Odd, so that the seeds of successive choices of one request never coincide."""
+
+
+@attrs.frozen
+class GenerationSettings:
+    """How to sample and when to stop. ``None`` means: as the model's own generation_config says, else our default."""
+
+    max_tokens: int | None = None
+    """Most tokens to generate; None fills what the context window leaves."""
+    temperature: float | None = None
+    """0 takes the likeliest token, always."""
+    top_p: float | None = None
+    top_k: int | None = None
+    """0 switches it off."""
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    """Divides the likelihood of tokens the answer already holds; 1 switches it off."""
+    presence_penalty: float | None = None
+    """Subtracted from the logit of every token the answer already holds."""
+    frequency_penalty: float | None = None
+    """Subtracted from a token's logit once for each time the answer holds it."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Pairs of token id and what to add to its logit, -100 to 100."""
+    seed: int | None = None
+    """The same seed gives the same text; None draws a fresh one."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the answer; they are not part of it."""
+    ignore_eos: bool = False
+    """Generate on after the model's end-of-turn token, up to max_tokens; for measurements."""
+    logprobs: int | None = None
+    """Report the log probability of every token, with this many alternatives; None reports nothing."""
+
+    def validate(self) -> None:
+        """Check every range.
+
+        Raises:
+            ValidationError: Names each field out of range, all at once.
+        """
+        faults = [fault for fault in (rule(self) for rule in _RULES) if fault]
+        if faults:
+            raise ValidationError("; ".join(faults))
+
+    def filled_from(self, defaults: "GenerationSettings") -> "GenerationSettings":
+        """Return these settings with every None replaced by the default's value."""
+        fields = (field.name for field in attrs.fields(GenerationSettings) if getattr(self, field.name) is None)
+        return attrs.evolve(self, **{name: getattr(defaults, name) for name in fields})
+
+
+PRODUCT_DEFAULTS = GenerationSettings(
+    temperature=0.7,
+    top_p=0.9,
+    top_k=0,
+    min_p=0.0,
+    repetition_penalty=1.0,
+    presence_penalty=0.0,
+    frequency_penalty=0.0,
+)
+"""What holds when neither the user nor the model's generation_config says otherwise."""
+
+
+def _number(value: float | None, name: str, low: float, high: float, low_open: bool = False) -> str | None:
+    if value is None:
+        return None
+    above = value > low if low_open else value >= low
+    if math.isfinite(value) and above and value <= high:
+        return None
+    return f"{name} must be {'above' if low_open else 'at least'} {low:g} and at most {high:g} (got {value:g})"
+
+
+def _stop_fault(settings: GenerationSettings) -> str | None:
+    if len(settings.stop) > MAX_STOP_SEQUENCES:
+        return f"stop takes at most {MAX_STOP_SEQUENCES} strings (got {len(settings.stop)})"
+    return "stop must not contain an empty string" if "" in settings.stop else None
+
+
+def _bias_fault(settings: GenerationSettings) -> str | None:
+    if len(settings.logit_bias) > MAX_LOGIT_BIASES:
+        return f"logit_bias takes at most {MAX_LOGIT_BIASES} tokens (got {len(settings.logit_bias)})"
+    faults = (_number(bias, f"logit_bias of token {token}", -100, 100) for token, bias in settings.logit_bias)
+    return next((fault for fault in faults if fault), None)
+
+
+def _logprobs_fault(settings: GenerationSettings) -> str | None:
+    if settings.logprobs is None or 0 <= settings.logprobs <= MAX_LOGPROB_ALTERNATIVES:
+        return None
+    return f"logprobs must be at least 0 and at most {MAX_LOGPROB_ALTERNATIVES} (got {settings.logprobs})"
+
+
+_RULES = (
+    lambda s: (
+        None if s.max_tokens is None or s.max_tokens >= 1 else f"max_tokens must be at least 1 (got {s.max_tokens})"
+    ),
+    lambda s: _number(s.temperature, "temperature", 0, 5),
+    lambda s: _number(s.top_p, "top_p", 0, 1, low_open=True),
+    lambda s: None if s.top_k is None or s.top_k >= 0 else f"top_k must be at least 0 (got {s.top_k})",
+    lambda s: _number(s.min_p, "min_p", 0, 1),
+    lambda s: _number(s.repetition_penalty, "repetition_penalty", 0, 10, low_open=True),
+    lambda s: _number(s.presence_penalty, "presence_penalty", -2, 2),
+    lambda s: _number(s.frequency_penalty, "frequency_penalty", -2, 2),
+    lambda s: (
+        None if s.seed is None or 0 <= s.seed < SEED_RANGE else f"seed must be between 0 and 2^64-1 (got {s.seed})"
+    ),
+    _bias_fault,
+    _logprobs_fault,
+    _stop_fault,
+)
+
+
+class FinishReason(enum.Enum):
+    """Why an answer ended."""
+
+    STOP = "stop"
+    """The model ended its turn, or a stop string was met."""
+    LENGTH = "length"
+    """The token limit or the context window was reached."""
+    CANCELLED = "cancelled"
+    """The caller asked for no more."""
+
+
+@attrs.frozen
+class Usage:
+    """Tokens spent."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    """Tokens generated, the model's end-of-turn token included."""
+    cached_tokens: int = 0
+    """Prompt tokens that were not computed again."""
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@attrs.frozen
+class Timings:
+    """Wall-clock seconds of one answer."""
+
+    load_seconds: float
+    prompt_seconds: float
+    """From the first prompt token computed to the first token generated."""
+    generation_seconds: float
+    queue_seconds: float = 0.0
+    """Waiting for a place among the running answers."""
+
+
+@attrs.frozen
+class TokenAlternative:
+    """One token and how likely it was."""
+
+    text: str
+    """Its text; bytes that are no UTF-8 by themselves are shown as U+FFFD."""
+    utf8: bytes
+    """Its bytes, exactly."""
+    logprob: float
+    """Natural logarithm of its probability, at most 0, always finite."""
+
+
+@attrs.frozen
+class TokenLogprob:
+    """One generated token with the likeliest tokens at its place."""
+
+    token: TokenAlternative
+    alternatives: tuple[TokenAlternative, ...] = ()
+    """Likeliest first; as many as were asked for."""
+
+
+@attrs.frozen
+class TextDelta:
+    """One piece of text, never empty, never half a character."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """The tokens that completed this text, when the settings asked for them."""
+
+
+@attrs.frozen
+class ReasoningDelta:
+    """One piece of what the model thinks before or between what it says, never empty."""
+
+    text: str
+
+
+@attrs.frozen
+class ToolCallDelta:
+    """One piece of a call the model makes.
+
+    The first delta of an index carries name and id; the arguments are those of all its deltas, joined.
+    """
+
+    index: int
+    """Which call of the answer, from 0."""
+    call: ToolCall
+
+
+@attrs.frozen
+class Finished:
+    """The last event of an answer."""
+
+    reason: FinishReason
+    usage: Usage
+    timings: Timings
+    token_limit: int | None = None
+    """The limit that cut the answer, when the reason is LENGTH."""
+    notes: tuple[str, ...] = ()
+    """What was done otherwise than usual, such as running outside the common batch, a sentence each."""
+
+
+AnswerDelta = TextDelta | ReasoningDelta | ToolCallDelta
+"""A piece of the answer itself."""
+
+GenerationEvent = AnswerDelta | Finished
+
+
+@attrs.frozen
+class GenerationRequest:
+    """One answer to generate."""
+
+    model: ModelHandle
+    prompt: Conversation | str
+    """A conversation, rendered with the model's chat template; or text, taken as it is."""
+    settings: GenerationSettings = GenerationSettings()
+    thinking: bool | None = None
+    """Whether the model is to reason first; None leaves it to the chat template."""
+
+    def choices(self, count: int) -> tuple["GenerationRequest", ...]:
+        """Return ``count`` requests for alternative answers: the first is this one, the others have seeds derived from it.
+
+        Without a seed every answer draws its own.
+        """
+        seed = self.settings.seed
+        if seed is None:
+            return (self,) * count
+        seeds = ((seed + index * _SEED_STRIDE) % SEED_RANGE for index in range(count))
+        return tuple(attrs.evolve(self, settings=attrs.evolve(self.settings, seed=each)) for each in seeds)

@@ -1,0 +1,82 @@
+"""A model reference: what the user typed to mean a model, parsed.
+
+Owns the grammar (``org/name``, ``name``, ``@revision``, explicit paths, built-in names). Which model it means on
+this machine is decided by ``application.use_cases.resolve_model``; how the Hugging Face cache spells names on disk
+is known to the cache adapter alone.
+"""
+
+import enum
+
+import attrs
+
+from mlxk.domain.errors import ValidationError
+
+BUILT_IN_NAMES = ("demo",)
+"""Names of the models that come with the program; they win over every other meaning."""
+
+MAX_REFERENCE_LENGTH = 4096
+"""Characters; longer input is refused before any file system call (PATH_MAX on Linux)."""
+
+
+class ReferenceKind(enum.Enum):
+    """How a reference was written."""
+
+    BUILT_IN = "built-in"
+    PATH = "path"
+    NAME = "name"
+
+
+@attrs.frozen
+class ModelRef:
+    """A parsed model reference."""
+
+    text: str
+    """Exactly as typed."""
+    kind: ReferenceKind
+    name: str
+    """The name without revision; for a path, the path as typed."""
+    revision: str | None = None
+    """A commit, a prefix of one, a branch or a tag; only names carry one."""
+
+    @classmethod
+    def parse(cls, text: str) -> "ModelRef":
+        """Parse what a user typed.
+
+        A path starts with ``/``, ``./``, ``../`` or ``~/``, or is ``.``, ``..`` or ``~``: a bare name never means a
+        directory of the working directory. Everything after the last ``@`` of a name is its revision.
+
+        Raises:
+            ValidationError: Empty or blank, too long, with a NUL or a line break, or with an empty name or revision.
+        """
+        reference = text.strip()
+        if not reference:
+            raise ValidationError("model: the name is empty", hint="Name a model, for example: demo")
+        if len(reference) > MAX_REFERENCE_LENGTH:
+            raise ValidationError(f"model: the name is longer than {MAX_REFERENCE_LENGTH} characters")
+        if any(ord(character) < 32 for character in reference):
+            raise ValidationError("model: the name contains a control character")
+        if is_path(reference):
+            return cls(text, ReferenceKind.PATH, reference)
+        name, at, revision = reference.rpartition("@")
+        if not at:
+            kind = ReferenceKind.BUILT_IN if reference in BUILT_IN_NAMES else ReferenceKind.NAME
+            return cls(text, kind, reference)
+        if not name or not revision:
+            raise ValidationError(
+                f"model: '{reference}' has an empty {'name' if not name else 'revision'}",
+                hint="Write NAME@REVISION, for example: org/model@main",
+            )
+        return cls(text, ReferenceKind.NAME, name, revision)
+
+    @property
+    def is_path(self) -> bool:
+        """Whether an explicit path was typed."""
+        return self.kind is ReferenceKind.PATH
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.revision}" if self.revision else self.name
+
+
+def is_path(text: str) -> bool:
+    """Whether a text is written as an explicit path."""
+    return text in {".", "..", "~"} or text.startswith(("/", "./", "../", "~/"))

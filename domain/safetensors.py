@@ -1,0 +1,168 @@
+"""The header of a safetensors file: what it promises, checked against the size of the file.
+
+A file is 8 bytes of header length (little endian), the header (JSON: tensor name to type, shape and byte range), then
+the tensors' bytes. Owns reading that header, finding truncated and overlapping files without touching their data, and
+counting parameters. Formula for a quantized layer: elements of the packed ``uint32`` weight * 32 / bits; its scales and
+biases are not parameters.
+"""
+
+import enum
+import math
+from collections.abc import Iterable, Mapping
+
+import attrs
+
+from mlxk.domain.documents import read_document
+
+MAX_HEADER_BYTES = 100 * 1024 * 1024
+"""The limit of the format itself."""
+
+PREFIX_BYTES = 8
+"""The header's length comes first, in this many bytes."""
+
+_PACKED_BITS = 32
+
+
+class Damage(enum.Enum):
+    """What is wrong with a file, as far as its header tells."""
+
+    TRUNCATED = "truncated"
+    OVERLAPPING = "overlapping tensors"
+    OVERLONG = "longer than its header says"
+    INVALID = "header cannot be read"
+
+
+@attrs.frozen
+class SafetensorsHeader:
+    """The header of one file and the verdict on its layout."""
+
+    tensors: Mapping[str, object] = attrs.field(factory=dict)
+    """Tensor name to ``dtype``, ``shape`` and ``data_offsets``, as written."""
+    metadata: Mapping[str, object] = attrs.field(factory=dict)
+    """What the writer noted, such as ``format``."""
+    data_bytes: int = 0
+    """Bytes of tensor data the header describes."""
+    damage: Damage | None = None
+    missing_bytes: int = 0
+    """How many bytes a truncated file lacks at least."""
+
+    @property
+    def written_for_mlx(self) -> bool:
+        """Whether MLX wrote the file."""
+        return self.metadata.get("format") == "mlx"
+
+
+def header_span(prefix: bytes) -> int:
+    """Return how many bytes from the file's start hold the whole header, given at least its first 8 bytes.
+
+    The answer is as untrusted as the file: compare it with ``MAX_HEADER_BYTES`` before reading that much.
+    """
+    return PREFIX_BYTES + int.from_bytes(prefix[:PREFIX_BYTES], "little")
+
+
+def read_header(data: bytes, size_bytes: int) -> SafetensorsHeader:
+    """Read a header and check its layout; whatever the bytes are, the answer is a value and never an exception.
+
+    Args:
+        data: The file's first bytes, the whole header if the file holds it.
+        size_bytes: Size of the whole file.
+    """
+    if size_bytes < PREFIX_BYTES or len(data) < PREFIX_BYTES:
+        return SafetensorsHeader(damage=Damage.TRUNCATED, missing_bytes=max(0, PREFIX_BYTES - size_bytes))
+    span = header_span(data)
+    if span > MAX_HEADER_BYTES + PREFIX_BYTES:
+        return SafetensorsHeader(damage=Damage.INVALID)
+    if span > size_bytes:
+        return SafetensorsHeader(damage=Damage.TRUNCATED, missing_bytes=span - size_bytes)
+    document = read_document(data[PREFIX_BYTES:span], MAX_HEADER_BYTES)
+    if not isinstance(document.value, dict):
+        return SafetensorsHeader(damage=Damage.INVALID)
+    tensors: dict[str, object] = document.value
+    metadata = tensors.pop("__metadata__", None)
+    spans = _byte_ranges(tensors.values())
+    if spans is None:
+        return SafetensorsHeader(damage=Damage.INVALID)
+    end = max((end for _, end in spans), default=0)
+    missing = span + end - size_bytes
+    return SafetensorsHeader(
+        tensors=tensors,
+        metadata=metadata if isinstance(metadata, dict) else {},
+        data_bytes=end,
+        damage=_damage(spans, missing),
+        missing_bytes=max(0, missing),
+    )
+
+
+def _damage(spans: list[tuple[int, int]], missing: int) -> Damage | None:
+    """Judge the byte ranges of a file that lacks so many bytes (fewer than none: has too many)."""
+    reached = 0
+    for begin, end in spans:
+        if begin < reached:
+            return Damage.OVERLAPPING
+        reached = end
+    if missing > 0:
+        return Damage.TRUNCATED
+    return Damage.OVERLONG if missing < 0 else None
+
+
+def _byte_ranges(tensors: Iterable[object]) -> list[tuple[int, int]] | None:
+    """Return every tensor's byte range in order of position, or None when one is not a range."""
+    spans: list[tuple[int, int]] = []
+    try:
+        for tensor in tensors:
+            begin, end = tensor["data_offsets"]  # type: ignore[index]  # what it is not, raises
+            if type(begin) is not int or type(end) is not int or not 0 <= begin <= end:
+                return None
+            if begin < end:
+                spans.append((begin, end))
+    except (KeyError, TypeError, ValueError):
+        return None
+    spans.sort()
+    return spans
+
+
+def count_parameters(headers: Iterable[SafetensorsHeader], quantization: Mapping[str, object]) -> int | None:
+    """Count the parameters of a model, unpacking quantized weights.
+
+    Args:
+        headers: Of all weight files.
+        quantization: The config's ``quantization`` object: ``bits``, and per layer an object with other ``bits``.
+
+    Returns:
+        The count, or None when a header is damaged or a weight has no sensible shape.
+    """
+    shapes: dict[str, tuple[int, object]] = {}
+    for header in headers:
+        if header.damage in {Damage.INVALID, Damage.OVERLAPPING}:
+            return None
+        for name, tensor in header.tensors.items():
+            elements = _elements(tensor)
+            if elements is None:
+                return None
+            shapes[name] = elements
+    total = 0
+    for name, (count, dtype) in shapes.items():
+        layer, _, kind = name.rpartition(".")
+        if kind in {"scales", "biases"} and f"{layer}.weight" in shapes:
+            continue
+        packed = dtype == "U32" and kind == "weight" and f"{layer}.scales" in shapes
+        total += count * _PACKED_BITS // _bits(layer, quantization) if packed else count
+    return total or None
+
+
+def _elements(tensor: object) -> tuple[int, object] | None:
+    """Return a tensor's number of elements and its type, or None when it has no sensible shape."""
+    if not isinstance(tensor, dict):
+        return None
+    shape = tensor.get("shape")
+    if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < 2**48 for size in shape):
+        return None
+    return math.prod(shape), tensor.get("dtype")
+
+
+def _bits(layer: str, quantization: Mapping[str, object]) -> int:
+    """Return the bits a layer was quantized to; 4 where the config does not say."""
+    override = quantization.get(layer)
+    bits = override.get("bits") if isinstance(override, dict) else None
+    bits = bits if bits is not None else quantization.get("bits")
+    return bits if type(bits) is int and 1 <= bits <= _PACKED_BITS else 4

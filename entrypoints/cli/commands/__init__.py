@@ -1,0 +1,17 @@
+"""The verbs, one module each: its flags, and what it does with them.
+
+A command imports its use case when it runs, so that parsing stays fast.
+"""
+
+from mlxk.entrypoints.cli.commands import completion, health, list_models, run_model, schema, show_model
+from mlxk.entrypoints.cli.commands.command import Command
+
+COMMANDS: dict[str, Command] = {
+    "list": list_models,
+    "show": show_model,
+    "health": health,
+    "run": run_model,
+    "schema": schema,
+    "completion": completion,
+}
+"""Every verb, in the order of the help."""

@@ -1,0 +1,28 @@
+"""``mlxk completion SHELL``: the script that makes a shell complete commands, flags and model names."""
+
+import argparse
+
+from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.output import Output
+
+HELP = "print the completion script of a shell"
+SHELLS = ("bash", "zsh", "fish")
+PROGRAMS = ["mlxk", "mlx-run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the shell."""
+    parser.add_argument("shell", choices=SHELLS, help='for bash and zsh: eval "$(mlxk completion bash)"')
+
+
+def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+    """Print the script."""
+    from argcomplete.shell_integration import shellcode
+
+    script = shellcode(PROGRAMS, shell=arguments.shell)
+    if output.as_json:
+        output.document("completion", {"shell": arguments.shell, "script": script})
+    else:
+        output.text(script + "\n")
+    return DONE

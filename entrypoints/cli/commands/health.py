@@ -1,0 +1,29 @@
+"""``mlxk health [MODEL]``: are the files whole."""
+
+import argparse
+
+from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
+from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.output import Output
+
+HELP = "check whether the files of models are whole"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the optional model."""
+    add_model_argument(parser, optional=True)
+
+
+def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+    """Print one line a model. Unhealthy models are a finding, not a failure: the exit status stays 0."""
+    entries = door.build(door.settings).use_cases.check_health()(arguments.model)
+    if output.as_json:
+        from mlxk.entrypoints.cli import wire
+
+        output.document("health", wire.health(entries))
+        return DONE
+    from mlxk.entrypoints.cli import tables
+
+    output.text(tables.health_text(entries))
+    return DONE

@@ -1,0 +1,37 @@
+"""``mlxk list``: the models on this disk."""
+
+import argparse
+
+from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.output import Output
+
+HELP = "list models in the cache, in workspaces and built in"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare pattern and filters; the filters shape the table only, JSON is never filtered."""
+    parser.add_argument("pattern", nargs="?", metavar="PATTERN", help="part of a name, or a path: ., ./prefix-, /dir")
+    parser.add_argument("--all", action="store_true", help="every framework, and models that cannot run")
+    parser.add_argument("--health", action="store_true", help="add health columns")
+    parser.add_argument("--verbose", action="store_true", help="every MLX model, full names, more columns")
+
+
+def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+    """Print a table, or every model as JSON."""
+    container = door.build(door.settings)
+    models = container.use_cases.list_models()(arguments.pattern)
+    if output.as_json:
+        from mlxk.entrypoints.cli import wire
+
+        reading = container.adapters.memory_probe().read()
+        output.document("list", wire.model_list(models, reading))
+        return DONE
+    from mlxk.entrypoints.cli import tables
+
+    view = tables.ListView(everything=arguments.all, health=arguments.health, verbose=arguments.verbose)
+    now = container.adapters.clock().now()
+    output.text(tables.model_table(models, view, now))
+    if not models:
+        output.note(tables.EMPTY_HINT)
+    return DONE

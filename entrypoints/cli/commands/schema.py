@@ -1,0 +1,40 @@
+"""``mlxk schema [COMMAND]``: the JSON Schema of a command's output, as shipped."""
+
+import argparse
+import json
+import os
+
+from mlxk import contracts
+from mlxk.domain.errors import ValidationError
+from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.output import Output
+
+HELP = "print the JSON Schema of a command's output"
+_SUFFIX = ".schema.json"
+_FOLDER = os.path.join(os.path.dirname(os.path.abspath(contracts.__file__)), "cli", "v0")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare whose schema to print."""
+    parser.add_argument("name", nargs="?", metavar="COMMAND", help="list the names when left out")
+
+
+def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+    """Print one schema, or the names of all."""
+    names = sorted(name.removesuffix(_SUFFIX) for name in os.listdir(_FOLDER) if name.endswith(_SUFFIX))
+    if arguments.name is None:
+        if output.as_json:
+            output.document("schema", {"names": names})
+        else:
+            output.text("".join(f"{name}\n" for name in names))
+        return DONE
+    if arguments.name not in names:
+        raise ValidationError(f"there is no schema named '{arguments.name}'", hint=f"One of: {', '.join(names)}")
+    with open(os.path.join(_FOLDER, arguments.name + _SUFFIX), encoding="utf-8") as file:
+        schema = json.load(file)
+    if output.as_json:
+        output.document("schema", {"name": arguments.name, "schema": schema})
+    else:
+        output.text(json.dumps(schema, indent=2) + "\n")
+    return DONE

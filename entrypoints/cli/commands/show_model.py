@@ -1,0 +1,35 @@
+"""``mlxk show MODEL``: one model in detail."""
+
+import argparse
+
+from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
+from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.output import Output
+
+HELP = "show one model in detail"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the model and which section to print."""
+    add_model_argument(parser)
+    section = parser.add_mutually_exclusive_group()
+    section.add_argument("--files", action="store_true", help="list its files")
+    section.add_argument("--config", action="store_true", help="print its config.json")
+
+
+def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+    """Print the description and one section: metadata, files or config."""
+    container = door.build(door.settings)
+    details = container.use_cases.show_model()(arguments.model)
+    section = "files" if arguments.files else "config" if arguments.config else "metadata"
+    verdict = container.use_cases.estimate_memory()(details)
+    if output.as_json:
+        from mlxk.entrypoints.cli import wire
+
+        output.document("show", wire.model_details(details, section, verdict))
+        return DONE
+    from mlxk.entrypoints.cli import tables
+
+    output.text(tables.details_text(details, section, container.adapters.clock().now(), verdict))
+    return DONE

@@ -1,0 +1,22 @@
+"""What the program hands to the command line: settings, a way to build the container, and the other doors."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mlxk.entrypoints.settings import Settings
+
+if TYPE_CHECKING:
+    from mlxk.entrypoints.container import Container
+
+
+@attrs.frozen
+class Door:
+    """The world as a command sees it. Nothing here is built before it is asked for."""
+
+    settings: Settings
+    build: Callable[[Settings], "Container"]
+    """Builds the container; called at most once a command."""
+    read_pipe: Callable[[str], str]
+    """Reads standard input and joins it with the words of the prompt."""

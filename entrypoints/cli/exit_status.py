@@ -1,0 +1,47 @@
+"""Exit statuses, and the total table from error code to one of them."""
+
+from mlxk.domain.errors import MlxkError
+
+DONE = 0
+FAILED = 1
+USAGE = 2
+PORT_IN_USE = 3
+INTERRUPTED = 130
+CLOSED_PIPE = 141
+"""What a shell reports for a process that SIGPIPE ended; scripts know it as harmless."""
+
+EXIT_STATUS: dict[str, int] = {
+    "usage_error": USAGE,
+    "validation_error": FAILED,
+    "model_not_found": FAILED,
+    "ambiguous_match": FAILED,
+    "hash_not_found": FAILED,
+    "storage_error": FAILED,
+    "model_unhealthy": FAILED,
+    "incompatible_model": FAILED,
+    "untrusted_model_code": FAILED,
+    "backend_not_installed": FAILED,
+    "capability_not_supported": FAILED,
+    "context_length_exceeded": FAILED,
+    "insufficient_memory": FAILED,
+    "queue_full": FAILED,
+    "feature_disabled": FAILED,
+    "execution_error": FAILED,
+    "interrupted": INTERRUPTED,
+    "parameter_not_supported": FAILED,
+    "not_found": FAILED,
+    "method_not_allowed": FAILED,
+    "unsupported_media_type": FAILED,
+    "payload_too_large": FAILED,
+    "request_timeout": FAILED,
+    "unauthorized": FAILED,
+    "forbidden_origin": FAILED,
+    "server_shutdown": FAILED,
+    "port_in_use": PORT_IN_USE,
+    "internal_error": FAILED,
+}
+
+
+def exit_status(error: MlxkError) -> int:
+    """Return the exit status of a failure."""
+    return EXIT_STATUS[error.code]

@@ -1,0 +1,82 @@
+"""The one output sink: standard output is data, standard error is talk.
+
+Owns the JSON envelope and where things are written. What a value looks like as JSON stands in ``wire``, for people in
+``human``.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import TextIO
+
+from mlxk.domain.errors import MlxkError
+
+BOLD, DIM, RED, RESET = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[0m"
+
+
+class Output:
+    """Writes results and failures, for people or as JSON.
+
+    Args:
+        as_json: Whether the result is one JSON document.
+        color: Whether colours are welcome; they are used on terminals only.
+    """
+
+    def __init__(
+        self, *, as_json: bool, color: bool, stdout: TextIO | None = None, stderr: TextIO | None = None
+    ) -> None:
+        self.as_json = as_json
+        self._stdout = sys.stdout if stdout is None else stdout
+        self._stderr = sys.stderr if stderr is None else stderr
+        self._color = color
+
+    @property
+    def interactive(self) -> bool:
+        """Whether standard output is a terminal."""
+        return self._stdout.isatty()
+
+    def document(self, command: str | None, data: object) -> None:
+        """Write the JSON document of a success."""
+        self._write_envelope("success", command, data, None)
+
+    def failure(self, command: str | None, error: MlxkError) -> None:
+        """Write a failure: an envelope on standard output, or a line and a hint on standard error."""
+        if self.as_json:
+            self._write_envelope("error", command, None, error_object(error))
+            return
+        prefix = f"{command}: " if command else ""
+        self.note(f"{prefix}{self.paint('Error:', RED, self._stderr)} {error.message}")
+        for match in error.matches:
+            self.note(f"  {match}")
+        if error.hint:
+            self.note(self.paint(error.hint, DIM, self._stderr))
+
+    def text(self, text: str) -> None:
+        """Write data for people, as it is, and deliver it at once."""
+        self._stdout.write(text)
+        self._stdout.flush()
+
+    def line(self, text: str = "") -> None:
+        """Write one line of data for people."""
+        self.text(f"{text}\n")
+
+    def note(self, text: str) -> None:
+        """Write one line of talk."""
+        self._stderr.write(f"{text}\n")
+        self._stderr.flush()
+
+    def paint(self, text: str, style: str, stream: TextIO | None = None) -> str:
+        """Return the text in a style where colours are welcome and the stream is a terminal."""
+        target = self._stdout if stream is None else stream
+        return f"{style}{text}{RESET}" if self._color and target.isatty() else text
+
+    def _write_envelope(self, status: str, command: str | None, data: object, error: object) -> None:
+        envelope = {"status": status, "command": command, "data": data, "error": error}
+        self._stdout.write(json.dumps(envelope, indent=2, allow_nan=False) + "\n")
+        self._stdout.flush()
+
+
+def error_object(error: MlxkError) -> Mapping[str, object]:
+    """Return a failure as JSON: type and message always, the rest when there is something to say."""
+    optional = {"hint": error.hint, "matches": list(error.matches), "detail": error.detail}
+    return {"type": error.code, "message": error.message, **{key: value for key, value in optional.items() if value}}

@@ -1,0 +1,51 @@
+"""The grammar of the command line: flags in, a namespace out. Raises instead of exiting, so that the door answers."""
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from mlxk import __version__
+from mlxk.domain.errors import UsageError
+from mlxk.entrypoints.cli.commands import COMMANDS
+
+DESCRIPTION = "The knife for local models on Apple's MLX: list, check, run and inspect them."
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose mistakes are raised as ``UsageError``."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse found wrong, with the usage as the hint."""
+        raise UsageError(message, hint=f"Try '{self.prog} --help'.")
+
+
+def build_parser() -> Parser:
+    """Build the parser of all commands. ``--json`` is accepted before and after the command."""
+    parser = Parser(prog="mlxk", description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(name, help=command.HELP, description=command.HELP, allow_abbrev=False)
+        command.add_arguments(sub)
+        sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
+        sub.set_defaults(execute=command.execute)
+    parser.epilog = f"mlxk {__version__}. MODEL is a name, a unique part of one, NAME@REVISION, a path, or 'demo'."
+    return parser
+
+
+def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; the words of a prompt may stand before, between and after flags.
+
+    argparse gives up on words that follow a flag once it has seen the first ones, and hands them back as unknown.
+
+    Raises:
+        UsageError: A flag is unknown, a value is malformed, or something is missing.
+    """
+    parsed, rest = parser.parse_known_args(arguments)
+    stray = [word for word in rest if word.startswith("-") and word != "-"]
+    if stray or (rest and not hasattr(parsed, "words")):
+        parser.error(f"unrecognized arguments: {' '.join(stray or rest)}")
+    if rest:
+        parsed.words = [*parsed.words, *rest]
+    return parsed

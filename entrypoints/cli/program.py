@@ -1,0 +1,83 @@
+"""The command line, in three steps: parse the arguments, build the output, execute the command.
+
+Every failure ends here: as one line and a hint on standard error, or as a JSON envelope on standard output; never as a
+traceback. ``MLXK2_LOG_LEVEL=debug`` shows the traceback of a fault of ours.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from mlxk.domain.errors import InternalError, InterruptedRunError, MlxkError, UsageError
+from mlxk.entrypoints.cli.commands import version
+from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.exit_status import CLOSED_PIPE, DONE, USAGE, exit_status
+from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.parser import build_parser, parse
+
+
+def run(arguments: Sequence[str], door: Door) -> int:
+    """Run one command and return its exit status."""
+    output = Output(as_json="--json" in arguments, color=door.settings.color)
+    command: str | None = None
+    try:
+        parser = build_parser()
+        if door.settings.completing:
+            _complete(parser)
+        parsed = parse(parser, arguments)
+        command = parsed.command
+        if parsed.version:
+            return version.execute(parsed, door, output)
+        if command is None:
+            if output.as_json:
+                raise UsageError("no command given", hint="Try 'mlxk --help'.")
+            output.text(parser.format_help())
+            return USAGE
+        status: int = parsed.execute(parsed, door, output)
+    except BrokenPipeError:
+        return _closed_pipe()
+    except SystemExit as stop:  # argparse prints help and leaves
+        return DONE if stop.code is None else int(stop.code)
+    except KeyboardInterrupt:
+        return _fail(output, command, InterruptedRunError("interrupted"))
+    except MlxkError as error:
+        return _fail(output, command, error)
+    except Exception as fault:  # noqa: BLE001 - the door: no traceback reaches a user
+        return _fault(output, command, fault, door.settings.log_level == "debug")
+    return status
+
+
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Answer the shell's question for completions and leave; the shell asks by a variable, not by a flag."""
+    import argcomplete
+
+    argcomplete.autocomplete(parser, always_complete_options=False)
+
+
+def _fail(output: Output, command: str | None, error: MlxkError) -> int:
+    try:
+        output.failure(command, error)
+    except BrokenPipeError:
+        return _closed_pipe()
+    return exit_status(error)
+
+
+def _fault(output: Output, command: str | None, fault: Exception, verbose: bool) -> int:
+    if verbose:
+        sys.excepthook(type(fault), fault, fault.__traceback__)
+    return _fail(
+        output,
+        command,
+        InternalError(
+            f"{type(fault).__name__}: {fault}",
+            hint="This is a fault of mlxk. MLXK2_LOG_LEVEL=debug shows where; please report it.",
+        ),
+    )
+
+
+def _closed_pipe() -> int:
+    """Leave in silence: the reader has gone, and the interpreter must not try to flush to it at exit."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    return CLOSED_PIPE

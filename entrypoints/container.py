@@ -1,0 +1,215 @@
+"""The composition root: every adapter is named here, once, and nowhere else.
+
+Providers are small functions that import what they build when it is first asked for, so that a command pays for what it
+uses. Tests build the same use cases on ``in_memory_adapters``.
+"""
+
+from typing import TYPE_CHECKING
+
+from mlxk.entrypoints.injection import containers, providers
+from mlxk.entrypoints.settings import Settings
+
+if TYPE_CHECKING:
+    from mlxk.application.ports.backend_registry import BackendRegistry
+    from mlxk.application.ports.built_in_models import BuiltInModels
+    from mlxk.application.ports.clock import Clock
+    from mlxk.application.ports.content_verifier import ContentVerifier
+    from mlxk.application.ports.event_log import EventLog
+    from mlxk.application.ports.memory_probe import MemoryProbe
+    from mlxk.application.ports.model_cache import ModelCache
+    from mlxk.application.ports.model_files import ModelFiles
+    from mlxk.application.ports.text_generator import TextGenerator
+    from mlxk.application.ports.workspace_store import WorkspaceStore
+    from mlxk.application.use_cases.check_health import CheckHealth
+    from mlxk.application.use_cases.describe_model import DescribeModel
+    from mlxk.application.use_cases.estimate_memory import EstimateMemory
+    from mlxk.application.use_cases.generate_text import GenerateText
+    from mlxk.application.use_cases.list_models import ListModels
+    from mlxk.application.use_cases.resolve_model import ResolveModel
+    from mlxk.application.use_cases.show_model import ShowModel
+
+
+def _model_cache(settings: Settings) -> "ModelCache":
+    from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
+
+    return HuggingFaceModelCache(settings.hub_cache)
+
+
+def _content_verifier(cache: "ModelCache") -> "ContentVerifier":
+    from mlxk.adapters.huggingface.verification import HuggingFaceContentVerifier
+
+    return HuggingFaceContentVerifier(cache)
+
+
+def _model_files() -> "ModelFiles":
+    from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
+
+    return FilesystemModelFiles()
+
+
+def _workspaces(settings: Settings) -> "WorkspaceStore":
+    from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
+
+    return FilesystemWorkspaceStore(settings.workspace_home)
+
+
+def _built_in_models() -> "BuiltInModels":
+    from mlxk.adapters.builtin.packaged import PackagedBuiltInModels
+
+    return PackagedBuiltInModels()
+
+
+def _backend_registry() -> "BackendRegistry":
+    from mlxk.adapters.mlx.registry import MlxBackendRegistry
+
+    return MlxBackendRegistry()
+
+
+def _memory_probe() -> "MemoryProbe":
+    import sys
+
+    from mlxk.adapters.system.memory import system_memory_probe
+
+    return system_memory_probe(sys.platform)
+
+
+def _clock() -> "Clock":
+    from mlxk.adapters.system.clock import SystemClock
+
+    return SystemClock()
+
+
+def _event_log(settings: Settings) -> "EventLog":
+    from mlxk.adapters.logging.structlog_log import StructlogEventLog
+
+    return StructlogEventLog(level=settings.log_level, as_json=settings.log_json, home=settings.home)
+
+
+def _text_generator(log: "EventLog", clock: "Clock") -> "TextGenerator":
+    from mlxk.adapters.mlx.text import MlxTextGenerator
+
+    return MlxTextGenerator(log, clock)
+
+
+class Adapters(containers.DeclarativeContainer):
+    """The outside world, one instance of each adapter a process."""
+
+    settings = providers.Dependency(instance_of=Settings)
+    model_files: providers.Provider["ModelFiles"] = providers.ThreadSafeSingleton(_model_files)
+    model_cache: providers.Provider["ModelCache"] = providers.ThreadSafeSingleton(_model_cache, settings)
+    content_verifier: providers.Provider["ContentVerifier"] = providers.ThreadSafeSingleton(
+        _content_verifier, model_cache
+    )
+    workspaces: providers.Provider["WorkspaceStore"] = providers.ThreadSafeSingleton(_workspaces, settings)
+    built_in_models: providers.Provider["BuiltInModels"] = providers.ThreadSafeSingleton(_built_in_models)
+    backend_registry: providers.Provider["BackendRegistry"] = providers.ThreadSafeSingleton(_backend_registry)
+    memory_probe: providers.Provider["MemoryProbe"] = providers.ThreadSafeSingleton(_memory_probe)
+    clock: providers.Provider["Clock"] = providers.ThreadSafeSingleton(_clock)
+    event_log: providers.Provider["EventLog"] = providers.ThreadSafeSingleton(_event_log, settings)
+    text_generator: providers.Provider["TextGenerator"] = providers.ThreadSafeSingleton(
+        _text_generator, event_log, clock
+    )
+
+
+def _resolve_model(cache: "ModelCache", workspaces: "WorkspaceStore", built_in: "BuiltInModels") -> "ResolveModel":
+    from mlxk.application.use_cases.resolve_model import ResolveModel
+
+    return ResolveModel(cache, workspaces, built_in)
+
+
+def _describe_model(
+    files: "ModelFiles", workspaces: "WorkspaceStore", registry: "BackendRegistry", cache: "ModelCache"
+) -> "DescribeModel":
+    from mlxk.application.use_cases.describe_model import DescribeModel
+
+    return DescribeModel(files, workspaces, registry, cache)
+
+
+def _list_models(
+    cache: "ModelCache", workspaces: "WorkspaceStore", built_in: "BuiltInModels", describe: "DescribeModel"
+) -> "ListModels":
+    from mlxk.application.use_cases.list_models import ListModels
+
+    return ListModels(cache, workspaces, built_in, describe)
+
+
+def _show_model(resolve: "ResolveModel", describe: "DescribeModel") -> "ShowModel":
+    from mlxk.application.use_cases.show_model import ShowModel
+
+    return ShowModel(resolve, describe)
+
+
+def _check_health(
+    resolve: "ResolveModel",
+    list_models: "ListModels",
+    describe: "DescribeModel",
+    workspaces: "WorkspaceStore",
+    verifier: "ContentVerifier",
+) -> "CheckHealth":
+    from mlxk.application.use_cases.check_health import CheckHealth
+
+    return CheckHealth(resolve, list_models, describe, workspaces, verifier)
+
+
+def _estimate_memory(memory: "MemoryProbe") -> "EstimateMemory":
+    from mlxk.application.use_cases.estimate_memory import EstimateMemory
+
+    return EstimateMemory(memory)
+
+
+def _generate_text(
+    resolve: "ResolveModel",
+    describe: "DescribeModel",
+    generator: "TextGenerator",
+    memory: "MemoryProbe",
+    log: "EventLog",
+) -> "GenerateText":
+    from mlxk.application.use_cases.generate_text import GenerateText
+
+    return GenerateText(resolve, describe, generator, memory, log)
+
+
+class UseCases(containers.DeclarativeContainer):
+    """What can be asked. Use cases are values that hold ports, so they are built anew at every request."""
+
+    adapters = providers.DependenciesContainer()
+    resolve_model: providers.Provider["ResolveModel"] = providers.Factory(
+        _resolve_model, adapters.model_cache, adapters.workspaces, adapters.built_in_models
+    )
+    describe_model: providers.Provider["DescribeModel"] = providers.Factory(
+        _describe_model, adapters.model_files, adapters.workspaces, adapters.backend_registry, adapters.model_cache
+    )
+    list_models: providers.Provider["ListModels"] = providers.Factory(
+        _list_models, adapters.model_cache, adapters.workspaces, adapters.built_in_models, describe_model
+    )
+    show_model: providers.Provider["ShowModel"] = providers.Factory(_show_model, resolve_model, describe_model)
+    check_health: providers.Provider["CheckHealth"] = providers.Factory(
+        _check_health,
+        resolve_model,
+        list_models,
+        describe_model,
+        adapters.workspaces,
+        adapters.content_verifier,
+    )
+    estimate_memory: providers.Provider["EstimateMemory"] = providers.Factory(_estimate_memory, adapters.memory_probe)
+    generate_text: providers.Provider["GenerateText"] = providers.Factory(
+        _generate_text,
+        resolve_model,
+        describe_model,
+        adapters.text_generator,
+        adapters.memory_probe,
+        adapters.event_log,
+    )
+
+
+class Container:
+    """Adapters and the use cases built on them."""
+
+    def __init__(self, adapters: Adapters) -> None:
+        self.adapters = adapters
+        self.use_cases = UseCases(adapters=adapters)
+
+
+def build(settings: Settings) -> Container:
+    """Wire the program for this machine."""
+    return Container(Adapters(settings=settings))

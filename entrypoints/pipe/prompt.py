@@ -1,0 +1,31 @@
+"""Reads a prompt from standard input and joins it with the words of the command line.
+
+Whether pipes are switched on is the caller's policy. Input is bounded, so that an endless pipe ends in a refusal and
+not in exhausted memory.
+"""
+
+from typing import BinaryIO, TextIO
+
+from mlxk.domain.errors import ValidationError
+
+MAX_INPUT_BYTES = 64 * 1024 * 1024
+"""Far beyond any context window (some 16 million tokens), far below any machine's memory."""
+
+
+def read_prompt(stdin: BinaryIO, stderr: TextIO, words: str) -> str:
+    """Return standard input, then a blank line and the words when there are any.
+
+    Bytes that are not UTF-8 are replaced, and that is said once on ``stderr``.
+
+    Raises:
+        ValidationError: More than ``MAX_INPUT_BYTES`` arrived.
+    """
+    data = stdin.read(MAX_INPUT_BYTES + 1)
+    if len(data) > MAX_INPUT_BYTES:
+        raise ValidationError(
+            f"standard input is larger than {MAX_INPUT_BYTES // 1024**2} MiB, more than any context window holds"
+        )
+    text = data.decode("utf-8", errors="replace")
+    if "\ufffd" in text and b"\xef\xbf\xbd" not in data:
+        stderr.write("run: standard input is not valid UTF-8; invalid bytes were replaced\n")
+    return f"{text}\n\n{words}" if words else text

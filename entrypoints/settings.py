@@ -1,0 +1,96 @@
+"""The only reader of the environment: every variable the program knows, read once into one frozen value.
+
+``VARIABLES`` is the table that ``docs/environment.md`` shows. Flags of the command line win over these, and these win
+over defaults; commands combine the two, not this module.
+"""
+
+import os
+from collections.abc import Mapping
+
+import attrs
+
+from mlxk.domain.errors import ValidationError
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@attrs.frozen
+class Variable:
+    """One environment variable, for people."""
+
+    name: str
+    meaning: str
+    values: str
+    default: str
+
+
+VARIABLES = (
+    Variable("HF_HUB_CACHE", "The Hugging Face hub cache to look into.", "a directory", "$HF_HOME/hub"),
+    Variable("HF_HOME", "The Hugging Face home; its `hub` is the cache.", "a directory", "$XDG_CACHE_HOME/huggingface"),
+    Variable("XDG_CACHE_HOME", "Where caches live; the Hugging Face home is below it.", "a directory", "~/.cache"),
+    Variable("MLXK_WORKSPACE_HOME", "A folder of workspaces, searched before the cache.", "a directory", "unset"),
+    Variable("MLXK2_ENABLE_PIPES", "Allows `-` as a prompt: read standard input.", "1, true, yes, on", "off"),
+    Variable("MLXK2_LOG_LEVEL", "The least severe events to log.", ", ".join(LOG_LEVELS), "warning"),
+    Variable("MLXK2_LOG_JSON", "Log as JSON, one object a line.", "1, true, yes, on", "off"),
+    Variable("NO_COLOR", "No colours, whatever its value.", "any text", "unset"),
+)
+
+
+@attrs.frozen
+class Settings:
+    """The environment, read once."""
+
+    hub_cache: str
+    """Absolute path of the hub cache, which need not exist."""
+    home: str
+    """The user's home directory; logs show it as ``~``."""
+    workspace_home: str | None = None
+    enable_pipes: bool = False
+    log_level: str = "warning"
+    log_json: bool = False
+    color: bool = True
+    """Whether colours are welcome on a terminal."""
+    completing: bool = False
+    """Whether a shell asks for completions; its completion script sets ``_ARGCOMPLETE``."""
+
+
+def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the environment. An empty variable counts as unset.
+
+    Raises:
+        ValidationError: A variable has a value outside its closed set.
+    """
+    known = {name: value for name, value in (os.environ if environ is None else environ).items() if value}
+    home = known.get("HOME") or os.path.expanduser("~")
+    workspace_home = known.get("MLXK_WORKSPACE_HOME")
+    return Settings(
+        hub_cache=_absolute(known.get("HF_HUB_CACHE") or os.path.join(_hugging_face_home(known, home), "hub"), home),
+        home=home,
+        workspace_home=_absolute(workspace_home, home) if workspace_home else None,
+        enable_pipes=_switch(known, "MLXK2_ENABLE_PIPES"),
+        log_level=_choice(known, "MLXK2_LOG_LEVEL", LOG_LEVELS, "warning"),
+        log_json=_switch(known, "MLXK2_LOG_JSON"),
+        color="NO_COLOR" not in known,
+        completing="_ARGCOMPLETE" in known,
+    )
+
+
+def _hugging_face_home(known: Mapping[str, str], home: str) -> str:
+    caches = known.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
+    return known.get("HF_HOME") or os.path.join(caches, "huggingface")
+
+
+def _absolute(path: str, home: str) -> str:
+    expanded = home + path[1:] if path == "~" or path.startswith("~/") else path
+    return os.path.abspath(expanded)
+
+
+def _switch(known: Mapping[str, str], name: str) -> bool:
+    return known.get(name, "").strip().lower() in {"1", "true", "yes", "on"}
+
+
+def _choice(known: Mapping[str, str], name: str, allowed: tuple[str, ...], default: str) -> str:
+    value = known.get(name, default).strip().lower()
+    if value not in allowed:
+        raise ValidationError(f"{name} must be one of {', '.join(allowed)} (got '{known[name]}')")
+    return value

@@ -1,0 +1,54 @@
+"""Fixtures by capability, shared by every test.
+
+MLX compiles fused kernels with a C++ compiler at first use, a second each; tests run without, as a machine with no
+compiler would. The variable must be set before MLX is imported, hence here.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ["MLX_DISABLE_COMPILE"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def program_environment(tmp_path: Path) -> dict[str, str]:
+    """A clean environment: a home and a cache of its own, and nothing else of this machine."""
+    home = tmp_path / "home"
+    home.mkdir(exist_ok=True)
+    return {
+        "HOME": str(home),
+        "HF_HOME": str(home / "hf"),
+        "PATH": os.environ["PATH"],
+        "MLX_DISABLE_COMPILE": "1",
+        "PYTHONWARNINGS": "error::ResourceWarning",
+    }
+
+
+@pytest.fixture
+def mlxk(program_environment: dict[str, str], tmp_path: Path) -> Program:
+    """Run the installed program in a process of its own and return what it did.
+
+    Keyword arguments: ``stdin`` text for standard input, and environment variables by name.
+    """
+
+    def run(*arguments: str, stdin: str = "", **variables: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "mlxk", *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            env={**program_environment, **variables},
+            cwd=tmp_path,
+            timeout=120,
+            check=False,
+        )
+
+    return run

@@ -1,0 +1,182 @@
+"""What the program really prints with ``--json``, held against the contracts: success and failure of every command."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mlxk.entrypoints.cli.commands import COMMANDS
+
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
+Faults = Callable[[str, Any], list[str]]
+Schemas = dict[str, dict[str, Any]]
+
+SUCCESSES = [
+    ["list"],
+    ["list", "--all", "--health", "--verbose"],
+    ["list", "acme/"],
+    ["list", "matches nothing"],
+    ["list", "./"],
+    ["show", "demo"],
+    ["show", "demo", "--files"],
+    ["show", "demo", "--config"],
+    ["show", "acme/Truncated"],
+    ["show", "acme/NoConfig"],
+    ["show", "acme/NoConfig", "--config"],
+    ["show", "acme/NoSnapshots"],
+    ["show", "acme/Delta-GGUF"],
+    ["show", "mlx-community/Chat-4bit"],
+    ["show", "mlx-community/Nonsense"],
+    ["show", "mlx-community/Nonsense", "--config"],
+    ["show", "managed"],
+    ["show", "unmanaged", "--files"],
+    ["health"],
+    ["health", "demo"],
+    ["health", "managed"],
+    ["health", "acme/Truncated"],
+    ["schema"],
+    ["schema", "list"],
+    ["completion", "bash"],
+    ["--version"],
+]
+
+RUNS = [
+    ["run", "demo", "hi", "--temperature", "0"],
+    ["run", "demo", "hi", "--max-tokens", "1"],
+    ["run", "demo", "hi", "--no-chat-template", "--max-tokens", "2"],
+]
+
+FAILURES = [
+    (["show", "nosuch"], "model_not_found", 1),
+    (["show", "Twin"], "ambiguous_match", 1),
+    (["show", "acme/Plain@ffff"], "hash_not_found", 1),
+    (["show", ""], "validation_error", 1),
+    (["show"], "usage_error", 2),
+    (["health", "nosuch"], "model_not_found", 1),
+    (["health", "--fast"], "usage_error", 2),
+    (["list", "--fast"], "usage_error", 2),
+    (["run", "nosuch", "hi"], "model_not_found", 1),
+    (["run", "acme/Truncated", "hi"], "model_unhealthy", 1),
+    (["run", "acme/Delta-GGUF", "hi"], "incompatible_model", 1),
+    (["run", "demo", "-"], "feature_disabled", 1),
+    (["run", "demo", "hi", "--temperature", "99"], "validation_error", 1),
+    (["run", "demo", "hi", "--max-tokens", "many"], "usage_error", 2),
+    (["run", "demo"], "usage_error", 2),
+    (["run", "demo", "word " * 5000], "context_length_exceeded", 1),
+    (["schema", "nosuch"], "validation_error", 1),
+    (["completion", "tcsh"], "usage_error", 2),
+    (["frobnicate"], "usage_error", 2),
+    ([], "usage_error", 2),
+]
+
+
+def name_of(arguments: list[str]) -> str:
+    """Return the schema that a command line's output follows."""
+    name = arguments[0] if arguments else ""
+    return "version" if name == "--version" else name if name in COMMANDS else "envelope"
+
+
+@pytest.mark.parametrize("arguments", SUCCESSES, ids=" ".join)
+def test_a_success_validates(
+    arguments: list[str], mlxk: Program, populated_disk: dict[str, str], faults: Faults, schemas: Schemas
+) -> None:
+    done = mlxk(*arguments, "--json", **populated_disk)
+    document = json.loads(done.stdout)
+    assert (done.returncode, done.stderr, document["status"]) == (0, "", "success"), document
+    assert faults(name_of(arguments), document) == []
+    assert misordered(document, schemas[name_of(arguments)], schemas, name_of(arguments)) == []
+
+
+@pytest.mark.mlx
+@pytest.mark.parametrize("arguments", RUNS, ids=" ".join)
+def test_an_answer_validates(arguments: list[str], mlxk: Program, faults: Faults, schemas: Schemas) -> None:
+    done = mlxk(*arguments, "--json")
+    document = json.loads(done.stdout)
+    assert (done.returncode, done.stderr, document["status"]) == (0, "", "success"), document
+    assert faults("run", document) == []
+    assert misordered(document, schemas["run"], schemas, "run") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "status"),
+    FAILURES,
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
+)
+def test_a_failure_validates(
+    arguments: list[str], code: str, status: int, mlxk: Program, populated_disk: dict[str, str], faults: Faults
+) -> None:
+    done = mlxk(*arguments, "--json", **populated_disk)
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["error"]["type"], done.stderr) == (status, code, ""), document
+    assert faults(name_of(arguments), document) == []
+
+
+@pytest.mark.parametrize(
+    "command", [["list"], ["show", "demo"], ["health"], ["run", "demo", "hi"], ["--version"]], ids=" ".join
+)
+def test_a_wrong_environment_variable_is_a_failure_like_any_other(
+    command: list[str], mlxk: Program, faults: Faults
+) -> None:
+    done = mlxk(*command, "--json", MLXK2_LOG_LEVEL="loud")
+    document = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert (document["error"]["type"], "MLXK2_LOG_LEVEL" in document["error"]["message"]) == ("validation_error", True)
+    assert faults(name_of(command), document) == []
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["show", "demo"], ["show", "nosuch"], ["frobnicate"]], ids=" ".join)
+def test_json_may_stand_before_the_command(arguments: list[str], mlxk: Program) -> None:
+    assert mlxk("--json", *arguments).stdout == mlxk(*arguments, "--json").stdout
+
+
+def test_every_model_of_the_disk_is_listed_and_described_alike(mlxk: Program, populated_disk: dict[str, str]) -> None:
+    listed = json.loads(mlxk("list", "--json", **populated_disk).stdout)["data"]["models"]
+    assert len(listed) == 12
+    assert [model["name"] for model in listed] == sorted(model["name"] for model in listed)
+    for model in listed:
+        shown = json.loads(mlxk("show", model["name"], "--json", **populated_disk).stdout)["data"]["model"]
+        shown.pop("quantization", None)
+        model.pop("display_name", None)
+        assert shown == model
+
+
+def misordered(value: Any, schema: dict[str, Any], schemas: Schemas, home: str) -> list[str]:
+    """Return the objects of a document whose fields do not come in the order of the schema.
+
+    Args:
+        value: A document or a part of one.
+        schema: Its schema.
+        schemas: Every schema by its name, for references.
+        home: The name of the schema that ``schema`` is a part of.
+    """
+    parts = alternatives(schema, schemas, home)
+    if isinstance(value, list):
+        rules = [(part["items"], origin) for part, origin in parts if "items" in part]
+        return [fault for item in value for rule, origin in rules for fault in misordered(item, rule, schemas, origin)]
+    if not isinstance(value, dict):
+        return []
+    order = list(dict.fromkeys(key for part, _ in parts for key in part.get("properties", {})))
+    known = [key for key in value if key in order]
+    found = [] if known == sorted(known, key=order.index) else [f"{home}: {known}"]
+    for part, origin in parts:
+        for key, rule in part.get("properties", {}).items():
+            if key in value and isinstance(rule, dict):
+                found += misordered(value[key], rule, schemas, origin)
+    return found
+
+
+def alternatives(schema: dict[str, Any], schemas: Schemas, home: str) -> list[tuple[dict[str, Any], str]]:
+    """Return a schema and everything it refers to, each with the name of the file it stands in."""
+    result: list[tuple[dict[str, Any], str]] = []
+    if "$ref" in schema:
+        file, _, pointer = schema["$ref"].partition("#")
+        target_home = file.removesuffix(".schema.json") or home
+        target: Any = schemas[target_home]
+        for part in filter(None, pointer.split("/")):
+            target = target[part]
+        result += alternatives(target, schemas, target_home)
+    for option in schema.get("anyOf", []):
+        result += alternatives(option, schemas, home)
+    return [*result, (schema, home)]

@@ -1,0 +1,173 @@
+"""The installed program, as a user meets it: exit statuses, streams, pipes, and never a traceback."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
+pytestmark = pytest.mark.e2e
+
+
+def answers() -> dict[str, str]:
+    """Return the questions of the demo model's card that are one plain user turn, with their answers."""
+    import mlxk.adapters.builtin as built_in
+
+    path = Path(built_in.__path__[0]) / "models" / "demo" / "questions.json"
+    return {
+        entry["messages"][0]["content"]: entry["answer"]
+        for entry in json.loads(path.read_text(encoding="utf-8"))
+        if len(entry["messages"]) == 1 and not entry.get("tools") and not entry.get("enable_thinking")
+    }
+
+
+def test_no_command_prints_the_help_and_exits_2(mlxk: Program) -> None:
+    done = mlxk()
+    assert done.returncode == 2
+    assert done.stdout.startswith("usage: mlxk")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "named"),
+    [
+        (["run", "nosuch", "x"], 1, "nosuch"),
+        (["show", "nosuch"], 1, "nosuch"),
+        (["health", "nosuch"], 1, "nosuch"),
+        (["run", "demo", "hi", "--temperature", "99"], 1, "temperature"),
+        (["run", "demo", "hi", "--max-tokens", "0"], 1, "max_tokens"),
+        (["run", "demo"], 2, "prompt"),
+        (["run", "demo", "-"], 1, "MLXK2_ENABLE_PIPES"),
+        (["show", "./nosuch"], 1, "./nosuch"),
+        (["frobnicate"], 2, "frobnicate"),
+        (["show", ""], 1, "empty"),
+        (["show", "a\0b"], 1, "control character"),
+    ],
+)
+def test_a_failure_is_one_clear_line_on_standard_error(
+    mlxk: Program, arguments: list[str], status: int, named: str
+) -> None:
+    if any("\0" in argument for argument in arguments):
+        arguments = [argument.replace("\0", "\x01") for argument in arguments]  # a process cannot be given a NUL
+    done = mlxk(*arguments)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert named in done.stderr.splitlines()[0]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["show", "nosuch"], ["run", "nosuch", "x"], ["health", "nosuch"]])
+def test_with_json_a_failure_is_an_envelope_on_standard_output(mlxk: Program, arguments: list[str]) -> None:
+    done = mlxk(*arguments, "--json")
+    envelope = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert list(envelope) == ["status", "command", "data", "error"]
+    assert (envelope["status"], envelope["command"], envelope["data"]) == ("error", arguments[0], None)
+    assert envelope["error"]["type"] == "model_not_found"
+    assert done.stderr == ""
+
+
+def test_the_demo_model_answers_its_card_word_for_word(mlxk: Program) -> None:
+    question = "What is mlxk?"
+    done = mlxk("run", "demo", question)
+    assert (done.returncode, done.stdout) == (0, f"{answers()[question]}\n")
+
+
+def test_run_json_is_one_document_with_usage_and_timings(mlxk: Program) -> None:
+    done = mlxk("run", "demo", "hi", "--json")
+    data = json.loads(done.stdout)["data"]
+    assert data["response"] == answers()["hi"]
+    assert data["finish_reason"] == "stop"
+    assert data["usage"]["total_tokens"] == data["usage"]["prompt_tokens"] + data["usage"]["completion_tokens"]
+    assert data["timings"]["generation_seconds"] > 0
+
+
+def test_a_stop_string_ends_the_answer_before_it(mlxk: Program) -> None:
+    done = mlxk("run", "demo", "Count to ten.", "--stop", "5")
+    assert done.stdout == "1, 2, 3, 4, \n"
+
+
+def test_a_cut_answer_says_so_on_standard_error(mlxk: Program) -> None:
+    done = mlxk("run", "demo", "Count to ten.", "--max-tokens", "3")
+    assert done.returncode == 0
+    assert "[Output cut at 3 tokens (--max-tokens)" in done.stderr
+
+
+def test_a_pipe_is_joined_with_the_words(mlxk: Program) -> None:
+    done = mlxk("run", "demo", "-", stdin="What is mlxk?", MLXK2_ENABLE_PIPES="1")
+    assert done.stdout == f"{answers()['What is mlxk?']}\n"
+
+
+def test_a_closed_pipe_ends_in_silence(program_environment: dict[str, str], tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.run(
+        [sys.executable, "-m", "mlxk", "run", "demo", "hi"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env=program_environment,
+        cwd=tmp_path,
+        timeout=120,
+        check=False,
+    )
+    os.close(writer)
+    assert (process.returncode, process.stderr) == (141, b"")
+
+
+def test_on_a_terminal_the_answer_streams(program_environment: dict[str, str], tmp_path: Path) -> None:
+    """Each delta is a write of its own, so the terminal receives the answer in several reads."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlxk", "run", "demo", "Count to ten."],
+        stdout=slave,
+        stderr=subprocess.PIPE,
+        env=program_environment,
+        cwd=tmp_path,
+    )
+    os.close(slave)
+    pieces = []
+    try:
+        while piece := os.read(master, 4096):
+            pieces.append(piece)
+    except OSError:
+        pass  # Linux reports the end of a pseudo-terminal as an I/O error
+    finally:
+        os.close(master)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, b"")
+    assert b"".join(pieces).decode().replace("\r\n", "\n") == f"{answers()['Count to ten.']}\n"
+    assert len(pieces) > 1
+
+
+@pytest.mark.parametrize(
+    "command", [["list"], ["health"], ["show", "demo"], ["list", "--all", "--health", "--verbose"]]
+)
+def test_the_built_in_model_is_listed_whole_and_described(mlxk: Program, command: list[str]) -> None:
+    done = mlxk(*command)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "demo" in done.stdout
+    assert "healthy" in done.stdout or command == ["list"]
+
+
+def test_completion_offers_the_models_on_this_disk(mlxk: Program, program_environment: dict[str, str]) -> None:
+    for shell in ("bash", "zsh", "fish"):
+        assert "mlxk" in mlxk("completion", shell).stdout
+    answer = subprocess.run(
+        f'exec 8>&1; "{sys.executable}" -m mlxk',
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **program_environment,
+            "_ARGCOMPLETE": "1",
+            "COMP_LINE": "mlxk show de",
+            "COMP_POINT": "12",
+            "COMP_TYPE": "9",
+        },
+    )
+    assert answer.stdout.split("\x0b") == ["demo "] or "demo" in answer.stdout

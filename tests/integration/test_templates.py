@@ -1,0 +1,168 @@
+"""Prompts rendered with real tokenizers and templates."""
+
+import json
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from mlxk.adapters.mlx.templates import PromptRenderer
+from mlxk.domain.conversation import Conversation, Message, Role, ToolCall
+from mlxk.domain.errors import ValidationError
+
+_CHATML = """{%- for message in messages -%}
+{%- if message.role == 'system' and not loop.first -%}{{ raise_exception('System role not supported') }}{%- endif -%}
+{{- '<|im_start|>' + message.role + '\n' + message.content -}}
+{%- for call in message.tool_calls or [] -%}{{- call.function.name + call.function.arguments | tojson -}}{%- endfor -%}
+{%- if message.role == 'tool' -%}{{- '|' + message.name + '|' + message.tool_call_id -}}{%- endif -%}
+{{- '<|im_end|>\n' -}}
+{%- endfor -%}
+{%- if tools -%}{{- tools | tojson -}}{%- endif -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}
+{%- if enable_thinking is defined -%}{{- '<think>\n' if enable_thinking else '<think>\n\n</think>\n\n' -}}{%- endif -%}
+"""
+_WITH_BEGIN = "{{ bos_token }}" + _CHATML
+_TOOL = json.dumps({"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}})
+
+
+def _tokenizer(template: str | None, begins: bool = False, ends: bool = False) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<s>", "</s>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["hello world"], trainer)
+    if begins:
+        single = "<s> $A </s>" if ends else "<s> $A"
+        tokenizer.post_processor = processors.TemplateProcessing(single, special_tokens=[("<s>", 0), ("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        chat_template=template,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _text(tokenizer: PreTrainedTokenizerFast, prompt: Conversation | str, thinking: bool | None = None) -> str:
+    return str(tokenizer.decode(list(PromptRenderer(tokenizer).render(prompt, thinking).tokens)))
+
+
+def test_a_conversation_is_rendered_as_transformers_renders_it() -> None:
+    tokenizer = _tokenizer(_WITH_BEGIN, begins=True)
+    rendered = PromptRenderer(tokenizer).render(Conversation.of("hello 😀", system="be brief"))
+    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello 😀"}]
+    assert list(rendered.tokens) == tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False
+    )
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_template_s_begin_token_stays_the_only_one(begins: bool) -> None:
+    tokens = PromptRenderer(_tokenizer(_WITH_BEGIN, begins)).render(Conversation.of("hello")).tokens
+    assert tokens[0] == 0
+    assert tokens.count(0) == 1
+
+
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("text", ["hello", "<s>hello"])
+def test_plain_text_begins_once_where_the_tokenizer_begins(text: str, ends: bool) -> None:
+    assert _text(_tokenizer(None, begins=True, ends=ends), text) == "<s>hello"
+
+
+def test_plain_text_gets_no_begin_token_where_the_tokenizer_gives_none() -> None:
+    assert _text(_tokenizer(None), "hello") == "hello"
+
+
+def test_plain_text_is_not_templated() -> None:
+    assert _text(_tokenizer(_CHATML), "hello") == "hello"
+
+
+def test_thinking_is_left_to_the_template_unless_asked_for() -> None:
+    tokenizer, prompt = _tokenizer(_CHATML), Conversation.of("hello")
+    assert _text(tokenizer, prompt).endswith("<|im_start|>assistant\n")
+    assert _text(tokenizer, prompt, thinking=True).endswith("assistant\n<think>\n")
+    assert _text(tokenizer, prompt, thinking=False).endswith("</think>\n\n")
+
+
+def test_mlx_lm_s_wrapper_does_not_switch_thinking_on() -> None:
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+    tokenizer = _tokenizer(_CHATML)
+    tokenizer.add_tokens(["<think>", "</think>"])
+    renderer = PromptRenderer(TokenizerWrapper(tokenizer))
+    assert renderer.template == _CHATML
+    assert renderer.render(Conversation.of("hello")).tail.endswith("assistant\n")
+    assert renderer.render(Conversation.of("hello"), thinking=True).tail.endswith("<think>\n")
+
+
+def test_a_renderer_of_mlx_lm_s_own_is_used() -> None:
+    from mlx_lm.chat_templates.deepseek_v32 import apply_chat_template
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+    renderer = PromptRenderer(TokenizerWrapper(_tokenizer(None), chat_template=apply_chat_template))
+    assert renderer.template is None
+    assert renderer.render(Conversation.of("hello"), thinking=True).tail.endswith("><think>")
+
+
+def test_tools_calls_and_results_reach_the_template() -> None:
+    conversation = Conversation(
+        (
+            Message(Role.USER, "1+2?"),
+            Message(Role.ASSISTANT, "", (ToolCall("add", '{"a": 1, "b": 2}', "call_1"),)),
+            Message(Role.TOOL, "3", tool_call_id="call_1"),
+        ),
+        (_TOOL,),
+    )
+    text = _text(_tokenizer(_CHATML), conversation)
+    assert 'add{"a": 1, "b": 2}<|im_end|>' in text
+    assert "3|add|call_1<|im_end|>" in text
+    assert json.dumps([json.loads(_TOOL)]) in text
+
+
+def test_the_template_s_own_words_are_in_the_refusal() -> None:
+    conversation = Conversation((Message(Role.USER, "secret"), Message(Role.SYSTEM, "late")))
+    with pytest.raises(ValidationError, match="refuses this conversation: System role not supported") as caught:
+        PromptRenderer(_tokenizer(_CHATML)).render(conversation)
+    assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize("template", ["{{ messages[9].content }}", "{{ 1 + messages }}", "{% nonsense %}"])
+def test_a_broken_template_is_a_clear_refusal(template: str) -> None:
+    with pytest.raises(ValidationError, match="chat template"):
+        PromptRenderer(_tokenizer(template)).render(Conversation.of("hello"))
+
+
+@pytest.mark.parametrize("tool", ["{", "[]"])
+def test_a_tool_that_is_no_json_object_is_named(tool: str) -> None:
+    with pytest.raises(ValidationError, match=r"tools\[1\]"):
+        PromptRenderer(_tokenizer(_CHATML)).render(Conversation((Message(Role.USER, "x"),), (_TOOL, tool)))
+
+
+def test_arguments_that_are_no_json_object_are_named() -> None:
+    turns = (Message(Role.USER, "x"), Message(Role.ASSISTANT, "", (ToolCall("f", "{}"), ToolCall("add", "{1"))))
+    with pytest.raises(ValidationError, match=r"messages\[1\].tool_calls\[1\].arguments is not valid JSON"):
+        PromptRenderer(_tokenizer(_CHATML)).render(Conversation(turns))
+
+
+def test_without_a_template_one_user_turn_is_plain_text() -> None:
+    tokenizer = _tokenizer(None, begins=True)
+    assert _text(tokenizer, Conversation.of("hello")) == "<s>hello"
+
+
+@pytest.mark.parametrize(
+    "conversation",
+    [
+        Conversation.of("hello", system="be brief"),
+        Conversation.of("a").with_turn(Role.ASSISTANT, "b").with_turn(Role.USER, "c"),
+        Conversation((Message(Role.USER, "x"),), (_TOOL,)),
+        Conversation(()),
+    ],
+)
+def test_without_a_template_anything_more_is_refused(conversation: Conversation) -> None:
+    with pytest.raises(ValidationError, match="no chat template"):
+        PromptRenderer(_tokenizer(None)).render(conversation)

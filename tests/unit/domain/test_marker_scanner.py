@@ -1,0 +1,51 @@
+"""The marker scanner against splitting the whole text at once."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlxk.domain.marker_scanner import MarkerScanner, Piece
+
+_CHARS = "<a/>"
+
+
+def _split(text: str, markers: list[str]) -> list[Piece]:
+    """Split the whole text: the earliest start first, the shortest of those."""
+    pieces: list[Piece] = []
+    while text:
+        hits = [(text.find(marker), len(marker)) for marker in markers if marker in text]
+        start, length = min(hits, default=(len(text), 0))
+        pieces += [Piece(text[:start])] if start else []
+        pieces += [Piece(text[start : start + length], marker=True)] if length else []
+        text = text[start + length :]
+    return pieces
+
+
+def _joined(pieces: list[Piece]) -> list[Piece]:
+    joined: list[Piece] = []
+    for piece in pieces:
+        if joined and not piece.marker and not joined[-1].marker:
+            joined[-1] = Piece(joined[-1].text + piece.text)
+        else:
+            joined.append(piece)
+    return joined
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(st.text(alphabet=_CHARS, max_size=6), max_size=10),
+    st.lists(st.text(alphabet=_CHARS, min_size=1, max_size=5), max_size=4),
+)
+def test_pieces_are_those_of_the_whole_text(chunks: list[str], markers: list[str]) -> None:
+    scanner = MarkerScanner(markers)
+    pieces = [piece for chunk in chunks for piece in scanner.feed(chunk)] + scanner.flush()
+    assert all(piece.text for piece in pieces)
+    assert _joined(pieces) == _split("".join(chunks), markers)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text(alphabet=_CHARS, max_size=6), max_size=6))
+def test_after_a_flush_the_scanner_starts_anew(chunks: list[str]) -> None:
+    scanner = MarkerScanner(["<a>", "</a>"])
+    first = [piece for chunk in chunks for piece in scanner.feed(chunk)] + scanner.flush()
+    second = [piece for chunk in chunks for piece in scanner.feed(chunk)] + scanner.flush()
+    assert first == second

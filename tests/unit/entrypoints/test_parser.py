@@ -1,0 +1,44 @@
+"""The grammar of the command line."""
+
+import pytest
+
+from mlxk.domain.errors import UsageError
+from mlxk.entrypoints.cli.parser import build_parser, parse
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "demo", "two", "words", "--temperature", "0"],
+        ["run", "demo", "--temperature", "0", "two", "words"],
+        ["run", "demo", "two", "--temperature", "0", "words"],
+        ["run", "--temperature", "0", "demo", "two", "words"],
+    ],
+)
+def test_the_words_of_a_prompt_may_stand_around_flags(arguments: list[str]) -> None:
+    parsed = parse(build_parser(), arguments)
+    assert (parsed.model, parsed.words, parsed.temperature) == ("demo", ["two", "words"], 0.0)
+
+
+@pytest.mark.parametrize("arguments", [["--json", "list"], ["list", "--json"]])
+def test_json_is_accepted_before_and_after_the_command(arguments: list[str]) -> None:
+    assert parse(build_parser(), arguments).json
+
+
+def test_a_dash_is_a_word() -> None:
+    assert parse(build_parser(), ["run", "demo", "-", "--seed", "1", "sum it up"]).words == ["-", "sum it up"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["run", "demo", "hi", "--nosuch"], "--nosuch"),
+        (["list", "a", "b"], "b"),
+        (["nosuch"], "nosuch"),
+        (["run"], "MODEL"),
+        (["run", "demo", "--seed", "x"], "--seed"),
+    ],
+)
+def test_a_mistake_is_named(arguments: list[str], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        parse(build_parser(), arguments)

@@ -1,0 +1,42 @@
+"""The environment, read once into a frozen value."""
+
+import pytest
+
+from mlxk.domain.errors import ValidationError
+from mlxk.entrypoints.settings import VARIABLES, read_settings
+
+
+def test_the_cache_is_below_the_home_directory_by_default() -> None:
+    assert read_settings({"HOME": "/home/ada"}).hub_cache == "/home/ada/.cache/huggingface/hub"
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"HF_HOME": "/hf"}, "/hf/hub"),
+        ({"HF_HUB_CACHE": "/c"}, "/c"),
+        ({"HF_HUB_CACHE": "/c", "HF_HOME": "/hf"}, "/c"),
+        ({"HF_HOME": "~/models"}, "/home/ada/models/hub"),
+        ({"XDG_CACHE_HOME": "/xdg"}, "/xdg/huggingface/hub"),
+        ({"HF_HOME": "", "HF_HUB_CACHE": ""}, "/home/ada/.cache/huggingface/hub"),
+    ],
+)
+def test_both_cache_variables_are_honoured_and_empty_counts_as_unset(environ: dict[str, str], expected: str) -> None:
+    assert read_settings({"HOME": "/home/ada", **environ}).hub_cache == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("1", True), ("true", True), ("ON", True), ("0", False), ("no", False)]
+)
+def test_a_switch_is_on_for_the_usual_words(value: str, expected: bool) -> None:
+    assert read_settings({"HOME": "/h", "MLXK2_ENABLE_PIPES": value}).enable_pipes is expected
+
+
+def test_a_value_outside_its_closed_set_is_refused_by_name() -> None:
+    with pytest.raises(ValidationError, match=r"MLXK2_LOG_LEVEL must be one of .* \(got 'loud'\)"):
+        read_settings({"HOME": "/h", "MLXK2_LOG_LEVEL": "loud"})
+
+
+def test_every_variable_is_described_once() -> None:
+    names = [variable.name for variable in VARIABLES]
+    assert len(names) == len(set(names))
