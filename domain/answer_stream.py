@@ -53,6 +53,11 @@ class AnswerStream:
         splitter = self._channels or self._tags
         return splitter is not None and splitter.thinking
 
+    @property
+    def answering(self) -> bool:
+        """Whether what comes next belongs to the answer itself, neither to reasoning nor to the markup around it."""
+        return self._channels.answering if self._channels is not None else not self.thinking
+
     def feed(self, text: str) -> list[AnswerDelta]:
         """Take the next piece of decoded text, which may be empty, and return what is decided by now."""
         return self._split(self._stops.feed(text)[0])

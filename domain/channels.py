@@ -17,10 +17,12 @@ from mlxk.domain.tool_calls import ToolCallParser
 _START, _CHANNEL, _MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
 _ENDS = ("<|end|>", "<|call|>", "<|return|>")
 _RECIPIENT = re.compile(r"\bto=[^\s<]")
+_HEADER = re.compile(r"<\|(start|channel)\|>[\w .=-]*(<\|channel\|>[^\n]*)?")
 _CHANNEL_NAME = re.compile(r"<\|channel\|>\s*(\w+)")
 
 
 class _Kind(enum.Enum):
+    BETWEEN = enum.auto()
     HEADER = enum.auto()
     TEXT = enum.auto()
     REASONING = enum.auto()
@@ -31,7 +33,7 @@ class ChannelSplitter:
     """Splits a channelled answer.
 
     The analysis channel is reasoning, a message with a recipient is a tool call, every other message is text. Text that
-    names no channel, a malformed call and a header that leads to no message come out as text, so nothing is lost.
+    names no channel and a malformed call come out as text, so nothing that was said is lost.
 
     Args:
         prompt_tail: The end of the prompt, which may have begun a message.
@@ -59,6 +61,11 @@ class ChannelSplitter:
     def thinking(self) -> bool:
         """Whether a message of reasoning is open."""
         return self._kind is _Kind.REASONING
+
+    @property
+    def answering(self) -> bool:
+        """Whether a message of text is open."""
+        return self._kind is _Kind.TEXT
 
     def feed(self, text: str) -> list[AnswerDelta]:
         """Take the next piece of text and return what is decided by now."""
@@ -89,8 +96,11 @@ class ChannelSplitter:
             self._head(text, marker, deltas)
         elif self._kind is _Kind.CALL:
             self._content.append(text)
+        elif self._kind is _Kind.REASONING:
+            deltas.append(ReasoningDelta(text))
         else:
-            deltas.append(ReasoningDelta(text) if self._kind is _Kind.REASONING else TextDelta(text))
+            self._kind = _Kind.TEXT
+            deltas.append(TextDelta(text))
 
     def _head(self, text: str, marker: bool, deltas: list[AnswerDelta]) -> None:
         self._header.append(text)
@@ -98,9 +108,10 @@ class ChannelSplitter:
             self._kind = self._kind_of_message()
             if self._kind is not _Kind.CALL:
                 self._header = []
-        elif self._given and not marker and not "to=".startswith("".join(self._header).lstrip()[:3]):
+        elif self._given and not _may_be_header("".join(self._header)):
             # The prompt began a message and the model goes on without naming a channel.
             self._end(deltas)
+            self._kind = _Kind.TEXT
 
     def _kind_of_message(self) -> _Kind:
         header = self._given + "".join(self._header)
@@ -111,12 +122,19 @@ class ChannelSplitter:
         return _Kind.REASONING if name and name[1] == "analysis" else _Kind.TEXT
 
     def _end(self, deltas: list[AnswerDelta], complete: bool = True) -> None:
-        """End the message at hand; what follows is text until a header begins."""
+        """End the message at hand; what follows is text unless a header begins."""
         written = "".join([*self._header, *self._content])
+        if self._kind is _Kind.HEADER and _HEADER.fullmatch(written):
+            written = ""
         calls = self._parse(written) if self._parse and complete and self._kind is _Kind.CALL else ()
         for call in calls:
             deltas.append(ToolCallDelta(self._calls, call))
             self._calls += 1
         if written and not calls:
             deltas.append(TextDelta(written))
-        self._kind, self._given, self._header, self._content = _Kind.TEXT, "", [], []
+        self._kind, self._given, self._header, self._content = _Kind.BETWEEN, "", [], []
+
+
+def _may_be_header(text: str) -> bool:
+    """Whether what follows the role in a header begins as it should: with a recipient or a channel."""
+    return text.startswith(_CHANNEL) or "to=".startswith(text.lstrip()[:3])

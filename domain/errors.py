@@ -19,6 +19,15 @@ owns one table from code to exit status or HTTP status, and ``docs/errors.md`` e
     ├── InsufficientMemoryError    insufficient_memory
     ├── QueueFullError             queue_full
     ├── FeatureGateError           feature_disabled
+    ├── AccessDeniedError          access_denied
+    ├── NetworkError               network_error
+    ├── DownloadFailedError        download_failed
+    ├── UploadFailedError          upload_failed
+    ├── RequiresConfirmationError  requires_confirmation
+    ├── LocksPresentError          locks_present
+    ├── WorkspaceModelError        workspace_model
+    ├── SecretsFoundError          secrets_found
+    ├── ConversionFailedError      conversion_failed
     ├── ExecutionError             execution_error
     ├── InterruptedRunError        interrupted
     ├── ParameterNotSupportedError parameter_not_supported
@@ -156,6 +165,64 @@ class FeatureGateError(MlxkError):
     """The feature is switched off; the message names the variable that switches it on."""
 
     code = "feature_disabled"
+
+
+class AccessDeniedError(MlxkError):
+    """The hub does not let this token, or no token, at the model."""
+
+    code = "access_denied"
+
+
+class NetworkError(MlxkError):
+    """The hub cannot be reached, does not answer in time, or answers that it is not well."""
+
+    code = "network_error"
+    retryable = True
+
+
+class DownloadFailedError(MlxkError):
+    """The hub answered, but what arrived was not the file; what is right of it has been kept."""
+
+    code = "download_failed"
+    retryable = True
+
+
+class UploadFailedError(MlxkError):
+    """The hub refused the upload; nothing was committed."""
+
+    code = "upload_failed"
+    retryable = True
+
+
+class RequiresConfirmationError(MlxkError):
+    """What was asked needs a yes, and nobody is there to give it; the hint names the flag that does."""
+
+    code = "requires_confirmation"
+
+
+class LocksPresentError(MlxkError):
+    """Another process is working on the model right now; the message says which, where that is known."""
+
+    code = "locks_present"
+    retryable = True
+
+
+class WorkspaceModelError(MlxkError):
+    """The operation is for models in the cache, and this one is a workspace or comes with the program."""
+
+    code = "workspace_model"
+
+
+class SecretsFoundError(MlxkError):
+    """Files to be published look as if they held secrets; ``detail`` lists file, line and kind, never the secret."""
+
+    code = "secrets_found"
+
+
+class ConversionFailedError(MlxkError):
+    """The weights cannot be converted, or what came out is not whole; no target was left behind."""
+
+    code = "conversion_failed"
 
 
 class ExecutionError(MlxkError):

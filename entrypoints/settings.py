@@ -28,6 +28,7 @@ VARIABLES = (
     Variable("HF_HUB_CACHE", "The Hugging Face hub cache to look into.", "a directory", "$HF_HOME/hub"),
     Variable("HF_HOME", "The Hugging Face home; its `hub` is the cache.", "a directory", "$XDG_CACHE_HOME/huggingface"),
     Variable("XDG_CACHE_HOME", "Where caches live; the Hugging Face home is below it.", "a directory", "~/.cache"),
+    Variable("XDG_STATE_HOME", "Where the chat keeps its history: mlxk/chat_history.", "a directory", "~/.local/state"),
     Variable("MLXK_WORKSPACE_HOME", "A folder of workspaces, searched before the cache.", "a directory", "unset"),
     Variable("MLXK2_ENABLE_PIPES", "Allows `-` as a prompt: read standard input.", "1, true, yes, on", "off"),
     Variable("MLXK2_LOG_LEVEL", "The least severe events to log.", ", ".join(LOG_LEVELS), "warning"),
@@ -44,6 +45,8 @@ class Settings:
     """Absolute path of the hub cache, which need not exist."""
     home: str
     """The user's home directory; logs show it as ``~``."""
+    chat_history: str
+    """The file that remembers what was typed into the chat."""
     workspace_home: str | None = None
     enable_pipes: bool = False
     log_level: str = "warning"
@@ -66,6 +69,11 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         hub_cache=_absolute(known.get("HF_HUB_CACHE") or os.path.join(_hugging_face_home(known, home), "hub"), home),
         home=home,
+        chat_history=os.path.join(
+            _absolute(known.get("XDG_STATE_HOME") or os.path.join(home, ".local", "state"), home),
+            "mlxk",
+            "chat_history",
+        ),
         workspace_home=_absolute(workspace_home, home) if workspace_home else None,
         enable_pipes=_switch(known, "MLXK2_ENABLE_PIPES"),
         log_level=_choice(known, "MLXK2_LOG_LEVEL", LOG_LEVELS, "warning"),

@@ -1,7 +1,7 @@
 """One running answer on the owner thread: its tokens, its text and its end.
 
-Turns tokens into text, finds stop strings and counts; which token comes next is for ``batch``, when it comes is for
-``scheduler``.
+Turns tokens into text, has it split and cut by the domain's stream parsing, and counts; which token comes next is for
+``batch``, when it comes is for ``scheduler``.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,18 @@ import attrs
 from mlxk.adapters.mlx.detokenizer import Detokenizer
 from mlxk.adapters.mlx.streams import AnswerSink
 from mlxk.application.ports.clock import Clock
+from mlxk.domain.answer_stream import AnswerStream
 from mlxk.domain.errors import MlxkError
-from mlxk.domain.generation import Finished, FinishReason, GenerationSettings, TextDelta, Timings, TokenLogprob, Usage
-from mlxk.domain.stop_sequences import StopSequences
+from mlxk.domain.generation import (
+    AnswerDelta,
+    Finished,
+    FinishReason,
+    GenerationSettings,
+    TextDelta,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
 
 
 @attrs.frozen
@@ -34,6 +43,7 @@ class Answer:
         settings: Validated, with every None filled.
         limits: When it ends.
         detokenizer: Fresh.
+        parser: Fresh; None when there is nothing to find in the text.
         sink: Where its text goes.
         clock: For the timings.
     """
@@ -44,6 +54,7 @@ class Answer:
         settings: GenerationSettings,
         limits: AnswerLimits,
         detokenizer: Detokenizer,
+        parser: AnswerStream | None,
         sink: AnswerSink,
         clock: Clock,
     ) -> None:
@@ -57,7 +68,7 @@ class Answer:
         self.notes: list[str] = []
         self.ended = False
         self._detokenizer = detokenizer
-        self._stops = StopSequences(settings.stop) if settings.stop else None
+        self._parser = parser
         self._ends = frozenset() if settings.ignore_eos else limits.end_tokens
         self._pending: list[TokenLogprob] = []
         self._clock = clock
@@ -80,13 +91,10 @@ class Answer:
         if logprob is not None:
             self._pending.append(logprob)
         text = self._detokenizer.feed(token)
-        if self._stops is not None:
-            text, stopped = self._stops.feed(text)
-            if stopped:
-                self._emit(text)
-                return FinishReason.STOP
-        if text:
-            self._emit(text)
+        if self._parser is None:
+            self._emit_text(text)
+        elif text and self._parse(self._parser, text):
+            return FinishReason.STOP
         return FinishReason.LENGTH if len(self.generated) >= self.limits.max_tokens else None
 
     def finish(self, reason: FinishReason) -> None:
@@ -94,8 +102,7 @@ class Answer:
         if self.ended:
             return
         self.ended = True
-        if self._stops is None or not self._stops.stopped:
-            reason = self._flush(reason)
+        reason = self._flush(reason)
         limit = self.limits.max_tokens if reason is FinishReason.LENGTH else None
         usage = Usage(len(self.prompt), len(self.generated), self.cached_tokens)
         self.sink.put(Finished(reason, usage, self._timings(), limit, tuple(self.notes)))
@@ -108,21 +115,35 @@ class Answer:
 
     def _flush(self, reason: FinishReason) -> FinishReason:
         text = self._detokenizer.flush()
-        if self._stops is not None:
-            text, stopped = self._stops.feed(text)
-            text += self._stops.flush()
-            if stopped or self._stops.stopped:
-                reason = FinishReason.STOP
-        self._emit(text)
-        return reason
+        if self._parser is None:
+            self._emit_text(text)
+            return reason
+        if text:
+            self._parse(self._parser, text)
+        complete = reason is FinishReason.STOP and not self._parser.stopped
+        self._emit(self._parser.flush(complete))
+        return FinishReason.STOP if self._parser.stopped else reason
 
-    def _emit(self, text: str) -> None:
-        if not text:
-            return
-        if self._pending:
+    def _parse(self, parser: AnswerStream, text: str) -> bool:
+        """Pass text through the parser; return whether a stop string was found in it."""
+        if self._pending and parser.thinking:
+            self._pending.clear()
+        self._emit(parser.feed(text))
+        return parser.stopped
+
+    def _emit(self, deltas: Sequence[AnswerDelta]) -> None:
+        for delta in deltas:
+            if isinstance(delta, TextDelta):
+                self._emit_text(delta.text)
+            else:
+                self._pending.clear()
+                self.sink.put(delta)
+
+    def _emit_text(self, text: str) -> None:
+        if text and self._pending:
             self.sink.put(TextDelta(text, tuple(self._pending)))
             self._pending.clear()
-        else:
+        elif text:
             self.sink.put(text)
 
     def _timings(self) -> Timings:

@@ -76,23 +76,36 @@ class DecodeBatch:
         self._rankings: dict[Row, tuple[mx.array, mx.array, mx.array]] = {}
         self._sampler: BatchSampler | None = None
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    @property
+    def size_bytes(self) -> int:
+        """What the cache takes, padding included."""
+        return sum(layer.nbytes for layer in self._cache)
 
-    def join(self, row: Row, cache: list[Any], last_token: int) -> None:
-        """Add a row whose prompt is computed but for its last token."""
-        token = mx.array([last_token], dtype=mx.int32)
-        if not self.rows:
-            self._cache, self._merged, self._tokens = cache, False, token
+    def join(self, rows: Sequence[Row], caches: Sequence[list[Any]], last_tokens: Sequence[int]) -> None:
+        """Add rows whose prompts are computed but for their last tokens.
+
+        Args:
+            rows: At least one.
+            caches: Theirs, one list of layers a row; they belong to the batch from now on.
+            last_tokens: The last token of each prompt.
+        """
+        tokens = mx.array(list(last_tokens), dtype=mx.int32)
+        if not self.rows and len(rows) == 1:
+            self._cache, self._merged, self._tokens = caches[0], False, tokens
         else:
-            if not self._merged:
-                self._cache = [each.merge([each]) for each in self._cache]
-                self._merged = True
-            for mine, other in zip(self._cache, cache, strict=True):
-                mine.extend(other.merge([other]))
-            self._tokens = mx.concatenate([self._tokens, token])
-        row.primed = False
-        self.rows.append(row)
+            joined = [layers[0].merge(list(layers)) for layers in zip(*caches, strict=True)]
+            if not self.rows:
+                self._cache, self._tokens = joined, tokens
+            else:
+                if not self._merged:
+                    self._cache = [layer.merge([layer]) for layer in self._cache]
+                for mine, other in zip(self._cache, joined, strict=True):
+                    mine.extend(other)
+                self._tokens = mx.concatenate([self._tokens, tokens])
+            self._merged = True
+        for row in rows:
+            row.primed = False
+        self.rows.extend(rows)
         self._sampler = None
 
     def leave(self, rows: Sequence[Row]) -> None:
@@ -169,7 +182,7 @@ class DecodeBatch:
                 continue
             mine = logprobs[index].astype(mx.float32)
             chosen = mine[mx.maximum(self._tokens[index], 0)]
-            top = mx.argsort(-mine)[:wanted]
+            top = mx.argpartition(-mine, kth=min(wanted, mine.size - 1))[:wanted]
             rankings[row] = (chosen, top, mine[top])
         return rankings
 
@@ -177,6 +190,5 @@ class DecodeBatch:
 def _ranking(arrays: tuple[mx.array, mx.array, mx.array]) -> Ranking:
     chosen, tokens, values = arrays
     pairs = zip(tokens.tolist(), values.tolist(), strict=True)
-    return Ranking(chosen.item(), tuple((token, value) for token, value in pairs if math.isfinite(value)))
-
-
+    likely = sorted((pair for pair in pairs if math.isfinite(pair[1])), key=lambda pair: -pair[1])
+    return Ranking(chosen.item(), tuple(likely))

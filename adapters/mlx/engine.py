@@ -1,21 +1,32 @@
 """What runs on the owner thread: the models in memory and the answers in progress."""
 
+import mlx.core as mx
+
+from mlxk.adapters.mlx.admission import Admission
 from mlxk.adapters.mlx.engine_options import EngineOptions
+from mlxk.adapters.mlx.jobs import Job
+from mlxk.adapters.mlx.prefix_cache import PrefixCache
 from mlxk.adapters.mlx.residency import LoadRequest, Residency, Resident
-from mlxk.adapters.mlx.scheduler import Job, Scheduler
+from mlxk.adapters.mlx.scheduler import Scheduler
+from mlxk.adapters.mlx.tally import Tally
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.resident_models import EngineState
 from mlxk.domain.errors import ExecutionError
+from mlxk.domain.model import ModelHandle
 
 
 class Engine:
     """The worker of the owner thread; see ``owner_thread.Worker``."""
 
     def __init__(self, log: EventLog, clock: Clock, options: EngineOptions) -> None:
+        self._prefixes = PrefixCache(options.prefix_cache_bytes)
         self._residency = Residency(
-            log, clock, options.model_budget_bytes, options.keep_alive_seconds, forget=lambda identity: None
+            log, clock, options.model_budget_bytes, options.keep_alive_seconds, self._prefixes.forget
         )
-        self._scheduler = Scheduler(log, options.max_rows, self._residency.release)
+        self._admission = Admission(options.max_rows, options.cache_budget_bytes, self._prefixes)
+        self._tally = Tally()
+        self._scheduler = Scheduler(log, self._admission, self._prefixes, self._tally, self._residency.release)
 
     def ask(self, request: LoadRequest) -> None:
         """Have models loaded and leased."""
@@ -31,7 +42,30 @@ class Engine:
 
     def cancel(self, job: Job) -> None:
         """End a job."""
-        self._scheduler.cancel(job.row)
+        self._scheduler.cancel(job)
+
+    def unload(self, model: ModelHandle | None) -> tuple[ModelHandle, ...]:
+        """Free idle models and return which went."""
+        gone = self._residency.unload(model)
+        mx.clear_cache()
+        return gone
+
+    def state(self) -> EngineState:
+        """Return how it is doing."""
+        handles = (resident.model.handle for resident in self._residency.models)
+        return EngineState(
+            responding=True,
+            running=self._scheduler.running,
+            waiting=self._admission.waiting + self._residency.waiting,
+            models=tuple(sorted(handles, key=lambda handle: handle.name)),
+            prompt_tokens=self._tally.prompt_tokens,
+            cached_tokens=self._tally.cached_tokens,
+            generated_tokens=self._tally.generated_tokens,
+            ended=self._tally.ended,
+            failed=self._tally.failed,
+            prefix_cache_bytes=self._prefixes.size_bytes,
+            active_bytes=mx.get_active_memory(),
+        )
 
     def turn(self) -> bool:
         """Do one small piece of work; return whether there is more to do at once."""
@@ -50,3 +84,4 @@ class Engine:
         """End every answer and unload every model."""
         self._scheduler.end_all()
         self._residency.close()
+        self._prefixes.shrink(0)

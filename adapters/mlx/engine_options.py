@@ -11,6 +11,10 @@ class EngineOptions:
     """Answers computed at the same time."""
     max_waiting: int = 256
     """Answers that may queue for a place; one more is refused."""
+    prefix_cache_bytes: int = 1024**3
+    """What is kept of earlier prompts for later ones that begin the same way; 0: nothing."""
+    cache_budget_bytes: int | None = None
+    """What running answers and kept prefixes may take together; None: no limit."""
     model_budget_bytes: int | None = None
     """Weights in memory altogether; None: no limit."""
     keep_alive_seconds: float | None = None

@@ -15,6 +15,7 @@ import attrs
 from mlxk.adapters.mlx.detokenizer import TokenDecoder
 from mlxk.adapters.mlx.imports import import_mlx_lm
 from mlxk.adapters.mlx.templates import PromptRenderer
+from mlxk.adapters.mlx.tokenizer_access import unwrapped
 from mlxk.domain.detection import context_length
 from mlxk.domain.errors import (
     BackendNotInstalledError,
@@ -26,6 +27,7 @@ from mlxk.domain.errors import (
 )
 from mlxk.domain.generation import GenerationSettings
 from mlxk.domain.model import ModelHandle
+from mlxk.domain.reasoning import ReasoningFormat, detect_reasoning
 
 _UNSET_MODEL_MAX_LENGTH = 10**9
 """Tokenizers that do not know the context length say a huge number."""
@@ -35,7 +37,7 @@ _UNSET_MODEL_MAX_LENGTH = 10**9
 class LoadedModel:
     """A model in memory. The network belongs to the owner thread, the rest to everyone."""
 
-    name: str
+    handle: ModelHandle
     identity: str
     """Changes when the files do, so that cached computations of other files are never taken for this model's."""
     network: Any
@@ -45,6 +47,8 @@ class LoadedModel:
     renderer: PromptRenderer
     """Uses the tokenizer as well."""
     decoder: TokenDecoder
+    reasoning: ReasoningFormat | None
+    """How it marks its reasoning; None when it does not."""
     context_length: int | None
     """Tokens; None when the config does not say."""
     vocabulary_size: int | None
@@ -53,6 +57,11 @@ class LoadedModel:
     defaults: GenerationSettings
     """What the model's generation_config asks for."""
     weight_bytes: int
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.handle.name
 
 
 def load_model(handle: ModelHandle, adapter: str | None = None) -> LoadedModel:
@@ -77,20 +86,22 @@ def load_model(handle: ModelHandle, adapter: str | None = None) -> LoadedModel:
         ) from error
     config = _read_config(handle)
     try:
-        network, tokenizer = _load(handle, config, adapter)
+        network, tokenizer, context = _load(handle, config, adapter)
     except MlxkError:
         raise
     except Exception as error:
         raise _translated(error, handle) from error
+    renderer = PromptRenderer(tokenizer)
     return LoadedModel(
-        name=handle.name,
+        handle=handle,
         identity=identity_of(handle, adapter),
         network=network,
         tokenizer=tokenizer,
         lock=threading.Lock(),
-        renderer=PromptRenderer(tokenizer),
+        renderer=renderer,
         decoder=TokenDecoder(tokenizer),
-        context_length=_context_length(config, tokenizer),
+        reasoning=detect_reasoning(renderer.template, tokenizer.get_vocab()),
+        context_length=context,
         vocabulary_size=_whole_number(_text_config(config).get("vocab_size")),
         end_tokens=frozenset(tokenizer.eos_token_ids),
         defaults=generation_defaults(_read_json(os.path.join(handle.directory, "generation_config.json"))),
@@ -137,7 +148,7 @@ def _valid(name: str, value: object) -> bool:
     return True
 
 
-def _load(handle: ModelHandle, config: Mapping[str, Any], adapter: str | None) -> tuple[Any, Any]:
+def _load(handle: ModelHandle, config: Mapping[str, Any], adapter: str | None) -> tuple[Any, Any, int | None]:
     from pathlib import Path
 
     from mlx_lm import utils
@@ -152,7 +163,10 @@ def _load(handle: ModelHandle, config: Mapping[str, Any], adapter: str | None) -
         {"trust_remote_code": False, "local_files_only": True},
         eos_token_ids=loaded.get("eos_token_id", config.get("eos_token_id")),
     )
-    return network, tokenizer
+    context = _context_length(config, tokenizer)
+    # Longer prompts are refused by us; the tokenizer would only warn, on standard error.
+    unwrapped(tokenizer).model_max_length = _UNSET_MODEL_MAX_LENGTH
+    return network, tokenizer, context
 
 
 def _read_config(handle: ModelHandle) -> Mapping[str, Any]:

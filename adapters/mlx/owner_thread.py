@@ -80,10 +80,14 @@ class OwnerThread(Generic[W]):
             thread.join()
 
     @property
-    def alive(self) -> bool:
-        """Whether the thread runs, or would start with the next post."""
-        thread = self._thread
-        return not self._closed and (thread is None or thread.is_alive())
+    def started(self) -> bool:
+        """Whether anything was ever posted."""
+        return self._thread is not None
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be posted any more."""
+        return self._closed
 
     def _run(self) -> None:
         # Nothing of MLX may be alive in this frame when the streams are cleared: see the last statement.

@@ -8,34 +8,44 @@ from typing import Any
 import attrs
 import mlx.core as mx
 
-from mlxk.adapters.mlx.batch import Row
-from mlxk.adapters.mlx.residency import Resident
+from mlxk.adapters.mlx.prefix_cache import PrefixCache, snapshot
 
 
 @attrs.define(eq=False)
 class Prefill:
     """One prompt on its way into a cache."""
 
-    row: Row
-    resident: Resident
+    network: Any
     tokens: list[int]
     """All tokens to be read, at least one."""
     cache: list[Any]
     """Holds the first ``position`` tokens."""
     position: int = 0
-    alone: bool = False
-    """Decodes in a batch of its own afterwards."""
+    parting: int = 0
+    """Where a snapshot is to be taken, see ``prefix_cache``; 0: nowhere."""
 
     @property
     def remaining(self) -> int:
         """Tokens still to compute here."""
         return len(self.tokens) - 1 - self.position
 
-    def advance(self, most: int) -> None:
-        """Compute the next tokens, at most so many, and wait for them."""
-        piece = self.tokens[self.position : min(self.position + most, len(self.tokens) - 1)]
+    @property
+    def computed(self) -> list[int]:
+        """The tokens in the cache."""
+        return self.tokens[: self.position]
+
+    def advance(self, most: int) -> int:
+        """Compute the next tokens, at most so many, wait for them, and return how many they were."""
+        end = min(self.position + most, len(self.tokens) - 1)
+        if self.position < self.parting < end:
+            end = self.parting
+        piece = self.tokens[self.position : end]
         if piece:
-            self.resident.model.network(mx.array([piece]), cache=self.cache)
-            mx.eval([each.state for each in self.cache])
-            self.position += len(piece)
-            self.row.cached.extend(piece)
+            self.network(mx.array([piece]), cache=self.cache)
+            mx.eval([layer.state for layer in self.cache])
+            self.position = end
+        return len(piece)
+
+    def keep(self, prefixes: PrefixCache, identity: str) -> None:
+        """Leave a copy of what is computed for later prompts."""
+        prefixes.put(identity, self.computed, snapshot(self.cache))

@@ -6,6 +6,7 @@ from mlxk.adapters.mlx.loading import LoadedModel
 from mlxk.adapters.mlx.sampling import Draws, SamplingParameters
 from mlxk.adapters.mlx.streams import AnswerSink
 from mlxk.application.ports.clock import Clock
+from mlxk.domain.answer_stream import AnswerStream
 from mlxk.domain.errors import ContextLengthError, IncompatibleModelError, ValidationError
 from mlxk.domain.generation import PRODUCT_DEFAULTS, GenerationRequest, GenerationSettings
 
@@ -23,10 +24,13 @@ def prepare(request: GenerationRequest, model: LoadedModel, sink: AnswerSink, cl
     """
     settings = request.settings.filled_from(model.defaults).filled_from(PRODUCT_DEFAULTS)
     with model.lock:
-        tokens = model.renderer.render(request.prompt, request.thinking).tokens
+        rendered = model.renderer.render(request.prompt, request.thinking)
+    tokens = rendered.tokens
     _check_tokens(tokens, settings, model)
     limits = AnswerLimits(_max_tokens(len(tokens), settings, model), model.end_tokens)
-    answer = Answer(tokens, settings, limits, model.decoder.stream(), sink, clock)
+    parser = AnswerStream(settings.stop, model.reasoning, None, rendered.tail)
+    plain = not settings.stop and model.reasoning is None
+    answer = Answer(tokens, settings, limits, model.decoder.stream(), None if plain else parser, sink, clock)
     sampling = SamplingParameters.of(settings)
     return Row(answer, sampling, Draws(settings.seed))
 

@@ -8,6 +8,7 @@ that one that waits for room is not overtaken for ever.
 import queue
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 
@@ -16,6 +17,9 @@ from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
 from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.model import ModelHandle
+
+_CACHE_STEP = 256
+"""Tokens by which mlx-lm's caches grow."""
 
 
 @attrs.frozen
@@ -34,6 +38,12 @@ class Resident:
     model: LoadedModel
     used_at: float
     leases: int = 0
+    bytes_per_token: float = 0.0
+    """What one token takes in a cache, as far as seen; 0 before anything was computed."""
+
+    def learn(self, cache: list[Any], tokens: int) -> None:
+        """Note what a cache of so many tokens takes; caches grow in steps, so that small ones tell little."""
+        self.bytes_per_token = sum(layer.nbytes for layer in cache) / max(tokens, _CACHE_STEP)
 
 
 class LoadRequest:
@@ -99,6 +109,22 @@ class Residency:
         for resident in residents:
             resident.leases -= 1
             resident.used_at = self._clock.monotonic()
+
+    def unload(self, handle: ModelHandle | None) -> tuple[ModelHandle, ...]:
+        """Unload the idle models, or the one of this handle if it is idle; return which went."""
+        gone = {
+            identity: resident.model.handle
+            for identity, resident in self._residents.items()
+            if resident.leases == 0 and handle in (None, resident.model.handle)
+        }
+        for identity in gone:
+            self._unload(identity)
+        return tuple(gone.values())
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their models."""
+        return len(self._requests)
 
     def turn(self) -> None:
         """Answer as many requests as can be answered now, in order, and unload what was idle for too long."""

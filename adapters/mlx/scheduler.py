@@ -1,53 +1,46 @@
 """Who computes next.
 
-One turn is one decoding step of every running batch, then at most one piece of one prompt. The fairness rule:
+One turn is one decoding step of every running batch, then one portion of prompts. The fairness rule:
 
-- **Running answers are never starved.** Between two of their tokens lies at most one piece of a prompt, of
-  ``PIECE_SHARED`` tokens.
-- **Prompts alternate.** Odd turns go to the prompt with the fewest tokens left, even turns to the one that waited
-  longest. So a short prompt behind long ones is served within two pieces, and a long one, however many short ones
-  keep coming, gets at least every other piece: it loses no more than the work of the short ones, and never more than half.
-- **Alone is fast.** A prompt that shares the machine with nobody is computed in pieces of ``PIECE_ALONE`` tokens.
-- **First come, first admitted.** At most ``max_rows`` answers run or compute their prompt; the others queue in order.
+- **Running answers are never starved.** Between two of their tokens at most ``PORTION_SHARED`` prompt tokens are computed.
+- **Prompts alternate.** Odd turns begin with the prompt that has the fewest tokens left, even turns with the one that
+  came first; what is left of the portion goes to the next. So a short prompt behind long ones is served within two
+  turns, and a long one, however many short ones keep coming, gets at least every other portion: it loses no more than
+  the work of the short ones, and never more than half.
+- **Alone is fast.** A prompt that shares the machine with nobody is computed in portions of ``PORTION_ALONE`` tokens.
+- **First come, first admitted**, see ``admission``.
 
 When a batch fails as a whole, its rows begin again, each from its own tokens in a batch of its own: the one at fault
 fails by itself, and the others go on with what they had.
 """
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-import attrs
 import mlx.core as mx
 
+from mlxk.adapters.mlx.admission import Admission
 from mlxk.adapters.mlx.batch import NOT_FINITE, DecodeBatch, Row, Sampled
+from mlxk.adapters.mlx.jobs import Job
 from mlxk.adapters.mlx.prefill import Prefill
+from mlxk.adapters.mlx.prefix_cache import PrefixCache
+from mlxk.adapters.mlx.ranking import token_logprob
 from mlxk.adapters.mlx.residency import Resident
+from mlxk.adapters.mlx.sampling import processors_of
+from mlxk.adapters.mlx.tally import Tally
 from mlxk.application.ports.event_log import EventLog
 from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.generation import FinishReason
 
-PIECE_SHARED = 128
-"""Tokens of a prompt computed at once while others wait or decode."""
+PORTION_SHARED = 128
+"""Prompt tokens computed in a turn while others wait or decode."""
 
-PIECE_ALONE = 512
-"""Tokens of a prompt computed at once when nobody else is there."""
+PORTION_ALONE = 512
+"""Prompt tokens computed in a turn when nobody else is there."""
 
-_STEPS_BETWEEN_CLEANING = 512
-"""Decoding steps after which buffers MLX keeps for reuse are given back."""
+_TURNS_BETWEEN_CLEANING = 512
+"""Turns after which the buffers that MLX keeps for reuse are given back."""
 
-
-@attrs.define(eq=False)
-class Job:
-    """One answer to compute and what it runs on."""
-
-    row: Row
-    residents: tuple[Resident, ...]
-    on_start: Callable[[], None]
-    """Called once, when it no longer queues."""
-    alone: bool = False
-    prefill: Prefill | None = None
-    batch: DecodeBatch | None = None
+Outcome = FinishReason | MlxkError
 
 
 class Scheduler:
@@ -55,151 +48,207 @@ class Scheduler:
 
     Args:
         log: Hears of failures.
-        max_rows: Answers that run or compute their prompt at the same time.
+        admission: Who may start.
+        prefixes: What was computed before.
+        tally: Counts.
         release: Takes back the models of a job that has ended.
     """
 
-    def __init__(self, log: EventLog, max_rows: int, release: Callable[[tuple[Resident, ...]], None]) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        admission: Admission,
+        prefixes: PrefixCache,
+        tally: Tally,
+        release: Callable[[tuple[Resident, ...]], None],
+    ) -> None:
         self._log = log
+        self._admission = admission
+        self._prefixes = prefixes
+        self._tally = tally
         self._release = release
-        self._max_rows = max_rows
-        self._queue: deque[Job] = deque()
         self._prefills: list[Job] = []
         self._decoding: dict[Row, Job] = {}
         self._batches: list[DecodeBatch] = []
         self._turns = 0
 
+    @property
+    def running(self) -> int:
+        """Answers being computed."""
+        return len(self._prefills) + len(self._decoding)
+
     def add(self, job: Job) -> None:
         """Queue a job."""
-        self._queue.append(job)
+        self._admission.queue(job)
 
-    def cancel(self, row: Row) -> None:
+    def cancel(self, job: Job) -> None:
         """End a job wherever it is; does nothing when it has ended already."""
-        for job in [*self._queue, *self._prefills, *self._decoding.values()]:
-            if job.row is row:
-                self._end(job, FinishReason.CANCELLED)
-                return
+        if job in self._prefills or job.row in self._decoding or self._admission.withdraw(job):
+            self._end(job, FinishReason.CANCELLED)
 
     def turn(self) -> bool:
         """Do one turn; return whether there is anything left to do."""
         self._turns += 1
         for batch in list(self._batches):
             self._decode(batch)
-        self._admit()
-        self._compute_prompt()
-        if self._turns % _STEPS_BETWEEN_CLEANING == 0:
+        self._prefills += self._admission.admit(self.running, self._batches, self._prefills)
+        self._compute_prompts()
+        if self._turns % _TURNS_BETWEEN_CLEANING == 0:
             mx.clear_cache()
-        return bool(self._queue or self._prefills or self._decoding)
+        return self.running > 0 or self._admission.waiting > 0
 
     def end_all(self, error: MlxkError | None = None) -> None:
         """End every job, cancelled or failed."""
-        for job in [*self._queue, *self._prefills, *self._decoding.values()]:
+        for job in [*self._admission.withdraw_all(), *self._prefills, *self._decoding.values()]:
             self._end(job, error or FinishReason.CANCELLED)
 
-    def _admit(self) -> None:
-        while self._queue and len(self._prefills) + len(self._decoding) < self._max_rows:
-            job = self._queue.popleft()
-            job.on_start()
-            self._prefills.append(job)
-
-    def _compute_prompt(self) -> None:
-        if not self._prefills:
-            return
+    def _compute_prompts(self) -> None:
         shared = len(self._prefills) > 1 or bool(self._decoding)
-        job = min(self._prefills, key=_tokens_left) if self._turns % 2 else self._prefills[0]
-        try:
-            prefill = job.prefill or self._begin(job)
-            prefill.advance(PIECE_SHARED if shared else PIECE_ALONE)
-        except Exception as error:  # noqa: BLE001 - a door: whatever this prompt raised must not harm the others
-            self._end(job, _failure(error))
-            return
-        if prefill.remaining == 0:
-            self._prefills.remove(job)
-            self._start_decoding(job, prefill)
+        left = PORTION_SHARED if shared else PORTION_ALONE
+        ready: list[Job] = []
+        for job in self._in_order():
+            try:
+                prefill = job.prefill or self._begin(job)
+                left -= self._advance(job, prefill, left)
+            except Exception as error:  # noqa: BLE001 - a door: whatever this prompt raised must not harm the others
+                self._end(job, _failure(error))
+                continue
+            if prefill.remaining == 0:
+                ready.append(job)
+            if left <= 0:
+                break
+        for resident in {job.resident: None for job in ready}:
+            self._start_decoding([job for job in ready if job.resident is resident])
+
+    def _in_order(self) -> list[Job]:
+        if len(self._prefills) < 2:
+            return list(self._prefills)
+        first = min(self._prefills, key=lambda job: job.tokens_left) if self._turns % 2 else self._prefills[0]
+        return [first, *(job for job in self._prefills if job is not first)]
 
     def _begin(self, job: Job) -> Prefill:
-        from mlx_lm.models.cache import make_prompt_cache
+        from mlx_lm.models.cache import TokenBuffer, make_prompt_cache
 
-        row, resident = job.row, job.residents[0]
-        tokens = [*row.answer.prompt, *row.answer.generated]
-        row.cached.clear()
-        row.answer.started(0)
-        job.prefill = Prefill(row, resident, tokens, make_prompt_cache(resident.model.network))
+        network, tokens = job.resident.model.network, job.tokens
+        found = self._prefixes.find(job.identity, tokens)
+        cache = found.cache if found.cache is not None else make_prompt_cache(network)
+        job.prefill = Prefill(network, tokens, cache, found.tokens, found.parting)
+        job.row.processors = processors_of(job.answer.settings)
+        job.row.context = TokenBuffer(job.answer.generated) if job.row.processors else None
+        job.answer.started(found.tokens)
+        self._tally.cached_tokens += found.tokens
         return job.prefill
 
-    def _start_decoding(self, job: Job, prefill: Prefill) -> None:
-        job.prefill = None
-        alone = job.alone or not all(hasattr(cache, "merge") for cache in prefill.cache)
-        batch = None if alone else self._shared_batch(prefill.resident)
-        if batch is None:
-            batch = DecodeBatch(prefill.resident.model.network, alone)
-            self._batches.append(batch)
-        try:
-            batch.join(job.row, prefill.cache, prefill.tokens[-1])
-        except Exception as error:  # noqa: BLE001 - a door: a cache that cannot be merged may leave the batch half changed
-            self._decoding[job.row] = job
-            job.batch = batch
-            self._rebuild(batch, error)
-            return
-        self._decoding[job.row] = job
-        job.batch = batch
+    def _advance(self, job: Job, prefill: Prefill, most: int) -> int:
+        """Compute up to so many tokens of a prompt; return how many."""
+        done = 0
+        while done < most and prefill.remaining > 0:
+            done += prefill.advance(most - done)
+            if prefill.position == prefill.parting:
+                prefill.keep(self._prefixes, job.identity)
+        self._tally.prompt_tokens += done
+        if prefill.remaining == 0:
+            prefill.keep(self._prefixes, job.identity)
+            job.resident.learn(prefill.cache, prefill.position)
+        return done
 
-    def _shared_batch(self, resident: Resident) -> DecodeBatch | None:
+    def _start_decoding(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            self._prefills.remove(job)
+            job.row.cached = job.tokens[:-1]
+        together = [job for job in jobs if not _must_be_alone(job)]
+        if together:
+            self._join(self._shared_batch(together[0].resident), together)
+        for job in jobs:
+            if job not in together:
+                self._join(DecodeBatch(job.resident.model.network, alone=True), [job])
+
+    def _join(self, batch: DecodeBatch, jobs: list[Job]) -> None:
+        if batch not in self._batches:
+            self._batches.append(batch)
+        prefills = [job.prefill for job in jobs if job.prefill is not None]
+        for job in jobs:
+            job.prefill, job.batch = None, batch
+            self._decoding[job.row] = job
+        try:
+            batch.join([job.row for job in jobs], [each.cache for each in prefills], [each.tokens[-1] for each in prefills])
+        except Exception as error:  # noqa: BLE001 - a door: caches that cannot be merged leave the batch half changed
+            self._rebuild(batch, error)
+
+    def _shared_batch(self, resident: Resident) -> DecodeBatch:
         network = resident.model.network
-        return next((batch for batch in self._batches if batch.network is network and not batch.alone), None)
+        shared = (batch for batch in self._batches if batch.network is network and not batch.alone)
+        return next(shared, None) or DecodeBatch(network)
 
     def _decode(self, batch: DecodeBatch) -> None:
         try:
             sampled = batch.step()
-        except Exception as error:  # noqa: BLE001 - a door: the batch is rebuilt below
+        except Exception as error:  # noqa: BLE001 - a door: the batch is rebuilt
             self._rebuild(batch, error)
             return
-        ended = [(each.row, outcome) for each in sampled if (outcome := self._accept(each)) is not None]
-        if ended:
-            for row, outcome in ended:
+        self._tally.generated_tokens += len(sampled)
+        outcomes: dict[Row, Outcome] = {}
+        for each in sampled:
+            if each.row not in outcomes and (outcome := self._accept(each)) is not None:
+                outcomes[each.row] = outcome
+        if outcomes:
+            self._leave(batch, outcomes)
+            for row, outcome in outcomes.items():
                 self._end(self._decoding[row], outcome)
 
-    def _accept(self, sampled: Sampled) -> FinishReason | MlxkError | None:
+    def _accept(self, sampled: Sampled) -> Outcome | None:
         row = sampled.row
         if row.fault is not None:
             return _failure(row.fault)
         if sampled.token == NOT_FINITE:
             return ExecutionError("The model's output was not a number, so the answer cannot go on.")
-        return row.answer.accept(sampled.token)
+        if sampled.ranking is None:
+            return row.answer.accept(sampled.token)
+        decoder = self._decoding[row].resident.model.decoder
+        return row.answer.accept(sampled.token, token_logprob(decoder, sampled.token, sampled.ranking))
+
+    def _leave(self, batch: DecodeBatch, rows: Iterable[Row]) -> None:
+        """Take rows out of a batch; what they computed is kept unless they failed."""
+        rows = list(rows)
+        for row in rows:
+            if row.fault is None:
+                self._prefixes.put(self._decoding[row].identity, row.cached, batch.extract(row))
+            self._decoding[row].batch = None
+        batch.leave(rows)
+        if not batch.rows:
+            self._batches.remove(batch)
 
     def _rebuild(self, batch: DecodeBatch, error: Exception) -> None:
         """Start every row of a failed batch anew, each by itself; a row that fails a second time has failed."""
-        self._log.warning("a batch failed and is rebuilt", rows=len(batch), error=type(error).__name__)
+        self._log.warning("a batch failed and is rebuilt", rows=len(batch.rows), error=type(error).__name__)
         self._batches.remove(batch)
         for job in [job for job in self._decoding.values() if job.batch is batch]:
-            del self._decoding[job.row]
             job.batch = None
             job.row.attempts += 1
             if job.row.attempts > 1:
                 self._end(job, _failure(error))
             else:
+                del self._decoding[job.row]
                 job.alone = True
                 self._prefills.append(job)
 
-    def _end(self, job: Job, outcome: FinishReason | MlxkError) -> None:
-        if job in self._queue:
-            self._queue.remove(job)
-            job.on_start()
+    def _end(self, job: Job, outcome: Outcome) -> None:
         if job in self._prefills:
             self._prefills.remove(job)
-        if self._decoding.pop(job.row, None) is not None and job.batch is not None:
-            job.batch.leave([job.row])
-            if not job.batch.rows:
-                self._batches.remove(job.batch)
+        if job.batch is not None:
+            self._leave(job.batch, [job.row])
+        self._decoding.pop(job.row, None)
         if isinstance(outcome, FinishReason):
-            job.row.answer.finish(outcome)
+            job.answer.finish(outcome)
         else:
-            job.row.answer.fail(outcome)
+            job.answer.fail(outcome)
+            self._tally.failed += 1
+        self._tally.ended += 1
         self._release(job.residents)
 
 
-def _tokens_left(job: Job) -> int:
-    return job.prefill.remaining if job.prefill else len(job.row.answer.prompt) + len(job.row.answer.generated)
+def _must_be_alone(job: Job) -> bool:
+    return job.alone or job.prefill is None or not all(hasattr(layer, "merge") for layer in job.prefill.cache)
 
 
 def _failure(error: Exception) -> MlxkError:

@@ -1,7 +1,7 @@
 """The reader's end of one running answer: plain Python values in a queue between the owner thread and a reader.
 
 The writing end is ``AnswerSink``, used by the owner thread alone. Pieces that pile up while the reader is busy reach it
-as one delta, so a slow reader costs the engine nothing.
+as one delta, and a listener is called once for all of them, so a slow reader costs the engine nothing.
 """
 
 import queue
@@ -10,30 +10,38 @@ from typing import Self
 
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.errors import MlxkError
-from mlxk.domain.generation import Finished, GenerationEvent, TextDelta
+from mlxk.domain.generation import AnswerDelta, Finished, GenerationEvent, TextDelta
 
-Piece = str | TextDelta | Finished | MlxkError
+Piece = str | AnswerDelta | Finished | MlxkError
+"""What is written: text as plain strings, since most pieces are nothing else."""
 
 
 class AnswerSink:
-    """The writing end: takes text, then one ``Finished`` or one error."""
+    """The writing end: takes deltas, then one ``Finished`` or one error."""
 
     def __init__(self) -> None:
         self._pieces: queue.SimpleQueue[Piece] = queue.SimpleQueue()
         self._listener: Callable[[], None] | None = None
+        self._told = False
         self.get = self._pieces.get
         self.get_nowait = self._pieces.get_nowait
 
     def put(self, piece: Piece) -> None:
-        """Hand a piece to the reader."""
+        """Write one piece."""
         self._pieces.put(piece)
-        if self._listener is not None:
+        if self._listener is not None and not self._told:
+            self._told = True
             self._listener()
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Have a function called after every put from now on, and once at once."""
+        """Set who hears of new pieces."""
         self._listener = listener
+        self._told = True
         listener()
+
+    def taking(self) -> None:
+        """Note that a reader is about to take everything; what is written from now on is told anew."""
+        self._told = False
 
 
 class MlxTextStream(TextStream):
@@ -63,7 +71,8 @@ class MlxTextStream(TextStream):
         return self._event(piece)
 
     def take(self) -> tuple[GenerationEvent, ...]:
-        """Return what has come, without waiting; see the port."""
+        """Return what has come; see the port."""
+        self._sink.taking()
         events: list[GenerationEvent] = []
         while not self._ended:
             try:
@@ -71,14 +80,14 @@ class MlxTextStream(TextStream):
             except queue.Empty:
                 break
             self._ahead = None
-            if isinstance(piece, MlxkError) and events:
+            if events and isinstance(piece, MlxkError):
                 self._ahead = piece
                 break
             events.append(self._event(piece))
         return tuple(events)
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Have a function called whenever something has come; see the port."""
+        """Have a function called when something has come; see the port."""
         self._sink.listen(listener)
 
     def cancel(self) -> None:
@@ -97,12 +106,11 @@ class MlxTextStream(TextStream):
     def _event(self, piece: Piece) -> GenerationEvent:
         if isinstance(piece, str):
             return TextDelta(self._joined(piece))
-        if isinstance(piece, TextDelta):
-            return piece
-        self._ended = True
-        if isinstance(piece, Finished):
-            return piece
-        raise piece
+        if isinstance(piece, MlxkError):
+            self._ended = True
+            raise piece
+        self._ended = isinstance(piece, Finished)
+        return piece
 
     def _joined(self, text: str) -> str:
         """Return the text with all that waits behind it, up to the first piece that is not plain text."""

@@ -6,24 +6,29 @@ engine on the owner thread. Nothing of MLX leaves that thread.
 
 import contextlib
 import importlib.util
+import queue
 import threading
 from typing import TYPE_CHECKING
+
+import attrs
 
 from mlxk.adapters.mlx.engine_options import EngineOptions
 from mlxk.adapters.mlx.owner_thread import OwnerThread
 from mlxk.adapters.mlx.streams import AnswerSink, MlxTextStream
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.resident_models import EngineState, ResidentModels
 from mlxk.application.ports.text_generator import TextGenerator, TextStream
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError, QueueFullError
 from mlxk.domain.generation import GenerationRequest
+from mlxk.domain.model import ModelHandle
 
 if TYPE_CHECKING:
     from mlxk.adapters.mlx.engine import Engine
-    from mlxk.adapters.mlx.scheduler import Job
+    from mlxk.adapters.mlx.jobs import Job
 
 
-class MlxTextGenerator(TextGenerator):
+class MlxTextGenerator(TextGenerator, ResidentModels):
     """Runs text models with mlx-lm, any number of answers at a time.
 
     Args:
@@ -37,6 +42,7 @@ class MlxTextGenerator(TextGenerator):
         self._clock = clock
         self._options = options or EngineOptions()
         self._thread: OwnerThread[Engine] = OwnerThread(self._build, log)
+        self._state = EngineState(responding=False, running=0, waiting=0, models=())
         self._places = _Places(self._options.max_waiting)
 
     def submit(self, request: GenerationRequest) -> TextStream:
@@ -55,10 +61,29 @@ class MlxTextGenerator(TextGenerator):
         """Release every model; see the port."""
         self._thread.close()
 
+    def state(self, timeout_seconds: float) -> EngineState:
+        """Ask the engine how it is doing; see the port."""
+        if not self._thread.started:
+            return EngineState(responding=not self._thread.closed, running=0, waiting=0, models=())
+        reply: queue.SimpleQueue[EngineState] = queue.SimpleQueue()
+        with contextlib.suppress(ExecutionError, queue.Empty):
+            self._thread.post(lambda engine: reply.put(engine.state()))
+            self._state = reply.get(timeout=timeout_seconds)
+            return self._state
+        return attrs.evolve(self._state, responding=False)
+
+    def unload(self, model: ModelHandle | None = None) -> tuple[ModelHandle, ...]:
+        """Free idle models; see the port."""
+        if not self._thread.started or self._thread.closed:
+            return ()
+        reply: queue.SimpleQueue[tuple[ModelHandle, ...]] = queue.SimpleQueue()
+        self._thread.post(lambda engine: reply.put(engine.unload(model)))
+        return reply.get()
+
     def _submit(self, request: GenerationRequest) -> TextStream:
+        from mlxk.adapters.mlx.jobs import Job
         from mlxk.adapters.mlx.preparation import prepare
         from mlxk.adapters.mlx.residency import LoadRequest, WantedModel
-        from mlxk.adapters.mlx.scheduler import Job
 
         asked_at = self._clock.monotonic()
         wish = LoadRequest((WantedModel(request.model),))

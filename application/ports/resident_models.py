@@ -20,6 +20,19 @@ class EngineState:
     """Answers that queue for a place or for their model."""
     models: tuple[ModelHandle, ...]
     """What is in memory, sorted by name."""
+    prompt_tokens: int = 0
+    """Prompt tokens computed since the engine began."""
+    cached_tokens: int = 0
+    """Prompt tokens that were not computed again."""
+    generated_tokens: int = 0
+    ended: int = 0
+    """Answers that have ended, in whatever way."""
+    failed: int = 0
+    """Those of them that ended with an error."""
+    prefix_cache_bytes: int = 0
+    """What is kept of earlier prompts."""
+    active_bytes: int = 0
+    """What the engine's arrays take in memory."""
 
 
 class ResidentModels(Protocol):

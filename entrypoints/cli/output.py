@@ -51,6 +51,16 @@ class Output:
         if error.hint:
             self.note(self.paint(error.hint, DIM, self._stderr))
 
+    @property
+    def talkative(self) -> bool:
+        """Whether standard error is a terminal and nobody asked for bare JSON."""
+        return self._stderr.isatty() and not self.as_json
+
+    def aside(self, text: str) -> None:
+        """Write talk that comes in pieces, dimmed, without ending the line."""
+        self._stderr.write(self.paint(text, DIM, self._stderr))
+        self._stderr.flush()
+
     def text(self, text: str) -> None:
         """Write data for people, as it is, and deliver it at once."""
         self._stdout.write(text)

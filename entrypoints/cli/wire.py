@@ -2,13 +2,16 @@
 
 import datetime
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from mlxk.application.use_cases.check_health import HealthEntry
-from mlxk.domain.generation import Finished
 from mlxk.domain.memory import MemoryReading, MemoryVerdict
 from mlxk.domain.model import FileEntry, ModelDescription, ModelDetails, Origin
 from mlxk.domain.workspace import Workspace
 from mlxk.entrypoints.cli.sizes import decimal_size
+
+if TYPE_CHECKING:
+    from mlxk.entrypoints.cli.answer import Answer
 
 Json = dict[str, object]
 
@@ -74,13 +77,14 @@ def file_type(path: str) -> str:
     return "readme" if name == "README.md" else "other"
 
 
-def answer(reference: str, prompt: str, text: str, finished: Finished) -> Json:
-    """Return the data of ``run``."""
+def answer(reference: str, prompt: str, given: "Answer", show_reasoning: bool) -> Json:
+    """Return the data of ``run``; reasoning and tool calls only when there are any."""
+    finished = given.finished
     usage, timings = finished.usage, finished.timings
-    return {
+    fields: Json = {
         "model": reference,
         "prompt": prompt,
-        "response": text,
+        "response": given.text,
         "finish_reason": finished.reason.value,
         "usage": {
             "prompt_tokens": usage.prompt_tokens,
@@ -95,6 +99,13 @@ def answer(reference: str, prompt: str, text: str, finished: Finished) -> Json:
             "tokens_per_second": _rate(usage.completion_tokens, timings.generation_seconds),
         },
     }
+    if given.reasoning and show_reasoning:
+        fields["reasoning"] = given.reasoning
+    if given.tool_calls:
+        fields["tool_calls"] = [{"name": call.name, "arguments": call.arguments} for call in given.tool_calls]
+    if finished.notes:
+        fields["notes"] = list(finished.notes)
+    return fields
 
 
 def _rate(tokens: int, seconds: float) -> float | None:

@@ -1,19 +1,22 @@
-"""``mlxk run MODEL PROMPT``: generate text."""
+"""``mlxk run MODEL [PROMPT]``: answer one prompt, or chat."""
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
-from mlxk.domain.errors import FeatureGateError, InterruptedRunError, UsageError
+from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
+from mlxk.entrypoints.cli.commands import sampling_flags
 from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
 from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
 if TYPE_CHECKING:
-    from mlxk.application.ports.text_generator import TextStream
-    from mlxk.domain.generation import Finished, GenerationSettings
+    from mlxk.domain.generation import Finished
+    from mlxk.entrypoints.cli.answer import Answer
+    from mlxk.entrypoints.container import Container
 
-HELP = "generate text with a model"
+HELP = "ask a model, or chat with it"
 PIPE_WORD = "-"
 
 
@@ -23,89 +26,92 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="PROMPT", help="the prompt; '-' reads standard input")
     parser.add_argument("--prompt", metavar="TEXT", help="the prompt, instead of words")
     parser.add_argument("--system", metavar="TEXT", help="a system prompt")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="most tokens to generate")
-    parser.add_argument("--temperature", type=float, metavar="F", help="0 always takes the likeliest token")
-    parser.add_argument(
-        "--top-p", type=float, metavar="F", help="sample from the likeliest tokens of this much probability"
-    )
-    parser.add_argument("--top-k", type=int, metavar="N", help="sample from the N likeliest tokens; 0 is off")
-    parser.add_argument("--min-p", type=float, metavar="F", help="drop tokens below this share of the likeliest one")
-    parser.add_argument("--repetition-penalty", type=float, metavar="F", help="above 1 discourages repeating")
-    parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text")
-    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
+    parser.add_argument("-c", "--chat", action="store_true", help="chat; a prompt, if any, is the first turn")
+    sampling_flags.add_arguments(parser)
     parser.add_argument("--no-stream", action="store_true", help="print the answer when it is complete")
     parser.add_argument("--no-chat-template", action="store_true", help="give the model the prompt as it is")
+    parser.add_argument("--no-reasoning", action="store_true", help="do not show what the model thinks")
 
 
 def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
-    """Generate, streaming on a terminal, and print the answer."""
-    prompt = _prompt(arguments, door)
-    container = door.build(door.settings)
-    from mlxk.domain.conversation import Conversation
-
-    request = prompt if arguments.no_chat_template else Conversation.of(prompt, arguments.system)
+    """Generate, streaming on a terminal, and print the answer; without a prompt, chat."""
     if arguments.no_chat_template and arguments.system:
         raise UsageError("--system needs the chat template; leave out --no-chat-template")
-    streaming = output.interactive and not arguments.no_stream and not output.as_json
-    generate = container.use_cases.generate_text()
+    words = " ".join(word for word in arguments.words if word != PIPE_WORD)
+    prompt = words if arguments.prompt is None else str(arguments.prompt)
+    if PIPE_WORD in arguments.words:
+        prompt = _piped(prompt, door)
+    elif not prompt and not sys.stdin.isatty() and not arguments.chat:
+        prompt = door.read_pipe("")
+    container = door.build(door.settings)
     try:
-        with generate(arguments.model, request, _settings(arguments)) as stream:
-            text, finished = _collect(stream, output if streaming else None)
+        if arguments.chat or (not prompt and sys.stdin.isatty()):
+            return _chat(arguments, door, container, output, prompt)
+        if not prompt:
+            raise UsageError("run needs a prompt", hint='For example: mlxk run demo "What is mlxk?"')
+        return _answer(arguments, container, output, prompt)
     finally:
         container.adapters.text_generator().close()
-    if output.as_json:
-        from mlxk.entrypoints.cli import wire
 
-        output.document("run", wire.answer(arguments.model, prompt, text, finished))
-        return DONE
-    output.line("" if streaming else text)
-    _say_why_cut(output, finished, arguments.max_tokens)
+
+def _answer(arguments: argparse.Namespace, container: "Container", output: Output, prompt: str) -> int:
+    """Answer one prompt."""
+    from mlxk.domain.conversation import Conversation
+    from mlxk.entrypoints.cli.answer import AnswerReader
+    from mlxk.entrypoints.cli.spinner import Spinner
+
+    request = prompt if arguments.no_chat_template else Conversation.of(prompt, arguments.system)
+    live = output.interactive and not arguments.no_stream and not output.as_json
+    reader = AnswerReader(output, live=live, show_reasoning=not arguments.no_reasoning)
+    try:
+        with Spinner(output, "Loading the model") as spinner:
+            stream = container.use_cases.generate_text()(arguments.model, request, sampling_flags.settings(arguments))
+            spinner.stop()
+        with stream:
+            answer = reader.read(stream)
+    except KeyboardInterrupt:
+        output.text("\n" if live else "".join(reader.text))
+        raise
+    _print(arguments, output, prompt, answer, live)
     return DONE
 
 
-def _prompt(arguments: argparse.Namespace, door: Door) -> str:
-    """Join the prompt from flag, words and standard input."""
-    words = " ".join(word for word in arguments.words if word != PIPE_WORD)
-    text = words if arguments.prompt is None else str(arguments.prompt)
-    if PIPE_WORD in arguments.words:
-        if not door.settings.enable_pipes:
-            raise FeatureGateError(
-                "reading the prompt from standard input requires MLXK2_ENABLE_PIPES=1",
-                hint="Set the variable, or give the prompt as words.",
-            )
-        return door.read_pipe(text)
-    if not text:
-        raise UsageError("run needs a prompt", hint='For example: mlxk run demo "What is mlxk?"')
-    return text
+def _print(arguments: argparse.Namespace, output: Output, prompt: str, answer: "Answer", live: bool) -> None:
+    if output.as_json:
+        from mlxk.entrypoints.cli import wire
+
+        output.document("run", wire.answer(arguments.model, prompt, answer, not arguments.no_reasoning))
+        return
+    if not live:
+        if answer.reasoning and not arguments.no_reasoning:
+            output.note(answer.reasoning)
+        output.line(answer.text)
+    for call in answer.tool_calls:
+        output.line(f'{{"name": "{call.name}", "arguments": {call.arguments}}}')
+    for note in answer.finished.notes:
+        output.note(f"[{note}]")
+    _say_why_cut(output, answer.finished, arguments.max_tokens)
 
 
-def _settings(arguments: argparse.Namespace) -> "GenerationSettings":
-    from mlxk.domain.generation import GenerationSettings
+def _chat(arguments: argparse.Namespace, door: Door, container: "Container", output: Output, prompt: str) -> int:
+    if output.as_json:
+        raise UsageError("chat and --json exclude each other; give a prompt")
+    from mlxk.entrypoints.cli.chat.loop import chat
 
-    return GenerationSettings(
-        max_tokens=arguments.max_tokens,
-        temperature=arguments.temperature,
-        top_p=arguments.top_p,
-        top_k=arguments.top_k,
-        min_p=arguments.min_p,
-        repetition_penalty=arguments.repetition_penalty,
-        seed=arguments.seed,
-        stop=tuple(arguments.stop),
-    )
+    return chat(arguments, door.settings, container, output, prompt)
 
 
-def _collect(stream: "TextStream", live: Output | None) -> tuple[str, "Finished"]:
-    """Gather the answer, writing it out as it comes when there is a live output."""
-    from mlxk.domain.generation import Finished
-
-    pieces: list[str] = []
-    for event in stream:
-        if isinstance(event, Finished):
-            return "".join(pieces), event
-        pieces.append(event.text)
-        if live:
-            live.text(event.text)
-    raise InterruptedRunError("the answer ended early")
+def _piped(words: str, door: Door) -> str:
+    """Join standard input with the words."""
+    if not door.settings.enable_pipes:
+        raise FeatureGateError(
+            "reading the prompt from standard input requires MLXK2_ENABLE_PIPES=1",
+            hint="Set the variable, or give the prompt as words.",
+        )
+    prompt = door.read_pipe(words)
+    if not prompt.strip():
+        raise ValidationError("standard input is empty, so there is no prompt")
+    return prompt
 
 
 def _say_why_cut(output: Output, finished: "Finished", asked: int | None) -> None:

@@ -93,31 +93,21 @@ class TestWorkspaceStore:
         ("pattern", "names"),
         [
             ("./gemma-3", ["gemma-3"]),  # a workspace selects itself
-            (".", ["gemma-3", "gemma-3n", "qwen"]),  # a directory selects those directly in it
+            (".", ["emptyish", "gemma-3", "gemma-3n", "qwen"]),  # a directory selects those directly in it
             ("./sub", ["deep"]),
             ("./gemma-", ["gemma-3", "gemma-3n"]),  # anything else is a prefix
             ("./sub/d", ["deep"]),
             ("~/q", ["qwen"]),
             ("./nothing", []),
             ("./no/such/place", []),
-            ("./empty", []),
+            ("./empty", []),  # a directory, though others begin like it
         ],
     )
     def test_a_path_selects_itself_or_its_children_or_by_prefix(
         self, build: Build, pattern: str, names: list[str]
     ) -> None:
-        world = build(
-            {
-                "qwen": PLAIN,
-                "gemma-3n": PLAIN,
-                "gemma-3": MANAGED,
-                "sub/deep": PLAIN,
-                "empty/x/y": PLAIN,
-                "emptyish": PLAIN,
-            }
-            if pattern == "./empty"
-            else {"qwen": PLAIN, "gemma-3n": PLAIN, "gemma-3": MANAGED, "sub/deep": PLAIN}
-        )
+        paths = ("qwen", "gemma-3n", "gemma-3", "sub/deep", "empty/x/y", "emptyish")
+        world = build(dict.fromkeys(paths, PLAIN))
         assert [handle.display_name for handle in world.store.below(pattern)] == names
 
     def test_an_absolute_path_selects_with_absolute_names(self, build: Build) -> None:

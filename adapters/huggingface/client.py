@@ -1,0 +1,226 @@
+"""Talking to the hub: the session, its time limits, patience with a faltering network, and its errors in our words.
+
+Requests go through the hub client's own HTTP library, so that proxies and certificates work as they do there. The
+client itself sets no time limit on most requests; the session made here does on every one.
+"""
+
+import email.utils
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import attrs
+
+from mlxk.domain.errors import (
+    AccessDeniedError,
+    DownloadFailedError,
+    MlxkError,
+    ModelNotFoundError,
+    NetworkError,
+    RevisionNotFoundError,
+)
+
+if TYPE_CHECKING:
+    import httpx2
+    from huggingface_hub import HfApi
+
+PUBLIC_ENDPOINT = "https://huggingface.co"
+
+TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""Answers after which the same request may succeed."""
+
+_ANSWER = TypeVar("_ANSWER")
+
+
+@attrs.frozen
+class Patience:
+    """How long the network may falter."""
+
+    retries: int = 6
+    """Failures in a row, without any progress between them, after which it is given up."""
+    first_wait: float = 0.5
+    """Seconds before the first repetition; each further wait is twice as long."""
+    longest_wait: float = 30.0
+    """Seconds."""
+    longest_request: float = 300.0
+    """Seconds that a hub may ask us to wait (``Retry-After``)."""
+
+    def wait(self, failures: int, asked: float | None = None) -> float:
+        """Return the seconds to wait after so many failures in a row, or as the hub asked."""
+        if asked is not None:
+            return min(max(asked, 0.0), self.longest_request)
+        longest: float = min(self.first_wait * 2.0 ** max(failures - 1, 0), self.longest_wait)
+        return longest * random.uniform(0.75, 1.0)
+
+
+@attrs.frozen
+class HubAccess:
+    """Which hub, and as whom."""
+
+    endpoint: str = PUBLIC_ENDPOINT
+    token: str | None = attrs.field(default=None, repr=False)
+    offline: bool = False
+    """Whether no request may be made."""
+    timeout: float = 10.0
+    """Seconds without a byte after which a request is given up and repeated."""
+    patience: Patience = attrs.field(factory=Patience)
+
+
+class HubClient:
+    """One connection pool to the hub, opened at the first request.
+
+    Args:
+        access: Which hub, and as whom.
+    """
+
+    def __init__(self, access: HubAccess) -> None:
+        self.access = access
+        self._session: httpx2.Client | None = None
+        self._lock = threading.Lock()
+
+    def open(self) -> "httpx2.Client":
+        """Return the session, which the hub client uses as well.
+
+        Raises:
+            NetworkError: Work is offline.
+        """
+        if self.access.offline:
+            raise NetworkError("the hub is not asked: HF_HUB_OFFLINE is set", hint="Unset HF_HUB_OFFLINE.")
+        with self._lock:
+            if self._session is None:
+                from huggingface_hub import get_session, set_client_factory
+
+                set_client_factory(lambda: _session(self.access.timeout))
+                self._session = get_session()
+            return self._session
+
+    def api(self) -> "HfApi":
+        """Return the hub client, for one call or many.
+
+        Raises:
+            NetworkError: Work is offline.
+        """
+        from huggingface_hub import HfApi
+
+        self.open()
+        return HfApi(endpoint=self.access.endpoint, token=self.access.token or False, library_name="mlxk")
+
+    def file_url(self, name: str, commit: str, path: str) -> str:
+        """Return where a file of a revision is."""
+        from urllib.parse import quote
+
+        return f"{self.access.endpoint}/{name}/resolve/{commit}/{quote(path)}"
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers of a plain request; the session drops the token when it is sent to another host."""
+        from huggingface_hub.utils import build_hf_headers
+
+        headers = build_hf_headers(token=self.access.token or False, library_name="mlxk")
+        return {**headers, "Accept-Encoding": "identity"}
+
+    def patiently(self, call: Callable[[], _ANSWER]) -> _ANSWER:
+        """Return the answer of a call that may be repeated, repeating it while the network or the hub falters."""
+        import httpx2
+
+        failures = 0
+        while True:
+            try:
+                return call()
+            except httpx2.HTTPError as error:
+                failures += 1
+                if not is_transient(error) or failures > self.access.patience.retries:
+                    raise
+                time.sleep(self.access.patience.wait(failures, retry_after(error)))
+
+
+def is_transient(error: "httpx2.HTTPError") -> bool:
+    """Whether the same request may succeed later."""
+    import httpx2
+
+    status = _status(error)
+    return status in TRANSIENT_STATUSES if status else isinstance(error, httpx2.TransportError)
+
+
+def retry_after(error: "httpx2.HTTPError") -> float | None:
+    """Return the seconds the hub asks to wait, if it does."""
+    response = getattr(error, "response", None)
+    return None if response is None else seconds_asked(response.headers.get("Retry-After"))
+
+
+def seconds_asked(value: str | None) -> float | None:
+    """Return the seconds that a ``Retry-After`` header means: a number, or a date."""
+    if not value:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    when = email.utils.parsedate_to_datetime(value) if "," in value else None
+    return max(0.0, when.timestamp() - time.time()) if when else None
+
+
+@contextmanager
+def in_our_words(name: str, revision: str | None, access: HubAccess) -> Iterator[None]:
+    """Translate what the hub client raises inside the block.
+
+    Raises:
+        MlxkError: One of those that ``ModelHub`` names.
+    """
+    import httpx2
+
+    try:
+        yield
+    except (httpx2.HTTPError, ConnectionError) as error:
+        raise _translated(error, name, revision, access) from error
+
+
+def _translated(error: Exception, name: str, revision: str | None, access: HubAccess) -> MlxkError:
+    from huggingface_hub import errors
+
+    how = "Set HF_TOKEN to a token that may." if not access.token else "Check what the token in HF_TOKEN may see."
+    if isinstance(error, errors.GatedRepoError):
+        terms = f"Accept the terms at {access.endpoint}/{name}"
+        hint = f"{terms} and set HF_TOKEN." if not access.token else f"{terms} with the account of HF_TOKEN."
+        return AccessDeniedError(f"'{name}' is gated: its author decides who may have it", hint=hint)
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return ModelNotFoundError(f"'{name}' is not on the hub, or is private and not shown to you", hint=how)
+    if isinstance(error, errors.RevisionNotFoundError):
+        return RevisionNotFoundError(f"'{name}' has no revision '{revision}' on the hub")
+    if isinstance(error, errors.DisabledRepoError):
+        return AccessDeniedError(f"'{name}' has been disabled on the hub")
+    status = _status(error)
+    if status in {401, 403}:
+        return AccessDeniedError(f"the hub denies access to '{name}' (HTTP {status})", hint=how)
+    if status in TRANSIENT_STATUSES:
+        return NetworkError(f"the hub is not well (HTTP {status})", hint="Try again later; what arrived is kept.")
+    if status:
+        return DownloadFailedError(f"the hub refuses the request for '{name}' (HTTP {status})")
+    return NetworkError(f"the hub at {access.endpoint} cannot be reached: {reason_of(error)}")
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what is wrong with the network, in words; some errors of sockets have none of their own."""
+    import httpx2
+
+    if isinstance(error, httpx2.TimeoutException):
+        return "no answer in time"
+    return str(error).strip() or type(error).__name__
+
+
+def _status(error: Exception) -> int | None:
+    response = getattr(error, "response", None)
+    return response.status_code if response is not None else None
+
+
+def _session(timeout: float) -> "httpx2.Client":
+    import httpx2
+
+    limits = httpx2.Timeout(timeout, pool=None)
+
+    def limit(request: httpx2.Request) -> None:
+        """The hub client asks for no limit on its requests; give them ours."""
+        if not any((request.extensions.get("timeout") or {}).values()):
+            request.extensions["timeout"] = limits.as_dict()
+
+    return httpx2.Client(event_hooks={"request": [limit]}, follow_redirects=True, timeout=limits)

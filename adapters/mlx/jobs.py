@@ -1,0 +1,54 @@
+"""One answer on its way through the engine: what it runs on, and where it stands."""
+
+from collections.abc import Callable
+
+import attrs
+
+from mlxk.adapters.mlx.answer import Answer
+from mlxk.adapters.mlx.batch import DecodeBatch, Row
+from mlxk.adapters.mlx.prefill import Prefill
+from mlxk.adapters.mlx.residency import Resident
+
+
+@attrs.define(eq=False)
+class Job:
+    """One answer to compute."""
+
+    row: Row
+    residents: tuple[Resident, ...]
+    """The model, leased."""
+    on_start: Callable[[], None]
+    """Called once, when it no longer queues."""
+    alone: bool = False
+    """Whether it decodes in a batch of its own."""
+    prefill: Prefill | None = None
+    """While its prompt is computed."""
+    batch: DecodeBatch | None = None
+    """While it decodes."""
+
+    @property
+    def answer(self) -> Answer:
+        """The answer."""
+        return self.row.answer
+
+    @property
+    def resident(self) -> Resident:
+        """The model."""
+        return self.residents[0]
+
+    @property
+    def identity(self) -> str:
+        """Under which its cache may be shared with others."""
+        return self.resident.model.identity
+
+    @property
+    def tokens(self) -> list[int]:
+        """Everything the model is to read before it goes on: the prompt and what it said already."""
+        return [*self.answer.prompt, *self.answer.generated]
+
+    @property
+    def tokens_left(self) -> int:
+        """Prompt tokens still to compute; a guess before it has begun."""
+        if self.prefill is not None:
+            return self.prefill.remaining
+        return len(self.answer.prompt) + len(self.answer.generated) - 1

@@ -1,0 +1,86 @@
+"""Port: changing the model cache: reserving a model, seeing who else works on it, removing it."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import attrs
+
+
+@attrs.frozen
+class LockHolder:
+    """Another process that is working on a model."""
+
+    process: int | None
+    """Its id; None when the system does not tell."""
+    activity: str
+    """What it does, in words that follow "which is"."""
+
+    def __str__(self) -> str:
+        who = f"process {self.process}" if self.process else "another process"
+        return f"{who}, which is {self.activity}"
+
+
+@attrs.frozen
+class Removal:
+    """What removing a model, or revisions of it, takes away."""
+
+    name: str
+    """``org/name``."""
+    revisions: tuple[str, ...]
+    """Snapshots that go, sorted; empty for a download that never finished a file."""
+    whole: bool
+    """Whether nothing of the model stays."""
+    size_bytes: int
+    """What the disk gets back: the sizes of all files that only these revisions use."""
+    lock_files: int = 0
+    """Lock files that nobody holds and that go as well."""
+
+
+class CacheEditor(Protocol):
+    """Writes to the model cache. Two processes never write to the same model at once."""
+
+    @abstractmethod
+    def reserve(
+        self, name: str, activity: str, wait: Callable[[LockHolder], None] | None = None
+    ) -> AbstractContextManager[None]:
+        """Keep other processes of ours off a model for the length of a ``with`` block.
+
+        Args:
+            name: ``org/name``; it need not be cached.
+            activity: What will be done, for those who have to wait.
+            wait: Called once when somebody else has it; entering the block then waits. None means not to wait.
+
+        Raises:
+            LocksPresentError: Somebody else has it and ``wait`` is None.
+            StorageError: The cache cannot be written to.
+        """
+
+    @abstractmethod
+    def holders(self, name: str) -> tuple[LockHolder, ...]:
+        """Return who works on files of a model right now, whichever program it is, ourselves excepted."""
+
+    @abstractmethod
+    def free_bytes(self) -> int | None:
+        """Return how much the disk of the cache can still take; None when it does not tell."""
+
+    @abstractmethod
+    def plan_removal(self, name: str, revision: str | None = None) -> Removal | None:
+        """Return what a removal would take away, or None when the model is not cached.
+
+        Args:
+            name: ``org/name``.
+            revision: The directory name of a snapshot; None means the whole model.
+
+        Raises:
+            StorageError: The cache cannot be read.
+        """
+
+    @abstractmethod
+    def remove(self, removal: Removal) -> None:
+        """Take away what was planned; what is gone already is no failure. Call it inside ``reserve``.
+
+        Raises:
+            StorageError: A file cannot be removed; the model is then damaged, and removing it again continues.
+        """

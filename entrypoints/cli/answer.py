@@ -1,0 +1,78 @@
+"""Turns a stream of events into an answer, writing it out as it comes when that is asked for.
+
+The answer goes to standard output, since it is data; what the model thinks goes to standard error, since it is talk.
+"""
+
+import attrs
+
+from mlxk.application.ports.text_generator import TextStream
+from mlxk.domain.conversation import ToolCall
+from mlxk.domain.errors import ExecutionError
+from mlxk.domain.generation import Finished, ReasoningDelta, TextDelta, ToolCallDelta
+from mlxk.entrypoints.cli.output import Output
+
+
+@attrs.frozen
+class Answer:
+    """A complete answer."""
+
+    text: str
+    reasoning: str
+    tool_calls: tuple[ToolCall, ...]
+    finished: Finished
+
+
+@attrs.define
+class AnswerReader:
+    """Reads one stream to its end; what was read so far stays readable when the stream fails."""
+
+    output: Output
+    live: bool
+    """Whether to write the answer as it comes."""
+    show_reasoning: bool
+    text: list[str] = attrs.field(factory=list)
+    reasoning: list[str] = attrs.field(factory=list)
+    calls: dict[int, ToolCall] = attrs.field(factory=dict)
+
+    def read(self, stream: TextStream) -> Answer:
+        """Gather the answer.
+
+        Raises:
+            MlxkError: Whatever the stream failed with.
+        """
+        for event in stream:
+            match event:
+                case TextDelta():
+                    self._text(event.text)
+                case ReasoningDelta():
+                    self._reasoning(event.text)
+                case ToolCallDelta():
+                    self._call(event)
+                case Finished():
+                    self._end_line()
+                    return Answer("".join(self.text), "".join(self.reasoning), tuple(self.calls.values()), event)
+        raise ExecutionError("the answer ended without its last event")
+
+    def _text(self, text: str) -> None:
+        if self.live and self.reasoning and not self.text and self.show_reasoning:
+            self.output.note("")
+        self.text.append(text)
+        if self.live:
+            self.output.text(text)
+
+    def _reasoning(self, text: str) -> None:
+        self.reasoning.append(text)
+        if self.live and self.show_reasoning:
+            self.output.aside(text)
+
+    def _call(self, delta: ToolCallDelta) -> None:
+        known = self.calls.get(delta.index)
+        arguments = (known.arguments if known else "") + delta.call.arguments
+        self.calls[delta.index] = attrs.evolve(known or delta.call, arguments=arguments)
+
+    def _end_line(self) -> None:
+        """End the line of what was written live."""
+        if self.live and self.text:
+            self.output.line()
+        elif self.live and self.reasoning and self.show_reasoning:
+            self.output.note("")

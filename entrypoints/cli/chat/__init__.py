@@ -1,0 +1,1 @@
+"""The chat: a loop on the terminal, its slash commands, and its transcript files."""

@@ -1,0 +1,138 @@
+"""The chat on a terminal: reads a line, answers it, until the user leaves.
+
+Not on a terminal there is no loop: all of standard input is one prompt, answered once.
+"""
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from mlxk.domain.errors import MlxkError, StorageError
+from mlxk.entrypoints.cli.answer import Answer, AnswerReader
+from mlxk.entrypoints.cli.chat.input import Command, Prompt, read_line, wants_more
+from mlxk.entrypoints.cli.chat.session import ChatSession
+from mlxk.entrypoints.cli.commands import sampling_flags
+from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.spinner import Spinner
+from mlxk.entrypoints.settings import Settings
+
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
+
+    from mlxk.entrypoints.container import Container
+
+BANNER = "Chatting with {model}. /help lists the commands, Ctrl-D leaves."
+
+
+def chat(
+    arguments: argparse.Namespace, settings: Settings, container: "Container", output: Output, opening: str
+) -> int:
+    """Chat until the user leaves; ``opening`` is the first prompt when it is not empty."""
+    resolve = container.use_cases.resolve_model()
+    session = ChatSession(
+        generate=container.use_cases.generate_text(),
+        check_model=lambda reference: resolve(reference).name,
+        model=arguments.model,
+        settings=sampling_flags.settings(arguments),
+        system=arguments.system,
+        show_reasoning=not arguments.no_reasoning,
+    )
+    session.settings.validate()
+    resolve(arguments.model)
+    if not sys.stdin.isatty():
+        prompt = opening or sys.stdin.read()
+        if prompt.strip():
+            _answer(session, output, prompt)
+        return DONE
+    output.note(BANNER.format(model=arguments.model))
+    if opening:
+        _handle(session, output, Prompt(opening))
+    terminal = _terminal(settings)
+    while not session.finished:
+        line = _read(terminal)
+        if line is None:
+            break
+        _handle_line(session, output, line)
+    return DONE
+
+
+def _terminal(settings: Settings) -> "PromptSession[str]":
+    """Open the line editor, with its history file when that can be written."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.filters import Condition
+    from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+
+    history: History = InMemoryHistory()
+    try:
+        os.makedirs(os.path.dirname(settings.chat_history), mode=0o700, exist_ok=True)
+        os.close(os.open(settings.chat_history, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+        history = FileHistory(settings.chat_history)
+    except OSError:
+        history = InMemoryHistory()  # a read-only home costs the history, not the chat
+    terminal: PromptSession[str] = PromptSession(history=history)
+    terminal.multiline = Condition(lambda: wants_more(terminal.default_buffer.text))
+    return terminal
+
+
+def _read(terminal: "PromptSession[str]") -> str | None:
+    """Return the next input; None when the user leaves with Ctrl-D, an empty one after Ctrl-C."""
+    try:
+        return terminal.prompt(">>> ", prompt_continuation="... ")
+    except EOFError:
+        return None
+    except KeyboardInterrupt:
+        return ""
+
+
+def _handle_line(session: ChatSession, output: Output, line: str) -> None:
+    try:
+        meaning = read_line(line)
+    except MlxkError as error:
+        output.failure(None, error)
+        return
+    if meaning is not None:
+        _handle(session, output, meaning)
+
+
+def _handle(session: ChatSession, output: Output, meaning: Prompt | Command) -> None:
+    """Answer or obey; a failure is told, and the chat goes on."""
+    try:
+        if isinstance(meaning, Command):
+            told = session.obey(meaning)
+            if told:
+                output.note(told)
+        else:
+            _answer(session, output, meaning.text)
+    except MlxkError as error:
+        output.failure(None, error)
+    except OSError as error:
+        output.failure(None, StorageError(f"standard output: {error.strerror}"))
+
+
+def _answer(session: ChatSession, output: Output, prompt: str) -> None:
+    """Answer one prompt; Ctrl-C stops the answer, and what was said until then is kept."""
+    reader = AnswerReader(output, live=True, show_reasoning=session.show_reasoning)
+    try:
+        with Spinner(output, "Thinking") as spinner:
+            stream = session.ask(prompt)
+            spinner.stop()
+        with stream:
+            answer = reader.read(stream)
+    except KeyboardInterrupt:
+        output.line()
+        output.note("[stopped]")
+        if reader.text:
+            session.keep(prompt, "".join(reader.text))
+        return
+    session.keep(prompt, answer.text)
+    if session.verbose:
+        output.note(_speed(answer))
+
+
+def _speed(answer: Answer) -> str:
+    usage, timings = answer.finished.usage, answer.finished.timings
+    rate = usage.completion_tokens / timings.generation_seconds if timings.generation_seconds > 0 else 0.0
+    cached = f", {usage.cached_tokens} cached" if usage.cached_tokens else ""
+    return f"[{usage.completion_tokens} tokens, {rate:.1f} tokens/s; prompt {usage.prompt_tokens} tokens{cached}]"

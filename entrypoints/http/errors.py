@@ -1,0 +1,73 @@
+"""Errors as the wire shows them: one body that clients of OpenAI and of mlx-knife both understand."""
+
+from collections.abc import Mapping
+
+import falcon
+
+from mlxk.domain.errors import (
+    InternalError,
+    MethodNotAllowedError,
+    MlxkError,
+    NotFoundError,
+    PayloadTooLargeError,
+    UnsupportedMediaTypeError,
+    ValidationError,
+)
+from mlxk.entrypoints.http.http_status import HTTP_STATUS
+
+PARAMETER_OF_CODE = {
+    "model_not_found": "model",
+    "ambiguous_match": "model",
+    "hash_not_found": "model",
+    "model_unhealthy": "model",
+    "incompatible_model": "model",
+    "untrusted_model_code": "model",
+    "backend_not_installed": "model",
+    "insufficient_memory": "model",
+}
+"""Which field of a request is at fault, for failures that cannot say it themselves."""
+
+RETRY_SECONDS = {"queue_full": 1, "server_shutdown": 5, "request_timeout": 1}
+"""What ``Retry-After`` says."""
+
+
+def status_of(error: MlxkError) -> int:
+    """Return the HTTP status of a failure."""
+    return HTTP_STATUS[error.code]
+
+
+def error_document(error: MlxkError, request_id: str | None) -> Mapping[str, object]:
+    """Return the body of an error response, and of an error event inside a stream."""
+    problems = error.detail.get("problems") if error.detail else None
+    parameter = problems[0]["param"] if isinstance(problems, list) and problems else PARAMETER_OF_CODE.get(error.code)
+    optional = {"hint": error.hint, "matches": list(error.matches), "detail": error.detail}
+    return {
+        "status": "error",
+        "error": {
+            "type": error.code,
+            "message": error.message,
+            "code": error.code,
+            "param": parameter,
+            "retryable": error.retryable,
+            **{key: value for key, value in optional.items() if value},
+        },
+        "request_id": request_id,
+    }
+
+
+def translate(error: falcon.HTTPError) -> MlxkError:
+    """Return a failure of Falcon's as one of ours; its texts may quote the request, so they are not used."""
+    if error.status_code == 404:
+        return NotFoundError("There is nothing at this address.", hint="GET /openapi.json lists what there is.")
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "") if isinstance(error.headers, dict) else ""
+        return MethodNotAllowedError(f"This address takes {allowed or 'another method'}.")
+    if error.status_code == 413:
+        return PayloadTooLargeError("The request body is larger than the server takes.")
+    if error.status_code == 415:
+        return UnsupportedMediaTypeError(
+            "The body must be JSON.", hint="Send the header Content-Type: application/json"
+        )
+    if error.status_code >= 500:
+        return InternalError("The server met an unexpected condition; its log says more.")
+    return ValidationError("The request is malformed.")

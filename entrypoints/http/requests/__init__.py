@@ -1,0 +1,1 @@
+"""What clients may ask: the bodies of requests, read strictly, and turned into domain values."""

@@ -1,0 +1,234 @@
+"""JSON into attrs classes with cattrs, strictly: no value is coerced, and every fault is found, with its path.
+
+cattrs by itself turns "5" into 5 and takes a string for a list of characters; the hooks here do not. Ranges stand in
+the types (``Annotated[float, Range(0, 2)]``), so that they are checked with them.
+"""
+
+import math
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, TypeVar, get_args, get_origin
+
+import attrs
+from cattrs import Converter
+from cattrs.cols import list_structure_factory
+from cattrs.errors import AttributeValidationNote, BaseValidationError, IterableValidationNote
+from cattrs.gen import make_dict_structure_fn
+
+from mlxk.entrypoints.http.requests.faults import Fault
+
+T = TypeVar("T")
+Hook = Callable[[object, object], object]
+
+_SHOWN_BELOW = 1e12
+"""Larger numbers are not repeated in messages."""
+
+MAX_FAULTS = 100
+"""Faults collected from one body; a list of a million wrong entries is told from fewer."""
+
+
+@attrs.frozen
+class Range:
+    """Bounds of a number, or of the length of a string or list; None is no bound."""
+
+    low: float | None = None
+    high: float | None = None
+    low_open: bool = False
+    """Whether the lower bound itself is not allowed."""
+
+    def fault(self, value: object) -> str | None:
+        """Return what is wrong with a value, or None."""
+        if isinstance(value, (str, list, dict)):
+            noun = "characters" if isinstance(value, str) else "entries"
+            return self._outside(len(value), f" {noun}", "have ")
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return self._outside(value, "", "be ")
+        return None
+
+    def _outside(self, value: float, unit: str, verb: str) -> str | None:
+        got = f" (got {value:g})" if abs(value) < _SHOWN_BELOW else ""
+        if self.low is not None and (value <= self.low if self.low_open else value < self.low):
+            return f"must {verb}{'above' if self.low_open else 'at least'} {self.low:g}{unit}{got}"
+        if self.high is not None and value > self.high:
+            return f"must {verb}at most {self.high:g}{unit}{got}"
+        return None
+
+
+@attrs.frozen
+class Choice:
+    """A closed set of strings."""
+
+    values: tuple[str, ...]
+
+    def fault(self, value: object) -> str | None:
+        """Return what is wrong with a value, or None."""
+        return None if value in self.values else f"must be one of {', '.join(self.values)}"
+
+
+Bound = Range | Choice
+
+
+class StrictConverter:
+    """Structures JSON values into attrs classes."""
+
+    def __init__(self) -> None:
+        self.cattrs = Converter(detailed_validation=True)
+        for kind, hook in _SCALARS.items():
+            self.cattrs.register_structure_hook(kind, hook)
+        self.cattrs.register_structure_hook_factory(attrs.has, self._object_hook)
+        self.cattrs.register_structure_hook_factory(lambda kind: _origin(kind) is list, self._list_hook)
+        self.cattrs.register_structure_hook_factory(lambda kind: _origin(kind) is dict, self._dict_hook)
+        self.cattrs.register_structure_hook_factory(_is_bounded, self._bounded_hook)
+
+    def union(self, kind: object, choose: Callable[[object], object]) -> None:
+        """Register how the member of a union is chosen by the value.
+
+        Args:
+            kind: The union, exactly as it stands in a field.
+            choose: Returns the member for a JSON value, or raises ``TypeError`` or ``ValueError`` with what is wrong.
+        """
+
+        def hook(value: object, _: object) -> object:
+            return None if value is None else self.cattrs.structure(value, typing.cast("type[object]", choose(value)))
+
+        self.cattrs.register_structure_hook_func(lambda other: other == kind, hook)
+
+    def structure(self, value: object, kind: type[T]) -> tuple[T | None, tuple[Fault, ...]]:
+        """Return the structured value, or None and everything wrong with it."""
+        try:
+            return self.cattrs.structure(value, kind), ()
+        except BaseValidationError as error:
+            return None, tuple(fault for fault, _ in zip(_walk(error), range(MAX_FAULTS), strict=False))
+        except (TypeError, ValueError) as error:
+            return None, (Fault("", str(error)),)
+
+    def _object_hook(self, kind: type[Any]) -> Hook:
+        structure = make_dict_structure_fn(kind, self.cattrs, _cattrs_detailed_validation=True)
+
+        def hook(value: object, _: object) -> object:
+            if not isinstance(value, dict):
+                raise TypeError(_expected("an object", value))
+            return structure(value, kind)
+
+        return hook
+
+    def _list_hook(self, kind: type[Any]) -> Hook:
+        structure = list_structure_factory(kind, self.cattrs)
+
+        def hook(value: object, _: object) -> object:
+            if not isinstance(value, list):
+                raise TypeError(_expected("an array", value))
+            return structure(value, kind)
+
+        return hook
+
+    def _dict_hook(self, kind: type[Any]) -> Hook:
+        _, entry = get_args(kind)
+        structure = self.cattrs.get_structure_hook(entry)
+
+        def hook(value: object, _: object) -> object:
+            if not isinstance(value, dict):
+                raise TypeError(_expected("an object", value))
+            try:
+                return {key: structure(each, entry) for key, each in value.items()}
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"each entry {error}") from error
+
+        return hook
+
+    def _bounded_hook(self, kind: type[Any]) -> Hook:
+        inner, *marks = get_args(kind)
+        bounds = [mark for mark in marks if isinstance(mark, Bound)]
+        structure = self.cattrs.get_structure_hook(inner)
+
+        def hook(value: object, _: object) -> object:
+            fault = next((fault for bound in bounds if (fault := bound.fault(value))), None)
+            if fault is not None and _has_length(value):
+                raise ValueError(fault)  # before a million entries are looked at
+            structured: object = structure(value, inner)
+            if fault is not None:
+                raise ValueError(fault)
+            return structured
+
+        return hook
+
+
+def _origin(kind: object) -> object:
+    return get_origin(kind)
+
+
+def _has_length(value: object) -> bool:
+    return isinstance(value, (list, dict))
+
+
+def _is_bounded(kind: object) -> bool:
+    return get_origin(kind) is Annotated and any(isinstance(mark, Bound) for mark in get_args(kind)[1:])
+
+
+def _string(value: object, _: object) -> object:
+    if not isinstance(value, str):
+        raise TypeError(_expected("a string", value))
+    return value
+
+
+def _integer(value: object, _: object) -> object:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # JSON has one kind of number, and JSON Schema calls 1.0 an integer
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(_expected("an integer", value))
+    return value
+
+
+def _number(value: object, _: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(_expected("a number", value))
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise ValueError("must be a finite number") from error
+    if not math.isfinite(number):
+        raise ValueError("must be a finite number")
+    return number
+
+
+def _boolean(value: object, _: object) -> object:
+    if not isinstance(value, bool):
+        raise TypeError(_expected("true or false", value))
+    return value
+
+
+_SCALARS: Mapping[type, Hook] = {str: _string, int: _integer, float: _number, bool: _boolean}
+
+_JSON_NAMES = {
+    bool: "a boolean",
+    dict: "an object",
+    float: "a number",
+    int: "a number",
+    list: "an array",
+    str: "a string",
+    type(None): "null",
+}
+
+
+def _expected(what: str, value: object) -> str:
+    return f"must be {what}, not {_JSON_NAMES.get(type(value), 'that')}"
+
+
+def _walk(error: BaseException, path: str = "") -> Iterator[Fault]:
+    """Flatten cattrs's tree of errors."""
+    if isinstance(error, BaseValidationError):
+        for each in error.exceptions:
+            yield from _walk(each, path + _step(each, path))
+    elif isinstance(error, KeyError) and error.args:
+        yield Fault(path, "is required")
+    else:
+        yield Fault(path, str(error.args[0]) if error.args else "is malformed")
+
+
+def _step(error: BaseException, path: str) -> str:
+    for note in getattr(error, "__notes__", ()):
+        if isinstance(note, AttributeValidationNote):
+            return f".{note.name}" if path else note.name
+        if isinstance(note, IterableValidationNote):
+            return f"[{note.index}]"
+    return ""

@@ -1,0 +1,101 @@
+"""A connection: knows when its client goes, keeps a request open while its response is written, bounds the slow."""
+
+import time
+from collections.abc import Callable
+
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
+from waitress.utilities import Error
+
+from mlxk.entrypoints.http.server.task import JsonErrorTask, TwoStepTask
+
+
+class RequestExpiredError(Error):  # type: ignore[misc]  # waitress has no types
+    """A request that did not arrive completely in its time."""
+
+    code = 408
+    reason = "Request Timeout"
+
+
+class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
+    """One connection. Read on the I/O thread, served on worker threads, written by them or by a detached writer."""
+
+    error_task_class = JsonErrorTask
+    request: HTTPRequestParser | None = None
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        self._callbacks: list[Callable[[], None]] = []
+        self._task: TwoStepTask | None = None
+        self.began: float | None = None
+        """When the request that is being received began, on the monotonic clock; None between requests."""
+        self.used = False
+        """Whether a request has been served on it."""
+        super().__init__(*args, **kwargs)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being served or a response is still to be sent."""
+        return bool(self.requests or self.total_outbufs_len)
+
+    def received(self, data: bytes) -> bool:
+        """Take bytes from the client, and note when a request began."""
+        taken: bool = super().received(data)
+        if self.request is None:
+            self.began = None
+        elif self.began is None:
+            self.began = time.monotonic()
+        return taken
+
+    def expire(self) -> None:
+        """Answer a request that does not arrive completely with 408, and close."""
+        with self.requests_lock:
+            request = self.request
+            if request is None or self.requests:
+                return
+            self.request = self.began = None
+            request.error = RequestExpiredError("")
+            self.requests.append(request)
+            self.server.add_task(self)
+
+    def drop(self) -> None:
+        """Close without sending what is still unsent; callable from any thread."""
+        self.will_close = True
+        self.server.pull_trigger()
+
+    def on_disconnect(self, callback: Callable[[], None]) -> None:
+        """Have a function called once when the client goes away; at once when it has gone already."""
+        self._callbacks.append(callback)
+        if not self.connected:
+            self._tell()
+
+    def handle_close(self) -> None:
+        """Close the connection and tell whoever works for it."""
+        super().handle_close()
+        self._tell()
+
+    def service(self) -> None:
+        """Serve a request: run the application, then end the response at once or when its writer has finished."""
+        if not self.requests:  # cancelled while it waited for a thread
+            return
+        request = self.requests[0]
+        if self._task is None and request.error is None:
+            task = self._task = TwoStepTask(self, request)
+            if self.connected:
+                task.run()
+                if task.open:
+                    task.start_writer()
+                    return
+        self._callbacks = []
+        self.used = True
+        super().service()
+
+    def task_class(self, channel: "Channel", request: HTTPRequestParser) -> TwoStepTask:
+        """Return the task that already ran; waitress asks for one to end the response with."""
+        # Another thread may serve the connection's next request as soon as waitress has ended this one.
+        task, self._task = self._task, None
+        return task or TwoStepTask(channel, request)
+
+    def _tell(self) -> None:
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()

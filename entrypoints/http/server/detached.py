@@ -1,0 +1,59 @@
+"""A response that goes on after the application returned: written from one thread of ours, not from waitress's."""
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from waitress.channel import ClientDisconnected
+
+if TYPE_CHECKING:
+    from mlxk.entrypoints.http.server.task import TwoStepTask
+
+ENVIRON_DETACH = "mlxk.detach"
+"""WSGI environment: ``(on_start) -> DetachedResponse``. The application then returns an empty body."""
+
+ENVIRON_ON_DISCONNECT = "mlxk.on_disconnect"
+"""WSGI environment: ``(callback) -> None``. The callback runs once, on the I/O thread, when the client goes away."""
+
+MAX_UNREAD_BYTES = 256 * 1024
+"""What a client may leave unread; a slower one is dropped. Stays far below waitress's mark at which writing blocks."""
+
+
+class DetachedResponse:
+    """The body of a response, open until ``finish``.
+
+    ``write`` and ``finish`` are called from one thread at a time, after ``on_start`` was called; neither blocks.
+
+    Args:
+        task: The task that holds the request.
+        on_start: Called once the headers are settled and the worker thread is about to be released.
+    """
+
+    def __init__(self, task: "TwoStepTask", on_start: Callable[[], None]) -> None:
+        self._task = task
+        self._on_start = on_start
+        self._finished = threading.Lock()
+
+    def start(self) -> None:
+        """Hand over to the writer."""
+        self._on_start()
+
+    def write(self, data: bytes) -> bool:
+        """Send some of the body; return False when the client has gone, or was dropped for reading too slowly."""
+        channel = self._task.channel
+        if not channel.connected or channel.will_close:
+            return False
+        if channel.total_outbufs_len > MAX_UNREAD_BYTES:
+            channel.drop()
+            return False
+        try:
+            self._task.write(data)
+        except ClientDisconnected:
+            return False
+        return True
+
+    def finish(self) -> None:
+        """End the body; later calls do nothing."""
+        if self._finished.acquire(blocking=False):
+            channel = self._task.channel
+            channel.server.add_task(channel)

@@ -1,0 +1,47 @@
+"""The listening socket: makes room for new connections and ends those that take too long."""
+
+import time
+from typing import Any
+
+from waitress.server import TcpWSGIServer
+
+from mlxk.entrypoints.http.server.channel import Channel
+
+HEADER_SECONDS = 20.0
+"""From a request's first byte to the end of its headers."""
+
+REQUEST_SECONDS = 300.0
+"""From a request's first byte to its last."""
+
+CONNECTIONS_IN_RESERVE = 16
+"""Below the limit of connections by this many, idle ones are closed for new ones."""
+
+
+class Listener(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
+    """Accepts connections on one socket."""
+
+    channel_class = Channel
+
+    def handle_accept(self) -> None:
+        """Accept a connection, closing the idlest ones first when there are nearly too many."""
+        surplus = len(self._map) - (self.adj.connection_limit - CONNECTIONS_IN_RESERVE)
+        if surplus > 0:
+            idle = [channel for channel in self.channels() if not channel.busy]
+            for channel in sorted(idle, key=lambda each: each.last_activity)[:surplus]:
+                channel.handle_close()
+        super().handle_accept()
+
+    def maintenance(self, now: float) -> None:
+        """Close connections without activity, and expire requests that do not arrive completely."""
+        super().maintenance(now)
+        clock = time.monotonic()
+        for channel in self.channels():
+            request, began = channel.request, channel.began
+            if request is None or began is None:
+                continue
+            if clock - began > (REQUEST_SECONDS if request.headers_finished else HEADER_SECONDS):
+                channel.expire()
+
+    def channels(self) -> list[Any]:
+        """Return the open connections."""
+        return list(self.active_channels.values())

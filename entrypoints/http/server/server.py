@@ -1,0 +1,148 @@
+"""The server: one I/O thread, a pool of workers, and an orderly end.
+
+``run`` returns when the server has drained: after the first ``stop`` requests in progress are finished while the
+application refuses new ones; the second ``stop`` gives up waiting; the third leaves at once.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+from waitress import wasyncore
+from waitress.adjustments import Adjustments
+from waitress.task import ThreadedTaskDispatcher
+
+from mlxk.entrypoints.http.server.listener import Listener
+
+FIRST_REQUEST_SECONDS = 1.0
+"""How long a new connection may take to send its request while the server drains."""
+
+ABORT_SECONDS = 2.0
+"""How long requests that were told to end may take to do so."""
+
+EXIT_AT_ONCE = 130
+
+
+@attrs.frozen
+class ServerLimits:
+    """What the server grants its clients."""
+
+    threads: int = 16
+    """Requests that may be worked on at once; detached responses need none."""
+    connections: int = 1024
+    max_body_bytes: int = 16 * 2**20
+    max_header_bytes: int = 64 * 2**10
+    idle_seconds: int = 120
+    """A connection without a request is closed after this long."""
+    drain_seconds: float = 30.0
+
+
+class HttpServer:
+    """Serves a WSGI application on sockets that already listen.
+
+    Args:
+        application: The WSGI application.
+        sockets: Bound and listening.
+        limits: What clients may use.
+        on_drain: Called once when draining begins; the application refuses new work from then on.
+        on_abort: Called once when waiting has ended; the application gives up what still runs.
+    """
+
+    def __init__(
+        self,
+        application: Callable[..., Any],
+        sockets: Sequence[socket.socket],
+        limits: ServerLimits,
+        on_drain: Callable[[], None] = lambda: None,
+        on_abort: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._limits = limits
+        self._on_drain = on_drain
+        self._on_abort = on_abort
+        self._map: dict[int, Any] = {}
+        self._dispatcher = ThreadedTaskDispatcher()
+        self._dispatcher.set_thread_count(limits.threads)
+        adjustments = _adjustments(limits)
+        self._listeners = [self._listen(application, each, adjustments) for each in sockets]
+        self._stops = 0
+        self._deadline: float | None = None
+
+    def stop(self, *_: object) -> None:
+        """Begin to drain; the second call stops waiting, the third leaves. Callable from a signal handler."""
+        self._stops += 1
+        if self._stops > 2:
+            os._exit(EXIT_AT_ONCE)
+        self._listeners[0].pull_trigger()
+
+    def run(self) -> bool:
+        """Serve until drained; return whether every worker thread has ended."""
+        while not self._drained():
+            wasyncore.loop(timeout=1.0 if self._deadline is None else 0.05, use_poll=True, map=self._map, count=1)
+        self._dispatcher.shutdown(timeout=ABORT_SECONDS)
+        for channel in self._channels():
+            channel.handle_close()
+        wasyncore.close_all(self._map)
+        return not self._dispatcher.threads
+
+    def _drained(self) -> bool:
+        """Move the end forward; return whether it is reached."""
+        if self._stops == 0:
+            return False
+        now = time.monotonic()
+        if self._deadline is None:
+            self._deadline = now + self._limits.drain_seconds
+            self._on_drain()
+        for channel in self._channels():
+            if not channel.busy and (channel.used or time.time() - channel.creation_time > FIRST_REQUEST_SECONDS):
+                channel.handle_close()
+        if not any(channel.busy for channel in self._channels()):
+            return True
+        if self._stops > 1:
+            self._deadline = min(self._deadline, now)
+        if now < self._deadline:
+            return False
+        self._abort(now + ABORT_SECONDS)
+        return True
+
+    def _abort(self, end: float) -> None:
+        self._on_abort()
+        while time.monotonic() < end and any(channel.busy for channel in self._channels()):
+            wasyncore.loop(timeout=0.05, use_poll=True, map=self._map, count=1)
+        for channel in self._channels():
+            channel.handle_close()
+
+    def _channels(self) -> list[Any]:
+        return [channel for listener in self._listeners for channel in listener.channels()]
+
+    def _listen(self, application: Callable[..., Any], sock: socket.socket, adjustments: Adjustments) -> Listener:
+        place = (sock.family, sock.type, sock.proto, sock.getsockname())
+        return Listener(
+            application,
+            self._map,
+            True,
+            sock,
+            dispatcher=self._dispatcher,
+            adj=adjustments,
+            bind_socket=False,
+            sockinfo=place,
+        )
+
+
+def _adjustments(limits: ServerLimits) -> Adjustments:
+    return Adjustments(
+        threads=limits.threads,
+        connection_limit=limits.connections,
+        max_request_body_size=limits.max_body_bytes,
+        max_request_header_size=limits.max_header_bytes,
+        channel_timeout=limits.idle_seconds,
+        cleanup_interval=1,
+        asyncore_use_poll=True,  # select() ends the process at the 1024th descriptor
+        channel_request_lookahead=1,  # with none, a disconnect is not noticed before the response is written
+        recv_bytes=65536,
+        ident=None,
+        log_socket_errors=False,  # clients go; that is no error
+        server_name="mlxk",
+    )

@@ -1,0 +1,75 @@
+"""The wiring: nothing is undefined, everything can be built, and what is built meets its port."""
+
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxk.entrypoints.container import Adapters, UseCases, build
+from mlxk.entrypoints.injection import providers
+from mlxk.entrypoints.settings import Settings, read_settings
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Return the settings of a machine with nothing on it."""
+    return read_settings({"HOME": str(tmp_path)})
+
+
+def provided(container: Any) -> dict[str, Any]:
+    """Return the providers of a container that build something, by name."""
+    kinds = (providers.Factory, providers.ThreadSafeSingleton)
+    return {name: provider for name, provider in container.providers.items() if isinstance(provider, kinds)}
+
+
+def test_every_dependency_is_defined(settings: Settings) -> None:
+    container = build(settings)
+    container.adapters.check_dependencies()
+    container.use_cases.check_dependencies()
+
+
+@pytest.mark.parametrize("name", provided(Adapters))
+def test_every_adapter_can_be_built_and_meets_its_port(name: str, settings: Settings) -> None:
+    adapter = getattr(build(settings).adapters, name)()
+    port = "".join(word.capitalize() for word in name.split("_"))
+    ports = [kind.__name__ for kind in type(adapter).__mro__ if kind.__module__.startswith("mlxk.application.ports.")]
+    assert any(kind in {port, f"{port.removesuffix('s')}Store"} for kind in ports), (name, ports)
+    assert not type(adapter).__module__.startswith("mlxk.adapters.in_memory.")
+
+
+@pytest.mark.parametrize("name", provided(UseCases))
+def test_every_use_case_can_be_built(name: str, settings: Settings) -> None:
+    use_case = getattr(build(settings).use_cases, name)()
+    assert type(use_case).__name__ == "".join(word.capitalize() for word in name.split("_"))
+    assert callable(use_case)
+
+
+def test_every_use_case_is_wired(settings: Settings, root: Path) -> None:
+    modules = {path.stem for path in (root / "application" / "use_cases").glob("*.py")} - {"__init__"}
+    assert modules == set(provided(UseCases))
+
+
+def test_an_adapter_is_built_once_even_when_asked_for_by_many_threads_at_once(settings: Settings) -> None:
+    adapters = build(settings).adapters
+    start, built = threading.Barrier(8), []
+
+    def ask() -> None:
+        start.wait()
+        built.append(adapters.model_cache())
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(built) == 8
+    assert len(set(map(id, built))) == 1
+
+
+def test_every_adapter_but_the_doubles_is_named_in_the_container_or_by_another_of_its_folder(root: Path) -> None:
+    wiring = (root / "entrypoints" / "container.py").read_text(encoding="utf-8")
+    named = set(re.findall(r"mlxk\.adapters\.([a-z_]+)", wiring))
+    folders = {path.parent.name for path in (root / "adapters").glob("*/__init__.py")}
+    assert folders - named == {"in_memory"}

@@ -1,0 +1,146 @@
+"""Documents that say what is true: help, tables, links, commands and decisions are held against the program."""
+
+import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mlxk.entrypoints.cli.commands import COMMANDS
+from mlxk.entrypoints.cli.parser import build_parser
+
+if TYPE_CHECKING:
+    import subprocess
+
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "contracts" / "README.md"])
+DECISIONS = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
+SECTIONS = ["Context and problem", "Considered options", "Decision", "Consequences", "Confirmation"]
+
+
+def ids(paths: list[Path]) -> list[str]:
+    """Return the names of files, for the report."""
+    return [path.relative_to(ROOT).as_posix() for path in paths]
+
+
+def read(path: Path) -> str:
+    """Return the text of a document."""
+    return path.read_text(encoding="utf-8")
+
+
+def json_api_tables() -> ModuleType:
+    """Load the tool that writes the field tables."""
+    spec = importlib.util.spec_from_file_location("json_api_tables", ROOT / "tools" / "json_api_tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_is_short() -> None:
+    assert len(read(ROOT / "README.md").splitlines()) <= 200
+
+
+def test_the_help_in_the_readme_is_the_real_one(mlxk: Program) -> None:
+    help_text = mlxk("--help", COLUMNS="80").stdout
+    assert f"```console\n$ mlxk --help\n{help_text}```" in read(ROOT / "README.md")
+
+
+def test_the_field_tables_are_in_step_with_the_schemas() -> None:
+    tool: Any = json_api_tables()
+    page = read(ROOT / "docs" / "json-api.md")
+    assert tool.filled(page) == page
+
+
+def test_every_object_of_every_schema_has_a_field_table() -> None:
+    import json
+
+    page = read(ROOT / "docs" / "json-api.md")
+    for path in (ROOT / "contracts" / "cli" / "v0").glob("*.schema.json"):
+        schema, name = json.loads(read(path)), path.name.removesuffix(".schema.json")
+        parts = [name] if schema.get("type") == "object" else []
+        parts += [f"{name} {part}" for part, rule in schema.get("$defs", {}).items() if rule.get("type") == "object"]
+        assert [part for part in parts if f"<!-- fields: {part} -->" not in page] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=ids(DOCUMENTS))
+def test_links_lead_to_files_that_exist(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", read(document))
+    assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=ids(DOCUMENTS))
+def test_commands_and_flags_that_are_shown_exist(document: Path) -> None:
+    parser = build_parser()
+    sub_parsers: Any = next(action for action in parser._actions if action.dest == "command")
+    unknown = []
+    for line in shown_commands(read(document)):
+        name = line.split()[1] if len(line.split()) > 1 else ""
+        flags = set(re.findall(r"(?<![\w-])--[a-z-]+", line))
+        known = set(parser._option_string_actions)
+        if name in COMMANDS:
+            known |= set(sub_parsers.choices[name]._option_string_actions)
+        elif re.fullmatch(r"[a-z]+", name):
+            unknown.append(line)
+        unknown += [f"{line}: {flag}" for flag in flags - known]
+    assert unknown == []
+
+
+def shown_commands(text: str) -> list[str]:
+    """Return the command lines of ours in code spans and code blocks, up to a pipe or a semicolon."""
+    blocks = re.findall(r"^```(?:sh|console)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+    found = [line for line in [*lines, *spans] if line.startswith("mlxk ") and "…" not in line]
+    return [re.split(r" \\?\| |;|>|#", re.sub(r"\"[^\"]*\"|'[^']*'", "''", line))[0] for line in found]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=ids(DOCUMENTS))
+def test_files_and_targets_that_are_named_exist(document: Path) -> None:
+    spans = re.findall(r"`([^`\n]+)`", read(document))
+    folders = tuple(f"{path.name}/" for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
+    paths = [span for span in spans if span.startswith(folders) and not re.search(r"[ <*…{]|NNNN|NAME", span)]
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    targets = set(re.findall(r"^([a-z][a-z-]*):", read(ROOT / "Makefile"), re.MULTILINE))
+    named = {span.split()[1] for span in spans if re.fullmatch(r"make [a-z-]+", span)}
+    assert named - targets == set()
+
+
+@pytest.mark.parametrize("decision", DECISIONS, ids=ids(DECISIONS))
+def test_a_decision_is_short_complete_and_confirmed_by_tests_that_exist(decision: Path) -> None:
+    text = read(decision)
+    assert len(text.splitlines()) <= 80
+    assert [section for section in SECTIONS if f"\n## {section}\n" not in text] == []
+    assert "- Bad: " in text
+    confirmation = text.partition("\n## Confirmation\n")[2]
+    tests = re.findall(r"`(tests/[^`]+\.py)`", confirmation)
+    assert tests
+    assert [test for test in tests if not (ROOT / test).exists()] == []
+
+
+def test_every_decision_is_in_the_index() -> None:
+    index = read(ROOT / "docs" / "adr" / "README.md")
+    listed = re.findall(r"^\| \[(\d{4})\]\(([^)]+)\)", index, re.MULTILINE)
+    assert listed == [(path.name[:4], path.name) for path in DECISIONS]
+    assert [number for number, _ in listed] == [f"{number:04}" for number in range(1, len(DECISIONS) + 1)]
+
+
+def test_the_changelog_begins_with_what_is_not_released() -> None:
+    headings = re.findall(r"^## (.+)$", read(ROOT / "CHANGELOG.md"), re.MULTILINE)
+    assert headings[0] == "[Unreleased]"
+
+
+def test_the_map_of_the_readme_names_every_folder() -> None:
+    text = read(ROOT / "README.md")
+    kept = {"domain", "application", "adapters", "entrypoints", "contracts", "tests", "docs", "tools", "benchmarks"}
+    missing = [f"{layer}/" for layer in kept if f"{layer}/" not in text]
+    for layer in ("adapters", "entrypoints"):
+        folders = (path.parent.name for path in (ROOT / layer).glob("*/__init__.py"))
+        missing += [f"{layer}/{folder}/" for folder in folders if f"{folder}/" not in text]
+    assert missing == []

@@ -1,0 +1,73 @@
+"""The direction of imports, checked by import-linter, and that the check would notice."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+Sources = dict[str, ast.Module]
+LAYERS = ("domain", "application", "adapters", "entrypoints", "contracts")
+
+FORBIDDEN = {
+    "a framework in the domain": ("domain/capabilities.py", "import falcon"),
+    "the operating system in the application": ("application/ports/clock.py", "import os"),
+    "an outer layer in an inner one": ("domain/health.py", "import mlxk.application.ports.clock"),
+    "an adapter in another adapter": ("adapters/system/clock.py", "import mlxk.adapters.in_memory.clock"),
+    "a use case in an adapter": ("adapters/system/clock.py", "import mlxk.application.use_cases.list_models"),
+    "an adapter in a door": ("entrypoints/cli/sizes.py", "import mlxk.adapters.system.clock"),
+    "a door in another door": ("entrypoints/pipe/prompt.py", "import mlxk.entrypoints.cli.sizes"),
+}
+
+
+def test_imports_keep_to_the_contracts(root: Path) -> None:
+    done = lint(root, root / "src")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(("path", "line"), FORBIDDEN.values(), ids=FORBIDDEN)
+def test_a_forbidden_import_is_noticed(root: Path, tmp_path: Path, path: str, line: str) -> None:
+    for layer in LAYERS:
+        pattern = shutil.ignore_patterns("__pycache__", "*.json", "*.safetensors")
+        shutil.copytree(root / layer, tmp_path / "mlxk" / layer, ignore=pattern)
+    shutil.copy(root / "src" / "mlxk" / "__init__.py", tmp_path / "mlxk")
+    shutil.copy(root / "pyproject.toml", tmp_path)
+    source = tmp_path / "mlxk" / path
+    source.write_text(f"{source.read_text(encoding='utf-8')}\n{line}\n", encoding="utf-8")
+    done = lint(tmp_path, tmp_path)
+    assert done.returncode == 1
+    assert "BROKEN" in done.stdout
+
+
+def test_dependency_injector_is_imported_in_one_place(product: Sources) -> None:
+    importers = {path for path, tree in product.items() if "dependency_injector" in imported(tree)}
+    assert importers == {"entrypoints/injection.py"}
+
+
+def test_only_the_container_imports_the_guarded_container_library(product: Sources) -> None:
+    importers = {path for path, tree in product.items() if "mlxk.entrypoints.injection" in imported(tree, whole=True)}
+    assert importers == {"entrypoints/container.py"}
+
+
+def lint(folder: Path, source: Path) -> "subprocess.CompletedProcess[str]":
+    """Run import-linter with the configuration of a folder on the package found through a source path."""
+    program = Path(sys.executable).with_name("lint-imports")
+    return subprocess.run(
+        [program, "--no-cache"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(source)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def imported(tree: ast.Module, *, whole: bool = False) -> set[str]:
+    """Return the modules a file imports, anywhere in it: their top-level names, or their whole ones."""
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    return names if whole else {name.partition(".")[0] for name in names}

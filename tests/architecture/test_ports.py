@@ -1,0 +1,82 @@
+"""Ports: abstract Protocols, each with a double and a suite, met only by classes that say so."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mlxk.adapters
+import mlxk.application.ports
+
+
+def modules(package: Any) -> Iterator[Any]:
+    """Import every module below a package, once."""
+    for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        yield importlib.import_module(info.name)
+
+
+def classes(package: Any) -> dict[str, type]:
+    """Return the public classes that are defined below a package, by name."""
+    return {
+        name: member
+        for module in modules(package)
+        for name, member in inspect.getmembers(module, inspect.isclass)
+        if member.__module__ == module.__name__ and not name.startswith("_")
+    }
+
+
+def is_protocol(kind: type) -> bool:
+    """Whether a class is a Protocol itself, not merely a subclass of one."""
+    return getattr(kind, "_is_protocol", False)
+
+
+PORTS = {name: kind for name, kind in classes(mlxk.application.ports).items() if is_protocol(kind)}
+RESULTS = {"TextStream"}
+"""Protocols that a port hands out; their adapters come with the port's."""
+
+
+@pytest.fixture(scope="module")
+def adapters() -> dict[str, type]:
+    """Return the classes of all adapters, by name."""
+    return classes(mlxk.adapters)
+
+
+@pytest.mark.parametrize("port", PORTS.values(), ids=PORTS)
+def test_every_method_of_a_port_is_abstract_and_documented(port: Any) -> None:
+    methods = {name: member for name, member in vars(port).items() if inspect.isfunction(member)}
+    own = {name for name in methods if name not in {"__init__", "_no_init_or_replace_init", "__subclasshook__"}}
+    own -= {"_proto_hook"}
+    assert own
+    assert own <= port.__abstractmethods__
+    assert all(inspect.getdoc(methods[name]) for name in own)
+
+
+@pytest.mark.parametrize("name", sorted(set(PORTS) - RESULTS))
+def test_every_port_has_a_double(name: str, adapters: dict[str, type]) -> None:
+    double = adapters[f"InMemory{name}"]
+    assert issubclass(double, PORTS[name])
+    assert double.__module__.startswith("mlxk.adapters.in_memory.")
+
+
+@pytest.mark.parametrize("name", sorted(set(PORTS) - RESULTS))
+def test_every_port_has_a_suite_that_runs_on_its_double(name: str, root: Path) -> None:
+    suites = [path.read_text(encoding="utf-8") for path in (root / "tests" / "contract" / "ports").rglob("*.py")]
+    assert any(f"InMemory{name}" in suite for suite in suites)
+
+
+@pytest.mark.parametrize("port", sorted(set(PORTS) - RESULTS))
+def test_an_adapter_that_is_named_after_a_port_subclasses_it(port: str, adapters: dict[str, type]) -> None:
+    named = {name: kind for name, kind in adapters.items() if name.endswith(port)}
+    assert len(named) >= 2
+    assert [name for name, kind in named.items() if PORTS[port] not in kind.__mro__] == []
+    assert [name for name, kind in named.items() if inspect.isabstract(kind)] == []
+
+
+@pytest.mark.parametrize("port", sorted(set(PORTS) - RESULTS))
+def test_a_subclass_of_a_port_is_named_after_it(port: str, adapters: dict[str, type]) -> None:
+    met = [name for name, kind in adapters.items() if PORTS[port] in kind.__mro__]
+    assert [name for name in met if not name.endswith(port)] == []

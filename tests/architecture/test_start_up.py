@@ -1,0 +1,106 @@
+"""What light commands import: nothing that costs seconds, and nothing that runs a model."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = {
+    "argcomplete",
+    "falcon",
+    "fastapi",
+    "huggingface_hub",
+    "jinja2",
+    "mlx",
+    "mlx_audio",
+    "mlx_lm",
+    "mlx_vlm",
+    "numpy",
+    "pydantic",
+    "requests",
+    "rich",
+    "safetensors",
+    "starlette",
+    "structlog",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "waitress",
+    "yaml",
+}
+
+PROGRAM = """
+import sys
+from mlxk.entrypoints.main import main
+status = main(sys.argv[1:])
+print(status, *sorted(sys.modules), file=sys.stderr)
+"""
+
+LIGHT = [
+    ["--version"],
+    ["--version", "--json"],
+    ["list"],
+    ["list", "--json"],
+    ["list", "--all", "--health", "--verbose"],
+    ["show", "demo"],
+    ["show", "demo", "--json"],
+    ["show", "demo", "--files"],
+    ["health"],
+    ["health", "demo", "--json"],
+    ["schema", "list"],
+    ["--help"],
+]
+
+
+def modules_after(arguments: list[str], environment: dict[str, str], folder: Path) -> tuple[int, set[str]]:
+    """Run a command in a fresh interpreter and return its status and what was imported by then."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    status, *modules = done.stderr.splitlines()[-1].split()
+    return int(status), set(modules)
+
+
+@pytest.mark.parametrize("arguments", LIGHT, ids=" ".join)
+def test_a_light_command_imports_nothing_heavy(
+    arguments: list[str], program_environment: dict[str, str], tmp_path: Path
+) -> None:
+    status, modules = modules_after(arguments, program_environment, tmp_path)
+    assert status == 0
+    assert HEAVY & {module.partition(".")[0] for module in modules} == set()
+
+
+def test_the_version_is_answered_before_anything_of_ours_is_imported(
+    program_environment: dict[str, str], tmp_path: Path
+) -> None:
+    _, modules = modules_after(["--version"], program_environment, tmp_path)
+    ours = {module for module in modules if module.partition(".")[0] == "mlxk"}
+    assert ours == {"mlxk", "mlxk.entrypoints", "mlxk.entrypoints.main"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["schema", "list"], ["list", "--fast"]], ids=" ".join)
+def test_what_needs_no_model_builds_no_container(
+    arguments: list[str], program_environment: dict[str, str], tmp_path: Path
+) -> None:
+    _, modules = modules_after(arguments, program_environment, tmp_path)
+    assert "dependency_injector" not in modules
+
+
+def test_a_light_command_loads_only_the_adapters_it_uses(program_environment: dict[str, str], tmp_path: Path) -> None:
+    _, modules = modules_after(["list", "--json"], program_environment, tmp_path)
+    ours = {module for module in modules if module.startswith("mlxk.adapters.")}
+    assert not any(module.startswith(("mlxk.adapters.in_memory", "mlxk.adapters.logging")) for module in ours)
+    assert "mlxk.adapters.mlx.text" not in ours
+
+
+def test_packages_hidden_from_the_container_library_can_be_imported_afterwards() -> None:
+    script = "import mlxk.entrypoints.injection, pydantic; print(pydantic.VERSION)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip()

@@ -1,0 +1,79 @@
+"""Tables that must be total: every error code has a place everywhere, and every setting is documented."""
+
+import re
+from pathlib import Path
+
+import attrs
+
+from mlxk.domain.errors import MlxkError, all_error_types
+from mlxk.entrypoints.cli.exit_status import EXIT_STATUS, exit_status
+from mlxk.entrypoints.http.http_status import HTTP_STATUS
+from mlxk.entrypoints.settings import VARIABLES, Settings, read_settings
+
+CODES = [error.code for error in all_error_types()]
+
+VARIABLES_OF_FIELDS = {
+    "hub_cache": {"HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"},
+    "home": {"HOME"},
+    "workspace_home": {"MLXK_WORKSPACE_HOME"},
+    "enable_pipes": {"MLXK2_ENABLE_PIPES"},
+    "log_level": {"MLXK2_LOG_LEVEL"},
+    "log_json": {"MLXK2_LOG_JSON"},
+    "color": {"NO_COLOR"},
+    "completing": {"_ARGCOMPLETE"},
+}
+"""Which variables decide each field of the settings; a new field is added here and to the page."""
+
+
+def descendants(error: type[MlxkError]) -> set[type[MlxkError]]:
+    """Return the subclasses of an error, and theirs."""
+    return {each for child in error.__subclasses__() for each in {child, *descendants(child)}}
+
+
+def test_every_error_has_a_code_of_its_own() -> None:
+    assert len(set(CODES)) == len(CODES)
+    assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", code) for code in CODES)
+    assert all("code" in vars(error) for error in all_error_types())
+
+
+def test_the_list_of_errors_is_complete() -> None:
+    ours = {error for error in descendants(MlxkError) if error.__module__.startswith("mlxk.")}
+    assert ours == set(all_error_types())
+
+
+def test_every_error_has_an_exit_status_and_no_other_code_has_one() -> None:
+    assert set(EXIT_STATUS) == set(CODES)
+    assert all(0 < exit_status(error("message")) < 256 for error in all_error_types())
+
+
+def test_every_error_has_an_http_status_and_no_other_code_has_one() -> None:
+    assert set(HTTP_STATUS) == set(CODES)
+    assert all(400 <= status < 600 for status in HTTP_STATUS.values())
+
+
+def test_every_error_is_explained_with_its_true_statuses(root: Path) -> None:
+    page = (root / "docs" / "errors.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## ([a-z_]+)\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
+    assert set(sections) == set(CODES)
+    for code, text in sections.items():
+        assert text.startswith(f"\n**Exit status {EXIT_STATUS[code]} · HTTP {HTTP_STATUS[code]}.** "), code
+        assert "*Cause:*" in text, code
+        assert "*What to do:*" in text, code
+
+
+def test_every_variable_is_documented_as_the_program_knows_it(root: Path) -> None:
+    page = (root / "docs" / "environment.md").read_text(encoding="utf-8")
+    rows = [f"| `{each.name}` | {each.meaning} | {each.values} | {each.default} |" for each in VARIABLES]
+    assert [line for line in page.splitlines() if line.startswith("| `")] == rows
+
+
+def test_every_setting_is_decided_by_documented_variables(root: Path) -> None:
+    page = (root / "docs" / "environment.md").read_text(encoding="utf-8")
+    assert set(VARIABLES_OF_FIELDS) == {field.name for field in attrs.fields(Settings)}
+    documented = set(re.findall(r"`([A-Z0-9_]+)`", page))
+    assert set.union(*VARIABLES_OF_FIELDS.values()) <= documented
+    assert {variable.name for variable in VARIABLES} <= set.union(*VARIABLES_OF_FIELDS.values())
+
+
+def test_every_setting_has_a_default() -> None:
+    assert isinstance(read_settings({"HOME": "/home/ada"}), Settings)

@@ -1,0 +1,101 @@
+"""The chat in a real pseudo-terminal."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pexpect
+import pytest
+
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
+pytestmark = pytest.mark.e2e
+PROMPT = ">>> "
+
+
+@pytest.fixture
+def terminal(program_environment: dict[str, str], tmp_path: Path) -> Iterator["pexpect.spawn[str]"]:
+    """Start a chat with the demo model on a pseudo-terminal."""
+    process = pexpect.spawn(
+        sys.executable,
+        ["-m", "mlxk", "run", "demo", "--chat"],
+        env={**os.environ, **program_environment, "TERM": "dumb", "NO_COLOR": "1"},
+        cwd=str(tmp_path),
+        encoding="utf-8",
+        timeout=20,
+        dimensions=(40, 200),
+    )
+    process.expect_exact(PROMPT)
+    yield process
+    process.close(force=True)
+
+
+def say(terminal: "pexpect.spawn[str]", line: str, expected: str) -> None:
+    """Type a line and wait for what must appear, then for the next prompt."""
+    terminal.sendline(line)
+    terminal.expect_exact(expected)
+    terminal.expect_exact(PROMPT)
+
+
+def test_a_chat_remembers_its_turns_and_leaves_on_end_of_input(terminal: "pexpect.spawn[str]") -> None:
+    say(terminal, "My name is Olga.", "Olga!")
+    say(terminal, "What is my name?", "Your name is Olga.")
+    terminal.sendeof()
+    terminal.expect(pexpect.EOF)
+    terminal.wait()
+    assert terminal.exitstatus == 0
+
+
+def test_several_lines_stand_between_triple_quotes(terminal: "pexpect.spawn[str]") -> None:
+    terminal.sendline('"""What is')
+    terminal.expect_exact("... ")
+    say(terminal, 'mlxk?"""', "mlxk is the knife")
+
+
+def test_an_interrupt_stops_the_answer_and_not_the_chat(terminal: "pexpect.spawn[str]") -> None:
+    terminal.sendintr()
+    terminal.expect_exact(PROMPT)
+    say(terminal, "hi", "Hello!")
+
+
+def test_a_conversation_is_saved_and_loaded(terminal: "pexpect.spawn[str]", tmp_path: Path) -> None:
+    say(terminal, "My name is Ada.", "Ada!")
+    say(terminal, "/save talk.json", "saved to talk.json")
+    assert [each["content"] for each in json.loads((tmp_path / "talk.json").read_text())["messages"]][0] == "My name is Ada."
+    say(terminal, "/clear", "forgotten")
+    say(terminal, "/load talk.json", "loaded 1 turns")
+    say(terminal, "What is my name?", "Your name is Ada.")
+
+
+def test_slash_commands_change_and_show_settings(terminal: "pexpect.spawn[str]") -> None:
+    say(terminal, "/help", "/set NAME VALUE")
+    say(terminal, "/set temperature 0.5", "temperature is 0.5")
+    say(terminal, "/set verbose", "verbose is set")
+    say(terminal, "/set temperature 99", "temperature must be")
+    say(terminal, "/show", "temperature: 0.5")
+    say(terminal, "/nosuch", "no command /nosuch")
+    say(terminal, "/model nosuch-model", "nosuch-model")
+    say(terminal, "/system You are a pirate.", "the system prompt is set")
+
+
+def test_typed_lines_are_remembered_in_a_private_file(
+    terminal: "pexpect.spawn[str]", program_environment: dict[str, str]
+) -> None:
+    say(terminal, "hi", "Hello!")
+    history = Path(program_environment["HOME"]) / ".local" / "state" / "mlxk" / "chat_history"
+    assert "+hi" in history.read_text()
+    assert history.stat().st_mode & 0o077 == 0
+
+
+def test_without_a_terminal_all_of_standard_input_is_one_prompt(mlxk: Program) -> None:
+    done = mlxk("run", "demo", stdin="What is mlxk?\n")
+    assert done.returncode == 0
+    assert done.stdout.startswith("mlxk is the knife")
+
+
+def test_an_empty_standard_input_ends_with_a_clear_line(mlxk: Program) -> None:
+    done = mlxk("run", "demo")
+    assert done.returncode == 2
+    assert "run needs a prompt" in done.stderr

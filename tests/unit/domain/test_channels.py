@@ -1,0 +1,102 @@
+"""Channelled answers."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlxk.domain.channels import ChannelSplitter
+from mlxk.domain.conversation import ToolCall
+from mlxk.domain.generation import ReasoningDelta, TextDelta, ToolCallDelta
+
+_TAIL = "hello<|end|><|start|>assistant"
+_ANALYSIS = "<|channel|>analysis<|message|>hm<|end|>"
+_FINAL = "<|start|>assistant<|channel|>final<|message|>42"
+_CALL = "<|start|>assistant<|channel|>commentary to=functions.add <|constrain|>json<|message|>{}"
+
+
+def _parse(text: str) -> tuple[ToolCall, ...]:
+    header, _, content = text.partition("<|message|>")
+    return (ToolCall(header.split("to=")[1].split()[0].split("<")[0], content),) if content == "{}" else ()
+
+
+def _split(
+    pieces: list[str], tail: str = _TAIL, tools: bool = True, complete: bool = True
+) -> tuple[str, str, list[str]]:
+    splitter = ChannelSplitter(tail, _parse if tools else None)
+    deltas = [delta for piece in pieces for delta in splitter.feed(piece)] + splitter.flush(complete)
+    return (
+        "".join(delta.text for delta in deltas if isinstance(delta, ReasoningDelta)),
+        "".join(delta.text for delta in deltas if isinstance(delta, TextDelta)),
+        [f"{delta.index} {delta.call.name}" for delta in deltas if isinstance(delta, ToolCallDelta)],
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (_ANALYSIS + _FINAL, ("hm", "42", [])),
+        (_ANALYSIS + _FINAL + "<|return|>", ("hm", "42", [])),
+        (_ANALYSIS + _CALL, ("hm", "", ["0 functions.add"])),
+        (_ANALYSIS + _CALL + "<|call|>" + _CALL, ("hm", "", ["0 functions.add", "1 functions.add"])),
+        (" to=functions.add<|channel|>commentary json<|message|>{}", ("", "", ["0 functions.add"])),
+        ("<|channel|>commentary<|message|>Let me see.<|end|>" + _CALL, ("", "Let me see.", ["0 functions.add"])),
+        ("<|channel|>final<|message|>a<b<|x|>c", ("", "a<b<|x|>c", [])),
+        ("<|channel|>analysis<|message|>never ended", ("never ended", "", [])),
+        ("<|channel|>analysis<|message|>a<|start|>assistant<|channel|>final<|message|>b", ("a", "b", [])),
+        ("A plain answer.", ("", "A plain answer.", [])),
+        ("to be or not", ("", "to be or not", [])),
+        (_ANALYSIS + "<|start|>assi", ("hm", "", [])),
+        (_ANALYSIS + "<|start|>assistant<|channel|>fi", ("hm", "", [])),
+        (_ANALYSIS + _CALL + "}", ("hm", _CALL + "}", [])),
+        (_ANALYSIS + "plain", ("hm", "plain", [])),
+        ("", ("", "", [])),
+    ],
+)
+def test_channels_are_told_apart(text: str, expected: tuple[str, str, list[str]]) -> None:
+    assert _split([text]) == _split(list(text)) == expected
+
+
+def test_a_prompt_may_have_begun_the_message() -> None:
+    assert _split(["hm<|end|>" + _FINAL], _TAIL + "<|channel|>analysis<|message|>") == ("hm", "42", [])
+    assert _split(["42"], _TAIL + "<|channel|>final<|message|>") == ("", "42", [])
+    assert _split(["just text"], "raw prompt") == ("", "just text", [])
+    assert _split([_ANALYSIS + _FINAL], "raw prompt") == ("hm", "42", [])
+
+
+def test_without_tools_a_recipient_means_nothing() -> None:
+    assert _split([_ANALYSIS + _CALL], tools=False) == ("hm", "{}", [])
+
+
+def test_a_call_that_was_cut_is_text() -> None:
+    assert _split([_CALL], complete=False) == ("", _CALL, [])
+
+
+def test_reasoning_and_answer_stream_as_they_come() -> None:
+    splitter = ChannelSplitter(_TAIL)
+    assert splitter.feed("<|channel|>analysis<|message|>h") == [ReasoningDelta("h")]
+    assert splitter.thinking
+    assert splitter.feed("m<|e") == [ReasoningDelta("m")]
+    assert splitter.feed("nd|><|start|>assistant<|channel|>final<|message|>") == []
+    assert splitter.feed("4") == [TextDelta("4")]
+
+
+_MARKUP = [
+    "<|start|>",
+    "assistant",
+    "<|channel|>",
+    "analysis",
+    "final",
+    " to=f",
+    "<|message|>",
+    "{}",
+    "<|end|>",
+    "x",
+    "",
+]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from([*_MARKUP, "<|en", "d|>", " ", "\n"])), st.booleans())
+def test_the_split_does_not_depend_on_the_pieces(pieces: list[str], complete: bool) -> None:
+    whole = "".join(pieces)
+    assert _split(pieces, complete=complete) == _split(list(whole), complete=complete)

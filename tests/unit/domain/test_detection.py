@@ -1,0 +1,163 @@
+"""What a model is and can do, from its files alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxk.domain.capabilities import Backend, Capability, Framework, ModelType
+from mlxk.domain.detection import context_length, detect, framework, has_chat_template, quantization
+from mlxk.domain.model_card import ModelCard
+from mlxk.domain.safetensors import SafetensorsHeader
+from mlxk.domain.snapshot import ModelSnapshot
+
+Snapshots = Callable[..., ModelSnapshot]
+TEXT = (Capability.TEXT_GENERATION,)
+CHAT = (*TEXT, Capability.CHAT)
+
+
+@given(data=st.data())
+def test_any_snapshot_can_be_described(data: st.DataObject, any_snapshot: st.SearchStrategy[ModelSnapshot]) -> None:
+    drawn = data.draw(any_snapshot)
+    facts = detect(drawn, frozenset(data.draw(st.sets(st.sampled_from(Backend)))))
+    assert facts.capabilities
+    assert len(set(facts.capabilities)) == len(facts.capabilities)
+    quantization(drawn.config)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": "mlx-community/x"},
+        {"card": ModelCard({"library_name": "mlx"})},
+        {"card": ModelCard({"tags": ("chat", "MLX")})},
+        {"files": {"config.json": {"quantization": {"bits": 4}}}},
+        {"headers": {"model.safetensors": SafetensorsHeader(metadata={"format": "mlx"})}},
+        {"source_repo": "mlx-community/x"},
+    ],
+)
+def test_every_sign_of_mlx_counts(fields: dict[str, Any], snapshot: Snapshots) -> None:
+    assert framework(snapshot(**{"name": "org/x"} | fields)) is Framework.MLX
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, Framework.PYTORCH),
+        ({"x.gguf": 300}, Framework.GGUF),
+        ({"model.safetensors": None, "sub/pytorch_model.bin": 300}, Framework.PYTORCH),
+        ({"model.safetensors": None}, Framework.UNKNOWN),
+    ],
+)
+def test_without_a_sign_of_mlx_the_files_decide(
+    files: dict[str, Any], expected: Framework, snapshot: Snapshots
+) -> None:
+    unmarked = {"model.safetensors": SafetensorsHeader(metadata={"format": "pt"})}
+    assert framework(snapshot(files, name="org/x", headers=unmarked, source_repo="org/y")) is expected
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "expected"),
+    [
+        ({}, "org/base", ModelType.BASE),
+        ({}, "org/Base-Instruct", ModelType.CHAT),
+        ({}, "chatty/base", ModelType.BASE),
+        ({"tokenizer_config.json": {"chat_template": "{{x}}"}}, "org/x", ModelType.CHAT),
+        ({"tokenizer_config.json": {"chat_template": "  "}}, "org/x", ModelType.BASE),
+        ({"tokenizer_config.json": {"chat_template": [{"name": "a", "template": "x"}]}}, "org/x", ModelType.CHAT),
+        ({"chat_template.jinja": 300}, "org/x", ModelType.CHAT),
+        ({"config.json": {"model_type": "llava"}}, "org/x", ModelType.CHAT),
+        ({"config.json": {"model_type": "whisper"}}, "org/x", ModelType.AUDIO),
+        ({"config.json": {"model_type": "bert"}}, "org/x", ModelType.EMBEDDING),
+        ({"config.json": {"model_type": "qwen3"}}, "org/Qwen3-Embedding", ModelType.EMBEDDING),
+        ({"config.json": {"model_type": "gemma3_text"}, "modules.json": 300}, "org/x", ModelType.EMBEDDING),
+        (
+            {"config.json": {"model_type": "bert", "architectures": ["BertForSequenceClassification"]}},
+            "org/x",
+            ModelType.BASE,
+        ),
+    ],
+)
+def test_the_model_type_says_what_a_model_is_for(
+    files: dict[str, Any], name: str, expected: ModelType, snapshot: Snapshots
+) -> None:
+    assert detect(snapshot(files, name=name)).model_type is expected
+
+
+def test_an_architecture_that_only_the_audio_backend_knows_is_speech(snapshot: Snapshots) -> None:
+    found = snapshot({"config.json": {"model_type": "parakeet"}})
+    assert detect(found, frozenset({Backend.MLX_AUDIO})).model_type is ModelType.AUDIO
+    assert detect(found, frozenset({Backend.MLX_AUDIO, Backend.MLX_LM})).model_type is ModelType.BASE
+
+
+def test_a_nemo_checkpoint_has_an_architecture_although_its_config_names_none(snapshot: Snapshots) -> None:
+    target = "nemo.collections.asr.models.rnnt_bpe_models.EncDecRNNTBPEModel"
+    assert detect(snapshot({"config.json": {"target": target}})).architecture == "parakeet"
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "expected"),
+    [
+        ({}, "org/x", TEXT),
+        ({}, "org/x-chat", CHAT),
+        (
+            {"config.json": {"model_type": "llava", "vision_config": {"a": 1}}},
+            "org/x",
+            (*CHAT, Capability.VISION),
+        ),
+        (
+            {"config.json": {"model_type": "gemma3n", "vision_config": {"a": 1}, "audio_config": {"a": 1}}},
+            "org/x",
+            (*TEXT, Capability.VISION, Capability.AUDIO),
+        ),
+        ({"config.json": {"model_type": "gemma4", "audio_config": None}}, "org/x", TEXT),
+        ({"config.json": {"model_type": "bert"}}, "org/x", (Capability.EMBEDDINGS,)),
+        (
+            {"config.json": {"model_type": "whisper"}},
+            "org/whisper-large-v3",
+            (Capability.AUDIO, Capability.AUDIO_TRANSLATE_EN),
+        ),
+        ({"config.json": {"model_type": "whisper"}}, "org/whisper-large-v3-turbo-4bit", (Capability.AUDIO,)),
+        ({"config.json": {"model_type": "whisper"}}, "org/whisper-tiny.en-mlx", (Capability.AUDIO,)),
+        ({"preprocessor_config.json": {}}, "org/x", (*TEXT, Capability.VISION)),
+        ({"preprocessor_config.json": {"temporal_patch_size": 2}}, "org/x", TEXT),
+        ({"preprocessor_config.json": {}, "video_preprocessor_config.json": 300}, "org/x", TEXT),
+    ],
+)
+def test_capabilities_are_listed_in_their_fixed_order(
+    files: dict[str, Any], name: str, expected: tuple[Capability, ...], snapshot: Snapshots
+) -> None:
+    assert detect(snapshot(files, name=name)).capabilities == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"max_position_embeddings": 4096}, 4096),
+        ({"n_positions": "1024"}, 1024),
+        ({"text_config": {"max_position_embeddings": 8192}}, 8192),
+        ({"max_position_embeddings": 0, "seq_len": 512}, 512),
+        ({"max_position_embeddings": True}, None),
+        ({"max_position_embeddings": -1}, None),
+        ({"max_position_embeddings": "9" * 5000}, None),
+        ({"max_position_embeddings": 10**100}, None),
+        ({"text_config": []}, None),
+        ({}, None),
+    ],
+)
+def test_the_context_length_is_the_first_sensible_number(config: dict[str, object], expected: int | None) -> None:
+    assert context_length(config) == expected
+
+
+def test_quantization_is_read_when_it_is_stated_properly() -> None:
+    stated = quantization({"quantization": {"bits": 4, "group_size": 32, "mode": "mxfp4"}})
+    assert stated is not None
+    assert (stated.bits, stated.group_size, stated.mode) == (4, 32, "mxfp4")
+    assert quantization({"quantization": {"bits": "4"}}) is None
+    assert quantization({}) is None
+
+
+def test_a_model_without_any_template_has_none(snapshot: Snapshots) -> None:
+    assert not has_chat_template(snapshot())

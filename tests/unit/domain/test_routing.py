@@ -1,0 +1,152 @@
+"""Which backend runs a model, and why none does."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxk.domain.capabilities import Backend
+from mlxk.domain.detection import detect
+from mlxk.domain.errors import CapabilityError
+from mlxk.domain.health import healthy, unhealthy
+from mlxk.domain.routing import BackendSupport, Modality, route, runtime
+from mlxk.domain.snapshot import ModelSnapshot
+
+Snapshots = Callable[..., ModelSnapshot]
+ALL = frozenset(Backend)
+VISION = {"model_type": "llava", "vision_config": {"a": 1}}
+OMNI = {"model_type": "gemma3n", "vision_config": {"a": 1}, "audio_config": {"a": 1}}
+
+
+def reason(found: ModelSnapshot, loading: frozenset[Backend] = ALL, installed: frozenset[Backend] = ALL) -> str | None:
+    """Why a whole model cannot run; None when it can."""
+    verdict = runtime(found, detect(found, loading), healthy(), BackendSupport(installed, loading))
+    assert verdict.compatible == (verdict.reason is None)
+    return verdict.reason
+
+
+@given(data=st.data())
+def test_any_snapshot_gets_a_verdict(data: st.DataObject, any_snapshot: st.SearchStrategy[ModelSnapshot]) -> None:
+    loading = frozenset(data.draw(st.sets(st.sampled_from(Backend))))
+    reason(data.draw(any_snapshot), loading)
+
+
+@pytest.mark.parametrize(
+    ("config", "modality", "backend"),
+    [
+        ({"model_type": "llama"}, Modality.TEXT, Backend.MLX_LM),
+        (VISION, Modality.TEXT, Backend.MLX_LM),
+        (VISION, Modality.IMAGE, Backend.MLX_VLM),
+        (OMNI, Modality.SPEECH, Backend.MLX_VLM),
+        ({"model_type": "whisper"}, Modality.SPEECH, Backend.MLX_AUDIO),
+        ({"model_type": "bert"}, Modality.EMBEDDING, Backend.MLX_VLM),
+    ],
+)
+def test_each_kind_of_request_has_its_backend(
+    config: dict[str, Any], modality: Modality, backend: Backend, snapshot: Snapshots
+) -> None:
+    assert route(detect(snapshot({"config.json": config})), modality, ALL) is backend
+
+
+def test_text_goes_to_the_vision_backend_when_only_that_knows_the_architecture(snapshot: Snapshots) -> None:
+    facts = detect(snapshot({"config.json": VISION}))
+    assert route(facts, Modality.TEXT, frozenset({Backend.MLX_VLM})) is Backend.MLX_VLM
+
+
+@pytest.mark.parametrize(
+    ("config", "modality"),
+    [
+        ({"model_type": "llama"}, Modality.IMAGE),
+        ({"model_type": "llama"}, Modality.SPEECH),
+        ({"model_type": "llama"}, Modality.EMBEDDING),
+        ({"model_type": "whisper"}, Modality.TEXT),
+        ({"model_type": "bert"}, Modality.TEXT),
+    ],
+)
+def test_what_a_model_cannot_do_is_refused(config: dict[str, Any], modality: Modality, snapshot: Snapshots) -> None:
+    with pytest.raises(CapabilityError):
+        route(detect(snapshot({"config.json": config})), modality)
+
+
+def test_a_whole_model_of_a_known_architecture_runs(snapshot: Snapshots) -> None:
+    assert reason(snapshot()) is None
+
+
+def test_health_comes_first_then_the_format_of_the_weights(snapshot: Snapshots) -> None:
+    found = snapshot(name="org/x")
+    support = BackendSupport(ALL, ALL)
+    assert runtime(found, detect(found), unhealthy("broken"), support).reason == "broken"
+    assert runtime(found, detect(found), healthy(), support).reason == "Incompatible framework: PyTorch"
+
+
+def test_an_unknown_architecture_or_a_missing_backend_is_named(snapshot: Snapshots) -> None:
+    assert reason(snapshot(), frozenset()) == "Model type llama not supported."
+    assert reason(snapshot(), frozenset(), frozenset()) == "mlx-lm not installed"
+    assert reason(snapshot({"config.json": {"a": 1}})) == "config.json missing model_type field"
+    speech = snapshot({"config.json": {"model_type": "whisperx"}})
+    assert reason(speech, frozenset()) == "Model type 'whisperx' not supported by mlx-audio"
+
+
+def test_a_vision_model_runs_when_either_backend_knows_it(snapshot: Snapshots) -> None:
+    found = snapshot({"config.json": VISION, "preprocessor_config.json": {}})
+    assert reason(found, frozenset({Backend.MLX_VLM})) is None
+    assert reason(found, frozenset({Backend.MLX_LM})) is None
+    assert reason(found, frozenset()) == "Model type llava not supported."
+
+
+@pytest.mark.parametrize("place", ["config.json", "tokenizer_config.json", "preprocessor_config.json"])
+def test_code_of_the_model_is_refused_wherever_the_vision_backend_would_find_it(
+    place: str, snapshot: Snapshots
+) -> None:
+    files: dict[str, Any] = {"config.json": VISION, "preprocessor_config.json": {}}
+    nested = {"nested": [{"auto_map": {"AutoModel": "evil.Model"}}]}
+    found = snapshot(files | {place: files.get(place, {}) | nested})
+    assert reason(found) == f"requires executing model-supplied code ({place}: auto_map)"
+
+
+def test_code_that_mlx_lm_ignores_is_harmless(snapshot: Snapshots) -> None:
+    config = {"model_type": "phi3", "auto_map": {"AutoModel": "modeling_phi3.Phi3"}}
+    assert reason(snapshot({"config.json": config})) is None
+    assert reason(snapshot({"tokenizer_config.json": {"auto_map": {"AutoTokenizer": ["t.T", None]}}})) is None
+
+
+def test_a_tokenizer_that_exists_only_as_code_is_refused(snapshot: Snapshots) -> None:
+    files = {
+        "tokenizer.json": None,
+        "qwen.tiktoken": 100,
+        "tokenizer_config.json": {"auto_map": {"AutoTokenizer": ["t.T", None]}},
+    }
+    assert reason(snapshot(files)) == "requires executing model-supplied code (tokenizer_config.json: auto_map)"
+
+
+@pytest.mark.parametrize("config", [{"model_file": "evil.py"}, {"text_config": {"model_file": "evil.py"}}])
+def test_a_model_file_is_always_refused(config: dict[str, Any], snapshot: Snapshots) -> None:
+    found = snapshot({"config.json": {"model_type": "llama"} | config})
+    assert reason(found) == "requires executing model-supplied code (config.json: model_file)"
+
+
+def test_an_empty_request_for_code_is_none(snapshot: Snapshots) -> None:
+    assert reason(snapshot({"config.json": {"model_type": "llama", "model_file": None}})) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("weights.00.safetensors", "Legacy format not supported by mlx-lm"),
+        ("pytorch_model-00001.safetensors", "Legacy format not supported by mlx-lm"),
+        ("foo.safetensors", "No weights named model*.safetensors, the only ones mlx-lm loads"),
+        ("model-q4.safetensors", None),
+    ],
+)
+def test_weights_must_have_names_the_backend_looks_for(name: str, expected: str | None, snapshot: Snapshots) -> None:
+    assert reason(snapshot({"model.safetensors": None, name: 400})) == expected
+
+
+def test_an_embedding_model_needs_an_architecture_that_gives_vectors(snapshot: Snapshots) -> None:
+    assert reason(snapshot({"config.json": {"model_type": "bert"}})) is None
+    llama = snapshot(
+        {"config.json": {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}}, name="mlx-community/embedder"
+    )
+    assert reason(llama) == "Embedding architecture not supported: llama"
