@@ -1,6 +1,7 @@
 """Reading a model once: from its directory to the snapshot the rules look at.
 
-Owns which files are opened and how much of each is read, every one at most once. What is concluded from them is the
+Owns which files are opened and how much of each is read: every one at most once, but for a safetensors header longer
+than was guessed. What is concluded from them is the
 domain's.
 """
 
@@ -63,9 +64,9 @@ def read_snapshot(
         dangling=listing.dangling,
         documents={path: reader.document(path) for path in _DOCUMENTS if path in sizes},
         headers={path: reader.header(path) for path in sizes if path.endswith(".safetensors")},
-        pointers=reader.pointers(),
         card=reader.card(),
         template_file=reader.template(),
+        pointers=reader.pointers(),
         expected={entry.path: entry.size_bytes for entry in manifest or ()},
         source_repo=source_repo,
         unread=tuple(reader.unread),
@@ -79,6 +80,7 @@ class _Reader:
     files: ModelFiles
     directory: str
     sizes: Mapping[str, int]
+    beginnings: dict[str, bytes] = attrs.field(factory=dict)
     unread: list[str] = attrs.field(factory=list)
 
     def document(self, path: str) -> Document:
@@ -97,8 +99,11 @@ class _Reader:
     def pointers(self) -> tuple[str, ...]:
         """Return the files that are Git LFS pointers; only short ones can be, and only those are opened."""
         marker = names.LFS_MARKER
-        short = (path for path, size in self.sizes.items() if len(marker) < size < names.LFS_POINTER_LIMIT)
-        return tuple(path for path in short if self._read(path, len(marker)) == marker)
+        short = [path for path, size in self.sizes.items() if len(marker) < size < names.LFS_POINTER_LIMIT]
+        for path in short:
+            if path not in self.beginnings:
+                self._read(path, len(marker))
+        return tuple(path for path in short if self.beginnings[path] == marker)
 
     def card(self) -> ModelCard:
         return read_card(self._read(names.README, MAX_CARD_BYTES) or b"") if names.README in self.sizes else ModelCard()
@@ -110,6 +115,7 @@ class _Reader:
 
     def _read(self, path: str, limit: int) -> bytes | None:
         data = self.files.read(self.directory, path, limit)
+        self.beginnings[path] = (data or b"")[: len(names.LFS_MARKER)]
         if data is None:
             self.unread.append(path)
         return data

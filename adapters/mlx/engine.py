@@ -70,7 +70,9 @@ class Engine:
     def turn(self) -> bool:
         """Do one small piece of work; return whether there is more to do at once."""
         self._residency.turn()
-        return self._scheduler.turn()
+        busy = self._scheduler.turn()
+        # A model that waits for room gets it when answers have ended, which this turn may have brought about.
+        return busy or self._residency.waiting > 0
 
     def idle_seconds(self) -> float | None:
         """Return how long the thread may sleep."""

@@ -1,7 +1,7 @@
 """Grammar-constrained output: llguidance computes on the host which tokens may come next, MLX drops the others.
 
 Owns compiling grammars for one tokenizer, keeping the last ones, and the logits processor that holds one answer to its
-grammar. No Metal kernel is involved, so it works the same on a CPU. What a grammar is stands in ``mlxk.domain.grammar``.
+grammar. No Metal kernel is involved, so it works the same on a CPU. What a grammar is says ``mlxk.domain.grammar``.
 
 Costs: compiling takes milliseconds and runs in the caller's thread, not in the one that owns MLX. While answering, a
 constrained row must know its last token before the next step can be built, and computes a mask of one bit a token.
@@ -64,7 +64,8 @@ class GrammarConstraint:
         """Return the logits, shape [1, V], with every token that may not come next at minus infinity."""
         count = tokens.size
         if self._seen is not None and count > self._seen:
-            for token in tokens[self._seen :].tolist():
+            fresh: Any = tokens[self._seen :].tolist()
+            for token in fresh:
                 self._advance(token)
         self._seen = count
         if self._begins is not None:

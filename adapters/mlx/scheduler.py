@@ -198,10 +198,10 @@ class Scheduler:
 
     def _accept(self, sampled: Sampled) -> Outcome | None:
         row = sampled.row
+        if sampled.token == NOT_FINITE and row.fault is None:
+            row.fault = ExecutionError("The model's output was not a number, so the answer cannot go on.")
         if row.fault is not None:
             return _failure(row.fault)
-        if sampled.token == NOT_FINITE:
-            return ExecutionError("The model's output was not a number, so the answer cannot go on.")
         if sampled.ranking is None:
             return row.answer.accept(sampled.token)
         decoder = self._decoding[row].resident.model.decoder

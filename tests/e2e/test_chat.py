@@ -49,9 +49,10 @@ def test_a_chat_remembers_its_turns_and_leaves_on_end_of_input(terminal: "pexpec
 
 
 def test_several_lines_stand_between_triple_quotes(terminal: "pexpect.spawn[str]") -> None:
-    terminal.sendline('"""What is')
-    terminal.expect_exact("... ")
-    say(terminal, 'mlxk?"""', "mlxk is the knife")
+    for line in ('"""', "What is mlxk?"):
+        terminal.sendline(line)
+        terminal.expect_exact("... ")
+    say(terminal, '"""', "mlxk is the knife")
 
 
 def test_an_interrupt_stops_the_answer_and_not_the_chat(terminal: "pexpect.spawn[str]") -> None:
@@ -63,7 +64,8 @@ def test_an_interrupt_stops_the_answer_and_not_the_chat(terminal: "pexpect.spawn
 def test_a_conversation_is_saved_and_loaded(terminal: "pexpect.spawn[str]", tmp_path: Path) -> None:
     say(terminal, "My name is Ada.", "Ada!")
     say(terminal, "/save talk.json", "saved to talk.json")
-    assert [each["content"] for each in json.loads((tmp_path / "talk.json").read_text())["messages"]][0] == "My name is Ada."
+    saved = json.loads((tmp_path / "talk.json").read_text())
+    assert saved["messages"][0] == {"role": "user", "content": "My name is Ada."}
     say(terminal, "/clear", "forgotten")
     say(terminal, "/load talk.json", "loaded 1 turns")
     say(terminal, "What is my name?", "Your name is Ada.")

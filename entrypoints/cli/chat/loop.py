@@ -61,7 +61,6 @@ def chat(
 def _terminal(settings: Settings) -> "PromptSession[str]":
     """Open the line editor, with its history file when that can be written."""
     from prompt_toolkit import PromptSession
-    from prompt_toolkit.filters import Condition
     from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
     history: History = InMemoryHistory()
@@ -71,15 +70,16 @@ def _terminal(settings: Settings) -> "PromptSession[str]":
         history = FileHistory(settings.chat_history)
     except OSError:
         history = InMemoryHistory()  # a read-only home costs the history, not the chat
-    terminal: PromptSession[str] = PromptSession(history=history)
-    terminal.multiline = Condition(lambda: wants_more(terminal.default_buffer.text))
-    return terminal
+    return PromptSession(history=history)
 
 
 def _read(terminal: "PromptSession[str]") -> str | None:
-    """Return the next input; None when the user leaves with Ctrl-D, an empty one after Ctrl-C."""
+    """Return the next input, of one line or several; None when the user leaves with Ctrl-D, empty after Ctrl-C."""
     try:
-        return terminal.prompt(">>> ", prompt_continuation="... ")
+        text = terminal.prompt(">>> ")
+        while wants_more(text):
+            text += "\n" + terminal.prompt("... ")
+        return text
     except EOFError:
         return None
     except KeyboardInterrupt:

@@ -105,7 +105,7 @@ def _document(content: Any) -> Document:
 
 
 @pytest.fixture(scope="session")
-def snapshot() -> Snapshots:
+def make_snapshot() -> Snapshots:
     """Build the snapshot of a whole text model.
 
     Arguments: files that replace its own: a JSON value or bytes for a document, a size for another file, None for

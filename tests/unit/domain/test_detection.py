@@ -38,8 +38,8 @@ def test_any_snapshot_can_be_described(data: st.DataObject, any_snapshot: st.Sea
         {"source_repo": "mlx-community/x"},
     ],
 )
-def test_every_sign_of_mlx_counts(fields: dict[str, Any], snapshot: Snapshots) -> None:
-    assert framework(snapshot(**{"name": "org/x"} | fields)) is Framework.MLX
+def test_every_sign_of_mlx_counts(fields: dict[str, Any], make_snapshot: Snapshots) -> None:
+    assert framework(make_snapshot(**{"name": "org/x"} | fields)) is Framework.MLX
 
 
 @pytest.mark.parametrize(
@@ -52,10 +52,10 @@ def test_every_sign_of_mlx_counts(fields: dict[str, Any], snapshot: Snapshots) -
     ],
 )
 def test_without_a_sign_of_mlx_the_files_decide(
-    files: dict[str, Any], expected: Framework, snapshot: Snapshots
+    files: dict[str, Any], expected: Framework, make_snapshot: Snapshots
 ) -> None:
     unmarked = {"model.safetensors": SafetensorsHeader(metadata={"format": "pt"})}
-    assert framework(snapshot(files, name="org/x", headers=unmarked, source_repo="org/y")) is expected
+    assert framework(make_snapshot(files, name="org/x", headers=unmarked, source_repo="org/y")) is expected
 
 
 @pytest.mark.parametrize(
@@ -81,20 +81,20 @@ def test_without_a_sign_of_mlx_the_files_decide(
     ],
 )
 def test_the_model_type_says_what_a_model_is_for(
-    files: dict[str, Any], name: str, expected: ModelType, snapshot: Snapshots
+    files: dict[str, Any], name: str, expected: ModelType, make_snapshot: Snapshots
 ) -> None:
-    assert detect(snapshot(files, name=name)).model_type is expected
+    assert detect(make_snapshot(files, name=name)).model_type is expected
 
 
-def test_an_architecture_that_only_the_audio_backend_knows_is_speech(snapshot: Snapshots) -> None:
-    found = snapshot({"config.json": {"model_type": "parakeet"}})
+def test_an_architecture_that_only_the_audio_backend_knows_is_speech(make_snapshot: Snapshots) -> None:
+    found = make_snapshot({"config.json": {"model_type": "parakeet"}})
     assert detect(found, frozenset({Backend.MLX_AUDIO})).model_type is ModelType.AUDIO
     assert detect(found, frozenset({Backend.MLX_AUDIO, Backend.MLX_LM})).model_type is ModelType.BASE
 
 
-def test_a_nemo_checkpoint_has_an_architecture_although_its_config_names_none(snapshot: Snapshots) -> None:
+def test_a_nemo_checkpoint_has_an_architecture_although_its_config_names_none(make_snapshot: Snapshots) -> None:
     target = "nemo.collections.asr.models.rnnt_bpe_models.EncDecRNNTBPEModel"
-    assert detect(snapshot({"config.json": {"target": target}})).architecture == "parakeet"
+    assert detect(make_snapshot({"config.json": {"target": target}})).architecture == "parakeet"
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,9 @@ def test_a_nemo_checkpoint_has_an_architecture_although_its_config_names_none(sn
     ],
 )
 def test_capabilities_are_listed_in_their_fixed_order(
-    files: dict[str, Any], name: str, expected: tuple[Capability, ...], snapshot: Snapshots
+    files: dict[str, Any], name: str, expected: tuple[Capability, ...], make_snapshot: Snapshots
 ) -> None:
-    assert detect(snapshot(files, name=name)).capabilities == expected
+    assert detect(make_snapshot(files, name=name)).capabilities == expected
 
 
 @pytest.mark.parametrize(
@@ -159,5 +159,5 @@ def test_quantization_is_read_when_it_is_stated_properly() -> None:
     assert quantization({}) is None
 
 
-def test_a_model_without_any_template_has_none(snapshot: Snapshots) -> None:
-    assert not has_chat_template(snapshot())
+def test_a_model_without_any_template_has_none(make_snapshot: Snapshots) -> None:
+    assert not has_chat_template(make_snapshot())

@@ -32,9 +32,9 @@ def test_any_snapshot_can_be_checked(data: st.DataObject, any_snapshot: st.Searc
     assert report.missing_bytes is None or report.missing_bytes > 0
 
 
-def test_a_whole_model_is_healthy(snapshot: Snapshots) -> None:
-    assert check(snapshot()).status is HealthStatus.HEALTHY
-    assert check(snapshot(indexed(*SHARDS))).reason == "Multi-file model complete"
+def test_a_whole_model_is_healthy(make_snapshot: Snapshots) -> None:
+    assert check(make_snapshot()).status is HealthStatus.HEALTHY
+    assert check(make_snapshot(indexed(*SHARDS))).reason == "Multi-file model complete"
 
 
 @pytest.mark.parametrize(
@@ -50,37 +50,37 @@ def test_a_whole_model_is_healthy(snapshot: Snapshots) -> None:
         (b"NaN", "config.json is empty or invalid"),
     ],
 )
-def test_a_config_that_cannot_be_used_says_why(content: bytes, reason: str, snapshot: Snapshots) -> None:
-    assert check(snapshot({"config.json": content})).reason == reason
+def test_a_config_that_cannot_be_used_says_why(content: bytes, reason: str, make_snapshot: Snapshots) -> None:
+    assert check(make_snapshot({"config.json": content})).reason == reason
 
 
-def test_numbers_and_repeated_keys_that_the_libraries_accept_are_healthy(snapshot: Snapshots) -> None:
+def test_numbers_and_repeated_keys_that_the_libraries_accept_are_healthy(make_snapshot: Snapshots) -> None:
     config = b'{"model_type": "mamba2", "model_type": "mamba2", "time_step_limit": [0.0, Infinity]}'
-    assert check(snapshot({"config.json": config})).healthy
+    assert check(make_snapshot({"config.json": config})).healthy
 
 
-def test_a_missing_shard_is_a_partial_download_and_the_index_says_how_much_is_missing(snapshot: Snapshots) -> None:
+def test_a_missing_shard_is_a_partial_download_and_the_index_says_how_much_is_missing(make_snapshot: Snapshots) -> None:
     headers = {name: SafetensorsHeader(data_bytes=300) for name in SHARDS[:2]}
-    report = check(snapshot(indexed(*SHARDS[:2], total_size=1000), headers=headers))
+    report = check(make_snapshot(indexed(*SHARDS[:2], total_size=1000), headers=headers))
     assert report.reason == f"Partial download: missing weight shards: {SHARDS[2]} (400 bytes missing)"
     assert (report.files, report.missing_bytes) == ((SHARDS[2],), 400)
 
 
-def test_what_the_hub_recorded_says_exactly_how_much_is_missing(snapshot: Snapshots) -> None:
+def test_what_the_hub_recorded_says_exactly_how_much_is_missing(make_snapshot: Snapshots) -> None:
     expected = {SHARDS[1]: 111, SHARDS[2]: 222}
-    report = check(snapshot(indexed(SHARDS[0], total_size=10**9), expected=expected))
+    report = check(make_snapshot(indexed(SHARDS[0], total_size=10**9), expected=expected))
     assert (report.files, report.missing_bytes) == (SHARDS[1:], 333)
     assert report.reason.startswith("Partial download: ")
 
 
-def test_a_shard_missing_from_a_workspace_is_not_called_a_download(snapshot: Snapshots) -> None:
-    report = check(snapshot(indexed(*SHARDS[:2]), origin=Origin.WORKSPACE))
+def test_a_shard_missing_from_a_workspace_is_not_called_a_download(make_snapshot: Snapshots) -> None:
+    report = check(make_snapshot(indexed(*SHARDS[:2]), origin=Origin.WORKSPACE))
     assert report.reason == f"Missing weight shards: {SHARDS[2]}"
 
 
-def test_an_index_that_names_other_files_than_those_here_can_be_repaired(snapshot: Snapshots) -> None:
+def test_an_index_that_names_other_files_than_those_here_can_be_repaired(make_snapshot: Snapshots) -> None:
     files = indexed() | {"model-00001-of-00002.safetensors": 400, "model-00002-of-00002.safetensors": 400}
-    report = check(snapshot(files))
+    report = check(make_snapshot(files))
     assert report.reason == (
         "Index/shard mismatch (mlx-vlm #624). Index references 3 shards but found 2 different files. "
         "Fix: mlxk convert <model> <output> --repair-index"
@@ -88,8 +88,10 @@ def test_an_index_that_names_other_files_than_those_here_can_be_repaired(snapsho
     assert report.files == SHARDS
 
 
-def test_an_index_whose_files_the_hub_still_has_is_a_partial_download_not_a_wrong_index(snapshot: Snapshots) -> None:
-    report = check(snapshot(indexed() | {"extra.safetensors": 400}, expected=dict.fromkeys(SHARDS, 400)))
+def test_an_index_whose_files_the_hub_still_has_is_a_partial_download_not_a_wrong_index(
+    make_snapshot: Snapshots,
+) -> None:
+    report = check(make_snapshot(indexed() | {"extra.safetensors": 400}, expected=dict.fromkeys(SHARDS, 400)))
     assert report.reason.startswith("Partial download: missing weight shards")
 
 
@@ -101,16 +103,16 @@ def test_an_index_whose_files_the_hub_still_has_is_a_partial_download_not_a_wron
         ({"a": 1}, "Empty or invalid weight_map in index"),
     ],
 )
-def test_an_index_without_files_is_invalid(weight_map: object, reason: str, snapshot: Snapshots) -> None:
-    assert check(snapshot({INDEX: {"weight_map": weight_map}})).reason == reason
+def test_an_index_without_files_is_invalid(weight_map: object, reason: str, make_snapshot: Snapshots) -> None:
+    assert check(make_snapshot({INDEX: {"weight_map": weight_map}})).reason == reason
 
 
-def test_an_index_that_is_not_json_is_invalid(snapshot: Snapshots) -> None:
-    assert check(snapshot({INDEX: b"{"})).reason == "Invalid index file"
+def test_an_index_that_is_not_json_is_invalid(make_snapshot: Snapshots) -> None:
+    assert check(make_snapshot({INDEX: b"{"})).reason == "Invalid index file"
 
 
-def test_gaps_in_the_numbering_are_named_without_an_index(snapshot: Snapshots) -> None:
-    report = check(snapshot({"model.safetensors": None, SHARDS[0]: 400}))
+def test_gaps_in_the_numbering_are_named_without_an_index(make_snapshot: Snapshots) -> None:
+    report = check(make_snapshot({"model.safetensors": None, SHARDS[0]: 400}))
     assert report.reason == "Partial download: missing shards by pattern: 1/3 present"
     assert report.files == SHARDS[1:]
 
@@ -126,74 +128,74 @@ def test_gaps_in_the_numbering_are_named_without_an_index(snapshot: Snapshots) -
     ],
 )
 def test_what_is_missing_or_unfinished_is_named(
-    files: dict[str, Any], reason: str, named: tuple[str, ...], snapshot: Snapshots
+    files: dict[str, Any], reason: str, named: tuple[str, ...], make_snapshot: Snapshots
 ) -> None:
-    report = check(snapshot(files))
+    report = check(make_snapshot(files))
     assert (report.reason, report.files) == (reason, named)
 
 
-def test_missing_weights_beside_an_unfinished_file_are_a_partial_download(snapshot: Snapshots) -> None:
-    report = check(snapshot({"model.safetensors": None}, unfinished=1))
+def test_missing_weights_beside_an_unfinished_file_are_a_partial_download(make_snapshot: Snapshots) -> None:
+    report = check(make_snapshot({"model.safetensors": None}, unfinished=1))
     assert report.reason == "Partial download: no model weights found"
 
 
-def test_a_missing_file_that_the_hub_recorded_is_a_partial_download(snapshot: Snapshots) -> None:
+def test_a_missing_file_that_the_hub_recorded_is_a_partial_download(make_snapshot: Snapshots) -> None:
     recorded = {"model.safetensors": 400, "config.json": 77}
-    report = check(snapshot({"config.json": None}, expected=recorded))
+    report = check(make_snapshot({"config.json": None}, expected=recorded))
     assert (report.reason, report.missing_bytes) == ("Partial download: config.json missing (77 bytes missing)", 77)
-    report = check(snapshot({"model.safetensors": None, "1_Dense/model.safetensors": 400}, expected=recorded))
+    report = check(make_snapshot({"model.safetensors": None, "1_Dense/model.safetensors": 400}, expected=recorded))
     assert report.files == ("model.safetensors",)
 
 
-def test_a_complete_indexed_model_is_healthy_beside_a_stray_marker(snapshot: Snapshots) -> None:
-    assert check(snapshot(indexed(*SHARDS) | {"a.partial": 1})).healthy
+def test_a_complete_indexed_model_is_healthy_beside_a_stray_marker(make_snapshot: Snapshots) -> None:
+    assert check(make_snapshot(indexed(*SHARDS) | {"a.partial": 1})).healthy
 
 
-def test_a_model_without_any_snapshot_is_a_broken_download(snapshot: Snapshots) -> None:
-    assert check(snapshot(incomplete=True)).reason == "No snapshots found"
-    assert check(snapshot(incomplete=True, unfinished=2)).reason == "Partial download: no snapshots found"
+def test_a_model_without_any_snapshot_is_a_broken_download(make_snapshot: Snapshots) -> None:
+    assert check(make_snapshot(incomplete=True)).reason == "No snapshots found"
+    assert check(make_snapshot(incomplete=True, unfinished=2)).reason == "Partial download: no snapshots found"
 
 
-def test_broken_links_are_named_before_anything_else(snapshot: Snapshots) -> None:
-    report = check(snapshot({"config.json": None}, dangling=("config.json",), expected={"config.json": 9}))
+def test_broken_links_are_named_before_anything_else(make_snapshot: Snapshots) -> None:
+    report = check(make_snapshot({"config.json": None}, dangling=("config.json",), expected={"config.json": 9}))
     assert report.reason == "Broken links: config.json (9 bytes missing)"
     assert (report.files, report.missing_bytes) == (("config.json",), 9)
 
 
-def test_pointers_are_named_although_their_headers_make_no_sense_either(snapshot: Snapshots) -> None:
+def test_pointers_are_named_although_their_headers_make_no_sense_either(make_snapshot: Snapshots) -> None:
     damaged = {"model.safetensors": SafetensorsHeader(damage=Damage.INVALID)}
-    report = check(snapshot(pointers=("model.safetensors",), headers=damaged))
+    report = check(make_snapshot(pointers=("model.safetensors",), headers=damaged))
     assert report.reason == "LFS pointers instead of files: model.safetensors"
 
 
-def test_truncated_weights_are_named_with_the_bytes_they_lack(snapshot: Snapshots) -> None:
+def test_truncated_weights_are_named_with_the_bytes_they_lack(make_snapshot: Snapshots) -> None:
     headers = {
         SHARDS[0]: SafetensorsHeader(),
         SHARDS[1]: SafetensorsHeader(damage=Damage.TRUNCATED, missing_bytes=10),
         SHARDS[2]: SafetensorsHeader(damage=Damage.TRUNCATED, missing_bytes=5),
     }
-    report = check(snapshot(indexed(*SHARDS), headers=headers))
+    report = check(make_snapshot(indexed(*SHARDS), headers=headers))
     assert report.reason == f"Damaged safetensors, truncated: {SHARDS[1]}, {SHARDS[2]} (15 bytes missing)"
     assert (report.files, report.missing_bytes) == (SHARDS[1:], 15)
 
 
 @pytest.mark.parametrize("damage", list(Damage))
-def test_every_damage_a_header_shows_is_named(damage: Damage, snapshot: Snapshots) -> None:
-    report = check(snapshot(headers={"model.safetensors": SafetensorsHeader(damage=damage)}))
+def test_every_damage_a_header_shows_is_named(damage: Damage, make_snapshot: Snapshots) -> None:
+    report = check(make_snapshot(headers={"model.safetensors": SafetensorsHeader(damage=damage)}))
     assert report.files == ("model.safetensors",)
     assert damage.value in report.reason
 
 
-def test_a_file_shorter_or_longer_than_the_hub_recorded_is_named(snapshot: Snapshots) -> None:
-    report = check(snapshot(expected={"tokenizer.json": 150}))
+def test_a_file_shorter_or_longer_than_the_hub_recorded_is_named(make_snapshot: Snapshots) -> None:
+    report = check(make_snapshot(expected={"tokenizer.json": 150}))
     assert report.reason == "Partial download: tokenizer.json (50 bytes missing)"
     assert report.missing_bytes == 50
-    report = check(snapshot(expected={"tokenizer.json": 99}))
+    report = check(make_snapshot(expected={"tokenizer.json": 99}))
     assert report.reason == "Size differs from the download: tokenizer.json"
 
 
-def test_a_recorded_file_that_is_not_needed_may_be_absent(snapshot: Snapshots) -> None:
-    assert check(snapshot(expected={"original/consolidated.pth": 10**9, ".gitattributes": 10})).healthy
+def test_a_recorded_file_that_is_not_needed_may_be_absent(make_snapshot: Snapshots) -> None:
+    assert check(make_snapshot(expected={"original/consolidated.pth": 10**9, ".gitattributes": 10})).healthy
 
 
 @pytest.mark.parametrize(
@@ -208,19 +210,19 @@ def test_a_recorded_file_that_is_not_needed_may_be_absent(snapshot: Snapshots) -
         {"qwen.tiktoken": 100},
     ],
 )
-def test_a_tokenizer_counts_in_every_form_the_libraries_read(files: dict[str, Any], snapshot: Snapshots) -> None:
-    assert check(snapshot({"tokenizer.json": None, "tokenizer_config.json": {}} | files)).healthy
+def test_a_tokenizer_counts_in_every_form_the_libraries_read(files: dict[str, Any], make_snapshot: Snapshots) -> None:
+    assert check(make_snapshot({"tokenizer.json": None, "tokenizer_config.json": {}} | files)).healthy
 
 
-def test_a_text_model_without_a_tokenizer_will_not_run(snapshot: Snapshots) -> None:
-    assert check(snapshot({"tokenizer.json": None})).reason == "No tokenizer found"
-    report = check(snapshot({"tokenizer.json": None, "tokenizer_config.json": {}}))
+def test_a_text_model_without_a_tokenizer_will_not_run(make_snapshot: Snapshots) -> None:
+    assert check(make_snapshot({"tokenizer.json": None})).reason == "No tokenizer found"
+    report = check(make_snapshot({"tokenizer.json": None, "tokenizer_config.json": {}}))
     assert report.reason == "tokenizer_config.json present but tokenizer.json missing"
 
 
-def test_a_model_that_needs_no_tokenizer_file_is_healthy_without(snapshot: Snapshots) -> None:
-    assert check(snapshot({"tokenizer.json": None, "config.json": {"model_type": "whisper"}})).healthy
-    assert check(snapshot({"tokenizer.json": None, "model.safetensors": None, "x.gguf": 400})).healthy
+def test_a_model_that_needs_no_tokenizer_file_is_healthy_without(make_snapshot: Snapshots) -> None:
+    assert check(make_snapshot({"tokenizer.json": None, "config.json": {"model_type": "whisper"}})).healthy
+    assert check(make_snapshot({"tokenizer.json": None, "model.safetensors": None, "x.gguf": 400})).healthy
 
 
 @pytest.mark.parametrize(
@@ -233,17 +235,17 @@ def test_a_model_that_needs_no_tokenizer_file_is_healthy_without(snapshot: Snaps
         ({"processor_config.json": {}}, "Model is healthy"),
     ],
 )
-def test_a_vision_model_needs_a_processor(files: dict[str, Any], reason: str, snapshot: Snapshots) -> None:
+def test_a_vision_model_needs_a_processor(files: dict[str, Any], reason: str, make_snapshot: Snapshots) -> None:
     config = {"config.json": {"model_type": "llava", "vision_config": {"a": 1}}}
-    assert check(snapshot(config | files)).reason == reason
+    assert check(make_snapshot(config | files)).reason == reason
 
 
-def test_a_directory_that_cannot_be_read_says_so(snapshot: Snapshots) -> None:
-    assert check(snapshot(unreadable="Permission denied")).reason == "Directory cannot be read: Permission denied"
+def test_a_directory_that_cannot_be_read_says_so(make_snapshot: Snapshots) -> None:
+    assert check(make_snapshot(unreadable="Permission denied")).reason == "Directory cannot be read: Permission denied"
 
 
-def test_many_files_are_counted_in_the_sentence_and_all_named_beside_it(snapshot: Snapshots) -> None:
+def test_many_files_are_counted_in_the_sentence_and_all_named_beside_it(make_snapshot: Snapshots) -> None:
     links = tuple(f"f{number}" for number in range(8))
-    report = check(snapshot(dangling=links))
+    report = check(make_snapshot(dangling=links))
     assert report.reason == "Broken links: f0, f1, f2, f3, f4 and 3 more"
     assert report.files == links

@@ -45,13 +45,13 @@ def test_any_snapshot_gets_a_verdict(data: st.DataObject, any_snapshot: st.Searc
     ],
 )
 def test_each_kind_of_request_has_its_backend(
-    config: dict[str, Any], modality: Modality, backend: Backend, snapshot: Snapshots
+    config: dict[str, Any], modality: Modality, backend: Backend, make_snapshot: Snapshots
 ) -> None:
-    assert route(detect(snapshot({"config.json": config})), modality, ALL) is backend
+    assert route(detect(make_snapshot({"config.json": config})), modality, ALL) is backend
 
 
-def test_text_goes_to_the_vision_backend_when_only_that_knows_the_architecture(snapshot: Snapshots) -> None:
-    facts = detect(snapshot({"config.json": VISION}))
+def test_text_goes_to_the_vision_backend_when_only_that_knows_the_architecture(make_snapshot: Snapshots) -> None:
+    facts = detect(make_snapshot({"config.json": VISION}))
     assert route(facts, Modality.TEXT, frozenset({Backend.MLX_VLM})) is Backend.MLX_VLM
 
 
@@ -65,32 +65,34 @@ def test_text_goes_to_the_vision_backend_when_only_that_knows_the_architecture(s
         ({"model_type": "bert"}, Modality.TEXT),
     ],
 )
-def test_what_a_model_cannot_do_is_refused(config: dict[str, Any], modality: Modality, snapshot: Snapshots) -> None:
+def test_what_a_model_cannot_do_is_refused(
+    config: dict[str, Any], modality: Modality, make_snapshot: Snapshots
+) -> None:
     with pytest.raises(CapabilityError):
-        route(detect(snapshot({"config.json": config})), modality)
+        route(detect(make_snapshot({"config.json": config})), modality)
 
 
-def test_a_whole_model_of_a_known_architecture_runs(snapshot: Snapshots) -> None:
-    assert reason(snapshot()) is None
+def test_a_whole_model_of_a_known_architecture_runs(make_snapshot: Snapshots) -> None:
+    assert reason(make_snapshot()) is None
 
 
-def test_health_comes_first_then_the_format_of_the_weights(snapshot: Snapshots) -> None:
-    found = snapshot(name="org/x")
+def test_health_comes_first_then_the_format_of_the_weights(make_snapshot: Snapshots) -> None:
+    found = make_snapshot(name="org/x")
     support = BackendSupport(ALL, ALL)
     assert runtime(found, detect(found), unhealthy("broken"), support).reason == "broken"
     assert runtime(found, detect(found), healthy(), support).reason == "Incompatible framework: PyTorch"
 
 
-def test_an_unknown_architecture_or_a_missing_backend_is_named(snapshot: Snapshots) -> None:
-    assert reason(snapshot(), frozenset()) == "Model type llama not supported."
-    assert reason(snapshot(), frozenset(), frozenset()) == "mlx-lm not installed"
-    assert reason(snapshot({"config.json": {"a": 1}})) == "config.json missing model_type field"
-    speech = snapshot({"config.json": {"model_type": "whisperx"}})
+def test_an_unknown_architecture_or_a_missing_backend_is_named(make_snapshot: Snapshots) -> None:
+    assert reason(make_snapshot(), frozenset()) == "Model type llama not supported."
+    assert reason(make_snapshot(), frozenset(), frozenset()) == "mlx-lm not installed"
+    assert reason(make_snapshot({"config.json": {"a": 1}})) == "config.json missing model_type field"
+    speech = make_snapshot({"config.json": {"model_type": "whisperx"}})
     assert reason(speech, frozenset()) == "Model type 'whisperx' not supported by mlx-audio"
 
 
-def test_a_vision_model_runs_when_either_backend_knows_it(snapshot: Snapshots) -> None:
-    found = snapshot({"config.json": VISION, "preprocessor_config.json": {}})
+def test_a_vision_model_runs_when_either_backend_knows_it(make_snapshot: Snapshots) -> None:
+    found = make_snapshot({"config.json": VISION, "preprocessor_config.json": {}})
     assert reason(found, frozenset({Backend.MLX_VLM})) is None
     assert reason(found, frozenset({Backend.MLX_LM})) is None
     assert reason(found, frozenset()) == "Model type llava not supported."
@@ -98,37 +100,37 @@ def test_a_vision_model_runs_when_either_backend_knows_it(snapshot: Snapshots) -
 
 @pytest.mark.parametrize("place", ["config.json", "tokenizer_config.json", "preprocessor_config.json"])
 def test_code_of_the_model_is_refused_wherever_the_vision_backend_would_find_it(
-    place: str, snapshot: Snapshots
+    place: str, make_snapshot: Snapshots
 ) -> None:
     files: dict[str, Any] = {"config.json": VISION, "preprocessor_config.json": {}}
     nested = {"nested": [{"auto_map": {"AutoModel": "evil.Model"}}]}
-    found = snapshot(files | {place: files.get(place, {}) | nested})
+    found = make_snapshot(files | {place: files.get(place, {}) | nested})
     assert reason(found) == f"requires executing model-supplied code ({place}: auto_map)"
 
 
-def test_code_that_mlx_lm_ignores_is_harmless(snapshot: Snapshots) -> None:
+def test_code_that_mlx_lm_ignores_is_harmless(make_snapshot: Snapshots) -> None:
     config = {"model_type": "phi3", "auto_map": {"AutoModel": "modeling_phi3.Phi3"}}
-    assert reason(snapshot({"config.json": config})) is None
-    assert reason(snapshot({"tokenizer_config.json": {"auto_map": {"AutoTokenizer": ["t.T", None]}}})) is None
+    assert reason(make_snapshot({"config.json": config})) is None
+    assert reason(make_snapshot({"tokenizer_config.json": {"auto_map": {"AutoTokenizer": ["t.T", None]}}})) is None
 
 
-def test_a_tokenizer_that_exists_only_as_code_is_refused(snapshot: Snapshots) -> None:
+def test_a_tokenizer_that_exists_only_as_code_is_refused(make_snapshot: Snapshots) -> None:
     files = {
         "tokenizer.json": None,
         "qwen.tiktoken": 100,
         "tokenizer_config.json": {"auto_map": {"AutoTokenizer": ["t.T", None]}},
     }
-    assert reason(snapshot(files)) == "requires executing model-supplied code (tokenizer_config.json: auto_map)"
+    assert reason(make_snapshot(files)) == "requires executing model-supplied code (tokenizer_config.json: auto_map)"
 
 
 @pytest.mark.parametrize("config", [{"model_file": "evil.py"}, {"text_config": {"model_file": "evil.py"}}])
-def test_a_model_file_is_always_refused(config: dict[str, Any], snapshot: Snapshots) -> None:
-    found = snapshot({"config.json": {"model_type": "llama"} | config})
+def test_a_model_file_is_always_refused(config: dict[str, Any], make_snapshot: Snapshots) -> None:
+    found = make_snapshot({"config.json": {"model_type": "llama"} | config})
     assert reason(found) == "requires executing model-supplied code (config.json: model_file)"
 
 
-def test_an_empty_request_for_code_is_none(snapshot: Snapshots) -> None:
-    assert reason(snapshot({"config.json": {"model_type": "llama", "model_file": None}})) is None
+def test_an_empty_request_for_code_is_none(make_snapshot: Snapshots) -> None:
+    assert reason(make_snapshot({"config.json": {"model_type": "llama", "model_file": None}})) is None
 
 
 @pytest.mark.parametrize(
@@ -140,13 +142,15 @@ def test_an_empty_request_for_code_is_none(snapshot: Snapshots) -> None:
         ("model-q4.safetensors", None),
     ],
 )
-def test_weights_must_have_names_the_backend_looks_for(name: str, expected: str | None, snapshot: Snapshots) -> None:
-    assert reason(snapshot({"model.safetensors": None, name: 400})) == expected
+def test_weights_must_have_names_the_backend_looks_for(
+    name: str, expected: str | None, make_snapshot: Snapshots
+) -> None:
+    assert reason(make_snapshot({"model.safetensors": None, name: 400})) == expected
 
 
-def test_an_embedding_model_needs_an_architecture_that_gives_vectors(snapshot: Snapshots) -> None:
-    assert reason(snapshot({"config.json": {"model_type": "bert"}})) is None
-    llama = snapshot(
+def test_an_embedding_model_needs_an_architecture_that_gives_vectors(make_snapshot: Snapshots) -> None:
+    assert reason(make_snapshot({"config.json": {"model_type": "bert"}})) is None
+    llama = make_snapshot(
         {"config.json": {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}}, name="mlx-community/embedder"
     )
     assert reason(llama) == "Embedding architecture not supported: llama"

@@ -1,0 +1,180 @@
+"""The messages of a chat request, of all roles and content parts, and the conversation they make."""
+
+from typing import Annotated
+
+import attrs
+
+from mlxk.domain.conversation import Conversation, Message, Role, ToolCall
+from mlxk.domain.errors import CapabilityError
+from mlxk.entrypoints.http.requests.converter import Choice, Range, StrictConverter
+from mlxk.entrypoints.http.requests.faults import Fault
+
+ROLES = {
+    "system": Role.SYSTEM,
+    "developer": Role.SYSTEM,
+    "user": Role.USER,
+    "assistant": Role.ASSISTANT,
+    "tool": Role.TOOL,
+}
+"""Roles as the wire names them; a developer speaks as the system did before that role existed."""
+
+PART_SEPARATOR = "\n"
+"""Between the text parts of one message."""
+
+
+@attrs.frozen(kw_only=True)
+class TextPart:
+    """A part of a message: text."""
+
+    text: str
+    type: str = "text"
+
+
+@attrs.frozen(kw_only=True)
+class RefusalPart:
+    """A part of an assistant's message: that it declined."""
+
+    refusal: str
+    type: str = "refusal"
+
+
+@attrs.frozen(kw_only=True)
+class ImageUrl:
+    """Where an image is."""
+
+    url: str
+    detail: Annotated[str, Choice(("auto", "low", "high", "original"))] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ImagePart:
+    """A part of a message: an image."""
+
+    image_url: ImageUrl
+    type: str = "image_url"
+
+
+@attrs.frozen(kw_only=True)
+class InputAudio:
+    """A sound, encoded in base64."""
+
+    data: str
+    format: Annotated[str, Choice(("wav", "mp3"))]
+
+
+@attrs.frozen(kw_only=True)
+class AudioPart:
+    """A part of a message: sound."""
+
+    input_audio: InputAudio
+    type: str = "input_audio"
+
+
+Part = TextPart | RefusalPart | ImagePart | AudioPart
+Content = str | list[Part] | None
+
+PART_KINDS = {"text": TextPart, "refusal": RefusalPart, "image_url": ImagePart, "input_audio": AudioPart}
+
+
+@attrs.frozen(kw_only=True)
+class FunctionCall:
+    """The function a call names, and its arguments as JSON text."""
+
+    name: Annotated[str, Range(1, 256)]
+    arguments: str
+
+
+@attrs.frozen(kw_only=True)
+class ToolCallParam:
+    """A call the assistant made earlier."""
+
+    id: str
+    function: FunctionCall
+    type: Annotated[str, Choice(("function",))] = "function"
+
+
+@attrs.frozen(kw_only=True)
+class MessageParam:
+    """One message."""
+
+    role: Annotated[str, Choice(tuple(ROLES))]
+    content: Content = None
+    name: str | None = None
+    refusal: str | None = None
+    tool_calls: list[ToolCallParam] | None = None
+    tool_call_id: str | None = None
+
+    def faults(self, path: str) -> list[Fault]:
+        """Return what is wrong with combinations of fields."""
+        faults = []
+        if self.content is None and not (self.role == "assistant" and (self.tool_calls or self.refusal)):
+            faults.append(Fault(f"{path}.content", "is required"))
+        if self.tool_calls and self.role != "assistant":
+            faults.append(Fault(f"{path}.tool_calls", "is for the role assistant only"))
+        if self.role == "tool" and self.tool_call_id is None:
+            faults.append(Fault(f"{path}.tool_call_id", "is required for the role tool"))
+        for index, part in enumerate(self.content if isinstance(self.content, list) else ()):
+            allowed = _PARTS_OF_ROLE.get(self.role, (TextPart,))
+            if not isinstance(part, allowed):
+                faults.append(Fault(f"{path}.content[{index}].type", f"is not allowed for the role {self.role}"))
+        return faults
+
+    def to_message(self, path: str) -> Message:
+        """Return the turn.
+
+        Raises:
+            CapabilityError: A part is no text.
+        """
+        calls = tuple(ToolCall(call.function.name, call.function.arguments, call.id) for call in self.tool_calls or ())
+        return Message(ROLES[self.role], self._text(path), calls, self.tool_call_id)
+
+    def _text(self, path: str) -> str:
+        if not isinstance(self.content, list):
+            return self.content if self.content is not None else self.refusal or ""
+        texts = []
+        for index, part in enumerate(self.content):
+            if isinstance(part, (ImagePart, AudioPart)):
+                thing = "images" if isinstance(part, ImagePart) else "sound"
+                raise CapabilityError(
+                    f"{path}.content[{index}]: this model takes text, not {thing}",
+                    detail={"problems": [{"param": f"{path}.content[{index}]", "message": f"takes no {thing}"}]},
+                )
+            texts.append(part.text if isinstance(part, TextPart) else part.refusal)
+        return PART_SEPARATOR.join(texts)
+
+
+_PARTS_OF_ROLE = {"user": (TextPart, ImagePart, AudioPart), "assistant": (TextPart, RefusalPart)}
+
+
+def to_conversation(messages: list[MessageParam], tools: tuple[str, ...]) -> Conversation:
+    """Return the conversation some messages make.
+
+    Raises:
+        CapabilityError: A part is no text.
+    """
+    turns = (message.to_message(f"messages[{index}]") for index, message in enumerate(messages))
+    return Conversation(tuple(turns), tools)
+
+
+def register_messages(converter: StrictConverter) -> None:
+    """Teach a converter the unions of these classes."""
+    converter.union(Part, _part_kind)
+    converter.union(Content, _content_kind)
+
+
+def _part_kind(value: object) -> object:
+    if not isinstance(value, dict):
+        raise TypeError("must be an object")
+    kind = value.get("type")
+    found = PART_KINDS.get(kind) if isinstance(kind, str) else None
+    if found is None:
+        raise ValueError(f"must have a type of {', '.join(PART_KINDS)}")
+    return found
+
+
+def _content_kind(value: object) -> object:
+    if isinstance(value, str):
+        return str
+    if isinstance(value, list):
+        return list[Part]
+    raise TypeError("must be a string or an array of parts")

@@ -1,0 +1,131 @@
+"""Checking health: quickly from headers, or deeply by comparing every byte."""
+
+import hashlib
+import json
+import struct
+
+import pytest
+
+from mlxk.adapters.in_memory.backend_registry import InMemoryBackendRegistry
+from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
+from mlxk.adapters.in_memory.content_verifier import InMemoryContentVerifier
+from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
+from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
+from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
+from mlxk.application.use_cases.check_health import CheckHealth, HealthEntry
+from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.application.use_cases.list_models import ListModels
+from mlxk.application.use_cases.resolve_model import ResolveModel
+from mlxk.domain.errors import AmbiguousModelError, ModelNotFoundError
+from mlxk.domain.model import ModelHandle
+from mlxk.domain.workspace import Workspace
+
+COMMIT, OLD = "a" * 40, "b" * 40
+HEADER = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
+FILES = {
+    "config.json": b'{"model_type": "llama"}',
+    "model.safetensors": struct.pack("<Q", len(HEADER)) + HEADER + bytes(16),
+    "tokenizer.json": b"{}",
+}
+DIGESTS = {path: hashlib.sha256(data).hexdigest() for path, data in FILES.items()}
+FLIPPED = FILES | {"model.safetensors": FILES["model.safetensors"][:-1] + b"\x01"}
+TRUNCATED = FILES | {"model.safetensors": FILES["model.safetensors"][:-6]}
+
+
+def checker(files: dict[str, dict[str, bytes]], digests: dict[str, dict[str, str]] | None = None) -> CheckHealth:
+    """Check the models of a cache given by name, and one workspace."""
+    cache = InMemoryModelCache({name: CachedModel((OLD, COMMIT)) for name in files})
+    directories = {f"/cache/{name}/{COMMIT}": data for name, data in files.items()}
+    directories |= {"/ws/mine": FILES} | {f"/cache/{name}/{OLD}": {} for name in files}
+    model_files = InMemoryModelFiles(directories)
+    workspaces = InMemoryWorkspaceStore({"/ws/mine": Workspace(managed=True, clean=True)}, home="/ws")
+    describe = DescribeModel(model_files, workspaces, InMemoryBackendRegistry(), cache)
+    known = {f"/cache/{name}/{COMMIT}": entries for name, entries in (digests or {}).items()}
+    return CheckHealth(
+        ResolveModel(cache, workspaces, InMemoryBuiltInModels()),
+        ListModels(cache, workspaces, InMemoryBuiltInModels(), describe),
+        describe,
+        workspaces,
+        InMemoryContentVerifier(model_files, known),
+    )
+
+
+def only(entries: tuple[HealthEntry, ...]) -> HealthEntry:
+    (entry,) = entries
+    return entry
+
+
+def test_all_models_are_checked_by_name() -> None:
+    entries = checker({"org/b": FILES, "org/a": TRUNCATED})()
+    assert [(entry.handle.name, entry.report.healthy) for entry in entries] == [
+        ("/ws/mine", True),
+        ("org/a", False),
+        ("org/b", True),
+    ]
+
+
+def test_a_workspace_is_reported_with_its_state() -> None:
+    entries = {entry.handle.name: entry.workspace for entry in checker({"org/a": FILES})()}
+    assert entries == {"/ws/mine": Workspace(managed=True, clean=True), "org/a": None}
+
+
+def test_one_model_is_checked_by_any_reference_to_it() -> None:
+    assert only(checker({"org/a": FILES, "org/b": FILES})("a")).handle.name == "org/a"
+
+
+def test_a_revision_is_checked_and_not_the_current_one() -> None:
+    check = checker({"org/a": FILES})
+    assert only(check("org/a")).report.healthy
+    assert only(check(f"org/a@{OLD}")).report.reason == "config.json missing"
+
+
+def test_an_unknown_or_ambiguous_name_is_an_error() -> None:
+    check = checker({"org/a-one": FILES, "org/a-two": FILES})
+    with pytest.raises(ModelNotFoundError):
+        check("nothing")
+    with pytest.raises(AmbiguousModelError):
+        check("a-")
+
+
+def test_a_truncated_file_is_named_with_the_bytes_it_lacks() -> None:
+    report = only(checker({"org/a": TRUNCATED})("org/a")).report
+    assert (report.files, report.missing_bytes) == (("model.safetensors",), 6)
+
+
+def test_a_flipped_byte_is_found_by_the_deep_check_and_not_claimed_by_the_quick_one() -> None:
+    check = checker({"org/a": FLIPPED}, {"org/a": DIGESTS})
+    quick = only(check("org/a")).report
+    assert (quick.healthy, quick.reason) == (True, "Model is healthy")
+    deep = only(check("org/a", deep=True)).report
+    assert (deep.healthy, deep.files) == (False, ("model.safetensors",))
+    assert "model.safetensors" in deep.reason
+
+
+def test_a_deep_check_of_whole_content_says_how_much_was_compared() -> None:
+    partly = {path: digest for path, digest in DIGESTS.items() if path != "tokenizer.json"}
+    check = checker(
+        {"org/all": FILES, "org/partly": FILES, "org/none": FILES}, {"org/all": DIGESTS, "org/partly": partly}
+    )
+    reasons = {entry.handle.name: entry.report.reason for entry in check(deep=True) if entry.report.healthy}
+    assert reasons["org/all"] == "Model is healthy; content of 3 files verified"
+    assert reasons["org/partly"] == "Model is healthy; content of 2 files verified, 1 without a digest"
+    assert reasons["org/none"] == "Model is healthy; no digests recorded, content not compared"
+
+
+def test_what_the_quick_check_finds_comes_first_in_a_deep_one() -> None:
+    report = only(checker({"org/a": TRUNCATED}, {"org/a": DIGESTS})("org/a", deep=True)).report
+    assert report.reason.startswith("Damaged safetensors, truncated")
+    assert report.reason.endswith("Content differs from its digest: model.safetensors")
+    assert (report.files, report.missing_bytes) == (("model.safetensors",), 6)
+
+
+def test_progress_is_told_for_each_model_until_all_its_bytes_are_read() -> None:
+    told: list[tuple[str, int, int]] = []
+
+    def progress(handle: ModelHandle, done: int, total: int) -> None:
+        told.append((handle.name, done, total))
+
+    checker({"org/a": FILES}, {"org/a": DIGESTS})("org/a", deep=True, progress=progress)
+    total = sum(map(len, FILES.values()))
+    assert told[0] == ("org/a", 0, total)
+    assert told[-1] == ("org/a", total, total)
