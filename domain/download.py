@@ -81,7 +81,9 @@ def _reason_to_skip(path: str, has_model_files: bool) -> SkipReason | None:
 def _without_weights(model: RemoteModel, skipped: tuple[SkippedFile, ...]) -> IncompatibleModelError:
     unusable = (SkipReason.PICKLE, SkipReason.OTHER_WEIGHTS)
     weights = [file.path for file in skipped if file.reason in unusable]
-    has = f"it has {', '.join(weights[:3])}{' and more' if len(weights) > 3 else ''}" if weights else "it has none at all"
+    has = (
+        f"it has {', '.join(weights[:3])}{' and more' if len(weights) > 3 else ''}" if weights else "it has none at all"
+    )
     return IncompatibleModelError(
         f"'{model.name}' has no weights in safetensors files: {has}",
         hint="Look for a conversion of the model, for example in mlx-community on the hub.",

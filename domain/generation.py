@@ -9,8 +9,10 @@ import math
 
 import attrs
 
+from mlxk.domain.computation import Computation
 from mlxk.domain.conversation import Conversation, ToolCall
 from mlxk.domain.errors import ValidationError
+from mlxk.domain.grammar import Grammar
 from mlxk.domain.model import ModelHandle
 
 MAX_STOP_SEQUENCES = 16
@@ -55,6 +57,10 @@ class GenerationSettings:
     """Strings that end the answer; they are not part of it."""
     ignore_eos: bool = False
     """Generate on after the model's end-of-turn token, up to max_tokens; for measurements."""
+    thinking_budget: int | None = None
+    """Most tokens of reasoning; then the model is made to answer. None sets no limit."""
+    grammar: Grammar | None = None
+    """What the answer must look like, reasoning aside."""
     logprobs: int | None = None
     """Report the log probability of every token, with this many alternatives; None reports nothing."""
 
@@ -128,6 +134,12 @@ _RULES = (
     lambda s: (
         None if s.seed is None or 0 <= s.seed < SEED_RANGE else f"seed must be between 0 and 2^64-1 (got {s.seed})"
     ),
+    lambda s: (
+        None
+        if s.thinking_budget is None or s.thinking_budget >= 0
+        else f"thinking_budget must be at least 0 (got {s.thinking_budget})"
+    ),
+    lambda s: "grammar and ignore_eos exclude each other" if s.grammar is not None and s.ignore_eos else None,
     _bias_fault,
     _logprobs_fault,
     _stop_fault,
@@ -251,6 +263,16 @@ class GenerationRequest:
     settings: GenerationSettings = GenerationSettings()
     thinking: bool | None = None
     """Whether the model is to reason first; None leaves it to the chat template."""
+    computation: Computation = Computation()
+
+    def validate(self) -> None:
+        """Check every range, of the settings too.
+
+        Raises:
+            ValidationError: Names each field out of range.
+        """
+        self.settings.validate()
+        self.computation.validate()
 
     def choices(self, count: int) -> tuple["GenerationRequest", ...]:
         """Return ``count`` requests for alternative answers: the first is this one, the others have seeds derived from it.

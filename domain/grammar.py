@@ -65,8 +65,8 @@ class Grammar:
             )
         if self.kind is GrammarKind.JSON_SCHEMA:
             schema = self._parsed()
-            if not isinstance(schema, dict | bool):
-                raise ValidationError("The JSON schema must be a JSON object.")
+            if schema is not True and not isinstance(schema, dict):
+                raise ValidationError("The JSON schema must be a JSON object, or true to allow anything.")
         elif self.kind is GrammarKind.CHOICE:
             options = self._parsed()
             if not isinstance(options, list) or not options or not all(o and isinstance(o, str) for o in options):

@@ -133,10 +133,10 @@ def _list_models(
     return ListModels(cache, workspaces, built_in, describe)
 
 
-def _show_model(resolve: "ResolveModel", describe: "DescribeModel") -> "ShowModel":
+def _show_model(resolve: "ResolveModel", describe: "DescribeModel", workspaces: "WorkspaceStore") -> "ShowModel":
     from mlxk.application.use_cases.show_model import ShowModel
 
-    return ShowModel(resolve, describe)
+    return ShowModel(resolve, describe, workspaces)
 
 
 def _check_health(
@@ -182,7 +182,9 @@ class UseCases(containers.DeclarativeContainer):
     list_models: providers.Provider["ListModels"] = providers.Factory(
         _list_models, adapters.model_cache, adapters.workspaces, adapters.built_in_models, describe_model
     )
-    show_model: providers.Provider["ShowModel"] = providers.Factory(_show_model, resolve_model, describe_model)
+    show_model: providers.Provider["ShowModel"] = providers.Factory(
+        _show_model, resolve_model, describe_model, adapters.workspaces
+    )
     check_health: providers.Provider["CheckHealth"] = providers.Factory(
         _check_health,
         resolve_model,

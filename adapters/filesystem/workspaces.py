@@ -49,7 +49,8 @@ class FilesystemWorkspaceStore(WorkspaceStore):
         directory = _resolved(path)
         if directory is None or not _is_workspace(directory):
             return None
-        return _handle(directory, directory if os.path.isabs(path) else os.path.basename(directory))
+        shown = os.path.abspath(os.path.expanduser(path))
+        return _handle(directory, shown if os.path.isabs(path) else os.path.basename(shown))
 
     def home(self) -> tuple[ModelHandle, ...]:
         """Return the workspaces of the home, sorted by directory name.
@@ -139,7 +140,7 @@ def _is_workspace(directory: str) -> bool:
 def _children(parent: str, prefix: str, absolute: bool) -> tuple[ModelHandle, ...]:
     try:
         with os.scandir(parent) as entries:
-            names = sorted(entry.name for entry in entries if entry.name.startswith(prefix) and entry.is_dir())
+            names = sorted(entry.name for entry in entries if entry.name.startswith(prefix))
     except FileNotFoundError:
         return ()
     except OSError as error:

@@ -115,7 +115,15 @@ class HuggingFaceModelCache(ModelCache):
 
 def _is_model(entry: "os.DirEntry[str]") -> bool:
     name = entry.name
-    return name.startswith(_PREFIX) and len(name) > len(_PREFIX) and _MARKER_OF_TESTS not in name and entry.is_dir()
+    return name.startswith(_PREFIX) and len(name) > len(_PREFIX) and _MARKER_OF_TESTS not in name and _is_directory(entry)
+
+
+def _is_directory(entry: "os.DirEntry[str]") -> bool:
+    """Whether an entry leads to a directory; a link around in a circle, at which ``is_dir`` fails, does not."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _name(folder: str) -> str:
@@ -157,7 +165,7 @@ def _snapshots(folder: str, with_time: bool = False) -> list[tuple[int, str]]:
     try:
         with os.scandir(f"{folder}/snapshots") as entries:
             for entry in entries:
-                if entry.name.startswith(".") or not entry.is_dir():
+                if entry.name.startswith(".") or not _is_directory(entry):
                     continue
                 try:
                     found.append((entry.stat().st_mtime_ns if with_time else 0, entry.name))

@@ -116,7 +116,7 @@ class HubClient:
 
     def headers(self) -> dict[str, str]:
         """Return the headers of a plain request; the session drops the token when it is sent to another host."""
-        from huggingface_hub.utils import build_hf_headers
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, though not marked so
 
         headers = build_hf_headers(token=self.access.token or False, library_name="mlxk")
         return {**headers, "Accept-Encoding": "identity"}

@@ -106,7 +106,7 @@ def _counts(entry: "os.DirEntry[str]") -> bool:
     """A workspace's own record is not part of the model; what is neither file nor link has no content."""
     if entry.name == SENTINEL_NAME:
         return False
-    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+    return os.path.isfile(entry.path) or (entry.is_symlink() and not os.path.exists(entry.path))
 
 
 def _size(location: str) -> int | None:

@@ -7,7 +7,7 @@ earlier prompts make room first. With nothing running the next one always starts
 from collections import deque
 from collections.abc import Sequence
 
-from mlxk.adapters.mlx.batch import DecodeBatch
+from mlxk.adapters.mlx.batch import Batch
 from mlxk.adapters.mlx.jobs import Job
 from mlxk.adapters.mlx.prefix_cache import PrefixCache
 
@@ -55,7 +55,7 @@ class Admission:
             job.on_start()
         return jobs
 
-    def admit(self, running: int, batches: Sequence[DecodeBatch], prefills: Sequence[Job]) -> list[Job]:
+    def admit(self, running: int, batches: Sequence[Batch], prefills: Sequence[Job]) -> list[Job]:
         """Return the jobs that start now."""
         admitted: list[Job] = []
         while self._queue and running + len(admitted) < self._max_rows:
@@ -66,7 +66,7 @@ class Admission:
             admitted.append(job)
         return admitted
 
-    def _fits(self, job: Job, batches: Sequence[DecodeBatch], prefills: Sequence[Job]) -> bool:
+    def _fits(self, job: Job, batches: Sequence[Batch], prefills: Sequence[Job]) -> bool:
         if self._budget is None:
             return True
         taken = sum(batch.size_bytes for batch in batches) + sum(map(_estimate, prefills)) + _estimate(job)

@@ -8,14 +8,15 @@ Shapes: B rows, V tokens in the vocabulary; logits [B, V], tokens in flight [B].
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import attrs
 import mlx.core as mx
 
 from mlxk.adapters.mlx.answer import Answer
-from mlxk.adapters.mlx.sampling import NOT_FINITE, BatchSampler, Draws, LogitsProcessor, SamplingParameters
+from mlxk.adapters.mlx.sampling import NOT_FINITE, BatchSampler, Draws, LogitsProcessor, SamplingParameters, processors_of
 
 
 @attrs.define(eq=False)
@@ -25,6 +26,8 @@ class Row:
     answer: Answer
     sampling: SamplingParameters
     draws: Draws
+    constrain: Callable[[Sequence[int]], tuple[LogitsProcessor, ...]] | None = None
+    """Makes processors beyond those of the settings, for an answer that holds these tokens already."""
     processors: tuple[LogitsProcessor, ...] = ()
     context: Any = None
     """Buffer of the answer's own tokens for the processors; None without any."""
@@ -36,6 +39,16 @@ class Row:
     """How many times the batch it was in has failed."""
     fault: Exception | None = None
     """What one of its own callables raised."""
+
+    def prepare(self) -> None:
+        """Make the processors, for a start or a new start; they hold arrays, so this runs on the owner thread."""
+        from mlx_lm.models.cache import TokenBuffer
+
+        generated = self.answer.generated
+        self.processors = processors_of(self.answer.settings)
+        if self.constrain is not None:
+            self.processors += self.constrain(generated)
+        self.context = TokenBuffer(generated) if self.processors else None
 
 
 @attrs.frozen
@@ -57,7 +70,36 @@ class Sampled:
     ranking: Ranking | None = None
 
 
-class DecodeBatch:
+class Batch(Protocol):
+    """Rows that step together, however they do it."""
+
+    network: Any
+    alone: bool
+    rows: list[Row]
+
+    @property
+    @abstractmethod
+    def size_bytes(self) -> int:
+        """What the cache takes."""
+
+    @abstractmethod
+    def join(self, rows: Sequence[Row], caches: Sequence[list[Any]], last_tokens: Sequence[int]) -> None:
+        """Add rows whose prompts are computed but for their last tokens; the caches belong to the batch from now on."""
+
+    @abstractmethod
+    def leave(self, rows: Sequence[Row]) -> None:
+        """Remove rows."""
+
+    @abstractmethod
+    def extract(self, row: Row) -> list[Any]:
+        """Return the cache of one row by itself."""
+
+    @abstractmethod
+    def step(self) -> list[Sampled]:
+        """Return the next tokens, of each row in order."""
+
+
+class DecodeBatch(Batch):
     """Rows of one model that step together.
 
     Args:
@@ -149,7 +191,7 @@ class DecodeBatch:
             row.cached.append(max(token, 0))
             if row.primed:
                 ranking = rankings.get(row)
-                sampled.append(Sampled(row, token, _ranking(ranking) if ranking is not None else None))
+                sampled.append(Sampled(row, token, ranking_of(ranking) if ranking is not None else None))
             row.primed = True
         return sampled
 
@@ -180,14 +222,25 @@ class DecodeBatch:
             wanted = row.answer.settings.logprobs
             if wanted is None:
                 continue
-            mine = logprobs[index].astype(mx.float32)
-            chosen = mine[mx.maximum(self._tokens[index], 0)]
-            top = mx.argpartition(-mine, kth=min(wanted, mine.size - 1))[:wanted]
-            rankings[row] = (chosen, top, mine[top])
+            rankings[row] = rank(logprobs[index], self._tokens[index], wanted)
         return rankings
 
 
-def _ranking(arrays: tuple[mx.array, mx.array, mx.array]) -> Ranking:
+def rank(logprobs: mx.array, token: mx.array, wanted: int) -> tuple[mx.array, mx.array, mx.array]:
+    """Prepare what is reported of one token, without waiting for it.
+
+    Args:
+        logprobs: Shape [V].
+        token: A single number.
+        wanted: How many alternatives.
+    """
+    mine = logprobs.astype(mx.float32)
+    top = mx.argpartition(-mine, kth=min(wanted, mine.size - 1))[:wanted]
+    return mine[mx.maximum(token, 0)], top, mine[top]
+
+
+def ranking_of(arrays: tuple[mx.array, mx.array, mx.array]) -> Ranking:
+    """Wait for what ``rank`` prepared and return it as plain numbers."""
     chosen, tokens, values = arrays
     pairs = zip(tokens.tolist(), values.tolist(), strict=True)
     likely = sorted((pair for pair in pairs if math.isfinite(pair[1])), key=lambda pair: -pair[1])

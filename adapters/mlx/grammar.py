@@ -213,6 +213,8 @@ def _translated(grammar: Grammar) -> str:
     if grammar.kind is GrammarKind.CHOICE:
         return str(grammar_from("choice", grammar.text))
     schema = grammar.text if grammar.kind is GrammarKind.JSON_SCHEMA else '{"type": "object"}'
+    # Options need an object to go with; this one allows anything, too.
+    schema = "{}" if schema.strip() == "true" else schema
     return str(LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": _WHITE_SPACE}))
 
 

@@ -5,9 +5,11 @@ from collections.abc import Callable
 import attrs
 
 from mlxk.adapters.mlx.answer import Answer
-from mlxk.adapters.mlx.batch import DecodeBatch, Row
+from mlxk.adapters.mlx.batch import Batch, Row
+from mlxk.adapters.mlx.caches import cache_kind
 from mlxk.adapters.mlx.prefill import Prefill
 from mlxk.adapters.mlx.residency import Resident
+from mlxk.domain.computation import Computation
 
 
 @attrs.define(eq=False)
@@ -16,14 +18,15 @@ class Job:
 
     row: Row
     residents: tuple[Resident, ...]
-    """The model, leased."""
+    """The model, leased, and the draft model when there is one."""
     on_start: Callable[[], None]
     """Called once, when it no longer queues."""
+    computation: Computation = Computation()
     alone: bool = False
     """Whether it decodes in a batch of its own."""
     prefill: Prefill | None = None
     """While its prompt is computed."""
-    batch: DecodeBatch | None = None
+    batch: Batch | None = None
     """While it decodes."""
 
     @property
@@ -39,7 +42,7 @@ class Job:
     @property
     def identity(self) -> str:
         """Under which its cache may be shared with others."""
-        return self.resident.model.identity
+        return self.resident.model.identity + cache_kind(self.computation)
 
     @property
     def tokens(self) -> list[int]:

@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from mlxk.adapters.mlx.detokenizer import TokenDecoder
+from mlxk.adapters.mlx.grammar import GrammarCompiler
 from mlxk.adapters.mlx.imports import import_mlx_lm
 from mlxk.adapters.mlx.templates import PromptRenderer
 from mlxk.adapters.mlx.tokenizer_access import unwrapped
@@ -24,6 +25,7 @@ from mlxk.domain.errors import (
     MlxkError,
     UnhealthyModelError,
     UntrustedModelCodeError,
+    ValidationError,
 )
 from mlxk.domain.generation import GenerationSettings
 from mlxk.domain.model import ModelHandle
@@ -53,7 +55,12 @@ class LoadedModel:
     """Tokens; None when the config does not say."""
     vocabulary_size: int | None
     """Rows of the embedding; None when the config does not say."""
+    vocabulary_hash: int
+    """Equal for models whose tokens mean the same."""
+    head_size: int | None
+    """Numbers in one attention head; None when the config does not say."""
     end_tokens: frozenset[int]
+    grammars: GrammarCompiler
     defaults: GenerationSettings
     """What the model's generation_config asks for."""
     weight_bytes: int
@@ -85,6 +92,8 @@ def load_model(handle: ModelHandle, adapter: str | None = None) -> LoadedModel:
             "Running text models needs mlx-lm, which is not installed.", hint="Install it: pip install mlx-lm"
         ) from error
     config = _read_config(handle)
+    if adapter is not None and not os.path.isfile(os.path.join(adapter, "adapter_config.json")):
+        raise ValidationError(f"adapter: there is no LoRA adapter in '{adapter}' (no adapter_config.json).")
     try:
         network, tokenizer, context = _load(handle, config, adapter)
     except MlxkError:
@@ -92,6 +101,8 @@ def load_model(handle: ModelHandle, adapter: str | None = None) -> LoadedModel:
     except Exception as error:
         raise _translated(error, handle) from error
     renderer = PromptRenderer(tokenizer)
+    vocabulary = tokenizer.get_vocab()
+    end_tokens = frozenset(tokenizer.eos_token_ids)
     return LoadedModel(
         handle=handle,
         identity=identity_of(handle, adapter),
@@ -100,10 +111,13 @@ def load_model(handle: ModelHandle, adapter: str | None = None) -> LoadedModel:
         lock=threading.Lock(),
         renderer=renderer,
         decoder=TokenDecoder(tokenizer),
-        reasoning=detect_reasoning(renderer.template, tokenizer.get_vocab()),
+        reasoning=detect_reasoning(renderer.template, vocabulary),
         context_length=context,
         vocabulary_size=_whole_number(_text_config(config).get("vocab_size")),
-        end_tokens=frozenset(tokenizer.eos_token_ids),
+        vocabulary_hash=hash(frozenset(vocabulary.items())),
+        head_size=_head_size(_text_config(config)),
+        end_tokens=end_tokens,
+        grammars=GrammarCompiler(tokenizer, end_tokens),
         defaults=generation_defaults(_read_json(os.path.join(handle.directory, "generation_config.json"))),
         weight_bytes=weight_bytes(handle.directory),
     )
@@ -207,6 +221,12 @@ def _context_length(config: Mapping[str, Any], tokenizer: Any) -> int | None:
     if length is None:
         length = _whole_number(getattr(tokenizer, "model_max_length", None))
     return length if length is not None and length < _UNSET_MODEL_MAX_LENGTH else None
+
+
+def _head_size(config: Mapping[str, Any]) -> int | None:
+    stated = _whole_number(config.get("head_dim"))
+    width, heads = _whole_number(config.get("hidden_size")), _whole_number(config.get("num_attention_heads"))
+    return stated or (width // heads if width and heads else None)
 
 
 def _whole_number(value: object) -> int | None:

@@ -23,11 +23,13 @@ class Prefill:
     position: int = 0
     parting: int = 0
     """Where a snapshot is to be taken, see ``prefix_cache``; 0: nowhere."""
+    draft: "Prefill | None" = None
+    """The same prompt on its way into a draft model's cache."""
 
     @property
     def remaining(self) -> int:
-        """Tokens still to compute here."""
-        return len(self.tokens) - 1 - self.position
+        """Tokens still to compute here, the draft model's included."""
+        return len(self.tokens) - 1 - self.position + (self.draft.remaining if self.draft is not None else 0)
 
     @property
     def computed(self) -> list[int]:
@@ -36,6 +38,8 @@ class Prefill:
 
     def advance(self, most: int) -> int:
         """Compute the next tokens, at most so many, wait for them, and return how many they were."""
+        if self.position == len(self.tokens) - 1 and self.draft is not None:
+            return self.draft.advance(most)
         end = min(self.position + most, len(self.tokens) - 1)
         if self.position < self.parting < end:
             end = self.parting

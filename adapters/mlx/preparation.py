@@ -1,41 +1,104 @@
 """From a request to a row: rendering, counting, limits. Runs in the caller's thread and touches no array."""
 
+from collections.abc import Sequence
+
 from mlxk.adapters.mlx.answer import Answer, AnswerLimits
 from mlxk.adapters.mlx.batch import Row
+from mlxk.adapters.mlx.constraints import Constraints
 from mlxk.adapters.mlx.loading import LoadedModel
 from mlxk.adapters.mlx.sampling import Draws, SamplingParameters
 from mlxk.adapters.mlx.streams import AnswerSink
+from mlxk.adapters.mlx.templates import RenderedPrompt
 from mlxk.application.ports.clock import Clock
 from mlxk.domain.answer_stream import AnswerStream
-from mlxk.domain.errors import ContextLengthError, IncompatibleModelError, ValidationError
+from mlxk.domain.computation import Computation
+from mlxk.domain.errors import CapabilityError, ContextLengthError, IncompatibleModelError, ValidationError
 from mlxk.domain.generation import PRODUCT_DEFAULTS, GenerationRequest, GenerationSettings
 
 UNKNOWN_CONTEXT_MAX_TOKENS = 4096
 """Tokens generated at most when neither the request nor the model's config sets a limit."""
 
 
-def prepare(request: GenerationRequest, model: LoadedModel, sink: AnswerSink, clock: Clock) -> Row:
+def prepare(request: GenerationRequest, models: Sequence[LoadedModel], sink: AnswerSink, clock: Clock) -> Row:
     """Build the row of a request.
 
+    Args:
+        request: Validated.
+        models: The model, and the draft model when there is one.
+        sink: Where the answer goes.
+        clock: For the timings.
+
     Raises:
-        ValidationError: The prompt is empty or cannot be rendered, or a biased token does not exist.
+        ValidationError: The prompt is empty or cannot be rendered, a biased token does not exist, the grammar cannot be
+            used, or options exclude each other.
         ContextLengthError: The prompt leaves no room for an answer.
+        CapabilityError: The model does not reason, or the draft model speaks other tokens.
         IncompatibleModelError: The tokenizer makes tokens the model does not have.
     """
+    model = models[0]
     settings = request.settings.filled_from(model.defaults).filled_from(PRODUCT_DEFAULTS)
+    for draft in models[1:]:
+        _check_draft(model, draft, settings)
     with model.lock:
         rendered = model.renderer.render(request.prompt, request.thinking)
-    tokens = rendered.tokens
-    _check_tokens(tokens, settings, model)
-    limits = AnswerLimits(_max_tokens(len(tokens), settings, model), model.end_tokens)
-    parser = AnswerStream(settings.stop, model.reasoning, None, rendered.tail)
-    plain = not settings.stop and model.reasoning is None
-    answer = Answer(tokens, settings, limits, model.decoder.stream(), None if plain else parser, sink, clock)
-    sampling = SamplingParameters.of(settings)
-    return Row(answer, sampling, Draws(settings.seed))
+    _check_tokens(rendered.tokens, settings, model)
+    limits = AnswerLimits(_max_tokens(len(rendered.tokens), settings, model), model.end_tokens)
+    parser = _parser(settings, model, rendered)
+    answer = Answer(rendered.tokens, settings, limits, model.decoder.stream(), parser, sink, clock)
+    answer.notes += _notes(request.computation)
+    return Row(answer, SamplingParameters.of(settings), Draws(settings.seed), _constrain(settings, model, rendered))
 
 
-def _check_tokens(tokens: tuple[int, ...], settings: GenerationSettings, model: LoadedModel) -> None:
+def _parser(settings: GenerationSettings, model: LoadedModel, rendered: RenderedPrompt) -> AnswerStream | None:
+    """Return what splits the answer's text; None when there is nothing to split, which costs nothing."""
+    if not settings.stop and model.reasoning is None:
+        return None
+    return AnswerStream(settings.stop, model.reasoning, None, rendered.tail)
+
+
+def _constrain(
+    settings: GenerationSettings, model: LoadedModel, rendered: RenderedPrompt
+) -> Constraints | None:
+    if settings.thinking_budget is not None and model.reasoning is None:
+        raise CapabilityError(f"thinking_budget: '{model.name}' does not reason.")
+    if settings.thinking_budget is None and settings.grammar is None:
+        return None
+    grammar = model.grammars.compile(settings.grammar) if settings.grammar is not None else None
+    closing: list[int] = []
+    if model.reasoning is not None:
+        with model.lock:
+            closing = list(model.tokenizer.encode(model.reasoning.closing, add_special_tokens=False))
+    return Constraints(
+        grammar=grammar,
+        thinking_budget=settings.thinking_budget,
+        closing=tuple(closing),
+        detokenizer=model.decoder.stream,
+        parser=lambda: AnswerStream((), model.reasoning, None, rendered.tail),
+    )
+
+
+def _check_draft(model: LoadedModel, draft: LoadedModel, settings: GenerationSettings) -> None:
+    if draft.vocabulary_hash != model.vocabulary_hash:
+        raise CapabilityError(
+            f"draft_model: '{draft.name}' speaks other tokens than '{model.name}'.",
+            hint="A draft model must have the same tokenizer.",
+        )
+    for name, value in (("grammar", settings.grammar), ("thinking_budget", settings.thinking_budget)):
+        if value is not None:
+            raise ValidationError(f"draft_model and {name} exclude each other")
+
+
+def _notes(computation: Computation) -> list[str]:
+    options = {
+        "draft_model": computation.draft_model,
+        "kv_bits": computation.kv_bits,
+        "max_kv_size": computation.max_kv_size,
+    }
+    names = [name for name, value in options.items() if value is not None]
+    return [f"Computed outside the common batch because of {' and '.join(names)}."] if names else []
+
+
+def _check_tokens(tokens: Sequence[int], settings: GenerationSettings, model: LoadedModel) -> None:
     if not tokens:
         raise ValidationError("The prompt is empty.")
     size = model.vocabulary_size
@@ -61,5 +124,3 @@ def _max_tokens(prompt_tokens: int, settings: GenerationSettings, model: LoadedM
             detail={"prompt_tokens": prompt_tokens, "context_length": model.context_length},
         )
     return room if settings.max_tokens is None else min(settings.max_tokens, room)
-
-

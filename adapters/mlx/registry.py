@@ -131,7 +131,7 @@ def _architecture(entry: "os.DirEntry[str]") -> str | None:
         return None
     if name.endswith(".py"):
         return name[:-3]
-    return name if "." not in name and entry.is_dir() else None
+    return None if "." in name else name
 
 
 def _table(path: str, name: str) -> dict[str, str]:

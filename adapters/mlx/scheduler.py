@@ -19,15 +19,17 @@ from collections.abc import Callable, Iterable
 import mlx.core as mx
 
 from mlxk.adapters.mlx.admission import Admission
-from mlxk.adapters.mlx.batch import NOT_FINITE, DecodeBatch, Row, Sampled
+from mlxk.adapters.mlx.batch import NOT_FINITE, Batch, DecodeBatch, Row, Sampled
+from mlxk.adapters.mlx.caches import make_cache
 from mlxk.adapters.mlx.jobs import Job
 from mlxk.adapters.mlx.prefill import Prefill
 from mlxk.adapters.mlx.prefix_cache import PrefixCache
 from mlxk.adapters.mlx.ranking import token_logprob
 from mlxk.adapters.mlx.residency import Resident
-from mlxk.adapters.mlx.sampling import processors_of
+from mlxk.adapters.mlx.speculative import SpeculativeBatch
 from mlxk.adapters.mlx.tally import Tally
 from mlxk.application.ports.event_log import EventLog
+from mlxk.domain.computation import Computation
 from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.generation import FinishReason
 
@@ -69,7 +71,7 @@ class Scheduler:
         self._release = release
         self._prefills: list[Job] = []
         self._decoding: dict[Row, Job] = {}
-        self._batches: list[DecodeBatch] = []
+        self._batches: list[Batch] = []
         self._turns = 0
 
     @property
@@ -127,14 +129,14 @@ class Scheduler:
         return [first, *(job for job in self._prefills if job is not first)]
 
     def _begin(self, job: Job) -> Prefill:
-        from mlx_lm.models.cache import TokenBuffer, make_prompt_cache
-
-        network, tokens = job.resident.model.network, job.tokens
+        model, tokens = job.resident.model, job.tokens
         found = self._prefixes.find(job.identity, tokens)
-        cache = found.cache if found.cache is not None else make_prompt_cache(network)
-        job.prefill = Prefill(network, tokens, cache, found.tokens, found.parting)
-        job.row.processors = processors_of(job.answer.settings)
-        job.row.context = TokenBuffer(job.answer.generated) if job.row.processors else None
+        cache = found.cache if found.cache is not None else make_cache(model.network, job.computation, model.head_size)
+        job.prefill = Prefill(model.network, tokens, cache, found.tokens, found.parting)
+        if len(job.residents) > 1:
+            draft = job.residents[1].model.network
+            job.prefill.draft = Prefill(draft, tokens, make_cache(draft, Computation(), None))
+        job.row.prepare()
         job.answer.started(found.tokens)
         self._tally.cached_tokens += found.tokens
         return job.prefill
@@ -161,9 +163,9 @@ class Scheduler:
             self._join(self._shared_batch(together[0].resident), together)
         for job in jobs:
             if job not in together:
-                self._join(DecodeBatch(job.resident.model.network, alone=True), [job])
+                self._join(_own_batch(job), [job])
 
-    def _join(self, batch: DecodeBatch, jobs: list[Job]) -> None:
+    def _join(self, batch: Batch, jobs: list[Job]) -> None:
         if batch not in self._batches:
             self._batches.append(batch)
         prefills = [job.prefill for job in jobs if job.prefill is not None]
@@ -175,12 +177,12 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - a door: caches that cannot be merged leave the batch half changed
             self._rebuild(batch, error)
 
-    def _shared_batch(self, resident: Resident) -> DecodeBatch:
+    def _shared_batch(self, resident: Resident) -> Batch:
         network = resident.model.network
         shared = (batch for batch in self._batches if batch.network is network and not batch.alone)
         return next(shared, None) or DecodeBatch(network)
 
-    def _decode(self, batch: DecodeBatch) -> None:
+    def _decode(self, batch: Batch) -> None:
         try:
             sampled = batch.step()
         except Exception as error:  # noqa: BLE001 - a door: the batch is rebuilt
@@ -207,7 +209,7 @@ class Scheduler:
         decoder = self._decoding[row].resident.model.decoder
         return row.answer.accept(sampled.token, token_logprob(decoder, sampled.token, sampled.ranking))
 
-    def _leave(self, batch: DecodeBatch, rows: Iterable[Row]) -> None:
+    def _leave(self, batch: Batch, rows: Iterable[Row]) -> None:
         """Take rows out of a batch; what they computed is kept unless they failed."""
         rows = list(rows)
         for row in rows:
@@ -218,7 +220,7 @@ class Scheduler:
         if not batch.rows:
             self._batches.remove(batch)
 
-    def _rebuild(self, batch: DecodeBatch, error: Exception) -> None:
+    def _rebuild(self, batch: Batch, error: Exception) -> None:
         """Start every row of a failed batch anew, each by itself; a row that fails a second time has failed."""
         self._log.warning("a batch failed and is rebuilt", rows=len(batch.rows), error=type(error).__name__)
         self._batches.remove(batch)
@@ -247,8 +249,16 @@ class Scheduler:
         self._release(job.residents)
 
 
+def _own_batch(job: Job) -> Batch:
+    network = job.resident.model.network
+    if job.prefill is None or job.prefill.draft is None:
+        return DecodeBatch(network, alone=True)
+    draft = job.prefill.draft
+    return SpeculativeBatch(network, draft.network, draft.cache, job.computation.draft_tokens)
+
+
 def _must_be_alone(job: Job) -> bool:
-    return job.alone or job.prefill is None or not all(hasattr(layer, "merge") for layer in job.prefill.cache)
+    return job.alone or not job.computation.batchable or job.prefill is None or not all(hasattr(layer, "merge") for layer in job.prefill.cache)
 
 
 def _failure(error: Exception) -> MlxkError:

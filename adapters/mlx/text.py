@@ -47,7 +47,7 @@ class MlxTextGenerator(TextGenerator, ResidentModels):
 
     def submit(self, request: GenerationRequest) -> TextStream:
         """Start an answer; see the port."""
-        request.settings.validate()
+        request.validate()
         if importlib.util.find_spec("mlx") is None or importlib.util.find_spec("mlx_lm") is None:
             raise BackendNotInstalledError("Running text models needs mlx-lm.", hint="Install it: pip install mlx-lm")
         self._places.take()
@@ -86,15 +86,19 @@ class MlxTextGenerator(TextGenerator, ResidentModels):
         from mlxk.adapters.mlx.residency import LoadRequest, WantedModel
 
         asked_at = self._clock.monotonic()
-        wish = LoadRequest((WantedModel(request.model),))
+        computation = request.computation
+        wanted = [WantedModel(request.model, computation.adapter)]
+        if computation.draft_model is not None:
+            wanted.append(WantedModel(computation.draft_model))
+        wish = LoadRequest(tuple(wanted))
         self._thread.post(lambda engine: engine.ask(wish))
         residents = wish.wait()
         loaded_at = self._clock.monotonic()
         try:
             sink = AnswerSink()
-            row = prepare(request, residents[0].model, sink, self._clock)
+            row = prepare(request, tuple(each.model for each in residents), sink, self._clock)
             row.answer.load_seconds = loaded_at - asked_at
-            job = Job(row, residents, on_start=self._places.give_back)
+            job = Job(row, residents, on_start=self._places.give_back, computation=computation)
         except BaseException:
             self._thread.post(lambda engine: engine.release(residents))
             raise

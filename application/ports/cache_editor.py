@@ -78,7 +78,7 @@ class CacheEditor(Protocol):
         """
 
     @abstractmethod
-    def remove(self, removal: Removal) -> None:
+    def remove(self, planned: Removal) -> None:
         """Take away what was planned; what is gone already is no failure. Call it inside ``reserve``.
 
         Raises:

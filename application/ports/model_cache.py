@@ -51,7 +51,7 @@ class ModelCache(Protocol):
 
     @abstractmethod
     def manifest(self, handle: ModelHandle) -> tuple[ManifestEntry, ...] | None:
-        """Return what the revision of a handle should hold, sorted by path, or None when the hub client kept no record."""
+        """Return what a handle's revision should hold, sorted by path; None when the hub client kept no record."""
 
     @abstractmethod
     def unfinished_downloads(self, handle: ModelHandle) -> int:

@@ -1,7 +1,7 @@
 """Generate text: resolve the model, judge whether it may run, and start the answer.
 
-Owns the order of the checks and the policy; which files say what is ``DescribeModel``'s knowledge, how tokens are made is
-the generator's.
+Owns the order of the checks and the policy; which files say what is ``DescribeModel``'s knowledge, how tokens are made
+is the generator's.
 """
 
 import attrs

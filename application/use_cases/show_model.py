@@ -2,9 +2,11 @@
 
 import attrs
 
+from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.model import ModelDetails
+from mlxk.domain.errors import ValidationError
+from mlxk.domain.model import ModelDetails, ModelHandle, Origin
 from mlxk.domain.model_reference import ModelRef
 
 
@@ -14,7 +16,29 @@ class ShowModel:
 
     resolve: ResolveModel
     describe: DescribeModel
+    workspaces: WorkspaceStore
 
-    def __call__(self, reference: str | ModelRef) -> ModelDetails:
-        """Return the details of the model a reference means."""
-        return self.describe.details(self.resolve(reference))
+    def __call__(self, reference: str | ModelRef, *, recalculate_hash: bool = False) -> ModelDetails:
+        """Return the details of the model a reference means.
+
+        Args:
+            reference: The model, with a revision if that one is meant.
+            recalculate_hash: First record the content hash of a managed workspace anew, which makes it clean.
+
+        Raises:
+            ValidationError: The hash of something else than a managed workspace is to be recorded.
+            ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: The reference means no single model.
+            StorageError: The record cannot be written.
+        """
+        handle = self.resolve(reference)
+        if recalculate_hash:
+            self._recalculate(handle)
+        return self.describe.details(handle)
+
+    def _recalculate(self, handle: ModelHandle) -> None:
+        if handle.origin is not Origin.WORKSPACE or not self.workspaces.read(handle).managed:
+            raise ValidationError(
+                f"'{handle.display_name or handle.name}' is not a managed workspace, so it has no hash to record",
+                hint="Workspaces made by 'mlxk clone' and 'mlxk convert' are managed.",
+            )
+        self.workspaces.recalculate(handle)

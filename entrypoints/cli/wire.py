@@ -158,18 +158,21 @@ def workspace_metadata(workspace: Workspace | None) -> Json | None:
     }
 
 
-def model_details(details: ModelDetails, section: str, verdict: MemoryVerdict) -> Json:
+def model_details(details: ModelDetails, section: str, verdict: MemoryVerdict, hash_updated: bool = False) -> Json:
     """Return the data of ``show``.
 
     Args:
         details: The model.
         section: ``files``, ``config`` or ``metadata``: which of them is filled in.
         verdict: Whether it fits into this machine's memory.
+        hash_updated: Whether the content hash has just been recorded anew.
     """
     fields: Json = {
         "model": _with_quantization(details),
         "workspace_metadata": workspace_metadata(details.description.workspace),
     }
+    if hash_updated:
+        fields["hash_updated"] = True
     if section == "files":
         return {**fields, "files": [file(entry) for entry in details.files], "metadata": None}
     if section == "config":

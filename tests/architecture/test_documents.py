@@ -20,6 +20,8 @@ Program = Callable[..., "subprocess.CompletedProcess[str]"]
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "contracts" / "README.md"])
 DECISIONS = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
+MEDIA_TYPES = ("application/json",)
+"""What looks like a file of ours and is none."""
 SECTIONS = ["Context and problem", "Considered options", "Decision", "Consequences", "Confirmation"]
 
 
@@ -94,10 +96,11 @@ def test_commands_and_flags_that_are_shown_exist(document: Path) -> None:
 
 def shown_commands(text: str) -> list[str]:
     """Return the command lines of ours in code spans and code blocks, up to a pipe or a semicolon."""
-    blocks = re.findall(r"^```(?:sh|console)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
-    spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
-    found = [line for line in [*lines, *spans] if line.startswith("mlxk ") and "…" not in line]
+    scripts = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = [line for script in scripts for line in script.splitlines()]
+    lines += re.findall(r"^\$ (.+)$", text, re.MULTILINE)
+    lines += re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+    found = [line for line in lines if line.startswith("mlxk ") and "…" not in line]
     return [re.split(r" \\?\| |;|>|#", re.sub(r"\"[^\"]*\"|'[^']*'", "''", line))[0] for line in found]
 
 
@@ -105,7 +108,8 @@ def shown_commands(text: str) -> list[str]:
 def test_files_and_targets_that_are_named_exist(document: Path) -> None:
     spans = re.findall(r"`([^`\n]+)`", read(document))
     folders = tuple(f"{path.name}/" for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
-    paths = [span for span in spans if span.startswith(folders) and not re.search(r"[ <*…{]|NNNN|NAME", span)]
+    named_paths = [span for span in spans if span.startswith(folders) and not span.startswith(MEDIA_TYPES)]
+    paths = [path for path in named_paths if not re.search(r"[ <*…]", path)]
     assert [path for path in paths if not (ROOT / path).exists()] == []
     targets = set(re.findall(r"^([a-z][a-z-]*):", read(ROOT / "Makefile"), re.MULTILINE))
     named = {span.split()[1] for span in spans if re.fullmatch(r"make [a-z-]+", span)}

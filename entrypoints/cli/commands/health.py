@@ -13,11 +13,21 @@ HELP = "check whether the files of models are whole"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the optional model."""
     add_model_argument(parser, optional=True)
+    parser.add_argument("--deep", action="store_true", help="read every byte and compare it with the recorded digests")
 
 
 def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
     """Print one line a model. Unhealthy models are a finding, not a failure: the exit status stays 0."""
-    entries = door.build(door.settings).use_cases.check_health()(arguments.model)
+    check = door.build(door.settings).use_cases.check_health()
+    if arguments.deep:
+        from mlxk.entrypoints.cli.byte_progress import ByteProgress
+
+        with ByteProgress(output) as progress:
+            entries = check(
+                arguments.model, deep=True, progress=lambda handle, done, total: progress(handle.name, done, total)
+            )
+    else:
+        entries = check(arguments.model)
     if output.as_json:
         from mlxk.entrypoints.cli import wire
 

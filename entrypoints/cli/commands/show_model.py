@@ -15,21 +15,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser)
     section = parser.add_mutually_exclusive_group()
     section.add_argument("--files", action="store_true", help="list its files")
+    parser.add_argument(
+        "--recalc-hash", action="store_true", help="record the content hash of a managed workspace anew"
+    )
     section.add_argument("--config", action="store_true", help="print its config.json")
 
 
 def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
     """Print the description and one section: metadata, files or config."""
     container = door.build(door.settings)
-    details = container.use_cases.show_model()(arguments.model)
+    details = container.use_cases.show_model()(arguments.model, recalculate_hash=arguments.recalc_hash)
     section = "files" if arguments.files else "config" if arguments.config else "metadata"
     verdict = container.use_cases.estimate_memory()(details)
     if output.as_json:
         from mlxk.entrypoints.cli import wire
 
-        output.document("show", wire.model_details(details, section, verdict))
+        output.document("show", wire.model_details(details, section, verdict, arguments.recalc_hash))
         return DONE
     from mlxk.entrypoints.cli import tables
 
     output.text(tables.details_text(details, section, container.adapters.clock().now(), verdict))
+    if arguments.recalc_hash:
+        output.note("The content hash is recorded anew; the workspace is clean.")
     return DONE

@@ -1,19 +1,16 @@
 """The body of ``POST /v1/chat/completions``."""
 
-from collections.abc import Mapping
 from typing import Annotated
 
 import attrs
 
+from mlxk.domain.conversation import Conversation
 from mlxk.domain.generation import MAX_LOGPROB_ALTERNATIVES, GenerationSettings
-from mlxk.entrypoints.http.requests.converter import Choice, Range
+from mlxk.entrypoints.http.requests.converter import Range
 from mlxk.entrypoints.http.requests.faults import Fault
 from mlxk.entrypoints.http.requests.messages import MessageParam, to_conversation
 from mlxk.entrypoints.http.requests.sampling import Count, Metadata, SamplingFields
 from mlxk.entrypoints.http.requests.tools import MAX_TOOL_BYTES, Tools
-
-if False:  # pragma: no cover
-    pass
 
 MAX_MESSAGES = 4096
 """Messages a conversation may have."""
@@ -33,8 +30,48 @@ class ChatRequest(SamplingFields):
     metadata: Metadata | None = None
     tools: Tools | None = None
     tool_choice: str | None = None
+    reasoning_effort: str | None = None
+    enable_thinking: bool | None = None
+    chunk: Annotated[int, Range(1, MAX_CHUNK)] | None = None
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
-    chunk: Annotated[int, Range(1, MAX_CHUNK)] | None = None
-    enable_thinking: bool | None = None
-    reasoning_effort: Annotated[str, Choice(("none", "minimal", "low", "medium", "high", "xhigh"))] | None = None
+
+    def faults(self) -> list[Fault]:
+        """Return what is wrong with combinations of fields."""
+        faults = super().faults()
+        for index, message in enumerate(self.messages):
+            faults += message.faults(f"messages[{index}]")
+        limits = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(limits) > 1:
+            faults.append(Fault("max_completion_tokens", "contradicts max_tokens; send one of them"))
+        if self.top_logprobs is not None and not self.logprobs:
+            faults.append(Fault("top_logprobs", "needs logprobs to be true"))
+        if self.enable_thinking is not None and self.reasoning_effort == "none" and self.enable_thinking:
+            faults.append(Fault("enable_thinking", "contradicts reasoning_effort"))
+        for index, tool in enumerate(self.tools or ()):
+            if len(tool.to_json().encode()) > MAX_TOOL_BYTES:
+                faults.append(Fault(f"tools[{index}]", f"is larger than {MAX_TOOL_BYTES} bytes"))
+        return faults
+
+    @property
+    def thinking(self) -> bool | None:
+        """Whether the model is to reason first; None leaves it to the chat template."""
+        return False if self.reasoning_effort == "none" else self.enable_thinking
+
+    def conversation(self) -> Conversation:
+        """Return the conversation to answer.
+
+        Raises:
+            CapabilityError: A part of a message is no text.
+        """
+        offered = () if self.tool_choice == "none" else tuple(tool.to_json() for tool in self.tools or ())
+        return to_conversation(self.messages, offered)
+
+    def generation_settings(self, default_max_tokens: int | None) -> GenerationSettings:
+        """Return the settings of an answer.
+
+        Args:
+            default_max_tokens: The operator's limit, for requests that name none.
+        """
+        asked = self.max_completion_tokens or self.max_tokens
+        return self.settings(asked or default_max_tokens, (self.top_logprobs or 0) if self.logprobs else None)

@@ -87,9 +87,12 @@ class StrictConverter:
             kind: The union, exactly as it stands in a field.
             choose: Returns the member for a JSON value, or raises ``TypeError`` or ``ValueError`` with what is wrong.
         """
+        optional = type(None) in get_args(kind)
 
         def hook(value: object, _: object) -> object:
-            return None if value is None else self.cattrs.structure(value, typing.cast("type[object]", choose(value)))
+            if value is None and optional:
+                return None
+            return self.cattrs.structure(value, typing.cast("type[object]", choose(value)))
 
         self.cattrs.register_structure_hook_func(lambda other: other == kind, hook)
 
@@ -168,6 +171,11 @@ def _is_bounded(kind: object) -> bool:
 def _string(value: object, _: object) -> object:
     if not isinstance(value, str):
         raise TypeError(_expected("a string", value))
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("must not contain half a surrogate pair") from error
     return value
 
 

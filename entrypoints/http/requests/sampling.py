@@ -79,7 +79,7 @@ class SamplingFields:
             logprobs=logprobs,
         )
 
-    def shared_faults(self) -> list[Fault]:
+    def faults(self) -> list[Fault]:
         """Return what is wrong with combinations of fields."""
         faults = []
         if self.stream_options is not None and not self.stream:

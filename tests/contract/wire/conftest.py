@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
 from referencing import Registry, Resource
 
 CONTRACTS = Path(__file__).parents[3] / "contracts"
@@ -35,7 +36,8 @@ def faults(schemas: Schemas) -> Faults:
 
     def check(name: str, document: Any) -> list[str]:
         validator = Draft202012Validator({"$ref": name + SUFFIX}, registry=registry)
-        return [f"{fault.json_path}: {fault.message}" for fault in validator.iter_errors(document)]
+        causes = [best_match([fault]) or fault for fault in validator.iter_errors(document)]
+        return [f"{cause.json_path}: {cause.message}" for cause in causes]
 
     return check
 

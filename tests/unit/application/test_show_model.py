@@ -14,7 +14,7 @@ from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.show_model import ShowModel
 from mlxk.domain.capabilities import Backend
-from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError
+from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, ValidationError
 from mlxk.domain.model import FileEntry, Quantization
 
 OLD, NEW = "a" * 40, "b" * 40
@@ -44,6 +44,7 @@ def show(files: dict[str, bytes], old_files: dict[str, bytes] | None = None) -> 
     return ShowModel(
         ResolveModel(cache, workspaces, InMemoryBuiltInModels()),
         DescribeModel(model_files, workspaces, registry, cache),
+        workspaces,
     )
 
 
@@ -91,3 +92,8 @@ def test_what_is_not_here_is_refused() -> None:
         show(FILES)("org/other")
     with pytest.raises(RevisionNotFoundError):
         show(FILES)("org/model@v9")
+
+
+def test_only_a_managed_workspace_has_a_hash_to_record() -> None:
+    with pytest.raises(ValidationError, match="'org/model' is not a managed workspace"):
+        show(FILES)("org/model", recalculate_hash=True)

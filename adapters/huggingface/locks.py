@@ -1,0 +1,166 @@
+"""Who works on a model: our lock over the whole of it, and the locks of all clients on single files.
+
+Both are advisory locks of the kernel (flock) on files below ``.locks``. They end with the process that holds them, so
+a file that is merely left behind locks nothing. Our lock file also says who holds it.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from mlxk.adapters.huggingface.layout import MODEL_LOCK, ModelFolder
+from mlxk.application.ports.cache_editor import LockHolder
+from mlxk.domain.errors import LocksPresentError, StorageError
+
+POLL_SECONDS = 0.1
+
+_HELD = frozenset({errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK})
+_UNSUPPORTED = frozenset({errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP})
+_MAX_NOTE_BYTES = 200
+
+
+@contextlib.contextmanager
+def reserve_model(folder: ModelFolder, activity: str, wait: Callable[[LockHolder], None] | None) -> Iterator[None]:
+    """Hold our lock over a model; on a file system without locks, hold nothing.
+
+    Raises:
+        LocksPresentError: Somebody else holds it and ``wait`` is None.
+        StorageError: The lock file cannot be made.
+    """
+    path, told = f"{folder.locks}/{MODEL_LOCK}", False
+    try:
+        os.makedirs(folder.locks, exist_ok=True)
+        while (descriptor := try_lock(path, create=True)) is None:
+            holder = _noted(path)
+            if wait is None:
+                raise busy(folder.name, (holder,))
+            if not told:
+                wait(holder)
+                told = True
+            time.sleep(POLL_SECONDS)
+    except OSError as error:
+        raise StorageError(f"the model cache cannot be locked: {error.strerror}") from error
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()} {activity}\n".encode(), 0)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+        os.close(descriptor)
+
+
+def busy(name: str, holders: tuple[LockHolder, ...]) -> LocksPresentError:
+    """Say that others are working on a model."""
+    process = holders[0].process
+    stop = f", or stop process {process}" if process else ""
+    return LocksPresentError(
+        f"'{name}' is in use by {holders[0]}",
+        hint=f"Wait until it is done{stop}.",
+        detail={"processes": [holder.process for holder in holders if holder.process]} if process else None,
+    )
+
+
+def held_locks(folder: ModelFolder) -> tuple[LockHolder, ...]:
+    """Return who else holds a lock on a model; trying a lock holds it for a moment."""
+    holders: list[LockHolder] = []
+    for name in lock_files(folder):
+        path = f"{folder.locks}/{name}"
+        descriptor = None
+        with contextlib.suppress(OSError):
+            descriptor = try_lock(path, create=False)
+            if descriptor is None and os.path.exists(path):
+                holders.append(_noted(path) if name == MODEL_LOCK else _found(path))
+        if descriptor is not None:
+            os.close(descriptor)
+    own = os.getpid()
+    return tuple(holder for holder in dict.fromkeys(holders) if holder.process != own)
+
+
+def lock_files(folder: ModelFolder) -> list[str]:
+    """Return the names of a model's lock files, sorted."""
+    try:
+        with os.scandir(folder.locks) as entries:
+            return sorted(entry.name for entry in entries if entry.name.endswith(".lock"))
+    except OSError:
+        return []
+
+
+def remove_lock_files(folder: ModelFolder) -> None:
+    """Remove the lock files that nobody holds, each while holding it, and the directory when nothing is left."""
+    for name in lock_files(folder):
+        path = f"{folder.locks}/{name}"
+        with contextlib.suppress(OSError):
+            descriptor = try_lock(path, create=False) if name != MODEL_LOCK else None
+            if descriptor is not None:
+                os.unlink(path)
+                os.close(descriptor)
+    if lock_files(folder) == [MODEL_LOCK]:
+        # Held by us. Those who opened it before see that it has no name any more, and begin anew.
+        with contextlib.suppress(OSError):
+            os.unlink(f"{folder.locks}/{MODEL_LOCK}")
+            os.rmdir(folder.locks)
+
+
+def try_lock(path: str, *, create: bool) -> int | None:
+    """Return a descriptor that holds the lock, or None when somebody else does or there is no such file.
+
+    Raises:
+        OSError: The file cannot be opened.
+    """
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+    try:
+        descriptor = os.open(path, flags, 0o664)
+    except FileNotFoundError:
+        if create:
+            raise
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            return descriptor
+        os.close(descriptor)
+        if error.errno in _HELD:
+            return None
+        raise
+    if os.fstat(descriptor).st_nlink:
+        return descriptor
+    os.close(descriptor)  # its file was removed between the two calls, so it keeps nobody out
+    return try_lock(path, create=create)
+
+
+def _noted(path: str) -> LockHolder:
+    """Read from our lock file who holds it."""
+    try:
+        with open(path, "rb") as file:
+            process, _, activity = file.read(_MAX_NOTE_BYTES).decode("utf-8", "replace").strip().partition(" ")
+    except OSError:
+        process, activity = "", ""
+    number = int(process) if process.isdigit() else _process_of(path)
+    return LockHolder(number, activity if activity.isprintable() and activity else "working on it")
+
+
+def _found(path: str) -> LockHolder:
+    return LockHolder(_process_of(path), "downloading it")
+
+
+def _process_of(path: str) -> int | None:
+    """Ask Linux which process holds a lock; other systems do not tell without privileges."""
+    if sys.platform != "linux":
+        return None
+    try:
+        status = os.stat(path)
+        device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+        with open("/proc/locks", encoding="ascii") as table:
+            for line in table:
+                fields = line.split()
+                if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == device:
+                    return int(fields[4])
+    except (OSError, ValueError):
+        return None
+    return None

@@ -1,0 +1,105 @@
+"""Answers of ``POST /v1/chat/completions``."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mlxk.domain.generation import (
+    GenerationEvent,
+    ReasoningDelta,
+    TextDelta,
+    TokenAlternative,
+    TokenLogprob,
+    ToolCallDelta,
+)
+from mlxk.entrypoints.http.answers.shape import Choice, Piece, Shape, finish_reason
+
+
+class ChatShape(Shape):
+    """Messages with content, reasoning and tool calls."""
+
+    stream_object = "chat.completion.chunk"
+    batch_object = "chat.completion"
+
+    def choice(self, index: int) -> Choice:
+        """Return the choice at an index, fresh."""
+        return ChatChoice(index)
+
+
+class ChatChoice(Choice):
+    """One message."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self._called = False
+
+    def opening(self) -> Piece | None:
+        """Return who speaks."""
+        return self._piece({"role": "assistant", "content": ""})
+
+    def piece(self, event: GenerationEvent) -> Piece:
+        """Return the piece an event makes."""
+        if isinstance(event, TextDelta):
+            return self._piece({"content": event.text}, _logprobs(event.logprobs) if event.logprobs else None)
+        if isinstance(event, ReasoningDelta):
+            return self._piece({"reasoning_content": event.text})
+        if isinstance(event, ToolCallDelta):
+            self._called = True
+            return self._piece({"tool_calls": [_call(event)]})
+        return self._piece({}, reason=finish_reason(event, self._called))
+
+    def text_frame(self) -> tuple[Piece, str]:
+        """Return a piece of text, and the text in it."""
+        return self._piece({"content": "text"}), "text"
+
+    def whole(self, pieces: Sequence[Piece]) -> Piece:
+        """Return the message some pieces make."""
+        deltas = [piece["delta"] for piece in pieces]
+        content = "".join(delta.get("content") or "" for delta in deltas)
+        reasoning = "".join(delta.get("reasoning_content", "") for delta in deltas)
+        calls = _joined_calls([call for delta in deltas for call in delta.get("tool_calls", ())])
+        message: dict[str, Any] = {"role": "assistant", "content": content or (None if calls else ""), "refusal": None}
+        if reasoning:
+            message["reasoning_content"] = reasoning
+        if calls:
+            message["tool_calls"] = calls
+        tokens = [token for piece in pieces for token in (piece["logprobs"] or {"content": ()})["content"]]
+        return {
+            "index": self._index,
+            "message": message,
+            "logprobs": {"content": tokens, "refusal": None} if tokens else None,
+            "finish_reason": next((piece["finish_reason"] for piece in pieces if piece["finish_reason"]), "stop"),
+        }
+
+    def _piece(self, delta: Piece, logprobs: Piece | None = None, reason: str | None = None) -> Piece:
+        return {"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+
+
+def _call(event: ToolCallDelta) -> Piece:
+    """Return one piece of a call: name and id come with its first, the arguments with any."""
+    function = {"name": event.call.name} if event.call.name else {}
+    opening = {"id": event.call.id, "type": "function"} if event.call.id else {}
+    return {"index": event.index, **opening, "function": {**function, "arguments": event.call.arguments}}
+
+
+def _joined_calls(pieces: Sequence[Piece]) -> list[Piece]:
+    calls: dict[int, dict[str, Any]] = {}
+    for piece in pieces:
+        call = calls.setdefault(
+            piece["index"], {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+        )
+        call["id"] = call["id"] or piece.get("id", "")
+        call["function"]["name"] += piece["function"].get("name", "")
+        call["function"]["arguments"] += piece["function"].get("arguments", "")
+    return [calls[index] for index in sorted(calls)]
+
+
+def _logprobs(tokens: Sequence[TokenLogprob]) -> Piece:
+    content = [
+        {**_token(each.token), "top_logprobs": [_token(alternative) for alternative in each.alternatives]}
+        for each in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _token(token: TokenAlternative) -> dict[str, object]:
+    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.utf8)}

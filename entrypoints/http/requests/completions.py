@@ -1,0 +1,64 @@
+"""The body of ``POST /v1/completions``."""
+
+from typing import Annotated
+
+import attrs
+
+from mlxk.domain.generation import GenerationSettings
+from mlxk.entrypoints.http.requests.converter import Range, StrictConverter
+from mlxk.entrypoints.http.requests.faults import Fault
+from mlxk.entrypoints.http.requests.sampling import MAX_CHOICES, SamplingFields
+
+MAX_PROMPTS = 64
+"""Prompts one request may bring."""
+
+MAX_LOGPROBS = 5
+"""Alternatives at each token, as OpenAI has it here."""
+
+Prompt = str | list[str]
+
+
+@attrs.frozen(kw_only=True)
+class CompletionRequest(SamplingFields):
+    """What a completion request asks. Documented fields that are missing here stand in ``support``."""
+
+    prompt: Prompt
+    echo: bool | None = None
+    logprobs: Annotated[int, Range(0, MAX_LOGPROBS)] | None = None
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts, in order."""
+        return (self.prompt,) if isinstance(self.prompt, str) else tuple(self.prompt)
+
+    def faults(self) -> list[Fault]:
+        """Return what is wrong with combinations of fields."""
+        faults = super().faults()
+        if self.echo and self.logprobs is not None:
+            faults.append(Fault("logprobs", "is not supported together with echo", unsupported=True))
+        if len(self.prompts) * (self.n or 1) > max(MAX_PROMPTS, MAX_CHOICES):
+            faults.append(Fault("n", f"and prompt together ask for more than {MAX_PROMPTS} answers"))
+        return faults
+
+    def generation_settings(self, default_max_tokens: int | None) -> GenerationSettings:
+        """Return the settings of an answer.
+
+        Args:
+            default_max_tokens: The operator's limit, for requests that name none.
+        """
+        return self.settings(self.max_tokens or default_max_tokens, self.logprobs)
+
+
+def register_prompt(converter: StrictConverter) -> None:
+    """Teach a converter the kinds of prompt."""
+    converter.union(Prompt, _prompt_kind)
+
+
+def _prompt_kind(value: object) -> object:
+    if isinstance(value, str):
+        return str
+    if isinstance(value, list) and value and not isinstance(value[0], str):
+        raise TypeError("of token ids is not supported; send text")
+    if isinstance(value, list):
+        return Annotated[list[str], Range(1, MAX_PROMPTS)]
+    raise TypeError("must be a string or an array of strings")

@@ -1,0 +1,301 @@
+"""Answers of a random model, held to grammars by llguidance."""
+
+import functools
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import mlx.core as mx
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from mlxk.adapters.mlx.detokenizer import TokenDecoder
+from mlxk.adapters.mlx.grammar import GrammarCompiler, GrammarConstraint, answer_begins
+from mlxk.adapters.mlx.imports import import_mlx_lm
+from mlxk.domain.answer_stream import AnswerStream
+from mlxk.domain.errors import CapabilityError, ValidationError
+from mlxk.domain.grammar import Grammar
+from mlxk.domain.reasoning import CHANNELS, ReasoningFormat, ReasoningStyle
+
+_SCHEMAS = json.loads((Path(__file__).parent / "data" / "json_schemas.json").read_text(encoding="utf-8"))
+_THINK = ReasoningFormat(ReasoningStyle.TAGS, "<think>", "</think>")
+_FORMATS = jsonschema.Draft202012Validator.FORMAT_CHECKER
+_ENDS = (0, 1)
+_WIDTH = 512
+"""Rows of the model's output: more than the tokenizer has tokens."""
+
+
+@functools.cache
+def _tokenizer() -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=440,
+        special_tokens=["<|end|>", "<|endoftext|>", "<|start|>", "<|channel|>", "<|message|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    corpus = ['{"name": "value", "list": [1, 2, 3], "ok": true, "none": null}', "The quick brown fox. Köln 東京 😀"] * 3
+    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.add_tokens([AddedToken("<think>", normalized=False), AddedToken("</think>", normalized=False)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", clean_up_tokenization_spaces=False)
+
+
+@functools.cache
+def _model() -> Any:
+    import_mlx_lm()
+    from mlx_lm.models import llama
+
+    arguments = llama.ModelArgs(
+        model_type="llama",
+        hidden_size=32,
+        num_hidden_layers=1,
+        intermediate_size=64,
+        num_attention_heads=2,
+        rms_norm_eps=1e-6,
+        vocab_size=_WIDTH,
+        tie_word_embeddings=True,
+    )
+    mx.random.seed(7)
+    model = llama.Model(arguments)
+    mx.eval(model.parameters())
+    return model
+
+
+@functools.cache
+def _compiler() -> GrammarCompiler:
+    return GrammarCompiler(_tokenizer(), _ENDS, capacity=1000)
+
+
+def _constraint(grammar: Grammar) -> GrammarConstraint:
+    return _compiler().compile(grammar).constrain()
+
+
+def _hurry(_: mx.array, logits: mx.array) -> mx.array:
+    """Make a random model come to an end: prefer what closes strings, lists, objects and answers."""
+    closing = [*_ENDS, *_tokenizer().convert_tokens_to_ids(['"', "]", "}"])]
+    return logits.at[:, mx.array(closing)].add(4.0)
+
+
+def _answers(constraints: Sequence[Callable[..., mx.array]], max_tokens: int = 300) -> list[str | None]:
+    """One answer for each constraint, all in one batch, at temperature 1; None for those that did not finish."""
+    from mlx_lm.generate import BatchGenerator, StopSequences
+
+    generator = BatchGenerator(
+        _model(), completion_batch_size=len(constraints), sampler=lambda logprobs: mx.random.categorical(logprobs)
+    )
+    count, stops = len(constraints), StopSequences([[end] for end in _ENDS])
+    uids = generator.insert(
+        [[5 + index % 9, 20] for index in range(count)],
+        max_tokens=[max_tokens] * count,
+        logits_processors=[[_hurry, constraint] for constraint in constraints],
+        stop_sequences=[stops] * count,
+    )
+    tokens: dict[int, list[int]] = {uid: [] for uid in uids}
+    finished: set[int] = set()
+    while responses := generator.next_generated():
+        for response in responses:
+            if response.finish_reason == "stop":
+                finished.add(response.uid)
+            else:
+                tokens[response.uid].append(response.token)
+    generator.close()
+    return [_tokenizer().decode(tokens[uid]) if uid in finished else None for uid in uids]
+
+
+@pytest.mark.mlx
+@pytest.mark.parametrize("part", range(8))
+def test_every_finished_answer_is_valid_against_its_schema(part: int) -> None:
+    entries = _SCHEMAS[part::8]
+    constraints = [_constraint(Grammar.json_schema(json.dumps(entry["schema"]))) for entry in entries]
+    answers = _answers(constraints)
+    for entry, constraint, answer in zip(entries, constraints, answers, strict=True):
+        assert constraint.error is None, entry["name"]
+        if answer is not None:
+            value = json.loads(answer)
+            jsonschema.validate(value, entry["schema"], format_checker=_FORMATS)
+            assert constraint.complete, entry["name"]
+    assert sum(answer is not None for answer in answers) >= 0.8 * len(answers)
+
+
+def test_there_are_two_hundred_schemas() -> None:
+    assert len(_SCHEMAS) == len({entry["name"] for entry in _SCHEMAS}) == 200
+
+
+_OTHERS = {
+    "object": Grammar.json_object(),
+    "expression": Grammar.regex(r"[A-Z]{2}-\d{3}(x|yz)?"),
+    "anchored": Grammar.regex("^(Köln|東京|😀)$"),
+    "choice": Grammar.choice(("yes", "no", "yes, but", '"quoted"', "new\nline", "\x7f😀\u2028")),
+}
+
+
+def _matches(kind: str, answer: str) -> bool:
+    grammar = _OTHERS[kind]
+    if kind == "object":
+        return isinstance(json.loads(answer), dict)
+    if kind == "choice":
+        return answer in json.loads(grammar.text)
+    return re.fullmatch(grammar.text, answer) is not None
+
+
+@pytest.mark.mlx
+def test_different_grammars_and_none_run_in_one_batch() -> None:
+    kinds = list(_OTHERS) * 6
+    free = [lambda tokens, logits: logits] * 4
+    answers = _answers([*(_constraint(_OTHERS[kind]) for kind in kinds), *free], max_tokens=200)
+    for kind, answer in zip(kinds, answers, strict=False):
+        assert answer is None or _matches(kind, answer), kind
+    finished = {kind for kind, answer in zip(kinds, answers, strict=False) if answer is not None}
+    assert finished == set(_OTHERS)
+
+
+def _permitted(constraint: GrammarConstraint, tokens: Sequence[int], width: int = _WIDTH) -> set[int]:
+    logits = constraint(mx.array(tokens, dtype=mx.int32), mx.zeros((1, width)))
+    assert logits.shape == (1, width)
+    return {index for index, value in enumerate(logits[0].tolist()) if value > -math.inf}
+
+
+def _ids(text: str) -> list[int]:
+    return [int(token) for token in _tokenizer().encode(text, add_special_tokens=False)]
+
+
+def test_only_end_tokens_follow_a_finished_answer() -> None:
+    constraint, tokens = _constraint(Grammar.regex("ab?")), []
+    assert _permitted(constraint, tokens) == {_ids("a")[0]}
+    tokens += _ids("a")
+    assert _permitted(constraint, tokens) == {*_ENDS, _ids("b")[0]}
+    assert constraint.complete
+    tokens += _ids("b")
+    assert _permitted(constraint, tokens) == set(_ENDS)
+    # A batch computes one step more than it returns.
+    assert _permitted(constraint, [*tokens, _ENDS[0]]) == set(_ENDS)
+    assert constraint.error is None
+
+
+def test_the_tokens_of_the_prompt_do_not_matter() -> None:
+    constraint = _constraint(Grammar.regex("ab"))
+    prompt = _ids("bbbb")
+    assert _permitted(constraint, prompt) == {_ids("a")[0]}
+    assert _permitted(constraint, [*prompt, *_ids("a")]) == {_ids("b")[0]}
+
+
+@pytest.mark.parametrize("width", [300, 447, 448, 2048])
+def test_the_output_may_be_narrower_or_wider_than_the_vocabulary(width: int) -> None:
+    permitted = _permitted(_constraint(Grammar.regex(r"(?s:.*)")), [], width)
+    assert max(permitted) < min(width, len(_tokenizer()))
+    assert len(permitted) > 200
+
+
+def test_half_precision_logits_keep_their_type() -> None:
+    logits = _constraint(Grammar.regex("a"))(mx.array([], dtype=mx.int32), mx.zeros((1, _WIDTH), mx.bfloat16))
+    assert logits.dtype == mx.bfloat16
+
+
+def test_a_token_that_was_not_permitted_is_an_error_and_ends_the_answer() -> None:
+    constraint = _constraint(Grammar.regex("ab"))
+    _permitted(constraint, [])
+    assert _permitted(constraint, _ids("z")) == set(_ENDS)
+    assert constraint.error
+    assert "\n" not in constraint.error
+    assert not constraint.complete
+    assert _permitted(constraint, _ids("za")) == set(_ENDS)
+
+
+def test_answers_with_one_grammar_do_not_disturb_each_other() -> None:
+    compiled = _compiler().compile(Grammar.regex("(ab|cd)"))
+    first, second = compiled.constrain(), compiled.constrain()
+    for constraint in (first, second):
+        _permitted(constraint, [])
+    assert _permitted(first, _ids("a")) == {_ids("b")[0]}
+    assert _permitted(second, _ids("c")) == {_ids("d")[0]}
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "tail", "thought"),
+    [
+        (_THINK, "assistant\n<think>\n", "hm, yes</think>"),
+        (
+            CHANNELS,
+            "<|start|>assistant",
+            "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final <|x|>",
+        ),
+    ],
+)
+def test_reasoning_is_not_held_to_the_grammar(reasoning: ReasoningFormat, tail: str, thought: str) -> None:
+    decoder = TokenDecoder(_tokenizer())
+    begins = answer_begins(decoder.stream(), AnswerStream((), reasoning, prompt_tail=tail))
+    assert begins is not None
+    constraint = _compiler().compile(Grammar.regex("ab")).constrain(begins)
+    tokens: list[int] = []
+    spoken = _ids(thought + ("<|message|>" if reasoning is CHANNELS else ""))
+    for token in spoken:
+        assert len(_permitted(constraint, tokens)) == _WIDTH
+        assert not constraint.complete
+        tokens.append(token)
+    assert _permitted(constraint, tokens) == {_ids("a")[0]}
+    assert _permitted(constraint, [*tokens, *_ids("a")]) == {_ids("b")[0]}
+
+
+def test_an_answer_that_opens_no_reasoning_begins_at_once() -> None:
+    stream = TokenDecoder(_tokenizer()).stream()
+    assert answer_begins(stream, AnswerStream((), _THINK, prompt_tail="assistant\n")) is None
+    assert answer_begins(stream, AnswerStream()) is None
+
+
+@pytest.mark.parametrize(
+    ("grammar", "explanation"),
+    [
+        (Grammar.json_schema('{"type": "nonsense"}'), "JSON schema cannot be used: Invalid type: nonsense"),
+        (Grammar.json_schema('{"not": {}}'), "Unimplemented keys"),
+        (Grammar.json_schema('{"$ref": "http://example.com/x"}'), "not present"),
+        (Grammar.json_schema("false"), "must be a JSON object"),
+        (Grammar.json_schema('{"type": "array", "minItems": 3, "maxItems": 2}'), "JSON schema cannot be used"),
+        (Grammar.json_schema('{"type": '), "JSON schema is not valid JSON"),
+        (Grammar.json_schema("[]"), "must be a JSON object"),
+        (Grammar.json_schema("[" * 10**5), "nested too deeply"),
+        (Grammar.json_schema('{"allOf": [' * 300 + "true" + "]}" * 300), "JSON schema"),
+        (Grammar.json_schema('"' + "x" * 300_000 + '"'), "too long"),
+        (Grammar.regex("(?=a)b"), "regular expression cannot be used: .*look-around"),
+        (Grammar.regex("("), "unclosed group"),
+        (Grammar.choice(()), "at least one string"),
+        (Grammar.choice(("a", "")), "none of them empty"),
+    ],
+)
+def test_what_cannot_be_a_grammar_is_refused_with_the_reason(grammar: Grammar, explanation: str) -> None:
+    with pytest.raises(ValidationError, match=explanation) as caught:
+        _compiler().compile(grammar)
+    assert len(caught.value.message) < 600
+
+
+def test_the_last_grammars_used_are_kept() -> None:
+    compiler = GrammarCompiler(_tokenizer(), _ENDS, capacity=2)
+    first = compiler.compile(Grammar.regex("a"))
+    second = compiler.compile(Grammar.regex("b"))
+    assert compiler.compile(Grammar.regex("a")) is first
+    compiler.compile(Grammar.regex("c"))
+    assert compiler.compile(Grammar.regex("a")) is first
+    assert compiler.compile(Grammar.regex("b")) is not second
+
+
+def test_grammars_compile_in_many_threads_at_once() -> None:
+    compiler = GrammarCompiler(_tokenizer(), _ENDS, capacity=4)
+
+    def work(index: int) -> bool:
+        constraint = compiler.compile(Grammar.regex(f"a{{{index % 6 + 1}}}")).constrain()
+        return not constraint.complete and constraint.error is None
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(200)))
+
+
+def test_a_tokenizer_outside_the_tokenizers_library_is_refused() -> None:
+    with pytest.raises(CapabilityError, match="tokenizer cannot be held to a grammar"):
+        GrammarCompiler(object(), _ENDS).compile(Grammar.json_object())
