@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PROMPT := What is mlxk?
 PYTEST_ARGS ?= -n 2 -q
 
-.PHONY: demo test check format lint types layers documented pytest demo-model benchmarks clean help
+.PHONY: demo test check format lint types layers documented pytest demo-model clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1: /'

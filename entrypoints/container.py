@@ -12,12 +12,14 @@ from mlxk.entrypoints.settings import Settings
 if TYPE_CHECKING:
     from mlxk.application.ports.backend_registry import BackendRegistry
     from mlxk.application.ports.built_in_models import BuiltInModels
+    from mlxk.application.ports.cache_editor import CacheEditor
     from mlxk.application.ports.clock import Clock
     from mlxk.application.ports.content_verifier import ContentVerifier
     from mlxk.application.ports.event_log import EventLog
     from mlxk.application.ports.memory_probe import MemoryProbe
     from mlxk.application.ports.model_cache import ModelCache
     from mlxk.application.ports.model_files import ModelFiles
+    from mlxk.application.ports.model_hub import ModelHub
     from mlxk.application.ports.text_generator import TextGenerator
     from mlxk.application.ports.workspace_store import WorkspaceStore
     from mlxk.application.use_cases.check_health import CheckHealth
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.estimate_memory import EstimateMemory
     from mlxk.application.use_cases.generate_text import GenerateText
     from mlxk.application.use_cases.list_models import ListModels
+    from mlxk.application.use_cases.pull_model import PullModel
+    from mlxk.application.use_cases.remove_model import RemoveModel
     from mlxk.application.use_cases.resolve_model import ResolveModel
     from mlxk.application.use_cases.show_model import ShowModel
 
@@ -33,6 +37,25 @@ def _model_cache(settings: Settings) -> "ModelCache":
     from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 
     return HuggingFaceModelCache(settings.hub_cache)
+
+
+def _model_hub(settings: Settings) -> "ModelHub":
+    from mlxk.adapters.huggingface.client import HubAccess, HubClient, stored_token
+    from mlxk.adapters.huggingface.hub import HuggingFaceModelHub
+
+    access = HubAccess(
+        endpoint=settings.hub_endpoint,
+        token=settings.hub_token or stored_token(settings.hub_token_file),
+        offline=settings.hub_offline,
+        timeout=settings.hub_timeout,
+    )
+    return HuggingFaceModelHub(HubClient(access), settings.hub_cache)
+
+
+def _cache_editor(settings: Settings) -> "CacheEditor":
+    from mlxk.adapters.huggingface.cache_editor import HuggingFaceCacheEditor
+
+    return HuggingFaceCacheEditor(settings.hub_cache)
 
 
 def _content_verifier(cache: "ModelCache") -> "ContentVerifier":
@@ -97,6 +120,8 @@ class Adapters(containers.DeclarativeContainer):
     settings = providers.Dependency(instance_of=Settings)
     model_files: providers.Provider["ModelFiles"] = providers.ThreadSafeSingleton(_model_files)
     model_cache: providers.Provider["ModelCache"] = providers.ThreadSafeSingleton(_model_cache, settings)
+    model_hub: providers.Provider["ModelHub"] = providers.ThreadSafeSingleton(_model_hub, settings)
+    cache_editor: providers.Provider["CacheEditor"] = providers.ThreadSafeSingleton(_cache_editor, settings)
     content_verifier: providers.Provider["ContentVerifier"] = providers.ThreadSafeSingleton(
         _content_verifier, model_cache
     )
@@ -151,6 +176,26 @@ def _check_health(
     return CheckHealth(resolve, list_models, describe, workspaces, verifier)
 
 
+def _pull_model(
+    cache: "ModelCache",
+    built_in: "BuiltInModels",
+    hub: "ModelHub",
+    editor: "CacheEditor",
+    describe: "DescribeModel",
+) -> "PullModel":
+    from mlxk.application.use_cases.pull_model import PullModel
+
+    return PullModel(cache, built_in, hub, editor, describe)
+
+
+def _remove_model(
+    cache: "ModelCache", built_in: "BuiltInModels", resolve: "ResolveModel", editor: "CacheEditor"
+) -> "RemoveModel":
+    from mlxk.application.use_cases.remove_model import RemoveModel
+
+    return RemoveModel(cache, built_in, resolve, editor)
+
+
 def _estimate_memory(memory: "MemoryProbe") -> "EstimateMemory":
     from mlxk.application.use_cases.estimate_memory import EstimateMemory
 
@@ -192,6 +237,17 @@ class UseCases(containers.DeclarativeContainer):
         describe_model,
         adapters.workspaces,
         adapters.content_verifier,
+    )
+    pull_model: providers.Provider["PullModel"] = providers.Factory(
+        _pull_model,
+        adapters.model_cache,
+        adapters.built_in_models,
+        adapters.model_hub,
+        adapters.cache_editor,
+        describe_model,
+    )
+    remove_model: providers.Provider["RemoveModel"] = providers.Factory(
+        _remove_model, adapters.model_cache, adapters.built_in_models, resolve_model, adapters.cache_editor
     )
     estimate_memory: providers.Provider["EstimateMemory"] = providers.Factory(_estimate_memory, adapters.memory_probe)
     generate_text: providers.Provider["GenerateText"] = providers.Factory(

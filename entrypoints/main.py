@@ -19,11 +19,16 @@ def main(argv: list[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"mlxk {__version__}")  # noqa: T201 - the fast path has no output sink yet
         return 0
+    from mlxk.domain.errors import ValidationError
     from mlxk.entrypoints.cli.door import Door
-    from mlxk.entrypoints.cli.program import run
+    from mlxk.entrypoints.cli.program import refuse, run
     from mlxk.entrypoints.settings import read_settings
 
-    return run(arguments, Door(settings=read_settings(), build=_container, read_pipe=_read_pipe))
+    try:
+        settings = read_settings()
+    except ValidationError as error:
+        return refuse(arguments, error)
+    return run(arguments, Door(settings=settings, build=_container, read_pipe=_read_pipe))
 
 
 def run_main() -> int:

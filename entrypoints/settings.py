@@ -30,6 +30,12 @@ VARIABLES = (
     Variable("XDG_CACHE_HOME", "Where caches live; the Hugging Face home is below it.", "a directory", "~/.cache"),
     Variable("XDG_STATE_HOME", "Where the chat keeps its history: mlxk/chat_history.", "a directory", "~/.local/state"),
     Variable("MLXK_WORKSPACE_HOME", "A folder of workspaces, searched before the cache.", "a directory", "unset"),
+    Variable("HF_ENDPOINT", "The hub to pull from and push to.", "an http or https address", "https://huggingface.co"),
+    Variable("HF_TOKEN", "The token for private and gated models, and for pushing.", "a token", "the file below"),
+    Variable("HUGGINGFACE_HUB_TOKEN", "Another name for HF_TOKEN, which wins.", "a token", "unset"),
+    Variable("HF_TOKEN_PATH", "Where `hf auth login` keeps the token.", "a file", "$HF_HOME/token"),
+    Variable("HF_HUB_OFFLINE", "Asks the hub nothing; what is cached still works.", "1, true, yes, on", "off"),
+    Variable("HF_HUB_DOWNLOAD_TIMEOUT", "Seconds without a byte before a request is repeated.", "1 to 3600", "10"),
     Variable("MLXK2_ENABLE_PIPES", "Allows `-` as a prompt: read standard input.", "1, true, yes, on", "off"),
     Variable("MLXK2_LOG_LEVEL", "The least severe events to log.", ", ".join(LOG_LEVELS), "warning"),
     Variable("MLXK2_LOG_JSON", "Log as JSON, one object a line.", "1, true, yes, on", "off"),
@@ -47,6 +53,13 @@ class Settings:
     """The user's home directory; logs show it as ``~``."""
     chat_history: str
     """The file that remembers what was typed into the chat."""
+    hub_token_file: str
+    """Where the hub client keeps the token, if it does."""
+    hub_endpoint: str = "https://huggingface.co"
+    hub_token: str | None = attrs.field(default=None, repr=False)
+    hub_offline: bool = False
+    hub_timeout: int = 10
+    """Seconds."""
     workspace_home: str | None = None
     enable_pipes: bool = False
     log_level: str = "warning"
@@ -69,6 +82,13 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         hub_cache=_absolute(known.get("HF_HUB_CACHE") or os.path.join(_hugging_face_home(known, home), "hub"), home),
         home=home,
+        hub_token_file=_absolute(
+            known.get("HF_TOKEN_PATH") or os.path.join(_hugging_face_home(known, home), "token"), home
+        ),
+        hub_endpoint=_address(known, "HF_ENDPOINT", "https://huggingface.co"),
+        hub_token=(known.get("HF_TOKEN") or known.get("HUGGINGFACE_HUB_TOKEN") or "").strip() or None,
+        hub_offline=_switch(known, "HF_HUB_OFFLINE"),
+        hub_timeout=_whole_number(known, "HF_HUB_DOWNLOAD_TIMEOUT", range(1, 3601), 10),
         chat_history=os.path.join(
             _absolute(known.get("XDG_STATE_HOME") or os.path.join(home, ".local", "state"), home),
             "mlxk",
@@ -102,3 +122,19 @@ def _choice(known: Mapping[str, str], name: str, allowed: tuple[str, ...], defau
     if value not in allowed:
         raise ValidationError(f"{name} must be one of {', '.join(allowed)} (got '{known[name]}')")
     return value
+
+
+def _address(known: Mapping[str, str], name: str, default: str) -> str:
+    value = known.get(name, default).strip().rstrip("/")
+    if not value.startswith(("http://", "https://")) or len(value.split("//", 1)[1]) == 0:
+        raise ValidationError(f"{name} must begin with http:// or https:// (got '{known[name]}')")
+    return value
+
+
+def _whole_number(known: Mapping[str, str], name: str, allowed: range, default: int) -> int:
+    value = known.get(name, str(default)).strip()
+    if not value.isdecimal() or int(value) not in allowed:
+        raise ValidationError(
+            f"{name} must be a whole number from {allowed.start} to {allowed.stop - 1} (got '{known[name]}')"
+        )
+    return int(value)

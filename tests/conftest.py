@@ -7,13 +7,19 @@ compiler would. The variable must be set before MLX is imported, hence here.
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from hub.server import LoopbackHub
+
 os.environ["MLX_DISABLE_COMPILE"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -52,3 +58,18 @@ def mlxk(program_environment: dict[str, str], tmp_path: Path) -> Program:
         )
 
     return run
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> "Iterator[LoopbackHub]":
+    """Serve a hub on this machine; only programs that are told its address find it."""
+    from hub.server import LoopbackHub
+
+    with LoopbackHub(tmp_path) as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub_variables(hub: "LoopbackHub") -> dict[str, str]:
+    """Return the variables that make a program use the loopback hub, and nothing else on the network."""
+    return {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}

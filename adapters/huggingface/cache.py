@@ -115,7 +115,9 @@ class HuggingFaceModelCache(ModelCache):
 
 def _is_model(entry: "os.DirEntry[str]") -> bool:
     name = entry.name
-    return name.startswith(_PREFIX) and len(name) > len(_PREFIX) and _MARKER_OF_TESTS not in name and _is_directory(entry)
+    return (
+        name.startswith(_PREFIX) and len(name) > len(_PREFIX) and _MARKER_OF_TESTS not in name and _is_directory(entry)
+    )
 
 
 def _is_directory(entry: "os.DirEntry[str]") -> bool:

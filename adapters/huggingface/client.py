@@ -32,6 +32,7 @@ PUBLIC_ENDPOINT = "https://huggingface.co"
 TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Answers after which the same request may succeed."""
 
+_MAX_TOKEN_CHARACTERS = 10_000
 _ANSWER = TypeVar("_ANSWER")
 
 
@@ -67,6 +68,15 @@ class HubAccess:
     timeout: float = 10.0
     """Seconds without a byte after which a request is given up and repeated."""
     patience: Patience = attrs.field(factory=Patience)
+
+
+def stored_token(path: str) -> str | None:
+    """Return the token that ``hf auth login`` left in a file, if any."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read(_MAX_TOKEN_CHARACTERS).strip() or None
+    except (OSError, ValueError):
+        return None
 
 
 class HubClient:

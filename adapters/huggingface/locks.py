@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 
 from mlxk.adapters.huggingface.layout import MODEL_LOCK, ModelFolder
-from mlxk.application.ports.cache_editor import LockHolder
-from mlxk.domain.errors import LocksPresentError, StorageError
+from mlxk.application.ports.cache_editor import LockHolder, in_use
+from mlxk.domain.errors import StorageError
 
 POLL_SECONDS = 0.1
 
@@ -37,7 +37,7 @@ def reserve_model(folder: ModelFolder, activity: str, wait: Callable[[LockHolder
         while (descriptor := try_lock(path, create=True)) is None:
             holder = _noted(path)
             if wait is None:
-                raise busy(folder.name, (holder,))
+                raise in_use(folder.name, (holder,))
             if not told:
                 wait(holder)
                 told = True
@@ -52,17 +52,6 @@ def reserve_model(folder: ModelFolder, activity: str, wait: Callable[[LockHolder
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, 0)
         os.close(descriptor)
-
-
-def busy(name: str, holders: tuple[LockHolder, ...]) -> LocksPresentError:
-    """Say that others are working on a model."""
-    process = holders[0].process
-    stop = f", or stop process {process}" if process else ""
-    return LocksPresentError(
-        f"'{name}' is in use by {holders[0]}",
-        hint=f"Wait until it is done{stop}.",
-        detail={"processes": [holder.process for holder in holders if holder.process]} if process else None,
-    )
 
 
 def held_locks(folder: ModelFolder) -> tuple[LockHolder, ...]:

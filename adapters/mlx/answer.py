@@ -101,11 +101,11 @@ class Answer:
         """End the answer; later calls do nothing."""
         if self.ended:
             return
-        self.ended = True
         reason = self._flush(reason)
         limit = self.limits.max_tokens if reason is FinishReason.LENGTH else None
         usage = Usage(len(self.prompt), len(self.generated), self.cached_tokens)
         self.sink.put(Finished(reason, usage, self._timings(), limit, tuple(self.notes)))
+        self.ended = True
 
     def fail(self, error: MlxkError) -> None:
         """End the answer with an error; later calls do nothing."""

@@ -210,6 +210,8 @@ class DecodeBatch(Batch):
                 try:
                     for process in row.processors:
                         mine = process(context, mine)
+                    if mine.shape != (1, logits.shape[-1]):
+                        raise ValueError(f"a logits processor returned the shape {mine.shape}")
                 except Exception as error:  # noqa: BLE001 - a door: a row's own callable must not harm its neighbours
                     row.fault, mine = error, logits[index : index + 1]
             changed.append(mine)

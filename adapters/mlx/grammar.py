@@ -36,13 +36,21 @@ AnswerBegins = Callable[[int], bool]
 class GrammarConstraint:
     """Holds one answer to its grammar; a logits processor, used by one thread.
 
-    Call it once for each token, in order, with the tokens so far and the logits of the next one. Whether the tokens of
-    the prompt are among those so far does not matter, as long as it is always the same. When the grammar is fulfilled
-    and nothing may follow, only the model's end tokens are left. It never raises: when llguidance gives up, ``error``
-    says why, and only the end tokens are left too.
+    Call it for each token, in order, with the tokens so far and the logits of the next one. When the grammar is
+    fulfilled and nothing may follow, only the model's end tokens are left. It never raises: when llguidance gives up,
+    ``error`` says why, and only the end tokens are left too.
+
+    Made by ``CompiledGrammar.constrain``.
     """
 
-    def __init__(self, matcher: Any, words: int, ends: Iterable[int], begins: AnswerBegins | None = None) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        matcher: Any,  # noqa: ANN401 - llguidance's
+        words: int,
+        ends: Iterable[int],
+        begins: AnswerBegins | None = None,
+        prompt_tokens: int | None = None,
+    ) -> None:
         import numpy
 
         self.error: str | None = None
@@ -53,7 +61,7 @@ class GrammarConstraint:
         self._bytes = self._mask.view(numpy.uint8)
         self._ends = sorted(ends)
         self._begins = begins
-        self._seen: int | None = None
+        self._seen = prompt_tokens
 
     @property
     def complete(self) -> bool:
@@ -107,13 +115,16 @@ class CompiledGrammar:
         self._words = words
         self._ends = ends
 
-    def constrain(self, begins: AnswerBegins | None = None) -> GrammarConstraint:
-        """Return the constraint of one new answer.
+    def constrain(self, begins: AnswerBegins | None = None, prompt_tokens: int | None = None) -> GrammarConstraint:
+        """Return the constraint of one answer.
 
         Args:
             begins: Tells when the part of the answer begins that the grammar is about; None means at once.
+            prompt_tokens: How many of the tokens that the constraint is called with precede the answer; those after
+                them are read even at the first call, so an answer may be taken up in its middle. None means all
+                tokens of the first call.
         """
-        return GrammarConstraint(self._matcher.deep_copy(), self._words, self._ends, begins)
+        return GrammarConstraint(self._matcher.deep_copy(), self._words, self._ends, begins, prompt_tokens)
 
 
 class GrammarCompiler:

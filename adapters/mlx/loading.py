@@ -92,8 +92,6 @@ def load_model(handle: ModelHandle, adapter: str | None = None) -> LoadedModel:
             "Running text models needs mlx-lm, which is not installed.", hint="Install it: pip install mlx-lm"
         ) from error
     config = _read_config(handle)
-    if adapter is not None and not os.path.isfile(os.path.join(adapter, "adapter_config.json")):
-        raise ValidationError(f"adapter: there is no LoRA adapter in '{adapter}' (no adapter_config.json).")
     try:
         network, tokenizer, context = _load(handle, config, adapter)
     except MlxkError:
@@ -129,7 +127,13 @@ def weight_bytes(directory: str) -> int:
 
 
 def identity_of(handle: ModelHandle, adapter: str | None = None) -> str:
-    """Return a text that names this model, its adapter and the state of their files."""
+    """Return a text that names this model, its adapter and the state of their files.
+
+    Raises:
+        ValidationError: There is no adapter in that directory.
+    """
+    if adapter is not None and not os.path.isfile(os.path.join(adapter, "adapter_config.json")):
+        raise ValidationError(f"adapter: there is no LoRA adapter in '{adapter}' (no adapter_config.json).")
     parts = [handle.directory, handle.revision or "", adapter or ""]
     for directory in filter(None, (handle.directory, adapter)):
         for path in [os.path.join(directory, "config.json"), *_weight_files(directory)]:

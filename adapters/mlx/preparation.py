@@ -9,9 +9,11 @@ from mlxk.adapters.mlx.loading import LoadedModel
 from mlxk.adapters.mlx.sampling import Draws, SamplingParameters
 from mlxk.adapters.mlx.streams import AnswerSink
 from mlxk.adapters.mlx.templates import RenderedPrompt
+from mlxk.adapters.mlx.tool_parsers import tool_call_format
 from mlxk.application.ports.clock import Clock
 from mlxk.domain.answer_stream import AnswerStream
 from mlxk.domain.computation import Computation
+from mlxk.domain.conversation import Conversation
 from mlxk.domain.errors import CapabilityError, ContextLengthError, IncompatibleModelError, ValidationError
 from mlxk.domain.generation import PRODUCT_DEFAULTS, GenerationRequest, GenerationSettings
 
@@ -43,17 +45,21 @@ def prepare(request: GenerationRequest, models: Sequence[LoadedModel], sink: Ans
         rendered = model.renderer.render(request.prompt, request.thinking)
     _check_tokens(rendered.tokens, settings, model)
     limits = AnswerLimits(_max_tokens(len(rendered.tokens), settings, model), model.end_tokens)
-    parser = _parser(settings, model, rendered)
+    parser = _parser(request, settings, model, rendered)
     answer = Answer(rendered.tokens, settings, limits, model.decoder.stream(), parser, sink, clock)
     answer.notes += _notes(request.computation)
     return Row(answer, SamplingParameters.of(settings), Draws(settings.seed), _constrain(settings, model, rendered))
 
 
-def _parser(settings: GenerationSettings, model: LoadedModel, rendered: RenderedPrompt) -> AnswerStream | None:
+def _parser(
+    request: GenerationRequest, settings: GenerationSettings, model: LoadedModel, rendered: RenderedPrompt
+) -> AnswerStream | None:
     """Return what splits the answer's text; None when there is nothing to split, which costs nothing."""
-    if not settings.stop and model.reasoning is None:
+    offered = request.prompt.tools if isinstance(request.prompt, Conversation) else ()
+    tools = tool_call_format(model.tokenizer, offered, model.reasoning)
+    if not settings.stop and model.reasoning is None and tools is None:
         return None
-    return AnswerStream(settings.stop, model.reasoning, None, rendered.tail)
+    return AnswerStream(settings.stop, model.reasoning, tools, rendered.tail)
 
 
 def _constrain(

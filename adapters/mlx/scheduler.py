@@ -204,10 +204,13 @@ class Scheduler:
             row.fault = ExecutionError("The model's output was not a number, so the answer cannot go on.")
         if row.fault is not None:
             return _failure(row.fault)
-        if sampled.ranking is None:
-            return row.answer.accept(sampled.token)
-        decoder = self._decoding[row].resident.model.decoder
-        return row.answer.accept(sampled.token, token_logprob(decoder, sampled.token, sampled.ranking))
+        try:
+            if sampled.ranking is None:
+                return row.answer.accept(sampled.token)
+            decoder = self._decoding[row].resident.model.decoder
+            return row.answer.accept(sampled.token, token_logprob(decoder, sampled.token, sampled.ranking))
+        except Exception as error:  # noqa: BLE001 - a door: what goes wrong with one answer's text ends that answer
+            return _failure(error)
 
     def _leave(self, batch: Batch, rows: Iterable[Row]) -> None:
         """Take rows out of a batch; what they computed is kept unless they failed."""
@@ -241,8 +244,11 @@ class Scheduler:
             self._leave(job.batch, [job.row])
         self._decoding.pop(job.row, None)
         if isinstance(outcome, FinishReason):
-            job.answer.finish(outcome)
-        else:
+            try:
+                job.answer.finish(outcome)
+            except Exception as error:  # noqa: BLE001 - a door: the reader waits for an end, whatever happens
+                outcome = _failure(error)
+        if isinstance(outcome, MlxkError):
             job.answer.fail(outcome)
             self._tally.failed += 1
         self._tally.ended += 1

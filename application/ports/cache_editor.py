@@ -7,6 +7,8 @@ from typing import Protocol
 
 import attrs
 
+from mlxk.domain.errors import LocksPresentError
+
 
 @attrs.frozen
 class LockHolder:
@@ -20,6 +22,17 @@ class LockHolder:
     def __str__(self) -> str:
         who = f"process {self.process}" if self.process else "another process"
         return f"{who}, which is {self.activity}"
+
+
+def in_use(name: str, holders: tuple[LockHolder, ...]) -> LocksPresentError:
+    """Return the error that says who works on a model."""
+    processes = [holder.process for holder in holders if holder.process]
+    stop = f", or stop process {processes[0]}" if processes else ""
+    return LocksPresentError(
+        f"'{name}' is in use by {holders[0]}",
+        hint=f"Wait until it is done{stop}.",
+        detail={"processes": processes} if processes else None,
+    )
 
 
 @attrs.frozen

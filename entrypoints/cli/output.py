@@ -4,6 +4,7 @@ Owns the JSON envelope and where things are written. What a value looks like as 
 ``human``.
 """
 
+import io
 import json
 import sys
 from collections.abc import Mapping
@@ -29,6 +30,10 @@ class Output:
         self._stdout = sys.stdout if stdout is None else stdout
         self._stderr = sys.stderr if stderr is None else stderr
         self._color = color
+        for stream in (self._stdout, self._stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                # Names on a disk need not be text, and printing them must not fail.
+                stream.reconfigure(errors="backslashreplace")
 
     @property
     def interactive(self) -> bool:
@@ -59,6 +64,11 @@ class Output:
     def aside(self, text: str) -> None:
         """Write talk that comes in pieces, dimmed, without ending the line."""
         self._stderr.write(self.paint(text, DIM, self._stderr))
+        self._stderr.flush()
+
+    def prompt(self, text: str) -> None:
+        """Write a question without ending the line."""
+        self._stderr.write(text)
         self._stderr.flush()
 
     def text(self, text: str) -> None:

@@ -48,6 +48,11 @@ def run(arguments: Sequence[str], door: Door) -> int:
     return status
 
 
+def refuse(arguments: Sequence[str], error: MlxkError) -> int:
+    """Answer a failure that came before the command line was read, such as a wrong environment variable."""
+    return _fail(Output(as_json="--json" in arguments, color=False), None, error)
+
+
 def _complete(parser: argparse.ArgumentParser) -> None:
     """Answer the shell's question for completions and leave; the shell asks by a variable, not by a flag."""
     import argcomplete

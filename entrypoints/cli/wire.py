@@ -24,7 +24,7 @@ def timestamp(moment: datetime.datetime) -> str:
 def model(description: ModelDescription) -> Json:
     """Return the model object of ``list`` and ``show``."""
     handle, workspace = description.handle, description.workspace
-    fields: Json = {
+    return {
         "name": handle.name,
         "hash": handle.commit,
         "size_bytes": description.size_bytes,
@@ -43,14 +43,11 @@ def model(description: ModelDescription) -> Json:
         "clean": workspace.clean if workspace else None,
         "source": handle.origin.value,
     }
-    if handle.display_name is not None:
-        fields["display_name"] = handle.display_name
-    return fields
 
 
 def model_list(models: Iterable[ModelDescription], reading: MemoryReading | None) -> Json:
     """Return the data of ``list``."""
-    objects = [model(description) for description in models]
+    objects = [_listed(description) for description in models]
     return {
         "models": objects,
         "count": len(objects),
@@ -58,9 +55,21 @@ def model_list(models: Iterable[ModelDescription], reading: MemoryReading | None
     }
 
 
+def _listed(description: ModelDescription) -> Json:
+    """Return a model as ``list`` shows it: a workspace also has the name to show."""
+    name = description.handle.display_name
+    return model(description) if name is None else {**model(description), "display_name": name}
+
+
 def file(entry: FileEntry) -> Json:
     """Return one file of ``show --files``."""
-    return {"name": entry.path, "size": decimal_size(entry.size_bytes), "type": file_type(entry.path)}
+    return {
+        "name": entry.path.rpartition("/")[2],
+        "size": decimal_size(entry.size_bytes),
+        "type": file_type(entry.path),
+        "path": entry.path,
+        "size_bytes": entry.size_bytes,
+    }
 
 
 def file_type(path: str) -> str:
@@ -196,17 +205,25 @@ def _metadata(details: ModelDetails) -> Json:
     architectures = config.get("architectures")
     quantization = details.quantization
     return {
-        "model_type": config.get("model_type"),
-        "architecture": architectures[0] if isinstance(architectures, list) and architectures else None,
+        "model_type": _text(config.get("model_type")),
+        "architecture": _text(architectures[0]) if isinstance(architectures, list) and architectures else None,
         "quantization": f"{quantization.bits}bit" if quantization else None,
         "context_length": details.description.context_length,
-        **{name: config.get(name) for name in _CONFIG_NUMBERS},
+        **{name: _count(config.get(name)) for name in _CONFIG_NUMBERS},
         "parameters": details.parameters,
         "license": details.license,
         "chat_template": details.chat_template,
         "supports_tools": details.supports_tools,
         "supports_reasoning": details.supports_reasoning,
     }
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def memory_estimate(verdict: MemoryVerdict) -> Json:

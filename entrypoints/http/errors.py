@@ -36,10 +36,17 @@ def status_of(error: MlxkError) -> int:
     return HTTP_STATUS[error.code]
 
 
-def error_document(error: MlxkError, request_id: str | None) -> Mapping[str, object]:
-    """Return the body of an error response, and of an error event inside a stream."""
+def error_document(error: MlxkError, request_id: str | None, parameter: str | None = None) -> Mapping[str, object]:
+    """Return the body of an error response, and of an error event inside a stream.
+
+    Args:
+        error: What went wrong.
+        request_id: Of the request, when there was one.
+        parameter: The field at fault, when the caller knows it and the error does not.
+    """
     problems = error.detail.get("problems") if error.detail else None
-    parameter = problems[0]["param"] if isinstance(problems, list) and problems else PARAMETER_OF_CODE.get(error.code)
+    if isinstance(problems, list) and problems:
+        parameter = problems[0]["param"]
     optional = {"hint": error.hint, "matches": list(error.matches), "detail": error.detail}
     return {
         "status": "error",
@@ -47,7 +54,7 @@ def error_document(error: MlxkError, request_id: str | None) -> Mapping[str, obj
             "type": error.code,
             "message": error.message,
             "code": error.code,
-            "param": parameter,
+            "param": parameter or PARAMETER_OF_CODE.get(error.code),
             "retryable": error.retryable,
             **{key: value for key, value in optional.items() if value},
         },

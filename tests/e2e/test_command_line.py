@@ -121,7 +121,7 @@ def test_on_a_terminal_the_answer_streams(program_environment: dict[str, str], t
     """Each delta is a write of its own, so the terminal receives the answer in several reads."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "mlxk", "run", "demo", "Count to ten."],
+        [sys.executable, "-m", "mlxk", "run", "demo", "Tell me a story."],
         stdout=slave,
         stderr=subprocess.PIPE,
         env=program_environment,
@@ -138,7 +138,7 @@ def test_on_a_terminal_the_answer_streams(program_environment: dict[str, str], t
         os.close(master)
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, b"")
-    assert b"".join(pieces).decode().replace("\r\n", "\n") == f"{answers()['Count to ten.']}\n"
+    assert b"".join(pieces).decode().startswith("Once upon a time")
     assert len(pieces) > 1
 
 

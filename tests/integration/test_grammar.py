@@ -187,6 +187,11 @@ def test_the_tokens_of_the_prompt_do_not_matter() -> None:
     assert _permitted(constraint, [*prompt, *_ids("a")]) == {_ids("b")[0]}
 
 
+def test_an_answer_may_be_taken_up_in_its_middle() -> None:
+    constraint = _compiler().compile(Grammar.regex("abc")).constrain(prompt_tokens=2)
+    assert _permitted(constraint, [*_ids("zz"), *_ids("a"), *_ids("b")]) == {_ids("c")[0]}
+
+
 @pytest.mark.parametrize("width", [300, 447, 448, 2048])
 def test_the_output_may_be_narrower_or_wider_than_the_vocabulary(width: int) -> None:
     permitted = _permitted(_constraint(Grammar.regex(r"(?s:.*)")), [], width)

@@ -3,7 +3,16 @@
 A command imports its use case when it runs, so that parsing stays fast.
 """
 
-from mlxk.entrypoints.cli.commands import completion, health, list_models, run_model, schema, show_model
+from mlxk.entrypoints.cli.commands import (
+    completion,
+    health,
+    list_models,
+    pull_model,
+    remove_model,
+    run_model,
+    schema,
+    show_model,
+)
 from mlxk.entrypoints.cli.commands.command import Command
 
 COMMANDS: dict[str, Command] = {
@@ -11,6 +20,8 @@ COMMANDS: dict[str, Command] = {
     "show": show_model,
     "health": health,
     "run": run_model,
+    "pull": pull_model,
+    "rm": remove_model,
     "schema": schema,
     "completion": completion,
 }

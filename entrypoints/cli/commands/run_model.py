@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
-from mlxk.entrypoints.cli.commands import sampling_flags
+from mlxk.entrypoints.cli import sampling_flags
 from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
 from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import DONE

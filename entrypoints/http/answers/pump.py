@@ -98,9 +98,10 @@ class Delivery:
         self._go_on(self._writer.ping())
 
     def fail(self, error: MlxkError) -> None:
-        """End at once, with a fault of ours."""
+        """End at once, with a fault of ours; does nothing when it has ended."""
         self.cancel()
-        self._end(error)
+        if not self._ended:
+            self._end(error)
 
     def _take(self, index: int, events: Sequence[GenerationEvent]) -> None:
         last = events[-1]
@@ -118,11 +119,13 @@ class Delivery:
     def _end(self, error: MlxkError | None) -> bool:
         self._ended = True
         finished = [self._finished[index] for index in sorted(self._finished)]
-        if error is None:
-            self._writer.close(finished)
-        else:
-            self._writer.fail(error)
-        self._on_end(finished, error)
+        try:
+            if error is None:
+                self._writer.close(finished)
+            else:
+                self._writer.fail(error)
+        finally:
+            self._on_end(finished, error)
         return True
 
 
@@ -178,12 +181,13 @@ class Pump:
         while True:
             try:
                 delivery = self._ready.get(timeout=max(0.0, ping_at - self._clock.monotonic()))
+                if delivery is None:
+                    break
+                self._move(delivery)
             except queue.Empty:
+                pass
+            if self._clock.monotonic() >= ping_at:
                 ping_at = self._ping()
-                continue
-            if delivery is None:
-                break
-            self._move(delivery)
         for delivery in list(self._deliveries):
             delivery.fail(ServerShutdownError("The server is shutting down."))
 

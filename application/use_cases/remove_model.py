@@ -1,0 +1,143 @@
+"""Remove models from the cache: one, one revision of it, or all that a pattern selects."""
+
+from fnmatch import fnmatchcase
+
+import attrs
+
+from mlxk.application.ports.built_in_models import BuiltInModels
+from mlxk.application.ports.cache_editor import CacheEditor, Removal, in_use
+from mlxk.application.ports.confirmation import Confirmation
+from mlxk.application.ports.model_cache import ModelCache
+from mlxk.application.use_cases.resolve_model import ResolveModel
+from mlxk.domain.errors import (
+    ModelNotFoundError,
+    RequiresConfirmationError,
+    ValidationError,
+    WorkspaceModelError,
+)
+from mlxk.domain.model import ModelHandle, Origin
+from mlxk.domain.model_reference import ModelRef
+
+
+@attrs.frozen
+class RemoveRequest:
+    """What to remove, and how."""
+
+    reference: str
+    """A name, a part of one, a name with ``@revision``, or a pattern with ``*``, ``?`` or ``[…]``."""
+    force: bool = False
+    """Whether to remove without asking what the reference does not name exactly."""
+    dry_run: bool = False
+    """Whether only to say what would go."""
+
+
+@attrs.frozen
+class RemoveResult:
+    """What a removal did, or would do."""
+
+    reference: str
+    removals: tuple[Removal, ...]
+    """Sorted by name."""
+    done: bool
+    """Whether it is gone; otherwise it was a dry run or the answer was no."""
+    dry_run: bool = False
+
+
+@attrs.frozen
+class RemoveModel:
+    """Removes models from the cache; what is not there is not touched."""
+
+    cache: ModelCache
+    built_in: BuiltInModels
+    resolve: ResolveModel
+    editor: CacheEditor
+
+    def __call__(self, request: RemoveRequest, confirmation: Confirmation) -> RemoveResult:
+        """Remove what a reference means.
+
+        A model that is named exactly is removed at once. For anything else somebody has to say yes, be it with
+        ``force``. What another process is working on is never removed, forced or not.
+
+        Raises:
+            ValidationError: The reference cannot be parsed.
+            ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: It does not mean a cached model.
+            WorkspaceModelError: It means a workspace or a model that comes with the program.
+            RequiresConfirmationError: It is not exact, and nobody is there to say yes.
+            LocksPresentError: Another process is working on it.
+            StorageError: The disk refuses.
+        """
+        reference = request.reference.strip()
+        pattern = any(character in reference for character in "*?[")
+        ref = ModelRef.parse(reference)
+        removals = self._matching(ref) if pattern else (self._single(ref),)
+        result = RemoveResult(reference, removals, done=False, dry_run=request.dry_run)
+        if request.dry_run:
+            return result
+        exact = not pattern and removals[0].name == ref.name
+        if not exact and not request.force and not self._confirmed(reference, removals, confirmation):
+            return result
+        for removal in removals:
+            self._require_peace(removal.name)
+        for removal in removals:
+            self._remove(removal)
+        return attrs.evolve(result, done=True)
+
+    def _single(self, ref: ModelRef) -> Removal:
+        handle = self._cached(ref)
+        revision = handle.revision if ref.revision is not None else None
+        removal = self.editor.plan_removal(handle.name, revision)
+        if removal is None:
+            raise ModelNotFoundError(f"no cached model found matching '{ref}'")
+        return removal
+
+    def _cached(self, ref: ModelRef) -> ModelHandle:
+        """Find the model in the cache: under its exact name even where a workspace or a built-in has it as well."""
+        exact = None if ref.is_path else self.cache.find(ref.name, ref.revision)
+        handle = exact or self.resolve(ref)
+        if handle.origin is Origin.CACHE:
+            return handle
+        if handle.origin is Origin.BUILT_IN:
+            raise WorkspaceModelError(f"'{handle.name}' comes with the program and cannot be removed")
+        shown = ref.text if ref.is_path else handle.directory
+        raise WorkspaceModelError(
+            f"'{ref}' is a workspace, and workspaces are not removed by mlxk",
+            hint=f"Remove the directory: rm -r {shown}",
+        )
+
+    def _matching(self, ref: ModelRef) -> tuple[Removal, ...]:
+        if ref.is_path or ref.revision is not None:
+            raise ValidationError(f"a pattern selects cached models by name only: '{ref.text.strip()}'")
+        pattern = ref.name.lower()
+        names = [name for name in self.cache.names() if _fits(name.lower(), pattern)]
+        removals = tuple(removal for removal in map(self.editor.plan_removal, names) if removal)
+        if not removals:
+            raise ModelNotFoundError(f"no cached model fits the pattern '{ref.name}'")
+        return removals
+
+    def _confirmed(self, reference: str, removals: tuple[Removal, ...], confirmation: Confirmation) -> bool:
+        names = tuple(removal.name for removal in removals)
+        facts = tuple(f"  {name}" for name in names)
+        what = "this model" if len(names) == 1 else f"these {len(names)} models"
+        answer = confirmation.ask((f"'{reference}' means:", *facts), f"Remove {what}?", default=False)
+        if answer is None:
+            raise RequiresConfirmationError(
+                f"'{reference}' is not an exact name; it means {what}",
+                hint="Write the exact name, or say yes with --force.",
+                matches=names,
+            )
+        return answer
+
+    def _remove(self, removal: Removal) -> None:
+        with self.editor.reserve(removal.name, "removing it"):
+            self._require_peace(removal.name)
+            self.editor.remove(removal)
+
+    def _require_peace(self, name: str) -> None:
+        holders = self.editor.holders(name)
+        if holders:
+            raise in_use(name, holders)
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Whether a pattern fits a name; one without an owner also fits the part after the owner."""
+    return fnmatchcase(name, pattern) or ("/" not in pattern and fnmatchcase(name.rpartition("/")[2], pattern))

@@ -1,0 +1,175 @@
+"""What a server offers: the models it can run, under the names clients use, and which name means which model.
+
+Unlike the command line a server is asked by others, so paths mean models only where the operator allows it, and a
+directory of this machine is never shown. Answers are kept for a moment, since clients ask often.
+"""
+
+import hashlib
+import threading
+from collections.abc import Mapping
+
+import attrs
+
+from mlxk.application.ports.clock import Clock
+from mlxk.application.ports.resident_models import ResidentModels
+from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.application.use_cases.generate_text import require_text_model
+from mlxk.application.use_cases.list_models import ListModels
+from mlxk.application.use_cases.resolve_model import ResolveModel
+from mlxk.domain.capabilities import Capability
+from mlxk.domain.errors import ModelNotFoundError, ValidationError
+from mlxk.domain.model import ModelDescription, ModelDetails, ModelHandle, Origin
+from mlxk.domain.model_reference import is_path
+
+FRESH_SECONDS = 2.0
+"""How long what was read of the disk is believed."""
+
+MOST_REMEMBERED = 256
+"""Names remembered at once."""
+
+STATE_SECONDS = 0.5
+"""How long to wait for the engine to say what is loaded."""
+
+
+@attrs.frozen
+class ServedModel:
+    """A model that clients can name."""
+
+    id: str
+    """How clients name it; never a path of this machine."""
+    details: ModelDetails
+
+    @property
+    def description(self) -> ModelDescription:
+        """What a listing says about it."""
+        return self.details.description
+
+    @property
+    def handle(self) -> ModelHandle:
+        """The model itself."""
+        return self.description.handle
+
+    @property
+    def can_chat(self) -> bool:
+        """Whether it has a template for conversations."""
+        return Capability.CHAT in self.description.capabilities
+
+    @property
+    def fingerprint(self) -> str:
+        """A short name for exactly these weights; the same weights have the same name on every machine."""
+        workspace = self.description.workspace
+        version = self.handle.revision or (workspace.content_hash if workspace else None) or ""
+        facts = f"{self.id}\n{version}\n{self.description.size_bytes}"
+        return f"fp_{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
+
+
+class ServeCatalogue:
+    """Lists and finds the models of a server. Safe to share between threads.
+
+    Args:
+        resolve: Finds what a reference means.
+        list_models: Lists what is there.
+        describe: Reads a model's files.
+        resident: Knows what is loaded.
+        clock: Tells how old an answer is.
+        allow_paths: Whether a client may name a model by its path.
+    """
+
+    def __init__(
+        self,
+        resolve: ResolveModel,
+        list_models: ListModels,
+        describe: DescribeModel,
+        resident: ResidentModels,
+        clock: Clock,
+        allow_paths: bool = False,
+    ) -> None:
+        self._resolve = resolve
+        self._list_models = list_models
+        self._describe = describe
+        self._resident = resident
+        self._clock = clock
+        self._allow_paths = allow_paths
+        self._named: dict[str, ModelHandle] = {}
+        self._found: dict[str, tuple[float, ServedModel]] = {}
+        self._listed: tuple[float, tuple[ServedModel, ...]] | None = None
+        self._lock = threading.Lock()
+
+    def offer(self, reference: str) -> ServedModel:
+        """Serve a model that the operator named, which may be a path, under its short name.
+
+        Raises:
+            MlxkError: It cannot be found, or cannot run.
+        """
+        handle = self._resolve(reference)
+        served = self._serve(handle)
+        self._named[served.id] = handle
+        self._named[reference] = handle
+        return served
+
+    def find(self, reference: str) -> ServedModel:
+        """Return the model a client means.
+
+        Raises:
+            ValidationError: The name is malformed, or a path where paths are not allowed.
+            ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: It means no single model.
+            UnhealthyModelError, IncompatibleModelError, CapabilityError: The model cannot generate text.
+        """
+        now = self._clock.monotonic()
+        known = self._found.get(reference)
+        if known is not None and now - known[0] < FRESH_SECONDS:
+            return known[1]
+        handle = self._named.get(reference)
+        if handle is None:
+            if is_path(reference.strip()) and not self._allow_paths:
+                raise ValidationError(
+                    "model: paths are not accepted by this server", hint="Name one of the models GET /v1/models lists."
+                )
+            handle = self._resolve(reference)
+        served = self._serve(handle)
+        if len(self._found) >= MOST_REMEMBERED:
+            self._found.clear()
+        self._found[reference] = (now, served)
+        return served
+
+    def listed(self) -> tuple[ServedModel, ...]:
+        """Return the models that can run here, those in memory first, each part sorted by name."""
+        loaded = self.loaded()
+        models = {served.id: served for served in self._on_disk()}
+        for handle in (*self._named.values(), *loaded.values()):
+            if served_id(handle) not in models:
+                models[served_id(handle)] = ServedModel(served_id(handle), self._describe.details(handle))
+        return tuple(sorted(models.values(), key=lambda served: (served.id not in loaded, served.id)))
+
+    def loaded(self) -> Mapping[str, ModelHandle]:
+        """Return what is in memory, by the names clients use."""
+        return {served_id(handle): handle for handle in self._resident.state(STATE_SECONDS).models}
+
+    def _on_disk(self) -> tuple[ServedModel, ...]:
+        with self._lock:
+            now = self._clock.monotonic()
+            if self._listed is None or now - self._listed[0] >= FRESH_SECONDS:
+                self._listed = (now, tuple(self._runnable()))
+            return self._listed[1]
+
+    def _runnable(self) -> list[ServedModel]:
+        found = []
+        for handle in self._list_models.handles():
+            try:
+                served = ServedModel(served_id(handle), self._describe.details(handle))
+            except ModelNotFoundError:  # removed a moment ago
+                continue
+            if served.description.runnable and Capability.TEXT_GENERATION in served.description.capabilities:
+                found.append(served)
+        return found
+
+    def _serve(self, handle: ModelHandle) -> ServedModel:
+        served = ServedModel(served_id(handle), self._describe.details(handle))
+        # Refusals name the model, and a workspace's name is a directory of this machine.
+        require_text_model(attrs.evolve(served.description, handle=attrs.evolve(handle, name=served.id)))
+        return served
+
+
+def served_id(handle: ModelHandle) -> str:
+    """Return the name under which clients know a model."""
+    return handle.short_name if handle.origin is Origin.WORKSPACE else handle.name

@@ -1,0 +1,71 @@
+"""Start the answers to one request of a client: judge the model and the memory, then submit one answer a choice.
+
+Nothing loaded is touched before everything about the request is known to be right.
+"""
+
+from collections.abc import Sequence
+
+import attrs
+
+from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.memory_probe import MemoryProbe
+from mlxk.application.ports.text_generator import TextGenerator, TextStream
+from mlxk.application.use_cases.serve_catalogue import ServeCatalogue, ServedModel
+from mlxk.domain.conversation import Conversation
+from mlxk.domain.errors import CapabilityError, InsufficientMemoryError
+from mlxk.domain.generation import GenerationRequest
+from mlxk.domain.memory import MemoryFit, judge_memory
+
+
+@attrs.frozen
+class ServeText:
+    """Answers requests of clients."""
+
+    catalogue: ServeCatalogue
+    generator: TextGenerator
+    memory: MemoryProbe
+    log: EventLog
+    strict_memory: bool = False
+    """Whether a model beyond the memory budget is refused instead of run slowly."""
+
+    def __call__(
+        self, model: ServedModel, requests: Sequence[GenerationRequest], alternatives: int = 1
+    ) -> tuple[TextStream, ...]:
+        """Start the answers, those to the same request side by side.
+
+        Args:
+            model: As the catalogue found it.
+            requests: One a prompt.
+            alternatives: Answers to each.
+
+        Raises:
+            ValidationError: A setting is out of range.
+            CapabilityError: The model has no template for conversations.
+            InsufficientMemoryError: It is beyond the budget, and that is refused here.
+            ContextLengthError, QueueFullError, ExecutionError: See ``TextGenerator.submit``.
+        """
+        for request in requests:
+            request.validate()
+            if isinstance(request.prompt, Conversation) and not model.can_chat:
+                raise CapabilityError(
+                    f"'{model.id}' has no chat template", hint="Send the text to /v1/completions instead."
+                )
+        self._judge_memory(model)
+        streams: list[TextStream] = []
+        try:
+            for request in requests:
+                streams.extend(self.generator.submit(each) for each in request.choices(alternatives))
+        except BaseException:
+            for stream in streams:
+                stream.cancel()
+            raise
+        return tuple(streams)
+
+    def _judge_memory(self, model: ServedModel) -> None:
+        verdict = judge_memory(self.memory.read(), model.description.size_bytes)
+        if verdict.fit is not MemoryFit.EXCEEDS or model.id in self.catalogue.loaded():
+            return
+        numbers = {"needed_bytes": verdict.needed, "budget_bytes": verdict.budget}
+        if self.strict_memory:
+            raise InsufficientMemoryError(f"'{model.id}' does not fit into this machine's memory", detail=numbers)
+        self.log.warning("the model exceeds this machine's memory budget; expect swapping", model=model.id, **numbers)

@@ -1,0 +1,41 @@
+"""``mlxk pull MODEL``: fetch a model from the hub into the cache."""
+
+import argparse
+
+from mlxk.domain.errors import InterruptedRunError
+from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.output import Output
+
+HELP = "fetch a model from the hub"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the model and how to fetch it."""
+    parser.add_argument("model", metavar="MODEL", help="ORG/NAME, NAME of mlx-community, or either with @REVISION")
+    parser.add_argument("--force-resume", action="store_true", help="complete a partial model without asking")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be fetched")
+
+
+def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+    """Fetch, showing progress on standard error, and say what came of it."""
+    from mlxk.application.use_cases.pull_model import PullRequest
+    from mlxk.entrypoints.cli import hub_wire
+    from mlxk.entrypoints.cli.terminal_confirmation import TerminalConfirmation
+    from mlxk.entrypoints.cli.transfer_progress import transfer_progress
+
+    pull = door.build(door.settings).use_cases.pull_model()
+    request = PullRequest(arguments.model, arguments.force_resume, arguments.dry_run)
+    try:
+        result = pull(request, transfer_progress(output), TerminalConfirmation(output))
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            "interrupted; what arrived is kept", hint=f"Continue: mlxk pull {arguments.model} --force-resume"
+        ) from None
+    if output.as_json:
+        output.document("pull", hub_wire.pulled(result))
+        return DONE
+    if result.warning:
+        output.note(f"Warning: {result.warning}")
+    output.text(hub_wire.pulled_text(result))
+    return DONE

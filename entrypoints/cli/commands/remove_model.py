@@ -1,0 +1,40 @@
+"""``mlxk rm MODEL``: remove models from the cache."""
+
+import argparse
+
+from mlxk.domain.errors import InterruptedRunError
+from mlxk.entrypoints.cli.commands.model_argument import complete_model
+from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.output import Output
+
+HELP = "remove models from the cache"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what to remove."""
+    action = parser.add_argument(
+        "model", metavar="MODEL", help="a cached model, NAME@REVISION, a part of a name, or a pattern such as 'test-*'"
+    )
+    action.completer = complete_model  # type: ignore[attr-defined]  # argcomplete's way to attach a completer
+    parser.add_argument("-f", "--force", action="store_true", help="do not ask, also when the name is not exact")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+
+
+def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+    """Remove, asking first when the name is not exact, and say what is gone."""
+    from mlxk.application.use_cases.remove_model import RemoveRequest
+    from mlxk.entrypoints.cli import hub_wire
+    from mlxk.entrypoints.cli.terminal_confirmation import TerminalConfirmation
+
+    remove = door.build(door.settings).use_cases.remove_model()
+    request = RemoveRequest(arguments.model, arguments.force, arguments.dry_run)
+    try:
+        result = remove(request, TerminalConfirmation(output))
+    except KeyboardInterrupt:
+        raise InterruptedRunError("interrupted", hint=f"Continue: mlxk rm {arguments.model}") from None
+    if output.as_json:
+        output.document("rm", hub_wire.removed(result))
+    else:
+        output.text(hub_wire.removed_text(result))
+    return DONE

@@ -1,0 +1,136 @@
+"""How far an operation is, on standard error: bars on a terminal, plain lines elsewhere, nothing beside JSON."""
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from mlxk.application.ports.progress import Progress
+from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.sizes import decimal_size
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def transfer_progress(output: Output, *, quiet: bool = False) -> Progress:
+    """Choose how progress is shown."""
+    if output.as_json or quiet:
+        return SilentProgress()
+    return BarProgress(output) if output.talkative else LineProgress(output)
+
+
+class SilentProgress(Progress):
+    """Shows nothing."""
+
+    def begin(self, activity: str, sizes: Mapping[str, int]) -> None:
+        """Show nothing."""
+
+    def advance(self, done: Mapping[str, int]) -> None:
+        """Show nothing."""
+
+    def end(self) -> None:
+        """Show nothing."""
+
+    def note(self, message: str) -> None:
+        """Show nothing."""
+
+
+class LineProgress(Progress):
+    """Writes a line when work begins, when a file is done, and now and then between."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._sizes: dict[str, int] = {}
+        self._finished: set[str] = set()
+        self._began = self._told = 0.0
+        self._before = 0
+
+    def begin(self, activity: str, sizes: Mapping[str, int]) -> None:
+        """Say what is to be done."""
+        self._sizes, self._finished = dict(sizes), set()
+        self._began = self._told = time.monotonic()
+        self._before = -1
+        self._output.note(f"{activity} {_files(len(sizes))}, {decimal_size(sum(sizes.values()))}")
+
+    def advance(self, done: Mapping[str, int]) -> None:
+        """Name the files that are done; say how far the rest is every ten seconds."""
+        for name in sorted(done):
+            if done[name] >= self._sizes.get(name, 0) and name not in self._finished:
+                self._finished.add(name)
+                self._output.note(f"  {name} ({decimal_size(self._sizes.get(name, 0))})")
+        total, now = sum(done.values()), time.monotonic()
+        if self._before < 0:
+            self._before = total
+        if now - self._told >= SECONDS_BETWEEN_LINES:
+            self._told = now
+            size = sum(self._sizes.values())
+            rate = max(0, total - self._before) / (now - self._began)
+            left = f", {(size - total) / rate:.0f} s left" if rate else ""
+            self._output.note(f"  {decimal_size(total)} of {decimal_size(size)}, {decimal_size(int(rate))}/s{left}")
+
+    def end(self) -> None:
+        """Say nothing more."""
+
+    def note(self, message: str) -> None:
+        """Write a line."""
+        self._output.note(message)
+
+
+class BarProgress(Progress):
+    """Draws one bar over everything, and one for each item at work."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._bars: Bars | None = None
+        self._sizes: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._total: TaskID | None = None
+
+    def begin(self, activity: str, sizes: Mapping[str, int]) -> None:
+        """Draw the bar over everything."""
+        self.end()
+        self._sizes, self._tasks = dict(sizes), {}
+        self._bars = _bars()
+        self._total = self._bars.add_task(activity, total=sum(sizes.values()))
+        self._bars.start()
+
+    def advance(self, done: Mapping[str, int]) -> None:
+        """Move the bars; an item that is done loses its own."""
+        if self._bars is None or self._total is None:
+            return
+        for name, count in done.items():
+            size = self._sizes.get(name, 0)
+            if name not in self._tasks and 0 < count < size:
+                self._tasks[name] = self._bars.add_task(f"  {name}", total=size)
+            if name in self._tasks:
+                self._bars.update(self._tasks[name], completed=count, visible=count < size)
+        self._bars.update(self._total, completed=sum(done.values()))
+
+    def end(self) -> None:
+        """Take the bars away."""
+        if self._bars is not None:
+            self._bars.stop()
+        self._bars = None
+
+    def note(self, message: str) -> None:
+        """Write a line above the bars."""
+        if self._bars is not None:
+            self._bars.console.print(message, markup=False, highlight=False)
+        else:
+            self._output.note(message)
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
+
+
+def _bars() -> "Bars":
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    text = TextColumn("{task.description}", markup=False)
+    columns = (text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -1,0 +1,128 @@
+"""The application: routes, guards, and how failures are answered."""
+
+import attrs
+import falcon
+
+from mlxk.application.ports.clock import Clock
+from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.resident_models import ResidentModels
+from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
+from mlxk.application.use_cases.serve_text import ServeText
+from mlxk.domain.errors import InternalError, MlxkError
+from mlxk.entrypoints.http.answers.answering import Answering
+from mlxk.entrypoints.http.answers.pump import PING_SECONDS, Pump
+from mlxk.entrypoints.http.errors import RETRY_SECONDS, error_document, status_of, translate
+from mlxk.entrypoints.http.guards import HostGuard, KeyGuard, OriginGuard
+from mlxk.entrypoints.http.life import Admission, ServerLife
+from mlxk.entrypoints.http.metrics import Metrics
+from mlxk.entrypoints.http.request_scope import RequestScope, request_id
+from mlxk.entrypoints.http.requests.reader import RequestReader
+from mlxk.entrypoints.http.resources.documents import Docs, OpenApi
+from mlxk.entrypoints.http.resources.generation import ChatCompletions, Completions
+from mlxk.entrypoints.http.resources.models import Model, Models, Unload
+from mlxk.entrypoints.http.resources.probes import Alive, EngineWatch, Health, MetricsPage, Ready
+from mlxk.entrypoints.http.resources.readable import send_json
+from mlxk.entrypoints.server_settings import ServerSettings
+
+
+@attrs.frozen
+class Ports:
+    """What the application works with."""
+
+    catalogue: ServeCatalogue
+    serve_text: ServeText
+    resident: ResidentModels
+    clock: Clock
+    log: EventLog
+
+
+class Application:
+    """The WSGI application and what must be ended with it.
+
+    Args:
+        ports: The use cases and ports it serves.
+        settings: The operator's.
+        ping_seconds: Silence after which a stream gets a sign of life.
+    """
+
+    def __init__(self, ports: Ports, settings: ServerSettings, ping_seconds: float = PING_SECONDS) -> None:
+        self.life = ServerLife()
+        self.pump = Pump(ports.clock, ports.log, ping_seconds)
+        self._log = ports.log
+        self._metrics = Metrics()
+        self._admission = Admission(settings.max_streams, settings.max_queue)
+        self.wsgi = falcon.App(
+            middleware=[
+                RequestScope(ports.log, ports.clock, self._metrics),
+                HostGuard(settings.host, settings.allowed_hosts),
+                OriginGuard(settings.cors_origins),
+                KeyGuard(settings.api_keys),
+            ]
+        )
+        self.wsgi.req_options.strip_url_path_trailing_slash = True
+        self.wsgi.add_error_handler(MlxkError, self._on_failure)
+        self.wsgi.add_error_handler(falcon.HTTPError, self._on_http_error)
+        self.wsgi.add_error_handler(Exception, self._on_fault)
+        self._add_routes(ports, settings)
+
+    def close(self) -> None:
+        """End every answer."""
+        self.pump.close()
+
+    def drain(self) -> None:
+        """Take no new work."""
+        self.life.draining = True
+
+    def _add_routes(self, ports: Ports, settings: ServerSettings) -> None:
+        reader = RequestReader()
+        watch = EngineWatch(ports.resident, ports.clock)
+        answering = Answering(
+            ports.serve_text, self.pump, self.life, self._admission, self._metrics, ports.log, ports.clock
+        )
+        generation = (reader, ports.catalogue, answering, settings.max_tokens)
+        add = self.wsgi.add_route
+        add("/v1/chat/completions", ChatCompletions(*generation))
+        add("/v1/completions", Completions(*generation))
+        add("/v1/models", Models(ports.catalogue))
+        add("/v1/models/{model_id:path}", Model(ports.catalogue))
+        add("/v1/unload", Unload(ports.catalogue, ports.resident))
+        add("/health", Health(watch))
+        add("/livez", Alive())
+        add("/readyz", Ready(self.life, watch))
+        add("/metrics", MetricsPage(self._metrics, self._admission, watch))
+        add("/openapi.json", OpenApi())
+        add("/docs", Docs())
+
+    def _on_failure(
+        self, request: falcon.Request, response: falcon.Response, error: MlxkError, params: dict[str, object]
+    ) -> None:
+        response.status = falcon.code_to_http_status(status_of(error))
+        if error.code in RETRY_SECONDS:
+            response.set_header("Retry-After", str(RETRY_SECONDS[error.code]))
+        if error.code == "unauthorized":
+            response.set_header("WWW-Authenticate", "Bearer")
+        field = getattr(request.context, "prompt_field", None) if error.code == "context_length_exceeded" else None
+        send_json(response, error_document(error, request_id(request), field))
+
+    def _on_http_error(
+        self, request: falcon.Request, response: falcon.Response, error: falcon.HTTPError, params: dict[str, object]
+    ) -> None:
+        allow = error.headers.get("Allow") if isinstance(error.headers, dict) else None
+        if allow:
+            response.set_header("Allow", allow)
+        self._on_failure(request, response, translate(error), params)
+
+    def _on_fault(
+        self, request: falcon.Request, response: falcon.Response, fault: Exception, params: dict[str, object]
+    ) -> None:
+        """Answer a fault of ours. Its text may quote the request, so the log gets its kind and place only."""
+        place = fault.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = f"{place.tb_frame.f_code.co_name}:{place.tb_lineno}" if place else "unknown"
+        self._log.error(
+            "a request failed unexpectedly", request_id=request_id(request), error=type(fault).__name__, where=where
+        )
+        self._on_failure(
+            request, response, InternalError("The server met an unexpected condition; its log says more."), params
+        )

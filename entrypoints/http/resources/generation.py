@@ -1,0 +1,110 @@
+"""``POST /v1/chat/completions`` and ``POST /v1/completions``."""
+
+import re
+from collections.abc import Sequence
+
+import falcon
+
+from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
+from mlxk.domain.generation import GenerationRequest
+from mlxk.entrypoints.http.answers.answering import Answering, Asked
+from mlxk.entrypoints.http.answers.chat import ChatShape
+from mlxk.entrypoints.http.answers.completions import CompletionShape
+from mlxk.entrypoints.http.requests.reader import RequestReader
+
+IGNORED_FIELDS = "X-Mlxk-Ignored-Fields"
+"""Names of the fields of a request that nobody knows."""
+
+MAX_IGNORED = 20
+
+_HARMLESS = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class ChatCompletions:
+    """Conversations.
+
+    Args:
+        reader: Understands the body.
+        catalogue: Finds the model.
+        answering: Answers.
+        max_tokens: The operator's limit for requests that name none.
+    """
+
+    def __init__(
+        self, reader: RequestReader, catalogue: ServeCatalogue, answering: Answering, max_tokens: int | None
+    ) -> None:
+        self._reader = reader
+        self._catalogue = catalogue
+        self._answering = answering
+        self._max_tokens = max_tokens
+
+    def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Answer a conversation."""
+        request.context.prompt_field = "messages"
+        chat, ignored = self._reader.chat(request)
+        _report_ignored(response, ignored)
+        model = self._catalogue.find(chat.model)
+        wanted = GenerationRequest(
+            model.handle,
+            chat.conversation(),
+            chat.generation_settings(self._max_tokens),
+            thinking=chat.thinking,
+        )
+        asked = Asked(
+            model=model,
+            model_name=chat.model,
+            requests=(wanted,),
+            alternatives=chat.n or 1,
+            shape=ChatShape(),
+            id_prefix="chatcmpl",
+            stream=bool(chat.stream),
+            include_usage=chat.include_usage,
+            extra={"metadata": chat.metadata} if chat.metadata else {},
+        )
+        self._answering.answer(request, response, asked)
+
+
+class Completions:
+    """Raw text.
+
+    Args:
+        reader: Understands the body.
+        catalogue: Finds the model.
+        answering: Answers.
+        max_tokens: The operator's limit for requests that name none.
+    """
+
+    def __init__(
+        self, reader: RequestReader, catalogue: ServeCatalogue, answering: Answering, max_tokens: int | None
+    ) -> None:
+        self._reader = reader
+        self._catalogue = catalogue
+        self._answering = answering
+        self._max_tokens = max_tokens
+
+    def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Go on with one text or several."""
+        request.context.prompt_field = "prompt"
+        completion, ignored = self._reader.completion(request)
+        _report_ignored(response, ignored)
+        model = self._catalogue.find(completion.model)
+        settings = completion.generation_settings(self._max_tokens)
+        alternatives = completion.n or 1
+        echoes = [prompt if completion.echo else "" for prompt in completion.prompts for _ in range(alternatives)]
+        asked = Asked(
+            model=model,
+            model_name=completion.model,
+            requests=tuple(GenerationRequest(model.handle, prompt, settings) for prompt in completion.prompts),
+            alternatives=alternatives,
+            shape=CompletionShape(echoes),
+            id_prefix="cmpl",
+            stream=bool(completion.stream),
+            include_usage=completion.include_usage,
+        )
+        self._answering.answer(request, response, asked)
+
+
+def _report_ignored(response: falcon.Response, names: Sequence[str]) -> None:
+    if names:
+        shown = [name if _HARMLESS.fullmatch(name) else "?" for name in names[:MAX_IGNORED]]
+        response.set_header(IGNORED_FIELDS, ", ".join(shown))

@@ -1,0 +1,112 @@
+"""``GET /health``, ``/livez``, ``/readyz`` and ``/metrics``: what whoever watches over the server asks."""
+
+import threading
+
+import falcon
+
+from mlxk import __version__
+from mlxk.application.ports.clock import Clock
+from mlxk.application.ports.resident_models import EngineState, ResidentModels
+from mlxk.entrypoints.http.life import Admission, ServerLife
+from mlxk.entrypoints.http.metrics import CONTENT_TYPE, Metrics
+from mlxk.entrypoints.http.resources.readable import Readable, send_json
+
+ENGINE_SECONDS = 0.5
+"""How long the engine may take to answer a probe."""
+
+STALLED_SECONDS = 120.0
+"""Silence of the engine, seen by probes, after which it is not busy with loading a model any more but stuck."""
+
+
+class EngineWatch:
+    """Asks the engine how it is doing, and remembers since when it does not answer."""
+
+    def __init__(self, resident: ResidentModels, clock: Clock) -> None:
+        self._resident = resident
+        self._clock = clock
+        self._silent_since: float | None = None
+        self._lock = threading.Lock()
+
+    def look(self) -> tuple[EngineState, bool]:
+        """Return the engine's state, and whether it is stuck."""
+        state = self._resident.state(ENGINE_SECONDS)
+        now = self._clock.monotonic()
+        with self._lock:
+            if state.responding:
+                self._silent_since = None
+            elif self._silent_since is None:
+                self._silent_since = now
+            since = self._silent_since
+        return state, since is not None and now - since >= STALLED_SECONDS
+
+
+class Health(Readable):
+    """Whether the server does its work."""
+
+    def __init__(self, watch: EngineWatch) -> None:
+        self._watch = watch
+
+    def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Say whether the engine's loop is alive. Loading a model keeps it busy, which is no failure."""
+        state, stuck = self._watch.look()
+        response.status = falcon.HTTP_503 if stuck else falcon.HTTP_200
+        response.set_header("Cache-Control", "no-store")
+        engine = "ok" if state.responding else "stuck" if stuck else "busy"
+        send_json(
+            response,
+            {"status": "error" if stuck else "ok", "service": "mlxk-server", "version": __version__, "engine": engine},
+        )
+
+
+class Alive(Readable):
+    """Whether the process lives."""
+
+    def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Say that it does."""
+        response.set_header("Cache-Control", "no-store")
+        send_json(response, {"status": "ok"})
+
+
+class Ready(Readable):
+    """Whether to send requests here."""
+
+    def __init__(self, life: ServerLife, watch: EngineWatch) -> None:
+        self._life = life
+        self._watch = watch
+
+    def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Say it, and why not."""
+        checks = {
+            "preloaded": self._life.preloaded,
+            "accepting": not self._life.draining,
+            "engine": self._watch.look()[0].responding,
+        }
+        ready = all(checks.values())
+        response.status = falcon.HTTP_200 if ready else falcon.HTTP_503
+        response.set_header("Cache-Control", "no-store")
+        if not ready:
+            response.set_header("Retry-After", "1")
+        send_json(response, {"status": "ok" if ready else "unavailable", "checks": checks})
+
+
+class MetricsPage(Readable):
+    """Figures for Prometheus."""
+
+    def __init__(self, metrics: Metrics, admission: Admission, watch: EngineWatch) -> None:
+        self._metrics = metrics
+        self._admission = admission
+        self._watch = watch
+
+    def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Render them."""
+        state, _ = self._watch.look()
+        response.content_type = CONTENT_TYPE
+        response.text = self._metrics.render(
+            {
+                "mlxk_answers_admitted": self._admission.admitted,
+                "mlxk_answers_running": state.running,
+                "mlxk_answers_waiting": state.waiting,
+                "mlxk_models_loaded": len(state.models),
+                "mlxk_engine_responding": state.responding,
+            }
+        )
