@@ -5,7 +5,8 @@
 Without a directory a random llama (fp32, 29 million parameters, 8,192 tokens) stands in for a small real model; random
 weights decode as fast as trained ones. The schema is a list that is never finished, so every answer runs to the same
 number of tokens. Figures are medians over the rounds: milliseconds a step by the wall clock, and the ratio within each
-round by wall clock and by CPU time, which a busy machine disturbs less. Compiling is measured apart: it happens once for a schema, outside the thread that runs MLX.
+round by wall clock and by CPU time, which a busy machine disturbs less. Compiling is measured apart: it happens once
+for a schema, outside the thread that runs MLX.
 """
 
 import argparse

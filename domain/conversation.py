@@ -44,10 +44,10 @@ class Conversation:
     """Function definitions in OpenAI's form, each a JSON object as text."""
 
     @classmethod
-    def of(cls, prompt: str, system: str | None = None) -> "Conversation":
+    def of(cls, prompt: str, system: str | None = None, tools: tuple[str, ...] = ()) -> "Conversation":
         """Build a conversation of one user turn, with an optional system prompt before it."""
         opening = (Message(Role.SYSTEM, system),) if system else ()
-        return cls((*opening, Message(Role.USER, prompt)))
+        return cls((*opening, Message(Role.USER, prompt)), tools)
 
     def with_turn(self, role: Role, content: str) -> "Conversation":
         """Return this conversation with one more turn."""

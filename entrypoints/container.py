@@ -58,10 +58,10 @@ def _cache_editor(settings: Settings) -> "CacheEditor":
     return HuggingFaceCacheEditor(settings.hub_cache)
 
 
-def _content_verifier(cache: "ModelCache") -> "ContentVerifier":
+def _content_verifier(cache: "ModelCache", workspaces: "WorkspaceStore") -> "ContentVerifier":
     from mlxk.adapters.huggingface.verification import HuggingFaceContentVerifier
 
-    return HuggingFaceContentVerifier(cache)
+    return HuggingFaceContentVerifier(cache, workspaces)
 
 
 def _model_files() -> "ModelFiles":
@@ -122,10 +122,10 @@ class Adapters(containers.DeclarativeContainer):
     model_cache: providers.Provider["ModelCache"] = providers.ThreadSafeSingleton(_model_cache, settings)
     model_hub: providers.Provider["ModelHub"] = providers.ThreadSafeSingleton(_model_hub, settings)
     cache_editor: providers.Provider["CacheEditor"] = providers.ThreadSafeSingleton(_cache_editor, settings)
-    content_verifier: providers.Provider["ContentVerifier"] = providers.ThreadSafeSingleton(
-        _content_verifier, model_cache
-    )
     workspaces: providers.Provider["WorkspaceStore"] = providers.ThreadSafeSingleton(_workspaces, settings)
+    content_verifier: providers.Provider["ContentVerifier"] = providers.ThreadSafeSingleton(
+        _content_verifier, model_cache, workspaces
+    )
     built_in_models: providers.Provider["BuiltInModels"] = providers.ThreadSafeSingleton(_built_in_models)
     backend_registry: providers.Provider["BackendRegistry"] = providers.ThreadSafeSingleton(_backend_registry)
     memory_probe: providers.Provider["MemoryProbe"] = providers.ThreadSafeSingleton(_memory_probe)

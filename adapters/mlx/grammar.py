@@ -59,6 +59,7 @@ class GrammarConstraint:
         self._matcher = matcher
         self._mask = numpy.zeros((1, words), numpy.int32)
         self._bytes = self._mask.view(numpy.uint8)
+        self._address = self._mask.ctypes.data
         self._ends = sorted(ends)
         self._begins = begins
         self._seen = prompt_tokens
@@ -72,8 +73,9 @@ class GrammarConstraint:
         """Return the logits, shape [1, V], with every token that may not come next at minus infinity."""
         count = tokens.size
         if self._seen is not None and count > self._seen:
-            fresh: Any = tokens[self._seen :].tolist()
-            for token in fresh:
+            # Reading the array's own memory costs a fiftieth of slicing it in MLX.
+            values: Any = tokens
+            for token in memoryview(values)[self._seen :].tolist():
                 self._advance(token)
         self._seen = count
         if self._begins is not None:
@@ -91,7 +93,7 @@ class GrammarConstraint:
 
     def _allowed(self, width: int) -> Any:  # noqa: ANN401 - a numpy array, shape [1, width]
         if self.error is None:
-            self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
+            self._matcher.unsafe_compute_mask_ptr(self._address, self._mask.nbytes)
             self._check()
         if self.error is not None:
             self._mask[:] = 0

@@ -22,7 +22,7 @@ class FileListing:
 
 
 class ModelFiles(Protocol):
-    """Read access below one model directory. Nothing is followed out of it but the cache's own links to blobs."""
+    """Read access below one model directory. Links to files are followed, links to directories are not."""
 
     @abstractmethod
     def list(self, directory: str) -> FileListing:

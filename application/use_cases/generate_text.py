@@ -12,11 +12,28 @@ from mlxk.application.ports.text_generator import TextGenerator, TextStream
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.capabilities import Capability
+from mlxk.domain.computation import Computation
 from mlxk.domain.conversation import Conversation
-from mlxk.domain.errors import CapabilityError, IncompatibleModelError, UnhealthyModelError
+from mlxk.domain.errors import CapabilityError, IncompatibleModelError, InsufficientMemoryError, UnhealthyModelError
 from mlxk.domain.generation import GenerationRequest, GenerationSettings
 from mlxk.domain.memory import MemoryFit, judge_memory
 from mlxk.domain.model import ModelDescription
+
+
+@attrs.frozen
+class Question:
+    """What to ask a model, and how."""
+
+    prompt: Conversation | str
+    """A conversation; or text, given to the model as it is."""
+    settings: GenerationSettings = GenerationSettings()
+    thinking: bool | None = None
+    """Whether the model is to reason first; None leaves it to its chat template."""
+    computation: Computation = Computation()
+    draft_reference: str | None = None
+    """A smaller model that proposes tokens, as the user typed it."""
+    strict_memory: bool = False
+    """Whether a model beyond the memory budget is refused instead of run slowly."""
 
 
 @attrs.frozen
@@ -29,32 +46,44 @@ class GenerateText:
     memory: MemoryProbe
     log: EventLog
 
-    def __call__(self, reference: str, prompt: Conversation | str, settings: GenerationSettings) -> TextStream:
+    def __call__(self, reference: str, question: Question) -> TextStream:
         """Start an answer.
+
+        Args:
+            reference: The model, as the user typed it.
+            question: What to ask it, and how.
 
         Raises:
             ValidationError: A setting is out of range, or the reference is malformed.
             ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: The reference means no single model.
             UnhealthyModelError, IncompatibleModelError, CapabilityError: The model cannot do this.
+            InsufficientMemoryError: It is beyond the budget, and that is to be refused.
             ContextLengthError, ExecutionError: See ``TextGenerator.submit``.
         """
-        settings.validate()
+        question.settings.validate()
         handle = self.resolve(reference)
         description = self.describe(handle)
         require_text_model(description)
-        self._warn_of_memory(description)
-        return self.generator.submit(GenerationRequest(handle, prompt, settings))
+        computation = question.computation
+        if question.draft_reference is not None:
+            draft = self.resolve(question.draft_reference)
+            require_text_model(self.describe(draft))
+            computation = attrs.evolve(computation, draft_model=draft)
+        request = GenerationRequest(handle, question.prompt, question.settings, question.thinking, computation)
+        request.validate()
+        self._judge_memory(description, question.strict_memory)
+        return self.generator.submit(request)
 
-    def _warn_of_memory(self, description: ModelDescription) -> None:
-        """Text models over budget are run all the same, since they page; the user is told what to expect."""
+    def _judge_memory(self, description: ModelDescription, strict: bool) -> None:
+        """Text models over budget are run unless that is refused, since they page; the user is told what to expect."""
         verdict = judge_memory(self.memory.read(), description.size_bytes)
-        if verdict.fit is MemoryFit.EXCEEDS:
-            self.log.warning(
-                "the model exceeds this machine's memory budget; expect swapping",
-                model=description.handle.name,
-                needed_bytes=verdict.needed,
-                budget_bytes=verdict.budget,
-            )
+        if verdict.fit is not MemoryFit.EXCEEDS:
+            return
+        numbers = {"needed_bytes": verdict.needed, "budget_bytes": verdict.budget}
+        name = description.handle.name
+        if strict:
+            raise InsufficientMemoryError(f"'{name}' does not fit into this machine's memory budget", detail=numbers)
+        self.log.warning("the model exceeds this machine's memory budget; expect swapping", model=name, **numbers)
 
 
 def require_text_model(description: ModelDescription) -> None:

@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from mlxk.entrypoints.cli import computing_flags
+
 if TYPE_CHECKING:
     from mlxk.domain.generation import GenerationSettings
 
@@ -19,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--presence-penalty", type=float, metavar="F", help="discourages tokens generated before")
     group.add_argument("--frequency-penalty", type=float, metavar="F", help="the same, by how often")
     group.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text")
+    group.add_argument("--json-schema", metavar="FILE", help="the answer is JSON that is valid against this schema")
+    group.add_argument("--thinking-budget", type=int, metavar="N", help="most tokens of reasoning before the answer")
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
 
 
@@ -37,4 +41,6 @@ def settings(arguments: argparse.Namespace) -> "GenerationSettings":
         frequency_penalty=arguments.frequency_penalty,
         seed=arguments.seed,
         stop=tuple(arguments.stop),
+        thinking_budget=arguments.thinking_budget,
+        grammar=computing_flags.grammar(arguments),
     )

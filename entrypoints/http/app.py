@@ -1,5 +1,7 @@
 """The application: routes, guards, and how failures are answered."""
 
+from typing import Any
+
 import attrs
 import falcon
 
@@ -51,14 +53,13 @@ class Application:
         self._log = ports.log
         self._metrics = Metrics()
         self._admission = Admission(settings.max_streams, settings.max_queue)
-        self.wsgi = falcon.App(
-            middleware=[
-                RequestScope(ports.log, ports.clock, self._metrics),
-                HostGuard(settings.host, settings.allowed_hosts),
-                OriginGuard(settings.cors_origins),
-                KeyGuard(settings.api_keys),
-            ]
-        )
+        guards: list[Any] = [
+            RequestScope(ports.log, ports.clock, self._metrics),
+            HostGuard(settings.host, settings.allowed_hosts),
+            OriginGuard(settings.cors_origins),
+            KeyGuard(settings.api_keys),
+        ]
+        self.wsgi = falcon.App(middleware=guards)
         self.wsgi.req_options.strip_url_path_trailing_slash = True
         self.wsgi.add_error_handler(MlxkError, self._on_failure)
         self.wsgi.add_error_handler(falcon.HTTPError, self._on_http_error)

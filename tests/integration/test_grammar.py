@@ -301,6 +301,27 @@ def test_grammars_compile_in_many_threads_at_once() -> None:
         assert all(pool.map(work, range(200)))
 
 
-def test_a_tokenizer_outside_the_tokenizers_library_is_refused() -> None:
+def _spelling_tokenizer(decoder: decoders.Decoder) -> PreTrainedTokenizerFast:
+    """A tokenizer in SentencePiece's way: pieces with marked spaces, single bytes for what they lack."""
+    names = ["</s>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "Gr", "▁Gr", "ü"]
+    vocabulary = {name: index for index, name in enumerate(names)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    tokenizer.decoder = decoder
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+
+
+def test_tokenizers_that_fall_back_to_bytes_can_be_constrained() -> None:
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer = _spelling_tokenizer(decoders.Sequence(steps))
+    constraint = GrammarCompiler(tokenizer, [0]).compile(Grammar.regex("(Grü|grü)😀")).constrain()
+    tokens: list[int] = []
+    while 0 not in (permitted := _permitted(constraint, tokens)):
+        tokens.append(min(permitted))
+    assert permitted == {0}
+    assert tokenizer.decode(tokens) == "Grü😀"
+
+
+@pytest.mark.parametrize("tokenizer", [object(), _spelling_tokenizer(decoders.Metaspace())])
+def test_a_tokenizer_that_llguidance_cannot_read_is_refused(tokenizer: object) -> None:
     with pytest.raises(CapabilityError, match="tokenizer cannot be held to a grammar"):
-        GrammarCompiler(object(), _ENDS).compile(Grammar.json_object())
+        GrammarCompiler(tokenizer, _ENDS).compile(Grammar.json_object())

@@ -8,11 +8,12 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from mlxk.application.use_cases.generate_text import Question
 from mlxk.domain.errors import MlxkError, StorageError
 from mlxk.entrypoints.cli.answer import Answer, AnswerReader
 from mlxk.entrypoints.cli.chat.input import Command, Prompt, read_line, wants_more
 from mlxk.entrypoints.cli.chat.session import ChatSession
-from mlxk.entrypoints.cli import sampling_flags
+from mlxk.entrypoints.cli import computing_flags, sampling_flags
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.spinner import Spinner
@@ -36,6 +37,14 @@ def chat(
         check_model=lambda reference: resolve(reference).name,
         model=arguments.model,
         settings=sampling_flags.settings(arguments),
+        question=Question(
+            prompt="",
+            thinking=arguments.thinking,
+            computation=computing_flags.computation(arguments),
+            draft_reference=arguments.draft_model,
+            strict_memory=arguments.strict_memory,
+        ),
+        tools=computing_flags.tools(arguments),
         system=arguments.system,
         show_reasoning=not arguments.no_reasoning,
     )

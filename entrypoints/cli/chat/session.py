@@ -16,7 +16,7 @@ from mlxk.entrypoints.cli.chat import transcript
 from mlxk.entrypoints.cli.chat.input import Command
 
 if TYPE_CHECKING:
-    from mlxk.application.use_cases.generate_text import GenerateText
+    from mlxk.application.use_cases.generate_text import GenerateText, Question
 
 HELP = """\
 /set NAME VALUE   temperature, top_p, top_k, min_p, max_tokens, seed, stop, repetition_penalty,
@@ -62,6 +62,9 @@ class ChatSession:
     """Resolves a reference to the model's name, or raises."""
     model: str
     settings: GenerationSettings
+    question: "Question"
+    """How to ask: everything about a request but its conversation and settings."""
+    tools: tuple[str, ...] = ()
     system: str | None = None
     show_reasoning: bool = True
     verbose: bool = False
@@ -72,8 +75,9 @@ class ChatSession:
     def ask(self, text: str) -> TextStream:
         """Start the answer to a prompt; the turn is kept by ``keep`` once it is answered."""
         opening = (Message(Role.SYSTEM, self.system),) if self.system else ()
-        conversation = Conversation((*opening, *self.messages, Message(Role.USER, text)))
-        return self.generate(self.model, conversation, self.settings)
+        conversation = Conversation((*opening, *self.messages, Message(Role.USER, text)), self.tools)
+        question = attrs.evolve(self.question, prompt=conversation, settings=self.settings)
+        return self.generate(self.model, question)
 
     def keep(self, prompt: str, answer: str) -> None:
         """Remember a turn and its answer."""

@@ -5,13 +5,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
-from mlxk.entrypoints.cli import sampling_flags
+from mlxk.entrypoints.cli import computing_flags, sampling_flags
 from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
 from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
 if TYPE_CHECKING:
+    from mlxk.application.use_cases.generate_text import Question
     from mlxk.domain.generation import Finished
     from mlxk.entrypoints.cli.answer import Answer
     from mlxk.entrypoints.container import Container
@@ -28,15 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", metavar="TEXT", help="a system prompt")
     parser.add_argument("-c", "--chat", action="store_true", help="chat; a prompt, if any, is the first turn")
     sampling_flags.add_arguments(parser)
+    computing_flags.add_arguments(parser)
     parser.add_argument("--no-stream", action="store_true", help="print the answer when it is complete")
     parser.add_argument("--no-chat-template", action="store_true", help="give the model the prompt as it is")
     parser.add_argument("--no-reasoning", action="store_true", help="do not show what the model thinks")
+    parser.add_argument("--thinking", action=argparse.BooleanOptionalAction, help="have the model reason first, or not")
+    parser.add_argument("--tools", metavar="FILE", help="functions the model may call: a JSON array in OpenAI's form")
 
 
 def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
     """Generate, streaming on a terminal, and print the answer; without a prompt, chat."""
-    if arguments.no_chat_template and arguments.system:
-        raise UsageError("--system needs the chat template; leave out --no-chat-template")
+    if arguments.no_chat_template and (arguments.system or arguments.tools):
+        raise UsageError("--system and --tools need the chat template; leave out --no-chat-template")
     words = " ".join(word for word in arguments.words if word != PIPE_WORD)
     prompt = words if arguments.prompt is None else str(arguments.prompt)
     if PIPE_WORD in arguments.words:
@@ -56,16 +60,15 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
 
 def _answer(arguments: argparse.Namespace, container: "Container", output: Output, prompt: str) -> int:
     """Answer one prompt."""
-    from mlxk.domain.conversation import Conversation
     from mlxk.entrypoints.cli.answer import AnswerReader
     from mlxk.entrypoints.cli.spinner import Spinner
 
-    request = prompt if arguments.no_chat_template else Conversation.of(prompt, arguments.system)
+    question = _question(arguments, prompt)
     live = output.interactive and not arguments.no_stream and not output.as_json
     reader = AnswerReader(output, live=live, show_reasoning=not arguments.no_reasoning)
     try:
         with Spinner(output, "Loading the model") as spinner:
-            stream = container.use_cases.generate_text()(arguments.model, request, sampling_flags.settings(arguments))
+            stream = container.use_cases.generate_text()(arguments.model, question)
             spinner.stop()
         with stream:
             answer = reader.read(stream)
@@ -74,6 +77,22 @@ def _answer(arguments: argparse.Namespace, container: "Container", output: Outpu
         raise
     _print(arguments, output, prompt, answer, live)
     return DONE
+
+
+def _question(arguments: argparse.Namespace, prompt: str) -> "Question":
+    """Put together what to ask and how."""
+    from mlxk.application.use_cases.generate_text import Question
+    from mlxk.domain.conversation import Conversation
+
+    conversation = Conversation.of(prompt, arguments.system, computing_flags.tools(arguments))
+    return Question(
+        prompt=prompt if arguments.no_chat_template else conversation,
+        settings=sampling_flags.settings(arguments),
+        thinking=arguments.thinking,
+        computation=computing_flags.computation(arguments),
+        draft_reference=arguments.draft_model,
+        strict_memory=arguments.strict_memory,
+    )
 
 
 def _print(arguments: argparse.Namespace, output: Output, prompt: str, answer: "Answer", live: bool) -> None:
@@ -85,11 +104,10 @@ def _print(arguments: argparse.Namespace, output: Output, prompt: str, answer: "
     if not live:
         if answer.reasoning and not arguments.no_reasoning:
             output.note(answer.reasoning)
-        output.line(answer.text)
+        if answer.text or not answer.tool_calls:
+            output.line(answer.text)
     for call in answer.tool_calls:
         output.line(f'{{"name": "{call.name}", "arguments": {call.arguments}}}')
-    for note in answer.finished.notes:
-        output.note(f"[{note}]")
     _say_why_cut(output, answer.finished, arguments.max_tokens)
 
 
