@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from mlxk.application.ports.model_files import ModelFiles
     from mlxk.application.ports.model_hub import ModelHub
     from mlxk.application.ports.text_generator import TextGenerator
+    from mlxk.application.ports.workspace_builder import WorkspaceBuilder
     from mlxk.application.ports.workspace_store import WorkspaceStore
     from mlxk.application.use_cases.check_health import CheckHealth
+    from mlxk.application.use_cases.clone_model import CloneModel
     from mlxk.application.use_cases.describe_model import DescribeModel
     from mlxk.application.use_cases.estimate_memory import EstimateMemory
     from mlxk.application.use_cases.generate_text import GenerateText
@@ -76,6 +78,12 @@ def _workspaces(settings: Settings) -> "WorkspaceStore":
     return FilesystemWorkspaceStore(settings.workspace_home)
 
 
+def _workspace_builder(settings: Settings, workspaces: "WorkspaceStore") -> "WorkspaceBuilder":
+    from mlxk.adapters.filesystem.workspace_builder import FilesystemWorkspaceBuilder
+
+    return FilesystemWorkspaceBuilder(workspaces, settings.workspace_home, protected=(settings.hub_cache,))
+
+
 def _built_in_models() -> "BuiltInModels":
     from mlxk.adapters.builtin.packaged import PackagedBuiltInModels
 
@@ -125,6 +133,9 @@ class Adapters(containers.DeclarativeContainer):
     workspaces: providers.Provider["WorkspaceStore"] = providers.ThreadSafeSingleton(_workspaces, settings)
     content_verifier: providers.Provider["ContentVerifier"] = providers.ThreadSafeSingleton(
         _content_verifier, model_cache, workspaces
+    )
+    workspace_builder: providers.Provider["WorkspaceBuilder"] = providers.ThreadSafeSingleton(
+        _workspace_builder, settings, workspaces
     )
     built_in_models: providers.Provider["BuiltInModels"] = providers.ThreadSafeSingleton(_built_in_models)
     backend_registry: providers.Provider["BackendRegistry"] = providers.ThreadSafeSingleton(_backend_registry)
@@ -196,6 +207,25 @@ def _remove_model(
     return RemoveModel(cache, built_in, resolve, editor)
 
 
+def _clone_model(
+    resolve: "ResolveModel",
+    pull: "PullModel",
+    describe: "DescribeModel",
+    adapters: "Adapters",
+) -> "CloneModel":
+    from mlxk.application.use_cases.clone_model import CloneModel
+
+    return CloneModel(
+        resolve,
+        pull,
+        adapters.model_files(),
+        adapters.workspaces(),
+        adapters.workspace_builder(),
+        adapters.cache_editor(),
+        describe,
+    )
+
+
 def _estimate_memory(memory: "MemoryProbe") -> "EstimateMemory":
     from mlxk.application.use_cases.estimate_memory import EstimateMemory
 
@@ -248,6 +278,9 @@ class UseCases(containers.DeclarativeContainer):
     )
     remove_model: providers.Provider["RemoveModel"] = providers.Factory(
         _remove_model, adapters.model_cache, adapters.built_in_models, resolve_model, adapters.cache_editor
+    )
+    clone_model: providers.Provider["CloneModel"] = providers.Factory(
+        _clone_model, resolve_model, pull_model, describe_model, adapters
     )
     estimate_memory: providers.Provider["EstimateMemory"] = providers.Factory(_estimate_memory, adapters.memory_probe)
     generate_text: providers.Provider["GenerateText"] = providers.Factory(

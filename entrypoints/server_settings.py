@@ -72,3 +72,17 @@ class ServerSettings:
         ]
         if faults:
             raise ValidationError("; ".join(faults))
+
+
+@attrs.frozen(kw_only=True)
+class ServerAddress:
+    """Where a server is reached, once it is."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """The address that clients are given; a server on every interface is named by this machine's own."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(self.host, self.host)
+        return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"

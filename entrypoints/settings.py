@@ -39,8 +39,27 @@ VARIABLES = (
     Variable("MLXK2_ENABLE_PIPES", "Allows `-` as a prompt: read standard input.", "1, true, yes, on", "off"),
     Variable("MLXK2_LOG_LEVEL", "The least severe events to log.", ", ".join(LOG_LEVELS), "warning"),
     Variable("MLXK2_LOG_JSON", "Log as JSON, one object a line.", "1, true, yes, on", "off"),
+    Variable("MLXK2_HOST", "The address `serve` listens on.", "an address or name", "127.0.0.1"),
+    Variable("MLXK2_PORT", "The port `serve` listens on; 0 takes any free one.", "0 to 65535", "8000"),
+    Variable("MLXK2_PRELOAD_MODEL", "The model `serve` has in memory from the start.", "a model", "unset"),
+    Variable("MLXK2_MAX_TOKENS", "Tokens `serve` answers with when a request names no limit.", "from 1", "unset"),
+    Variable("MLXK2_VISION_CHUNK_SIZE", "Images `serve` describes together.", "1 to 5", "1"),
+    Variable("MLXK2_API_KEY", "A key that clients of `serve` must send.", "a key", "unset"),
     Variable("NO_COLOR", "No colours, whatever its value.", "any text", "unset"),
 )
+
+
+@attrs.frozen
+class ServeVariables:
+    """What the environment says about the server; None where it says nothing."""
+
+    host: str | None = None
+    port: int | None = None
+    model: str | None = None
+    max_tokens: int | None = None
+    chunk: int | None = None
+    api_key: str | None = attrs.field(default=None, repr=False)
+    log_level: str | None = None
 
 
 @attrs.frozen
@@ -64,6 +83,7 @@ class Settings:
     enable_pipes: bool = False
     log_level: str = "warning"
     log_json: bool = False
+    serve: ServeVariables = ServeVariables()
     color: bool = True
     """Whether colours are welcome on a terminal."""
     completing: bool = False
@@ -98,9 +118,26 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         enable_pipes=_switch(known, "MLXK2_ENABLE_PIPES"),
         log_level=_choice(known, "MLXK2_LOG_LEVEL", LOG_LEVELS, "warning"),
         log_json=_switch(known, "MLXK2_LOG_JSON"),
+        serve=_serve_variables(known),
         color="NO_COLOR" not in known,
         completing="_ARGCOMPLETE" in known,
     )
+
+
+def _serve_variables(known: Mapping[str, str]) -> ServeVariables:
+    return ServeVariables(
+        host=known.get("MLXK2_HOST"),
+        port=_number_if_set(known, "MLXK2_PORT", range(65536)),
+        model=known.get("MLXK2_PRELOAD_MODEL"),
+        max_tokens=_number_if_set(known, "MLXK2_MAX_TOKENS", range(1, 2**31)),
+        chunk=_number_if_set(known, "MLXK2_VISION_CHUNK_SIZE", range(1, 6)),
+        api_key=(known.get("MLXK2_API_KEY") or "").strip() or None,
+        log_level=_choice(known, "MLXK2_LOG_LEVEL", LOG_LEVELS, "") if "MLXK2_LOG_LEVEL" in known else None,
+    )
+
+
+def _number_if_set(known: Mapping[str, str], name: str, allowed: range) -> int | None:
+    return _whole_number(known, name, allowed, 0) if name in known else None
 
 
 def _hugging_face_home(known: Mapping[str, str], home: str) -> str:

@@ -140,7 +140,7 @@ def _is_workspace(directory: str) -> bool:
 def _children(parent: str, prefix: str, absolute: bool) -> tuple[ModelHandle, ...]:
     try:
         with os.scandir(parent) as entries:
-            names = sorted(entry.name for entry in entries if entry.name.startswith(prefix))
+            names = sorted(entry.name for entry in entries if _fits(entry.name, prefix))
     except FileNotFoundError:
         return ()
     except OSError as error:
@@ -151,6 +151,11 @@ def _children(parent: str, prefix: str, absolute: bool) -> tuple[ModelHandle, ..
         for directory, name in found
         if _is_workspace(directory)
     )
+
+
+def _fits(name: str, prefix: str) -> bool:
+    """Whether a directory is meant; hidden ones, such as workspaces in the making, only when they are named."""
+    return name.startswith(prefix) and not (name.startswith(".") and not prefix)
 
 
 def _workspace(record: Record, clean: bool | None) -> Workspace:

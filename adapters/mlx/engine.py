@@ -1,5 +1,7 @@
 """What runs on the owner thread: the models in memory and the answers in progress."""
 
+from collections.abc import Callable
+
 import mlx.core as mx
 
 from mlxk.adapters.mlx.admission import Admission
@@ -67,10 +69,10 @@ class Engine:
             active_bytes=mx.get_active_memory(),
         )
 
-    def turn(self) -> bool:
+    def turn(self, interrupted: Callable[[], bool]) -> bool:
         """Do one small piece of work; return whether there is more to do at once."""
         self._residency.turn()
-        busy = self._scheduler.turn()
+        busy = self._scheduler.turn(interrupted)
         # A model that waits for room gets it when answers have ended, which this turn may have brought about.
         return busy or self._residency.waiting > 0
 

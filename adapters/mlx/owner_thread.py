@@ -19,8 +19,12 @@ class Worker(Protocol):
     """What runs on the owner thread: built there, used there, closed there."""
 
     @abstractmethod
-    def turn(self) -> bool:
-        """Do one small piece of work; return whether there is more to do at once."""
+    def turn(self, interrupted: Callable[[], bool]) -> bool:
+        """Do one small piece of work; return whether there is more to do at once.
+
+        Args:
+            interrupted: Whether something was posted meanwhile.
+        """
 
     @abstractmethod
     def idle_seconds(self) -> float | None:
@@ -100,12 +104,15 @@ class OwnerThread(Generic[W]):
         while open_:
             try:
                 open_ = self._do_posted(worker, busy)
-                busy = open_ and worker.turn()
+                busy = open_ and worker.turn(self._posted)
             except Exception as error:  # noqa: BLE001 - the door of the thread: whatever escapes must not end it
                 self._log.error("a turn of the engine failed", error=type(error).__name__, reason=str(error)[:500])
                 worker.fail_all(error)
                 busy = False
         worker.close()
+
+    def _posted(self) -> bool:
+        return not self._inbox.empty()
 
     def _do_posted(self, worker: W, busy: bool) -> bool:
         """Do what was posted, waiting for something when idle; return False when the thread is to end."""

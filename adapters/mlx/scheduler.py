@@ -1,13 +1,16 @@
 """Who computes next.
 
-One turn is one decoding step of every running batch, then one portion of prompts. The fairness rule:
+One turn is one decoding step of every running batch, then some pieces of prompts. The fairness rule:
 
-- **Running answers are never starved.** Between two of their tokens at most ``PORTION_SHARED`` prompt tokens are computed.
-- **Prompts alternate.** Odd turns begin with the prompt that has the fewest tokens left, even turns with the one that
-  came first; what is left of the portion goes to the next. So a short prompt behind long ones is served within two
-  turns, and a long one, however many short ones keep coming, gets at least every other portion: it loses no more than
+- **Running answers and waiting prompts share by heads.** Between two tokens of a running answer one piece of
+  ``PIECE_SHARED`` prompt tokens is computed, or as many as there are waiting prompts to a running answer, but never more
+  than ``MOST_PIECES``.
+- **Prompts alternate.** A piece goes to the prompt with the fewest tokens left, unless the last one went past the prompt
+  that came first: then it goes there. So a short prompt behind long ones is served with the next piece but one at the
+  latest, and a long one, however many short ones keep coming, gets at least every other piece: it loses no more than
   the work of the short ones, and never more than half.
-- **Alone is fast.** A prompt that shares the machine with nobody is computed in portions of ``PORTION_ALONE`` tokens.
+- **Newcomers are seen between pieces**, not only between turns.
+- **Alone is fast.** A prompt that shares the machine with nobody is computed in pieces of ``PIECE_ALONE`` tokens.
 - **First come, first admitted**, see ``admission``.
 
 When a batch fails as a whole, its rows begin again, each from its own tokens in a batch of its own: the one at fault
@@ -33,11 +36,14 @@ from mlxk.domain.computation import Computation
 from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.generation import FinishReason
 
-PORTION_SHARED = 128
-"""Prompt tokens computed in a turn while others wait or decode."""
+PIECE_SHARED = 128
+"""Prompt tokens computed at once while others wait or decode."""
 
-PORTION_ALONE = 512
-"""Prompt tokens computed in a turn when nobody else is there."""
+PIECE_ALONE = 512
+"""Prompt tokens computed at once when nobody else is there."""
+
+MOST_PIECES = 4
+"""Pieces computed in one turn."""
 
 _TURNS_BETWEEN_CLEANING = 512
 """Turns after which the buffers that MLX keeps for reuse are given back."""
@@ -73,6 +79,8 @@ class Scheduler:
         self._decoding: dict[Row, Job] = {}
         self._batches: list[Batch] = []
         self._turns = 0
+        self._first_served = True
+        """Whether the last piece went to the prompt that came first."""
 
     @property
     def running(self) -> int:
@@ -88,13 +96,17 @@ class Scheduler:
         if job in self._prefills or job.row in self._decoding or self._admission.withdraw(job):
             self._end(job, FinishReason.CANCELLED)
 
-    def turn(self) -> bool:
-        """Do one turn; return whether there is anything left to do."""
+    def turn(self, interrupted: Callable[[], bool]) -> bool:
+        """Do one turn; return whether there is anything left to do.
+
+        Args:
+            interrupted: Whether someone wants something, so that the turn had better end soon.
+        """
         self._turns += 1
         for batch in list(self._batches):
             self._decode(batch)
         self._prefills += self._admission.admit(self.running, self._batches, self._prefills)
-        self._compute_prompts()
+        self._compute_prompts(interrupted)
         if self._turns % _TURNS_BETWEEN_CLEANING == 0:
             mx.clear_cache()
         return self.running > 0 or self._admission.waiting > 0
@@ -104,29 +116,34 @@ class Scheduler:
         for job in [*self._admission.withdraw_all(), *self._prefills, *self._decoding.values()]:
             self._end(job, error or FinishReason.CANCELLED)
 
-    def _compute_prompts(self) -> None:
-        shared = len(self._prefills) > 1 or bool(self._decoding)
-        left = PORTION_SHARED if shared else PORTION_ALONE
+    def _compute_prompts(self, interrupted: Callable[[], bool]) -> None:
+        alone = len(self._prefills) == 1 and not self._decoding
+        pieces = min(MOST_PIECES, -(-len(self._prefills) // max(1, len(self._decoding))))
+        left = PIECE_ALONE if alone else PIECE_SHARED * pieces
         ready: list[Job] = []
-        for job in self._in_order():
+        while left > 0 and (job := self._next_prompt(ready)) is not None:
             try:
                 prefill = job.prefill or self._begin(job)
-                left -= self._advance(job, prefill, left)
+                left -= self._advance(job, prefill, left if alone else min(left, PIECE_SHARED))
             except Exception as error:  # noqa: BLE001 - a door: whatever this prompt raised must not harm the others
                 self._end(job, _failure(error))
                 continue
             if prefill.remaining == 0:
                 ready.append(job)
-            if left <= 0:
+            if interrupted():
                 break
         for resident in {job.resident: None for job in ready}:
             self._start_decoding([job for job in ready if job.resident is resident])
 
-    def _in_order(self) -> list[Job]:
-        if len(self._prefills) < 2:
-            return list(self._prefills)
-        first = min(self._prefills, key=lambda job: job.tokens_left) if self._turns % 2 else self._prefills[0]
-        return [first, *(job for job in self._prefills if job is not first)]
+    def _next_prompt(self, ready: list[Job]) -> Job | None:
+        """Return whose prompt gets the next piece."""
+        waiting = [job for job in self._prefills if job not in ready]
+        if not waiting:
+            return None
+        first = waiting[0]
+        job = min(waiting, key=lambda each: each.tokens_left) if self._first_served else first
+        self._first_served = job is first
+        return job
 
     def _begin(self, job: Job) -> Prefill:
         model, tokens = job.resident.model, job.tokens

@@ -14,6 +14,7 @@ from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.domain.download import DownloadPlan, plan_download
 from mlxk.domain.errors import (
     AmbiguousModelError,
+    NetworkError,
     RequiresConfirmationError,
     RevisionNotFoundError,
     StorageError,
@@ -132,7 +133,13 @@ class PullModel:
         damaged = report is not None and not report.healthy
         if report and damaged and not self._may_resume(result.name, report, request, confirmation):
             return attrs.evolve(result, status=PullStatus.CANCELLED, handle=present, report=report)
-        plan = plan_download(self.hub.describe(result.name, revision))
+        try:
+            plan = plan_download(self.hub.describe(result.name, revision))
+        except NetworkError as error:
+            if not (present and report and report.healthy):
+                raise
+            progress.note(f"{error.message}; what is in the cache is taken as it is.")
+            return attrs.evolve(result, status=PullStatus.ALREADY_EXISTS, handle=present, report=report)
         missing = self.hub.missing_bytes(plan)
         if present and report and report.healthy and present.revision == plan.model.commit:
             return attrs.evolve(result, status=PullStatus.ALREADY_EXISTS, handle=present, report=report)

@@ -96,6 +96,57 @@ def test_a_cut_answer_says_so_on_standard_error(mlxk: Program) -> None:
     assert "[Output cut at 3 tokens (--max-tokens)" in done.stderr
 
 
+THINK_FIRST = "Think first: what is the capital of Spain?"
+
+
+def test_thinking_goes_to_standard_error_and_can_be_hidden(mlxk: Program) -> None:
+    shown, hidden = mlxk("run", "demo", THINK_FIRST), mlxk("run", "demo", THINK_FIRST, "--no-reasoning")
+    assert shown.stdout == hidden.stdout == "The capital of Spain is Madrid.\n"
+    assert "The user asks" in shown.stderr
+    assert hidden.stderr == ""
+    assert "The user asks" in json.loads(mlxk("run", "demo", THINK_FIRST, "--json").stdout)["data"]["reasoning"]
+
+
+def test_a_tool_call_is_printed_as_json(mlxk: Program, tmp_path: Path) -> None:
+    tool = {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+    (tmp_path / "tools.json").write_text(json.dumps([{"type": "function", "function": tool}]))
+    done = mlxk("run", "demo", "What is the weather in Paris?", "--tools", "tools.json")
+    assert json.loads(done.stdout) == {"name": "get_weather", "arguments": {"city": "Paris"}}
+
+
+def test_an_answer_follows_a_json_schema(mlxk: Program, tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"capital": {"enum": ["Rome", "Oslo"]}}, "required": ["capital"]}
+    (tmp_path / "schema.json").write_text(json.dumps({**schema, "additionalProperties": False}))
+    done = mlxk("run", "demo", "What is the capital of Italy?", "--json-schema", "schema.json")
+    assert json.loads(done.stdout)["capital"] in {"Rome", "Oslo"}
+
+
+@pytest.mark.parametrize("flag", ["--json-schema", "--tools"])
+@pytest.mark.parametrize("content", [None, b"{", b"\xff\xfe", b"[" * 100_000, b"3"])
+def test_a_file_that_is_not_what_a_flag_wants_is_refused_by_name(
+    mlxk: Program, tmp_path: Path, flag: str, content: bytes | None
+) -> None:
+    if content is None:
+        (tmp_path / "wanted").mkdir()
+    else:
+        (tmp_path / "wanted").write_bytes(content)
+    done = mlxk("run", "demo", "hi", flag, "wanted")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Error" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("flags", [["--draft-model", "demo"], ["--kv-bits", "8"], ["--max-kv-size", "256"]])
+def test_ways_to_compute_do_not_change_the_answer(mlxk: Program, flags: list[str]) -> None:
+    assert mlxk("run", "demo", "Count to ten.", *flags).stdout == f"{answers()['Count to ten.']}\n"
+
+
+def test_an_endless_pipe_is_refused_by_its_size(mlxk: Program) -> None:
+    done = mlxk("run", "demo", "-", stdin="y\n" * 5_000_000, MLXK2_ENABLE_PIPES="1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "2048" in done.stderr
+
+
 def test_a_pipe_is_joined_with_the_words(mlxk: Program) -> None:
     done = mlxk("run", "demo", "-", stdin="What is mlxk?", MLXK2_ENABLE_PIPES="1")
     assert done.stdout == f"{answers()['What is mlxk?']}\n"

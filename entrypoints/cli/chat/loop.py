@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from mlxk.application.use_cases.generate_text import Question
 from mlxk.domain.errors import MlxkError, StorageError
+from mlxk.entrypoints.cli import computing_flags, sampling_flags
 from mlxk.entrypoints.cli.answer import Answer, AnswerReader
 from mlxk.entrypoints.cli.chat.input import Command, Prompt, read_line, wants_more
 from mlxk.entrypoints.cli.chat.session import ChatSession
-from mlxk.entrypoints.cli import computing_flags, sampling_flags
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.spinner import Spinner

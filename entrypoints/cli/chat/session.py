@@ -122,7 +122,8 @@ class ChatSession:
             read = empty if value == "default" else _READERS[name](value)
         except ValueError:
             raise ValidationError(f"{name} must be a number (got '{value}')") from None
-        changed = attrs.evolve(self.settings, **{name: read})
+        change: dict[str, Any] = {name: read}
+        changed = attrs.evolve(self.settings, **change)
         changed.validate()
         self.settings = changed
         return f"{name} is {value}"

@@ -4,6 +4,7 @@ A command imports its use case when it runs, so that parsing stays fast.
 """
 
 from mlxk.entrypoints.cli.commands import (
+    clone_model,
     completion,
     health,
     list_models,
@@ -22,6 +23,7 @@ COMMANDS: dict[str, Command] = {
     "run": run_model,
     "pull": pull_model,
     "rm": remove_model,
+    "clone": clone_model,
     "schema": schema,
     "completion": completion,
 }

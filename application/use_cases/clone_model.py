@@ -1,0 +1,167 @@
+"""Clone a model: an editable copy of it in a plain directory, from the cache where it is there, else through a pull."""
+
+import contextlib
+
+import attrs
+
+from mlxk.application.ports.cache_editor import CacheEditor, LockHolder
+from mlxk.application.ports.confirmation import Confirmation
+from mlxk.application.ports.model_files import ModelFiles
+from mlxk.application.ports.progress import Progress
+from mlxk.application.ports.workspace_builder import CopyMethod, Provenance, WorkspaceBuilder, WorkspaceDraft
+from mlxk.application.ports.workspace_store import WorkspaceStore
+from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.application.use_cases.pull_model import PullModel, PullRequest, PullStatus
+from mlxk.application.use_cases.resolve_model import ResolveModel
+from mlxk.domain.errors import UnhealthyModelError, ValidationError
+from mlxk.domain.health import HealthReport
+from mlxk.domain.model import FileEntry, ModelHandle, Origin
+from mlxk.domain.model_reference import ModelRef, ReferenceKind
+from mlxk.domain.remote_model import check_revision
+from mlxk.domain.workspace import SENTINEL_NAME, Workspace
+
+LEFT_OUT = (SENTINEL_NAME, ".hf_cache/", ".git/")
+"""What of a workspace is not part of the model."""
+
+
+@attrs.frozen
+class CloneRequest:
+    """What to clone, where to and how."""
+
+    reference: str
+    """What the user typed."""
+    target: str | None = None
+    """What the user typed; None means the workspace home."""
+    branch: str | None = None
+    """A branch, tag or commit, as if it stood after ``@``."""
+    check_health: bool = True
+    """Whether a copy that is not whole is refused."""
+    force_resume: bool = False
+    """Whether a partial model in the cache is completed without asking."""
+
+
+@attrs.frozen
+class CloneResult:
+    """What a clone did."""
+
+    source: ModelHandle
+    handle: ModelHandle | None
+    """The workspace; None when the user chose not to complete the model in the cache."""
+    provenance: Provenance
+    methods: dict[CopyMethod, int]
+    """How many files came which way."""
+    report: HealthReport | None
+    """What the check found; None when none was asked for."""
+    workspace: Workspace | None = None
+
+
+@attrs.frozen
+class CloneModel:
+    """Clones one model into a workspace."""
+
+    resolve: ResolveModel
+    pull: PullModel
+    files: ModelFiles
+    workspaces: WorkspaceStore
+    builder: WorkspaceBuilder
+    editor: CacheEditor
+    describe: DescribeModel
+
+    def __call__(self, request: CloneRequest, progress: Progress, confirmation: Confirmation) -> CloneResult:
+        """Make a workspace of a model.
+
+        Args:
+            request: What, where to and how.
+            progress: Told how far the pull and the copy are.
+            confirmation: Asked before a partial model in the cache is completed.
+
+        Raises:
+            ValidationError: The reference or the target is none.
+            UnhealthyModelError: The copy is not whole; nothing was made.
+            MlxkError: The model cannot be had, see ``PullModel``; or the disk refuses, see ``WorkspaceBuilder``.
+        """
+        ref = _parse(request)
+        place = self.builder.place(request.target, ref.name.rstrip("/").rpartition("/")[2])
+        source = self._local(ref)
+        if source is None:
+            pulled = self.pull(PullRequest(str(ref), force_resume=request.force_resume), progress, confirmation)
+            source = pulled.handle
+            if source is None or pulled.status is PullStatus.CANCELLED:
+                kept = source or ModelHandle(pulled.name, "", Origin.CACHE)
+                return CloneResult(kept, None, Provenance("clone"), {}, pulled.report)
+        return self._clone(source, place, request, progress)
+
+    def _local(self, ref: ModelRef) -> ModelHandle | None:
+        """Return a source that no hub has: a path, a workspace of the home by its exact name, a built-in."""
+        if ref.kind is not ReferenceKind.NAME:
+            return self.resolve(ref)
+        named = (handle for handle in self.workspaces.home() if handle.display_name == ref.name)
+        return None if ref.revision else next(named, None)
+
+    def _clone(self, source: ModelHandle, place: str, request: CloneRequest, progress: Progress) -> CloneResult:
+        if place == source.directory or place.startswith(f"{source.directory}/"):
+            raise ValidationError("target: it lies in the model that is to be cloned")
+
+        def waiting(holder: LockHolder) -> None:
+            progress.note(f"Waiting for {holder}.")
+
+        cached = source.origin is Origin.CACHE
+        reserved = self.editor.reserve(source.name, "cloning it", waiting) if cached else contextlib.nullcontext()
+        provenance = self._provenance(source)
+        with reserved, self.builder.draft(place, provenance, keep_unfinished=True) as draft:
+            methods = self._fill(draft, source, progress)
+            report = self._checked(draft, request) if request.check_health else None
+            handle = draft.publish()
+        workspace = self.workspaces.read(handle)
+        return CloneResult(source, handle, provenance, methods, report, workspace)
+
+    def _fill(self, draft: WorkspaceDraft, source: ModelHandle, progress: Progress) -> dict[CopyMethod, int]:
+        entries = [entry for entry in self.files.list(source.directory).files if _belongs(entry)]
+        methods = dict.fromkeys(CopyMethod, 0)
+        done: dict[str, int] = {}
+        progress.begin("Cloning", {entry.path: entry.size_bytes for entry in entries})
+        try:
+            for entry in entries:
+
+                def tell(count: int, path: str = entry.path) -> None:
+                    done[path] = count
+                    progress.advance(done)
+
+                method = draft.take(source.directory, entry.path, tell)
+                methods[method] += 1
+                if method is CopyMethod.COPIED and methods[method] == 1:
+                    progress.note("The file system cannot share the files, so they are copied and take space.")
+        finally:
+            progress.end()
+        return methods
+
+    def _checked(self, draft: WorkspaceDraft, request: CloneRequest) -> HealthReport:
+        report = self.describe.health(ModelHandle(draft.directory, draft.directory, Origin.WORKSPACE))
+        if not report.healthy:
+            raise UnhealthyModelError(
+                f"'{request.reference}' is not whole, so it was not cloned: {report.reason}",
+                hint="Fetch it again, or clone it as it is with --no-health-check.",
+            )
+        return report
+
+    def _provenance(self, source: ModelHandle) -> Provenance:
+        if source.origin is not Origin.WORKSPACE:
+            return Provenance("clone", source.name, source.commit)
+        record = self.workspaces.read(source)
+        return Provenance("clone", record.source_repo, record.source_revision)
+
+
+def _parse(request: CloneRequest) -> ModelRef:
+    ref = ModelRef.parse(request.reference)
+    if request.branch is None:
+        return ref
+    check_revision(request.branch)
+    if ref.kind is not ReferenceKind.NAME:
+        raise ValidationError(f"--branch: '{ref.name}' has no branches")
+    if ref.revision not in {None, request.branch}:
+        raise ValidationError(f"--branch {request.branch} contradicts '@{ref.revision}'")
+    return attrs.evolve(ref, revision=request.branch)
+
+
+def _belongs(entry: FileEntry) -> bool:
+    return not any(entry.path.startswith(name) if name.endswith("/") else entry.path == name for name in LEFT_OUT)

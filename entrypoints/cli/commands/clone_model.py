@@ -1,0 +1,50 @@
+"""``mlxk clone MODEL [TARGET]``: an editable copy of a model."""
+
+import argparse
+
+from mlxk.domain.errors import InterruptedRunError
+from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
+from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.output import Output
+
+HELP = "make an editable copy of a model"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the model, the target and how to copy."""
+    add_model_argument(parser)
+    parser.add_argument("target", nargs="?", metavar="TARGET", help="a directory; MLXK_WORKSPACE_HOME when left out")
+    parser.add_argument("--branch", metavar="NAME", help="a branch, tag or commit, as if it stood after '@'")
+    parser.add_argument("--no-health-check", action="store_true", help="copy a model that is not whole as well")
+    parser.add_argument("--force-resume", action="store_true", help="complete a partial model without asking")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+    """Copy, showing progress on standard error, and say where the copy is."""
+    from mlxk.application.use_cases.clone_model import CloneRequest
+    from mlxk.entrypoints.cli import workspace_wire
+    from mlxk.entrypoints.cli.terminal_confirmation import TerminalConfirmation
+    from mlxk.entrypoints.cli.transfer_progress import transfer_progress
+
+    clone = door.build(door.settings).use_cases.clone_model()
+    request = CloneRequest(
+        arguments.model,
+        arguments.target,
+        arguments.branch,
+        check_health=not arguments.no_health_check,
+        force_resume=arguments.force_resume,
+    )
+    progress = transfer_progress(output, quiet=arguments.quiet)
+    try:
+        result = clone(request, progress, TerminalConfirmation(output))
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            "interrupted; what is done is kept", hint="Run the same command again, with --force-resume, to continue."
+        ) from None
+    if output.as_json:
+        output.document("clone", workspace_wire.cloned(result))
+    else:
+        output.text(workspace_wire.cloned_text(result, quiet=arguments.quiet))
+    return DONE

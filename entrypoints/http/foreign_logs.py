@@ -1,0 +1,53 @@
+"""Logs of libraries, led into ours: one form, one place, and redacted like everything else."""
+
+import logging
+import sys
+import threading
+import warnings
+
+from mlxk.application.ports.event_log import EventLog
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+QUOTING = ("waitress", "falcon", "urllib3", "httpx", "httpcore")
+"""Libraries whose messages quote requests: of these only the kind of event is logged."""
+
+
+class ForeignLogHandler(logging.Handler):
+    """Hands records of the standard library's logging to our log."""
+
+    def __init__(self, log: EventLog) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log one record, without its traceback, which may show values."""
+        package = record.name.partition(".")[0]
+        message = "a library reports an event" if package in QUOTING else record.getMessage()
+        fields: dict[str, object] = {"logger": record.name}
+        if record.exc_info and record.exc_info[0] is not None:
+            fields["error"] = record.exc_info[0].__name__
+        write = self._log.debug
+        if record.levelno >= logging.ERROR:
+            write = self._log.error
+        elif record.levelno >= logging.WARNING:
+            write = self._log.warning
+        write(message, **fields)
+
+
+def lead_logs_into(log: EventLog, level: str) -> None:
+    """Lead the logs, warnings and uncaught exceptions of this process into a log."""
+    root = logging.getLogger()
+    root.handlers[:] = [ForeignLogHandler(log)]
+    # What libraries tell below a warning is for whoever debugs them.
+    root.setLevel(_LEVELS[level] if level == "debug" else max(_LEVELS[level], logging.WARNING))
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    logging.captureWarnings(capture=True)
+    warnings.simplefilter("default" if level == "debug" else "ignore")
+
+    def on_thread_failure(arguments: threading.ExceptHookArgs) -> None:
+        name = arguments.thread.name if arguments.thread else "unknown"
+        log.error("a thread ended unexpectedly", thread=name, error=arguments.exc_type.__name__)
+
+    threading.excepthook = on_thread_failure
+    sys.excepthook = lambda kind, error, trace: log.error("the process ended unexpectedly", error=kind.__name__)

@@ -1,0 +1,134 @@
+"""Generating text: resolve, probe, policy, and only then the generator."""
+
+import json
+import struct
+
+import pytest
+
+from mlxk.adapters.in_memory.backend_registry import InMemoryBackendRegistry
+from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
+from mlxk.adapters.in_memory.event_log import InMemoryEventLog
+from mlxk.adapters.in_memory.memory_probe import InMemoryMemoryProbe
+from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
+from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
+from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
+from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
+from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.application.use_cases.generate_text import GenerateText, Question
+from mlxk.application.use_cases.resolve_model import ResolveModel
+from mlxk.domain.capabilities import Backend
+from mlxk.domain.computation import Computation
+from mlxk.domain.conversation import Conversation
+from mlxk.domain.errors import (
+    CapabilityError,
+    IncompatibleModelError,
+    InsufficientMemoryError,
+    ModelNotFoundError,
+    UnhealthyModelError,
+    ValidationError,
+)
+from mlxk.domain.generation import Finished, GenerationRequest, GenerationSettings, TextDelta
+from mlxk.domain.memory import MemoryReading
+
+GIB = 1024**3
+HEADER = json.dumps({"w": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}}).encode()
+WEIGHTS = struct.pack("<Q", len(HEADER)) + HEADER + bytes(8)
+
+
+def files(config: dict[str, object]) -> dict[str, bytes]:
+    """Return the files of a whole little model."""
+    return {"config.json": json.dumps(config).encode(), "model.safetensors": WEIGHTS, "tokenizer.json": b"{}"}
+
+
+MODELS = {
+    "mlx-community/chat": files({"model_type": "llama"}),
+    "mlx-community/small": files({"model_type": "llama"}),
+    "mlx-community/broken": {"config.json": b"{"},
+    "mlx-community/whisper": files({"model_type": "whisper"}),
+    "mlx-community/novel": files({"model_type": "nobody-knows"}),
+}
+
+
+class Kitchen:
+    """The use case with everything around it in memory."""
+
+    def __init__(self, total: int = 16 * GIB) -> None:
+        self.asked: list[GenerationRequest] = []
+        self.log = InMemoryEventLog()
+        cache = InMemoryModelCache({name: CachedModel(("a" * 40,)) for name in MODELS})
+        model_files = InMemoryModelFiles({f"/cache/{name}/{'a' * 40}": content for name, content in MODELS.items()})
+        workspaces = InMemoryWorkspaceStore()
+        registry = InMemoryBackendRegistry({Backend.MLX_LM: {"llama"}, Backend.MLX_AUDIO: {"whisper"}})
+        self.generate = GenerateText(
+            ResolveModel(cache, workspaces, InMemoryBuiltInModels()),
+            DescribeModel(model_files, workspaces, registry, cache),
+            InMemoryTextGenerator(self._answer),
+            InMemoryMemoryProbe(MemoryReading(total, total)),
+            self.log,
+        )
+
+    def _answer(self, request: GenerationRequest) -> tuple[str, ...]:
+        self.asked.append(request)
+        return ("Hello", " there")
+
+
+@pytest.fixture
+def kitchen() -> Kitchen:
+    return Kitchen()
+
+
+def test_an_answer_is_its_deltas_and_one_last_event(kitchen: Kitchen) -> None:
+    with kitchen.generate("chat", Question("hi")) as stream:
+        *deltas, last = list(stream)
+    assert "".join(each.text for each in deltas if isinstance(each, TextDelta)) == "Hello there"
+    assert isinstance(last, Finished)
+
+
+def test_what_was_asked_reaches_the_generator_with_one_resolved_handle(kitchen: Kitchen) -> None:
+    question = Question(
+        Conversation.of("hi", "Be brief."),
+        GenerationSettings(seed=7),
+        thinking=True,
+        computation=Computation(kv_bits=8),
+        draft_reference="small",
+    )
+    with kitchen.generate("chat", question) as stream:
+        list(stream)
+    (request,) = kitchen.asked
+    assert request.model.name == "mlx-community/chat"
+    assert (request.prompt, request.settings.seed, request.thinking) == (question.prompt, 7, True)
+    assert request.computation.draft_model is not None
+    assert request.computation.draft_model.name == "mlx-community/small"
+
+
+@pytest.mark.parametrize(
+    ("reference", "error"),
+    [
+        ("nosuch", ModelNotFoundError),
+        ("broken", UnhealthyModelError),
+        ("whisper", CapabilityError),
+        ("novel", IncompatibleModelError),
+    ],
+)
+def test_a_model_that_cannot_answer_is_refused_before_it_is_loaded(
+    kitchen: Kitchen, reference: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=reference):
+        kitchen.generate(reference, Question("hi"))
+    with pytest.raises(error, match=reference):
+        kitchen.generate("chat", Question("hi", draft_reference=reference))
+    assert kitchen.asked == []
+
+
+def test_settings_are_checked_before_the_model_is_looked_for(kitchen: Kitchen) -> None:
+    with pytest.raises(ValidationError, match=r"temperature.*; top_p"):
+        kitchen.generate("nosuch", Question("hi", GenerationSettings(temperature=-1, top_p=2)))
+
+
+def test_a_model_beyond_the_budget_runs_with_a_warning_or_is_refused_when_asked() -> None:
+    kitchen = Kitchen(total=1024)
+    with kitchen.generate("chat", Question("hi")) as stream:
+        list(stream)
+    assert any("memory budget" in event.event for event in kitchen.log.events)
+    with pytest.raises(InsufficientMemoryError, match="chat"):
+        kitchen.generate("chat", Question("hi", strict_memory=True))
