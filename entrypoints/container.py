@@ -7,6 +7,7 @@ uses. Tests build the same use cases on ``in_memory_adapters``.
 from typing import TYPE_CHECKING
 
 from mlxk.entrypoints.injection import containers, providers
+from mlxk.entrypoints.server_settings import MIB, ServerSettings
 from mlxk.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mlxk.application.ports.model_cache import ModelCache
     from mlxk.application.ports.model_files import ModelFiles
     from mlxk.application.ports.model_hub import ModelHub
+    from mlxk.application.ports.resident_models import ResidentModels
     from mlxk.application.ports.text_generator import TextGenerator
     from mlxk.application.ports.workspace_builder import WorkspaceBuilder
     from mlxk.application.ports.workspace_store import WorkspaceStore
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.pull_model import PullModel
     from mlxk.application.use_cases.remove_model import RemoveModel
     from mlxk.application.use_cases.resolve_model import ResolveModel
+    from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
+    from mlxk.application.use_cases.serve_text import ServeText
     from mlxk.application.use_cases.show_model import ShowModel
 
 
@@ -116,16 +120,38 @@ def _event_log(settings: Settings) -> "EventLog":
     return StructlogEventLog(level=settings.log_level, as_json=settings.log_json, home=settings.home)
 
 
-def _text_generator(log: "EventLog", clock: "Clock") -> "TextGenerator":
+def _text_generator(
+    log: "EventLog", clock: "Clock", memory: "MemoryProbe", server: ServerSettings | None
+) -> "TextGenerator":
+    from mlxk.adapters.mlx.engine_options import EngineOptions
     from mlxk.adapters.mlx.text import MlxTextGenerator
 
-    return MlxTextGenerator(log, clock)
+    if server is None:
+        return MlxTextGenerator(log, clock)
+    reading = memory.read()
+    budget = server.memory_budget_mib * MIB if server.memory_budget_mib else reading.budget if reading else None
+    options = EngineOptions(
+        max_rows=server.max_streams,
+        max_waiting=server.max_queue + server.max_streams,
+        model_budget_bytes=budget,
+        keep_alive_seconds=server.keep_alive,
+    )
+    return MlxTextGenerator(log, clock, options)
+
+
+def _resident_models(generator: "TextGenerator") -> "ResidentModels":
+    from mlxk.application.ports.resident_models import ResidentModels
+
+    if not isinstance(generator, ResidentModels):
+        raise TypeError(f"{type(generator).__name__} does not say which models it holds")
+    return generator
 
 
 class Adapters(containers.DeclarativeContainer):
     """The outside world, one instance of each adapter a process."""
 
     settings = providers.Dependency(instance_of=Settings)
+    server: providers.Provider[ServerSettings | None] = providers.Object(None)
     model_files: providers.Provider["ModelFiles"] = providers.ThreadSafeSingleton(_model_files)
     model_cache: providers.Provider["ModelCache"] = providers.ThreadSafeSingleton(_model_cache, settings)
     model_hub: providers.Provider["ModelHub"] = providers.ThreadSafeSingleton(_model_hub, settings)
@@ -143,8 +169,9 @@ class Adapters(containers.DeclarativeContainer):
     clock: providers.Provider["Clock"] = providers.ThreadSafeSingleton(_clock)
     event_log: providers.Provider["EventLog"] = providers.ThreadSafeSingleton(_event_log, settings)
     text_generator: providers.Provider["TextGenerator"] = providers.ThreadSafeSingleton(
-        _text_generator, event_log, clock
+        _text_generator, event_log, clock, memory_probe, server
     )
+    resident_models: providers.Provider["ResidentModels"] = providers.Callable(_resident_models, text_generator)
 
 
 def _resolve_model(cache: "ModelCache", workspaces: "WorkspaceStore", built_in: "BuiltInModels") -> "ResolveModel":
@@ -244,6 +271,31 @@ def _generate_text(
     return GenerateText(resolve, describe, generator, memory, log)
 
 
+def _serve_catalogue(
+    resolve: "ResolveModel",
+    list_models: "ListModels",
+    describe: "DescribeModel",
+    resident: "ResidentModels",
+    clock: "Clock",
+    server: ServerSettings | None,
+) -> "ServeCatalogue":
+    from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
+
+    return ServeCatalogue(resolve, list_models, describe, resident, clock, server is not None and server.allow_paths)
+
+
+def _serve_text(
+    catalogue: "ServeCatalogue",
+    generator: "TextGenerator",
+    memory: "MemoryProbe",
+    log: "EventLog",
+    server: ServerSettings | None,
+) -> "ServeText":
+    from mlxk.application.use_cases.serve_text import ServeText
+
+    return ServeText(catalogue, generator, memory, log, server is not None and server.strict_memory)
+
+
 class UseCases(containers.DeclarativeContainer):
     """What can be asked. Use cases are values that hold ports, so they are built anew at every request."""
 
@@ -291,6 +343,24 @@ class UseCases(containers.DeclarativeContainer):
         adapters.memory_probe,
         adapters.event_log,
     )
+    # It remembers what clients asked for a moment ago, so there is one.
+    serve_catalogue: providers.Provider["ServeCatalogue"] = providers.ThreadSafeSingleton(
+        _serve_catalogue,
+        resolve_model,
+        list_models,
+        describe_model,
+        adapters.resident_models,
+        adapters.clock,
+        adapters.server,
+    )
+    serve_text: providers.Provider["ServeText"] = providers.Factory(
+        _serve_text,
+        serve_catalogue,
+        adapters.text_generator,
+        adapters.memory_probe,
+        adapters.event_log,
+        adapters.server,
+    )
 
 
 class Container:
@@ -301,6 +371,11 @@ class Container:
         self.use_cases = UseCases(adapters=adapters)
 
 
-def build(settings: Settings) -> Container:
-    """Wire the program for this machine."""
-    return Container(Adapters(settings=settings))
+def build(settings: Settings, server: ServerSettings | None = None) -> Container:
+    """Wire the program for this machine.
+
+    Args:
+        settings: The environment.
+        server: What the operator of a server decided; None for commands.
+    """
+    return Container(Adapters(settings=settings, server=providers.Object(server)))

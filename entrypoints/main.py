@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 from mlxk import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlxk.entrypoints.container import Container
+    from mlxk.entrypoints.server_settings import ServerAddress, ServerSettings
     from mlxk.entrypoints.settings import Settings
 
 
@@ -28,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         settings = read_settings()
     except ValidationError as error:
         return refuse(arguments, error)
-    return run(arguments, Door(settings=settings, build=_container, read_pipe=_read_pipe))
+    return run(arguments, Door(settings=settings, build=_container, read_pipe=_read_pipe, serve=_serve))
 
 
 def run_main() -> int:
@@ -46,3 +49,10 @@ def _read_pipe(words: str) -> str:
     from mlxk.entrypoints.pipe.prompt import read_prompt
 
     return read_prompt(sys.stdin.buffer, sys.stderr, words)
+
+
+def _serve(settings: "Settings", server: "ServerSettings", announce: "Callable[[ServerAddress], None]") -> int:
+    from mlxk.entrypoints.container import build
+    from mlxk.entrypoints.http.serve import serve
+
+    return serve(settings, server, announce, build)

@@ -8,7 +8,7 @@ from mlxk.adapters.mlx.admission import Admission
 from mlxk.adapters.mlx.engine_options import EngineOptions
 from mlxk.adapters.mlx.jobs import Job
 from mlxk.adapters.mlx.prefix_cache import PrefixCache
-from mlxk.adapters.mlx.residency import LoadRequest, Residency, Resident
+from mlxk.adapters.mlx.residency import LoadRequest, Residency, Resident, WantedModel
 from mlxk.adapters.mlx.scheduler import Scheduler
 from mlxk.adapters.mlx.tally import Tally
 from mlxk.application.ports.clock import Clock
@@ -29,6 +29,10 @@ class Engine:
         self._admission = Admission(options.max_rows, options.cache_budget_bytes, self._prefixes)
         self._tally = Tally()
         self._scheduler = Scheduler(log, self._admission, self._prefixes, self._tally, self._residency.release)
+
+    def lease_now(self, wanted: tuple[WantedModel, ...]) -> tuple[Resident, ...] | None:
+        """Lease models that are in memory already, from any thread; None when one is not."""
+        return self._residency.lease_now(wanted)
 
     def ask(self, request: LoadRequest) -> None:
         """Have models loaded and leased."""

@@ -16,7 +16,7 @@ from mlxk.domain.errors import ExecutionError
 
 
 class Worker(Protocol):
-    """What runs on the owner thread: built there, used there, closed there."""
+    """What runs on the owner thread: used there and closed there."""
 
     @abstractmethod
     def turn(self, interrupted: Callable[[], bool]) -> bool:
@@ -49,7 +49,7 @@ class OwnerThread(Generic[W]):
     A daemon, so that a process that forgets to close still exits; closed, it is joined and leaves no MLX stream behind.
 
     Args:
-        build: Makes the worker, on the thread.
+        build: Makes the worker, in the thread of the first post; it must not touch MLX yet.
         log: Hears of turns that failed.
     """
 
@@ -60,6 +60,8 @@ class OwnerThread(Generic[W]):
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self.worker: W | None = None
+        """What runs; None before the first post."""
 
     def post(self, work: Work[W]) -> None:
         """Have the worker do something soon; the call does not wait.
@@ -71,7 +73,8 @@ class OwnerThread(Generic[W]):
             if self._closed:
                 raise ExecutionError("The engine is closed.")
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="mlx-owner", daemon=True)
+                self.worker = self._build()
+                self._thread = threading.Thread(target=self._run, args=(self.worker,), name="mlx-owner", daemon=True)
                 self._thread.start()
             self._inbox.put(work)
 
@@ -93,13 +96,12 @@ class OwnerThread(Generic[W]):
         """Whether nothing can be posted any more."""
         return self._closed
 
-    def _run(self) -> None:
-        # Nothing of MLX may be alive in this frame when the streams are cleared: see the last statement.
-        self._serve()
+    def _run(self, worker: W) -> None:
+        self._serve(worker)
+        # The last statement of the thread: whatever it leaves behind of MLX makes the process crash when it exits.
         _clear_streams()
 
-    def _serve(self) -> None:
-        worker = self._build()
+    def _serve(self, worker: W) -> None:
         busy, open_ = False, True
         while open_:
             try:
@@ -127,7 +129,7 @@ class OwnerThread(Generic[W]):
 
 
 def _clear_streams() -> None:
-    """Free this thread's MLX streams; a thread that ends without it makes the process crash when it exits."""
+    """Free what MLX keeps for this thread."""
     import gc
 
     import mlx.core as mx

@@ -6,6 +6,7 @@ that one that waits for room is not overtaken for ever.
 """
 
 import queue
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -71,7 +72,7 @@ class LoadRequest:
 
 
 class Residency:
-    """Loads, keeps and unloads models; used on the owner thread only.
+    """Loads, keeps and unloads models; used on the owner thread only, but for ``lease_now``.
 
     Args:
         budget_bytes: What the weights may take altogether; None: no limit.
@@ -94,6 +95,8 @@ class Residency:
         self._forget = forget
         self._requests: deque[LoadRequest] = deque()
         self._residents: dict[str, Resident] = {}
+        self._lock = threading.Lock()
+        """Held while a resident's leases are judged or change."""
 
     @property
     def models(self) -> tuple[Resident, ...]:
@@ -104,21 +107,44 @@ class Residency:
         """Take a request; it is answered in a later ``turn``."""
         self._requests.append(request)
 
+    def lease_now(self, wanted: tuple[WantedModel, ...]) -> tuple[Resident, ...] | None:
+        """Lease models that are in memory already; from any thread, without waiting for the owner thread.
+
+        Returns:
+            None when one is missing, its files have changed, or others wait for their turn.
+
+        Raises:
+            ValidationError: There is no adapter where one is wanted.
+        """
+        try:
+            identities = [identity_of(each.handle, each.adapter) for each in wanted]
+        except OSError:
+            return None
+        with self._lock:
+            found = [self._residents.get(identity) for identity in identities]
+            residents = tuple(resident for resident in found if resident is not None)
+            if self._requests or len(residents) < len(wanted):
+                return None
+            self._lease(residents)
+            return residents
+
     def release(self, residents: tuple[Resident, ...]) -> None:
         """Give leases back."""
-        for resident in residents:
-            resident.leases -= 1
-            resident.used_at = self._clock.monotonic()
+        with self._lock:
+            for resident in residents:
+                resident.leases -= 1
+                resident.used_at = self._clock.monotonic()
 
     def unload(self, handle: ModelHandle | None) -> tuple[ModelHandle, ...]:
         """Unload the idle models, or the one of this handle if it is idle; return which went."""
-        gone = {
-            identity: resident.model.handle
-            for identity, resident in self._residents.items()
-            if resident.leases == 0 and handle in (None, resident.model.handle)
-        }
-        for identity in gone:
-            self._unload(identity)
+        with self._lock:
+            gone = {
+                identity: resident.model.handle
+                for identity, resident in self._residents.items()
+                if resident.leases == 0 and handle in (None, resident.model.handle)
+            }
+            for identity in gone:
+                self._unload(identity)
         return tuple(gone.values())
 
     @property
@@ -132,9 +158,10 @@ class Residency:
             self._requests.popleft()
         if self._keep_alive is not None:
             oldest = self._clock.monotonic() - self._keep_alive
-            for identity, resident in list(self._residents.items()):
-                if resident.leases == 0 and resident.used_at <= oldest:
-                    self._unload(identity)
+            with self._lock:
+                for identity, resident in list(self._residents.items()):
+                    if resident.leases == 0 and resident.used_at <= oldest:
+                        self._unload(identity)
 
     def idle_seconds(self) -> float | None:
         """Return when the next idle model is due, seconds from now; None when none is."""
@@ -173,21 +200,22 @@ class Residency:
         except MlxkError as error:
             request.reply.put(error)
             return True
-        self._hand_over(request, residents)
-        return True
-
-    def _hand_over(self, request: LoadRequest, residents: tuple[Resident, ...]) -> None:
-        for resident in residents:
-            resident.leases += 1
+        with self._lock:
+            self._lease(residents)
         if request.abandoned:
             self.release(residents)
         else:
             request.reply.put(residents)
+        return True
+
+    def _lease(self, residents: tuple[Resident, ...]) -> None:
+        for resident in residents:
+            resident.leases += 1
+            resident.used_at = self._clock.monotonic()
 
     def _resident(self, wanted: WantedModel, identity: str) -> Resident:
         found = self._residents.get(identity)
         if found is not None:
-            found.used_at = self._clock.monotonic()
             return found
         began = self._clock.monotonic()
         model = load_model(wanted.handle, wanted.adapter)
@@ -200,16 +228,14 @@ class Residency:
         """Unload idle models until so many bytes fit; return False when models in use are in the way."""
         if self._budget is None:
             return True
-        while self._total() + needed > self._budget:
-            idle = [
-                (resident.used_at, identity)
-                for identity, resident in self._residents.items()
-                if resident.leases == 0 and identity not in kept
-            ]
-            if not idle:
-                # With nothing else in memory there is nothing to wait for; whether it may run is the caller's policy.
-                return not any(identity not in kept for identity in self._residents)
-            self._unload(min(idle)[1])
+        with self._lock:
+            while self._total() + needed > self._budget:
+                others = {identity: each for identity, each in self._residents.items() if identity not in kept}
+                idle = [(each.used_at, identity) for identity, each in others.items() if each.leases == 0]
+                if not idle:
+                    # With nothing else in memory there is nothing to wait for; whether it may run is the caller's policy.
+                    return not others
+                self._unload(min(idle)[1])
         return True
 
     def _total(self) -> int:

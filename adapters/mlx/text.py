@@ -26,6 +26,7 @@ from mlxk.domain.model import ModelHandle
 if TYPE_CHECKING:
     from mlxk.adapters.mlx.engine import Engine
     from mlxk.adapters.mlx.jobs import Job
+    from mlxk.adapters.mlx.residency import Resident
 
 
 class MlxTextGenerator(TextGenerator, ResidentModels):
@@ -83,27 +84,35 @@ class MlxTextGenerator(TextGenerator, ResidentModels):
     def _submit(self, request: GenerationRequest) -> TextStream:
         from mlxk.adapters.mlx.jobs import Job
         from mlxk.adapters.mlx.preparation import prepare
-        from mlxk.adapters.mlx.residency import LoadRequest, WantedModel
 
         asked_at = self._clock.monotonic()
-        computation = request.computation
-        wanted = [WantedModel(request.model, computation.adapter)]
-        if computation.draft_model is not None:
-            wanted.append(WantedModel(computation.draft_model))
-        wish = LoadRequest(tuple(wanted))
-        self._thread.post(lambda engine: engine.ask(wish))
-        residents = wish.wait()
+        residents = self._lease(request)
         loaded_at = self._clock.monotonic()
         try:
             sink = AnswerSink()
             row = prepare(request, tuple(each.model for each in residents), sink, self._clock)
             row.answer.load_seconds = loaded_at - asked_at
-            job = Job(row, residents, on_start=self._places.give_back, computation=computation)
+            job = Job(row, residents, on_start=self._places.give_back, computation=request.computation)
         except BaseException:
             self._thread.post(lambda engine: engine.release(residents))
             raise
         self._thread.post(lambda engine: engine.start(job))
         return MlxTextStream(sink, lambda: self._cancel(job))
+
+    def _lease(self, request: GenerationRequest) -> "tuple[Resident, ...]":
+        """Have the models of a request in memory, loading them if need be."""
+        from mlxk.adapters.mlx.residency import LoadRequest, WantedModel
+
+        computation = request.computation
+        wanted = [WantedModel(request.model, computation.adapter)]
+        if computation.draft_model is not None:
+            wanted.append(WantedModel(computation.draft_model))
+        engine = self._thread.worker
+        if engine is not None and (residents := engine.lease_now(tuple(wanted))) is not None:
+            return residents
+        wish = LoadRequest(tuple(wanted))
+        self._thread.post(lambda worker: worker.ask(wish))
+        return wish.wait()
 
     def _cancel(self, job: "Job") -> None:
         # Closed means ended: every answer got its last event then.

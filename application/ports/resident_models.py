@@ -1,7 +1,7 @@
 """Port: the models in memory, and how the engine that runs them is doing."""
 
 from abc import abstractmethod
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import attrs
 
@@ -35,6 +35,7 @@ class EngineState:
     """What the engine's arrays take in memory."""
 
 
+@runtime_checkable
 class ResidentModels(Protocol):
     """Looks into a running engine, and frees memory on request. Callable from any thread."""
 

@@ -132,7 +132,7 @@ class ServeCatalogue:
         self._found[reference] = (now, served)
         return served
 
-    def listed(self) -> tuple[ServedModel, ...]:
+    def __call__(self) -> tuple[ServedModel, ...]:
         """Return the models that can run here, those in memory first, each part sorted by name."""
         loaded = self.loaded()
         models = {served.id: served for served in self._on_disk()}

@@ -9,6 +9,7 @@ from mlxk.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
+    from mlxk.entrypoints.server_settings import ServerAddress, ServerSettings
 
 
 @attrs.frozen
@@ -20,3 +21,5 @@ class Door:
     """Builds the container; called at most once a command."""
     read_pipe: Callable[[str], str]
     """Reads standard input and joins it with the words of the prompt."""
+    serve: Callable[[Settings, "ServerSettings", Callable[["ServerAddress"], None]], int]
+    """Serves until a signal ends it, and returns the exit status; calls back once when the server is ready."""

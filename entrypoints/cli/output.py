@@ -6,6 +6,7 @@ Owns the JSON envelope and where things are written. What a value looks like as 
 
 import io
 import json
+import os
 import sys
 from collections.abc import Mapping
 from typing import TextIO
@@ -55,6 +56,16 @@ class Output:
             self.note(f"  {match}")
         if error.hint:
             self.note(self.paint(error.hint, DIM, self._stderr))
+
+    @property
+    def width(self) -> int | None:
+        """Characters a line of the terminal holds; None when standard output is not a terminal."""
+        if not self.interactive:
+            return None
+        try:
+            return os.get_terminal_size(self._stdout.fileno()).columns or None
+        except OSError:
+            return None
 
     @property
     def talkative(self) -> bool:

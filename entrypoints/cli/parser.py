@@ -26,10 +26,13 @@ def build_parser() -> Parser:
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     for name, command in COMMANDS.items():
-        sub = commands.add_parser(name, help=command.HELP, description=command.HELP, allow_abbrev=False)
+        aliases = getattr(command, "ALIASES", ())
+        sub = commands.add_parser(
+            name, aliases=aliases, help=command.HELP, description=command.HELP, allow_abbrev=False
+        )
         command.add_arguments(sub)
         sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
-        sub.set_defaults(execute=command.execute)
+        sub.set_defaults(command=name, execute=command.execute)
     parser.epilog = f"mlxk {__version__}. MODEL is a name, a unique part of one, NAME@REVISION, a path, or 'demo'."
     return parser
 

@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import textwrap
 from collections.abc import Iterable, Sequence
 
 import attrs
@@ -12,12 +11,12 @@ from mlxk.domain.capabilities import Capability, Framework, ModelType
 from mlxk.domain.memory import MemoryFit, MemoryVerdict
 from mlxk.domain.model import ModelDescription, ModelDetails, Origin
 from mlxk.domain.workspace import Workspace
+from mlxk.entrypoints.cli.layout import table
 from mlxk.entrypoints.cli.sizes import age, decimal_size
 from mlxk.entrypoints.cli.wire import file_type
 
-EMPTY_HINT = 'No models here yet. Try: mlxk run demo "What is mlxk?"'
+NOTHING_PULLED = "No models yet but the built-in one. For example: mlxk pull mlx-community/Llama-3.2-3B-Instruct-4bit"
 SHORT_HASH = 7
-REASON_WIDTH = 26
 COMMUNITY = "mlx-community/"
 
 
@@ -31,8 +30,10 @@ class ListView:
     verbose: bool = False
 
 
-def model_table(models: Iterable[ModelDescription], view: ListView, now: datetime.datetime) -> str:
-    """Return the table of models.
+def model_table(
+    models: Iterable[ModelDescription], view: ListView, now: datetime.datetime, width: int | None = None
+) -> str:
+    """Return the table of models, no wider than ``width`` characters where that can be had.
 
     Without flags it shows the models one can talk to; ``--verbose`` every runnable MLX model; ``--all`` everything.
     """
@@ -41,7 +42,7 @@ def model_table(models: Iterable[ModelDescription], view: ListView, now: datetim
     if view.health:
         header += ["Integrity", "Runtime", "Reason"] if view.verbose else ["Health"]
     rows = [_row(description, view, wide, now) for description in models if _shown(description, view)]
-    return table(header, rows)
+    return table(header, rows, width)
 
 
 def _shown(description: ModelDescription, view: ListView) -> bool:
@@ -105,25 +106,6 @@ def _health_cells(description: ModelDescription, verbose: bool) -> list[str]:
     if not verbose:
         return ["unhealthy" if not whole else "healthy" if runs else "healthy*"]
     return [description.health.status.value, "-" if not whole else "yes" if runs else "no", description.reason or "-"]
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return rows under a header, columns aligned, the last column wrapped."""
-    wrapped = [[*row[:-1], textwrap.wrap(row[-1], REASON_WIDTH) or [""]] for row in rows]
-    widths = [
-        max([len(title), *(len(row[index]) for row in rows)]) if index < len(header) - 1 else len(title)
-        for index, title in enumerate(header)
-    ]
-    lines = [_line(header, widths), "-+-".join("-" * width for width in widths)]
-    for row in wrapped:
-        first, *rest = row[-1]
-        lines.append(_line([*map(str, row[:-1]), first], widths))
-        lines += [_line([*[""] * (len(header) - 1), more], widths) for more in rest]
-    return "\n".join(lines) + "\n"
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 def health_text(entries: Sequence[HealthEntry]) -> str:

@@ -129,11 +129,9 @@ def test_a_clone_killed_at_any_moment_is_absent_or_whole(
         env=environment, cwd=tmp_path, check=True, capture_output=True,
     )  # fmt: skip
     whole_run, moments = time.monotonic() - began, random.Random(7)
-    target, complete = tmp_path / "killed", 0
-    for number in range(KILLS):
-        target = tmp_path / f"killed-{number // 5}"
-        if target.exists():
-            continue
+    complete = 0
+    for _ in range(KILLS):
+        target = tmp_path / f"killed-{complete}"
         running = subprocess.Popen(
             [sys.executable, "-m", "mlxk", "clone", "org/m", str(target), "--json"],
             env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -142,7 +140,7 @@ def test_a_clone_killed_at_any_moment_is_absent_or_whole(
         running.send_signal(signal.SIGKILL)
         running.wait()
         if target.exists():
-            complete += 1
             assert contents(target) == files
-    assert clone("org/m", "./last")["data"]["health"] == "healthy"
+            complete += 1
+    assert clone("org/m", f"./killed-{complete}")["data"]["health"] == "healthy"
     assert complete < KILLS

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx_audio import audio_io
-from mlx_audio.stt.models.whisper.audio import HOP_LENGTH, N_FRAMES, N_SAMPLES, SAMPLE_RATE, log_mel_spectrogram
+from mlx_audio.stt.models.whisper.audio import HOP_LENGTH, N_FFT, N_FRAMES, SAMPLE_RATE, log_mel_spectrogram
 from phrases import Utterance
 
 MEL_BANDS = 80
@@ -78,10 +78,10 @@ def string_together(parts: list[tuple[Utterance, Samples]], pauses: list[float])
 def spectrogram(recording: Recording) -> Samples:
     """Return the spectrogram as Whisper's ``generate`` makes it.
 
-    It computes the spectrogram of the sound followed by 30 seconds of silence, keeps the frames of the sound, and fills
-    the window with zeros: silence itself would not be zero.
+    It computes the spectrogram of the sound followed by silence, keeps the frames of the sound, and fills the window
+    with zeros: silence itself would not be zero.
     """
-    sound = mx.array(np.pad(recording.samples, (0, N_SAMPLES)))
+    sound = mx.array(np.pad(recording.samples, (0, N_FFT)))
     return np.array(log_mel_spectrogram(sound, n_mels=MEL_BANDS)[: recording.frames])
 
 

@@ -12,6 +12,7 @@ from mlxk.entrypoints.cli.commands import (
     remove_model,
     run_model,
     schema,
+    serve_models,
     show_model,
 )
 from mlxk.entrypoints.cli.commands.command import Command
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Command] = {
     "pull": pull_model,
     "rm": remove_model,
     "clone": clone_model,
+    "serve": serve_models,
     "schema": schema,
     "completion": completion,
 }

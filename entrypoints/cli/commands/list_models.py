@@ -1,10 +1,15 @@
 """``mlxk list``: the models on this disk."""
 
 import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import BOLD, RED, Output
+
+if TYPE_CHECKING:
+    from mlxk.domain.model import ModelDescription
 
 HELP = "list models in the cache, in workspaces and built in"
 
@@ -31,7 +36,21 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
 
     view = tables.ListView(everything=arguments.all, health=arguments.health, verbose=arguments.verbose)
     now = container.adapters.clock().now()
-    output.text(tables.model_table(models, view, now))
-    if not models:
-        output.note(tables.EMPTY_HINT)
+    header, *rows = tables.model_table(models, view, now, output.width).splitlines()
+    output.line(output.paint(header, BOLD))
+    for row in rows:
+        output.line(output.paint(row, RED) if "unhealthy" in row else row)
+    if output.talkative:
+        _say_what_is_missing(output, models, arguments.pattern)
     return DONE
+
+
+def _say_what_is_missing(output: Output, models: "Sequence[ModelDescription]", pattern: str | None) -> None:
+    """Tell a person at a terminal why the table is as empty as it is."""
+    from mlxk.domain.model import Origin
+    from mlxk.entrypoints.cli import tables
+
+    if pattern and not models:
+        output.note(f"No model fits '{pattern}'.")
+    elif not pattern and all(each.handle.origin is Origin.BUILT_IN for each in models):
+        output.note(tables.NOTHING_PULLED)

@@ -24,7 +24,7 @@ class Models(Readable):
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
         """List them."""
         loaded = self._catalogue.loaded()
-        data = [model_document(served, loaded) for served in self._catalogue.listed()]
+        data = [model_document(served, loaded) for served in self._catalogue()]
         send_json(response, {"object": "list", "data": data})
 
 
@@ -37,7 +37,7 @@ class Model:
     def on_get(self, request: falcon.Request, response: falcon.Response, model_id: str) -> None:
         """Describe it. Only its exact name means it here."""
         loaded = self._catalogue.loaded()
-        for served in self._catalogue.listed():
+        for served in self._catalogue():
             if served.id == model_id:
                 send_json(response, model_document(served, loaded))
                 return

@@ -1,0 +1,140 @@
+"""``mlxk serve``: an OpenAI-compatible server."""
+
+import argparse
+import json
+import os
+from typing import TYPE_CHECKING
+
+from mlxk.domain.errors import StorageError, ValidationError
+from mlxk.entrypoints.cli.commands.model_argument import complete_model
+from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.exit_status import FAILED
+from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.settings import LOG_LEVELS
+
+if TYPE_CHECKING:
+    from mlxk.entrypoints.server_settings import ServerAddress, ServerSettings
+
+HELP = "serve models to OpenAI-compatible clients"
+ALIASES = ("server",)
+
+DEFAULT_LOG_LEVEL = "info"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare where to listen, what to grant clients, and how to log."""
+    model = parser.add_argument("--model", metavar="MODEL", help="have this model in memory from the start")
+    model.completer = complete_model  # type: ignore[attr-defined]  # argcomplete's way to attach a completer
+    place = parser.add_argument_group("where")
+    place.add_argument("--host", metavar="HOST", help="address to listen on (127.0.0.1)")
+    place.add_argument("--port", type=int, metavar="N", help="port to listen on; 0 takes any free one (8000)")
+    _add_limits(parser.add_argument_group("limits"))
+    _add_safety(parser.add_argument_group("who may ask"))
+    log = parser.add_argument_group("log and life")
+    log.add_argument("--log-level", choices=LOG_LEVELS, help="least severe events to log (info)")
+    log.add_argument("--log-json", action="store_true", help="log as JSON, one object a line")
+    log.add_argument("--verbose", action="store_true", help="the same as --log-level debug")
+    log.add_argument("--drain-timeout", type=float, metavar="S", help="seconds answers may take to finish (30)")
+    log.add_argument("--reload", action="store_true", help="restart when mlxk's own source changes")
+    log.add_argument("--no-supervisor", action="store_true", help="serve in this process; nothing restarts it")
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--max-tokens", type=int, metavar="N", help="tokens of an answer when a request names no limit")
+    group.add_argument("--max-streams", type=int, metavar="N", help="answers computed at the same time (32)")
+    group.add_argument("--max-queue", type=int, metavar="N", help="answers that may wait for their turn (64)")
+    group.add_argument("--max-body", type=int, metavar="MIB", help="size of a request (16)")
+    group.add_argument("--keep-alive", type=float, metavar="S", help="unload a model that was idle for so long")
+    group.add_argument("--memory-budget", type=int, metavar="MIB", help="what models in memory may take together")
+    group.add_argument("--strict-memory", action="store_true", help="refuse models beyond the memory budget")
+    group.add_argument("--chunk", type=int, metavar="N", help="images described together, 1 to 5 (1)")
+
+
+def _add_safety(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--api-key-file", metavar="FILE", help="keys that open the server, one a line")
+    group.add_argument("--cors-origin", action="append", default=[], metavar="ORIGIN", help="web pages that may ask")
+    group.add_argument("--allowed-host", action="append", default=[], metavar="NAME", help="further host names of ours")
+    group.add_argument("--allow-model-paths", action="store_true", help="let clients name models by path")
+
+
+def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+    """Serve until interrupted."""
+    server = _settings(arguments, door)
+    server.validate()
+    ready = False
+
+    def announce(address: "ServerAddress") -> None:
+        nonlocal ready
+        ready = True
+        _announce(address, server, output)
+
+    status = door.serve(door.settings, server, announce)
+    return status if ready or status else FAILED
+
+
+def _settings(arguments: argparse.Namespace, door: Door) -> "ServerSettings":
+    """Combine flags and environment; what neither says is left to the defaults."""
+    from mlxk.entrypoints.server_settings import ServerSettings
+
+    known = door.settings.serve
+    level = "debug" if arguments.verbose else arguments.log_level
+    stated = {
+        "host": _first(arguments.host, known.host),
+        "port": _first(arguments.port, known.port),
+        "model": _first(arguments.model, known.model),
+        "max_tokens": _first(arguments.max_tokens, known.max_tokens),
+        "chunk": _first(arguments.chunk, known.chunk),
+        "log_level": _first(level, known.log_level, DEFAULT_LOG_LEVEL),
+        "max_streams": arguments.max_streams,
+        "max_queue": arguments.max_queue,
+        "max_body_mib": arguments.max_body,
+        "keep_alive": arguments.keep_alive,
+        "memory_budget_mib": arguments.memory_budget,
+        "drain_seconds": arguments.drain_timeout,
+    }
+    return ServerSettings(
+        **{name: value for name, value in stated.items() if value is not None},
+        log_json=arguments.log_json or door.settings.log_json,
+        strict_memory=arguments.strict_memory,
+        allow_paths=arguments.allow_model_paths,
+        cors_origins=tuple(arguments.cors_origin),
+        allowed_hosts=tuple(arguments.allowed_host),
+        api_keys=_api_keys(arguments.api_key_file, known.api_key),
+        supervised=not arguments.no_supervisor,
+        reload=arguments.reload,
+    )
+
+
+def _first(*values: object) -> object:
+    return next((value for value in values if value is not None), None)
+
+
+def _api_keys(file: str | None, variable: str | None) -> tuple[str, ...]:
+    """Return the keys of the file, blank lines and comments left out, and the one of the environment."""
+    keys = [] if variable is None else [variable]
+    if file is not None:
+        try:
+            with open(os.path.expanduser(file), encoding="utf-8") as lines:
+                found = [line.strip() for line in lines]
+        except (OSError, UnicodeDecodeError) as error:
+            raise StorageError(f"--api-key-file: '{file}' cannot be read ({type(error).__name__})") from error
+        keys += [key for key in found if key and not key.startswith("#")]
+        if not keys:
+            raise ValidationError(f"--api-key-file: '{file}' holds no key")
+    return tuple(keys)
+
+
+def _announce(address: "ServerAddress", server: "ServerSettings", output: Output) -> None:
+    """Say where the server is reached, in one line."""
+    if output.as_json:
+        data = {
+            "url": address.url,
+            "host": address.host,
+            "port": address.port,
+            "model": server.model,
+            "max_tokens": server.max_tokens,
+            "pid": os.getpid(),
+        }
+        output.line(json.dumps({"status": "success", "command": "serve", "data": data, "error": None}))
+        return
+    output.line(f"mlxk serves at {address.url}/v1 (Ctrl-C stops it)")
