@@ -1,0 +1,116 @@
+"""What people see, held against snapshots."""
+
+import datetime
+
+import pytest
+from syrupy.assertion import SnapshotAssertion
+
+from mlxk.application.use_cases.check_health import HealthEntry
+from mlxk.domain.capabilities import Capability, Framework, ModelType
+from mlxk.domain.health import HealthReport, healthy, unhealthy
+from mlxk.domain.memory import MemoryReading, judge_memory
+from mlxk.domain.model import (
+    FileEntry,
+    ModelDescription,
+    ModelDetails,
+    ModelHandle,
+    Origin,
+    Quantization,
+    Runtime,
+)
+from mlxk.domain.workspace import Workspace
+from mlxk.entrypoints.cli.tables import ListView, details_text, health_text, model_table
+
+NOW = datetime.datetime(2026, 5, 4, 12, 0, tzinfo=datetime.UTC)
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TEXT, CHAT = Capability.TEXT_GENERATION, Capability.CHAT
+DIRTY = Workspace(
+    managed=True,
+    source_repo="mlx-community/Tiny",
+    source_revision=COMMIT,
+    operation="clone",
+    created=NOW - datetime.timedelta(days=3),
+    content_hash="sha256:" + "ab" * 32,
+    clean=False,
+)
+
+
+def describe(
+    name: str,
+    origin: Origin = Origin.CACHE,
+    model_type: ModelType = ModelType.CHAT,
+    capabilities: tuple[Capability, ...] = (TEXT, CHAT),
+    framework: Framework = Framework.MLX,
+    health: HealthReport | None = None,
+    runtime: Runtime | None = None,
+    workspace: Workspace | None = None,
+    hours: float = 2,
+) -> ModelDescription:
+    """Describe a model as the rules would."""
+    return ModelDescription(
+        handle=ModelHandle(name, f"/models/{name}", origin, COMMIT if origin is Origin.CACHE else None),
+        size_bytes=2_134_000_000,
+        modified=NOW - datetime.timedelta(hours=hours),
+        framework=framework,
+        model_type=model_type,
+        capabilities=capabilities,
+        context_length=8192,
+        health=health or healthy(),
+        runtime=runtime or Runtime(True),
+        workspace=workspace,
+    )
+
+
+MODELS = (
+    describe("demo", Origin.BUILT_IN, hours=24 * 400),
+    describe("mlx-community/Tiny-4bit", hours=0.001),
+    describe("mlx-community/Tiny-base", model_type=ModelType.BASE, capabilities=(TEXT,), hours=30),
+    describe("mlx-community/See", capabilities=(TEXT, CHAT, Capability.VISION), hours=24 * 6),
+    describe("mlx-community/whisper", model_type=ModelType.AUDIO, capabilities=(Capability.AUDIO,)),
+    describe("org/Torch", framework=Framework.PYTORCH, runtime=Runtime(False, "Incompatible framework: PyTorch")),
+    describe("org/Broken", health=unhealthy("Truncated safetensors: model.safetensors (12 bytes missing)")),
+    describe("/work/copy", Origin.WORKSPACE, workspace=DIRTY),
+)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        ListView(),
+        ListView(health=True),
+        ListView(verbose=True),
+        ListView(everything=True),
+        ListView(everything=True, health=True),
+        ListView(everything=True, health=True, verbose=True),
+    ],
+    ids=["default", "health", "verbose", "all", "all-health", "all-health-verbose"],
+)
+def test_the_list(view: ListView, snapshot: SnapshotAssertion) -> None:
+    assert model_table(MODELS, view, NOW) == snapshot
+
+
+def test_the_list_on_a_narrow_terminal(snapshot: SnapshotAssertion) -> None:
+    assert model_table(MODELS, ListView(everything=True), NOW, width=80) == snapshot
+
+
+@pytest.mark.parametrize("section", ["metadata", "files", "config"])
+def test_one_model_in_detail(section: str, snapshot: SnapshotAssertion) -> None:
+    details = ModelDetails(
+        description=MODELS[-1],
+        files=(FileEntry("config.json", 812), FileEntry("model.safetensors", 2_133_999_188)),
+        config={"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 16},
+        quantization=Quantization(4, 64),
+        parameters=1_235_814_400,
+        license="mit",
+        chat_template=True,
+        supports_tools=True,
+        supports_reasoning=False,
+    )
+    verdict = judge_memory(MemoryReading(16 * 10**9, 12 * 10**9), 2_133_999_188, 32768, 4096)
+    assert details_text(details, section, NOW, verdict) == snapshot
+
+
+def test_health(snapshot: SnapshotAssertion) -> None:
+    entries = [HealthEntry(each.handle, each.health, each.workspace) for each in MODELS]
+    assert health_text(entries) == snapshot
+    assert health_text(entries[:1]) == "healthy   demo — Model is healthy\n"
