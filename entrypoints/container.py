@@ -6,6 +6,7 @@ uses. Tests build the same use cases on ``in_memory_adapters``.
 
 from typing import TYPE_CHECKING
 
+from mlxk.entrypoints import operation_providers as operations
 from mlxk.entrypoints.injection import containers, providers
 from mlxk.entrypoints.server_settings import MIB, ServerSettings
 from mlxk.entrypoints.settings import Settings
@@ -21,17 +22,22 @@ if TYPE_CHECKING:
     from mlxk.application.ports.model_cache import ModelCache
     from mlxk.application.ports.model_files import ModelFiles
     from mlxk.application.ports.model_hub import ModelHub
+    from mlxk.application.ports.model_publisher import ModelPublisher
+    from mlxk.application.ports.publication_folder import PublicationFolder
     from mlxk.application.ports.resident_models import ResidentModels
     from mlxk.application.ports.text_generator import TextGenerator
+    from mlxk.application.ports.weight_converter import WeightConverter
     from mlxk.application.ports.workspace_builder import WorkspaceBuilder
     from mlxk.application.ports.workspace_store import WorkspaceStore
     from mlxk.application.use_cases.check_health import CheckHealth
     from mlxk.application.use_cases.clone_model import CloneModel
+    from mlxk.application.use_cases.convert_model import ConvertModel
     from mlxk.application.use_cases.describe_model import DescribeModel
     from mlxk.application.use_cases.estimate_memory import EstimateMemory
     from mlxk.application.use_cases.generate_text import GenerateText
     from mlxk.application.use_cases.list_models import ListModels
     from mlxk.application.use_cases.pull_model import PullModel
+    from mlxk.application.use_cases.push_model import PushModel
     from mlxk.application.use_cases.remove_model import RemoveModel
     from mlxk.application.use_cases.resolve_model import ResolveModel
     from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
@@ -43,25 +49,6 @@ def _model_cache(settings: Settings) -> "ModelCache":
     from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 
     return HuggingFaceModelCache(settings.hub_cache)
-
-
-def _model_hub(settings: Settings) -> "ModelHub":
-    from mlxk.adapters.huggingface.client import HubAccess, HubClient, stored_token
-    from mlxk.adapters.huggingface.hub import HuggingFaceModelHub
-
-    access = HubAccess(
-        endpoint=settings.hub_endpoint,
-        token=settings.hub_token or stored_token(settings.hub_token_file),
-        offline=settings.hub_offline,
-        timeout=settings.hub_timeout,
-    )
-    return HuggingFaceModelHub(HubClient(access), settings.hub_cache)
-
-
-def _cache_editor(settings: Settings) -> "CacheEditor":
-    from mlxk.adapters.huggingface.cache_editor import HuggingFaceCacheEditor
-
-    return HuggingFaceCacheEditor(settings.hub_cache)
 
 
 def _content_verifier(cache: "ModelCache", workspaces: "WorkspaceStore") -> "ContentVerifier":
@@ -80,12 +67,6 @@ def _workspaces(settings: Settings) -> "WorkspaceStore":
     from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 
     return FilesystemWorkspaceStore(settings.workspace_home)
-
-
-def _workspace_builder(settings: Settings, workspaces: "WorkspaceStore") -> "WorkspaceBuilder":
-    from mlxk.adapters.filesystem.workspace_builder import FilesystemWorkspaceBuilder
-
-    return FilesystemWorkspaceBuilder(workspaces, settings.workspace_home, protected=(settings.hub_cache,))
 
 
 def _built_in_models() -> "BuiltInModels":
@@ -154,15 +135,22 @@ class Adapters(containers.DeclarativeContainer):
     server: providers.Provider[ServerSettings | None] = providers.Object(None)
     model_files: providers.Provider["ModelFiles"] = providers.ThreadSafeSingleton(_model_files)
     model_cache: providers.Provider["ModelCache"] = providers.ThreadSafeSingleton(_model_cache, settings)
-    model_hub: providers.Provider["ModelHub"] = providers.ThreadSafeSingleton(_model_hub, settings)
-    cache_editor: providers.Provider["CacheEditor"] = providers.ThreadSafeSingleton(_cache_editor, settings)
+    model_hub: providers.Provider["ModelHub"] = providers.ThreadSafeSingleton(operations.model_hub, settings)
+    model_publisher: providers.Provider["ModelPublisher"] = providers.ThreadSafeSingleton(
+        operations.model_publisher, settings
+    )
+    publication_folder: providers.Provider["PublicationFolder"] = providers.ThreadSafeSingleton(
+        operations.publication_folder
+    )
+    cache_editor: providers.Provider["CacheEditor"] = providers.ThreadSafeSingleton(operations.cache_editor, settings)
     workspaces: providers.Provider["WorkspaceStore"] = providers.ThreadSafeSingleton(_workspaces, settings)
     content_verifier: providers.Provider["ContentVerifier"] = providers.ThreadSafeSingleton(
         _content_verifier, model_cache, workspaces
     )
     workspace_builder: providers.Provider["WorkspaceBuilder"] = providers.ThreadSafeSingleton(
-        _workspace_builder, settings, workspaces
+        operations.workspace_builder, settings, workspaces
     )
+    weight_converter: providers.Provider["WeightConverter"] = providers.ThreadSafeSingleton(operations.weight_converter)
     built_in_models: providers.Provider["BuiltInModels"] = providers.ThreadSafeSingleton(_built_in_models)
     backend_registry: providers.Provider["BackendRegistry"] = providers.ThreadSafeSingleton(_backend_registry)
     memory_probe: providers.Provider["MemoryProbe"] = providers.ThreadSafeSingleton(_memory_probe)
@@ -212,45 +200,6 @@ def _check_health(
     from mlxk.application.use_cases.check_health import CheckHealth
 
     return CheckHealth(resolve, list_models, describe, workspaces, verifier)
-
-
-def _pull_model(
-    cache: "ModelCache",
-    built_in: "BuiltInModels",
-    hub: "ModelHub",
-    editor: "CacheEditor",
-    describe: "DescribeModel",
-) -> "PullModel":
-    from mlxk.application.use_cases.pull_model import PullModel
-
-    return PullModel(cache, built_in, hub, editor, describe)
-
-
-def _remove_model(
-    cache: "ModelCache", built_in: "BuiltInModels", resolve: "ResolveModel", editor: "CacheEditor"
-) -> "RemoveModel":
-    from mlxk.application.use_cases.remove_model import RemoveModel
-
-    return RemoveModel(cache, built_in, resolve, editor)
-
-
-def _clone_model(
-    resolve: "ResolveModel",
-    pull: "PullModel",
-    describe: "DescribeModel",
-    adapters: "Adapters",
-) -> "CloneModel":
-    from mlxk.application.use_cases.clone_model import CloneModel
-
-    return CloneModel(
-        resolve,
-        pull,
-        adapters.model_files(),
-        adapters.workspaces(),
-        adapters.workspace_builder(),
-        adapters.cache_editor(),
-        describe,
-    )
 
 
 def _estimate_memory(memory: "MemoryProbe") -> "EstimateMemory":
@@ -321,7 +270,7 @@ class UseCases(containers.DeclarativeContainer):
         adapters.content_verifier,
     )
     pull_model: providers.Provider["PullModel"] = providers.Factory(
-        _pull_model,
+        operations.pull_model,
         adapters.model_cache,
         adapters.built_in_models,
         adapters.model_hub,
@@ -329,10 +278,16 @@ class UseCases(containers.DeclarativeContainer):
         describe_model,
     )
     remove_model: providers.Provider["RemoveModel"] = providers.Factory(
-        _remove_model, adapters.model_cache, adapters.built_in_models, resolve_model, adapters.cache_editor
+        operations.remove_model, adapters.model_cache, adapters.built_in_models, resolve_model, adapters.cache_editor
     )
     clone_model: providers.Provider["CloneModel"] = providers.Factory(
-        _clone_model, resolve_model, pull_model, describe_model, adapters
+        operations.clone_model, resolve_model, pull_model, describe_model, adapters
+    )
+    convert_model: providers.Provider["ConvertModel"] = providers.Factory(
+        operations.convert_model, resolve_model, describe_model, adapters
+    )
+    push_model: providers.Provider["PushModel"] = providers.Factory(
+        operations.push_model, describe_model, adapters, adapters.settings
     )
     estimate_memory: providers.Provider["EstimateMemory"] = providers.Factory(_estimate_memory, adapters.memory_probe)
     generate_text: providers.Provider["GenerateText"] = providers.Factory(

@@ -162,6 +162,16 @@ class FilesystemWorkspaceDraft(WorkspaceDraft):
         except OSError as error:
             raise _refused(error) from error
 
+    def write(self, path: str, content: bytes) -> None:
+        """Write one file."""
+        try:
+            with open(os.path.join(self._directory, path), "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise _refused(error) from error
+
     def publish(self) -> ModelHandle:
         """Record what is in it and move it to its place in one step."""
         self._builder.record(self._directory, self._provenance)

@@ -143,7 +143,11 @@ class HubClient:
                 failures += 1
                 if not is_transient(error) or failures > self.access.patience.retries:
                     raise
-                time.sleep(self.access.patience.wait(failures, retry_after(error)))
+                self.pause(failures, error)
+
+    def pause(self, failures: int, error: "httpx2.HTTPError") -> None:
+        """Wait as long as so many failures in a row ask for, or the hub."""
+        time.sleep(self.access.patience.wait(failures, retry_after(error)))
 
 
 def is_transient(error: "httpx2.HTTPError") -> bool:

@@ -46,7 +46,7 @@ class HuggingFaceModelHub(ModelHub):
             info = self._client.patiently(lambda: api.model_info(name, revision=revision))
             commit = check_commit(info.sha)
             listed = self._client.patiently(lambda: list(api.list_repo_tree(name, revision=commit, recursive=True)))
-            files = tuple(sorted(_remote_files(listed), key=lambda file: file.path))
+            files = tuple(sorted(remote_files(listed), key=lambda file: file.path))
             if info.gated or info.private:
                 self._check_access(name, commit, files)
         return RemoteModel(name, commit, files, revision, made_for_mlx=_made_for_mlx(info))
@@ -137,7 +137,8 @@ class _Crew:
         self._transfer.fetch(file, tell)
 
 
-def _remote_files(listed: "Iterable[object]") -> Iterable[RemoteFile]:
+def remote_files(listed: Iterable[object]) -> Iterable[RemoteFile]:
+    """Return the files of a listing of the hub client, each of them checked."""
     from huggingface_hub.hf_api import RepoFile
 
     return (check_file(_remote_file(entry)) for entry in listed if isinstance(entry, RepoFile))

@@ -44,6 +44,7 @@ class Answer:
         limits: When it ends.
         detokenizer: Fresh.
         parser: Fresh; None when there is nothing to find in the text.
+        only_opening: Whether the parser looks for nothing once the answer proper has begun, and can then be spared.
         sink: Where its text goes.
         clock: For the timings.
     """
@@ -57,6 +58,7 @@ class Answer:
         parser: AnswerStream | None,
         sink: AnswerSink,
         clock: Clock,
+        only_opening: bool = False,
     ) -> None:
         self.prompt = list(prompt)
         self.settings = settings
@@ -69,6 +71,7 @@ class Answer:
         self.ended = False
         self._detokenizer = detokenizer
         self._parser = parser
+        self._only_opening = only_opening
         self._ends = frozenset() if settings.ignore_eos else limits.end_tokens
         self._pending: list[TokenLogprob] = []
         self._clock = clock
@@ -115,20 +118,23 @@ class Answer:
 
     def _flush(self, reason: FinishReason) -> FinishReason:
         text = self._detokenizer.flush()
-        if self._parser is None:
+        parser = self._parser
+        if parser is None:
             self._emit_text(text)
             return reason
-        if text:
-            self._parse(self._parser, text)
-        complete = reason is FinishReason.STOP and not self._parser.stopped
-        self._emit(self._parser.flush(complete))
-        return FinishReason.STOP if self._parser.stopped else reason
+        self._emit(parser.feed(text))
+        self._emit(parser.flush(complete=reason is FinishReason.STOP and not parser.stopped))
+        return FinishReason.STOP if parser.stopped else reason
 
     def _parse(self, parser: AnswerStream, text: str) -> bool:
         """Pass text through the parser; return whether a stop string was found in it."""
         if self._pending and parser.thinking:
             self._pending.clear()
-        self._emit(parser.feed(text))
+        deltas = parser.feed(text)
+        self._emit(deltas)
+        if self._only_opening and any(isinstance(each, TextDelta) and not each.text.isspace() for each in deltas):
+            self._emit(parser.flush())
+            self._parser = None
         return parser.stopped
 
     def _emit(self, deltas: Sequence[AnswerDelta]) -> None:

@@ -10,7 +10,7 @@ Shapes: B rows, V tokens in the vocabulary; logits [B, V], tokens in flight [B].
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import attrs
 import mlx.core as mx
@@ -60,9 +60,8 @@ class Ranking:
     """Pairs of token and log probability, likeliest first."""
 
 
-@attrs.frozen
-class Sampled:
-    """What one step found for one row."""
+class Sampled(NamedTuple):
+    """What one step found for one row; a named tuple, since there is one for every token."""
 
     row: Row
     token: int

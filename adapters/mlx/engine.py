@@ -56,6 +56,11 @@ class Engine:
         mx.clear_cache()
         return gone
 
+    @property
+    def running(self) -> int:
+        """Answers being computed; may be asked from any thread."""
+        return self._scheduler.running
+
     def state(self) -> EngineState:
         """Return how it is doing."""
         handles = (resident.model.handle for resident in self._residency.models)

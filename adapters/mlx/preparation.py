@@ -16,6 +16,7 @@ from mlxk.domain.computation import Computation
 from mlxk.domain.conversation import Conversation
 from mlxk.domain.errors import CapabilityError, ContextLengthError, IncompatibleModelError, ValidationError
 from mlxk.domain.generation import PRODUCT_DEFAULTS, GenerationRequest, GenerationSettings
+from mlxk.domain.reasoning import ReasoningFormat, ReasoningStyle
 
 UNKNOWN_CONTEXT_MAX_TOKENS = 4096
 """Tokens generated at most when neither the request nor the model's config sets a limit."""
@@ -46,7 +47,8 @@ def prepare(request: GenerationRequest, models: Sequence[LoadedModel], sink: Ans
     _check_tokens(rendered.tokens, settings, model)
     limits = AnswerLimits(_max_tokens(len(rendered.tokens), settings, model), model.end_tokens)
     parser = _parser(request, settings, model, rendered)
-    answer = Answer(rendered.tokens, settings, limits, model.decoder.stream(), parser, sink, clock)
+    only_opening = parser is not None and not settings.stop and not _offered(request) and _opens_only(model.reasoning)
+    answer = Answer(rendered.tokens, settings, limits, model.decoder.stream(), parser, sink, clock, only_opening)
     answer.notes += _notes(request.computation)
     return Row(answer, SamplingParameters.of(settings), Draws(settings.seed), _constrain(settings, model, rendered))
 
@@ -55,11 +57,19 @@ def _parser(
     request: GenerationRequest, settings: GenerationSettings, model: LoadedModel, rendered: RenderedPrompt
 ) -> AnswerStream | None:
     """Return what splits the answer's text; None when there is nothing to split, which costs nothing."""
-    offered = request.prompt.tools if isinstance(request.prompt, Conversation) else ()
-    tools = tool_call_format(model.tokenizer, offered, model.reasoning)
+    tools = tool_call_format(model.tokenizer, _offered(request), model.reasoning)
     if not settings.stop and model.reasoning is None and tools is None:
         return None
     return AnswerStream(settings.stop, model.reasoning, tools, rendered.tail)
+
+
+def _offered(request: GenerationRequest) -> tuple[str, ...]:
+    return request.prompt.tools if isinstance(request.prompt, Conversation) else ()
+
+
+def _opens_only(reasoning: ReasoningFormat | None) -> bool:
+    """Whether a format says nothing about the answer proper, only about what comes before it."""
+    return reasoning is not None and reasoning.style is ReasoningStyle.TAGS and not reasoning.structure
 
 
 def _constrain(

@@ -22,6 +22,9 @@ from mlxk.domain.model import ModelHandle
 _CACHE_STEP = 256
 """Tokens by which mlx-lm's caches grow."""
 
+Loader = Callable[[ModelHandle, str | None], Any]
+"""Makes a model of a handle and perhaps an adapter, on the owner thread: with a handle, a name and its weight bytes."""
+
 
 @attrs.frozen
 class WantedModel:
@@ -30,6 +33,19 @@ class WantedModel:
     handle: ModelHandle
     adapter: str | None = None
     """Absolute directory of a LoRA adapter to apply."""
+    load: Loader = load_model
+    """How to load it. What another loader than the one for text makes is used through ``lending`` only."""
+
+    @property
+    def identity(self) -> str:
+        """A text that names this model, the state of its files, and how it is loaded.
+
+        Raises:
+            OSError: Its files cannot be looked at.
+            ValidationError: There is no adapter where one is wanted.
+        """
+        identity = identity_of(self.handle, self.adapter)
+        return identity if self.load is load_model else f"{identity}|{self.load.__module__}"
 
 
 @attrs.define(eq=False)
@@ -117,7 +133,7 @@ class Residency:
             ValidationError: There is no adapter where one is wanted.
         """
         try:
-            identities = [identity_of(each.handle, each.adapter) for each in wanted]
+            identities = [each.identity for each in wanted]
         except OSError:
             return None
         with self._lock:
@@ -183,7 +199,7 @@ class Residency:
         if request.abandoned:
             return True
         try:
-            identities = [identity_of(each.handle, each.adapter) for each in request.wanted]
+            identities = [each.identity for each in request.wanted]
             missing = [
                 each
                 for each, identity in zip(request.wanted, identities, strict=True)
@@ -218,7 +234,7 @@ class Residency:
         if found is not None:
             return found
         began = self._clock.monotonic()
-        model = load_model(wanted.handle, wanted.adapter)
+        model = wanted.load(wanted.handle, wanted.adapter)
         seconds = self._clock.monotonic() - began
         self._log.info("loaded a model", model=model.name, bytes=model.weight_bytes, seconds=round(seconds, 3))
         resident = self._residents[identity] = Resident(model, self._clock.monotonic())

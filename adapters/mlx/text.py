@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mlxk.adapters.mlx.engine_options import EngineOptions
+from mlxk.adapters.mlx.lending import ModelLender
 from mlxk.adapters.mlx.owner_thread import OwnerThread
 from mlxk.adapters.mlx.streams import AnswerSink, MlxTextStream
 from mlxk.application.ports.clock import Clock
@@ -57,6 +58,11 @@ class MlxTextGenerator(TextGenerator, ResidentModels):
         except BaseException:
             self._places.give_back()
             raise
+
+    @property
+    def lender(self) -> ModelLender:
+        """Models of other kinds, in the same memory and on the same thread; gone when this is closed."""
+        return ModelLender(self._thread, self._log)
 
     def close(self) -> None:
         """Release every model; see the port."""

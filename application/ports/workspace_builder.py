@@ -62,6 +62,14 @@ class WorkspaceDraft(Protocol):
         """
 
     @abstractmethod
+    def write(self, path: str, content: bytes) -> None:
+        """Write one file, relative to the draft.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+
+    @abstractmethod
     def publish(self) -> ModelHandle:
         """Record where it comes from and what is in it, and move it to its place in one step.
 

@@ -102,6 +102,7 @@ class Exchange(BaseHTTPRequestHandler):
     """One connection; every request on it is routed, logged and answered."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     call: Call
     fault: Fault
 

@@ -95,6 +95,19 @@ def refs(exchange: Exchange, kind: str, repo_id: str) -> None:
     exchange.json({"branches": listed, "tags": [], "converts": [], "pullRequests": []})
 
 
+def commits(exchange: Exchange, kind: str, repo_id: str, revision: str) -> None:
+    """List the commits of a revision, the newest first."""
+    repository, sha, _ = load(exchange, kind, repo_id, revision)
+    listed: list[dict[str, object]] = []
+    at: str | None = sha
+    while at:
+        made = repository.commits[at]
+        authors = [{"user": "me"}]
+        listed.append({"id": at, "title": made.title, "message": "", "authors": authors, "date": _utc(made.time)})
+        at = made.parent
+    exchange.json(listed)
+
+
 def resolve(exchange: Exchange, kind: str | None, repo_id: str, revision: str, path: str) -> None:
     """Send a regular file; for a large one, send its reader to the other origin."""
     hub = exchange.hub

@@ -50,6 +50,7 @@ _GET, _POST = ("GET", "HEAD"), ("POST",)
 ROUTES: tuple[tuple[tuple[str, ...], str, Callable[..., None]], ...] = (
     (_GET, _API + "/tree" + _REVISION + "(?:/(.+))?", reading.tree),
     (_GET, _API + "/refs", reading.refs),
+    (_GET, _API + "/commits" + _REVISION, reading.commits),
     (_GET, _API + "/revision" + _REVISION, reading.info),
     (_GET, _API, reading.info),
     (_POST, _API + "/paths-info" + _REVISION, reading.paths_info),
@@ -128,6 +129,7 @@ class LoopbackHub:
         self.stopped = threading.Event()
         self._faults: list[Fault] = []
         self._calls: list[Call] = []
+        self._acts: list[tuple[str, Callable[[], object]]] = []
         self._servers = [HubServer(self, origin) for origin in ("hub", "cdn")]
         self.url, self.cdn = (f"http://127.0.0.1:{server.server_address[1]}" for server in self._servers)
 
@@ -168,6 +170,10 @@ class LoopbackHub:
         self._faults.append(Fault(pattern, **options))
         return self._faults[-1]
 
+    def on_call(self, pattern: str, act: Callable[[], object]) -> None:
+        """Let something else happen on the hub when the next request that the pattern finds arrives."""
+        self._acts.append((pattern, act))
+
     def heal(self) -> None:
         """Take back all faults."""
         self._faults.clear()
@@ -184,6 +190,10 @@ class LoopbackHub:
         """Take a request into the log and return the fault that is to hit it."""
         with self.lock:
             self._calls.append(call)
+            for pattern, act in tuple(self._acts):
+                if re.search(pattern, call.path):
+                    self._acts.remove((pattern, act))
+                    act()
             for fault in self._faults:
                 if fault.times and re.search(fault.pattern, call.path) and fault.method in (None, call.method):
                     if fault.skip:

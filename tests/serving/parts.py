@@ -67,9 +67,7 @@ class Parts:
         files = InMemoryModelFiles({f"/cache/{name}/{COMMIT}": each for name, each in directories.items()})
         workspaces = InMemoryWorkspaceStore()
         built_in = InMemoryBuiltInModels()
-        describe = DescribeModel(
-            files, workspaces, InMemoryBackendRegistry({Backend.MLX_LM: {"llama"}}), self.cache
-        )
+        describe = DescribeModel(files, workspaces, InMemoryBackendRegistry({Backend.MLX_LM: {"llama"}}), self.cache)
         clock = SystemClock()
         self.catalogue = ServeCatalogue(
             ResolveModel(self.cache, workspaces, built_in),

@@ -31,6 +31,7 @@ class RunningServer:
             application.wsgi, [self._socket], limits or ServerLimits(), application.drain, application.pump.abort
         )
         self.ended_well: bool | None = None
+        self.stops = 0
         self._thread = threading.Thread(target=self._run, name="test-server", daemon=True)
 
     def __enter__(self) -> Self:
@@ -47,12 +48,16 @@ class RunningServer:
         self.ended_well = self.server.run()
 
     def stop(self) -> None:
-        """Drain and wait for the end, in a hurry after ten seconds."""
-        self.server.stop()
-        self._thread.join(10)
-        if self._thread.is_alive():
-            self.server.stop()
+        """Drain and wait for the end, in a hurry after ten seconds; a third stop would end the process."""
+        for _ in range(2 - self.stops):
+            if self._thread.is_alive():
+                self.hurry()
             self._thread.join(10)
+
+    def hurry(self) -> None:
+        """Begin to drain; the second time, stop waiting."""
+        self.stops += 1
+        self.server.stop()
 
     def post(self, path: str, body: object, **headers: str) -> tuple[int, dict[str, str], Any]:
         """Send JSON and return status, headers and the JSON that came back."""

@@ -64,12 +64,16 @@ TEXT = {
 MOST_IMAGES = 5
 """In one conversation; as many as the program shows a model at once."""
 
+LAST_NUMBER = 20
+"""Pictures are numbered up to this; later chunks of a long series have high numbers."""
+
 
 @dataclass
 class Conversation:
     """Messages, the last one an answer, and the drawings they show, in order."""
 
     messages: list[dict[str, Any]]
+    figures: list[Figure] = field(default_factory=list)
     images: list[Image.Image] = field(default_factory=list)
 
 
@@ -95,7 +99,7 @@ def plain(rng: random.Random) -> Conversation:
     """Return one question about one drawing."""
     shown = figure(rng)
     question, answer = _question(rng, shown)
-    return Conversation([_user(rng, question, 1), _assistant(answer)], [_drawn(rng, shown)])
+    return Conversation([_user(rng, question, 1), _assistant(answer)], [shown], [_drawn(rng, shown)])
 
 
 def elaborate(rng: random.Random) -> Conversation:
@@ -109,20 +113,21 @@ def elaborate(rng: random.Random) -> Conversation:
     if rng.random() < 0.35:
         question, answer = _question(rng, shown)
         messages += [_user(rng, question, 0), _assistant(answer)]
-    return Conversation(messages, [_drawn(rng, shown)])
+    return Conversation(messages, [shown], [_drawn(rng, shown)])
 
 
 def several(rng: random.Random, most: int = MOST_IMAGES) -> Conversation:
-    """Return two or more drawings to be named one after the other."""
+    """Return two or more drawings to be named one after the other, by the numbers that the facts give them."""
     count = min(most, rng.choice((2, 2, 2, 3, 3, 4, 5)))
     figures = [figure(rng) for _ in range(count)]
     question = rng.choice(COMPARE) if rng.random() < 0.4 else rng.choice(DESCRIBE)
-    facts = [_facts(rng, number) for number in range(1, count + 1)] if rng.random() < 0.4 else []
-    prompt = "\n".join(facts) + ("\n\n" if facts else "") + question
-    answer = " ".join(f"Image {number}: {each.named}." for number, each in enumerate(figures, 1))
-    return Conversation(
-        [_user(rng, prompt, count), _assistant(answer)], [_drawn(rng, each) for each in figures]
-    )
+    first, prompt = 1, question
+    if rng.random() < 0.45:
+        first = rng.choice((1, rng.randint(1, LAST_NUMBER - count + 1)))
+        prompt = "\n".join(_facts(rng, number) for number in range(first, first + count)) + f"\n\n{question}"
+    answer = " ".join(f"Image {number}: {each.named}." for number, each in enumerate(figures, first))
+    images = [_drawn(rng, each) for each in figures]
+    return Conversation([_user(rng, prompt, count), _assistant(answer)], figures, images)
 
 
 def text_only(rng: random.Random) -> Conversation:
@@ -139,7 +144,7 @@ def vocabulary() -> list[str]:
     questions = [*DESCRIBE, *COLOUR, *SHAPE, *COMPARE, *SYSTEM, *TEXT, *TEXT.values(), NO_IMAGE]
     figures = [Figure(colour, shape) for colour in drawings.COLOURS for shape in drawings.SHAPES]
     answers = [answer for each in figures for answer in (_capital(each.named), f"It is {each.named}.")]
-    numbered = [f"Image {number}: {each.named}." for each in figures for number in range(1, MOST_IMAGES + 1)]
+    numbered = [f"Image {number}: {each.named}." for each in figures for number in range(1, LAST_NUMBER + 1)]
     rng = random.Random(0)
     facts = [_facts(rng, rng.choice((None, 1, 2, 3))) for _ in range(400)]
     return [*questions * 6, *answers * 4, *numbered, *facts, *["system\nuser\nassistant\n"] * 60]
@@ -182,7 +187,7 @@ def _facts(rng: random.Random, number: int | None) -> str:
     if rng.random() < 0.7:
         south, west = rng.choice("NS"), rng.choice("EW")
         known.append(f"GPS: {rng.uniform(0, 90):.4f}°{south}, {rng.uniform(0, 180):.4f}°{west}")
-    if rng.random() < 0.8 or len(known) < 1:
+    if rng.random() < 0.7 or not known:
         known.append(
             f"Date: {rng.randint(1999, 2026)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}"
             f" {rng.randint(0, 23):02}:{rng.randint(0, 59):02}"

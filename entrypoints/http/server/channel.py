@@ -1,5 +1,10 @@
-"""A connection: knows when its client goes, keeps a request open while its response is written, bounds the slow."""
+"""A connection: knows when its client goes, keeps a request open while its response is written, bounds the slow.
 
+Closing a socket with unread bytes in it resets the connection, and a client that still sends then never reads why it
+was refused. So after a protocol error the rest of what comes is read and thrown away for a moment before the end.
+"""
+
+import socket
 import time
 from collections.abc import Callable
 
@@ -8,6 +13,12 @@ from waitress.parser import HTTPRequestParser
 from waitress.utilities import Error
 
 from mlxk.entrypoints.http.server.task import JsonErrorTask, TwoStepTask
+
+LINGER_SECONDS = 2.0
+"""How long the rest of a refused request is read."""
+
+LINGER_BYTES = 64 * 2**20
+"""How much of it is read."""
 
 
 class RequestExpiredError(Error):  # type: ignore[misc]  # waitress has no types
@@ -22,6 +33,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
 
     error_task_class = JsonErrorTask
     request: HTTPRequestParser | None = None
+    close_when_flushed: bool = False
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         self._callbacks: list[Callable[[], None]] = []
@@ -30,6 +42,10 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
         """When the request that is being received began, on the monotonic clock; None between requests."""
         self.used = False
         """Whether a request has been served on it."""
+        self.discard_until: float | None = None
+        """Until when what comes is thrown away, on the monotonic clock; None as long as it is read."""
+        self._refused = False
+        self._discarded = 0
         super().__init__(*args, **kwargs)
 
     @property
@@ -45,6 +61,37 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
         elif self.began is None:
             self.began = time.monotonic()
         return taken
+
+    def readable(self) -> bool:
+        """Whether the client's bytes are wanted now."""
+        return self.discard_until is not None or bool(super().readable())
+
+    def handle_read(self) -> None:
+        """Read from the client, or throw away what it still sends."""
+        if self.discard_until is None:
+            super().handle_read()
+            return
+        try:
+            self._discarded += len(self.recv(self.adj.recv_bytes))
+        except OSError:
+            self.handle_close()
+        if self._discarded > LINGER_BYTES:
+            self.handle_close()
+
+    def handle_write(self) -> None:
+        """Send what is to be sent; after a refusal stop sending, and read on for a moment."""
+        if not (self._refused and self.close_when_flushed) or self.will_close:
+            super().handle_write()
+            return
+        self._flush_exception(self._flush_some)
+        if self.will_close or self.total_outbufs_len:
+            return
+        self.close_when_flushed = False
+        self.discard_until = time.monotonic() + LINGER_SECONDS
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.handle_close()
 
     def expire(self) -> None:
         """Answer a request that does not arrive completely with 408, and close."""
@@ -87,6 +134,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
                     return
         self._callbacks = []
         self.used = True
+        self._refused = request.error is not None
         super().service()
 
     def task_class(self, channel: "Channel", request: HTTPRequestParser) -> TwoStepTask:

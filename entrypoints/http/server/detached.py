@@ -2,12 +2,9 @@
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from waitress.channel import ClientDisconnected
-
-if TYPE_CHECKING:
-    from mlxk.entrypoints.http.server.task import TwoStepTask
+from waitress.task import WSGITask
 
 ENVIRON_DETACH = "mlxk.detach"
 """WSGI environment: ``(on_start) -> DetachedResponse``. The application then returns an empty body."""
@@ -29,7 +26,7 @@ class DetachedResponse:
         on_start: Called once the headers are settled and the worker thread is about to be released.
     """
 
-    def __init__(self, task: "TwoStepTask", on_start: Callable[[], None]) -> None:
+    def __init__(self, task: WSGITask, on_start: Callable[[], None]) -> None:
         self._task = task
         self._on_start = on_start
         self._finished = threading.Lock()

@@ -7,12 +7,6 @@ from waitress.server import TcpWSGIServer
 
 from mlxk.entrypoints.http.server.channel import Channel
 
-HEADER_SECONDS = 20.0
-"""From a request's first byte to the end of its headers."""
-
-REQUEST_SECONDS = 300.0
-"""From a request's first byte to its last."""
-
 CONNECTIONS_IN_RESERVE = 16
 """Below the limit of connections by this many, idle ones are closed for new ones."""
 
@@ -21,6 +15,10 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
     """Accepts connections on one socket."""
 
     channel_class = Channel
+    header_seconds = 20.0
+    """From a request's first byte to the end of its headers."""
+    request_seconds = 300.0
+    """From a request's first byte to its last."""
 
     def handle_accept(self) -> None:
         """Accept a connection, closing the idlest ones first when there are nearly too many."""
@@ -36,10 +34,12 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
         super().maintenance(now)
         clock = time.monotonic()
         for channel in self.channels():
+            if channel.discard_until is not None and clock > channel.discard_until:
+                channel.handle_close()
             request, began = channel.request, channel.began
             if request is None or began is None:
                 continue
-            if clock - began > (REQUEST_SECONDS if request.headers_finished else HEADER_SECONDS):
+            if clock - began > (self.request_seconds if request.headers_finished else self.header_seconds):
                 channel.expire()
 
     def channels(self) -> list[Any]:

@@ -37,7 +37,12 @@ class ServerLimits:
     max_header_bytes: int = 64 * 2**10
     idle_seconds: int = 120
     """A connection without a request is closed after this long."""
+    header_seconds: float = 20.0
+    """From a request's first byte to the end of its headers."""
+    request_seconds: float = 300.0
+    """From a request's first byte to its last."""
     drain_seconds: float = 30.0
+    """How long requests in progress may take when the server is to stop."""
 
 
 class HttpServer:
@@ -119,7 +124,7 @@ class HttpServer:
 
     def _listen(self, application: Callable[..., Any], sock: socket.socket, adjustments: Adjustments) -> Listener:
         place = (sock.family, sock.type, sock.proto, sock.getsockname())
-        return Listener(
+        listener = Listener(
             application,
             self._map,
             True,
@@ -129,6 +134,8 @@ class HttpServer:
             bind_socket=False,
             sockinfo=place,
         )
+        listener.header_seconds, listener.request_seconds = self._limits.header_seconds, self._limits.request_seconds
+        return listener
 
 
 def _adjustments(limits: ServerLimits) -> Adjustments:

@@ -52,7 +52,10 @@ class TwoStepTask(WSGITask):  # type: ignore[misc]  # waitress has no types
             self._failure = failure
 
     def service(self) -> None:
-        """End the response, or raise what the application raised."""
+        """End the response, or raise what the application raised; one that was broken off must not look whole."""
+        if self.channel.will_close:
+            self.close_on_finish = True
+            return
         try:
             if self._failure is not None:
                 # Waitress answers exceptions; anything graver would leave the connection hanging.

@@ -1,0 +1,124 @@
+"""Folders that are to be published, on the local disk.
+
+Ignore rules are matched as git does it, by pathspec: the hub client's own patterns differ from git's in anchors,
+negation and directories.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mlxk.application.ports.publication_folder import PublicationFolder
+from mlxk.domain.errors import StorageError, ValidationError
+from mlxk.domain.publication import (
+    IGNORE_FILE,
+    NEVER_PUBLISHED,
+    USUALLY_IGNORED,
+    ContentDigests,
+    FolderScan,
+    LocalFile,
+)
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
+
+READ_BYTES = 1024 * 1024
+MAX_RULES_BYTES = 1024 * 1024
+
+
+class FilesystemPublicationFolder(PublicationFolder):
+    """Reads folders of the local disk."""
+
+    def find(self, path: str) -> str | None:
+        """Return the absolute directory a path means, links resolved, or None when it is not a directory."""
+        if "\0" in path:
+            return None
+        directory = os.path.realpath(os.path.expanduser(path))
+        return directory if os.path.isdir(directory) else None
+
+    def scan(self, directory: str) -> FolderScan:
+        """List what is to be published."""
+        usual, never = _rules(directory)
+        files: list[LocalFile] = []
+        outward: list[str] = []
+        pending = [""]
+        try:
+            while pending:
+                base = pending.pop()
+                with os.scandir(os.path.join(directory, base)) as entries:
+                    for entry in entries:
+                        folder = entry.is_dir(follow_symlinks=False)
+                        path = base + entry.name + ("/" if folder else "")
+                        if usual.match_file(path) or never.match_file(path):
+                            continue
+                        if folder:
+                            pending.append(path)
+                        elif entry.is_symlink() and not _stays_inside(directory, entry.path):
+                            outward.append(path)
+                        else:
+                            status = entry.stat()
+                            if stat.S_ISREG(status.st_mode):
+                                files.append(LocalFile(path, status.st_size))
+        except OSError as error:
+            raise _unreadable(error) from error
+        return FolderScan(tuple(sorted(files, key=lambda file: file.path)), tuple(sorted(outward)))
+
+    def text(self, directory: str, path: str, limit: int) -> str | None:
+        """Return the whole text of a file; None when it is too long or is not text."""
+        try:
+            with open(os.path.join(directory, path), "rb") as file:
+                content = file.read(limit + 1)
+        except OSError as error:
+            raise _unreadable(error) from error
+        if len(content) > limit or b"\0" in content:
+            return None
+        return content.decode("utf-8", errors="replace")
+
+    def digests(self, directory: str, path: str, tell: Callable[[int], None]) -> ContentDigests:
+        """Read a file and return what it hashes to."""
+        buffer, done = memoryview(bytearray(READ_BYTES)), 0
+        try:
+            with open(os.path.join(directory, path), "rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+                content = hashlib.sha256()
+                while count := file.readinto(buffer):
+                    content.update(buffer[:count])
+                    blob.update(buffer[:count])
+                    done += count
+                    tell(done)
+        except OSError as error:
+            raise _unreadable(error) from error
+        return ContentDigests(content.hexdigest(), blob.hexdigest())
+
+
+def _rules(directory: str) -> "tuple[GitIgnoreSpec, GitIgnoreSpec]":
+    """Return the rules that the folder may bend, and those that it may not."""
+    from pathspec import GitIgnoreSpec  # noqa: PLC0415 - only publishing needs it
+
+    try:
+        with open(os.path.join(directory, IGNORE_FILE), encoding="utf-8") as file:
+            own = file.read(MAX_RULES_BYTES).splitlines()
+    except FileNotFoundError:
+        own = []
+    except UnicodeDecodeError as error:
+        raise ValidationError(f"{IGNORE_FILE} is not UTF-8") from error
+    except OSError as error:
+        raise _unreadable(error) from error
+    try:
+        return GitIgnoreSpec.from_lines([*USUALLY_IGNORED, *own]), GitIgnoreSpec.from_lines(NEVER_PUBLISHED)
+    except ValueError as error:
+        raise ValidationError(f"{IGNORE_FILE} has a rule that cannot be understood: {error}") from error
+
+
+def _stays_inside(directory: str, path: str) -> bool:
+    """Whether a link leads to a regular file below the folder."""
+    target = os.path.realpath(path)
+    return target.startswith(directory + os.sep) and os.path.isfile(target)
+
+
+def _unreadable(error: OSError) -> StorageError:
+    where = os.path.basename(str(error.filename or ""))
+    return StorageError(f"the folder cannot be read: {error.strerror}{f' ({where})' if where else ''}")

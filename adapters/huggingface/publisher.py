@@ -1,0 +1,190 @@
+"""Publishing on the hub through its own client: repositories, branches, uploads and commits."""
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from mlxk.adapters.huggingface.client import HubClient, in_our_words, is_transient, reason_of
+from mlxk.adapters.huggingface.hub import remote_files
+from mlxk.application.ports.model_publisher import ModelPublisher, Publication, Published
+from mlxk.application.ports.progress import Progress
+from mlxk.domain.errors import AccessDeniedError, UploadFailedError
+from mlxk.domain.publication import RemoteState
+from mlxk.domain.remote_model import check_commit
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
+
+COMMIT_ATTEMPTS = 4
+
+
+class HuggingFaceModelPublisher(ModelPublisher):
+    """Writes to a Hugging Face Hub.
+
+    Args:
+        client: The hub.
+    """
+
+    def __init__(self, client: HubClient) -> None:
+        self._client = client
+
+    def url(self, name: str) -> str:
+        """Return the address of a repository."""
+        return f"{self._client.access.endpoint}/{name}"
+
+    def state(self, name: str, branch: str) -> RemoteState:
+        """Return a repository as it is; one that the token may not see does not exist."""
+        self._require_token()
+        from huggingface_hub import errors
+
+        with in_our_words(name, branch, self._client.access):
+            api = self._client.api()
+            try:
+                info = self._client.patiently(lambda: api.model_info(name))
+            except errors.RepositoryNotFoundError:
+                return RemoteState()
+            try:
+                info = self._client.patiently(lambda: api.model_info(name, revision=branch))
+                branch_exists = True
+            except errors.RevisionNotFoundError:
+                branch_exists = False
+            commit = check_commit(info.sha)
+            listed = self._client.patiently(lambda: list(api.list_repo_tree(name, revision=commit, recursive=True)))
+        files = tuple(sorted(remote_files(listed), key=lambda file: file.path))
+        return RemoteState(True, bool(info.private), branch_exists, commit, files)
+
+    def create(self, name: str, *, private: bool) -> None:
+        """Create a repository; one that is there already is left as it is."""
+        self._require_token()
+        with self._uploading(name):
+            self._client.api().create_repo(name, private=private, exist_ok=True)
+
+    def create_branch(self, name: str, branch: str) -> None:
+        """Create a branch at the head of the default branch."""
+        self._require_token()
+        with self._uploading(name):
+            self._client.api().create_branch(name, branch=branch, exist_ok=True)
+
+    def publish(self, publication: Publication, progress: Progress) -> Published:
+        """Upload the files and make one commit."""
+        self._require_token()
+        changes, directory = publication.changes, publication.directory
+        sizes = {path: os.path.getsize(os.path.join(directory, path)) for path in changes.uploads}
+        progress.begin("Uploading", sizes)
+        try:
+            with _captured_log() as log, self._uploading(publication.name):
+                api = self._client.api()
+                info = self._commit(api, publication)
+        finally:
+            progress.end()
+        return Published(info.oid, str(info.commit_url), tuple(log))
+
+    def _commit(self, api: "HfApi", publication: Publication) -> "CommitInfo":
+        """Make the commit. When its answer is lost, see whether it was made before trying again."""
+        import httpx2
+
+        for attempt in range(COMMIT_ATTEMPTS):
+            try:
+                return api.create_commit(
+                    publication.name,
+                    _operations(publication),
+                    commit_message=publication.message,
+                    revision=publication.branch,
+                    parent_commit=publication.parent,
+                )
+            except httpx2.HTTPError as error:
+                if not is_transient(error) or attempt == COMMIT_ATTEMPTS - 1:
+                    raise
+                made = self._made_meanwhile(api, publication)
+                if made:
+                    return made
+                self._client.pause(attempt + 1, error)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _made_meanwhile(self, api: "HfApi", publication: Publication) -> "CommitInfo | None":
+        from huggingface_hub import CommitInfo
+
+        head = self._client.patiently(lambda: api.list_repo_commits(publication.name, revision=publication.branch))[0]
+        if head.commit_id == publication.parent or head.title != publication.message:
+            return None
+        url = f"{self.url(publication.name)}/commit/{head.commit_id}"
+        return CommitInfo(
+            commit_url=url,
+            commit_message=publication.message,
+            commit_description="",
+            oid=head.commit_id,
+            _endpoint=self._client.access.endpoint,
+        )
+
+    def _require_token(self) -> None:
+        if not self._client.access.token:
+            raise AccessDeniedError(
+                "pushing needs a token", hint="Set HF_TOKEN to a token that may write, or run: hf auth login"
+            )
+
+    @contextmanager
+    def _uploading(self, name: str) -> Iterator[None]:
+        """Translate what the hub client raises while writing."""
+        import httpx2
+        from huggingface_hub import errors
+
+        try:
+            with in_our_words(name, None, self._client.access), contextlib.redirect_stdout(io.StringIO()):
+                try:
+                    yield
+                except errors.HfHubHTTPError as error:
+                    status = error.response.status_code
+                    if status == 412:
+                        raise UploadFailedError(
+                            f"somebody else has changed '{name}' meanwhile", hint="Run the same command again."
+                        ) from error
+                    if status in {400, 409, 413, 422}:
+                        reason = error.server_message or f"HTTP {status}"
+                        raise UploadFailedError(f"the hub refuses the upload to '{name}': {reason}") from error
+                    raise
+        except (RuntimeError, ValueError, OSError) as error:
+            cause = error.__cause__
+            if isinstance(cause, httpx2.HTTPError):
+                raise UploadFailedError(f"{error} ({reason_of(cause)})", hint="Run the same command again.") from error
+            raise UploadFailedError(f"'{name}' could not be uploaded: {error}") from error
+
+
+def _operations(publication: Publication) -> "list[CommitOperationAdd | CommitOperationDelete]":
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    changes, directory = publication.changes, publication.directory
+    additions = [CommitOperationAdd(path, os.path.join(directory, path)) for path in changes.uploads]
+    return [*additions, *(CommitOperationDelete(path) for path in changes.deleted)]
+
+
+@contextmanager
+def _captured_log() -> Iterator[list[str]]:
+    """Keep what the hub client logs, and keep it from the terminal."""
+    from huggingface_hub import utils
+
+    log: list[str] = []
+
+    class Collector(logging.Handler):
+        """Appends messages to a list."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            """Append one message."""
+            log.append(record.getMessage())
+
+    logger = logging.getLogger("huggingface_hub")
+    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
+    logger.handlers, logger.propagate = [Collector(logging.INFO)], False
+    logger.setLevel(logging.INFO)
+    shown = not utils.are_progress_bars_disabled()  # type: ignore[attr-defined]  # public, though not marked so
+    utils.disable_progress_bars()  # type: ignore[attr-defined]  # the same
+    try:
+        yield log
+    finally:
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+        if shown:
+            utils.enable_progress_bars()  # type: ignore[attr-defined]  # the same

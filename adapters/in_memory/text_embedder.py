@@ -1,0 +1,55 @@
+"""In-memory double of the text embedder: a vector from the letters of a text, so that similar texts lie close together.
+
+    embedder = InMemoryTextEmbedder(dimensions=8)
+    embedder.embed(EmbeddingRequest(handle, ("hello",))).vectors
+"""
+
+import math
+
+from mlxk.application.ports.text_embedder import TextEmbedder
+from mlxk.domain.embedding import EmbeddingRequest, Embeddings, Input, InputKind, Vector, shortened
+from mlxk.domain.errors import ContextLengthError, ValidationError
+
+
+class InMemoryTextEmbedder(TextEmbedder):
+    """Counts letters.
+
+    Args:
+        dimensions: Numbers in a vector.
+        window: Words that it reads of a text.
+        can_shorten: Whether its vectors may be cut.
+    """
+
+    def __init__(self, dimensions: int = 16, window: int = 512, can_shorten: bool = True) -> None:
+        self._dimensions = dimensions
+        self._window = window
+        self._can_shorten = can_shorten
+        self.requests: list[EmbeddingRequest] = []
+
+    def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Count; see the port."""
+        request.validate()
+        self.requests.append(request)
+        length = request.dimensions or self._dimensions
+        if length > self._dimensions or (length < self._dimensions and not self._can_shorten):
+            raise ValidationError(f"dimensions: this model's vectors have {self._dimensions} numbers.")
+        read = [self._read(each, index, request.truncate) for index, each in enumerate(request.inputs)]
+        prefix = "query: " if request.kind is InputKind.QUERY else ""
+        vectors = tuple(shortened(self._vector(prefix + " ".join(words)), length) for words in read)
+        return Embeddings(vectors, sum(len(words) for words in read), "cpu")
+
+    def _read(self, text: Input, index: int, truncate: bool) -> list[str]:
+        words = text.split() if isinstance(text, str) else [chr(97 + token % 26) for token in text]
+        if len(words) > self._window and not truncate:
+            raise ContextLengthError(
+                f"input[{index}] has {len(words)} tokens; the model reads {self._window}.",
+                detail={"prompt_tokens": len(words), "context_length": self._window},
+            )
+        return words[: self._window]
+
+    def _vector(self, text: str) -> Vector:
+        counts = [1.0] * self._dimensions
+        for character in text:
+            counts[ord(character) % self._dimensions] += 1.0
+        length = math.hypot(*counts)
+        return tuple(count / length for count in counts)

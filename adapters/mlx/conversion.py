@@ -1,0 +1,233 @@
+"""Converting weights with mlx-lm and mlx-vlm: their loaders and their choice of layers, our writing.
+
+Models are loaded lazily, so that memory holds one shard at a time. Nothing of a model's own is executed and no
+processor or tokenizer is loaded: their files are carried over as they are by whoever builds the workspace. Runs on the
+thread that calls it, and leaves nothing loaded behind.
+"""
+
+import contextlib
+import copy
+import importlib
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from mlxk.adapters.mlx.imports import open_file_limit_kept
+from mlxk.application.ports.progress import Progress
+from mlxk.application.ports.weight_converter import ConvertedWeights, WeightConverter
+from mlxk.domain.capabilities import Backend
+from mlxk.domain.errors import (
+    BackendNotInstalledError,
+    ConversionFailedError,
+    MlxkError,
+    StorageError,
+    UntrustedModelCodeError,
+)
+from mlxk.domain.model import ModelHandle, Quantization
+
+if TYPE_CHECKING:
+    from mlx import nn
+
+_MISSING = re.compile(r"Missing \d+ parameters:\s*(.*)\.\s*$", re.DOTALL)
+
+
+class MlxWeightConverter(WeightConverter):
+    """Converts weights with the MLX libraries that are installed."""
+
+    def quantize(
+        self, source: ModelHandle, target: str, backend: Backend, scheme: Quantization, progress: Progress
+    ) -> ConvertedWeights:
+        """Write the weights, their index and ``config.json`` of a model in fewer bits."""
+        with _translated(source), _clean_memory():
+            network, config = _load(source, backend)
+            if "quantization" in config:
+                network = _library(backend).dequantize_model(network)
+                _forget_quantization(config)
+            before = _quantizable(network)
+            network, changed_config = _library(backend).quantize_model(
+                network,
+                copy.deepcopy(config),
+                scheme.group_size,
+                scheme.bits,
+                mode=scheme.mode,
+                quant_predicate=_predicate(network, backend),
+            )
+            after = _quantizable(network)
+            changed = sorted(before.keys() - after.keys())
+            if not changed:
+                raise ConversionFailedError(
+                    f"no layer of '{source.name}' is divisible into groups of {scheme.group_size}",
+                    hint="Try a smaller --q-group-size.",
+                )
+            config |= dict.fromkeys(("quantization", "quantization_config"), changed_config["quantization"])
+            size = _write(network, config, target, "Quantizing", progress)
+        unfit = tuple(sorted(name for name, width in after.items() if width % scheme.group_size))
+        return ConvertedWeights(len(changed), unfit, size)
+
+    def dequantize(self, source: ModelHandle, target: str, backend: Backend, progress: Progress) -> ConvertedWeights:
+        """Write the weights, their index and ``config.json`` of a quantized model in full precision."""
+        with _translated(source), _clean_memory():
+            network, config = _load(source, backend)
+            before = _quantizable(network)
+            network = _library(backend).dequantize_model(network)
+            _forget_quantization(config)
+            changed = len(_quantizable(network).keys() - before.keys())
+            size = _write(network, config, target, "Dequantizing", progress)
+        return ConvertedWeights(changed, (), size)
+
+    def missing_tensors(self, model: ModelHandle, backend: Backend) -> tuple[str, ...]:
+        """Return the tensors that a model needs and does not hold, sorted; reads headers only."""
+        with _translated(model), _clean_memory():
+            try:
+                _load(model, backend)
+            except ValueError as error:
+                found = _MISSING.search(str(error))
+                if not found:
+                    raise
+                return tuple(sorted(name.strip() for name in found[1].split(",")))
+        return ()
+
+
+def _load(source: ModelHandle, backend: Backend) -> "tuple[nn.Module, dict[str, Any]]":
+    """Return the network, lazily, and ``config.json`` as it is on disk."""
+    with open(os.path.join(source.directory, "config.json"), encoding="utf-8") as file:
+        config = json.load(file)
+    if not isinstance(config, dict) or not config:
+        raise ConversionFailedError(f"'{source.name}' has no config.json to go by")
+    if config.get("model_file"):
+        # mlx-vlm would execute it even when told not to trust it.
+        raise UntrustedModelCodeError(
+            f"'{source.name}' wants to run code of its own (config.json: model_file); it is never executed."
+        )
+    config.pop("_name_or_path", None)  # where its author had it
+    directory = Path(source.directory)
+    with open_file_limit_kept():
+        if backend is Backend.MLX_VLM:
+            from mlx_vlm import utils as vision
+
+            network = vision.load_model(directory, lazy=True, trust_remote_code=False)
+        else:
+            from mlx_lm import utils as text
+
+            network, _ = text.load_model(directory, lazy=True, trust_remote_code=False)
+    return network, config
+
+
+def _library(backend: Backend) -> ModuleType:
+    """Return the module with the library's quantization functions."""
+    return importlib.import_module("mlx_vlm.quant_utils" if backend is Backend.MLX_VLM else "mlx_lm.utils")
+
+
+def _predicate(network: "nn.Module", backend: Backend) -> "Callable[[str, nn.Module], object] | None":
+    """Return the library's choice of layers; it leaves the parts for pictures and sound as they are."""
+    own: Callable[[str, nn.Module], object] | None = getattr(network, "quant_predicate", None)
+    if backend is not Backend.MLX_VLM:
+        return own
+    from mlx_vlm.utils import skip_multimodal_module
+
+    def choose(path: str, module: "nn.Module") -> object:
+        if skip_multimodal_module(path):
+            return False
+        return True if own is None else own(path, module)
+
+    return choose
+
+
+def _quantizable(network: "nn.Module") -> dict[str, int]:
+    """Return the layers that are in full precision and could be quantized, with the width of their weights."""
+    from mlx import nn
+
+    return {
+        name: module.weight.shape[-1]
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Module) and hasattr(module, "to_quantized") and "weight" in module
+    }
+
+
+def _forget_quantization(config: dict[str, Any]) -> None:
+    for key in ("quantization", "quantization_config"):
+        config.pop(key, None)
+
+
+def _write(network: "nn.Module", config: dict[str, Any], target: str, activity: str, progress: Progress) -> int:
+    """Write weights in shards with an index, then the config; returns the bytes of the weights."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten, tree_map
+    from mlx_lm.utils import make_shards
+
+    weights = dict(tree_flatten(network.parameters()))
+    size = int(sum(value.nbytes for value in weights.values()))
+    shards = make_shards(weights)
+    names = [_shard_name(number, len(shards)) for number in range(len(shards))]
+    weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+    sizes = {name: sum(value.nbytes for value in shard.values()) for name, shard in zip(names, shards, strict=True)}
+    weights.clear()
+    network.update(tree_map(lambda _: mx.array([]), network.parameters()))
+    progress.begin(activity, sizes)
+    try:
+        done: dict[str, int] = {}
+        for number, name in enumerate(names):
+            shard, shards[number] = shards[number], {}
+            mx.save_safetensors(os.path.join(target, name), shard, metadata={"format": "mlx"})
+            _sync(os.path.join(target, name))
+            done[name] = sizes[name]
+            progress.advance(done)
+            del shard
+    finally:
+        progress.end()
+    index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
+    if len(names) > 1:
+        _write_json(os.path.join(target, "model.safetensors.index.json"), index)
+    _write_json(os.path.join(target, "config.json"), dict(sorted(config.items())))
+    return size
+
+
+def _shard_name(number: int, count: int) -> str:
+    return "model.safetensors" if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+
+
+def _write_json(path: str, value: object) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=4) + "\n")
+    _sync(path)
+
+
+def _sync(path: str) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _clean_memory() -> Iterator[None]:
+    """Keep the libraries from writing to standard output, and give the memory back."""
+    import mlx.core as mx
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        mx.clear_cache()
+
+
+@contextlib.contextmanager
+def _translated(source: ModelHandle) -> Iterator[None]:
+    try:
+        yield
+    except MlxkError:
+        raise
+    except ImportError as error:
+        raise BackendNotInstalledError(
+            f"converting '{source.name}' needs {error.name}, which is not installed"
+        ) from error
+    except OSError as error:
+        raise StorageError(
+            f"'{source.name}' cannot be converted: {error.strerror or 'input or output failed'}"
+        ) from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ConversionFailedError(f"'{source.name}' cannot be converted: {reason}") from error

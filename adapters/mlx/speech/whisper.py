@@ -1,0 +1,246 @@
+"""Whisper: how a recording of any length is heard window by window.
+
+The algorithm and its numbers are those of mlx-audio's ``generate``, which hears everything in one call; here each window
+is one step, so that others get their turn between two of them, what was heard is known at once, and memory is bounded.
+Decoding a window, telling the language and timing words are mlx-audio's. Used on the owner thread only.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from mlx_audio.stt.models.whisper.audio import FRAMES_PER_SECOND, HOP_LENGTH, N_FRAMES, SAMPLE_RATE
+from mlx_audio.stt.models.whisper.decoding import DecodingOptions
+from mlx_audio.stt.models.whisper.timing import add_word_timestamps
+from mlx_audio.stt.models.whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE
+
+from mlxk.adapters.mlx.speech.spectrum import Spectrum
+from mlxk.domain.errors import CapabilityError, UnhealthyModelError
+from mlxk.domain.speech import (
+    Heard,
+    Segment,
+    SpeechTask,
+    TimedWord,
+    Transcript,
+    TranscriptEvent,
+    TranscriptionSettings,
+    finite,
+)
+
+if TYPE_CHECKING:
+    from mlxk.adapters.mlx.speech.sound import Sound
+
+_SILENCE_PROBABILITY = 0.6
+"""Above this a window is silence, unless ..."""
+_SURE_LOGPROB = -1.0
+"""... its text is likelier than this, as a mean logarithm over its tokens."""
+
+
+class WhisperListener:
+    """Hears recordings with one model.
+
+    Args:
+        network: mlx-audio's model.
+        name: What people call it.
+    """
+
+    rate = SAMPLE_RATE
+
+    def __init__(self, network: Any, name: str) -> None:
+        self._network = network
+        self._name = name
+
+    def check(self, settings: TranscriptionSettings) -> None:
+        """Refuse what this model cannot do.
+
+        Raises:
+            CapabilityError: It does not know the language, or does not translate.
+            UnhealthyModelError: It lacks the files of its tokenizer.
+        """
+        if getattr(self._network, "_processor", None) is None:
+            raise UnhealthyModelError(
+                f"'{self._name}' lacks files of its tokenizer or preprocessor.",
+                hint="Use a version of the model with tokenizer.json and preprocessor_config.json.",
+            )
+        self._language(settings)
+        if settings.task is SpeechTask.TRANSLATE and not self._network.is_multilingual:
+            raise CapabilityError(f"Model '{self._name}' hears English only, so it does not translate.")
+
+    def listen(self, sound: "Sound", settings: TranscriptionSettings) -> Iterator[TranscriptEvent]:
+        """Hear a recording; each step of the iterator is one window.
+
+        Raises:
+            CapabilityError: As ``check``.
+        """
+        self.check(settings)
+        network = self._network
+        spectrum = Spectrum(sound.samples, network.dims.n_mels)
+        language = self._language(settings) or network._detect_language(spectrum.window(0, N_FRAMES, network.dtype))
+        yield Heard(0.0, sound.seconds)
+        hearing = _Hearing(network, spectrum, language, settings)
+        segments: list[Segment] = []
+        while not hearing.ended:
+            fresh = tuple(map(_segment, hearing.window()))
+            segments.extend(fresh)
+            yield Heard(min(hearing.position / FRAMES_PER_SECOND, sound.seconds), sound.seconds, fresh)
+        yield Transcript(hearing.text.strip(), sound.seconds, language, tuple(segments))
+
+    def _language(self, settings: TranscriptionSettings) -> str | None:
+        """Return the code of the language that was asked for; a model for English only needs none.
+
+        Raises:
+            CapabilityError: The model does not know it.
+        """
+        asked = settings.language.lower() if settings.language else None
+        code = TO_LANGUAGE_CODE.get(asked, asked) if asked else None
+        if not self._network.is_multilingual:
+            if code not in (None, "en"):
+                raise CapabilityError(f"language: model '{self._name}' hears English only (got '{asked}').")
+            return "en"
+        known = list(LANGUAGES)[: self._network.num_languages]
+        if code is not None and code not in known:
+            raise CapabilityError(f"language: model '{self._name}' does not know '{asked}'.")
+        return code
+
+
+class _Hearing:
+    """One recording on its way."""
+
+    def __init__(self, network: Any, spectrum: Spectrum, language: str, settings: TranscriptionSettings) -> None:
+        self._network = network
+        self._spectrum = spectrum
+        self._settings = settings
+        self._task = settings.task.value
+        self._language = language
+        self._tokenizer = network.get_tokenizer(language=language, task=self._task)
+        # What was said before helps to understand what comes; a hint counts as having been said.
+        self._said: list[int] = self._tokenizer.encode(f" {settings.hint.strip()}") if settings.hint else []
+        self._hint_length = len(self._said)
+        self._forgotten = 0
+        self._last_word_at = 0.0
+        self._frames_a_token = N_FRAMES // network.dims.n_audio_ctx
+        self.position = 0
+        """The frame that is heard next."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether everything was heard."""
+        return self.position >= self._spectrum.frames
+
+    @property
+    def text(self) -> str:
+        """Everything that was heard."""
+        text: str = self._tokenizer.decode(self._said[self._hint_length :])
+        return text
+
+    def window(self) -> list[dict[str, Any]]:
+        """Hear the next window, at most 30 seconds; return the segments that ended in it."""
+        begin = self.position
+        frames = min(N_FRAMES, self._spectrum.frames - begin)
+        window = self._spectrum.window(begin, frames, self._network.dtype)
+        result = self._network.decode(window, self._options())
+        if _is_silence(result):
+            self.position += frames
+            return []
+        segments, heard = self._split(result, begin, frames)
+        # A model that times its speech at the very beginning would be asked for the same window for ever.
+        self.position += heard if heard > 0 else frames
+        if self._settings.words:
+            self._time_words(segments, window, begin, frames, heard < frames)
+        for segment in segments:
+            if segment["start"] == segment["end"] or not segment["text"].strip():
+                segment.update(text="", tokens=[], words=[])
+            self._said.extend(segment["tokens"])
+        if result.temperature > 0.5:
+            self._forgotten = len(self._said)
+        return [segment for segment in segments if segment["text"]]
+
+    def _options(self) -> DecodingOptions:
+        return DecodingOptions(
+            task=self._task,
+            language=self._language,
+            temperature=self._settings.temperature,
+            prompt=self._said[self._forgotten :],
+        )
+
+    def _split(self, result: Any, begin: int, frames: int) -> tuple[list[dict[str, Any]], int]:
+        """Split what was heard at the moments the model put between; return the segments and the frames they cover."""
+        first = self._tokenizer.timestamp_begin
+        tokens: list[int] = result.tokens
+        timed = [token >= first for token in tokens]
+        borders = [index for index in range(1, len(tokens)) if timed[index - 1] and timed[index]]
+        ends_with_a_moment = timed[-2:] == [False, True]
+        if not borders:
+            moments = [token - first for token in tokens if token >= first]
+            heard = moments[-1] * self._frames_a_token if moments and moments[-1] else frames
+            return [self._part(result, tokens, begin, begin + heard)], frames
+        slices = [*borders, len(tokens)] if ends_with_a_moment else borders
+        parts = [tokens[start:end] for start, end in zip([0, *slices], slices, strict=False)]
+        segments = [self._part(result, part, begin + self._at(part[0]), begin + self._at(part[-1])) for part in parts]
+        # Without a last moment the end of the window was cut off in mid-speech, and is heard again from there.
+        return segments, frames if ends_with_a_moment else self._at(tokens[slices[-1] - 1])
+
+    def _at(self, token: int) -> int:
+        """Return the frame of the window that a token for a moment means."""
+        return int(token - self._tokenizer.timestamp_begin) * self._frames_a_token
+
+    def _part(self, result: Any, tokens: list[int], start: int, end: int) -> dict[str, Any]:
+        """Return a segment as mlx-audio's timing of words wants it."""
+        return {
+            "seek": self.position,
+            "start": start * HOP_LENGTH / SAMPLE_RATE,
+            "end": end * HOP_LENGTH / SAMPLE_RATE,
+            "text": self._tokenizer.decode([token for token in tokens if token < self._tokenizer.eot]),
+            "tokens": list(tokens),
+            "temperature": result.temperature,
+            "avg_logprob": result.avg_logprob,
+            "compression_ratio": result.compression_ratio,
+            "no_speech_prob": result.no_speech_prob,
+        }
+
+    def _time_words(
+        self, segments: list[dict[str, Any]], window: Any, begin: int, frames: int, cut_off: bool
+    ) -> None:
+        try:
+            add_word_timestamps(
+                segments=segments,
+                model=self._network,
+                tokenizer=self._tokenizer,
+                mel=window,
+                num_frames=frames,
+                last_speech_timestamp=self._last_word_at,
+            )
+        except (ValueError, IndexError):  # attention without any direction has no path through it
+            for segment in segments:
+                segment["words"] = []
+            return
+        ends = [word["end"] for segment in segments for word in segment["words"]]
+        last = ends[-1] if ends else segments[-1]["end"] if segments else None
+        if last is None:
+            return
+        if cut_off and round(last * FRAMES_PER_SECOND) > begin:
+            self.position = round(last * FRAMES_PER_SECOND)
+        self._last_word_at = last
+
+
+def _is_silence(result: Any) -> bool:
+    return bool(result.no_speech_prob > _SILENCE_PROBABILITY and not result.avg_logprob > _SURE_LOGPROB)
+
+
+def _segment(segment: dict[str, Any]) -> Segment:
+    words = (
+        TimedWord(str(word["word"]), float(word["start"]), float(word["end"]), finite(float(word["probability"])))
+        for word in segment.get("words", ())
+    )
+    return Segment(
+        text=segment["text"],
+        start=float(np.float64(segment["start"])),
+        end=float(np.float64(segment["end"])),
+        words=tuple(words),
+        tokens=tuple(int(token) for token in segment["tokens"]),
+        offset=int(segment["seek"]),
+        temperature=finite(float(segment["temperature"])),
+        mean_logprob=finite(float(segment["avg_logprob"])),
+        compression_ratio=finite(float(segment["compression_ratio"])),
+        silence_probability=finite(float(segment["no_speech_prob"])),
+    )

@@ -1,0 +1,269 @@
+"""Convert a model: into fewer bits, back into full precision, or with an index that fits its shards.
+
+The source is only read. The result is a new workspace, which appears when it is whole.
+"""
+
+import contextlib
+import enum
+import json
+
+import attrs
+
+from mlxk.application.ports.backend_registry import BackendRegistry
+from mlxk.application.ports.cache_editor import CacheEditor, LockHolder
+from mlxk.application.ports.model_cache import ModelCache
+from mlxk.application.ports.model_files import FileListing, ModelFiles
+from mlxk.application.ports.progress import Progress
+from mlxk.application.ports.weight_converter import ConvertedWeights, WeightConverter
+from mlxk.application.ports.workspace_builder import Provenance, WorkspaceBuilder, WorkspaceDraft
+from mlxk.application.ports.workspace_store import WorkspaceStore
+from mlxk.application.snapshot_reading import read_snapshot
+from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.application.use_cases.resolve_model import ResolveModel
+from mlxk.domain import detection
+from mlxk.domain.capabilities import Backend, Capability, ModelType
+from mlxk.domain.errors import (
+    CapabilityError,
+    ConversionFailedError,
+    IncompatibleModelError,
+    UnhealthyModelError,
+    UntrustedModelCodeError,
+    ValidationError,
+)
+from mlxk.domain.health import HealthReport
+from mlxk.domain.model import ModelDetails, ModelHandle, Origin, Quantization
+from mlxk.domain.snapshot import CONFIG, SAFETENSORS_INDEX, ModelSnapshot
+from mlxk.domain.weight_index import build_index, incomplete, require_complete
+from mlxk.domain.workspace import SENTINEL_NAME, Workspace
+
+BITS = (2, 3, 4, 6, 8)
+GROUP_SIZES = (32, 64, 128)
+
+_WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".safetensors.index.json", ".bin.index.json")
+_LEFT_OUT = (SENTINEL_NAME, ".hf_cache/", ".git/")
+
+
+class ConvertMode(enum.Enum):
+    """What to do with the weights."""
+
+    REPAIR_INDEX = "repair-index"
+    QUANTIZE = "quantize"
+    DEQUANTIZE = "dequantize"
+
+
+@attrs.frozen
+class ConvertRequest:
+    """What to convert, where to and how."""
+
+    reference: str
+    target: str
+    mode: ConvertMode
+    bits: int | None = None
+    group_size: int | None = None
+    """Weights that share a scale; None means 64."""
+    check_health: bool = True
+    """Whether a result that is not whole is refused."""
+
+
+@attrs.frozen
+class ConvertResult:
+    """What a conversion did."""
+
+    source: ModelHandle
+    handle: ModelHandle
+    provenance: Provenance
+    workspace: Workspace
+    mode: ConvertMode
+    weights: ConvertedWeights | None
+    """None for a repaired index."""
+    rebuilt: bool
+    """Whether an index was written; a model with a single weight file needs none."""
+    warning: str | None
+    report: HealthReport | None
+    """What the check found; None when none was asked for."""
+
+
+@attrs.frozen
+class ConvertModel:
+    """Converts one model into a new workspace."""
+
+    resolve: ResolveModel
+    cache: ModelCache
+    files: ModelFiles
+    workspaces: WorkspaceStore
+    registry: BackendRegistry
+    builder: WorkspaceBuilder
+    editor: CacheEditor
+    converter: WeightConverter
+    describe: DescribeModel
+
+    def __call__(self, request: ConvertRequest, progress: Progress) -> ConvertResult:
+        """Make a workspace with the converted model.
+
+        Raises:
+            ValidationError: Bits, group size, source or target are not allowed.
+            UnhealthyModelError: The source is not whole.
+            UntrustedModelCodeError: The source wants its own code executed.
+            CapabilityError, IncompatibleModelError: It is of a kind that cannot be converted.
+            ConversionFailedError: The library refuses, weights are missing, or the result is not whole.
+            MlxkError: The disk refuses, see ``WorkspaceBuilder``.
+        """
+        scheme = _scheme(request)
+        source = self.resolve(request.reference)
+        place = self.builder.place(request.target, source.short_name)
+        if place == source.directory or place.startswith(f"{source.directory}/"):
+            raise ValidationError("target: it lies in the model that is to be converted")
+
+        def waiting(holder: LockHolder) -> None:
+            progress.note(f"Waiting for {holder}.")
+
+        cached = source.origin is Origin.CACHE
+        reserved = self.editor.reserve(source.name, "converting it", waiting) if cached else contextlib.nullcontext()
+        provenance = self._provenance(source, request, scheme)
+        with reserved, self.builder.draft(place, provenance, keep_unfinished=False) as draft:
+            if request.mode is ConvertMode.REPAIR_INDEX:
+                rebuilt, weights, warning = self._repair(source, draft), None, None
+            else:
+                details = self._require_whole(source)
+                warning = _warning(details, scheme)
+                rebuilt, weights = True, self._convert(details, draft, scheme, progress)
+            report = self._checked(draft) if request.check_health else None
+            handle = draft.publish()
+        workspace = self.workspaces.read(handle)
+        return ConvertResult(source, handle, provenance, workspace, request.mode, weights, rebuilt, warning, report)
+
+    def _convert(
+        self, details: ModelDetails, draft: WorkspaceDraft, scheme: Quantization | None, progress: Progress
+    ) -> ConvertedWeights:
+        source = details.description.handle
+        backend = self._backend(details)
+        if scheme is None and details.quantization is None:
+            raise ValidationError(f"--dequantize: '{source.name}' is not quantized")
+        if scheme is not None and scheme == details.quantization:
+            raise ValidationError(f"--quantize: '{source.name}' is {scheme.bits}-bit already, in groups of that size")
+        listing = self.files.list(source.directory)
+        _take(draft, source, [entry.path for entry in listing.files if _is_carried_over(entry.path)])
+        if scheme is None:
+            return self.converter.dequantize(source, draft.directory, backend, progress)
+        return self.converter.quantize(source, draft.directory, backend, scheme, progress)
+
+    def _repair(self, source: ModelHandle, draft: WorkspaceDraft) -> bool:
+        """Copy a model and give it an index over its weights, when they are all there."""
+        listing = self.files.list(source.directory)
+        snapshot = self._snapshot(source, listing)
+        headers = {path: snapshot.headers[path] for path in snapshot.top_level(".safetensors")}
+        index = build_index(headers)
+        present = frozenset(tensor for header in headers.values() for tensor in header.tensors)
+        require_complete(list(headers), present, snapshot.document(SAFETENSORS_INDEX).mapping, snapshot.config)
+        _take(draft, source, [entry.path for entry in listing.files if _is_copied(entry.path)])
+        if len(headers) > 1:
+            draft.write(SAFETENSORS_INDEX, (json.dumps(index, indent=2) + "\n").encode())
+        self._require_all_tensors(draft, snapshot)
+        return len(headers) > 1
+
+    def _require_all_tensors(self, draft: WorkspaceDraft, snapshot: ModelSnapshot) -> None:
+        """Ask the library that would run the model whether it has every tensor, if one knows the model."""
+        architecture = detection.architecture(snapshot)
+        media = detection.is_vision(snapshot)
+        order = (Backend.MLX_VLM, Backend.MLX_LM) if media else (Backend.MLX_LM, Backend.MLX_VLM)
+        known = [backend for backend in order if architecture and self.registry.supports(backend, architecture)]
+        if known and not detection.is_speech(snapshot):
+            missing = self.converter.missing_tensors(_handle(draft), known[0])
+            if missing:
+                raise incomplete(list(missing))
+
+    def _require_whole(self, source: ModelHandle) -> ModelDetails:
+        details = self.describe.details(source)
+        if not details.description.health.healthy:
+            raise UnhealthyModelError(
+                f"'{source.name}' is not whole: {details.description.health.reason}",
+                hint="Fetch it again first; --repair-index helps when only the index is wrong.",
+            )
+        if details.config and details.config.get("model_file"):
+            raise UntrustedModelCodeError(
+                f"'{source.name}' wants to run code of its own (config.json: model_file); it is never executed."
+            )
+        return details
+
+    def _backend(self, details: ModelDetails) -> Backend:
+        """Choose the library that knows the whole model: for pictures and sound the one that keeps those parts."""
+        description, config = details.description, details.config or {}
+        name = description.handle.name
+        if description.model_type is ModelType.AUDIO:
+            raise CapabilityError(f"'{name}' turns speech into text, and such models cannot be converted")
+        foreign = config.get("quantization_config")
+        if "quantization" not in config and isinstance(foreign, dict):
+            method = str(foreign.get("quant_method", "another method"))
+            raise IncompatibleModelError(f"'{name}' is quantized by {method}, which cannot be converted")
+        media = {Capability.VISION, Capability.AUDIO} & set(description.capabilities)
+        backend = Backend.MLX_VLM if media else Backend.MLX_LM
+        architecture = str(config.get("model_type", ""))
+        if not self.registry.supports(backend, architecture):
+            raise IncompatibleModelError(
+                f"'{name}' is of the architecture '{architecture}', which {backend.value} does not know"
+            )
+        return backend
+
+    def _checked(self, draft: WorkspaceDraft) -> HealthReport:
+        report = self.describe.health(_handle(draft))
+        if not report.healthy:
+            raise ConversionFailedError(f"the result is not whole: {report.reason}")
+        return report
+
+    def _snapshot(self, handle: ModelHandle, listing: FileListing) -> ModelSnapshot:
+        return read_snapshot(self.files, self.cache, handle, listing)
+
+    def _provenance(self, source: ModelHandle, request: ConvertRequest, scheme: Quantization | None) -> Provenance:
+        repo, revision = source.name, source.commit
+        if source.origin is Origin.WORKSPACE:
+            record = self.workspaces.read(source)
+            repo, revision = record.source_repo or "", record.source_revision
+        return Provenance(
+            operation="convert",
+            source_repo=repo or None,
+            source_revision=revision,
+            mode=request.mode.value,
+            bits=scheme.bits if scheme else None,
+            group_size=scheme.group_size if scheme else None,
+        )
+
+
+def _scheme(request: ConvertRequest) -> Quantization | None:
+    if request.mode is not ConvertMode.QUANTIZE:
+        if request.group_size is not None:
+            raise ValidationError("--q-group-size belongs to --quantize")
+        return None
+    if request.bits not in BITS:
+        raise ValidationError(f"--quantize must be 2, 3, 4, 6, or 8 (got {request.bits})")
+    group_size = 64 if request.group_size is None else request.group_size
+    if group_size not in GROUP_SIZES:
+        raise ValidationError(f"--q-group-size must be 32, 64 or 128 (got {group_size})")
+    return Quantization(request.bits, group_size)
+
+
+def _warning(details: ModelDetails, scheme: Quantization | None) -> str | None:
+    before = details.quantization
+    if scheme is None or before is None:
+        return None
+    if before.bits < scheme.bits:
+        return f"Source already {before.bits}-bit. Quantizing to {scheme.bits}-bit does not increase precision."
+    return f"Source already {before.bits}-bit. Quantizing twice loses more than quantizing the original once."
+
+
+def _take(draft: WorkspaceDraft, source: ModelHandle, paths: list[str]) -> None:
+    for path in paths:
+        draft.take(source.directory, path, lambda count: None)
+
+
+def _is_carried_over(path: str) -> bool:
+    """Whether a file is not weights: those in folders belong to other parts of the model and stay as they are."""
+    return _is_copied(path) and path != CONFIG and ("/" in path or not path.endswith(_WEIGHTS))
+
+
+def _is_copied(path: str) -> bool:
+    left_out = any(path.startswith(name) if name.endswith("/") else path == name for name in _LEFT_OUT)
+    return not left_out and path != SAFETENSORS_INDEX
+
+
+def _handle(draft: WorkspaceDraft) -> ModelHandle:
+    return ModelHandle(draft.directory, draft.directory, Origin.WORKSPACE)

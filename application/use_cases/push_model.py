@@ -1,0 +1,235 @@
+"""Push a folder to the hub: nothing secret, nothing local, nothing public by mistake, in one commit."""
+
+import enum
+
+import attrs
+
+from mlxk.application.ports.model_publisher import ModelPublisher, Publication, Published
+from mlxk.application.ports.progress import Progress
+from mlxk.application.ports.publication_folder import PublicationFolder
+from mlxk.application.ports.workspace_store import WorkspaceStore
+from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.domain.errors import (
+    AmbiguousModelError,
+    ModelNotFoundError,
+    RevisionNotFoundError,
+    SecretsFoundError,
+    ValidationError,
+)
+from mlxk.domain.health import HealthReport
+from mlxk.domain.model import ModelHandle, Origin
+from mlxk.domain.model_reference import is_path
+from mlxk.domain.publication import ChangeSet, ContentDigests, FolderScan, RemoteState, compare
+from mlxk.domain.remote_model import check_name, check_revision
+from mlxk.domain.secrets import MAX_SCANNED_BYTES, SecretFinding, judge_name, judge_text
+
+_NAMED_AT_MOST = 5
+
+
+class Visibility(enum.Enum):
+    """Who may see what is pushed."""
+
+    PRIVATE = "private"
+    PUBLIC = "public"
+
+
+class PushExtent(enum.Enum):
+    """How far a push goes."""
+
+    ALL = "all"
+    DRY_RUN = "dry-run"
+    """Up to comparing the folder with the hub."""
+    CHECK_ONLY = "check-only"
+    """Up to looking at the folder; the hub is not asked."""
+
+
+@attrs.frozen
+class PushRequest:
+    """What to push, where to and how."""
+
+    folder: str
+    """A path, the beginning of one, or the name of a workspace in the workspace home."""
+    name: str
+    """``org/name``."""
+    visibility: Visibility | None
+    """None is enough for a check of the folder only."""
+    branch: str = "main"
+    message: str = "Upload with mlxk"
+    create: bool = False
+    """Whether a repository or branch that does not exist is created."""
+    delete: bool = False
+    """Whether files that the folder lacks are deleted."""
+    extent: PushExtent = PushExtent.ALL
+    allowed: tuple[str, ...] = ()
+    """Files that are pushed although they look as if they held a secret."""
+
+
+@attrs.frozen
+class PushResult:
+    """What a push did, or would do."""
+
+    request: PushRequest
+    directory: str
+    url: str
+    scan: FolderScan
+    health: HealthReport
+    state: RemoteState | None = None
+    """As it was before; None when the hub was not asked."""
+    changes: ChangeSet | None = None
+    published: Published | None = None
+    """The commit; None when none was made."""
+
+    @property
+    def created_repository(self) -> bool:
+        """Whether the repository was, or would be, created."""
+        return self.state is not None and not self.state.exists
+
+    @property
+    def created_branch(self) -> bool:
+        """Whether the branch was, or would be, created in a repository that exists."""
+        return self.state is not None and self.state.exists and not self.state.branch_exists
+
+
+@attrs.frozen
+class PushModel:
+    """Publishes one folder."""
+
+    folder: PublicationFolder
+    workspaces: WorkspaceStore
+    publisher: ModelPublisher
+    describe: DescribeModel
+    home: str
+    """The user's home directory; texts that name it are not published."""
+
+    def __call__(self, request: PushRequest, progress: Progress) -> PushResult:
+        """Make a branch hold what a folder holds.
+
+        Raises:
+            ValidationError: The folder is empty or links out of itself, the repository is public and that was not said
+                aloud, or a name is not allowed.
+            ModelNotFoundError, AmbiguousModelError: The folder or the repository does not exist, or several do.
+            RevisionNotFoundError: The branch does not exist.
+            SecretsFoundError: A file looks as if it held a secret.
+            MlxkError: The hub refuses, see ``ModelPublisher``.
+        """
+        check_name(request.name)
+        check_revision(request.branch)
+        if request.visibility is None and request.extent is not PushExtent.CHECK_ONLY:
+            raise ValidationError("push: say who may see it, with --private or --public")
+        directory = self._directory(request.folder)
+        scan = self.folder.scan(directory)
+        _require_closed(scan)
+        self._require_no_secrets(directory, scan, request)
+        health = self.describe.health(ModelHandle(directory, directory, Origin.WORKSPACE))
+        result = PushResult(request, directory, self.publisher.url(request.name), scan, health)
+        if request.extent is PushExtent.CHECK_ONLY:
+            return result
+        state = self.publisher.state(request.name, request.branch)
+        _require_consent(request, state)
+        changes = compare(self._digests(directory, scan, state, progress), state.files, delete=request.delete)
+        result = attrs.evolve(result, state=state, changes=changes)
+        if request.extent is PushExtent.DRY_RUN or (state.branch_exists and not changes):
+            return result
+        return attrs.evolve(result, published=self._publish(request, directory, state, changes, progress))
+
+    def _publish(
+        self, request: PushRequest, directory: str, state: RemoteState, changes: ChangeSet, progress: Progress
+    ) -> Published:
+        if not state.exists:
+            self.publisher.create(request.name, private=request.visibility is Visibility.PRIVATE)
+            state = self.publisher.state(request.name, request.branch)
+        if not state.branch_exists and request.branch != "main":
+            self.publisher.create_branch(request.name, request.branch)
+            state = self.publisher.state(request.name, request.branch)
+        publication = Publication(request.name, request.branch, directory, changes, request.message, state.commit)
+        return self.publisher.publish(publication, progress)
+
+    def _directory(self, folder: str) -> str:
+        if not folder.strip():
+            raise ValidationError("push: the folder's name is empty")
+        if not is_path(folder):
+            for handle in self.workspaces.home():
+                if handle.display_name == folder:
+                    return handle.directory
+        directory = self.folder.find(folder)
+        if directory:
+            return directory
+        matches = tuple(self.workspaces.below(folder)) if is_path(folder) else ()
+        if len(matches) > 1:
+            names = tuple(sorted(handle.display_name or handle.name for handle in matches))
+            raise AmbiguousModelError(f"'{folder}' fits {len(names)} workspaces", matches=names)
+        if not matches:
+            raise ModelNotFoundError(f"there is no folder '{folder}'")
+        return matches[0].directory
+
+    def _require_no_secrets(self, directory: str, scan: FolderScan, request: PushRequest) -> None:
+        findings: list[SecretFinding] = []
+        for file in scan.files:
+            if file.path in request.allowed:
+                continue
+            by_name = judge_name(file.path)
+            findings += [by_name] if by_name else []
+            if file.size_bytes <= MAX_SCANNED_BYTES:
+                text = self.folder.text(directory, file.path, MAX_SCANNED_BYTES)
+                findings += judge_text(file.path, text, (self.home, directory)) if text else []
+        if findings:
+            named = ", ".join(map(str, findings[:_NAMED_AT_MOST]))
+            more = f" and {len(findings) - _NAMED_AT_MOST} more" if len(findings) > _NAMED_AT_MOST else ""
+            raise SecretsFoundError(
+                f"nothing was uploaded: {named}{more}",
+                hint="Take it out, list the file in .hfignore, or say --allow FILE when it is no secret.",
+                detail={"findings": [{"path": each.path, "line": each.line, "kind": each.kind} for each in findings]},
+            )
+
+    def _digests(
+        self, directory: str, scan: FolderScan, state: RemoteState, progress: Progress
+    ) -> dict[str, ContentDigests | None]:
+        """Hash the files that the branch has as well, and that are as long there."""
+        there = {file.path: file.size_bytes for file in state.files}
+        alike = [file for file in scan.files if there.get(file.path) == file.size_bytes]
+        digests: dict[str, ContentDigests | None] = dict.fromkeys(file.path for file in scan.files)
+        if not alike:
+            return digests
+        done: dict[str, int] = {}
+        progress.begin("Comparing", {file.path: file.size_bytes for file in alike})
+        try:
+            for file in alike:
+
+                def tell(count: int, path: str = file.path) -> None:
+                    done[path] = count
+                    progress.advance(done)
+
+                digests[file.path] = self.folder.digests(directory, file.path, tell)
+        finally:
+            progress.end()
+        return digests
+
+
+def _require_closed(scan: FolderScan) -> None:
+    if scan.outward_links:
+        raise ValidationError(
+            f"push: {scan.outward_links[0]} is a link out of the folder, or to nowhere",
+            hint="Put the file itself there, or list the link in .hfignore.",
+            detail={"links": list(scan.outward_links)},
+        )
+    if not scan.files:
+        raise ValidationError("push: the folder holds nothing to upload")
+
+
+def _require_consent(request: PushRequest, state: RemoteState) -> None:
+    """Make sure that nothing becomes public, and nothing is created, without being asked for."""
+    if state.exists and not state.private and request.visibility is Visibility.PRIVATE:
+        raise ValidationError(
+            f"--private: '{request.name}' exists and is public",
+            hint="Make it private on the hub first, or say --public when everybody may see this.",
+        )
+    if request.create or request.extent is PushExtent.DRY_RUN:
+        return
+    if not state.exists:
+        raise ModelNotFoundError(
+            f"'{request.name}' is not on the hub, or not shown to you", hint="Add --create to create it."
+        )
+    if not state.branch_exists:
+        raise RevisionNotFoundError(
+            f"'{request.name}' has no branch '{request.branch}'", hint="Add --create to create it."
+        )

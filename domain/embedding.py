@@ -1,0 +1,108 @@
+"""Embeddings: texts go in, unit vectors of the same length come out, in the same order.
+
+Owns the values, their limits, and what may be done with a vector afterwards.
+"""
+
+import base64
+import enum
+import math
+import struct
+from collections.abc import Sequence
+
+import attrs
+
+from mlxk.domain.errors import ValidationError
+from mlxk.domain.model import ModelHandle
+
+MAX_INPUTS = 2048
+"""Texts in one request."""
+
+MAX_INPUT_CHARACTERS = 1_000_000
+"""Length of one text, far beyond what any model reads."""
+
+Vector = tuple[float, ...]
+TokenIds = tuple[int, ...]
+Input = str | TokenIds
+"""A text, or the tokens of one."""
+
+
+class InputKind(enum.Enum):
+    """What a text is for; models trained to tell the two apart are told. Values are the names on the wire."""
+
+    DOCUMENT = "document"
+    QUERY = "query"
+
+
+@attrs.frozen
+class EmbeddingRequest:
+    """Texts to turn into vectors."""
+
+    model: ModelHandle
+    inputs: tuple[Input, ...]
+    kind: InputKind = InputKind.DOCUMENT
+    instruction: str | None = None
+    """The task of queries, for models that take one; None leaves the model's own."""
+    dimensions: int | None = None
+    """Length of the vectors, for models whose vectors may be cut; None leaves the model's own."""
+    truncate: bool = False
+    """Whether a text beyond the model's window is cut instead of refused."""
+
+    def validate(self) -> None:
+        """Check every range.
+
+        Raises:
+            ValidationError: Names each field at fault, all at once.
+        """
+        faults = [fault for fault in (*_input_faults(self.inputs), self._dimension_fault()) if fault]
+        if self.instruction is not None and self.kind is not InputKind.QUERY:
+            faults.append("instruct belongs to queries")
+        if faults:
+            raise ValidationError("; ".join(faults))
+
+    def _dimension_fault(self) -> str | None:
+        if self.dimensions is None or self.dimensions >= 1:
+            return None
+        return f"dimensions must be at least 1 (got {self.dimensions})"
+
+
+@attrs.frozen
+class Embeddings:
+    """The vectors of a request."""
+
+    vectors: tuple[Vector, ...]
+    """One an input, in the order of the request; each has length one."""
+    tokens: int
+    """Tokens read altogether."""
+    device: str
+    """What computed them: ``gpu`` or ``cpu``."""
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers in a vector; 0 when there is none."""
+        return len(self.vectors[0]) if self.vectors else 0
+
+
+def shortened(vector: Sequence[float], dimensions: int) -> Vector:
+    """Return the first numbers of a vector, brought back to length one."""
+    head = vector[:dimensions]
+    length = math.sqrt(sum(value * value for value in head))
+    return tuple(value / length for value in head) if length else tuple(head)
+
+
+def as_base64(vector: Sequence[float]) -> str:
+    """Return a vector as clients of OpenAI read it: 32-bit floats, least significant byte first, in base64."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")
+
+
+def _input_faults(inputs: tuple[Input, ...]) -> list[str]:
+    if not inputs:
+        return ["input must hold at least one text"]
+    if len(inputs) > MAX_INPUTS:
+        return [f"input takes at most {MAX_INPUTS} texts (got {len(inputs)})"]
+    faults = []
+    for index, each in enumerate(inputs):
+        if not each:
+            faults.append(f"input[{index}] is empty")
+        elif len(each) > MAX_INPUT_CHARACTERS:
+            faults.append(f"input[{index}] is longer than {MAX_INPUT_CHARACTERS} (got {len(each)})")
+    return faults

@@ -1,0 +1,175 @@
+"""Speech to text: a recording and settings go in, timed text comes out.
+
+Owns the values and their limits. What a transcript looks like as a subtitle file stands in ``subtitles``; how sound is
+decoded and which library hears it is the transcriber's business.
+"""
+
+import enum
+import math
+import re
+
+import attrs
+
+from mlxk.domain.capabilities import Capability
+from mlxk.domain.errors import CapabilityError, ValidationError
+from mlxk.domain.model import ModelHandle
+
+MAX_AUDIO_BYTES = 50 * 1000 * 1000
+"""Size of a file of sound."""
+
+MAX_AUDIO_SECONDS = 2 * 60 * 60
+"""Length of a recording; a small file can hold days of silence."""
+
+MAX_HINT_CHARACTERS = 4096
+"""Length of a prompt; models read far less of it."""
+
+_LANGUAGE = re.compile(r"[A-Za-z][A-Za-z -]{1,31}")
+
+
+class SpeechTask(enum.Enum):
+    """What is to be written down; values are the names on the wire."""
+
+    TRANSCRIBE = "transcribe"
+    TRANSLATE = "translate"
+    """In English, whatever was spoken."""
+
+
+@attrs.frozen
+class TranscriptionSettings:
+    """How to listen."""
+
+    task: SpeechTask = SpeechTask.TRANSCRIBE
+    language: str | None = None
+    """What is spoken, as a code such as ``de`` or a name such as ``german``; None lets the model find out."""
+    hint: str | None = None
+    """Words that are likely to occur, or text that came before; None gives none."""
+    temperature: float = 0.0
+    """0 always writes the likeliest text."""
+    words: bool = False
+    """Whether to time every word, where the model can."""
+
+    def validate(self) -> None:
+        """Check every range.
+
+        Raises:
+            ValidationError: Names each field at fault, all at once.
+        """
+        faults = []
+        if self.language is not None and not _LANGUAGE.fullmatch(self.language):
+            faults.append("language must be a code such as 'de', or a name in English such as 'german'")
+        if self.hint is not None and len(self.hint) > MAX_HINT_CHARACTERS:
+            faults.append(f"prompt must have at most {MAX_HINT_CHARACTERS} characters (got {len(self.hint)})")
+        if not 0 <= self.temperature <= 1:  # false for what is no number, too
+            faults.append(f"temperature must be at least 0 and at most 1 (got {self.temperature:g})")
+        if faults:
+            raise ValidationError("; ".join(faults))
+
+
+@attrs.frozen
+class TranscriptionRequest:
+    """One recording to write down."""
+
+    model: ModelHandle
+    path: str
+    """The file of sound, on this machine."""
+    name: str
+    """What the user calls the file; refusals name it so."""
+    settings: TranscriptionSettings = TranscriptionSettings()
+
+
+@attrs.frozen
+class TimedWord:
+    """One word and when it was spoken."""
+
+    text: str
+    start: float
+    """Seconds."""
+    end: float
+    """Seconds."""
+    probability: float | None = None
+
+
+@attrs.frozen
+class Segment:
+    """A stretch of speech: a sentence or so."""
+
+    text: str
+    start: float
+    """Seconds."""
+    end: float
+    """Seconds."""
+    words: tuple[TimedWord, ...] = ()
+    speaker: str | None = None
+    """Who speaks, for models that tell voices apart."""
+    language: str | None = None
+    """For models that tell it anew for every stretch."""
+    tokens: tuple[int, ...] = ()
+    offset: int = 0
+    """Where the window it was heard in begins, in hundredths of a second."""
+    temperature: float | None = None
+    """At which it was written."""
+    mean_logprob: float | None = None
+    """Mean log probability of its tokens; None when the model does not say."""
+    compression_ratio: float | None = None
+    """How well its text can be compressed; high for text that repeats itself."""
+    silence_probability: float | None = None
+    """How likely it is that nobody speaks."""
+
+
+@attrs.frozen
+class Transcript:
+    """Everything that was heard."""
+
+    text: str
+    seconds: float
+    """Length of the recording."""
+    language: str | None = None
+    """As a code where the model says it so; None when it does not say."""
+    segments: tuple[Segment, ...] = ()
+    """In order; empty for models that do not say when something was spoken."""
+
+    @property
+    def words(self) -> tuple[TimedWord, ...]:
+        """Every timed word."""
+        return tuple(word for segment in self.segments for word in segment.words)
+
+
+@attrs.frozen
+class Heard:
+    """A report on the way: how far the model is, and what it heard since the last one."""
+
+    done_seconds: float
+    """Of the recording."""
+    total_seconds: float
+    segments: tuple[Segment, ...] = ()
+
+
+TranscriptEvent = Heard | Transcript
+"""What transcribing yields: any number of ``Heard``, then exactly one ``Transcript``."""
+
+
+def require_speech(name: str, capabilities: tuple[Capability, ...], task: SpeechTask) -> None:
+    """Refuse a model that cannot do a task.
+
+    Raises:
+        CapabilityError: Says what it lacks and which models have it.
+    """
+    if Capability.AUDIO not in capabilities:
+        raise CapabilityError(
+            f"Model '{name}' does not support audio inputs (no audio capability detected).",
+            hint="Use a speech model, such as one of the Whisper family.",
+        )
+    if task is SpeechTask.TRANSLATE and Capability.AUDIO_TRANSLATE_EN not in capabilities:
+        raise CapabilityError(
+            f"Model '{name}' does not support speech translation (audio-translate-en).",
+            hint="Try a multilingual Whisper that is not a turbo variant, such as mlx-community/whisper-large-v3-4bit; "
+            "the reduced decoder of the turbo variants does not translate reliably.",
+        )
+
+
+def finite(value: object) -> float | None:
+    """Return a number that JSON can hold, or None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    number = float(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,60 @@
+"""``mlxk convert SOURCE TARGET``: quantize, dequantize, or repair the index of a model, into a new workspace."""
+
+import argparse
+
+from mlxk.domain.errors import InterruptedRunError, UsageError
+from mlxk.entrypoints.cli.commands.model_argument import complete_model
+from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.output import Output
+
+HELP = "quantize a model, or repair its index, into a new workspace"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare source, target and what to do."""
+    source = parser.add_argument("source", metavar="SOURCE", help="a model; it is only read")
+    source.completer = complete_model  # type: ignore[attr-defined]  # argcomplete's way to attach a completer
+    parser.add_argument("target", metavar="TARGET", help="a directory that does not exist, or a bare name in the home")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--quantize", metavar="BITS", type=int, help="2, 3, 4, 6 or 8 bits a weight")
+    mode.add_argument("--dequantize", action="store_true", help="back to full precision")
+    mode.add_argument("--repair-index", action="store_true", help="an index that fits the shards that are there")
+    parser.add_argument("--q-group-size", metavar="N", type=int, help="weights that share a scale: 32, 64 or 128 (64)")
+    parser.add_argument("--skip-health", action="store_true", help="keep a result that is not whole as well")
+
+
+def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+    """Convert, showing progress on standard error, and say where the result is."""
+    from mlxk.application.use_cases.convert_model import ConvertMode, ConvertRequest
+    from mlxk.entrypoints.cli import workspace_wire
+    from mlxk.entrypoints.cli.transfer_progress import transfer_progress
+
+    if arguments.quantize is not None:
+        mode = ConvertMode.QUANTIZE
+    elif arguments.dequantize:
+        mode = ConvertMode.DEQUANTIZE
+    elif arguments.repair_index:
+        mode = ConvertMode.REPAIR_INDEX
+    else:
+        raise UsageError("Must specify conversion mode (--repair-index, --quantize N or --dequantize)")
+    convert = door.build(door.settings).use_cases.convert_model()
+    request = ConvertRequest(
+        arguments.source,
+        arguments.target,
+        mode,
+        bits=arguments.quantize,
+        group_size=arguments.q_group_size,
+        check_health=not arguments.skip_health,
+    )
+    try:
+        result = convert(request, transfer_progress(output))
+    except KeyboardInterrupt:
+        raise InterruptedRunError("interrupted; nothing was made", hint="Run the same command again.") from None
+    if output.as_json:
+        output.document("convert", workspace_wire.converted(result))
+        return DONE
+    if result.warning:
+        output.note(f"Warning: {result.warning}")
+    output.text(workspace_wire.converted_text(result))
+    return DONE

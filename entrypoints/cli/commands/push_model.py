@@ -1,0 +1,65 @@
+"""``mlxk push FOLDER ORG/NAME``: publish a workspace on the hub."""
+
+import argparse
+
+from mlxk.domain.errors import InterruptedRunError
+from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.output import Output
+
+HELP = "publish a workspace on the hub"
+DEFAULT_MESSAGE = "Upload with mlxk"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the folder, the repository and how to publish."""
+    parser.add_argument("local_dir", metavar="FOLDER", help="a directory, or a workspace of the workspace home")
+    parser.add_argument("repo_id", metavar="ORG/NAME", help="the repository on the hub")
+    visibility = parser.add_mutually_exclusive_group()
+    visibility.add_argument("--private", action="store_true", help="refuse to push where everybody can see it")
+    visibility.add_argument("--public", action="store_true", help="everybody may see it")
+    parser.add_argument("--create", action="store_true", help="create the repository or the branch when need be")
+    parser.add_argument("--branch", metavar="NAME", default="main", help="the branch to commit to (main)")
+    parser.add_argument("--commit", metavar="TEXT", default=DEFAULT_MESSAGE, help="the message of the commit")
+    parser.add_argument("--delete", action="store_true", help="delete files there that the folder lacks")
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument("--check-only", action="store_true", help="only look at the folder; asks the hub nothing")
+    extent.add_argument("--dry-run", action="store_true", help="only say what would change")
+    parser.add_argument("--allow", metavar="FILE", action="append", default=[], help="push it though it looks secret")
+    parser.add_argument("--verbose", action="store_true", help="name every file, and show the hub client's log")
+
+
+def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+    """Publish, and say what changed."""
+    from mlxk.application.use_cases.push_model import PushExtent, PushRequest, Visibility
+    from mlxk.entrypoints.cli import push_wire
+    from mlxk.entrypoints.cli.transfer_progress import transfer_progress
+
+    extent = PushExtent.DRY_RUN if arguments.dry_run else PushExtent.ALL
+    said = Visibility.PUBLIC if arguments.public else Visibility.PRIVATE if arguments.private else None
+    request = PushRequest(
+        folder=arguments.local_dir,
+        name=arguments.repo_id,
+        visibility=said,
+        branch=arguments.branch,
+        message=arguments.commit.strip() or DEFAULT_MESSAGE,
+        create=arguments.create,
+        delete=arguments.delete,
+        extent=PushExtent.CHECK_ONLY if arguments.check_only else extent,
+        allowed=tuple(arguments.allow),
+    )
+    push = door.build(door.settings).use_cases.push_model()
+    try:
+        result = push(request, transfer_progress(output))
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            "interrupted; nothing was committed",
+            hint="Run the same command again: large files that arrived are not sent twice.",
+        ) from None
+    if output.as_json:
+        output.document("push", push_wire.pushed(result))
+        return DONE
+    if not result.health.healthy:
+        output.note(f"Warning: the folder is not a whole model: {result.health.reason}")
+    output.text(push_wire.pushed_text(result, verbose=arguments.verbose))
+    return DONE

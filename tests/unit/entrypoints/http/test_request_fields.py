@@ -1,0 +1,381 @@
+"""Every field of the two requests, checked against the list in OpenAI's SDK: honoured, or refused by name."""
+
+import functools
+import json
+import typing
+from typing import Any
+
+import attrs
+import pytest
+from falcon.testing import TestClient
+from openai.types import completion_create_params as completion_params
+from openai.types.chat import completion_create_params as chat_params
+from serving.parts import CHAT_MODEL, Parts
+
+from mlxk.domain.conversation import Conversation, Role, ToolCall
+from mlxk.domain.generation import SEED_RANGE, GenerationRequest
+from mlxk.entrypoints.http.requests.chat import ChatRequest
+from mlxk.entrypoints.http.requests.completions import CompletionRequest
+from mlxk.entrypoints.http.requests.support import CHAT_UNSUPPORTED, COMPLETION_UNSUPPORTED
+
+MESSAGES = [{"role": "user", "content": "one two three"}]
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+
+
+@functools.cache
+def parts() -> Parts:
+    """Return the one application that all requests of this module go to; it takes no harm."""
+    return Parts()
+
+
+def ask(path: str, **fields: Any) -> tuple[int, Any, GenerationRequest | None, dict[str, str]]:
+    """Send a request; return status, answer, what reached the engine, and the headers."""
+    generator = parts().generator
+    generator.requests.clear()
+    client = TestClient(parts().application.wsgi, headers={"Host": "localhost", "Content-Type": "application/json"})
+    required = {"messages": MESSAGES} if "chat" in path else {"prompt": "one two three"}
+    response = client.simulate_post(path, body=json.dumps({"model": CHAT_MODEL, **required, **fields}))
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    reached = generator.requests[0] if generator.requests else None
+    return response.status_code, response.json, reached, headers
+
+
+def chat(**fields: Any) -> tuple[Any, GenerationRequest]:
+    """Send a chat request that is to be answered; return the answer and what reached the engine."""
+    status, answer, reached, _ = ask("/v1/chat/completions", **fields)
+    assert status == 200, answer
+    assert reached is not None
+    return answer, reached
+
+
+def complete(**fields: Any) -> tuple[Any, GenerationRequest]:
+    """Send a completion request that is to be answered; return the answer and what reached the engine."""
+    status, answer, reached, _ = ask("/v1/completions", **fields)
+    assert status == 200, answer
+    assert reached is not None
+    return answer, reached
+
+
+def published(base: Any, *streaming: Any) -> set[str]:
+    """Return the fields OpenAI documents for a request."""
+    return {name for kind in (base, *streaming) for name in typing.get_type_hints(kind)}
+
+
+CHAT_FIELDS = published(
+    chat_params.CompletionCreateParamsBase,
+    chat_params.CompletionCreateParamsNonStreaming,
+    chat_params.CompletionCreateParamsStreaming,
+)
+COMPLETION_FIELDS = published(
+    completion_params.CompletionCreateParamsBase,
+    completion_params.CompletionCreateParamsNonStreaming,
+    completion_params.CompletionCreateParamsStreaming,
+)
+OURS = {"top_k", "min_p", "repetition_penalty", "chunk", "enable_thinking", "thinking_budget"}
+
+
+def test_no_field_that_openai_documents_is_forgotten() -> None:
+    known = {field.name for field in attrs.fields(ChatRequest)} | set(CHAT_UNSUPPORTED)
+    assert CHAT_FIELDS - known == set()
+    known = {field.name for field in attrs.fields(CompletionRequest)} | set(COMPLETION_UNSUPPORTED)
+    assert COMPLETION_FIELDS - known == set()
+
+
+def test_every_field_that_is_ours_is_said_to_be() -> None:
+    known = {field.name for field in attrs.fields(ChatRequest)} | set(CHAT_UNSUPPORTED)
+    assert known - CHAT_FIELDS == OURS
+    known = {field.name for field in attrs.fields(CompletionRequest)} | set(COMPLETION_UNSUPPORTED)
+    assert known - COMPLETION_FIELDS == OURS & known
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "setting", "expected"),
+    [
+        ("max_tokens", 2, "max_tokens", 2),
+        ("temperature", 0.5, "temperature", 0.5),
+        ("temperature", 0, "temperature", 0.0),
+        ("top_p", 0.25, "top_p", 0.25),
+        ("top_k", 7, "top_k", 7),
+        ("min_p", 0.1, "min_p", 0.1),
+        ("repetition_penalty", 1.2, "repetition_penalty", 1.2),
+        ("presence_penalty", -1.5, "presence_penalty", -1.5),
+        ("frequency_penalty", 2, "frequency_penalty", 2.0),
+        ("logit_bias", {"5": -100, "7": 3}, "logit_bias", ((5, -100.0), (7, 3.0))),
+        ("seed", 7, "seed", 7),
+        ("seed", -1, "seed", SEED_RANGE - 1),
+        ("seed", 7.0, "seed", 7),
+        ("stop", "END", "stop", ("END",)),
+        ("stop", ["a", "b"], "stop", ("a", "b")),
+    ],
+)
+def test_sampling_fields_reach_the_engine(field: str, value: Any, setting: str, expected: Any) -> None:
+    for send in (chat, complete):
+        _, reached = send(**{field: value})
+        assert getattr(reached.settings, setting) == expected
+
+
+def test_max_completion_tokens_is_max_tokens() -> None:
+    answer, reached = chat(max_completion_tokens=2)
+    assert reached.settings.max_tokens == 2
+    assert answer["choices"][0]["finish_reason"] == "length"
+
+
+def test_n_makes_so_many_choices() -> None:
+    answer, _ = chat(n=3)
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
+    assert answer["usage"]["prompt_tokens"] == 3
+    assert answer["usage"]["completion_tokens"] == 9
+
+
+def test_n_makes_so_many_choices_for_each_prompt() -> None:
+    answer, _ = complete(n=2, prompt=["a b", "c"])
+    assert [choice["text"] for choice in answer["choices"]] == ["a b", "a b", "c", "c"]
+    assert answer["usage"] == {
+        "prompt_tokens": 3,
+        "completion_tokens": 6,
+        "total_tokens": 9,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
+
+
+def test_logprobs_are_reported_for_every_token() -> None:
+    answer, reached = chat(logprobs=True, top_logprobs=1)
+    tokens = answer["choices"][0]["logprobs"]["content"]
+    assert reached.settings.logprobs == 1
+    assert "".join(token["token"] for token in tokens) == "one two three"
+    assert bytes(byte for token in tokens for byte in token["bytes"]).decode() == "one two three"
+    assert all(len(token["top_logprobs"]) == 1 for token in tokens)
+
+
+def test_logprobs_of_completions_have_their_own_form() -> None:
+    answer, reached = complete(logprobs=0)
+    logprobs = answer["choices"][0]["logprobs"]
+    assert reached.settings.logprobs == 0
+    assert logprobs["tokens"] == ["one", " two", " three"]
+    assert logprobs["text_offset"] == [0, 3, 7]
+    assert logprobs["token_logprobs"] == [-0.5] * 3
+
+
+def test_echo_repeats_the_prompt() -> None:
+    answer, _ = complete(echo=True)
+    assert answer["choices"][0]["text"] == "one two threeone two three"
+
+
+def test_metadata_comes_back() -> None:
+    answer, _ = chat(metadata={"job": "7"})
+    assert answer["metadata"] == {"job": "7"}
+
+
+def test_tools_reach_the_engine_unless_none_is_to_be_called() -> None:
+    _, reached = chat(tools=[TOOL])
+    assert isinstance(reached.prompt, Conversation)
+    assert len(reached.prompt.tools) == 1
+    _, reached = chat(tools=[TOOL], tool_choice="none")
+    assert isinstance(reached.prompt, Conversation)
+    assert reached.prompt.tools == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "thinking"),
+    [
+        ({}, None),
+        ({"enable_thinking": True}, True),
+        ({"enable_thinking": False}, False),
+        ({"reasoning_effort": "none"}, False),
+        ({"reasoning_effort": "medium"}, None),
+    ],
+)
+def test_thinking_is_switched_by_either_field(fields: dict[str, Any], thinking: bool | None) -> None:
+    assert chat(**fields)[1].thinking is thinking
+
+
+def test_every_role_and_text_part_is_part_of_the_conversation() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    _, reached = chat(
+        messages=[
+            {"role": "developer", "content": "Be brief."},
+            {"role": "system", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            {"role": "user", "content": "1+1?", "name": "ada"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "2", "tool_call_id": "c1"},
+            {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
+        ]
+    )
+    assert isinstance(reached.prompt, Conversation)
+    turns = reached.prompt.messages
+    assert [turn.role for turn in turns] == [
+        Role.SYSTEM,
+        Role.SYSTEM,
+        Role.USER,
+        Role.ASSISTANT,
+        Role.TOOL,
+        Role.ASSISTANT,
+    ]
+    assert [turn.content for turn in turns] == ["Be brief.", "a\nb", "1+1?", "", "2", "no"]
+    assert turns[3].tool_calls == (ToolCall("add", '{"a": 1}', "c1"),)
+    assert turns[4].tool_call_id == "c1"
+
+
+ACCEPTED_AS_THEY_ARE = {
+    "user": "ada",
+    "prompt_cache_key": "k",
+    "safety_identifier": "s",
+    "chunk": 2,
+    "stream": False,
+}
+
+
+@pytest.mark.parametrize(("field", "value"), ACCEPTED_AS_THEY_ARE.items())
+def test_labels_and_defaults_change_nothing(field: str, value: Any) -> None:
+    answer, _ = chat(**{field: value})
+    assert answer["choices"][0]["message"]["content"] == "one two three"
+
+
+@pytest.mark.parametrize("field", sorted({field.name for field in attrs.fields(ChatRequest)} - {"model", "messages"}))
+def test_null_is_the_same_as_absent(field: str) -> None:
+    answer, _ = chat(**{field: None})
+    assert answer["choices"][0]["message"]["content"] == "one two three"
+
+
+REFUSED = {
+    "audio": {"voice": "alloy", "format": "wav"},
+    "best_of": 2,
+    "function_call": "auto",
+    "functions": [{"name": "f"}],
+    "modalities": ["text", "audio"],
+    "moderation": {"model": "m"},
+    "parallel_tool_calls": False,
+    "prediction": {"type": "content", "content": "x"},
+    "prompt_cache_options": {"mode": "x"},
+    "prompt_cache_retention": "24h",
+    "reasoning_effort": "high",
+    "response_format": {"type": "json_object"},
+    "service_tier": "flex",
+    "store": True,
+    "suffix": "end",
+    "thinking_budget": 10,
+    "tool_choice": "required",
+    "verbosity": "low",
+    "web_search_options": {},
+}
+
+
+def test_every_unsupported_field_has_a_case_here() -> None:
+    assert {*CHAT_UNSUPPORTED, *COMPLETION_UNSUPPORTED} == set(REFUSED)
+
+
+@pytest.mark.parametrize(("field", "value"), REFUSED.items())
+def test_what_is_not_supported_is_refused_by_name(field: str, value: Any) -> None:
+    path = "/v1/chat/completions" if field in CHAT_UNSUPPORTED else "/v1/completions"
+    status, answer, reached, _ = ask(path, **{field: value})
+    assert status == 400
+    assert answer["error"]["type"] == "parameter_not_supported"
+    assert answer["error"]["param"] == field
+    assert answer["error"]["message"].startswith(f"{field}: ")
+    assert reached is None
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "value"),
+    [
+        (path, field, value)
+        for path, table in (("/v1/chat/completions", CHAT_UNSUPPORTED), ("/v1/completions", COMPLETION_UNSUPPORTED))
+        for field, rule in table.items()
+        for value in (*rule.neutral, None)
+    ],
+)
+def test_what_asks_for_nothing_special_is_accepted(path: str, field: str, value: Any) -> None:
+    status, answer, _, headers = ask(path, **{field: value})
+    assert status == 200, answer
+    assert "x-mlxk-ignored-fields" not in headers
+
+
+def test_unknown_fields_are_tolerated_and_reported() -> None:
+    status, _, _, headers = ask("/v1/chat/completions", debug_model_override="x", **{"evil\r\nname": 1})
+    assert status == 200
+    assert headers["x-mlxk-ignored-fields"] == "debug_model_override, ?"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"temperature": 2.1}, "temperature"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": "0.7"}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.01}, "top_p"),
+        ({"top_k": -1}, "top_k"),
+        ({"min_p": 2}, "min_p"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"max_tokens": 1, "max_completion_tokens": 2}, "max_completion_tokens"),
+        ({"n": 0}, "n"),
+        ({"n": 17}, "n"),
+        ({"presence_penalty": 2.5}, "presence_penalty"),
+        ({"frequency_penalty": -2.5}, "frequency_penalty"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"1": 101}}, "logit_bias"),
+        ({"seed": "x"}, "seed"),
+        ({"seed": 2**64}, "seed"),
+        ({"stop": [1]}, "stop[0]"),
+        ({"stop": ["a"] * 17}, "stop"),
+        ({"stop": ""}, "stop"),
+        ({"stop": {}}, "stop"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"metadata": {"k": 1}}, "metadata"),
+        ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
+        ({"tools": [{"type": "custom", "function": {"name": "f"}}]}, "tools[0].type"),
+        ({"messages": []}, "messages"),
+        ({"messages": "hello"}, "messages"),
+        ({"messages": [{"role": "function", "content": "x", "name": "f"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
+        ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+        ({"model": ""}, "model"),
+        ({"model": 5}, "model"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_named(fields: dict[str, Any], param: str) -> None:
+    status, answer, reached, _ = ask("/v1/chat/completions", **fields)
+    assert status == 400
+    assert answer["error"]["type"] == "validation_error"
+    assert answer["error"]["param"] == param
+    assert reached is None
+
+
+def test_everything_wrong_is_said_at_once() -> None:
+    _, answer, _, _ = ask("/v1/chat/completions", temperature="hot", n=0, store=True, stop=[""])
+    problems = [problem["param"] for problem in answer["error"]["detail"]["problems"]]
+    assert sorted(problems) == ["n", "stop[0]", "store", "temperature"]
+
+
+@pytest.mark.parametrize("part", ["image_url", "input_audio"])
+def test_a_text_model_refuses_pictures_and_sound_by_their_place(part: str) -> None:
+    content = {
+        "image_url": {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
+        "input_audio": {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
+    }[part]
+    status, answer, _, _ = ask("/v1/chat/completions", messages=[{"role": "user", "content": [content]}])
+    assert status == 422
+    assert answer["error"]["type"] == "capability_not_supported"
+    assert answer["error"]["param"] == "messages[0].content[0]"
+
+
+def test_token_ids_as_a_prompt_are_refused() -> None:
+    status, answer, _, _ = ask("/v1/completions", prompt=[1, 2, 3])
+    assert (status, answer["error"]["param"]) == (400, "prompt")
+
+
+def test_no_message_repeats_what_the_client_sent() -> None:
+    canary = "canary-7f3a"
+    for fields in ({"stop": {canary: 1}}, {"messages": canary}, {"role": canary}, {"temperature": canary}):
+        _, answer, _, _ = ask("/v1/chat/completions", **fields)
+        assert canary not in str(answer.get("error", ""))
