@@ -1,0 +1,68 @@
+"""Ctrl-C, as the installed program takes it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from models.tiny_models import build
+
+pytestmark = [pytest.mark.e2e, pytest.mark.mlx]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that talks for as long as one lets it."""
+    directory = Path(build(tmp_path_factory.mktemp("interrupts") / "talker", num_hidden_layers=8).directory)
+    endless = {"type": "array", "items": {"enum": [1, 2]}, "minItems": 100_000}
+    (directory / "endless.json").write_text(json.dumps(endless))
+    return directory
+
+
+def start(workspace: Path, environment: dict[str, str], *flags: str) -> "subprocess.Popen[bytes]":
+    """Start a long answer in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "mlxk", "run", str(workspace), "hello", "--json-schema", "endless.json", *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        cwd=workspace,
+    )
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]], ids=["text", "json"])
+def test_an_interrupt_ends_the_answer_with_130(
+    workspace: Path, program_environment: dict[str, str], flags: list[str]
+) -> None:
+    with start(workspace, program_environment, *flags) as process:
+        time.sleep(4)
+        assert process.poll() is None, "the answer was too short to interrupt"
+        process.send_signal(signal.SIGINT)
+        asked = time.monotonic()
+        output, errors = process.communicate(timeout=30)
+    assert (process.returncode, b"Traceback" in errors) == (130, False)
+    assert time.monotonic() - asked < 10
+    assert output, "what was generated until then is delivered"
+
+
+def test_an_interrupted_answer_on_a_terminal_ends_its_line(
+    workspace: Path, program_environment: dict[str, str]
+) -> None:
+    master, slave = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlxk", "run", str(workspace), "hello", "--json-schema", "endless.json"],
+        stdout=slave,
+        stderr=subprocess.PIPE,
+        env=program_environment,
+        cwd=workspace,
+    )
+    os.close(slave)
+    first = os.read(master, 1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    os.close(master)
+    assert (process.returncode, bool(first), b"Traceback" in errors) == (130, True, False)
