@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
+from mlxk.domain.errors import FeatureGateError, InterruptedRunError, UsageError, ValidationError
 from mlxk.entrypoints.cli import computing_flags, sampling_flags
 from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
 from mlxk.entrypoints.cli.door import Door
@@ -73,10 +73,17 @@ def _answer(arguments: argparse.Namespace, container: "Container", output: Outpu
         with stream:
             answer = reader.read(stream)
     except KeyboardInterrupt:
-        output.text("\n" if live else "".join(reader.text))
-        raise
+        raise _interrupted(output, "".join(reader.text), live) from None
     _print(arguments, output, prompt, answer, live)
     return DONE
+
+
+def _interrupted(output: Output, text: str, live: bool) -> InterruptedRunError:
+    """Deliver what was generated until the user interrupted: as data, or within the one JSON document."""
+    if output.as_json:
+        return InterruptedRunError("interrupted", detail={"response": text})
+    output.line("" if live else text)
+    return InterruptedRunError("interrupted")
 
 
 def _question(arguments: argparse.Namespace, prompt: str) -> "Question":
