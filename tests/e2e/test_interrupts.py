@@ -29,9 +29,16 @@ def start(workspace: Path, environment: dict[str, str], *flags: str) -> "subproc
         [sys.executable, "-m", "mlxk", "run", str(workspace), "hello", "--json-schema", "endless.json", *flags],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=environment,
+        env={**environment, "MLXK2_LOG_LEVEL": "info"},
         cwd=workspace,
     )
+
+
+def wait_for_the_model(process: "subprocess.Popen[bytes]") -> None:
+    """Wait until the log says that the model is loaded, so that there is an answer to interrupt."""
+    assert process.stderr is not None
+    while b"loaded a model" not in (line := process.stderr.readline()):
+        assert line, "the program ended without loading the model"
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"]], ids=["text", "json"])
@@ -39,7 +46,8 @@ def test_an_interrupt_ends_the_answer_with_130(
     workspace: Path, program_environment: dict[str, str], flags: list[str]
 ) -> None:
     with start(workspace, program_environment, *flags) as process:
-        time.sleep(4)
+        wait_for_the_model(process)
+        time.sleep(1)
         assert process.poll() is None, "the answer was too short to interrupt"
         process.send_signal(signal.SIGINT)
         asked = time.monotonic()
