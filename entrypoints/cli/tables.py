@@ -82,7 +82,7 @@ def _short_hash(description: ModelDescription) -> str:
 
 def _source(origin: Origin, workspace: Workspace | None) -> str:
     if origin is not Origin.WORKSPACE:
-        return origin.value
+        return str(origin.value)
     if workspace is None or workspace.clean is None:
         return "ws?"
     return "ws" if workspace.clean else "ws*"
