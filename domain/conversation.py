@@ -4,6 +4,8 @@ import enum
 
 import attrs
 
+from mlxk.domain.media import DecodedImage
+
 
 class Role(enum.Enum):
     """Who speaks."""
@@ -30,9 +32,22 @@ class Message:
 
     role: Role
     content: str
+    """What it says."""
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     """For a tool's result: which call it answers."""
+    parts: tuple[str | DecodedImage, ...] = ()
+    """What it says and shows, in order, when it shows anything; the content is then the text of it."""
+
+    @classmethod
+    def showing(cls, *parts: str | DecodedImage) -> "Message":
+        """Build a user's turn of text and images."""
+        return cls(Role.USER, "\n".join(part for part in parts if isinstance(part, str)), parts=parts)
+
+    @property
+    def images(self) -> tuple[DecodedImage, ...]:
+        """What it shows, in order."""
+        return tuple(part for part in self.parts if isinstance(part, DecodedImage))
 
 
 @attrs.frozen
@@ -48,6 +63,11 @@ class Conversation:
         """Build a conversation of one user turn, with an optional system prompt before it."""
         opening = (Message(Role.SYSTEM, system),) if system else ()
         return cls((*opening, Message(Role.USER, prompt)), tools)
+
+    @property
+    def images(self) -> tuple[DecodedImage, ...]:
+        """Everything that was shown, in order."""
+        return tuple(image for message in self.messages for image in message.images)
 
     def with_turn(self, role: Role, content: str) -> "Conversation":
         """Return this conversation with one more turn."""

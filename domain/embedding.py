@@ -34,11 +34,9 @@ class InputKind(enum.Enum):
 
 
 @attrs.frozen
-class EmbeddingRequest:
-    """Texts to turn into vectors."""
+class EmbeddingSettings:
+    """How to turn texts into vectors."""
 
-    model: ModelHandle
-    inputs: tuple[Input, ...]
     kind: InputKind = InputKind.DOCUMENT
     instruction: str | None = None
     """The task of queries, for models that take one; None leaves the model's own."""
@@ -47,22 +45,29 @@ class EmbeddingRequest:
     truncate: bool = False
     """Whether a text beyond the model's window is cut instead of refused."""
 
+
+@attrs.frozen
+class EmbeddingRequest:
+    """Texts to turn into vectors."""
+
+    model: ModelHandle
+    inputs: tuple[Input, ...]
+    settings: EmbeddingSettings = EmbeddingSettings()
+
     def validate(self) -> None:
         """Check every range.
 
         Raises:
             ValidationError: Names each field at fault, all at once.
         """
-        faults = [fault for fault in (*_input_faults(self.inputs), self._dimension_fault()) if fault]
-        if self.instruction is not None and self.kind is not InputKind.QUERY:
+        settings = self.settings
+        faults = _input_faults(self.inputs)
+        if settings.dimensions is not None and settings.dimensions < 1:
+            faults.append(f"dimensions must be at least 1 (got {settings.dimensions})")
+        if settings.instruction is not None and settings.kind is not InputKind.QUERY:
             faults.append("instruct belongs to queries")
         if faults:
             raise ValidationError("; ".join(faults))
-
-    def _dimension_fault(self) -> str | None:
-        if self.dimensions is None or self.dimensions >= 1:
-            return None
-        return f"dimensions must be at least 1 (got {self.dimensions})"
 
 
 @attrs.frozen

@@ -9,6 +9,7 @@ import math
 
 import attrs
 
+from mlxk.domain.capabilities import Backend
 from mlxk.domain.computation import Computation
 from mlxk.domain.conversation import Conversation, ToolCall
 from mlxk.domain.errors import ValidationError
@@ -95,15 +96,29 @@ PRODUCT_DEFAULTS = GenerationSettings(
 def _number(value: float | None, name: str, low: float, high: float, low_open: bool = False) -> str | None:
     if value is None:
         return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return f"{name} must be a number"
     above = value > low if low_open else value >= low
     if math.isfinite(value) and above and value <= high:
         return None
     return f"{name} must be {'above' if low_open else 'at least'} {low:g} and at most {high:g} (got {value:g})"
 
 
+def _whole(value: int | None, name: str, low: int, high: int | None = None) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        return f"{name} must be a whole number"
+    if value >= low and (high is None or value <= high):
+        return None
+    return f"{name} must be at least {low}{'' if high is None else f' and at most {high}'} (got {value})"
+
+
 def _stop_fault(settings: GenerationSettings) -> str | None:
     if len(settings.stop) > MAX_STOP_SEQUENCES:
         return f"stop takes at most {MAX_STOP_SEQUENCES} strings (got {len(settings.stop)})"
+    if not all(isinstance(stop, str) for stop in settings.stop):
+        return "stop takes strings only"
     return "stop must not contain an empty string" if "" in settings.stop else None
 
 
@@ -114,34 +129,20 @@ def _bias_fault(settings: GenerationSettings) -> str | None:
     return next((fault for fault in faults if fault), None)
 
 
-def _logprobs_fault(settings: GenerationSettings) -> str | None:
-    if settings.logprobs is None or 0 <= settings.logprobs <= MAX_LOGPROB_ALTERNATIVES:
-        return None
-    return f"logprobs must be at least 0 and at most {MAX_LOGPROB_ALTERNATIVES} (got {settings.logprobs})"
-
-
 _RULES = (
-    lambda s: (
-        None if s.max_tokens is None or s.max_tokens >= 1 else f"max_tokens must be at least 1 (got {s.max_tokens})"
-    ),
+    lambda s: _whole(s.max_tokens, "max_tokens", 1),
     lambda s: _number(s.temperature, "temperature", 0, 5),
     lambda s: _number(s.top_p, "top_p", 0, 1, low_open=True),
-    lambda s: None if s.top_k is None or s.top_k >= 0 else f"top_k must be at least 0 (got {s.top_k})",
+    lambda s: _whole(s.top_k, "top_k", 0),
     lambda s: _number(s.min_p, "min_p", 0, 1),
     lambda s: _number(s.repetition_penalty, "repetition_penalty", 0, 10, low_open=True),
     lambda s: _number(s.presence_penalty, "presence_penalty", -2, 2),
     lambda s: _number(s.frequency_penalty, "frequency_penalty", -2, 2),
-    lambda s: (
-        None if s.seed is None or 0 <= s.seed < SEED_RANGE else f"seed must be between 0 and 2^64-1 (got {s.seed})"
-    ),
-    lambda s: (
-        None
-        if s.thinking_budget is None or s.thinking_budget >= 0
-        else f"thinking_budget must be at least 0 (got {s.thinking_budget})"
-    ),
+    lambda s: _whole(s.seed, "seed", 0, SEED_RANGE - 1),
+    lambda s: _whole(s.thinking_budget, "thinking_budget", 0),
+    lambda s: _whole(s.logprobs, "logprobs", 0, MAX_LOGPROB_ALTERNATIVES),
     lambda s: "grammar and ignore_eos exclude each other" if s.grammar is not None and s.ignore_eos else None,
     _bias_fault,
-    _logprobs_fault,
     _stop_fault,
 )
 
@@ -263,7 +264,9 @@ class GenerationRequest:
     settings: GenerationSettings = GenerationSettings()
     thinking: bool | None = None
     """Whether the model is to reason first; None leaves it to the chat template."""
-    computation: Computation = Computation()
+    computation: Computation = attrs.field(factory=Computation)
+    backend: Backend = Backend.MLX_LM
+    """The library that runs the model."""
 
     def validate(self) -> None:
         """Check every range, of the settings too.
@@ -271,11 +274,13 @@ class GenerationRequest:
         Raises:
             ValidationError: Names each field out of range.
         """
+        if not isinstance(self.prompt, (str, Conversation)):
+            raise ValidationError("prompt must be text or a conversation")
         self.settings.validate()
         self.computation.validate()
 
     def choices(self, count: int) -> tuple["GenerationRequest", ...]:
-        """Return ``count`` requests for alternative answers: the first is this one, the others have seeds derived from it.
+        """Return ``count`` requests for alternative answers: this one, and others with seeds derived from its own.
 
         Without a seed every answer draws its own.
         """

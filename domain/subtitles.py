@@ -22,16 +22,16 @@ def srt(transcript: Transcript) -> str:
 
 def vtt(transcript: Transcript) -> str:
     """Return a WebVTT file; the characters that begin markup in it are written as references."""
-    cues = (f"{_clock(start, '.')} --> {_clock(end, '.')}\n{_escaped(text)}\n" for start, end, text in _cues(transcript))
+    cues = (
+        f"{_clock(start, '.')} --> {_clock(end, '.')}\n{_escaped(text)}\n" for start, end, text in _cues(transcript)
+    )
     return "\n".join(["WEBVTT\n", *cues])
 
 
 def segments_table(segments: Sequence[Segment]) -> str:
     """Return the collapsible table of segments, in Markdown, without an end of line."""
     count = f"{len(segments)} segment{'' if len(segments) == 1 else 's'}"
-    rows = (
-        f"| {segment.start:.2f}s | {segment.end:.2f}s | {_cell(segment)} |" for segment in segments
-    )
+    rows = (f"| {segment.start:.2f}s | {segment.end:.2f}s | {_cell(segment)} |" for segment in segments)
     lines = ("<details>", f"<summary>Audio Segments ({count})</summary>", "", "| Start | End | Text |")
     return "\n".join([*lines, "|-------|-----|------|", *rows, "", "</details>"])
 

@@ -13,6 +13,7 @@ from mlxk.domain.safetensors import SafetensorsHeader
 NAMED_AT_MOST = 5
 
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
+_OTHER_STACK = re.compile(r"visi|visual|image|audio|speech|encoder|tower|mtp")
 _LAYER = re.compile(r"(.*\b(?:layers|h|blocks|block))\.(\d+)\.")
 
 
@@ -66,7 +67,7 @@ def absent_tensors(old_index: Mapping[str, object], paths: list[str], present: f
 def absent_layers(config: Mapping[str, object], present: frozenset[str]) -> list[str]:
     """Return the layers that the config counts and no tensor belongs to, by the name of the stack, in order.
 
-    Longer stacks, such as those of a vision tower, are not judged; nor is a model whose config does not count.
+    Stacks for pictures and sound are not judged, nor is a model whose config does not count, or counts too little.
     """
     nested = config.get("text_config")
     count = (nested if isinstance(nested, dict) else config).get("num_hidden_layers", config.get("num_hidden_layers"))
@@ -74,11 +75,12 @@ def absent_layers(config: Mapping[str, object], present: frozenset[str]) -> list
         return []
     stacks: dict[str, set[int]] = {}
     for match in filter(None, map(_LAYER.match, present)):
-        stacks.setdefault(match[1], set()).add(int(match[2]))
-    candidates = {name: numbers for name, numbers in stacks.items() if max(numbers) < count}
-    if not candidates or any(len(numbers) == count for numbers in candidates.values()):
+        if not _OTHER_STACK.search(match[1]):
+            stacks.setdefault(match[1], set()).add(int(match[2]))
+    longest = max((max(numbers) + 1 for numbers in stacks.values()), default=0)
+    if not stacks or longest > count or any(len(numbers) == count for numbers in stacks.values()):
         return []
-    name, numbers = max(candidates.items(), key=lambda stack: (len(stack[1]), stack[0]))
+    name, numbers = max(stacks.items(), key=lambda stack: (len(stack[1]), stack[0]))
     return [f"{name}.{number}" for number in range(count) if number not in numbers]
 
 

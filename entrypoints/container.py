@@ -12,6 +12,7 @@ from mlxk.entrypoints.server_settings import MIB, ServerSettings
 from mlxk.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
+    from mlxk.adapters.mlx.lending import ModelLender
     from mlxk.application.ports.backend_registry import BackendRegistry
     from mlxk.application.ports.built_in_models import BuiltInModels
     from mlxk.application.ports.cache_editor import CacheEditor
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from mlxk.application.ports.model_publisher import ModelPublisher
     from mlxk.application.ports.publication_folder import PublicationFolder
     from mlxk.application.ports.resident_models import ResidentModels
+    from mlxk.application.ports.speech_transcriber import SpeechTranscriber
+    from mlxk.application.ports.text_embedder import TextEmbedder
     from mlxk.application.ports.text_generator import TextGenerator
     from mlxk.application.ports.weight_converter import WeightConverter
     from mlxk.application.ports.workspace_builder import WorkspaceBuilder
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.clone_model import CloneModel
     from mlxk.application.use_cases.convert_model import ConvertModel
     from mlxk.application.use_cases.describe_model import DescribeModel
+    from mlxk.application.use_cases.embed_text import EmbedText
     from mlxk.application.use_cases.estimate_memory import EstimateMemory
     from mlxk.application.use_cases.generate_text import GenerateText
     from mlxk.application.use_cases.list_models import ListModels
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
     from mlxk.application.use_cases.serve_text import ServeText
     from mlxk.application.use_cases.show_model import ShowModel
+    from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 
 
 def _model_cache(settings: Settings) -> "ModelCache":
@@ -128,6 +133,26 @@ def _resident_models(generator: "TextGenerator") -> "ResidentModels":
     return generator
 
 
+def _speech_transcriber(generator: "TextGenerator", log: "EventLog") -> "SpeechTranscriber":
+    from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
+
+    return MlxSpeechTranscriber(_lender(generator), log)
+
+
+def _text_embedder(generator: "TextGenerator") -> "TextEmbedder":
+    from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
+
+    return MlxTextEmbedder(_lender(generator))
+
+
+def _lender(generator: "TextGenerator") -> "ModelLender":
+    from mlxk.adapters.mlx.text import MlxTextGenerator
+
+    if not isinstance(generator, MlxTextGenerator):
+        raise TypeError(f"{type(generator).__name__} lends no models")
+    return generator.lender
+
+
 class Adapters(containers.DeclarativeContainer):
     """The outside world, one instance of each adapter a process."""
 
@@ -159,6 +184,10 @@ class Adapters(containers.DeclarativeContainer):
     text_generator: providers.Provider["TextGenerator"] = providers.ThreadSafeSingleton(
         _text_generator, event_log, clock, memory_probe, server
     )
+    speech_transcriber: providers.Provider["SpeechTranscriber"] = providers.ThreadSafeSingleton(
+        _speech_transcriber, text_generator, event_log
+    )
+    text_embedder: providers.Provider["TextEmbedder"] = providers.ThreadSafeSingleton(_text_embedder, text_generator)
     resident_models: providers.Provider["ResidentModels"] = providers.Callable(_resident_models, text_generator)
 
 
@@ -245,6 +274,22 @@ def _serve_text(
     return ServeText(catalogue, generator, memory, log, server is not None and server.strict_memory)
 
 
+def _transcribe_audio(
+    resolve: "ResolveModel", describe: "DescribeModel", transcriber: "SpeechTranscriber", memory: "MemoryProbe"
+) -> "TranscribeAudio":
+    from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
+
+    return TranscribeAudio(resolve, describe, transcriber, memory)
+
+
+def _embed_text(
+    resolve: "ResolveModel", describe: "DescribeModel", embedder: "TextEmbedder", memory: "MemoryProbe"
+) -> "EmbedText":
+    from mlxk.application.use_cases.embed_text import EmbedText
+
+    return EmbedText(resolve, describe, embedder, memory)
+
+
 class UseCases(containers.DeclarativeContainer):
     """What can be asked. Use cases are values that hold ports, so they are built anew at every request."""
 
@@ -290,6 +335,12 @@ class UseCases(containers.DeclarativeContainer):
         operations.push_model, describe_model, adapters, adapters.settings
     )
     estimate_memory: providers.Provider["EstimateMemory"] = providers.Factory(_estimate_memory, adapters.memory_probe)
+    transcribe_audio: providers.Provider["TranscribeAudio"] = providers.Factory(
+        _transcribe_audio, resolve_model, describe_model, adapters.speech_transcriber, adapters.memory_probe
+    )
+    embed_text: providers.Provider["EmbedText"] = providers.Factory(
+        _embed_text, resolve_model, describe_model, adapters.text_embedder, adapters.memory_probe
+    )
     generate_text: providers.Provider["GenerateText"] = providers.Factory(
         _generate_text,
         resolve_model,

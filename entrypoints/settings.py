@@ -37,6 +37,8 @@ VARIABLES = (
     Variable("HF_HUB_OFFLINE", "Asks the hub nothing; what is cached still works.", "1, true, yes, on", "off"),
     Variable("HF_HUB_DOWNLOAD_TIMEOUT", "Seconds without a byte before a request is repeated.", "1 to 3600", "10"),
     Variable("MLXK2_ENABLE_PIPES", "Allows `-` as a prompt: read standard input.", "1, true, yes, on", "off"),
+    Variable("MLXK2_ENABLE_ALPHA_FEATURES", "Allows what may still change: `embed`.", "1, true, yes, on", "off"),
+    Variable("MLXK2_AUDIO_SEGMENTS", "Appends a table of segments to a transcript.", "1, true, yes, on", "off"),
     Variable("MLXK2_LOG_LEVEL", "The least severe events to log.", ", ".join(LOG_LEVELS), "warning"),
     Variable("MLXK2_LOG_JSON", "Log as JSON, one object a line.", "1, true, yes, on", "off"),
     Variable("MLXK2_HOST", "The address `serve` listens on.", "an address or name", "127.0.0.1"),
@@ -81,6 +83,10 @@ class Settings:
     """Seconds."""
     workspace_home: str | None = None
     enable_pipes: bool = False
+    enable_alpha: bool = False
+    """Whether commands that may still change are allowed."""
+    audio_segments: bool = False
+    """Whether a table of segments follows a transcript."""
     log_level: str = "warning"
     log_json: bool = False
     serve: ServeVariables = ServeVariables()
@@ -116,6 +122,8 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         ),
         workspace_home=_absolute(workspace_home, home) if workspace_home else None,
         enable_pipes=_switch(known, "MLXK2_ENABLE_PIPES"),
+        enable_alpha=_switch(known, "MLXK2_ENABLE_ALPHA_FEATURES"),
+        audio_segments=_switch(known, "MLXK2_AUDIO_SEGMENTS"),
         log_level=_choice(known, "MLXK2_LOG_LEVEL", LOG_LEVELS, "warning"),
         log_json=_switch(known, "MLXK2_LOG_JSON"),
         serve=_serve_variables(known),

@@ -15,6 +15,9 @@ from mlxk.application.ports.workspace_builder import CopyMethod
 
 READ_BYTES = 8 * 1024 * 1024
 
+COPY_SUFFIX = ".mlxk-copy"
+"""What a copy is called while it is made."""
+
 _FICLONE = 0x40049409
 _CANNOT_CLONE = frozenset(
     {
@@ -47,7 +50,7 @@ def copy_file(source: str, target: str, tell: Callable[[int], None]) -> CopyMeth
     if _is_same(target, status):
         tell(status.st_size)
         return CopyMethod.KEPT
-    temporary = f"{target}.mlxk-copy"
+    temporary = target + COPY_SUFFIX
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     method = CopyMethod.CLONED

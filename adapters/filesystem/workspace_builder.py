@@ -17,12 +17,13 @@ from contextlib import AbstractContextManager
 import attrs
 
 from mlxk import __version__
-from mlxk.adapters.filesystem.cloning import copy_file
+from mlxk.adapters.filesystem.cloning import COPY_SUFFIX, copy_file
 from mlxk.adapters.filesystem.sentinel import read_sentinel, write_sentinel
 from mlxk.application.ports.workspace_builder import CopyMethod, Provenance, WorkspaceBuilder, WorkspaceDraft
 from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.domain.errors import LocksPresentError, StorageError, ValidationError
 from mlxk.domain.model import ModelHandle, Origin
+from mlxk.domain.workspace import SENTINEL_NAME
 
 NOTE_NAME = ".mlxk_draft.lock"
 """The note in a draft; content hashes leave names like this out, and it is gone before the draft is renamed."""
@@ -174,6 +175,7 @@ class FilesystemWorkspaceDraft(WorkspaceDraft):
 
     def publish(self) -> ModelHandle:
         """Record what is in it and move it to its place in one step."""
+        _remove_leftovers(self._directory)
         self._builder.record(self._directory, self._provenance)
         try:
             _sync(self._directory)
@@ -228,6 +230,16 @@ def _empty(directory: str, keep: str) -> None:
                 shutil.rmtree(entry.path)
             else:
                 os.unlink(entry.path)
+
+
+def _remove_leftovers(directory: str) -> None:
+    """Remove what a killed run left half written; the names are ours."""
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            record = parent == directory and name.startswith(f"{SENTINEL_NAME}.") and name.endswith(".tmp")
+            if record or name.endswith(COPY_SUFFIX):
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(parent, name))
 
 
 def _sync(directory: str) -> None:

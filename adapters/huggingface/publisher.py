@@ -129,7 +129,6 @@ class HuggingFaceModelPublisher(ModelPublisher):
     @contextmanager
     def _uploading(self, name: str) -> Iterator[None]:
         """Translate what the hub client raises while writing."""
-        import httpx2
         from huggingface_hub import errors
 
         try:
@@ -147,10 +146,10 @@ class HuggingFaceModelPublisher(ModelPublisher):
                         raise UploadFailedError(f"the hub refuses the upload to '{name}': {reason}") from error
                     raise
         except (RuntimeError, ValueError, OSError) as error:
-            cause = error.__cause__
-            if isinstance(cause, httpx2.HTTPError):
-                raise UploadFailedError(f"{error} ({reason_of(cause)})", hint="Run the same command again.") from error
-            raise UploadFailedError(f"'{name}' could not be uploaded: {error}") from error
+            because = f" ({reason_of(error.__cause__)})" if error.__cause__ else ""
+            raise UploadFailedError(
+                f"'{name}' could not be uploaded: {error}{because}", hint="Run the same command again."
+            ) from error
 
 
 def _operations(publication: Publication) -> "list[CommitOperationAdd | CommitOperationDelete]":

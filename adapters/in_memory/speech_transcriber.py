@@ -1,7 +1,7 @@
 """In-memory double of the speech transcriber: says what it was told to hear, one segment at a time.
 
-    transcriber = InMemorySpeechTranscriber({"hello.wav": Transcript("Hello.", 1.0, "en", (Segment("Hello.", 0, 1),))})
-    *heard, transcript = transcriber.transcribe(TranscriptionRequest(handle, "/clips/hello.wav", "hello.wav"))
+transcriber = InMemorySpeechTranscriber({"hello.wav": Transcript("Hello.", 1.0, "en", (Segment("Hello.", 0, 1),))})
+*heard, transcript = transcriber.transcribe(TranscriptionRequest(handle, "/clips/hello.wav", "hello.wav"))
 """
 
 from collections.abc import Generator, Mapping

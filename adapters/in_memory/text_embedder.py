@@ -1,7 +1,7 @@
 """In-memory double of the text embedder: a vector from the letters of a text, so that similar texts lie close together.
 
-    embedder = InMemoryTextEmbedder(dimensions=8)
-    embedder.embed(EmbeddingRequest(handle, ("hello",))).vectors
+embedder = InMemoryTextEmbedder(dimensions=8)
+embedder.embed(EmbeddingRequest(handle, ("hello",))).vectors
 """
 
 import math
@@ -30,11 +30,12 @@ class InMemoryTextEmbedder(TextEmbedder):
         """Count; see the port."""
         request.validate()
         self.requests.append(request)
-        length = request.dimensions or self._dimensions
+        settings = request.settings
+        length = settings.dimensions or self._dimensions
         if length > self._dimensions or (length < self._dimensions and not self._can_shorten):
             raise ValidationError(f"dimensions: this model's vectors have {self._dimensions} numbers.")
-        read = [self._read(each, index, request.truncate) for index, each in enumerate(request.inputs)]
-        prefix = "query: " if request.kind is InputKind.QUERY else ""
+        read = [self._read(each, index, settings.truncate) for index, each in enumerate(request.inputs)]
+        prefix = "query: " if settings.kind is InputKind.QUERY else ""
         vectors = tuple(shortened(self._vector(prefix + " ".join(words)), length) for words in read)
         return Embeddings(vectors, sum(len(words) for words in read), "cpu")
 

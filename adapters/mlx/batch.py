@@ -16,7 +16,7 @@ import attrs
 import mlx.core as mx
 
 from mlxk.adapters.mlx.answer import Answer
-from mlxk.adapters.mlx.sampling import NOT_FINITE, BatchSampler, Draws, LogitsProcessor, SamplingParameters, processors_of
+from mlxk.adapters.mlx.sampling import BatchSampler, Draws, LogitsProcessor, SamplingParameters, processors_of
 
 
 @attrs.define(eq=False)
@@ -107,13 +107,13 @@ class DecodeBatch(Batch):
             merged, and for rows that must not disturb others.
     """
 
-    def __init__(self, network: Any, alone: bool = False) -> None:
+    def __init__(self, network: Any, alone: bool = False) -> None:  # noqa: ANN401
         self.network = network
         self.alone = alone
         self.rows: list[Row] = []
         self._cache: list[Any] = []
         self._merged = False
-        self._tokens: mx.array = None
+        self._tokens: Any = None
         self._rankings: dict[Row, tuple[mx.array, mx.array, mx.array]] = {}
         self._sampler: BatchSampler | None = None
 
@@ -184,9 +184,10 @@ class DecodeBatch(Batch):
         draws = [self._draw(self.rows[index]) for index in self._sampler.drawn]
         self._tokens, logprobs = self._sampler.sample(logits, draws)
         self._rankings = self._rank(logprobs)
-        mx.async_eval(self._tokens, *(array for arrays in self._rankings.values() for array in arrays))
+        mx.async_eval(self._tokens, list(self._rankings.values()))  # type: ignore[no-untyped-call]
         sampled = []
-        for row, token in zip(self.rows, tokens.tolist(), strict=True):
+        values: list[int] = tokens.tolist()
+        for row, token in zip(self.rows, values, strict=True):
             row.cached.append(max(token, 0))
             if row.primed:
                 ranking = rankings.get(row)
@@ -240,9 +241,9 @@ def rank(logprobs: mx.array, token: mx.array, wanted: int) -> tuple[mx.array, mx
     return mine[mx.maximum(token, 0)], top, mine[top]
 
 
-def ranking_of(arrays: tuple[mx.array, mx.array, mx.array]) -> Ranking:
+def ranking_of(arrays: tuple[Any, Any, Any]) -> Ranking:
     """Wait for what ``rank`` prepared and return it as plain numbers."""
-    chosen, tokens, values = arrays
-    pairs = zip(tokens.tolist(), values.tolist(), strict=True)
+    chosen, tokens, values = (array.tolist() for array in arrays)
+    pairs: list[tuple[int, float]] = list(zip(tokens, values, strict=True))
     likely = sorted((pair for pair in pairs if math.isfinite(pair[1])), key=lambda pair: -pair[1])
-    return Ranking(chosen.item(), tuple(likely))
+    return Ranking(chosen, tuple(likely))

@@ -1,4 +1,4 @@
-"""The empty caches an answer begins with, as its ``Computation`` wants them."""
+"""The caches of an answer, as its ``Computation`` wants them."""
 
 from typing import Any
 
@@ -23,21 +23,26 @@ def make_cache(network: Any, computation: Computation, head_size: int | None) ->
     Raises:
         CapabilityError: The model's layers have no cache of the kind that is wanted.
     """
-    from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+    from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
 
     cache: list[Any] = make_prompt_cache(network)
     if computation.max_kv_size is None and computation.kv_bits is None:
         return cache
-    plain = [index for index, layer in enumerate(cache) if type(layer) is KVCache]
-    wanted = "max_kv_size" if computation.kv_bits is None else "kv_bits"
-    if not plain:
+    if not _plain(cache):
+        wanted = "max_kv_size" if computation.kv_bits is None else "kv_bits"
         raise CapabilityError(f"{wanted}: this model keeps no keys and values that could be bounded or quantized.")
-    for index in plain:
-        if computation.max_kv_size is not None:
+    if computation.kv_bits is not None:
+        _group(head_size)
+    else:
+        for index in _plain(cache):
             cache[index] = RotatingKVCache(computation.max_kv_size, keep=_KEPT_FROM_START)
-        else:
-            cache[index] = cache[index].to_quantized(group_size=_group(head_size), bits=computation.kv_bits)
     return cache
+
+
+def quantize(cache: list[Any], bits: int, head_size: int | None) -> None:
+    """Quantize in place what is not yet; done between the pieces of a prompt, as mlx-lm does."""
+    for index in _plain(cache):
+        cache[index] = cache[index].to_quantized(group_size=_group(head_size), bits=bits)
 
 
 def cache_kind(computation: Computation) -> str:
@@ -45,6 +50,13 @@ def cache_kind(computation: Computation) -> str:
     if computation.kv_bits is not None:
         return f"#bits={computation.kv_bits}"
     return f"#size={computation.max_kv_size}" if computation.max_kv_size is not None else ""
+
+
+def _plain(cache: list[Any]) -> list[int]:
+    """Return which layers keep all keys and values as they are."""
+    from mlx_lm.models.cache import KVCache
+
+    return [index for index, layer in enumerate(cache) if type(layer) is KVCache]
 
 
 def _group(head_size: int | None) -> int:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import attrs
 import mlx.core as mx
@@ -78,7 +79,7 @@ class ThinkingBudget:
 
     def _look(self, generated: mx.array) -> None:
         """Read what was said since the last look."""
-        fresh: list[int] = generated[self._read :].tolist()
+        fresh: Any = generated[self._read :].tolist()
         for token in fresh:
             self._parser.feed(self._detokenizer.feed(token))
             self._read += 1

@@ -14,7 +14,7 @@ def open_file_limit_kept() -> Iterator[None]:
     import resource
 
     original = resource.setrlimit
-    resource.setrlimit = lambda *_: None  # type: ignore[assignment]
+    resource.setrlimit = lambda *_: None
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ import attrs
 from mlxk.adapters.mlx.answer import Answer
 from mlxk.adapters.mlx.batch import Batch, Row
 from mlxk.adapters.mlx.caches import cache_kind
-from mlxk.adapters.mlx.prefill import Prefill
+from mlxk.adapters.mlx.prefill import Media, Prefill
 from mlxk.adapters.mlx.residency import Resident
 from mlxk.domain.computation import Computation
 
@@ -21,13 +21,20 @@ class Job:
     """The model, leased, and the draft model when there is one."""
     on_start: Callable[[], None]
     """Called once, when it no longer queues."""
-    computation: Computation = Computation()
+    computation: Computation = attrs.field(factory=Computation)
     alone: bool = False
     """Whether it decodes in a batch of its own."""
+    media: Media | None = None
+    """What the prompt shows, for models that look at images."""
     prefill: Prefill | None = None
     """While its prompt is computed."""
     batch: Batch | None = None
     """While it decodes."""
+
+    def let_go(self) -> None:
+        """Drop everything of MLX: readers hold on to an ended job, and must not keep a model in memory."""
+        self.residents, self.media, self.prefill, self.batch = (), None, None, None
+        self.row.processors, self.row.context, self.row.constrain, self.row.fault = (), None, None, None
 
     @property
     def answer(self) -> Answer:
@@ -42,7 +49,8 @@ class Job:
     @property
     def identity(self) -> str:
         """Under which its cache may be shared with others."""
-        return self.resident.model.identity + cache_kind(self.computation)
+        shown = self.media.kind if self.media is not None else ""
+        return self.resident.model.identity + cache_kind(self.computation) + shown
 
     @property
     def tokens(self) -> list[int]:

@@ -8,7 +8,7 @@ import contextlib
 import queue
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import attrs
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlxk.adapters.mlx.residency import WantedModel
 
 T = TypeVar("T")
+M = TypeVar("M")
 
 
 @attrs.frozen
@@ -30,7 +31,7 @@ class _Failure:
     error: MlxkError
 
 
-class Loan:
+class Loan(Generic[M]):
     """A model that stays in memory as long as the loan lasts.
 
     Args:
@@ -39,7 +40,7 @@ class Loan:
         log: Hears of failures.
     """
 
-    def __init__(self, thread: "OwnerThread[Engine]", model: Any, log: EventLog) -> None:
+    def __init__(self, thread: "OwnerThread[Engine]", model: M, log: EventLog) -> None:
         self.model = model
         self._thread = thread
         self._log = log
@@ -96,8 +97,12 @@ class ModelLender:
         self._log = log
 
     @contextlib.contextmanager
-    def lend(self, wanted: "WantedModel") -> Iterator[Loan]:
+    def lend(self, wanted: "WantedModel", kind: type[M]) -> Iterator[Loan[M]]:
         """Have a model in memory for the length of the block, loading it if need be.
+
+        Args:
+            wanted: Which, and how to load it.
+            kind: What its loader makes.
 
         Raises:
             MlxkError: Why it cannot be had.
@@ -108,7 +113,10 @@ class ModelLender:
         self._thread.post(lambda engine: engine.ask(wish))
         residents = wish.wait()
         try:
-            yield Loan(self._thread, residents[0].model, self._log)
+            model: object = residents[0].model
+            if not isinstance(model, kind):
+                raise TypeError(f"the loader made a {type(model).__name__}, not a {kind.__name__}")
+            yield Loan(self._thread, model, self._log)
         finally:
             # A closed engine has unloaded everything already.
             with contextlib.suppress(ExecutionError):

@@ -31,6 +31,9 @@ from mlxk.domain.generation import GenerationSettings
 from mlxk.domain.model import ModelHandle
 from mlxk.domain.reasoning import ReasoningFormat, detect_reasoning
 
+_READING_FAILED = ("[load_safetensors]", "[read]")
+"""How MLX's messages about weight files begin."""
+
 _UNSET_MODEL_MAX_LENGTH = 10**9
 """Tokenizers that do not know the context length say a huge number."""
 
@@ -174,8 +177,7 @@ def _load(handle: ModelHandle, config: Mapping[str, Any], adapter: str | None) -
     directory = Path(handle.directory)
     network, loaded = utils.load_model(directory, trust_remote_code=False)
     if adapter is not None:
-        network = utils.load_adapters(network, adapter)
-        network.eval()
+        network = _adapted(network, adapter)
     tokenizer = utils.load_tokenizer(
         directory,
         {"trust_remote_code": False, "local_files_only": True},
@@ -185,6 +187,19 @@ def _load(handle: ModelHandle, config: Mapping[str, Any], adapter: str | None) -
     # Longer prompts are refused by us; the tokenizer would only warn, on standard error.
     unwrapped(tokenizer).model_max_length = _UNSET_MODEL_MAX_LENGTH
     return network, tokenizer, context
+
+
+def _adapted(network: Any, adapter: str) -> Any:  # noqa: ANN401
+    from mlx_lm import utils
+
+    try:
+        network = utils.load_adapters(network, adapter)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValidationError(
+            f"adapter: the adapter in '{adapter}' does not fit this model ({type(error).__name__})."
+        ) from error
+    network.eval()
+    return network
 
 
 def _read_config(handle: ModelHandle) -> Mapping[str, Any]:
@@ -220,7 +235,7 @@ def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**config, **nested} if isinstance(nested, dict) else config
 
 
-def _context_length(config: Mapping[str, Any], tokenizer: Any) -> int | None:
+def _context_length(config: Mapping[str, Any], tokenizer: object) -> int | None:
     length = context_length(dict(config))
     if length is None:
         length = _whole_number(getattr(tokenizer, "model_max_length", None))
@@ -248,7 +263,7 @@ def _translated(error: Exception, handle: ModelHandle) -> MlxkError:
         return IncompatibleModelError(f"'{handle.name}' has an architecture mlx-lm does not know.")
     if isinstance(error, ImportError):
         return IncompatibleModelError(f"'{handle.name}' needs the package '{error.name}', which is not installed.")
-    if isinstance(error, (ValueError, KeyError, TypeError)) or "safetensors" in reason:
+    if isinstance(error, (ValueError, KeyError, TypeError)) or reason.startswith(_READING_FAILED):
         return UnhealthyModelError(
             f"The files of '{handle.name}' do not fit together ({type(error).__name__}).",
             hint=f"See: mlxk health {handle.name}",

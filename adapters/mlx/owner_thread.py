@@ -1,8 +1,8 @@
 """The one thread that touches MLX.
 
 Arrays, streams and random state of MLX belong to the thread that made them, so one thread loads, computes and frees;
-everyone else posts it work and gets plain Python back. It owns the loop and its order of shutting down; what the work is
-stands in ``engine``.
+everyone else posts it work and gets plain Python back. It owns the loop and its order of shutting down; what the work
+is stands in ``engine``.
 """
 
 import queue

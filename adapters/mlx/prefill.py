@@ -3,7 +3,8 @@
 Everything but the prompt's last token is computed here; the last one is the row's first input in a ``DecodeBatch``.
 """
 
-from typing import Any
+from abc import abstractmethod
+from typing import Any, Protocol
 
 import attrs
 import mlx.core as mx
@@ -53,3 +54,20 @@ class Prefill:
     def keep(self, prefixes: PrefixCache, identity: str) -> None:
         """Leave a copy of what is computed for later prompts."""
         prefixes.put(identity, self.computed, snapshot(self.cache))
+
+
+class Media(Protocol):
+    """What a prompt shows beside its tokens, and how the model takes both in."""
+
+    kind: str
+    """What tells caches of prompts with the same tokens apart; empty when nothing is shown."""
+
+    @abstractmethod
+    def prefill(self, tokens: list[int], cache: list[Any], position: int) -> Prefill:
+        """Begin to compute a prompt; on the owner thread.
+
+        Args:
+            tokens: The prompt, and what was answered already.
+            cache: Holds the first ``position`` of them.
+            position: How many.
+        """

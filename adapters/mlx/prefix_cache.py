@@ -1,10 +1,10 @@
 """Keys and values computed before, kept for prompts that begin the same way.
 
-Entries are keyed by a model's identity and hold the cache of a token sequence. A prompt takes the entry with the longest
-common beginning: a *shorter* entry as it is, a *longer* or *equal* one trimmed to what both share, but for the prompt's
-last token, which the next step needs as input. Caches that cannot be trimmed (a recurrent state, a sliding window that
-has moved on) serve only as shorter entries; ``find`` then says where the prompt and such an entry part, so that a
-snapshot can be taken there for the next prompt that parts at the same place.
+Entries are keyed by a model's identity and hold the cache of a token sequence. A prompt takes the entry with the
+longest common beginning: a *shorter* entry as it is, a *longer* or *equal* one trimmed to what both share, but for the
+prompt's last token, which the next step needs as input. Caches that cannot be trimmed (a recurrent state, a sliding
+window that has moved on) serve only as shorter entries; ``find`` then says where the prompt and such an entry part, so
+that a snapshot can be taken there for the next prompt that parts at the same place.
 
 Bounded in bytes, the least recently used entry goes first. Copies share memory until one of them is written to.
 """
@@ -102,7 +102,7 @@ class PrefixCache:
         size = sum(each.nbytes for each in cache)
         if not tokens or size > self._max_bytes:
             return
-        mx.async_eval([each.state for each in cache])
+        mx.async_eval([each.state for each in cache])  # type: ignore[no-untyped-call]
         entry = _Entry(identity, _packed(tokens), cache, size, all(each.is_trimmable() for each in cache))
         self._remove([key for key, other in self._entries.items() if _subsumes(entry, other)])
         self._entries[entry.identity, entry.tokens] = entry
@@ -115,8 +115,9 @@ class PrefixCache:
             self._remove([next(iter(self._entries))])
 
     def forget(self, identity: str) -> None:
-        """Drop everything of one model."""
-        self._remove([key for key in self._entries if key[0] == identity])
+        """Drop everything of one model, whatever kind of cache it is."""
+        kinds = f"{identity}#"
+        self._remove([key for key in self._entries if key[0] == identity or key[0].startswith(kinds)])
 
     def _remove(self, keys: list[tuple[str, bytes]]) -> None:
         for key in keys:

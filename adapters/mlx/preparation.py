@@ -22,7 +22,13 @@ UNKNOWN_CONTEXT_MAX_TOKENS = 4096
 """Tokens generated at most when neither the request nor the model's config sets a limit."""
 
 
-def prepare(request: GenerationRequest, models: Sequence[LoadedModel], sink: AnswerSink, clock: Clock) -> Row:
+def prepare(
+    request: GenerationRequest,
+    models: Sequence[LoadedModel],
+    sink: AnswerSink,
+    clock: Clock,
+    rendered: RenderedPrompt | None = None,
+) -> Row:
     """Build the row of a request.
 
     Args:
@@ -30,6 +36,7 @@ def prepare(request: GenerationRequest, models: Sequence[LoadedModel], sink: Ans
         models: The model, and the draft model when there is one.
         sink: Where the answer goes.
         clock: For the timings.
+        rendered: The prompt, when it is rendered already.
 
     Raises:
         ValidationError: The prompt is empty or cannot be rendered, a biased token does not exist, the grammar cannot be
@@ -42,8 +49,9 @@ def prepare(request: GenerationRequest, models: Sequence[LoadedModel], sink: Ans
     settings = request.settings.filled_from(model.defaults).filled_from(PRODUCT_DEFAULTS)
     for draft in models[1:]:
         _check_draft(model, draft, settings)
-    with model.lock:
-        rendered = model.renderer.render(request.prompt, request.thinking)
+    if rendered is None:
+        with model.lock:
+            rendered = model.renderer.render(request.prompt, request.thinking)
     _check_tokens(rendered.tokens, settings, model)
     limits = AnswerLimits(_max_tokens(len(rendered.tokens), settings, model), model.end_tokens)
     parser = _parser(request, settings, model, rendered)
@@ -72,18 +80,20 @@ def _opens_only(reasoning: ReasoningFormat | None) -> bool:
     return reasoning is not None and reasoning.style is ReasoningStyle.TAGS and not reasoning.structure
 
 
-def _constrain(
-    settings: GenerationSettings, model: LoadedModel, rendered: RenderedPrompt
-) -> Constraints | None:
+def _constrain(settings: GenerationSettings, model: LoadedModel, rendered: RenderedPrompt) -> Constraints | None:
     if settings.thinking_budget is not None and model.reasoning is None:
         raise CapabilityError(f"thinking_budget: '{model.name}' does not reason.")
     if settings.thinking_budget is None and settings.grammar is None:
         return None
     grammar = model.grammars.compile(settings.grammar) if settings.grammar is not None else None
     closing: list[int] = []
-    if model.reasoning is not None:
+    if model.reasoning is not None and settings.thinking_budget is not None:
+        text = model.reasoning.closing
+        if grammar is not None and model.reasoning.style is ReasoningStyle.TAGS:
+            # The grammar holds from the tag on, so nothing may be added to it.
+            text = f"\n{model.reasoning.end}"
         with model.lock:
-            closing = list(model.tokenizer.encode(model.reasoning.closing, add_special_tokens=False))
+            closing = list(model.tokenizer.encode(text, add_special_tokens=False))
     return Constraints(
         grammar=grammar,
         thinking_budget=settings.thinking_budget,

@@ -205,7 +205,9 @@ class Residency:
                 for each, identity in zip(request.wanted, identities, strict=True)
                 if identity not in self._residents
             ]
-            if missing and not self._make_room(sum(weight_bytes(each.handle.directory) for each in missing), identities):
+            if missing and not self._make_room(
+                sum(weight_bytes(each.handle.directory) for each in missing), identities
+            ):
                 return False
             residents = tuple(
                 self._resident(each, identity) for each, identity in zip(request.wanted, identities, strict=True)
@@ -214,7 +216,8 @@ class Residency:
             request.reply.put(ExecutionError(f"The model's files cannot be read ({type(error).__name__})."))
             return True
         except MlxkError as error:
-            request.reply.put(error)
+            self._log.warning("a model was not loaded", error=type(error).__name__, reason=str(error.__cause__)[:500])
+            request.reply.put(_without_arrays(error))
             return True
         with self._lock:
             self._lease(residents)
@@ -249,7 +252,7 @@ class Residency:
                 others = {identity: each for identity, each in self._residents.items() if identity not in kept}
                 idle = [(each.used_at, identity) for identity, each in others.items() if each.leases == 0]
                 if not idle:
-                    # With nothing else in memory there is nothing to wait for; whether it may run is the caller's policy.
+                    # With nothing else in memory there is nothing to wait for; policy is the caller's.
                     return not others
                 self._unload(min(idle)[1])
         return True
@@ -261,3 +264,9 @@ class Residency:
         resident = self._residents.pop(identity)
         self._forget(identity)
         self._log.info("unloaded a model", model=resident.model.name)
+
+
+def _without_arrays(error: MlxkError) -> MlxkError:
+    """Cut an error off from the frames it went through: they hold arrays, which must not outlive the owner thread."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

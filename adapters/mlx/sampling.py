@@ -1,8 +1,8 @@
 """Choosing tokens: one pass over the logits of a whole batch in which every row keeps its own settings.
 
 Randomness is drawn on the host, one uniform number a token from the row's own seeded generator, and turned into a token
-through the cumulative distribution. So a seed gives the same text alone or among any neighbours, the position of a token
-decides its draw, and no random state of MLX is involved.
+through the cumulative distribution. So a seed gives the same text alone or among any neighbours, the position of a
+token decides its draw, and no random state of MLX is involved.
 
 ``sample`` marks a row whose logits are not finite with the token ``NOT_FINITE``.
 """
@@ -109,7 +109,7 @@ class BatchSampler:
         if floor is not None:
             logprobs = mx.where(logprobs < floor, -math.inf, logprobs)
         mass = mx.cumsum(mx.softmax(logprobs / self._temperature, axis=-1), axis=-1)
-        target = mx.array(draws)[:, None] * mass[:, -1:]
+        target = mx.array(list(draws))[:, None] * mass[:, -1:]
         return (mass <= target).sum(axis=-1).astype(mx.int32)
 
     def _floor(self, logprobs: mx.array) -> mx.array | None:

@@ -3,12 +3,12 @@
 One turn is one decoding step of every running batch, then some pieces of prompts. The fairness rule:
 
 - **Running answers and waiting prompts share by heads.** Between two tokens of a running answer one piece of
-  ``PIECE_SHARED`` prompt tokens is computed, or as many as there are waiting prompts to a running answer, but never more
-  than ``MOST_PIECES``.
-- **Prompts alternate.** A piece goes to the prompt with the fewest tokens left, unless the last one went past the prompt
-  that came first: then it goes there. So a short prompt behind long ones is served with the next piece but one at the
-  latest, and a long one, however many short ones keep coming, gets at least every other piece: it loses no more than
-  the work of the short ones, and never more than half.
+  ``PIECE_SHARED`` prompt tokens is computed, or as many as there are waiting prompts to a running answer, but never
+  more than ``MOST_PIECES``.
+- **Prompts alternate.** A piece goes to the prompt with the fewest tokens left, unless the last one went past the
+  prompt that came first: then it goes there. So a short prompt behind long ones is served with the next piece but one
+  at the latest, and a long one, however many short ones keep coming, gets at least every other piece: it loses no more
+  than the work of the short ones, and never more than half.
 - **Newcomers are seen between pieces**, not only between turns.
 - **Alone is fast.** A prompt that shares the machine with nobody is computed in pieces of ``PIECE_ALONE`` tokens.
 - **First come, first admitted**, see ``admission``.
@@ -22,13 +22,14 @@ from collections.abc import Callable, Iterable
 import mlx.core as mx
 
 from mlxk.adapters.mlx.admission import Admission
-from mlxk.adapters.mlx.batch import NOT_FINITE, Batch, DecodeBatch, Row, Sampled
-from mlxk.adapters.mlx.caches import make_cache
+from mlxk.adapters.mlx.batch import Batch, DecodeBatch, Row, Sampled
+from mlxk.adapters.mlx.caches import make_cache, quantize
 from mlxk.adapters.mlx.jobs import Job
 from mlxk.adapters.mlx.prefill import Prefill
 from mlxk.adapters.mlx.prefix_cache import PrefixCache
 from mlxk.adapters.mlx.ranking import token_logprob
 from mlxk.adapters.mlx.residency import Resident
+from mlxk.adapters.mlx.sampling import NOT_FINITE
 from mlxk.adapters.mlx.speculative import SpeculativeBatch
 from mlxk.adapters.mlx.tally import Tally
 from mlxk.application.ports.event_log import EventLog
@@ -149,7 +150,10 @@ class Scheduler:
         model, tokens = job.resident.model, job.tokens
         found = self._prefixes.find(job.identity, tokens)
         cache = found.cache if found.cache is not None else make_cache(model.network, job.computation, model.head_size)
-        job.prefill = Prefill(model.network, tokens, cache, found.tokens, found.parting)
+        if job.media is not None:
+            job.prefill = job.media.prefill(tokens, cache, found.tokens)
+        else:
+            job.prefill = Prefill(model.network, tokens, cache, found.tokens, found.parting)
         if len(job.residents) > 1:
             draft = job.residents[1].model.network
             job.prefill.draft = Prefill(draft, tokens, make_cache(draft, Computation(), None))
@@ -163,13 +167,19 @@ class Scheduler:
         done = 0
         while done < most and prefill.remaining > 0:
             done += prefill.advance(most - done)
+            self._settle(job, prefill)
             if prefill.position == prefill.parting:
                 prefill.keep(self._prefixes, job.identity)
         self._tally.prompt_tokens += done
         if prefill.remaining == 0:
+            self._settle(job, prefill)
             prefill.keep(self._prefixes, job.identity)
             job.resident.learn(prefill.cache, prefill.position)
         return done
+
+    def _settle(self, job: Job, prefill: Prefill) -> None:
+        if job.computation.kv_bits is not None:
+            quantize(prefill.cache, job.computation.kv_bits, job.resident.model.head_size)
 
     def _start_decoding(self, jobs: list[Job]) -> None:
         for job in jobs:
@@ -190,7 +200,9 @@ class Scheduler:
             job.prefill, job.batch = None, batch
             self._decoding[job.row] = job
         try:
-            batch.join([job.row for job in jobs], [each.cache for each in prefills], [each.tokens[-1] for each in prefills])
+            batch.join(
+                [job.row for job in jobs], [each.cache for each in prefills], [each.tokens[-1] for each in prefills]
+            )
         except Exception as error:  # noqa: BLE001 - a door: caches that cannot be merged leave the batch half changed
             self._rebuild(batch, error)
 
@@ -270,6 +282,7 @@ class Scheduler:
             self._tally.failed += 1
         self._tally.ended += 1
         self._release(job.residents)
+        job.let_go()
 
 
 def _own_batch(job: Job) -> Batch:
@@ -281,10 +294,17 @@ def _own_batch(job: Job) -> Batch:
 
 
 def _must_be_alone(job: Job) -> bool:
-    return job.alone or not job.computation.batchable or job.prefill is None or not all(hasattr(layer, "merge") for layer in job.prefill.cache)
+    return (
+        job.alone
+        or not job.computation.batchable
+        or job.prefill is None
+        or not all(hasattr(layer, "merge") for layer in job.prefill.cache)
+    )
 
 
 def _failure(error: Exception) -> MlxkError:
     if isinstance(error, MlxkError):
-        return error
+        # Without the frames it went through: they hold arrays, which must not leave the owner thread.
+        error.__cause__ = error.__context__ = None
+        return error.with_traceback(None)
     return ExecutionError(f"Generation failed ({type(error).__name__}).", detail={"reason": str(error)[:500]})

@@ -5,6 +5,7 @@ proposal is confirmed when sampling the model with that draw gives the same toke
 others, so it has a batch of its own. Where a cache could not be rewound, nothing is proposed.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,7 +72,8 @@ class SpeculativeBatch(Batch):
         sampler = BatchSampler([row.sampling] * (width + 1))
         draws = [row.draws.at(start + index) for index in sampler.drawn]
         tokens, logprobs = sampler.sample(logits, draws)
-        found: list[int] = tokens.tolist()
+        values: Any = tokens.tolist()
+        found: list[int] = values
         confirmed = 0
         while confirmed < width and found[confirmed] == proposed[confirmed]:
             confirmed += 1
@@ -90,7 +92,7 @@ class SpeculativeBatch(Batch):
         for index in range(width):
             logits = self._draft(mx.array([self._unread]), cache=self._draft_cache)[:, -1, :]
             draws = [row.draws.at(start + index)] if sampler.drawn else []
-            token = sampler.sample(logits, draws)[0].item()
+            token: Any = sampler.sample(logits, draws)[0].item()
             proposed.append(max(token, 0))
             self._unread = [proposed[-1]]
         return proposed
@@ -109,11 +111,8 @@ class SpeculativeBatch(Batch):
             self._unread = [proposed[-1]] if confirmed == width else []
 
     def _may_rewind(self, tokens: int) -> bool:
-        """Whether so many tokens could be read and forgotten again; a sliding window forgets for good what it leaves."""
-        return all(
-            layer.is_trimmable() and layer.offset + tokens < getattr(layer, "max_size", layer.offset + tokens + 1)
-            for layer in [*self._cache, *self._draft_cache]
-        )
+        """Whether so many tokens could be read and forgotten again; a sliding window forgets what it leaves."""
+        return all(_may_rewind(layer, tokens) for layer in [*self._cache, *self._draft_cache])
 
     def _processed(self, row: Row, logits: mx.array, proposed: list[int]) -> mx.array:
         if not row.processors or row.fault is not None:
@@ -136,3 +135,8 @@ class SpeculativeBatch(Batch):
         if wanted is None or token == NOT_FINITE:
             return None
         return ranking_of(rank(logprobs, mx.array(token), wanted))
+
+
+def _may_rewind(layer: Any, tokens: int) -> bool:  # noqa: ANN401
+    offset, size = getattr(layer, "offset", None), getattr(layer, "max_size", math.inf)
+    return layer.is_trimmable() and offset is not None and offset + tokens < size

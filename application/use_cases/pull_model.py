@@ -157,9 +157,14 @@ class PullModel:
         )
 
     def _present(self, name: str, revision: str | None) -> tuple[ModelHandle | None, HealthReport | None]:
-        """Return what is cached of a revision, and whether it is whole; one that is not here counts as nothing."""
+        """Return what is cached of a revision, and whether it is whole; one that is not here counts as nothing.
+
+        Without a revision the default branch is meant: a snapshot that was fetched as another revision is not it.
+        """
         try:
             handle = self.cache.find(name, revision)
+            if handle and handle.revision and revision is None:
+                handle = self.cache.find(name, "main")
         except RevisionNotFoundError:
             return None, None
         return (handle, self.describe.health(handle)) if handle else (None, None)

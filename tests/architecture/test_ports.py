@@ -35,7 +35,7 @@ def is_protocol(kind: type) -> bool:
 
 
 PORTS = {name: kind for name, kind in classes(mlxk.application.ports).items() if is_protocol(kind)}
-RESULTS = {"TextStream"}
+RESULTS = {"TextStream", "WorkspaceDraft"}
 """Protocols that a port hands out; their adapters come with the port's."""
 
 ADDED_BY_TYPING = {"__init__", "__subclasshook__", "_no_init_or_replace_init", "_proto_hook"}

@@ -1,6 +1,5 @@
-"""``mlxk clone`` as a program: from the cache, through a pull, killed at any moment."""
+"""``mlxk clone`` as a program that is killed at any moment."""
 
-import json
 import random
 import signal
 import subprocess
@@ -11,29 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub.models import sharded_model, small_model
+from hub.models import sharded_model
 from hub.server import LoopbackHub
 
-Program = Callable[..., "subprocess.CompletedProcess[str]"]
-Clone = Callable[..., dict[str, Any]]
+Command = Callable[..., dict[str, Any]]
 
 pytestmark = pytest.mark.e2e
 MEGABYTE = 1024 * 1024
 KILLS = 50
-
-
-@pytest.fixture
-def clone(mlxk: Program, hub_variables: dict[str, str]) -> Clone:
-    """Run ``mlxk clone --json`` and return its envelope."""
-
-    def run(*arguments: str, **variables: str) -> dict[str, Any]:
-        done = mlxk("clone", *arguments, "--json", **hub_variables, **variables)
-        assert done.stderr == ""
-        envelope: dict[str, Any] = json.loads(done.stdout)
-        assert (done.returncode == 0) == (envelope["status"] == "success")
-        return envelope
-
-    return run
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -45,83 +29,16 @@ def contents(directory: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_model_that_is_not_cached_is_pulled_once_and_cloned(
-    hub: LoopbackHub, clone: Clone, mlxk: Program, tmp_path: Path
-) -> None:
-    files = {**small_model(), "sub/folder.json": b"{}"}
-    repository = hub.add("org/m", files)
-    made = clone("org/m", "./first")["data"]
-    assert made["target_dir"] == str(tmp_path / "first")
-    assert (made["health"], made["source_revision"]) == ("healthy", repository.head())
-    assert contents(tmp_path / "first") == files
-    hub.forget()
-    assert clone("org/m", "./second")["status"] == "success"
-    assert hub.calls() == []
-    shown = json.loads(mlxk("show", "./second", "--json").stdout)["data"]
-    assert shown["model"]["origin"] == "org/m"
-    assert shown["model"]["clean"] is True
-    record = json.loads((tmp_path / "second" / ".mlxk_workspace.json").read_text())
-    assert (record["operation"], record["source_revision"]) == ("clone", repository.head())
-    assert str(tmp_path) not in json.dumps(record)
-
-
-def test_a_revision_and_a_branch_are_cloned_as_they_are(hub: LoopbackHub, clone: Clone, tmp_path: Path) -> None:
-    repository = hub.add("org/m", small_model(seed=1))
-    first = repository.head()
-    hub.change(repository, small_model(seed=2))
-    branch = hub.change(repository, small_model(seed=3), branch="dev")
-    assert clone(f"org/m@{first}", "./old")["data"]["source_revision"] == first
-    assert clone("org/m", "./dev", "--branch", "dev")["data"]["source_revision"] == branch
-    assert contents(tmp_path / "old") == small_model(seed=1)
-    assert contents(tmp_path / "dev") == small_model(seed=3)
-
-
-def test_the_workspace_home_takes_bare_names_and_names_the_copy(hub: LoopbackHub, clone: Clone, tmp_path: Path) -> None:
-    hub.add("org/Tiny", small_model())
-    home = tmp_path / "workspaces"
-    home.mkdir()
-    variables = {"MLXK_WORKSPACE_HOME": str(home)}
-    assert clone("org/Tiny", **variables)["data"]["target_dir"] == str(home / "Tiny")
-    assert clone("org/Tiny", "other", **variables)["data"]["target_dir"] == str(home / "other")
-    again = clone("org/Tiny", **variables)["error"]
-    assert (again["type"], again["message"]) == (
-        "validation_error",
-        "target: 'Tiny' already exists and is not empty",
-    )
-    assert clone("org/Tiny")["error"]["hint"].startswith("Name one, or set MLXK_WORKSPACE_HOME")
-
-
-@pytest.mark.parametrize("target", ["{cache}/copy", "./no/such/parent", "{cache}/models--org--m/snapshots/copy"])
-def test_a_target_in_the_cache_or_nowhere_is_refused_before_anything_is_fetched(
-    hub: LoopbackHub, clone: Clone, program_environment: dict[str, str], tmp_path: Path, target: str
-) -> None:
-    hub.add("org/m", small_model())
-    cache = Path(program_environment["HF_HOME"]) / "hub"
-    (cache / "models--org--m" / "snapshots").mkdir(parents=True)
-    (tmp_path / "link").symlink_to(cache)
-    for path in (str(cache), str(tmp_path / "link")):
-        assert clone("org/m", target.format(cache=path))["error"]["type"] == "validation_error"
-    assert hub.calls() == []
-
-
-def test_editing_a_clone_leaves_the_cache_as_it_was(
-    hub: LoopbackHub, clone: Clone, program_environment: dict[str, str], tmp_path: Path
-) -> None:
-    files = small_model()
-    hub.add("org/m", files)
-    clone("org/m", "./copy")
-    for path in (tmp_path / "copy").iterdir():
-        path.write_bytes(b"edited")
-    snapshot = next((Path(program_environment["HF_HOME"]) / "hub" / "models--org--m" / "snapshots").iterdir())
-    assert contents(snapshot) == files
-
-
 def test_a_clone_killed_at_any_moment_is_absent_or_whole(
-    hub: LoopbackHub, clone: Clone, program_environment: dict[str, str], hub_variables: dict[str, str], tmp_path: Path
+    hub: LoopbackHub,
+    command: Command,
+    program_environment: dict[str, str],
+    hub_variables: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     files = sharded_model((24 * MEGABYTE, 16 * MEGABYTE, 8 * MEGABYTE))
     hub.add("org/m", files)
-    clone("org/m", "./warm")
+    command("clone", "org/m", "./warm")
     environment = {**program_environment, **hub_variables}
     began = time.monotonic()
     subprocess.run(
@@ -142,5 +59,5 @@ def test_a_clone_killed_at_any_moment_is_absent_or_whole(
         if target.exists():
             assert contents(target) == files
             complete += 1
-    assert clone("org/m", f"./killed-{complete}")["data"]["health"] == "healthy"
+    assert command("clone", "org/m", f"./killed-{complete}")["data"]["health"] == "healthy"
     assert complete < KILLS

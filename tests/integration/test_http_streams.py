@@ -69,7 +69,9 @@ def test_a_client_may_go_at_any_moment(seconds: float) -> None:
 def test_a_client_that_goes_while_its_model_is_loaded_is_not_answered() -> None:
     generator = InMemoryTextGenerator(endless, 0.002, load_seconds=0.3)
     with RunningServer(Parts(generator)) as it:
-        it.raw(PATH, {**CHAT, "stream": True}).close()
+        connection = it.raw(PATH, {**CHAT, "stream": True})
+        assert eventually(lambda: it.parts.application._admission.admitted == 1)
+        connection.close()
         assert eventually(lambda: len(generator.streams) == 1)
         assert eventually(lambda: running(it) == 0)
 

@@ -1,7 +1,6 @@
 """Tiny models of real architectures, made in milliseconds: random fp32 weights, a trained tokenizer, a chat template.
 
-Imported by tests and benchmarks by path (``tests/conftest.py`` offers it as the fixture ``tiny_models``). The weights are
-drawn wide, so that logits differ clearly and greedy answers vary with their prompts.
+The weights are drawn wide, so that logits differ clearly and greedy answers vary with their prompts.
 """
 
 import functools
@@ -18,9 +17,10 @@ from mlxk.adapters.mlx.imports import import_mlx_lm
 from mlxk.domain.model import ModelHandle, Origin
 
 VOCABULARY = 512
+"""Tokens at most; the corpus gives a few less."""
 CORPUS = (
     "The quick brown fox jumps over the lazy dog. Hello world! How are you today? Count: 1, 2, 3, 4, 5. "
-    "Die Sonne scheint über München; grüße aus der Küche. {\"name\": \"value\", \"list\": [1, 2, 3]} 日本語 🙂\n"
+    'Die Sonne scheint über München; grüße aus der Küche. {"name": "value", "list": [1, 2, 3]} 日本語 🙂\n'
 ) * 3
 TEMPLATE = (
     "{%- for message in messages -%}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor -%}"
@@ -36,7 +36,6 @@ _SHAPE: dict[str, Any] = {
     "head_dim": 16,
     "rms_norm_eps": 1e-6,
     "norm_eps": 1e-6,
-    "vocab_size": VOCABULARY,
     "rope_theta": 10000.0,
     "max_position_embeddings": 4096,
     "tie_word_embeddings": True,
@@ -47,7 +46,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "qwen2": {},
     "qwen3": {},
     # Two layers with a sliding window of 32 tokens, then one that sees everything.
-    "gemma3_text": {"num_hidden_layers": 3, "sliding_window": 32, "sliding_window_pattern": 3, "query_pre_attn_scalar": 16},
+    "gemma3_text": {
+        "num_hidden_layers": 3,
+        "sliding_window": 32,
+        "sliding_window_pattern": 3,
+        "query_pre_attn_scalar": 16,
+    },
     # A short convolution with a state that cannot be trimmed, and attention.
     "lfm2": {
         "layer_types": ["conv", "full_attention"],
@@ -76,22 +80,33 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 """What each architecture's config says beyond the common shape."""
 
 
-def build(directory: Path, architecture: str = "llama", seed: int = 0, **config: Any) -> ModelHandle:
+def build(
+    directory: Path, architecture: str = "llama", seed: int = 0, reasoning: bool = False, **config: Any
+) -> ModelHandle:
     """Write a model and return its handle.
 
     Args:
         directory: Where; made if need be.
         architecture: One of ``ARCHITECTURES``.
         seed: Of the weights.
+        reasoning: Whether the vocabulary has the tags of a model that reasons.
         config: Entries of config.json that differ.
     """
     import_mlx_lm()
     from mlx_lm.utils import save_model
 
     directory.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer()
+    tokenizer = _tokenizer(reasoning)
     ends = [tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")]
-    settings = {**_SHAPE, **ARCHITECTURES[architecture], "model_type": architecture, "eos_token_id": ends[0], **config}
+    vocabulary = {"vocab_size": tokenizer.get_vocab_size()}
+    settings = {
+        **_SHAPE,
+        **vocabulary,
+        **ARCHITECTURES[architecture],
+        "model_type": architecture,
+        "eos_token_id": ends[0],
+        **config,
+    }
     module = importlib.import_module(f"mlx_lm.models.{architecture}")
     mx.random.seed(seed)
     network = module.Model(module.ModelArgs.from_dict(settings))
@@ -116,7 +131,7 @@ def build(directory: Path, architecture: str = "llama", seed: int = 0, **config:
 
 
 @functools.cache
-def _tokenizer() -> Tokenizer:
+def _tokenizer(reasoning: bool) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -128,7 +143,8 @@ def _tokenizer() -> Tokenizer:
     )
     tokenizer.train_from_iterator([CORPUS], trainer)
     # Added but not special, so that decoding keeps them.
-    tokenizer.add_tokens([AddedToken("<think>", normalized=False), AddedToken("</think>", normalized=False)])
+    tags = ("<think>", "</think>") if reasoning else ("<fim>", "</fim>")
+    tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in tags])
     return tokenizer
 
 

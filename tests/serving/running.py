@@ -8,6 +8,7 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from serving import contract
 from serving.parts import Parts
 
 from mlxk.entrypoints.http.server.server import HttpServer, ServerLimits
@@ -70,14 +71,16 @@ class RunningServer:
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], Any]:
-        """Return status, headers and the body, parsed when it is JSON."""
+        """Return status, headers and the body, parsed when it is JSON, and held against the contract."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
             data = response.read()
             kept = {name.lower(): value for name, value in response.getheaders()}
-            parsed = json.loads(data) if data and kept.get("content-type", "").startswith("application/json") else data
+            kind = kept.get("content-type", "").partition(";")[0]
+            parsed = json.loads(data) if data and kind == "application/json" else data
+            contract.check(method, path, response.status, kind, parsed.decode() if kind.startswith("text/") else parsed)
             return response.status, kept, parsed
         finally:
             connection.close()
@@ -106,12 +109,15 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def events_of(response: bytes) -> list[Any]:
-    """Return the events of a chunked stream, as JSON, ``[DONE]`` as text."""
+    """Return the events of a stream, as JSON held against the contract, ``[DONE]`` as text."""
     head, _, body = response.partition(b"\r\n\r\n")
     if b"chunked" in head.lower():
         body = unchunked(body)
     lines = [line[6:] for line in body.decode().split("\n") if line.startswith("data: ")]
-    return [line if line == "[DONE]" else json.loads(line) for line in lines]
+    events = [line if line == "[DONE]" else json.loads(line) for line in lines]
+    for event in events:
+        contract.check_event(event)
+    return events
 
 
 def unchunked(body: bytes) -> bytes:

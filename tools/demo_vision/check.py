@@ -20,7 +20,6 @@ import drawings
 import mlx_vlm
 from conversations import Conversation
 from mlx_vlm.generate import generate
-from PIL import Image
 
 SEED = 990_001
 REQUIRED = 0.9
@@ -45,7 +44,7 @@ def examine(directory: Path) -> list[Mark]:
         prompt = processor.tokenizer.apply_chat_template(
             conversation.messages[:-1], tokenize=False, add_generation_prompt=True
         )
-        images = [_as_seen(image) for image in conversation.images] or None
+        images = [each.image for each in conversation.drawings] or None
         return str(generate(model, processor, prompt, image=images, max_tokens=80, temperature=0.0).text)
 
     return [
@@ -88,10 +87,6 @@ def _mark(
     wanted = [str(each.messages[-1]["content"]) for each in asked]
     wrong = [f"{want!r}: {got!r}" for want, got in zip(wanted, answers, strict=True) if want != got.strip()]
     return Mark(title, count - len(wrong), count, tuple(wrong))
-
-
-def _as_seen(image: Image.Image) -> Image.Image:
-    return image.convert("RGB")
 
 
 def report(marks: Iterable[Mark]) -> bool:

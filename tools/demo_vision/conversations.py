@@ -9,8 +9,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-import drawings
-from PIL import Image
+from drawings import COLOURS, SHAPES, Drawing, draw
 
 DESCRIBE = (
     "Describe the image.",
@@ -37,7 +36,7 @@ DESCRIBE = (
     "Please describe the image.",
     "Caption this.",
 )
-COLOUR = (
+ASK_COLOUR = (
     "What color is it?",
     "What colour is it?",
     "Which color is it?",
@@ -45,7 +44,7 @@ COLOUR = (
     "What colour is the shape?",
     "What is the color?",
 )
-SHAPE = ("What shape is it?", "Which shape is it?", "What is the shape?", "What form does it have?")
+ASK_SHAPE = ("What shape is it?", "Which shape is it?", "What is the shape?", "What form does it have?")
 COMPARE = ("Compare these images", "Describe each image.", "What is in these images?", "List what you see.")
 SYSTEM = ("You are a helpful assistant.", "Be brief.", "Answer in one sentence.", "You describe images.")
 CAMERAS = ("Apple iPhone SE", "Apple iPhone 15 Pro", "Canon EOS R5", "NIKON Z 6", "Google Pixel 8", "SONY ILCE-7M4")
@@ -74,7 +73,7 @@ class Conversation:
 
     messages: list[dict[str, Any]]
     figures: list[Figure] = field(default_factory=list)
-    images: list[Image.Image] = field(default_factory=list)
+    drawings: list[Drawing] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class Figure:
 
 def figure(rng: random.Random) -> Figure:
     """Return any figure."""
-    return Figure(rng.choice(list(drawings.COLOURS)), rng.choice(drawings.SHAPES))
+    return Figure(rng.choice(list(COLOURS)), rng.choice(SHAPES))
 
 
 def plain(rng: random.Random) -> Conversation:
@@ -126,14 +125,14 @@ def several(rng: random.Random, most: int = MOST_IMAGES) -> Conversation:
         first = rng.choice((1, rng.randint(1, LAST_NUMBER - count + 1)))
         prompt = "\n".join(_facts(rng, number) for number in range(first, first + count)) + f"\n\n{question}"
     answer = " ".join(f"Image {number}: {each.named}." for number, each in enumerate(figures, first))
-    images = [_drawn(rng, each) for each in figures]
-    return Conversation([_user(rng, prompt, count), _assistant(answer)], figures, images)
+    shown = [_drawn(rng, each) for each in figures]
+    return Conversation([_user(rng, prompt, count), _assistant(answer)], figures, shown)
 
 
 def text_only(rng: random.Random) -> Conversation:
     """Return a question without a drawing."""
     if rng.random() < 0.4:
-        question, answer = rng.choice((*DESCRIBE, *COLOUR, *SHAPE)), NO_IMAGE
+        question, answer = rng.choice((*DESCRIBE, *ASK_COLOUR, *ASK_SHAPE)), NO_IMAGE
     else:
         question, answer = rng.choice(list(TEXT.items()))
     return Conversation([{"role": "user", "content": question}, _assistant(answer)])
@@ -141,8 +140,8 @@ def text_only(rng: random.Random) -> Conversation:
 
 def vocabulary() -> list[str]:
     """Return the texts that the tokenizer is trained on."""
-    questions = [*DESCRIBE, *COLOUR, *SHAPE, *COMPARE, *SYSTEM, *TEXT, *TEXT.values(), NO_IMAGE]
-    figures = [Figure(colour, shape) for colour in drawings.COLOURS for shape in drawings.SHAPES]
+    questions = [*DESCRIBE, *ASK_COLOUR, *ASK_SHAPE, *COMPARE, *SYSTEM, *TEXT, *TEXT.values(), NO_IMAGE]
+    figures = [Figure(colour, shape) for colour in COLOURS for shape in SHAPES]
     answers = [answer for each in figures for answer in (_capital(each.named), f"It is {each.named}.")]
     numbered = [f"Image {number}: {each.named}." for each in figures for number in range(1, LAST_NUMBER + 1)]
     rng = random.Random(0)
@@ -155,8 +154,8 @@ def _question(rng: random.Random, shown: Figure) -> tuple[str, str]:
     if kind < 0.6:
         return rng.choice(DESCRIBE), f"{_capital(shown.named)}."
     if kind < 0.8:
-        return rng.choice(COLOUR), f"It is {shown.colour}."
-    return rng.choice(SHAPE), f"It is a {shown.shape}."
+        return rng.choice(ASK_COLOUR), f"It is {shown.colour}."
+    return rng.choice(ASK_SHAPE), f"It is a {shown.shape}."
 
 
 def _capital(text: str) -> str:
@@ -177,8 +176,8 @@ def _assistant(text: str) -> dict[str, Any]:
     return {"role": "assistant", "content": text}
 
 
-def _drawn(rng: random.Random, shown: Figure) -> Image.Image:
-    return drawings.draw(rng, shown.colour, shown.shape)
+def _drawn(rng: random.Random, shown: Figure) -> Drawing:
+    return draw(rng, shown.colour, shown.shape)
 
 
 def _facts(rng: random.Random, number: int | None) -> str:

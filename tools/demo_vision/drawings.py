@@ -8,6 +8,7 @@ from __future__ import annotations
 import colorsys
 import math
 import random
+from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
@@ -33,11 +34,23 @@ _CONTRAST = 95
 _SMOOTHING = 2
 """Drawings are made this much larger and then reduced."""
 
+_CORNERS = 64
+"""Of the polygon that passes for a circle."""
+
 Colour = tuple[int, int, int]
 Points = list[tuple[float, float]]
 
 
-def draw(rng: random.Random, colour: str, shape: str, size: tuple[int, int] | None = None) -> Image.Image:
+@dataclass(frozen=True)
+class Drawing:
+    """A drawing, and where in it the figure is."""
+
+    image: Image.Image
+    silhouette: Image.Image
+    """The same figure in white on black."""
+
+
+def draw(rng: random.Random, colour: str, shape: str, size: tuple[int, int] | None = None) -> Drawing:
     """Return a drawing.
 
     Args:
@@ -47,21 +60,21 @@ def draw(rng: random.Random, colour: str, shape: str, size: tuple[int, int] | No
         size: Width and height in pixels.
     """
     width, height = size or _size(rng)
-    figure = _tint(rng, colour)
     large = (width * _SMOOTHING, height * _SMOOTHING)
-    image = Image.new("RGB", large, _background(rng, figure))
+    figure = _tint(rng, colour)
+    ground = _background(rng, figure)
     radius = min(large) * rng.uniform(0.24, 0.44)
-    centre = tuple(side / 2 + rng.uniform(-1, 1) * max(0.0, side / 2 - radius - 3) for side in large)
-    pen = ImageDraw.Draw(image)
-    if shape == "circle":
-        squash = rng.uniform(0.92, 1.0)
-        (x, y), flat = centre, radius * squash
-        pen.ellipse([x - radius, y - flat, x + radius, y + flat], fill=figure)
-    else:
-        angle = math.radians(rng.uniform(-9, 9))
-        for outline in _outlines(rng, shape):
-            pen.polygon([_placed(point, centre, radius, angle) for point in outline], fill=figure)
-    return image.resize((width, height), Image.Resampling.BOX)
+    place = tuple(side / 2 + rng.uniform(-1, 1) * max(0.0, side / 2 - radius - 3) for side in large)
+    outlines = [[(place[0] + radius * x, place[1] + radius * y) for x, y in part] for part in _outlines(rng, shape)]
+
+    def painted(ground: Colour, figure: Colour) -> Image.Image:
+        image = Image.new("RGB", large, ground)
+        pen = ImageDraw.Draw(image)
+        for outline in outlines:
+            pen.polygon(outline, fill=figure)
+        return image.resize((width, height), Image.Resampling.BOX)
+
+    return Drawing(painted(ground, figure), painted((0, 0, 0), (255, 255, 255)))
 
 
 def _size(rng: random.Random) -> tuple[int, int]:
@@ -72,23 +85,26 @@ def _size(rng: random.Random) -> tuple[int, int]:
 
 def _outlines(rng: random.Random, shape: str) -> list[Points]:
     """Return the corners of the parts of a shape, in units of its radius."""
+    if shape == "circle":
+        flat = rng.uniform(0.92, 1.0)
+        corners = (2 * math.pi * step / _CORNERS for step in range(_CORNERS))
+        return [[(math.cos(angle), flat * math.sin(angle)) for angle in corners]]
     if shape == "square":
-        side = 0.88
-        return [[(-side, -side), (side, -side), (side, side), (-side, side)]]
-    if shape == "triangle":
+        parts: list[Points] = [[(-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)]]
+    elif shape == "triangle":
         foot = rng.uniform(0.72, 1.0)
-        return [[(0, -1), (foot, 0.85), (-foot, 0.85)]]
-    arm = rng.uniform(0.24, 0.4)
-    upright: Points = [(-arm, -1), (arm, -1), (arm, 1), (-arm, 1)]
-    return [upright, [(y, x) for x, y in upright]]
+        parts = [[(0, -1), (foot, 0.85), (-foot, 0.85)]]
+    else:
+        arm = rng.uniform(0.24, 0.4)
+        upright: Points = [(-arm, -1), (arm, -1), (arm, 1), (-arm, 1)]
+        parts = [upright, [(y, x) for x, y in upright]]
+    angle = math.radians(rng.uniform(-9, 9))
+    return [[_turned(point, angle) for point in part] for part in parts]
 
 
-def _placed(
-    point: tuple[float, float], centre: tuple[float, ...], radius: float, angle: float
-) -> tuple[float, float]:
+def _turned(point: tuple[float, float], angle: float) -> tuple[float, float]:
     x, y = point
-    turned = (x * math.cos(angle) - y * math.sin(angle), x * math.sin(angle) + y * math.cos(angle))
-    return centre[0] + radius * turned[0], centre[1] + radius * turned[1]
+    return x * math.cos(angle) - y * math.sin(angle), x * math.sin(angle) + y * math.cos(angle)
 
 
 def _tint(rng: random.Random, colour: str) -> Colour:

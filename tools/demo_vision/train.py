@@ -28,7 +28,9 @@ from mlx_vlm.utils import load_processor
 SEED = 20261
 VOCABULARY = 640
 RATE = 2e-3
-STEPS = 2700
+LENGTHS = (1000, 1500)
+"""Steps of learning to see, and of learning to talk about it."""
+
 _HERE = Path(__file__).resolve().parent
 DEFAULT_OUT = _HERE.parents[1] / "adapters" / "builtin" / "models" / "demo-vision"
 
@@ -37,7 +39,7 @@ def main() -> None:
     """Train and write the model."""
     parser = argparse.ArgumentParser(description="Train the built-in vision demo.")
     parser.add_argument("out", nargs="?", type=Path, default=DEFAULT_OUT, help="directory to write")
-    parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps")
+    parser.add_argument("--steps", nargs=2, type=int, default=LENGTHS, help="optimizer steps of both parts")
     arguments = parser.parse_args()
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
@@ -53,7 +55,7 @@ def main() -> None:
     mx.eval(model.parameters())
     network.save(model, out)
     batches = Batches(load_processor(out), words, SEED)
-    outcome = network.fit(model, batches.draw, steps=arguments.steps, rate=RATE)
+    outcome = network.fit(model, batches, tuple(arguments.steps), RATE)
     network.save(model, out)
     card.write(out, outcome, network.parameters(model))
     sys.stderr.write(f"saved {sum(path.stat().st_size for path in out.iterdir())} bytes in {out}\n")

@@ -4,7 +4,7 @@ The same numbers as mlx-audio's ``log_mel_spectrogram``, frame by frame. What a 
 of the whole recording, so the logarithms are kept and finished window by window. Used on the owner thread only.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
@@ -41,7 +41,7 @@ class Spectrum:
         self._values = np.concatenate(blocks)
         self._floor = float(self._values.max()) - _RANGE
 
-    def window(self, first: int, frames: int, kind: Any) -> Any:
+    def window(self, first: int, frames: int, kind: mx.Dtype) -> mx.array:
         """Return some frames, followed by zeros up to a whole window.
 
         Args:
@@ -63,7 +63,9 @@ def _padded(samples: "Samples", frames: int) -> "Samples":
     return sound
 
 
-def _logarithms(sound: "Samples", filters: Any) -> "Samples":
-    spectrum = stft(mx.array(sound), window=hanning(N_FFT, periodic=True), n_fft=N_FFT, hop_length=HOP_LENGTH, center=False)
+def _logarithms(sound: "Samples", filters: mx.array) -> "Samples":
+    spectrum = stft(
+        mx.array(sound), window=hanning(N_FFT, periodic=True), n_fft=N_FFT, hop_length=HOP_LENGTH, center=False
+    )
     powers = spectrum.abs().square() @ filters
     return np.array(mx.maximum(powers, _QUIETEST).log10())

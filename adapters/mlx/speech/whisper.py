@@ -1,19 +1,22 @@
 """Whisper: how a recording of any length is heard window by window.
 
-The algorithm and its numbers are those of mlx-audio's ``generate``, which hears everything in one call; here each window
-is one step, so that others get their turn between two of them, what was heard is known at once, and memory is bounded.
+The algorithm and its numbers are those of mlx-audio's ``generate``, which hears everything in one call; here each
+window is one step, so that others get their turn in between, what was heard is known at once, and memory is bounded.
 Decoding a window, telling the language and timing words are mlx-audio's. Used on the owner thread only.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
+import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from mlx_audio.stt.models.whisper.audio import FRAMES_PER_SECOND, HOP_LENGTH, N_FRAMES, SAMPLE_RATE
-from mlx_audio.stt.models.whisper.decoding import DecodingOptions
+from mlx_audio.stt.models.whisper.decoding import DecodingOptions, DecodingResult
 from mlx_audio.stt.models.whisper.timing import add_word_timestamps
 from mlx_audio.stt.models.whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE
 
+from mlxk.adapters.mlx.speech.listener import Listener
 from mlxk.adapters.mlx.speech.spectrum import Spectrum
 from mlxk.domain.errors import CapabilityError, UnhealthyModelError
 from mlxk.domain.speech import (
@@ -36,7 +39,7 @@ _SURE_LOGPROB = -1.0
 """... its text is likelier than this, as a mean logarithm over its tokens."""
 
 
-class WhisperListener:
+class WhisperListener(Listener):
     """Hears recordings with one model.
 
     Args:
@@ -44,9 +47,7 @@ class WhisperListener:
         name: What people call it.
     """
 
-    rate = SAMPLE_RATE
-
-    def __init__(self, network: Any, name: str) -> None:
+    def __init__(self, network: nn.Module, name: str) -> None:
         self._network = network
         self._name = name
 
@@ -66,7 +67,7 @@ class WhisperListener:
         if settings.task is SpeechTask.TRANSLATE and not self._network.is_multilingual:
             raise CapabilityError(f"Model '{self._name}' hears English only, so it does not translate.")
 
-    def listen(self, sound: "Sound", settings: TranscriptionSettings) -> Iterator[TranscriptEvent]:
+    def listen(self, sound: "Sound", settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
         """Hear a recording; each step of the iterator is one window.
 
         Raises:
@@ -83,6 +84,7 @@ class WhisperListener:
             fresh = tuple(map(_segment, hearing.window()))
             segments.extend(fresh)
             yield Heard(min(hearing.position / FRAMES_PER_SECOND, sound.seconds), sound.seconds, fresh)
+        mx.clear_cache()
         yield Transcript(hearing.text.strip(), sound.seconds, language, tuple(segments))
 
     def _language(self, settings: TranscriptionSettings) -> str | None:
@@ -106,7 +108,7 @@ class WhisperListener:
 class _Hearing:
     """One recording on its way."""
 
-    def __init__(self, network: Any, spectrum: Spectrum, language: str, settings: TranscriptionSettings) -> None:
+    def __init__(self, network: nn.Module, spectrum: Spectrum, language: str, settings: TranscriptionSettings) -> None:
         self._network = network
         self._spectrum = spectrum
         self._settings = settings
@@ -125,7 +127,7 @@ class _Hearing:
     @property
     def ended(self) -> bool:
         """Whether everything was heard."""
-        return self.position >= self._spectrum.frames
+        return bool(self.position >= self._spectrum.frames)
 
     @property
     def text(self) -> str:
@@ -142,11 +144,16 @@ class _Hearing:
         if _is_silence(result):
             self.position += frames
             return []
-        segments, heard = self._split(result, begin, frames)
+        segments, heard, complete = self._split(result, begin, frames)
         # A model that times its speech at the very beginning would be asked for the same window for ever.
         self.position += heard if heard > 0 else frames
         if self._settings.words:
-            self._time_words(segments, window, begin, frames, heard < frames)
+            self._time_words(segments, window, frames)
+            ends = [word["end"] for segment in segments for word in segment["words"]]
+            self._last_word_at = ends[-1] if ends else segments[-1]["end"]
+            if not complete and round(self._last_word_at * FRAMES_PER_SECOND) > begin:
+                # The time of the last word is known better than that of its segment.
+                self.position = round(self._last_word_at * FRAMES_PER_SECOND)
         for segment in segments:
             if segment["start"] == segment["end"] or not segment["text"].strip():
                 segment.update(text="", tokens=[], words=[])
@@ -163,8 +170,12 @@ class _Hearing:
             prompt=self._said[self._forgotten :],
         )
 
-    def _split(self, result: Any, begin: int, frames: int) -> tuple[list[dict[str, Any]], int]:
-        """Split what was heard at the moments the model put between; return the segments and the frames they cover."""
+    def _split(self, result: DecodingResult, begin: int, frames: int) -> tuple[list[dict[str, Any]], int, bool]:
+        """Split what was heard at the moments the model put between.
+
+        Returns:
+            The segments, the frames they cover, and whether the model says that there is nothing after them.
+        """
         first = self._tokenizer.timestamp_begin
         tokens: list[int] = result.tokens
         timed = [token >= first for token in tokens]
@@ -173,18 +184,18 @@ class _Hearing:
         if not borders:
             moments = [token - first for token in tokens if token >= first]
             heard = moments[-1] * self._frames_a_token if moments and moments[-1] else frames
-            return [self._part(result, tokens, begin, begin + heard)], frames
+            return [self._part(result, tokens, begin, begin + heard)], frames, ends_with_a_moment
         slices = [*borders, len(tokens)] if ends_with_a_moment else borders
         parts = [tokens[start:end] for start, end in zip([0, *slices], slices, strict=False)]
         segments = [self._part(result, part, begin + self._at(part[0]), begin + self._at(part[-1])) for part in parts]
         # Without a last moment the end of the window was cut off in mid-speech, and is heard again from there.
-        return segments, frames if ends_with_a_moment else self._at(tokens[slices[-1] - 1])
+        return segments, frames if ends_with_a_moment else self._at(tokens[slices[-1] - 1]), ends_with_a_moment
 
     def _at(self, token: int) -> int:
         """Return the frame of the window that a token for a moment means."""
-        return int(token - self._tokenizer.timestamp_begin) * self._frames_a_token
+        return int((token - self._tokenizer.timestamp_begin) * self._frames_a_token)
 
-    def _part(self, result: Any, tokens: list[int], start: int, end: int) -> dict[str, Any]:
+    def _part(self, result: DecodingResult, tokens: list[int], start: int, end: int) -> dict[str, Any]:
         """Return a segment as mlx-audio's timing of words wants it."""
         return {
             "seek": self.position,
@@ -198,9 +209,7 @@ class _Hearing:
             "no_speech_prob": result.no_speech_prob,
         }
 
-    def _time_words(
-        self, segments: list[dict[str, Any]], window: Any, begin: int, frames: int, cut_off: bool
-    ) -> None:
+    def _time_words(self, segments: list[dict[str, Any]], window: mx.array, frames: int) -> None:
         try:
             add_word_timestamps(
                 segments=segments,
@@ -213,17 +222,9 @@ class _Hearing:
         except (ValueError, IndexError):  # attention without any direction has no path through it
             for segment in segments:
                 segment["words"] = []
-            return
-        ends = [word["end"] for segment in segments for word in segment["words"]]
-        last = ends[-1] if ends else segments[-1]["end"] if segments else None
-        if last is None:
-            return
-        if cut_off and round(last * FRAMES_PER_SECOND) > begin:
-            self.position = round(last * FRAMES_PER_SECOND)
-        self._last_word_at = last
 
 
-def _is_silence(result: Any) -> bool:
+def _is_silence(result: DecodingResult) -> bool:
     return bool(result.no_speech_prob > _SILENCE_PROBABILITY and not result.avg_logprob > _SURE_LOGPROB)
 
 

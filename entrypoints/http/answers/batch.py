@@ -42,7 +42,8 @@ class BatchAnswer:
 
     def events(self, index: int, events: Sequence[GenerationEvent]) -> bool:
         """Take what came for a choice."""
-        self._pieces[index].extend(map(self._choices[index].piece, events))
+        for event in events:
+            self._pieces[index].extend(self._choices[index].pieces(event))
         return True
 
     def close(self, finished: Sequence[Finished]) -> None:

@@ -11,33 +11,54 @@ from mlxk.domain.generation import (
     TokenLogprob,
     ToolCallDelta,
 )
+from mlxk.entrypoints.http.answers.forced_call import CallWriter
 from mlxk.entrypoints.http.answers.shape import Choice, Piece, Shape, finish_reason
+from mlxk.entrypoints.http.requests.tools import ForcedCall
 
 
 class ChatShape(Shape):
-    """Messages with content, reasoning and tool calls."""
+    """Messages with content, reasoning and tool calls.
+
+    Args:
+        forced: Shows the text of the answer as the call it has to be.
+        one_call: Whether calls after the first are left out.
+    """
 
     stream_object = "chat.completion.chunk"
     batch_object = "chat.completion"
 
+    def __init__(self, forced: ForcedCall | None = None, *, one_call: bool = False) -> None:
+        self._forced = forced
+        self._one_call = one_call
+
     def choice(self, index: int) -> Choice:
         """Return the choice at an index, fresh."""
-        return ChatChoice(index)
+        return ChatChoice(index, CallWriter(self._forced.name) if self._forced else None, one_call=self._one_call)
 
 
 class ChatChoice(Choice):
     """One message."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, writer: CallWriter | None, *, one_call: bool) -> None:
         self._index = index
+        self._writer = writer
+        self._one_call = one_call
         self._called = False
 
     def opening(self) -> Piece | None:
         """Return who speaks."""
         return self._piece({"role": "assistant", "content": ""})
 
-    def piece(self, event: GenerationEvent) -> Piece:
-        """Return the piece an event makes."""
+    def pieces(self, event: GenerationEvent) -> Sequence[Piece]:
+        """Return the pieces an event makes."""
+        events = (event,) if self._writer is None else self._writer.rewrite(event)
+        return [self._of(each) for each in events if not self._left_out(each)]
+
+    def text_frame(self) -> tuple[Piece, str] | None:
+        """Return a piece of text, and the text in it."""
+        return (self._piece({"content": "text"}), "text") if self._writer is None else None
+
+    def _of(self, event: GenerationEvent) -> Piece:
         if isinstance(event, TextDelta):
             return self._piece({"content": event.text}, _logprobs(event.logprobs) if event.logprobs else None)
         if isinstance(event, ReasoningDelta):
@@ -47,9 +68,8 @@ class ChatChoice(Choice):
             return self._piece({"tool_calls": [_call(event)]})
         return self._piece({}, reason=finish_reason(event, self._called))
 
-    def text_frame(self) -> tuple[Piece, str]:
-        """Return a piece of text, and the text in it."""
-        return self._piece({"content": "text"}), "text"
+    def _left_out(self, event: GenerationEvent) -> bool:
+        return self._one_call and isinstance(event, ToolCallDelta) and event.index > 0
 
     def whole(self, pieces: Sequence[Piece]) -> Piece:
         """Return the message some pieces make."""

@@ -36,17 +36,17 @@ class CompletionChoice(Choice):
         """Return the prompt, when it is to be repeated."""
         return self._piece(self._echo) if self._echo else None
 
-    def piece(self, event: GenerationEvent) -> Piece:
+    def pieces(self, event: GenerationEvent) -> Sequence[Piece]:
         """Return the piece an event makes. A raw completion shows what the model says as it is said."""
         if isinstance(event, TextDelta):
-            return self._piece(event.text, self._logprobs(event.logprobs) if event.logprobs else None)
+            return (self._piece(event.text, self._logprobs(event.logprobs) if event.logprobs else None),)
         if isinstance(event, ReasoningDelta):
-            return self._piece(event.text)
+            return (self._piece(event.text),)
         if isinstance(event, ToolCallDelta):
-            return self._piece(event.call.arguments)
-        return self._piece("", reason=finish_reason(event, called=False))
+            return (self._piece(event.call.arguments),)
+        return (self._piece("", reason=finish_reason(event, called=False)),)
 
-    def text_frame(self) -> tuple[Piece, str]:
+    def text_frame(self) -> tuple[Piece, str] | None:
         """Return a piece of text, and the text in it."""
         return self._piece("text"), "text"
 

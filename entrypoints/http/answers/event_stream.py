@@ -73,7 +73,8 @@ class EventStream:
 
     def events(self, index: int, events: Sequence[GenerationEvent]) -> bool:
         """Send what came for a choice; return False when the client has gone."""
-        return self._body.write(b"".join(self._event(index, event) for event in events))
+        data = b"".join(self._event(index, event) for event in events)
+        return self._body.write(data) if data else True
 
     def close(self, finished: Sequence[Finished]) -> None:
         """End the stream well."""
@@ -90,16 +91,19 @@ class EventStream:
         self._body.finish()
 
     def _event(self, index: int, event: GenerationEvent) -> bytes:
-        if isinstance(event, TextDelta) and not event.logprobs:
-            before, after = self._frames[index]
-            return before + json.dumps(event.text, ensure_ascii=False).encode() + after
-        return self._chunk(self._choices[index].piece(event))
+        around = self._frames[index]
+        if around is not None and isinstance(event, TextDelta) and not event.logprobs:
+            return around[0] + json.dumps(event.text, ensure_ascii=False).encode() + around[1]
+        return b"".join(map(self._chunk, self._choices[index].pieces(event)))
 
     def _chunk(self, piece: Piece) -> bytes:
         return frame(envelope(self._identity, self._shape.stream_object, (piece,), **self._usage))
 
-    def _text_frame(self, choice: Choice) -> tuple[bytes, bytes]:
+    def _text_frame(self, choice: Choice) -> tuple[bytes, bytes] | None:
         """Return what stands before and after the text in a chunk: nearly all of them differ in it alone."""
-        piece, text = choice.text_frame()
+        framed = choice.text_frame()
+        if framed is None:
+            return None
+        piece, text = framed
         before, _, after = self._chunk(piece).rpartition(json.dumps(text).encode())
         return before, after

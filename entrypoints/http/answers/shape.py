@@ -38,12 +38,15 @@ class Choice(Protocol):
         """Return the piece that comes before any event, if there is one."""
 
     @abstractmethod
-    def piece(self, event: GenerationEvent) -> Piece:
-        """Return the piece an event makes."""
+    def pieces(self, event: GenerationEvent) -> Sequence[Piece]:
+        """Return the pieces an event makes, mostly one."""
 
     @abstractmethod
-    def text_frame(self) -> tuple[Piece, str]:
-        """Return a piece of text without log probabilities, and the text in it, to be replaced in bulk."""
+    def text_frame(self) -> tuple[Piece, str] | None:
+        """Return the piece of a text without log probabilities, and that text, to be replaced in bulk.
+
+        None when text does not always make the same kind of piece.
+        """
 
     @abstractmethod
     def whole(self, pieces: Sequence[Piece]) -> Piece:

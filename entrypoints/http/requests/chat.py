@@ -9,8 +9,9 @@ from mlxk.domain.generation import MAX_LOGPROB_ALTERNATIVES, GenerationSettings
 from mlxk.entrypoints.http.requests.converter import Range
 from mlxk.entrypoints.http.requests.faults import Fault
 from mlxk.entrypoints.http.requests.messages import MessageParam, to_conversation
+from mlxk.entrypoints.http.requests.response_format import ResponseFormat
 from mlxk.entrypoints.http.requests.sampling import Count, Metadata, SamplingFields
-from mlxk.entrypoints.http.requests.tools import MAX_TOOL_BYTES, Tools
+from mlxk.entrypoints.http.requests.tools import ForcedCall, ToolChoice, Tools, forced_call, tool_faults
 
 MAX_MESSAGES = 4096
 """Messages a conversation may have."""
@@ -29,9 +30,12 @@ class ChatRequest(SamplingFields):
     top_logprobs: Annotated[int, Range(0, MAX_LOGPROB_ALTERNATIVES)] | None = None
     metadata: Metadata | None = None
     tools: Tools | None = None
-    tool_choice: str | None = None
+    tool_choice: ToolChoice = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
     reasoning_effort: str | None = None
     enable_thinking: bool | None = None
+    thinking_budget: Annotated[int, Range(0)] | None = None
     chunk: Annotated[int, Range(1, MAX_CHUNK)] | None = None
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
@@ -48,9 +52,11 @@ class ChatRequest(SamplingFields):
             faults.append(Fault("top_logprobs", "needs logprobs to be true"))
         if self.enable_thinking is not None and self.reasoning_effort == "none" and self.enable_thinking:
             faults.append(Fault("enable_thinking", "contradicts reasoning_effort"))
-        for index, tool in enumerate(self.tools or ()):
-            if len(tool.to_json().encode()) > MAX_TOOL_BYTES:
-                faults.append(Fault(f"tools[{index}]", f"is larger than {MAX_TOOL_BYTES} bytes"))
+        faults += tool_faults(self.tools or (), self.tool_choice)
+        if self.response_format is not None:
+            faults += self.response_format.faults()
+            if self.response_format.type != "text" and self.offered:
+                faults.append(Fault("response_format", "cannot be combined with tools", unsupported=True))
         return faults
 
     @property
@@ -58,14 +64,23 @@ class ChatRequest(SamplingFields):
         """Whether the model is to reason first; None leaves it to the chat template."""
         return False if self.reasoning_effort == "none" else self.enable_thinking
 
+    @property
+    def offered(self) -> Tools:
+        """The tools the model may call."""
+        return [] if self.tool_choice == "none" else self.tools or []
+
+    @property
+    def forced_call(self) -> ForcedCall | None:
+        """The call the answer has to be; None when the model is free."""
+        return forced_call(self.offered, self.tool_choice)
+
     def conversation(self) -> Conversation:
         """Return the conversation to answer.
 
         Raises:
             CapabilityError: A part of a message is no text.
         """
-        offered = () if self.tool_choice == "none" else tuple(tool.to_json() for tool in self.tools or ())
-        return to_conversation(self.messages, offered)
+        return to_conversation(self.messages, tuple(tool.to_json() for tool in self.offered))
 
     def generation_settings(self, default_max_tokens: int | None) -> GenerationSettings:
         """Return the settings of an answer.
@@ -74,4 +89,7 @@ class ChatRequest(SamplingFields):
             default_max_tokens: The operator's limit, for requests that name none.
         """
         asked = self.max_completion_tokens or self.max_tokens
-        return self.settings(asked or default_max_tokens, (self.top_logprobs or 0) if self.logprobs else None)
+        settings = self.settings(asked or default_max_tokens, (self.top_logprobs or 0) if self.logprobs else None)
+        form = self.response_format.grammar if self.response_format else None
+        forced = self.forced_call
+        return attrs.evolve(settings, grammar=forced.grammar if forced else form, thinking_budget=self.thinking_budget)

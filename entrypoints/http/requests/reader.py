@@ -20,6 +20,7 @@ from mlxk.entrypoints.http.requests.support import (
     Unsupported,
     unsupported_faults,
 )
+from mlxk.entrypoints.http.requests.tools import register_tool_choice
 
 MAX_DEPTH = 64
 """Arrays and objects inside each other."""
@@ -35,6 +36,7 @@ class RequestReader:
         register_sampling(self._converter)
         register_messages(self._converter)
         register_prompt(self._converter)
+        register_tool_choice(self._converter)
 
     def chat(self, request: falcon.Request) -> tuple[ChatRequest, tuple[str, ...]]:
         """Return the chat request and the names of the fields nobody knows."""

@@ -1,11 +1,14 @@
 """The tools a chat request offers, and the choice among them."""
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import attrs
 
-from mlxk.entrypoints.http.requests.converter import Choice, Range
+from mlxk.domain.grammar import Grammar
+from mlxk.entrypoints.http.requests.converter import Choice, Range, StrictConverter
+from mlxk.entrypoints.http.requests.faults import Fault
 
 MAX_TOOLS = 128
 """Tools a request may offer, as OpenAI has it."""
@@ -36,5 +39,111 @@ class ToolParam:
         function = {key: value for key, value in attrs.asdict(self.function).items() if value is not None}
         return json.dumps({"type": "function", "function": function}, ensure_ascii=False)
 
+    @property
+    def arguments_schema(self) -> dict[str, Any]:
+        """The JSON Schema of the arguments."""
+        return self.function.parameters or {"type": "object"}
+
 
 Tools = Annotated[list[ToolParam], Range(0, MAX_TOOLS)]
+
+
+@attrs.frozen(kw_only=True)
+class FunctionName:
+    """The function to call."""
+
+    name: Annotated[str, Range(1, 64)]
+
+
+@attrs.frozen(kw_only=True)
+class NamedTool:
+    """The tool to call."""
+
+    function: FunctionName
+    type: Annotated[str, Choice(("function",))] = "function"
+
+
+Preference = Annotated[str, Choice(("none", "auto", "required"))]
+ToolChoice = Preference | NamedTool | None
+
+
+@attrs.frozen
+class ForcedCall:
+    """A call that the answer has to be, and nothing else."""
+
+    name: str | None
+    """The function; None when the answer chooses among several, and then it is an object with its name."""
+    grammar: Grammar
+    """What the answer must look like: the arguments, or the object that names the function too."""
+
+
+def forced_call(tools: Sequence[ToolParam], choice: ToolChoice) -> ForcedCall | None:
+    """Return the call that a choice asks for; None when the model is free."""
+    if isinstance(choice, NamedTool):
+        wanted = [tool for tool in tools if tool.function.name == choice.function.name]
+    else:
+        wanted = list(tools) if choice == "required" else []
+    if len(wanted) == 1:
+        return ForcedCall(wanted[0].function.name, Grammar.json_schema(json.dumps(wanted[0].arguments_schema)))
+    if not wanted:
+        return None
+    calls, definitions = [], {}
+    for index, tool in enumerate(wanted):
+        arguments = _with_own_definitions(tool.arguments_schema, f"{index}.")
+        for keyword in _DEFINITIONS:
+            for name, schema in arguments.pop(keyword, {}).items():
+                definitions[f"{index}.{name}"] = schema
+        calls.append(
+            {
+                "type": "object",
+                "properties": {"name": {"const": tool.function.name}, "arguments": arguments},
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+        )
+    return ForcedCall(None, Grammar.json_schema(json.dumps({"anyOf": calls, "$defs": definitions})))
+
+
+_DEFINITIONS = ("$defs", "definitions")
+"""Where schemas keep what they refer to; one for all of them once they are put together."""
+
+
+def _with_own_definitions(value: Any, prefix: str) -> Any:  # noqa: ANN401 - any JSON value
+    """Return a schema whose references lead to definitions with a prefix, at the root."""
+    if isinstance(value, list):
+        return [_with_own_definitions(each, prefix) for each in value]
+    if not isinstance(value, dict):
+        return value
+    changed = {key: _with_own_definitions(each, prefix) for key, each in value.items()}
+    target = changed.get("$ref")
+    for keyword in _DEFINITIONS:
+        if isinstance(target, str) and target.startswith(f"#/{keyword}/"):
+            changed["$ref"] = f"#/$defs/{prefix}{target.removeprefix(f'#/{keyword}/')}"
+    return changed
+
+
+def tool_faults(tools: Sequence[ToolParam], choice: ToolChoice) -> list[Fault]:
+    """Return what is wrong with tools and the choice among them together."""
+    faults = [
+        Fault(f"tools[{index}]", f"is larger than {MAX_TOOL_BYTES} bytes")
+        for index, tool in enumerate(tools)
+        if len(tool.to_json().encode()) > MAX_TOOL_BYTES
+    ]
+    if isinstance(choice, NamedTool) and choice.function.name not in {tool.function.name for tool in tools}:
+        faults.append(Fault("tool_choice.function.name", "must be one of the tools"))
+    if choice == "required" and not tools:
+        faults.append(Fault("tool_choice", "needs tools to choose from"))
+    return faults
+
+
+def register_tool_choice(converter: StrictConverter) -> None:
+    """Teach a converter the kinds of choice."""
+    converter.union(ToolChoice, _choice_kind)
+
+
+def _choice_kind(value: object) -> object:
+    if isinstance(value, str):
+        return Preference
+    if isinstance(value, dict):
+        return NamedTool
+    raise TypeError("must be none, auto, required or a tool")

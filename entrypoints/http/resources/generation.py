@@ -55,7 +55,7 @@ class ChatCompletions:
             model_name=chat.model,
             requests=(wanted,),
             alternatives=chat.n or 1,
-            shape=ChatShape(),
+            shape=ChatShape(chat.forced_call, one_call=chat.parallel_tool_calls is False),
             id_prefix="chatcmpl",
             stream=bool(chat.stream),
             include_usage=chat.include_usage,

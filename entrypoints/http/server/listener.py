@@ -1,5 +1,6 @@
 """The listening socket: makes room for new connections and ends those that take too long."""
 
+import threading
 import time
 from typing import Any
 
@@ -19,6 +20,11 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
     """From a request's first byte to the end of its headers."""
     request_seconds = 300.0
     """From a request's first byte to its last."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        self._trigger_lock = threading.RLock()  # a signal handler may pull while its thread does
+        self._silent = False
+        super().__init__(*args, **kwargs)
 
     def handle_accept(self) -> None:
         """Accept a connection, closing the idlest ones first when there are nearly too many."""
@@ -41,6 +47,17 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
                 continue
             if clock - began > (self.request_seconds if request.headers_finished else self.header_seconds):
                 channel.expire()
+
+    def pull_trigger(self) -> None:
+        """Wake the I/O thread; after ``silence`` do nothing, since its pipe may be somebody else's file by then."""
+        with self._trigger_lock:
+            if not self._silent:
+                super().pull_trigger()
+
+    def silence(self) -> None:
+        """Wake nobody any more: the I/O thread has ended."""
+        with self._trigger_lock:
+            self._silent = True
 
     def channels(self) -> list[Any]:
         """Return the open connections."""

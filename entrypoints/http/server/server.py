@@ -89,6 +89,8 @@ class HttpServer:
         self._dispatcher.shutdown(timeout=ABORT_SECONDS)
         for channel in self._channels():
             channel.handle_close()
+        for listener in self._listeners:
+            listener.silence()
         wasyncore.close_all(self._map)
         return not self._dispatcher.threads
 

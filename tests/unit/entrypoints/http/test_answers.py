@@ -21,11 +21,13 @@ from mlxk.domain.generation import (
     ToolCallDelta,
     Usage,
 )
+from mlxk.domain.grammar import Grammar
 from mlxk.entrypoints.http.answers.batch import BatchAnswer
 from mlxk.entrypoints.http.answers.chat import ChatShape
 from mlxk.entrypoints.http.answers.completions import CompletionShape
 from mlxk.entrypoints.http.answers.event_stream import EventStream
 from mlxk.entrypoints.http.answers.shape import AnswerIdentity, Shape
+from mlxk.entrypoints.http.requests.tools import ForcedCall
 
 IDENTITY = AnswerIdentity("chatcmpl-1", 1, "m", "fp_0", "r1")
 LETTERS = 'abc \n"\\🙂é世'
@@ -230,3 +232,24 @@ def test_a_name_of_a_call_is_sent_once_and_its_arguments_grow() -> None:
     assert calls[0] == {"index": 0, "id": "c1", "type": "function", "function": {"name": "add", "arguments": ""}}
     assert [call["function"]["arguments"] for call in calls] == ["", '{"a"', ": 1}"]
     assert all("id" not in call for call in calls[1:])
+
+
+def test_only_the_first_call_is_shown_when_one_was_allowed() -> None:
+    calls: list[GenerationEvent] = [
+        ToolCallDelta(0, ToolCall("a", "{}", "c1")),
+        ToolCallDelta(1, ToolCall("b", "{}", "c2")),
+        finished(),
+    ]
+    shape = ChatShape(one_call=True)
+    assert [call["id"] for call in collected(shape, [calls])["choices"][0]["message"]["tool_calls"]] == ["c1"]
+    assert "c2" not in streamed(shape, [calls]).data.decode()
+
+
+def test_a_forced_call_streams_its_arguments() -> None:
+    forced = ForcedCall("add", Grammar.json_object())
+    events: list[GenerationEvent] = [ReasoningDelta("hm"), TextDelta('{"a"'), TextDelta(": 1}"), finished()]
+    *chunks, _ = streamed(ChatShape(forced), [events]).events
+    whole = together(chunks, 0)
+    assert whole["calls"][0]["name"] == "add"
+    assert whole["calls"][0]["arguments"] == '{"a": 1}'
+    assert (whole["content"], whole["reasoning_content"], whole["finish_reason"]) == ("", "hm", "tool_calls")

@@ -8,12 +8,15 @@ from typing import Any
 import attrs
 import pytest
 from falcon.testing import TestClient
+from jsonschema import Draft202012Validator
 from openai.types import completion_create_params as completion_params
 from openai.types.chat import completion_create_params as chat_params
+from serving import contract
 from serving.parts import CHAT_MODEL, Parts
 
 from mlxk.domain.conversation import Conversation, Role, ToolCall
 from mlxk.domain.generation import SEED_RANGE, GenerationRequest
+from mlxk.domain.grammar import Grammar
 from mlxk.entrypoints.http.requests.chat import ChatRequest
 from mlxk.entrypoints.http.requests.completions import CompletionRequest
 from mlxk.entrypoints.http.requests.support import CHAT_UNSUPPORTED, COMPLETION_UNSUPPORTED
@@ -37,6 +40,7 @@ def ask(path: str, **fields: Any) -> tuple[int, Any, GenerationRequest | None, d
     response = client.simulate_post(path, body=json.dumps({"model": CHAT_MODEL, **required, **fields}))
     headers = {name.lower(): value for name, value in response.headers.items()}
     reached = generator.requests[0] if generator.requests else None
+    contract.check("POST", path, response.status_code, headers["content-type"], response.json)
     return response.status_code, response.json, reached, headers
 
 
@@ -189,6 +193,71 @@ def test_thinking_is_switched_by_either_field(fields: dict[str, Any], thinking: 
     assert chat(**fields)[1].thinking is thinking
 
 
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+
+
+def test_thinking_can_be_limited() -> None:
+    assert chat(thinking_budget=10)[1].settings.thinking_budget == 10
+
+
+@pytest.mark.parametrize(
+    ("form", "grammar"),
+    [
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, Grammar.json_object()),
+        ({"type": "json_schema", "json_schema": {"name": "n"}}, Grammar.json_object()),
+        (
+            {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": SCHEMA}},
+            Grammar.json_schema(json.dumps(SCHEMA)),
+        ),
+    ],
+)
+def test_the_form_of_an_answer_is_enforced_by_a_grammar(form: dict[str, Any], grammar: Grammar | None) -> None:
+    assert chat(response_format=form)[1].settings.grammar == grammar
+
+
+def test_a_named_tool_makes_the_answer_its_arguments() -> None:
+    tool = {"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}
+    named = {"type": "function", "function": {"name": "weather"}}
+    for choice in (named, "required"):
+        answer, reached = chat(tools=[tool], tool_choice=choice, messages=[{"role": "user", "content": '{"city": 1}'}])
+        call = answer["choices"][0]["message"]["tool_calls"][0]["function"]
+        assert reached.settings.grammar == Grammar.json_schema(json.dumps(SCHEMA))
+        assert call == {"name": "weather", "arguments": '{"city": 1}'}
+        assert answer["choices"][0]["message"]["content"] is None
+        assert answer["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_of_several_tools_one_has_to_be_called() -> None:
+    first = {"$defs": {"C": {"type": "string"}}, "type": "object", "properties": {"c": {"$ref": "#/$defs/C"}}}
+    second = {"definitions": {"C": {"type": "integer"}}, "properties": {"c": {"$ref": "#/definitions/C"}}}
+    tools = [
+        {"type": "function", "function": {"name": "one", "parameters": first}},
+        {"type": "function", "function": {"name": "two", "parameters": second}},
+    ]
+    said = '{"name": "two", "arguments": {"c": 1}}'
+    answer, reached = chat(tools=tools, tool_choice="required", messages=[{"role": "user", "content": said}])
+    call = answer["choices"][0]["message"]["tool_calls"][0]["function"]
+    assert call == {"name": "two", "arguments": '{"c": 1}'}
+    assert reached.settings.grammar is not None
+    schema = json.loads(reached.settings.grammar.text)
+    for document, accepted in (
+        ({"name": "one", "arguments": {"c": "x"}}, True),
+        ({"name": "two", "arguments": {"c": 1}}, True),
+        ({"name": "one", "arguments": {"c": 1}}, False),
+        ({"name": "three", "arguments": {}}, False),
+    ):
+        assert Draft202012Validator(schema).is_valid(document) is accepted
+
+
+def test_a_call_that_was_cut_off_stays_text() -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in ("one", "two")]
+    answer, _ = chat(tools=tools, tool_choice="required", max_tokens=1)
+    choice = answer["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("one", "length")
+    assert "tool_calls" not in choice["message"]
+
+
 def test_every_role_and_text_part_is_part_of_the_conversation() -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
     _, reached = chat(
@@ -244,17 +313,13 @@ REFUSED = {
     "functions": [{"name": "f"}],
     "modalities": ["text", "audio"],
     "moderation": {"model": "m"},
-    "parallel_tool_calls": False,
     "prediction": {"type": "content", "content": "x"},
     "prompt_cache_options": {"mode": "x"},
     "prompt_cache_retention": "24h",
     "reasoning_effort": "high",
-    "response_format": {"type": "json_object"},
     "service_tier": "flex",
     "store": True,
     "suffix": "end",
-    "thinking_budget": 10,
-    "tool_choice": "required",
     "verbosity": "low",
     "web_search_options": {},
 }
@@ -329,6 +394,14 @@ def test_unknown_fields_are_tolerated_and_reported() -> None:
         ({"metadata": {"k": 1}}, "metadata"),
         ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
         ({"tools": [{"type": "custom", "function": {"name": "f"}}]}, "tools[0].type"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": "sometimes"}, "tool_choice"),
+        ({"tool_choice": 5}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice.function.name"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.json_schema.name"),
+        ({"thinking_budget": -1}, "thinking_budget"),
         ({"messages": []}, "messages"),
         ({"messages": "hello"}, "messages"),
         ({"messages": [{"role": "function", "content": "x", "name": "f"}]}, "messages[0].role"),
@@ -367,6 +440,12 @@ def test_a_text_model_refuses_pictures_and_sound_by_their_place(part: str) -> No
     assert status == 422
     assert answer["error"]["type"] == "capability_not_supported"
     assert answer["error"]["param"] == "messages[0].content[0]"
+
+
+def test_a_form_and_tools_are_not_combined() -> None:
+    status, answer, _, _ = ask("/v1/chat/completions", tools=[TOOL], response_format={"type": "json_object"})
+    assert (status, answer["error"]["param"]) == (400, "response_format")
+    assert chat(tools=[TOOL], tool_choice="none", response_format={"type": "json_object"})
 
 
 def test_token_ids_as_a_prompt_are_refused() -> None:

@@ -1,0 +1,25 @@
+"""In-memory double of a person at the terminal.
+
+nobody = InMemoryConfirmation(None)         # what a script is
+person = InMemoryConfirmation(True)         # one who says yes to everything; ``asked`` has the questions
+"""
+
+from mlxk.application.ports.confirmation import Confirmation
+
+
+class InMemoryConfirmation(Confirmation):
+    """Gives the same answer to every question.
+
+    Args:
+        answer: The answer; None means that nobody is there.
+    """
+
+    def __init__(self, answer: bool | None = None) -> None:
+        self._answer = answer
+        self.asked: list[tuple[tuple[str, ...], str]] = []
+
+    def ask(self, facts: tuple[str, ...], question: str, *, default: bool) -> bool | None:
+        """Return the answer, and remember the question when somebody is there."""
+        if self._answer is not None:
+            self.asked.append((facts, question))
+        return self._answer

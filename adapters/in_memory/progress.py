@@ -1,0 +1,38 @@
+"""In-memory double of progress: it remembers what it was told.
+
+progress = InMemoryProgress()
+hub.fetch(plan, progress)
+progress.finished                           # {"config.json": 2, …}: the bytes of each item at the last report
+"""
+
+from collections.abc import Mapping
+
+from mlxk.application.ports.progress import Progress
+
+
+class InMemoryProgress(Progress):
+    """Keeps activities, sizes, the last report and notes."""
+
+    def __init__(self) -> None:
+        self.activities: list[str] = []
+        self.sizes: dict[str, int] = {}
+        self.finished: dict[str, int] = {}
+        self.notes: list[str] = []
+        self.running = False
+
+    def begin(self, activity: str, sizes: Mapping[str, int]) -> None:
+        """Remember what is to be done."""
+        self.activities.append(activity)
+        self.sizes, self.finished, self.running = dict(sizes), {}, True
+
+    def advance(self, done: Mapping[str, int]) -> None:
+        """Remember how far it is."""
+        self.finished = dict(done)
+
+    def end(self) -> None:
+        """Remember that nothing runs."""
+        self.running = False
+
+    def note(self, message: str) -> None:
+        """Remember a line."""
+        self.notes.append(message)

@@ -1,0 +1,1 @@
+"""Texts as vectors with mlx-vlm's embedding models."""

@@ -1,0 +1,97 @@
+"""Texts as vectors with mlx-vlm: the port, as callers see it.
+
+Texts are tokenized in the caller's thread and computed on the owner thread, batch by batch; between two batches others
+get their turn.
+"""
+
+import importlib.util
+from typing import TYPE_CHECKING
+
+from mlxk.adapters.mlx.lending import Loan, ModelLender
+from mlxk.application.ports.text_embedder import TextEmbedder
+from mlxk.domain.embedding import EmbeddingRequest, Embeddings, TokenIds, Vector, shortened
+from mlxk.domain.errors import BackendNotInstalledError, ExecutionError, IncompatibleModelError, ValidationError
+
+if TYPE_CHECKING:
+    from mlxk.adapters.mlx.embedding.loading import EmbeddingModel
+
+
+class MlxTextEmbedder(TextEmbedder):
+    """Runs the embedding models that mlx-vlm knows.
+
+    Args:
+        lender: Has models in memory.
+    """
+
+    def __init__(self, lender: ModelLender) -> None:
+        self._lender = lender
+
+    def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Turn texts into vectors; see the port."""
+        request.validate()
+        if importlib.util.find_spec("mlx_vlm") is None:
+            raise BackendNotInstalledError(
+                "Running embedding models needs mlx-vlm.", hint="Install it: pip install mlx-vlm"
+            )
+        from mlxk.adapters.mlx.embedding.batches import batches
+        from mlxk.adapters.mlx.embedding.loading import EmbeddingModel, load_embedding_model
+        from mlxk.adapters.mlx.residency import WantedModel
+
+        with self._lender.lend(WantedModel(request.model, load=load_embedding_model), EmbeddingModel) as loan:
+            tokens = loan.model.encoder.encode(request)
+            found: dict[int, Vector] = {}
+            for indices in batches(tokens):
+                found.update(zip(indices, self._vectors(loan, [tokens[index] for index in indices]), strict=True))
+                _require_dimensions(request, len(found[indices[0]]), loan.model.shortenable)
+                loan.give_way()
+            device = loan.call(_device)
+        length = request.settings.dimensions
+        vectors = tuple(
+            found[index] if length is None else shortened(found[index], length) for index in range(len(tokens))
+        )
+        return Embeddings(vectors, sum(map(len, tokens)), device)
+
+    def _vectors(self, loan: "Loan[EmbeddingModel]", texts: list[TokenIds]) -> list[Vector]:
+        model = loan.model
+        return loan.call(lambda: _compute(model, texts))
+
+
+def _compute(model: "EmbeddingModel", texts: list[TokenIds]) -> list[Vector]:
+    """Return the vectors of some texts; on the owner thread."""
+    import mlx.core as mx
+    import numpy as np
+
+    longest = max(map(len, texts))
+    ids = np.full((len(texts), longest), model.encoder.padding, np.int32)
+    mask = np.zeros((len(texts), longest), np.int32)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = text
+        mask[row, : len(text)] = 1
+    try:
+        output = model.network(mx.array(ids), attention_mask=mx.array(mask))
+    except NotImplementedError as error:
+        raise IncompatibleModelError(f"'{model.name}' pools its vectors in a way that is not supported.") from error
+    pooled = getattr(output, "text_embeds", None)
+    if pooled is None or pooled.ndim != 2:
+        raise IncompatibleModelError(f"'{model.name}' does not make one vector of a text.")
+    vectors = np.array(pooled.astype(mx.float32))
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not np.isfinite(lengths).all() or not lengths.all():
+        raise ExecutionError("The model's output was not a number, so there is no vector.")
+    return [tuple(row) for row in (vectors / lengths).tolist()]
+
+
+def _require_dimensions(request: EmbeddingRequest, given: int, shortenable: bool) -> None:
+    asked = request.settings.dimensions
+    if asked is None or asked == given or (asked < given and shortenable):
+        return
+    reason = "a vector cannot be made longer" if asked > given else "no Matryoshka truncation"
+    raise ValidationError(
+        f"dimensions: this model emits {given}-dimensional vectors; {asked} are not supported ({reason})"
+    )
+
+
+def _device() -> str:
+    import mlx.core as mx
+
+    return "gpu" if mx.default_device().type == mx.DeviceType.gpu else "cpu"

@@ -1,0 +1,190 @@
+"""Loading an embedding model from a directory: weights, tokenizer, pooling and prefixes.
+
+Must happen on the owner thread. Translates what the libraries raise; leaves residency to the engine.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from mlxk.adapters.mlx.embedding.encoding import TextEncoder
+from mlxk.adapters.mlx.embedding.prompts import prompts_of
+from mlxk.adapters.mlx.imports import open_file_limit_kept
+from mlxk.adapters.mlx.loading import weight_bytes
+from mlxk.adapters.mlx.seclusion import offline, refuse_own_code
+from mlxk.domain.errors import (
+    BackendNotInstalledError,
+    ExecutionError,
+    IncompatibleModelError,
+    MlxkError,
+    UnhealthyModelError,
+)
+from mlxk.domain.model import ModelHandle
+
+if TYPE_CHECKING:
+    import mlx.nn as nn
+    from transformers import PreTrainedTokenizerBase
+
+_UNSET_LENGTH = 10**9
+"""Tokenizers that do not know the window say a huge number."""
+
+_DEFAULT_WINDOW = 512
+
+_SHORTENABLE_ARCHITECTURES = frozenset({"qwen3", "qwen3_embedding", "gemma3_text", "gemma3_embedding"})
+_SHORTENABLE_NAMES = re.compile(r"mxbai-embed-(large|2d)|nomic-embed-text-v1\.5|arctic-embed-.*v(1\.5|2)")
+"""Models trained so that the first numbers of a vector are a vector as well, for those that do not state it."""
+
+_FIRST_TOKEN = re.compile(r"\bbge\b|\bmxbai\b")
+"""Families that put the meaning into the first token; conversions often lack the file that says so."""
+
+
+@attrs.frozen(eq=False)
+class EmbeddingModel:
+    """An embedding model in memory. The network belongs to the owner thread, the rest to everyone."""
+
+    handle: ModelHandle
+    weight_bytes: int
+    network: Any
+    encoder: TextEncoder
+    shortenable: bool
+    """Whether the first numbers of a vector are a vector as well."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.handle.name
+
+
+def load_embedding_model(handle: ModelHandle, adapter: str | None = None) -> EmbeddingModel:
+    """Load a model.
+
+    Args:
+        handle: Which.
+        adapter: Not for embedding models.
+
+    Raises:
+        UntrustedModelCodeError: It wants its own code executed.
+        UnhealthyModelError: Files are missing or damaged.
+        IncompatibleModelError: mlx-vlm knows no such architecture, or not this pooling.
+        BackendNotInstalledError: mlx-vlm is not installed.
+        ExecutionError: Loading failed for another reason, such as lack of memory.
+    """
+    refuse_own_code(handle)
+    config = _read_json(handle, "config.json")
+    if not config:
+        raise UnhealthyModelError(f"'{handle.name}' has no readable config.json.", hint="Download the model again.")
+    try:
+        with open_file_limit_kept(), offline():
+            network, tokenizer = _load(handle)
+            pooling = _pooling(handle, config)
+            if pooling is not None:
+                network.pooling_config = pooling
+            encoder = _encoder(handle, config, tokenizer, pooling)
+    except MlxkError:
+        raise
+    except Exception as error:
+        raise _translated(error, handle) from error
+    return EmbeddingModel(handle, weight_bytes(handle.directory), network, encoder, _is_shortenable(handle, config))
+
+
+def _load(handle: ModelHandle) -> "tuple[nn.Module, PreTrainedTokenizerBase]":
+    from pathlib import Path
+
+    from mlx_vlm.embedding_loader import load_embedding_model as load
+    from transformers import AutoTokenizer
+
+    directory = Path(handle.directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    return load(directory), tokenizer
+
+
+def _encoder(
+    handle: ModelHandle,
+    config: Mapping[str, Any],
+    tokenizer: "PreTrainedTokenizerBase",
+    pooling: Mapping[str, Any] | None,
+) -> TextEncoder:
+    stated = _read_json(handle, "config_sentence_transformers.json").get("prompts")
+    prompts = prompts_of(handle.name, _architecture(config), stated if isinstance(stated, dict) else {})
+    last = pooling is not None and (
+        "lasttoken" in str(pooling.get("pooling_mode")) or pooling.get("pooling_mode_lasttoken")
+    )
+    vocabulary = _text_config(config).get("vocab_size")
+    return TextEncoder(
+        tokenizer,
+        prompts,
+        _window(config, tokenizer),
+        vocabulary if isinstance(vocabulary, int) else len(tokenizer),
+        tokenizer.eos_token_id if last else None,
+    )
+
+
+def _pooling(handle: ModelHandle, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return how a vector is made of those of the tokens; None leaves it to the architecture."""
+    stated = _read_json(handle, "1_Pooling/config.json")
+    if stated.get("include_prompt") is False:
+        raise IncompatibleModelError(f"'{handle.name}' leaves its prefix out of the vector, which is not supported.")
+    if not stated and _architecture(config) == "bert" and _FIRST_TOKEN.search(handle.short_name.lower()):
+        return {"pooling_mode": "cls"}
+    return stated or None
+
+
+def _window(config: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBase") -> int:
+    positions = _text_config(config).get("max_position_embeddings")
+    known = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < _UNSET_LENGTH else []
+    if isinstance(positions, int) and positions > 0:
+        # RoBERTa counts positions from behind the padding token.
+        offset = int(config.get("pad_token_id") or 0) + 1 if "roberta" in _architecture(config) else 0
+        known.append(positions - offset)
+    return min(known, default=_DEFAULT_WINDOW)
+
+
+def _is_shortenable(handle: ModelHandle, config: Mapping[str, Any]) -> bool:
+    stated = any(config.get(key) for key in ("matryoshka_dimensions", "matryoshka_dims", "is_matryoshka"))
+    return (
+        stated
+        or _architecture(config) in _SHORTENABLE_ARCHITECTURES
+        or _SHORTENABLE_NAMES.search(handle.short_name.lower()) is not None
+    )
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    return str(config.get("model_type", "")).lower().replace("-", "_")
+
+
+def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    nested = config.get("text_config")
+    return {**config, **nested} if isinstance(nested, dict) else config
+
+
+def _read_json(handle: ModelHandle, path: str) -> Mapping[str, Any]:
+    """Return the object in a file; empty when there is no file or no object in it."""
+    try:
+        with open(os.path.join(handle.directory, path), encoding="utf-8") as file:
+            value = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _translated(error: Exception, handle: ModelHandle) -> MlxkError:
+    """Say in our words why a library could not load a model."""
+    reason = str(error)
+    if isinstance(error, ImportError):
+        return BackendNotInstalledError(
+            f"Running '{handle.name}' needs a package that is not installed ({error.name})."
+        )
+    if isinstance(error, (FileNotFoundError, OSError)):
+        return UnhealthyModelError(f"'{handle.name}' lacks files.", hint=f"See: mlxk health {handle.name}")
+    if isinstance(error, ValueError) and "not supported" in reason:
+        return IncompatibleModelError(f"'{handle.name}' has an architecture that makes no vectors.")
+    if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)) or "safetensors" in reason:
+        return UnhealthyModelError(
+            f"The files of '{handle.name}' do not fit together ({type(error).__name__}).",
+            hint=f"See: mlxk health {handle.name}",
+        )
+    return ExecutionError(f"'{handle.name}' could not be loaded ({type(error).__name__}).")

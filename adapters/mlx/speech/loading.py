@@ -1,0 +1,116 @@
+"""Loading a speech model from a directory: what runs it, and refusing what must not run.
+
+Must happen on the owner thread. Translates what the libraries raise; leaves residency to the engine.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from mlxk.adapters.mlx.imports import open_file_limit_kept
+from mlxk.adapters.mlx.loading import weight_bytes
+from mlxk.adapters.mlx.seclusion import offline, refuse_own_code
+from mlxk.adapters.mlx.speech import families
+from mlxk.adapters.mlx.speech.listener import Listener, SpeechModel
+from mlxk.domain.errors import (
+    BackendNotInstalledError,
+    ExecutionError,
+    IncompatibleModelError,
+    MlxkError,
+    UnhealthyModelError,
+)
+from mlxk.domain.model import ModelHandle
+
+if TYPE_CHECKING:
+    import mlx.nn as nn
+
+
+def load_speech_model(handle: ModelHandle, adapter: str | None = None) -> SpeechModel:
+    """Load a model.
+
+    Args:
+        handle: Which.
+        adapter: Not for speech models.
+
+    Raises:
+        UntrustedModelCodeError: It wants its own code executed.
+        UnhealthyModelError: Files are missing or damaged.
+        IncompatibleModelError: mlx-audio knows no such architecture.
+        BackendNotInstalledError: mlx-audio, or a package that this family needs, is not installed.
+        ExecutionError: Loading failed for another reason, such as lack of memory.
+    """
+    refuse_own_code(handle)
+    family = family_of(handle)
+    try:
+        with open_file_limit_kept(), offline(), warnings.catch_warnings():
+            # What they warn of is a missing tokenizer; the listener says so in our words.
+            warnings.simplefilter("ignore")
+            network = _load(handle, family)
+            listener = _listener(network, handle.name, family)
+    except MlxkError:
+        raise
+    except Exception as error:
+        raise _translated(error, handle, family) from error
+    return SpeechModel(handle, weight_bytes(handle.directory), listener)
+
+
+def family_of(handle: ModelHandle) -> str:
+    """Return the family of a model, from its config.
+
+    Raises:
+        UnhealthyModelError: There is no readable config, or it names none.
+    """
+    try:
+        with open(os.path.join(handle.directory, "config.json"), encoding="utf-8") as file:
+            config = json.load(file)
+    except (OSError, ValueError) as error:
+        raise UnhealthyModelError(
+            f"'{handle.name}' has no readable config.json.", hint="Download the model again."
+        ) from error
+    named = config.get("model_type") if isinstance(config, Mapping) else None
+    if isinstance(named, str) and named:
+        return named
+    target = config.get("target") if isinstance(config, Mapping) else None
+    if isinstance(target, str) and target.startswith("nemo.collections.asr."):
+        return "parakeet"
+    raise UnhealthyModelError(f"'{handle.name}' does not say what it is (config.json: model_type).")
+
+
+def _load(handle: ModelHandle, family: str) -> "nn.Module":
+    from pathlib import Path
+
+    from mlx_audio.stt import utils
+
+    # Without the name parts the library would guess the family from words in the path.
+    return utils.load_model(Path(handle.directory), model_name_parts=[family])
+
+
+def _listener(network: "nn.Module", name: str, family: str) -> Listener:
+    if family == families.WHISPER:
+        from mlxk.adapters.mlx.speech.whisper import WhisperListener
+
+        return WhisperListener(network, name)
+    from mlxk.adapters.mlx.speech.piecewise import PiecewiseListener
+
+    return PiecewiseListener(network, name, family)
+
+
+def _translated(error: Exception, handle: ModelHandle, family: str) -> MlxkError:
+    """Say in our words why a library could not load a model."""
+    reason = str(error)
+    if isinstance(error, ImportError):
+        return BackendNotInstalledError(
+            f"Running '{handle.name}' needs a package that is not installed ({error.name})."
+        )
+    if isinstance(error, FileNotFoundError):
+        return UnhealthyModelError(f"'{handle.name}' lacks files.", hint=f"See: mlxk health {handle.name}")
+    if isinstance(error, ValueError) and "not supported" in reason:
+        return IncompatibleModelError(f"'{handle.name}' has an architecture mlx-audio does not know ({family}).")
+    if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)) or "safetensors" in reason:
+        return UnhealthyModelError(
+            f"The files of '{handle.name}' do not fit together ({type(error).__name__}).",
+            hint=f"See: mlxk health {handle.name}",
+        )
+    return ExecutionError(f"'{handle.name}' could not be loaded ({type(error).__name__}).")

@@ -1,0 +1,1 @@
+"""Pillow: decoding images, and reading what photos say about themselves."""

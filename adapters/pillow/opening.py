@@ -1,0 +1,90 @@
+"""Opening an encoded image with Pillow: its own format's plugin and no other, nothing decoded yet."""
+
+import importlib
+import io
+import struct
+import warnings
+import zlib
+
+from PIL import Image, features
+
+from mlxk.domain.errors import BackendNotInstalledError, ValidationError
+from mlxk.domain.media import MAX_IMAGE_PIXELS, EncodedImage, ImageFormat
+
+DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    RecursionError,
+    RuntimeError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow's plugins raise on damaged files; each has its own ideas."""
+
+_PLUGINS = {
+    ImageFormat.JPEG: "JPEG",
+    ImageFormat.PNG: "PNG",
+    ImageFormat.GIF: "GIF",
+    ImageFormat.WEBP: "WEBP",
+    ImageFormat.HEIC: "HEIF",
+    ImageFormat.AVIF: "AVIF",
+}
+
+
+def open_image(image: EncodedImage) -> Image.Image:
+    """Open an image; the caller closes it, as a context manager does.
+
+    Raises:
+        ValidationError: It cannot be opened, or has too many pixels.
+        BackendNotInstalledError: Its format needs a package that is not installed.
+    """
+    _require_plugin(image.format)
+    try:
+        # Pillow warns of images that are larger still than those we refuse.
+        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
+            opened = Image.open(io.BytesIO(image.data), formats=(_PLUGINS[image.format],))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(image, "") from error
+    except DAMAGED as error:
+        raise damaged(image) from error
+    if opened.width * opened.height > MAX_IMAGE_PIXELS:
+        opened.close()
+        raise _too_large(image, f" ({opened.width} by {opened.height})")
+    return opened
+
+
+def damaged(image: EncodedImage) -> ValidationError:
+    """Return the error for an image whose data make no sense."""
+    return ValidationError(f"{image.title} is damaged, or no complete {image.format.name} image")
+
+
+def _too_large(image: EncodedImage, size: str) -> ValidationError:
+    most = MAX_IMAGE_PIXELS // 1_000_000
+    return ValidationError(f"{image.title} has too many pixels{size}; at most {most} million are taken")
+
+
+def _require_plugin(image_format: ImageFormat) -> None:
+    if image_format is ImageFormat.HEIC:
+        try:
+            plugin = importlib.import_module("pillow_heif")
+        except ImportError as error:
+            raise BackendNotInstalledError(
+                "Reading HEIC images needs pillow-heif, which is not installed.",
+                hint="Install it: pip install pillow-heif",
+            ) from error
+        plugin.register_heif_opener()
+    elif image_format is ImageFormat.AVIF and not features.check("avif"):
+        raise BackendNotInstalledError(
+            "Reading AVIF images needs a Pillow with AVIF.", hint="Install it: pip install 'pillow>=11.3'"
+        )

@@ -1,0 +1,274 @@
+"""The server against the engine it serves: tokens for each second of CPU the server takes, at 1, 8 and 32 streams.
+
+    python benchmarks/server.py [--rounds N] [--tokens N] [--peer NAME=COMMAND …]
+
+A random model of about 30 million parameters is made for it. ``raw`` is mlx-lm's own batch generator in a process of
+its own, with no server at all. A peer is any OpenAI-compatible server: ``{model}`` and ``{port}`` in its command are
+filled in, for example ``--peer 'mlx_lm=python -m mlx_lm.server --model {model} --port {port}'``. Rounds are interleaved,
+so that a noisy machine disturbs all alike; figures are medians. CPU is that of the server's process, not of the clients.
+"""
+
+import argparse
+import http.client
+import importlib.util
+import json
+import os
+import shlex
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+STREAMS = (1, 8, 32)
+PROMPT_WORDS = 40
+NEVER = 10**6
+"""An end-of-turn token no vocabulary has, so that every answer is as long as asked for."""
+
+SHAPE = {
+    "hidden_size": 512,
+    "num_hidden_layers": 8,
+    "intermediate_size": 1536,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+}
+
+
+@attrs.frozen
+class Sample:
+    """One round at one number of streams."""
+
+    tokens: int
+    cpu_seconds: float
+    first_token_seconds: float
+    """Median over the streams."""
+
+    @property
+    def tokens_per_cpu_second(self) -> float:
+        """What the round is judged by."""
+        return self.tokens / self.cpu_seconds
+
+
+def make_model(directory: Path) -> str:
+    """Write the model and return its path."""
+    place = Path(__file__).parents[1] / "tests" / "models" / "tiny_models.py"
+    spec = importlib.util.spec_from_file_location("tiny_models", place)
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(place)
+    tiny_models = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tiny_models)
+    model = directory / "bench-llama"
+    tiny_models.build(model, **SHAPE)
+    for name in ("config.json", "generation_config.json"):
+        settings = json.loads((model / name).read_text())
+        (model / name).write_text(json.dumps({**settings, "eos_token_id": NEVER}))
+    return str(model)
+
+
+def cpu_seconds(process: int) -> float:
+    """Return the CPU time of a process so far, user and system together."""
+    stat = Path(f"/proc/{process}/stat")
+    if stat.exists():
+        fields = stat.read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    shown = subprocess.run(["ps", "-o", "cputime=", "-p", str(process)], capture_output=True, text=True, check=True)
+    minutes, _, seconds = shown.stdout.strip().rpartition(":")
+    hours, _, minutes = minutes.rpartition(":")
+    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds)
+
+
+class Server:
+    """A server under test, started by its command line."""
+
+    def __init__(self, name: str, command: str, model: str) -> None:
+        self.name = name
+        self._model = model
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._port = free.getsockname()[1]
+        words = shlex.split(command.format(model=model, port=self._port))
+        self._log = Path(tempfile.gettempdir()) / f"bench-{name}.log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(words, stdout=log, stderr=log)
+        began = time.perf_counter()
+        while not self._listens():
+            if self._process.poll() is not None or time.perf_counter() - began > 120:
+                raise RuntimeError(f"{name} does not start: {shlex.join(words)}")
+            time.sleep(0.05)
+        self._stream("warm up", 2)
+        self.ready_seconds = time.perf_counter() - began
+
+    def measure(self, streams: int, tokens: int) -> Sample:
+        """Answer so many streams at once."""
+        start = threading.Barrier(streams)
+
+        def client(index: int) -> tuple[int, float]:
+            start.wait()
+            return self._stream(f"request {index} of {time.time()}", tokens)
+
+        before = cpu_seconds(self._process.pid)
+        with ThreadPoolExecutor(streams) as clients:
+            results = list(clients.map(client, range(streams)))
+        taken = cpu_seconds(self._process.pid) - before
+        return Sample(sum(each[0] for each in results), taken, statistics.median(each[1] for each in results))
+
+    def memory_mib(self) -> float:
+        """Return the resident memory."""
+        shown = subprocess.run(
+            ["ps", "-o", "rss=", "-p", str(self._process.pid)], capture_output=True, text=True, check=True
+        )
+        return int(shown.stdout) / 1024
+
+    def close(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait(30)
+
+    def _listens(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self._port), timeout=1):
+                return True
+        except OSError:
+            return False
+
+    def _stream(self, text: str, tokens: int) -> tuple[int, float]:
+        words = " ".join(f"word{index % 97}" for index in range(PROMPT_WORDS))
+        body = {
+            "model": self._model,
+            "messages": [{"role": "user", "content": f"{text} {words}"}],
+            "max_tokens": tokens,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=600)
+        began = time.perf_counter()
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+        first, counted = 0.0, 0
+        for line in connection.getresponse():
+            if not line.startswith(b"data: {"):
+                continue
+            event: dict[str, Any] = json.loads(line[6:])
+            if not first and event.get("choices") and event["choices"][0]["delta"].get("content"):
+                first = time.perf_counter() - began
+            counted = (event.get("usage") or {}).get("completion_tokens", counted)
+        connection.close()
+        return counted, first
+
+
+class Raw:
+    """mlx-lm's batch generator, told what to do over a pipe."""
+
+    name = "raw"
+
+    def __init__(self, model: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--raw", model], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.ready_seconds = float("nan")
+        self._ask(1, 2)
+
+    def measure(self, streams: int, tokens: int) -> Sample:
+        """Generate so many answers at once."""
+        return Sample(**self._ask(streams, tokens))
+
+    def memory_mib(self) -> float:
+        """Return nothing: it is no server."""
+        return float("nan")
+
+    def close(self) -> None:
+        """End it."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.wait(30)
+
+    def _ask(self, streams: int, tokens: int) -> dict[str, Any]:
+        if self._process.stdin is None or self._process.stdout is None:
+            raise RuntimeError("the raw generator has no pipes")
+        self._process.stdin.write(f"{streams} {tokens}\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
+
+
+def generate_raw(model_path: str) -> None:
+    """Answer the lines of standard input, each a number of streams and of tokens."""
+    from mlx_lm import load  # noqa: PLC0415 - in the process of the raw generator only
+    from mlx_lm.generate import BatchGenerator  # noqa: PLC0415 - the same
+
+    network, tokenizer = load(model_path)[:2]
+    for line in sys.stdin:
+        streams, tokens = map(int, line.split())
+        before, began = time.process_time(), time.perf_counter()
+        words = " ".join(f"word{index % 97}" for index in range(PROMPT_WORDS))
+        prompts = [
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": f"request {index} of {time.time()} {words}"}], add_generation_prompt=True
+            )
+            for index in range(streams)
+        ]
+        generator = BatchGenerator(network, completion_batch_size=32, prefill_batch_size=8, prefill_step_size=512)
+        generator.insert(prompts, max_tokens=[tokens] * streams)
+        first: dict[int, float] = {}
+        ended = counted = 0
+        while ended < streams:
+            for each in generator.next()[1]:
+                counted += 1
+                first.setdefault(each.uid, time.perf_counter() - began)
+                ended += each.finish_reason is not None
+        generator.close()
+        taken = time.process_time() - before
+        sample = Sample(counted, taken, statistics.median(first.values()))
+        sys.stdout.write(json.dumps(attrs.asdict(sample)) + "\n")
+        sys.stdout.flush()
+
+
+def compare(rounds: int, tokens: int, peers: list[str]) -> None:
+    """Measure and print a table."""
+    with tempfile.TemporaryDirectory() as directory:
+        model = make_model(Path(directory))
+        ours = "{python} -m mlxk serve --no-supervisor --allow-model-paths --port {{port}} --model {{model}}"
+        commands = [("mlxk", ours.format(python=sys.executable)), *(tuple(peer.split("=", 1)) for peer in peers)]
+        contestants: list[Raw | Server] = [Raw(model), *(Server(name, command, model) for name, command in commands)]
+        samples: dict[tuple[str, int], list[Sample]] = {}
+        for _ in range(rounds):
+            for streams in STREAMS:
+                for each in contestants:
+                    samples.setdefault((each.name, streams), []).append(each.measure(streams, tokens))
+        print(f"{'':12} {'streams':>7} {'tok/CPU s':>10} {'of raw':>7} {'first token':>12}")
+        for (name, streams), measured in samples.items():
+            rate = statistics.median(sample.tokens_per_cpu_second for sample in measured)
+            ratio = statistics.median(
+                sample.tokens_per_cpu_second / raw.tokens_per_cpu_second
+                for sample, raw in zip(measured, samples["raw", streams], strict=True)
+            )
+            first = statistics.median(sample.first_token_seconds for sample in measured)
+            print(f"{name:12} {streams:7} {rate:10.1f} {ratio:7.3f} {first * 1000:9.0f} ms")
+        for each in contestants:
+            print(f"{each.name:12} ready in {each.ready_seconds:.2f} s, {each.memory_mib():.0f} MiB")
+            each.close()
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
+    parser.add_argument("--raw", metavar="MODEL", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.raw:
+        generate_raw(arguments.raw)
+    else:
+        compare(arguments.rounds, arguments.tokens, arguments.peer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""The table that opens an answer about images, and the numbers by which a conversation knows them.
+
+An image keeps its number through a whole conversation: numbers are read back from the tables of earlier answers, and
+from the order in which images appear. Owns the Markdown; where facts come from is ``image_facts``.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+import attrs
+
+from mlxk.domain.image_facts import ImageFacts
+from mlxk.domain.media import EncodedImage
+
+MARKER = "<!-- mlxk:filenames -->"
+"""Tells programs, and us in later requests, that a table of image names follows."""
+
+UNKNOWN = "-"
+
+_ROW = re.compile(r"^\|\s*(\d{1,6})\s*\|\s*image_([0-9a-f]{8})\.", re.MULTILINE)
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_MARKUP = {"\\": "\\\\", "|": "\\|", "<": "&lt;", ">": "&gt;", "&": "&amp;", "`": "&#96;"}
+
+
+@attrs.frozen
+class ShownImage:
+    """One image of an answer."""
+
+    number: int
+    """From 1, through the whole conversation."""
+    image: EncodedImage
+    facts: ImageFacts | None = None
+    """None when facts are not to be told."""
+
+
+@attrs.frozen
+class Chunk:
+    """The images that a model sees together, at least one."""
+
+    images: tuple[ShownImage, ...]
+    index: int = 1
+    """From 1."""
+    count: int = 1
+    """Chunks in all."""
+
+    @property
+    def summary(self) -> str:
+        """The line that is visible while the table is folded."""
+        first, last = self.images[0].number, self.images[-1].number
+        if self.count > 1:
+            consecutive = last - first == len(self.images) - 1
+            numbers = f"{first}-{last}" if consecutive else ", ".join(str(each.number) for each in self.images)
+            return f"📸 Chunk {self.index}/{self.count}: Images {numbers}"
+        size = len(self.images)
+        return f"📸 Image Metadata ({size} image{'s' if size > 1 else ''})"
+
+    def table(self) -> str:
+        """Return the table, folded, in Markdown; without a line break at its end."""
+        columns = self._columns()
+        lines = [
+            "<details>",
+            f"<summary>{self.summary}</summary>",
+            "",
+            MARKER,
+            _row(columns),
+            "|" + "|".join("-" * (len(name) + 2) for name in columns) + "|",
+            *(_row([_CELLS[name](shown) for name in columns]) for shown in self.images),
+            "",
+            "</details>",
+        ]
+        return "\n".join(lines)
+
+    def prompt(self, text: str) -> str:
+        """Return the prompt with the facts before it: what the table shows people, the model is told."""
+        facts = [shown.facts for shown in self.images]
+        if not any(each is not None and each.known for each in facts):
+            return text
+        several = len(self.images) > 1
+        lines = [(shown.facts or ImageFacts()).line(shown.number if several else None) for shown in self.images]
+        return "\n".join([*filter(None, lines), "", text])
+
+    def _columns(self) -> list[str]:
+        columns = ["Image", "Filename"]
+        told = any(shown.facts is not None for shown in self.images)
+        if told or any(shown.image.original for shown in self.images):
+            columns.append("Original")
+        return [*columns, "Location", "Date", "Camera"] if told else columns
+
+
+def chunks(images: Sequence[ShownImage], size: int) -> tuple[Chunk, ...]:
+    """Divide images into chunks of at most ``size``, in order."""
+    parts = [tuple(images[start : start + size]) for start in range(0, len(images), size)]
+    return tuple(Chunk(part, index, len(parts)) for index, part in enumerate(parts, 1))
+
+
+def numbers(turns: Iterable[str | EncodedImage]) -> dict[str, int]:
+    """Return the number of every image of a conversation, by its digest.
+
+    Args:
+        turns: What was said and shown, oldest first: the assistant's answers as text, the user's images.
+    """
+    named: dict[str, int] = {}
+    found: dict[str, int] = {}
+    fresh = 1
+    for turn in turns:
+        if isinstance(turn, str):
+            named.update(_read_tables(turn))
+            continue
+        short = turn.digest[:8]
+        if short not in named:
+            taken = set(named.values())
+            while fresh in taken:
+                fresh += 1
+            named[short] = fresh
+        found[turn.digest] = named[short]
+    return found
+
+
+def _read_tables(text: str) -> dict[str, int]:
+    """Return the numbers that the tables of an answer give, by the beginning of the digest."""
+    if MARKER not in text:
+        return {}
+    return {short: int(number) for number, short in _ROW.findall(text)}
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(sign: str, text: str | None) -> str:
+    return f"{sign} {text}" if text else UNKNOWN
+
+
+def _original(shown: ShownImage) -> str:
+    name = _CONTROLS.sub(" ", shown.image.original or "").strip()
+    return "".join(_MARKUP.get(character, character) for character in name) or UNKNOWN
+
+
+def _facts(shown: ShownImage) -> ImageFacts:
+    return shown.facts or ImageFacts()
+
+
+_CELLS: dict[str, Callable[[ShownImage], str]] = {
+    "Image": lambda shown: str(shown.number),
+    "Filename": lambda shown: shown.image.file_name,
+    "Original": _original,
+    "Location": lambda shown: _cell("📍", _facts(shown).location),
+    "Date": lambda shown: _cell("📅", _facts(shown).date),
+    "Camera": lambda shown: _cell("📷", _facts(shown).camera),
+}

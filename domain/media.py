@@ -1,0 +1,164 @@
+"""Images on their way to a model: as they were encoded, and as pixels.
+
+Owns their limits, how a format is told from the first bytes, and the name an image is known by. Decoding is the
+``ImageDecoder``'s work; what a photo says about itself is ``image_facts``.
+"""
+
+import enum
+import hashlib
+from collections.abc import Sequence
+
+import attrs
+
+from mlxk.domain.errors import ValidationError
+
+MIB = 1024 * 1024
+
+MAX_IMAGE_BYTES = 20 * MIB
+"""One encoded image."""
+
+MAX_IMAGES_BYTES = 50 * MIB
+"""The encoded images that a model sees together."""
+
+MAX_IMAGE_PIXELS = 64 * 1000 * 1000
+"""One decoded image; a small file can hold billions of pixels of one colour."""
+
+MAX_CHUNK = 5
+"""Images that a model sees together."""
+
+DEFAULT_CHUNK = 1
+"""One at a time is slowest and most reliable: a model cannot mix up what it has not seen."""
+
+DEFAULT_IMAGE_PROMPT = "Describe the image."
+
+SIGNATURE_BYTES = 16
+"""How many of the first bytes tell the format."""
+
+_PLAIN_SIGNATURES = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"GIF87a", "gif"), (b"GIF89a", "gif"))
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+
+
+class ImageFormat(enum.Enum):
+    """How images are encoded; values are the ends of their file names."""
+
+    JPEG = "jpeg"
+    PNG = "png"
+    GIF = "gif"
+    WEBP = "webp"
+    HEIC = "heic"
+    AVIF = "avif"
+
+    @classmethod
+    def of(cls, beginning: bytes) -> "ImageFormat | None":
+        """Tell the format from the first ``SIGNATURE_BYTES`` bytes; None when it is none of these."""
+        for signature, name in _PLAIN_SIGNATURES:
+            if beginning.startswith(signature):
+                return cls(name)
+        if beginning[:4] == b"RIFF" and beginning[8:12] == b"WEBP":
+            return cls.WEBP
+        if beginning[4:8] == b"ftyp":
+            brand = beginning[8:12]
+            return cls.AVIF if brand in _AVIF_BRANDS else cls.HEIC if brand in _HEIC_BRANDS else None
+        return None
+
+
+@attrs.frozen
+class EncodedImage:
+    """One image as it came, of a format we know; whether it can be decoded is not known yet."""
+
+    data: bytes = attrs.field(repr=False)
+    format: ImageFormat
+    digest: str
+    """SHA-256 of the data, hexadecimal: the same image has the same one wherever it turns up."""
+    original: str | None = None
+    """The name its file had; None when it never had one."""
+
+    @classmethod
+    def of(cls, data: bytes, place: str, original: str | None = None) -> "EncodedImage":
+        """Take an image in.
+
+        Args:
+            data: The whole file.
+            place: Where it came from, as messages name it: a field, or a flag and its value.
+            original: The name its file had.
+
+        Raises:
+            ValidationError: It is empty, too large, or of no format we know.
+        """
+        check_size(len(data), place)
+        return cls(data, format_of(data[:SIGNATURE_BYTES], place), hashlib.sha256(data).hexdigest(), original)
+
+    @property
+    def file_name(self) -> str:
+        """The name by which answers and their readers know it."""
+        return f"image_{self.digest[:8]}.{self.format.value}"
+
+    @property
+    def title(self) -> str:
+        """What to call it in messages."""
+        return f"'{self.original}'" if self.original else self.file_name
+
+
+@attrs.frozen
+class DecodedImage:
+    """One image as pixels, the way it is to be looked at."""
+
+    width: int
+    height: int
+    pixels: bytes = attrs.field(repr=False)
+    """Red, green and blue of each pixel, a byte each, rows from the top."""
+    digest: str
+    """That of the encoded image."""
+
+
+def check_size(size_bytes: int, place: str) -> None:
+    """Refuse an image that is empty or too large.
+
+    Raises:
+        ValidationError: It is.
+    """
+    if size_bytes == 0:
+        raise ValidationError(f"{place}: the image is empty")
+    if size_bytes > MAX_IMAGE_BYTES:
+        raise ValidationError(
+            f"{place}: the image has {size_bytes / MIB:.1f} MiB; at most {MAX_IMAGE_BYTES // MIB} MiB are taken",
+            hint="Make it smaller; models look at a reduced copy anyway.",
+        )
+
+
+def format_of(beginning: bytes, place: str) -> ImageFormat:
+    """Tell the format of an image.
+
+    Raises:
+        ValidationError: It is none we know.
+    """
+    found = ImageFormat.of(beginning)
+    if found is None:
+        known = ", ".join(each.name for each in ImageFormat)
+        raise ValidationError(f"{place} is not an image of a known format", hint=f"Known formats: {known}")
+    return found
+
+
+def check_together(sizes_bytes: Sequence[int], place: str) -> None:
+    """Refuse images that are too large together.
+
+    Raises:
+        ValidationError: They are.
+    """
+    total = sum(sizes_bytes)
+    if total > MAX_IMAGES_BYTES:
+        raise ValidationError(
+            f"{place}: {len(sizes_bytes)} images have {total / MIB:.1f} MiB together; at most "
+            f"{MAX_IMAGES_BYTES // MIB} MiB are taken"
+        )
+
+
+def check_chunk(size: int, place: str = "chunk") -> None:
+    """Refuse a number of images that a model is not shown together.
+
+    Raises:
+        ValidationError: It is below 1 or above ``MAX_CHUNK``.
+    """
+    if not 1 <= size <= MAX_CHUNK:
+        raise ValidationError(f"{place} must be at least 1 and at most {MAX_CHUNK} (got {size})")

@@ -1,0 +1,207 @@
+"""``mlxk run MODEL --audio FILE``: what is said in a recording, as text, subtitles or JSON."""
+
+import argparse
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from mlxk.domain.errors import InterruptedRunError, UsageError
+from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.output import Output
+
+if TYPE_CHECKING:
+    from mlxk.application.ports.built_in_models import BuiltInModels
+    from mlxk.application.use_cases.transcribe_audio import Recording
+    from mlxk.domain.speech import Segment, Transcript, TranscriptEvent, TranscriptionSettings
+    from mlxk.entrypoints.container import Container
+
+FORMATS = ("text", "json", "srt", "vtt")
+
+ENGLISH = "en"
+
+TEXT_ONLY = {
+    "system": "--system",
+    "chat": "--chat",
+    "tools": "--tools",
+    "json_schema": "--json-schema",
+    "thinking": "--thinking",
+    "thinking_budget": "--thinking-budget",
+    "stop": "--stop",
+    "max_tokens": "--max-tokens",
+    "top_p": "--top-p",
+    "top_k": "--top-k",
+    "min_p": "--min-p",
+    "repetition_penalty": "--repetition-penalty",
+    "presence_penalty": "--presence-penalty",
+    "frequency_penalty": "--frequency-penalty",
+    "seed": "--seed",
+    "draft_model": "--draft-model",
+    "adapter": "--adapter",
+    "kv_bits": "--kv-bits",
+    "max_kv_size": "--max-kv-size",
+    "no_chat_template": "--no-chat-template",
+}
+"""Flags that mean nothing to a model that listens, by the name of what they set."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of listening."""
+    group = parser.add_argument_group("audio", "What is said in a recording; PROMPT is then a hint of what to expect.")
+    group.add_argument("--audio", nargs="+", action="extend", metavar="FILE", help="write down what is said in a file")
+    group.add_argument("--language", metavar="CODE", help="what is spoken, such as de; found out when left out")
+    group.add_argument("--translate", nargs="?", const=ENGLISH, metavar="en", help="write it down in English")
+    group.add_argument("--words", action="store_true", help="time every word, where the model can; see --format json")
+    group.add_argument("--format", choices=FORMATS, help="text (default), json, or subtitles as srt or vtt")
+
+
+def wanted(arguments: argparse.Namespace) -> bool:
+    """Whether there is a recording to listen to.
+
+    Raises:
+        UsageError: There is none, but a flag that needs one.
+    """
+    if arguments.audio:
+        return True
+    flags = {
+        "--translate": arguments.translate,
+        "--language": arguments.language,
+        "--words": arguments.words,
+        "--format": arguments.format,
+    }
+    given = next((flag for flag, value in flags.items() if value), None)
+    if given:
+        raise UsageError(f"{given} requires --audio FILE.")
+    return False
+
+
+def execute(arguments: argparse.Namespace, prompt: str, door: Door, output: Output) -> int:
+    """Listen, and print what was heard: as it comes on a terminal, else when it is complete.
+
+    Args:
+        arguments: The command line.
+        prompt: Words that are likely to occur; empty gives none.
+        door: The world.
+        output: Where to print.
+    """
+    _require_sense(arguments, output)
+    container = door.build(door.settings)
+    try:
+        recording, prompt = _recording(arguments.audio, prompt, container.adapters.built_in_models())
+        settings = _settings(arguments, prompt)
+        events = container.use_cases.transcribe_audio()(arguments.model, recording, settings)
+        live = output.interactive and arguments.format in (None, "text") and not arguments.no_stream
+        transcript = _listen(events, output, live=live and not output.as_json)
+        _print(arguments, output, transcript, prompt, _Shown(live, door.settings.audio_segments))
+        return DONE
+    finally:
+        _close(container)
+
+
+class _Shown:
+    """What of a transcript is on the terminal already, and what follows it."""
+
+    def __init__(self, live: bool, table: bool) -> None:
+        self.live = live
+        self.table = table
+
+
+def _require_sense(arguments: argparse.Namespace, output: Output) -> None:
+    for name, flag in TEXT_ONLY.items():
+        if getattr(arguments, name) not in (None, False, []):
+            raise UsageError(f"{flag} does not apply to --audio")
+    if arguments.translate not in (None, ENGLISH):
+        raise UsageError(f"--translate only supports English target ('en'); got '{arguments.translate}'.")
+    if output.as_json and arguments.format:
+        raise UsageError("--json and --format exclude each other; --json holds text and segments")
+
+
+def _recording(
+    values: Sequence[str], prompt: str, built_in: "BuiltInModels"
+) -> "tuple[Recording, str]":
+    """Return the one recording, and the prompt: a last value that is no file is one, when there is none otherwise."""
+    from mlxk.application.use_cases.transcribe_audio import Recording
+
+    files = list(values)
+    if len(files) > 1 and not prompt and not os.path.exists(os.path.expanduser(files[-1])):
+        prompt = files.pop()
+    if len(files) > 1:
+        raise UsageError("Multiple audio files not supported. Process one file at a time.")
+    return Recording(_path(files[0], built_in), files[0]), prompt
+
+
+def _path(typed: str, built_in: "BuiltInModels") -> str:
+    """Return where a file is; ``demo-speech/hello.wav`` is one that comes with a built-in model."""
+    path = os.path.abspath(os.path.expanduser(typed))
+    model, _, name = typed.partition("/")
+    handle = None if os.path.exists(path) else built_in.find(model)
+    if handle is not None and name and "/" not in name:
+        return os.path.join(handle.directory, name)
+    return path
+
+
+def _settings(arguments: argparse.Namespace, prompt: str) -> "TranscriptionSettings":
+    from mlxk.domain.speech import SpeechTask, TranscriptionSettings
+
+    return TranscriptionSettings(
+        task=SpeechTask.TRANSLATE if arguments.translate else SpeechTask.TRANSCRIBE,
+        language=arguments.language,
+        hint=prompt or None,
+        temperature=arguments.temperature or 0.0,
+        words=arguments.words,
+    )
+
+
+def _listen(events: "Iterable[TranscriptEvent]", output: Output, *, live: bool) -> "Transcript":
+    """Return what is heard, showing how far it is."""
+    from mlxk.domain.speech import Heard, Transcript
+    from mlxk.entrypoints.cli.listening_progress import ListeningProgress
+
+    heard: list[Segment] = []
+    with ListeningProgress(output, shown=not live) as progress:
+        try:
+            for event in events:
+                if isinstance(event, Transcript):
+                    return event
+                if isinstance(event, Heard):
+                    progress(event.done_seconds, event.total_seconds)
+                    heard.extend(event.segments)
+                    if live:
+                        _write_live(output, event.segments, first=len(heard) == len(event.segments))
+        except KeyboardInterrupt:
+            text = "".join(segment.text for segment in heard).strip()
+            if not output.as_json:
+                output.text("\n" if live else f"{text}\n" if text else "")
+            raise InterruptedRunError("interrupted", hint="What was heard until then is printed.") from None
+    raise AssertionError("a transcription ends with a transcript")
+
+
+def _write_live(output: Output, segments: "Sequence[Segment]", *, first: bool) -> None:
+    text = "".join(segment.text for segment in segments)
+    output.text(text.lstrip() if first else text)
+
+
+def _print(
+    arguments: argparse.Namespace, output: Output, transcript: "Transcript", prompt: str, shown: _Shown
+) -> None:
+    from mlxk.domain import subtitles
+    from mlxk.entrypoints.cli import speech_wire
+
+    if output.as_json:
+        output.document("run", speech_wire.answered(arguments.model, prompt, transcript, bool(arguments.translate)))
+        return
+    match arguments.format:
+        case "json":
+            output.text(speech_wire.as_json(transcript, bool(arguments.translate)))
+        case "srt":
+            output.text(subtitles.srt(transcript))
+        case "vtt":
+            output.text(subtitles.vtt(transcript))
+        case _:
+            output.line("" if shown.live and transcript.segments else transcript.text)
+            if shown.table and transcript.segments:
+                output.line(f"\n{subtitles.segments_table(transcript.segments)}")
+
+
+def _close(container: "Container") -> None:
+    container.adapters.text_generator().close()

@@ -1,0 +1,143 @@
+"""``mlxk embed MODEL [TEXT]``: texts as vectors, one JSON record a line."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
+from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
+from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.output import Output
+
+if TYPE_CHECKING:
+    from mlxk.application.use_cases.embed_text import EmbedText
+    from mlxk.domain.embedding import EmbeddingSettings
+
+HELP = "turn texts into vectors"
+
+STDIN = "-"
+
+TOGETHER = 256
+"""Records that are read, computed and printed together; the output begins before the input ends."""
+
+MAX_LINE_CHARACTERS = 4 * 1024 * 1024
+
+Fields = dict[str, object]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare model, text and what it is for."""
+    add_model_argument(parser)
+    parser.add_argument("text", nargs="?", metavar="TEXT", help="the text; '-' reads standard input")
+    parser.add_argument("--batch", action="store_true", help="standard input is JSONL; each line has a 'text'")
+    parser.add_argument("--query", action="store_true", help="texts are queries, not documents")
+    parser.add_argument("--instruct", metavar="TASK", help="what the queries are for, for models that take it")
+    parser.add_argument("--dimensions", type=int, metavar="N", help="shorten the vectors, for models made for it")
+    parser.add_argument("--truncate", action="store_true", help="cut texts that are too long for the model")
+
+
+def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+    """Print the records: line by line, or all in one document."""
+    if not door.settings.enable_alpha:
+        raise FeatureGateError(
+            "embed requires MLXK2_ENABLE_ALPHA_FEATURES=1", hint="Set the variable; the command may still change."
+        )
+    if arguments.batch and arguments.text not in (None, STDIN):
+        raise UsageError("--batch reads standard input; leave TEXT out")
+    if arguments.text is None and not arguments.batch:
+        raise UsageError("embed requires <text> or '-' to read stdin")
+    container = door.build(door.settings)
+    try:
+        records = _records(arguments, container.use_cases.embed_text())
+        if output.as_json:
+            output.document("embed", {"records": list(records)})
+        else:
+            for record in records:
+                output.line(json.dumps(record, ensure_ascii=False, allow_nan=False))
+        return DONE
+    finally:
+        container.adapters.text_generator().close()
+
+
+def _records(arguments: argparse.Namespace, embed: "EmbedText") -> Iterator[Fields]:
+    """Yield what came in, with its vector."""
+    from mlxk.entrypoints.cli import speech_wire
+
+    settings = _settings(arguments)
+    for batch in _batches(_inputs(arguments)):
+        result = embed(arguments.model, tuple(str(fields["text"]) for fields in batch), settings)
+        for fields, vector in zip(batch, result.embeddings.vectors, strict=True):
+            yield speech_wire.embedded(fields, vector, result)
+
+
+def _settings(arguments: argparse.Namespace) -> "EmbeddingSettings":
+    from mlxk.domain.embedding import EmbeddingSettings, InputKind
+
+    if arguments.instruct and not arguments.query:
+        raise UsageError("--instruct belongs to --query")
+    return EmbeddingSettings(
+        kind=InputKind.QUERY if arguments.query else InputKind.DOCUMENT,
+        instruction=arguments.instruct,
+        dimensions=arguments.dimensions,
+        truncate=arguments.truncate,
+    )
+
+
+def _batches(inputs: Iterator[Fields]) -> Iterator[list[Fields]]:
+    batch: list[Fields] = []
+    for fields in inputs:
+        batch.append(fields)
+        if len(batch) == TOGETHER:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _inputs(arguments: argparse.Namespace) -> Iterator[Fields]:
+    """Yield the records to be."""
+    if arguments.batch:
+        yield from _lines()
+        return
+    text = _whole_input() if arguments.text == STDIN else str(arguments.text)
+    if not text.strip():
+        raise ValidationError("the text is empty")
+    yield {"text": text}
+
+
+def _whole_input() -> str:
+    text = sys.stdin.buffer.read(MAX_LINE_CHARACTERS + 1)
+    if len(text) > MAX_LINE_CHARACTERS:
+        raise ValidationError(f"standard input is larger than {MAX_LINE_CHARACTERS // 1024**2} MiB")
+    return text.decode("utf-8", errors="replace").rstrip("\n")
+
+
+def _lines() -> Iterator[Fields]:
+    """Yield the records of standard input; blank lines are skipped."""
+    number = found = 0
+    while line := sys.stdin.buffer.readline(MAX_LINE_CHARACTERS + 1):
+        number += 1
+        if len(line) > MAX_LINE_CHARACTERS:
+            raise ValidationError(f"JSONL line {number} is longer than {MAX_LINE_CHARACTERS // 1024**2} MiB")
+        if line.strip():
+            found += 1
+            yield _record(line, number)
+    if not found:
+        raise ValidationError("No input records found (--batch)")
+
+
+def _record(line: bytes, number: int) -> Fields:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
+        raise ValidationError(f"Malformed JSONL on line {number}: {reason}") from error
+    if not isinstance(record, dict):
+        raise ValidationError(f"Malformed JSONL on line {number}: not an object")
+    text = record.get("text")
+    if not isinstance(text, str) or not text:
+        raise ValidationError(f"JSONL line {number} missing 'text' field")
+    return record

@@ -1,0 +1,41 @@
+"""The form a chat request wants its answer in."""
+
+import json
+from typing import Annotated, Any
+
+import attrs
+
+from mlxk.domain.grammar import Grammar
+from mlxk.entrypoints.http.requests.converter import Choice, Range
+from mlxk.entrypoints.http.requests.faults import Fault
+
+
+@attrs.frozen(kw_only=True)
+class JsonSchema:
+    """A schema and what it is called."""
+
+    name: Annotated[str, Range(1, 64)]
+    schema: dict[str, Any] | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ResponseFormat:
+    """Text, any JSON object, or JSON by a schema; the latter two are enforced, not only asked for."""
+
+    type: Annotated[str, Choice(("text", "json_object", "json_schema"))]
+    json_schema: JsonSchema | None = None
+
+    def faults(self) -> list[Fault]:
+        """Return what is wrong with combinations of fields."""
+        if self.type == "json_schema" and self.json_schema is None:
+            return [Fault("response_format.json_schema", "is required for the type json_schema")]
+        return []
+
+    @property
+    def grammar(self) -> Grammar | None:
+        """What the answer must look like; None for text."""
+        if self.type == "json_schema" and self.json_schema is not None and self.json_schema.schema is not None:
+            return Grammar.json_schema(json.dumps(self.json_schema.schema))
+        return None if self.type == "text" else Grammar.json_object()

@@ -1,0 +1,146 @@
+"""What every text generator does, run on the double and on MLX."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from models.answers import read
+from models.tiny_models import build
+
+from mlxk.adapters.in_memory.event_log import InMemoryEventLog
+from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
+from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.system.clock import SystemClock
+from mlxk.application.ports.text_generator import TextGenerator
+from mlxk.domain.errors import ExecutionError, ValidationError
+from mlxk.domain.generation import Finished, FinishReason, GenerationRequest, GenerationSettings, TextDelta
+from mlxk.domain.model import ModelHandle
+
+pytestmark = pytest.mark.mlx
+PROMPT = "The quick brown fox jumps over the lazy dog and runs home"
+LONG = "word " * 2000
+
+
+@pytest.fixture(scope="module")
+def handle(tmp_path_factory: pytest.TempPathFactory) -> ModelHandle:
+    return build(tmp_path_factory.mktemp("tiny") / "llama", max_position_embeddings=8192)
+
+
+@pytest.fixture(params=["in memory", "mlx"])
+def generator(request: pytest.FixtureRequest) -> Iterator[TextGenerator]:
+    if request.param == "mlx":
+        adapter: TextGenerator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
+    else:
+        adapter = InMemoryTextGenerator(step_seconds=0.0005)
+    yield adapter
+    adapter.close()
+
+
+def asking(handle: ModelHandle, prompt: str = PROMPT, **settings: object) -> GenerationRequest:
+    settings = {"temperature": 0.0, "max_tokens": 30, "ignore_eos": True, **settings}
+    return GenerationRequest(handle, prompt, GenerationSettings(**settings))  # type: ignore[arg-type]
+
+
+def test_an_answer_is_pieces_of_text_and_then_one_end(generator: TextGenerator, handle: ModelHandle) -> None:
+    events = list(generator.submit(asking(handle)))
+    assert all(isinstance(event, TextDelta) and event.text for event in events[:-1])
+    assert isinstance(events[-1], Finished)
+    assert len(events) > 1
+
+
+def test_a_stream_that_has_ended_stays_ended(generator: TextGenerator, handle: ModelHandle) -> None:
+    stream = generator.submit(asking(handle))
+    assert list(stream)
+    assert list(stream) == []
+    assert stream.take() == ()
+
+
+def test_the_same_question_gets_the_same_greedy_answer(generator: TextGenerator, handle: ModelHandle) -> None:
+    assert read(generator.submit(asking(handle))).text == read(generator.submit(asking(handle))).text
+
+
+def test_a_setting_out_of_range_is_refused_by_name(generator: TextGenerator, handle: ModelHandle) -> None:
+    with pytest.raises(ValidationError, match="top_p"):
+        generator.submit(asking(handle, top_p=2.0))
+
+
+def test_an_answer_stops_at_its_token_limit_and_says_so(generator: TextGenerator, handle: ModelHandle) -> None:
+    finished = read(generator.submit(asking(handle, max_tokens=3))).finished
+    assert finished.reason is FinishReason.LENGTH
+    assert finished.token_limit == 3
+    assert finished.usage.completion_tokens == 3
+    assert finished.usage.prompt_tokens > 0
+
+
+def test_a_stop_string_ends_the_answer_and_is_no_part_of_it(generator: TextGenerator, handle: ModelHandle) -> None:
+    whole = read(generator.submit(asking(handle))).text
+    stop = whole[5:9]
+    answer = read(generator.submit(asking(handle, stop=(stop,))))
+    assert answer.text == whole[: whole.index(stop)]
+    assert answer.finished.reason is FinishReason.STOP
+
+
+def test_a_cancelled_answer_ends_as_cancelled(generator: TextGenerator, handle: ModelHandle) -> None:
+    stream = generator.submit(asking(handle, LONG, max_tokens=4000))
+    assert isinstance(next(stream), TextDelta)
+    stream.cancel()
+    stream.cancel()
+    answer = read(stream)
+    assert answer.finished.reason is FinishReason.CANCELLED
+    assert answer.finished.usage.completion_tokens < 4000
+    stream.cancel()
+
+
+def test_leaving_the_block_gives_the_answer_up(generator: TextGenerator, handle: ModelHandle) -> None:
+    with generator.submit(asking(handle, LONG, max_tokens=4000)) as stream:
+        assert isinstance(next(stream), TextDelta)
+    assert read(stream).finished.reason is FinishReason.CANCELLED
+
+
+def test_answers_run_side_by_side_and_do_not_disturb_each_other(generator: TextGenerator, handle: ModelHandle) -> None:
+    prompts = [f"{PROMPT} {number}" for number in range(4)]
+    alone = [read(generator.submit(asking(handle, prompt))).text for prompt in prompts]
+    streams = [generator.submit(asking(handle, prompt)) for prompt in prompts]
+    assert [read(stream).text for stream in streams] == alone
+
+
+def test_what_has_come_can_be_taken_without_waiting(generator: TextGenerator, handle: ModelHandle) -> None:
+    woken = threading.Semaphore(0)
+    stream = generator.submit(asking(handle))
+    stream.listen(woken.release)
+    events = list(stream.take())
+    while not events or not isinstance(events[-1], Finished):
+        assert woken.acquire(timeout=10)
+        events += stream.take()
+    text = "".join(event.text for event in events if isinstance(event, TextDelta))
+    assert text == read(generator.submit(asking(handle))).text
+
+
+def test_a_listener_is_told_at_once_even_when_all_has_come_already(
+    generator: TextGenerator, handle: ModelHandle
+) -> None:
+    stream = generator.submit(asking(handle, max_tokens=1))
+    deadline = time.monotonic() + 10
+    told = threading.Event()
+    while time.monotonic() < deadline and not told.wait(0.2):
+        stream.listen(told.set)
+    assert told.is_set()
+    assert read(stream).finished.usage.completion_tokens == 1
+
+
+def test_log_probabilities_come_with_the_text_they_belong_to(generator: TextGenerator, handle: ModelHandle) -> None:
+    deltas = [event for event in generator.submit(asking(handle, logprobs=1)) if isinstance(event, TextDelta)]
+    tokens = [each for delta in deltas for each in delta.logprobs]
+    assert b"".join(each.token.utf8 for each in tokens).decode("utf-8", "replace") == "".join(d.text for d in deltas)
+    assert all(each.token.logprob <= 0 and len(each.alternatives) == 1 for each in tokens)
+
+
+def test_a_closed_generator_refuses_and_can_be_closed_again(generator: TextGenerator, handle: ModelHandle) -> None:
+    running = generator.submit(asking(handle, LONG, max_tokens=4000))
+    generator.close()
+    generator.close()
+    assert read(running).finished.reason is FinishReason.CANCELLED
+    with pytest.raises(ExecutionError):
+        generator.submit(asking(handle))

@@ -1,0 +1,225 @@
+"""The life of a server: its worker dies and is replaced, signals end it, and nothing outlives what it belongs to."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving.running import events_of, eventually, read_all
+
+pytestmark = pytest.mark.e2e
+
+SCRIPT = Path(__file__).parents[1] / "serving" / "scripted_serve.py"
+PATH = "/v1/chat/completions"
+
+
+class Server:
+    """A server in processes of its own."""
+
+    def __init__(self, directory: Path, environment: dict[str, str], **settings: Any) -> None:
+        self._log = directory / "log"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", str(SCRIPT), json.dumps({"port": 0, **settings})],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=directory,
+                env=environment,
+                text=True,
+            )
+        assert self.process.stdout is not None
+        self.first: dict[str, Any] = json.loads(self.process.stdout.readline() or "{}")
+        self.port: int = self.first.get("port", 0)
+
+    @property
+    def log(self) -> str:
+        """What was logged so far."""
+        return self._log.read_text(encoding="utf-8")
+
+    def worker(self) -> int:
+        """Return the process id of the present worker."""
+        found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False)
+        ids = found.stdout.split()
+        return int(ids[-1]) if ids else 0
+
+    def ask(self, prompt: str = "go", max_tokens: int = 3, stream: bool = False) -> socket.socket:
+        """Send a request and return its connection."""
+        messages = [{"role": "user", "content": prompt}]
+        body = {"model": "demo", "messages": messages, "max_tokens": max_tokens, "stream": stream}
+        data = json.dumps(body).encode()
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=15)
+        head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        return connection
+
+    def get(self, path: str) -> int:
+        """Return the status of an address."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection.request("GET", path)
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+    def end(self) -> None:
+        """Kill what is left."""
+        worker = self.worker()
+        self.process.kill()
+        self.process.wait()
+        if worker:
+            os.kill(worker, signal.SIGKILL)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture
+def start(tmp_path: Path, program_environment: dict[str, str]) -> Iterator[Start]:
+    """Start servers, and end them with the test."""
+    started: list[Server] = []
+
+    def begin(**settings: Any) -> Server:
+        started.append(Server(tmp_path, program_environment, **settings))
+        return started[-1]
+
+    yield begin
+    for server in started:
+        if server.process.poll() is None:
+            server.end()
+        elif server.process.stdout is not None:
+            server.process.stdout.close()
+
+
+def gone(process: int) -> bool:
+    """Whether a process does not exist any more."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_a_worker_killed_under_load_refuses_nobody_and_is_replaced(start: Start) -> None:
+    server = start()
+    outcomes: list[str] = []
+    stop = threading.Event()
+
+    def client() -> None:
+        while not stop.is_set():
+            try:
+                answer = read_all(server.ask())
+                outcomes.append("answered" if b'"finish_reason": "length"' in answer else "cut")
+            except ConnectionRefusedError:
+                outcomes.append("refused")
+            except OSError:
+                outcomes.append("cut")
+
+    threads = [threading.Thread(target=client) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    killed = server.worker()
+    os.kill(killed, signal.SIGKILL)
+    began = time.monotonic()
+    assert b'"finish_reason": "length"' in read_all(server.ask())
+    seconds = time.monotonic() - began
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert seconds < 3
+    assert "refused" not in outcomes
+    assert outcomes.count("answered") > 8
+    assert server.worker() != killed
+    assert "the worker died and is restarted" in server.log
+
+
+def test_a_worker_that_dies_of_a_request_is_replaced(start: Start) -> None:
+    server = start()
+    assert read_all(server.ask("die")) == b""
+    assert b"word" in read_all(server.ask())
+
+
+def test_workers_that_keep_dying_are_given_up(start: Start, tmp_path: Path) -> None:
+    server = start(log_level="error")
+    for _ in range(6):
+        try:
+            read_all(server.ask("die"))
+        except OSError:
+            break
+    assert server.process.wait(30) == 1
+    assert server.process.stdout is not None
+    assert "died 6 times" in json.loads(server.process.stdout.readline())["message"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_streams_finish(start: Start, number: signal.Signals) -> None:
+    server = start()
+    stream = server.ask(max_tokens=60, stream=True)
+    assert stream.recv(1)
+    server.process.send_signal(number)
+    events = events_of(b"H" + read_all(stream))
+    assert events[-1] == "[DONE]"
+    assert len(events) == 63
+    assert server.process.wait(10) == 0
+    with pytest.raises(OSError):
+        server.ask()
+
+
+def test_a_second_signal_hurries(start: Start) -> None:
+    server = start(drain_seconds=60)
+    stream = server.ask(max_tokens=5000, stream=True)
+    assert stream.recv(1)
+    server.process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    began = time.monotonic()
+    server.process.send_signal(signal.SIGINT)
+    assert events_of(b"H" + read_all(stream))[-1]["error"]["type"] == "server_shutdown"
+    assert server.process.wait(10) == 0
+    assert time.monotonic() - began < 4
+
+
+def test_a_third_signal_kills_even_a_worker_that_cannot_listen(start: Start) -> None:
+    server = start(drain_seconds=60)
+    worker = server.worker()
+    os.kill(worker, signal.SIGSTOP)
+    for _ in range(3):
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+    assert server.process.wait(5) == 1
+    assert gone(worker)
+
+
+def test_a_worker_does_not_outlive_its_supervisor(start: Start) -> None:
+    server = start()
+    worker = server.worker()
+    server.process.kill()
+    assert eventually(lambda: gone(worker), 5)
+
+
+def test_requests_sent_before_the_worker_is_up_are_answered(start: Start) -> None:
+    server = start()
+    os.kill(server.worker(), signal.SIGKILL)
+    waiting = [server.ask() for _ in range(16)]
+    answers = [read_all(connection) for connection in waiting]
+    assert sum(b'"finish_reason"' in answer for answer in answers) >= 15
+
+
+def test_readiness_waits_for_the_model_and_a_model_that_fails_ends_the_server(start: Start, tmp_path: Path) -> None:
+    server = start(model="demo")
+    assert server.get("/readyz") == 200
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(10) == 0
+    (tmp_path / "fail-preload").touch()
+    failing = start(model="demo")
+    assert failing.first["message"] == "the model cannot be loaded"
+    assert failing.process.wait(10) == 1

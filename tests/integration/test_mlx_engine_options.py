@@ -1,0 +1,250 @@
+"""What is computed outside the common batch, and what holds an answer: drafts, bounded caches, adapters, grammars."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import mlx.core as mx
+import pytest
+from models.answers import loaded, oracle, read
+from models.tiny_models import build
+
+from mlxk.adapters.in_memory.event_log import InMemoryEventLog
+from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.system.clock import SystemClock
+from mlxk.domain.computation import Computation
+from mlxk.domain.conversation import Conversation
+from mlxk.domain.errors import CapabilityError, ValidationError
+from mlxk.domain.generation import FinishReason, GenerationRequest, GenerationSettings, ReasoningDelta, TextDelta
+from mlxk.domain.grammar import Grammar
+from mlxk.domain.model import ModelHandle
+
+pytestmark = pytest.mark.mlx
+PROMPT = "The quick brown fox"
+
+
+@pytest.fixture(scope="module")
+def handle(tmp_path_factory: pytest.TempPathFactory) -> ModelHandle:
+    return build(tmp_path_factory.mktemp("tiny") / "llama", head_dim=32)
+
+
+@pytest.fixture(scope="module")
+def draft(tmp_path_factory: pytest.TempPathFactory) -> ModelHandle:
+    return build(tmp_path_factory.mktemp("draft") / "llama", seed=3)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[MlxTextGenerator]:
+    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
+    yield generator
+    generator.close()
+
+
+def asking(handle: ModelHandle, prompt: str = PROMPT, **wanted: object) -> GenerationRequest:
+    computation = Computation(**{name: wanted.pop(name) for name in list(wanted) if hasattr(Computation(), name)})  # type: ignore[arg-type]
+    wanted = {"temperature": 0.0, "max_tokens": 24, "logprobs": 0, **wanted}
+    return GenerationRequest(handle, prompt, GenerationSettings(**wanted), computation=computation)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text"])
+@pytest.mark.parametrize("width", [1, 3, 8])
+def test_a_draft_model_changes_nothing_but_speed(
+    engine: MlxTextGenerator, draft: ModelHandle, tmp_path: Path, architecture: str, width: int
+) -> None:
+    handle = build(tmp_path / "model", architecture)
+    for prompt in (PROMPT, "Hello " * 40):
+        found = read(engine.submit(asking(handle, prompt, draft_model=draft, draft_tokens=width, max_tokens=60)))
+        assert found.tokens == oracle(handle, prompt, 60)
+
+
+def test_a_draft_model_that_is_the_model_itself_confirms_everything(
+    engine: MlxTextGenerator, handle: ModelHandle
+) -> None:
+    found = read(engine.submit(asking(handle, draft_model=handle)))
+    assert found.tokens == oracle(handle, PROMPT)
+
+
+@pytest.mark.parametrize("extra", [{}, {"presence_penalty": 1.5, "repetition_penalty": 1.3}, {"top_p": 0.7}])
+def test_a_seed_gives_the_same_text_with_and_without_a_draft_model(
+    engine: MlxTextGenerator, handle: ModelHandle, draft: ModelHandle, extra: dict[str, object]
+) -> None:
+    plain = read(engine.submit(asking(handle, temperature=1.0, seed=5, **extra)))
+    drafted = read(engine.submit(asking(handle, temperature=1.0, seed=5, draft_model=draft, **extra)))
+    assert drafted.tokens == plain.tokens
+
+
+def test_quantized_keys_and_values_are_mlx_lms_own(engine: MlxTextGenerator, handle: ModelHandle) -> None:
+    for bits in (4, 8):
+        found = read(engine.submit(asking(handle, kv_bits=bits)))
+        assert found.tokens == oracle(handle, PROMPT, kv_bits=bits, kv_group_size=32, quantized_kv_start=0)
+
+
+def test_a_bounded_cache_is_exact_until_it_is_full(engine: MlxTextGenerator, handle: ModelHandle) -> None:
+    assert read(engine.submit(asking(handle, max_kv_size=64))).tokens == oracle(handle, PROMPT)
+    long = read(engine.submit(asking(handle, max_kv_size=16, max_tokens=200, ignore_eos=True)))
+    assert long.finished.usage.completion_tokens == 200
+
+
+@pytest.mark.parametrize("option", [{"kv_bits": 8}, {"max_kv_size": 64}, {"draft_model": "draft"}])
+def test_what_cannot_share_steps_says_so_runs_beside_the_others_and_can_be_cancelled(
+    engine: MlxTextGenerator, handle: ModelHandle, draft: ModelHandle, option: dict[str, object]
+) -> None:
+    name = next(iter(option))
+    option = {name: draft if name == "draft_model" else option[name]}
+    others = [engine.submit(asking(handle, f"{PROMPT} {number}")) for number in range(4)]
+    special = engine.submit(asking(handle, max_tokens=2000, ignore_eos=True, **option))
+    assert isinstance(next(special), TextDelta)
+    assert [read(stream).tokens for stream in others] == [oracle(handle, f"{PROMPT} {number}") for number in range(4)]
+    special.cancel()
+    finished = read(special).finished
+    assert finished.reason is FinishReason.CANCELLED
+    assert finished.notes == (f"Computed outside the common batch because of {name}.",)
+
+
+def test_usual_answers_have_no_notes(engine: MlxTextGenerator, handle: ModelHandle) -> None:
+    assert read(engine.submit(asking(handle))).finished.notes == ()
+
+
+@pytest.mark.parametrize(
+    "option", [{"kv_bits": 5}, {"max_kv_size": 1}, {"kv_bits": 4, "max_kv_size": 64}, {"draft_tokens": 0}]
+)
+def test_options_out_of_range_or_at_odds_are_refused_by_name(
+    engine: MlxTextGenerator, handle: ModelHandle, option: dict[str, object]
+) -> None:
+    with pytest.raises(ValidationError, match=next(iter(option))):
+        engine.submit(asking(handle, **option))
+
+
+def test_a_draft_model_with_other_tokens_is_refused(
+    engine: MlxTextGenerator, handle: ModelHandle, tmp_path: Path
+) -> None:
+    other = build(tmp_path / "other", reasoning=True)
+    with pytest.raises(CapabilityError, match="draft_model"):
+        engine.submit(asking(handle, draft_model=other))
+
+
+def test_a_cache_that_cannot_be_quantized_is_refused(engine: MlxTextGenerator, tmp_path: Path) -> None:
+    for name, wanted in (("mamba2", {"kv_bits": 8}), ("llama", {"kv_bits": 8}), ("mamba2", {"max_kv_size": 64})):
+        with pytest.raises(CapabilityError, match=next(iter(wanted))):
+            read(engine.submit(asking(build(tmp_path / name, name), **wanted)))
+
+
+def write_adapter(directory: Path, handle: ModelHandle, scale: float) -> str:
+    """Write a LoRA adapter for one layer of a model."""
+    network, _ = loaded(handle)
+    inputs, outputs = network.layers[0].self_attn.q_proj.weight.shape[::-1]
+    directory.mkdir()
+    parameters = {"rank": 2, "scale": scale, "dropout": 0.0, "keys": ["self_attn.q_proj"]}
+    config = {"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": parameters}
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    weights = {}
+    for layer in range(2):
+        weights[f"model.layers.{layer}.self_attn.q_proj.lora_a"] = mx.ones((inputs, 2))
+        weights[f"model.layers.{layer}.self_attn.q_proj.lora_b"] = mx.ones((2, outputs))
+    mx.save_safetensors(str(directory / "adapters.safetensors"), weights)
+    return str(directory)
+
+
+def test_an_adapter_changes_its_own_answers_and_shares_the_engine(
+    engine: MlxTextGenerator, handle: ModelHandle, tmp_path: Path
+) -> None:
+    strong, nothing = write_adapter(tmp_path / "a", handle, 5.0), write_adapter(tmp_path / "b", handle, 0.0)
+    plain, with_strong, with_nothing = (
+        read(stream).tokens
+        for stream in [engine.submit(asking(handle, adapter=each)) for each in (None, strong, nothing)]
+    )
+    assert plain == with_nothing == oracle(handle, PROMPT)
+    assert with_strong != plain
+
+
+def test_an_adapter_that_is_not_there_or_does_not_fit_is_refused_by_name(
+    engine: MlxTextGenerator, handle: ModelHandle, draft: ModelHandle, tmp_path: Path
+) -> None:
+    with pytest.raises(ValidationError, match="adapter"):
+        engine.submit(asking(handle, adapter=str(tmp_path / "missing")))
+    with pytest.raises(ValidationError, match="adapter"):
+        engine.submit(asking(draft, adapter=write_adapter(tmp_path / "c", handle, 1.0)))
+
+
+def test_an_answer_held_to_a_grammar_matches_it_among_answers_that_are_not(
+    engine: MlxTextGenerator, handle: ModelHandle
+) -> None:
+    schema = '{"type": "object", "properties": {"n": {"type": "integer", "maximum": 99}}, "required": ["n"]}'
+    closed = json.dumps({**json.loads(schema), "additionalProperties": False})
+    grammars = [Grammar.regex("[0-9]{3}-[a-c]{2,5}z"), Grammar.json_schema(closed), Grammar.choice(("yes", "no"))]
+    free = [engine.submit(asking(handle, f"{PROMPT} {number}")) for number in range(3)]
+    held = [
+        engine.submit(asking(handle, temperature=1.0, seed=number, max_tokens=300, grammar=grammar))
+        for number, grammar in enumerate(grammars * 2)
+    ]
+    assert [read(stream).tokens for stream in free] == [oracle(handle, f"{PROMPT} {number}") for number in range(3)]
+    answers = [read(stream) for stream in held]
+    for digits, document, choice in (answers[:3], answers[3:]):
+        assert re.fullmatch("[0-9]{3}-[a-c]{2,5}z", digits.text)
+        assert json.loads(document.text)["n"] <= 99
+        assert choice.text in {"yes", "no"}
+    assert {each.finished.reason for each in answers} == {FinishReason.STOP}
+
+
+@pytest.mark.parametrize("other", [{"draft_model": True}, {"ignore_eos": True}])
+def test_a_grammar_and_what_would_break_it_exclude_each_other(
+    engine: MlxTextGenerator, handle: ModelHandle, draft: ModelHandle, other: dict[str, object]
+) -> None:
+    wanted = {name: draft if name == "draft_model" else value for name, value in other.items()}
+    with pytest.raises(ValidationError, match="grammar"):
+        engine.submit(asking(handle, grammar=Grammar.choice(("yes",)), **wanted))
+
+
+@pytest.fixture(scope="module")
+def thinker(tmp_path_factory: pytest.TempPathFactory) -> ModelHandle:
+    """A model whose prompt opens a block of reasoning, which it would hardly ever close."""
+    handle = build(tmp_path_factory.mktemp("thinker") / "llama", reasoning=True)
+    path = Path(handle.directory, "tokenizer_config.json")
+    config = json.loads(path.read_text())
+    config["chat_template"] += "{%- if add_generation_prompt -%}<think>\n{%- endif -%}"
+    path.write_text(json.dumps(config))
+    return handle
+
+
+@pytest.mark.parametrize("budget", [0, 5, 30])
+def test_reasoning_ends_with_its_budget_and_an_answer_follows(
+    engine: MlxTextGenerator, thinker: ModelHandle, budget: int
+) -> None:
+    never = tuple((token, -100.0) for token in _tag_tokens(thinker))
+    settings = GenerationSettings(
+        temperature=0, max_tokens=80, ignore_eos=True, thinking_budget=budget, logit_bias=never
+    )
+    events = list(engine.submit(GenerationRequest(thinker, Conversation.of("Hello"), settings)))
+    thought = "".join(event.text for event in events if isinstance(event, ReasoningDelta))
+    said = "".join(event.text for event in events if isinstance(event, TextDelta))
+    assert bool(thought) is bool(budget)
+    assert said
+    assert "think>" not in thought + said
+
+
+def test_without_a_budget_reasoning_goes_on(engine: MlxTextGenerator, thinker: ModelHandle) -> None:
+    never = tuple((token, -100.0) for token in _tag_tokens(thinker))
+    settings = GenerationSettings(temperature=0, max_tokens=80, ignore_eos=True, logit_bias=never)
+    events = list(engine.submit(GenerationRequest(thinker, Conversation.of("Hello"), settings)))
+    assert not any(isinstance(event, TextDelta) for event in events)
+
+
+def test_a_budget_for_a_model_that_does_not_reason_is_refused(engine: MlxTextGenerator, handle: ModelHandle) -> None:
+    with pytest.raises(CapabilityError, match="thinking_budget"):
+        engine.submit(asking(handle, thinking_budget=5))
+
+
+def test_a_grammar_waits_until_reasoning_is_over(engine: MlxTextGenerator, thinker: ModelHandle) -> None:
+    settings = GenerationSettings(
+        temperature=0, max_tokens=60, thinking_budget=8, grammar=Grammar.choice(("yes", "no"))
+    )
+    events = list(engine.submit(GenerationRequest(thinker, Conversation.of("Hello"), settings)))
+    assert "".join(event.text for event in events if isinstance(event, ReasoningDelta))
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)).strip() in {"yes", "no"}
+
+
+def _tag_tokens(handle: ModelHandle) -> list[int]:
+    _, tokenizer = loaded(attrs.evolve(handle))
+    return [tokenizer.convert_tokens_to_ids(tag) for tag in ("<think>", "</think>")]

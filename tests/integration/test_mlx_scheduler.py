@@ -1,0 +1,280 @@
+"""The scheduler with a real model, driven turn by turn: who computes when, and what happens when something fails."""
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import pytest
+from models.answers import read
+from models.tiny_models import build
+
+from mlxk.adapters.in_memory.event_log import InMemoryEventLog
+from mlxk.adapters.mlx.admission import Admission
+from mlxk.adapters.mlx.jobs import Job
+from mlxk.adapters.mlx.loading import LoadedModel, load_model
+from mlxk.adapters.mlx.prefix_cache import PrefixCache
+from mlxk.adapters.mlx.preparation import prepare
+from mlxk.adapters.mlx.residency import Resident
+from mlxk.adapters.mlx.sampling import LogitsProcessor
+from mlxk.adapters.mlx.scheduler import Scheduler
+from mlxk.adapters.mlx.streams import AnswerSink, MlxTextStream
+from mlxk.adapters.mlx.tally import Tally
+from mlxk.adapters.system.clock import SystemClock
+from mlxk.domain.errors import ExecutionError
+from mlxk.domain.generation import FinishReason, GenerationRequest, GenerationSettings
+from mlxk.domain.model import ModelHandle
+
+pytestmark = pytest.mark.mlx
+PROMPTS = ("Hello world", "The quick brown fox", "Count: 1, 2, 3", "Die Sonne")
+POISON = 65
+"""A token that one answer is made to say and no other does."""
+
+
+class Network:
+    """A model whose every pass can be watched, and made to fail as a device does."""
+
+    def __init__(self, network: Any) -> None:
+        self._network = network
+        self.passes: list[tuple[int, int]] = []
+        self.before: Callable[[mx.array], None] = lambda tokens: None
+        self.after: Callable[[mx.array, mx.array], mx.array] = lambda tokens, logits: logits
+
+    def __call__(self, tokens: mx.array, cache: Any) -> mx.array:
+        self.passes.append(tuple(tokens.shape))  # type: ignore[arg-type]
+        self.before(tokens)
+        return self.after(tokens, self._network(tokens, cache=cache))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
+
+
+class Workshop:
+    """A scheduler, a model, and the answers that run."""
+
+    def __init__(self, model: LoadedModel, max_rows: int = 32, cache_budget_bytes: int | None = None) -> None:
+        self.network = Network(model.network)
+        self.model = attrs.evolve(model, network=self.network)
+        self.resident = Resident(self.model, 0.0)
+        self.released = 0
+        self.prefixes = PrefixCache(0)
+        self.scheduler = Scheduler(
+            InMemoryEventLog(),
+            Admission(max_rows, cache_budget_bytes, self.prefixes),
+            self.prefixes,
+            Tally(),
+            self._release,
+        )
+
+    def start(
+        self, prompt: str, constrain: Callable[[Any], tuple[LogitsProcessor, ...]] | None = None, **settings: Any
+    ) -> tuple[Job, MlxTextStream]:
+        wanted = GenerationSettings(**{"temperature": 0.0, "max_tokens": 20, "ignore_eos": True, **settings})
+        sink = AnswerSink()
+        request = GenerationRequest(self.model.handle, prompt, wanted)
+        row = prepare(request, (self.model,), sink, SystemClock())
+        row.constrain = constrain or row.constrain
+        job = Job(row, (self.resident,), on_start=lambda: None)
+        self.scheduler.add(job)
+        return job, MlxTextStream(sink, lambda: self.scheduler.cancel(job))
+
+    def turn(self) -> bool:
+        return self.scheduler.turn(lambda: False)
+
+    def run(self) -> None:
+        while self.turn():
+            pass
+
+    def texts(self, *prompts: str, **settings: Any) -> list[str]:
+        streams = [self.start(prompt, **settings)[1] for prompt in prompts]
+        self.run()
+        return [read(stream).text for stream in streams]
+
+    def _release(self, residents: tuple[Resident, ...]) -> None:
+        self.released += 1
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    handle: ModelHandle = build(tmp_path_factory.mktemp("tiny") / "llama", max_position_embeddings=8192)
+    return load_model(handle)
+
+
+@pytest.fixture
+def workshop(model: LoadedModel) -> Workshop:
+    return Workshop(model)
+
+
+def test_a_batch_that_fails_once_is_rebuilt_and_every_answer_goes_on(model: LoadedModel, workshop: Workshop) -> None:
+    expected = Workshop(model).texts(*PROMPTS, temperature=1.0, seed=7, presence_penalty=1.0)
+    failures = iter([False] * 12 + [True])
+
+    def fail_once(tokens: mx.array) -> None:
+        if next(failures, False):
+            raise RuntimeError("the device went away")
+
+    workshop.network.before = fail_once
+    assert workshop.texts(*PROMPTS, temperature=1.0, seed=7, presence_penalty=1.0) == expected
+    assert workshop.released == len(PROMPTS)
+
+
+def test_an_answer_that_breaks_every_batch_fails_and_no_other_does(model: LoadedModel, workshop: Workshop) -> None:
+    shy = {"logit_bias": ((POISON, -100.0),)}
+    expected = Workshop(model).texts(*PROMPTS, **shy)
+
+    def fail_on_poison(tokens: mx.array) -> None:
+        if tokens.shape[1] == 1 and POISON in tokens.flatten().tolist():  # type: ignore[operator]
+            raise RuntimeError("the device went away")
+
+    workshop.network.before = fail_on_poison
+    streams = [workshop.start(prompt, **shy)[1] for prompt in PROMPTS]
+    _, doomed = workshop.start("Hello", logit_bias=((POISON, 100.0),))
+    workshop.run()
+    assert [read(stream).text for stream in streams] == expected
+    with pytest.raises(ExecutionError, match="RuntimeError"):
+        read(doomed)
+    assert workshop.released == len(PROMPTS) + 1
+
+
+def test_logits_that_are_no_numbers_fail_their_own_answer_only(model: LoadedModel, workshop: Workshop) -> None:
+    shy = {"logit_bias": ((POISON, -100.0),)}
+    expected = Workshop(model).texts(*PROMPTS, **shy)
+    workshop.network.after = lambda tokens, logits: mx.where((tokens == POISON)[..., None], mx.nan, logits)
+    streams = [workshop.start(prompt, **shy)[1] for prompt in PROMPTS]
+    _, doomed = workshop.start("Hello", logit_bias=((POISON, 100.0),))
+    workshop.run()
+    assert [read(stream).text for stream in streams] == expected
+    with pytest.raises(ExecutionError, match="not a number"):
+        read(doomed)
+
+
+def _raises(generated: mx.array, logits: mx.array) -> mx.array:
+    if generated.size == 3:
+        raise KeyError("a fault of this answer's own")
+    return logits
+
+
+def _changes_shape(generated: mx.array, logits: mx.array) -> mx.array:
+    return logits[:, :5]
+
+
+def _allows_nothing(generated: mx.array, logits: mx.array) -> mx.array:
+    return mx.full(logits.shape, -mx.inf)
+
+
+@pytest.mark.parametrize("process", [_raises, _changes_shape, _allows_nothing])
+def test_a_faulty_processor_fails_its_own_answer_only(
+    model: LoadedModel, workshop: Workshop, process: LogitsProcessor
+) -> None:
+    expected = Workshop(model).texts(*PROMPTS)
+    streams = [workshop.start(prompt)[1] for prompt in PROMPTS]
+    _, doomed = workshop.start("Hello", constrain=lambda generated: (process,))
+    workshop.run()
+    assert [read(stream).text for stream in streams] == expected
+    with pytest.raises(ExecutionError):
+        read(doomed)
+
+
+def test_a_prompt_that_cannot_be_computed_fails_by_itself(model: LoadedModel, workshop: Workshop) -> None:
+    expected = Workshop(model).texts(*PROMPTS)
+
+    def fail_on_long_prompts(tokens: mx.array) -> None:
+        if tokens.shape[1] > 100:
+            raise MemoryError
+
+    workshop.network.before = fail_on_long_prompts
+    streams = [workshop.start(prompt)[1] for prompt in PROMPTS]
+    _, doomed = workshop.start("word " * 300)
+    workshop.run()
+    assert [read(stream).text for stream in streams] == expected
+    with pytest.raises(ExecutionError, match="MemoryError"):
+        read(doomed)
+
+
+def test_a_short_prompt_behind_long_ones_is_answered_within_a_few_turns(workshop: Workshop) -> None:
+    long = [workshop.start("word " * 1900)[0] for _ in range(2)]
+    for _ in range(3):
+        workshop.turn()
+    short, _ = workshop.start("Hello world", max_tokens=1)
+    turns = 0
+    while not short.answer.ended:
+        workshop.turn()
+        turns += 1
+    assert turns <= 4
+    assert not any(job.answer.generated for job in long)
+    workshop.run()
+
+
+def test_a_long_prompt_gets_at_least_every_other_piece(workshop: Workshop) -> None:
+    long, _ = workshop.start("word " * 1900, max_tokens=1)
+    alone = -(-len(long.answer.prompt) // 128)
+    turns = 0
+    while not long.answer.ended:
+        workshop.start("word " * 100, max_tokens=1)
+        workshop.turn()
+        turns += 1
+    assert turns <= 2 * alone + 4
+    workshop.run()
+
+
+def test_a_running_answer_gets_a_token_between_two_pieces_of_a_long_prompt(workshop: Workshop) -> None:
+    running, _ = workshop.start("Hello world", max_tokens=500)
+    while not running.answer.generated:
+        workshop.turn()
+    workshop.start("word " * 1900, max_tokens=1)
+    for _ in range(10):
+        before = len(running.answer.generated)
+        workshop.turn()
+        assert len(running.answer.generated) == before + 1
+    workshop.scheduler.end_all()
+
+
+def test_a_cancelled_answer_is_out_of_the_next_step(workshop: Workshop) -> None:
+    streams = [workshop.start(prompt, max_tokens=500)[1] for prompt in PROMPTS]
+    for _ in range(5):
+        workshop.turn()
+    streams[1].cancel()
+    workshop.network.passes.clear()
+    workshop.turn()
+    assert workshop.network.passes == [(3, 1)]
+    assert read(streams[1]).finished.reason is FinishReason.CANCELLED
+    workshop.scheduler.end_all()
+
+
+def test_a_prompt_cancelled_half_way_is_computed_no_further(workshop: Workshop) -> None:
+    job, stream = workshop.start("word " * 1900)
+    workshop.turn()
+    stream.cancel()
+    workshop.network.passes.clear()
+    assert not workshop.turn()
+    assert workshop.network.passes == []
+    assert job.answer.ended
+
+
+def test_no_more_answers_run_than_there_are_rows(model: LoadedModel) -> None:
+    workshop = Workshop(model, max_rows=2)
+    streams = [workshop.start(prompt)[1] for prompt in PROMPTS]
+    widest = 0
+    while workshop.turn():
+        assert workshop.scheduler.running <= 2
+        widest = max(widest, workshop.scheduler.running)
+    assert widest == 2
+    assert all(read(stream).finished.reason is FinishReason.LENGTH for stream in streams)
+
+
+def test_answers_wait_for_memory_and_all_come_through(model: LoadedModel) -> None:
+    free = Workshop(model)
+    free.texts("word " * 300)
+    one = free.resident.bytes_per_token * 350
+    workshop = Workshop(model, cache_budget_bytes=int(one * 1.5))
+    workshop.resident.bytes_per_token = free.resident.bytes_per_token
+    streams = [workshop.start(f"word {number} " * 150)[1] for number in range(3)]
+    while workshop.turn():
+        assert workshop.scheduler.running <= 1
+    assert all(read(stream).finished.reason is FinishReason.LENGTH for stream in streams)
+    assert workshop.released == 3
+
+
+def test_an_answer_that_is_alone_runs_whatever_it_needs(model: LoadedModel) -> None:
+    workshop = Workshop(model, cache_budget_bytes=1)
+    assert len(workshop.texts("word " * 300, "Hello")) == 2

@@ -1,0 +1,188 @@
+"""Pulling, decided on doubles: what is asked, what is fetched, what is refused."""
+
+from collections.abc import Mapping
+
+import attrs
+import pytest
+
+from mlxk.adapters.in_memory.backend_registry import InMemoryBackendRegistry
+from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
+from mlxk.adapters.in_memory.cache_editor import InMemoryCacheEditor
+from mlxk.adapters.in_memory.confirmation import InMemoryConfirmation
+from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
+from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
+from mlxk.adapters.in_memory.model_hub import InMemoryModelHub, RemoteRepository
+from mlxk.adapters.in_memory.progress import InMemoryProgress
+from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
+from mlxk.application.ports.cache_editor import LockHolder
+from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.application.use_cases.pull_model import PullModel, PullRequest, PullResult, PullStatus
+from mlxk.domain.errors import (
+    AmbiguousModelError,
+    MlxkError,
+    NetworkError,
+    RequiresConfirmationError,
+    StorageError,
+    ValidationError,
+)
+
+WHOLE = {"config.json": b'{"model_type": "x"}', "model.safetensors": b"\x02\0\0\0\0\0\0\0{}"}
+A, B = "a" * 40, "b" * 40
+
+
+@attrs.define
+class World:
+    """A hub, a cache and what pulls from one to the other."""
+
+    cache: InMemoryModelCache
+    files: InMemoryModelFiles
+    hub: InMemoryModelHub
+    editor: InMemoryCacheEditor
+    progress: InMemoryProgress = attrs.field(factory=InMemoryProgress)
+
+    def pull(self, reference: str, answer: bool | None = None, **flags: bool) -> PullResult:
+        built_in = InMemoryBuiltInModels({"demo": "/demo"})
+        describe = DescribeModel(self.files, InMemoryWorkspaceStore(), InMemoryBackendRegistry(), self.cache)
+        pull = PullModel(self.cache, built_in, self.hub, self.editor, describe)
+        return pull(PullRequest(reference, **flags), self.progress, InMemoryConfirmation(answer))
+
+
+def world(
+    names: tuple[str, ...] = ("mlx-community/Tiny",),
+    free: int | None = None,
+    commits: Mapping[str, Mapping[str, bytes]] | None = None,
+) -> World:
+    """Return a world whose hub has models of these names and whose cache is empty."""
+    cache, files = InMemoryModelCache(), InMemoryModelFiles()
+    held = commits or {A: WHOLE, B: {**WHOLE, "config.json": b'{"model_type": "y"}'}}
+    models = {name: RemoteRepository(held, {"main": A, "dev": B}) for name in names}
+    return World(cache, files, InMemoryModelHub(models, cache, files), InMemoryCacheEditor(cache, files, free))
+
+
+def test_a_bare_name_means_the_model_of_the_default_owner() -> None:
+    result = world().pull("Tiny")
+    assert (result.name, result.expanded, result.status) == ("mlx-community/Tiny", True, PullStatus.SUCCESS)
+    assert result.report is not None
+    assert result.report.healthy
+
+
+def test_a_bare_name_means_the_one_cached_model_of_that_name_and_never_a_part_of_one() -> None:
+    there = world(("acme/Tiny", "acme/Tiny-8bit", "mlx-community/Tiny"))
+    there.pull("acme/Tiny-8bit")
+    assert there.pull("Tiny").name == "mlx-community/Tiny"
+    there = world(("acme/Tiny",))
+    there.pull("acme/Tiny")
+    assert (there.pull("tiny").name, there.pull("tiny").status) == ("acme/Tiny", PullStatus.ALREADY_EXISTS)
+    there = world(("acme/Tiny", "beta/Tiny"))
+    there.pull("acme/Tiny")
+    there.pull("beta/Tiny")
+    with pytest.raises(AmbiguousModelError) as failure:
+        there.pull("Tiny")
+    assert failure.value.matches == ("acme/Tiny", "beta/Tiny")
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "a/b/c", "/a/b", "a/b/", "a//b", "a/" + "b" * 96, "./here", "a/..", "a b/c", "a--b/c", "a/b@../x"]
+)
+def test_what_is_no_name_is_refused_before_anything_is_asked(name: str) -> None:
+    there = world()
+    with pytest.raises(ValidationError):
+        there.pull(name)
+    assert there.hub.requests == 0
+
+
+def test_a_whole_model_is_left_alone_and_the_hub_is_not_asked() -> None:
+    there = world()
+    there.pull("Tiny")
+    asked = there.hub.requests
+    assert there.pull("Tiny").status is PullStatus.ALREADY_EXISTS
+    assert there.pull(f"Tiny@{A}").status is PullStatus.ALREADY_EXISTS
+    assert there.hub.requests == asked
+
+
+def test_another_revision_is_fetched_and_a_branch_is_looked_up_anew() -> None:
+    there = world()
+    there.pull("Tiny")
+    result = there.pull("Tiny@dev")
+    assert result.status is PullStatus.SUCCESS
+    assert result.handle is not None
+    assert result.handle.revision == B
+    assert there.pull("Tiny@dev").status is PullStatus.ALREADY_EXISTS
+    there.hub.models["mlx-community/Tiny"] = RemoteRepository({A: WHOLE, B: WHOLE}, {"main": B, "dev": B})
+    assert there.pull("Tiny@main").handle == there.cache.find("mlx-community/Tiny", B)
+
+
+def test_without_a_network_a_branch_that_is_cached_is_taken_as_it_is() -> None:
+    there = world()
+    there.pull("Tiny@dev")
+    there.hub.failure = NetworkError("the hub cannot be reached")
+    assert there.pull("Tiny@dev").status is PullStatus.ALREADY_EXISTS
+    assert there.progress.notes != []
+
+
+def test_a_partial_model_needs_a_yes() -> None:
+    there = world()
+    there.hub.failure = None
+    there.cache.models["mlx-community/Tiny"] = CachedModel(unfinished=1)
+    with pytest.raises(RequiresConfirmationError) as failure:
+        there.pull("Tiny")
+    assert "--force-resume" in (failure.value.hint or "")
+    assert there.pull("Tiny", answer=False).status is PullStatus.CANCELLED
+    assert there.hub.requests == 0
+    assert there.pull("Tiny", answer=True).status is PullStatus.SUCCESS
+
+
+def test_a_damaged_model_is_completed_when_told_to_or_while_another_client_is_at_it() -> None:
+    for busy in (False, True):
+        there = world()
+        there.pull("Tiny")
+        handle = there.cache.find("mlx-community/Tiny")
+        assert handle is not None
+        del there.files.directories[handle.directory]["config.json"]
+        if busy:
+            there.editor.other_clients["mlx-community/Tiny"] = LockHolder(7, "downloading it")
+        assert there.pull("Tiny", force_resume=not busy).status is PullStatus.SUCCESS
+        assert "config.json" in there.files.directories[handle.directory]
+
+
+def test_whoever_comes_second_waits_and_says_so() -> None:
+    there = world()
+    there.editor.busy["mlx-community/Tiny"] = LockHolder(4711, "pulling it")
+    assert there.pull("Tiny").status is PullStatus.SUCCESS
+    assert there.progress.notes == ["Waiting for process 4711, which is pulling it."]
+
+
+def test_a_dry_run_says_what_is_missing_and_fetches_nothing() -> None:
+    there = world(commits={A: {**WHOLE, "own.py": b"", "weights.bin": b""}})
+    result = there.pull("Tiny", dry_run=True)
+    assert result.plan is not None
+    assert [file.path for file in result.plan.files] == ["config.json", "model.safetensors"]
+    assert [file.path for file in result.plan.skipped] == ["own.py", "weights.bin"]
+    assert result.missing_bytes == result.plan.size_bytes == sum(map(len, WHOLE.values()))
+    assert there.cache.models == {}
+
+
+def test_a_disk_that_is_too_small_is_named_before_anything_is_fetched() -> None:
+    there = world(free=1000)
+    with pytest.raises(StorageError) as failure:
+        there.pull("Tiny")
+    assert failure.value.detail == {
+        "needed_bytes": sum(map(len, WHOLE.values())),
+        "free_bytes": 1000,
+        "size_bytes": sum(map(len, WHOLE.values())),
+    }
+    assert there.cache.models == {}
+
+
+def test_a_failure_passes_on_and_a_model_that_is_not_for_mlx_comes_with_a_warning() -> None:
+    there = world()
+    there.hub.failure = NetworkError("the hub is not well")
+    with pytest.raises(MlxkError, match="not well"):
+        there.pull("Tiny")
+    there.hub.models["acme/Plain"] = RemoteRepository({A: WHOLE}, {"main": A}, made_for_mlx=False)
+    assert "not marked as an MLX model" in (there.pull("acme/Plain").warning or "")
+
+
+def test_the_built_in_model_is_there_already() -> None:
+    result = world().pull("demo")
+    assert (result.status, result.name) == (PullStatus.ALREADY_EXISTS, "demo")

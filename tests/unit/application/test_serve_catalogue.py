@@ -1,0 +1,139 @@
+"""What a server offers, and which name means which model."""
+
+import pytest
+from serving.parts import BROKEN_MODEL, CHAT, CHAT_MODEL, COMMIT, OTHER_MODEL
+
+from mlxk.adapters.in_memory.backend_registry import InMemoryBackendRegistry
+from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
+from mlxk.adapters.in_memory.clock import InMemoryClock
+from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
+from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
+from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
+from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
+from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.application.use_cases.list_models import ListModels
+from mlxk.application.use_cases.resolve_model import ResolveModel
+from mlxk.application.use_cases.serve_catalogue import FRESH_SECONDS, ServeCatalogue
+from mlxk.domain.capabilities import Backend
+from mlxk.domain.errors import (
+    AmbiguousModelError,
+    ModelNotFoundError,
+    UnhealthyModelError,
+    ValidationError,
+)
+from mlxk.domain.generation import GenerationRequest
+from mlxk.domain.workspace import Workspace
+
+WORKSPACE = "/home/ada/models/mine"
+
+
+class Shelf:
+    """A machine with models in cache and workspaces, and the catalogue over it."""
+
+    def __init__(self, *names: str, allow_paths: bool = False, home: str | None = "/home/ada/models") -> None:
+        directories = [*(f"/cache/{name}/{COMMIT}" for name in names), WORKSPACE]
+        self.model_files = InMemoryModelFiles({directory: dict(CHAT) for directory in directories})
+        self.clock = InMemoryClock()
+        self.generator = InMemoryTextGenerator()
+        self.cache = InMemoryModelCache({name: CachedModel((COMMIT,)) for name in names})
+        workspaces = InMemoryWorkspaceStore({WORKSPACE: Workspace(managed=False)}, home=home)
+        built_in = InMemoryBuiltInModels()
+        registry = InMemoryBackendRegistry({Backend.MLX_LM: {"llama"}})
+        describe = DescribeModel(self.model_files, workspaces, registry, self.cache)
+        self.resolve = ResolveModel(self.cache, workspaces, built_in)
+        self.catalogue = ServeCatalogue(
+            self.resolve,
+            ListModels(self.cache, workspaces, built_in, describe),
+            describe,
+            self.generator,
+            self.clock,
+            allow_paths,
+        )
+
+    def load(self, reference: str) -> None:
+        """Have a model in memory."""
+        handle = self.resolve(reference)
+        list(self.generator.submit(GenerationRequest(handle, "hi")))
+
+
+def test_runnable_models_are_listed_by_the_names_clients_use_those_in_memory_first() -> None:
+    shelf = Shelf(CHAT_MODEL, OTHER_MODEL)
+    assert [served.id for served in shelf.catalogue()] == ["mine", CHAT_MODEL, OTHER_MODEL]
+    shelf.load(OTHER_MODEL)
+    assert [served.id for served in shelf.catalogue()] == [OTHER_MODEL, "mine", CHAT_MODEL]
+
+
+def test_what_cannot_run_is_not_listed_and_is_refused_by_name() -> None:
+    shelf = Shelf(CHAT_MODEL, BROKEN_MODEL)
+    del shelf.model_files.directories[f"/cache/{BROKEN_MODEL}/{COMMIT}"]["model.safetensors"]
+    assert BROKEN_MODEL not in [served.id for served in shelf.catalogue()]
+    with pytest.raises(UnhealthyModelError, match=BROKEN_MODEL):
+        shelf.catalogue.find(BROKEN_MODEL)
+
+
+def test_a_client_may_write_less_than_the_whole_name() -> None:
+    catalogue = Shelf(CHAT_MODEL, OTHER_MODEL).catalogue
+    assert catalogue.find("chat-model").id == CHAT_MODEL
+    assert catalogue.find(f"{CHAT_MODEL}@{COMMIT[:7]}").id == CHAT_MODEL
+    with pytest.raises(AmbiguousModelError):
+        catalogue.find("org")
+
+
+@pytest.mark.parametrize("path", [WORKSPACE, "./mine", "../x", "~/models/mine", "/etc", " /etc"])
+def test_a_path_means_nothing_where_paths_are_not_allowed(path: str) -> None:
+    with pytest.raises(ValidationError, match="paths are not accepted"):
+        Shelf(CHAT_MODEL).catalogue.find(path)
+
+
+def test_a_path_is_a_model_where_the_operator_allows_it_and_is_never_shown() -> None:
+    shelf = Shelf(CHAT_MODEL, allow_paths=True, home=None)
+    assert shelf.catalogue.find(WORKSPACE).id == "mine"
+
+
+def test_a_model_the_operator_named_by_path_has_a_short_name() -> None:
+    shelf = Shelf(CHAT_MODEL, home=None)
+    assert shelf.catalogue.offer(WORKSPACE).id == "mine"
+    assert shelf.catalogue.find("mine").handle.directory == WORKSPACE
+    assert shelf.catalogue.find(WORKSPACE).handle.directory == WORKSPACE
+    assert [served.id for served in shelf.catalogue()] == ["mine", CHAT_MODEL]
+
+
+def test_a_refused_workspace_is_named_without_its_directory() -> None:
+    shelf = Shelf(CHAT_MODEL, allow_paths=True, home=None)
+    del shelf.model_files.directories[WORKSPACE]["model.safetensors"]
+    with pytest.raises(UnhealthyModelError) as refused:
+        shelf.catalogue.find(WORKSPACE)
+    assert "/home" not in f"{refused.value.message} {refused.value.hint}"
+
+
+def test_a_new_model_is_listed_and_found_after_a_moment() -> None:
+    shelf = Shelf(CHAT_MODEL)
+    shelf.catalogue()
+    shelf.cache.models[OTHER_MODEL] = CachedModel((COMMIT,))
+    shelf.model_files.directories[f"/cache/{OTHER_MODEL}/{COMMIT}"] = CHAT
+    assert OTHER_MODEL not in [served.id for served in shelf.catalogue()]
+    shelf.clock.advance(FRESH_SECONDS)
+    assert OTHER_MODEL in [served.id for served in shelf.catalogue()]
+    assert shelf.catalogue.find(OTHER_MODEL).id == OTHER_MODEL
+
+
+def test_a_removed_model_is_not_found_after_a_moment() -> None:
+    shelf = Shelf(CHAT_MODEL, OTHER_MODEL)
+    assert shelf.catalogue.find(OTHER_MODEL).id == OTHER_MODEL
+    del shelf.cache.models[OTHER_MODEL]
+    shelf.clock.advance(FRESH_SECONDS)
+    with pytest.raises(ModelNotFoundError):
+        shelf.catalogue.find(OTHER_MODEL)
+
+
+def test_a_fingerprint_is_of_the_weights_and_not_of_the_machine() -> None:
+    first, second = Shelf(CHAT_MODEL, OTHER_MODEL), Shelf(CHAT_MODEL)
+    assert first.catalogue.find(CHAT_MODEL).fingerprint == second.catalogue.find("chat-model").fingerprint
+    assert first.catalogue.find(CHAT_MODEL).fingerprint != first.catalogue.find(OTHER_MODEL).fingerprint
+
+
+def test_remembered_names_are_bounded() -> None:
+    shelf = Shelf(CHAT_MODEL)
+    for number in range(600):
+        shelf.catalogue.find(f"chat-model{' ' * (number % 300)}")
+    assert len(shelf.catalogue._found) <= 256
