@@ -5,12 +5,11 @@
 Three measurements, each in interleaved rounds with medians, so that a noisy machine disturbs both sides alike:
 
 - tokens per CPU second of the engine over mlx-lm's bare ``BatchGenerator``, at 1, 8 and 32 streams, greedy and sampled;
-- time to the first token of a short prompt behind two prompts of 2,000 tokens, over its time with nobody there, and what
-  the long ones lose by it;
+- time to the first token of a short prompt behind two prompts of 2,000 tokens, over its time with nobody there, and
+  what the long ones lose by it;
 - time to the first token of a chat's second turn after 2,000 tokens of first turn, over a cold start.
 """
 
-import logging
 import os
 import resource
 import statistics
@@ -20,11 +19,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 os.environ["MLX_DISABLE_COMPILE"] = "1"
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+from mlx_lm.generate import BatchGenerator
+from mlx_lm.sample_utils import make_sampler
 from models.answers import loaded
 from models.tiny_models import build
 
@@ -32,6 +32,7 @@ from mlxk.adapters.in_memory.event_log import InMemoryEventLog
 from mlxk.adapters.mlx.engine_options import EngineOptions
 from mlxk.adapters.mlx.text import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
+from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.conversation import Conversation, Role
 from mlxk.domain.generation import Finished, GenerationRequest, GenerationSettings, TextDelta
 from mlxk.domain.model import ModelHandle
@@ -57,9 +58,6 @@ def of_tokens(handle: ModelHandle, count: int, opening: str = "") -> str:
 
 def bare(handle: ModelHandle, prompts: list[str], temperature: float) -> float:
     """Return tokens per CPU second of mlx-lm's batch generator."""
-    from mlx_lm.generate import BatchGenerator
-    from mlx_lm.sample_utils import make_sampler
-
     network, tokenizer = loaded(handle)
     sampler = make_sampler(temperature, top_p=0.9)
     began, tokens = cpu_seconds(), 0
@@ -80,7 +78,7 @@ def ours(engine: MlxTextGenerator, handle: ModelHandle, prompts: list[str], temp
     streams = [engine.submit(GenerationRequest(handle, each, settings)) for each in prompts]
     tokens: list[int] = []
 
-    def follow(stream: Any) -> None:
+    def follow(stream: TextStream) -> None:
         tokens.extend(event.usage.completion_tokens for event in stream if isinstance(event, Finished))
 
     readers = [threading.Thread(target=follow, args=(stream,)) for stream in streams]
@@ -125,13 +123,13 @@ def fairness(handle: ModelHandle, rounds: int) -> None:
     engine = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineOptions(prefix_cache_bytes=0))
     settings = GenerationSettings(temperature=0, max_tokens=1, ignore_eos=True)
 
-    def long_ones(meanwhile: Callable[[], float | None]) -> tuple[float, float | None]:
+    def long_ones(meanwhile: Callable[[], float | None], delay: float = 0.0) -> tuple[float, float | None]:
         began = time.perf_counter()
         streams = [
             engine.submit(GenerationRequest(handle, of_tokens(handle, LONG_TOKENS, str(number)), settings))
             for number in range(2)
         ]
-        time.sleep(0.05)
+        time.sleep(delay)
         waited = meanwhile()
         for stream in streams:
             list(stream)
@@ -139,7 +137,12 @@ def fairness(handle: ModelHandle, rounds: int) -> None:
 
     short = lambda: first_token_seconds(engine, handle, SHORT)  # noqa: E731
     short(), long_ones(short)
-    samples = [(short(), long_ones(lambda: None)[0], *long_ones(short)) for _ in range(rounds)]
+    usual = long_ones(lambda: None)[0]
+    # The short one comes at another moment of the long ones' work in every round.
+    samples = [
+        (short(), long_ones(lambda: None)[0], *long_ones(short, usual * (index + 1) / (rounds + 2)))
+        for index in range(rounds)
+    ]
     alone, long_alone, long_shared, behind = (
         statistics.median(each)
         for each in zip(*samples, strict=True)  # type: ignore[type-var]
@@ -147,7 +150,8 @@ def fairness(handle: ModelHandle, rounds: int) -> None:
     waits = statistics.median((sample[3] or 0.0) / sample[0] for sample in samples)
     loses = statistics.median(sample[2] / sample[1] - 1 for sample in samples)
     print(
-        f"short prompt: {alone * 1000:.1f} ms alone, {(behind or 0.0) * 1000:.1f} ms behind two long ones   {waits:.1f} x"
+        f"short prompt: {alone * 1000:.1f} ms alone,"
+        f" {(behind or 0.0) * 1000:.1f} ms behind two long ones   {waits:.1f} x"
     )
     print(f"two long ones: {long_alone:.3f} s alone, {long_shared:.3f} s with the short one   {loses:+.1%}")
     engine.close()
@@ -170,14 +174,14 @@ def second_turn(handle: ModelHandle, rounds: int) -> None:
 
 
 def main(rounds: int) -> None:
-    """Build a model of three million parameters and measure with it."""
-    logging.disable(logging.WARNING)
+    """Build two models, of about one and three million parameters, and measure with them."""
     with tempfile.TemporaryDirectory() as directory:
-        shape = {"hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 512, "head_dim": 64}
-        handle = build(Path(directory, "llama"), max_position_embeddings=8192, **shape)
-        throughput(handle, rounds)
-        fairness(handle, rounds)
-        second_turn(handle, rounds)
+        shape = {"num_hidden_layers": 4, "head_dim": 32, "max_position_embeddings": 8192}
+        small = build(Path(directory, "small"), hidden_size=128, intermediate_size=384, **shape)
+        large = build(Path(directory, "large"), hidden_size=256, intermediate_size=768, **shape)
+        throughput(small, rounds)
+        fairness(large, rounds)
+        second_turn(large, rounds)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
     python benchmarks/server.py [--rounds N] [--tokens N] [--peer NAME=COMMAND …]
 
-A random model of about 30 million parameters is made for it. ``raw`` is mlx-lm's own batch generator in a process of
-its own, with no server at all. A peer is any OpenAI-compatible server: ``{model}`` and ``{port}`` in its command are
-filled in, for example ``--peer 'mlx_lm=python -m mlx_lm.server --model {model} --port {port}'``. Rounds are interleaved,
-so that a noisy machine disturbs all alike; figures are medians. CPU is that of the server's process, not of the clients.
+A random model is made for it: small, so that what the server adds to a token shows. ``raw`` is mlx-lm's own batch
+generator in a process of its own, with no server at all. A peer is any OpenAI-compatible server: ``{model}`` and
+``{port}`` in its command are filled in, for example
+``--peer 'mlx_lm=python -m mlx_lm.server --model {model} --port {port}'``. Rounds are interleaved, so that a noisy
+machine disturbs all alike; figures are medians. CPU is that of the server's process, not of the clients. Connections
+that a server refused or reset are counted, and tried again.
 """
 
 import argparse
@@ -28,16 +30,16 @@ from typing import Any
 import attrs
 
 STREAMS = (1, 8, 32)
-PROMPT_WORDS = 40
+PROMPT_WORDS = 8
 NEVER = 10**6
 """An end-of-turn token no vocabulary has, so that every answer is as long as asked for."""
 
 SHAPE = {
-    "hidden_size": 512,
-    "num_hidden_layers": 8,
-    "intermediate_size": 1536,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
+    "hidden_size": 256,
+    "num_hidden_layers": 4,
+    "intermediate_size": 768,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
     "head_dim": 64,
 }
 
@@ -90,6 +92,7 @@ class Server:
 
     def __init__(self, name: str, command: str, model: str) -> None:
         self.name = name
+        self.resets = 0
         self._model = model
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
@@ -148,25 +151,37 @@ class Server:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=600)
         began = time.perf_counter()
-        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
         first, counted = 0.0, 0
-        for line in connection.getresponse():
+        response = self._response(json.dumps(body))
+        for line in response:
             if not line.startswith(b"data: {"):
                 continue
             event: dict[str, Any] = json.loads(line[6:])
             if not first and event.get("choices") and event["choices"][0]["delta"].get("content"):
                 first = time.perf_counter() - began
             counted = (event.get("usage") or {}).get("completion_tokens", counted)
-        connection.close()
+        response.close()
         return counted, first
+
+    def _response(self, body: str) -> http.client.HTTPResponse:
+        while True:
+            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=600)
+            try:
+                connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+                return connection.getresponse()
+            except ConnectionError:
+                self.resets += 1
+                if self._process.poll() is not None:
+                    raise
+                time.sleep(0.02)
 
 
 class Raw:
     """mlx-lm's batch generator, told what to do over a pipe."""
 
     name = "raw"
+    resets = 0
 
     def __init__(self, model: str) -> None:
         self._process = subprocess.Popen(
@@ -252,7 +267,9 @@ def compare(rounds: int, tokens: int, peers: list[str]) -> None:
             first = statistics.median(sample.first_token_seconds for sample in measured)
             print(f"{name:12} {streams:7} {rate:10.1f} {ratio:7.3f} {first * 1000:9.0f} ms")
         for each in contestants:
-            print(f"{each.name:12} ready in {each.ready_seconds:.2f} s, {each.memory_mib():.0f} MiB")
+            print(
+                f"{each.name:12} ready in {each.ready_seconds:.2f} s, {each.memory_mib():.0f} MiB, {each.resets} resets"
+            )
             each.close()
 
 

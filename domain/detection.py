@@ -24,6 +24,9 @@ _SPEECH_WORDS = ("whisper", "vibevoice", "voxtral")
 _AUDIO_WORDS = ("gemma3n", "voxtral", "whisper", "vibevoice", "audio")
 _ENGLISH_ONLY = re.compile(r"whisper-(tiny|base|small|medium)\.en|whisper-.*turbo")
 
+_MULTILINGUAL_TOKENS = 51_865
+"""Tokens of the smallest multilingual Whisper; those for English only have fewer."""
+
 _ENCODERS = frozenset({"bert", "xlm-roberta", "xlm_roberta", "modernbert", "nomic_bert"})
 _DECODERS = frozenset({"qwen3", "mistral"})
 
@@ -181,7 +184,7 @@ def _capabilities(snapshot: ModelSnapshot, model_type: ModelType) -> tuple[Capab
     if model_type is ModelType.EMBEDDING:
         return (Capability.EMBEDDINGS,)
     if model_type is ModelType.AUDIO:
-        translates = _named(snapshot.config) == "whisper" and not _ENGLISH_ONLY.search(snapshot.short_name)
+        translates = _named(snapshot.config) == "whisper" and not _hears_english_only(snapshot)
         return (Capability.AUDIO, Capability.AUDIO_TRANSLATE_EN) if translates else (Capability.AUDIO,)
     found = [Capability.TEXT_GENERATION]
     if model_type is ModelType.CHAT:
@@ -191,6 +194,13 @@ def _capabilities(snapshot: ModelSnapshot, model_type: ModelType) -> tuple[Capab
     if _hears(snapshot):
         found.append(Capability.AUDIO)
     return tuple(found)
+
+
+def _hears_english_only(snapshot: ModelSnapshot) -> bool:
+    """Whether a Whisper lacks the tokens for other languages, or is of a kind that does not translate."""
+    tokens = next((snapshot.config[key] for key in ("vocab_size", "n_vocab") if key in snapshot.config), None)
+    few = isinstance(tokens, int) and tokens < _MULTILINGUAL_TOKENS
+    return few or _ENGLISH_ONLY.search(snapshot.short_name) is not None
 
 
 def _hears(snapshot: ModelSnapshot) -> bool:

@@ -89,7 +89,7 @@ class ValidationError(MlxkError):
 
 
 class ModelNotFoundError(MlxkError):
-    """A model reference resolves to nothing on this machine."""
+    """A model reference resolves to nothing on this machine, or on the hub where that is asked."""
 
     code = "model_not_found"
 

@@ -6,6 +6,7 @@ concatenation of its deltas, so a streamed and an unstreamed answer are the same
 
 import enum
 import math
+from collections.abc import Sequence
 
 import attrs
 
@@ -267,6 +268,23 @@ class GenerationRequest:
     computation: Computation = attrs.field(factory=Computation)
     backend: Backend = Backend.MLX_LM
     """The library that runs the model."""
+
+    @property
+    def shows_images(self) -> bool:
+        """Whether the prompt has images in it."""
+        return isinstance(self.prompt, Conversation) and bool(self.prompt.images)
+
+    def routed(self, backends: Sequence[Backend]) -> "GenerationRequest":
+        """Return this request for the backend that is to run it; about images it is greedy unless asked otherwise.
+
+        Args:
+            backends: What can write text with the model, the one to prefer first.
+        """
+        if self.shows_images:
+            settings = attrs.evolve(self.settings, temperature=self.settings.temperature or 0.0)
+            return attrs.evolve(self, settings=settings, backend=Backend.MLX_VLM)
+        fallback = Backend.MLX_LM in backends and self.computation.special
+        return attrs.evolve(self, backend=backends[0] if backends and not fallback else Backend.MLX_LM)
 
     def validate(self) -> None:
         """Check every range, of the settings too.

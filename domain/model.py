@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from mlxk.domain.capabilities import Capability, Framework, ModelType
+from mlxk.domain.capabilities import Backend, Capability, Framework, ModelType
 from mlxk.domain.health import HealthReport
 from mlxk.domain.workspace import Workspace
 
@@ -40,6 +40,11 @@ class ModelHandle:
     def short_name(self) -> str:
         """The last part of the name: a model's name without its organization, a workspace's directory name."""
         return self.name.rstrip("/").rpartition("/")[2]
+
+    @property
+    def label(self) -> str:
+        """How messages call it: a workspace as it was asked for, anything else by its name."""
+        return self.display_name or self.name
 
     @property
     def commit(self) -> str | None:
@@ -95,6 +100,12 @@ class ModelDescription:
     runtime: Runtime
     workspace: Workspace | None = None
     """Provenance and state, for workspaces only."""
+    text_backends: tuple[Backend, ...] = ()
+    """What can write text with it, the one to prefer first; empty when nothing is known to."""
+
+    def can(self, capability: Capability) -> bool:
+        """Whether the model has a capability."""
+        return capability in self.capabilities
 
     @property
     def reason(self) -> str | None:

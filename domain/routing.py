@@ -1,6 +1,7 @@
 """Routing: which library runs a model for a kind of request, and whether any installed one can.
 
-    text              mlx-lm, or mlx-vlm when only that knows the architecture of a model that takes images or sound
+    text              mlx-lm; mlx-vlm for models that look at images, so that text and images share one copy in memory
+                      and one batch, and for models that take sound when only it knows them
     images            mlx-vlm, and so is sound for models that also write text
     speech to text    mlx-audio
     embeddings        mlx-vlm
@@ -85,10 +86,22 @@ def route(facts: Facts, modality: Modality, loading: frozenset[Backend] = frozen
         )
     if facts.model_type is ModelType.AUDIO:
         return Backend.MLX_AUDIO
-    if modality is Modality.TEXT:
-        only_vlm = _takes_media(facts) and Backend.MLX_VLM in loading and Backend.MLX_LM not in loading
-        return Backend.MLX_VLM if only_vlm else Backend.MLX_LM
-    return Backend.MLX_VLM
+    return text_backends(facts, loading)[0] if modality is Modality.TEXT else Backend.MLX_VLM
+
+
+def text_backends(facts: Facts, loading: frozenset[Backend]) -> tuple[Backend, ...]:
+    """Return the backends that can write text with a model, the one to prefer first.
+
+    Args:
+        facts: What the model is.
+        loading: The installed backends that know its architecture.
+    """
+    if not _takes_media(facts) or Backend.MLX_VLM not in loading:
+        return (Backend.MLX_LM,)
+    if Backend.MLX_LM not in loading:
+        return (Backend.MLX_VLM,)
+    looks = facts.can(Capability.VISION)
+    return (Backend.MLX_VLM, Backend.MLX_LM) if looks else (Backend.MLX_LM, Backend.MLX_VLM)
 
 
 def runtime(snapshot: ModelSnapshot, facts: Facts, health: HealthReport, support: BackendSupport) -> Runtime:

@@ -3,15 +3,18 @@
 ``container`` registers them; they stand here because the two of them together would not fit on one page.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from mlxk.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
     from mlxk.adapters.huggingface.client import HubClient
+    from mlxk.application.ports.backend_registry import BackendRegistry
     from mlxk.application.ports.built_in_models import BuiltInModels
     from mlxk.application.ports.cache_editor import CacheEditor
     from mlxk.application.ports.model_cache import ModelCache
+    from mlxk.application.ports.model_files import ModelFiles
     from mlxk.application.ports.model_hub import ModelHub
     from mlxk.application.ports.model_publisher import ModelPublisher
     from mlxk.application.ports.publication_folder import PublicationFolder
@@ -25,7 +28,20 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.push_model import PushModel
     from mlxk.application.use_cases.remove_model import RemoveModel
     from mlxk.application.use_cases.resolve_model import ResolveModel
-    from mlxk.entrypoints.container import Adapters
+
+
+class OperationAdapters(Protocol):
+    """The adapters that operations with many ports ask for, each by the provider that builds it."""
+
+    model_cache: "Callable[[], ModelCache]"
+    model_files: "Callable[[], ModelFiles]"
+    workspaces: "Callable[[], WorkspaceStore]"
+    workspace_builder: "Callable[[], WorkspaceBuilder]"
+    backend_registry: "Callable[[], BackendRegistry]"
+    cache_editor: "Callable[[], CacheEditor]"
+    weight_converter: "Callable[[], WeightConverter]"
+    publication_folder: "Callable[[], PublicationFolder]"
+    model_publisher: "Callable[[], ModelPublisher]"
 
 
 def model_hub(settings: Settings) -> "ModelHub":
@@ -108,7 +124,7 @@ def clone_model(
     resolve: "ResolveModel",
     pull: "PullModel",
     describe: "DescribeModel",
-    adapters: "Adapters",
+    adapters: "OperationAdapters",
 ) -> "CloneModel":
     """Clone one model."""
     from mlxk.application.use_cases.clone_model import CloneModel
@@ -124,7 +140,7 @@ def clone_model(
     )
 
 
-def convert_model(resolve: "ResolveModel", describe: "DescribeModel", adapters: "Adapters") -> "ConvertModel":
+def convert_model(resolve: "ResolveModel", describe: "DescribeModel", adapters: "OperationAdapters") -> "ConvertModel":
     """Convert one model."""
     from mlxk.application.use_cases.convert_model import ConvertModel
 
@@ -141,7 +157,7 @@ def convert_model(resolve: "ResolveModel", describe: "DescribeModel", adapters: 
     )
 
 
-def push_model(describe: "DescribeModel", adapters: "Adapters", settings: Settings) -> "PushModel":
+def push_model(describe: "DescribeModel", adapters: "OperationAdapters", settings: Settings) -> "PushModel":
     """Publish one folder."""
     from mlxk.application.use_cases.push_model import PushModel
 

@@ -32,6 +32,12 @@ PUBLIC_ENDPOINT = "https://huggingface.co"
 TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Answers after which the same request may succeed."""
 
+SECONDS_FOR_A_COMMIT = 120.0
+"""How long the hub may take to answer a request that writes."""
+
+RETRIES_OF_A_QUESTION = 3
+"""How often a question is repeated at most: somebody waits for its answer."""
+
 _MAX_TOKEN_CHARACTERS = 10_000
 _ANSWER = TypeVar("_ANSWER")
 
@@ -135,13 +141,13 @@ class HubClient:
         """Return the answer of a call that may be repeated, repeating it while the network or the hub falters."""
         import httpx2
 
-        failures = 0
+        failures, most = 0, min(self.access.patience.retries, RETRIES_OF_A_QUESTION)
         while True:
             try:
                 return call()
             except httpx2.HTTPError as error:
                 failures += 1
-                if not is_transient(error) or failures > self.access.patience.retries:
+                if not is_transient(error) or failures > most:
                     raise
                 self.pause(failures, error)
 
@@ -230,11 +236,13 @@ def _status(error: Exception) -> int | None:
 def _session(timeout: float) -> "httpx2.Client":
     import httpx2
 
-    limits = httpx2.Timeout(timeout, pool=None)
+    reading = httpx2.Timeout(timeout, pool=None)
+    writing = httpx2.Timeout(timeout, read=max(timeout, SECONDS_FOR_A_COMMIT), pool=None)
 
     def limit(request: httpx2.Request) -> None:
         """The hub client asks for no limit on its requests; give them ours."""
         if not any((request.extensions.get("timeout") or {}).values()):
+            limits = reading if request.method in {"GET", "HEAD"} else writing
             request.extensions["timeout"] = limits.as_dict()
 
-    return httpx2.Client(event_hooks={"request": [limit]}, follow_redirects=True, timeout=limits)
+    return httpx2.Client(event_hooks={"request": [limit]}, follow_redirects=True, timeout=reading)

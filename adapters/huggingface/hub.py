@@ -2,13 +2,15 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mlxk.adapters.huggingface.client import HubClient, in_our_words
 from mlxk.adapters.huggingface.layout import ModelFolder
+from mlxk.adapters.huggingface.partial_file import storage_error
 from mlxk.adapters.huggingface.publication import publish
-from mlxk.adapters.huggingface.transfer import BlobTransfer, StoppedError, storage_error, wait_for
+from mlxk.adapters.huggingface.transfer import BlobTransfer, StoppedError
 from mlxk.application.ports.model_hub import ModelHub
 from mlxk.application.ports.progress import Progress
 from mlxk.domain.download import DownloadPlan
@@ -108,11 +110,11 @@ class _Crew:
             thread.start()
         try:
             while any(thread.is_alive() for thread in self._threads):
-                wait_for(self._threads, TELL_SECONDS)
+                _wait_for(self._threads, TELL_SECONDS)
                 progress.advance(dict(self._done))
         finally:
             self._stop.set()
-            wait_for(self._threads, FAREWELL_SECONDS)
+            _wait_for(self._threads, FAREWELL_SECONDS)
         if self._failure:
             raise self._failure
 
@@ -167,3 +169,10 @@ def _missing(folder: ModelFolder, digest: str, size: int) -> int:
         if here == size or not whole:
             return max(0, size - here)
     return size
+
+
+def _wait_for(threads: list[threading.Thread], seconds: float) -> None:
+    """Wait until threads end, or so many seconds."""
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))

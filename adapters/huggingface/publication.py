@@ -33,7 +33,12 @@ def publish(folder: ModelFolder, plan: DownloadPlan) -> None:
         staging = f"{folder.directory}/{STAGING}"
         shutil.rmtree(staging, ignore_errors=True)
         _link_all(folder, plan.files, f"{staging}/{model.commit}")
-        os.rename(f"{staging}/{model.commit}", final)
+        try:
+            os.rename(f"{staging}/{model.commit}", final)
+        except OSError:
+            if not os.path.isdir(final):
+                raise
+            _link_all(folder, plan.files, final)  # another client has begun it meanwhile
         shutil.rmtree(staging, ignore_errors=True)
     if model.reference:
         _write(f"{folder.directory}/refs/{model.reference}", model.commit.encode())

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 
 COMMIT_ATTEMPTS = 4
+MOVED = 412
+"""What the hub answers when the branch is not at the commit that was given as the parent."""
 
 
 class HuggingFaceModelPublisher(ModelPublisher):
@@ -97,11 +99,12 @@ class HuggingFaceModelPublisher(ModelPublisher):
                     parent_commit=publication.parent,
                 )
             except httpx2.HTTPError as error:
-                if not is_transient(error) or attempt == COMMIT_ATTEMPTS - 1:
-                    raise
-                made = self._made_meanwhile(api, publication)
+                moved = attempt > 0 and _status(error) == MOVED
+                made = self._made_meanwhile(api, publication) if moved or is_transient(error) else None
                 if made:
                     return made
+                if not is_transient(error) or attempt == COMMIT_ATTEMPTS - 1:
+                    raise
                 self._client.pause(attempt + 1, error)
         raise AssertionError("the last attempt returns or raises")
 
@@ -137,7 +140,7 @@ class HuggingFaceModelPublisher(ModelPublisher):
                     yield
                 except errors.HfHubHTTPError as error:
                     status = error.response.status_code
-                    if status == 412:
+                    if status == MOVED:
                         raise UploadFailedError(
                             f"somebody else has changed '{name}' meanwhile", hint="Run the same command again."
                         ) from error
@@ -150,6 +153,11 @@ class HuggingFaceModelPublisher(ModelPublisher):
             raise UploadFailedError(
                 f"'{name}' could not be uploaded: {error}{because}", hint="Run the same command again."
             ) from error
+
+
+def _status(error: Exception) -> int | None:
+    response = getattr(error, "response", None)
+    return None if response is None else response.status_code
 
 
 def _operations(publication: Publication) -> "list[CommitOperationAdd | CommitOperationDelete]":

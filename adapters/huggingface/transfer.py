@@ -1,17 +1,12 @@
 """One content from the hub into a blob: what is here already is kept, every byte is hashed, failures are repeated.
 
 The hub client neither continues a download of an earlier run nor compares what arrived with its digest; this does both.
-Bytes are written as they arrive, so that a killed process loses none that the kernel had. Links and references are the
-work of ``publication``.
+The file it arrives in is ``partial_file``; links and references are the work of ``publication``.
 """
 
 import contextlib
-import errno
-import fcntl
-import hashlib
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -19,21 +14,19 @@ import attrs
 
 from mlxk.adapters.huggingface.client import TRANSIENT_STATUSES, HubClient, is_transient, reason_of, seconds_asked
 from mlxk.adapters.huggingface.layout import ModelFolder
-from mlxk.domain.errors import DownloadFailedError, NetworkError, StorageError
+from mlxk.adapters.huggingface.partial_file import PartialFile, hash_file, storage_error
+from mlxk.domain.errors import DownloadFailedError, NetworkError
 from mlxk.domain.remote_model import RemoteFile
 
 if TYPE_CHECKING:
     import httpx2
 
-READ_BYTES = 1024 * 1024
 PROGRESS_THAT_COUNTS = 1024 * 1024
 """Bytes after which earlier failures are forgiven."""
 WRONG_CONTENTS = 3
 """How often a content may arrive damaged before it is given up."""
 LOCK_SECONDS = 0.5
 """How long to wait for another client's lock before looking whether to stop."""
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class StoppedError(Exception):
@@ -96,7 +89,7 @@ class BlobTransfer:
                 self._complete(file, partial, tell)
             tell(file.size_bytes)
 
-    def _complete(self, file: RemoteFile, partial: "_Partial", tell: Callable[[int], None]) -> None:
+    def _complete(self, file: RemoteFile, partial: PartialFile, tell: Callable[[int], None]) -> None:
         for _ in range(WRONG_CONTENTS):
             tell(partial.at)
             self._receive_all(file, partial, tell)
@@ -109,7 +102,7 @@ class BlobTransfer:
             hint="Try again later. If it stays so, the file is damaged on the hub or on the way.",
         )
 
-    def _receive_all(self, file: RemoteFile, partial: "_Partial", tell: Callable[[int], None]) -> None:
+    def _receive_all(self, file: RemoteFile, partial: PartialFile, tell: Callable[[int], None]) -> None:
         import httpx2
 
         failures, patience = _Failures(reached=partial.at), self._client.access.patience
@@ -132,7 +125,7 @@ class BlobTransfer:
                 )
             self._pause(patience.wait(failures.count, asked))
 
-    def _receive(self, file: RemoteFile, partial: "_Partial", tell: Callable[[int], None]) -> float | None:
+    def _receive(self, file: RemoteFile, partial: PartialFile, tell: Callable[[int], None]) -> float | None:
         """Take what one request gives; returns the seconds to wait when the hub asks for that."""
         headers = {**self._headers, "Range": f"bytes={partial.at}-"} if partial.at else self._headers
         url = self._client.file_url(self._folder.name, self._commit, file.path)
@@ -149,7 +142,7 @@ class BlobTransfer:
                 tell(partial.at)
         return None
 
-    def _check(self, response: "httpx2.Response", partial: "_Partial") -> None:
+    def _check(self, response: "httpx2.Response", partial: PartialFile) -> None:
         """Make sure that what follows is what was asked for; a server may ignore a range and send everything."""
         if response.status_code == 206:
             if not response.headers.get("Content-Range", "").startswith(f"bytes {partial.at}-"):
@@ -171,7 +164,7 @@ class BlobTransfer:
         try:
             if os.stat(blob).st_size != file.size_bytes:
                 return False
-            return not self._verify_present or _hash_file(blob, file) == file.digest
+            return not self._verify_present or hash_file(blob, file) == file.digest
         except OSError:
             return False
 
@@ -195,8 +188,8 @@ class BlobTransfer:
             yield
 
     @contextlib.contextmanager
-    def _partial(self, file: RemoteFile) -> "Iterator[_Partial]":
-        partial = _Partial(self._folder.partial(file.digest), file)
+    def _partial(self, file: RemoteFile) -> Iterator[PartialFile]:
+        partial = PartialFile(self._folder.partial(file.digest), file)
         try:
             yield partial
         finally:
@@ -205,99 +198,3 @@ class BlobTransfer:
     def _pause(self, seconds: float) -> None:
         if self._stop.wait(seconds):
             raise StoppedError
-
-
-class _Partial:
-    """A content that is arriving: its file, the bytes that are there and the hash over them."""
-
-    def __init__(self, path: str, file: RemoteFile) -> None:
-        self._path, self._file = path, file
-        self.at = 0
-        self._digest = _new_hash(file)
-        try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-            with contextlib.suppress(OSError):
-                # The lock file may have been removed under those who wait for it; this one cannot be.
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            self._read_existing()
-        except OSError as error:
-            raise storage_error(error) from error
-
-    def append(self, piece: bytes) -> None:
-        """Add bytes that arrived."""
-        view = memoryview(piece)
-        try:
-            while view:
-                written = os.write(self._descriptor, view)
-                self._digest.update(view[:written])
-                self.at += written
-                view = view[written:]
-        except OSError as error:
-            raise storage_error(error) from error
-
-    def hexdigest(self) -> str:
-        """Return the digest of all bytes."""
-        return self._digest.hexdigest()
-
-    def restart(self) -> None:
-        """Throw the bytes away."""
-        os.ftruncate(self._descriptor, 0)
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        self.at, self._digest = 0, _new_hash(self._file)
-
-    def publish(self, blob: str) -> None:
-        """Give the whole content its name; it is on the disk before it has one."""
-        try:
-            os.fsync(self._descriptor)
-            os.replace(self._path, blob)
-        except OSError as error:
-            raise storage_error(error) from error
-
-    def discard(self) -> None:
-        """Remove the file."""
-        with contextlib.suppress(OSError):
-            os.unlink(self._path)
-
-    def close(self) -> None:
-        """Keep what there is."""
-        os.close(self._descriptor)
-
-    def _read_existing(self) -> None:
-        if os.fstat(self._descriptor).st_size > self._file.size_bytes:
-            self.restart()
-            return
-        buffer = memoryview(bytearray(READ_BYTES))
-        while count := os.readv(self._descriptor, [buffer]):
-            self._digest.update(buffer[:count])
-            self.at += count
-
-
-def storage_error(error: OSError) -> StorageError:
-    """Say what the disk refused."""
-    if error.errno in _FULL:
-        return StorageError(
-            "the disk of the model cache is full",
-            hint="Make space and run the same command again: what arrived is kept.",
-        )
-    return StorageError(f"the model cache cannot be written to: {error.strerror}")
-
-
-def _new_hash(file: RemoteFile) -> "hashlib._Hash":
-    if file.sha256:
-        return hashlib.sha256()
-    return hashlib.sha1(b"blob %d\0" % file.size_bytes, usedforsecurity=False)
-
-
-def _hash_file(path: str, file: RemoteFile) -> str:
-    digest, buffer = _new_hash(file), memoryview(bytearray(READ_BYTES))
-    with open(path, "rb", buffering=0) as content:
-        while count := content.readinto(buffer):
-            digest.update(buffer[:count])
-    return digest.hexdigest()
-
-
-def wait_for(threads: list[threading.Thread], seconds: float) -> None:
-    """Wait until threads end, or so many seconds."""
-    deadline = time.monotonic() + seconds
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))

@@ -95,7 +95,11 @@ class Batch(Protocol):
 
     @abstractmethod
     def step(self) -> list[Sampled]:
-        """Return the next tokens, of each row in order."""
+        """Return the next tokens, of each row in order, or those of the step before while new ones are computed."""
+
+    @abstractmethod
+    def collect(self) -> list[Sampled]:
+        """Wait for what is being computed and return it now rather than with the next step."""
 
 
 class DecodeBatch(Batch):
@@ -114,6 +118,8 @@ class DecodeBatch(Batch):
         self._cache: list[Any] = []
         self._merged = False
         self._tokens: Any = None
+        self._collected: list[int] | None = None
+        """The tokens in flight, once they were collected."""
         self._rankings: dict[Row, tuple[mx.array, mx.array, mx.array]] = {}
         self._sampler: BatchSampler | None = None
 
@@ -144,6 +150,8 @@ class DecodeBatch(Batch):
                     mine.extend(other)
                 self._tokens = mx.concatenate([self._tokens, tokens])
             self._merged = True
+        if self._collected is not None:
+            self._collected += last_tokens
         for row in rows:
             row.primed = False
         self.rows.extend(rows)
@@ -160,11 +168,13 @@ class DecodeBatch(Batch):
             self._rankings.pop(row, None)
         self._sampler = None
         if not keep:
-            self._cache, self._tokens, self._merged = [], None, False
+            self._cache, self._tokens, self._collected, self._merged = [], None, None, False
             return
         for cache in self._cache:
             cache.filter(keep)
         self._tokens = self._tokens[mx.array(keep)]
+        if self._collected is not None:
+            self._collected = [self._collected[index] for index in keep]
 
     def extract(self, row: Row) -> list[Any]:
         """Return the cache of one row by itself."""
@@ -174,8 +184,11 @@ class DecodeBatch(Batch):
         return [cache.extract(index) for cache in self._cache]
 
     def step(self) -> list[Sampled]:
-        """Start the next token of every row and return the one before it; nothing for rows that have just joined."""
-        tokens, rankings = self._tokens, self._rankings
+        """Start the next token of every row and return the one before it, unless it was collected.
+
+        Rows that have just joined have none before it.
+        """
+        tokens, rankings, collected = self._tokens, self._rankings, self._collected
         inputs = mx.maximum(tokens, 0)
         logits = self.network(inputs[:, None], cache=self._cache)[:, -1, :]
         logits = self._processed(logits, inputs)
@@ -185,18 +198,33 @@ class DecodeBatch(Batch):
         self._tokens, logprobs = self._sampler.sample(logits, draws)
         self._rankings = self._rank(logprobs)
         mx.async_eval(self._tokens, list(self._rankings.values()))  # type: ignore[no-untyped-call]
-        sampled = []
-        values: list[int] = tokens.tolist()
+        self._collected = None
+        values: list[int] = tokens.tolist() if collected is None else collected
+        sampled = self._sampled(values, rankings) if collected is None else []
         for row, token in zip(self.rows, values, strict=True):
             row.cached.append(max(token, 0))
-            if row.primed:
-                ranking = rankings.get(row)
-                sampled.append(Sampled(row, token, ranking_of(ranking) if ranking is not None else None))
             row.primed = True
         return sampled
 
+    def collect(self) -> list[Sampled]:
+        """Wait for the tokens in flight and return them now; the next step returns none."""
+        if self._collected is not None or not self.rows:
+            return []
+        values: list[int] = self._tokens.tolist()
+        self._collected = values
+        return self._sampled(values, self._rankings)
+
+    def _sampled(self, values: list[int], rankings: dict[Row, tuple[mx.array, mx.array, mx.array]]) -> list[Sampled]:
+        sampled = []
+        for row, token in zip(self.rows, values, strict=True):
+            if row.primed:
+                ranking = rankings.get(row)
+                sampled.append(Sampled(row, token, ranking_of(ranking) if ranking is not None else None))
+        return sampled
+
     def _draw(self, row: Row) -> float:
-        return row.draws.at(len(row.answer.generated) + row.primed)
+        in_flight = row.primed and self._collected is None
+        return row.draws.at(len(row.answer.generated) + in_flight)
 
     def _processed(self, logits: mx.array, inputs: mx.array) -> mx.array:
         """Apply each row's own processors; one that raises is noted in its row and changes nothing."""

@@ -61,7 +61,7 @@ class MlxWeightConverter(WeightConverter):
             changed = sorted(before.keys() - after.keys())
             if not changed:
                 raise ConversionFailedError(
-                    f"no layer of '{source.name}' is divisible into groups of {scheme.group_size}",
+                    f"no layer of '{source.label}' is divisible into groups of {scheme.group_size}",
                     hint="Try a smaller --q-group-size.",
                 )
             config |= dict.fromkeys(("quantization", "quantization_config"), changed_config["quantization"])
@@ -98,11 +98,11 @@ def _load(source: ModelHandle, backend: Backend) -> "tuple[nn.Module, dict[str, 
     with open(os.path.join(source.directory, "config.json"), encoding="utf-8") as file:
         config = json.load(file)
     if not isinstance(config, dict) or not config:
-        raise ConversionFailedError(f"'{source.name}' has no config.json to go by")
+        raise ConversionFailedError(f"'{source.label}' has no config.json to go by")
     if config.get("model_file"):
         # mlx-vlm would execute it even when told not to trust it.
         raise UntrustedModelCodeError(
-            f"'{source.name}' wants to run code of its own (config.json: model_file); it is never executed."
+            f"'{source.label}' wants to run code of its own (config.json: model_file); it is never executed."
         )
     config.pop("_name_or_path", None)  # where its author had it
     directory = Path(source.directory)
@@ -222,12 +222,12 @@ def _translated(source: ModelHandle) -> Iterator[None]:
         raise
     except ImportError as error:
         raise BackendNotInstalledError(
-            f"converting '{source.name}' needs {error.name}, which is not installed"
+            f"converting '{source.label}' needs {error.name}, which is not installed"
         ) from error
     except OSError as error:
         raise StorageError(
-            f"'{source.name}' cannot be converted: {error.strerror or 'input or output failed'}"
+            f"'{source.label}' cannot be converted: {error.strerror or 'input or output failed'}"
         ) from error
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ConversionFailedError(f"'{source.name}' cannot be converted: {reason}") from error
+        raise ConversionFailedError(f"'{source.label}' cannot be converted: {reason}") from error

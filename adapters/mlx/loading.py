@@ -67,6 +67,8 @@ class LoadedModel:
     defaults: GenerationSettings
     """What the model's generation_config asks for."""
     weight_bytes: int
+    vision: Any = None
+    """What looks at images, for a model loaded to do so: a ``vision.model.VisionParts``."""
 
     @property
     def name(self) -> str:
@@ -94,19 +96,41 @@ def load_model(handle: ModelHandle, adapter: str | None = None) -> LoadedModel:
         raise BackendNotInstalledError(
             "Running text models needs mlx-lm, which is not installed.", hint="Install it: pip install mlx-lm"
         ) from error
-    config = _read_config(handle)
+    config = read_config(handle)
     try:
-        network, tokenizer, context = _load(handle, config, adapter)
+        network, tokenizer = _load(handle, config, adapter)
     except MlxkError:
         raise
     except Exception as error:
         raise _translated(error, handle) from error
+    return assemble(handle, identity_of(handle, adapter), network, tokenizer, config)
+
+
+def assemble(
+    handle: ModelHandle,
+    identity: str,
+    network: Any,  # noqa: ANN401
+    tokenizer: Any,  # noqa: ANN401
+    config: Mapping[str, Any],
+) -> LoadedModel:
+    """Put a model together from what a library loaded and what its files say.
+
+    Args:
+        handle: Which model.
+        identity: See ``LoadedModel.identity``.
+        network: Computes logits, shape [B, L, V], from tokens, shape [B, L], and a cache.
+        tokenizer: mlx-lm's wrapper.
+        config: Of the model.
+    """
+    context = _context_length(config, tokenizer)
+    # Longer prompts are refused by us; the tokenizer would only warn, on standard error.
+    unwrapped(tokenizer).model_max_length = _UNSET_MODEL_MAX_LENGTH
     renderer = PromptRenderer(tokenizer)
     vocabulary = tokenizer.get_vocab()
     end_tokens = frozenset(tokenizer.eos_token_ids)
     return LoadedModel(
         handle=handle,
-        identity=identity_of(handle, adapter),
+        identity=identity,
         network=network,
         tokenizer=tokenizer,
         lock=threading.Lock(),
@@ -169,7 +193,7 @@ def _valid(name: str, value: object) -> bool:
     return True
 
 
-def _load(handle: ModelHandle, config: Mapping[str, Any], adapter: str | None) -> tuple[Any, Any, int | None]:
+def _load(handle: ModelHandle, config: Mapping[str, Any], adapter: str | None) -> tuple[Any, Any]:
     from pathlib import Path
 
     from mlx_lm import utils
@@ -178,15 +202,22 @@ def _load(handle: ModelHandle, config: Mapping[str, Any], adapter: str | None) -
     network, loaded = utils.load_model(directory, trust_remote_code=False)
     if adapter is not None:
         network = _adapted(network, adapter)
-    tokenizer = utils.load_tokenizer(
-        directory,
-        {"trust_remote_code": False, "local_files_only": True},
-        eos_token_ids=loaded.get("eos_token_id", config.get("eos_token_id")),
-    )
-    context = _context_length(config, tokenizer)
-    # Longer prompts are refused by us; the tokenizer would only warn, on standard error.
-    unwrapped(tokenizer).model_max_length = _UNSET_MODEL_MAX_LENGTH
-    return network, tokenizer, context
+    return network, load_tokenizer(handle, loaded.get("eos_token_id", config.get("eos_token_id")))
+
+
+def load_tokenizer(handle: ModelHandle, end_tokens: int | list[int] | None) -> Any:  # noqa: ANN401
+    """Load a model's tokenizer, in mlx-lm's wrapper.
+
+    Args:
+        handle: Which model.
+        end_tokens: With which it ends its turn, as its config says.
+    """
+    from pathlib import Path
+
+    from mlx_lm import utils
+
+    options = {"trust_remote_code": False, "local_files_only": True}
+    return utils.load_tokenizer(Path(handle.directory), options, eos_token_ids=end_tokens)
 
 
 def _adapted(network: Any, adapter: str) -> Any:  # noqa: ANN401
@@ -202,7 +233,13 @@ def _adapted(network: Any, adapter: str) -> Any:  # noqa: ANN401
     return network
 
 
-def _read_config(handle: ModelHandle) -> Mapping[str, Any]:
+def read_config(handle: ModelHandle) -> Mapping[str, Any]:
+    """Return a model's config.json.
+
+    Raises:
+        UnhealthyModelError: There is none that can be read.
+        UntrustedModelCodeError: It asks for the model's own code to be executed.
+    """
     if not os.path.isabs(handle.directory) or not os.path.isdir(handle.directory):
         raise UnhealthyModelError(f"'{handle.name}' has no directory to load from.")
     config = _read_json(os.path.join(handle.directory, "config.json"))

@@ -9,7 +9,7 @@ One turn is one decoding step of every running batch, then some pieces of prompt
   prompt that came first: then it goes there. So a short prompt behind long ones is served with the next piece but one
   at the latest, and a long one, however many short ones keep coming, gets at least every other piece: it loses no more
   than the work of the short ones, and never more than half.
-- **Newcomers are seen between pieces**, not only between turns.
+- **Newcomers are seen between pieces**, not only between turns, and whoever is ready to answer begins at once.
 - **Alone is fast.** A prompt that shares the machine with nobody is computed in pieces of ``PIECE_ALONE`` tokens.
 - **First come, first admitted**, see ``admission``.
 
@@ -37,13 +37,13 @@ from mlxk.domain.computation import Computation
 from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.generation import FinishReason
 
-PIECE_SHARED = 128
+PIECE_SHARED = 64
 """Prompt tokens computed at once while others wait or decode."""
 
-PIECE_ALONE = 512
-"""Prompt tokens computed at once when nobody else is there."""
+PIECE_ALONE = 256
+"""Prompt tokens computed at once when nobody else is there. Fixed, so that a lone answer comes out the same each time."""
 
-MOST_PIECES = 4
+MOST_PIECES = 8
 """Pieces computed in one turn."""
 
 _TURNS_BETWEEN_CLEANING = 512
@@ -105,9 +105,13 @@ class Scheduler:
         """
         self._turns += 1
         for batch in list(self._batches):
-            self._decode(batch)
+            self._decode(batch, batch.step)
         self._prefills += self._admission.admit(self.running, self._batches, self._prefills)
-        self._compute_prompts(interrupted)
+        if self._prefills:
+            # No token waits for a piece of somebody's prompt.
+            for batch in list(self._batches):
+                self._decode(batch, batch.collect)
+            self._compute_prompts(interrupted)
         if self._turns % _TURNS_BETWEEN_CLEANING == 0:
             mx.clear_cache()
         return self.running > 0 or self._admission.waiting > 0
@@ -122,7 +126,12 @@ class Scheduler:
         pieces = min(MOST_PIECES, -(-len(self._prefills) // max(1, len(self._decoding))))
         left = PIECE_ALONE if alone else PIECE_SHARED * pieces
         ready: list[Job] = []
-        while left > 0 and (job := self._next_prompt(ready)) is not None:
+        while left > 0 and (waiting := [job for job in self._prefills if job not in ready]):
+            job = min(waiting, key=lambda each: each.tokens_left) if self._first_served else waiting[0]
+            if ready and job.tokens_left > left:
+                # Whoever is ready does not wait for a piece of somebody else's prompt.
+                break
+            self._first_served = job is waiting[0]
             try:
                 prefill = job.prefill or self._begin(job)
                 left -= self._advance(job, prefill, left if alone else min(left, PIECE_SHARED))
@@ -135,16 +144,6 @@ class Scheduler:
                 break
         for resident in {job.resident: None for job in ready}:
             self._start_decoding([job for job in ready if job.resident is resident])
-
-    def _next_prompt(self, ready: list[Job]) -> Job | None:
-        """Return whose prompt gets the next piece."""
-        waiting = [job for job in self._prefills if job not in ready]
-        if not waiting:
-            return None
-        first = waiting[0]
-        job = min(waiting, key=lambda each: each.tokens_left) if self._first_served else first
-        self._first_served = job is first
-        return job
 
     def _begin(self, job: Job) -> Prefill:
         model, tokens = job.resident.model, job.tokens
@@ -211,9 +210,9 @@ class Scheduler:
         shared = (batch for batch in self._batches if batch.network is network and not batch.alone)
         return next(shared, None) or DecodeBatch(network)
 
-    def _decode(self, batch: Batch) -> None:
+    def _decode(self, batch: Batch, work: Callable[[], list[Sampled]]) -> None:
         try:
-            sampled = batch.step()
+            sampled = work()
         except Exception as error:  # noqa: BLE001 - a door: the batch is rebuilt
             self._rebuild(batch, error)
             return

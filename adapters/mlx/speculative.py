@@ -86,6 +86,10 @@ class SpeculativeBatch(Batch):
             for index, token in enumerate(found[: confirmed + 1])
         ]
 
+    def collect(self) -> list[Sampled]:
+        """Return nothing: a step leaves nothing behind."""
+        return []
+
     def _propose(self, row: Row, start: int, width: int) -> list[int]:
         proposed: list[int] = []
         sampler = BatchSampler([row.sampling])

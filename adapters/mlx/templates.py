@@ -4,8 +4,9 @@ Owns rendering and the one beginning-of-sequence token. What the rendered text t
 ``mlxk.domain.reasoning``; how long a prompt may be is the engine's matter.
 """
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -92,28 +93,48 @@ class PromptRenderer:
         return RenderedPrompt(tuple(tokens), text[-TAIL_LENGTH:])
 
     def _templated(self, conversation: Conversation, thinking: bool | None) -> str:
-        from jinja2 import TemplateError
-
-        tools = [_parsed(tool, f"tools[{index}]") for index, tool in enumerate(conversation.tools)]
+        tools = wire_tools(conversation)
         options = {} if thinking is None else {"enable_thinking": thinking}
-        try:
+        with refusals_explained():
             text = self._inner.apply_chat_template(
-                _wire_messages(conversation.messages),
+                wire_messages(conversation.messages),
                 tools=tools or None,
                 add_generation_prompt=True,
                 tokenize=False,
                 **options,
             )
-        except TemplateError as error:
-            raise ValidationError(f"The model's chat template refuses this conversation: {error}") from error
-        except (TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
-            raise ValidationError(
-                f"The model's chat template cannot render this conversation ({type(error).__name__}: {error})"
-            ) from error
         return str(text)
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return list(self._inner.encode(text, add_special_tokens=add_special_tokens))
+
+
+@contextlib.contextmanager
+def refusals_explained() -> Iterator[None]:
+    """Say in our words why a template does not render a conversation.
+
+    Raises:
+        ValidationError: It does not.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        yield
+    except TemplateError as error:
+        raise ValidationError(f"The model's chat template refuses this conversation: {error}") from error
+    except (TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
+        raise ValidationError(
+            f"The model's chat template cannot render this conversation ({type(error).__name__}: {error})"
+        ) from error
+
+
+def wire_tools(conversation: Conversation) -> list[dict[str, Any]]:
+    """Return the tools on offer as templates expect them.
+
+    Raises:
+        ValidationError: One is not a JSON object.
+    """
+    return [_parsed(tool, f"tools[{index}]") for index, tool in enumerate(conversation.tools)]
 
 
 def _single_turn(conversation: Conversation) -> str:
@@ -129,8 +150,8 @@ def _single_turn(conversation: Conversation) -> str:
     )
 
 
-def _wire_messages(messages: Sequence[Message]) -> list[dict[str, object]]:
-    """The messages as templates expect them: OpenAI's form, with arguments as objects and results named."""
+def wire_messages(messages: Sequence[Message]) -> list[dict[str, object]]:
+    """Return messages as templates expect them: OpenAI's form, with arguments as objects and results named."""
     names = {call.id: call.name for message in messages for call in message.tool_calls if call.id}
     return [_wire_message(message, f"messages[{index}]", names) for index, message in enumerate(messages)]
 

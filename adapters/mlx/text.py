@@ -13,21 +13,29 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mlxk.adapters.mlx.engine_options import EngineOptions
-from mlxk.adapters.mlx.lending import ModelLender
+from mlxk.adapters.mlx.lending import Loan, ModelLender
 from mlxk.adapters.mlx.owner_thread import OwnerThread
 from mlxk.adapters.mlx.streams import AnswerSink, MlxTextStream
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.resident_models import EngineState, ResidentModels
 from mlxk.application.ports.text_generator import TextGenerator, TextStream
-from mlxk.domain.errors import BackendNotInstalledError, ExecutionError, QueueFullError
+from mlxk.domain.capabilities import Backend
+from mlxk.domain.conversation import Conversation
+from mlxk.domain.errors import BackendNotInstalledError, CapabilityError, ExecutionError, QueueFullError
 from mlxk.domain.generation import GenerationRequest
 from mlxk.domain.model import ModelHandle
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mlxk.adapters.mlx.engine import Engine
     from mlxk.adapters.mlx.jobs import Job
-    from mlxk.adapters.mlx.residency import Resident
+    from mlxk.adapters.mlx.loading import LoadedModel
+    from mlxk.adapters.mlx.residency import Loader, Resident
+    from mlxk.adapters.mlx.templates import RenderedPrompt
+    from mlxk.adapters.mlx.vision.prefill import VisionPrompt
+    from mlxk.adapters.mlx.vision.prompts import LookedAt
 
 
 class MlxTextGenerator(TextGenerator, ResidentModels):
@@ -96,9 +104,12 @@ class MlxTextGenerator(TextGenerator, ResidentModels):
         loaded_at = self._clock.monotonic()
         try:
             sink = AnswerSink()
-            row = prepare(request, tuple(each.model for each in residents), sink, self._clock)
+            models = tuple(each.model for each in residents)
+            rendered, seen = self._look(request, models)
+            row = prepare(request, models, sink, self._clock, rendered)
             row.answer.load_seconds = loaded_at - asked_at
             job = Job(row, residents, on_start=self._places.give_back, computation=request.computation)
+            job.media = self._media(models[0], seen, row.answer.notes)
         except BaseException:
             self._thread.post(lambda engine: engine.release(residents))
             raise
@@ -110,7 +121,7 @@ class MlxTextGenerator(TextGenerator, ResidentModels):
         from mlxk.adapters.mlx.residency import LoadRequest, WantedModel
 
         computation = request.computation
-        wanted = [WantedModel(request.model, computation.adapter)]
+        wanted = [WantedModel(request.model, computation.adapter, _loader(request.backend))]
         if computation.draft_model is not None:
             wanted.append(WantedModel(computation.draft_model))
         engine = self._thread.worker
@@ -119,6 +130,27 @@ class MlxTextGenerator(TextGenerator, ResidentModels):
         wish = LoadRequest(tuple(wanted))
         self._thread.post(lambda worker: worker.ask(wish))
         return wish.wait()
+
+    def _look(
+        self, request: GenerationRequest, models: "Sequence[LoadedModel]"
+    ) -> "tuple[RenderedPrompt | None, LookedAt | None]":
+        """Have a model that looks at images process the prompt; nothing for any other, whose prompt is text."""
+        if models[0].vision is None:
+            if isinstance(request.prompt, Conversation) and request.prompt.images:
+                raise CapabilityError(f"'{models[0].name}' takes text, not images.")
+            return None, None
+        if len(models) > 1:
+            raise CapabilityError("draft_model: models that look at images take no draft model.")
+        from mlxk.adapters.mlx.vision.prompts import look
+
+        return Loan(self._thread, models[0], self._log).call(lambda: look(request, models[0]))
+
+    def _media(self, model: "LoadedModel", seen: "LookedAt | None", notes: list[str]) -> "VisionPrompt | None":
+        if seen is None:
+            return None
+        from mlxk.adapters.mlx.vision.prefill import VisionPrompt
+
+        return VisionPrompt(model.vision, model.network, seen, notes)
 
     def _cancel(self, job: "Job") -> None:
         # Closed means ended: every answer got its last event then.
@@ -129,6 +161,17 @@ class MlxTextGenerator(TextGenerator, ResidentModels):
         from mlxk.adapters.mlx.engine import Engine
 
         return Engine(self._log, self._clock, self._options)
+
+
+def _loader(backend: Backend) -> "Loader":
+    """Return what loads models of a backend."""
+    if backend is Backend.MLX_VLM:
+        from mlxk.adapters.mlx.vision.loader import load_vision_model
+
+        return load_vision_model
+    from mlxk.adapters.mlx.loading import load_model
+
+    return load_model
 
 
 class _Places:

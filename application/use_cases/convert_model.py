@@ -138,9 +138,9 @@ class ConvertModel:
         source = details.description.handle
         backend = self._backend(details)
         if scheme is None and details.quantization is None:
-            raise ValidationError(f"--dequantize: '{source.name}' is not quantized")
+            raise ValidationError(f"--dequantize: '{source.label}' is not quantized")
         if scheme is not None and scheme == details.quantization:
-            raise ValidationError(f"--quantize: '{source.name}' is {scheme.bits}-bit already, in groups of that size")
+            raise ValidationError(f"--quantize: '{source.label}' is {scheme.bits}-bit already, in groups of that size")
         listing = self.files.list(source.directory)
         _take(draft, source, [entry.path for entry in listing.files if _is_carried_over(entry.path)])
         if scheme is None:
@@ -168,7 +168,9 @@ class ConvertModel:
         order = (Backend.MLX_VLM, Backend.MLX_LM) if media else (Backend.MLX_LM, Backend.MLX_VLM)
         known = [backend for backend in order if architecture and self.registry.supports(backend, architecture)]
         if known and not detection.is_speech(snapshot):
-            missing = self.converter.missing_tensors(_handle(draft), known[0])
+            missing = self.converter.missing_tensors(
+                attrs.evolve(_handle(draft), display_name=snapshot.short_name), known[0]
+            )
             if missing:
                 raise incomplete(list(missing))
 
@@ -176,19 +178,19 @@ class ConvertModel:
         details = self.describe.details(source)
         if not details.description.health.healthy:
             raise UnhealthyModelError(
-                f"'{source.name}' is not whole: {details.description.health.reason}",
+                f"'{source.label}' is not whole: {details.description.health.reason}",
                 hint="Fetch it again first; --repair-index helps when only the index is wrong.",
             )
         if details.config and details.config.get("model_file"):
             raise UntrustedModelCodeError(
-                f"'{source.name}' wants to run code of its own (config.json: model_file); it is never executed."
+                f"'{source.label}' wants to run code of its own (config.json: model_file); it is never executed."
             )
         return details
 
     def _backend(self, details: ModelDetails) -> Backend:
         """Choose the library that knows the whole model: for pictures and sound the one that keeps those parts."""
         description, config = details.description, details.config or {}
-        name = description.handle.name
+        name = description.handle.label
         if description.model_type is ModelType.AUDIO:
             raise CapabilityError(f"'{name}' turns speech into text, and such models cannot be converted")
         foreign = config.get("quantization_config")

@@ -102,6 +102,7 @@ class DescribeModel:
             health=reading.report,
             runtime=routing.runtime(snapshot, facts, reading.report, support),
             workspace=reading.workspace,
+            text_backends=routing.text_backends(facts, support.loading),
         )
 
     def _support(self, architecture: str | None) -> BackendSupport:

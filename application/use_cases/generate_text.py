@@ -19,6 +19,12 @@ from mlxk.domain.generation import GenerationRequest, GenerationSettings
 from mlxk.domain.memory import MemoryFit, judge_memory
 from mlxk.domain.model import ModelDescription
 
+_OTHER_WAYS = (
+    (Capability.AUDIO, "Give it a recording: --audio FILE."),
+    (Capability.EMBEDDINGS, "Use 'mlxk embed' instead."),
+)
+"""What to do with models that do something else."""
+
 
 @attrs.frozen
 class Question:
@@ -26,10 +32,10 @@ class Question:
 
     prompt: Conversation | str
     """A conversation; or text, given to the model as it is."""
-    settings: GenerationSettings = GenerationSettings()
+    settings: GenerationSettings = attrs.field(factory=GenerationSettings)
     thinking: bool | None = None
     """Whether the model is to reason first; None leaves it to its chat template."""
-    computation: Computation = Computation()
+    computation: Computation = attrs.field(factory=Computation)
     draft_reference: str | None = None
     """A smaller model that proposes tokens, as the user typed it."""
     strict_memory: bool = False
@@ -61,21 +67,34 @@ class GenerateText:
             ContextLengthError, ExecutionError: See ``TextGenerator.submit``.
         """
         question.settings.validate()
-        handle = self.resolve(reference)
-        description = self.describe(handle)
+        return self.start(self.describe(self.resolve(reference)), question)
+
+    def start(self, description: ModelDescription, question: Question) -> TextStream:
+        """Start an answer of a model that was found already; see ``__call__``.
+
+        Args:
+            description: The model.
+            question: What to ask it, and how.
+        """
         require_text_model(description)
         computation = question.computation
         if question.draft_reference is not None:
             draft = self.resolve(question.draft_reference)
             require_text_model(self.describe(draft))
             computation = attrs.evolve(computation, draft_model=draft)
+        handle = description.handle
         request = GenerationRequest(handle, question.prompt, question.settings, question.thinking, computation)
         request.validate()
-        self._judge_memory(description, question.strict_memory)
-        return self.generator.submit(request)
+        if request.shows_images:
+            require_vision_model(description)
+        self._judge_memory(description, question.strict_memory or request.shows_images)
+        return self.generator.submit(request.routed(description.text_backends))
 
     def _judge_memory(self, description: ModelDescription, strict: bool) -> None:
-        """Text models over budget are run unless that is refused, since they page; the user is told what to expect."""
+        """Text models over budget are run unless that is refused, since they page; the user is told what to expect.
+
+        About images they are refused: a vision tower takes memory in one piece, and a system without it is killed.
+        """
         verdict = judge_memory(self.memory.read(), description.size_bytes)
         if verdict.fit is not MemoryFit.EXCEEDS:
             return
@@ -84,6 +103,19 @@ class GenerateText:
         if strict:
             raise InsufficientMemoryError(f"'{name}' does not fit into this machine's memory budget", detail=numbers)
         self.log.warning("the model exceeds this machine's memory budget; expect swapping", model=name, **numbers)
+
+
+def require_vision_model(description: ModelDescription) -> None:
+    """Refuse a model that cannot look at images, and say so.
+
+    Raises:
+        CapabilityError: It cannot.
+    """
+    if not description.can(Capability.VISION):
+        raise CapabilityError(
+            f"'{description.handle.name}' is a text model and cannot look at images",
+            hint="Models that can have 'vision' among their capabilities; see: mlxk list",
+        )
 
 
 def require_text_model(description: ModelDescription) -> None:
@@ -101,6 +133,9 @@ def require_text_model(description: ModelDescription) -> None:
         )
     if Capability.TEXT_GENERATION not in description.capabilities:
         can = ", ".join(capability.value for capability in description.capabilities) or "nothing known"
-        raise CapabilityError(f"'{name}' does not generate text; it can do: {can}")
+        raise CapabilityError(
+            f"'{name}' does not generate text; it can do: {can}",
+            hint=next((hint for capability, hint in _OTHER_WAYS if capability in description.capabilities), None),
+        )
     if not description.runtime.compatible:
         raise IncompatibleModelError(f"'{name}' cannot run here: {description.runtime.reason}")

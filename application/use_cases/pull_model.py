@@ -11,6 +11,7 @@ from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.model_hub import ModelHub
 from mlxk.application.ports.progress import Progress
 from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.domain.capabilities import Framework
 from mlxk.domain.download import DownloadPlan, plan_download
 from mlxk.domain.errors import (
     AmbiguousModelError,
@@ -68,10 +69,13 @@ class PullResult:
     report: HealthReport | None = None
     """What the check after the download found."""
 
+    framework: Framework | None = None
+    """The format of the weights that were fetched; None when none were."""
+
     @property
     def warning(self) -> str | None:
         """Something to know before the model is used."""
-        if self.plan is None or self.plan.model.made_for_mlx:
+        if self.plan is None or self.plan.model.made_for_mlx or self.framework is Framework.MLX:
             return None
         return f"'{self.name}' is not marked as an MLX model; it may have to be converted (mlxk convert)"
 
@@ -147,13 +151,15 @@ class PullModel:
         verify = damaged and present is not None and present.revision == plan.model.commit
         self.hub.fetch(plan, progress, verify_present=verify)
         handle = self.cache.find(result.name, plan.model.commit)
+        found = self.describe(handle) if handle else None
         return attrs.evolve(
             result,
             status=PullStatus.SUCCESS,
             handle=handle,
             plan=plan,
             missing_bytes=missing,
-            report=self.describe.health(handle) if handle else None,
+            report=found.health if found else None,
+            framework=found.framework if found else None,
         )
 
     def _present(self, name: str, revision: str | None) -> tuple[ModelHandle | None, HealthReport | None]:

@@ -6,16 +6,18 @@ directory of this machine is never shown. Answers are kept for a moment, since c
 
 import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import attrs
 
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.resident_models import ResidentModels
 from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.application.use_cases.embed_text import require_embedding_model
 from mlxk.application.use_cases.generate_text import require_text_model
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
+from mlxk.application.use_cases.transcribe_audio import require_speech_model
 from mlxk.domain.capabilities import Capability
 from mlxk.domain.errors import ModelNotFoundError, ValidationError
 from mlxk.domain.model import ModelDescription, ModelDetails, ModelHandle, Origin
@@ -29,6 +31,9 @@ MOST_REMEMBERED = 256
 
 STATE_SECONDS = 0.5
 """How long to wait for the engine to say what is loaded."""
+
+Requirement = Callable[[ModelDescription], None]
+"""Raises the refusal of a model that cannot do what it is wanted for."""
 
 
 @attrs.frozen
@@ -102,19 +107,29 @@ class ServeCatalogue:
             MlxkError: It cannot be found, or cannot run.
         """
         handle = self._resolve(reference)
-        served = self._serve(handle)
+        served = ServedModel(served_id(handle), self._describe.details(handle))
+        _require(served, require_served_model)
         self._named[served.id] = handle
         self._named[reference] = handle
         return served
 
-    def find(self, reference: str) -> ServedModel:
+    def find(self, reference: str, require: Requirement = require_text_model) -> ServedModel:
         """Return the model a client means.
+
+        Args:
+            reference: As the client wrote it.
+            require: Refuses a model that cannot do what it is wanted for; to generate text, unless another is given.
 
         Raises:
             ValidationError: The name is malformed, or a path where paths are not allowed.
             ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: It means no single model.
-            UnhealthyModelError, IncompatibleModelError, CapabilityError: The model cannot generate text.
+            UnhealthyModelError, IncompatibleModelError, CapabilityError: The model cannot do that.
         """
+        served = self._find(reference)
+        _require(served, require)
+        return served
+
+    def _find(self, reference: str) -> ServedModel:
         now = self._clock.monotonic()
         known = self._found.get(reference)
         if known is not None and now - known[0] < FRESH_SECONDS:
@@ -126,7 +141,7 @@ class ServeCatalogue:
                     "model: paths are not accepted by this server", hint="Name one of the models GET /v1/models lists."
                 )
             handle = self._resolve(reference)
-        served = self._serve(handle)
+        served = ServedModel(served_id(handle), self._describe.details(handle))
         if len(self._found) >= MOST_REMEMBERED:
             self._found.clear()
         self._found[reference] = (now, served)
@@ -159,17 +174,30 @@ class ServeCatalogue:
                 served = ServedModel(served_id(handle), self._describe.details(handle))
             except ModelNotFoundError:  # removed a moment ago
                 continue
-            if served.description.runnable and Capability.TEXT_GENERATION in served.description.capabilities:
+            if served.description.runnable and served.description.capabilities:
                 found.append(served)
         return found
 
-    def _serve(self, handle: ModelHandle) -> ServedModel:
-        served = ServedModel(served_id(handle), self._describe.details(handle))
-        # Refusals name the model, and a workspace's name is a directory of this machine.
-        require_text_model(attrs.evolve(served.description, handle=attrs.evolve(handle, name=served.id)))
-        return served
+
+def require_served_model(description: ModelDescription) -> None:
+    """Refuse a model that can do nothing that a server offers: text, speech as text, or vectors.
+
+    Raises:
+        UnhealthyModelError, IncompatibleModelError, CapabilityError: Says why.
+    """
+    if Capability.TEXT_GENERATION in description.capabilities:
+        require_text_model(description)
+    elif Capability.AUDIO in description.capabilities:
+        require_speech_model(description)
+    else:
+        require_embedding_model(description)
 
 
 def served_id(handle: ModelHandle) -> str:
     """Return the name under which clients know a model."""
     return handle.short_name if handle.origin is Origin.WORKSPACE else handle.name
+
+
+def _require(served: ServedModel, require: Requirement) -> None:
+    # Refusals name the model, and a workspace's name is a directory of this machine.
+    require(attrs.evolve(served.description, handle=attrs.evolve(served.handle, name=served.id)))

@@ -10,6 +10,7 @@ import attrs
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.memory_probe import MemoryProbe
 from mlxk.application.ports.text_generator import TextGenerator, TextStream
+from mlxk.application.use_cases.generate_text import require_vision_model
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue, ServedModel
 from mlxk.domain.conversation import Conversation
 from mlxk.domain.errors import CapabilityError, InsufficientMemoryError
@@ -40,7 +41,7 @@ class ServeText:
 
         Raises:
             ValidationError: A setting is out of range.
-            CapabilityError: The model has no template for conversations.
+            CapabilityError: The model has no template for conversations, or cannot look at the images in one.
             InsufficientMemoryError: It is beyond the budget, and that is refused here.
             ContextLengthError, QueueFullError, ExecutionError: See ``TextGenerator.submit``.
         """
@@ -50,22 +51,26 @@ class ServeText:
                 raise CapabilityError(
                     f"'{model.id}' has no chat template", hint="Send the text to /v1/completions instead."
                 )
-        self._judge_memory(model)
+        images = any(request.shows_images for request in requests)
+        if images:
+            require_vision_model(attrs.evolve(model.description, handle=attrs.evolve(model.handle, name=model.id)))
+        self._judge_memory(model, strict=images or self.strict_memory)
         streams: list[TextStream] = []
         try:
             for request in requests:
-                streams.extend(self.generator.submit(each) for each in request.choices(alternatives))
+                routed = request.routed(model.description.text_backends)
+                streams.extend(self.generator.submit(each) for each in routed.choices(alternatives))
         except BaseException:
             for stream in streams:
                 stream.cancel()
             raise
         return tuple(streams)
 
-    def _judge_memory(self, model: ServedModel) -> None:
+    def _judge_memory(self, model: ServedModel, strict: bool) -> None:
         verdict = judge_memory(self.memory.read(), model.description.size_bytes)
         if verdict.fit is not MemoryFit.EXCEEDS or model.id in self.catalogue.loaded():
             return
         numbers = {"needed_bytes": verdict.needed, "budget_bytes": verdict.budget}
-        if self.strict_memory:
+        if strict:
             raise InsufficientMemoryError(f"'{model.id}' does not fit into this machine's memory", detail=numbers)
         self.log.warning("the model exceeds this machine's memory budget; expect swapping", model=model.id, **numbers)

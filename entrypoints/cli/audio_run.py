@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from mlxk.domain.errors import InterruptedRunError, UsageError
+from mlxk.domain.errors import ExecutionError, InterruptedRunError, UsageError
 from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from mlxk.application.ports.built_in_models import BuiltInModels
     from mlxk.application.use_cases.transcribe_audio import Recording
     from mlxk.domain.speech import Segment, Transcript, TranscriptEvent, TranscriptionSettings
-    from mlxk.entrypoints.container import Container
 
 FORMATS = ("text", "json", "srt", "vtt")
 
@@ -51,7 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--audio", nargs="+", action="extend", metavar="FILE", help="write down what is said in a file")
     group.add_argument("--language", metavar="CODE", help="what is spoken, such as de; found out when left out")
     group.add_argument("--translate", nargs="?", const=ENGLISH, metavar="en", help="write it down in English")
-    group.add_argument("--words", action="store_true", help="time every word, where the model can; see --format json")
+    group.add_argument(
+        "--words",
+        action="store_true",
+        dest="time_words",
+        help="time every word, where the model can; see --format json",
+    )
     group.add_argument("--format", choices=FORMATS, help="text (default), json, or subtitles as srt or vtt")
 
 
@@ -66,7 +70,7 @@ def wanted(arguments: argparse.Namespace) -> bool:
     flags = {
         "--translate": arguments.translate,
         "--language": arguments.language,
-        "--words": arguments.words,
+        "--words": arguments.time_words,
         "--format": arguments.format,
     }
     given = next((flag for flag, value in flags.items() if value), None)
@@ -90,20 +94,16 @@ def execute(arguments: argparse.Namespace, prompt: str, door: Door, output: Outp
         recording, prompt = _recording(arguments.audio, prompt, container.adapters.built_in_models())
         settings = _settings(arguments, prompt)
         events = container.use_cases.transcribe_audio()(arguments.model, recording, settings)
-        live = output.interactive and arguments.format in (None, "text") and not arguments.no_stream
-        transcript = _listen(events, output, live=live and not output.as_json)
-        _print(arguments, output, transcript, prompt, _Shown(live, door.settings.audio_segments))
+        as_text = arguments.format in (None, "text") and not output.as_json
+        live = as_text and output.interactive and not arguments.no_stream
+        transcript = _listen(events, output, live=live)
+        if as_text:
+            _print_text(output, transcript, live=live, table=door.settings.audio_segments)
+        else:
+            _print(arguments, output, transcript, prompt)
         return DONE
     finally:
-        _close(container)
-
-
-class _Shown:
-    """What of a transcript is on the terminal already, and what follows it."""
-
-    def __init__(self, live: bool, table: bool) -> None:
-        self.live = live
-        self.table = table
+        container.adapters.text_generator().close()
 
 
 def _require_sense(arguments: argparse.Namespace, output: Output) -> None:
@@ -116,9 +116,7 @@ def _require_sense(arguments: argparse.Namespace, output: Output) -> None:
         raise UsageError("--json and --format exclude each other; --json holds text and segments")
 
 
-def _recording(
-    values: Sequence[str], prompt: str, built_in: "BuiltInModels"
-) -> "tuple[Recording, str]":
+def _recording(values: Sequence[str], prompt: str, built_in: "BuiltInModels") -> "tuple[Recording, str]":
     """Return the one recording, and the prompt: a last value that is no file is one, when there is none otherwise."""
     from mlxk.application.use_cases.transcribe_audio import Recording
 
@@ -148,7 +146,7 @@ def _settings(arguments: argparse.Namespace, prompt: str) -> "TranscriptionSetti
         language=arguments.language,
         hint=prompt or None,
         temperature=arguments.temperature or 0.0,
-        words=arguments.words,
+        words=arguments.time_words,
     )
 
 
@@ -169,11 +167,16 @@ def _listen(events: "Iterable[TranscriptEvent]", output: Output, *, live: bool) 
                     if live:
                         _write_live(output, event.segments, first=len(heard) == len(event.segments))
         except KeyboardInterrupt:
-            text = "".join(segment.text for segment in heard).strip()
-            if not output.as_json:
-                output.text("\n" if live else f"{text}\n" if text else "")
-            raise InterruptedRunError("interrupted", hint="What was heard until then is printed.") from None
-    raise AssertionError("a transcription ends with a transcript")
+            raise _interrupted(output, "".join(segment.text for segment in heard).strip(), live) from None
+    raise ExecutionError("the transcription ended without a transcript")
+
+
+def _interrupted(output: Output, text: str, live: bool) -> InterruptedRunError:
+    """Deliver what was heard until the user interrupted: as data, or within the one JSON document."""
+    if output.as_json:
+        return InterruptedRunError("interrupted", detail={"response": text})
+    output.line("" if live else text)
+    return InterruptedRunError("interrupted")
 
 
 def _write_live(output: Output, segments: "Sequence[Segment]", *, first: bool) -> None:
@@ -181,27 +184,22 @@ def _write_live(output: Output, segments: "Sequence[Segment]", *, first: bool) -
     output.text(text.lstrip() if first else text)
 
 
-def _print(
-    arguments: argparse.Namespace, output: Output, transcript: "Transcript", prompt: str, shown: _Shown
-) -> None:
-    from mlxk.domain import subtitles
+def _print_text(output: Output, transcript: "Transcript", *, live: bool, table: bool) -> None:
+    from mlxk.domain.subtitles import segments_table
+
+    output.line("" if live and transcript.segments else transcript.text)
+    if table and transcript.segments:
+        output.line(f"\n{segments_table(transcript.segments)}")
+
+
+def _print(arguments: argparse.Namespace, output: Output, transcript: "Transcript", prompt: str) -> None:
+    from mlxk.domain.subtitles import srt, vtt
     from mlxk.entrypoints.cli import speech_wire
 
+    translated = bool(arguments.translate)
     if output.as_json:
-        output.document("run", speech_wire.answered(arguments.model, prompt, transcript, bool(arguments.translate)))
-        return
-    match arguments.format:
-        case "json":
-            output.text(speech_wire.as_json(transcript, bool(arguments.translate)))
-        case "srt":
-            output.text(subtitles.srt(transcript))
-        case "vtt":
-            output.text(subtitles.vtt(transcript))
-        case _:
-            output.line("" if shown.live and transcript.segments else transcript.text)
-            if shown.table and transcript.segments:
-                output.line(f"\n{subtitles.segments_table(transcript.segments)}")
-
-
-def _close(container: "Container") -> None:
-    container.adapters.text_generator().close()
+        output.document("run", speech_wire.answered(arguments.model, prompt, transcript, translated))
+    elif arguments.format == "json":
+        output.text(speech_wire.as_json(transcript, translated))
+    else:
+        output.text(srt(transcript) if arguments.format == "srt" else vtt(transcript))

@@ -3,6 +3,7 @@
 from mlxk.application.ports.cache_editor import Removal
 from mlxk.application.use_cases.pull_model import PullResult, PullStatus
 from mlxk.application.use_cases.remove_model import RemoveResult
+from mlxk.domain.download import SkipReason
 from mlxk.domain.health import HealthReport
 from mlxk.domain.model import Origin
 from mlxk.entrypoints.cli.sizes import decimal_size
@@ -34,7 +35,8 @@ def pulled_text(result: PullResult) -> str:
     if result.plan and result.status is PullStatus.DRY_RUN:
         lines += [f"  {file.path}  {decimal_size(file.size_bytes)}" for file in result.plan.files]
     if result.plan:
-        lines += [f"  not fetched: {file.path} ({file.reason.value})" for file in result.plan.skipped]
+        told = (file for file in result.plan.skipped if file.reason is not SkipReason.UNUSED)
+        lines += [f"  not fetched: {file.path} ({file.reason.value})" for file in told]
     if result.report and not result.report.healthy and result.status is PullStatus.SUCCESS:
         lines.append(f"  unhealthy: {result.report.reason}")
     return "".join(f"{line}\n" for line in lines)

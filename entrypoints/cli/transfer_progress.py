@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 SECONDS_BETWEEN_LINES = 10.0
+NAMED_AT_MOST = 20
+"""Items beyond which small ones are not named one by one."""
+NAMED_FROM = 1_000_000
+"""Bytes from which an item is named in any case."""
 
 
 def transfer_progress(output: Output, *, quiet: bool = False) -> Progress:
@@ -60,6 +64,8 @@ class LineProgress(Progress):
         for name in sorted(done):
             if done[name] >= self._sizes.get(name, 0) and name not in self._finished:
                 self._finished.add(name)
+                if len(self._sizes) > NAMED_AT_MOST and self._sizes.get(name, 0) < NAMED_FROM:
+                    continue
                 self._output.note(f"  {name} ({decimal_size(self._sizes.get(name, 0))})")
         total, now = sum(done.values()), time.monotonic()
         if self._before < 0:

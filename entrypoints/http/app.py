@@ -8,23 +8,29 @@ import falcon
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.resident_models import ResidentModels
+from mlxk.application.use_cases.embed_text import EmbedText
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 from mlxk.application.use_cases.serve_text import ServeText
+from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 from mlxk.domain.errors import InternalError, MlxkError
+from mlxk.domain.speech import SpeechTask
 from mlxk.entrypoints.http.answers.answering import Answering
 from mlxk.entrypoints.http.answers.pump import PING_SECONDS, Pump
+from mlxk.entrypoints.http.body_guard import BodyGuard
 from mlxk.entrypoints.http.errors import RETRY_SECONDS, error_document, status_of, translate
 from mlxk.entrypoints.http.guards import HostGuard, KeyGuard, OriginGuard
 from mlxk.entrypoints.http.life import Admission, ServerLife
 from mlxk.entrypoints.http.metrics import Metrics
 from mlxk.entrypoints.http.request_scope import RequestScope, request_id
 from mlxk.entrypoints.http.requests.reader import RequestReader
+from mlxk.entrypoints.http.resources.audio import Audio
 from mlxk.entrypoints.http.resources.documents import Docs, OpenApi
+from mlxk.entrypoints.http.resources.embeddings import Embeddings
 from mlxk.entrypoints.http.resources.generation import ChatCompletions, Completions
 from mlxk.entrypoints.http.resources.models import Model, Models, Unload
 from mlxk.entrypoints.http.resources.probes import Alive, EngineWatch, Health, MetricsPage, Ready
 from mlxk.entrypoints.http.resources.readable import send_json
-from mlxk.entrypoints.server_settings import ServerSettings
+from mlxk.entrypoints.server_settings import MIB, ServerSettings
 
 
 @attrs.frozen
@@ -33,6 +39,8 @@ class Ports:
 
     catalogue: ServeCatalogue
     serve_text: ServeText
+    transcribe: TranscribeAudio
+    embed: EmbedText
     resident: ResidentModels
     clock: Clock
     log: EventLog
@@ -58,6 +66,7 @@ class Application:
             HostGuard(settings.host, settings.allowed_hosts),
             OriginGuard(settings.cors_origins),
             KeyGuard(settings.api_keys),
+            BodyGuard(settings.max_body_mib * MIB),
         ]
         self.wsgi = falcon.App(middleware=guards)
         self.wsgi.req_options.strip_url_path_trailing_slash = True
@@ -74,6 +83,11 @@ class Application:
         """Take no new work."""
         self.life.draining = True
 
+    def abort(self) -> None:
+        """Give up what is still in progress."""
+        self.life.aborted = True
+        self.pump.abort()
+
     def _add_routes(self, ports: Ports, settings: ServerSettings) -> None:
         reader = RequestReader()
         watch = EngineWatch(ports.resident, ports.clock)
@@ -84,6 +98,10 @@ class Application:
         add = self.wsgi.add_route
         add("/v1/chat/completions", ChatCompletions(*generation))
         add("/v1/completions", Completions(*generation))
+        listening = (ports.transcribe, ports.catalogue, self.life, self._admission, ports.log)
+        add("/v1/audio/transcriptions", Audio(SpeechTask.TRANSCRIBE, *listening))
+        add("/v1/audio/translations", Audio(SpeechTask.TRANSLATE, *listening))
+        add("/v1/embeddings", Embeddings(reader, ports.embed, ports.catalogue, self.life, self._admission))
         add("/v1/models", Models(ports.catalogue))
         add("/v1/models/{model_id:path}", Model(ports.catalogue))
         add("/v1/unload", Unload(ports.catalogue, ports.resident))

@@ -14,6 +14,8 @@ class ServerLife:
         """Whether the models to preload are in memory, or there are none."""
         self.preload_failure: MlxkError | None = None
         self.draining = False
+        self.aborted = False
+        """Whether what is still in progress is to be given up."""
 
     @property
     def ready(self) -> bool:

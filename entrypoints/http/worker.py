@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from mlxk.domain.conversation import Conversation
 from mlxk.domain.errors import MlxkError
-from mlxk.domain.generation import Finished, GenerationRequest, GenerationSettings
 from mlxk.entrypoints.http import control
 from mlxk.entrypoints.http.app import Application, Ports
+from mlxk.entrypoints.http.body_guard import LARGEST_UPLOAD_BYTES
 from mlxk.entrypoints.http.descriptors import raise_descriptor_limit
 from mlxk.entrypoints.http.foreign_logs import lead_logs_into
 from mlxk.entrypoints.http.server.server import HttpServer, ServerLimits
+from mlxk.entrypoints.http.warm_up import warm_up
 from mlxk.entrypoints.server_settings import MIB, ServerSettings
 from mlxk.entrypoints.settings import Settings, read_settings
 
@@ -69,10 +69,10 @@ def serve_here(
     limits = ServerLimits(
         threads=server.max_streams + server.max_queue + SPARE_THREADS,
         connections=connections,
-        max_body_bytes=server.max_body_mib * MIB,
+        max_body_bytes=max(server.max_body_mib * MIB, LARGEST_UPLOAD_BYTES),
         drain_seconds=server.drain_seconds,
     )
-    web = HttpServer(application.wsgi, sockets, limits, application.drain, application.pump.abort)
+    web = HttpServer(application.wsgi, sockets, limits, application.drain, application.abort)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, web.stop)
     preload = _Preload(container, application, server, report, web.stop)
@@ -86,7 +86,7 @@ def serve_here(
 
 
 class _Preload(threading.Thread):
-    """Has the model loaded and one token made, while probes are answered already."""
+    """Has the model loaded and used once, while probes are answered already."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class _Preload(threading.Thread):
         """Load, then say so; or say why not, and end the server."""
         try:
             if self._server.model is not None:
-                self._make_a_token(self._server.model)
+                warm_up(self._container, self._server.model)
         except MlxkError as error:
             self.failure = error
             self._report(control.failure_message(error))
@@ -117,21 +117,13 @@ class _Preload(threading.Thread):
         self._application.life.preloaded = True
         self._report({"ready": True})
 
-    def _make_a_token(self, reference: str) -> None:
-        catalogue, serve_text = self._container.use_cases.serve_catalogue(), self._container.use_cases.serve_text()
-        model = catalogue.find(reference)
-        prompt = Conversation.of("Hello") if model.can_chat else "Hello"
-        request = GenerationRequest(model.handle, prompt, GenerationSettings(max_tokens=1, temperature=0.0))
-        for stream in serve_text(model, (request,)):
-            for event in stream:
-                if isinstance(event, Finished):
-                    break
-
 
 def _ports(container: "Container") -> Ports:
     return Ports(
         catalogue=container.use_cases.serve_catalogue(),
         serve_text=container.use_cases.serve_text(),
+        transcribe=container.use_cases.transcribe_audio(),
+        embed=container.use_cases.embed_text(),
         resident=container.adapters.resident_models(),
         clock=container.adapters.clock(),
         log=container.adapters.event_log(),

@@ -1,5 +1,6 @@
-"""``mlxk clone`` as a program that is killed at any moment."""
+"""``mlxk clone`` and ``mlxk convert`` as programs that are killed at any moment."""
 
+import json
 import random
 import signal
 import subprocess
@@ -14,10 +15,27 @@ from hub.models import sharded_model
 from hub.server import LoopbackHub
 
 Command = Callable[..., dict[str, Any]]
+Start = Callable[..., "subprocess.Popen[bytes]"]
 
 pytestmark = pytest.mark.e2e
 MEGABYTE = 1024 * 1024
 KILLS = 50
+
+
+@pytest.fixture
+def start(program_environment: dict[str, str], hub_variables: dict[str, str], tmp_path: Path) -> Start:
+    """Start the program and return at once."""
+
+    def run(*arguments: str) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "mlxk", *arguments, "--json"],
+            env={**program_environment, **hub_variables},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
+    return run
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -29,35 +47,71 @@ def contents(directory: Path) -> dict[str, bytes]:
     }
 
 
+def wait_for_draft(target: Path, running: "subprocess.Popen[bytes]") -> float:
+    """Wait until a workspace is being made, or is there, or the program has ended; return when that was."""
+    draft = target.with_name(f".{target.name}.mlxk-draft")
+    while not (draft.exists() or target.exists()) and running.poll() is None:
+        time.sleep(0.001)
+    return time.monotonic()
+
+
 def test_a_clone_killed_at_any_moment_is_absent_or_whole(
-    hub: LoopbackHub,
-    command: Command,
-    program_environment: dict[str, str],
-    hub_variables: dict[str, str],
-    tmp_path: Path,
+    hub: LoopbackHub, command: Command, start: Start, tmp_path: Path
 ) -> None:
-    files = sharded_model((24 * MEGABYTE, 16 * MEGABYTE, 8 * MEGABYTE))
+    files = sharded_model((12 * MEGABYTE, 8 * MEGABYTE, 4 * MEGABYTE))
     hub.add("org/m", files)
-    command("clone", "org/m", "./warm")
-    environment = {**program_environment, **hub_variables}
-    began = time.monotonic()
-    subprocess.run(
-        [sys.executable, "-m", "mlxk", "clone", "org/m", "./timed", "--json"],
-        env=environment, cwd=tmp_path, check=True, capture_output=True,
-    )  # fmt: skip
-    whole_run, moments = time.monotonic() - began, random.Random(7)
-    complete = 0
+    command("pull", "org/m")
+    timed = start("clone", "org/m", "./timed")
+    began = wait_for_draft(tmp_path / "timed", timed)
+    timed.communicate()
+    making, moments, complete = time.monotonic() - began, random.Random(7), 0
     for _ in range(KILLS):
         target = tmp_path / f"killed-{complete}"
-        running = subprocess.Popen(
-            [sys.executable, "-m", "mlxk", "clone", "org/m", str(target), "--json"],
-            env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        time.sleep(whole_run * moments.uniform(0.4, 1.0))
+        running = start("clone", "org/m", str(target))
+        wait_for_draft(target, running)
+        time.sleep(making * moments.uniform(0, 1.1))
         running.send_signal(signal.SIGKILL)
-        running.wait()
+        running.communicate()
         if target.exists():
             assert contents(target) == files
             complete += 1
     assert command("clone", "org/m", f"./killed-{complete}")["data"]["health"] == "healthy"
+    assert contents(tmp_path / f"killed-{complete}") == files
     assert complete < KILLS
+
+
+def test_an_interrupted_clone_ends_with_one_envelope_and_is_continued(
+    hub: LoopbackHub, command: Command, start: Start, tmp_path: Path
+) -> None:
+    hub.add("org/m", sharded_model((2 * MEGABYTE,)))
+    hub.fault("^/cdn/", rate=MEGABYTE)
+    running = start("clone", "org/m", "./copy")
+    while not hub.calls("^/cdn/"):
+        time.sleep(0.01)
+    time.sleep(0.3)
+    running.send_signal(signal.SIGINT)
+    output, _ = running.communicate()
+    assert running.returncode == 130
+    assert json.loads(output)["error"]["type"] == "interrupted"
+    assert not (tmp_path / "copy").exists()
+    assert command("clone", "org/m", "./copy", "--force-resume")["data"]["health"] == "healthy"
+
+
+@pytest.mark.mlx
+def test_a_conversion_killed_at_any_moment_leaves_no_target_or_a_whole_one(
+    command: Command, start: Start, tmp_path: Path
+) -> None:
+    from models.tiny_models import build
+
+    build(tmp_path / "source", hidden_size=512, intermediate_size=2048, num_hidden_layers=6, head_dim=128)
+    moments, kills = random.Random(3), 4
+    for number in range(kills):
+        target = tmp_path / f"small-{number}"
+        running = start("convert", "./source", str(target), "--quantize", "4")
+        wait_for_draft(target, running)
+        time.sleep(moments.uniform(0, 0.8))
+        running.send_signal(signal.SIGKILL)
+        running.communicate()
+        if target.exists():
+            assert command("health", str(target))["data"]["summary"]["healthy_count"] == 1
+    assert command("convert", "./source", "./small", "--quantize", "4")["data"]["health"] == "healthy"

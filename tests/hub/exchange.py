@@ -69,6 +69,8 @@ class Fault:
     """Close with a reset."""
     corrupt_at: int | None = None
     """Flip the byte at this offset of the file."""
+    loses_answer: bool = False
+    """Do what is asked, and answer 503."""
     ignore_range: bool = False
     """Answer a range request with the whole file."""
 
@@ -146,6 +148,8 @@ class Exchange(BaseHTTPRequestHandler):
 
     def json(self, value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         """Answer with a JSON document."""
+        if self.fault.loses_answer:
+            value, status = {"error": "injected fault"}, 503
         content = json.dumps(value).encode()
         self._head(status, len(content), {"Content-Type": "application/json", **(headers or {})})
         if self.command != "HEAD":

@@ -174,6 +174,10 @@ class LoopbackHub:
         """Let something else happen on the hub when the next request that the pattern finds arrives."""
         self._acts.append((pattern, act))
 
+    def lose_answer(self, pattern: str) -> None:
+        """Do what the next request that the pattern finds asks for, and answer that the hub is not well."""
+        self.fault(pattern, loses_answer=True)
+
     def heal(self) -> None:
         """Take back all faults."""
         self._faults.clear()

@@ -226,3 +226,12 @@ def test_large_files_go_up_in_parts(hub: LoopbackHub, push: Push, workspace: Pat
     assert push("./work", "me/tiny", "--private")["status"] == "success"
     assert len(hub.calls(r"^/put/")) == 4
     assert hub.contents("me/tiny")["model.safetensors"] == (workspace / "model.safetensors").read_bytes()
+
+
+def test_a_commit_whose_answer_is_lost_is_not_made_twice(hub: LoopbackHub, push: Push, workspace: Path) -> None:
+    repository = hub.add("me/tiny", private=True)
+    hub.lose_answer("/commit/")
+    data = push("./work", "me/tiny", "--private")["data"]
+    assert data["commit_sha"] == repository.head()
+    assert len(repository.commits) == 2
+    assert len(hub.calls("/commit/", "POST")) == 1

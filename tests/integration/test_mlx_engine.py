@@ -19,7 +19,22 @@ from mlxk.domain.generation import FinishReason, GenerationRequest, GenerationSe
 from mlxk.domain.model import ModelHandle
 
 pytestmark = pytest.mark.mlx
-WORDS = "The quick brown fox jumps over the lazy dog Hello world Count Sonne München grüße [1,2] {} 日本 🙂".split()
+WORDS = (
+    "The",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "dog",
+    "Hello",
+    "world",
+    "München",
+    "grüße",
+    "[1,2]",
+    "{}",
+    "日本",
+    "🙂",
+)
 GREEDY = GenerationSettings(temperature=0, max_tokens=24, logprobs=0)
 
 

@@ -17,7 +17,7 @@ from mlxk.adapters.mlx.prefix_cache import PrefixCache
 from mlxk.adapters.mlx.preparation import prepare
 from mlxk.adapters.mlx.residency import Resident
 from mlxk.adapters.mlx.sampling import LogitsProcessor
-from mlxk.adapters.mlx.scheduler import Scheduler
+from mlxk.adapters.mlx.scheduler import PIECE_SHARED, Scheduler
 from mlxk.adapters.mlx.streams import AnswerSink, MlxTextStream
 from mlxk.adapters.mlx.tally import Tally
 from mlxk.adapters.system.clock import SystemClock
@@ -207,7 +207,7 @@ def test_a_short_prompt_behind_long_ones_is_answered_within_a_few_turns(workshop
 
 def test_a_long_prompt_gets_at_least_every_other_piece(workshop: Workshop) -> None:
     long, _ = workshop.start("word " * 1900, max_tokens=1)
-    alone = -(-len(long.answer.prompt) // 128)
+    alone = -(-len(long.answer.prompt) // PIECE_SHARED)
     turns = 0
     while not long.answer.ended:
         workshop.start("word " * 100, max_tokens=1)
@@ -225,7 +225,7 @@ def test_a_running_answer_gets_a_token_between_two_pieces_of_a_long_prompt(works
     for _ in range(10):
         before = len(running.answer.generated)
         workshop.turn()
-        assert len(running.answer.generated) == before + 1
+        assert len(running.answer.generated) > before
     workshop.scheduler.end_all()
 
 

@@ -46,6 +46,10 @@ def build_whisper(directory: Path, *, multilingual: bool = False, seed: int = 0,
         "encoder_attention_heads": 2,
         "decoder_attention_heads": 2,
         "vocab_size": tokenizer.get_vocab_size(),
+        "bos_token_id": tokenizer.token_to_id("<|endoftext|>"),
+        "eos_token_id": tokenizer.token_to_id("<|endoftext|>"),
+        "pad_token_id": tokenizer.token_to_id("<|endoftext|>"),
+        "decoder_start_token_id": tokenizer.token_to_id("<|startoftranscript|>"),
     }
     mx.random.seed(seed)
     model = Model(ModelDimensions.from_dict(config), mx.float32)

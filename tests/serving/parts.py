@@ -1,4 +1,4 @@
-"""The server's application on in-memory adapters: three models that run, one that does not, and scripted answers."""
+"""The server's application on in-memory adapters: models of every kind, one that does not run, and scripted answers."""
 
 import json
 import struct
@@ -9,16 +9,21 @@ from mlxk.adapters.in_memory.event_log import InMemoryEventLog
 from mlxk.adapters.in_memory.memory_probe import InMemoryMemoryProbe
 from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
 from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
+from mlxk.adapters.in_memory.speech_transcriber import InMemorySpeechTranscriber
+from mlxk.adapters.in_memory.text_embedder import InMemoryTextEmbedder
 from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
 from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.application.use_cases.embed_text import EmbedText
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 from mlxk.application.use_cases.serve_text import ServeText
+from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 from mlxk.domain.capabilities import Backend
 from mlxk.domain.memory import MemoryReading
+from mlxk.domain.speech import Segment, TimedWord, Transcript
 from mlxk.entrypoints.http.app import Application, Ports
 from mlxk.entrypoints.server_settings import ServerSettings
 
@@ -36,10 +41,33 @@ CHAT = {
 BASE = {name: data for name, data in CHAT.items() if name != "chat_template.jinja"}
 BROKEN = {name: data for name, data in CHAT.items() if name != "model.safetensors"}
 
+SPEECH = {
+    "config.json": json.dumps({"model_type": "whisper", "vocab_size": 51865, "quantization": {"bits": 4}}).encode(),
+    "model.safetensors": WEIGHTS,
+    "tokenizer.json": b"{}",
+}
+EMBEDDING = {**SPEECH, "config.json": json.dumps({"model_type": "bert", "quantization": {"bits": 4}}).encode()}
+
+SPOKEN = Transcript(
+    "Hello there. How are you?",
+    3.0,
+    "en",
+    (
+        Segment(" Hello there.", 0.0, 1.25, (TimedWord(" Hello", 0.0, 0.5), TimedWord(" there.", 0.5, 1.25))),
+        Segment(" How are you?", 1.5, 2.75, (TimedWord(" How", 1.5, 2.0), TimedWord(" are you?", 2.0, 2.75))),
+    ),
+)
+"""What is heard in every file of sound."""
+
+BACKENDS = {Backend.MLX_LM: {"llama"}, Backend.MLX_AUDIO: {"whisper"}, Backend.MLX_VLM: {"bert"}}
+
 CHAT_MODEL = "org/chat-model"
 OTHER_MODEL = "org/other-chat"
 BASE_MODEL = "org/base-model"
 BROKEN_MODEL = "org/broken-model"
+SPEECH_MODEL = "org/whisper-large"
+ENGLISH_SPEECH_MODEL = "org/whisper-tiny.en"
+EMBEDDING_MODEL = "org/encoder"
 
 
 class Parts:
@@ -63,28 +91,41 @@ class Parts:
         self.settings = settings or ServerSettings()
         self.log = InMemoryEventLog()
         directories = {CHAT_MODEL: CHAT, OTHER_MODEL: CHAT, BASE_MODEL: BASE, BROKEN_MODEL: BROKEN}
+        directories |= {SPEECH_MODEL: SPEECH, ENGLISH_SPEECH_MODEL: SPEECH, EMBEDDING_MODEL: EMBEDDING}
         self.cache = InMemoryModelCache({name: CachedModel((COMMIT,)) for name in directories})
         files = InMemoryModelFiles({f"/cache/{name}/{COMMIT}": each for name, each in directories.items()})
         workspaces = InMemoryWorkspaceStore()
         built_in = InMemoryBuiltInModels()
-        describe = DescribeModel(files, workspaces, InMemoryBackendRegistry({Backend.MLX_LM: {"llama"}}), self.cache)
+        describe = DescribeModel(files, workspaces, InMemoryBackendRegistry(BACKENDS), self.cache)
         clock = SystemClock()
+        resolve = ResolveModel(self.cache, workspaces, built_in)
         self.catalogue = ServeCatalogue(
-            ResolveModel(self.cache, workspaces, built_in),
+            resolve,
             ListModels(self.cache, workspaces, built_in, describe),
             describe,
             self.generator,
             clock,
             self.settings.allow_paths,
         )
+        memory = InMemoryMemoryProbe(MemoryReading(budget, budget))
         serve_text = ServeText(
             self.catalogue,
             self.generator,
-            InMemoryMemoryProbe(MemoryReading(budget, budget)),
+            memory,
             self.log,
             self.settings.strict_memory,
         )
-        ports = Ports(self.catalogue, serve_text, self.generator, clock, self.log)
+        self.transcriber = InMemorySpeechTranscriber(default=SPOKEN)
+        self.embedder = InMemoryTextEmbedder()
+        ports = Ports(
+            catalogue=self.catalogue,
+            serve_text=serve_text,
+            transcribe=TranscribeAudio(resolve, describe, self.transcriber, memory),
+            embed=EmbedText(resolve, describe, self.embedder, memory),
+            resident=self.generator,
+            clock=clock,
+            log=self.log,
+        )
         self.application = Application(ports, self.settings, ping_seconds)
         self.application.life.preloaded = True
 

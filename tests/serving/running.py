@@ -29,7 +29,7 @@ class RunningServer:
         self.url = f"http://127.0.0.1:{self.port}"
         application = parts.application
         self.server = HttpServer(
-            application.wsgi, [self._socket], limits or ServerLimits(), application.drain, application.pump.abort
+            application.wsgi, [self._socket], limits or ServerLimits(), application.drain, application.abort
         )
         self.ended_well: bool | None = None
         self.stops = 0

@@ -85,4 +85,6 @@ def save(tokenizer: Tokenizer, directory: Path) -> None:
 
 def _write(path: Path, value: object, indent: int | None = 2) -> None:
     separators = (",", ":") if indent is None else None
-    path.write_text(json.dumps(value, indent=indent, separators=separators, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(value, indent=indent, separators=separators, ensure_ascii=False) + "\n", encoding="utf-8"
+    )

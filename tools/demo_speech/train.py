@@ -15,6 +15,7 @@ from pathlib import Path
 import card
 import mlx.core as mx
 import network
+import samples
 import tokenizer
 from examples import ExampleStream
 from phrases import utterances
@@ -34,6 +35,8 @@ def main() -> None:
     parser.add_argument("--short", type=int, default=SHORT_STEPS, help="steps on shortened windows")
     parser.add_argument("--full", type=int, default=FULL_STEPS, help="steps on windows of 30 seconds")
     arguments = parser.parse_args()
+    from check import Examination  # noqa: PLC0415 - it measures what this module made, and names its defaults
+
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     mx.random.seed(SEED)
@@ -50,7 +53,8 @@ def main() -> None:
     batches = ExampleStream(known, words, SEED).batches(short=arguments.short, full=arguments.full)
     outcome = network.fit(model, batches, steps=arguments.short + arguments.full, rate=RATE)
     network.save(model, config, out)
-    card.write(out, outcome, network.parameters(model), spoken)
+    samples.write(out, spoken)
+    card.write(out, outcome, network.parameters(model), Examination(out, spoken).scores())
     sys.stderr.write(f"saved {sum(path.stat().st_size for path in out.iterdir())} bytes in {out}\n")
 
 

@@ -116,17 +116,19 @@ def elaborate(rng: random.Random) -> Conversation:
 
 
 def several(rng: random.Random, most: int = MOST_IMAGES) -> Conversation:
-    """Return two or more drawings to be named one after the other, by the numbers that the facts give them."""
+    """Return two or more drawings, each labelled with its number, to be named one after the other."""
     count = min(most, rng.choice((2, 2, 2, 3, 3, 4, 5)))
     figures = [figure(rng) for _ in range(count)]
+    first = rng.choice((1, rng.randint(1, LAST_NUMBER - count + 1)))
+    labels = [f"Image {number}" for number in range(first, first + count)]
+    parts: list[dict[str, str]] = []
+    for label in labels:
+        parts += [{"type": "text", "text": f"{label}:"}, {"type": "image"}]
     question = rng.choice(COMPARE) if rng.random() < 0.4 else rng.choice(DESCRIBE)
-    first, prompt = 1, question
-    if rng.random() < 0.45:
-        first = rng.choice((1, rng.randint(1, LAST_NUMBER - count + 1)))
-        prompt = "\n".join(_facts(rng, number) for number in range(first, first + count)) + f"\n\n{question}"
-    answer = " ".join(f"Image {number}: {each.named}." for number, each in enumerate(figures, first))
-    shown = [_drawn(rng, each) for each in figures]
-    return Conversation([_user(rng, prompt, count), _assistant(answer)], figures, shown)
+    facts = "\n".join(_facts(rng, label) for label in labels) if rng.random() < 0.3 else ""
+    asked = {"role": "user", "content": [*parts, {"type": "text", "text": f"{facts}\n\n{question}".strip()}]}
+    answer = " ".join(f"{label}: {each.named}." for label, each in zip(labels, figures, strict=True))
+    return Conversation([asked, _assistant(answer)], figures, [_drawn(rng, each) for each in figures])
 
 
 def text_only(rng: random.Random) -> Conversation:
@@ -145,7 +147,7 @@ def vocabulary() -> list[str]:
     answers = [answer for each in figures for answer in (_capital(each.named), f"It is {each.named}.")]
     numbered = [f"Image {number}: {each.named}." for each in figures for number in range(1, LAST_NUMBER + 1)]
     rng = random.Random(0)
-    facts = [_facts(rng, rng.choice((None, 1, 2, 3))) for _ in range(400)]
+    facts = [_facts(rng, rng.choice((None, "Image 1", "Image 2"))) for _ in range(400)]
     return [*questions * 6, *answers * 4, *numbered, *facts, *["system\nuser\nassistant\n"] * 60]
 
 
@@ -180,9 +182,9 @@ def _drawn(rng: random.Random, shown: Figure) -> Drawing:
     return draw(rng, shown.colour, shown.shape)
 
 
-def _facts(rng: random.Random, number: int | None) -> str:
+def _facts(rng: random.Random, label: str | None) -> str:
     """Return a line of facts about a photo, in the form in which the program states them."""
-    known = [] if number is None else [f"Image {number}"]
+    known = [] if label is None else [label]
     if rng.random() < 0.7:
         south, west = rng.choice("NS"), rng.choice("EW")
         known.append(f"GPS: {rng.uniform(0, 90):.4f}°{south}, {rng.uniform(0, 180):.4f}°{west}")

@@ -7,6 +7,7 @@ from mlxk.entrypoints.cli.commands import (
     clone_model,
     completion,
     convert_model,
+    embed_text,
     health,
     list_models,
     pull_model,
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Command] = {
     "convert": convert_model,
     "push": push_model,
     "serve": serve_models,
+    "embed": embed_text,
     "schema": schema,
     "completion": completion,
 }

@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mlxk.domain.errors import FeatureGateError, InterruptedRunError, UsageError, ValidationError
-from mlxk.entrypoints.cli import computing_flags, sampling_flags
+from mlxk.entrypoints.cli import audio_run, computing_flags, sampling_flags
 from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
 from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import DONE
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", metavar="TEXT", help="the prompt, instead of words")
     parser.add_argument("--system", metavar="TEXT", help="a system prompt")
     parser.add_argument("-c", "--chat", action="store_true", help="chat; a prompt, if any, is the first turn")
+    audio_run.add_arguments(parser)
     sampling_flags.add_arguments(parser)
     computing_flags.add_arguments(parser)
     parser.add_argument("--no-stream", action="store_true", help="print the answer when it is complete")
@@ -43,9 +44,12 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
         raise UsageError("--system and --tools need the chat template; leave out --no-chat-template")
     words = " ".join(word for word in arguments.words if word != PIPE_WORD)
     prompt = words if arguments.prompt is None else str(arguments.prompt)
+    listens = audio_run.wanted(arguments)
     if PIPE_WORD in arguments.words:
         prompt = _piped(prompt, door)
-    elif not prompt and not sys.stdin.isatty() and not arguments.chat:
+    if listens:
+        return audio_run.execute(arguments, prompt, door, output)
+    if not prompt and not sys.stdin.isatty() and not arguments.chat:
         prompt = door.read_pipe("")
     container = door.build(door.settings)
     try:

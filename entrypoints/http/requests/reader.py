@@ -2,18 +2,19 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import attrs
 import falcon
 
 from mlxk.domain.errors import PayloadTooLargeError, UnsupportedMediaTypeError, ValidationError
+from mlxk.entrypoints.http.requests import embeddings
 from mlxk.entrypoints.http.requests.chat import ChatRequest
 from mlxk.entrypoints.http.requests.completions import CompletionRequest, register_prompt
 from mlxk.entrypoints.http.requests.converter import StrictConverter
-from mlxk.entrypoints.http.requests.faults import raise_for
+from mlxk.entrypoints.http.requests.faults import Fault, raise_for
 from mlxk.entrypoints.http.requests.messages import register_messages
-from mlxk.entrypoints.http.requests.sampling import SamplingFields, register_sampling
+from mlxk.entrypoints.http.requests.sampling import register_sampling
 from mlxk.entrypoints.http.requests.support import (
     CHAT_UNSUPPORTED,
     COMPLETION_UNSUPPORTED,
@@ -25,7 +26,15 @@ from mlxk.entrypoints.http.requests.tools import register_tool_choice
 MAX_DEPTH = 64
 """Arrays and objects inside each other."""
 
-R = TypeVar("R", bound=SamplingFields)
+
+class Body(attrs.AttrsInstance, Protocol):
+    """What every request class has."""
+
+    def faults(self) -> list[Fault]:
+        """Return what is wrong with combinations of fields."""
+
+
+R = TypeVar("R", bound=Body)
 
 
 class RequestReader:
@@ -36,6 +45,7 @@ class RequestReader:
         register_sampling(self._converter)
         register_messages(self._converter)
         register_prompt(self._converter)
+        embeddings.register_inputs(self._converter)
         register_tool_choice(self._converter)
 
     def chat(self, request: falcon.Request) -> tuple[ChatRequest, tuple[str, ...]]:
@@ -45,6 +55,10 @@ class RequestReader:
     def completion(self, request: falcon.Request) -> tuple[CompletionRequest, tuple[str, ...]]:
         """Return the completion request and the names of the fields nobody knows."""
         return self._read(read_object(request), CompletionRequest, COMPLETION_UNSUPPORTED)
+
+    def embeddings(self, request: falcon.Request) -> tuple[embeddings.EmbeddingsRequest, tuple[str, ...]]:
+        """Return the request for vectors and the names of the fields nobody knows."""
+        return self._read(read_object(request), embeddings.EmbeddingsRequest, embeddings.UNSUPPORTED)
 
     def _read(
         self, body: Mapping[str, object], kind: type[R], table: Mapping[str, Unsupported]

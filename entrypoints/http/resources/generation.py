@@ -42,7 +42,7 @@ class ChatCompletions:
         """Answer a conversation."""
         request.context.prompt_field = "messages"
         chat, ignored = self._reader.chat(request)
-        _report_ignored(response, ignored)
+        report_ignored(response, ignored)
         model = self._catalogue.find(chat.model)
         wanted = GenerationRequest(
             model.handle,
@@ -86,7 +86,7 @@ class Completions:
         """Go on with one text or several."""
         request.context.prompt_field = "prompt"
         completion, ignored = self._reader.completion(request)
-        _report_ignored(response, ignored)
+        report_ignored(response, ignored)
         model = self._catalogue.find(completion.model)
         settings = completion.generation_settings(self._max_tokens)
         alternatives = completion.n or 1
@@ -104,7 +104,8 @@ class Completions:
         self._answering.answer(request, response, asked)
 
 
-def _report_ignored(response: falcon.Response, names: Sequence[str]) -> None:
+def report_ignored(response: falcon.Response, names: Sequence[str]) -> None:
+    """Tell a client which of its fields nobody knows."""
     if names:
         shown = [name if _HARMLESS.fullmatch(name) else "?" for name in names[:MAX_IGNORED]]
         response.set_header(IGNORED_FIELDS, ", ".join(shown))

@@ -28,10 +28,18 @@ class RequestExpiredError(Error):  # type: ignore[misc]  # waitress has no types
     reason = "Request Timeout"
 
 
+class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
+    """A request being received."""
+
+    path = ""
+    """Waitress names it in its log, also when the request had none."""
+
+
 class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
     """One connection. Read on the I/O thread, served on worker threads, written by them or by a detached writer."""
 
     error_task_class = JsonErrorTask
+    parser_class = Parser
     request: HTTPRequestParser | None = None
     close_when_flushed: bool = False
 
@@ -80,11 +88,12 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
 
     def handle_write(self) -> None:
         """Send what is to be sent; after a refusal stop sending, and read on for a moment."""
-        if not (self._refused and self.close_when_flushed) or self.will_close:
+        refusing = self._refused and self.close_when_flushed and self.connected
+        if not refusing or self.will_close:
             super().handle_write()
             return
         self._flush_exception(self._flush_some)
-        if self.will_close or self.total_outbufs_len:
+        if self.will_close or self.total_outbufs_len or not self.connected:
             return
         self.close_when_flushed = False
         self.discard_until = time.monotonic() + LINGER_SECONDS

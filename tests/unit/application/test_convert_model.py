@@ -63,7 +63,7 @@ class World:
 
 
 def test_a_quantized_model_becomes_a_workspace_with_its_scheme_and_source() -> None:
-    there = World(more={"sub/x.json": b"{}", "tokenizer.json": b"{}", "old.bin": b"x", "sub/w.safetensors": b"s"})
+    there = World(more={"sub/x.json": b"{}", "tokenizer.json": b"{}", "old.bin": b"x", "sub/w.safetensors": WEIGHTS})
     result = there.convert(ConvertMode.QUANTIZE, 4)
     assert result.handle.directory == TARGET
     assert (result.provenance.bits, result.provenance.group_size, result.provenance.source_repo) == (4, 64, "org/m")

@@ -37,7 +37,8 @@ def test_any_snapshot_gets_a_verdict(data: st.DataObject, any_snapshot: st.Searc
     ("config", "modality", "backend"),
     [
         ({"model_type": "llama"}, Modality.TEXT, Backend.MLX_LM),
-        (VISION, Modality.TEXT, Backend.MLX_LM),
+        (VISION, Modality.TEXT, Backend.MLX_VLM),
+        ({"model_type": "qwen2_audio", "audio_config": {"a": 1}}, Modality.TEXT, Backend.MLX_LM),
         (VISION, Modality.IMAGE, Backend.MLX_VLM),
         (OMNI, Modality.SPEECH, Backend.MLX_VLM),
         ({"model_type": "whisper"}, Modality.SPEECH, Backend.MLX_AUDIO),

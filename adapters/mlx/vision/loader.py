@@ -1,0 +1,108 @@
+"""Loading a model that looks at images, with mlx-vlm.
+
+Must happen on the owner thread. Nothing of the model's own is executed: a directory that asks for it is refused before
+mlx-vlm sees it, since mlx-vlm would oblige. Translates what the libraries raise; leaves residency to the engine.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from mlxk.adapters.mlx.imports import import_mlx_lm, open_file_limit_kept
+from mlxk.adapters.mlx.loading import LoadedModel, assemble, identity_of, load_tokenizer, read_config
+from mlxk.adapters.mlx.seclusion import offline, refuse_own_code
+from mlxk.adapters.mlx.vision import towers
+from mlxk.adapters.mlx.vision.model import VisionParts
+from mlxk.adapters.mlx.vision.network import VisionNetwork
+from mlxk.domain.errors import (
+    BackendNotInstalledError,
+    CapabilityError,
+    ExecutionError,
+    IncompatibleModelError,
+    MlxkError,
+    UnhealthyModelError,
+)
+from mlxk.domain.model import ModelHandle
+
+_WRITES_OTHERWISE = ("diffusion", "florence", "nemotron_parse", "nemotron_labs")
+"""Parts of the names of architectures that do not write one token after another, or read with a decoder of its own."""
+
+
+def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> LoadedModel:
+    """Load a model.
+
+    Args:
+        handle: Which.
+        adapter: Refused: mlx-vlm applies other adapters than those of mlx-lm.
+
+    Raises:
+        UntrustedModelCodeError: It wants its own code executed.
+        UnhealthyModelError: Files are missing or damaged.
+        IncompatibleModelError: mlx-vlm knows no such architecture, or the engine cannot step it.
+        CapabilityError: An adapter is wanted.
+        BackendNotInstalledError: mlx-vlm, or a package that this architecture needs, is not installed.
+        ExecutionError: Loading failed for another reason, such as lack of memory.
+    """
+    if adapter is not None:
+        raise CapabilityError("adapter: models that look at images take no adapter.")
+    refuse_own_code(handle)
+    config = read_config(handle)
+    try:
+        # mlx-vlm patches AutoProcessor with every architecture it imports, once; undone, the next load would miss it.
+        with open_file_limit_kept(), offline():
+            model, processor = _load(handle)
+            tokenizer = load_tokenizer(handle, _end_tokens(model, config))
+    except MlxkError:
+        raise
+    except Exception as error:
+        raise _translated(error, handle) from error
+    _require_stepwise(model, handle)
+    parts = VisionParts(model, processor, towers.install(model))
+    network = VisionNetwork(parts.language)
+    loaded = assemble(handle, f"{identity_of(handle)}|{__name__}", network, tokenizer, config)
+    return attrs.evolve(loaded, vision=parts)
+
+
+def _load(handle: ModelHandle) -> tuple[Any, Any]:
+    try:
+        import_mlx_lm()
+        from mlx_vlm import utils
+    except ImportError as error:
+        raise BackendNotInstalledError(
+            "Looking at images needs mlx-vlm, which is not installed.", hint="Install it: pip install mlx-vlm"
+        ) from error
+    loaded: tuple[Any, Any] = utils.load(handle.directory, trust_remote_code=False)
+    return loaded
+
+
+def _end_tokens(model: Any, config: Mapping[str, Any]) -> list[int] | int | None:  # noqa: ANN401
+    stated: list[int] | int | None = getattr(model.config, "eos_token_id", None)
+    return stated if stated is not None else config.get("eos_token_id")
+
+
+def _require_stepwise(model: Any, handle: ModelHandle) -> None:  # noqa: ANN401
+    named = str(getattr(model.config, "model_type", "")).lower()
+    if not hasattr(model, "language_model") or any(part in named for part in _WRITES_OTHERWISE):
+        raise IncompatibleModelError(
+            f"'{handle.name}' ({named}) does not write one token after another, which is all the engine can do."
+        )
+
+
+def _translated(error: Exception, handle: ModelHandle) -> MlxkError:
+    """Say in our words why a library could not load a model."""
+    reason = str(error)
+    if isinstance(error, FileNotFoundError):
+        return UnhealthyModelError(f"'{handle.name}' lacks files.", hint=f"See: mlxk health {handle.name}")
+    if isinstance(error, ValueError) and "not supported" in reason:
+        return IncompatibleModelError(f"'{handle.name}' has an architecture mlx-vlm does not know.")
+    if isinstance(error, ImportError):
+        return BackendNotInstalledError(
+            f"Running '{handle.name}' needs a package that is not installed ({error.name})."
+        )
+    if isinstance(error, (ValueError, KeyError, TypeError, AttributeError, OSError)) or "safetensors" in reason:
+        return UnhealthyModelError(
+            f"The files of '{handle.name}' do not fit together ({type(error).__name__}).",
+            hint=f"See: mlxk health {handle.name}",
+        )
+    return ExecutionError(f"'{handle.name}' could not be loaded ({type(error).__name__}).")

@@ -1,0 +1,190 @@
+"""From a conversation with images to what a model reads: tokens, and the numbers its tower looks at.
+
+Runs on the owner thread, since mlx-vlm's processors compute with MLX; what comes out waits as plain arrays of numpy.
+Images arrive as pixels: no processor is ever handed an address or a path.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from mlxk.adapters.mlx.loading import LoadedModel
+from mlxk.adapters.mlx.templates import TAIL_LENGTH, RenderedPrompt, refusals_explained, wire_messages, wire_tools
+from mlxk.adapters.mlx.vision.model import VisionParts
+from mlxk.domain.conversation import Conversation, Message
+from mlxk.domain.errors import CapabilityError, ValidationError
+from mlxk.domain.generation import GenerationRequest
+from mlxk.domain.media import DecodedImage
+
+_PROCESSOR_FAULTS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+"""What processors raise for images and prompts that do not fit each other."""
+
+
+@attrs.frozen(eq=False)
+class LookedAt:
+    """A prompt as the model takes it."""
+
+    tokens: tuple[int, ...]
+    """As the processor made them; images take many each, and some models give those tokens numbers below 0."""
+    inputs: Mapping[str, Any]
+    """What else the model takes, by name; arrays are numpy's."""
+    last_media: int
+    """Where the last token of an image stands; -1 without any."""
+    kind: str
+    """What tells the cache of this prompt from one with the same tokens and other images; empty without any."""
+
+
+def look(request: GenerationRequest, model: LoadedModel) -> tuple[RenderedPrompt, LookedAt]:
+    """Turn the prompt of a request into what the model reads.
+
+    Args:
+        request: What is asked.
+        model: Loaded to look at images.
+
+    Raises:
+        ValidationError: The template refuses the conversation, or the images do not fit the prompt.
+        CapabilityError: The model takes fewer images.
+    """
+    parts: VisionParts = model.vision
+    conversation = request.prompt
+    if isinstance(conversation, str):
+        with model.lock:
+            rendered = model.renderer.render(conversation)
+        return rendered, LookedAt(rendered.tokens, {}, -1, "")
+    with model.lock:
+        text = _render(conversation, parts, request.thinking)
+        seen = _process(text, conversation.images, parts)
+    size = model.vocabulary_size
+    known = tuple(min(max(token, 0), size - 1) if size else max(token, 0) for token in seen.tokens)
+    return RenderedPrompt(known, text[-TAIL_LENGTH:]), seen
+
+
+def _render(conversation: Conversation, parts: VisionParts, thinking: bool | None) -> str:
+    """Return the text of a conversation, with the model's own marks where images stand."""
+    from mlx_vlm import prompt_utils
+
+    options: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
+    tools = wire_tools(conversation)
+    with refusals_explained():
+        messages = _formatted(conversation, parts)
+        if isinstance(messages[-1], str):
+            return messages[-1]
+        template = _template_of(parts.processor)
+        if template is None:
+            return str(prompt_utils.get_chat_template(parts.processor, messages, True))
+        return str(template(messages, tokenize=False, add_generation_prompt=True, tools=tools or None, **options))
+
+
+def _formatted(conversation: Conversation, parts: VisionParts) -> list[Any]:
+    """Return the messages in the form that the architecture's template wants, images where they were shown."""
+    from mlx_vlm import prompt_utils
+
+    wire = wire_messages(conversation.messages)
+    for message, written in zip(conversation.messages, wire, strict=True):
+        if message.parts:
+            written["content"] = _wire_parts(message)
+    if parts.type.lower() not in prompt_utils.MODEL_CONFIG:
+        return wire
+    most = max((len(message.images) for message in conversation.messages), default=0)
+    if most > 1 and parts.type.lower() in prompt_utils.SINGLE_IMAGE_ONLY_MODELS:
+        raise CapabilityError(
+            f"This model ({parts.type}) looks at one image at a time, not at {most}.", hint="Show one in a message."
+        )
+    found: list[Any] = prompt_utils.apply_chat_template(
+        parts.processor, parts.model.config, wire, return_messages=True, num_images=0
+    )
+    return found
+
+
+def _wire_parts(message: Message) -> list[dict[str, str]]:
+    return [
+        {"type": "image"} if isinstance(part, DecodedImage) else {"type": "text", "text": part}
+        for part in message.parts
+    ]
+
+
+def _template_of(processor: Any) -> Callable[..., str] | None:  # noqa: ANN401 - mlx-vlm has no types to name
+    """Return what renders, where the model brings a template: its processor, or the tokenizer in it."""
+    for holder in (processor, getattr(processor, "tokenizer", None)):
+        render: Callable[..., str] | None = getattr(holder, "apply_chat_template", None)
+        if render is not None and getattr(holder, "chat_template", None) is not None:
+            return render
+    return None
+
+
+def _process(text: str, images: tuple[DecodedImage, ...], parts: VisionParts) -> LookedAt:
+    from mlx_vlm import utils
+
+    try:
+        inputs = utils.prepare_inputs(
+            parts.processor,
+            images=[_picture(image) for image in images] or None,
+            prompts=text,
+            image_token_index=getattr(parts.model.config, "image_token_index", None),
+            add_special_tokens=_wants_marks(text, parts),
+        )
+        tokens = _flat(inputs["input_ids"])
+        rest = {name: _plain(value) for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
+    except _PROCESSOR_FAULTS as error:
+        raise ValidationError(
+            f"The model's processor cannot take these images with this prompt ({type(error).__name__}).",
+            hint="A prompt must not contain the marks that stand for images.",
+        ) from error
+    marks = _media_tokens(parts.model.config)
+    last = max((index for index, token in enumerate(tokens) if token in marks or token < 0), default=-1)
+    if images and last == -1:
+        # An architecture that marks its images otherwise: all of the prompt may be image.
+        last = len(tokens) - 2
+    if images and last == len(tokens) - 1:
+        raise ValidationError("The prompt ends with an image; it must end with text.")
+    return LookedAt(tuple(tokens), rest, last if images else -1, _kind(images))
+
+
+def _picture(image: DecodedImage) -> Any:  # noqa: ANN401
+    from PIL import Image
+
+    return Image.frombytes("RGB", (image.width, image.height), image.pixels)
+
+
+def _wants_marks(text: str, parts: VisionParts) -> bool:
+    """Whether the tokenizer is to add its marks of beginning and end: as mlx-vlm has it, but never a second one."""
+    from mlx_vlm import utils
+
+    tokenizer = getattr(parts.processor, "tokenizer", parts.processor)
+    begin = getattr(tokenizer, "bos_token", None)
+    if isinstance(begin, str) and begin and text.startswith(begin):
+        return False
+    return bool(utils.should_add_special_tokens(parts.type, parts.processor))
+
+
+def _media_tokens(config: Any) -> set[int]:  # noqa: ANN401
+    names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+    return {token for name in names if isinstance(token := getattr(config, name, None), int)}
+
+
+def _kind(images: tuple[DecodedImage, ...]) -> str:
+    if not images:
+        return ""
+    return "#shows=" + hashlib.sha256("".join(image.digest for image in images).encode()).hexdigest()
+
+
+def _flat(ids: Any) -> list[int]:  # noqa: ANN401
+    """Return the tokens of the one prompt there is, whatever a processor made of it."""
+    values = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+    return list(values[0]) if values and isinstance(values[0], list) else list(values)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    """Return a value with the arrays of MLX in it as numpy's, which may wait on any thread."""
+    import mlx.core as mx
+    import numpy as np
+    from mlx.utils import tree_map
+
+    def plain(leaf: Any) -> Any:  # noqa: ANN401
+        if not isinstance(leaf, mx.array):
+            return leaf
+        return np.array(leaf.astype(mx.float32) if leaf.dtype == mx.bfloat16 else leaf)
+
+    return tree_map(plain, value)

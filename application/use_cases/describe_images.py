@@ -1,0 +1,99 @@
+"""Describe images: show them to a model in chunks, each with its facts, and tell who asked what was shown.
+
+Owns the order and the isolation: one model for all chunks, each chunk a conversation of its own, and the next one
+begins when its answer is asked for, so that no more images are in memory than a model sees together.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import attrs
+
+from mlxk.application.ports.exif_reader import ExifReader
+from mlxk.application.ports.image_decoder import ImageDecoder
+from mlxk.application.ports.text_generator import TextStream
+from mlxk.application.use_cases.generate_text import (
+    GenerateText,
+    Question,
+    require_text_model,
+    require_vision_model,
+)
+from mlxk.domain.conversation import Conversation, Message, Role
+from mlxk.domain.image_table import Chunk, ShownImage
+from mlxk.domain.media import DEFAULT_CHUNK, EncodedImage, check_chunk, check_together
+from mlxk.domain.model import ModelDescription
+
+ImageSource = Callable[[], EncodedImage]
+"""Reads an image when it is its turn."""
+
+
+@attrs.frozen
+class Showing:
+    """How to show images to a model."""
+
+    prompt: str
+    """What to ask about each chunk."""
+    question: Question
+    """How to ask: everything about a request but its conversation."""
+    system: str | None = None
+    chunk: int = DEFAULT_CHUNK
+    """Images that the model sees together."""
+    facts: bool = True
+    """Whether people and the model are told what the photos say about themselves."""
+
+
+@attrs.frozen
+class Described:
+    """One chunk and the answer about it, which is being generated."""
+
+    chunk: Chunk
+    stream: TextStream
+
+
+@attrs.frozen
+class DescribeImages:
+    """Answers a prompt about images."""
+
+    generate: GenerateText
+    decoder: ImageDecoder
+    exif: ExifReader
+
+    def __call__(self, reference: str, sources: Sequence[ImageSource], showing: Showing) -> Iterator[Described]:
+        """Judge everything, then show chunk after chunk, each when it is asked for.
+
+        Args:
+            reference: The model, as the user typed it.
+            sources: The images, at least one.
+            showing: How.
+
+        Raises:
+            ValidationError: A setting is out of range, or an image cannot be read; also while iterating.
+            CapabilityError, UnhealthyModelError, IncompatibleModelError: The model cannot look at images.
+            MlxkError: See ``GenerateText``.
+        """
+        check_chunk(showing.chunk)
+        showing.question.settings.validate()
+        description = self.generate.describe(self.generate.resolve(reference))
+        require_text_model(description)
+        require_vision_model(description)
+        return self._described(description, sources, showing)
+
+    def _described(
+        self, description: ModelDescription, sources: Sequence[ImageSource], showing: Showing
+    ) -> Iterator[Described]:
+        count = -(-len(sources) // showing.chunk)
+        for index in range(count):
+            first = index * showing.chunk
+            images = [source() for source in sources[first : first + showing.chunk]]
+            check_together([len(image.data) for image in images], "--image")
+            shown = tuple(self._shown(image, number, showing) for number, image in enumerate(images, first + 1))
+            yield self._ask(description, Chunk(shown, index + 1, count), showing)
+
+    def _shown(self, image: EncodedImage, number: int, showing: Showing) -> ShownImage:
+        return ShownImage(number, image, self.exif.read(image) if showing.facts else None)
+
+    def _ask(self, description: ModelDescription, chunk: Chunk, showing: Showing) -> Described:
+        images = [self.decoder.decode(shown.image) for shown in chunk.images]
+        opening = (Message(Role.SYSTEM, showing.system),) if showing.system else ()
+        asked = Message.showing(*images, chunk.prompt(showing.prompt))
+        question = attrs.evolve(showing.question, prompt=Conversation((*opening, asked)))
+        return Described(chunk, self.generate.start(description, question))

@@ -1,0 +1,248 @@
+"""``mlxk run MODEL --image FILE…``: what a model says about images, chunk by chunk, each after a table of what it saw."""
+
+import argparse
+import glob
+import os
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mlxk.domain.errors import InterruptedRunError, StorageError, UsageError, ValidationError
+from mlxk.domain.media import DEFAULT_CHUNK, DEFAULT_IMAGE_PROMPT, SIGNATURE_BYTES, EncodedImage, check_size, format_of
+from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.output import Output
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlxk.application.ports.built_in_models import BuiltInModels
+    from mlxk.application.use_cases.describe_images import Described, Showing
+    from mlxk.application.use_cases.generate_text import Question
+    from mlxk.domain.image_table import Chunk
+    from mlxk.entrypoints.cli.answer import Answer, AnswerReader
+
+TEXT_ONLY = {"chat": "--chat", "tools": "--tools", "no_chat_template": "--no-chat-template"}
+"""Flags that cannot be combined with images, by the name of what they set."""
+
+_LOOKS_LIKE_A_FILE = re.compile(r"\.(jpe?g|png|gif|webp|hei[cf]|avif|bmp|tiff?)$", re.IGNORECASE)
+_WILD = re.compile(r"[*?\[]")
+
+
+@attrs.frozen
+class ImageFile:
+    """A file to be read when it is its turn."""
+
+    path: str
+    typed: str
+
+    def __call__(self) -> EncodedImage:
+        """Read it.
+
+        Raises:
+            StorageError, ValidationError: It cannot be read, or is no image any more.
+        """
+        try:
+            with open(self.path, "rb") as file:
+                data = file.read()
+        except OSError as error:
+            raise _unreadable(self.typed, error) from error
+        return EncodedImage.of(data, _place(self.typed), os.path.basename(self.path))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of looking."""
+    group = parser.add_argument_group("images", "What a model says about images; the prompt may stand before or after.")
+    group.add_argument("--image", nargs="+", action="extend", metavar="FILE", help="show a model these files")
+    group.add_argument("--chunk", type=int, metavar="N", help="images shown together, 1 to 5; one by one by default")
+
+
+def wanted(arguments: argparse.Namespace) -> bool:
+    """Whether there are images to look at.
+
+    Raises:
+        UsageError: There are none, but a flag that needs some.
+    """
+    if arguments.chunk is not None and not arguments.image:
+        raise UsageError("--chunk requires --image FILE.")
+    return bool(arguments.image)
+
+
+def execute(arguments: argparse.Namespace, prompt: str, question: "Question", door: Door, output: Output) -> int:
+    """Show the images, and print what is said about them: as it comes on a terminal, else chunk by chunk.
+
+    Args:
+        arguments: The command line.
+        prompt: What to ask; empty asks for a description, unless the last of the files is no file.
+        question: How to ask.
+        door: The world.
+        output: Where to print.
+    """
+    from mlxk.application.use_cases.describe_images import Showing
+
+    for name, flag in TEXT_ONLY.items():
+        if getattr(arguments, name):
+            raise UsageError(f"{flag} and --image exclude each other")
+    container = door.build(door.settings)
+    try:
+        files, prompt = _files(arguments.image, prompt, container.adapters.built_in_models())
+        showing = Showing(
+            prompt=prompt or DEFAULT_IMAGE_PROMPT,
+            question=question,
+            system=arguments.system,
+            chunk=arguments.chunk if arguments.chunk is not None else door.settings.vision_chunk or DEFAULT_CHUNK,
+            facts=door.settings.exif_metadata,
+        )
+        described = container.use_cases.describe_images()(arguments.model, files, showing)
+        _Printer(arguments, output, len(files), showing).print(described)
+        return DONE
+    finally:
+        container.adapters.text_generator().close()
+
+
+class _Printer:
+    """Prints chunk after chunk, and at the end, where that is wanted, one document of all of them."""
+
+    def __init__(self, arguments: argparse.Namespace, output: Output, total: int, showing: "Showing") -> None:
+        self._arguments = arguments
+        self._output = output
+        self._total = total
+        self._showing = showing
+        self._live = output.interactive and not arguments.no_stream and not output.as_json
+        self._answers: list[Answer] = []
+
+    def print(self, described: "Iterator[Described]") -> None:
+        """Print everything.
+
+        Raises:
+            InterruptedRunError: The user interrupted; what was said until then is delivered.
+            MlxkError: Whatever made a chunk fail; the ones before it are printed.
+        """
+        while (chunk := self._next(described)) is not None:
+            self._answers.append(self._read(chunk))
+        if self._output.as_json:
+            from mlxk.entrypoints.cli import wire
+
+            whole = _joined(self._answers)
+            shown = not self._arguments.no_reasoning
+            self._output.document("run", wire.answer(self._arguments.model, self._showing.prompt, whole, shown))
+
+    def _next(self, described: "Iterator[Described]") -> "Described | None":
+        from mlxk.entrypoints.cli.spinner import Spinner
+
+        first = len(self._answers) * self._showing.chunk + 1
+        last = min(first + self._showing.chunk - 1, self._total)
+        numbers = f"image {first}" if first == last else f"images {first}-{last}"
+        with Spinner(self._output, f"Looking at {numbers} of {self._total}"):
+            return next(described, None)
+
+    def _read(self, described: "Described") -> "Answer":
+        from mlxk.entrypoints.cli.answer import AnswerReader, say_why_cut
+
+        reader = AnswerReader(self._output, live=self._live, show_reasoning=not self._arguments.no_reasoning)
+        opening = f"{described.chunk.table()}\n\n"
+        if not self._output.as_json:
+            self._output.text(("\n" if self._answers else "") + opening)
+        try:
+            with described.stream as stream:
+                answer = reader.read(stream)
+        except KeyboardInterrupt:
+            raise self._interrupted(opening, reader) from None
+        if not self._output.as_json:
+            if not self._live:
+                self._output.line(answer.text)
+            say_why_cut(self._output, answer.finished, self._arguments.max_tokens)
+        return attrs.evolve(answer, text=opening + answer.text)
+
+    def _interrupted(self, opening: str, reader: "AnswerReader") -> InterruptedRunError:
+        text = "".join(reader.text)
+        if self._output.as_json:
+            said = [*(answer.text for answer in self._answers), opening + text]
+            return InterruptedRunError("interrupted", detail={"response": "\n\n".join(said)})
+        self._output.line("" if self._live else text)
+        return InterruptedRunError("interrupted")
+
+
+def _files(values: Sequence[str], prompt: str, built_in: "BuiltInModels") -> tuple[list[ImageFile], str]:
+    """Return the files, looked at from outside, and the prompt: a last value that is no file is one, if none is given.
+
+    Raises:
+        StorageError, ValidationError: A file is missing, no image, or too large.
+    """
+    typed = list(values)
+    if len(typed) > 1 and not prompt and _is_prompt(typed[-1], built_in):
+        prompt = typed.pop()
+    files = [ImageFile(path, value) for value in typed for path in _paths(value, built_in)]
+    for file in files:
+        _look_at(file)
+    return files, prompt
+
+
+def _is_prompt(value: str, built_in: "BuiltInModels") -> bool:
+    """Whether a value is no file: none that exists, and none that somebody misspelt."""
+    return not _LOOKS_LIKE_A_FILE.search(value) and not any(map(os.path.exists, _paths(value, built_in)))
+
+
+def _paths(value: str, built_in: "BuiltInModels") -> list[str]:
+    """Return the files a value means: a path, those a pattern fits, or one that comes with a built-in model."""
+    path = os.path.abspath(os.path.expanduser(value))
+    if os.path.exists(path):
+        return [path]
+    if _WILD.search(value) and (found := sorted(glob.glob(path))):
+        return found
+    model, _, name = value.partition("/")
+    handle = built_in.find(model)
+    if handle is not None and name and "/" not in name:
+        return [os.path.join(handle.directory, name)]
+    return [path]
+
+
+def _look_at(file: ImageFile) -> None:
+    """Refuse what is no image, before any model is loaded for it."""
+    try:
+        with open(file.path, "rb") as opened:
+            beginning = opened.read(SIGNATURE_BYTES)
+            size = os.fstat(opened.fileno()).st_size
+    except OSError as error:
+        raise _unreadable(file.typed, error) from error
+    check_size(size, _place(file.typed))
+    format_of(beginning, _place(file.typed))
+
+
+def _unreadable(typed: str, error: OSError) -> StorageError | ValidationError:
+    if isinstance(error, FileNotFoundError):
+        return ValidationError(f"Image not found: {typed}")
+    return StorageError(f"{_place(typed)} cannot be read: {error.strerror}")
+
+
+def _place(typed: str) -> str:
+    return f"--image: '{typed}'"
+
+
+def _joined(answers: "Sequence[Answer]") -> "Answer":
+    """Return one answer made of all: texts one after the other, tokens and seconds added up."""
+    from mlxk.domain.generation import FinishReason, Timings, Usage
+    from mlxk.entrypoints.cli.answer import Answer
+
+    ends = [answer.finished for answer in answers]
+    cut = next((end for end in ends if end.reason is not FinishReason.STOP), ends[-1])
+    usage = Usage(
+        sum(end.usage.prompt_tokens for end in ends),
+        sum(end.usage.completion_tokens for end in ends),
+        sum(end.usage.cached_tokens for end in ends),
+    )
+    timings = Timings(
+        sum(end.timings.load_seconds for end in ends),
+        sum(end.timings.prompt_seconds for end in ends),
+        sum(end.timings.generation_seconds for end in ends),
+        sum(end.timings.queue_seconds for end in ends),
+    )
+    notes = tuple(dict.fromkeys(note for end in ends for note in end.notes))
+    return Answer(
+        "\n\n".join(answer.text for answer in answers),
+        "\n\n".join(answer.reasoning for answer in answers if answer.reasoning),
+        (),
+        attrs.evolve(cut, usage=usage, timings=timings, notes=notes),
+    )

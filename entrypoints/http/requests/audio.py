@@ -1,0 +1,218 @@
+"""The multipart bodies of ``POST /v1/audio/transcriptions`` and ``/v1/audio/translations``.
+
+The file goes to disk as it comes, since it is decoded from there and may be large; the fields are few and short.
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import attrs
+import falcon
+from falcon.media.multipart import MultipartParseError
+
+from mlxk.domain.errors import PayloadTooLargeError, UnsupportedMediaTypeError, ValidationError
+from mlxk.domain.speech import MAX_AUDIO_BYTES, SpeechTask, TranscriptionSettings
+from mlxk.entrypoints.http.requests.faults import Fault, raise_for
+from mlxk.entrypoints.http.requests.support import Unsupported, unsupported_faults
+
+FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
+STREAMED_FORMATS = ("json", "text")
+GRANULARITIES = ("segment", "word")
+
+MAX_FIELD_BYTES = 64 * 1024
+MAX_FIELDS = 64
+_CHUNK = 256 * 1024
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+
+UNSUPPORTED: Mapping[str, Unsupported] = {
+    "chunking_strategy": Unsupported("the model divides recordings by itself", ("auto", '{"type": "auto"}')),
+    "include": Unsupported("there are no log probabilities of tokens", ("",)),
+    "known_speaker_names": Unsupported("speakers cannot be named in advance", ("",)),
+    "known_speaker_references": Unsupported("speakers cannot be given in advance", ("",)),
+}
+"""Documented fields that are not supported; see ``support``."""
+
+_KNOWN = frozenset(
+    {"file", "model", "language", "prompt", "response_format", "stream", "temperature", "timestamp_granularities"}
+)
+
+
+@attrs.frozen
+class AudioRequest:
+    """What a client asks to be written down; the file itself stands in an ``Upload``."""
+
+    model: str
+    settings: TranscriptionSettings
+    response_format: str
+    stream: bool
+    granularities: tuple[str, ...]
+    """What is to be timed; empty for the usual, segments."""
+    ignored: tuple[str, ...]
+    """Names of fields that nobody knows."""
+
+    @property
+    def words(self) -> bool:
+        """Whether words are to be listed."""
+        return "word" in self.granularities
+
+    @property
+    def segments(self) -> bool:
+        """Whether segments are to be listed."""
+        return not self.granularities or "segment" in self.granularities
+
+
+class Upload:
+    """A file of sound on its way through the server; a context manager that leaves nothing behind."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="mlxk-upload-")
+        self.path = os.path.join(self._folder.name, "sound")
+        self.name = "file"
+        """What the client calls it, without directories."""
+        self.arrived = False
+
+    def receive(self, stream: BinaryIO, name: str | None) -> None:
+        """Write a part of a form to disk.
+
+        Raises:
+            PayloadTooLargeError: It is too large.
+        """
+        if name:
+            self.name = _harmless(name)
+        size = 0
+        with open(self.path, "wb") as file:
+            while data := stream.read(_CHUNK):
+                size += len(data)
+                if size > MAX_AUDIO_BYTES:
+                    raise PayloadTooLargeError(f"Audio file exceeds {MAX_AUDIO_BYTES // 1000**2} MB limit")
+                file.write(data)
+        self.arrived = True
+        if size == 0:
+            raise ValidationError("Empty audio file")
+
+    def close(self) -> None:
+        """Remove the file. May be called twice."""
+        self._folder.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_audio(request: falcon.Request, upload: Upload, task: SpeechTask) -> AudioRequest:
+    """Read a form: its file onto disk, its fields into a request.
+
+    Raises:
+        UnsupportedMediaTypeError: The body is no form.
+        PayloadTooLargeError: The file is too large, or there are too many fields.
+        ValidationError, ParameterNotSupportedError: Names every field at fault.
+    """
+    fields = _fields(request, upload)
+    faults = list(unsupported_faults({name: values[-1] for name, values in fields.items()}, UNSUPPORTED))
+    if not upload.arrived:
+        faults.append(Fault("file", "is required: a part with a file of sound"))
+    model = _one(fields, "model", faults)
+    if model is None:
+        faults.append(Fault("model", "is required"))
+    response_format = _choice(fields, "response_format", FORMATS, faults) or "json"
+    granularities = _granularities(fields, response_format, faults)
+    stream = _boolean(fields, faults)
+    if stream and response_format not in STREAMED_FORMATS:
+        faults.append(Fault("response_format", f"must be one of {', '.join(STREAMED_FORMATS)} for a stream"))
+    settings = TranscriptionSettings(
+        task=task,
+        language=_one(fields, "language", faults) or None,
+        hint=_one(fields, "prompt", faults) or None,
+        temperature=_number(fields, faults),
+        words="word" in granularities,
+    )
+    raise_for(faults)
+    settings.validate()
+    ignored = tuple(name for name in fields if name not in _KNOWN and name not in UNSUPPORTED)
+    return AudioRequest(model or "", settings, response_format, stream, granularities, ignored)
+
+
+def _fields(request: falcon.Request, upload: Upload) -> dict[str, list[str]]:
+    """Return the values of every field but the file, by name; ``name[]`` counts as ``name``."""
+    if not (request.content_type or "").lower().startswith("multipart/form-data"):
+        raise UnsupportedMediaTypeError(
+            "The body must be a form with a file.", hint="Send the header Content-Type: multipart/form-data"
+        )
+    fields: dict[str, list[str]] = {}
+    try:
+        for number, part in enumerate(request.get_media()):
+            if number >= MAX_FIELDS:
+                raise PayloadTooLargeError(f"The form has more than {MAX_FIELDS} fields.")
+            name = (part.name or "").removesuffix("[]")
+            if name == "file":
+                if upload.arrived:
+                    raise ValidationError("file: only one file at a time")
+                upload.receive(part.stream, part.filename)
+            else:
+                fields.setdefault(name, []).append(_text(part, name))
+    except (MultipartParseError, falcon.MediaMalformedError, falcon.MediaNotFoundError, ValueError) as error:
+        raise ValidationError("The form is malformed.") from error
+    return fields
+
+
+def _text(part: Any, name: str) -> str:  # noqa: ANN401 - Falcon's part of a form
+    data = part.stream.read(MAX_FIELD_BYTES + 1)
+    if len(data) > MAX_FIELD_BYTES:
+        raise PayloadTooLargeError(f"A field of the form is larger than {MAX_FIELD_BYTES // 1024} KiB.")
+    try:
+        return str(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValidationError(f"{_harmless(name)}: is not UTF-8 text") from error
+
+
+def _one(fields: Mapping[str, list[str]], name: str, faults: list[Fault]) -> str | None:
+    values = fields.get(name, [])
+    if len(values) > 1:
+        faults.append(Fault(name, "is given more than once"))
+    return values[0].strip() or None if values else None
+
+
+def _choice(fields: Mapping[str, list[str]], name: str, allowed: tuple[str, ...], faults: list[Fault]) -> str | None:
+    value = _one(fields, name, faults)
+    if value is not None and value not in allowed:
+        faults.append(Fault(name, f"must be one of {', '.join(allowed)}"))
+    return value
+
+
+def _granularities(fields: Mapping[str, list[str]], response_format: str, faults: list[Fault]) -> tuple[str, ...]:
+    values = tuple(fields.get("timestamp_granularities", ()))
+    if any(value not in GRANULARITIES for value in values):
+        faults.append(Fault("timestamp_granularities", f"must be of {', '.join(GRANULARITIES)}"))
+    elif values and response_format != "verbose_json":
+        faults.append(Fault("timestamp_granularities", "needs the response_format verbose_json"))
+    return values
+
+
+def _boolean(fields: Mapping[str, list[str]], faults: list[Fault]) -> bool:
+    value = _one(fields, "stream", faults)
+    if value is None or value.lower() in _BOOLEANS:
+        return _BOOLEANS[(value or "false").lower()]
+    faults.append(Fault("stream", "must be true or false"))
+    return False
+
+
+def _number(fields: Mapping[str, list[str]], faults: list[Fault]) -> float:
+    value = _one(fields, "temperature", faults)
+    try:
+        return float(value or 0)
+    except ValueError:
+        faults.append(Fault("temperature", "must be a number"))
+        return 0.0
+
+
+def _harmless(name: str) -> str:
+    """Return the last part of a file's name as it may be repeated in messages."""
+    last = name.replace("\\", "/").rpartition("/")[2]
+    return "".join(character for character in last if character.isprintable())[:100] or "file"

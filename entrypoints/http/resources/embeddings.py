@@ -1,0 +1,69 @@
+"""``POST /v1/embeddings``."""
+
+from collections.abc import Callable
+
+import falcon
+
+from mlxk.application.use_cases.embed_text import EmbeddingResult, EmbedText, require_embedding_model
+from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
+from mlxk.domain.embedding import Vector, as_base64
+from mlxk.entrypoints.http.life import Admission, ServerLife
+from mlxk.entrypoints.http.requests.embeddings import EmbeddingsRequest
+from mlxk.entrypoints.http.requests.reader import RequestReader
+from mlxk.entrypoints.http.resources.generation import report_ignored
+from mlxk.entrypoints.http.resources.readable import send_json
+
+
+class Embeddings:
+    """Texts as vectors.
+
+    Args:
+        reader: Understands the body.
+        embed: Turns texts into vectors.
+        catalogue: Finds the model.
+        life: Says whether the server takes work.
+        admission: Counts what is in progress.
+    """
+
+    def __init__(
+        self, reader: RequestReader, embed: EmbedText, catalogue: ServeCatalogue, life: ServerLife, admission: Admission
+    ) -> None:
+        self._reader = reader
+        self._embed = embed
+        self._catalogue = catalogue
+        self._life = life
+        self._admission = admission
+
+    def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Turn texts into vectors."""
+        request.context.prompt_field = "input"
+        asked, ignored = self._reader.embeddings(request)
+        report_ignored(response, ignored)
+        self._life.require_open()
+        model = self._catalogue.find(asked.model, require_embedding_model)
+        leave = self._admission.enter(1)
+        try:
+            result = self._embed.embed(model.description, asked.inputs, asked.settings())
+        finally:
+            leave()
+        send_json(response, _document(asked, result))
+
+
+def _document(asked: EmbeddingsRequest, result: EmbeddingResult) -> dict[str, object]:
+    encode: Callable[[Vector], object] = as_base64 if asked.encoding_format == "base64" else _as_numbers
+    tokens = result.embeddings.tokens
+    return {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "index": index, "embedding": encode(vector)}
+            for index, vector in enumerate(result.embeddings.vectors)
+        ],
+        "model": result.model,
+        "system_fingerprint": result.fingerprint,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+def _as_numbers(vector: Vector) -> list[float]:
+    # Nine digits are all that a 32-bit number has.
+    return [float(f"{value:.9g}") for value in vector]

@@ -1,0 +1,60 @@
+"""Doing a little with a model before anybody asks, so that the first request does not wait for it to be loaded."""
+
+import os
+import tempfile
+import wave
+from typing import TYPE_CHECKING
+
+from mlxk.application.use_cases.serve_catalogue import ServedModel, require_served_model
+from mlxk.application.use_cases.transcribe_audio import Recording
+from mlxk.domain.capabilities import Capability
+from mlxk.domain.conversation import Conversation
+from mlxk.domain.embedding import EmbeddingSettings
+from mlxk.domain.generation import Finished, GenerationRequest, GenerationSettings
+from mlxk.domain.speech import TranscriptionSettings
+
+if TYPE_CHECKING:
+    from mlxk.entrypoints.container import Container
+
+_RATE = 16_000
+_FRAMES = 3_200
+
+
+def warm_up(container: "Container", reference: str) -> None:
+    """Have a model loaded and used once: one token, one vector, or a moment of silence.
+
+    Raises:
+        MlxkError: It cannot be found, or cannot run.
+    """
+    model = container.use_cases.serve_catalogue().find(reference, require_served_model)
+    capabilities = model.description.capabilities
+    if Capability.TEXT_GENERATION in capabilities:
+        _make_a_token(container, model)
+    elif Capability.AUDIO in capabilities:
+        _hear_silence(container, model)
+    else:
+        container.use_cases.embed_text().embed(model.description, ("Hello",), EmbeddingSettings())
+
+
+def _make_a_token(container: "Container", model: ServedModel) -> None:
+    prompt = Conversation.of("Hello") if model.can_chat else "Hello"
+    request = GenerationRequest(model.handle, prompt, GenerationSettings(max_tokens=1, temperature=0.0))
+    for stream in container.use_cases.serve_text()(model, (request,)):
+        for event in stream:
+            if isinstance(event, Finished):
+                break
+
+
+def _hear_silence(container: "Container", model: ServedModel) -> None:
+    with tempfile.TemporaryDirectory(prefix="mlxk-") as folder:
+        path = os.path.join(folder, "silence.wav")
+        with wave.open(path, "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(_RATE)
+            file.writeframes(bytes(2 * _FRAMES))
+        events = container.use_cases.transcribe_audio().listen(
+            model.description, Recording(path, "silence"), TranscriptionSettings()
+        )
+        for _ in events:
+            pass

@@ -1,0 +1,274 @@
+"""``mlxk serve`` as installed, with the built-in model: what the documents show, what the SDK sees, what logs hide."""
+
+import http.client
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from serving import contract
+from serving.running import eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.mlx]
+
+CANARY = "canary-5e1f"
+PAGE = Path(__file__).parents[2] / "docs" / "server.md"
+
+
+CHAT = "/v1/chat/completions"
+
+
+def encoded(**fields: Any) -> bytes:
+    """Return the body of a request."""
+    return json.dumps(fields).encode()
+
+
+class Served:
+    """A started ``mlxk serve``."""
+
+    def __init__(self, directory: Path, environment: dict[str, str], *flags: str) -> None:
+        self._log = directory / "serve.log"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mlxk", "serve", "--port", "0", "--json", *flags],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=directory,
+                env=environment,
+                text=True,
+            )
+        assert self.process.stdout is not None
+        self.first: dict[str, Any] = json.loads(self.process.stdout.readline())
+        self.process.stdout.close()
+        self.port: int = self.first["data"]["port"]
+
+    @property
+    def log(self) -> str:
+        """What was logged so far."""
+        return self._log.read_text(encoding="utf-8")
+
+    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str, Any]:
+        """Ask; return status, kind and body, held against the contract."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body, {"Content-Type": "application/json", **named})
+        response = connection.getresponse()
+        data = response.read().decode()
+        connection.close()
+        kind = (response.getheader("Content-Type") or "").partition(";")[0]
+        parsed = json.loads(data) if kind == "application/json" else data
+        contract.check(method, path, response.status, kind, parsed)
+        return response.status, kind, parsed
+
+    def chat(self, **fields: Any) -> tuple[int, str, Any]:
+        """Ask in a conversation."""
+        messages = [{"role": "user", "content": "What is mlxk?"}]
+        return self.ask(
+            "POST", "/v1/chat/completions", json.dumps({"model": "demo", "messages": messages, **fields}).encode()
+        )
+
+    def stop(self) -> int:
+        """End it and return the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A clean environment with a home of its own."""
+    home = tmp_path_factory.mktemp("home")
+    return {"HOME": str(home), "PATH": os.environ["PATH"], "MLX_DISABLE_COMPILE": "1"}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Iterator[Served]:
+    """Serve the built-in model to every test that leaves the server as it was."""
+    server = Served(
+        tmp_path_factory.mktemp("serve"), environment, "--model", "demo", "--log-level", "debug", "--log-json"
+    )
+    yield server
+    assert server.stop() == 0
+
+
+def examples() -> Iterator[tuple[str, str, bytes]]:
+    """Yield method, path and body of every request the page shows."""
+    for block in re.findall(r"```sh\n(curl .*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        words = shlex.split(block)
+        address = next(word for word in words if word.startswith("http://"))
+        body = words[words.index("-d") + 1].encode() if "-d" in words else None
+        yield "GET" if body is None else "POST", address.partition(":8000")[2], body or b""
+
+
+def test_every_example_of_the_page_works(served: Served) -> None:
+    answers = [served.ask(method, path, body) for method, path, body in examples()]
+    assert len(answers) == 5
+    assert [status for status, _, _ in answers] == [200] * 5
+    plain, streamed, form, call, texts = (answer for _, _, answer in answers)
+    assert "knife for local models" in plain["choices"][0]["message"]["content"]
+    assert streamed.endswith("data: [DONE]\n\n")
+    assert json.loads(form["choices"][0]["message"]["content"])["city"] in {"Paris", "Rome"}
+    function = call["choices"][0]["message"]["tool_calls"][0]["function"]
+    assert (function["name"], json.loads(function["arguments"])["city"]) == ("get_weather", "Paris")
+    assert len(texts["choices"]) == 2
+
+
+def test_the_python_example_of_the_page_works(served: Served, environment: dict[str, str]) -> None:
+    [program] = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", program.replace(":8000", f":{served.port}")],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+        timeout=60,
+    )
+    assert "knife for local models" in done.stdout
+
+
+def test_every_flag_in_the_page_exists(environment: dict[str, str]) -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "mlxk", "serve", "--help"], capture_output=True, text=True, env=environment, check=True
+    )
+    assert set(re.findall(r"`(--[a-z-]+)", PAGE.read_text(encoding="utf-8"))) <= set(
+        re.findall(r"--[a-z-]+", shown.stdout)
+    )
+
+
+def said(message: Any) -> tuple[str, str | None, list[tuple[str, str]]]:
+    """Return content, reasoning and calls of a message."""
+    calls = [(call.function.name, call.function.arguments) for call in message.tool_calls or []]
+    return message.content or "", getattr(message, "reasoning_content", None), calls
+
+
+def test_a_streamed_answer_and_one_in_one_piece_say_the_same(served: Served) -> None:
+    questions = ["What is mlxk?", "Who are you?", "hi", "What is the weather in Rome?"]
+    tools: Any = [
+        {
+            "type": "function",
+            "function": {"name": "get_weather", "parameters": {"properties": {"city": {"type": "string"}}}},
+        }
+    ]
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{served.port}/v1", api_key="any", max_retries=0) as sdk:
+        for question in questions:
+            for extra in ({}, {"tools": tools}, {"extra_body": {"enable_thinking": True}}):
+                common: Any = {
+                    "model": "demo",
+                    "messages": [{"role": "user", "content": question}],
+                    "temperature": 0,
+                    "max_tokens": 80,
+                    **extra,
+                }
+                whole = sdk.chat.completions.create(**common)
+                with sdk.chat.completions.stream(**common, stream_options={"include_usage": True}) as stream:
+                    put_together = stream.until_done().get_final_completion()
+                first, second = whole.choices[0], put_together.choices[0]
+                assert said(first.message) == said(second.message)
+                assert first.finish_reason == second.finish_reason
+                assert whole.usage is not None
+                assert put_together.usage is not None
+                assert whole.usage.completion_tokens == put_together.usage.completion_tokens
+
+
+def test_a_seed_gives_the_same_text_alone_and_in_company(served: Served) -> None:
+    def text(seed: int) -> Any:
+        return served.chat(seed=seed, temperature=1.5, max_tokens=20)[2]["choices"][0]["message"]["content"]
+
+    alone = [text(seed) for seed in range(4)]
+    together: dict[int, Any] = {}
+    threads = [threading.Thread(target=lambda seed=seed: together.update({seed: text(seed)})) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [together[seed] for seed in range(4)] == alone
+
+
+def test_a_client_that_goes_stops_the_computing(served: Served) -> None:
+    body = {"model": "demo", "prompt": "a", "max_tokens": 2000, "stream": True, "logit_bias": {"0": -1}, "n": 4}
+    data = json.dumps(body).encode()
+    connection = socket.create_connection(("127.0.0.1", served.port))
+    connection.sendall(
+        f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+    )
+    assert connection.recv(1)
+    connection.close()
+    assert eventually(lambda: "mlxk_answers_running 0" in served.ask("GET", "/metrics")[2], 2)
+
+
+def test_nothing_a_client_says_is_in_the_log(served: Served) -> None:
+    turn = [{"role": "user", "content": CANARY}]
+    texts = "/v1/completions"
+    canaries: list[tuple[str, str, bytes | None]] = [
+        ("POST", CHAT, encoded(model="demo", messages=turn)),
+        ("POST", texts, encoded(model="demo", prompt=CANARY, stream=True, max_tokens=3)),
+        ("POST", texts, encoded(model="demo", prompt=CANARY * 3000)),
+        ("POST", CHAT, encoded(model=CANARY, messages=[])),
+        ("POST", CHAT, encoded(model=CANARY, messages=turn)),
+        ("POST", CHAT, b"{" + CANARY.encode()),
+        ("POST", CHAT, encoded(**{CANARY: CANARY}, stop=[CANARY] * 99)),
+        ("GET", f"/v1/models/{CANARY}", None),
+        ("GET", f"/{CANARY}?{CANARY}={CANARY}", None),
+    ]
+    headers = {"Authorization": f"Bearer {CANARY}", "X_Custom": CANARY, "User_Agent": CANARY, "Cookie": CANARY}
+    for method, path, body in canaries:
+        served.ask(method, path, body, **headers)
+    assert eventually(lambda: served.log.count('"request"') > len(canaries))
+    time.sleep(0.2)
+    assert CANARY not in served.log
+    lines = [json.loads(line) for line in served.log.splitlines() if line.startswith("{")]
+    assert all({"ts", "level", "msg"} <= set(line) for line in lines)
+    finished = [line for line in lines if line["msg"] == "generation finished"]
+    assert {"model", "request_id", "duration_ms", "prompt_tokens", "completion_tokens"} <= set(finished[-1])
+
+
+def test_models_are_listed_with_what_is_loaded(served: Served) -> None:
+    _, _, listed = served.ask("GET", "/v1/models")
+    assert (listed["data"][0]["id"], listed["data"][0]["loaded"]) == ("demo", True)
+    assert served.ask("GET", "/v1/models/demo")[2] == listed["data"][0]
+
+
+def test_memory_is_given_back_on_request_and_after_a_while(tmp_path: Path, environment: dict[str, str]) -> None:
+    server = Served(tmp_path, environment, "--keep-alive", "1", "--no-supervisor", "--max-tokens", "4")
+    try:
+
+        def loaded() -> bool:
+            return bool(server.ask("GET", "/v1/models/demo")[2]["loaded"])
+
+        assert not loaded()
+        status, _, answer = server.chat()
+        assert (status, answer["choices"][0]["finish_reason"]) == (200, "length")
+        assert loaded()
+        assert server.ask("POST", "/v1/unload", b"{}")[2]["data"] == ["demo"]
+        assert not loaded()
+        assert server.chat()[0] == 200
+        assert eventually(lambda: not loaded(), 5)
+        assert server.ask("POST", "/v1/unload", json.dumps({"model": "demo"}).encode())[0] == 400
+    finally:
+        assert server.stop() == 0
+
+
+def test_a_port_in_use_is_known_before_anything_is_loaded(served: Served, mlxk: Callable[..., Any]) -> None:
+    began = time.monotonic()
+    done = mlxk("serve", "--port", str(served.port), "--model", "demo", "--json")
+    assert time.monotonic() - began < 3
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["error"]["type"] == "port_in_use"
+
+
+def test_a_model_that_is_not_there_starts_nothing(mlxk: Callable[..., Any]) -> None:
+    for flags in ((), ("--no-supervisor",)):
+        done = mlxk("serve", "--port", "0", "--model", "no/such-model", *flags)
+        assert done.returncode == 1
+        assert "no model found matching" in done.stderr
+        assert done.stdout == ""

@@ -1,0 +1,124 @@
+"""Tiny embedding models with random weights: an encoder, and a decoder that pools its last token."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from mlxk.domain.model import ModelHandle, Origin
+
+WINDOW = 64
+TEXT = ("a man is eating food and a piece of bread the girl is carrying baby cheetah runs behind its prey hello world",) * 3
+
+
+def build_bert(directory: Path, seed: int = 0, **config: Any) -> ModelHandle:
+    """Write a BERT of two layers that averages its tokens.
+
+    Args:
+        directory: Where; made if need be.
+        seed: Of the weights.
+        config: Entries of config.json that differ.
+    """
+    from mlx_vlm.models.bert import Model, ModelConfig
+
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer = _word_pieces()
+    settings: dict[str, Any] = {
+        "model_type": "bert",
+        "architectures": ["BertModel"],
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "vocab_size": tokenizer.get_vocab_size(),
+        "max_position_embeddings": WINDOW,
+        "type_vocab_size": 2,
+        "layer_norm_eps": 1e-12,
+        "pad_token_id": 0,
+        **config,
+    }
+    _save(directory, Model(ModelConfig.from_dict(settings)), settings, seed)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    special = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    _write(directory / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", **special, "model_max_length": WINDOW})
+    _write(directory / "modules.json", [])
+    (directory / "1_Pooling").mkdir(exist_ok=True)
+    _write(directory / "1_Pooling" / "config.json", {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True})
+    return ModelHandle(str(directory), str(directory), Origin.WORKSPACE)
+
+
+def build_qwen3(directory: Path, seed: int = 0) -> ModelHandle:
+    """Write a Qwen3 of two layers that takes its last token, as Qwen3-Embedding does."""
+    from mlx_vlm.models.qwen3_embedding import Model, ModelConfig
+
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer = _byte_pairs()
+    settings: dict[str, Any] = {
+        "model_type": "qwen3",
+        "architectures": ["Qwen3ForCausalLM"],
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "intermediate_size": 64,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "rms_norm_eps": 1e-6,
+        "vocab_size": tokenizer.get_vocab_size(),
+        "max_position_embeddings": WINDOW * 4,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": True,
+    }
+    _save(directory, Model(ModelConfig.from_dict(settings)), settings, seed)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    end = "<|endoftext|>"
+    _write(
+        directory / "tokenizer_config.json",
+        {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "pad_token": end},
+    )
+    return ModelHandle(str(directory), str(directory), Origin.WORKSPACE)
+
+
+def _save(directory: Path, model: Any, settings: dict[str, Any], seed: int) -> None:
+    mx.random.seed(seed)
+    weights = {
+        name: mx.random.normal(value.shape) * 0.5 if value.ndim > 1 else value
+        for name, value in tree_flatten(model.parameters())
+    }
+    mx.save_safetensors(str(directory / "model.safetensors"), weights, metadata={"format": "mlx"})
+    _write(directory / "config.json", settings)
+
+
+def _word_pieces() -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(
+        TEXT, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False)
+    )
+    marks = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=marks)
+    return tokenizer
+
+
+def _byte_pairs() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    end = "<|endoftext|>"
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=[end], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {end}", special_tokens=[(end, tokenizer.token_to_id(end))]
+    )
+    return tokenizer
+
+
+def _write(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value))

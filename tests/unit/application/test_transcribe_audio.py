@@ -1,0 +1,121 @@
+"""Transcribing: the model is found and judged before anything is heard."""
+
+import json
+import struct
+
+import pytest
+
+from mlxk.adapters.in_memory.backend_registry import InMemoryBackendRegistry
+from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
+from mlxk.adapters.in_memory.memory_probe import InMemoryMemoryProbe
+from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
+from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
+from mlxk.adapters.in_memory.speech_transcriber import InMemorySpeechTranscriber
+from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
+from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.application.use_cases.resolve_model import ResolveModel
+from mlxk.application.use_cases.transcribe_audio import Recording, TranscribeAudio
+from mlxk.domain.capabilities import Backend
+from mlxk.domain.errors import (
+    CapabilityError,
+    IncompatibleModelError,
+    InsufficientMemoryError,
+    ModelNotFoundError,
+    UnhealthyModelError,
+    ValidationError,
+)
+from mlxk.domain.memory import MemoryReading
+from mlxk.domain.speech import Heard, Segment, SpeechTask, Transcript, TranscriptionSettings
+
+COMMIT = "a" * 40
+HEADER = json.dumps({"weight": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}}).encode()
+WEIGHTS = struct.pack("<Q", len(HEADER)) + HEADER + bytes(8)
+WHISPER = {"model_type": "whisper", "vocab_size": 51865, "quantization": {"bits": 4}}
+HELLO = Transcript("Hello.", 1.0, "en", (Segment("Hello.", 0.0, 1.0),))
+CLIP = Recording("/clips/hello.wav", "hello.wav")
+
+
+def files(**config: object) -> dict[str, bytes]:
+    """Return the files of a speech model, with entries of its config that differ."""
+    return {"config.json": json.dumps({**WHISPER, **config}).encode(), "model.safetensors": WEIGHTS}
+
+
+MODELS = {
+    "org/whisper-large": files(),
+    "org/whisper-large-turbo": files(),
+    "org/whisper-english": files(vocab_size=51864),
+    "org/whisper-with-code": files(auto_map={"AutoModel": "code.Model"}),
+    "org/chat": files(model_type="llama"),
+    "org/broken-whisper": {"config.json": json.dumps(WHISPER).encode()},
+}
+
+
+class Parts:
+    """The use case and its transcriber."""
+
+    def __init__(self, budget: int = 2**40) -> None:
+        self.transcriber = InMemorySpeechTranscriber({"hello.wav": HELLO})
+        cache = InMemoryModelCache({name: CachedModel((COMMIT,)) for name in MODELS})
+        model_files = InMemoryModelFiles({f"/cache/{name}/{COMMIT}": each for name, each in MODELS.items()})
+        workspaces = InMemoryWorkspaceStore()
+        registry = InMemoryBackendRegistry({Backend.MLX_LM: {"llama"}, Backend.MLX_AUDIO: {"whisper"}})
+        self.transcribe = TranscribeAudio(
+            ResolveModel(cache, workspaces, InMemoryBuiltInModels()),
+            DescribeModel(model_files, workspaces, registry, cache),
+            self.transcriber,
+            InMemoryMemoryProbe(MemoryReading(budget, budget)),
+        )
+
+
+def test_a_recording_is_heard_by_the_model_that_was_named() -> None:
+    parts = Parts()
+    *heard, transcript = parts.transcribe("whisper-large", CLIP, TranscriptionSettings(language="en"))
+    assert transcript == HELLO
+    assert heard == [Heard(1.0, 1.0, HELLO.segments)]
+    (request,) = parts.transcriber.requests
+    assert (request.model.name, request.path, request.settings.language) == ("org/whisper-large", CLIP.path, "en")
+
+
+def test_nothing_is_heard_before_it_is_asked_for() -> None:
+    parts = Parts()
+    parts.transcribe("whisper-large", CLIP, TranscriptionSettings())
+    assert parts.transcriber.requests == []
+
+
+def test_a_setting_out_of_range_is_refused_before_the_model_is_looked_for() -> None:
+    with pytest.raises(ValidationError, match="temperature"):
+        Parts().transcribe("org/nowhere", CLIP, TranscriptionSettings(temperature=9))
+
+
+def test_a_model_that_is_not_here_is_said_so() -> None:
+    with pytest.raises(ModelNotFoundError):
+        Parts().transcribe("org/nowhere", CLIP, TranscriptionSettings())
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "refusal"),
+    [
+        ("org/chat", SpeechTask.TRANSCRIBE, CapabilityError),
+        ("org/whisper-large-turbo", SpeechTask.TRANSLATE, CapabilityError),
+        ("org/whisper-english", SpeechTask.TRANSLATE, CapabilityError),
+        ("org/broken-whisper", SpeechTask.TRANSCRIBE, UnhealthyModelError),
+        ("org/whisper-with-code", SpeechTask.TRANSCRIBE, IncompatibleModelError),
+    ],
+)
+def test_a_model_that_cannot_do_it_is_refused(model: str, task: SpeechTask, refusal: type[Exception]) -> None:
+    parts = Parts()
+    with pytest.raises(refusal):
+        parts.transcribe(model, CLIP, TranscriptionSettings(task=task))
+    assert parts.transcriber.requests == []
+
+
+def test_a_multilingual_model_translates() -> None:
+    *_, transcript = Parts().transcribe("org/whisper-large", CLIP, TranscriptionSettings(task=SpeechTask.TRANSLATE))
+    assert transcript == HELLO
+
+
+def test_a_model_beyond_the_memory_budget_is_refused_with_the_numbers() -> None:
+    with pytest.raises(InsufficientMemoryError) as caught:
+        Parts(budget=1024).transcribe("org/whisper-large", CLIP, TranscriptionSettings())
+    assert caught.value.detail is not None
+    assert set(caught.value.detail) == {"needed_bytes", "budget_bytes"}

@@ -1,0 +1,73 @@
+"""Settings of transcription and who may be asked for what."""
+
+import math
+
+import pytest
+
+from mlxk.domain.capabilities import Capability
+from mlxk.domain.errors import CapabilityError, ValidationError
+from mlxk.domain.speech import (
+    MAX_HINT_CHARACTERS,
+    Segment,
+    SpeechTask,
+    TimedWord,
+    Transcript,
+    TranscriptionSettings,
+    finite,
+    require_speech,
+)
+
+LISTENS = (Capability.AUDIO,)
+TRANSLATES = (Capability.AUDIO, Capability.AUDIO_TRANSLATE_EN)
+
+
+def test_settings_in_range_are_accepted() -> None:
+    TranscriptionSettings().validate()
+    TranscriptionSettings(language="de", hint="names", temperature=1.0, words=True).validate()
+    TranscriptionSettings(language="Haitian Creole").validate()
+
+
+def test_every_setting_out_of_range_is_named_at_once() -> None:
+    settings = TranscriptionSettings(language="d€", hint="x" * (MAX_HINT_CHARACTERS + 1), temperature=2.0)
+    with pytest.raises(ValidationError) as caught:
+        settings.validate()
+    assert all(name in caught.value.message for name in ("language", "prompt", "temperature"))
+
+
+@pytest.mark.parametrize("temperature", [-0.1, 1.1, math.nan, math.inf])
+def test_a_temperature_that_is_no_share_is_refused(temperature: float) -> None:
+    with pytest.raises(ValidationError, match="temperature"):
+        TranscriptionSettings(temperature=temperature).validate()
+
+
+def test_a_refusal_does_not_repeat_the_hint() -> None:
+    with pytest.raises(ValidationError) as caught:
+        TranscriptionSettings(hint="secret " * MAX_HINT_CHARACTERS).validate()
+    assert "secret" not in caught.value.message
+
+
+def test_a_model_that_does_not_hear_is_refused_by_name() -> None:
+    with pytest.raises(CapabilityError, match="'org/chat' does not support audio inputs"):
+        require_speech("org/chat", (Capability.CHAT,), SpeechTask.TRANSCRIBE)
+
+
+def test_translation_needs_a_model_that_translates() -> None:
+    require_speech("org/whisper", TRANSLATES, SpeechTask.TRANSLATE)
+    require_speech("org/whisper-turbo", LISTENS, SpeechTask.TRANSCRIBE)
+    with pytest.raises(CapabilityError, match="audio-translate-en"):
+        require_speech("org/whisper-turbo", LISTENS, SpeechTask.TRANSLATE)
+
+
+def test_a_transcript_knows_the_words_of_all_its_segments() -> None:
+    words = [TimedWord(text, start, start + 1) for start, text in enumerate("abc")]
+    transcript = Transcript("a b c", 3.0, "en", (Segment("a b", 0, 2, tuple(words[:2])), Segment("c", 2, 3, (words[2],))))
+    assert list(transcript.words) == words
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "1", None, True, [1]])
+def test_what_json_cannot_hold_as_a_number_is_left_out(value: object) -> None:
+    assert finite(value) is None
+
+
+def test_numbers_stay_what_they_are() -> None:
+    assert (finite(1), finite(-0.5)) == (1.0, -0.5)

@@ -1,0 +1,212 @@
+"""The small parts of the server: sockets, what supervisor and worker say, figures, limits, logs of libraries."""
+
+import logging
+import os
+import re
+import socket
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from mlxk.adapters.in_memory.event_log import InMemoryEventLog
+from mlxk.domain.errors import PortInUseError, QueueFullError, ServerShutdownError, ValidationError
+from mlxk.domain.generation import Finished, FinishReason, Timings, Usage
+from mlxk.entrypoints.http import control, sockets
+from mlxk.entrypoints.http.descriptors import raise_descriptor_limit
+from mlxk.entrypoints.http.foreign_logs import lead_logs_into
+from mlxk.entrypoints.http.life import Admission, ServerLife
+from mlxk.entrypoints.http.metrics import Metrics
+from mlxk.entrypoints.http.supervisor import source_watch
+from mlxk.entrypoints.server_settings import ServerAddress, ServerSettings
+
+
+def test_a_port_in_use_is_known_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PortInUseError, match=str(port)):
+            sockets.listen("127.0.0.1", port)
+
+
+def test_every_address_of_a_name_is_listened_on_at_one_port() -> None:
+    listening = sockets.listen("localhost", 0)
+    try:
+        assert len({each.getsockname()[1] for each in listening}) == 1
+        assert {each.getsockname()[0] for each in listening} <= {"127.0.0.1", "::1"}
+    finally:
+        for each in listening:
+            each.close()
+
+
+@pytest.mark.parametrize("host", ["no.such.name.invalid", "192.0.2.1", "a" * 300])
+def test_a_host_that_is_none_of_ours_is_named(host: str) -> None:
+    with pytest.raises(ValidationError, match="--host"):
+        sockets.listen(host, 0)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("studio", False), ("", False)],
+)
+def test_loopback_is_told_from_the_network(host: str, expected: bool) -> None:
+    assert sockets.is_loopback(host) is expected
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:1"),
+        ("0.0.0.0", "http://127.0.0.1:1"),
+        ("::", "http://[::1]:1"),
+        ("::1", "http://[::1]:1"),
+        ("studio", "http://studio:1"),
+    ],
+)
+def test_the_address_shown_can_be_used(host: str, url: str) -> None:
+    assert ServerAddress(host=host, port=1).url == url
+
+
+def test_settings_and_failures_cross_between_the_processes_unchanged() -> None:
+    ours, theirs = socket.socketpair()
+    settings = ServerSettings(port=1, model="demo", api_keys=("k",), keep_alive=1.5, cors_origins=("null",))
+    with ours, theirs:
+        control.send(ours, control.settings_message(settings))
+        assert control.settings_of(control.receive(theirs) or {}) == settings
+        error = PortInUseError("taken", hint="another", matches=("a",))
+        control.send(theirs, control.failure_message(error))
+        received = control.failure_of(control.receive(ours) or {})
+        assert (type(received), received.message, received.hint, received.matches) == (
+            PortInUseError,
+            "taken",
+            "another",
+            ("a",),
+        )
+        theirs.close()
+        assert control.receive(ours) is None
+
+
+def test_flags_out_of_range_are_all_named() -> None:
+    with pytest.raises(ValidationError, match=r"--port .*; --max-streams .*; --drain-timeout"):
+        ServerSettings(port=70000, max_streams=0, drain_seconds=-1).validate()
+    ServerSettings().validate()
+
+
+def test_keys_are_not_shown() -> None:
+    assert "secret" not in repr(ServerSettings(api_keys=("secret",)))
+
+
+def test_places_are_given_back_once() -> None:
+    admission = Admission(running=2, waiting=1)
+    leave = admission.enter(3)
+    with pytest.raises(QueueFullError):
+        admission.enter(1)
+    leave()
+    leave()
+    assert admission.admitted == 0
+    with pytest.raises(ValidationError):
+        admission.enter(4)
+
+
+def test_places_are_counted_right_by_many_threads() -> None:
+    admission = Admission(running=8, waiting=8)
+
+    def work() -> None:
+        for _ in range(500):
+            try:
+                admission.enter(2)()
+            except QueueFullError:
+                continue
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert admission.admitted == 0
+
+
+def test_a_draining_server_is_not_ready_and_takes_nothing() -> None:
+    life = ServerLife()
+    assert not life.ready
+    life.preloaded = True
+    assert life.ready
+    life.require_open()
+    life.draining = True
+    assert not life.ready
+    with pytest.raises(ServerShutdownError):
+        life.require_open()
+
+
+def test_figures_are_in_the_form_of_prometheus() -> None:
+    metrics = Metrics()
+    metrics.request("/v1/models/{model_id:path}", "GET", 200)
+    finished = Finished(FinishReason.STOP, Usage(5, 7, 2), Timings(0.1, 0.2, 0.3, 0.05))
+    metrics.answers([finished, finished], None)
+    metrics.answers([], "execution_error")
+    lines = metrics.render({"mlxk_models_loaded": 1}).splitlines()
+    assert 'mlxk_http_requests_total{route="/v1/models/{model_id:path}",method="GET",status="200"} 1' in lines
+    assert "mlxk_completion_tokens_total 14" in lines
+    assert "mlxk_cached_prompt_tokens_total 4" in lines
+    assert 'mlxk_answers_total{outcome="stop"} 2' in lines
+    assert 'mlxk_answers_total{outcome="execution_error"} 1' in lines
+    assert "mlxk_models_loaded 1" in lines
+    assert 'mlxk_queue_seconds_bucket{le="0.05"} 2' in lines
+    assert "mlxk_time_to_first_token_seconds_count 2" in lines
+    pattern = r"[a-z_]+(\{[a-z]+=\"[^\"]*\"(,[a-z]+=\"[^\"]*\")*\})? [0-9.e+-]+"
+    assert all(line.startswith("# ") or re.fullmatch(pattern, line) for line in lines)
+
+
+def test_changed_source_is_noticed_once(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("")
+    changed = source_watch(str(tmp_path))
+    assert not changed()
+    os.utime(tmp_path / "a.py", (2_000_000_000, 2_000_000_000))
+    assert changed()
+    assert not changed()
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_it_goes() -> None:
+    assert 0 < raise_descriptor_limit(64) <= 64
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """Leave the process's logging as it was."""
+    root, hook = logging.getLogger(), threading.excepthook
+    handlers, level = root.handlers[:], root.level
+    with warnings.catch_warnings():
+        yield
+    logging.captureWarnings(capture=False)
+    root.handlers[:], threading.excepthook = handlers, hook
+    root.setLevel(level)
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_what_libraries_log_is_logged_without_what_requests_said() -> None:
+    log = InMemoryEventLog()
+    lead_logs_into(log, "info")
+    logging.getLogger("waitress").error("Exception while serving /canary")
+    logging.getLogger("some.library").warning("disk is nearly full")
+    logging.getLogger("some.library").info("chatter")
+    try:
+        raise RuntimeError("canary")
+    except RuntimeError:
+        logging.getLogger("some.library").exception("it failed")
+    thread = threading.Thread(target=lambda: 1 / 0, name="worker")
+    thread.start()
+    thread.join()
+    assert [(each.level, each.event) for each in log.events] == [
+        ("error", "a library reports an event"),
+        ("warning", "disk is nearly full"),
+        ("error", "it failed"),
+        ("error", "a thread ended unexpectedly"),
+    ]
+    assert log.events[2].fields["error"] == "RuntimeError"
+    assert "canary" not in str(log.events)
+
+
+def test_every_setting_of_the_server_has_a_default() -> None:
+    assert all(field.default is not attrs.NOTHING for field in attrs.fields(ServerSettings))

@@ -1,0 +1,113 @@
+"""``mlxk serve`` as a command: flags win over the environment, which wins over defaults."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.program import run
+from mlxk.entrypoints.server_settings import ServerAddress, ServerSettings
+from mlxk.entrypoints.settings import read_settings
+
+
+def serve(*arguments: str, status: int = 0, ready: bool = True, **variables: str) -> tuple[int, list[ServerSettings]]:
+    """Run the command with a server that only notes how it was called."""
+    seen: list[ServerSettings] = []
+
+    def fake(settings: Any, server: ServerSettings, announce: Any) -> int:
+        seen.append(server)
+        if ready:
+            announce(ServerAddress(host=server.host, port=server.port or 4321))
+        return status
+
+    def unused(*_: Any) -> Any:
+        raise AssertionError("not needed to serve")
+
+    settings = read_settings({"HOME": "/home/ada", **variables})
+    return run(["serve", *arguments], Door(settings=settings, build=unused, read_pipe=unused, serve=fake)), seen
+
+
+def test_the_defaults_listen_on_this_machine_only() -> None:
+    _, [server] = serve()
+    assert (server.host, server.port, server.log_level, server.api_keys) == ("127.0.0.1", 8000, "info", ())
+    assert server.cors_origins == ()
+    assert not server.allow_paths
+    assert server.supervised
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "flags", "field", "from_variable", "from_flag"),
+    [
+        ("MLXK2_HOST", "::1", ["--host", "localhost"], "host", "::1", "localhost"),
+        ("MLXK2_PORT", "9000", ["--port", "0"], "port", 9000, 0),
+        ("MLXK2_PRELOAD_MODEL", "a", ["--model", "b"], "model", "a", "b"),
+        ("MLXK2_MAX_TOKENS", "5", ["--max-tokens", "6"], "max_tokens", 5, 6),
+        ("MLXK2_VISION_CHUNK_SIZE", "2", ["--chunk", "3"], "chunk", 2, 3),
+        ("MLXK2_LOG_LEVEL", "error", ["--log-level", "debug"], "log_level", "error", "debug"),
+        ("MLXK2_LOG_LEVEL", "error", ["--verbose"], "log_level", "error", "debug"),
+        ("MLXK2_LOG_JSON", "1", ["--log-json"], "log_json", True, True),
+    ],
+)
+def test_a_flag_wins_over_a_variable(
+    variable: str, value: str, flags: list[str], field: str, from_variable: Any, from_flag: Any
+) -> None:
+    _, [server] = serve(**{variable: value})
+    assert getattr(server, field) == from_variable
+    _, [server] = serve(*flags, **{variable: value})
+    assert getattr(server, field) == from_flag
+
+
+def test_keys_come_from_a_file_and_from_the_environment(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("# ours\none\n\n two \n", encoding="utf-8")
+    _, [server] = serve("--api-key-file", str(keys), MLXK2_API_KEY="three")
+    assert server.api_keys == ("three", "one", "two")
+
+
+@pytest.mark.parametrize("content", ["", "# nothing\n", None])
+def test_a_key_file_without_a_key_does_not_open_the_server(tmp_path: Path, content: str | None) -> None:
+    keys = tmp_path / "keys"
+    if content is not None:
+        keys.write_text(content, encoding="utf-8")
+    status, seen = serve("--api-key-file", str(keys))
+    assert (status, seen) == (1, [])
+
+
+def test_limits_and_permissions_are_handed_on() -> None:
+    _, [server] = serve(
+        *("--max-streams", "4", "--max-queue", "5", "--max-body", "6", "--keep-alive", "7.5", "--memory-budget", "8"),
+        *("--strict-memory", "--cors-origin", "null", "--cors-origin", "https://a", "--allowed-host", "mac.local"),
+        *("--allow-model-paths", "--drain-timeout", "9", "--reload", "--no-supervisor"),
+    )
+    assert (server.max_streams, server.max_queue, server.max_body_mib, server.keep_alive) == (4, 5, 6, 7.5)
+    assert (server.memory_budget_mib, server.strict_memory, server.drain_seconds) == (8, True, 9.0)
+    assert (server.cors_origins, server.allowed_hosts) == (("null", "https://a"), ("mac.local",))
+    assert (server.allow_paths, server.reload, server.supervised) == (True, True, False)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--port", "70000"], ["--max-streams", "0"], ["--chunk", "6"], ["--max-tokens", "0"]]
+)
+def test_a_flag_out_of_range_starts_nothing(flags: list[str]) -> None:
+    assert serve(*flags) == (1, [])
+
+
+def test_the_ready_line_names_the_address(capsys: pytest.CaptureFixture[str]) -> None:
+    serve("--port", "0")
+    assert "http://127.0.0.1:4321/v1" in capsys.readouterr().out
+
+
+def test_with_json_the_ready_line_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    serve("--port", "0", "--model", "demo", "--json")
+    lines = io.StringIO(capsys.readouterr().out).readlines()
+    assert len(lines) == 1
+    document = json.loads(lines[0])
+    assert (document["status"], document["command"], document["data"]["port"]) == ("success", "serve", 4321)
+
+
+def test_the_status_of_the_server_is_the_status_of_the_command() -> None:
+    assert serve(status=1)[0] == 1
+    assert serve(status=0, ready=False)[0] == 1
