@@ -37,7 +37,8 @@ def safetensors(tensors: int) -> bytes:
         f"model.layers.{index}.weight": {"dtype": "F16", "shape": [8], "data_offsets": [16 * index, 16 * index + 16]}
         for index in range(tensors)
     }
-    text = json.dumps({"__metadata__": {"format": "mlx"}, **header}).encode()
+    # Without blanks, as the writers of the format leave them out.
+    text = json.dumps({"__metadata__": {"format": "mlx"}, **header}, separators=(",", ":")).encode()
     return struct.pack("<Q", len(text)) + text + bytes(16 * tensors)
 
 

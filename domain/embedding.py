@@ -88,7 +88,9 @@ class Embeddings:
 
 
 def shortened(vector: Sequence[float], dimensions: int) -> Vector:
-    """Return the first numbers of a vector, brought back to length one."""
+    """Return the first numbers of a vector, brought back to length one; the vector itself when that is all of them."""
+    if dimensions >= len(vector):
+        return tuple(vector)
     head = vector[:dimensions]
     length = math.sqrt(sum(value * value for value in head))
     return tuple(value / length for value in head) if length else tuple(head)

@@ -40,4 +40,4 @@ def healthy(reason: str = "Model is healthy") -> HealthReport:
 
 def unhealthy(reason: str, files: tuple[str, ...] = (), missing_bytes: int | None = None) -> HealthReport:
     """Build a report of a damaged or incomplete model."""
-    return HealthReport(HealthStatus.UNHEALTHY, reason, tuple(sorted(files)), missing_bytes)
+    return HealthReport(HealthStatus.UNHEALTHY, reason, tuple(sorted(files)), missing_bytes or None)

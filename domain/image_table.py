@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 
+from mlxk.domain.conversation import Message
 from mlxk.domain.image_facts import ImageFacts
-from mlxk.domain.media import EncodedImage
+from mlxk.domain.media import DecodedImage, EncodedImage
 
 MARKER = "<!-- mlxk:filenames -->"
 """Tells programs, and us in later requests, that a table of image names follows."""
@@ -72,12 +73,24 @@ class Chunk:
 
     def prompt(self, text: str) -> str:
         """Return the prompt with the facts before it: what the table shows people, the model is told."""
-        facts = [shown.facts for shown in self.images]
-        if not any(each is not None and each.known for each in facts):
+        if not any(_facts(shown).known for shown in self.images):
             return text
         several = len(self.images) > 1
-        lines = [(shown.facts or ImageFacts()).line(shown.number if several else None) for shown in self.images]
+        lines = [_facts(shown).line(shown.number if several else None) for shown in self.images]
         return "\n".join([*filter(None, lines), "", text])
+
+    def message(self, pictures: Sequence[DecodedImage], text: str) -> Message:
+        """Return what the model is shown and asked; several images are labelled with their numbers.
+
+        Args:
+            pictures: The images of this chunk, decoded.
+            text: The prompt.
+        """
+        if len(pictures) == 1:
+            return Message.showing(*pictures, self.prompt(text))
+        pairs = zip(self.images, pictures, strict=True)
+        labelled = [part for shown, picture in pairs for part in (f"Image {shown.number}:", picture)]
+        return Message.showing(*labelled, self.prompt(text))
 
     def _columns(self) -> list[str]:
         columns = ["Image", "Filename"]

@@ -9,6 +9,7 @@ biases are not parameters.
 import enum
 import math
 from collections.abc import Iterable, Mapping
+from operator import le
 
 import attrs
 
@@ -95,30 +96,26 @@ def read_header(data: bytes, size_bytes: int) -> SafetensorsHeader:
 
 def _damage(spans: list[tuple[int, int]], missing: int) -> Damage | None:
     """Judge the byte ranges of a file that lacks so many bytes (fewer than none: has too many)."""
-    reached = 0
-    for begin, end in spans:
-        if begin < reached:
-            return Damage.OVERLAPPING
-        reached = end
+    if any(begin < reached for (begin, _), (_, reached) in zip(spans[1:], spans, strict=False)):
+        return Damage.OVERLAPPING
     if missing > 0:
         return Damage.TRUNCATED
     return Damage.OVERLONG if missing < 0 else None
 
 
 def _byte_ranges(tensors: Iterable[object]) -> list[tuple[int, int]] | None:
-    """Return every tensor's byte range in order of position, or None when one is not a range."""
-    spans: list[tuple[int, int]] = []
+    """Return the byte range of every tensor that has bytes, by position, or None when one is not a range.
+
+    A listing looks at every tensor of every model: hence operations on whole lists.
+    """
     try:
-        for tensor in tensors:
-            begin, end = tensor["data_offsets"]  # type: ignore[index]  # what it is not, raises
-            if type(begin) is not int or type(end) is not int or not 0 <= begin <= end:
-                return None
-            if begin < end:
-                spans.append((begin, end))
+        spans = sorted([tensor["data_offsets"] for tensor in tensors])  # type: ignore[index]  # what it is not, raises
+        begins, ends = zip(*spans, strict=True) if spans else ((), ())
     except (KeyError, TypeError, ValueError):
         return None
-    spans.sort()
-    return spans
+    if {*map(type, begins), *map(type, ends)} - {int} or not all(map(le, begins, ends)) or min(begins, default=0) < 0:
+        return None
+    return [span for span in zip(begins, ends, strict=True) if span[0] < span[1]]
 
 
 def count_parameters(headers: Iterable[SafetensorsHeader], quantization: Mapping[str, object]) -> int | None:

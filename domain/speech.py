@@ -126,7 +126,7 @@ class Transcript:
     language: str | None = None
     """As a code where the model says it so; None when it does not say."""
     segments: tuple[Segment, ...] = ()
-    """In order; empty for models that do not say when something was spoken."""
+    """In the order they were heard; empty when nothing was said."""
 
     @property
     def words(self) -> tuple[TimedWord, ...]:

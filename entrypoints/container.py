@@ -6,6 +6,7 @@ uses. Tests build the same use cases on ``in_memory_adapters``.
 
 from typing import TYPE_CHECKING
 
+from mlxk.entrypoints import image_providers as images
 from mlxk.entrypoints import operation_providers as operations
 from mlxk.entrypoints.injection import containers, providers
 from mlxk.entrypoints.server_settings import MIB, ServerSettings
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from mlxk.application.ports.clock import Clock
     from mlxk.application.ports.content_verifier import ContentVerifier
     from mlxk.application.ports.event_log import EventLog
+    from mlxk.application.ports.exif_reader import ExifReader
+    from mlxk.application.ports.image_decoder import ImageDecoder
     from mlxk.application.ports.memory_probe import MemoryProbe
     from mlxk.application.ports.model_cache import ModelCache
     from mlxk.application.ports.model_files import ModelFiles
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.check_health import CheckHealth
     from mlxk.application.use_cases.clone_model import CloneModel
     from mlxk.application.use_cases.convert_model import ConvertModel
+    from mlxk.application.use_cases.describe_images import DescribeImages
     from mlxk.application.use_cases.describe_model import DescribeModel
     from mlxk.application.use_cases.embed_text import EmbedText
     from mlxk.application.use_cases.estimate_memory import EstimateMemory
@@ -188,6 +192,8 @@ class Adapters(containers.DeclarativeContainer):
         _speech_transcriber, text_generator, event_log
     )
     text_embedder: providers.Provider["TextEmbedder"] = providers.ThreadSafeSingleton(_text_embedder, text_generator)
+    image_decoder: providers.Provider["ImageDecoder"] = providers.ThreadSafeSingleton(images.image_decoder)
+    exif_reader: providers.Provider["ExifReader"] = providers.ThreadSafeSingleton(images.exif_reader)
     resident_models: providers.Provider["ResidentModels"] = providers.Callable(_resident_models, text_generator)
 
 
@@ -348,6 +354,9 @@ class UseCases(containers.DeclarativeContainer):
         adapters.text_generator,
         adapters.memory_probe,
         adapters.event_log,
+    )
+    describe_images: providers.Provider["DescribeImages"] = providers.Factory(
+        images.describe_images, generate_text, adapters.image_decoder, adapters.exif_reader
     )
     # It remembers what clients asked for a moment ago, so there is one.
     serve_catalogue: providers.Provider["ServeCatalogue"] = providers.ThreadSafeSingleton(

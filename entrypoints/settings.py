@@ -45,7 +45,8 @@ VARIABLES = (
     Variable("MLXK2_PORT", "The port `serve` listens on; 0 takes any free one.", "0 to 65535", "8000"),
     Variable("MLXK2_PRELOAD_MODEL", "The model `serve` has in memory from the start.", "a model", "unset"),
     Variable("MLXK2_MAX_TOKENS", "Tokens `serve` answers with when a request names no limit.", "from 1", "unset"),
-    Variable("MLXK2_VISION_CHUNK_SIZE", "Images `serve` describes together.", "1 to 5", "1"),
+    Variable("MLXK2_VISION_CHUNK_SIZE", "Images that a model is shown together.", "1 to 5", "1"),
+    Variable("MLXK2_EXIF_METADATA", "Tells people and models what EXIF says.", "0, false, no, off", "on"),
     Variable("MLXK2_API_KEY", "A key that clients of `serve` must send.", "a key", "unset"),
     Variable("NO_COLOR", "No colours, whatever its value.", "any text", "unset"),
 )
@@ -87,6 +88,8 @@ class Settings:
     """Whether commands that may still change are allowed."""
     audio_segments: bool = False
     """Whether a table of segments follows a transcript."""
+    exif_metadata: bool = True
+    """Whether readers and models are told what photos say about themselves."""
     log_level: str = "warning"
     log_json: bool = False
     serve: ServeVariables = ServeVariables()
@@ -124,6 +127,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         enable_pipes=_switch(known, "MLXK2_ENABLE_PIPES"),
         enable_alpha=_switch(known, "MLXK2_ENABLE_ALPHA_FEATURES"),
         audio_segments=_switch(known, "MLXK2_AUDIO_SEGMENTS"),
+        exif_metadata=known.get("MLXK2_EXIF_METADATA", "").strip().lower() not in {"0", "false", "no", "off"},
         log_level=_choice(known, "MLXK2_LOG_LEVEL", LOG_LEVELS, "warning"),
         log_json=_switch(known, "MLXK2_LOG_JSON"),
         serve=_serve_variables(known),

@@ -39,7 +39,7 @@ class _Failures:
 
     count: int = 0
     reached: int = 0
-    """Bytes there were at the last failure that was forgiven."""
+    """Bytes there were at the last failure."""
 
     def add(self, at: int) -> None:
         """Count one more, after so many bytes."""

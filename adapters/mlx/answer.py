@@ -80,7 +80,9 @@ class Answer:
         self._first_at: float | None = None
 
     def started(self, cached_tokens: int) -> None:
-        """Note that computing the prompt begins, and how much of it was there already."""
+        """Note that computing the prompt begins, and how much of it was there already; a new start changes nothing."""
+        if self._started_at is not None:
+            return
         self._started_at = self._clock.monotonic()
         self.cached_tokens = cached_tokens
 

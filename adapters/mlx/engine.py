@@ -28,6 +28,8 @@ class Engine:
         )
         self._admission = Admission(options.max_rows, options.cache_budget_bytes, self._prefixes)
         self._tally = Tally()
+        self._wired_limit: int | None = None
+        """The process's limit before this engine raised it; None where there is none to raise."""
         self._scheduler = Scheduler(log, self._admission, self._prefixes, self._tally, self._residency.release)
 
     def lease_now(self, wanted: tuple[WantedModel, ...]) -> tuple[Resident, ...] | None:
@@ -44,6 +46,8 @@ class Engine:
 
     def start(self, job: Job) -> None:
         """Compute a job; its leases are given back when it ends."""
+        if self._wired_limit is None:
+            self._wired_limit = _wire()
         self._scheduler.add(job)
 
     def cancel(self, job: Job) -> None:
@@ -98,3 +102,14 @@ class Engine:
         self._scheduler.end_all()
         self._residency.close()
         self._prefixes.shrink(0)
+        if self._wired_limit is not None:
+            mx.synchronize()
+            mx.set_wired_limit(self._wired_limit)
+
+
+def _wire() -> int | None:
+    """Let the GPU keep models in memory, as mlx-lm does while it generates; return the limit that held before."""
+    from mlx_lm.utils import maybe_set_recommended_wired_limit
+
+    limit: int | None = maybe_set_recommended_wired_limit()
+    return limit

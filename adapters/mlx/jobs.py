@@ -5,10 +5,11 @@ from collections.abc import Callable
 import attrs
 
 from mlxk.adapters.mlx.answer import Answer
-from mlxk.adapters.mlx.batch import Batch, Row
+from mlxk.adapters.mlx.batch import Batch, DecodeBatch, Row
 from mlxk.adapters.mlx.caches import cache_kind
 from mlxk.adapters.mlx.prefill import Media, Prefill
 from mlxk.adapters.mlx.residency import Resident
+from mlxk.adapters.mlx.speculative import SpeculativeBatch
 from mlxk.domain.computation import Computation
 
 
@@ -35,6 +36,28 @@ class Job:
         """Drop everything of MLX: readers hold on to an ended job, and must not keep a model in memory."""
         self.residents, self.media, self.prefill, self.batch = (), None, None, None
         self.row.processors, self.row.context, self.row.constrain, self.row.fault = (), None, None, None
+
+    @property
+    def must_be_alone(self) -> bool:
+        """Whether it cannot decode together with others; known once its prompt is computed."""
+        if self.alone or not self.computation.batchable or self.prefill is None:
+            return True
+        return not all(hasattr(layer, "merge") for layer in self.prefill.cache)
+
+    @property
+    def why_alone(self) -> list[str]:
+        """What to tell its reader about decoding alone, unless the request itself asked for what needs it."""
+        if self.alone or not self.computation.batchable:
+            return []
+        return ["Computed outside the common batch because this model's cache cannot be shared."]
+
+    def own_batch(self) -> Batch:
+        """Return a batch for this answer by itself; its prompt must be computed."""
+        network = self.resident.model.network
+        draft = self.prefill.draft if self.prefill is not None else None
+        if draft is None:
+            return DecodeBatch(network, alone=True)
+        return SpeculativeBatch(network, draft.network, draft.cache, self.computation.draft_tokens)
 
     @property
     def answer(self) -> Answer:

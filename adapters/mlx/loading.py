@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from mlxk.adapters.mlx.detokenizer import TokenDecoder
+from mlxk.adapters.mlx.generation_config import generation_defaults
 from mlxk.adapters.mlx.grammar import GrammarCompiler
 from mlxk.adapters.mlx.imports import import_mlx_lm
 from mlxk.adapters.mlx.templates import PromptRenderer
@@ -167,30 +168,6 @@ def identity_of(handle: ModelHandle, adapter: str | None = None) -> str:
             with_stat = os.stat(path) if os.path.exists(path) else None
             parts.append(f"{with_stat.st_mtime_ns}:{with_stat.st_size}" if with_stat else "-")
     return "|".join(parts)
-
-
-def generation_defaults(config: Mapping[str, Any]) -> GenerationSettings:
-    """Take sampling settings out of a generation_config; values that are no valid numbers are left out."""
-    greedy = config.get("do_sample") is False
-    fields: dict[str, Any] = {
-        "temperature": 0.0 if greedy else config.get("temperature"),
-        "top_p": config.get("top_p"),
-        "top_k": config.get("top_k"),
-        "min_p": config.get("min_p"),
-        "repetition_penalty": config.get("repetition_penalty"),
-    }
-    return GenerationSettings(**{name: value for name, value in fields.items() if _valid(name, value)})
-
-
-def _valid(name: str, value: object) -> bool:
-    wanted = int if name == "top_k" else (int, float)
-    if isinstance(value, bool) or not isinstance(value, wanted):
-        return False
-    try:
-        GenerationSettings(**{name: value}).validate()  # type: ignore[arg-type]
-    except MlxkError:
-        return False
-    return True
 
 
 def _load(handle: ModelHandle, config: Mapping[str, Any], adapter: str | None) -> tuple[Any, Any]:

@@ -21,6 +21,9 @@ import mlx.core as mx
 WORTHWHILE = 16
 """Tokens a hit or a snapshot must save; computing fewer costs less than the copy."""
 
+MAX_ENTRIES = 256
+"""Entries kept at most: every prompt is compared with each of them."""
+
 _WIDTH = 4
 
 
@@ -111,7 +114,7 @@ class PrefixCache:
 
     def shrink(self, max_bytes: int) -> None:
         """Evict the least recently used entries until the rest fits."""
-        while self.size_bytes > max_bytes and self._entries:
+        while self._entries and (self.size_bytes > max_bytes or len(self._entries) > MAX_ENTRIES):
             self._remove([next(iter(self._entries))])
 
     def forget(self, identity: str) -> None:

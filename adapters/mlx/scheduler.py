@@ -30,7 +30,6 @@ from mlxk.adapters.mlx.prefix_cache import PrefixCache
 from mlxk.adapters.mlx.ranking import token_logprob
 from mlxk.adapters.mlx.residency import Resident
 from mlxk.adapters.mlx.sampling import NOT_FINITE
-from mlxk.adapters.mlx.speculative import SpeculativeBatch
 from mlxk.adapters.mlx.tally import Tally
 from mlxk.application.ports.event_log import EventLog
 from mlxk.domain.computation import Computation
@@ -41,7 +40,7 @@ PIECE_SHARED = 64
 """Prompt tokens computed at once while others wait or decode."""
 
 PIECE_ALONE = 256
-"""Prompt tokens computed at once when nobody else is there. Fixed, so that a lone answer comes out the same each time."""
+"""Prompt tokens computed at once when nobody else is there; fixed, so that a lone answer is the same each time."""
 
 MOST_PIECES = 8
 """Pieces computed in one turn."""
@@ -112,9 +111,10 @@ class Scheduler:
             for batch in list(self._batches):
                 self._decode(batch, batch.collect)
             self._compute_prompts(interrupted)
-        if self._turns % _TURNS_BETWEEN_CLEANING == 0:
+        busy = self.running > 0 or self._admission.waiting > 0
+        if not busy or self._turns % _TURNS_BETWEEN_CLEANING == 0:
             mx.clear_cache()
-        return self.running > 0 or self._admission.waiting > 0
+        return busy
 
     def end_all(self, error: MlxkError | None = None) -> None:
         """End every job, cancelled or failed."""
@@ -184,12 +184,13 @@ class Scheduler:
         for job in jobs:
             self._prefills.remove(job)
             job.row.cached = job.tokens[:-1]
-        together = [job for job in jobs if not _must_be_alone(job)]
+        together = [job for job in jobs if not job.must_be_alone]
         if together:
             self._join(self._shared_batch(together[0].resident), together)
         for job in jobs:
             if job not in together:
-                self._join(_own_batch(job), [job])
+                job.answer.notes += job.why_alone
+                self._join(job.own_batch(), [job])
 
     def _join(self, batch: Batch, jobs: list[Job]) -> None:
         if batch not in self._batches:
@@ -282,23 +283,6 @@ class Scheduler:
         self._tally.ended += 1
         self._release(job.residents)
         job.let_go()
-
-
-def _own_batch(job: Job) -> Batch:
-    network = job.resident.model.network
-    if job.prefill is None or job.prefill.draft is None:
-        return DecodeBatch(network, alone=True)
-    draft = job.prefill.draft
-    return SpeculativeBatch(network, draft.network, draft.cache, job.computation.draft_tokens)
-
-
-def _must_be_alone(job: Job) -> bool:
-    return (
-        job.alone
-        or not job.computation.batchable
-        or job.prefill is None
-        or not all(hasattr(layer, "merge") for layer in job.prefill.cache)
-    )
 
 
 def _failure(error: Exception) -> MlxkError:

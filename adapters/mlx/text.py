@@ -5,7 +5,6 @@ engine on the owner thread. Nothing of MLX leaves that thread.
 """
 
 import contextlib
-import importlib.util
 import queue
 import threading
 from typing import TYPE_CHECKING
@@ -58,11 +57,14 @@ class MlxTextGenerator(TextGenerator, ResidentModels):
     def submit(self, request: GenerationRequest) -> TextStream:
         """Start an answer; see the port."""
         request.validate()
-        if importlib.util.find_spec("mlx") is None or importlib.util.find_spec("mlx_lm") is None:
-            raise BackendNotInstalledError("Running text models needs mlx-lm.", hint="Install it: pip install mlx-lm")
         self._places.take()
         try:
             return self._submit(request)
+        except ImportError as error:
+            self._places.give_back()
+            raise BackendNotInstalledError(
+                "Running text models needs mlx and mlx-lm.", hint="Install them: pip install mlx-lm"
+            ) from error
         except BaseException:
             self._places.give_back()
             raise
@@ -109,7 +111,7 @@ class MlxTextGenerator(TextGenerator, ResidentModels):
             row = prepare(request, models, sink, self._clock, rendered)
             row.answer.load_seconds = loaded_at - asked_at
             job = Job(row, residents, on_start=self._places.give_back, computation=request.computation)
-            job.media = self._media(models[0], seen, row.answer.notes)
+            job.media = self._media(models[0], seen)
         except BaseException:
             self._thread.post(lambda engine: engine.release(residents))
             raise
@@ -145,12 +147,12 @@ class MlxTextGenerator(TextGenerator, ResidentModels):
 
         return Loan(self._thread, models[0], self._log).call(lambda: look(request, models[0]))
 
-    def _media(self, model: "LoadedModel", seen: "LookedAt | None", notes: list[str]) -> "VisionPrompt | None":
+    def _media(self, model: "LoadedModel", seen: "LookedAt | None") -> "VisionPrompt | None":
         if seen is None:
             return None
         from mlxk.adapters.mlx.vision.prefill import VisionPrompt
 
-        return VisionPrompt(model.vision, model.network, seen, notes)
+        return VisionPrompt(model.vision, model.network, seen)
 
     def _cancel(self, job: "Job") -> None:
         # Closed means ended: every answer got its last event then.

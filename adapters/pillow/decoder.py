@@ -2,7 +2,7 @@
 
 from PIL import ExifTags, Image
 
-from mlxk.adapters.pillow.opening import DAMAGED, damaged, open_image
+from mlxk.adapters.pillow.opening import DAMAGED, damaged, open_image, quietly
 from mlxk.application.ports.image_decoder import ImageDecoder
 from mlxk.domain.media import DecodedImage, EncodedImage
 
@@ -15,10 +15,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes an image upright, by its EXIF orientation."""
-
-_TURNED_ALREADY = frozenset({"HEIF", "AVIF"})
-"""Formats that carry their own rotation, which their plugins apply."""
+"""What makes an image upright, by its EXIF orientation. Plugins of formats with a rotation of their own apply it, or
+state it as EXIF."""
 
 _SIXTEEN_BITS = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
 _WHITE = (255, 255, 255)
@@ -29,7 +27,7 @@ class PillowImageDecoder(ImageDecoder):
 
     def decode(self, image: EncodedImage) -> DecodedImage:
         """Decode an image; see the port."""
-        with open_image(image) as opened:
+        with quietly(), open_image(image) as opened:
             try:
                 opened.load()
                 upright = _upright(opened)
@@ -40,8 +38,6 @@ class PillowImageDecoder(ImageDecoder):
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    if image.format in _TURNED_ALREADY:
-        return image
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except DAMAGED:  # broken EXIF says nothing about a sound image

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import ExifTags
 
-from mlxk.adapters.pillow.opening import DAMAGED, open_image
+from mlxk.adapters.pillow.opening import DAMAGED, open_image, quietly
 from mlxk.application.ports.exif_reader import ExifReader
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.image_facts import ImageFacts, camera_name
@@ -30,7 +30,7 @@ class PillowExifReader(ExifReader):
     def read(self, image: EncodedImage) -> ImageFacts:
         """Return the facts; see the port."""
         try:
-            with open_image(image) as opened:
+            with quietly(), open_image(image) as opened:
                 # The directories are read while the file is open; a broken one leaves the others as they are.
                 exif = opened.getexif()
                 top, details, place = dict(exif), _directory(exif, _IFD.Exif), _directory(exif, _IFD.GPSInfo)

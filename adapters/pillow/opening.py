@@ -1,10 +1,13 @@
 """Opening an encoded image with Pillow: its own format's plugin and no other, nothing decoded yet."""
 
+import contextlib
 import importlib
 import io
 import struct
+import threading
 import warnings
 import zlib
+from collections.abc import Iterator
 
 from PIL import Image, features
 
@@ -26,11 +29,13 @@ DAMAGED = (
     RecursionError,
     RuntimeError,
     Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
     struct.error,
     zlib.error,
 )
 """What Pillow's plugins raise on damaged files; each has its own ideas."""
+
+_WARNINGS = threading.Lock()
+"""Held while warnings are silenced: Python restores them wrongly when two threads do so at once."""
 
 _PLUGINS = {
     ImageFormat.JPEG: "JPEG",
@@ -42,8 +47,15 @@ _PLUGINS = {
 }
 
 
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Let Pillow's warnings about odd files not reach standard error; what matters of them is an error of ours."""
+    with _WARNINGS, warnings.catch_warnings(action="ignore"):
+        yield
+
+
 def open_image(image: EncodedImage) -> Image.Image:
-    """Open an image; the caller closes it, as a context manager does.
+    """Open an image, inside ``quietly``; the caller closes it, as a context manager does.
 
     Raises:
         ValidationError: It cannot be opened, or has too many pixels.
@@ -51,10 +63,8 @@ def open_image(image: EncodedImage) -> Image.Image:
     """
     _require_plugin(image.format)
     try:
-        # Pillow warns of images that are larger still than those we refuse.
-        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
-            opened = Image.open(io.BytesIO(image.data), formats=(_PLUGINS[image.format],))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        opened = Image.open(io.BytesIO(image.data), formats=(_PLUGINS[image.format],))
+    except Image.DecompressionBombError as error:
         raise _too_large(image, "") from error
     except DAMAGED as error:
         raise damaged(image) from error

@@ -66,6 +66,8 @@ class TextGenerator(Protocol):
         Raises:
             ValidationError: A setting is out of range.
             ContextLengthError: The prompt does not fit into the model's context window.
+            CapabilityError: The model cannot do what is asked, such as reason within a budget.
+            QueueFullError: Too many answers wait already.
             IncompatibleModelError, UntrustedModelCodeError, BackendNotInstalledError: The model cannot be loaded.
             ExecutionError: Loading failed for a reason of its own.
         """

@@ -94,6 +94,6 @@ class DescribeImages:
     def _ask(self, description: ModelDescription, chunk: Chunk, showing: Showing) -> Described:
         images = [self.decoder.decode(shown.image) for shown in chunk.images]
         opening = (Message(Role.SYSTEM, showing.system),) if showing.system else ()
-        asked = Message.showing(*images, chunk.prompt(showing.prompt))
-        question = attrs.evolve(showing.question, prompt=Conversation((*opening, asked)))
+        asked = Conversation((*opening, chunk.message(images, showing.prompt)))
+        question = attrs.evolve(showing.question, prompt=asked)
         return Described(chunk, self.generate.start(description, question))

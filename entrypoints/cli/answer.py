@@ -8,7 +8,7 @@ import attrs
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.conversation import ToolCall
 from mlxk.domain.errors import ExecutionError
-from mlxk.domain.generation import Finished, ReasoningDelta, TextDelta, ToolCallDelta
+from mlxk.domain.generation import Finished, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
 from mlxk.entrypoints.cli.output import Output
 
 
@@ -76,3 +76,17 @@ class AnswerReader:
             self.output.line()
         elif self.live and self.reasoning and self.show_reasoning:
             self.output.note("")
+
+
+def say_why_cut(output: Output, finished: Finished, asked: int | None) -> None:
+    """Tell on standard error that the answer was cut, and how to get more."""
+    if finished.reason is not FinishReason.LENGTH:
+        return
+    tokens = finished.usage.completion_tokens
+    if asked is not None and tokens >= asked:
+        output.note(f"[Output cut at {tokens} tokens (--max-tokens). Pass a larger --max-tokens to allow more.]")
+        return
+    output.note(
+        f"[Output cut at {tokens} tokens: prompt ({finished.usage.prompt_tokens}) and output fill the model's context "
+        "window. Shorten the prompt to allow more.]"
+    )

@@ -1,9 +1,10 @@
-"""``mlxk run MODEL --image FILE…``: what a model says about images, chunk by chunk, each after a table of what it saw."""
+"""``mlxk run MODEL --image FILE…``: what a model says about images, chunk by chunk, each after a table of facts."""
 
 import argparse
 import glob
 import os
 import re
+import stat
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from mlxk.application.ports.built_in_models import BuiltInModels
     from mlxk.application.use_cases.describe_images import Described, Showing
     from mlxk.application.use_cases.generate_text import Question
-    from mlxk.domain.image_table import Chunk
     from mlxk.entrypoints.cli.answer import Answer, AnswerReader
 
 TEXT_ONLY = {"chat": "--chat", "tools": "--tools", "no_chat_template": "--no-chat-template"}
@@ -92,7 +92,7 @@ def execute(arguments: argparse.Namespace, prompt: str, question: "Question", do
             prompt=prompt or DEFAULT_IMAGE_PROMPT,
             question=question,
             system=arguments.system,
-            chunk=arguments.chunk if arguments.chunk is not None else door.settings.vision_chunk or DEFAULT_CHUNK,
+            chunk=arguments.chunk if arguments.chunk is not None else door.settings.serve.chunk or DEFAULT_CHUNK,
             facts=door.settings.exif_metadata,
         )
         described = container.use_cases.describe_images()(arguments.model, files, showing)
@@ -202,6 +202,8 @@ def _paths(value: str, built_in: "BuiltInModels") -> list[str]:
 def _look_at(file: ImageFile) -> None:
     """Refuse what is no image, before any model is loaded for it."""
     try:
+        if not stat.S_ISREG(os.stat(file.path).st_mode):
+            raise ValidationError(f"{_place(file.typed)} is no regular file")
         with open(file.path, "rb") as opened:
             beginning = opened.read(SIGNATURE_BYTES)
             size = os.fstat(opened.fileno()).st_size

@@ -8,7 +8,7 @@ from mlxk import __version__
 from mlxk.domain.errors import UsageError
 from mlxk.entrypoints.cli.commands import COMMANDS
 
-DESCRIPTION = "The knife for local models on Apple's MLX: list, check, run and inspect them."
+DESCRIPTION = "The knife for local models on Apple's MLX: list, check, pull, run, serve, edit, repair and publish."
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,20 +19,25 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message, hint=f"Try '{self.prog} --help'.")
 
 
-def build_parser() -> Parser:
-    """Build the parser of all commands. ``--json`` is accepted before and after the command."""
+def build_parser(only: str | None = None) -> Parser:
+    """Build the parser. ``--json`` is accepted before and after the command.
+
+    Args:
+        only: The one command whose flags are needed; the others are known by name. None means all of them.
+    """
     parser = Parser(prog="mlxk", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
-    for name, command in COMMANDS.items():
-        aliases = getattr(command, "ALIASES", ())
-        sub = commands.add_parser(
-            name, aliases=aliases, help=command.HELP, description=command.HELP, allow_abbrev=False
-        )
-        command.add_arguments(sub)
-        sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
-        sub.set_defaults(command=name, execute=command.execute)
+    commands = parser.add_subparsers(
+        prog=parser.prog, dest="command", metavar="COMMAND", title="commands", parser_class=Parser
+    )
+    for name, verb in COMMANDS.items():
+        sub = commands.add_parser(name, aliases=verb.aliases, help=verb.help, description=verb.help, allow_abbrev=False)
+        if only is None or only == name:
+            command = verb.load()
+            command.add_arguments(sub)
+            sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
+            sub.set_defaults(command=name, execute=command.execute)
     parser.epilog = f"mlxk {__version__}. MODEL is a name, a unique part of one, NAME@REVISION, a path, or 'demo'."
     return parser
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from mlxk.domain.errors import InternalError, InterruptedRunError, MlxkError, UsageError
-from mlxk.entrypoints.cli.commands import version
+from mlxk.entrypoints.cli.commands import verb_of, version
 from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import CLOSED_PIPE, DONE, USAGE, exit_status
 from mlxk.entrypoints.cli.output import Output
@@ -22,7 +22,7 @@ def run(arguments: Sequence[str], door: Door) -> int:
     output = Output(as_json="--json" in arguments, color=door.settings.color)
     command: str | None = None
     try:
-        parser = build_parser()
+        parser = build_parser(None if door.settings.completing else verb_of(list(arguments)) or "")
         if door.settings.completing:
             _complete(parser)
         parsed = parse(parser, arguments)

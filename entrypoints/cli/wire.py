@@ -4,13 +4,13 @@ import datetime
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from mlxk.application.use_cases.check_health import HealthEntry
 from mlxk.domain.memory import MemoryReading, MemoryVerdict
 from mlxk.domain.model import FileEntry, ModelDescription, ModelDetails, Origin
 from mlxk.domain.workspace import Workspace
 from mlxk.entrypoints.cli.sizes import decimal_size
 
 if TYPE_CHECKING:
+    from mlxk.application.use_cases.check_health import HealthEntry
     from mlxk.entrypoints.cli.answer import Answer
 
 Json = dict[str, object]
@@ -121,7 +121,7 @@ def _rate(tokens: int, seconds: float) -> float | None:
     return round(tokens / seconds, 2) if seconds > 0 else None
 
 
-def health(entries: Iterable[HealthEntry]) -> Json:
+def health(entries: Iterable["HealthEntry"]) -> Json:
     """Return the data of ``health``."""
     objects = [_health_entry(entry) for entry in entries]
     whole = [entry for entry in objects if entry["status"] == "healthy"]
@@ -133,7 +133,7 @@ def health(entries: Iterable[HealthEntry]) -> Json:
     }
 
 
-def _health_entry(entry: HealthEntry) -> Json:
+def _health_entry(entry: "HealthEntry") -> Json:
     report = entry.report
     fields: Json = {
         "name": entry.handle.display_name or entry.handle.name,

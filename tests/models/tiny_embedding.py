@@ -11,7 +11,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from mlxk.domain.model import ModelHandle, Origin
 
 WINDOW = 64
-TEXT = ("a man is eating food and a piece of bread the girl is carrying baby cheetah runs behind its prey hello world",) * 3
+TEXT = (
+    "a man is eating food and a piece of bread the girl is carrying baby cheetah runs behind its prey hello world",
+) * 3
 
 
 def build_bert(directory: Path, seed: int = 0, **config: Any) -> ModelHandle:
@@ -43,7 +45,9 @@ def build_bert(directory: Path, seed: int = 0, **config: Any) -> ModelHandle:
     _save(directory, Model(ModelConfig.from_dict(settings)), settings, seed)
     tokenizer.save(str(directory / "tokenizer.json"))
     special = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
-    _write(directory / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", **special, "model_max_length": WINDOW})
+    _write(
+        directory / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", **special, "model_max_length": WINDOW}
+    )
     _write(directory / "modules.json", [])
     (directory / "1_Pooling").mkdir(exist_ok=True)
     _write(directory / "1_Pooling" / "config.json", {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True})
@@ -110,9 +114,7 @@ def _byte_pairs() -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     end = "<|endoftext|>"
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=[end], initial_alphabet=alphabet, show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=[end], initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(TEXT, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {end}", special_tokens=[(end, tokenizer.token_to_id(end))]

@@ -40,7 +40,7 @@ def build_whisper(directory: Path, *, multilingual: bool = False, seed: int = 0,
         "num_mel_bins": 80,
         "max_source_positions": 1500,
         "max_target_positions": 64,
-        "d_model": 32,
+        "d_model": 16 if multilingual else 32,
         "encoder_layers": 1,
         "decoder_layers": 2,
         "encoder_attention_heads": 2,
@@ -62,6 +62,37 @@ def build_whisper(directory: Path, *, multilingual: bool = False, seed: int = 0,
     mx.save_safetensors(str(directory / "model.safetensors"), weights, metadata={"format": "mlx"})
     _write(directory / "config.json", config)
     _write_processor(directory, tokenizer, multilingual)
+    return ModelHandle(str(directory), str(directory), Origin.WORKSPACE)
+
+
+def build_moonshine(directory: Path, seed: int = 0) -> ModelHandle:
+    """Write a Moonshine of one layer, a family without windows and timestamps."""
+    from mlx_audio.stt.models.moonshine import Model, ModelConfig
+
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer = _tokenizer(False)
+    config = {
+        "model_type": "moonshine",
+        "vocab_size": 300,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "encoder_num_hidden_layers": 1,
+        "decoder_num_hidden_layers": 1,
+        "encoder_num_attention_heads": 2,
+        "decoder_num_attention_heads": 2,
+        "eos_token_id": 299,
+    }
+    mx.random.seed(seed)
+    model = Model(ModelConfig.from_dict(config))
+    # As Hugging Face stores convolutions: mlx-audio turns them round.
+    weights = {
+        name: value.transpose(0, 2, 1) if "conv" in name and value.ndim == 3 else value
+        for name, value in tree_flatten(model.parameters())
+    }
+    mx.save_safetensors(str(directory / "model.safetensors"), weights, metadata={"format": "mlx"})
+    _write(directory / "config.json", config)
+    _write_processor(directory, tokenizer, multilingual=False)
+    _write(directory / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
     return ModelHandle(str(directory), str(directory), Origin.WORKSPACE)
 
 

@@ -46,7 +46,10 @@ LANGUAGE_KEYWORDS: Mapping[str, str] = MappingProxyType({"canary": "language", "
 WANTS_LANGUAGE_NAMES = frozenset({"mega_asr", "parakeet_tdt_five_value", "phonon", "phonon2", "qwen3_asr"})
 """Families that know languages by their English names, not by codes."""
 
-HINT_KEYWORDS = ("initial_prompt", "context", "system_prompt", "hotwords")
+WORDLESS = frozenset({"lasr_ctc"})
+"""Families whose ``generate`` returns tokens and an empty text."""
+
+HINT_KEYWORDS = ("initial_prompt", "context", "hotwords", "system_prompt")
 """How ``generate`` may call a hint, in the order of preference; ``prompt`` would replace the model's instruction."""
 
 TOKENS_A_SECOND = 15

@@ -45,13 +45,14 @@ class PiecewiseListener(Listener):
         self._name = name
         self._family = family
         generate = getattr(getattr(network, "_asr", network), "generate", None)
-        if generate is None or "text" in inspect.signature(generate).parameters:
+        wordless = family in families.WORDLESS or generate is None
+        if wordless or "text" in inspect.signature(generate).parameters:
             raise IncompatibleModelError(f"'{name}' ({family}) does not write down what it hears.")
         self._keywords = frozenset(inspect.signature(generate).parameters)
 
     def check(self, settings: TranscriptionSettings) -> None:
         """Refuse what this model cannot do; see ``Listener``."""
-        self._arguments(settings, 1.0)
+        self.arguments(settings, 1.0)
 
     def listen(self, sound: Sound, settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
         """Hear a recording; each step is one piece."""
@@ -71,7 +72,7 @@ class PiecewiseListener(Listener):
         yield Transcript(_joined(texts), sound.seconds, self._code(language), tuple(segments))
 
     def _hear(self, piece: Piece, settings: TranscriptionSettings) -> PieceResult:
-        arguments = self._arguments(settings, piece.sound.seconds)
+        arguments = self.arguments(settings, piece.sound.seconds)
         # A file is what every family takes, and what mlx-audio's own programs give them.
         with tempfile.TemporaryDirectory(prefix="mlxk-") as folder:
             path = os.path.join(folder, "piece.wav")
@@ -86,7 +87,7 @@ class PiecewiseListener(Listener):
                 raise
             return piece_result(returned, piece.sound.seconds)
 
-    def _arguments(self, settings: TranscriptionSettings, seconds: float) -> dict[str, Any]:
+    def arguments(self, settings: TranscriptionSettings, seconds: float) -> dict[str, Any]:
         """Return the keyword arguments of ``generate``.
 
         Raises:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 from mlx_audio.stt.models.whisper.audio import FRAMES_PER_SECOND, HOP_LENGTH, N_FRAMES, SAMPLE_RATE
 from mlx_audio.stt.models.whisper.decoding import DecodingOptions, DecodingResult
 from mlx_audio.stt.models.whisper.timing import add_word_timestamps
@@ -235,8 +234,8 @@ def _segment(segment: dict[str, Any]) -> Segment:
     )
     return Segment(
         text=segment["text"],
-        start=float(np.float64(segment["start"])),
-        end=float(np.float64(segment["end"])),
+        start=float(segment["start"]),
+        end=max(float(segment["start"]), float(segment["end"])),
         words=tuple(words),
         tokens=tuple(int(token) for token in segment["tokens"]),
         offset=int(segment["seek"]),

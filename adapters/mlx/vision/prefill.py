@@ -15,8 +15,6 @@ from mlxk.adapters.mlx.vision.model import VisionParts
 from mlxk.adapters.mlx.vision.network import RowFeatures, RowPositions, VisionNetwork
 from mlxk.adapters.mlx.vision.prompts import LookedAt
 
-ALONE = "Computed outside the common batch, which this model's cache cannot join."
-
 _ALIGNED = ("mm_token_type_ids", "token_type_ids")
 """What processors say of each token; tokens that were generated count as text, which is 0."""
 
@@ -31,15 +29,13 @@ class VisionPrompt(Media):
         parts: The model.
         network: What steps it.
         seen: The prompt, processed.
-        notes: Where to note what is done otherwise than usual.
     """
 
-    def __init__(self, parts: VisionParts, network: VisionNetwork, seen: LookedAt, notes: list[str]) -> None:
+    def __init__(self, parts: VisionParts, network: VisionNetwork, seen: LookedAt) -> None:
         self.kind = seen.kind
         self._parts = parts
         self._network = network
         self._seen = seen
-        self._notes = notes
 
     def prefill(self, tokens: list[int], cache: list[Any], position: int) -> Prefill:
         """Look, and begin to read; see the protocol."""
@@ -47,8 +43,6 @@ class VisionPrompt(Media):
         given = self._given(read, position)
         embeddings = given.pop("inputs_embeds")
         cache[-1] = self._riding(given)
-        if not all(hasattr(layer, "merge") for layer in cache) and ALONE not in self._notes:
-            self._notes.append(ALONE)
         whole = not _may_be_divided(self._parts, read, embeddings, cache, given)
         mx.eval(embeddings)
         return VisionPrefill(

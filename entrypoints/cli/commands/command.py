@@ -8,10 +8,7 @@ from mlxk.entrypoints.cli.output import Output
 
 
 class Command(Protocol):
-    """A module with these three names is a command."""
-
-    HELP: str
-    """One line for the list of commands."""
+    """A module with these two names is a command."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare positionals and flags."""

@@ -6,7 +6,6 @@ from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
-HELP = "print the completion script of a shell"
 SHELLS = ("bash", "zsh", "fish")
 PROGRAMS = ["mlxk", "mlx-run"]
 

@@ -8,8 +8,6 @@ from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
-HELP = "quantize a model, or repair its index, into a new workspace"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare source, target and what to do."""

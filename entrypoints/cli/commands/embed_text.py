@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.embed_text import EmbedText
     from mlxk.domain.embedding import EmbeddingSettings
 
-HELP = "turn texts into vectors"
 
 STDIN = "-"
 

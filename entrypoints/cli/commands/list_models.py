@@ -11,8 +11,6 @@ from mlxk.entrypoints.cli.output import BOLD, RED, Output
 if TYPE_CHECKING:
     from mlxk.domain.model import ModelDescription
 
-HELP = "list models in the cache, in workspaces and built in"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare pattern and filters; the filters shape the table only, JSON is never filtered."""

@@ -7,8 +7,6 @@ from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
-HELP = "fetch a model from the hub"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the model and how to fetch it."""

@@ -7,7 +7,6 @@ from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
-HELP = "publish a workspace on the hub"
 DEFAULT_MESSAGE = "Upload with mlxk"
 
 

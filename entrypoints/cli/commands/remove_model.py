@@ -8,8 +8,6 @@ from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
-HELP = "remove models from the cache"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what to remove."""

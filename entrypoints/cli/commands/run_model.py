@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mlxk.domain.errors import FeatureGateError, InterruptedRunError, UsageError, ValidationError
-from mlxk.entrypoints.cli import audio_run, computing_flags, sampling_flags
+from mlxk.entrypoints.cli import audio_run, computing_flags, image_run, sampling_flags
 from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
 from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import DONE
@@ -13,11 +13,9 @@ from mlxk.entrypoints.cli.output import Output
 
 if TYPE_CHECKING:
     from mlxk.application.use_cases.generate_text import Question
-    from mlxk.domain.generation import Finished
     from mlxk.entrypoints.cli.answer import Answer
     from mlxk.entrypoints.container import Container
 
-HELP = "ask a model, or chat with it"
 PIPE_WORD = "-"
 
 
@@ -28,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", metavar="TEXT", help="the prompt, instead of words")
     parser.add_argument("--system", metavar="TEXT", help="a system prompt")
     parser.add_argument("-c", "--chat", action="store_true", help="chat; a prompt, if any, is the first turn")
+    image_run.add_arguments(parser)
     audio_run.add_arguments(parser)
     sampling_flags.add_arguments(parser)
     computing_flags.add_arguments(parser)
@@ -44,11 +43,13 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
         raise UsageError("--system and --tools need the chat template; leave out --no-chat-template")
     words = " ".join(word for word in arguments.words if word != PIPE_WORD)
     prompt = words if arguments.prompt is None else str(arguments.prompt)
-    listens = audio_run.wanted(arguments)
+    listens, looks = audio_run.wanted(arguments), image_run.wanted(arguments)
     if PIPE_WORD in arguments.words:
         prompt = _piped(prompt, door)
     if listens:
         return audio_run.execute(arguments, prompt, door, output)
+    if looks:
+        return image_run.execute(arguments, prompt, _question(arguments, prompt), door, output)
     if not prompt and not sys.stdin.isatty() and not arguments.chat:
         prompt = door.read_pipe("")
     container = door.build(door.settings)
@@ -107,6 +108,8 @@ def _question(arguments: argparse.Namespace, prompt: str) -> "Question":
 
 
 def _print(arguments: argparse.Namespace, output: Output, prompt: str, answer: "Answer", live: bool) -> None:
+    from mlxk.entrypoints.cli.answer import say_why_cut
+
     if output.as_json:
         from mlxk.entrypoints.cli import wire
 
@@ -119,7 +122,7 @@ def _print(arguments: argparse.Namespace, output: Output, prompt: str, answer: "
             output.line(answer.text)
     for call in answer.tool_calls:
         output.line(f'{{"name": "{call.name}", "arguments": {call.arguments}}}')
-    _say_why_cut(output, answer.finished, arguments.max_tokens)
+    say_why_cut(output, answer.finished, arguments.max_tokens)
 
 
 def _chat(arguments: argparse.Namespace, door: Door, container: "Container", output: Output, prompt: str) -> int:
@@ -141,19 +144,3 @@ def _piped(words: str, door: Door) -> str:
     if not prompt.strip():
         raise ValidationError("standard input is empty, so there is no prompt")
     return prompt
-
-
-def _say_why_cut(output: Output, finished: "Finished", asked: int | None) -> None:
-    """Tell on standard error that the answer was cut, and how to get more."""
-    from mlxk.domain.generation import FinishReason
-
-    if finished.reason is not FinishReason.LENGTH:
-        return
-    tokens = finished.usage.completion_tokens
-    if asked is not None and tokens >= asked:
-        output.note(f"[Output cut at {tokens} tokens (--max-tokens). Pass a larger --max-tokens to allow more.]")
-        return
-    output.note(
-        f"[Output cut at {tokens} tokens: prompt ({finished.usage.prompt_tokens}) and output fill the model's context "
-        "window. Shorten the prompt to allow more.]"
-    )

@@ -10,7 +10,6 @@ from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
-HELP = "print the JSON Schema of a command's output"
 _SUFFIX = ".schema.json"
 _FOLDER = os.path.join(os.path.dirname(os.path.abspath(contracts.__file__)), "cli", "v0")
 

@@ -15,8 +15,6 @@ from mlxk.entrypoints.settings import LOG_LEVELS
 if TYPE_CHECKING:
     from mlxk.entrypoints.server_settings import ServerAddress, ServerSettings
 
-HELP = "serve models to OpenAI-compatible clients"
-ALIASES = ("server",)
 
 DEFAULT_LOG_LEVEL = "info"
 

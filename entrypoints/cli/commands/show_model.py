@@ -7,8 +7,6 @@ from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
-HELP = "show one model in detail"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the model and which section to print."""

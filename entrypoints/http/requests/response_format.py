@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import attrs
 
 from mlxk.domain.grammar import Grammar
+from mlxk.entrypoints.http.requests.closed_schema import closed
 from mlxk.entrypoints.http.requests.converter import Choice, Range
 from mlxk.entrypoints.http.requests.faults import Fault
 
@@ -37,5 +38,5 @@ class ResponseFormat:
     def grammar(self) -> Grammar | None:
         """What the answer must look like; None for text."""
         if self.type == "json_schema" and self.json_schema is not None and self.json_schema.schema is not None:
-            return Grammar.json_schema(json.dumps(self.json_schema.schema))
+            return Grammar.json_schema(json.dumps(closed(self.json_schema.schema)))
         return None if self.type == "text" else Grammar.json_object()

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import attrs
 
 from mlxk.domain.grammar import Grammar
+from mlxk.entrypoints.http.requests.closed_schema import closed
 from mlxk.entrypoints.http.requests.converter import Choice, Range, StrictConverter
 from mlxk.entrypoints.http.requests.faults import Fault
 
@@ -41,8 +42,9 @@ class ToolParam:
 
     @property
     def arguments_schema(self) -> dict[str, Any]:
-        """The JSON Schema of the arguments."""
-        return self.function.parameters or {"type": "object"}
+        """The JSON Schema of the arguments, which are those it names."""
+        schema: dict[str, Any] = closed(self.function.parameters or {"type": "object", "properties": {}})
+        return schema
 
 
 Tools = Annotated[list[ToolParam], Range(0, MAX_TOOLS)]

@@ -76,11 +76,10 @@ def test_the_reported_segments_are_those_of_the_transcript_and_make_up_its_text(
     assert "".join(segment.text for segment in reported).strip() == transcript.text
 
 
-def test_segments_are_in_order_and_hold_finite_numbers(case: Case) -> None:
+def test_segments_hold_finite_numbers_and_end_no_earlier_than_they_begin(case: Case) -> None:
     transcript = case.events()[-1]
     assert isinstance(transcript, Transcript)
-    starts = [segment.start for segment in transcript.segments]
-    assert starts == sorted(starts)
+    assert transcript.segments
     for segment in transcript.segments:
         numbers = (segment.start, segment.end, segment.mean_logprob, segment.compression_ratio)
         assert all(math.isfinite(number) for number in numbers if number is not None)

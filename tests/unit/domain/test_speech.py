@@ -60,7 +60,9 @@ def test_translation_needs_a_model_that_translates() -> None:
 
 def test_a_transcript_knows_the_words_of_all_its_segments() -> None:
     words = [TimedWord(text, start, start + 1) for start, text in enumerate("abc")]
-    transcript = Transcript("a b c", 3.0, "en", (Segment("a b", 0, 2, tuple(words[:2])), Segment("c", 2, 3, (words[2],))))
+    transcript = Transcript(
+        "a b c", 3.0, "en", (Segment("a b", 0, 2, tuple(words[:2])), Segment("c", 2, 3, (words[2],)))
+    )
     assert list(transcript.words) == words
 
 

@@ -16,15 +16,11 @@ CUE = re.compile(r"(\d\d+):([0-5]\d):([0-5]\d)([,.])(\d{3}) --> (\d\d+):([0-5]\d
 
 
 def test_subrip_numbers_its_cues_and_puts_a_comma_before_milliseconds() -> None:
-    assert srt(TWO) == (
-        "1\n00:00:00,000 --> 00:00:01,500\nHello.\n\n2\n01:01:01,250 --> 01:01:02,000\nBye.\n"
-    )
+    assert srt(TWO) == ("1\n00:00:00,000 --> 00:00:01,500\nHello.\n\n2\n01:01:01,250 --> 01:01:02,000\nBye.\n")
 
 
 def test_webvtt_begins_with_its_name() -> None:
-    assert vtt(TWO) == (
-        "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nHello.\n\n01:01:01.250 --> 01:01:02.000\nBye.\n"
-    )
+    assert vtt(TWO) == ("WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nHello.\n\n01:01:01.250 --> 01:01:02.000\nBye.\n")
 
 
 def test_what_begins_markup_in_webvtt_is_escaped() -> None:

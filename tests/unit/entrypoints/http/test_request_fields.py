@@ -18,6 +18,7 @@ from mlxk.domain.conversation import Conversation, Role, ToolCall
 from mlxk.domain.generation import SEED_RANGE, GenerationRequest
 from mlxk.domain.grammar import Grammar
 from mlxk.entrypoints.http.requests.chat import ChatRequest
+from mlxk.entrypoints.http.requests.closed_schema import closed
 from mlxk.entrypoints.http.requests.completions import CompletionRequest
 from mlxk.entrypoints.http.requests.support import CHAT_UNSUPPORTED, COMPLETION_UNSUPPORTED
 
@@ -194,6 +195,7 @@ def test_thinking_is_switched_by_either_field(fields: dict[str, Any], thinking: 
 
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+CLOSED = {**SCHEMA, "additionalProperties": False}
 
 
 def test_thinking_can_be_limited() -> None:
@@ -208,12 +210,32 @@ def test_thinking_can_be_limited() -> None:
         ({"type": "json_schema", "json_schema": {"name": "n"}}, Grammar.json_object()),
         (
             {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": SCHEMA}},
-            Grammar.json_schema(json.dumps(SCHEMA)),
+            Grammar.json_schema(json.dumps(CLOSED)),
         ),
     ],
 )
 def test_the_form_of_an_answer_is_enforced_by_a_grammar(form: dict[str, Any], grammar: Grammar | None) -> None:
     assert chat(response_format=form)[1].settings.grammar == grammar
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        (SCHEMA, CLOSED),
+        ({**SCHEMA, "additionalProperties": True}, {**SCHEMA, "additionalProperties": True}),
+        ({**SCHEMA, "patternProperties": {}}, {**SCHEMA, "patternProperties": {}}),
+        ({"allOf": [SCHEMA, SCHEMA]}, {"allOf": [SCHEMA, SCHEMA]}),
+        ({"anyOf": [SCHEMA, True]}, {"anyOf": [CLOSED, True]}),
+        ({"items": SCHEMA, "enum": [SCHEMA]}, {"items": CLOSED, "enum": [SCHEMA]}),
+        ({"$defs": {"properties": SCHEMA}}, {"$defs": {"properties": CLOSED}}),
+        (
+            {"properties": {"properties": SCHEMA}},
+            {"properties": {"properties": CLOSED}, "additionalProperties": False},
+        ),
+    ],
+)
+def test_objects_hold_what_their_schema_names(schema: Any, expected: Any) -> None:
+    assert closed(schema) == expected
 
 
 def test_a_named_tool_makes_the_answer_its_arguments() -> None:
@@ -222,7 +244,7 @@ def test_a_named_tool_makes_the_answer_its_arguments() -> None:
     for choice in (named, "required"):
         answer, reached = chat(tools=[tool], tool_choice=choice, messages=[{"role": "user", "content": '{"city": 1}'}])
         call = answer["choices"][0]["message"]["tool_calls"][0]["function"]
-        assert reached.settings.grammar == Grammar.json_schema(json.dumps(SCHEMA))
+        assert reached.settings.grammar == Grammar.json_schema(json.dumps(CLOSED))
         assert call == {"name": "weather", "arguments": '{"city": 1}'}
         assert answer["choices"][0]["message"]["content"] is None
         assert answer["choices"][0]["finish_reason"] == "tool_calls"

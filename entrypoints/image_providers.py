@@ -1,0 +1,30 @@
+"""Providers of what looking at images needs. Part of the composition root; ``container`` registers them."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlxk.application.ports.exif_reader import ExifReader
+    from mlxk.application.ports.image_decoder import ImageDecoder
+    from mlxk.application.use_cases.describe_images import DescribeImages
+    from mlxk.application.use_cases.generate_text import GenerateText
+
+
+def image_decoder() -> "ImageDecoder":
+    """Decode images with Pillow."""
+    from mlxk.adapters.pillow.decoder import PillowImageDecoder
+
+    return PillowImageDecoder()
+
+
+def exif_reader() -> "ExifReader":
+    """Read EXIF with Pillow."""
+    from mlxk.adapters.pillow.exif import PillowExifReader
+
+    return PillowExifReader()
+
+
+def describe_images(generate: "GenerateText", decoder: "ImageDecoder", exif: "ExifReader") -> "DescribeImages":
+    """Describe images."""
+    from mlxk.application.use_cases.describe_images import DescribeImages
+
+    return DescribeImages(generate, decoder, exif)

@@ -1,0 +1,211 @@
+"""EXIF as cameras, phones, editors and fuzzers write it, in every format that carries it."""
+
+import datetime
+import io
+import random
+import struct
+from typing import Any
+
+import pytest
+from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import IFDRational
+from syrupy.assertion import SnapshotAssertion
+
+from mlxk.adapters.pillow.exif import PillowExifReader
+from mlxk.domain.image_facts import ImageFacts
+from mlxk.domain.image_table import Chunk, ShownImage
+from mlxk.domain.media import EncodedImage
+
+TAG, GPS, IFD = ExifTags.Base, ExifTags.GPS, ExifTags.IFD
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF")
+MADEIRA = {
+    GPS.GPSLatitude: (32.0, 47.0, 24.0),
+    GPS.GPSLatitudeRef: "N",
+    GPS.GPSLongitude: (16.0, 55.0, 12.0),
+    GPS.GPSLongitudeRef: "W",
+}
+
+
+def exif_of(
+    top: dict[int, Any] | None = None, details: dict[int, Any] | None = None, place: dict[int, Any] | None = None
+) -> Image.Exif:
+    """Return EXIF with these tags in its three directories."""
+    exif = Image.Exif()
+    exif.update(top or {})
+    exif.get_ifd(IFD.Exif).update(details or {})
+    exif.get_ifd(IFD.GPSInfo).update(place or {})
+    return exif
+
+
+def encoded(exif: Image.Exif | bytes, form: str = "JPEG", name: str | None = None) -> EncodedImage:
+    """Return an image with EXIF."""
+    if form == "HEIF":
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    buffer = io.BytesIO()
+    raw = exif if isinstance(exif, bytes) else exif.tobytes()
+    Image.new("RGB", (16, 16), (90, 120, 30)).save(buffer, form, exif=raw)
+    return EncodedImage.of(buffer.getvalue(), "test", name)
+
+
+def facts(**directories: Any) -> ImageFacts:
+    """Return what is read of a JPEG with these tags."""
+    return PillowExifReader().read(encoded(exif_of(**directories)))
+
+
+def when(text: str, offset: str | None = None) -> datetime.datetime | None:
+    """Return the time that is read of a photo taken then."""
+    details = {TAG.DateTimeOriginal: text} | ({TAG.OffsetTimeOriginal: offset} if offset is not None else {})
+    return facts(details=details).taken
+
+
+def where(latitude: object, north: object, longitude: object = (1.0, 0.0, 0.0), east: object = "E") -> str | None:
+    """Return the place that is read of a photo taken there."""
+    place = {GPS.GPSLatitude: latitude, GPS.GPSLatitudeRef: north}
+    return facts(place={**place, GPS.GPSLongitude: longitude, GPS.GPSLongitudeRef: east}).location
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_tells_place_time_and_camera(form: str) -> None:
+    exif = exif_of(
+        {TAG.Make: "Apple", TAG.Model: "iPhone SE"},
+        {TAG.DateTimeOriginal: "2023:12:06 12:19:44", TAG.OffsetTimeOriginal: "+01:00"},
+        MADEIRA,
+    )
+    found = PillowExifReader().read(encoded(exif, form))
+    assert (found.location, found.date, found.camera) == (
+        "32.7900°N, 16.9200°W",
+        "2023-12-06 12:19+01:00",
+        "Apple iPhone SE",
+    )
+
+
+def test_the_table_of_photos_from_all_over_the_world(snapshot: SnapshotAssertion) -> None:
+    camera = {TAG.Make: "Apple", TAG.Model: "iPhone SE"}
+    south_east = {
+        GPS.GPSLatitude: (33.0, 51.0, 24.42),
+        GPS.GPSLatitudeRef: "S",
+        GPS.GPSLongitude: (151.0, 12.0, 55.07),
+        GPS.GPSLongitudeRef: "E",
+    }
+    broken = b"Exif\x00\x00II*\x00\xff\xff\xff\xff"
+    images = [
+        encoded(exif_of(camera, {TAG.DateTimeOriginal: "2023:12:06 12:19:00"}, MADEIRA), "JPEG", "north-west.jpg"),
+        encoded(
+            exif_of({TAG.Model: "X100|V"}, {TAG.DateTimeOriginal: "2024:01:31 23:59:59"}, south_east),
+            "WEBP",
+            "south-east.webp",
+        ),
+        encoded(
+            exif_of(
+                {TAG.Make: "Canon", TAG.Model: "Canon EOS R5"},
+                {TAG.DateTimeOriginal: "2024:07:01 08:00:00", TAG.OffsetTimeOriginal: "-03:30"},
+            ),
+            "PNG",
+            "offset.png",
+        ),
+        encoded(
+            exif_of(camera, {}, {GPS.GPSDateStamp: "2024:02:29", GPS.GPSTimeStamp: (23.0, 5.0, 9.5)}),
+            "AVIF",
+            "utc.avif",
+        ),
+        encoded(exif_of(camera), "HEIF", "camera.heic"),
+        encoded(broken, "JPEG", "broken|exif.jpg"),
+        encoded(exif_of(), "JPEG", "silent.jpg"),
+    ]
+    shown = [ShownImage(number, each, PillowExifReader().read(each)) for number, each in enumerate(images, 1)]
+    table = Chunk(tuple(shown)).table()
+    for image in images:  # encoders differ between versions of their libraries, names and facts do not
+        table = table.replace(image.digest[:8], "01234567")
+    assert table == snapshot
+
+
+@pytest.mark.parametrize(
+    ("text", "offset", "found"),
+    [
+        ("2024:05:01 12:30:15", None, "2024-05-01T12:30:15"),
+        ("2024:05:01 12:30:15", "+02:00", "2024-05-01T12:30:15+02:00"),
+        ("2024:05:01 12:30:15", "-0930", "2024-05-01T12:30:15-09:30"),
+        ("2024:05:01 12:30:15", "Z", "2024-05-01T12:30:15+00:00"),
+        ("2024:05:01 12:30:15", "   :  ", "2024-05-01T12:30:15"),
+        ("2024:05:01 12:30:15", "+99:99", "2024-05-01T12:30:15"),
+        ("2024-05-01T12:30", None, "2024-05-01T12:30:00"),
+        ("2024:05:01 23:59:60", None, "2024-05-01T23:59:59"),
+        ("2024:02:31 12:00:00", None, None),
+        ("0000:00:00 00:00:00", None, None),
+        ("    :  :     :  :  ", None, None),
+        ("2024:13:01 12:00:00", None, None),
+        ("2024:05:01 25:00:00", None, None),
+        ("yesterday", None, None),
+        ("2024:05:01 12:30:15\0garbage", None, "2024-05-01T12:30:15"),
+        ("", "+02:00", None),
+    ],
+)
+def test_times_that_make_sense_are_read_and_others_are_not(text: str, offset: str | None, found: str | None) -> None:
+    taken = when(text, offset)
+    assert (taken.isoformat() if taken else None) == found
+
+
+def test_the_shutter_comes_before_the_scanner_and_the_satellites_and_editors_do_not_count() -> None:
+    scanned = {TAG.DateTimeDigitized: "2024:05:02 01:02:03", TAG.OffsetTimeDigitized: "+01:00"}
+    placed = {GPS.GPSDateStamp: "2024:05:03", GPS.GPSTimeStamp: (1.0, 2.0, 3.9)}
+    both = facts(details={**scanned, TAG.DateTimeOriginal: "2024:05:01 01:02:03"}, place=placed)
+    assert both.date == "2024-05-01 01:02"
+    assert facts(details=scanned, place=placed).date == "2024-05-02 01:02+01:00"
+    assert facts(place=placed).date == "2024-05-03 01:02+00:00"
+    assert facts(top={TAG.DateTime: "2024:05:04 01:02:03"}).date is None
+    assert facts(place={GPS.GPSDateStamp: "2024:05:03", GPS.GPSTimeStamp: (99.0, 2.0, 3.0)}).date is None
+
+
+@pytest.mark.parametrize(
+    ("latitude", "north", "found"),
+    [
+        ((32.0, 47.0, 24.0), "N", "32.7900°N, 1.0000°E"),
+        ((32.0, 47.0, 24.0), "S", "32.7900°S, 1.0000°E"),
+        ((32.0, 47.4, 0.0), "N", "32.7900°N, 1.0000°E"),
+        ((32.79, 0.0, 0.0), "n", "32.7900°N, 1.0000°E"),
+        ((32.0, 47.0, 24.0), "", "32.7900°N, 1.0000°E"),
+        ((90.0, 0.0, 0.0), "N", "90.0000°N, 1.0000°E"),
+        ((90.0, 0.0, 1.0), "N", None),
+        ((1000.0, 0.0, 0.0), "N", None),
+    ],
+)
+def test_places_on_earth_are_read_and_others_are_not(latitude: object, north: str, found: str | None) -> None:
+    assert where(latitude, north) == found
+
+
+def test_a_fraction_with_nothing_below_is_no_place() -> None:
+    assert facts(place={**MADEIRA, GPS.GPSLatitude: (IFDRational(1, 0), 47.0, 24.0)}).location is None
+
+
+def test_half_a_place_is_none() -> None:
+    found = facts(place={GPS.GPSLatitude: (32.0, 47.0, 24.0), GPS.GPSLatitudeRef: "N"})
+    assert (found.latitude, found.longitude) == (None, None)
+
+
+def test_a_broken_directory_leaves_the_others_as_they_are() -> None:
+    exif = exif_of({TAG.Make: "Apple", TAG.Model: "iPhone SE"}, {TAG.DateTimeOriginal: "2024:05:01 12:30:15"}, MADEIRA)
+    raw = exif.tobytes()
+    order = "<" if raw[6:8] == b"II" else ">"
+    entry = raw.index(struct.pack(f"{order}HHI", IFD.GPSInfo, 4, 1)) + 8
+    damaged = raw[:entry] + struct.pack(f"{order}I", 0x7FFFFFFF) + raw[entry + 4 :]
+    found = PillowExifReader().read(encoded(damaged))
+    assert (found.camera, found.date, found.location) == ("Apple iPhone SE", "2024-05-01 12:30", None)
+
+
+def test_five_hundred_damaged_photos_are_read_without_a_fault() -> None:
+    exif = exif_of(
+        {TAG.Make: "Apple", TAG.Model: "iPhone SE", TAG.Orientation: 6},
+        {TAG.DateTimeOriginal: "2024:05:01 12:30:15", TAG.OffsetTimeOriginal: "+02:00"},
+        MADEIRA,
+    )
+    rng, reader = random.Random(7), PillowExifReader()
+    raw = exif.tobytes()
+    for _ in range(500):
+        damaged = bytearray(raw)
+        for _ in range(rng.randint(1, 12)):
+            damaged[rng.randrange(6, len(damaged))] = rng.randrange(256)
+        found = reader.read(encoded(bytes(damaged)))
+        assert found.latitude is None or -90 <= found.latitude <= 90
+        assert found.line(1)

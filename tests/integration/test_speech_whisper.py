@@ -1,0 +1,210 @@
+"""Whisper through our own loop over windows: what mlx-audio hears in one call, we hear window by window."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from models.tiny_speech import build_whisper, murmur, write_wav
+
+from mlxk.adapters.builtin.packaged import PackagedBuiltInModels
+from mlxk.adapters.in_memory.event_log import InMemoryEventLog
+from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
+from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.system.clock import SystemClock
+from mlxk.domain.errors import CapabilityError, ExecutionError, MlxkError, UnhealthyModelError
+from mlxk.domain.generation import GenerationRequest, GenerationSettings, TextDelta
+from mlxk.domain.model import ModelHandle
+from mlxk.domain.speech import Heard, SpeechTask, Transcript, TranscriptionRequest, TranscriptionSettings
+
+pytestmark = pytest.mark.mlx
+
+
+class Ear:
+    """A transcriber on an engine of its own."""
+
+    def __init__(self) -> None:
+        self.log = InMemoryEventLog()
+        self.generator = MlxTextGenerator(self.log, SystemClock())
+        self.transcriber = MlxSpeechTranscriber(self.generator.lender, self.log)
+
+    def hear(self, model: ModelHandle, path: Path, **settings: Any) -> Transcript:
+        """Return what is heard."""
+        request = TranscriptionRequest(model, str(path), path.name, TranscriptionSettings(**settings))
+        *_, transcript = self.transcriber.transcribe(request)
+        assert isinstance(transcript, Transcript)
+        return transcript
+
+
+@pytest.fixture(scope="module")
+def ear() -> Iterator[Ear]:
+    """Return one transcriber for all tests, as a server has one."""
+    ear = Ear()
+    yield ear
+    ear.generator.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("speech")
+
+
+@pytest.fixture(scope="module")
+def english(folder: Path) -> ModelHandle:
+    return build_whisper(folder / "english", seed=1)
+
+
+@pytest.fixture(scope="module")
+def multilingual(folder: Path) -> ModelHandle:
+    return build_whisper(folder / "multilingual", multilingual=True)
+
+
+@pytest.fixture(scope="module")
+def demo() -> ModelHandle:
+    found = PackagedBuiltInModels().find("demo-speech")
+    assert found is not None
+    return found
+
+
+def by_mlx_audio(model: ModelHandle, path: Path, **settings: Any) -> Any:
+    """Return what mlx-audio's own ``generate`` hears."""
+    from mlx_audio.stt.utils import load_model
+
+    network = load_model(Path(model.directory), model_name_parts=["whisper"])
+    return network.generate(str(path), **{"temperature": 0.0, **settings})
+
+
+def assert_same(ours: Transcript, theirs: Any) -> None:
+    """Compare text, language and every segment; theirs keeps segments that were found to be empty."""
+    segments = [each for each in theirs.segments if each["text"]]
+    assert (ours.text, ours.language) == (theirs.text.strip(), theirs.language)
+    assert [each.text for each in ours.segments] == [each["text"] for each in segments]
+    assert [list(each.tokens) for each in ours.segments] == [each["tokens"] for each in segments]
+    for mine, other in zip(ours.segments, segments, strict=True):
+        assert mine.start == pytest.approx(other["start"], abs=1e-6)
+        assert mine.end == pytest.approx(max(other["start"], other["end"]), abs=1e-6)
+        assert mine.offset == other["seek"]
+        spoken = [(each["word"], each["start"], each["end"]) for each in other.get("words", ())]
+        assert [(each.text, each.start, each.end) for each in mine.words] == spoken
+
+
+@pytest.mark.parametrize("seconds", [0.004, 0.9, 64.0])
+def test_a_model_for_english_hears_what_mlx_audio_hears(
+    seconds: float, ear: Ear, english: ModelHandle, folder: Path
+) -> None:
+    path = write_wav(folder / "clip.wav", murmur(seconds, seed=int(seconds)))
+    assert_same(ear.hear(english, path), by_mlx_audio(english, path))
+
+
+def test_a_multilingual_model_finds_the_language_that_mlx_audio_finds(
+    ear: Ear, multilingual: ModelHandle, folder: Path
+) -> None:
+    path = write_wav(folder / "clip.wav", murmur(3.0, seed=5))
+    theirs = by_mlx_audio(multilingual, path)
+    ours = ear.hear(multilingual, path)
+    assert_same(ours, theirs)
+    told = ear.hear(multilingual, path, language=theirs.language)
+    assert (told.text, told.language) == (ours.text, ours.language)
+
+
+def test_words_are_timed_as_mlx_audio_times_them(ear: Ear, demo: ModelHandle) -> None:
+    path = Path(demo.directory, "question.wav")
+    ours = ear.hear(demo, path, words=True)
+    assert_same(ours, by_mlx_audio(demo, path, word_timestamps=True))
+    assert [each.text for each in ours.words] == [" What", " is", " mlxk?"]
+
+
+def test_translation_and_hints_reach_the_model(ear: Ear, multilingual: ModelHandle, folder: Path) -> None:
+    path = write_wav(folder / "clip.wav", murmur(2.0, seed=3))
+    translated = ear.hear(multilingual, path, task=SpeechTask.TRANSLATE, language="german")
+    assert_same(translated, by_mlx_audio(multilingual, path, task="translate", language="de"))
+    hinted = ear.hear(multilingual, path, hint="one two three")
+    assert_same(hinted, by_mlx_audio(multilingual, path, initial_prompt="one two three"))
+
+
+def test_the_built_in_model_writes_down_its_samples_as_mlx_audio_does(ear: Ear, demo: ModelHandle) -> None:
+    expected = {
+        "hello.wav": "Hello world.",
+        "question.wav": "What is mlxk?",
+        "two-phrases.wav": "Good morning. Nothing leaves your machine.",
+    }
+    for name, text in expected.items():
+        path = Path(demo.directory, name)
+        ours = ear.hear(demo, path)
+        assert ours.text == text
+    assert_same(ours, by_mlx_audio(demo, path))
+    assert [segment.text for segment in ours.segments] == [" Good morning.", " Nothing leaves your machine."]
+
+
+@pytest.mark.parametrize("language", ["de", "german", "xx"])
+def test_a_language_that_the_model_does_not_know_is_refused(
+    language: str, ear: Ear, english: ModelHandle, folder: Path
+) -> None:
+    path = write_wav(folder / "clip.wav", murmur(1.0))
+    with pytest.raises(CapabilityError, match="language"):
+        ear.hear(english, path, language=language)
+
+
+def test_a_model_without_its_tokenizer_is_refused_with_what_is_missing(ear: Ear, folder: Path) -> None:
+    model = build_whisper(folder / "no-tokenizer")
+    Path(model.directory, "preprocessor_config.json").unlink()
+    path = write_wav(folder / "clip.wav", murmur(1.0))
+    with pytest.raises(UnhealthyModelError, match="tokenizer or preprocessor"):
+        ear.hear(model, path)
+
+
+def test_a_truncated_weight_file_is_a_typed_error(ear: Ear, folder: Path) -> None:
+    model = build_whisper(folder / "truncated")
+    weights = Path(model.directory, "model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(MlxkError, match=r"could not be loaded|fit together"):
+        ear.hear(model, write_wav(folder / "clip.wav", murmur(1.0)))
+
+
+def test_answers_go_on_while_a_recording_is_heard(ear: Ear, english: ModelHandle, folder: Path) -> None:
+    path = write_wav(folder / "long.wav", murmur(65.0))
+    text_model = PackagedBuiltInModels().find("demo")
+    assert text_model is not None
+    settings = GenerationSettings(max_tokens=500, temperature=0.0, ignore_eos=True)
+    events = ear.transcriber.transcribe(TranscriptionRequest(english, str(path), path.name))
+    first = next(events)
+    meanwhile = []
+    with ear.generator.submit(GenerationRequest(text_model, "Count", settings)) as stream:
+        for event in events:
+            meanwhile.extend(stream.take())
+            if isinstance(event, Transcript):
+                break
+    assert isinstance(first, Heard)
+    assert any(isinstance(event, TextDelta) for event in meanwhile)
+    assert ear.generator.state(5.0).responding
+
+
+def test_a_recording_that_is_given_up_leaves_the_engine_free(ear: Ear, english: ModelHandle, folder: Path) -> None:
+    path = write_wav(folder / "long.wav", murmur(65.0))
+    events = ear.transcriber.transcribe(TranscriptionRequest(english, str(path), path.name))
+    next(events)
+    events.close()
+    assert english in ear.generator.unload()
+
+
+def test_a_closed_engine_refuses_and_does_not_hang(english: ModelHandle, folder: Path) -> None:
+    ear = Ear()
+    path = write_wav(folder / "clip.wav", murmur(65.0))
+    events = ear.transcriber.transcribe(TranscriptionRequest(english, str(path), path.name))
+    next(events)
+    ear.generator.close()
+    with pytest.raises(ExecutionError, match="closed"):
+        list(events)
+
+
+def test_memory_for_a_recording_of_twelve_minutes_is_bounded(folder: Path) -> None:
+    import mlx.core as mx
+
+    from mlxk.adapters.mlx.speech.spectrum import Spectrum
+
+    sound = murmur(720.0)
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    spectrum = Spectrum(sound, 80)
+    assert spectrum.frames == 72_000
+    assert mx.get_peak_memory() - before < 64 * 1024**2
