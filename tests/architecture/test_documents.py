@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlxk.entrypoints.cli.commands import COMMANDS
 from mlxk.entrypoints.cli.parser import build_parser
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def test_commands_and_flags_that_are_shown_exist(document: Path) -> None:
         name = line.split()[1] if len(line.split()) > 1 else ""
         flags = set(re.findall(r"(?<![\w-])--[a-z-]+", line))
         known = set(parser._option_string_actions)
-        if name in COMMANDS:
+        if name in sub_parsers.choices:
             known |= set(sub_parsers.choices[name]._option_string_actions)
         elif re.fullmatch(r"[a-z]+", name):
             unknown.append(line)

@@ -3,7 +3,8 @@
     python tests/clients/run.py [--mlxk COMMAND] [--python INTERPRETER] [CLIENT …]
 
 Clients have packages of their own (``requirements.txt``, best in an environment of its own), so they are programs, not
-tests of the suite; the npm client finds its package by ``NODE_PATH``. Each is told the address by ``MLXK_BASE_URL`` and fails by ending with another status than 0.
+tests of the suite; the npm client finds its package by ``NODE_PATH``. Each is told the address by ``MLXK_BASE_URL`` and
+fails by ending with another status than 0.
 """
 
 import argparse

@@ -83,9 +83,7 @@ def test_a_quantized_model_answers(architecture: str, bits: int, command: Comman
     assert answer["usage"]["completion_tokens"] == 4
 
 
-def test_dequantized_weights_are_within_one_step_of_the_original(
-    command: Command, llama: Path, tmp_path: Path
-) -> None:
+def test_dequantized_weights_are_within_one_step_of_the_original(command: Command, llama: Path, tmp_path: Path) -> None:
     command("convert", "./llama", "./q8", "--quantize", "8", "--q-group-size", "32")
     made = command("convert", "./q8", "./full", "--dequantize")["data"]
     assert (made["bits"], made["changed_layers"] > 0) == (None, True)

@@ -42,7 +42,8 @@ def build_bert(directory: Path, seed: int = 0, **config: Any) -> ModelHandle:
         "pad_token_id": 0,
         **config,
     }
-    _save(directory, Model(ModelConfig.from_dict(settings)), settings, seed)
+    mx.random.seed(seed)
+    _save(directory, Model(ModelConfig.from_dict(settings)), settings)
     tokenizer.save(str(directory / "tokenizer.json"))
     special = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
     _write(
@@ -75,7 +76,8 @@ def build_qwen3(directory: Path, seed: int = 0) -> ModelHandle:
         "rope_theta": 10000.0,
         "tie_word_embeddings": True,
     }
-    _save(directory, Model(ModelConfig.from_dict(settings)), settings, seed)
+    mx.random.seed(seed)
+    _save(directory, Model(ModelConfig.from_dict(settings)), settings)
     tokenizer.save(str(directory / "tokenizer.json"))
     end = "<|endoftext|>"
     _write(
@@ -85,8 +87,7 @@ def build_qwen3(directory: Path, seed: int = 0) -> ModelHandle:
     return ModelHandle(str(directory), str(directory), Origin.WORKSPACE)
 
 
-def _save(directory: Path, model: Any, settings: dict[str, Any], seed: int) -> None:
-    mx.random.seed(seed)
+def _save(directory: Path, model: Any, settings: dict[str, Any]) -> None:
     weights = {
         name: mx.random.normal(value.shape) * 0.5 if value.ndim > 1 else value
         for name, value in tree_flatten(model.parameters())

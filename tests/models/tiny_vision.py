@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten, tree_map_with_path
 from models.tiny_models import CORPUS
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -356,13 +356,15 @@ def _weigh(directory: Path, settings: dict[str, Any], seed: int) -> None:
     config = update_module_configs(architecture.ModelConfig.from_dict(stated), architecture, stated, parts)
     mx.random.seed(seed)
     model = architecture.Model(config)
-    model.update(tree_map(_widened, model.parameters()))
+    model.update(tree_map_with_path(_widened, model.parameters()))
     mx.eval(model.parameters())
     weights = dict(tree_flatten(model.parameters()))
     mx.save_safetensors(str(directory / "model.safetensors"), weights, metadata={"format": "mlx"})
 
 
-def _widened(weight: Any) -> Any:
+def _widened(name: str, weight: Any) -> Any:
+    if name.endswith("_gate"):
+        return mx.ones(weight.shape)  # closed gates would hide the images
     return (weight * 2).astype(mx.float32) if mx.issubdtype(weight.dtype, mx.floating) else weight
 
 

@@ -38,6 +38,16 @@ _SHORTENABLE_ARCHITECTURES = frozenset({"qwen3", "qwen3_embedding", "gemma3_text
 _SHORTENABLE_NAMES = re.compile(r"mxbai-embed-(large|2d)|nomic-embed-text-v1\.5|arctic-embed-.*v(1\.5|2)")
 """Models trained so that the first numbers of a vector are a vector as well, for those that do not state it."""
 
+_VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+)
+"""Where tokenizers keep their words; without any of them transformers makes one that knows none."""
+
 _FIRST_TOKEN = re.compile(r"\bbge\b|\bmxbai\b")
 """Families that put the meaning into the first token; conversions often lack the file that says so."""
 
@@ -77,6 +87,8 @@ def load_embedding_model(handle: ModelHandle, adapter: str | None = None) -> Emb
     config = _read_json(handle, "config.json")
     if not config:
         raise UnhealthyModelError(f"'{handle.name}' has no readable config.json.", hint="Download the model again.")
+    if not any(os.path.exists(os.path.join(handle.directory, name)) for name in _VOCABULARIES):
+        raise UnhealthyModelError(f"'{handle.name}' lacks its tokenizer.", hint="Download the model again.")
     try:
         with open_file_limit_kept(), offline():
             network, tokenizer = _load(handle)

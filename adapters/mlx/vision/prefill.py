@@ -40,7 +40,9 @@ class VisionPrompt(Media):
     def prefill(self, tokens: list[int], cache: list[Any], position: int) -> Prefill:
         """Look, and begin to read; see the protocol."""
         read = [*self._seen.tokens, *tokens[len(self._seen.tokens) :]]
-        given = self._given(read, position)
+        # Features that every step looks at are not in the keys and values: they have to be had again.
+        seen = position > self._seen.last_media and isinstance(cache[-1], RowPositions)
+        given = self._given(read, seen)
         embeddings = given.pop("inputs_embeds")
         cache[-1] = self._riding(given)
         whole = not _may_be_divided(self._parts, read, embeddings, cache, given)
@@ -57,14 +59,19 @@ class VisionPrompt(Media):
             whole=whole,
         )
 
-    def _given(self, read: list[int], position: int) -> dict[str, Any]:
-        """Return what the language model takes, by name: embeddings of the whole prompt, and what goes with them."""
+    def _given(self, read: list[int], seen: bool) -> dict[str, Any]:
+        """Return what the language model takes, by name: embeddings of the whole prompt, and what goes with them.
+
+        Args:
+            read: The tokens.
+            seen: Whether the images are in the cache already, as keys and values.
+        """
         ids = mx.array([read])
         mask = mx.ones_like(ids)
         inputs = self._inputs(len(read))
         pixels = inputs.pop("pixel_values", None)
         positions = None
-        if pixels is not None and position > self._seen.last_media:
+        if pixels is not None and seen:
             positions = self._positions(ids, inputs)
         if pixels is None or positions is not None:
             found = self._parts.model.get_input_embeddings(ids, None, mask=mask)
@@ -79,7 +86,7 @@ class VisionPrompt(Media):
 
     def _positions(self, ids: mx.array, inputs: dict[str, Any]) -> dict[str, Any] | None:
         """Return the positions of a prompt whose images are in the cache; None when they have to be looked at anew."""
-        if isinstance(self._riding({}), RowPositions) and not self._network.has_positions:
+        if not self._network.has_positions:
             return {}
         index = getattr(self._parts.language, "get_rope_index", None)
         if index is None:

@@ -66,7 +66,8 @@ def _render(conversation: Conversation, parts: VisionParts, thinking: bool | Non
     from mlx_vlm import prompt_utils
 
     options: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
-    tools = wire_tools(conversation)
+    if tools := wire_tools(conversation):
+        options["tools"] = tools
     with refusals_explained():
         messages = _formatted(conversation, parts)
         if isinstance(messages[-1], str):
@@ -74,7 +75,7 @@ def _render(conversation: Conversation, parts: VisionParts, thinking: bool | Non
         template = _template_of(parts.processor)
         if template is None:
             return str(prompt_utils.get_chat_template(parts.processor, messages, True))
-        return str(template(messages, tokenize=False, add_generation_prompt=True, tools=tools or None, **options))
+        return str(template(messages, tokenize=False, add_generation_prompt=True, **options))
 
 
 def _formatted(conversation: Conversation, parts: VisionParts) -> list[Any]:

@@ -23,7 +23,7 @@ STREAMED_FORMATS = ("json", "text")
 GRANULARITIES = ("segment", "word")
 
 MAX_FIELD_BYTES = 64 * 1024
-MAX_FIELDS = 64
+MAX_FIELDS = 32
 _CHUNK = 256 * 1024
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 

@@ -1,0 +1,212 @@
+"""Embedding models through mlx-vlm: vectors, batches, windows, prefixes and tokens."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from models.tiny_embedding import WINDOW, build_bert, build_qwen3
+
+from mlxk.adapters.in_memory.event_log import InMemoryEventLog
+from mlxk.adapters.mlx.embedding.batches import MOST_PAIRS, MOST_ROWS, MOST_TOKENS, batches
+from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
+from mlxk.adapters.mlx.embedding.prompts import Prompts, prompts_of
+from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.system.clock import SystemClock
+from mlxk.domain.embedding import EmbeddingRequest, Embeddings, EmbeddingSettings, Input, InputKind
+from mlxk.domain.errors import (
+    CapabilityError,
+    ContextLengthError,
+    IncompatibleModelError,
+    MlxkError,
+    UnhealthyModelError,
+    ValidationError,
+)
+from mlxk.domain.model import ModelHandle
+
+pytestmark = pytest.mark.mlx
+
+TEXTS = (
+    "a man is eating food",
+    "a cheetah runs behind its prey",
+    "bread",
+    "the girl is carrying the baby and the bread",
+)
+QUERY = EmbeddingSettings(kind=InputKind.QUERY)
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Iterator[MlxTextEmbedder]:
+    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
+    yield MlxTextEmbedder(generator.lender)
+    generator.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("embedding")
+
+
+@pytest.fixture(scope="module")
+def bert(folder: Path) -> ModelHandle:
+    return build_bert(folder / "bert")
+
+
+@pytest.fixture(scope="module")
+def qwen3(folder: Path) -> ModelHandle:
+    return build_qwen3(folder / "qwen3-embedding")
+
+
+def embed(embedder: MlxTextEmbedder, model: ModelHandle, *inputs: Input, **settings: Any) -> Embeddings:
+    """Return the vectors of some inputs."""
+    return embedder.embed(EmbeddingRequest(model, inputs, EmbeddingSettings(**settings)))
+
+
+def by_mlx_vlm(model: ModelHandle, texts: tuple[str, ...]) -> Any:
+    """Return what mlx-vlm's own model makes of the texts, padded together by its tokenizer."""
+    from mlx_vlm.embedding_loader import load_embedding_model
+    from mlx_vlm.models.pooling import read_pooling_config
+    from transformers import AutoTokenizer
+
+    network = load_embedding_model(Path(model.directory))
+    network.pooling_config = read_pooling_config(model.directory)
+    tokenizer = AutoTokenizer.from_pretrained(model.directory)
+    encoded = tokenizer(list(texts), padding=True, return_tensors="np")
+    output = network(mx.array(encoded["input_ids"]), attention_mask=mx.array(encoded["attention_mask"]))
+    return np.array(output.text_embeds)
+
+
+@pytest.mark.parametrize("kind", ["bert", "qwen3"])
+def test_vectors_are_those_of_the_library(kind: str, request: pytest.FixtureRequest, embedder: MlxTextEmbedder) -> None:
+    model: ModelHandle = request.getfixturevalue(kind)
+    assert np.allclose(embed(embedder, model, *TEXTS).vectors, by_mlx_vlm(model, TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bert", "qwen3"])
+def test_many_texts_of_many_lengths_have_the_vectors_they_have_alone(
+    kind: str, request: pytest.FixtureRequest, embedder: MlxTextEmbedder
+) -> None:
+    model: ModelHandle = request.getfixturevalue(kind)
+    texts = [f"{text} {'bread ' * (index % 9)}" for index, text in enumerate(TEXTS * 40)]
+    together = embed(embedder, model, *texts)
+    for index in range(0, len(texts), 17):
+        assert np.allclose(together.vectors[index], embed(embedder, model, texts[index]).vectors[0], atol=1e-5)
+
+
+def test_tokens_of_the_model_mean_the_same_as_their_text_with_and_without_control_tokens(
+    embedder: MlxTextEmbedder, bert: ModelHandle
+) -> None:
+    from transformers import AutoTokenizer
+
+    framed = tuple(AutoTokenizer.from_pretrained(bert.directory)(TEXTS[0])["input_ids"])
+    found = embed(embedder, bert, TEXTS[0], framed, framed[1:-1])
+    assert found.vectors[0] == found.vectors[1] == found.vectors[2]
+    assert found.tokens == 3 * len(framed)
+
+
+@pytest.mark.parametrize("token", [-1, 10**9])
+def test_a_token_of_another_model_is_refused(token: int, embedder: MlxTextEmbedder, bert: ModelHandle) -> None:
+    with pytest.raises(ValidationError, match=r"input\[1\].*none of this model's"):
+        embed(embedder, bert, "bread", (1, token))
+
+
+def test_the_window_counts_control_tokens(embedder: MlxTextEmbedder, bert: ModelHandle) -> None:
+    assert embed(embedder, bert, "bread " * (WINDOW - 2)).tokens == WINDOW
+    with pytest.raises(ContextLengthError, match=f"has {WINDOW + 1} tokens; the model reads {WINDOW}"):
+        embed(embedder, bert, "bread " * (WINDOW - 1))
+
+
+def test_a_cut_text_keeps_its_last_control_token(embedder: MlxTextEmbedder, qwen3: ModelHandle) -> None:
+    cut = embed(embedder, qwen3, "bread " * 1000, truncate=True)
+    fits = embed(embedder, qwen3, "bread " * 200, truncate=True)
+    assert cut.tokens == fits.tokens == WINDOW * 4
+
+
+def test_queries_and_documents_differ_for_models_that_tell_them_apart(
+    embedder: MlxTextEmbedder, bert: ModelHandle, qwen3: ModelHandle
+) -> None:
+    document = embed(embedder, qwen3, "bread").vectors
+    query = embedder.embed(EmbeddingRequest(qwen3, ("bread",), QUERY)).vectors
+    task = embed(embedder, qwen3, "bread", kind=InputKind.QUERY, instruction="find food").vectors
+    written = embed(embedder, qwen3, "Instruct: find food\nQuery:bread").vectors
+    assert len({document, query, task}) == 3
+    assert task == written
+    assert embedder.embed(EmbeddingRequest(bert, ("bread",), QUERY)) == embed(embedder, bert, "bread")
+    with pytest.raises(CapabilityError, match="instruct"):
+        embed(embedder, bert, "bread", kind=InputKind.QUERY, instruction="find food")
+
+
+def test_vectors_of_models_made_for_it_can_be_shortened(embedder: MlxTextEmbedder, qwen3: ModelHandle) -> None:
+    (whole,), (short,) = (embed(embedder, qwen3, "bread", dimensions=length).vectors for length in (32, 8))
+    assert len(short) == 8
+    assert math.hypot(*short) == pytest.approx(1)
+    assert np.allclose(np.array(short) * math.hypot(*whole[:8]), whole[:8], atol=1e-6)
+
+
+def test_the_first_token_is_taken_where_the_model_says_so(
+    embedder: MlxTextEmbedder, folder: Path, bert: ModelHandle
+) -> None:
+    first = build_bert(folder / "first-token")
+    Path(first.directory, "1_Pooling", "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
+    named = build_bert(folder / "bge-small-en")
+    Path(named.directory, "1_Pooling", "config.json").unlink()
+    assert embed(embedder, first, "bread").vectors == embed(embedder, named, "bread").vectors
+    assert embed(embedder, first, "bread").vectors != embed(embedder, bert, "bread").vectors
+
+
+def test_a_way_of_pooling_that_is_not_supported_is_said_so(embedder: MlxTextEmbedder, folder: Path) -> None:
+    model = build_bert(folder / "weighted")
+    Path(model.directory, "1_Pooling", "config.json").write_text(json.dumps({"pooling_mode_weightedmean_tokens": True}))
+    with pytest.raises(IncompatibleModelError, match="pools its vectors"):
+        embed(embedder, model, "bread")
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_model_that_lacks_files_is_a_typed_error(missing: str, embedder: MlxTextEmbedder, folder: Path) -> None:
+    model = build_bert(folder / f"without-{missing}")
+    Path(model.directory, missing).unlink()
+    with pytest.raises((UnhealthyModelError, IncompatibleModelError)):
+        embed(embedder, model, "bread")
+
+
+def test_weights_that_are_not_numbers_are_a_typed_error(embedder: MlxTextEmbedder, folder: Path) -> None:
+    model = build_bert(folder / "nan")
+    path = str(Path(model.directory, "model.safetensors"))
+    weights = {name: value * float("nan") for name, value in mx.load(path).items()}
+    mx.eval(weights)
+    mx.save_safetensors(path, weights, metadata={"format": "mlx"})
+    with pytest.raises(MlxkError, match="not a number"):
+        embed(embedder, model, "bread")
+
+
+@given(st.lists(st.integers(1, 9000), min_size=1, max_size=200))
+def test_batches_hold_every_text_once_and_stay_within_their_bounds(lengths: list[int]) -> None:
+    made = batches([(0,) * length for length in lengths])
+    assert sorted(index for batch in made for index in batch) == list(range(len(lengths)))
+    for batch in made:
+        longest = max(lengths[index] for index in batch)
+        assert len(batch) == 1 or (
+            len(batch) <= MOST_ROWS and len(batch) * longest <= MOST_TOKENS and len(batch) * longest**2 <= MOST_PAIRS
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "stated", "expected"),
+    [
+        ("org/all-MiniLM-L6-v2", "bert", {}, Prompts()),
+        ("org/any", "bert", {"query": "q: ", "passage": "p: "}, Prompts("q: ", "p: ")),
+        ("intfloat/e5-base-v2", "bert", {}, Prompts("query: ", "passage: ")),
+        ("org/bge-base-en-v1.5", "bert", {}, Prompts("Represent this sentence for searching relevant passages: ")),
+        ("org/bge-m3", "xlm_roberta", {}, Prompts()),
+    ],
+)
+def test_prefixes_are_what_the_model_states_or_its_family_is_known_for(
+    name: str, architecture: str, stated: dict[str, object], expected: Prompts
+) -> None:
+    assert prompts_of(name, architecture, stated) == expected

@@ -1,0 +1,326 @@
+"""Speech and vectors over HTTP: the OpenAI SDK, every format, every refusal, and nothing left behind."""
+
+import base64
+import glob
+import json
+import os
+import struct
+import tempfile
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from serving.parts import (
+    CHAT_MODEL,
+    EMBEDDING_MODEL,
+    ENGLISH_SPEECH_MODEL,
+    SPEECH_MODEL,
+    SPOKEN,
+    Parts,
+)
+from serving.running import RunningServer, eventually
+
+from mlxk.domain.speech import SpeechTask
+from mlxk.entrypoints.http.body_guard import LARGEST_UPLOAD_BYTES
+from mlxk.entrypoints.http.server.server import ServerLimits
+
+pytestmark = pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # the SDK's word on translations
+
+SOUND = ("hello.wav", b"RIFF....WAVE")
+BOUNDARY = "b0undary"
+
+
+@pytest.fixture
+def server() -> Iterator[RunningServer]:
+    with RunningServer(Parts()) as running:
+        yield running
+
+
+@pytest.fixture
+def sdk(server: RunningServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0) as client:
+        yield client
+
+
+def post(server: RunningServer, path: str, parts: list[tuple[str, str | tuple[str, bytes]]]) -> tuple[int, Any]:
+    """Send a form and return status and body."""
+    lines = b""
+    for name, value in parts:
+        filename, data = value if isinstance(value, tuple) else (None, value.encode())
+        disposition = f'form-data; name="{name}"' + (f'; filename="{filename}"' if filename else "")
+        lines += f"--{BOUNDARY}\r\nContent-Disposition: {disposition}\r\n\r\n".encode() + data + b"\r\n"
+    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    status, _, body = server.request("POST", path, lines + f"--{BOUNDARY}--\r\n".encode(), headers)
+    return status, body
+
+
+def left_behind() -> list[str]:
+    """Return the files of uploads that are still on the disk."""
+    return glob.glob(os.path.join(tempfile.gettempdir(), "mlxk-upload-*"))
+
+
+def test_json_and_text(sdk: openai.OpenAI) -> None:
+    answer = sdk.audio.transcriptions.create(model=SPEECH_MODEL, file=SOUND)
+    assert answer.text == SPOKEN.text
+    assert answer.usage is not None
+    assert answer.usage.type == "duration"
+    assert answer.usage.seconds == SPOKEN.seconds
+    assert sdk.audio.transcriptions.create(model=SPEECH_MODEL, file=SOUND, response_format="text") == f"{SPOKEN.text}\n"
+
+
+def test_verbose_json_has_duration_language_segments_and_words(sdk: openai.OpenAI) -> None:
+    answer = sdk.audio.transcriptions.create(
+        model=SPEECH_MODEL,
+        file=SOUND,
+        response_format="verbose_json",
+        timestamp_granularities=["segment", "word"],
+    )
+    assert (answer.task, answer.duration, answer.language) == ("transcribe", 3.0, "en")  # type: ignore[attr-defined]
+    assert answer.segments is not None
+    assert [(each.id, each.start, each.end) for each in answer.segments] == [(0, 0.0, 1.25), (1, 1.5, 2.75)]
+    assert all(isinstance(each.avg_logprob, float) and each.tokens == [] for each in answer.segments)
+    assert answer.words is not None
+    assert [each.word for each in answer.words] == ["Hello", "there.", "How", "are you?"]
+
+
+def test_only_what_is_asked_for_is_timed(sdk: openai.OpenAI) -> None:
+    words = sdk.audio.transcriptions.create(
+        model=SPEECH_MODEL, file=SOUND, response_format="verbose_json", timestamp_granularities=["word"]
+    )
+    assert words.segments is None
+    assert words.words is not None
+    usual = sdk.audio.transcriptions.create(model=SPEECH_MODEL, file=SOUND, response_format="verbose_json")
+    assert usual.words is None
+    assert usual.segments is not None
+
+
+def test_subtitles(sdk: openai.OpenAI) -> None:
+    srt = sdk.audio.transcriptions.create(model=SPEECH_MODEL, file=SOUND, response_format="srt")
+    assert srt.startswith("1\n00:00:00,000 --> 00:00:01,250\nHello there.\n\n2\n")
+    vtt = sdk.audio.transcriptions.create(model=SPEECH_MODEL, file=SOUND, response_format="vtt")
+    assert vtt.startswith("WEBVTT\n\n00:00:00.000 --> ")
+
+
+def test_a_stream_tells_what_is_heard_and_ends_with_all_of_it(sdk: openai.OpenAI) -> None:
+    events = list(sdk.audio.transcriptions.create(model=SPEECH_MODEL, file=SOUND, stream=True))
+    assert "".join(event.delta for event in events if event.type == "transcript.text.delta") == SPOKEN.text
+    assert events[-1].type == "transcript.text.done"
+    assert events[-1].text == SPOKEN.text
+
+
+def test_translation_asks_for_english(server: RunningServer, sdk: openai.OpenAI) -> None:
+    answer = sdk.audio.translations.create(model=SPEECH_MODEL, file=SOUND, prompt="names", temperature=0.2)
+    assert answer.text == SPOKEN.text
+    (request,) = server.parts.transcriber.requests
+    settings = request.settings
+    assert (settings.task, settings.hint, settings.temperature) == (SpeechTask.TRANSLATE, "names", 0.2)
+    verbose = sdk.audio.translations.create(model=SPEECH_MODEL, file=SOUND, response_format="verbose_json")
+    assert verbose.task == "translate"  # type: ignore[attr-defined]
+
+
+def test_settings_reach_the_model_and_nothing_is_invented(server: RunningServer, sdk: openai.OpenAI) -> None:
+    sdk.audio.transcriptions.create(model=SPEECH_MODEL, file=SOUND)
+    sdk.audio.transcriptions.create(model=SPEECH_MODEL, file=SOUND, language="de", prompt="Ada", temperature=0.5)
+    plain, told = (request.settings for request in server.parts.transcriber.requests)
+    assert (plain.language, plain.hint, plain.temperature, plain.words) == (None, None, 0.0, False)
+    assert (told.language, told.hint, told.temperature) == ("de", "Ada", 0.5)
+
+
+def test_a_model_that_only_writes_is_refused_by_its_name(sdk: openai.OpenAI) -> None:
+    with pytest.raises(openai.UnprocessableEntityError, match=f"'{CHAT_MODEL}' does not support audio"):
+        sdk.audio.transcriptions.create(model=CHAT_MODEL, file=SOUND)
+
+
+def test_a_model_for_english_only_does_not_translate(sdk: openai.OpenAI) -> None:
+    with pytest.raises(openai.UnprocessableEntityError, match="audio-translate-en"):
+        sdk.audio.translations.create(model=ENGLISH_SPEECH_MODEL, file=SOUND)
+
+
+def test_an_unknown_model_is_not_found(sdk: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        sdk.audio.transcriptions.create(model="org/nowhere", file=SOUND)
+    assert caught.value.param == "model"
+
+
+@pytest.mark.parametrize(
+    ("parts", "status", "message"),
+    [
+        ([("model", SPEECH_MODEL)], 400, "file: is required"),
+        ([("file", SOUND)], 400, "model: is required"),
+        ([("file", SOUND), ("file", SOUND), ("model", SPEECH_MODEL)], 400, "only one file"),
+        ([("file", ("a.wav", b"")), ("model", SPEECH_MODEL)], 400, "Empty audio file"),
+        ([("file", SOUND), ("model", SPEECH_MODEL), ("response_format", "xml")], 400, "response_format"),
+        ([("file", SOUND), ("model", SPEECH_MODEL), ("temperature", "warm")], 400, "temperature"),
+        ([("file", SOUND), ("model", SPEECH_MODEL), ("temperature", "7")], 400, "temperature"),
+        ([("file", SOUND), ("model", SPEECH_MODEL), ("stream", "perhaps")], 400, "stream"),
+        ([("file", SOUND), ("model", SPEECH_MODEL), ("stream", "true"), ("response_format", "srt")], 400, "stream"),
+        ([("file", SOUND), ("model", SPEECH_MODEL), ("timestamp_granularities[]", "word")], 400, "verbose_json"),
+        ([("file", SOUND), ("model", SPEECH_MODEL), ("include[]", "logprobs")], 400, "include: is not supported"),
+        ([("file", SOUND), ("model", SPEECH_MODEL), ("model", SPEECH_MODEL)], 400, "more than once"),
+        ([("file", SOUND), ("model", SPEECH_MODEL), ("prompt", "x" * 70_000)], 413, "field"),
+        ([("file", SOUND), ("model", SPEECH_MODEL), *[("x", "y")] * 70], 413, "more than 32 fields"),
+    ],
+)
+def test_what_is_wrong_with_a_form_is_named(
+    parts: list[tuple[str, str | tuple[str, bytes]]], status: int, message: str, server: RunningServer
+) -> None:
+    answered, body = post(server, "/v1/audio/transcriptions", parts)
+    assert (answered, message in body["error"]["message"]) == (status, True), body
+    assert left_behind() == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({"Content-Type": "application/json"}, b"{}", 415),
+        ({"Content-Type": "multipart/form-data"}, b"x", 400),
+        ({"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}, b"--b0und", 400),
+        ({"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}, b"", 400),
+    ],
+)
+def test_a_body_that_is_no_form_is_refused(
+    headers: dict[str, str], body: bytes, status: int, server: RunningServer
+) -> None:
+    answered, _, document = server.request("POST", "/v1/audio/transcriptions", body, headers)
+    assert (answered, document["status"]) == (status, "error")
+    assert left_behind() == []
+
+
+def test_a_file_may_be_larger_than_other_bodies_but_not_without_limit() -> None:
+    with RunningServer(Parts(), ServerLimits(max_body_bytes=LARGEST_UPLOAD_BYTES)) as server:
+        large = ("large.wav", bytes(17 * 2**20))
+        assert post(server, "/v1/audio/transcriptions", [("file", large), ("model", SPEECH_MODEL)])[0] == 200
+        too_large = ("huge.wav", bytes(50_000_001))
+        status, body = post(server, "/v1/audio/transcriptions", [("file", too_large), ("model", SPEECH_MODEL)])
+        assert (status, body["error"]["type"]) == (413, "payload_too_large")
+        padding = json.dumps({"model": CHAT_MODEL, "prompt": "x" * 17 * 2**20}).encode()
+        assert server.request("POST", "/v1/completions", padding, {"Content-Type": "application/json"})[0] == 413
+    assert left_behind() == []
+
+
+def test_unknown_fields_are_reported(server: RunningServer) -> None:
+    lines = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="model"\r\n\r\n{SPEECH_MODEL}\r\n'
+    lines += f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="mood"\r\n\r\ngood\r\n'
+    lines += (
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\nRIFF\r\n--{BOUNDARY}--'
+    )
+    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    status, answered, _ = server.request("POST", "/v1/audio/transcriptions", lines.encode(), headers)
+    assert (status, answered["x-mlxk-ignored-fields"]) == (200, "mood")
+
+
+def test_a_client_that_goes_away_ends_the_work_and_leaves_no_file(server: RunningServer) -> None:
+    body = (
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\nRIFF\r\n'
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="model"\r\n\r\n{SPEECH_MODEL}\r\n'
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="stream"\r\n\r\ntrue\r\n--{BOUNDARY}--\r\n'
+    ).encode()
+    connection = server.connect()
+    head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    connection.sendall(f"{head}Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n".encode() + body)
+    connection.close()
+    assert eventually(lambda: server.parts.transcriber.requests and not left_behind())
+    assert eventually(lambda: server.parts.application._admission.admitted == 0)
+
+
+def test_more_recordings_than_there_is_room_for_are_sent_away(server: RunningServer) -> None:
+    admission = server.parts.application._admission
+    leave = admission.enter(admission.capacity)
+    try:
+        status, body = post(server, "/v1/audio/transcriptions", [("file", SOUND), ("model", SPEECH_MODEL)])
+    finally:
+        leave()
+    assert (status, body["error"]["type"]) == (429, "queue_full")
+    assert left_behind() == []
+
+
+def test_many_recordings_at_once_are_all_heard(server: RunningServer) -> None:
+    found: list[int] = []
+
+    def ask() -> None:
+        found.append(post(server, "/v1/audio/transcriptions", [("file", SOUND), ("model", SPEECH_MODEL)])[0])
+
+    threads = [threading.Thread(target=ask) for _ in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [200] * 24
+    assert left_behind() == []
+
+
+def test_vectors_as_numbers_and_in_base64_are_the_same(server: RunningServer, sdk: openai.OpenAI) -> None:
+    numbers = sdk.embeddings.create(model=EMBEDDING_MODEL, input=["one", "two"], encoding_format="float")
+    decoded = sdk.embeddings.create(model=EMBEDDING_MODEL, input=["one", "two"])
+    for mine, other in zip(numbers.data, decoded.data, strict=True):
+        assert mine.embedding == pytest.approx(other.embedding, rel=1e-6)
+        assert mine.index == other.index
+    status, _, raw = server.post(
+        "/v1/embeddings", {"model": EMBEDDING_MODEL, "input": "one", "encoding_format": "base64"}
+    )
+    data = base64.b64decode(raw["data"][0]["embedding"])
+    assert list(struct.unpack(f"<{len(data) // 4}f", data)) == pytest.approx(numbers.data[0].embedding, rel=1e-6)
+    assert status == 200
+
+
+def test_vectors_say_what_they_are_of(server: RunningServer, sdk: openai.OpenAI) -> None:
+    answer = sdk.embeddings.create(model="encoder", input="one two three", user="ada")
+    assert (answer.model, answer.object) == (EMBEDDING_MODEL, "list")
+    assert (answer.usage.prompt_tokens, answer.usage.total_tokens) == (3, 3)
+    _, _, raw = server.post("/v1/embeddings", {"model": "encoder", "input": "one"})
+    assert raw["system_fingerprint"] == "aaaaaaaa.cpu"
+
+
+def test_tokens_dimensions_and_queries_reach_the_model(server: RunningServer, sdk: openai.OpenAI) -> None:
+    sdk.embeddings.create(model=EMBEDDING_MODEL, input=[1, 2, 3], dimensions=4)
+    sdk.embeddings.create(
+        model=EMBEDDING_MODEL,
+        input=[[1], [2, 3]],
+        extra_body={"input_type": "query", "instruct": "find", "truncate": True},
+    )
+    one, two = server.parts.embedder.requests
+    assert (one.inputs, one.settings.dimensions) == (((1, 2, 3),), 4)
+    assert (two.inputs, two.settings.kind.value) == (((1,), (2, 3)), "query")
+    assert (two.settings.instruction, two.settings.truncate) == ("find", True)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({"input": "one"}, 400, "model"),
+        ({"model": EMBEDDING_MODEL}, 400, "input"),
+        ({"model": EMBEDDING_MODEL, "input": ""}, 400, "input"),
+        ({"model": EMBEDDING_MODEL, "input": []}, 400, "input"),
+        ({"model": EMBEDDING_MODEL, "input": ["a", ""]}, 400, "input[1]"),
+        ({"model": EMBEDDING_MODEL, "input": ["a", 1]}, 400, "input[1]"),
+        ({"model": EMBEDDING_MODEL, "input": {"text": "a"}}, 400, "input"),
+        ({"model": EMBEDDING_MODEL, "input": [True]}, 400, "input"),
+        ({"model": EMBEDDING_MODEL, "input": "a", "encoding_format": "hex"}, 400, "encoding_format"),
+        ({"model": EMBEDDING_MODEL, "input": "a", "input_type": "song"}, 400, "input_type"),
+        ({"model": EMBEDDING_MODEL, "input": "a", "instruct": "find"}, 400, "instruct"),
+        ({"model": EMBEDDING_MODEL, "input": "a", "dimensions": 0}, 400, "dimensions"),
+        ({"model": CHAT_MODEL, "input": "a"}, 422, None),
+        ({"model": "org/nowhere", "input": "a"}, 404, "model"),
+        ({"model": EMBEDDING_MODEL, "input": "word " * 600}, 400, "input"),
+    ],
+)
+def test_what_is_wrong_with_a_request_for_vectors_is_named(
+    body: dict[str, object], status: int, param: str | None, server: RunningServer
+) -> None:
+    answered, _, document = server.post("/v1/embeddings", body)
+    assert (answered, document["error"]["param"]) == (status, param), document
+
+
+def test_models_of_every_kind_are_listed_with_what_they_can_do(sdk: openai.OpenAI) -> None:
+    listed = {model.id: model.capabilities for model in sdk.models.list()}  # type: ignore[attr-defined]
+    assert listed[SPEECH_MODEL] == ["audio", "audio-translate-en"]
+    assert listed[ENGLISH_SPEECH_MODEL] == ["audio"]
+    assert listed[EMBEDDING_MODEL] == ["embeddings"]
+
+
+def test_text_is_not_asked_of_models_that_do_not_write_it(sdk: openai.OpenAI) -> None:
+    for model in (SPEECH_MODEL, EMBEDDING_MODEL):
+        with pytest.raises(openai.UnprocessableEntityError, match="does not generate text"):
+            sdk.chat.completions.create(model=model, messages=[{"role": "user", "content": "hello"}])

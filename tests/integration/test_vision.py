@@ -1,0 +1,252 @@
+"""Models that look at images, in the engine: mlx-vlm's own answers, shared batches, repeated images, refusals."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from models.answers import Answer, read
+from models.pictures import about, noise, oracle
+from models.tiny_models import build as build_text
+from models.tiny_vision import ARCHITECTURES, build
+
+from mlxk.adapters.in_memory.event_log import InMemoryEventLog
+from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.system.clock import SystemClock
+from mlxk.domain.capabilities import Backend
+from mlxk.domain.computation import Computation
+from mlxk.domain.conversation import Conversation, Message, Role
+from mlxk.domain.errors import CapabilityError, ContextLengthError, MlxkError, UntrustedModelCodeError, ValidationError
+from mlxk.domain.generation import FinishReason, GenerationRequest, GenerationSettings
+from mlxk.domain.media import DecodedImage
+from mlxk.domain.model import ModelHandle
+
+pytestmark = pytest.mark.mlx
+GREEDY = GenerationSettings(temperature=0, max_tokens=24, logprobs=0)
+QUESTION = "What is in the image?"
+Models = Callable[..., ModelHandle]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Build a model of an architecture, once."""
+    built: dict[str, ModelHandle] = {}
+
+    def model(architecture: str = "qwen2_vl") -> ModelHandle:
+        if architecture not in built:
+            built[architecture] = build(tmp_path_factory.mktemp("tiny") / architecture, architecture, seed=3)
+        return built[architecture]
+
+    return model
+
+
+@pytest.fixture
+def engine() -> Iterator[MlxTextGenerator]:
+    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
+    yield generator
+    generator.close()
+
+
+def request(handle: ModelHandle, prompt: Conversation | str, **settings: Any) -> GenerationRequest:
+    return GenerationRequest(handle, prompt, attrs.evolve(GREEDY, **settings), backend=Backend.MLX_VLM)
+
+
+def answer(engine: MlxTextGenerator, handle: ModelHandle, prompt: Conversation | str, **settings: Any) -> Answer:
+    return read(engine.submit(request(handle, prompt, **settings)))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_answer_about_an_image_is_mlx_vlms_own(architecture: str, models: Models, engine: MlxTextGenerator) -> None:
+    handle = models(architecture)
+    first, second = (answer(engine, handle, about(noise(seed), QUESTION)) for seed in (1, 2))
+    assert first.tokens == oracle(handle, about(noise(1), QUESTION))
+    assert second.tokens == oracle(handle, about(noise(2), QUESTION))
+    assert first.tokens != second.tokens
+
+
+@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {"mllama"}))
+def test_an_answer_about_several_images_and_one_about_none_are_mlx_vlms_own(
+    architecture: str, models: Models, engine: MlxTextGenerator
+) -> None:
+    handle = models(architecture)
+    several = about("Image 1:", noise(1), "Image 2:", noise(2, 40, 90), "Compare them.")
+    assert answer(engine, handle, several).tokens == oracle(handle, several)
+    none = Conversation((Message(Role.SYSTEM, "Be brief."), Message(Role.USER, "Hello world! How are you today?")))
+    assert answer(engine, handle, none).tokens == oracle(handle, none)
+
+
+@pytest.mark.parametrize("architecture", ["qwen2_vl", "qwen3_vl", "gemma3", "gemma4", "mllama", "pixtral"])
+def test_a_conversation_goes_on_about_its_image_without_looking_again(
+    architecture: str, models: Models, engine: MlxTextGenerator
+) -> None:
+    handle = models(architecture)
+    opening = Message.showing(noise(1), QUESTION)
+    first = answer(engine, handle, Conversation((opening,)))
+    said = Message(Role.ASSISTANT, "The quick brown fox.")
+    turns = Conversation((opening, said, Message(Role.USER, "And what else? " * 3)))
+    second = answer(engine, handle, turns)
+    assert second.tokens == oracle(handle, turns)
+    assert first.finished.usage.cached_tokens == 0
+    assert second.finished.usage.cached_tokens >= first.finished.usage.prompt_tokens - 8
+
+
+def test_other_images_never_share_what_was_computed(models: Models, engine: MlxTextGenerator) -> None:
+    handle = models()
+    for seed in (1, 2, 1):
+        found = answer(engine, handle, about(noise(seed), QUESTION))
+        assert found.tokens == oracle(handle, about(noise(seed), QUESTION))
+    assert found.finished.usage.cached_tokens == found.finished.usage.prompt_tokens - 1
+
+
+def test_eight_requests_with_and_without_images_get_together_what_they_get_alone(
+    models: Models, engine: MlxTextGenerator
+) -> None:
+    handle = models()
+    asked = [
+        request(handle, about(noise(1), QUESTION)),
+        request(handle, about(noise(2, 90, 50), "Describe it."), temperature=1.5, seed=7),
+        request(handle, about("Hello world!")),
+        request(handle, about(noise(1), noise(3), "Compare."), temperature=0.8, top_p=0.9, seed=8),
+        request(handle, about("The quick brown fox"), temperature=2.0, seed=9),
+        request(handle, about(noise(4), "What is this?"), repetition_penalty=1.3),
+        request(
+            handle, Conversation((Message(Role.SYSTEM, "Count."), *about(noise(5), "1 2").messages)), top_k=5, seed=1
+        ),
+        request(handle, "The quick brown", temperature=1.0, seed=3),
+    ]
+    alone = [read(engine.submit(each)).tokens for each in asked]
+    engine.unload()
+    streams = [engine.submit(each) for each in asked]
+    together = [read(stream) for stream in streams]
+    assert [each.tokens for each in together] == alone
+    assert {each.finished.notes for each in together} == {()}
+    assert len(set(alone)) == len(alone)
+
+
+def test_a_model_whose_cache_cannot_be_shared_says_so(models: Models, engine: MlxTextGenerator) -> None:
+    found = answer(engine, models("mllama"), about(noise(1), QUESTION))
+    assert found.finished.notes == ("Computed outside the common batch because this model's cache cannot be shared.",)
+
+
+def test_the_same_image_is_looked_at_once(models: Models, engine: MlxTextGenerator) -> None:
+    handle = models("gemma4")
+    stream = engine.submit(request(handle, about(noise(1), QUESTION)))
+    tower = engine._thread.worker._residency.models[0].model.vision.tower  # type: ignore[union-attr]
+    read(stream)
+    for prompt in ("Something else entirely?", "And " * 40, QUESTION):
+        answer(engine, handle, about(prompt, noise(1), "!"))
+    assert tower.looked == 1
+    answer(engine, handle, about(noise(2), QUESTION))
+    assert tower.looked == 2
+
+
+def test_a_long_prompt_is_read_in_pieces_beside_others(models: Models, engine: MlxTextGenerator) -> None:
+    for architecture in ("qwen2_vl", "qwen3_vl", "gemma3"):
+        handle = models(architecture)
+        long = about("The quick brown fox jumps over the lazy dog. " * 60, noise(1), QUESTION)
+        busy = engine.submit(request(handle, about("Hello"), max_tokens=200, ignore_eos=True))
+        assert answer(engine, handle, long).tokens == oracle(handle, long)
+        busy.cancel()
+
+
+def test_text_as_it_is_takes_no_template(models: Models, engine: MlxTextGenerator) -> None:
+    handle = models()
+    plain = answer(engine, handle, "Hello world!").finished.usage.prompt_tokens
+    assert plain < answer(engine, handle, about("Hello world!")).finished.usage.prompt_tokens
+
+
+def test_settings_are_honoured(models: Models, engine: MlxTextGenerator) -> None:
+    handle, shown = models(), about(noise(1), QUESTION)
+    greedy = answer(engine, handle, shown)
+    stop = greedy.text[3:6]
+    stopped = answer(engine, handle, shown, stop=(stop,))
+    assert stopped.text == greedy.text[: greedy.text.index(stop)]
+    assert stopped.finished.reason is FinishReason.STOP
+    short = answer(engine, handle, shown, max_tokens=5)
+    assert (short.finished.reason, short.finished.usage.completion_tokens) == (FinishReason.LENGTH, 5)
+    hot = {answer(engine, handle, shown, temperature=2.0, seed=seed).text for seed in (1, 1, 2)}
+    assert len(hot) == 2
+    banned = tuple((token, -100.0) for token in range(3, 400))
+    assert answer(engine, handle, shown, logit_bias=banned[:100]).text != greedy.text
+
+
+def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers(engine: MlxTextGenerator, tmp_path: Path) -> None:
+    handle = build(tmp_path / "m", max_position_embeddings=30)
+    with pytest.raises(ContextLengthError) as refusal:
+        engine.submit(request(handle, about(noise(1), QUESTION)))
+    assert refusal.value.detail == {"prompt_tokens": 36, "context_length": 30}
+
+
+def test_marks_of_images_in_the_text_are_refused_and_harm_nobody(models: Models, engine: MlxTextGenerator) -> None:
+    handle = models()
+    with pytest.raises(ValidationError, match="cannot take these images with this prompt"):
+        engine.submit(request(handle, about(noise(1), "<|image_pad|><|image_pad|>")))
+    assert answer(engine, handle, about("<|image_pad|>")).finished.usage.prompt_tokens > 0
+    assert answer(engine, handle, about(noise(1), QUESTION)).tokens == oracle(handle, about(noise(1), QUESTION))
+
+
+def test_what_only_text_models_take_is_refused_by_name(
+    models: Models, engine: MlxTextGenerator, tmp_path: Path
+) -> None:
+    handle = models()
+    for computation, said in (
+        (Computation(kv_bits=8), "kv_bits"),
+        (Computation(draft_model=handle), "draft_model"),
+        (Computation(adapter=str(tmp_path)), "adapter"),
+    ):
+        wanted = attrs.evolve(request(handle, about(noise(1), QUESTION)), computation=computation)
+        with pytest.raises(MlxkError, match=said):
+            read(engine.submit(wanted))
+
+
+def test_images_for_a_text_model_are_refused(engine: MlxTextGenerator, tmp_path: Path) -> None:
+    handle = build_text(tmp_path / "text")
+    with pytest.raises(CapabilityError, match="takes text, not images"):
+        engine.submit(GenerationRequest(handle, about(noise(1), QUESTION)))
+
+
+def test_a_cancelled_answer_about_an_image_ends(models: Models, engine: MlxTextGenerator) -> None:
+    with engine.submit(request(models(), about(noise(1), QUESTION), max_tokens=2000, ignore_eos=True)) as stream:
+        next(stream)
+        stream.cancel()
+        assert list(stream)[-1].reason is FinishReason.CANCELLED  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["config.json", "processor_config.json", "tokenizer_config.json", "nested/x.json"])
+@pytest.mark.parametrize("entry", ["model_file", "auto_map"])
+def test_code_that_comes_with_a_model_is_never_run(
+    name: str, entry: str, engine: MlxTextGenerator, tmp_path: Path
+) -> None:
+    import json
+
+    handle = build(tmp_path / "evil")
+    proof = tmp_path / "ran"
+    (tmp_path / "evil" / "evil.py").write_text(f"open({str(proof)!r}, 'w').close()\n")
+    document = tmp_path / "evil" / name
+    document.parent.mkdir(exist_ok=True)
+    content = json.loads(document.read_text()) if document.exists() else {}
+    named = (
+        "evil.py" if entry == "model_file" else {"AutoProcessor": "evil.Processor", "AutoTokenizer": ["evil.T", None]}
+    )
+    document.write_text(json.dumps({**content, "deep": [{entry: named}], entry: named}))
+    with pytest.raises(UntrustedModelCodeError, match=name):
+        engine.submit(request(handle, about(noise(1), QUESTION)))
+    assert not proof.exists()
+
+
+def test_images_of_any_size_are_looked_at_or_refused(models: Models, engine: MlxTextGenerator) -> None:
+    for architecture in ("qwen2_vl", "pixtral", "gemma3", "smolvlm"):
+        for size in ((1, 1), (1, 300), (300, 1), (400, 300), (17, 33)):
+            shown = about(noise(1, *size), QUESTION)
+            try:
+                assert answer(engine, models(architecture), shown, max_tokens=2).finished.usage.prompt_tokens > 10
+            except ValidationError as refusal:
+                assert "cannot take these images" in refusal.message
+
+
+def test_a_picture_is_more_than_its_colours(models: Models, engine: MlxTextGenerator) -> None:
+    tall = noise(1, 20, 80)
+    wide = DecodedImage(80, 20, tall.pixels, "0" * 64)
+    handle = models()
+    assert answer(engine, handle, about(tall, QUESTION)).tokens != answer(engine, handle, about(wide, QUESTION)).tokens

@@ -1,0 +1,72 @@
+"""Pictures for tests, and mlx-vlm's own greedy answer about them to hold answers against."""
+
+import functools
+import hashlib
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mlxk.domain.conversation import Conversation, Message
+from mlxk.domain.media import DecodedImage
+from mlxk.domain.model import ModelHandle
+
+
+def noise(seed: int, width: int = 70, height: int = 60) -> DecodedImage:
+    """Return a picture of coloured noise."""
+    pixels = np.random.RandomState(seed).randint(0, 256, (height, width, 3), np.uint8).tobytes()
+    return DecodedImage(width, height, pixels, hashlib.sha256(pixels).hexdigest())
+
+
+def as_pillow(image: DecodedImage) -> Image.Image:
+    """Return a picture as Pillow has it."""
+    return Image.frombytes("RGB", (image.width, image.height), image.pixels)
+
+
+def as_png(image: DecodedImage) -> bytes:
+    """Return a picture as a file."""
+    buffer = io.BytesIO()
+    as_pillow(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def about(*parts: str | DecodedImage) -> Conversation:
+    """Return a conversation of one turn."""
+    return Conversation((Message.showing(*parts),))
+
+
+@functools.cache
+def loaded(handle: ModelHandle) -> tuple[Any, Any]:
+    """Load a model with mlx-vlm itself."""
+    from mlxk.adapters.mlx.imports import import_mlx_lm
+
+    import_mlx_lm()
+    import mlx_vlm
+
+    return mlx_vlm.load(handle.directory)  # type: ignore[no-any-return]
+
+
+def oracle(handle: ModelHandle, conversation: Conversation, max_tokens: int = 24) -> tuple[bytes, ...]:
+    """Return the bytes of each token of mlx-vlm's own greedy answer, without the end token."""
+    import mlx_vlm
+    from mlx_vlm.prompt_utils import apply_chat_template
+
+    from mlxk.adapters.mlx.detokenizer import TokenDecoder
+
+    model, processor = loaded(handle)
+    messages = [
+        {"role": message.role.value, "content": [_part(part) for part in message.parts] or message.content}
+        for message in conversation.messages
+    ]
+    prompt = apply_chat_template(processor, model.config, messages, num_images=0)
+    images = [as_pillow(image) for image in conversation.images] or None
+    stream = mlx_vlm.stream_generate(model, processor, prompt, image=images, max_tokens=max_tokens, temperature=0.0)
+    # Its last response repeats the last token and adds the statistics.
+    found = [response.token for response in stream][:-1]
+    decoder, ends = TokenDecoder(processor.tokenizer), set(model.config.eos_token_id)
+    return tuple(decoder.spell(token) for token in found if token not in ends)
+
+
+def _part(part: str | DecodedImage) -> dict[str, str]:
+    return {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
