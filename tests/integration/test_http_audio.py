@@ -220,6 +220,7 @@ def test_a_client_that_goes_away_ends_the_work_and_leaves_no_file(server: Runnin
     connection = server.connect()
     head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
     connection.sendall(f"{head}Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n".encode() + body)
+    assert connection.recv(12) == b"HTTP/1.1 200"
     connection.close()
     assert eventually(lambda: server.parts.transcriber.requests and not left_behind())
     assert eventually(lambda: server.parts.application._admission.admitted == 0)

@@ -4,7 +4,9 @@ Must happen on the owner thread. Nothing of the model's own is executed: a direc
 mlx-vlm sees it, since mlx-vlm would oblige. Translates what the libraries raise; leaves residency to the engine.
 """
 
-from collections.abc import Mapping
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -50,7 +52,7 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> Loaded
     config = read_config(handle)
     try:
         # mlx-vlm patches AutoProcessor with every architecture it imports, once; undone, the next load would miss it.
-        with open_file_limit_kept(), offline():
+        with open_file_limit_kept(), offline(), _quietly():
             model, processor = _load(handle)
             tokenizer = load_tokenizer(handle, _end_tokens(model, config))
     except MlxkError:
@@ -62,6 +64,20 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> Loaded
     network = VisionNetwork(parts.language)
     loaded = assemble(handle, f"{identity_of(handle)}|{__name__}", network, tokenizer, config)
     return attrs.evolve(loaded, vision=parts)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep from standard error what transformers thinks of configs; what matters of it is an error of ours."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _load(handle: ModelHandle) -> tuple[Any, Any]:
