@@ -1,1 +1,4 @@
-"""A working double of every port, shipped with the product: the program runs end to end on them with no disk and no MLX."""
+"""A working double of every port, shipped with the product.
+
+On them the program runs end to end with no disk and no MLX; each module's docstring shows how its double is used.
+"""

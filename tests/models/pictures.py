@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import io
+import warnings
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,8 @@ def loaded(handle: ModelHandle) -> tuple[Any, Any]:
     import_mlx_lm()
     import mlx_vlm
 
-    return mlx_vlm.load(handle.directory)  # type: ignore[no-any-return]
+    with warnings.catch_warnings(action="ignore"):
+        return mlx_vlm.load(handle.directory)  # type: ignore[no-any-return]
 
 
 def oracle(handle: ModelHandle, conversation: Conversation, max_tokens: int = 24) -> tuple[bytes, ...]:
@@ -64,7 +66,7 @@ def oracle(handle: ModelHandle, conversation: Conversation, max_tokens: int = 24
     stream = mlx_vlm.stream_generate(model, processor, prompt, image=images, max_tokens=max_tokens, temperature=0.0)
     # Its last response repeats the last token and adds the statistics.
     found = [response.token for response in stream][:-1]
-    decoder, ends = TokenDecoder(processor.tokenizer), set(model.config.eos_token_id)
+    decoder, ends = TokenDecoder(processor.tokenizer), processor.tokenizer.stopping_criteria.eos_token_ids
     return tuple(decoder.spell(token) for token in found if token not in ends)
 
 

@@ -1,5 +1,6 @@
 """Tiny embedding models with random weights: an encoder, and a decoder that pools its last token."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ def _save(directory: Path, model: Any, settings: dict[str, Any]) -> None:
     _write(directory / "config.json", settings)
 
 
+@functools.cache
 def _word_pieces() -> Tokenizer:
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -109,6 +111,7 @@ def _word_pieces() -> Tokenizer:
     return tokenizer
 
 
+@functools.cache
 def _byte_pairs() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -17,9 +17,9 @@ from pathlib import Path
 import mlx.core as mx
 import samples
 from mlx_audio.stt.utils import load_model
-from phrases import PHRASES, Utterance, utterances
+from network import DEFAULT_OUT
+from phrases import PHRASES, SEED, Utterance, utterances
 from recordings import Recording, Samples, string_together, synthesize, voiced
-from train import DEFAULT_OUT, SEED
 
 _NEW_VOICES = (("en-gb+m7", 160), ("en-us+f4", 170), ("en-029", 150))
 _CLOSE = 0.3

@@ -18,6 +18,9 @@ from mlx.utils import tree_flatten
 from mlx_audio.stt.models.whisper.whisper import Model, ModelDimensions
 from recordings import MEL_BANDS
 
+DEFAULT_OUT = Path(__file__).resolve().parents[2] / "adapters" / "builtin" / "models" / "demo-speech"
+"""Where the model lives."""
+
 _WARM_UP = 60
 _REPORT_EVERY = 50
 

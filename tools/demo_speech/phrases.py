@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+SEED = 20261
+"""Of every choice: pitches, recordings, first weights."""
+
 PHRASES = (
     "Hello world.",
     "Good morning.",

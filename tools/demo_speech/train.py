@@ -17,15 +17,15 @@ import mlx.core as mx
 import network
 import samples
 import tokenizer
+from check import Examination
 from examples import ExampleStream
-from phrases import utterances
+from network import DEFAULT_OUT
+from phrases import SEED, utterances
 from recordings import voiced
 
-SEED = 20261
 RATE = 2e-3
 SHORT_STEPS = 1500
 FULL_STEPS = 150
-DEFAULT_OUT = Path(__file__).resolve().parents[2] / "adapters" / "builtin" / "models" / "demo-speech"
 
 
 def main() -> None:
@@ -35,8 +35,6 @@ def main() -> None:
     parser.add_argument("--short", type=int, default=SHORT_STEPS, help="steps on shortened windows")
     parser.add_argument("--full", type=int, default=FULL_STEPS, help="steps on windows of 30 seconds")
     arguments = parser.parse_args()
-    from check import Examination  # noqa: PLC0415 - it measures what this module made, and names its defaults
-
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     mx.random.seed(SEED)

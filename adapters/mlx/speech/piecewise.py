@@ -45,10 +45,10 @@ class PiecewiseListener(Listener):
         self._name = name
         self._family = family
         generate = getattr(getattr(network, "_asr", network), "generate", None)
-        wordless = family in families.WORDLESS or generate is None
-        if wordless or "text" in inspect.signature(generate).parameters:
+        keywords = frozenset(inspect.signature(generate).parameters) if callable(generate) else frozenset()
+        if family in families.WORDLESS or not keywords or "text" in keywords:
             raise IncompatibleModelError(f"'{name}' ({family}) does not write down what it hears.")
-        self._keywords = frozenset(inspect.signature(generate).parameters)
+        self._keywords = keywords
 
     def check(self, settings: TranscriptionSettings) -> None:
         """Refuse what this model cannot do; see ``Listener``."""

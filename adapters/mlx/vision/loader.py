@@ -6,7 +6,7 @@ mlx-vlm sees it, since mlx-vlm would oblige. Translates what the libraries raise
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -54,7 +54,7 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> Loaded
         # mlx-vlm patches AutoProcessor with every architecture it imports, once; undone, the next load would miss it.
         with open_file_limit_kept(), offline(), _quietly():
             model, processor = _load(handle)
-            tokenizer = load_tokenizer(handle, _end_tokens(model, config))
+            tokenizer = load_tokenizer(handle, _end_tokens(model, processor))
     except MlxkError:
         raise
     except Exception as error:
@@ -92,9 +92,13 @@ def _load(handle: ModelHandle) -> tuple[Any, Any]:
     return loaded
 
 
-def _end_tokens(model: Any, config: Mapping[str, Any]) -> list[int] | int | None:  # noqa: ANN401
-    stated: list[int] | int | None = getattr(model.config, "eos_token_id", None)
-    return stated if stated is not None else config.get("eos_token_id")
+def _end_tokens(model: Any, processor: Any) -> list[int]:  # noqa: ANN401
+    """Return the tokens that end a turn: of the config, the tokenizer, and what the processor knows beside them."""
+    from mlx_vlm import utils
+
+    stated = getattr(model.config, "eos_token_id", None)
+    found = utils.resolve_eos_token_ids(stated, getattr(processor, "tokenizer", processor))
+    return [*found, *getattr(processor, "additional_eos_token_ids", ())]
 
 
 def _require_stepwise(model: Any, handle: ModelHandle) -> None:  # noqa: ANN401

@@ -49,7 +49,7 @@ def test_every_cue_is_well_formed_and_lasts(segments: tuple[Segment, ...]) -> No
             found = CUE.fullmatch(line)
             assert found
             start, end = (
-                tuple(int(part) for part in found.groups()[index : index + 3] + (found.groups()[index + 3 + shift],))
+                tuple(int(part) for part in (*found.groups()[index : index + 3], found.groups()[index + 3 + shift]))
                 for index, shift in ((0, 1), (5, 0))
             )
             assert start < end

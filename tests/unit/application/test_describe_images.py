@@ -1,0 +1,204 @@
+"""Describing images: chunks, facts, isolation, refusals, and what is not done before it has to be."""
+
+import datetime
+import hashlib
+import json
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import pytest
+
+from mlxk.adapters.in_memory.backend_registry import InMemoryBackendRegistry
+from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
+from mlxk.adapters.in_memory.event_log import InMemoryEventLog
+from mlxk.adapters.in_memory.exif_reader import InMemoryExifReader
+from mlxk.adapters.in_memory.image_decoder import InMemoryImageDecoder
+from mlxk.adapters.in_memory.memory_probe import InMemoryMemoryProbe
+from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
+from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
+from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
+from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
+from mlxk.application.use_cases.describe_images import Described, DescribeImages, ImageSource, Showing
+from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.application.use_cases.generate_text import GenerateText, Question
+from mlxk.application.use_cases.resolve_model import ResolveModel
+from mlxk.domain.capabilities import Backend
+from mlxk.domain.conversation import Conversation, Message, Role
+from mlxk.domain.errors import CapabilityError, InsufficientMemoryError, ValidationError
+from mlxk.domain.generation import GenerationRequest, GenerationSettings, TextDelta
+from mlxk.domain.image_facts import ImageFacts
+from mlxk.domain.media import DecodedImage, EncodedImage, ImageFormat
+from mlxk.domain.memory import MemoryReading
+
+COMMIT = "a" * 40
+HEADER = json.dumps({"__metadata__": {"format": "mlx"}, "w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}})
+WEIGHTS = struct.pack("<Q", len(HEADER)) + HEADER.encode() + bytes(16)
+TEMPLATE = b'{"chat_template": "{{ messages }}"}'
+COMMON = {"model.safetensors": WEIGHTS, "tokenizer.json": b"{}", "tokenizer_config.json": TEMPLATE}
+VISION = {**COMMON, "config.json": b'{"model_type": "qwen2_vl", "vision_config": {"depth": 1}}'}
+TEXT = {**COMMON, "config.json": b'{"model_type": "llama"}'}
+BOTH = {Backend.MLX_VLM: {"qwen2_vl", "llama"}, Backend.MLX_LM: {"qwen2_vl", "llama"}}
+TAKEN = datetime.datetime(2023, 12, 6, 12, 19)
+
+
+def image(name: str) -> EncodedImage:
+    return EncodedImage(name.encode(), ImageFormat.JPEG, hashlib.sha256(name.encode()).hexdigest(), f"{name}.jpg")
+
+
+FACTS = {image(name).digest: ImageFacts(TAKEN, 32.79, -16.92, f"Camera {name}") for name in "abcde"}
+
+
+class Asked:
+    """A model of memory and what it was asked."""
+
+    def __init__(self, memory_bytes: int = 10**12, damaged: tuple[str, ...] = ()) -> None:
+        self.requests: list[GenerationRequest] = []
+        self.read: list[str] = []
+        cache = InMemoryModelCache({name: CachedModel((COMMIT,)) for name in ("org/eye", "org/text")})
+        directories = {f"/cache/org/eye/{COMMIT}": VISION, f"/cache/org/text/{COMMIT}": TEXT}
+        workspaces = InMemoryWorkspaceStore()
+        describe = DescribeModel(InMemoryModelFiles(directories), workspaces, InMemoryBackendRegistry(BOTH), cache)
+        memory = InMemoryMemoryProbe(MemoryReading(memory_bytes, memory_bytes, memory_bytes))
+        generate = GenerateText(
+            ResolveModel(cache, workspaces, InMemoryBuiltInModels()),
+            describe,
+            InMemoryTextGenerator(self._answer),
+            memory,
+            InMemoryEventLog(),
+        )
+        self.describe = DescribeImages(generate, InMemoryImageDecoder(damaged), InMemoryExifReader(FACTS))
+
+    def _answer(self, request: GenerationRequest) -> tuple[str, ...]:
+        self.requests.append(request)
+        return (f"Answer {len(self.requests)}.",)
+
+    def sources(self, names: str) -> list[ImageSource]:
+        def source(name: str) -> ImageSource:
+            def read() -> EncodedImage:
+                self.read.append(name)
+                return image(name)
+
+            return read
+
+        return [source(name) for name in names]
+
+    def show(self, names: str, model: str = "org/eye", **how: Any) -> Iterator[Described]:
+        question = Question("", how.pop("settings", GenerationSettings()))
+        return self.describe(model, self.sources(names), Showing("Describe.", question, **how))
+
+
+def said(described: Described) -> str:
+    return "".join(event.text for event in described.stream if isinstance(event, TextDelta))
+
+
+def turns(request: GenerationRequest) -> tuple[Any, ...]:
+    assert isinstance(request.prompt, Conversation)
+    return request.prompt.messages
+
+
+def test_five_images_two_at_a_time_are_three_conversations() -> None:
+    asked = Asked()
+    answers = [(each.chunk.summary, said(each)) for each in asked.show("abcde", chunk=2)]
+    assert answers == [
+        ("📸 Chunk 1/3: Images 1-2", "Answer 1."),
+        ("📸 Chunk 2/3: Images 3-4", "Answer 2."),
+        ("📸 Chunk 3/3: Images 5-5", "Answer 3."),
+    ]
+    shown = [tuple(part.digest for part in turns(each)[-1].images) for each in asked.requests]
+    assert shown == [tuple(image(name).digest for name in names) for names in ("ab", "cd", "e")]
+    assert [len(turns(each)) for each in asked.requests] == [1, 1, 1]
+
+
+def test_the_model_is_told_what_the_table_tells() -> None:
+    asked = Asked()
+    (first,) = asked.show("a")
+    said(first)
+    assert "| 1 | image_" in first.chunk.table()
+    facts = "[GPS: 32.7900°N, 16.9200°W | Date: 2023-12-06 12:19 | Camera: Camera a]"
+    assert turns(asked.requests[0])[0].content == f"{facts}\n\nDescribe."
+
+
+def test_without_facts_neither_the_model_nor_the_reader_is_told_any() -> None:
+    asked = Asked()
+    (first,) = asked.show("a", facts=False)
+    said(first)
+    assert "GPS" not in turns(asked.requests[0])[0].content
+    assert "📍" not in first.chunk.table()
+    assert "| 1 | image_" in first.chunk.table()
+
+
+def test_the_system_prompt_opens_every_chunk() -> None:
+    asked = Asked()
+    for each in asked.show("ab", system="Be brief."):
+        said(each)
+    assert [(turns(each)[0].role, turns(each)[0].content) for each in asked.requests] == [
+        (Role.SYSTEM, "Be brief.")
+    ] * 2
+
+
+def test_images_are_read_when_it_is_their_turn() -> None:
+    asked = Asked()
+    described = asked.show("abc")
+    assert asked.read == []
+    said(next(described))
+    assert asked.read == ["a"]
+    said(next(described))
+    assert asked.read == ["a", "b"]
+
+
+def test_answers_about_images_are_greedy_unless_asked_otherwise() -> None:
+    for settings, temperature in ((GenerationSettings(), 0.0), (GenerationSettings(temperature=0.9, top_p=0.5), 0.9)):
+        asked = Asked()
+        for each in asked.show("a", settings=settings):
+            said(each)
+        (request,) = asked.requests
+        assert (request.settings.temperature, request.backend) == (temperature, Backend.MLX_VLM)
+        assert request.settings.top_p == settings.top_p
+
+
+def test_a_text_model_is_refused_before_any_image_is_read() -> None:
+    asked = Asked()
+    with pytest.raises(CapabilityError, match="'org/text' is a text model and cannot look at images"):
+        asked.show("a", model="org/text")
+    assert asked.read == []
+
+
+def test_a_model_that_does_not_fit_is_refused_and_not_merely_warned_of() -> None:
+    with pytest.raises(InsufficientMemoryError):
+        next(Asked(memory_bytes=10).show("a"))
+
+
+@pytest.mark.parametrize("chunk", [0, 6])
+def test_a_chunk_of_another_size_is_refused(chunk: int) -> None:
+    with pytest.raises(ValidationError, match="chunk"):
+        Asked().show("a", chunk=chunk)
+
+
+def test_a_damaged_image_ends_the_run_after_the_chunks_before_it() -> None:
+    asked = Asked(damaged=(image("b").digest,))
+    described = asked.show("abc")
+    assert said(next(described)) == "Answer 1."
+    with pytest.raises(ValidationError, match=r"'b\.jpg' is damaged"):
+        next(described)
+
+
+def test_text_for_a_model_that_looks_at_images_goes_to_the_same_library_unless_only_the_other_can() -> None:
+    asked = Asked()
+    generate = asked.describe.generate
+    for question in (
+        Question(Conversation.of("Hello")),
+        attrs.evolve(Question(Conversation.of("Hello")), computation=attrs.evolve(Question("").computation, kv_bits=8)),
+    ):
+        list(generate("org/eye", question))
+    list(generate("org/text", Question(Conversation.of("Hello"))))
+    assert [each.backend for each in asked.requests] == [Backend.MLX_VLM, Backend.MLX_LM, Backend.MLX_LM]
+
+
+def test_images_in_a_question_to_a_text_model_are_refused() -> None:
+    asked = Asked()
+    shown = DecodedImage(1, 1, b"abc", "0" * 64)
+
+    with pytest.raises(CapabilityError, match="cannot look at images"):
+        asked.describe.generate("org/text", Question(Conversation((Message.showing(shown, "?"),))))
