@@ -25,7 +25,7 @@ CELLS = MERGED * 4
 _HARD = 4.0
 """Weight of the words that name a figure; articles and full stops are learnt soon enough."""
 
-_PLAIN_SHARE = 0.3
+_PLAIN_SHARE = 0.2
 """Share of the training that asks plain questions only."""
 
 Array = np.ndarray[Any, Any]
@@ -56,6 +56,10 @@ class Batch:
     weights: Array
     """Shape [B, L]: how much each token counts; 0 for what the model is told."""
     pictures: Pictures
+    behind: Array
+    """Shape [N, 2]: row and column of the token behind each picture."""
+    order: Array
+    """Shape [N]: which picture of its conversation each one is, from 0."""
 
 
 class Batches:
@@ -87,9 +91,9 @@ class Batches:
         """
         kind = self._rng.random()
         plain_only = progress < _PLAIN_SHARE
-        if plain_only or kind < 0.35:
+        if plain_only or kind < 0.25:
             drawn = [conversations.plain(self._rng) for _ in range(24)]
-        elif kind < 0.7:
+        elif kind < 0.5:
             drawn = [conversations.elaborate(self._rng) for _ in range(18)]
         else:
             drawn = [conversations.several(self._rng) for _ in range(8)]
@@ -112,7 +116,9 @@ class Batches:
             ids[index, : len(row)] = row
             weights[index, : len(row)] = row_weights
             present[index, : len(row)] = 1
-        return Batch(ids, present, weights, pictures)
+        behind = np.argwhere(ids == self._tokenizer.token_to_id(words.VISION_END))
+        order = [place for conversation in drawn for place in range(len(conversation.drawings))]
+        return Batch(ids, present, weights, pictures, behind.astype(np.int32), np.array(order, np.int32))
 
     def _pictures(self, drawn: Sequence[Drawing], figures: Sequence[Figure]) -> Pictures:
         seen = [self._processor.image_processor(images=[each.image]) for each in drawn]

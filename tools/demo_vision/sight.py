@@ -1,7 +1,9 @@
 """What is trained: the network, and probes that teach it to see long before it has learnt to talk about it.
 
 A vision tower that is taught through the answers of a language model alone hears of its mistakes from far away. Probes
-on what it sees name the figure and paint its silhouette; they make learning shapes take minutes. They are not saved.
+on what it sees name the figure and paint its silhouette; they make learning shapes take minutes. Another one asks the
+language model behind every picture which one it was and what it showed, without which it takes hours until it can tell
+several apart. The probes are not saved.
 """
 
 from __future__ import annotations
@@ -12,29 +14,34 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from batches import CELLS, MERGED, Batch, Pictures
+from conversations import MOST_IMAGES
 from drawings import COLOURS, SHAPES
 
 _SILHOUETTE = 16.0
 """Weight of the silhouettes: they are many small questions, and teach most."""
 
-_IN_PASSING = 0.3
-"""Weight of the probes once the model talks."""
+_IN_PASSING = 0.2
+"""Weight of these once the model talks."""
+
+_REPORT = 0.5
+"""Weight of what the language model says behind each picture."""
 
 
 class Probes(nn.Module):
-    """Two guesses from what a tower says: the names of the figure, and where it is.
+    """Guesses from what a tower says, and from what the language model makes of it.
 
     Args:
-        width: Numbers in what the tower says of one token.
+        width: Numbers in what either says of one token.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.names = nn.Linear(width, len(COLOURS) + len(SHAPES))
         self.silhouette = nn.Linear(width, CELLS)
+        self.report = nn.Linear(width, len(COLOURS) + len(SHAPES) + MOST_IMAGES)
 
     def loss(self, seen: mx.array, pictures: Pictures) -> mx.array:
-        """Return how wrong the guesses are.
+        """Return how wrong the guesses about names and silhouettes are.
 
         Args:
             seen: What the tower said of each token, shape [P / 4, width].
@@ -42,12 +49,21 @@ class Probes(nn.Module):
         """
         ends = np.cumsum(np.prod(pictures.grids, axis=1) // MERGED)
         whole = mx.stack([part.mean(axis=0) for part in mx.split(seen, ends[:-1].tolist(), axis=0)])
-        guesses, figures = self.names(whole), mx.array(pictures.figures)
-        colours, shapes = guesses[:, : len(COLOURS)], guesses[:, len(COLOURS) :]
         covered = self.silhouette(seen)
         loss: mx.array = _SILHOUETTE * nn.losses.binary_cross_entropy(covered, mx.array(pictures.silhouettes))
-        loss = loss + nn.losses.cross_entropy(colours, figures[:, 0], reduction="mean")
-        return loss + nn.losses.cross_entropy(shapes, figures[:, 1], reduction="mean")
+        return loss + _named(self.names(whole), pictures)
+
+    def reported(self, hidden: mx.array, batch: Batch) -> mx.array:
+        """Return how wrong the language model is behind each picture about what that showed.
+
+        Args:
+            hidden: What it makes of each token, shape [B, L, width].
+            batch: What it read.
+        """
+        guesses = self.report(hidden[mx.array(batch.behind[:, 0]), mx.array(batch.behind[:, 1])])
+        orders = guesses[:, len(COLOURS) + len(SHAPES) :]
+        loss: mx.array = nn.losses.cross_entropy(orders, mx.array(batch.order), reduction="mean")
+        return loss + _named(guesses, batch.pictures)
 
 
 class Sight(nn.Module):
@@ -95,7 +111,16 @@ class Lesson(nn.Module):
         logits = language.model.embed_tokens.as_linear(hidden)
         losses = nn.losses.cross_entropy(logits[:, :-1], ids[:, 1:]) * weights[:, 1:]
         answers: mx.array = losses.sum() / weights[:, 1:].sum()
-        return answers + _IN_PASSING * self.probes.loss(seen, batch.pictures)
+        reported = self.probes.reported(hidden, batch)
+        return answers + _REPORT * reported + _IN_PASSING * self.probes.loss(seen, batch.pictures)
+
+
+def _named(guesses: mx.array, pictures: Pictures) -> mx.array:
+    """Return how wrong guesses about colour and shape are."""
+    colours, shapes = guesses[:, : len(COLOURS)], guesses[:, len(COLOURS) : len(COLOURS) + len(SHAPES)]
+    figures = mx.array(pictures.figures)
+    loss: mx.array = nn.losses.cross_entropy(colours, figures[:, 0], reduction="mean")
+    return loss + nn.losses.cross_entropy(shapes, figures[:, 1], reduction="mean")
 
 
 def _seen(tower: Any, pictures: Pictures) -> mx.array:  # noqa: ANN401

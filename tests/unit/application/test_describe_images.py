@@ -37,7 +37,11 @@ HEADER = json.dumps({"__metadata__": {"format": "mlx"}, "w": {"dtype": "F32", "s
 WEIGHTS = struct.pack("<Q", len(HEADER)) + HEADER.encode() + bytes(16)
 TEMPLATE = b'{"chat_template": "{{ messages }}"}'
 COMMON = {"model.safetensors": WEIGHTS, "tokenizer.json": b"{}", "tokenizer_config.json": TEMPLATE}
-VISION = {**COMMON, "config.json": b'{"model_type": "qwen2_vl", "vision_config": {"depth": 1}}'}
+VISION = {
+    **COMMON,
+    "config.json": b'{"model_type": "qwen2_vl", "vision_config": {"depth": 1}}',
+    "preprocessor_config.json": b"{}",
+}
 TEXT = {**COMMON, "config.json": b'{"model_type": "llama"}'}
 BOTH = {Backend.MLX_VLM: {"qwen2_vl", "llama"}, Backend.MLX_LM: {"qwen2_vl", "llama"}}
 TAKEN = datetime.datetime(2023, 12, 6, 12, 19)
@@ -60,7 +64,7 @@ class Asked:
         directories = {f"/cache/org/eye/{COMMIT}": VISION, f"/cache/org/text/{COMMIT}": TEXT}
         workspaces = InMemoryWorkspaceStore()
         describe = DescribeModel(InMemoryModelFiles(directories), workspaces, InMemoryBackendRegistry(BOTH), cache)
-        memory = InMemoryMemoryProbe(MemoryReading(memory_bytes, memory_bytes, memory_bytes))
+        memory = InMemoryMemoryProbe(MemoryReading(memory_bytes, memory_bytes))
         generate = GenerateText(
             ResolveModel(cache, workspaces, InMemoryBuiltInModels()),
             describe,

@@ -1,0 +1,256 @@
+"""``run --audio`` and ``embed`` at the command line, on in-memory models: what is printed, and what is refused."""
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from models.tiny_embedding import build_bert
+
+from mlxk.adapters.in_memory.speech_transcriber import InMemorySpeechTranscriber
+from mlxk.adapters.in_memory.text_embedder import InMemoryTextEmbedder
+from mlxk.domain.speech import Segment, SpeechTask, TimedWord, Transcript
+from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.program import run
+from mlxk.entrypoints.container import Container, build
+from mlxk.entrypoints.injection import providers
+from mlxk.entrypoints.settings import Settings, read_settings
+
+WORDS = (TimedWord(" Hello", 0.0, 0.5, 0.75), TimedWord(" there.", 0.5, 1.0))
+SAID = Transcript(
+    "Hello there. Bye.", 2.5, "en", (Segment(" Hello there.", 0.0, 1.0, WORDS), Segment(" Bye.", 1.5, 2.0))
+)
+
+
+@attrs.frozen
+class Done:
+    """What a command printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+class Program:
+    """The command line on in-memory models."""
+
+    def __init__(self, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.home = home
+        self.transcriber = InMemorySpeechTranscriber(default=SAID)
+        self.embedder = InMemoryTextEmbedder(dimensions=4)
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str, **variables: str) -> Done:
+        """Run a command; keyword arguments are environment variables."""
+        settings = read_settings({"HOME": str(self.home), **variables})
+        door = Door(settings=settings, build=self._build, read_pipe=lambda words: words, serve=lambda *_: 1)
+        status = run(arguments, door)
+        printed = self._capsys.readouterr()
+        return Done(status, printed.out, printed.err)
+
+    def _build(self, settings: Settings, *_: Any) -> Container:
+        container = build(settings)
+        container.adapters.speech_transcriber.override(providers.Object(self.transcriber))
+        container.adapters.text_embedder.override(providers.Object(self.embedder))
+        return container
+
+
+@pytest.fixture
+def mlxk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Program:
+    return Program(tmp_path, capsys)
+
+
+@pytest.fixture
+def bert(tmp_path: Path) -> str:
+    return build_bert(tmp_path / "bert").directory
+
+
+@pytest.fixture
+def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    """Put something on standard input."""
+
+    def put(data: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+    return put
+
+
+def test_the_text_goes_to_standard_output_and_nothing_else_does(mlxk: Program) -> None:
+    done = mlxk("run", "demo-speech", "--audio", "clip.wav")
+    assert (done.status, done.out, done.err) == (0, "Hello there. Bye.\n", "")
+
+
+def test_a_table_of_segments_follows_when_the_variable_asks_for_it(mlxk: Program) -> None:
+    done = mlxk("run", "demo-speech", "--audio", "clip.wav", MLXK2_AUDIO_SEGMENTS="1")
+    text, _, table = done.out.partition("\n\n")
+    assert text == "Hello there. Bye."
+    assert table.startswith("<details>\n<summary>Audio Segments (2 segments)</summary>\n")
+    assert "| 1.50s | 2.00s | Bye. |" in table
+    assert table.endswith("</details>\n")
+
+
+@pytest.mark.parametrize(
+    ("written_as", "beginning"),
+    [("srt", "1\n00:00:00,000"), ("vtt", "WEBVTT\n\n00:00"), ("text", "Hello there. Bye.\n")],
+)
+def test_formats(written_as: str, beginning: str, mlxk: Program) -> None:
+    done = mlxk("run", "demo-speech", "--audio", "clip.wav", "--format", written_as)
+    assert done.status == 0
+    assert done.out.startswith(beginning)
+
+
+def test_json_holds_segments_and_words_with_and_without_the_envelope(mlxk: Program) -> None:
+    plain = json.loads(mlxk("run", "demo-speech", "--audio", "clip.wav", "--words", "--format", "json").out)
+    envelope = json.loads(mlxk("run", "demo-speech", "--audio", "clip.wav", "--words", "--json").out)
+    assert envelope["data"]["transcript"] == plain
+    assert envelope["data"]["response"] == plain["text"] == SAID.text
+    assert plain["duration_seconds"] == 2.5
+    assert plain["segments"][0]["words"][0] == {"word": "Hello", "start": 0.0, "end": 0.5, "probability": 0.75}
+    assert plain["segments"][1] == {"start": 1.5, "end": 2.0, "text": "Bye."}
+
+
+def test_settings_reach_the_model_and_a_prompt_is_a_hint_only_when_given(mlxk: Program) -> None:
+    mlxk("run", "demo-speech", "--audio", "clip.wav")
+    mlxk("run", "demo-speech", "Ada", "Grace", "--audio", "clip.wav", "--language", "en", "--temperature", "0.5")
+    mlxk("run", "demo-speech", "--audio", "clip.wav", "Ada Grace")
+    plain, told, trailing = (request.settings for request in mlxk.transcriber.requests)
+    assert (plain.hint, plain.language, plain.temperature, plain.task) == (None, None, 0.0, SpeechTask.TRANSCRIBE)
+    assert (told.hint, told.language, told.temperature) == ("Ada Grace", "en", 0.5)
+    assert trailing.hint == "Ada Grace"
+
+
+def test_a_sample_of_a_built_in_model_is_named_by_model_and_file(mlxk: Program) -> None:
+    mlxk("run", "demo-speech", "--audio", "demo-speech/hello.wav")
+    (request,) = mlxk.transcriber.requests
+    assert Path(request.path).is_file()
+    assert request.name == "demo-speech/hello.wav"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("--translate",), 2, "--translate requires --audio FILE."),
+        (("--language", "de"), 2, "--language requires --audio FILE."),
+        (("--audio", "a.wav", "--translate", "de"), 2, "--translate only supports English target ('en'); got 'de'."),
+        (("--audio", "a.wav", "--translate"), 1, "does not support speech translation"),
+        (("--audio", "a.wav", "--json", "--format", "srt"), 2, "--json and --format exclude each other"),
+        (("--audio", "a.wav", "--top-p", "0.5"), 2, "--top-p does not apply to --audio"),
+        (("--audio", "a.wav", "--system", "x"), 2, "--system does not apply to --audio"),
+        (("--audio", "a.wav", "--audio", "b.wav", "hint"), 2, "Multiple audio files not supported."),
+        (("--audio", "a.wav", "--temperature", "3"), 1, "temperature must be at least 0 and at most 1"),
+        (("--audio", "a.wav", "--language", "d3"), 1, "language must be a code"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_its_flag(
+    arguments: tuple[str, ...], status: int, message: str, mlxk: Program
+) -> None:
+    done = mlxk("run", "demo-speech", *arguments)
+    assert (done.status, message in done.err + done.out) == (status, True), done
+    assert mlxk.transcriber.requests == []
+
+
+def test_a_model_that_only_writes_does_not_hear(mlxk: Program) -> None:
+    done = mlxk("run", "demo", "--audio", "clip.wav")
+    assert (done.status, "Model 'demo' does not support audio inputs" in done.err) == (1, True)
+
+
+def test_a_model_that_hears_says_what_it_needs_when_it_is_asked_to_write(mlxk: Program) -> None:
+    done = mlxk("run", "demo-speech", "hello")
+    assert (done.status, "Give it a recording: --audio FILE." in done.err) == (1, True)
+
+
+def test_embed_is_switched_off_until_the_variable_is_set(mlxk: Program, bert: str) -> None:
+    done = mlxk("embed", bert, "hello")
+    assert (done.status, done.out) == (1, "")
+    assert "embed requires MLXK2_ENABLE_ALPHA_FEATURES=1" in done.err
+
+
+def embedded(done: Done) -> list[dict[str, Any]]:
+    """Return the records that were printed, a line each."""
+    assert done.status == 0, done
+    return [json.loads(line) for line in done.out.splitlines()]
+
+
+def test_a_text_becomes_one_record(mlxk: Program, bert: str) -> None:
+    (record,) = embedded(mlxk("embed", bert, "Grüße", MLXK2_ENABLE_ALPHA_FEATURES="1"))
+    assert list(record) == ["text", "embedding", "metadata"]
+    assert record["text"] == "Grüße"
+    assert record["metadata"] == {"model": "bert", "dimensions": 4, "content_hash": None, "device": "cpu"}
+
+
+def test_letters_are_printed_as_they_are(mlxk: Program, bert: str) -> None:
+    assert '"Grüße"' in mlxk("embed", bert, "Grüße", MLXK2_ENABLE_ALPHA_FEATURES="1").out
+
+
+def test_a_text_may_come_from_standard_input(mlxk: Program, bert: str, stdin: Callable[[bytes], None]) -> None:
+    stdin("Grüße\n".encode())
+    (record,) = embedded(mlxk("embed", bert, "-", MLXK2_ENABLE_ALPHA_FEATURES="1"))
+    assert record["text"] == "Grüße"
+
+
+def test_records_of_a_batch_keep_their_fields_and_their_order(
+    mlxk: Program, bert: str, stdin: Callable[[bytes], None]
+) -> None:
+    lines = [json.dumps({"id": number, "text": f"text {number}", "tags": ["a"]}) for number in range(300)]
+    stdin("\n".join([*lines[:150], "", *lines[150:]]).encode())
+    records = embedded(mlxk("embed", bert, "--batch", MLXK2_ENABLE_ALPHA_FEATURES="1"))
+    assert [(each["id"], each["text"], each["tags"]) for each in records] == [
+        (number, f"text {number}", ["a"]) for number in range(300)
+    ]
+    assert len(mlxk.embedder.requests) == 2
+
+
+def test_json_holds_all_records(mlxk: Program, bert: str, stdin: Callable[[bytes], None]) -> None:
+    stdin(b'{"text": "one"}\n{"text": "two"}\n')
+    done = mlxk("embed", bert, "--batch", "--json", MLXK2_ENABLE_ALPHA_FEATURES="1")
+    envelope = json.loads(done.out)
+    assert (envelope["status"], envelope["command"]) == ("success", "embed")
+    assert [record["text"] for record in envelope["data"]["records"]] == ["one", "two"]
+
+
+def test_queries_and_their_task_reach_the_model(mlxk: Program, bert: str) -> None:
+    mlxk("embed", bert, "hello", "--query", "--instruct", "find", "--truncate", MLXK2_ENABLE_ALPHA_FEATURES="1")
+    (request,) = mlxk.embedder.requests
+    assert (request.settings.kind.value, request.settings.instruction, request.settings.truncate) == (
+        "query",
+        "find",
+        True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "data", "status", "message"),
+    [
+        ((), b"", 2, "embed requires <text> or '-' to read stdin"),
+        (("",), b"", 1, "the text is empty"),
+        (("-",), b"\n", 1, "the text is empty"),
+        (("hello", "--batch"), b"", 2, "--batch reads standard input"),
+        (("hello", "--instruct", "find"), b"", 2, "--instruct belongs to --query"),
+        (("--batch",), b"\n\n", 1, "No input records found (--batch)"),
+        (("--batch",), b'{"text": "a"}\n{"text": ', 1, "Malformed JSONL on line 2"),
+        (("--batch",), b"[1]\n", 1, "Malformed JSONL on line 1: not an object"),
+        (("--batch",), b'{"txt": "a"}\n', 1, "JSONL line 1 missing 'text' field"),
+        (("--batch",), b'{"text": ""}\n', 1, "JSONL line 1 missing 'text' field"),
+    ],
+)
+def test_what_is_wrong_with_the_input_of_embed_is_named(
+    arguments: tuple[str, ...],
+    data: bytes,
+    status: int,
+    message: str,
+    mlxk: Program,
+    bert: str,
+    stdin: Callable[[bytes], None],
+) -> None:
+    stdin(data)
+    done = mlxk("embed", bert, *arguments, MLXK2_ENABLE_ALPHA_FEATURES="1")
+    assert (done.status, message in done.err) == (status, True), done
+
+
+def test_a_model_that_writes_makes_no_vectors(mlxk: Program) -> None:
+    done = mlxk("embed", "demo", "hello", MLXK2_ENABLE_ALPHA_FEATURES="1")
+    assert (done.status, "'demo' is not an embedding model" in done.err) == (1, True)
