@@ -248,6 +248,28 @@ class Finished:
     notes: tuple[str, ...] = ()
     """What was done otherwise than usual, such as running outside the common batch, a sentence each."""
 
+    @classmethod
+    def joined(cls, ends: "Sequence[Finished]") -> "Finished":
+        """Return the end of an answer that is made of several, one after the other; at least one."""
+        cut = next((end for end in ends if end.reason is not FinishReason.STOP), ends[-1])
+        usage, timings = [end.usage for end in ends], [end.timings for end in ends]
+        return cls(
+            cut.reason,
+            Usage(
+                sum(each.prompt_tokens for each in usage),
+                sum(each.completion_tokens for each in usage),
+                sum(each.cached_tokens for each in usage),
+            ),
+            Timings(
+                sum(each.load_seconds for each in timings),
+                sum(each.prompt_seconds for each in timings),
+                sum(each.generation_seconds for each in timings),
+                sum(each.queue_seconds for each in timings),
+            ),
+            cut.token_limit,
+            tuple(dict.fromkeys(note for end in ends for note in end.notes)),
+        )
+
 
 AnswerDelta = TextDelta | ReasoningDelta | ToolCallDelta
 """A piece of the answer itself."""

@@ -11,7 +11,7 @@ import attrs
 
 from mlxk.domain.conversation import Message
 from mlxk.domain.image_facts import ImageFacts
-from mlxk.domain.media import DecodedImage, EncodedImage
+from mlxk.domain.media import DEFAULT_IMAGE_PROMPT, DecodedImage, EncodedImage
 
 MARKER = "<!-- mlxk:filenames -->"
 """Tells programs, and us in later requests, that a table of image names follows."""
@@ -19,6 +19,7 @@ MARKER = "<!-- mlxk:filenames -->"
 UNKNOWN = "-"
 
 _ROW = re.compile(r"^\|\s*(\d{1,6})\s*\|\s*image_([0-9a-f]{8})\.", re.MULTILINE)
+_TABLE = re.compile(rf"<details>\n<summary>📸[^\n]*</summary>\n\n{MARKER}\n(?:\|[^\n]*\n)*\n</details>(?:\n\n)?")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _MARKUP = {"\\": "\\\\", "|": "\\|", "<": "&lt;", ">": "&gt;", "&": "&amp;", "`": "&#96;"}
 
@@ -79,18 +80,25 @@ class Chunk:
         lines = [_facts(shown).line(shown.number if several else None) for shown in self.images]
         return "\n".join([*filter(None, lines), "", text])
 
-    def message(self, pictures: Sequence[DecodedImage], text: str) -> Message:
-        """Return what the model is shown and asked; several images are labelled with their numbers.
+    def message(self, parts: Sequence[str | DecodedImage]) -> Message:
+        """Return what the model is shown and asked, in the order given.
+
+        The facts stand before the first text, several images are labelled with their numbers, and without any text a
+        description is asked for.
 
         Args:
-            pictures: The images of this chunk, decoded.
-            text: The prompt.
+            parts: Texts, and the images of this chunk, decoded.
         """
-        if len(pictures) == 1:
-            return Message.showing(*pictures, self.prompt(text))
-        pairs = zip(self.images, pictures, strict=True)
-        labelled = [part for shown, picture in pairs for part in (f"Image {shown.number}:", picture)]
-        return Message.showing(*labelled, self.prompt(text))
+        coming, several, told = iter(self.images), len(self.images) > 1, False
+        arranged: list[str | DecodedImage] = []
+        for part in parts:
+            if isinstance(part, DecodedImage):
+                number = next(coming).number
+                arranged += [f"Image {number}:", part] if several else [part]
+            else:
+                arranged.append(part if told else self.prompt(part))
+                told = True
+        return Message.showing(*arranged, *(() if told else (self.prompt(DEFAULT_IMAGE_PROMPT),)))
 
     def _columns(self) -> list[str]:
         columns = ["Image", "Filename"]
@@ -127,6 +135,11 @@ def numbers(turns: Iterable[str | EncodedImage]) -> dict[str, int]:
             named[short] = fresh
         found[turn.digest] = named[short]
     return found
+
+
+def without_tables(text: str) -> str:
+    """Return an earlier answer as the model gave it, without the tables that were put before its parts."""
+    return _TABLE.sub("", text) if MARKER in text else text
 
 
 def _read_tables(text: str) -> dict[str, int]:

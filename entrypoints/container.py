@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlxk.entrypoints import image_providers as images
 from mlxk.entrypoints import operation_providers as operations
+from mlxk.entrypoints import server_providers as serving
 from mlxk.entrypoints.injection import containers, providers
 from mlxk.entrypoints.server_settings import MIB, ServerSettings
 from mlxk.entrypoints.settings import Settings
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.remove_model import RemoveModel
     from mlxk.application.use_cases.resolve_model import ResolveModel
     from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
+    from mlxk.application.use_cases.serve_images import ServeImages
     from mlxk.application.use_cases.serve_text import ServeText
     from mlxk.application.use_cases.show_model import ShowModel
     from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
@@ -255,31 +257,6 @@ def _generate_text(
     return GenerateText(resolve, describe, generator, memory, log)
 
 
-def _serve_catalogue(
-    resolve: "ResolveModel",
-    list_models: "ListModels",
-    describe: "DescribeModel",
-    resident: "ResidentModels",
-    clock: "Clock",
-    server: ServerSettings | None,
-) -> "ServeCatalogue":
-    from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
-
-    return ServeCatalogue(resolve, list_models, describe, resident, clock, server is not None and server.allow_paths)
-
-
-def _serve_text(
-    catalogue: "ServeCatalogue",
-    generator: "TextGenerator",
-    memory: "MemoryProbe",
-    log: "EventLog",
-    server: ServerSettings | None,
-) -> "ServeText":
-    from mlxk.application.use_cases.serve_text import ServeText
-
-    return ServeText(catalogue, generator, memory, log, server is not None and server.strict_memory)
-
-
 def _transcribe_audio(
     resolve: "ResolveModel", describe: "DescribeModel", transcriber: "SpeechTranscriber", memory: "MemoryProbe"
 ) -> "TranscribeAudio":
@@ -360,7 +337,7 @@ class UseCases(containers.DeclarativeContainer):
     )
     # It remembers what clients asked for a moment ago, so there is one.
     serve_catalogue: providers.Provider["ServeCatalogue"] = providers.ThreadSafeSingleton(
-        _serve_catalogue,
+        serving.serve_catalogue,
         resolve_model,
         list_models,
         describe_model,
@@ -369,12 +346,15 @@ class UseCases(containers.DeclarativeContainer):
         adapters.server,
     )
     serve_text: providers.Provider["ServeText"] = providers.Factory(
-        _serve_text,
+        serving.serve_text,
         serve_catalogue,
         adapters.text_generator,
         adapters.memory_probe,
         adapters.event_log,
         adapters.server,
+    )
+    serve_images: providers.Provider["ServeImages"] = providers.Factory(
+        images.serve_images, serve_text, adapters.image_decoder, adapters.exif_reader, adapters.settings
     )
 
 

@@ -7,6 +7,9 @@ if TYPE_CHECKING:
     from mlxk.application.ports.image_decoder import ImageDecoder
     from mlxk.application.use_cases.describe_images import DescribeImages
     from mlxk.application.use_cases.generate_text import GenerateText
+    from mlxk.application.use_cases.serve_images import ServeImages
+    from mlxk.application.use_cases.serve_text import ServeText
+    from mlxk.entrypoints.settings import Settings
 
 
 def image_decoder() -> "ImageDecoder":
@@ -28,3 +31,12 @@ def describe_images(generate: "GenerateText", decoder: "ImageDecoder", exif: "Ex
     from mlxk.application.use_cases.describe_images import DescribeImages
 
     return DescribeImages(generate, decoder, exif)
+
+
+def serve_images(
+    serve_text: "ServeText", decoder: "ImageDecoder", exif: "ExifReader", settings: "Settings"
+) -> "ServeImages":
+    """Answer clients about images."""
+    from mlxk.application.use_cases.serve_images import ServeImages
+
+    return ServeImages(serve_text, decoder, exif, settings.exif_metadata)

@@ -24,8 +24,8 @@ class ServerSettings:
     """Answers computed at the same time."""
     max_queue: int = 64
     """Answers that may wait for their turn."""
-    max_body_mib: int = 16
-    """Size of a request."""
+    max_body_mib: int = 72
+    """Size of a request; images travel in base64, a third larger than they are."""
     keep_alive: float | None = None
     """Seconds after which an idle model is unloaded; None never does."""
     memory_budget_mib: int | None = None

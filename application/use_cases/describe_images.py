@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 
+from mlxk.application.chunked_answer import Described
 from mlxk.application.ports.exif_reader import ExifReader
 from mlxk.application.ports.image_decoder import ImageDecoder
-from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.use_cases.generate_text import (
     GenerateText,
     Question,
@@ -39,14 +39,6 @@ class Showing:
     """Images that the model sees together."""
     facts: bool = True
     """Whether people and the model are told what the photos say about themselves."""
-
-
-@attrs.frozen
-class Described:
-    """One chunk and the answer about it, which is being generated."""
-
-    chunk: Chunk
-    stream: TextStream
 
 
 @attrs.frozen
@@ -94,6 +86,6 @@ class DescribeImages:
     def _ask(self, description: ModelDescription, chunk: Chunk, showing: Showing) -> Described:
         images = [self.decoder.decode(shown.image) for shown in chunk.images]
         opening = (Message(Role.SYSTEM, showing.system),) if showing.system else ()
-        asked = Conversation((*opening, chunk.message(images, showing.prompt)))
+        asked = Conversation((*opening, chunk.message([*images, showing.prompt])))
         question = attrs.evolve(showing.question, prompt=asked)
         return Described(chunk, self.generate.start(description, question))

@@ -19,8 +19,9 @@ from mlxk.entrypoints.cli.output import Output
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mlxk.application.chunked_answer import Described
     from mlxk.application.ports.built_in_models import BuiltInModels
-    from mlxk.application.use_cases.describe_images import Described, Showing
+    from mlxk.application.use_cases.describe_images import Showing
     from mlxk.application.use_cases.generate_text import Question
     from mlxk.entrypoints.cli.answer import Answer, AnswerReader
 
@@ -225,26 +226,12 @@ def _place(typed: str) -> str:
 
 def _joined(answers: "Sequence[Answer]") -> "Answer":
     """Return one answer made of all: texts one after the other, tokens and seconds added up."""
-    from mlxk.domain.generation import FinishReason, Timings, Usage
+    from mlxk.domain.generation import Finished
     from mlxk.entrypoints.cli.answer import Answer
 
-    ends = [answer.finished for answer in answers]
-    cut = next((end for end in ends if end.reason is not FinishReason.STOP), ends[-1])
-    usage = Usage(
-        sum(end.usage.prompt_tokens for end in ends),
-        sum(end.usage.completion_tokens for end in ends),
-        sum(end.usage.cached_tokens for end in ends),
-    )
-    timings = Timings(
-        sum(end.timings.load_seconds for end in ends),
-        sum(end.timings.prompt_seconds for end in ends),
-        sum(end.timings.generation_seconds for end in ends),
-        sum(end.timings.queue_seconds for end in ends),
-    )
-    notes = tuple(dict.fromkeys(note for end in ends for note in end.notes))
     return Answer(
         "\n\n".join(answer.text for answer in answers),
         "\n\n".join(answer.reasoning for answer in answers if answer.reasoning),
         (),
-        attrs.evolve(cut, usage=usage, timings=timings, notes=notes),
+        Finished.joined([answer.finished for answer in answers]),
     )

@@ -10,14 +10,17 @@ from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.resident_models import ResidentModels
 from mlxk.application.use_cases.embed_text import EmbedText
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
+from mlxk.application.use_cases.serve_images import ServeImages
 from mlxk.application.use_cases.serve_text import ServeText
 from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 from mlxk.domain.errors import InternalError, MlxkError
 from mlxk.domain.speech import SpeechTask
 from mlxk.entrypoints.http.answers.answering import Answering
 from mlxk.entrypoints.http.answers.pump import PING_SECONDS, Pump
+from mlxk.entrypoints.http.answers.spoken import SpokenQuestions
 from mlxk.entrypoints.http.body_guard import BodyGuard
 from mlxk.entrypoints.http.errors import RETRY_SECONDS, error_document, status_of, translate
+from mlxk.entrypoints.http.foreign_logs import where
 from mlxk.entrypoints.http.guards import HostGuard, KeyGuard, OriginGuard
 from mlxk.entrypoints.http.life import Admission, ServerLife
 from mlxk.entrypoints.http.metrics import Metrics
@@ -39,6 +42,7 @@ class Ports:
 
     catalogue: ServeCatalogue
     serve_text: ServeText
+    serve_images: ServeImages
     transcribe: TranscribeAudio
     embed: EmbedText
     resident: ResidentModels
@@ -94,10 +98,13 @@ class Application:
         answering = Answering(
             ports.serve_text, self.pump, self.life, self._admission, self._metrics, ports.log, ports.clock
         )
-        generation = (reader, ports.catalogue, answering, settings.max_tokens)
         add = self.wsgi.add_route
-        add("/v1/chat/completions", ChatCompletions(*generation))
-        add("/v1/completions", Completions(*generation))
+        spoken = SpokenQuestions(ports.catalogue, ports.transcribe, ports.clock)
+        add(
+            "/v1/chat/completions",
+            ChatCompletions(reader, ports.catalogue, answering, ports.serve_images, spoken, settings),
+        )
+        add("/v1/completions", Completions(reader, ports.catalogue, answering, settings.max_tokens))
         listening = (ports.transcribe, ports.catalogue, self.life, self._admission, ports.log)
         add("/v1/audio/transcriptions", Audio(SpeechTask.TRANSCRIBE, *listening))
         add("/v1/audio/translations", Audio(SpeechTask.TRANSLATE, *listening))
@@ -135,12 +142,11 @@ class Application:
         self, request: falcon.Request, response: falcon.Response, fault: Exception, params: dict[str, object]
     ) -> None:
         """Answer a fault of ours. Its text may quote the request, so the log gets its kind and place only."""
-        place = fault.__traceback__
-        while place is not None and place.tb_next is not None:
-            place = place.tb_next
-        where = f"{place.tb_frame.f_code.co_name}:{place.tb_lineno}" if place else "unknown"
         self._log.error(
-            "a request failed unexpectedly", request_id=request_id(request), error=type(fault).__name__, where=where
+            "a request failed unexpectedly",
+            request_id=request_id(request),
+            error=type(fault).__name__,
+            where=where(fault.__traceback__),
         )
         self._on_failure(
             request, response, InternalError("The server met an unexpected condition; its log says more."), params

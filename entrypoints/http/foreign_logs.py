@@ -4,6 +4,7 @@ import logging
 import sys
 import threading
 import warnings
+from types import TracebackType
 
 from mlxk.application.ports.event_log import EventLog
 
@@ -26,7 +27,7 @@ class ForeignLogHandler(logging.Handler):
         message = "a library reports an event" if package in QUOTING else record.getMessage()
         fields: dict[str, object] = {"logger": record.name}
         if record.exc_info and record.exc_info[0] is not None:
-            fields["error"] = record.exc_info[0].__name__
+            fields |= {"error": record.exc_info[0].__name__, "where": where(record.exc_info[2])}
         write = self._log.debug
         if record.levelno >= logging.ERROR:
             write = self._log.error
@@ -47,7 +48,18 @@ def lead_logs_into(log: EventLog, level: str) -> None:
 
     def on_thread_failure(arguments: threading.ExceptHookArgs) -> None:
         name = arguments.thread.name if arguments.thread else "unknown"
-        log.error("a thread ended unexpectedly", thread=name, error=arguments.exc_type.__name__)
+        place = where(arguments.exc_traceback)
+        log.error("a thread ended unexpectedly", thread=name, error=arguments.exc_type.__name__, where=place)
+
+    def on_failure(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        log.error("the process ended unexpectedly", error=kind.__name__, where=where(trace))
 
     threading.excepthook = on_thread_failure
-    sys.excepthook = lambda kind, error, trace: log.error("the process ended unexpectedly", error=kind.__name__)
+    sys.excepthook = on_failure
+
+
+def where(trace: TracebackType | None) -> str:
+    """Return the function and line where something was raised: all of it that cannot quote a request."""
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}" if trace is not None else "unknown"

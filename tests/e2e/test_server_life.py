@@ -46,10 +46,13 @@ class Server:
         return self._log.read_text(encoding="utf-8")
 
     def worker(self) -> int:
-        """Return the process id of the present worker."""
-        found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False)
-        ids = found.stdout.split()
-        return int(ids[-1]) if ids else 0
+        """Return the process id of the present worker, waiting for it to be there."""
+        for _ in range(100):
+            found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False)
+            if found.stdout.split():
+                return int(found.stdout.split()[-1])
+            time.sleep(0.05)
+        raise AssertionError(f"there is no worker: {self.log}")
 
     def ask(self, prompt: str = "go", max_tokens: int = 3, stream: bool = False) -> socket.socket:
         """Send a request and return its connection."""
@@ -71,11 +74,8 @@ class Server:
 
     def end(self) -> None:
         """Kill what is left."""
-        worker = self.worker()
-        self.process.kill()
+        self.process.kill()  # the worker ends with it
         self.process.wait()
-        if worker:
-            os.kill(worker, signal.SIGKILL)
         assert self.process.stdout is not None
         self.process.stdout.close()
 

@@ -25,6 +25,7 @@ from serving.running import RunningServer, eventually
 from mlxk.domain.speech import SpeechTask
 from mlxk.entrypoints.http.body_guard import LARGEST_UPLOAD_BYTES
 from mlxk.entrypoints.http.server.server import ServerLimits
+from mlxk.entrypoints.server_settings import ServerSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # the SDK's word on translations
 
@@ -189,13 +190,14 @@ def test_a_body_that_is_no_form_is_refused(
 
 
 def test_a_file_may_be_larger_than_other_bodies_but_not_without_limit() -> None:
-    with RunningServer(Parts(), ServerLimits(max_body_bytes=LARGEST_UPLOAD_BYTES)) as server:
-        large = ("large.wav", bytes(17 * 2**20))
+    parts = Parts(settings=ServerSettings(max_body_mib=1))
+    with RunningServer(parts, ServerLimits(max_body_bytes=LARGEST_UPLOAD_BYTES)) as server:
+        large = ("large.wav", bytes(2 * 2**20))
         assert post(server, "/v1/audio/transcriptions", [("file", large), ("model", SPEECH_MODEL)])[0] == 200
         too_large = ("huge.wav", bytes(50_000_001))
         status, body = post(server, "/v1/audio/transcriptions", [("file", too_large), ("model", SPEECH_MODEL)])
         assert (status, body["error"]["type"]) == (413, "payload_too_large")
-        padding = json.dumps({"model": CHAT_MODEL, "prompt": "x" * 17 * 2**20}).encode()
+        padding = json.dumps({"model": CHAT_MODEL, "prompt": "x" * 2 * 2**20}).encode()
         assert server.request("POST", "/v1/completions", padding, {"Content-Type": "application/json"})[0] == 413
     assert left_behind() == []
 
@@ -321,7 +323,48 @@ def test_models_of_every_kind_are_listed_with_what_they_can_do(sdk: openai.OpenA
     assert listed[EMBEDDING_MODEL] == ["embeddings"]
 
 
+def spoken(text: str | None = None, data: bytes = SOUND[1]) -> Any:
+    """Return a conversation whose last message is a recording."""
+    sound = {"type": "input_audio", "input_audio": {"data": base64.b64encode(data).decode(), "format": "wav"}}
+    return [{"role": "user", "content": [sound, *([{"type": "text", "text": text}] if text else [])]}]
+
+
+def test_a_recording_in_a_chat_is_answered_with_what_is_said(server: RunningServer, sdk: openai.OpenAI) -> None:
+    answer = sdk.chat.completions.create(model=SPEECH_MODEL, messages=spoken("Ada, Grace"))
+    assert answer.choices[0].message.content == SPOKEN.text
+    assert answer.choices[0].finish_reason == "stop"
+    (request,) = server.parts.transcriber.requests
+    assert (request.settings.hint, request.settings.temperature) == ("Ada, Grace", 0.0)
+    assert left_behind() == []
+
+
+def test_a_recording_in_a_chat_is_streamed_as_it_is_heard(sdk: openai.OpenAI) -> None:
+    chunks = list(sdk.chat.completions.create(model=SPEECH_MODEL, messages=spoken(), stream=True))
+    pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices[0].delta.content]
+    assert pieces == ["Hello there.", " How are you?"]
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    assert eventually(lambda: left_behind() == [])
+
+
+@pytest.mark.parametrize(
+    ("model", "messages", "more", "message"),
+    [
+        (SPEECH_MODEL, [{"role": "user", "content": "hello"}], {}, "the last message has no input_audio"),
+        (CHAT_MODEL, spoken(), {}, "takes no sound"),
+        (SPEECH_MODEL, spoken(), {"n": 2}, "n: is not supported"),
+        (SPEECH_MODEL, spoken(data=b""), {}, "input_audio.data: is empty"),
+        (SPEECH_MODEL, spoken(), {"temperature": 1.5}, "temperature"),
+    ],
+)
+def test_a_chat_that_cannot_be_heard_is_refused(
+    model: str, messages: Any, more: dict[str, Any], message: str, sdk: openai.OpenAI
+) -> None:
+    with pytest.raises(openai.APIStatusError, match=message):
+        sdk.chat.completions.create(model=model, messages=messages, **more)
+    assert left_behind() == []
+
+
 def test_text_is_not_asked_of_models_that_do_not_write_it(sdk: openai.OpenAI) -> None:
     for model in (SPEECH_MODEL, EMBEDDING_MODEL):
         with pytest.raises(openai.UnprocessableEntityError, match="does not generate text"):
-            sdk.chat.completions.create(model=model, messages=[{"role": "user", "content": "hello"}])
+            sdk.completions.create(model=model, prompt="hello")

@@ -2,10 +2,13 @@
 
 import json
 import struct
+from collections.abc import Mapping
 
 from mlxk.adapters.in_memory.backend_registry import InMemoryBackendRegistry
 from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
 from mlxk.adapters.in_memory.event_log import InMemoryEventLog
+from mlxk.adapters.in_memory.exif_reader import InMemoryExifReader
+from mlxk.adapters.in_memory.image_decoder import InMemoryImageDecoder
 from mlxk.adapters.in_memory.memory_probe import InMemoryMemoryProbe
 from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
 from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
@@ -19,6 +22,7 @@ from mlxk.application.use_cases.embed_text import EmbedText
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
+from mlxk.application.use_cases.serve_images import ServeImages
 from mlxk.application.use_cases.serve_text import ServeText
 from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 from mlxk.domain.capabilities import Backend
@@ -59,7 +63,7 @@ SPOKEN = Transcript(
 )
 """What is heard in every file of sound."""
 
-BACKENDS = {Backend.MLX_LM: {"llama"}, Backend.MLX_AUDIO: {"whisper"}, Backend.MLX_VLM: {"bert"}}
+BACKENDS = {Backend.MLX_LM: {"llama"}, Backend.MLX_AUDIO: {"whisper"}, Backend.MLX_VLM: {"bert", "qwen2_vl"}}
 
 CHAT_MODEL = "org/chat-model"
 OTHER_MODEL = "org/other-chat"
@@ -78,6 +82,7 @@ class Parts:
         settings: The operator's.
         budget: Memory of the machine, bytes.
         ping_seconds: Silence after which a stream gets a sign of life.
+        models: More models, each with its files by name.
     """
 
     def __init__(
@@ -86,12 +91,14 @@ class Parts:
         settings: ServerSettings | None = None,
         budget: int = 2**40,
         ping_seconds: float = 10.0,
+        models: Mapping[str, Mapping[str, bytes]] | None = None,
     ) -> None:
         self.generator = generator or InMemoryTextGenerator()
         self.settings = settings or ServerSettings()
         self.log = InMemoryEventLog()
         directories = {CHAT_MODEL: CHAT, OTHER_MODEL: CHAT, BASE_MODEL: BASE, BROKEN_MODEL: BROKEN}
         directories |= {SPEECH_MODEL: SPEECH, ENGLISH_SPEECH_MODEL: SPEECH, EMBEDDING_MODEL: EMBEDDING}
+        directories |= {name: dict(files) for name, files in (models or {}).items()}
         self.cache = InMemoryModelCache({name: CachedModel((COMMIT,)) for name in directories})
         files = InMemoryModelFiles({f"/cache/{name}/{COMMIT}": each for name, each in directories.items()})
         workspaces = InMemoryWorkspaceStore()
@@ -120,6 +127,7 @@ class Parts:
         ports = Ports(
             catalogue=self.catalogue,
             serve_text=serve_text,
+            serve_images=ServeImages(serve_text, InMemoryImageDecoder(), InMemoryExifReader()),
             transcribe=TranscribeAudio(resolve, describe, self.transcriber, memory),
             embed=EmbedText(resolve, describe, self.embedder, memory),
             resident=self.generator,

@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+from mlxk.adapters.in_memory.speech_transcriber import InMemorySpeechTranscriber
+from mlxk.adapters.in_memory.text_embedder import InMemoryTextEmbedder
 from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
 from mlxk.domain.conversation import Conversation
 from mlxk.domain.errors import ExecutionError
@@ -44,6 +46,8 @@ def scripted(settings: Settings, server: ServerSettings | None) -> Container:
     """Wire the program, but for its engine."""
     container = build(settings, server)
     container.adapters.text_generator.override(InMemoryTextGenerator(answers, STEP_SECONDS))
+    container.adapters.speech_transcriber.override(InMemorySpeechTranscriber())
+    container.adapters.text_embedder.override(InMemoryTextEmbedder())
     return container
 
 

@@ -10,12 +10,13 @@ import network
 _TEMPLATE = Path(__file__).resolve().parent / "card.md"
 
 
-def write(directory: Path, outcome: network.Outcome, parameters: int) -> None:
+def write(directory: Path, outcome: network.Outcome, parameters: int, vocabulary: int) -> None:
     """Examine the model in a directory and write its ``README.md``."""
     marks = check.examine(directory)
     values = {
         "parameters": f"{parameters:,}",
         "context": network.CONTEXT,
+        "vocabulary": vocabulary,
         "steps": f"{outcome.steps:,}",
         "images": f"{outcome.images:,}",
         "minutes": f"{outcome.seconds / 60:.0f}",

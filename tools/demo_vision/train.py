@@ -21,6 +21,7 @@ import conversations
 import mlx.core as mx
 import network
 import numpy as np
+import samples
 import tokenizer
 from batches import Batches
 from mlx_vlm.utils import load_processor
@@ -57,7 +58,8 @@ def main() -> None:
     batches = Batches(load_processor(out), words, SEED)
     outcome = network.fit(model, batches, tuple(arguments.steps), RATE)
     network.save(model, out)
-    card.write(out, outcome, network.parameters(model))
+    samples.write(out)
+    card.write(out, outcome, network.parameters(model), words.get_vocab_size())
     sys.stderr.write(f"saved {sum(path.stat().st_size for path in out.iterdir())} bytes in {out}\n")
 
 

@@ -11,6 +11,7 @@ import falcon
 
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.application.use_cases.serve_text import ServeText
 from mlxk.domain.errors import MlxkError
@@ -48,6 +49,8 @@ class Asked:
     include_usage: bool
     extra: dict[str, object] = attrs.field(factory=dict)
     """What a batch response says besides."""
+    start: Callable[[], tuple[TextStream, ...]] | None = None
+    """Starts the answers in another way than text is answered, such as about images."""
 
     @property
     def count(self) -> int:
@@ -115,7 +118,10 @@ class Answering:
         client = _Client()
         request.env.get(ENVIRON_ON_DISCONNECT, lambda _: None)(client.went)
         try:
-            streams = self._serve_text(asked.model, asked.requests, asked.alternatives)
+            if asked.start is not None:
+                streams = asked.start()
+            else:
+                streams = self._serve_text(asked.model, asked.requests, asked.alternatives)
         except BaseException:
             leave()
             raise

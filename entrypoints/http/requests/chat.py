@@ -4,8 +4,13 @@ from typing import Annotated
 
 import attrs
 
+from mlxk.application.use_cases.serve_catalogue import ServedModel
+from mlxk.application.use_cases.serve_images import Sent
+from mlxk.domain.capabilities import Capability
 from mlxk.domain.conversation import Conversation
+from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation import MAX_LOGPROB_ALTERNATIVES, GenerationSettings
+from mlxk.domain.media import MAX_CHUNK
 from mlxk.entrypoints.http.requests.converter import Range
 from mlxk.entrypoints.http.requests.faults import Fault
 from mlxk.entrypoints.http.requests.messages import MessageParam, to_conversation
@@ -15,9 +20,6 @@ from mlxk.entrypoints.http.requests.tools import ForcedCall, ToolChoice, Tools, 
 
 MAX_MESSAGES = 4096
 """Messages a conversation may have."""
-
-MAX_CHUNK = 5
-"""Images that may be described together."""
 
 
 @attrs.frozen(kw_only=True)
@@ -74,11 +76,38 @@ class ChatRequest(SamplingFields):
         """The call the answer has to be; None when the model is free."""
         return forced_call(self.offered, self.tool_choice)
 
-    def conversation(self) -> Conversation:
-        """Return the conversation to answer.
+    @property
+    def shows_images(self) -> bool:
+        """Whether there are images in the conversation."""
+        return any(message.shows_images for message in self.messages)
+
+    def require_sight(self, model: ServedModel) -> None:
+        """Refuse a model that cannot look at what the last message shows; of earlier images it is merely told.
 
         Raises:
-            CapabilityError: A part of a message is no text.
+            CapabilityError: It cannot.
+        """
+        place = self.messages[-1].first_image
+        if place is None or model.description.can(Capability.VISION):
+            return
+        path = f"messages[{len(self.messages) - 1}].content[{place}]"
+        message = f"'{model.id}' is a text model and cannot look at images"
+        raise CapabilityError(f"{path}: {message}", detail={"problems": [{"param": path, "message": message}]})
+
+    def sent(self) -> list[Sent]:
+        """Return the messages with their images.
+
+        Raises:
+            CapabilityError: A part of a message is sound.
+            ValidationError: An image is none, too large, or not in the message itself.
+        """
+        return [message.to_sent(f"messages[{index}]") for index, message in enumerate(self.messages)]
+
+    def conversation(self) -> Conversation:
+        """Return the conversation to answer, without its images.
+
+        Raises:
+            CapabilityError: A part of a message is sound.
         """
         return to_conversation(self.messages, tuple(tool.to_json() for tool in self.offered))
 

@@ -4,9 +4,12 @@ from typing import Annotated
 
 import attrs
 
+from mlxk.application.use_cases.serve_images import Sent
 from mlxk.domain.conversation import Conversation, Message, Role, ToolCall
 from mlxk.domain.errors import CapabilityError
+from mlxk.domain.media import EncodedImage
 from mlxk.entrypoints.http.requests.converter import Choice, Range, StrictConverter
+from mlxk.entrypoints.http.requests.data_urls import read_image
 from mlxk.entrypoints.http.requests.faults import Fault
 
 ROLES = {
@@ -119,11 +122,40 @@ class MessageParam:
                 faults.append(Fault(f"{path}.content[{index}].type", f"is not allowed for the role {self.role}"))
         return faults
 
-    def to_message(self, path: str) -> Message:
-        """Return the turn.
+    @property
+    def shows_images(self) -> bool:
+        """Whether a part is an image."""
+        return self.first_image is not None
+
+    @property
+    def first_image(self) -> int | None:
+        """Which part is the first image; None when there is none."""
+        parts = self.content if isinstance(self.content, list) else ()
+        return next((index for index, part in enumerate(parts) if isinstance(part, ImagePart)), None)
+
+    def to_sent(self, path: str) -> Sent:
+        """Return the turn with its images.
 
         Raises:
-            CapabilityError: A part is no text.
+            CapabilityError: A part is sound.
+            ValidationError: An image is none, too large, or not in the message itself.
+        """
+        message = self.to_message(path)
+        if not self.shows_images or not isinstance(self.content, list):
+            return Sent(message)
+        parts: list[str | EncodedImage] = []
+        for index, part in enumerate(self.content):
+            if isinstance(part, ImagePart):
+                parts.append(read_image(part.image_url.url, f"{path}.content[{index}].image_url.url"))
+            elif isinstance(part, TextPart) and part.text:
+                parts.append(part.text)
+        return Sent(message, tuple(parts))
+
+    def to_message(self, path: str) -> Message:
+        """Return the turn without its images.
+
+        Raises:
+            CapabilityError: A part is sound.
         """
         calls = tuple(ToolCall(call.function.name, call.function.arguments, call.id) for call in self.tool_calls or ())
         return Message(ROLES[self.role], self._text(path), calls, self.tool_call_id)
@@ -133,13 +165,13 @@ class MessageParam:
             return self.content if self.content is not None else self.refusal or ""
         texts = []
         for index, part in enumerate(self.content):
-            if isinstance(part, (ImagePart, AudioPart)):
-                thing = "images" if isinstance(part, ImagePart) else "sound"
+            if isinstance(part, AudioPart):
                 raise CapabilityError(
-                    f"{path}.content[{index}]: this model takes text, not {thing}",
-                    detail={"problems": [{"param": f"{path}.content[{index}]", "message": f"takes no {thing}"}]},
+                    f"{path}.content[{index}]: this model takes no sound",
+                    detail={"problems": [{"param": f"{path}.content[{index}]", "message": "takes no sound"}]},
                 )
-            texts.append(part.text if isinstance(part, TextPart) else part.refusal)
+            if not isinstance(part, ImagePart):
+                texts.append(part.text if isinstance(part, TextPart) else part.refusal)
         return PART_SEPARATOR.join(texts)
 
 
@@ -147,10 +179,10 @@ _PARTS_OF_ROLE = {"user": (TextPart, ImagePart, AudioPart), "assistant": (TextPa
 
 
 def to_conversation(messages: list[MessageParam], tools: tuple[str, ...]) -> Conversation:
-    """Return the conversation some messages make.
+    """Return the conversation some messages make, without their images.
 
     Raises:
-        CapabilityError: A part is no text.
+        CapabilityError: A part is sound.
     """
     turns = (message.to_message(f"messages[{index}]") for index, message in enumerate(messages))
     return Conversation(tuple(turns), tools)

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 import falcon
 
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
+from mlxk.application.use_cases.serve_images import ServeImages
 from mlxk.domain.generation import GenerationRequest
 from mlxk.entrypoints.http.answers.answering import Answering, Asked
 from mlxk.entrypoints.http.answers.chat import ChatShape
 from mlxk.entrypoints.http.answers.completions import CompletionShape
+from mlxk.entrypoints.http.answers.spoken import SpokenQuestions
 from mlxk.entrypoints.http.requests.reader import RequestReader
+from mlxk.entrypoints.server_settings import ServerSettings
 
 IGNORED_FIELDS = "X-Mlxk-Ignored-Fields"
 """Names of the fields of a request that nobody knows."""
@@ -27,39 +30,58 @@ class ChatCompletions:
         reader: Understands the body.
         catalogue: Finds the model.
         answering: Answers.
-        max_tokens: The operator's limit for requests that name none.
+        images: Answers when there are images in the conversation.
+        spoken: Answers for models that only listen.
+        settings: The operator's.
     """
 
     def __init__(
-        self, reader: RequestReader, catalogue: ServeCatalogue, answering: Answering, max_tokens: int | None
+        self,
+        reader: RequestReader,
+        catalogue: ServeCatalogue,
+        answering: Answering,
+        images: ServeImages,
+        spoken: SpokenQuestions,
+        settings: ServerSettings,
     ) -> None:
         self._reader = reader
         self._catalogue = catalogue
         self._answering = answering
-        self._max_tokens = max_tokens
+        self._images = images
+        self._spoken = spoken
+        self._settings = settings
 
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
         """Answer a conversation."""
         request.context.prompt_field = "messages"
         chat, ignored = self._reader.chat(request)
         report_ignored(response, ignored)
+        spoken = self._spoken.asked(chat)
+        if spoken is not None:
+            self._answering.answer(request, response, spoken)
+            return
         model = self._catalogue.find(chat.model)
+        chat.require_sight(model)
         wanted = GenerationRequest(
             model.handle,
             chat.conversation(),
-            chat.generation_settings(self._max_tokens),
+            chat.generation_settings(self._settings.max_tokens),
             thinking=chat.thinking,
         )
+        alternatives, chunk = chat.n or 1, chat.chunk or self._settings.chunk
         asked = Asked(
             model=model,
             model_name=chat.model,
             requests=(wanted,),
-            alternatives=chat.n or 1,
+            alternatives=alternatives,
             shape=ChatShape(chat.forced_call, one_call=chat.parallel_tool_calls is False),
             id_prefix="chatcmpl",
             stream=bool(chat.stream),
             include_usage=chat.include_usage,
             extra={"metadata": chat.metadata} if chat.metadata else {},
+            start=(lambda: self._images(model, wanted, chat.sent(), chunk, alternatives))
+            if chat.shows_images
+            else None,
         )
         self._answering.answer(request, response, asked)
 

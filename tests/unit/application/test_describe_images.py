@@ -20,7 +20,8 @@ from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
 from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
 from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
 from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
-from mlxk.application.use_cases.describe_images import Described, DescribeImages, ImageSource, Showing
+from mlxk.application.chunked_answer import Described
+from mlxk.application.use_cases.describe_images import DescribeImages, ImageSource, Showing
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import GenerateText, Question
 from mlxk.application.use_cases.resolve_model import ResolveModel

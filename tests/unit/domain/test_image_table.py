@@ -108,7 +108,7 @@ def test_an_image_without_facts_among_others_keeps_its_number() -> None:
 
 def test_several_images_are_labelled_and_one_is_not() -> None:
     pictures = [DecodedImage(1, 1, bytes(3), each.image.digest) for each in TOUR[:2]]
-    parts: Any = Chunk(tuple(TOUR[:2])).message(pictures, "Compare.").parts
+    parts: Any = Chunk(tuple(TOUR[:2])).message([*pictures, "Compare."]).parts
     assert [part if isinstance(part, str) else part.digest for part in parts[:4]] == [
         "Image 1:",
         TOUR[0].image.digest,
@@ -116,7 +116,7 @@ def test_several_images_are_labelled_and_one_is_not() -> None:
         TOUR[1].image.digest,
     ]
     assert parts[4].endswith("\n\nCompare.")
-    alone = Chunk((TOUR[0],)).message(pictures[:1], "What?")
+    alone = Chunk((TOUR[0],)).message([pictures[0], "What?"])
     assert alone.parts[0] == pictures[0]
     assert alone.content.endswith("\n\nWhat?")
 

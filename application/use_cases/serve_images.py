@@ -1,0 +1,154 @@
+"""Start the answers to a client's request with images in it, now or earlier in the conversation.
+
+Owns what a model gets to see: everything, as long as the last message shows no more than one chunk; otherwise one chunk
+after the other, each with the system prompt and nothing else, so that neither memory nor attention is shared. A text
+model gets to know that there were images. Every image keeps its number through the conversation.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import attrs
+
+from mlxk.application.chunked_answer import ChunkedAnswer, Described
+from mlxk.application.ports.exif_reader import ExifReader
+from mlxk.application.ports.image_decoder import ImageDecoder
+from mlxk.application.ports.text_generator import TextStream
+from mlxk.application.use_cases.generate_text import require_vision_model
+from mlxk.application.use_cases.serve_catalogue import ServedModel
+from mlxk.application.use_cases.serve_text import ServeText
+from mlxk.domain.capabilities import Capability
+from mlxk.domain.conversation import Conversation, Message, Role
+from mlxk.domain.errors import ParameterNotSupportedError
+from mlxk.domain.generation import GenerationRequest
+from mlxk.domain.image_table import Chunk, ShownImage, chunks, numbers, without_tables
+from mlxk.domain.media import DEFAULT_CHUNK, EncodedImage, check_chunk, check_together
+
+
+@attrs.frozen
+class Sent:
+    """One message of a client."""
+
+    message: Message
+    """Without its images."""
+    parts: tuple[str | EncodedImage, ...] = ()
+    """What it says and shows, in order, when it shows anything."""
+
+    @property
+    def images(self) -> tuple[EncodedImage, ...]:
+        """What it shows, in order."""
+        return tuple(part for part in self.parts if isinstance(part, EncodedImage))
+
+
+@attrs.frozen
+class ServeImages:
+    """Answers requests with images."""
+
+    serve_text: ServeText
+    decoder: ImageDecoder
+    exif: ExifReader
+    facts: bool = True
+    """Whether people and the model are told what the photos say about themselves."""
+
+    def __call__(
+        self,
+        model: ServedModel,
+        request: GenerationRequest,
+        sent: Sequence[Sent],
+        chunk: int = DEFAULT_CHUNK,
+        alternatives: int = 1,
+    ) -> tuple[TextStream, ...]:
+        """Start the answers.
+
+        Args:
+            model: As the catalogue found it.
+            request: What is asked; its conversation without the images.
+            sent: The messages of that conversation.
+            chunk: Images of the last message that the model sees together.
+            alternatives: Answers wanted.
+
+        Raises:
+            ValidationError: An image cannot be read, or they are too large.
+            CapabilityError: The last message shows images to a model that cannot look at them.
+            ParameterNotSupportedError: Several answers about several chunks are wanted.
+            MlxkError: See ``ServeText``.
+        """
+        check_chunk(chunk)
+        asked = _last_shown(sent)
+        if not model.description.can(Capability.VISION):
+            if asked:
+                named = attrs.evolve(model.handle, name=model.id)
+                require_vision_model(attrs.evolve(model.description, handle=named))
+            return self.serve_text(model, [_about(request, map(_told_of, sent))], alternatives)
+        check_together([len(image.data) for each in sent for image in each.images], "messages")
+        named_by = numbers(turn for each in sent for turn in _turns(each))
+        if len(asked) <= chunk:
+            return self._whole(model, request, sent, named_by, alternatives)
+        if alternatives > 1:
+            raise ParameterNotSupportedError("n: there is one answer to more images than are shown together")
+        described = self._chunk_by_chunk(model, request, sent, chunks(self._shown(asked, named_by), chunk))
+        return (ChunkedAnswer(next(described), described),)
+
+    def _whole(
+        self,
+        model: ServedModel,
+        request: GenerationRequest,
+        sent: Sequence[Sent],
+        named_by: Mapping[str, int],
+        alternatives: int,
+    ) -> tuple[TextStream, ...]:
+        """Show the whole conversation; the table tells of the images that are new."""
+        messages = [self._message(each, named_by) for each in sent]
+        streams = self.serve_text(model, [_about(request, messages)], alternatives)
+        asked = _last_shown(sent)
+        if not asked or request.settings.grammar is not None:
+            return streams
+        table = Chunk(self._shown(asked, named_by))
+        return tuple(ChunkedAnswer(Described(table, stream), iter(())) for stream in streams)
+
+    def _chunk_by_chunk(
+        self, model: ServedModel, request: GenerationRequest, sent: Sequence[Sent], parts: Sequence[Chunk]
+    ) -> Iterator[Described]:
+        opening = [each.message for each in sent if each.message.role is Role.SYSTEM]
+        said = [part for part in sent[-1].parts if isinstance(part, str)]
+        for part in parts:
+            pictures = [self.decoder.decode(shown.image) for shown in part.images]
+            asked = _about(request, [*opening, part.message([*pictures, *said])])
+            (stream,) = self.serve_text(model, [asked])
+            yield Described(part, stream)
+
+    def _message(self, sent: Sent, named_by: Mapping[str, int]) -> Message:
+        """Return a message as the model gets it: shown anew, and answers without our tables."""
+        if sent.message.role is Role.ASSISTANT:
+            return attrs.evolve(sent.message, content=without_tables(sent.message.content))
+        if not sent.images:
+            return sent.message
+        parts = [part if isinstance(part, str) else self.decoder.decode(part) for part in sent.parts]
+        return Chunk(self._shown(sent.images, named_by)).message(parts)
+
+    def _shown(self, images: Sequence[EncodedImage], named_by: Mapping[str, int]) -> tuple[ShownImage, ...]:
+        return tuple(
+            ShownImage(named_by[image.digest], image, self.exif.read(image) if self.facts else None) for image in images
+        )
+
+
+def _last_shown(sent: Sequence[Sent]) -> tuple[EncodedImage, ...]:
+    """Return what the last message shows: nothing when it is no user's."""
+    return sent[-1].images
+
+
+def _turns(sent: Sent) -> tuple[str | EncodedImage, ...]:
+    """Return what gives images their numbers: those of a user, and the tables in an answer."""
+    return (sent.message.content,) if sent.message.role is Role.ASSISTANT else sent.images
+
+
+def _about(request: GenerationRequest, messages: "Iterator[Message] | Sequence[Message]") -> GenerationRequest:
+    tools = request.prompt.tools if isinstance(request.prompt, Conversation) else ()
+    return attrs.evolve(request, prompt=Conversation(tuple(messages), tools))
+
+
+def _told_of(sent: Sent) -> Message:
+    """Return a message for a text model, which is told that there were images."""
+    if not sent.images:
+        return sent.message
+    told = f"[{len(sent.images)} image(s) were attached]"
+    return attrs.evolve(sent.message, content="\n\n".join(filter(None, (sent.message.content, told))))
