@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mlxk.domain.model_reference import BUILT_IN_NAMES
 from mlxk.entrypoints.cli.commands import COMMANDS
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -133,7 +134,7 @@ def test_json_may_stand_before_the_command(arguments: list[str], mlxk: Program) 
 
 def test_every_model_of_the_disk_is_listed_and_described_alike(mlxk: Program, populated_disk: dict[str, str]) -> None:
     listed = json.loads(mlxk("list", "--json", **populated_disk).stdout)["data"]["models"]
-    assert len(listed) == 12
+    assert len(listed) == 11 + len(BUILT_IN_NAMES)
     assert [model["name"] for model in listed] == sorted(model["name"] for model in listed)
     for model in listed:
         shown = json.loads(mlxk("show", model["name"], "--json", **populated_disk).stdout)["data"]["model"]
