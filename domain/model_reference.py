@@ -11,7 +11,7 @@ import attrs
 
 from mlxk.domain.errors import ValidationError
 
-BUILT_IN_NAMES = ("demo", "demo-speech")
+BUILT_IN_NAMES = ("demo", "demo-speech", "demo-vision")
 """Names of the models that come with the program; they win over every other meaning."""
 
 MAX_REFERENCE_LENGTH = 4096

@@ -1,5 +1,7 @@
 """What an operator decides about the server: flags, or the environment, or these defaults."""
 
+from urllib.parse import urlsplit
+
 import attrs
 
 from mlxk.domain.errors import ValidationError
@@ -16,6 +18,10 @@ class ServerSettings:
     """0 takes any free one."""
     model: str | None = None
     """The model to have in memory from the start."""
+    embed_model: str | None = None
+    """The model that makes all vectors, whatever a request names; None lets requests name it."""
+    embed_backend: str | None = None
+    """The address of another server that makes the vectors; None makes them here."""
     max_tokens: int | None = None
     """Tokens an answer may have when its request names no limit; None fills the context window."""
     chunk: int = 1
@@ -70,6 +76,8 @@ class ServerSettings:
             for flag, (value, low, high) in ranges.items()
             if value is not None and (value < low or (high is not None and value > high))
         ]
+        if self.embed_backend is not None and not _is_web_address(self.embed_backend):
+            faults.append(f"--embed-backend must be an http(s) URL with a host (got: '{self.embed_backend}')")
         if faults:
             raise ValidationError("; ".join(faults))
 
@@ -86,3 +94,11 @@ class ServerAddress:
         """The address that clients are given; a server on every interface is named by this machine's own."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        return False

@@ -37,7 +37,12 @@ VARIABLES = (
     Variable("HF_HUB_OFFLINE", "Asks the hub nothing; what is cached still works.", "1, true, yes, on", "off"),
     Variable("HF_HUB_DOWNLOAD_TIMEOUT", "Seconds without a byte before a request is repeated.", "1 to 3600", "10"),
     Variable("MLXK2_ENABLE_PIPES", "Allows `-` as a prompt: read standard input.", "1, true, yes, on", "off"),
-    Variable("MLXK2_ENABLE_ALPHA_FEATURES", "Allows what may still change: `embed`.", "1, true, yes, on", "off"),
+    Variable(
+        "MLXK2_ENABLE_ALPHA_FEATURES",
+        "Allows what may still change: `embed`, `embed-serve`.",
+        "1, true, yes, on",
+        "off",
+    ),
     Variable("MLXK2_AUDIO_SEGMENTS", "Appends a table of segments to a transcript.", "1, true, yes, on", "off"),
     Variable("MLXK2_LOG_LEVEL", "The least severe events to log.", ", ".join(LOG_LEVELS), "warning"),
     Variable("MLXK2_LOG_JSON", "Log as JSON, one object a line.", "1, true, yes, on", "off"),

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "json-api.md"
 SCHEMAS = ROOT / "contracts" / "cli" / "v0"
 SUFFIX = ".schema.json"
-BLOCK = re.compile(r"(<!-- fields: (?P<name>[a-z]+)(?: (?P<part>[a-z_]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- fields: (?P<name>[a-z-]+)(?: (?P<part>[a-z_]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Schema = dict[str, Any]
 

@@ -29,6 +29,7 @@ from mlxk.entrypoints.http.requests.reader import RequestReader
 from mlxk.entrypoints.http.resources.audio import Audio
 from mlxk.entrypoints.http.resources.documents import Docs, OpenApi
 from mlxk.entrypoints.http.resources.embeddings import Embeddings
+from mlxk.entrypoints.http.resources.embeddings_proxy import EmbeddingsProxy
 from mlxk.entrypoints.http.resources.generation import ChatCompletions, Completions
 from mlxk.entrypoints.http.resources.models import Model, Models, Unload
 from mlxk.entrypoints.http.resources.probes import Alive, EngineWatch, Health, MetricsPage, Ready
@@ -108,7 +109,12 @@ class Application:
         listening = (ports.transcribe, ports.catalogue, self.life, self._admission, ports.log)
         add("/v1/audio/transcriptions", Audio(SpeechTask.TRANSCRIBE, *listening))
         add("/v1/audio/translations", Audio(SpeechTask.TRANSLATE, *listening))
-        add("/v1/embeddings", Embeddings(reader, ports.embed, ports.catalogue, self.life, self._admission))
+        embedding = (reader, ports.embed, ports.catalogue, self.life, self._admission, settings.embed_model)
+        backend = settings.embed_backend
+        add(
+            "/v1/embeddings",
+            EmbeddingsProxy(backend, self.life, self._admission) if backend else Embeddings(*embedding),
+        )
         add("/v1/models", Models(ports.catalogue))
         add("/v1/models/{model_id:path}", Model(ports.catalogue))
         add("/v1/unload", Unload(ports.catalogue, ports.resident))

@@ -22,6 +22,7 @@ from serving.parts import (
 )
 from serving.running import RunningServer, eventually
 
+from mlxk.domain.errors import ValidationError
 from mlxk.domain.speech import SpeechTask
 from mlxk.entrypoints.http.body_guard import LARGEST_UPLOAD_BYTES
 from mlxk.entrypoints.http.server.server import ServerLimits
@@ -368,3 +369,29 @@ def test_text_is_not_asked_of_models_that_do_not_write_it(sdk: openai.OpenAI) ->
     for model in (SPEECH_MODEL, EMBEDDING_MODEL):
         with pytest.raises(openai.UnprocessableEntityError, match="does not generate text"):
             sdk.completions.create(model=model, prompt="hello")
+
+
+def test_vectors_may_come_from_another_server() -> None:
+    with RunningServer(Parts()) as backend:
+        settings = ServerSettings(embed_backend=f"{backend.url}/v1")
+        with RunningServer(Parts(settings=settings)) as front:
+            body = {"model": EMBEDDING_MODEL, "input": "one two"}
+            assert front.post("/v1/embeddings", body)[2] == backend.post("/v1/embeddings", body)[2]
+            status, _, refused = front.post("/v1/embeddings", {"model": EMBEDDING_MODEL, "input": ""})
+            assert (status, refused["error"]["param"]) == (400, "input")
+            assert front.parts.embedder.requests == []
+    with RunningServer(Parts(settings=settings)) as alone:
+        status, _, gone = alone.post("/v1/embeddings", body)
+    assert (status, gone["error"]["type"], gone["error"]["retryable"]) == (502, "network_error", True)
+
+
+def test_a_server_for_one_model_answers_with_it_whatever_is_named() -> None:
+    with RunningServer(Parts(settings=ServerSettings(embed_model=EMBEDDING_MODEL))) as server:
+        status, _, answer = server.post("/v1/embeddings", {"model": "text-embedding-3-small", "input": "one"})
+    assert (status, answer["model"]) == (200, EMBEDDING_MODEL)
+
+
+@pytest.mark.parametrize("address", ["localhost:8001", "ftp://host", "http://", "http://host:port"])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(ValidationError, match="--embed-backend must be an http"):
+        ServerSettings(embed_backend=address).validate()

@@ -33,6 +33,7 @@ COMMANDS = {
     "push": Verb("push_model", "publish a workspace on the hub"),
     "serve": Verb("serve_models", "serve models to OpenAI-compatible clients", ("server",)),
     "embed": Verb("embed_text", "turn texts into vectors"),
+    "embed-serve": Verb("serve_embeddings", "serve the vectors of one model"),
     "schema": Verb("schema", "print the JSON Schema of a command's output"),
     "completion": Verb("completion", "print the completion script of a shell"),
 }

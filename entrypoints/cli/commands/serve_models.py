@@ -5,7 +5,7 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from mlxk.domain.errors import StorageError, ValidationError
+from mlxk.domain.errors import FeatureGateError, StorageError, ValidationError
 from mlxk.entrypoints.cli.commands.model_argument import complete_model
 from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import FAILED
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     place = parser.add_argument_group("where")
     place.add_argument("--host", metavar="HOST", help="address to listen on (127.0.0.1)")
     place.add_argument("--port", type=int, metavar="N", help="port to listen on; 0 takes any free one (8000)")
+    place.add_argument("--embed-backend", metavar="URL", help="have another server make the vectors")
     _add_limits(parser.add_argument_group("limits"))
     _add_safety(parser.add_argument_group("who may ask"))
     log = parser.add_argument_group("log and life")
@@ -57,6 +58,11 @@ def _add_safety(group: argparse._ArgumentGroup) -> None:
 
 def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
     """Serve until interrupted."""
+    if arguments.embed_backend and not door.settings.enable_alpha:
+        raise FeatureGateError(
+            "--embed-backend requires MLXK2_ENABLE_ALPHA_FEATURES=1",
+            hint="Set the variable; the flag may still change.",
+        )
     server = _settings(arguments, door)
     server.validate()
     ready = False
@@ -89,6 +95,7 @@ def _settings(arguments: argparse.Namespace, door: Door) -> "ServerSettings":
         "keep_alive": arguments.keep_alive,
         "memory_budget_mib": arguments.memory_budget,
         "drain_seconds": arguments.drain_timeout,
+        "embed_backend": arguments.embed_backend,
     }
     return ServerSettings(
         **{name: value for name, value in stated.items() if value is not None},

@@ -23,16 +23,24 @@ class Embeddings:
         catalogue: Finds the model.
         life: Says whether the server takes work.
         admission: Counts what is in progress.
+        always: The model that answers whatever a request names; None lets requests name it.
     """
 
     def __init__(
-        self, reader: RequestReader, embed: EmbedText, catalogue: ServeCatalogue, life: ServerLife, admission: Admission
+        self,
+        reader: RequestReader,
+        embed: EmbedText,
+        catalogue: ServeCatalogue,
+        life: ServerLife,
+        admission: Admission,
+        always: str | None = None,
     ) -> None:
         self._reader = reader
         self._embed = embed
         self._catalogue = catalogue
         self._life = life
         self._admission = admission
+        self._always = always
 
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
         """Turn texts into vectors."""
@@ -40,7 +48,7 @@ class Embeddings:
         asked, ignored = self._reader.embeddings(request)
         report_ignored(response, ignored)
         self._life.require_open()
-        model = self._catalogue.find(asked.model, require_embedding_model)
+        model = self._catalogue.find(self._always or asked.model, require_embedding_model)
         leave = self._admission.enter(1)
         try:
             result = self._embed.embed(model.description, asked.inputs, asked.settings())

@@ -1,0 +1,64 @@
+"""``mlxk embed-serve MODEL``: a server for the vectors of one model, which ``serve --embed-backend`` may ask."""
+
+import argparse
+import json
+import os
+from typing import TYPE_CHECKING
+
+from mlxk.domain.errors import FeatureGateError
+from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
+from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.exit_status import FAILED
+from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.settings import LOG_LEVELS
+
+if TYPE_CHECKING:
+    from mlxk.entrypoints.server_settings import ServerAddress
+
+DEFAULT_PORT = 8001
+"""Beside the one of ``serve``."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the model and where to listen."""
+    add_model_argument(parser)
+    parser.add_argument("--host", metavar="HOST", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    parser.add_argument(
+        "--port", type=int, metavar="N", default=DEFAULT_PORT, help="port to listen on; 0 takes any free one (8001)"
+    )
+    parser.add_argument("--log-level", choices=LOG_LEVELS, default="info", help="least severe events to log (info)")
+    parser.add_argument("--no-supervisor", action="store_true", help="serve in this process; nothing restarts it")
+
+
+def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+    """Serve until interrupted."""
+    from mlxk.entrypoints.server_settings import ServerSettings
+
+    if not door.settings.enable_alpha:
+        raise FeatureGateError(
+            "embed-serve requires MLXK2_ENABLE_ALPHA_FEATURES=1", hint="Set the variable; the command may still change."
+        )
+    server = ServerSettings(
+        host=arguments.host,
+        port=arguments.port,
+        model=arguments.model,
+        embed_model=arguments.model,
+        log_level=arguments.log_level,
+        log_json=door.settings.log_json,
+        supervised=not arguments.no_supervisor,
+    )
+    server.validate()
+    ready = False
+
+    def announce(address: "ServerAddress") -> None:
+        nonlocal ready
+        ready = True
+        if output.as_json:
+            data = {"url": address.url, "host": address.host, "port": address.port, "model": arguments.model}
+            document = {"status": "success", "command": "embed-serve", "data": {**data, "pid": os.getpid()}}
+            output.line(json.dumps({**document, "error": None}))
+        else:
+            output.line(f"mlxk serves vectors at {address.url}/v1/embeddings (Ctrl-C stops it)")
+
+    status = door.serve(door.settings, server, announce)
+    return status if ready or status else FAILED
