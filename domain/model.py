@@ -50,9 +50,7 @@ class ModelHandle:
     def commit(self) -> str | None:
         """The revision when it is a full commit hash (40 hexadecimal digits), else None."""
         revision = self.revision
-        if revision and len(revision) == 40 and all(digit in "0123456789abcdef" for digit in revision):
-            return revision
-        return None
+        return revision if revision and len(revision) == 40 and not revision.strip("0123456789abcdef") else None
 
 
 @attrs.frozen

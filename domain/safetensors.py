@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from operator import le
 
 import attrs
+import orjson
 
 from mlxk.domain.documents import read_document
 
@@ -75,47 +76,63 @@ def read_header(data: bytes, size_bytes: int) -> SafetensorsHeader:
         return SafetensorsHeader(damage=Damage.INVALID)
     if span > size_bytes:
         return SafetensorsHeader(damage=Damage.TRUNCATED, missing_bytes=span - size_bytes)
-    document = read_document(data[PREFIX_BYTES:span], MAX_HEADER_BYTES)
-    if not isinstance(document.value, dict):
+    tensors = _object(data[PREFIX_BYTES:span])
+    if tensors is None:
         return SafetensorsHeader(damage=Damage.INVALID)
-    tensors: dict[str, object] = document.value
     metadata = tensors.pop("__metadata__", None)
-    spans = _byte_ranges(tensors.values())
-    if spans is None:
+    end, overlapping = _extent(tensors.values())
+    if end is None:
         return SafetensorsHeader(damage=Damage.INVALID)
-    end = max((end for _, end in spans), default=0)
     missing = span + end - size_bytes
     return SafetensorsHeader(
         tensors=tensors,
         metadata=metadata if isinstance(metadata, dict) else {},
         data_bytes=end,
-        damage=_damage(spans, missing),
+        damage=Damage.OVERLAPPING if overlapping else _misfit(missing),
         missing_bytes=max(0, missing),
     )
 
 
-def _damage(spans: list[tuple[int, int]], missing: int) -> Damage | None:
-    """Judge the byte ranges of a file that lacks so many bytes (fewer than none: has too many)."""
-    if any(begin < reached for (begin, _), (_, reached) in zip(spans[1:], spans, strict=False)):
-        return Damage.OVERLAPPING
+def _object(text: bytes) -> dict[str, object] | None:
+    """Return the JSON object a header is; None when it is none.
+
+    Headers are most of what a listing reads, so the fastest parser goes first; what it will not take, such as NaN in
+    the writer's notes, is left to the parser of all other documents.
+    """
+    try:
+        value: object = orjson.loads(text)
+    except ValueError:
+        value = read_document(text, MAX_HEADER_BYTES).value
+    return value if isinstance(value, dict) else None
+
+
+def _misfit(missing: int) -> Damage | None:
+    """Judge a file that lacks so many bytes; fewer than none: that has too many."""
     if missing > 0:
         return Damage.TRUNCATED
     return Damage.OVERLONG if missing < 0 else None
 
 
-def _byte_ranges(tensors: Iterable[object]) -> list[tuple[int, int]] | None:
-    """Return the byte range of every tensor that has bytes, by position, or None when one is not a range.
+def _extent(tensors: Iterable[object]) -> tuple[int | None, bool]:
+    """Return where the last tensor's bytes end, and whether any two tensors share bytes; None when one has no range.
 
-    A listing looks at every tensor of every model: hence operations on whole lists.
+    A listing looks at every tensor of every model: hence operations on whole lists, and a quick way for the tensors of
+    a sound file, each of which begins where the one before it ends.
     """
     try:
         spans = sorted([tensor["data_offsets"] for tensor in tensors])  # type: ignore[index]  # what it is not, raises
         begins, ends = zip(*spans, strict=True) if spans else ((), ())
     except (KeyError, TypeError, ValueError):
-        return None
-    if {*map(type, begins), *map(type, ends)} - {int} or not all(map(le, begins, ends)) or min(begins, default=0) < 0:
-        return None
-    return [span for span in zip(begins, ends, strict=True) if span[0] < span[1]]
+        return None, False
+    if {*map(type, begins), *map(type, ends)} - {int}:
+        return None, False
+    if begins == (0, *ends[:-1]) and begins[-1] <= ends[-1]:
+        return ends[-1], False
+    if not all(map(le, begins, ends)) or min(begins, default=0) < 0:
+        return None, False
+    filled = [span for span in spans if span[0] < span[1]]
+    overlapping = any(begin < reached for (begin, _), (_, reached) in zip(filled[1:], filled, strict=False))
+    return max((end for _, end in filled), default=0), overlapping
 
 
 def count_parameters(headers: Iterable[SafetensorsHeader], quantization: Mapping[str, object]) -> int | None:

@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from mlxk.entrypoints.server_settings import ServerSettings
-
 if TYPE_CHECKING:
     from mlxk.application.ports.clock import Clock
     from mlxk.application.ports.event_log import EventLog
@@ -15,6 +13,7 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.resolve_model import ResolveModel
     from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
     from mlxk.application.use_cases.serve_text import ServeText
+    from mlxk.entrypoints.server_settings import ServerSettings
 
 
 def serve_catalogue(
@@ -23,7 +22,7 @@ def serve_catalogue(
     describe: "DescribeModel",
     resident: "ResidentModels",
     clock: "Clock",
-    server: ServerSettings | None,
+    server: "ServerSettings | None",
 ) -> "ServeCatalogue":
     """Offer models to clients."""
     from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
@@ -36,7 +35,7 @@ def serve_text(
     generator: "TextGenerator",
     memory: "MemoryProbe",
     log: "EventLog",
-    server: ServerSettings | None,
+    server: "ServerSettings | None",
 ) -> "ServeText":
     """Answer clients."""
     from mlxk.application.use_cases.serve_text import ServeText

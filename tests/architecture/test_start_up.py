@@ -104,3 +104,19 @@ def test_packages_hidden_from_the_container_library_can_be_imported_afterwards()
     script = "import mlxk.entrypoints.injection, pydantic; print(pydantic.VERSION)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip()
+
+
+def test_asyncio_is_whole_after_the_container_library_was_imported() -> None:
+    script = (
+        "import sys, mlxk.entrypoints.injection as it; absent = 'asyncio' not in sys.modules; import asyncio\n"
+        "async def answer(): return 42\n"
+        "print(absent, asyncio.run(it.providers.Factory(answer)()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "True 42\n"
+
+
+def test_an_asyncio_that_was_there_before_is_left_alone() -> None:
+    script = "import asyncio, sys, mlxk.entrypoints.injection; print(sys.modules['asyncio'] is asyncio)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "True\n"
