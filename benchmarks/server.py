@@ -6,16 +6,18 @@ A random model is made for it: small, so that what the server adds to a token sh
 generator in a process of its own, with no server at all. A peer is any OpenAI-compatible server: ``{model}`` and
 ``{port}`` in its command are filled in, for example
 ``--peer 'mlx_lm=python -m mlx_lm.server --model {model} --port {port}'``. Rounds are interleaved, so that a noisy
-machine disturbs all alike; figures are medians. CPU is that of the server's process, not of the clients. Connections
-that a server refused or reset are counted, and tried again.
+machine disturbs all alike; figures are medians. CPU and memory are those of the server's processes together, not of the
+clients. Connections that a server refused or reset are counted, and tried again.
 """
 
 import argparse
+import contextlib
 import http.client
 import importlib.util
 import json
 import os
 import shlex
+import signal
 import socket
 import statistics
 import subprocess
@@ -72,7 +74,18 @@ def make_model(directory: Path) -> str:
     for name in ("config.json", "generation_config.json"):
         settings = json.loads((model / name).read_text())
         (model / name).write_text(json.dumps({**settings, "eos_token_id": NEVER}))
+    (model / "README.md").write_text("---\nlibrary_name: mlx\npipeline_tag: text-generation\ntags:\n- mlx\n---\n")
     return str(model)
+
+
+def family(process: int) -> list[int]:
+    """Return a process and those below it."""
+    shown = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True)
+    pairs = [tuple(map(int, line.split())) for line in shown.stdout.splitlines()]
+    found = [process]
+    for each in found:
+        found += [child for child, parent in pairs if parent == each]
+    return found
 
 
 def cpu_seconds(process: int) -> float:
@@ -116,23 +129,29 @@ class Server:
             start.wait()
             return self._stream(f"request {index} of {time.time()}", tokens)
 
-        before = cpu_seconds(self._process.pid)
+        processes = family(self._process.pid)
+        before = sum(map(cpu_seconds, processes))
         with ThreadPoolExecutor(streams) as clients:
             results = list(clients.map(client, range(streams)))
-        taken = cpu_seconds(self._process.pid) - before
+        taken = sum(map(cpu_seconds, processes)) - before
         return Sample(sum(each[0] for each in results), taken, statistics.median(each[1] for each in results))
 
     def memory_mib(self) -> float:
         """Return the resident memory."""
-        shown = subprocess.run(
-            ["ps", "-o", "rss=", "-p", str(self._process.pid)], capture_output=True, text=True, check=True
-        )
-        return int(shown.stdout) / 1024
+        processes = ",".join(map(str, family(self._process.pid)))
+        shown = subprocess.run(["ps", "-o", "rss=", "-p", processes], capture_output=True, text=True, check=True)
+        return sum(map(int, shown.stdout.split())) / 1024
 
     def close(self) -> None:
-        """End it."""
+        """End it, with everything it started."""
+        processes = family(self._process.pid)
         self._process.terminate()
-        self._process.wait(30)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
+        for each in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+        self._process.wait(10)
 
     def _listens(self) -> bool:
         try:

@@ -46,7 +46,7 @@ class GenerationSettings:
     """0 switches it off."""
     min_p: float | None = None
     repetition_penalty: float | None = None
-    """Divides the likelihood of tokens the answer already holds; 1 switches it off."""
+    """Divides the likelihood of tokens the answer already holds, 0.1 to 10; 1 switches it off."""
     presence_penalty: float | None = None
     """Subtracted from the logit of every token the answer already holds."""
     frequency_penalty: float | None = None
@@ -136,7 +136,7 @@ _RULES = (
     lambda s: _number(s.top_p, "top_p", 0, 1, low_open=True),
     lambda s: _whole(s.top_k, "top_k", 0),
     lambda s: _number(s.min_p, "min_p", 0, 1),
-    lambda s: _number(s.repetition_penalty, "repetition_penalty", 0, 10, low_open=True),
+    lambda s: _number(s.repetition_penalty, "repetition_penalty", 0.1, 10),
     lambda s: _number(s.presence_penalty, "presence_penalty", -2, 2),
     lambda s: _number(s.frequency_penalty, "frequency_penalty", -2, 2),
     lambda s: _whole(s.seed, "seed", 0, SEED_RANGE - 1),
@@ -277,13 +277,17 @@ AnswerDelta = TextDelta | ReasoningDelta | ToolCallDelta
 GenerationEvent = AnswerDelta | Finished
 
 
+TokenIds = tuple[int, ...]
+"""A prompt as the model itself reads it."""
+
+
 @attrs.frozen
 class GenerationRequest:
     """One answer to generate."""
 
     model: ModelHandle
-    prompt: Conversation | str
-    """A conversation, rendered with the model's chat template; or text, taken as it is."""
+    prompt: Conversation | str | TokenIds
+    """A conversation, rendered with the model's chat template; or text or tokens, taken as they are."""
     settings: GenerationSettings = GenerationSettings()
     thinking: bool | None = None
     """Whether the model is to reason first; None leaves it to the chat template."""
@@ -314,8 +318,8 @@ class GenerationRequest:
         Raises:
             ValidationError: Names each field out of range.
         """
-        if not isinstance(self.prompt, (str, Conversation)):
-            raise ValidationError("prompt must be text or a conversation")
+        if not isinstance(self.prompt, (str, tuple, Conversation)):
+            raise ValidationError("prompt must be text, tokens or a conversation")
         self.settings.validate()
         self.computation.validate()
 

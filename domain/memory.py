@@ -15,6 +15,12 @@ import attrs
 BUDGET_SHARE = 0.70
 """The share of the memory available to MLX that models may take."""
 
+CACHE_SHARE = 0.20
+"""The share that the caches of answers may take beside the weights: of those that run, and of earlier prompts.
+
+What both shares leave is for activations and for the rest of the machine.
+"""
+
 RESERVE_BYTES = 256 * 1024 * 1024
 """Activations, tokenizer and allocator slack; far above what a small model needs, small against a large one."""
 
@@ -33,8 +39,16 @@ class MemoryReading:
     @property
     def budget(self) -> int:
         """Bytes that models may take altogether."""
-        ceiling = self.total if self.accelerator_limit is None else min(self.total, self.accelerator_limit)
-        return int(ceiling * BUDGET_SHARE)
+        return int(self._ceiling * BUDGET_SHARE)
+
+    @property
+    def cache_budget(self) -> int:
+        """Bytes that the caches of answers may take altogether."""
+        return int(self._ceiling * CACHE_SHARE)
+
+    @property
+    def _ceiling(self) -> int:
+        return self.total if self.accelerator_limit is None else min(self.total, self.accelerator_limit)
 
 
 class MemoryFit(enum.Enum):

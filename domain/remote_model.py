@@ -20,6 +20,7 @@ _NAME_PART = re.compile(r"[A-Za-z0-9]|[A-Za-z0-9_][A-Za-z0-9._-]*[A-Za-z0-9_]")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]{0,254}")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHORT_COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 
 @attrs.frozen
@@ -69,6 +70,8 @@ def check_name(name: str) -> str:
     Raises:
         ValidationError: It is too long, or not two parts of letters, digits, ``.``, ``_`` and ``-``.
     """
+    if "://" in name:
+        raise ValidationError(f"Invalid model name: '{name}' is an address", hint="Write only ORG/NAME.")
     if len(name) > MAX_NAME_LENGTH or name.startswith("/") or name.endswith("/") or "//" in name:
         raise ValidationError(
             f"Invalid model name: must be <= {MAX_NAME_LENGTH} chars and not contain leading/trailing or double slashes"
@@ -127,3 +130,8 @@ def check_file(file: RemoteFile) -> RemoteFile:
 def is_commit(text: str) -> bool:
     """Whether a text is a full commit hash."""
     return _COMMIT.fullmatch(text) is not None
+
+
+def abbreviates(text: str, commit: str | None) -> bool:
+    """Whether a text is the beginning of a commit, as git prints it, or all of it."""
+    return commit is not None and _SHORT_COMMIT.fullmatch(text) is not None and commit.startswith(text)

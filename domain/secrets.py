@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 
 import attrs
 
-MAX_SCANNED_BYTES = 1024 * 1024
-"""Longer files are data, not settings; of those only the name is judged."""
+MAX_SCANNED_BYTES = 64 * 1024 * 1024
+"""Longer texts are data, not settings; of those only the name is judged."""
 
 
 @attrs.frozen
@@ -35,18 +35,36 @@ _NAMES = (
     ".aws/*", ".ssh/*", ".kube/config",
 )  # fmt: skip
 
-_PATTERNS = {
-    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}\b",
-    "a private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
-    "an AWS access key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
-    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{50,})\b",
-    "a GitLab token": r"\bglpat-[A-Za-z0-9_-]{20,}",
-    "an API key": r"\bsk-[A-Za-z0-9_-]{32,}",
-    "a Google API key": r"\bAIza[0-9A-Za-z_-]{35}\b",
-    "a Slack token": r"\bxox[abprs]-[A-Za-z0-9-]{20,}",
-    "a package registry token": r"\b(?:npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{50,})\b",
-}
-_COMPILED = tuple((kind, re.compile(pattern)) for kind, pattern in _PATTERNS.items())
+
+@attrs.frozen
+class _Shape:
+    """What one kind of secret looks like."""
+
+    kind: str
+    beginnings: tuple[str, ...]
+    """Every secret of this kind has one of them; looking for them first is a hundred times faster than matching."""
+    pattern: re.Pattern[str]
+
+
+_SHAPES = (
+    _Shape("a Hugging Face token", ("hf_",), re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")),
+    _Shape("a private key", ("-----BEGIN",), re.compile(r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----")),
+    _Shape("an AWS access key", ("AKIA", "ASIA"), re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b")),
+    _Shape(
+        "a GitHub token",
+        ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
+        re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{50,})\b"),
+    ),
+    _Shape("a GitLab token", ("glpat-",), re.compile(r"\bglpat-[A-Za-z0-9_-]{20,}")),
+    _Shape("an API key", ("sk-",), re.compile(r"\bsk-[A-Za-z0-9_-]{32,}")),
+    _Shape("a Google API key", ("AIza",), re.compile(r"\bAIza[0-9A-Za-z_-]{35}\b")),
+    _Shape("a Slack token", ("xox",), re.compile(r"\bxox[abprs]-[A-Za-z0-9-]{20,}")),
+    _Shape(
+        "a package registry token",
+        ("npm_", "pypi-"),
+        re.compile(r"\b(?:npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{50,})\b"),
+    ),
+)
 
 _SHORTEST_LOCAL_PATH = 4
 """Characters; shorter directories occur in any text."""
@@ -75,12 +93,11 @@ def judge_text(path: str, text: str, local_paths: Iterable[str]) -> list[SecretF
         text: The whole of it.
         local_paths: Directories of this machine whose names are nobody's business.
     """
-    kinds = [*_COMPILED, *(("a path of this machine", _path_pattern(path)) for path in local_paths if _tells(path))]
     findings = []
-    for kind, pattern in kinds:
-        found = pattern.search(text)
+    for shape in (*_SHAPES, *(_shape_of(directory) for directory in local_paths if _tells(directory))):
+        found = shape.pattern.search(text) if any(beginning in text for beginning in shape.beginnings) else None
         if found:
-            findings.append(SecretFinding(path, kind, text.count("\n", 0, found.start()) + 1))
+            findings.append(SecretFinding(path, shape.kind, text.count("\n", 0, found.start()) + 1))
     return list(dict.fromkeys(findings))
 
 
@@ -88,6 +105,7 @@ def _tells(directory: str) -> bool:
     return len(directory) >= _SHORTEST_LOCAL_PATH and directory.startswith("/")
 
 
-def _path_pattern(directory: str) -> re.Pattern[str]:
+def _shape_of(directory: str) -> _Shape:
     """Match a directory as JSON and other text write it, and not as the beginning of a longer name."""
-    return re.compile(r"(?<![\w/.-])" + re.escape(directory).replace("/", r"\\?/") + r"(?![\w.-])")
+    pattern = r"(?<![\w/.-])" + re.escape(directory).replace("/", r"\\?/") + r"(?![\w.-])"
+    return _Shape("a path of this machine", (directory.rpartition("/")[2],), re.compile(pattern))

@@ -6,15 +6,14 @@ uses. Tests build the same use cases on ``in_memory_adapters``.
 
 from typing import TYPE_CHECKING
 
+from mlxk.entrypoints import engine_providers as engine
 from mlxk.entrypoints import image_providers as images
 from mlxk.entrypoints import operation_providers as operations
 from mlxk.entrypoints import server_providers as serving
 from mlxk.entrypoints.injection import containers, providers
-from mlxk.entrypoints.server_settings import MIB, ServerSettings
 from mlxk.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
-    from mlxk.adapters.mlx.lending import ModelLender
     from mlxk.application.ports.backend_registry import BackendRegistry
     from mlxk.application.ports.built_in_models import BuiltInModels
     from mlxk.application.ports.cache_editor import CacheEditor
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.serve_text import ServeText
     from mlxk.application.use_cases.show_model import ShowModel
     from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
+    from mlxk.entrypoints.server_settings import ServerSettings
 
 
 def _model_cache(settings: Settings) -> "ModelCache":
@@ -112,58 +112,23 @@ def _event_log(settings: Settings) -> "EventLog":
     return StructlogEventLog(level=settings.log_level, as_json=settings.log_json, home=settings.home)
 
 
-def _text_generator(
-    log: "EventLog", clock: "Clock", memory: "MemoryProbe", server: ServerSettings | None
-) -> "TextGenerator":
-    from mlxk.adapters.mlx.engine_options import EngineOptions
-    from mlxk.adapters.mlx.text import MlxTextGenerator
-
-    if server is None:
-        return MlxTextGenerator(log, clock)
-    reading = memory.read()
-    budget = server.memory_budget_mib * MIB if server.memory_budget_mib else reading.budget if reading else None
-    options = EngineOptions(
-        max_rows=server.max_streams,
-        max_waiting=server.max_queue + server.max_streams,
-        model_budget_bytes=budget,
-        keep_alive_seconds=server.keep_alive,
-    )
-    return MlxTextGenerator(log, clock, options)
-
-
-def _resident_models(generator: "TextGenerator") -> "ResidentModels":
-    from mlxk.application.ports.resident_models import ResidentModels
-
-    if not isinstance(generator, ResidentModels):
-        raise TypeError(f"{type(generator).__name__} does not say which models it holds")
-    return generator
-
-
 def _speech_transcriber(generator: "TextGenerator", log: "EventLog") -> "SpeechTranscriber":
     from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
 
-    return MlxSpeechTranscriber(_lender(generator), log)
+    return MlxSpeechTranscriber(engine.lender(generator), log)
 
 
 def _text_embedder(generator: "TextGenerator") -> "TextEmbedder":
     from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
 
-    return MlxTextEmbedder(_lender(generator))
-
-
-def _lender(generator: "TextGenerator") -> "ModelLender":
-    from mlxk.adapters.mlx.text import MlxTextGenerator
-
-    if not isinstance(generator, MlxTextGenerator):
-        raise TypeError(f"{type(generator).__name__} lends no models")
-    return generator.lender
+    return MlxTextEmbedder(engine.lender(generator))
 
 
 class Adapters(containers.DeclarativeContainer):
     """The outside world, one instance of each adapter a process."""
 
     settings = providers.Dependency(instance_of=Settings)
-    server: providers.Provider[ServerSettings | None] = providers.Object(None)
+    server: providers.Provider["ServerSettings | None"] = providers.Object(None)
     model_files: providers.Provider["ModelFiles"] = providers.ThreadSafeSingleton(_model_files)
     model_cache: providers.Provider["ModelCache"] = providers.ThreadSafeSingleton(_model_cache, settings)
     model_hub: providers.Provider["ModelHub"] = providers.ThreadSafeSingleton(operations.model_hub, settings)
@@ -188,7 +153,7 @@ class Adapters(containers.DeclarativeContainer):
     clock: providers.Provider["Clock"] = providers.ThreadSafeSingleton(_clock)
     event_log: providers.Provider["EventLog"] = providers.ThreadSafeSingleton(_event_log, settings)
     text_generator: providers.Provider["TextGenerator"] = providers.ThreadSafeSingleton(
-        _text_generator, event_log, clock, memory_probe, server
+        engine.text_generator, event_log, clock, memory_probe, server
     )
     speech_transcriber: providers.Provider["SpeechTranscriber"] = providers.ThreadSafeSingleton(
         _speech_transcriber, text_generator, event_log
@@ -196,7 +161,7 @@ class Adapters(containers.DeclarativeContainer):
     text_embedder: providers.Provider["TextEmbedder"] = providers.ThreadSafeSingleton(_text_embedder, text_generator)
     image_decoder: providers.Provider["ImageDecoder"] = providers.ThreadSafeSingleton(images.image_decoder)
     exif_reader: providers.Provider["ExifReader"] = providers.ThreadSafeSingleton(images.exif_reader)
-    resident_models: providers.Provider["ResidentModels"] = providers.Callable(_resident_models, text_generator)
+    resident_models: providers.Provider["ResidentModels"] = providers.Callable(engine.resident_models, text_generator)
 
 
 def _resolve_model(cache: "ModelCache", workspaces: "WorkspaceStore", built_in: "BuiltInModels") -> "ResolveModel":
@@ -366,7 +331,7 @@ class Container:
         self.use_cases = UseCases(adapters=adapters)
 
 
-def build(settings: Settings, server: ServerSettings | None = None) -> Container:
+def build(settings: Settings, server: "ServerSettings | None" = None) -> Container:
     """Wire the program for this machine.
 
     Args:

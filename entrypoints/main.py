@@ -66,8 +66,8 @@ def _leave(status: int) -> None:
     if "mlx.core" in sys.modules or (threading is not None and threading.active_count() > 1):
         return
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # one that was closed for us is None
+            stream.flush()
     except OSError:
         return  # The interpreter says the usual.
     os._exit(status)

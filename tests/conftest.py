@@ -89,6 +89,16 @@ def hub_variables(hub: "LoopbackHub") -> dict[str, str]:
 
 
 @pytest.fixture
+def cache(program_environment: dict[str, str]) -> Iterator[Path]:
+    """Return where the program keeps models; whatever a test does to it, it is a sound cache afterwards."""
+    from hub.soundness import assert_sound
+
+    directory = Path(program_environment["HF_HOME"]) / "hub"
+    yield directory
+    assert_sound(directory)
+
+
+@pytest.fixture
 def command(
     program_environment: dict[str, str],
     hub_variables: dict[str, str],

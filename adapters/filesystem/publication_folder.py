@@ -8,7 +8,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from mlxk.application.ports.publication_folder import PublicationFolder
 from mlxk.domain.errors import StorageError, ValidationError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 READ_BYTES = 1024 * 1024
 MAX_RULES_BYTES = 1024 * 1024
+_SAMPLE_BYTES = 8192
 
 
 class FilesystemPublicationFolder(PublicationFolder):
@@ -69,12 +70,10 @@ class FilesystemPublicationFolder(PublicationFolder):
         """Return the whole text of a file; None when it is too long or is not text."""
         try:
             with open(os.path.join(directory, path), "rb") as file:
-                content = file.read(limit + 1)
+                content = _header(file, limit) if path.endswith(".safetensors") else _whole_text(file, limit)
         except OSError as error:
             raise _unreadable(error) from error
-        if len(content) > limit or b"\0" in content:
-            return None
-        return content.decode("utf-8", errors="replace")
+        return None if content is None or b"\0" in content else content.decode("utf-8", errors="replace")
 
     def digests(self, directory: str, path: str, tell: Callable[[int], None]) -> ContentDigests:
         """Read a file and return what it hashes to."""
@@ -92,6 +91,20 @@ class FilesystemPublicationFolder(PublicationFolder):
         except OSError as error:
             raise _unreadable(error) from error
         return ContentDigests(content.hexdigest(), blob.hexdigest())
+
+
+def _header(file: BinaryIO, limit: int) -> bytes | None:
+    """Return the header of a safetensors file: its length in eight bytes, then JSON."""
+    length = int.from_bytes(file.read(8), "little")
+    return file.read(length) if length <= limit else None
+
+
+def _whole_text(file: BinaryIO, limit: int) -> bytes | None:
+    """Return what a file holds, when its beginning looks like text and it is not too long."""
+    beginning = file.read(_SAMPLE_BYTES)
+    if b"\0" in beginning or os.fstat(file.fileno()).st_size > limit:
+        return None
+    return beginning + file.read()
 
 
 def _rules(directory: str) -> "tuple[GitIgnoreSpec, GitIgnoreSpec]":

@@ -62,7 +62,7 @@ class FilesystemWorkspaceBuilder(WorkspaceBuilder):
             if os.path.commonpath((os.path.realpath(directory), place)) == os.path.realpath(directory):
                 raise ValidationError(f"target: '{typed}' lies in the model cache, which is not written to this way")
         if not os.path.isdir(parent):
-            raise ValidationError(f"target: the parent directory of '{typed}' does not exist")
+            raise self._without_parent(typed, parent)
         if os.path.lexists(place):
             self._require_empty(typed, place)
         if not os.access(parent, os.W_OK | os.X_OK):
@@ -90,10 +90,21 @@ class FilesystemWorkspaceBuilder(WorkspaceBuilder):
         chosen = name if target is None else target
         return chosen, os.path.join(os.path.abspath(self._home), chosen)
 
+    def _without_parent(self, typed: str, parent: str) -> ValidationError:
+        if self._home is not None and parent == os.path.realpath(self._home):
+            return ValidationError(
+                "target: the folder of workspaces that MLXK_WORKSPACE_HOME names does not exist", hint="Make it first."
+            )
+        return ValidationError(f"target: the parent directory of '{typed}' does not exist")
+
     @staticmethod
     def _require_empty(typed: str, place: str) -> None:
         if os.path.islink(place) or not os.path.isdir(place):
             raise ValidationError(f"target: '{typed}' exists and is not a directory")
+        if place == os.path.realpath(os.curdir):
+            raise ValidationError(
+                f"target: '{typed}' is the directory you are in, which cannot be replaced", hint="Name a new one."
+            )
         if os.listdir(place):
             raise ValidationError(
                 f"target: '{typed}' already exists and is not empty", hint="Choose another name, or remove it first."
@@ -102,11 +113,14 @@ class FilesystemWorkspaceBuilder(WorkspaceBuilder):
     @contextlib.contextmanager
     def _open(self, place: str, provenance: Provenance, keep: bool) -> Iterator[WorkspaceDraft]:
         directory = os.path.join(os.path.dirname(place), f".{os.path.basename(place)}.mlxk-draft")
+        new = not os.path.lexists(directory)
         try:
             note = _claim(directory, provenance)
         except OSError as error:
+            if new:
+                shutil.rmtree(directory, ignore_errors=True)
             raise _refused(error) from error
-        draft = FilesystemWorkspaceDraft(directory, place, provenance, self)
+        draft = FilesystemWorkspaceDraft(directory, place, provenance, self, continues=keep)
         try:
             yield draft
         finally:
@@ -148,6 +162,9 @@ class FilesystemWorkspaceDraft(WorkspaceDraft):
     _place: str
     _provenance: Provenance
     _builder: FilesystemWorkspaceBuilder
+    _continues: bool
+    """Whether an earlier run may have left files here; those that this run did not bring are none of it."""
+    _brought: set[str] = attrs.field(factory=set, init=False)
 
     @property
     def directory(self) -> str:
@@ -156,6 +173,7 @@ class FilesystemWorkspaceDraft(WorkspaceDraft):
 
     def take(self, source: str, path: str, tell: Callable[[int], None]) -> CopyMethod:
         """Bring one file here, links followed."""
+        self._brought.add(path)
         target = os.path.join(self._directory, path)
         try:
             os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -165,6 +183,7 @@ class FilesystemWorkspaceDraft(WorkspaceDraft):
 
     def write(self, path: str, content: bytes) -> None:
         """Write one file."""
+        self._brought.add(path)
         try:
             with open(os.path.join(self._directory, path), "wb") as file:
                 file.write(content)
@@ -175,7 +194,7 @@ class FilesystemWorkspaceDraft(WorkspaceDraft):
 
     def publish(self) -> ModelHandle:
         """Record what is in it and move it to its place in one step."""
-        _remove_leftovers(self._directory)
+        _remove_leftovers(self._directory, self._brought if self._continues else None)
         self._builder.record(self._directory, self._provenance)
         try:
             _sync(self._directory)
@@ -197,21 +216,29 @@ def _claim(directory: str, provenance: Provenance) -> int:
     """
     os.makedirs(directory, exist_ok=True)
     path = os.path.join(directory, NOTE_NAME)
-    if os.listdir(directory) and not os.path.exists(path) and read_sentinel(directory) is None:
+    noted, filled = os.path.exists(path), bool(os.listdir(directory))
+    if filled and not noted and read_sentinel(directory) is None:
         raise ValidationError(f"target: '{os.path.basename(directory)}' beside it is in the way", hint="Remove it.")
     note = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
+        _lock(note)
+        if not noted or os.fstat(note).st_nlink == 0 or _read_note(note) not in {"", provenance.identity}:
+            _empty(directory, keep=NOTE_NAME)
+        os.ftruncate(note, 0)
+        os.pwrite(note, json.dumps({"draft_of": provenance.identity}).encode(), 0)
+    except BaseException:
+        os.close(note)
+        raise
+    return note
+
+
+def _lock(note: int) -> None:
+    try:
         fcntl.flock(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        os.close(note)
         raise LocksPresentError("another process is making a workspace at the same place") from error
     except OSError:
         pass  # a file system without locks
-    if os.fstat(note).st_nlink == 0 or _read_note(note) not in {"", provenance.identity}:
-        _empty(directory, keep=NOTE_NAME)
-    os.ftruncate(note, 0)
-    os.pwrite(note, json.dumps({"draft_of": provenance.identity}).encode(), 0)
-    return note
 
 
 def _read_note(note: int) -> str:
@@ -232,12 +259,14 @@ def _empty(directory: str, keep: str) -> None:
                 os.unlink(entry.path)
 
 
-def _remove_leftovers(directory: str) -> None:
-    """Remove what a killed run left half written; the names are ours."""
+def _remove_leftovers(directory: str, brought: set[str] | None) -> None:
+    """Remove what earlier runs left: half-written files, whose names are ours, and what this run did not bring."""
     for parent, _, names in os.walk(directory):
         for name in names:
-            record = parent == directory and name.startswith(f"{SENTINEL_NAME}.") and name.endswith(".tmp")
-            if record or name.endswith(COPY_SUFFIX):
+            path = os.path.relpath(os.path.join(parent, name), directory)
+            record = path.startswith(f"{SENTINEL_NAME}.") and path.endswith(".tmp")
+            foreign = brought is not None and path not in brought and path != NOTE_NAME
+            if record or foreign or name.endswith(COPY_SUFFIX):
                 with contextlib.suppress(OSError):
                     os.unlink(os.path.join(parent, name))
 

@@ -75,6 +75,13 @@ class HubAccess:
     """Seconds without a byte after which a request is given up and repeated."""
     patience: Patience = attrs.field(factory=Patience)
 
+    @property
+    def address(self) -> str:
+        """The endpoint as it may be shown: without a user's name and password."""
+        scheme, _, rest = self.endpoint.partition("://")
+        host, slash, path = rest.partition("/")
+        return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
 
 def stored_token(path: str) -> str | None:
     """Return the token that ``hf auth login`` left in a file, if any."""
@@ -102,9 +109,11 @@ class HubClient:
 
         Raises:
             NetworkError: Work is offline.
+            AccessDeniedError: The token cannot be one.
         """
         if self.access.offline:
             raise NetworkError("the hub is not asked: HF_HUB_OFFLINE is set", hint="Unset HF_HUB_OFFLINE.")
+        _require_sendable(self.access.token)
         with self._lock:
             if self._session is None:
                 from huggingface_hub import get_session, set_client_factory
@@ -117,7 +126,7 @@ class HubClient:
         """Return the hub client, for one call or many.
 
         Raises:
-            NetworkError: Work is offline.
+            NetworkError, AccessDeniedError: See ``open``.
         """
         from huggingface_hub import HfApi
 
@@ -156,6 +165,15 @@ class HubClient:
         time.sleep(self.access.patience.wait(failures, retry_after(error)))
 
 
+def _require_sendable(token: str | None) -> None:
+    """Refuse a token that no request can carry, before the HTTP library quotes it in its own refusal."""
+    if token and not (token.isascii() and token.isprintable() and " " not in token):
+        raise AccessDeniedError(
+            "the token has characters that no token has, such as a space or a line break",
+            hint="Set HF_TOKEN anew, or run: hf auth login",
+        )
+
+
 def is_transient(error: "httpx2.HTTPError") -> bool:
     """Whether the same request may succeed later."""
     import httpx2
@@ -174,10 +192,12 @@ def seconds_asked(value: str | None) -> float | None:
     """Return the seconds that a ``Retry-After`` header means: a number, or a date."""
     if not value:
         return None
-    if value.strip().isdigit():
+    if value.strip().isdecimal():
         return float(value)
-    when = email.utils.parsedate_to_datetime(value) if "," in value else None
-    return max(0.0, when.timestamp() - time.time()) if when else None
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
 
 
 @contextmanager
@@ -200,13 +220,16 @@ def _translated(error: Exception, name: str, revision: str | None, access: HubAc
 
     how = "Set HF_TOKEN to a token that may." if not access.token else "Check what the token in HF_TOKEN may see."
     if isinstance(error, errors.GatedRepoError):
-        terms = f"Accept the terms at {access.endpoint}/{name}"
+        terms = f"Accept the terms at {access.address}/{name}"
         hint = f"{terms} and set HF_TOKEN." if not access.token else f"{terms} with the account of HF_TOKEN."
         return AccessDeniedError(f"'{name}' is gated: its author decides who may have it", hint=hint)
     if isinstance(error, errors.RepositoryNotFoundError):
         return ModelNotFoundError(f"'{name}' is not on the hub, or is private and not shown to you", hint=how)
     if isinstance(error, errors.RevisionNotFoundError):
-        return RevisionNotFoundError(f"'{name}' has no revision '{revision}' on the hub")
+        return RevisionNotFoundError(
+            f"'{name}' has no revision '{revision}' on the hub",
+            hint="The hub knows branches, tags and whole commits of 40 digits.",
+        )
     if isinstance(error, errors.DisabledRepoError):
         return AccessDeniedError(f"'{name}' has been disabled on the hub")
     status = _status(error)
@@ -216,7 +239,7 @@ def _translated(error: Exception, name: str, revision: str | None, access: HubAc
         return NetworkError(f"the hub is not well (HTTP {status})", hint="Try again later; what arrived is kept.")
     if status:
         return DownloadFailedError(f"the hub refuses the request for '{name}' (HTTP {status})")
-    return NetworkError(f"the hub at {access.endpoint} cannot be reached: {reason_of(error)}")
+    return NetworkError(f"the hub at {access.address} cannot be reached: {reason_of(error)}")
 
 
 def reason_of(error: BaseException) -> str:

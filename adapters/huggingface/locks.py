@@ -20,54 +20,93 @@ POLL_SECONDS = 0.1
 
 _HELD = frozenset({errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK})
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP})
+_READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 _MAX_NOTE_BYTES = 200
 
 
 @contextlib.contextmanager
 def reserve_model(folder: ModelFolder, activity: str, wait: Callable[[LockHolder], None] | None) -> Iterator[None]:
-    """Hold our lock over a model; on a file system without locks, hold nothing.
+    """Hold our lock over a model; in a cache that we may only read, and without locks, hold nothing.
 
     Raises:
         LocksPresentError: Somebody else holds it and ``wait`` is None.
         StorageError: The lock file cannot be made.
     """
-    path, told = f"{folder.locks}/{MODEL_LOCK}", False
+    descriptor = _acquire(folder, wait)
+    if descriptor is None:
+        yield
+        return
     try:
-        os.makedirs(folder.locks, exist_ok=True)
-        while (descriptor := try_lock(path, create=True)) is None:
-            holder = _noted(path)
-            if wait is None:
-                raise in_use(folder.name, (holder,))
-            if not told:
-                wait(holder)
-                told = True
-            time.sleep(POLL_SECONDS)
-    except OSError as error:
-        raise StorageError(f"the model cache cannot be locked: {error.strerror}") from error
-    try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()} {activity}\n".encode(), 0)
+        _note(descriptor, f"{os.getpid()} {activity}\n")
         yield
     finally:
-        with contextlib.suppress(OSError):
-            os.ftruncate(descriptor, 0)
+        _note(descriptor, "")
+        if not os.path.isdir(folder.directory):
+            _forget(folder)  # nothing came of it, or nothing is left
         os.close(descriptor)
 
 
+def _acquire(folder: ModelFolder, wait: Callable[[LockHolder], None] | None) -> int | None:
+    """Return a descriptor that holds our lock; None where nothing may be written, as whoever tries will be told."""
+    try:
+        return _wait_for_lock(folder, wait)
+    except OSError as error:
+        if error.errno in _READ_ONLY:
+            return None
+        raise StorageError(
+            f"the model cache cannot be written to: {error.strerror}", hint="HF_HOME or HF_HUB_CACHE says where it is."
+        ) from error
+
+
+def _wait_for_lock(folder: ModelFolder, wait: Callable[[LockHolder], None] | None) -> int:
+    """Return a descriptor that holds our lock over a model."""
+    path, told = f"{folder.locks}/{MODEL_LOCK}", False
+    while True:
+        os.makedirs(folder.locks, exist_ok=True)
+        try:
+            descriptor = try_lock(path, create=True)
+        except FileNotFoundError:
+            continue  # somebody has just removed the directory
+        if descriptor is not None:
+            return descriptor
+        holder = _noted(path)
+        if wait is None:
+            raise in_use(folder.name, (holder,))
+        if not told:
+            wait(holder)
+            told = True
+        time.sleep(POLL_SECONDS)
+
+
+def _note(descriptor: int, text: str) -> None:
+    """Say in our lock file who holds it; a file that belongs to somebody else says nothing."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text.encode(), 0)
+
+
+def _forget(folder: ModelFolder) -> None:
+    """Remove our lock file, which we hold; those who opened it before see that it has no name, and begin anew."""
+    with contextlib.suppress(OSError):
+        os.unlink(f"{folder.locks}/{MODEL_LOCK}")
+        os.rmdir(folder.locks)
+
+
 def held_locks(folder: ModelFolder) -> tuple[LockHolder, ...]:
-    """Return who else holds a lock on a model; trying a lock holds it for a moment."""
-    holders: list[LockHolder] = []
-    for name in lock_files(folder):
+    """Return who else holds a lock on a model, each once; trying a lock holds it for a moment."""
+    holders: dict[int | None, LockHolder] = {}
+    for name in sorted(lock_files(folder), key=lambda name: name != MODEL_LOCK):  # ours first: it says what is done
         path = f"{folder.locks}/{name}"
         descriptor = None
         with contextlib.suppress(OSError):
             descriptor = try_lock(path, create=False)
             if descriptor is None and os.path.exists(path):
-                holders.append(_noted(path) if name == MODEL_LOCK else _found(path))
+                holder = _noted(path) if name == MODEL_LOCK else _found(path)
+                holders.setdefault(holder.process, holder)
         if descriptor is not None:
             os.close(descriptor)
-    own = os.getpid()
-    return tuple(holder for holder in dict.fromkeys(holders) if holder.process != own)
+    holders.pop(os.getpid(), None)
+    return tuple(holders.values())
 
 
 def lock_files(folder: ModelFolder) -> list[str]:
@@ -80,7 +119,7 @@ def lock_files(folder: ModelFolder) -> list[str]:
 
 
 def remove_lock_files(folder: ModelFolder) -> None:
-    """Remove the lock files that nobody holds, each while holding it, and the directory when nothing is left."""
+    """Remove the lock files that nobody holds, each while holding it; ours goes with the reservation."""
     for name in lock_files(folder):
         path = f"{folder.locks}/{name}"
         with contextlib.suppress(OSError):
@@ -88,11 +127,6 @@ def remove_lock_files(folder: ModelFolder) -> None:
             if descriptor is not None:
                 os.unlink(path)
                 os.close(descriptor)
-    if lock_files(folder) == [MODEL_LOCK]:
-        # Held by us. Those who opened it before see that it has no name any more, and begin anew.
-        with contextlib.suppress(OSError):
-            os.unlink(f"{folder.locks}/{MODEL_LOCK}")
-            os.rmdir(folder.locks)
 
 
 def try_lock(path: str, *, create: bool) -> int | None:
@@ -101,9 +135,8 @@ def try_lock(path: str, *, create: bool) -> int | None:
     Raises:
         OSError: The file cannot be opened.
     """
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
     try:
-        descriptor = os.open(path, flags, 0o664)
+        descriptor = _open(path, os.O_CREAT if create else 0)
     except FileNotFoundError:
         if create:
             raise
@@ -121,6 +154,15 @@ def try_lock(path: str, *, create: bool) -> int | None:
         return descriptor
     os.close(descriptor)  # its file was removed between the two calls, so it keeps nobody out
     return try_lock(path, create=create)
+
+
+def _open(path: str, flags: int) -> int:
+    """Open a lock file; one of another user may be locked as well, though not written."""
+    flags |= os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags | os.O_RDWR, 0o664)
+    except PermissionError:
+        return os.open(path, flags & ~os.O_CREAT | os.O_RDONLY)
 
 
 def _noted(path: str) -> LockHolder:

@@ -97,7 +97,9 @@ def storage_error(error: OSError) -> StorageError:
             "the disk of the model cache is full",
             hint="Make space and run the same command again: what arrived is kept.",
         )
-    return StorageError(f"the model cache cannot be written to: {error.strerror}")
+    return StorageError(
+        f"the model cache cannot be written to: {error.strerror}", hint="HF_HOME or HF_HUB_CACHE says where it is."
+    )
 
 
 def _new_hash(file: RemoteFile) -> "hashlib._Hash":

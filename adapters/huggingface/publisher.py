@@ -36,7 +36,7 @@ class HuggingFaceModelPublisher(ModelPublisher):
 
     def url(self, name: str) -> str:
         """Return the address of a repository."""
-        return f"{self._client.access.endpoint}/{name}"
+        return f"{self._client.access.address}/{name}"
 
     def state(self, name: str, branch: str) -> RemoteState:
         """Return a repository as it is; one that the token may not see does not exist."""
@@ -140,6 +140,11 @@ class HuggingFaceModelPublisher(ModelPublisher):
                     yield
                 except errors.HfHubHTTPError as error:
                     status = error.response.status_code
+                    if status in {401, 403}:
+                        raise AccessDeniedError(
+                            f"the hub does not let you write to '{name}' (HTTP {status})",
+                            hint="Check that the token in HF_TOKEN may write there.",
+                        ) from error
                     if status == MOVED:
                         raise UploadFailedError(
                             f"somebody else has changed '{name}' meanwhile", hint="Run the same command again."

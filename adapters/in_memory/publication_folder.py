@@ -64,6 +64,8 @@ class InMemoryPublicationFolder(PublicationFolder):
     def text(self, directory: str, path: str, limit: int) -> str | None:
         """Return the whole text of a file; None when it is too long or is not text."""
         content = self._content(directory, path)
+        if path.endswith(".safetensors"):
+            content = content[8 : 8 + int.from_bytes(content[:8], "little")]
         return None if len(content) > limit or b"\0" in content else content.decode("utf-8", errors="replace")
 
     def digests(self, directory: str, path: str, tell: Callable[[int], None]) -> ContentDigests:

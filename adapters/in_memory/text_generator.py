@@ -231,4 +231,4 @@ class InMemoryTextGenerator(TextGenerator, ResidentModels):
 def _prompt_text(request: GenerationRequest) -> str:
     if isinstance(request.prompt, Conversation):
         return " ".join(message.content for message in request.prompt.messages if message.content)
-    return request.prompt
+    return request.prompt if isinstance(request.prompt, str) else " ".join(map(str, request.prompt))

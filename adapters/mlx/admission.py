@@ -1,7 +1,8 @@
 """Who may start: answers queue in the order they came, for a place and for memory.
 
 An answer starts when fewer than ``max_rows`` run and its estimated cache fits beside what runs. Prefixes kept from
-earlier prompts make room first. With nothing running the next one always starts: waiting would not help it.
+earlier prompts make room first. With nothing running the next one always starts: waiting would not help it. What a
+token takes is known of a model once one of its prompts was computed; until then its config says what it takes at most.
 """
 
 from collections import deque
@@ -59,23 +60,30 @@ class Admission:
         """Return the jobs that start now."""
         admitted: list[Job] = []
         while self._queue and running + len(admitted) < self._max_rows:
-            if running + len(admitted) and not self._fits(self._queue[0], batches, [*prefills, *admitted]):
+            fits = self.make_room(batches, [*prefills, *admitted, self._queue[0]])
+            if running + len(admitted) and not fits:
                 break
             job = self._queue.popleft()
             job.on_start()
             admitted.append(job)
         return admitted
 
-    def _fits(self, job: Job, batches: Sequence[Batch], prefills: Sequence[Job]) -> bool:
+    def make_room(self, batches: Sequence[Batch], starting: Sequence[Job]) -> bool:
+        """Give up as many prefixes as the caches of answers need; return whether the rest is within the budget.
+
+        Args:
+            batches: What decodes.
+            starting: Jobs whose caches are not in a batch yet.
+        """
         if self._budget is None:
             return True
-        taken = sum(batch.size_bytes for batch in batches) + sum(map(_estimate, prefills)) + _estimate(job)
+        taken = sum(batch.size_bytes for batch in batches) + sum(map(_estimate, starting))
         self._prefixes.shrink(max(0, self._budget - taken))
         return taken <= self._budget
 
 
 def _estimate(job: Job) -> int:
-    """Return what the job's cache will take, bytes; 0 while nothing is known of its model."""
+    """Return what the job's cache will take, bytes; 0 when neither the model's config nor its past tells."""
     answer = job.answer
     tokens = len(answer.prompt) + min(answer.limits.max_tokens, _EXPECTED_ANSWER_TOKENS)
-    return int(tokens * job.resident.bytes_per_token)
+    return int(tokens * (job.resident.bytes_per_token or job.resident.model.cache_bytes_per_token))

@@ -8,8 +8,8 @@ thread that calls it, and leaves nothing loaded behind.
 import contextlib
 import copy
 import importlib
-import io
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from mlxk.adapters.mlx.imports import open_file_limit_kept
+from mlxk.adapters.mlx.imports import contained, open_file_limit_kept
 from mlxk.application.ports.progress import Progress
 from mlxk.application.ports.weight_converter import ConvertedWeights, WeightConverter
 from mlxk.domain.capabilities import Backend
@@ -31,6 +31,7 @@ from mlxk.domain.errors import (
 from mlxk.domain.model import ModelHandle, Quantization
 
 if TYPE_CHECKING:
+    import mlx.core as mx
     from mlx import nn
 
 _MISSING = re.compile(r"Missing \d+ parameters:\s*(.*)\.\s*$", re.DOTALL)
@@ -43,7 +44,7 @@ class MlxWeightConverter(WeightConverter):
         self, source: ModelHandle, target: str, backend: Backend, scheme: Quantization, progress: Progress
     ) -> ConvertedWeights:
         """Write the weights, their index and ``config.json`` of a model in fewer bits."""
-        with _translated(source), _clean_memory():
+        with _translated(source), _clean_memory(source):
             network, config = _load(source, backend)
             if "quantization" in config:
                 network = _library(backend).dequantize_model(network)
@@ -66,12 +67,12 @@ class MlxWeightConverter(WeightConverter):
                 )
             config |= dict.fromkeys(("quantization", "quantization_config"), changed_config["quantization"])
             size = _write(network, config, target, "Quantizing", progress)
-        unfit = tuple(sorted(name for name, width in after.items() if width % scheme.group_size))
-        return ConvertedWeights(len(changed), unfit, size)
+        unfit = (name for name, shape in after.items() if shape[-1] % scheme.group_size or _is_odd(shape))
+        return ConvertedWeights(len(changed), tuple(sorted(unfit)), size)
 
     def dequantize(self, source: ModelHandle, target: str, backend: Backend, progress: Progress) -> ConvertedWeights:
         """Write the weights, their index and ``config.json`` of a quantized model in full precision."""
-        with _translated(source), _clean_memory():
+        with _translated(source), _clean_memory(source):
             network, config = _load(source, backend)
             before = _quantizable(network)
             network = _library(backend).dequantize_model(network)
@@ -82,7 +83,7 @@ class MlxWeightConverter(WeightConverter):
 
     def missing_tensors(self, model: ModelHandle, backend: Backend) -> tuple[str, ...]:
         """Return the tensors that a model needs and does not hold, sorted; reads headers only."""
-        with _translated(model), _clean_memory():
+        with _translated(model), _clean_memory(model):
             try:
                 _load(model, backend)
             except ValueError as error:
@@ -131,19 +132,24 @@ def _predicate(network: "nn.Module", backend: Backend) -> "Callable[[str, nn.Mod
     from mlx_vlm.utils import skip_multimodal_module
 
     def choose(path: str, module: "nn.Module") -> object:
-        if skip_multimodal_module(path):
+        if skip_multimodal_module(path) or _is_odd(module.weight.shape):
             return False
         return True if own is None else own(path, module)
 
     return choose
 
 
-def _quantizable(network: "nn.Module") -> dict[str, int]:
-    """Return the layers that are in full precision and could be quantized, with the width of their weights."""
+def _is_odd(shape: tuple[int, ...]) -> bool:
+    """Whether mlx-vlm's loader would not look for the quantized form of weights of this shape."""
+    return math.prod(shape) % 64 != 0
+
+
+def _quantizable(network: "nn.Module") -> dict[str, tuple[int, ...]]:
+    """Return the layers that are in full precision and could be quantized, with the shape of their weights."""
     from mlx import nn
 
     return {
-        name: module.weight.shape[-1]
+        name: tuple(module.weight.shape)
         for name, module in network.named_modules()
         if isinstance(module, nn.Module) and hasattr(module, "to_quantized") and "weight" in module
     }
@@ -173,8 +179,7 @@ def _write(network: "nn.Module", config: dict[str, Any], target: str, activity: 
         done: dict[str, int] = {}
         for number, name in enumerate(names):
             shard, shards[number] = shards[number], {}
-            mx.save_safetensors(os.path.join(target, name), shard, metadata={"format": "mlx"})
-            _sync(os.path.join(target, name))
+            _save(os.path.join(target, name), shard)
             done[name] = sizes[name]
             progress.advance(done)
             del shard
@@ -185,6 +190,21 @@ def _write(network: "nn.Module", config: dict[str, Any], target: str, activity: 
         _write_json(os.path.join(target, "model.safetensors.index.json"), index)
     _write_json(os.path.join(target, "config.json"), dict(sorted(config.items())))
     return size
+
+
+def _save(path: str, shard: "dict[str, mx.array]") -> None:
+    import mlx.core as mx
+
+    try:
+        mx.save_safetensors(path, shard, metadata={"format": "mlx"})
+    except RuntimeError as error:
+        if not str(error).startswith("[write]"):
+            raise
+        raise StorageError(
+            "the weights cannot be written; the disk of the workspace is probably full",
+            hint="Make space and run the same command again.",
+        ) from error
+    _sync(path)
 
 
 def _shard_name(number: int, count: int) -> str:
@@ -203,12 +223,12 @@ def _sync(path: str) -> None:
 
 
 @contextlib.contextmanager
-def _clean_memory() -> Iterator[None]:
-    """Keep the libraries from writing to standard output, and give the memory back."""
+def _clean_memory(source: ModelHandle) -> Iterator[None]:
+    """Keep the libraries from doing harm to the process, and give the memory back."""
     import mlx.core as mx
 
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contained(source.label):
             yield
     finally:
         mx.clear_cache()

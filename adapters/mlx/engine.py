@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
+from mlxk.adapters.mlx import heap
 from mlxk.adapters.mlx.admission import Admission
 from mlxk.adapters.mlx.engine_options import EngineOptions
 from mlxk.adapters.mlx.jobs import Job
@@ -22,6 +23,9 @@ class Engine:
     """The worker of the owner thread; see ``owner_thread.Worker``."""
 
     def __init__(self, log: EventLog, clock: Clock, options: EngineOptions) -> None:
+        self._clock = clock
+        self._failed_at: float | None = None
+        """When a turn failed as a whole; None when none did."""
         self._prefixes = PrefixCache(options.prefix_cache_bytes)
         self._residency = Residency(
             log, clock, options.model_budget_bytes, options.keep_alive_seconds, self._prefixes.forget
@@ -58,6 +62,7 @@ class Engine:
         """Free idle models and return which went."""
         gone = self._residency.unload(model)
         mx.clear_cache()
+        heap.give_back()
         return gone
 
     @property
@@ -80,6 +85,7 @@ class Engine:
             failed=self._tally.failed,
             prefix_cache_bytes=self._prefixes.size_bytes,
             active_bytes=mx.get_active_memory(),
+            fault_seconds=None if self._failed_at is None else self._clock.monotonic() - self._failed_at,
         )
 
     def turn(self, interrupted: Callable[[], bool]) -> bool:
@@ -94,8 +100,10 @@ class Engine:
         return self._residency.idle_seconds()
 
     def fail_all(self, error: Exception) -> None:
-        """End every answer with an error."""
+        """End every answer with an error, and forget what they computed."""
+        self._failed_at = self._clock.monotonic()
         self._scheduler.end_all(ExecutionError(f"The engine failed ({type(error).__name__})."))
+        self._prefixes.shrink(0)
 
     def close(self) -> None:
         """End every answer and unload every model."""

@@ -5,7 +5,7 @@ import attrs
 
 @attrs.frozen
 class EngineOptions:
-    """Limits of the engine; the defaults suit one person at one machine."""
+    """Limits of the engine. The composition root sets those in bytes from what the machine has."""
 
     max_rows: int = 32
     """Answers computed at the same time."""

@@ -29,6 +29,7 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.generation import GenerationSettings
+from mlxk.domain.memory import cache_bytes_per_token
 from mlxk.domain.model import ModelHandle
 from mlxk.domain.reasoning import ReasoningFormat, detect_reasoning
 
@@ -68,6 +69,8 @@ class LoadedModel:
     defaults: GenerationSettings
     """What the model's generation_config asks for."""
     weight_bytes: int
+    cache_bytes_per_token: int
+    """What a token takes in a cache at most, as the config says; 0 when it does not."""
     vision: Any = None
     """What looks at images, for a model loaded to do so: a ``vision.model.VisionParts``."""
 
@@ -126,7 +129,7 @@ def assemble(
     context = _context_length(config, tokenizer)
     # Longer prompts are refused by us; the tokenizer would only warn, on standard error.
     unwrapped(tokenizer).model_max_length = _UNSET_MODEL_MAX_LENGTH
-    renderer = PromptRenderer(tokenizer)
+    renderer = PromptRenderer(tokenizer, context)
     vocabulary = tokenizer.get_vocab()
     end_tokens = frozenset(tokenizer.eos_token_ids)
     return LoadedModel(
@@ -146,6 +149,7 @@ def assemble(
         grammars=GrammarCompiler(tokenizer, end_tokens),
         defaults=generation_defaults(_read_json(os.path.join(handle.directory, "generation_config.json"))),
         weight_bytes=weight_bytes(handle.directory),
+        cache_bytes_per_token=cache_bytes_per_token(config),
     )
 
 

@@ -18,6 +18,9 @@ from mlxk.domain.errors import CapabilityError, ContextLengthError, Incompatible
 from mlxk.domain.generation import PRODUCT_DEFAULTS, GenerationRequest, GenerationSettings
 from mlxk.domain.reasoning import ReasoningFormat, ReasoningStyle
 
+MOST_TOKENS = 2**31
+"""Tokens that a model of unknown size may have: as many as MLX can number."""
+
 UNKNOWN_CONTEXT_MAX_TOKENS = 4096
 """Tokens generated at most when neither the request nor the model's config sets a limit."""
 
@@ -52,6 +55,8 @@ def prepare(
     if rendered is None:
         with model.lock:
             rendered = model.renderer.render(request.prompt, request.thinking)
+    if isinstance(request.prompt, tuple):
+        _check_given_tokens(request.prompt, model)
     _check_tokens(rendered.tokens, settings, model)
     limits = AnswerLimits(_max_tokens(len(rendered.tokens), settings, model), model.end_tokens)
     parser = _parser(request, settings, model, rendered)
@@ -86,7 +91,7 @@ def _constrain(settings: GenerationSettings, model: LoadedModel, rendered: Rende
     if settings.thinking_budget is None and settings.grammar is None:
         return None
     grammar = model.grammars.compile(settings.grammar) if settings.grammar is not None else None
-    closing: list[int] = []
+    closing, opening = [], []
     if model.reasoning is not None and settings.thinking_budget is not None:
         text = model.reasoning.closing
         if grammar is not None and model.reasoning.style is ReasoningStyle.TAGS:
@@ -94,10 +99,12 @@ def _constrain(settings: GenerationSettings, model: LoadedModel, rendered: Rende
             text = f"\n{model.reasoning.end}"
         with model.lock:
             closing = list(model.tokenizer.encode(text, add_special_tokens=False))
+            opening = list(model.tokenizer.encode(model.reasoning.start, add_special_tokens=False))
     return Constraints(
         grammar=grammar,
         thinking_budget=settings.thinking_budget,
         closing=tuple(closing),
+        opening=tuple(opening),
         detokenizer=model.decoder.stream,
         parser=lambda: AnswerStream((), model.reasoning, None, rendered.tail),
     )
@@ -122,6 +129,13 @@ def _notes(computation: Computation) -> list[str]:
     }
     names = [name for name, value in options.items() if value is not None]
     return [f"Computed outside the common batch because of {' and '.join(names)}."] if names else []
+
+
+def _check_given_tokens(tokens: Sequence[int], model: LoadedModel) -> None:
+    most = MOST_TOKENS if model.vocabulary_size is None else model.vocabulary_size
+    unknown = next((token for token in tokens if not 0 <= token < most), None)
+    if unknown is not None:
+        raise ValidationError(f"prompt names token {unknown}; the model has tokens 0 to {most - 1}")
 
 
 def _check_tokens(tokens: Sequence[int], settings: GenerationSettings, model: LoadedModel) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import attrs
 
+from mlxk.adapters.mlx import heap
+from mlxk.adapters.mlx.imports import contained
 from mlxk.adapters.mlx.loading import LoadedModel, identity_of, load_model, weight_bytes
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
@@ -216,7 +218,7 @@ class Residency:
             request.reply.put(ExecutionError(f"The model's files cannot be read ({type(error).__name__})."))
             return True
         except MlxkError as error:
-            self._log.warning("a model was not loaded", error=type(error).__name__, reason=str(error.__cause__)[:500])
+            self._log.info("a model was not loaded", error=type(error).__name__, reason=_reason(error, request))
             request.reply.put(_without_arrays(error))
             return True
         with self._lock:
@@ -237,7 +239,7 @@ class Residency:
         if found is not None:
             return found
         began = self._clock.monotonic()
-        model = wanted.load(wanted.handle, wanted.adapter)
+        model = _load(wanted)
         seconds = self._clock.monotonic() - began
         self._log.info("loaded a model", model=model.name, bytes=model.weight_bytes, seconds=round(seconds, 3))
         resident = self._residents[identity] = Resident(model, self._clock.monotonic())
@@ -264,6 +266,28 @@ class Residency:
         resident = self._residents.pop(identity)
         self._forget(identity)
         self._log.info("unloaded a model", model=resident.model.name)
+
+
+def _load(wanted: WantedModel) -> Any:  # noqa: ANN401 - what a loader makes is the borrower's business
+    """Load a model; whatever a library does on the way, this ends in a model or a typed error."""
+    name = wanted.handle.name
+    try:
+        with contained(name):
+            loaded = wanted.load(wanted.handle, wanted.adapter)
+            heap.settle_random_state()
+            return loaded
+    except (MlxkError, OSError):
+        raise
+    except Exception as error:
+        raise ExecutionError(f"'{name}' could not be loaded ({type(error).__name__}).") from error
+
+
+def _reason(error: MlxkError, request: LoadRequest) -> str:
+    """Return what a library said about a failure, with models by their names instead of their directories."""
+    reason = str(error if error.__cause__ is None else error.__cause__)
+    for each in request.wanted:
+        reason = reason.replace(each.handle.directory, each.handle.name)
+    return reason[:500]
 
 
 def _without_arrays(error: MlxkError) -> MlxkError:

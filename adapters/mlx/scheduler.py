@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 
 import mlx.core as mx
 
+from mlxk.adapters.mlx import heap
 from mlxk.adapters.mlx.admission import Admission
 from mlxk.adapters.mlx.batch import Batch, DecodeBatch, Row, Sampled
 from mlxk.adapters.mlx.caches import make_cache, quantize
@@ -112,13 +113,22 @@ class Scheduler:
                 self._decode(batch, batch.collect)
             self._compute_prompts(interrupted)
         busy = self.running > 0 or self._admission.waiting > 0
-        if not busy or self._turns % _TURNS_BETWEEN_CLEANING == 0:
+        cleaning = self._turns % _TURNS_BETWEEN_CLEANING == 0
+        if cleaning or not busy:
             mx.clear_cache()
+        if cleaning:
+            heap.give_back()
         return busy
 
     def end_all(self, error: MlxkError | None = None) -> None:
         """End every job, cancelled or failed."""
-        for job in [*self._admission.withdraw_all(), *self._prefills, *self._decoding.values()]:
+        jobs = [*self._admission.withdraw_all(), *self._prefills, *self._decoding.values()]
+        if error is not None:
+            # What is wrong may be in a batch, so none is looked at again.
+            self._batches.clear()
+            for job in jobs:
+                job.batch = None
+        for job in jobs:
             self._end(job, error or FinishReason.CANCELLED)
 
     def _compute_prompts(self, interrupted: Callable[[], bool]) -> None:
@@ -251,6 +261,7 @@ class Scheduler:
         batch.leave(rows)
         if not batch.rows:
             self._batches.remove(batch)
+        self._admission.make_room(self._batches, self._prefills)
 
     def _rebuild(self, batch: Batch, error: Exception) -> None:
         """Start every row of a failed batch anew, each by itself; a row that fails a second time has failed."""

@@ -1,7 +1,8 @@
 """Prompts to token ids, with the model's own chat template.
 
-Owns rendering and the one beginning-of-sequence token. What the rendered text tells about reasoning is read from it in
-``mlxk.domain.reasoning``; how long a prompt may be is the engine's matter.
+Owns rendering, the one beginning-of-sequence token, and the refusal of texts that it would be a waste of minutes to
+count. What the rendered text tells about reasoning is read from it in ``mlxk.domain.reasoning``; how long a prompt may
+be otherwise is the engine's matter.
 """
 
 import contextlib
@@ -13,10 +14,14 @@ import attrs
 
 from mlxk.adapters.mlx.tokenizer_access import unwrapped
 from mlxk.domain.conversation import Conversation, Message, Role, ToolCall
-from mlxk.domain.errors import ValidationError
+from mlxk.domain.errors import ContextLengthError, ValidationError
+from mlxk.domain.generation import TokenIds
 
 TAIL_LENGTH = 256
 """How much of the end of a rendered prompt is kept, characters."""
+
+CHARACTERS_PER_TOKEN = 16
+"""Characters of a text, for each token of the context window, whose tokens are counted first; prose has about four."""
 
 _PLAIN_TEXT_HINT = "Give it one prompt as plain text; it will be continued."
 
@@ -28,6 +33,9 @@ class PromptTokenizer(Protocol):
 
     def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]:
         """Return the tokens of a text."""
+
+    def get_vocab(self) -> dict[str, int]:
+        """Return the tokens, by their text."""
 
     def apply_chat_template(self, messages: Sequence[Any], *, tokenize: bool, **options: Any) -> Any:  # noqa: ANN401
         """Return the rendered text of a conversation."""
@@ -47,9 +55,11 @@ class PromptRenderer:
 
     Args:
         tokenizer: The model's tokenizer as mlx-lm or transformers loads it.
+        context_length: Of the model, tokens; None when it is not known.
     """
 
-    def __init__(self, tokenizer: PromptTokenizer) -> None:
+    def __init__(self, tokenizer: PromptTokenizer, context_length: int | None = None) -> None:
+        self._context_length = context_length
         # mlx-lm's wrapper would switch thinking on by itself, except where it renders with code of its own.
         self._custom = getattr(tokenizer, "_chat_template", None) is not None
         self._inner: PromptTokenizer = tokenizer if self._custom else unwrapped(tokenizer)
@@ -64,29 +74,54 @@ class PromptRenderer:
             return "\n".join(str(text) for text in template.values())
         return template if isinstance(template, str) else None
 
-    def render(self, prompt: Conversation | str, thinking: bool | None = None) -> RenderedPrompt:
+    def render(self, prompt: Conversation | str | TokenIds, thinking: bool | None = None) -> RenderedPrompt:
         """Turn a prompt into tokens.
 
         The template alone decides about the beginning-of-sequence token of a conversation. Plain text gets one if the
         tokenizer gives one to plain text, and never a second.
 
         Args:
-            prompt: A conversation, or text that is taken as it is. A model without a template takes a conversation of
-                a single user turn as that turn's plain text.
+            prompt: A conversation, or text or tokens that are taken as they are. A model without a template takes a
+                conversation of a single user turn as that turn's plain text.
             thinking: Passed to the template as ``enable_thinking``; None leaves it to the template.
 
         Raises:
             ValidationError: The template refuses the conversation (the message says why in the template's words), the
                 model has no template for it, or a tool's definition or arguments are not JSON.
+            ContextLengthError: See ``refuse_endless``.
         """
+        if isinstance(prompt, tuple):
+            return RenderedPrompt(prompt, "")
         if isinstance(prompt, str):
             return self._plain(prompt)
         if self.template is None and not self._custom:
             return self._plain(_single_turn(prompt))
         text = self._templated(prompt, thinking)
+        self.refuse_endless(text)
         return RenderedPrompt(tuple(self._encode(text, add_special_tokens=False)), text[-TAIL_LENGTH:])
 
+    def refuse_endless(self, text: str) -> None:
+        """Refuse a rendered text whose beginning alone does not fit, without counting the tokens of all of it.
+
+        Raises:
+            ContextLengthError: It does not fit.
+        """
+        window = self._context_length
+        if window is None or len(text) <= window * CHARACTERS_PER_TOKEN:
+            return
+        counted = window * CHARACTERS_PER_TOKEN
+        tokens = len(self._encode(text[:counted], add_special_tokens=False))
+        # The cut may have broken one long token into many.
+        if tokens - max(map(len, self._inner.get_vocab()), default=0) > window:
+            raise ContextLengthError(
+                f"The first {counted} of the prompt's {len(text)} characters alone have {tokens} tokens, but the"
+                f" model's context window holds {window}.",
+                hint="Shorten the prompt or the conversation.",
+                detail={"counted_tokens": tokens, "counted_characters": counted, "context_length": window},
+            )
+
     def _plain(self, text: str) -> RenderedPrompt:
+        self.refuse_endless(text)
         tokens = self._encode(text, add_special_tokens=False)
         if self._begin is not None and tokens[:1] != [self._begin]:
             tokens.insert(0, self._begin)

@@ -50,6 +50,11 @@ class Removal:
     lock_files: int = 0
     """Lock files that nobody holds and that go as well."""
 
+    @property
+    def label(self) -> str:
+        """What goes, for people: the name, with the revision when only that goes."""
+        return self.name if self.whole else f"{self.name}@{self.revisions[0][:12]}"
+
 
 class CacheEditor(Protocol):
     """Writes to the model cache. Two processes never write to the same model at once."""

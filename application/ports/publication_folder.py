@@ -30,6 +30,8 @@ class PublicationFolder(Protocol):
     def text(self, directory: str, path: str, limit: int) -> str | None:
         """Return the whole text of a file; None when it is longer than ``limit`` bytes or is not text.
 
+        The text of a ``.safetensors`` file is its header, where programs note what they did and where.
+
         Raises:
             StorageError: The file cannot be read.
         """

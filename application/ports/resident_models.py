@@ -33,6 +33,8 @@ class EngineState:
     """What is kept of earlier prompts."""
     active_bytes: int = 0
     """What the engine's arrays take in memory."""
+    fault_seconds: float | None = None
+    """How long ago its loop failed as a whole, ending every answer; None when it never did."""
 
 
 @runtime_checkable

@@ -84,7 +84,9 @@ class CloneModel:
         place = self.builder.place(request.target, ref.name.rstrip("/").rpartition("/")[2])
         source = self._local(ref)
         if source is None:
-            pulled = self.pull(PullRequest(str(ref), force_resume=request.force_resume), progress, confirmation)
+            as_it_is = not (request.check_health or request.force_resume)
+            wanted = PullRequest(str(ref), force_resume=request.force_resume, take_damaged=as_it_is)
+            pulled = self.pull(wanted, progress, confirmation)
             source = pulled.handle
             if source is None or pulled.status is PullStatus.CANCELLED:
                 kept = source or ModelHandle(pulled.name, "", Origin.CACHE)
@@ -108,10 +110,14 @@ class CloneModel:
         cached = source.origin is Origin.CACHE
         reserved = self.editor.reserve(source.name, "cloning it", waiting) if cached else contextlib.nullcontext()
         provenance = self._provenance(source)
-        with reserved, self.builder.draft(place, provenance, keep_unfinished=True) as draft:
-            methods = self._fill(draft, source, progress)
-            report = self._checked(draft, request) if request.check_health else None
-            handle = draft.publish()
+        with reserved:
+            if request.check_health:
+                self._checked(source, request)  # before anything is copied
+            with self.builder.draft(place, provenance, keep_unfinished=True) as draft:
+                methods = self._fill(draft, source, progress)
+                copy = ModelHandle(draft.directory, draft.directory, Origin.WORKSPACE)
+                report = self._checked(copy, request) if request.check_health else None
+                handle = draft.publish()
         workspace = self.workspaces.read(handle)
         return CloneResult(source, handle, provenance, methods, report, workspace)
 
@@ -135,8 +141,8 @@ class CloneModel:
             progress.end()
         return methods
 
-    def _checked(self, draft: WorkspaceDraft, request: CloneRequest) -> HealthReport:
-        report = self.describe.health(ModelHandle(draft.directory, draft.directory, Origin.WORKSPACE))
+    def _checked(self, handle: ModelHandle, request: CloneRequest) -> HealthReport:
+        report = self.describe.health(handle)
         if not report.healthy:
             raise UnhealthyModelError(
                 f"'{request.reference}' is not whole, so it was not cloned: {report.reason}",

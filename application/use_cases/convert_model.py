@@ -144,8 +144,11 @@ class ConvertModel:
         listing = self.files.list(source.directory)
         _take(draft, source, [entry.path for entry in listing.files if _is_carried_over(entry.path)])
         if scheme is None:
-            return self.converter.dequantize(source, draft.directory, backend, progress)
-        return self.converter.quantize(source, draft.directory, backend, scheme, progress)
+            weights = self.converter.dequantize(source, draft.directory, backend, progress)
+        else:
+            weights = self.converter.quantize(source, draft.directory, backend, scheme, progress)
+        self._require_loadable(draft, source.label, backend)
+        return weights
 
     def _repair(self, source: ModelHandle, draft: WorkspaceDraft) -> bool:
         """Copy a model and give it an index over its weights, when they are all there."""
@@ -168,11 +171,13 @@ class ConvertModel:
         order = (Backend.MLX_VLM, Backend.MLX_LM) if media else (Backend.MLX_LM, Backend.MLX_VLM)
         known = [backend for backend in order if architecture and self.registry.supports(backend, architecture)]
         if known and not detection.is_speech(snapshot):
-            missing = self.converter.missing_tensors(
-                attrs.evolve(_handle(draft), display_name=snapshot.short_name), known[0]
-            )
-            if missing:
-                raise incomplete(list(missing))
+            self._require_loadable(draft, snapshot.short_name, known[0])
+
+    def _require_loadable(self, draft: WorkspaceDraft, name: str, backend: Backend) -> None:
+        """Let a library look at a result as it would to run it."""
+        missing = self.converter.missing_tensors(attrs.evolve(_handle(draft), display_name=name), backend)
+        if missing:
+            raise incomplete(list(missing))
 
     def _require_whole(self, source: ModelHandle) -> ModelDetails:
         details = self.describe.details(source)

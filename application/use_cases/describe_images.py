@@ -19,7 +19,7 @@ from mlxk.application.use_cases.generate_text import (
 )
 from mlxk.domain.conversation import Conversation, Message, Role
 from mlxk.domain.image_table import Chunk, ShownImage
-from mlxk.domain.media import DEFAULT_CHUNK, EncodedImage, check_chunk, check_together
+from mlxk.domain.media import DEFAULT_CHUNK, DecodedImage, EncodedImage, check_chunk, check_together
 from mlxk.domain.model import ModelDescription
 
 ImageSource = Callable[[], EncodedImage]
@@ -42,8 +42,16 @@ class Showing:
 
 
 @attrs.frozen
+class SeenImage:
+    """An image that is ready to be shown."""
+
+    shown: ShownImage
+    pixels: DecodedImage
+
+
+@attrs.frozen
 class DescribeImages:
-    """Answers a prompt about images."""
+    """Answers a prompt about images, and takes images in for conversations."""
 
     generate: GenerateText
     decoder: ImageDecoder
@@ -64,10 +72,30 @@ class DescribeImages:
         """
         check_chunk(showing.chunk)
         showing.question.settings.validate()
+        return self._described(self._describe(reference), sources, showing)
+
+    def take_in(self, reference: str, sources: Sequence[ImageSource], first: int, facts: bool) -> tuple[SeenImage, ...]:
+        """Read images that a conversation is going to show.
+
+        Args:
+            reference: The model, as the user typed it.
+            sources: The images.
+            first: The number of the first one in its conversation.
+            facts: Whether the model is told what the photos say about themselves.
+
+        Raises:
+            ValidationError: An image cannot be read.
+            CapabilityError, UnhealthyModelError, IncompatibleModelError: The model cannot look at images.
+        """
+        self._describe(reference)
+        read = (source() for source in sources)
+        return tuple(self._seen(self._shown(image, number, facts)) for number, image in enumerate(read, first))
+
+    def _describe(self, reference: str) -> ModelDescription:
         description = self.generate.describe(self.generate.resolve(reference))
         require_text_model(description)
         require_vision_model(description)
-        return self._described(description, sources, showing)
+        return description
 
     def _described(
         self, description: ModelDescription, sources: Sequence[ImageSource], showing: Showing
@@ -77,11 +105,14 @@ class DescribeImages:
             first = index * showing.chunk
             images = [source() for source in sources[first : first + showing.chunk]]
             check_together([len(image.data) for image in images], "--image")
-            shown = tuple(self._shown(image, number, showing) for number, image in enumerate(images, first + 1))
+            shown = tuple(self._shown(image, number, showing.facts) for number, image in enumerate(images, first + 1))
             yield self._ask(description, Chunk(shown, index + 1, count), showing)
 
-    def _shown(self, image: EncodedImage, number: int, showing: Showing) -> ShownImage:
-        return ShownImage(number, image, self.exif.read(image) if showing.facts else None)
+    def _shown(self, image: EncodedImage, number: int, facts: bool) -> ShownImage:
+        return ShownImage(number, image, self.exif.read(image) if facts else None)
+
+    def _seen(self, shown: ShownImage) -> SeenImage:
+        return SeenImage(shown, self.decoder.decode(shown.image))
 
     def _ask(self, description: ModelDescription, chunk: Chunk, showing: Showing) -> Described:
         images = [self.decoder.decode(shown.image) for shown in chunk.images]

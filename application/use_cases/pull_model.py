@@ -23,8 +23,8 @@ from mlxk.domain.errors import (
 )
 from mlxk.domain.health import HealthReport
 from mlxk.domain.model import ModelHandle
-from mlxk.domain.model_reference import ModelRef, ReferenceKind
-from mlxk.domain.remote_model import DEFAULT_OWNER, check_name, check_revision, is_commit
+from mlxk.domain.model_reference import BUILT_IN_NAMES, ModelRef, ReferenceKind
+from mlxk.domain.remote_model import DEFAULT_OWNER, abbreviates, check_name, check_revision, is_commit
 
 SPARE_BYTES = 64 * 1024 * 1024
 """Space that a download leaves free on the disk."""
@@ -49,6 +49,8 @@ class PullRequest:
     """Whether a partial or damaged model is completed without asking."""
     dry_run: bool = False
     """Whether only to say what would be fetched."""
+    take_damaged: bool = False
+    """Whether a snapshot that is here is taken as it is, whole or not."""
 
 
 @attrs.frozen
@@ -68,16 +70,13 @@ class PullResult:
     """How much of the plan was not here before."""
     report: HealthReport | None = None
     """What the check after the download found."""
-
     framework: Framework | None = None
     """The format of the weights that were fetched; None when none were."""
 
     @property
     def warning(self) -> str | None:
         """Something to know before the model is used."""
-        if self.plan is None or self.plan.model.made_for_mlx or self.framework is Framework.MLX:
-            return None
-        return f"'{self.name}' is not marked as an MLX model; it may have to be converted (mlxk convert)"
+        return None if self.plan is None or self.framework is Framework.MLX else _warning(self.plan)
 
 
 @attrs.frozen
@@ -131,25 +130,29 @@ class PullModel:
         confirmation: Confirmation,
     ) -> PullResult:
         present, report = self._present(result.name, revision)
-        stays = revision is None or is_commit(revision) or (present and revision == present.revision)
-        if present and report and report.healthy and stays:
-            return attrs.evolve(result, status=PullStatus.ALREADY_EXISTS, handle=present, report=report)
-        damaged = report is not None and not report.healthy
-        if report and damaged and not self._may_resume(result.name, report, request, confirmation):
-            return attrs.evolve(result, status=PullStatus.CANCELLED, handle=present, report=report)
+        whole = report is not None and report.healthy
+        here = attrs.evolve(result, status=PullStatus.ALREADY_EXISTS, handle=present, report=report)
+        if present and _is_enough(present, whole, revision, request):
+            return here
+        if report and not whole and not self._may_resume(result.name, report, request, confirmation):
+            return attrs.evolve(here, status=PullStatus.CANCELLED)
         try:
             plan = plan_download(self.hub.describe(result.name, revision))
         except NetworkError as error:
-            if not (present and report and report.healthy):
+            if not whole:
                 raise
             progress.note(f"{error.message}; what is in the cache is taken as it is.")
-            return attrs.evolve(result, status=PullStatus.ALREADY_EXISTS, handle=present, report=report)
+            return here
+        listed = present is not None and present.revision == plan.model.commit
+        return here if whole and listed else self._fetch(result, plan, progress, verify_present=listed)
+
+    def _fetch(self, result: PullResult, plan: DownloadPlan, progress: Progress, *, verify_present: bool) -> PullResult:
         missing = self.hub.missing_bytes(plan)
-        if present and report and report.healthy and present.revision == plan.model.commit:
-            return attrs.evolve(result, status=PullStatus.ALREADY_EXISTS, handle=present, report=report)
         self._require_space(plan, missing)
-        verify = damaged and present is not None and present.revision == plan.model.commit
-        self.hub.fetch(plan, progress, verify_present=verify)
+        warning = _warning(plan)
+        if warning:
+            progress.note(f"Warning: {warning}")
+        self.hub.fetch(plan, progress, verify_present=verify_present)
         handle = self.cache.find(result.name, plan.model.commit)
         found = self.describe(handle) if handle else None
         return attrs.evolve(
@@ -215,12 +218,31 @@ class PullModel:
             )
 
 
+def _is_enough(present: ModelHandle, whole: bool, revision: str | None, request: PullRequest) -> bool:
+    """Whether what is cached is taken without asking the hub: a branch may have moved, a commit cannot."""
+    if request.take_damaged and present.commit:
+        return True
+    return whole and (revision is None or is_commit(revision) or abbreviates(revision, present.commit))
+
+
+def _warning(plan: DownloadPlan) -> str | None:
+    """Say what is to be known before a model is fetched."""
+    if plan.model.made_for_mlx:
+        return None
+    return f"'{plan.model.name}' is not marked as an MLX model; it may have to be converted (mlxk convert)"
+
+
 def _parse(reference: str) -> ModelRef:
     ref = ModelRef.parse(reference)
     if ref.is_path:
         raise ValidationError(f"'{reference}' is a path; pull takes the name of a model on the hub")
     if ref.revision is not None:
         check_revision(ref.revision)
+        if ref.name in BUILT_IN_NAMES:
+            raise ValidationError(
+                f"model: '{ref}' asks for a revision, but the built-in model '{ref.name}' has none",
+                hint=f"Write it without one: {ref.name}",
+            )
     return ref
 
 

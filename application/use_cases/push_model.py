@@ -115,7 +115,7 @@ class PushModel:
         check_name(request.name)
         check_revision(request.branch)
         if request.visibility is None and request.extent is not PushExtent.CHECK_ONLY:
-            raise ValidationError("push: say who may see it, with --private or --public")
+            raise ValidationError("say who may see it, with --private or --public")
         directory = self._directory(request.folder)
         scan = self.folder.scan(directory)
         _require_closed(scan)
@@ -134,19 +134,21 @@ class PushModel:
 
     def _publish(
         self, request: PushRequest, directory: str, state: RemoteState, changes: ChangeSet, progress: Progress
-    ) -> Published:
+    ) -> Published | None:
         if not state.exists:
             self.publisher.create(request.name, private=request.visibility is Visibility.PRIVATE)
             state = self.publisher.state(request.name, request.branch)
         if not state.branch_exists and request.branch != "main":
             self.publisher.create_branch(request.name, request.branch)
             state = self.publisher.state(request.name, request.branch)
+        if not changes:
+            return None  # a new branch that is as the folder is
         publication = Publication(request.name, request.branch, directory, changes, request.message, state.commit)
         return self.publisher.publish(publication, progress)
 
     def _directory(self, folder: str) -> str:
         if not folder.strip():
-            raise ValidationError("push: the folder's name is empty")
+            raise ValidationError("the folder's name is empty")
         if not is_path(folder):
             for handle in self.workspaces.home():
                 if handle.display_name == folder:
@@ -169,9 +171,8 @@ class PushModel:
                 continue
             by_name = judge_name(file.path)
             findings += [by_name] if by_name else []
-            if file.size_bytes <= MAX_SCANNED_BYTES:
-                text = self.folder.text(directory, file.path, MAX_SCANNED_BYTES)
-                findings += judge_text(file.path, text, (self.home, directory)) if text else []
+            text = self.folder.text(directory, file.path, MAX_SCANNED_BYTES)
+            findings += judge_text(file.path, text, (self.home, directory)) if text else []
         if findings:
             named = ", ".join(map(str, findings[:_NAMED_AT_MOST]))
             more = f" and {len(findings) - _NAMED_AT_MOST} more" if len(findings) > _NAMED_AT_MOST else ""
@@ -208,12 +209,12 @@ class PushModel:
 def _require_closed(scan: FolderScan) -> None:
     if scan.outward_links:
         raise ValidationError(
-            f"push: {scan.outward_links[0]} is a link out of the folder, or to nowhere",
+            f"{scan.outward_links[0]} is a link out of the folder, or to nowhere",
             hint="Put the file itself there, or list the link in .hfignore.",
             detail={"links": list(scan.outward_links)},
         )
     if not scan.files:
-        raise ValidationError("push: the folder holds nothing to upload")
+        raise ValidationError("the folder holds nothing to upload")
 
 
 def _require_consent(request: PushRequest, state: RemoteState) -> None:

@@ -1,5 +1,6 @@
 """Remove models from the cache: one, one revision of it, or all that a pattern selects."""
 
+import shlex
 from fnmatch import fnmatchcase
 
 import attrs
@@ -12,6 +13,7 @@ from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import (
     ModelNotFoundError,
     RequiresConfirmationError,
+    RevisionNotFoundError,
     ValidationError,
     WorkspaceModelError,
 )
@@ -92,17 +94,26 @@ class RemoveModel:
 
     def _cached(self, ref: ModelRef) -> ModelHandle:
         """Find the model in the cache: under its exact name even where a workspace or a built-in has it as well."""
-        exact = None if ref.is_path else self.cache.find(ref.name, ref.revision)
-        handle = exact or self.resolve(ref)
+        handle = self._here(ref)
         if handle.origin is Origin.CACHE:
             return handle
         if handle.origin is Origin.BUILT_IN:
             raise WorkspaceModelError(f"'{handle.name}' comes with the program and cannot be removed")
-        shown = ref.text if ref.is_path else handle.directory
+        shown = ref.text.strip() if ref.is_path else shlex.quote(handle.directory)
         raise WorkspaceModelError(
             f"'{ref}' is a workspace, and workspaces are not removed by mlxk",
             hint=f"Remove the directory: rm -r {shown}",
         )
+
+    def _here(self, ref: ModelRef) -> ModelHandle:
+        """Find what a reference means; nobody fetches a model to remove it, so no error says how to."""
+        try:
+            exact = None if ref.is_path else self.cache.find(ref.name, ref.revision)
+            return exact or self.resolve(ref)
+        except ModelNotFoundError as error:
+            raise ModelNotFoundError(error.message, hint="See what is here: mlxk list --all") from error
+        except RevisionNotFoundError as error:
+            raise RevisionNotFoundError(error.message, matches=error.matches) from error
 
     def _matching(self, ref: ModelRef) -> tuple[Removal, ...]:
         if ref.is_path or ref.revision is not None:
@@ -115,15 +126,14 @@ class RemoveModel:
         return removals
 
     def _confirmed(self, reference: str, removals: tuple[Removal, ...], confirmation: Confirmation) -> bool:
-        names = tuple(removal.name for removal in removals)
-        facts = tuple(f"  {name}" for name in names)
-        what = "this model" if len(names) == 1 else f"these {len(names)} models"
+        facts = tuple(f"  {removal.label}" for removal in removals)
+        what = "this model" if len(removals) == 1 else f"these {len(removals)} models"
         answer = confirmation.ask((f"'{reference}' means:", *facts), f"Remove {what}?", default=False)
         if answer is None:
             raise RequiresConfirmationError(
                 f"'{reference}' is not an exact name; it means {what}",
                 hint="Write the exact name, or say yes with --force.",
-                matches=names,
+                matches=tuple(removal.label for removal in removals),
             )
         return answer
 

@@ -107,8 +107,8 @@ class ServeCatalogue:
             MlxkError: It cannot be found, or cannot run.
         """
         handle = self._resolve(reference)
-        served = ServedModel(served_id(handle), self._describe.details(handle))
-        _require(served, require_served_model)
+        served = self._served(handle)
+        require_served_model(served.description)
         self._named[served.id] = handle
         self._named[reference] = handle
         return served
@@ -126,7 +126,7 @@ class ServeCatalogue:
             UnhealthyModelError, IncompatibleModelError, CapabilityError: The model cannot do that.
         """
         served = self._find(reference)
-        _require(served, require)
+        require(served.description)
         return served
 
     def _find(self, reference: str) -> ServedModel:
@@ -141,7 +141,7 @@ class ServeCatalogue:
                     "model: paths are not accepted by this server", hint="Name one of the models GET /v1/models lists."
                 )
             handle = self._resolve(reference)
-        served = ServedModel(served_id(handle), self._describe.details(handle))
+        served = self._served(handle)
         if len(self._found) >= MOST_REMEMBERED:
             self._found.clear()
         self._found[reference] = (now, served)
@@ -153,12 +153,17 @@ class ServeCatalogue:
         models = {served.id: served for served in self._on_disk()}
         for handle in (*self._named.values(), *loaded.values()):
             if served_id(handle) not in models:
-                models[served_id(handle)] = ServedModel(served_id(handle), self._describe.details(handle))
+                models[served_id(handle)] = self._served(handle)
         return tuple(sorted(models.values(), key=lambda served: (served.id not in loaded, served.id)))
 
     def loaded(self) -> Mapping[str, ModelHandle]:
         """Return what is in memory, by the names clients use."""
         return {served_id(handle): handle for handle in self._resident.state(STATE_SECONDS).models}
+
+    def _served(self, handle: ModelHandle) -> ServedModel:
+        """Describe a model under its name here, the only one that engine, errors and logs get to know."""
+        name = served_id(handle)
+        return ServedModel(name, self._describe.details(attrs.evolve(handle, name=name, display_name=None)))
 
     def _on_disk(self) -> tuple[ServedModel, ...]:
         with self._lock:
@@ -171,7 +176,7 @@ class ServeCatalogue:
         found = []
         for handle in self._list_models.handles():
             try:
-                served = ServedModel(served_id(handle), self._describe.details(handle))
+                served = self._served(handle)
             except ModelNotFoundError:  # removed a moment ago
                 continue
             if served.description.runnable and served.description.capabilities:
@@ -196,8 +201,3 @@ def require_served_model(description: ModelDescription) -> None:
 def served_id(handle: ModelHandle) -> str:
     """Return the name under which clients know a model."""
     return handle.short_name if handle.origin is Origin.WORKSPACE else handle.name
-
-
-def _require(served: ServedModel, require: Requirement) -> None:
-    # Refusals name the model, and a workspace's name is a directory of this machine.
-    require(attrs.evolve(served.description, handle=attrs.evolve(served.handle, name=served.id)))

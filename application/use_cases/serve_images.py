@@ -76,8 +76,7 @@ class ServeImages:
         asked = _last_shown(sent)
         if not model.description.can(Capability.VISION):
             if asked:
-                named = attrs.evolve(model.handle, name=model.id)
-                require_vision_model(attrs.evolve(model.description, handle=named))
+                require_vision_model(model.description)
             return self.serve_text(model, [_about(request, map(_told_of, sent))], alternatives)
         check_together([len(image.data) for each in sent for image in each.images], "messages")
         named_by = numbers(turn for each in sent for turn in _turns(each))

@@ -53,7 +53,7 @@ class ServeText:
                 )
         images = any(request.shows_images for request in requests)
         if images:
-            require_vision_model(attrs.evolve(model.description, handle=attrs.evolve(model.handle, name=model.id)))
+            require_vision_model(model.description)
         self._judge_memory(model, strict=images or self.strict_memory)
         streams: list[TextStream] = []
         try:

@@ -78,13 +78,28 @@ class AnswerReader:
             self.output.note("")
 
 
-def say_why_cut(output: Output, finished: Finished, asked: int | None) -> None:
-    """Tell on standard error that the answer was cut, and how to get more."""
+def call_line(call: ToolCall) -> str:
+    """Return a call that the model makes as one line of JSON."""
+    return f'{{"name": "{call.name}", "arguments": {call.arguments}}}'
+
+
+def say_why_cut(output: Output, finished: Finished, asked: int | None, chatting: bool = False) -> None:
+    """Tell on standard error that the answer was cut, and how to get more.
+
+    Args:
+        output: Where to tell.
+        finished: The answer's end.
+        asked: The most tokens that the user wanted; None for as many as fit.
+        chatting: Whether limits are set with ``/set`` and not with flags.
+    """
     if finished.reason is not FinishReason.LENGTH:
         return
     tokens = finished.usage.completion_tokens
     if asked is not None and tokens >= asked:
-        output.note(f"[Output cut at {tokens} tokens (--max-tokens). Pass a larger --max-tokens to allow more.]")
+        limit, more = "--max-tokens", "Pass a larger --max-tokens to allow more."
+        if chatting:
+            limit, more = "max_tokens", "Allow more with: /set max_tokens N"
+        output.note(f"[Output cut at {tokens} tokens ({limit}). {more}]")
         return
     output.note(
         f"[Output cut at {tokens} tokens: prompt ({finished.usage.prompt_tokens}) and output fill the model's context "

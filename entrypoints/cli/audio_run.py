@@ -20,6 +20,7 @@ FORMATS = ("text", "json", "srt", "vtt")
 ENGLISH = "en"
 
 TEXT_ONLY = {
+    "image": "--image",
     "system": "--system",
     "chat": "--chat",
     "tools": "--tools",
@@ -41,7 +42,7 @@ TEXT_ONLY = {
     "max_kv_size": "--max-kv-size",
     "no_chat_template": "--no-chat-template",
 }
-"""Flags that mean nothing to a model that listens, by the name of what they set."""
+"""Flags that mean nothing to a model that only listens, by the name of what they set."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

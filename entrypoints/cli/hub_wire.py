@@ -106,10 +106,7 @@ def _remove_message(result: RemoveResult) -> str:
 
 
 def _what(removals: tuple[Removal, ...]) -> str:
-    if len(removals) != 1:
-        return f"{len(removals)} models"
-    removal = removals[0]
-    return removal.name if removal.whole else f"{removal.name}@{removal.revisions[0][:12]}"
+    return removals[0].label if len(removals) == 1 else f"{len(removals)} models"
 
 
 def _removal(removal: Removal) -> Json:

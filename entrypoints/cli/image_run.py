@@ -1,19 +1,16 @@
 """``mlxk run MODEL --image FILE…``: what a model says about images, chunk by chunk, each after a table of facts."""
 
 import argparse
-import glob
-import os
-import re
-import stat
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 
-from mlxk.domain.errors import InterruptedRunError, StorageError, UsageError, ValidationError
-from mlxk.domain.media import DEFAULT_CHUNK, DEFAULT_IMAGE_PROMPT, SIGNATURE_BYTES, EncodedImage, check_size, format_of
+from mlxk.domain.errors import InterruptedRunError, UsageError
+from mlxk.domain.media import DEFAULT_CHUNK, DEFAULT_IMAGE_PROMPT
 from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.image_files import ImageFile, find_images, is_prompt
 from mlxk.entrypoints.cli.output import Output
 
 if TYPE_CHECKING:
@@ -27,30 +24,6 @@ if TYPE_CHECKING:
 
 TEXT_ONLY = {"chat": "--chat", "tools": "--tools", "no_chat_template": "--no-chat-template"}
 """Flags that cannot be combined with images, by the name of what they set."""
-
-_LOOKS_LIKE_A_FILE = re.compile(r"\.(jpe?g|png|gif|webp|hei[cf]|avif|bmp|tiff?)$", re.IGNORECASE)
-_WILD = re.compile(r"[*?\[]")
-
-
-@attrs.frozen
-class ImageFile:
-    """A file to be read when it is its turn."""
-
-    path: str
-    typed: str
-
-    def __call__(self) -> EncodedImage:
-        """Read it.
-
-        Raises:
-            StorageError, ValidationError: It cannot be read, or is no image any more.
-        """
-        try:
-            with open(self.path, "rb") as file:
-                data = file.read()
-        except OSError as error:
-            raise _unreadable(self.typed, error) from error
-        return EncodedImage.of(data, _place(self.typed), os.path.basename(self.path))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +58,8 @@ def execute(arguments: argparse.Namespace, prompt: str, question: "Question", do
 
     for name, flag in TEXT_ONLY.items():
         if getattr(arguments, name):
-            raise UsageError(f"{flag} and --image exclude each other")
+            hint = "In a chat, type: /image FILE" if name == "chat" else None
+            raise UsageError(f"{flag} and --image exclude each other", hint=hint)
     container = door.build(door.settings)
     try:
         files, prompt = _files(arguments.image, prompt, container.adapters.built_in_models())
@@ -173,55 +147,9 @@ def _files(values: Sequence[str], prompt: str, built_in: "BuiltInModels") -> tup
         StorageError, ValidationError: A file is missing, no image, or too large.
     """
     typed = list(values)
-    if len(typed) > 1 and not prompt and _is_prompt(typed[-1], built_in):
+    if len(typed) > 1 and not prompt and is_prompt(typed[-1], built_in):
         prompt = typed.pop()
-    files = [ImageFile(path, value) for value in typed for path in _paths(value, built_in)]
-    for file in files:
-        _look_at(file)
-    return files, prompt
-
-
-def _is_prompt(value: str, built_in: "BuiltInModels") -> bool:
-    """Whether a value is no file: none that exists, and none that somebody misspelt."""
-    return not _LOOKS_LIKE_A_FILE.search(value) and not any(map(os.path.exists, _paths(value, built_in)))
-
-
-def _paths(value: str, built_in: "BuiltInModels") -> list[str]:
-    """Return the files a value means: a path, those a pattern fits, or one that comes with a built-in model."""
-    path = os.path.abspath(os.path.expanduser(value))
-    if os.path.exists(path):
-        return [path]
-    if _WILD.search(value) and (found := sorted(glob.glob(path))):
-        return found
-    model, _, name = value.partition("/")
-    handle = built_in.find(model)
-    if handle is not None and name and "/" not in name:
-        return [os.path.join(handle.directory, name)]
-    return [path]
-
-
-def _look_at(file: ImageFile) -> None:
-    """Refuse what is no image, before any model is loaded for it."""
-    try:
-        if not stat.S_ISREG(os.stat(file.path).st_mode):
-            raise ValidationError(f"{_place(file.typed)} is no regular file")
-        with open(file.path, "rb") as opened:
-            beginning = opened.read(SIGNATURE_BYTES)
-            size = os.fstat(opened.fileno()).st_size
-    except OSError as error:
-        raise _unreadable(file.typed, error) from error
-    check_size(size, _place(file.typed))
-    format_of(beginning, _place(file.typed))
-
-
-def _unreadable(typed: str, error: OSError) -> StorageError | ValidationError:
-    if isinstance(error, FileNotFoundError):
-        return ValidationError(f"Image not found: {typed}")
-    return StorageError(f"{_place(typed)} cannot be read: {error.strerror}")
-
-
-def _place(typed: str) -> str:
-    return f"--image: '{typed}'"
+    return [file for value in typed for file in find_images(value, built_in)], prompt
 
 
 def _joined(answers: "Sequence[Answer]") -> "Answer":

@@ -43,7 +43,7 @@ def build_parser(only: str | None = None) -> Parser:
 
 
 def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse a command line; the words of a prompt may stand before, between and after flags.
+    """Parse a command line; the words of a prompt, or a text, may stand before, between and after flags.
 
     argparse gives up on words that follow a flag once it has seen the first ones, and hands them back as unknown.
 
@@ -52,8 +52,10 @@ def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     """
     parsed, rest = parser.parse_known_args(arguments)
     stray = [word for word in rest if word.startswith("-") and word != "-"]
-    if stray or (rest and not hasattr(parsed, "words")):
-        parser.error(f"unrecognized arguments: {' '.join(stray or rest)}")
-    if rest:
+    if rest and not stray and hasattr(parsed, "words"):
         parsed.words = [*parsed.words, *rest]
+    elif len(rest) == 1 and not stray and getattr(parsed, "text", "") is None:
+        parsed.text = rest[0]
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(stray or rest)}")
     return parsed

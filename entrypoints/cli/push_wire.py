@@ -8,7 +8,7 @@ from mlxk.entrypoints.cli.sizes import decimal_size
 
 def pushed(result: PushResult) -> Json:
     """Return the data of ``push``."""
-    changes, published, state = result.changes, result.published, result.state
+    changes, published = result.changes, result.published
     return {
         "repo_id": result.request.name,
         "branch": result.request.branch,
@@ -17,7 +17,7 @@ def pushed(result: PushResult) -> Json:
         "dry_run": result.request.extent is PushExtent.DRY_RUN,
         "check_only": result.request.extent is PushExtent.CHECK_ONLY,
         "private": _private(result),
-        "commit_sha": published.commit if published else state.commit if state and state.branch_exists else None,
+        "commit_sha": published.commit if published else _head(result),
         "commit_url": published.url if published else None,
         "created_repo": result.created_repository,
         "created_branch": result.created_branch,
@@ -54,16 +54,26 @@ def _message(result: PushResult) -> str:
     changes, size = result.changes, decimal_size(result.scan.size_bytes)
     if changes is None:
         return f"Check only: {len(result.scan.files)} files, {size}; nothing was uploaded"
-    counted = f"+{len(changes.added)} ~{len(changes.modified)} -{len(changes.deleted)}"
+    counted = f"+{len(changes.added)} ~{len(changes.modified)} -{len(changes.deleted)}" if changes else "no changes"
     if result.request.extent is PushExtent.DRY_RUN:
-        if result.created_repository:
-            return f"Dry run: would create the repository and commit {counted}"
-        if result.created_branch:
-            return f"Dry run: would create the branch and commit {counted}"
-        return f"Dry run: {counted}" if changes else "Dry run: no changes"
-    if result.published is None:
-        return "No changes"
-    return f"Committed {result.published.commit[:7]} ({counted})"
+        return f"Dry run: {_creation(result)}{counted}"
+    if result.published:
+        return f"Committed {result.published.commit[:7]} ({counted})"
+    return "Created the branch; it holds what the folder holds" if result.created_branch else "No changes"
+
+
+def _creation(result: PushResult) -> str:
+    """Say what a push would create first, and what it lacks for that."""
+    if not (result.created_repository or result.created_branch):
+        return ""
+    what = "repository" if result.created_repository else "branch"
+    return f"would create the {what}{'' if result.request.create else ' (with --create)'}, "
+
+
+def _head(result: PushResult) -> str | None:
+    """The commit of the branch, or of the one that a new branch begins as."""
+    state = result.state
+    return state.commit if state and (state.branch_exists or not result.changes) else None
 
 
 def _private(result: PushResult) -> bool | None:

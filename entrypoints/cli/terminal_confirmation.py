@@ -29,7 +29,7 @@ class TerminalConfirmation(Confirmation):
             self._output.note(fact)
         while True:
             self._output.prompt(f"{question} [{'Y/n' if default else 'y/N'}]: ")
-            line = self._stdin.readline()
+            line = self._line()
             answer = line.strip().lower()
             if not line or answer in NO:
                 return False
@@ -37,3 +37,13 @@ class TerminalConfirmation(Confirmation):
                 return True
             if not answer:
                 return default
+
+    def _line(self) -> str:
+        """Read an answer; where the user ends the input or interrupts, what is said next begins on a new line."""
+        line = ""
+        try:
+            line = self._stdin.readline()
+        finally:
+            if not line:
+                self._output.note("")
+        return line

@@ -27,6 +27,8 @@ _HELP = {
     "mlxk_answers_running": ("gauge", "Answers being computed."),
     "mlxk_answers_waiting": ("gauge", "Answers that wait for their turn or their model."),
     "mlxk_models_loaded": ("gauge", "Models in memory."),
+    "mlxk_engine_memory_bytes": ("gauge", "What the engine's arrays take: weights, caches of answers, kept prompts."),
+    "mlxk_prefix_cache_bytes": ("gauge", "What is kept of earlier prompts for later ones that begin the same way."),
     "mlxk_engine_responding": ("gauge", "1 when the engine's loop answers."),
 }
 
@@ -94,7 +96,7 @@ class Metrics:
                 if kind == "histogram":
                     lines += self._histograms[name].lines(name)
                 elif kind == "gauge":
-                    lines.append(f"{name} {gauges.get(name, 0):g}")
+                    lines.append(f"{name} {gauges.get(name, 0):.12g}")
                 else:
                     counted = sorted((labels, count) for (key, labels), count in self._counters.items() if key == name)
                     lines += [f"{name}{labels} {count}" for labels, count in counted]

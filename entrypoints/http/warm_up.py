@@ -5,6 +5,7 @@ import tempfile
 import wave
 from typing import TYPE_CHECKING
 
+from mlxk.application.use_cases.embed_text import require_embedding_model
 from mlxk.application.use_cases.serve_catalogue import ServedModel, require_served_model
 from mlxk.application.use_cases.transcribe_audio import Recording
 from mlxk.domain.capabilities import Capability
@@ -20,13 +21,19 @@ _RATE = 16_000
 _FRAMES = 3_200
 
 
-def warm_up(container: "Container", reference: str) -> None:
+def warm_up(container: "Container", reference: str, for_vectors: bool = False) -> None:
     """Have a model loaded and used once: one token, one vector, or a moment of silence.
+
+    Args:
+        container: The program.
+        reference: The model, as the operator named it.
+        for_vectors: Whether it has to be one that makes vectors.
 
     Raises:
         MlxkError: It cannot be found, or cannot run.
     """
-    model = container.use_cases.serve_catalogue().find(reference, require_served_model)
+    require = require_embedding_model if for_vectors else require_served_model
+    model = container.use_cases.serve_catalogue().find(reference, require)
     capabilities = model.description.capabilities
     if Capability.TEXT_GENERATION in capabilities:
         _make_a_token(container, model)

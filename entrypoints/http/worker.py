@@ -60,9 +60,10 @@ def serve_here(
     lead_logs_into(log, server.log_level)
     application = Application(_ports(container), server)
     generator = container.adapters.text_generator()
+    preloaded = None
     try:
         if server.model is not None:
-            container.use_cases.serve_catalogue().offer(server.model)
+            preloaded = container.use_cases.serve_catalogue().offer(server.model).id
     except MlxkError as error:
         report(control.failure_message(error))
         return 1
@@ -77,7 +78,7 @@ def serve_here(
         signal.signal(number, web.stop)
     preload = _Preload(container, application, server, report, web.stop)
     preload.start()
-    log.info("serving", logger="server", pid=os.getpid(), model=server.model)
+    log.info("serving", logger="server", pid=os.getpid(), model=preloaded)
     clean = web.run()
     application.close()
     generator.close()
@@ -108,7 +109,7 @@ class _Preload(threading.Thread):
         """Load, then say so; or say why not, and end the server."""
         try:
             if self._server.model is not None:
-                warm_up(self._container, self._server.model)
+                warm_up(self._container, self._server.model, for_vectors=self._server.embed_model is not None)
         except MlxkError as error:
             self.failure = error
             self._report(control.failure_message(error))

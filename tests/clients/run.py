@@ -1,16 +1,19 @@
 """Runs real clients, headless, against a started ``mlxk serve`` with the built-in model.
 
+    make clients
     python tests/clients/run.py [--mlxk COMMAND] [--python INTERPRETER] [CLIENT …]
 
-Clients have packages of their own (``requirements.txt``, best in an environment of its own), so they are programs, not
-tests of the suite; the npm client finds its package by ``NODE_PATH``. Each is told the address by ``MLXK_BASE_URL`` and
-fails by ending with another status than 0.
+Clients have packages of their own (``requirements.txt`` and ``package.json``), which ``make clients`` installs in an
+environment of theirs, so they are programs, not tests of the suite; the npm client finds its package by ``NODE_PATH``.
+Each is told the address by ``MLXK_BASE_URL`` and fails by ending with another status than 0. Where there is no Node or
+no package for it, its client is not run, and that is said.
 """
 
 import argparse
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,9 +39,23 @@ def serve(command: str, home: str) -> tuple["subprocess.Popen[str]", str]:
     return server, f"{ready['data']['url']}/v1"
 
 
+def missing(name: str) -> str | None:
+    """Return what a client lacks to be run on this machine; None when it lacks nothing, or is to fail without it."""
+    if not name.endswith("_npm_client"):
+        return None
+    if shutil.which("node") is None:
+        return "there is no Node here"
+    folders = os.environ.get("NODE_PATH", "").split(os.pathsep)
+    return None if any(Path(folder, "openai").is_dir() for folder in folders) else "its package is not installed: npm"
+
+
 def run(name: str, address: str, python: str, home: str) -> bool:
     """Run one client and say how it went."""
     [path] = Path(__file__).parent.glob(f"{name}.*")
+    reason = missing(name)
+    if reason is not None:
+        sys.stdout.write(f"{name:24}   NOT RUN: {reason}\n")
+        return True
     began = time.monotonic()
     done = subprocess.run(
         RUNNERS[path.suffix](python, path),

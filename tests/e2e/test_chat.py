@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
+from models.tiny_models import build
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 pytestmark = pytest.mark.e2e
@@ -16,11 +17,25 @@ PROMPT = ">>> "
 
 
 @pytest.fixture
-def terminal(program_environment: dict[str, str], tmp_path: Path) -> Iterator["pexpect.spawn[str]"]:
-    """Start a chat with the demo model on a pseudo-terminal."""
+def model() -> str:
+    """Return what to chat with."""
+    return "demo"
+
+
+@pytest.fixture
+def flags() -> list[str]:
+    """Return how to chat."""
+    return []
+
+
+@pytest.fixture
+def terminal(
+    program_environment: dict[str, str], tmp_path: Path, model: str, flags: list[str]
+) -> Iterator["pexpect.spawn[str]"]:
+    """Start a chat on a pseudo-terminal."""
     process = pexpect.spawn(
         sys.executable,
-        ["-m", "mlxk", "run", "demo", "--chat"],
+        ["-m", "mlxk", "run", model, "--chat", *flags],
         env={**os.environ, **program_environment, "TERM": "dumb", "NO_COLOR": "1"},
         cwd=str(tmp_path),
         encoding="utf-8",
@@ -63,10 +78,34 @@ def test_several_lines_stand_between_triple_quotes(terminal: "pexpect.spawn[str]
     say(terminal, '"""', "mlxk is the knife")
 
 
-def test_an_interrupt_stops_the_answer_and_not_the_chat(terminal: "pexpect.spawn[str]") -> None:
+def test_an_interrupt_at_the_prompt_leaves_the_chat_open(terminal: "pexpect.spawn[str]") -> None:
     terminal.sendintr()
     terminal.expect_exact(PROMPT)
     say(terminal, "hi", "Hello!")
+
+
+class TestAnEndlessAnswer:
+    """A random model that is held to a list without an end."""
+
+    @pytest.fixture
+    def model(self, tmp_path: Path) -> str:
+        return build(tmp_path / "talker", num_hidden_layers=8).directory
+
+    @pytest.fixture
+    def flags(self, tmp_path: Path) -> list[str]:
+        schema = {"type": "array", "items": {"enum": [1, 2]}, "minItems": 100_000}
+        (tmp_path / "endless.json").write_text(json.dumps(schema))
+        return ["--json-schema", "endless.json"]
+
+    def test_an_interrupt_stops_the_answer_and_not_the_chat(self, terminal: "pexpect.spawn[str]") -> None:
+        terminal.sendline("hello")
+        terminal.expect(r"\[\s*[12]")
+        terminal.sendintr()
+        terminal.expect_exact("[stopped]")
+        terminal.expect_exact(PROMPT)
+        say(terminal, "/show", "turns: 1")
+        leave(terminal)
+        assert terminal.exitstatus == 0
 
 
 def test_a_conversation_is_saved_and_loaded(terminal: "pexpect.spawn[str]", tmp_path: Path) -> None:
@@ -83,6 +122,7 @@ def test_slash_commands_change_and_show_settings(terminal: "pexpect.spawn[str]")
     say(terminal, "/help", "/set NAME VALUE")
     say(terminal, "/set temperature 0.5", "temperature is 0.5")
     say(terminal, "/set verbose", "verbose is set")
+    say(terminal, "hi", "tokens/s; prompt")
     say(terminal, "/set temperature 99", "temperature must be")
     say(terminal, "/show", "temperature: 0.5")
     say(terminal, "/nosuch", "no command /nosuch")
@@ -99,10 +139,46 @@ def test_typed_lines_are_remembered_in_a_private_file(
     assert history.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize("model", ["demo-vision"])
+def test_images_are_shown_in_the_chat(terminal: "pexpect.spawn[str]", tmp_path: Path) -> None:
+    say(terminal, "/image demo-vision/red-circle.png What color is it?", "It is red.")
+    say(terminal, "What shape is it?", "circle")
+    say(terminal, "/clear", "forgotten")
+    say(terminal, "/image demo-vision/blue-square.jpg", "'blue-square.jpg': shown with your next message")
+    say(terminal, "/show", "images: 0 shown, 1 waiting")
+    say(terminal, "What color is it?", "It is blue.")
+    say(terminal, "/image nosuch.png", "Image not found: nosuch.png")
+    say(terminal, "/save talk.json", "saved to talk.json, without its images")
+    assert "blue" in (tmp_path / "talk.json").read_text()
+    say(terminal, "/model demo", "the model is demo")
+    say(terminal, "And now?", "cannot look at images")
+
+
+def test_a_text_model_is_shown_no_images_and_the_chat_goes_on(terminal: "pexpect.spawn[str]") -> None:
+    say(terminal, "/image demo-vision/red-circle.png What is it?", "'demo' is a text model and cannot look at images")
+    say(terminal, "hi", "Hello!")
+
+
 def test_without_a_terminal_all_of_standard_input_is_one_prompt(mlxk: Program) -> None:
     done = mlxk("run", "demo", stdin="What is mlxk?\n")
     assert done.returncode == 0
     assert done.stdout.startswith("mlxk is the knife")
+
+
+def test_a_chat_tells_of_calls_and_of_cuts(mlxk: Program, tmp_path: Path) -> None:
+    tool = {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+    (tmp_path / "tools.json").write_text(json.dumps([{"type": "function", "function": tool}]))
+    called = mlxk("run", "demo", "--chat", "--tools", "tools.json", stdin="What is the weather in Paris?")
+    assert json.loads(called.stdout) == {"name": "get_weather", "arguments": {"city": "Paris"}}
+    cut = mlxk("run", "demo", "--chat", "--max-tokens", "3", stdin="Count to ten.")
+    assert "[Output cut at 3 tokens (max_tokens). Allow more with: /set max_tokens N]" in cut.stderr
+
+
+@pytest.mark.parametrize("flag", ["--json", "--no-chat-template"])
+def test_what_a_chat_cannot_honour_is_refused(mlxk: Program, flag: str) -> None:
+    done = mlxk("run", "demo", "--chat", flag)
+    assert done.returncode == 2
+    assert f"chat and {flag} exclude each other" in done.stderr + done.stdout
 
 
 def test_an_empty_standard_input_ends_with_a_clear_line(mlxk: Program) -> None:

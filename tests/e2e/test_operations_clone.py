@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from hub.server import LoopbackHub
 Command = Callable[..., dict[str, Any]]
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("cache")]
 MEGABYTE = 1024 * 1024
 KILLS = 50
 
@@ -47,10 +48,22 @@ def contents(directory: Path) -> dict[str, bytes]:
     }
 
 
-def wait_for_draft(target: Path, running: "subprocess.Popen[bytes]") -> float:
-    """Wait until a workspace is being made, or is there, or the program has ended; return when that was."""
-    draft = target.with_name(f".{target.name}.mlxk-draft")
-    while not (draft.exists() or target.exists()) and running.poll() is None:
+def draft_of(target: Path) -> Path:
+    """Return where a workspace is made before it is at its place."""
+    return target.with_name(f".{target.name}.mlxk-draft")
+
+
+def noted(target: Path) -> int:
+    """Return when a program last began to make a workspace; 0 when none has, or when it is there."""
+    try:
+        return (draft_of(target) / ".mlxk_draft.lock").stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def wait_for_draft(target: Path, running: "subprocess.Popen[bytes]", before: int = 0) -> float:
+    """Wait until this program is making a workspace, or it is there, or the program has ended; return when that was."""
+    while noted(target) in {0, before} and not target.exists() and running.poll() is None:
         time.sleep(0.001)
     return time.monotonic()
 
@@ -64,20 +77,28 @@ def test_a_clone_killed_at_any_moment_is_absent_or_whole(
     timed = start("clone", "org/m", "./timed")
     began = wait_for_draft(tmp_path / "timed", timed)
     timed.communicate()
-    making, moments, complete = time.monotonic() - began, random.Random(7), 0
-    for _ in range(KILLS):
+    making, moments, complete, begun = time.monotonic() - began, random.Random(7), 0, 0
+    for number in range(KILLS):
         target = tmp_path / f"killed-{complete}"
+        if number % 2:  # half of the runs continue the one before, half begin anew
+            shutil.rmtree(draft_of(target), ignore_errors=True)
+        before = noted(target)
         running = start("clone", "org/m", str(target))
-        wait_for_draft(target, running)
+        wait_for_draft(target, running, before)
         time.sleep(making * moments.uniform(0, 1.1))
         running.send_signal(signal.SIGKILL)
         running.communicate()
+        begun += draft_of(target).exists()
         if target.exists():
             assert contents(target) == files
+            shown = command("show", str(target))["data"]["model"]
+            assert (shown["origin"], shown["clean"], shown["health"]) == ("org/m", True, "healthy")
             complete += 1
+    assert complete > 0
+    assert begun > 0
+    assert complete + begun == KILLS
     assert command("clone", "org/m", f"./killed-{complete}")["data"]["health"] == "healthy"
     assert contents(tmp_path / f"killed-{complete}") == files
-    assert complete < KILLS
 
 
 def test_an_interrupted_clone_ends_with_one_envelope_and_is_continued(

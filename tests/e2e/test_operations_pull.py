@@ -1,7 +1,6 @@
 """``mlxk pull`` and ``mlxk rm`` as programs: killed, interrupted, at once, on a full disk."""
 
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -15,20 +14,14 @@ from typing import Any
 import pytest
 from hub.models import sharded_model, small_model
 from hub.server import LoopbackHub
-from hub.storage import git_sha1
+from hub.soundness import assert_sound
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 Start = Callable[..., "subprocess.Popen[str]"]
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("cache")]
 MEGABYTE = 1024 * 1024
 SIZES = (30 * MEGABYTE, 20 * MEGABYTE, 14 * MEGABYTE)
-
-
-@pytest.fixture
-def cache(program_environment: dict[str, str]) -> Path:
-    """Return where the program keeps models."""
-    return Path(program_environment["HF_HOME"]) / "hub"
 
 
 @pytest.fixture
@@ -78,19 +71,15 @@ def bytes_served(hub: LoopbackHub) -> int:
 
 
 def assert_verified(cache: Path, name: str, files: dict[str, bytes]) -> None:
-    """Every cached content has its digest as its name, the snapshot holds the files, and the hub client agrees."""
+    """The cache is sound, its one snapshot of the model holds the files, and the hub client agrees."""
     from huggingface_hub import scan_cache_dir
 
+    assert_sound(cache)
     folder = cache / ("models--" + name.replace("/", "--"))
-    for blob in (folder / "blobs").iterdir():
-        content = blob.read_bytes()
-        assert blob.name in {hashlib.sha256(content).hexdigest(), git_sha1(content)}
     (snapshot,) = (folder / "snapshots").iterdir()
     found = {path.relative_to(snapshot).as_posix(): path.read_bytes() for path in snapshot.rglob("*") if path.is_file()}
     assert found == files
-    scan = scan_cache_dir(cache)
-    assert scan.warnings == []
-    (repository,) = [each for each in scan.repos if each.repo_id == name]
+    (repository,) = [each for each in scan_cache_dir(cache).repos if each.repo_id == name]
     assert [revision.commit_hash for revision in repository.revisions] == [snapshot.name]
     assert [revision.refs for revision in repository.revisions] == [frozenset({"main"})]
 
@@ -179,7 +168,9 @@ def test_two_pulls_at_once_download_once_and_rm_waits_for_neither(
     wait_until(lambda: bytes_served(hub) > MEGABYTE)
     refused = mlxk("rm", "org/m", "--force", "--json")
     assert (refused.returncode, failure(refused)["type"]) == (1, "locks_present")
-    assert failure(refused)["detail"]["processes"][0] in {first.pid, second.pid}
+    (holder,) = failure(refused)["detail"]["processes"]
+    assert holder in {first.pid, second.pid}
+    assert f"process {holder}, which is pulling it" in failure(refused)["message"]
     outcomes = [json.loads(process.communicate(timeout=30)[0]) for process in (first, second)]
     assert sorted(each["data"]["download_status"] for each in outcomes) == ["already_exists", "success"]
     assert bytes_served(hub) == sum(map(len, files.values()))
@@ -209,20 +200,24 @@ def test_a_lock_that_another_client_holds_blocks_a_removal_and_names_the_process
 
 
 def test_a_faltering_network_is_survived(hub: LoopbackHub, pull: Program, cache: Path) -> None:
-    files = sharded_model((6 * MEGABYTE, 5 * MEGABYTE))
+    files = sharded_model(SIZES)
     hub.add("org/m", files)
-    hub.fault(r"^/api/models/org/m/", status=502)
-    hub.fault(r"^/cdn/", drop_after=3 * MEGABYTE, reset=True)
-    hub.fault(r"^/cdn/", drop_after=2 * MEGABYTE)
-    hub.fault(r"^/cdn/", status=503)
-    hub.fault(r"^/cdn/", status=429, headers={"Retry-After": "1"})
-    hub.fault(r"^/cdn/", stall_after=MEGABYTE)
+    faults = [
+        hub.fault(r"^/api/models/org/m/", status=502),
+        hub.fault(r"^/cdn/", drop_after=9 * MEGABYTE, reset=True),
+        hub.fault(r"^/cdn/", drop_after=2 * MEGABYTE),
+        hub.fault(r"^/cdn/", status=503),
+        hub.fault(r"^/cdn/", status=429, headers={"Retry-After": "1"}),
+        hub.fault(r"^/cdn/", stall_after=MEGABYTE),
+    ]
     began = time.monotonic()
     done = data(pull("org/m", "--json", HF_HUB_DOWNLOAD_TIMEOUT="1"))
     assert done["download_status"] == "success"
     assert_verified(cache, "org/m", files)
+    assert [fault.times for fault in faults] == [0] * len(faults)
     asked_to_wait = next(call for call in hub.calls(r"^/cdn/") if call.status == 429)
     assert any(call.started >= asked_to_wait.started + 1 for call in hub.calls(r"^/cdn/"))
+    assert bytes_served(hub) <= sum(map(len, files.values())) + len(faults) * MEGABYTE
     assert time.monotonic() - began < 25
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,11 +20,13 @@ import openai
 import pytest
 from serving import contract
 from serving.running import eventually
+from tokenizers import Tokenizer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.mlx]
 
 CANARY = "canary-5e1f"
 PAGE = Path(__file__).parents[2] / "docs" / "server.md"
+DEMO = Path(__file__).parents[2] / "adapters" / "builtin" / "models" / "demo"
 
 
 CHAT = "/v1/chat/completions"
@@ -180,6 +183,22 @@ def test_a_streamed_answer_and_one_in_one_piece_say_the_same(served: Served) -> 
                 assert whole.usage.completion_tokens == put_together.usage.completion_tokens
 
 
+def test_token_ids_are_a_prompt_like_the_text_they_make(served: Served) -> None:
+    """The tokenizer of the model says which ids the text has."""
+    text = "mlxk is"
+    ids = Tokenizer.from_file(str(DEMO / "tokenizer.json")).encode(text).ids
+
+    def texts(prompt: Any) -> tuple[list[str], int]:
+        asked = encoded(model="demo", prompt=prompt, max_tokens=8, temperature=0)
+        answer = served.ask("POST", "/v1/completions", asked)[2]
+        return [choice["text"] for choice in answer["choices"]], answer["usage"]["prompt_tokens"]
+
+    assert texts(ids) == texts(text)
+    assert texts([ids, ids[:1]])[0] == [*texts(ids)[0], *texts(ids[:1])[0]]
+    status, _, answer = served.ask("POST", "/v1/completions", encoded(model="demo", prompt=[10**6]))
+    assert (status, answer["error"]["type"]) == (400, "validation_error")
+
+
 def test_a_seed_gives_the_same_text_alone_and_in_company(served: Served) -> None:
     def text(seed: int) -> Any:
         return served.chat(seed=seed, temperature=1.5, max_tokens=20)[2]["choices"][0]["message"]["content"]
@@ -206,30 +225,76 @@ def test_a_client_that_goes_stops_the_computing(served: Served) -> None:
     assert eventually(lambda: "mlxk_answers_running 0" in served.ask("GET", "/metrics")[2], 2)
 
 
-def test_nothing_a_client_says_is_in_the_log(served: Served) -> None:
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_nothing_a_client_says_and_no_directory_is_in_the_log(
+    tmp_path: Path, environment: dict[str, str], form: str
+) -> None:
+    """The level is the one at which everything is logged that any other logs."""
+    place = tmp_path / CANARY
+    sound, damaged, keys = place / "mine", place / "broken", place / "keys"
+    for copy in (sound, damaged):
+        shutil.copytree(DEMO, copy)
+    config = json.loads((damaged / "config.json").read_text())
+    (damaged / "config.json").write_text(json.dumps({**config, "intermediate_size": 7}))
+    keys.write_text(f"{CANARY}-key")
+    flags = ["--model", str(sound), "--allow-model-paths", "--api-key-file", str(keys), "--log-level", "debug"]
+    server = Served(tmp_path, environment, *flags, *(["--log-json"] if form == "json" else []))
+    headers = {"Authorization": f"Bearer {CANARY}-key", "X_Custom": CANARY, "User_Agent": CANARY, "Cookie": CANARY}
+    try:
+        statuses = {
+            server.ask(method, path, body, **{**headers, **more})[0]
+            for method, path, body, more in said_with_canaries(str(sound), str(damaged))
+        }
+    finally:
+        assert server.stop() == 0
+    assert {200, 400, 401, 403, 404, 415} <= statuses
+    assert CANARY not in server.log
+    assert str(place.parent) not in server.log
+    assert all(said in server.log for said in ("mine", "generation finished", "a model was not loaded"))
+    if form == "json":
+        lines = [json.loads(line) for line in server.log.splitlines()]
+        assert all({"ts", "level", "msg"} <= set(line) for line in lines)
+        finished = [line for line in lines if line["msg"] == "generation finished"]
+        fields = {"logger", "model", "request_id", "duration_ms", "prompt_tokens", "completion_tokens"}
+        assert all(fields <= set(line) for line in finished)
+
+
+Saying = tuple[str, str, bytes | None, dict[str, str]]
+
+
+def said_with_canaries(sound: str, damaged: str) -> Iterator[Saying]:
+    """Yield method, address, body and headers of requests that say the canary wherever something can be said."""
     turn = [{"role": "user", "content": CANARY}]
     texts = "/v1/completions"
-    canaries: list[tuple[str, str, bytes | None]] = [
-        ("POST", CHAT, encoded(model="demo", messages=turn)),
-        ("POST", texts, encoded(model="demo", prompt=CANARY, stream=True, max_tokens=3)),
-        ("POST", texts, encoded(model="demo", prompt=CANARY * 3000)),
-        ("POST", CHAT, encoded(model=CANARY, messages=[])),
-        ("POST", CHAT, encoded(model=CANARY, messages=turn)),
-        ("POST", CHAT, b"{" + CANARY.encode()),
-        ("POST", CHAT, encoded(**{CANARY: CANARY}, stop=[CANARY] * 99)),
-        ("GET", f"/v1/models/{CANARY}", None),
-        ("GET", f"/{CANARY}?{CANARY}={CANARY}", None),
+    tool = {"type": "function", "function": {"name": CANARY, "description": CANARY, "parameters": {"$ref": CANARY}}}
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{CANARY}"}}
+    bodies = [
+        (CHAT, encoded(model="mine", messages=turn, max_tokens=3)),
+        (CHAT, encoded(model=sound, messages=turn, max_tokens=3, stream=True)),
+        (CHAT, encoded(model=damaged, messages=turn)),
+        (CHAT, encoded(model=f"{damaged}/none", messages=turn)),
+        (CHAT, encoded(model="mine", messages=turn, tools=[tool], tool_choice="required")),
+        (CHAT, encoded(model="mine", messages=[{"role": "user", "content": [image]}])),
+        (CHAT, encoded(model="mine", messages=turn, response_format={"type": CANARY})),
+        (texts, encoded(model="mine", prompt=CANARY, stream=True, max_tokens=3, stop=[CANARY], user=CANARY)),
+        (texts, encoded(model="mine", prompt=CANARY * 3000)),
+        (CHAT, encoded(model=CANARY, messages=[])),
+        (CHAT, encoded(model=CANARY, messages=turn)),
+        (CHAT, b"{" + CANARY.encode()),
+        (CHAT, encoded(**{CANARY: CANARY}, stop=[CANARY] * 99)),
+        ("/v1/embeddings", encoded(model="mine", input=CANARY)),
+        ("/v1/unload", encoded(model=CANARY)),
     ]
-    headers = {"Authorization": f"Bearer {CANARY}", "X_Custom": CANARY, "User_Agent": CANARY, "Cookie": CANARY}
-    for method, path, body in canaries:
-        served.ask(method, path, body, **headers)
-    assert eventually(lambda: served.log.count('"request"') > len(canaries))
-    time.sleep(0.2)
-    assert CANARY not in served.log
-    lines = [json.loads(line) for line in served.log.splitlines() if line.startswith("{")]
-    assert all({"ts", "level", "msg"} <= set(line) for line in lines)
-    finished = [line for line in lines if line["msg"] == "generation finished"]
-    assert {"model", "request_id", "duration_ms", "prompt_tokens", "completion_tokens"} <= set(finished[-1])
+    for path, body in bodies:
+        yield "POST", path, body, {}
+    yield "GET", f"/v1/models/{CANARY}", None, {}
+    yield "GET", f"/{CANARY}?{CANARY}={CANARY}", None, {}
+    yield CANARY.upper(), CHAT, None, {}
+    yield "POST", CHAT, b"", {"Content_Type": CANARY}
+    yield "GET", "/v1/models", None, {"Authorization": f"Bearer {CANARY}"}
+    yield "GET", "/v1/models", None, {"Host": f"{CANARY}.example"}
+    yield "GET", "/v1/models", None, {"Origin": f"https://{CANARY}.example"}
+    yield "GET", "/v1/models", None, {"X_Request_ID": f"{CANARY} {CANARY}"}
 
 
 def test_models_are_listed_with_what_is_loaded(served: Served) -> None:

@@ -11,6 +11,7 @@ origin refuses a request that carries the token. As a program it serves a folder
     python server.py FOLDER         # prints its address; FOLDER/<org>/<name>/… are the files
 """
 
+import contextlib
 import re
 import socket
 import sys
@@ -99,7 +100,7 @@ class HubServer(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
         for connection in tuple(self._live):
-            if connection.fileno() >= 0:
+            with contextlib.suppress(OSError):  # it may have ended by itself
                 connection.shutdown(socket.SHUT_RDWR)
 
 

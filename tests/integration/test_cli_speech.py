@@ -140,6 +140,7 @@ def test_a_sample_of_a_built_in_model_is_named_by_model_and_file(mlxk: Program) 
         (("--audio", "a.wav", "--json", "--format", "srt"), 2, "--json and --format exclude each other"),
         (("--audio", "a.wav", "--top-p", "0.5"), 2, "--top-p does not apply to --audio"),
         (("--audio", "a.wav", "--system", "x"), 2, "--system does not apply to --audio"),
+        (("--audio", "a.wav", "--image", "a.png"), 2, "--image does not apply to --audio"),
         (("--audio", "a.wav", "--audio", "b.wav", "hint"), 2, "Multiple audio files not supported."),
         (("--audio", "a.wav", "--temperature", "3"), 1, "temperature must be at least 0 and at most 1"),
         (("--audio", "a.wav", "--language", "d3"), 1, "language must be a code"),
@@ -220,6 +221,15 @@ def test_queries_and_their_task_reach_the_model(mlxk: Program, bert: str) -> Non
         "find",
         True,
     )
+
+
+@pytest.mark.parametrize("text", ["hello there", "-"])
+def test_the_text_may_stand_after_the_flags(
+    text: str, mlxk: Program, bert: str, stdin: Callable[[bytes], None]
+) -> None:
+    stdin(b"hello there\n")
+    done = mlxk("embed", bert, "--query", "--instruct", "find", text, MLXK2_ENABLE_ALPHA_FEATURES="1")
+    assert [record["text"] for record in embedded(done)] == ["hello there"]
 
 
 @pytest.mark.parametrize(

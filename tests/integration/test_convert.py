@@ -3,13 +3,18 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
+from models.pictures import as_png, noise
 from models.tiny_models import ARCHITECTURES, build
+from models.tiny_vision import ARCHITECTURES as VISION_ARCHITECTURES
+from models.tiny_vision import build as build_with_eyes
 
 Command = Callable[..., dict[str, Any]]
 
@@ -81,6 +86,35 @@ def test_a_quantized_model_answers(architecture: str, bits: int, command: Comman
     assert made["weights_bytes"] < (tmp_path / architecture / "model.safetensors").stat().st_size / 2
     answer = command("run", "./small", "hello", "--max-tokens", "4", "--temperature", "0")["data"]
     assert answer["usage"]["completion_tokens"] == 4
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("architecture", sorted(VISION_ARCHITECTURES))
+def test_a_quantized_model_that_looks_at_images_answers(
+    architecture: str, bits: int, command: Command, tmp_path: Path
+) -> None:
+    build_with_eyes(tmp_path / architecture, architecture)
+    (tmp_path / "noise.png").write_bytes(as_png(noise(1)))
+    made = command("convert", f"./{architecture}", "./small", "--quantize", str(bits), "--q-group-size", "32")["data"]
+    assert (made["bits"], made["health"], made["changed_layers"] > 0) == (bits, "healthy", True)
+    answer = command("run", "./small", "hello", "--image", "noise.png", "--max-tokens", "4", "--temperature", "0")
+    assert answer["data"]["usage"]["completion_tokens"] == 4
+
+
+@pytest.mark.parametrize(("bits", "group_size"), [(4, 32), (8, 32), (8, 64)])
+def test_the_models_that_come_with_the_program_still_know_what_they_knew(
+    command: Command, bits: int, group_size: int
+) -> None:
+    flags = ("--quantize", str(bits), "--q-group-size", str(group_size))
+    command("convert", "demo", "./talks", *flags)
+    greeting = command("run", "./talks", "hello", "--temperature", "0")["data"]["response"]
+    assert greeting == command("run", "demo", "hello", "--temperature", "0")["data"]["response"]
+    command("convert", "demo-vision", "./sees", *flags)
+    command("convert", "./sees", "./sees-in-full", "--dequantize")
+    for model in ("./sees", "./sees-in-full"):
+        for sample, seen in (("red-circle.png", "A red circle."), ("blue-square.jpg", "A blue square.")):
+            question = ("What is this?", "--image", f"demo-vision/{sample}", "--temperature", "0")
+            assert command("run", model, *question)["data"]["response"].rstrip().endswith(seen)
 
 
 def test_dequantized_weights_are_within_one_step_of_the_original(command: Command, llama: Path, tmp_path: Path) -> None:
@@ -243,48 +277,25 @@ def test_a_model_that_is_not_whole_is_not_quantized(command: Command, llama: Pat
 
 def test_a_vision_model_keeps_its_eyes_in_full_precision(command: Command, tmp_path: Path) -> None:
     source = tmp_path / "sight"
-    build_vision(source)
-    made = command("convert", "./sight", "./small", "--quantize", "4", "--q-group-size", "32")["data"]
-    assert made["health"] == "healthy"
+    build_with_eyes(source, "gemma3")
+    command("convert", "./sight", "./small", "--quantize", "4", "--q-group-size", "32")
     before, after = weights(source), weights(tmp_path / "small")
     seeing = [name for name in before if "vision" in name]
+    assert seeing != []
     assert all(mx.array_equal(before[name], after[name]) for name in seeing)
     assert any(name.startswith("language_model") and name.endswith(".scales") for name in after)
-    from mlx_vlm.utils import load_model
-
-    network = load_model(tmp_path / "small")
-    assert mx.all(mx.isfinite(network.language_model(mx.array([[1, 2, 3]])).logits))
     assert config(tmp_path / "small")["vision_config"] == config(source)["vision_config"]
 
 
-def build_vision(directory: Path) -> None:
-    """Write a tiny model that takes images: random weights, and only what loading it needs."""
-    from mlx.utils import tree_flatten
-    from mlx_vlm.utils import get_model_and_args, update_module_configs
-
-    text = {
-        "model_type": "gemma3_text", "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 512, "sliding_window": 64,
-        "sliding_window_pattern": 2, "query_pre_attn_scalar": 16, "mm_tokens_per_image": 4,
-    }  # fmt: skip
-    vision = {
-        "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "image_size": 56, "patch_size": 14, "num_channels": 3,
-    }  # fmt: skip
-    settings: dict[str, Any] = {
-        "model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "text_config": text,
-        "vision_config": vision, "image_token_index": 4, "mm_tokens_per_image": 4, "vocab_size": 512,
-        "hidden_size": 64,
-    }  # fmt: skip
-    directory.mkdir()
-    (directory / "config.json").write_text(json.dumps(settings))
-    (directory / "preprocessor_config.json").write_text("{}")
-    (directory / "tokenizer.json").write_text("{}")
-    architecture, _ = get_model_and_args(settings)
-    modules = ["text", "vision", "perceiver", "projector", "audio"]
-    shaped = update_module_configs(
-        architecture.ModelConfig.from_dict(settings), architecture, {**settings, "audio_config": {}}, modules
-    )
-    mx.random.seed(0)
-    tensors = dict(tree_flatten(architecture.Model(shaped).parameters()))
-    mx.save_safetensors(str(directory / "model.safetensors"), tensors, metadata={"format": "mlx"})
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a small file system")
+def test_a_disk_that_fills_up_is_named_and_nothing_is_left(command: Command, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", disk], check=True)
+    try:
+        error = command("convert", "demo", str(disk / "q"), "--quantize", "8")["error"]
+        assert (error["type"], "full" in error["message"]) == ("storage_error", True)
+        assert list(disk.iterdir()) == []
+        assert command("convert", "demo", str(disk / "q"), "--quantize", "4")["data"]["health"] == "healthy"
+    finally:
+        subprocess.run(["umount", disk], check=True)

@@ -280,6 +280,25 @@ def test_a_second_stop_does_not_wait() -> None:
         assert events_of(read_all(stream))[-1]["error"]["type"] == "server_shutdown"
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_is_admitted_while_waiting_is_given_up_is_told_so_too(stream: bool) -> None:
+    with server(limits=ServerLimits(drain_seconds=60)) as it:
+        it.parts.application.pump.abort()
+        answer = read_all_within(it.raw(PATH, {**CHAT, "stream": stream}), 2)
+        assert b"server_shutdown" in answer
+        assert eventually(lambda: running(it) == 0)
+
+
+def read_all_within(connection: socket.socket, seconds: float) -> bytes:
+    """Return what comes until an answer has ended, without waiting for the connection's end."""
+    connection.settimeout(seconds)
+    with connection:
+        answer = b""
+        while not answer.endswith((b"0\r\n\r\n", b"}")):
+            answer += connection.recv(65536)
+        return answer
+
+
 def test_the_body_of_a_stream_is_well_formed_to_its_last_byte() -> None:
     with server(lambda _: ("a", "b")) as it:
         answer = read_all(it.raw(PATH, {**CHAT, "stream": True}))

@@ -1,7 +1,11 @@
 """``mlxk clone`` against the loopback hub: from the cache, through a pull, to where it may go."""
 
+import contextlib
 import json
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,14 @@ import pytest
 from hub.models import small_model
 from hub.server import LoopbackHub
 
+from mlxk.adapters.filesystem.workspace_builder import NOTE_NAME, FilesystemWorkspaceBuilder
+from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
+from mlxk.application.ports.workspace_builder import Provenance
+from mlxk.domain.errors import ValidationError
+
 Command = Callable[..., dict[str, Any]]
+
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -71,11 +82,11 @@ def test_the_workspace_home_takes_bare_names_and_names_the_copy(
 
 @pytest.mark.parametrize("target", ["{cache}/copy", "./no/such/parent", "{cache}/models--org--m/snapshots/copy"])
 def test_a_target_in_the_cache_or_nowhere_is_refused_before_anything_is_fetched(
-    hub: LoopbackHub, command: Command, program_environment: dict[str, str], tmp_path: Path, target: str
+    hub: LoopbackHub, command: Command, cache: Path, tmp_path: Path, target: str
 ) -> None:
     hub.add("org/m", small_model())
-    cache = Path(program_environment["HF_HOME"]) / "hub"
-    (cache / "models--org--m" / "snapshots").mkdir(parents=True)
+    for part in ("blobs", "refs", "snapshots"):
+        (cache / "models--org--m" / part).mkdir(parents=True)
     (tmp_path / "link").symlink_to(cache)
     for path in (str(cache), str(tmp_path / "link")):
         assert command("clone", "org/m", target.format(cache=path))["error"]["type"] == "validation_error"
@@ -83,12 +94,108 @@ def test_a_target_in_the_cache_or_nowhere_is_refused_before_anything_is_fetched(
 
 
 def test_editing_a_clone_leaves_the_cache_as_it_was(
-    hub: LoopbackHub, command: Command, program_environment: dict[str, str], tmp_path: Path
+    hub: LoopbackHub, command: Command, cache: Path, tmp_path: Path
 ) -> None:
     files = small_model()
     hub.add("org/m", files)
     command("clone", "org/m", "./copy")
     for path in (tmp_path / "copy").iterdir():
         path.write_bytes(b"edited")
-    snapshot = next((Path(program_environment["HF_HOME"]) / "hub" / "models--org--m" / "snapshots").iterdir())
+    snapshot = next((cache / "models--org--m" / "snapshots").iterdir())
     assert contents(snapshot) == files
+
+
+def test_a_model_that_is_not_whole_is_cloned_as_it_is_only_when_told_to(
+    hub: LoopbackHub, command: Command, cache: Path, tmp_path: Path
+) -> None:
+    hub.add("org/m", small_model())
+    command("pull", "org/m")
+    snapshot = next((cache / "models--org--m" / "snapshots").iterdir())
+    (snapshot / "model.safetensors").unlink()
+    hub.forget()
+    assert command("clone", "org/m", "./copy")["error"]["type"] == "requires_confirmation"
+    assert command("clone", "org/m", "./copy", "--no-health-check")["data"]["health"] is None
+    assert set(contents(tmp_path / "copy")) == small_model().keys() - {"model.safetensors"}
+    refused = command("clone", "./copy", "./again")["error"]
+    assert refused["type"] == "model_unhealthy"
+    assert list(tmp_path.glob(".*mlxk-draft")) == []
+    assert hub.calls() == []
+
+
+@pytest.mark.parametrize("killed", ["while copying", "before the last step"])
+def test_what_a_killed_run_left_of_something_else_is_no_part_of_the_clone(tmp_path: Path, killed: str) -> None:
+    builder = FilesystemWorkspaceBuilder(FilesystemWorkspaceStore(None))
+    source, place = tmp_path / "source", str(tmp_path / "copy")
+    source.mkdir()
+    for name in ("old.json", "new.json"):
+        (source / name).write_text(name)
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        builder.draft(place, Provenance("clone"), keep_unfinished=True) as draft,
+    ):
+        draft.take(str(source), "old.json", lambda count: None)
+        if killed == "before the last step":
+            builder.record(draft.directory, Provenance("clone"))
+            (Path(draft.directory) / NOTE_NAME).unlink()
+        raise KeyboardInterrupt
+    with builder.draft(place, Provenance("clone"), keep_unfinished=True) as draft:
+        draft.take(str(source), "new.json", lambda count: None)
+        draft.publish()
+    assert contents(Path(place)) == {"new.json": b"new.json"}
+
+
+def test_the_directory_one_is_in_is_not_replaced(tmp_path: Path) -> None:
+    builder = FilesystemWorkspaceBuilder(FilesystemWorkspaceStore(None))
+    for target in (".", str(tmp_path)):
+        with contextlib.chdir(tmp_path), pytest.raises(ValidationError, match="the directory you are in"):
+            builder.place(target, "x")
+
+
+def test_a_home_that_does_not_exist_is_called_by_its_name(command: Command, tmp_path: Path) -> None:
+    error = command("clone", "demo", MLXK_WORKSPACE_HOME=str(tmp_path / "none"))["error"]
+    assert "MLXK_WORKSPACE_HOME" in error["message"]
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system")
+def test_a_cache_that_may_only_be_read_is_enough_to_clone_from(
+    hub: LoopbackHub, command: Command, cache: Path, tmp_path: Path
+) -> None:
+    hub.add("org/m", small_model())
+    hub.add("org/other", small_model())
+    command("pull", "org/m")
+    with mounted(tmp_path / "mount", "--bind", str(cache)) as mount:
+        subprocess.run(["mount", "-o", "remount,bind,ro", mount], check=True)
+        variables = {"HF_HUB_CACHE": str(mount)}
+        assert command("clone", "org/m", "./copy", **variables)["status"] == "success"
+        assert command("pull", "org/m", **variables)["data"]["download_status"] == "already_exists"
+        for refused in (command("pull", "org/other", **variables), command("rm", "org/m", **variables)):
+            assert (refused["error"]["type"], "Read-only" in refused["error"]["message"]) == ("storage_error", True)
+    assert contents(tmp_path / "copy") == small_model()
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system")
+def test_a_full_disk_is_named_and_the_clone_goes_on_when_there_is_space(
+    hub: LoopbackHub, command: Command, tmp_path: Path
+) -> None:
+    files = small_model(3_000_000)
+    hub.add("org/m", files)
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=4m", "tmpfs") as disk:
+        (disk / "ballast").write_bytes(bytes(2_000_000))
+        error = command("clone", "org/m", str(disk / "copy"))["error"]
+        assert (error["type"], error["message"]) == ("storage_error", "the disk of the workspace is full")
+        assert not (disk / "copy").exists()
+        (disk / "ballast").unlink()
+        done = command("clone", "org/m", str(disk / "copy"))["data"]
+        assert (done["health"], done["kept_files"] > 0) == ("healthy", True)
+        assert contents(disk / "copy") == files
+
+
+@contextlib.contextmanager
+def mounted(mount: Path, *what: str) -> Iterator[Path]:
+    """Mount a file system for the length of a ``with`` block."""
+    mount.mkdir()
+    subprocess.run(["mount", *what, mount], check=True)
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", mount], check=True)

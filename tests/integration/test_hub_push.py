@@ -140,6 +140,8 @@ def test_nothing_is_created_without_being_asked_for(hub: LoopbackHub, push: Push
         ("notes.txt", f"line\nexport HF_TOKEN={TOKEN}\n", "a Hugging Face token"),
         ("sub/cert.txt", "-----BEGIN OPENSSH PRIVATE KEY-----\n", "a private key"),
         ("config.json", '{"_name_or_path": "HOME/models/x"}', "a path of this machine"),
+        ("long.txt", "x" * 2_000_000 + " HOME/models", "a path of this machine"),
+        ("adapters.safetensors", "HEADER", "a path of this machine"),
     ],
 )
 def test_a_secret_stops_the_push_and_is_not_repeated(
@@ -152,7 +154,11 @@ def test_a_secret_stops_the_push_and_is_not_repeated(
     kind: str,
 ) -> None:
     (workspace / path).parent.mkdir(exist_ok=True)
-    (workspace / path).write_text(content.replace("HOME", program_environment["HOME"]))
+    home = program_environment["HOME"]
+    if content == "HEADER":
+        (workspace / path).write_bytes(safetensors("weight", MEGABYTE, metadata={"trained_in": f"{home}/runs"}))
+    else:
+        (workspace / path).write_text(content.replace("HOME", home))
     for more in ([], ["--dry-run"], ["--check-only"]):
         refused = push("./work", "me/tiny", "--private", "--create", *more)
         assert refused["error"]["type"] == "secrets_found"
@@ -235,3 +241,16 @@ def test_a_commit_whose_answer_is_lost_is_not_made_twice(hub: LoopbackHub, push:
     assert data["commit_sha"] == repository.head()
     assert len(repository.commits) == 2
     assert len(hub.calls("/commit/", "POST")) == 1
+
+
+def test_a_new_branch_that_needs_no_change_gets_no_commit(hub: LoopbackHub, push: Push, workspace: Path) -> None:
+    push("./work", "me/tiny", "--private", "--create")
+    repository = hub.repositories["models", "me/tiny"]
+    commits = len(repository.commits)
+    said = push("./work", "me/tiny", "--private", "--branch", "same", "--dry-run")["data"]
+    assert said["message"] == "Dry run: would create the branch (with --create), no changes"
+    assert "same" not in repository.branches
+    done = push("./work", "me/tiny", "--private", "--branch", "same", "--create")["data"]
+    assert (done["created_branch"], done["no_changes"], done["commit_url"]) == (True, True, None)
+    assert done["commit_sha"] == repository.head("same") == repository.head()
+    assert len(repository.commits) == commits

@@ -169,6 +169,18 @@ def test_a_damaged_model_is_refused_by_its_name(
     assert str(tmp_path) not in caught.value.message
 
 
+def test_a_library_that_wants_to_end_the_program_ends_one_request_and_says_why(
+    engine: MlxTextGenerator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handle, other = build(tmp_path / "a"), build(tmp_path / "b")
+    write_config(tmp_path / "a", model_type="olmo")
+    for _ in range(2):
+        with pytest.raises(IncompatibleModelError, match="pip install ai2-olmo"):
+            engine.submit(asking(handle))
+    assert capsys.readouterr().out == ""
+    assert read(engine.submit(asking(other))).tokens == oracle(other, "Hello world", 20)
+
+
 def test_a_full_queue_refuses_one_more_and_takes_them_again_later(tmp_path: Path) -> None:
     handle = build(tmp_path / "a")
     options = EngineOptions(max_rows=1, max_waiting=2)

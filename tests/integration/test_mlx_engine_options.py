@@ -224,6 +224,16 @@ def test_reasoning_ends_with_its_budget_and_an_answer_follows(
     assert "think>" not in thought + said
 
 
+def test_reasoning_that_was_ended_does_not_begin_again(engine: MlxTextGenerator, thinker: ModelHandle) -> None:
+    opening, _ = _tag_tokens(thinker)
+    eager = GenerationSettings(
+        temperature=0, max_tokens=60, ignore_eos=True, thinking_budget=5, logit_bias=((opening, 100.0),)
+    )
+    events = list(engine.submit(GenerationRequest(thinker, Conversation.of("Hello"), eager)))
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)).strip()
+    assert "<think>" not in "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
 def test_without_a_budget_reasoning_goes_on(engine: MlxTextGenerator, thinker: ModelHandle) -> None:
     never = tuple((token, -100.0) for token in _tag_tokens(thinker))
     settings = GenerationSettings(temperature=0, max_tokens=80, ignore_eos=True, logit_bias=never)

@@ -52,12 +52,14 @@ class Network:
 class Workshop:
     """A scheduler, a model, and the answers that run."""
 
-    def __init__(self, model: LoadedModel, max_rows: int = 32, cache_budget_bytes: int | None = None) -> None:
+    def __init__(
+        self, model: LoadedModel, max_rows: int = 32, cache_budget_bytes: int | None = None, prefix_bytes: int = 0
+    ) -> None:
         self.network = Network(model.network)
         self.model = attrs.evolve(model, network=self.network)
         self.resident = Resident(self.model, 0.0)
         self.released = 0
-        self.prefixes = PrefixCache(0)
+        self.prefixes = PrefixCache(prefix_bytes)
         self.scheduler = Scheduler(
             InMemoryEventLog(),
             Admission(max_rows, cache_budget_bytes, self.prefixes),
@@ -273,6 +275,31 @@ def test_answers_wait_for_memory_and_all_come_through(model: LoadedModel) -> Non
         assert workshop.scheduler.running <= 1
     assert all(read(stream).finished.reason is FinishReason.LENGTH for stream in streams)
     assert workshop.released == 3
+
+
+def test_answers_of_a_model_that_never_ran_are_judged_by_its_config(model: LoadedModel) -> None:
+    assert model.cache_bytes_per_token > 0
+    workshop = Workshop(model, cache_budget_bytes=model.cache_bytes_per_token * 450)
+    for number in range(3):
+        workshop.start(f"word {number} " * 150)
+    workshop.turn()
+    assert workshop.scheduler.running == 1
+
+
+def test_running_answers_and_kept_prefixes_stay_within_their_budget_together(model: LoadedModel) -> None:
+    free = Workshop(model, prefix_bytes=2**30)
+    free.texts("word " * 600)
+    budget = int(free.prefixes.size_bytes * 1.5)
+    workshop = Workshop(model, cache_budget_bytes=budget, prefix_bytes=budget)
+    for word in ("word ", "quick ", "brown "):
+        _, stream = workshop.start(word * 600)
+        while workshop.turn():
+            pass
+        assert read(stream).finished.reason is FinishReason.LENGTH
+        assert 0 < workshop.prefixes.size_bytes <= budget
+    workshop.start("lazy " * 600)
+    workshop.turn()
+    assert workshop.prefixes.size_bytes < budget / 2
 
 
 def test_an_answer_that_is_alone_runs_whatever_it_needs(model: LoadedModel) -> None:

@@ -1,5 +1,6 @@
 """Sound files: what is read, what is refused and how, and that no file brings anything down."""
 
+import os
 import random
 import stat
 import struct
@@ -113,9 +114,22 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -
 
 
 def test_a_small_file_with_days_of_silence_is_refused_without_decoding_all_of_it(tmp_path: Path) -> None:
-    path = write_wav(tmp_path / "slow.wav", np.zeros(MAX_AUDIO_SECONDS * 10 + 20), rate=10)
+    path = write_wav(tmp_path / "slow.wav", np.zeros(MAX_AUDIO_SECONDS * 1000 + 2000), rate=1000)
     with pytest.raises(ValidationError, match=r"too long \(>2 h\)"):
-        read_sound(str(path), "slow.wav", 20)
+        read_sound(str(path), "slow.wav", 2000)
+
+
+@pytest.mark.parametrize("rate", [1, 999])
+def test_samples_so_slow_that_nothing_said_is_in_them_are_refused_at_once(rate: int, tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "slow.wav", np.zeros(20_000), rate=rate)
+    with pytest.raises(ValidationError, match=f"The sample rate of {rate} Hz is not supported"):
+        read_sound(str(path), "slow.wav", RATE)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(ValidationError, match=r"No regular file.*: pipe\.wav"):
+        read_sound(str(tmp_path / "pipe.wav"), "pipe.wav", RATE)
 
 
 def test_a_picture_is_no_sound(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mlxk.adapters.mlx.templates import PromptRenderer
+from mlxk.adapters.mlx.templates import CHARACTERS_PER_TOKEN, PromptRenderer
 from mlxk.domain.conversation import Conversation, Message, Role, ToolCall
-from mlxk.domain.errors import ValidationError
+from mlxk.domain.errors import ContextLengthError, ValidationError
 
 _CHATML = """{%- for message in messages -%}
 {%- if message.role == 'system' and not loop.first -%}{{ raise_exception('System role not supported') }}{%- endif -%}
@@ -166,3 +166,20 @@ def test_without_a_template_one_user_turn_is_plain_text() -> None:
 def test_without_a_template_anything_more_is_refused(conversation: Conversation) -> None:
     with pytest.raises(ValidationError, match="no chat template"):
         PromptRenderer(_tokenizer(None)).render(conversation)
+
+
+@pytest.mark.parametrize("prompt", ["hello " * 100_000, Conversation.of("hello " * 100_000)])
+def test_an_endless_prompt_is_refused_by_what_its_beginning_has(prompt: Conversation | str) -> None:
+    tokenizer = _tokenizer(_CHATML)
+    with pytest.raises(ContextLengthError, match=r"context window holds 20\.") as caught:
+        PromptRenderer(tokenizer, 20).render(prompt)
+    counted = 20 * CHARACTERS_PER_TOKEN
+    assert caught.value.detail["counted_characters"] == counted
+    beginning = tokenizer.decode(tokenizer.encode(_text(tokenizer, prompt)[:counted]))
+    assert caught.value.detail["counted_tokens"] == len(tokenizer.encode(beginning))
+
+
+def test_a_long_prompt_of_few_tokens_is_read_to_its_end() -> None:
+    tokenizer = _tokenizer(None)
+    tokenizer.add_tokens(["x" * 90])
+    assert len(PromptRenderer(tokenizer, 20).render("x" * 1800).tokens) == 20

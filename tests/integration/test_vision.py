@@ -247,6 +247,12 @@ def test_images_of_any_size_are_looked_at_or_refused(models: Models, engine: Mlx
                 assert "cannot take these images" in refusal.message
 
 
+def test_an_image_that_is_too_narrow_is_named(models: Models, engine: MlxTextGenerator) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        answer(engine, models(), about(noise(1, 1000, 2), QUESTION))
+    assert refusal.value.hint == "One has 1000 by 2 pixels, which may be too narrow for it."
+
+
 def test_a_picture_is_more_than_its_colours(models: Models, engine: MlxTextGenerator) -> None:
     tall = noise(1, 20, 80)
     wide = DecodedImage(80, 20, tall.pixels, "0" * 64)

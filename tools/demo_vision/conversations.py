@@ -127,7 +127,7 @@ def several(rng: random.Random, most: int = MOST_IMAGES) -> Conversation:
     question = rng.choice(COMPARE) if rng.random() < 0.4 else rng.choice(DESCRIBE)
     facts = "\n".join(_facts(rng, label) for label in labels) if rng.random() < 0.3 else ""
     asked = {"role": "user", "content": [*parts, {"type": "text", "text": f"{facts}\n\n{question}".strip()}]}
-    answer = " ".join(f"{label}: {each.named}." for label, each in zip(labels, figures, strict=True))
+    answer = " ".join(f"{_capital(each.named)}." for each in figures)
     return Conversation([asked, _assistant(answer)], figures, [_drawn(rng, each) for each in figures])
 
 
@@ -145,7 +145,7 @@ def vocabulary() -> list[str]:
     questions = [*DESCRIBE, *ASK_COLOUR, *ASK_SHAPE, *COMPARE, *SYSTEM, *TEXT, *TEXT.values(), NO_IMAGE]
     figures = [Figure(colour, shape) for colour in COLOURS for shape in SHAPES]
     answers = [answer for each in figures for answer in (_capital(each.named), f"It is {each.named}.")]
-    numbered = [f"Image {number}: {each.named}." for each in figures for number in range(1, LAST_NUMBER + 1)]
+    numbered = [f"Image {number}:" for number in range(1, LAST_NUMBER + 1)] * 8
     rng = random.Random(0)
     facts = [_facts(rng, rng.choice((None, "Image 1", "Image 2"))) for _ in range(400)]
     return [*questions * 6, *answers * 4, *numbered, *facts, *["system\nuser\nassistant\n"] * 60]

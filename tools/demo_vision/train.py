@@ -3,7 +3,7 @@
 Usage: ``python tools/demo_vision/train.py [OUT] [--steps N]``
 
 The drawings, the order of the data and the first weights depend only on the seed below. On Linux preload OpenBLAS and
-keep large buffers in the heap, as ``tools/demo/train.py`` says; it takes less than half an hour on two cores then.
+keep large buffers in the heap, as ``tools/demo/train.py`` says; it takes about half an hour then, on one core.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mlx_vlm.utils import load_processor
 SEED = 20261
 VOCABULARY = 640
 RATE = 2e-3
-LENGTHS = (1000, 1500)
+LENGTHS = (1000, 3500)
 """Steps of learning to see, and of learning to talk about it."""
 
 _HERE = Path(__file__).resolve().parent

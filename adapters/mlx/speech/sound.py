@@ -7,6 +7,7 @@ installed. Length and time are bounded, since small files can hold days of silen
 import math
 import os
 import shutil
+import stat
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ IN_PROCESS = frozenset({"WAV", "MP3", "FLAC"})
 
 _FFMPEG_SECONDS = 900.0
 _FRAME_SYNC = 0xE0
+
+_LEAST_RATE = 1_000
+"""Samples a second; nothing said is left below, and the slower the samples, the longer their rate takes to change."""
 
 _MOST_FILTER_STEPS = 50_000
 """The filter that changes the sample rate grows with the rates over their common divisor; this one takes 50 MB."""
@@ -70,9 +74,12 @@ def read_sound(path: str, name: str, rate: int) -> Sound:
 def _kind_of(path: str, name: str) -> str:
     """Return the format by the first bytes, after checking that the file may be read."""
     try:
-        size = os.stat(path).st_size
-        if os.path.isdir(path):
+        found = os.stat(path)
+        size = found.st_size
+        if stat.S_ISDIR(found.st_mode):
             raise ValidationError(f"Audio file not found: {name}", hint="That is a directory; name a file.")
+        if not stat.S_ISREG(found.st_mode):
+            raise ValidationError(f"No regular file, such as a pipe or a device: {name}", hint="Save the sound first.")
         if size > MAX_AUDIO_BYTES:
             raise ValidationError(f"Audio file too large (>{MAX_AUDIO_BYTES // 1000**2}MB): {name}")
         with open(path, "rb") as file:
@@ -119,7 +126,7 @@ def _in_process(path: str, name: str, kind: str, rate: int) -> "Samples":
     try:
         # Bytes, not the path: the reader would believe a file's name where its content cannot be decoded.
         stated = rate if data.startswith(b"ID3") else inspect(data).sample_rate
-        if max(stated, rate) // math.gcd(stated, rate) > _MOST_FILTER_STEPS:
+        if stated < _LEAST_RATE or max(stated, rate) // math.gcd(stated, rate) > _MOST_FILTER_STEPS:
             raise ValidationError(f"The sample rate of {stated} Hz is not supported: {name}")
         samples, _ = audio_io.read(
             io.BytesIO(data), dtype="float32", sample_rate=rate, nchannels=1, duration=float(MAX_AUDIO_SECONDS + 1)

@@ -119,6 +119,7 @@ class _Hearing:
         self._hint_length = len(self._said)
         self._forgotten = 0
         self._last_word_at = 0.0
+        self._wordless = 0
         self._frames_a_token = N_FRAMES // network.dims.n_audio_ctx
         self.position = 0
         """The frame that is heard next."""
@@ -159,7 +160,23 @@ class _Hearing:
             self._said.extend(segment["tokens"])
         if result.temperature > 0.5:
             self._forgotten = len(self._said)
-        return [segment for segment in segments if segment["text"]]
+        spoken = [segment for segment in segments if segment["text"]]
+        self._hurry(begin, frames, bool(spoken))
+        return spoken
+
+    def _hurry(self, begin: int, frames: int, spoken: bool) -> None:
+        """Go through a stretch without words faster and faster: models may crawl through silence moment by moment.
+
+        Args:
+            begin: The first frame of the window that was heard.
+            frames: How many it has.
+            spoken: Whether there were words in it.
+        """
+        if spoken:
+            self._wordless = 0
+            return
+        self.position = max(self.position, begin + min(self._wordless, frames))
+        self._wordless += self.position - begin
 
     def _options(self) -> DecodingOptions:
         return DecodingOptions(

@@ -69,6 +69,7 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> Loaded
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Keep from standard error what transformers thinks of configs; what matters of it is an error of ours."""
+    _import_mlx_vlm()  # before transformers, which would advise to install PyTorch unless mlx-vlm told it not to
     from transformers.utils import logging
 
     before = logging.get_verbosity()
@@ -80,14 +81,19 @@ def _quietly() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def _load(handle: ModelHandle) -> tuple[Any, Any]:
+def _import_mlx_vlm() -> None:
     try:
         import_mlx_lm()
-        from mlx_vlm import utils
+        import mlx_vlm  # noqa: F401
     except ImportError as error:
         raise BackendNotInstalledError(
             "Looking at images needs mlx-vlm, which is not installed.", hint="Install it: pip install mlx-vlm"
         ) from error
+
+
+def _load(handle: ModelHandle) -> tuple[Any, Any]:
+    from mlx_vlm import utils
+
     loaded: tuple[Any, Any] = utils.load(handle.directory, trust_remote_code=False)
     return loaded
 

@@ -21,6 +21,9 @@ from mlxk.domain.media import DecodedImage
 _PROCESSOR_FAULTS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 """What processors raise for images and prompts that do not fit each other."""
 
+_NARROW = 50
+"""How many times as long as wide an image is that may be at fault when a processor fails."""
+
 
 @attrs.frozen(eq=False)
 class LookedAt:
@@ -49,12 +52,13 @@ def look(request: GenerationRequest, model: LoadedModel) -> tuple[RenderedPrompt
     """
     parts: VisionParts = model.vision
     conversation = request.prompt
-    if isinstance(conversation, str):
+    if not isinstance(conversation, Conversation):
         with model.lock:
             rendered = model.renderer.render(conversation)
         return rendered, LookedAt(rendered.tokens, {}, -1, "")
     with model.lock:
         text = _render(conversation, parts, request.thinking)
+        model.renderer.refuse_endless(text)
         seen = _process(text, conversation.images, parts)
     size = model.vocabulary_size
     known = tuple(min(max(token, 0), size - 1) if size else max(token, 0) for token in seen.tokens)
@@ -129,10 +133,7 @@ def _process(text: str, images: tuple[DecodedImage, ...], parts: VisionParts) ->
         tokens = _flat(inputs["input_ids"])
         rest = {name: _plain(value) for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
     except _PROCESSOR_FAULTS as error:
-        raise ValidationError(
-            f"The model's processor cannot take these images with this prompt ({type(error).__name__}).",
-            hint="A prompt must not contain the marks that stand for images.",
-        ) from error
+        raise _refusal(error, images) from error
     marks = _media_tokens(parts.model.config)
     last = max((index for index, token in enumerate(tokens) if token in marks or token < 0), default=-1)
     if images and last == -1:
@@ -141,6 +142,22 @@ def _process(text: str, images: tuple[DecodedImage, ...], parts: VisionParts) ->
     if images and last == len(tokens) - 1:
         raise ValidationError("The prompt ends with an image; it must end with text.")
     return LookedAt(tuple(tokens), rest, last if images else -1, _kind(images))
+
+
+def _refusal(error: Exception, images: tuple[DecodedImage, ...]) -> ValidationError:
+    """Say what a processor most likely stumbled over; its own words are about arrays."""
+    narrow = next((image for image in images if max(_size(image)) > _NARROW * min(_size(image))), None)
+    if narrow is None:
+        reason = "A prompt must not contain the marks that stand for images."
+    else:
+        reason = f"One has {narrow.width} by {narrow.height} pixels, which may be too narrow for it."
+    return ValidationError(
+        f"The model's processor cannot take these images with this prompt ({type(error).__name__}).", hint=reason
+    )
+
+
+def _size(image: DecodedImage) -> tuple[int, int]:
+    return image.width, image.height
 
 
 def _picture(image: DecodedImage) -> Any:  # noqa: ANN401

@@ -1,4 +1,6 @@
-"""What a line typed into the chat means: a prompt, a slash command, or the start of several lines."""
+"""What a line typed into the chat means: a prompt, an image, a slash command, or the start of several lines."""
+
+import re
 
 import attrs
 
@@ -23,13 +25,29 @@ class Command:
     argument: str = ""
 
 
-def read_line(line: str) -> Prompt | Command | None:
+@attrs.frozen
+class Picture:
+    """Something to show the model."""
+
+    file: str
+    """As typed, without its quotes."""
+    question: str = ""
+    """What to ask about it at once; empty waits for the next prompt."""
+
+
+Meaning = Prompt | Command | Picture
+
+_FILE = re.compile(r"""(?:"([^"]+)"|'([^']+)'|((?:\\.|[^\s\\])+))(?:\s+(.*))?""", re.DOTALL)
+"""A file name, in quotes or with its spaces escaped as terminals do when a file is dropped on them; then a question."""
+
+
+def read_line(line: str) -> Meaning | None:
     """Return what a complete input means; None when there is nothing in it.
 
     Text between triple quotes is a prompt whatever it looks like.
 
     Raises:
-        ValidationError: A slash with no command.
+        ValidationError: A slash with no command, or an image with no name.
     """
     stripped = line.strip()
     if stripped.startswith(MULTILINE_MARK):
@@ -43,7 +61,17 @@ def read_line(line: str) -> Prompt | Command | None:
     name, _, argument = stripped[1:].partition(" ")
     if not name:
         raise ValidationError("a slash needs a command after it", hint="Type /help for the commands.")
+    if name.lower() == "image":
+        return _picture(argument.strip())
     return Command(name.lower(), argument.strip())
+
+
+def _picture(argument: str) -> Picture:
+    found = _FILE.fullmatch(argument)
+    if found is None:
+        raise ValidationError("/image needs a file", hint="For example: /image photo.jpg What is this?")
+    quoted, apostrophed, bare, question = found.groups()
+    return Picture(quoted or apostrophed or re.sub(r"\\(.)", r"\1", bare), (question or "").strip())
 
 
 def wants_more(text: str) -> bool:

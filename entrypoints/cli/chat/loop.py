@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from mlxk.application.use_cases.generate_text import Question
 from mlxk.domain.errors import MlxkError, StorageError
 from mlxk.entrypoints.cli import computing_flags, sampling_flags
-from mlxk.entrypoints.cli.answer import Answer, AnswerReader
-from mlxk.entrypoints.cli.chat.input import Command, Prompt, read_line, wants_more
+from mlxk.entrypoints.cli.answer import Answer, AnswerReader, call_line, say_why_cut
+from mlxk.entrypoints.cli.chat.input import Command, Meaning, Picture, Prompt, read_line, wants_more
 from mlxk.entrypoints.cli.chat.session import ChatSession
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
@@ -20,8 +20,11 @@ from mlxk.entrypoints.cli.spinner import Spinner
 from mlxk.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from prompt_toolkit import PromptSession
 
+    from mlxk.application.use_cases.describe_images import SeenImage
     from mlxk.entrypoints.container import Container
 
 BANNER = "Chatting with {model}. /help lists the commands, Ctrl-D leaves."
@@ -35,6 +38,7 @@ def chat(
     session = ChatSession(
         generate=container.use_cases.generate_text(),
         check_model=lambda reference: resolve(reference).name,
+        take_in=_taking_in(settings, container),
         model=arguments.model,
         settings=sampling_flags.settings(arguments),
         question=Question(
@@ -47,6 +51,7 @@ def chat(
         tools=computing_flags.tools(arguments),
         system=arguments.system,
         show_reasoning=not arguments.no_reasoning,
+        live=not arguments.no_stream,
     )
     session.settings.validate()
     resolve(arguments.model)
@@ -65,6 +70,17 @@ def chat(
             break
         _handle_line(session, output, line)
     return DONE
+
+
+def _taking_in(settings: Settings, container: "Container") -> "Callable[[str, str, int], tuple[SeenImage, ...]]":
+    """Return what reads the images that the user names; see ``ChatSession.take_in``."""
+    from mlxk.entrypoints.cli.image_files import find_images
+
+    def take_in(model: str, typed: str, first: int) -> "tuple[SeenImage, ...]":
+        files = find_images(typed, container.adapters.built_in_models(), "/image")
+        return container.use_cases.describe_images().take_in(model, files, first, settings.exif_metadata)
+
+    return take_in
 
 
 def _terminal(settings: Settings) -> "PromptSession[str]":
@@ -105,13 +121,17 @@ def _handle_line(session: ChatSession, output: Output, line: str) -> None:
         _handle(session, output, meaning)
 
 
-def _handle(session: ChatSession, output: Output, meaning: Prompt | Command) -> None:
+def _handle(session: ChatSession, output: Output, meaning: Meaning) -> None:
     """Answer or obey; a failure is told, and the chat goes on."""
     try:
         if isinstance(meaning, Command):
             told = session.obey(meaning)
             if told:
                 output.note(told)
+        elif isinstance(meaning, Picture):
+            output.note(session.show(meaning.file))
+            if meaning.question:
+                _answer(session, output, meaning.question)
         else:
             _answer(session, output, meaning.text)
     except MlxkError as error:
@@ -122,20 +142,34 @@ def _handle(session: ChatSession, output: Output, meaning: Prompt | Command) -> 
 
 def _answer(session: ChatSession, output: Output, prompt: str) -> None:
     """Answer one prompt; Ctrl-C stops the answer, and what was said until then is kept."""
-    reader = AnswerReader(output, live=True, show_reasoning=session.show_reasoning)
+    reader = AnswerReader(output, live=session.live, show_reasoning=session.show_reasoning)
+    turn = session.turn(prompt)
     try:
         with Spinner(output, "Thinking") as spinner:
-            stream = session.ask(prompt)
+            stream = session.ask(turn)
             spinner.stop()
         with stream:
             answer = reader.read(stream)
     except KeyboardInterrupt:
-        output.line()
+        output.line("" if session.live else "".join(reader.text))
         output.note("[stopped]")
         if reader.text:
-            session.keep(prompt, "".join(reader.text))
+            session.keep(turn, "".join(reader.text))
         return
-    session.keep(prompt, answer.text)
+    session.keep(turn, answer.text, answer.tool_calls)
+    _tell(session, output, answer)
+
+
+def _tell(session: ChatSession, output: Output, answer: Answer) -> None:
+    """Write what was not written while the answer came."""
+    if not session.live:
+        if answer.reasoning and session.show_reasoning:
+            output.note(answer.reasoning)
+        if answer.text or not answer.tool_calls:
+            output.line(answer.text)
+    for call in answer.tool_calls:
+        output.line(call_line(call))
+    say_why_cut(output, answer.finished, session.settings.max_tokens, chatting=True)
     if session.verbose:
         output.note(_speed(answer))
 

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from mlxk.application.ports.text_generator import TextStream
-from mlxk.domain.conversation import Conversation, Message, Role
+from mlxk.domain.conversation import Conversation, Message, Role, ToolCall
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation import GenerationSettings
+from mlxk.domain.image_table import Chunk
+from mlxk.domain.media import check_chunk, check_together
 from mlxk.entrypoints.cli.chat import transcript
 from mlxk.entrypoints.cli.chat.input import Command
 
 if TYPE_CHECKING:
+    from mlxk.application.use_cases.describe_images import SeenImage
     from mlxk.application.use_cases.generate_text import GenerateText, Question
 
 HELP = """\
@@ -29,6 +32,8 @@ HELP = """\
 /save FILE        write the conversation to a file
 /load FILE        continue a conversation from a file
 /model NAME       continue with another model
+/image FILE [QUESTION]
+                  show the model an image, with the question or with your next message
 /help             this list
 /exit             leave (also Ctrl-D)
 Ctrl-C stops an answer. Three double quotes begin and end several lines."""
@@ -60,6 +65,8 @@ class ChatSession:
     generate: "GenerateText"
     check_model: Callable[[str], str]
     """Resolves a reference to the model's name, or raises."""
+    take_in: "Callable[[str, str, int], tuple[SeenImage, ...]]"
+    """Reads images: of a model's reference, what the user typed, and the number of the first one."""
     model: str
     settings: GenerationSettings
     question: "Question"
@@ -67,21 +74,46 @@ class ChatSession:
     tools: tuple[str, ...] = ()
     system: str | None = None
     show_reasoning: bool = True
+    live: bool = True
+    """Whether answers are written as they come."""
     verbose: bool = False
     messages: tuple[Message, ...] = ()
+    waiting: "tuple[SeenImage, ...]" = ()
+    """Images that the next turn shows."""
     finished: bool = False
     """Whether the user wants to leave."""
 
-    def ask(self, text: str) -> TextStream:
-        """Start the answer to a prompt; the turn is kept by ``keep`` once it is answered."""
+    def turn(self, text: str) -> Message:
+        """Return the user's next turn: the text, and the images that wait for it."""
+        if not self.waiting:
+            return Message(Role.USER, text)
+        chunk = Chunk(tuple(seen.shown for seen in self.waiting))
+        return chunk.message([*(seen.pixels for seen in self.waiting), text])
+
+    def ask(self, turn: Message) -> TextStream:
+        """Start the answer to a turn, which is kept by ``keep`` once it is answered."""
         opening = (Message(Role.SYSTEM, self.system),) if self.system else ()
-        conversation = Conversation((*opening, *self.messages, Message(Role.USER, text)), self.tools)
+        conversation = Conversation((*opening, *self.messages, turn), self.tools)
         question = attrs.evolve(self.question, prompt=conversation, settings=self.settings)
         return self.generate(self.model, question)
 
-    def keep(self, prompt: str, answer: str) -> None:
-        """Remember a turn and its answer."""
-        self.messages = (*self.messages, Message(Role.USER, prompt), Message(Role.ASSISTANT, answer))
+    def keep(self, turn: Message, answer: str, calls: tuple[ToolCall, ...] = ()) -> None:
+        """Remember a turn and its answer: what the model said, and the functions it called."""
+        self.messages = (*self.messages, turn, Message(Role.ASSISTANT, answer, calls))
+        self.waiting = ()
+
+    def show(self, typed: str) -> str:
+        """Have images shown in the next turn and return what to tell the user.
+
+        Raises:
+            MlxkError: The model cannot look at images, or these cannot be shown; the session is as it was.
+        """
+        waiting = (*self.waiting, *self.take_in(self.model, typed, 1 + self._shown + len(self.waiting)))
+        check_chunk(len(waiting), "/image: images in one turn")
+        check_together([len(seen.shown.image.data) for seen in waiting], "/image")
+        self.waiting = waiting
+        names = ", ".join(seen.shown.image.title for seen in waiting)
+        return f"{names}: shown with your next message"
 
     def obey(self, command: Command) -> str:
         """Carry out a slash command and return what to tell the user; empty for nothing.
@@ -136,21 +168,26 @@ class ChatSession:
         }
         lines = [f"model: {self.model}", *(f"{name}: {value}" for name, value in given.items())]
         lines += [f"system: {self.system}"] if self.system else []
+        lines += [f"images: {self._shown} shown, {len(self.waiting)} waiting"] if self._shown or self.waiting else []
         return "\n".join([*lines, f"turns: {len(self.messages) // 2}"])
+
+    @property
+    def _shown(self) -> int:
+        return sum(len(message.images) for message in self.messages)
 
     def _system(self, argument: str) -> str:
         self.system = argument or None
         return "the system prompt is set" if argument else "the system prompt is removed"
 
     def _clear(self) -> str:
-        self.messages = ()
+        self.messages, self.waiting = (), ()
         return "the conversation is forgotten"
 
     def _save(self, argument: str) -> str:
         if not argument:
             raise ValidationError("/save needs a file", hint="For example: /save talk.json")
         transcript.save(argument, transcript.Transcript(self.model, self.system, self.messages))
-        return f"saved to {argument}"
+        return f"saved to {argument}" + (", without its images" if self._shown else "")
 
     def _load(self, argument: str) -> str:
         if not argument:

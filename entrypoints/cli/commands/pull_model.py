@@ -33,7 +33,7 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
     if output.as_json:
         output.document("pull", hub_wire.pulled(result))
         return DONE
-    if result.warning:
+    if result.warning and request.dry_run:
         output.note(f"Warning: {result.warning}")
     output.text(hub_wire.pulled_text(result))
     return DONE

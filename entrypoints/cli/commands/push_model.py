@@ -52,7 +52,7 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
         result = push(request, transfer_progress(output))
     except KeyboardInterrupt:
         raise InterruptedRunError(
-            "interrupted; nothing was committed",
+            "interrupted; a commit is made whole or not at all",
             hint="Run the same command again: large files that arrived are not sent twice.",
         ) from None
     if output.as_json:

@@ -108,7 +108,7 @@ def _question(arguments: argparse.Namespace, prompt: str) -> "Question":
 
 
 def _print(arguments: argparse.Namespace, output: Output, prompt: str, answer: "Answer", live: bool) -> None:
-    from mlxk.entrypoints.cli.answer import say_why_cut
+    from mlxk.entrypoints.cli.answer import call_line, say_why_cut
 
     if output.as_json:
         from mlxk.entrypoints.cli import wire
@@ -121,13 +121,15 @@ def _print(arguments: argparse.Namespace, output: Output, prompt: str, answer: "
         if answer.text or not answer.tool_calls:
             output.line(answer.text)
     for call in answer.tool_calls:
-        output.line(f'{{"name": "{call.name}", "arguments": {call.arguments}}}')
+        output.line(call_line(call))
     say_why_cut(output, answer.finished, arguments.max_tokens)
 
 
 def _chat(arguments: argparse.Namespace, door: Door, container: "Container", output: Output, prompt: str) -> int:
     if output.as_json:
         raise UsageError("chat and --json exclude each other; give a prompt")
+    if arguments.no_chat_template:
+        raise UsageError("chat and --no-chat-template exclude each other; give a prompt")
     from mlxk.entrypoints.cli.chat.loop import chat
 
     return chat(arguments, door.settings, container, output, prompt)

@@ -140,6 +140,7 @@ class Pump:
         self._deliveries: set[Delivery] = set()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._aborting = False
         self._closed = False
 
     def add(self, delivery: Delivery) -> None:
@@ -153,14 +154,18 @@ class Pump:
                 self._thread.start()
             delivery.spoke_at = self._clock.monotonic()
             self._deliveries.add(delivery)
+            aborting = self._aborting
+        if aborting:  # its answer was submitted before the end was decided, and nobody has told it yet
+            delivery.abort(_going_down())
         delivery.listen(self._wake)
 
     def abort(self) -> None:
-        """End every answer with the news that the server goes down."""
+        """End every answer, also those still to be added, with the news that the server goes down."""
         with self._lock:
+            self._aborting = True
             deliveries = list(self._deliveries)
         for delivery in deliveries:
-            delivery.abort(ServerShutdownError("The server is shutting down.", hint="Send the request again."))
+            delivery.abort(_going_down())
 
     def close(self) -> None:
         """End every answer and the thread. May be called twice."""
@@ -214,3 +219,7 @@ class Pump:
                 delivery.spoke_at = now
                 delivery.ping()
         return min([now, *(each.spoke_at for each in deliveries)]) + self._ping_seconds
+
+
+def _going_down() -> ServerShutdownError:
+    return ServerShutdownError("The server is shutting down.", hint="Send the request again.")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import attrs
 
-from mlxk.domain.generation import GenerationSettings
+from mlxk.domain.generation import GenerationSettings, TokenIds
 from mlxk.entrypoints.http.requests.converter import Range, StrictConverter
 from mlxk.entrypoints.http.requests.faults import Fault
 from mlxk.entrypoints.http.requests.sampling import MAX_CHOICES, SamplingFields
@@ -15,7 +15,8 @@ MAX_PROMPTS = 64
 MAX_LOGPROBS = 5
 """Alternatives at each token, as OpenAI has it here."""
 
-Prompt = str | list[str]
+TokenList = Annotated[list[Annotated[int, Range(0, 2**31 - 1)]], Range(1)]
+Prompt = str | list[str] | TokenList | list[TokenList]
 
 
 @attrs.frozen(kw_only=True)
@@ -27,15 +28,21 @@ class CompletionRequest(SamplingFields):
     logprobs: Annotated[int, Range(0, MAX_LOGPROBS)] | None = None
 
     @property
-    def prompts(self) -> tuple[str, ...]:
-        """The prompts, in order."""
-        return (self.prompt,) if isinstance(self.prompt, str) else tuple(self.prompt)
+    def prompts(self) -> tuple[str | TokenIds, ...]:
+        """The prompts, in order: text, or tokens."""
+        if isinstance(self.prompt, str):
+            return (self.prompt,)
+        if isinstance(self.prompt[0], int):
+            return (tuple(self.prompt),)
+        return tuple(each if isinstance(each, str) else tuple(each) for each in self.prompt)
 
     def faults(self) -> list[Fault]:
         """Return what is wrong with combinations of fields."""
         faults = super().faults()
         if self.echo and self.logprobs is not None:
             faults.append(Fault("logprobs", "is not supported together with echo", unsupported=True))
+        if self.echo and not isinstance(self.prompts[0], str):
+            faults.append(Fault("echo", "is not supported together with token ids; send text", unsupported=True))
         if len(self.prompts) * (self.n or 1) > max(MAX_PROMPTS, MAX_CHOICES):
             faults.append(Fault("n", f"and prompt together ask for more than {MAX_PROMPTS} answers"))
         return faults
@@ -57,8 +64,9 @@ def register_prompt(converter: StrictConverter) -> None:
 def _prompt_kind(value: object) -> object:
     if isinstance(value, str):
         return str
-    if isinstance(value, list) and value and not isinstance(value[0], str):
-        raise TypeError("of token ids is not supported; send text")
     if isinstance(value, list):
-        return Annotated[list[str], Range(1, MAX_PROMPTS)]
-    raise TypeError("must be a string or an array of strings")
+        first = value[0] if value else ""
+        if isinstance(first, list):
+            return Annotated[list[TokenList], Range(1, MAX_PROMPTS)]
+        return TokenList if isinstance(first, int) else Annotated[list[str], Range(1, MAX_PROMPTS)]
+    raise TypeError("must be a string, an array of strings, or token ids")

@@ -49,7 +49,7 @@ class SamplingFields:
     top_p: OpenShare | None = None
     top_k: Annotated[int, Range(0)] | None = None
     min_p: Share | None = None
-    repetition_penalty: Annotated[float, Range(0, 10, low_open=True)] | None = None
+    repetition_penalty: Annotated[float, Range(0.1, 10)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: Bias | None = None

@@ -112,7 +112,11 @@ class Completions:
         model = self._catalogue.find(completion.model)
         settings = completion.generation_settings(self._max_tokens)
         alternatives = completion.n or 1
-        echoes = [prompt if completion.echo else "" for prompt in completion.prompts for _ in range(alternatives)]
+        echoes = [
+            prompt if completion.echo and isinstance(prompt, str) else ""
+            for prompt in completion.prompts
+            for _ in range(alternatives)
+        ]
         asked = Asked(
             model=model,
             model_name=completion.model,

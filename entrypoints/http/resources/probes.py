@@ -18,6 +18,10 @@ STALLED_SECONDS = 120.0
 """Silence of the engine, seen by probes, after which it is not busy with loading a model any more but stuck."""
 
 
+RECOVERY_SECONDS = 2.0
+"""How long a server is not ready after a failure of the engine as a whole, so that whoever looks sees it."""
+
+
 class EngineWatch:
     """Asks the engine how it is doing, and remembers since when it does not answer."""
 
@@ -76,10 +80,12 @@ class Ready(Readable):
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
         """Say it, and why not."""
+        state, _ = self._watch.look()
+        recovered = state.fault_seconds is None or state.fault_seconds >= RECOVERY_SECONDS
         checks = {
             "preloaded": self._life.preloaded,
             "accepting": not self._life.draining,
-            "engine": self._watch.look()[0].responding,
+            "engine": state.responding and recovered,
         }
         ready = all(checks.values())
         response.status = falcon.HTTP_200 if ready else falcon.HTTP_503
@@ -107,6 +113,8 @@ class MetricsPage(Readable):
                 "mlxk_answers_running": state.running,
                 "mlxk_answers_waiting": state.waiting,
                 "mlxk_models_loaded": len(state.models),
+                "mlxk_engine_memory_bytes": state.active_bytes,
+                "mlxk_prefix_cache_bytes": state.prefix_cache_bytes,
                 "mlxk_engine_responding": state.responding,
             }
         )

@@ -13,8 +13,8 @@ from typing import Any
 import attrs
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
-from waitress.task import ThreadedTaskDispatcher
 
+from mlxk.entrypoints.http.server.dispatcher import Dispatcher
 from mlxk.entrypoints.http.server.listener import Listener
 
 FIRST_REQUEST_SECONDS = 1.0
@@ -68,8 +68,7 @@ class HttpServer:
         self._on_drain = on_drain
         self._on_abort = on_abort
         self._map: dict[int, Any] = {}
-        self._dispatcher = ThreadedTaskDispatcher()
-        self._dispatcher.set_thread_count(limits.threads)
+        self._dispatcher = Dispatcher(limits.threads)
         adjustments = _adjustments(limits)
         self._listeners = [self._listen(application, each, adjustments) for each in sockets]
         self._stops = 0

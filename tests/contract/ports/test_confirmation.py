@@ -46,7 +46,10 @@ def test_the_answer_is_the_one_given_or_none_when_nobody_is_there(
 def test_an_empty_line_at_the_terminal_means_the_default_and_an_end_of_input_means_no(default: bool) -> None:
     output = Output(as_json=False, color=False, stdout=Terminal(), stderr=Terminal())
     assert TerminalConfirmation(output, Terminal("\n")).ask((), "Go on?", default=default) is default
+    stderr = Terminal()
+    output = Output(as_json=False, color=False, stdout=Terminal(), stderr=stderr)
     assert TerminalConfirmation(output, Terminal("")).ask((), "Go on?", default=default) is False
+    assert stderr.getvalue().endswith("]: \n")
 
 
 def test_beside_json_nobody_is_asked() -> None:

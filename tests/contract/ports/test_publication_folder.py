@@ -92,3 +92,12 @@ def test_a_folder_or_file_that_is_not_there_is_not_found(build: Build) -> None:
         folder.scan(directory + "/none")
     with pytest.raises(StorageError):
         folder.text(directory, "none", 10)
+
+
+def test_the_text_of_weights_is_their_header(build: Build) -> None:
+    header = b'{"__metadata__": {"made_in": "/home/ada"}}'
+    weights = len(header).to_bytes(8, "little") + header + bytes(5000)
+    folder, directory = build({"model.safetensors": weights, "sub/short.safetensors": b"\x01"})
+    assert folder.text(directory, "model.safetensors", 1000) == header.decode()
+    assert folder.text(directory, "model.safetensors", 10) is None
+    assert folder.text(directory, "sub/short.safetensors", 1000) == ""

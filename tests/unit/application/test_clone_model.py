@@ -102,7 +102,7 @@ def test_a_model_that_is_not_whole_makes_no_workspace_unless_it_may() -> None:
     there.files.directories["/demo"] = {"config.json": b"{}"}
     with pytest.raises(UnhealthyModelError):
         there.clone("demo")
-    assert there.store.workspaces == {}
+    assert (there.store.workspaces, there.progress.activities) == ({}, [])
     result = there.clone("demo", check_health=False)
     assert (result.report, list(there.store.workspaces)) == (None, [f"{HOME}/demo"])
 

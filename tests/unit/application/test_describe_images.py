@@ -181,6 +181,24 @@ def test_a_chunk_of_another_size_is_refused(chunk: int) -> None:
         Asked().show("a", chunk=chunk)
 
 
+def test_images_for_a_conversation_are_numbered_from_where_it_stands() -> None:
+    asked = Asked()
+    seen = asked.describe.take_in("org/eye", asked.sources("ab"), 3, facts=True)
+    assert [(each.shown.number, each.pixels.digest) for each in seen] == [
+        (3, image("a").digest),
+        (4, image("b").digest),
+    ]
+    assert seen[0].shown.facts == FACTS[image("a").digest]
+    assert asked.describe.take_in("org/eye", asked.sources("a"), 1, facts=False)[0].shown.facts is None
+
+
+def test_images_for_a_conversation_with_a_text_model_are_refused_unread() -> None:
+    asked = Asked()
+    with pytest.raises(CapabilityError, match="cannot look at images"):
+        asked.describe.take_in("org/text", asked.sources("a"), 1, facts=True)
+    assert asked.read == []
+
+
 def test_a_damaged_image_ends_the_run_after_the_chunks_before_it() -> None:
     asked = Asked(damaged=(image("b").digest,))
     described = asked.show("abc")

@@ -82,7 +82,23 @@ def test_a_bare_name_means_the_one_cached_model_of_that_name_and_never_a_part_of
 
 
 @pytest.mark.parametrize(
-    "name", ["", " ", "a/b/c", "/a/b", "a/b/", "a//b", "a/" + "b" * 96, "./here", "a/..", "a b/c", "a--b/c", "a/b@../x"]
+    "name",
+    [
+        "demo@main",
+        "https://huggingface.co/a/b",
+        "",
+        " ",
+        "a/b/c",
+        "/a/b",
+        "a/b/",
+        "a//b",
+        "a/" + "b" * 96,
+        "./here",
+        "a/..",
+        "a b/c",
+        "a--b/c",
+        "a/b@../x",
+    ],
 )
 def test_what_is_no_name_is_refused_before_anything_is_asked(name: str) -> None:
     there = world()
@@ -98,6 +114,16 @@ def test_a_whole_model_is_left_alone_and_the_hub_is_not_asked() -> None:
     assert there.pull("Tiny").status is PullStatus.ALREADY_EXISTS
     assert there.pull(f"Tiny@{A}").status is PullStatus.ALREADY_EXISTS
     assert there.hub.requests == asked
+
+
+def test_a_cached_commit_may_be_shortened_and_a_branch_is_never_taken_for_one() -> None:
+    there = world()
+    there.pull("Tiny")
+    asked = there.hub.requests
+    assert there.pull(f"Tiny@{A[:7]}").status is PullStatus.ALREADY_EXISTS
+    assert there.hub.requests == asked
+    there.hub.models["mlx-community/Tiny"] = RemoteRepository({A: WHOLE, B: WHOLE}, {"main": A, A[:6]: B})
+    assert there.pull(f"Tiny@{A[:6]}").handle == there.cache.find("mlx-community/Tiny", B)
 
 
 def test_another_revision_is_fetched_and_a_branch_is_looked_up_anew() -> None:
@@ -145,6 +171,18 @@ def test_a_damaged_model_is_completed_when_told_to_or_while_another_client_is_at
         assert "config.json" in there.files.directories[handle.directory]
 
 
+def test_a_damaged_model_may_be_taken_as_it_is() -> None:
+    there = world()
+    there.pull("Tiny")
+    handle = there.cache.find("mlx-community/Tiny")
+    assert handle is not None
+    del there.files.directories[handle.directory]["config.json"]
+    result = there.pull("Tiny", take_damaged=True)
+    assert (result.status, result.handle) == (PullStatus.ALREADY_EXISTS, handle)
+    assert result.report is not None
+    assert not result.report.healthy
+
+
 def test_whoever_comes_second_waits_and_says_so() -> None:
     there = world()
     there.editor.busy["mlx-community/Tiny"] = LockHolder(4711, "pulling it")
@@ -181,6 +219,7 @@ def test_a_failure_passes_on_and_a_model_that_is_not_for_mlx_comes_with_a_warnin
         there.pull("Tiny")
     there.hub.models["acme/Plain"] = RemoteRepository({A: WHOLE}, {"main": A}, made_for_mlx=False)
     assert "not marked as an MLX model" in (there.pull("acme/Plain").warning or "")
+    assert "not marked as an MLX model" in there.progress.notes[0]
 
 
 def test_the_built_in_model_is_there_already() -> None:

@@ -108,7 +108,13 @@ def test_repositories_and_branches_are_created_only_when_asked_for() -> None:
     with pytest.raises(RevisionNotFoundError):
         there.push(branch="dev")
     assert there.push(branch="dev", create=True).created_branch
-    assert set(there.publisher.repositories["me/tiny"].branches["main"]) == {".gitattributes"}
+    repository = there.publisher.repositories["me/tiny"]
+    assert set(repository.branches["main"]) == {".gitattributes"}
+    there.push()
+    commits = list(repository.messages)
+    same = there.push(branch="same", create=True)
+    assert (same.created_branch, same.published, repository.messages) == (True, None, commits)
+    assert repository.branches["same"] == repository.branches["main"]
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,12 @@ def test_a_revision_goes_alone_and_the_last_one_takes_the_model_along(there: Wor
     assert "acme/Other" not in there.cache.models
 
 
+def test_whoever_says_yes_to_a_revision_is_told_which(there: World) -> None:
+    with pytest.raises(RequiresConfirmationError) as failure:
+        there.remove(f"other@{A[:7]}")
+    assert failure.value.matches == (f"acme/Other@{A[:12]}",)
+
+
 def test_what_is_not_a_cached_model_is_refused(there: World) -> None:
     for reference, error in (
         ("acme/none", ModelNotFoundError),
@@ -114,8 +120,9 @@ def test_what_is_not_a_cached_model_is_refused(there: World) -> None:
         ("test-*@main", ValidationError),
         ("./*", ValidationError),
     ):
-        with pytest.raises(error):
+        with pytest.raises(error) as failure:
             there.remove(reference, force=True)
+        assert "mlxk pull" not in (failure.value.hint or "")
     assert sorted(there.cache.models) == sorted(NAMES)
 
 

@@ -98,6 +98,15 @@ def test_a_model_the_operator_named_by_path_has_a_short_name() -> None:
     assert [served.id for served in shelf.catalogue()] == ["mine", CHAT_MODEL]
 
 
+def test_the_engine_gets_to_know_a_workspace_by_its_short_name_only() -> None:
+    shelf = Shelf(CHAT_MODEL, home=None)
+    handle = shelf.catalogue.offer(WORKSPACE).handle
+    assert (handle.name, handle.label, handle.directory) == ("mine", "mine", WORKSPACE)
+    list(shelf.generator.submit(GenerationRequest(handle, "hi")))
+    assert set(shelf.catalogue.loaded()) == {"mine"}
+    assert [served.id for served in shelf.catalogue()] == ["mine", CHAT_MODEL]
+
+
 def test_a_refused_workspace_is_named_without_its_directory() -> None:
     shelf = Shelf(CHAT_MODEL, allow_paths=True, home=None)
     del shelf.model_files.directories[WORKSPACE]["model.safetensors"]

@@ -29,6 +29,7 @@ HANDLE = ModelHandle("org/model", "/models/org/model", Origin.CACHE)
         ("top_k", 2.0),
         ("min_p", 2.0),
         ("repetition_penalty", 0.0),
+        ("repetition_penalty", 5e-324),
         ("presence_penalty", 2.1),
         ("frequency_penalty", math.inf),
         ("seed", -1),

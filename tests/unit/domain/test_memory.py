@@ -27,6 +27,12 @@ def test_the_accelerators_limit_bounds_the_budget() -> None:
     assert MemoryReading(16 * GIB, 16 * GIB, accelerator_limit=10 * GIB).budget == 7 * GIB
 
 
+def test_weights_and_caches_together_leave_room_for_the_rest_of_the_machine() -> None:
+    reading = MemoryReading(16 * GIB, 16 * GIB, accelerator_limit=10 * GIB)
+    assert reading.cache_budget == 2 * GIB
+    assert reading.budget + reading.cache_budget < 10 * GIB
+
+
 def test_the_cache_of_a_token_follows_from_the_config() -> None:
     llama = {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096}
     assert cache_bytes_per_token(llama) == 2 * 2 * 32 * 8 * 128

@@ -3,7 +3,7 @@
 import pytest
 
 from mlxk.domain.errors import ValidationError
-from mlxk.entrypoints.cli.chat.input import Command, Prompt, read_line, wants_more
+from mlxk.entrypoints.cli.chat.input import Command, Meaning, Picture, Prompt, read_line, wants_more
 
 
 @pytest.mark.parametrize(
@@ -19,15 +19,26 @@ from mlxk.entrypoints.cli.chat.input import Command, Prompt, read_line, wants_mo
         ('"""/not a command"""', Prompt("/not a command")),
         ('"""two\nlines"""', Prompt("two\nlines")),
         ("what about exit?", Prompt("what about exit?")),
+        ("/image a.png", Picture("a.png")),
+        ("/image a.png  What's this?\nSay it.", Picture("a.png", "What's this?\nSay it.")),
+        ('/Image "my photo.jpg" What is it?', Picture("my photo.jpg", "What is it?")),
+        ("/image 'my photo.jpg'", Picture("my photo.jpg")),
+        (r"/image my\ photo\'s.jpg Why?", Picture("my photo's.jpg", "Why?")),
     ],
 )
-def test_a_line_is_a_prompt_a_command_or_nothing(line: str, meaning: Prompt | Command | None) -> None:
+def test_a_line_is_a_prompt_an_image_a_command_or_nothing(line: str, meaning: Meaning | None) -> None:
     assert read_line(line) == meaning
 
 
 def test_a_lone_slash_is_refused() -> None:
     with pytest.raises(ValidationError, match="command after it"):
         read_line("/")
+
+
+@pytest.mark.parametrize("line", ["/image", "/image   ", "/image \\"])
+def test_an_image_without_a_name_is_refused(line: str) -> None:
+    with pytest.raises(ValidationError, match="needs a file"):
+        read_line(line)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from openai.types import completion_create_params as completion_params
 from openai.types.chat import completion_create_params as chat_params
-from serving.asking import chat, complete
+from serving.asking import chat, complete, parts
 
 from mlxk.domain.conversation import Conversation, Role, ToolCall
 from mlxk.domain.generation import SEED_RANGE
@@ -125,6 +125,15 @@ def test_logprobs_of_completions_have_their_own_form() -> None:
 def test_echo_repeats_the_prompt() -> None:
     answer, _ = complete(echo=True)
     assert answer["choices"][0]["text"] == "one two threeone two three"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"), [([5, 6], [(5, 6)]), ([[5, 6], [7]], [(5, 6), (7,)]), (["a"], ["a"]), ("a", ["a"])]
+)
+def test_a_prompt_may_be_token_ids(prompt: Any, expected: list[Any]) -> None:
+    answer, _ = complete(prompt=prompt)
+    assert [request.prompt for request in parts().generator.requests] == expected
+    assert len(answer["choices"]) == len(expected)
 
 
 def test_metadata_comes_back() -> None:

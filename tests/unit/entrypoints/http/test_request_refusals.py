@@ -151,9 +151,24 @@ def test_a_form_and_tools_are_not_combined() -> None:
     assert chat(tools=[TOOL], tool_choice="none", response_format={"type": "json_object"})
 
 
-def test_token_ids_as_a_prompt_are_refused() -> None:
-    status, answer, _, _ = ask("/v1/completions", prompt=[1, 2, 3])
-    assert (status, answer["error"]["param"]) == (400, "prompt")
+@pytest.mark.parametrize(
+    ("prompt", "param"),
+    [
+        ([1, -2], "prompt[1]"),
+        ([1, "x"], "prompt[1]"),
+        ([[1], ["x"]], "prompt[1][0]"),
+        ([[]], "prompt[0]"),
+        ([True], "prompt[0]"),
+    ],
+)
+def test_token_ids_that_are_none_are_named(prompt: Any, param: str) -> None:
+    status, answer, _, _ = ask("/v1/completions", prompt=prompt)
+    assert (status, answer["error"]["param"]) == (400, param)
+
+
+def test_token_ids_cannot_be_echoed() -> None:
+    status, answer, _, _ = ask("/v1/completions", prompt=[1, 2], echo=True)
+    assert (status, answer["error"]["type"], answer["error"]["param"]) == (400, "parameter_not_supported", "echo")
 
 
 def test_no_message_repeats_what_the_client_sent() -> None:

@@ -1,0 +1,80 @@
+"""Providers of the engine, and its limits. Part of the composition root; ``container`` registers them.
+
+The limits follow from the memory that is available to MLX, as the memory probe reads it when the engine is built
+(``domain.memory`` has the shares):
+
+    weights of all models together                        70 %, or what the operator of a server says
+    caches of running answers and kept prefixes together  20 %
+    prefixes when nothing runs                            all of that; they make room for whatever starts
+
+A machine that does not tell its memory sets no limits but the one on prefixes that ``EngineOptions`` has.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlxk.adapters.mlx.engine_options import EngineOptions
+    from mlxk.adapters.mlx.lending import ModelLender
+    from mlxk.application.ports.clock import Clock
+    from mlxk.application.ports.event_log import EventLog
+    from mlxk.application.ports.memory_probe import MemoryProbe
+    from mlxk.application.ports.resident_models import ResidentModels
+    from mlxk.application.ports.text_generator import TextGenerator
+    from mlxk.entrypoints.server_settings import ServerSettings
+
+_MIB = 1024 * 1024
+
+
+def engine_options(memory: "MemoryProbe", server: "ServerSettings | None") -> "EngineOptions":
+    """Set the limits of the engine.
+
+    Args:
+        memory: Says how much there is.
+        server: What the operator of a server decided; None for commands.
+    """
+    from mlxk.adapters.mlx.engine_options import EngineOptions
+
+    reading, limits = memory.read(), {}
+    if reading is not None:
+        limits = {
+            "model_budget_bytes": reading.budget,
+            "cache_budget_bytes": reading.cache_budget,
+            "prefix_cache_bytes": reading.cache_budget,
+        }
+    if server is None:
+        return EngineOptions(**limits)
+    if server.memory_budget_mib is not None:
+        limits["model_budget_bytes"] = server.memory_budget_mib * _MIB
+    return EngineOptions(
+        **limits,
+        max_rows=server.max_streams,
+        max_waiting=server.max_queue + server.max_streams,
+        keep_alive_seconds=server.keep_alive,
+    )
+
+
+def text_generator(
+    log: "EventLog", clock: "Clock", memory: "MemoryProbe", server: "ServerSettings | None"
+) -> "TextGenerator":
+    """Generate text with MLX."""
+    from mlxk.adapters.mlx.text import MlxTextGenerator
+
+    return MlxTextGenerator(log, clock, engine_options(memory, server))
+
+
+def resident_models(generator: "TextGenerator") -> "ResidentModels":
+    """Look into the engine that generates text."""
+    from mlxk.application.ports.resident_models import ResidentModels
+
+    if not isinstance(generator, ResidentModels):
+        raise TypeError(f"{type(generator).__name__} does not say which models it holds")
+    return generator
+
+
+def lender(generator: "TextGenerator") -> "ModelLender":
+    """Lend models of other kinds, in the memory and on the thread of the engine that generates text."""
+    from mlxk.adapters.mlx.text import MlxTextGenerator
+
+    if not isinstance(generator, MlxTextGenerator):
+        raise TypeError(f"{type(generator).__name__} lends no models")
+    return generator.lender

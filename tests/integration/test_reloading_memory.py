@@ -1,0 +1,44 @@
+"""Loading and unloading, again and again: nothing is kept of it."""
+
+import gc
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from models.tiny_models import build
+
+from mlxk.adapters.in_memory.event_log import InMemoryEventLog
+from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.system.clock import SystemClock
+from mlxk.domain.generation import Finished, GenerationRequest, GenerationSettings
+
+pytestmark = pytest.mark.mlx
+LOADS = 100
+MOST_BYTES_A_LOAD = 20 * 1024
+
+
+def resident_bytes() -> int:
+    """Return what this process has in memory."""
+    gc.collect()
+    shown = subprocess.run(["ps", "-o", "rss=", "-p", str(os.getpid())], capture_output=True, text=True, check=True)
+    return int(shown.stdout) * 1024
+
+
+def test_a_model_that_is_loaded_again_and_again_leaves_nothing_behind(tmp_path: Path) -> None:
+    handle = build(tmp_path / "llama", num_hidden_layers=6)
+    request = GenerationRequest(handle, "word", GenerationSettings(max_tokens=1, temperature=0))
+    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
+
+    def load_and_unload(times: int) -> None:
+        for _ in range(times):
+            assert isinstance(list(generator.submit(request))[-1], Finished)
+            assert generator.unload() == (handle,)
+
+    try:
+        load_and_unload(LOADS // 2)
+        before = resident_bytes()
+        load_and_unload(LOADS)
+        assert resident_bytes() - before < LOADS * MOST_BYTES_A_LOAD
+    finally:
+        generator.close()
