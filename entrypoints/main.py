@@ -31,10 +31,15 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    _open_streams()
     arguments = sys.argv[1:] if argv is None else argv
     if arguments == ["--version"]:
-        print(f"mlxk {__version__}")  # noqa: T201 - the fast path has no output sink yet
-        return 0
+        try:
+            os.write(sys.stdout.fileno(), f"mlxk {__version__}\n".encode())
+        except OSError:
+            pass  # The long way says why, as for any command.
+        else:
+            return 0
     gc.set_threshold(_COLLECT_EVERY)
     from mlxk.domain.errors import ValidationError
     from mlxk.entrypoints.cli.door import Door
@@ -56,6 +61,13 @@ def run_main() -> int:
     return main(["run", *sys.argv[1:]])
 
 
+def _open_streams() -> None:
+    """Put something in the place of standard streams that were closed for us, such as by ``>&-``."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long-lived as the process
+
+
 def _leave(status: int) -> None:
     """End the process without taking the interpreter apart, when nothing but Python's own memory is to be given back.
 
@@ -66,8 +78,8 @@ def _leave(status: int) -> None:
     if "mlx.core" in sys.modules or (threading is not None and threading.active_count() > 1):
         return
     try:
-        for stream in filter(None, (sys.stdout, sys.stderr)):  # one that was closed for us is None
-            stream.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
     except OSError:
         return  # The interpreter says the usual.
     os._exit(status)

@@ -11,9 +11,13 @@ import sys
 from collections.abc import Mapping
 from typing import TextIO
 
-from mlxk.domain.errors import MlxkError
+from mlxk.domain.errors import MlxkError, StorageError
 
 BOLD, DIM, RED, RESET = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[0m"
+
+
+class UndeliveredError(StorageError):
+    """What was to be printed went nowhere, and so would a report of it on the same stream."""
 
 
 class Output:
@@ -47,7 +51,7 @@ class Output:
 
     def failure(self, command: str | None, error: MlxkError) -> None:
         """Write a failure: an envelope on standard output, or a line and a hint on standard error."""
-        if self.as_json:
+        if self.as_json and not isinstance(error, UndeliveredError):
             self._write_envelope("error", command, None, error_object(error))
             return
         prefix = f"{command}: " if command else ""
@@ -83,9 +87,20 @@ class Output:
         self._stderr.flush()
 
     def text(self, text: str) -> None:
-        """Write data for people, as it is, and deliver it at once."""
-        self._stdout.write(text)
-        self._stdout.flush()
+        """Write data for people, as it is, and deliver it at once.
+
+        Raises:
+            UndeliveredError: Standard output takes no more.
+        """
+        try:
+            self._stdout.write(text)
+            self._stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UndeliveredError(
+                f"standard output cannot be written: {error.strerror}", hint="See whether the disk it goes to is full."
+            ) from error
 
     def line(self, text: str = "") -> None:
         """Write one line of data for people."""
@@ -103,8 +118,7 @@ class Output:
 
     def _write_envelope(self, status: str, command: str | None, data: object, error: object) -> None:
         envelope = {"status": status, "command": command, "data": data, "error": error}
-        self._stdout.write(json.dumps(envelope, indent=2, allow_nan=False) + "\n")
-        self._stdout.flush()
+        self.line(json.dumps(envelope, indent=2, allow_nan=False))
 
 
 def error_object(error: MlxkError) -> Mapping[str, object]:

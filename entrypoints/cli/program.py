@@ -13,7 +13,7 @@ from mlxk.domain.errors import InternalError, InterruptedRunError, MlxkError, Us
 from mlxk.entrypoints.cli.commands import verb_of, version
 from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import CLOSED_PIPE, DONE, USAGE, exit_status
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import Output, UndeliveredError
 from mlxk.entrypoints.cli.parser import build_parser, parse
 
 
@@ -61,10 +61,14 @@ def _complete(parser: argparse.ArgumentParser) -> None:
 
 
 def _fail(output: Output, command: str | None, error: MlxkError) -> int:
+    if isinstance(error, UndeliveredError):
+        _discard_output()
     try:
         output.failure(command, error)
     except BrokenPipeError:
         return _closed_pipe()
+    except UndeliveredError as undelivered:
+        return _fail(output, command, undelivered)
     return exit_status(error)
 
 
@@ -82,7 +86,12 @@ def _fault(output: Output, command: str | None, fault: Exception, verbose: bool)
 
 
 def _closed_pipe() -> int:
-    """Leave in silence: the reader has gone, and the interpreter must not try to flush to it at exit."""
+    """Leave in silence: the reader has gone."""
+    _discard_output()
+    return CLOSED_PIPE
+
+
+def _discard_output() -> None:
+    """Send what could not be printed nowhere, so that the interpreter does not try again at exit."""
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
-    return CLOSED_PIPE

@@ -169,6 +169,31 @@ def test_a_closed_pipe_ends_in_silence(program_environment: dict[str, str], tmp_
     assert (process.returncode, process.stderr) == (141, b"")
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["list"], ["list", "--json"], ["show", "nosuch", "--json"], ["run", "demo", "hi"]]
+)
+def test_output_that_cannot_be_written_is_a_failure_of_one_line(
+    program_environment: dict[str, str], tmp_path: Path, arguments: list[str]
+) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "mlxk", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=program_environment,
+            cwd=tmp_path,
+            timeout=120,
+            check=False,
+        )
+    told, hint = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert told.endswith("Error: standard output cannot be written: No space left on device")
+    assert hint == "See whether the disk it goes to is full."
+
+
 def test_on_a_terminal_the_answer_streams(program_environment: dict[str, str], tmp_path: Path) -> None:
     """Each delta is a write of its own, so the terminal receives the answer in several reads."""
     master, slave = pty.openpty()
