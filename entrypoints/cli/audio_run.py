@@ -1,17 +1,24 @@
-"""``mlxk run MODEL --audio FILE``: what is said in a recording, as text, subtitles or JSON."""
+"""``mlxk run MODEL --audio FILE``: what is said in a recording, as text, subtitles or JSON.
+
+A model that writes text and takes sound beside it is asked about the recording instead, as about anything else.
+"""
 
 import argparse
+import functools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from mlxk.domain.errors import ExecutionError, InterruptedRunError, UsageError
+from mlxk.domain.errors import CapabilityError, ExecutionError, InterruptedRunError, UsageError
+from mlxk.domain.sound import DEFAULT_SOUND_PROMPT
+from mlxk.entrypoints.cli import single_answer
 from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
 if TYPE_CHECKING:
     from mlxk.application.ports.built_in_models import BuiltInModels
+    from mlxk.application.use_cases.generate_text import Question
     from mlxk.application.use_cases.transcribe_audio import Recording
     from mlxk.domain.speech import Segment, Transcript, TranscriptEvent, TranscriptionSettings
 
@@ -43,6 +50,12 @@ TEXT_ONLY = {
     "no_chat_template": "--no-chat-template",
 }
 """Flags that mean nothing to a model that only listens, by the name of what they set."""
+
+TRANSCRIPTS_ONLY = {"language": "--language", "translate": "--translate", "time_words": "--words"}
+"""Flags that mean nothing to a model that is asked about sound, by the name of what they set."""
+
+CONVERSATIONS_ONLY = {"image": "--image", "chat": "--chat", "no_chat_template": "--no-chat-template"}
+"""Flags that cannot be combined with a recording that is asked about, by the name of what they set."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,12 +93,15 @@ def wanted(arguments: argparse.Namespace) -> bool:
     return False
 
 
-def execute(arguments: argparse.Namespace, prompt: str, door: Door, output: Output) -> int:
+def execute(
+    arguments: argparse.Namespace, prompt: str, question: "Callable[[str], Question]", door: Door, output: Output
+) -> int:
     """Listen, and print what was heard: as it comes on a terminal, else when it is complete.
 
     Args:
         arguments: The command line.
-        prompt: Words that are likely to occur; empty gives none.
+        prompt: Words that are likely to occur, or what to ask about the recording; empty gives none.
+        question: Makes of a prompt what to ask a model that also writes text, and how.
         door: The world.
         output: Where to print.
     """
@@ -93,6 +109,13 @@ def execute(arguments: argparse.Namespace, prompt: str, door: Door, output: Outp
     container = door.build(door.settings)
     try:
         recording, prompt = _recording(arguments.audio, prompt, container.adapters.built_in_models())
+        ask = container.use_cases.ask_about_recording()
+        if ask.takes(arguments.model):
+            _require_question(arguments)
+            asked = question(prompt or DEFAULT_SOUND_PROMPT)
+            start = functools.partial(ask, arguments.model, recording, asked)
+            return single_answer.answer(arguments, prompt or DEFAULT_SOUND_PROMPT, start, output)
+        _require_listening(arguments)
         settings = _settings(arguments, prompt)
         events = container.use_cases.transcribe_audio()(arguments.model, recording, settings)
         as_text = arguments.format in (None, "text") and not output.as_json
@@ -108,13 +131,32 @@ def execute(arguments: argparse.Namespace, prompt: str, door: Door, output: Outp
 
 
 def _require_sense(arguments: argparse.Namespace, output: Output) -> None:
-    for name, flag in TEXT_ONLY.items():
-        if getattr(arguments, name) not in (None, False, []):
-            raise UsageError(f"{flag} does not apply to --audio")
     if arguments.translate not in (None, ENGLISH):
         raise UsageError(f"--translate only supports English target ('en'); got '{arguments.translate}'.")
     if output.as_json and arguments.format:
         raise UsageError("--json and --format exclude each other; --json holds text and segments")
+
+
+def _require_listening(arguments: argparse.Namespace) -> None:
+    """Refuse what a model that only listens does not know."""
+    for name, flag in TEXT_ONLY.items():
+        if getattr(arguments, name) not in (None, False, []):
+            raise UsageError(f"{flag} does not apply to --audio")
+
+
+def _require_question(arguments: argparse.Namespace) -> None:
+    """Refuse what cannot be said to, or had from, a model that is asked about sound."""
+    for name, flag in CONVERSATIONS_ONLY.items():
+        if getattr(arguments, name):
+            raise UsageError(f"{flag} and --audio exclude each other")
+    unknown = next((flag for name, flag in TRANSCRIPTS_ONLY.items() if getattr(arguments, name)), None)
+    if arguments.format not in (None, "text"):
+        unknown = unknown or f"--format {arguments.format}"
+    if unknown:
+        raise CapabilityError(
+            f"{unknown}: '{arguments.model}' answers in plain text, without languages to choose and without times.",
+            hint="Say in the prompt what you want, or use a speech-to-text model, such as one of the Whisper family.",
+        )
 
 
 def _recording(values: Sequence[str], prompt: str, built_in: "BuiltInModels") -> "tuple[Recording, str]":

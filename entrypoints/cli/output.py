@@ -16,10 +16,6 @@ from mlxk.domain.errors import MlxkError, StorageError
 BOLD, DIM, RED, RESET = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[0m"
 
 
-class UndeliveredError(StorageError):
-    """What was to be printed went nowhere, and so would a report of it on the same stream."""
-
-
 class Output:
     """Writes results and failures, for people or as JSON.
 
@@ -32,6 +28,7 @@ class Output:
         self, *, as_json: bool, color: bool, stdout: TextIO | None = None, stderr: TextIO | None = None
     ) -> None:
         self.as_json = as_json
+        self.undelivered = False
         self._stdout = sys.stdout if stdout is None else stdout
         self._stderr = sys.stderr if stderr is None else stderr
         self._color = color
@@ -51,7 +48,7 @@ class Output:
 
     def failure(self, command: str | None, error: MlxkError) -> None:
         """Write a failure: an envelope on standard output, or a line and a hint on standard error."""
-        if self.as_json and not isinstance(error, UndeliveredError):
+        if self.as_json and not self.undelivered:
             self._write_envelope("error", command, None, error_object(error))
             return
         prefix = f"{command}: " if command else ""
@@ -90,7 +87,7 @@ class Output:
         """Write data for people, as it is, and deliver it at once.
 
         Raises:
-            UndeliveredError: Standard output takes no more.
+            StorageError: Standard output takes no more; ``undelivered`` is true from then on.
         """
         try:
             self._stdout.write(text)
@@ -98,7 +95,8 @@ class Output:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise UndeliveredError(
+            self.undelivered = True
+            raise StorageError(
                 f"standard output cannot be written: {error.strerror}", hint="See whether the disk it goes to is full."
             ) from error
 

@@ -9,11 +9,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mlxk.domain.errors import InternalError, InterruptedRunError, MlxkError, UsageError
+from mlxk.domain.errors import InternalError, InterruptedRunError, MlxkError, StorageError, UsageError
 from mlxk.entrypoints.cli.commands import verb_of, version
 from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import CLOSED_PIPE, DONE, USAGE, exit_status
-from mlxk.entrypoints.cli.output import Output, UndeliveredError
+from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.parser import build_parser, parse
 
 
@@ -61,13 +61,13 @@ def _complete(parser: argparse.ArgumentParser) -> None:
 
 
 def _fail(output: Output, command: str | None, error: MlxkError) -> int:
-    if isinstance(error, UndeliveredError):
+    if output.undelivered:
         _discard_output()
     try:
         output.failure(command, error)
     except BrokenPipeError:
         return _closed_pipe()
-    except UndeliveredError as undelivered:
+    except StorageError as undelivered:
         return _fail(output, command, undelivered)
     return exit_status(error)
 

@@ -221,7 +221,9 @@ def test_the_limit_on_open_files_stays_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("closes", [True, False])
-def test_a_process_that_generated_exits_with_zero_every_time(tmp_path: Path, closes: bool) -> None:
+def test_a_process_that_generated_exits_with_zero_every_time(
+    tmp_path: Path, request: pytest.FixtureRequest, closes: bool
+) -> None:
     handle = build(tmp_path / "a")
     program = (
         "import sys\n"
@@ -236,7 +238,7 @@ def test_a_process_that_generated_exits_with_zero_every_time(tmp_path: Path, clo
         "streams = [engine.submit(GenerationRequest(handle, 'Hello', wanted)) for _ in range(3)]\n"
         "assert all(list(stream) for stream in streams)\n" + ("engine.close()\n" if closes else "")
     )
-    for _ in range(20 if closes else 5):
+    for _ in range(request.config.getoption("--exits")):
         done = subprocess.run(
             [sys.executable, "-c", program, handle.directory], capture_output=True, text=True, timeout=60, check=False
         )

@@ -1,19 +1,18 @@
 """``mlxk run MODEL [PROMPT]``: answer one prompt, or chat."""
 
 import argparse
+import functools
 import sys
 from typing import TYPE_CHECKING
 
-from mlxk.domain.errors import FeatureGateError, InterruptedRunError, UsageError, ValidationError
-from mlxk.entrypoints.cli import audio_run, computing_flags, image_run, sampling_flags
+from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
+from mlxk.entrypoints.cli import audio_run, computing_flags, image_run, sampling_flags, single_answer
 from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
 from mlxk.entrypoints.cli.door import Door
-from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
 if TYPE_CHECKING:
     from mlxk.application.use_cases.generate_text import Question
-    from mlxk.entrypoints.cli.answer import Answer
     from mlxk.entrypoints.container import Container
 
 PIPE_WORD = "-"
@@ -47,7 +46,7 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
     if PIPE_WORD in arguments.words:
         prompt = _piped(prompt, door)
     if listens:
-        return audio_run.execute(arguments, prompt, door, output)
+        return audio_run.execute(arguments, prompt, functools.partial(_question, arguments), door, output)
     if looks:
         return image_run.execute(arguments, prompt, _question(arguments, prompt), door, output)
     if not prompt and not sys.stdin.isatty() and not arguments.chat:
@@ -58,37 +57,11 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
             return _chat(arguments, door, container, output, prompt)
         if not prompt:
             raise UsageError("run needs a prompt", hint='For example: mlxk run demo "What is mlxk?"')
-        return _answer(arguments, container, output, prompt)
+        question = _question(arguments, prompt)
+        start = functools.partial(container.use_cases.generate_text(), arguments.model, question)
+        return single_answer.answer(arguments, prompt, start, output)
     finally:
         container.adapters.text_generator().close()
-
-
-def _answer(arguments: argparse.Namespace, container: "Container", output: Output, prompt: str) -> int:
-    """Answer one prompt."""
-    from mlxk.entrypoints.cli.answer import AnswerReader
-    from mlxk.entrypoints.cli.spinner import Spinner
-
-    question = _question(arguments, prompt)
-    live = output.interactive and not arguments.no_stream and not output.as_json
-    reader = AnswerReader(output, live=live, show_reasoning=not arguments.no_reasoning)
-    try:
-        with Spinner(output, "Loading the model") as spinner:
-            stream = container.use_cases.generate_text()(arguments.model, question)
-            spinner.stop()
-        with stream:
-            answer = reader.read(stream)
-    except KeyboardInterrupt:
-        raise _interrupted(output, "".join(reader.text), live) from None
-    _print(arguments, output, prompt, answer, live)
-    return DONE
-
-
-def _interrupted(output: Output, text: str, live: bool) -> InterruptedRunError:
-    """Deliver what was generated until the user interrupted: as data, or within the one JSON document."""
-    if output.as_json:
-        return InterruptedRunError("interrupted", detail={"response": text})
-    output.line("" if live else text)
-    return InterruptedRunError("interrupted")
 
 
 def _question(arguments: argparse.Namespace, prompt: str) -> "Question":
@@ -105,24 +78,6 @@ def _question(arguments: argparse.Namespace, prompt: str) -> "Question":
         draft_reference=arguments.draft_model,
         strict_memory=arguments.strict_memory,
     )
-
-
-def _print(arguments: argparse.Namespace, output: Output, prompt: str, answer: "Answer", live: bool) -> None:
-    from mlxk.entrypoints.cli.answer import call_line, say_why_cut
-
-    if output.as_json:
-        from mlxk.entrypoints.cli import wire
-
-        output.document("run", wire.answer(arguments.model, prompt, answer, not arguments.no_reasoning))
-        return
-    if not live:
-        if answer.reasoning and not arguments.no_reasoning:
-            output.note(answer.reasoning)
-        if answer.text or not answer.tool_calls:
-            output.line(answer.text)
-    for call in answer.tool_calls:
-        output.line(call_line(call))
-    say_why_cut(output, answer.finished, arguments.max_tokens)
 
 
 def _chat(arguments: argparse.Namespace, door: Door, container: "Container", output: Output, prompt: str) -> int:
