@@ -5,6 +5,10 @@ import enum
 import attrs
 
 from mlxk.domain.media import DecodedImage
+from mlxk.domain.sound import DecodedSound
+
+MessagePart = str | DecodedImage | DecodedSound
+"""A piece of a turn."""
 
 
 class Role(enum.Enum):
@@ -36,18 +40,23 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     """For a tool's result: which call it answers."""
-    parts: tuple[str | DecodedImage, ...] = ()
-    """What it says and shows, in order, when it shows anything; the content is then the text of it."""
+    parts: tuple[MessagePart, ...] = ()
+    """What it says, shows and plays, in order, when it is more than text; the content is then the text of it."""
 
     @classmethod
-    def showing(cls, *parts: str | DecodedImage) -> "Message":
-        """Build a user's turn of text and images."""
+    def showing(cls, *parts: MessagePart) -> "Message":
+        """Build a user's turn of text, images and sound."""
         return cls(Role.USER, "\n".join(part for part in parts if isinstance(part, str)), parts=parts)
 
     @property
     def images(self) -> tuple[DecodedImage, ...]:
         """What it shows, in order."""
         return tuple(part for part in self.parts if isinstance(part, DecodedImage))
+
+    @property
+    def sounds(self) -> tuple[DecodedSound, ...]:
+        """What it plays, in order."""
+        return tuple(part for part in self.parts if isinstance(part, DecodedSound))
 
 
 @attrs.frozen
@@ -68,6 +77,17 @@ class Conversation:
     def images(self) -> tuple[DecodedImage, ...]:
         """Everything that was shown, in order."""
         return tuple(image for message in self.messages for image in message.images)
+
+    @property
+    def sounds(self) -> tuple[DecodedSound, ...]:
+        """Everything that was played, in order."""
+        return tuple(sound for message in self.messages for sound in message.sounds)
+
+    def playing(self, sound: DecodedSound) -> "Conversation":
+        """Return this conversation with a recording in its last turn, before what that says."""
+        *earlier, last = self.messages
+        parts = (sound, *(last.parts or (last.content,)))
+        return attrs.evolve(self, messages=(*earlier, attrs.evolve(last, parts=parts)))
 
     def with_turn(self, role: Role, content: str) -> "Conversation":
         """Return this conversation with one more turn."""

@@ -300,13 +300,18 @@ class GenerationRequest:
         """Whether the prompt has images in it."""
         return isinstance(self.prompt, Conversation) and bool(self.prompt.images)
 
+    @property
+    def plays_sound(self) -> bool:
+        """Whether the prompt has recordings in it."""
+        return isinstance(self.prompt, Conversation) and bool(self.prompt.sounds)
+
     def routed(self, backends: Sequence[Backend]) -> "GenerationRequest":
-        """Return this request for the backend that is to run it; about images it is greedy unless asked otherwise.
+        """Return this request for the backend that is to run it; about media it is greedy unless told otherwise.
 
         Args:
             backends: What can write text with the model, the one to prefer first.
         """
-        if self.shows_images:
+        if self.shows_images or self.plays_sound:
             settings = attrs.evolve(self.settings, temperature=self.settings.temperature or 0.0)
             return attrs.evolve(self, settings=settings, backend=Backend.MLX_VLM)
         fallback = Backend.MLX_LM in backends and self.computation.special

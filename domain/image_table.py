@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 
-from mlxk.domain.conversation import Message
+from mlxk.domain.conversation import Message, MessagePart
 from mlxk.domain.image_facts import ImageFacts
 from mlxk.domain.media import DEFAULT_IMAGE_PROMPT, DecodedImage, EncodedImage
 
@@ -80,24 +80,26 @@ class Chunk:
         lines = [_facts(shown).line(shown.number if several else None) for shown in self.images]
         return "\n".join([*filter(None, lines), "", text])
 
-    def message(self, parts: Sequence[str | DecodedImage]) -> Message:
-        """Return what the model is shown and asked, in the order given.
+    def message(self, parts: Sequence[MessagePart]) -> Message:
+        """Return what the model is shown, played and asked, in the order given.
 
         The facts stand before the first text, several images are labelled with their numbers, and without any text a
         description is asked for.
 
         Args:
-            parts: Texts, and the images of this chunk, decoded.
+            parts: Texts, sounds, and the images of this chunk, decoded.
         """
         coming, several, told = iter(self.images), len(self.images) > 1, False
-        arranged: list[str | DecodedImage] = []
+        arranged: list[MessagePart] = []
         for part in parts:
             if isinstance(part, DecodedImage):
                 number = next(coming).number
                 arranged += [f"Image {number}:", part] if several else [part]
-            else:
+            elif isinstance(part, str):
                 arranged.append(part if told else self.prompt(part))
                 told = True
+            else:
+                arranged.append(part)
         return Message.showing(*arranged, *(() if told else (self.prompt(DEFAULT_IMAGE_PROMPT),)))
 
     def _columns(self) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import attrs
 
+from mlxk.domain.call_text import CallText
 from mlxk.domain.conversation import ToolCall
 from mlxk.domain.generation import TextDelta, ToolCallDelta
 from mlxk.domain.marker_scanner import MarkerScanner
@@ -25,6 +26,9 @@ class ToolCallFormat:
     end: str
     """Closes it; empty when only the next section or the end of the answer does."""
     parse: ToolCallParser
+    new_id: Callable[[], str] | None = None
+    """Makes the id of a call that is shown while it is written, for models that write calls as JSON; None: all calls are
+    shown when their section ends."""
 
 
 class ToolCallSplitter:
@@ -32,6 +36,9 @@ class ToolCallSplitter:
 
     A section is held back until it ends and comes out as its calls; a malformed one comes out as the text it is. White
     space that touches a well-formed section belongs to it and is dropped. Everything else comes out unchanged.
+
+    Where the format allows it, a call comes out as it is written as soon as its arguments begin. It is a call from then
+    on: cut or malformed later, its arguments are what there was of them.
 
     Args:
         style: How the model writes its calls.
@@ -42,6 +49,8 @@ class ToolCallSplitter:
         self._scanner = MarkerScanner(filter(None, (style.start, style.end)))
         self._section: list[str] | None = None
         """The open section's text, its start included."""
+        self._written: CallText | None = None
+        """The call in the open section, when it may be shown while it is written."""
         self._blank = ""
         """White space that may belong to a section after it."""
         self._after_calls = False
@@ -76,12 +85,14 @@ class ToolCallSplitter:
             if self._section is not None:
                 self._close("", deltas)
             self._section = [text]
+            self._written = CallText() if self._format.new_id is not None else None
         elif self._section is None:
             self._say(text, deltas)
         elif marker and text == self._format.end:
             self._close(text, deltas)
         else:
             self._section.append(text)
+            self._follow(text, deltas)
 
     def _say(self, text: str, deltas: list[TextDelta | ToolCallDelta]) -> None:
         if self._after_calls:
@@ -92,9 +103,24 @@ class ToolCallSplitter:
             self._blank, self._after_calls = "", False
         self._blank += text[len(said) :]
 
+    def _follow(self, text: str, deltas: list[TextDelta | ToolCallDelta]) -> None:
+        """Show what a piece of the section adds to a call that is shown while it is written."""
+        if self._written is None or self._format.new_id is None:
+            return
+        known = self._written.name is not None
+        arguments = self._written.feed(text)
+        if self._written.name is not None and not known:
+            deltas.append(ToolCallDelta(self._calls, ToolCall(self._written.name, "", self._format.new_id())))
+        if arguments:
+            deltas.append(ToolCallDelta(self._calls, ToolCall("", arguments)))
+
     def _close(self, end: str, deltas: list[TextDelta | ToolCallDelta], well_formed: bool = True) -> None:
         section = self._section or []
         self._section = None
+        if self._written is not None and self._written.name is not None:
+            self._calls += 1
+            self._blank, self._after_calls = "", True
+            return
         calls = self._format.parse("".join(section[1:])) if well_formed else ()
         if not calls:
             deltas.append(TextDelta(self._blank + "".join(section) + end))

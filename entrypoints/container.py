@@ -10,6 +10,7 @@ from mlxk.entrypoints import engine_providers as engine
 from mlxk.entrypoints import image_providers as images
 from mlxk.entrypoints import operation_providers as operations
 from mlxk.entrypoints import server_providers as serving
+from mlxk.entrypoints import sound_providers as sounds
 from mlxk.entrypoints.injection import containers, providers
 from mlxk.entrypoints.settings import Settings
 
@@ -29,12 +30,14 @@ if TYPE_CHECKING:
     from mlxk.application.ports.model_publisher import ModelPublisher
     from mlxk.application.ports.publication_folder import PublicationFolder
     from mlxk.application.ports.resident_models import ResidentModels
+    from mlxk.application.ports.sound_decoder import SoundDecoder
     from mlxk.application.ports.speech_transcriber import SpeechTranscriber
     from mlxk.application.ports.text_embedder import TextEmbedder
     from mlxk.application.ports.text_generator import TextGenerator
     from mlxk.application.ports.weight_converter import WeightConverter
     from mlxk.application.ports.workspace_builder import WorkspaceBuilder
     from mlxk.application.ports.workspace_store import WorkspaceStore
+    from mlxk.application.use_cases.ask_about_recording import AskAboutRecording
     from mlxk.application.use_cases.check_health import CheckHealth
     from mlxk.application.use_cases.clone_model import CloneModel
     from mlxk.application.use_cases.convert_model import ConvertModel
@@ -161,6 +164,7 @@ class Adapters(containers.DeclarativeContainer):
     text_embedder: providers.Provider["TextEmbedder"] = providers.ThreadSafeSingleton(_text_embedder, text_generator)
     image_decoder: providers.Provider["ImageDecoder"] = providers.ThreadSafeSingleton(images.image_decoder)
     exif_reader: providers.Provider["ExifReader"] = providers.ThreadSafeSingleton(images.exif_reader)
+    sound_decoder: providers.Provider["SoundDecoder"] = providers.ThreadSafeSingleton(sounds.sound_decoder)
     resident_models: providers.Provider["ResidentModels"] = providers.Callable(engine.resident_models, text_generator)
 
 
@@ -296,6 +300,9 @@ class UseCases(containers.DeclarativeContainer):
         adapters.text_generator,
         adapters.memory_probe,
         adapters.event_log,
+    )
+    ask_about_recording: providers.Provider["AskAboutRecording"] = providers.Factory(
+        sounds.ask_about_recording, generate_text, adapters.sound_decoder
     )
     describe_images: providers.Provider["DescribeImages"] = providers.Factory(
         images.describe_images, generate_text, adapters.image_decoder, adapters.exif_reader

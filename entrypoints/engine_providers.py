@@ -57,8 +57,11 @@ def text_generator(
     log: "EventLog", clock: "Clock", memory: "MemoryProbe", server: "ServerSettings | None"
 ) -> "TextGenerator":
     """Generate text with MLX."""
+    from mlxk.adapters.mlx import heap
     from mlxk.adapters.mlx.text import MlxTextGenerator
 
+    if server is not None:
+        heap.use_one_heap()
     return MlxTextGenerator(log, clock, engine_options(memory, server))
 
 

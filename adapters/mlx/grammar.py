@@ -23,8 +23,8 @@ from mlxk.domain.grammar import Grammar, GrammarKind
 CACHED_GRAMMARS = 64
 """Compiled grammars kept for each tokenizer, least recently used goes first."""
 
-_WHITE_SPACE = r"[\x20\x0A\x0D\x09]{1,32}"
-"""Between the parts of JSON: enough for deep indentation, an end for models that never stop breaking lines."""
+_WHITE_SPACE = r"\x20|\x0A\x20{0,24}"
+"""Between the parts of JSON: one space, or a new line and its indentation. Small models would go on with blanks."""
 
 _MESSAGE_LENGTH = 400
 """Characters of llguidance's explanation that are passed on."""

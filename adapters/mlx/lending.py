@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import attrs
 
+from mlxk.adapters.mlx.faults import Fault
 from mlxk.adapters.mlx.owner_thread import OwnerThread
 from mlxk.application.ports.event_log import EventLog
 from mlxk.domain.errors import ExecutionError, MlxkError
@@ -78,8 +79,9 @@ class Loan(Generic[M]):
         except MlxkError as error:
             return _Failure(error.with_traceback(None))
         except Exception as error:  # noqa: BLE001 - a door: the borrower waits for an outcome, whatever happens
-            self._log.warning("work on a lent model failed", error=type(error).__name__, reason=str(error)[:500])
-            return _Failure(ExecutionError(f"The model failed ({type(error).__name__})."))
+            fault = Fault.of(error)
+            self._log.warning("work on a lent model failed", error=fault.kind, where=fault.place)
+            return _Failure(ExecutionError(f"The model failed ({fault.kind})."))
         finally:
             self._seconds = time.monotonic() - began
 

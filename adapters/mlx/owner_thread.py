@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
+from mlxk.adapters.mlx.faults import Fault
 from mlxk.application.ports.event_log import EventLog
 from mlxk.domain.errors import ExecutionError
 
@@ -108,7 +109,8 @@ class OwnerThread(Generic[W]):
                 open_ = self._do_posted(worker, busy)
                 busy = open_ and worker.turn(self._posted)
             except Exception as error:  # noqa: BLE001 - the door of the thread: whatever escapes must not end it
-                self._log.error("a turn of the engine failed", error=type(error).__name__, reason=str(error)[:500])
+                fault = Fault.of(error)
+                self._log.error("a turn of the engine failed", error=fault.kind, where=fault.place)
                 worker.fail_all(error)
                 busy = False
         worker.close()

@@ -25,6 +25,7 @@ from mlxk.adapters.mlx import heap
 from mlxk.adapters.mlx.admission import Admission
 from mlxk.adapters.mlx.batch import Batch, DecodeBatch, Row, Sampled
 from mlxk.adapters.mlx.caches import make_cache, quantize
+from mlxk.adapters.mlx.faults import Fault
 from mlxk.adapters.mlx.jobs import Job
 from mlxk.adapters.mlx.prefill import Prefill
 from mlxk.adapters.mlx.prefix_cache import PrefixCache
@@ -301,4 +302,5 @@ def _failure(error: Exception) -> MlxkError:
         # Without the frames it went through: they hold arrays, which must not leave the owner thread.
         error.__cause__ = error.__context__ = None
         return error.with_traceback(None)
-    return ExecutionError(f"Generation failed ({type(error).__name__}).", detail={"reason": str(error)[:500]})
+    fault = Fault.of(error)
+    return ExecutionError(f"Generation failed ({fault.kind}).", detail={"where": fault.place})

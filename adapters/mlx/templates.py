@@ -158,8 +158,9 @@ def refusals_explained() -> Iterator[None]:
     except TemplateError as error:
         raise ValidationError(f"The model's chat template refuses this conversation: {error}") from error
     except (TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
+        # Without its text: it is a library's about a value, and may show the value.
         raise ValidationError(
-            f"The model's chat template cannot render this conversation ({type(error).__name__}: {error})"
+            f"The model's chat template cannot render this conversation ({type(error).__name__})."
         ) from error
 
 

@@ -20,7 +20,6 @@ from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.resident_models import EngineState, ResidentModels
 from mlxk.application.ports.text_generator import TextGenerator, TextStream
 from mlxk.domain.capabilities import Backend
-from mlxk.domain.conversation import Conversation
 from mlxk.domain.errors import BackendNotInstalledError, CapabilityError, ExecutionError, QueueFullError
 from mlxk.domain.generation import GenerationRequest
 from mlxk.domain.model import ModelHandle
@@ -138,8 +137,8 @@ class MlxTextGenerator(TextGenerator, ResidentModels):
     ) -> "tuple[RenderedPrompt | None, LookedAt | None]":
         """Have a model that looks at images process the prompt; nothing for any other, whose prompt is text."""
         if models[0].vision is None:
-            if isinstance(request.prompt, Conversation) and request.prompt.images:
-                raise CapabilityError(f"'{models[0].name}' takes text, not images.")
+            if request.shows_images or request.plays_sound:
+                raise CapabilityError(f"'{models[0].name}' takes text, not images and sound.")
             return None, None
         if len(models) > 1:
             raise CapabilityError("draft_model: models that look at images take no draft model.")

@@ -27,6 +27,9 @@ _PARSER_FAULTS = (
 )
 """What the parsers raise for text that is no call; they read a model's words with regular expressions and literals."""
 
+_JSON_PARSER = ".json_tools"
+"""mlx-lm's module for calls written as JSON, whose arguments need no translation."""
+
 _CHANNEL_RECIPIENT = re.compile(r"\bto=(?:functions\.)?([^\s<]+)")
 
 
@@ -67,7 +70,8 @@ def tool_call_format(
         except _PARSER_FAULTS:
             return ()
 
-    return ToolCallFormat(start, tokenizer.tool_call_end or "", parse)
+    as_json = getattr(parser, "__module__", "").endswith(_JSON_PARSER)
+    return ToolCallFormat(start, tokenizer.tool_call_end or "", parse, new_id if as_json else None)
 
 
 def _calls(parsed: object, new_id: Callable[[], str]) -> tuple[ToolCall, ...]:

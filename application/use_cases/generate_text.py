@@ -18,6 +18,7 @@ from mlxk.domain.errors import CapabilityError, IncompatibleModelError, Insuffic
 from mlxk.domain.generation import GenerationRequest, GenerationSettings
 from mlxk.domain.memory import MemoryFit, judge_memory
 from mlxk.domain.model import ModelDescription
+from mlxk.domain.speech import SpeechTask, require_speech
 
 _OTHER_WAYS = (
     (Capability.AUDIO, "Give it a recording: --audio FILE."),
@@ -87,13 +88,16 @@ class GenerateText:
         request.validate()
         if request.shows_images:
             require_vision_model(description)
-        self._judge_memory(description, question.strict_memory or request.shows_images)
+        if request.plays_sound:
+            require_speech(handle.name, description.capabilities, SpeechTask.TRANSCRIBE)
+        takes_media = request.shows_images or request.plays_sound
+        self._judge_memory(description, question.strict_memory or takes_media)
         return self.generator.submit(request.routed(description.text_backends))
 
     def _judge_memory(self, description: ModelDescription, strict: bool) -> None:
         """Text models over budget are run unless that is refused, since they page; the user is told what to expect.
 
-        About images they are refused: a vision tower takes memory in one piece, and a system without it is killed.
+        About images and sound they are refused: a tower takes memory in one piece, and a system without it is killed.
         """
         verdict = judge_memory(self.memory.read(), description.size_bytes)
         if verdict.fit is not MemoryFit.EXCEEDS:

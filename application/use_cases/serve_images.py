@@ -1,8 +1,9 @@
-"""Start the answers to a client's request with images in it, now or earlier in the conversation.
+"""Start the answers to a client's request with images or sound in it, now or earlier in the conversation.
 
 Owns what a model gets to see: everything, as long as the last message shows no more than one chunk; otherwise one chunk
 after the other, each with the system prompt and nothing else, so that neither memory nor attention is shared. A text
-model gets to know that there were images. Every image keeps its number through the conversation.
+model gets to know that there were images. Every image keeps its number through the conversation. Sound is played in the
+turn it was sent in.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from mlxk.domain.errors import ParameterNotSupportedError
 from mlxk.domain.generation import GenerationRequest
 from mlxk.domain.image_table import Chunk, ShownImage, chunks, numbers, without_tables
 from mlxk.domain.media import DEFAULT_CHUNK, EncodedImage, check_chunk, check_together
+from mlxk.domain.sound import DEFAULT_SOUND_PROMPT, DecodedSound
 
 
 @attrs.frozen
@@ -29,19 +31,29 @@ class Sent:
     """One message of a client."""
 
     message: Message
-    """Without its images."""
-    parts: tuple[str | EncodedImage, ...] = ()
-    """What it says and shows, in order, when it shows anything."""
+    """Without its images and sounds."""
+    parts: tuple[str | EncodedImage | DecodedSound, ...] = ()
+    """What it says, shows and plays, in order, when it is more than text."""
 
     @property
     def images(self) -> tuple[EncodedImage, ...]:
         """What it shows, in order."""
         return tuple(part for part in self.parts if isinstance(part, EncodedImage))
 
+    @property
+    def played(self) -> Message:
+        """The message with its sounds, and without its images."""
+        parts = tuple(part for part in self.parts if not isinstance(part, EncodedImage))
+        if not any(isinstance(part, DecodedSound) for part in parts):
+            return self.message
+        if not self.message.content:
+            parts = (*parts, DEFAULT_SOUND_PROMPT)
+        return attrs.evolve(self.message, parts=parts)
+
 
 @attrs.frozen
 class ServeImages:
-    """Answers requests with images."""
+    """Answers requests with images or sound."""
 
     serve_text: ServeText
     decoder: ImageDecoder
@@ -61,7 +73,7 @@ class ServeImages:
 
         Args:
             model: As the catalogue found it.
-            request: What is asked; its conversation without the images.
+            request: What is asked; its conversation without the images and sounds.
             sent: The messages of that conversation.
             chunk: Images of the last message that the model sees together.
             alternatives: Answers wanted.
@@ -108,7 +120,7 @@ class ServeImages:
         self, model: ServedModel, request: GenerationRequest, sent: Sequence[Sent], parts: Sequence[Chunk]
     ) -> Iterator[Described]:
         opening = [each.message for each in sent if each.message.role is Role.SYSTEM]
-        said = [part for part in sent[-1].parts if isinstance(part, str)]
+        said = [part for part in sent[-1].parts if not isinstance(part, EncodedImage)]
         for part in parts:
             pictures = [self.decoder.decode(shown.image) for shown in part.images]
             asked = _about(request, [*opening, part.message([*pictures, *said])])
@@ -120,8 +132,8 @@ class ServeImages:
         if sent.message.role is Role.ASSISTANT:
             return attrs.evolve(sent.message, content=without_tables(sent.message.content))
         if not sent.images:
-            return sent.message
-        parts = [part if isinstance(part, str) else self.decoder.decode(part) for part in sent.parts]
+            return sent.played
+        parts = [self.decoder.decode(part) if isinstance(part, EncodedImage) else part for part in sent.parts]
         return Chunk(self._shown(sent.images, named_by)).message(parts)
 
     def _shown(self, images: Sequence[EncodedImage], named_by: Mapping[str, int]) -> tuple[ShownImage, ...]:
@@ -147,7 +159,9 @@ def _about(request: GenerationRequest, messages: "Iterator[Message] | Sequence[M
 
 def _told_of(sent: Sent) -> Message:
     """Return a message for a text model, which is told that there were images."""
+    played = sent.played
     if not sent.images:
-        return sent.message
+        return played
     told = f"[{len(sent.images)} image(s) were attached]"
-    return attrs.evolve(sent.message, content="\n\n".join(filter(None, (sent.message.content, told))))
+    parts = (*played.parts, told) if played.parts else ()
+    return attrs.evolve(played, content="\n\n".join(filter(None, (played.content, told))), parts=parts)

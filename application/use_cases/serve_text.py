@@ -16,6 +16,7 @@ from mlxk.domain.conversation import Conversation
 from mlxk.domain.errors import CapabilityError, InsufficientMemoryError
 from mlxk.domain.generation import GenerationRequest
 from mlxk.domain.memory import MemoryFit, judge_memory
+from mlxk.domain.speech import SpeechTask, require_speech
 
 
 @attrs.frozen
@@ -41,7 +42,7 @@ class ServeText:
 
         Raises:
             ValidationError: A setting is out of range.
-            CapabilityError: The model has no template for conversations, or cannot look at the images in one.
+            CapabilityError: The model has no template for conversations, or cannot take the images or sound in one.
             InsufficientMemoryError: It is beyond the budget, and that is refused here.
             ContextLengthError, QueueFullError, ExecutionError: See ``TextGenerator.submit``.
         """
@@ -52,9 +53,12 @@ class ServeText:
                     f"'{model.id}' has no chat template", hint="Send the text to /v1/completions instead."
                 )
         images = any(request.shows_images for request in requests)
+        sounds = any(request.plays_sound for request in requests)
         if images:
             require_vision_model(model.description)
-        self._judge_memory(model, strict=images or self.strict_memory)
+        if sounds:
+            require_speech(model.id, model.description.capabilities, SpeechTask.TRANSCRIBE)
+        self._judge_memory(model, strict=images or sounds or self.strict_memory)
         streams: list[TextStream] = []
         try:
             for request in requests:

@@ -12,7 +12,8 @@ from mlxk.application.ports.memory_probe import MemoryProbe
 from mlxk.application.ports.speech_transcriber import SpeechTranscriber
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.errors import IncompatibleModelError, InsufficientMemoryError, UnhealthyModelError
+from mlxk.domain.capabilities import Capability
+from mlxk.domain.errors import CapabilityError, IncompatibleModelError, InsufficientMemoryError, UnhealthyModelError
 from mlxk.domain.memory import MemoryFit, judge_memory
 from mlxk.domain.model import ModelDescription
 from mlxk.domain.speech import SpeechTask, TranscriptEvent, TranscriptionRequest, TranscriptionSettings, require_speech
@@ -92,5 +93,10 @@ def require_speech_model(description: ModelDescription, task: SpeechTask = Speec
             f"'{name}' is damaged or incomplete: {description.health.reason}", hint=f"See: mlxk health {name}"
         )
     require_speech(name, description.capabilities, task)
+    if description.can(Capability.TEXT_GENERATION):
+        raise CapabilityError(
+            f"'{name}' answers questions about sound; it does not write transcripts",
+            hint="Ask it in a conversation: mlxk run --audio FILE, or input_audio in /v1/chat/completions.",
+        )
     if not description.runtime.compatible:
         raise IncompatibleModelError(f"'{name}' cannot run here: {description.runtime.reason}")

@@ -60,7 +60,10 @@ CONVERSATIONS_ONLY = {"image": "--image", "chat": "--chat", "no_chat_template": 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of listening."""
-    group = parser.add_argument_group("audio", "What is said in a recording; PROMPT is then a hint of what to expect.")
+    group = parser.add_argument_group(
+        "audio",
+        "What is said in a recording; PROMPT is a hint of what to expect, or asks a model that also writes text.",
+    )
     group.add_argument("--audio", nargs="+", action="extend", metavar="FILE", help="write down what is said in a file")
     group.add_argument("--language", metavar="CODE", help="what is spoken, such as de; found out when left out")
     group.add_argument("--translate", nargs="?", const=ENGLISH, metavar="en", help="write it down in English")

@@ -8,6 +8,7 @@ import falcon
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.resident_models import ResidentModels
+from mlxk.application.ports.sound_decoder import SoundDecoder
 from mlxk.application.use_cases.embed_text import EmbedText
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 from mlxk.application.use_cases.serve_images import ServeImages
@@ -26,6 +27,7 @@ from mlxk.entrypoints.http.life import Admission, ServerLife
 from mlxk.entrypoints.http.metrics import Metrics
 from mlxk.entrypoints.http.request_scope import RequestScope, request_id
 from mlxk.entrypoints.http.requests.reader import RequestReader
+from mlxk.entrypoints.http.requests.sounds import SoundReader
 from mlxk.entrypoints.http.resources.audio import Audio
 from mlxk.entrypoints.http.resources.documents import Docs, OpenApi
 from mlxk.entrypoints.http.resources.embeddings import Embeddings
@@ -44,6 +46,7 @@ class Ports:
     catalogue: ServeCatalogue
     serve_text: ServeText
     serve_images: ServeImages
+    sounds: SoundDecoder
     transcribe: TranscribeAudio
     embed: EmbedText
     resident: ResidentModels
@@ -94,7 +97,7 @@ class Application:
         self.pump.abort()
 
     def _add_routes(self, ports: Ports, settings: ServerSettings) -> None:
-        reader = RequestReader()
+        reader = RequestReader(SoundReader(ports.sounds))
         watch = EngineWatch(ports.resident, ports.clock)
         answering = Answering(
             ports.serve_text, self.pump, self.life, self._admission, self._metrics, ports.log, ports.clock

@@ -206,6 +206,21 @@ def test_a_worker_does_not_outlive_its_supervisor(start: Start) -> None:
     assert eventually(lambda: gone(worker), 5)
 
 
+def test_changed_source_restarts_the_worker_after_what_it_does(start: Start, tmp_path: Path) -> None:
+    server = start(reload=True)
+    first = server.worker()
+    stream = server.ask(max_tokens=60, stream=True)
+    assert stream.recv(1)
+    (tmp_path / "changed.py").write_text("")
+    events = events_of(b"H" + read_all(stream))
+    assert events[-1] == "[DONE]"
+    assert b'"finish_reason"' in read_all(server.ask())
+    assert eventually(lambda: gone(first))
+    assert server.worker() != first
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(10) == 0
+
+
 def test_requests_sent_before_the_worker_is_up_are_answered(start: Start) -> None:
     server = start()
     os.kill(server.worker(), signal.SIGKILL)

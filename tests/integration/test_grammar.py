@@ -180,6 +180,27 @@ def test_only_end_tokens_follow_a_finished_answer() -> None:
     assert constraint.error is None
 
 
+@pytest.mark.parametrize("text", ['{"a":1}', '{"a": 1}', '{\n  "a": 1\n}', '{\n        "a": 1\n}', '{ "a" : 1 }'])
+def test_json_may_be_written_tight_or_indented(text: str) -> None:
+    assert _first_refused(text) is None
+
+
+@pytest.mark.parametrize("text", ['{"a":  1}', '{"a":\n\n1}', '{"a":' + "\n" + " " * 40 + "1}"])
+def test_json_is_not_spaced_out_without_end(text: str) -> None:
+    assert (_first_refused(text) or "").strip() == ""
+    assert _first_refused(text) is not None
+
+
+def _first_refused(text: str) -> str | None:
+    """Return the first token of a text that an object may not go on with; None when there is none."""
+    grammar = Grammar.json_schema('{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}')
+    constraint, tokens = _constraint(grammar), _ids(text)
+    for index, token in enumerate(tokens):
+        if token not in _permitted(constraint, tokens[:index]):
+            return str(_tokenizer().decode([token]))
+    return None
+
+
 def test_the_tokens_of_the_prompt_do_not_matter() -> None:
     constraint = _constraint(Grammar.regex("ab"))
     prompt = _ids("bbbb")

@@ -8,46 +8,14 @@ from typing import Any
 
 import pytest
 from serving.running import RunningServer, events_of, eventually, read_all
+from serving.whole_program import ENDLESS, PATH, QUESTION, WholeProgram
 
-from mlxk.entrypoints.container import build
-from mlxk.entrypoints.http.app import Application
+from mlxk.adapters.mlx.lending import Loan
+from mlxk.domain.errors import ExecutionError
 from mlxk.entrypoints.http.resources.probes import RECOVERY_SECONDS
-from mlxk.entrypoints.http.worker import _ports
-from mlxk.entrypoints.server_settings import ServerSettings
-from mlxk.entrypoints.settings import read_settings
 
 pytestmark = pytest.mark.mlx
-PATH = "/v1/chat/completions"
-ASKED: dict[str, Any] = {
-    "model": "demo",
-    "messages": [{"role": "user", "content": "What is mlxk?"}],
-    "temperature": 0,
-}
-ENDLESS = {**ASKED, "stream": True, "max_tokens": 1900, "logit_bias": {"0": -100, "1": -100, "2": -100, "3": -100}}
-
-
-class WholeProgram:
-    """The application on the program's own adapters."""
-
-    def __init__(self, home: Path) -> None:
-        settings = ServerSettings()
-        container = build(read_settings({"HOME": str(home)}), settings)
-        self.generator: Any = container.adapters.text_generator()
-        self.application = Application(_ports(container), settings)
-        self.application.life.preloaded = True
-
-    def break_loop(self) -> None:
-        """Raise in the engine's thread, outside of everything that expects failures."""
-
-        def fault(engine: Any) -> None:
-            raise RuntimeError("a fault nobody foresaw")
-
-        self.generator._thread.post(fault)
-
-    def close(self) -> None:
-        """End everything."""
-        self.application.close()
-        self.generator.close()
+CANARY = "canary-3b9e"
 
 
 @pytest.fixture
@@ -58,6 +26,11 @@ def server(tmp_path: Path) -> Iterator[RunningServer]:
         yield running
 
 
+def fault() -> None:
+    """Fail as nobody foresaw, and as a library may: saying what it was given."""
+    raise RuntimeError(f"cannot read {CANARY!r}")
+
+
 def readiness(server: RunningServer) -> int:
     """Return the status of the readiness probe."""
     return server.get("/readyz")[0]
@@ -65,17 +38,17 @@ def readiness(server: RunningServer) -> int:
 
 def test_a_failure_of_the_loop_is_seen_at_once_and_the_engine_recovers(server: RunningServer) -> None:
     program: Any = server.parts
-    status, _, before = server.post(PATH, ASKED)
+    status, _, before = server.post(PATH, QUESTION)
     assert status == 200
     assert readiness(server) == 200
-    streams = [server.raw(PATH, ENDLESS) for _ in range(3)]
-    assert eventually(lambda: program.generator.state(0.5).running == 3)
+    streams = [server.raw(PATH, {**ENDLESS, "stream": True}) for _ in range(3)]
+    assert eventually(lambda: program.running() == 3)
     waiting: list[Any] = []
-    batch = threading.Thread(target=lambda: waiting.append(server.post(PATH, {**ENDLESS, "stream": False})))
+    batch = threading.Thread(target=lambda: waiting.append(server.post(PATH, ENDLESS)))
     batch.start()
-    assert eventually(lambda: program.generator.state(0.5).running == 4)
+    assert eventually(lambda: program.running() == 4)
     began = time.monotonic()
-    program.break_loop()
+    program.do_in_loop(fault)
     assert eventually(lambda: readiness(server) == 503, 1)
     assert time.monotonic() - began < 1
     assert server.get("/health")[0] == 200
@@ -83,7 +56,7 @@ def test_a_failure_of_the_loop_is_seen_at_once_and_the_engine_recovers(server: R
         assert events_of(read_all(stream))[-1]["error"]["type"] == "execution_error"
     batch.join()
     assert (waiting[0][0], waiting[0][2]["error"]["type"]) == (500, "execution_error")
-    status, _, after = server.post(PATH, ASKED)
+    status, _, after = server.post(PATH, QUESTION)
     assert status == 200
     assert after["choices"] == before["choices"]
     assert eventually(lambda: readiness(server) == 200, RECOVERY_SECONDS + 1)
@@ -92,10 +65,27 @@ def test_a_failure_of_the_loop_is_seen_at_once_and_the_engine_recovers(server: R
 
 def test_it_may_fail_again_and_again(server: RunningServer) -> None:
     program: Any = server.parts
-    first = server.post(PATH, ASKED)[2]["choices"]
+    first = server.post(PATH, QUESTION)[2]["choices"]
     for _ in range(20):
-        stream = server.raw(PATH, ENDLESS)
-        assert eventually(lambda: program.generator.state(0.5).running == 1)
-        program.break_loop()
+        stream = server.raw(PATH, {**ENDLESS, "stream": True})
+        assert eventually(lambda: program.running() == 1)
+        program.do_in_loop(fault)
         assert events_of(read_all(stream))[-1]["error"]["type"] == "execution_error"
-    assert server.post(PATH, ASKED)[2]["choices"] == first
+    assert server.post(PATH, QUESTION)[2]["choices"] == first
+
+
+def test_what_a_failure_says_of_a_prompt_is_repeated_nowhere(server: RunningServer) -> None:
+    program: Any = server.parts
+    said = {**ENDLESS, "messages": [{"role": "user", "content": CANARY}], "stream": True}
+    stream = server.raw(PATH, said)
+    assert eventually(lambda: program.running() == 1)
+    program.do_in_loop(fault)
+    answer = read_all(stream)
+    with pytest.raises(ExecutionError) as caught:
+        Loan(program.generator._thread, None, program.log).call(fault)
+    assert CANARY not in f"{answer!r} {caught.value} {caught.value.detail}"
+    assert CANARY not in str(program.log.events)
+    for event in ("a turn of the engine failed", "work on a lent model failed"):
+        [logged] = program.log.named(event)
+        module, _, line = logged.fields["where"].rpartition(":")
+        assert (logged.fields["error"], module, line.isdigit()) == ("RuntimeError", fault.__module__, True)

@@ -1,90 +1,94 @@
-"""Thousands of hostile requests: the server answers or hangs up, stays reachable, and keeps nothing."""
+"""Thousands of hostile requests: the server answers or hangs up, stays reachable, and keeps nothing.
+
+pytest tests/integration/test_http_hostile.py --hostile-requests 10000
+"""
 
 import contextlib
+import gc
 import json
+import logging
 import os
-import random
 import socket
-import threading
-import time
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
+import pytest
+from serving import hostile_client
+from serving.hostile_client import LARGE, LARGE_BODIES, MESSAGES, PATH
 from serving.parts import CHAT_MODEL, Parts
 from serving.running import RunningServer, eventually
 
+from mlxk.adapters.mlx import heap
 from mlxk.entrypoints.http.server.server import ServerLimits
 
-REQUESTS = 1500
-PATH = "/v1/chat/completions"
-MESSAGES = [{"role": "user", "content": "one two three"}]
+REQUESTS_PER_LARGE_BODY = 250
+KEPT_BYTES = LARGE
+"""What the process may have grown by since it knew every kind of body once: what Python's allocator keeps for later."""
+KEPT_OBJECTS = 20_000
+"""Blocks of memory that Python's objects may hold more than before; one large body makes hundreds of thousands."""
+LIMITS = ServerLimits(max_body_bytes=48 * 2**20, connections=512, header_seconds=2, request_seconds=2)
 
 
-def hostile(chance: random.Random) -> bytes:
-    """Return the bytes of one request that nobody should send."""
-    body = chance.choice(
-        [
-            b"[" * chance.randint(1, 60_000),
-            b'{"model": ' * 9000,
-            os.urandom(200),
-            b"\xff\xfe\x00",
-            json.dumps({"model": CHAT_MODEL, "messages": MESSAGES, "n": chance.choice([-1, 10**9, "x"])}).encode(),
-            json.dumps({"model": CHAT_MODEL, "messages": [[]] * 500}).encode(),
-            json.dumps({"model": CHAT_MODEL, "prompt": [[1, 2], ["x"]], "messages": None}).encode(),
-            json.dumps({"model": ["x"], "messages": {"role": "user"}, "stop": [[]], "logit_bias": {"a": "b"}}).encode(),
-            json.dumps({"model": CHAT_MODEL, "messages": MESSAGES, "stream": True, "max_tokens": 2}).encode(),
-            b'{"model": "' + b"a" * 100_000 + b'"}',
-        ]
-    )
-    length = chance.choice([len(body), len(body) + 10, max(0, len(body) - 3), 40_000_000, -1])
-    host = chance.choice(["localhost", "evil.example", "localhost\r\nHost: evil.example", "\x7f", "[::1"])
-    origin = chance.choice(["", "Origin: https://evil.example\r\n", "Origin: null\r\n"])
-    kind = chance.choice(["application/json", "text/plain", "multipart/form-data; boundary=x"])
-    coding = chance.choice(["", "", "Transfer-Encoding: chunked\r\n", "Transfer-Encoding: gzip\r\n"])
-    path = chance.choice([PATH, "/v1/completions", "/v1/models/../../etc/passwd", "/%00", "//", "/v1/unload"])
-    method = chance.choice(["POST", "POST", "GET", "DELETE", "PRI", "get"])
-    head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n{origin}{coding}Content-Type: {kind}\r\n"
-    request = f"{head}Content-Length: {length}\r\n\r\n".encode() + body
-    return (
-        request * 2
-        if chance.random() < 0.1
-        else request[: chance.randint(1, len(request))]
-        if chance.random() < 0.3
-        else request
-    )
+def start(*arguments: object) -> "subprocess.Popen[str]":
+    """Start the client, in a process of its own: here it would share the interpreter with the server."""
+    command = [sys.executable, "-I", hostile_client.__file__, *map(str, arguments)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def attack(server: RunningServer, seed: int, count: int) -> None:
-    """Send hostile requests, and wait for an answer or not."""
-    chance = random.Random(seed)
-    for _ in range(count):
-        with contextlib.suppress(OSError), server.connect(0.5) as connection:
-            connection.sendall(hostile(chance))
-            if chance.random() < 0.7:
-                connection.settimeout(0.05)
-                connection.recv(4096)
+def outcome(client: "subprocess.Popen[str]") -> Any:
+    """Return what a client has to say at its end."""
+    said, _ = client.communicate(timeout=600)
+    assert client.returncode == 0
+    return json.loads(said)
 
 
-def test_hostile_requests_neither_stop_nor_fill_the_server() -> None:
-    with RunningServer(Parts(), ServerLimits(max_body_bytes=1 << 20, connections=128, request_seconds=2)) as server:
-        half_open = [server.connect() for _ in range(20)]
-        for connection in half_open:
-            connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n")
-        threads = [threading.Thread(target=attack, args=(server, seed, REQUESTS // 8)) for seed in range(8)]
-        for thread in threads:
-            thread.start()
-        slowest = 0.0
-        while any(thread.is_alive() for thread in threads):
-            began = time.monotonic()
-            assert server.get("/readyz")[0] == 200
-            slowest = max(slowest, time.monotonic() - began)
-            time.sleep(0.05)
-        for connection in half_open:
-            connection.close()
+def besiege(server: RunningServer, requests: int, large: int) -> tuple[float, list[int]]:
+    """Attack and watch; return the slowest answer of readiness and the statuses of large bodies."""
+    watcher, attacker = start("watch", server.port), start("attack", server.port, requests, large)
+    statuses = outcome(attacker)
+    return outcome(watcher), statuses
+
+
+def resident_bytes() -> int:
+    """Return what this process holds of memory, once it gave back what is free; 0 where the system does not say."""
+    gc.collect()
+    heap.give_back()
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+
+
+def settled(server: RunningServer) -> int:
+    """Return the bytes held when nobody asks for anything, without what the test's own log remembers."""
+    assert eventually(lambda: server.parts.application._admission.admitted == 0)
+    assert eventually(lambda: len(server.server._channels()) == 0, 10)
+    assert not server.parts.log.named("a request failed unexpectedly")
+    assert not server.parts.log.named("an answer could not be delivered")
+    server.parts.log.events.clear()
+    server.parts.generator.requests.clear()
+    return resident_bytes()
+
+
+def test_hostile_requests_neither_stop_nor_fill_the_server(request: pytest.FixtureRequest) -> None:
+    # A message for every request that waits for a thread: pytest would keep them all.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    requests: int = request.config.getoption("--hostile-requests")
+    heap.use_one_heap()  # as the program does
+    large = max(2, requests // REQUESTS_PER_LARGE_BODY)
+    with RunningServer(Parts(), LIMITS) as server:
+        besiege(server, requests=80, large=min(large, len(LARGE_BODIES)))
+        before, objects = settled(server), sys.getallocatedblocks()
+        slowest, statuses = besiege(server, requests, large)
         assert slowest < 1
+        assert len(statuses) == large
+        assert set(statuses) <= {400, 404, 413}
         assert server.post(PATH, {"model": CHAT_MODEL, "messages": MESSAGES})[0] == 200
-        assert eventually(lambda: server.parts.application._admission.admitted == 0)
-        assert eventually(lambda: len(server.server._channels()) == 0, 10)
-        assert not server.parts.log.named("a request failed unexpectedly")
-        assert not server.parts.log.named("an answer could not be delivered")
+        kept = settled(server) - before
+        more = sys.getallocatedblocks() - objects
+        print(f"readiness within {slowest:.3f} s; {large} large bodies; kept: {kept / 2**20:.1f} MiB, {more} objects")
+        assert kept < KEPT_BYTES
+        assert more < KEPT_OBJECTS
     assert server.ended_well
 
 

@@ -133,8 +133,9 @@ def test_an_answer_that_breaks_every_batch_fails_and_no_other_does(model: Loaded
     _, doomed = workshop.start("Hello", logit_bias=((POISON, 100.0),))
     workshop.run()
     assert [read(stream).text for stream in streams] == expected
-    with pytest.raises(ExecutionError, match="RuntimeError"):
+    with pytest.raises(ExecutionError, match="RuntimeError") as caught:
         read(doomed)
+    assert set(caught.value.detail or ()) == {"where"}, "what a library says may quote the prompt"
     assert workshop.released == len(PROMPTS) + 1
 
 

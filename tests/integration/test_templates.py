@@ -137,6 +137,13 @@ def test_a_broken_template_is_a_clear_refusal(template: str) -> None:
         PromptRenderer(_tokenizer(template)).render(Conversation.of("hello"))
 
 
+def test_what_went_wrong_in_a_template_is_said_without_the_prompt() -> None:
+    renderer = PromptRenderer(_tokenizer("{{ ('{:' + messages[0].content + '}').format(1) }}"))
+    with pytest.raises(ValidationError, match="ValueError") as caught:
+        renderer.render(Conversation.of("canary"))
+    assert "canary" not in str(caught.value)
+
+
 @pytest.mark.parametrize("tool", ["{", "[]"])
 def test_a_tool_that_is_no_json_object_is_named(tool: str) -> None:
     with pytest.raises(ValidationError, match=r"tools\[1\]"):

@@ -204,7 +204,7 @@ def test_what_only_text_models_take_is_refused_by_name(
 
 def test_images_for_a_text_model_are_refused(engine: MlxTextGenerator, tmp_path: Path) -> None:
     handle = build_text(tmp_path / "text")
-    with pytest.raises(CapabilityError, match="takes text, not images"):
+    with pytest.raises(CapabilityError, match="takes text, not images and sound"):
         engine.submit(GenerationRequest(handle, about(noise(1), QUESTION)))
 
 

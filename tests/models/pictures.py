@@ -1,23 +1,44 @@
-"""Pictures for tests, and mlx-vlm's own greedy answer about them to hold answers against."""
+"""Pictures and sounds for tests, and mlx-vlm's own greedy answer about them to hold answers against."""
 
 import functools
 import hashlib
 import io
 import warnings
+import wave
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from mlxk.domain.conversation import Conversation, Message
+from mlxk.domain.conversation import Conversation, Message, MessagePart
 from mlxk.domain.media import DecodedImage
 from mlxk.domain.model import ModelHandle
+from mlxk.domain.sound import SOUND_RATE, DecodedSound
 
 
 def noise(seed: int, width: int = 70, height: int = 60) -> DecodedImage:
     """Return a picture of coloured noise."""
     pixels = np.random.RandomState(seed).randint(0, 256, (height, width, 3), np.uint8).tobytes()
     return DecodedImage(width, height, pixels, hashlib.sha256(pixels).hexdigest())
+
+
+def tone(pitch_hertz: float, seconds: float = 1.0) -> DecodedSound:
+    """Return a sound that swells."""
+    moments = np.arange(round(seconds * SOUND_RATE)) / SOUND_RATE
+    swell = np.linspace(0.1, 0.9, len(moments))
+    samples = (swell * np.sin(2 * np.pi * pitch_hertz * moments)).astype("<f4").tobytes()
+    return DecodedSound(samples, hashlib.sha256(samples).hexdigest())
+
+
+def as_wav(sound: DecodedSound) -> bytes:
+    """Return a sound as a file."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SOUND_RATE)
+        file.writeframes((np.frombuffer(sound.samples, "<f4") * 32767).astype("<i2").tobytes())
+    return buffer.getvalue()
 
 
 def as_pillow(image: DecodedImage) -> Image.Image:
@@ -32,7 +53,7 @@ def as_png(image: DecodedImage) -> bytes:
     return buffer.getvalue()
 
 
-def about(*parts: str | DecodedImage) -> Conversation:
+def about(*parts: MessagePart) -> Conversation:
     """Return a conversation of one turn."""
     return Conversation((Message.showing(*parts),))
 
@@ -61,14 +82,19 @@ def oracle(handle: ModelHandle, conversation: Conversation, max_tokens: int = 24
         {"role": message.role.value, "content": [_part(part) for part in message.parts] or message.content}
         for message in conversation.messages
     ]
-    prompt = apply_chat_template(processor, model.config, messages, num_images=0)
-    images = [as_pillow(image) for image in conversation.images] or None
-    stream = mlx_vlm.stream_generate(model, processor, prompt, image=images, max_tokens=max_tokens, temperature=0.0)
+    prompt = apply_chat_template(processor, model.config, messages, num_images=0, num_audios=len(conversation.sounds))
+    media: dict[str, Any] = {
+        "image": [as_pillow(image) for image in conversation.images] or None,
+        "audio": [np.frombuffer(sound.samples, "<f4") for sound in conversation.sounds] or None,
+    }
+    stream = mlx_vlm.stream_generate(model, processor, prompt, max_tokens=max_tokens, temperature=0.0, **media)
     # Its last response repeats the last token and adds the statistics.
     found = [response.token for response in stream][:-1]
     decoder, ends = TokenDecoder(processor.tokenizer), processor.tokenizer.stopping_criteria.eos_token_ids
     return tuple(decoder.spell(token) for token in found if token not in ends)
 
 
-def _part(part: str | DecodedImage) -> dict[str, str]:
-    return {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
+def _part(part: MessagePart) -> dict[str, str]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    return {"type": "image" if isinstance(part, DecodedImage) else "audio"}

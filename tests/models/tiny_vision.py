@@ -23,7 +23,8 @@ VOCABULARY = 512
 TEMPLATE = (
     "{%- for message in messages -%}<|im_start|>{{ message.role }}\n"
     "{%- if message.content is string -%}{{ message.content }}{%- else -%}{%- for part in message.content -%}"
-    "{%- if part.type == 'image' -%}IMAGE{%- elif part.type == 'text' -%}{{ part.text }}{%- endif -%}"
+    "{%- if part.type == 'image' -%}IMAGE{%- elif part.type == 'audio' -%}SOUND"
+    "{%- elif part.type == 'text' -%}{{ part.text }}{%- endif -%}"
     "{%- endfor -%}{%- endif -%}<|im_end|>\n{% endfor -%}"
     "{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
 )
@@ -240,6 +241,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         },
         "mark": "<|image|>",
         "named": _GEMMA4,
+        "sound": "<|audio|>",
         "tokens": {
             "audio_token_id": "<|audio|>",
             "boa_token_id": "<|audio>",
@@ -288,7 +290,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "smolvlm": _splitting("smolvlm"),
     "idefics3": _splitting("idefics3"),
 }
-"""What each architecture's files say, and by which tokens it marks images."""
+"""What each architecture's files say, and by which tokens it marks images and sounds."""
 
 
 def build(directory: Path, architecture: str = "qwen2_vl", seed: int = 0, **config: Any) -> ModelHandle:
@@ -322,7 +324,7 @@ def build(directory: Path, architecture: str = "qwen2_vl", seed: int = 0, **conf
     _write(
         directory / "tokenizer_config.json",
         {
-            "chat_template": TEMPLATE.replace("IMAGE", wanted["mark"]),
+            "chat_template": TEMPLATE.replace("IMAGE", wanted["mark"]).replace("SOUND", wanted.get("sound", "")),
             "clean_up_tokenization_spaces": False,
             "eos_token": "<|im_end|>",
             "model_max_length": 4096,

@@ -16,6 +16,7 @@ from mlxk.adapters.in_memory.speech_transcriber import InMemorySpeechTranscriber
 from mlxk.adapters.in_memory.text_embedder import InMemoryTextEmbedder
 from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
 from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
+from mlxk.adapters.mlx.speech.decoder import MlxSoundDecoder
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.embed_text import EmbedText
@@ -63,7 +64,7 @@ SPOKEN = Transcript(
 )
 """What is heard in every file of sound."""
 
-BACKENDS = {Backend.MLX_LM: {"llama"}, Backend.MLX_AUDIO: {"whisper"}, Backend.MLX_VLM: {"bert", "qwen2_vl"}}
+BACKENDS = {Backend.MLX_LM: {"llama"}, Backend.MLX_AUDIO: {"whisper"}, Backend.MLX_VLM: {"bert", "gemma3n", "qwen2_vl"}}
 
 CHAT_MODEL = "org/chat-model"
 OTHER_MODEL = "org/other-chat"
@@ -128,6 +129,7 @@ class Parts:
             catalogue=self.catalogue,
             serve_text=serve_text,
             serve_images=ServeImages(serve_text, InMemoryImageDecoder(), InMemoryExifReader()),
+            sounds=MlxSoundDecoder(),
             transcribe=TranscribeAudio(resolve, describe, self.transcriber, memory),
             embed=EmbedText(resolve, describe, self.embedder, memory),
             resident=self.generator,

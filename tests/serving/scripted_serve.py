@@ -1,6 +1,7 @@
 """``mlxk serve`` with scripted answers in place of an engine: the real supervisor, worker, sockets and signals.
 
-Run as a program: the first argument is the settings as JSON. The supervisor starts the same file as its worker.
+Run as a program: the first argument is the settings as JSON. The supervisor starts the same file as its worker, and
+with ``reload`` takes the working directory for the program's source.
 An answer repeats ``word`` as often as the request allows; a prompt of ``die`` ends the worker at once.
 """
 
@@ -18,7 +19,7 @@ from mlxk.domain.errors import ExecutionError
 from mlxk.domain.generation import GenerationRequest
 from mlxk.entrypoints.container import Container, build
 from mlxk.entrypoints.http import sockets
-from mlxk.entrypoints.http.supervisor import Supervision, Supervisor
+from mlxk.entrypoints.http.supervisor import Supervision, Supervisor, source_watch
 from mlxk.entrypoints.http.worker import run_supervised
 from mlxk.entrypoints.server_settings import ServerSettings
 from mlxk.entrypoints.settings import Settings, read_settings
@@ -62,7 +63,8 @@ def supervise(settings: ServerSettings) -> int:
 
     command = (sys.executable, "-P", os.path.abspath(__file__), "--worker")
     log = build(read_settings()).adapters.event_log
-    return Supervisor(listening, settings, Supervision(log, ready, command=command)).run()
+    changed = source_watch(os.getcwd()) if settings.reload else None
+    return Supervisor(listening, settings, Supervision(log, ready, changed, command)).run()
 
 
 if __name__ == "__main__":

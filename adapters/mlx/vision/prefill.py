@@ -1,8 +1,8 @@
-"""Computing a prompt with images: looked at once, then read piece by piece like any other.
+"""Computing a prompt with images and sound: taken in once, then read piece by piece like any other.
 
-The tower's look is one piece, however long it takes. What it saw takes the place of the images' tokens; from there on
-the language model reads embeddings instead of tokens. Where the images of a prompt are in the cache already, nothing is
-looked at.
+A tower's look is one piece, however long it takes, and so is listening. What it saw or heard takes the place of the
+media's tokens; from there on the language model reads embeddings instead of tokens. Where all of that is in the cache
+already, nothing is looked at or heard.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ _FIRST_STEP = ("cross_attention_mask", "full_text_row_masked_out_mask")
 
 
 class VisionPrompt(Media):
-    """What one prompt shows.
+    """What one prompt shows and plays.
 
     Args:
         parts: The model.
@@ -64,16 +64,16 @@ class VisionPrompt(Media):
 
         Args:
             read: The tokens.
-            seen: Whether the images are in the cache already, as keys and values.
+            seen: Whether images and sound are in the cache already, as keys and values.
         """
         ids = mx.array([read])
         mask = mx.ones_like(ids)
         inputs = self._inputs(len(read))
         pixels = inputs.pop("pixel_values", None)
         positions = None
-        if pixels is not None and seen:
+        if self.kind and seen:
             positions = self._positions(ids, inputs)
-        if pixels is None or positions is not None:
+        if not self.kind or positions is not None:
             found = self._parts.model.get_input_embeddings(ids, None, mask=mask)
             inputs = {}
         elif self._parts.tower is None:
@@ -88,6 +88,8 @@ class VisionPrompt(Media):
         """Return the positions of a prompt whose images are in the cache; None when they have to be looked at anew."""
         if not self._network.has_positions:
             return {}
+        if "input_features" in inputs:
+            return None  # how far a sound moves positions is known to who hears it only
         index = getattr(self._parts.language, "get_rope_index", None)
         if index is None:
             return None

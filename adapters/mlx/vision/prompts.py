@@ -1,7 +1,7 @@
-"""From a conversation with images to what a model reads: tokens, and the numbers its tower looks at.
+"""From a conversation with images and sound to what a model reads: tokens, and the numbers its towers take in.
 
 Runs on the owner thread, since mlx-vlm's processors compute with MLX; what comes out waits as plain arrays of numpy.
-Images arrive as pixels: no processor is ever handed an address or a path.
+Images arrive as pixels and sound as samples: no processor is ever handed an address or a path.
 """
 
 import hashlib
@@ -13,13 +13,14 @@ import attrs
 from mlxk.adapters.mlx.loading import LoadedModel
 from mlxk.adapters.mlx.templates import TAIL_LENGTH, RenderedPrompt, refusals_explained, wire_messages, wire_tools
 from mlxk.adapters.mlx.vision.model import VisionParts
-from mlxk.domain.conversation import Conversation, Message
+from mlxk.domain.conversation import Conversation, Message, MessagePart
 from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.generation import GenerationRequest
 from mlxk.domain.media import DecodedImage
+from mlxk.domain.sound import SOUND_RATE, DecodedSound
 
 _PROCESSOR_FAULTS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
-"""What processors raise for images and prompts that do not fit each other."""
+"""What processors raise for media and prompts that do not fit each other."""
 
 _NARROW = 50
 """How many times as long as wide an image is that may be at fault when a processor fails."""
@@ -30,13 +31,13 @@ class LookedAt:
     """A prompt as the model takes it."""
 
     tokens: tuple[int, ...]
-    """As the processor made them; images take many each, and some models give those tokens numbers below 0."""
+    """As the processor made them; images and sound take many each, and some models number those tokens below 0."""
     inputs: Mapping[str, Any]
     """What else the model takes, by name; arrays are numpy's."""
     last_media: int
-    """Where the last token of an image stands; -1 without any."""
+    """Where the last token of an image or a sound stands; -1 without any."""
     kind: str
-    """What tells the cache of this prompt from one with the same tokens and other images; empty without any."""
+    """What tells the cache of this prompt from one with the same tokens and other media; empty without any."""
 
 
 def look(request: GenerationRequest, model: LoadedModel) -> tuple[RenderedPrompt, LookedAt]:
@@ -47,8 +48,8 @@ def look(request: GenerationRequest, model: LoadedModel) -> tuple[RenderedPrompt
         model: Loaded to look at images.
 
     Raises:
-        ValidationError: The template refuses the conversation, or the images do not fit the prompt.
-        CapabilityError: The model takes fewer images.
+        ValidationError: The template refuses the conversation, or the images or sounds do not fit the prompt.
+        CapabilityError: The model takes fewer of them.
     """
     parts: VisionParts = model.vision
     conversation = request.prompt
@@ -59,14 +60,14 @@ def look(request: GenerationRequest, model: LoadedModel) -> tuple[RenderedPrompt
     with model.lock:
         text = _render(conversation, parts, request.thinking)
         model.renderer.refuse_endless(text)
-        seen = _process(text, conversation.images, parts)
+        seen = _process(text, conversation, parts)
     size = model.vocabulary_size
     known = tuple(min(max(token, 0), size - 1) if size else max(token, 0) for token in seen.tokens)
     return RenderedPrompt(known, text[-TAIL_LENGTH:]), seen
 
 
 def _render(conversation: Conversation, parts: VisionParts, thinking: bool | None) -> str:
-    """Return the text of a conversation, with the model's own marks where images stand."""
+    """Return the text of a conversation, with the model's own marks where images and sounds stand."""
     from mlx_vlm import prompt_utils
 
     options: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
@@ -76,14 +77,14 @@ def _render(conversation: Conversation, parts: VisionParts, thinking: bool | Non
         messages = _formatted(conversation, parts)
         if isinstance(messages[-1], str):
             return messages[-1]
-        template = _template_of(parts.processor)
+        template = _template_of(parts.processor, plays_sound=bool(conversation.sounds))
         if template is None:
             return str(prompt_utils.get_chat_template(parts.processor, messages, True))
         return str(template(messages, tokenize=False, add_generation_prompt=True, **options))
 
 
 def _formatted(conversation: Conversation, parts: VisionParts) -> list[Any]:
-    """Return the messages in the form that the architecture's template wants, images where they were shown."""
+    """Return the messages in the form that the architecture's template wants, media in the turns they belong to."""
     from mlx_vlm import prompt_utils
 
     wire = wire_messages(conversation.messages)
@@ -100,32 +101,53 @@ def _formatted(conversation: Conversation, parts: VisionParts) -> list[Any]:
     found: list[Any] = prompt_utils.apply_chat_template(
         parts.processor, parts.model.config, wire, return_messages=True, num_images=0
     )
+    for index, message in enumerate(conversation.messages):
+        if message.sounds:
+            # Of a whole conversation, mlx-vlm would move every sound to the last turn.
+            found[index] = prompt_utils.get_message_json(
+                parts.type,
+                wire[index]["content"],
+                message.role.value,
+                skip_image_token=not message.images,
+                num_images=len(message.images),
+                num_audios=len(message.sounds),
+            )
     return found
 
 
 def _wire_parts(message: Message) -> list[dict[str, str]]:
-    return [
-        {"type": "image"} if isinstance(part, DecodedImage) else {"type": "text", "text": part}
-        for part in message.parts
-    ]
+    return [_wire_part(part) for part in message.parts]
 
 
-def _template_of(processor: Any) -> Callable[..., str] | None:  # noqa: ANN401 - mlx-vlm has no types to name
-    """Return what renders, where the model brings a template: its processor, or the tokenizer in it."""
-    for holder in (processor, getattr(processor, "tokenizer", None)):
+def _wire_part(part: MessagePart) -> dict[str, str]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    return {"type": "image" if isinstance(part, DecodedImage) else "audio"}
+
+
+def _template_of(processor: Any, *, plays_sound: bool) -> Callable[..., str] | None:  # noqa: ANN401 - untyped
+    """Return what renders, where the model brings a template: its processor, or the tokenizer in it.
+
+    The processor of Gemma 4 would move every sound to the last turn, so with sound it is the tokenizer's turn first.
+    """
+    holders = [processor, getattr(processor, "tokenizer", None)]
+    for holder in reversed(holders) if plays_sound else holders:
         render: Callable[..., str] | None = getattr(holder, "apply_chat_template", None)
         if render is not None and getattr(holder, "chat_template", None) is not None:
             return render
     return None
 
 
-def _process(text: str, images: tuple[DecodedImage, ...], parts: VisionParts) -> LookedAt:
+def _process(text: str, conversation: Conversation, parts: VisionParts) -> LookedAt:
     from mlx_vlm import utils
 
+    images, sounds = conversation.images, conversation.sounds
+    _require_hearing(sounds, parts)
     try:
         inputs = utils.prepare_inputs(
             parts.processor,
             images=[_picture(image) for image in images] or None,
+            audio=[_wave(sound) for sound in sounds] or None,
             prompts=text,
             image_token_index=getattr(parts.model.config, "image_token_index", None),
             add_special_tokens=_wants_marks(text, parts),
@@ -133,26 +155,43 @@ def _process(text: str, images: tuple[DecodedImage, ...], parts: VisionParts) ->
         tokens = _flat(inputs["input_ids"])
         rest = {name: _plain(value) for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
     except _PROCESSOR_FAULTS as error:
-        raise _refusal(error, images) from error
+        raise _refusal(error, conversation) from error
     marks = _media_tokens(parts.model.config)
     last = max((index for index, token in enumerate(tokens) if token in marks or token < 0), default=-1)
-    if images and last == -1:
-        # An architecture that marks its images otherwise: all of the prompt may be image.
+    if not images and not sounds:
+        return LookedAt(tuple(tokens), rest, -1, "")
+    if last == -1:
+        # An architecture that marks its media otherwise: all of the prompt may be one.
         last = len(tokens) - 2
-    if images and last == len(tokens) - 1:
-        raise ValidationError("The prompt ends with an image; it must end with text.")
-    return LookedAt(tuple(tokens), rest, last if images else -1, _kind(images))
+    if last == len(tokens) - 1:
+        raise ValidationError("The prompt ends with an image or a sound; it must end with text.")
+    return LookedAt(tuple(tokens), rest, last, _kind(conversation))
 
 
-def _refusal(error: Exception, images: tuple[DecodedImage, ...]) -> ValidationError:
+def _require_hearing(sounds: tuple[DecodedSound, ...], parts: VisionParts) -> None:
+    """Refuse what mlx-vlm would leave out, or hear at a wrong speed, without a word."""
+    if len(sounds) > 1 and not getattr(parts.processor, "supports_multiple_audio", False):
+        raise CapabilityError(
+            f"This model ({parts.type}) hears one recording in a conversation, not {len(sounds)}.", hint="Play one."
+        )
+    rate = getattr(getattr(parts.processor, "feature_extractor", None), "sampling_rate", SOUND_RATE)
+    if sounds and rate != SOUND_RATE:
+        raise CapabilityError(f"This model ({parts.type}) hears {rate} samples a second; mlxk gives {SOUND_RATE}.")
+
+
+def _refusal(error: Exception, conversation: Conversation) -> ValidationError:
     """Say what a processor most likely stumbled over; its own words are about arrays."""
+    images, sounds = conversation.images, conversation.sounds
     narrow = next((image for image in images if max(_size(image)) > _NARROW * min(_size(image))), None)
+    media = " and ".join(name for name, given in (("images", images or not sounds), ("sound", sounds)) if given)
     if narrow is None:
-        reason = "A prompt must not contain the marks that stand for images."
+        reason = f"A prompt must not contain the marks that stand for {media}."
     else:
         reason = f"One has {narrow.width} by {narrow.height} pixels, which may be too narrow for it."
     return ValidationError(
-        f"The model's processor cannot take these images with this prompt ({type(error).__name__}).", hint=reason
+        f"The model's processor cannot take {'this sound' if media == 'sound' else f'these {media}'} with this prompt"
+        f" ({type(error).__name__}).",
+        hint=reason,
     )
 
 
@@ -164,6 +203,12 @@ def _picture(image: DecodedImage) -> Any:  # noqa: ANN401
     from PIL import Image
 
     return Image.frombytes("RGB", (image.width, image.height), image.pixels)
+
+
+def _wave(sound: DecodedSound) -> Any:  # noqa: ANN401
+    import numpy as np
+
+    return np.frombuffer(sound.samples, dtype="<f4").astype(np.float32)
 
 
 def _wants_marks(text: str, parts: VisionParts) -> bool:
@@ -178,14 +223,14 @@ def _wants_marks(text: str, parts: VisionParts) -> bool:
 
 
 def _media_tokens(config: Any) -> set[int]:  # noqa: ANN401
-    names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+    kinds = ("image", "video", "audio")
+    names = [f"{kind}_token_{ending}" for kind in kinds for ending in ("id", "index")]
     return {token for name in names if isinstance(token := getattr(config, name, None), int)}
 
 
-def _kind(images: tuple[DecodedImage, ...]) -> str:
-    if not images:
-        return ""
-    return "#shows=" + hashlib.sha256("".join(image.digest for image in images).encode()).hexdigest()
+def _kind(conversation: Conversation) -> str:
+    digests = [image.digest for image in conversation.images] + [sound.digest for sound in conversation.sounds]
+    return "#shows=" + hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _flat(ids: Any) -> list[int]:  # noqa: ANN401

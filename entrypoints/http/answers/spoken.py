@@ -1,7 +1,5 @@
 """Chat with a recording in it, for models that listen and do nothing else: the answer is what was said."""
 
-import base64
-import binascii
 import io
 
 from mlxk.application.heard_answer import HeardAnswer
@@ -10,7 +8,7 @@ from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue, ServedModel, require_served_model
 from mlxk.application.use_cases.transcribe_audio import Recording, TranscribeAudio, require_speech_model
 from mlxk.domain.capabilities import Capability
-from mlxk.domain.errors import CapabilityError, ValidationError
+from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation import GenerationRequest
 from mlxk.domain.speech import TranscriptionSettings
 from mlxk.entrypoints.http.answers.answering import Asked
@@ -19,6 +17,7 @@ from mlxk.entrypoints.http.requests.audio import Upload
 from mlxk.entrypoints.http.requests.chat import ChatRequest
 from mlxk.entrypoints.http.requests.faults import Fault, raise_for
 from mlxk.entrypoints.http.requests.messages import AudioPart, TextPart
+from mlxk.entrypoints.http.requests.sounds import NAME, read_base64
 
 
 class SpokenQuestions:
@@ -83,27 +82,14 @@ class SpokenQuestions:
         said = " ".join(part.text for _, part in parts if isinstance(part, TextPart)).strip()
         settings = TranscriptionSettings(hint=said or None, temperature=chat.temperature or 0.0)
         settings.validate()
-        return settings, _decoded(sounds[0][1].input_audio.data, f"{place}[{sounds[0][0]}].input_audio.data")
+        return settings, read_base64(sounds[0][1].input_audio.data, f"{place}[{sounds[0][0]}].input_audio.data")
 
     def _hear(self, model: ServedModel, sound: bytes, settings: TranscriptionSettings) -> TextStream:
         upload = Upload()
         try:
-            upload.receive(io.BytesIO(sound), "input_audio")
+            upload.receive(io.BytesIO(sound), NAME)
             events = self._transcribe.listen(model.description, Recording(upload.path, upload.name), settings)
             return HeardAnswer(events, self._clock, upload.close)
         except BaseException:
             upload.close()
             raise
-
-
-def _decoded(data: str, path: str) -> bytes:
-    try:
-        decoded = base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        message = "is not valid base64"
-        raise ValidationError(
-            f"{path}: {message}", detail={"problems": [{"param": path, "message": message}]}
-        ) from error
-    if not decoded:
-        raise_for([Fault(path, "is empty")])
-    return decoded

@@ -13,7 +13,7 @@ from mlxk.domain.generation import MAX_LOGPROB_ALTERNATIVES, GenerationSettings
 from mlxk.domain.media import MAX_CHUNK
 from mlxk.entrypoints.http.requests.converter import Range
 from mlxk.entrypoints.http.requests.faults import Fault
-from mlxk.entrypoints.http.requests.messages import MessageParam, to_conversation
+from mlxk.entrypoints.http.requests.messages import MessageParam, ReadSound, to_conversation
 from mlxk.entrypoints.http.requests.response_format import ResponseFormat
 from mlxk.entrypoints.http.requests.sampling import Count, Metadata, SamplingFields
 from mlxk.entrypoints.http.requests.tools import ForcedCall, ToolChoice, Tools, forced_call, tool_faults
@@ -94,21 +94,38 @@ class ChatRequest(SamplingFields):
         message = f"'{model.id}' is a text model and cannot look at images"
         raise CapabilityError(f"{path}: {message}", detail={"problems": [{"param": path, "message": message}]})
 
-    def sent(self) -> list[Sent]:
-        """Return the messages with their images.
+    @property
+    def plays_sound(self) -> bool:
+        """Whether there is sound in the conversation."""
+        return any(message.first_sound is not None for message in self.messages)
+
+    def require_hearing(self, model: ServedModel) -> None:
+        """Refuse a model that cannot hear the sound in a conversation.
 
         Raises:
-            CapabilityError: A part of a message is sound.
-            ValidationError: An image is none, too large, or not in the message itself.
+            CapabilityError: It cannot.
         """
-        return [message.to_sent(f"messages[{index}]") for index, message in enumerate(self.messages)]
+        if model.description.can(Capability.AUDIO):
+            return
+        for index, message in enumerate(self.messages):
+            if message.first_sound is not None:
+                path = f"messages[{index}].content[{message.first_sound}]"
+                problems = [{"param": path, "message": "takes no sound"}]
+                raise CapabilityError(f"{path}: this model takes no sound", detail={"problems": problems})
+
+    def sent(self, read_sound: ReadSound) -> list[Sent]:
+        """Return the messages with their images and sounds.
+
+        Args:
+            read_sound: Decodes a sound.
+
+        Raises:
+            ValidationError: An image or a sound is none, too large, or not in the message itself.
+        """
+        return [message.to_sent(f"messages[{index}]", read_sound) for index, message in enumerate(self.messages)]
 
     def conversation(self) -> Conversation:
-        """Return the conversation to answer, without its images.
-
-        Raises:
-            CapabilityError: A part of a message is sound.
-        """
+        """Return the conversation to answer, without its images and sounds."""
         return to_conversation(self.messages, tuple(tool.to_json() for tool in self.offered))
 
     def generation_settings(self, default_max_tokens: int | None) -> GenerationSettings:

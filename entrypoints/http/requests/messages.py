@@ -1,13 +1,14 @@
 """The messages of a chat request, of all roles and content parts, and the conversation they make."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import attrs
 
 from mlxk.application.use_cases.serve_images import Sent
 from mlxk.domain.conversation import Conversation, Message, Role, ToolCall
-from mlxk.domain.errors import CapabilityError
 from mlxk.domain.media import EncodedImage
+from mlxk.domain.sound import DecodedSound
 from mlxk.entrypoints.http.requests.converter import Choice, Range, StrictConverter
 from mlxk.entrypoints.http.requests.data_urls import read_image
 from mlxk.entrypoints.http.requests.faults import Fault
@@ -20,6 +21,9 @@ ROLES = {
     "tool": Role.TOOL,
 }
 """Roles as the wire names them; a developer speaks as the system did before that role existed."""
+
+ReadSound = Callable[[str, str], DecodedSound]
+"""Decodes the sound in a field: its value and its path."""
 
 PART_SEPARATOR = "\n"
 """Between the text parts of one message."""
@@ -123,6 +127,12 @@ class MessageParam:
         return faults
 
     @property
+    def first_sound(self) -> int | None:
+        """Which part is the first sound; None when there is none."""
+        parts = self.content if isinstance(self.content, list) else ()
+        return next((index for index, part in enumerate(parts) if isinstance(part, AudioPart)), None)
+
+    @property
     def shows_images(self) -> bool:
         """Whether a part is an image."""
         return self.first_image is not None
@@ -133,45 +143,43 @@ class MessageParam:
         parts = self.content if isinstance(self.content, list) else ()
         return next((index for index, part in enumerate(parts) if isinstance(part, ImagePart)), None)
 
-    def to_sent(self, path: str) -> Sent:
-        """Return the turn with its images.
+    def to_sent(self, path: str, read_sound: ReadSound) -> Sent:
+        """Return the turn with its images and sounds.
+
+        Args:
+            path: The field it stands in.
+            read_sound: Decodes a sound, given in base64, from the field that is named.
 
         Raises:
-            CapabilityError: A part is sound.
-            ValidationError: An image is none, too large, or not in the message itself.
+            ValidationError: An image or a sound is none, too large, or not in the message itself.
         """
-        message = self.to_message(path)
-        if not self.shows_images or not isinstance(self.content, list):
+        message = self.to_message()
+        if not isinstance(self.content, list) or (self.first_image is None and self.first_sound is None):
             return Sent(message)
-        parts: list[str | EncodedImage] = []
+        parts: list[str | EncodedImage | DecodedSound] = []
         for index, part in enumerate(self.content):
             if isinstance(part, ImagePart):
                 parts.append(read_image(part.image_url.url, f"{path}.content[{index}].image_url.url"))
+            elif isinstance(part, AudioPart):
+                parts.append(read_sound(part.input_audio.data, f"{path}.content[{index}].input_audio.data"))
             elif isinstance(part, TextPart) and part.text:
                 parts.append(part.text)
         return Sent(message, tuple(parts))
 
-    def to_message(self, path: str) -> Message:
-        """Return the turn without its images.
-
-        Raises:
-            CapabilityError: A part is sound.
-        """
+    def to_message(self) -> Message:
+        """Return the turn without its images and sounds."""
         calls = tuple(ToolCall(call.function.name, call.function.arguments, call.id) for call in self.tool_calls or ())
-        return Message(ROLES[self.role], self._text(path), calls, self.tool_call_id)
+        return Message(ROLES[self.role], self._text(), calls, self.tool_call_id)
 
-    def _text(self, path: str) -> str:
+    def _text(self) -> str:
         if not isinstance(self.content, list):
             return self.content if self.content is not None else self.refusal or ""
         texts = []
-        for index, part in enumerate(self.content):
-            if isinstance(part, AudioPart):
-                raise CapabilityError(
-                    f"{path}.content[{index}]: this model takes no sound",
-                    detail={"problems": [{"param": f"{path}.content[{index}]", "message": "takes no sound"}]},
-                )
-            if not isinstance(part, ImagePart):
-                texts.append(part.text if isinstance(part, TextPart) else part.refusal)
+        for part in self.content:
+            if isinstance(part, TextPart):
+                texts.append(part.text)
+            elif isinstance(part, RefusalPart):
+                texts.append(part.refusal)
         return PART_SEPARATOR.join(texts)
 
 
@@ -179,13 +187,8 @@ _PARTS_OF_ROLE = {"user": (TextPart, ImagePart, AudioPart), "assistant": (TextPa
 
 
 def to_conversation(messages: list[MessageParam], tools: tuple[str, ...]) -> Conversation:
-    """Return the conversation some messages make, without their images.
-
-    Raises:
-        CapabilityError: A part is sound.
-    """
-    turns = (message.to_message(f"messages[{index}]") for index, message in enumerate(messages))
-    return Conversation(tuple(turns), tools)
+    """Return the conversation some messages make, without their images and sounds."""
+    return Conversation(tuple(message.to_message() for message in messages), tools)
 
 
 def register_messages(converter: StrictConverter) -> None:

@@ -13,7 +13,7 @@ from mlxk.entrypoints.http.requests.chat import ChatRequest
 from mlxk.entrypoints.http.requests.completions import CompletionRequest, register_prompt
 from mlxk.entrypoints.http.requests.converter import StrictConverter
 from mlxk.entrypoints.http.requests.faults import Fault, raise_for
-from mlxk.entrypoints.http.requests.messages import register_messages
+from mlxk.entrypoints.http.requests.messages import ReadSound, register_messages
 from mlxk.entrypoints.http.requests.sampling import register_sampling
 from mlxk.entrypoints.http.requests.support import (
     CHAT_UNSUPPORTED,
@@ -25,6 +25,10 @@ from mlxk.entrypoints.http.requests.tools import register_tool_choice
 
 MAX_DEPTH = 64
 """Arrays and objects inside each other."""
+
+MAX_MARKS = 500_000
+"""Commas and opening brackets in a body, those inside of strings included, so that they can be counted before it is
+parsed: the parser lets nobody else run, and millions of small values take it seconds and a gigabyte."""
 
 
 class Body(attrs.AttrsInstance, Protocol):
@@ -38,9 +42,14 @@ R = TypeVar("R", bound=Body)
 
 
 class RequestReader:
-    """Turns bodies into requests. Safe to share between threads."""
+    """Turns bodies into requests. Safe to share between threads.
 
-    def __init__(self) -> None:
+    Args:
+        sound: Decodes the sound in a message.
+    """
+
+    def __init__(self, sound: ReadSound) -> None:
+        self.sound = sound
         self._converter = StrictConverter()
         register_sampling(self._converter)
         register_messages(self._converter)
@@ -79,14 +88,14 @@ def read_object(request: falcon.Request) -> Mapping[str, object]:
 
     Raises:
         UnsupportedMediaTypeError: The body is declared to be something else.
-        PayloadTooLargeError: It is nested too deeply.
+        PayloadTooLargeError: It is nested too deeply, or holds too many values.
         ValidationError: It is no JSON object.
     """
     declared = (request.content_type or "application/json").partition(";")[0].strip().lower()
     if declared != "application/json" and not declared.endswith("+json"):
         raise UnsupportedMediaTypeError("The body must be JSON.", hint="Send the header Content-Type: application/json")
     try:
-        body = json.loads(request.bounded_stream.read(), parse_constant=_no_constant)
+        body = json.loads(_bounded(request.bounded_stream.read()), parse_constant=_no_constant)
     except RecursionError as error:
         raise _too_deep() from error
     except ValueError as error:  # JSON, its numbers, or its encoding; the error quotes nothing but we say less still
@@ -95,6 +104,12 @@ def read_object(request: falcon.Request) -> Mapping[str, object]:
         raise ValidationError("The body must be a JSON object.")
     _require_shallow(body)
     return body
+
+
+def _bounded(data: bytes) -> bytes:
+    if sum(data.count(mark) for mark in (b",", b"[", b"{")) > MAX_MARKS:
+        raise PayloadTooLargeError(f"The body holds more than {MAX_MARKS} commas and opening brackets.")
+    return data
 
 
 def _no_constant(name: str) -> object:

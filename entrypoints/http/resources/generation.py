@@ -30,7 +30,7 @@ class ChatCompletions:
         reader: Understands the body.
         catalogue: Finds the model.
         answering: Answers.
-        images: Answers when there are images in the conversation.
+        images: Answers when there are images or sounds in the conversation.
         spoken: Answers for models that only listen.
         settings: The operator's.
     """
@@ -62,6 +62,7 @@ class ChatCompletions:
             return
         model = self._catalogue.find(chat.model)
         chat.require_sight(model)
+        chat.require_hearing(model)
         wanted = GenerationRequest(
             model.handle,
             chat.conversation(),
@@ -79,8 +80,8 @@ class ChatCompletions:
             stream=bool(chat.stream),
             include_usage=chat.include_usage,
             extra={"metadata": chat.metadata} if chat.metadata else {},
-            start=(lambda: self._images(model, wanted, chat.sent(), chunk, alternatives))
-            if chat.shows_images
+            start=(lambda: self._images(model, wanted, chat.sent(self._reader.sound), chunk, alternatives))
+            if chat.shows_images or chat.plays_sound
             else None,
         )
         self._answering.answer(request, response, asked)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,22 @@ def test_limits_and_permissions_are_handed_on() -> None:
     assert (server.memory_budget_mib, server.strict_memory, server.drain_seconds) == (8, True, 9.0)
     assert (server.cors_origins, server.allowed_hosts) == (("null", "https://a"), ("mac.local",))
     assert (server.allow_paths, server.reload, server.supervised) == (True, True, False)
+
+
+def test_the_defaults_shown_are_the_ones_that_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    default = ServerSettings()
+    known = {
+        "--max-streams": default.max_streams,
+        "--max-queue": default.max_queue,
+        "--max-body": default.max_body_mib,
+        "--drain-timeout": default.drain_seconds,
+    }
+    page = (Path(__file__).parents[3] / "docs" / "server.md").read_text(encoding="utf-8")
+    serve("--help")
+    shown = " ".join(capsys.readouterr().out.split())
+    for flag, value in known.items():
+        assert f"| `{flag}` | {value:g} |" in page
+        assert re.search(rf"{flag} [A-Z]+ [^()]*\({value:g}\)", shown), flag
 
 
 @pytest.mark.parametrize(

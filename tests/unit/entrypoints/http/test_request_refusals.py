@@ -1,5 +1,7 @@
 """What the two requests refuse: what is not supported, by name, and what is not allowed, all of it at once."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ from serving.asking import ask, chat
 
 from mlxk.entrypoints.http.requests.support import CHAT_UNSUPPORTED, COMPLETION_UNSUPPORTED
 
+PAGE = Path(__file__).parents[4] / "docs" / "server.md"
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 
 REFUSED = {
@@ -30,6 +33,17 @@ REFUSED = {
 
 def test_every_unsupported_field_has_a_case_here() -> None:
     assert {*CHAT_UNSUPPORTED, *COMPLETION_UNSUPPORTED} == set(REFUSED)
+
+
+def test_the_page_for_operators_lists_what_is_refused_and_why() -> None:
+    def shown(values: tuple[object, ...]) -> str:
+        return ", ".join(f"`{json.dumps(value)}`" for value in values)
+
+    table = {**CHAT_UNSUPPORTED, **COMPLETION_UNSUPPORTED}
+    rows = {(f"`{name}`", field.reason, shown(field.neutral)) for name, field in table.items()}
+    chapter = PAGE.read_text(encoding="utf-8").partition("## What is refused")[2].partition("\n## ")[0]
+    lines = [line for line in chapter.splitlines() if line.startswith("| `")]
+    assert {tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines} == rows
 
 
 @pytest.mark.parametrize(("field", "value"), REFUSED.items())

@@ -1,0 +1,68 @@
+"""Sound in a message: base64 in the field, a file for as long as it takes to decode it, samples in the end."""
+
+import base64
+import binascii
+import io
+
+import attrs
+
+from mlxk.application.ports.sound_decoder import SoundDecoder
+from mlxk.domain.errors import ValidationError
+from mlxk.domain.sound import DecodedSound, check_sound_length
+from mlxk.entrypoints.http.requests.audio import Upload
+from mlxk.entrypoints.http.requests.faults import Fault, raise_for
+
+NAME = "input_audio"
+"""What refusals call a recording that has no name of its own."""
+
+
+@attrs.frozen
+class SoundReader:
+    """Reads the recordings in messages."""
+
+    decoder: SoundDecoder
+
+    def __call__(self, data: str, path: str) -> DecodedSound:
+        """Return a recording as a model hears it.
+
+        Args:
+            data: As the client sent it, in base64.
+            path: The field it stands in.
+
+        Raises:
+            ValidationError: It is no base64, no sound, empty, or longer than a model hears.
+            PayloadTooLargeError: It is too large.
+            BackendNotInstalledError: Its format needs a package or program that is not installed.
+        """
+        encoded = read_base64(data, path)
+        try:
+            with Upload() as upload:
+                upload.receive(io.BytesIO(encoded), NAME)
+                sound = self.decoder.decode(upload.path, upload.name)
+            check_sound_length(sound, NAME)
+        except ValidationError as error:
+            raise _refused(path, error.message, error.hint) from error
+        return sound
+
+
+def read_base64(data: str, path: str) -> bytes:
+    """Return the bytes of a recording.
+
+    Args:
+        data: As the client sent it.
+        path: The field it stands in.
+
+    Raises:
+        ValidationError: It is no base64, or empty.
+    """
+    try:
+        decoded = base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _refused(path, "is not valid base64") from error
+    if not decoded:
+        raise_for([Fault(path, "is empty")])
+    return decoded
+
+
+def _refused(path: str, message: str, hint: str | None = None) -> ValidationError:
+    return ValidationError(f"{path}: {message}", hint=hint, detail={"problems": [{"param": path, "message": message}]})

@@ -1,0 +1,22 @@
+"""Providers of what asking about sound needs. Part of the composition root; ``container`` registers them."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlxk.application.ports.sound_decoder import SoundDecoder
+    from mlxk.application.use_cases.ask_about_recording import AskAboutRecording
+    from mlxk.application.use_cases.generate_text import GenerateText
+
+
+def sound_decoder() -> "SoundDecoder":
+    """Decode sound as for speech models."""
+    from mlxk.adapters.mlx.speech.decoder import MlxSoundDecoder
+
+    return MlxSoundDecoder()
+
+
+def ask_about_recording(generate: "GenerateText", decoder: "SoundDecoder") -> "AskAboutRecording":
+    """Ask about recordings."""
+    from mlxk.application.use_cases.ask_about_recording import AskAboutRecording
+
+    return AskAboutRecording(generate, decoder)

@@ -1,0 +1,87 @@
+"""The server and the real engine together: clients who leave, and models that take turns in a memory for one."""
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving.running import RunningServer, eventually
+from serving.whole_program import ENDLESS, PATH, QUESTION, WholeProgram
+
+from mlxk.entrypoints.server_settings import ServerSettings
+
+pytestmark = pytest.mark.mlx
+DEMO = Path(__file__).parents[2] / "adapters" / "builtin" / "models" / "demo"
+CLIENTS = 8
+TURNS = 3
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[RunningServer]:
+    """Serve the built-in model, and copies of it by their paths, in memory for one of them (2 MB each)."""
+    program: Any = WholeProgram(tmp_path, ServerSettings(allow_paths=True, memory_budget_mib=3))
+    with RunningServer(program) as running:
+        yield running
+
+
+def busy(seconds: float) -> float:
+    """Return which part of one core this process, server and engine, used for so many seconds."""
+    used, began = time.process_time(), time.monotonic()
+    time.sleep(seconds)
+    return (time.process_time() - used) / (time.monotonic() - began)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_engine_rests_once_its_client_has_left(served: RunningServer, stream: bool) -> None:
+    program: Any = served.parts
+    served.post(PATH, {**QUESTION, "max_tokens": 1})
+    connection = served.raw(PATH, {**ENDLESS, "stream": stream})
+    assert eventually(lambda: program.running() == 1)
+    working = busy(0.3)
+    connection.close()
+    time.sleep(0.1)
+    resting = busy(0.5)
+    assert program.running() == 0
+    assert resting < 0.2 < working, "an answer nobody waits for is still computed"
+
+
+def test_models_that_do_not_fit_together_are_asked_for_in_turns_and_all_answer(
+    served: RunningServer, tmp_path: Path
+) -> None:
+    program: Any = served.parts
+    names = ("demo", str(shutil.copytree(DEMO, tmp_path / "copy")))
+    expected = served.post(PATH, QUESTION)[2]["choices"]
+    answers: list[tuple[int, Any]] = []
+
+    def client(index: int) -> None:
+        for turn in range(TURNS):
+            status, _, answer = served.post(PATH, {**QUESTION, "model": names[(index + turn) % 2]})
+            answers.append((status, answer.get("choices", answer)))
+
+    threads = [threading.Thread(target=client, args=(index,)) for index in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [(200, expected)] * (CLIENTS * TURNS)
+    assert len(program.generator.state(1).models) == 1
+    assert len(program.log.named("unloaded a model")) >= 2
+
+
+def test_a_model_that_cannot_be_had_leaves_the_loaded_one_where_it_is(served: RunningServer, tmp_path: Path) -> None:
+    program: Any = served.parts
+    broken = shutil.copytree(DEMO, tmp_path / "broken")
+    (broken / "config.json").write_text((broken / "config.json").read_text().replace('"intermediate_size": ', '"x": '))
+    served.post(PATH, QUESTION)
+    loaded = program.generator.state(1).models
+    assert len(loaded) == 1
+    for name in ("no/such-model", "demo-nothing", str(tmp_path / "nowhere"), "demo@0000000"):
+        status, _, answer = served.post(PATH, {**QUESTION, "model": name})
+        assert (400 <= status < 500, answer["status"]) == (True, "error")
+    assert program.generator.state(1).models == loaded
+    assert not program.log.named("unloaded a model")
+    assert served.post(PATH, {**QUESTION, "model": str(broken)})[0] >= 400
+    assert served.post(PATH, QUESTION)[0] == 200

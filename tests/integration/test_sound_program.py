@@ -1,0 +1,78 @@
+"""``run --audio`` with a model that writes text and takes sound beside it, as people type it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+from models.pictures import about, as_wav, loaded, oracle, tone
+from models.tiny_vision import build
+
+from mlxk.adapters.mlx.speech.decoder import MlxSoundDecoder
+from mlxk.domain.conversation import Conversation
+from mlxk.domain.model import ModelHandle
+
+pytestmark = pytest.mark.mlx
+Command = Callable[..., dict[str, Any]]
+Program = Callable[..., "CompletedProcess[str]"]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ModelHandle:
+    """Return a model beside which there are a short and a long recording."""
+    (tmp_path / "short.wav").write_bytes(as_wav(tone(440, 1.5)))
+    (tmp_path / "long.wav").write_bytes(as_wav(tone(220, 31.5)))
+    return build(tmp_path / "model", "gemma4", seed=4)
+
+
+def expected(model: ModelHandle, conversation: Conversation) -> str:
+    """Return mlx-vlm's own answer."""
+    found = b"".join(oracle(model, conversation)).decode(errors="replace")
+    loaded.cache_clear()
+    return found
+
+
+@pytest.mark.parametrize("prompt", [(), ("What do you hear?",)])
+def test_the_greedy_answer_is_mlx_vlms_own(
+    prompt: tuple[str, ...], command: Command, model: ModelHandle, tmp_path: Path
+) -> None:
+    answer = command("run", "./model", *prompt, "--audio", "short.wav", "--max-tokens", "24")["data"]
+    asked = prompt[0] if prompt else "Transcribe this audio."
+    sound = MlxSoundDecoder().decode(str(tmp_path / "short.wav"), "short.wav")
+    assert answer["response"] == expected(model, about(sound, asked))
+    assert (answer["prompt"], "transcript" in answer) == (asked, False)
+
+
+def test_what_such_a_model_cannot_do_is_refused_by_name(command: Command, model: ModelHandle) -> None:
+    for flags in (("--words",), ("--language", "de"), ("--translate",)):
+        error = command("run", "./model", "--audio", "short.wav", *flags)["error"]
+        assert error["type"] == "capability_not_supported"
+        assert error["message"].startswith(f"{flags[0]}: './model' answers in plain text")
+    for flags in (("--chat",), ("--image", "a.png"), ("--no-chat-template",)):
+        error = command("run", "./model", "--audio", "short.wav", *flags)["error"]
+        assert (error["type"], error["message"]) == ("usage_error", f"{flags[0]} and --audio exclude each other")
+
+
+def test_a_long_recording_is_refused_with_both_numbers(command: Command, model: ModelHandle) -> None:
+    error = command("run", "./model", "--audio", "long.wav")["error"]
+    assert error["type"] == "validation_error"
+    assert error["message"].startswith("long.wav has 31.5 s of sound; in a prompt a model hears at most 30 s")
+
+
+def test_the_text_alone_is_printed(mlxk: Program, model: ModelHandle) -> None:
+    asked = ("run", "./model", "--audio", "short.wav", "--max-tokens", "8")
+    plain, same = mlxk(*asked), mlxk(*asked, "--format", "text")
+    assert plain.returncode == 0
+    assert plain.stdout == same.stdout != ""
+    assert plain.stderr.startswith("[Output cut at 8 tokens")
+    assert plain.stderr.count("\n") == 1
+    error = json.loads(mlxk("run", "./model", "--audio", "nowhere.wav", "--json").stdout)["error"]
+    assert error["message"] == "Audio file not found: nowhere.wav"
+
+
+def test_subtitles_are_refused_by_name(mlxk: Program, model: ModelHandle) -> None:
+    done = mlxk("run", "./model", "--audio", "short.wav", "--format", "vtt")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "--format vtt: './model' answers in plain text" in done.stderr

@@ -1,0 +1,118 @@
+"""Asking about a recording: the model and the length are judged before anything is loaded."""
+
+import json
+import struct
+
+import pytest
+from models.pictures import tone
+
+from mlxk.adapters.in_memory.backend_registry import InMemoryBackendRegistry
+from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
+from mlxk.adapters.in_memory.event_log import InMemoryEventLog
+from mlxk.adapters.in_memory.memory_probe import InMemoryMemoryProbe
+from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
+from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
+from mlxk.adapters.in_memory.sound_decoder import InMemorySoundDecoder
+from mlxk.adapters.in_memory.speech_transcriber import InMemorySpeechTranscriber
+from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
+from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
+from mlxk.application.use_cases.ask_about_recording import AskAboutRecording
+from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.application.use_cases.generate_text import GenerateText, Question
+from mlxk.application.use_cases.resolve_model import ResolveModel
+from mlxk.application.use_cases.transcribe_audio import Recording, TranscribeAudio
+from mlxk.domain.capabilities import Backend
+from mlxk.domain.conversation import Conversation, Role
+from mlxk.domain.errors import CapabilityError, InsufficientMemoryError, ValidationError
+from mlxk.domain.generation import GenerationRequest, GenerationSettings
+from mlxk.domain.memory import MemoryReading
+from mlxk.domain.speech import TranscriptionSettings
+
+COMMIT = "a" * 40
+HEADER = json.dumps({"__metadata__": {"format": "mlx"}, "w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}})
+COMMON = {
+    "model.safetensors": struct.pack("<Q", len(HEADER)) + HEADER.encode() + bytes(16),
+    "tokenizer.json": b"{}",
+    "tokenizer_config.json": b'{"chat_template": "{{ messages }}"}',
+}
+MODELS = {
+    "org/omni": {**COMMON, "config.json": b'{"model_type": "gemma3n", "audio_config": {"depth": 1}}'},
+    "org/text": {**COMMON, "config.json": b'{"model_type": "llama"}'},
+    "org/whisper": {**COMMON, "config.json": b'{"model_type": "whisper"}'},
+}
+SOUNDS = {"/clips/hello.wav": tone(440, 30), "/clips/talk.wav": tone(440, 30.5)}
+HELLO, TALK = Recording("/clips/hello.wav", "hello.wav"), Recording("/clips/talk.wav", "talk.wav")
+WHAT = Question(Conversation.of("What is said?", "Be brief."))
+
+
+class Parts:
+    """The use case, beside the one for transcripts, and what the model was asked."""
+
+    def __init__(self, memory_bytes: int = 10**12) -> None:
+        self.requests: list[GenerationRequest] = []
+        cache = InMemoryModelCache({name: CachedModel((COMMIT,)) for name in MODELS})
+        workspaces = InMemoryWorkspaceStore()
+        files = InMemoryModelFiles({f"/cache/{name}/{COMMIT}": each for name, each in MODELS.items()})
+        known = {Backend.MLX_VLM: {"gemma3n"}, Backend.MLX_LM: {"llama", "gemma3n"}, Backend.MLX_AUDIO: {"whisper"}}
+        describe = DescribeModel(files, workspaces, InMemoryBackendRegistry(known), cache)
+        resolve = ResolveModel(cache, workspaces, InMemoryBuiltInModels())
+        memory = InMemoryMemoryProbe(MemoryReading(memory_bytes, memory_bytes))
+        generate = GenerateText(resolve, describe, InMemoryTextGenerator(self._answer), memory, InMemoryEventLog())
+        self.ask = AskAboutRecording(generate, InMemorySoundDecoder(SOUNDS))
+        self.transcribe = TranscribeAudio(resolve, describe, InMemorySpeechTranscriber(), memory)
+
+    def _answer(self, request: GenerationRequest) -> tuple[str, ...]:
+        self.requests.append(request)
+        return ("Hello.",)
+
+
+def test_a_recording_is_played_in_the_last_turn_to_mlx_vlm_and_heard_greedily() -> None:
+    parts = Parts()
+    list(parts.ask("org/omni", HELLO, WHAT))
+    (request,) = parts.requests
+    assert isinstance(request.prompt, Conversation)
+    system, turn = request.prompt.messages
+    assert (system.role, system.content, system.parts) == (Role.SYSTEM, "Be brief.", ())
+    assert (turn.content, turn.parts) == ("What is said?", (SOUNDS[HELLO.path], "What is said?"))
+    assert (request.backend, request.settings.temperature) == (Backend.MLX_VLM, 0.0)
+
+
+def test_a_temperature_that_was_asked_for_is_kept() -> None:
+    parts = Parts()
+    list(parts.ask("org/omni", HELLO, Question(Conversation.of("Sing."), GenerationSettings(temperature=0.5))))
+    assert parts.requests[0].settings.temperature == 0.5
+
+
+def test_a_recording_longer_than_the_model_hears_is_refused_with_both_numbers() -> None:
+    parts = Parts()
+    with pytest.raises(ValidationError, match=r"talk\.wav has 30\.5 s of sound; .* at most 30 s") as refusal:
+        parts.ask("org/omni", TALK, WHAT)
+    assert refusal.value.hint is not None
+    assert refusal.value.hint.startswith("Cut it, or use a speech-to-text model")
+    assert parts.requests == []
+
+
+@pytest.mark.parametrize(("model", "hears"), [("org/omni", True), ("org/text", False), ("org/whisper", False)])
+def test_only_models_that_write_text_and_take_sound_are_asked(model: str, hears: bool) -> None:
+    parts = Parts()
+    assert parts.ask.takes(model) is hears
+    if not hears:
+        with pytest.raises(CapabilityError):
+            parts.ask(model, HELLO, WHAT)
+
+
+def test_a_bare_prompt_plays_nothing() -> None:
+    with pytest.raises(ValidationError, match="in a conversation"):
+        Parts().ask("org/omni", HELLO, Question("What is said?"))
+
+
+def test_a_model_beyond_the_memory_is_refused() -> None:
+    with pytest.raises(InsufficientMemoryError):
+        Parts(memory_bytes=1).ask("org/omni", HELLO, WHAT)
+
+
+def test_such_a_model_writes_no_transcripts_and_the_refusal_says_what_to_do() -> None:
+    with pytest.raises(CapabilityError, match="does not write transcripts") as refusal:
+        Parts().transcribe("org/omni", HELLO, TranscriptionSettings())
+    assert refusal.value.hint is not None
+    assert "input_audio" in refusal.value.hint
