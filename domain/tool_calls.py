@@ -27,8 +27,8 @@ class ToolCallFormat:
     """Closes it; empty when only the next section or the end of the answer does."""
     parse: ToolCallParser
     new_id: Callable[[], str] | None = None
-    """Makes the id of a call that is shown while it is written, for models that write calls as JSON; None: all calls are
-    shown when their section ends."""
+    """Makes the id of a call that is shown while it is written, for models that write calls as JSON; None shows all
+    calls when their section ends."""
 
 
 class ToolCallSplitter:

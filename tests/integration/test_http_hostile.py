@@ -1,6 +1,6 @@
 """Thousands of hostile requests: the server answers or hangs up, stays reachable, and keeps nothing.
 
-pytest tests/integration/test_http_hostile.py --hostile-requests 10000
+pytest tests/integration/test_http_hostile.py --hostile-requests 10000 --log-cli-level INFO
 """
 
 import contextlib
@@ -86,7 +86,8 @@ def test_hostile_requests_neither_stop_nor_fill_the_server(request: pytest.Fixtu
         assert server.post(PATH, {"model": CHAT_MODEL, "messages": MESSAGES})[0] == 200
         kept = settled(server) - before
         more = sys.getallocatedblocks() - objects
-        print(f"readiness within {slowest:.3f} s; {large} large bodies; kept: {kept / 2**20:.1f} MiB, {more} objects")
+        said = "ready within %.3f s; %d large bodies; kept: %.1f MiB, %d objects"
+        logging.getLogger(__name__).info(said, slowest, large, kept / 2**20, more)
         assert kept < KEPT_BYTES
         assert more < KEPT_OBJECTS
     assert server.ended_well

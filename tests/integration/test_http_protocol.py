@@ -88,6 +88,7 @@ def test_headers_beyond_the_limit_are_refused(server: RunningServer) -> None:
     [
         (b"[" * 50_000, "payload_too_large"),
         (b'{"a":' * 50_000, "payload_too_large"),
+        (b'{"a": [' + b"0," * 499_999 + b"0]}", "payload_too_large"),
         (b'{"model": "m", "messages": ' + b"[" * 80 + b"]" * 80 + b"}", "payload_too_large"),
         (b"", "validation_error"),
         (b"{", "validation_error"),

@@ -39,6 +39,7 @@ FRAGMENTS = (
     "</tool_call>",
     "<tool_call>{broken</tool_call>",
     '<tool_call>{"name": "get_weather", "arguments": {"city": "Köln \\"END\\""}}</tool_call>',
+    '<tool_call>{"name": "get_weather", "arguments": {"city": [</tool_call>',
     '<tool_call>{"name": "f", "arguments": {}}</tool_call>',
 )
 THINKING = ReasoningFormat(ReasoningStyle.TAGS, "<think>", "</think>")
@@ -66,7 +67,10 @@ def events(request: GenerationRequest) -> list[GenerationEvent]:
     """Return the events of an answer; the same seed gives the same."""
     chance = random.Random(request.settings.seed)
     offered = isinstance(request.prompt, Conversation) and bool(request.prompt.tools)
-    calls = ToolCallFormat("<tool_call>", "</tool_call>", lambda text: _calls(text, chance)) if offered else None
+    new_id = (lambda: f"call_{chance.random()}") if chance.random() < 0.5 else None
+    calls = (
+        ToolCallFormat("<tool_call>", "</tool_call>", lambda text: _calls(text, chance), new_id) if offered else None
+    )
     free = request.settings.grammar is None
     parser = AnswerStream(request.settings.stop, THINKING if free else None, calls if free else None)
     found: list[GenerationEvent] = []
