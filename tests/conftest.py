@@ -34,9 +34,9 @@ Command = Callable[..., dict[str, Any]]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what a person may want to turn up."""
-    parser.addoption("--soak-requests", type=int, default=250, help="requests of the engine's soak test")
+    parser.addoption("--soak-requests", type=int, default=100, help="requests of the engine's soak test")
     parser.addoption("--hostile-requests", type=int, default=600, help="requests of the attack on the server")
-    parser.addoption("--exits", type=int, default=6, help="processes of the test of exits after generating")
+    parser.addoption("--exits", type=int, default=3, help="processes of the test of exits after generating")
 
 
 @pytest.fixture

@@ -4,13 +4,12 @@ Fields of the JSON form: ``ts`` (Unix seconds), ``level``, ``msg``, then the eve
 logs may live side by side, and structlog's global configuration is left alone.
 """
 
+import functools
 import json
 import sys
 import time
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, TextIO
-
-import structlog
 
 from mlxk.adapters.logging.redaction import Redactor
 from mlxk.application.ports.event_log import EventLog
@@ -30,29 +29,42 @@ class StructlogEventLog(EventLog):
     """
 
     def __init__(self, *, level: str, as_json: bool, home: str = "", stream: TextIO | None = None) -> None:
-        self._logger = structlog.wrap_logger(
-            structlog.PrintLogger(sys.stderr if stream is None else stream),
-            processors=[_stamp, Redactor(home), _as_json if as_json else _as_text],
-            wrapper_class=structlog.make_filtering_bound_logger(_SEVERITY[level]),
-            context_class=dict,
-            cache_logger_on_first_use=True,
-        )
+        self._least = _SEVERITY[level]
+        self._stream = sys.stderr if stream is None else stream
+        self._processors: list[Any] = [_stamp, Redactor(home), _as_json if as_json else _as_text]
 
     def debug(self, event: str, **fields: object) -> None:
         """Record a detail."""
-        self._logger.debug(event, **fields)
+        self._record("debug", event, fields)
 
     def info(self, event: str, **fields: object) -> None:
         """Record something normal."""
-        self._logger.info(event, **fields)
+        self._record("info", event, fields)
 
     def warning(self, event: str, **fields: object) -> None:
         """Record something to look at."""
-        self._logger.warning(event, **fields)
+        self._record("warning", event, fields)
 
     def error(self, event: str, **fields: object) -> None:
         """Record a failure."""
-        self._logger.error(event, **fields)
+        self._record("error", event, fields)
+
+    def _record(self, method: str, event: str, fields: Mapping[str, object]) -> None:
+        if _SEVERITY[method] >= self._least:
+            getattr(self._logger, method)(event, **fields)
+
+    @functools.cached_property
+    def _logger(self) -> Any:  # noqa: ANN401 - structlog's own type of it
+        """The logger, made for the first event to write: importing structlog takes longer than most commands have."""
+        import structlog  # noqa: PLC0415 - see above
+
+        return structlog.wrap_logger(
+            structlog.PrintLogger(self._stream),
+            processors=self._processors,
+            wrapper_class=structlog.BoundLogger,
+            context_class=dict,
+            cache_logger_on_first_use=True,
+        )
 
 
 def _stamp(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
