@@ -6,7 +6,8 @@ VENV := .venv
 CLIENTS := .venv-clients
 BIN := $(VENV)/bin
 PROMPT := What is mlxk?
-PYTEST_ARGS ?= -n 2 -q
+# Three processes on two cores: many tests wait for a process, a network or a clock.
+PYTEST_ARGS ?= -n 3 -q
 
 .PHONY: demo test check clients format lint types layers documented pytest demo-model clean help
 
