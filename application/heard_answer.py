@@ -3,19 +3,17 @@
 Listening happens in a thread of its own, so that whoever moves many streams never waits for one.
 """
 
-import queue
 import threading
 from collections.abc import Callable, Generator
-from typing import Self
 
 from mlxk.application.ports.clock import Clock
-from mlxk.application.ports.text_generator import TextStream
+from mlxk.application.queued_stream import QueuedTextStream
 from mlxk.domain.errors import ExecutionError, MlxkError
-from mlxk.domain.generation import Finished, FinishReason, GenerationEvent, TextDelta, Timings, Usage
+from mlxk.domain.generation import Finished, FinishReason, TextDelta, Timings, Usage
 from mlxk.domain.speech import Heard, Segment, Transcript, TranscriptEvent
 
 
-class HeardAnswer(TextStream):
+class HeardAnswer(QueuedTextStream):
     """Reads one transcript; see ``TextStream``.
 
     Args:
@@ -27,62 +25,16 @@ class HeardAnswer(TextStream):
     def __init__(
         self, events: Generator[TranscriptEvent, None, None], clock: Clock, on_end: Callable[[], None]
     ) -> None:
+        super().__init__()
         self._events = events
         self._clock = clock
         self._on_end = on_end
-        self._pieces: queue.SimpleQueue[GenerationEvent | MlxkError] = queue.SimpleQueue()
-        self._listener: Callable[[], None] = lambda: None
         self._cancelled = threading.Event()
-        self._failure: MlxkError | None = None
-        self._ended = False
         threading.Thread(target=self._listen, name="mlxk-listening", daemon=True).start()
-
-    def __iter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __next__(self) -> GenerationEvent:
-        """Wait for the next event; see the port."""
-        if self._ended:
-            raise StopIteration
-        return self._event(self._failure or self._pieces.get())
-
-    def take(self) -> tuple[GenerationEvent, ...]:
-        """Return what has come; see the port."""
-        events: list[GenerationEvent] = []
-        while not self._ended:
-            try:
-                piece = self._failure or self._pieces.get_nowait()
-            except queue.Empty:
-                break
-            if isinstance(piece, MlxkError) and events:
-                self._failure = piece
-                break
-            events.append(self._event(piece))
-        return tuple(events)
-
-    def listen(self, listener: Callable[[], None]) -> None:
-        """Have a function called when something has come; see the port."""
-        self._listener = listener
-        listener()
 
     def cancel(self) -> None:
         """Ask for no more; see the port."""
         self._cancelled.set()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        """Cancel."""
-        self.cancel()
-
-    def _event(self, piece: GenerationEvent | MlxkError) -> GenerationEvent:
-        self._ended = isinstance(piece, (Finished, MlxkError))
-        if isinstance(piece, MlxkError):
-            raise piece
-        return piece
 
     def _listen(self) -> None:
         try:
@@ -114,10 +66,6 @@ class HeardAnswer(TextStream):
                 tokens += sum(map(_size, event.segments))
         seconds = self._clock.monotonic() - began
         return Finished(FinishReason.CANCELLED, Usage(0, tokens), Timings(0.0, 0.0, seconds))
-
-    def _put(self, piece: GenerationEvent | MlxkError) -> None:
-        self._pieces.put(piece)
-        self._listener()
 
 
 def _size(segment: Segment) -> int:

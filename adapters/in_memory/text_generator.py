@@ -7,20 +7,18 @@
 Like an engine it has one thread of its own, so that readers, cancellation and several streams behave as they do there.
 """
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Self
 
 from mlxk.application.ports.resident_models import EngineState, ResidentModels
 from mlxk.application.ports.text_generator import TextGenerator, TextStream
+from mlxk.application.queued_stream import QueuedTextStream
 from mlxk.domain.conversation import Conversation
 from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.generation import (
     Finished,
     FinishReason,
-    GenerationEvent,
     GenerationRequest,
     TextDelta,
     Timings,
@@ -42,60 +40,20 @@ def echo(request: GenerationRequest) -> Sequence[Token]:
     return tuple(word if index == 0 else f" {word}" for index, word in enumerate(words))
 
 
-class InMemoryTextStream(TextStream):
+class InMemoryTextStream(QueuedTextStream):
     """One scripted answer."""
 
     def __init__(self, request: GenerationRequest, tokens: Sequence[Token]) -> None:
+        super().__init__()
         self.cancelled = False
         self._request = request
         self._tokens = tokens
         self._taken = 0
         self._stops = StopSequences(request.settings.stop)
-        self._events: queue.SimpleQueue[GenerationEvent | MlxkError] = queue.SimpleQueue()
-        self._failure: MlxkError | None = None
-        self._ended = False
-        self._listener: Callable[[], None] | None = None
-
-    def __iter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __next__(self) -> GenerationEvent:
-        """Wait for the next event; see the port."""
-        if self._ended:
-            raise StopIteration
-        return self._event(self._failure or self._events.get())
-
-    def take(self) -> tuple[GenerationEvent, ...]:
-        """Return what has come, without waiting; see the port."""
-        events: list[GenerationEvent] = []
-        while not self._ended:
-            try:
-                piece = self._failure or self._events.get_nowait()
-            except queue.Empty:
-                break
-            if isinstance(piece, MlxkError) and events:
-                self._failure = piece
-                break
-            events.append(self._event(piece))
-        return tuple(events)
-
-    def listen(self, listener: Callable[[], None]) -> None:
-        """Have a function called whenever something has come; see the port."""
-        self._listener = listener
-        listener()
 
     def cancel(self) -> None:
         """Ask for no more."""
         self.cancelled = True
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        """Cancel."""
-        self.cancel()
 
     def step(self) -> bool:
         """Produce the next token; return False when the answer has ended. Called by the generator's thread only."""
@@ -117,13 +75,6 @@ class InMemoryTextStream(TextStream):
         self._put_text(text)
         return True
 
-    def _event(self, piece: GenerationEvent | MlxkError) -> GenerationEvent:
-        if isinstance(piece, MlxkError):
-            self._ended = True
-            raise piece
-        self._ended = isinstance(piece, Finished)
-        return piece
-
     def _finish(self, reason: FinishReason, text: str = "") -> bool:
         self._put_text(text)
         prompt_tokens = len(_prompt_text(self._request).split())
@@ -137,11 +88,6 @@ class InMemoryTextStream(TextStream):
         wanted = self._request.settings.logprobs
         token = TokenAlternative(text, text.encode(), -0.5)
         self._put(TextDelta(text, () if wanted is None else (TokenLogprob(token, (token,) * min(wanted, 1)),)))
-
-    def _put(self, piece: GenerationEvent | MlxkError) -> None:
-        self._events.put(piece)
-        if self._listener is not None:
-            self._listener()
 
 
 class InMemoryTextGenerator(TextGenerator, ResidentModels):
