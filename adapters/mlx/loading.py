@@ -17,7 +17,7 @@ from mlxk.adapters.mlx.generation_config import generation_defaults
 from mlxk.adapters.mlx.grammar import GrammarCompiler
 from mlxk.adapters.mlx.imports import import_mlx_lm
 from mlxk.adapters.mlx.templates import PromptRenderer
-from mlxk.adapters.mlx.tokenizer_access import unwrapped
+from mlxk.adapters.mlx.tokenizer_access import keep_no_words, unwrapped
 from mlxk.domain.detection import context_length
 from mlxk.domain.errors import (
     BackendNotInstalledError,
@@ -198,7 +198,9 @@ def load_tokenizer(handle: ModelHandle, end_tokens: int | list[int] | None) -> A
     from mlx_lm import utils
 
     options = {"trust_remote_code": False, "local_files_only": True}
-    return utils.load_tokenizer(Path(handle.directory), options, eos_token_ids=end_tokens)
+    tokenizer = utils.load_tokenizer(Path(handle.directory), options, eos_token_ids=end_tokens)
+    keep_no_words(tokenizer)
+    return tokenizer
 
 
 def _adapted(network: Any, adapter: str) -> Any:  # noqa: ANN401

@@ -9,6 +9,7 @@ import pytest
 from models.tiny_models import build
 
 from mlxk.adapters.in_memory.event_log import InMemoryEventLog
+from mlxk.adapters.mlx.loading import load_tokenizer
 from mlxk.adapters.mlx.text import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.domain.generation import Finished, GenerationRequest, GenerationSettings
@@ -16,6 +17,9 @@ from mlxk.domain.generation import Finished, GenerationRequest, GenerationSettin
 pytestmark = pytest.mark.mlx
 LOADS = 100
 MOST_BYTES_A_LOAD = 20 * 1024
+TOKENIZERS = 300
+WORDS = 200
+MOST_BYTES_A_WORD = 20
 
 
 def resident_bytes() -> int:
@@ -42,3 +46,17 @@ def test_a_model_that_is_loaded_again_and_again_leaves_nothing_behind(tmp_path: 
         assert resident_bytes() - before < LOADS * MOST_BYTES_A_LOAD
     finally:
         generator.close()
+
+
+def test_a_tokenizer_that_is_gone_leaves_no_words_behind(tmp_path: Path) -> None:
+    handle = build(tmp_path / "llama")
+    text = " ".join(f"{number * 7919:x}" for number in range(WORDS))
+
+    def load_and_encode(times: int) -> None:
+        for _ in range(times):
+            assert len(load_tokenizer(handle, None).encode(text)) > WORDS
+
+    load_and_encode(TOKENIZERS // 3)
+    before = resident_bytes()
+    load_and_encode(TOKENIZERS)
+    assert resident_bytes() - before < TOKENIZERS * WORDS * MOST_BYTES_A_WORD

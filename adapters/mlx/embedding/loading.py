@@ -16,6 +16,7 @@ from mlxk.adapters.mlx.embedding.prompts import prompts_of
 from mlxk.adapters.mlx.imports import open_file_limit_kept
 from mlxk.adapters.mlx.loading import weight_bytes
 from mlxk.adapters.mlx.seclusion import offline, refuse_own_code
+from mlxk.adapters.mlx.tokenizer_access import keep_no_words
 from mlxk.domain.errors import (
     BackendNotInstalledError,
     ExecutionError,
@@ -111,6 +112,7 @@ def _load(handle: ModelHandle) -> "tuple[nn.Module, PreTrainedTokenizerBase]":
 
     directory = Path(handle.directory)
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    keep_no_words(tokenizer)
     return load(directory), tokenizer
 
 

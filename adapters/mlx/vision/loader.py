@@ -14,6 +14,7 @@ import attrs
 from mlxk.adapters.mlx.imports import import_mlx_lm, open_file_limit_kept
 from mlxk.adapters.mlx.loading import LoadedModel, assemble, identity_of, load_tokenizer, read_config
 from mlxk.adapters.mlx.seclusion import offline, refuse_own_code
+from mlxk.adapters.mlx.tokenizer_access import keep_no_words
 from mlxk.adapters.mlx.vision import towers
 from mlxk.adapters.mlx.vision.model import VisionParts
 from mlxk.adapters.mlx.vision.network import VisionNetwork
@@ -94,8 +95,9 @@ def _import_mlx_vlm() -> None:
 def _load(handle: ModelHandle) -> tuple[Any, Any]:
     from mlx_vlm import utils
 
-    loaded: tuple[Any, Any] = utils.load(handle.directory, trust_remote_code=False)
-    return loaded
+    model, processor = utils.load(handle.directory, trust_remote_code=False)
+    keep_no_words(processor)
+    return model, processor
 
 
 def _end_tokens(model: Any, processor: Any) -> list[int]:  # noqa: ANN401
