@@ -10,6 +10,8 @@ import attrs
 
 SENTINEL_NAME = ".mlxk_workspace.json"
 
+_OTHER_DIRECTORIES = (".hf_cache/", ".git/")
+
 
 @attrs.frozen
 class Workspace:
@@ -28,3 +30,12 @@ class Workspace:
     """When the hash was last recorded."""
     clean: bool | None = None
     """Whether the content still has the recorded hash; None when there is none to compare with."""
+
+
+def is_part_of_model(path: str) -> bool:
+    """Whether a file is the model's own, and not kept beside it by us, the hub's client or git.
+
+    Args:
+        path: Relative to the workspace, with ``/`` between parts.
+    """
+    return path != SENTINEL_NAME and not path.startswith(_OTHER_DIRECTORIES)

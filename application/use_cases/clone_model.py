@@ -1,27 +1,23 @@
 """Clone a model: an editable copy of it in a plain directory, from the cache where it is there, else through a pull."""
 
-import contextlib
-
 import attrs
 
-from mlxk.application.ports.cache_editor import CacheEditor, LockHolder
+from mlxk.application.ports.cache_editor import CacheEditor
 from mlxk.application.ports.confirmation import Confirmation
 from mlxk.application.ports.model_files import ModelFiles
 from mlxk.application.ports.progress import Progress
 from mlxk.application.ports.workspace_builder import CopyMethod, Provenance, WorkspaceBuilder, WorkspaceDraft
 from mlxk.application.ports.workspace_store import WorkspaceStore
+from mlxk.application.reservation import reserved_source
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.pull_model import PullModel, PullRequest, PullStatus
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import UnhealthyModelError, ValidationError
 from mlxk.domain.health import HealthReport
-from mlxk.domain.model import FileEntry, ModelHandle, Origin
+from mlxk.domain.model import ModelHandle, Origin
 from mlxk.domain.model_reference import ModelRef, ReferenceKind
 from mlxk.domain.remote_model import check_revision
-from mlxk.domain.workspace import SENTINEL_NAME, Workspace
-
-LEFT_OUT = (SENTINEL_NAME, ".hf_cache/", ".git/")
-"""What of a workspace is not part of the model."""
+from mlxk.domain.workspace import Workspace, is_part_of_model
 
 
 @attrs.frozen
@@ -103,14 +99,8 @@ class CloneModel:
     def _clone(self, source: ModelHandle, place: str, request: CloneRequest, progress: Progress) -> CloneResult:
         if place == source.directory or place.startswith(f"{source.directory}/"):
             raise ValidationError("target: it lies in the model that is to be cloned")
-
-        def waiting(holder: LockHolder) -> None:
-            progress.note(f"Waiting for {holder}.")
-
-        cached = source.origin is Origin.CACHE
-        reserved = self.editor.reserve(source.name, "cloning it", waiting) if cached else contextlib.nullcontext()
         provenance = self._provenance(source)
-        with reserved:
+        with reserved_source(self.editor, source, "cloning it", progress):
             if request.check_health:
                 self._checked(source, request)  # before anything is copied
             with self.builder.draft(place, provenance, keep_unfinished=True) as draft:
@@ -122,7 +112,7 @@ class CloneModel:
         return CloneResult(source, handle, provenance, methods, report, workspace)
 
     def _fill(self, draft: WorkspaceDraft, source: ModelHandle, progress: Progress) -> dict[CopyMethod, int]:
-        entries = [entry for entry in self.files.list(source.directory).files if _belongs(entry)]
+        entries = [entry for entry in self.files.list(source.directory).files if is_part_of_model(entry.path)]
         methods = dict.fromkeys(CopyMethod, 0)
         done: dict[str, int] = {}
         progress.begin("Cloning", {entry.path: entry.size_bytes for entry in entries})
@@ -167,7 +157,3 @@ def _parse(request: CloneRequest) -> ModelRef:
     if ref.revision not in {None, request.branch}:
         raise ValidationError(f"--branch {request.branch} contradicts '@{ref.revision}'")
     return attrs.evolve(ref, revision=request.branch)
-
-
-def _belongs(entry: FileEntry) -> bool:
-    return not any(entry.path.startswith(name) if name.endswith("/") else entry.path == name for name in LEFT_OUT)

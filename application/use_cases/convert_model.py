@@ -3,20 +3,20 @@
 The source is only read. The result is a new workspace, which appears when it is whole.
 """
 
-import contextlib
 import enum
 import json
 
 import attrs
 
 from mlxk.application.ports.backend_registry import BackendRegistry
-from mlxk.application.ports.cache_editor import CacheEditor, LockHolder
+from mlxk.application.ports.cache_editor import CacheEditor
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.model_files import FileListing, ModelFiles
 from mlxk.application.ports.progress import Progress
 from mlxk.application.ports.weight_converter import ConvertedWeights, WeightConverter
 from mlxk.application.ports.workspace_builder import Provenance, WorkspaceBuilder, WorkspaceDraft
 from mlxk.application.ports.workspace_store import WorkspaceStore
+from mlxk.application.reservation import reserved_source
 from mlxk.application.snapshot_reading import read_snapshot
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
@@ -34,13 +34,12 @@ from mlxk.domain.health import HealthReport
 from mlxk.domain.model import ModelDetails, ModelHandle, Origin, Quantization
 from mlxk.domain.snapshot import CONFIG, SAFETENSORS_INDEX, ModelSnapshot
 from mlxk.domain.weight_index import build_index, incomplete, require_complete
-from mlxk.domain.workspace import SENTINEL_NAME, Workspace
+from mlxk.domain.workspace import Workspace, is_part_of_model
 
 BITS = (2, 3, 4, 6, 8)
 GROUP_SIZES = (32, 64, 128)
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".safetensors.index.json", ".bin.index.json")
-_LEFT_OUT = (SENTINEL_NAME, ".hf_cache/", ".git/")
 
 
 class ConvertMode(enum.Enum):
@@ -113,12 +112,7 @@ class ConvertModel:
         place = self.builder.place(request.target, source.short_name)
         if place == source.directory or place.startswith(f"{source.directory}/"):
             raise ValidationError("target: it lies in the model that is to be converted")
-
-        def waiting(holder: LockHolder) -> None:
-            progress.note(f"Waiting for {holder}.")
-
-        cached = source.origin is Origin.CACHE
-        reserved = self.editor.reserve(source.name, "converting it", waiting) if cached else contextlib.nullcontext()
+        reserved = reserved_source(self.editor, source, "converting it", progress)
         provenance = self._provenance(source, request, scheme)
         with reserved, self.builder.draft(place, provenance, keep_unfinished=False) as draft:
             if request.mode is ConvertMode.REPAIR_INDEX:
@@ -268,8 +262,7 @@ def _is_carried_over(path: str) -> bool:
 
 
 def _is_copied(path: str) -> bool:
-    left_out = any(path.startswith(name) if name.endswith("/") else path == name for name in _LEFT_OUT)
-    return not left_out and path != SAFETENSORS_INDEX
+    return is_part_of_model(path) and path != SAFETENSORS_INDEX
 
 
 def _handle(draft: WorkspaceDraft) -> ModelHandle:

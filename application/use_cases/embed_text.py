@@ -6,14 +6,14 @@ business.
 
 import attrs
 
+from mlxk.application.loading_requirements import abilities, require_loadable, require_memory
 from mlxk.application.ports.memory_probe import MemoryProbe
 from mlxk.application.ports.text_embedder import TextEmbedder
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.capabilities import Capability
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings, EmbeddingSettings, Input
-from mlxk.domain.errors import CapabilityError, IncompatibleModelError, InsufficientMemoryError, UnhealthyModelError
-from mlxk.domain.memory import MemoryFit, judge_memory
+from mlxk.domain.errors import CapabilityError
 from mlxk.domain.model import ModelDescription, Origin
 
 _FINGERPRINT_DIGITS = 8
@@ -75,12 +75,7 @@ class EmbedText:
         request = EmbeddingRequest(description.handle, inputs, settings)
         request.validate()
         require_embedding_model(description)
-        verdict = judge_memory(self.memory.read(), description.size_bytes)
-        if verdict.fit is MemoryFit.EXCEEDS:
-            raise InsufficientMemoryError(
-                f"'{description.handle.name}' does not fit into this machine's memory budget",
-                detail={"needed_bytes": verdict.needed, "budget_bytes": verdict.budget},
-            )
+        require_memory(description, self.memory)
         return EmbeddingResult(self.embedder.embed(request), identity_of(description), content_hash_of(description))
 
 
@@ -92,16 +87,13 @@ def require_embedding_model(description: ModelDescription) -> None:
         CapabilityError: It is made for something else.
         IncompatibleModelError: No installed backend runs it.
     """
-    name = description.handle.name
-    if not description.health.healthy:
-        raise UnhealthyModelError(
-            f"'{name}' is damaged or incomplete: {description.health.reason}", hint=f"See: mlxk health {name}"
-        )
-    if Capability.EMBEDDINGS not in description.capabilities:
-        can = ", ".join(capability.value for capability in description.capabilities) or "nothing known"
-        raise CapabilityError(f"'{name}' is not an embedding model; it can do: {can}")
-    if not description.runtime.compatible:
-        raise IncompatibleModelError(f"'{name}' cannot run here: {description.runtime.reason}")
+    require_loadable(description, _require_vectors)
+
+
+def _require_vectors(description: ModelDescription) -> None:
+    if not description.can(Capability.EMBEDDINGS):
+        name = description.handle.name
+        raise CapabilityError(f"'{name}' is not an embedding model; it can do: {abilities(description)}")
 
 
 def identity_of(description: ModelDescription) -> str:

@@ -1,11 +1,12 @@
 """Generate text: resolve the model, judge whether it may run, and start the answer.
 
-Owns the order of the checks and the policy; which files say what is ``DescribeModel``'s knowledge, how tokens are made
-is the generator's.
+Owns the order of the checks and the policy; what every model must pass stands in ``loading_requirements``. Which files
+say what is ``DescribeModel``'s knowledge, how tokens are made is the generator's.
 """
 
 import attrs
 
+from mlxk.application.loading_requirements import abilities, require_loadable, require_memory
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.memory_probe import MemoryProbe
 from mlxk.application.ports.text_generator import TextGenerator, TextStream
@@ -14,9 +15,8 @@ from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.capabilities import Capability
 from mlxk.domain.computation import Computation
 from mlxk.domain.conversation import Conversation
-from mlxk.domain.errors import CapabilityError, IncompatibleModelError, InsufficientMemoryError, UnhealthyModelError
+from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation import GenerationRequest, GenerationSettings
-from mlxk.domain.memory import MemoryFit, judge_memory
 from mlxk.domain.model import ModelDescription
 from mlxk.domain.speech import SpeechTask, require_speech
 
@@ -90,23 +90,11 @@ class GenerateText:
             require_vision_model(description)
         if request.plays_sound:
             require_speech(handle.name, description.capabilities, SpeechTask.TRANSCRIBE)
-        takes_media = request.shows_images or request.plays_sound
-        self._judge_memory(description, question.strict_memory or takes_media)
+        # Over budget, text models are run unless that is refused, since they page. About images and sound they are
+        # refused: a tower takes memory in one piece, and a system without it is killed.
+        strict = question.strict_memory or request.shows_images or request.plays_sound
+        require_memory(description, self.memory, warn=None if strict else self.log)
         return self.generator.submit(request.routed(description.text_backends))
-
-    def _judge_memory(self, description: ModelDescription, strict: bool) -> None:
-        """Text models over budget are run unless that is refused, since they page; the user is told what to expect.
-
-        About images and sound they are refused: a tower takes memory in one piece, and a system without it is killed.
-        """
-        verdict = judge_memory(self.memory.read(), description.size_bytes)
-        if verdict.fit is not MemoryFit.EXCEEDS:
-            return
-        numbers = {"needed_bytes": verdict.needed, "budget_bytes": verdict.budget}
-        name = description.handle.name
-        if strict:
-            raise InsufficientMemoryError(f"'{name}' does not fit into this machine's memory budget", detail=numbers)
-        self.log.warning("the model exceeds this machine's memory budget; expect swapping", model=name, **numbers)
 
 
 def require_vision_model(description: ModelDescription) -> None:
@@ -130,16 +118,12 @@ def require_text_model(description: ModelDescription) -> None:
         CapabilityError: It is made for something else.
         IncompatibleModelError: No installed backend runs it.
     """
-    name = description.handle.name
-    if not description.health.healthy:
-        raise UnhealthyModelError(
-            f"'{name}' is damaged or incomplete: {description.health.reason}", hint=f"See: mlxk health {name}"
-        )
-    if Capability.TEXT_GENERATION not in description.capabilities:
-        can = ", ".join(capability.value for capability in description.capabilities) or "nothing known"
+    require_loadable(description, _require_text)
+
+
+def _require_text(description: ModelDescription) -> None:
+    if not description.can(Capability.TEXT_GENERATION):
         raise CapabilityError(
-            f"'{name}' does not generate text; it can do: {can}",
-            hint=next((hint for capability, hint in _OTHER_WAYS if capability in description.capabilities), None),
+            f"'{description.handle.name}' does not generate text; it can do: {abilities(description)}",
+            hint=next((hint for capability, hint in _OTHER_WAYS if description.can(capability)), None),
         )
-    if not description.runtime.compatible:
-        raise IncompatibleModelError(f"'{name}' cannot run here: {description.runtime.reason}")

@@ -5,12 +5,14 @@ import enum
 import attrs
 
 from mlxk.application.ports.built_in_models import BuiltInModels
-from mlxk.application.ports.cache_editor import CacheEditor, LockHolder
+from mlxk.application.ports.cache_editor import CacheEditor
 from mlxk.application.ports.confirmation import Confirmation
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.model_hub import ModelHub
 from mlxk.application.ports.progress import Progress
+from mlxk.application.reservation import reserved
 from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.application.use_cases.resolve_model import without_revisions
 from mlxk.domain.capabilities import Framework
 from mlxk.domain.download import DownloadPlan, plan_download
 from mlxk.domain.errors import (
@@ -114,11 +116,7 @@ class PullModel:
         if request.dry_run:
             plan = plan_download(self.hub.describe(name, ref.revision))
             return attrs.evolve(result, plan=plan, missing_bytes=self.hub.missing_bytes(plan))
-
-        def waiting(holder: LockHolder) -> None:
-            progress.note(f"Waiting for {holder}.")
-
-        with self.editor.reserve(name, "pulling it", waiting):
+        with reserved(self.editor, name, "pulling it", progress):
             return self._pull(result, ref.revision, request, progress, confirmation)
 
     def _pull(
@@ -239,10 +237,7 @@ def _parse(reference: str) -> ModelRef:
     if ref.revision is not None:
         check_revision(ref.revision)
         if ref.name in BUILT_IN_NAMES:
-            raise ValidationError(
-                f"model: '{ref}' asks for a revision, but the built-in model '{ref.name}' has none",
-                hint=f"Write it without one: {ref.name}",
-            )
+            raise without_revisions(ref)
     return ref
 
 

@@ -65,10 +65,7 @@ class ResolveModel:
 
     def _at_revision(self, ref: ModelRef, revision: str, built_in: ModelHandle | None) -> ModelHandle:
         if built_in:
-            raise ValidationError(
-                f"model: '{ref}' asks for a revision, but the built-in model '{ref.name}' has none",
-                hint=f"Write it without one: {ref.name}",
-            )
+            raise without_revisions(ref)
         exact = self._cached(ref.name)
         match = exact.name if exact else _only_match(ref.name, self.cache.names())
         handle = self.cache.find(match, revision) if match else None
@@ -93,6 +90,14 @@ class ResolveModel:
         if handle is None and "/" not in name:
             handle = self.cache.find(f"{DEFAULT_ORGANIZATION}/{name}")
         return handle
+
+
+def without_revisions(ref: ModelRef) -> ValidationError:
+    """Return the refusal of a reference to a revision of a built-in model."""
+    return ValidationError(
+        f"model: '{ref}' asks for a revision, but the built-in model '{ref.name}' has none",
+        hint=f"Write it without one: {ref.name}",
+    )
 
 
 def _only_match(wanted: str, known: Iterable[str]) -> str | None:

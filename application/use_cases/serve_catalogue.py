@@ -6,14 +6,15 @@ directory of this machine is never shown. Answers are kept for a moment, since c
 
 import hashlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import attrs
 
+from mlxk.application.loading_requirements import Requirement
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.resident_models import ResidentModels
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.application.use_cases.embed_text import require_embedding_model
+from mlxk.application.use_cases.embed_text import content_hash_of, require_embedding_model
 from mlxk.application.use_cases.generate_text import require_text_model
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
@@ -31,9 +32,6 @@ MOST_REMEMBERED = 256
 
 STATE_SECONDS = 0.5
 """How long to wait for the engine to say what is loaded."""
-
-Requirement = Callable[[ModelDescription], None]
-"""Raises the refusal of a model that cannot do what it is wanted for."""
 
 
 @attrs.frozen
@@ -62,8 +60,7 @@ class ServedModel:
     @property
     def fingerprint(self) -> str:
         """A short name for exactly these weights; the same weights have the same name on every machine."""
-        workspace = self.description.workspace
-        version = self.handle.revision or (workspace.content_hash if workspace else None) or ""
+        version = content_hash_of(self.description) or ""
         facts = f"{self.id}\n{version}\n{self.description.size_bytes}"
         return f"fp_{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
 

@@ -4,17 +4,18 @@ Owns the order of the checks and the policy: unlike a text model, one that liste
 memory. How sound becomes text is the transcriber's business.
 """
 
+import functools
 from collections.abc import Generator
 
 import attrs
 
+from mlxk.application.loading_requirements import require_loadable, require_memory
 from mlxk.application.ports.memory_probe import MemoryProbe
 from mlxk.application.ports.speech_transcriber import SpeechTranscriber
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.capabilities import Capability
-from mlxk.domain.errors import CapabilityError, IncompatibleModelError, InsufficientMemoryError, UnhealthyModelError
-from mlxk.domain.memory import MemoryFit, judge_memory
+from mlxk.domain.errors import CapabilityError
 from mlxk.domain.model import ModelDescription
 from mlxk.domain.speech import SpeechTask, TranscriptEvent, TranscriptionRequest, TranscriptionSettings, require_speech
 
@@ -69,12 +70,7 @@ class TranscribeAudio:
         """
         settings.validate()
         require_speech_model(description, settings.task)
-        verdict = judge_memory(self.memory.read(), description.size_bytes)
-        if verdict.fit is MemoryFit.EXCEEDS:
-            raise InsufficientMemoryError(
-                f"'{description.handle.name}' does not fit into this machine's memory budget",
-                detail={"needed_bytes": verdict.needed, "budget_bytes": verdict.budget},
-            )
+        require_memory(description, self.memory)
         request = TranscriptionRequest(description.handle, recording.path, recording.name, settings)
         return self.transcriber.transcribe(request)
 
@@ -87,16 +83,14 @@ def require_speech_model(description: ModelDescription, task: SpeechTask = Speec
         CapabilityError: It is made for something else, or cannot do this task.
         IncompatibleModelError: No installed backend runs it.
     """
+    require_loadable(description, functools.partial(_require_transcripts, task))
+
+
+def _require_transcripts(task: SpeechTask, description: ModelDescription) -> None:
     name = description.handle.name
-    if not description.health.healthy:
-        raise UnhealthyModelError(
-            f"'{name}' is damaged or incomplete: {description.health.reason}", hint=f"See: mlxk health {name}"
-        )
     require_speech(name, description.capabilities, task)
     if description.can(Capability.TEXT_GENERATION):
         raise CapabilityError(
             f"'{name}' answers questions about sound; it does not write transcripts",
             hint="Ask it in a conversation: mlxk run --audio FILE, or input_audio in /v1/chat/completions.",
         )
-    if not description.runtime.compatible:
-        raise IncompatibleModelError(f"'{name}' cannot run here: {description.runtime.reason}")

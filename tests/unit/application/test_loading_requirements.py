@@ -1,0 +1,96 @@
+"""What every model must pass before it is loaded: in this order, and with these words."""
+
+import datetime
+
+import attrs
+import pytest
+
+from mlxk.adapters.in_memory.event_log import InMemoryEventLog
+from mlxk.adapters.in_memory.memory_probe import InMemoryMemoryProbe
+from mlxk.application.loading_requirements import abilities, require_loadable, require_memory
+from mlxk.domain.capabilities import Capability, Framework, ModelType
+from mlxk.domain.errors import CapabilityError, IncompatibleModelError, InsufficientMemoryError, UnhealthyModelError
+from mlxk.domain.health import healthy, unhealthy
+from mlxk.domain.memory import RESERVE_BYTES, MemoryReading
+from mlxk.domain.model import ModelDescription, ModelHandle, Origin, Runtime
+
+GIB = 1024**3
+
+MODEL = ModelDescription(
+    handle=ModelHandle("org/m", "/cache/org/m", Origin.CACHE, "a" * 40),
+    size_bytes=GIB,
+    modified=datetime.datetime.fromtimestamp(0, datetime.UTC),
+    framework=Framework.MLX,
+    model_type=ModelType.CHAT,
+    capabilities=(Capability.TEXT_GENERATION, Capability.CHAT),
+    context_length=None,
+    health=healthy(),
+    runtime=Runtime(True),
+)
+DAMAGE = {"health": unhealthy("Weights are missing")}
+NO_BACKEND = {"runtime": Runtime(False, "mlx-lm is not installed")}
+
+
+def any_kind(description: ModelDescription) -> None:
+    """Take every model."""
+
+
+def another_kind(description: ModelDescription) -> None:
+    """Take none."""
+    raise CapabilityError(f"'{description.handle.name}' is of another kind")
+
+
+def test_a_whole_model_of_the_kind_that_an_installed_backend_runs_is_let_through() -> None:
+    require_loadable(MODEL, any_kind)
+
+
+def test_damage_is_told_before_anything_else() -> None:
+    with pytest.raises(UnhealthyModelError) as refused:
+        require_loadable(attrs.evolve(MODEL, **DAMAGE, **NO_BACKEND), another_kind)
+    assert refused.value.message == "'org/m' is damaged or incomplete: Weights are missing"
+    assert refused.value.hint == "See: mlxk health org/m"
+
+
+def test_another_kind_is_told_before_a_backend_that_is_missing() -> None:
+    with pytest.raises(CapabilityError, match="another kind"):
+        require_loadable(attrs.evolve(MODEL, **NO_BACKEND), another_kind)
+
+
+def test_a_model_that_no_backend_runs_is_refused_with_the_reason() -> None:
+    with pytest.raises(IncompatibleModelError) as refused:
+        require_loadable(attrs.evolve(MODEL, **NO_BACKEND), any_kind)
+    assert refused.value.message == "'org/m' cannot run here: mlx-lm is not installed"
+
+
+def test_a_model_beyond_the_memory_budget_is_refused_with_the_numbers() -> None:
+    reading = MemoryReading(GIB, GIB)
+    with pytest.raises(InsufficientMemoryError, match="'org/m' does not fit") as refused:
+        require_memory(MODEL, InMemoryMemoryProbe(reading))
+    assert refused.value.detail == {"needed_bytes": GIB + RESERVE_BYTES, "budget_bytes": reading.budget}
+
+
+def test_who_is_to_be_warned_gets_the_numbers_in_place_of_a_refusal() -> None:
+    log, reading = InMemoryEventLog(), MemoryReading(GIB, GIB)
+    require_memory(MODEL, InMemoryMemoryProbe(reading), warn=log)
+    (event,) = log.events
+    assert event.level == "warning"
+    assert event.fields == {
+        "model": "org/m",
+        "needed_bytes": GIB + RESERVE_BYTES,
+        "budget_bytes": reading.budget,
+    }
+
+
+@pytest.mark.parametrize("reading", [None, MemoryReading(64 * GIB, GIB), MemoryReading(64 * GIB, 64 * GIB)], ids=str)
+def test_a_model_within_the_budget_or_on_a_machine_that_does_not_tell_is_let_through(
+    reading: MemoryReading | None,
+) -> None:
+    log = InMemoryEventLog()
+    require_memory(MODEL, InMemoryMemoryProbe(reading))
+    require_memory(MODEL, InMemoryMemoryProbe(reading), warn=log)
+    assert log.events == []
+
+
+def test_abilities_are_named_as_in_a_listing() -> None:
+    assert abilities(MODEL) == "text-generation, chat"
+    assert abilities(attrs.evolve(MODEL, capabilities=())) == "nothing known"
