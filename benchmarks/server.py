@@ -1,6 +1,6 @@
 """The server against the engine it serves: tokens for each second of CPU the server takes, at 1, 8 and 32 streams.
 
-    python benchmarks/server.py [--rounds N] [--tokens N] [--peer NAME=COMMAND …]
+    python benchmarks/server.py [--rounds N] [--tokens N] [--starts N] [--peer NAME=COMMAND …]
 
 A random model is made for it: small, so that what the server adds to a token shows. ``raw`` is mlx-lm's own batch
 generator in a process of its own, with no server at all. A peer is any OpenAI-compatible server: ``{model}`` and
@@ -8,6 +8,9 @@ generator in a process of its own, with no server at all. A peer is any OpenAI-c
 ``--peer 'mlx_lm=python -m mlx_lm.server --model {model} --port {port}'``. Rounds are interleaved, so that a noisy
 machine disturbs all alike; figures are medians. CPU and memory are those of the server's processes together, not of the
 clients. Connections that a server refused or reset are counted, and tried again.
+
+Before that each server is started several times with no other beside it: ready is a server that has answered its first
+request; its memory is looked at then, and again after 32 streams at once. Pages that its processes share count once.
 """
 
 import argparse
@@ -25,6 +28,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -100,6 +104,15 @@ def cpu_seconds(process: int) -> float:
     return int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds)
 
 
+def memory_mib(process: int) -> float:
+    """Return the resident memory of a process; of pages that several share only its part, where the system tells it."""
+    shares = Path(f"/proc/{process}/smaps_rollup")
+    if shares.exists():
+        return next(int(line.split()[1]) for line in shares.read_text().splitlines() if line.startswith("Pss:")) / 1024
+    shown = subprocess.run(["ps", "-o", "rss=", "-p", str(process)], capture_output=True, text=True, check=True)
+    return int(shown.stdout) / 1024
+
+
 class Server:
     """A server under test, started by its command line."""
 
@@ -137,10 +150,8 @@ class Server:
         return Sample(sum(each[0] for each in results), taken, statistics.median(each[1] for each in results))
 
     def memory_mib(self) -> float:
-        """Return the resident memory."""
-        processes = ",".join(map(str, family(self._process.pid)))
-        shown = subprocess.run(["ps", "-o", "rss=", "-p", processes], capture_output=True, text=True, check=True)
-        return sum(map(int, shown.stdout.split())) / 1024
+        """Return the memory of its processes together."""
+        return sum(map(memory_mib, family(self._process.pid)))
 
     def close(self) -> None:
         """End it, with everything it started."""
@@ -206,16 +217,11 @@ class Raw:
         self._process = subprocess.Popen(
             [sys.executable, __file__, "--raw", model], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.ready_seconds = float("nan")
         self._ask(1, 2)
 
     def measure(self, streams: int, tokens: int) -> Sample:
         """Generate so many answers at once."""
         return Sample(**self._ask(streams, tokens))
-
-    def memory_mib(self) -> float:
-        """Return nothing: it is no server."""
-        return float("nan")
 
     def close(self) -> None:
         """End it."""
@@ -264,32 +270,43 @@ def generate_raw(model_path: str) -> None:
         sys.stdout.flush()
 
 
-def compare(rounds: int, tokens: int, peers: list[str]) -> None:
-    """Measure and print a table."""
-    with tempfile.TemporaryDirectory() as directory:
-        model = make_model(Path(directory))
-        ours = "{python} -m mlxk serve --no-supervisor --allow-model-paths --port {{port}} --model {{model}}"
-        commands = [("mlxk", ours.format(python=sys.executable)), *(tuple(peer.split("=", 1)) for peer in peers)]
-        contestants: list[Raw | Server] = [Raw(model), *(Server(name, command, model) for name, command in commands)]
-        samples: dict[tuple[str, int], list[Sample]] = {}
-        for _ in range(rounds):
-            for streams in STREAMS:
-                for each in contestants:
-                    samples.setdefault((each.name, streams), []).append(each.measure(streams, tokens))
-        print(f"{'':12} {'streams':>7} {'tok/CPU s':>10} {'of raw':>7} {'first token':>12}")
-        for (name, streams), measured in samples.items():
-            rate = statistics.median(sample.tokens_per_cpu_second for sample in measured)
-            ratio = statistics.median(
-                sample.tokens_per_cpu_second / raw.tokens_per_cpu_second
-                for sample, raw in zip(measured, samples["raw", streams], strict=True)
-            )
-            first = statistics.median(sample.first_token_seconds for sample in measured)
-            print(f"{name:12} {streams:7} {rate:10.1f} {ratio:7.3f} {first * 1000:9.0f} ms")
-        for each in contestants:
-            print(
-                f"{each.name:12} ready in {each.ready_seconds:.2f} s, {each.memory_mib():.0f} MiB, {each.resets} resets"
-            )
-            each.close()
+def compare(contestants: Sequence[Raw | Server], rounds: int, tokens: int) -> None:
+    """Measure what a token costs, and print a table."""
+    samples: dict[tuple[str, int], list[Sample]] = {}
+    for _ in range(rounds):
+        for streams in STREAMS:
+            for each in contestants:
+                samples.setdefault((each.name, streams), []).append(each.measure(streams, tokens))
+    print(f"{'':12} {'streams':>7} {'tok/CPU s':>10} {'of raw':>7} {'first token':>12}")
+    for (name, streams), measured in samples.items():
+        rate = statistics.median(sample.tokens_per_cpu_second for sample in measured)
+        ratio = statistics.median(
+            sample.tokens_per_cpu_second / raw.tokens_per_cpu_second
+            for sample, raw in zip(measured, samples["raw", streams], strict=True)
+        )
+        first = statistics.median(sample.first_token_seconds for sample in measured)
+        print(f"{name:12} {streams:7} {rate:10.1f} {ratio:7.3f} {first * 1000:9.0f} ms")
+    for each in contestants:
+        print(f"{each.name:12} {each.resets} connections refused or reset")
+
+
+def compare_starts(commands: Mapping[str, str], model: str, starts: int, tokens: int) -> None:
+    """Start each server several times, alone, and print what that takes."""
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    ready: dict[str, list[float]] = {name: [] for name in commands}
+    loaded: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(starts):
+        for name, command in commands.items():
+            server = Server(name, command, model)
+            seconds[name].append(server.ready_seconds)
+            ready[name].append(server.memory_mib())
+            server.measure(STREAMS[-1], tokens)
+            loaded[name].append(server.memory_mib())
+            server.close()
+    print(f"{'':12} {'ready after':>12} {'MiB':>5} {f'after {STREAMS[-1]} streams':>17}")
+    for name in commands:
+        figures = [statistics.median(each[name]) for each in (seconds, ready, loaded)]
+        print(f"{name:12} {figures[0]:10.2f} s {figures[1]:5.0f} {figures[2]:17.0f}")
 
 
 def main() -> None:
@@ -297,13 +314,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--starts", type=int, default=5)
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
     parser.add_argument("--raw", metavar="MODEL", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.raw:
         generate_raw(arguments.raw)
-    else:
-        compare(arguments.rounds, arguments.tokens, arguments.peer)
+        return
+    ours = f"{sys.executable} -m mlxk serve --allow-model-paths --port {{port}} --model {{model}}"
+    commands = {"mlxk": ours, **dict(peer.split("=", 1) for peer in arguments.peer)}
+    with tempfile.TemporaryDirectory() as directory:
+        model = make_model(Path(directory))
+        compare_starts(commands, model, arguments.starts, arguments.tokens)
+        contestants = [Raw(model), *(Server(name, command, model) for name, command in commands.items())]
+        try:
+            compare(contestants, arguments.rounds, arguments.tokens)
+        finally:
+            for each in contestants:
+                each.close()
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class StructlogEventLog(EventLog):
     @functools.cached_property
     def _logger(self) -> Any:  # noqa: ANN401 - structlog's own type of it
         """The logger, made for the first event to write: importing structlog takes longer than most commands have."""
-        import structlog  # noqa: PLC0415 - see above
+        from mlxk.adapters.logging.plain_structlog import structlog  # noqa: PLC0415 - see above
 
         return structlog.wrap_logger(
             structlog.PrintLogger(self._stream),

@@ -275,6 +275,7 @@ def _load(wanted: WantedModel) -> Any:  # noqa: ANN401 - what a loader makes is 
         with contained(name):
             loaded = wanted.load(wanted.handle, wanted.adapter)
             heap.settle_random_state()
+            heap.give_back()
             return loaded
     except (MlxkError, OSError):
         raise

@@ -1,4 +1,4 @@
-"""EXIF facts, by Pillow. Every value is checked: cameras, editors and strangers write whatever they like."""
+"""The facts in an image's EXIF, by Pillow. Every value is checked: cameras and strangers write whatever they like."""
 
 import datetime
 import math
@@ -9,7 +9,6 @@ from typing import Any
 from PIL import ExifTags
 
 from mlxk.adapters.pillow.opening import DAMAGED, open_image, quietly
-from mlxk.application.ports.exif_reader import ExifReader
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.image_facts import ImageFacts, camera_name
 from mlxk.domain.media import EncodedImage
@@ -24,27 +23,24 @@ _TIMES = ((_TAG.DateTimeOriginal, _TAG.OffsetTimeOriginal), (_TAG.DateTimeDigiti
 Tags = Mapping[int, Any]
 
 
-class PillowExifReader(ExifReader):
-    """Reads the EXIF of whatever Pillow opens."""
-
-    def read(self, image: EncodedImage) -> ImageFacts:
-        """Return the facts; see the port."""
-        try:
-            with quietly(), open_image(image) as opened:
-                # The directories are read while the file is open; a broken one leaves the others as they are.
-                exif = opened.getexif()
-                top, details, place = dict(exif), _directory(exif, _IFD.Exif), _directory(exif, _IFD.GPSInfo)
-        except (MlxkError, *DAMAGED):
-            return ImageFacts()
-        latitude = _degrees(place.get(_GPS.GPSLatitude), place.get(_GPS.GPSLatitudeRef), 90)
-        longitude = _degrees(place.get(_GPS.GPSLongitude), place.get(_GPS.GPSLongitudeRef), 180)
-        located = latitude is not None and longitude is not None
-        return ImageFacts(
-            taken=_taken(details, place),
-            latitude=latitude if located else None,
-            longitude=longitude if located else None,
-            camera=camera_name(_text(top.get(_TAG.Make)), _text(top.get(_TAG.Model))),
-        )
+def facts_of(image: EncodedImage) -> ImageFacts:
+    """Return what the EXIF of an image says; see the port ``ExifReader``."""
+    try:
+        with quietly(), open_image(image) as opened:
+            # The directories are read while the file is open; a broken one leaves the others as they are.
+            exif = opened.getexif()
+            top, details, place = dict(exif), _directory(exif, _IFD.Exif), _directory(exif, _IFD.GPSInfo)
+    except (MlxkError, *DAMAGED):
+        return ImageFacts()
+    latitude = _degrees(place.get(_GPS.GPSLatitude), place.get(_GPS.GPSLatitudeRef), 90)
+    longitude = _degrees(place.get(_GPS.GPSLongitude), place.get(_GPS.GPSLongitudeRef), 180)
+    located = latitude is not None and longitude is not None
+    return ImageFacts(
+        taken=_taken(details, place),
+        latitude=latitude if located else None,
+        longitude=longitude if located else None,
+        camera=camera_name(_text(top.get(_TAG.Make)), _text(top.get(_TAG.Model))),
+    )
 
 
 def _directory(exif: Any, which: int) -> Tags:  # noqa: ANN401 - Pillow's type has no public name

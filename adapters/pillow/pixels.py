@@ -1,9 +1,8 @@
-"""Images as pixels, by Pillow."""
+"""The pixels of an image, by Pillow."""
 
 from PIL import ExifTags, Image
 
 from mlxk.adapters.pillow.opening import DAMAGED, damaged, open_image, quietly
-from mlxk.application.ports.image_decoder import ImageDecoder
 from mlxk.domain.media import DecodedImage, EncodedImage
 
 _TURNS = {
@@ -22,19 +21,16 @@ _SIXTEEN_BITS = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
 _WHITE = (255, 255, 255)
 
 
-class PillowImageDecoder(ImageDecoder):
-    """Decodes what Pillow reads: JPEG, PNG, GIF, WebP and AVIF; HEIC with pillow-heif."""
-
-    def decode(self, image: EncodedImage) -> DecodedImage:
-        """Decode an image; see the port."""
-        with quietly(), open_image(image) as opened:
-            try:
-                opened.load()
-                upright = _upright(opened)
-                colours = _colours(upright)
-                return DecodedImage(colours.width, colours.height, colours.tobytes(), image.digest)
-            except DAMAGED as error:
-                raise damaged(image) from error
+def decoded(image: EncodedImage) -> DecodedImage:
+    """Decode an image; see the port ``ImageDecoder``."""
+    with quietly(), open_image(image) as opened:
+        try:
+            opened.load()
+            upright = _upright(opened)
+            colours = _colours(upright)
+            return DecodedImage(colours.width, colours.height, colours.tobytes(), image.digest)
+        except DAMAGED as error:
+            raise damaged(image) from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
