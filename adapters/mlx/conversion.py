@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from mlxk.adapters.mlx.imports import contained, open_file_limit_kept
+from mlxk.adapters.mlx.imports import contained, light_imports
 from mlxk.application.ports.progress import Progress
 from mlxk.application.ports.weight_converter import ConvertedWeights, WeightConverter
 from mlxk.domain.capabilities import Backend
@@ -107,7 +107,7 @@ def _load(source: ModelHandle, backend: Backend) -> "tuple[nn.Module, dict[str, 
         )
     config.pop("_name_or_path", None)  # where its author had it
     directory = Path(source.directory)
-    with open_file_limit_kept():
+    with light_imports():
         if backend is Backend.MLX_VLM:
             from mlx_vlm import utils as vision
 

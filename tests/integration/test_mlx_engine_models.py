@@ -220,6 +220,27 @@ def test_the_limit_on_open_files_stays_as_it_was(tmp_path: Path) -> None:
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
+def test_transformers_knows_all_its_models_though_its_files_were_read_once() -> None:
+    program = (
+        "import os\n"
+        "from mlxk.adapters.mlx.imports import import_mlx_lm\n"
+        "scanned = []\n"
+        "scan = os.scandir\n"
+        "os.scandir = lambda path: scanned.append(os.fspath(path)) or scan(path)\n"
+        "import_mlx_lm()\n"
+        "import transformers.models\n"
+        "from transformers.utils.import_utils import define_import_structure\n"
+        "assert scanned.count(os.path.dirname(transformers.models.__file__)) == 1, scanned\n"
+        "found = transformers.models\n"
+        "structure = define_import_structure(found.__file__)\n"
+        "again = type(found)(found.__name__, found.__file__, structure, found.__spec__)\n"
+        "assert again._class_to_module == found._class_to_module\n"
+        "assert again._import_structure == found._import_structure\n"
+        "assert sorted(again.__all__) == sorted(found.__all__)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
 @pytest.mark.parametrize("closes", [True, False])
 def test_a_process_that_generated_exits_with_zero_every_time(
     tmp_path: Path, request: pytest.FixtureRequest, closes: bool

@@ -13,7 +13,7 @@ import attrs
 
 from mlxk.adapters.mlx.embedding.encoding import TextEncoder
 from mlxk.adapters.mlx.embedding.prompts import prompts_of
-from mlxk.adapters.mlx.imports import open_file_limit_kept
+from mlxk.adapters.mlx.imports import light_imports
 from mlxk.adapters.mlx.loading import weight_bytes
 from mlxk.adapters.mlx.seclusion import offline, refuse_own_code
 from mlxk.adapters.mlx.tokenizer_access import keep_no_words
@@ -91,7 +91,7 @@ def load_embedding_model(handle: ModelHandle, adapter: str | None = None) -> Emb
     if not any(os.path.exists(os.path.join(handle.directory, name)) for name in _VOCABULARIES):
         raise UnhealthyModelError(f"'{handle.name}' lacks its tokenizer.", hint="Download the model again.")
     try:
-        with open_file_limit_kept(), offline():
+        with light_imports(), offline():
             network, tokenizer = _load(handle)
             pooling = _pooling(handle, config)
             if pooling is not None:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mlxk.adapters.mlx.imports import open_file_limit_kept
+from mlxk.adapters.mlx.imports import light_imports
 from mlxk.adapters.mlx.loading import weight_bytes
 from mlxk.adapters.mlx.seclusion import offline, refuse_own_code
 from mlxk.adapters.mlx.speech import families
@@ -44,7 +44,7 @@ def load_speech_model(handle: ModelHandle, adapter: str | None = None) -> Speech
     refuse_own_code(handle)
     family = family_of(handle)
     try:
-        with open_file_limit_kept(), offline(), warnings.catch_warnings():
+        with light_imports(), offline(), warnings.catch_warnings():
             # What they warn of is a missing tokenizer; the listener says so in our words.
             warnings.simplefilter("ignore")
             network = _load(handle, family)

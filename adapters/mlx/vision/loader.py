@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from mlxk.adapters.mlx.imports import import_mlx_lm, open_file_limit_kept
+from mlxk.adapters.mlx.imports import import_mlx_lm, light_imports
 from mlxk.adapters.mlx.loading import LoadedModel, assemble, identity_of, load_tokenizer, read_config
 from mlxk.adapters.mlx.seclusion import offline, refuse_own_code
 from mlxk.adapters.mlx.tokenizer_access import keep_no_words
@@ -53,7 +53,7 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> Loaded
     config = read_config(handle)
     try:
         # mlx-vlm patches AutoProcessor with every architecture it imports, once; undone, the next load would miss it.
-        with open_file_limit_kept(), offline(), _quietly():
+        with light_imports(), offline(), _quietly():
             model, processor = _load(handle)
             tokenizer = load_tokenizer(handle, _end_tokens(model, processor))
     except MlxkError:
