@@ -35,7 +35,7 @@ class AnswerStream:
         self._tags: ReasoningSplitter | None = None
         self._tools: ToolCallSplitter | None = None
         if reasoning is not None and reasoning.style is ReasoningStyle.CHANNELS:
-            self._channels = ChannelSplitter(prompt_tail, tools.parse if tools else None)
+            self._channels = ChannelSplitter(prompt_tail, tools)
             return
         if reasoning is not None:
             self._tags = ReasoningSplitter(reasoning, reasoning.opened_by(prompt_tail))

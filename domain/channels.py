@@ -9,14 +9,16 @@ Owns splitting them into reasoning, tool calls and text, fed piece by piece; tag
 
 import enum
 import re
+from collections.abc import Sequence
 
-from mlxk.domain.generation import AnswerDelta, ReasoningDelta, TextDelta, ToolCallDelta
+from mlxk.domain.generation import AnswerDelta, ReasoningDelta, TextDelta
 from mlxk.domain.marker_scanner import MarkerScanner
-from mlxk.domain.tool_calls import ToolCallParser
+from mlxk.domain.tool_calls import CallSection, ToolCallFormat
 
 _START, _CHANNEL, _MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
 _ENDS = ("<|end|>", "<|call|>", "<|return|>")
-_RECIPIENT = re.compile(r"\bto=[^\s<]")
+_RECIPIENT_KEY = "to="
+_RECIPIENT = re.compile(rf"\b{_RECIPIENT_KEY}[^\s<]")
 _HEADER = re.compile(r"<\|(start|channel)\|>[\w .=-]*(<\|channel\|>[^\n]*)?")
 _CHANNEL_NAME = re.compile(r"<\|channel\|>\s*(\w+)")
 
@@ -37,25 +39,28 @@ class ChannelSplitter:
 
     Args:
         prompt_tail: The end of the prompt, which may have begun a message.
-        parse: Reads a call: the message's header, ``<|message|>`` and its content. None when no tools are on offer;
-            then a message with a recipient is what its channel says.
+        tools: How calls are written: the message's header, ``<|message|>`` and its content. None when no tools are on
+            offer; then a message with a recipient is what its channel says.
     """
 
-    def __init__(self, prompt_tail: str = "", parse: ToolCallParser | None = None) -> None:
-        self._parse = parse
+    def __init__(self, prompt_tail: str = "", tools: ToolCallFormat | None = None) -> None:
+        self._tools = tools
         self._scanner = MarkerScanner((_START, _CHANNEL, _MESSAGE, *_ENDS))
         self._kind = _Kind.TEXT
         self._given = ""
         """The part of the header at hand that stands in the prompt."""
+        self._lead = ""
+        """The first characters after it, as many as tell whether a recipient follows."""
         self._header: list[str] = []
-        self._content: list[str] = []
+        self._call: CallSection | None = None
+        """The call at hand, its header included."""
         self._calls = 0
         _, begun, last = prompt_tail.rpartition(_START)
         if begun and not any(end in last for end in _ENDS):
             header, spoken, _ = last.partition(_MESSAGE)
             self._given, self._kind = header, _Kind.HEADER
             if spoken:
-                self._kind = self._kind_of_message()
+                self._begin_message()
 
     @property
     def thinking(self) -> bool:
@@ -94,8 +99,8 @@ class ChannelSplitter:
             self._kind, self._header = _Kind.HEADER, [text]
         elif self._kind is _Kind.HEADER:
             self._head(text, marker, deltas)
-        elif self._kind is _Kind.CALL:
-            self._content.append(text)
+        elif self._call is not None:
+            deltas += self._call.feed(text)
         elif self._kind is _Kind.REASONING:
             deltas.append(ReasoningDelta(text))
         else:
@@ -105,36 +110,35 @@ class ChannelSplitter:
     def _head(self, text: str, marker: bool, deltas: list[AnswerDelta]) -> None:
         self._header.append(text)
         if marker and text == _MESSAGE:
-            self._kind = self._kind_of_message()
-            if self._kind is not _Kind.CALL:
-                self._header = []
-        elif self._given and not _may_be_header("".join(self._header)):
-            # The prompt began a message and the model goes on without naming a channel.
-            self._end(deltas)
-            self._kind = _Kind.TEXT
+            deltas += self._begin_message()
+        elif self._given and self._header[0] != _CHANNEL:
+            self._lead = (self._lead + text).lstrip()[: len(_RECIPIENT_KEY)]
+            if not _RECIPIENT_KEY.startswith(self._lead):
+                # The prompt began a message and the model goes on without naming a channel.
+                self._end(deltas)
+                self._kind = _Kind.TEXT
 
-    def _kind_of_message(self) -> _Kind:
-        header = self._given + "".join(self._header)
-        self._given = ""
-        if self._parse is not None and _RECIPIENT.search(header):
-            return _Kind.CALL
+    def _begin_message(self) -> Sequence[AnswerDelta]:
+        """Tell from its header what kind of message begins; return what the header holds of a call."""
+        written = "".join(self._header)
+        header = self._given + written
+        self._given, self._header = "", []
+        if self._tools is not None and _RECIPIENT.search(header):
+            self._kind, self._call = _Kind.CALL, CallSection(self._tools, self._calls)
+            return self._call.feed(written)
         name = _CHANNEL_NAME.search(header)
-        return _Kind.REASONING if name and name[1] == "analysis" else _Kind.TEXT
+        self._kind = _Kind.REASONING if name and name[1] == "analysis" else _Kind.TEXT
+        return ()
 
     def _end(self, deltas: list[AnswerDelta], complete: bool = True) -> None:
         """End the message at hand; what follows is text unless a header begins."""
-        written = "".join([*self._header, *self._content])
-        if self._kind is _Kind.HEADER and _HEADER.fullmatch(written):
+        written = "".join(self._header)
+        if self._call is not None:
+            deltas += self._call.close(complete)
+            self._calls = self._call.count
+            written = "" if self._call.called else self._call.text
+        elif _HEADER.fullmatch(written):
             written = ""
-        calls = self._parse(written) if self._parse and complete and self._kind is _Kind.CALL else ()
-        for call in calls:
-            deltas.append(ToolCallDelta(self._calls, call))
-            self._calls += 1
-        if written and not calls:
+        if written:
             deltas.append(TextDelta(written))
-        self._kind, self._given, self._header, self._content = _Kind.BETWEEN, "", [], []
-
-
-def _may_be_header(text: str) -> bool:
-    """Whether what follows the role in a header begins as it should: with a recipient or a channel."""
-    return text.startswith(_CHANNEL) or "to=".startswith(text.lstrip()[:3])
+        self._kind, self._given, self._header, self._call = _Kind.BETWEEN, "", [], None

@@ -1,20 +1,18 @@
 """Tool calls: sections of an answer that are no text but calls to functions.
 
 Owns finding the sections in text that arrives piece by piece; what stands inside one is read by a parser that the
-caller brings, because every family of models writes it differently.
+caller brings, because every family of models writes it differently, and followed while it is written by a
+``domain.call_follower``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 
-from mlxk.domain.call_text import CallText
+from mlxk.domain.call_follower import CallFollower, ToolCallParser
 from mlxk.domain.conversation import ToolCall
 from mlxk.domain.generation import TextDelta, ToolCallDelta
 from mlxk.domain.marker_scanner import MarkerScanner
-
-ToolCallParser = Callable[[str], tuple[ToolCall, ...]]
-"""Reads the inside of one section; no calls at all means that it is malformed. Never raises."""
 
 
 @attrs.frozen
@@ -26,19 +24,71 @@ class ToolCallFormat:
     end: str
     """Closes it; empty when only the next section or the end of the answer does."""
     parse: ToolCallParser
-    new_id: Callable[[], str] | None = None
-    """Makes the id of a call that is shown while it is written, for models that write calls as JSON; None shows all
-    calls when their section ends."""
+    follow: Callable[[], CallFollower] | None = None
+    """Makes what follows a section while it is written; None shows all calls when their section ends."""
+
+
+class CallSection:
+    """The inside of one section, which may turn out to be text.
+
+    Where the format allows it, a call comes out while it is written. It is a call from then on: cut or malformed later,
+    its arguments are what there was of them. Everywhere else all calls come out when the section ends.
+
+    Args:
+        style: How the model writes its calls.
+        count: How many calls the answer has so far.
+    """
+
+    def __init__(self, style: ToolCallFormat, count: int) -> None:
+        self.count = count
+        """How many calls the answer has by now."""
+        self._before = count
+        self._parse = style.parse
+        self._follower = style.follow() if style.follow is not None else None
+        self._written: list[str] = []
+
+    @property
+    def called(self) -> bool:
+        """Whether it holds a call, as far as is known."""
+        return self.count > self._before
+
+    @property
+    def text(self) -> str:
+        """What is written in it, as long as it holds no call."""
+        return "".join(self._written)
+
+    def feed(self, text: str) -> list[ToolCallDelta]:
+        """Take the next piece of text and return what is decided by now."""
+        shown = self._numbered(self._follower.feed(text)) if self._follower is not None else []
+        if not self.called:
+            self._written.append(text)
+        return shown
+
+    def close(self, complete: bool = True) -> list[ToolCallDelta]:
+        """Return what was held back, once the section has ended.
+
+        Args:
+            complete: Whether it ended as it should. Half a call might be taken for a whole one by a parser.
+        """
+        if not complete:
+            return []
+        if self._follower is not None and self._follower.begun:
+            return self._numbered(self._follower.close())
+        return self._numbered(self._parse(self.text))
+
+    def _numbered(self, calls: Sequence[ToolCall]) -> list[ToolCallDelta]:
+        deltas = []
+        for call in calls:
+            self.count += bool(call.name)
+            deltas.append(ToolCallDelta(self.count - 1, call))
+        return deltas
 
 
 class ToolCallSplitter:
     """Splits an answer into text and tool calls.
 
-    A section is held back until it ends and comes out as its calls; a malformed one comes out as the text it is. White
-    space that touches a well-formed section belongs to it and is dropped. Everything else comes out unchanged.
-
-    Where the format allows it, a call comes out as it is written as soon as its arguments begin. It is a call from then
-    on: cut or malformed later, its arguments are what there was of them.
+    A malformed section comes out as the text it is. White space that touches a well-formed one belongs to it and is
+    dropped. Everything else comes out unchanged.
 
     Args:
         style: How the model writes its calls.
@@ -47,10 +97,7 @@ class ToolCallSplitter:
     def __init__(self, style: ToolCallFormat) -> None:
         self._format = style
         self._scanner = MarkerScanner(filter(None, (style.start, style.end)))
-        self._section: list[str] | None = None
-        """The open section's text, its start included."""
-        self._written: CallText | None = None
-        """The call in the open section, when it may be shown while it is written."""
+        self._section: CallSection | None = None
         self._blank = ""
         """White space that may belong to a section after it."""
         self._after_calls = False
@@ -67,14 +114,13 @@ class ToolCallSplitter:
         """Return what was held back, once the text has ended.
 
         Args:
-            complete: Whether the model ended its turn itself. An answer that was cut may hold half a call, which some
-                parsers would take for a whole one; its open section is text.
+            complete: Whether the model ended its turn itself. The open section of an answer that was cut is text,
+                unless a call has begun in it.
         """
         deltas: list[TextDelta | ToolCallDelta] = []
         for piece in self._scanner.flush():
             self._take(piece.text, piece.marker, deltas)
-        if self._section is not None:
-            self._close("", deltas, well_formed=complete)
+        self._close("", deltas, complete)
         if self._blank:
             deltas.append(TextDelta(self._blank))
             self._blank = ""
@@ -82,17 +128,14 @@ class ToolCallSplitter:
 
     def _take(self, text: str, marker: bool, deltas: list[TextDelta | ToolCallDelta]) -> None:
         if marker and text == self._format.start and (self._section is None or not self._format.end):
-            if self._section is not None:
-                self._close("", deltas)
-            self._section = [text]
-            self._written = CallText() if self._format.new_id is not None else None
+            self._close("", deltas)
+            self._section = CallSection(self._format, self._calls)
         elif self._section is None:
             self._say(text, deltas)
         elif marker and text == self._format.end:
             self._close(text, deltas)
         else:
-            self._section.append(text)
-            self._follow(text, deltas)
+            deltas += self._section.feed(text)
 
     def _say(self, text: str, deltas: list[TextDelta | ToolCallDelta]) -> None:
         if self._after_calls:
@@ -103,30 +146,14 @@ class ToolCallSplitter:
             self._blank, self._after_calls = "", False
         self._blank += text[len(said) :]
 
-    def _follow(self, text: str, deltas: list[TextDelta | ToolCallDelta]) -> None:
-        """Show what a piece of the section adds to a call that is shown while it is written."""
-        if self._written is None or self._format.new_id is None:
+    def _close(self, end: str, deltas: list[TextDelta | ToolCallDelta], complete: bool = True) -> None:
+        """End the open section, if there is one."""
+        section, self._section = self._section, None
+        if section is None:
             return
-        known = self._written.name is not None
-        arguments = self._written.feed(text)
-        if self._written.name is not None and not known:
-            deltas.append(ToolCallDelta(self._calls, ToolCall(self._written.name, "", self._format.new_id())))
-        if arguments:
-            deltas.append(ToolCallDelta(self._calls, ToolCall("", arguments)))
-
-    def _close(self, end: str, deltas: list[TextDelta | ToolCallDelta], well_formed: bool = True) -> None:
-        section = self._section or []
-        self._section = None
-        if self._written is not None and self._written.name is not None:
-            self._calls += 1
-            self._blank, self._after_calls = "", True
-            return
-        calls = self._format.parse("".join(section[1:])) if well_formed else ()
-        if not calls:
-            deltas.append(TextDelta(self._blank + "".join(section) + end))
-            self._blank, self._after_calls = "", False
-            return
-        for call in calls:
-            deltas.append(ToolCallDelta(self._calls, call))
-            self._calls += 1
-        self._blank, self._after_calls = "", True
+        deltas += section.close(complete)
+        self._calls = section.count
+        self._after_calls = section.called
+        if not section.called:
+            deltas.append(TextDelta(self._blank + self._format.start + section.text + end))
+        self._blank = ""

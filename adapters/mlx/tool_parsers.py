@@ -1,17 +1,22 @@
 """Reading tool calls with mlx-lm's parsers, one for each family of models.
 
-Owns choosing the parser of a loaded tokenizer and turning whatever it returns or raises into values of ours. Finding
-the sections in the stream is ``mlxk.domain.tool_calls``' work, and gpt-oss's channels are ``mlxk.domain.channels``'.
+Owns choosing the parser of a loaded tokenizer, how its notation can be followed while it is written, and turning
+whatever the parser returns or raises into values of ours. Finding the sections in the stream is
+``mlxk.domain.tool_calls``' work, and gpt-oss's channels are ``mlxk.domain.channels``'.
 """
 
+import functools
 import json
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mlxk.domain.call_follower import CallFollower, ToolCallParser
+from mlxk.domain.call_text import CallText
 from mlxk.domain.conversation import ToolCall
 from mlxk.domain.reasoning import ReasoningFormat, ReasoningStyle
+from mlxk.domain.tagged_call import CallTags, TaggedCall
 from mlxk.domain.tool_calls import ToolCallFormat
 
 _PARSER_FAULTS = (
@@ -27,8 +32,27 @@ _PARSER_FAULTS = (
 )
 """What the parsers raise for text that is no call; they read a model's words with regular expressions and literals."""
 
-_JSON_PARSER = ".json_tools"
-"""mlx-lm's module for calls written as JSON, whose arguments need no translation."""
+_CHANNELS_MARK = re.compile(r"<\|message\|>\s*(?=\{)")
+
+_JSON_MARKS = {
+    # A section that begins with a bracket is a list of calls, in whose strings anything may stand.
+    "mistral": (re.compile(r"\A[^\[]*\[ARGS\]\s*(?=\{)"), ""),
+    # The parser takes Python's literals as well, which need translation and mostly begin otherwise.
+    "kimi_k2": (re.compile(r'<\|tool_call_argument_begin\|>\s*(?=\{\s*["}])'), "<|tool_call_end|>"),
+}
+"""What stands before the arguments of families that write them as JSON, and what their parser needs after them."""
+
+_TAGS = {
+    "qwen3_coder": CallTags("<function=", ">", "<parameter=", ">", "</parameter>", "</function>"),
+    "minimax_m2": CallTags("<invoke name=", ">", "<parameter name=", ">", "</parameter>", "</invoke>"),
+    "muse_spark": CallTags("<atem:invoke", ">", "<atem:parameter", ">", "</atem:parameter>", "</atem:invoke>"),
+    "minicpm5": CallTags("", ">", "<param", ">", "</param>", ""),
+    "glm47": CallTags("", "<arg_key>", "<arg_key>", "<arg_value>", "</arg_value>", ""),
+    "longcat": CallTags(
+        "", "<longcat_arg_key>", "<longcat_arg_key>", "<longcat_arg_value>", "</longcat_arg_value>", ""
+    ),
+}
+"""The notation of families that put each argument into tags."""
 
 _CHANNEL_RECIPIENT = re.compile(r"\bto=(?:functions\.)?([^\s<]+)")
 
@@ -58,7 +82,7 @@ def tool_call_format(
     if not tools:
         return None
     if reasoning is not None and reasoning.style is ReasoningStyle.CHANNELS:
-        return ToolCallFormat("", "", lambda text: _channel_calls(text, new_id))
+        return _channels(functools.partial(_channel_calls, new_id=new_id))
     parser, start = getattr(tokenizer, "tool_parser", None), getattr(tokenizer, "tool_call_start", None)
     if parser is None or not start:
         return None
@@ -70,8 +94,20 @@ def tool_call_format(
         except _PARSER_FAULTS:
             return ()
 
-    as_json = getattr(parser, "__module__", "").endswith(_JSON_PARSER)
-    return ToolCallFormat(start, tokenizer.tool_call_end or "", parse, new_id if as_json else None)
+    family = getattr(parser, "__module__", "").rpartition(".")[2]
+    return ToolCallFormat(start, tokenizer.tool_call_end or "", parse, _follower(family, parse))
+
+
+def _follower(family: str, parse: ToolCallParser) -> Callable[[], CallFollower] | None:
+    """Return what makes the followers of a family's sections; None when its calls are shown when they are whole."""
+    if family == "json_tools":
+        return lambda: CallText(parse)
+    if family in _JSON_MARKS:
+        mark, end = _JSON_MARKS[family]
+        return lambda: CallText(parse, mark, end)
+    if family in _TAGS:
+        return lambda: TaggedCall(_TAGS[family], parse)
+    return None
 
 
 def _calls(parsed: object, new_id: Callable[[], str]) -> tuple[ToolCall, ...]:
@@ -88,7 +124,7 @@ def _call(found: object, new_id: Callable[[], str]) -> ToolCall:
     if not isinstance(found, Mapping):
         raise TypeError("a call is not an object")
     name, given_id = found.get("name"), found.get("id")
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name or not _can_be_sent(name):
         raise ValueError("a call has no name")
     arguments = found.get("arguments", found.get("parameters", {}))
     if isinstance(arguments, str):
@@ -96,8 +132,28 @@ def _call(found: object, new_id: Callable[[], str]) -> ToolCall:
     # The GLM parser, which never refuses, returns text that it cannot read under this name.
     if not isinstance(arguments, Mapping) or (name == "unknown" and list(arguments) == ["raw"]):
         raise ValueError("a call's arguments are not an object")
+    if not isinstance(given_id, str) or not given_id or not _can_be_sent(given_id):
+        given_id = new_id()
+    return ToolCall(name, _object(arguments), given_id)
+
+
+def _object(arguments: Mapping[str, object]) -> str:
+    """Return arguments as JSON."""
     text = json.dumps(dict(arguments), ensure_ascii=False, allow_nan=False)
-    return ToolCall(name, text, given_id if isinstance(given_id, str) and given_id else new_id())
+    return text if _can_be_sent(text) else json.dumps(dict(arguments), allow_nan=False)
+
+
+def _can_be_sent(text: str) -> bool:
+    """Whether a text is Unicode; half a surrogate pair, which JSON can spell, is not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _channels(parse: ToolCallParser) -> ToolCallFormat:
+    return ToolCallFormat("", "", parse, lambda: CallText(parse, _CHANNELS_MARK, ""))
 
 
 def _channel_calls(text: str, new_id: Callable[[], str]) -> tuple[ToolCall, ...]:
@@ -107,9 +163,6 @@ def _channel_calls(text: str, new_id: Callable[[], str]) -> tuple[ToolCall, ...]
     if recipient is None:
         return ()
     try:
-        arguments = json.loads(content or "{}")
-    except (ValueError, RecursionError):
+        return _calls({"name": recipient[1], "arguments": json.loads(content or "{}")}, new_id)
+    except (ValueError, TypeError, RecursionError):
         return ()
-    if not isinstance(arguments, dict):
-        return ()
-    return (ToolCall(recipient[1], json.dumps(arguments, ensure_ascii=False), new_id()),)

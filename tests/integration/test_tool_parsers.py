@@ -12,7 +12,6 @@ import pytest
 
 from mlxk.adapters.mlx.tool_parsers import tool_call_format
 from mlxk.domain.answer_stream import AnswerStream
-from mlxk.domain.conversation import ToolCall
 from mlxk.domain.generation import TextDelta, ToolCallDelta
 from mlxk.domain.reasoning import CHANNELS, ReasoningFormat
 
@@ -111,27 +110,15 @@ def test_two_calls_in_a_row_are_two(family: str) -> None:
     assert [name for _, name, _ in calls] == ["get_weather", "get_weather"]
 
 
-@pytest.mark.parametrize("family", sorted(_ANSWERS.keys() - {"json_tools"}))
-def test_a_call_that_was_cut_is_text(family: str) -> None:
+@pytest.mark.parametrize("family", sorted(_ANSWERS))
+def test_a_call_that_was_cut_before_it_began_is_text(family: str) -> None:
+    style = tool_call_format(_tokenizer(family), _TOOLS)
+    assert style is not None
     answer = _ANSWERS[family]
-    for length in range(1, len(answer)):
+    name_ends = answer.index("get_weather") + len("get_weather")
+    for length in range(1, len(answer) if style.follow is None else name_ends):
         text, calls = _run(_tokenizer(family), [answer[:length]], complete=False)
         assert (text, calls) == (answer[:length], [])
-
-
-def test_a_call_written_as_json_is_shown_while_it_is_written() -> None:
-    style = tool_call_format(_tokenizer("json_tools"), _TOOLS)
-    assert style is not None
-    stream = AnswerStream((), None, style)
-    answer = _ANSWERS["json_tools"]
-    begins = answer.index('{"city"')
-    assert stream.feed(answer[:begins]) == []
-    opening, first = stream.feed(answer[begins : begins + 4])
-    assert isinstance(opening, ToolCallDelta)
-    assert (opening.call.name, opening.call.arguments) == ("get_weather", "")
-    assert opening.call.id
-    assert first == ToolCallDelta(0, ToolCall("", answer[begins : begins + 4]))
-    assert stream.flush(complete=False) == []
 
 
 @pytest.mark.parametrize("family", sorted(_ANSWERS.keys() - {"glm47", "laguna"}))
@@ -172,7 +159,7 @@ def test_what_the_glm_parser_cannot_read_is_text_again() -> None:
 def test_a_channelled_call_is_read() -> None:
     call = '<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"city": "Köln"}'
     assert _run(None, call, CHANNELS) == ("", [("id0", "get_weather", {"city": "Köln"})])
-    for content in ("{", "[]", "x"):
+    for content in ("[]", "x", "3"):
         broken = f"<|channel|>commentary to=functions.f<|message|>{content}"
         assert _run(None, [broken], CHANNELS) == (broken, [])
 

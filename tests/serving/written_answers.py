@@ -5,15 +5,20 @@ What it writes goes through the same stages as an engine's answers: stop sequenc
 
 import json
 import random
+import re
 from collections.abc import Callable, Iterator
 from typing import Self
+
+import attrs
 
 from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.answer_stream import AnswerStream
+from mlxk.domain.call_text import CallText
 from mlxk.domain.conversation import Conversation, ToolCall
 from mlxk.domain.generation import Finished, FinishReason, GenerationEvent, GenerationRequest, Timings, Usage
 from mlxk.domain.reasoning import ReasoningFormat, ReasoningStyle
+from mlxk.domain.tagged_call import CallTags, TaggedCall
 from mlxk.domain.tool_calls import ToolCallFormat
 
 STOPS = ("END", "</", "🙂é", "\n\n\n")
@@ -41,7 +46,11 @@ FRAGMENTS = (
     '<tool_call>{"name": "get_weather", "arguments": {"city": "Köln \\"END\\""}}</tool_call>',
     '<tool_call>{"name": "get_weather", "arguments": {"city": [</tool_call>',
     '<tool_call>{"name": "f", "arguments": {}}</tool_call>',
+    "<tool_call><function=get_weather><parameter=city>Köln",
+    "</parameter></function></tool_call>",
+    "<tool_call><function=f></function></tool_call>",
 )
+TAGS = CallTags("<function=", ">", "<parameter=", ">", "</parameter>", "</function>")
 THINKING = ReasoningFormat(ReasoningStyle.TAGS, "<think>", "</think>")
 
 
@@ -67,10 +76,7 @@ def events(request: GenerationRequest) -> list[GenerationEvent]:
     """Return the events of an answer; the same seed gives the same."""
     chance = random.Random(request.settings.seed)
     offered = isinstance(request.prompt, Conversation) and bool(request.prompt.tools)
-    new_id = (lambda: f"call_{chance.random()}") if chance.random() < 0.5 else None
-    calls = (
-        ToolCallFormat("<tool_call>", "</tool_call>", lambda text: _calls(text, chance), new_id) if offered else None
-    )
+    calls = _format(chance) if offered else None
     free = request.settings.grammar is None
     parser = AnswerStream(request.settings.stop, THINKING if free else None, calls if free else None)
     found: list[GenerationEvent] = []
@@ -90,12 +96,31 @@ def events(request: GenerationRequest) -> list[GenerationEvent]:
     return [*found, Finished(reason, usage, Timings(0, 0, 0))]
 
 
-def _calls(text: str, chance: random.Random) -> tuple[ToolCall, ...]:
+def _format(chance: random.Random) -> ToolCallFormat:
+    """Return calls in JSON or in tags, followed or not."""
+    parse, follow = chance.choice(((_json_calls, CallText), (_tagged_calls, lambda read: TaggedCall(TAGS, read))))
+
+    def read(text: str) -> tuple[ToolCall, ...]:
+        return tuple(attrs.evolve(call, id=f"call_{chance.random()}") for call in parse(text))
+
+    followed = chance.random() < 0.7
+    return ToolCallFormat("<tool_call>", "</tool_call>", read, (lambda: follow(read)) if followed else None)
+
+
+def _json_calls(text: str) -> tuple[ToolCall, ...]:
     try:
         call = json.loads(text)
-    except ValueError:
+        return (ToolCall(call["name"], json.dumps(call["arguments"], ensure_ascii=False)),)
+    except (LookupError, TypeError, ValueError):
         return ()
-    return (ToolCall(call["name"], json.dumps(call["arguments"], ensure_ascii=False), f"call_{chance.random()}"),)
+
+
+def _tagged_calls(text: str) -> tuple[ToolCall, ...]:
+    found = re.fullmatch(r"<function=(\w+)>(.*)</function>", text, re.DOTALL)
+    if found is None:
+        return ()
+    arguments = dict(re.findall(r"<parameter=(\w+)>(.*?)</parameter>", found[2], re.DOTALL))
+    return (ToolCall(found[1], json.dumps(arguments, ensure_ascii=False)),)
 
 
 class WrittenStream(TextStream):

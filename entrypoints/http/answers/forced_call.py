@@ -23,7 +23,7 @@ class CallWriter:
         self._name = name
         self._id = f"call_{uuid.uuid4().hex[:24]}"
         self._begun = False
-        self._written = CallText()
+        self._written = CallText(self._read)
         self._text: list[str] = []
 
     def rewrite(self, event: GenerationEvent) -> Sequence[GenerationEvent]:
@@ -35,23 +35,27 @@ class CallWriter:
         return (event,)
 
     def _arguments(self, text: str) -> Sequence[GenerationEvent]:
-        name = self._name
-        if name is None:
+        if self._name is None:
             self._text.append(text)
-            text, name = self._written.feed(text), self._written.name
-        if name is None or not text:
-            return ()
-        opening = () if self._begun else (ToolCallDelta(0, ToolCall(name, "", self._id)),)
-        self._begun = True
-        return (*opening, ToolCallDelta(0, ToolCall("", text)))
+            calls = self._written.feed(text)
+        else:
+            opening = [] if self._begun else [ToolCall(self._name, "", self._id)]
+            calls = [*opening, ToolCall("", text)] if text else []
+        self._begun = self._begun or bool(calls)
+        return [ToolCallDelta(0, call) for call in calls]
 
     def _chosen(self) -> Sequence[GenerationEvent]:
         text = "".join(self._text)
+        calls = self._read(text)
+        if calls or not text:
+            return [ToolCallDelta(0, call) for call in calls]
+        return (TextDelta(text),)
+
+    def _read(self, text: str) -> tuple[ToolCall, ...]:
         try:
             call = json.loads(text)
-        except ValueError:
-            call = None
+        except (ValueError, RecursionError):
+            return ()
         if not isinstance(call, dict) or not {"name", "arguments"} <= call.keys():
-            return (TextDelta(text),) if text else ()
-        arguments = json.dumps(call["arguments"], ensure_ascii=False)
-        return (ToolCallDelta(0, ToolCall(call["name"], arguments, self._id)),)
+            return ()
+        return (ToolCall(call["name"], json.dumps(call["arguments"], ensure_ascii=False), self._id),)

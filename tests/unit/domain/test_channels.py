@@ -1,12 +1,16 @@
 """Channelled answers."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlxk.domain.call_text import CallText
 from mlxk.domain.channels import ChannelSplitter
 from mlxk.domain.conversation import ToolCall
 from mlxk.domain.generation import ReasoningDelta, TextDelta, ToolCallDelta
+from mlxk.domain.tool_calls import ToolCallFormat
 
 _TAIL = "hello<|end|><|start|>assistant"
 _ANALYSIS = "<|channel|>analysis<|message|>hm<|end|>"
@@ -19,10 +23,14 @@ def _parse(text: str) -> tuple[ToolCall, ...]:
     return (ToolCall(header.split("to=")[1].split()[0].split("<")[0], content),) if content == "{}" else ()
 
 
+_TOOLS = ToolCallFormat("", "", _parse)
+_FOLLOWED = ToolCallFormat("", "", _parse, lambda: CallText(_parse, re.compile(r"<\|message\|>(?=\{)"), ""))
+
+
 def _split(
-    pieces: list[str], tail: str = _TAIL, tools: bool = True, complete: bool = True
+    pieces: list[str], tail: str = _TAIL, tools: ToolCallFormat | None = _TOOLS, complete: bool = True
 ) -> tuple[str, str, list[str]]:
-    splitter = ChannelSplitter(tail, _parse if tools else None)
+    splitter = ChannelSplitter(tail, tools)
     deltas = [delta for piece in pieces for delta in splitter.feed(piece)] + splitter.flush(complete)
     return (
         "".join(delta.text for delta in deltas if isinstance(delta, ReasoningDelta)),
@@ -64,11 +72,38 @@ def test_a_prompt_may_have_begun_the_message() -> None:
 
 
 def test_without_tools_a_recipient_means_nothing() -> None:
-    assert _split([_ANALYSIS + _CALL], tools=False) == ("hm", "{}", [])
+    assert _split([_ANALYSIS + _CALL], tools=None) == ("hm", "{}", [])
 
 
 def test_a_call_that_was_cut_is_text() -> None:
     assert _split([_CALL], complete=False) == ("", _CALL, [])
+
+
+def test_the_arguments_of_a_call_stream_as_they_come() -> None:
+    splitter = ChannelSplitter(_TAIL, _FOLLOWED)
+    assert splitter.feed(_ANALYSIS + _CALL.removesuffix("{}")) == [ReasoningDelta("hm")]
+    begun = [ToolCallDelta(0, ToolCall("functions.add", "")), ToolCallDelta(0, ToolCall("", "{"))]
+    assert splitter.feed("{") == begun
+    assert splitter.feed('"a": 1') == [ToolCallDelta(0, ToolCall("", '"a": 1'))]
+    assert splitter.feed("}<|call|>" + _CALL)[-2:] == [
+        ToolCallDelta(1, ToolCall("functions.add", "")),
+        ToolCallDelta(1, ToolCall("", "{}")),
+    ]
+    assert splitter.flush(complete=False) == []
+
+
+def test_a_call_of_which_nothing_has_begun_is_text() -> None:
+    for content in ("", "[]", "x"):
+        assert _split(list(_CALL.removesuffix("{}") + content), tools=_FOLLOWED) == (
+            "",
+            _CALL.removesuffix("{}") + content,
+            [],
+        )
+
+
+@pytest.mark.parametrize("header", [" " * 20_000, " to=" + "x" * 20_000])
+def test_a_header_that_never_ends_is_text(header: str) -> None:
+    assert _split(list(header)) == _split([header]) == ("", header, [])
 
 
 def test_reasoning_and_answer_stream_as_they_come() -> None:
@@ -96,7 +131,9 @@ _MARKUP = [
 
 
 @settings(max_examples=500, deadline=None)
-@given(st.lists(st.sampled_from([*_MARKUP, "<|en", "d|>", " ", "\n"])), st.booleans())
-def test_the_split_does_not_depend_on_the_pieces(pieces: list[str], complete: bool) -> None:
+@given(
+    st.lists(st.sampled_from([*_MARKUP, "<|en", "d|>", " ", "\n"])), st.booleans(), st.sampled_from([_TOOLS, _FOLLOWED])
+)
+def test_the_split_does_not_depend_on_the_pieces(pieces: list[str], complete: bool, tools: ToolCallFormat) -> None:
     whole = "".join(pieces)
-    assert _split(pieces, complete=complete) == _split(list(whole), complete=complete)
+    assert _split(pieces, tools=tools, complete=complete) == _split(list(whole), tools=tools, complete=complete)

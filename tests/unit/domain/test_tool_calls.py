@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlxk.domain.call_text import CallText
 from mlxk.domain.conversation import ToolCall
 from mlxk.domain.generation import TextDelta, ToolCallDelta
 from mlxk.domain.tool_calls import ToolCallFormat, ToolCallSplitter
@@ -22,6 +23,18 @@ def _parse(text: str) -> tuple[ToolCall, ...]:
 
 _CLOSED = ToolCallFormat("<call>", "</call>", _parse)
 _OPEN = ToolCallFormat("[CALLS]", "", _parse)
+
+
+def _read(text: str) -> tuple[ToolCall, ...]:
+    """A JSON object with a name and arguments is a call."""
+    try:
+        call = json.loads(text)
+        return (ToolCall(call["name"], json.dumps(call["arguments"]), "id"),)
+    except (LookupError, TypeError, ValueError):
+        return ()
+
+
+_FOLLOWED = ToolCallFormat("<call>", "</call>", _read, lambda: CallText(_read))
 
 
 def _split(pieces: list[str], style: ToolCallFormat = _CLOSED, complete: bool = True) -> list[str | tuple[int, str]]:
@@ -92,3 +105,30 @@ def test_the_split_does_not_depend_on_the_pieces(pieces: list[str], complete: bo
 def test_without_a_well_formed_call_nothing_changes(pieces: list[str], complete: bool) -> None:
     whole = "".join(pieces)
     assert "".join(str(part) for part in _split(pieces, complete=complete)) == whole
+
+
+def test_calls_come_out_as_they_are_written_and_the_answer_goes_on() -> None:
+    splitter = ToolCallSplitter(_FOLLOWED)
+    call = '<call>\n{"name": "f", "arguments": {"a": 1}}\n</call>'
+    deltas = [delta for piece in f"Well. {call}\n{call} Done." for delta in splitter.feed(piece)] + splitter.flush()
+    text = "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
+    calls = [delta for delta in deltas if isinstance(delta, ToolCallDelta)]
+    assert text == "Well.Done."
+    pieces = [ToolCall("f", "", "id"), *(ToolCall("", character) for character in '{"a": 1}')]
+    assert calls == [ToolCallDelta(index, piece) for index in (0, 1) for piece in pieces]
+
+
+def test_a_call_that_is_cut_keeps_what_there_was_of_its_arguments() -> None:
+    splitter = ToolCallSplitter(_FOLLOWED)
+    deltas = splitter.feed('<call>{"name": "f", "arguments": {"a": ')
+    assert splitter.flush(complete=False) == []
+    assert deltas == [ToolCallDelta(0, ToolCall("f", "", "id")), ToolCallDelta(0, ToolCall("", '{"a": '))]
+
+
+@pytest.mark.parametrize("inside", ["nonsense", '{"name": "f"', '{"name": "f", "arguments": [1]'])
+def test_a_section_in_which_no_call_begins_is_read_when_it_ends(inside: str) -> None:
+    assert _split(list(f"<call>{inside}</call>"), _FOLLOWED) == [f"<call>{inside}</call>"]
+    assert _split(list(f"<call>{inside}"), _FOLLOWED, complete=False) == [f"<call>{inside}"]
+    assert _split(list(f"<call>{inside}" + "}</call>"), _FOLLOWED) == _split(
+        [f"<call>{inside}" + "}</call>"], ToolCallFormat("<call>", "</call>", _read)
+    )
