@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mlxk.adapters.mlx.imports import contained, light_imports
+from mlxk.adapters.mlx.loading_failure import misfit
 from mlxk.application.ports.progress import Progress
 from mlxk.application.ports.weight_converter import ConvertedWeights, WeightConverter
 from mlxk.domain.capabilities import Backend
@@ -249,5 +250,5 @@ def _translated(source: ModelHandle) -> Iterator[None]:
             f"'{source.label}' cannot be converted: {error.strerror or 'input or output failed'}"
         ) from error
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = misfit(error) or " ".join(str(error).split())[:300] or type(error).__name__
         raise ConversionFailedError(f"'{source.label}' cannot be converted: {reason}") from error

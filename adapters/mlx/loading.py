@@ -16,13 +16,12 @@ from mlxk.adapters.mlx.detokenizer import TokenDecoder
 from mlxk.adapters.mlx.generation_config import generation_defaults
 from mlxk.adapters.mlx.grammar import GrammarCompiler
 from mlxk.adapters.mlx.imports import import_mlx_lm
+from mlxk.adapters.mlx.loading_failure import loading_failure
 from mlxk.adapters.mlx.templates import PromptRenderer
 from mlxk.adapters.mlx.tokenizer_access import keep_no_words, unwrapped
 from mlxk.domain.detection import context_length
 from mlxk.domain.errors import (
     BackendNotInstalledError,
-    ExecutionError,
-    IncompatibleModelError,
     MlxkError,
     UnhealthyModelError,
     UntrustedModelCodeError,
@@ -32,9 +31,6 @@ from mlxk.domain.generation import GenerationSettings
 from mlxk.domain.memory import cache_bytes_per_token
 from mlxk.domain.model import ModelHandle
 from mlxk.domain.reasoning import ReasoningFormat, detect_reasoning
-
-_READING_FAILED = ("[load_safetensors]", "[read]")
-"""How MLX's messages about weight files begin."""
 
 _UNSET_MODEL_MAX_LENGTH = 10**9
 """Tokenizers that do not know the context length say a huge number."""
@@ -106,7 +102,7 @@ def load_model(handle: ModelHandle, adapter: str | None = None) -> LoadedModel:
     except MlxkError:
         raise
     except Exception as error:
-        raise _translated(error, handle) from error
+        raise loading_failure(error, handle.name, "has an architecture mlx-lm does not know") from error
     return assemble(handle, identity_of(handle, adapter), network, tokenizer, config)
 
 
@@ -270,22 +266,3 @@ def _head_size(config: Mapping[str, Any]) -> int | None:
 
 def _whole_number(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
-
-
-def _translated(error: Exception, handle: ModelHandle) -> MlxkError:
-    """Say in our words why a library could not load a model."""
-    reason = str(error)
-    if isinstance(error, FileNotFoundError):
-        return UnhealthyModelError(f"'{handle.name}' lacks its weight files.", hint=f"See: mlxk health {handle.name}")
-    if "trust_remote_code" in reason or "custom code" in reason:
-        return UntrustedModelCodeError(f"'{handle.name}' wants to run code of its own; it is never executed.")
-    if "not supported" in reason and isinstance(error, ValueError):
-        return IncompatibleModelError(f"'{handle.name}' has an architecture mlx-lm does not know.")
-    if isinstance(error, ImportError):
-        return IncompatibleModelError(f"'{handle.name}' needs the package '{error.name}', which is not installed.")
-    if isinstance(error, (ValueError, KeyError, TypeError)) or reason.startswith(_READING_FAILED):
-        return UnhealthyModelError(
-            f"The files of '{handle.name}' do not fit together ({type(error).__name__}).",
-            hint=f"See: mlxk health {handle.name}",
-        )
-    return ExecutionError(f"'{handle.name}' could not be loaded ({type(error).__name__}).")

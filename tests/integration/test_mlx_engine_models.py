@@ -205,6 +205,33 @@ def test_a_closed_engine_does_not_respond(engine: MlxTextGenerator, tmp_path: Pa
         engine.submit(asking(build(tmp_path / "a")))
 
 
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        ({"hidden_size": None, "vocab_size": None}, "config.json lacks hidden_size, vocab_size"),
+        ({"hidden_size": 32}, r"config.json makes model.embed_tokens.weight \(\d+, 32\), the weights have \(\d+, 64\)"),
+        (
+            {"num_hidden_layers": 5},
+            r"\d+ tensors that config.json asks for .* the first is model.layers.\d.input_layernorm",
+        ),
+        (
+            {"num_hidden_layers": 1},
+            r"\d+ tensors among the weights have no place .* first is model.layers.1.input_layernorm",
+        ),
+        ({"num_attention_heads": 0}, "ZeroDivisionError"),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    engine: MlxTextGenerator, tmp_path: Path, entries: dict[str, object], told: str
+) -> None:
+    handle = build(tmp_path / "a", num_hidden_layers=2, hidden_size=64)
+    config = {**json.loads((tmp_path / "a" / "config.json").read_text()), **entries}
+    kept = {name: value for name, value in config.items() if value is not None}
+    (tmp_path / "a" / "config.json").write_text(json.dumps(kept))
+    with pytest.raises(UnhealthyModelError, match=told):
+        list(engine.submit(asking(handle)))
+
+
 def test_the_limit_on_open_files_stays_as_it_was(tmp_path: Path) -> None:
     build(tmp_path / "a")
     program = (

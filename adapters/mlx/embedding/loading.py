@@ -15,11 +15,10 @@ from mlxk.adapters.mlx.embedding.encoding import TextEncoder
 from mlxk.adapters.mlx.embedding.prompts import prompts_of
 from mlxk.adapters.mlx.imports import light_imports
 from mlxk.adapters.mlx.loading import weight_bytes
+from mlxk.adapters.mlx.loading_failure import loading_failure
 from mlxk.adapters.mlx.seclusion import offline, refuse_own_code
 from mlxk.adapters.mlx.tokenizer_access import keep_no_words
 from mlxk.domain.errors import (
-    BackendNotInstalledError,
-    ExecutionError,
     IncompatibleModelError,
     MlxkError,
     UnhealthyModelError,
@@ -100,7 +99,7 @@ def load_embedding_model(handle: ModelHandle, adapter: str | None = None) -> Emb
     except MlxkError:
         raise
     except Exception as error:
-        raise _translated(error, handle) from error
+        raise loading_failure(error, handle.name, "has an architecture that makes no vectors") from error
     return EmbeddingModel(handle, weight_bytes(handle.directory), network, encoder, _is_shortenable(handle, config))
 
 
@@ -183,22 +182,3 @@ def _read_json(handle: ModelHandle, path: str) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _translated(error: Exception, handle: ModelHandle) -> MlxkError:
-    """Say in our words why a library could not load a model."""
-    reason = str(error)
-    if isinstance(error, ImportError):
-        return BackendNotInstalledError(
-            f"Running '{handle.name}' needs a package that is not installed ({error.name})."
-        )
-    if isinstance(error, (FileNotFoundError, OSError)):
-        return UnhealthyModelError(f"'{handle.name}' lacks files.", hint=f"See: mlxk health {handle.name}")
-    if isinstance(error, ValueError) and "not supported" in reason:
-        return IncompatibleModelError(f"'{handle.name}' has an architecture that makes no vectors.")
-    if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)) or "safetensors" in reason:
-        return UnhealthyModelError(
-            f"The files of '{handle.name}' do not fit together ({type(error).__name__}).",
-            hint=f"See: mlxk health {handle.name}",
-        )
-    return ExecutionError(f"'{handle.name}' could not be loaded ({type(error).__name__}).")

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING
 
 from mlxk.adapters.mlx.imports import light_imports
 from mlxk.adapters.mlx.loading import weight_bytes
+from mlxk.adapters.mlx.loading_failure import loading_failure
 from mlxk.adapters.mlx.seclusion import offline, refuse_own_code
 from mlxk.adapters.mlx.speech import families
 from mlxk.adapters.mlx.speech.listener import Listener, SpeechModel
 from mlxk.domain.errors import (
-    BackendNotInstalledError,
-    ExecutionError,
-    IncompatibleModelError,
     MlxkError,
     UnhealthyModelError,
 )
@@ -52,7 +50,7 @@ def load_speech_model(handle: ModelHandle, adapter: str | None = None) -> Speech
     except MlxkError:
         raise
     except Exception as error:
-        raise _translated(error, handle, family) from error
+        raise loading_failure(error, handle.name, f"has an architecture mlx-audio does not know ({family})") from error
     return SpeechModel(handle, weight_bytes(handle.directory), listener)
 
 
@@ -95,22 +93,3 @@ def _listener(network: "nn.Module", name: str, family: str) -> Listener:
     from mlxk.adapters.mlx.speech.piecewise import PiecewiseListener
 
     return PiecewiseListener(network, name, family)
-
-
-def _translated(error: Exception, handle: ModelHandle, family: str) -> MlxkError:
-    """Say in our words why a library could not load a model."""
-    reason = str(error)
-    if isinstance(error, ImportError):
-        return BackendNotInstalledError(
-            f"Running '{handle.name}' needs a package that is not installed ({error.name})."
-        )
-    if isinstance(error, FileNotFoundError):
-        return UnhealthyModelError(f"'{handle.name}' lacks files.", hint=f"See: mlxk health {handle.name}")
-    if isinstance(error, ValueError) and "not supported" in reason:
-        return IncompatibleModelError(f"'{handle.name}' has an architecture mlx-audio does not know ({family}).")
-    if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)) or "safetensors" in reason:
-        return UnhealthyModelError(
-            f"The files of '{handle.name}' do not fit together ({type(error).__name__}).",
-            hint=f"See: mlxk health {handle.name}",
-        )
-    return ExecutionError(f"'{handle.name}' could not be loaded ({type(error).__name__}).")

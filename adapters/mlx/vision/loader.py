@@ -13,6 +13,7 @@ import attrs
 
 from mlxk.adapters.mlx.imports import import_mlx_lm, light_imports
 from mlxk.adapters.mlx.loading import LoadedModel, assemble, identity_of, load_tokenizer, read_config
+from mlxk.adapters.mlx.loading_failure import loading_failure
 from mlxk.adapters.mlx.seclusion import offline, refuse_own_code
 from mlxk.adapters.mlx.tokenizer_access import keep_no_words
 from mlxk.adapters.mlx.vision import towers
@@ -21,10 +22,8 @@ from mlxk.adapters.mlx.vision.network import VisionNetwork
 from mlxk.domain.errors import (
     BackendNotInstalledError,
     CapabilityError,
-    ExecutionError,
     IncompatibleModelError,
     MlxkError,
-    UnhealthyModelError,
 )
 from mlxk.domain.model import ModelHandle
 
@@ -59,7 +58,7 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> Loaded
     except MlxkError:
         raise
     except Exception as error:
-        raise _translated(error, handle) from error
+        raise loading_failure(error, handle.name, "has an architecture mlx-vlm does not know") from error
     _require_stepwise(model, handle)
     parts = VisionParts(model, processor, towers.install(model))
     network = VisionNetwork(parts.language)
@@ -115,22 +114,3 @@ def _require_stepwise(model: Any, handle: ModelHandle) -> None:  # noqa: ANN401
         raise IncompatibleModelError(
             f"'{handle.name}' ({named}) does not write one token after another, which is all the engine can do."
         )
-
-
-def _translated(error: Exception, handle: ModelHandle) -> MlxkError:
-    """Say in our words why a library could not load a model."""
-    reason = str(error)
-    if isinstance(error, FileNotFoundError):
-        return UnhealthyModelError(f"'{handle.name}' lacks files.", hint=f"See: mlxk health {handle.name}")
-    if isinstance(error, ValueError) and "not supported" in reason:
-        return IncompatibleModelError(f"'{handle.name}' has an architecture mlx-vlm does not know.")
-    if isinstance(error, ImportError):
-        return BackendNotInstalledError(
-            f"Running '{handle.name}' needs a package that is not installed ({error.name})."
-        )
-    if isinstance(error, (ValueError, KeyError, TypeError, AttributeError, OSError)) or "safetensors" in reason:
-        return UnhealthyModelError(
-            f"The files of '{handle.name}' do not fit together ({type(error).__name__}).",
-            hint=f"See: mlxk health {handle.name}",
-        )
-    return ExecutionError(f"'{handle.name}' could not be loaded ({type(error).__name__}).")

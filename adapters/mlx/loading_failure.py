@@ -1,0 +1,67 @@
+"""Why a model could not be loaded: what mlx and its siblings raise, in our words.
+
+Owns the one table from their errors to ours, for every loader. What they say themselves goes to the log: it may name
+directories.
+"""
+
+import re
+
+from mlxk.domain.errors import (
+    BackendNotInstalledError,
+    ExecutionError,
+    IncompatibleModelError,
+    MlxkError,
+    UnhealthyModelError,
+    UntrustedModelCodeError,
+)
+
+_OF_FILES = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, AssertionError, IndexError, OSError)
+"""What the libraries raise for a config, weights or tokenizer that are not what they expect."""
+
+_READING_FAILED = ("[load_safetensors]", "[read]")
+"""How MLX's own errors begin when a weight file cannot be read."""
+
+_LACKING_SETTINGS = re.compile(r"missing \d+ required (?:positional|keyword-only) arguments?: (.+)", re.DOTALL)
+_WEIGHTS = re.compile(r"(?P<kind>Missing|Received) (?P<count>\d+) parameters(?: not in model)?:\s*(?P<first>[^\s,]+)")
+_SHAPES = re.compile(r"Expected shape (\(.*?\)) but received shape (\(.*?\)) for parameter (\S+)")
+
+
+def loading_failure(error: Exception, name: str, unknown: str) -> MlxkError:
+    """Return the error that says why a model could not be loaded.
+
+    Args:
+        error: What a library raised.
+        name: What people call the model.
+        unknown: What is so of a model whose architecture the library does not know; goes on from the model's name.
+    """
+    reason = str(error)
+    if isinstance(error, FileNotFoundError):
+        return UnhealthyModelError(f"'{name}' lacks files.", hint=f"See: mlxk health {name}")
+    if "trust_remote_code" in reason or "custom code" in reason:
+        return UntrustedModelCodeError(f"'{name}' wants to run code of its own; it is never executed.")
+    if isinstance(error, ValueError) and "not supported" in reason:
+        return IncompatibleModelError(f"'{name}' {unknown}.")
+    if isinstance(error, ImportError):
+        package = f" ({error.name})" if error.name else ""
+        return BackendNotInstalledError(f"Running '{name}' needs a package that is not installed{package}.")
+    if isinstance(error, _OF_FILES) or reason.startswith(_READING_FAILED):
+        return UnhealthyModelError(
+            f"The files of '{name}' do not fit together: {misfit(error) or type(error).__name__}.",
+            hint="Download the model again, or take config.json from where its weights come from.",
+        )
+    return ExecutionError(f"'{name}' could not be loaded ({type(error).__name__}).")
+
+
+def misfit(error: Exception) -> str | None:
+    """Return what of a model's config and weights does not fit; None when the error does not tell."""
+    reason = str(error)
+    if isinstance(error, TypeError) and (settings := _LACKING_SETTINGS.search(reason)):
+        return "config.json lacks " + ", ".join(re.findall(r"'(\w+)'", settings[1]))
+    if shapes := _SHAPES.search(reason):
+        return f"config.json makes {shapes[3]} {shapes[1]}, the weights have {shapes[2]}"
+    if weights := _WEIGHTS.search(reason):
+        count, first = int(weights["count"]), weights["first"]
+        if weights["kind"] == "Missing":
+            return f"{count} tensors that config.json asks for are not among the weights, the first is {first}"
+        return f"{count} tensors among the weights have no place in what config.json describes, the first is {first}"
+    return None
