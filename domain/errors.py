@@ -44,7 +44,7 @@ owns one table from code to exit status or HTTP status, and ``docs/errors.md`` e
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class MlxkError(Exception):
@@ -74,6 +74,17 @@ class MlxkError(Exception):
         self.hint = hint
         self.matches = matches
         self.detail = dict(detail) if detail else None
+
+    @classmethod
+    def in_field(cls, field: str, message: str, *, hint: str | None = None) -> Self:
+        """Return a failure that one field of a request is at fault for, which programs find in ``detail``.
+
+        Args:
+            field: Its path, such as ``messages[0].content``.
+            message: What is wrong with it, without its name.
+            hint: What to do next.
+        """
+        return cls(f"{field}: {message}", hint=hint, detail={"problems": [{"param": field, "message": message}]})
 
 
 class UsageError(MlxkError):

@@ -7,10 +7,13 @@ Owns their limits, how a format is told from the first bytes, and the name an im
 import enum
 import hashlib
 from collections.abc import Sequence
+from typing import TypeVar
 
 import attrs
 
-from mlxk.domain.errors import ValidationError
+from mlxk.domain.errors import MlxkError, ValidationError
+
+Refusal = TypeVar("Refusal", bound=MlxkError)
 
 MIB = 1024 * 1024
 
@@ -73,6 +76,8 @@ class EncodedImage:
     """SHA-256 of the data, hexadecimal: the same image has the same one wherever it turns up."""
     original: str | None = None
     """The name its file had; None when it never had one."""
+    place: str | None = attrs.field(default=None, eq=False)
+    """Where it came from, as messages name it; None when nobody said."""
 
     @classmethod
     def of(cls, data: bytes, place: str, original: str | None = None) -> "EncodedImage":
@@ -87,7 +92,7 @@ class EncodedImage:
             ValidationError: It is empty, too large, or of no format we know.
         """
         check_size(len(data), place)
-        return cls(data, format_of(data[:SIGNATURE_BYTES], place), hashlib.sha256(data).hexdigest(), original)
+        return cls(data, format_of(data[:SIGNATURE_BYTES], place), hashlib.sha256(data).hexdigest(), original, place)
 
     @property
     def file_name(self) -> str:
@@ -98,6 +103,18 @@ class EncodedImage:
     def title(self) -> str:
         """What to call it in messages."""
         return f"'{self.original}'" if self.original else self.file_name
+
+    def refused(self, kind: type[Refusal], message: str, *, hint: str | None = None) -> Refusal:
+        """Return a failure that this image is at fault for: by the name its file had, or the field it stood in.
+
+        Args:
+            kind: Of the failure.
+            message: What is wrong with it, without its name.
+            hint: What to do next.
+        """
+        if self.original or not self.place:
+            return kind(f"{self.title} {message}", hint=hint)
+        return kind.in_field(self.place, message, hint=hint)
 
 
 @attrs.frozen
@@ -148,9 +165,9 @@ def check_together(sizes_bytes: Sequence[int], place: str) -> None:
     """
     total = sum(sizes_bytes)
     if total > MAX_IMAGES_BYTES:
-        raise ValidationError(
-            f"{place}: {len(sizes_bytes)} images have {total / MIB:.1f} MiB together; at most "
-            f"{MAX_IMAGES_BYTES // MIB} MiB are taken"
+        limit = MAX_IMAGES_BYTES // MIB
+        raise ValidationError.in_field(
+            place, f"{len(sizes_bytes)} images have {total / MIB:.1f} MiB together; at most {limit} MiB are taken"
         )
 
 

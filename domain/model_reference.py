@@ -50,11 +50,11 @@ class ModelRef:
         """
         reference = text.strip()
         if not reference:
-            raise ValidationError("model: the name is empty", hint="Name a model, for example: demo")
+            raise ValidationError.in_field("model", "the name is empty", hint="Name a model, for example: demo")
         if len(reference) > MAX_REFERENCE_LENGTH:
-            raise ValidationError(f"model: the name is longer than {MAX_REFERENCE_LENGTH} characters")
+            raise ValidationError.in_field("model", f"the name is longer than {MAX_REFERENCE_LENGTH} characters")
         if any(ord(character) < 32 for character in reference):
-            raise ValidationError("model: the name contains a control character")
+            raise ValidationError.in_field("model", "the name contains a control character")
         if is_path(reference):
             return cls(text, ReferenceKind.PATH, reference)
         name, at, revision = reference.rpartition("@")
@@ -62,8 +62,9 @@ class ModelRef:
             kind = ReferenceKind.BUILT_IN if reference in BUILT_IN_NAMES else ReferenceKind.NAME
             return cls(text, kind, reference)
         if not name or not revision:
-            raise ValidationError(
-                f"model: '{reference}' has an empty {'name' if not name else 'revision'}",
+            raise ValidationError.in_field(
+                "model",
+                f"'{reference}' has an empty {'name' if not name else 'revision'}",
                 hint="Write NAME@REVISION, for example: org/model@main",
             )
         return cls(text, ReferenceKind.NAME, name, revision)

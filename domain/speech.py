@@ -48,21 +48,26 @@ class TranscriptionSettings:
     words: bool = False
     """Whether to time every word, where the model can."""
 
+    def faults(self) -> dict[str, str]:
+        """Return what is wrong with each setting out of range, by the name that users know it by."""
+        faults = {}
+        if self.language is not None and not _LANGUAGE.fullmatch(self.language):
+            faults["language"] = "must be a code such as 'de', or a name in English such as 'german'"
+        if self.hint is not None and len(self.hint) > MAX_HINT_CHARACTERS:
+            faults["prompt"] = f"must have at most {MAX_HINT_CHARACTERS} characters (got {len(self.hint)})"
+        if not 0 <= self.temperature <= 1:  # false for what is no number, too
+            faults["temperature"] = f"must be at least 0 and at most 1 (got {self.temperature:g})"
+        return faults
+
     def validate(self) -> None:
         """Check every range.
 
         Raises:
-            ValidationError: Names each field at fault, all at once.
+            ValidationError: Names each setting at fault, all at once.
         """
-        faults = []
-        if self.language is not None and not _LANGUAGE.fullmatch(self.language):
-            faults.append("language must be a code such as 'de', or a name in English such as 'german'")
-        if self.hint is not None and len(self.hint) > MAX_HINT_CHARACTERS:
-            faults.append(f"prompt must have at most {MAX_HINT_CHARACTERS} characters (got {len(self.hint)})")
-        if not 0 <= self.temperature <= 1:  # false for what is no number, too
-            faults.append(f"temperature must be at least 0 and at most 1 (got {self.temperature:g})")
+        faults = self.faults()
         if faults:
-            raise ValidationError("; ".join(faults))
+            raise ValidationError("; ".join(f"{name} {wrong}" for name, wrong in faults.items()))
 
 
 @attrs.frozen

@@ -20,5 +20,5 @@ class InMemoryImageDecoder(ImageDecoder):
     def decode(self, image: EncodedImage) -> DecodedImage:
         """Decode an image; see the port."""
         if image.digest in self._damaged:
-            raise ValidationError(f"{image.title} is damaged, or no complete {image.format.name} image")
+            raise image.refused(ValidationError, f"is damaged, or no complete {image.format.name} image")
         return DecodedImage(1, 1, bytes.fromhex(image.digest[:6]), image.digest)

@@ -26,6 +26,10 @@ class InMemorySpeechTranscriber(SpeechTranscriber):
         self.abandoned = 0
         """How many recordings were given up."""
 
+    def refuse_everything(self) -> None:
+        """Know no recording any more."""
+        self._transcripts, self._default = {}, None
+
     def transcribe(self, request: TranscriptionRequest) -> Generator[TranscriptEvent, None, None]:
         """Tell what is heard; see the port."""
         request.settings.validate()

@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlxk.adapters.mlx.detokenizer import Detokenizer
+from mlxk.adapters.mlx.schemas import enforceable
 from mlxk.adapters.mlx.tokenizer_access import unwrapped
 from mlxk.domain.answer_stream import AnswerStream
 from mlxk.domain.errors import BackendNotInstalledError, CapabilityError, ValidationError
@@ -25,6 +26,8 @@ CACHED_GRAMMARS = 64
 
 _WHITE_SPACE = r"\x20|\x0A\x20{0,24}"
 """Between the parts of JSON: one space, or a new line and its indentation. Small models would go on with blanks."""
+
+_STATE = "\n<state>"
 
 _MESSAGE_LENGTH = 400
 """Characters of llguidance's explanation that are passed on."""
@@ -169,15 +172,27 @@ class GrammarCompiler:
         return compiled
 
     def _compile(self, grammar: Grammar) -> CompiledGrammar:
+        """Compile a grammar; of one that was put together, the part at fault is refused."""
+        translated = [_translated(each) for each in (*grammar.parts, grammar)]
+        try:
+            return self._compile_one(grammar, translated.pop())
+        except ValidationError:
+            for part, text in zip(grammar.parts, translated, strict=True):
+                self._compile_one(part, text)
+            raise
+
+    def _compile_one(self, grammar: Grammar, translated: str) -> CompiledGrammar:
         from llguidance import LLMatcher
 
-        grammar.validate()
         try:
-            matcher = LLMatcher(self._vocabulary, _translated(grammar), log_level=0)
+            matcher = LLMatcher(self._vocabulary, translated, log_level=0)
         except ValueError as error:
             raise _refusal(grammar, str(error)) from error
-        if matcher.is_error():
-            raise _refusal(grammar, matcher.get_error())
+        # What cannot even begin shows only when the first token is wanted.
+        trial = matcher.deep_copy()
+        trial.compute_bitmask()
+        if trial.is_error():
+            raise _refusal(grammar, trial.get_error())
         return CompiledGrammar(matcher, (self._vocabulary.vocab_size + 31) // 32, self._ends)
 
 
@@ -218,21 +233,26 @@ def _vocabulary(tokenizer: object, ends: frozenset[int]) -> Any:  # noqa: ANN401
 
 
 def _translated(grammar: Grammar) -> str:
-    """The grammar in llguidance's own notation; raises ValueError for what cannot be written in it."""
+    """The grammar in llguidance's own notation; raises ValidationError for what cannot be written in it."""
     from llguidance import LLMatcher, grammar_from
 
-    if grammar.kind is GrammarKind.REGEX:
-        return str(LLMatcher.grammar_from_regex(grammar.text))
-    if grammar.kind is GrammarKind.CHOICE:
-        return str(grammar_from("choice", grammar.text))
-    schema = grammar.text if grammar.kind is GrammarKind.JSON_SCHEMA else '{"type": "object"}'
+    grammar.validate()
+    schema = enforceable(grammar) if grammar.kind is GrammarKind.JSON_SCHEMA else '{"type": "object"}'
     # Options need an object to go with; this one allows anything, too.
     schema = "{}" if schema.strip() == "true" else schema
-    return str(LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": _WHITE_SPACE}))
+    try:
+        if grammar.kind is GrammarKind.REGEX:
+            return str(LLMatcher.grammar_from_regex(grammar.text))
+        if grammar.kind is GrammarKind.CHOICE:
+            return str(grammar_from("choice", grammar.text))
+        return str(LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": _WHITE_SPACE}))
+    except ValueError as error:
+        raise _refusal(grammar, str(error)) from error
 
 
 def _refusal(grammar: Grammar, explanation: str) -> ValidationError:
-    return ValidationError(f"The {grammar.kind.value} cannot be used: {_one_line(explanation)}")
+    # What follows the first line of a failure while running is the state of the parser.
+    return grammar.refused(f"cannot be used: {_one_line(explanation.partition(_STATE)[0])}")
 
 
 def _one_line(text: str) -> str:

@@ -57,6 +57,9 @@ def prepare(
             rendered = model.renderer.render(request.prompt, request.thinking)
     if isinstance(request.prompt, tuple):
         _check_given_tokens(request.prompt, model)
+    if not rendered.tokens:
+        field = "messages" if isinstance(request.prompt, Conversation) else "prompt"
+        raise ValidationError.in_field(field, "there is nothing in it to answer", hint="Send some text.")
     _check_tokens(rendered.tokens, settings, model)
     limits = AnswerLimits(_max_tokens(len(rendered.tokens), settings, model), model.end_tokens)
     parser = _parser(request, settings, model, rendered)
@@ -87,7 +90,9 @@ def _opens_only(reasoning: ReasoningFormat | None) -> bool:
 
 def _constrain(settings: GenerationSettings, model: LoadedModel, rendered: RenderedPrompt) -> Constraints | None:
     if settings.thinking_budget is not None and model.reasoning is None:
-        raise CapabilityError(f"thinking_budget: '{model.name}' does not reason.")
+        raise CapabilityError.in_field(
+            "thinking_budget", f"'{model.name}' does not reason", hint="Leave it out, or use a model that does."
+        )
     if settings.thinking_budget is None and settings.grammar is None:
         return None
     grammar = model.grammars.compile(settings.grammar) if settings.grammar is not None else None
@@ -135,12 +140,10 @@ def _check_given_tokens(tokens: Sequence[int], model: LoadedModel) -> None:
     most = MOST_TOKENS if model.vocabulary_size is None else model.vocabulary_size
     unknown = next((token for token in tokens if not 0 <= token < most), None)
     if unknown is not None:
-        raise ValidationError(f"prompt names token {unknown}; the model has tokens 0 to {most - 1}")
+        raise ValidationError.in_field("prompt", f"names token {unknown}; the model has tokens 0 to {most - 1}")
 
 
 def _check_tokens(tokens: Sequence[int], settings: GenerationSettings, model: LoadedModel) -> None:
-    if not tokens:
-        raise ValidationError("The prompt is empty.")
     size = model.vocabulary_size
     if size is None:
         return
@@ -148,7 +151,7 @@ def _check_tokens(tokens: Sequence[int], settings: GenerationSettings, model: Lo
         raise IncompatibleModelError(f"The tokenizer of '{model.name}' makes tokens the model does not have.")
     unknown = [token for token, _ in settings.logit_bias if not 0 <= token < size]
     if unknown:
-        raise ValidationError(f"logit_bias names token {unknown[0]}; the model has tokens 0 to {size - 1}")
+        raise ValidationError.in_field("logit_bias", f"names token {unknown[0]}; the model has tokens 0 to {size - 1}")
 
 
 def _max_tokens(prompt_tokens: int, settings: GenerationSettings, model: LoadedModel) -> int:

@@ -14,7 +14,7 @@ import attrs
 
 from mlxk.adapters.mlx.tokenizer_access import unwrapped
 from mlxk.domain.conversation import Conversation, Message, Role, ToolCall
-from mlxk.domain.errors import ContextLengthError, ValidationError
+from mlxk.domain.errors import CapabilityError, ContextLengthError, ValidationError
 from mlxk.domain.generation import TokenIds
 
 TAIL_LENGTH = 256
@@ -22,6 +22,15 @@ TAIL_LENGTH = 256
 
 CHARACTERS_PER_TOKEN = 16
 """Characters of a text, for each token of the context window, whose tokens are counted first; prose has about four."""
+
+_ARGUMENTS = "messages[{}].tool_calls[{}].function.arguments"
+"""Where the arguments of a call stand in a request: which message, which call."""
+
+_SURROGATE = "\\ud"
+"""How half of a character is written in JSON, in lower case."""
+
+_TEMPLATE_FAULTS = (TypeError, ValueError, LookupError, AttributeError, AssertionError, RecursionError)
+"""What templates raise for values they were not written for."""
 
 _PLAIN_TEXT_HINT = "Give it one prompt as plain text; it will be continued."
 
@@ -87,7 +96,8 @@ class PromptRenderer:
 
         Raises:
             ValidationError: The template refuses the conversation (the message says why in the template's words), the
-                model has no template for it, or a tool's definition or arguments are not JSON.
+                model has no template for it, or a tool's definition or arguments are no JSON object.
+            CapabilityError: Reasoning is wanted of a model without a template, which cannot be told.
             ContextLengthError: See ``refuse_endless``.
         """
         if isinstance(prompt, tuple):
@@ -95,6 +105,9 @@ class PromptRenderer:
         if isinstance(prompt, str):
             return self._plain(prompt)
         if self.template is None and not self._custom:
+            if thinking:
+                fault = "the model has no chat template, so it cannot be told to reason"
+                raise CapabilityError.in_field("enable_thinking", fault, hint="Leave it out.")
             return self._plain(_single_turn(prompt))
         text = self._templated(prompt, thinking)
         self.refuse_endless(text)
@@ -130,7 +143,7 @@ class PromptRenderer:
     def _templated(self, conversation: Conversation, thinking: bool | None) -> str:
         tools = wire_tools(conversation)
         options = {} if thinking is None else {"enable_thinking": thinking}
-        with refusals_explained():
+        with refusals_explained(conversation):
             text = self._inner.apply_chat_template(
                 wire_messages(conversation.messages),
                 tools=tools or None,
@@ -145,8 +158,11 @@ class PromptRenderer:
 
 
 @contextlib.contextmanager
-def refusals_explained() -> Iterator[None]:
+def refusals_explained(conversation: Conversation) -> Iterator[None]:
     """Say in our words why a template does not render a conversation.
+
+    Args:
+        conversation: The one that is rendered inside of the block.
 
     Raises:
         ValidationError: It does not.
@@ -155,13 +171,30 @@ def refusals_explained() -> Iterator[None]:
 
     try:
         yield
-    except TemplateError as error:
-        raise ValidationError(f"The model's chat template refuses this conversation: {error}") from error
-    except (TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
+    except (TemplateError, *_TEMPLATE_FAULTS) as error:
+        cut = _cut_arguments(conversation)
+        # A template that refuses on its own account raises nothing more special than this.
+        if cut is not None and type(error) is not TemplateError:
+            raise ValidationError.in_field(
+                cut,
+                "is no whole JSON object, and this model's chat template takes nothing else",
+                hint="Complete the arguments, or leave out the call and its result.",
+            ) from error
+        if isinstance(error, TemplateError):
+            fault = f"the model's chat template refuses this conversation: {error}"
+            raise ValidationError.in_field("messages", fault) from error
         # Without its text: it is a library's about a value, and may show the value.
-        raise ValidationError(
-            f"The model's chat template cannot render this conversation ({type(error).__name__})."
-        ) from error
+        fault = f"the model's chat template cannot render this conversation ({type(error).__name__})"
+        raise ValidationError.in_field("messages", fault) from error
+
+
+def _cut_arguments(conversation: Conversation) -> str | None:
+    """Return where the first arguments stand that templates get as text; None when there are none."""
+    for index, message in enumerate(wire_messages(conversation.messages)):
+        for place, call in enumerate(message.get("tool_calls", ())):
+            if isinstance(call["function"]["arguments"], str):
+                return _ARGUMENTS.format(index, place)
+    return None
 
 
 def wire_tools(conversation: Conversation) -> list[dict[str, Any]]:
@@ -178,25 +211,32 @@ def _single_turn(conversation: Conversation) -> str:
     if roles == [Role.USER] and not conversation.tools:
         return conversation.messages[0].content
     if conversation.tools:
-        raise ValidationError("tools: the model has no chat template, so it cannot be told about tools.")
-    raise ValidationError(
-        "messages: the model has no chat template, so it takes a single user turn"
-        f" (got {', '.join(role.value for role in roles) or 'none'}).",
+        raise ValidationError.in_field("tools", "the model has no chat template, so it cannot be told about tools")
+    raise ValidationError.in_field(
+        "messages",
+        "the model has no chat template, so it takes a single user turn"
+        f" (got {', '.join(role.value for role in roles) or 'none'})",
         hint=_PLAIN_TEXT_HINT,
     )
 
 
-def wire_messages(messages: Sequence[Message]) -> list[dict[str, object]]:
-    """Return messages as templates expect them: OpenAI's form, with arguments as objects and results named."""
+def wire_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Return messages as templates expect them: OpenAI's form, with arguments as objects and results named.
+
+    Arguments of a call that was cut when it was made are the text they are.
+
+    Raises:
+        ValidationError: Arguments are JSON, but no object that could be shown.
+    """
     names = {call.id: call.name for message in messages for call in message.tool_calls if call.id}
-    return [_wire_message(message, f"messages[{index}]", names) for index, message in enumerate(messages)]
+    return [_wire_message(message, index, names) for index, message in enumerate(messages)]
 
 
-def _wire_message(message: Message, place: str, names: dict[str, str]) -> dict[str, object]:
-    wire: dict[str, object] = {"role": message.role.value, "content": message.content}
+def _wire_message(message: Message, index: int, names: dict[str, str]) -> dict[str, Any]:
+    wire: dict[str, Any] = {"role": message.role.value, "content": message.content}
     if message.tool_calls:
         calls = enumerate(message.tool_calls)
-        wire["tool_calls"] = [_wire_call(call, f"{place}.tool_calls[{index}].arguments") for index, call in calls]
+        wire["tool_calls"] = [_wire_call(call, _ARGUMENTS.format(index, place)) for place, call in calls]
     if message.tool_call_id is not None:
         wire["tool_call_id"] = message.tool_call_id
         if message.tool_call_id in names:
@@ -205,15 +245,24 @@ def _wire_message(message: Message, place: str, names: dict[str, str]) -> dict[s
 
 
 def _wire_call(call: ToolCall, place: str) -> dict[str, object]:
-    arguments = _parsed(call.arguments, place) if call.arguments.strip() else {}
+    arguments = _parsed(call.arguments, place, or_text=True) if call.arguments.strip() else {}
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
-def _parsed(text: str, place: str) -> dict[str, Any]:
+def _parsed(text: str, place: str, *, or_text: bool = False) -> Any:  # noqa: ANN401 - what JSON holds
+    """Return the object that a text is; the text itself where it is no JSON and that is allowed."""
     try:
         value = json.loads(text)
+        if _SURROGATE in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValidationError.in_field(place, "is nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise ValidationError.in_field(place, "must not contain half a surrogate pair") from error
     except ValueError as error:
-        raise ValidationError(f"{place} is not valid JSON: {error}") from error
+        if or_text:
+            return text
+        raise ValidationError.in_field(place, f"is not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise ValidationError(f"{place} must be a JSON object.")
+        raise ValidationError.in_field(place, "must be a JSON object")
     return value

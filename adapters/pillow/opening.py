@@ -61,7 +61,7 @@ def open_image(image: EncodedImage) -> Image.Image:
         ValidationError: It cannot be opened, or has too many pixels.
         BackendNotInstalledError: Its format needs a package that is not installed.
     """
-    _require_plugin(image.format)
+    _require_plugin(image)
     try:
         opened = Image.open(io.BytesIO(image.data), formats=(_PLUGINS[image.format],))
     except Image.DecompressionBombError as error:
@@ -76,25 +76,28 @@ def open_image(image: EncodedImage) -> Image.Image:
 
 def damaged(image: EncodedImage) -> ValidationError:
     """Return the error for an image whose data make no sense."""
-    return ValidationError(f"{image.title} is damaged, or no complete {image.format.name} image")
+    return image.refused(ValidationError, f"is damaged, or no complete {image.format.name} image")
 
 
 def _too_large(image: EncodedImage, size: str) -> ValidationError:
     most = MAX_IMAGE_PIXELS // 1_000_000
-    return ValidationError(f"{image.title} has too many pixels{size}; at most {most} million are taken")
+    return image.refused(ValidationError, f"has too many pixels{size}; at most {most} million are taken")
 
 
-def _require_plugin(image_format: ImageFormat) -> None:
-    if image_format is ImageFormat.HEIC:
+def _require_plugin(image: EncodedImage) -> None:
+    if image.format is ImageFormat.HEIC:
         try:
             plugin = importlib.import_module("pillow_heif")
         except ImportError as error:
-            raise BackendNotInstalledError(
-                "Reading HEIC images needs pillow-heif, which is not installed.",
+            raise image.refused(
+                BackendNotInstalledError,
+                "is in HEIC, and reading that needs pillow-heif, which is not installed.",
                 hint="Install it: pip install pillow-heif",
             ) from error
         plugin.register_heif_opener()
-    elif image_format is ImageFormat.AVIF and not features.check("avif"):
-        raise BackendNotInstalledError(
-            "Reading AVIF images needs a Pillow with AVIF.", hint="Install it: pip install 'pillow>=11.3'"
+    elif image.format is ImageFormat.AVIF and not features.check("avif"):
+        raise image.refused(
+            BackendNotInstalledError,
+            "is in AVIF, and reading that needs a Pillow with AVIF.",
+            hint="Install it: pip install 'pillow>=11.3'",
         )

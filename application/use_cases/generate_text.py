@@ -21,8 +21,8 @@ from mlxk.domain.model import ModelDescription
 from mlxk.domain.speech import SpeechTask, require_speech
 
 _OTHER_WAYS = (
-    (Capability.AUDIO, "Give it a recording: --audio FILE."),
-    (Capability.EMBEDDINGS, "Use 'mlxk embed' instead."),
+    (Capability.AUDIO, "Give it a recording: mlxk run --audio FILE, or /v1/audio/transcriptions."),
+    (Capability.EMBEDDINGS, "Ask it for vectors: mlxk embed, or /v1/embeddings."),
 )
 """What to do with models that do something else."""
 

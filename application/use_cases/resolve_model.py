@@ -94,8 +94,9 @@ class ResolveModel:
 
 def without_revisions(ref: ModelRef) -> ValidationError:
     """Return the refusal of a reference to a revision of a built-in model."""
-    return ValidationError(
-        f"model: '{ref}' asks for a revision, but the built-in model '{ref.name}' has none",
+    return ValidationError.in_field(
+        "model",
+        f"'{ref}' asks for a revision, but the built-in model '{ref.name}' has none",
         hint=f"Write it without one: {ref.name}",
     )
 

@@ -134,8 +134,10 @@ class ServeCatalogue:
         handle = self._named.get(reference)
         if handle is None:
             if is_path(reference.strip()) and not self._allow_paths:
-                raise ValidationError(
-                    "model: paths are not accepted by this server", hint="Name one of the models GET /v1/models lists."
+                raise ValidationError.in_field(
+                    "model",
+                    "paths are not accepted by this server",
+                    hint="Name one of the models GET /v1/models lists.",
                 )
             handle = self._resolve(reference)
         served = self._served(handle)

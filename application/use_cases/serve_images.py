@@ -22,7 +22,7 @@ from mlxk.domain.conversation import Conversation, Message, Role
 from mlxk.domain.errors import ParameterNotSupportedError
 from mlxk.domain.generation import GenerationRequest
 from mlxk.domain.image_table import Chunk, ShownImage, chunks, numbers, without_tables
-from mlxk.domain.media import DEFAULT_CHUNK, EncodedImage, check_chunk, check_together
+from mlxk.domain.media import DEFAULT_CHUNK, MAX_CHUNK, EncodedImage, check_chunk, check_together
 from mlxk.domain.sound import DEFAULT_SOUND_PROMPT, DecodedSound
 
 
@@ -95,7 +95,11 @@ class ServeImages:
         if len(asked) <= chunk:
             return self._whole(model, request, sent, named_by, alternatives)
         if alternatives > 1:
-            raise ParameterNotSupportedError("n: there is one answer to more images than are shown together")
+            raise ParameterNotSupportedError.in_field(
+                "n",
+                "there is one answer to more images than are shown together",
+                hint=f"Leave n out, or show up to {MAX_CHUNK} together with chunk.",
+            )
         described = self._chunk_by_chunk(model, request, sent, chunks(self._shown(asked, named_by), chunk))
         return (ChunkedAnswer(next(described), described),)
 

@@ -21,6 +21,7 @@ PARAMETER_OF_CODE = {
     "hash_not_found": "model",
     "model_unhealthy": "model",
     "incompatible_model": "model",
+    "capability_not_supported": "model",
     "untrusted_model_code": "model",
     "backend_not_installed": "model",
     "insufficient_memory": "model",

@@ -45,15 +45,23 @@ class Admission:
         self.admitted = 0
         self._lock = threading.Lock()
 
-    def enter(self, count: int) -> Callable[[], None]:
+    def enter(self, count: int, field: str = "n") -> Callable[[], None]:
         """Admit some answers; return what gives their places back, which may be called more than once.
+
+        Args:
+            count: How many.
+            field: The field of the request that asks for so many.
 
         Raises:
             ValidationError: There is never room for so many.
             QueueFullError: There is no room now.
         """
         if count > self.capacity:
-            raise ValidationError(f"n: this server computes at most {self.capacity} answers at once (got {count})")
+            raise ValidationError.in_field(
+                field,
+                f"asks for {count} answers; this server takes at most {self.capacity} at once",
+                hint="Send several requests. There are n answers to each prompt.",
+            )
         with self._lock:
             if self.admitted + count > self.capacity:
                 raise QueueFullError("The server is busy: its queue is full.", hint="Try again in a moment.")

@@ -161,7 +161,7 @@ def test_a_model_that_only_writes_does_not_hear(mlxk: Program) -> None:
 
 def test_a_model_that_hears_says_what_it_needs_when_it_is_asked_to_write(mlxk: Program) -> None:
     done = mlxk("run", "demo-speech", "hello")
-    assert (done.status, "Give it a recording: --audio FILE." in done.err) == (1, True)
+    assert (done.status, "Give it a recording: mlxk run --audio FILE" in done.err) == (1, True)
 
 
 def test_embed_is_switched_off_until_the_variable_is_set(mlxk: Program, bert: str) -> None:

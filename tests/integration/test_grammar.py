@@ -287,6 +287,7 @@ def test_an_answer_that_opens_no_reasoning_begins_at_once() -> None:
         (Grammar.json_schema('{"type": '), "JSON schema is not valid JSON"),
         (Grammar.json_schema("[]"), "must be a JSON object"),
         (Grammar.json_schema("[" * 10**5), "nested too deeply"),
+        (Grammar.json_schema('{"anyOf": [{"$ref": "#"}]}'), "NoExtensionBias"),
         (Grammar.json_schema('{"allOf": [' * 300 + "true" + "]}" * 300), "JSON schema"),
         (Grammar.json_schema('"' + "x" * 300_000 + '"'), "too long"),
         (Grammar.regex("(?=a)b"), "regular expression cannot be used: .*look-around"),

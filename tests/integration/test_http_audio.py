@@ -1,17 +1,14 @@
 """Speech and vectors over HTTP: the OpenAI SDK, every format, every refusal, and nothing left behind."""
 
 import base64
-import glob
 import json
-import os
 import struct
-import tempfile
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import openai
 import pytest
+from serving.forms import BOUNDARY, post_form, uploads_left_behind
 from serving.parts import (
     CHAT_MODEL,
     EMBEDDING_MODEL,
@@ -31,7 +28,6 @@ from mlxk.entrypoints.server_settings import ServerSettings
 pytestmark = pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # the SDK's word on translations
 
 SOUND = ("hello.wav", b"RIFF....WAVE")
-BOUNDARY = "b0undary"
 
 
 @pytest.fixture
@@ -44,23 +40,6 @@ def server() -> Iterator[RunningServer]:
 def sdk(server: RunningServer) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0) as client:
         yield client
-
-
-def post(server: RunningServer, path: str, parts: list[tuple[str, str | tuple[str, bytes]]]) -> tuple[int, Any]:
-    """Send a form and return status and body."""
-    lines = b""
-    for name, value in parts:
-        filename, data = value if isinstance(value, tuple) else (None, value.encode())
-        disposition = f'form-data; name="{name}"' + (f'; filename="{filename}"' if filename else "")
-        lines += f"--{BOUNDARY}\r\nContent-Disposition: {disposition}\r\n\r\n".encode() + data + b"\r\n"
-    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
-    status, _, body = server.request("POST", path, lines + f"--{BOUNDARY}--\r\n".encode(), headers)
-    return status, body
-
-
-def left_behind() -> list[str]:
-    """Return the files of uploads that are still on the disk."""
-    return glob.glob(os.path.join(tempfile.gettempdir(), "mlxk-upload-*"))
 
 
 def test_json_and_text(sdk: openai.OpenAI) -> None:
@@ -146,61 +125,17 @@ def test_an_unknown_model_is_not_found(sdk: openai.OpenAI) -> None:
     assert caught.value.param == "model"
 
 
-@pytest.mark.parametrize(
-    ("parts", "status", "message"),
-    [
-        ([("model", SPEECH_MODEL)], 400, "file: is required"),
-        ([("file", SOUND)], 400, "model: is required"),
-        ([("file", SOUND), ("file", SOUND), ("model", SPEECH_MODEL)], 400, "only one file"),
-        ([("file", ("a.wav", b"")), ("model", SPEECH_MODEL)], 400, "Empty audio file"),
-        ([("file", SOUND), ("model", SPEECH_MODEL), ("response_format", "xml")], 400, "response_format"),
-        ([("file", SOUND), ("model", SPEECH_MODEL), ("temperature", "warm")], 400, "temperature"),
-        ([("file", SOUND), ("model", SPEECH_MODEL), ("temperature", "7")], 400, "temperature"),
-        ([("file", SOUND), ("model", SPEECH_MODEL), ("stream", "perhaps")], 400, "stream"),
-        ([("file", SOUND), ("model", SPEECH_MODEL), ("stream", "true"), ("response_format", "srt")], 400, "stream"),
-        ([("file", SOUND), ("model", SPEECH_MODEL), ("timestamp_granularities[]", "word")], 400, "verbose_json"),
-        ([("file", SOUND), ("model", SPEECH_MODEL), ("include[]", "logprobs")], 400, "include: is not supported"),
-        ([("file", SOUND), ("model", SPEECH_MODEL), ("model", SPEECH_MODEL)], 400, "more than once"),
-        ([("file", SOUND), ("model", SPEECH_MODEL), ("prompt", "x" * 70_000)], 413, "field"),
-        ([("file", SOUND), ("model", SPEECH_MODEL), *[("x", "y")] * 70], 413, "more than 32 fields"),
-    ],
-)
-def test_what_is_wrong_with_a_form_is_named(
-    parts: list[tuple[str, str | tuple[str, bytes]]], status: int, message: str, server: RunningServer
-) -> None:
-    answered, body = post(server, "/v1/audio/transcriptions", parts)
-    assert (answered, message in body["error"]["message"]) == (status, True), body
-    assert left_behind() == []
-
-
-@pytest.mark.parametrize(
-    ("headers", "body", "status"),
-    [
-        ({"Content-Type": "application/json"}, b"{}", 415),
-        ({"Content-Type": "multipart/form-data"}, b"x", 400),
-        ({"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}, b"--b0und", 400),
-        ({"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}, b"", 400),
-    ],
-)
-def test_a_body_that_is_no_form_is_refused(
-    headers: dict[str, str], body: bytes, status: int, server: RunningServer
-) -> None:
-    answered, _, document = server.request("POST", "/v1/audio/transcriptions", body, headers)
-    assert (answered, document["status"]) == (status, "error")
-    assert left_behind() == []
-
-
 def test_a_file_may_be_larger_than_other_bodies_but_not_without_limit() -> None:
     parts = Parts(settings=ServerSettings(max_body_mib=1))
     with RunningServer(parts, ServerLimits(max_body_bytes=LARGEST_UPLOAD_BYTES)) as server:
         large = ("large.wav", bytes(2 * 2**20))
-        assert post(server, "/v1/audio/transcriptions", [("file", large), ("model", SPEECH_MODEL)])[0] == 200
+        assert post_form(server, "/v1/audio/transcriptions", [("file", large), ("model", SPEECH_MODEL)])[0] == 200
         too_large = ("huge.wav", bytes(50_000_001))
-        status, body = post(server, "/v1/audio/transcriptions", [("file", too_large), ("model", SPEECH_MODEL)])
+        status, body = post_form(server, "/v1/audio/transcriptions", [("file", too_large), ("model", SPEECH_MODEL)])
         assert (status, body["error"]["type"]) == (413, "payload_too_large")
         padding = json.dumps({"model": CHAT_MODEL, "prompt": "x" * 2 * 2**20}).encode()
         assert server.request("POST", "/v1/completions", padding, {"Content-Type": "application/json"})[0] == 413
-    assert left_behind() == []
+    assert uploads_left_behind() == []
 
 
 def test_unknown_fields_are_reported(server: RunningServer) -> None:
@@ -225,7 +160,7 @@ def test_a_client_that_goes_away_ends_the_work_and_leaves_no_file(server: Runnin
     connection.sendall(f"{head}Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n".encode() + body)
     assert connection.recv(12) == b"HTTP/1.1 200"
     connection.close()
-    assert eventually(lambda: server.parts.transcriber.requests and not left_behind())
+    assert eventually(lambda: server.parts.transcriber.requests and not uploads_left_behind())
     assert eventually(lambda: server.parts.application._admission.admitted == 0)
 
 
@@ -233,18 +168,18 @@ def test_more_recordings_than_there_is_room_for_are_sent_away(server: RunningSer
     admission = server.parts.application._admission
     leave = admission.enter(admission.capacity)
     try:
-        status, body = post(server, "/v1/audio/transcriptions", [("file", SOUND), ("model", SPEECH_MODEL)])
+        status, body = post_form(server, "/v1/audio/transcriptions", [("file", SOUND), ("model", SPEECH_MODEL)])
     finally:
         leave()
     assert (status, body["error"]["type"]) == (429, "queue_full")
-    assert left_behind() == []
+    assert uploads_left_behind() == []
 
 
 def test_many_recordings_at_once_are_all_heard(server: RunningServer) -> None:
     found: list[int] = []
 
     def ask() -> None:
-        found.append(post(server, "/v1/audio/transcriptions", [("file", SOUND), ("model", SPEECH_MODEL)])[0])
+        found.append(post_form(server, "/v1/audio/transcriptions", [("file", SOUND), ("model", SPEECH_MODEL)])[0])
 
     threads = [threading.Thread(target=ask) for _ in range(24)]
     for thread in threads:
@@ -252,7 +187,7 @@ def test_many_recordings_at_once_are_all_heard(server: RunningServer) -> None:
     for thread in threads:
         thread.join()
     assert found == [200] * 24
-    assert left_behind() == []
+    assert uploads_left_behind() == []
 
 
 def test_vectors_as_numbers_and_in_base64_are_the_same(server: RunningServer, sdk: openai.OpenAI) -> None:
@@ -305,7 +240,7 @@ def test_tokens_dimensions_and_queries_reach_the_model(server: RunningServer, sd
         ({"model": EMBEDDING_MODEL, "input": "a", "input_type": "song"}, 400, "input_type"),
         ({"model": EMBEDDING_MODEL, "input": "a", "instruct": "find"}, 400, "instruct"),
         ({"model": EMBEDDING_MODEL, "input": "a", "dimensions": 0}, 400, "dimensions"),
-        ({"model": CHAT_MODEL, "input": "a"}, 422, None),
+        ({"model": CHAT_MODEL, "input": "a"}, 422, "model"),
         ({"model": "org/nowhere", "input": "a"}, 404, "model"),
         ({"model": EMBEDDING_MODEL, "input": "word " * 600}, 400, "input"),
     ],
@@ -322,47 +257,6 @@ def test_models_of_every_kind_are_listed_with_what_they_can_do(sdk: openai.OpenA
     assert listed[SPEECH_MODEL] == ["audio", "audio-translate-en"]
     assert listed[ENGLISH_SPEECH_MODEL] == ["audio"]
     assert listed[EMBEDDING_MODEL] == ["embeddings"]
-
-
-def spoken(text: str | None = None, data: bytes = SOUND[1]) -> Any:
-    """Return a conversation whose last message is a recording."""
-    sound = {"type": "input_audio", "input_audio": {"data": base64.b64encode(data).decode(), "format": "wav"}}
-    return [{"role": "user", "content": [sound, *([{"type": "text", "text": text}] if text else [])]}]
-
-
-def test_a_recording_in_a_chat_is_answered_with_what_is_said(server: RunningServer, sdk: openai.OpenAI) -> None:
-    answer = sdk.chat.completions.create(model=SPEECH_MODEL, messages=spoken("Ada, Grace"))
-    assert answer.choices[0].message.content == SPOKEN.text
-    assert answer.choices[0].finish_reason == "stop"
-    (request,) = server.parts.transcriber.requests
-    assert (request.settings.hint, request.settings.temperature) == ("Ada, Grace", 0.0)
-    assert left_behind() == []
-
-
-def test_a_recording_in_a_chat_is_streamed_as_it_is_heard(sdk: openai.OpenAI) -> None:
-    chunks = list(sdk.chat.completions.create(model=SPEECH_MODEL, messages=spoken(), stream=True))
-    pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices[0].delta.content]
-    assert pieces == ["Hello there.", " How are you?"]
-    assert chunks[-1].choices[0].finish_reason == "stop"
-    assert eventually(lambda: left_behind() == [])
-
-
-@pytest.mark.parametrize(
-    ("model", "messages", "more", "message"),
-    [
-        (SPEECH_MODEL, [{"role": "user", "content": "hello"}], {}, "the last message has no input_audio"),
-        (CHAT_MODEL, spoken(), {}, "takes no sound"),
-        (SPEECH_MODEL, spoken(), {"n": 2}, "n: is not supported"),
-        (SPEECH_MODEL, spoken(data=b""), {}, "input_audio.data: is empty"),
-        (SPEECH_MODEL, spoken(), {"temperature": 1.5}, "temperature"),
-    ],
-)
-def test_a_chat_that_cannot_be_heard_is_refused(
-    model: str, messages: Any, more: dict[str, Any], message: str, sdk: openai.OpenAI
-) -> None:
-    with pytest.raises(openai.APIStatusError, match=message):
-        sdk.chat.completions.create(model=model, messages=messages, **more)
-    assert left_behind() == []
 
 
 def test_text_is_not_asked_of_models_that_do_not_write_it(sdk: openai.OpenAI) -> None:

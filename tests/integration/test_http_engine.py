@@ -1,5 +1,6 @@
 """The server and the real engine together: clients who leave, and models that take turns in a memory for one."""
 
+import base64
 import shutil
 import threading
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from models.pictures import as_png, noise
 from serving.running import RunningServer, eventually
 from serving.whole_program import ENDLESS, PATH, QUESTION, WholeProgram
 
@@ -85,3 +87,31 @@ def test_a_model_that_cannot_be_had_leaves_the_loaded_one_where_it_is(served: Ru
     assert not program.log.named("unloaded a model")
     assert served.post(PATH, {**QUESTION, "model": str(broken)})[0] >= 400
     assert served.post(PATH, QUESTION)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "status", "param"),
+    [
+        (PATH, {"logit_bias": {"99999": 1}}, 400, "logit_bias"),
+        (PATH, {"thinking_budget": 5, "model": "demo-vision"}, 422, "thinking_budget"),
+        ("/v1/completions", {"prompt": [1, 99999]}, 400, "prompt"),
+        ("/v1/completions", {"prompt": ["a", ""]}, 400, "prompt"),
+    ],
+)
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_only_the_engine_can_refuse_names_its_field(
+    served: RunningServer, path: str, fields: dict[str, Any], status: int, param: str, stream: bool
+) -> None:
+    answered, _, answer = served.post(path, {"max_tokens": 1, **QUESTION, **fields, "stream": stream})
+    assert (answered, answer["error"]["param"]) == (status, param)
+    assert [problem["param"] for problem in answer["error"]["detail"]["problems"]] == [param]
+    assert answer["error"]["message"].startswith(f"{param}: ")
+
+
+def test_an_image_the_decoder_refuses_is_named_by_its_field(served: RunningServer) -> None:
+    cut = base64.b64encode(as_png(noise(1, 64, 64))[:60]).decode()
+    part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{cut}"}}
+    status, _, answer = served.post(PATH, {"model": "demo-vision", "messages": [{"role": "user", "content": [part]}]})
+    assert (status, answer["error"]["param"]) == (400, "messages[0].content[0].image_url.url")
+    assert "is damaged" in answer["error"]["message"]
+    assert "image_" not in answer["error"]["message"].replace("image_url", "")

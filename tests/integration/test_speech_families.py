@@ -108,6 +108,24 @@ def test_a_hint_goes_where_a_family_takes_one_and_never_replaces_its_instruction
         listener_for("moonshine").arguments(hinted, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("family", "settings", "name"),
+    [
+        ("parakeet", TranscriptionSettings(language="de"), "language"),
+        ("moonshine", TranscriptionSettings(hint="Ada"), "prompt"),
+        ("parakeet", TranscriptionSettings(temperature=0.5), "temperature"),
+    ],
+)
+def test_a_setting_that_a_family_does_not_take_is_named_before_anything_is_heard(
+    family: str, settings: TranscriptionSettings, name: str
+) -> None:
+    events = listener_for(family).listen(Sound(np.zeros(16_000, np.float32), 16_000), settings)
+    with pytest.raises(CapabilityError, match=f"^{name}: ") as caught:
+        next(events)
+    assert caught.value.detail is not None
+    assert caught.value.detail["problems"] == [{"param": name, "message": caught.value.message[len(name) + 2 :]}]
+
+
 def test_plain_text_is_one_segment_of_the_piece() -> None:
     result = piece_result(STTOutput(" Hello. ", segments=[{"text": "Hello.", "start": 0.0, "end": 0.0}]), 4.0)
     assert (result.text, result.language) == ("Hello.", None)

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mlxk.adapters.mlx.templates import CHARACTERS_PER_TOKEN, PromptRenderer
 from mlxk.domain.conversation import Conversation, Message, Role, ToolCall
-from mlxk.domain.errors import ContextLengthError, ValidationError
+from mlxk.domain.errors import CapabilityError, ContextLengthError, ValidationError
 
 _CHATML = """{%- for message in messages -%}
 {%- if message.role == 'system' and not loop.first -%}{{ raise_exception('System role not supported') }}{%- endif -%}
@@ -150,10 +150,69 @@ def test_a_tool_that_is_no_json_object_is_named(tool: str) -> None:
         PromptRenderer(_tokenizer(_CHATML)).render(Conversation((Message(Role.USER, "x"),), (_TOOL, tool)))
 
 
-def test_arguments_that_are_no_json_object_are_named() -> None:
-    turns = (Message(Role.USER, "x"), Message(Role.ASSISTANT, "", (ToolCall("f", "{}"), ToolCall("add", "{1"))))
-    with pytest.raises(ValidationError, match=r"messages\[1\].tool_calls\[1\].arguments is not valid JSON"):
-        PromptRenderer(_tokenizer(_CHATML)).render(Conversation(turns))
+def _calling(arguments: str) -> Conversation:
+    """Return a conversation whose second call has these arguments."""
+    calls = (ToolCall("f", "{}"), ToolCall("add", arguments))
+    return Conversation((Message(Role.USER, "x"), Message(Role.ASSISTANT, "", calls)))
+
+
+_FIELD = "messages[1].tool_calls[1].function.arguments"
+
+
+@pytest.mark.parametrize("arguments", ["[1]", "null", "[" * 100_000, '{"a": "\\uD800"}', '{"\\udc00": 1}'])
+def test_arguments_that_no_template_can_show_are_named(arguments: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        PromptRenderer(_tokenizer(_CHATML)).render(_calling(arguments))
+    assert caught.value.message.startswith(f"{_FIELD}: ")
+    assert caught.value.detail["problems"][0]["param"] == _FIELD
+
+
+@pytest.mark.parametrize("arguments", ['{"a": "\\ud83d\\ude00"}', r'{"a": "\\udir"}'])
+def test_whole_characters_may_be_written_as_pairs(arguments: str) -> None:
+    shown = json.dumps(json.loads(arguments), ensure_ascii=False)
+    assert shown in _text(_tokenizer(_CHATML), _calling(arguments))
+
+
+def test_arguments_that_were_cut_are_shown_as_they_are() -> None:
+    rendered = _text(_tokenizer(_CHATML.replace("arguments | tojson", "arguments | string")), _calling('{"city'))
+    assert 'add{"city<|im_end|>' in rendered
+
+
+@pytest.mark.parametrize("show", ["arguments.items() | list", "arguments | items | list"])
+def test_cut_arguments_are_named_where_the_template_wants_an_object(show: str) -> None:
+    renderer = PromptRenderer(
+        _tokenizer(_CHATML.replace("call.function.arguments | tojson", f"call.function.{show} | string"))
+    )
+    assert renderer.render(_calling('{"city": {"x": {"y": 1}}}'))
+    with pytest.raises(ValidationError) as caught:
+        renderer.render(_calling('{"city'))
+    assert caught.value.message.startswith(f"{_FIELD}: is no whole JSON object")
+    assert caught.value.hint
+
+
+def test_what_a_template_refuses_itself_is_not_laid_on_cut_arguments() -> None:
+    conversation = _calling('{"city').with_turn(Role.SYSTEM, "late")
+    with pytest.raises(ValidationError, match=r"messages: .* System role not supported"):
+        PromptRenderer(_tokenizer(_CHATML)).render(conversation)
+
+
+def test_a_template_that_is_overtaxed_by_depth_is_no_fault_of_ours() -> None:
+    deep = '{"a": ' * 200 + "1" + "}" * 200
+    loop = "{%- for k, w in v.items() -%}{{- show(w) if w is mapping else w -}}{%- endfor -%}"
+    template = (
+        "{%- macro show(v) -%}"
+        + loop
+        + "{%- endmacro -%}"
+        + _CHATML.replace("call.function.arguments | tojson", "show(call.function.arguments)")
+    )
+    with pytest.raises(ValidationError, match="RecursionError"):
+        PromptRenderer(_tokenizer(template)).render(_calling(deep))
+
+
+def test_a_model_without_a_template_cannot_be_told_to_reason() -> None:
+    with pytest.raises(CapabilityError, match=r"enable_thinking: .* no chat template"):
+        PromptRenderer(_tokenizer(None)).render(Conversation.of("hello"), thinking=True)
+    assert PromptRenderer(_tokenizer(None)).render(Conversation.of("hello"), thinking=False).tokens
 
 
 def test_without_a_template_one_user_turn_is_plain_text() -> None:

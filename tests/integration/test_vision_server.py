@@ -1,6 +1,7 @@
 """Images over HTTP: data URLs, tables, numbers that last, chunks, placeholders, and what is refused."""
 
 import base64
+import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 import pytest
 from models.pictures import as_png, noise
 from serving.parts import CHAT, CHAT_MODEL, Parts
-from serving.running import RunningServer
+from serving.running import RunningServer, events_of, read_all
 
+from mlxk.adapters.in_memory.image_decoder import InMemoryImageDecoder
 from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
 from mlxk.domain.capabilities import Backend
 from mlxk.domain.conversation import Conversation, Role
@@ -27,6 +29,8 @@ VISION = {
     ).encode(),
     "preprocessor_config.json": b"{}",
 }
+DAMAGED = 6
+"""The one that cannot be decoded."""
 PNG = [as_png(noise(seed, 4, 4)) for seed in range(7)]
 Json = dict[str, Any]
 
@@ -37,7 +41,9 @@ class Eye:
     def __init__(self, chunk: int = 1) -> None:
         self.asked: list[GenerationRequest] = []
         generator = InMemoryTextGenerator(self._answer)
-        self.server = RunningServer(Parts(generator, ServerSettings(chunk=chunk), models={EYE: VISION}))
+        decoder = InMemoryImageDecoder({hashlib.sha256(PNG[DAMAGED]).hexdigest()})
+        settings = ServerSettings(chunk=chunk)
+        self.server = RunningServer(Parts(generator, settings, models={EYE: VISION}, images=decoder))
 
     def _answer(self, request: GenerationRequest) -> tuple[str | MlxkError, ...]:
         self.asked.append(request)
@@ -226,6 +232,7 @@ def test_images_for_a_text_model_are_refused(eye: Eye) -> None:
         ("data:image/png;base64,", "the image is empty"),
         ("data:image/png;base64,@@@@", "is not valid base64"),
         ("data:image/png;base64,AAA", "is not valid base64"),
+        ("data:image/png;base64,\u00e9\u00e9\u00e9\u00e9", "is not valid base64"),
         ("data:image/png;base64,aGVsbG8gd29ybGQ=", "is not an image of a known format"),
     ],
 )
@@ -253,6 +260,20 @@ def test_an_image_that_is_too_large_is_refused(eye: Eye) -> None:
     assert "MiB" in answer["error"]["message"] or status == 413
 
 
+def test_a_damaged_image_is_named_by_the_field_it_stands_in(eye: Eye) -> None:
+    status, answer = eye.post(user(image(0)), assistant("Nice."), user("Look:", image(1), image(DAMAGED)), chunk=2)
+    place = "messages[2].content[2].image_url.url"
+    assert (status, answer["error"]["type"], answer["error"]["param"]) == (400, "validation_error", place)
+    assert answer["error"]["message"] == f"{place}: is damaged, or no complete PNG image"
+    assert [problem["param"] for problem in answer["error"]["detail"]["problems"]] == [place]
+
+
+def test_a_damaged_image_in_a_later_chunk_is_named_in_the_stream(eye: Eye) -> None:
+    body = {"model": EYE, "messages": [user(image(0), image(DAMAGED))], "stream": True}
+    events = events_of(read_all(eye.server.raw("/v1/chat/completions", body)))
+    assert events[-1]["error"]["param"] == "messages[0].content[1].image_url.url"
+
+
 def test_a_failure_before_anything_was_said_is_an_error_of_its_own(eye: Eye) -> None:
     status, answer = eye.post(user(image(0), "fail"))
     assert (status, answer["error"]["type"]) == (500, "execution_error")
@@ -260,7 +281,7 @@ def test_a_failure_before_anything_was_said_is_an_error_of_its_own(eye: Eye) -> 
 
 def test_several_answers_to_several_chunks_are_refused(eye: Eye) -> None:
     status, answer = eye.post(user(image(0), image(1)), n=2)
-    assert (status, answer["error"]["type"]) == (400, "parameter_not_supported")
+    assert (status, answer["error"]["type"], answer["error"]["param"]) == (400, "parameter_not_supported", "n")
     status, answer = eye.post(user(image(0), image(1)), n=2, chunk=2)
     assert [choice["message"]["content"].count(MARKER) for choice in answer["choices"]] == [1, 1]
 

@@ -39,7 +39,7 @@ CHAT = {
     "config.json": json.dumps(
         {"model_type": "llama", "max_position_embeddings": 2048, "quantization": {"bits": 4, "group_size": 32}}
     ).encode(),
-    "chat_template.jinja": b"{{ messages }}",
+    "chat_template.jinja": b"{{ messages }}{{ tools }}{{ enable_thinking }}",
     "model.safetensors": WEIGHTS,
     "tokenizer.json": b"{}",
 }
@@ -84,6 +84,7 @@ class Parts:
         budget: Memory of the machine, bytes.
         ping_seconds: Silence after which a stream gets a sign of life.
         models: More models, each with its files by name.
+        images: Decodes images; all of them when not given.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Parts:
         budget: int = 2**40,
         ping_seconds: float = 10.0,
         models: Mapping[str, Mapping[str, bytes]] | None = None,
+        images: InMemoryImageDecoder | None = None,
     ) -> None:
         self.generator = generator or InMemoryTextGenerator()
         self.settings = settings or ServerSettings()
@@ -128,7 +130,7 @@ class Parts:
         ports = Ports(
             catalogue=self.catalogue,
             serve_text=serve_text,
-            serve_images=ServeImages(serve_text, InMemoryImageDecoder(), InMemoryExifReader()),
+            serve_images=ServeImages(serve_text, images or InMemoryImageDecoder(), InMemoryExifReader()),
             sounds=MlxSoundDecoder(),
             transcribe=TranscribeAudio(resolve, describe, self.transcriber, memory),
             embed=EmbedText(resolve, describe, self.embedder, memory),

@@ -86,8 +86,8 @@ def _require_dimensions(request: EmbeddingRequest, given: int, shortenable: bool
     if asked is None or asked == given or (asked < given and shortenable):
         return
     reason = "a vector cannot be made longer" if asked > given else "no Matryoshka truncation"
-    raise ValidationError(
-        f"dimensions: this model emits {given}-dimensional vectors; {asked} are not supported ({reason})"
+    raise ValidationError.in_field(
+        "dimensions", f"this model emits {given}-dimensional vectors; {asked} are not supported ({reason})"
     )
 
 

@@ -64,8 +64,9 @@ class TextEncoder:
             return self._tokens(prefix + text)
         wrong = next((token for token in text if not 0 <= token < self._vocabulary), None)
         if wrong is not None:
-            raise ValidationError(
-                f"input[{index}]: {wrong} is none of this model's {self._vocabulary} tokens",
+            raise ValidationError.in_field(
+                f"input[{index}]",
+                f"{wrong} is none of this model's {self._vocabulary} tokens",
                 hint="Tokens are the model's own; send the text instead.",
             )
         before, after = len(self._before), len(self._after)

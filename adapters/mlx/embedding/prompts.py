@@ -36,7 +36,9 @@ class Prompts:
             return self.query
         found = _INSTRUCTED.fullmatch(self.query)
         if found is None:
-            raise CapabilityError("instruct: this model takes no instruction; its queries have a fixed prefix or none.")
+            raise CapabilityError.in_field(
+                "instruct", "this model takes no instruction; its queries have a fixed prefix or none"
+            )
         return f"Instruct: {settings.instruction}\nQuery:{found[2]}"
 
 

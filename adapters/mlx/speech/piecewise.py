@@ -55,7 +55,12 @@ class PiecewiseListener(Listener):
         self.arguments(settings, 1.0)
 
     def listen(self, sound: Sound, settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
-        """Hear a recording; each step is one piece."""
+        """Hear a recording; each step is one piece.
+
+        Raises:
+            CapabilityError: As ``check``.
+        """
+        self.check(settings)
         yield Heard(0.0, sound.seconds)
         texts: list[str] = []
         segments: list[Segment] = []
@@ -81,9 +86,8 @@ class PiecewiseListener(Listener):
                 returned = self._network.generate(path, **arguments)
             except ValueError as error:
                 if settings.language is not None and "language" in str(error).lower():
-                    raise CapabilityError(
-                        f"language: model '{self._name}' does not know '{settings.language}'."
-                    ) from error
+                    refused = f"model '{self._name}' does not know '{settings.language}'."
+                    raise CapabilityError.in_field("language", refused) from error
                 raise
             return piece_result(returned, piece.sound.seconds)
 
@@ -103,7 +107,7 @@ class PiecewiseListener(Listener):
         if "temperature" in self._keywords:
             arguments["temperature"] = settings.temperature
         elif settings.temperature:
-            raise CapabilityError(f"temperature: model '{self._name}' always writes the likeliest text.")
+            raise CapabilityError.in_field("temperature", f"model '{self._name}' always writes the likeliest text.")
         if settings.language is not None:
             arguments[self._language_keyword()] = self._language(settings.language)
         if settings.hint is not None:
@@ -114,13 +118,13 @@ class PiecewiseListener(Listener):
     def _language_keyword(self) -> str:
         keyword = families.LANGUAGE_KEYWORDS.get(self._family)
         if keyword is None and "language" not in self._keywords:
-            raise CapabilityError(f"language: model '{self._name}' cannot be told what is spoken.")
+            raise CapabilityError.in_field("language", f"model '{self._name}' cannot be told what is spoken.")
         return keyword or "language"
 
     def _hint_keyword(self) -> str:
         keyword = next((each for each in families.HINT_KEYWORDS if each in self._keywords), None)
         if keyword is None:
-            raise CapabilityError(f"prompt: model '{self._name}' takes no hint.")
+            raise CapabilityError.in_field("prompt", f"model '{self._name}' takes no hint.")
         return keyword
 
     def _language(self, asked: str) -> str:

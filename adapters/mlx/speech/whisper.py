@@ -96,11 +96,11 @@ class WhisperListener(Listener):
         code = TO_LANGUAGE_CODE.get(asked, asked) if asked else None
         if not self._network.is_multilingual:
             if code not in (None, "en"):
-                raise CapabilityError(f"language: model '{self._name}' hears English only (got '{asked}').")
+                raise CapabilityError.in_field("language", f"model '{self._name}' hears English only (got '{asked}').")
             return "en"
         known = list(LANGUAGES)[: self._network.num_languages]
         if code is not None and code not in known:
-            raise CapabilityError(f"language: model '{self._name}' does not know '{asked}'.")
+            raise CapabilityError.in_field("language", f"model '{self._name}' does not know '{asked}'.")
         return code
 
 

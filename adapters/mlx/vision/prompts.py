@@ -73,7 +73,7 @@ def _render(conversation: Conversation, parts: VisionParts, thinking: bool | Non
     options: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
     if tools := wire_tools(conversation):
         options["tools"] = tools
-    with refusals_explained():
+    with refusals_explained(conversation):
         messages = _formatted(conversation, parts)
         if isinstance(messages[-1], str):
             return messages[-1]
@@ -95,9 +95,8 @@ def _formatted(conversation: Conversation, parts: VisionParts) -> list[Any]:
         return wire
     most = max((len(message.images) for message in conversation.messages), default=0)
     if most > 1 and parts.type.lower() in prompt_utils.SINGLE_IMAGE_ONLY_MODELS:
-        raise CapabilityError(
-            f"This model ({parts.type}) looks at one image at a time, not at {most}.", hint="Show one in a message."
-        )
+        fault = f"this model ({parts.type}) looks at one image at a time, not at {most}"
+        raise CapabilityError.in_field("messages", fault, hint="Show one in a message.")
     found: list[Any] = prompt_utils.apply_chat_template(
         parts.processor, parts.model.config, wire, return_messages=True, num_images=0
     )
@@ -164,16 +163,15 @@ def _process(text: str, conversation: Conversation, parts: VisionParts) -> Looke
         # An architecture that marks its media otherwise: all of the prompt may be one.
         last = len(tokens) - 2
     if last == len(tokens) - 1:
-        raise ValidationError("The prompt ends with an image or a sound; it must end with text.")
+        raise ValidationError.in_field("messages", "the prompt ends with an image or a sound; it must end with text")
     return LookedAt(tuple(tokens), rest, last, _kind(conversation))
 
 
 def _require_hearing(sounds: tuple[DecodedSound, ...], parts: VisionParts) -> None:
     """Refuse what mlx-vlm would leave out, or hear at a wrong speed, without a word."""
     if len(sounds) > 1 and not getattr(parts.processor, "supports_multiple_audio", False):
-        raise CapabilityError(
-            f"This model ({parts.type}) hears one recording in a conversation, not {len(sounds)}.", hint="Play one."
-        )
+        fault = f"this model ({parts.type}) hears one recording in a conversation, not {len(sounds)}"
+        raise CapabilityError.in_field("messages", fault, hint="Play one.")
     rate = getattr(getattr(parts.processor, "feature_extractor", None), "sampling_rate", SOUND_RATE)
     if sounds and rate != SOUND_RATE:
         raise CapabilityError(f"This model ({parts.type}) hears {rate} samples a second; mlxk gives {SOUND_RATE}.")
@@ -188,11 +186,9 @@ def _refusal(error: Exception, conversation: Conversation) -> ValidationError:
         reason = f"A prompt must not contain the marks that stand for {media}."
     else:
         reason = f"One has {narrow.width} by {narrow.height} pixels, which may be too narrow for it."
-    return ValidationError(
-        f"The model's processor cannot take {'this sound' if media == 'sound' else f'these {media}'} with this prompt"
-        f" ({type(error).__name__}).",
-        hint=reason,
-    )
+    taken = "this sound" if media == "sound" else f"these {media}"
+    fault = f"the model's processor cannot take {taken} with this prompt ({type(error).__name__})"
+    return ValidationError.in_field("messages", fault, hint=reason)
 
 
 def _size(image: DecodedImage) -> tuple[int, int]:

@@ -114,7 +114,7 @@ class Answering:
             MlxkError: The request cannot be answered; nothing has been sent yet.
         """
         self._life.require_open()
-        leave = self._admission.enter(asked.count)
+        leave = self._admission.enter(asked.count, "n" if asked.alternatives > 1 else "prompt")
         client = _Client()
         request.env.get(ENVIRON_ON_DISCONNECT, lambda _: None)(client.went)
         try:

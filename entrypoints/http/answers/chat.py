@@ -12,7 +12,7 @@ from mlxk.domain.generation import (
     ToolCallDelta,
 )
 from mlxk.entrypoints.http.answers.forced_call import CallWriter
-from mlxk.entrypoints.http.answers.shape import Choice, Piece, Shape, finish_reason
+from mlxk.entrypoints.http.answers.shape import Choice, Piece, Shape, finish_reason, is_json
 from mlxk.entrypoints.http.requests.tools import ForcedCall
 
 
@@ -22,26 +22,66 @@ class ChatShape(Shape):
     Args:
         forced: Shows the text of the answer as the call it has to be.
         one_call: Whether calls after the first are left out.
+        stops: Whether stop strings may cut the answer.
+        json_text: Whether the text has to be JSON.
     """
 
     stream_object = "chat.completion.chunk"
     batch_object = "chat.completion"
 
-    def __init__(self, forced: ForcedCall | None = None, *, one_call: bool = False) -> None:
+    def __init__(
+        self,
+        forced: ForcedCall | None = None,
+        *,
+        one_call: bool = False,
+        stops: bool = False,
+        json_text: bool = False,
+    ) -> None:
         self._forced = forced
         self._one_call = one_call
+        self._stops = stops
+        self._json_text = json_text
 
     def choice(self, index: int) -> Choice:
         """Return the choice at an index, fresh."""
-        return ChatChoice(index, CallWriter(self._forced.name) if self._forced else None, one_call=self._one_call)
+        writer = CallWriter(self._forced.name) if self._forced else None
+        watch = CutWatch(json_text=self._json_text) if self._stops else None
+        return ChatChoice(index, writer, watch, one_call=self._one_call)
+
+
+class CutWatch:
+    """Tells whether a stop string cut what has to be JSON: the arguments of calls, and the text where it is enforced.
+
+    Args:
+        json_text: Whether the text has to be JSON.
+    """
+
+    def __init__(self, *, json_text: bool) -> None:
+        self.json_text = json_text
+        self._text: list[str] = []
+        self._arguments: dict[int, list[str]] = {}
+
+    def see(self, event: GenerationEvent) -> None:
+        """Take the next event as the model made it."""
+        if isinstance(event, TextDelta) and self.json_text:
+            self._text.append(event.text)
+        elif isinstance(event, ToolCallDelta):
+            self._arguments.setdefault(event.index, []).append(event.call.arguments)
+
+    @property
+    def cut(self) -> bool:
+        """Whether something that has to be JSON is none so far."""
+        values = [*self._arguments.values(), *([self._text] if self.json_text else [])]
+        return not all(is_json("".join(value)) for value in values)
 
 
 class ChatChoice(Choice):
     """One message."""
 
-    def __init__(self, index: int, writer: CallWriter | None, *, one_call: bool) -> None:
+    def __init__(self, index: int, writer: CallWriter | None, watch: CutWatch | None, *, one_call: bool) -> None:
         self._index = index
         self._writer = writer
+        self._watch = watch
         self._one_call = one_call
         self._called = False
 
@@ -51,12 +91,15 @@ class ChatChoice(Choice):
 
     def pieces(self, event: GenerationEvent) -> Sequence[Piece]:
         """Return the pieces an event makes."""
+        if self._watch is not None:
+            self._watch.see(event)
         events = (event,) if self._writer is None else self._writer.rewrite(event)
         return [self._of(each) for each in events if not self._left_out(each)]
 
     def text_frame(self) -> tuple[Piece, str] | None:
         """Return a piece of text, and the text in it."""
-        return (self._piece({"content": "text"}), "text") if self._writer is None else None
+        plain = self._writer is None and (self._watch is None or not self._watch.json_text)
+        return (self._piece({"content": "text"}), "text") if plain else None
 
     def _of(self, event: GenerationEvent) -> Piece:
         if isinstance(event, TextDelta):
@@ -66,7 +109,8 @@ class ChatChoice(Choice):
         if isinstance(event, ToolCallDelta):
             self._called = True
             return self._piece({"tool_calls": [_call(event)]})
-        return self._piece({}, reason=finish_reason(event, self._called))
+        cut = self._watch is not None and self._watch.cut
+        return self._piece({}, reason=finish_reason(event, self._called, cut=cut))
 
     def _left_out(self, event: GenerationEvent) -> bool:
         return self._one_call and isinstance(event, ToolCallDelta) and event.index > 0

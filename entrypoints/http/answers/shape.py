@@ -4,6 +4,7 @@ A piece is one entry of ``choices`` in a chunk. A stream sends the pieces; a bat
 together, so that both say the same by construction.
 """
 
+import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -79,16 +80,26 @@ def envelope(identity: AnswerIdentity, kind: str, choices: Sequence[Piece], **mo
     }
 
 
-def finish_reason(finished: Finished, called: bool) -> str:
+def finish_reason(finished: Finished, called: bool, *, cut: bool = False) -> str:
     """Return why an answer ended, as OpenAI names it.
 
     Args:
         finished: The end.
         called: Whether the answer made a tool call.
+        cut: Whether a stop string left less of it than it has to be; clients take what ends by length for a part.
     """
-    if finished.reason is FinishReason.LENGTH:
+    if cut or finished.reason is FinishReason.LENGTH:
         return "length"
     return "tool_calls" if called else "stop"
+
+
+def is_json(text: str) -> bool:
+    """Whether a text is a whole JSON value."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def usage_document(usages: Sequence[Usage], alternatives: int) -> dict[str, object]:

@@ -1,23 +1,53 @@
-"""Chat with a recording in it, for models that listen and do nothing else: the answer is what was said."""
+"""Chat with a recording in it, for models that listen and do nothing else: the answer is what was said.
+
+Owns what such a model is asked, and the refusal of everything else. Audio models that also write text are asked as any
+other model that writes it.
+"""
 
 import io
+from collections.abc import Iterator, Mapping
 
-from mlxk.application.heard_answer import HeardAnswer
+import attrs
+
+from mlxk.application.heard_answer import HeardAnswer, HeardLimits
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue, ServedModel, require_served_model
 from mlxk.application.use_cases.transcribe_audio import Recording, TranscribeAudio, require_speech_model
 from mlxk.domain.capabilities import Capability
-from mlxk.domain.errors import CapabilityError
+from mlxk.domain.errors import CapabilityError, PayloadTooLargeError, ValidationError
 from mlxk.domain.generation import GenerationRequest
 from mlxk.domain.speech import TranscriptionSettings
 from mlxk.entrypoints.http.answers.answering import Asked
 from mlxk.entrypoints.http.answers.chat import ChatShape
 from mlxk.entrypoints.http.requests.audio import Upload
 from mlxk.entrypoints.http.requests.chat import ChatRequest
-from mlxk.entrypoints.http.requests.faults import Fault, raise_for
-from mlxk.entrypoints.http.requests.messages import AudioPart, TextPart
+from mlxk.entrypoints.http.requests.faults import Fault, located, raise_for
+from mlxk.entrypoints.http.requests.messages import AudioPart, ImagePart, TextPart
 from mlxk.entrypoints.http.requests.sounds import NAME, read_base64
+from mlxk.entrypoints.http.requests.support import Unsupported, unsupported_faults
+
+_NOT_SAMPLED = "of what steers sampling, a model that only listens takes temperature; leave this out"
+_NO_REASONING = "a model that only listens does not reason; leave this out"
+
+UNSUPPORTED: Mapping[str, Unsupported] = {
+    "chunk": Unsupported("a model that only listens takes no images; leave this out"),
+    "enable_thinking": Unsupported(_NO_REASONING, (False,)),
+    "frequency_penalty": Unsupported(_NOT_SAMPLED, (0, 0.0)),
+    "logit_bias": Unsupported(_NOT_SAMPLED, ({},)),
+    "logprobs": Unsupported("a model that only listens gives no log probabilities; leave this out", (False,)),
+    "min_p": Unsupported(_NOT_SAMPLED, (0, 0.0)),
+    "n": Unsupported("a model that only listens gives one answer; leave this out", (1,)),
+    "presence_penalty": Unsupported(_NOT_SAMPLED, (0, 0.0)),
+    "repetition_penalty": Unsupported(_NOT_SAMPLED, (1, 1.0)),
+    "response_format": Unsupported("a model that only listens writes plain text; leave this out", ("text",)),
+    "seed": Unsupported(_NOT_SAMPLED),
+    "thinking_budget": Unsupported(_NO_REASONING),
+    "tools": Unsupported("a model that only listens calls no tools; leave them out", ([],)),
+    "top_k": Unsupported(_NOT_SAMPLED, (0,)),
+    "top_p": Unsupported(_NOT_SAMPLED, (1, 1.0)),
+}
+"""Fields of a chat that models that only listen do not take; see ``support``."""
 
 
 class SpokenQuestions:
@@ -38,58 +68,104 @@ class SpokenQuestions:
         """Return what to answer; None when the model writes text by itself.
 
         Raises:
-            CapabilityError: The model only listens, and there is nothing to listen to.
-            ValidationError, ParameterNotSupportedError: Names every field at fault.
+            CapabilityError: The model only listens, and there is nothing to listen to, or something else to do.
+            ValidationError: Names every field at fault.
         """
         model = self._catalogue.find(chat.model, require_served_model)
         if model.description.can(Capability.TEXT_GENERATION) or not model.description.can(Capability.AUDIO):
             return None
         require_speech_model(model.description)
-        settings, sound = self._understood(chat, model)
+        question = _understood(chat, model)
         return Asked(
             model=model,
             model_name=chat.model,
-            requests=(GenerationRequest(model.handle, settings.hint or ""),),
+            requests=(GenerationRequest(model.handle, question.settings.hint or ""),),
             alternatives=1,
             shape=ChatShape(),
             id_prefix="chatcmpl",
             stream=bool(chat.stream),
             include_usage=chat.include_usage,
             extra={"metadata": chat.metadata} if chat.metadata else {},
-            start=lambda: (self._hear(model, sound, settings),),
+            start=lambda: (self._hear(model, question),),
         )
 
-    def _understood(self, chat: ChatRequest, model: ServedModel) -> tuple[TranscriptionSettings, bytes]:
-        content = chat.messages[-1].content
-        parts = list(enumerate(content)) if isinstance(content, list) else []
-        place = f"messages[{len(chat.messages) - 1}].content"
-        sounds = [(index, part) for index, part in parts if isinstance(part, AudioPart)]
-        if not sounds:
-            raise CapabilityError(
-                f"'{model.id}' only listens; the last message has no input_audio",
-                hint="Send a recording as a part of the type input_audio, or use /v1/audio/transcriptions.",
-            )
-        unsupported = {"n": (chat.n or 1) > 1, "tools": bool(chat.offered), "logprobs": bool(chat.logprobs)}
-        unsupported["response_format"] = chat.response_format is not None and chat.response_format.type != "text"
-        faults = [
-            Fault(name, "is not supported by a model that listens", unsupported=True)
-            for name, wrong in unsupported.items()
-            if wrong
-        ]
-        if len(sounds) > 1:
-            faults.append(Fault(f"{place}[{sounds[1][0]}]", "only one recording at a time"))
-        raise_for(faults)
-        said = " ".join(part.text for _, part in parts if isinstance(part, TextPart)).strip()
-        settings = TranscriptionSettings(hint=said or None, temperature=chat.temperature or 0.0)
-        settings.validate()
-        return settings, read_base64(sounds[0][1].input_audio.data, f"{place}[{sounds[0][0]}].input_audio.data")
-
-    def _hear(self, model: ServedModel, sound: bytes, settings: TranscriptionSettings) -> TextStream:
+    def _hear(self, model: ServedModel, question: "_Question") -> TextStream:
         upload = Upload()
         try:
-            upload.receive(io.BytesIO(sound), NAME)
-            events = self._transcribe.listen(model.description, Recording(upload.path, upload.name), settings)
-            return HeardAnswer(events, self._clock, upload.close)
-        except BaseException:
+            upload.receive(io.BytesIO(question.sound), NAME)
+            recording = Recording(upload.path, upload.name)
+            events = self._transcribe.listen(model.description, recording, question.settings)
+            return HeardAnswer(events, self._clock, upload.close, question.limits)
+        except BaseException as error:
             upload.close()
+            if isinstance(error, (ValidationError, PayloadTooLargeError)):
+                raise located(error, question.sound_field) from error
+            if isinstance(error, CapabilityError):
+                raise located(error, "model", {"prompt": question.hint_field}) from error
             raise
+
+
+@attrs.frozen
+class _Question:
+    """What a chat request asks of a model that only listens."""
+
+    settings: TranscriptionSettings
+    limits: HeardLimits
+    sound: bytes = attrs.field(repr=False)
+    """The recording, as a file."""
+    sound_field: str
+    """Where it stands."""
+    hint_field: str
+    """Where the text beside it stands."""
+
+
+def _understood(chat: ChatRequest, model: ServedModel) -> _Question:
+    place = f"messages[{len(chat.messages) - 1}].content"
+    content = chat.messages[-1].content
+    parts = [(f"{place}[{index}]", part) for index, part in enumerate(content if isinstance(content, list) else ())]
+    sounds = [(path, part.input_audio.data) for path, part in parts if isinstance(part, AudioPart)]
+    if not sounds:
+        raise CapabilityError.in_field(
+            place,
+            f"'{model.id}' only listens; the last message has no input_audio",
+            hint="Send a recording as a part of the type input_audio, or use /v1/audio/transcriptions.",
+        )
+    texts = [(f"{path}.text", part.text) for path, part in parts if isinstance(part, TextPart) and part.text.strip()]
+    sound_field, hint_field = f"{sounds[0][0]}.input_audio.data", texts[0][0] if texts else place
+    settings = TranscriptionSettings(
+        hint=" ".join(text for _, text in texts).strip() or None, temperature=chat.temperature or 0.0
+    )
+    names = {"prompt": hint_field}
+    faults = [Fault(names.get(name, name), wrong) for name, wrong in settings.faults().items()]
+    faults += [*unsupported_faults(_settings_of(chat), UNSUPPORTED), *_beside(chat)]
+    raise_for(faults, unsupported=CapabilityError)
+    stop = (chat.stop,) if isinstance(chat.stop, str) else tuple(chat.stop or ())
+    limits = HeardLimits(chat.max_completion_tokens or chat.max_tokens, stop)
+    return _Question(settings, limits, read_base64(sounds[0][1], sound_field), sound_field, hint_field)
+
+
+def _settings_of(chat: ChatRequest) -> Mapping[str, object]:
+    """Return the values of the fields that are not taken, the form of the answer by its name."""
+    values = {name: getattr(chat, name) for name in UNSUPPORTED}
+    return {
+        **values,
+        "tools": chat.offered,
+        "response_format": chat.response_format.type if chat.response_format else None,
+    }
+
+
+def _beside(chat: ChatRequest) -> Iterator[Fault]:
+    """Yield a fault for whatever stands beside one recording and text in one message."""
+    *earlier, last = chat.messages
+    if earlier:
+        reason = "a model that only listens hears one message, without what was said before; send the last one alone"
+        yield Fault("messages[0]", reason, unsupported=True)
+    heard = False
+    for index, part in enumerate(last.content if isinstance(last.content, list) else ()):
+        path = f"messages[{len(earlier)}].content[{index}]"
+        if isinstance(part, ImagePart):
+            yield Fault(path, "a model that only listens cannot look at images; leave it out", unsupported=True)
+        elif isinstance(part, AudioPart):
+            if heard:
+                yield Fault(path, "only one recording at a time; send each in a request of its own", unsupported=True)
+            heard = True

@@ -11,11 +11,11 @@ from typing import Any, BinaryIO, Self
 
 import attrs
 import falcon
-from falcon.media.multipart import MultipartParseError
+from falcon.media.multipart import MultipartForm, MultipartFormHandler, MultipartParseError
 
-from mlxk.domain.errors import PayloadTooLargeError, UnsupportedMediaTypeError, ValidationError
+from mlxk.domain.errors import MlxkError, PayloadTooLargeError, UnsupportedMediaTypeError, ValidationError
 from mlxk.domain.speech import MAX_AUDIO_BYTES, SpeechTask, TranscriptionSettings
-from mlxk.entrypoints.http.requests.faults import Fault, raise_for
+from mlxk.entrypoints.http.requests.faults import Fault, located, raise_for
 from mlxk.entrypoints.http.requests.support import Unsupported, unsupported_faults
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
@@ -30,14 +30,17 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 UNSUPPORTED: Mapping[str, Unsupported] = {
     "chunking_strategy": Unsupported("the model divides recordings by itself", ("auto", '{"type": "auto"}')),
     "include": Unsupported("there are no log probabilities of tokens", ("",)),
+    "keywords": Unsupported("likely words go into prompt", ("",)),
     "known_speaker_names": Unsupported("speakers cannot be named in advance", ("",)),
     "known_speaker_references": Unsupported("speakers cannot be given in advance", ("",)),
+    "languages": Unsupported("name one in language, or none to let the model find out", ("",)),
 }
 """Documented fields that are not supported; see ``support``."""
 
-_KNOWN = frozenset(
+KNOWN = frozenset(
     {"file", "model", "language", "prompt", "response_format", "stream", "temperature", "timestamp_granularities"}
 )
+"""Fields that are honoured."""
 
 
 @attrs.frozen
@@ -79,6 +82,7 @@ class Upload:
 
         Raises:
             PayloadTooLargeError: It is too large.
+            ValidationError: It is empty.
         """
         if name:
             self.name = _harmless(name)
@@ -115,7 +119,7 @@ def read_audio(request: falcon.Request, upload: Upload, task: SpeechTask) -> Aud
         ValidationError, ParameterNotSupportedError: Names every field at fault.
     """
     fields = _fields(request, upload)
-    faults = list(unsupported_faults({name: values[-1] for name, values in fields.items()}, UNSUPPORTED))
+    faults = _unsupported(fields)
     if not upload.arrived:
         faults.append(Fault("file", "is required: a part with a file of sound"))
     model = _one(fields, "model", faults)
@@ -133,43 +137,73 @@ def read_audio(request: falcon.Request, upload: Upload, task: SpeechTask) -> Aud
         temperature=_number(fields, faults),
         words="word" in granularities,
     )
+    faults += [Fault(name, wrong) for name, wrong in settings.faults().items()]
     raise_for(faults)
-    settings.validate()
-    ignored = tuple(name for name in fields if name not in _KNOWN and name not in UNSUPPORTED)
+    ignored = tuple(name for name in fields if name not in KNOWN and name not in UNSUPPORTED)
     return AudioRequest(model or "", settings, response_format, stream, granularities, ignored)
 
 
 def _fields(request: falcon.Request, upload: Upload) -> dict[str, list[str]]:
     """Return the values of every field but the file, by name; ``name[]`` counts as ``name``."""
-    if not (request.content_type or "").lower().startswith("multipart/form-data"):
-        raise UnsupportedMediaTypeError(
-            "The body must be a form with a file.", hint="Send the header Content-Type: multipart/form-data"
-        )
     fields: dict[str, list[str]] = {}
     try:
-        for number, part in enumerate(request.get_media()):
+        for number, part in enumerate(_form(request)):
             if number >= MAX_FIELDS:
                 raise PayloadTooLargeError(f"The form has more than {MAX_FIELDS} fields.")
             name = (part.name or "").removesuffix("[]")
             if name == "file":
-                if upload.arrived:
-                    raise ValidationError("file: only one file at a time")
-                upload.receive(part.stream, part.filename)
+                _receive(upload, part)
             else:
                 fields.setdefault(name, []).append(_text(part, name))
-    except (MultipartParseError, falcon.MediaMalformedError, falcon.MediaNotFoundError, ValueError) as error:
+    except (MultipartParseError, ValueError) as error:
         raise ValidationError("The form is malformed.") from error
     return fields
+
+
+def _form(request: falcon.Request) -> MultipartForm:
+    # Not request.get_media(), which takes the media type in lower case only.
+    kind = request.content_type or ""
+    if kind.partition(";")[0].strip().lower() != falcon.MEDIA_MULTIPART:
+        raise UnsupportedMediaTypeError(
+            "The body must be a form with a file.", hint="Send the header Content-Type: multipart/form-data"
+        )
+    try:
+        return MultipartFormHandler().deserialize(request.bounded_stream, kind, request.content_length)
+    except falcon.HTTPInvalidHeader as error:
+        raise ValidationError(
+            "The form is malformed: its Content-Type names no boundary of 1 to 70 characters.",
+            hint="Let the HTTP library write the header; it makes the boundary, too.",
+        ) from error
+
+
+def _receive(upload: Upload, part: Any) -> None:  # noqa: ANN401 - Falcon's part of a form
+    if upload.arrived:
+        raise ValidationError.in_field("file", "only one file at a time")
+    try:
+        upload.receive(part.stream, part.filename)
+    except MlxkError as error:
+        raise located(error, "file") from error
 
 
 def _text(part: Any, name: str) -> str:  # noqa: ANN401 - Falcon's part of a form
     data = part.stream.read(MAX_FIELD_BYTES + 1)
     if len(data) > MAX_FIELD_BYTES:
-        raise PayloadTooLargeError(f"A field of the form is larger than {MAX_FIELD_BYTES // 1024} KiB.")
+        raise PayloadTooLargeError.in_field(_harmless(name), f"this field is larger than {MAX_FIELD_BYTES // 1024} KiB")
     try:
         return str(data.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise ValidationError(f"{_harmless(name)}: is not UTF-8 text") from error
+        raise ValidationError.in_field(_harmless(name), "is not UTF-8 text") from error
+
+
+def _unsupported(fields: Mapping[str, list[str]]) -> list[Fault]:
+    """Return a fault for every field that asks in any of its values for what is not supported."""
+    found = [
+        fault
+        for name, values in fields.items()
+        for value in values
+        for fault in unsupported_faults({name: value}, UNSUPPORTED)
+    ]
+    return list(dict.fromkeys(found))
 
 
 def _one(fields: Mapping[str, list[str]], name: str, faults: list[Fault]) -> str | None:

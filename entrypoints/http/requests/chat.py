@@ -113,6 +113,27 @@ class ChatRequest(SamplingFields):
                 problems = [{"param": path, "message": "takes no sound"}]
                 raise CapabilityError(f"{path}: this model takes no sound", detail={"problems": problems})
 
+    def require_tools(self, model: ServedModel) -> None:
+        """Refuse tools to choose from where the model's chat template leaves them out; a forced call needs no template.
+
+        Raises:
+            CapabilityError: It does.
+        """
+        details = model.details
+        if self.offered and self.forced_call is None and details.chat_template and not details.supports_tools:
+            hint = "Choose one of GET /v1/models with supports_tools, or have a call made with tool_choice."
+            raise CapabilityError.in_field("tools", f"'{model.id}' cannot be told about tools", hint=hint)
+
+    def require_reasoning(self, model: ServedModel) -> None:
+        """Refuse to have a model reason that does not; not to have it reason is no more than it does.
+
+        Raises:
+            CapabilityError: It does not.
+        """
+        if self.thinking and model.details.chat_template and not model.details.supports_reasoning:
+            hint = "Leave it out, or choose one of GET /v1/models with supports_reasoning."
+            raise CapabilityError.in_field("enable_thinking", f"'{model.id}' does not reason", hint=hint)
+
     def sent(self, read_sound: ReadSound) -> list[Sent]:
         """Return the messages with their images and sounds.
 

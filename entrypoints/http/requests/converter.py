@@ -171,11 +171,6 @@ def _is_bounded(kind: object) -> bool:
 def _string(value: object, _: object) -> object:
     if not isinstance(value, str):
         raise TypeError(_expected("a string", value))
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError("must not contain half a surrogate pair") from error
     return value
 
 

@@ -1,7 +1,6 @@
 """Images in the address of an image: the only addresses that are read, so that no client can make us fetch anything."""
 
 import base64
-import binascii
 import re
 
 from mlxk.domain.errors import ValidationError
@@ -26,15 +25,16 @@ def read_image(url: str, path: str) -> EncodedImage:
     """
     opening = _OPENING.match(url)
     if opening is None:
-        raise _refused(path, _why_refused(url))
+        raise ValidationError.in_field(path, _why_refused(url))
     encoded = _SPACE.sub("", url[opening.end() :])
     try:
         check_size(len(encoded) * 3 // 4 - encoded[-2:].count("="), path)
         return EncodedImage.of(base64.b64decode(encoded, validate=True), path)
-    except binascii.Error as error:
-        raise _refused(path, "is not valid base64") from error
     except ValidationError as error:
-        raise _refused(path, error.message.removeprefix(path).lstrip(": ")) from error
+        message = error.message.removeprefix(path).lstrip(": ")
+        raise ValidationError.in_field(path, message, hint=error.hint) from error
+    except ValueError as error:
+        raise ValidationError.in_field(path, "is not valid base64") from error
 
 
 def _why_refused(url: str) -> str:
@@ -43,7 +43,3 @@ def _why_refused(url: str) -> str:
     if url[:5].lower() != "data:":
         return "only data URLs are supported (data:image/jpeg;base64,...); external URLs and paths are not"
     return f"must be data:image/<type>;base64,<data>, with a type of {', '.join(TYPES)}"
-
-
-def _refused(path: str, message: str) -> ValidationError:
-    return ValidationError(f"{path}: {message}", detail={"problems": [{"param": path, "message": message}]})

@@ -1,7 +1,7 @@
 """The messages of a chat request, of all roles and content parts, and the conversation they make."""
 
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
 
 import attrs
 
@@ -12,6 +12,7 @@ from mlxk.domain.sound import DecodedSound
 from mlxk.entrypoints.http.requests.converter import Choice, Range, StrictConverter
 from mlxk.entrypoints.http.requests.data_urls import read_image
 from mlxk.entrypoints.http.requests.faults import Fault
+from mlxk.entrypoints.http.requests.support import MESSAGE_UNSUPPORTED, unsupported_faults
 
 ROLES = {
     "system": Role.SYSTEM,
@@ -110,16 +111,23 @@ class MessageParam:
     refusal: str | None = None
     tool_calls: list[ToolCallParam] | None = None
     tool_call_id: str | None = None
+    audio: Any = None
+    """Not supported, like the next one; they are read to be refused."""
+    function_call: Any = None
 
     def faults(self, path: str) -> list[Fault]:
         """Return what is wrong with combinations of fields."""
-        faults = []
-        if self.content is None and not (self.role == "assistant" and (self.tool_calls or self.refusal)):
+        refused = unsupported_faults(attrs.asdict(self, recurse=False), MESSAGE_UNSUPPORTED)
+        faults = [attrs.evolve(fault, path=f"{path}.{fault.path}") for fault in refused]
+        if self.content is None and not (self.role == "assistant" and (self.tool_calls or self.refusal or refused)):
             faults.append(Fault(f"{path}.content", "is required"))
-        if self.tool_calls and self.role != "assistant":
-            faults.append(Fault(f"{path}.tool_calls", "is for the role assistant only"))
+        for name in ("tool_calls", "refusal"):
+            if getattr(self, name) and self.role != "assistant":
+                faults.append(Fault(f"{path}.{name}", "is for the role assistant only"))
         if self.role == "tool" and self.tool_call_id is None:
             faults.append(Fault(f"{path}.tool_call_id", "is required for the role tool"))
+        if self.role != "tool" and self.tool_call_id:
+            faults.append(Fault(f"{path}.tool_call_id", "is for the role tool only"))
         for index, part in enumerate(self.content if isinstance(self.content, list) else ()):
             allowed = _PARTS_OF_ROLE.get(self.role, (TextPart,))
             if not isinstance(part, allowed):
@@ -172,15 +180,15 @@ class MessageParam:
         return Message(ROLES[self.role], self._text(), calls, self.tool_call_id)
 
     def _text(self) -> str:
-        if not isinstance(self.content, list):
-            return self.content if self.content is not None else self.refusal or ""
-        texts = []
-        for part in self.content:
+        said = self.content if isinstance(self.content, str) else PART_SEPARATOR.join(self._texts())
+        return PART_SEPARATOR.join(filter(None, (said, self.refusal)))
+
+    def _texts(self) -> Iterator[str]:
+        for part in self.content or ():
             if isinstance(part, TextPart):
-                texts.append(part.text)
+                yield part.text
             elif isinstance(part, RefusalPart):
-                texts.append(part.refusal)
-        return PART_SEPARATOR.join(texts)
+                yield part.refusal
 
 
 _PARTS_OF_ROLE = {"user": (TextPart, ImagePart, AudioPart), "assistant": (TextPart, RefusalPart)}

@@ -1,7 +1,9 @@
 """Reads the body of a request: bounded, strictly, with every fault named at once."""
 
+import itertools
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 import attrs
@@ -12,13 +14,14 @@ from mlxk.entrypoints.http.requests import embeddings
 from mlxk.entrypoints.http.requests.chat import ChatRequest
 from mlxk.entrypoints.http.requests.completions import CompletionRequest, register_prompt
 from mlxk.entrypoints.http.requests.converter import StrictConverter
-from mlxk.entrypoints.http.requests.faults import Fault, raise_for
+from mlxk.entrypoints.http.requests.faults import MAX_REPORTED, Fault, raise_for
 from mlxk.entrypoints.http.requests.messages import ReadSound, register_messages
 from mlxk.entrypoints.http.requests.sampling import register_sampling
 from mlxk.entrypoints.http.requests.support import (
     CHAT_UNSUPPORTED,
     COMPLETION_UNSUPPORTED,
     Unsupported,
+    ignored_fields,
     unsupported_faults,
 )
 from mlxk.entrypoints.http.requests.tools import register_tool_choice
@@ -58,15 +61,15 @@ class RequestReader:
         register_tool_choice(self._converter)
 
     def chat(self, request: falcon.Request) -> tuple[ChatRequest, tuple[str, ...]]:
-        """Return the chat request and the names of the fields nobody knows."""
+        """Return the chat request and the fields of it that are ignored."""
         return self._read(read_object(request), ChatRequest, CHAT_UNSUPPORTED)
 
     def completion(self, request: falcon.Request) -> tuple[CompletionRequest, tuple[str, ...]]:
-        """Return the completion request and the names of the fields nobody knows."""
+        """Return the completion request and the fields of it that are ignored."""
         return self._read(read_object(request), CompletionRequest, COMPLETION_UNSUPPORTED)
 
     def embeddings(self, request: falcon.Request) -> tuple[embeddings.EmbeddingsRequest, tuple[str, ...]]:
-        """Return the request for vectors and the names of the fields nobody knows."""
+        """Return the request for vectors and the fields of it that are ignored."""
         return self._read(read_object(request), embeddings.EmbeddingsRequest, embeddings.UNSUPPORTED)
 
     def _read(
@@ -79,8 +82,7 @@ class RequestReader:
         raise_for([*faults, *combinations, *refused])
         if structured is None:
             raise ValidationError("The request is malformed.")
-        known = {field.name for field in attrs.fields(kind)}
-        return structured, tuple(name for name in body if name not in known and name not in table)
+        return structured, ignored_fields(accepted, structured, table)
 
 
 def read_object(request: falcon.Request) -> Mapping[str, object]:
@@ -89,13 +91,14 @@ def read_object(request: falcon.Request) -> Mapping[str, object]:
     Raises:
         UnsupportedMediaTypeError: The body is declared to be something else.
         PayloadTooLargeError: It is nested too deeply, or holds too many values.
-        ValidationError: It is no JSON object.
+        ValidationError: It is no JSON object, or holds what is no Unicode text.
     """
     declared = (request.content_type or "application/json").partition(";")[0].strip().lower()
     if declared != "application/json" and not declared.endswith("+json"):
         raise UnsupportedMediaTypeError("The body must be JSON.", hint="Send the header Content-Type: application/json")
     try:
-        body = json.loads(_bounded(request.bounded_stream.read()), parse_constant=_no_constant)
+        text = _text(_bounded(request.bounded_stream.read()))
+        body = json.loads(text, parse_constant=_no_constant)
     except RecursionError as error:
         raise _too_deep() from error
     except ValueError as error:  # JSON, its numbers, or its encoding; the error quotes nothing but we say less still
@@ -103,7 +106,46 @@ def read_object(request: falcon.Request) -> Mapping[str, object]:
     if not isinstance(body, dict):
         raise ValidationError("The body must be a JSON object.")
     _require_shallow(body)
+    if _SURROGATE.search(text):
+        raise_for(list(itertools.islice(_broken_text(body), MAX_REPORTED)))
     return body
+
+
+def _text(data: bytes) -> str:
+    """Decode a body strictly, unlike the parser, which lets half characters pass."""
+    return data.decode(json.detect_encoding(data))
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""One half of an escaped character beyond the first 65,536; such pairs are common, single halves are no text."""
+
+_SHORT_NAME = re.compile(r"[A-Za-z0-9_$.-]{1,64}")
+"""A client's name for a field, as messages may repeat it."""
+
+
+def _broken_text(value: object, path: str = "") -> Iterator[Fault]:
+    """Yield a fault for every string and name that holds one half of a character without the other."""
+    if isinstance(value, str):
+        if not _whole(value):
+            yield Fault(path, "must not contain half a surrogate pair")
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from _broken_text(each, f"{path}[{index}]")
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            if _whole(name):
+                shown = name if _SHORT_NAME.fullmatch(name) else "?"
+                yield from _broken_text(each, f"{path}.{shown}" if path else shown)
+            else:
+                yield Fault(path, "must not have a name with half a surrogate pair")
+
+
+def _whole(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _bounded(data: bytes) -> bytes:

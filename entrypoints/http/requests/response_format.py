@@ -10,6 +10,9 @@ from mlxk.entrypoints.http.requests.closed_schema import closed
 from mlxk.entrypoints.http.requests.converter import Choice, Range
 from mlxk.entrypoints.http.requests.faults import Fault
 
+SCHEMA_FIELD = "response_format.json_schema.schema"
+"""Where a request has the schema of its answer."""
+
 
 @attrs.frozen(kw_only=True)
 class JsonSchema:
@@ -38,5 +41,5 @@ class ResponseFormat:
     def grammar(self) -> Grammar | None:
         """What the answer must look like; None for text."""
         if self.type == "json_schema" and self.json_schema is not None and self.json_schema.schema is not None:
-            return Grammar.json_schema(json.dumps(closed(self.json_schema.schema)))
+            return Grammar.json_schema(json.dumps(closed(self.json_schema.schema)), SCHEMA_FIELD)
         return None if self.type == "text" else Grammar.json_object()

@@ -1,16 +1,15 @@
 """Sound in a message: base64 in the field, a file for as long as it takes to decode it, samples in the end."""
 
 import base64
-import binascii
 import io
 
 import attrs
 
 from mlxk.application.ports.sound_decoder import SoundDecoder
-from mlxk.domain.errors import ValidationError
+from mlxk.domain.errors import PayloadTooLargeError, ValidationError
 from mlxk.domain.sound import DecodedSound, check_sound_length
 from mlxk.entrypoints.http.requests.audio import Upload
-from mlxk.entrypoints.http.requests.faults import Fault, raise_for
+from mlxk.entrypoints.http.requests.faults import located
 
 NAME = "input_audio"
 """What refusals call a recording that has no name of its own."""
@@ -40,8 +39,8 @@ class SoundReader:
                 upload.receive(io.BytesIO(encoded), NAME)
                 sound = self.decoder.decode(upload.path, upload.name)
             check_sound_length(sound, NAME)
-        except ValidationError as error:
-            raise _refused(path, error.message, error.hint) from error
+        except (ValidationError, PayloadTooLargeError) as error:
+            raise located(error, path) from error
         return sound
 
 
@@ -57,12 +56,8 @@ def read_base64(data: str, path: str) -> bytes:
     """
     try:
         decoded = base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise _refused(path, "is not valid base64") from error
+    except ValueError as error:  # characters beyond ASCII, too
+        raise ValidationError.in_field(path, "is not valid base64") from error
     if not decoded:
-        raise_for([Fault(path, "is empty")])
+        raise ValidationError.in_field(path, "is empty")
     return decoded
-
-
-def _refused(path: str, message: str, hint: str | None = None) -> ValidationError:
-    return ValidationError(f"{path}: {message}", hint=hint, detail={"problems": [{"param": path, "message": message}]})

@@ -82,18 +82,23 @@ class ForcedCall:
 def forced_call(tools: Sequence[ToolParam], choice: ToolChoice) -> ForcedCall | None:
     """Return the call that a choice asks for; None when the model is free."""
     if isinstance(choice, NamedTool):
-        wanted = [tool for tool in tools if tool.function.name == choice.function.name]
+        places = [index for index, tool in enumerate(tools) if tool.function.name == choice.function.name]
     else:
-        wanted = list(tools) if choice == "required" else []
+        places = list(range(len(tools))) if choice == "required" else []
+    wanted = [tools[place] for place in places]
+    parts = tuple(
+        Grammar.json_schema(json.dumps(tools[place].arguments_schema), f"tools[{place}].function.parameters")
+        for place in places
+    )
     if len(wanted) == 1:
-        return ForcedCall(wanted[0].function.name, Grammar.json_schema(json.dumps(wanted[0].arguments_schema)))
+        return ForcedCall(wanted[0].function.name, parts[0])
     if not wanted:
         return None
     calls, definitions = [], {}
     for index, tool in enumerate(wanted):
         arguments = _with_own_definitions(tool.arguments_schema, f"{index}.")
         for keyword in _DEFINITIONS:
-            for name, schema in arguments.pop(keyword, {}).items():
+            for name, schema in (arguments.pop(keyword, None) or {}).items():
                 definitions[f"{index}.{name}"] = schema
         calls.append(
             {
@@ -103,7 +108,7 @@ def forced_call(tools: Sequence[ToolParam], choice: ToolChoice) -> ForcedCall | 
                 "additionalProperties": False,
             }
         )
-    return ForcedCall(None, Grammar.json_schema(json.dumps({"anyOf": calls, "$defs": definitions})))
+    return ForcedCall(None, Grammar.json_schema(json.dumps({"anyOf": calls, "$defs": definitions}), "tools", parts))
 
 
 _DEFINITIONS = ("$defs", "definitions")
@@ -131,6 +136,10 @@ def tool_faults(tools: Sequence[ToolParam], choice: ToolChoice) -> list[Fault]:
         for index, tool in enumerate(tools)
         if len(tool.to_json().encode()) > MAX_TOOL_BYTES
     ]
+    for index, tool in enumerate(tools):
+        for keyword in _DEFINITIONS:
+            if not isinstance((tool.function.parameters or {}).get(keyword), dict | None):
+                faults.append(Fault(f"tools[{index}].function.parameters.{keyword}", "must be an object"))
     if isinstance(choice, NamedTool) and choice.function.name not in {tool.function.name for tool in tools}:
         faults.append(Fault("tool_choice.function.name", "must be one of the tools"))
     if choice == "required" and not tools:

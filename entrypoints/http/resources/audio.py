@@ -13,7 +13,14 @@ import falcon
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 from mlxk.application.use_cases.transcribe_audio import Recording, TranscribeAudio, require_speech_model
-from mlxk.domain.errors import CapabilityError, ExecutionError, InternalError, MlxkError, ServerShutdownError
+from mlxk.domain.errors import (
+    CapabilityError,
+    ExecutionError,
+    InternalError,
+    MlxkError,
+    ServerShutdownError,
+    ValidationError,
+)
 from mlxk.domain.speech import Heard, SpeechTask, Transcript, TranscriptEvent
 from mlxk.entrypoints.http.answers import transcripts
 from mlxk.entrypoints.http.answers.answering import STREAM_HEADERS
@@ -22,6 +29,7 @@ from mlxk.entrypoints.http.errors import error_document
 from mlxk.entrypoints.http.life import Admission, ServerLife
 from mlxk.entrypoints.http.request_scope import request_id
 from mlxk.entrypoints.http.requests.audio import AudioRequest, Upload, read_audio
+from mlxk.entrypoints.http.requests.faults import located
 from mlxk.entrypoints.http.resources.generation import report_ignored
 from mlxk.entrypoints.http.server.detached import ENVIRON_ON_DISCONNECT
 
@@ -64,6 +72,8 @@ class Audio:
             report_ignored(response, asked.ignored)
             hearing = self._begin(request, asked, upload)
             leave = hearing.close
+            # What can be refused is refused before the headers are sent.
+            hearing.begin()
             if asked.stream:
                 self._stream(request, response, hearing)
                 leave = _nothing
@@ -87,7 +97,7 @@ class Audio:
 
     def _answer(self, response: falcon.Response, asked: AudioRequest, transcript: Transcript) -> None:
         if asked.words and transcript.segments and not transcript.words:
-            raise CapabilityError(f"timestamp_granularities: model '{asked.model}' times no words.")
+            raise CapabilityError.in_field("timestamp_granularities", f"model '{asked.model}' times no words")
         if asked.response_format == "verbose_json":
             kind, data = transcripts.verbose(transcript, self._task, words=asked.words, segments=asked.segments)
         else:
@@ -95,8 +105,6 @@ class Audio:
         response.content_type, response.data = kind, data
 
     def _stream(self, request: falcon.Request, response: falcon.Response, hearing: "_Hearing") -> None:
-        # What can be refused is refused before the headers are sent.
-        hearing.begin()
         for name, value in STREAM_HEADERS.items():
             response.set_header(name, value)
         response.stream = _EventBody(hearing, request_id(request), self._log)
@@ -127,7 +135,10 @@ class _Hearing:
         Raises:
             MlxkError: What cannot be done.
         """
-        self._first = [next(self._events)]
+        try:
+            self._first = [next(self._events)]
+        except ValidationError as error:
+            raise located(error, "file") from error
 
     def __iter__(self) -> Iterator[TranscriptEvent]:
         """Yield what is heard.

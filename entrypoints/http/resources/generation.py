@@ -16,11 +16,11 @@ from mlxk.entrypoints.http.requests.reader import RequestReader
 from mlxk.entrypoints.server_settings import ServerSettings
 
 IGNORED_FIELDS = "X-Mlxk-Ignored-Fields"
-"""Names of the fields of a request that nobody knows."""
+"""The fields of a request that were ignored, by their paths."""
 
 MAX_IGNORED = 20
 
-_HARMLESS = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_HARMLESS = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 
 
 class ChatCompletions:
@@ -63,6 +63,8 @@ class ChatCompletions:
         model = self._catalogue.find(chat.model)
         chat.require_sight(model)
         chat.require_hearing(model)
+        chat.require_tools(model)
+        chat.require_reasoning(model)
         wanted = GenerationRequest(
             model.handle,
             chat.conversation(),
@@ -75,7 +77,12 @@ class ChatCompletions:
             model_name=chat.model,
             requests=(wanted,),
             alternatives=alternatives,
-            shape=ChatShape(chat.forced_call, one_call=chat.parallel_tool_calls is False),
+            shape=ChatShape(
+                chat.forced_call,
+                one_call=chat.parallel_tool_calls is False,
+                stops=bool(wanted.settings.stop),
+                json_text=wanted.settings.grammar is not None,
+            ),
             id_prefix="chatcmpl",
             stream=bool(chat.stream),
             include_usage=chat.include_usage,
@@ -132,7 +139,7 @@ class Completions:
 
 
 def report_ignored(response: falcon.Response, names: Sequence[str]) -> None:
-    """Tell a client which of its fields nobody knows."""
+    """Tell a client which of its fields were ignored."""
     if names:
         shown = [name if _HARMLESS.fullmatch(name) else "?" for name in names[:MAX_IGNORED]]
         response.set_header(IGNORED_FIELDS, ", ".join(shown))

@@ -68,7 +68,8 @@ class Unload:
     def _loaded(self, name: str) -> ModelHandle:
         loaded = self._catalogue.loaded()
         if name not in loaded:
-            raise ValidationError(f"model: '{name}' is not loaded", hint="GET /v1/models shows which models are.")
+            hint = "GET /v1/models shows which models are."
+            raise ValidationError.in_field("model", f"'{name}' is not loaded", hint=hint)
         return loaded[name]
 
 

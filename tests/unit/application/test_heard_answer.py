@@ -6,7 +6,7 @@ from collections.abc import Generator
 import pytest
 
 from mlxk.adapters.system.clock import SystemClock
-from mlxk.application.heard_answer import HeardAnswer
+from mlxk.application.heard_answer import HeardAnswer, HeardLimits
 from mlxk.domain.errors import ExecutionError, ValidationError
 from mlxk.domain.generation import Finished, FinishReason, TextDelta
 from mlxk.domain.speech import Heard, Segment, Transcript, TranscriptEvent
@@ -94,3 +94,38 @@ def test_who_cancels_gets_an_end_and_the_recording_is_given_up() -> None:
     assert last.reason is FinishReason.CANCELLED
     assert closed.wait(5)
     assert ended.wait(5)
+
+
+def test_a_recording_that_is_none_is_refused_at_once_and_not_in_the_stream() -> None:
+    def refused() -> Events:
+        raise ValidationError("no sound")
+        yield
+
+    ended = threading.Event()
+    with pytest.raises(ValidationError, match="no sound"):
+        HeardAnswer(refused(), SystemClock(), ended.set)
+    assert not ended.is_set()
+
+
+@pytest.mark.parametrize(
+    ("limits", "text", "reason", "tokens"),
+    [
+        (HeardLimits(max_tokens=4), "Hello there. Bye.", FinishReason.STOP, 4),
+        (HeardLimits(max_tokens=3), "Hello there.", FinishReason.LENGTH, 3),
+        (HeardLimits(max_tokens=2), "", FinishReason.LENGTH, 0),
+        (HeardLimits(stop=("there",)), "Hello ", FinishReason.STOP, 3),
+        (HeardLimits(stop=(". B",)), "Hello there", FinishReason.STOP, 4),
+        (HeardLimits(stop=("Bye.!",)), "Hello there. Bye.", FinishReason.STOP, 4),
+        (HeardLimits(max_tokens=3, stop=(". B",)), "Hello there.", FinishReason.LENGTH, 3),
+    ],
+)
+def test_an_answer_ends_at_its_limits_and_the_recording_is_given_up(
+    limits: HeardLimits, text: str, reason: FinishReason, tokens: int
+) -> None:
+    events, ended = said(), threading.Event()
+    *deltas, finished = HeardAnswer(events, SystemClock(), ended.set, limits)
+    assert "".join(delta.text for delta in deltas if isinstance(delta, TextDelta)) == text
+    assert isinstance(finished, Finished)
+    assert (finished.reason, finished.usage.completion_tokens) == (reason, tokens)
+    assert ended.wait(5)
+    assert list(events) == []

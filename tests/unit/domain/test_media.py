@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.domain.errors import ValidationError
+from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.media import (
     MAX_CHUNK,
     MAX_IMAGE_BYTES,
@@ -53,6 +53,18 @@ def test_an_image_is_named_by_its_content_and_format() -> None:
     assert image.file_name == f"image_{image.digest[:8]}.png"
     assert image.title == "'beach.png'"
     assert EncodedImage.of(PNG, "url").title == image.file_name
+
+
+def test_a_refusal_names_an_image_by_its_file_or_else_by_its_place() -> None:
+    named = EncodedImage.of(PNG, "--image", "beach.png").refused(ValidationError, "is damaged", hint="Look.")
+    assert (named.message, named.hint, named.detail) == ("'beach.png' is damaged", "Look.", None)
+    sent = EncodedImage.of(PNG, "messages[0].url").refused(CapabilityError, "is odd")
+    assert (sent.code, sent.message) == ("capability_not_supported", "messages[0].url: is odd")
+    assert sent.detail == {"problems": [{"param": "messages[0].url", "message": "is odd"}]}
+
+
+def test_the_same_image_is_the_same_wherever_it_came_from() -> None:
+    assert EncodedImage.of(PNG, "a") == EncodedImage.of(PNG, "b")
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving.asking import ask, chat
+from falcon.testing import TestClient
+from serving.asking import ask, chat, parts
+from serving.parts import CHAT_MODEL, Parts
 
-from mlxk.entrypoints.http.requests.support import CHAT_UNSUPPORTED, COMPLETION_UNSUPPORTED
+from mlxk.entrypoints.http.requests.support import CHAT_UNSUPPORTED, COMPLETION_UNSUPPORTED, MESSAGE_UNSUPPORTED
+from mlxk.entrypoints.server_settings import ServerSettings
 
 PAGE = Path(__file__).parents[4] / "docs" / "server.md"
+
+
+def post(path: str, body: bytes) -> tuple[int, Any]:
+    """Send bytes; return status and answer."""
+    client = TestClient(parts().application.wsgi, headers={"Host": "localhost", "Content-Type": "application/json"})
+    response = client.simulate_post(path, body=body)
+    return response.status_code, response.json
+
+
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 
 REFUSED = {
@@ -39,7 +51,8 @@ def test_the_page_for_operators_lists_what_is_refused_and_why() -> None:
     def shown(values: tuple[object, ...]) -> str:
         return ", ".join(f"`{json.dumps(value)}`" for value in values)
 
-    table = {**CHAT_UNSUPPORTED, **COMPLETION_UNSUPPORTED}
+    in_messages = {f"messages[].{name}": rule for name, rule in MESSAGE_UNSUPPORTED.items()}
+    table = {**CHAT_UNSUPPORTED, **COMPLETION_UNSUPPORTED, **in_messages}
     rows = {(f"`{name}`", field.reason, shown(field.neutral)) for name, field in table.items()}
     chapter = PAGE.read_text(encoding="utf-8").partition("## What is refused")[2].partition("\n## ")[0]
     lines = [line for line in chapter.splitlines() if line.startswith("| `")]
@@ -139,6 +152,93 @@ def test_a_value_that_is_not_allowed_is_named(fields: dict[str, Any], param: str
     assert answer["error"]["type"] == "validation_error"
     assert answer["error"]["param"] == param
     assert reached is None
+
+
+HALF = "\ud800"
+WITH_HALF = {"type": "object", "properties": {"a": {"enum": ["\udfff"]}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"metadata": {HALF: "a"}}, "metadata"),
+        ({"metadata": {"a": HALF}}, "metadata.a"),
+        ({"model": f"a{HALF}"}, "model"),
+        ({"stop": ["a", HALF]}, "stop[1]"),
+        ({HALF: 1}, None),
+        ({"unknown": [{"a": HALF}]}, "unknown[0].a"),
+        ({"unknown": {"a" * 65: HALF}}, "unknown.?"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": WITH_HALF}}]},
+            "tools[0].function.parameters.properties.a.enum[0]",
+        ),
+    ],
+)
+def test_half_a_character_is_refused_wherever_it_stands(fields: dict[str, Any], param: str | None) -> None:
+    for path in ("/v1/chat/completions", "/v1/completions"):
+        status, answer, reached, _ = ask(path, **fields)
+        assert (status, answer["error"]["type"], answer["error"]["param"]) == (400, "validation_error", param)
+        assert "half a surrogate pair" in answer["error"]["message"]
+        assert reached is None
+
+
+@pytest.mark.parametrize("body", [{"model": HALF}, {HALF: "x"}])
+def test_half_a_character_is_refused_in_what_is_to_be_unloaded(body: dict[str, str]) -> None:
+    assert post("/v1/unload", json.dumps(body).encode())[0] == 400
+
+
+def test_half_a_character_is_refused_unescaped_too() -> None:
+    body = json.dumps({"model": CHAT_MODEL, "prompt": "<>"}).encode()
+    assert post("/v1/completions", body)[0] == 200
+    status, answer = post("/v1/completions", body.replace(b"<>", b"\xed\xa0\x80"))
+    assert (status, answer["error"]["message"]) == (400, "The body is not valid JSON.")
+
+
+@pytest.mark.parametrize("text", ["\U0001f600", "\\ud800", "caf\u00e9"])
+def test_a_whole_character_is_taken_however_it_is_written(text: str) -> None:
+    for ascii_only in (True, False):
+        body = json.dumps({"model": CHAT_MODEL, "prompt": text}, ensure_ascii=ascii_only).encode()
+        status, answer = post("/v1/completions", body)
+        assert (status, answer["choices"][0]["text"]) == (200, text)
+
+
+@pytest.mark.parametrize("keyword", ["$defs", "definitions"])
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_definitions_in_a_tool_that_are_no_object_are_named(keyword: str, choice: str) -> None:
+    tools = [TOOL, {"type": "function", "function": {"name": "f", "parameters": {keyword: [1]}}}]
+    status, answer, _, _ = ask("/v1/chat/completions", tools=tools, tool_choice=choice)
+    assert (status, answer["error"]["param"]) == (400, f"tools[1].function.parameters.{keyword}")
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("/v1/chat/completions", {"n": 3}, "n"),
+        ("/v1/completions", {"n": 3}, "n"),
+        ("/v1/completions", {"prompt": ["a"] * 3}, "prompt"),
+        ("/v1/completions", {"prompt": ["a", "b"], "n": 2}, "n"),
+    ],
+)
+def test_more_answers_than_there_is_ever_room_for_are_refused_by_the_field_that_asks(
+    path: str, fields: dict[str, Any], param: str
+) -> None:
+    small = Parts(settings=ServerSettings(max_streams=1, max_queue=1))
+    client = TestClient(small.application.wsgi, headers={"Host": "localhost", "Content-Type": "application/json"})
+    required = {"model": CHAT_MODEL, "prompt": "a", "messages": [{"role": "user", "content": "a"}]}
+    answer = client.simulate_post(path, body=json.dumps({**required, **fields}))
+    small.close()
+    assert (answer.status_code, answer.json["error"]["param"]) == (400, param)
+    assert [problem["param"] for problem in answer.json["error"]["detail"]["problems"]] == [param]
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "./model", "~", "a\u0000b", "a@", " "], ids=lambda name: repr(name[:9])
+)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_a_name_that_no_model_can_have_is_a_fault_of_the_field_model(path: str, name: str) -> None:
+    status, answer, _, _ = ask(path, model=name)
+    assert (status, answer["error"]["type"], answer["error"]["param"]) == (400, "validation_error", "model")
+    assert [problem["param"] for problem in answer["error"]["detail"]["problems"]] == ["model"]
 
 
 def test_everything_wrong_is_said_at_once() -> None:

@@ -1,0 +1,37 @@
+"""What is wrong with a request gets the field it is about, also when it was found where fields are not known."""
+
+import pytest
+
+from mlxk.domain.errors import CapabilityError, ParameterNotSupportedError, ValidationError
+from mlxk.entrypoints.http.requests.faults import Fault, located, raise_for
+
+FIELD = "messages[0].content[0].input_audio.data"
+
+
+def test_a_failure_that_names_no_field_gets_one() -> None:
+    error = located(ValidationError("no sound", hint="Send a WAV."), FIELD)
+    assert (type(error), error.message, error.hint) == (ValidationError, f"{FIELD}: no sound", "Send a WAV.")
+    assert error.detail == {"problems": [{"param": FIELD, "message": "no sound"}]}
+
+
+def test_a_failure_that_names_its_field_keeps_it() -> None:
+    error = CapabilityError.in_field("language", "is not known")
+    assert located(error, FIELD) is error
+
+
+def test_a_failure_gets_the_name_that_its_field_has_in_the_request() -> None:
+    error = located(
+        CapabilityError.in_field("prompt", "takes no hint"), FIELD, {"prompt": "messages[0].content[1].text"}
+    )
+    assert error.message == "messages[0].content[1].text: takes no hint"
+    assert error.detail == {"problems": [{"param": "messages[0].content[1].text", "message": "takes no hint"}]}
+
+
+def test_what_is_not_supported_is_raised_as_the_caller_says_unless_something_is_wrong_besides() -> None:
+    unsupported = Fault("n", "is not supported", unsupported=True)
+    with pytest.raises(ParameterNotSupportedError):
+        raise_for([unsupported])
+    with pytest.raises(CapabilityError):
+        raise_for([unsupported], unsupported=CapabilityError)
+    with pytest.raises(ValidationError):
+        raise_for([unsupported, Fault("seed", "must be a number")], unsupported=CapabilityError)
