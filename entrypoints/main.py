@@ -6,17 +6,24 @@ The command line, the pipe and the server do not know each other; this module is
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from mlxk import __version__
 
+TYPE_CHECKING = False
+"""Type checkers take it for true; the one of ``typing`` costs ``--version`` a tenth of its time."""
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
+    from typing import Self
 
     from mlxk.entrypoints.container import Container
+    from mlxk.entrypoints.http.serve import Build
     from mlxk.entrypoints.server_settings import ServerAddress, ServerSettings
     from mlxk.entrypoints.settings import Settings
 
+
+_INTERRUPTED = 130
 
 _COLLECT_EVERY = 50_000
 """New objects between two searches for cyclic garbage; at Python's own 700 a listing spends a tenth of its time so."""
@@ -41,15 +48,18 @@ def main(argv: list[str] | None = None) -> int:
         else:
             return 0
     gc.set_threshold(_COLLECT_EVERY)
-    from mlxk.domain.errors import ValidationError
-    from mlxk.entrypoints.cli.door import Door
-    from mlxk.entrypoints.cli.program import refuse, run
-    from mlxk.entrypoints.settings import read_settings
+    with _HeldInterrupt() as interrupt:
+        from mlxk.domain.errors import InterruptedRunError, ValidationError
+        from mlxk.entrypoints.cli.door import Door
+        from mlxk.entrypoints.cli.program import refuse, run
+        from mlxk.entrypoints.settings import read_settings
 
-    try:
-        settings = read_settings()
-    except ValidationError as error:
-        return refuse(arguments, error)
+        try:
+            settings = read_settings()
+        except ValidationError as error:
+            return refuse(arguments, error)
+    if interrupt.came:
+        return refuse(arguments, InterruptedRunError("interrupted"))
     status = run(arguments, Door(settings=settings, build=_container, read_pipe=_read_pipe, serve=_serve))
     if argv is None:
         _leave(status)
@@ -58,7 +68,42 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_main() -> int:
     """Run the ``mlx-run`` command, which is ``mlxk run``."""
-    return main(["run", *sys.argv[1:]])
+    sys.argv.insert(1, "run")
+    return main()
+
+
+class _HeldInterrupt:
+    """Holds Ctrl-C back while modules are imported, and knows whether it came; a second one ends the process.
+
+    Thrown out of an import it shows the user where the program was, and leaves behind half of a module, which crashes
+    some that are written in C.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self._held = False
+
+    def __enter__(self) -> "Self":
+        import signal
+
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            try:
+                signal.signal(signal.SIGINT, self._hold)
+                self._held = True
+            except ValueError:
+                pass  # Signals belong to the main thread, and this is another.
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import signal
+
+        if self._held:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _hold(self, number: int, frame: "FrameType | None") -> None:
+        if self.came:
+            os._exit(_INTERRUPTED)
+        self.came = True
 
 
 def _open_streams() -> None:
@@ -72,10 +117,11 @@ def _leave(status: int) -> None:
     """End the process without taking the interpreter apart, when nothing but Python's own memory is to be given back.
 
     Taking it apart costs a light command more than a twentieth of its time. What MLX or another thread holds is theirs
-    to put down.
+    to put down, unless they were interrupted doing so: then the whole process goes.
     """
     threading = sys.modules.get("threading")
-    if "mlx.core" in sys.modules or (threading is not None and threading.active_count() > 1):
+    shared = "mlx.core" in sys.modules or (threading is not None and threading.active_count() > 1)
+    if shared and status != _INTERRUPTED:
         return
     try:
         sys.stdout.flush()
@@ -86,9 +132,18 @@ def _leave(status: int) -> None:
 
 
 def _container(settings: "Settings") -> "Container":
-    from mlxk.entrypoints.container import build
+    return _wiring()(settings, None)
 
-    return build(settings)
+
+def _wiring() -> "Build":
+    with _HeldInterrupt() as interrupt:
+        # Nearly every command comes to this one; it imports orjson, which crashes when it is torn out of its import.
+        import mlxk.domain.safetensors  # noqa: F401
+        from mlxk.entrypoints.container import build
+
+    if interrupt.came:
+        raise KeyboardInterrupt
+    return build
 
 
 def _read_pipe(words: str) -> str:
@@ -98,7 +153,6 @@ def _read_pipe(words: str) -> str:
 
 
 def _serve(settings: "Settings", server: "ServerSettings", announce: "Callable[[ServerAddress], None]") -> int:
-    from mlxk.entrypoints.container import build
     from mlxk.entrypoints.http.serve import serve
 
-    return serve(settings, server, announce, build)
+    return serve(settings, server, announce, _wiring())

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mlxk.domain.errors import IncompatibleModelError
+from mlxk.domain.errors import BackendNotInstalledError, ExecutionError, IncompatibleModelError, MlxkError
 
 _MAX_REASON = 300
 """Characters of what a library printed that are repeated; it is one line, as far as seen."""
@@ -50,6 +50,26 @@ def import_mlx_lm() -> None:
     """
     with light_imports():
         import mlx_lm  # noqa: F401
+
+
+def import_failure(error: ImportError, purpose: str, *packages: str) -> MlxkError:
+    """Return the error that says why libraries could not be imported: one is absent, or what is installed is broken.
+
+    Args:
+        error: What the import raised.
+        purpose: What they are wanted for; begins a sentence.
+        packages: Their names, as pip knows them.
+    """
+    lacking = (error.name or "").partition(".")[0].replace("_", "-")
+    if isinstance(error, ModuleNotFoundError) and lacking in packages:
+        return BackendNotInstalledError(
+            f"{purpose} needs {lacking}, which is not installed.", hint=f"Install it: pip install {lacking}"
+        )
+    culprit = error.name or "the log says why"
+    return ExecutionError(
+        f"{purpose} needs {packages[-1]}, which is installed and cannot be imported ({culprit}).",
+        hint="See what does not fit together: pip check",
+    )
 
 
 class _ModelsOfTransformers:

@@ -15,13 +15,12 @@ import attrs
 from mlxk.adapters.mlx.detokenizer import TokenDecoder
 from mlxk.adapters.mlx.generation_config import generation_defaults
 from mlxk.adapters.mlx.grammar import GrammarCompiler
-from mlxk.adapters.mlx.imports import import_mlx_lm
+from mlxk.adapters.mlx.imports import import_failure, import_mlx_lm
 from mlxk.adapters.mlx.loading_failure import loading_failure
 from mlxk.adapters.mlx.templates import PromptRenderer
 from mlxk.adapters.mlx.tokenizer_access import keep_no_words, unwrapped
 from mlxk.domain.detection import context_length
 from mlxk.domain.errors import (
-    BackendNotInstalledError,
     MlxkError,
     UnhealthyModelError,
     UntrustedModelCodeError,
@@ -93,9 +92,7 @@ def load_model(handle: ModelHandle, adapter: str | None = None) -> LoadedModel:
     try:
         import_mlx_lm()
     except ImportError as error:
-        raise BackendNotInstalledError(
-            "Running text models needs mlx-lm, which is not installed.", hint="Install it: pip install mlx-lm"
-        ) from error
+        raise import_failure(error, "Running text models", "mlx", "mlx-lm") from error
     config = read_config(handle)
     try:
         network, tokenizer = _load(handle, config, adapter)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mlxk.adapters.mlx.engine_options import EngineOptions
+from mlxk.adapters.mlx.faults import Fault
 from mlxk.adapters.mlx.lending import Loan, ModelLender
 from mlxk.adapters.mlx.owner_thread import OwnerThread
 from mlxk.adapters.mlx.streams import AnswerSink, MlxTextStream
@@ -20,7 +21,7 @@ from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.resident_models import EngineState, ResidentModels
 from mlxk.application.ports.text_generator import TextGenerator, TextStream
 from mlxk.domain.capabilities import Backend
-from mlxk.domain.errors import BackendNotInstalledError, CapabilityError, ExecutionError, QueueFullError
+from mlxk.domain.errors import CapabilityError, ExecutionError, MlxkError, QueueFullError
 from mlxk.domain.generation import GenerationRequest
 from mlxk.domain.model import ModelHandle
 
@@ -61,9 +62,7 @@ class MlxTextGenerator(TextGenerator, ResidentModels):
             return self._submit(request)
         except ImportError as error:
             self._places.give_back()
-            raise BackendNotInstalledError(
-                "Running text models needs mlx and mlx-lm.", hint="Install them: pip install mlx-lm"
-            ) from error
+            raise self._unusable(error) from error
         except BaseException:
             self._places.give_back()
             raise
@@ -116,6 +115,18 @@ class MlxTextGenerator(TextGenerator, ResidentModels):
             raise
         self._thread.post(lambda engine: engine.start(job))
         return MlxTextStream(sink, lambda: self._cancel(job))
+
+    def _unusable(self, error: ImportError) -> MlxkError:
+        """Return why the libraries cannot be used; what Python says of a broken one goes to the log."""
+        from mlxk.adapters.mlx.imports import import_failure
+
+        failure = import_failure(error, "Running text models", "mlx", "mlx-lm")
+        if isinstance(failure, ExecutionError):
+            fault = Fault.of(error)
+            self._log.error(
+                "a library cannot be imported", error=fault.kind, where=fault.place, reason=str(error)[:300]
+            )
+        return failure
 
     def _lease(self, request: GenerationRequest) -> "tuple[Resident, ...]":
         """Have the models of a request in memory, loading them if need be."""

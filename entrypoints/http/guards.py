@@ -135,8 +135,9 @@ class KeyGuard:
         if not self._digests or request.path in OPEN_PATHS:
             return
         scheme, _, token = (request.get_header("Authorization") or "").partition(" ")
-        given = token.strip() if scheme.lower() == "bearer" else request.get_header("X-API-Key") or ""
-        digest = hashlib.sha256(given.encode("utf-8", "surrogateescape")).digest()
+        given = token.strip(" \t") if scheme.lower() == "bearer" else request.get_header("X-API-Key") or ""
+        # WSGI hands every byte of a header over as one character.
+        digest = hashlib.sha256(given.encode("latin-1")).digest()
         if not sum(hmac.compare_digest(digest, known) for known in self._digests):
             raise UnauthorizedError("A valid API key is needed.", hint="Send the header Authorization: Bearer KEY.")
 

@@ -30,8 +30,7 @@ class RequestScope:
 
     def process_request(self, request: falcon.Request, response: falcon.Response) -> None:
         """Begin."""
-        given = request.get_header(REQUEST_ID) or ""
-        request.context.request_id = given if WELL_FORMED.fullmatch(given) else uuid.uuid4().hex
+        request.context.request_id = wished_id(request.get_header(REQUEST_ID))
         request.context.began = self._clock.monotonic()
 
     def process_response(
@@ -57,10 +56,15 @@ class RequestScope:
         )
 
 
+def wished_id(given: str | None) -> str:
+    """Return the id a client gave its request when it is well-formed, and a new one otherwise."""
+    return given if given is not None and WELL_FORMED.fullmatch(given) else uuid.uuid4().hex
+
+
 def request_id(request: falcon.Request) -> str:
     """Return the id of a request."""
     # Falcon refuses some requests before it asks anybody.
     known: str | None = getattr(request.context, "request_id", None)
     if known is None:
-        known = request.context.request_id = uuid.uuid4().hex
+        known = request.context.request_id = wished_id(request.get_header(REQUEST_ID))
     return known

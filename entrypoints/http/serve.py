@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import mlxk
-from mlxk.domain.errors import MlxkError
+from mlxk.domain.errors import InterruptedRunError, MlxkError
 from mlxk.entrypoints.http import control, sockets
 from mlxk.entrypoints.http.supervisor import Supervision, Supervisor, source_watch
 from mlxk.entrypoints.server_settings import ServerAddress, ServerSettings
@@ -30,10 +30,17 @@ def serve(settings: Settings, server: ServerSettings, announce: Callable[[Server
 
     Raises:
         PortInUseError: Another program listens there; nothing was loaded.
+        InterruptedRunError: A signal came before the server was ready.
         MlxkError: The server cannot be started.
     """
     listening = sockets.listen(server.host, server.port)
     address = ServerAddress(host=server.host, port=sockets.ports(listening))
+    ready = False
+
+    def announce_once() -> None:
+        nonlocal ready
+        ready = True
+        announce(address)
 
     def log() -> "EventLog":
         return build(settings, None).adapters.event_log()
@@ -42,12 +49,16 @@ def serve(settings: Settings, server: ServerSettings, announce: Callable[[Server
         if not sockets.is_loopback(server.host) and not server.api_keys:
             log().warning("the server can be reached from other machines, and asks for no key", logger="server")
         if not server.supervised:
-            return _serve_here(listening, settings, server, lambda: announce(address), build)
-        changed = source_watch(os.path.dirname(mlxk.__file__)) if server.reload else None
-        return Supervisor(listening, server, Supervision(log, lambda: announce(address), changed)).run()
+            status = _serve_here(listening, settings, server, announce_once, build)
+        else:
+            changed = source_watch(os.path.dirname(mlxk.__file__)) if server.reload else None
+            status = Supervisor(listening, server, Supervision(log, announce_once, changed)).run()
     finally:
         for each in listening:
             each.close()
+    if not ready:
+        raise InterruptedRunError("stopped before the server was ready")
+    return status
 
 
 def _serve_here(

@@ -154,6 +154,8 @@ class Supervisor:
     def _hear(self, message: dict[str, Any], worker: "subprocess.Popen[bytes]") -> None:
         if "failure" in message:
             worker.wait()
+            if self._signals:
+                return  # It was told to end, and failed over that.
             raise control.failure_of(message)
         if not self._announced:
             self._announced = True

@@ -106,17 +106,20 @@ class _Preload(threading.Thread):
         self._give_up = give_up
 
     def run(self) -> None:
-        """Load, then say so; or say why not, and end the server."""
+        """Load, then say so; or say why not, and end the server. One that was told to end meanwhile says nothing."""
         try:
             if self._server.model is not None:
                 warm_up(self._container, self._server.model, for_vectors=self._server.embed_model is not None)
         except MlxkError as error:
+            if self._application.life.draining:
+                return
             self.failure = error
             self._report(control.failure_message(error))
             self._give_up()
             return
-        self._application.life.preloaded = True
-        self._report({"ready": True})
+        if not self._application.life.draining:
+            self._application.life.preloaded = True
+            self._report({"ready": True})
 
 
 def _ports(container: "Container") -> Ports:

@@ -41,6 +41,41 @@ def wait_for_the_model(process: "subprocess.Popen[bytes]") -> None:
         assert line, "the program ended without loading the model"
 
 
+COMMANDS = [["list", "--json"], ["run", "demo", "hello"], ["pull", "org/name", "--json"], ["serve", "--port", "0"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_an_interrupt_while_the_program_starts_ends_it_with_130(
+    command: list[str], program_environment: dict[str, str], tmp_path: Path
+) -> None:
+    # The signal comes when the program asks for its second module: what the interpreter does before is its own.
+    program = (
+        "import os, signal, sys\n"
+        "import mlxk.entrypoints.main as program\n"
+        "wanted, seen = int(sys.argv.pop(1)), 0\n"
+        "class Interrupting:\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        "        global seen\n"
+        "        seen += 1\n"
+        "        if seen == wanted:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupting)\n"
+        "sys.exit(program.main())\n"
+    )
+    for wanted in (2, 20, 60):
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(wanted), *command],
+            capture_output=True,
+            env=program_environment,
+            cwd=tmp_path,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 130, (wanted, done)
+        assert b"Traceback" not in done.stderr
+        assert len(done.stderr.splitlines()) <= 1, done.stderr
+
+
 @pytest.mark.parametrize("flags", [[], ["--json"]], ids=["text", "json"])
 def test_an_interrupt_ends_the_answer_with_130(
     workspace: Path, program_environment: dict[str, str], flags: list[str]

@@ -229,6 +229,37 @@ def test_requests_sent_before_the_worker_is_up_are_answered(start: Start) -> Non
     assert sum(b'"finish_reason"' in answer for answer in answers) >= 15
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("flags", [[], ["--no-supervisor"]], ids=["supervised", "alone"])
+def test_a_signal_before_the_server_is_ready_says_so(
+    flags: list[str], number: signal.Signals, program_environment: dict[str, str], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+    command = [sys.executable, "-m", "mlxk", "serve", "--port", str(port), "--model", "demo", "--json", *flags]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=program_environment, cwd=tmp_path
+    ) as process:
+        assert eventually(lambda: listens(port), 20)
+        if flags:  # in one process the signals are taken over after the sockets
+            assert process.stderr is not None
+            assert b"serving" in process.stderr.readline()
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, (output, errors)
+    assert json.loads(output)["error"]["type"] == "interrupted"
+    assert b"Traceback" not in errors
+
+
+def listens(port: int) -> bool:
+    """Whether something listens on a port."""
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
 def test_readiness_waits_for_the_model_and_a_model_that_fails_ends_the_server(start: Start, tmp_path: Path) -> None:
     server = start(model="demo")
     assert server.get("/readyz") == 200

@@ -14,6 +14,7 @@ from serving.parts import CHAT_MODEL, Parts
 from serving.running import RunningServer, events_of, eventually, read_all
 
 from mlxk.entrypoints.http.server.server import ServerLimits
+from mlxk.entrypoints.server_settings import ServerSettings
 
 MESSAGES = [{"role": "user", "content": "one two three"}]
 CHAT = {"model": CHAT_MODEL, "messages": MESSAGES}
@@ -75,6 +76,52 @@ def test_a_chunked_body_is_understood(server: RunningServer) -> None:
     head, body = answer_to(server, request.encode() + b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data))
     assert b" 200 " in head.split(b"\r\n")[0]
     assert body["choices"][0]["message"]["content"] == "one two three"
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_a_length_that_is_no_length_is_answered(server: RunningServer, digits: int) -> None:
+    head, body = answer_to(
+        server, f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {'9' * digits}\r\n\r\n{{".encode()
+    )
+    assert re.match(rb"HTTP/1.1 4(00|13) ", head)
+    assert body["status"] == "error"
+
+
+def test_an_address_that_is_none_is_answered(server: RunningServer) -> None:
+    head, body = answer_to(server, b"GET http://[ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert body["error"]["type"] == "validation_error"
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        "BAD",
+        f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 40000000",
+        "GET /livez HTTP/1.1\r\nHost: localhost\r\nX: " + "y" * 20000,
+    ],
+    ids=["400", "413", "431"],
+)
+def test_what_the_application_never_sees_has_an_id_too(server: RunningServer, request_head: str) -> None:
+    head, body = answer_to(server, f"{request_head}\r\n\r\n".encode())
+    found = re.search(rb"(?im)^x-request-id: ([A-Za-z0-9._-]+)\r?$", head)
+    assert found is not None
+    assert body["request_id"] == found[1].decode()
+
+
+@pytest.mark.parametrize("key", ["ключ", "clé à", "鍵"])
+def test_a_key_may_be_of_any_letters(key: str) -> None:
+    sent = key.encode().decode("latin-1")  # as a client sends the bytes of UTF-8
+    with RunningServer(Parts(settings=ServerSettings(api_keys=(key,)))) as server:
+        assert server.get("/v1/models", Authorization=f"Bearer {sent}")[0] == 200
+        assert server.get("/v1/models", **{"X-API-Key": sent})[0] == 200
+        assert server.get("/v1/models", Authorization=f"Bearer {sent[:-1]}")[0] == 401
+
+
+def test_the_id_of_a_client_comes_back_with_a_refusal(server: RunningServer) -> None:
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: mine-1\r\nContent-Length: 40000000\r\n\r\n"
+    _, body = answer_to(server, head.encode())
+    assert body["request_id"] == "mine-1"
 
 
 def test_headers_beyond_the_limit_are_refused(server: RunningServer) -> None:
@@ -169,6 +216,42 @@ def test_a_client_may_ask_before_it_sends(server: RunningServer) -> None:
     assert b"one two three" in read_all(connection)
 
 
+@pytest.mark.parametrize(
+    ("start", "length", "status"),
+    [("POST /v1/unload", "Content-Length: 0\r\n", 200), ("GET /livez", "", 200), ("GET /livez", "X-A: b\r\n", 200)],
+)
+def test_a_request_without_a_body_needs_no_invitation(
+    server: RunningServer, start: str, length: str, status: int
+) -> None:
+    connection = server.connect(5)
+    connection.sendall(
+        f"{start} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nConnection: close\r\n{length}\r\n".encode()
+    )
+    assert read_all(connection).startswith(f"HTTP/1.1 {status} ".encode())
+
+
+def test_a_body_beyond_the_limit_is_not_invited(server: RunningServer) -> None:
+    head, _ = answer_to(
+        server,
+        f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 40000000\r\n\r\n".encode(),
+    )
+    assert head.startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_connection_goes_on_after_a_request_that_needed_no_invitation(server: RunningServer) -> None:
+    data = json.dumps(CHAT).encode()
+    expecting = "Host: localhost\r\nExpect: 100-continue\r\n"
+    connection = server.connect(5)
+    connection.sendall(f"GET /livez HTTP/1.1\r\n{expecting}\r\n".encode())
+    assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+    connection.sendall(
+        f"POST {PATH} HTTP/1.1\r\n{expecting}Connection: close\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+    )
+    assert connection.recv(65536).startswith(b"HTTP/1.1 100 ")
+    connection.sendall(data)
+    assert b"one two three" in read_all(connection)
+
+
 @pytest.mark.parametrize("cut", [1, 20, 60, 120, 200])
 def test_a_request_cut_off_anywhere_leaves_nothing_behind(server: RunningServer, cut: int) -> None:
     data = json.dumps(CHAT).encode()
@@ -187,6 +270,36 @@ def test_a_request_that_does_not_arrive_is_given_up() -> None:
         slow_body.sendall(f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{{".encode())
         assert b" 408 " in read_all(slow_head).split(b"\r\n")[0]
         assert b" 408 " in read_all(slow_body).split(b"\r\n")[0]
+
+
+def test_a_request_that_arrives_while_the_server_stops_is_told_so() -> None:
+    data = json.dumps(CHAT).encode()
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+    with RunningServer(Parts()) as server:
+        slow, stalled, silent = server.connect(), server.connect(), server.connect()
+        slow.sendall(head + data[:10])
+        stalled.sendall(head + data[:10])
+        assert server.get("/livez")[0] == 200
+        server.hurry()
+        time.sleep(0.2)
+        slow.sendall(data[10:])
+        answers = [read_all(connection) for connection in (slow, stalled)]
+        assert [answer.split()[1] for answer in answers] == [b"503", b"503"]
+        assert all(b"server_shutdown" in answer and b"Retry-After" in answer for answer in answers)
+        assert read_all(silent) == b""
+        assert eventually(lambda: server.ended_well is True)
+
+
+def test_a_server_that_stops_does_not_wait_for_a_request_that_does_not_arrive() -> None:
+    with RunningServer(Parts()) as server:
+        stalled = server.connect()
+        stalled.sendall(b"GET /livez HTTP/1.1\r\nHost:")
+        assert server.get("/livez")[0] == 200
+        began = time.monotonic()
+        server.hurry()
+        assert eventually(lambda: server.ended_well is not None, 10)
+        assert time.monotonic() - began < 6
+        assert b" 503 " in read_all(stalled).split(b"\r\n")[0]
 
 
 def test_idle_connections_make_room_for_new_ones(server: RunningServer) -> None:

@@ -232,6 +232,51 @@ def test_what_does_not_fit_is_named(
         list(engine.submit(asking(handle)))
 
 
+BROKEN = """
+import sys
+from mlxk.adapters.in_memory.event_log import InMemoryEventLog
+from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.system.clock import SystemClock
+from mlxk.domain.generation import GenerationRequest
+from mlxk.domain.model import ModelHandle, Origin
+log = InMemoryEventLog()
+generator = MlxTextGenerator(log, SystemClock())
+handle = ModelHandle("a", sys.argv[1], Origin.WORKSPACE)
+try:
+    generator.submit(GenerationRequest(handle, "hello"))
+except Exception as error:
+    print(error.code, error, error.hint, [event.fields.get("reason") for event in log.events], sep="|")
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "content", "code", "hint"),
+    [
+        ("mlx", None, "backend_not_installed", "pip install mlx"),
+        ("mlx_lm", None, "backend_not_installed", "pip install mlx-lm"),
+        ("mlx_lm", "from json import nothing", "execution_error", "pip check"),
+        ("mlx_lm", "import not_installed_either", "execution_error", "pip check"),
+        ("mlx", "raise ImportError('libmlx.so: cannot open shared object file')", "execution_error", "pip check"),
+    ],
+)
+def test_a_library_that_is_broken_is_not_called_absent(
+    package: str, content: str | None, code: str, hint: str, tmp_path: Path
+) -> None:
+    build(tmp_path / "model")
+    if content is None:
+        program = f"import sys\nsys.modules[{package!r}] = None\n{BROKEN}"
+    else:
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text(content)
+        program = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n{BROKEN}"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "model")], capture_output=True, text=True, check=True, timeout=60
+    )
+    told, _, advice, reasons = done.stdout.strip().split("|")
+    assert (told, hint in advice) == (code, True), done.stdout
+    assert code != "execution_error" or reasons != "[]", "the log says why"
+
+
 def test_the_limit_on_open_files_stays_as_it_was(tmp_path: Path) -> None:
     build(tmp_path / "a")
     program = (

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from mlxk.adapters.mlx.imports import import_mlx_lm, light_imports
+from mlxk.adapters.mlx.imports import import_failure, import_mlx_lm, light_imports
 from mlxk.adapters.mlx.loading import LoadedModel, assemble, identity_of, load_tokenizer, read_config
 from mlxk.adapters.mlx.loading_failure import loading_failure
 from mlxk.adapters.mlx.seclusion import offline, refuse_own_code
@@ -20,7 +20,6 @@ from mlxk.adapters.mlx.vision import towers
 from mlxk.adapters.mlx.vision.model import VisionParts
 from mlxk.adapters.mlx.vision.network import VisionNetwork
 from mlxk.domain.errors import (
-    BackendNotInstalledError,
     CapabilityError,
     IncompatibleModelError,
     MlxkError,
@@ -86,9 +85,7 @@ def _import_mlx_vlm() -> None:
         import_mlx_lm()
         import mlx_vlm  # noqa: F401
     except ImportError as error:
-        raise BackendNotInstalledError(
-            "Looking at images needs mlx-vlm, which is not installed.", hint="Install it: pip install mlx-vlm"
-        ) from error
+        raise import_failure(error, "Looking at images", "mlx", "mlx-lm", "mlx-vlm") from error
 
 
 def _load(handle: ModelHandle) -> tuple[Any, Any]:

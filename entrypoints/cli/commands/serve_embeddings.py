@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from mlxk.domain.errors import FeatureGateError
 from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
 from mlxk.entrypoints.cli.door import Door
-from mlxk.entrypoints.cli.exit_status import FAILED
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.settings import LOG_LEVELS
 
@@ -48,11 +47,8 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
         supervised=not arguments.no_supervisor,
     )
     server.validate()
-    ready = False
 
     def announce(address: "ServerAddress") -> None:
-        nonlocal ready
-        ready = True
         if output.as_json:
             data = {"url": address.url, "host": address.host, "port": address.port, "model": arguments.model}
             document = {"status": "success", "command": "embed-serve", "data": {**data, "pid": os.getpid()}}
@@ -60,5 +56,4 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
         else:
             output.line(f"mlxk serves vectors at {address.url}/v1/embeddings (Ctrl-C stops it)")
 
-    status = door.serve(door.settings, server, announce)
-    return status if ready or status else FAILED
+    return door.serve(door.settings, server, announce)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from mlxk.domain.errors import FeatureGateError, StorageError, ValidationError
 from mlxk.entrypoints.cli.commands.model_argument import complete_model
 from mlxk.entrypoints.cli.door import Door
-from mlxk.entrypoints.cli.exit_status import FAILED
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.settings import LOG_LEVELS
 
@@ -65,15 +64,7 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
         )
     server = _settings(arguments, door)
     server.validate()
-    ready = False
-
-    def announce(address: "ServerAddress") -> None:
-        nonlocal ready
-        ready = True
-        _announce(address, server, output)
-
-    status = door.serve(door.settings, server, announce)
-    return status if ready or status else FAILED
+    return door.serve(door.settings, server, lambda address: _announce(address, server, output))
 
 
 def _settings(arguments: argparse.Namespace, door: Door) -> "ServerSettings":

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
-from waitress.utilities import Error
+from waitress.utilities import BadRequest, Error
 
 from mlxk.entrypoints.http.server.task import JsonErrorTask, TwoStepTask
 
@@ -28,11 +28,28 @@ class RequestExpiredError(Error):  # type: ignore[misc]  # waitress has no types
     reason = "Request Timeout"
 
 
+class ServerStoppingError(Error):  # type: ignore[misc]  # waitress has no types
+    """A request that is still arriving when the server stops."""
+
+    code = 503
+    reason = "Service Unavailable"
+
+
 class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
     """A request being received."""
 
     path = ""
     """Waitress names it in its log, also when the request had none."""
+
+    def received(self, data: bytes) -> int:
+        """Take bytes of the request; return how many."""
+        try:
+            taken: int = super().received(data)
+        except ValueError:  # a length of thousands of digits, an address that is none
+            self.error = BadRequest("malformed")
+            self.completed = self.headers_finished = True
+            return len(data)
+        return taken
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
@@ -60,6 +77,18 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
     def busy(self) -> bool:
         """Whether a request is being served or a response is still to be sent."""
         return bool(self.requests or self.total_outbufs_len)
+
+    @property
+    def arriving(self) -> bool:
+        """Whether a request has begun to arrive and is not complete."""
+        return self.request is not None
+
+    def send_continue(self) -> None:
+        """Invite the body of a request, unless nothing more is wanted: it has none, or is refused."""
+        if self.request is not None and self.request.completed:
+            self.request.expect_continue = False
+            return
+        super().send_continue()
 
     def received(self, data: bytes) -> bool:
         """Take bytes from the client, and note when a request began."""
@@ -104,12 +133,19 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
 
     def expire(self) -> None:
         """Answer a request that does not arrive completely with 408, and close."""
+        self._give_up(RequestExpiredError(""))
+
+    def turn_away(self) -> None:
+        """Answer a request that is still arriving with 503, and close."""
+        self._give_up(ServerStoppingError(""))
+
+    def _give_up(self, error: Error) -> None:
         with self.requests_lock:
             request = self.request
             if request is None or self.requests:
                 return
             self.request = self.began = None
-            request.error = RequestExpiredError("")
+            request.error = error
             self.requests.append(request)
             self.server.add_task(self)
 

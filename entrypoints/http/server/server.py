@@ -17,8 +17,8 @@ from waitress.adjustments import Adjustments
 from mlxk.entrypoints.http.server.dispatcher import Dispatcher
 from mlxk.entrypoints.http.server.listener import Listener
 
-FIRST_REQUEST_SECONDS = 1.0
-"""How long a new connection may take to send its request while the server drains."""
+ARRIVAL_SECONDS = 1.0
+"""How long a new connection, and a request that has begun, may take to arrive while the server drains."""
 
 ABORT_SECONDS = 2.0
 """How long requests that were told to end may take to do so."""
@@ -73,6 +73,7 @@ class HttpServer:
         self._listeners = [self._listen(application, each, adjustments) for each in sockets]
         self._stops = 0
         self._deadline: float | None = None
+        self._turn_away_at = 0.0
 
     def stop(self, *_: object) -> None:
         """Begin to drain; the second call stops waiting, the third leaves. Callable from a signal handler."""
@@ -100,11 +101,10 @@ class HttpServer:
         now = time.monotonic()
         if self._deadline is None:
             self._deadline = now + self._limits.drain_seconds
+            self._turn_away_at = now + ARRIVAL_SECONDS
             self._on_drain()
-        for channel in self._channels():
-            if not channel.busy and (channel.used or time.time() - channel.creation_time > FIRST_REQUEST_SECONDS):
-                channel.handle_close()
-        if not any(channel.busy for channel in self._channels()):
+        self._empty_channels(turn_away=self._stops > 1 or now > self._turn_away_at)
+        if not self._channels():
             return True
         if self._stops > 1:
             self._deadline = min(self._deadline, now)
@@ -112,6 +112,17 @@ class HttpServer:
             return False
         self._abort(now + ABORT_SECONDS)
         return True
+
+    def _empty_channels(self, *, turn_away: bool) -> None:
+        """Close the connections that nothing is expected on; what is arriving is waited for, or turned away."""
+        for channel in self._channels():
+            if channel.busy or channel.discard_until is not None:
+                continue
+            if channel.arriving:
+                if turn_away:
+                    channel.turn_away()
+            elif channel.used or time.time() - channel.creation_time > ARRIVAL_SECONDS:
+                channel.handle_close()
 
     def _abort(self, end: float) -> None:
         self._on_abort()

@@ -14,9 +14,11 @@ from mlxk.domain.errors import (
     MlxkError,
     PayloadTooLargeError,
     RequestTimeoutError,
+    ServerShutdownError,
     ValidationError,
 )
-from mlxk.entrypoints.http.errors import error_document
+from mlxk.entrypoints.http.errors import RETRY_SECONDS, error_document
+from mlxk.entrypoints.http.request_scope import REQUEST_ID, wished_id
 from mlxk.entrypoints.http.server.detached import ENVIRON_DETACH, ENVIRON_ON_DISCONNECT, DetachedResponse
 
 
@@ -80,9 +82,13 @@ class JsonErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
     def execute(self) -> None:
         """Write the error and close the connection."""
         fault = self.request.error
-        body = json.dumps(error_document(_translated(fault), None)).encode()
+        error = _translated(fault)
+        identity = wished_id(self.request.headers.get(REQUEST_ID.upper().replace("-", "_")))
+        body = json.dumps(error_document(error, identity)).encode()
         self.status = f"{fault.code} {fault.reason}"
-        self.response_headers.append(("Content-Type", "application/json"))
+        self.response_headers += [("Content-Type", "application/json"), (REQUEST_ID, identity)]
+        if error.code in RETRY_SECONDS:
+            self.response_headers.append(("Retry-After", str(RETRY_SECONDS[error.code])))
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
@@ -95,6 +101,8 @@ def _translated(fault: Error) -> MlxkError:
         return PayloadTooLargeError("The request body is larger than the server takes.")
     if fault.code == 431:
         return PayloadTooLargeError("The request headers are larger than the server takes.")
+    if fault.code == 503:
+        return ServerShutdownError("The server is shutting down.", hint="Send the request again in a moment.")
     if fault.code >= 500 and fault.code != 501:
         return InternalError("The server met an unexpected condition; its log says more.")
     return ValidationError("The request is not well-formed HTTP.")

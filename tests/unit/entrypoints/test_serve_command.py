@@ -14,14 +14,13 @@ from mlxk.entrypoints.server_settings import ServerAddress, ServerSettings
 from mlxk.entrypoints.settings import read_settings
 
 
-def serve(*arguments: str, status: int = 0, ready: bool = True, **variables: str) -> tuple[int, list[ServerSettings]]:
+def serve(*arguments: str, status: int = 0, **variables: str) -> tuple[int, list[ServerSettings]]:
     """Run the command with a server that only notes how it was called."""
     seen: list[ServerSettings] = []
 
     def fake(settings: Any, server: ServerSettings, announce: Any) -> int:
         seen.append(server)
-        if ready:
-            announce(ServerAddress(host=server.host, port=server.port or 4321))
+        announce(ServerAddress(host=server.host, port=server.port or 4321))
         return status
 
     def unused(*_: Any) -> Any:
@@ -127,4 +126,4 @@ def test_with_json_the_ready_line_is_one_document(capsys: pytest.CaptureFixture[
 
 def test_the_status_of_the_server_is_the_status_of_the_command() -> None:
     assert serve(status=1)[0] == 1
-    assert serve(status=0, ready=False)[0] == 1
+    assert serve(status=0)[0] == 0
