@@ -35,6 +35,8 @@ _DOCUMENTS = (
     names.PYTORCH_INDEX,
     TEMPLATE_DOCUMENT,
 )
+_END_BYTES = 64
+"""Holds the last brace of a JSON object and the blanks some writers put behind it."""
 _MAX_TEMPLATE_BYTES = 1024 * 1024
 _HEADER_GUESS_BYTES = 32 * 1024
 """Holds the whole header of most small files, so that one read is enough."""
@@ -70,6 +72,7 @@ def read_snapshot(
         expected={entry.path: entry.size_bytes for entry in manifest or ()},
         source_repo=source_repo,
         unread=tuple(reader.unread),
+        cut=reader.cut(),
     )
 
 
@@ -104,6 +107,12 @@ class _Reader:
             if path not in self.beginnings:
                 self._read(path, len(marker))
         return tuple(path for path in short if self.beginnings[path] == marker)
+
+    def cut(self) -> tuple[str, ...]:
+        """Return the JSON documents too long to be read here that do not end as JSON objects do."""
+        path = names.TOKENIZER
+        end = self.files.read_end(self.directory, path, _END_BYTES) if path in self.sizes else None
+        return () if end is None or end.rstrip().endswith(b"}") else (path,)
 
     def card(self) -> ModelCard:
         return read_card(self._read(names.README, MAX_CARD_BYTES) or b"") if names.README in self.sizes else ModelCard()

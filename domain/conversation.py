@@ -4,6 +4,7 @@ import enum
 
 import attrs
 
+from mlxk.domain.errors import ValidationError
 from mlxk.domain.media import DecodedImage
 from mlxk.domain.sound import DecodedSound
 
@@ -69,7 +70,13 @@ class Conversation:
 
     @classmethod
     def of(cls, prompt: str, system: str | None = None, tools: tuple[str, ...] = ()) -> "Conversation":
-        """Build a conversation of one user turn, with an optional system prompt before it."""
+        """Build a conversation of one user turn, with an optional system prompt before it.
+
+        Raises:
+            ValidationError: One of them is no text; see ``require_whole``.
+        """
+        require_whole(prompt, "prompt")
+        require_whole(system or "", "system")
         opening = (Message(Role.SYSTEM, system),) if system else ()
         return cls((*opening, Message(Role.USER, prompt)), tools)
 
@@ -92,3 +99,20 @@ class Conversation:
     def with_turn(self, role: Role, content: str) -> "Conversation":
         """Return this conversation with one more turn."""
         return attrs.evolve(self, messages=(*self.messages, Message(role, content)))
+
+
+def require_whole(text: str, field: str) -> None:
+    """Refuse a text that holds half a surrogate pair: bytes that are not UTF-8 come so from a command line.
+
+    Args:
+        text: The text.
+        field: What the user knows it by.
+
+    Raises:
+        ValidationError: It does.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        fault = "is not UTF-8 text (or holds half a surrogate pair)"
+        raise ValidationError.in_field(field, fault, hint="Convert it to UTF-8, for example with iconv.") from None

@@ -12,7 +12,7 @@ import attrs
 
 from mlxk.domain.capabilities import Backend
 from mlxk.domain.computation import Computation
-from mlxk.domain.conversation import Conversation, ToolCall
+from mlxk.domain.conversation import Conversation, ToolCall, require_whole
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.grammar import Grammar
 from mlxk.domain.model import ModelHandle
@@ -325,6 +325,8 @@ class GenerationRequest:
         """
         if not isinstance(self.prompt, (str, tuple, Conversation)):
             raise ValidationError("prompt must be text, tokens or a conversation")
+        if isinstance(self.prompt, str):
+            require_whole(self.prompt, "prompt")
         self.settings.validate()
         self.computation.validate()
 

@@ -74,7 +74,9 @@ def _layout_fault(snapshot: ModelSnapshot) -> HealthReport | None:
     files = tuple(path for path, header in damaged.items() if header.damage is worst)
     missing = sum(damaged[path].missing_bytes for path in files)
     amount = f" ({missing} bytes missing)" if missing else ""
-    return unhealthy(f"Damaged safetensors, {worst.value}: {listed(files)}{amount}", files, missing or None)
+    tensor = damaged[files[0]].misshapen
+    first = f" (first tensor: {tensor})" if tensor else ""
+    return unhealthy(f"Damaged safetensors, {worst.value}: {listed(files)}{first}{amount}", files, missing or None)
 
 
 def _size_fault(snapshot: ModelSnapshot) -> HealthReport | None:
@@ -115,6 +117,8 @@ def _tokenizer_fault(snapshot: ModelSnapshot) -> HealthReport | None:
             return unhealthy(reason, (TOKENIZER_CONFIG,))
         if not isinstance(document.value, dict):
             return unhealthy(f"{TOKENIZER_CONFIG} exists but invalid", (TOKENIZER_CONFIG,))
+    if snapshot.cut:
+        return unhealthy(f"Cut short, no whole JSON object: {listed(snapshot.cut)}", snapshot.cut)
     if has_tokenizer(snapshot) or not (stated or _needs_tokenizer(snapshot)):
         return None
     expected = tuple(path for path in ("tokenizer.json", "tokenizer.model") if path in snapshot.expected)[:1]

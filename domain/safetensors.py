@@ -1,15 +1,16 @@
 """The header of a safetensors file: what it promises, checked against the size of the file.
 
 A file is 8 bytes of header length (little endian), the header (JSON: tensor name to type, shape and byte range), then
-the tensors' bytes. Owns reading that header, finding truncated and overlapping files without touching their data, and
-counting parameters. Formula for a quantized layer: elements of the packed ``uint32`` weight * 32 / bits; its scales and
-biases are not parameters.
+the tensors' bytes. Owns reading that header, finding truncated and overlapping files and shapes that do not fit their
+bytes without touching the data, and counting parameters. Formula for a quantized layer: elements of the packed
+``uint32`` weight * 32 / bits; its scales and biases are not parameters.
 """
 
 import enum
 import math
 from collections.abc import Iterable, Mapping
-from operator import le
+from operator import le, mul
+from typing import Any
 
 import attrs
 import orjson
@@ -24,6 +25,19 @@ PREFIX_BYTES = 8
 
 _PACKED_BITS = 32
 
+_MAX_DIMENSIONS = 64
+"""No library has arrays of more; it keeps the product of a hostile shape small."""
+
+_BITS = {
+    **dict.fromkeys(("F4",), 4),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 8),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
+    **dict.fromkeys(("U32", "I32", "F32"), 32),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
+}
+"""How wide an element of each type is. Types that are not here may come with later versions of the format."""
+
 
 class Damage(enum.Enum):
     """What is wrong with a file, as far as its header tells."""
@@ -31,6 +45,7 @@ class Damage(enum.Enum):
     TRUNCATED = "truncated"
     OVERLAPPING = "overlapping tensors"
     OVERLONG = "longer than its header says"
+    MISSHAPEN = "shape does not fit its bytes"
     INVALID = "header cannot be read"
 
 
@@ -47,6 +62,8 @@ class SafetensorsHeader:
     damage: Damage | None = None
     missing_bytes: int = 0
     """How many bytes a truncated file lacks at least."""
+    misshapen: str | None = None
+    """The first tensor whose shape does not fit its bytes; None when all fit, or the file is damaged otherwise."""
 
     @property
     def written_for_mlx(self) -> bool:
@@ -84,12 +101,15 @@ def read_header(data: bytes, size_bytes: int) -> SafetensorsHeader:
     if end is None:
         return SafetensorsHeader(damage=Damage.INVALID)
     missing = span + end - size_bytes
+    damage = Damage.OVERLAPPING if overlapping else _misfit(missing)
+    misshapen = None if damage or _all_shapes_fit(tensors) else _first_misshapen(tensors)
     return SafetensorsHeader(
         tensors=tensors,
         metadata=metadata if isinstance(metadata, dict) else {},
         data_bytes=end,
-        damage=Damage.OVERLAPPING if overlapping else _misfit(missing),
+        damage=damage if misshapen is None else Damage.MISSHAPEN,
         missing_bytes=max(0, missing),
+        misshapen=misshapen,
     )
 
 
@@ -135,6 +155,42 @@ def _extent(tensors: Iterable[object]) -> tuple[int | None, bool]:
     return max((end for _, end in filled), default=0), overlapping
 
 
+def _all_shapes_fit(tensors: Mapping[str, Any]) -> bool:
+    """Whether all is well, told quickly, as it is of nearly every file; otherwise each has to be looked at.
+
+    A listing looks at every tensor of every model: hence operations on whole lists again.
+    """
+    values = tensors.values()
+    try:
+        shapes = [tensor["shape"] for tensor in values]
+        bits = [_BITS[tensor["dtype"]] for tensor in values]
+        # Written as JSON again, whole numbers from 0 in one list each are digits and nothing else.
+        written = orjson.dumps(shapes)
+        if written.translate(None, b"0123456789,[]") or written.count(b"[") != len(shapes) + 1:
+            return False
+        if max(map(len, shapes), default=0) > _MAX_DIMENSIONS:
+            return False
+        lengths = [8 * (end - begin) for begin, end in [tensor["data_offsets"] for tensor in values]]
+        return [*map(mul, bits, map(math.prod, shapes))] == lengths
+    except (KeyError, TypeError):
+        return False
+
+
+def _first_misshapen(tensors: Mapping[str, Any]) -> str | None:
+    """Return the first tensor whose shape is none or does not fit its bytes; None when all do."""
+    return next((name for name, tensor in tensors.items() if not _fits(tensor)), None)
+
+
+def _fits(tensor: Mapping[str, Any]) -> bool:
+    """Whether a tensor's shape fits its bytes, as far as its type is known."""
+    elements = _elements(tensor)
+    dtype = tensor.get("dtype")
+    if elements is None or not isinstance(dtype, str):
+        return False
+    begin, end = tensor["data_offsets"]
+    return dtype not in _BITS or elements[0] * _BITS[dtype] == 8 * (end - begin)
+
+
 def count_parameters(headers: Iterable[SafetensorsHeader], quantization: Mapping[str, object]) -> int | None:
     """Count the parameters of a model, unpacking quantized weights.
 
@@ -147,7 +203,7 @@ def count_parameters(headers: Iterable[SafetensorsHeader], quantization: Mapping
     """
     shapes: dict[str, tuple[int, object]] = {}
     for header in headers:
-        if header.damage in {Damage.INVALID, Damage.OVERLAPPING}:
+        if header.damage in {Damage.INVALID, Damage.OVERLAPPING, Damage.MISSHAPEN}:
             return None
         for name, tensor in header.tensors.items():
             elements = _elements(tensor)
@@ -169,7 +225,9 @@ def _elements(tensor: object) -> tuple[int, object] | None:
     if not isinstance(tensor, dict):
         return None
     shape = tensor.get("shape")
-    if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < 2**48 for size in shape):
+    if not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS:
+        return None
+    if not all(type(size) is int and 0 <= size < 2**48 for size in shape):
         return None
     return math.prod(shape), tensor.get("dtype")
 

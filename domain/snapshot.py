@@ -14,6 +14,7 @@ from mlxk.domain.model_card import ModelCard
 from mlxk.domain.safetensors import SafetensorsHeader
 
 CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 PREPROCESSOR_CONFIG = "preprocessor_config.json"
 PROCESSOR_CONFIG = "processor_config.json"
@@ -57,6 +58,8 @@ class ModelSnapshot:
     """The repository a workspace was made from."""
     unread: tuple[str, ...] = ()
     """Files that were listed and then could not be read, because another process removed them or forbids it."""
+    cut: tuple[str, ...] = ()
+    """JSON documents that were not read whole and do not end as JSON objects do."""
     unreadable: str | None = None
     """Why the directory could not be listed; None when it could."""
 

@@ -4,6 +4,7 @@ An index says which file holds which tensor. It is only rebuilt over weights tha
 happens to be here would make half a model look whole.
 """
 
+import itertools
 import re
 from collections.abc import Mapping
 
@@ -12,9 +13,12 @@ from mlxk.domain.safetensors import SafetensorsHeader
 
 NAMED_AT_MOST = 5
 
+LISTED_AT_MOST = 1000
+"""Layers listed; a config may count more of them than fit into memory."""
+
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 _OTHER_STACK = re.compile(r"visi|visual|image|audio|speech|encoder|tower|mtp")
-_LAYER = re.compile(r"(.*\b(?:layers|h|blocks|block))\.(\d+)\.")
+_LAYER = re.compile(r"(.*\b(?:layers|h|blocks|block))\.(\d{1,9})\.")
 
 
 def build_index(headers: Mapping[str, SafetensorsHeader]) -> dict[str, object]:
@@ -64,24 +68,27 @@ def absent_tensors(old_index: Mapping[str, object], paths: list[str], present: f
     return sorted(tensor for tensor, path in weight_map.items() if path not in here and tensor not in present)
 
 
-def absent_layers(config: Mapping[str, object], present: frozenset[str]) -> list[str]:
-    """Return the layers that the config counts and no tensor belongs to, by the name of the stack, in order.
+def absent_layers(config: Mapping[str, object], present: frozenset[str]) -> tuple[list[str], int]:
+    """Return the layers that the config counts and no tensor belongs to, and how many there are.
 
+    They are named with their stack, in order, and no more than ``LISTED_AT_MOST``.
     Stacks for pictures and sound are not judged, nor is a model whose config does not count, or counts too little.
     """
     nested = config.get("text_config")
     count = (nested if isinstance(nested, dict) else config).get("num_hidden_layers", config.get("num_hidden_layers"))
     if type(count) is not int or count < 1:
-        return []
+        return [], 0
     stacks: dict[str, set[int]] = {}
     for match in filter(None, map(_LAYER.match, present)):
         if not _OTHER_STACK.search(match[1]):
             stacks.setdefault(match[1], set()).add(int(match[2]))
     longest = max((max(numbers) + 1 for numbers in stacks.values()), default=0)
     if not stacks or longest > count or any(len(numbers) == count for numbers in stacks.values()):
-        return []
+        return [], 0
     name, numbers = max(stacks.items(), key=lambda stack: (len(stack[1]), stack[0]))
-    return [f"{name}.{number}" for number in range(count) if number not in numbers]
+    missing = (number for number in range(count) if number not in numbers)
+    listed = [f"{name}.{number}" for number in itertools.islice(missing, LISTED_AT_MOST)]
+    return listed, count - len(numbers)
 
 
 def require_complete(
@@ -90,18 +97,26 @@ def require_complete(
     """Make sure that the files do not tell of others that are not here.
 
     Raises:
-        ConversionFailedError: They do; the message names the first tensors or files, ``detail`` all of them.
+        ConversionFailedError: They do; the message names the first tensors or files, ``detail`` many of them.
     """
     shards = absent_shards(paths)
     tensors = absent_tensors(old_index, paths, present) if shards else []
-    missing = tensors or absent_layers(config, present) or shards
+    layers, layer_count = ([], 0) if tensors else absent_layers(config, present)
+    missing = tensors or layers or shards
     if missing:
-        raise incomplete(missing, shards)
+        raise incomplete(missing, shards, layer_count or len(missing))
 
 
-def incomplete(tensors: list[str], shards: list[str] | None = None) -> ConversionFailedError:
-    """Return the error that names what is missing."""
-    more = f" and {len(tensors) - NAMED_AT_MOST} more" if len(tensors) > NAMED_AT_MOST else ""
+def incomplete(tensors: list[str], shards: list[str] | None = None, count: int | None = None) -> ConversionFailedError:
+    """Return the error that names what is missing.
+
+    Args:
+        tensors: What is missing, or the first of it.
+        shards: The files that are absent.
+        count: How much is missing, when ``tensors`` is only the first of it.
+    """
+    left = (count or len(tensors)) - NAMED_AT_MOST
+    more = f" and {left} more" if left > 0 else ""
     files = f" (absent: {', '.join(shards[:NAMED_AT_MOST])})" if shards else ""
     named = ", ".join(tensors[:NAMED_AT_MOST])
     return ConversionFailedError(

@@ -107,10 +107,17 @@ class _HeldInterrupt:
 
 
 def _open_streams() -> None:
-    """Put something in the place of standard streams that were closed for us, such as by ``>&-``."""
-    for name in ("stdout", "stderr"):
+    """Put something in the place of standard streams that were closed for us, such as by ``>&-``.
+
+    A file gets the lowest free descriptor, so each takes its stream's own when they are opened in this order. Left
+    free, it would go to the next file, which libraries then take for the stream.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long-lived as the process
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(descriptor, True)
+            # As with the interpreter's own, the descriptor lives as long as the process.
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _leave(status: int) -> None:

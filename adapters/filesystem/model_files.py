@@ -44,19 +44,31 @@ class FilesystemModelFiles(ModelFiles):
 
     def read(self, directory: str, path: str, limit: int) -> bytes | None:
         """Return the first ``limit`` bytes of one regular file, or None when it does not exist or cannot be read."""
-        if path.startswith("/") or ".." in path.split("/"):
+        return _read(directory, path, limit, at_end=False)
+
+    def read_end(self, directory: str, path: str, limit: int) -> bytes | None:
+        """Return the last ``limit`` bytes of one regular file, or None when it does not exist or cannot be read."""
+        return _read(directory, path, limit, at_end=True)
+
+
+def _read(directory: str, path: str, limit: int, at_end: bool) -> bytes | None:
+    if path.startswith("/") or ".." in path.split("/"):
+        return None
+    try:
+        descriptor = os.open(f"{directory}/{path}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             return None
-        try:
-            descriptor = os.open(f"{directory}/{path}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except (OSError, ValueError):
-            return None
-        try:
-            status = os.fstat(descriptor)
-            return _first_bytes(descriptor, min(limit, status.st_size)) if stat.S_ISREG(status.st_mode) else None
-        except OSError:
-            return None
-        finally:
-            os.close(descriptor)
+        if at_end and status.st_size > limit:
+            os.lseek(descriptor, -limit, os.SEEK_END)
+        return _first_bytes(descriptor, min(limit, status.st_size))
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def _scan(base: str, folder: str, files: list[tuple[str, int]], dangling: list[str]) -> list[tuple[str, str]]:

@@ -239,7 +239,10 @@ def _translated(error: Exception, name: str, revision: str | None, access: HubAc
         return NetworkError(f"the hub is not well (HTTP {status})", hint="Try again later; what arrived is kept.")
     if status:
         return DownloadFailedError(f"the hub refuses the request for '{name}' (HTTP {status})")
-    return NetworkError(f"the hub at {access.address} cannot be reached: {reason_of(error)}")
+    return NetworkError(
+        f"the hub at {access.address} cannot be reached: {reason_of(error)}",
+        hint="See whether this machine is online and, where HF_ENDPOINT is set, whether that is the hub's address.",
+    )
 
 
 def reason_of(error: BaseException) -> str:

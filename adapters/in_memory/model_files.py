@@ -52,3 +52,8 @@ class InMemoryModelFiles(ModelFiles):
         """Return the first ``limit`` bytes of one file, or None when there is none."""
         content = self.directories.get(directory, {}).get(path)
         return None if content is None else content[:limit]
+
+    def read_end(self, directory: str, path: str, limit: int) -> bytes | None:
+        """Return the last ``limit`` bytes of one file, or None when there is none."""
+        content = self.directories.get(directory, {}).get(path)
+        return None if content is None else content[max(0, len(content) - limit) :]

@@ -13,10 +13,11 @@ from typing import Any
 import attrs
 
 from mlxk.adapters.mlx.detokenizer import TokenDecoder
-from mlxk.adapters.mlx.generation_config import generation_defaults
+from mlxk.adapters.mlx.generation_config import generation_defaults, unusable_settings
 from mlxk.adapters.mlx.grammar import GrammarCompiler
 from mlxk.adapters.mlx.imports import import_failure, import_mlx_lm
 from mlxk.adapters.mlx.loading_failure import loading_failure
+from mlxk.adapters.mlx.side_files import require_regular
 from mlxk.adapters.mlx.templates import PromptRenderer
 from mlxk.adapters.mlx.tokenizer_access import keep_no_words, unwrapped
 from mlxk.domain.detection import context_length
@@ -63,6 +64,8 @@ class LoadedModel:
     grammars: GrammarCompiler
     defaults: GenerationSettings
     """What the model's generation_config asks for."""
+    ignored_settings: tuple[str, ...]
+    """What it asks for that cannot be used, by the names of the fields, or ``*`` for the whole file."""
     weight_bytes: int
     cache_bytes_per_token: int
     """What a token takes in a cache at most, as the config says; 0 when it does not."""
@@ -99,7 +102,7 @@ def load_model(handle: ModelHandle, adapter: str | None = None) -> LoadedModel:
     except MlxkError:
         raise
     except Exception as error:
-        raise loading_failure(error, handle.name, "has an architecture mlx-lm does not know") from error
+        raise loading_failure(error, handle, "has an architecture mlx-lm does not know") from error
     return assemble(handle, identity_of(handle, adapter), network, tokenizer, config)
 
 
@@ -125,6 +128,7 @@ def assemble(
     renderer = PromptRenderer(tokenizer, context)
     vocabulary = tokenizer.get_vocab()
     end_tokens = frozenset(tokenizer.eos_token_ids)
+    defaults, ignored = _sampling(handle)
     return LoadedModel(
         handle=handle,
         identity=identity,
@@ -140,10 +144,20 @@ def assemble(
         head_size=_head_size(_text_config(config)),
         end_tokens=end_tokens,
         grammars=GrammarCompiler(tokenizer, end_tokens),
-        defaults=generation_defaults(_read_json(os.path.join(handle.directory, "generation_config.json"))),
+        defaults=defaults,
+        ignored_settings=ignored,
         weight_bytes=weight_bytes(handle.directory),
         cache_bytes_per_token=cache_bytes_per_token(config),
     )
+
+
+def _sampling(handle: ModelHandle) -> tuple[GenerationSettings, tuple[str, ...]]:
+    """Return what the model's generation_config asks for, and what of it cannot be used."""
+    path = os.path.join(handle.directory, "generation_config.json")
+    stated = _object_in(path)
+    if stated is None:
+        return GenerationSettings(), ("*",) if os.path.exists(path) else ()
+    return generation_defaults(stated), unusable_settings(stated)
 
 
 def weight_bytes(directory: str) -> int:
@@ -213,11 +227,12 @@ def read_config(handle: ModelHandle) -> Mapping[str, Any]:
     """Return a model's config.json.
 
     Raises:
-        UnhealthyModelError: There is none that can be read.
+        UnhealthyModelError: There is none that can be read, or a file beside it is no regular one.
         UntrustedModelCodeError: It asks for the model's own code to be executed.
     """
     if not os.path.isabs(handle.directory) or not os.path.isdir(handle.directory):
         raise UnhealthyModelError(f"'{handle.name}' has no directory to load from.")
+    require_regular(handle)
     config = _read_json(os.path.join(handle.directory, "config.json"))
     if not config:
         raise UnhealthyModelError(f"'{handle.name}' has no readable config.json.", hint="Download the model again.")
@@ -230,12 +245,17 @@ def read_config(handle: ModelHandle) -> Mapping[str, Any]:
 
 def _read_json(path: str) -> Mapping[str, Any]:
     """Return the object in a file; empty when there is no file or no object in it."""
+    return _object_in(path) or {}
+
+
+def _object_in(path: str) -> Mapping[str, Any] | None:
+    """Return the object in a file; None when there is no file or no object in it."""
     try:
         with open(path, encoding="utf-8") as file:
             value = json.load(file)
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _weight_files(directory: str) -> list[str]:

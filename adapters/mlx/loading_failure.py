@@ -6,6 +6,7 @@ directories.
 
 import re
 
+from mlxk.adapters.mlx import side_files
 from mlxk.domain.errors import (
     BackendNotInstalledError,
     ExecutionError,
@@ -14,6 +15,7 @@ from mlxk.domain.errors import (
     UnhealthyModelError,
     UntrustedModelCodeError,
 )
+from mlxk.domain.model import ModelHandle
 
 _OF_FILES = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, AssertionError, IndexError, OSError)
 """What the libraries raise for a config, weights or tokenizer that are not what they expect."""
@@ -21,20 +23,22 @@ _OF_FILES = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, A
 _READING_FAILED = ("[load_safetensors]", "[read]")
 """How MLX's own errors begin when a weight file cannot be read."""
 
+_TOKENIZER_MODULE = re.compile(r"^(transformers|mlx_lm)\..*tokeniz")
+
 _LACKING_SETTINGS = re.compile(r"missing \d+ required (?:positional|keyword-only) arguments?: (.+)", re.DOTALL)
 _WEIGHTS = re.compile(r"(?P<kind>Missing|Received) (?P<count>\d+) parameters(?: not in model)?:\s*(?P<first>[^\s,]+)")
 _SHAPES = re.compile(r"Expected shape (\(.*?\)) but received shape (\(.*?\)) for parameter (\S+)")
 
 
-def loading_failure(error: Exception, name: str, unknown: str) -> MlxkError:
+def loading_failure(error: Exception, handle: ModelHandle, unknown: str) -> MlxkError:
     """Return the error that says why a model could not be loaded.
 
     Args:
         error: What a library raised.
-        name: What people call the model.
+        handle: The model.
         unknown: What is so of a model whose architecture the library does not know; goes on from the model's name.
     """
-    reason = str(error)
+    reason, name = str(error), handle.name
     if isinstance(error, FileNotFoundError):
         return UnhealthyModelError(f"'{name}' lacks files.", hint=f"See: mlxk health {name}")
     if "trust_remote_code" in reason or "custom code" in reason:
@@ -44,12 +48,31 @@ def loading_failure(error: Exception, name: str, unknown: str) -> MlxkError:
     if isinstance(error, ImportError):
         package = f" ({error.name})" if error.name else ""
         return BackendNotInstalledError(f"Running '{name}' needs a package that is not installed{package}.")
+    unreadable = side_files.unreadable(handle)
+    if unreadable is not None:
+        return unreadable
+    if _in_tokenizer(error):
+        return UnhealthyModelError(
+            f"The tokenizer of '{name}' cannot be used ({type(error).__name__}).",
+            hint="Download the model again, or take tokenizer.json and tokenizer_config.json from where its weights "
+            "come from.",
+        )
     if isinstance(error, _OF_FILES) or reason.startswith(_READING_FAILED):
         return UnhealthyModelError(
             f"The files of '{name}' do not fit together: {misfit(error) or type(error).__name__}.",
             hint="Download the model again, or take config.json from where its weights come from.",
         )
     return ExecutionError(f"'{name}' could not be loaded ({type(error).__name__}).")
+
+
+def _in_tokenizer(error: Exception) -> bool:
+    """Whether a library raised this while it read a tokenizer, as the names of its modules tell."""
+    trace = error.__traceback__
+    while trace is not None:
+        if _TOKENIZER_MODULE.search(trace.tb_frame.f_globals.get("__name__", "")):
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def misfit(error: Exception) -> str | None:

@@ -242,6 +242,10 @@ class Residency:
         model = _load(wanted)
         seconds = self._clock.monotonic() - began
         self._log.info("loaded a model", model=model.name, bytes=model.weight_bytes, seconds=round(seconds, 3))
+        # Only models that write text have any; the others are not asked how to sample.
+        ignored = getattr(model, "ignored_settings", ())
+        if ignored:
+            self._log.warning("generation_config.json asks for what cannot be used", model=model.name, ignored=ignored)
         resident = self._residents[identity] = Resident(model, self._clock.monotonic())
         return resident
 

@@ -29,7 +29,16 @@ _ARGUMENTS = "messages[{}].tool_calls[{}].function.arguments"
 _SURROGATE = "\\ud"
 """How half of a character is written in JSON, in lower case."""
 
-_TEMPLATE_FAULTS = (TypeError, ValueError, LookupError, AttributeError, AssertionError, RecursionError)
+_TEMPLATE_FAULTS = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+)
 """What templates raise for values they were not written for."""
 
 _PLAIN_TEXT_HINT = "Give it one prompt as plain text; it will be continued."
@@ -151,6 +160,7 @@ class PromptRenderer:
                 tokenize=False,
                 **options,
             )
+            str(text).encode()  # Templates can write half a surrogate pair, which tokenizers choke on.
         return str(text)
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:

@@ -37,3 +37,7 @@ class ModelFiles(Protocol):
     @abstractmethod
     def read(self, directory: str, path: str, limit: int) -> bytes | None:
         """Return the first ``limit`` bytes of one file, or None when it does not exist or cannot be read."""
+
+    @abstractmethod
+    def read_end(self, directory: str, path: str, limit: int) -> bytes | None:
+        """Return the last ``limit`` bytes of one file, or None when it does not exist or cannot be read."""

@@ -17,7 +17,7 @@ from mlxk.domain.computation import Computation
 from mlxk.domain.conversation import Conversation
 from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation import GenerationRequest, GenerationSettings
-from mlxk.domain.model import ModelDescription
+from mlxk.domain.model import ModelDescription, ModelDetails
 from mlxk.domain.speech import SpeechTask, require_speech
 
 _OTHER_WAYS = (
@@ -78,6 +78,7 @@ class GenerateText:
             question: What to ask it, and how.
         """
         require_text_model(description)
+        self._require_template(description, question)
         computation = question.computation
         if question.draft_reference is not None:
             draft = self.resolve(question.draft_reference)
@@ -96,6 +97,18 @@ class GenerateText:
         require_memory(description, self.memory, warn=None if strict else self.log)
         return self.generator.submit(request.routed(description.text_backends))
 
+    def _require_template(self, description: ModelDescription, question: Question) -> None:
+        """Refuse what the model's chat template would leave out; only then are its files read once more."""
+        offers_tools = isinstance(question.prompt, Conversation) and bool(question.prompt.tools)
+        if not offers_tools and not question.thinking:
+            return
+        details = self.describe.details(description.handle)
+        if offers_tools:
+            require_tools(details, hint="Leave out --tools, or choose a model that takes them; see: mlxk show MODEL")
+        if question.thinking:
+            hint = "Leave out --thinking, or choose a model that reasons; see: mlxk show MODEL"
+            require_reasoning(details, "thinking", hint)
+
 
 def require_vision_model(description: ModelDescription) -> None:
     """Refuse a model that cannot look at images, and say so.
@@ -108,6 +121,36 @@ def require_vision_model(description: ModelDescription) -> None:
             f"'{description.handle.name}' is a text model and cannot look at images",
             hint="Models that can have 'vision' among their capabilities; see: mlxk list",
         )
+
+
+def require_tools(details: ModelDetails, hint: str) -> None:
+    """Refuse tools to choose from where the model's chat template leaves them out.
+
+    Args:
+        details: Of the model.
+        hint: What to do instead.
+
+    Raises:
+        CapabilityError: It does.
+    """
+    if details.chat_template and not details.supports_tools:
+        name = details.description.handle.label
+        raise CapabilityError.in_field("tools", f"'{name}' cannot be told about tools", hint=hint)
+
+
+def require_reasoning(details: ModelDetails, field: str, hint: str) -> None:
+    """Refuse to have a model reason that does not; not to have it reason is no more than it does.
+
+    Args:
+        details: Of the model.
+        field: How the request asks for it.
+        hint: What to do instead.
+
+    Raises:
+        CapabilityError: It does not.
+    """
+    if details.chat_template and not details.supports_reasoning:
+        raise CapabilityError.in_field(field, f"'{details.description.handle.label}' does not reason", hint=hint)
 
 
 def require_text_model(description: ModelDescription) -> None:

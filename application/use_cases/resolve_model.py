@@ -122,6 +122,8 @@ def _only_match(wanted: str, known: Iterable[str]) -> str | None:
 
 def _not_found(ref: ModelRef, known: Iterable[str]) -> ModelNotFoundError:
     """Build the error for a name that means nothing here, with close names if there are any."""
+    if "://" in ref.name:
+        return ModelNotFoundError(f"no model found matching '{ref}', which is an address", hint="Write only ORG/NAME.")
     import difflib  # noqa: PLC0415 - needed on failure only, and the other commands start faster without it
 
     full_names = {name.rpartition("/")[2].lower(): name for name in sorted(known)} | {

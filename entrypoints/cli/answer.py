@@ -3,6 +3,8 @@
 The answer goes to standard output, since it is data; what the model thinks goes to standard error, since it is talk.
 """
 
+import json
+
 import attrs
 
 from mlxk.application.ports.text_generator import TextStream
@@ -80,7 +82,13 @@ class AnswerReader:
 
 def call_line(call: ToolCall) -> str:
     """Return a call that the model makes as one line of JSON."""
-    return f'{{"name": "{call.name}", "arguments": {call.arguments}}}'
+    return f'{{"name": {json.dumps(call.name, ensure_ascii=False)}, "arguments": {call.arguments}}}'
+
+
+def say_notes(output: Output, finished: Finished) -> None:
+    """Tell on standard error what was done otherwise than usual."""
+    for note in finished.notes:
+        output.note(f"[{note}]")
 
 
 def say_why_cut(output: Output, finished: Finished, asked: int | None, chatting: bool = False) -> None:

@@ -17,7 +17,7 @@ MAX_FILE_BYTES = 4 * 1024 * 1024
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    group = parser.add_argument_group("computing", "These trade memory against speed; the text stays what it is.")
+    group = parser.add_argument_group("computing", "Most of these trade memory against speed.")
     group.add_argument("--draft-model", metavar="MODEL", help="a smaller model of the same family proposes tokens")
     group.add_argument("--adapter", metavar="DIR", help="apply a LoRA adapter")
     group.add_argument("--kv-bits", type=int, metavar="N", help="keep keys and values in 8, 4 or 2 bits")
@@ -26,10 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def computation(arguments: argparse.Namespace) -> "Computation":
-    """Return how to compute."""
+    """Return how to compute.
+
+    Raises:
+        ValidationError: The adapter's path is empty.
+    """
     from mlxk.domain.computation import Computation
 
-    adapter = os.path.abspath(os.path.expanduser(arguments.adapter)) if arguments.adapter else None
+    if arguments.adapter == "":
+        raise ValidationError("--adapter: the path is empty", hint="Name the directory of a LoRA adapter.")
+    adapter = None if arguments.adapter is None else os.path.abspath(os.path.expanduser(arguments.adapter))
     return Computation(adapter=adapter, kv_bits=arguments.kv_bits, max_kv_size=arguments.max_kv_size)
 
 
@@ -52,16 +58,21 @@ def tools(arguments: argparse.Namespace) -> tuple[str, ...]:
     """Return the functions on offer, each as JSON text.
 
     Raises:
-        StorageError, ValidationError: The file cannot be read, or is not a JSON array of objects.
+        StorageError, ValidationError: The file cannot be read, or is not a JSON array of function definitions.
     """
     if arguments.tools is None:
         return ()
+    from mlxk.entrypoints.cli.tool_faults import tool_faults
+
     try:
         definitions = json.loads(_read(arguments.tools, "--tools"))
     except (ValueError, RecursionError) as error:
         raise ValidationError(f"--tools: '{arguments.tools}' is not valid JSON") from error
-    if not isinstance(definitions, list) or not all(isinstance(each, dict) for each in definitions):
-        raise ValidationError(f"--tools: '{arguments.tools}' must be a JSON array of function definitions")
+    if faults := tool_faults(definitions):
+        raise ValidationError(
+            f"--tools: '{arguments.tools}': {'; '.join(faults)}",
+            hint='Each entry looks like {"type": "function", "function": {"name": "…", "parameters": {…}}}.',
+        )
     return tuple(json.dumps(each) for each in definitions)
 
 

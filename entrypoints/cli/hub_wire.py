@@ -6,6 +6,7 @@ from mlxk.application.use_cases.remove_model import RemoveResult
 from mlxk.domain.download import SkipReason
 from mlxk.domain.health import HealthReport
 from mlxk.domain.model import Origin
+from mlxk.entrypoints.cli.printable import printable
 from mlxk.entrypoints.cli.sizes import decimal_size
 
 Json = dict[str, object]
@@ -39,7 +40,7 @@ def pulled_text(result: PullResult) -> str:
         lines += [f"  not fetched: {file.path} ({file.reason.value})" for file in told]
     if result.report and not result.report.healthy and result.status is PullStatus.SUCCESS:
         lines.append(f"  unhealthy: {result.report.reason}")
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def removed(result: RemoveResult) -> Json:
@@ -65,7 +66,7 @@ def removed_text(result: RemoveResult) -> str:
     lines = [f"rm: {_remove_message(result)}"]
     if len(result.removals) > 1:
         lines += [f"  {removal.name}  {decimal_size(removal.size_bytes)}" for removal in result.removals]
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def health_fields(report: HealthReport | None) -> Json:

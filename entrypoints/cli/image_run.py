@@ -95,14 +95,18 @@ class _Printer:
             InterruptedRunError: The user interrupted; what was said until then is delivered.
             MlxkError: Whatever made a chunk fail; the ones before it are printed.
         """
+        from mlxk.entrypoints.cli.answer import say_notes
+
         while (chunk := self._next(described)) is not None:
             self._answers.append(self._read(chunk))
+        whole = _joined(self._answers)
         if self._output.as_json:
             from mlxk.entrypoints.cli import wire
 
-            whole = _joined(self._answers)
             shown = not self._arguments.no_reasoning
             self._output.document("run", wire.answer(self._arguments.model, self._showing.prompt, whole, shown))
+        else:
+            say_notes(self._output, whole.finished)
 
     def _next(self, described: "Iterator[Described]") -> "Described | None":
         from mlxk.entrypoints.cli.spinner import Spinner

@@ -3,6 +3,8 @@
 import textwrap
 from collections.abc import Sequence
 
+from mlxk.entrypoints.cli.printable import printable
+
 SEPARATOR = " | "
 NARROWEST = 12
 """Characters a column keeps when the table has to shrink."""
@@ -17,6 +19,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | Non
         width: Characters of the terminal; None for a file or a pipe, where only the last column wraps.
         last: Characters at which the last column wraps.
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = _fitted([max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)], width, last)
     lines = [_line(header, widths), "-+-".join("-" * each for each in widths)]
     for row in rows:

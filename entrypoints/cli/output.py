@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from mlxk.domain.errors import MlxkError, StorageError
+from mlxk.entrypoints.cli.printable import printable
 
 BOLD, DIM, RED, RESET = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[0m"
 
@@ -29,6 +30,7 @@ class Output:
     ) -> None:
         self.as_json = as_json
         self.undelivered = False
+        self._unheard = False
         self._stdout = sys.stdout if stdout is None else stdout
         self._stderr = sys.stderr if stderr is None else stderr
         self._color = color
@@ -52,11 +54,11 @@ class Output:
             self._write_envelope("error", command, None, error_object(error))
             return
         prefix = f"{command}: " if command else ""
-        self.note(f"{prefix}{self.paint('Error:', RED, self._stderr)} {error.message}")
+        self._talk(f"{prefix}{self.paint('Error:', RED, self._stderr)} {printable(error.message)}\n")
         for match in error.matches:
-            self.note(f"  {match}")
+            self._talk(f"  {printable(match)}\n")
         if error.hint:
-            self.note(self.paint(error.hint, DIM, self._stderr))
+            self._talk(f"{self.paint(printable(error.hint), DIM, self._stderr)}\n")
 
     @property
     def width(self) -> int | None:
@@ -75,13 +77,11 @@ class Output:
 
     def aside(self, text: str) -> None:
         """Write talk that comes in pieces, dimmed, without ending the line."""
-        self._stderr.write(self.paint(text, DIM, self._stderr))
-        self._stderr.flush()
+        self._talk(self.paint(text, DIM, self._stderr))
 
     def prompt(self, text: str) -> None:
         """Write a question without ending the line."""
-        self._stderr.write(text)
-        self._stderr.flush()
+        self._talk(printable(text))
 
     def text(self, text: str) -> None:
         """Write data for people, as it is, and deliver it at once.
@@ -105,18 +105,34 @@ class Output:
         self.text(f"{text}\n")
 
     def note(self, text: str) -> None:
-        """Write one line of talk."""
-        self._stderr.write(f"{text}\n")
-        self._stderr.flush()
+        """Write a line of talk, or several."""
+        self._talk("".join(f"{printable(line)}\n" for line in text.split("\n")))
 
     def paint(self, text: str, style: str, stream: TextIO | None = None) -> str:
         """Return the text in a style where colours are welcome and the stream is a terminal."""
         target = self._stdout if stream is None else stream
         return f"{style}{text}{RESET}" if self._color and target.isatty() else text
 
+    def _talk(self, text: str) -> None:
+        """Write talk; where nobody can hear it, it must not stop the work, and there is no more of it."""
+        if self._unheard:
+            return
+        try:
+            self._stderr.write(text)
+            self._stderr.flush()
+        except OSError:
+            self._unheard = True
+            discard(self._stderr)
+
     def _write_envelope(self, status: str, command: str | None, data: object, error: object) -> None:
         envelope = {"status": status, "command": command, "data": data, "error": error}
         self.line(json.dumps(envelope, indent=2, allow_nan=False))
+
+
+def discard(stream: TextIO) -> None:
+    """Send what a stream still holds nowhere, so that the interpreter does not try again at exit."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def error_object(error: MlxkError) -> Mapping[str, object]:

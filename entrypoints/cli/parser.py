@@ -2,13 +2,24 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from mlxk import __version__
 from mlxk.domain.errors import UsageError
 from mlxk.entrypoints.cli.commands import COMMANDS
 
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
 DESCRIPTION = "The knife for local models on Apple's MLX: list, check, pull, run, serve, edit, repair and publish."
+
+
+_DASHED = ("ignored explicit argument", "expected one argument")
+"""What argparse says of a text that starts with a dash, among other things."""
+
+
+class HelpWanted(Exception):  # noqa: N818 - no error
+    """The user asked for help, which is this exception's text; argparse itself would lose that it cannot be written."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -16,7 +27,16 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse found wrong, with the usage as the hint."""
-        raise UsageError(message, hint=f"Try '{self.prog} --help'.")
+        hint = f"Try '{self.prog} --help'."
+        if self.prog.endswith(" run") and any(said in message for said in _DASHED):
+            hint += (
+                " A prompt that starts with a dash stands after --; a value that does, after =, as in --system=TEXT."
+            )
+        raise UsageError(message, hint=hint)
+
+    def print_help(self, file: "SupportsWrite[str] | None" = None) -> NoReturn:
+        """Raise the help, whoever was to print it."""
+        raise HelpWanted(self.format_help())
 
 
 def build_parser(only: str | None = None) -> Parser:
@@ -45,13 +65,16 @@ def build_parser(only: str | None = None) -> Parser:
 def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     """Parse a command line; the words of a prompt, or a text, may stand before, between and after flags.
 
-    argparse gives up on words that follow a flag once it has seen the first ones, and hands them back as unknown.
+    argparse gives up on words that follow a flag once it has seen the first ones, and hands them back as unknown; with
+    them ``--``, after which nothing is a flag.
 
     Raises:
         UsageError: A flag is unknown, a value is malformed, or something is missing.
     """
     parsed, rest = parser.parse_known_args(arguments)
-    stray = [word for word in rest if word.startswith("-") and word != "-"]
+    split = rest.index("--") if "--" in rest else len(rest)
+    stray = [word for word in rest[:split] if word.startswith("-") and word != "-"]
+    rest = [*rest[:split], *rest[split + 1 :]]
     if rest and not stray and hasattr(parsed, "words"):
         parsed.words = [*parsed.words, *rest]
     elif len(rest) == 1 and not stray and getattr(parsed, "text", "") is None:

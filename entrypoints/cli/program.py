@@ -5,7 +5,6 @@ traceback. ``MLXK2_LOG_LEVEL=debug`` shows the traceback of a fault of ours.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
@@ -13,8 +12,8 @@ from mlxk.domain.errors import InternalError, InterruptedRunError, MlxkError, St
 from mlxk.entrypoints.cli.commands import verb_of, version
 from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import CLOSED_PIPE, DONE, USAGE, exit_status
-from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.cli.parser import build_parser, parse
+from mlxk.entrypoints.cli.output import Output, discard
+from mlxk.entrypoints.cli.parser import HelpWanted, build_parser, parse
 
 
 def run(arguments: Sequence[str], door: Door) -> int:
@@ -25,7 +24,11 @@ def run(arguments: Sequence[str], door: Door) -> int:
         parser = build_parser(None if door.settings.completing else verb_of(list(arguments)) or "")
         if door.settings.completing:
             _complete(parser)
-        parsed = parse(parser, arguments)
+        try:
+            parsed = parse(parser, arguments)
+        except HelpWanted as wanted:
+            output.text(str(wanted))
+            return DONE
         command = parsed.command
         if parsed.version:
             return version.execute(parsed, door, output)
@@ -37,8 +40,6 @@ def run(arguments: Sequence[str], door: Door) -> int:
         status: int = parsed.execute(parsed, door, output)
     except BrokenPipeError:
         return _closed_pipe()
-    except SystemExit as stop:  # argparse prints help and leaves
-        return DONE if stop.code is None else int(stop.code)
     except KeyboardInterrupt:
         return _fail(output, command, InterruptedRunError("interrupted"))
     except MlxkError as error:
@@ -62,7 +63,7 @@ def _complete(parser: argparse.ArgumentParser) -> None:
 
 def _fail(output: Output, command: str | None, error: MlxkError) -> int:
     if output.undelivered:
-        _discard_output()
+        discard(sys.stdout)
     try:
         output.failure(command, error)
     except BrokenPipeError:
@@ -87,11 +88,5 @@ def _fault(output: Output, command: str | None, fault: Exception, verbose: bool)
 
 def _closed_pipe() -> int:
     """Leave in silence: the reader has gone."""
-    _discard_output()
+    discard(sys.stdout)
     return CLOSED_PIPE
-
-
-def _discard_output() -> None:
-    """Send what could not be printed nowhere, so that the interpreter does not try again at exit."""
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())

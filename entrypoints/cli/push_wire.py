@@ -3,6 +3,7 @@
 from mlxk.application.use_cases.push_model import PushExtent, PushResult
 from mlxk.domain.publication import ChangeSet
 from mlxk.entrypoints.cli.hub_wire import Json
+from mlxk.entrypoints.cli.printable import printable
 from mlxk.entrypoints.cli.sizes import decimal_size
 
 
@@ -47,7 +48,7 @@ def pushed_text(result: PushResult, *, verbose: bool) -> str:
         lines += [f"  {file.path}  {decimal_size(file.size_bytes)}" for file in result.scan.files]
     if verbose and result.published:
         lines += [f"  hub: {line}" for line in result.published.log]
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def _message(result: PushResult) -> str:

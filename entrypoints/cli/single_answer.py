@@ -52,7 +52,7 @@ def _interrupted(output: Output, text: str, live: bool) -> InterruptedRunError:
 
 
 def _print(arguments: argparse.Namespace, output: Output, prompt: str, answer: "Answer", live: bool) -> None:
-    from mlxk.entrypoints.cli.answer import call_line, say_why_cut
+    from mlxk.entrypoints.cli.answer import call_line, say_notes, say_why_cut
 
     if output.as_json:
         from mlxk.entrypoints.cli import wire
@@ -67,3 +67,4 @@ def _print(arguments: argparse.Namespace, output: Output, prompt: str, answer: "
     for call in answer.tool_calls:
         output.line(call_line(call))
     say_why_cut(output, answer.finished, arguments.max_tokens)
+    say_notes(output, answer.finished)

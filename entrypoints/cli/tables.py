@@ -12,10 +12,11 @@ from mlxk.domain.memory import MemoryFit, MemoryVerdict
 from mlxk.domain.model import ModelDescription, ModelDetails, Origin
 from mlxk.domain.workspace import Workspace
 from mlxk.entrypoints.cli.layout import table
+from mlxk.entrypoints.cli.printable import printable
 from mlxk.entrypoints.cli.sizes import age, decimal_size
 from mlxk.entrypoints.cli.wire import file_type
 
-NOTHING_PULLED = "No models yet but the built-in one. For example: mlxk pull mlx-community/Llama-3.2-3B-Instruct-4bit"
+NOTHING_PULLED = "No models yet but the built-in ones. For example: mlxk pull mlx-community/Llama-3.2-3B-Instruct-4bit"
 SHORT_HASH = 7
 COMMUNITY = "mlx-community/"
 
@@ -117,7 +118,7 @@ def health_text(entries: Sequence[HealthEntry]) -> str:
     if len(entries) != 1:
         whole = sum(entry.report.healthy for entry in entries)
         lines.insert(0, f"Summary: total {len(entries)}, healthy {whole}, unhealthy {len(entries) - whole}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def details_text(details: ModelDetails, section: str, now: datetime.datetime, verdict: MemoryVerdict) -> str:
@@ -126,12 +127,12 @@ def details_text(details: ModelDetails, section: str, now: datetime.datetime, ve
     if section == "files":
         lines += ["", "Files:", *(_file_line(entry.path, entry.size_bytes) for entry in details.files)]
     elif section == "config":
-        lines += ["", "Config:", json.dumps(details.config, indent=2)]
+        lines += ["", "Config:", *json.dumps(details.config, indent=2).split("\n")]
     else:
         lines += ["", "Metadata:", *_metadata_lines(details), "", "Memory:", *_memory_lines(verdict)]
     if details.description.workspace and details.description.workspace.managed:
         lines += ["", "Workspace:", *_workspace_lines(details.description.workspace, now)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def _summary(details: ModelDetails, now: datetime.datetime) -> list[str]:

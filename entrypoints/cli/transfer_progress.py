@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mlxk.application.ports.progress import Progress
 from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.printable import printable
 from mlxk.entrypoints.cli.sizes import decimal_size
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class BarProgress(Progress):
         self.end()
         self._sizes, self._tasks = dict(sizes), {}
         self._bars = _bars()
-        self._total = self._bars.add_task(activity, total=sum(sizes.values()))
+        self._total = self._bars.add_task(printable(activity), total=sum(sizes.values()))
         self._bars.start()
 
     def advance(self, done: Mapping[str, int]) -> None:
@@ -110,7 +111,7 @@ class BarProgress(Progress):
         for name, count in done.items():
             size = self._sizes.get(name, 0)
             if name not in self._tasks and 0 < count < size:
-                self._tasks[name] = self._bars.add_task(f"  {name}", total=size)
+                self._tasks[name] = self._bars.add_task(f"  {printable(name)}", total=size)
             if name in self._tasks:
                 self._bars.update(self._tasks[name], completed=count, visible=count < size)
         self._bars.update(self._total, completed=sum(done.values()))
@@ -124,7 +125,7 @@ class BarProgress(Progress):
     def note(self, message: str) -> None:
         """Write a line above the bars."""
         if self._bars is not None:
-            self._bars.console.print(message, markup=False, highlight=False)
+            self._bars.console.print(printable(message), markup=False, highlight=False)
         else:
             self._output.note(message)
 

@@ -94,7 +94,7 @@ def answer(reference: str, prompt: str, given: "Answer", show_reasoning: bool) -
         "model": reference,
         "prompt": prompt,
         "response": given.text,
-        "finish_reason": finished.reason.value,
+        "finish_reason": _finish_reason(given),
         "usage": {
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
@@ -111,10 +111,19 @@ def answer(reference: str, prompt: str, given: "Answer", show_reasoning: bool) -
     if given.reasoning and show_reasoning:
         fields["reasoning"] = given.reasoning
     if given.tool_calls:
-        fields["tool_calls"] = [{"name": call.name, "arguments": call.arguments} for call in given.tool_calls]
+        fields["tool_calls"] = [
+            {"id": call.id or f"call_{index}", "name": call.name, "arguments": call.arguments}
+            for index, call in enumerate(given.tool_calls)
+        ]
     if finished.notes:
         fields["notes"] = list(finished.notes)
     return fields
+
+
+def _finish_reason(given: "Answer") -> str:
+    """Return why an answer ended; one that ends in calls waits for their results."""
+    reason = given.finished.reason.value
+    return "tool_calls" if given.tool_calls and reason == "stop" else reason
 
 
 def _rate(tokens: int, seconds: float) -> float | None:

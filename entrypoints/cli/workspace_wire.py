@@ -4,6 +4,7 @@ from mlxk.application.ports.workspace_builder import CopyMethod
 from mlxk.application.use_cases.clone_model import CloneResult
 from mlxk.application.use_cases.convert_model import ConvertMode, ConvertResult
 from mlxk.entrypoints.cli.hub_wire import Json, health_fields
+from mlxk.entrypoints.cli.printable import printable
 
 
 def cloned(result: CloneResult) -> Json:
@@ -27,9 +28,9 @@ def cloned(result: CloneResult) -> Json:
 def cloned_text(result: CloneResult, *, quiet: bool) -> str:
     """Return what ``clone`` says to people."""
     if result.handle is None:
-        return f"clone: {result.source.name} — {_message(result)}\n"
+        return f"clone: {printable(result.source.name)} — {_message(result)}\n"
     finding = " (✓ healthy)" if result.report and not quiet else ""
-    return f"clone: {result.source.name} → {result.handle.directory}{finding}\n"
+    return printable(f"clone: {result.source.name} → {result.handle.directory}{finding}") + "\n"
 
 
 def _message(result: CloneResult) -> str:
@@ -68,7 +69,7 @@ def converted_text(result: ConvertResult) -> str:
         *([f"  {len(unchanged)} layers do not fit the group size and stay as they are"] if unchanged else []),
         *(["  ✓ Health check: passed"] if result.report else []),
     ]
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def _conversion(result: ConvertResult) -> str:

@@ -39,6 +39,7 @@ def terminal(
         env={**os.environ, **program_environment, "TERM": "dumb", "NO_COLOR": "1"},
         cwd=str(tmp_path),
         encoding="utf-8",
+        codec_errors="replace",
         timeout=20,
         dimensions=(40, 200),
     )
@@ -116,6 +117,25 @@ def test_a_conversation_is_saved_and_loaded(terminal: "pexpect.spawn[str]", tmp_
     say(terminal, "/clear", "forgotten")
     say(terminal, "/load talk.json", "loaded 1 turns")
     say(terminal, "What is my name?", "Your name is Ada.")
+
+
+def test_what_is_not_text_is_refused_and_the_chat_goes_on(terminal: "pexpect.spawn[str]", tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "\ud800"}, {"role": "assistant", "content": "x"}]
+    (tmp_path / "half.json").write_text(
+        json.dumps({"version": 1, "model": "demo", "system": None, "messages": turns}), encoding="ascii"
+    )
+    say(terminal, "My name is Olga.", "Olga!")
+    say(terminal, "/load half.json", "'half.json' is not a transcript")
+    os.write(terminal.child_fd, b"\xff\r")
+    terminal.expect_exact("prompt: is not UTF-8 text")
+    terminal.expect_exact(PROMPT)
+    say(terminal, "What is my name?", "Your name is Olga.")
+
+
+def test_a_pipe_is_no_transcript_and_is_not_waited_for(terminal: "pexpect.spawn[str]", tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    say(terminal, "/load pipe", "'pipe' cannot be read")
+    say(terminal, "/save pipe", "'pipe' cannot be written")
 
 
 def test_slash_commands_change_and_show_settings(terminal: "pexpect.spawn[str]") -> None:

@@ -153,6 +153,64 @@ def test_a_pipe_is_joined_with_the_words(mlxk: Program) -> None:
     assert done.stdout == f"{answers()['What is mlxk?']}\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["run", "demo", "hi"], 0, ""),
+        (["run", "demo"], 2, "run needs a prompt"),
+        (["run", "demo", "--chat"], 0, ""),
+        (["run", "demo", "-"], 1, "standard input is empty"),
+    ],
+)
+def test_a_closed_standard_input_is_an_empty_one(
+    program_environment: dict[str, str], tmp_path: Path, arguments: list[str], status: int, said: str
+) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-m", "mlxk", *arguments],
+        capture_output=True,
+        text=True,
+        env={**program_environment, "MLXK2_ENABLE_PIPES": "1"},
+        cwd=tmp_path,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert done.stderr.strip() == "" if not said else said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([b"\xff"], "prompt"),
+        ([b"\xff", "--no-chat-template"], "prompt"),
+        (["hi", "--system", b"\xff"], "system"),
+        ([b"\xff", "--chat"], "prompt"),
+        (["hi", "--chat", "--system", b"\xff"], "--system"),
+    ],
+)
+def test_a_prompt_that_is_not_utf8_is_refused_by_name(mlxk: Program, arguments: list[str | bytes], named: str) -> None:
+    done = mlxk("run", "demo", *(os.fsdecode(each) for each in arguments))
+    assert done.returncode != 0
+    assert f"Error: {named}: is not UTF-8 text" in done.stderr
+
+
+def test_a_chat_s_standard_input_that_is_not_utf8_is_repaired_and_said(
+    program_environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mlxk", "run", "demo", "--chat"],
+        input=b"\xff\xfehello",
+        capture_output=True,
+        env=program_environment,
+        cwd=tmp_path,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert done.stdout
+    assert b"not valid UTF-8" in done.stderr
+
+
 def test_a_closed_pipe_ends_in_silence(program_environment: dict[str, str], tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -170,7 +228,16 @@ def test_a_closed_pipe_ends_in_silence(program_environment: dict[str, str], tmp_
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--version"], ["list"], ["list", "--json"], ["show", "nosuch", "--json"], ["run", "demo", "hi"]]
+    "arguments",
+    [
+        ["--version"],
+        ["--help"],
+        ["run", "-h"],
+        ["list"],
+        ["list", "--json"],
+        ["show", "nosuch", "--json"],
+        ["run", "demo", "hi"],
+    ],
 )
 def test_output_that_cannot_be_written_is_a_failure_of_one_line(
     program_environment: dict[str, str], tmp_path: Path, arguments: list[str]
@@ -192,6 +259,51 @@ def test_output_that_cannot_be_written_is_a_failure_of_one_line(
     assert done.returncode == 1
     assert told.endswith("Error: standard output cannot be written: No space left on device")
     assert hint == "See whether the disk it goes to is full."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(["run", "demo", "hi", "--max-tokens", "2"], 0), (["clone", "demo", "./copy"], 0), (["show", "nosuch"], 1)],
+)
+@pytest.mark.parametrize("deaf", ["full", "closed"])
+def test_talk_that_cannot_be_written_does_not_stop_the_work(
+    program_environment: dict[str, str], tmp_path: Path, arguments: list[str], status: int, deaf: str
+) -> None:
+    if deaf == "full" and not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    if deaf == "full":
+        ear = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, ear = os.pipe()
+        os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "mlxk", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=ear,
+        env=program_environment,
+        cwd=tmp_path,
+        timeout=120,
+        check=False,
+    )
+    os.close(ear)
+    assert done.returncode == status
+    assert (tmp_path / "copy" / "config.json").exists() == (arguments[0] == "clone")
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith("-draft")] == []
+
+
+def test_what_was_done_otherwise_than_usual_is_told(mlxk: Program) -> None:
+    assert "kv_bits" in mlxk("run", "demo", "hi", "--kv-bits", "8").stderr
+
+
+def test_a_model_cannot_write_on_the_terminal_by_its_metadata(mlxk: Program, tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    config = {"model_type": "\x1b]0;owned\x07\x1b[31mred\nHealth: healthy", "architectures": ["\x9b31m"]}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    for arguments in (["show", "./m"], ["show", "./m", "--config"], ["run", "./m", "hi"]):
+        done = mlxk(*arguments)
+        told = done.stdout + done.stderr
+        assert {"\x1b", "\x07", "\x9b"}.isdisjoint(told)
+        assert "Health: healthy" not in told.splitlines()
 
 
 def test_on_a_terminal_the_answer_streams(program_environment: dict[str, str], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Which models the engine loads, keeps and refuses."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -167,6 +168,54 @@ def test_a_damaged_model_is_refused_by_its_name(
     with pytest.raises(error, match="org/name") as caught:
         engine.submit(asking(named))
     assert str(tmp_path) not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", b'{"model": {"voc'),
+        ("tokenizer.json", b"{}"),
+        ("tokenizer.json", b"[]"),
+        ("generation_config.json", b"[]"),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": {"x": "y"}}'),
+    ],
+)
+def test_the_file_beside_the_weights_that_is_at_fault_is_named(
+    engine: MlxTextGenerator, tmp_path: Path, file: str, content: bytes
+) -> None:
+    handle = build(tmp_path / "a")
+    (tmp_path / "a" / file).write_bytes(content)
+    with pytest.raises(UnhealthyModelError) as caught:
+        engine.submit(asking(handle))
+    assert file in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_a_pipe_where_a_file_belongs_is_not_waited_for(engine: MlxTextGenerator, tmp_path: Path) -> None:
+    handle = build(tmp_path / "a")
+    (tmp_path / "a" / "generation_config.json").unlink()
+    os.mkfifo(tmp_path / "a" / "generation_config.json")
+    with pytest.raises(UnhealthyModelError, match=r"generation_config\.json .* no regular file"):
+        engine.submit(asking(handle))
+
+
+@pytest.mark.parametrize(
+    ("content", "ignored"),
+    [(b"{", ("*",)), (b'{"temperature": "hot", "top_p": 7, "top_k": 3}', ("temperature", "top_p"))],
+)
+def test_what_a_generation_config_asks_for_in_vain_is_logged_once(
+    tmp_path: Path, content: bytes, ignored: tuple[str, ...]
+) -> None:
+    handle = build(tmp_path / "a")
+    (tmp_path / "a" / "generation_config.json").write_bytes(content)
+    log = InMemoryEventLog()
+    generator = MlxTextGenerator(log, SystemClock())
+    try:
+        for _ in range(2):
+            read(generator.submit(asking(handle)))
+    finally:
+        generator.close()
+    (warning,) = [entry for entry in log.events if entry.level == "warning"]
+    assert warning.fields["ignored"] == ignored
 
 
 def test_a_library_that_wants_to_end_the_program_ends_one_request_and_says_why(

@@ -131,7 +131,18 @@ def test_the_template_s_own_words_are_in_the_refusal() -> None:
     assert "secret" not in caught.value.message
 
 
-@pytest.mark.parametrize("template", ["{{ messages[9].content }}", "{{ 1 + messages }}", "{% nonsense %}"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages[9].content }}",
+        "{{ 1 + messages }}",
+        "{% nonsense %}",
+        "{{ 1 / 0 }}",
+        "{{ 10.0 ** 999 }}",
+        "{% for i in range(10 ** 9) %}{% endfor %}",
+        "{{ '\\ud800' }}",
+    ],
+)
 def test_a_broken_template_is_a_clear_refusal(template: str) -> None:
     with pytest.raises(ValidationError, match="chat template"):
         PromptRenderer(_tokenizer(template)).render(Conversation.of("hello"))

@@ -17,6 +17,7 @@ from mlxk.adapters.mlx.imports import light_imports
 from mlxk.adapters.mlx.loading import weight_bytes
 from mlxk.adapters.mlx.loading_failure import loading_failure
 from mlxk.adapters.mlx.seclusion import offline, refuse_own_code
+from mlxk.adapters.mlx.side_files import require_regular
 from mlxk.adapters.mlx.tokenizer_access import keep_no_words
 from mlxk.domain.errors import (
     IncompatibleModelError,
@@ -83,6 +84,7 @@ def load_embedding_model(handle: ModelHandle, adapter: str | None = None) -> Emb
         BackendNotInstalledError: mlx-vlm is not installed.
         ExecutionError: Loading failed for another reason, such as lack of memory.
     """
+    require_regular(handle)
     refuse_own_code(handle)
     config = _read_json(handle, "config.json")
     if not config:
@@ -99,7 +101,7 @@ def load_embedding_model(handle: ModelHandle, adapter: str | None = None) -> Emb
     except MlxkError:
         raise
     except Exception as error:
-        raise loading_failure(error, handle.name, "has an architecture that makes no vectors") from error
+        raise loading_failure(error, handle, "has an architecture that makes no vectors") from error
     return EmbeddingModel(handle, weight_bytes(handle.directory), network, encoder, _is_shortenable(handle, config))
 
 

@@ -13,6 +13,7 @@ from mlxk.adapters.mlx.imports import light_imports
 from mlxk.adapters.mlx.loading import weight_bytes
 from mlxk.adapters.mlx.loading_failure import loading_failure
 from mlxk.adapters.mlx.seclusion import offline, refuse_own_code
+from mlxk.adapters.mlx.side_files import require_regular
 from mlxk.adapters.mlx.speech import families
 from mlxk.adapters.mlx.speech.listener import Listener, SpeechModel
 from mlxk.domain.errors import (
@@ -39,6 +40,7 @@ def load_speech_model(handle: ModelHandle, adapter: str | None = None) -> Speech
         BackendNotInstalledError: mlx-audio, or a package that this family needs, is not installed.
         ExecutionError: Loading failed for another reason, such as lack of memory.
     """
+    require_regular(handle)
     refuse_own_code(handle)
     family = family_of(handle)
     try:
@@ -50,7 +52,7 @@ def load_speech_model(handle: ModelHandle, adapter: str | None = None) -> Speech
     except MlxkError:
         raise
     except Exception as error:
-        raise loading_failure(error, handle.name, f"has an architecture mlx-audio does not know ({family})") from error
+        raise loading_failure(error, handle, f"has an architecture mlx-audio does not know ({family})") from error
     return SpeechModel(handle, weight_bytes(handle.directory), listener)
 
 

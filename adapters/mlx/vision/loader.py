@@ -47,8 +47,8 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> Loaded
     """
     if adapter is not None:
         raise CapabilityError("adapter: models that look at images take no adapter.")
-    refuse_own_code(handle)
     config = read_config(handle)
+    refuse_own_code(handle)
     try:
         # mlx-vlm patches AutoProcessor with every architecture it imports, once; undone, the next load would miss it.
         with light_imports(), offline(), _quietly():
@@ -57,7 +57,7 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> Loaded
     except MlxkError:
         raise
     except Exception as error:
-        raise loading_failure(error, handle.name, "has an architecture mlx-vlm does not know") from error
+        raise loading_failure(error, handle, "has an architecture mlx-vlm does not know") from error
     _require_stepwise(model, handle)
     parts = VisionParts(model, processor, towers.install(model))
     network = VisionNetwork(parts.language)

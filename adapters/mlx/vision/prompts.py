@@ -79,8 +79,11 @@ def _render(conversation: Conversation, parts: VisionParts, thinking: bool | Non
             return messages[-1]
         template = _template_of(parts.processor, plays_sound=bool(conversation.sounds))
         if template is None:
-            return str(prompt_utils.get_chat_template(parts.processor, messages, True))
-        return str(template(messages, tokenize=False, add_generation_prompt=True, **options))
+            text = str(prompt_utils.get_chat_template(parts.processor, messages, True))
+        else:
+            text = str(template(messages, tokenize=False, add_generation_prompt=True, **options))
+        text.encode()  # Templates can write half a surrogate pair, which tokenizers choke on.
+    return text
 
 
 def _formatted(conversation: Conversation, parts: VisionParts) -> list[Any]:

@@ -9,11 +9,13 @@ import sys
 from typing import TYPE_CHECKING
 
 from mlxk.application.use_cases.generate_text import Question
+from mlxk.domain.conversation import require_whole
 from mlxk.domain.errors import MlxkError, StorageError
 from mlxk.entrypoints.cli import computing_flags, sampling_flags
 from mlxk.entrypoints.cli.answer import Answer, AnswerReader, call_line, say_why_cut
 from mlxk.entrypoints.cli.chat.input import Command, Meaning, Picture, Prompt, read_line, wants_more
 from mlxk.entrypoints.cli.chat.session import ChatSession
+from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.spinner import Spinner
@@ -30,15 +32,15 @@ if TYPE_CHECKING:
 BANNER = "Chatting with {model}. /help lists the commands, Ctrl-D leaves."
 
 
-def chat(
-    arguments: argparse.Namespace, settings: Settings, container: "Container", output: Output, opening: str
-) -> int:
+def chat(arguments: argparse.Namespace, door: Door, container: "Container", output: Output, opening: str) -> int:
     """Chat until the user leaves; ``opening`` is the first prompt when it is not empty."""
+    require_whole(arguments.system or "", "--system")
+    require_whole(opening, "prompt")
     resolve = container.use_cases.resolve_model()
     session = ChatSession(
         generate=container.use_cases.generate_text(),
         check_model=lambda reference: resolve(reference).name,
-        take_in=_taking_in(settings, container),
+        take_in=_taking_in(door.settings, container),
         model=arguments.model,
         settings=sampling_flags.settings(arguments),
         question=Question(
@@ -56,14 +58,14 @@ def chat(
     session.settings.validate()
     resolve(arguments.model)
     if not sys.stdin.isatty():
-        prompt = opening or sys.stdin.read()
+        prompt = opening or door.read_pipe("")
         if prompt.strip():
             _answer(session, output, prompt)
         return DONE
     output.note(BANNER.format(model=arguments.model))
     if opening:
         _handle(session, output, Prompt(opening))
-    terminal = _terminal(settings)
+    terminal = _terminal(door.settings)
     while not session.finished:
         line = _read(terminal)
         if line is None:
@@ -122,7 +124,7 @@ def _handle_line(session: ChatSession, output: Output, line: str) -> None:
 
 
 def _handle(session: ChatSession, output: Output, meaning: Meaning) -> None:
-    """Answer or obey; a failure is told, and the chat goes on."""
+    """Answer or obey; a failure is told, Ctrl-C gives it up, and the chat goes on."""
     try:
         if isinstance(meaning, Command):
             told = session.obey(meaning)
@@ -138,6 +140,8 @@ def _handle(session: ChatSession, output: Output, meaning: Meaning) -> None:
         output.failure(None, error)
     except OSError as error:
         output.failure(None, StorageError(f"standard output: {error.strerror}"))
+    except KeyboardInterrupt:
+        output.note("[stopped]")
 
 
 def _answer(session: ChatSession, output: Output, prompt: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from mlxk.application.ports.text_generator import TextStream
-from mlxk.domain.conversation import Conversation, Message, Role, ToolCall
+from mlxk.domain.conversation import Conversation, Message, Role, ToolCall, require_whole
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation import GenerationSettings
 from mlxk.domain.image_table import Chunk
@@ -84,7 +84,12 @@ class ChatSession:
     """Whether the user wants to leave."""
 
     def turn(self, text: str) -> Message:
-        """Return the user's next turn: the text, and the images that wait for it."""
+        """Return the user's next turn: the text, and the images that wait for it.
+
+        Raises:
+            ValidationError: It is not text.
+        """
+        require_whole(text, "prompt")
         if not self.waiting:
             return Message(Role.USER, text)
         chunk = Chunk(tuple(seen.shown for seen in self.waiting))
@@ -176,6 +181,7 @@ class ChatSession:
         return sum(len(message.images) for message in self.messages)
 
     def _system(self, argument: str) -> str:
+        require_whole(argument, "/system")
         self.system = argument or None
         return "the system prompt is set" if argument else "the system prompt is removed"
 

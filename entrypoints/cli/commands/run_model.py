@@ -41,6 +41,8 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
     if arguments.no_chat_template and (arguments.system or arguments.tools):
         raise UsageError("--system and --tools need the chat template; leave out --no-chat-template")
     words = " ".join(word for word in arguments.words if word != PIPE_WORD)
+    if words and arguments.prompt is not None:
+        raise UsageError("the prompt is given twice, as words and with --prompt", hint="Give one of them.")
     prompt = words if arguments.prompt is None else str(arguments.prompt)
     listens, looks = audio_run.wanted(arguments), image_run.wanted(arguments)
     if PIPE_WORD in arguments.words:
@@ -87,7 +89,7 @@ def _chat(arguments: argparse.Namespace, door: Door, container: "Container", out
         raise UsageError("chat and --no-chat-template exclude each other; give a prompt")
     from mlxk.entrypoints.cli.chat.loop import chat
 
-    return chat(arguments, door.settings, container, output, prompt)
+    return chat(arguments, door, container, output, prompt)
 
 
 def _piped(words: str, door: Door) -> str:

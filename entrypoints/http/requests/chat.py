@@ -4,6 +4,7 @@ from typing import Annotated
 
 import attrs
 
+from mlxk.application.use_cases.generate_text import require_reasoning, require_tools
 from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.application.use_cases.serve_images import Sent
 from mlxk.domain.capabilities import Capability
@@ -119,10 +120,9 @@ class ChatRequest(SamplingFields):
         Raises:
             CapabilityError: It does.
         """
-        details = model.details
-        if self.offered and self.forced_call is None and details.chat_template and not details.supports_tools:
+        if self.offered and self.forced_call is None:
             hint = "Choose one of GET /v1/models with supports_tools, or have a call made with tool_choice."
-            raise CapabilityError.in_field("tools", f"'{model.id}' cannot be told about tools", hint=hint)
+            require_tools(model.details, hint)
 
     def require_reasoning(self, model: ServedModel) -> None:
         """Refuse to have a model reason that does not; not to have it reason is no more than it does.
@@ -130,9 +130,9 @@ class ChatRequest(SamplingFields):
         Raises:
             CapabilityError: It does not.
         """
-        if self.thinking and model.details.chat_template and not model.details.supports_reasoning:
+        if self.thinking:
             hint = "Leave it out, or choose one of GET /v1/models with supports_reasoning."
-            raise CapabilityError.in_field("enable_thinking", f"'{model.id}' does not reason", hint=hint)
+            require_reasoning(model.details, "enable_thinking", hint)
 
     def sent(self, read_sound: ReadSound) -> list[Sent]:
         """Return the messages with their images and sounds.

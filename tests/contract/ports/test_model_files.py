@@ -72,12 +72,20 @@ class TestModelFiles:
         assert files.read(directory, "sub/a", 0) == b""
         assert files.read(directory, "empty", 10) == b""
 
+    def test_reading_the_end_returns_the_last_bytes(self, build: Build) -> None:
+        files, directory = build({"sub/a": b"0123456789", "empty": b""})
+        assert files.read_end(directory, "sub/a", 4) == b"6789"
+        assert files.read_end(directory, "sub/a", 1000) == b"0123456789"
+        assert files.read_end(directory, "sub/a", 0) == b""
+        assert files.read_end(directory, "empty", 10) == b""
+
     @pytest.mark.parametrize(
         "path", ["b", "sub", "a/b", "", ".", "..", "../model/a", "sub/../a", "/etc/hostname", "a\0"]
     )
     def test_what_is_no_file_below_the_directory_reads_as_none(self, build: Build, path: str) -> None:
         files, directory = build({"a": b"1", "sub/c": b"2"})
         assert files.read(directory, path, 10) is None
+        assert files.read_end(directory, path, 10) is None
 
     def test_a_directory_that_does_not_exist_reads_as_none(self, build: Build) -> None:
         files, directory = build({"a": b"1"})

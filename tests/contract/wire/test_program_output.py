@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,6 +66,9 @@ FAILURES = [
     (["run", "demo", "hi", "--temperature", "99"], "validation_error", 1),
     (["run", "demo", "hi", "--max-tokens", "many"], "usage_error", 2),
     (["run", "demo"], "usage_error", 2),
+    (["run", "demo", "hi", "--prompt", "there"], "usage_error", 2),
+    (["run", "demo", "hi", "--adapter", ""], "validation_error", 1),
+    (["show", "https://huggingface.co/org/x"], "model_not_found", 1),
     (["run", "demo", "word " * 5000], "context_length_exceeded", 1),
     (["schema", "nosuch"], "validation_error", 1),
     (["completion", "tcsh"], "usage_error", 2),
@@ -98,6 +102,29 @@ def test_an_answer_validates(arguments: list[str], mlxk: Program, faults: Faults
     assert (done.returncode, done.stderr, document["status"]) == (0, "", "success"), document
     assert faults("run", document) == []
     assert misordered(document, schemas["run"], schemas, "run") == []
+
+
+@pytest.mark.mlx
+def test_an_answer_of_calls_validates_and_waits_for_results(
+    mlxk: Program, faults: Faults, schemas: Schemas, tmp_path: Path
+) -> None:
+    tool = {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+    (tmp_path / "tools.json").write_text(json.dumps([{"type": "function", "function": tool}]))
+    document = json.loads(
+        mlxk("run", "demo", "What is the weather in Paris?", "--tools", "tools.json", "--json").stdout
+    )
+    assert faults("run", document) == []
+    assert misordered(document, schemas["run"], schemas, "run") == []
+    assert document["data"]["finish_reason"] == "tool_calls"
+    assert [call["name"] for call in document["data"]["tool_calls"]] == ["get_weather"]
+
+
+@pytest.mark.mlx
+def test_an_answer_with_notes_validates(mlxk: Program, faults: Faults, schemas: Schemas) -> None:
+    document = json.loads(mlxk("run", "demo", "hi", "--kv-bits", "8", "--json").stdout)
+    assert faults("run", document) == []
+    assert misordered(document, schemas["run"], schemas, "run") == []
+    assert any("kv_bits" in note for note in document["data"]["notes"])
 
 
 @pytest.mark.parametrize(

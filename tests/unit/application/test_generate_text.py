@@ -35,6 +35,9 @@ HEADER = json.dumps({"w": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}
 WEIGHTS = struct.pack("<Q", len(HEADER)) + HEADER + bytes(8)
 
 
+TEMPLATES = {"plain": "{{ messages }}", "able": "{% if enable_thinking %}<think>{% endif %}{{ tools }}"}
+
+
 def files(config: dict[str, object]) -> dict[str, bytes]:
     """Return the files of a whole little model."""
     return {"config.json": json.dumps(config).encode(), "model.safetensors": WEIGHTS, "tokenizer.json": b"{}"}
@@ -43,6 +46,10 @@ def files(config: dict[str, object]) -> dict[str, bytes]:
 MODELS = {
     "mlx-community/chat": files({"model_type": "llama"}),
     "mlx-community/small": files({"model_type": "llama"}),
+    **{
+        f"mlx-community/{name}": {**files({"model_type": "llama"}), "chat_template.jinja": template.encode()}
+        for name, template in TEMPLATES.items()
+    },
     "mlx-community/broken": {"config.json": b"{"},
     "mlx-community/whisper": files({"model_type": "whisper"}),
     "mlx-community/novel": files({"model_type": "nobody-knows"}),
@@ -132,3 +139,26 @@ def test_a_model_beyond_the_budget_runs_with_a_warning_or_is_refused_when_asked(
     assert any("memory budget" in event.event for event in kitchen.log.events)
     with pytest.raises(InsufficientMemoryError, match="chat"):
         kitchen.generate("chat", Question("hi", strict_memory=True))
+
+
+@pytest.mark.parametrize(
+    ("field", "question"),
+    [
+        ("tools", Question(Conversation.of("hi", None, ('{"type": "function"}',)))),
+        ("thinking", Question(Conversation.of("hi"), thinking=True)),
+    ],
+)
+def test_what_the_chat_template_would_leave_out_is_refused(kitchen: Kitchen, field: str, question: Question) -> None:
+    with pytest.raises(CapabilityError, match=f"^{field}: 'mlx-community/plain'") as refusal:
+        kitchen.generate("plain", question)
+    assert refusal.value.hint
+    assert kitchen.asked == []
+    with kitchen.generate("able", question) as stream:
+        list(stream)
+    assert len(kitchen.asked) == 1
+
+
+def test_a_model_that_does_not_reason_may_be_told_not_to(kitchen: Kitchen) -> None:
+    with kitchen.generate("plain", Question(Conversation.of("hi"), thinking=False)) as stream:
+        list(stream)
+    assert len(kitchen.asked) == 1

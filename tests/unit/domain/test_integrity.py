@@ -249,3 +249,19 @@ def test_many_files_are_counted_in_the_sentence_and_all_named_beside_it(make_sna
     report = check(make_snapshot(dangling=links))
     assert report.reason == "Broken links: f0, f1, f2, f3, f4 and 3 more"
     assert report.files == links
+
+
+def test_a_tokenizer_that_was_cut_is_named(make_snapshot: Snapshots) -> None:
+    report = check(make_snapshot(cut=("tokenizer.json",)))
+    assert (report.reason, report.files) == (
+        "Cut short, no whole JSON object: tokenizer.json",
+        ("tokenizer.json",),
+    )
+
+
+def test_the_first_tensor_that_cannot_be_as_it_says_is_named_with_its_file(make_snapshot: Snapshots) -> None:
+    headers = {"model.safetensors": SafetensorsHeader(damage=Damage.MISSHAPEN, misshapen="layers.0.w")}
+    report = check(make_snapshot(headers=headers))
+    assert report.reason == (
+        "Damaged safetensors, shape does not fit its bytes: model.safetensors (first tensor: layers.0.w)"
+    )

@@ -95,6 +95,42 @@ def test_a_header_that_makes_no_sense_is_invalid(tensors: object) -> None:
     assert read(tensors, 4).damage is Damage.INVALID
 
 
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [
+        ("F32", [-1]),
+        ("F32", [-1, -1]),
+        ("F32", [1.0]),
+        ("F32", [True]),
+        ("F32", ["1"]),
+        ("F32", "1"),
+        ("F32", None),
+        ("F32", [2]),
+        ("F16", []),
+        ("F32", [2**40, 2**40]),
+        ("F32", [2**62] * 100_000),
+        ("F4", [9]),
+        (None, [1]),
+        (["F32"], [1]),
+        ("Q99", [-1]),
+    ],
+)
+def test_a_shape_that_does_not_fit_its_bytes_is_named_by_its_tensor(dtype: object, shape: object) -> None:
+    tensors = {"whole": tensor(0, 4), "odd": {"dtype": dtype, "shape": shape, "data_offsets": [4, 8]}}
+    found = read(tensors, 8)
+    assert (found.damage, found.misshapen) == (Damage.MISSHAPEN, "odd")
+    assert count_parameters([found], {}) is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"), [("F32", []), ("F32", [1, 1]), ("F4", [8]), ("F8_E4M3", [4]), ("C64", [0]), ("Q99", [3])]
+)
+def test_shapes_that_fit_and_types_that_are_not_known_yet_are_whole(dtype: str, shape: list[int]) -> None:
+    size = 0 if 0 in shape else 4
+    tensors = {"a": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}, "b": tensor(size, size + 4)}
+    assert read(tensors, size + 4).damage is None
+
+
 def test_a_header_over_the_limit_of_the_format_is_invalid() -> None:
     data = struct.pack("<Q", MAX_HEADER_BYTES + 1)
     assert read_header(data, 2**40).damage is Damage.INVALID

@@ -44,11 +44,11 @@ def test_tensors_of_an_old_index_are_absent_only_when_no_file_holds_them() -> No
 
 def test_layers_are_counted_in_the_stack_that_comes_nearest_to_the_config() -> None:
     whole = frozenset({"model.layers.0.w", "model.layers.1.w", "model.layers.2.w", "vision.blocks.0.w", "lm_head.w"})
-    assert absent_layers({"num_hidden_layers": 3}, whole) == []
-    assert absent_layers({"num_hidden_layers": 3}, whole - {"model.layers.1.w"}) == ["model.layers.1"]
-    assert absent_layers({"text_config": {"num_hidden_layers": 4}}, whole) == ["model.layers.3"]
+    assert absent_layers({"num_hidden_layers": 3}, whole) == ([], 0)
+    assert absent_layers({"num_hidden_layers": 3}, whole - {"model.layers.1.w"}) == (["model.layers.1"], 1)
+    assert absent_layers({"text_config": {"num_hidden_layers": 4}}, whole) == (["model.layers.3"], 1)
     for config in ({}, {"num_hidden_layers": "three"}, {"num_hidden_layers": 0}, {"num_hidden_layers": 2}):
-        assert absent_layers(config, whole) == []
+        assert absent_layers(config, whole) == ([], 0)
 
 
 def test_what_is_missing_is_named_and_counted() -> None:
@@ -59,3 +59,14 @@ def test_what_is_missing_is_named_and_counted() -> None:
     assert failure.value.detail is not None
     assert len(failure.value.detail["missing"]) == 7  # type: ignore[arg-type]
     require_complete(["m.safetensors"], frozenset(), {}, {})
+
+
+def test_layers_beyond_number_are_counted_and_only_the_first_listed() -> None:
+    config, present = (
+        {"num_hidden_layers": 10**12},
+        frozenset({"model.layers.1.w", "model.layers." + "9" * 5000 + ".w"}),
+    )
+    listed, count = absent_layers(config, present)
+    assert (listed[:2], count) == (["model.layers.0", "model.layers.2"], 10**12 - 1)
+    with pytest.raises(ConversionFailedError, match=f"and {10**12 - 6} more"):
+        require_complete(["m.safetensors"], present, {}, config)

@@ -3,7 +3,7 @@
 import pytest
 
 from mlxk.domain.errors import UsageError
-from mlxk.entrypoints.cli.parser import build_parser, parse
+from mlxk.entrypoints.cli.parser import HelpWanted, build_parser, parse
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,24 @@ def test_a_dash_is_a_word() -> None:
 def test_a_mistake_is_named(arguments: list[str], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         parse(build_parser(), arguments)
+
+
+@pytest.mark.parametrize("arguments", [["run", "demo", "-hello"], ["run", "demo", "hi", "--system", "-x"]])
+def test_a_text_that_starts_with_a_dash_is_told_how_to_be_written(arguments: list[str]) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse(build_parser(), arguments)
+    assert "--system=TEXT" in str(refused.value.hint)
+
+
+def test_a_text_that_starts_with_a_dash_can_be_written() -> None:
+    parsed = parse(build_parser(), ["run", "demo", "--system=-x", "--", "-hello"])
+    assert (parsed.system, parsed.words) == ("-x", ["-hello"])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "-h"]])
+def test_help_is_handed_to_the_program_and_not_printed(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(HelpWanted, match="usage: mlxk"):
+        parse(build_parser(), arguments)
+    assert capsys.readouterr() == ("", "")

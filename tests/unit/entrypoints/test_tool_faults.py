@@ -1,0 +1,46 @@
+"""The tools of a file."""
+
+import pytest
+
+from mlxk.domain.conversation import ToolCall
+from mlxk.entrypoints.cli.answer import call_line
+from mlxk.entrypoints.cli.tool_faults import MAX_TOOL_BYTES, MAX_TOOLS, tool_faults
+
+TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
+
+
+def function(**fields: object) -> list[object]:
+    """Return the one tool whose function is this."""
+    return [{"type": "function", "function": fields}]
+
+
+@pytest.mark.parametrize("tools", [[], [TOOL], [TOOL] * MAX_TOOLS, [{"function": {"name": "f"}}]])
+def test_definitions_in_the_form_of_openai_are_accepted(tools: object) -> None:
+    assert tool_faults(tools) == []
+
+
+@pytest.mark.parametrize(
+    ("tools", "named"),
+    [
+        (3, "array"),
+        ([3], "array"),
+        ([TOOL] * (MAX_TOOLS + 1), str(MAX_TOOLS)),
+        ([TOOL, {"type": "function"}], "[1].function"),
+        ([{"type": "retrieval", "function": {"name": "f"}}], "[0].type"),
+        (function(), "[0].function.name"),
+        (function(name=""), "[0].function.name"),
+        (function(name="f" * 65), "[0].function.name"),
+        (function(name="f", description=3), "[0].function.description"),
+        (function(name="f", parameters=[]), "[0].function.parameters"),
+        (function(name="f", parameters={"$defs": 3}), "[0].function.parameters.$defs"),
+        (function(name="f", description="d" * MAX_TOOL_BYTES), "[0] is larger"),
+    ],
+)
+def test_a_fault_names_its_field(tools: object, named: str) -> None:
+    faults = tool_faults(tools)
+    assert len(faults) == 1
+    assert named in faults[0]
+
+
+def test_a_call_is_a_line_of_json_whatever_its_name() -> None:
+    assert call_line(ToolCall('a b"c', "{}")) == r'{"name": "a b\"c", "arguments": {}}'
