@@ -1,14 +1,9 @@
-"""What is wrong with the tools of a file: the rules that the server has for those of a request."""
+"""What is wrong with the tools of a file, which no schema of a request has checked."""
 
 import json
 from collections.abc import Iterator
 
-MAX_TOOLS = 128
-"""Tools on offer, as OpenAI has it."""
-MAX_TOOL_BYTES = 64 * 1024
-"""One definition, as JSON."""
-MAX_NAME = 64
-"""Characters of a function's name."""
+from mlxk.domain.tool_definition import MAX_NAME, MAX_TOOL_BYTES, MAX_TOOLS, misplaced_definitions
 
 
 def tool_faults(definitions: object) -> list[str]:
@@ -34,8 +29,7 @@ def _faults(tool: dict[str, object]) -> Iterator[str]:
         yield ".function.description must be a text"
     if not isinstance(parameters, dict | None):
         yield ".function.parameters must be an object"
-    for keyword in ("$defs", "definitions"):
-        if isinstance(parameters, dict) and not isinstance(parameters.get(keyword), dict | None):
-            yield f".function.parameters.{keyword} must be an object"
+    for keyword in misplaced_definitions(parameters if isinstance(parameters, dict) else None):
+        yield f".function.parameters.{keyword} must be an object"
     if len(json.dumps(tool, ensure_ascii=False).encode("utf-8", "surrogatepass")) > MAX_TOOL_BYTES:
         yield f" is larger than {MAX_TOOL_BYTES} bytes"

@@ -7,22 +7,17 @@ from typing import Annotated, Any
 import attrs
 
 from mlxk.domain.grammar import Grammar
+from mlxk.domain.tool_definition import DEFINITIONS, MAX_NAME, MAX_TOOL_BYTES, MAX_TOOLS, misplaced_definitions
 from mlxk.entrypoints.http.requests.closed_schema import closed
 from mlxk.entrypoints.http.requests.converter import Choice, Range, StrictConverter
 from mlxk.entrypoints.http.requests.faults import Fault
-
-MAX_TOOLS = 128
-"""Tools a request may offer, as OpenAI has it."""
-
-MAX_TOOL_BYTES = 64 * 1024
-"""One definition, as JSON."""
 
 
 @attrs.frozen(kw_only=True)
 class FunctionDefinition:
     """A function the model may call."""
 
-    name: Annotated[str, Range(1, 64)]
+    name: Annotated[str, Range(1, MAX_NAME)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -54,7 +49,7 @@ Tools = Annotated[list[ToolParam], Range(0, MAX_TOOLS)]
 class FunctionName:
     """The function to call."""
 
-    name: Annotated[str, Range(1, 64)]
+    name: Annotated[str, Range(1, MAX_NAME)]
 
 
 @attrs.frozen(kw_only=True)
@@ -97,7 +92,7 @@ def forced_call(tools: Sequence[ToolParam], choice: ToolChoice) -> ForcedCall | 
     calls, definitions = [], {}
     for index, tool in enumerate(wanted):
         arguments = _with_own_definitions(tool.arguments_schema, f"{index}.")
-        for keyword in _DEFINITIONS:
+        for keyword in DEFINITIONS:
             for name, schema in (arguments.pop(keyword, None) or {}).items():
                 definitions[f"{index}.{name}"] = schema
         calls.append(
@@ -111,10 +106,6 @@ def forced_call(tools: Sequence[ToolParam], choice: ToolChoice) -> ForcedCall | 
     return ForcedCall(None, Grammar.json_schema(json.dumps({"anyOf": calls, "$defs": definitions}), "tools", parts))
 
 
-_DEFINITIONS = ("$defs", "definitions")
-"""Where schemas keep what they refer to; one for all of them once they are put together."""
-
-
 def _with_own_definitions(value: Any, prefix: str) -> Any:  # noqa: ANN401 - any JSON value
     """Return a schema whose references lead to definitions with a prefix, at the root."""
     if isinstance(value, list):
@@ -123,7 +114,7 @@ def _with_own_definitions(value: Any, prefix: str) -> Any:  # noqa: ANN401 - any
         return value
     changed = {key: _with_own_definitions(each, prefix) for key, each in value.items()}
     target = changed.get("$ref")
-    for keyword in _DEFINITIONS:
+    for keyword in DEFINITIONS:
         if isinstance(target, str) and target.startswith(f"#/{keyword}/"):
             changed["$ref"] = f"#/$defs/{prefix}{target.removeprefix(f'#/{keyword}/')}"
     return changed
@@ -137,9 +128,8 @@ def tool_faults(tools: Sequence[ToolParam], choice: ToolChoice) -> list[Fault]:
         if len(tool.to_json().encode()) > MAX_TOOL_BYTES
     ]
     for index, tool in enumerate(tools):
-        for keyword in _DEFINITIONS:
-            if not isinstance((tool.function.parameters or {}).get(keyword), dict | None):
-                faults.append(Fault(f"tools[{index}].function.parameters.{keyword}", "must be an object"))
+        for keyword in misplaced_definitions(tool.function.parameters):
+            faults.append(Fault(f"tools[{index}].function.parameters.{keyword}", "must be an object"))
     if isinstance(choice, NamedTool) and choice.function.name not in {tool.function.name for tool in tools}:
         faults.append(Fault("tool_choice.function.name", "must be one of the tools"))
     if choice == "required" and not tools:

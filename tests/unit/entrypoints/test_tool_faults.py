@@ -3,8 +3,9 @@
 import pytest
 
 from mlxk.domain.conversation import ToolCall
+from mlxk.domain.tool_definition import MAX_TOOL_BYTES, MAX_TOOLS
 from mlxk.entrypoints.cli.answer import call_line
-from mlxk.entrypoints.cli.tool_faults import MAX_TOOL_BYTES, MAX_TOOLS, tool_faults
+from mlxk.entrypoints.cli.tool_faults import tool_faults
 
 TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
 
