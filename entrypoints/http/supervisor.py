@@ -13,12 +13,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any
 
 import attrs
 
 from mlxk.application.ports.event_log import EventLog
-from mlxk.domain.errors import ExecutionError
+from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.entrypoints.http import control
 from mlxk.entrypoints.server_settings import ServerSettings
 
@@ -36,6 +35,9 @@ MOST_QUICK_DEATHS = 5
 
 LONGEST_PAUSE = 5.0
 """Between two starts, seconds."""
+
+KILLING_SIGNAL = 3
+"""The one that waits for nothing any more."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -66,8 +68,8 @@ class Supervisor:
         self._sockets = sockets
         self._settings = settings
         self._with = supervision
-        self._worker: subprocess.Popen[bytes] | None = None
         self._signals = 0
+        self._passed_on = 0
         self._kill_at = float("inf")
         self._announced = False
         self._reloading = False
@@ -120,7 +122,7 @@ class Supervisor:
         inherited = [theirs.fileno(), *(each.fileno() for each in self._sockets)]
         with ours:
             with theirs:
-                self._worker = subprocess.Popen(
+                worker = subprocess.Popen(
                     [*self._with.command, *map(str, inherited)],
                     pass_fds=inherited,
                     stdin=subprocess.DEVNULL,
@@ -128,15 +130,15 @@ class Supervisor:
                     start_new_session=True,  # Ctrl-C in the terminal reaches the supervisor only
                 )
             control.send(ours, control.settings_message(self._settings))
-            self._watch(ours, self._worker)
-            return self._worker.wait()
+            failure = self._watch(ours, worker)
+        status = worker.wait()
+        if failure is not None and not self._signals:  # Told to end, it may have failed over that.
+            raise failure
+        return status
 
-    def _watch(self, connection: socket.socket, worker: "subprocess.Popen[bytes]") -> None:
-        """Watch over a worker until it has gone.
-
-        Raises:
-            MlxkError: What it reported that no new worker could do better.
-        """
+    def _watch(self, connection: socket.socket, worker: "subprocess.Popen[bytes]") -> MlxkError | None:
+        """Watch over a worker until it has gone; return what it reported that no new worker could do better."""
+        failure = None
         with selectors.DefaultSelector() as selector:
             selector.register(connection, selectors.EVENT_READ)
             selector.register(self._woken, selectors.EVENT_READ)
@@ -147,21 +149,19 @@ class Supervisor:
                 if connection in ready:
                     message = control.receive(connection)
                     if message is None:
-                        return
-                    self._hear(message, worker)
+                        return failure
+                    if "failure" in message:
+                        failure = control.failure_of(message)
+                    elif not self._announced:
+                        self._announced = True
+                        self._with.on_ready()
                 self._look(worker)
 
-    def _hear(self, message: dict[str, Any], worker: "subprocess.Popen[bytes]") -> None:
-        if "failure" in message:
-            worker.wait()
-            if self._signals:
-                return  # It was told to end, and failed over that.
-            raise control.failure_of(message)
-        if not self._announced:
-            self._announced = True
-            self._with.on_ready()
-
     def _look(self, worker: "subprocess.Popen[bytes]") -> None:
+        """Pass on the signals that came, also while the worker was being started, and kill one that takes too long."""
+        while self._passed_on < self._signals:
+            self._passed_on += 1
+            worker.send_signal(signal.SIGTERM if self._passed_on < KILLING_SIGNAL else signal.SIGKILL)
         if time.monotonic() >= self._kill_at:
             worker.kill()
         elif self._with.changed is not None and not self._reloading and self._with.changed():
@@ -177,9 +177,6 @@ class Supervisor:
         self._signals += 1
         waiting = self._settings.drain_seconds if self._signals == 1 else 0.0
         self._kill_at = min(self._kill_at, time.monotonic() + waiting + GRACE_SECONDS)
-        worker = self._worker
-        if worker is not None and worker.poll() is None:
-            worker.send_signal(signal.SIGTERM if self._signals < 3 else signal.SIGKILL)
 
     def _sleep(self, seconds: float) -> None:
         """Wait, or less when a signal comes."""
