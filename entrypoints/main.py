@@ -13,13 +13,14 @@ TYPE_CHECKING = False
 """Type checkers take it for true; the one of ``typing`` costs ``--version`` a tenth of its time."""
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
     from types import FrameType
     from typing import Self
 
+    from mlxk.entrypoints.cli.door import Announcement, Serve
     from mlxk.entrypoints.container import Container
     from mlxk.entrypoints.http.serve import Build
-    from mlxk.entrypoints.server_settings import ServerAddress, ServerSettings
+    from mlxk.entrypoints.server_settings import ServerSettings
     from mlxk.entrypoints.settings import Settings
 
 
@@ -60,7 +61,8 @@ def main(argv: list[str] | None = None) -> int:
             return refuse(arguments, error)
     if interrupt.came:
         return refuse(arguments, InterruptedRunError("interrupted"))
-    status = run(arguments, Door(settings=settings, build=_container, read_pipe=_read_pipe, serve=_serve))
+    door = Door(settings=settings, build=_container, read_pipe=_read_pipe, serve=_serving(arguments))
+    status = run(arguments, door)
     if argv is None:
         _leave(status)
     return status
@@ -159,7 +161,13 @@ def _read_pipe(words: str) -> str:
     return read_prompt(sys.stdin.buffer, sys.stderr, words)
 
 
-def _serve(settings: "Settings", server: "ServerSettings", announce: "Callable[[ServerAddress], None]") -> int:
-    from mlxk.entrypoints.http.serve import serve
+def _serving(arguments: "Sequence[str]") -> "Serve":
+    """Return the server's door for a command line, which it answers to when it ends as another program."""
 
-    return serve(settings, server, announce, _wiring())
+    def serve(settings: "Settings", server: "ServerSettings", announcement: "Announcement") -> int:
+        from mlxk.entrypoints.http.serve import serve as serve_http
+        from mlxk.entrypoints.server_end import command_line
+
+        return serve_http(settings, server, announcement, _wiring(), command_line(arguments))
+
+    return serve

@@ -11,6 +11,15 @@ if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
     from mlxk.entrypoints.server_settings import ServerAddress, ServerSettings
 
+Announcement = Callable[["ServerAddress"], str]
+"""Returns the line to say on standard output when the server is ready."""
+
+Serve = Callable[[Settings, "ServerSettings", Announcement], int]
+"""Serves until a signal ends it, and returns the exit status.
+
+It may go on as another program, so that it does not return; that one ends as this would.
+"""
+
 
 @attrs.frozen
 class Door:
@@ -21,5 +30,4 @@ class Door:
     """Builds the container; called at most once a command."""
     read_pipe: Callable[[str], str]
     """Reads standard input and joins it with the words of the prompt."""
-    serve: Callable[[Settings, "ServerSettings", Callable[["ServerAddress"], None]], int]
-    """Serves until a signal ends it, and returns the exit status; calls back once when the server is ready."""
+    serve: Serve

@@ -49,9 +49,16 @@ def run(arguments: Sequence[str], door: Door) -> int:
     return status
 
 
-def refuse(arguments: Sequence[str], error: MlxkError) -> int:
-    """Answer a failure that came before the command line was read, such as a wrong environment variable."""
-    return _fail(Output(as_json="--json" in arguments, color=False), None, error)
+def refuse(arguments: Sequence[str], error: MlxkError, command: str | None = None, *, color: bool = False) -> int:
+    """Answer a failure that came before the command line was read, such as a wrong environment variable, or long after.
+
+    Args:
+        arguments: The command line.
+        error: What failed.
+        command: What the command line asked for, where that is known.
+        color: Whether colours are welcome.
+    """
+    return _fail(Output(as_json="--json" in arguments, color=color), command, error)
 
 
 def _complete(parser: argparse.ArgumentParser) -> None:

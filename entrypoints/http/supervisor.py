@@ -1,28 +1,31 @@
-"""The supervisor: owns the listening sockets and keeps a worker running behind them.
+"""The supervisor: keeps a worker running behind listening sockets, and does nothing else.
 
 A worker that dies is replaced while its successor's clients wait in the sockets' queue, so that nobody is refused. The
 first signal lets the worker finish what it does, the second hurries it, the third kills it.
+
+It is a program of its own, run by its file name in an interpreter that has none of our packages: it lives as long as
+the server and would hold their memory for nothing. So it imports only what costs next to nothing, and none of our
+modules. ``handover`` turns ``mlxk serve`` into it; in the end it turns into another program, which tells people why.
 """
 
 import os
-import selectors
+import select
 import signal
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from types import FrameType
 
-import attrs
+TYPE_CHECKING = False
+"""Type checkers take it for true; ``typing`` is one of the modules that cost."""
 
-from mlxk.application.ports.event_log import EventLog
-from mlxk.domain.errors import ExecutionError, MlxkError
-from mlxk.entrypoints.http import control
-from mlxk.entrypoints.server_settings import ServerSettings
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import FrameType
 
-WORKER = (sys.executable, "-P", "-m", "mlxk.entrypoints.http.worker")
-"""The worker's command line; ``-P`` keeps files of the working directory from passing for modules."""
+READY = b"ready\n"
+"""What a worker reports when it can answer; anything else is a failure that no new worker could do better, as JSON."""
+
+SEPARATOR = "--"
+"""Stands between the command line of a worker and that of the end."""
 
 GRACE_SECONDS = 8.0
 """What a worker may take to end beyond the time its answers have."""
@@ -39,153 +42,197 @@ LONGEST_PAUSE = 5.0
 KILLING_SIGNAL = 3
 """The one that waits for nothing any more."""
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LOOK_SECONDS = 0.5
+"""Between two looks at the source."""
+
+CANNOT_RUN = 127
+"""Exit status of a worker that could not even be started."""
 
 
-@attrs.frozen
-class Supervision:
-    """What the supervisor works with."""
-
-    log: Callable[[], EventLog]
-    """Makes the log when there is something to say."""
-    on_ready: Callable[[], None]
-    """Called once, when the first worker is ready."""
-    changed: Callable[[], bool] | None = None
-    """Asked twice a second whether the worker is to be restarted for new source."""
-    command: Sequence[str] = WORKER
+def stopping_signals() -> "Sequence[signal.Signals]":
+    """Return the signals that stop a server: all that end programs, but for a hangup that ``nohup`` has us ignore."""
+    hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    return (signal.SIGINT, signal.SIGTERM, *hangup)
 
 
 class Supervisor:
-    """Runs workers until told to stop. Used in the main thread, since it takes over its signals.
+    """Runs workers until told to stop.
 
     Args:
-        sockets: Listening; every worker inherits them.
-        settings: What the workers are told.
-        supervision: What the supervisor works with.
+        drain_seconds: How long answers in progress may take to finish.
+        settings: The descriptor of the file with what the workers are told.
+        sockets: Descriptors of the listening sockets.
+        ready: What to say on standard output when the first worker is ready.
+        source: The directory whose Python files are watched; empty for none.
+        command: The command line of a worker, without the descriptors.
     """
 
-    def __init__(self, sockets: Sequence[socket.socket], settings: ServerSettings, supervision: Supervision) -> None:
-        self._sockets = sockets
+    def __init__(
+        self,
+        drain_seconds: float,
+        settings: int,
+        sockets: "Sequence[int]",
+        ready: str,
+        source: str,
+        command: "Sequence[str]",
+    ) -> None:
+        self._drain_seconds = drain_seconds
         self._settings = settings
-        self._with = supervision
+        self._sockets = sockets
+        self._ready = os.fsencode(ready)
+        self._changed = source_watch(source) if source else None
+        self._command = command
         self._signals = 0
         self._passed_on = 0
         self._kill_at = float("inf")
         self._announced = False
+        self._unheard: OSError | None = None
         self._reloading = False
-        self._wake, self._woken = socket.socketpair()
-        self._wake.setblocking(False)
-        self._woken.setblocking(False)
+        self._woken, self._wake = os.pipe()
+        os.set_blocking(self._woken, False)
+        os.set_blocking(self._wake, False)
 
-    def run(self) -> int:
-        """Supervise until a signal ends it, and return the exit status.
-
-        Raises:
-            MlxkError: What a worker reported that no new worker could do better.
-            ExecutionError: Workers kept dying.
-        """
-        before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
-        wakeup = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
-        try:
-            return self._supervise()
-        finally:
-            signal.set_wakeup_fd(wakeup)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            self._wake.close()
-            self._woken.close()
-
-    def _supervise(self) -> int:
-        deaths = 0
+    def run(self) -> tuple[int, str | None]:
+        """Supervise until a signal or a failure ends it; return the exit status, or the failure to tell people."""
+        stopping = stopping_signals()
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        for number in stopping:
+            signal.signal(number, self._on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping)
+        deaths, died = 0, ""
         while True:
             began = time.monotonic()
-            status = self._run_worker()
+            status, failure = self._run_worker(died)
+            if self._unheard is not None:
+                message = f"standard output cannot be written: {self._unheard.strerror}"
+                return 1, failure_report("storage_error", message, "See whether the disk it goes to is full.")
             if self._signals:
-                return 0 if status == 0 else 1
+                return self._stopped(status)
+            if failure is not None:
+                return 1, failure
+            died = ""
             if self._reloading:
                 self._reloading = False
                 continue
             deaths = deaths + 1 if time.monotonic() - began < QUICK_SECONDS else 1
             if deaths > MOST_QUICK_DEATHS:
-                raise ExecutionError(
-                    f"The server's worker died {deaths} times within {QUICK_SECONDS:g} seconds of its start.",
-                    hint="Its log, on standard error, says why.",
-                )
+                message = f"The server's worker died {deaths} times within {QUICK_SECONDS:g} seconds of its start."
+                return 1, failure_report("execution_error", message, "Its log, on standard error, says why.")
             pause = min(0.1 * 2 ** (deaths - 1), LONGEST_PAUSE)
-            self._with.log().error("the worker died and is restarted", logger="supervisor", status=status, pause=pause)
-            self._sleep(pause)
+            select.select([self._woken], [], [], pause)
             if self._signals:
-                return 0
+                return self._stopped(0)
+            died = str(status)
 
-    def _run_worker(self) -> int:
-        ours, theirs = socket.socketpair()
-        inherited = [theirs.fileno(), *(each.fileno() for each in self._sockets)]
-        with ours:
-            with theirs:
-                worker = subprocess.Popen(
-                    [*self._with.command, *map(str, inherited)],
-                    pass_fds=inherited,
-                    stdin=subprocess.DEVNULL,
-                    stdout=sys.stderr.fileno(),
-                    start_new_session=True,  # Ctrl-C in the terminal reaches the supervisor only
-                )
-            control.send(ours, control.settings_message(self._settings))
-            failure = self._watch(ours, worker)
-        status = worker.wait()
-        if failure is not None and not self._signals:  # Told to end, it may have failed over that.
-            raise failure
-        return status
+    def _stopped(self, status: int) -> tuple[int, str | None]:
+        """Return the end after a signal; a worker that it ends was still starting, and had nothing in hand."""
+        if not self._announced:
+            return 1, failure_report("interrupted", "stopped before the server was ready", None)
+        return (0 if status in {0, -signal.SIGTERM} else 1), None
 
-    def _watch(self, connection: socket.socket, worker: "subprocess.Popen[bytes]") -> MlxkError | None:
-        """Watch over a worker until it has gone; return what it reported that no new worker could do better."""
-        failure = None
-        with selectors.DefaultSelector() as selector:
-            selector.register(connection, selectors.EVENT_READ)
-            selector.register(self._woken, selectors.EVENT_READ)
-            while True:
-                ready = {key.fileobj for key, _ in selector.select(self._patience())}
-                if self._woken in ready:
-                    self._woken.recv(4096)
-                if connection in ready:
-                    message = control.receive(connection)
-                    if message is None:
-                        return failure
-                    if "failure" in message:
-                        failure = control.failure_of(message)
-                    elif not self._announced:
-                        self._announced = True
-                        self._with.on_ready()
-                self._look(worker)
+    def _run_worker(self, died: str) -> tuple[int, str | None]:
+        """Run one worker until it has gone; return its exit status and what it reported to have failed.
 
-    def _look(self, worker: "subprocess.Popen[bytes]") -> None:
+        Args:
+            died: The exit status of the one before, for this one's log; empty unless it died.
+        """
+        heard, report = os.pipe()
+        life, ours = os.pipe()
+        passed = (report, life, self._settings, *self._sockets)
+        worker = spawn([*self._command, died, *map(str, passed)], passed)
+        os.close(report)
+        os.close(life)
+        try:
+            failure = self._watch(heard, worker)
+            return os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]), failure
+        finally:
+            os.close(heard)
+            os.close(ours)
+
+    def _watch(self, heard: int, worker: int) -> str | None:
+        """Watch over a worker until it has gone; return what it reported to have failed."""
+        said = b""
+        while True:
+            ready = select.select([heard, self._woken], [], [], self._patience())[0]
+            if self._woken in ready:
+                os.read(self._woken, 4096)
+            if heard in ready:
+                words = os.read(heard, 65536)
+                if not words:
+                    return said.decode() if said.endswith(b"\n") else None
+                said += words
+                if said == READY:
+                    said = b""
+                    self._announce()
+            self._look(worker)
+
+    def _announce(self) -> None:
+        """Say once that the server is ready; stop it when that cannot be said."""
+        rest = b"" if self._announced else self._ready
+        self._announced = True
+        try:
+            while rest:
+                rest = rest[os.write(sys.stdout.fileno(), rest) :]
+        except OSError as error:
+            self._unheard = error
+            self._on_signal(signal.SIGTERM, None)
+
+    def _look(self, worker: int) -> None:
         """Pass on the signals that came, also while the worker was being started, and kill one that takes too long."""
         while self._passed_on < self._signals:
             self._passed_on += 1
-            worker.send_signal(signal.SIGTERM if self._passed_on < KILLING_SIGNAL else signal.SIGKILL)
+            os.kill(worker, signal.SIGTERM if self._passed_on < KILLING_SIGNAL else signal.SIGKILL)
         if time.monotonic() >= self._kill_at:
-            worker.kill()
-        elif self._with.changed is not None and not self._reloading and self._with.changed():
+            os.kill(worker, signal.SIGKILL)
+        elif self._changed is not None and not self._reloading and self._changed():
             self._reloading = True
-            worker.send_signal(signal.SIGTERM)
+            os.kill(worker, signal.SIGTERM)
 
     def _patience(self) -> float | None:
         if self._kill_at != float("inf"):
             return max(0.0, self._kill_at - time.monotonic())
-        return None if self._with.changed is None else 0.5
+        return None if self._changed is None else LOOK_SECONDS
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: "FrameType | None") -> None:
         self._signals += 1
-        waiting = self._settings.drain_seconds if self._signals == 1 else 0.0
+        waiting = self._drain_seconds if self._signals == 1 else 0.0
         self._kill_at = min(self._kill_at, time.monotonic() + waiting + GRACE_SECONDS)
 
-    def _sleep(self, seconds: float) -> None:
-        """Wait, or less when a signal comes."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._woken, selectors.EVENT_READ)
-            selector.select(seconds)
+
+def spawn(command: list[str], descriptors: "Sequence[int]") -> int:
+    """Start a process and return its id.
+
+    It inherits some descriptors, reads nothing, and prints to standard error. It has a session of its own, so that
+    Ctrl-C in the terminal reaches the supervisor only.
+    """
+    stopping = stopping_signals()
+    signal.pthread_sigmask(signal.SIG_BLOCK, stopping)  # One that came between fork and exec would be lost.
+    process = os.fork()
+    if process:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping)
+        return process
+    try:
+        for number in stopping:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping)
+        os.setsid()
+        os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, True)
+        os.execv(command[0], command)
+    finally:
+        os._exit(CANNOT_RUN)
 
 
-def source_watch(directory: str) -> Callable[[], bool]:
+def failure_report(code: str, message: str, hint: str | None) -> str:
+    """Return a failure of the supervisor's own as workers report theirs."""
+    import json  # noqa: PLC0415 - costs memory, and is wanted in the end only
+
+    return json.dumps({"failure": code, "message": message, "hint": hint, "matches": []})
+
+
+def source_watch(directory: str) -> "Callable[[], bool]":
     """Return what tells whether a Python file below a directory has changed since it was asked last."""
 
     def newest() -> float:
@@ -206,3 +253,26 @@ def source_watch(directory: str) -> Callable[[], bool]:
         return seen.pop(0) != seen[0]
 
     return changed
+
+
+def main(arguments: "Sequence[str]") -> None:
+    """Run the program, and become another where there is a failure to be told.
+
+    Args:
+        arguments: As ``Supervisor`` takes them, the sockets separated by commas; then the separator, and the command
+            line of the program that tells failures, which gets the failure as its last argument.
+    """
+    drain_seconds, settings, sockets, ready, source, *commands = arguments
+    middle = commands.index(SEPARATOR)
+    supervisor = Supervisor(
+        float(drain_seconds), int(settings), [*map(int, sockets.split(","))], ready, source, commands[:middle]
+    )
+    status, failure = supervisor.run()
+    if failure is not None:
+        end = commands[middle + 1 :]
+        os.execv(end[0], [*end, failure])
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

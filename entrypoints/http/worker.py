@@ -3,13 +3,14 @@
 Runs in a process of its own under the supervisor (``python -m mlxk.entrypoints.http.worker``), or in the program's.
 """
 
+import contextlib
 import faulthandler
 import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -20,7 +21,9 @@ from mlxk.entrypoints.http.app import Application, Ports
 from mlxk.entrypoints.http.body_guard import LARGEST_UPLOAD_BYTES
 from mlxk.entrypoints.http.descriptors import raise_descriptor_limit
 from mlxk.entrypoints.http.foreign_logs import lead_logs_into
+from mlxk.entrypoints.http.handover import Orders, orders_of, read_settings_file, release_signals
 from mlxk.entrypoints.http.server.server import HttpServer, ServerLimits
+from mlxk.entrypoints.http.supervisor import READY, stopping_signals
 from mlxk.entrypoints.http.warm_up import warm_up
 from mlxk.entrypoints.server_settings import MIB, ServerSettings
 from mlxk.entrypoints.settings import Settings, read_settings
@@ -37,12 +40,19 @@ DESCRIPTORS_FOR_OTHERS = 128
 LEFT_BEHIND = 70
 """Exit status when a thread did not end; the process then leaves without waiting for it."""
 
-Report = Callable[[Mapping[str, object]], None]
+Report = Callable[[MlxkError | None], None]
+"""Hears that the server is ready, or why it cannot be; may raise a MlxkError, which ends it."""
+
 Build = Callable[[Settings, ServerSettings | None], "Container"]
 
 
 def serve_here(
-    sockets: Sequence[socket.socket], settings: Settings, server: ServerSettings, report: Report, build: Build
+    sockets: Sequence[socket.socket],
+    settings: Settings,
+    server: ServerSettings,
+    report: Report,
+    build: Build,
+    died: int | None = None,
 ) -> int:
     """Serve in this process, in its main thread, until a signal ends it; return the exit status.
 
@@ -52,11 +62,14 @@ def serve_here(
         server: The operator's decisions.
         report: Hears once that the server is ready, or why it cannot be.
         build: Wires the program.
+        died: The exit status of the worker before this one, if it died.
     """
     connections = raise_descriptor_limit(ServerLimits().connections + DESCRIPTORS_FOR_OTHERS) - DESCRIPTORS_FOR_OTHERS
     logged = attrs.evolve(settings, log_level=server.log_level, log_json=server.log_json)
     container = build(logged, server)
     log = container.adapters.event_log()
+    if died is not None:
+        log.error("the worker died and is restarted", logger="supervisor", status=died)
     lead_logs_into(log, server.log_level)
     application = Application(_ports(container), server)
     generator = container.adapters.text_generator()
@@ -65,7 +78,7 @@ def serve_here(
         if server.model is not None:
             preloaded = container.use_cases.serve_catalogue().offer(server.model).id
     except MlxkError as error:
-        report(control.failure_message(error))
+        report(error)
         return 1
     limits = ServerLimits(
         threads=server.max_streams + server.max_queue + SPARE_THREADS,
@@ -74,8 +87,9 @@ def serve_here(
         drain_seconds=server.drain_seconds,
     )
     web = HttpServer(application.wsgi, sockets, limits, application.drain, application.abort)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in stopping_signals():
         signal.signal(number, web.stop)
+    release_signals()
     preload = _Preload(container, application, server, report, web.stop)
     preload.start()
     log.info("serving", logger="server", pid=os.getpid(), model=preloaded)
@@ -110,16 +124,14 @@ class _Preload(threading.Thread):
         try:
             if self._server.model is not None:
                 warm_up(self._container, self._server.model, for_vectors=self._server.embed_model is not None)
+            if not self._application.life.draining:
+                self._application.life.preloaded = True
+                self._report(None)
         except MlxkError as error:
-            if self._application.life.draining:
-                return
-            self.failure = error
-            self._report(control.failure_message(error))
-            self._give_up()
-            return
-        if not self._application.life.draining:
-            self._application.life.preloaded = True
-            self._report({"ready": True})
+            if not self._application.life.draining:
+                self.failure = error
+                self._report(error)
+                self._give_up()
 
 
 def _ports(container: "Container") -> Ports:
@@ -136,27 +148,23 @@ def _ports(container: "Container") -> Ports:
     )
 
 
-def run_supervised(control_descriptor: int, listening: Sequence[int], build: Build) -> int:
+def run_supervised(orders: Orders, build: Build) -> int:
     """Serve under a supervisor: settings come from it, and its end is ours."""
     faulthandler.enable()
-    supervisor = socket.socket(fileno=control_descriptor)
-    message = control.receive(supervisor)
-    if message is None:
-        return 1
-    sockets = [socket.socket(fileno=descriptor) for descriptor in listening]
-    threading.Thread(target=_end_with, args=(supervisor,), name="mlxk-supervisor-watch", daemon=True).start()
-    return serve_here(
-        sockets,
-        read_settings(),
-        control.settings_of(message),
-        lambda report: control.send(supervisor, report),
-        build,
-    )
+    threading.Thread(target=_end_with, args=(orders.life,), name="mlxk-supervisor-watch", daemon=True).start()
+
+    def report(failure: MlxkError | None) -> None:
+        with contextlib.suppress(OSError):  # A supervisor that has gone needs no report.
+            os.write(orders.report, READY if failure is None else control.failure_line(failure))
+
+    sockets = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
+    server = read_settings_file(orders.settings)
+    return serve_here(sockets, read_settings(), server, report, build, died=orders.died)
 
 
-def _end_with(supervisor: socket.socket) -> None:
+def _end_with(life: int) -> None:
     """Wait for the supervisor's end, then stop in a hurry."""
-    control.receive(supervisor)
+    os.read(life, 1)
     for _ in range(2):
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -165,7 +173,7 @@ def main() -> None:
     """Run the worker process, and leave without unwinding what other threads may still use."""
     from mlxk.entrypoints.container import build  # noqa: PLC0415 - the engine's wiring, wanted in this process only
 
-    status = run_supervised(int(sys.argv[1]), [int(each) for each in sys.argv[2:]], build)
+    status = run_supervised(orders_of(sys.argv[1:]), build)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

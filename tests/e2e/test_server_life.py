@@ -251,6 +251,67 @@ def test_a_signal_before_the_server_is_ready_says_so(
     assert b"Traceback" not in errors
 
 
+BORN_INTERRUPTED = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+os.kill(os.getpid(), signal.SIGTERM)
+os.execv(sys.executable, [sys.executable, "-m", "mlxk", *sys.argv[1:]])
+"""
+"""Becomes the program with a signal waiting, which arrives when somebody takes signals over."""
+
+
+@pytest.mark.parametrize("flags", [[], ["--no-supervisor"]], ids=["supervised", "alone"])
+def test_a_signal_from_before_there_was_a_worker_ends_it_at_once(
+    flags: list[str], program_environment: dict[str, str], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", BORN_INTERRUPTED, "serve", "--port", "0", "--model", "demo", "--json", *flags]
+    ended = subprocess.run(command, capture_output=True, env=program_environment, cwd=tmp_path, timeout=20, check=False)
+    assert ended.returncode == 130, ended
+    document = json.loads(ended.stdout)
+    assert document["command"] == "serve"
+    assert document["error"] == {"type": "interrupted", "message": "stopped before the server was ready"}
+
+
+@pytest.mark.parametrize("flags", [[], ["--no-supervisor"]], ids=["supervised", "alone"])
+def test_a_server_that_cannot_say_it_is_ready_ends(
+    flags: list[str], program_environment: dict[str, str], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "mlxk", "serve", "--port", "0", *flags]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, env=program_environment, cwd=tmp_path, timeout=20, check=False
+        )
+    assert ended.returncode == 1
+    assert b"serve: Error: standard output cannot be written: No space left on device" in ended.stderr
+    assert b"Traceback" not in ended.stderr
+
+
+def test_a_hangup_that_is_ignored_does_not_end_the_server(start: Start) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited, as from nohup
+    try:
+        server = start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    server.process.send_signal(signal.SIGHUP)
+    assert b'"finish_reason"' in read_all(server.ask())
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(10) == 0
+
+
+def test_a_hangup_ends_the_server(start: Start) -> None:
+    server = start()
+    server.process.send_signal(signal.SIGHUP)
+    assert server.process.wait(10) == 0
+
+
+def test_a_signal_while_a_worker_is_being_replaced_ends_in_order(start: Start) -> None:
+    server = start()
+    os.kill(server.worker(), signal.SIGKILL)
+    time.sleep(0.3)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(10) == 0
+
+
 def listens(port: int) -> bool:
     """Whether something listens on a port."""
     try:

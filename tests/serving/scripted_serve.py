@@ -8,8 +8,8 @@ An answer repeats ``word`` as often as the request allows; a prompt of ``die`` e
 import json
 import os
 import sys
-import time
 from collections.abc import Sequence
+from typing import NoReturn
 
 from mlxk.adapters.in_memory.speech_transcriber import InMemorySpeechTranscriber
 from mlxk.adapters.in_memory.text_embedder import InMemoryTextEmbedder
@@ -19,10 +19,10 @@ from mlxk.domain.errors import ExecutionError
 from mlxk.domain.generation import GenerationRequest
 from mlxk.entrypoints.container import Container, build
 from mlxk.entrypoints.http import sockets
-from mlxk.entrypoints.http.supervisor import Supervision, Supervisor, source_watch
+from mlxk.entrypoints.http.handover import become_supervisor, orders_of
 from mlxk.entrypoints.http.worker import run_supervised
 from mlxk.entrypoints.server_settings import ServerSettings
-from mlxk.entrypoints.settings import Settings, read_settings
+from mlxk.entrypoints.settings import Settings
 
 STEP_SECONDS = 0.01
 
@@ -37,12 +37,6 @@ def answers(request: GenerationRequest) -> Sequence[str]:
     return (" word",) * (request.settings.max_tokens or 10)
 
 
-def say(message: object) -> None:
-    """Write one line for the test."""
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
-
-
 def scripted(settings: Settings, server: ServerSettings | None) -> Container:
     """Wire the program, but for its engine."""
     container = build(settings, server)
@@ -52,28 +46,26 @@ def scripted(settings: Settings, server: ServerSettings | None) -> Container:
     return container
 
 
-def supervise(settings: ServerSettings) -> int:
+def supervise(settings: ServerSettings) -> NoReturn:
     """Serve under a supervisor, saying the port on standard output when ready."""
     listening = sockets.listen(settings.host, settings.port)
-    port = sockets.ports(listening)
-    began = time.monotonic()
+    ready = json.dumps({"port": sockets.ports(listening)}) + "\n"
+    source = os.getcwd() if settings.reload else ""
+    here = (sys.executable, "-P", os.path.abspath(__file__))
+    become_supervisor(listening, settings, ready, end=(*here, "--end"), source=source, worker=(*here, "--worker"))
 
-    def ready() -> None:
-        say({"port": port, "seconds": time.monotonic() - began})
 
-    command = (sys.executable, "-P", os.path.abspath(__file__), "--worker")
-    log = build(read_settings()).adapters.event_log
-    changed = source_watch(os.getcwd()) if settings.reload else None
-    return Supervisor(listening, settings, Supervision(log, ready, changed, command)).run()
+def main(arguments: Sequence[str]) -> int:
+    """Be the program, its worker, or what tells how it ended."""
+    if arguments[0] == "--worker":
+        status = run_supervised(orders_of(arguments[1:]), scripted)
+        sys.stderr.flush()
+        os._exit(status)
+    if arguments[0] == "--end":
+        sys.stdout.write(arguments[1] + "\n")
+        return 1
+    supervise(ServerSettings(**json.loads(arguments[0])))
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--worker":
-        status = run_supervised(int(sys.argv[2]), [int(each) for each in sys.argv[3:]], scripted)
-        sys.stderr.flush()
-        os._exit(status)
-    try:
-        sys.exit(supervise(ServerSettings(**json.loads(sys.argv[1]))))
-    except ExecutionError as error:
-        say({"failure": error.code, "message": error.message})
-        sys.exit(1)
+    sys.exit(main(sys.argv[1:]))

@@ -48,12 +48,11 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
     )
     server.validate()
 
-    def announce(address: "ServerAddress") -> None:
-        if output.as_json:
-            data = {"url": address.url, "host": address.host, "port": address.port, "model": arguments.model}
-            document = {"status": "success", "command": "embed-serve", "data": {**data, "pid": os.getpid()}}
-            output.line(json.dumps({**document, "error": None}))
-        else:
-            output.line(f"mlxk serves vectors at {address.url}/v1/embeddings (Ctrl-C stops it)")
+    def announcement(address: "ServerAddress") -> str:
+        if not output.as_json:
+            return f"mlxk serves vectors at {address.url}/v1/embeddings (Ctrl-C stops it)"
+        data = {"url": address.url, "host": address.host, "port": address.port, "model": arguments.model}
+        document = {"status": "success", "command": "embed-serve", "data": {**data, "pid": os.getpid()}}
+        return json.dumps({**document, "error": None})
 
-    return door.serve(door.settings, server, announce)
+    return door.serve(door.settings, server, announcement)

@@ -64,7 +64,7 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
         )
     server = _settings(arguments, door)
     server.validate()
-    return door.serve(door.settings, server, lambda address: _announce(address, server, output))
+    return door.serve(door.settings, server, lambda address: _announcement(address, server, output))
 
 
 def _settings(arguments: argparse.Namespace, door: Door) -> "ServerSettings":
@@ -120,17 +120,16 @@ def _api_keys(file: str | None, variable: str | None) -> tuple[str, ...]:
     return tuple(keys)
 
 
-def _announce(address: "ServerAddress", server: "ServerSettings", output: Output) -> None:
-    """Say where the server is reached, in one line."""
-    if output.as_json:
-        data = {
-            "url": address.url,
-            "host": address.host,
-            "port": address.port,
-            "model": server.model,
-            "max_tokens": server.max_tokens,
-            "pid": os.getpid(),
-        }
-        output.line(json.dumps({"status": "success", "command": "serve", "data": data, "error": None}))
-        return
-    output.line(f"mlxk serves at {address.url}/v1 (Ctrl-C stops it)")
+def _announcement(address: "ServerAddress", server: "ServerSettings", output: Output) -> str:
+    """Return the line that says where the server is reached."""
+    if not output.as_json:
+        return f"mlxk serves at {address.url}/v1 (Ctrl-C stops it)"
+    data = {
+        "url": address.url,
+        "host": address.host,
+        "port": address.port,
+        "model": server.model,
+        "max_tokens": server.max_tokens,
+        "pid": os.getpid(),
+    }
+    return json.dumps({"status": "success", "command": "serve", "data": data, "error": None})

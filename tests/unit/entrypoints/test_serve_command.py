@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ def serve(*arguments: str, status: int = 0, **variables: str) -> tuple[int, list
     """Run the command with a server that only notes how it was called."""
     seen: list[ServerSettings] = []
 
-    def fake(settings: Any, server: ServerSettings, announce: Any) -> int:
+    def fake(settings: Any, server: ServerSettings, announcement: Any) -> int:
         seen.append(server)
-        announce(ServerAddress(host=server.host, port=server.port or 4321))
+        sys.stdout.write(announcement(ServerAddress(host=server.host, port=server.port or 4321)) + "\n")
         return status
 
     def unused(*_: Any) -> Any:

@@ -1,5 +1,6 @@
 """The small parts of the server: sockets, what supervisor and worker say, figures, limits, logs of libraries."""
 
+import ast
 import logging
 import os
 import re
@@ -13,9 +14,9 @@ import attrs
 import pytest
 
 from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.domain.errors import PortInUseError, QueueFullError, ServerShutdownError, ValidationError
+from mlxk.domain.errors import InterruptedRunError, PortInUseError, QueueFullError, ServerShutdownError, ValidationError
 from mlxk.domain.generation import Finished, FinishReason, Timings, Usage
-from mlxk.entrypoints.http import control, sockets
+from mlxk.entrypoints.http import control, handover, sockets, supervisor
 from mlxk.entrypoints.http.descriptors import raise_descriptor_limit
 from mlxk.entrypoints.http.foreign_logs import lead_logs_into
 from mlxk.entrypoints.http.life import Admission, ServerLife
@@ -69,23 +70,34 @@ def test_the_address_shown_can_be_used(host: str, url: str) -> None:
     assert ServerAddress(host=host, port=1).url == url
 
 
-def test_settings_and_failures_cross_between_the_processes_unchanged() -> None:
-    ours, theirs = socket.socketpair()
-    settings = ServerSettings(port=1, model="demo", api_keys=("k",), keep_alive=1.5, cors_origins=("null",))
-    with ours, theirs:
-        control.send(ours, control.settings_message(settings))
-        assert control.settings_of(control.receive(theirs) or {}) == settings
-        error = PortInUseError("taken", hint="another", matches=("a",))
-        control.send(theirs, control.failure_message(error))
-        received = control.failure_of(control.receive(ours) or {})
-        assert (type(received), received.message, received.hint, received.matches) == (
-            PortInUseError,
-            "taken",
-            "another",
-            ("a",),
-        )
-        theirs.close()
-        assert control.receive(ours) is None
+def test_settings_cross_between_the_processes_unchanged_for_every_worker() -> None:
+    settings = ServerSettings(port=1, model="demo", api_keys=("k",) * 9999, keep_alive=1.5, cors_origins=("null",))
+    descriptor = handover.settings_file(settings)
+    try:
+        assert handover.read_settings_file(descriptor) == settings
+        assert handover.read_settings_file(descriptor) == settings
+    finally:
+        os.close(descriptor)
+
+
+def test_failures_cross_between_the_processes_unchanged() -> None:
+    line = control.failure_line(PortInUseError("taken", hint="another", matches=("a",)))
+    assert line.endswith(b"\n")
+    received = control.failure_of(line)
+    assert (type(received), received.message, received.hint, received.matches) == (
+        PortInUseError,
+        "taken",
+        "another",
+        ("a",),
+    )
+    assert type(control.failure_of(supervisor.failure_report("interrupted", "stopped", None))) is InterruptedRunError
+
+
+def test_the_supervisor_imports_nothing_that_costs_memory() -> None:
+    tree = ast.parse(Path(supervisor.__file__).read_text(encoding="utf-8"))
+    imported = {name.name for node in tree.body if isinstance(node, ast.Import) for name in node.names}
+    assert imported == {"os", "select", "signal", "sys", "time"}
+    assert not [node for node in tree.body if isinstance(node, ast.ImportFrom)]
 
 
 def test_flags_out_of_range_are_all_named() -> None:
