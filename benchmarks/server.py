@@ -10,7 +10,7 @@ machine disturbs all alike; figures are medians. CPU and memory are those of the
 clients. Connections that a server refused or reset are counted, and tried again.
 
 Before that each server is started several times with no other beside it: ready is a server that has answered its first
-request; its memory is looked at then, and again after 32 streams at once. Pages that its processes share count once.
+request; its memory is looked at a second later, and again after 32 streams at once. Pages that its processes share count once.
 """
 
 import argparse
@@ -150,7 +150,8 @@ class Server:
         return Sample(sum(each[0] for each in results), taken, statistics.median(each[1] for each in results))
 
     def memory_mib(self) -> float:
-        """Return the memory of its processes together."""
+        """Return the memory of its processes together, after a second of rest."""
+        time.sleep(1)
         return sum(map(memory_mib, family(self._process.pid)))
 
     def close(self) -> None:

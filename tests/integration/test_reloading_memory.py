@@ -1,12 +1,15 @@
 """Loading and unloading, again and again: nothing is kept of it."""
 
+import ctypes
 import gc
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 from models.tiny_models import build
+from serving.running import eventually
 
 from mlxk.adapters.in_memory.event_log import InMemoryEventLog
 from mlxk.adapters.mlx.loading import load_tokenizer
@@ -60,3 +63,22 @@ def test_a_tokenizer_that_is_gone_leaves_no_words_behind(tmp_path: Path) -> None
     before = resident_bytes()
     load_and_encode(TOKENIZERS)
     assert resident_bytes() - before < TOKENIZERS * WORDS * MOST_BYTES_A_WORD
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library gives back by itself")
+def test_an_engine_at_rest_gives_back_what_is_free(tmp_path: Path) -> None:
+    handle = build(tmp_path / "llama")
+    request = GenerationRequest(handle, "word", GenerationSettings(max_tokens=3, temperature=0))
+    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
+    try:
+        list(generator.submit(request))
+        time.sleep(1)  # it rests from this one
+        held = [bytearray(b"x" * 4000) for _ in range(20_000)]
+        pins = held[::1000]  # keep the heap from shrinking by itself
+        held.clear()
+        before = resident_bytes()
+        list(generator.submit(request))
+        assert eventually(lambda: resident_bytes() < before - 40_000_000, 5)
+        assert len(pins) == 20
+    finally:
+        generator.close()
