@@ -10,7 +10,8 @@ machine disturbs all alike; figures are medians. CPU and memory are those of the
 clients. Connections that a server refused or reset are counted, and tried again.
 
 Before that each server is started several times with no other beside it: ready is a server that has answered its first
-request; its memory is looked at a second later, and again after 32 streams at once. Pages that its processes share count once.
+request; its memory is looked at a second later, and again after 32 streams at once. Pages that its processes share
+count once.
 """
 
 import argparse

@@ -18,8 +18,9 @@ from mlxk.application.ports.resident_models import EngineState
 from mlxk.domain.errors import ExecutionError
 from mlxk.domain.model import ModelHandle
 
-_REST_SECONDS = 0.2
-"""Idle for so long, the engine gives back the memory it does not need, which takes a fraction of a millisecond."""
+_SECONDS_BETWEEN_RESTS = 0.2
+"""An engine without work gives back the memory it does not need; it takes a fraction of a millisecond, so not after
+each of many short answers."""
 
 
 class Engine:
@@ -29,8 +30,9 @@ class Engine:
         self._clock = clock
         self._failed_at: float | None = None
         """When a turn failed as a whole; None when none did."""
-        self._rest_at: float | None = None
-        """When to give memory back, unless there is work; None when that was done."""
+        self._rest_at = 0.0
+        """From when on memory is given back at the end of work."""
+        self._busy = False
         self._prefixes = PrefixCache(options.prefix_cache_bytes)
         self._residency = Residency(
             log, clock, options.model_budget_bytes, options.keep_alive_seconds, self._prefixes.forget
@@ -96,23 +98,17 @@ class Engine:
     def turn(self, interrupted: Callable[[], bool]) -> bool:
         """Do one small piece of work; return whether there is more to do at once."""
         self._residency.turn()
+        worked = self._busy
         # A model that waits for room gets it when answers have ended, which this turn may have brought about.
-        busy = self._scheduler.turn(interrupted) or self._residency.waiting > 0
-        now = self._clock.monotonic()
-        if busy:
-            self._rest_at = now + _REST_SECONDS
-        elif self._rest_at is not None and now >= self._rest_at:
-            self._rest_at = None
+        self._busy = self._scheduler.turn(interrupted) or self._residency.waiting > 0
+        if worked and not self._busy and self._clock.monotonic() >= self._rest_at:
             heap.give_back()
-        return busy
+            self._rest_at = self._clock.monotonic() + _SECONDS_BETWEEN_RESTS
+        return self._busy
 
     def idle_seconds(self) -> float | None:
         """Return how long the thread may sleep."""
-        unload = self._residency.idle_seconds()
-        if self._rest_at is None:
-            return unload
-        rest = max(0.0, self._rest_at - self._clock.monotonic())
-        return rest if unload is None else min(unload, rest)
+        return self._residency.idle_seconds()
 
     def fail_all(self, error: Exception) -> None:
         """End every answer with an error, and forget what they computed."""

@@ -5,6 +5,7 @@ everyone else posts it work and gets plain Python back. It owns the loop and its
 is stands in ``engine``.
 """
 
+import atexit
 import queue
 import threading
 from abc import abstractmethod
@@ -47,7 +48,8 @@ Work = Callable[[W], None]
 class OwnerThread(Generic[W]):
     """Runs a worker in a thread of its own, started by the first post.
 
-    A daemon, so that a process that forgets to close still exits; closed, it is joined and leaves no MLX stream behind.
+    Closed, it is joined and leaves no MLX stream behind. A process that forgets to close it does so on its way out: a
+    thread that is still between two lines then aborts the process, since C++ does not survive its forced end.
 
     Args:
         build: Makes the worker, in the thread of the first post; it must not touch MLX yet.
@@ -77,6 +79,7 @@ class OwnerThread(Generic[W]):
                 self.worker = self._build()
                 self._thread = threading.Thread(target=self._run, args=(self.worker,), name="mlx-owner", daemon=True)
                 self._thread.start()
+                atexit.register(self.close)
             self._inbox.put(work)
 
     def close(self) -> None:
@@ -86,6 +89,7 @@ class OwnerThread(Generic[W]):
             self._inbox.put(None)
         if thread is not None and thread is not threading.current_thread():
             thread.join()
+            atexit.unregister(self.close)
 
     @property
     def started(self) -> bool:
