@@ -11,7 +11,8 @@ clients. Connections that a server refused or reset are counted, and tried again
 
 Before that each server is started several times with no other beside it: ready is a server that has answered its first
 request; its memory is looked at a second later, and again after 32 streams at once. Pages that its processes share
-count once.
+count once. This is done with the small model, where memory is that of the program, and with one whose weights take as
+much as those of SmolLM2-135M in 4 bits, the smallest model that many people serve.
 """
 
 import argparse
@@ -50,6 +51,16 @@ SHAPE = {
     "head_dim": 64,
 }
 
+SMALLEST_SERVED = {
+    "hidden_size": 576,
+    "num_hidden_layers": 5,
+    "intermediate_size": 1664,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "head_dim": 64,
+}
+"""76 MB of weights in 32 bits."""
+
 
 @attrs.frozen
 class Sample:
@@ -66,19 +77,19 @@ class Sample:
         return self.tokens / self.cpu_seconds
 
 
-def make_model(directory: Path) -> str:
-    """Write the model and return its path."""
+def make_model(directory: Path, name: str, shape: Mapping[str, int]) -> str:
+    """Write a model and return its path."""
     place = Path(__file__).parents[1] / "tests" / "models" / "tiny_models.py"
     spec = importlib.util.spec_from_file_location("tiny_models", place)
     if spec is None or spec.loader is None:
         raise FileNotFoundError(place)
     tiny_models = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tiny_models)
-    model = directory / "bench-llama"
-    tiny_models.build(model, **SHAPE)
-    for name in ("config.json", "generation_config.json"):
-        settings = json.loads((model / name).read_text())
-        (model / name).write_text(json.dumps({**settings, "eos_token_id": NEVER}))
+    model = directory / name
+    tiny_models.build(model, **shape)
+    for file in ("config.json", "generation_config.json"):
+        settings = json.loads((model / file).read_text())
+        (model / file).write_text(json.dumps({**settings, "eos_token_id": NEVER}))
     (model / "README.md").write_text("---\nlibrary_name: mlx\npipeline_tag: text-generation\ntags:\n- mlx\n---\n")
     return str(model)
 
@@ -305,7 +316,8 @@ def compare_starts(commands: Mapping[str, str], model: str, starts: int, tokens:
             server.measure(STREAMS[-1], tokens)
             loaded[name].append(server.memory_mib())
             server.close()
-    print(f"{'':12} {'ready after':>12} {'MiB':>5} {f'after {STREAMS[-1]} streams':>17}")
+    weights = sum(file.stat().st_size for file in Path(model).glob("*.safetensors")) / 1e6
+    print(f"{f'{weights:.0f} MB':12} {'ready after':>12} {'MiB':>5} {f'after {STREAMS[-1]} streams':>17}")
     for name in commands:
         figures = [statistics.median(each[name]) for each in (seconds, ready, loaded)]
         print(f"{name:12} {figures[0]:10.2f} s {figures[1]:5.0f} {figures[2]:17.0f}")
@@ -326,8 +338,10 @@ def main() -> None:
     ours = f"{sys.executable} -m mlxk serve --allow-model-paths --port {{port}} --model {{model}}"
     commands = {"mlxk": ours, **dict(peer.split("=", 1) for peer in arguments.peer)}
     with tempfile.TemporaryDirectory() as directory:
-        model = make_model(Path(directory))
-        compare_starts(commands, model, arguments.starts, arguments.tokens)
+        model = make_model(Path(directory), "bench-llama", SHAPE)
+        served = make_model(Path(directory), "bench-smallest-served", SMALLEST_SERVED)
+        for started in (model, served):
+            compare_starts(commands, started, arguments.starts, arguments.tokens)
         contestants = [Raw(model), *(Server(name, command, model) for name, command in commands.items())]
         try:
             compare(contestants, arguments.rounds, arguments.tokens)
