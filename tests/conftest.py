@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak-requests", type=int, default=100, help="requests of the engine's soak test")
     parser.addoption("--hostile-requests", type=int, default=600, help="requests of the attack on the server")
     parser.addoption("--exits", type=int, default=3, help="processes of the test of exits after generating")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Put temporary files into a folder of this test process, so that what is left behind there is its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
+        yield
 
 
 @pytest.fixture
@@ -119,7 +128,7 @@ def command(
     def execute(*arguments: str, **variables: str) -> dict[str, Any]:
         settings = read_settings({**program_environment, **hub_variables, **variables})
         with contextlib.chdir(tmp_path):
-            door = Door(settings=settings, build=build, read_pipe=lambda words: words, serve=lambda *_: 1)
+            door = Door(settings=settings, build=build, read_pipe=lambda words, note: words, serve=lambda *_: 1)
             status = run([*arguments, "--json"], door)
         printed = capsys.readouterr()
         assert printed.err == ""
