@@ -72,8 +72,10 @@ def _serve_here(
     status = serve_here(listening, settings, server, report, build)
     if not failures:
         raise InterruptedRunError("stopped before the server was ready")
-    if failures[-1] is not None:
-        raise failures[-1]
+    failure = failures[-1]
+    if failure is not None:
+        # Where nobody reads any more, this ends as any command does, in silence.
+        raise failure.__cause__ if isinstance(failure.__cause__, BrokenPipeError) else failure
     return status
 
 

@@ -48,6 +48,9 @@ LOOK_SECONDS = 0.5
 CANNOT_RUN = 127
 """Exit status of a worker that could not even be started."""
 
+NOBODY_READS = 141
+"""Exit status when standard output is a pipe that nobody reads any more, as of any command of ours."""
+
 
 def stopping_signals() -> "Sequence[signal.Signals]":
     """Return the signals that stop a server: all that end programs, but for a hangup that ``nohup`` has us ignore."""
@@ -103,6 +106,8 @@ class Supervisor:
         while True:
             began = time.monotonic()
             status, failure = self._run_worker(died)
+            if isinstance(self._unheard, BrokenPipeError):
+                return NOBODY_READS, None
             if self._unheard is not None:
                 message = f"standard output cannot be written: {self._unheard.strerror}"
                 return 1, failure_report("storage_error", message, "See whether the disk it goes to is full.")
@@ -221,6 +226,8 @@ def spawn(command: list[str], descriptors: "Sequence[int]") -> int:
         for descriptor in descriptors:
             os.set_inheritable(descriptor, True)
         os.execv(command[0], command)
+    except OSError as error:
+        os.write(sys.stderr.fileno(), f"{command[0]} cannot be run: {error.strerror}\n".encode(errors="replace"))
     finally:
         os._exit(CANNOT_RUN)
 
@@ -264,12 +271,17 @@ def main(arguments: "Sequence[str]") -> None:
     """
     drain_seconds, settings, sockets, ready, source, *commands = arguments
     middle = commands.index(SEPARATOR)
-    supervisor = Supervisor(
-        float(drain_seconds), int(settings), [*map(int, sockets.split(","))], ready, source, commands[:middle]
-    )
-    status, failure = supervisor.run()
+    inherited = [*map(int, sockets.split(","))]
+    try:
+        supervisor = Supervisor(float(drain_seconds), int(settings), inherited, ready, source, commands[:middle])
+        status, failure = supervisor.run()
+    except OSError as error:
+        message = f"no worker can be started: {error.strerror}"
+        status, failure = 1, failure_report("execution_error", message, "See which limits the system sets.")
     if failure is not None:
         end = commands[middle + 1 :]
+        # Another signal would show a traceback of the program that is being read.
+        signal.pthread_sigmask(signal.SIG_BLOCK, stopping_signals())
         os.execv(end[0], [*end, failure])
     sys.exit(status)
 

@@ -60,7 +60,7 @@ def serve_here(
         sockets: Listening.
         settings: The environment.
         server: The operator's decisions.
-        report: Hears once that the server is ready, or why it cannot be.
+        report: Hears that the server is ready, and why it cannot be or go on.
         build: Wires the program.
         died: The exit status of the worker before this one, if it died.
     """

@@ -286,6 +286,20 @@ def test_a_server_that_cannot_say_it_is_ready_ends(
     assert b"Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize("flags", [[], ["--no-supervisor"], ["--json"]], ids=["supervised", "alone", "json"])
+def test_a_server_whose_reader_has_gone_ends_in_silence(
+    flags: list[str], program_environment: dict[str, str], tmp_path: Path
+) -> None:
+    unread, pipe = os.pipe()
+    os.close(unread)
+    command = [sys.executable, "-m", "mlxk", "serve", "--port", "0", "--log-level", "error", *flags]
+    ended = subprocess.run(
+        command, stdout=pipe, stderr=subprocess.PIPE, env=program_environment, cwd=tmp_path, timeout=20, check=False
+    )
+    os.close(pipe)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
 def test_a_hangup_that_is_ignored_does_not_end_the_server(start: Start) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited, as from nohup
     try:

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -291,6 +292,24 @@ def test_a_request_that_arrives_while_the_server_stops_is_told_so() -> None:
         assert all(b"server_shutdown" in answer and b"Retry-After" in answer for answer in answers)
         assert read_all(silent) == b""
         assert eventually(lambda: server.ended_well is True)
+
+
+def test_clients_that_send_on_while_the_server_stops_read_why_they_are_refused() -> None:
+    clients = 20
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000\r\n\r\n".encode()
+
+    def upload(connection: socket.socket) -> bytes:
+        connection.sendall(head)
+        for _ in range(10):
+            connection.sendall(bytes(100_000))
+            time.sleep(0.2)
+        return read_all(connection)
+
+    with RunningServer(Parts()) as server, ThreadPoolExecutor(clients) as pool:
+        answers = [pool.submit(upload, server.connect()) for _ in range(clients)]
+        assert eventually(lambda: server.get("/livez")[0] == 200)
+        server.hurry()
+        assert [each.result().split(b"\r\n")[0] for each in answers] == [b"HTTP/1.1 503 Service Unavailable"] * clients
 
 
 def test_a_server_that_stops_does_not_wait_for_a_request_that_does_not_arrive() -> None:

@@ -75,8 +75,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
 
     @property
     def busy(self) -> bool:
-        """Whether a request is being served or a response is still to be sent."""
-        return bool(self.requests or self.total_outbufs_len)
+        """Whether a request is being served or a response is still to be sent, up to its orderly end."""
+        return bool(self.requests or self.total_outbufs_len or self.close_when_flushed)
 
     @property
     def arriving(self) -> bool:
@@ -101,7 +101,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
 
     def readable(self) -> bool:
         """Whether the client's bytes are wanted now."""
-        return self.discard_until is not None or bool(super().readable())
+        return self.discard_until is not None or (not self._refused and bool(super().readable()))
 
     def handle_read(self) -> None:
         """Read from the client, or throw away what it still sends."""
@@ -145,6 +145,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
             if request is None or self.requests:
                 return
             self.request = self.began = None
+            self._refused = True
             request.error = error
             self.requests.append(request)
             self.server.add_task(self)
