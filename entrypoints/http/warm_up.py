@@ -44,9 +44,17 @@ def warm_up(container: "Container", reference: str, for_vectors: bool = False) -
 
 
 def _make_a_token(container: "Container", model: ServedModel) -> None:
-    prompt = Conversation.of("Hello") if model.can_chat else "Hello"
-    request = GenerationRequest(model.handle, prompt, GenerationSettings(max_tokens=1, temperature=0.0))
-    for stream in container.use_cases.serve_text()(model, (request,)):
+    """Have the chat template tried, then a token made.
+
+    What a template makes of a greeting is not computed: where a model computes slowly, the first client would wait for
+    the words of the template.
+    """
+    serve = container.use_cases.serve_text()
+    settings = GenerationSettings(max_tokens=1, temperature=0.0)
+    if model.can_chat:
+        for stream in serve(model, (GenerationRequest(model.handle, Conversation.of("Hello"), settings),)):
+            stream.cancel()
+    for stream in serve(model, (GenerationRequest(model.handle, "Hello", settings),)):
         for event in stream:
             if isinstance(event, Finished):
                 break
