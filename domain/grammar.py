@@ -91,3 +91,12 @@ class Grammar:
             raise self.refused(f"is not valid JSON: {error}") from error
         except RecursionError as error:
             raise self.refused("is nested too deeply") from error
+
+
+def is_json(text: str) -> bool:
+    """Whether a text is a whole JSON value."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True

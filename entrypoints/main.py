@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 """Type checkers take it for true; the one of ``typing`` costs ``--version`` a tenth of its time."""
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import FrameType
     from typing import Self
 
@@ -155,10 +155,10 @@ def _wiring() -> "Build":
     return build
 
 
-def _read_pipe(words: str) -> str:
+def _read_pipe(words: str, note: "Callable[[str], None]") -> str:
     from mlxk.entrypoints.pipe.prompt import read_prompt
 
-    return read_prompt(sys.stdin.buffer, sys.stderr, words)
+    return read_prompt(sys.stdin.buffer, words, note)
 
 
 def _serving(arguments: "Sequence[str]") -> "Serve":

@@ -4,6 +4,7 @@ The answer goes to standard output, since it is data; what the model thinks goes
 """
 
 import json
+from collections.abc import Iterable
 
 import attrs
 
@@ -11,6 +12,7 @@ from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.conversation import ToolCall
 from mlxk.domain.errors import ExecutionError
 from mlxk.domain.generation import Finished, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
+from mlxk.domain.grammar import is_json
 from mlxk.entrypoints.cli.output import Output
 
 
@@ -22,6 +24,15 @@ class Answer:
     reasoning: str
     tool_calls: tuple[ToolCall, ...]
     finished: Finished
+
+    @property
+    def finish_reason(self) -> str:
+        """Why it ended: calls wait for their results, unless a stop string cut them and they are a part."""
+        reason = self.finished.reason
+        if reason is not FinishReason.STOP or not self.tool_calls:
+            return reason.value
+        whole = all(is_json(call.arguments) for call in self.tool_calls)
+        return "tool_calls" if whole else FinishReason.LENGTH.value
 
 
 @attrs.define
@@ -85,9 +96,9 @@ def call_line(call: ToolCall) -> str:
     return f'{{"name": {json.dumps(call.name, ensure_ascii=False)}, "arguments": {call.arguments}}}'
 
 
-def say_notes(output: Output, finished: Finished) -> None:
+def say_notes(output: Output, notes: Iterable[str]) -> None:
     """Tell on standard error what was done otherwise than usual."""
-    for note in finished.notes:
+    for note in notes:
         output.note(f"[{note}]")
 
 

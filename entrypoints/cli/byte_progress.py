@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Self
 
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.printable import printable
+from mlxk.entrypoints.cli.transfer_progress import bars
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -32,7 +33,7 @@ class ByteProgress:
 
     def __enter__(self) -> Self:
         if self._shown:
-            self._progress = _bars()
+            self._progress = bars()
             self._progress.start()
         return self
 
@@ -41,17 +42,3 @@ class ByteProgress:
     ) -> None:
         if self._progress is not None:
             self._progress.stop()
-
-
-def _bars() -> "Progress":
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=Console(stderr=True), transient=True)

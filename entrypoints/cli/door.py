@@ -28,6 +28,6 @@ class Door:
     settings: Settings
     build: Callable[[Settings], "Container"]
     """Builds the container; called at most once a command."""
-    read_pipe: Callable[[str], str]
+    read_pipe: Callable[[str, Callable[[str], None]], str]
     """Reads standard input and joins it with the words of the prompt."""
     serve: Serve

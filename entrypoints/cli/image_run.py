@@ -106,7 +106,7 @@ class _Printer:
             shown = not self._arguments.no_reasoning
             self._output.document("run", wire.answer(self._arguments.model, self._showing.prompt, whole, shown))
         else:
-            say_notes(self._output, whole.finished)
+            say_notes(self._output, whole.finished.notes)
 
     def _next(self, described: "Iterator[Described]") -> "Described | None":
         from mlxk.entrypoints.cli.spinner import Spinner

@@ -1,7 +1,6 @@
 """The one output sink: standard output is data, standard error is talk.
 
-Owns the JSON envelope and where things are written. What a value looks like as JSON stands in ``wire``, for people in
-``human``.
+Owns the JSON envelope and where things are written. What a value looks like as JSON stands in ``wire``.
 """
 
 import io

@@ -67,4 +67,4 @@ def _print(arguments: argparse.Namespace, output: Output, prompt: str, answer: "
     for call in answer.tool_calls:
         output.line(call_line(call))
     say_why_cut(output, answer.finished, arguments.max_tokens)
-    say_notes(output, answer.finished)
+    say_notes(output, answer.finished.notes)

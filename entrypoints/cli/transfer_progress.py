@@ -100,7 +100,7 @@ class BarProgress(Progress):
         """Draw the bar over everything."""
         self.end()
         self._sizes, self._tasks = dict(sizes), {}
-        self._bars = _bars()
+        self._bars = bars()
         self._total = self._bars.add_task(printable(activity), total=sum(sizes.values()))
         self._bars.start()
 
@@ -134,7 +134,8 @@ def _files(count: int) -> str:
     return "1 file" if count == 1 else f"{count} files"
 
 
-def _bars() -> "Bars":
+def bars() -> "Bars":
+    """Return bars over bytes on standard error, which go when they end."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 

@@ -94,7 +94,7 @@ def answer(reference: str, prompt: str, given: "Answer", show_reasoning: bool) -
         "model": reference,
         "prompt": prompt,
         "response": given.text,
-        "finish_reason": _finish_reason(given),
+        "finish_reason": given.finish_reason,
         "usage": {
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
@@ -118,12 +118,6 @@ def answer(reference: str, prompt: str, given: "Answer", show_reasoning: bool) -
     if finished.notes:
         fields["notes"] = list(finished.notes)
     return fields
-
-
-def _finish_reason(given: "Answer") -> str:
-    """Return why an answer ended; one that ends in calls waits for their results."""
-    reason = given.finished.reason.value
-    return "tool_calls" if given.tool_calls and reason == "stop" else reason
 
 
 def _rate(tokens: int, seconds: float) -> float | None:

@@ -103,7 +103,7 @@ class Application:
             ports.serve_text, self.pump, self.life, self._admission, self._metrics, ports.log, ports.clock
         )
         add = self.wsgi.add_route
-        spoken = SpokenQuestions(ports.catalogue, ports.transcribe, ports.clock)
+        spoken = SpokenQuestions(ports.catalogue, ports.transcribe, ports.clock, settings.max_tokens)
         add(
             "/v1/chat/completions",
             ChatCompletions(reader, ports.catalogue, answering, ports.serve_images, spoken, settings),

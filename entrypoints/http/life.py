@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from mlxk.domain.errors import MlxkError, QueueFullError, ServerShutdownError, ValidationError
+from mlxk.domain.errors import QueueFullError, ServerShutdownError, ValidationError
 
 
 class ServerLife:
@@ -12,7 +12,6 @@ class ServerLife:
     def __init__(self) -> None:
         self.preloaded = False
         """Whether the models to preload are in memory, or there are none."""
-        self.preload_failure: MlxkError | None = None
         self.draining = False
         self.aborted = False
         """Whether what is still in progress is to be given up."""

@@ -4,7 +4,8 @@ Whether pipes are switched on is the caller's policy. Input is bounded, so that 
 not in exhausted memory.
 """
 
-from typing import BinaryIO, TextIO
+from collections.abc import Callable
+from typing import BinaryIO
 
 from mlxk.domain.errors import ValidationError
 
@@ -12,10 +13,10 @@ MAX_INPUT_BYTES = 64 * 1024 * 1024
 """Far beyond any context window (some 16 million tokens), far below any machine's memory."""
 
 
-def read_prompt(stdin: BinaryIO, stderr: TextIO, words: str) -> str:
+def read_prompt(stdin: BinaryIO, words: str, note: Callable[[str], None]) -> str:
     """Return standard input, then a blank line and the words when there are any.
 
-    Bytes that are not UTF-8 are replaced, and that is said once on ``stderr``.
+    Bytes that are not UTF-8 are replaced, and that is noted once.
 
     Raises:
         ValidationError: More than ``MAX_INPUT_BYTES`` arrived.
@@ -27,5 +28,5 @@ def read_prompt(stdin: BinaryIO, stderr: TextIO, words: str) -> str:
         )
     text = data.decode("utf-8", errors="replace")
     if "\ufffd" in text and b"\xef\xbf\xbd" not in data:
-        stderr.write("run: standard input is not valid UTF-8; invalid bytes were replaced\n")
+        note("run: standard input is not valid UTF-8; invalid bytes were replaced")
     return f"{text}\n\n{words}" if words else text

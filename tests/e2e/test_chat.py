@@ -109,6 +109,22 @@ class TestAnEndlessAnswer:
         assert terminal.exitstatus == 0
 
 
+class TestAnAnswerWithANote:
+    """Something was done otherwise than usual."""
+
+    @pytest.fixture
+    def flags(self) -> list[str]:
+        return ["--kv-bits", "8"]
+
+    def test_it_is_told_once(self, terminal: "pexpect.spawn[str]") -> None:
+        terminal.sendline("My name is Olga.")
+        terminal.expect(r"\[\S+ .*\]")
+        note = terminal.after
+        terminal.expect_exact(PROMPT)
+        say(terminal, "What is my name?", "Your name is Olga.")
+        assert note not in terminal.before
+
+
 def test_a_conversation_is_saved_and_loaded(terminal: "pexpect.spawn[str]", tmp_path: Path) -> None:
     say(terminal, "My name is Ada.", "Ada!")
     say(terminal, "/save talk.json", "saved to talk.json")

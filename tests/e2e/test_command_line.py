@@ -263,7 +263,12 @@ def test_output_that_cannot_be_written_is_a_failure_of_one_line(
 
 @pytest.mark.parametrize(
     ("arguments", "status"),
-    [(["run", "demo", "hi", "--max-tokens", "2"], 0), (["clone", "demo", "./copy"], 0), (["show", "nosuch"], 1)],
+    [
+        (["run", "demo", "hi", "--max-tokens", "2"], 0),
+        (["run", "demo", "--max-tokens", "2"], 0),
+        (["clone", "demo", "./copy"], 0),
+        (["show", "nosuch"], 1),
+    ],
 )
 @pytest.mark.parametrize("deaf", ["full", "closed"])
 def test_talk_that_cannot_be_written_does_not_stop_the_work(
@@ -278,6 +283,7 @@ def test_talk_that_cannot_be_written_does_not_stop_the_work(
         os.close(reader)
     done = subprocess.run(
         [sys.executable, "-m", "mlxk", *arguments],
+        input=b"not UTF-8: \xff",
         stdout=subprocess.PIPE,
         stderr=ear,
         env=program_environment,

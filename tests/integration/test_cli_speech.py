@@ -47,7 +47,7 @@ class Program:
     def __call__(self, *arguments: str, **variables: str) -> Done:
         """Run a command; keyword arguments are environment variables."""
         settings = read_settings({"HOME": str(self.home), **variables})
-        door = Door(settings=settings, build=self._build, read_pipe=lambda words: words, serve=lambda *_: 1)
+        door = Door(settings=settings, build=self._build, read_pipe=lambda words, note: words, serve=lambda *_: 1)
         status = run(arguments, door)
         printed = self._capsys.readouterr()
         return Done(status, printed.out, printed.err)
@@ -242,6 +242,7 @@ def test_the_text_may_stand_after_the_flags(
         (("hello", "--instruct", "find"), b"", 2, "--instruct belongs to --query"),
         (("--batch",), b"\n\n", 1, "No input records found (--batch)"),
         (("--batch",), b'{"text": "a"}\n{"text": ', 1, "Malformed JSONL on line 2"),
+        (("--batch",), b"[" * 50_000, 1, "Malformed JSONL on line 1: nested too deeply"),
         (("--batch",), b"[1]\n", 1, "Malformed JSONL on line 1: not an object"),
         (("--batch",), b'{"txt": "a"}\n', 1, "JSONL line 1 missing 'text' field"),
         (("--batch",), b'{"text": ""}\n', 1, "JSONL line 1 missing 'text' field"),

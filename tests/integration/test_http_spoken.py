@@ -14,6 +14,7 @@ from serving.running import RunningServer, eventually
 
 from mlxk.entrypoints.http.answers.spoken import UNSUPPORTED
 from mlxk.entrypoints.http.requests.chat import ChatRequest
+from mlxk.entrypoints.server_settings import ServerSettings
 
 SOUND = b"RIFF....WAVE"
 IMAGE = "data:image/png;base64," + base64.b64encode(as_png(noise(1, 4, 4))).decode()
@@ -190,6 +191,13 @@ def test_a_recording_that_is_none_is_refused_before_anything_is_sent(stream: boo
     assert (status, answer["error"]["type"], answer["error"]["param"]) == (400, "validation_error", field)
     assert uploads_left_behind() == []
     assert server.parts.application._admission.admitted == 0
+
+
+def test_the_operators_limit_holds_when_a_request_names_none() -> None:
+    with RunningServer(Parts(settings=ServerSettings(max_tokens=2))) as server:
+        for limit, reason in (({}, "length"), ({"max_tokens": 100}, "stop")):
+            status, answer = ask(server, spoken(), **limit)
+            assert (status, answer["choices"][0]["finish_reason"]) == (200, reason)
 
 
 @pytest.mark.parametrize(

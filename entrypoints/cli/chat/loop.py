@@ -12,7 +12,7 @@ from mlxk.application.use_cases.generate_text import Question
 from mlxk.domain.conversation import require_whole
 from mlxk.domain.errors import MlxkError, StorageError
 from mlxk.entrypoints.cli import computing_flags, sampling_flags
-from mlxk.entrypoints.cli.answer import Answer, AnswerReader, call_line, say_why_cut
+from mlxk.entrypoints.cli.answer import Answer, AnswerReader, call_line, say_notes, say_why_cut
 from mlxk.entrypoints.cli.chat.input import Command, Meaning, Picture, Prompt, read_line, wants_more
 from mlxk.entrypoints.cli.chat.session import ChatSession
 from mlxk.entrypoints.cli.door import Door
@@ -58,7 +58,7 @@ def chat(arguments: argparse.Namespace, door: Door, container: "Container", outp
     session.settings.validate()
     resolve(arguments.model)
     if not sys.stdin.isatty():
-        prompt = opening or door.read_pipe("")
+        prompt = opening or door.read_pipe("", output.note)
         if prompt.strip():
             _answer(session, output, prompt)
         return DONE
@@ -173,6 +173,7 @@ def _tell(session: ChatSession, output: Output, answer: Answer) -> None:
             output.line(answer.text)
     for call in answer.tool_calls:
         output.line(call_line(call))
+    say_notes(output, session.news(answer.finished.notes))
     say_why_cut(output, answer.finished, session.settings.max_tokens, chatting=True)
     if session.verbose:
         output.note(_speed(answer))

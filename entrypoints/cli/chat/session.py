@@ -82,6 +82,8 @@ class ChatSession:
     """Images that the next turn shows."""
     finished: bool = False
     """Whether the user wants to leave."""
+    told: frozenset[str] = frozenset()
+    """What was noted about answers so far."""
 
     def turn(self, text: str) -> Message:
         """Return the user's next turn: the text, and the images that wait for it.
@@ -106,6 +108,12 @@ class ChatSession:
         """Remember a turn and its answer: what the model said, and the functions it called."""
         self.messages = (*self.messages, turn, Message(Role.ASSISTANT, answer, calls))
         self.waiting = ()
+
+    def news(self, notes: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the notes about an answer that are new in this chat, and remember them."""
+        new = tuple(note for note in notes if note not in self.told)
+        self.told |= frozenset(new)
+        return new
 
     def show(self, typed: str) -> str:
         """Have images shown in the next turn and return what to tell the user.

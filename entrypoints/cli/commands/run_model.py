@@ -46,13 +46,13 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
     prompt = words if arguments.prompt is None else str(arguments.prompt)
     listens, looks = audio_run.wanted(arguments), image_run.wanted(arguments)
     if PIPE_WORD in arguments.words:
-        prompt = _piped(prompt, door)
+        prompt = _piped(prompt, door, output)
     if listens:
         return audio_run.execute(arguments, prompt, functools.partial(_question, arguments), door, output)
     if looks:
         return image_run.execute(arguments, prompt, _question(arguments, prompt), door, output)
     if not prompt and not sys.stdin.isatty() and not arguments.chat:
-        prompt = door.read_pipe("")
+        prompt = door.read_pipe("", output.note)
     container = door.build(door.settings)
     try:
         if arguments.chat or (not prompt and sys.stdin.isatty()):
@@ -92,14 +92,14 @@ def _chat(arguments: argparse.Namespace, door: Door, container: "Container", out
     return chat(arguments, door, container, output, prompt)
 
 
-def _piped(words: str, door: Door) -> str:
+def _piped(words: str, door: Door, output: Output) -> str:
     """Join standard input with the words."""
     if not door.settings.enable_pipes:
         raise FeatureGateError(
             "reading the prompt from standard input requires MLXK2_ENABLE_PIPES=1",
             hint="Set the variable, or give the prompt as words.",
         )
-    prompt = door.read_pipe(words)
+    prompt = door.read_pipe(words, output.note)
     if not prompt.strip():
         raise ValidationError("standard input is empty, so there is no prompt")
     return prompt

@@ -11,8 +11,9 @@ from mlxk.domain.generation import (
     TokenLogprob,
     ToolCallDelta,
 )
+from mlxk.domain.grammar import is_json
 from mlxk.entrypoints.http.answers.forced_call import CallWriter
-from mlxk.entrypoints.http.answers.shape import Choice, Piece, Shape, finish_reason, is_json
+from mlxk.entrypoints.http.answers.shape import Choice, Piece, Shape, finish_reason
 from mlxk.entrypoints.http.requests.tools import ForcedCall
 
 
@@ -91,10 +92,12 @@ class ChatChoice(Choice):
 
     def pieces(self, event: GenerationEvent) -> Sequence[Piece]:
         """Return the pieces an event makes."""
+        if self._left_out(event):
+            return []
         if self._watch is not None:
             self._watch.see(event)
         events = (event,) if self._writer is None else self._writer.rewrite(event)
-        return [self._of(each) for each in events if not self._left_out(each)]
+        return [self._of(each) for each in events]
 
     def text_frame(self) -> tuple[Piece, str] | None:
         """Return a piece of text, and the text in it."""

@@ -4,7 +4,6 @@ A piece is one entry of ``choices`` in a chunk. A stream sends the pieces; a bat
 together, so that both say the same by construction.
 """
 
-import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -91,15 +90,6 @@ def finish_reason(finished: Finished, called: bool, *, cut: bool = False) -> str
     if cut or finished.reason is FinishReason.LENGTH:
         return "length"
     return "tool_calls" if called else "stop"
-
-
-def is_json(text: str) -> bool:
-    """Whether a text is a whole JSON value."""
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def usage_document(usages: Sequence[Usage], alternatives: int) -> dict[str, object]:

@@ -33,19 +33,19 @@ _NO_REASONING = "a model that only listens does not reason; leave this out"
 UNSUPPORTED: Mapping[str, Unsupported] = {
     "chunk": Unsupported("a model that only listens takes no images; leave this out"),
     "enable_thinking": Unsupported(_NO_REASONING, (False,)),
-    "frequency_penalty": Unsupported(_NOT_SAMPLED, (0, 0.0)),
+    "frequency_penalty": Unsupported(_NOT_SAMPLED, (0.0,)),
     "logit_bias": Unsupported(_NOT_SAMPLED, ({},)),
     "logprobs": Unsupported("a model that only listens gives no log probabilities; leave this out", (False,)),
-    "min_p": Unsupported(_NOT_SAMPLED, (0, 0.0)),
+    "min_p": Unsupported(_NOT_SAMPLED, (0.0,)),
     "n": Unsupported("a model that only listens gives one answer; leave this out", (1,)),
-    "presence_penalty": Unsupported(_NOT_SAMPLED, (0, 0.0)),
-    "repetition_penalty": Unsupported(_NOT_SAMPLED, (1, 1.0)),
+    "presence_penalty": Unsupported(_NOT_SAMPLED, (0.0,)),
+    "repetition_penalty": Unsupported(_NOT_SAMPLED, (1.0,)),
     "response_format": Unsupported("a model that only listens writes plain text; leave this out", ("text",)),
     "seed": Unsupported(_NOT_SAMPLED),
     "thinking_budget": Unsupported(_NO_REASONING),
     "tools": Unsupported("a model that only listens calls no tools; leave them out", ([],)),
     "top_k": Unsupported(_NOT_SAMPLED, (0,)),
-    "top_p": Unsupported(_NOT_SAMPLED, (1, 1.0)),
+    "top_p": Unsupported(_NOT_SAMPLED, (1.0,)),
 }
 """Fields of a chat that models that only listen do not take; see ``support``."""
 
@@ -57,9 +57,13 @@ class SpokenQuestions:
         catalogue: Finds the model.
         transcribe: Listens.
         clock: Measures.
+        max_tokens: The operator's limit for requests that name none.
     """
 
-    def __init__(self, catalogue: ServeCatalogue, transcribe: TranscribeAudio, clock: Clock) -> None:
+    def __init__(
+        self, catalogue: ServeCatalogue, transcribe: TranscribeAudio, clock: Clock, max_tokens: int | None
+    ) -> None:
+        self._max_tokens = max_tokens
         self._catalogue = catalogue
         self._transcribe = transcribe
         self._clock = clock
@@ -75,7 +79,7 @@ class SpokenQuestions:
         if model.description.can(Capability.TEXT_GENERATION) or not model.description.can(Capability.AUDIO):
             return None
         require_speech_model(model.description)
-        question = _understood(chat, model)
+        question = _understood(chat, model, self._max_tokens)
         return Asked(
             model=model,
             model_name=chat.model,
@@ -119,7 +123,7 @@ class _Question:
     """Where the text beside it stands."""
 
 
-def _understood(chat: ChatRequest, model: ServedModel) -> _Question:
+def _understood(chat: ChatRequest, model: ServedModel, max_tokens: int | None) -> _Question:
     place = f"messages[{len(chat.messages) - 1}].content"
     content = chat.messages[-1].content
     parts = [(f"{place}[{index}]", part) for index, part in enumerate(content if isinstance(content, list) else ())]
@@ -139,8 +143,8 @@ def _understood(chat: ChatRequest, model: ServedModel) -> _Question:
     faults = [Fault(names.get(name, name), wrong) for name, wrong in settings.faults().items()]
     faults += [*unsupported_faults(_settings_of(chat), UNSUPPORTED), *_beside(chat)]
     raise_for(faults, unsupported=CapabilityError)
-    stop = (chat.stop,) if isinstance(chat.stop, str) else tuple(chat.stop or ())
-    limits = HeardLimits(chat.max_completion_tokens or chat.max_tokens, stop)
+    asked = chat.generation_settings(max_tokens)
+    limits = HeardLimits(asked.max_tokens, asked.stop)
     return _Question(settings, limits, read_base64(sounds[0][1], sound_field), sound_field, hint_field)
 
 

@@ -1,5 +1,6 @@
 """The body of ``POST /v1/chat/completions``."""
 
+import functools
 from typing import Annotated
 
 import attrs
@@ -72,7 +73,7 @@ class ChatRequest(SamplingFields):
         """The tools the model may call."""
         return [] if self.tool_choice == "none" else self.tools or []
 
-    @property
+    @functools.cached_property
     def forced_call(self) -> ForcedCall | None:
         """The call the answer has to be; None when the model is free."""
         return forced_call(self.offered, self.tool_choice)
@@ -92,8 +93,7 @@ class ChatRequest(SamplingFields):
         if place is None or model.description.can(Capability.VISION):
             return
         path = f"messages[{len(self.messages) - 1}].content[{place}]"
-        message = f"'{model.id}' is a text model and cannot look at images"
-        raise CapabilityError(f"{path}: {message}", detail={"problems": [{"param": path, "message": message}]})
+        raise CapabilityError.in_field(path, f"'{model.id}' is a text model and cannot look at images")
 
     @property
     def plays_sound(self) -> bool:
@@ -111,8 +111,7 @@ class ChatRequest(SamplingFields):
         for index, message in enumerate(self.messages):
             if message.first_sound is not None:
                 path = f"messages[{index}].content[{message.first_sound}]"
-                problems = [{"param": path, "message": "takes no sound"}]
-                raise CapabilityError(f"{path}: this model takes no sound", detail={"problems": problems})
+                raise CapabilityError.in_field(path, "this model takes no sound")
 
     def require_tools(self, model: ServedModel) -> None:
         """Refuse tools to choose from where the model's chat template leaves them out; a forced call needs no template.
@@ -120,7 +119,7 @@ class ChatRequest(SamplingFields):
         Raises:
             CapabilityError: It does.
         """
-        if self.offered and self.forced_call is None:
+        if self.offered and self.tool_choice in {None, "auto"}:
             hint = "Choose one of GET /v1/models with supports_tools, or have a call made with tool_choice."
             require_tools(model.details, hint)
 

@@ -122,7 +122,7 @@ class _Hearing:
         self._events = events
         self._life = life
         self._give_back = give_back
-        self._first: list[TranscriptEvent] = []
+        self._first: TranscriptEvent | None = None
         self._gone = threading.Event()
 
     def abandon(self) -> None:
@@ -136,7 +136,7 @@ class _Hearing:
             MlxkError: What cannot be done.
         """
         try:
-            self._first = [next(self._events)]
+            self._first = next(self._events, None)
         except ValidationError as error:
             raise located(error, "file") from error
 
@@ -146,7 +146,8 @@ class _Hearing:
         Raises:
             MlxkError: Whatever made it fail; also that the server goes down, or that nobody listens any more.
         """
-        yield from self._first
+        if self._first is not None:
+            yield self._first
         for event in self._events:
             if self._gone.is_set():
                 raise ExecutionError("The client has gone.")

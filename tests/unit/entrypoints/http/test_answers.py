@@ -245,6 +245,13 @@ def test_only_the_first_call_is_shown_when_one_was_allowed() -> None:
     assert "c2" not in streamed(shape, [calls]).data.decode()
 
 
+def test_a_stop_string_that_cuts_a_call_nobody_sees_cuts_nothing() -> None:
+    whole, part = ToolCallDelta(0, ToolCall("a", "{}", "c1")), ToolCallDelta(1, ToolCall("b", '{"x', "c2"))
+    for one_call, reason in ((True, "tool_calls"), (False, "length")):
+        shape = ChatShape(one_call=one_call, stops=True)
+        assert collected(shape, [[whole, part, finished()]])["choices"][0]["finish_reason"] == reason
+
+
 def test_a_forced_call_streams_its_arguments() -> None:
     forced = ForcedCall("add", Grammar.json_object())
     events: list[GenerationEvent] = [ReasoningDelta("hm"), TextDelta('{"a"'), TextDelta(": 1}"), finished()]
