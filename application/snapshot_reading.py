@@ -12,7 +12,7 @@ import attrs
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.model_files import FileListing, ModelFiles
 from mlxk.domain import snapshot as names
-from mlxk.domain.chat_template import TEMPLATE_DOCUMENT, TEMPLATE_FILE
+from mlxk.domain.chat_template import TEMPLATE_DOCUMENT, TEMPLATE_FILES
 from mlxk.domain.documents import MAX_DOCUMENT_BYTES, UNREADABLE, Document, read_document
 from mlxk.domain.model import ModelHandle, Origin
 from mlxk.domain.model_card import MAX_CARD_BYTES, ModelCard, read_card
@@ -67,12 +67,12 @@ def read_snapshot(
         documents={path: reader.document(path) for path in _DOCUMENTS if path in sizes},
         headers={path: reader.header(path) for path in sizes if path.endswith(".safetensors")},
         card=reader.card(),
-        template_file=reader.template(),
+        template_files=reader.templates(),
         pointers=reader.pointers(),
         expected={entry.path: entry.size_bytes for entry in manifest or ()},
         source_repo=source_repo,
-        unread=tuple(reader.unread),
         cut=reader.cut(),
+        unread=tuple(reader.unread),
     )
 
 
@@ -109,18 +109,22 @@ class _Reader:
         return tuple(path for path in short if self.beginnings[path] == marker)
 
     def cut(self) -> tuple[str, ...]:
-        """Return the JSON documents too long to be read here that do not end as JSON objects do."""
+        """Return ``tokenizer.json`` if it does not end as a JSON object does; it is too long to be read whole here."""
         path = names.TOKENIZER
-        end = self.files.read_end(self.directory, path, _END_BYTES) if path in self.sizes else None
-        return () if end is None or end.rstrip().endswith(b"}") else (path,)
+        if path not in self.sizes or path in self.unread:
+            return ()
+        end = self.files.read_end(self.directory, path, _END_BYTES)
+        if end is None:
+            self.unread.append(path)
+            return ()
+        return () if end.rstrip().endswith(b"}") else (path,)
 
     def card(self) -> ModelCard:
         return read_card(self._read(names.README, MAX_CARD_BYTES) or b"") if names.README in self.sizes else ModelCard()
 
-    def template(self) -> str | None:
-        if TEMPLATE_FILE not in self.sizes:
-            return None
-        return (self._read(TEMPLATE_FILE, _MAX_TEMPLATE_BYTES) or b"").decode("utf-8", errors="replace")
+    def templates(self) -> tuple[str, ...]:
+        texts = [self._read(path, _MAX_TEMPLATE_BYTES) or b"" for path in TEMPLATE_FILES if path in self.sizes]
+        return tuple(text.decode("utf-8", errors="replace") for text in texts)
 
     def _read(self, path: str, limit: int) -> bytes | None:
         data = self.files.read(self.directory, path, limit)

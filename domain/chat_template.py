@@ -3,26 +3,26 @@
 Owns finding the template's text among the files; rendering it is the text generator's work.
 """
 
+from collections.abc import Sequence
+
 from mlxk.domain.documents import Document
+from mlxk.domain.reasoning import OPENINGS
 
 TEMPLATE_DOCUMENT = "chat_template.json"
-TEMPLATE_FILE = "chat_template.jinja"
+TEMPLATE_FILES = (
+    "chat_template.jinja",
+    "additional_chat_templates/default.jinja",
+    "additional_chat_templates/tool_use.jinja",
+)
+"""Where transformers finds the template of a conversation, and the one it takes instead when there are tools."""
 
 _TOOL_MARKERS = ("tools", "tool_call")
-_REASONING_MARKERS = (
-    "<think>",
-    "enable_thinking",
-    "<|channel|>",
-    "<|channel>",
-    "[THINK]",
-    "<|START_THINKING|>",
-    "<seed:think>",
-)
+_REASONING_MARKERS = ("enable_thinking", *OPENINGS)
 
 
-def template_text(tokenizer_config: Document, template_document: Document, template_file: str | None) -> str:
+def template_text(tokenizer_config: Document, template_document: Document, template_files: Sequence[str]) -> str:
     """Return the text of all templates of a model, joined; empty when it has none."""
-    texts = [*_templates(tokenizer_config), *_templates(template_document), template_file or ""]
+    texts = [*_templates(tokenizer_config), *_templates(template_document), *template_files]
     return "\n".join(text for text in texts if text.strip())
 
 

@@ -129,7 +129,7 @@ def has_chat_template(snapshot: ModelSnapshot) -> bool:
 def chat_template_text(snapshot: ModelSnapshot) -> str:
     """Return the text of the chat templates, joined; empty when there is none."""
     return template_text(
-        snapshot.document(TOKENIZER_CONFIG), snapshot.document(TEMPLATE_DOCUMENT), snapshot.template_file
+        snapshot.document(TOKENIZER_CONFIG), snapshot.document(TEMPLATE_DOCUMENT), snapshot.template_files
     )
 
 

@@ -136,10 +136,11 @@ def check_size(size_bytes: int, place: str) -> None:
         ValidationError: It is.
     """
     if size_bytes == 0:
-        raise ValidationError(f"{place}: the image is empty")
+        raise ValidationError.in_field(place, "the image is empty")
     if size_bytes > MAX_IMAGE_BYTES:
-        raise ValidationError(
-            f"{place}: the image has {size_bytes / MIB:.1f} MiB; at most {MAX_IMAGE_BYTES // MIB} MiB are taken",
+        raise ValidationError.in_field(
+            place,
+            f"the image has {size_bytes / MIB:.1f} MiB; at most {MAX_IMAGE_BYTES // MIB} MiB are taken",
             hint="Make it smaller; models look at a reduced copy anyway.",
         )
 
@@ -153,7 +154,7 @@ def format_of(beginning: bytes, place: str) -> ImageFormat:
     found = ImageFormat.of(beginning)
     if found is None:
         known = ", ".join(each.name for each in ImageFormat)
-        raise ValidationError(f"{place} is not an image of a known format", hint=f"Known formats: {known}")
+        raise ValidationError.in_field(place, "is not an image of a known format", hint=f"Known formats: {known}")
     return found
 
 

@@ -130,5 +130,7 @@ class ModelDetails:
     license: str | None
     """From the model card's front matter."""
     chat_template: bool
+    template_read: bool
+    """Whether the text of a template was found; without one nothing is known about tools and reasoning."""
     supports_tools: bool
     supports_reasoning: bool

@@ -71,10 +71,19 @@ _TAGGED = (
 )
 
 _TOKENS = {
+    CHANNELS.start: ("<|channel|>", "<|message|>", "<|start|>"),
     "<|channel>thought": ("<|channel>", "<channel|>"),
     "<|open|>think<|sep|>": ("<|open|>", "<|close|>", "<|sep|>"),
 }
-"""The tokens of the tags that are more than one."""
+"""The tokens of the marks that are more than one."""
+
+
+def _tokens(style: ReasoningFormat) -> tuple[str, ...]:
+    return _TOKENS.get(style.start, (style.start, style.end))
+
+
+OPENINGS = tuple(_tokens(style)[0] for style in (CHANNELS, *_TAGGED))
+"""The first token of what opens a block of reasoning, in every format."""
 
 
 def detect_reasoning(template: str | None, vocabulary: Container[str]) -> ReasoningFormat | None:
@@ -91,15 +100,11 @@ def detect_reasoning(template: str | None, vocabulary: Container[str]) -> Reason
         The format, or None when the model marks no reasoning.
     """
     text = template or ""
-    if all(marker in text or marker in vocabulary for marker in ("<|channel|>", "<|message|>", "<|start|>")):
+    if all(token in text or token in vocabulary for token in _tokens(CHANNELS)):
         return CHANNELS
     written = (each for each in _TAGGED if each.start in text and each.end in text)
     known = (each for each in _TAGGED if all(token in vocabulary for token in _tokens(each)))
     return next(written, None) or next(known, None)
-
-
-def _tokens(style: ReasoningFormat) -> tuple[str, ...]:
-    return _TOKENS.get(style.start, (style.start, style.end))
 
 
 class ReasoningSplitter:

@@ -48,8 +48,8 @@ class ModelSnapshot:
     pointers: tuple[str, ...] = ()
     """Files that are Git LFS pointers instead of their content, sorted."""
     card: ModelCard = attrs.field(factory=ModelCard)
-    template_file: str | None = None
-    """The text of ``chat_template.jinja``; None when absent."""
+    template_files: tuple[str, ...] = ()
+    """The texts of the chat templates that are files of their own."""
     expected: Mapping[str, int] = attrs.field(factory=dict)
     """Path to size in bytes as the hub recorded them; empty when it recorded nothing."""
     unfinished: int = 0

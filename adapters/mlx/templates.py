@@ -106,7 +106,7 @@ class PromptRenderer:
         Raises:
             ValidationError: The template refuses the conversation (the message says why in the template's words), the
                 model has no template for it, or a tool's definition or arguments are no JSON object.
-            CapabilityError: Reasoning is wanted of a model without a template, which cannot be told.
+            CapabilityError: See ``refuse_untold``.
             ContextLengthError: See ``refuse_endless``.
         """
         if isinstance(prompt, tuple):
@@ -114,9 +114,7 @@ class PromptRenderer:
         if isinstance(prompt, str):
             return self._plain(prompt)
         if self.template is None and not self._custom:
-            if thinking:
-                fault = "the model has no chat template, so it cannot be told to reason"
-                raise CapabilityError.in_field("enable_thinking", fault, hint="Leave it out.")
+            refuse_untold(prompt, thinking)
             return self._plain(_single_turn(prompt))
         text = self._templated(prompt, thinking)
         self.refuse_endless(text)
@@ -153,15 +151,14 @@ class PromptRenderer:
         tools = wire_tools(conversation)
         options = {} if thinking is None else {"enable_thinking": thinking}
         with refusals_explained(conversation):
-            text = self._inner.apply_chat_template(
+            rendered = self._inner.apply_chat_template(
                 wire_messages(conversation.messages),
                 tools=tools or None,
                 add_generation_prompt=True,
                 tokenize=False,
                 **options,
             )
-            str(text).encode()  # Templates can write half a surrogate pair, which tokenizers choke on.
-        return str(text)
+            return whole_text(rendered)
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return list(self._inner.encode(text, add_special_tokens=add_special_tokens))
@@ -198,6 +195,33 @@ def refusals_explained(conversation: Conversation) -> Iterator[None]:
         raise ValidationError.in_field("messages", fault) from error
 
 
+def whole_text(rendered: object) -> str:
+    """Return the text of what was rendered, inside of ``refusals_explained``.
+
+    Raises:
+        UnicodeEncodeError: A template wrote half a surrogate pair, which tokenizers choke on.
+    """
+    text = str(rendered)
+    text.encode()
+    return text
+
+
+def refuse_untold(conversation: Conversation, thinking: bool | None) -> None:
+    """Refuse what only a chat template could tell a model that is given none.
+
+    Raises:
+        CapabilityError: There are tools on offer, or reasoning is wanted.
+    """
+    if conversation.tools:
+        raise CapabilityError.in_field("tools", "the model has no chat template, so it cannot be told about tools")
+    if thinking:
+        # Names no field: it is called otherwise in a request than on the command line.
+        raise CapabilityError(
+            "The model has no chat template, so it cannot be told to reason.",
+            hint="Do not ask it to think first, or choose a model that reasons.",
+        )
+
+
 def _cut_arguments(conversation: Conversation) -> str | None:
     """Return where the first arguments stand that templates get as text; None when there are none."""
     for index, message in enumerate(wire_messages(conversation.messages)):
@@ -218,10 +242,8 @@ def wire_tools(conversation: Conversation) -> list[dict[str, Any]]:
 
 def _single_turn(conversation: Conversation) -> str:
     roles = [message.role for message in conversation.messages]
-    if roles == [Role.USER] and not conversation.tools:
+    if roles == [Role.USER]:
         return conversation.messages[0].content
-    if conversation.tools:
-        raise ValidationError.in_field("tools", "the model has no chat template, so it cannot be told about tools")
     raise ValidationError.in_field(
         "messages",
         "the model has no chat template, so it takes a single user turn"

@@ -75,6 +75,7 @@ class DescribeModel:
             parameters=count_parameters(snapshot.headers.values(), stated if isinstance(stated, dict) else {}),
             license=snapshot.card.license,
             chat_template=detection.has_chat_template(snapshot),
+            template_read=bool(template),
             supports_tools=chat_template.supports_tools(template),
             supports_reasoning=chat_template.supports_reasoning(template),
         )

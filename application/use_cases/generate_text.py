@@ -133,13 +133,13 @@ def require_tools(details: ModelDetails, hint: str) -> None:
     Raises:
         CapabilityError: It does.
     """
-    if details.chat_template and not details.supports_tools:
+    if details.template_read and not details.supports_tools:
         name = details.description.handle.label
         raise CapabilityError.in_field("tools", f"'{name}' cannot be told about tools", hint=hint)
 
 
 def require_reasoning(details: ModelDetails, field: str, hint: str) -> None:
-    """Refuse to have a model reason that does not; not to have it reason is no more than it does.
+    """Refuse to have a model reason whose chat template cannot have it so; not to have it reason asks for nothing.
 
     Args:
         details: Of the model.
@@ -147,10 +147,11 @@ def require_reasoning(details: ModelDetails, field: str, hint: str) -> None:
         hint: What to do instead.
 
     Raises:
-        CapabilityError: It does not.
+        CapabilityError: It cannot.
     """
-    if details.chat_template and not details.supports_reasoning:
-        raise CapabilityError.in_field(field, f"'{details.description.handle.label}' does not reason", hint=hint)
+    if details.template_read and not details.supports_reasoning:
+        name = details.description.handle.label
+        raise CapabilityError.in_field(field, f"'{name}' cannot be told to reason", hint=hint)
 
 
 def require_text_model(description: ModelDescription) -> None:

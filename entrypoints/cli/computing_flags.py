@@ -66,7 +66,9 @@ def tools(arguments: argparse.Namespace) -> tuple[str, ...]:
 
     try:
         definitions = json.loads(_read(arguments.tools, "--tools"))
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise ValidationError(f"--tools: '{arguments.tools}' is nested too deeply") from error
+    except ValueError as error:
         raise ValidationError(f"--tools: '{arguments.tools}' is not valid JSON") from error
     if faults := tool_faults(definitions):
         raise ValidationError(

@@ -1,12 +1,15 @@
 """Prompts rendered with real tokenizers and templates."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mlxk.adapters.mlx.templates import CHARACTERS_PER_TOKEN, PromptRenderer
+from mlxk.domain.chat_template import TEMPLATE_FILES
 from mlxk.domain.conversation import Conversation, Message, Role, ToolCall
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ValidationError
 
@@ -221,8 +224,11 @@ def test_a_template_that_is_overtaxed_by_depth_is_no_fault_of_ours() -> None:
 
 
 def test_a_model_without_a_template_cannot_be_told_to_reason() -> None:
-    with pytest.raises(CapabilityError, match=r"enable_thinking: .* no chat template"):
+    with pytest.raises(CapabilityError, match="cannot be told to reason") as caught:
         PromptRenderer(_tokenizer(None)).render(Conversation.of("hello"), thinking=True)
+    # Callers have different names for it.
+    assert "thinking" not in caught.value.message
+    assert caught.value.detail is None
     assert PromptRenderer(_tokenizer(None)).render(Conversation.of("hello"), thinking=False).tokens
 
 
@@ -236,13 +242,27 @@ def test_without_a_template_one_user_turn_is_plain_text() -> None:
     [
         Conversation.of("hello", system="be brief"),
         Conversation.of("a").with_turn(Role.ASSISTANT, "b").with_turn(Role.USER, "c"),
-        Conversation((Message(Role.USER, "x"),), (_TOOL,)),
         Conversation(()),
     ],
 )
 def test_without_a_template_anything_more_is_refused(conversation: Conversation) -> None:
     with pytest.raises(ValidationError, match="no chat template"):
         PromptRenderer(_tokenizer(None)).render(conversation)
+
+
+def test_a_model_without_a_template_cannot_be_told_about_tools() -> None:
+    with pytest.raises(CapabilityError, match="tools: the model has no chat template"):
+        PromptRenderer(_tokenizer(None)).render(Conversation((Message(Role.USER, "x"),), (_TOOL,)))
+
+
+def test_with_tools_the_template_for_them_is_taken_where_it_is_looked_for(tmp_path: Path) -> None:
+    # transformers takes a mapping too, and writes each template into a file of its own.
+    templates: Any = {"default": "no word of them", "tool_use": _CHATML}
+    _tokenizer(templates).save_pretrained(tmp_path)
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.jinja")} < set(TEMPLATE_FILES)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert _text(loaded, Conversation.of("hello")) == "no word of them"
+    assert json.dumps([json.loads(_TOOL)]) in _text(loaded, Conversation((Message(Role.USER, "x"),), (_TOOL,)))
 
 
 @pytest.mark.parametrize("prompt", ["hello " * 100_000, Conversation.of("hello " * 100_000)])

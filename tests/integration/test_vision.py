@@ -1,5 +1,7 @@
 """Models that look at images, in the engine: mlx-vlm's own answers, shared batches, repeated images, refusals."""
 
+import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,14 @@ from mlxk.adapters.system.clock import SystemClock
 from mlxk.domain.capabilities import Backend
 from mlxk.domain.computation import Computation
 from mlxk.domain.conversation import Conversation, Message, Role
-from mlxk.domain.errors import CapabilityError, ContextLengthError, MlxkError, UntrustedModelCodeError, ValidationError
+from mlxk.domain.errors import (
+    CapabilityError,
+    ContextLengthError,
+    MlxkError,
+    UnhealthyModelError,
+    UntrustedModelCodeError,
+    ValidationError,
+)
 from mlxk.domain.generation import FinishReason, GenerationRequest, GenerationSettings
 from mlxk.domain.media import DecodedImage
 from mlxk.domain.model import ModelHandle
@@ -188,6 +197,21 @@ def test_marks_of_images_in_the_text_are_refused_and_harm_nobody(models: Models,
     assert answer(engine, handle, about(noise(1), QUESTION)).tokens == oracle(handle, about(noise(1), QUESTION))
 
 
+def test_a_model_without_a_template_is_refused_what_it_cannot_be_told(engine: MlxTextGenerator, tmp_path: Path) -> None:
+    handle = build(tmp_path / "m")
+    path = tmp_path / "m" / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in config.items() if name != "chat_template"}))
+    prompt = about(QUESTION)
+    asked = request(handle, prompt)
+    with pytest.raises(CapabilityError, match="no chat template, so it cannot be told to reason"):
+        read(engine.submit(attrs.evolve(asked, thinking=True)))
+    tool = '{"type": "function", "function": {"name": "add"}}'
+    with pytest.raises(CapabilityError, match="tools: the model has no chat template"):
+        read(engine.submit(attrs.evolve(asked, prompt=attrs.evolve(prompt, tools=(tool,)))))
+    assert read(engine.submit(attrs.evolve(asked, thinking=False))).tokens
+
+
 def test_what_only_text_models_take_is_refused_by_name(
     models: Models, engine: MlxTextGenerator, tmp_path: Path
 ) -> None:
@@ -235,6 +259,13 @@ def test_code_that_comes_with_a_model_is_never_run(
     with pytest.raises(UntrustedModelCodeError, match=name):
         engine.submit(request(handle, about(noise(1), QUESTION)))
     assert not proof.exists()
+
+
+def test_a_pipe_beside_the_weights_is_not_waited_for(engine: MlxTextGenerator, tmp_path: Path) -> None:
+    handle = build(tmp_path / "piped")
+    os.mkfifo(tmp_path / "piped" / "x.json")
+    with pytest.raises(UnhealthyModelError, match=r"x\.json .* no regular file"):
+        engine.submit(request(handle, about(noise(1), QUESTION)))
 
 
 def test_images_of_any_size_are_looked_at_or_refused(models: Models, engine: MlxTextGenerator) -> None:

@@ -11,7 +11,15 @@ from typing import Any
 import attrs
 
 from mlxk.adapters.mlx.loading import LoadedModel
-from mlxk.adapters.mlx.templates import TAIL_LENGTH, RenderedPrompt, refusals_explained, wire_messages, wire_tools
+from mlxk.adapters.mlx.templates import (
+    TAIL_LENGTH,
+    RenderedPrompt,
+    refusals_explained,
+    refuse_untold,
+    whole_text,
+    wire_messages,
+    wire_tools,
+)
 from mlxk.adapters.mlx.vision.model import VisionParts
 from mlxk.domain.conversation import Conversation, Message, MessagePart
 from mlxk.domain.errors import CapabilityError, ValidationError
@@ -49,7 +57,7 @@ def look(request: GenerationRequest, model: LoadedModel) -> tuple[RenderedPrompt
 
     Raises:
         ValidationError: The template refuses the conversation, or the images or sounds do not fit the prompt.
-        CapabilityError: The model takes fewer of them.
+        CapabilityError: The model takes fewer of them, or cannot be told about tools or to reason.
     """
     parts: VisionParts = model.vision
     conversation = request.prompt
@@ -75,15 +83,12 @@ def _render(conversation: Conversation, parts: VisionParts, thinking: bool | Non
         options["tools"] = tools
     with refusals_explained(conversation):
         messages = _formatted(conversation, parts)
-        if isinstance(messages[-1], str):
-            return messages[-1]
-        template = _template_of(parts.processor, plays_sound=bool(conversation.sounds))
-        if template is None:
-            text = str(prompt_utils.get_chat_template(parts.processor, messages, True))
-        else:
-            text = str(template(messages, tokenize=False, add_generation_prompt=True, **options))
-        text.encode()  # Templates can write half a surrogate pair, which tokenizers choke on.
-    return text
+        plain = isinstance(messages[-1], str)
+        template = None if plain else _template_of(parts.processor, plays_sound=bool(conversation.sounds))
+        if template is not None:
+            return whole_text(template(messages, tokenize=False, add_generation_prompt=True, **options))
+        refuse_untold(conversation, thinking)
+        return whole_text(messages[-1] if plain else prompt_utils.get_chat_template(parts.processor, messages, True))
 
 
 def _formatted(conversation: Conversation, parts: VisionParts) -> list[Any]:

@@ -131,7 +131,9 @@ def _lines() -> Iterator[Fields]:
 def _record(line: bytes, number: int) -> Fields:
     try:
         record = json.loads(line)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise ValidationError(f"Malformed JSONL on line {number}: nested too deeply") from error
+    except ValueError as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
         raise ValidationError(f"Malformed JSONL on line {number}: {reason}") from error
     if not isinstance(record, dict):

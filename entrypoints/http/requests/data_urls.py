@@ -30,9 +30,6 @@ def read_image(url: str, path: str) -> EncodedImage:
     try:
         check_size(len(encoded) * 3 // 4 - encoded[-2:].count("="), path)
         return EncodedImage.of(base64.b64decode(encoded, validate=True), path)
-    except ValidationError as error:
-        message = error.message.removeprefix(path).lstrip(": ")
-        raise ValidationError.in_field(path, message, hint=error.hint) from error
     except ValueError as error:
         raise ValidationError.in_field(path, "is not valid base64") from error
 

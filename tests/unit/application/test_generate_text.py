@@ -35,7 +35,13 @@ HEADER = json.dumps({"w": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}
 WEIGHTS = struct.pack("<Q", len(HEADER)) + HEADER + bytes(8)
 
 
-TEMPLATES = {"plain": "{{ messages }}", "able": "{% if enable_thinking %}<think>{% endif %}{{ tools }}"}
+PLAIN = {"chat_template.jinja": b"{{ messages }}"}
+TEMPLATES = {
+    "plain": PLAIN,
+    "able": {"chat_template.jinja": b"{% if enable_thinking %}<think>{% endif %}{{ tools }}"},
+    "beside": {**PLAIN, "additional_chat_templates/tool_use.jinja": b"<thinking></thinking>{{ tools }}"},
+    "unread": {"elsewhere/chat.jinja": b"{{ messages }}"},
+}
 
 
 def files(config: dict[str, object]) -> dict[str, bytes]:
@@ -46,10 +52,7 @@ def files(config: dict[str, object]) -> dict[str, bytes]:
 MODELS = {
     "mlx-community/chat": files({"model_type": "llama"}),
     "mlx-community/small": files({"model_type": "llama"}),
-    **{
-        f"mlx-community/{name}": {**files({"model_type": "llama"}), "chat_template.jinja": template.encode()}
-        for name, template in TEMPLATES.items()
-    },
+    **{f"mlx-community/{name}": {**files({"model_type": "llama"}), **found} for name, found in TEMPLATES.items()},
     "mlx-community/broken": {"config.json": b"{"},
     "mlx-community/whisper": files({"model_type": "whisper"}),
     "mlx-community/novel": files({"model_type": "nobody-knows"}),
@@ -141,6 +144,7 @@ def test_a_model_beyond_the_budget_runs_with_a_warning_or_is_refused_when_asked(
         kitchen.generate("chat", Question("hi", strict_memory=True))
 
 
+@pytest.mark.parametrize("able", ["able", "beside", "unread"])
 @pytest.mark.parametrize(
     ("field", "question"),
     [
@@ -148,12 +152,14 @@ def test_a_model_beyond_the_budget_runs_with_a_warning_or_is_refused_when_asked(
         ("thinking", Question(Conversation.of("hi"), thinking=True)),
     ],
 )
-def test_what_the_chat_template_would_leave_out_is_refused(kitchen: Kitchen, field: str, question: Question) -> None:
+def test_what_the_chat_template_would_leave_out_is_refused(
+    kitchen: Kitchen, field: str, question: Question, able: str
+) -> None:
     with pytest.raises(CapabilityError, match=f"^{field}: 'mlx-community/plain'") as refusal:
         kitchen.generate("plain", question)
     assert refusal.value.hint
     assert kitchen.asked == []
-    with kitchen.generate("able", question) as stream:
+    with kitchen.generate(able, question) as stream:
         list(stream)
     assert len(kitchen.asked) == 1
 

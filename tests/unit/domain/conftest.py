@@ -86,7 +86,7 @@ def arbitrary_snapshots() -> st.SearchStrategy[ModelSnapshot]:
         headers=st.dictionaries(_PATHS, _HEADERS | st.just(SafetensorsHeader()), max_size=3),
         pointers=st.lists(_PATHS, max_size=1).map(tuple),
         card=st.binary(max_size=60).map(lambda data: read_card(b"---\n" + data)),
-        template_file=st.none() | st.text(max_size=10),
+        template_files=st.lists(st.text(max_size=10), max_size=3).map(tuple),
         expected=sizes,
         unfinished=st.integers(0, 2),
         source_repo=st.none() | st.text(max_size=20),

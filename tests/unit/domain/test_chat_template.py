@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from mlxk.domain.chat_template import supports_reasoning, supports_tools, template_text
 from mlxk.domain.documents import ABSENT, Document
+from mlxk.domain.reasoning import detect_reasoning
 
 
 @pytest.mark.parametrize(
@@ -18,21 +19,21 @@ from mlxk.domain.documents import ABSENT, Document
 )
 def test_a_template_is_found_in_every_form(value: object) -> None:
     document = Document({"chat_template": value})
-    assert template_text(document, ABSENT, None) == "the template"
-    assert template_text(ABSENT, document, None) == "the template"
+    assert template_text(document, ABSENT, ()) == "the template"
+    assert template_text(ABSENT, document, ()) == "the template"
 
 
-def test_a_template_in_a_file_of_its_own_is_found() -> None:
-    assert template_text(ABSENT, ABSENT, "the template") == "the template"
+def test_templates_in_files_of_their_own_are_found() -> None:
+    assert template_text(ABSENT, ABSENT, ("the template", "the one for tools")) == "the template\nthe one for tools"
 
 
 def test_a_blank_template_is_none() -> None:
-    assert template_text(Document({"chat_template": "  "}), ABSENT, "\n") == ""
+    assert template_text(Document({"chat_template": "  "}), ABSENT, ("\n",)) == ""
 
 
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda i: st.lists(i) | st.dictionaries(st.text(), i)))
 def test_any_value_in_place_of_a_template_gives_text(value: object) -> None:
-    assert isinstance(template_text(Document({"chat_template": value}), Document(value), None), str)
+    assert isinstance(template_text(Document({"chat_template": value}), Document(value), ()), str)
 
 
 @pytest.mark.parametrize("text", ["{% if tools %}", "<tool_call>", "{{ tools | tojson }}"])
@@ -44,6 +45,22 @@ def test_a_template_that_handles_tools_is_known(text: str) -> None:
     "text", ["<think>\n", "{% if enable_thinking %}", "<|channel|>analysis", "[THINK]", "<|START_THINKING|>"]
 )
 def test_a_template_that_knows_reasoning_is_known(text: str) -> None:
+    assert supports_reasoning(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<thinking>...</thinking>",
+        "<longcat_think>...</longcat_think>",
+        "<|think:start|>...<|think:end|>",
+        "<|open|>think<|sep|>...<|close|>think<|sep|>",
+        "<|channel>thought...<channel|>",
+        "<|start|>assistant<|channel|>analysis<|message|>",
+    ],
+)
+def test_what_an_answer_would_be_split_by_is_known(text: str) -> None:
+    assert detect_reasoning(text, ())
     assert supports_reasoning(text)
 
 

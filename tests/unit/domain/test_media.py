@@ -71,7 +71,7 @@ def test_the_same_image_is_the_same_wherever_it_came_from() -> None:
     ("data", "said"),
     [
         (b"", "--image: 'a': the image is empty"),
-        (b"hello", "--image: 'a' is not an image of a known format"),
+        (b"hello", "--image: 'a': is not an image of a known format"),
         (PNG.ljust(MAX_IMAGE_BYTES + 1, b"\0"), "--image: 'a': the image has 20.0 MiB; at most 20 MiB are taken"),
     ],
 )
@@ -79,6 +79,7 @@ def test_what_is_no_image_or_too_large_is_refused_with_its_place(data: bytes, sa
     with pytest.raises(ValidationError) as refusal:
         EncodedImage.of(data, "--image: 'a'")
     assert refusal.value.message == said
+    assert [problem["param"] for problem in refusal.value.detail["problems"]] == ["--image: 'a'"]
 
 
 def test_the_largest_image_is_taken() -> None:

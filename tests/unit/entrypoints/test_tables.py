@@ -103,6 +103,7 @@ def test_one_model_in_detail(section: str, snapshot: SnapshotAssertion) -> None:
         parameters=1_235_814_400,
         license="mit",
         chat_template=True,
+        template_read=True,
         supports_tools=True,
         supports_reasoning=False,
     )

@@ -1,9 +1,14 @@
 """The tools of a file."""
 
+from argparse import Namespace
+from pathlib import Path
+
 import pytest
 
 from mlxk.domain.conversation import ToolCall
+from mlxk.domain.errors import ValidationError
 from mlxk.domain.tool_definition import MAX_TOOL_BYTES, MAX_TOOLS
+from mlxk.entrypoints.cli import computing_flags
 from mlxk.entrypoints.cli.answer import call_line
 from mlxk.entrypoints.cli.tool_faults import tool_faults
 
@@ -45,3 +50,15 @@ def test_a_fault_names_its_field(tools: object, named: str) -> None:
 
 def test_a_call_is_a_line_of_json_whatever_its_name() -> None:
     assert call_line(ToolCall('a b"c', "{}")) == r'{"name": "a b\"c", "arguments": {}}'
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("[" * 50_000, "is nested too deeply"), ('[{"a":' * 50_000, "is nested too deeply"), ("{", "is not valid JSON")],
+)
+def test_a_file_that_cannot_be_read_as_json_is_refused_with_the_reason(tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "tools.json"
+    path.write_text(content)
+    with pytest.raises(ValidationError) as refusal:
+        computing_flags.tools(Namespace(tools=str(path)))
+    assert refusal.value.message == f"--tools: '{path}' {said}"
