@@ -9,7 +9,8 @@ rest; everything else about schemas llguidance says itself.
 import json
 import math
 import urllib.parse
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mlxk.domain.grammar import Grammar
@@ -29,6 +30,12 @@ _NOTES = frozenset({"default", "examples"})
 
 _MAPS = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
 """Keywords whose values are schemas by name."""
+
+_ALTERNATIVES = ("allOf", "anyOf", "oneOf")
+"""Keywords whose values are schemas of the same value as the schema they stand in."""
+
+_INDEX_DIGITS = 6
+"""Of a step into a list; no schema is so long that one with more could lead anywhere."""
 
 
 def enforceable(grammar: Grammar) -> str:
@@ -102,16 +109,48 @@ def _rounded(grammar: Grammar, keyword: str, bound: float) -> float:
 
 
 def _refuse_circles(grammar: Grammar, schema: object) -> None:
-    known: set[str] = set()
-    for node in _schemas(schema):
-        chain: set[str] = set()
-        target = _target(node)
-        while target is not None and target not in known:
-            if target in chain:
-                raise grammar.refused(f"cannot be used: following {target[:100]} leads back to it and to nothing else")
-            chain.add(target)
-            target = _target(_found(schema, target))
-        known |= chain
+    """Refuse schemas that lead to nothing but each other."""
+    circling, origins = _leading_on(schema)
+    arrived = [place for place in origins if place not in circling]
+    while arrived:
+        for origin in origins[arrived.pop()]:
+            if circling.pop(origin, None) is not None:
+                arrived.append(origin)
+    target = next(filter(None, map(_target, circling.values())), None)
+    if target is not None:
+        raise grammar.refused(f"cannot be used: following {target[:100]} leads in a circle and to nothing else")
+
+
+def _leading_on(schema: object) -> tuple[dict[int, Any], Mapping[int, list[int]]]:
+    """Return the schemas that refer to others for the same value, and from where each of those is referred to.
+
+    Both by identity, since equal schemas may stand in several places.
+    """
+    waiting: list[Any] = list(_schemas(schema))
+    anchors = {node["$anchor"]: node for node in waiting if isinstance(node.get("$anchor"), str)}
+    leading: dict[int, Any] = {}
+    origins: defaultdict[int, list[int]] = defaultdict(list)
+    while waiting:
+        node = waiting.pop()
+        ways = [] if id(node) in leading else _ways(node, schema, anchors)
+        if ways:
+            leading[id(node)] = node
+            waiting += ways
+        for way in ways:
+            origins[id(way)].append(id(node))
+    return leading, origins
+
+
+def _ways(node: object, schema: object, anchors: Mapping[str, object]) -> list[object]:
+    """Return the schemas that one refers to for the same value; none when it says itself what that must be."""
+    if not isinstance(node, dict):
+        return []
+    target = _target(node)
+    ways = [] if target is None else [_found(schema, target, anchors)]
+    for keyword in _ALTERNATIVES:
+        value = node.get(keyword)
+        ways += value if isinstance(value, list) else []
+    return ways
 
 
 def _target(node: object) -> str | None:
@@ -120,13 +159,16 @@ def _target(node: object) -> str | None:
     return target if isinstance(target, str) and target.startswith("#") else None
 
 
-def _found(schema: object, target: str) -> object:
+def _found(schema: object, target: str, anchors: Mapping[str, object]) -> object:
     """Return what a reference leads to; None when that is nothing."""
+    if target[1:2] not in ("", "/"):
+        return anchors.get(target[1:])
     node = schema
     for step in urllib.parse.unquote(target).split("/")[1:]:
         name = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(node, list) and name.isdecimal() and int(name) < len(node):
-            node = node[int(name)]
+        if isinstance(node, list):
+            known = name.isdecimal() and len(name) <= _INDEX_DIGITS and int(name) < len(node)
+            node = node[int(name)] if known else None
         else:
             node = node.get(name) if isinstance(node, dict) else None
     return node

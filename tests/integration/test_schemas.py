@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from mlxk.adapters.mlx.grammar import GrammarCompiler
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.grammar import Grammar
+from mlxk.entrypoints.http.requests.tools import FunctionDefinition, ToolParam, forced_call
 
 _DEMO = Path(__file__).parents[2] / "adapters" / "builtin" / "models" / "demo"
 
@@ -30,12 +31,14 @@ def _compiler() -> GrammarCompiler:
 @pytest.mark.parametrize(
     ("schema", "explanation"),
     [
-        ('{"$ref": "#"}', "following # leads back to it"),
-        ('{"items": {"$ref": "#/$defs/a~1"}, "$defs": {"a/": {"$ref": "#/items"}}}', "leads back"),
+        ('{"$ref": "#"}', "following # leads in a circle"),
+        ('{"items": {"$ref": "#/$defs/a~1"}, "$defs": {"a/": {"$ref": "#/items"}}}', "leads in a circle"),
         (
             '{"properties": {"x": {"$ref": "#/$defs/a%20b"}}, "$defs": {"a b": {"$ref": "#/properties/x"}}}',
-            "leads back",
+            "leads in a circle",
         ),
+        ('{"items": {"$ref": "#n"}, "$defs": {"a": {"$anchor": "n", "$ref": "#n"}}}', "following #n leads in a circle"),
+        ('{"items": {"$ref": "#/default"}, "default": {"$ref": "#/items"}}', "leads in a circle"),
         ('{"const": -9223372036854775808}', "const is beyond"),
         ('{"const": 9007199254740993}', "const is beyond"),
         ('{"properties": {"a": {"enum": [[{"b": 1e300}]]}}}', "enum is beyond"),
@@ -60,6 +63,49 @@ def _takes(grammar: Grammar, text: str) -> bool:
             return False
     constraint(mx.array(tokens), logits)
     return constraint.complete
+
+
+@pytest.mark.parametrize(
+    "definitions",
+    [
+        {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}},
+        {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}]}, "b": {"oneOf": [{"$ref": "#/$defs/a"}]}},
+        {"a": {"anyOf": [{"allOf": [{"oneOf": [{"$ref": "#/$defs/a"}]}], "title": "A"}]}},
+        {"a": {"anyOf": [{"$ref": "#b"}]}, "b": {"$anchor": "b", "anyOf": [{"$ref": "#/$defs/a"}]}},
+    ],
+)
+def test_circles_through_alternatives_are_refused_before_an_answer_begins(definitions: dict[str, Any]) -> None:
+    schema = {"properties": {"p": {"$ref": "#/$defs/a"}}, "required": ["p"], "$defs": definitions}
+    with pytest.raises(ValidationError, match="leads in a circle and to nothing else"):
+        _compiler().compile(Grammar.json_schema(json.dumps(schema)))
+
+
+@pytest.mark.parametrize(
+    ("schema", "explanation"),
+    [
+        ('{"$ref": "#n"}', "Anchor 'n' does not exist"),
+        ('{"$ref": "#/anyOf/' + "9" * 5000 + '", "anyOf": [{"type": "integer"}]}', "Failed to parse array index"),
+    ],
+)
+def test_references_to_nothing_are_refused_in_llguidances_words(schema: str, explanation: str) -> None:
+    with pytest.raises(ValidationError, match=explanation):
+        _compiler().compile(Grammar.json_schema(schema))
+
+
+@pytest.mark.parametrize(
+    ("definitions", "answer"),
+    [
+        ({"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "integer"}]}}, "5"),
+        ({"a": {"anyOf": [{"$ref": "#/$defs/b"}]}, "b": {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "integer"}]}}, "5"),
+        ({"a": {"type": "array", "items": {"$ref": "#/$defs/a"}}}, "[[]]"),
+        ({"a": {"anyOf": [{"type": "array", "items": {"$ref": "#/$defs/a"}}]}}, "[[]]"),
+        ({"a": {"$ref": "#b"}, "b": {"$anchor": "b", "type": "object"}}, "{}"),
+    ],
+)
+def test_schemas_that_refer_to_themselves_and_to_more_hold_an_answer(definitions: dict[str, Any], answer: str) -> None:
+    grammar = Grammar.json_schema(json.dumps({"$ref": "#/$defs/a", "$defs": definitions}))
+    assert _takes(grammar, answer)
+    assert not _takes(grammar, "true")
 
 
 @pytest.mark.parametrize(
@@ -106,3 +152,34 @@ def test_of_a_grammar_put_together_the_part_at_fault_is_named() -> None:
         _compiler().compile(whole)
     assert caught.value.message == "tools[1]: the JSON schema cannot be used: Invalid type: nonsense"
     assert [problem["param"] for problem in caught.value.detail["problems"]] == ["tools[1]"]
+
+
+TREE = {
+    "type": "object",
+    "properties": {"value": {"type": "integer"}, "parts": {"type": "array", "items": {"$ref": "#"}}},
+    "required": ["value", "parts"],
+}
+COPIED = {
+    "type": "object",
+    "properties": {"a": {"$ref": "#/$defs/x"}, "b": {"$ref": "#/properties/a"}},
+    "required": ["a", "b"],
+    "$defs": {"x": {"enum": ["left", "right"]}},
+}
+TOOLS = {"tree": TREE, "copied": COPIED}
+
+
+@pytest.mark.parametrize(
+    ("call", "taken"),
+    [
+        ({"name": "tree", "arguments": {"value": 1, "parts": [{"value": 2, "parts": []}]}}, True),
+        ({"name": "tree", "arguments": {"value": 1, "parts": [{"name": "tree", "arguments": {}}]}}, False),
+        ({"name": "copied", "arguments": {"a": "left", "b": "right"}}, True),
+        ({"name": "copied", "arguments": {"a": "left", "b": "up"}}, False),
+        ({"name": "copied", "arguments": {"value": 1, "parts": []}}, False),
+    ],
+)
+def test_references_of_several_tools_stay_within_each(call: dict[str, Any], taken: bool) -> None:
+    tools = [ToolParam(function=FunctionDefinition(name=name, parameters=schema)) for name, schema in TOOLS.items()]
+    forced = forced_call(tools, "required")
+    assert forced is not None
+    assert _takes(forced.grammar, json.dumps(call)) is taken

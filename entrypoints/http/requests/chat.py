@@ -1,6 +1,5 @@
 """The body of ``POST /v1/chat/completions``."""
 
-import functools
 from typing import Annotated
 
 import attrs
@@ -73,7 +72,7 @@ class ChatRequest(SamplingFields):
         """The tools the model may call."""
         return [] if self.tool_choice == "none" else self.tools or []
 
-    @functools.cached_property
+    @property
     def forced_call(self) -> ForcedCall | None:
         """The call the answer has to be; None when the model is free."""
         return forced_call(self.offered, self.tool_choice)
@@ -148,14 +147,16 @@ class ChatRequest(SamplingFields):
         """Return the conversation to answer, without its images and sounds."""
         return to_conversation(self.messages, tuple(tool.to_json() for tool in self.offered))
 
-    def generation_settings(self, default_max_tokens: int | None) -> GenerationSettings:
+    def generation_settings(
+        self, default_max_tokens: int | None, forced: ForcedCall | None = None
+    ) -> GenerationSettings:
         """Return the settings of an answer.
 
         Args:
             default_max_tokens: The operator's limit, for requests that name none.
+            forced: The call it has to be.
         """
         asked = self.max_completion_tokens or self.max_tokens
         settings = self.settings(asked or default_max_tokens, (self.top_logprobs or 0) if self.logprobs else None)
         form = self.response_format.grammar if self.response_format else None
-        forced = self.forced_call
         return attrs.evolve(settings, grammar=forced.grammar if forced else form, thinking_budget=self.thinking_budget)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import attrs
 
 from mlxk.domain.grammar import Grammar
-from mlxk.domain.tool_definition import DEFINITIONS, MAX_NAME, MAX_TOOL_BYTES, MAX_TOOLS, misplaced_definitions
+from mlxk.domain.tool_definition import MAX_NAME, MAX_TOOL_BYTES, MAX_TOOLS, misplaced_definitions
 from mlxk.entrypoints.http.requests.closed_schema import closed
 from mlxk.entrypoints.http.requests.converter import Choice, Range, StrictConverter
 from mlxk.entrypoints.http.requests.faults import Fault
@@ -89,34 +89,30 @@ def forced_call(tools: Sequence[ToolParam], choice: ToolChoice) -> ForcedCall | 
         return ForcedCall(wanted[0].function.name, parts[0])
     if not wanted:
         return None
-    calls, definitions = [], {}
-    for index, tool in enumerate(wanted):
-        arguments = _with_own_definitions(tool.arguments_schema, f"{index}.")
-        for keyword in DEFINITIONS:
-            for name, schema in (arguments.pop(keyword, None) or {}).items():
-                definitions[f"{index}.{name}"] = schema
-        calls.append(
-            {
-                "type": "object",
-                "properties": {"name": {"const": tool.function.name}, "arguments": arguments},
-                "required": ["name", "arguments"],
-                "additionalProperties": False,
-            }
-        )
+    numbered = {str(index): tool for index, tool in enumerate(wanted)}
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": tool.function.name}, "arguments": {"$ref": f"#/$defs/{place}"}},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for place, tool in numbered.items()
+    ]
+    definitions = {place: _moved(tool.arguments_schema, f"#/$defs/{place}") for place, tool in numbered.items()}
     return ForcedCall(None, Grammar.json_schema(json.dumps({"anyOf": calls, "$defs": definitions}), "tools", parts))
 
 
-def _with_own_definitions(value: Any, prefix: str) -> Any:  # noqa: ANN401 - any JSON value
-    """Return a schema whose references lead to definitions with a prefix, at the root."""
+def _moved(value: Any, root: str) -> Any:  # noqa: ANN401 - any JSON value
+    """Return a schema whose references into itself hold where it stands at another place than the root."""
     if isinstance(value, list):
-        return [_with_own_definitions(each, prefix) for each in value]
+        return [_moved(each, root) for each in value]
     if not isinstance(value, dict):
         return value
-    changed = {key: _with_own_definitions(each, prefix) for key, each in value.items()}
+    changed = {key: _moved(each, root) for key, each in value.items()}
     target = changed.get("$ref")
-    for keyword in DEFINITIONS:
-        if isinstance(target, str) and target.startswith(f"#/{keyword}/"):
-            changed["$ref"] = f"#/$defs/{prefix}{target.removeprefix(f'#/{keyword}/')}"
+    if isinstance(target, str) and (target == "#" or target.startswith("#/")):
+        changed["$ref"] = root + target[1:]
     return changed
 
 

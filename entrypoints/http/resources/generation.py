@@ -65,10 +65,11 @@ class ChatCompletions:
         chat.require_hearing(model)
         chat.require_tools(model)
         chat.require_reasoning(model)
+        forced = chat.forced_call
         wanted = GenerationRequest(
             model.handle,
             chat.conversation(),
-            chat.generation_settings(self._settings.max_tokens),
+            chat.generation_settings(self._settings.max_tokens, forced),
             thinking=chat.thinking,
         )
         alternatives, chunk = chat.n or 1, chat.chunk or self._settings.chunk
@@ -78,7 +79,7 @@ class ChatCompletions:
             requests=(wanted,),
             alternatives=alternatives,
             shape=ChatShape(
-                chat.forced_call,
+                forced,
                 one_call=chat.parallel_tool_calls is False,
                 stops=bool(wanted.settings.stop),
                 json_text=wanted.settings.grammar is not None,
