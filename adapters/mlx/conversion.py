@@ -17,13 +17,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from mlxk.adapters.mlx.imports import contained, light_imports
+from mlxk.adapters.mlx.imports import contained, import_failure, light_imports
 from mlxk.adapters.mlx.loading_failure import misfit
+from mlxk.adapters.mlx.side_files import require_regular
 from mlxk.application.ports.progress import Progress
 from mlxk.application.ports.weight_converter import ConvertedWeights, WeightConverter
 from mlxk.domain.capabilities import Backend
 from mlxk.domain.errors import (
-    BackendNotInstalledError,
     ConversionFailedError,
     MlxkError,
     StorageError,
@@ -97,6 +97,7 @@ class MlxWeightConverter(WeightConverter):
 
 def _load(source: ModelHandle, backend: Backend) -> "tuple[nn.Module, dict[str, Any]]":
     """Return the network, lazily, and ``config.json`` as it is on disk."""
+    require_regular(source)
     with open(os.path.join(source.directory, "config.json"), encoding="utf-8") as file:
         config = json.load(file)
     if not isinstance(config, dict) or not config:
@@ -242,9 +243,7 @@ def _translated(source: ModelHandle) -> Iterator[None]:
     except MlxkError:
         raise
     except ImportError as error:
-        raise BackendNotInstalledError(
-            f"converting '{source.label}' needs {error.name}, which is not installed"
-        ) from error
+        raise import_failure(error, f"Converting '{source.label}'", "mlx", "mlx-lm", "mlx-vlm") from error
     except OSError as error:
         raise StorageError(
             f"'{source.label}' cannot be converted: {error.strerror or 'input or output failed'}"

@@ -19,8 +19,8 @@ from mlxk.domain.errors import ExecutionError
 from mlxk.domain.model import ModelHandle
 
 _SECONDS_BETWEEN_RESTS = 0.2
-"""An engine without work gives back the memory it does not need; it takes a fraction of a millisecond, so not after
-each of many short answers."""
+"""An engine without work gives back the memory it does not need, at most this often: it takes about a millisecond, too
+much for each of many short answers."""
 
 
 class Engine:
@@ -30,9 +30,8 @@ class Engine:
         self._clock = clock
         self._failed_at: float | None = None
         """When a turn failed as a whole; None when none did."""
-        self._rest_at = 0.0
-        """From when on memory is given back at the end of work."""
-        self._busy = False
+        self._rest_at: float | None = None
+        """From when on memory is to be given back; None when nothing was done since it was."""
         self._prefixes = PrefixCache(options.prefix_cache_bytes)
         self._residency = Residency(
             log, clock, options.model_budget_bytes, options.keep_alive_seconds, self._prefixes.forget
@@ -97,22 +96,24 @@ class Engine:
 
     def turn(self, interrupted: Callable[[], bool]) -> bool:
         """Do one small piece of work; return whether there is more to do at once."""
+        answering = self._scheduler.running > 0
         self._residency.turn()
-        worked = self._busy
-        # A model that waits for room gets it when answers have ended, which this turn may have brought about.
-        self._busy = self._scheduler.turn(interrupted) or self._residency.waiting > 0
-        if worked and not self._busy and self._clock.monotonic() >= self._rest_at:
-            heap.give_back()
-            self._rest_at = self._clock.monotonic() + _SECONDS_BETWEEN_RESTS
-        return self._busy
+        # Answers that end make room for a model that waits; other room comes with what is posted, or with time.
+        busy = self._scheduler.turn(interrupted) or (answering and self._residency.waiting > 0)
+        if not busy:
+            self._rest()
+        return busy
 
     def idle_seconds(self) -> float | None:
         """Return how long the thread may sleep."""
-        return self._residency.idle_seconds()
+        resting = None if self._rest_at is None else max(0.0, self._rest_at - self._clock.monotonic())
+        due = [seconds for seconds in (resting, self._residency.idle_seconds()) if seconds is not None]
+        return min(due, default=None)
 
     def fail_all(self, error: Exception) -> None:
         """End every answer with an error, and forget what they computed."""
         self._failed_at = self._clock.monotonic()
+        self._rest_at = self._failed_at + _SECONDS_BETWEEN_RESTS
         self._scheduler.end_all(ExecutionError(f"The engine failed ({type(error).__name__})."))
         self._prefixes.shrink(0)
 
@@ -124,6 +125,15 @@ class Engine:
         if self._wired_limit is not None:
             mx.synchronize()
             mx.set_wired_limit(self._wired_limit)
+
+    def _rest(self) -> None:
+        """Give memory back once that is due; nothing but work, posted or due, makes the thread take a turn."""
+        now = self._clock.monotonic()
+        if self._rest_at is None:
+            self._rest_at = now + _SECONDS_BETWEEN_RESTS
+        elif now >= self._rest_at:
+            heap.give_back()
+            self._rest_at = None
 
 
 def _wire() -> int | None:

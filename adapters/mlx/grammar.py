@@ -15,10 +15,11 @@ from typing import Any
 import mlx.core as mx
 
 from mlxk.adapters.mlx.detokenizer import Detokenizer
+from mlxk.adapters.mlx.imports import import_failure
 from mlxk.adapters.mlx.schemas import enforceable
 from mlxk.adapters.mlx.tokenizer_access import unwrapped
 from mlxk.domain.answer_stream import AnswerStream
-from mlxk.domain.errors import BackendNotInstalledError, CapabilityError, ValidationError
+from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.grammar import Grammar, GrammarKind
 
 CACHED_GRAMMARS = 64
@@ -157,6 +158,7 @@ class GrammarCompiler:
             ValidationError: The grammar is malformed, or asks for what llguidance cannot do; its message says what.
             CapabilityError: The model's tokenizer cannot be constrained.
             BackendNotInstalledError: llguidance is not installed.
+            ExecutionError: It is, and cannot be imported.
         """
         with self._lock:
             if grammar in self._compiled:
@@ -173,17 +175,17 @@ class GrammarCompiler:
 
     def _compile(self, grammar: Grammar) -> CompiledGrammar:
         """Compile a grammar; of one that was put together, the part at fault is refused."""
-        translated = [_translated(each) for each in (*grammar.parts, grammar)]
         try:
-            return self._compile_one(grammar, translated.pop())
+            return self._compile_one(grammar)
         except ValidationError:
-            for part, text in zip(grammar.parts, translated, strict=True):
-                self._compile_one(part, text)
+            for part in grammar.parts:
+                self._compile_one(part)
             raise
 
-    def _compile_one(self, grammar: Grammar, translated: str) -> CompiledGrammar:
+    def _compile_one(self, grammar: Grammar) -> CompiledGrammar:
         from llguidance import LLMatcher
 
+        translated = _translated(grammar)
         try:
             matcher = LLMatcher(self._vocabulary, translated, log_level=0)
         except ValueError as error:
@@ -220,10 +222,7 @@ def _vocabulary(tokenizer: object, ends: frozenset[int]) -> Any:  # noqa: ANN401
     try:
         import llguidance.hf
     except ImportError as error:
-        raise BackendNotInstalledError(
-            "Answers held to a grammar need llguidance, which is not installed.",
-            hint="Install it: pip install llguidance",
-        ) from error
+        raise import_failure(error, "Holding an answer to a grammar", "llguidance") from error
     try:
         return llguidance.hf.from_tokenizer(unwrapped(tokenizer), eos_token=sorted(ends))
     except (ValueError, RuntimeError, TypeError) as error:

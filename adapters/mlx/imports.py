@@ -11,6 +11,7 @@ program when a package of theirs is missing. Here neither reaches anybody.
 """
 
 import contextlib
+import importlib.util
 import io
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,17 +59,19 @@ def import_failure(error: ImportError, purpose: str, *packages: str) -> MlxkErro
     Args:
         error: What the import raised.
         purpose: What they are wanted for; begins a sentence.
-        packages: Their names, as pip knows them.
+        packages: Those that pip knows by the name of their module, with a hyphen for its underscore.
     """
-    lacking = (error.name or "").partition(".")[0].replace("_", "-")
-    if isinstance(error, ModuleNotFoundError) and lacking in packages:
+    module = (error.name or "").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and module and importlib.util.find_spec(module) is None:
+        package = module.replace("_", "-")
+        known = package in packages
         return BackendNotInstalledError(
-            f"{purpose} needs {lacking}, which is not installed.", hint=f"Install it: pip install {lacking}"
+            f"{purpose} needs {package if known else module}, which is not installed.",
+            hint=f"Install it: pip install {package}" if known else "See what else is missing: pip check",
         )
-    culprit = error.name or "the log says why"
+    culprit = f"{error.name}, which" if module else "a library that"
     return ExecutionError(
-        f"{purpose} needs {packages[-1]}, which is installed and cannot be imported ({culprit}).",
-        hint="See what does not fit together: pip check",
+        f"{purpose} needs {culprit} cannot be imported.", hint="See what does not fit together: pip check"
     )
 
 

@@ -4,7 +4,6 @@ Runs no code of the model's and reaches no network: a directory that asks for it
 directories are handed to the libraries. Translates what they raise; leaves residency to ``residency``.
 """
 
-import json
 import os
 import threading
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from mlxk.adapters.mlx.generation_config import generation_defaults, unusable_se
 from mlxk.adapters.mlx.grammar import GrammarCompiler
 from mlxk.adapters.mlx.imports import import_failure, import_mlx_lm
 from mlxk.adapters.mlx.loading_failure import loading_failure
-from mlxk.adapters.mlx.side_files import require_regular
+from mlxk.adapters.mlx.side_files import object_in, require_regular
 from mlxk.adapters.mlx.templates import PromptRenderer
 from mlxk.adapters.mlx.tokenizer_access import keep_no_words, unwrapped
 from mlxk.domain.detection import context_length
@@ -96,6 +95,7 @@ def load_model(handle: ModelHandle, adapter: str | None = None) -> LoadedModel:
         import_mlx_lm()
     except ImportError as error:
         raise import_failure(error, "Running text models", "mlx", "mlx-lm") from error
+    require_regular(handle)
     config = read_config(handle)
     try:
         network, tokenizer = _load(handle, config, adapter)
@@ -153,10 +153,10 @@ def assemble(
 
 def _sampling(handle: ModelHandle) -> tuple[GenerationSettings, tuple[str, ...]]:
     """Return what the model's generation_config asks for, and what of it cannot be used."""
-    path = os.path.join(handle.directory, "generation_config.json")
-    stated = _object_in(path)
+    name = "generation_config.json"
+    stated = object_in(handle, name)
     if stated is None:
-        return GenerationSettings(), ("*",) if os.path.exists(path) else ()
+        return GenerationSettings(), ("*",) if os.path.exists(os.path.join(handle.directory, name)) else ()
     return generation_defaults(stated), unusable_settings(stated)
 
 
@@ -227,13 +227,10 @@ def read_config(handle: ModelHandle) -> Mapping[str, Any]:
     """Return a model's config.json.
 
     Raises:
-        UnhealthyModelError: There is none that can be read, or a file beside it is no regular one.
+        UnhealthyModelError: There is none that can be read.
         UntrustedModelCodeError: It asks for the model's own code to be executed.
     """
-    if not os.path.isabs(handle.directory) or not os.path.isdir(handle.directory):
-        raise UnhealthyModelError(f"'{handle.name}' has no directory to load from.")
-    require_regular(handle)
-    config = _read_json(os.path.join(handle.directory, "config.json"))
+    config = object_in(handle, "config.json")
     if not config:
         raise UnhealthyModelError(f"'{handle.name}' has no readable config.json.", hint="Download the model again.")
     if config.get("model_file"):
@@ -241,21 +238,6 @@ def read_config(handle: ModelHandle) -> Mapping[str, Any]:
             f"'{handle.name}' wants to run code of its own (config.json: model_file); it is never executed."
         )
     return config
-
-
-def _read_json(path: str) -> Mapping[str, Any]:
-    """Return the object in a file; empty when there is no file or no object in it."""
-    return _object_in(path) or {}
-
-
-def _object_in(path: str) -> Mapping[str, Any] | None:
-    """Return the object in a file; None when there is no file or no object in it."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            value = json.load(file)
-    except (OSError, ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _weight_files(directory: str) -> list[str]:

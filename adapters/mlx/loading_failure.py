@@ -7,8 +7,8 @@ directories.
 import re
 
 from mlxk.adapters.mlx import side_files
+from mlxk.adapters.mlx.imports import import_failure
 from mlxk.domain.errors import (
-    BackendNotInstalledError,
     ExecutionError,
     IncompatibleModelError,
     MlxkError,
@@ -17,7 +17,17 @@ from mlxk.domain.errors import (
 )
 from mlxk.domain.model import ModelHandle
 
-_OF_FILES = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, AssertionError, IndexError, OSError)
+_OF_FILES = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    IndexError,
+    OSError,
+    RecursionError,
+)
 """What the libraries raise for a config, weights or tokenizer that are not what they expect."""
 
 _READING_FAILED = ("[load_safetensors]", "[read]")
@@ -46,23 +56,25 @@ def loading_failure(error: Exception, handle: ModelHandle, unknown: str) -> Mlxk
     if isinstance(error, ValueError) and "not supported" in reason:
         return IncompatibleModelError(f"'{name}' {unknown}.")
     if isinstance(error, ImportError):
-        package = f" ({error.name})" if error.name else ""
-        return BackendNotInstalledError(f"Running '{name}' needs a package that is not installed{package}.")
-    unreadable = side_files.unreadable(handle)
-    if unreadable is not None:
-        return unreadable
+        return import_failure(error, f"Running '{name}'")
+    if reason.startswith(_READING_FAILED) or misfit(error) is not None:
+        return _unfit(error, name)
     if _in_tokenizer(error):
-        return UnhealthyModelError(
+        return side_files.unreadable(handle) or UnhealthyModelError(
             f"The tokenizer of '{name}' cannot be used ({type(error).__name__}).",
             hint="Download the model again, or take tokenizer.json and tokenizer_config.json from where its weights "
             "come from.",
         )
-    if isinstance(error, _OF_FILES) or reason.startswith(_READING_FAILED):
-        return UnhealthyModelError(
-            f"The files of '{name}' do not fit together: {misfit(error) or type(error).__name__}.",
-            hint="Download the model again, or take config.json from where its weights come from.",
-        )
+    if isinstance(error, _OF_FILES):
+        return side_files.unreadable(handle) or _unfit(error, name)
     return ExecutionError(f"'{name}' could not be loaded ({type(error).__name__}).")
+
+
+def _unfit(error: Exception, name: str) -> UnhealthyModelError:
+    return UnhealthyModelError(
+        f"The files of '{name}' do not fit together: {misfit(error) or type(error).__name__}.",
+        hint="Download the model again, or take config.json from where its weights come from.",
+    )
 
 
 def _in_tokenizer(error: Exception) -> bool:

@@ -6,10 +6,10 @@ asks for it. What asks for it is found here before they see the directory.
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 
-from mlxk.domain.errors import UnhealthyModelError, UntrustedModelCodeError
+from mlxk.adapters.mlx.side_files import require_regular
+from mlxk.domain.errors import UntrustedModelCodeError
 from mlxk.domain.model import ModelHandle
 
 CODE_KEYS = ("model_file", "auto_map")
@@ -25,7 +25,6 @@ _TABLES = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json", "model
 """Documents that name words or tensors, not settings; some are so large that reading them takes a second."""
 
 _MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
-_MAX_DEPTH = 4
 _HARMLESS: tuple[object, ...] = (None, {}, [], "")
 
 
@@ -34,20 +33,17 @@ def refuse_own_code(handle: ModelHandle) -> None:
 
     Raises:
         UntrustedModelCodeError: Names the file and what it asks for.
-        UnhealthyModelError: There is no directory to look into.
+        UnhealthyModelError: There is no directory to look into, or something in it may not be opened.
     """
-    if not os.path.isabs(handle.directory) or not os.path.isdir(handle.directory):
-        raise UnhealthyModelError(f"'{handle.name}' has no directory to load from.")
-    names = []
-    for relative, path in _files(handle.directory):
-        names.append(relative)
+    files = require_regular(handle)
+    for relative, path in files:
         found = _asks_for_code(relative, path)
         if found:
             raise UntrustedModelCodeError(
                 f"'{handle.name}' wants to run code of its own ({relative}: {found}); it is never executed."
             )
-    safe = any(name.endswith((".safetensors", ".npz", ".gguf")) for name in names)
-    pickled = next((name for name in names if name.endswith(PICKLED_WEIGHTS)), None)
+    safe = any(name.endswith((".safetensors", ".npz", ".gguf")) for name, _ in files)
+    pickled = next((name for name, _ in files if name.endswith(PICKLED_WEIGHTS)), None)
     if pickled and not safe:
         raise UntrustedModelCodeError(
             f"'{handle.name}' has its weights only as a pickle ({pickled}), which may be code; it is never loaded.",
@@ -66,16 +62,6 @@ def offline() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
-
-
-def _files(directory: str, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
-    with os.scandir(directory) as entries:
-        for entry in sorted(entries, key=lambda each: each.name):
-            if entry.is_dir(follow_symlinks=False):
-                if depth < _MAX_DEPTH:
-                    yield from _files(entry.path, f"{prefix}{entry.name}/", depth + 1)
-            else:
-                yield f"{prefix}{entry.name}", entry.path
 
 
 def _asks_for_code(relative: str, path: str) -> str | None:

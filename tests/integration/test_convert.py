@@ -275,6 +275,12 @@ def test_a_model_that_is_not_whole_is_not_quantized(command: Command, llama: Pat
     assert command("convert", "./llama", "./taken", "--quantize", "4")["error"]["type"] == "validation_error"
 
 
+def test_a_pipe_beside_the_weights_is_not_waited_for(command: Command, llama: Path) -> None:
+    os.mkfifo(llama / "hf_quant_config.json")
+    error = command("convert", "./llama", "./out", "--quantize", "4")["error"]
+    assert (error["type"], "hf_quant_config.json" in error["message"]) == ("model_unhealthy", True)
+
+
 def test_a_vision_model_keeps_its_eyes_in_full_precision(command: Command, tmp_path: Path) -> None:
     source = tmp_path / "sight"
     build_with_eyes(source, "gemma3")

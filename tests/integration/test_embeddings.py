@@ -210,3 +210,12 @@ def test_prefixes_are_what_the_model_states_or_its_family_is_known_for(
     name: str, architecture: str, stated: dict[str, object], expected: Prompts
 ) -> None:
     assert prompts_of(name, architecture, stated) == expected
+
+
+def test_a_document_nested_without_end_beside_the_weights_says_nothing(
+    embedder: MlxTextEmbedder, tmp_path: Path
+) -> None:
+    model = build_bert(tmp_path / "bert")
+    (tmp_path / "bert" / "1_Pooling").mkdir(exist_ok=True)
+    (tmp_path / "bert" / "1_Pooling" / "config.json").write_text("[" * 100_000)
+    assert embedder.embed(EmbeddingRequest(model, ("bread",))).vectors

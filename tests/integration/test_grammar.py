@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +20,13 @@ from mlxk.adapters.mlx.detokenizer import TokenDecoder
 from mlxk.adapters.mlx.grammar import GrammarCompiler, GrammarConstraint, answer_begins
 from mlxk.adapters.mlx.imports import import_mlx_lm
 from mlxk.domain.answer_stream import AnswerStream
-from mlxk.domain.errors import CapabilityError, ValidationError
+from mlxk.domain.errors import (
+    BackendNotInstalledError,
+    CapabilityError,
+    ExecutionError,
+    MlxkError,
+    ValidationError,
+)
 from mlxk.domain.grammar import Grammar
 from mlxk.domain.reasoning import CHANNELS, ReasoningFormat, ReasoningStyle
 
@@ -287,7 +294,7 @@ def test_an_answer_that_opens_no_reasoning_begins_at_once() -> None:
         (Grammar.json_schema('{"type": '), "JSON schema is not valid JSON"),
         (Grammar.json_schema("[]"), "must be a JSON object"),
         (Grammar.json_schema("[" * 10**5), "nested too deeply"),
-        (Grammar.json_schema('{"anyOf": [{"$ref": "#"}]}'), "NoExtensionBias"),
+        (Grammar.json_schema('{"anyOf": [{"$ref": "#"}]}'), "following # leads in a circle"),
         (Grammar.json_schema('{"allOf": [' * 300 + "true" + "]}" * 300), "JSON schema"),
         (Grammar.json_schema('"' + "x" * 300_000 + '"'), "too long"),
         (Grammar.regex("(?=a)b"), "regular expression cannot be used: .*look-around"),
@@ -347,3 +354,14 @@ def test_tokenizers_that_fall_back_to_bytes_can_be_constrained() -> None:
 def test_a_tokenizer_that_llguidance_cannot_read_is_refused(tokenizer: object) -> None:
     with pytest.raises(CapabilityError, match="tokenizer cannot be held to a grammar"):
         GrammarCompiler(tokenizer, _ENDS).compile(Grammar.json_object())
+
+
+@pytest.mark.parametrize(
+    ("module", "error"), [("llguidance", BackendNotInstalledError), ("llguidance.hf", ExecutionError)]
+)
+def test_a_library_that_is_broken_is_not_called_absent(
+    module: str, error: type[MlxkError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(error, match=f"needs {module}, which"):
+        GrammarCompiler(_tokenizer(), _ENDS).compile(Grammar.json_object())

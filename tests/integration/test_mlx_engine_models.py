@@ -1,7 +1,6 @@
 """Which models the engine loads, keeps and refuses."""
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from mlxk.domain.errors import (
     IncompatibleModelError,
     MlxkError,
     QueueFullError,
-    UnhealthyModelError,
     UntrustedModelCodeError,
 )
 from mlxk.domain.generation import FinishReason, GenerationRequest, GenerationSettings
@@ -146,59 +144,6 @@ def test_a_tokenizer_that_brings_its_own_code_is_refused_and_the_code_does_not_r
 
 
 @pytest.mark.parametrize(
-    ("damage", "error"),
-    [
-        (lambda directory: (directory / "config.json").unlink(), UnhealthyModelError),
-        (lambda directory: (directory / "config.json").write_text("{"), UnhealthyModelError),
-        (lambda directory: (directory / "model.safetensors").unlink(), UnhealthyModelError),
-        (lambda directory: (directory / "model.safetensors").write_bytes(b"rubbish"), UnhealthyModelError),
-        (lambda directory: (directory / "tokenizer.json").write_text("{"), UnhealthyModelError),
-        (lambda directory: write_config(directory, model_type="unheard_of"), IncompatibleModelError),
-        (lambda directory: write_config(directory, hidden_size=32), UnhealthyModelError),
-        (lambda directory: write_config(directory, num_hidden_layers=5), UnhealthyModelError),
-        (lambda directory: write_config(directory, num_hidden_layers="two"), UnhealthyModelError),
-    ],
-)
-def test_a_damaged_model_is_refused_by_its_name(
-    engine: MlxTextGenerator, tmp_path: Path, damage: object, error: type[MlxkError]
-) -> None:
-    handle = build(tmp_path / "a")
-    damage(tmp_path / "a")  # type: ignore[operator]
-    named = ModelHandle("org/name", handle.directory, Origin.CACHE, "main")
-    with pytest.raises(error, match="org/name") as caught:
-        engine.submit(asking(named))
-    assert str(tmp_path) not in caught.value.message
-
-
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [
-        ("tokenizer.json", b'{"model": {"voc'),
-        ("tokenizer.json", b"{}"),
-        ("tokenizer.json", b"[]"),
-        ("generation_config.json", b"[]"),
-        ("tokenizer_config.json", b'{"added_tokens_decoder": {"x": "y"}}'),
-    ],
-)
-def test_the_file_beside_the_weights_that_is_at_fault_is_named(
-    engine: MlxTextGenerator, tmp_path: Path, file: str, content: bytes
-) -> None:
-    handle = build(tmp_path / "a")
-    (tmp_path / "a" / file).write_bytes(content)
-    with pytest.raises(UnhealthyModelError) as caught:
-        engine.submit(asking(handle))
-    assert file in f"{caught.value.message} {caught.value.hint}"
-
-
-def test_a_pipe_where_a_file_belongs_is_not_waited_for(engine: MlxTextGenerator, tmp_path: Path) -> None:
-    handle = build(tmp_path / "a")
-    (tmp_path / "a" / "generation_config.json").unlink()
-    os.mkfifo(tmp_path / "a" / "generation_config.json")
-    with pytest.raises(UnhealthyModelError, match=r"generation_config\.json .* no regular file"):
-        engine.submit(asking(handle))
-
-
-@pytest.mark.parametrize(
     ("content", "ignored"),
     [(b"{", ("*",)), (b'{"temperature": "hot", "top_p": 7, "top_k": 3}', ("temperature", "top_p"))],
 )
@@ -252,78 +197,6 @@ def test_a_closed_engine_does_not_respond(engine: MlxTextGenerator, tmp_path: Pa
     assert engine.unload() == ()
     with pytest.raises(ExecutionError):
         engine.submit(asking(build(tmp_path / "a")))
-
-
-@pytest.mark.parametrize(
-    ("entries", "told"),
-    [
-        ({"hidden_size": None, "vocab_size": None}, "config.json lacks hidden_size, vocab_size"),
-        ({"hidden_size": 32}, r"config.json makes model.embed_tokens.weight \(\d+, 32\), the weights have \(\d+, 64\)"),
-        (
-            {"num_hidden_layers": 5},
-            r"\d+ tensors that config.json asks for .* the first is model.layers.\d.input_layernorm",
-        ),
-        (
-            {"num_hidden_layers": 1},
-            r"\d+ tensors among the weights have no place .* first is model.layers.1.input_layernorm",
-        ),
-        ({"num_attention_heads": 0}, "ZeroDivisionError"),
-    ],
-)
-def test_what_does_not_fit_is_named(
-    engine: MlxTextGenerator, tmp_path: Path, entries: dict[str, object], told: str
-) -> None:
-    handle = build(tmp_path / "a", num_hidden_layers=2, hidden_size=64)
-    config = {**json.loads((tmp_path / "a" / "config.json").read_text()), **entries}
-    kept = {name: value for name, value in config.items() if value is not None}
-    (tmp_path / "a" / "config.json").write_text(json.dumps(kept))
-    with pytest.raises(UnhealthyModelError, match=told):
-        list(engine.submit(asking(handle)))
-
-
-BROKEN = """
-import sys
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.adapters.mlx.text import MlxTextGenerator
-from mlxk.adapters.system.clock import SystemClock
-from mlxk.domain.generation import GenerationRequest
-from mlxk.domain.model import ModelHandle, Origin
-log = InMemoryEventLog()
-generator = MlxTextGenerator(log, SystemClock())
-handle = ModelHandle("a", sys.argv[1], Origin.WORKSPACE)
-try:
-    generator.submit(GenerationRequest(handle, "hello"))
-except Exception as error:
-    print(error.code, error, error.hint, [event.fields.get("reason") for event in log.events], sep="|")
-"""
-
-
-@pytest.mark.parametrize(
-    ("package", "content", "code", "hint"),
-    [
-        ("mlx", None, "backend_not_installed", "pip install mlx"),
-        ("mlx_lm", None, "backend_not_installed", "pip install mlx-lm"),
-        ("mlx_lm", "from json import nothing", "execution_error", "pip check"),
-        ("mlx_lm", "import not_installed_either", "execution_error", "pip check"),
-        ("mlx", "raise ImportError('libmlx.so: cannot open shared object file')", "execution_error", "pip check"),
-    ],
-)
-def test_a_library_that_is_broken_is_not_called_absent(
-    package: str, content: str | None, code: str, hint: str, tmp_path: Path
-) -> None:
-    build(tmp_path / "model")
-    if content is None:
-        program = f"import sys\nsys.modules[{package!r}] = None\n{BROKEN}"
-    else:
-        (tmp_path / package).mkdir()
-        (tmp_path / package / "__init__.py").write_text(content)
-        program = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n{BROKEN}"
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "model")], capture_output=True, text=True, check=True, timeout=60
-    )
-    told, _, advice, reasons = done.stdout.strip().split("|")
-    assert (told, hint in advice) == (code, True), done.stdout
-    assert code != "execution_error" or reasons != "[]", "the log says why"
 
 
 def test_the_limit_on_open_files_stays_as_it_was(tmp_path: Path) -> None:

@@ -1,20 +1,31 @@
 """Loading and unloading, again and again: nothing is kept of it."""
 
+import contextlib
 import ctypes
 import gc
 import os
 import subprocess
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from models.tiny_embedding import build_bert
 from models.tiny_models import build
 from serving.running import eventually
 
+from mlxk.adapters.in_memory.clock import InMemoryClock
 from mlxk.adapters.in_memory.event_log import InMemoryEventLog
+from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
+from mlxk.adapters.mlx.embedding.loading import EmbeddingModel, load_embedding_model
+from mlxk.adapters.mlx.engine import Engine
+from mlxk.adapters.mlx.engine_options import EngineOptions
 from mlxk.adapters.mlx.loading import load_tokenizer
+from mlxk.adapters.mlx.residency import WantedModel
 from mlxk.adapters.mlx.text import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
+from mlxk.domain.embedding import EmbeddingRequest
 from mlxk.domain.generation import Finished, GenerationRequest, GenerationSettings
 
 pytestmark = pytest.mark.mlx
@@ -23,6 +34,9 @@ MOST_BYTES_A_LOAD = 20 * 1024
 TOKENIZERS = 300
 WORDS = 200
 MOST_BYTES_A_WORD = 20
+GIVES_BACK = pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library gives back by itself"
+)
 
 
 def resident_bytes() -> int:
@@ -65,20 +79,110 @@ def test_a_tokenizer_that_is_gone_leaves_no_words_behind(tmp_path: Path) -> None
     assert resident_bytes() - before < TOKENIZERS * WORDS * MOST_BYTES_A_WORD
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library gives back by itself")
-def test_an_engine_at_rest_gives_back_what_is_free(tmp_path: Path) -> None:
-    handle = build(tmp_path / "llama")
-    request = GenerationRequest(handle, "word", GenerationSettings(max_tokens=3, temperature=0))
-    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
-    try:
+def litter() -> tuple[list[bytearray], int]:
+    """Leave much free memory that the heap does not give back by itself; return what pins it, and what it is then."""
+    held = [bytearray(b"x" * 4000) for _ in range(20_000)]
+    pins = held[::1000]
+    held.clear()
+    return pins, resident_bytes()
+
+
+@contextlib.contextmanager
+def given_back() -> Iterator[None]:
+    """Expect memory that was littered before the block to be given back after what happens inside of it."""
+    pins, before = litter()
+    yield
+    assert eventually(lambda: resident_bytes() < before - 40_000_000, 5)
+    assert len(pins) == 20
+
+
+@pytest.fixture
+def generator() -> Iterator[MlxTextGenerator]:
+    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineOptions(keep_alive_seconds=2.5))
+    yield generator
+    generator.close()
+
+
+@GIVES_BACK
+def test_an_engine_at_rest_gives_back_what_is_free(generator: MlxTextGenerator, tmp_path: Path) -> None:
+    request = GenerationRequest(build(tmp_path / "llama"), "word", GenerationSettings(max_tokens=3, temperature=0))
+    list(generator.submit(request))
+    time.sleep(1)  # it rests from this one
+    with given_back():
         list(generator.submit(request))
-        time.sleep(1)  # it rests from this one
-        held = [bytearray(b"x" * 4000) for _ in range(20_000)]
-        pins = held[::1000]  # keep the heap from shrinking by itself
-        held.clear()
-        before = resident_bytes()
+
+
+@GIVES_BACK
+def test_of_answers_that_follow_one_another_at_once_the_last_gives_back_too(
+    generator: MlxTextGenerator, tmp_path: Path
+) -> None:
+    request = GenerationRequest(build(tmp_path / "llama"), "word", GenerationSettings(max_tokens=3, temperature=0))
+    list(generator.submit(request))
+    with given_back():
         list(generator.submit(request))
-        assert eventually(lambda: resident_bytes() < before - 40_000_000, 5)
-        assert len(pins) == 20
-    finally:
-        generator.close()
+
+
+@GIVES_BACK
+def test_vectors_give_back_what_is_free(generator: MlxTextGenerator, tmp_path: Path) -> None:
+    request = EmbeddingRequest(build_bert(tmp_path / "bert"), ("bread",))
+    embedder = MlxTextEmbedder(generator.lender)
+    embedder.embed(request)
+    time.sleep(1)
+    with given_back():
+        embedder.embed(request)
+
+
+@GIVES_BACK
+def test_a_model_that_goes_after_its_keep_alive_gives_back_what_is_free(
+    generator: MlxTextGenerator, tmp_path: Path
+) -> None:
+    request = GenerationRequest(build(tmp_path / "llama"), "word", GenerationSettings(max_tokens=3, temperature=0))
+    list(generator.submit(request))
+    time.sleep(1)
+    with given_back():
+        time.sleep(2)
+
+
+def test_a_model_that_waits_for_one_on_loan_takes_no_time(tmp_path: Path) -> None:
+    engine = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineOptions(model_budget_bytes=1))
+    request = GenerationRequest(build(tmp_path / "llama"), "word", GenerationSettings(max_tokens=1))
+    wanted = WantedModel(build_bert(tmp_path / "bert"), load=load_embedding_model)
+    with ThreadPoolExecutor() as pool, engine.lender.lend(wanted, EmbeddingModel):
+        waiting = pool.submit(lambda: list(engine.submit(request)))
+        assert eventually(lambda: engine.state(1).waiting == 1)
+        before = time.process_time()
+        time.sleep(1)
+        assert time.process_time() - before < 0.2
+        assert not waiting.done()
+    assert isinstance(waiting.result()[-1], Finished)
+    engine.close()
+
+
+def test_an_engine_without_work_rests_once_and_sleeps() -> None:
+    clock = InMemoryClock()
+    engine = Engine(InMemoryEventLog(), clock, EngineOptions())
+    for _ in range(3):
+        assert not engine.turn(lambda: False)
+        pause = engine.idle_seconds()
+        assert pause == pytest.approx(0.2)
+        clock.advance(pause)
+        assert not engine.turn(lambda: False)
+        assert engine.idle_seconds() is None
+        clock.advance(10)
+
+
+def test_an_engine_that_is_kept_busy_with_little_rests_now_and_then() -> None:
+    clock = InMemoryClock()
+    engine = Engine(InMemoryEventLog(), clock, EngineOptions())
+    pauses = []
+    for _ in range(10):
+        engine.turn(lambda: False)
+        pauses.append(engine.idle_seconds())
+        clock.advance(1 / 16)
+    assert pauses.count(None) == 2
+
+
+def test_an_engine_that_failed_rests_as_well() -> None:
+    engine = Engine(InMemoryEventLog(), InMemoryClock(), EngineOptions())
+    engine.fail_all(ValueError())
+    assert engine.idle_seconds() == pytest.approx(0.2)

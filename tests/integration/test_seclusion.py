@@ -1,6 +1,7 @@
 """Models that ask for code of their own: it never runs, whoever asks and whatever would load them."""
 
 import json
+import os
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -100,6 +101,47 @@ def test_an_embedding_model_that_would_run_code_does_not(
     with pytest.raises(UntrustedModelCodeError, match="never executed"):
         MlxTextEmbedder(generator.lender).embed(EmbeddingRequest(model, ("hello",)))
     assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("pipe", ["x.json", "modules.json", "1_Pooling/config.json"])
+def test_pipes_among_the_files_of_a_model_are_not_waited_for(
+    pipe: str, generator: MlxTextGenerator, tmp_path: Path
+) -> None:
+    embedding, speech = build_bert(tmp_path / "bert"), build_whisper(tmp_path / "whisper")
+    for model in (embedding, speech):
+        path = Path(model.directory) / pipe
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+    with pytest.raises(UnhealthyModelError, match=f"{pipe} .* no regular file"):
+        MlxTextEmbedder(generator.lender).embed(EmbeddingRequest(embedding, ("hello",)))
+    clip = write_wav(tmp_path / "clip.wav", murmur(0.2))
+    transcriber = MlxSpeechTranscriber(generator.lender, InMemoryEventLog())
+    with pytest.raises(UnhealthyModelError, match=f"{pipe} .* no regular file"):
+        list(transcriber.transcribe(TranscriptionRequest(speech, str(clip), "clip.wav")))
+
+
+def test_a_pipe_in_place_of_a_speech_models_config_is_not_waited_for(
+    generator: MlxTextGenerator, tmp_path: Path
+) -> None:
+    model = build_whisper(tmp_path / "whisper")
+    (tmp_path / "whisper" / "config.json").unlink()
+    os.mkfifo(tmp_path / "whisper" / "config.json")
+    transcriber = MlxSpeechTranscriber(generator.lender, InMemoryEventLog())
+    with pytest.raises(UnhealthyModelError, match=r"config\.json"):
+        list(transcriber.transcribe(TranscriptionRequest(model, str(tmp_path / "clip.wav"), "clip.wav")))
+
+
+def test_links_and_directories_are_files_of_a_model_like_others(generator: MlxTextGenerator, tmp_path: Path) -> None:
+    model = build_bert(tmp_path / "bert")
+    for file in list((tmp_path / "bert").iterdir()):
+        blob = file.rename(tmp_path / f"blob-{file.name}")
+        file.symlink_to(blob)
+    (tmp_path / "bert" / "more").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "bert" / "notes").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "bert" / "gone.json").symlink_to(tmp_path / "nowhere")
+    assert MlxTextEmbedder(generator.lender).embed(EmbeddingRequest(model, ("hello",))).vectors
 
 
 def test_weights_that_are_a_pickle_are_refused_unless_there_are_safe_ones(tmp_path: Path) -> None:

@@ -87,8 +87,9 @@ def test_a_family_that_does_not_write_is_refused(family: str) -> None:
 
 
 def test_no_family_but_whisper_is_asked_to_translate() -> None:
+    sound = Sound(np.zeros(families.RATE, np.float32), families.RATE)
     with pytest.raises(CapabilityError, match="does not translate"):
-        listener_for("canary").check(TranscriptionSettings(task=SpeechTask.TRANSLATE))
+        next(listener_for("canary").listen(sound, TranscriptionSettings(task=SpeechTask.TRANSLATE)))
 
 
 def test_languages_are_given_as_each_family_knows_them() -> None:

@@ -216,3 +216,10 @@ def test_memory_for_a_recording_of_twelve_minutes_is_bounded(folder: Path) -> No
     spectrum = Spectrum(sound, 80)
     assert spectrum.frames == 72_000
     assert mx.get_peak_memory() - before < 64 * 1024**2
+
+
+def test_a_config_nested_without_end_is_not_readable(ear: Ear, tmp_path: Path) -> None:
+    model = build_whisper(tmp_path / "whisper")
+    (tmp_path / "whisper" / "config.json").write_text("[" * 100_000)
+    with pytest.raises(UnhealthyModelError, match=r"no readable config\.json"):
+        ear.hear(model, tmp_path / "clip.wav")

@@ -3,7 +3,6 @@
 Must happen on the owner thread. Translates what the libraries raise; leaves residency to the engine.
 """
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -14,10 +13,10 @@ import attrs
 from mlxk.adapters.mlx.embedding.encoding import TextEncoder
 from mlxk.adapters.mlx.embedding.prompts import prompts_of
 from mlxk.adapters.mlx.imports import light_imports
-from mlxk.adapters.mlx.loading import weight_bytes
+from mlxk.adapters.mlx.loading import read_config, weight_bytes
 from mlxk.adapters.mlx.loading_failure import loading_failure
 from mlxk.adapters.mlx.seclusion import offline, refuse_own_code
-from mlxk.adapters.mlx.side_files import require_regular
+from mlxk.adapters.mlx.side_files import object_in
 from mlxk.adapters.mlx.tokenizer_access import keep_no_words
 from mlxk.domain.errors import (
     IncompatibleModelError,
@@ -84,11 +83,8 @@ def load_embedding_model(handle: ModelHandle, adapter: str | None = None) -> Emb
         BackendNotInstalledError: mlx-vlm is not installed.
         ExecutionError: Loading failed for another reason, such as lack of memory.
     """
-    require_regular(handle)
     refuse_own_code(handle)
-    config = _read_json(handle, "config.json")
-    if not config:
-        raise UnhealthyModelError(f"'{handle.name}' has no readable config.json.", hint="Download the model again.")
+    config = read_config(handle)
     if not any(os.path.exists(os.path.join(handle.directory, name)) for name in _VOCABULARIES):
         raise UnhealthyModelError(f"'{handle.name}' lacks its tokenizer.", hint="Download the model again.")
     try:
@@ -123,7 +119,7 @@ def _encoder(
     tokenizer: "PreTrainedTokenizerBase",
     pooling: Mapping[str, Any] | None,
 ) -> TextEncoder:
-    stated = _read_json(handle, "config_sentence_transformers.json").get("prompts")
+    stated = (object_in(handle, "config_sentence_transformers.json") or {}).get("prompts")
     prompts = prompts_of(handle.name, _architecture(config), stated if isinstance(stated, dict) else {})
     last = pooling is not None and (
         "lasttoken" in str(pooling.get("pooling_mode")) or pooling.get("pooling_mode_lasttoken")
@@ -140,7 +136,7 @@ def _encoder(
 
 def _pooling(handle: ModelHandle, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return how a vector is made of those of the tokens; None leaves it to the architecture."""
-    stated = _read_json(handle, "1_Pooling/config.json")
+    stated = object_in(handle, "1_Pooling/config.json") or {}
     if stated.get("include_prompt") is False:
         raise IncompatibleModelError(f"'{handle.name}' leaves its prefix out of the vector, which is not supported.")
     if not stated and _architecture(config) == "bert" and _FIRST_TOKEN.search(handle.short_name.lower()):
@@ -174,13 +170,3 @@ def _architecture(config: Mapping[str, Any]) -> str:
 def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     nested = config.get("text_config")
     return {**config, **nested} if isinstance(nested, dict) else config
-
-
-def _read_json(handle: ModelHandle, path: str) -> Mapping[str, Any]:
-    """Return the object in a file; empty when there is no file or no object in it."""
-    try:
-        with open(os.path.join(handle.directory, path), encoding="utf-8") as file:
-            value = json.load(file)
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

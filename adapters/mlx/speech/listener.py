@@ -15,16 +15,12 @@ class Listener(Protocol):
     """Hears recordings with one model. Used on the owner thread only."""
 
     @abstractmethod
-    def check(self, settings: TranscriptionSettings) -> None:
-        """Refuse what this model cannot do.
+    def listen(self, sound: Sound, settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
+        """Hear a recording; each step of the iterator is a piece of work of a second or so.
 
         Raises:
-            CapabilityError: Names the setting.
+            CapabilityError: In the first step; names the setting that asks for what the model cannot do.
         """
-
-    @abstractmethod
-    def listen(self, sound: Sound, settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
-        """Hear a recording; each step of the iterator is a piece of work of a second or so."""
 
 
 @attrs.frozen(eq=False)

@@ -3,17 +3,13 @@
 Must happen on the owner thread. Translates what the libraries raise; leaves residency to the engine.
 """
 
-import json
-import os
 import warnings
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mlxk.adapters.mlx.imports import light_imports
-from mlxk.adapters.mlx.loading import weight_bytes
+from mlxk.adapters.mlx.loading import read_config, weight_bytes
 from mlxk.adapters.mlx.loading_failure import loading_failure
 from mlxk.adapters.mlx.seclusion import offline, refuse_own_code
-from mlxk.adapters.mlx.side_files import require_regular
 from mlxk.adapters.mlx.speech import families
 from mlxk.adapters.mlx.speech.listener import Listener, SpeechModel
 from mlxk.domain.errors import (
@@ -40,7 +36,6 @@ def load_speech_model(handle: ModelHandle, adapter: str | None = None) -> Speech
         BackendNotInstalledError: mlx-audio, or a package that this family needs, is not installed.
         ExecutionError: Loading failed for another reason, such as lack of memory.
     """
-    require_regular(handle)
     refuse_own_code(handle)
     family = family_of(handle)
     try:
@@ -61,18 +56,13 @@ def family_of(handle: ModelHandle) -> str:
 
     Raises:
         UnhealthyModelError: There is no readable config, or it names none.
+        UntrustedModelCodeError: It asks for the model's own code to be executed.
     """
-    try:
-        with open(os.path.join(handle.directory, "config.json"), encoding="utf-8") as file:
-            config = json.load(file)
-    except (OSError, ValueError) as error:
-        raise UnhealthyModelError(
-            f"'{handle.name}' has no readable config.json.", hint="Download the model again."
-        ) from error
-    named = config.get("model_type") if isinstance(config, Mapping) else None
+    config = read_config(handle)
+    named = config.get("model_type")
     if isinstance(named, str) and named:
         return named
-    target = config.get("target") if isinstance(config, Mapping) else None
+    target = config.get("target")
     if isinstance(target, str) and target.startswith("nemo.collections.asr."):
         return "parakeet"
     raise UnhealthyModelError(f"'{handle.name}' does not say what it is (config.json: model_type).")

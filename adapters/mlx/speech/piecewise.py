@@ -50,17 +50,13 @@ class PiecewiseListener(Listener):
             raise IncompatibleModelError(f"'{name}' ({family}) does not write down what it hears.")
         self._keywords = keywords
 
-    def check(self, settings: TranscriptionSettings) -> None:
-        """Refuse what this model cannot do; see ``Listener``."""
-        self.arguments(settings, 1.0)
-
     def listen(self, sound: Sound, settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
         """Hear a recording; each step is one piece.
 
         Raises:
-            CapabilityError: As ``check``.
+            CapabilityError: As ``arguments``.
         """
-        self.check(settings)
+        self.arguments(settings, 1.0)  # refuses before anything is heard
         yield Heard(0.0, sound.seconds)
         texts: list[str] = []
         segments: list[Segment] = []

@@ -50,32 +50,17 @@ class WhisperListener(Listener):
         self._network = network
         self._name = name
 
-    def check(self, settings: TranscriptionSettings) -> None:
-        """Refuse what this model cannot do.
+    def listen(self, sound: "Sound", settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
+        """Hear a recording; each step of the iterator is one window.
 
         Raises:
             CapabilityError: It does not know the language, or does not translate.
             UnhealthyModelError: It lacks the files of its tokenizer.
         """
-        if getattr(self._network, "_processor", None) is None:
-            raise UnhealthyModelError(
-                f"'{self._name}' lacks files of its tokenizer or preprocessor.",
-                hint="Use a version of the model with tokenizer.json and preprocessor_config.json.",
-            )
-        self._language(settings)
-        if settings.task is SpeechTask.TRANSLATE and not self._network.is_multilingual:
-            raise CapabilityError(f"Model '{self._name}' hears English only, so it does not translate.")
-
-    def listen(self, sound: "Sound", settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
-        """Hear a recording; each step of the iterator is one window.
-
-        Raises:
-            CapabilityError: As ``check``.
-        """
-        self.check(settings)
+        language = self._require(settings)
         network = self._network
         spectrum = Spectrum(sound.samples, network.dims.n_mels)
-        language = self._language(settings) or network._detect_language(spectrum.window(0, N_FRAMES, network.dtype))
+        language = language or network._detect_language(spectrum.window(0, N_FRAMES, network.dtype))
         yield Heard(0.0, sound.seconds)
         hearing = _Hearing(network, spectrum, language, settings)
         segments: list[Segment] = []
@@ -85,6 +70,18 @@ class WhisperListener(Listener):
             yield Heard(min(hearing.position / FRAMES_PER_SECOND, sound.seconds), sound.seconds, fresh)
         mx.clear_cache()
         yield Transcript(hearing.text.strip(), sound.seconds, language, tuple(segments))
+
+    def _require(self, settings: TranscriptionSettings) -> str | None:
+        """Refuse what this model cannot do; return the language as ``_language``."""
+        if getattr(self._network, "_processor", None) is None:
+            raise UnhealthyModelError(
+                f"'{self._name}' lacks files of its tokenizer or preprocessor.",
+                hint="Use a version of the model with tokenizer.json and preprocessor_config.json.",
+            )
+        language = self._language(settings)
+        if settings.task is SpeechTask.TRANSLATE and not self._network.is_multilingual:
+            raise CapabilityError(f"Model '{self._name}' hears English only, so it does not translate.")
+        return language
 
     def _language(self, settings: TranscriptionSettings) -> str | None:
         """Return the code of the language that was asked for; a model for English only needs none.

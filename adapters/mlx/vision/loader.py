@@ -47,8 +47,8 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> Loaded
     """
     if adapter is not None:
         raise CapabilityError("adapter: models that look at images take no adapter.")
-    config = read_config(handle)
     refuse_own_code(handle)
+    config = read_config(handle)
     try:
         # mlx-vlm patches AutoProcessor with every architecture it imports, once; undone, the next load would miss it.
         with light_imports(), offline(), _quietly():

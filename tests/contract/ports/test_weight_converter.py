@@ -1,6 +1,7 @@
 """The contract of converting weights, held by every adapter."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from mlxk.adapters.in_memory.weight_converter import InMemoryWeightConverter
 from mlxk.adapters.mlx.conversion import MlxWeightConverter
 from mlxk.application.ports.weight_converter import WeightConverter
 from mlxk.domain.capabilities import Backend
-from mlxk.domain.errors import ConversionFailedError, UntrustedModelCodeError
+from mlxk.domain.errors import ConversionFailedError, ExecutionError, UntrustedModelCodeError
 from mlxk.domain.model import ModelHandle, Origin, Quantization
 
 pytestmark = pytest.mark.mlx
@@ -91,3 +92,13 @@ def test_what_the_library_cannot_load_is_a_failed_conversion(tmp_path: Path) -> 
     (tmp_path / "source" / "config.json").write_text('{"model_type": "llama", "hidden_size": "wide"}')
     with pytest.raises(ConversionFailedError):
         MlxWeightConverter().missing_tensors(handle, Backend.MLX_LM)
+
+
+def test_a_library_that_is_broken_is_not_called_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = build_model(tmp_path / "source")
+    (tmp_path / "target").mkdir()
+    monkeypatch.setitem(sys.modules, "mlx_lm.utils", None)
+    with pytest.raises(ExecutionError, match=r"needs mlx_lm\.utils, which cannot be imported"):
+        MlxWeightConverter().quantize(
+            handle, str(tmp_path / "target"), Backend.MLX_LM, Quantization(4, 64), InMemoryProgress()
+        )

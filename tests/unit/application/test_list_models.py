@@ -12,11 +12,12 @@ from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
 from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
 from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
 from mlxk.application.ports.model_files import FileListing, ModelFiles
+from mlxk.application.snapshot_reading import read_snapshot
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.domain.capabilities import Backend, Framework, ModelType
 from mlxk.domain.errors import ModelNotFoundError, StorageError
-from mlxk.domain.model import Origin
+from mlxk.domain.model import ModelHandle, Origin
 from mlxk.domain.workspace import Workspace
 
 COMMIT = "a" * 40
@@ -170,6 +171,32 @@ def test_a_model_that_changes_while_it_is_read_is_read_again() -> None:
 
     (found,) = disk.listing(DiskInMotion(disk.files, "config.json", arrive))("org/b")
     assert found.runnable
+
+
+def test_a_tokenizer_that_is_replaced_while_it_is_read_is_read_again() -> None:
+    disk = Disk(("org/b",))
+    arriving = [b'{"model": ']
+
+    class InExchange(DiskInMotion):
+        def read_end(self, directory: str, path: str, limit: int) -> bytes | None:
+            if not arriving:
+                return super().read_end(directory, path, limit)
+            disk.files.directories[directory] = FILES | {path: arriving.pop()}
+            return None
+
+    (found,) = disk.listing(InExchange(disk.files, "", lambda: None))("org/b")
+    assert found.health.reason == "Cut short, no whole JSON object: tokenizer.json"
+
+
+def test_a_tokenizer_that_may_not_be_read_counts_as_not_read() -> None:
+    class Forbidding(InMemoryModelFiles):
+        def read_end(self, directory: str, path: str, limit: int) -> bytes | None:
+            return None
+
+    files = Forbidding({"/m": FILES})
+    handle = ModelHandle("m", "/m", Origin.WORKSPACE)
+    snapshot = read_snapshot(files, InMemoryModelCache({}), handle, files.list("/m"))
+    assert (snapshot.unread, snapshot.cut) == (("tokenizer.json",), ())
 
 
 def test_a_model_whose_directory_cannot_be_read_is_listed_with_the_reason() -> None:
