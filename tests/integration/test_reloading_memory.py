@@ -80,11 +80,14 @@ def test_a_tokenizer_that_is_gone_leaves_no_words_behind(tmp_path: Path) -> None
 
 
 def litter() -> tuple[list[bytearray], int]:
-    """Leave much free memory that the heap does not give back by itself; return what pins it, and what it is then."""
+    """Leave much free memory that the heap does not give back by itself; return what pins it, and what it was before.
+
+    It is measured while it is in use: afterwards an engine that rests may already have given it back.
+    """
     held = [bytearray(b"x" * 4000) for _ in range(20_000)]
-    pins = held[::1000]
+    pins, before = held[::1000], resident_bytes()
     held.clear()
-    return pins, resident_bytes()
+    return pins, before
 
 
 @contextlib.contextmanager
