@@ -12,7 +12,7 @@ clients. Connections that a server refused or reset are counted, and tried again
 Before that each server is started several times with no other beside it: ready is a server that has answered its first
 request; its memory is looked at a second later, and again after 32 streams at once. Pages that its processes share
 count once. This is done with the small model, where memory is that of the program, and with one whose weights take as
-much as those of SmolLM2-135M in 4 bits, the smallest model that many people serve.
+much as those of SmolLM2-135M in 4 bits, about the smallest that people serve.
 """
 
 import argparse

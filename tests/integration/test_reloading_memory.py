@@ -106,23 +106,27 @@ def generator() -> Iterator[MlxTextGenerator]:
     generator.close()
 
 
+@pytest.fixture
+def short(tmp_path: Path) -> GenerationRequest:
+    """Return what to ask for a short answer."""
+    return GenerationRequest(build(tmp_path / "llama"), "word", GenerationSettings(max_tokens=3, temperature=0))
+
+
 @GIVES_BACK
-def test_an_engine_at_rest_gives_back_what_is_free(generator: MlxTextGenerator, tmp_path: Path) -> None:
-    request = GenerationRequest(build(tmp_path / "llama"), "word", GenerationSettings(max_tokens=3, temperature=0))
-    list(generator.submit(request))
+def test_an_engine_at_rest_gives_back_what_is_free(generator: MlxTextGenerator, short: GenerationRequest) -> None:
+    list(generator.submit(short))
     time.sleep(1)  # it rests from this one
     with given_back():
-        list(generator.submit(request))
+        list(generator.submit(short))
 
 
 @GIVES_BACK
 def test_of_answers_that_follow_one_another_at_once_the_last_gives_back_too(
-    generator: MlxTextGenerator, tmp_path: Path
+    generator: MlxTextGenerator, short: GenerationRequest
 ) -> None:
-    request = GenerationRequest(build(tmp_path / "llama"), "word", GenerationSettings(max_tokens=3, temperature=0))
-    list(generator.submit(request))
+    list(generator.submit(short))
     with given_back():
-        list(generator.submit(request))
+        list(generator.submit(short))
 
 
 @GIVES_BACK
@@ -137,10 +141,9 @@ def test_vectors_give_back_what_is_free(generator: MlxTextGenerator, tmp_path: P
 
 @GIVES_BACK
 def test_a_model_that_goes_after_its_keep_alive_gives_back_what_is_free(
-    generator: MlxTextGenerator, tmp_path: Path
+    generator: MlxTextGenerator, short: GenerationRequest
 ) -> None:
-    request = GenerationRequest(build(tmp_path / "llama"), "word", GenerationSettings(max_tokens=3, temperature=0))
-    list(generator.submit(request))
+    list(generator.submit(short))
     time.sleep(1)
     with given_back():
         time.sleep(2)

@@ -80,26 +80,25 @@ def forced_call(tools: Sequence[ToolParam], choice: ToolChoice) -> ForcedCall | 
         places = [index for index, tool in enumerate(tools) if tool.function.name == choice.function.name]
     else:
         places = list(range(len(tools))) if choice == "required" else []
-    wanted = [tools[place] for place in places]
-    parts = tuple(
-        Grammar.json_schema(json.dumps(tools[place].arguments_schema), f"tools[{place}].function.parameters")
-        for place in places
-    )
-    if len(wanted) == 1:
-        return ForcedCall(wanted[0].function.name, parts[0])
-    if not wanted:
+    if not places:
         return None
-    numbered = {str(index): tool for index, tool in enumerate(wanted)}
+    schemas = {place: tools[place].arguments_schema for place in places}
+    parts = tuple(
+        Grammar.json_schema(json.dumps(schema), f"tools[{place}].function.parameters")
+        for place, schema in schemas.items()
+    )
+    if len(places) == 1:
+        return ForcedCall(tools[places[0]].function.name, parts[0])
     calls = [
         {
             "type": "object",
-            "properties": {"name": {"const": tool.function.name}, "arguments": {"$ref": f"#/$defs/{place}"}},
+            "properties": {"name": {"const": tools[place].function.name}, "arguments": {"$ref": f"#/$defs/{place}"}},
             "required": ["name", "arguments"],
             "additionalProperties": False,
         }
-        for place, tool in numbered.items()
+        for place in places
     ]
-    definitions = {place: _moved(tool.arguments_schema, f"#/$defs/{place}") for place, tool in numbered.items()}
+    definitions = {str(place): _moved(schema, f"#/$defs/{place}") for place, schema in schemas.items()}
     return ForcedCall(None, Grammar.json_schema(json.dumps({"anyOf": calls, "$defs": definitions}), "tools", parts))
 
 
