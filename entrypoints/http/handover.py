@@ -22,8 +22,14 @@ from mlxk.entrypoints.server_settings import ServerSettings
 WORKER = (sys.executable, "-P", "-m", "mlxk.entrypoints.http.worker")
 """The worker's command line; ``-P`` keeps files of the working directory from passing for modules."""
 
-BARE_PYTHON = (sys.executable, "-I", "-S")
-"""An interpreter that sees nothing but the standard library, and no variables."""
+SUPERVISOR = (
+    *(sys.executable, "-I", "-S", "-c"),
+    "import sys; sys.path.append(sys.argv[1]); from supervisor import main; main(sys.argv[2:])",
+    os.path.dirname(supervisor.__file__),
+)
+"""The supervisor's command line, in an interpreter that sees no variables and, but for this one module, nothing beyond
+the standard library. The module is imported since a program given by its file name is compiled every time, and what
+that leaves behind would stay for as long as the server runs."""
 
 
 @attrs.frozen
@@ -96,7 +102,7 @@ def become_supervisor(
     sys.stdout.flush()
     sys.stderr.flush()
     try:
-        os.execv(sys.executable, [*BARE_PYTHON, supervisor.__file__, *words, *worker, supervisor.SEPARATOR, *end])
+        os.execv(sys.executable, [*SUPERVISOR, *words, *worker, supervisor.SEPARATOR, *end])
     except OSError as error:
         raise ExecutionError(f"The server's supervisor cannot be started: {error.strerror}.") from error
 

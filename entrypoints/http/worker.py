@@ -5,6 +5,7 @@ Runs in a process of its own under the supervisor (``python -m mlxk.entrypoints.
 
 import contextlib
 import faulthandler
+import linecache
 import os
 import signal
 import socket
@@ -90,6 +91,7 @@ def serve_here(
     for number in stopping_signals():
         signal.signal(number, web.stop)
     release_signals()
+    linecache.clearcache()  # attrs leaves the source of what it generates there; the engine can use the memory.
     preload = _Preload(container, application, server, report, web.stop)
     preload.start()
     log.info("serving", logger="server", pid=os.getpid(), model=preloaded)

@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mlxk.entrypoints.http import supervisor
-from mlxk.entrypoints.http.handover import BARE_PYTHON
+from mlxk.entrypoints.http.handover import SUPERVISOR
+
+OWN_MODULES = {"_collections_abc", "_stat", "genericpath", "os", "os.path", "posixpath", "select", "stat", "supervisor"}
+"""What the supervisor adds to what the interpreter itself imports."""
 
 END = "import json, signal, sys; print(json.dumps([sys.argv[-1], [*map(int, signal.pthread_sigmask(0, ()))]]))"
 """Tells what it was given, and which signals are held back from it."""
@@ -20,7 +23,7 @@ def supervise(worker: Sequence[str], limit: Callable[[], None] | None = None) ->
     nothing = os.open(os.devnull, os.O_RDONLY)
     words = ("1", str(nothing), str(nothing), "ready\n", "", *worker, supervisor.SEPARATOR, sys.executable, "-c", END)
     ended = subprocess.run(
-        [*BARE_PYTHON, supervisor.__file__, *words],
+        [*SUPERVISOR, *words],
         capture_output=True,
         text=True,
         pass_fds=(nothing,),
@@ -31,6 +34,16 @@ def supervise(worker: Sequence[str], limit: Callable[[], None] | None = None) ->
     os.close(nothing)
     failure, held = json.loads(ended.stdout)
     return json.loads(failure), held, ended.stderr
+
+
+def test_it_holds_nothing_but_a_little_of_the_standard_library() -> None:
+    *interpreter, _, folder = SUPERVISOR
+    look = (
+        "import sys; sys.path.append(sys.argv[1]); had = {*sys.modules}; import supervisor; "
+        "print(*sorted({*sys.modules} - had))"
+    )
+    seen = subprocess.run([*interpreter, look, folder], capture_output=True, text=True, timeout=60, check=True)
+    assert seen.stdout.split() == sorted(OWN_MODULES)
 
 
 def test_a_worker_that_cannot_be_run_is_named() -> None:

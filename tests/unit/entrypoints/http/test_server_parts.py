@@ -1,6 +1,5 @@
 """The small parts of the server: sockets, what supervisor and worker say, figures, limits, logs of libraries."""
 
-import ast
 import logging
 import os
 import re
@@ -91,13 +90,6 @@ def test_failures_cross_between_the_processes_unchanged() -> None:
         ("a",),
     )
     assert type(control.failure_of(supervisor.failure_report("interrupted", "stopped", None))) is InterruptedRunError
-
-
-def test_the_supervisor_imports_nothing_that_costs_memory() -> None:
-    tree = ast.parse(Path(supervisor.__file__).read_text(encoding="utf-8"))
-    imported = {name.name for node in tree.body if isinstance(node, ast.Import) for name in node.names}
-    assert imported == {"os", "select", "signal", "sys", "time"}
-    assert not [node for node in tree.body if isinstance(node, ast.ImportFrom)]
 
 
 def test_flags_out_of_range_are_all_named() -> None:
