@@ -1,7 +1,6 @@
 """What every model must pass before it is loaded, whatever it is for: its files, its kind, this machine.
 
-Owns the order of the checks and what their refusals say. Which kind is wanted is the use case's: it brings a
-``Requirement`` of its own.
+Owns the order of the checks and what their refusals say. What is wanted of the model stands in ``model_requirements``.
 """
 
 from collections.abc import Callable
@@ -60,8 +59,3 @@ def require_memory(description: ModelDescription, memory: MemoryProbe, warn: Eve
     if warn is None:
         raise InsufficientMemoryError(f"'{name}' does not fit into this machine's memory budget", detail=numbers)
     warn.warning("the model exceeds this machine's memory budget; expect swapping", model=name, **numbers)
-
-
-def abilities(description: ModelDescription) -> str:
-    """Return what a model can do, for the refusal that says what it cannot."""
-    return ", ".join(capability.value for capability in description.capabilities) or "nothing known"

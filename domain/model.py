@@ -106,6 +106,11 @@ class ModelDescription:
         return capability in self.capabilities
 
     @property
+    def content_hash(self) -> str | None:
+        """What names the exact weights: a workspace's recorded hash, or a cached model's commit."""
+        return self.handle.revision if self.workspace is None else self.workspace.content_hash
+
+    @property
     def reason(self) -> str | None:
         """The first thing wrong: the health finding, else the runtime's, else None."""
         return self.runtime.reason if self.health.healthy else self.health.reason

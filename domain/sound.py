@@ -14,6 +14,9 @@ SOUND_RATE = 16_000
 MAX_SOUND_SECONDS = 30
 """Length of one recording in a prompt."""
 
+MAX_AUDIO_BYTES = 50 * 1000 * 1000
+"""Size of a file of sound, also of one whose words are written down."""
+
 DEFAULT_SOUND_PROMPT = "Transcribe this audio."
 
 _BYTES_PER_SAMPLE = 4

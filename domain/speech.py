@@ -11,11 +11,8 @@ import re
 import attrs
 
 from mlxk.domain.capabilities import Capability
-from mlxk.domain.errors import CapabilityError, ValidationError
+from mlxk.domain.errors import ValidationError
 from mlxk.domain.model import ModelHandle
-
-MAX_AUDIO_BYTES = 50 * 1000 * 1000
-"""Size of a file of sound."""
 
 MAX_AUDIO_SECONDS = 2 * 60 * 60
 """Length of a recording; a small file can hold days of silence."""
@@ -32,6 +29,11 @@ class SpeechTask(enum.Enum):
     TRANSCRIBE = "transcribe"
     TRANSLATE = "translate"
     """In English, whatever was spoken."""
+
+    @property
+    def capability(self) -> Capability:
+        """What a model needs for it."""
+        return Capability.AUDIO if self is SpeechTask.TRANSCRIBE else Capability.AUDIO_TRANSLATE_EN
 
 
 @attrs.frozen
@@ -151,25 +153,6 @@ class Heard:
 
 TranscriptEvent = Heard | Transcript
 """What transcribing yields: any number of ``Heard``, then exactly one ``Transcript``."""
-
-
-def require_speech(name: str, capabilities: tuple[Capability, ...], task: SpeechTask) -> None:
-    """Refuse a model that cannot do a task.
-
-    Raises:
-        CapabilityError: Says what it lacks and which models have it.
-    """
-    if Capability.AUDIO not in capabilities:
-        raise CapabilityError(
-            f"Model '{name}' does not support audio inputs (no audio capability detected).",
-            hint="Use a speech model, such as one of the Whisper family.",
-        )
-    if task is SpeechTask.TRANSLATE and Capability.AUDIO_TRANSLATE_EN not in capabilities:
-        raise CapabilityError(
-            f"Model '{name}' does not support speech translation (audio-translate-en).",
-            hint="Try a multilingual Whisper that is not a turbo variant, such as mlx-community/whisper-large-v3-4bit; "
-            "the reduced decoder of the turbo variants does not translate reliably.",
-        )
 
 
 def finite(value: object) -> float | None:

@@ -6,16 +6,16 @@ that listen and do nothing else are ``TranscribeAudio``'s.
 
 import attrs
 
+from mlxk.application.model_requirements import require_hearing, require_text_model
 from mlxk.application.ports.sound_decoder import SoundDecoder
 from mlxk.application.ports.text_generator import TextStream
-from mlxk.application.use_cases.generate_text import GenerateText, Question, require_text_model
+from mlxk.application.use_cases.generate_text import GenerateText, Question
 from mlxk.application.use_cases.transcribe_audio import Recording
 from mlxk.domain.capabilities import Capability
 from mlxk.domain.conversation import Conversation
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.model import ModelDescription
 from mlxk.domain.sound import check_sound_length
-from mlxk.domain.speech import SpeechTask, require_speech
 
 
 @attrs.frozen
@@ -54,7 +54,7 @@ class AskAboutRecording:
             raise ValidationError("A recording is played in a conversation, not in a bare prompt.")
         description = self.generate.describe(self.generate.resolve(reference))
         require_text_model(description)
-        require_speech(description.handle.name, description.capabilities, SpeechTask.TRANSCRIBE)
+        require_hearing(description)
         sound = self.decoder.decode(recording.path, recording.name)
         check_sound_length(sound, recording.name)
         return self.generate.start(description, attrs.evolve(question, prompt=question.prompt.playing(sound)))

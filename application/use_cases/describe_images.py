@@ -9,14 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 import attrs
 
 from mlxk.application.chunked_answer import Described
+from mlxk.application.model_requirements import require_text_model, require_vision
 from mlxk.application.ports.exif_reader import ExifReader
 from mlxk.application.ports.image_decoder import ImageDecoder
-from mlxk.application.use_cases.generate_text import (
-    GenerateText,
-    Question,
-    require_text_model,
-    require_vision_model,
-)
+from mlxk.application.use_cases.generate_text import GenerateText, Question
 from mlxk.domain.conversation import Conversation, Message, Role
 from mlxk.domain.image_table import Chunk, ShownImage
 from mlxk.domain.media import DEFAULT_CHUNK, DecodedImage, EncodedImage, check_chunk, check_together
@@ -94,7 +90,7 @@ class DescribeImages:
     def _describe(self, reference: str) -> ModelDescription:
         description = self.generate.describe(self.generate.resolve(reference))
         require_text_model(description)
-        require_vision_model(description)
+        require_vision(description)
         return description
 
     def _described(

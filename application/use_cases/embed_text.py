@@ -6,14 +6,13 @@ business.
 
 import attrs
 
-from mlxk.application.loading_requirements import abilities, require_loadable, require_memory
+from mlxk.application.loading_requirements import require_memory
+from mlxk.application.model_requirements import require_embedding_model
 from mlxk.application.ports.memory_probe import MemoryProbe
 from mlxk.application.ports.text_embedder import TextEmbedder
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.capabilities import Capability
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings, EmbeddingSettings, Input
-from mlxk.domain.errors import CapabilityError
 from mlxk.domain.model import ModelDescription, Origin
 
 _FINGERPRINT_DIGITS = 8
@@ -76,24 +75,7 @@ class EmbedText:
         request.validate()
         require_embedding_model(description)
         require_memory(description, self.memory)
-        return EmbeddingResult(self.embedder.embed(request), identity_of(description), content_hash_of(description))
-
-
-def require_embedding_model(description: ModelDescription) -> None:
-    """Refuse a model that cannot turn text into vectors here, and say why.
-
-    Raises:
-        UnhealthyModelError: Its files are damaged or incomplete.
-        CapabilityError: It is made for something else.
-        IncompatibleModelError: No installed backend runs it.
-    """
-    require_loadable(description, _require_vectors)
-
-
-def _require_vectors(description: ModelDescription) -> None:
-    if not description.can(Capability.EMBEDDINGS):
-        name = description.handle.name
-        raise CapabilityError(f"'{name}' is not an embedding model; it can do: {abilities(description)}")
+        return EmbeddingResult(self.embedder.embed(request), identity_of(description), description.content_hash)
 
 
 def identity_of(description: ModelDescription) -> str:
@@ -102,10 +84,3 @@ def identity_of(description: ModelDescription) -> str:
     if handle.origin is not Origin.WORKSPACE:
         return handle.name
     return (workspace.source_repo if workspace else None) or handle.short_name
-
-
-def content_hash_of(description: ModelDescription) -> str | None:
-    """Return what names the exact weights: a workspace's recorded hash, or a cached model's commit."""
-    if description.workspace is not None:
-        return description.workspace.content_hash
-    return description.handle.revision

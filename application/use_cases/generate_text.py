@@ -1,30 +1,28 @@
 """Generate text: resolve the model, judge whether it may run, and start the answer.
 
-Owns the order of the checks and the policy; what every model must pass stands in ``loading_requirements``. Which files
-say what is ``DescribeModel``'s knowledge, how tokens are made is the generator's.
+Owns the order of the checks; what a model must pass stands in ``loading_requirements`` and ``model_requirements``.
+Which files say what is ``DescribeModel``'s knowledge, how tokens are made is the generator's.
 """
 
 import attrs
 
-from mlxk.application.loading_requirements import abilities, require_loadable, require_memory
+from mlxk.application.loading_requirements import require_memory
+from mlxk.application.model_requirements import (
+    require_hearing,
+    require_reasoning,
+    require_text_model,
+    require_tools,
+    require_vision,
+)
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.memory_probe import MemoryProbe
 from mlxk.application.ports.text_generator import TextGenerator, TextStream
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.capabilities import Capability
 from mlxk.domain.computation import Computation
 from mlxk.domain.conversation import Conversation
-from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation import GenerationRequest, GenerationSettings
-from mlxk.domain.model import ModelDescription, ModelDetails
-from mlxk.domain.speech import SpeechTask, require_speech
-
-_OTHER_WAYS = (
-    (Capability.AUDIO, "Give it a recording: mlxk run --audio FILE, or /v1/audio/transcriptions."),
-    (Capability.EMBEDDINGS, "Ask it for vectors: mlxk embed, or /v1/embeddings."),
-)
-"""What to do with models that do something else."""
+from mlxk.domain.model import ModelDescription
 
 
 @attrs.frozen
@@ -88,9 +86,9 @@ class GenerateText:
         request = GenerationRequest(handle, question.prompt, question.settings, question.thinking, computation)
         request.validate()
         if request.shows_images:
-            require_vision_model(description)
+            require_vision(description)
         if request.plays_sound:
-            require_speech(handle.name, description.capabilities, SpeechTask.TRANSCRIBE)
+            require_hearing(description)
         # Over budget, text models are run unless that is refused, since they page. About images and sound they are
         # refused: a tower takes memory in one piece, and a system without it is killed.
         strict = question.strict_memory or request.shows_images or request.plays_sound
@@ -108,66 +106,3 @@ class GenerateText:
         if question.thinking:
             hint = "Leave out --thinking, or choose a model that reasons; see: mlxk show MODEL"
             require_reasoning(details, "thinking", hint)
-
-
-def require_vision_model(description: ModelDescription) -> None:
-    """Refuse a model that cannot look at images, and say so.
-
-    Raises:
-        CapabilityError: It cannot.
-    """
-    if not description.can(Capability.VISION):
-        raise CapabilityError(
-            f"'{description.handle.name}' is a text model and cannot look at images",
-            hint="Models that can have 'vision' among their capabilities; see: mlxk list",
-        )
-
-
-def require_tools(details: ModelDetails, hint: str) -> None:
-    """Refuse tools to choose from where the model's chat template leaves them out.
-
-    Args:
-        details: Of the model.
-        hint: What to do instead.
-
-    Raises:
-        CapabilityError: It does.
-    """
-    if details.template_read and not details.supports_tools:
-        name = details.description.handle.label
-        raise CapabilityError.in_field("tools", f"'{name}' cannot be told about tools", hint=hint)
-
-
-def require_reasoning(details: ModelDetails, field: str, hint: str) -> None:
-    """Refuse to have a model reason whose chat template cannot have it so; not to have it reason asks for nothing.
-
-    Args:
-        details: Of the model.
-        field: How the request asks for it.
-        hint: What to do instead.
-
-    Raises:
-        CapabilityError: It cannot.
-    """
-    if details.template_read and not details.supports_reasoning:
-        name = details.description.handle.label
-        raise CapabilityError.in_field(field, f"'{name}' cannot be told to reason", hint=hint)
-
-
-def require_text_model(description: ModelDescription) -> None:
-    """Refuse a model that cannot generate text here, and say why.
-
-    Raises:
-        UnhealthyModelError: Its files are damaged or incomplete.
-        CapabilityError: It is made for something else.
-        IncompatibleModelError: No installed backend runs it.
-    """
-    require_loadable(description, _require_text)
-
-
-def _require_text(description: ModelDescription) -> None:
-    if not description.can(Capability.TEXT_GENERATION):
-        raise CapabilityError(
-            f"'{description.handle.name}' does not generate text; it can do: {abilities(description)}",
-            hint=next((hint for capability, hint in _OTHER_WAYS if description.can(capability)), None),
-        )

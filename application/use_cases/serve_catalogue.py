@@ -11,14 +11,12 @@ from collections.abc import Mapping
 import attrs
 
 from mlxk.application.loading_requirements import Requirement
+from mlxk.application.model_requirements import require_served_model, require_text_model
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.resident_models import ResidentModels
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.application.use_cases.embed_text import content_hash_of, require_embedding_model
-from mlxk.application.use_cases.generate_text import require_text_model
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.application.use_cases.transcribe_audio import require_speech_model
 from mlxk.domain.capabilities import Capability
 from mlxk.domain.errors import ModelNotFoundError, ValidationError
 from mlxk.domain.model import ModelDescription, ModelDetails, ModelHandle, Origin
@@ -58,9 +56,14 @@ class ServedModel:
         return Capability.CHAT in self.description.capabilities
 
     @property
+    def only_listens(self) -> bool:
+        """Whether it writes down what is said, and writes no text of its own."""
+        return self.description.can(Capability.AUDIO) and not self.description.can(Capability.TEXT_GENERATION)
+
+    @property
     def fingerprint(self) -> str:
         """A short name for exactly these weights; the same weights have the same name on every machine."""
-        version = content_hash_of(self.description) or ""
+        version = self.description.content_hash or ""
         facts = f"{self.id}\n{version}\n{self.description.size_bytes}"
         return f"fp_{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
 
@@ -181,20 +184,6 @@ class ServeCatalogue:
             if served.description.runnable and served.description.capabilities:
                 found.append(served)
         return found
-
-
-def require_served_model(description: ModelDescription) -> None:
-    """Refuse a model that can do nothing that a server offers: text, speech as text, or vectors.
-
-    Raises:
-        UnhealthyModelError, IncompatibleModelError, CapabilityError: Says why.
-    """
-    if Capability.TEXT_GENERATION in description.capabilities:
-        require_text_model(description)
-    elif Capability.AUDIO in description.capabilities:
-        require_speech_model(description)
-    else:
-        require_embedding_model(description)
 
 
 def served_id(handle: ModelHandle) -> str:

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import attrs
 
 from mlxk.application.chunked_answer import ChunkedAnswer, Described
+from mlxk.application.model_requirements import require_vision
 from mlxk.application.ports.exif_reader import ExifReader
 from mlxk.application.ports.image_decoder import ImageDecoder
 from mlxk.application.ports.text_generator import TextStream
-from mlxk.application.use_cases.generate_text import require_vision_model
+from mlxk.application.sent_message import SentMessage
 from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.application.use_cases.serve_text import ServeText
 from mlxk.domain.capabilities import Capability
@@ -23,32 +24,6 @@ from mlxk.domain.errors import ParameterNotSupportedError
 from mlxk.domain.generation import GenerationRequest
 from mlxk.domain.image_table import Chunk, ShownImage, chunks, numbers, without_tables
 from mlxk.domain.media import DEFAULT_CHUNK, MAX_CHUNK, EncodedImage, check_chunk, check_together
-from mlxk.domain.sound import DEFAULT_SOUND_PROMPT, DecodedSound
-
-
-@attrs.frozen
-class Sent:
-    """One message of a client."""
-
-    message: Message
-    """Without its images and sounds."""
-    parts: tuple[str | EncodedImage | DecodedSound, ...] = ()
-    """What it says, shows and plays, in order, when it is more than text."""
-
-    @property
-    def images(self) -> tuple[EncodedImage, ...]:
-        """What it shows, in order."""
-        return tuple(part for part in self.parts if isinstance(part, EncodedImage))
-
-    @property
-    def played(self) -> Message:
-        """The message with its sounds, and without its images."""
-        parts = tuple(part for part in self.parts if not isinstance(part, EncodedImage))
-        if not any(isinstance(part, DecodedSound) for part in parts):
-            return self.message
-        if not self.message.content:
-            parts = (*parts, DEFAULT_SOUND_PROMPT)
-        return attrs.evolve(self.message, parts=parts)
 
 
 @attrs.frozen
@@ -65,7 +40,7 @@ class ServeImages:
         self,
         model: ServedModel,
         request: GenerationRequest,
-        sent: Sequence[Sent],
+        sent: Sequence[SentMessage],
         chunk: int = DEFAULT_CHUNK,
         alternatives: int = 1,
     ) -> tuple[TextStream, ...]:
@@ -88,7 +63,7 @@ class ServeImages:
         asked = _last_shown(sent)
         if not model.description.can(Capability.VISION):
             if asked:
-                require_vision_model(model.description)
+                require_vision(model.description)
             return self.serve_text(model, [_about(request, map(_told_of, sent))], alternatives)
         check_together([len(image.data) for each in sent for image in each.images], "messages")
         named_by = numbers(turn for each in sent for turn in _turns(each))
@@ -107,7 +82,7 @@ class ServeImages:
         self,
         model: ServedModel,
         request: GenerationRequest,
-        sent: Sequence[Sent],
+        sent: Sequence[SentMessage],
         named_by: Mapping[str, int],
         alternatives: int,
     ) -> tuple[TextStream, ...]:
@@ -121,7 +96,7 @@ class ServeImages:
         return tuple(ChunkedAnswer(Described(table, stream), iter(())) for stream in streams)
 
     def _chunk_by_chunk(
-        self, model: ServedModel, request: GenerationRequest, sent: Sequence[Sent], parts: Sequence[Chunk]
+        self, model: ServedModel, request: GenerationRequest, sent: Sequence[SentMessage], parts: Sequence[Chunk]
     ) -> Iterator[Described]:
         opening = [each.message for each in sent if each.message.role is Role.SYSTEM]
         said = [part for part in sent[-1].parts if not isinstance(part, EncodedImage)]
@@ -131,7 +106,7 @@ class ServeImages:
             (stream,) = self.serve_text(model, [asked])
             yield Described(part, stream)
 
-    def _message(self, sent: Sent, named_by: Mapping[str, int]) -> Message:
+    def _message(self, sent: SentMessage, named_by: Mapping[str, int]) -> Message:
         """Return a message as the model gets it: shown anew, and answers without our tables."""
         if sent.message.role is Role.ASSISTANT:
             return attrs.evolve(sent.message, content=without_tables(sent.message.content))
@@ -146,12 +121,12 @@ class ServeImages:
         )
 
 
-def _last_shown(sent: Sequence[Sent]) -> tuple[EncodedImage, ...]:
+def _last_shown(sent: Sequence[SentMessage]) -> tuple[EncodedImage, ...]:
     """Return what the last message shows: nothing when it is no user's."""
     return sent[-1].images
 
 
-def _turns(sent: Sent) -> tuple[str | EncodedImage, ...]:
+def _turns(sent: SentMessage) -> tuple[str | EncodedImage, ...]:
     """Return what gives images their numbers: those of a user, and the tables in an answer."""
     return (sent.message.content,) if sent.message.role is Role.ASSISTANT else sent.images
 
@@ -161,7 +136,7 @@ def _about(request: GenerationRequest, messages: "Iterator[Message] | Sequence[M
     return attrs.evolve(request, prompt=Conversation(tuple(messages), tools))
 
 
-def _told_of(sent: Sent) -> Message:
+def _told_of(sent: SentMessage) -> Message:
     """Return a message for a text model, which is told that there were images."""
     played = sent.played
     if not sent.images:

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 
 import attrs
 
+from mlxk.application.model_requirements import require_hearing, require_vision
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.memory_probe import MemoryProbe
 from mlxk.application.ports.text_generator import TextGenerator, TextStream
-from mlxk.application.use_cases.generate_text import require_vision_model
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue, ServedModel
 from mlxk.domain.conversation import Conversation
 from mlxk.domain.errors import CapabilityError, InsufficientMemoryError
 from mlxk.domain.generation import GenerationRequest
 from mlxk.domain.memory import MemoryFit, judge_memory
-from mlxk.domain.speech import SpeechTask, require_speech
 
 
 @attrs.frozen
@@ -55,9 +54,9 @@ class ServeText:
         images = any(request.shows_images for request in requests)
         sounds = any(request.plays_sound for request in requests)
         if images:
-            require_vision_model(model.description)
+            require_vision(model.description)
         if sounds:
-            require_speech(model.id, model.description.capabilities, SpeechTask.TRANSCRIBE)
+            require_hearing(model.description)
         self._judge_memory(model, strict=images or sounds or self.strict_memory)
         streams: list[TextStream] = []
         try:

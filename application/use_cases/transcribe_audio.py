@@ -4,20 +4,18 @@ Owns the order of the checks and the policy: unlike a text model, one that liste
 memory. How sound becomes text is the transcriber's business.
 """
 
-import functools
 from collections.abc import Generator
 
 import attrs
 
-from mlxk.application.loading_requirements import require_loadable, require_memory
+from mlxk.application.loading_requirements import require_memory
+from mlxk.application.model_requirements import require_speech_model
 from mlxk.application.ports.memory_probe import MemoryProbe
 from mlxk.application.ports.speech_transcriber import SpeechTranscriber
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.capabilities import Capability
-from mlxk.domain.errors import CapabilityError
 from mlxk.domain.model import ModelDescription
-from mlxk.domain.speech import SpeechTask, TranscriptEvent, TranscriptionRequest, TranscriptionSettings, require_speech
+from mlxk.domain.speech import TranscriptEvent, TranscriptionRequest, TranscriptionSettings
 
 
 @attrs.frozen
@@ -69,28 +67,7 @@ class TranscribeAudio:
             settings: How.
         """
         settings.validate()
-        require_speech_model(description, settings.task)
+        require_speech_model(description, settings.task.capability)
         require_memory(description, self.memory)
         request = TranscriptionRequest(description.handle, recording.path, recording.name, settings)
         return self.transcriber.transcribe(request)
-
-
-def require_speech_model(description: ModelDescription, task: SpeechTask = SpeechTask.TRANSCRIBE) -> None:
-    """Refuse a model that cannot write down speech here, and say why.
-
-    Raises:
-        UnhealthyModelError: Its files are damaged or incomplete.
-        CapabilityError: It is made for something else, or cannot do this task.
-        IncompatibleModelError: No installed backend runs it.
-    """
-    require_loadable(description, functools.partial(_require_transcripts, task))
-
-
-def _require_transcripts(task: SpeechTask, description: ModelDescription) -> None:
-    name = description.handle.name
-    require_speech(name, description.capabilities, task)
-    if description.can(Capability.TEXT_GENERATION):
-        raise CapabilityError(
-            f"'{name}' answers questions about sound; it does not write transcripts",
-            hint="Ask it in a conversation: mlxk run --audio FILE, or input_audio in /v1/chat/completions.",
-        )

@@ -1,6 +1,7 @@
 """The application: routes, guards, and how failures are answered."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import falcon
@@ -8,35 +9,33 @@ import falcon
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.resident_models import ResidentModels
-from mlxk.application.ports.sound_decoder import SoundDecoder
-from mlxk.application.use_cases.embed_text import EmbedText
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
-from mlxk.application.use_cases.serve_images import ServeImages
 from mlxk.application.use_cases.serve_text import ServeText
-from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 from mlxk.domain.errors import InternalError, MlxkError
-from mlxk.domain.speech import SpeechTask
 from mlxk.entrypoints.http.answers.answering import Answering
 from mlxk.entrypoints.http.answers.pump import PING_SECONDS, Pump
-from mlxk.entrypoints.http.answers.spoken import SpokenQuestions
 from mlxk.entrypoints.http.body_guard import BodyGuard
 from mlxk.entrypoints.http.errors import RETRY_SECONDS, error_document, status_of, translate
 from mlxk.entrypoints.http.foreign_logs import where
 from mlxk.entrypoints.http.guards import HostGuard, KeyGuard, OriginGuard
 from mlxk.entrypoints.http.life import Admission, ServerLife
 from mlxk.entrypoints.http.metrics import Metrics
+from mlxk.entrypoints.http.on_demand import Embedding, Listening, OnDemand
 from mlxk.entrypoints.http.request_scope import RequestScope, request_id
 from mlxk.entrypoints.http.requests.reader import RequestReader
-from mlxk.entrypoints.http.requests.sounds import SoundReader
-from mlxk.entrypoints.http.resources.audio import Audio
 from mlxk.entrypoints.http.resources.documents import Docs, OpenApi
-from mlxk.entrypoints.http.resources.embeddings import Embeddings
 from mlxk.entrypoints.http.resources.embeddings_proxy import EmbeddingsProxy
 from mlxk.entrypoints.http.resources.generation import ChatCompletions, Completions
 from mlxk.entrypoints.http.resources.models import Model, Models, Unload
 from mlxk.entrypoints.http.resources.probes import Alive, EngineWatch, Health, MetricsPage, Ready
 from mlxk.entrypoints.http.resources.readable import send_json
 from mlxk.entrypoints.server_settings import MIB, ServerSettings
+
+if TYPE_CHECKING:
+    from mlxk.application.ports.sound_decoder import SoundDecoder
+    from mlxk.application.use_cases.embed_text import EmbedText
+    from mlxk.application.use_cases.serve_images import ServeImages
+    from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 
 
 @attrs.frozen
@@ -45,10 +44,11 @@ class Ports:
 
     catalogue: ServeCatalogue
     serve_text: ServeText
-    serve_images: ServeImages
-    sounds: SoundDecoder
-    transcribe: TranscribeAudio
-    embed: EmbedText
+    serve_images: "Callable[[], ServeImages]"
+    """This and the next three are made when they are first needed."""
+    sounds: "Callable[[], SoundDecoder]"
+    transcribe: "Callable[[], TranscribeAudio]"
+    embed: "Callable[[], EmbedText]"
     resident: ResidentModels
     clock: Clock
     log: EventLog
@@ -97,26 +97,28 @@ class Application:
         self.pump.abort()
 
     def _add_routes(self, ports: Ports, settings: ServerSettings) -> None:
-        reader = RequestReader(SoundReader(ports.sounds))
+        listening = Listening(
+            *(ports.transcribe, ports.sounds, ports.catalogue, self.life, self._admission, ports.clock, ports.log),
+            settings.max_tokens,
+        )
+        embedding = Embedding(ports.embed, ports.catalogue, self.life, self._admission, settings.embed_model)
+        reader = RequestReader(listening.read)
         watch = EngineWatch(ports.resident, ports.clock)
         answering = Answering(
             ports.serve_text, self.pump, self.life, self._admission, self._metrics, ports.log, ports.clock
         )
         add = self.wsgi.add_route
-        spoken = SpokenQuestions(ports.catalogue, ports.transcribe, ports.clock, settings.max_tokens)
         add(
             "/v1/chat/completions",
-            ChatCompletions(reader, ports.catalogue, answering, ports.serve_images, spoken, settings),
+            ChatCompletions(reader, ports.catalogue, answering, ports.serve_images, listening.spoken, settings),
         )
         add("/v1/completions", Completions(reader, ports.catalogue, answering, settings.max_tokens))
-        listening = (ports.transcribe, ports.catalogue, self.life, self._admission, ports.log)
-        add("/v1/audio/transcriptions", Audio(SpeechTask.TRANSCRIBE, *listening))
-        add("/v1/audio/translations", Audio(SpeechTask.TRANSLATE, *listening))
-        embedding = (reader, ports.embed, ports.catalogue, self.life, self._admission, settings.embed_model)
+        add("/v1/audio/transcriptions", OnDemand(listening.transcriptions))
+        add("/v1/audio/translations", OnDemand(listening.translations))
         backend = settings.embed_backend
         add(
             "/v1/embeddings",
-            EmbeddingsProxy(backend, self.life, self._admission) if backend else Embeddings(*embedding),
+            EmbeddingsProxy(backend, self.life, self._admission) if backend else OnDemand(embedding),
         )
         add("/v1/models", Models(ports.catalogue))
         add("/v1/models/{model_id:path}", Model(ports.catalogue))

@@ -3,7 +3,7 @@
 import falcon
 
 from mlxk.domain.errors import PayloadTooLargeError
-from mlxk.domain.speech import MAX_AUDIO_BYTES
+from mlxk.domain.sound import MAX_AUDIO_BYTES
 
 UPLOAD_PATHS = frozenset({"/v1/audio/transcriptions", "/v1/audio/translations"})
 

@@ -1,18 +1,12 @@
 """Doing a little with a model before anybody asks, so that the first request does not wait for it to be loaded."""
 
-import os
-import tempfile
-import wave
 from typing import TYPE_CHECKING
 
-from mlxk.application.use_cases.embed_text import require_embedding_model
-from mlxk.application.use_cases.serve_catalogue import ServedModel, require_served_model
-from mlxk.application.use_cases.transcribe_audio import Recording
+from mlxk.application.model_requirements import require_embedding_model, require_served_model
+from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.domain.capabilities import Capability
 from mlxk.domain.conversation import Conversation
-from mlxk.domain.embedding import EmbeddingSettings
 from mlxk.domain.generation import Finished, GenerationRequest, GenerationSettings
-from mlxk.domain.speech import TranscriptionSettings
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
@@ -40,7 +34,7 @@ def warm_up(container: "Container", reference: str, for_vectors: bool = False) -
     elif Capability.AUDIO in capabilities:
         _hear_silence(container, model)
     else:
-        container.use_cases.embed_text().embed(model.description, ("Hello",), EmbeddingSettings())
+        _make_a_vector(container, model)
 
 
 def _make_a_token(container: "Container", model: ServedModel) -> None:
@@ -60,7 +54,20 @@ def _make_a_token(container: "Container", model: ServedModel) -> None:
                 break
 
 
+def _make_a_vector(container: "Container", model: ServedModel) -> None:
+    from mlxk.domain.embedding import EmbeddingSettings
+
+    container.use_cases.embed_text().embed(model.description, ("Hello",), EmbeddingSettings())
+
+
 def _hear_silence(container: "Container", model: ServedModel) -> None:
+    import os
+    import tempfile
+    import wave
+
+    from mlxk.application.use_cases.transcribe_audio import Recording
+    from mlxk.domain.speech import TranscriptionSettings
+
     with tempfile.TemporaryDirectory(prefix="mlxk-") as folder:
         path = os.path.join(folder, "silence.wav")
         with wave.open(path, "wb") as file:

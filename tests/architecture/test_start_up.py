@@ -37,6 +37,43 @@ status = main(sys.argv[1:])
 print(status, *sorted(sys.modules), file=sys.stderr)
 """
 
+SERVER = """
+import http.client, json, os, signal, sys
+from mlxk.entrypoints.container import build
+from mlxk.entrypoints.http import sockets
+from mlxk.entrypoints.http.worker import serve_here
+from mlxk.entrypoints.server_settings import ServerSettings
+from mlxk.entrypoints.settings import read_settings
+listening = sockets.listen("127.0.0.1", 0)
+
+def report(failure):
+    connection = http.client.HTTPConnection(*listening[0].getsockname())
+    body = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+    print(connection.getresponse().status, *sorted(sys.modules), file=sys.stderr)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+serve_here(listening, read_settings(), ServerSettings(model="demo", log_level="error"), report, build)
+"""
+
+FOR_SOUND_VECTORS_AND_IMAGES = {
+    "mlxk.adapters.mlx.embedding",
+    "mlxk.adapters.mlx.speech",
+    "mlxk.adapters.mlx.vision",
+    "mlxk.adapters.pillow",
+    "mlxk.application.use_cases.embed_text",
+    "mlxk.application.use_cases.serve_images",
+    "mlxk.application.use_cases.transcribe_audio",
+    "mlxk.domain.embedding",
+    "mlxk.domain.image_table",
+    "mlxk.domain.speech",
+    "mlxk.entrypoints.http.requests.audio",
+    "mlxk.entrypoints.http.resources.audio",
+    "mlxk.entrypoints.http.resources.embeddings",
+    "mlx_audio",
+    "mlx_vlm",
+}
+
 LIGHT = [
     ["--version"],
     ["--version", "--json"],
@@ -53,10 +90,12 @@ LIGHT = [
 ]
 
 
-def modules_after(arguments: list[str], environment: dict[str, str], folder: Path) -> tuple[int, set[str]]:
-    """Run a command in a fresh interpreter and return its status and what was imported by then."""
+def modules_after(
+    arguments: list[str], environment: dict[str, str], folder: Path, program: str = PROGRAM
+) -> tuple[int, set[str]]:
+    """Run a program in a fresh interpreter and return its status and what was imported by then."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments],
+        [sys.executable, "-c", program, *arguments],
         env=environment,
         cwd=folder,
         capture_output=True,
@@ -98,6 +137,14 @@ def test_a_light_command_loads_only_the_adapters_it_uses(program_environment: di
     ours = {module for module in modules if module.startswith("mlxk.adapters.")}
     assert not any(module.startswith(("mlxk.adapters.in_memory", "mlxk.adapters.logging")) for module in ours)
     assert "mlxk.adapters.mlx.text" not in ours
+
+
+def test_a_server_that_is_only_asked_for_text_holds_nothing_for_sound_vectors_and_images(
+    program_environment: dict[str, str], tmp_path: Path
+) -> None:
+    status, modules = modules_after([], program_environment, tmp_path, SERVER)
+    assert status == 200
+    assert modules & FOR_SOUND_VECTORS_AND_IMAGES == set()
 
 
 def test_packages_hidden_from_the_container_library_can_be_imported_afterwards() -> None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from mlxk.domain.errors import BackendNotInstalledError, StorageError, ValidationError
-from mlxk.domain.speech import MAX_AUDIO_BYTES, MAX_AUDIO_SECONDS
+from mlxk.domain.sound import MAX_AUDIO_BYTES
+from mlxk.domain.speech import MAX_AUDIO_SECONDS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 import attrs
 
 from mlxk.application.heard_answer import HeardAnswer, HeardLimits
+from mlxk.application.model_requirements import require_speech_model
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.text_generator import TextStream
-from mlxk.application.use_cases.serve_catalogue import ServeCatalogue, ServedModel, require_served_model
-from mlxk.application.use_cases.transcribe_audio import Recording, TranscribeAudio, require_speech_model
-from mlxk.domain.capabilities import Capability
+from mlxk.application.use_cases.serve_catalogue import ServedModel
+from mlxk.application.use_cases.transcribe_audio import Recording, TranscribeAudio
 from mlxk.domain.errors import CapabilityError, PayloadTooLargeError, ValidationError
 from mlxk.domain.generation import GenerationRequest
 from mlxk.domain.speech import TranscriptionSettings
@@ -54,30 +54,27 @@ class SpokenQuestions:
     """Turns chat requests to speech models into questions to answer.
 
     Args:
-        catalogue: Finds the model.
         transcribe: Listens.
         clock: Measures.
         max_tokens: The operator's limit for requests that name none.
     """
 
-    def __init__(
-        self, catalogue: ServeCatalogue, transcribe: TranscribeAudio, clock: Clock, max_tokens: int | None
-    ) -> None:
+    def __init__(self, transcribe: TranscribeAudio, clock: Clock, max_tokens: int | None) -> None:
         self._max_tokens = max_tokens
-        self._catalogue = catalogue
         self._transcribe = transcribe
         self._clock = clock
 
-    def asked(self, chat: ChatRequest) -> Asked | None:
-        """Return what to answer; None when the model writes text by itself.
+    def asked(self, chat: ChatRequest, model: ServedModel) -> Asked:
+        """Return what to answer.
+
+        Args:
+            chat: What is asked.
+            model: The one that it names, which only listens.
 
         Raises:
-            CapabilityError: The model only listens, and there is nothing to listen to, or something else to do.
+            CapabilityError: There is nothing to listen to, or something else to do.
             ValidationError: Names every field at fault.
         """
-        model = self._catalogue.find(chat.model, require_served_model)
-        if model.description.can(Capability.TEXT_GENERATION) or not model.description.can(Capability.AUDIO):
-            return None
         require_speech_model(model.description)
         question = _understood(chat, model, self._max_tokens)
         return Asked(

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import attrs
 
-from mlxk.application.use_cases.generate_text import require_reasoning, require_tools
+from mlxk.application.model_requirements import require_reasoning, require_tools
+from mlxk.application.sent_message import SentMessage
 from mlxk.application.use_cases.serve_catalogue import ServedModel
-from mlxk.application.use_cases.serve_images import Sent
 from mlxk.domain.capabilities import Capability
 from mlxk.domain.conversation import Conversation
 from mlxk.domain.errors import CapabilityError
@@ -132,7 +132,7 @@ class ChatRequest(SamplingFields):
             hint = "Leave it out, or choose one of GET /v1/models with supports_reasoning."
             require_reasoning(model.details, "enable_thinking", hint)
 
-    def sent(self, read_sound: ReadSound) -> list[Sent]:
+    def sent(self, read_sound: ReadSound) -> list[SentMessage]:
         """Return the messages with their images and sounds.
 
         Args:

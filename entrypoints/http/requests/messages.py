@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import attrs
 
-from mlxk.application.use_cases.serve_images import Sent
+from mlxk.application.sent_message import SentMessage
 from mlxk.domain.conversation import Conversation, Message, Role, ToolCall
 from mlxk.domain.media import EncodedImage
 from mlxk.domain.sound import DecodedSound
@@ -151,7 +151,7 @@ class MessageParam:
         parts = self.content if isinstance(self.content, list) else ()
         return next((index for index, part in enumerate(parts) if isinstance(part, ImagePart)), None)
 
-    def to_sent(self, path: str, read_sound: ReadSound) -> Sent:
+    def to_sent(self, path: str, read_sound: ReadSound) -> SentMessage:
         """Return the turn with its images and sounds.
 
         Args:
@@ -163,7 +163,7 @@ class MessageParam:
         """
         message = self.to_message()
         if not isinstance(self.content, list) or (self.first_image is None and self.first_sound is None):
-            return Sent(message)
+            return SentMessage(message)
         parts: list[str | EncodedImage | DecodedSound] = []
         for index, part in enumerate(self.content):
             if isinstance(part, ImagePart):
@@ -172,7 +172,7 @@ class MessageParam:
                 parts.append(read_sound(part.input_audio.data, f"{path}.content[{index}].input_audio.data"))
             elif isinstance(part, TextPart) and part.text:
                 parts.append(part.text)
-        return Sent(message, tuple(parts))
+        return SentMessage(message, tuple(parts))
 
     def to_message(self) -> Message:
         """Return the turn without its images and sounds."""

@@ -3,14 +3,13 @@
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 import attrs
 import falcon
 
 from mlxk.domain.errors import PayloadTooLargeError, UnsupportedMediaTypeError, ValidationError
-from mlxk.entrypoints.http.requests import embeddings
 from mlxk.entrypoints.http.requests.chat import ChatRequest
 from mlxk.entrypoints.http.requests.completions import CompletionRequest, register_prompt
 from mlxk.entrypoints.http.requests.converter import StrictConverter
@@ -44,37 +43,33 @@ class Body(attrs.AttrsInstance, Protocol):
 R = TypeVar("R", bound=Body)
 
 
-class RequestReader:
+class BodyReader:
     """Turns bodies into requests. Safe to share between threads.
 
     Args:
-        sound: Decodes the sound in a message.
+        teach: Teach a converter the unions of the requests' classes.
     """
 
-    def __init__(self, sound: ReadSound) -> None:
-        self.sound = sound
+    def __init__(self, *teach: Callable[[StrictConverter], None]) -> None:
         self._converter = StrictConverter()
-        register_sampling(self._converter)
-        register_messages(self._converter)
-        register_prompt(self._converter)
-        embeddings.register_inputs(self._converter)
-        register_tool_choice(self._converter)
+        for each in teach:
+            each(self._converter)
 
-    def chat(self, request: falcon.Request) -> tuple[ChatRequest, tuple[str, ...]]:
-        """Return the chat request and the fields of it that are ignored."""
-        return self._read(read_object(request), ChatRequest, CHAT_UNSUPPORTED)
-
-    def completion(self, request: falcon.Request) -> tuple[CompletionRequest, tuple[str, ...]]:
-        """Return the completion request and the fields of it that are ignored."""
-        return self._read(read_object(request), CompletionRequest, COMPLETION_UNSUPPORTED)
-
-    def embeddings(self, request: falcon.Request) -> tuple[embeddings.EmbeddingsRequest, tuple[str, ...]]:
-        """Return the request for vectors and the fields of it that are ignored."""
-        return self._read(read_object(request), embeddings.EmbeddingsRequest, embeddings.UNSUPPORTED)
-
-    def _read(
-        self, body: Mapping[str, object], kind: type[R], table: Mapping[str, Unsupported]
+    def read(
+        self, request: falcon.Request, kind: type[R], table: Mapping[str, Unsupported]
     ) -> tuple[R, tuple[str, ...]]:
+        """Return a request and the fields of it that are ignored.
+
+        Args:
+            request: Whose body it is.
+            kind: The class of the request.
+            table: Documented fields that are not supported.
+
+        Raises:
+            ValidationError, ParameterNotSupportedError: Names every field at fault.
+            UnsupportedMediaTypeError, PayloadTooLargeError: See ``read_object``.
+        """
+        body = read_object(request)
         refused = unsupported_faults(body, table)
         accepted = {name: value for name, value in body.items() if name not in {fault.path for fault in refused}}
         structured, faults = self._converter.structure(accepted, kind)
@@ -83,6 +78,26 @@ class RequestReader:
         if structured is None:
             raise ValidationError("The request is malformed.")
         return structured, ignored_fields(accepted, structured, table)
+
+
+class RequestReader:
+    """Reads what asks for text. Safe to share between threads.
+
+    Args:
+        sound: Decodes the sound in a message.
+    """
+
+    def __init__(self, sound: ReadSound) -> None:
+        self.sound = sound
+        self._reader = BodyReader(register_sampling, register_messages, register_prompt, register_tool_choice)
+
+    def chat(self, request: falcon.Request) -> tuple[ChatRequest, tuple[str, ...]]:
+        """Return the chat request and the fields of it that are ignored."""
+        return self._reader.read(request, ChatRequest, CHAT_UNSUPPORTED)
+
+    def completion(self, request: falcon.Request) -> tuple[CompletionRequest, tuple[str, ...]]:
+        """Return the completion request and the fields of it that are ignored."""
+        return self._reader.read(request, CompletionRequest, COMPLETION_UNSUPPORTED)
 
 
 def read_object(request: falcon.Request) -> Mapping[str, object]:

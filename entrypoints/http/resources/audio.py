@@ -10,9 +10,10 @@ from collections.abc import Callable, Generator, Iterator
 
 import falcon
 
+from mlxk.application.model_requirements import require_speech_model
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
-from mlxk.application.use_cases.transcribe_audio import Recording, TranscribeAudio, require_speech_model
+from mlxk.application.use_cases.transcribe_audio import Recording, TranscribeAudio
 from mlxk.domain.errors import (
     CapabilityError,
     ExecutionError,
@@ -83,7 +84,7 @@ class Audio:
             leave()
 
     def _begin(self, request: falcon.Request, asked: AudioRequest, upload: Upload) -> "_Hearing":
-        model = self._catalogue.find(asked.model, functools.partial(require_speech_model, task=self._task))
+        model = self._catalogue.find(asked.model, functools.partial(require_speech_model, needed=self._task.capability))
         give_place_back = self._admission.enter(1)
         try:
             recording = Recording(upload.path, upload.name)

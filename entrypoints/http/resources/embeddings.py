@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 import falcon
 
-from mlxk.application.use_cases.embed_text import EmbeddingResult, EmbedText, require_embedding_model
+from mlxk.application.model_requirements import require_embedding_model
+from mlxk.application.use_cases.embed_text import EmbeddingResult, EmbedText
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 from mlxk.domain.embedding import Vector, as_base64
 from mlxk.entrypoints.http.life import Admission, ServerLife
-from mlxk.entrypoints.http.requests.embeddings import EmbeddingsRequest
-from mlxk.entrypoints.http.requests.reader import RequestReader
+from mlxk.entrypoints.http.requests.embeddings import UNSUPPORTED, EmbeddingsRequest, register_inputs
+from mlxk.entrypoints.http.requests.reader import BodyReader
 from mlxk.entrypoints.http.resources.generation import report_ignored
 from mlxk.entrypoints.http.resources.readable import send_json
 
@@ -18,7 +19,6 @@ class Embeddings:
     """Texts as vectors.
 
     Args:
-        reader: Understands the body.
         embed: Turns texts into vectors.
         catalogue: Finds the model.
         life: Says whether the server takes work.
@@ -28,14 +28,13 @@ class Embeddings:
 
     def __init__(
         self,
-        reader: RequestReader,
         embed: EmbedText,
         catalogue: ServeCatalogue,
         life: ServerLife,
         admission: Admission,
         always: str | None = None,
     ) -> None:
-        self._reader = reader
+        self._reader = BodyReader(register_inputs)
         self._embed = embed
         self._catalogue = catalogue
         self._life = life
@@ -45,7 +44,7 @@ class Embeddings:
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
         """Turn texts into vectors."""
         request.context.prompt_field = "input"
-        asked, ignored = self._reader.embeddings(request)
+        asked, ignored = self._reader.read(request, EmbeddingsRequest, UNSUPPORTED)
         report_ignored(response, ignored)
         self._life.require_open()
         model = self._catalogue.find(self._always or asked.model, require_embedding_model)

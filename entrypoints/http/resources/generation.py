@@ -1,19 +1,23 @@
 """``POST /v1/chat/completions`` and ``POST /v1/completions``."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import falcon
 
+from mlxk.application.model_requirements import require_served_model, require_text_model
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
-from mlxk.application.use_cases.serve_images import ServeImages
 from mlxk.domain.generation import GenerationRequest
 from mlxk.entrypoints.http.answers.answering import Answering, Asked
 from mlxk.entrypoints.http.answers.chat import ChatShape
 from mlxk.entrypoints.http.answers.completions import CompletionShape
-from mlxk.entrypoints.http.answers.spoken import SpokenQuestions
 from mlxk.entrypoints.http.requests.reader import RequestReader
 from mlxk.entrypoints.server_settings import ServerSettings
+
+if TYPE_CHECKING:
+    from mlxk.application.use_cases.serve_images import ServeImages
+    from mlxk.entrypoints.http.answers.spoken import SpokenQuestions
 
 IGNORED_FIELDS = "X-Mlxk-Ignored-Fields"
 """The fields of a request that were ignored, by their paths."""
@@ -40,8 +44,8 @@ class ChatCompletions:
         reader: RequestReader,
         catalogue: ServeCatalogue,
         answering: Answering,
-        images: ServeImages,
-        spoken: SpokenQuestions,
+        images: "Callable[[], ServeImages]",
+        spoken: "Callable[[], SpokenQuestions]",
         settings: ServerSettings,
     ) -> None:
         self._reader = reader
@@ -56,11 +60,11 @@ class ChatCompletions:
         request.context.prompt_field = "messages"
         chat, ignored = self._reader.chat(request)
         report_ignored(response, ignored)
-        spoken = self._spoken.asked(chat)
-        if spoken is not None:
-            self._answering.answer(request, response, spoken)
+        model = self._catalogue.find(chat.model, require_served_model)
+        if model.only_listens:
+            self._answering.answer(request, response, self._spoken().asked(chat, model))
             return
-        model = self._catalogue.find(chat.model)
+        require_text_model(model.description)
         chat.require_sight(model)
         chat.require_hearing(model)
         chat.require_tools(model)
@@ -88,7 +92,7 @@ class ChatCompletions:
             stream=bool(chat.stream),
             include_usage=chat.include_usage,
             extra={"metadata": chat.metadata} if chat.metadata else {},
-            start=(lambda: self._images(model, wanted, chat.sent(self._reader.sound), chunk, alternatives))
+            start=(lambda: self._images()(model, wanted, chat.sent(self._reader.sound), chunk, alternatives))
             if chat.shows_images or chat.plays_sound
             else None,
         )

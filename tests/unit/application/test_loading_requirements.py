@@ -7,7 +7,7 @@ import pytest
 
 from mlxk.adapters.in_memory.event_log import InMemoryEventLog
 from mlxk.adapters.in_memory.memory_probe import InMemoryMemoryProbe
-from mlxk.application.loading_requirements import abilities, require_loadable, require_memory
+from mlxk.application.loading_requirements import require_loadable, require_memory
 from mlxk.domain.capabilities import Capability, Framework, ModelType
 from mlxk.domain.errors import CapabilityError, IncompatibleModelError, InsufficientMemoryError, UnhealthyModelError
 from mlxk.domain.health import healthy, unhealthy
@@ -89,8 +89,3 @@ def test_a_model_within_the_budget_or_on_a_machine_that_does_not_tell_is_let_thr
     require_memory(MODEL, InMemoryMemoryProbe(reading))
     require_memory(MODEL, InMemoryMemoryProbe(reading), warn=log)
     assert log.events == []
-
-
-def test_abilities_are_named_as_in_a_listing() -> None:
-    assert abilities(MODEL) == "text-generation, chat"
-    assert abilities(attrs.evolve(MODEL, capabilities=())) == "nothing known"

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from mlxk.domain.capabilities import Capability
-from mlxk.domain.errors import CapabilityError, ValidationError
+from mlxk.domain.errors import ValidationError
 from mlxk.domain.speech import (
     MAX_HINT_CHARACTERS,
     Segment,
@@ -14,11 +14,7 @@ from mlxk.domain.speech import (
     Transcript,
     TranscriptionSettings,
     finite,
-    require_speech,
 )
-
-LISTENS = (Capability.AUDIO,)
-TRANSLATES = (Capability.AUDIO, Capability.AUDIO_TRANSLATE_EN)
 
 
 def test_settings_in_range_are_accepted() -> None:
@@ -46,16 +42,9 @@ def test_a_refusal_does_not_repeat_the_hint() -> None:
     assert "secret" not in caught.value.message
 
 
-def test_a_model_that_does_not_hear_is_refused_by_name() -> None:
-    with pytest.raises(CapabilityError, match="'org/chat' does not support audio inputs"):
-        require_speech("org/chat", (Capability.CHAT,), SpeechTask.TRANSCRIBE)
-
-
-def test_translation_needs_a_model_that_translates() -> None:
-    require_speech("org/whisper", TRANSLATES, SpeechTask.TRANSLATE)
-    require_speech("org/whisper-turbo", LISTENS, SpeechTask.TRANSCRIBE)
-    with pytest.raises(CapabilityError, match="audio-translate-en"):
-        require_speech("org/whisper-turbo", LISTENS, SpeechTask.TRANSLATE)
+def test_writing_down_needs_a_model_that_listens_and_translating_one_that_translates() -> None:
+    assert SpeechTask.TRANSCRIBE.capability is Capability.AUDIO
+    assert SpeechTask.TRANSLATE.capability is Capability.AUDIO_TRANSLATE_EN
 
 
 def test_a_transcript_knows_the_words_of_all_its_segments() -> None:

@@ -1,0 +1,135 @@
+"""Which models are taken for what, and what the refusals of the others say."""
+
+import datetime
+import re
+from collections.abc import Callable
+
+import attrs
+import pytest
+
+from mlxk.application import model_requirements as requirements
+from mlxk.domain.capabilities import Capability, Framework, ModelType
+from mlxk.domain.errors import CapabilityError, UnhealthyModelError
+from mlxk.domain.health import healthy, unhealthy
+from mlxk.domain.model import ModelDescription, ModelDetails, ModelHandle, Origin, Runtime
+
+TEXT, VISION, AUDIO = Capability.TEXT_GENERATION, Capability.VISION, Capability.AUDIO
+TRANSLATES, VECTORS = Capability.AUDIO_TRANSLATE_EN, Capability.EMBEDDINGS
+
+KINDS = {
+    "text": (TEXT, Capability.CHAT),
+    "vision": (TEXT, Capability.CHAT, VISION),
+    "whisper": (AUDIO, TRANSLATES),
+    "turbo": (AUDIO,),
+    "omni": (TEXT, Capability.CHAT, VISION, AUDIO),
+    "vectors": (VECTORS,),
+    "unknown": (),
+}
+
+
+def described(kind: str) -> ModelDescription:
+    """Return a model of a kind, whole and runnable."""
+    return ModelDescription(
+        handle=ModelHandle(kind, f"/cache/{kind}", Origin.CACHE, "a" * 40),
+        size_bytes=1,
+        modified=datetime.datetime.fromtimestamp(0, datetime.UTC),
+        framework=Framework.MLX,
+        model_type=ModelType.CHAT,
+        capabilities=KINDS[kind],
+        context_length=None,
+        health=healthy(),
+        runtime=Runtime(True),
+    )
+
+
+def details(*, read: bool = True, able: bool = False) -> ModelDetails:
+    """Return a model whose template was read or not, and has room for tools and reasoning or not."""
+    return ModelDetails(
+        description=described("text"),
+        files=(),
+        config=None,
+        quantization=None,
+        parameters=None,
+        license=None,
+        chat_template=True,
+        template_read=read,
+        supports_tools=able,
+        supports_reasoning=able,
+    )
+
+
+def translating(description: ModelDescription) -> None:
+    """Want a model that translates speech."""
+    requirements.require_speech_model(description, TRANSLATES)
+
+
+Requirement = Callable[[ModelDescription], None]
+
+TAKEN: tuple[tuple[Requirement, set[str]], ...] = (
+    (requirements.require_text_model, {"text", "vision", "omni"}),
+    (requirements.require_vision, {"vision", "omni"}),
+    (requirements.require_hearing, {"whisper", "turbo", "omni"}),
+    (requirements.require_speech_model, {"whisper", "turbo"}),
+    (translating, {"whisper"}),
+    (requirements.require_embedding_model, {"vectors"}),
+    (requirements.require_served_model, KINDS.keys() - {"unknown"}),
+)
+
+
+@pytest.mark.parametrize(("require", "taken"), TAKEN, ids=lambda value: getattr(value, "__name__", ""))
+def test_every_kind_is_taken_for_what_it_can_do_and_for_nothing_else(require: Requirement, taken: set[str]) -> None:
+    passed = set()
+    for kind in KINDS:
+        try:
+            require(described(kind))
+        except CapabilityError as refused:
+            assert f"'{kind}'" in refused.message
+        else:
+            passed.add(kind)
+    assert passed == taken
+
+
+@pytest.mark.parametrize(
+    ("require", "kind", "said"),
+    [
+        (requirements.require_text_model, "vectors", "can do: embeddings Ask it for vectors"),
+        (requirements.require_text_model, "turbo", "can do: audio Give it a recording"),
+        (requirements.require_embedding_model, "text", "can do: text-generation, chat"),
+        (requirements.require_embedding_model, "unknown", "can do: nothing known"),
+        (requirements.require_speech_model, "omni", "Ask it in a conversation"),
+        (requirements.require_hearing, "text", "does not support audio inputs"),
+        (translating, "turbo", r"\(audio-translate-en\)"),
+        (requirements.require_vision, "text", "cannot look at images"),
+    ],
+)
+def test_a_refusal_says_what_to_do_instead(require: Requirement, kind: str, said: str) -> None:
+    with pytest.raises(CapabilityError) as refused:
+        require(described(kind))
+    assert re.search(said, f"{refused.value.message} {refused.value.hint}")
+
+
+@pytest.mark.parametrize(
+    "require",
+    [
+        requirements.require_text_model,
+        requirements.require_speech_model,
+        requirements.require_embedding_model,
+        requirements.require_served_model,
+    ],
+)
+def test_damage_is_told_before_what_a_model_can_do(require: Requirement) -> None:
+    damaged = attrs.evolve(described("unknown"), health=unhealthy("Weights are missing"))
+    with pytest.raises(UnhealthyModelError):
+        require(damaged)
+
+
+def test_tools_and_reasoning_are_refused_only_where_a_template_was_read_that_leaves_them_out() -> None:
+    for taken in (details(able=True), details(read=False)):
+        requirements.require_tools(taken, "hint")
+        requirements.require_reasoning(taken, "thinking", "hint")
+    with pytest.raises(CapabilityError, match="tools: 'text' cannot be told about tools") as refused:
+        requirements.require_tools(details(), "another model")
+    assert refused.value.hint == "another model"
+    with pytest.raises(CapabilityError, match="thinking: 'text' cannot be told to reason") as refused:
+        requirements.require_reasoning(details(), "thinking", "another model")
+    assert refused.value.hint == "another model"
