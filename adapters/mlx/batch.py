@@ -16,7 +16,7 @@ import attrs
 import mlx.core as mx
 
 from mlxk.adapters.mlx.answer import Answer
-from mlxk.adapters.mlx.sampling import BatchSampler, Draws, LogitsProcessor, SamplingParameters, processors_of
+from mlxk.adapters.mlx.sampling import BatchSampler, Draws, LogitsProcessor, SamplingParameters, chosen, processors_of
 
 
 @attrs.define(eq=False)
@@ -118,6 +118,8 @@ class DecodeBatch(Batch):
         self._cache: list[Any] = []
         self._merged = False
         self._tokens: Any = None
+        """Those in flight, shape [B]; and what tells whether they mean something, see ``chosen``."""
+        self._mass: Any = None
         self._collected: list[int] | None = None
         """The tokens in flight, once they were collected."""
         self._rankings: dict[Row, tuple[mx.array, mx.array, mx.array]] = {}
@@ -136,19 +138,20 @@ class DecodeBatch(Batch):
             caches: Theirs, one list of layers a row; they belong to the batch from now on.
             last_tokens: The last token of each prompt.
         """
-        tokens = mx.array(list(last_tokens), dtype=mx.int32)
+        tokens, mass = mx.array(list(last_tokens), dtype=mx.uint32), mx.zeros((len(rows), 1))
         if not self.rows and len(rows) == 1:
-            self._cache, self._merged, self._tokens = caches[0], False, tokens
+            self._cache, self._merged, self._tokens, self._mass = caches[0], False, tokens, mass
         else:
             joined = [layers[0].merge(list(layers)) for layers in zip(*caches, strict=True)]
             if not self.rows:
-                self._cache, self._tokens = joined, tokens
+                self._cache, self._tokens, self._mass = joined, tokens, mass
             else:
                 if not self._merged:
                     self._cache = [layer.merge([layer]) for layer in self._cache]
                 for mine, other in zip(self._cache, joined, strict=True):
                     mine.extend(other)
                 self._tokens = mx.concatenate([self._tokens, tokens])
+                self._mass = mx.concatenate([self._mass, mass])
             self._merged = True
         if self._collected is not None:
             self._collected += last_tokens
@@ -168,11 +171,12 @@ class DecodeBatch(Batch):
             self._rankings.pop(row, None)
         self._sampler = None
         if not keep:
-            self._cache, self._tokens, self._collected, self._merged = [], None, None, False
+            self._cache, self._tokens, self._mass, self._collected, self._merged = [], None, None, None, False
             return
         for cache in self._cache:
             cache.filter(keep)
-        self._tokens = self._tokens[mx.array(keep)]
+        kept = mx.array(keep)
+        self._tokens, self._mass = self._tokens[kept], self._mass[kept]
         if self._collected is not None:
             self._collected = [self._collected[index] for index in keep]
 
@@ -188,18 +192,17 @@ class DecodeBatch(Batch):
 
         Rows that have just joined have none before it.
         """
-        tokens, rankings, collected = self._tokens, self._rankings, self._collected
-        inputs = mx.maximum(tokens, 0)
-        logits = self.network(inputs[:, None], cache=self._cache)[:, -1, :]
-        logits = self._processed(logits, inputs)
+        tokens, mass, rankings, collected = self._tokens, self._mass, self._rankings, self._collected
+        logits = self.network(tokens[:, None], cache=self._cache)[:, -1, :]
+        logits = self._processed(logits, tokens)
         if self._sampler is None:
             self._sampler = BatchSampler([row.sampling for row in self.rows])
         draws = [self._draw(self.rows[index]) for index in self._sampler.drawn]
-        self._tokens, logprobs = self._sampler.sample(logits, draws)
-        self._rankings = self._rank(logprobs)
-        mx.async_eval(self._tokens, list(self._rankings.values()))  # type: ignore[no-untyped-call]
+        self._tokens, self._mass = self._sampler.sample(logits, draws)
+        self._rankings = self._rank(logits)
+        mx.async_eval(self._tokens, self._mass, list(self._rankings.values()))  # type: ignore[no-untyped-call]
         self._collected = None
-        values: list[int] = tokens.tolist() if collected is None else collected
+        values = chosen(tokens, mass) if collected is None else collected
         sampled = self._sampled(values, rankings) if collected is None else []
         for row, token in zip(self.rows, values, strict=True):
             row.cached.append(max(token, 0))
@@ -210,8 +213,7 @@ class DecodeBatch(Batch):
         """Wait for the tokens in flight and return them now; the next step returns none."""
         if self._collected is not None or not self.rows:
             return []
-        values: list[int] = self._tokens.tolist()
-        self._collected = values
+        self._collected = values = chosen(self._tokens, self._mass)
         return self._sampled(values, self._rankings)
 
     def _sampled(self, values: list[int], rankings: dict[Row, tuple[mx.array, mx.array, mx.array]]) -> list[Sampled]:
@@ -245,14 +247,14 @@ class DecodeBatch(Batch):
             changed.append(mine)
         return mx.concatenate(changed, axis=0)
 
-    def _rank(self, logprobs: mx.array) -> dict[Row, tuple[mx.array, mx.array, mx.array]]:
+    def _rank(self, logits: mx.array) -> dict[Row, tuple[mx.array, mx.array, mx.array]]:
         """Prepare what the rows that report log probabilities will need of this step."""
         rankings = {}
         for index, row in enumerate(self.rows):
             wanted = row.answer.settings.logprobs
             if wanted is None:
                 continue
-            rankings[row] = rank(logprobs[index], self._tokens[index], wanted)
+            rankings[row] = rank(logits[index] - self._mass[index], self._tokens[index], wanted)
         return rankings
 
 
@@ -266,7 +268,7 @@ def rank(logprobs: mx.array, token: mx.array, wanted: int) -> tuple[mx.array, mx
     """
     mine = logprobs.astype(mx.float32)
     top = mx.argpartition(-mine, kth=min(wanted, mine.size - 1))[:wanted]
-    return mine[mx.maximum(token, 0)], top, mine[top]
+    return mine[token], top, mine[top]
 
 
 def ranking_of(arrays: tuple[Any, Any, Any]) -> Ranking:

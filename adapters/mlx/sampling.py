@@ -4,12 +4,14 @@ Randomness is drawn on the host, one uniform number a token from the row's own s
 through the cumulative distribution. So a seed gives the same text alone or among any neighbours, the position of a
 token decides its draw, and no random state of MLX is involved.
 
-``sample`` marks a row whose logits are not finite with the token ``NOT_FINITE``.
+A row whose logits are not finite is found on the host, with its token: in ``chosen``. What marks it must cost the
+computation nothing, since on small models every operation of a step counts.
 """
 
 import math
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import attrs
 import mlx.core as mx
@@ -69,7 +71,7 @@ class BatchSampler:
     def __init__(self, rows: Sequence[SamplingParameters]) -> None:
         drawn = [index for index, row in enumerate(rows) if not row.greedy]
         chosen = [rows[index] for index in drawn]
-        self._all_drawn = len(drawn) == len(rows)
+        self._all_drawn = 0 < len(drawn) == len(rows)
         self._index = mx.array(drawn) if drawn and not self._all_drawn else None
         self.drawn = drawn
         if not drawn:
@@ -91,17 +93,16 @@ class BatchSampler:
             draws: One uniform number for each row in ``drawn``, in that order.
 
         Returns:
-            The tokens, shape [B], int32, and the log probabilities, shape [B, V].
+            The tokens, shape [B], and the logarithms of all the mass there is, shape [B, 1]: taken from logits they
+            give log probabilities.
         """
         mass = mx.logsumexp(logits, axis=-1, keepdims=True)
-        logprobs = logits - mass
-        if self._all_drawn and self.drawn:
-            tokens = self._draw(logprobs, draws)
-        else:
-            tokens = mx.argmax(logprobs, axis=-1).astype(mx.int32)
-            if self._index is not None:
-                tokens[self._index] = self._draw(logprobs[self._index], draws)
-        return mx.where(mx.isfinite(mass[:, 0]), tokens, NOT_FINITE), logprobs
+        if self._all_drawn:
+            return self._draw(logits - mass, draws), mass
+        tokens = mx.argmax(logits, axis=-1)
+        if self._index is not None:
+            tokens[self._index] = self._draw(logits[self._index] - mass[self._index], draws)
+        return tokens, mass
 
     def _draw(self, logprobs: mx.array, draws: Sequence[float]) -> mx.array:
         logprobs = logprobs.astype(mx.float32)
@@ -110,7 +111,7 @@ class BatchSampler:
             logprobs = mx.where(logprobs < floor, -math.inf, logprobs)
         mass = mx.cumsum(mx.softmax(logprobs / self._temperature, axis=-1), axis=-1)
         target = mx.array(list(draws))[:, None] * mass[:, -1:]
-        return (mass <= target).sum(axis=-1).astype(mx.int32)
+        return (mass <= target).sum(axis=-1).astype(mx.uint32)
 
     def _floor(self, logprobs: mx.array) -> mx.array | None:
         """Return the least log probability a token must have in each row; the filters judge before temperature."""
@@ -136,6 +137,13 @@ class BatchSampler:
         total = above[..., :1] + probabilities[..., :1]
         dropped = (above >= self._top_p * total).sum(axis=-1, keepdims=True)
         return mx.take_along_axis(ascending, mx.minimum(dropped, ascending.shape[-1] - 1), axis=-1)
+
+
+def chosen(tokens: mx.array, mass: mx.array) -> list[int]:
+    """Wait for what ``sample`` returned and return the tokens, ``NOT_FINITE`` for those that mean nothing."""
+    found: Any = tokens.tolist()
+    masses: Any = mass.tolist()
+    return [token if math.isfinite(each) else NOT_FINITE for token, (each,) in zip(found, masses, strict=True)]
 
 
 def processors_of(settings: GenerationSettings) -> tuple[LogitsProcessor, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlxk.adapters.mlx.batch import Batch, Row, Sampled, rank, ranking_of
-from mlxk.adapters.mlx.sampling import NOT_FINITE, BatchSampler
+from mlxk.adapters.mlx.sampling import NOT_FINITE, BatchSampler, chosen
 
 
 class SpeculativeBatch(Batch):
@@ -71,9 +71,8 @@ class SpeculativeBatch(Batch):
         logits = self._processed(row, logits, proposed)
         sampler = BatchSampler([row.sampling] * (width + 1))
         draws = [row.draws.at(start + index) for index in sampler.drawn]
-        tokens, logprobs = sampler.sample(logits, draws)
-        values: Any = tokens.tolist()
-        found: list[int] = values
+        tokens, mass = sampler.sample(logits, draws)
+        found = chosen(tokens, mass)
         confirmed = 0
         while confirmed < width and found[confirmed] == proposed[confirmed]:
             confirmed += 1
@@ -82,7 +81,7 @@ class SpeculativeBatch(Batch):
         self._last = max(found[confirmed], 0)
         self._unread.append(self._last)
         return [
-            Sampled(row, token, self._ranking(row, logprobs[index], token))
+            Sampled(row, token, self._ranking(row, logits[index] - mass[index], token))
             for index, token in enumerate(found[: confirmed + 1])
         ]
 
@@ -97,7 +96,7 @@ class SpeculativeBatch(Batch):
             logits = self._draft(mx.array([self._unread]), cache=self._draft_cache)[:, -1, :]
             draws = [row.draws.at(start + index)] if sampler.drawn else []
             token: Any = sampler.sample(logits, draws)[0].item()
-            proposed.append(max(token, 0))
+            proposed.append(token)
             self._unread = [proposed[-1]]
         return proposed
 
