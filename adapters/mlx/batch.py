@@ -40,6 +40,11 @@ class Row:
     fault: Exception | None = None
     """What one of its own callables raised."""
 
+    @property
+    def ends_with_token_in_flight(self) -> bool:
+        """Whether no token can come after the one in flight."""
+        return self.primed and len(self.answer.generated) + 1 >= self.answer.limits.max_tokens
+
     def prepare(self) -> None:
         """Make the processors, for a start or a new start; they hold arrays, so this runs on the owner thread."""
         from mlx_lm.models.cache import TokenBuffer
@@ -190,8 +195,10 @@ class DecodeBatch(Batch):
     def step(self) -> list[Sampled]:
         """Start the next token of every row and return the one before it, unless it was collected.
 
-        Rows that have just joined have none before it.
+        Rows that have just joined have none before it. Where every row ends with the token before it, none is started.
         """
+        if self._collected is None and all(row.ends_with_token_in_flight for row in self.rows):
+            return self.collect()
         tokens, mass, rankings, collected = self._tokens, self._mass, self._rankings, self._collected
         logits = self.network(tokens[:, None], cache=self._cache)[:, -1, :]
         logits = self._processed(logits, tokens)

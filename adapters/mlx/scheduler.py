@@ -4,7 +4,8 @@ One turn is one decoding step of every running batch, then some pieces of prompt
 
 - **Running answers and waiting prompts share by heads.** Between two tokens of a running answer one piece of
   ``PIECE_SHARED`` prompt tokens is computed, or as many as there are waiting prompts to a running answer, but never
-  more than ``MOST_PIECES``.
+  more than ``MOST_PIECES``. A piece takes a rest of up to ``SMALL_REST`` tokens along: by itself it would cost nearly
+  as much as a piece, since reading the weights is what small pieces cost.
 - **Prompts alternate.** A piece goes to the prompt with the fewest tokens left, unless the last one went past the
   prompt that came first: then it goes there. So a short prompt behind long ones is served with the next piece but one
   at the latest, and a long one, however many short ones keep coming, gets at least every other piece: it loses no more
@@ -40,6 +41,9 @@ from mlxk.domain.generation import FinishReason
 
 PIECE_SHARED = 64
 """Prompt tokens computed at once while others wait or decode."""
+
+SMALL_REST = PIECE_SHARED // 2
+"""Prompt tokens that are computed with the piece before them."""
 
 PIECE_ALONE = 256
 """Prompt tokens computed at once when nobody else is there; fixed, so that a lone answer is the same each time."""
@@ -145,7 +149,8 @@ class Scheduler:
             self._first_served = job is waiting[0]
             try:
                 prefill = job.prefill or self._begin(job)
-                left -= self._advance(job, prefill, left if alone else min(left, PIECE_SHARED))
+                piece = left if alone else min(left, PIECE_SHARED)
+                left -= self._advance(job, prefill, piece if job.tokens_left > piece + SMALL_REST else job.tokens_left)
             except Exception as error:  # noqa: BLE001 - a door: whatever this prompt raised must not harm the others
                 self._end(job, _failure(error))
                 continue
