@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import attrs
+
 from mlxk.adapters.mlx.answer import Answer, AnswerLimits
 from mlxk.adapters.mlx.batch import Row
 from mlxk.adapters.mlx.constraints import Constraints
@@ -55,6 +57,8 @@ def prepare(
     if rendered is None:
         with model.lock:
             rendered = model.renderer.render(request.prompt, request.thinking)
+    if request.thinking is False and not rendered.told_to_think and model.reasoning is not None:
+        settings = _without_reasoning(settings, model, drafted=len(models) > 1)
     if isinstance(request.prompt, tuple):
         _check_given_tokens(request.prompt, model)
     if not rendered.tokens:
@@ -113,6 +117,17 @@ def _constrain(settings: GenerationSettings, model: LoadedModel, rendered: Rende
         detokenizer=model.decoder.stream,
         parser=lambda: AnswerStream((), model.reasoning, None, rendered.tail),
     )
+
+
+def _without_reasoning(settings: GenerationSettings, model: LoadedModel, *, drafted: bool) -> GenerationSettings:
+    """Have reasoning ended where it begins, for a model whose template cannot tell it not to begin."""
+    if drafted:
+        raise CapabilityError(
+            f"draft_model: the chat template of '{model.name}' cannot tell it not to reason, and beside a draft model"
+            " its reasoning cannot be cut short.",
+            hint="Leave out the draft model, or let it reason.",
+        )
+    return attrs.evolve(settings, thinking_budget=0)
 
 
 def _check_draft(model: LoadedModel, draft: LoadedModel, settings: GenerationSettings) -> None:

@@ -7,11 +7,12 @@ be otherwise is the engine's matter.
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
 
+from mlxk.adapters.mlx.thinking_switch import thinking_options
 from mlxk.adapters.mlx.tokenizer_access import unwrapped
 from mlxk.domain.conversation import Conversation, Message, Role, ToolCall
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ValidationError
@@ -66,6 +67,8 @@ class RenderedPrompt:
     tokens: tuple[int, ...]
     tail: str
     """The last characters of the rendered text: an answer may begin inside a block that the template opened."""
+    told_to_think: bool = False
+    """Whether the template was told whether the model is to reason."""
 
 
 class PromptRenderer:
@@ -101,7 +104,7 @@ class PromptRenderer:
         Args:
             prompt: A conversation, or text or tokens that are taken as they are. A model without a template takes a
                 conversation of a single user turn as that turn's plain text.
-            thinking: Passed to the template as ``enable_thinking``; None leaves it to the template.
+            thinking: Passed to the template under the name that it reads; None leaves it to the template.
 
         Raises:
             ValidationError: The template refuses the conversation (the message says why in the template's words), the
@@ -116,9 +119,11 @@ class PromptRenderer:
         if self.template is None and not self._custom:
             refuse_untold(prompt, thinking)
             return self._plain(_single_turn(prompt))
-        text = self._templated(prompt, thinking)
+        options = self._thinking_options(thinking)
+        text = self._templated(prompt, options)
         self.refuse_endless(text)
-        return RenderedPrompt(tuple(self._encode(text, add_special_tokens=False)), text[-TAIL_LENGTH:])
+        tokens = tuple(self._encode(text, add_special_tokens=False))
+        return RenderedPrompt(tokens, text[-TAIL_LENGTH:], told_to_think=bool(options))
 
     def refuse_endless(self, text: str) -> None:
         """Refuse a rendered text whose beginning alone does not fit, without counting the tokens of all of it.
@@ -147,9 +152,13 @@ class PromptRenderer:
             tokens.insert(0, self._begin)
         return RenderedPrompt(tuple(tokens), text[-TAIL_LENGTH:])
 
-    def _templated(self, conversation: Conversation, thinking: bool | None) -> str:
+    def _thinking_options(self, thinking: bool | None) -> dict[str, object]:
+        if self._custom:
+            return {} if thinking is None else {"enable_thinking": thinking}
+        return thinking_options(getattr(self._inner, "chat_template", None), thinking)
+
+    def _templated(self, conversation: Conversation, options: Mapping[str, object]) -> str:
         tools = wire_tools(conversation)
-        options = {} if thinking is None else {"enable_thinking": thinking}
         with refusals_explained(conversation):
             rendered = self._inner.apply_chat_template(
                 wire_messages(conversation.messages),

@@ -241,6 +241,27 @@ def test_without_a_budget_reasoning_goes_on(engine: MlxTextGenerator, thinker: M
     assert not any(isinstance(event, TextDelta) for event in events)
 
 
+def test_a_model_that_always_reasons_does_not_when_that_is_asked(
+    engine: MlxTextGenerator, thinker: ModelHandle
+) -> None:
+    opening, _ = _tag_tokens(thinker)
+    eager = GenerationSettings(temperature=0, max_tokens=40, ignore_eos=True, logit_bias=((opening, 100.0),))
+    events = list(engine.submit(GenerationRequest(thinker, Conversation.of("Hello"), eager, thinking=False)))
+    assert not any(isinstance(event, ReasoningDelta) for event in events)
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)).strip()
+
+
+def test_beside_a_draft_model_no_reasoning_is_cut_short(
+    engine: MlxTextGenerator, thinker: ModelHandle, tmp_path: Path
+) -> None:
+    draft = build(tmp_path / "draft", reasoning=True)
+    request = GenerationRequest(
+        thinker, Conversation.of("Hello"), GenerationSettings(), False, Computation(draft_model=draft)
+    )
+    with pytest.raises(CapabilityError, match=r"draft_model: .* cannot tell it not to reason"):
+        engine.submit(request)
+
+
 def test_a_budget_for_a_model_that_does_not_reason_is_refused(engine: MlxTextGenerator, handle: ModelHandle) -> None:
     with pytest.raises(CapabilityError, match="thinking_budget"):
         engine.submit(asking(handle, thinking_budget=5))

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mlxk.adapters.mlx.templates import CHARACTERS_PER_TOKEN, PromptRenderer
+from mlxk.adapters.mlx.thinking_switch import thinking_options
 from mlxk.domain.chat_template import TEMPLATE_FILES
 from mlxk.domain.conversation import Conversation, Message, Role, ToolCall
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ValidationError
@@ -90,6 +91,38 @@ def test_thinking_is_left_to_the_template_unless_asked_for() -> None:
     assert _text(tokenizer, prompt).endswith("<|im_start|>assistant\n")
     assert _text(tokenizer, prompt, thinking=True).endswith("assistant\n<think>\n")
     assert _text(tokenizer, prompt, thinking=False).endswith("</think>\n\n")
+
+
+@pytest.mark.parametrize(
+    ("template", "read"),
+    [
+        ("{% if enable_thinking is defined and not enable_thinking %}{% endif %}", {"enable_thinking"}),
+        ("{% if not thinking is defined %}{% set thinking = false %}{% endif %}{{ thinking }}", {"thinking"}),
+        ("{% set thinking = thinking | default(true) %}{{ enable_thinking }}", {"enable_thinking", "thinking"}),
+        (
+            "{% generation %}{{ thinking }}{% endgeneration %}{% for m in messages %}{% break %}{% endfor %}",
+            {"thinking"},
+        ),
+        ("{% set ns = namespace(thinking=true) %}{{ ns.thinking }} enable_thinking {{ messages[0].thinking }}", set()),
+        ("{% if thinking %}", set()),
+        ({"default": "{{ thinking }}", "tool_use": "{{ enable_thinking }}"}, {"enable_thinking", "thinking"}),
+        (None, set()),
+    ],
+)
+def test_a_template_is_told_about_thinking_under_the_names_that_it_reads(template: object, read: set[str]) -> None:
+    assert thinking_options(template, True) == dict.fromkeys(read, True)
+    assert thinking_options(template, False) == dict.fromkeys(read, False)
+    assert thinking_options(template, None) == {}
+
+
+def test_what_was_rendered_says_whether_the_template_was_told() -> None:
+    prompt = Conversation.of("hello")
+    deaf = PromptRenderer(_tokenizer(_CHATML.replace("enable_thinking", "reflect")))
+    assert not deaf.render(prompt, thinking=False).told_to_think
+    telling = PromptRenderer(_tokenizer(_CHATML.replace("enable_thinking", "thinking")))
+    assert telling.render(prompt, thinking=False).told_to_think
+    assert telling.render(prompt, thinking=False).tail.endswith("</think>\n\n")
+    assert not telling.render(prompt).told_to_think
 
 
 def test_mlx_lm_s_wrapper_does_not_switch_thinking_on() -> None:

@@ -5,7 +5,7 @@ Images arrive as pixels and sound as samples: no processor is ever handed an add
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -20,6 +20,7 @@ from mlxk.adapters.mlx.templates import (
     wire_messages,
     wire_tools,
 )
+from mlxk.adapters.mlx.thinking_switch import thinking_options
 from mlxk.adapters.mlx.vision.model import VisionParts
 from mlxk.domain.conversation import Conversation, Message, MessagePart
 from mlxk.domain.errors import CapabilityError, ValidationError
@@ -66,29 +67,35 @@ def look(request: GenerationRequest, model: LoadedModel) -> tuple[RenderedPrompt
             rendered = model.renderer.render(conversation)
         return rendered, LookedAt(rendered.tokens, {}, -1, "")
     with model.lock:
-        text = _render(conversation, parts, request.thinking)
+        text, told = _render(conversation, parts, request.thinking)
         model.renderer.refuse_endless(text)
         seen = _process(text, conversation, parts)
     size = model.vocabulary_size
     known = tuple(min(max(token, 0), size - 1) if size else max(token, 0) for token in seen.tokens)
-    return RenderedPrompt(known, text[-TAIL_LENGTH:]), seen
+    return RenderedPrompt(known, text[-TAIL_LENGTH:], told_to_think=told), seen
 
 
-def _render(conversation: Conversation, parts: VisionParts, thinking: bool | None) -> str:
-    """Return the text of a conversation, with the model's own marks where images and sounds stand."""
+def _render(conversation: Conversation, parts: VisionParts, thinking: bool | None) -> tuple[str, bool]:
+    """Return the text of a conversation, with the model's own marks where images and sounds stand.
+
+    And whether the template was told whether the model is to reason.
+    """
     from mlx_vlm import prompt_utils
 
-    options: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
-    if tools := wire_tools(conversation):
-        options["tools"] = tools
+    tools = wire_tools(conversation)
+    offered: dict[str, Any] = {"tools": tools} if tools else {}
     with refusals_explained(conversation):
         messages = _formatted(conversation, parts)
         plain = isinstance(messages[-1], str)
-        template = None if plain else _template_of(parts.processor, plays_sound=bool(conversation.sounds))
-        if template is not None:
-            return whole_text(template(messages, tokenize=False, add_generation_prompt=True, **options))
+        holder = None if plain else _template_holder(parts.processor, plays_sound=bool(conversation.sounds))
+        if holder is not None:
+            told = thinking_options(holder.chat_template, thinking)
+            options = {**offered, **told}
+            text = holder.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+            return whole_text(text), bool(told)
         refuse_untold(conversation, thinking)
-        return whole_text(messages[-1] if plain else prompt_utils.get_chat_template(parts.processor, messages, True))
+        text = messages[-1] if plain else prompt_utils.get_chat_template(parts.processor, messages, True)
+        return whole_text(text), False
 
 
 def _formatted(conversation: Conversation, parts: VisionParts) -> list[Any]:
@@ -132,16 +139,16 @@ def _wire_part(part: MessagePart) -> dict[str, str]:
     return {"type": "image" if isinstance(part, DecodedImage) else "audio"}
 
 
-def _template_of(processor: Any, *, plays_sound: bool) -> Callable[..., str] | None:  # noqa: ANN401 - untyped
+def _template_holder(processor: Any, *, plays_sound: bool) -> Any:  # noqa: ANN401 - untyped
     """Return what renders, where the model brings a template: its processor, or the tokenizer in it.
 
     The processor of Gemma 4 would move every sound to the last turn, so with sound it is the tokenizer's turn first.
     """
     holders = [processor, getattr(processor, "tokenizer", None)]
     for holder in reversed(holders) if plays_sound else holders:
-        render: Callable[..., str] | None = getattr(holder, "apply_chat_template", None)
+        render = getattr(holder, "apply_chat_template", None)
         if render is not None and getattr(holder, "chat_template", None) is not None:
-            return render
+            return holder
     return None
 
 
