@@ -281,6 +281,15 @@ TokenIds = tuple[int, ...]
 """A prompt as the model itself reads it."""
 
 
+class Effort(enum.Enum):
+    """How much a model is to reason, where its chat template knows degrees; values are the names on the wire."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    """As if nothing were said: templates that know degrees take it by themselves."""
+    HIGH = "high"
+
+
 @attrs.frozen
 class GenerationRequest:
     """One answer to generate."""
@@ -294,6 +303,8 @@ class GenerationRequest:
     computation: Computation = attrs.field(factory=Computation)
     backend: Backend = Backend.MLX_LM
     """The library that runs the model."""
+    effort: Effort | None = None
+    """How much the model is to reason; None leaves it to the chat template."""
 
     @property
     def shows_images(self) -> bool:

@@ -56,7 +56,7 @@ def prepare(
         _check_draft(model, draft, settings)
     if rendered is None:
         with model.lock:
-            rendered = model.renderer.render(request.prompt, request.thinking)
+            rendered = model.renderer.render(request.prompt, request.thinking, request.effort)
     if request.thinking is False and not rendered.told_to_think and model.reasoning is not None:
         settings = _without_reasoning(settings, model, drafted=len(models) > 1)
     if isinstance(request.prompt, tuple):

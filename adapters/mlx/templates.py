@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 import attrs
 
-from mlxk.adapters.mlx.thinking_switch import thinking_options
+from mlxk.adapters.mlx.thinking_switch import SWITCHES, reasoning_options, refuse_degrees
 from mlxk.adapters.mlx.tokenizer_access import unwrapped
 from mlxk.domain.conversation import Conversation, Message, Role, ToolCall
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ValidationError
-from mlxk.domain.generation import TokenIds
+from mlxk.domain.generation import Effort, TokenIds
 
 TAIL_LENGTH = 256
 """How much of the end of a rendered prompt is kept, characters."""
@@ -95,7 +95,9 @@ class PromptRenderer:
             return "\n".join(str(text) for text in template.values())
         return template if isinstance(template, str) else None
 
-    def render(self, prompt: Conversation | str | TokenIds, thinking: bool | None = None) -> RenderedPrompt:
+    def render(
+        self, prompt: Conversation | str | TokenIds, thinking: bool | None = None, effort: Effort | None = None
+    ) -> RenderedPrompt:
         """Turn a prompt into tokens.
 
         The template alone decides about the beginning-of-sequence token of a conversation. Plain text gets one if the
@@ -105,25 +107,25 @@ class PromptRenderer:
             prompt: A conversation, or text or tokens that are taken as they are. A model without a template takes a
                 conversation of a single user turn as that turn's plain text.
             thinking: Passed to the template under the name that it reads; None leaves it to the template.
+            effort: The same.
 
         Raises:
             ValidationError: The template refuses the conversation (the message says why in the template's words), the
                 model has no template for it, or a tool's definition or arguments are no JSON object.
-            CapabilityError: See ``refuse_untold``.
+            CapabilityError: See ``refuse_untold`` and ``refuse_degrees``.
             ContextLengthError: See ``refuse_endless``.
         """
-        if isinstance(prompt, tuple):
-            return RenderedPrompt(prompt, "")
-        if isinstance(prompt, str):
-            return self._plain(prompt)
+        if not isinstance(prompt, Conversation):
+            refuse_degrees(effort)
+            return RenderedPrompt(prompt, "") if isinstance(prompt, tuple) else self._plain(prompt)
         if self.template is None and not self._custom:
-            refuse_untold(prompt, thinking)
+            refuse_untold(prompt, thinking, effort)
             return self._plain(_single_turn(prompt))
-        options = self._thinking_options(thinking)
+        options = self._reasoning_options(thinking, effort)
         text = self._templated(prompt, options)
         self.refuse_endless(text)
         tokens = tuple(self._encode(text, add_special_tokens=False))
-        return RenderedPrompt(tokens, text[-TAIL_LENGTH:], told_to_think=bool(options))
+        return RenderedPrompt(tokens, text[-TAIL_LENGTH:], told_to_think=not options.keys().isdisjoint(SWITCHES))
 
     def refuse_endless(self, text: str) -> None:
         """Refuse a rendered text whose beginning alone does not fit, without counting the tokens of all of it.
@@ -152,10 +154,11 @@ class PromptRenderer:
             tokens.insert(0, self._begin)
         return RenderedPrompt(tuple(tokens), text[-TAIL_LENGTH:])
 
-    def _thinking_options(self, thinking: bool | None) -> dict[str, object]:
+    def _reasoning_options(self, thinking: bool | None, effort: Effort | None) -> dict[str, object]:
         if self._custom:
-            return {} if thinking is None else {"enable_thinking": thinking}
-        return thinking_options(getattr(self._inner, "chat_template", None), thinking)
+            refuse_degrees(effort)
+            return {} if thinking is None else {SWITCHES[0]: thinking}
+        return reasoning_options(getattr(self._inner, "chat_template", None), thinking, effort)
 
     def _templated(self, conversation: Conversation, options: Mapping[str, object]) -> str:
         tools = wire_tools(conversation)
@@ -215,12 +218,13 @@ def whole_text(rendered: object) -> str:
     return text
 
 
-def refuse_untold(conversation: Conversation, thinking: bool | None) -> None:
+def refuse_untold(conversation: Conversation, thinking: bool | None, effort: Effort | None) -> None:
     """Refuse what only a chat template could tell a model that is given none.
 
     Raises:
-        CapabilityError: There are tools on offer, or reasoning is wanted.
+        CapabilityError: There are tools on offer, or reasoning is wanted, or a degree of it.
     """
+    refuse_degrees(effort)
     if conversation.tools:
         raise CapabilityError.in_field("tools", "the model has no chat template, so it cannot be told about tools")
     if thinking:

@@ -1,28 +1,57 @@
-"""How a chat template is told whether the model is to reason: through variables that differ from model to model.
+"""How a chat template is told whether and how much the model is to reason: variables that differ from model to model.
 
-Owns which names there are and which of them a template reads. What becomes of a model that cannot be told stands in
-``preparation``.
+Owns which names there are, which of them a template reads, and the refusal of degrees to a template that knows none.
+What becomes of a model that cannot be told not to reason stands in ``preparation``.
 """
 
 import functools
 from collections.abc import Mapping
 
+from mlxk.domain.errors import CapabilityError
+from mlxk.domain.generation import Effort
+
+EFFORT = "reasoning_effort"
+"""What templates call the degree: gpt-oss and others."""
+
 SWITCHES = ("enable_thinking", "thinking")
 """What templates call it: Qwen, GLM, SmolLM and most others the first, DeepSeek and Granite the second."""
 
 
-def thinking_options(template: object, thinking: bool | None) -> dict[str, object]:
+def reasoning_options(template: object, thinking: bool | None, effort: Effort | None) -> dict[str, object]:
     """Return what a template is to be given, by the names that it reads; empty when it reads none.
 
     Args:
         template: Its text, or several by their names, as tokenizers hold them; anything else reads nothing.
-        thinking: What is wanted; None gives the template nothing.
+        thinking: Whether the model is to reason; None gives the template nothing.
+        effort: How much; None gives the template nothing.
+
+    Raises:
+        CapabilityError: See ``refuse_degrees``.
     """
-    if thinking is None:
+    if thinking is None and effort is None:
         return {}
     texts = template.values() if isinstance(template, Mapping) else (template,)
     read = {name for text in texts if isinstance(text, str) for name in _variables(text)}
-    return {name: thinking for name in SWITCHES if name in read}
+    options: dict[str, object] = {}
+    if thinking is not None:
+        options |= {name: thinking for name in SWITCHES if name in read}
+    if effort is not None and EFFORT in read:
+        options[EFFORT] = effort.value
+    else:
+        refuse_degrees(effort)
+    return options
+
+
+def refuse_degrees(effort: Effort | None) -> None:
+    """Refuse any degree but the usual, for a model that cannot be told of it.
+
+    Raises:
+        CapabilityError: Less or more reasoning is wanted.
+    """
+    if effort not in {None, Effort.MEDIUM}:
+        raise CapabilityError.in_field(
+            EFFORT, "this model knows no degrees of reasoning", hint="Leave it out, or choose a model that knows them."
+        )
 
 
 @functools.lru_cache(maxsize=16)

@@ -21,7 +21,7 @@ from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.computation import Computation
 from mlxk.domain.conversation import Conversation
-from mlxk.domain.generation import GenerationRequest, GenerationSettings
+from mlxk.domain.generation import Effort, GenerationRequest, GenerationSettings
 from mlxk.domain.model import ModelDescription
 
 
@@ -34,6 +34,8 @@ class Question:
     settings: GenerationSettings = attrs.field(factory=GenerationSettings)
     thinking: bool | None = None
     """Whether the model is to reason first; None leaves it to its chat template."""
+    effort: Effort | None = None
+    """How much it is to reason; None leaves it to its chat template."""
     computation: Computation = attrs.field(factory=Computation)
     draft_reference: str | None = None
     """A smaller model that proposes tokens, as the user typed it."""
@@ -83,7 +85,9 @@ class GenerateText:
             require_text_model(self.describe(draft))
             computation = attrs.evolve(computation, draft_model=draft)
         handle = description.handle
-        request = GenerationRequest(handle, question.prompt, question.settings, question.thinking, computation)
+        request = GenerationRequest(
+            handle, question.prompt, question.settings, question.thinking, computation, effort=question.effort
+        )
         request.validate()
         if request.shows_images:
             require_vision(description)

@@ -34,6 +34,7 @@ TEXT_ONLY = {
     "json_schema": "--json-schema",
     "thinking": "--thinking",
     "thinking_budget": "--thinking-budget",
+    "reasoning_effort": "--reasoning-effort",
     "stop": "--stop",
     "max_tokens": "--max-tokens",
     "top_p": "--top-p",

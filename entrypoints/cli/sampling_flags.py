@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 from mlxk.entrypoints.cli import computing_flags
 
 if TYPE_CHECKING:
-    from mlxk.domain.generation import GenerationSettings
+    from mlxk.domain.generation import Effort, GenerationSettings
+
+EFFORTS = ("low", "medium", "high")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text")
     group.add_argument("--json-schema", metavar="FILE", help="the answer is JSON that is valid against this schema")
     group.add_argument("--thinking-budget", type=int, metavar="N", help="most tokens of reasoning before the answer")
+    group.add_argument("--reasoning-effort", choices=EFFORTS, help="how much to reason, where the model knows degrees")
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
 
 
@@ -44,3 +47,10 @@ def settings(arguments: argparse.Namespace) -> "GenerationSettings":
         thinking_budget=arguments.thinking_budget,
         grammar=computing_flags.grammar(arguments),
     )
+
+
+def effort(arguments: argparse.Namespace) -> "Effort | None":
+    """Return how much the model is to reason."""
+    from mlxk.domain.generation import Effort
+
+    return None if arguments.reasoning_effort is None else Effort(arguments.reasoning_effort)

@@ -75,6 +75,14 @@ def test_what_a_model_cannot_be_told_is_refused(served: RunningServer, fields: J
     assert ask(served, **fields)[0] == 200
 
 
+@pytest.mark.parametrize("model", ["demo", "demo-vision"])
+@pytest.mark.parametrize("effort", ["low", "high"])
+def test_degrees_of_reasoning_are_refused_by_models_that_know_none(
+    served: RunningServer, model: str, effort: str
+) -> None:
+    assert refused(served, model=model, reasoning_effort=effort)[:2] == (422, "reasoning_effort")
+
+
 @pytest.mark.parametrize(
     "fields",
     [

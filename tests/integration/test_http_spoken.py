@@ -24,8 +24,8 @@ HONOURED = {"model", "messages", "stream", "stream_options", "max_tokens", "max_
 HONOURED |= {"temperature", "metadata"}
 WITHOUT_EFFECT = {"user", "prompt_cache_key", "safety_identifier"}
 """Names for the client and for caches."""
-SATISFIED = {"tool_choice", "parallel_tool_calls", "top_logprobs", "reasoning_effort"}
-"""Say more about what is refused when it is asked for; ``none`` and ``medium`` effort ask for nothing special."""
+SATISFIED = {"tool_choice", "parallel_tool_calls", "top_logprobs"}
+"""Say more about what is refused when it is asked for."""
 
 REFUSED: dict[str, Any] = {
     "chunk": 2,
@@ -36,6 +36,7 @@ REFUSED: dict[str, Any] = {
     "min_p": 0.5,
     "n": 2,
     "presence_penalty": 1,
+    "reasoning_effort": "low",
     "repetition_penalty": 1.1,
     "response_format": {"type": "json_object"},
     "seed": 3,

@@ -9,10 +9,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mlxk.adapters.mlx.templates import CHARACTERS_PER_TOKEN, PromptRenderer
-from mlxk.adapters.mlx.thinking_switch import thinking_options
+from mlxk.adapters.mlx.thinking_switch import reasoning_options
 from mlxk.domain.chat_template import TEMPLATE_FILES
 from mlxk.domain.conversation import Conversation, Message, Role, ToolCall
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ValidationError
+from mlxk.domain.generation import Effort
 
 _CHATML = """{%- for message in messages -%}
 {%- if message.role == 'system' and not loop.first -%}{{ raise_exception('System role not supported') }}{%- endif -%}
@@ -110,9 +111,29 @@ def test_thinking_is_left_to_the_template_unless_asked_for() -> None:
     ],
 )
 def test_a_template_is_told_about_thinking_under_the_names_that_it_reads(template: object, read: set[str]) -> None:
-    assert thinking_options(template, True) == dict.fromkeys(read, True)
-    assert thinking_options(template, False) == dict.fromkeys(read, False)
-    assert thinking_options(template, None) == {}
+    assert reasoning_options(template, True, None) == dict.fromkeys(read, True)
+    assert reasoning_options(template, False, Effort.MEDIUM) == dict.fromkeys(read, False)
+    assert reasoning_options(template, None, None) == {}
+
+
+@pytest.mark.parametrize("effort", Effort)
+def test_a_template_is_told_the_degree_of_reasoning_that_it_reads(effort: Effort) -> None:
+    renderer = PromptRenderer(_tokenizer(_CHATML + "{{ reasoning_effort | default('usual') }}"))
+    assert renderer.render(Conversation.of("hello"), effort=effort).tail.endswith(effort.value)
+    assert renderer.render(Conversation.of("hello")).tail.endswith("usual")
+    assert not renderer.render(Conversation.of("hello"), effort=effort).told_to_think
+
+
+@pytest.mark.parametrize("template", [_CHATML, None])
+@pytest.mark.parametrize("prompt", [Conversation.of("hello"), "hello", (1, 2)])
+def test_a_degree_of_reasoning_that_nobody_can_be_told_is_refused(
+    template: str | None, prompt: Conversation | str | tuple[int, ...]
+) -> None:
+    renderer = PromptRenderer(_tokenizer(template))
+    assert renderer.render(prompt, effort=Effort.MEDIUM).tokens == renderer.render(prompt).tokens
+    for effort in (Effort.LOW, Effort.HIGH):
+        with pytest.raises(CapabilityError, match="reasoning_effort: this model knows no degrees"):
+            renderer.render(prompt, effort=effort)
 
 
 def test_what_was_rendered_says_whether_the_template_was_told() -> None:

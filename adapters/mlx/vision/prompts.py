@@ -20,11 +20,11 @@ from mlxk.adapters.mlx.templates import (
     wire_messages,
     wire_tools,
 )
-from mlxk.adapters.mlx.thinking_switch import thinking_options
+from mlxk.adapters.mlx.thinking_switch import SWITCHES, reasoning_options, refuse_degrees
 from mlxk.adapters.mlx.vision.model import VisionParts
 from mlxk.domain.conversation import Conversation, Message, MessagePart
 from mlxk.domain.errors import CapabilityError, ValidationError
-from mlxk.domain.generation import GenerationRequest
+from mlxk.domain.generation import Effort, GenerationRequest
 from mlxk.domain.media import DecodedImage
 from mlxk.domain.sound import SOUND_RATE, DecodedSound
 
@@ -63,11 +63,12 @@ def look(request: GenerationRequest, model: LoadedModel) -> tuple[RenderedPrompt
     parts: VisionParts = model.vision
     conversation = request.prompt
     if not isinstance(conversation, Conversation):
+        refuse_degrees(request.effort)
         with model.lock:
             rendered = model.renderer.render(conversation)
         return rendered, LookedAt(rendered.tokens, {}, -1, "")
     with model.lock:
-        text, told = _render(conversation, parts, request.thinking)
+        text, told = _render(conversation, parts, request.thinking, request.effort)
         model.renderer.refuse_endless(text)
         seen = _process(text, conversation, parts)
     size = model.vocabulary_size
@@ -75,7 +76,9 @@ def look(request: GenerationRequest, model: LoadedModel) -> tuple[RenderedPrompt
     return RenderedPrompt(known, text[-TAIL_LENGTH:], told_to_think=told), seen
 
 
-def _render(conversation: Conversation, parts: VisionParts, thinking: bool | None) -> tuple[str, bool]:
+def _render(
+    conversation: Conversation, parts: VisionParts, thinking: bool | None, effort: Effort | None
+) -> tuple[str, bool]:
     """Return the text of a conversation, with the model's own marks where images and sounds stand.
 
     And whether the template was told whether the model is to reason.
@@ -89,11 +92,11 @@ def _render(conversation: Conversation, parts: VisionParts, thinking: bool | Non
         plain = isinstance(messages[-1], str)
         holder = None if plain else _template_holder(parts.processor, plays_sound=bool(conversation.sounds))
         if holder is not None:
-            told = thinking_options(holder.chat_template, thinking)
+            told = reasoning_options(holder.chat_template, thinking, effort)
             options = {**offered, **told}
             text = holder.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
-            return whole_text(text), bool(told)
-        refuse_untold(conversation, thinking)
+            return whole_text(text), not told.keys().isdisjoint(SWITCHES)
+        refuse_untold(conversation, thinking, effort)
         text = messages[-1] if plain else prompt_utils.get_chat_template(parts.processor, messages, True)
         return whole_text(text), False
 

@@ -46,6 +46,7 @@ def chat(arguments: argparse.Namespace, door: Door, container: "Container", outp
         question=Question(
             prompt="",
             thinking=arguments.thinking,
+            effort=sampling_flags.effort(arguments),
             computation=computing_flags.computation(arguments),
             draft_reference=arguments.draft_model,
             strict_memory=arguments.strict_memory,

@@ -76,6 +76,7 @@ def _question(arguments: argparse.Namespace, prompt: str) -> "Question":
         prompt=prompt if arguments.no_chat_template else conversation,
         settings=sampling_flags.settings(arguments),
         thinking=arguments.thinking,
+        effort=sampling_flags.effort(arguments),
         computation=computing_flags.computation(arguments),
         draft_reference=arguments.draft_model,
         strict_memory=arguments.strict_memory,

@@ -40,6 +40,7 @@ UNSUPPORTED: Mapping[str, Unsupported] = {
     "n": Unsupported("a model that only listens gives one answer; leave this out", (1,)),
     "presence_penalty": Unsupported(_NOT_SAMPLED, (0.0,)),
     "repetition_penalty": Unsupported(_NOT_SAMPLED, (1.0,)),
+    "reasoning_effort": Unsupported(_NO_REASONING, ("none", "medium")),
     "response_format": Unsupported("a model that only listens writes plain text; leave this out", ("text",)),
     "seed": Unsupported(_NOT_SAMPLED),
     "thinking_budget": Unsupported(_NO_REASONING),

@@ -10,14 +10,19 @@ from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.domain.capabilities import Capability
 from mlxk.domain.conversation import Conversation
 from mlxk.domain.errors import CapabilityError
-from mlxk.domain.generation import MAX_LOGPROB_ALTERNATIVES, GenerationSettings
+from mlxk.domain.generation import MAX_LOGPROB_ALTERNATIVES, Effort, GenerationSettings
 from mlxk.domain.media import MAX_CHUNK
-from mlxk.entrypoints.http.requests.converter import Range
+from mlxk.entrypoints.http.requests.converter import Choice, Range
 from mlxk.entrypoints.http.requests.faults import Fault
 from mlxk.entrypoints.http.requests.messages import MessageParam, ReadSound, to_conversation
 from mlxk.entrypoints.http.requests.response_format import ResponseFormat
 from mlxk.entrypoints.http.requests.sampling import Count, Metadata, SamplingFields
 from mlxk.entrypoints.http.requests.tools import ForcedCall, ToolChoice, Tools, forced_call, tool_faults
+
+EFFORTS = ("none", *(effort.value for effort in Effort))
+
+_DECIDED = {"none", Effort.LOW.value, Effort.HIGH.value}
+"""Efforts that say whether the model is to reason; medium is what many clients send without being asked."""
 
 MAX_MESSAGES = 4096
 """Messages a conversation may have."""
@@ -36,7 +41,7 @@ class ChatRequest(SamplingFields):
     tool_choice: ToolChoice = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
-    reasoning_effort: str | None = None
+    reasoning_effort: Annotated[str, Choice(EFFORTS)] | None = None
     enable_thinking: bool | None = None
     thinking_budget: Annotated[int, Range(0)] | None = None
     chunk: Annotated[int, Range(1, MAX_CHUNK)] | None = None
@@ -53,7 +58,7 @@ class ChatRequest(SamplingFields):
             faults.append(Fault("max_completion_tokens", "contradicts max_tokens; send one of them"))
         if self.top_logprobs is not None and not self.logprobs:
             faults.append(Fault("top_logprobs", "needs logprobs to be true"))
-        if self.enable_thinking is not None and self.reasoning_effort == "none" and self.enable_thinking:
+        if self.enable_thinking is (self.reasoning_effort == "none") and self.reasoning_effort in _DECIDED:
             faults.append(Fault("enable_thinking", "contradicts reasoning_effort"))
         faults += tool_faults(self.tools or (), self.tool_choice)
         if self.response_format is not None:
@@ -66,6 +71,11 @@ class ChatRequest(SamplingFields):
     def thinking(self) -> bool | None:
         """Whether the model is to reason first; None leaves it to the chat template."""
         return False if self.reasoning_effort == "none" else self.enable_thinking
+
+    @property
+    def effort(self) -> Effort | None:
+        """How much the model is to reason; None leaves it to the chat template."""
+        return None if self.reasoning_effort in {None, "none"} else Effort(self.reasoning_effort)
 
     @property
     def offered(self) -> Tools:

@@ -35,7 +35,6 @@ CHAT_UNSUPPORTED: Mapping[str, Unsupported] = {
     "prediction": Unsupported("predicted output is not supported"),
     "prompt_cache_options": Unsupported("the prompt cache works by itself", ({},)),
     "prompt_cache_retention": Unsupported("prompts are kept in memory only", ("in_memory",)),
-    "reasoning_effort": Unsupported("effort has no degrees here; use none or medium", ("none", "medium")),
     "service_tier": Unsupported("there is one tier", ("auto", "default")),
     "store": Unsupported("nothing is stored", (False,)),
     "verbosity": Unsupported("cannot be controlled; ask for it in the prompt", ("medium",)),

@@ -75,6 +75,7 @@ class ChatCompletions:
             chat.conversation(),
             chat.generation_settings(self._settings.max_tokens, forced),
             thinking=chat.thinking,
+            effort=chat.effort,
         )
         alternatives, chunk = chat.n or 1, chat.chunk or self._settings.chunk
         asked = Asked(

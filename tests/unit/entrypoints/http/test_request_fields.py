@@ -12,7 +12,7 @@ from openai.types.chat import completion_create_params as chat_params
 from serving.asking import chat, complete, parts
 
 from mlxk.domain.conversation import Conversation, Role, ToolCall
-from mlxk.domain.generation import SEED_RANGE
+from mlxk.domain.generation import SEED_RANGE, Effort
 from mlxk.domain.grammar import Grammar
 from mlxk.entrypoints.http.requests.chat import ChatRequest
 from mlxk.entrypoints.http.requests.closed_schema import closed
@@ -148,6 +148,15 @@ def test_tools_reach_the_engine_unless_none_is_to_be_called() -> None:
     _, reached = chat(tools=[TOOL], tool_choice="none")
     assert isinstance(reached.prompt, Conversation)
     assert reached.prompt.tools == ()
+
+
+@pytest.mark.parametrize(
+    ("sent", "effort"),
+    [(None, None), ("none", None), ("low", Effort.LOW), ("medium", Effort.MEDIUM), ("high", Effort.HIGH)],
+)
+def test_the_effort_reaches_the_engine(sent: str | None, effort: Effort | None) -> None:
+    _, reached = chat(reasoning_effort=sent)
+    assert reached.effort is effort
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,6 @@ REFUSED = {
     "prediction": {"type": "content", "content": "x"},
     "prompt_cache_options": {"mode": "x"},
     "prompt_cache_retention": "24h",
-    "reasoning_effort": "high",
     "service_tier": "flex",
     "store": True,
     "suffix": "end",
@@ -257,6 +256,23 @@ def test_a_text_model_refuses_pictures_and_sound_by_their_place(part: str) -> No
     assert status == 422
     assert answer["error"]["type"] == "capability_not_supported"
     assert answer["error"]["param"] == "messages[0].content[0]"
+
+
+@pytest.mark.parametrize(
+    ("thinking", "effort", "taken"),
+    [
+        (True, "none", False),
+        (False, "low", False),
+        (False, "high", False),
+        (False, "none", True),
+        (False, "medium", True),
+        (True, "high", True),
+    ],
+)
+def test_whether_and_how_much_to_reason_must_agree(thinking: bool, effort: str, taken: bool) -> None:
+    status, answer, _, _ = ask("/v1/chat/completions", enable_thinking=thinking, reasoning_effort=effort)
+    assert status == (200 if taken else 400)
+    assert taken or answer["error"]["param"] == "enable_thinking"
 
 
 def test_a_form_and_tools_are_not_combined() -> None:
