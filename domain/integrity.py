@@ -5,6 +5,7 @@ ones that were published is not decided here, and "healthy" does not claim it: t
 is the content verifier's work.
 """
 
+import re
 from collections.abc import Callable
 
 from mlxk.domain import detection, weight_files
@@ -12,6 +13,12 @@ from mlxk.domain.health import HealthReport, healthy, unhealthy
 from mlxk.domain.safetensors import Damage
 from mlxk.domain.snapshot import CONFIG, PREPROCESSOR_CONFIG, PROCESSOR_CONFIG, TOKENIZER_CONFIG, ModelSnapshot
 from mlxk.domain.weight_files import Gap, absent, listed
+
+HARMLESS_LAYERS = 1000
+"""So many layers are built quickly, whether or not there are tensors for them; no model has as many."""
+
+_COUNTS_LAYERS = re.compile(r"(^|_)(layers?|depth|blocks)$")
+"""Names in a config that count layers."""
 
 _TOKENIZERS = frozenset({"tokenizer.json", "tekken.json"})
 _TOKENIZER_SUFFIXES = (".model", ".model.v3", ".spm", ".tiktoken", "vocab.txt")
@@ -79,6 +86,18 @@ def _layout_fault(snapshot: ModelSnapshot) -> HealthReport | None:
     return unhealthy(f"Damaged safetensors, {worst.value}: {listed(files)}{first}{amount}", files, missing or None)
 
 
+def _count_fault(snapshot: ModelSnapshot) -> HealthReport | None:
+    """Find a config that counts layers without end: the libraries build every one before they miss its tensors."""
+    if not snapshot.headers:
+        return None
+    tensors = sum(len(header.tensors) for header in snapshot.headers.values())
+    parts = (snapshot.config, *(value for value in snapshot.config.values() if isinstance(value, dict)))
+    for name, count in ((name, count) for part in parts for name, count in part.items() if _COUNTS_LAYERS.search(name)):
+        if type(count) is int and count > max(tensors, HARMLESS_LAYERS):
+            return unhealthy(f"{CONFIG} counts {count} layers ({name}), the weights hold {tensors} tensors", (CONFIG,))
+    return None
+
+
 def _size_fault(snapshot: ModelSnapshot) -> HealthReport | None:
     """Find files that are not as long as the hub said."""
     wrong = {
@@ -144,6 +163,7 @@ _RULES: tuple[Callable[[ModelSnapshot], HealthReport | None], ...] = (
     _config_fault,
     weight_files.find_fault,
     _layout_fault,
+    _count_fault,
     _size_fault,
     _vision_fault,
     _tokenizer_fault,

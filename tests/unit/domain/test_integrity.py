@@ -59,6 +59,28 @@ def test_numbers_and_repeated_keys_that_the_libraries_accept_are_healthy(make_sn
     assert check(make_snapshot({"config.json": config})).healthy
 
 
+@pytest.mark.parametrize("name", ["num_hidden_layers", "n_layer", "depth", "encoder_layers", "num_blocks"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_layers_without_end_are_found_before_a_library_builds_them(
+    name: str, nested: bool, make_snapshot: Snapshots
+) -> None:
+    def report(count: object, tensors: int = 9) -> str:
+        config = {"model_type": "llama", **({"text_config": {name: count}} if nested else {name: count})}
+        header = SafetensorsHeader(tensors={f"t{index}": {} for index in range(tensors)})
+        return check(make_snapshot({"config.json": config}, headers={"model.safetensors": header})).reason
+
+    assert report(10**9) == f"config.json counts 1000000000 layers ({name}), the weights hold 9 tensors"
+    for harmless in (1000, 10**9 + 0.0, "10000", True, None, -(10**9)):
+        assert report(harmless) == "Model is healthy"
+    assert report(2000, tensors=2000) == "Model is healthy"
+
+
+def test_what_only_speaks_of_layers_counts_none(make_snapshot: Snapshots) -> None:
+    config = {"model_type": "gemma3n", "vocab_size_per_layer_input": 262144, "layer_types": [], "depth_scale": 10**6}
+    header = SafetensorsHeader(tensors={"t": {}})
+    assert check(make_snapshot({"config.json": config}, headers={"model.safetensors": header})).healthy
+
+
 def test_a_missing_shard_is_a_partial_download_and_the_index_says_how_much_is_missing(make_snapshot: Snapshots) -> None:
     headers = {name: SafetensorsHeader(data_bytes=300) for name in SHARDS[:2]}
     report = check(make_snapshot(indexed(*SHARDS[:2], total_size=1000), headers=headers))
