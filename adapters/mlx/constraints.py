@@ -12,6 +12,7 @@ from mlxk.adapters.mlx.grammar import CompiledGrammar, GrammarConstraint, answer
 from mlxk.adapters.mlx.sampling import LogitsProcessor
 from mlxk.domain.answer_stream import AnswerStream
 from mlxk.domain.errors import ExecutionError
+from mlxk.domain.generation import TextDelta
 
 
 @attrs.define(eq=False)
@@ -27,12 +28,14 @@ class Constraints:
     detokenizer: Callable[[], Detokenizer]
     parser: Callable[[], AnswerStream]
     """Makes what tells reasoning from answer."""
+    opens_once: bool = False
+    """Whether an answer that has begun to speak cannot reason any more."""
 
     def __call__(self, generated: Sequence[int]) -> tuple[LogitsProcessor, ...]:
         """Build the processors for an answer that holds these tokens already."""
         processors: list[LogitsProcessor] = []
         if self.thinking_budget is not None:
-            reader = ReasoningReader(self.detokenizer(), self.parser())
+            reader = ReasoningReader(self.detokenizer(), self.parser(), self.opens_once)
             processors.append(ThinkingBudget(self.thinking_budget, self.closing, self.opening, reader))
         if self.grammar is not None:
             constraint = self.grammar.constrain(answer_begins(self.detokenizer(), self.parser()))
@@ -49,23 +52,27 @@ class ReasoningReader:
     Args:
         detokenizer: Fresh.
         parser: Fresh, knowing what the prompt ends with.
+        opens_once: Whether what begins to speak cannot reason any more.
     """
 
-    def __init__(self, detokenizer: Detokenizer, parser: AnswerStream) -> None:
+    def __init__(self, detokenizer: Detokenizer, parser: AnswerStream, opens_once: bool) -> None:
         self._detokenizer = detokenizer
         self._parser = parser
+        self._opens_once = opens_once
         self._read = 0
         self.thinking_since: int | None = 0 if parser.thinking else None
         """Tokens of the answer before its reasoning; None while there is no reasoning."""
         self.over = False
-        """Whether the answer has reasoned and does so no longer."""
+        """Whether it reasons no longer, or never will; then nobody needs to look, which waits for the device."""
 
     def look(self, generated: mx.array) -> None:
         """Read what was said since the last look."""
         fresh: Any = generated[self._read :].tolist()
         for token in fresh:
-            self._parser.feed(self._detokenizer.feed(token))
+            said = self._parser.feed(self._detokenizer.feed(token))
             self._read += 1
+            if self._opens_once and any(isinstance(each, TextDelta) and not each.text.isspace() for each in said):
+                self.over = True
             if self._parser.thinking and self.thinking_since is None:
                 self.thinking_since = self._read
             elif not self._parser.thinking and self.thinking_since is not None:

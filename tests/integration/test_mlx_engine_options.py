@@ -12,14 +12,18 @@ from models.answers import loaded, oracle, read
 from models.tiny_models import build
 
 from mlxk.adapters.in_memory.event_log import InMemoryEventLog
+from mlxk.adapters.mlx.constraints import ReasoningReader
+from mlxk.adapters.mlx.detokenizer import TokenDecoder
 from mlxk.adapters.mlx.text import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
+from mlxk.domain.answer_stream import AnswerStream
 from mlxk.domain.computation import Computation
 from mlxk.domain.conversation import Conversation
 from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.generation import FinishReason, GenerationRequest, GenerationSettings, ReasoningDelta, TextDelta
 from mlxk.domain.grammar import Grammar
 from mlxk.domain.model import ModelHandle
+from mlxk.domain.reasoning import detect_reasoning
 
 pytestmark = pytest.mark.mlx
 PROMPT = "The quick brown fox"
@@ -249,6 +253,20 @@ def test_a_model_that_always_reasons_does_not_when_that_is_asked(
     events = list(engine.submit(GenerationRequest(thinker, Conversation.of("Hello"), eager, thinking=False)))
     assert not any(isinstance(event, ReasoningDelta) for event in events)
     assert "".join(event.text for event in events if isinstance(event, TextDelta)).strip()
+
+
+@pytest.mark.parametrize("opens_once", [False, True])
+def test_an_answer_that_speaks_is_looked_at_no_more_where_it_cannot_reason_later(
+    thinker: ModelHandle, opens_once: bool
+) -> None:
+    _, tokenizer = loaded(thinker)
+    style = detect_reasoning("<think></think>", ())
+    reader = ReasoningReader(TokenDecoder(tokenizer).stream(), AnswerStream((), style, None, ""), opens_once)
+    tokens = tokenizer.encode(" \n Hello there", add_special_tokens=False)
+    reader.look(mx.array(tokens[:1]))
+    assert not reader.over
+    reader.look(mx.array(tokens))
+    assert reader.over is opens_once
 
 
 def test_beside_a_draft_model_no_reasoning_is_cut_short(
