@@ -98,8 +98,14 @@ class Application:
 
     def _add_routes(self, ports: Ports, settings: ServerSettings) -> None:
         listening = Listening(
-            *(ports.transcribe, ports.sounds, ports.catalogue, self.life, self._admission, ports.clock, ports.log),
-            settings.max_tokens,
+            transcribe=ports.transcribe,
+            sounds=ports.sounds,
+            catalogue=ports.catalogue,
+            life=self.life,
+            admission=self._admission,
+            clock=ports.clock,
+            log=ports.log,
+            max_tokens=settings.max_tokens,
         )
         embedding = Embedding(ports.embed, ports.catalogue, self.life, self._admission, settings.embed_model)
         reader = RequestReader(listening.read)
