@@ -17,7 +17,7 @@ from mlxk.adapters.mlx.prefix_cache import PrefixCache
 from mlxk.adapters.mlx.preparation import prepare
 from mlxk.adapters.mlx.residency import Resident
 from mlxk.adapters.mlx.sampling import LogitsProcessor
-from mlxk.adapters.mlx.scheduler import PIECE_SHARED, Scheduler
+from mlxk.adapters.mlx.scheduler import PIECE_SHARED, SMALL_REST, Scheduler
 from mlxk.adapters.mlx.streams import AnswerSink, MlxTextStream
 from mlxk.adapters.mlx.tally import Tally
 from mlxk.adapters.system.clock import SystemClock
@@ -229,6 +229,40 @@ def test_a_running_answer_gets_a_token_between_two_pieces_of_a_long_prompt(works
         before = len(running.answer.generated)
         workshop.turn()
         assert len(running.answer.generated) > before
+    workshop.scheduler.end_all()
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 5])
+@pytest.mark.parametrize("answers", [1, 3])
+def test_no_step_is_begun_after_the_last_token_of_every_answer(workshop: Workshop, tokens: int, answers: int) -> None:
+    streams = [workshop.start(prompt, max_tokens=tokens)[1] for prompt in PROMPTS[:answers]]
+    workshop.run()
+    assert [shape for shape in workshop.network.passes if shape[1] == 1] == [(answers, 1)] * tokens
+    assert [read(stream).finished.usage.completion_tokens for stream in streams] == [tokens] * answers
+
+
+def test_an_answer_that_goes_on_is_not_held_up_by_one_that_ends(model: LoadedModel, workshop: Workshop) -> None:
+    expected = [Workshop(model).texts(PROMPTS[0], max_tokens=3)[0], Workshop(model).texts(PROMPTS[1], max_tokens=9)[0]]
+    streams = [workshop.start(prompt, max_tokens=most)[1] for prompt, most in zip(PROMPTS, (3, 9), strict=False)]
+    workshop.run()
+    assert [read(stream).text for stream in streams] == expected
+
+
+@pytest.mark.parametrize(("rest", "pieces"), [(1, 1), (SMALL_REST, 1), (SMALL_REST + 1, 2)])
+def test_a_small_rest_of_a_prompt_is_computed_with_the_piece_before_it(
+    workshop: Workshop, rest: int, pieces: int
+) -> None:
+    running, _ = workshop.start("Hello world", max_tokens=500)
+    while not running.answer.generated:
+        workshop.turn()
+    job, _ = workshop.start("word", max_tokens=1)
+    job.answer.prompt[:] = [5] * (PIECE_SHARED + rest + 1)  # the last one is the first input of the answer
+    workshop.network.passes.clear()
+    while not job.answer.ended:
+        workshop.turn()
+    computed = [shape[1] for shape in workshop.network.passes if shape[1] > 1]
+    assert sum(computed) == PIECE_SHARED + rest
+    assert len(computed) == pieces
     workshop.scheduler.end_all()
 
 
