@@ -58,6 +58,11 @@ class AnswerStream:
         """Whether what comes next belongs to the answer itself, neither to reasoning nor to the markup around it."""
         return self._channels.answering if self._channels is not None else not self.thinking
 
+    @property
+    def past_reasoning(self) -> bool:
+        """Whether no reasoning can come any more; in channels it always can."""
+        return self._channels is None and (self._tags is None or self._tags.past_reasoning)
+
     def feed(self, text: str) -> list[AnswerDelta]:
         """Take the next piece of decoded text, which may be empty, and return what is decided by now."""
         return self._split(self._stops.feed(text)[0])

@@ -5,6 +5,7 @@ ones that were published is not decided here, and "healthy" does not claim it: t
 is the content verifier's work.
 """
 
+import itertools
 import re
 from collections.abc import Callable
 
@@ -91,9 +92,10 @@ def _count_fault(snapshot: ModelSnapshot) -> HealthReport | None:
     if not snapshot.headers:
         return None
     tensors = sum(len(header.tensors) for header in snapshot.headers.values())
+    most = max(tensors, HARMLESS_LAYERS)
     parts = (snapshot.config, *(value for value in snapshot.config.values() if isinstance(value, dict)))
-    for name, count in ((name, count) for part in parts for name, count in part.items() if _COUNTS_LAYERS.search(name)):
-        if type(count) is int and count > max(tensors, HARMLESS_LAYERS):
+    for name, count in itertools.chain.from_iterable(part.items() for part in parts):
+        if type(count) is int and count > most and _COUNTS_LAYERS.search(name):
             return unhealthy(f"{CONFIG} counts {count} layers ({name}), the weights hold {tensors} tensors", (CONFIG,))
     return None
 

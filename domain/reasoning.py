@@ -138,6 +138,11 @@ class ReasoningSplitter:
         """Whether a block of reasoning is open."""
         return self._thinking
 
+    @property
+    def past_reasoning(self) -> bool:
+        """Whether something visible was said, so that no block can open any more."""
+        return self._answering
+
     def feed(self, text: str) -> list[TextDelta | ReasoningDelta]:
         """Take the next piece of text and return what is decided by now."""
         deltas: list[TextDelta | ReasoningDelta] = []

@@ -134,7 +134,7 @@ class Answer:
             self._pending.clear()
         deltas = parser.feed(text)
         self._emit(deltas)
-        if self._only_opening and any(isinstance(each, TextDelta) and not each.text.isspace() for each in deltas):
+        if self._only_opening and parser.past_reasoning:
             self._emit(parser.flush())
             self._parser = None
         return parser.stopped

@@ -145,19 +145,20 @@ class DecodeBatch(Batch):
         """
         tokens, mass = mx.array(list(last_tokens), dtype=mx.uint32), mx.zeros((len(rows), 1))
         if not self.rows and len(rows) == 1:
-            self._cache, self._merged, self._tokens, self._mass = caches[0], False, tokens, mass
+            self._cache, self._merged = caches[0], False
         else:
             joined = [layers[0].merge(list(layers)) for layers in zip(*caches, strict=True)]
             if not self.rows:
-                self._cache, self._tokens, self._mass = joined, tokens, mass
+                self._cache = joined
             else:
                 if not self._merged:
                     self._cache = [layer.merge([layer]) for layer in self._cache]
                 for mine, other in zip(self._cache, joined, strict=True):
                     mine.extend(other)
-                self._tokens = mx.concatenate([self._tokens, tokens])
-                self._mass = mx.concatenate([self._mass, mass])
             self._merged = True
+        if self.rows:
+            tokens, mass = mx.concatenate([self._tokens, tokens]), mx.concatenate([self._mass, mass])
+        self._tokens, self._mass = tokens, mass
         if self._collected is not None:
             self._collected += last_tokens
         for row in rows:

@@ -12,7 +12,6 @@ from mlxk.adapters.mlx.grammar import CompiledGrammar, GrammarConstraint, answer
 from mlxk.adapters.mlx.sampling import LogitsProcessor
 from mlxk.domain.answer_stream import AnswerStream
 from mlxk.domain.errors import ExecutionError
-from mlxk.domain.generation import TextDelta
 
 
 @attrs.define(eq=False)
@@ -28,14 +27,12 @@ class Constraints:
     detokenizer: Callable[[], Detokenizer]
     parser: Callable[[], AnswerStream]
     """Makes what tells reasoning from answer."""
-    opens_once: bool = False
-    """Whether an answer that has begun to speak cannot reason any more."""
 
     def __call__(self, generated: Sequence[int]) -> tuple[LogitsProcessor, ...]:
         """Build the processors for an answer that holds these tokens already."""
         processors: list[LogitsProcessor] = []
         if self.thinking_budget is not None:
-            reader = ReasoningReader(self.detokenizer(), self.parser(), self.opens_once)
+            reader = ReasoningReader(self.detokenizer(), self.parser())
             processors.append(ThinkingBudget(self.thinking_budget, self.closing, self.opening, reader))
         if self.grammar is not None:
             constraint = self.grammar.constrain(answer_begins(self.detokenizer(), self.parser()))
@@ -52,13 +49,11 @@ class ReasoningReader:
     Args:
         detokenizer: Fresh.
         parser: Fresh, knowing what the prompt ends with.
-        opens_once: Whether what begins to speak cannot reason any more.
     """
 
-    def __init__(self, detokenizer: Detokenizer, parser: AnswerStream, opens_once: bool) -> None:
+    def __init__(self, detokenizer: Detokenizer, parser: AnswerStream) -> None:
         self._detokenizer = detokenizer
         self._parser = parser
-        self._opens_once = opens_once
         self._read = 0
         self.thinking_since: int | None = 0 if parser.thinking else None
         """Tokens of the answer before its reasoning; None while there is no reasoning."""
@@ -69,14 +64,13 @@ class ReasoningReader:
         """Read what was said since the last look."""
         fresh: Any = generated[self._read :].tolist()
         for token in fresh:
-            said = self._parser.feed(self._detokenizer.feed(token))
+            self._parser.feed(self._detokenizer.feed(token))
             self._read += 1
-            if self._opens_once and any(isinstance(each, TextDelta) and not each.text.isspace() for each in said):
-                self.over = True
             if self._parser.thinking and self.thinking_since is None:
                 self.thinking_since = self._read
             elif not self._parser.thinking and self.thinking_since is not None:
                 self.thinking_since, self.over = None, True
+        self.over = self.over or self._parser.past_reasoning
 
 
 class ThinkingBudget:

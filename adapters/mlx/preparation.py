@@ -116,7 +116,6 @@ def _constrain(settings: GenerationSettings, model: LoadedModel, rendered: Rende
         opening=tuple(opening),
         detokenizer=model.decoder.stream,
         parser=lambda: AnswerStream((), model.reasoning, None, rendered.tail),
-        opens_once=_opens_only(model.reasoning),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from mlxk.adapters.mlx.thinking_switch import SWITCHES, reasoning_options, refuse_degrees
+from mlxk.adapters.mlx.thinking_switch import SWITCHES, reasoning_options, refuse_degrees, tells_to_think
 from mlxk.adapters.mlx.tokenizer_access import unwrapped
 from mlxk.domain.conversation import Conversation, Message, Role, ToolCall
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ValidationError
@@ -125,7 +125,7 @@ class PromptRenderer:
         text = self._templated(prompt, options)
         self.refuse_endless(text)
         tokens = tuple(self._encode(text, add_special_tokens=False))
-        return RenderedPrompt(tokens, text[-TAIL_LENGTH:], told_to_think=not options.keys().isdisjoint(SWITCHES))
+        return RenderedPrompt(tokens, text[-TAIL_LENGTH:], told_to_think=tells_to_think(options))
 
     def refuse_endless(self, text: str) -> None:
         """Refuse a rendered text whose beginning alone does not fit, without counting the tokens of all of it.

@@ -42,6 +42,11 @@ def reasoning_options(template: object, thinking: bool | None, effort: Effort | 
     return options
 
 
+def tells_to_think(options: Mapping[str, object]) -> bool:
+    """Whether what a template is given says whether the model is to reason."""
+    return not options.keys().isdisjoint(SWITCHES)
+
+
 def refuse_degrees(effort: Effort | None) -> None:
     """Refuse any degree but the usual, for a model that cannot be told of it.
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from mlxk.domain.generation import Effort, GenerationSettings
 
 EFFORTS = ("low", "medium", "high")
+"""The values of ``Effort``, which is not imported to tell the flags."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,7 @@ from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.generation import FinishReason, GenerationRequest, GenerationSettings, ReasoningDelta, TextDelta
 from mlxk.domain.grammar import Grammar
 from mlxk.domain.model import ModelHandle
-from mlxk.domain.reasoning import detect_reasoning
+from mlxk.domain.reasoning import CHANNELS, ReasoningFormat, detect_reasoning
 
 pytestmark = pytest.mark.mlx
 PROMPT = "The quick brown fox"
@@ -255,18 +255,17 @@ def test_a_model_that_always_reasons_does_not_when_that_is_asked(
     assert "".join(event.text for event in events if isinstance(event, TextDelta)).strip()
 
 
-@pytest.mark.parametrize("opens_once", [False, True])
+@pytest.mark.parametrize(("style", "past"), [(detect_reasoning("<think></think>", ()), True), (CHANNELS, False)])
 def test_an_answer_that_speaks_is_looked_at_no_more_where_it_cannot_reason_later(
-    thinker: ModelHandle, opens_once: bool
+    thinker: ModelHandle, style: ReasoningFormat, past: bool
 ) -> None:
     _, tokenizer = loaded(thinker)
-    style = detect_reasoning("<think></think>", ())
-    reader = ReasoningReader(TokenDecoder(tokenizer).stream(), AnswerStream((), style, None, ""), opens_once)
+    reader = ReasoningReader(TokenDecoder(tokenizer).stream(), AnswerStream((), style, None, ""))
     tokens = tokenizer.encode(" \n Hello there", add_special_tokens=False)
     reader.look(mx.array(tokens[:1]))
     assert not reader.over
     reader.look(mx.array(tokens))
-    assert reader.over is opens_once
+    assert reader.over is past
 
 
 def test_beside_a_draft_model_no_reasoning_is_cut_short(

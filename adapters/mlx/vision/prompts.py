@@ -20,7 +20,7 @@ from mlxk.adapters.mlx.templates import (
     wire_messages,
     wire_tools,
 )
-from mlxk.adapters.mlx.thinking_switch import SWITCHES, reasoning_options, refuse_degrees
+from mlxk.adapters.mlx.thinking_switch import reasoning_options, tells_to_think
 from mlxk.adapters.mlx.vision.model import VisionParts
 from mlxk.domain.conversation import Conversation, Message, MessagePart
 from mlxk.domain.errors import CapabilityError, ValidationError
@@ -63,9 +63,8 @@ def look(request: GenerationRequest, model: LoadedModel) -> tuple[RenderedPrompt
     parts: VisionParts = model.vision
     conversation = request.prompt
     if not isinstance(conversation, Conversation):
-        refuse_degrees(request.effort)
         with model.lock:
-            rendered = model.renderer.render(conversation)
+            rendered = model.renderer.render(conversation, effort=request.effort)
         return rendered, LookedAt(rendered.tokens, {}, -1, "")
     with model.lock:
         text, told = _render(conversation, parts, request.thinking, request.effort)
@@ -95,7 +94,7 @@ def _render(
             told = reasoning_options(holder.chat_template, thinking, effort)
             options = {**offered, **told}
             text = holder.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
-            return whole_text(text), not told.keys().isdisjoint(SWITCHES)
+            return whole_text(text), tells_to_think(told)
         refuse_untold(conversation, thinking, effort)
         text = messages[-1] if plain else prompt_utils.get_chat_template(parts.processor, messages, True)
         return whole_text(text), False

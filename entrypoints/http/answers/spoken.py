@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 import attrs
 
 from mlxk.application.heard_answer import HeardAnswer, HeardLimits
-from mlxk.application.model_requirements import require_speech_model
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.use_cases.serve_catalogue import ServedModel
@@ -70,13 +69,12 @@ class SpokenQuestions:
 
         Args:
             chat: What is asked.
-            model: The one that it names, which only listens.
+            model: The one that it names, which only listens and can run.
 
         Raises:
             CapabilityError: There is nothing to listen to, or something else to do.
             ValidationError: Names every field at fault.
         """
-        require_speech_model(model.description)
         question = _understood(chat, model, self._max_tokens)
         return Asked(
             model=model,

@@ -19,10 +19,10 @@ from mlxk.entrypoints.http.requests.response_format import ResponseFormat
 from mlxk.entrypoints.http.requests.sampling import Count, Metadata, SamplingFields
 from mlxk.entrypoints.http.requests.tools import ForcedCall, ToolChoice, Tools, forced_call, tool_faults
 
-EFFORTS = ("none", *(effort.value for effort in Effort))
+_EFFORTS = ("none", *(effort.value for effort in Effort))
 
-_DECIDED = {"none", Effort.LOW.value, Effort.HIGH.value}
-"""Efforts that say whether the model is to reason; medium is what many clients send without being asked."""
+_REASONS = {"none": False, Effort.LOW.value: True, Effort.HIGH.value: True}
+"""Whether the model is to reason, by the efforts that say so; many clients send medium without being asked."""
 
 MAX_MESSAGES = 4096
 """Messages a conversation may have."""
@@ -41,7 +41,7 @@ class ChatRequest(SamplingFields):
     tool_choice: ToolChoice = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
-    reasoning_effort: Annotated[str, Choice(EFFORTS)] | None = None
+    reasoning_effort: Annotated[str, Choice(_EFFORTS)] | None = None
     enable_thinking: bool | None = None
     thinking_budget: Annotated[int, Range(0)] | None = None
     chunk: Annotated[int, Range(1, MAX_CHUNK)] | None = None
@@ -58,7 +58,8 @@ class ChatRequest(SamplingFields):
             faults.append(Fault("max_completion_tokens", "contradicts max_tokens; send one of them"))
         if self.top_logprobs is not None and not self.logprobs:
             faults.append(Fault("top_logprobs", "needs logprobs to be true"))
-        if self.enable_thinking is (self.reasoning_effort == "none") and self.reasoning_effort in _DECIDED:
+        reasons = _REASONS.get(self.reasoning_effort or "")
+        if None not in {reasons, self.enable_thinking} and reasons is not self.enable_thinking:
             faults.append(Fault("enable_thinking", "contradicts reasoning_effort"))
         faults += tool_faults(self.tools or (), self.tool_choice)
         if self.response_format is not None:

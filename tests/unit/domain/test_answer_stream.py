@@ -33,6 +33,17 @@ def test_reasoning_text_and_calls_come_in_order() -> None:
     assert _run([text], tail="assistant\n<think>\n") == _run(list(text), tail="assistant\n<think>\n") == expected
 
 
+def test_reasoning_can_come_until_something_visible_was_said_and_in_channels_always() -> None:
+    tagged = AnswerStream((), _THINK, None, "")
+    for piece, past in ((" \n", False), ("<think>hm", False), ("</think>\n", False), ("So", True), ("<think>", True)):
+        tagged.feed(piece)
+        assert tagged.past_reasoning is past
+    channelled = AnswerStream((), CHANNELS, None, "")
+    channelled.feed("<|channel|>final<|message|>So")
+    assert not channelled.past_reasoning
+    assert AnswerStream().past_reasoning
+
+
 def test_a_call_inside_reasoning_is_reasoning() -> None:
     assert _run(["<think><call>add</call></think>x"]) == [ReasoningDelta("<call>add</call>"), TextDelta("x")]
 

@@ -3,6 +3,8 @@
 import pytest
 
 from mlxk.domain.errors import UsageError
+from mlxk.domain.generation import Effort
+from mlxk.entrypoints.cli import sampling_flags
 from mlxk.entrypoints.cli.parser import HelpWanted, build_parser, parse
 
 
@@ -63,3 +65,7 @@ def test_help_is_handed_to_the_program_and_not_printed(
     with pytest.raises(HelpWanted, match="usage: mlxk"):
         parse(build_parser(), arguments)
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_efforts_to_choose_from_are_those_there_are() -> None:
+    assert set(sampling_flags.EFFORTS) == {effort.value for effort in Effort}
