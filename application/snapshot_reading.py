@@ -11,12 +11,10 @@ import attrs
 
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.model_files import FileListing, ModelFiles
-from mlxk.domain import snapshot as names
-from mlxk.domain.chat_template import TEMPLATE_DOCUMENT, TEMPLATE_FILES
-from mlxk.domain.documents import MAX_DOCUMENT_BYTES, UNREADABLE, Document, read_document
-from mlxk.domain.model import ModelHandle, Origin
-from mlxk.domain.model_card import MAX_CARD_BYTES, ModelCard, read_card
-from mlxk.domain.safetensors import (
+from mlxk.domain.models import snapshot as names
+from mlxk.domain.models.json_file import MAX_DOCUMENT_BYTES, UNREADABLE, Document, read_document
+from mlxk.domain.models.model import ModelHandle, Origin
+from mlxk.domain.models.safetensors import (
     MAX_HEADER_BYTES,
     PREFIX_BYTES,
     Damage,
@@ -24,7 +22,14 @@ from mlxk.domain.safetensors import (
     header_span,
     read_header,
 )
-from mlxk.domain.snapshot import ModelSnapshot
+from mlxk.domain.models.snapshot import (
+    MAX_CARD_BYTES,
+    TEMPLATE_DOCUMENT,
+    TEMPLATE_FILES,
+    ModelCard,
+    ModelSnapshot,
+    read_card,
+)
 
 _DOCUMENTS = (
     names.CONFIG,

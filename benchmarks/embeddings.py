@@ -19,13 +19,13 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from doubles.event_log import InMemoryEventLog
 
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
 from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
-from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.domain.embedding import EmbeddingRequest
-from mlxk.domain.model import ModelHandle, Origin
+from mlxk.domain.models.model import ModelHandle, Origin
 
 ROUNDS = 5
 PAIR = ("A man is eating food.", "A man is eating a piece of bread.")

@@ -28,19 +28,19 @@ from pathlib import Path
 os.environ["MLX_DISABLE_COMPILE"] = "1"
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+from doubles.event_log import InMemoryEventLog
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.sample_utils import make_sampler
 from models.answers import loaded
 from models.tiny_models import build
 
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.adapters.mlx.engine_options import EngineOptions
-from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.mlx.engine.engine_options import EngineOptions
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.application.ports.text_generator import TextStream
-from mlxk.domain.conversation import Conversation, Role
-from mlxk.domain.generation import Finished, GenerationRequest, GenerationSettings, TextDelta
-from mlxk.domain.model import ModelHandle
+from mlxk.domain.generation.conversation import Conversation, Role
+from mlxk.domain.generation.request import Finished, GenerationRequest, GenerationSettings, TextDelta
+from mlxk.domain.models.model import ModelHandle
 
 STREAMS = (1, 8, 32)
 NEW_TOKENS = 128

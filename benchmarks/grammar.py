@@ -24,8 +24,8 @@ from mlx_lm.models import llama
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mlxk.adapters.mlx.grammar import CompiledGrammar, GrammarCompiler
-from mlxk.domain.grammar import Grammar
+from mlxk.adapters.mlx.prompting.grammar import CompiledGrammar, GrammarCompiler
+from mlxk.domain.generation.grammar import Grammar
 
 PERSON = {
     "type": "object",

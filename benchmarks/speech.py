@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+from doubles.event_log import InMemoryEventLog
 from mlx_audio.stt.utils import load_model
 
 from mlxk.adapters.builtin.packaged import PackagedBuiltInModels
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
 from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
-from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
-from mlxk.domain.model import ModelHandle, Origin
-from mlxk.domain.speech import Transcript, TranscriptionRequest
+from mlxk.domain.models.model import ModelHandle, Origin
+from mlxk.domain.transcription import Transcript, TranscriptionRequest
 
 ROUNDS = 5
 

@@ -1,14 +1,141 @@
-"""What of a model is fetched: weights that cannot run code, tokenizers, JSON and the papers that come with them.
+"""Downloading a model: its files as the hub describes them, and which of them are fetched.
 
-Owns the choice and its reasons. A pickle or a program is never fetched, because loading it would run it.
+Owns the checks of names, sizes and digests that come from the hub, and the plan of a download: weights that cannot run
+code, tokenizers, JSON and documents. Fetching is the work of the hub adapter.
 """
 
 import enum
+import re
 
 import attrs
 
-from mlxk.domain.errors import IncompatibleModelError
-from mlxk.domain.remote_model import RemoteFile, RemoteModel
+from mlxk.domain.errors import DownloadFailedError, IncompatibleModelError, ValidationError
+
+MAX_NAME_LENGTH = 96
+"""Characters; the hub's own limit."""
+
+DEFAULT_OWNER = "mlx-community"
+"""Whose model a bare name means when none of that name is on this machine."""
+
+_NAME_PART = re.compile(r"[A-Za-z0-9]|[A-Za-z0-9_][A-Za-z0-9._-]*[A-Za-z0-9_]")
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]{0,254}")
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHORT_COMMIT = re.compile(r"[0-9a-f]{7,40}")
+
+
+@attrs.frozen
+class RemoteFile:
+    """One file of a model on the hub."""
+
+    path: str
+    """Relative to the repository, with ``/`` between parts."""
+    size_bytes: int
+    blob_id: str
+    """git's sha1 of the content; of the pointer to it when ``sha256`` is given."""
+    sha256: str | None = None
+    """Of the content, for large files."""
+    chunk_hash: str | None = None
+    """What the hub's chunk store calls the content; kept for other clients of the cache."""
+
+    @property
+    def digest(self) -> str:
+        """What the content must hash to: 64 digits for sha256, 40 for git's sha1 of it as a blob."""
+        return self.sha256 or self.blob_id
+
+
+@attrs.frozen
+class RemoteModel:
+    """One revision of a model on the hub."""
+
+    name: str
+    """``org/name``."""
+    commit: str
+    """40 hexadecimal digits."""
+    files: tuple[RemoteFile, ...]
+    """All of them, sorted by path."""
+    revision: str | None = None
+    """The branch or tag that was asked for; None for the default branch or a commit."""
+    made_for_mlx: bool = False
+    """Whether its author says that it is in MLX's format."""
+
+    @property
+    def reference(self) -> str | None:
+        """The branch or tag that now stands for the commit; None when a commit was asked for."""
+        return None if self.revision == self.commit else self.revision or "main"
+
+
+def check_name(name: str) -> str:
+    """Return the name of a repository, ``org/name``, when it is one.
+
+    Raises:
+        ValidationError: It is too long, or not two parts of letters, digits, ``.``, ``_`` and ``-``.
+    """
+    if "://" in name:
+        raise ValidationError(f"Invalid model name: '{name}' is an address", hint="Write only ORG/NAME.")
+    if len(name) > MAX_NAME_LENGTH or name.startswith("/") or name.endswith("/") or "//" in name:
+        raise ValidationError(
+            f"Invalid model name: must be <= {MAX_NAME_LENGTH} chars and not contain leading/trailing or double slashes"
+        )
+    parts = name.split("/")
+    sound = len(parts) == 2 and all(_NAME_PART.fullmatch(part) for part in parts)
+    if not sound or "--" in name or ".." in name:
+        raise ValidationError(
+            f"Invalid model name: '{name}'",
+            hint="Write ORG/NAME with letters, digits, '.', '_' and '-', for example: mlx-community/Phi-3-mini-4k",
+        )
+    return name
+
+
+def check_revision(revision: str) -> str:
+    """Return a branch, tag or commit when it can be one.
+
+    Raises:
+        ValidationError: git would not allow the name, or it would lead out of a directory.
+    """
+    parts = revision.split("/")
+    sound = _REVISION.fullmatch(revision) and not any(
+        not part or part.startswith(".") or part.endswith((".", ".lock")) or ".." in part for part in parts
+    )
+    if not sound:
+        raise ValidationError(f"revision '{revision}' is not the name of a branch, a tag or a commit")
+    return revision
+
+
+def check_commit(commit: str | None) -> str:
+    """Return what the hub says the commit is, when it can be one.
+
+    Raises:
+        DownloadFailedError: It is not 40 hexadecimal digits.
+    """
+    if not commit or not _COMMIT.fullmatch(commit):
+        raise DownloadFailedError("the hub gave no usable commit for the model")
+    return commit
+
+
+def check_file(file: RemoteFile) -> RemoteFile:
+    """Return a file of the hub's listing when its path and digest can be used.
+
+    Raises:
+        DownloadFailedError: The path leads out of the repository, or the digest is none.
+    """
+    parts = file.path.split("/")
+    unsafe = {"", ".", ".."} & set(parts) or "\\" in file.path or ":" in parts[0][1:2]
+    if unsafe or any(ord(character) < 32 for character in file.path) or len(file.path) > 1024:
+        raise DownloadFailedError(f"the hub lists a file with an unusable path: {file.path[:80]!r}")
+    if not _DIGEST.fullmatch(file.digest) or file.size_bytes < 0:
+        raise DownloadFailedError(f"the hub gave no usable checksum for {file.path}")
+    return file
+
+
+def is_commit(text: str) -> bool:
+    """Whether a text is a full commit hash."""
+    return _COMMIT.fullmatch(text) is not None
+
+
+def abbreviates(text: str, commit: str | None) -> bool:
+    """Whether a text is the beginning of a commit, as git prints it, or all of it."""
+    return commit is not None and _SHORT_COMMIT.fullmatch(text) is not None and commit.startswith(text)
 
 
 class SkipReason(enum.Enum):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import attrs
 
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.model import ModelHandle
+from mlxk.domain.models.model import ModelHandle
 
 MAX_INPUTS = 2048
 """Texts in one request."""

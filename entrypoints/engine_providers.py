@@ -1,7 +1,7 @@
 """Providers of the engine, and its limits. Part of the composition root; ``container`` registers them.
 
 The limits follow from the memory that is available to MLX, as the memory probe reads it when the engine is built
-(``domain.memory`` has the shares):
+(``domain.models.memory`` has the shares):
 
     weights of all models together                        70 %, or what the operator of a server says
     caches of running answers and kept prefixes together  20 %
@@ -13,8 +13,8 @@ A machine that does not tell its memory sets no limits but the one on prefixes t
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlxk.adapters.mlx.engine_options import EngineOptions
-    from mlxk.adapters.mlx.lending import ModelLender
+    from mlxk.adapters.mlx.engine.engine_options import EngineOptions
+    from mlxk.adapters.mlx.engine.model_lease import ModelLender
     from mlxk.application.ports.clock import Clock
     from mlxk.application.ports.event_log import EventLog
     from mlxk.application.ports.memory_probe import MemoryProbe
@@ -32,7 +32,7 @@ def engine_options(memory: "MemoryProbe", server: "ServerSettings | None") -> "E
         memory: Says how much there is.
         server: What the operator of a server decided; None for commands.
     """
-    from mlxk.adapters.mlx.engine_options import EngineOptions
+    from mlxk.adapters.mlx.engine.engine_options import EngineOptions
 
     reading, limits = memory.read(), {}
     if reading is not None:
@@ -57,11 +57,11 @@ def text_generator(
     log: "EventLog", clock: "Clock", memory: "MemoryProbe", server: "ServerSettings | None"
 ) -> "TextGenerator":
     """Generate text with MLX."""
-    from mlxk.adapters.mlx import heap
-    from mlxk.adapters.mlx.text import MlxTextGenerator
+    from mlxk.adapters.mlx.engine import malloc
+    from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 
     if server is not None:
-        heap.use_one_heap()
+        malloc.use_one_heap()
     return MlxTextGenerator(log, clock, engine_options(memory, server))
 
 
@@ -76,7 +76,7 @@ def resident_models(generator: "TextGenerator") -> "ResidentModels":
 
 def lender(generator: "TextGenerator") -> "ModelLender":
     """Lend models of other kinds, in the memory and on the thread of the engine that generates text."""
-    from mlxk.adapters.mlx.text import MlxTextGenerator
+    from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 
     if not isinstance(generator, MlxTextGenerator):
         raise TypeError(f"{type(generator).__name__} lends no models")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def image_decoder() -> "ImageDecoder":
     """Decode images with Pillow."""
-    from mlxk.adapters.pillow.decoder import PillowImageDecoder
+    from mlxk.adapters.pillow.images import PillowImageDecoder
 
     return PillowImageDecoder()
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Self
 
-    from mlxk.entrypoints.cli.door import Announcement, Serve
+    from mlxk.entrypoints.cli.command import Announcement, Serve
     from mlxk.entrypoints.container import Container
     from mlxk.entrypoints.http.serve import Build
     from mlxk.entrypoints.server_settings import ServerSettings
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     gc.set_threshold(_COLLECT_EVERY)
     with _HeldInterrupt() as interrupt:
         from mlxk.domain.errors import InterruptedRunError, ValidationError
-        from mlxk.entrypoints.cli.door import Door
+        from mlxk.entrypoints.cli.command import Door
         from mlxk.entrypoints.cli.program import refuse, run
         from mlxk.entrypoints.settings import read_settings
 
@@ -147,7 +147,7 @@ def _container(settings: "Settings") -> "Container":
 def _wiring() -> "Build":
     with _HeldInterrupt() as interrupt:
         # Nearly every command comes to this one; it imports orjson, which crashes when it is torn out of its import.
-        import mlxk.domain.safetensors  # noqa: F401
+        import mlxk.domain.models.safetensors  # noqa: F401
         from mlxk.entrypoints.container import build
 
     if interrupt.came:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 def sound_decoder() -> "SoundDecoder":
     """Decode sound as for speech models."""
-    from mlxk.adapters.mlx.speech.decoder import MlxSoundDecoder
+    from mlxk.adapters.mlx.speech.audio_file import MlxSoundDecoder
 
     return MlxSoundDecoder()
 

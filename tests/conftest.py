@@ -120,7 +120,7 @@ def command(
 
     It costs a tenth of a process of its own. Keyword arguments are environment variables.
     """
-    from mlxk.entrypoints.cli.door import Door
+    from mlxk.entrypoints.cli.command import Door
     from mlxk.entrypoints.cli.program import run
     from mlxk.entrypoints.container import build
     from mlxk.entrypoints.settings import read_settings

@@ -3,7 +3,7 @@
 import os
 
 from mlxk.application.ports.built_in_models import BuiltInModels
-from mlxk.domain.model import ModelHandle, Origin
+from mlxk.domain.models.model import ModelHandle, Origin
 
 # importlib.resources costs more than finding the model; package data is always installed as plain files here.
 _DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models")

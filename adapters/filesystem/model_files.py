@@ -11,7 +11,7 @@ import stat
 
 from mlxk.application.ports.model_files import FileListing, ModelFiles
 from mlxk.domain.errors import StorageError
-from mlxk.domain.model import FileEntry
+from mlxk.domain.models.model import FileEntry
 
 _LEADS_NOWHERE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR})
 

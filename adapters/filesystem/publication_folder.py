@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from mlxk.application.ports.publication_folder import PublicationFolder
 from mlxk.domain.errors import StorageError, ValidationError
-from mlxk.domain.publication import (
-    IGNORE_FILE,
-    NEVER_PUBLISHED,
-    USUALLY_IGNORED,
-    ContentDigests,
-    FolderScan,
-    LocalFile,
-)
+from mlxk.domain.publication import IGNORE_FILE, NEVER_PUBLISHED, USUALLY_IGNORED, ContentDigests, FolderScan, LocalFile
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec

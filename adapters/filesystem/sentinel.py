@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import attrs
 
 from mlxk.adapters.filesystem.content_hash import ALGORITHM, EXCLUDED, Stamp
-from mlxk.domain.workspace import SENTINEL_NAME
+from mlxk.domain.models.model import SENTINEL_NAME
 
 MAX_SENTINEL_BYTES = 64 * 1024 * 1024
 """A record takes about 200 bytes a file of the workspace; a larger one than this is not believed."""

@@ -22,8 +22,7 @@ from mlxk.adapters.filesystem.sentinel import read_sentinel, write_sentinel
 from mlxk.application.ports.workspace_builder import CopyMethod, Provenance, WorkspaceBuilder, WorkspaceDraft
 from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.domain.errors import LocksPresentError, StorageError, ValidationError
-from mlxk.domain.model import ModelHandle, Origin
-from mlxk.domain.workspace import SENTINEL_NAME
+from mlxk.domain.models.model import SENTINEL_NAME, ModelHandle, Origin
 
 NOTE_NAME = ".mlxk_draft.lock"
 """The note in a draft; content hashes leave names like this out, and it is gone before the draft is renamed."""

@@ -24,8 +24,7 @@ from mlxk.adapters.filesystem.sentinel import Record, RecordedFile, index_of, re
 from mlxk.application.ports.model_cache import ManifestEntry
 from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.domain.errors import StorageError, ValidationError
-from mlxk.domain.model import ModelHandle, Origin
-from mlxk.domain.workspace import Workspace
+from mlxk.domain.models.model import ModelHandle, Origin, Workspace
 
 
 def _now() -> datetime.datetime:

@@ -14,7 +14,7 @@ import os
 
 from mlxk.application.ports.model_cache import ManifestEntry, ModelCache
 from mlxk.domain.errors import RevisionNotFoundError, StorageError
-from mlxk.domain.model import ModelHandle, Origin
+from mlxk.domain.models.model import ModelHandle, Origin
 
 MAX_REFERENCE_BYTES = 256
 """A file below ``refs`` holds one commit hash; more is not read."""

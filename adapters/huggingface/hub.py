@@ -1,24 +1,109 @@
-"""The hub as a source of models: what it lists, and fetching it into the cache with several files at a time."""
+"""The hub as a source of models: listing files, fetching several at a time, and publishing a complete snapshot.
 
+A snapshot becomes visible in one step, and only when every file of it has arrived.
+"""
+
+import contextlib
+import json
 import os
+import shutil
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from mlxk.adapters.huggingface.client import HubClient, in_our_words
-from mlxk.adapters.huggingface.layout import ModelFolder
-from mlxk.adapters.huggingface.partial_file import storage_error
-from mlxk.adapters.huggingface.publication import publish
-from mlxk.adapters.huggingface.transfer import BlobTransfer, StoppedError
+from mlxk.adapters.huggingface.layout import STAGING, ModelFolder
+from mlxk.adapters.huggingface.transfer import BlobTransfer, StoppedError, storage_error
 from mlxk.application.ports.model_hub import ModelHub
 from mlxk.application.ports.progress import Progress
-from mlxk.domain.download import DownloadPlan
-from mlxk.domain.remote_model import RemoteFile, RemoteModel, check_commit, check_file, check_name, check_revision
+from mlxk.domain.download import (
+    DownloadPlan,
+    RemoteFile,
+    RemoteModel,
+    check_commit,
+    check_file,
+    check_name,
+    check_revision,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
     from huggingface_hub.hf_api import RepoFile
+
+
+TREE_FORMAT = 1
+"""Version of the record that the hub client keeps of a revision's files."""
+
+
+def publish(folder: ModelFolder, plan: DownloadPlan) -> None:
+    """Make the files of a plan visible; all of their contents must be here.
+
+    Raises:
+        OSError: The disk refuses; what was visible before is unchanged, or complete.
+    """
+    model = plan.model
+    _record_tree(folder, model)
+    final = f"{folder.snapshots}/{model.commit}"
+    if os.path.isdir(final):
+        _link_all(folder, plan.files, final)
+    else:
+        staging = f"{folder.directory}/{STAGING}"
+        shutil.rmtree(staging, ignore_errors=True)
+        _link_all(folder, plan.files, f"{staging}/{model.commit}")
+        try:
+            os.rename(f"{staging}/{model.commit}", final)
+        except OSError:
+            if not os.path.isdir(final):
+                raise
+            _link_all(folder, plan.files, final)  # another client has begun it meanwhile
+        shutil.rmtree(staging, ignore_errors=True)
+    if model.reference:
+        _write(f"{folder.directory}/refs/{model.reference}", model.commit.encode())
+
+
+def _link_all(folder: ModelFolder, files: tuple[RemoteFile, ...], directory: str) -> None:
+    for file in files:
+        path, blob = f"{directory}/{file.path}", folder.blob(file.digest)
+        parent = os.path.dirname(path)
+        os.makedirs(parent, exist_ok=True)
+        target = "../" * (file.path.count("/") + 2) + f"blobs/{file.digest}"
+        if os.path.islink(path) and os.readlink(path) == target:
+            continue
+        temporary = f"{path}.mlxk-link"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        try:
+            os.symlink(target, temporary)
+        except OSError:
+            shutil.copyfile(blob, temporary)  # a file system without links, such as exFAT
+        os.replace(temporary, path)
+
+
+def _record_tree(folder: ModelFolder, model: RemoteModel) -> None:
+    """Keep what the hub listed, as its client does: later checks then need no network."""
+    record = {"format_version": TREE_FORMAT, "files": {file.path: _entry(file) for file in model.files}}
+    _write(f"{folder.directory}/trees/{model.commit}.json", json.dumps(record, indent=1).encode())
+
+
+def _entry(file: RemoteFile) -> Mapping[str, object]:
+    entry: dict[str, object] = {"size": file.size_bytes, "blob_id": file.blob_id}
+    if file.sha256:
+        entry |= {"lfs_sha256": file.sha256, "lfs_size": file.size_bytes}
+    if file.chunk_hash:
+        entry["xet_hash"] = file.chunk_hash
+    return entry
+
+
+def _write(path: str, content: bytes) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
 
 FILES_AT_A_TIME = 8
 TELL_SECONDS = 0.1

@@ -12,9 +12,9 @@ from mlxk.adapters.huggingface.client import HubClient, in_our_words, is_transie
 from mlxk.adapters.huggingface.hub import remote_files
 from mlxk.application.ports.model_publisher import ModelPublisher, Publication, Published
 from mlxk.application.ports.progress import Progress
+from mlxk.domain.download import check_commit
 from mlxk.domain.errors import AccessDeniedError, UploadFailedError
 from mlxk.domain.publication import RemoteState
-from mlxk.domain.remote_model import check_commit
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi

@@ -16,8 +16,7 @@ from mlxk.application.ports.content_verifier import ContentVerifier, Verificatio
 from mlxk.application.ports.model_cache import ManifestEntry, ModelCache
 from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.domain.errors import StorageError
-from mlxk.domain.model import ModelHandle, Origin
-from mlxk.domain.workspace import SENTINEL_NAME
+from mlxk.domain.models.model import SENTINEL_NAME, ModelHandle, Origin
 
 READ_BYTES = 1024 * 1024
 """Progress is told after each piece of this size."""

@@ -17,19 +17,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from mlxk.adapters.mlx.imports import contained, import_failure, light_imports
-from mlxk.adapters.mlx.loading_failure import misfit
-from mlxk.adapters.mlx.side_files import require_regular
+from mlxk.adapters.mlx.library_imports import contained, import_failure, light_imports
+from mlxk.adapters.mlx.loading.load_errors import misfit
+from mlxk.adapters.mlx.loading.model_files_check import require_regular
 from mlxk.application.ports.progress import Progress
 from mlxk.application.ports.weight_converter import ConvertedWeights, WeightConverter
-from mlxk.domain.capabilities import Backend
 from mlxk.domain.errors import (
     ConversionFailedError,
     MlxkError,
     StorageError,
     UntrustedModelCodeError,
 )
-from mlxk.domain.model import ModelHandle, Quantization
+from mlxk.domain.models.model import Backend, ModelHandle, Quantization
 
 if TYPE_CHECKING:
     import mlx.core as mx

@@ -15,7 +15,7 @@ from importlib.machinery import PathFinder
 import attrs
 
 from mlxk.application.ports.backend_registry import BackendRegistry
-from mlxk.domain.capabilities import Backend
+from mlxk.domain.models.model import Backend
 
 
 @attrs.frozen

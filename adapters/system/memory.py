@@ -1,8 +1,151 @@
-"""Choosing how to read this machine's memory."""
+"""The machine's memory in bytes: procfs and cgroups on Linux, sysctl and vm_stat on macOS."""
 
-from mlxk.adapters.system.proc_memory import ProcMemoryProbe
-from mlxk.adapters.system.sysctl_memory import SysctlMemoryProbe
+import os
+from collections.abc import Callable
+
+import attrs
+
 from mlxk.application.ports.memory_probe import MemoryProbe
+from mlxk.domain.models.memory import MemoryReading
+
+
+@attrs.frozen
+class _Generation:
+    """How one generation of control groups names its files."""
+
+    mount: str
+    limit: str
+    used: str
+    inactive: str
+    """The line of ``memory.stat`` with the page cache that can be given up at once."""
+
+
+_SECOND = _Generation("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
+_FIRST = _Generation("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+class ProcMemoryProbe(MemoryProbe):
+    """Reads ``/proc/meminfo`` and the control groups.
+
+    Args:
+        root: Where ``proc`` and ``sys`` are; only tests need another one.
+    """
+
+    def __init__(self, root: str = "/") -> None:
+        self._root = root
+
+    def read(self) -> MemoryReading | None:
+        """Return the reading of this moment, or None where there is no ``/proc/meminfo``."""
+        machine = {name: kibibytes * 1024 for name, kibibytes in self._numbers("proc/meminfo").items()}
+        total = machine.get("MemTotal")
+        if not total:
+            return None
+        unused = sum(machine.get(name, 0) for name in ("MemFree", "Buffers", "Cached"))
+        available = machine.get("MemAvailable", unused)
+        for generation, folder in self._groups():
+            limit = self._number(f"{folder}/{generation.limit}")
+            if limit is None or limit >= machine["MemTotal"]:
+                continue  # "max", or the first generation's astronomical number
+            used = self._number(f"{folder}/{generation.used}") or 0
+            inactive = self._numbers(f"{folder}/memory.stat").get(generation.inactive, 0)
+            total, available = min(total, limit), min(available, limit - max(used - inactive, 0))
+        return MemoryReading(total, max(0, min(available, total)))
+
+    def _groups(self) -> list[tuple[_Generation, str]]:
+        """Every group that limits this process, as a folder below the root."""
+        found = []
+        for line in self._text("proc/self/cgroup").splitlines():
+            _, controllers, path = ([*line.split(":", 2), "", ""])[:3]
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            generation = _FIRST if controllers else _SECOND
+            # Inside a container the path may be the host's, which does not exist here; its own root then holds.
+            parts = [part for part in path.split("/") if part not in {"", ".", ".."}]
+            found += [(generation, "/".join([generation.mount, *parts[:depth]])) for depth in range(len(parts), -1, -1)]
+        return found
+
+    def _number(self, path: str) -> int | None:
+        text = self._text(path).strip()
+        return int(text) if text.isdecimal() else None
+
+    def _numbers(self, path: str) -> dict[str, int]:
+        """The first number of every line, by the line's first word."""
+        lines = (line.replace(":", " ").split() for line in self._text(path).splitlines())
+        return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdecimal()}
+
+    def _text(self, path: str) -> str:
+        try:
+            with open(os.path.join(self._root, path), encoding="ascii", errors="replace") as file:
+                return file.read()
+        except OSError:
+            return ""
+
+
+LARGE_MEMORY_BYTES = 36 * 1024**3
+"""From here on Metal recommends three quarters of the memory as working set."""
+
+_SYSCTL = ("/usr/sbin/sysctl", "hw.memsize", "iogpu.wired_limit_mb")
+_VM_STAT = ("/usr/bin/vm_stat",)
+_AVAILABLE = ("Pages free", "Pages inactive", "Pages speculative")
+_DEFAULT_PAGE_BYTES = 16384
+
+Run = Callable[[tuple[str, ...]], str]
+"""Runs a command, program and arguments, and returns what it printed, empty when it cannot be run."""
+
+
+def run_quietly(command: tuple[str, ...]) -> str:
+    """Run a command with nothing on its standard error and return its output; ``subprocess`` would cost more."""
+    reading, writing = os.pipe()
+    try:
+        actions = [(os.POSIX_SPAWN_DUP2, writing, 1), (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)]
+        process = os.posix_spawn(command[0], command, {"LC_ALL": "C"}, file_actions=actions)
+    except OSError:
+        os.close(reading)
+        return ""
+    finally:
+        os.close(writing)
+    with open(reading, encoding="ascii", errors="replace") as output:
+        text = output.read()
+    os.waitpid(process, 0)
+    return text
+
+
+class SysctlMemoryProbe(MemoryProbe):
+    """Reads ``sysctl`` and ``vm_stat``.
+
+    Args:
+        run: Runs a command; only tests need another one.
+    """
+
+    def __init__(self, run: Run = run_quietly) -> None:
+        self._run = run
+
+    def read(self) -> MemoryReading | None:
+        """Return the reading of this moment, or None when ``sysctl`` does not tell."""
+        settings = _numbers(self._run(_SYSCTL))
+        total = settings.get("hw.memsize")
+        if not total:
+            return None
+        statistics = self._run(_VM_STAT)
+        pages = _numbers(statistics)
+        free = sum(pages.get(name, 0) for name in _AVAILABLE) * _page_bytes(statistics)
+        wired_limit = settings.get("iogpu.wired_limit_mb", 0) * 1024**2
+        return MemoryReading(total, min(free, total), wired_limit or _recommended(total))
+
+
+def _recommended(total: int) -> int:
+    return total * 3 // 4 if total >= LARGE_MEMORY_BYTES else total * 2 // 3
+
+
+def _numbers(text: str) -> dict[str, int]:
+    """The numbers of lines such as ``hw.memsize: 17179869184`` and ``Pages free:  12345.``."""
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {name: int(value.strip(" .")) for name, _, value in pairs if value.strip(" .").isdecimal()}
+
+
+def _page_bytes(statistics: str) -> int:
+    words = statistics.partition("\n")[0].partition("page size of ")[2].split()
+    return int(words[0]) if words and words[0].isdecimal() else _DEFAULT_PAGE_BYTES
 
 
 def system_memory_probe(platform: str) -> MemoryProbe:

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from typing import Protocol
 
-from mlxk.domain.capabilities import Backend
+from mlxk.domain.models.model import Backend
 
 
 class BackendRegistry(Protocol):

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from typing import Protocol
 
-from mlxk.domain.model import ModelHandle
+from mlxk.domain.models.model import ModelHandle
 
 
 class BuiltInModels(Protocol):

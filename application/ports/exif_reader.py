@@ -3,8 +3,8 @@
 from abc import abstractmethod
 from typing import Protocol
 
-from mlxk.domain.image_facts import ImageFacts
-from mlxk.domain.media import EncodedImage
+from mlxk.domain.generation.image_table import ImageFacts
+from mlxk.domain.generation.media import EncodedImage
 
 
 class ExifReader(Protocol):

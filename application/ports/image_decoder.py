@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from typing import Protocol
 
-from mlxk.domain.media import DecodedImage, EncodedImage
+from mlxk.domain.generation.media import DecodedImage, EncodedImage
 
 
 class ImageDecoder(Protocol):

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from typing import Protocol
 
-from mlxk.domain.memory import MemoryReading
+from mlxk.domain.models.memory import MemoryReading
 
 
 class MemoryProbe(Protocol):

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import attrs
 
-from mlxk.domain.model import FileEntry
+from mlxk.domain.models.model import FileEntry
 
 
 @attrs.frozen

@@ -4,8 +4,7 @@ from abc import abstractmethod
 from typing import Protocol
 
 from mlxk.application.ports.progress import Progress
-from mlxk.domain.download import DownloadPlan
-from mlxk.domain.remote_model import RemoteModel
+from mlxk.domain.download import DownloadPlan, RemoteModel
 
 
 class ModelHub(Protocol):

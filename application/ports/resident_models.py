@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import attrs
 
-from mlxk.domain.model import ModelHandle
+from mlxk.domain.models.model import ModelHandle
 
 
 @attrs.frozen

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from typing import Protocol
 
-from mlxk.domain.sound import DecodedSound
+from mlxk.domain.generation.media import DecodedSound
 
 
 class SoundDecoder(Protocol):

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Generator
 from typing import Protocol
 
-from mlxk.domain.speech import TranscriptEvent, TranscriptionRequest
+from mlxk.domain.transcription import TranscriptEvent, TranscriptionRequest
 
 
 class SpeechTranscriber(Protocol):

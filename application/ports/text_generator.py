@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Protocol, Self
 
-from mlxk.domain.generation import GenerationEvent, GenerationRequest
+from mlxk.domain.generation.request import GenerationEvent, GenerationRequest
 
 
 class TextStream(Protocol):

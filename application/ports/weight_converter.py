@@ -6,8 +6,7 @@ from typing import Protocol
 import attrs
 
 from mlxk.application.ports.progress import Progress
-from mlxk.domain.capabilities import Backend
-from mlxk.domain.model import ModelHandle, Quantization
+from mlxk.domain.models.model import Backend, ModelHandle, Quantization
 
 
 @attrs.frozen

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import attrs
 
-from mlxk.domain.model import ModelHandle
+from mlxk.domain.models.model import ModelHandle
 
 
 class CopyMethod(enum.Enum):

@@ -5,8 +5,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from mlxk.application.ports.model_cache import ManifestEntry
-from mlxk.domain.model import ModelHandle
-from mlxk.domain.workspace import Workspace
+from mlxk.domain.models.model import ModelHandle, Workspace
 
 
 class WorkspaceStore(Protocol):

@@ -6,16 +6,15 @@ that listen and do nothing else are ``TranscribeAudio``'s.
 
 import attrs
 
-from mlxk.application.model_requirements import require_hearing, require_text_model
+from mlxk.application.policy import require_hearing, require_text_model
 from mlxk.application.ports.sound_decoder import SoundDecoder
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.use_cases.generate_text import GenerateText, Question
 from mlxk.application.use_cases.transcribe_audio import Recording
-from mlxk.domain.capabilities import Capability
-from mlxk.domain.conversation import Conversation
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.model import ModelDescription
-from mlxk.domain.sound import check_sound_length
+from mlxk.domain.generation.conversation import Conversation
+from mlxk.domain.generation.media import check_sound_length
+from mlxk.domain.models.model import Capability, ModelDescription
 
 
 @attrs.frozen

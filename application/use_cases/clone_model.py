@@ -2,22 +2,20 @@
 
 import attrs
 
+from mlxk.application.cache_lock import reserved_source
 from mlxk.application.ports.cache_editor import CacheEditor
 from mlxk.application.ports.confirmation import Confirmation
 from mlxk.application.ports.model_files import ModelFiles
 from mlxk.application.ports.progress import Progress
 from mlxk.application.ports.workspace_builder import CopyMethod, Provenance, WorkspaceBuilder, WorkspaceDraft
 from mlxk.application.ports.workspace_store import WorkspaceStore
-from mlxk.application.reservation import reserved_source
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.pull_model import PullModel, PullRequest, PullStatus
 from mlxk.application.use_cases.resolve_model import ResolveModel
+from mlxk.domain.download import check_revision
 from mlxk.domain.errors import UnhealthyModelError, ValidationError
-from mlxk.domain.health import HealthReport
-from mlxk.domain.model import ModelHandle, Origin
-from mlxk.domain.model_reference import ModelRef, ReferenceKind
-from mlxk.domain.remote_model import check_revision
-from mlxk.domain.workspace import Workspace, is_part_of_model
+from mlxk.domain.models.model import HealthReport, ModelHandle, Origin, Workspace, is_part_of_model
+from mlxk.domain.models.reference import ModelRef, ReferenceKind
 
 
 @attrs.frozen

@@ -8,6 +8,7 @@ import json
 
 import attrs
 
+from mlxk.application.cache_lock import reserved_source
 from mlxk.application.ports.backend_registry import BackendRegistry
 from mlxk.application.ports.cache_editor import CacheEditor
 from mlxk.application.ports.model_cache import ModelCache
@@ -16,12 +17,9 @@ from mlxk.application.ports.progress import Progress
 from mlxk.application.ports.weight_converter import ConvertedWeights, WeightConverter
 from mlxk.application.ports.workspace_builder import Provenance, WorkspaceBuilder, WorkspaceDraft
 from mlxk.application.ports.workspace_store import WorkspaceStore
-from mlxk.application.reservation import reserved_source
 from mlxk.application.snapshot_reading import read_snapshot
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain import detection
-from mlxk.domain.capabilities import Backend, Capability, ModelType
 from mlxk.domain.errors import (
     CapabilityError,
     ConversionFailedError,
@@ -30,11 +28,21 @@ from mlxk.domain.errors import (
     UntrustedModelCodeError,
     ValidationError,
 )
-from mlxk.domain.health import HealthReport
-from mlxk.domain.model import ModelDetails, ModelHandle, Origin, Quantization
-from mlxk.domain.snapshot import CONFIG, SAFETENSORS_INDEX, ModelSnapshot
-from mlxk.domain.weight_index import build_index, incomplete, require_complete
-from mlxk.domain.workspace import Workspace, is_part_of_model
+from mlxk.domain.models import detection
+from mlxk.domain.models.model import (
+    Backend,
+    Capability,
+    HealthReport,
+    ModelDetails,
+    ModelHandle,
+    ModelType,
+    Origin,
+    Quantization,
+    Workspace,
+    is_part_of_model,
+)
+from mlxk.domain.models.snapshot import CONFIG, SAFETENSORS_INDEX, ModelSnapshot
+from mlxk.domain.models.weight_files import build_index, incomplete, require_complete
 
 BITS = (2, 3, 4, 6, 8)
 GROUP_SIZES = (32, 64, 128)

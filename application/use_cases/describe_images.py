@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 
-from mlxk.application.chunked_answer import Described
-from mlxk.application.model_requirements import require_text_model, require_vision
+from mlxk.application.policy import require_text_model, require_vision
 from mlxk.application.ports.exif_reader import ExifReader
 from mlxk.application.ports.image_decoder import ImageDecoder
+from mlxk.application.text_streams import Described
 from mlxk.application.use_cases.generate_text import GenerateText, Question
-from mlxk.domain.conversation import Conversation, Message, Role
-from mlxk.domain.image_table import Chunk, ShownImage
-from mlxk.domain.media import DEFAULT_CHUNK, DecodedImage, EncodedImage, check_chunk, check_together
-from mlxk.domain.model import ModelDescription
+from mlxk.domain.generation.conversation import Conversation, Message, Role
+from mlxk.domain.generation.image_table import Chunk, ShownImage
+from mlxk.domain.generation.media import DEFAULT_CHUNK, DecodedImage, EncodedImage, check_chunk, check_together
+from mlxk.domain.models.model import ModelDescription
 
 ImageSource = Callable[[], EncodedImage]
 """Reads an image when it is its turn."""

@@ -13,15 +13,21 @@ from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.model_files import FileListing, ModelFiles
 from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.application.snapshot_reading import read_snapshot
-from mlxk.domain import chat_template, detection, integrity, routing
-from mlxk.domain.capabilities import Backend
 from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, StorageError
-from mlxk.domain.health import HealthReport
-from mlxk.domain.model import ModelDescription, ModelDetails, ModelHandle, Origin
-from mlxk.domain.routing import BackendSupport
-from mlxk.domain.safetensors import count_parameters
-from mlxk.domain.snapshot import CONFIG, ModelSnapshot
-from mlxk.domain.workspace import Workspace
+from mlxk.domain.formats import chat_template
+from mlxk.domain.models import detection, integrity, routing
+from mlxk.domain.models.model import (
+    Backend,
+    HealthReport,
+    ModelDescription,
+    ModelDetails,
+    ModelHandle,
+    Origin,
+    Workspace,
+)
+from mlxk.domain.models.routing import BackendSupport
+from mlxk.domain.models.safetensors import count_parameters
+from mlxk.domain.models.snapshot import CONFIG, ModelSnapshot
 
 _ATTEMPTS = 3
 """How often a model that changes while it is read is read again."""

@@ -6,14 +6,13 @@ business.
 
 import attrs
 
-from mlxk.application.loading_requirements import require_memory
-from mlxk.application.model_requirements import require_embedding_model
+from mlxk.application.policy import require_embedding_model, require_memory
 from mlxk.application.ports.memory_probe import MemoryProbe
 from mlxk.application.ports.text_embedder import TextEmbedder
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings, EmbeddingSettings, Input
-from mlxk.domain.model import ModelDescription, Origin
+from mlxk.domain.models.model import ModelDescription, Origin
 
 _FINGERPRINT_DIGITS = 8
 

@@ -3,8 +3,8 @@
 import attrs
 
 from mlxk.application.ports.memory_probe import MemoryProbe
-from mlxk.domain.memory import MemoryVerdict, cache_bytes_per_token, judge_memory
-from mlxk.domain.model import ModelDetails
+from mlxk.domain.models.memory import MemoryVerdict, cache_bytes_per_token, judge_memory
+from mlxk.domain.models.model import ModelDetails
 
 DEFAULT_CONTEXT_TOKENS = 4096
 """Tokens of context the estimate holds when nobody says how many: a long chat."""

@@ -6,9 +6,9 @@ Which files say what is ``DescribeModel``'s knowledge, how tokens are made is th
 
 import attrs
 
-from mlxk.application.loading_requirements import require_memory
-from mlxk.application.model_requirements import (
+from mlxk.application.policy import (
     require_hearing,
+    require_memory,
     require_reasoning,
     require_text_model,
     require_tools,
@@ -19,10 +19,10 @@ from mlxk.application.ports.memory_probe import MemoryProbe
 from mlxk.application.ports.text_generator import TextGenerator, TextStream
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.computation import Computation
-from mlxk.domain.conversation import Conversation
-from mlxk.domain.generation import Effort, GenerationRequest, GenerationSettings
-from mlxk.domain.model import ModelDescription
+from mlxk.domain.generation.conversation import Conversation
+from mlxk.domain.generation.engine_options import Computation
+from mlxk.domain.generation.request import Effort, GenerationRequest, GenerationSettings
+from mlxk.domain.models.model import ModelDescription
 
 
 @attrs.frozen

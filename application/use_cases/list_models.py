@@ -7,8 +7,8 @@ from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.domain.errors import ModelNotFoundError
-from mlxk.domain.model import ModelDescription, ModelHandle
-from mlxk.domain.model_reference import is_path
+from mlxk.domain.models.model import ModelDescription, ModelHandle
+from mlxk.domain.models.reference import is_path
 
 
 @attrs.frozen

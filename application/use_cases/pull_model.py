@@ -4,17 +4,24 @@ import enum
 
 import attrs
 
+from mlxk.application.cache_lock import reserved
 from mlxk.application.ports.built_in_models import BuiltInModels
 from mlxk.application.ports.cache_editor import CacheEditor
 from mlxk.application.ports.confirmation import Confirmation
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.model_hub import ModelHub
 from mlxk.application.ports.progress import Progress
-from mlxk.application.reservation import reserved
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import without_revisions
-from mlxk.domain.capabilities import Framework
-from mlxk.domain.download import DownloadPlan, plan_download
+from mlxk.domain.download import (
+    DEFAULT_OWNER,
+    DownloadPlan,
+    abbreviates,
+    check_name,
+    check_revision,
+    is_commit,
+    plan_download,
+)
 from mlxk.domain.errors import (
     AmbiguousModelError,
     NetworkError,
@@ -23,10 +30,8 @@ from mlxk.domain.errors import (
     StorageError,
     ValidationError,
 )
-from mlxk.domain.health import HealthReport
-from mlxk.domain.model import ModelHandle
-from mlxk.domain.model_reference import BUILT_IN_NAMES, ModelRef, ReferenceKind
-from mlxk.domain.remote_model import DEFAULT_OWNER, abbreviates, check_name, check_revision, is_commit
+from mlxk.domain.models.model import Framework, HealthReport, ModelHandle
+from mlxk.domain.models.reference import BUILT_IN_NAMES, ModelRef, ReferenceKind
 
 SPARE_BYTES = 64 * 1024 * 1024
 """Space that a download leaves free on the disk."""

@@ -9,6 +9,7 @@ from mlxk.application.ports.progress import Progress
 from mlxk.application.ports.publication_folder import PublicationFolder
 from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.domain.download import check_name, check_revision
 from mlxk.domain.errors import (
     AmbiguousModelError,
     ModelNotFoundError,
@@ -16,12 +17,19 @@ from mlxk.domain.errors import (
     SecretsFoundError,
     ValidationError,
 )
-from mlxk.domain.health import HealthReport
-from mlxk.domain.model import ModelHandle, Origin
-from mlxk.domain.model_reference import is_path
-from mlxk.domain.publication import ChangeSet, ContentDigests, FolderScan, RemoteState, compare
-from mlxk.domain.remote_model import check_name, check_revision
-from mlxk.domain.secrets import MAX_SCANNED_BYTES, SecretFinding, judge_name, judge_text
+from mlxk.domain.models.model import HealthReport, ModelHandle, Origin
+from mlxk.domain.models.reference import is_path
+from mlxk.domain.publication import (
+    MAX_SCANNED_BYTES,
+    ChangeSet,
+    ContentDigests,
+    FolderScan,
+    RemoteState,
+    SecretFinding,
+    compare,
+    judge_name,
+    judge_text,
+)
 
 _NAMED_AT_MOST = 5
 

@@ -17,8 +17,8 @@ from mlxk.domain.errors import (
     ValidationError,
     WorkspaceModelError,
 )
-from mlxk.domain.model import ModelHandle, Origin
-from mlxk.domain.model_reference import ModelRef
+from mlxk.domain.models.model import ModelHandle, Origin
+from mlxk.domain.models.reference import ModelRef
 
 
 @attrs.frozen

@@ -12,8 +12,8 @@ from mlxk.application.ports.built_in_models import BuiltInModels
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.domain.errors import AmbiguousModelError, ModelNotFoundError, ValidationError
-from mlxk.domain.model import ModelHandle
-from mlxk.domain.model_reference import ModelRef
+from mlxk.domain.models.model import ModelHandle
+from mlxk.domain.models.reference import ModelRef
 
 DEFAULT_ORGANIZATION = "mlx-community"
 """Where a name without an organization is looked for first."""

@@ -10,17 +10,15 @@ from collections.abc import Mapping
 
 import attrs
 
-from mlxk.application.loading_requirements import Requirement
-from mlxk.application.model_requirements import require_served_model, require_text_model
+from mlxk.application.policy import Requirement, require_served_model, require_text_model
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.resident_models import ResidentModels
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.capabilities import Capability
 from mlxk.domain.errors import ModelNotFoundError, ValidationError
-from mlxk.domain.model import ModelDescription, ModelDetails, ModelHandle, Origin
-from mlxk.domain.model_reference import is_path
+from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails, ModelHandle, Origin
+from mlxk.domain.models.reference import is_path
 
 FRESH_SECONDS = 2.0
 """How long what was read of the disk is believed."""

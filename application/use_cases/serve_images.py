@@ -10,20 +10,20 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
-from mlxk.application.chunked_answer import ChunkedAnswer, Described
-from mlxk.application.model_requirements import require_vision
+from mlxk.application.incoming_message import SentMessage
+from mlxk.application.policy import require_vision
 from mlxk.application.ports.exif_reader import ExifReader
 from mlxk.application.ports.image_decoder import ImageDecoder
 from mlxk.application.ports.text_generator import TextStream
-from mlxk.application.sent_message import SentMessage
+from mlxk.application.text_streams import ChunkedAnswer, Described
 from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.application.use_cases.serve_text import ServeText
-from mlxk.domain.capabilities import Capability
-from mlxk.domain.conversation import Conversation, Message, Role
 from mlxk.domain.errors import ParameterNotSupportedError
-from mlxk.domain.generation import GenerationRequest
-from mlxk.domain.image_table import Chunk, ShownImage, chunks, numbers, without_tables
-from mlxk.domain.media import DEFAULT_CHUNK, MAX_CHUNK, EncodedImage, check_chunk, check_together
+from mlxk.domain.generation.conversation import Conversation, Message, Role
+from mlxk.domain.generation.image_table import Chunk, ShownImage, chunks, numbers, without_tables
+from mlxk.domain.generation.media import DEFAULT_CHUNK, MAX_CHUNK, EncodedImage, check_chunk, check_together
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.models.model import Capability
 
 
 @attrs.frozen

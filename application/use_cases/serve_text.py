@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 import attrs
 
-from mlxk.application.model_requirements import require_hearing, require_vision
+from mlxk.application.policy import require_hearing, require_vision
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.memory_probe import MemoryProbe
 from mlxk.application.ports.text_generator import TextGenerator, TextStream
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue, ServedModel
-from mlxk.domain.conversation import Conversation
 from mlxk.domain.errors import CapabilityError, InsufficientMemoryError
-from mlxk.domain.generation import GenerationRequest
-from mlxk.domain.memory import MemoryFit, judge_memory
+from mlxk.domain.generation.conversation import Conversation
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.models.memory import MemoryFit, judge_memory
 
 
 @attrs.frozen

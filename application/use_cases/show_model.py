@@ -6,8 +6,8 @@ from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.model import ModelDetails, ModelHandle, Origin
-from mlxk.domain.model_reference import ModelRef
+from mlxk.domain.models.model import ModelDetails, ModelHandle, Origin
+from mlxk.domain.models.reference import ModelRef
 
 
 @attrs.frozen

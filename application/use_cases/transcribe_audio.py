@@ -8,14 +8,13 @@ from collections.abc import Generator
 
 import attrs
 
-from mlxk.application.loading_requirements import require_memory
-from mlxk.application.model_requirements import require_speech_model
+from mlxk.application.policy import require_memory, require_speech_model
 from mlxk.application.ports.memory_probe import MemoryProbe
 from mlxk.application.ports.speech_transcriber import SpeechTranscriber
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.model import ModelDescription
-from mlxk.domain.speech import TranscriptEvent, TranscriptionRequest, TranscriptionSettings
+from mlxk.domain.models.model import ModelDescription
+from mlxk.domain.transcription import TranscriptEvent, TranscriptionRequest, TranscriptionSettings
 
 
 @attrs.frozen

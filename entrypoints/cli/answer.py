@@ -1,19 +1,22 @@
-"""Turns a stream of events into an answer, writing it out as it comes when that is asked for.
+"""One answer on the command line: events to text, printed as they arrive or at the end."""
 
-The answer goes to standard output, since it is data; what the model thinks goes to standard error, since it is talk.
-"""
-
+import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import attrs
 
 from mlxk.application.ports.text_generator import TextStream
-from mlxk.domain.conversation import ToolCall
-from mlxk.domain.errors import ExecutionError
-from mlxk.domain.generation import Finished, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
-from mlxk.domain.grammar import is_json
+from mlxk.domain.errors import ExecutionError, InterruptedRunError
+from mlxk.domain.generation.conversation import ToolCall
+from mlxk.domain.generation.grammar import is_json
+from mlxk.domain.generation.request import Finished, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
+from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
+
+if TYPE_CHECKING:
+    from mlxk.application.ports.text_generator import TextStream
 
 
 @attrs.frozen
@@ -124,3 +127,94 @@ def say_why_cut(output: Output, finished: Finished, asked: int | None, chatting:
         f"[Output cut at {tokens} tokens: prompt ({finished.usage.prompt_tokens}) and output fill the model's context "
         "window. Shorten the prompt to allow more.]"
     )
+
+
+def answer(arguments: argparse.Namespace, prompt: str, start: "Callable[[], TextStream]", output: Output) -> int:
+    """Answer one prompt.
+
+    Args:
+        arguments: The command line.
+        prompt: What is asked, for the record.
+        start: Starts the answer; may take as long as loading a model takes.
+        output: Where to print.
+
+    Raises:
+        InterruptedRunError: The user interrupted; what was generated until then is delivered.
+        MlxkError: Whatever the answer failed with.
+    """
+    from mlxk.entrypoints.cli.progress import Spinner
+
+    live = output.interactive and not arguments.no_stream and not output.as_json
+    reader = AnswerReader(output, live=live, show_reasoning=not arguments.no_reasoning)
+    try:
+        with Spinner(output, "Loading the model") as spinner:
+            stream = start()
+            spinner.stop()
+        with stream:
+            found = reader.read(stream)
+    except KeyboardInterrupt:
+        raise _interrupted(output, "".join(reader.text), live) from None
+    _print(arguments, output, prompt, found, live)
+    return DONE
+
+
+def _interrupted(output: Output, text: str, live: bool) -> InterruptedRunError:
+    """Deliver what was generated until the user interrupted: as data, or within the one JSON document."""
+    if output.as_json:
+        return InterruptedRunError("interrupted", detail={"response": text})
+    output.line("" if live else text)
+    return InterruptedRunError("interrupted")
+
+
+def _print(arguments: argparse.Namespace, output: Output, prompt: str, answer: "Answer", live: bool) -> None:
+
+    if output.as_json:
+        output.document("run", answer_json(arguments.model, prompt, answer, not arguments.no_reasoning))
+        return
+    if not live:
+        if answer.reasoning and not arguments.no_reasoning:
+            output.note(answer.reasoning)
+        if answer.text or not answer.tool_calls:
+            output.line(answer.text)
+    for call in answer.tool_calls:
+        output.line(call_line(call))
+    say_why_cut(output, answer.finished, arguments.max_tokens)
+    say_notes(output, answer.finished.notes)
+
+
+def answer_json(reference: str, prompt: str, given: Answer, show_reasoning: bool) -> dict[str, object]:
+    """Return the data of ``run``; reasoning and tool calls only when there are any."""
+    finished = given.finished
+    usage, timings = finished.usage, finished.timings
+    fields: dict[str, object] = {
+        "model": reference,
+        "prompt": prompt,
+        "response": given.text,
+        "finish_reason": given.finish_reason,
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_tokens": usage.total_tokens,
+            "cached_tokens": usage.cached_tokens,
+        },
+        "timings": {
+            "load_seconds": round(timings.load_seconds, 4),
+            "prompt_seconds": round(timings.prompt_seconds, 4),
+            "generation_seconds": round(timings.generation_seconds, 4),
+            "tokens_per_second": _rate(usage.completion_tokens, timings.generation_seconds),
+        },
+    }
+    if given.reasoning and show_reasoning:
+        fields["reasoning"] = given.reasoning
+    if given.tool_calls:
+        fields["tool_calls"] = [
+            {"id": call.id or f"call_{index}", "name": call.name, "arguments": call.arguments}
+            for index, call in enumerate(given.tool_calls)
+        ]
+    if finished.notes:
+        fields["notes"] = list(finished.notes)
+    return fields
+
+
+def _rate(tokens: int, seconds: float) -> float | None:
+    return round(tokens / seconds, 2) if seconds > 0 else None

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from mlxk.domain.errors import CapabilityError, ExecutionError, InterruptedRunError, UsageError
-from mlxk.domain.sound import DEFAULT_SOUND_PROMPT
-from mlxk.entrypoints.cli import single_answer
-from mlxk.entrypoints.cli.door import Door
+from mlxk.domain.generation.media import DEFAULT_SOUND_PROMPT
+from mlxk.entrypoints.cli import answer
+from mlxk.entrypoints.cli.command import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlxk.application.ports.built_in_models import BuiltInModels
     from mlxk.application.use_cases.generate_text import Question
     from mlxk.application.use_cases.transcribe_audio import Recording
-    from mlxk.domain.speech import Segment, Transcript, TranscriptEvent, TranscriptionSettings
+    from mlxk.domain.transcription import Segment, Transcript, TranscriptEvent, TranscriptionSettings
 
 FORMATS = ("text", "json", "srt", "vtt")
 
@@ -118,7 +118,7 @@ def execute(
             _require_question(arguments)
             asked = question(prompt or DEFAULT_SOUND_PROMPT)
             start = functools.partial(ask, arguments.model, recording, asked)
-            return single_answer.answer(arguments, prompt or DEFAULT_SOUND_PROMPT, start, output)
+            return answer.answer(arguments, prompt or DEFAULT_SOUND_PROMPT, start, output)
         _require_listening(arguments)
         settings = _settings(arguments, prompt)
         events = container.use_cases.transcribe_audio()(arguments.model, recording, settings)
@@ -186,7 +186,7 @@ def _path(typed: str, built_in: "BuiltInModels") -> str:
 
 
 def _settings(arguments: argparse.Namespace, prompt: str) -> "TranscriptionSettings":
-    from mlxk.domain.speech import SpeechTask, TranscriptionSettings
+    from mlxk.domain.transcription import SpeechTask, TranscriptionSettings
 
     return TranscriptionSettings(
         task=SpeechTask.TRANSLATE if arguments.translate else SpeechTask.TRANSCRIBE,
@@ -199,8 +199,8 @@ def _settings(arguments: argparse.Namespace, prompt: str) -> "TranscriptionSetti
 
 def _listen(events: "Iterable[TranscriptEvent]", output: Output, *, live: bool) -> "Transcript":
     """Return what is heard, showing how far it is."""
-    from mlxk.domain.speech import Heard, Transcript
-    from mlxk.entrypoints.cli.listening_progress import ListeningProgress
+    from mlxk.domain.transcription import Heard, Transcript
+    from mlxk.entrypoints.cli.progress import ListeningProgress
 
     heard: list[Segment] = []
     with ListeningProgress(output, shown=not live) as progress:
@@ -232,7 +232,7 @@ def _write_live(output: Output, segments: "Sequence[Segment]", *, first: bool) -
 
 
 def _print_text(output: Output, transcript: "Transcript", *, live: bool, table: bool) -> None:
-    from mlxk.domain.subtitles import segments_table
+    from mlxk.domain.transcription import segments_table
 
     output.line("" if live and transcript.segments else transcript.text)
     if table and transcript.segments:
@@ -240,13 +240,13 @@ def _print_text(output: Output, transcript: "Transcript", *, live: bool, table: 
 
 
 def _print(arguments: argparse.Namespace, output: Output, transcript: "Transcript", prompt: str) -> None:
-    from mlxk.domain.subtitles import srt, vtt
-    from mlxk.entrypoints.cli import speech_wire
+    from mlxk.domain.transcription import srt, vtt
+    from mlxk.entrypoints.cli.render import media_json
 
     translated = bool(arguments.translate)
     if output.as_json:
-        output.document("run", speech_wire.answered(arguments.model, prompt, transcript, translated))
+        output.document("run", media_json.answered(arguments.model, prompt, transcript, translated))
     elif arguments.format == "json":
-        output.text(speech_wire.as_json(transcript, translated))
+        output.text(media_json.as_json(transcript, translated))
     else:
         output.text(srt(transcript) if arguments.format == "srt" else vtt(transcript))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mlxk.domain.errors import StorageError, ValidationError
-from mlxk.domain.media import SIGNATURE_BYTES, EncodedImage, check_size, format_of
+from mlxk.domain.generation.media import SIGNATURE_BYTES, EncodedImage, check_size, format_of
 
 if TYPE_CHECKING:
     from mlxk.application.ports.built_in_models import BuiltInModels

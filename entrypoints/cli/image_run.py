@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mlxk.domain.errors import InterruptedRunError, UsageError
-from mlxk.domain.media import DEFAULT_CHUNK, DEFAULT_IMAGE_PROMPT
-from mlxk.entrypoints.cli.door import Door
+from mlxk.domain.generation.media import DEFAULT_CHUNK, DEFAULT_IMAGE_PROMPT
+from mlxk.entrypoints.cli.command import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.image_files import ImageFile, find_images, is_prompt
 from mlxk.entrypoints.cli.output import Output
@@ -16,8 +16,8 @@ from mlxk.entrypoints.cli.output import Output
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlxk.application.chunked_answer import Described
     from mlxk.application.ports.built_in_models import BuiltInModels
+    from mlxk.application.text_streams import Described
     from mlxk.application.use_cases.describe_images import Showing
     from mlxk.application.use_cases.generate_text import Question
     from mlxk.entrypoints.cli.answer import Answer, AnswerReader
@@ -101,15 +101,15 @@ class _Printer:
             self._answers.append(self._read(chunk))
         whole = _joined(self._answers)
         if self._output.as_json:
-            from mlxk.entrypoints.cli import wire
+            from mlxk.entrypoints.cli.answer import answer_json
 
             shown = not self._arguments.no_reasoning
-            self._output.document("run", wire.answer(self._arguments.model, self._showing.prompt, whole, shown))
+            self._output.document("run", answer_json(self._arguments.model, self._showing.prompt, whole, shown))
         else:
             say_notes(self._output, whole.finished.notes)
 
     def _next(self, described: "Iterator[Described]") -> "Described | None":
-        from mlxk.entrypoints.cli.spinner import Spinner
+        from mlxk.entrypoints.cli.progress import Spinner
 
         first = len(self._answers) * self._showing.chunk + 1
         last = min(first + self._showing.chunk - 1, self._total)
@@ -158,7 +158,7 @@ def _files(values: Sequence[str], prompt: str, built_in: "BuiltInModels") -> tup
 
 def _joined(answers: "Sequence[Answer]") -> "Answer":
     """Return one answer made of all: texts one after the other, tokens and seconds added up."""
-    from mlxk.domain.generation import Finished
+    from mlxk.domain.generation.request import Finished
     from mlxk.entrypoints.cli.answer import Answer
 
     return Answer(

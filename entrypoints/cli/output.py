@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from mlxk.domain.errors import MlxkError, StorageError
-from mlxk.entrypoints.cli.printable import printable
+from mlxk.entrypoints.cli.render.formatting import printable
 
 BOLD, DIM, RED, RESET = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[0m"
 

@@ -12,13 +12,10 @@ from mlxk.application.ports.resident_models import ResidentModels
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 from mlxk.application.use_cases.serve_text import ServeText
 from mlxk.domain.errors import InternalError, MlxkError
-from mlxk.entrypoints.http.answers.answering import Answering
-from mlxk.entrypoints.http.answers.pump import PING_SECONDS, Pump
-from mlxk.entrypoints.http.body_guard import BodyGuard
 from mlxk.entrypoints.http.errors import RETRY_SECONDS, error_document, status_of, translate
 from mlxk.entrypoints.http.foreign_logs import where
-from mlxk.entrypoints.http.guards import HostGuard, KeyGuard, OriginGuard
-from mlxk.entrypoints.http.life import Admission, ServerLife
+from mlxk.entrypoints.http.guards import BodyGuard, HostGuard, KeyGuard, OriginGuard
+from mlxk.entrypoints.http.lifecycle import Admission, ServerLife
 from mlxk.entrypoints.http.metrics import Metrics
 from mlxk.entrypoints.http.on_demand import Embedding, Listening, OnDemand
 from mlxk.entrypoints.http.request_scope import RequestScope, request_id
@@ -29,6 +26,8 @@ from mlxk.entrypoints.http.resources.generation import ChatCompletions, Completi
 from mlxk.entrypoints.http.resources.models import Model, Models, Unload
 from mlxk.entrypoints.http.resources.probes import Alive, EngineWatch, Health, MetricsPage, Ready
 from mlxk.entrypoints.http.resources.readable import send_json
+from mlxk.entrypoints.http.responses.generation_responder import Answering
+from mlxk.entrypoints.http.responses.stream_dispatcher import PING_SECONDS, Pump
 from mlxk.entrypoints.server_settings import MIB, ServerSettings
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Errors as the wire shows them: one body that clients of OpenAI and of mlx-knife both understand."""
+"""Errors as HTTP shows them: the status of each code, and one body that OpenAI's and mlx-knife's clients understand."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,47 @@ from mlxk.domain.errors import (
     UnsupportedMediaTypeError,
     ValidationError,
 )
-from mlxk.entrypoints.http.http_status import HTTP_STATUS
+
+HTTP_STATUS: dict[str, int] = {
+    "usage_error": 400,
+    "validation_error": 400,
+    "model_not_found": 404,
+    "ambiguous_match": 400,
+    "hash_not_found": 404,
+    "storage_error": 500,
+    "model_unhealthy": 409,
+    "incompatible_model": 501,
+    "untrusted_model_code": 403,
+    "backend_not_installed": 501,
+    "capability_not_supported": 422,
+    "context_length_exceeded": 400,
+    "insufficient_memory": 507,
+    "queue_full": 429,
+    "feature_disabled": 403,
+    "access_denied": 403,
+    "network_error": 502,
+    "download_failed": 502,
+    "upload_failed": 502,
+    "requires_confirmation": 409,
+    "locks_present": 409,
+    "workspace_model": 409,
+    "secrets_found": 409,
+    "conversion_failed": 500,
+    "execution_error": 500,
+    "interrupted": 503,
+    "parameter_not_supported": 400,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "unsupported_media_type": 415,
+    "payload_too_large": 413,
+    "request_timeout": 408,
+    "unauthorized": 401,
+    "forbidden_origin": 403,
+    "server_shutdown": 503,
+    "port_in_use": 500,
+    "internal_error": 500,
+}
+
 
 PARAMETER_OF_CODE = {
     "model_not_found": "model",

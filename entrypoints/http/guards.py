@@ -1,9 +1,4 @@
-"""Who may ask: guards against web pages, foreign host names and clients without a key.
-
-A server on the loopback interface is reachable by every web page its user visits. So the ``Host`` must be a name of
-ours (a page that rebinds its own name to 127.0.0.1 sends that name), and an ``Origin``, which browsers send with what
-pages ask, must be allowed. Clients that are no browsers send none.
-"""
+"""Guards on every request: host names, origins, API keys, and the size of the body."""
 
 import hashlib
 import hmac
@@ -14,7 +9,35 @@ from urllib.parse import urlsplit
 
 import falcon
 
-from mlxk.domain.errors import ForbiddenOriginError, UnauthorizedError
+from mlxk.domain.errors import ForbiddenOriginError, PayloadTooLargeError, UnauthorizedError
+from mlxk.domain.generation.media import MAX_AUDIO_BYTES
+
+UPLOAD_PATHS = frozenset({"/v1/audio/transcriptions", "/v1/audio/translations"})
+
+LARGEST_UPLOAD_BYTES = MAX_AUDIO_BYTES + 1024 * 1024
+"""A file of sound, and the form around it."""
+
+
+class BodyGuard:
+    """Refuses bodies that are too large for their address.
+
+    Args:
+        limit_bytes: The operator's, for everything but files of sound.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+
+    def process_request(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Compare the length that the server counted.
+
+        Raises:
+            PayloadTooLargeError: The body is larger.
+        """
+        upload = request.path.rstrip("/") in UPLOAD_PATHS
+        if (request.content_length or 0) > (LARGEST_UPLOAD_BYTES if upload else self._limit):
+            raise PayloadTooLargeError("The request body is larger than the server takes.")
+
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 

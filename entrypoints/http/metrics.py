@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from mlxk.domain.generation import Finished
+from mlxk.domain.generation.request import Finished
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -12,16 +12,16 @@ import falcon
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
-from mlxk.entrypoints.http.life import Admission, ServerLife
+from mlxk.entrypoints.http.lifecycle import Admission, ServerLife
 
 if TYPE_CHECKING:
     from mlxk.application.ports.sound_decoder import SoundDecoder
     from mlxk.application.use_cases.embed_text import EmbedText
     from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
-    from mlxk.domain.sound import DecodedSound
-    from mlxk.entrypoints.http.answers.spoken import SpokenQuestions
+    from mlxk.domain.generation.media import DecodedSound
     from mlxk.entrypoints.http.resources.audio import Audio
     from mlxk.entrypoints.http.resources.embeddings import Embeddings
+    from mlxk.entrypoints.http.responses.transcription_chat import SpokenQuestions
 
 
 class Posted(Protocol):
@@ -74,14 +74,14 @@ class Listening:
         return self._audio("translate")
 
     def _audio(self, task: str) -> "Audio":
-        from mlxk.domain.speech import SpeechTask
+        from mlxk.domain.transcription import SpeechTask
         from mlxk.entrypoints.http.resources.audio import Audio
 
         return Audio(SpeechTask(task), self.transcribe(), self.catalogue, self.life, self.admission, self.log)
 
     def spoken(self) -> "SpokenQuestions":
         """Return what understands chats with models that only listen."""
-        from mlxk.entrypoints.http.answers.spoken import SpokenQuestions
+        from mlxk.entrypoints.http.responses.transcription_chat import SpokenQuestions
 
         return SpokenQuestions(self.transcribe(), self.clock, self.max_tokens)
 

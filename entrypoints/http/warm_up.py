@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from mlxk.application.model_requirements import require_embedding_model, require_served_model
+from mlxk.application.policy import require_embedding_model, require_served_model
 from mlxk.application.use_cases.serve_catalogue import ServedModel
-from mlxk.domain.capabilities import Capability
-from mlxk.domain.conversation import Conversation
-from mlxk.domain.generation import Finished, GenerationRequest, GenerationSettings
+from mlxk.domain.generation.conversation import Conversation
+from mlxk.domain.generation.request import Finished, GenerationRequest, GenerationSettings
+from mlxk.domain.models.model import Capability
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
@@ -66,7 +66,7 @@ def _hear_silence(container: "Container", model: ServedModel) -> None:
     import wave
 
     from mlxk.application.use_cases.transcribe_audio import Recording
-    from mlxk.domain.speech import TranscriptionSettings
+    from mlxk.domain.transcription import TranscriptionSettings
 
     with tempfile.TemporaryDirectory(prefix="mlxk-") as folder:
         path = os.path.join(folder, "silence.wav")

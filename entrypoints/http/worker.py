@@ -19,9 +19,9 @@ import attrs
 from mlxk.domain.errors import MlxkError
 from mlxk.entrypoints.http import control
 from mlxk.entrypoints.http.app import Application, Ports
-from mlxk.entrypoints.http.body_guard import LARGEST_UPLOAD_BYTES
 from mlxk.entrypoints.http.descriptors import raise_descriptor_limit
 from mlxk.entrypoints.http.foreign_logs import lead_logs_into
+from mlxk.entrypoints.http.guards import LARGEST_UPLOAD_BYTES
 from mlxk.entrypoints.http.handover import Orders, orders_of, read_settings_file, release_signals
 from mlxk.entrypoints.http.server.server import HttpServer, ServerLimits
 from mlxk.entrypoints.http.supervisor import READY, stopping_signals

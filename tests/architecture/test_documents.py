@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlxk.entrypoints.cli.parser import build_parser
+from mlxk.entrypoints.cli.program import build_parser
 
 if TYPE_CHECKING:
     import subprocess

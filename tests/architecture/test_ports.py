@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import doubles
 import pytest
 
 import mlxk.adapters
@@ -45,7 +46,7 @@ ADDED_BY_TYPING = {"__init__", "__subclasshook__", "_no_init_or_replace_init", "
 @pytest.fixture(scope="module")
 def adapters() -> dict[str, type]:
     """Return the classes of all adapters, by name."""
-    return classes(mlxk.adapters)
+    return classes(mlxk.adapters) | classes(doubles)
 
 
 @pytest.mark.parametrize("port", PORTS.values(), ids=PORTS)
@@ -59,14 +60,14 @@ def test_every_method_of_a_port_is_abstract_and_documented(port: Any) -> None:
 
 @pytest.mark.parametrize("port", sorted(set(PORTS) - RESULTS))
 def test_every_port_has_a_double(port: str, adapters: dict[str, type]) -> None:
-    assert doubles(port, adapters) != []
+    assert doubles_of(port, adapters) != []
 
 
 @pytest.mark.parametrize("port", sorted(set(PORTS) - RESULTS))
 def test_every_port_has_a_suite_that_runs_on_its_double(port: str, adapters: dict[str, type], root: Path) -> None:
     suite = root / "tests" / "contract" / "ports" / f"test_{PORTS[port].__module__.rpartition('.')[2]}.py"
     assert suite.exists()
-    assert any(double in suite.read_text(encoding="utf-8") for double in doubles(port, adapters))
+    assert any(double in suite.read_text(encoding="utf-8") for double in doubles_of(port, adapters))
 
 
 @pytest.mark.parametrize("port", sorted(set(PORTS) - RESULTS))
@@ -83,10 +84,10 @@ def test_a_subclass_of_ports_is_named_after_one_of_them(adapters: dict[str, type
     assert [name for name, ports in met.items() if ports and not name.endswith(tuple(ports))] == []
 
 
-def doubles(port: str, adapters: dict[str, type]) -> list[str]:
+def doubles_of(port: str, adapters: dict[str, type]) -> list[str]:
     """Return the names of the in-memory adapters that meet a port."""
     return [
         name
         for name, kind in adapters.items()
-        if PORTS[port] in kind.__mro__ and kind.__module__.startswith("mlxk.adapters.in_memory.")
+        if PORTS[port] in kind.__mro__ and kind.__module__.startswith("doubles.")
     ]

@@ -65,8 +65,8 @@ FOR_SOUND_VECTORS_AND_IMAGES = {
     "mlxk.application.use_cases.serve_images",
     "mlxk.application.use_cases.transcribe_audio",
     "mlxk.domain.embedding",
-    "mlxk.domain.image_table",
-    "mlxk.domain.speech",
+    "mlxk.domain.generation.request.image_table",
+    "mlxk.domain.transcription",
     "mlxk.entrypoints.http.requests.audio",
     "mlxk.entrypoints.http.resources.audio",
     "mlxk.entrypoints.http.resources.embeddings",
@@ -135,8 +135,8 @@ def test_what_needs_no_model_builds_no_container(
 def test_a_light_command_loads_only_the_adapters_it_uses(program_environment: dict[str, str], tmp_path: Path) -> None:
     _, modules = modules_after(["list", "--json"], program_environment, tmp_path)
     ours = {module for module in modules if module.startswith("mlxk.adapters.")}
-    assert not any(module.startswith(("mlxk.adapters.in_memory", "mlxk.adapters.logging")) for module in ours)
-    assert "mlxk.adapters.mlx.text" not in ours
+    assert not any(module.startswith("mlxk.adapters.logging") for module in ours)
+    assert "mlxk.adapters.mlx.text_generator" not in ours
 
 
 def test_a_server_that_is_only_asked_for_text_holds_nothing_for_sound_vectors_and_images(

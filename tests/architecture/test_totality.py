@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mlxk.domain.errors import MlxkError, all_error_types
 from mlxk.entrypoints.cli.exit_status import EXIT_STATUS, exit_status
-from mlxk.entrypoints.http.http_status import HTTP_STATUS
+from mlxk.entrypoints.http.errors import HTTP_STATUS
 from mlxk.entrypoints.settings import VARIABLES, Settings, read_settings
 
 CODES = [error.code for error in all_error_types()]

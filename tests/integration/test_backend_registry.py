@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlxk.adapters.mlx.registry import MlxBackendRegistry
-from mlxk.domain.capabilities import Backend
+from mlxk.domain.models.model import Backend
 
 NOT_MODELS = ("base", "cache", "rope_utils", "switch_layers", "pipeline", "nosuchtype", "Llama", "a/b", "..", "")
 
@@ -98,7 +98,7 @@ def test_asking_imports_no_library_and_takes_milliseconds() -> None:
     program = """
         import sys, time
         from mlxk.adapters.mlx.registry import MlxBackendRegistry
-        from mlxk.domain.capabilities import Backend
+        from mlxk.domain.models.model import Backend
         start = time.process_time()
         registry = MlxBackendRegistry()
         answers = [registry.supports(backend, kind) for backend, kind in

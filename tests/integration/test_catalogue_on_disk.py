@@ -10,17 +10,17 @@ import time
 from pathlib import Path
 
 import pytest
+from doubles.backend_registry import InMemoryBackendRegistry
+from doubles.built_in_models import InMemoryBuiltInModels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
-from mlxk.adapters.in_memory.backend_registry import InMemoryBackendRegistry
-from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.list_models import ListModels
-from mlxk.domain.capabilities import Backend
+from mlxk.domain.models.model import Backend
 
 HEADER = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
 FILES = {

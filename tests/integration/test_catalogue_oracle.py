@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doubles.built_in_models import InMemoryBuiltInModels
 
 from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
-from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
 from mlxk.adapters.mlx.registry import MlxBackendRegistry
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.list_models import ListModels
-from mlxk.domain.model import ModelDescription, Origin
+from mlxk.domain.models.model import ModelDescription, Origin
 
 RECORDED = Path(__file__).parent / "data" / "mlx_knife_2_0_8_list.json"
 Files = dict[str, Any]

@@ -9,12 +9,12 @@ from typing import Any
 
 import attrs
 import pytest
+from doubles.speech_transcriber import InMemorySpeechTranscriber
+from doubles.text_embedder import InMemoryTextEmbedder
 from models.tiny_embedding import build_bert
 
-from mlxk.adapters.in_memory.speech_transcriber import InMemorySpeechTranscriber
-from mlxk.adapters.in_memory.text_embedder import InMemoryTextEmbedder
-from mlxk.domain.speech import Segment, SpeechTask, TimedWord, Transcript
-from mlxk.entrypoints.cli.door import Door
+from mlxk.domain.transcription import Segment, SpeechTask, TimedWord, Transcript
+from mlxk.entrypoints.cli.command import Door
 from mlxk.entrypoints.cli.program import run
 from mlxk.entrypoints.container import Container, build
 from mlxk.entrypoints.injection import providers

@@ -12,8 +12,7 @@ from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.adapters.huggingface.verification import HuggingFaceContentVerifier
 from mlxk.application.ports.content_verifier import VerificationResult
-from mlxk.domain.model import ModelHandle, Origin
-from mlxk.domain.workspace import SENTINEL_NAME
+from mlxk.domain.models.model import SENTINEL_NAME, ModelHandle, Origin
 
 COMMIT = "a" * 40
 LARGE, SMALL = b"weights" * 400_000, b'{"model_type": "llama"}\n'

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doubles.event_log import InMemoryEventLog
 
 from mlxk.adapters.builtin.packaged import PackagedBuiltInModels
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.application.ports.text_generator import TextStream
-from mlxk.domain.conversation import Conversation, Message, Role, ToolCall
-from mlxk.domain.generation import GenerationRequest, ReasoningDelta, TextDelta, ToolCallDelta
-from mlxk.domain.model import ModelHandle
+from mlxk.domain.generation.conversation import Conversation, Message, Role, ToolCall
+from mlxk.domain.generation.request import GenerationRequest, ReasoningDelta, TextDelta, ToolCallDelta
+from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx
 MAX_PACKAGE_BYTES = 3_000_000

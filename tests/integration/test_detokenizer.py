@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mlxk.adapters.mlx.detokenizer import TokenDecoder
+from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder
 
 _CORPUS = [
     "The quick brown fox, it isn't lazy. Grüße aus Köln! 世界 😀 naïve",

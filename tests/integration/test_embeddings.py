@@ -9,15 +9,14 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from doubles.event_log import InMemoryEventLog
 from hypothesis import given
 from hypothesis import strategies as st
 from models.tiny_embedding import WINDOW, build_bert, build_qwen3
 
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.adapters.mlx.embedding.batches import MOST_PAIRS, MOST_ROWS, MOST_TOKENS, batches
-from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
-from mlxk.adapters.mlx.embedding.prompts import Prompts, prompts_of
-from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.mlx.embedding.embedder import MOST_PAIRS, MOST_ROWS, MOST_TOKENS, MlxTextEmbedder, batches
+from mlxk.adapters.mlx.embedding.encoding import Prompts, prompts_of
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings, EmbeddingSettings, Input, InputKind
 from mlxk.domain.errors import (
@@ -28,7 +27,7 @@ from mlxk.domain.errors import (
     UnhealthyModelError,
     ValidationError,
 )
-from mlxk.domain.model import ModelHandle
+from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx
 

@@ -12,9 +12,8 @@ from PIL.TiffImagePlugin import IFDRational
 from syrupy.assertion import SnapshotAssertion
 
 from mlxk.adapters.pillow.exif import PillowExifReader
-from mlxk.domain.image_facts import ImageFacts
-from mlxk.domain.image_table import Chunk, ShownImage
-from mlxk.domain.media import EncodedImage
+from mlxk.domain.generation.image_table import Chunk, ImageFacts, ShownImage
+from mlxk.domain.generation.media import EncodedImage
 
 TAG, GPS, IFD = ExifTags.Base, ExifTags.GPS, ExifTags.IFD
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF")

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxk.adapters.mlx.tool_parsers import tool_call_format
-from mlxk.domain.answer_stream import AnswerStream
-from mlxk.domain.conversation import ToolCall
-from mlxk.domain.generation import TextDelta, ToolCallDelta
-from mlxk.domain.reasoning import CHANNELS, ReasoningFormat
-from mlxk.domain.tool_calls import ToolCallFormat
+from mlxk.adapters.mlx.prompting.tool_parsers import tool_call_format
+from mlxk.domain.formats.output_parser import AnswerStream
+from mlxk.domain.formats.reasoning import CHANNELS, ReasoningFormat
+from mlxk.domain.formats.tool_calls import ToolCallFormat
+from mlxk.domain.generation.conversation import ToolCall
+from mlxk.domain.generation.request import TextDelta, ToolCallDelta
 
 TYPES = {"city": "string", "days": "integer", "warm": "boolean", "places": "array", "more": "object"}
 TOOLS = (

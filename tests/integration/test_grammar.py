@@ -16,10 +16,9 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mlxk.adapters.mlx.detokenizer import TokenDecoder
-from mlxk.adapters.mlx.grammar import GrammarCompiler, GrammarConstraint, answer_begins
-from mlxk.adapters.mlx.imports import import_mlx_lm
-from mlxk.domain.answer_stream import AnswerStream
+from mlxk.adapters.mlx.library_imports import import_mlx_lm
+from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder
+from mlxk.adapters.mlx.prompting.grammar import GrammarCompiler, GrammarConstraint, answer_begins
 from mlxk.domain.errors import (
     BackendNotInstalledError,
     CapabilityError,
@@ -27,8 +26,9 @@ from mlxk.domain.errors import (
     MlxkError,
     ValidationError,
 )
-from mlxk.domain.grammar import Grammar
-from mlxk.domain.reasoning import CHANNELS, ReasoningFormat, ReasoningStyle
+from mlxk.domain.formats.output_parser import AnswerStream
+from mlxk.domain.formats.reasoning import CHANNELS, ReasoningFormat, ReasoningStyle
+from mlxk.domain.generation.grammar import Grammar
 
 _SCHEMAS = json.loads((Path(__file__).parent / "data" / "json_schemas.json").read_text(encoding="utf-8"))
 _THINK = ReasoningFormat(ReasoningStyle.TAGS, "<think>", "</think>")

@@ -17,8 +17,7 @@ from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.adapters.huggingface.verification import HuggingFaceContentVerifier
 from mlxk.domain.errors import MlxkError
-from mlxk.domain.model import ModelHandle
-from mlxk.domain.workspace import SENTINEL_NAME
+from mlxk.domain.models.model import SENTINEL_NAME, ModelHandle
 
 COMMIT = "a" * 40
 NAMES = (

@@ -20,8 +20,8 @@ from serving.parts import (
 from serving.running import RunningServer, eventually
 
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.speech import SpeechTask
-from mlxk.entrypoints.http.body_guard import LARGEST_UPLOAD_BYTES
+from mlxk.domain.transcription import SpeechTask
+from mlxk.entrypoints.http.guards import LARGEST_UPLOAD_BYTES
 from mlxk.entrypoints.http.server.server import ServerLimits
 from mlxk.entrypoints.server_settings import ServerSettings
 

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 
 import openai
 import pytest
+from doubles.text_generator import InMemoryTextGenerator, Token
 from serving.parts import BASE_MODEL, CHAT_MODEL, Parts
 from serving.running import RunningServer, eventually
 
-from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator, Token
 from mlxk.domain.errors import ContextLengthError, ExecutionError
-from mlxk.domain.generation import GenerationRequest
+from mlxk.domain.generation.request import GenerationRequest
 from mlxk.entrypoints.server_settings import ServerSettings
 
 MESSAGES: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "one two three"}]

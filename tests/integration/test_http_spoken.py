@@ -12,8 +12,8 @@ from serving.forms import uploads_left_behind
 from serving.parts import CHAT_MODEL, SPEECH_MODEL, SPOKEN, Parts
 from serving.running import RunningServer, eventually
 
-from mlxk.entrypoints.http.answers.spoken import UNSUPPORTED
 from mlxk.entrypoints.http.requests.chat import ChatRequest
+from mlxk.entrypoints.http.responses.transcription_chat import UNSUPPORTED
 from mlxk.entrypoints.server_settings import ServerSettings
 
 SOUND = b"RIFF....WAVE"

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from doubles.text_generator import InMemoryTextGenerator, Token
 from serving.parts import BASE_MODEL, BROKEN_MODEL, CHAT_MODEL, OTHER_MODEL, Parts
 from serving.running import RunningServer, events_of, eventually, read_all, unchunked
 
-from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator, Token
 from mlxk.domain.errors import ContextLengthError, ExecutionError
-from mlxk.domain.generation import GenerationRequest
+from mlxk.domain.generation.request import GenerationRequest
 from mlxk.entrypoints.http.server.server import ServerLimits
 from mlxk.entrypoints.server_settings import ServerSettings
 

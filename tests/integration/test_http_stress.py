@@ -10,11 +10,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from doubles.text_generator import InMemoryTextGenerator
 from serving.parts import CHAT_MODEL, Parts
 from serving.running import RunningServer, events_of, eventually, read_all
 
-from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
-from mlxk.domain.generation import GenerationRequest
+from mlxk.domain.generation.request import GenerationRequest
 from mlxk.entrypoints.http.server.server import ServerLimits
 from mlxk.entrypoints.server_settings import ServerSettings
 

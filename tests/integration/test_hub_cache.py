@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.domain.errors import RevisionNotFoundError, StorageError
-from mlxk.domain.model import ModelHandle
+from mlxk.domain.models.model import ModelHandle
 
 A, B = "a" * 40, "b" * 40
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doubles.progress import InMemoryProgress
 from hub.models import sharded_model, small_model
 from hub.server import LoopbackHub
 
 from mlxk.adapters.huggingface.client import HubAccess, HubClient, Patience, seconds_asked
 from mlxk.adapters.huggingface.hub import HuggingFaceModelHub
-from mlxk.adapters.in_memory.progress import InMemoryProgress
 from mlxk.domain.download import plan_download
 from mlxk.domain.errors import DownloadFailedError, MlxkError, NetworkError
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from mlxk.adapters.pillow.decoder import PillowImageDecoder
 from mlxk.adapters.pillow.exif import PillowExifReader
+from mlxk.adapters.pillow.images import PillowImageDecoder
 from mlxk.domain.errors import MlxkError, ValidationError
-from mlxk.domain.media import MAX_IMAGE_PIXELS, EncodedImage
+from mlxk.domain.generation.media import MAX_IMAGE_PIXELS, EncodedImage
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "HEIF")
 LOSSLESS = {"WEBP": {"lossless": True}, "HEIF": {"quality": -1}}

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from doubles.event_log import InMemoryEventLog
 from models.tiny_models import build
 
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.adapters.mlx.imports import import_failure
-from mlxk.adapters.mlx.loading_failure import loading_failure
-from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.mlx.library_imports import import_failure
+from mlxk.adapters.mlx.loading.load_errors import loading_failure
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.domain.errors import (
     BackendNotInstalledError,
@@ -22,8 +22,8 @@ from mlxk.domain.errors import (
     MlxkError,
     UnhealthyModelError,
 )
-from mlxk.domain.generation import GenerationRequest
-from mlxk.domain.model import ModelHandle, Origin
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.models.model import ModelHandle, Origin
 
 pytestmark = pytest.mark.mlx
 
@@ -186,11 +186,11 @@ def test_what_does_not_fit_is_named(
 
 BROKEN = """
 import sys
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.adapters.mlx.text import MlxTextGenerator
+from doubles.event_log import InMemoryEventLog
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
-from mlxk.domain.generation import GenerationRequest
-from mlxk.domain.model import ModelHandle, Origin
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.models.model import ModelHandle, Origin
 log = InMemoryEventLog()
 generator = MlxTextGenerator(log, SystemClock())
 handle = ModelHandle("a", sys.argv[1], Origin.WORKSPACE)

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mlxk.adapters.system.memory import system_memory_probe
-from mlxk.adapters.system.proc_memory import ProcMemoryProbe
-from mlxk.adapters.system.sysctl_memory import SysctlMemoryProbe, run_quietly
-from mlxk.domain.memory import MemoryReading
+from mlxk.adapters.system.memory import ProcMemoryProbe, SysctlMemoryProbe, run_quietly, system_memory_probe
+from mlxk.domain.models.memory import MemoryReading
 
 MIB, GIB = 1024**2, 1024**3
 

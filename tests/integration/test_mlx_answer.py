@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models.tiny_models import CORPUS, build
 
-from mlxk.adapters.mlx.loading import LoadedModel, load_model
-from mlxk.adapters.mlx.preparation import prepare
-from mlxk.adapters.mlx.streams import AnswerSink, MlxTextStream
+from mlxk.adapters.mlx.engine.build_sequence import prepare
+from mlxk.adapters.mlx.engine.text_stream import AnswerSink, MlxTextStream
+from mlxk.adapters.mlx.loading.text_model import LoadedModel, load_model
 from mlxk.adapters.system.clock import SystemClock
-from mlxk.domain.generation import Finished, FinishReason, GenerationRequest, GenerationSettings, TextDelta
+from mlxk.domain.generation.request import Finished, FinishReason, GenerationRequest, GenerationSettings, TextDelta
 
 pytestmark = pytest.mark.mlx
 

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from doubles.event_log import InMemoryEventLog
 from models.answers import Answer, oracle, read
 from models.tiny_models import ARCHITECTURES, build
 
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.adapters.mlx.engine_options import EngineOptions
-from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.mlx.engine.engine_options import EngineOptions
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
-from mlxk.domain.conversation import Conversation, Role
 from mlxk.domain.errors import ContextLengthError
-from mlxk.domain.generation import FinishReason, GenerationRequest, GenerationSettings
-from mlxk.domain.model import ModelHandle
+from mlxk.domain.generation.conversation import Conversation, Role
+from mlxk.domain.generation.request import FinishReason, GenerationRequest, GenerationSettings
+from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx
 WORDS = (

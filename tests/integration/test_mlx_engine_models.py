@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from doubles.event_log import InMemoryEventLog
 from models.answers import oracle, read
 from models.tiny_models import build
 
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.adapters.mlx.engine_options import EngineOptions
-from mlxk.adapters.mlx.loading import weight_bytes
-from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.mlx.engine.engine_options import EngineOptions
+from mlxk.adapters.mlx.loading.text_model import weight_bytes
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.domain.errors import (
     ExecutionError,
@@ -23,8 +23,8 @@ from mlxk.domain.errors import (
     QueueFullError,
     UntrustedModelCodeError,
 )
-from mlxk.domain.generation import FinishReason, GenerationRequest, GenerationSettings
-from mlxk.domain.model import ModelHandle, Origin
+from mlxk.domain.generation.request import FinishReason, GenerationRequest, GenerationSettings
+from mlxk.domain.models.model import ModelHandle, Origin
 
 pytestmark = pytest.mark.mlx
 PATIENCE_SECONDS = 10.0
@@ -204,7 +204,7 @@ def test_the_limit_on_open_files_stays_as_it_was(tmp_path: Path) -> None:
     program = (
         "import resource, sys\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (1000, 3000))\n"
-        "from mlxk.adapters.mlx.imports import import_mlx_lm\n"
+        "from mlxk.adapters.mlx.library_imports import import_mlx_lm\n"
         "before = resource.setrlimit\n"
         "import_mlx_lm()\n"
         "assert resource.setrlimit is before\n"
@@ -217,7 +217,7 @@ def test_the_limit_on_open_files_stays_as_it_was(tmp_path: Path) -> None:
 def test_transformers_knows_all_its_models_though_its_files_were_read_once() -> None:
     program = (
         "import os\n"
-        "from mlxk.adapters.mlx.imports import import_mlx_lm\n"
+        "from mlxk.adapters.mlx.library_imports import import_mlx_lm\n"
         "scanned = []\n"
         "scan = os.scandir\n"
         "os.scandir = lambda path: scanned.append(os.fspath(path)) or scan(path)\n"
@@ -242,11 +242,11 @@ def test_a_process_that_generated_exits_with_zero_every_time(
     handle = build(tmp_path / "a")
     program = (
         "import sys\n"
-        "from mlxk.adapters.in_memory.event_log import InMemoryEventLog\n"
-        "from mlxk.adapters.mlx.text import MlxTextGenerator\n"
+        "from doubles.event_log import InMemoryEventLog\n"
+        "from mlxk.adapters.mlx.text_generator import MlxTextGenerator\n"
         "from mlxk.adapters.system.clock import SystemClock\n"
-        "from mlxk.domain.generation import GenerationRequest, GenerationSettings\n"
-        "from mlxk.domain.model import ModelHandle, Origin\n"
+        "from mlxk.domain.generation.request import GenerationRequest, GenerationSettings\n"
+        "from mlxk.domain.models.model import ModelHandle, Origin\n"
         "engine = MlxTextGenerator(InMemoryEventLog(), SystemClock())\n"
         "handle = ModelHandle(sys.argv[1], sys.argv[1], Origin.WORKSPACE)\n"
         "wanted = GenerationSettings(max_tokens=8, ignore_eos=True)\n"

@@ -8,22 +8,28 @@ from pathlib import Path
 import attrs
 import mlx.core as mx
 import pytest
+from doubles.event_log import InMemoryEventLog
 from models.answers import loaded, oracle, read
 from models.tiny_models import build
 
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.adapters.mlx.constraints import ReasoningReader
-from mlxk.adapters.mlx.detokenizer import TokenDecoder
-from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.mlx.engine.build_sequence import ReasoningReader
+from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
-from mlxk.domain.answer_stream import AnswerStream
-from mlxk.domain.computation import Computation
-from mlxk.domain.conversation import Conversation
 from mlxk.domain.errors import CapabilityError, ValidationError
-from mlxk.domain.generation import FinishReason, GenerationRequest, GenerationSettings, ReasoningDelta, TextDelta
-from mlxk.domain.grammar import Grammar
-from mlxk.domain.model import ModelHandle
-from mlxk.domain.reasoning import CHANNELS, ReasoningFormat, detect_reasoning
+from mlxk.domain.formats.output_parser import AnswerStream
+from mlxk.domain.formats.reasoning import CHANNELS, ReasoningFormat, detect_reasoning
+from mlxk.domain.generation.conversation import Conversation
+from mlxk.domain.generation.engine_options import Computation
+from mlxk.domain.generation.grammar import Grammar
+from mlxk.domain.generation.request import (
+    FinishReason,
+    GenerationRequest,
+    GenerationSettings,
+    ReasoningDelta,
+    TextDelta,
+)
+from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx
 PROMPT = "The quick brown fox"

@@ -17,19 +17,19 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from doubles.event_log import InMemoryEventLog
 from models.answers import oracle
 from models.tiny_models import build
 
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.adapters.mlx.engine_options import EngineOptions
-from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.mlx.engine.engine_options import EngineOptions
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
-from mlxk.domain.computation import Computation
-from mlxk.domain.conversation import Conversation
 from mlxk.domain.errors import MlxkError
-from mlxk.domain.generation import Finished, GenerationRequest, GenerationSettings, TextDelta
-from mlxk.domain.grammar import Grammar
-from mlxk.domain.model import ModelHandle
+from mlxk.domain.generation.conversation import Conversation
+from mlxk.domain.generation.engine_options import Computation
+from mlxk.domain.generation.grammar import Grammar
+from mlxk.domain.generation.request import Finished, GenerationRequest, GenerationSettings, TextDelta
+from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx
 READERS = 12

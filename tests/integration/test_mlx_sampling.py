@@ -6,17 +6,17 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
+from doubles.event_log import InMemoryEventLog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models.answers import read
 from models.tiny_models import build
 
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.adapters.mlx.sampling import NOT_FINITE, BatchSampler, Draws, SamplingParameters, chosen, processors_of
-from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.mlx.engine.sampling import NOT_FINITE, BatchSampler, Draws, SamplingParameters, chosen, processors_of
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
-from mlxk.domain.generation import GenerationRequest, GenerationSettings, TextDelta
-from mlxk.domain.model import ModelHandle
+from mlxk.domain.generation.request import GenerationRequest, GenerationSettings, TextDelta
+from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx
 GREEDY = SamplingParameters(0.0, 1.0, 0, 0.0)

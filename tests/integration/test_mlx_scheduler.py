@@ -6,24 +6,23 @@ from typing import Any
 import attrs
 import mlx.core as mx
 import pytest
+from doubles.event_log import InMemoryEventLog
 from models.answers import read
 from models.tiny_models import build
 
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.adapters.mlx.admission import Admission
-from mlxk.adapters.mlx.jobs import Job
-from mlxk.adapters.mlx.loading import LoadedModel, load_model
-from mlxk.adapters.mlx.prefix_cache import PrefixCache
-from mlxk.adapters.mlx.preparation import prepare
-from mlxk.adapters.mlx.residency import Resident
-from mlxk.adapters.mlx.sampling import LogitsProcessor
-from mlxk.adapters.mlx.scheduler import PIECE_SHARED, SMALL_REST, Scheduler
-from mlxk.adapters.mlx.streams import AnswerSink, MlxTextStream
-from mlxk.adapters.mlx.tally import Tally
+from mlxk.adapters.mlx.engine.admission import Admission
+from mlxk.adapters.mlx.engine.build_sequence import prepare
+from mlxk.adapters.mlx.engine.jobs import Job
+from mlxk.adapters.mlx.engine.model_pool import Resident
+from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache
+from mlxk.adapters.mlx.engine.sampling import LogitsProcessor
+from mlxk.adapters.mlx.engine.scheduler import PIECE_SHARED, SMALL_REST, Scheduler, Tally
+from mlxk.adapters.mlx.engine.text_stream import AnswerSink, MlxTextStream
+from mlxk.adapters.mlx.loading.text_model import LoadedModel, load_model
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.domain.errors import ExecutionError
-from mlxk.domain.generation import FinishReason, GenerationRequest, GenerationSettings
-from mlxk.domain.model import ModelHandle
+from mlxk.domain.generation.request import FinishReason, GenerationRequest, GenerationSettings
+from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx
 PROMPTS = ("Hello world", "The quick brown fox", "Count: 1, 2, 3", "Die Sonne")

@@ -8,7 +8,7 @@ import pytest
 
 from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
 from mlxk.domain.errors import StorageError
-from mlxk.domain.model import FileEntry
+from mlxk.domain.models.model import FileEntry
 
 FILES = FilesystemModelFiles()
 

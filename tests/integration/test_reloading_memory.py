@@ -11,22 +11,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from doubles.clock import InMemoryClock
+from doubles.event_log import InMemoryEventLog
 from models.tiny_embedding import build_bert
 from models.tiny_models import build
 from serving.running import eventually
 
-from mlxk.adapters.in_memory.clock import InMemoryClock
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
 from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
 from mlxk.adapters.mlx.embedding.loading import EmbeddingModel, load_embedding_model
-from mlxk.adapters.mlx.engine import Engine
-from mlxk.adapters.mlx.engine_options import EngineOptions
-from mlxk.adapters.mlx.loading import load_tokenizer
-from mlxk.adapters.mlx.residency import WantedModel
-from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.mlx.engine.engine import Engine
+from mlxk.adapters.mlx.engine.engine_options import EngineOptions
+from mlxk.adapters.mlx.engine.model_pool import WantedModel
+from mlxk.adapters.mlx.loading.text_model import load_tokenizer
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.domain.embedding import EmbeddingRequest
-from mlxk.domain.generation import Finished, GenerationRequest, GenerationSettings
+from mlxk.domain.generation.request import Finished, GenerationRequest, GenerationSettings
 
 pytestmark = pytest.mark.mlx
 LOADS = 100

@@ -10,9 +10,9 @@ import mlx.core as mx
 import pytest
 from transformers import AutoTokenizer
 
-from mlxk.adapters.mlx.grammar import GrammarCompiler
+from mlxk.adapters.mlx.prompting.grammar import GrammarCompiler
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.grammar import Grammar
+from mlxk.domain.generation.grammar import Grammar
 from mlxk.entrypoints.http.requests.tools import FunctionDefinition, ToolParam, forced_call
 
 _DEMO = Path(__file__).parents[2] / "adapters" / "builtin" / "models" / "demo"

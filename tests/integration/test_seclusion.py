@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from doubles.event_log import InMemoryEventLog
 from models.tiny_embedding import build_bert
 from models.tiny_speech import build_whisper, murmur, write_wav
 
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
 from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
-from mlxk.adapters.mlx.seclusion import offline, refuse_own_code
+from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_own_code
 from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
-from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.domain.embedding import EmbeddingRequest
 from mlxk.domain.errors import UnhealthyModelError, UntrustedModelCodeError
-from mlxk.domain.model import ModelHandle, Origin
-from mlxk.domain.speech import TranscriptionRequest
+from mlxk.domain.models.model import ModelHandle, Origin
+from mlxk.domain.transcription import TranscriptionRequest
 
 Attack = Callable[[Path], None]
 

@@ -10,9 +10,9 @@ import pytest
 from models.pictures import about, as_wav, loaded, oracle, tone
 from models.tiny_vision import build
 
-from mlxk.adapters.mlx.speech.decoder import MlxSoundDecoder
-from mlxk.domain.conversation import Conversation
-from mlxk.domain.model import ModelHandle
+from mlxk.adapters.mlx.speech.audio_file import MlxSoundDecoder
+from mlxk.domain.generation.conversation import Conversation
+from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx
 Command = Callable[..., dict[str, Any]]

@@ -7,16 +7,15 @@ from typing import Any
 
 import openai
 import pytest
+from doubles.text_generator import InMemoryTextGenerator
 from models.pictures import as_png, as_wav, noise, tone
 from serving.parts import CHAT, Parts
 from serving.running import RunningServer
 
-from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
-from mlxk.domain.capabilities import Backend
-from mlxk.domain.conversation import Conversation, Message, Role
-from mlxk.domain.generation import GenerationRequest
-from mlxk.domain.media import DecodedImage
-from mlxk.domain.sound import DecodedSound
+from mlxk.domain.generation.conversation import Conversation, Message, Role
+from mlxk.domain.generation.media import DecodedImage, DecodedSound
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.models.model import Backend
 
 OMNI, BLIND = "org/omni", "org/blind"
 BEEP, LONG = as_wav(tone(440, 0.5)), as_wav(tone(220, 31))

@@ -12,24 +12,22 @@ from typing import Any
 import mlx_audio.stt
 import numpy as np
 import pytest
+from doubles.event_log import InMemoryEventLog
 from hypothesis import given
 from hypothesis import strategies as st
 from mlx_audio.stt.models.base import STTOutput
 from mlx_audio.stt.models.nemo.alignment import AlignedResult, AlignedSentence, AlignedToken
 from models.tiny_speech import build_moonshine, murmur, write_wav
 
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.adapters.mlx.speech import families
-from mlxk.adapters.mlx.speech.pieces import divided
-from mlxk.adapters.mlx.speech.piecewise import PiecewiseListener
-from mlxk.adapters.mlx.speech.results import piece_result
-from mlxk.adapters.mlx.speech.sound import Sound
+from mlxk.adapters.mlx.speech import speech_model
+from mlxk.adapters.mlx.speech.audio_file import Sound
+from mlxk.adapters.mlx.speech.chunked import PiecewiseListener, divided, piece_result
 from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
-from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.domain.errors import CapabilityError, IncompatibleModelError
-from mlxk.domain.model import ModelHandle
-from mlxk.domain.speech import SpeechTask, Transcript, TranscriptionRequest, TranscriptionSettings
+from mlxk.domain.models.model import ModelHandle
+from mlxk.domain.transcription import SpeechTask, Transcript, TranscriptionRequest, TranscriptionSettings
 
 MODELS = Path(mlx_audio.stt.__path__[0]) / "models"
 FAMILIES = sorted(path.name for path in MODELS.iterdir() if (path / "__init__.py").exists())
@@ -39,7 +37,7 @@ SILENT = {"lasr_ctc", "qwen3_forced_aligner", "wav2vec"}
 """Families that do not write down what they hear: an encoder, an aligner, and one that returns tokens only."""
 BEHIND = {"phonon": "PhononASRModel", "qwen3_asr": "Qwen3ASRModel"}
 """What ``Model`` makes, for families where it is only a name."""
-WRITING = [name for name in FAMILIES if name not in NOT_MODELS | SILENT | {families.WHISPER}]
+WRITING = [name for name in FAMILIES if name not in NOT_MODELS | SILENT | {speech_model.WHISPER}]
 
 SECONDS = 30.0
 SETTINGS = [
@@ -87,7 +85,7 @@ def test_a_family_that_does_not_write_is_refused(family: str) -> None:
 
 
 def test_no_family_but_whisper_is_asked_to_translate() -> None:
-    sound = Sound(np.zeros(families.RATE, np.float32), families.RATE)
+    sound = Sound(np.zeros(speech_model.RATE, np.float32), speech_model.RATE)
     with pytest.raises(CapabilityError, match="does not translate"):
         next(listener_for("canary").listen(sound, TranscriptionSettings(task=SpeechTask.TRANSLATE)))
 

@@ -13,10 +13,10 @@ import pytest
 from mlx_audio import audio_io
 from models.tiny_speech import murmur, write_wav
 
-from mlxk.adapters.mlx.speech.sound import format_of, read_sound
+from mlxk.adapters.mlx.speech.audio_file import format_of, read_sound
 from mlxk.domain.errors import BackendNotInstalledError, MlxkError, StorageError, ValidationError
-from mlxk.domain.sound import MAX_AUDIO_BYTES
-from mlxk.domain.speech import MAX_AUDIO_SECONDS
+from mlxk.domain.generation.media import MAX_AUDIO_BYTES
+from mlxk.domain.transcription import MAX_AUDIO_SECONDS
 
 SOUNDS = Path(__file__).parents[1] / "sounds"
 HELLO = Path(__file__).parents[2] / "adapters" / "builtin" / "models" / "demo-speech" / "hello.wav"

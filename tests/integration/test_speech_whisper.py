@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doubles.event_log import InMemoryEventLog
 from models.tiny_speech import build_whisper, murmur, write_wav
 
 from mlxk.adapters.builtin.packaged import PackagedBuiltInModels
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
 from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
-from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.domain.errors import CapabilityError, ExecutionError, MlxkError, UnhealthyModelError
-from mlxk.domain.generation import GenerationRequest, GenerationSettings, TextDelta
-from mlxk.domain.model import ModelHandle
-from mlxk.domain.speech import Heard, SpeechTask, Transcript, TranscriptionRequest, TranscriptionSettings
+from mlxk.domain.generation.request import GenerationRequest, GenerationSettings, TextDelta
+from mlxk.domain.models.model import ModelHandle
+from mlxk.domain.transcription import Heard, SpeechTask, Transcript, TranscriptionRequest, TranscriptionSettings
 
 pytestmark = pytest.mark.mlx
 
@@ -208,7 +208,7 @@ def test_minutes_of_silence_are_not_crawled_through(ear: Ear, demo: ModelHandle,
 def test_memory_for_a_recording_of_twelve_minutes_is_bounded(folder: Path) -> None:
     import mlx.core as mx
 
-    from mlxk.adapters.mlx.speech.spectrum import Spectrum
+    from mlxk.adapters.mlx.speech.whisper import Spectrum
 
     sound = murmur(720.0)
     mx.reset_peak_memory()

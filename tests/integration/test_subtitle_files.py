@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.domain.speech import Segment, Transcript
-from mlxk.domain.subtitles import srt, vtt
+from mlxk.domain.transcription import Segment, Transcript, srt, vtt
 
 WRITERS = {"srt": srt, "vtt": vtt}
 WORDS = st.text(st.characters(categories=("L", "N", "P"), exclude_characters="{}\\<>&"), min_size=1, max_size=30)

@@ -8,12 +8,12 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from mlxk.adapters.mlx.templates import CHARACTERS_PER_TOKEN, PromptRenderer
-from mlxk.adapters.mlx.thinking_switch import reasoning_options
-from mlxk.domain.chat_template import TEMPLATE_FILES
-from mlxk.domain.conversation import Conversation, Message, Role, ToolCall
+from mlxk.adapters.mlx.prompting.reasoning_options import reasoning_options
+from mlxk.adapters.mlx.prompting.templates import CHARACTERS_PER_TOKEN, PromptRenderer
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ValidationError
-from mlxk.domain.generation import Effort
+from mlxk.domain.generation.conversation import Conversation, Message, Role, ToolCall
+from mlxk.domain.generation.request import Effort
+from mlxk.domain.models.snapshot import TEMPLATE_FILES
 
 _CHATML = """{%- for message in messages -%}
 {%- if message.role == 'system' and not loop.first -%}{{ raise_exception('System role not supported') }}{%- endif -%}

@@ -10,10 +10,10 @@ from typing import Any
 import mlx_lm.tool_parsers
 import pytest
 
-from mlxk.adapters.mlx.tool_parsers import tool_call_format
-from mlxk.domain.answer_stream import AnswerStream
-from mlxk.domain.generation import TextDelta, ToolCallDelta
-from mlxk.domain.reasoning import CHANNELS, ReasoningFormat
+from mlxk.adapters.mlx.prompting.tool_parsers import tool_call_format
+from mlxk.domain.formats.output_parser import AnswerStream
+from mlxk.domain.formats.reasoning import CHANNELS, ReasoningFormat
+from mlxk.domain.generation.request import TextDelta, ToolCallDelta
 
 _TOOLS = (
     json.dumps(

@@ -8,17 +8,14 @@ from typing import Any
 
 import attrs
 import pytest
+from doubles.event_log import InMemoryEventLog
 from models.answers import Answer, read
 from models.pictures import about, noise, oracle
 from models.tiny_models import build as build_text
 from models.tiny_vision import ARCHITECTURES, build
 
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
-from mlxk.domain.capabilities import Backend
-from mlxk.domain.computation import Computation
-from mlxk.domain.conversation import Conversation, Message, Role
 from mlxk.domain.errors import (
     CapabilityError,
     ContextLengthError,
@@ -27,9 +24,11 @@ from mlxk.domain.errors import (
     UntrustedModelCodeError,
     ValidationError,
 )
-from mlxk.domain.generation import FinishReason, GenerationRequest, GenerationSettings
-from mlxk.domain.media import DecodedImage
-from mlxk.domain.model import ModelHandle
+from mlxk.domain.generation.conversation import Conversation, Message, Role
+from mlxk.domain.generation.engine_options import Computation
+from mlxk.domain.generation.media import DecodedImage
+from mlxk.domain.generation.request import FinishReason, GenerationRequest, GenerationSettings
+from mlxk.domain.models.model import Backend, ModelHandle
 
 pytestmark = pytest.mark.mlx
 GREEDY = GenerationSettings(temperature=0, max_tokens=24, logprobs=0)

@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from doubles.image_decoder import InMemoryImageDecoder
+from doubles.text_generator import InMemoryTextGenerator
 from models.pictures import as_png, noise
 from serving.parts import CHAT, CHAT_MODEL, Parts
 from serving.running import RunningServer, events_of, read_all
 
-from mlxk.adapters.in_memory.image_decoder import InMemoryImageDecoder
-from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
-from mlxk.domain.capabilities import Backend
-from mlxk.domain.conversation import Conversation, Role
 from mlxk.domain.errors import ExecutionError, MlxkError
-from mlxk.domain.generation import GenerationRequest
-from mlxk.domain.image_table import MARKER
-from mlxk.domain.media import MAX_IMAGE_BYTES, DecodedImage
+from mlxk.domain.generation.conversation import Conversation, Role
+from mlxk.domain.generation.image_table import MARKER
+from mlxk.domain.generation.media import MAX_IMAGE_BYTES, DecodedImage
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.models.model import Backend
 from mlxk.entrypoints.server_settings import ServerSettings
 
 EYE = "org/eye"

@@ -12,8 +12,7 @@ import pytest
 
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.domain.errors import StorageError, ValidationError
-from mlxk.domain.model import ModelHandle
-from mlxk.domain.workspace import SENTINEL_NAME, Workspace
+from mlxk.domain.models.model import SENTINEL_NAME, ModelHandle, Workspace
 
 WHEN = datetime.datetime(2026, 5, 6, 7, 8, 9, 123456, tzinfo=datetime.UTC)
 STORE = FilesystemWorkspaceStore(None, now=lambda: WHEN)

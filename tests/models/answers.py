@@ -6,8 +6,8 @@ from typing import Any
 
 import attrs
 
-from mlxk.domain.generation import Finished, GenerationEvent, TextDelta
-from mlxk.domain.model import ModelHandle
+from mlxk.domain.generation.request import Finished, GenerationEvent, TextDelta
+from mlxk.domain.models.model import ModelHandle
 
 
 @attrs.frozen
@@ -33,7 +33,7 @@ def read(stream: Iterable[GenerationEvent]) -> Answer:
 @functools.cache
 def loaded(handle: ModelHandle) -> tuple[Any, Any]:
     """Load a model with mlx-lm itself."""
-    from mlxk.adapters.mlx.imports import import_mlx_lm
+    from mlxk.adapters.mlx.library_imports import import_mlx_lm
 
     import_mlx_lm()
     import mlx_lm
@@ -46,7 +46,7 @@ def oracle(handle: ModelHandle, prompt: str, max_tokens: int = 24, **options: An
     """Return the bytes of each token of mlx-lm's own greedy answer, without the end token."""
     import mlx_lm
 
-    from mlxk.adapters.mlx.detokenizer import TokenDecoder
+    from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder
 
     network, tokenizer = loaded(handle)
     tokens = tokenizer.encode(prompt, add_special_tokens=False)

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mlxk.domain.conversation import Conversation, Message, MessagePart
-from mlxk.domain.media import DecodedImage
-from mlxk.domain.model import ModelHandle
-from mlxk.domain.sound import SOUND_RATE, DecodedSound
+from mlxk.domain.generation.conversation import Conversation, Message, MessagePart
+from mlxk.domain.generation.media import SOUND_RATE, DecodedImage, DecodedSound
+from mlxk.domain.models.model import ModelHandle
 
 
 def noise(seed: int, width: int = 70, height: int = 60) -> DecodedImage:
@@ -61,7 +60,7 @@ def about(*parts: MessagePart) -> Conversation:
 @functools.cache
 def loaded(handle: ModelHandle) -> tuple[Any, Any]:
     """Load a model with mlx-vlm itself."""
-    from mlxk.adapters.mlx.imports import import_mlx_lm
+    from mlxk.adapters.mlx.library_imports import import_mlx_lm
 
     import_mlx_lm()
     import mlx_vlm
@@ -75,7 +74,7 @@ def oracle(handle: ModelHandle, conversation: Conversation, max_tokens: int = 24
     import mlx_vlm
     from mlx_vlm.prompt_utils import apply_chat_template
 
-    from mlxk.adapters.mlx.detokenizer import TokenDecoder
+    from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder
 
     model, processor = loaded(handle)
     messages = [

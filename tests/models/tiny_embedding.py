@@ -9,7 +9,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from mlxk.domain.model import ModelHandle, Origin
+from mlxk.domain.models.model import ModelHandle, Origin
 
 WINDOW = 64
 TEXT = (

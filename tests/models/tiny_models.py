@@ -13,8 +13,8 @@ import mlx.core as mx
 from mlx.utils import tree_map
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from mlxk.adapters.mlx.imports import import_mlx_lm
-from mlxk.domain.model import ModelHandle, Origin
+from mlxk.adapters.mlx.library_imports import import_mlx_lm
+from mlxk.domain.models.model import ModelHandle, Origin
 
 VOCABULARY = 512
 """Tokens at most; the corpus gives a few less."""

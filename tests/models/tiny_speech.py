@@ -13,7 +13,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from mlxk.domain.model import ModelHandle, Origin
+from mlxk.domain.models.model import ModelHandle, Origin
 
 RATE = 16_000
 TEXTS = ("Hello world, how are you? It is a fine day. Yes, no, maybe; one two three.",) * 3

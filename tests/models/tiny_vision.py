@@ -14,8 +14,8 @@ from mlx.utils import tree_flatten, tree_map_with_path
 from models.tiny_models import CORPUS
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from mlxk.adapters.mlx.imports import import_mlx_lm
-from mlxk.domain.model import ModelHandle, Origin
+from mlxk.adapters.mlx.library_imports import import_mlx_lm
+from mlxk.domain.models.model import ModelHandle, Origin
 
 VOCABULARY = 512
 """Tokens at most."""

@@ -8,7 +8,7 @@ from falcon.testing import TestClient
 from serving import contract
 from serving.parts import CHAT_MODEL, Parts
 
-from mlxk.domain.generation import GenerationRequest
+from mlxk.domain.generation.request import GenerationRequest
 
 MESSAGES = [{"role": "user", "content": "one two three"}]
 

@@ -4,19 +4,20 @@ import json
 import struct
 from collections.abc import Mapping
 
-from mlxk.adapters.in_memory.backend_registry import InMemoryBackendRegistry
-from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.adapters.in_memory.exif_reader import InMemoryExifReader
-from mlxk.adapters.in_memory.image_decoder import InMemoryImageDecoder
-from mlxk.adapters.in_memory.memory_probe import InMemoryMemoryProbe
-from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
-from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
-from mlxk.adapters.in_memory.speech_transcriber import InMemorySpeechTranscriber
-from mlxk.adapters.in_memory.text_embedder import InMemoryTextEmbedder
-from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
-from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
-from mlxk.adapters.mlx.speech.decoder import MlxSoundDecoder
+from doubles.backend_registry import InMemoryBackendRegistry
+from doubles.built_in_models import InMemoryBuiltInModels
+from doubles.event_log import InMemoryEventLog
+from doubles.exif_reader import InMemoryExifReader
+from doubles.image_decoder import InMemoryImageDecoder
+from doubles.memory_probe import InMemoryMemoryProbe
+from doubles.model_cache import CachedModel, InMemoryModelCache
+from doubles.model_files import InMemoryModelFiles
+from doubles.speech_transcriber import InMemorySpeechTranscriber
+from doubles.text_embedder import InMemoryTextEmbedder
+from doubles.text_generator import InMemoryTextGenerator
+from doubles.workspace_store import InMemoryWorkspaceStore
+
+from mlxk.adapters.mlx.speech.audio_file import MlxSoundDecoder
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.embed_text import EmbedText
@@ -26,9 +27,9 @@ from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 from mlxk.application.use_cases.serve_images import ServeImages
 from mlxk.application.use_cases.serve_text import ServeText
 from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
-from mlxk.domain.capabilities import Backend
-from mlxk.domain.memory import MemoryReading
-from mlxk.domain.speech import Segment, TimedWord, Transcript
+from mlxk.domain.models.memory import MemoryReading
+from mlxk.domain.models.model import Backend
+from mlxk.domain.transcription import Segment, TimedWord, Transcript
 from mlxk.entrypoints.http.app import Application, Ports
 from mlxk.entrypoints.server_settings import ServerSettings
 

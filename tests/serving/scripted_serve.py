@@ -11,12 +11,13 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from mlxk.adapters.in_memory.speech_transcriber import InMemorySpeechTranscriber
-from mlxk.adapters.in_memory.text_embedder import InMemoryTextEmbedder
-from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
-from mlxk.domain.conversation import Conversation
+from doubles.speech_transcriber import InMemorySpeechTranscriber
+from doubles.text_embedder import InMemoryTextEmbedder
+from doubles.text_generator import InMemoryTextGenerator
+
 from mlxk.domain.errors import ExecutionError
-from mlxk.domain.generation import GenerationRequest
+from mlxk.domain.generation.conversation import Conversation
+from mlxk.domain.generation.request import GenerationRequest
 from mlxk.entrypoints.container import Container, build
 from mlxk.entrypoints.http import sockets
 from mlxk.entrypoints.http.handover import become_supervisor, orders_of

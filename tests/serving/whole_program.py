@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from dependency_injector import providers
+from doubles.event_log import InMemoryEventLog
 
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
 from mlxk.entrypoints.container import build
 from mlxk.entrypoints.http.app import Application
 from mlxk.entrypoints.http.worker import _ports

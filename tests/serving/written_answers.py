@@ -10,16 +10,15 @@ from collections.abc import Callable, Iterator
 from typing import Self
 
 import attrs
+from doubles.text_generator import InMemoryTextGenerator
 
-from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
 from mlxk.application.ports.text_generator import TextStream
-from mlxk.domain.answer_stream import AnswerStream
-from mlxk.domain.call_text import CallText
-from mlxk.domain.conversation import Conversation, ToolCall
-from mlxk.domain.generation import Finished, FinishReason, GenerationEvent, GenerationRequest, Timings, Usage
-from mlxk.domain.reasoning import ReasoningFormat, ReasoningStyle
-from mlxk.domain.tagged_call import CallTags, TaggedCall
-from mlxk.domain.tool_calls import ToolCallFormat
+from mlxk.domain.formats.output_parser import AnswerStream
+from mlxk.domain.formats.reasoning import ReasoningFormat, ReasoningStyle
+from mlxk.domain.formats.tool_call_stream import CallTags, CallText, TaggedCall
+from mlxk.domain.formats.tool_calls import ToolCallFormat
+from mlxk.domain.generation.conversation import Conversation, ToolCall
+from mlxk.domain.generation.request import Finished, FinishReason, GenerationEvent, GenerationRequest, Timings, Usage
 
 STOPS = ("END", "</", "🙂é", "\n\n\n")
 FRAGMENTS = (

@@ -1,19 +1,40 @@
-"""Texts as vectors with mlx-vlm: the port, as callers see it.
-
-Texts are tokenized in the caller's thread and computed on the owner thread, batch by batch; between two batches others
-get their turn.
-"""
+"""Text embeddings with mlx-vlm: the port, and batches of texts of similar length."""
 
 import importlib.util
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mlxk.adapters.mlx.lending import Loan, ModelLender
+from mlxk.adapters.mlx.engine.model_lease import Loan, ModelLender
 from mlxk.application.ports.text_embedder import TextEmbedder
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings, TokenIds, Vector, shortened
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError, IncompatibleModelError, ValidationError
 
 if TYPE_CHECKING:
     from mlxk.adapters.mlx.embedding.loading import EmbeddingModel
+
+
+MOST_ROWS = 64
+MOST_TOKENS = 16_384
+"""In a batch, padding included."""
+MOST_PAIRS = 2**24
+"""Pairs of tokens that attend to each other in a batch; a model with 16 heads takes 1 GiB for them at the most."""
+
+
+def batches(texts: Sequence[TokenIds]) -> list[list[int]]:
+    """Return the indices of the texts, batch by batch, longest first: what does not fit fails at once."""
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]), reverse=True)
+    made: list[list[int]] = []
+    for index in order:
+        longest = len(texts[made[-1][0]]) if made else 0
+        if not made or len(made[-1]) >= _most_rows(longest):
+            made.append([])
+        made[-1].append(index)
+    return made
+
+
+def _most_rows(length: int) -> int:
+    length = max(length, 1)
+    return max(1, min(MOST_ROWS, MOST_TOKENS // length, MOST_PAIRS // length**2))
 
 
 class MlxTextEmbedder(TextEmbedder):
@@ -33,9 +54,8 @@ class MlxTextEmbedder(TextEmbedder):
             raise BackendNotInstalledError(
                 "Running embedding models needs mlx-vlm.", hint="Install it: pip install mlx-vlm"
             )
-        from mlxk.adapters.mlx.embedding.batches import batches
         from mlxk.adapters.mlx.embedding.loading import EmbeddingModel, load_embedding_model
-        from mlxk.adapters.mlx.residency import WantedModel
+        from mlxk.adapters.mlx.engine.model_pool import WantedModel
 
         with self._lender.lend(WantedModel(request.model, load=load_embedding_model), EmbeddingModel) as loan:
             tokens = loan.model.encoder.encode(request)

@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mlxk.adapters.mlx.embedding.encoding import TextEncoder
-from mlxk.adapters.mlx.embedding.prompts import prompts_of
-from mlxk.adapters.mlx.imports import light_imports
-from mlxk.adapters.mlx.loading import read_config, weight_bytes
-from mlxk.adapters.mlx.loading_failure import loading_failure
-from mlxk.adapters.mlx.seclusion import offline, refuse_own_code
-from mlxk.adapters.mlx.side_files import object_in
-from mlxk.adapters.mlx.tokenizer_access import keep_no_words
+from mlxk.adapters.mlx.embedding.encoding import TextEncoder, prompts_of
+from mlxk.adapters.mlx.library_imports import light_imports
+from mlxk.adapters.mlx.loading.load_errors import loading_failure
+from mlxk.adapters.mlx.loading.model_files_check import object_in
+from mlxk.adapters.mlx.loading.text_model import read_config, weight_bytes
+from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_own_code
+from mlxk.adapters.mlx.prompting.detokenizer import keep_no_words
 from mlxk.domain.errors import (
     IncompatibleModelError,
     MlxkError,
     UnhealthyModelError,
 )
-from mlxk.domain.model import ModelHandle
+from mlxk.domain.models.model import ModelHandle
 
 if TYPE_CHECKING:
     import mlx.nn as nn

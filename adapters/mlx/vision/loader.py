@@ -1,8 +1,4 @@
-"""Loading a model that looks at images, with mlx-vlm.
-
-Must happen on the owner thread. Nothing of the model's own is executed: a directory that asks for it is refused before
-mlx-vlm sees it, since mlx-vlm would oblige. Translates what the libraries raise; leaves residency to the engine.
-"""
+"""Loading a vision model with mlx-vlm, and the cache of vision-encoder outputs."""
 
 import contextlib
 import warnings
@@ -11,20 +7,19 @@ from typing import Any
 
 import attrs
 
-from mlxk.adapters.mlx.imports import import_failure, import_mlx_lm, light_imports
-from mlxk.adapters.mlx.loading import LoadedModel, assemble, identity_of, load_tokenizer, read_config
-from mlxk.adapters.mlx.loading_failure import loading_failure
-from mlxk.adapters.mlx.seclusion import offline, refuse_own_code
-from mlxk.adapters.mlx.tokenizer_access import keep_no_words
-from mlxk.adapters.mlx.vision import towers
-from mlxk.adapters.mlx.vision.model import VisionParts
-from mlxk.adapters.mlx.vision.network import VisionNetwork
+from mlxk.adapters.mlx.library_imports import import_failure, import_mlx_lm, light_imports
+from mlxk.adapters.mlx.loading.load_errors import loading_failure
+from mlxk.adapters.mlx.loading.text_model import LoadedModel, assemble, identity_of, load_tokenizer, read_config
+from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_own_code
+from mlxk.adapters.mlx.prompting.detokenizer import keep_no_words
+from mlxk.adapters.mlx.vision import encoder_cache
+from mlxk.adapters.mlx.vision.network import VisionNetwork, VisionParts
 from mlxk.domain.errors import (
     CapabilityError,
     IncompatibleModelError,
     MlxkError,
 )
-from mlxk.domain.model import ModelHandle
+from mlxk.domain.models.model import ModelHandle
 
 _WRITES_OTHERWISE = ("diffusion", "florence", "nemotron_parse", "nemotron_labs")
 """Parts of the names of architectures that do not write one token after another, or read with a decoder of its own."""
@@ -59,7 +54,7 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> Loaded
     except Exception as error:
         raise loading_failure(error, handle, "has an architecture mlx-vlm does not know") from error
     _require_stepwise(model, handle)
-    parts = VisionParts(model, processor, towers.install(model))
+    parts = VisionParts(model, processor, encoder_cache.install(model))
     network = VisionNetwork(parts.language)
     loaded = assemble(handle, f"{identity_of(handle)}|{__name__}", network, tokenizer, config)
     return attrs.evolve(loaded, vision=parts)

@@ -1,18 +1,34 @@
-"""A language model of mlx-vlm as the engine steps it: tokens and a cache in, logits out.
-
-Some models need more for a step than tokens and keys and values. It rides along as the last layer of the cache, and so
-joins, leaves and is copied with its row:
-
-- *Positions.* Where pictures have two dimensions, the positions of a text run behind the number of tokens before it.
-  Each row has a distance of its own; rows that differ in it still share a batch.
-- *Features that every step looks at.* They differ in size from row to row and cannot be merged, so such an answer
-  decodes by itself.
-"""
+"""The language model of a vision model as the engine steps it: token ids and a KV cache in, logits out."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
 import mlx.core as mx
+
+from mlxk.adapters.mlx.vision.encoder_cache import RememberingTower
+
+
+@attrs.frozen(eq=False)
+class VisionParts:
+    """A model as mlx-vlm loads it. Belongs to the owner thread."""
+
+    model: Any
+    """Looks at pixels, and holds the language model."""
+    processor: Any
+    """Turns text and images into what the model takes."""
+    tower: RememberingTower | None
+    """Remembers what was seen; None when the model keeps its sight somewhere we do not know."""
+
+    @property
+    def language(self) -> Any:  # noqa: ANN401 - mlx-vlm has no types to name
+        """The part that writes."""
+        return self.model.language_model
+
+    @property
+    def type(self) -> str:
+        """The architecture, as mlx-vlm calls it."""
+        return str(self.model.config.model_type)
 
 
 class RowPositions:

@@ -10,9 +10,8 @@ from typing import Any
 import attrs
 import mlx.core as mx
 
-from mlxk.adapters.mlx.prefill import Media, Prefill
-from mlxk.adapters.mlx.vision.model import VisionParts
-from mlxk.adapters.mlx.vision.network import RowFeatures, RowPositions, VisionNetwork
+from mlxk.adapters.mlx.engine.prefill import Media, Prefill
+from mlxk.adapters.mlx.vision.network import RowFeatures, RowPositions, VisionNetwork, VisionParts
 from mlxk.adapters.mlx.vision.prompts import LookedAt
 
 _ALIGNED = ("mm_token_type_ids", "token_type_ids")

@@ -10,8 +10,9 @@ from typing import Any
 
 import attrs
 
-from mlxk.adapters.mlx.loading import LoadedModel
-from mlxk.adapters.mlx.templates import (
+from mlxk.adapters.mlx.loading.text_model import LoadedModel
+from mlxk.adapters.mlx.prompting.reasoning_options import reasoning_options, tells_to_think
+from mlxk.adapters.mlx.prompting.templates import (
     TAIL_LENGTH,
     RenderedPrompt,
     refusals_explained,
@@ -20,13 +21,11 @@ from mlxk.adapters.mlx.templates import (
     wire_messages,
     wire_tools,
 )
-from mlxk.adapters.mlx.thinking_switch import reasoning_options, tells_to_think
-from mlxk.adapters.mlx.vision.model import VisionParts
-from mlxk.domain.conversation import Conversation, Message, MessagePart
+from mlxk.adapters.mlx.vision.network import VisionParts
 from mlxk.domain.errors import CapabilityError, ValidationError
-from mlxk.domain.generation import Effort, GenerationRequest
-from mlxk.domain.media import DecodedImage
-from mlxk.domain.sound import SOUND_RATE, DecodedSound
+from mlxk.domain.generation.conversation import Conversation, Message, MessagePart
+from mlxk.domain.generation.media import SOUND_RATE, DecodedImage, DecodedSound
+from mlxk.domain.generation.request import Effort, GenerationRequest
 
 _PROCESSOR_FAULTS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 """What processors raise for media and prompts that do not fit each other."""

@@ -9,16 +9,15 @@ import sys
 from typing import TYPE_CHECKING
 
 from mlxk.application.use_cases.generate_text import Question
-from mlxk.domain.conversation import require_whole
 from mlxk.domain.errors import MlxkError, StorageError
-from mlxk.entrypoints.cli import computing_flags, sampling_flags
+from mlxk.domain.generation.conversation import require_whole
+from mlxk.entrypoints.cli import generation_arguments
 from mlxk.entrypoints.cli.answer import Answer, AnswerReader, call_line, say_notes, say_why_cut
-from mlxk.entrypoints.cli.chat.input import Command, Meaning, Picture, Prompt, read_line, wants_more
-from mlxk.entrypoints.cli.chat.session import ChatSession
-from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.chat.session import ChatSession, Command, Meaning, Picture, Prompt, read_line, wants_more
+from mlxk.entrypoints.cli.command import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.cli.spinner import Spinner
+from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,16 +41,16 @@ def chat(arguments: argparse.Namespace, door: Door, container: "Container", outp
         check_model=lambda reference: resolve(reference).name,
         take_in=_taking_in(door.settings, container),
         model=arguments.model,
-        settings=sampling_flags.settings(arguments),
+        settings=generation_arguments.settings(arguments),
         question=Question(
             prompt="",
             thinking=arguments.thinking,
-            effort=sampling_flags.effort(arguments),
-            computation=computing_flags.computation(arguments),
+            effort=generation_arguments.effort(arguments),
+            computation=generation_arguments.computation(arguments),
             draft_reference=arguments.draft_model,
             strict_memory=arguments.strict_memory,
         ),
-        tools=computing_flags.tools(arguments),
+        tools=generation_arguments.tools(arguments),
         system=arguments.system,
         show_reasoning=not arguments.no_reasoning,
         live=not arguments.no_stream,

@@ -9,8 +9,8 @@ from typing import Any
 
 import attrs
 
-from mlxk.domain.conversation import Message, Role, ToolCall
 from mlxk.domain.errors import StorageError, ValidationError
+from mlxk.domain.generation.conversation import Message, Role, ToolCall
 
 VERSION = 1
 MAX_TRANSCRIPT_BYTES = 64 * 1024 * 1024

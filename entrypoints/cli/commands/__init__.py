@@ -6,7 +6,7 @@ A module is imported when its verb is used, and imports its use case when it run
 from importlib import import_module
 from typing import NamedTuple, cast
 
-from mlxk.entrypoints.cli.commands.command import Command
+from mlxk.entrypoints.cli.command import Command
 
 
 class Verb(NamedTuple):

@@ -3,8 +3,8 @@
 import argparse
 
 from mlxk.domain.errors import InterruptedRunError
+from mlxk.entrypoints.cli.command import Door
 from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
-from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
@@ -22,9 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
     """Copy, showing progress on standard error, and say where the copy is."""
     from mlxk.application.use_cases.clone_model import CloneRequest
-    from mlxk.entrypoints.cli import workspace_wire
+    from mlxk.entrypoints.cli.progress import transfer_progress
+    from mlxk.entrypoints.cli.render import operations
     from mlxk.entrypoints.cli.terminal_confirmation import TerminalConfirmation
-    from mlxk.entrypoints.cli.transfer_progress import transfer_progress
 
     clone = door.build(door.settings).use_cases.clone_model()
     request = CloneRequest(
@@ -42,7 +42,7 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
             "interrupted; what is done is kept", hint="Run the same command again, with --force-resume, to continue."
         ) from None
     if output.as_json:
-        output.document("clone", workspace_wire.cloned(result))
+        output.document("clone", operations.cloned(result))
     else:
-        output.text(workspace_wire.cloned_text(result, quiet=arguments.quiet))
+        output.text(operations.cloned_text(result, quiet=arguments.quiet))
     return DONE

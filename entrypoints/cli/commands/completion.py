@@ -2,7 +2,7 @@
 
 import argparse
 
-from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.command import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 

@@ -3,8 +3,8 @@
 import argparse
 
 from mlxk.domain.errors import InterruptedRunError, UsageError
+from mlxk.entrypoints.cli.command import Door
 from mlxk.entrypoints.cli.commands.model_argument import complete_model
-from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
     """Convert, showing progress on standard error, and say where the result is."""
     from mlxk.application.use_cases.convert_model import ConvertMode, ConvertRequest
-    from mlxk.entrypoints.cli import workspace_wire
-    from mlxk.entrypoints.cli.transfer_progress import transfer_progress
+    from mlxk.entrypoints.cli.progress import transfer_progress
+    from mlxk.entrypoints.cli.render import operations
 
     if arguments.quantize is not None:
         mode = ConvertMode.QUANTIZE
@@ -50,9 +50,9 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted; nothing was made", hint="Run the same command again.") from None
     if output.as_json:
-        output.document("convert", workspace_wire.converted(result))
+        output.document("convert", operations.converted(result))
         return DONE
     if result.warning:
         output.note(f"Warning: {result.warning}")
-    output.text(workspace_wire.converted_text(result))
+    output.text(operations.converted_text(result))
     return DONE

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
+from mlxk.entrypoints.cli.command import Door
 from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
-from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
@@ -63,13 +63,13 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
 
 def _records(arguments: argparse.Namespace, embed: "EmbedText") -> Iterator[Fields]:
     """Yield what came in, with its vector."""
-    from mlxk.entrypoints.cli import speech_wire
+    from mlxk.entrypoints.cli.render import media_json
 
     settings = _settings(arguments)
     for batch in _batches(_inputs(arguments)):
         result = embed(arguments.model, tuple(str(fields["text"]) for fields in batch), settings)
         for fields, vector in zip(batch, result.embeddings.vectors, strict=True):
-            yield speech_wire.embedded(fields, vector, result)
+            yield media_json.embedded(fields, vector, result)
 
 
 def _settings(arguments: argparse.Namespace) -> "EmbeddingSettings":

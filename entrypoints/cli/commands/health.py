@@ -2,8 +2,8 @@
 
 import argparse
 
+from mlxk.entrypoints.cli.command import Door
 from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
-from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
@@ -18,7 +18,7 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
     """Print one line a model. Unhealthy models are a finding, not a failure: the exit status stays 0."""
     check = door.build(door.settings).use_cases.check_health()
     if arguments.deep:
-        from mlxk.entrypoints.cli.byte_progress import ByteProgress
+        from mlxk.entrypoints.cli.progress import ByteProgress
 
         with ByteProgress(output) as progress:
             entries = check(
@@ -27,11 +27,11 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
     else:
         entries = check(arguments.model)
     if output.as_json:
-        from mlxk.entrypoints.cli import wire
+        from mlxk.entrypoints.cli.render import model_json
 
-        output.document("health", wire.health(entries))
+        output.document("health", model_json.health(entries))
         return DONE
-    from mlxk.entrypoints.cli import tables
+    from mlxk.entrypoints.cli.render import tables
 
     output.text(tables.health_text(entries))
     return DONE

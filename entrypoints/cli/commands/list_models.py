@@ -4,12 +4,12 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.command import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import BOLD, RED, Output
 
 if TYPE_CHECKING:
-    from mlxk.domain.model import ModelDescription
+    from mlxk.domain.models.model import ModelDescription
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,12 +25,12 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
     container = door.build(door.settings)
     models = container.use_cases.list_models()(arguments.pattern)
     if output.as_json:
-        from mlxk.entrypoints.cli import wire
+        from mlxk.entrypoints.cli.render import model_json
 
         reading = container.adapters.memory_probe().read()
-        output.document("list", wire.model_list(models, reading))
+        output.document("list", model_json.model_list(models, reading))
         return DONE
-    from mlxk.entrypoints.cli import tables
+    from mlxk.entrypoints.cli.render import tables
 
     view = tables.ListView(everything=arguments.all, health=arguments.health, verbose=arguments.verbose)
     now = container.adapters.clock().now()
@@ -45,8 +45,8 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
 
 def _say_what_is_missing(output: Output, models: "Sequence[ModelDescription]", pattern: str | None) -> None:
     """Tell a person at a terminal why the table is as empty as it is."""
-    from mlxk.domain.model import Origin
-    from mlxk.entrypoints.cli import tables
+    from mlxk.domain.models.model import Origin
+    from mlxk.entrypoints.cli.render import tables
 
     if pattern and not models:
         output.note(f"No model fits '{pattern}'.")

@@ -3,7 +3,7 @@
 import argparse
 
 from mlxk.domain.errors import InterruptedRunError
-from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.command import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
@@ -18,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
     """Fetch, showing progress on standard error, and say what came of it."""
     from mlxk.application.use_cases.pull_model import PullRequest
-    from mlxk.entrypoints.cli import hub_wire
+    from mlxk.entrypoints.cli.progress import transfer_progress
+    from mlxk.entrypoints.cli.render import operations
     from mlxk.entrypoints.cli.terminal_confirmation import TerminalConfirmation
-    from mlxk.entrypoints.cli.transfer_progress import transfer_progress
 
     pull = door.build(door.settings).use_cases.pull_model()
     request = PullRequest(arguments.model, arguments.force_resume, arguments.dry_run)
@@ -31,9 +31,9 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
             "interrupted; what arrived is kept", hint=f"Continue: mlxk pull {arguments.model} --force-resume"
         ) from None
     if output.as_json:
-        output.document("pull", hub_wire.pulled(result))
+        output.document("pull", operations.pulled(result))
         return DONE
     if result.warning and request.dry_run:
         output.note(f"Warning: {result.warning}")
-    output.text(hub_wire.pulled_text(result))
+    output.text(operations.pulled_text(result))
     return DONE

@@ -3,7 +3,7 @@
 import argparse
 
 from mlxk.domain.errors import InterruptedRunError
-from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.command import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
     """Publish, and say what changed."""
     from mlxk.application.use_cases.push_model import PushExtent, PushRequest, Visibility
-    from mlxk.entrypoints.cli import push_wire
-    from mlxk.entrypoints.cli.transfer_progress import transfer_progress
+    from mlxk.entrypoints.cli.progress import transfer_progress
+    from mlxk.entrypoints.cli.render import operations
 
     extent = PushExtent.DRY_RUN if arguments.dry_run else PushExtent.ALL
     said = Visibility.PUBLIC if arguments.public else Visibility.PRIVATE if arguments.private else None
@@ -56,9 +56,9 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
             hint="Run the same command again: large files that arrived are not sent twice.",
         ) from None
     if output.as_json:
-        output.document("push", push_wire.pushed(result))
+        output.document("push", operations.pushed(result))
         return DONE
     if not result.health.healthy:
         output.note(f"Warning: the folder is not a whole model: {result.health.reason}")
-    output.text(push_wire.pushed_text(result, verbose=arguments.verbose))
+    output.text(operations.pushed_text(result, verbose=arguments.verbose))
     return DONE

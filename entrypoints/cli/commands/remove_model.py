@@ -3,8 +3,8 @@
 import argparse
 
 from mlxk.domain.errors import InterruptedRunError
+from mlxk.entrypoints.cli.command import Door
 from mlxk.entrypoints.cli.commands.model_argument import complete_model
-from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
     """Remove, asking first when the name is not exact, and say what is gone."""
     from mlxk.application.use_cases.remove_model import RemoveRequest
-    from mlxk.entrypoints.cli import hub_wire
+    from mlxk.entrypoints.cli.render import operations
     from mlxk.entrypoints.cli.terminal_confirmation import TerminalConfirmation
 
     remove = door.build(door.settings).use_cases.remove_model()
@@ -32,7 +32,7 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted", hint=f"Continue: mlxk rm {arguments.model}") from None
     if output.as_json:
-        output.document("rm", hub_wire.removed(result))
+        output.document("rm", operations.removed(result))
     else:
-        output.text(hub_wire.removed_text(result))
+        output.text(operations.removed_text(result))
     return DONE

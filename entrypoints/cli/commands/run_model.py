@@ -6,9 +6,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
-from mlxk.entrypoints.cli import audio_run, computing_flags, image_run, sampling_flags, single_answer
+from mlxk.entrypoints.cli import answer, audio_run, generation_arguments, image_run
+from mlxk.entrypoints.cli.command import Door
 from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
-from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.output import Output
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--chat", action="store_true", help="chat; a prompt, if any, is the first turn")
     image_run.add_arguments(parser)
     audio_run.add_arguments(parser)
-    sampling_flags.add_arguments(parser)
-    computing_flags.add_arguments(parser)
+    generation_arguments.add_sampling_arguments(parser)
+    generation_arguments.add_engine_arguments(parser)
     parser.add_argument("--no-stream", action="store_true", help="print the answer when it is complete")
     parser.add_argument("--no-chat-template", action="store_true", help="give the model the prompt as it is")
     parser.add_argument("--no-reasoning", action="store_true", help="do not show what the model thinks")
@@ -61,7 +61,7 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
             raise UsageError("run needs a prompt", hint='For example: mlxk run demo "What is mlxk?"')
         question = _question(arguments, prompt)
         start = functools.partial(container.use_cases.generate_text(), arguments.model, question)
-        return single_answer.answer(arguments, prompt, start, output)
+        return answer.answer(arguments, prompt, start, output)
     finally:
         container.adapters.text_generator().close()
 
@@ -69,15 +69,15 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
 def _question(arguments: argparse.Namespace, prompt: str) -> "Question":
     """Put together what to ask and how."""
     from mlxk.application.use_cases.generate_text import Question
-    from mlxk.domain.conversation import Conversation
+    from mlxk.domain.generation.conversation import Conversation
 
-    conversation = Conversation.of(prompt, arguments.system, computing_flags.tools(arguments))
+    conversation = Conversation.of(prompt, arguments.system, generation_arguments.tools(arguments))
     return Question(
         prompt=prompt if arguments.no_chat_template else conversation,
-        settings=sampling_flags.settings(arguments),
+        settings=generation_arguments.settings(arguments),
         thinking=arguments.thinking,
-        effort=sampling_flags.effort(arguments),
-        computation=computing_flags.computation(arguments),
+        effort=generation_arguments.effort(arguments),
+        computation=generation_arguments.computation(arguments),
         draft_reference=arguments.draft_model,
         strict_memory=arguments.strict_memory,
     )

@@ -6,7 +6,7 @@ import os
 
 from mlxk import contracts
 from mlxk.domain.errors import ValidationError
-from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.command import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 

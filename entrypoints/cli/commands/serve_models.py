@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from mlxk.domain.errors import FeatureGateError, StorageError, ValidationError
+from mlxk.entrypoints.cli.command import Door
 from mlxk.entrypoints.cli.commands.model_argument import complete_model
-from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.settings import LOG_LEVELS
 

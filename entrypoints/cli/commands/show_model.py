@@ -2,8 +2,8 @@
 
 import argparse
 
+from mlxk.entrypoints.cli.command import Door
 from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
-from mlxk.entrypoints.cli.door import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
@@ -26,11 +26,11 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
     section = "files" if arguments.files else "config" if arguments.config else "metadata"
     verdict = container.use_cases.estimate_memory()(details)
     if output.as_json:
-        from mlxk.entrypoints.cli import wire
+        from mlxk.entrypoints.cli.render import model_json
 
-        output.document("show", wire.model_details(details, section, verdict, arguments.recalc_hash))
+        output.document("show", model_json.model_details(details, section, verdict, arguments.recalc_hash))
         return DONE
-    from mlxk.entrypoints.cli import tables
+    from mlxk.entrypoints.cli.render import tables
 
     output.text(tables.details_text(details, section, container.adapters.clock().now(), verdict))
     if arguments.recalc_hash:

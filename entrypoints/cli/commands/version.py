@@ -4,7 +4,7 @@ import argparse
 import platform
 
 from mlxk import __version__
-from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.command import Door
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 

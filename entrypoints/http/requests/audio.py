@@ -14,9 +14,9 @@ import falcon
 from falcon.media.multipart import MultipartForm, MultipartFormHandler, MultipartParseError
 
 from mlxk.domain.errors import MlxkError, PayloadTooLargeError, UnsupportedMediaTypeError, ValidationError
-from mlxk.domain.sound import MAX_AUDIO_BYTES
-from mlxk.domain.speech import SpeechTask, TranscriptionSettings
-from mlxk.entrypoints.http.requests.faults import Fault, located, raise_for
+from mlxk.domain.generation.media import MAX_AUDIO_BYTES
+from mlxk.domain.transcription import SpeechTask, TranscriptionSettings
+from mlxk.entrypoints.http.requests.field_errors import Fault, located, raise_for
 from mlxk.entrypoints.http.requests.support import Unsupported, unsupported_faults
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")

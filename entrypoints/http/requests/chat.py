@@ -4,16 +4,16 @@ from typing import Annotated
 
 import attrs
 
-from mlxk.application.model_requirements import require_reasoning, require_tools
-from mlxk.application.sent_message import SentMessage
+from mlxk.application.incoming_message import SentMessage
+from mlxk.application.policy import require_reasoning, require_tools
 from mlxk.application.use_cases.serve_catalogue import ServedModel
-from mlxk.domain.capabilities import Capability
-from mlxk.domain.conversation import Conversation
 from mlxk.domain.errors import CapabilityError
-from mlxk.domain.generation import MAX_LOGPROB_ALTERNATIVES, Effort, GenerationSettings
-from mlxk.domain.media import MAX_CHUNK
+from mlxk.domain.generation.conversation import Conversation
+from mlxk.domain.generation.media import MAX_CHUNK
+from mlxk.domain.generation.request import MAX_LOGPROB_ALTERNATIVES, Effort, GenerationSettings
+from mlxk.domain.models.model import Capability
 from mlxk.entrypoints.http.requests.converter import Choice, Range
-from mlxk.entrypoints.http.requests.faults import Fault
+from mlxk.entrypoints.http.requests.field_errors import Fault
 from mlxk.entrypoints.http.requests.messages import MessageParam, ReadSound, to_conversation
 from mlxk.entrypoints.http.requests.response_format import ResponseFormat
 from mlxk.entrypoints.http.requests.sampling import Count, Metadata, SamplingFields

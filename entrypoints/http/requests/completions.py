@@ -4,9 +4,9 @@ from typing import Annotated
 
 import attrs
 
-from mlxk.domain.generation import GenerationSettings, TokenIds
+from mlxk.domain.generation.request import GenerationSettings, TokenIds
 from mlxk.entrypoints.http.requests.converter import Range, StrictConverter
-from mlxk.entrypoints.http.requests.faults import Fault
+from mlxk.entrypoints.http.requests.field_errors import Fault
 from mlxk.entrypoints.http.requests.sampling import MAX_CHOICES, SamplingFields
 
 MAX_PROMPTS = 64

@@ -15,7 +15,7 @@ from cattrs.cols import list_structure_factory
 from cattrs.errors import AttributeValidationNote, BaseValidationError, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn
 
-from mlxk.entrypoints.http.requests.faults import Fault
+from mlxk.entrypoints.http.requests.field_errors import Fault
 
 T = TypeVar("T")
 Hook = Callable[[object, object], object]

@@ -4,7 +4,7 @@ import base64
 import re
 
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.media import EncodedImage, check_size
+from mlxk.domain.generation.media import EncodedImage, check_size
 
 TYPES = ("avif", "gif", "heic", "heif", "jpeg", "jpg", "png", "webp")
 """Types of images that may be announced; what an image is, its content says."""

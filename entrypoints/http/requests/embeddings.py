@@ -7,7 +7,7 @@ import attrs
 
 from mlxk.domain.embedding import MAX_INPUTS, EmbeddingSettings, Input, InputKind
 from mlxk.entrypoints.http.requests.converter import Choice, Range, StrictConverter
-from mlxk.entrypoints.http.requests.faults import Fault
+from mlxk.entrypoints.http.requests.field_errors import Fault
 from mlxk.entrypoints.http.requests.support import Unsupported
 
 Inputs = str | list[str] | list[int] | list[list[int]]

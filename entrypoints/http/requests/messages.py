@@ -5,13 +5,12 @@ from typing import Annotated, Any
 
 import attrs
 
-from mlxk.application.sent_message import SentMessage
-from mlxk.domain.conversation import Conversation, Message, Role, ToolCall
-from mlxk.domain.media import EncodedImage
-from mlxk.domain.sound import DecodedSound
+from mlxk.application.incoming_message import SentMessage
+from mlxk.domain.generation.conversation import Conversation, Message, Role, ToolCall
+from mlxk.domain.generation.media import DecodedSound, EncodedImage
 from mlxk.entrypoints.http.requests.converter import Choice, Range, StrictConverter
 from mlxk.entrypoints.http.requests.data_urls import read_image
-from mlxk.entrypoints.http.requests.faults import Fault
+from mlxk.entrypoints.http.requests.field_errors import Fault
 from mlxk.entrypoints.http.requests.support import MESSAGE_UNSUPPORTED, unsupported_faults
 
 ROLES = {

@@ -13,7 +13,7 @@ from mlxk.domain.errors import PayloadTooLargeError, UnsupportedMediaTypeError, 
 from mlxk.entrypoints.http.requests.chat import ChatRequest
 from mlxk.entrypoints.http.requests.completions import CompletionRequest, register_prompt
 from mlxk.entrypoints.http.requests.converter import StrictConverter
-from mlxk.entrypoints.http.requests.faults import MAX_REPORTED, Fault, raise_for
+from mlxk.entrypoints.http.requests.field_errors import MAX_REPORTED, Fault, raise_for
 from mlxk.entrypoints.http.requests.messages import ReadSound, register_messages
 from mlxk.entrypoints.http.requests.sampling import register_sampling
 from mlxk.entrypoints.http.requests.support import (

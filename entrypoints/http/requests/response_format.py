@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import attrs
 
-from mlxk.domain.grammar import Grammar
+from mlxk.domain.generation.grammar import Grammar
 from mlxk.entrypoints.http.requests.closed_schema import closed
 from mlxk.entrypoints.http.requests.converter import Choice, Range
-from mlxk.entrypoints.http.requests.faults import Fault
+from mlxk.entrypoints.http.requests.field_errors import Fault
 
 SCHEMA_FIELD = "response_format.json_schema.schema"
 """Where a request has the schema of its answer."""

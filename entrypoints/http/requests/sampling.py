@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 import attrs
 
-from mlxk.domain.generation import MAX_LOGIT_BIASES, MAX_STOP_SEQUENCES, SEED_RANGE, GenerationSettings
+from mlxk.domain.generation.request import MAX_LOGIT_BIASES, MAX_STOP_SEQUENCES, SEED_RANGE, GenerationSettings
 from mlxk.entrypoints.http.requests.converter import Range, StrictConverter
-from mlxk.entrypoints.http.requests.faults import Fault
+from mlxk.entrypoints.http.requests.field_errors import Fault
 
 MAX_CHOICES = 16
 """Alternative answers a request may ask for."""

@@ -7,9 +7,9 @@ import attrs
 
 from mlxk.application.ports.sound_decoder import SoundDecoder
 from mlxk.domain.errors import PayloadTooLargeError, ValidationError
-from mlxk.domain.sound import DecodedSound, check_sound_length
+from mlxk.domain.generation.media import DecodedSound, check_sound_length
 from mlxk.entrypoints.http.requests.audio import Upload
-from mlxk.entrypoints.http.requests.faults import located
+from mlxk.entrypoints.http.requests.field_errors import located
 
 NAME = "input_audio"
 """What refusals call a recording that has no name of its own."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from mlxk.entrypoints.http.requests.faults import Fault
+from mlxk.entrypoints.http.requests.field_errors import Fault
 
 
 @attrs.frozen

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import attrs
 
-from mlxk.domain.grammar import Grammar
-from mlxk.domain.tool_definition import MAX_NAME, MAX_TOOL_BYTES, MAX_TOOLS, misplaced_definitions
+from mlxk.domain.generation.conversation import MAX_NAME, MAX_TOOL_BYTES, MAX_TOOLS, misplaced_definitions
+from mlxk.domain.generation.grammar import Grammar
 from mlxk.entrypoints.http.requests.closed_schema import closed
 from mlxk.entrypoints.http.requests.converter import Choice, Range, StrictConverter
-from mlxk.entrypoints.http.requests.faults import Fault
+from mlxk.entrypoints.http.requests.field_errors import Fault
 
 
 @attrs.frozen(kw_only=True)

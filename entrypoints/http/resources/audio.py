@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 
 import falcon
 
-from mlxk.application.model_requirements import require_speech_model
+from mlxk.application.policy import require_speech_model
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 from mlxk.application.use_cases.transcribe_audio import Recording, TranscribeAudio
@@ -22,16 +22,16 @@ from mlxk.domain.errors import (
     ServerShutdownError,
     ValidationError,
 )
-from mlxk.domain.speech import Heard, SpeechTask, Transcript, TranscriptEvent
-from mlxk.entrypoints.http.answers import transcripts
-from mlxk.entrypoints.http.answers.answering import STREAM_HEADERS
-from mlxk.entrypoints.http.answers.event_stream import COMMENT, PING, frame
+from mlxk.domain.transcription import Heard, SpeechTask, Transcript, TranscriptEvent
 from mlxk.entrypoints.http.errors import error_document
-from mlxk.entrypoints.http.life import Admission, ServerLife
+from mlxk.entrypoints.http.lifecycle import Admission, ServerLife
 from mlxk.entrypoints.http.request_scope import request_id
 from mlxk.entrypoints.http.requests.audio import AudioRequest, Upload, read_audio
-from mlxk.entrypoints.http.requests.faults import located
+from mlxk.entrypoints.http.requests.field_errors import located
 from mlxk.entrypoints.http.resources.generation import report_ignored
+from mlxk.entrypoints.http.responses import transcripts
+from mlxk.entrypoints.http.responses.event_stream import COMMENT, PING, frame
+from mlxk.entrypoints.http.responses.generation_responder import STREAM_HEADERS
 from mlxk.entrypoints.http.server.detached import ENVIRON_ON_DISCONNECT
 
 

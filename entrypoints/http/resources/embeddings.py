@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import falcon
 
-from mlxk.application.model_requirements import require_embedding_model
+from mlxk.application.policy import require_embedding_model
 from mlxk.application.use_cases.embed_text import EmbeddingResult, EmbedText
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 from mlxk.domain.embedding import Vector, as_base64
-from mlxk.entrypoints.http.life import Admission, ServerLife
+from mlxk.entrypoints.http.lifecycle import Admission, ServerLife
 from mlxk.entrypoints.http.requests.embeddings import UNSUPPORTED, EmbeddingsRequest, register_inputs
 from mlxk.entrypoints.http.requests.reader import BodyReader
 from mlxk.entrypoints.http.resources.generation import report_ignored

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import falcon
 
 from mlxk.domain.errors import NetworkError
-from mlxk.entrypoints.http.life import Admission, ServerLife
+from mlxk.entrypoints.http.lifecycle import Admission, ServerLife
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 120.0

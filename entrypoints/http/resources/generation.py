@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 import falcon
 
-from mlxk.application.model_requirements import require_served_model, require_text_model
+from mlxk.application.policy import require_served_model, require_text_model
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
-from mlxk.domain.generation import GenerationRequest
-from mlxk.entrypoints.http.answers.answering import Answering, Asked
-from mlxk.entrypoints.http.answers.chat import ChatShape
-from mlxk.entrypoints.http.answers.completions import CompletionShape
+from mlxk.domain.generation.request import GenerationRequest
 from mlxk.entrypoints.http.requests.reader import RequestReader
+from mlxk.entrypoints.http.responses.chat import ChatShape
+from mlxk.entrypoints.http.responses.completions import CompletionShape
+from mlxk.entrypoints.http.responses.generation_responder import Answering, Asked
 from mlxk.entrypoints.server_settings import ServerSettings
 
 if TYPE_CHECKING:
     from mlxk.application.use_cases.serve_images import ServeImages
-    from mlxk.entrypoints.http.answers.spoken import SpokenQuestions
+    from mlxk.entrypoints.http.responses.transcription_chat import SpokenQuestions
 
 IGNORED_FIELDS = "X-Mlxk-Ignored-Fields"
 """The fields of a request that were ignored, by their paths."""

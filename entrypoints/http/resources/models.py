@@ -7,8 +7,8 @@ import falcon
 from mlxk.application.ports.resident_models import ResidentModels
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue, ServedModel, served_id
 from mlxk.domain.errors import ModelNotFoundError, ValidationError
-from mlxk.domain.model import ModelHandle, Origin
-from mlxk.entrypoints.http.requests.faults import Fault, raise_for
+from mlxk.domain.models.model import ModelHandle, Origin
+from mlxk.entrypoints.http.requests.field_errors import Fault, raise_for
 from mlxk.entrypoints.http.requests.reader import read_object
 from mlxk.entrypoints.http.resources.readable import Readable, send_json
 

@@ -7,7 +7,7 @@ import falcon
 from mlxk import __version__
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.resident_models import EngineState, ResidentModels
-from mlxk.entrypoints.http.life import Admission, ServerLife
+from mlxk.entrypoints.http.lifecycle import Admission, ServerLife
 from mlxk.entrypoints.http.metrics import CONTENT_TYPE, Metrics
 from mlxk.entrypoints.http.resources.readable import Readable, send_json
 

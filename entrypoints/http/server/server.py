@@ -1,11 +1,8 @@
-"""The server: one I/O thread, a pool of workers, and an orderly end.
-
-``run`` returns when the server has drained: after the first ``stop`` requests in progress are finished while the
-application refuses new ones; the second ``stop`` gives up waiting; the third leaves at once.
-"""
+"""The WSGI server: one I/O thread, a pool of worker threads started as needed, the listening socket, orderly stop."""
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,9 +10,99 @@ from typing import Any
 import attrs
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
+from waitress.server import TcpWSGIServer
+from waitress.task import Task, ThreadedTaskDispatcher
 
-from mlxk.entrypoints.http.server.dispatcher import Dispatcher
-from mlxk.entrypoints.http.server.listener import Listener
+from mlxk.entrypoints.http.server.channel import Channel
+
+
+class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]  # waitress has no types
+    """Runs tasks on threads, of which there are never more than were busy at once.
+
+    Every thread keeps memory of its own: a stack, and what the C library sets aside for it.
+
+    Args:
+        most: Threads there may be.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+        self._adding = threading.Lock()
+
+    def add_task(self, task: Task) -> None:
+        """Have a task run as soon as a thread is free, a new one if need be. Callable from any thread."""
+        with self._adding:
+            with self.lock:
+                threads = len(self.threads) - self.stop_count
+                wanted = self.active_count + len(self.queue) + 1
+            if wanted > threads and threads < self._most:
+                self.set_thread_count(threads + 1)
+            super().add_task(task)
+
+    def shutdown(self, cancel_pending: bool = True, timeout: float = 5) -> bool:
+        """End the threads; no new ones are started."""
+        with self._adding:
+            self._most = 0
+        ended: bool = super().shutdown(cancel_pending, timeout)
+        return ended
+
+
+CONNECTIONS_IN_RESERVE = 16
+"""Below the limit of connections by this many, idle ones are closed for new ones."""
+
+
+class Listener(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
+    """Accepts connections on one socket."""
+
+    channel_class = Channel
+    header_seconds = 20.0
+    """From a request's first byte to the end of its headers."""
+    request_seconds = 300.0
+    """From a request's first byte to its last."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        self._trigger_lock = threading.RLock()  # a signal handler may pull while its thread does
+        self._silent = False
+        super().__init__(*args, **kwargs)
+
+    def handle_accept(self) -> None:
+        """Accept a connection, closing the idlest ones first when there are nearly too many."""
+        surplus = len(self._map) - (self.adj.connection_limit - CONNECTIONS_IN_RESERVE)
+        if surplus > 0:
+            idle = [channel for channel in self.channels() if not channel.busy]
+            for channel in sorted(idle, key=lambda each: each.last_activity)[:surplus]:
+                channel.handle_close()
+        super().handle_accept()
+
+    def maintenance(self, now: float) -> None:
+        """Close connections without activity, and expire requests that do not arrive completely."""
+        super().maintenance(now)
+        clock = time.monotonic()
+        for channel in self.channels():
+            if channel.discard_until is not None and clock > channel.discard_until:
+                channel.handle_close()
+            request, began = channel.request, channel.began
+            if request is None or began is None:
+                continue
+            if clock - began > (self.request_seconds if request.headers_finished else self.header_seconds):
+                channel.expire()
+
+    def pull_trigger(self) -> None:
+        """Wake the I/O thread; after ``silence`` do nothing, since its pipe may be somebody else's file by then."""
+        with self._trigger_lock:
+            if not self._silent:
+                super().pull_trigger()
+
+    def silence(self) -> None:
+        """Wake nobody any more: the I/O thread has ended."""
+        with self._trigger_lock:
+            self._silent = True
+
+    def channels(self) -> list[Any]:
+        """Return the open connections."""
+        return list(self.active_channels.values())
+
 
 ARRIVAL_SECONDS = 1.0
 """How long a new connection, and a request that has begun, may take to arrive while the server drains."""

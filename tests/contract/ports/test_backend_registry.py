@@ -4,11 +4,11 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import pytest
+from doubles.backend_registry import InMemoryBackendRegistry
 
-from mlxk.adapters.in_memory.backend_registry import InMemoryBackendRegistry
 from mlxk.adapters.mlx.registry import MlxBackendRegistry
 from mlxk.application.ports.backend_registry import BackendRegistry
-from mlxk.domain.capabilities import Backend
+from mlxk.domain.models.model import Backend
 
 MODULES = {
     Backend.MLX_LM: "mlx_lm/models/{}.py",

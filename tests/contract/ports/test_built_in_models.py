@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from doubles.built_in_models import InMemoryBuiltInModels
 
 from mlxk.adapters.builtin.packaged import PackagedBuiltInModels
-from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
 from mlxk.application.ports.built_in_models import BuiltInModels
-from mlxk.domain.model import Origin
+from mlxk.domain.models.model import Origin
 
 Build = Callable[[Iterable[str]], BuiltInModels]
 

@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from doubles.cache_editor import InMemoryCacheEditor
+from doubles.model_cache import CachedModel, InMemoryModelCache
+from doubles.model_files import InMemoryModelFiles
 
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.adapters.huggingface.cache_editor import HuggingFaceCacheEditor
-from mlxk.adapters.in_memory.cache_editor import InMemoryCacheEditor
-from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
-from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
 from mlxk.application.ports.cache_editor import CacheEditor, Removal
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.domain.errors import RevisionNotFoundError

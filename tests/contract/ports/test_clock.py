@@ -3,8 +3,8 @@
 import datetime
 
 import pytest
+from doubles.clock import InMemoryClock
 
-from mlxk.adapters.in_memory.clock import InMemoryClock
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.application.ports.clock import Clock
 

@@ -4,8 +4,8 @@ import io
 from collections.abc import Callable
 
 import pytest
+from doubles.confirmation import InMemoryConfirmation
 
-from mlxk.adapters.in_memory.confirmation import InMemoryConfirmation
 from mlxk.application.ports.confirmation import Confirmation
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.terminal_confirmation import TerminalConfirmation

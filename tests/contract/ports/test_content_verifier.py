@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from doubles.content_verifier import InMemoryContentVerifier
+from doubles.model_files import InMemoryModelFiles
 
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.adapters.huggingface.verification import HuggingFaceContentVerifier
-from mlxk.adapters.in_memory.content_verifier import InMemoryContentVerifier
-from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
 from mlxk.application.ports.content_verifier import ContentVerifier, VerificationResult
 from mlxk.domain.errors import StorageError
-from mlxk.domain.model import ModelHandle, Origin
+from mlxk.domain.models.model import ModelHandle, Origin
 
 COMMIT = "a" * 40
 Build = Callable[..., tuple[ContentVerifier, ModelHandle]]

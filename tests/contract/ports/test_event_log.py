@@ -5,8 +5,8 @@ import json
 from collections.abc import Callable
 
 import pytest
+from doubles.event_log import InMemoryEventLog
 
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
 from mlxk.adapters.logging.structlog_log import StructlogEventLog
 from mlxk.application.ports.event_log import EventLog
 

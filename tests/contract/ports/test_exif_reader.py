@@ -4,13 +4,13 @@ import datetime
 import io
 
 import pytest
+from doubles.exif_reader import InMemoryExifReader
 from PIL import ExifTags, Image
 
-from mlxk.adapters.in_memory.exif_reader import InMemoryExifReader
 from mlxk.adapters.pillow.exif import PillowExifReader
 from mlxk.application.ports.exif_reader import ExifReader
-from mlxk.domain.image_facts import ImageFacts
-from mlxk.domain.media import EncodedImage
+from mlxk.domain.generation.image_table import ImageFacts
+from mlxk.domain.generation.media import EncodedImage
 
 FACTS = ImageFacts(datetime.datetime(2024, 5, 1, 12, 30, 15), 48.25, -11.5, "Apple iPhone SE")
 

@@ -4,13 +4,13 @@ import io
 from collections.abc import Callable
 
 import pytest
+from doubles.image_decoder import InMemoryImageDecoder
 from PIL import Image
 
-from mlxk.adapters.in_memory.image_decoder import InMemoryImageDecoder
-from mlxk.adapters.pillow.decoder import PillowImageDecoder
+from mlxk.adapters.pillow.images import PillowImageDecoder
 from mlxk.application.ports.image_decoder import ImageDecoder
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.media import EncodedImage
+from mlxk.domain.generation.media import EncodedImage
 
 Build = Callable[[EncodedImage], ImageDecoder]
 

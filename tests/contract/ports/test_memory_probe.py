@@ -4,12 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from doubles.memory_probe import InMemoryMemoryProbe
 
-from mlxk.adapters.in_memory.memory_probe import InMemoryMemoryProbe
-from mlxk.adapters.system.proc_memory import ProcMemoryProbe
-from mlxk.adapters.system.sysctl_memory import SysctlMemoryProbe
+from mlxk.adapters.system.memory import ProcMemoryProbe, SysctlMemoryProbe
 from mlxk.application.ports.memory_probe import MemoryProbe
-from mlxk.domain.memory import MemoryReading
+from mlxk.domain.models.memory import MemoryReading
 
 GIB = 1024**3
 Build = Callable[[int, int], MemoryProbe]

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from doubles.model_cache import CachedModel, InMemoryModelCache
 
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
-from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
 from mlxk.application.ports.model_cache import ManifestEntry, ModelCache
 from mlxk.domain.errors import RevisionNotFoundError
-from mlxk.domain.model import ModelHandle, Origin
+from mlxk.domain.models.model import ModelHandle, Origin
 
 A, A2, B = "a" * 40, "a" * 39 + "b", "b" * 40
 SHA1, SHA256 = "1" * 40, "2" * 64

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from doubles.model_files import InMemoryModelFiles
 
 from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
-from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
 from mlxk.application.ports.model_files import ModelFiles
 from mlxk.domain.errors import StorageError
-from mlxk.domain.model import FileEntry
+from mlxk.domain.models.model import FileEntry
 
 WHEN = datetime.datetime(2026, 3, 4, 5, 6, 7, tzinfo=datetime.UTC)
 Build = Callable[..., tuple[ModelFiles, str]]

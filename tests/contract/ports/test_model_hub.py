@@ -4,16 +4,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from doubles.model_cache import InMemoryModelCache
+from doubles.model_files import InMemoryModelFiles
+from doubles.model_hub import InMemoryModelHub, RemoteRepository
+from doubles.progress import InMemoryProgress
 from hub.server import LoopbackHub
 from hub.storage import commit as add_commit
 
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.adapters.huggingface.client import HubAccess, HubClient, Patience
 from mlxk.adapters.huggingface.hub import HuggingFaceModelHub
-from mlxk.adapters.in_memory.model_cache import InMemoryModelCache
-from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
-from mlxk.adapters.in_memory.model_hub import InMemoryModelHub, RemoteRepository
-from mlxk.adapters.in_memory.progress import InMemoryProgress
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.model_hub import ModelHub
 from mlxk.domain.download import plan_download

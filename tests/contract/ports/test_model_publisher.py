@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from doubles.model_publisher import InMemoryModelPublisher
+from doubles.progress import InMemoryProgress
+from doubles.publication_folder import InMemoryPublicationFolder
 from hub.server import LoopbackHub
 
 from mlxk.adapters.huggingface.client import HubAccess, HubClient, Patience
 from mlxk.adapters.huggingface.publisher import HuggingFaceModelPublisher
-from mlxk.adapters.in_memory.model_publisher import InMemoryModelPublisher
-from mlxk.adapters.in_memory.progress import InMemoryProgress
-from mlxk.adapters.in_memory.publication_folder import InMemoryPublicationFolder
 from mlxk.application.ports.model_publisher import ModelPublisher, Publication
 from mlxk.domain.errors import AccessDeniedError, UploadFailedError
 from mlxk.domain.publication import ChangeSet, RemoteState

@@ -3,11 +3,11 @@
 import io
 
 import pytest
+from doubles.progress import InMemoryProgress
 
-from mlxk.adapters.in_memory.progress import InMemoryProgress
 from mlxk.application.ports.progress import Progress
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.cli.transfer_progress import BarProgress, LineProgress, SilentProgress
+from mlxk.entrypoints.cli.progress import BarProgress, LineProgress, SilentProgress
 
 
 @pytest.fixture(params=["in_memory", "silent", "lines", "bars"])

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from doubles.publication_folder import InMemoryPublicationFolder
 from hub.storage import git_sha1
 
 from mlxk.adapters.filesystem.publication_folder import FilesystemPublicationFolder
-from mlxk.adapters.in_memory.publication_folder import InMemoryPublicationFolder
 from mlxk.application.ports.publication_folder import PublicationFolder
 from mlxk.domain.errors import StorageError
 

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from doubles.event_log import InMemoryEventLog
+from doubles.text_generator import InMemoryTextGenerator
 from models.answers import read
 from models.tiny_models import build
 
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
-from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
-from mlxk.domain.generation import GenerationRequest, GenerationSettings
-from mlxk.domain.model import ModelHandle
+from mlxk.domain.generation.request import GenerationRequest, GenerationSettings
+from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx
 Engine = MlxTextGenerator | InMemoryTextGenerator

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+from doubles.sound_decoder import InMemorySoundDecoder
 from models.pictures import as_wav, tone
 
-from mlxk.adapters.in_memory.sound_decoder import InMemorySoundDecoder
-from mlxk.adapters.mlx.speech.decoder import MlxSoundDecoder
+from mlxk.adapters.mlx.speech.audio_file import MlxSoundDecoder
 from mlxk.application.ports.sound_decoder import SoundDecoder
 from mlxk.domain.errors import ValidationError
 

@@ -5,17 +5,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from doubles.event_log import InMemoryEventLog
+from doubles.speech_transcriber import InMemorySpeechTranscriber
 from models.tiny_speech import build_whisper, murmur, write_wav
 
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.adapters.in_memory.speech_transcriber import InMemorySpeechTranscriber
 from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
-from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.application.ports.speech_transcriber import SpeechTranscriber
 from mlxk.domain.errors import MlxkError, ValidationError
-from mlxk.domain.model import ModelHandle, Origin
-from mlxk.domain.speech import Heard, Segment, Transcript, TranscriptEvent, TranscriptionRequest, TranscriptionSettings
+from mlxk.domain.models.model import ModelHandle, Origin
+from mlxk.domain.transcription import (
+    Heard,
+    Segment,
+    Transcript,
+    TranscriptEvent,
+    TranscriptionRequest,
+    TranscriptionSettings,
+)
 
 SECONDS = 33.0
 

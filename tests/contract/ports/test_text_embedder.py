@@ -5,17 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from doubles.event_log import InMemoryEventLog
+from doubles.text_embedder import InMemoryTextEmbedder
 from models.tiny_embedding import WINDOW, build_bert
 
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.adapters.in_memory.text_embedder import InMemoryTextEmbedder
 from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
-from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.application.ports.text_embedder import TextEmbedder
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings, EmbeddingSettings
 from mlxk.domain.errors import ContextLengthError, ValidationError
-from mlxk.domain.model import ModelHandle, Origin
+from mlxk.domain.models.model import ModelHandle, Origin
 
 TEXTS = ("a man is eating food", "a cheetah runs", "a man is eating a piece of bread and bread and bread")
 

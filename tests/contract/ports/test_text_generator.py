@@ -5,17 +5,17 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from doubles.event_log import InMemoryEventLog
+from doubles.text_generator import InMemoryTextGenerator
 from models.answers import read
 from models.tiny_models import build
 
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
-from mlxk.adapters.mlx.text import MlxTextGenerator
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.domain.errors import ExecutionError, ValidationError
-from mlxk.domain.generation import Finished, FinishReason, GenerationRequest, GenerationSettings, TextDelta
-from mlxk.domain.model import ModelHandle
+from mlxk.domain.generation.request import Finished, FinishReason, GenerationRequest, GenerationSettings, TextDelta
+from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx
 PROMPT = "The quick brown fox jumps over the lazy dog and runs home"

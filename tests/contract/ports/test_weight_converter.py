@@ -6,16 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from doubles.model_files import InMemoryModelFiles
+from doubles.progress import InMemoryProgress
+from doubles.weight_converter import InMemoryWeightConverter
 from models.tiny_models import build as build_model
 
-from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
-from mlxk.adapters.in_memory.progress import InMemoryProgress
-from mlxk.adapters.in_memory.weight_converter import InMemoryWeightConverter
 from mlxk.adapters.mlx.conversion import MlxWeightConverter
 from mlxk.application.ports.weight_converter import WeightConverter
-from mlxk.domain.capabilities import Backend
 from mlxk.domain.errors import ConversionFailedError, ExecutionError, UntrustedModelCodeError
-from mlxk.domain.model import ModelHandle, Origin, Quantization
+from mlxk.domain.models.model import Backend, ModelHandle, Origin, Quantization
 
 pytestmark = pytest.mark.mlx
 Read = Callable[[str], dict[str, object]]

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from doubles.model_files import InMemoryModelFiles
+from doubles.workspace_builder import InMemoryWorkspaceBuilder
+from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.adapters.filesystem.workspace_builder import FilesystemWorkspaceBuilder
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
-from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
-from mlxk.adapters.in_memory.workspace_builder import InMemoryWorkspaceBuilder
-from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
 from mlxk.application.ports.workspace_builder import CopyMethod, Provenance, WorkspaceBuilder
 from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.domain.errors import LocksPresentError, ValidationError

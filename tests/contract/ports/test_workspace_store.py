@@ -8,13 +8,12 @@ from pathlib import Path
 
 import attrs
 import pytest
+from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
-from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
 from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.model import ModelHandle, Origin
-from mlxk.domain.workspace import SENTINEL_NAME, Workspace
+from mlxk.domain.models.model import SENTINEL_NAME, ModelHandle, Origin, Workspace
 
 MANAGED = Workspace(managed=True, source_repo="org/m", source_revision="a" * 40, operation="clone")
 PLAIN = Workspace(managed=False)

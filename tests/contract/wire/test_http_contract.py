@@ -142,7 +142,7 @@ def agrees(bound: Range | Choice, rule: dict[str, Any]) -> bool:
 
 
 def test_every_error_the_server_answers_with_has_a_documented_status() -> None:
-    from mlxk.entrypoints.http.http_status import HTTP_STATUS
+    from mlxk.entrypoints.http.errors import HTTP_STATUS
 
     generating = contract.document()["paths"]["/v1/chat/completions"]["post"]["responses"]
     commands_only = {error.code for error in all_error_types()} - set(HTTP_STATUS)

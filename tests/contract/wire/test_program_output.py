@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlxk.domain.model_reference import BUILT_IN_NAMES
+from mlxk.domain.models.reference import BUILT_IN_NAMES
 from mlxk.entrypoints.cli.commands import COMMANDS
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]

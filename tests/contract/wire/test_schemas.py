@@ -6,11 +6,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from mlxk.domain.capabilities import Capability, Framework, ModelType
 from mlxk.domain.errors import all_error_types
-from mlxk.domain.health import HealthStatus
-from mlxk.domain.memory import MemoryFit
-from mlxk.domain.model import Origin
+from mlxk.domain.models.memory import MemoryFit
+from mlxk.domain.models.model import Capability, Framework, HealthStatus, ModelType, Origin
 from mlxk.entrypoints.cli.commands import COMMANDS
 
 Schemas = dict[str, dict[str, Any]]

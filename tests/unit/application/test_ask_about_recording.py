@@ -4,29 +4,29 @@ import json
 import struct
 
 import pytest
+from doubles.backend_registry import InMemoryBackendRegistry
+from doubles.built_in_models import InMemoryBuiltInModels
+from doubles.event_log import InMemoryEventLog
+from doubles.memory_probe import InMemoryMemoryProbe
+from doubles.model_cache import CachedModel, InMemoryModelCache
+from doubles.model_files import InMemoryModelFiles
+from doubles.sound_decoder import InMemorySoundDecoder
+from doubles.speech_transcriber import InMemorySpeechTranscriber
+from doubles.text_generator import InMemoryTextGenerator
+from doubles.workspace_store import InMemoryWorkspaceStore
 from models.pictures import tone
 
-from mlxk.adapters.in_memory.backend_registry import InMemoryBackendRegistry
-from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.adapters.in_memory.memory_probe import InMemoryMemoryProbe
-from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
-from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
-from mlxk.adapters.in_memory.sound_decoder import InMemorySoundDecoder
-from mlxk.adapters.in_memory.speech_transcriber import InMemorySpeechTranscriber
-from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
-from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
 from mlxk.application.use_cases.ask_about_recording import AskAboutRecording
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import GenerateText, Question
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.transcribe_audio import Recording, TranscribeAudio
-from mlxk.domain.capabilities import Backend
-from mlxk.domain.conversation import Conversation, Role
 from mlxk.domain.errors import CapabilityError, InsufficientMemoryError, ValidationError
-from mlxk.domain.generation import GenerationRequest, GenerationSettings
-from mlxk.domain.memory import MemoryReading
-from mlxk.domain.speech import TranscriptionSettings
+from mlxk.domain.generation.conversation import Conversation, Role
+from mlxk.domain.generation.request import GenerationRequest, GenerationSettings
+from mlxk.domain.models.memory import MemoryReading
+from mlxk.domain.models.model import Backend
+from mlxk.domain.transcription import TranscriptionSettings
 
 COMMIT = "a" * 40
 HEADER = json.dumps({"__metadata__": {"format": "mlx"}, "w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}})

@@ -5,14 +5,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+from doubles.text_generator import InMemoryTextGenerator
 
-from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
-from mlxk.application.chunked_answer import ChunkedAnswer, Described
+from mlxk.application.text_streams import ChunkedAnswer, Described
 from mlxk.domain.errors import ExecutionError, MlxkError, ValidationError
-from mlxk.domain.generation import Finished, FinishReason, GenerationRequest, GenerationSettings, TextDelta
-from mlxk.domain.image_table import Chunk, ShownImage
-from mlxk.domain.media import EncodedImage, ImageFormat
-from mlxk.domain.model import ModelHandle, Origin
+from mlxk.domain.generation.image_table import Chunk, ShownImage
+from mlxk.domain.generation.media import EncodedImage, ImageFormat
+from mlxk.domain.generation.request import Finished, FinishReason, GenerationRequest, GenerationSettings, TextDelta
+from mlxk.domain.models.model import ModelHandle, Origin
 
 HANDLE = ModelHandle("org/eye", "/cache/org/eye", Origin.CACHE)
 

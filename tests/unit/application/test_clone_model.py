@@ -2,17 +2,17 @@
 
 import attrs
 import pytest
+from doubles.backend_registry import InMemoryBackendRegistry
+from doubles.built_in_models import InMemoryBuiltInModels
+from doubles.cache_editor import InMemoryCacheEditor
+from doubles.confirmation import InMemoryConfirmation
+from doubles.model_cache import CachedModel, InMemoryModelCache
+from doubles.model_files import InMemoryModelFiles
+from doubles.model_hub import InMemoryModelHub, RemoteRepository
+from doubles.progress import InMemoryProgress
+from doubles.workspace_builder import InMemoryWorkspaceBuilder
+from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.adapters.in_memory.backend_registry import InMemoryBackendRegistry
-from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
-from mlxk.adapters.in_memory.cache_editor import InMemoryCacheEditor
-from mlxk.adapters.in_memory.confirmation import InMemoryConfirmation
-from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
-from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
-from mlxk.adapters.in_memory.model_hub import InMemoryModelHub, RemoteRepository
-from mlxk.adapters.in_memory.progress import InMemoryProgress
-from mlxk.adapters.in_memory.workspace_builder import InMemoryWorkspaceBuilder
-from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
 from mlxk.application.ports.cache_editor import LockHolder
 from mlxk.application.ports.workspace_builder import CopyMethod
 from mlxk.application.use_cases.clone_model import CloneModel, CloneRequest, CloneResult
@@ -20,7 +20,7 @@ from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.pull_model import PullModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import ModelNotFoundError, RequiresConfirmationError, UnhealthyModelError, ValidationError
-from mlxk.domain.workspace import Workspace
+from mlxk.domain.models.model import Workspace
 
 WHOLE = {"config.json": b'{"model_type": "x"}', "model.safetensors": b"\x02\0\0\0\0\0\0\0{}"}
 A, B = "a" * 40, "b" * 40

@@ -4,22 +4,21 @@ import json
 
 import attrs
 import pytest
+from doubles.backend_registry import InMemoryBackendRegistry
+from doubles.built_in_models import InMemoryBuiltInModels
+from doubles.cache_editor import InMemoryCacheEditor
+from doubles.model_cache import InMemoryModelCache
+from doubles.model_files import InMemoryModelFiles
+from doubles.progress import InMemoryProgress
+from doubles.weight_converter import InMemoryWeightConverter
+from doubles.workspace_builder import InMemoryWorkspaceBuilder
+from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.adapters.in_memory.backend_registry import InMemoryBackendRegistry
-from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
-from mlxk.adapters.in_memory.cache_editor import InMemoryCacheEditor
-from mlxk.adapters.in_memory.model_cache import InMemoryModelCache
-from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
-from mlxk.adapters.in_memory.progress import InMemoryProgress
-from mlxk.adapters.in_memory.weight_converter import InMemoryWeightConverter
-from mlxk.adapters.in_memory.workspace_builder import InMemoryWorkspaceBuilder
-from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
 from mlxk.application.use_cases.convert_model import ConvertMode, ConvertModel, ConvertRequest, ConvertResult
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.capabilities import Backend
 from mlxk.domain.errors import ConversionFailedError, IncompatibleModelError, UnhealthyModelError, ValidationError
-from mlxk.domain.workspace import Workspace
+from mlxk.domain.models.model import Backend, Workspace
 
 WORK, TARGET = "/home/me/work", "/home/me/out"
 HEADER = json.dumps({"a.weight": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()

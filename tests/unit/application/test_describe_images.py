@@ -9,29 +9,29 @@ from typing import Any
 
 import attrs
 import pytest
+from doubles.backend_registry import InMemoryBackendRegistry
+from doubles.built_in_models import InMemoryBuiltInModels
+from doubles.event_log import InMemoryEventLog
+from doubles.exif_reader import InMemoryExifReader
+from doubles.image_decoder import InMemoryImageDecoder
+from doubles.memory_probe import InMemoryMemoryProbe
+from doubles.model_cache import CachedModel, InMemoryModelCache
+from doubles.model_files import InMemoryModelFiles
+from doubles.text_generator import InMemoryTextGenerator
+from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.adapters.in_memory.backend_registry import InMemoryBackendRegistry
-from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.adapters.in_memory.exif_reader import InMemoryExifReader
-from mlxk.adapters.in_memory.image_decoder import InMemoryImageDecoder
-from mlxk.adapters.in_memory.memory_probe import InMemoryMemoryProbe
-from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
-from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
-from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
-from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
-from mlxk.application.chunked_answer import Described
+from mlxk.application.text_streams import Described
 from mlxk.application.use_cases.describe_images import DescribeImages, ImageSource, Showing
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import GenerateText, Question
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.capabilities import Backend
-from mlxk.domain.conversation import Conversation, Message, Role
 from mlxk.domain.errors import CapabilityError, InsufficientMemoryError, ValidationError
-from mlxk.domain.generation import GenerationRequest, GenerationSettings, TextDelta
-from mlxk.domain.image_facts import ImageFacts
-from mlxk.domain.media import DecodedImage, EncodedImage, ImageFormat
-from mlxk.domain.memory import MemoryReading
+from mlxk.domain.generation.conversation import Conversation, Message, Role
+from mlxk.domain.generation.image_table import ImageFacts
+from mlxk.domain.generation.media import DecodedImage, EncodedImage, ImageFormat
+from mlxk.domain.generation.request import GenerationRequest, GenerationSettings, TextDelta
+from mlxk.domain.models.memory import MemoryReading
+from mlxk.domain.models.model import Backend
 
 COMMIT = "a" * 40
 HEADER = json.dumps({"__metadata__": {"format": "mlx"}, "w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}})

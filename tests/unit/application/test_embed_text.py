@@ -4,18 +4,17 @@ import json
 import struct
 
 import pytest
+from doubles.backend_registry import InMemoryBackendRegistry
+from doubles.built_in_models import InMemoryBuiltInModels
+from doubles.memory_probe import InMemoryMemoryProbe
+from doubles.model_cache import CachedModel, InMemoryModelCache
+from doubles.model_files import InMemoryModelFiles
+from doubles.text_embedder import InMemoryTextEmbedder
+from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.adapters.in_memory.backend_registry import InMemoryBackendRegistry
-from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
-from mlxk.adapters.in_memory.memory_probe import InMemoryMemoryProbe
-from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
-from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
-from mlxk.adapters.in_memory.text_embedder import InMemoryTextEmbedder
-from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.embed_text import EmbedText
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.capabilities import Backend
 from mlxk.domain.embedding import EmbeddingSettings
 from mlxk.domain.errors import (
     CapabilityError,
@@ -24,8 +23,8 @@ from mlxk.domain.errors import (
     UnhealthyModelError,
     ValidationError,
 )
-from mlxk.domain.memory import MemoryReading
-from mlxk.domain.workspace import Workspace
+from mlxk.domain.models.memory import MemoryReading
+from mlxk.domain.models.model import Backend, Workspace
 
 COMMIT = "0123456789" * 4
 HEADER = json.dumps({"weight": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}}).encode()

@@ -4,21 +4,18 @@ import json
 import struct
 
 import pytest
+from doubles.backend_registry import InMemoryBackendRegistry
+from doubles.built_in_models import InMemoryBuiltInModels
+from doubles.event_log import InMemoryEventLog
+from doubles.memory_probe import InMemoryMemoryProbe
+from doubles.model_cache import CachedModel, InMemoryModelCache
+from doubles.model_files import InMemoryModelFiles
+from doubles.text_generator import InMemoryTextGenerator
+from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.adapters.in_memory.backend_registry import InMemoryBackendRegistry
-from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.adapters.in_memory.memory_probe import InMemoryMemoryProbe
-from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
-from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
-from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
-from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import GenerateText, Question
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.capabilities import Backend
-from mlxk.domain.computation import Computation
-from mlxk.domain.conversation import Conversation
 from mlxk.domain.errors import (
     CapabilityError,
     IncompatibleModelError,
@@ -27,8 +24,11 @@ from mlxk.domain.errors import (
     UnhealthyModelError,
     ValidationError,
 )
-from mlxk.domain.generation import Finished, GenerationRequest, GenerationSettings, TextDelta
-from mlxk.domain.memory import MemoryReading
+from mlxk.domain.generation.conversation import Conversation
+from mlxk.domain.generation.engine_options import Computation
+from mlxk.domain.generation.request import Finished, GenerationRequest, GenerationSettings, TextDelta
+from mlxk.domain.models.memory import MemoryReading
+from mlxk.domain.models.model import Backend
 
 GIB = 1024**3
 HEADER = json.dumps({"w": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}}).encode()

@@ -6,10 +6,10 @@ from collections.abc import Generator
 import pytest
 
 from mlxk.adapters.system.clock import SystemClock
-from mlxk.application.heard_answer import HeardAnswer, HeardLimits
+from mlxk.application.text_streams import HeardAnswer, HeardLimits
 from mlxk.domain.errors import ExecutionError, ValidationError
-from mlxk.domain.generation import Finished, FinishReason, TextDelta
-from mlxk.domain.speech import Heard, Segment, Transcript, TranscriptEvent
+from mlxk.domain.generation.request import Finished, FinishReason, TextDelta
+from mlxk.domain.transcription import Heard, Segment, Transcript, TranscriptEvent
 
 Events = Generator[TranscriptEvent, None, None]
 SEGMENTS = (Segment(" Hello there.", 0.0, 1.0, tokens=(1, 2, 3)), Segment(" Bye.", 1.0, 2.0))

@@ -5,20 +5,18 @@ import struct
 from collections.abc import Callable
 
 import pytest
+from doubles.backend_registry import InMemoryBackendRegistry
+from doubles.built_in_models import InMemoryBuiltInModels
+from doubles.model_cache import CachedModel, InMemoryModelCache
+from doubles.model_files import InMemoryModelFiles
+from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.adapters.in_memory.backend_registry import InMemoryBackendRegistry
-from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
-from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
-from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
-from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
 from mlxk.application.ports.model_files import FileListing, ModelFiles
 from mlxk.application.snapshot_reading import read_snapshot
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.list_models import ListModels
-from mlxk.domain.capabilities import Backend, Framework, ModelType
 from mlxk.domain.errors import ModelNotFoundError, StorageError
-from mlxk.domain.model import ModelHandle, Origin
-from mlxk.domain.workspace import Workspace
+from mlxk.domain.models.model import Backend, Framework, ModelHandle, ModelType, Origin, Workspace
 
 COMMIT = "a" * 40
 HEADER = json.dumps({"__metadata__": {"format": "mlx"}, "w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})

@@ -4,15 +4,23 @@ import datetime
 
 import attrs
 import pytest
+from doubles.event_log import InMemoryEventLog
+from doubles.memory_probe import InMemoryMemoryProbe
 
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
-from mlxk.adapters.in_memory.memory_probe import InMemoryMemoryProbe
-from mlxk.application.loading_requirements import require_loadable, require_memory
-from mlxk.domain.capabilities import Capability, Framework, ModelType
+from mlxk.application.policy import require_loadable, require_memory
 from mlxk.domain.errors import CapabilityError, IncompatibleModelError, InsufficientMemoryError, UnhealthyModelError
-from mlxk.domain.health import healthy, unhealthy
-from mlxk.domain.memory import RESERVE_BYTES, MemoryReading
-from mlxk.domain.model import ModelDescription, ModelHandle, Origin, Runtime
+from mlxk.domain.models.memory import RESERVE_BYTES, MemoryReading
+from mlxk.domain.models.model import (
+    Capability,
+    Framework,
+    ModelDescription,
+    ModelHandle,
+    ModelType,
+    Origin,
+    Runtime,
+    healthy,
+    unhealthy,
+)
 
 GIB = 1024**3
 

@@ -7,11 +7,20 @@ from collections.abc import Callable
 import attrs
 import pytest
 
-from mlxk.application import model_requirements as requirements
-from mlxk.domain.capabilities import Capability, Framework, ModelType
+from mlxk.application import policy as requirements
 from mlxk.domain.errors import CapabilityError, UnhealthyModelError
-from mlxk.domain.health import healthy, unhealthy
-from mlxk.domain.model import ModelDescription, ModelDetails, ModelHandle, Origin, Runtime
+from mlxk.domain.models.model import (
+    Capability,
+    Framework,
+    ModelDescription,
+    ModelDetails,
+    ModelHandle,
+    ModelType,
+    Origin,
+    Runtime,
+    healthy,
+    unhealthy,
+)
 
 TEXT, VISION, AUDIO = Capability.TEXT_GENERATION, Capability.VISION, Capability.AUDIO
 TRANSLATES, VECTORS = Capability.AUDIO_TRANSLATE_EN, Capability.EMBEDDINGS

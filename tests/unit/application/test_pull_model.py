@@ -4,16 +4,16 @@ from collections.abc import Mapping
 
 import attrs
 import pytest
+from doubles.backend_registry import InMemoryBackendRegistry
+from doubles.built_in_models import InMemoryBuiltInModels
+from doubles.cache_editor import InMemoryCacheEditor
+from doubles.confirmation import InMemoryConfirmation
+from doubles.model_cache import CachedModel, InMemoryModelCache
+from doubles.model_files import InMemoryModelFiles
+from doubles.model_hub import InMemoryModelHub, RemoteRepository
+from doubles.progress import InMemoryProgress
+from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.adapters.in_memory.backend_registry import InMemoryBackendRegistry
-from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
-from mlxk.adapters.in_memory.cache_editor import InMemoryCacheEditor
-from mlxk.adapters.in_memory.confirmation import InMemoryConfirmation
-from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
-from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
-from mlxk.adapters.in_memory.model_hub import InMemoryModelHub, RemoteRepository
-from mlxk.adapters.in_memory.progress import InMemoryProgress
-from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
 from mlxk.application.ports.cache_editor import LockHolder
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.pull_model import PullModel, PullRequest, PullResult, PullStatus

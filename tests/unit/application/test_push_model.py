@@ -2,14 +2,14 @@
 
 import attrs
 import pytest
+from doubles.backend_registry import InMemoryBackendRegistry
+from doubles.model_cache import InMemoryModelCache
+from doubles.model_files import InMemoryModelFiles
+from doubles.model_publisher import InMemoryModelPublisher
+from doubles.progress import InMemoryProgress
+from doubles.publication_folder import InMemoryPublicationFolder
+from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.adapters.in_memory.backend_registry import InMemoryBackendRegistry
-from mlxk.adapters.in_memory.model_cache import InMemoryModelCache
-from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
-from mlxk.adapters.in_memory.model_publisher import InMemoryModelPublisher
-from mlxk.adapters.in_memory.progress import InMemoryProgress
-from mlxk.adapters.in_memory.publication_folder import InMemoryPublicationFolder
-from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.push_model import PushExtent, PushModel, PushRequest, PushResult, Visibility
 from mlxk.domain.errors import (
@@ -20,7 +20,7 @@ from mlxk.domain.errors import (
     SecretsFoundError,
     ValidationError,
 )
-from mlxk.domain.workspace import Workspace
+from mlxk.domain.models.model import Workspace
 
 WORK = "/home/me/work"
 FILES = {"config.json": b'{"model_type": "x"}', "model.safetensors": b"\x02\0\0\0\0\0\0\0{}", "README.md": b"hello"}

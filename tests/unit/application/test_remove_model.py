@@ -2,13 +2,13 @@
 
 import attrs
 import pytest
+from doubles.built_in_models import InMemoryBuiltInModels
+from doubles.cache_editor import InMemoryCacheEditor
+from doubles.confirmation import InMemoryConfirmation
+from doubles.model_cache import CachedModel, InMemoryModelCache
+from doubles.model_files import InMemoryModelFiles
+from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
-from mlxk.adapters.in_memory.cache_editor import InMemoryCacheEditor
-from mlxk.adapters.in_memory.confirmation import InMemoryConfirmation
-from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
-from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
-from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
 from mlxk.application.ports.cache_editor import LockHolder
 from mlxk.application.use_cases.remove_model import RemoveModel, RemoveRequest, RemoveResult
 from mlxk.application.use_cases.resolve_model import ResolveModel
@@ -21,7 +21,7 @@ from mlxk.domain.errors import (
     ValidationError,
     WorkspaceModelError,
 )
-from mlxk.domain.workspace import Workspace
+from mlxk.domain.models.model import Workspace
 
 A, B = "a" * 40, "b" * 40
 NAMES = ("acme/test-one", "acme/test-two", "beta/test-one", "acme/Other")

@@ -1,12 +1,12 @@
 """Resolution: what a typed reference means on this machine."""
 
 import pytest
+from doubles.built_in_models import InMemoryBuiltInModels
+from doubles.model_cache import CachedModel, InMemoryModelCache
+from doubles.workspace_store import InMemoryWorkspaceStore
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
-from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
-from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import (
     AmbiguousModelError,
@@ -15,9 +15,8 @@ from mlxk.domain.errors import (
     RevisionNotFoundError,
     ValidationError,
 )
-from mlxk.domain.model import Origin
-from mlxk.domain.model_reference import ModelRef
-from mlxk.domain.workspace import Workspace
+from mlxk.domain.models.model import Origin, Workspace
+from mlxk.domain.models.reference import ModelRef
 
 OLD, NEW = "a" * 40, "ab" * 20
 

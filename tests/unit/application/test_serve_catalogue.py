@@ -1,28 +1,27 @@
 """What a server offers, and which name means which model."""
 
 import pytest
+from doubles.backend_registry import InMemoryBackendRegistry
+from doubles.built_in_models import InMemoryBuiltInModels
+from doubles.clock import InMemoryClock
+from doubles.model_cache import CachedModel, InMemoryModelCache
+from doubles.model_files import InMemoryModelFiles
+from doubles.text_generator import InMemoryTextGenerator
+from doubles.workspace_store import InMemoryWorkspaceStore
 from serving.parts import BROKEN_MODEL, CHAT, CHAT_MODEL, COMMIT, OTHER_MODEL
 
-from mlxk.adapters.in_memory.backend_registry import InMemoryBackendRegistry
-from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
-from mlxk.adapters.in_memory.clock import InMemoryClock
-from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
-from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
-from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
-from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.serve_catalogue import FRESH_SECONDS, ServeCatalogue
-from mlxk.domain.capabilities import Backend
 from mlxk.domain.errors import (
     AmbiguousModelError,
     ModelNotFoundError,
     UnhealthyModelError,
     ValidationError,
 )
-from mlxk.domain.generation import GenerationRequest
-from mlxk.domain.workspace import Workspace
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.models.model import Backend, Workspace
 
 WORKSPACE = "/home/ada/models/mine"
 

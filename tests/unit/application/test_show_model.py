@@ -4,18 +4,17 @@ import json
 import struct
 
 import pytest
+from doubles.backend_registry import InMemoryBackendRegistry
+from doubles.built_in_models import InMemoryBuiltInModels
+from doubles.model_cache import CachedModel, InMemoryModelCache
+from doubles.model_files import InMemoryModelFiles
+from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.adapters.in_memory.backend_registry import InMemoryBackendRegistry
-from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
-from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
-from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
-from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.show_model import ShowModel
-from mlxk.domain.capabilities import Backend
 from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, ValidationError
-from mlxk.domain.model import FileEntry, Quantization
+from mlxk.domain.models.model import Backend, FileEntry, Quantization
 
 OLD, NEW = "a" * 40, "b" * 40
 TENSORS = {

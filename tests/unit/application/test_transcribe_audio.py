@@ -4,18 +4,17 @@ import json
 import struct
 
 import pytest
+from doubles.backend_registry import InMemoryBackendRegistry
+from doubles.built_in_models import InMemoryBuiltInModels
+from doubles.memory_probe import InMemoryMemoryProbe
+from doubles.model_cache import CachedModel, InMemoryModelCache
+from doubles.model_files import InMemoryModelFiles
+from doubles.speech_transcriber import InMemorySpeechTranscriber
+from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.adapters.in_memory.backend_registry import InMemoryBackendRegistry
-from mlxk.adapters.in_memory.built_in_models import InMemoryBuiltInModels
-from mlxk.adapters.in_memory.memory_probe import InMemoryMemoryProbe
-from mlxk.adapters.in_memory.model_cache import CachedModel, InMemoryModelCache
-from mlxk.adapters.in_memory.model_files import InMemoryModelFiles
-from mlxk.adapters.in_memory.speech_transcriber import InMemorySpeechTranscriber
-from mlxk.adapters.in_memory.workspace_store import InMemoryWorkspaceStore
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.transcribe_audio import Recording, TranscribeAudio
-from mlxk.domain.capabilities import Backend
 from mlxk.domain.errors import (
     CapabilityError,
     IncompatibleModelError,
@@ -24,8 +23,9 @@ from mlxk.domain.errors import (
     UnhealthyModelError,
     ValidationError,
 )
-from mlxk.domain.memory import MemoryReading
-from mlxk.domain.speech import Heard, Segment, SpeechTask, Transcript, TranscriptionSettings
+from mlxk.domain.models.memory import MemoryReading
+from mlxk.domain.models.model import Backend
+from mlxk.domain.transcription import Heard, Segment, SpeechTask, Transcript, TranscriptionSettings
 
 COMMIT = "a" * 40
 HEADER = json.dumps({"weight": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}}).encode()

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from mlxk.domain.documents import Document, read_document
-from mlxk.domain.model import Origin
-from mlxk.domain.model_card import read_card
-from mlxk.domain.safetensors import SafetensorsHeader, read_header
-from mlxk.domain.snapshot import ModelSnapshot
+from mlxk.domain.models.json_file import Document, read_document
+from mlxk.domain.models.model import Origin
+from mlxk.domain.models.safetensors import SafetensorsHeader, read_header
+from mlxk.domain.models.snapshot import ModelSnapshot, read_card
 
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "max_position_embeddings": 2048}
 WHOLE: dict[str, Any] = {"config.json": LLAMA, "tokenizer.json": 100, "model.safetensors": 400}

@@ -3,11 +3,11 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxk.domain.answer_stream import AnswerStream
-from mlxk.domain.conversation import ToolCall
-from mlxk.domain.generation import AnswerDelta, ReasoningDelta, TextDelta, ToolCallDelta
-from mlxk.domain.reasoning import CHANNELS, ReasoningFormat, ReasoningStyle
-from mlxk.domain.tool_calls import ToolCallFormat
+from mlxk.domain.formats.output_parser import AnswerStream
+from mlxk.domain.formats.reasoning import CHANNELS, ReasoningFormat, ReasoningStyle
+from mlxk.domain.formats.tool_calls import ToolCallFormat
+from mlxk.domain.generation.conversation import ToolCall
+from mlxk.domain.generation.request import AnswerDelta, ReasoningDelta, TextDelta, ToolCallDelta
 
 _THINK = ReasoningFormat(ReasoningStyle.TAGS, "<think>", "</think>")
 _CALLS = ToolCallFormat("<call>", "</call>", lambda text: (ToolCall(text, "{}"),) if text.isalpha() else ())

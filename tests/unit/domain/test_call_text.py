@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.domain.call_text import CallText
-from mlxk.domain.conversation import ToolCall
+from mlxk.domain.formats.tool_call_stream import CallText
+from mlxk.domain.generation.conversation import ToolCall
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

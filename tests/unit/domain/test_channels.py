@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxk.domain.call_text import CallText
-from mlxk.domain.channels import ChannelSplitter
-from mlxk.domain.conversation import ToolCall
-from mlxk.domain.generation import ReasoningDelta, TextDelta, ToolCallDelta
-from mlxk.domain.tool_calls import ToolCallFormat
+from mlxk.domain.formats.harmony import ChannelSplitter
+from mlxk.domain.formats.tool_call_stream import CallText
+from mlxk.domain.formats.tool_calls import ToolCallFormat
+from mlxk.domain.generation.conversation import ToolCall
+from mlxk.domain.generation.request import ReasoningDelta, TextDelta, ToolCallDelta
 
 _TAIL = "hello<|end|><|start|>assistant"
 _ANALYSIS = "<|channel|>analysis<|message|>hm<|end|>"

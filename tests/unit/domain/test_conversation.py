@@ -2,10 +2,10 @@
 
 import pytest
 
-from mlxk.domain.conversation import Conversation, Role
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation import GenerationRequest
-from mlxk.domain.model import ModelHandle, Origin
+from mlxk.domain.generation.conversation import Conversation, Role
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.models.model import ModelHandle, Origin
 
 HALF = b"\xff".decode("utf-8", "surrogateescape")
 

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.domain.capabilities import Backend, Capability, Framework, ModelType
-from mlxk.domain.detection import context_length, detect, framework, has_chat_template, quantization
-from mlxk.domain.model_card import ModelCard
-from mlxk.domain.safetensors import SafetensorsHeader
-from mlxk.domain.snapshot import ModelSnapshot
+from mlxk.domain.models.detection import context_length, detect, framework, has_chat_template, quantization
+from mlxk.domain.models.model import Backend, Capability, Framework, ModelType
+from mlxk.domain.models.safetensors import SafetensorsHeader
+from mlxk.domain.models.snapshot import ModelCard, ModelSnapshot
 
 Snapshots = Callable[..., ModelSnapshot]
 TEXT = (Capability.TEXT_GENERATION,)

@@ -4,16 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.domain.download import SkipReason, plan_download
-from mlxk.domain.errors import DownloadFailedError, IncompatibleModelError, ValidationError
-from mlxk.domain.remote_model import (
+from mlxk.domain.download import (
     RemoteFile,
     RemoteModel,
+    SkipReason,
     check_commit,
     check_file,
     check_name,
     check_revision,
+    plan_download,
 )
+from mlxk.domain.errors import DownloadFailedError, IncompatibleModelError, ValidationError
 
 SHA1, SHA256 = "1" * 40, "2" * 64
 

@@ -18,7 +18,7 @@ from mlxk.domain.embedding import (
     shortened,
 )
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.model import ModelHandle, Origin
+from mlxk.domain.models.model import ModelHandle, Origin
 
 MODEL = ModelHandle("org/encoder", "/cache/encoder", Origin.CACHE)
 NUMBERS = st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=64)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.domain.computation import Computation
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation import PRODUCT_DEFAULTS, SEED_RANGE, GenerationRequest, GenerationSettings, Usage
-from mlxk.domain.model import ModelHandle, Origin
+from mlxk.domain.generation.engine_options import Computation
+from mlxk.domain.generation.request import PRODUCT_DEFAULTS, SEED_RANGE, GenerationRequest, GenerationSettings, Usage
+from mlxk.domain.models.model import ModelHandle, Origin
 
 HANDLE = ModelHandle("org/model", "/models/org/model", Origin.CACHE)
 

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
-from mlxk.domain.image_facts import ImageFacts
-from mlxk.domain.image_table import MARKER, Chunk, ShownImage, chunks, numbers
-from mlxk.domain.media import DecodedImage, EncodedImage, ImageFormat
+from mlxk.domain.generation.image_table import MARKER, Chunk, ImageFacts, ShownImage, chunks, numbers
+from mlxk.domain.generation.media import DecodedImage, EncodedImage, ImageFormat
 
 
 def encoded(name: str | None = None, salt: str = "", form: ImageFormat = ImageFormat.JPEG) -> EncodedImage:

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.domain.health import HealthStatus
-from mlxk.domain.integrity import check
-from mlxk.domain.model import Origin
-from mlxk.domain.safetensors import Damage, SafetensorsHeader
-from mlxk.domain.snapshot import ModelSnapshot
+from mlxk.domain.models.integrity import check
+from mlxk.domain.models.model import HealthStatus, Origin
+from mlxk.domain.models.safetensors import Damage, SafetensorsHeader
+from mlxk.domain.models.snapshot import ModelSnapshot
 
 Snapshots = Callable[..., ModelSnapshot]
 INDEX = "model.safetensors.index.json"

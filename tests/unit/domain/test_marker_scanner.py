@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxk.domain.marker_scanner import MarkerScanner, Piece
+from mlxk.domain.formats.scanner import MarkerScanner, Piece
 
 _CHARS = "<a/>"
 

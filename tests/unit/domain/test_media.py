@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxk.domain.errors import CapabilityError, ValidationError
-from mlxk.domain.media import (
+from mlxk.domain.generation.media import (
     MAX_CHUNK,
     MAX_IMAGE_BYTES,
     MAX_IMAGES_BYTES,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.domain.model_card import ModelCard, read_card
+from mlxk.domain.models.snapshot import ModelCard, read_card
 
 
 def card(front_matter: str) -> ModelCard:

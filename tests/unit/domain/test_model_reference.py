@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.model_reference import MAX_REFERENCE_LENGTH, ModelRef, ReferenceKind, is_path
+from mlxk.domain.models.reference import MAX_REFERENCE_LENGTH, ModelRef, ReferenceKind, is_path
 
 NAME = st.text(string.ascii_letters + string.digits + "-._/@ ~é漢", min_size=1, max_size=40)
 

@@ -1,7 +1,7 @@
 """What a push changes: by content, in the way the branch knows it."""
 
+from mlxk.domain.download import RemoteFile
 from mlxk.domain.publication import ChangeSet, ContentDigests, compare
-from mlxk.domain.remote_model import RemoteFile
 
 ONE, TWO = ContentDigests("1" * 64, "1" * 40), ContentDigests("2" * 64, "2" * 40)
 REMOTE = (

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxk.domain.generation import ReasoningDelta, TextDelta
-from mlxk.domain.reasoning import CHANNELS, ReasoningFormat, ReasoningSplitter, ReasoningStyle, detect_reasoning
+from mlxk.domain.formats.reasoning import CHANNELS, ReasoningFormat, ReasoningSplitter, ReasoningStyle, detect_reasoning
+from mlxk.domain.generation.request import ReasoningDelta, TextDelta
 
 _THINK = ReasoningFormat(ReasoningStyle.TAGS, "<think>", "</think>")
 _QWEN = "{%- if '</think>' in content %}...{%- endif %}<|im_start|>assistant\n<think>\n"
@@ -148,7 +148,7 @@ def test_a_block_opened_by_the_prompt_is_recognised() -> None:
 
 @pytest.mark.parametrize("style", [_THINK, CHANNELS])
 def test_the_closing_words_end_the_reasoning(style: ReasoningFormat) -> None:
-    from mlxk.domain.answer_stream import AnswerStream
+    from mlxk.domain.formats.output_parser import AnswerStream
 
     stream = AnswerStream(reasoning=style)
     assert stream.feed(f"{style.start}hm") == [ReasoningDelta("hm")]

@@ -7,12 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.domain.capabilities import Backend
-from mlxk.domain.detection import detect
 from mlxk.domain.errors import CapabilityError
-from mlxk.domain.health import healthy, unhealthy
-from mlxk.domain.routing import BackendSupport, Modality, route, runtime
-from mlxk.domain.snapshot import ModelSnapshot
+from mlxk.domain.models.detection import detect
+from mlxk.domain.models.model import Backend, healthy, unhealthy
+from mlxk.domain.models.routing import BackendSupport, Modality, route, runtime
+from mlxk.domain.models.snapshot import ModelSnapshot
 
 Snapshots = Callable[..., ModelSnapshot]
 ALL = frozenset(Backend)

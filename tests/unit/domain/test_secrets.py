@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlxk.domain.secrets import judge_name, judge_text
+from mlxk.domain.publication import judge_name, judge_text
 
 LONG = "aB3dE5gH7j" * 6
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from mlxk.domain.capabilities import Capability
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.speech import (
+from mlxk.domain.models.model import Capability
+from mlxk.domain.transcription import (
     MAX_HINT_CHARACTERS,
     Segment,
     SpeechTask,

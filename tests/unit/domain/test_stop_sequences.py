@@ -5,7 +5,7 @@ import time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxk.domain.stop_sequences import StopSequences
+from mlxk.domain.formats.scanner import StopSequences
 
 _CHARS = "ab😀"
 _texts = st.text(alphabet=_CHARS, max_size=40)

@@ -5,8 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.domain.speech import Segment, Transcript
-from mlxk.domain.subtitles import segments_table, srt, vtt
+from mlxk.domain.transcription import Segment, Transcript, segments_table, srt, vtt
 
 TWO = Transcript("Hello. Bye.", 4.0, "en", (Segment(" Hello.", 0.0, 1.5), Segment(" Bye.", 3661.25, 3662.0)))
 

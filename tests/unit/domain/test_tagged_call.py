@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxk.domain.conversation import ToolCall
-from mlxk.domain.tagged_call import CallTags, TaggedCall
+from mlxk.domain.formats.tool_call_stream import CallTags, TaggedCall
+from mlxk.domain.generation.conversation import ToolCall
 
 TAGS = CallTags("<call ", ">", "<arg ", ">", "</arg>", "</call>")
 BARE = CallTags("", "<key>", "<key>", "<value>", "</value>", "")

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxk.domain.call_text import CallText
-from mlxk.domain.conversation import ToolCall
-from mlxk.domain.generation import TextDelta, ToolCallDelta
-from mlxk.domain.tool_calls import ToolCallFormat, ToolCallSplitter
+from mlxk.domain.formats.tool_call_stream import CallText
+from mlxk.domain.formats.tool_calls import ToolCallFormat, ToolCallSplitter
+from mlxk.domain.generation.conversation import ToolCall
+from mlxk.domain.generation.request import TextDelta, ToolCallDelta
 
 
 def _parse(text: str) -> tuple[ToolCall, ...]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlxk.domain.workspace import SENTINEL_NAME, is_part_of_model
+from mlxk.domain.models.model import SENTINEL_NAME, is_part_of_model
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mlxk.domain.conversation import ToolCall
-from mlxk.domain.generation import Finished, FinishReason, Timings, Usage
+from mlxk.domain.generation.conversation import ToolCall
+from mlxk.domain.generation.request import Finished, FinishReason, Timings, Usage
 from mlxk.entrypoints.cli.answer import Answer
 
 CALL, PART = ToolCall("add", '{"a": 1}'), ToolCall("add", '{"a')

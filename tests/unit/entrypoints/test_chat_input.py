@@ -3,7 +3,7 @@
 import pytest
 
 from mlxk.domain.errors import ValidationError
-from mlxk.entrypoints.cli.chat.input import Command, Meaning, Picture, Prompt, read_line, wants_more
+from mlxk.entrypoints.cli.chat.session import Command, Meaning, Picture, Prompt, read_line, wants_more
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 """The limits of the engine: from the machine's memory, and from what the operator of a server decided."""
 
 import pytest
+from doubles.memory_probe import InMemoryMemoryProbe
 
-from mlxk.adapters.in_memory.memory_probe import InMemoryMemoryProbe
-from mlxk.adapters.mlx.engine_options import EngineOptions
-from mlxk.domain.memory import MemoryReading
+from mlxk.adapters.mlx.engine.engine_options import EngineOptions
+from mlxk.domain.models.memory import MemoryReading
 from mlxk.entrypoints.engine_providers import engine_options
 from mlxk.entrypoints.server_settings import ServerSettings
 

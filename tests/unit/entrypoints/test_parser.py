@@ -3,9 +3,9 @@
 import pytest
 
 from mlxk.domain.errors import UsageError
-from mlxk.domain.generation import Effort
-from mlxk.entrypoints.cli import sampling_flags
-from mlxk.entrypoints.cli.parser import HelpWanted, build_parser, parse
+from mlxk.domain.generation.request import Effort
+from mlxk.entrypoints.cli import generation_arguments
+from mlxk.entrypoints.cli.program import HelpWanted, build_parser, parse
 
 
 @pytest.mark.parametrize(
@@ -68,4 +68,4 @@ def test_help_is_handed_to_the_program_and_not_printed(
 
 
 def test_the_efforts_to_choose_from_are_those_there_are() -> None:
-    assert set(sampling_flags.EFFORTS) == {effort.value for effort in Effort}
+    assert set(generation_arguments.EFFORTS) == {effort.value for effort in Effort}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlxk.entrypoints.cli.door import Door
+from mlxk.entrypoints.cli.command import Door
 from mlxk.entrypoints.cli.program import run
 from mlxk.entrypoints.server_settings import ServerAddress, ServerSettings
 from mlxk.entrypoints.settings import read_settings

@@ -6,20 +6,24 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from mlxk.application.use_cases.check_health import HealthEntry
-from mlxk.domain.capabilities import Capability, Framework, ModelType
-from mlxk.domain.health import HealthReport, healthy, unhealthy
-from mlxk.domain.memory import MemoryReading, judge_memory
-from mlxk.domain.model import (
+from mlxk.domain.models.memory import MemoryReading, judge_memory
+from mlxk.domain.models.model import (
+    Capability,
     FileEntry,
+    Framework,
+    HealthReport,
     ModelDescription,
     ModelDetails,
     ModelHandle,
+    ModelType,
     Origin,
     Quantization,
     Runtime,
+    Workspace,
+    healthy,
+    unhealthy,
 )
-from mlxk.domain.workspace import Workspace
-from mlxk.entrypoints.cli.tables import ListView, details_text, health_text, model_table
+from mlxk.entrypoints.cli.render.tables import ListView, details_text, health_text, model_table
 
 NOW = datetime.datetime(2026, 5, 4, 12, 0, tzinfo=datetime.UTC)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

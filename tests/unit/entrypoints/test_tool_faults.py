@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from mlxk.domain.conversation import ToolCall
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.tool_definition import MAX_TOOL_BYTES, MAX_TOOLS
-from mlxk.entrypoints.cli import computing_flags
+from mlxk.domain.generation.conversation import MAX_TOOL_BYTES, MAX_TOOLS, ToolCall
+from mlxk.entrypoints.cli import generation_arguments
 from mlxk.entrypoints.cli.answer import call_line
-from mlxk.entrypoints.cli.tool_faults import tool_faults
+from mlxk.entrypoints.cli.generation_arguments import tool_faults
 
 TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
 
@@ -60,5 +59,5 @@ def test_a_file_that_cannot_be_read_as_json_is_refused_with_the_reason(tmp_path:
     path = tmp_path / "tools.json"
     path.write_text(content)
     with pytest.raises(ValidationError) as refusal:
-        computing_flags.tools(Namespace(tools=str(path)))
+        generation_arguments.tools(Namespace(tools=str(path)))
     assert refusal.value.message == f"--tools: '{path}' {said}"

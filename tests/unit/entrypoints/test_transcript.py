@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mlxk.domain.conversation import Message, Role, ToolCall
 from mlxk.domain.errors import StorageError, ValidationError
+from mlxk.domain.generation.conversation import Message, Role, ToolCall
 from mlxk.entrypoints.cli.chat.transcript import Transcript, load, save
 
 TALK = Transcript("demo", "Be brief.", (Message(Role.USER, "Grüße 😀"), Message(Role.ASSISTANT, "Hallo")))

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from mlxk.domain.conversation import ToolCall
 from mlxk.domain.errors import ExecutionError
-from mlxk.domain.generation import (
+from mlxk.domain.generation.conversation import ToolCall
+from mlxk.domain.generation.grammar import Grammar
+from mlxk.domain.generation.request import (
     Finished,
     FinishReason,
     GenerationEvent,
@@ -21,13 +22,12 @@ from mlxk.domain.generation import (
     ToolCallDelta,
     Usage,
 )
-from mlxk.domain.grammar import Grammar
-from mlxk.entrypoints.http.answers.batch import BatchAnswer
-from mlxk.entrypoints.http.answers.chat import ChatShape
-from mlxk.entrypoints.http.answers.completions import CompletionShape
-from mlxk.entrypoints.http.answers.event_stream import EventStream
-from mlxk.entrypoints.http.answers.shape import AnswerIdentity, Shape
 from mlxk.entrypoints.http.requests.tools import ForcedCall
+from mlxk.entrypoints.http.responses.batch import BatchAnswer
+from mlxk.entrypoints.http.responses.chat import ChatShape
+from mlxk.entrypoints.http.responses.completions import CompletionShape
+from mlxk.entrypoints.http.responses.event_stream import EventStream
+from mlxk.entrypoints.http.responses.response_format import AnswerIdentity, Shape
 
 IDENTITY = AnswerIdentity("chatcmpl-1", 1, "m", "fp_0", "r1")
 LETTERS = 'abc \n"\\🙂é世'

@@ -2,9 +2,17 @@
 
 import pytest
 
-from mlxk.domain.conversation import ToolCall
-from mlxk.domain.generation import Finished, FinishReason, GenerationEvent, TextDelta, Timings, ToolCallDelta, Usage
-from mlxk.entrypoints.http.answers.forced_call import CallWriter
+from mlxk.domain.generation.conversation import ToolCall
+from mlxk.domain.generation.request import (
+    Finished,
+    FinishReason,
+    GenerationEvent,
+    TextDelta,
+    Timings,
+    ToolCallDelta,
+    Usage,
+)
+from mlxk.entrypoints.http.responses.forced_call import CallWriter
 
 END = Finished(FinishReason.STOP, Usage(1, 1, 0), Timings(0, 0, 0))
 

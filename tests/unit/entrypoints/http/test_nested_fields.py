@@ -16,7 +16,7 @@ from openai.types.chat import chat_completion_message_function_tool_call_param a
 from serving.asking import ask, chat, parts
 from serving.parts import CHAT_MODEL
 
-from mlxk.domain.conversation import Conversation
+from mlxk.domain.generation.conversation import Conversation
 from mlxk.entrypoints.http.requests import messages, sampling, tools
 from mlxk.entrypoints.http.requests.response_format import JsonSchema
 from mlxk.entrypoints.http.requests.support import MESSAGE_UNSUPPORTED, WITHOUT_EFFECT

@@ -4,12 +4,12 @@ import json
 from typing import Any
 
 import pytest
+from doubles.clock import InMemoryClock
+from doubles.text_generator import InMemoryTextGenerator
 from falcon.testing import TestClient
 from serving.parts import CHAT_MODEL, OTHER_MODEL, Parts
 
-from mlxk.adapters.in_memory.clock import InMemoryClock
-from mlxk.adapters.in_memory.text_generator import InMemoryTextGenerator
-from mlxk.domain.memory import MemoryReading
+from mlxk.domain.models.memory import MemoryReading
 from mlxk.entrypoints.http.resources.probes import STALLED_SECONDS, EngineWatch
 from mlxk.entrypoints.server_settings import ServerSettings
 

@@ -11,9 +11,9 @@ from openai.types import completion_create_params as completion_params
 from openai.types.chat import completion_create_params as chat_params
 from serving.asking import chat, complete, parts
 
-from mlxk.domain.conversation import Conversation, Role, ToolCall
-from mlxk.domain.generation import SEED_RANGE, Effort
-from mlxk.domain.grammar import Grammar
+from mlxk.domain.generation.conversation import Conversation, Role, ToolCall
+from mlxk.domain.generation.grammar import Grammar
+from mlxk.domain.generation.request import SEED_RANGE, Effort
 from mlxk.entrypoints.http.requests.chat import ChatRequest
 from mlxk.entrypoints.http.requests.closed_schema import closed
 from mlxk.entrypoints.http.requests.completions import CompletionRequest

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import attrs
 import pytest
+from doubles.event_log import InMemoryEventLog
 
-from mlxk.adapters.in_memory.event_log import InMemoryEventLog
 from mlxk.domain.errors import InterruptedRunError, PortInUseError, QueueFullError, ServerShutdownError, ValidationError
-from mlxk.domain.generation import Finished, FinishReason, Timings, Usage
+from mlxk.domain.generation.request import Finished, FinishReason, Timings, Usage
 from mlxk.entrypoints.http import control, handover, sockets, supervisor
 from mlxk.entrypoints.http.descriptors import raise_descriptor_limit
 from mlxk.entrypoints.http.foreign_logs import lead_logs_into
-from mlxk.entrypoints.http.life import Admission, ServerLife
+from mlxk.entrypoints.http.lifecycle import Admission, ServerLife
 from mlxk.entrypoints.http.metrics import Metrics
 from mlxk.entrypoints.http.supervisor import source_watch
 from mlxk.entrypoints.server_settings import ServerAddress, ServerSettings

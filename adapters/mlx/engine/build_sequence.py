@@ -1,0 +1,305 @@
+"""From a request to a sequence: rendering, token counts, limits, reasoning budget and grammar.
+
+Runs in the caller's thread and touches no array.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import mlx.core as mx
+
+from mlxk.adapters.mlx.engine.answer import Answer, AnswerLimits
+from mlxk.adapters.mlx.engine.batch import Row
+from mlxk.adapters.mlx.engine.sampling import Draws, LogitsProcessor, SamplingParameters
+from mlxk.adapters.mlx.engine.text_stream import AnswerSink
+from mlxk.adapters.mlx.loading.text_model import LoadedModel
+from mlxk.adapters.mlx.prompting.detokenizer import Detokenizer
+from mlxk.adapters.mlx.prompting.grammar import CompiledGrammar, GrammarConstraint, answer_begins
+from mlxk.adapters.mlx.prompting.templates import RenderedPrompt
+from mlxk.adapters.mlx.prompting.tool_parsers import tool_call_format
+from mlxk.application.ports.clock import Clock
+from mlxk.domain.errors import (
+    CapabilityError,
+    ContextLengthError,
+    ExecutionError,
+    IncompatibleModelError,
+    ValidationError,
+)
+from mlxk.domain.formats.output_parser import AnswerStream
+from mlxk.domain.formats.reasoning import ReasoningFormat, ReasoningStyle
+from mlxk.domain.generation.conversation import Conversation
+from mlxk.domain.generation.engine_options import Computation
+from mlxk.domain.generation.request import PRODUCT_DEFAULTS, GenerationRequest, GenerationSettings
+
+
+@attrs.define(eq=False)
+class Constraints:
+    """Makes the logits processors of one answer; called again when the answer has to begin anew."""
+
+    grammar: CompiledGrammar | None
+    thinking_budget: int | None
+    closing: tuple[int, ...]
+    """The tokens that end reasoning."""
+    opening: tuple[int, ...]
+    """The tokens that begin it."""
+    detokenizer: Callable[[], Detokenizer]
+    parser: Callable[[], AnswerStream]
+    """Makes what tells reasoning from answer."""
+
+    def __call__(self, generated: Sequence[int]) -> tuple[LogitsProcessor, ...]:
+        """Build the processors for an answer that holds these tokens already."""
+        processors: list[LogitsProcessor] = []
+        if self.thinking_budget is not None:
+            reader = ReasoningReader(self.detokenizer(), self.parser())
+            processors.append(ThinkingBudget(self.thinking_budget, self.closing, self.opening, reader))
+        if self.grammar is not None:
+            constraint = self.grammar.constrain(answer_begins(self.detokenizer(), self.parser()))
+            if generated:
+                # The first call sets where counting begins; the next one then reads what is there already.
+                constraint(mx.array([], dtype=mx.int32), mx.zeros((1, 1)))
+            processors.append(_honest(constraint))
+        return tuple(processors)
+
+
+class ReasoningReader:
+    """Follows an answer, to tell since when it reasons.
+
+    Args:
+        detokenizer: Fresh.
+        parser: Fresh, knowing what the prompt ends with.
+    """
+
+    def __init__(self, detokenizer: Detokenizer, parser: AnswerStream) -> None:
+        self._detokenizer = detokenizer
+        self._parser = parser
+        self._read = 0
+        self.thinking_since: int | None = 0 if parser.thinking else None
+        """Tokens of the answer before its reasoning; None while there is no reasoning."""
+        self.over = False
+        """Whether it reasons no longer, or never will; then nobody needs to look, which waits for the device."""
+
+    def look(self, generated: mx.array) -> None:
+        """Read what was said since the last look."""
+        fresh: Any = generated[self._read :].tolist()
+        for token in fresh:
+            self._parser.feed(self._detokenizer.feed(token))
+            self._read += 1
+            if self._parser.thinking and self.thinking_since is None:
+                self.thinking_since = self._read
+            elif not self._parser.thinking and self.thinking_since is not None:
+                self.thinking_since, self.over = None, True
+        self.over = self.over or self._parser.past_reasoning
+
+
+class ThinkingBudget:
+    """Makes the model end its reasoning after so many tokens of it.
+
+    A model that is cut short would often begin to reason anew: it cannot, where one token is what begins reasoning.
+
+    Args:
+        budget: Tokens of reasoning.
+        closing: The tokens that end it.
+        opening: The tokens that begin it.
+        reader: Fresh.
+    """
+
+    def __init__(self, budget: int, closing: Sequence[int], opening: Sequence[int], reader: ReasoningReader) -> None:
+        self._budget = budget
+        self._closing = closing
+        self._never_again = opening[0] if len(opening) == 1 else None
+        self._reader = reader
+        self._closing_since: int | None = None
+
+    def __call__(self, generated: mx.array, logits: mx.array) -> mx.array:
+        """Leave the logits alone until the budget is spent, then allow the closing tokens only, one after the other."""
+        count = generated.size
+        if self._closing_since is None:
+            if self._reader.over or count < self._budget:
+                return logits
+            self._reader.look(generated)
+            since = self._reader.thinking_since
+            if self._reader.over or since is None or count - since < self._budget:
+                return logits
+            self._closing_since = count
+        place, tokens = count - self._closing_since, mx.arange(logits.shape[-1])[None]
+        if place < len(self._closing):
+            return mx.where(tokens == self._closing[place], mx.zeros_like(logits), -math.inf)
+        return logits if self._never_again is None else mx.where(tokens == self._never_again, -math.inf, logits)
+
+
+def _honest(constraint: GrammarConstraint) -> LogitsProcessor:
+    """Make an answer fail, rather than end as if all were well, when its grammar was given up."""
+
+    def process(generated: mx.array, logits: mx.array) -> mx.array:
+        logits = constraint(generated, logits)
+        if constraint.error is not None:
+            raise ExecutionError(f"The grammar cannot be followed any further: {constraint.error}")
+        return logits
+
+    return process
+
+
+MOST_TOKENS = 2**31
+"""Tokens that a model of unknown size may have: as many as MLX can number."""
+
+UNKNOWN_CONTEXT_MAX_TOKENS = 4096
+"""Tokens generated at most when neither the request nor the model's config sets a limit."""
+
+
+def prepare(
+    request: GenerationRequest,
+    models: Sequence[LoadedModel],
+    sink: AnswerSink,
+    clock: Clock,
+    rendered: RenderedPrompt | None = None,
+) -> Row:
+    """Build the row of a request.
+
+    Args:
+        request: Validated.
+        models: The model, and the draft model when there is one.
+        sink: Where the answer goes.
+        clock: For the timings.
+        rendered: The prompt, when it is rendered already.
+
+    Raises:
+        ValidationError: The prompt is empty or cannot be rendered, a biased token does not exist, the grammar cannot be
+            used, or options exclude each other.
+        ContextLengthError: The prompt leaves no room for an answer.
+        CapabilityError: The model does not reason, or the draft model speaks other tokens.
+        IncompatibleModelError: The tokenizer makes tokens the model does not have.
+    """
+    model = models[0]
+    settings = request.settings.filled_from(model.defaults).filled_from(PRODUCT_DEFAULTS)
+    for draft in models[1:]:
+        _check_draft(model, draft, settings)
+    if rendered is None:
+        with model.lock:
+            rendered = model.renderer.render(request.prompt, request.thinking, request.effort)
+    if request.thinking is False and not rendered.told_to_think and model.reasoning is not None:
+        settings = _without_reasoning(settings, model, drafted=len(models) > 1)
+    if isinstance(request.prompt, tuple):
+        _check_given_tokens(request.prompt, model)
+    if not rendered.tokens:
+        field = "messages" if isinstance(request.prompt, Conversation) else "prompt"
+        raise ValidationError.in_field(field, "there is nothing in it to answer", hint="Send some text.")
+    _check_tokens(rendered.tokens, settings, model)
+    limits = AnswerLimits(_max_tokens(len(rendered.tokens), settings, model), model.end_tokens)
+    parser = _parser(request, settings, model, rendered)
+    only_opening = parser is not None and not settings.stop and not _offered(request) and _opens_only(model.reasoning)
+    answer = Answer(rendered.tokens, settings, limits, model.decoder.stream(), parser, sink, clock, only_opening)
+    answer.notes += _notes(request.computation)
+    return Row(answer, SamplingParameters.of(settings), Draws(settings.seed), _constrain(settings, model, rendered))
+
+
+def _parser(
+    request: GenerationRequest, settings: GenerationSettings, model: LoadedModel, rendered: RenderedPrompt
+) -> AnswerStream | None:
+    """Return what splits the answer's text; None when there is nothing to split, which costs nothing."""
+    tools = tool_call_format(model.tokenizer, _offered(request), model.reasoning)
+    if not settings.stop and model.reasoning is None and tools is None:
+        return None
+    return AnswerStream(settings.stop, model.reasoning, tools, rendered.tail)
+
+
+def _offered(request: GenerationRequest) -> tuple[str, ...]:
+    return request.prompt.tools if isinstance(request.prompt, Conversation) else ()
+
+
+def _opens_only(reasoning: ReasoningFormat | None) -> bool:
+    """Whether a format says nothing about the answer proper, only about what comes before it."""
+    return reasoning is not None and reasoning.style is ReasoningStyle.TAGS and not reasoning.structure
+
+
+def _constrain(settings: GenerationSettings, model: LoadedModel, rendered: RenderedPrompt) -> Constraints | None:
+    if settings.thinking_budget is not None and model.reasoning is None:
+        raise CapabilityError.in_field(
+            "thinking_budget", f"'{model.name}' does not reason", hint="Leave it out, or use a model that does."
+        )
+    if settings.thinking_budget is None and settings.grammar is None:
+        return None
+    grammar = model.grammars.compile(settings.grammar) if settings.grammar is not None else None
+    closing, opening = [], []
+    if model.reasoning is not None and settings.thinking_budget is not None:
+        text = model.reasoning.closing
+        if grammar is not None and model.reasoning.style is ReasoningStyle.TAGS:
+            # The grammar holds from the tag on, so nothing may be added to it.
+            text = f"\n{model.reasoning.end}"
+        with model.lock:
+            closing = list(model.tokenizer.encode(text, add_special_tokens=False))
+            opening = list(model.tokenizer.encode(model.reasoning.start, add_special_tokens=False))
+    return Constraints(
+        grammar=grammar,
+        thinking_budget=settings.thinking_budget,
+        closing=tuple(closing),
+        opening=tuple(opening),
+        detokenizer=model.decoder.stream,
+        parser=lambda: AnswerStream((), model.reasoning, None, rendered.tail),
+    )
+
+
+def _without_reasoning(settings: GenerationSettings, model: LoadedModel, *, drafted: bool) -> GenerationSettings:
+    """Have reasoning ended where it begins, for a model whose template cannot tell it not to begin."""
+    if drafted:
+        raise CapabilityError(
+            f"draft_model: the chat template of '{model.name}' cannot tell it not to reason, and beside a draft model"
+            " its reasoning cannot be cut short.",
+            hint="Leave out the draft model, or let it reason.",
+        )
+    return attrs.evolve(settings, thinking_budget=0)
+
+
+def _check_draft(model: LoadedModel, draft: LoadedModel, settings: GenerationSettings) -> None:
+    if draft.vocabulary_hash != model.vocabulary_hash:
+        raise CapabilityError(
+            f"draft_model: '{draft.name}' speaks other tokens than '{model.name}'.",
+            hint="A draft model must have the same tokenizer.",
+        )
+    for name, value in (("grammar", settings.grammar), ("thinking_budget", settings.thinking_budget)):
+        if value is not None:
+            raise ValidationError(f"draft_model and {name} exclude each other")
+
+
+def _notes(computation: Computation) -> list[str]:
+    options = {
+        "draft_model": computation.draft_model,
+        "kv_bits": computation.kv_bits,
+        "max_kv_size": computation.max_kv_size,
+    }
+    names = [name for name, value in options.items() if value is not None]
+    return [f"Computed outside the common batch because of {' and '.join(names)}."] if names else []
+
+
+def _check_given_tokens(tokens: Sequence[int], model: LoadedModel) -> None:
+    most = MOST_TOKENS if model.vocabulary_size is None else model.vocabulary_size
+    unknown = next((token for token in tokens if not 0 <= token < most), None)
+    if unknown is not None:
+        raise ValidationError.in_field("prompt", f"names token {unknown}; the model has tokens 0 to {most - 1}")
+
+
+def _check_tokens(tokens: Sequence[int], settings: GenerationSettings, model: LoadedModel) -> None:
+    size = model.vocabulary_size
+    if size is None:
+        return
+    if max(tokens) >= size:
+        raise IncompatibleModelError(f"The tokenizer of '{model.name}' makes tokens the model does not have.")
+    unknown = [token for token, _ in settings.logit_bias if not 0 <= token < size]
+    if unknown:
+        raise ValidationError.in_field("logit_bias", f"names token {unknown[0]}; the model has tokens 0 to {size - 1}")
+
+
+def _max_tokens(prompt_tokens: int, settings: GenerationSettings, model: LoadedModel) -> int:
+    """Return how many tokens the answer may have."""
+    if model.context_length is None:
+        return settings.max_tokens or UNKNOWN_CONTEXT_MAX_TOKENS
+    room = model.context_length - prompt_tokens
+    if room < 1:
+        raise ContextLengthError(
+            f"The prompt has {prompt_tokens} tokens, but the context window of '{model.name}' holds"
+            f" {model.context_length}.",
+            hint="Shorten the prompt or the conversation.",
+            detail={"prompt_tokens": prompt_tokens, "context_length": model.context_length},
+        )
+    return room if settings.max_tokens is None else min(settings.max_tokens, room)

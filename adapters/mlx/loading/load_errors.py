@@ -1,0 +1,102 @@
+"""Why a model could not be loaded: what mlx and its siblings raise, in our words.
+
+Owns the one table from their errors to ours, for every loader. What they say themselves goes to the log: it may name
+directories.
+"""
+
+import re
+
+from mlxk.adapters.mlx.library_imports import import_failure
+from mlxk.adapters.mlx.loading import model_files_check
+from mlxk.domain.errors import (
+    ExecutionError,
+    IncompatibleModelError,
+    MlxkError,
+    UnhealthyModelError,
+    UntrustedModelCodeError,
+)
+from mlxk.domain.models.model import ModelHandle
+
+_OF_FILES = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    IndexError,
+    OSError,
+    RecursionError,
+)
+"""What the libraries raise for a config, weights or tokenizer that are not what they expect."""
+
+_READING_FAILED = ("[load_safetensors]", "[read]")
+"""How MLX's own errors begin when a weight file cannot be read."""
+
+_TOKENIZER_MODULE = re.compile(r"^(transformers|mlx_lm)\..*tokeniz")
+
+_LACKING_SETTINGS = re.compile(r"missing \d+ required (?:positional|keyword-only) arguments?: (.+)", re.DOTALL)
+_WEIGHTS = re.compile(r"(?P<kind>Missing|Received) (?P<count>\d+) parameters(?: not in model)?:\s*(?P<first>[^\s,]+)")
+_SHAPES = re.compile(r"Expected shape (\(.*?\)) but received shape (\(.*?\)) for parameter (\S+)")
+
+
+def loading_failure(error: Exception, handle: ModelHandle, unknown: str) -> MlxkError:
+    """Return the error that says why a model could not be loaded.
+
+    Args:
+        error: What a library raised.
+        handle: The model.
+        unknown: What is so of a model whose architecture the library does not know; goes on from the model's name.
+    """
+    reason, name = str(error), handle.name
+    if isinstance(error, FileNotFoundError):
+        return UnhealthyModelError(f"'{name}' lacks files.", hint=f"See: mlxk health {name}")
+    if "trust_remote_code" in reason or "custom code" in reason:
+        return UntrustedModelCodeError(f"'{name}' wants to run code of its own; it is never executed.")
+    if isinstance(error, ValueError) and "not supported" in reason:
+        return IncompatibleModelError(f"'{name}' {unknown}.")
+    if isinstance(error, ImportError):
+        return import_failure(error, f"Running '{name}'")
+    if reason.startswith(_READING_FAILED) or misfit(error) is not None:
+        return _unfit(error, name)
+    if _in_tokenizer(error):
+        return model_files_check.unreadable(handle) or UnhealthyModelError(
+            f"The tokenizer of '{name}' cannot be used ({type(error).__name__}).",
+            hint="Download the model again, or take tokenizer.json and tokenizer_config.json from where its weights "
+            "come from.",
+        )
+    if isinstance(error, _OF_FILES):
+        return model_files_check.unreadable(handle) or _unfit(error, name)
+    return ExecutionError(f"'{name}' could not be loaded ({type(error).__name__}).")
+
+
+def _unfit(error: Exception, name: str) -> UnhealthyModelError:
+    return UnhealthyModelError(
+        f"The files of '{name}' do not fit together: {misfit(error) or type(error).__name__}.",
+        hint="Download the model again, or take config.json from where its weights come from.",
+    )
+
+
+def _in_tokenizer(error: Exception) -> bool:
+    """Whether a library raised this while it read a tokenizer, as the names of its modules tell."""
+    trace = error.__traceback__
+    while trace is not None:
+        if _TOKENIZER_MODULE.search(trace.tb_frame.f_globals.get("__name__", "")):
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def misfit(error: Exception) -> str | None:
+    """Return what of a model's config and weights does not fit; None when the error does not tell."""
+    reason = str(error)
+    if isinstance(error, TypeError) and (settings := _LACKING_SETTINGS.search(reason)):
+        return "config.json lacks " + ", ".join(re.findall(r"'(\w+)'", settings[1]))
+    if shapes := _SHAPES.search(reason):
+        return f"config.json makes {shapes[3]} {shapes[1]}, the weights have {shapes[2]}"
+    if weights := _WEIGHTS.search(reason):
+        count, first = int(weights["count"]), weights["first"]
+        if weights["kind"] == "Missing":
+            return f"{count} tensors that config.json asks for are not among the weights, the first is {first}"
+        return f"{count} tensors among the weights have no place in what config.json describes, the first is {first}"
+    return None

@@ -1,0 +1,108 @@
+"""The files of a model's directory, and the JSON among them: which may be opened, and which no library could read.
+
+Owns naming the file at fault. What a file must say is known to the libraries that read it.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mlxk.domain.errors import UnhealthyModelError
+from mlxk.domain.models.json_file import MAX_DOCUMENT_BYTES, read_document
+from mlxk.domain.models.model import ModelHandle
+
+SIDE_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.json",
+    "model.safetensors.index.json",
+)
+"""What the libraries read as JSON objects, where it is there."""
+
+_NEVER_EMPTY = frozenset({"config.json", "tokenizer.json", "model.safetensors.index.json"})
+
+_DISPENSABLE = frozenset({"generation_config.json"})
+"""What every library does without when it is not JSON."""
+
+_MAX_DEPTH = 4
+"""Directories below a model's that are looked into; no library opens anything deeper."""
+
+
+def require_regular(handle: ModelHandle) -> list[tuple[str, str]]:
+    """Refuse a model with a pipe, a socket or a device among its files: opening one may wait for ever.
+
+    Links to files are followed, links to directories are not.
+
+    Returns:
+        The files, sorted: the name below the directory, and the path.
+
+    Raises:
+        UnhealthyModelError: There is one, or there is no directory.
+    """
+    if not os.path.isabs(handle.directory) or not os.path.isdir(handle.directory):
+        raise UnhealthyModelError(f"'{handle.name}' has no directory to load from.")
+    files = list(_files(handle.directory))
+    for name, path in files:
+        if not os.path.isfile(path) and not os.path.isdir(path) and os.path.exists(path):
+            raise UnhealthyModelError(f"{name} of '{handle.name}' is no regular file.", hint=_hint(name))
+    return files
+
+
+def object_in(handle: ModelHandle, name: str) -> Mapping[str, Any] | None:
+    """Return the JSON object in a file of a model; None when there is no regular file or no object in it."""
+    path = os.path.join(handle.directory, name)
+    if not os.path.isfile(path):
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            value = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def unreadable(handle: ModelHandle) -> UnhealthyModelError | None:
+    """Return the error that names the first file that is no JSON object and has to be one; None when there is none."""
+    for name in SIDE_FILES:
+        fault = _fault(os.path.join(handle.directory, name), name)
+        if fault is not None:
+            return UnhealthyModelError(f"{name} of '{handle.name}' {fault}.", hint=_hint(name))
+    return None
+
+
+def _files(directory: str, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
+    with os.scandir(directory) as entries:
+        for entry in sorted(entries, key=lambda each: each.name):
+            if not entry.is_dir(follow_symlinks=False):
+                yield f"{prefix}{entry.name}", entry.path
+            elif depth < _MAX_DEPTH:
+                yield from _files(entry.path, f"{prefix}{entry.name}/", depth + 1)
+
+
+def _fault(path: str, name: str) -> str | None:
+    if not os.path.isfile(path):
+        return "is no regular file" if os.path.exists(path) else None
+    try:
+        with open(path, "rb") as file:
+            document = read_document(file.read(MAX_DOCUMENT_BYTES + 1))
+    except OSError:
+        return "cannot be read"
+    if document.problem == "" and name in _DISPENSABLE:
+        return None
+    if not document.valid:
+        return f"contains invalid JSON ({document.problem})" if document.problem else "contains invalid JSON"
+    if not isinstance(document.value, dict):
+        return "is no JSON object"
+    return "is empty" if name in _NEVER_EMPTY and not document.value else None
+
+
+def _hint(name: str) -> str:
+    return f"Download the model again, or take {name} from where its weights come from."

@@ -1,0 +1,291 @@
+"""Loading a text model from a directory: weights, tokenizer, generation_config, and the facts the engine needs."""
+
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from mlxk.adapters.mlx.library_imports import import_failure, import_mlx_lm
+from mlxk.adapters.mlx.loading.load_errors import loading_failure
+from mlxk.adapters.mlx.loading.model_files_check import object_in, require_regular
+from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder, keep_no_words, unwrapped
+from mlxk.adapters.mlx.prompting.grammar import GrammarCompiler
+from mlxk.adapters.mlx.prompting.templates import PromptRenderer
+from mlxk.domain.errors import (
+    MlxkError,
+    UnhealthyModelError,
+    UntrustedModelCodeError,
+    ValidationError,
+)
+from mlxk.domain.formats.reasoning import ReasoningFormat, detect_reasoning
+from mlxk.domain.generation.request import GenerationSettings
+from mlxk.domain.models.detection import context_length
+from mlxk.domain.models.memory import cache_bytes_per_token
+from mlxk.domain.models.model import ModelHandle
+
+_SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
+def generation_defaults(config: Mapping[str, Any]) -> GenerationSettings:
+    """Take sampling settings out of a generation_config; values that are no valid numbers are left out."""
+    stated = _stated(config)
+    return GenerationSettings(**{name: value for name, value in stated.items() if _valid(name, value)})
+
+
+def unusable_settings(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the sampling settings that are left out although they are stated."""
+    return tuple(name for name, value in _stated(config).items() if not _valid(name, value))
+
+
+def _stated(config: Mapping[str, Any]) -> dict[str, Any]:
+    stated = {name: config[name] for name in _SETTINGS if config.get(name) is not None}
+    return stated | {"temperature": 0.0} if config.get("do_sample") is False else stated
+
+
+def _valid(name: str, value: object) -> bool:
+    wanted = int if name == "top_k" else (int, float)
+    if isinstance(value, bool) or not isinstance(value, wanted):
+        return False
+    try:
+        GenerationSettings(**{name: value}).validate()  # type: ignore[arg-type]
+    except MlxkError:
+        return False
+    return True
+
+
+_UNSET_MODEL_MAX_LENGTH = 10**9
+"""Tokenizers that do not know the context length say a huge number."""
+
+
+@attrs.frozen(eq=False)
+class LoadedModel:
+    """A model in memory. The network belongs to the owner thread, the rest to everyone."""
+
+    handle: ModelHandle
+    identity: str
+    """Changes when the files do, so that cached computations of other files are never taken for this model's."""
+    network: Any
+    tokenizer: Any
+    """mlx-lm's wrapper of the Hugging Face tokenizer; hold ``lock`` while using it."""
+    lock: threading.Lock
+    renderer: PromptRenderer
+    """Uses the tokenizer as well."""
+    decoder: TokenDecoder
+    reasoning: ReasoningFormat | None
+    """How it marks its reasoning; None when it does not."""
+    context_length: int | None
+    """Tokens; None when the config does not say."""
+    vocabulary_size: int | None
+    """Rows of the embedding; None when the config does not say."""
+    vocabulary_hash: int
+    """Equal for models whose tokens mean the same."""
+    head_size: int | None
+    """Numbers in one attention head; None when the config does not say."""
+    end_tokens: frozenset[int]
+    grammars: GrammarCompiler
+    defaults: GenerationSettings
+    """What the model's generation_config asks for."""
+    ignored_settings: tuple[str, ...]
+    """What it asks for that cannot be used, by the names of the fields, or ``*`` for the whole file."""
+    weight_bytes: int
+    cache_bytes_per_token: int
+    """What a token takes in a cache at most, as the config says; 0 when it does not."""
+    vision: Any = None
+    """What looks at images, for a model loaded to do so: a ``vision.model.VisionParts``."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.handle.name
+
+
+def load_model(handle: ModelHandle, adapter: str | None = None) -> LoadedModel:
+    """Load a model; must run on the owner thread.
+
+    Args:
+        handle: Which.
+        adapter: Absolute directory of a LoRA adapter to apply.
+
+    Raises:
+        UntrustedModelCodeError: It wants its own code executed.
+        UnhealthyModelError: Files are missing or damaged.
+        IncompatibleModelError: mlx-lm knows no such architecture.
+        BackendNotInstalledError: mlx-lm is not installed.
+        ExecutionError: Loading failed for another reason, such as lack of memory.
+    """
+    try:
+        import_mlx_lm()
+    except ImportError as error:
+        raise import_failure(error, "Running text models", "mlx", "mlx-lm") from error
+    require_regular(handle)
+    config = read_config(handle)
+    try:
+        network, tokenizer = _load(handle, config, adapter)
+    except MlxkError:
+        raise
+    except Exception as error:
+        raise loading_failure(error, handle, "has an architecture mlx-lm does not know") from error
+    return assemble(handle, identity_of(handle, adapter), network, tokenizer, config)
+
+
+def assemble(
+    handle: ModelHandle,
+    identity: str,
+    network: Any,  # noqa: ANN401
+    tokenizer: Any,  # noqa: ANN401
+    config: Mapping[str, Any],
+) -> LoadedModel:
+    """Put a model together from what a library loaded and what its files say.
+
+    Args:
+        handle: Which model.
+        identity: See ``LoadedModel.identity``.
+        network: Computes logits, shape [B, L, V], from tokens, shape [B, L], and a cache.
+        tokenizer: mlx-lm's wrapper.
+        config: Of the model.
+    """
+    context = _context_length(config, tokenizer)
+    # Longer prompts are refused by us; the tokenizer would only warn, on standard error.
+    unwrapped(tokenizer).model_max_length = _UNSET_MODEL_MAX_LENGTH
+    renderer = PromptRenderer(tokenizer, context)
+    vocabulary = tokenizer.get_vocab()
+    end_tokens = frozenset(tokenizer.eos_token_ids)
+    defaults, ignored = _sampling(handle)
+    return LoadedModel(
+        handle=handle,
+        identity=identity,
+        network=network,
+        tokenizer=tokenizer,
+        lock=threading.Lock(),
+        renderer=renderer,
+        decoder=TokenDecoder(tokenizer),
+        reasoning=detect_reasoning(renderer.template, vocabulary),
+        context_length=context,
+        vocabulary_size=_whole_number(_text_config(config).get("vocab_size")),
+        vocabulary_hash=hash(frozenset(vocabulary.items())),
+        head_size=_head_size(_text_config(config)),
+        end_tokens=end_tokens,
+        grammars=GrammarCompiler(tokenizer, end_tokens),
+        defaults=defaults,
+        ignored_settings=ignored,
+        weight_bytes=weight_bytes(handle.directory),
+        cache_bytes_per_token=cache_bytes_per_token(config),
+    )
+
+
+def _sampling(handle: ModelHandle) -> tuple[GenerationSettings, tuple[str, ...]]:
+    """Return what the model's generation_config asks for, and what of it cannot be used."""
+    name = "generation_config.json"
+    stated = object_in(handle, name)
+    if stated is None:
+        return GenerationSettings(), ("*",) if os.path.exists(os.path.join(handle.directory, name)) else ()
+    return generation_defaults(stated), unusable_settings(stated)
+
+
+def weight_bytes(directory: str) -> int:
+    """Return the size of the weight files, bytes; 0 when there are none."""
+    return sum(os.stat(path).st_size for path in _weight_files(directory))
+
+
+def identity_of(handle: ModelHandle, adapter: str | None = None) -> str:
+    """Return a text that names this model, its adapter and the state of their files.
+
+    Raises:
+        ValidationError: There is no adapter in that directory.
+    """
+    if adapter is not None and not os.path.isfile(os.path.join(adapter, "adapter_config.json")):
+        raise ValidationError(f"adapter: there is no LoRA adapter in '{adapter}' (no adapter_config.json).")
+    parts = [handle.directory, handle.revision or "", adapter or ""]
+    for directory in filter(None, (handle.directory, adapter)):
+        for path in [os.path.join(directory, "config.json"), *_weight_files(directory)]:
+            with_stat = os.stat(path) if os.path.exists(path) else None
+            parts.append(f"{with_stat.st_mtime_ns}:{with_stat.st_size}" if with_stat else "-")
+    return "|".join(parts)
+
+
+def _load(handle: ModelHandle, config: Mapping[str, Any], adapter: str | None) -> tuple[Any, Any]:
+    from pathlib import Path
+
+    from mlx_lm import utils
+
+    directory = Path(handle.directory)
+    network, loaded = utils.load_model(directory, trust_remote_code=False)
+    if adapter is not None:
+        network = _adapted(network, adapter)
+    return network, load_tokenizer(handle, loaded.get("eos_token_id", config.get("eos_token_id")))
+
+
+def load_tokenizer(handle: ModelHandle, end_tokens: int | list[int] | None) -> Any:  # noqa: ANN401
+    """Load a model's tokenizer, in mlx-lm's wrapper.
+
+    Args:
+        handle: Which model.
+        end_tokens: With which it ends its turn, as its config says.
+    """
+    from pathlib import Path
+
+    from mlx_lm import utils
+
+    options = {"trust_remote_code": False, "local_files_only": True}
+    tokenizer = utils.load_tokenizer(Path(handle.directory), options, eos_token_ids=end_tokens)
+    keep_no_words(tokenizer)
+    return tokenizer
+
+
+def _adapted(network: Any, adapter: str) -> Any:  # noqa: ANN401
+    from mlx_lm import utils
+
+    try:
+        network = utils.load_adapters(network, adapter)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValidationError(
+            f"adapter: the adapter in '{adapter}' does not fit this model ({type(error).__name__})."
+        ) from error
+    network.eval()
+    return network
+
+
+def read_config(handle: ModelHandle) -> Mapping[str, Any]:
+    """Return a model's config.json.
+
+    Raises:
+        UnhealthyModelError: There is none that can be read.
+        UntrustedModelCodeError: It asks for the model's own code to be executed.
+    """
+    config = object_in(handle, "config.json")
+    if not config:
+        raise UnhealthyModelError(f"'{handle.name}' has no readable config.json.", hint="Download the model again.")
+    if config.get("model_file"):
+        raise UntrustedModelCodeError(
+            f"'{handle.name}' wants to run code of its own (config.json: model_file); it is never executed."
+        )
+    return config
+
+
+def _weight_files(directory: str) -> list[str]:
+    with os.scandir(directory) as entries:
+        return sorted(entry.path for entry in entries if entry.name.endswith(".safetensors"))
+
+
+def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    nested = config.get("text_config")
+    return {**config, **nested} if isinstance(nested, dict) else config
+
+
+def _context_length(config: Mapping[str, Any], tokenizer: object) -> int | None:
+    length = context_length(dict(config))
+    if length is None:
+        length = _whole_number(getattr(tokenizer, "model_max_length", None))
+    return length if length is not None and length < _UNSET_MODEL_MAX_LENGTH else None
+
+
+def _head_size(config: Mapping[str, Any]) -> int | None:
+    stated = _whole_number(config.get("head_dim"))
+    width, heads = _whole_number(config.get("hidden_size")), _whole_number(config.get("num_attention_heads"))
+    return stated or (width // heads if width and heads else None)
+
+
+def _whole_number(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

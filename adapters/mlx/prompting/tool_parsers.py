@@ -1,0 +1,166 @@
+"""Reading tool calls with mlx-lm's parsers, one for each family of models.
+
+Owns choosing the parser of a loaded tokenizer, how its notation can be followed while it is written, and turning
+whatever the parser returns or raises into values of ours. Finding the sections in the stream is
+``mlxk.domain.formats.tool_calls``' work, and gpt-oss's channels are ``mlxk.domain.formats.harmony``'.
+"""
+
+import functools
+import json
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mlxk.domain.formats.reasoning import ReasoningFormat, ReasoningStyle
+from mlxk.domain.formats.tool_call_stream import CallFollower, CallTags, CallText, TaggedCall, ToolCallParser
+from mlxk.domain.formats.tool_calls import ToolCallFormat
+from mlxk.domain.generation.conversation import ToolCall
+
+_PARSER_FAULTS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    Warning,
+)
+"""What the parsers raise for text that is no call; they read a model's words with regular expressions and literals."""
+
+_CHANNELS_MARK = re.compile(r"<\|message\|>\s*(?=\{)")
+
+_JSON_MARKS = {
+    # A section that begins with a bracket is a list of calls, in whose strings anything may stand.
+    "mistral": (re.compile(r"\A[^\[]*\[ARGS\]\s*(?=\{)"), ""),
+    # The parser takes Python's literals as well, which need translation and mostly begin otherwise.
+    "kimi_k2": (re.compile(r'<\|tool_call_argument_begin\|>\s*(?=\{\s*["}])'), "<|tool_call_end|>"),
+}
+"""What stands before the arguments of families that write them as JSON, and what their parser needs after them."""
+
+_TAGS = {
+    "qwen3_coder": CallTags("<function=", ">", "<parameter=", ">", "</parameter>", "</function>"),
+    "minimax_m2": CallTags("<invoke name=", ">", "<parameter name=", ">", "</parameter>", "</invoke>"),
+    "muse_spark": CallTags("<atem:invoke", ">", "<atem:parameter", ">", "</atem:parameter>", "</atem:invoke>"),
+    "minicpm5": CallTags("", ">", "<param", ">", "</param>", ""),
+    "glm47": CallTags("", "<arg_key>", "<arg_key>", "<arg_value>", "</arg_value>", ""),
+    "longcat": CallTags(
+        "", "<longcat_arg_key>", "<longcat_arg_key>", "<longcat_arg_value>", "</longcat_arg_value>", ""
+    ),
+}
+"""The notation of families that put each argument into tags."""
+
+_CHANNEL_RECIPIENT = re.compile(r"\bto=(?:functions\.)?([^\s<]+)")
+
+
+def new_call_id() -> str:
+    """Return an id for a call, in OpenAI's form."""
+    return f"call_{uuid.uuid4().hex[:24]}"
+
+
+def tool_call_format(
+    tokenizer: Any,  # noqa: ANN401 - mlx-lm has no types to name
+    tools: Sequence[str],
+    reasoning: ReasoningFormat | None = None,
+    new_id: Callable[[], str] = new_call_id,
+) -> ToolCallFormat | None:
+    """Return how a model writes calls to the tools on offer.
+
+    Args:
+        tokenizer: mlx-lm's wrapper.
+        tools: Function definitions, each a JSON object as text; some parsers take the types of arguments from them.
+        reasoning: How the model marks its reasoning: one with channels has calls in them.
+        new_id: Makes the id of a call that brings none.
+
+    Returns:
+        The format, or None when no tools are on offer or the model has no way to call them.
+    """
+    if not tools:
+        return None
+    if reasoning is not None and reasoning.style is ReasoningStyle.CHANNELS:
+        return _channels(functools.partial(_channel_calls, new_id=new_id))
+    parser, start = getattr(tokenizer, "tool_parser", None), getattr(tokenizer, "tool_call_start", None)
+    if parser is None or not start:
+        return None
+    definitions = [json.loads(tool) for tool in tools]
+
+    def parse(text: str) -> tuple[ToolCall, ...]:
+        try:
+            return _calls(parser(text, definitions), new_id)
+        except _PARSER_FAULTS:
+            return ()
+
+    family = getattr(parser, "__module__", "").rpartition(".")[2]
+    return ToolCallFormat(start, tokenizer.tool_call_end or "", parse, _follower(family, parse))
+
+
+def _follower(family: str, parse: ToolCallParser) -> Callable[[], CallFollower] | None:
+    """Return what makes the followers of a family's sections; None when its calls are shown when they are whole."""
+    if family == "json_tools":
+        return lambda: CallText(parse)
+    if family in _JSON_MARKS:
+        mark, end = _JSON_MARKS[family]
+        return lambda: CallText(parse, mark, end)
+    if family in _TAGS:
+        return lambda: TaggedCall(_TAGS[family], parse)
+    return None
+
+
+def _calls(parsed: object, new_id: Callable[[], str]) -> tuple[ToolCall, ...]:
+    """The calls a parser found.
+
+    Raises:
+        ValueError, TypeError: One of them is no call.
+    """
+    found = parsed if isinstance(parsed, list) else [parsed]
+    return tuple(_call(each, new_id) for each in found)
+
+
+def _call(found: object, new_id: Callable[[], str]) -> ToolCall:
+    if not isinstance(found, Mapping):
+        raise TypeError("a call is not an object")
+    name, given_id = found.get("name"), found.get("id")
+    if not isinstance(name, str) or not name or not _can_be_sent(name):
+        raise ValueError("a call has no name")
+    arguments = found.get("arguments", found.get("parameters", {}))
+    if isinstance(arguments, str):
+        arguments = json.loads(arguments or "{}")
+    # The GLM parser, which never refuses, returns text that it cannot read under this name.
+    if not isinstance(arguments, Mapping) or (name == "unknown" and list(arguments) == ["raw"]):
+        raise ValueError("a call's arguments are not an object")
+    if not isinstance(given_id, str) or not given_id or not _can_be_sent(given_id):
+        given_id = new_id()
+    return ToolCall(name, _object(arguments), given_id)
+
+
+def _object(arguments: Mapping[str, object]) -> str:
+    """Return arguments as JSON."""
+    text = json.dumps(dict(arguments), ensure_ascii=False, allow_nan=False)
+    return text if _can_be_sent(text) else json.dumps(dict(arguments), allow_nan=False)
+
+
+def _can_be_sent(text: str) -> bool:
+    """Whether a text is Unicode; half a surrogate pair, which JSON can spell, is not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _channels(parse: ToolCallParser) -> ToolCallFormat:
+    return ToolCallFormat("", "", parse, lambda: CallText(parse, _CHANNELS_MARK, ""))
+
+
+def _channel_calls(text: str, new_id: Callable[[], str]) -> tuple[ToolCall, ...]:
+    """Read one message of a channelled answer: its header, ``<|message|>`` and its content."""
+    header, _, content = text.partition("<|message|>")
+    recipient = _CHANNEL_RECIPIENT.search(header)
+    if recipient is None:
+        return ()
+    try:
+        return _calls({"name": recipient[1], "arguments": json.loads(content or "{}")}, new_id)
+    except (ValueError, TypeError, RecursionError):
+        return ()

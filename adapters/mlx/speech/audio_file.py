@@ -1,0 +1,178 @@
+"""Audio files as samples: format detection, limits, decoding and resampling. Uses no MLX."""
+
+import hashlib
+import importlib.util
+import math
+import os
+import shutil
+import stat
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from mlxk.application.ports.sound_decoder import SoundDecoder
+from mlxk.domain.errors import BackendNotInstalledError, StorageError, ValidationError
+from mlxk.domain.generation.media import MAX_AUDIO_BYTES, SOUND_RATE, DecodedSound
+from mlxk.domain.transcription import MAX_AUDIO_SECONDS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Samples = np.ndarray[Any, np.dtype[np.float32]]
+
+
+IN_PROCESS = frozenset({"WAV", "MP3", "FLAC"})
+"""Formats that need no other program."""
+
+_FFMPEG_SECONDS = 900.0
+_FRAME_SYNC = 0xE0
+
+_LEAST_RATE = 1_000
+"""Samples a second; nothing said is left below, and the slower the samples, the longer their rate takes to change."""
+
+_MOST_FILTER_STEPS = 50_000
+"""The filter that changes the sample rate grows with the rates over their common divisor; this one takes 50 MB."""
+
+
+@attrs.frozen(eq=False)
+class Sound:
+    """A recording: one channel, samples from -1 to 1."""
+
+    samples: "Samples"
+    rate: int
+    """Samples a second."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return len(self.samples) / self.rate
+
+
+def read_sound(path: str, name: str, rate: int) -> Sound:
+    """Decode a file.
+
+    Args:
+        path: The file.
+        name: What refusals call it.
+        rate: Samples a second to have.
+
+    Raises:
+        ValidationError: It is missing, empty, too large, too long, or no sound.
+        StorageError: It cannot be read.
+        BackendNotInstalledError: Its format needs ffmpeg, which is not installed.
+    """
+    kind = _kind_of(path, name)
+    samples = _in_process(path, name, kind, rate) if kind in IN_PROCESS else _with_ffmpeg(path, name, kind, rate)
+    sound = Sound(samples, rate)
+    if len(samples) == 0:
+        raise ValidationError(f"The audio file holds no sound: {name}")
+    if sound.seconds > MAX_AUDIO_SECONDS:
+        raise ValidationError(f"Audio file too long (>{MAX_AUDIO_SECONDS // 3600} h): {name}", hint="Split it.")
+    return sound
+
+
+def _kind_of(path: str, name: str) -> str:
+    """Return the format by the first bytes, after checking that the file may be read."""
+    try:
+        found = os.stat(path)
+        size = found.st_size
+        if stat.S_ISDIR(found.st_mode):
+            raise ValidationError(f"Audio file not found: {name}", hint="That is a directory; name a file.")
+        if not stat.S_ISREG(found.st_mode):
+            raise ValidationError(f"No regular file, such as a pipe or a device: {name}", hint="Save the sound first.")
+        if size > MAX_AUDIO_BYTES:
+            raise ValidationError(f"Audio file too large (>{MAX_AUDIO_BYTES // 1000**2}MB): {name}")
+        with open(path, "rb") as file:
+            head = file.read(64)
+    except FileNotFoundError as error:
+        raise ValidationError(f"Audio file not found: {name}") from error
+    except (OSError, ValueError) as error:
+        raise StorageError(f"The audio file cannot be read ({type(error).__name__}): {name}") from error
+    if not head:
+        raise ValidationError(f"Empty audio file: {name}")
+    kind = format_of(head)
+    if kind is None:
+        raise ValidationError(
+            f"No known sound format: {name}", hint="WAV, MP3 and FLAC are read; with ffmpeg also M4A, OGG, WebM, AIFF."
+        )
+    return kind
+
+
+def format_of(head: bytes) -> str | None:
+    """Return the format that a file begins like; None when it is none of sound."""
+    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+        return "WAV"
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        return "AIFF"
+    if head[4:8] == b"ftyp":
+        return "M4A"
+    known = {b"fLaC": "FLAC", b"OggS": "OGG", b"\x1aE\xdf\xa3": "WebM", b"caff": "CAF", b"ID3": "MP3"}
+    found = next((kind for magic, kind in known.items() if head.startswith(magic)), None)
+    if found is None and len(head) > 1 and head[0] == 0xFF and head[1] & _FRAME_SYNC == _FRAME_SYNC:
+        return "MP3" if head[1] & 0x06 else "AAC"
+    return found
+
+
+def _in_process(path: str, name: str, kind: str, rate: int) -> "Samples":
+    import io
+
+    import miniaudio
+    import numpy as np
+    from mlx_audio import audio_io
+
+    with open(path, "rb") as file:
+        data = file.read(MAX_AUDIO_BYTES + 1)
+    inspect = {"WAV": miniaudio.wav_get_info, "MP3": miniaudio.mp3_get_info, "FLAC": miniaudio.flac_get_info}[kind]
+    try:
+        # Bytes, not the path: the reader would believe a file's name where its content cannot be decoded.
+        stated = rate if data.startswith(b"ID3") else inspect(data).sample_rate
+        if stated < _LEAST_RATE or max(stated, rate) // math.gcd(stated, rate) > _MOST_FILTER_STEPS:
+            raise ValidationError(f"The sample rate of {stated} Hz is not supported: {name}")
+        samples, _ = audio_io.read(
+            io.BytesIO(data), dtype="float32", sample_rate=rate, nchannels=1, duration=float(MAX_AUDIO_SECONDS + 1)
+        )
+    except (miniaudio.MiniaudioError, ValueError, RuntimeError, ArithmeticError, EOFError) as error:
+        if "ffmpeg not found" in str(error):
+            raise _needs_ffmpeg(name, "AAC behind a tag") from error
+        raise ValidationError(f"The audio file is damaged, or not what it says it is: {name}") from error
+    return np.nan_to_num(np.asarray(samples, dtype=np.float32).reshape(-1))
+
+
+def _with_ffmpeg(path: str, name: str, kind: str, rate: int) -> "Samples":
+    import numpy as np
+
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise _needs_ffmpeg(name, kind)
+    # Containers can name other files and addresses; ffmpeg is to open this one only.
+    command = [program, "-nostdin", "-v", "error", "-protocol_whitelist", "file", "-i", f"file:{path}", "-map", "0:a:0"]
+    command += ["-t", str(MAX_AUDIO_SECONDS + 1), "-f", "s16le", "-ac", "1", "-ar", str(rate), "pipe:1"]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_FFMPEG_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise ValidationError(f"ffmpeg took longer than {_FFMPEG_SECONDS:.0f} s to decode: {name}") from error
+    except OSError as error:
+        raise BackendNotInstalledError(f"The program ffmpeg cannot be run ({type(error).__name__}).") from error
+    if done.returncode != 0 and not done.stdout:
+        raise ValidationError(f"The audio file is damaged, or not what it says it is: {name}")
+    whole = done.stdout[: len(done.stdout) // 2 * 2]
+    return np.frombuffer(whole, dtype="<i2").astype(np.float32) / 32768.0
+
+
+def _needs_ffmpeg(name: str, kind: str) -> BackendNotInstalledError:
+    return BackendNotInstalledError(
+        f"Reading {kind} needs the program ffmpeg, which is not installed: {name}",
+        hint="Install it (macOS: brew install ffmpeg; Debian: apt install ffmpeg), or convert the file to WAV.",
+    )
+
+
+class MlxSoundDecoder(SoundDecoder):
+    """Decodes with mlx-audio's reader, and with ffmpeg what that does not read."""
+
+    def decode(self, path: str, name: str) -> DecodedSound:
+        """Decode a file; see the port."""
+        if importlib.util.find_spec("mlx_audio") is None:
+            raise BackendNotInstalledError("Reading sound needs mlx-audio.", hint="Install it: pip install mlx-audio")
+        samples = read_sound(path, name, SOUND_RATE).samples.astype("<f4").tobytes()
+        return DecodedSound(samples, hashlib.sha256(samples).hexdigest())

@@ -1,0 +1,323 @@
+"""Transcription with every family but Whisper: the recording is cut at quiet places into chunks.
+
+Owns the cutting, the call of mlx-audio's ``generate`` for each chunk, and its results as one kind of value.
+"""
+
+import inspect
+import itertools
+import os
+import tempfile
+import wave
+from collections.abc import Generator, Iterable, Mapping
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlxk.adapters.mlx.speech import speech_model
+from mlxk.adapters.mlx.speech.audio_file import Sound
+from mlxk.adapters.mlx.speech.speech_model import Listener
+from mlxk.domain.errors import CapabilityError, IncompatibleModelError
+from mlxk.domain.transcription import (
+    Heard,
+    Segment,
+    SpeechTask,
+    TimedWord,
+    Transcript,
+    TranscriptEvent,
+    TranscriptionSettings,
+    finite,
+)
+
+_SEARCHED = 0.2
+"""The share at the end of a piece in which a quiet place is looked for."""
+_QUIET_SECONDS = 0.1
+
+
+@attrs.frozen(eq=False)
+class Piece:
+    """A part of a recording."""
+
+    sound: Sound
+    start: float
+    """Seconds from the beginning of the recording."""
+
+    @property
+    def end(self) -> float:
+        """Seconds from the beginning of the recording."""
+        return self.start + self.sound.seconds
+
+
+def divided(sound: Sound, most_seconds: float) -> list[Piece]:
+    """Divide a recording into pieces of at most so many seconds, without losing or repeating a sample."""
+    most, total, rate = int(most_seconds * sound.rate), len(sound.samples), sound.rate
+    borders = [0]
+    while total - borders[-1] > most:
+        borders.append(_quietest(sound, borders[-1] + int(most * (1 - _SEARCHED)), borders[-1] + most))
+    borders.append(total)
+    return [Piece(Sound(sound.samples[start:end], rate), start / rate) for start, end in itertools.pairwise(borders)]
+
+
+def _quietest(sound: Sound, first: int, last: int) -> int:
+    """Return the middle of the quietest moment between two samples."""
+    width = max(int(_QUIET_SECONDS * sound.rate), 1)
+    count = (last - first) // width
+    if count < 1:
+        return last
+    loudness = np.square(sound.samples[first : first + count * width]).reshape(count, width).sum(axis=1)
+    # The last of several equally quiet moments, so that silence makes no more pieces than needed.
+    quietest = count - 1 - int(np.argmin(loudness[::-1]))
+    return first + quietest * width + width // 2
+
+
+@attrs.frozen
+class PieceResult:
+    """What was heard in one piece; times count from the piece's beginning."""
+
+    text: str
+    segments: tuple[Segment, ...]
+    language: str | None
+
+
+def piece_result(returned: object, seconds: float) -> PieceResult:
+    """Understand what a model's ``generate`` returned.
+
+    Args:
+        returned: A text, or an object with ``text`` and perhaps segments, sentences and language, or a list of one.
+        seconds: Length of the piece; segments that the model did not time have it.
+    """
+    if isinstance(returned, (list, tuple)) and returned:
+        returned = returned[0]
+    text = returned if isinstance(returned, str) else str(getattr(returned, "text", "") or "")
+    sentences = getattr(returned, "sentences", None)
+    found = sentences if sentences else getattr(returned, "segments", None)
+    segments = tuple(_segment(each, seconds) for each in found or ())
+    segments = tuple(segment for segment in segments if segment.text.strip())
+    if not segments and text.strip():
+        segments = (Segment(text.strip(), 0.0, seconds),)
+    language = _language(getattr(returned, "language", None))
+    return PieceResult(
+        text.strip(), segments, language or next((each.language for each in segments if each.language), None)
+    )
+
+
+def moved(segment: Segment, seconds: float) -> Segment:
+    """Return a segment as it is in a recording whose piece begins so much later."""
+    words = tuple(attrs.evolve(word, start=word.start + seconds, end=word.end + seconds) for word in segment.words)
+    return attrs.evolve(segment, start=segment.start + seconds, end=segment.end + seconds, words=words)
+
+
+def _segment(found: object, seconds: float) -> Segment:
+    entries = _entries(found)
+    start, end = _number(entries, "start", "start_time"), _number(entries, "end", "end_time")
+    if start is None or end is None or end <= start:
+        start, end = 0.0, seconds
+    speaker = _first(entries, "speaker", "speaker_id")
+    return Segment(
+        text=str(_first(entries, "text", "content") or "").strip(),
+        start=min(max(start, 0.0), seconds),
+        end=min(end, seconds),
+        words=_words(entries),
+        speaker=None if speaker is None else str(speaker),
+        language=_language(entries.get("language")),
+        mean_logprob=_number(entries, "avg_logprob"),
+        compression_ratio=_number(entries, "compression_ratio"),
+        silence_probability=_number(entries, "no_speech_prob"),
+    )
+
+
+def _words(entries: Mapping[str, Any]) -> tuple[TimedWord, ...]:
+    timed = entries.get("words")
+    if timed:
+        return tuple(word for each in timed if (word := _word(each)) is not None)
+    tokens = entries.get("tokens") or ()
+    return tuple(_join_words(each for each in map(_word, tokens) if each is not None))
+
+
+def _word(found: object) -> TimedWord | None:
+    """Return a timed word or token; None for anything else, such as the number of a token."""
+    entries = _entries(found)
+    text = _first(entries, "word", "text")
+    start, end = _number(entries, "start", "start_time"), _number(entries, "end", "end_time")
+    if not isinstance(text, str) or start is None or end is None:
+        return None
+    return TimedWord(text, start, end, _number(entries, "probability", "confidence"))
+
+
+def _join_words(tokens: Iterable[TimedWord]) -> list[TimedWord]:
+    """Join tokens to words; a token that begins with a space begins a word."""
+    words: list[TimedWord] = []
+    for token in tokens:
+        if words and not token.text.startswith((" ", "▁")):
+            words[-1] = attrs.evolve(words[-1], text=words[-1].text + token.text, end=token.end)
+        else:
+            words.append(attrs.evolve(token, text=token.text.replace("▁", " ")))
+    return [word for word in words if word.text.strip()]
+
+
+def _entries(found: object) -> Mapping[str, Any]:
+    """Return what a dictionary or an object holds, by name; nothing for a plain value."""
+    return found if isinstance(found, Mapping) else getattr(found, "__dict__", {})
+
+
+def _language(found: object) -> str | None:
+    if isinstance(found, (list, tuple)):
+        found = next((each for each in found if each), None)
+    if not isinstance(found, str) or found.strip().lower() in {"", "auto", "unknown", "none"}:
+        return None
+    return found.strip()
+
+
+def _first(entries: Mapping[str, Any], *names: str) -> object:
+    return next((entries[name] for name in names if entries.get(name) is not None), None)
+
+
+def _number(entries: Mapping[str, Any], *names: str) -> float | None:
+    found = _first(entries, *names)
+    if isinstance(found, str):
+        try:
+            found = float(found)
+        except ValueError:
+            return None
+    return finite(found.item() if hasattr(found, "item") else found)
+
+
+_WITHOUT_SPACES = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0x0E00, 0x0E7F))
+"""Scripts that put no space between words: kana, Chinese characters, Thai."""
+
+
+class PiecewiseListener(Listener):
+    """Hears recordings with one model.
+
+    Args:
+        network: mlx-audio's model.
+        name: What people call it.
+        family: The ``model_type`` of its config.
+
+    Raises:
+        IncompatibleModelError: It has no ``generate`` that hears a recording.
+    """
+
+    def __init__(self, network: nn.Module, name: str, family: str) -> None:
+        self._network = network
+        self._name = name
+        self._family = family
+        generate = getattr(getattr(network, "_asr", network), "generate", None)
+        keywords = frozenset(inspect.signature(generate).parameters) if callable(generate) else frozenset()
+        if family in speech_model.WORDLESS or not keywords or "text" in keywords:
+            raise IncompatibleModelError(f"'{name}' ({family}) does not write down what it hears.")
+        self._keywords = keywords
+
+    def listen(self, sound: Sound, settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
+        """Hear a recording; each step is one piece.
+
+        Raises:
+            CapabilityError: As ``arguments``.
+        """
+        self.arguments(settings, 1.0)  # refuses before anything is heard
+        yield Heard(0.0, sound.seconds)
+        texts: list[str] = []
+        segments: list[Segment] = []
+        language: str | None = None
+        for piece in divided(sound, speech_model.piece_seconds_of(self._family)):
+            result = self._hear(piece, settings)
+            language = language or result.language
+            fresh = [moved(segment, piece.start) for segment in result.segments]
+            fresh = [_spaced(segment, first=not segments and index == 0) for index, segment in enumerate(fresh)]
+            segments.extend(fresh)
+            texts.append(result.text)
+            yield Heard(piece.end, sound.seconds, tuple(fresh))
+        mx.clear_cache()
+        yield Transcript(_join_texts(texts), sound.seconds, self._code(language), tuple(segments))
+
+    def _hear(self, piece: Piece, settings: TranscriptionSettings) -> PieceResult:
+        arguments = self.arguments(settings, piece.sound.seconds)
+        # A file is what every family takes, and what mlx-audio's own programs give them.
+        with tempfile.TemporaryDirectory(prefix="mlxk-") as folder:
+            path = os.path.join(folder, "piece.wav")
+            _write(path, piece.sound)
+            try:
+                returned = self._network.generate(path, **arguments)
+            except ValueError as error:
+                if settings.language is not None and "language" in str(error).lower():
+                    refused = f"model '{self._name}' does not know '{settings.language}'."
+                    raise CapabilityError.in_field("language", refused) from error
+                raise
+            return piece_result(returned, piece.sound.seconds)
+
+    def arguments(self, settings: TranscriptionSettings, seconds: float) -> dict[str, Any]:
+        """Return the keyword arguments of ``generate``.
+
+        Raises:
+            CapabilityError: A setting that the model does not take.
+        """
+        arguments: dict[str, Any] = {}
+        if settings.task is SpeechTask.TRANSLATE:
+            raise CapabilityError(f"Model '{self._name}' does not translate.")
+        if settings.words and "word_timestamps" in self._keywords:
+            arguments["word_timestamps"] = True
+        if "max_tokens" in self._keywords:
+            arguments["max_tokens"] = int(seconds * speech_model.TOKENS_A_SECOND) + speech_model.SPARE_TOKENS
+        if "temperature" in self._keywords:
+            arguments["temperature"] = settings.temperature
+        elif settings.temperature:
+            raise CapabilityError.in_field("temperature", f"model '{self._name}' always writes the likeliest text.")
+        if settings.language is not None:
+            arguments[self._language_keyword()] = self._language(settings.language)
+        if settings.hint is not None:
+            keyword = self._hint_keyword()
+            arguments[keyword] = [settings.hint] if keyword == "hotwords" else settings.hint
+        return arguments
+
+    def _language_keyword(self) -> str:
+        keyword = speech_model.LANGUAGE_KEYWORDS.get(self._family)
+        if keyword is None and "language" not in self._keywords:
+            raise CapabilityError.in_field("language", f"model '{self._name}' cannot be told what is spoken.")
+        return keyword or "language"
+
+    def _hint_keyword(self) -> str:
+        keyword = next((each for each in speech_model.HINT_KEYWORDS if each in self._keywords), None)
+        if keyword is None:
+            raise CapabilityError.in_field("prompt", f"model '{self._name}' takes no hint.")
+        return keyword
+
+    def _language(self, asked: str) -> str:
+        from mlx_audio.stt.models.whisper.tokenizer import LANGUAGES
+
+        code = self._code(asked) or asked
+        wants_name = self._family in speech_model.WANTS_LANGUAGE_NAMES
+        return LANGUAGES.get(code, asked).title() if wants_name else code
+
+    def _code(self, language: str | None) -> str | None:
+        """Return the code of a language that may be given by its name."""
+        from mlx_audio.stt.models.whisper.tokenizer import TO_LANGUAGE_CODE
+
+        return TO_LANGUAGE_CODE.get(language.lower(), language.lower()) if language else None
+
+
+def _write(path: str, sound: Sound) -> None:
+    with wave.open(path, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sound.rate)
+        file.writeframes(np.clip(np.rint(sound.samples * 32768.0), -32768, 32767).astype("<i2").tobytes())
+
+
+def _join_texts(texts: list[str]) -> str:
+    """Join the texts of pieces, with a space where their script wants one."""
+    whole = ""
+    for text in filter(None, texts):
+        whole += text if not whole or _touches(whole[-1], text[0]) else f" {text}"
+    return whole
+
+
+def _spaced(segment: Segment, first: bool) -> Segment:
+    """Return a segment with the space before it that its script wants, so that segments can be joined to the text."""
+    head = segment.text[:1]
+    return segment if first or _touches(head, head) else attrs.evolve(segment, text=f" {segment.text}")
+
+
+def _touches(left: str, right: str) -> bool:
+    return all(any(low <= ord(each) <= high for low, high in _WITHOUT_SPACES) for each in (left, right) if each)

@@ -1,0 +1,31 @@
+"""A message as a client sent it: its text, with the images and sounds that stand in it."""
+
+import attrs
+
+from mlxk.domain.generation.conversation import Message
+from mlxk.domain.generation.media import DEFAULT_SOUND_PROMPT, DecodedSound, EncodedImage
+
+
+@attrs.frozen
+class SentMessage:
+    """One message of a client."""
+
+    message: Message
+    """Without its images and sounds."""
+    parts: tuple[str | EncodedImage | DecodedSound, ...] = ()
+    """What it says, shows and plays, in order, when it is more than text."""
+
+    @property
+    def images(self) -> tuple[EncodedImage, ...]:
+        """What it shows, in order."""
+        return tuple(part for part in self.parts if isinstance(part, EncodedImage))
+
+    @property
+    def played(self) -> Message:
+        """The message with its sounds, and without its images."""
+        parts = tuple(part for part in self.parts if not isinstance(part, EncodedImage))
+        if not any(isinstance(part, DecodedSound) for part in parts):
+            return self.message
+        if not self.message.content:
+            parts = (*parts, DEFAULT_SOUND_PROMPT)
+        return attrs.evolve(self.message, parts=parts)

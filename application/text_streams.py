@@ -1,0 +1,306 @@
+"""Text streams built from other streams: a queue between threads, image chunks in sequence, a transcript as text."""
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Self
+
+import attrs
+
+from mlxk.application.ports.clock import Clock
+from mlxk.application.ports.text_generator import TextStream
+from mlxk.domain.errors import ExecutionError, MlxkError
+from mlxk.domain.formats.scanner import StopSequences
+from mlxk.domain.generation.image_table import Chunk
+from mlxk.domain.generation.request import Finished, FinishReason, GenerationEvent, TextDelta, Timings, Usage
+from mlxk.domain.transcription import Heard, Segment, Transcript, TranscriptEvent
+
+
+class QueuedTextStream(TextStream):
+    """Hands on what is put, in order; a failure after everything before it."""
+
+    def __init__(self) -> None:
+        self._pieces: queue.SimpleQueue[GenerationEvent | MlxkError] = queue.SimpleQueue()
+        self._listener: Callable[[], None] = lambda: None
+        self._failure: MlxkError | None = None
+        self._ended = False
+
+    def __iter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> GenerationEvent:
+        """Wait for the next event; see the port."""
+        if self._ended:
+            raise StopIteration
+        return self._event(self._failure or self._pieces.get())
+
+    def take(self) -> tuple[GenerationEvent, ...]:
+        """Return what has come; see the port."""
+        events: list[GenerationEvent] = []
+        while not self._ended:
+            try:
+                piece = self._failure or self._pieces.get_nowait()
+            except queue.Empty:
+                break
+            if isinstance(piece, MlxkError) and events:
+                self._failure = piece
+                break
+            events.append(self._event(piece))
+        return tuple(events)
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Have a function called when something has come; see the port."""
+        self._listener = listener
+        listener()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Cancel."""
+        self.cancel()
+
+    def _event(self, piece: GenerationEvent | MlxkError) -> GenerationEvent:
+        self._ended = isinstance(piece, (Finished, MlxkError))
+        if isinstance(piece, MlxkError):
+            raise piece
+        return piece
+
+    def _put(self, piece: GenerationEvent | MlxkError) -> None:
+        self._pieces.put(piece)
+        self._listener()
+
+
+@attrs.frozen
+class Described:
+    """One chunk and the answer about it, which is being generated."""
+
+    chunk: Chunk
+    stream: TextStream
+
+
+class ChunkedAnswer(TextStream):
+    """Reads the answers about all chunks; see ``TextStream``.
+
+    Args:
+        first: The first chunk and its answer.
+        rest: The others, each started when it is asked for.
+    """
+
+    def __init__(self, first: Described, rest: Iterator[Described]) -> None:
+        self._rest = rest
+        self._lock = threading.Lock()
+        """Held while the current chunk changes."""
+        self._stream = first.stream
+        self._opening: str | None = f"{first.chunk.table()}\n\n"
+        self._left = first.chunk.count - first.chunk.index
+        self._advancing = False
+        self._cancelled = False
+        self._failure: MlxkError | None = None
+        self._ends: list[Finished] = []
+        self._ended = False
+        self._listener: Callable[[], None] = lambda: None
+        self._woken = threading.Event()
+        self._unread: deque[GenerationEvent] = deque()
+
+    def __iter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> GenerationEvent:
+        """Wait for the next event; see the port."""
+        if not self._unread and not self._ended:
+            self.listen(self._woken.set)
+        while not self._unread:
+            if self._ended:
+                raise StopIteration
+            self._woken.wait()
+            self._woken.clear()
+            self._unread.extend(self.take())
+        return self._unread.popleft()
+
+    def take(self) -> tuple[GenerationEvent, ...]:
+        """Return what has come; see the port."""
+        with self._lock:
+            if self._ended or self._advancing:
+                return ()
+            stream, opening, failure = self._stream, self._opening, self._failure
+            self._opening = None
+        events: list[GenerationEvent] = [TextDelta(opening)] if opening else []
+        try:
+            if failure is not None:
+                raise failure
+            for event in stream.take():
+                events += self._end_chunk(event) if isinstance(event, Finished) else [event]
+        except MlxkError as error:
+            if events:
+                self._failure = error
+                return tuple(events)
+            self._ended = True
+            raise
+        return tuple(events)
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Have a function called when something has come; see the port."""
+        with self._lock:
+            self._listener = listener
+            stream = self._stream
+        stream.listen(listener)
+
+    def cancel(self) -> None:
+        """Ask for no more; see the port."""
+        with self._lock:
+            self._cancelled = True
+            stream = self._stream
+        stream.cancel()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Cancel."""
+        self.cancel()
+
+    def _end_chunk(self, end: Finished) -> list[GenerationEvent]:
+        """Take the end of a chunk; return the end of everything when it was the last."""
+        self._ends.append(end)
+        if self._left and not self._cancelled and end.reason is not FinishReason.CANCELLED:
+            self._left -= 1
+            with self._lock:
+                self._advancing = True
+            threading.Thread(target=self._advance, name="mlxk-next-chunk", daemon=True).start()
+            return []
+        self._ended = True
+        joined = Finished.joined(self._ends)
+        return [attrs.evolve(joined, reason=FinishReason.CANCELLED) if self._left else joined]
+
+    def _advance(self) -> None:
+        try:
+            described = next(self._rest)
+        except MlxkError as error:
+            self._fail(error)
+            return
+        except Exception as fault:  # noqa: BLE001 - a door: the reader waits for an end, whatever happens
+            self._fail(ExecutionError(f"The next images could not be shown ({type(fault).__name__})."))
+            return
+        with self._lock:
+            self._stream, self._opening = described.stream, f"\n\n{described.chunk.table()}\n\n"
+            self._advancing = False
+            cancelled, listener = self._cancelled, self._listener
+        if cancelled:
+            described.stream.cancel()
+        described.stream.listen(listener)
+
+    def _fail(self, error: MlxkError) -> None:
+        with self._lock:
+            self._failure, self._advancing = error, False
+            listener = self._listener
+        listener()
+
+
+@attrs.frozen
+class HeardLimits:
+    """Where an answer ends that would go on."""
+
+    max_tokens: int | None = None
+    """Segments come whole: one that goes beyond is left out, and ends the answer."""
+    stop: tuple[str, ...] = ()
+    """Texts that end it and are no part of it."""
+
+
+class HeardAnswer(QueuedTextStream):
+    """Reads one transcript; see ``TextStream``.
+
+    Args:
+        events: What the transcriber yields; it is closed at the end.
+        clock: Measures.
+        on_end: Called once when nothing more is heard, such as to remove the recording.
+        limits: Where the answer ends that would go on.
+
+    Raises:
+        MlxkError: Nothing can be heard, such as because the recording is none. ``on_end`` is not called then.
+    """
+
+    def __init__(
+        self,
+        events: Generator[TranscriptEvent, None, None],
+        clock: Clock,
+        on_end: Callable[[], None],
+        limits: HeardLimits | None = None,
+    ) -> None:
+        super().__init__()
+        limits = limits or HeardLimits()
+        self._events = events
+        self._clock = clock
+        self._on_end = on_end
+        self._max_tokens = limits.max_tokens
+        self._stops = StopSequences(limits.stop)
+        self._tokens = 0
+        self._begun = False
+        self._cancelled = threading.Event()
+        self._asked_at = clock.monotonic()
+        self._first = next(events, None)
+        self._loaded_at = clock.monotonic()
+        threading.Thread(target=self._listen, name="mlxk-listening", daemon=True).start()
+
+    def cancel(self) -> None:
+        """Ask for no more; see the port."""
+        self._cancelled.set()
+
+    def _listen(self) -> None:
+        try:
+            self._put(self._hear())
+        except MlxkError as error:
+            self._put(error)
+        except Exception as fault:  # noqa: BLE001 - a door: the reader waits for an end, whatever happens
+            self._put(ExecutionError(f"The recording could not be heard ({type(fault).__name__})."))
+        finally:
+            self._events.close()
+            self._on_end()
+
+    def _hear(self) -> Finished:
+        """Hear everything, up to a limit, or until nobody wants more; return the end."""
+        event = self._first
+        while event is not None and not self._cancelled.is_set():
+            reason = FinishReason.STOP if isinstance(event, Transcript) else self._take(event)
+            if reason is not None:
+                self._say(self._stops.flush())
+                return self._end(FinishReason.STOP if self._stops.stopped else reason)
+            event = next(self._events, None)
+        return self._end(FinishReason.CANCELLED)
+
+    def _take(self, heard: Heard) -> FinishReason | None:
+        """Say what was heard; return why the answer ends here, if it does."""
+        fitting = self._fitting(heard.segments)
+        text = "".join(segment.text for segment in fitting)
+        self._say(self._stops.feed(text if self._begun else text.lstrip())[0])
+        self._begun = self._begun or bool(fitting)
+        if self._stops.stopped:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if len(fitting) < len(heard.segments) else None
+
+    def _fitting(self, segments: Sequence[Segment]) -> Sequence[Segment]:
+        """Return the segments that there is room for, and count them."""
+        for index, segment in enumerate(segments):
+            size = _size(segment)
+            if self._max_tokens is not None and self._tokens + size > self._max_tokens:
+                return segments[:index]
+            self._tokens += size
+        return segments
+
+    def _say(self, text: str) -> None:
+        if text:
+            self._put(TextDelta(text))
+
+    def _end(self, reason: FinishReason) -> Finished:
+        timings = Timings(self._loaded_at - self._asked_at, 0.0, self._clock.monotonic() - self._loaded_at)
+        return Finished(reason, Usage(0, self._tokens), timings)
+
+
+def _size(segment: Segment) -> int:
+    """Return the tokens of a segment; its words for models that do not show their tokens."""
+    return len(segment.tokens) or len(segment.text.split())

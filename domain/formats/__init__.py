@@ -1,0 +1,1 @@
+"""Output formats of model families: reasoning, tool calls and channels, parsed incrementally."""

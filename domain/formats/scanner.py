@@ -1,0 +1,185 @@
+"""Scanning streamed text for fixed strings, whatever the borders of the chunks; stop sequences."""
+
+from collections import deque
+from collections.abc import Iterable
+
+import attrs
+
+
+@attrs.frozen
+class Piece:
+    """A piece of the scanned text, never empty."""
+
+    text: str
+    marker: bool = False
+    """Whether this piece is exactly one of the markers."""
+
+
+@attrs.define
+class _Node:
+    """A prefix of a marker."""
+
+    depth: int
+    """Its length, characters."""
+    children: dict[str, "_Node"] = attrs.field(factory=dict)
+    shorter: "_Node | None" = None
+    """The longest proper suffix of this prefix that is a prefix itself."""
+    match: int = 0
+    """Length of the longest marker this prefix ends with; 0 when there is none."""
+
+
+def _automaton(markers: Iterable[str]) -> _Node:
+    root = _Node(0)
+    for marker in markers:
+        node = root
+        for char in marker:
+            node = node.children.setdefault(char, _Node(node.depth + 1))
+        node.match = len(marker)
+    queue = deque([root])
+    while queue:
+        parent = queue.popleft()
+        for char, node in parent.children.items():
+            node.shorter = root if parent is root else _step(root, parent.shorter or root, char)
+            node.match = node.match or node.shorter.match
+            queue.append(node)
+    return root
+
+
+def _step(root: _Node, node: _Node, char: str) -> _Node:
+    while char not in node.children and node.shorter is not None:
+        node = node.shorter
+    return node.children.get(char, root)
+
+
+class MarkerScanner:
+    """Cuts a stream of text at its markers.
+
+    The pieces, joined, are the text. A marker is found at its earliest start; of two that start at the same place the
+    shorter one is found. Text is held back only while it could still belong to a marker, or while a marker that
+    starts further left could still be found. The work is linear in the text as long as no marker occurs inside
+    another one; for a single match it always is.
+
+    Args:
+        markers: Non-empty strings; none at all means that everything is plain text.
+    """
+
+    def __init__(self, markers: Iterable[str]) -> None:
+        self._root = _automaton(markers)
+        self._node = self._root
+        self._held = ""
+        self._scanned = 0
+        """How many characters of the held text the automaton has seen."""
+        self._found: tuple[int, int] | None = None
+        """Start and end, within the held text, of a marker that one further left may still precede."""
+
+    def feed(self, text: str) -> list[Piece]:
+        """Take the next piece of text, which may be empty, and return what is decided by now."""
+        if self._node is self._root and not self._held and self._root.children.keys().isdisjoint(text):
+            return [Piece(text)] if text else []
+        self._held += text
+        pieces: list[Piece] = []
+        while self._advance():
+            self._cut(pieces)
+        self._release(pieces, len(self._held) - self._node.depth)
+        return pieces
+
+    def flush(self) -> list[Piece]:
+        """Return what is still held; the text has ended. The scanner is then as new."""
+        pieces: list[Piece] = []
+        while self._found is not None:
+            self._cut(pieces)
+            while self._advance():
+                self._cut(pieces)
+        self._release(pieces, len(self._held))
+        self._node, self._scanned = self._root, 0
+        return pieces
+
+    def _advance(self) -> bool:
+        """Scan until a marker is certain (True) or the held text is used up (False)."""
+        root, node, held = self._root, self._node, self._held
+        position, found = self._scanned, self._found
+        while position < len(held):
+            char = held[position]
+            while char not in node.children and node.shorter is not None:
+                node = node.shorter
+            node = node.children.get(char, root)
+            position += 1
+            if node.match and (found is None or position - node.match < found[0]):
+                found = (position - node.match, position)
+            if found is not None and position - node.depth >= found[0]:
+                break
+        self._node, self._scanned, self._found = node, position, found
+        return found is not None and position - node.depth >= found[0]
+
+    def _cut(self, pieces: list[Piece]) -> None:
+        """Release the text up to the marker that was found, and the marker; scan anew behind it."""
+        if self._found is None:
+            return
+        start, end = self._found
+        self._release(pieces, start)
+        length = end - start
+        pieces.append(Piece(self._held[:length], marker=True))
+        self._held = self._held[length:]
+        self._node, self._scanned, self._found = self._root, 0, None
+
+    def _release(self, pieces: list[Piece], count: int) -> None:
+        if count:
+            pieces.append(Piece(self._held[:count]))
+            self._held = self._held[count:]
+            self._scanned -= count
+            if self._found is not None:
+                self._found = (self._found[0] - count, self._found[1] - count)
+
+
+class StopSequences:
+    """Passes text on until a stop string begins.
+
+    No character of a stop string is ever returned; text is held back only while it could still turn out to be the
+    beginning of one. The work is linear in the text, whatever the stop strings.
+
+    Args:
+        stops: Non-empty strings; none at all means that nothing stops.
+    """
+
+    def __init__(self, stops: Iterable[str]) -> None:
+        self._scanner = MarkerScanner(stops)
+        self._stopped = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop was found; everything after it is ignored."""
+        return self._stopped
+
+    def feed(self, text: str) -> tuple[str, bool]:
+        """Take the next piece of text.
+
+        Args:
+            text: Any length, also empty.
+
+        Returns:
+            The text that is certainly part of the answer, and whether a stop was found.
+        """
+        if self._stopped:
+            return "", True
+        passed: list[str] = []
+        for piece in self._scanner.feed(text):
+            if piece.marker:
+                self._stopped = True
+                break
+            passed.append(piece.text)
+        return "".join(passed), self._stopped
+
+    def flush(self) -> str:
+        """Return what was held back, once the text has ended.
+
+        A stop that waited for one starting further left is decided here: look at ``stopped`` afterwards.
+        """
+        if self._stopped:
+            return ""
+        passed: list[str] = []
+        for piece in self._scanner.flush():
+            if piece.marker:
+                self._stopped = True
+                break
+            passed.append(piece.text)
+        return "".join(passed)

@@ -1,0 +1,240 @@
+"""The table of facts above an answer about images: EXIF facts, image numbers, and the chunks images are shown in."""
+
+import datetime
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+import attrs
+
+from mlxk.domain.generation.conversation import Message, MessagePart
+from mlxk.domain.generation.media import DEFAULT_IMAGE_PROMPT, DecodedImage, EncodedImage
+
+MAX_CAMERA_CHARACTERS = 64
+
+_SURPRISING = re.compile(r"[^\w .,+/&()'-]+")
+"""What no camera's name needs, and Markdown, HTML or a prompt might mistake for its own."""
+
+
+@attrs.frozen
+class ImageFacts:
+    """The facts that are known; each may be missing."""
+
+    taken: datetime.datetime | None = None
+    """Local time, with its offset from UTC when the photo states one."""
+    latitude: float | None = None
+    """Degrees, north positive; only together with the longitude."""
+    longitude: float | None = None
+    """Degrees, east positive."""
+    camera: str | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether there is any."""
+        return any(each is not None for each in (self.location, self.taken, self.camera))
+
+    @property
+    def location(self) -> str | None:
+        """The place to four decimals of a degree, about eleven metres."""
+        if self.latitude is None or self.longitude is None:
+            return None
+        return f"{_degrees(self.latitude, 'NS')}, {_degrees(self.longitude, 'EW')}"
+
+    @property
+    def date(self) -> str | None:
+        """The time to the minute, as ISO 8601 with a blank in place of the T."""
+        return None if self.taken is None else self.taken.isoformat(sep=" ", timespec="minutes")
+
+    def line(self, number: int | None) -> str | None:
+        """Return the facts as one line for the model, or None when there is nothing to say.
+
+        Args:
+            number: By which the model is to know the image; None when it sees no other.
+        """
+        named = {"GPS": self.location, "Date": self.date, "Camera": self.camera}
+        said = [f"{name}: {value}" for name, value in named.items() if value is not None]
+        parts = said if number is None else [f"Image {number}", *said]
+        return f"[{' | '.join(parts)}]" if parts else None
+
+
+def camera_name(make: str | None, model: str | None) -> str | None:
+    """Join the maker's name and the model's, of which many makers repeat the former in the latter."""
+    make, model = _plain(make), _plain(model)
+    if not make or not model:
+        return model or make or None
+    repeated = model.casefold().split()[0] == make.casefold().split()[0]
+    return _plain(model if repeated else f"{make} {model}")
+
+
+def _plain(text: str | None) -> str:
+    words = _SURPRISING.sub(" ", text or "").split()
+    return " ".join(words)[:MAX_CAMERA_CHARACTERS].strip()
+
+
+def _degrees(value: float, directions: str) -> str:
+    rounded = round(value, 4)
+    return f"{abs(rounded):.4f}°{directions[rounded < 0]}"
+
+
+MARKER = "<!-- mlxk:filenames -->"
+"""Tells programs, and us in later requests, that a table of image names follows."""
+
+UNKNOWN = "-"
+
+_ROW = re.compile(r"^\|\s*(\d{1,6})\s*\|\s*image_([0-9a-f]{8})\.", re.MULTILINE)
+_TABLE = re.compile(rf"<details>\n<summary>📸[^\n]*</summary>\n\n{MARKER}\n(?:\|[^\n]*\n)*\n</details>(?:\n\n)?")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_MARKUP = {"\\": "\\\\", "|": "\\|", "<": "&lt;", ">": "&gt;", "&": "&amp;", "`": "&#96;"}
+
+
+@attrs.frozen
+class ShownImage:
+    """One image of an answer."""
+
+    number: int
+    """From 1, through the whole conversation."""
+    image: EncodedImage
+    facts: ImageFacts | None = None
+    """None when facts are not to be told."""
+
+
+@attrs.frozen
+class Chunk:
+    """The images that a model sees together, at least one."""
+
+    images: tuple[ShownImage, ...]
+    index: int = 1
+    """From 1."""
+    count: int = 1
+    """Chunks in all."""
+
+    @property
+    def summary(self) -> str:
+        """The line that is visible while the table is folded."""
+        first, last = self.images[0].number, self.images[-1].number
+        if self.count > 1:
+            consecutive = last - first == len(self.images) - 1
+            numbers = f"{first}-{last}" if consecutive else ", ".join(str(each.number) for each in self.images)
+            return f"📸 Chunk {self.index}/{self.count}: Images {numbers}"
+        size = len(self.images)
+        return f"📸 Image Metadata ({size} image{'s' if size > 1 else ''})"
+
+    def table(self) -> str:
+        """Return the table, folded, in Markdown; without a line break at its end."""
+        columns = self._columns()
+        lines = [
+            "<details>",
+            f"<summary>{self.summary}</summary>",
+            "",
+            MARKER,
+            _row(columns),
+            "|" + "|".join("-" * (len(name) + 2) for name in columns) + "|",
+            *(_row([_CELLS[name](shown) for name in columns]) for shown in self.images),
+            "",
+            "</details>",
+        ]
+        return "\n".join(lines)
+
+    def prompt(self, text: str) -> str:
+        """Return the prompt with the facts before it: what the table shows people, the model is told."""
+        if not any(_facts(shown).known for shown in self.images):
+            return text
+        several = len(self.images) > 1
+        lines = [_facts(shown).line(shown.number if several else None) for shown in self.images]
+        return "\n".join([*filter(None, lines), "", text])
+
+    def message(self, parts: Sequence[MessagePart]) -> Message:
+        """Return what the model is shown, played and asked, in the order given.
+
+        The facts stand before the first text, several images are labelled with their numbers, and without any text a
+        description is asked for.
+
+        Args:
+            parts: Texts, sounds, and the images of this chunk, decoded.
+        """
+        coming, several, told = iter(self.images), len(self.images) > 1, False
+        arranged: list[MessagePart] = []
+        for part in parts:
+            if isinstance(part, DecodedImage):
+                number = next(coming).number
+                arranged += [f"Image {number}:", part] if several else [part]
+            elif isinstance(part, str):
+                arranged.append(part if told else self.prompt(part))
+                told = True
+            else:
+                arranged.append(part)
+        return Message.showing(*arranged, *(() if told else (self.prompt(DEFAULT_IMAGE_PROMPT),)))
+
+    def _columns(self) -> list[str]:
+        columns = ["Image", "Filename"]
+        told = any(shown.facts is not None for shown in self.images)
+        if told or any(shown.image.original for shown in self.images):
+            columns.append("Original")
+        return [*columns, "Location", "Date", "Camera"] if told else columns
+
+
+def chunks(images: Sequence[ShownImage], size: int) -> tuple[Chunk, ...]:
+    """Divide images into chunks of at most ``size``, in order."""
+    parts = [tuple(images[start : start + size]) for start in range(0, len(images), size)]
+    return tuple(Chunk(part, index, len(parts)) for index, part in enumerate(parts, 1))
+
+
+def numbers(turns: Iterable[str | EncodedImage]) -> dict[str, int]:
+    """Return the number of every image of a conversation, by its digest.
+
+    Args:
+        turns: What was said and shown, oldest first: the assistant's answers as text, the user's images.
+    """
+    named: dict[str, int] = {}
+    found: dict[str, int] = {}
+    fresh = 1
+    for turn in turns:
+        if isinstance(turn, str):
+            named.update(_read_tables(turn))
+            continue
+        short = turn.digest[:8]
+        if short not in named:
+            taken = set(named.values())
+            while fresh in taken:
+                fresh += 1
+            named[short] = fresh
+        found[turn.digest] = named[short]
+    return found
+
+
+def without_tables(text: str) -> str:
+    """Return an earlier answer as the model gave it, without the tables that were put before its parts."""
+    return _TABLE.sub("", text) if MARKER in text else text
+
+
+def _read_tables(text: str) -> dict[str, int]:
+    """Return the numbers that the tables of an answer give, by the beginning of the digest."""
+    if MARKER not in text:
+        return {}
+    return {short: int(number) for number, short in _ROW.findall(text)}
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(sign: str, text: str | None) -> str:
+    return f"{sign} {text}" if text else UNKNOWN
+
+
+def _original(shown: ShownImage) -> str:
+    name = _CONTROLS.sub(" ", shown.image.original or "").strip()
+    return "".join(_MARKUP.get(character, character) for character in name) or UNKNOWN
+
+
+def _facts(shown: ShownImage) -> ImageFacts:
+    return shown.facts or ImageFacts()
+
+
+_CELLS: dict[str, Callable[[ShownImage], str]] = {
+    "Image": lambda shown: str(shown.number),
+    "Filename": lambda shown: shown.image.file_name,
+    "Original": _original,
+    "Location": lambda shown: _cell("📍", _facts(shown).location),
+    "Date": lambda shown: _cell("📅", _facts(shown).date),
+    "Camera": lambda shown: _cell("📷", _facts(shown).camera),
+}

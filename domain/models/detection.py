@@ -1,0 +1,244 @@
+"""Detection: what a model is and can do, read from its files alone.
+
+Owns the rules from a snapshot to facts: framework, architecture, model type, capabilities, context length. Whether an
+installed library can run it is ``domain.models.routing``; whether its files are whole is ``domain.models.integrity``.
+"""
+
+import re
+
+import attrs
+
+from mlxk.domain.models.model import Backend, Capability, Framework, ModelType, Quantization
+from mlxk.domain.models.snapshot import (
+    PREPROCESSOR_CONFIG,
+    PROCESSOR_CONFIG,
+    TEMPLATE_DOCUMENT,
+    TOKENIZER_CONFIG,
+    ModelSnapshot,
+    template_text,
+)
+
+_VISION_ARCHITECTURES = frozenset(
+    {"llava", "llava_next", "pixtral", "qwen2_vl", "phi3_v", "mllama", "paligemma", "idefics", "smolvlm"}
+)
+_VISION_FILES = (PREPROCESSOR_CONFIG, PROCESSOR_CONFIG, "image_processor_config.json")
+_VIDEO_PREPROCESSOR = "video_preprocessor_config.json"
+_SENTENCE_TRANSFORMERS = "modules.json"
+
+_SPEECH_WORDS = ("whisper", "vibevoice", "voxtral")
+_AUDIO_WORDS = ("gemma3n", "voxtral", "whisper", "vibevoice", "audio")
+_ENGLISH_ONLY = re.compile(r"whisper-(tiny|base|small|medium)\.en|whisper-.*turbo")
+
+_MULTILINGUAL_TOKENS = 51_865
+"""Tokens of the smallest multilingual Whisper; those for English only have fewer."""
+
+_ENCODERS = frozenset({"bert", "xlm-roberta", "xlm_roberta", "modernbert", "nomic_bert"})
+_DECODERS = frozenset({"qwen3", "mistral"})
+
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "context_length", "max_sequence_length", "seq_len")
+_MAX_CONTEXT_DIGITS = 12
+
+
+@attrs.frozen
+class Facts:
+    """What the files say a model is."""
+
+    framework: Framework
+    architecture: str | None
+    """The config's ``model_type``, or the one its other fields imply; None when nothing says."""
+    model_type: ModelType
+    capabilities: tuple[Capability, ...]
+    context_length: int | None
+    """Tokens; None when the config does not say."""
+
+    def can(self, capability: Capability) -> bool:
+        """Whether the model has a capability."""
+        return capability in self.capabilities
+
+
+def detect(snapshot: ModelSnapshot, loading: frozenset[Backend] = frozenset()) -> Facts:
+    """Detect what a model is.
+
+    Args:
+        snapshot: Its files.
+        loading: The installed backends that know its architecture: one that only the audio backend knows is speech.
+    """
+    model_type = _model_type(snapshot, loading)
+    return Facts(
+        framework=framework(snapshot),
+        architecture=architecture(snapshot),
+        model_type=model_type,
+        capabilities=_capabilities(snapshot, model_type),
+        context_length=context_length(snapshot.config),
+    )
+
+
+def framework(snapshot: ModelSnapshot) -> Framework:
+    """Return the format of the weights: signs of MLX first, then what the files are."""
+    if (
+        "mlx-community/" in snapshot.name
+        or (snapshot.source_repo or "").startswith("mlx-community/")
+        or snapshot.card.made_for_mlx
+        or "quantization" in snapshot.config
+        or any(header.written_for_mlx for header in snapshot.headers.values())
+    ):
+        return Framework.MLX
+    if snapshot.has_any(".gguf"):
+        return Framework.GGUF
+    if snapshot.has_any(".safetensors") or any(_is_pytorch(path) for path in snapshot.files):
+        return Framework.PYTORCH
+    return Framework.UNKNOWN
+
+
+def architecture(snapshot: ModelSnapshot) -> str | None:
+    """Return the architecture's name; NVIDIA NeMo checkpoints state it only as the class that trained them."""
+    named = snapshot.config.get("model_type")
+    if isinstance(named, str) and named:
+        return named
+    target = snapshot.config.get("target")
+    return "parakeet" if isinstance(target, str) and target.startswith("nemo.collections.asr.") else None
+
+
+def is_speech(snapshot: ModelSnapshot) -> bool:
+    """Whether the architecture's name says that the model turns speech into text and does nothing else."""
+    name = (architecture(snapshot) or "").lower()
+    return any(word in name for word in _SPEECH_WORDS)
+
+
+def is_vision(snapshot: ModelSnapshot) -> bool:
+    """Whether the model reads images."""
+    config = snapshot.config
+    vision = config.get("vision_config")
+    preprocessor = snapshot.document(PREPROCESSOR_CONFIG).mapping
+    if (
+        (isinstance(vision, dict) and vision)
+        or _named(config) in _VISION_ARCHITECTURES
+        or config.get("image_processor")
+    ):
+        return True
+    inline = config.get("preprocessor_config")
+    if isinstance(inline, dict) and not _reads_video(inline):
+        return True
+    if _VIDEO_PREPROCESSOR in snapshot.files or _reads_video(preprocessor):
+        return False
+    return snapshot.has_any(*_VISION_FILES)
+
+
+def has_chat_template(snapshot: ModelSnapshot) -> bool:
+    """Whether a chat template is among the files."""
+    return (
+        TEMPLATE_DOCUMENT in snapshot.files or snapshot.has_any(".jinja") or bool(chat_template_text(snapshot).strip())
+    )
+
+
+def chat_template_text(snapshot: ModelSnapshot) -> str:
+    """Return the text of the chat templates, joined; empty when there is none."""
+    return template_text(
+        snapshot.document(TOKENIZER_CONFIG), snapshot.document(TEMPLATE_DOCUMENT), snapshot.template_files
+    )
+
+
+def context_length(config: dict[str, object]) -> int | None:
+    """Return the context window in tokens, from the config or its ``text_config``."""
+    text_config = config.get("text_config")
+    for section in (config, text_config):
+        if not isinstance(section, dict):
+            continue
+        for key in _CONTEXT_KEYS:
+            tokens = _positive(section.get(key))
+            if tokens:
+                return tokens
+    return None
+
+
+def quantization(config: dict[str, object]) -> Quantization | None:
+    """Return how the weights were quantized; None when they were not or the config does not say it properly."""
+    stated = config.get("quantization")
+    if not isinstance(stated, dict):
+        return None
+    bits, group_size, mode = stated.get("bits"), stated.get("group_size", 64), stated.get("mode", "affine")
+    if type(bits) is not int or type(group_size) is not int or not isinstance(mode, str):
+        return None
+    return Quantization(bits, group_size, mode)
+
+
+def _model_type(snapshot: ModelSnapshot, loading: frozenset[Backend]) -> ModelType:
+    named = _named(snapshot.config)
+    if _is_embedder(snapshot):
+        return ModelType.EMBEDDING
+    if named == "chat" or named in _VISION_ARCHITECTURES:
+        return ModelType.CHAT
+    if is_speech(snapshot) or loading == {Backend.MLX_AUDIO}:
+        return ModelType.AUDIO
+    return ModelType.CHAT if has_chat_template(snapshot) or _named_for_chat(snapshot) else ModelType.BASE
+
+
+def _is_embedder(snapshot: ModelSnapshot) -> bool:
+    """Whether the model turns text into vectors: an encoder, or a decoder trained and named for it."""
+    named = _named(snapshot.config)
+    listed = snapshot.config.get("architectures")
+    classes = " ".join(item for item in listed if isinstance(item, str)).lower() if isinstance(listed, list) else ""
+    if named in _ENCODERS:
+        return "classification" not in classes
+    if _SENTENCE_TRANSFORMERS in snapshot.files and not is_vision(snapshot):
+        return True
+    return ("forcausallm" in classes or named in _DECODERS) and "embed" in snapshot.short_name
+
+
+def _capabilities(snapshot: ModelSnapshot, model_type: ModelType) -> tuple[Capability, ...]:
+    if model_type is ModelType.EMBEDDING:
+        return (Capability.EMBEDDINGS,)
+    if model_type is ModelType.AUDIO:
+        translates = _named(snapshot.config) == "whisper" and not _hears_english_only(snapshot)
+        return (Capability.AUDIO, Capability.AUDIO_TRANSLATE_EN) if translates else (Capability.AUDIO,)
+    found = [Capability.TEXT_GENERATION]
+    if model_type is ModelType.CHAT:
+        found.append(Capability.CHAT)
+    if is_vision(snapshot):
+        found.append(Capability.VISION)
+    if _hears(snapshot):
+        found.append(Capability.AUDIO)
+    return tuple(found)
+
+
+def _hears_english_only(snapshot: ModelSnapshot) -> bool:
+    """Whether a Whisper lacks the tokens for other languages, or is of a kind that does not translate."""
+    tokens = next((snapshot.config[key] for key in ("vocab_size", "n_vocab") if key in snapshot.config), None)
+    few = isinstance(tokens, int) and tokens < _MULTILINGUAL_TOKENS
+    return few or _ENGLISH_ONLY.search(snapshot.short_name) is not None
+
+
+def _hears(snapshot: ModelSnapshot) -> bool:
+    """Whether a model that writes text also takes sound."""
+    audio = snapshot.config.get("audio_config")
+    extractor = snapshot.document(PREPROCESSOR_CONFIG).mapping.get("feature_extractor_type")
+    named = _named(snapshot.config)
+    return (
+        (isinstance(audio, dict) and bool(audio))
+        or any(word in named for word in _AUDIO_WORDS)
+        or (isinstance(extractor, str) and "whisper" in extractor.lower())
+    )
+
+
+def _named(config: dict[str, object]) -> str:
+    named = config.get("model_type")
+    return named.lower() if isinstance(named, str) else ""
+
+
+def _named_for_chat(snapshot: ModelSnapshot) -> bool:
+    return "instruct" in snapshot.short_name or "chat" in snapshot.short_name
+
+
+def _reads_video(preprocessor: dict[str, object]) -> bool:
+    return preprocessor.get("processor_class") == "AutoVideoProcessor" or "temporal_patch_size" in preprocessor
+
+
+def _is_pytorch(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return name.startswith("pytorch_model") and name.endswith(".bin")
+
+
+def _positive(value: object) -> int | None:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _MAX_CONTEXT_DIGITS:
+        value = int(value)
+    return value if type(value) is int and 0 < value < 10**_MAX_CONTEXT_DIGITS else None

@@ -1,0 +1,243 @@
+"""A model on disk: its resolved handle, what it can do, its health and workspace values, and its description.
+
+``ModelHandle`` is made once, by resolution, and passed to every entrypoint and adapter: nothing resolves a name twice.
+How the values are found is the work of ``detection`` and ``integrity``.
+"""
+
+import datetime
+import enum
+from collections.abc import Mapping
+
+import attrs
+
+
+class Capability(enum.Enum):
+    """One thing a model can do; values are the names in the JSON API, and the order is the order of listing."""
+
+    TEXT_GENERATION = "text-generation"
+    CHAT = "chat"
+    VISION = "vision"
+    AUDIO = "audio"
+    AUDIO_TRANSLATE_EN = "audio-translate-en"
+    EMBEDDINGS = "embeddings"
+
+
+class Framework(enum.Enum):
+    """The format of a model's weights."""
+
+    MLX = "MLX"
+    GGUF = "GGUF"
+    PYTORCH = "PyTorch"
+    UNKNOWN = "Unknown"
+
+
+class ModelType(enum.Enum):
+    """The one word that says what a model is for."""
+
+    CHAT = "chat"
+    BASE = "base"
+    EMBEDDING = "embedding"
+    AUDIO = "audio"
+
+
+class Backend(enum.Enum):
+    """The library that runs a model; values are the names of the distributions."""
+
+    MLX_LM = "mlx-lm"
+    MLX_VLM = "mlx-vlm"
+    MLX_AUDIO = "mlx-audio"
+
+
+class HealthStatus(enum.Enum):
+    """Whole or not. There is no third state: what is not understood is unhealthy."""
+
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+
+
+@attrs.frozen
+class HealthReport:
+    """What a check of a model's files found."""
+
+    status: HealthStatus
+    reason: str
+    """One sentence; also given when healthy."""
+    files: tuple[str, ...] = ()
+    """The files at fault, relative to the model's directory, sorted."""
+    missing_bytes: int | None = None
+    """How many bytes a partial download still lacks, where that is known."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the model will run as far as its files are concerned."""
+        return self.status is HealthStatus.HEALTHY
+
+
+def healthy(reason: str = "Model is healthy") -> HealthReport:
+    """Build a report of a whole model."""
+    return HealthReport(HealthStatus.HEALTHY, reason)
+
+
+def unhealthy(reason: str, files: tuple[str, ...] = (), missing_bytes: int | None = None) -> HealthReport:
+    """Build a report of a damaged or incomplete model."""
+    return HealthReport(HealthStatus.UNHEALTHY, reason, tuple(sorted(files)), missing_bytes or None)
+
+
+SENTINEL_NAME = ".mlxk_workspace.json"
+
+_OTHER_DIRECTORIES = (".hf_cache/", ".git/")
+
+
+@attrs.frozen
+class Workspace:
+    """Provenance and state of one workspace."""
+
+    managed: bool
+    source_repo: str | None = None
+    """The repository it was cloned or converted from."""
+    source_revision: str | None = None
+    operation: str | None = None
+    """The verb that made it: clone or convert."""
+    created: datetime.datetime | None = None
+    content_hash: str | None = None
+    """``sha256:`` and 64 hexadecimal digits, as recorded."""
+    hash_modified: datetime.datetime | None = None
+    """When the hash was last recorded."""
+    clean: bool | None = None
+    """Whether the content still has the recorded hash; None when there is none to compare with."""
+
+
+def is_part_of_model(path: str) -> bool:
+    """Whether a file is the model's own, and not kept beside it by us, the hub's client or git.
+
+    Args:
+        path: Relative to the workspace, with ``/`` between parts.
+    """
+    return path != SENTINEL_NAME and not path.startswith(_OTHER_DIRECTORIES)
+
+
+class Origin(enum.Enum):
+    """Where a model lives."""
+
+    CACHE = "cache"
+    WORKSPACE = "workspace"
+    BUILT_IN = "built-in"
+
+
+@attrs.frozen
+class ModelHandle:
+    """One model, found: the immutable identity every later step works on."""
+
+    name: str
+    """``org/name`` in the cache, the absolute directory of a workspace, the bare name of a built-in."""
+    directory: str
+    """Absolute directory that holds the files."""
+    origin: Origin
+    revision: str | None = None
+    """The snapshot's directory name in the cache; None elsewhere."""
+    display_name: str | None = None
+    """How a listing shows a workspace: relative names as asked, absolute ones as asked."""
+
+    @property
+    def short_name(self) -> str:
+        """The last part of the name: a model's name without its organization, a workspace's directory name."""
+        return self.name.rstrip("/").rpartition("/")[2]
+
+    @property
+    def label(self) -> str:
+        """How messages call it: a workspace as it was asked for, anything else by its name."""
+        return self.display_name or self.name
+
+    @property
+    def commit(self) -> str | None:
+        """The revision when it is a full commit hash (40 hexadecimal digits), else None."""
+        revision = self.revision
+        return revision if revision and len(revision) == 40 and not revision.strip("0123456789abcdef") else None
+
+
+@attrs.frozen
+class Quantization:
+    """How weights were quantized."""
+
+    bits: int
+    group_size: int
+    mode: str = "affine"
+
+
+@attrs.frozen
+class FileEntry:
+    """One file of a model."""
+
+    path: str
+    """Relative to the model's directory, with ``/`` between parts."""
+    size_bytes: int
+
+
+@attrs.frozen
+class Runtime:
+    """Whether an installed backend can run the model, as far as its files tell."""
+
+    compatible: bool
+    reason: str | None = None
+    """Why not; None when compatible."""
+
+
+@attrs.frozen
+class ModelDescription:
+    """Everything a listing says about one model."""
+
+    handle: ModelHandle
+    size_bytes: int
+    """Sum of all regular files, links followed."""
+    modified: datetime.datetime
+    """When the directory last changed, in UTC."""
+    framework: Framework
+    model_type: ModelType
+    capabilities: tuple[Capability, ...]
+    context_length: int | None
+    """Tokens; None when the config does not say."""
+    health: HealthReport
+    runtime: Runtime
+    workspace: Workspace | None = None
+    """Provenance and state, for workspaces only."""
+    text_backends: tuple[Backend, ...] = ()
+    """What can write text with it, the one to prefer first; empty when nothing is known to."""
+
+    def can(self, capability: Capability) -> bool:
+        """Whether the model has a capability."""
+        return capability in self.capabilities
+
+    @property
+    def content_hash(self) -> str | None:
+        """What names the exact weights: a workspace's recorded hash, or a cached model's commit."""
+        return self.handle.revision if self.workspace is None else self.workspace.content_hash
+
+    @property
+    def reason(self) -> str | None:
+        """The first thing wrong: the health finding, else the runtime's, else None."""
+        return self.runtime.reason if self.health.healthy else self.health.reason
+
+    @property
+    def runnable(self) -> bool:
+        """Whether ``run`` will accept it."""
+        return self.health.healthy and self.runtime.compatible
+
+
+@attrs.frozen
+class ModelDetails:
+    """What ``show`` adds to a description."""
+
+    description: ModelDescription
+    files: tuple[FileEntry, ...]
+    config: Mapping[str, object] | None
+    """``config.json`` as it is; None when absent or not an object."""
+    quantization: Quantization | None
+    parameters: int | None
+    """Weights counted from the safetensors headers, unpacked when quantized; None when they cannot be read."""
+    license: str | None
+    """From the model card's front matter."""
+    chat_template: bool
+    template_read: bool
+    """Whether the text of a template was found; without one nothing is known about tools and reasoning."""
+    supports_tools: bool
+    supports_reasoning: bool

@@ -1,0 +1,240 @@
+"""The header of a safetensors file: what it promises, checked against the size of the file.
+
+A file is 8 bytes of header length (little endian), the header (JSON: tensor name to type, shape and byte range), then
+the tensors' bytes. Owns reading that header, finding truncated and overlapping files and shapes that do not fit their
+bytes without touching the data, and counting parameters. Formula for a quantized layer: elements of the packed
+``uint32`` weight * 32 / bits; its scales and biases are not parameters.
+"""
+
+import enum
+import math
+from collections.abc import Iterable, Mapping
+from operator import le, mul
+from typing import Any
+
+import attrs
+import orjson
+
+from mlxk.domain.models.json_file import read_document
+
+MAX_HEADER_BYTES = 100 * 1024 * 1024
+"""The limit of the format itself."""
+
+PREFIX_BYTES = 8
+"""The header's length comes first, in this many bytes."""
+
+_PACKED_BITS = 32
+
+_MAX_DIMENSIONS = 64
+"""No library has arrays of more; it keeps the product of a hostile shape small."""
+
+_BITS = {
+    **dict.fromkeys(("F4",), 4),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 8),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
+    **dict.fromkeys(("U32", "I32", "F32"), 32),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
+}
+"""How wide an element of each type is. Types that are not here may come with later versions of the format."""
+
+
+class Damage(enum.Enum):
+    """What is wrong with a file, as far as its header tells."""
+
+    TRUNCATED = "truncated"
+    OVERLAPPING = "overlapping tensors"
+    OVERLONG = "longer than its header says"
+    MISSHAPEN = "shape does not fit its bytes"
+    INVALID = "header cannot be read"
+
+
+@attrs.frozen
+class SafetensorsHeader:
+    """The header of one file and the verdict on its layout."""
+
+    tensors: Mapping[str, object] = attrs.field(factory=dict)
+    """Tensor name to ``dtype``, ``shape`` and ``data_offsets``, as written."""
+    metadata: Mapping[str, object] = attrs.field(factory=dict)
+    """What the writer noted, such as ``format``."""
+    data_bytes: int = 0
+    """Bytes of tensor data the header describes."""
+    damage: Damage | None = None
+    missing_bytes: int = 0
+    """How many bytes a truncated file lacks at least."""
+    misshapen: str | None = None
+    """The first tensor whose shape does not fit its bytes; None when all fit, or the file is damaged otherwise."""
+
+    @property
+    def written_for_mlx(self) -> bool:
+        """Whether MLX wrote the file."""
+        return self.metadata.get("format") == "mlx"
+
+
+def header_span(prefix: bytes) -> int:
+    """Return how many bytes from the file's start hold the whole header, given at least its first 8 bytes.
+
+    The answer is as untrusted as the file: compare it with ``MAX_HEADER_BYTES`` before reading that much.
+    """
+    return PREFIX_BYTES + int.from_bytes(prefix[:PREFIX_BYTES], "little")
+
+
+def read_header(data: bytes, size_bytes: int) -> SafetensorsHeader:
+    """Read a header and check its layout; whatever the bytes are, the answer is a value and never an exception.
+
+    Args:
+        data: The file's first bytes, the whole header if the file holds it.
+        size_bytes: Size of the whole file.
+    """
+    if size_bytes < PREFIX_BYTES or len(data) < PREFIX_BYTES:
+        return SafetensorsHeader(damage=Damage.TRUNCATED, missing_bytes=max(0, PREFIX_BYTES - size_bytes))
+    span = header_span(data)
+    if span > MAX_HEADER_BYTES + PREFIX_BYTES:
+        return SafetensorsHeader(damage=Damage.INVALID)
+    if span > size_bytes:
+        return SafetensorsHeader(damage=Damage.TRUNCATED, missing_bytes=span - size_bytes)
+    tensors = _object(data[PREFIX_BYTES:span])
+    if tensors is None:
+        return SafetensorsHeader(damage=Damage.INVALID)
+    metadata = tensors.pop("__metadata__", None)
+    end, overlapping = _extent(tensors.values())
+    if end is None:
+        return SafetensorsHeader(damage=Damage.INVALID)
+    missing = span + end - size_bytes
+    damage = Damage.OVERLAPPING if overlapping else _misfit(missing)
+    misshapen = None if damage or _all_shapes_fit(tensors) else _first_misshapen(tensors)
+    return SafetensorsHeader(
+        tensors=tensors,
+        metadata=metadata if isinstance(metadata, dict) else {},
+        data_bytes=end,
+        damage=damage if misshapen is None else Damage.MISSHAPEN,
+        missing_bytes=max(0, missing),
+        misshapen=misshapen,
+    )
+
+
+def _object(text: bytes) -> dict[str, object] | None:
+    """Return the JSON object a header is; None when it is none.
+
+    Headers are most of what a listing reads, so the fastest parser goes first; what it will not take, such as NaN in
+    the writer's notes, is left to the parser of all other documents.
+    """
+    try:
+        value: object = orjson.loads(text)
+    except ValueError:
+        value = read_document(text, MAX_HEADER_BYTES).value
+    return value if isinstance(value, dict) else None
+
+
+def _misfit(missing: int) -> Damage | None:
+    """Judge a file that lacks so many bytes; fewer than none: that has too many."""
+    if missing > 0:
+        return Damage.TRUNCATED
+    return Damage.OVERLONG if missing < 0 else None
+
+
+def _extent(tensors: Iterable[object]) -> tuple[int | None, bool]:
+    """Return where the last tensor's bytes end, and whether any two tensors share bytes; None when one has no range.
+
+    A listing looks at every tensor of every model: hence operations on whole lists, and a quick way for the tensors of
+    a sound file, each of which begins where the one before it ends.
+    """
+    try:
+        spans = sorted([tensor["data_offsets"] for tensor in tensors])  # type: ignore[index]  # what it is not, raises
+        begins, ends = zip(*spans, strict=True) if spans else ((), ())
+    except (KeyError, TypeError, ValueError):
+        return None, False
+    if {*map(type, begins), *map(type, ends)} - {int}:
+        return None, False
+    if begins == (0, *ends[:-1]) and begins[-1] <= ends[-1]:
+        return ends[-1], False
+    if not all(map(le, begins, ends)) or min(begins, default=0) < 0:
+        return None, False
+    filled = [span for span in spans if span[0] < span[1]]
+    overlapping = any(begin < reached for (begin, _), (_, reached) in zip(filled[1:], filled, strict=False))
+    return max((end for _, end in filled), default=0), overlapping
+
+
+def _all_shapes_fit(tensors: Mapping[str, Any]) -> bool:
+    """Whether all is well, told quickly, as it is of nearly every file; otherwise each has to be looked at.
+
+    A listing looks at every tensor of every model: hence operations on whole lists again.
+    """
+    values = tensors.values()
+    try:
+        shapes = [tensor["shape"] for tensor in values]
+        bits = [_BITS[tensor["dtype"]] for tensor in values]
+        # Written as JSON again, whole numbers from 0 in one list each are digits and nothing else.
+        written = orjson.dumps(shapes)
+        if written.translate(None, b"0123456789,[]") or written.count(b"[") != len(shapes) + 1:
+            return False
+        if max(map(len, shapes), default=0) > _MAX_DIMENSIONS:
+            return False
+        lengths = [8 * (end - begin) for begin, end in [tensor["data_offsets"] for tensor in values]]
+        return [*map(mul, bits, map(math.prod, shapes))] == lengths
+    except (KeyError, TypeError):
+        return False
+
+
+def _first_misshapen(tensors: Mapping[str, Any]) -> str | None:
+    """Return the first tensor whose shape is none or does not fit its bytes; None when all do."""
+    return next((name for name, tensor in tensors.items() if not _fits(tensor)), None)
+
+
+def _fits(tensor: Mapping[str, Any]) -> bool:
+    """Whether a tensor's shape fits its bytes, as far as its type is known."""
+    elements = _elements(tensor)
+    dtype = tensor.get("dtype")
+    if elements is None or not isinstance(dtype, str):
+        return False
+    begin, end = tensor["data_offsets"]
+    return dtype not in _BITS or elements[0] * _BITS[dtype] == 8 * (end - begin)
+
+
+def count_parameters(headers: Iterable[SafetensorsHeader], quantization: Mapping[str, object]) -> int | None:
+    """Count the parameters of a model, unpacking quantized weights.
+
+    Args:
+        headers: Of all weight files.
+        quantization: The config's ``quantization`` object: ``bits``, and per layer an object with other ``bits``.
+
+    Returns:
+        The count, or None when a header is damaged or a weight has no sensible shape.
+    """
+    shapes: dict[str, tuple[int, object]] = {}
+    for header in headers:
+        if header.damage in {Damage.INVALID, Damage.OVERLAPPING, Damage.MISSHAPEN}:
+            return None
+        for name, tensor in header.tensors.items():
+            elements = _elements(tensor)
+            if elements is None:
+                return None
+            shapes[name] = elements
+    total = 0
+    for name, (count, dtype) in shapes.items():
+        layer, _, kind = name.rpartition(".")
+        if kind in {"scales", "biases"} and f"{layer}.weight" in shapes:
+            continue
+        packed = dtype == "U32" and kind == "weight" and f"{layer}.scales" in shapes
+        total += count * _PACKED_BITS // _bits(layer, quantization) if packed else count
+    return total or None
+
+
+def _elements(tensor: object) -> tuple[int, object] | None:
+    """Return a tensor's number of elements and its type, or None when it has no sensible shape."""
+    if not isinstance(tensor, dict):
+        return None
+    shape = tensor.get("shape")
+    if not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS:
+        return None
+    if not all(type(size) is int and 0 <= size < 2**48 for size in shape):
+        return None
+    return math.prod(shape), tensor.get("dtype")
+
+
+def _bits(layer: str, quantization: Mapping[str, object]) -> int:
+    """Return the bits a layer was quantized to; 4 where the config does not say."""
+    override = quantization.get(layer)
+    bits = override.get("bits") if isinstance(override, dict) else None
+    bits = bits if bits is not None else quantization.get("bits")
+    return bits if type(bits) is int and 1 <= bits <= _PACKED_BITS else 4

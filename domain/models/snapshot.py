@@ -1,0 +1,192 @@
+"""The files of one model at one moment, and what was read of them: JSON files, headers, model card, chat templates.
+
+Owns the names of the files that are read and the value that carries them, so that detection and integrity are pure
+functions of it. Reading is the work of ``application.snapshot_reading``.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from mlxk.domain.models.json_file import ABSENT, Document
+from mlxk.domain.models.model import Origin
+from mlxk.domain.models.safetensors import SafetensorsHeader
+
+MAX_CARD_BYTES = 64 * 1024
+"""How much of a card is read; front matter comes first and is short."""
+
+Scalar = str | tuple[str, ...]
+
+
+@attrs.frozen
+class ModelCard:
+    """The facts in a card's front matter."""
+
+    fields: Mapping[str, Scalar] = attrs.field(factory=dict)
+    """Key to text, or to texts for a list."""
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Return the values of a key as a list, whichever way they were written; empty when it is absent."""
+        value = self.fields.get(key, ())
+        return (value,) if isinstance(value, str) else value
+
+    @property
+    def license(self) -> str | None:
+        """The license's identifier; several are joined with commas."""
+        return ", ".join(self.texts("license")) or None
+
+    @property
+    def made_for_mlx(self) -> bool:
+        """Whether the card says that the weights are MLX's."""
+        return "mlx" in self.texts("library_name") or any(tag.lower() == "mlx" for tag in self.texts("tags"))
+
+
+def read_card(data: bytes) -> ModelCard:
+    """Read a card's front matter; whatever the bytes are, the answer is a card and never an exception."""
+    lines = data.decode("utf-8", errors="replace").lstrip("\ufeff").splitlines()
+    if not lines or lines[0].rstrip() != "---":
+        return ModelCard()
+    fields: dict[str, Scalar] = {}
+    key = ""
+    for line in lines[1:]:
+        stripped = line.strip()
+        if line.rstrip() in {"---", "..."}:
+            return ModelCard(fields)
+        if not stripped or stripped.startswith("#"):
+            continue
+        if stripped.startswith("- ") and key:
+            existing = fields.get(key)
+            fields[key] = (*(existing if isinstance(existing, tuple) else ()), _text(stripped[2:]))
+        elif line[0] not in " \t-":
+            key = _read_pair(line, fields)
+        elif line[0] in " \t" and not fields.get(key):
+            key = ""  # a nested mapping: its lists are not this key's
+    return ModelCard()
+
+
+def _read_pair(line: str, fields: dict[str, Scalar]) -> str:
+    """Add ``key: value`` to the fields and return the key when a block list may follow, else an empty text."""
+    key, colon, rest = line.partition(":")
+    if not colon:
+        return ""
+    key, value = _text(key), rest.strip()
+    if value.startswith("["):
+        items = value.partition("]")[0][1:].split(",")
+        fields[key] = tuple(text for text in map(_text, items) if text)
+        return ""
+    fields[key] = _text(value)
+    return "" if fields[key] else key
+
+
+def _text(raw: str) -> str:
+    """Return a scalar without quotes and trailing comment."""
+    raw = raw.strip()
+    if len(raw) >= 2 and raw[0] == raw[-1] and raw[0] in "\"'":
+        return raw[1:-1]
+    return raw.partition(" #")[0].rstrip() if not raw.startswith("#") else ""
+
+
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+PREPROCESSOR_CONFIG = "preprocessor_config.json"
+PROCESSOR_CONFIG = "processor_config.json"
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+PYTORCH_INDEX = "pytorch_model.bin.index.json"
+README = "README.md"
+
+LFS_POINTER_LIMIT = 200
+"""Bytes; a Git LFS pointer is shorter, and no weight file is."""
+LFS_MARKER = b"version https://git-lfs"
+"""How a Git LFS pointer begins."""
+
+
+@attrs.frozen
+class ModelSnapshot:
+    """The files of one model as they were found."""
+
+    name: str
+    """``org/name``, or a workspace's directory."""
+    origin: Origin = Origin.CACHE
+    incomplete: bool = False
+    """Whether the model is cached without any snapshot: a download that never finished a file."""
+    files: Mapping[str, int] = attrs.field(factory=dict)
+    """Path to size in bytes, of every regular file."""
+    dangling: tuple[str, ...] = ()
+    """Links whose target is gone, sorted."""
+    documents: Mapping[str, Document] = attrs.field(factory=dict)
+    """The JSON documents that were read, by path."""
+    headers: Mapping[str, SafetensorsHeader] = attrs.field(factory=dict)
+    """The header of every safetensors file, by path."""
+    pointers: tuple[str, ...] = ()
+    """Files that are Git LFS pointers instead of their content, sorted."""
+    card: ModelCard = attrs.field(factory=ModelCard)
+    template_files: tuple[str, ...] = ()
+    """The texts of the chat templates that are files of their own."""
+    expected: Mapping[str, int] = attrs.field(factory=dict)
+    """Path to size in bytes as the hub recorded them; empty when it recorded nothing."""
+    unfinished: int = 0
+    """Files left half downloaded beside this model."""
+    source_repo: str | None = None
+    """The repository a workspace was made from."""
+    unread: tuple[str, ...] = ()
+    """Files that were listed and then could not be read, because another process removed them or forbids it."""
+    cut: tuple[str, ...] = ()
+    """JSON documents that were not read whole and do not end as JSON objects do."""
+    unreadable: str | None = None
+    """Why the directory could not be listed; None when it could."""
+
+    def document(self, path: str) -> Document:
+        """Return a document, ``ABSENT`` when it is not there."""
+        return self.documents.get(path, ABSENT)
+
+    @property
+    def config(self) -> dict[str, object]:
+        """``config.json`` when it is an object, else an empty one."""
+        return self.document(CONFIG).mapping
+
+    @property
+    def from_hub(self) -> bool:
+        """Whether a download made it: in a workspace a missing file may as well have been deleted."""
+        return self.origin is Origin.CACHE
+
+    @property
+    def short_name(self) -> str:
+        """The last part of the name, in lower case."""
+        return self.name.rstrip("/").rpartition("/")[2].lower()
+
+    def top_level(self, *suffixes: str) -> list[str]:
+        """Return the files directly in the directory that end in one of the suffixes, sorted."""
+        return sorted(path for path in self.files if path.endswith(suffixes) and "/" not in path)
+
+    def has_any(self, *suffixes: str) -> bool:
+        """Whether any file, however deep, ends in one of the suffixes."""
+        return any(path.endswith(suffixes) for path in self.files)
+
+
+TEMPLATE_DOCUMENT = "chat_template.json"
+TEMPLATE_FILES = (
+    "chat_template.jinja",
+    "additional_chat_templates/default.jinja",
+    "additional_chat_templates/tool_use.jinja",
+)
+"""Where transformers finds the template of a conversation, and the one it takes instead when there are tools."""
+
+
+def template_text(tokenizer_config: Document, template_document: Document, template_files: Sequence[str]) -> str:
+    """Return the text of all templates of a model, joined; empty when it has none."""
+    texts = [*_templates(tokenizer_config), *_templates(template_document), *template_files]
+    return "\n".join(text for text in texts if text.strip())
+
+
+def _templates(document: Document) -> list[str]:
+    """Return the templates under ``chat_template``: one text, or a list of named ones."""
+    value = document.mapping.get("chat_template")
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, list):
+        return []
+    texts = [item.get("template") if isinstance(item, dict) else item for item in value]
+    return [text for text in texts if isinstance(text, str)]

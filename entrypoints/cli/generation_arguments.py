@@ -1,0 +1,174 @@
+"""Arguments of generation: sampling, engine options, tools and schemas from files, and the values they make."""
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from mlxk.domain.errors import StorageError, ValidationError
+from mlxk.domain.generation.conversation import MAX_NAME, MAX_TOOL_BYTES, MAX_TOOLS, misplaced_definitions
+
+if TYPE_CHECKING:
+    from mlxk.domain.generation.engine_options import Computation
+    from mlxk.domain.generation.grammar import Grammar
+    from mlxk.domain.generation.request import Effort, GenerationSettings
+
+
+def tool_faults(definitions: object) -> list[str]:
+    """Return what is wrong with function definitions in OpenAI's form, each fault with the field it is in."""
+    if not isinstance(definitions, list) or not all(isinstance(each, dict) for each in definitions):
+        return ["must be a JSON array of function definitions"]
+    if len(definitions) > MAX_TOOLS:
+        return [f"must have at most {MAX_TOOLS} entries (has {len(definitions)})"]
+    return [f"[{index}]{fault}" for index, tool in enumerate(definitions) for fault in _faults(tool)]
+
+
+def _faults(tool: dict[str, object]) -> Iterator[str]:
+    function = tool.get("function")
+    if tool.get("type", "function") != "function":
+        yield '.type must be "function"'
+    if not isinstance(function, dict):
+        yield ".function must be an object"
+        return
+    name, parameters = function.get("name"), function.get("parameters")
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME:
+        yield f".function.name must be a text of 1 to {MAX_NAME} characters"
+    if not isinstance(function.get("description"), str | None):
+        yield ".function.description must be a text"
+    if not isinstance(parameters, dict | None):
+        yield ".function.parameters must be an object"
+    for keyword in misplaced_definitions(parameters if isinstance(parameters, dict) else None):
+        yield f".function.parameters.{keyword} must be an object"
+    if len(json.dumps(tool, ensure_ascii=False).encode("utf-8", "surrogatepass")) > MAX_TOOL_BYTES:
+        yield f" is larger than {MAX_TOOL_BYTES} bytes"
+
+
+MAX_FILE_BYTES = 4 * 1024 * 1024
+"""Schemas and tool definitions are far smaller."""
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of the engine's options."""
+    group = parser.add_argument_group("computing", "Most of these trade memory against speed.")
+    group.add_argument("--draft-model", metavar="MODEL", help="a smaller model of the same family proposes tokens")
+    group.add_argument("--adapter", metavar="DIR", help="apply a LoRA adapter")
+    group.add_argument("--kv-bits", type=int, metavar="N", help="keep keys and values in 8, 4 or 2 bits")
+    group.add_argument("--max-kv-size", type=int, metavar="N", help="remember only the last N tokens")
+    group.add_argument("--strict-memory", action="store_true", help="refuse a model that exceeds the memory budget")
+
+
+def computation(arguments: argparse.Namespace) -> "Computation":
+    """Return how to compute.
+
+    Raises:
+        ValidationError: The adapter's path is empty.
+    """
+    from mlxk.domain.generation.engine_options import Computation
+
+    if arguments.adapter == "":
+        raise ValidationError("--adapter: the path is empty", hint="Name the directory of a LoRA adapter.")
+    adapter = None if arguments.adapter is None else os.path.abspath(os.path.expanduser(arguments.adapter))
+    return Computation(adapter=adapter, kv_bits=arguments.kv_bits, max_kv_size=arguments.max_kv_size)
+
+
+def grammar(arguments: argparse.Namespace) -> "Grammar | None":
+    """Return what the answer must look like; None when nothing is asked for.
+
+    Raises:
+        StorageError, ValidationError: The schema's file cannot be read, or is not a JSON schema.
+    """
+    if arguments.json_schema is None:
+        return None
+    from mlxk.domain.generation.grammar import Grammar
+
+    wanted = Grammar.json_schema(_read(arguments.json_schema, "--json-schema"))
+    wanted.validate()
+    return wanted
+
+
+def tools(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Return the functions on offer, each as JSON text.
+
+    Raises:
+        StorageError, ValidationError: The file cannot be read, or is not a JSON array of function definitions.
+    """
+    if arguments.tools is None:
+        return ()
+
+    try:
+        definitions = json.loads(_read(arguments.tools, "--tools"))
+    except RecursionError as error:
+        raise ValidationError(f"--tools: '{arguments.tools}' is nested too deeply") from error
+    except ValueError as error:
+        raise ValidationError(f"--tools: '{arguments.tools}' is not valid JSON") from error
+    if faults := tool_faults(definitions):
+        raise ValidationError(
+            f"--tools: '{arguments.tools}': {'; '.join(faults)}",
+            hint='Each entry looks like {"type": "function", "function": {"name": "…", "parameters": {…}}}.',
+        )
+    return tuple(json.dumps(each) for each in definitions)
+
+
+def _read(path: str, flag: str) -> str:
+    """Return a small text file."""
+    try:
+        with open(os.path.expanduser(path), "rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise StorageError(f"{flag}: '{path}' cannot be read: {error.strerror}") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise ValidationError(f"{flag}: '{path}' is larger than {MAX_FILE_BYTES // 1024**2} MiB")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValidationError(f"{flag}: '{path}' is not UTF-8 text") from error
+
+
+EFFORTS = ("low", "medium", "high")
+"""The values of ``Effort``, which is not imported to tell the flags."""
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the sampling flags."""
+    group = parser.add_argument_group("sampling", "What is not given is as the model's generation_config says.")
+    group.add_argument("--max-tokens", type=int, metavar="N", help="most tokens to generate")
+    group.add_argument("--temperature", type=float, metavar="F", help="0 always takes the likeliest token")
+    group.add_argument("--top-p", type=float, metavar="F", help="sample from the likeliest tokens of this probability")
+    group.add_argument("--top-k", type=int, metavar="N", help="sample from the N likeliest tokens; 0 is off")
+    group.add_argument("--min-p", type=float, metavar="F", help="drop tokens below this share of the likeliest one")
+    group.add_argument("--repetition-penalty", type=float, metavar="F", help="above 1 discourages repeating")
+    group.add_argument("--presence-penalty", type=float, metavar="F", help="discourages tokens generated before")
+    group.add_argument("--frequency-penalty", type=float, metavar="F", help="the same, by how often")
+    group.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text")
+    group.add_argument("--json-schema", metavar="FILE", help="the answer is JSON that is valid against this schema")
+    group.add_argument("--thinking-budget", type=int, metavar="N", help="most tokens of reasoning before the answer")
+    group.add_argument("--reasoning-effort", choices=EFFORTS, help="how much to reason, where the model knows degrees")
+    group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
+
+
+def settings(arguments: argparse.Namespace) -> "GenerationSettings":
+    """Return the generation settings of a command line."""
+    from mlxk.domain.generation.request import GenerationSettings
+
+    return GenerationSettings(
+        max_tokens=arguments.max_tokens,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        top_k=arguments.top_k,
+        min_p=arguments.min_p,
+        repetition_penalty=arguments.repetition_penalty,
+        presence_penalty=arguments.presence_penalty,
+        frequency_penalty=arguments.frequency_penalty,
+        seed=arguments.seed,
+        stop=tuple(arguments.stop),
+        thinking_budget=arguments.thinking_budget,
+        grammar=grammar(arguments),
+    )
+
+
+def effort(arguments: argparse.Namespace) -> "Effort | None":
+    """Return how much the model is to reason."""
+    from mlxk.domain.generation.request import Effort
+
+    return None if arguments.reasoning_effort is None else Effort(arguments.reasoning_effort)

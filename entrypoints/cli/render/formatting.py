@@ -1,0 +1,40 @@
+"""Sizes, ages and untrusted text, formatted for a line of a terminal."""
+
+import datetime
+
+_ACTING = (*range(0x09), *range(0x0A, 0x20), *range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F))
+_ISOLATES = range(0x2066, 0x206A)
+
+_SHOWN = {number: ascii(chr(number))[1:-1] for number in (*_ACTING, *_ISOLATES)}
+"""What moves the cursor, ends a line or turns the direction of writing, and how it is shown: as its number."""
+
+
+def printable(text: str) -> str:
+    """Return text in which characters that would do something on a terminal are shown by their number."""
+    return text.translate(_SHOWN)
+
+
+_UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB"))
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+def decimal_size(size_bytes: int) -> str:
+    """Return a size in decimal units with one place: ``660B``, ``1.4KB``, ``2.1GB``."""
+    for unit, name in _UNITS:
+        if size_bytes >= unit:
+            return f"{size_bytes / unit:.1f}{name}"
+    return f"{size_bytes}B"
+
+
+def age(moment: datetime.datetime, now: datetime.datetime) -> str:
+    """Return how long ago something was: ``just now``, ``5m ago``, ``3h ago``, ``2d ago``, and a date after a month."""
+    seconds = (now - moment).total_seconds()
+    if seconds < 45:
+        return "just now"
+    if seconds < 45 * _MINUTE:
+        return f"{max(1, round(seconds / _MINUTE))}m ago"
+    if seconds < _DAY:
+        return f"{max(1, round(seconds / _HOUR))}h ago"
+    if seconds < 30 * _DAY:
+        return f"{max(1, round(seconds / _DAY))}d ago"
+    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%d")

@@ -1,0 +1,74 @@
+"""Transcripts and vectors as JSON: the field names that ``contracts/`` promises."""
+
+import json
+from collections.abc import Mapping
+
+from mlxk.application.use_cases.embed_text import EmbeddingResult
+from mlxk.domain.embedding import Vector
+from mlxk.domain.transcription import Segment, SpeechTask, TimedWord, Transcript
+
+Json = dict[str, object]
+
+
+def answered(reference: str, prompt: str, transcript: Transcript, translated: bool) -> Json:
+    """Return the data of ``run --audio``."""
+    return {
+        "model": reference,
+        "prompt": prompt,
+        "response": transcript.text,
+        "finish_reason": "stop",
+        "transcript": transcribed(transcript, translated),
+    }
+
+
+def as_json(transcript: Transcript, translated: bool) -> str:
+    """Return a transcript as a JSON document of its own."""
+    return json.dumps(transcribed(transcript, translated), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+
+def transcribed(transcript: Transcript, translated: bool) -> Json:
+    """Return a transcript."""
+    return {
+        "task": (SpeechTask.TRANSLATE if translated else SpeechTask.TRANSCRIBE).value,
+        "language": transcript.language,
+        "duration_seconds": round(transcript.seconds, 3),
+        "text": transcript.text,
+        "segments": [_segment(each) for each in transcript.segments],
+    }
+
+
+def embedded(fields: Mapping[str, object], vector: Vector, result: EmbeddingResult) -> Json:
+    """Return one record of ``embed``: what came in, the vector, and what it is of."""
+    return {
+        **fields,
+        # Nine digits are all that a 32-bit number has.
+        "embedding": [float(f"{value:.9g}") for value in vector],
+        "metadata": {
+            "model": result.model,
+            "dimensions": len(vector),
+            "content_hash": result.content_hash,
+            "device": result.embeddings.device,
+        },
+    }
+
+
+def _segment(segment: Segment) -> Json:
+    fields: Json = {
+        "start": round(segment.start, 3),
+        "end": round(segment.end, 3),
+        "text": segment.text.strip(),
+    }
+    if segment.speaker is not None:
+        fields["speaker"] = segment.speaker
+    if segment.words:
+        fields["words"] = [_word(each) for each in segment.words]
+    return fields
+
+
+def _word(word: TimedWord) -> Json:
+    return {
+        "word": word.text.strip(),
+        "start": round(word.start, 3),
+        "end": round(word.end, 3),
+        "probability": None if word.probability is None else round(word.probability, 4),
+    }

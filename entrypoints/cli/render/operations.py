@@ -1,0 +1,280 @@
+"""Results of ``pull``, ``rm``, ``push``, ``clone`` and ``convert``, as JSON and as text."""
+
+from mlxk.application.ports.cache_editor import Removal
+from mlxk.application.ports.workspace_builder import CopyMethod
+from mlxk.application.use_cases.clone_model import CloneResult
+from mlxk.application.use_cases.convert_model import ConvertMode, ConvertResult
+from mlxk.application.use_cases.pull_model import PullResult, PullStatus
+from mlxk.application.use_cases.push_model import PushExtent, PushResult
+from mlxk.application.use_cases.remove_model import RemoveResult
+from mlxk.domain.download import SkipReason
+from mlxk.domain.models.model import HealthReport, Origin
+from mlxk.domain.publication import ChangeSet
+from mlxk.entrypoints.cli.render.formatting import decimal_size, printable
+
+Json = dict[str, object]
+
+
+def pulled(result: PullResult) -> Json:
+    """Return the data of ``pull``."""
+    plan, handle = result.plan, result.handle
+    return {
+        "model": result.name,
+        "download_status": result.status.value,
+        "message": _pull_message(result),
+        "expanded_name": result.name if result.expanded else None,
+        "commit_hash": plan.model.commit if plan else handle.commit if handle else None,
+        "preflight_warning": result.warning,
+        "size_bytes": plan.size_bytes if plan else None,
+        "missing_bytes": result.missing_bytes,
+        "files": [{"path": file.path, "size_bytes": file.size_bytes} for file in plan.files] if plan else [],
+        "skipped": [{"path": file.path, "reason": file.reason.value} for file in plan.skipped] if plan else [],
+        **health_fields(result.report),
+    }
+
+
+def pulled_text(result: PullResult) -> str:
+    """Return what ``pull`` says to people."""
+    lines = [f"pull: {result.name} — {_pull_message(result)}"]
+    if result.plan and result.status is PullStatus.DRY_RUN:
+        lines += [f"  {file.path}  {decimal_size(file.size_bytes)}" for file in result.plan.files]
+    if result.plan:
+        told = (file for file in result.plan.skipped if file.reason is not SkipReason.UNUSED)
+        lines += [f"  not fetched: {file.path} ({file.reason.value})" for file in told]
+    if result.report and not result.report.healthy and result.status is PullStatus.SUCCESS:
+        lines.append(f"  unhealthy: {result.report.reason}")
+    return "".join(f"{printable(line)}\n" for line in lines)
+
+
+def removed(result: RemoveResult) -> Json:
+    """Return the data of ``rm``."""
+    removals = result.removals
+    single = removals[0] if len(removals) == 1 else None
+    part = single is not None and not single.whole
+    return {
+        "model": single.name if single else result.reference,
+        "action": _action(result),
+        "message": _remove_message(result),
+        "requires_confirmation": False,
+        "matches": [removal.name for removal in removals],
+        "commit_hash": single.revisions[0] if single and part else None,
+        "freed_bytes": sum(removal.size_bytes for removal in removals),
+        "lock_files_cleaned": sum(removal.lock_files for removal in removals),
+        "removed": [_removal(removal) for removal in removals],
+    }
+
+
+def removed_text(result: RemoveResult) -> str:
+    """Return what ``rm`` says to people."""
+    lines = [f"rm: {_remove_message(result)}"]
+    if len(result.removals) > 1:
+        lines += [f"  {removal.name}  {decimal_size(removal.size_bytes)}" for removal in result.removals]
+    return "".join(f"{printable(line)}\n" for line in lines)
+
+
+def health_fields(report: HealthReport | None) -> Json:
+    """Return the finding of a check after the work, null when none was made."""
+    return {
+        "health": report.status.value if report else None,
+        "health_reason": report.reason if report else None,
+    }
+
+
+def _pull_message(result: PullResult) -> str:
+    plan = result.plan
+    if result.status is PullStatus.CANCELLED:
+        return f"Download cancelled. Partial download kept. Use 'mlxk rm {result.name}' to delete if needed."
+    if result.status is PullStatus.ALREADY_EXISTS:
+        built_in = result.handle is not None and result.handle.origin is Origin.BUILT_IN
+        return "Comes with the program" if built_in else "Already in the cache"
+    if plan is None:
+        return "Done"
+    files = f"{len(plan.files)} files, {decimal_size(plan.size_bytes)}"
+    if result.status is PullStatus.DRY_RUN:
+        return f"Would download {decimal_size(result.missing_bytes)} ({files} in all)"
+    return f"Downloaded {decimal_size(result.missing_bytes)} ({files} in all)"
+
+
+def _action(result: RemoveResult) -> str:
+    if result.done:
+        return "deleted"
+    return "dry_run" if result.dry_run else "cancelled"
+
+
+def _remove_message(result: RemoveResult) -> str:
+    size = decimal_size(sum(removal.size_bytes for removal in result.removals))
+    what = _what(result.removals)
+    if result.done:
+        return f"Deleted {what}, {size} freed"
+    return f"Would delete {what}, {size}" if result.dry_run else f"Kept {what}"
+
+
+def _what(removals: tuple[Removal, ...]) -> str:
+    return removals[0].label if len(removals) == 1 else f"{len(removals)} models"
+
+
+def _removal(removal: Removal) -> Json:
+    return {
+        "model": removal.name,
+        "revisions": list(removal.revisions),
+        "whole": removal.whole,
+        "freed_bytes": removal.size_bytes,
+    }
+
+
+def pushed(result: PushResult) -> Json:
+    """Return the data of ``push``."""
+    changes, published = result.changes, result.published
+    return {
+        "repo_id": result.request.name,
+        "branch": result.request.branch,
+        "repo_url": result.url,
+        "message": _push_message(result),
+        "dry_run": result.request.extent is PushExtent.DRY_RUN,
+        "check_only": result.request.extent is PushExtent.CHECK_ONLY,
+        "private": _private(result),
+        "commit_sha": published.commit if published else _head(result),
+        "commit_url": published.url if published else None,
+        "created_repo": result.created_repository,
+        "created_branch": result.created_branch,
+        "no_changes": not changes if changes is not None else None,
+        "local_files_count": len(result.scan.files),
+        "local_bytes": result.scan.size_bytes,
+        "uploaded_files_count": len(changes.uploads) if changes and published else 0,
+        "change_summary": _summary(changes),
+        "added_files": list(changes.added) if changes else [],
+        "modified_files": list(changes.modified) if changes else [],
+        "deleted_files": list(changes.deleted) if changes else [],
+        "workspace_health": {"healthy": result.health.healthy, "reason": result.health.reason},
+        "hf_logs": list(published.log) if published else [],
+    }
+
+
+def pushed_text(result: PushResult, *, verbose: bool) -> str:
+    """Return what ``push`` says to people."""
+    request, changes = result.request, result.changes
+    lines = [f"push: {request.name}@{request.branch} — {_push_message(result)}"]
+    if result.published:
+        lines.append(f"  {result.published.url}")
+    if changes and (verbose or request.extent is PushExtent.DRY_RUN):
+        marks = ("+", changes.added), ("~", changes.modified), ("-", changes.deleted)
+        lines += [f"  {mark} {path}" for mark, paths in marks for path in paths]
+    if verbose and changes is None:
+        lines += [f"  {file.path}  {decimal_size(file.size_bytes)}" for file in result.scan.files]
+    if verbose and result.published:
+        lines += [f"  hub: {line}" for line in result.published.log]
+    return "".join(f"{printable(line)}\n" for line in lines)
+
+
+def _push_message(result: PushResult) -> str:
+    changes, size = result.changes, decimal_size(result.scan.size_bytes)
+    if changes is None:
+        return f"Check only: {len(result.scan.files)} files, {size}; nothing was uploaded"
+    counted = f"+{len(changes.added)} ~{len(changes.modified)} -{len(changes.deleted)}" if changes else "no changes"
+    if result.request.extent is PushExtent.DRY_RUN:
+        return f"Dry run: {_creation(result)}{counted}"
+    if result.published:
+        return f"Committed {result.published.commit[:7]} ({counted})"
+    return "Created the branch; it holds what the folder holds" if result.created_branch else "No changes"
+
+
+def _creation(result: PushResult) -> str:
+    """Say what a push would create first, and what it lacks for that."""
+    if not (result.created_repository or result.created_branch):
+        return ""
+    what = "repository" if result.created_repository else "branch"
+    return f"would create the {what}{'' if result.request.create else ' (with --create)'}, "
+
+
+def _head(result: PushResult) -> str | None:
+    """The commit of the branch, or of the one that a new branch begins as."""
+    state = result.state
+    return state.commit if state and (state.branch_exists or not result.changes) else None
+
+
+def _private(result: PushResult) -> bool | None:
+    """Whether the repository is, or would be, private; None when the hub was not asked."""
+    if result.state is None:
+        return None
+    if result.state.exists:
+        return result.state.private
+    return result.request.visibility is not None and result.request.visibility.value == "private"
+
+
+def _summary(changes: ChangeSet | None) -> Json | None:
+    if changes is None:
+        return None
+    return {"added": len(changes.added), "modified": len(changes.modified), "deleted": len(changes.deleted)}
+
+
+def cloned(result: CloneResult) -> Json:
+    """Return the data of ``clone``."""
+    handle, workspace = result.handle, result.workspace
+    return {
+        "model": result.source.name,
+        "clone_status": "success" if handle else "cancelled",
+        "message": _clone_message(result),
+        "target_dir": handle.directory if handle else None,
+        "source_revision": result.provenance.source_revision,
+        "cloned_files": result.methods.get(CopyMethod.CLONED, 0),
+        "copied_files": result.methods.get(CopyMethod.COPIED, 0),
+        "kept_files": result.methods.get(CopyMethod.KEPT, 0),
+        "content_hash": workspace.content_hash if workspace else None,
+        "health_check": result.report is not None,
+        **health_fields(result.report),
+    }
+
+
+def cloned_text(result: CloneResult, *, quiet: bool) -> str:
+    """Return what ``clone`` says to people."""
+    if result.handle is None:
+        return f"clone: {printable(result.source.name)} — {_clone_message(result)}\n"
+    finding = " (✓ healthy)" if result.report and not quiet else ""
+    return printable(f"clone: {result.source.name} → {result.handle.directory}{finding}") + "\n"
+
+
+def _clone_message(result: CloneResult) -> str:
+    if result.handle is None:
+        return "Cancelled; the partial download was kept"
+    copied = result.methods.get(CopyMethod.COPIED, 0)
+    return f"Cloned{f', {copied} files as plain copies' if copied else ' without taking space'}"
+
+
+def converted(result: ConvertResult) -> Json:
+    """Return the data of ``convert``."""
+    weights = result.weights
+    return {
+        "source": result.source.name,
+        "target": result.handle.directory,
+        "mode": result.mode.value,
+        "message": _conversion(result),
+        "warning": result.warning,
+        "bits": result.provenance.bits,
+        "group_size": result.provenance.group_size,
+        "changed_layers": weights.changed if weights else 0,
+        "unchanged_layers": list(weights.unchanged) if weights else [],
+        "weights_bytes": weights.size_bytes if weights else None,
+        "content_hash": result.workspace.content_hash,
+        "health_check": result.report is not None,
+        **health_fields(result.report),
+    }
+
+
+def converted_text(result: ConvertResult) -> str:
+    """Return what ``convert`` says to people."""
+    unchanged = result.weights.unchanged if result.weights else ()
+    lines = [
+        f"convert: {result.source.name} → {result.handle.directory}",
+        f"  {_conversion(result)}",
+        *([f"  {len(unchanged)} layers do not fit the group size and stay as they are"] if unchanged else []),
+        *(["  ✓ Health check: passed"] if result.report else []),
+    ]
+    return "".join(f"{printable(line)}\n" for line in lines)
+
+
+def _conversion(result: ConvertResult) -> str:
+    if result.mode is ConvertMode.QUANTIZE:
+        return f"Quantized to {result.provenance.bits}-bit successfully"
+    if result.mode is ConvertMode.DEQUANTIZE:
+        return "Dequantized successfully"
+    return "Index rebuilt successfully" if result.rebuilt else "No index to rebuild (single-file model)"

@@ -1,0 +1,48 @@
+"""In-memory double of content verification: it really hashes, what ``InMemoryModelFiles`` holds.
+
+verifier = InMemoryContentVerifier(files, {directory: {"config.json": hashlib.sha256(b"{}").hexdigest()}})
+verifier.verify(handle, lambda done, total: None).damaged       # ()
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+from doubles.model_files import InMemoryModelFiles
+from mlxk.application.ports.content_verifier import ContentVerifier, VerificationResult
+from mlxk.domain.models.model import ModelHandle
+
+
+class InMemoryContentVerifier(ContentVerifier):
+    """Compares the content of in-memory files with given digests.
+
+    Args:
+        files: Where the content is.
+        digests: Directory to path to the sha256 of the content, 64 hexadecimal digits.
+    """
+
+    def __init__(
+        self, files: InMemoryModelFiles | None = None, digests: Mapping[str, Mapping[str, str]] | None = None
+    ) -> None:
+        self._files = files or InMemoryModelFiles()
+        self.digests = dict(digests or {})
+
+    def verify(self, handle: ModelHandle, progress: Callable[[int, int], None]) -> VerificationResult:
+        """Hash every file that has a digest; a dangling link is damaged.
+
+        Raises:
+            StorageError: The directory is not among the files.
+        """
+        listing = self._files.list(handle.directory)
+        digests = self.digests.get(handle.directory, {})
+        known = [entry for entry in listing.files if entry.path in digests]
+        total, done = sum(entry.size_bytes for entry in known), 0
+        damaged = list(listing.dangling)
+        progress(0, total)
+        for entry in known:
+            content = self._files.read(handle.directory, entry.path, entry.size_bytes) or b""
+            if hashlib.sha256(content).hexdigest() != digests[entry.path]:
+                damaged.append(entry.path)
+            done += entry.size_bytes
+            progress(done, total)
+        unverifiable = tuple(entry.path for entry in listing.files if entry.path not in digests)
+        return VerificationResult(len(known) + len(listing.dangling), unverifiable, tuple(sorted(damaged)))

@@ -1,0 +1,23 @@
+"""In-memory double of the machine's memory.
+
+probe = InMemoryMemoryProbe(MemoryReading(total=16 * 2**30, available=8 * 2**30))
+probe.reading = None                        # from now on the machine does not tell
+"""
+
+from mlxk.application.ports.memory_probe import MemoryProbe
+from mlxk.domain.models.memory import MemoryReading
+
+
+class InMemoryMemoryProbe(MemoryProbe):
+    """A machine that says what it is told to say.
+
+    Args:
+        reading: What every reading returns until ``reading`` is set anew.
+    """
+
+    def __init__(self, reading: MemoryReading | None = None) -> None:
+        self.reading = reading
+
+    def read(self) -> MemoryReading | None:
+        """Return the reading given last."""
+        return self.reading

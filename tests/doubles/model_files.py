@@ -1,0 +1,59 @@
+"""In-memory double of the files below model directories.
+
+files = InMemoryModelFiles({"/cache/org/name/aaaa": {"config.json": b"{}"}})
+files.read("/cache/org/name/aaaa", "config.json", limit=100)     # b"{}"
+"""
+
+import datetime
+from collections.abc import Iterable, Mapping
+
+from mlxk.application.ports.model_files import FileListing, ModelFiles
+from mlxk.domain.errors import StorageError
+from mlxk.domain.models.model import FileEntry
+
+EPOCH = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+"""When every directory last changed, unless a test says otherwise."""
+
+
+class InMemoryModelFiles(ModelFiles):
+    """Files held in dictionaries; change ``directories`` at any time, as another process would change the disk.
+
+    Args:
+        directories: Directory to its files; a file is its path below the directory, with its content.
+        dangling: Directory to links in it that lead nowhere.
+        modified: When every directory last changed, UTC.
+    """
+
+    def __init__(
+        self,
+        directories: Mapping[str, Mapping[str, bytes]] | None = None,
+        dangling: Mapping[str, Iterable[str]] | None = None,
+        modified: datetime.datetime = EPOCH,
+    ) -> None:
+        self.directories: dict[str, dict[str, bytes]] = {
+            directory: dict(files) for directory, files in (directories or {}).items()
+        }
+        self.dangling = dict(dangling or {})
+        self.modified = modified
+
+    def list(self, directory: str) -> FileListing:
+        """List the files of a directory, sorted.
+
+        Raises:
+            StorageError: The directory is not among ``directories``.
+        """
+        files = self.directories.get(directory)
+        if files is None:
+            raise StorageError("the model's directory is gone")
+        entries = tuple(FileEntry(path, len(content)) for path, content in sorted(files.items()))
+        return FileListing(entries, tuple(sorted(self.dangling.get(directory, ()))), self.modified)
+
+    def read(self, directory: str, path: str, limit: int) -> bytes | None:
+        """Return the first ``limit`` bytes of one file, or None when there is none."""
+        content = self.directories.get(directory, {}).get(path)
+        return None if content is None else content[:limit]
+
+    def read_end(self, directory: str, path: str, limit: int) -> bytes | None:
+        """Return the last ``limit`` bytes of one file, or None when there is none."""
+        content = self.directories.get(directory, {}).get(path)
+        return None if content is None else content[max(0, len(content) - limit) :]

@@ -1,0 +1,110 @@
+"""In-memory double of the hub as a source of models.
+
+repository = RemoteRepository({"c" * 40: {"config.json": b"{}"}}, {"main": "c" * 40})
+hub = InMemoryModelHub({"org/m": repository}, cache, files)
+hub.fetch(plan_download(hub.describe("org/m")), progress)      # now cache.find("org/m") has it
+"""
+
+import hashlib
+from collections.abc import Mapping
+
+import attrs
+
+from doubles.model_cache import CachedModel, InMemoryModelCache
+from doubles.model_files import InMemoryModelFiles
+from mlxk.application.ports.model_hub import ModelHub
+from mlxk.application.ports.progress import Progress
+from mlxk.domain.download import DownloadPlan, RemoteFile, RemoteModel, check_name, check_revision
+from mlxk.domain.errors import AccessDeniedError, MlxkError, ModelNotFoundError, RevisionNotFoundError
+
+
+@attrs.frozen
+class RemoteRepository:
+    """What the hub holds of one model."""
+
+    commits: Mapping[str, Mapping[str, bytes]]
+    """Commit to its files, path to content."""
+    branches: Mapping[str, str] = attrs.field(factory=dict)
+    """Branch or tag to commit."""
+    gated: bool = False
+    made_for_mlx: bool = True
+
+
+class InMemoryModelHub(ModelHub):
+    """Models held in a dictionary; fetched ones appear in an in-memory cache.
+
+    Args:
+        models: ``org/name`` to what the hub holds of it; change it at any time, as others would change the hub.
+        cache: Where fetched models appear.
+        files: Where their files appear.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, RemoteRepository] | None = None,
+        cache: InMemoryModelCache | None = None,
+        files: InMemoryModelFiles | None = None,
+    ) -> None:
+        self.models = dict(models or {})
+        self.failure: MlxkError | None = None
+        """Raised by the next request, once; a fetch that fails leaves a partial model."""
+        self.requests = 0
+        """How often the hub was asked to describe or fetch."""
+        self._cache = cache or InMemoryModelCache()
+        self._files = files or InMemoryModelFiles()
+        self._present: set[str] = set()
+
+    def describe(self, name: str, revision: str | None = None) -> RemoteModel:
+        """Return one revision of a model."""
+        check_name(name)
+        if revision is not None:
+            check_revision(revision)
+        self._ask()
+        repository = self.models.get(name)
+        if repository is None:
+            raise ModelNotFoundError(f"'{name}' is not on the hub, or is private and not shown to you")
+        commit = repository.branches.get(revision or "main", revision or "")
+        if commit not in repository.commits:
+            raise RevisionNotFoundError(f"'{name}' has no revision '{revision}' on the hub")
+        if repository.gated:
+            raise AccessDeniedError(f"'{name}' is gated: its author decides who may have it")
+        listed = tuple(_remote_file(path, content) for path, content in sorted(repository.commits[commit].items()))
+        return RemoteModel(name, commit, listed, revision, repository.made_for_mlx)
+
+    def missing_bytes(self, plan: DownloadPlan) -> int:
+        """Return how much of a plan is not here yet."""
+        return sum({file.digest: file.size_bytes for file in plan.files if file.digest not in self._present}.values())
+
+    def fetch(self, plan: DownloadPlan, progress: Progress, *, verify_present: bool = False) -> None:
+        """Bring the files of a plan into the in-memory cache."""
+        model = plan.model
+        before = self._cache.models.get(model.name, CachedModel())
+        progress.begin("Downloading", {file.path: file.size_bytes for file in plan.files})
+        try:
+            self._ask()
+        except MlxkError:
+            self._cache.models[model.name] = attrs.evolve(before, unfinished=1)
+            raise
+        finally:
+            progress.end()
+        progress.advance({file.path: file.size_bytes for file in plan.files})
+        contents = self.models[model.name].commits[model.commit]
+        revisions = (*(known for known in before.revisions if known != model.commit), model.commit)
+        references = {**before.references, **({model.reference: model.commit} if model.reference else {})}
+        self._cache.models[model.name] = CachedModel(revisions, references)
+        handle = self._cache.find(model.name, model.commit)
+        if handle:
+            self._files.directories[handle.directory] = {file.path: contents[file.path] for file in plan.files}
+        self._present |= {file.digest for file in plan.files}
+
+    def _ask(self) -> None:
+        self.requests += 1
+        failure, self.failure = self.failure, None
+        if failure:
+            raise failure
+
+
+def _remote_file(path: str, content: bytes) -> RemoteFile:
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    large = path.endswith((".safetensors", ".bin", ".gguf"))
+    return RemoteFile(path, len(content), blob, hashlib.sha256(content).hexdigest() if large else None)

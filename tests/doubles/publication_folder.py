@@ -1,0 +1,80 @@
+"""In-memory double of folders that are to be published; ignore rules are matched as on the disk.
+
+folder = InMemoryPublicationFolder({"/home/me/work": {"config.json": b"{}", ".hfignore": b"*.tmp"}})
+folder.scan("/home/me/work").files                  # (LocalFile("config.json", 2),)
+"""
+
+import hashlib
+import posixpath
+from collections.abc import Callable, Mapping
+
+from mlxk.application.ports.publication_folder import PublicationFolder
+from mlxk.domain.errors import StorageError, ValidationError
+from mlxk.domain.publication import IGNORE_FILE, NEVER_PUBLISHED, USUALLY_IGNORED, ContentDigests, FolderScan, LocalFile
+
+
+class InMemoryPublicationFolder(PublicationFolder):
+    """Folders held in dictionaries.
+
+    Args:
+        folders: Absolute directory to its files, path to content.
+        outward_links: Absolute directory to links in it that lead out of it.
+        working_directory: Where relative paths start.
+    """
+
+    def __init__(
+        self,
+        folders: Mapping[str, Mapping[str, bytes]] | None = None,
+        outward_links: Mapping[str, tuple[str, ...]] | None = None,
+        working_directory: str = "/home/me",
+    ) -> None:
+        self.folders = {directory: dict(files) for directory, files in (folders or {}).items()}
+        self._outward = dict(outward_links or {})
+        self._working_directory = working_directory
+
+    def find(self, path: str) -> str | None:
+        """Return the absolute directory a path means, or None."""
+        directory = posixpath.normpath(posixpath.join(self._working_directory, path))
+        return directory if directory in self.folders else None
+
+    def scan(self, directory: str) -> FolderScan:
+        """List what is to be published."""
+        from pathspec import GitIgnoreSpec
+
+        files = self._files(directory)
+        try:
+            own = files.get(IGNORE_FILE, b"").decode().splitlines()
+            usual, never = GitIgnoreSpec.from_lines([*USUALLY_IGNORED, *own]), GitIgnoreSpec.from_lines(NEVER_PUBLISHED)
+        except ValueError as error:
+            raise ValidationError(f"{IGNORE_FILE} has a rule that cannot be understood: {error}") from error
+
+        def published(path: str) -> bool:
+            return not (usual.match_file(path) or never.match_file(path))
+
+        listed = tuple(LocalFile(path, len(content)) for path, content in sorted(files.items()) if published(path))
+        return FolderScan(listed, tuple(sorted(filter(published, self._outward.get(directory, ())))))
+
+    def text(self, directory: str, path: str, limit: int) -> str | None:
+        """Return the whole text of a file; None when it is too long or is not text."""
+        content = self._content(directory, path)
+        if path.endswith(".safetensors"):
+            content = content[8 : 8 + int.from_bytes(content[:8], "little")]
+        return None if len(content) > limit or b"\0" in content else content.decode("utf-8", errors="replace")
+
+    def digests(self, directory: str, path: str, tell: Callable[[int], None]) -> ContentDigests:
+        """Return what a file hashes to."""
+        content = self._content(directory, path)
+        blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+        tell(len(content))
+        return ContentDigests(hashlib.sha256(content).hexdigest(), blob)
+
+    def _files(self, directory: str) -> dict[str, bytes]:
+        if directory not in self.folders:
+            raise StorageError("the folder cannot be read: No such file or directory")
+        return self.folders[directory]
+
+    def _content(self, directory: str, path: str) -> bytes:
+        files = self._files(directory)
+        if path not in files:
+            raise StorageError(f"the folder cannot be read: No such file or directory ({path})")
+        return files[path]

@@ -1,0 +1,24 @@
+"""Recordings that were decoded before, for use cases and doors."""
+
+from collections.abc import Mapping
+
+from mlxk.application.ports.sound_decoder import SoundDecoder
+from mlxk.domain.errors import ValidationError
+from mlxk.domain.generation.media import DecodedSound
+
+
+class InMemorySoundDecoder(SoundDecoder):
+    """Knows what each file holds.
+
+    Args:
+        sounds: Sound by the path of its file; any other file is missing.
+    """
+
+    def __init__(self, sounds: Mapping[str, DecodedSound]) -> None:
+        self._sounds = sounds
+
+    def decode(self, path: str, name: str) -> DecodedSound:
+        """Decode a file; see the port."""
+        if path not in self._sounds:
+            raise ValidationError(f"Audio file not found: {name}")
+        return self._sounds[path]

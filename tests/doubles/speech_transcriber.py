@@ -1,0 +1,46 @@
+"""In-memory double of the speech transcriber: says what it was told to hear, one segment at a time.
+
+transcriber = InMemorySpeechTranscriber({"hello.wav": Transcript("Hello.", 1.0, "en", (Segment("Hello.", 0, 1),))})
+*heard, transcript = transcriber.transcribe(TranscriptionRequest(handle, "/clips/hello.wav", "hello.wav"))
+"""
+
+from collections.abc import Generator, Mapping
+
+from mlxk.application.ports.speech_transcriber import SpeechTranscriber
+from mlxk.domain.errors import ValidationError
+from mlxk.domain.transcription import Heard, Transcript, TranscriptEvent, TranscriptionRequest
+
+
+class InMemorySpeechTranscriber(SpeechTranscriber):
+    """Knows recordings by their name.
+
+    Args:
+        transcripts: What is heard in each.
+        default: What is heard in any other; None refuses them.
+    """
+
+    def __init__(self, transcripts: Mapping[str, Transcript] | None = None, default: Transcript | None = None) -> None:
+        self._transcripts = dict(transcripts or {})
+        self._default = default
+        self.requests: list[TranscriptionRequest] = []
+        self.abandoned = 0
+        """How many recordings were given up."""
+
+    def refuse_everything(self) -> None:
+        """Know no recording any more."""
+        self._transcripts, self._default = {}, None
+
+    def transcribe(self, request: TranscriptionRequest) -> Generator[TranscriptEvent, None, None]:
+        """Tell what is heard; see the port."""
+        request.settings.validate()
+        self.requests.append(request)
+        transcript = self._transcripts.get(request.name, self._default)
+        if transcript is None:
+            raise ValidationError(f"Audio file not found: {request.name}")
+        try:
+            for segment in transcript.segments:
+                yield Heard(segment.end, transcript.seconds, (segment,))
+            yield transcript
+        except GeneratorExit:
+            self.abandoned += 1
+            raise

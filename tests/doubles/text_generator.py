@@ -1,0 +1,180 @@
+"""In-memory double of the text generator: answers from a script, one token a step, for every answer at once.
+
+    generator = InMemoryTextGenerator(answers=lambda request: ("Hello", " world"))
+    with generator.submit(GenerationRequest(handle, "hi")) as stream:
+        events = list(stream)                   # TextDelta("Hello"), TextDelta(" world"), Finished(STOP, …)
+
+Like an engine it has one thread of its own, so that readers, cancellation and several streams behave as they do there.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from mlxk.application.ports.resident_models import EngineState, ResidentModels
+from mlxk.application.ports.text_generator import TextGenerator, TextStream
+from mlxk.application.text_streams import QueuedTextStream
+from mlxk.domain.errors import ExecutionError, MlxkError
+from mlxk.domain.formats.scanner import StopSequences
+from mlxk.domain.generation.conversation import Conversation
+from mlxk.domain.generation.request import (
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    TextDelta,
+    Timings,
+    TokenAlternative,
+    TokenLogprob,
+    Usage,
+)
+from mlxk.domain.models.model import ModelHandle
+
+Token = str | MlxkError
+"""One token of a script; an error ends the answer."""
+Script = Callable[[GenerationRequest], Sequence[Token]]
+
+
+def echo(request: GenerationRequest) -> Sequence[Token]:
+    """Answer with the words of the prompt, a token a word."""
+    words = _prompt_text(request).split()
+    return tuple(word if index == 0 else f" {word}" for index, word in enumerate(words))
+
+
+class InMemoryTextStream(QueuedTextStream):
+    """One scripted answer."""
+
+    def __init__(self, request: GenerationRequest, tokens: Sequence[Token]) -> None:
+        super().__init__()
+        self.cancelled = False
+        self._request = request
+        self._tokens = tokens
+        self._taken = 0
+        self._stops = StopSequences(request.settings.stop)
+
+    def cancel(self) -> None:
+        """Ask for no more."""
+        self.cancelled = True
+
+    def step(self) -> bool:
+        """Produce the next token; return False when the answer has ended. Called by the generator's thread only."""
+        settings = self._request.settings
+        if self.cancelled:
+            return self._finish(FinishReason.CANCELLED)
+        if self._taken == len(self._tokens):
+            return self._finish(FinishReason.STOP, self._stops.flush())
+        token = self._tokens[self._taken]
+        self._taken += 1
+        if isinstance(token, MlxkError):
+            self._put(token)
+            return False
+        text, stopped = self._stops.feed(token)
+        if stopped:
+            return self._finish(FinishReason.STOP, text)
+        if self._taken == settings.max_tokens:
+            return self._finish(FinishReason.LENGTH, text + self._stops.flush())
+        self._put_text(text)
+        return True
+
+    def _finish(self, reason: FinishReason, text: str = "") -> bool:
+        self._put_text(text)
+        prompt_tokens = len(_prompt_text(self._request).split())
+        limit = self._request.settings.max_tokens if reason is FinishReason.LENGTH else None
+        self._put(Finished(reason, Usage(prompt_tokens, self._taken), Timings(0.0, 0.0, 0.0), limit))
+        return False
+
+    def _put_text(self, text: str) -> None:
+        if not text:
+            return
+        wanted = self._request.settings.logprobs
+        token = TokenAlternative(text, text.encode(), -0.5)
+        self._put(TextDelta(text, () if wanted is None else (TokenLogprob(token, (token,) * min(wanted, 1)),)))
+
+
+class InMemoryTextGenerator(TextGenerator, ResidentModels):
+    """Answers from a script.
+
+    Args:
+        answers: Gives the tokens of an answer.
+        step_seconds: Pause before each step of all running answers.
+        load_seconds: How long ``submit`` takes when it names a model for the first time.
+    """
+
+    def __init__(self, answers: Script = echo, step_seconds: float = 0.0, load_seconds: float = 0.0) -> None:
+        self.requests: list[GenerationRequest] = []
+        self.streams: list[InMemoryTextStream] = []
+        self.responding = True
+        self._answers = answers
+        self._step_seconds = step_seconds
+        self._load_seconds = load_seconds
+        self._loaded: dict[str, ModelHandle] = {}
+        self._running: list[InMemoryTextStream] = []
+        self._work = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def submit(self, request: GenerationRequest) -> TextStream:
+        """Start an answer; see the port."""
+        request.settings.validate()
+        if self._closed:
+            raise ExecutionError("The engine is closed.")
+        stream = InMemoryTextStream(request, self._answers(request))
+        if request.model.name not in self._loaded:
+            time.sleep(self._load_seconds)
+        with self._work:
+            self._loaded[request.model.name] = request.model
+            self.requests.append(request)
+            self.streams.append(stream)
+            self._running.append(stream)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="in-memory-generator", daemon=True)
+                self._thread.start()
+            self._work.notify()
+        return stream
+
+    def close(self) -> None:
+        """End every answer and the thread."""
+        with self._work:
+            self._closed = True
+            self._work.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def state(self, timeout_seconds: float) -> EngineState:
+        """Return how it is doing; see the port."""
+        models = tuple(self._loaded[name] for name in sorted(self._loaded))
+        return EngineState(self.responding, len(self._running), 0, models)
+
+    def unload(self, model: ModelHandle | None = None) -> tuple[ModelHandle, ...]:
+        """Forget idle models; see the port."""
+        with self._work:
+            busy = {request.model.name for request in self.requests} if self._running else set()
+            gone = [
+                handle
+                for name, handle in sorted(self._loaded.items())
+                if name not in busy and (model is None or model == handle)
+            ]
+            for handle in gone:
+                del self._loaded[handle.name]
+        return tuple(gone)
+
+    def _run(self) -> None:
+        while True:
+            with self._work:
+                while not self._running and not self._closed:
+                    self._work.wait()
+                running = list(self._running)
+                if self._closed:
+                    for stream in running:
+                        stream.cancel()
+            if self._closed and not running:
+                return
+            time.sleep(self._step_seconds)
+            ended = [stream for stream in running if not stream.step()]
+            with self._work:
+                self._running = [stream for stream in self._running if stream not in ended]
+
+
+def _prompt_text(request: GenerationRequest) -> str:
+    if isinstance(request.prompt, Conversation):
+        return " ".join(message.content for message in request.prompt.messages if message.content)
+    return request.prompt if isinstance(request.prompt, str) else " ".join(map(str, request.prompt))
