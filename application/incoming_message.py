@@ -3,16 +3,16 @@
 import attrs
 
 from mlxk.domain.generation.conversation import Message
-from mlxk.domain.generation.media import DEFAULT_SOUND_PROMPT, DecodedSound, EncodedImage
+from mlxk.domain.generation.media import DEFAULT_AUDIO_PROMPT, DecodedAudio, EncodedImage
 
 
 @attrs.frozen
-class SentMessage:
+class IncomingMessage:
     """One message of a client."""
 
     message: Message
     """Without its images and sounds."""
-    parts: tuple[str | EncodedImage | DecodedSound, ...] = ()
+    parts: tuple[str | EncodedImage | DecodedAudio, ...] = ()
     """What it says, shows and plays, in order, when it is more than text."""
 
     @property
@@ -24,8 +24,8 @@ class SentMessage:
     def played(self) -> Message:
         """The message with its sounds, and without its images."""
         parts = tuple(part for part in self.parts if not isinstance(part, EncodedImage))
-        if not any(isinstance(part, DecodedSound) for part in parts):
+        if not any(isinstance(part, DecodedAudio) for part in parts):
             return self.message
         if not self.message.content:
-            parts = (*parts, DEFAULT_SOUND_PROMPT)
+            parts = (*parts, DEFAULT_AUDIO_PROMPT)
         return attrs.evolve(self.message, parts=parts)

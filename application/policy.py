@@ -133,7 +133,7 @@ def require_vision(description: ModelDescription) -> None:
         )
 
 
-def require_hearing(description: ModelDescription, needed: Capability = Capability.AUDIO) -> None:
+def require_audio_input(description: ModelDescription, needed: Capability = Capability.AUDIO) -> None:
     """Refuse a model that cannot listen, or cannot translate what it hears.
 
     Args:
@@ -197,7 +197,7 @@ def _require_text(description: ModelDescription) -> None:
 
 
 def _require_transcripts(needed: Capability, description: ModelDescription) -> None:
-    require_hearing(description, needed)
+    require_audio_input(description, needed)
     if description.can(Capability.TEXT_GENERATION):
         raise CapabilityError(
             f"'{description.handle.name}' answers questions about sound; it does not write transcripts",

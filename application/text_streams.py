@@ -75,14 +75,14 @@ class QueuedTextStream(TextStream):
 
 
 @attrs.frozen
-class Described:
+class DescribedChunk:
     """One chunk and the answer about it, which is being generated."""
 
     chunk: Chunk
     stream: TextStream
 
 
-class ChunkedAnswer(TextStream):
+class ChunkedStream(TextStream):
     """Reads the answers about all chunks; see ``TextStream``.
 
     Args:
@@ -90,7 +90,7 @@ class ChunkedAnswer(TextStream):
         rest: The others, each started when it is asked for.
     """
 
-    def __init__(self, first: Described, rest: Iterator[Described]) -> None:
+    def __init__(self, first: DescribedChunk, rest: Iterator[DescribedChunk]) -> None:
         self._rest = rest
         self._lock = threading.Lock()
         """Held while the current chunk changes."""
@@ -203,7 +203,7 @@ class ChunkedAnswer(TextStream):
 
 
 @attrs.frozen
-class HeardLimits:
+class TranscriptLimits:
     """Where an answer ends that would go on."""
 
     max_tokens: int | None = None
@@ -212,7 +212,7 @@ class HeardLimits:
     """Texts that end it and are no part of it."""
 
 
-class HeardAnswer(QueuedTextStream):
+class TranscriptStream(QueuedTextStream):
     """Reads one transcript; see ``TextStream``.
 
     Args:
@@ -230,10 +230,10 @@ class HeardAnswer(QueuedTextStream):
         events: Generator[TranscriptEvent, None, None],
         clock: Clock,
         on_end: Callable[[], None],
-        limits: HeardLimits | None = None,
+        limits: TranscriptLimits | None = None,
     ) -> None:
         super().__init__()
-        limits = limits or HeardLimits()
+        limits = limits or TranscriptLimits()
         self._events = events
         self._clock = clock
         self._on_end = on_end

@@ -34,7 +34,7 @@ from mlx_lm.sample_utils import make_sampler
 from models.answers import loaded
 from models.tiny_models import build
 
-from mlxk.adapters.mlx.engine.engine_options import EngineOptions
+from mlxk.adapters.mlx.engine.engine_limits import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.application.ports.text_generator import TextStream
@@ -133,7 +133,7 @@ def first_token_seconds(engine: MlxTextGenerator, handle: ModelHandle, prompt: C
 
 def throughput(handle: ModelHandle, rounds: int, read: Callable[..., int]) -> None:
     """Print the engine's tokens per CPU second over the bare generator's."""
-    engine = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineOptions(prefix_cache_bytes=0))
+    engine = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineLimits(prefix_cache_bytes=0))
 
     def pair(prompts: list[str], temperature: float) -> tuple[float, float]:
         return bare(handle, prompts, temperature), ours(engine, handle, prompts, temperature, read)
@@ -154,7 +154,7 @@ def throughput(handle: ModelHandle, rounds: int, read: Callable[..., int]) -> No
 
 def fairness(handle: ModelHandle, rounds: int) -> None:
     """Print what a short prompt waits behind two long ones, and what the long ones lose."""
-    engine = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineOptions(prefix_cache_bytes=0))
+    engine = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineLimits(prefix_cache_bytes=0))
     settings = GenerationSettings(temperature=0, max_tokens=1, ignore_eos=True)
 
     def long_ones(meanwhile: Callable[[], float | None], delay: float = 0.0) -> tuple[float, float | None]:

@@ -15,6 +15,7 @@ from mlxk.entrypoints.injection import containers, providers
 from mlxk.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
+    from mlxk.application.ports.audio_decoder import AudioDecoder
     from mlxk.application.ports.backend_registry import BackendRegistry
     from mlxk.application.ports.built_in_models import BuiltInModels
     from mlxk.application.ports.cache_editor import CacheEditor
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from mlxk.application.ports.model_publisher import ModelPublisher
     from mlxk.application.ports.publication_folder import PublicationFolder
     from mlxk.application.ports.resident_models import ResidentModels
-    from mlxk.application.ports.sound_decoder import SoundDecoder
     from mlxk.application.ports.speech_transcriber import SpeechTranscriber
     from mlxk.application.ports.text_embedder import TextEmbedder
     from mlxk.application.ports.text_generator import TextGenerator
@@ -164,7 +164,7 @@ class Adapters(containers.DeclarativeContainer):
     text_embedder: providers.Provider["TextEmbedder"] = providers.ThreadSafeSingleton(_text_embedder, text_generator)
     image_decoder: providers.Provider["ImageDecoder"] = providers.ThreadSafeSingleton(images.image_decoder)
     exif_reader: providers.Provider["ExifReader"] = providers.ThreadSafeSingleton(images.exif_reader)
-    sound_decoder: providers.Provider["SoundDecoder"] = providers.ThreadSafeSingleton(sounds.sound_decoder)
+    audio_decoder: providers.Provider["AudioDecoder"] = providers.ThreadSafeSingleton(sounds.audio_decoder)
     resident_models: providers.Provider["ResidentModels"] = providers.Callable(engine.resident_models, text_generator)
 
 
@@ -302,7 +302,7 @@ class UseCases(containers.DeclarativeContainer):
         adapters.event_log,
     )
     ask_about_recording: providers.Provider["AskAboutRecording"] = providers.Factory(
-        sounds.ask_about_recording, generate_text, adapters.sound_decoder
+        sounds.ask_about_recording, generate_text, adapters.audio_decoder
     )
     describe_images: providers.Provider["DescribeImages"] = providers.Factory(
         images.describe_images, generate_text, adapters.image_decoder, adapters.exif_reader

@@ -7,14 +7,14 @@ The limits follow from the memory that is available to MLX, as the memory probe 
     caches of running answers and kept prefixes together  20 %
     prefixes when nothing runs                            all of that; they make room for whatever starts
 
-A machine that does not tell its memory sets no limits but the one on prefixes that ``EngineOptions`` has.
+A machine that does not tell its memory sets no limits but the one on prefixes that ``EngineLimits`` has.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlxk.adapters.mlx.engine.engine_options import EngineOptions
-    from mlxk.adapters.mlx.engine.model_lease import ModelLender
+    from mlxk.adapters.mlx.engine.engine_limits import EngineLimits
+    from mlxk.adapters.mlx.engine.model_lease import ModelLeases
     from mlxk.application.ports.clock import Clock
     from mlxk.application.ports.event_log import EventLog
     from mlxk.application.ports.memory_probe import MemoryProbe
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 _MIB = 1024 * 1024
 
 
-def engine_options(memory: "MemoryProbe", server: "ServerSettings | None") -> "EngineOptions":
+def engine_options(memory: "MemoryProbe", server: "ServerSettings | None") -> "EngineLimits":
     """Set the limits of the engine.
 
     Args:
         memory: Says how much there is.
         server: What the operator of a server decided; None for commands.
     """
-    from mlxk.adapters.mlx.engine.engine_options import EngineOptions
+    from mlxk.adapters.mlx.engine.engine_limits import EngineLimits
 
     reading, limits = memory.read(), {}
     if reading is not None:
@@ -42,10 +42,10 @@ def engine_options(memory: "MemoryProbe", server: "ServerSettings | None") -> "E
             "prefix_cache_bytes": reading.cache_budget,
         }
     if server is None:
-        return EngineOptions(**limits)
+        return EngineLimits(**limits)
     if server.memory_budget_mib is not None:
         limits["model_budget_bytes"] = server.memory_budget_mib * _MIB
-    return EngineOptions(
+    return EngineLimits(
         **limits,
         max_rows=server.max_streams,
         max_waiting=server.max_queue + server.max_streams,
@@ -61,7 +61,7 @@ def text_generator(
     from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 
     if server is not None:
-        malloc.use_one_heap()
+        malloc.use_single_arena()
     return MlxTextGenerator(log, clock, engine_options(memory, server))
 
 
@@ -74,7 +74,7 @@ def resident_models(generator: "TextGenerator") -> "ResidentModels":
     return generator
 
 
-def lender(generator: "TextGenerator") -> "ModelLender":
+def lender(generator: "TextGenerator") -> "ModelLeases":
     """Lend models of other kinds, in the memory and on the thread of the engine that generates text."""
     from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 

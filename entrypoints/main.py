@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     gc.set_threshold(_COLLECT_EVERY)
     with _HeldInterrupt() as interrupt:
         from mlxk.domain.errors import InterruptedRunError, ValidationError
-        from mlxk.entrypoints.cli.command import Door
+        from mlxk.entrypoints.cli.command import CommandContext
         from mlxk.entrypoints.cli.program import refuse, run
         from mlxk.entrypoints.settings import read_settings
 
@@ -61,8 +61,8 @@ def main(argv: list[str] | None = None) -> int:
             return refuse(arguments, error)
     if interrupt.came:
         return refuse(arguments, InterruptedRunError("interrupted"))
-    door = Door(settings=settings, build=_container, read_pipe=_read_pipe, serve=_serving(arguments))
-    status = run(arguments, door)
+    context = CommandContext(settings=settings, build=_container, read_pipe=_read_pipe, serve=_serving(arguments))
+    status = run(arguments, context)
     if argv is None:
         _leave(status)
     return status

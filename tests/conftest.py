@@ -120,7 +120,7 @@ def command(
 
     It costs a tenth of a process of its own. Keyword arguments are environment variables.
     """
-    from mlxk.entrypoints.cli.command import Door
+    from mlxk.entrypoints.cli.command import CommandContext
     from mlxk.entrypoints.cli.program import run
     from mlxk.entrypoints.container import build
     from mlxk.entrypoints.settings import read_settings
@@ -128,8 +128,10 @@ def command(
     def execute(*arguments: str, **variables: str) -> dict[str, Any]:
         settings = read_settings({**program_environment, **hub_variables, **variables})
         with contextlib.chdir(tmp_path):
-            door = Door(settings=settings, build=build, read_pipe=lambda words, note: words, serve=lambda *_: 1)
-            status = run([*arguments, "--json"], door)
+            context = CommandContext(
+                settings=settings, build=build, read_pipe=lambda words, note: words, serve=lambda *_: 1
+            )
+            status = run([*arguments, "--json"], context)
         printed = capsys.readouterr()
         assert printed.err == ""
         envelope: dict[str, Any] = json.loads(printed.out)

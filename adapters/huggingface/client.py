@@ -146,7 +146,7 @@ class HubClient:
         headers = build_hf_headers(token=self.access.token or False, library_name="mlxk")
         return {**headers, "Accept-Encoding": "identity"}
 
-    def patiently(self, call: Callable[[], _ANSWER]) -> _ANSWER:
+    def with_retries(self, call: Callable[[], _ANSWER]) -> _ANSWER:
         """Return the answer of a call that may be repeated, repeating it while the network or the hub falters."""
         import httpx2
 
@@ -201,7 +201,7 @@ def seconds_asked(value: str | None) -> float | None:
 
 
 @contextmanager
-def in_our_words(name: str, revision: str | None, access: HubAccess) -> Iterator[None]:
+def translate_errors(name: str, revision: str | None, access: HubAccess) -> Iterator[None]:
     """Translate what the hub client raises inside the block.
 
     Raises:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from mlxk.adapters.huggingface.client import HubClient, in_our_words
+from mlxk.adapters.huggingface.client import HubClient, translate_errors
 from mlxk.adapters.huggingface.layout import STAGING, ModelFolder
 from mlxk.adapters.huggingface.transfer import BlobTransfer, StoppedError, storage_error
 from mlxk.application.ports.model_hub import ModelHub
@@ -128,11 +128,11 @@ class HuggingFaceModelHub(ModelHub):
         check_name(name)
         if revision is not None:
             check_revision(revision)
-        with in_our_words(name, revision, self._client.access):
+        with translate_errors(name, revision, self._client.access):
             api = self._client.api()
-            info = self._client.patiently(lambda: api.model_info(name, revision=revision))
+            info = self._client.with_retries(lambda: api.model_info(name, revision=revision))
             commit = check_commit(info.sha)
-            listed = self._client.patiently(lambda: list(api.list_repo_tree(name, revision=commit, recursive=True)))
+            listed = self._client.with_retries(lambda: list(api.list_repo_tree(name, revision=commit, recursive=True)))
             files = tuple(sorted(remote_files(listed), key=lambda file: file.path))
             if info.gated or info.private:
                 self._check_access(name, commit, files)
@@ -152,7 +152,7 @@ class HuggingFaceModelHub(ModelHub):
         except OSError as error:
             raise storage_error(error) from error
         files = sorted({file.digest: file for file in plan.files}.values(), key=lambda file: -file.size_bytes)
-        with in_our_words(plan.model.name, plan.model.commit, self._client.access):
+        with translate_errors(plan.model.name, plan.model.commit, self._client.access):
             stop = threading.Event()
             transfer = BlobTransfer(self._client, folder, plan.model.commit, stop, verify_present=verify_present)
             progress.begin("Downloading", {file.path: file.size_bytes for file in files})
@@ -171,7 +171,9 @@ class HuggingFaceModelHub(ModelHub):
 
         access = self._client.access
         url = self._client.file_url(name, commit, files[0].path)
-        self._client.patiently(lambda: get_hf_file_metadata(url, token=access.token or False, timeout=access.timeout))
+        self._client.with_retries(
+            lambda: get_hf_file_metadata(url, token=access.token or False, timeout=access.timeout)
+        )
 
 
 class _Crew:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mlxk.adapters.huggingface.client import HubClient, in_our_words, is_transient, reason_of
+from mlxk.adapters.huggingface.client import HubClient, is_transient, reason_of, translate_errors
 from mlxk.adapters.huggingface.hub import remote_files
 from mlxk.application.ports.model_publisher import ModelPublisher, Publication, Published
 from mlxk.application.ports.progress import Progress
@@ -43,19 +43,19 @@ class HuggingFaceModelPublisher(ModelPublisher):
         self._require_token()
         from huggingface_hub import errors
 
-        with in_our_words(name, branch, self._client.access):
+        with translate_errors(name, branch, self._client.access):
             api = self._client.api()
             try:
-                info = self._client.patiently(lambda: api.model_info(name))
+                info = self._client.with_retries(lambda: api.model_info(name))
             except errors.RepositoryNotFoundError:
                 return RemoteState()
             try:
-                info = self._client.patiently(lambda: api.model_info(name, revision=branch))
+                info = self._client.with_retries(lambda: api.model_info(name, revision=branch))
                 branch_exists = True
             except errors.RevisionNotFoundError:
                 branch_exists = False
             commit = check_commit(info.sha)
-            listed = self._client.patiently(lambda: list(api.list_repo_tree(name, revision=commit, recursive=True)))
+            listed = self._client.with_retries(lambda: list(api.list_repo_tree(name, revision=commit, recursive=True)))
         files = tuple(sorted(remote_files(listed), key=lambda file: file.path))
         return RemoteState(True, bool(info.private), branch_exists, commit, files)
 
@@ -111,7 +111,9 @@ class HuggingFaceModelPublisher(ModelPublisher):
     def _made_meanwhile(self, api: "HfApi", publication: Publication) -> "CommitInfo | None":
         from huggingface_hub import CommitInfo
 
-        head = self._client.patiently(lambda: api.list_repo_commits(publication.name, revision=publication.branch))[0]
+        head = self._client.with_retries(lambda: api.list_repo_commits(publication.name, revision=publication.branch))[
+            0
+        ]
         if head.commit_id == publication.parent or head.title != publication.message:
             return None
         url = f"{self.url(publication.name)}/commit/{head.commit_id}"
@@ -135,7 +137,7 @@ class HuggingFaceModelPublisher(ModelPublisher):
         from huggingface_hub import errors
 
         try:
-            with in_our_words(name, None, self._client.access), contextlib.redirect_stdout(io.StringIO()):
+            with translate_errors(name, None, self._client.access), contextlib.redirect_stdout(io.StringIO()):
                 try:
                     yield
                 except errors.HfHubHTTPError as error:

@@ -4,7 +4,7 @@ import attrs
 
 
 @attrs.frozen
-class Fault:
+class ExceptionSummary:
     """An unexpected exception, described."""
 
     kind: str
@@ -13,7 +13,7 @@ class Fault:
     """The module and line that raised it."""
 
     @classmethod
-    def of(cls, error: BaseException) -> "Fault":
+    def of(cls, error: BaseException) -> "ExceptionSummary":
         """Describe an exception that was caught; its frames are not kept."""
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from mlxk.adapters.mlx.engine.engine_options import EngineOptions
-from mlxk.adapters.mlx.engine.model_lease import Loan, ModelLender
+from mlxk.adapters.mlx.engine.engine_limits import EngineLimits
+from mlxk.adapters.mlx.engine.model_lease import ModelLease, ModelLeases
 from mlxk.adapters.mlx.engine.owner_thread import OwnerThread
-from mlxk.adapters.mlx.engine.text_stream import AnswerSink, MlxTextStream
-from mlxk.adapters.mlx.exception_summary import Fault
+from mlxk.adapters.mlx.engine.text_stream import EventSink, MlxTextStream
+from mlxk.adapters.mlx.exception_summary import ExceptionSummary
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.resident_models import EngineState, ResidentModels
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from mlxk.adapters.mlx.engine.engine import Engine
     from mlxk.adapters.mlx.engine.jobs import Job
-    from mlxk.adapters.mlx.engine.model_pool import Loader, Resident
+    from mlxk.adapters.mlx.engine.model_pool import Loader, PooledModel
     from mlxk.adapters.mlx.loading.text_model import LoadedModel
     from mlxk.adapters.mlx.prompting.templates import RenderedPrompt
     from mlxk.adapters.mlx.vision.prefill import VisionPrompt
@@ -45,10 +45,10 @@ class MlxTextGenerator(TextGenerator, ResidentModels):
         options: Limits.
     """
 
-    def __init__(self, log: EventLog, clock: Clock, options: EngineOptions | None = None) -> None:
+    def __init__(self, log: EventLog, clock: Clock, options: EngineLimits | None = None) -> None:
         self._log = log
         self._clock = clock
-        self._options = options or EngineOptions()
+        self._options = options or EngineLimits()
         self._thread: OwnerThread[Engine] = OwnerThread(self._build, log)
         self._state = EngineState(responding=False, running=0, waiting=0, models=())
         self._places = _Places(self._options.max_waiting)
@@ -67,9 +67,9 @@ class MlxTextGenerator(TextGenerator, ResidentModels):
             raise
 
     @property
-    def lender(self) -> ModelLender:
+    def lender(self) -> ModelLeases:
         """Models of other kinds, in the same memory and on the same thread; gone when this is closed."""
-        return ModelLender(self._thread, self._log)
+        return ModelLeases(self._thread, self._log)
 
     def close(self) -> None:
         """Release every model; see the port."""
@@ -102,12 +102,12 @@ class MlxTextGenerator(TextGenerator, ResidentModels):
         residents = self._lease(request)
         loaded_at = self._clock.monotonic()
         try:
-            sink = AnswerSink()
+            sink = EventSink()
             models = tuple(each.model for each in residents)
             rendered, seen = self._look(request, models)
             row = prepare(request, models, sink, self._clock, rendered)
             row.answer.load_seconds = loaded_at - asked_at
-            job = Job(row, residents, on_start=self._places.give_back, computation=request.computation)
+            job = Job(row, residents, on_start=self._places.give_back, engine_options=request.engine_options)
             job.media = self._media(models[0], seen)
         except BaseException:
             self._thread.post(lambda engine: engine.release(residents))
@@ -121,20 +121,20 @@ class MlxTextGenerator(TextGenerator, ResidentModels):
 
         failure = import_failure(error, "Running text models", "mlx", "mlx-lm")
         if isinstance(failure, ExecutionError):
-            fault = Fault.of(error)
+            fault = ExceptionSummary.of(error)
             self._log.error(
                 "a library cannot be imported", error=fault.kind, where=fault.place, reason=str(error)[:300]
             )
         return failure
 
-    def _lease(self, request: GenerationRequest) -> "tuple[Resident, ...]":
+    def _lease(self, request: GenerationRequest) -> "tuple[PooledModel, ...]":
         """Have the models of a request in memory, loading them if need be."""
         from mlxk.adapters.mlx.engine.model_pool import LoadRequest, WantedModel
 
-        computation = request.computation
-        wanted = [WantedModel(request.model, computation.adapter, _loader(request.backend))]
-        if computation.draft_model is not None:
-            wanted.append(WantedModel(computation.draft_model))
+        engine_options = request.engine_options
+        wanted = [WantedModel(request.model, engine_options.adapter, _loader(request.backend))]
+        if engine_options.draft_model is not None:
+            wanted.append(WantedModel(engine_options.draft_model))
         engine = self._thread.worker
         if engine is not None and (residents := engine.lease_now(tuple(wanted))) is not None:
             return residents
@@ -147,14 +147,14 @@ class MlxTextGenerator(TextGenerator, ResidentModels):
     ) -> "tuple[RenderedPrompt | None, LookedAt | None]":
         """Have a model that looks at images process the prompt; nothing for any other, whose prompt is text."""
         if models[0].vision is None:
-            if request.shows_images or request.plays_sound:
+            if request.has_images or request.has_audio:
                 raise CapabilityError(f"'{models[0].name}' takes text, not images and sound.")
             return None, None
         if len(models) > 1:
             raise CapabilityError("draft_model: models that look at images take no draft model.")
         from mlxk.adapters.mlx.vision.prompts import look
 
-        return Loan(self._thread, models[0], self._log).call(lambda: look(request, models[0]))
+        return ModelLease(self._thread, models[0], self._log).call(lambda: look(request, models[0]))
 
     def _media(self, model: "LoadedModel", seen: "LookedAt | None") -> "VisionPrompt | None":
         if seen is None:

@@ -6,14 +6,14 @@ that listen and do nothing else are ``TranscribeAudio``'s.
 
 import attrs
 
-from mlxk.application.policy import require_hearing, require_text_model
-from mlxk.application.ports.sound_decoder import SoundDecoder
+from mlxk.application.policy import require_audio_input, require_text_model
+from mlxk.application.ports.audio_decoder import AudioDecoder
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.use_cases.generate_text import GenerateText, Question
 from mlxk.application.use_cases.transcribe_audio import Recording
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import Conversation
-from mlxk.domain.generation.media import check_sound_length
+from mlxk.domain.generation.media import check_audio_length
 from mlxk.domain.models.model import Capability, ModelDescription
 
 
@@ -22,7 +22,7 @@ class AskAboutRecording:
     """Answers a prompt about a recording."""
 
     generate: GenerateText
-    decoder: SoundDecoder
+    decoder: AudioDecoder
 
     def takes(self, reference: str) -> bool:
         """Whether a model writes text about sound, instead of writing down what is said.
@@ -46,16 +46,16 @@ class AskAboutRecording:
         Raises:
             ValidationError: A setting is out of range, or the file is missing, no sound, or longer than half a minute.
             CapabilityError, UnhealthyModelError, IncompatibleModelError: The model takes no sound, or does not run.
-            MlxkError: See ``GenerateText`` and ``SoundDecoder``.
+            MlxkError: See ``GenerateText`` and ``AudioDecoder``.
         """
         question.settings.validate()
         if not isinstance(question.prompt, Conversation):
             raise ValidationError("A recording is played in a conversation, not in a bare prompt.")
         description = self.generate.describe(self.generate.resolve(reference))
         require_text_model(description)
-        require_hearing(description)
+        require_audio_input(description)
         sound = self.decoder.decode(recording.path, recording.name)
-        check_sound_length(sound, recording.name)
+        check_audio_length(sound, recording.name)
         return self.generate.start(description, attrs.evolve(question, prompt=question.prompt.playing(sound)))
 
 

@@ -11,7 +11,7 @@ import attrs
 from mlxk.application.policy import require_text_model, require_vision
 from mlxk.application.ports.exif_reader import ExifReader
 from mlxk.application.ports.image_decoder import ImageDecoder
-from mlxk.application.text_streams import Described
+from mlxk.application.text_streams import DescribedChunk
 from mlxk.application.use_cases.generate_text import GenerateText, Question
 from mlxk.domain.generation.conversation import Conversation, Message, Role
 from mlxk.domain.generation.image_table import Chunk, ShownImage
@@ -53,7 +53,7 @@ class DescribeImages:
     decoder: ImageDecoder
     exif: ExifReader
 
-    def __call__(self, reference: str, sources: Sequence[ImageSource], showing: Showing) -> Iterator[Described]:
+    def __call__(self, reference: str, sources: Sequence[ImageSource], showing: Showing) -> Iterator[DescribedChunk]:
         """Judge everything, then show chunk after chunk, each when it is asked for.
 
         Args:
@@ -95,7 +95,7 @@ class DescribeImages:
 
     def _described(
         self, description: ModelDescription, sources: Sequence[ImageSource], showing: Showing
-    ) -> Iterator[Described]:
+    ) -> Iterator[DescribedChunk]:
         count = -(-len(sources) // showing.chunk)
         for index in range(count):
             first = index * showing.chunk
@@ -110,9 +110,9 @@ class DescribeImages:
     def _seen(self, shown: ShownImage) -> SeenImage:
         return SeenImage(shown, self.decoder.decode(shown.image))
 
-    def _ask(self, description: ModelDescription, chunk: Chunk, showing: Showing) -> Described:
+    def _ask(self, description: ModelDescription, chunk: Chunk, showing: Showing) -> DescribedChunk:
         images = [self.decoder.decode(shown.image) for shown in chunk.images]
         opening = (Message(Role.SYSTEM, showing.system),) if showing.system else ()
         asked = Conversation((*opening, chunk.message([*images, showing.prompt])))
         question = attrs.evolve(showing.question, prompt=asked)
-        return Described(chunk, self.generate.start(description, question))
+        return DescribedChunk(chunk, self.generate.start(description, question))

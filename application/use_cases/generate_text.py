@@ -7,7 +7,7 @@ Which files say what is ``DescribeModel``'s knowledge, how tokens are made is th
 import attrs
 
 from mlxk.application.policy import (
-    require_hearing,
+    require_audio_input,
     require_memory,
     require_reasoning,
     require_text_model,
@@ -20,7 +20,7 @@ from mlxk.application.ports.text_generator import TextGenerator, TextStream
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.generation.conversation import Conversation
-from mlxk.domain.generation.engine_options import Computation
+from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.request import Effort, GenerationRequest, GenerationSettings
 from mlxk.domain.models.model import ModelDescription
 
@@ -36,7 +36,7 @@ class Question:
     """Whether the model is to reason first; None leaves it to its chat template."""
     effort: Effort | None = None
     """How much it is to reason; None leaves it to its chat template."""
-    computation: Computation = attrs.field(factory=Computation)
+    engine_options: EngineOptions = attrs.field(factory=EngineOptions)
     draft_reference: str | None = None
     """A smaller model that proposes tokens, as the user typed it."""
     strict_memory: bool = False
@@ -79,23 +79,23 @@ class GenerateText:
         """
         require_text_model(description)
         self._require_template(description, question)
-        computation = question.computation
+        engine_options = question.engine_options
         if question.draft_reference is not None:
             draft = self.resolve(question.draft_reference)
             require_text_model(self.describe(draft))
-            computation = attrs.evolve(computation, draft_model=draft)
+            engine_options = attrs.evolve(engine_options, draft_model=draft)
         handle = description.handle
         request = GenerationRequest(
-            handle, question.prompt, question.settings, question.thinking, computation, effort=question.effort
+            handle, question.prompt, question.settings, question.thinking, engine_options, effort=question.effort
         )
         request.validate()
-        if request.shows_images:
+        if request.has_images:
             require_vision(description)
-        if request.plays_sound:
-            require_hearing(description)
+        if request.has_audio:
+            require_audio_input(description)
         # Over budget, text models are run unless that is refused, since they page. About images and sound they are
         # refused: a tower takes memory in one piece, and a system without it is killed.
-        strict = question.strict_memory or request.shows_images or request.plays_sound
+        strict = question.strict_memory or request.has_images or request.has_audio
         require_memory(description, self.memory, warn=None if strict else self.log)
         return self.generator.submit(request.routed(description.text_backends))
 

@@ -54,7 +54,7 @@ class ServedModel:
         return Capability.CHAT in self.description.capabilities
 
     @property
-    def only_listens(self) -> bool:
+    def is_transcription_only(self) -> bool:
         """Whether it writes down what is said, and writes no text of its own."""
         return self.description.can(Capability.AUDIO) and not self.description.can(Capability.TEXT_GENERATION)
 

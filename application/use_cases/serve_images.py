@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
-from mlxk.application.incoming_message import SentMessage
+from mlxk.application.incoming_message import IncomingMessage
 from mlxk.application.policy import require_vision
 from mlxk.application.ports.exif_reader import ExifReader
 from mlxk.application.ports.image_decoder import ImageDecoder
 from mlxk.application.ports.text_generator import TextStream
-from mlxk.application.text_streams import ChunkedAnswer, Described
+from mlxk.application.text_streams import ChunkedStream, DescribedChunk
 from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.application.use_cases.serve_text import ServeText
 from mlxk.domain.errors import ParameterNotSupportedError
@@ -40,7 +40,7 @@ class ServeImages:
         self,
         model: ServedModel,
         request: GenerationRequest,
-        sent: Sequence[SentMessage],
+        sent: Sequence[IncomingMessage],
         chunk: int = DEFAULT_CHUNK,
         alternatives: int = 1,
     ) -> tuple[TextStream, ...]:
@@ -76,13 +76,13 @@ class ServeImages:
                 hint=f"Leave n out, or show up to {MAX_CHUNK} together with chunk.",
             )
         described = self._chunk_by_chunk(model, request, sent, chunks(self._shown(asked, named_by), chunk))
-        return (ChunkedAnswer(next(described), described),)
+        return (ChunkedStream(next(described), described),)
 
     def _whole(
         self,
         model: ServedModel,
         request: GenerationRequest,
-        sent: Sequence[SentMessage],
+        sent: Sequence[IncomingMessage],
         named_by: Mapping[str, int],
         alternatives: int,
     ) -> tuple[TextStream, ...]:
@@ -93,20 +93,20 @@ class ServeImages:
         if not asked or request.settings.grammar is not None:
             return streams
         table = Chunk(self._shown(asked, named_by))
-        return tuple(ChunkedAnswer(Described(table, stream), iter(())) for stream in streams)
+        return tuple(ChunkedStream(DescribedChunk(table, stream), iter(())) for stream in streams)
 
     def _chunk_by_chunk(
-        self, model: ServedModel, request: GenerationRequest, sent: Sequence[SentMessage], parts: Sequence[Chunk]
-    ) -> Iterator[Described]:
+        self, model: ServedModel, request: GenerationRequest, sent: Sequence[IncomingMessage], parts: Sequence[Chunk]
+    ) -> Iterator[DescribedChunk]:
         opening = [each.message for each in sent if each.message.role is Role.SYSTEM]
         said = [part for part in sent[-1].parts if not isinstance(part, EncodedImage)]
         for part in parts:
             pictures = [self.decoder.decode(shown.image) for shown in part.images]
             asked = _about(request, [*opening, part.message([*pictures, *said])])
             (stream,) = self.serve_text(model, [asked])
-            yield Described(part, stream)
+            yield DescribedChunk(part, stream)
 
-    def _message(self, sent: SentMessage, named_by: Mapping[str, int]) -> Message:
+    def _message(self, sent: IncomingMessage, named_by: Mapping[str, int]) -> Message:
         """Return a message as the model gets it: shown anew, and answers without our tables."""
         if sent.message.role is Role.ASSISTANT:
             return attrs.evolve(sent.message, content=without_tables(sent.message.content))
@@ -121,12 +121,12 @@ class ServeImages:
         )
 
 
-def _last_shown(sent: Sequence[SentMessage]) -> tuple[EncodedImage, ...]:
+def _last_shown(sent: Sequence[IncomingMessage]) -> tuple[EncodedImage, ...]:
     """Return what the last message shows: nothing when it is no user's."""
     return sent[-1].images
 
 
-def _turns(sent: SentMessage) -> tuple[str | EncodedImage, ...]:
+def _turns(sent: IncomingMessage) -> tuple[str | EncodedImage, ...]:
     """Return what gives images their numbers: those of a user, and the tables in an answer."""
     return (sent.message.content,) if sent.message.role is Role.ASSISTANT else sent.images
 
@@ -136,7 +136,7 @@ def _about(request: GenerationRequest, messages: "Iterator[Message] | Sequence[M
     return attrs.evolve(request, prompt=Conversation(tuple(messages), tools))
 
 
-def _told_of(sent: SentMessage) -> Message:
+def _told_of(sent: IncomingMessage) -> Message:
     """Return a message for a text model, which is told that there were images."""
     played = sent.played
     if not sent.images:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from mlxk.application.policy import require_hearing, require_vision
+from mlxk.application.policy import require_audio_input, require_vision
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.memory_probe import MemoryProbe
 from mlxk.application.ports.text_generator import TextGenerator, TextStream
@@ -51,12 +51,12 @@ class ServeText:
                 raise CapabilityError(
                     f"'{model.id}' has no chat template", hint="Send the text to /v1/completions instead."
                 )
-        images = any(request.shows_images for request in requests)
-        sounds = any(request.plays_sound for request in requests)
+        images = any(request.has_images for request in requests)
+        sounds = any(request.has_audio for request in requests)
         if images:
             require_vision(model.description)
         if sounds:
-            require_hearing(model.description)
+            require_audio_input(model.description)
         self._judge_memory(model, strict=images or sounds or self.strict_memory)
         streams: list[TextStream] = []
         try:

@@ -31,7 +31,7 @@ class _Kind(enum.Enum):
     CALL = enum.auto()
 
 
-class ChannelSplitter:
+class HarmonyParser:
     """Splits a channelled answer.
 
     The analysis channel is reasoning, a message with a recipient is a tool call, every other message is text. Text that

@@ -6,14 +6,14 @@ before; who shows or hides what comes after. A whole answer is its stream, joine
 
 from collections.abc import Iterable
 
-from mlxk.domain.formats.harmony import ChannelSplitter
+from mlxk.domain.formats.harmony import HarmonyParser
 from mlxk.domain.formats.reasoning import ReasoningFormat, ReasoningSplitter, ReasoningStyle
 from mlxk.domain.formats.scanner import StopSequences
 from mlxk.domain.formats.tool_calls import ToolCallFormat, ToolCallSplitter
 from mlxk.domain.generation.request import AnswerDelta, ReasoningDelta, TextDelta
 
 
-class AnswerStream:
+class OutputParser:
     """One answer.
 
     Args:
@@ -31,11 +31,11 @@ class AnswerStream:
         prompt_tail: str = "",
     ) -> None:
         self._stops = StopSequences(stops)
-        self._channels: ChannelSplitter | None = None
+        self._channels: HarmonyParser | None = None
         self._tags: ReasoningSplitter | None = None
         self._tools: ToolCallSplitter | None = None
         if reasoning is not None and reasoning.style is ReasoningStyle.CHANNELS:
-            self._channels = ChannelSplitter(prompt_tail, tools)
+            self._channels = HarmonyParser(prompt_tail, tools)
             return
         if reasoning is not None:
             self._tags = ReasoningSplitter(reasoning, reasoning.opened_by(prompt_tail))

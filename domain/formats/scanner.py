@@ -7,7 +7,7 @@ import attrs
 
 
 @attrs.frozen
-class Piece:
+class ScannedText:
     """A piece of the scanned text, never empty."""
 
     text: str
@@ -72,20 +72,20 @@ class MarkerScanner:
         self._found: tuple[int, int] | None = None
         """Start and end, within the held text, of a marker that one further left may still precede."""
 
-    def feed(self, text: str) -> list[Piece]:
+    def feed(self, text: str) -> list[ScannedText]:
         """Take the next piece of text, which may be empty, and return what is decided by now."""
         if self._node is self._root and not self._held and self._root.children.keys().isdisjoint(text):
-            return [Piece(text)] if text else []
+            return [ScannedText(text)] if text else []
         self._held += text
-        pieces: list[Piece] = []
+        pieces: list[ScannedText] = []
         while self._advance():
             self._cut(pieces)
         self._release(pieces, len(self._held) - self._node.depth)
         return pieces
 
-    def flush(self) -> list[Piece]:
+    def flush(self) -> list[ScannedText]:
         """Return what is still held; the text has ended. The scanner is then as new."""
-        pieces: list[Piece] = []
+        pieces: list[ScannedText] = []
         while self._found is not None:
             self._cut(pieces)
             while self._advance():
@@ -111,20 +111,20 @@ class MarkerScanner:
         self._node, self._scanned, self._found = node, position, found
         return found is not None and position - node.depth >= found[0]
 
-    def _cut(self, pieces: list[Piece]) -> None:
+    def _cut(self, pieces: list[ScannedText]) -> None:
         """Release the text up to the marker that was found, and the marker; scan anew behind it."""
         if self._found is None:
             return
         start, end = self._found
         self._release(pieces, start)
         length = end - start
-        pieces.append(Piece(self._held[:length], marker=True))
+        pieces.append(ScannedText(self._held[:length], marker=True))
         self._held = self._held[length:]
         self._node, self._scanned, self._found = self._root, 0, None
 
-    def _release(self, pieces: list[Piece], count: int) -> None:
+    def _release(self, pieces: list[ScannedText], count: int) -> None:
         if count:
-            pieces.append(Piece(self._held[:count]))
+            pieces.append(ScannedText(self._held[:count]))
             self._held = self._held[count:]
             self._scanned -= count
             if self._found is not None:

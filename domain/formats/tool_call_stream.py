@@ -23,7 +23,7 @@ LONGEST_OPENING = 1024
 """Characters within which a call must have begun; text that goes on longer without an opening is left to the parser."""
 
 
-class CallFollower(Protocol):
+class IncrementalCallParser(Protocol):
     """Shows the calls of one section while it is written.
 
     A call with a name and no arguments begins a call, one without a name continues it with the next piece of its
@@ -62,7 +62,7 @@ _KEY = re.compile(r'"arguments"\s*:\s*(?=\{)')
 """Stands before the arguments of a call that is JSON as a whole."""
 
 
-class CallText(CallFollower):
+class CallText(IncrementalCallParser):
     """The calls of one section.
 
     Args:
@@ -168,7 +168,7 @@ class _Place(enum.Enum):
     ARGUMENT = enum.auto()
 
 
-class TaggedCall(CallFollower):
+class TaggedCall(IncrementalCallParser):
     """The calls of one section.
 
     An argument that the parser does not read is given as the text it is. One that is written twice is given twice, and

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from mlxk.domain.formats.scanner import MarkerScanner
-from mlxk.domain.formats.tool_call_stream import CallFollower, ToolCallParser
+from mlxk.domain.formats.tool_call_stream import IncrementalCallParser, ToolCallParser
 from mlxk.domain.generation.conversation import ToolCall
 from mlxk.domain.generation.request import TextDelta, ToolCallDelta
 
@@ -24,7 +24,7 @@ class ToolCallFormat:
     end: str
     """Closes it; empty when only the next section or the end of the answer does."""
     parse: ToolCallParser
-    follow: Callable[[], CallFollower] | None = None
+    follow: Callable[[], IncrementalCallParser] | None = None
     """Makes what follows a section while it is written; None shows all calls when their section ends."""
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import attrs
 
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation.media import DecodedImage, DecodedSound
+from mlxk.domain.generation.media import DecodedAudio, DecodedImage
 
-MessagePart = str | DecodedImage | DecodedSound
+MessagePart = str | DecodedImage | DecodedAudio
 """A piece of a turn."""
 
 
@@ -59,9 +59,9 @@ class Message:
         return tuple(part for part in self.parts if isinstance(part, DecodedImage))
 
     @property
-    def sounds(self) -> tuple[DecodedSound, ...]:
+    def sounds(self) -> tuple[DecodedAudio, ...]:
         """What it plays, in order."""
-        return tuple(part for part in self.parts if isinstance(part, DecodedSound))
+        return tuple(part for part in self.parts if isinstance(part, DecodedAudio))
 
 
 @attrs.frozen
@@ -77,10 +77,10 @@ class Conversation:
         """Build a conversation of one user turn, with an optional system prompt before it.
 
         Raises:
-            ValidationError: One of them is no text; see ``require_whole``.
+            ValidationError: One of them is no text; see ``require_valid_unicode``.
         """
-        require_whole(prompt, "prompt")
-        require_whole(system or "", "system")
+        require_valid_unicode(prompt, "prompt")
+        require_valid_unicode(system or "", "system")
         opening = (Message(Role.SYSTEM, system),) if system else ()
         return cls((*opening, Message(Role.USER, prompt)), tools)
 
@@ -90,11 +90,11 @@ class Conversation:
         return tuple(image for message in self.messages for image in message.images)
 
     @property
-    def sounds(self) -> tuple[DecodedSound, ...]:
+    def sounds(self) -> tuple[DecodedAudio, ...]:
         """Everything that was played, in order."""
         return tuple(sound for message in self.messages for sound in message.sounds)
 
-    def playing(self, sound: DecodedSound) -> "Conversation":
+    def playing(self, sound: DecodedAudio) -> "Conversation":
         """Return this conversation with a recording in its last turn, before what that says."""
         *earlier, last = self.messages
         parts = (sound, *(last.parts or (last.content,)))
@@ -105,7 +105,7 @@ class Conversation:
         return attrs.evolve(self, messages=(*self.messages, Message(role, content)))
 
 
-def require_whole(text: str, field: str) -> None:
+def require_valid_unicode(text: str, field: str) -> None:
     """Refuse a text that holds half a surrogate pair: bytes that are not UTF-8 come so from a command line.
 
     Args:

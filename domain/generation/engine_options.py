@@ -19,7 +19,7 @@ MIN_KV_SIZE = 16
 
 
 @attrs.frozen
-class Computation:
+class EngineOptions:
     """How an answer is computed: what trades memory, speed and exactness. The defaults change nothing."""
 
     adapter: str | None = None

@@ -178,7 +178,7 @@ def check_chunk(size: int, place: str = "chunk") -> None:
         raise ValidationError(f"{place} must be at least 1 and at most {MAX_CHUNK} (got {size})")
 
 
-SOUND_RATE = 16_000
+AUDIO_RATE = 16_000
 """Samples a second that these models hear."""
 
 MAX_SOUND_SECONDS = 30
@@ -187,27 +187,27 @@ MAX_SOUND_SECONDS = 30
 MAX_AUDIO_BYTES = 50 * 1000 * 1000
 """Size of a file of sound, also of one whose words are written down."""
 
-DEFAULT_SOUND_PROMPT = "Transcribe this audio."
+DEFAULT_AUDIO_PROMPT = "Transcribe this audio."
 
 _BYTES_PER_SAMPLE = 4
 
 
 @attrs.frozen
-class DecodedSound:
+class DecodedAudio:
     """One recording as samples, the way it is to be heard."""
 
     samples: bytes = attrs.field(repr=False)
-    """One channel, ``SOUND_RATE`` a second, from -1 to 1, each a 32-bit float, least significant byte first."""
+    """One channel, ``AUDIO_RATE`` a second, from -1 to 1, each a 32-bit float, least significant byte first."""
     digest: str
     """SHA-256 of the samples, hexadecimal."""
 
     @property
     def seconds(self) -> float:
         """How long it is."""
-        return len(self.samples) / _BYTES_PER_SAMPLE / SOUND_RATE
+        return len(self.samples) / _BYTES_PER_SAMPLE / AUDIO_RATE
 
 
-def check_sound_length(sound: DecodedSound, name: str) -> None:
+def check_audio_length(sound: DecodedAudio, name: str) -> None:
     """Refuse a recording that a model would not hear to its end.
 
     Args:

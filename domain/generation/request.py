@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import attrs
 
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation.conversation import Conversation, ToolCall, require_whole
-from mlxk.domain.generation.engine_options import Computation
+from mlxk.domain.generation.conversation import Conversation, ToolCall, require_valid_unicode
+from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.grammar import Grammar
 from mlxk.domain.models.model import Backend, ModelHandle
 
@@ -299,19 +299,19 @@ class GenerationRequest:
     settings: GenerationSettings = GenerationSettings()
     thinking: bool | None = None
     """Whether the model is to reason first; None leaves it to the chat template."""
-    computation: Computation = attrs.field(factory=Computation)
+    engine_options: EngineOptions = attrs.field(factory=EngineOptions)
     backend: Backend = Backend.MLX_LM
     """The library that runs the model."""
     effort: Effort | None = None
     """How much the model is to reason; None leaves it to the chat template."""
 
     @property
-    def shows_images(self) -> bool:
+    def has_images(self) -> bool:
         """Whether the prompt has images in it."""
         return isinstance(self.prompt, Conversation) and bool(self.prompt.images)
 
     @property
-    def plays_sound(self) -> bool:
+    def has_audio(self) -> bool:
         """Whether the prompt has recordings in it."""
         return isinstance(self.prompt, Conversation) and bool(self.prompt.sounds)
 
@@ -321,10 +321,10 @@ class GenerationRequest:
         Args:
             backends: What can write text with the model, the one to prefer first.
         """
-        if self.shows_images or self.plays_sound:
+        if self.has_images or self.has_audio:
             settings = attrs.evolve(self.settings, temperature=self.settings.temperature or 0.0)
             return attrs.evolve(self, settings=settings, backend=Backend.MLX_VLM)
-        fallback = Backend.MLX_LM in backends and self.computation.special
+        fallback = Backend.MLX_LM in backends and self.engine_options.special
         return attrs.evolve(self, backend=backends[0] if backends and not fallback else Backend.MLX_LM)
 
     def validate(self) -> None:
@@ -336,9 +336,9 @@ class GenerationRequest:
         if not isinstance(self.prompt, (str, tuple, Conversation)):
             raise ValidationError("prompt must be text, tokens or a conversation")
         if isinstance(self.prompt, str):
-            require_whole(self.prompt, "prompt")
+            require_valid_unicode(self.prompt, "prompt")
         self.settings.validate()
-        self.computation.validate()
+        self.engine_options.validate()
 
     def choices(self, count: int) -> tuple["GenerationRequest", ...]:
         """Return ``count`` requests for alternative answers: this one, and others with seeds derived from its own.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen
-class Answer:
+class CollectedAnswer:
     """A complete answer."""
 
     text: str
@@ -50,7 +50,7 @@ class AnswerReader:
     reasoning: list[str] = attrs.field(factory=list)
     calls: dict[int, ToolCall] = attrs.field(factory=dict)
 
-    def read(self, stream: TextStream) -> Answer:
+    def read(self, stream: TextStream) -> CollectedAnswer:
         """Gather the answer.
 
         Raises:
@@ -66,7 +66,9 @@ class AnswerReader:
                     self._call(event)
                 case Finished():
                     self._end_line()
-                    return Answer("".join(self.text), "".join(self.reasoning), tuple(self.calls.values()), event)
+                    return CollectedAnswer(
+                        "".join(self.text), "".join(self.reasoning), tuple(self.calls.values()), event
+                    )
         raise ExecutionError("the answer ended without its last event")
 
     def _text(self, text: str) -> None:
@@ -166,7 +168,7 @@ def _interrupted(output: Output, text: str, live: bool) -> InterruptedRunError:
     return InterruptedRunError("interrupted")
 
 
-def _print(arguments: argparse.Namespace, output: Output, prompt: str, answer: "Answer", live: bool) -> None:
+def _print(arguments: argparse.Namespace, output: Output, prompt: str, answer: "CollectedAnswer", live: bool) -> None:
 
     if output.as_json:
         output.document("run", answer_json(arguments.model, prompt, answer, not arguments.no_reasoning))
@@ -182,7 +184,7 @@ def _print(arguments: argparse.Namespace, output: Output, prompt: str, answer: "
     say_notes(output, answer.finished.notes)
 
 
-def answer_json(reference: str, prompt: str, given: Answer, show_reasoning: bool) -> dict[str, object]:
+def answer_json(reference: str, prompt: str, given: CollectedAnswer, show_reasoning: bool) -> dict[str, object]:
     """Return the data of ``run``; reasoning and tool calls only when there are any."""
     finished = given.finished
     usage, timings = finished.usage, finished.timings

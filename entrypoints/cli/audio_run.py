@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from mlxk.domain.errors import CapabilityError, ExecutionError, InterruptedRunError, UsageError
-from mlxk.domain.generation.media import DEFAULT_SOUND_PROMPT
+from mlxk.domain.generation.media import DEFAULT_AUDIO_PROMPT
 from mlxk.entrypoints.cli import answer
-from mlxk.entrypoints.cli.command import Door
+from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
@@ -98,7 +98,11 @@ def wanted(arguments: argparse.Namespace) -> bool:
 
 
 def execute(
-    arguments: argparse.Namespace, prompt: str, question: "Callable[[str], Question]", door: Door, output: Output
+    arguments: argparse.Namespace,
+    prompt: str,
+    question: "Callable[[str], Question]",
+    context: CommandContext,
+    output: Output,
 ) -> int:
     """Listen, and print what was heard: as it comes on a terminal, else when it is complete.
 
@@ -106,19 +110,19 @@ def execute(
         arguments: The command line.
         prompt: Words that are likely to occur, or what to ask about the recording; empty gives none.
         question: Makes of a prompt what to ask a model that also writes text, and how.
-        door: The world.
+        context: The world.
         output: Where to print.
     """
     _require_sense(arguments, output)
-    container = door.build(door.settings)
+    container = context.build(context.settings)
     try:
         recording, prompt = _recording(arguments.audio, prompt, container.adapters.built_in_models())
         ask = container.use_cases.ask_about_recording()
         if ask.takes(arguments.model):
             _require_question(arguments)
-            asked = question(prompt or DEFAULT_SOUND_PROMPT)
+            asked = question(prompt or DEFAULT_AUDIO_PROMPT)
             start = functools.partial(ask, arguments.model, recording, asked)
-            return answer.answer(arguments, prompt or DEFAULT_SOUND_PROMPT, start, output)
+            return answer.answer(arguments, prompt or DEFAULT_AUDIO_PROMPT, start, output)
         _require_listening(arguments)
         settings = _settings(arguments, prompt)
         events = container.use_cases.transcribe_audio()(arguments.model, recording, settings)
@@ -126,7 +130,7 @@ def execute(
         live = as_text and output.interactive and not arguments.no_stream
         transcript = _listen(events, output, live=live)
         if as_text:
-            _print_text(output, transcript, live=live, table=door.settings.audio_segments)
+            _print_text(output, transcript, live=live, table=context.settings.audio_segments)
         else:
             _print(arguments, output, transcript, prompt)
         return DONE

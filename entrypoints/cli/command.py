@@ -25,7 +25,7 @@ It may go on as another program, so that it does not return; that one ends as th
 
 
 @attrs.frozen
-class Door:
+class CommandContext:
     """The world as a command sees it. Nothing here is built before it is asked for."""
 
     settings: Settings
@@ -42,7 +42,7 @@ class Command(Protocol):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare positionals and flags."""
 
-    def execute(self, arguments: argparse.Namespace, door: Door, output: Output) -> int:
+    def execute(self, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
         """Do the work and return the exit status.
 
         Raises:

@@ -10,7 +10,7 @@ from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.domain.generation.conversation import MAX_NAME, MAX_TOOL_BYTES, MAX_TOOLS, misplaced_definitions
 
 if TYPE_CHECKING:
-    from mlxk.domain.generation.engine_options import Computation
+    from mlxk.domain.generation.engine_options import EngineOptions
     from mlxk.domain.generation.grammar import Grammar
     from mlxk.domain.generation.request import Effort, GenerationSettings
 
@@ -58,18 +58,18 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--strict-memory", action="store_true", help="refuse a model that exceeds the memory budget")
 
 
-def computation(arguments: argparse.Namespace) -> "Computation":
+def engine_options(arguments: argparse.Namespace) -> "EngineOptions":
     """Return how to compute.
 
     Raises:
         ValidationError: The adapter's path is empty.
     """
-    from mlxk.domain.generation.engine_options import Computation
+    from mlxk.domain.generation.engine_options import EngineOptions
 
     if arguments.adapter == "":
         raise ValidationError("--adapter: the path is empty", hint="Name the directory of a LoRA adapter.")
     adapter = None if arguments.adapter is None else os.path.abspath(os.path.expanduser(arguments.adapter))
-    return Computation(adapter=adapter, kv_bits=arguments.kv_bits, max_kv_size=arguments.max_kv_size)
+    return EngineOptions(adapter=adapter, kv_bits=arguments.kv_bits, max_kv_size=arguments.max_kv_size)
 
 
 def grammar(arguments: argparse.Namespace) -> "Grammar | None":

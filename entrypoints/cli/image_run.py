@@ -8,7 +8,7 @@ import attrs
 
 from mlxk.domain.errors import InterruptedRunError, UsageError
 from mlxk.domain.generation.media import DEFAULT_CHUNK, DEFAULT_IMAGE_PROMPT
-from mlxk.entrypoints.cli.command import Door
+from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.image_files import ImageFile, find_images, is_prompt
 from mlxk.entrypoints.cli.output import Output
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlxk.application.ports.built_in_models import BuiltInModels
-    from mlxk.application.text_streams import Described
+    from mlxk.application.text_streams import DescribedChunk
     from mlxk.application.use_cases.describe_images import Showing
     from mlxk.application.use_cases.generate_text import Question
-    from mlxk.entrypoints.cli.answer import Answer, AnswerReader
+    from mlxk.entrypoints.cli.answer import AnswerReader, CollectedAnswer
 
 TEXT_ONLY = {"chat": "--chat", "tools": "--tools", "no_chat_template": "--no-chat-template"}
 """Flags that cannot be combined with images, by the name of what they set."""
@@ -44,14 +44,16 @@ def wanted(arguments: argparse.Namespace) -> bool:
     return bool(arguments.image)
 
 
-def execute(arguments: argparse.Namespace, prompt: str, question: "Question", door: Door, output: Output) -> int:
+def execute(
+    arguments: argparse.Namespace, prompt: str, question: "Question", context: CommandContext, output: Output
+) -> int:
     """Show the images, and print what is said about them: as it comes on a terminal, else chunk by chunk.
 
     Args:
         arguments: The command line.
         prompt: What to ask; empty asks for a description, unless the last of the files is no file.
         question: How to ask.
-        door: The world.
+        context: The world.
         output: Where to print.
     """
     from mlxk.application.use_cases.describe_images import Showing
@@ -60,15 +62,15 @@ def execute(arguments: argparse.Namespace, prompt: str, question: "Question", do
         if getattr(arguments, name):
             hint = "In a chat, type: /image FILE" if name == "chat" else None
             raise UsageError(f"{flag} and --image exclude each other", hint=hint)
-    container = door.build(door.settings)
+    container = context.build(context.settings)
     try:
         files, prompt = _files(arguments.image, prompt, container.adapters.built_in_models())
         showing = Showing(
             prompt=prompt or DEFAULT_IMAGE_PROMPT,
             question=question,
             system=arguments.system,
-            chunk=arguments.chunk if arguments.chunk is not None else door.settings.serve.chunk or DEFAULT_CHUNK,
-            facts=door.settings.exif_metadata,
+            chunk=arguments.chunk if arguments.chunk is not None else context.settings.serve.chunk or DEFAULT_CHUNK,
+            facts=context.settings.exif_metadata,
         )
         described = container.use_cases.describe_images()(arguments.model, files, showing)
         _Printer(arguments, output, len(files), showing).print(described)
@@ -86,9 +88,9 @@ class _Printer:
         self._total = total
         self._showing = showing
         self._live = output.interactive and not arguments.no_stream and not output.as_json
-        self._answers: list[Answer] = []
+        self._answers: list[CollectedAnswer] = []
 
-    def print(self, described: "Iterator[Described]") -> None:
+    def print(self, described: "Iterator[DescribedChunk]") -> None:
         """Print everything.
 
         Raises:
@@ -108,7 +110,7 @@ class _Printer:
         else:
             say_notes(self._output, whole.finished.notes)
 
-    def _next(self, described: "Iterator[Described]") -> "Described | None":
+    def _next(self, described: "Iterator[DescribedChunk]") -> "DescribedChunk | None":
         from mlxk.entrypoints.cli.progress import Spinner
 
         first = len(self._answers) * self._showing.chunk + 1
@@ -117,7 +119,7 @@ class _Printer:
         with Spinner(self._output, f"Looking at {numbers} of {self._total}"):
             return next(described, None)
 
-    def _read(self, described: "Described") -> "Answer":
+    def _read(self, described: "DescribedChunk") -> "CollectedAnswer":
         from mlxk.entrypoints.cli.answer import AnswerReader, say_why_cut
 
         reader = AnswerReader(self._output, live=self._live, show_reasoning=not self._arguments.no_reasoning)
@@ -156,12 +158,12 @@ def _files(values: Sequence[str], prompt: str, built_in: "BuiltInModels") -> tup
     return [file for value in typed for file in find_images(value, built_in)], prompt
 
 
-def _joined(answers: "Sequence[Answer]") -> "Answer":
+def _joined(answers: "Sequence[CollectedAnswer]") -> "CollectedAnswer":
     """Return one answer made of all: texts one after the other, tokens and seconds added up."""
     from mlxk.domain.generation.request import Finished
-    from mlxk.entrypoints.cli.answer import Answer
+    from mlxk.entrypoints.cli.answer import CollectedAnswer
 
-    return Answer(
+    return CollectedAnswer(
         "\n\n".join(answer.text for answer in answers),
         "\n\n".join(answer.reasoning for answer in answers if answer.reasoning),
         (),

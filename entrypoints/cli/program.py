@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from mlxk import __version__
 from mlxk.domain.errors import InternalError, InterruptedRunError, MlxkError, StorageError, UsageError
-from mlxk.entrypoints.cli.command import Door
+from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.commands import COMMANDS, verb_of, version
 from mlxk.entrypoints.cli.exit_status import CLOSED_PIPE, DONE, USAGE, exit_status
 from mlxk.entrypoints.cli.output import Output, discard
@@ -30,7 +30,7 @@ class HelpWanted(Exception):  # noqa: N818 - no error
     """The user asked for help, which is this exception's text; argparse itself would lose that it cannot be written."""
 
 
-class Parser(argparse.ArgumentParser):
+class CommandLineParser(argparse.ArgumentParser):
     """An argument parser whose mistakes are raised as ``UsageError``."""
 
     def error(self, message: str) -> NoReturn:
@@ -47,17 +47,17 @@ class Parser(argparse.ArgumentParser):
         raise HelpWanted(self.format_help())
 
 
-def build_parser(only: str | None = None) -> Parser:
+def build_parser(only: str | None = None) -> CommandLineParser:
     """Build the parser. ``--json`` is accepted before and after the command.
 
     Args:
         only: The one command whose flags are needed; the others are known by name. None means all of them.
     """
-    parser = Parser(prog="mlxk", description=DESCRIPTION, allow_abbrev=False)
+    parser = CommandLineParser(prog="mlxk", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     commands = parser.add_subparsers(
-        prog=parser.prog, dest="command", metavar="COMMAND", title="commands", parser_class=Parser
+        prog=parser.prog, dest="command", metavar="COMMAND", title="commands", parser_class=CommandLineParser
     )
     for name, verb in COMMANDS.items():
         sub = commands.add_parser(name, aliases=verb.aliases, help=verb.help, description=verb.help, allow_abbrev=False)
@@ -70,7 +70,7 @@ def build_parser(only: str | None = None) -> Parser:
     return parser
 
 
-def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
+def parse(parser: CommandLineParser, arguments: Sequence[str]) -> argparse.Namespace:
     """Parse a command line; the words of a prompt, or a text, may stand before, between and after flags.
 
     argparse gives up on words that follow a flag once it has seen the first ones, and hands them back as unknown; with
@@ -92,13 +92,13 @@ def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     return parsed
 
 
-def run(arguments: Sequence[str], door: Door) -> int:
+def run(arguments: Sequence[str], context: CommandContext) -> int:
     """Run one command and return its exit status."""
-    output = Output(as_json="--json" in arguments, color=door.settings.color)
+    output = Output(as_json="--json" in arguments, color=context.settings.color)
     command: str | None = None
     try:
-        parser = build_parser(None if door.settings.completing else verb_of(list(arguments)) or "")
-        if door.settings.completing:
+        parser = build_parser(None if context.settings.completing else verb_of(list(arguments)) or "")
+        if context.settings.completing:
             _complete(parser)
         try:
             parsed = parse(parser, arguments)
@@ -107,13 +107,13 @@ def run(arguments: Sequence[str], door: Door) -> int:
             return DONE
         command = parsed.command
         if parsed.version:
-            return version.execute(parsed, door, output)
+            return version.execute(parsed, context, output)
         if command is None:
             if output.as_json:
                 raise UsageError("no command given", hint="Try 'mlxk --help'.")
             output.text(parser.format_help())
             return USAGE
-        status: int = parsed.execute(parsed, door, output)
+        status: int = parsed.execute(parsed, context, output)
     except BrokenPipeError:
         return _closed_pipe()
     except KeyboardInterrupt:
@@ -121,7 +121,7 @@ def run(arguments: Sequence[str], door: Door) -> int:
     except MlxkError as error:
         return _fail(output, command, error)
     except Exception as fault:  # noqa: BLE001 - the door: no traceback reaches a user
-        return _fault(output, command, fault, door.settings.log_level == "debug")
+        return _fault(output, command, fault, context.settings.log_level == "debug")
     return status
 
 

@@ -15,7 +15,7 @@ from mlxk.domain.errors import InternalError, MlxkError
 from mlxk.entrypoints.http.errors import RETRY_SECONDS, error_document, status_of, translate
 from mlxk.entrypoints.http.foreign_logs import where
 from mlxk.entrypoints.http.guards import BodyGuard, HostGuard, KeyGuard, OriginGuard
-from mlxk.entrypoints.http.lifecycle import Admission, ServerLife
+from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
 from mlxk.entrypoints.http.metrics import Metrics
 from mlxk.entrypoints.http.on_demand import Embedding, Listening, OnDemand
 from mlxk.entrypoints.http.request_scope import RequestScope, request_id
@@ -26,12 +26,12 @@ from mlxk.entrypoints.http.resources.generation import ChatCompletions, Completi
 from mlxk.entrypoints.http.resources.models import Model, Models, Unload
 from mlxk.entrypoints.http.resources.probes import Alive, EngineWatch, Health, MetricsPage, Ready
 from mlxk.entrypoints.http.resources.readable import send_json
-from mlxk.entrypoints.http.responses.generation_responder import Answering
-from mlxk.entrypoints.http.responses.stream_dispatcher import PING_SECONDS, Pump
+from mlxk.entrypoints.http.responses.generation_responder import GenerationResponder
+from mlxk.entrypoints.http.responses.stream_dispatcher import PING_SECONDS, StreamDispatcher
 from mlxk.entrypoints.server_settings import MIB, ServerSettings
 
 if TYPE_CHECKING:
-    from mlxk.application.ports.sound_decoder import SoundDecoder
+    from mlxk.application.ports.audio_decoder import AudioDecoder
     from mlxk.application.use_cases.embed_text import EmbedText
     from mlxk.application.use_cases.serve_images import ServeImages
     from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
@@ -45,7 +45,7 @@ class Ports:
     serve_text: ServeText
     serve_images: "Callable[[], ServeImages]"
     """This and the next three are made when they are first needed."""
-    sounds: "Callable[[], SoundDecoder]"
+    sounds: "Callable[[], AudioDecoder]"
     transcribe: "Callable[[], TranscribeAudio]"
     embed: "Callable[[], EmbedText]"
     resident: ResidentModels
@@ -63,11 +63,11 @@ class Application:
     """
 
     def __init__(self, ports: Ports, settings: ServerSettings, ping_seconds: float = PING_SECONDS) -> None:
-        self.life = ServerLife()
-        self.pump = Pump(ports.clock, ports.log, ping_seconds)
+        self.life = ServerLifecycle()
+        self.pump = StreamDispatcher(ports.clock, ports.log, ping_seconds)
         self._log = ports.log
         self._metrics = Metrics()
-        self._admission = Admission(settings.max_streams, settings.max_queue)
+        self._admission = ConcurrencyLimit(settings.max_streams, settings.max_queue)
         guards: list[Any] = [
             RequestScope(ports.log, ports.clock, self._metrics),
             HostGuard(settings.host, settings.allowed_hosts),
@@ -109,7 +109,7 @@ class Application:
         embedding = Embedding(ports.embed, ports.catalogue, self.life, self._admission, settings.embed_model)
         reader = RequestReader(listening.read)
         watch = EngineWatch(ports.resident, ports.clock)
-        answering = Answering(
+        answering = GenerationResponder(
             ports.serve_text, self.pump, self.life, self._admission, self._metrics, ports.log, ports.clock
         )
         add = self.wsgi.add_route

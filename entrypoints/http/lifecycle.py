@@ -6,7 +6,7 @@ from collections.abc import Callable
 from mlxk.domain.errors import QueueFullError, ServerShutdownError, ValidationError
 
 
-class ServerLife:
+class ServerLifecycle:
     """Starting, ready, draining: what the probes say, and whether new work is taken."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class ServerLife:
             raise ServerShutdownError("The server is shutting down.", hint="Send the request again in a moment.")
 
 
-class Admission:
+class ConcurrencyLimit:
     """Counts the answers in progress and in the queue, and refuses more than there is room for.
 
     Args:

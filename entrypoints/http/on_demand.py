@@ -12,16 +12,16 @@ import falcon
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
-from mlxk.entrypoints.http.lifecycle import Admission, ServerLife
+from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
 
 if TYPE_CHECKING:
-    from mlxk.application.ports.sound_decoder import SoundDecoder
+    from mlxk.application.ports.audio_decoder import AudioDecoder
     from mlxk.application.use_cases.embed_text import EmbedText
     from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
-    from mlxk.domain.generation.media import DecodedSound
+    from mlxk.domain.generation.media import DecodedAudio
     from mlxk.entrypoints.http.resources.audio import Audio
-    from mlxk.entrypoints.http.resources.embeddings import Embeddings
-    from mlxk.entrypoints.http.responses.transcription_chat import SpokenQuestions
+    from mlxk.entrypoints.http.resources.embeddings import EmbeddingsResource
+    from mlxk.entrypoints.http.responses.transcription_chat import TranscriptionChat
 
 
 class Posted(Protocol):
@@ -57,10 +57,10 @@ class Listening:
     """
 
     transcribe: "Callable[[], TranscribeAudio]"
-    sounds: "Callable[[], SoundDecoder]"
+    sounds: "Callable[[], AudioDecoder]"
     catalogue: ServeCatalogue
-    life: ServerLife
-    admission: Admission
+    life: ServerLifecycle
+    admission: ConcurrencyLimit
     clock: Clock
     log: EventLog
     max_tokens: int | None
@@ -79,17 +79,17 @@ class Listening:
 
         return Audio(SpeechTask(task), self.transcribe(), self.catalogue, self.life, self.admission, self.log)
 
-    def spoken(self) -> "SpokenQuestions":
+    def spoken(self) -> "TranscriptionChat":
         """Return what understands chats with models that only listen."""
-        from mlxk.entrypoints.http.responses.transcription_chat import SpokenQuestions
+        from mlxk.entrypoints.http.responses.transcription_chat import TranscriptionChat
 
-        return SpokenQuestions(self.transcribe(), self.clock, self.max_tokens)
+        return TranscriptionChat(self.transcribe(), self.clock, self.max_tokens)
 
-    def read(self, data: str, path: str) -> "DecodedSound":
-        """Decode the sound in a message; see ``SoundReader``."""
-        from mlxk.entrypoints.http.requests.sounds import SoundReader
+    def read(self, data: str, path: str) -> "DecodedAudio":
+        """Decode the sound in a message; see ``AudioReader``."""
+        from mlxk.entrypoints.http.requests.sounds import AudioReader
 
-        return SoundReader(self.sounds())(data, path)
+        return AudioReader(self.sounds())(data, path)
 
 
 @attrs.frozen
@@ -98,12 +98,12 @@ class Embedding:
 
     embed: "Callable[[], EmbedText]"
     catalogue: ServeCatalogue
-    life: ServerLife
-    admission: Admission
+    life: ServerLifecycle
+    admission: ConcurrencyLimit
     always: str | None
 
-    def __call__(self) -> "Embeddings":
+    def __call__(self) -> "EmbeddingsResource":
         """Return what answers requests for them."""
-        from mlxk.entrypoints.http.resources.embeddings import Embeddings
+        from mlxk.entrypoints.http.resources.embeddings import EmbeddingsResource
 
-        return Embeddings(self.embed(), self.catalogue, self.life, self.admission, self.always)
+        return EmbeddingsResource(self.embed(), self.catalogue, self.life, self.admission, self.always)

@@ -141,7 +141,7 @@ def _ports(container: "Container") -> Ports:
         catalogue=container.use_cases.serve_catalogue(),
         serve_text=container.use_cases.serve_text(),
         serve_images=container.use_cases.serve_images,
-        sounds=container.adapters.sound_decoder,
+        sounds=container.adapters.audio_decoder,
         transcribe=container.use_cases.transcribe_audio,
         embed=container.use_cases.embed_text,
         resident=container.adapters.resident_models(),

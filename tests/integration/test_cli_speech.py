@@ -14,7 +14,7 @@ from doubles.text_embedder import InMemoryTextEmbedder
 from models.tiny_embedding import build_bert
 
 from mlxk.domain.transcription import Segment, SpeechTask, TimedWord, Transcript
-from mlxk.entrypoints.cli.command import Door
+from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import run
 from mlxk.entrypoints.container import Container, build
 from mlxk.entrypoints.injection import providers
@@ -47,8 +47,10 @@ class Program:
     def __call__(self, *arguments: str, **variables: str) -> Done:
         """Run a command; keyword arguments are environment variables."""
         settings = read_settings({"HOME": str(self.home), **variables})
-        door = Door(settings=settings, build=self._build, read_pipe=lambda words, note: words, serve=lambda *_: 1)
-        status = run(arguments, door)
+        context = CommandContext(
+            settings=settings, build=self._build, read_pipe=lambda words, note: words, serve=lambda *_: 1
+        )
+        status = run(arguments, context)
         printed = self._capsys.readouterr()
         return Done(status, printed.out, printed.err)
 

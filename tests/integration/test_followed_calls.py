@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxk.adapters.mlx.prompting.tool_parsers import tool_call_format
-from mlxk.domain.formats.output_parser import AnswerStream
+from mlxk.domain.formats.output_parser import OutputParser
 from mlxk.domain.formats.reasoning import CHANNELS, ReasoningFormat
 from mlxk.domain.formats.tool_calls import ToolCallFormat
 from mlxk.domain.generation.conversation import ToolCall
@@ -106,7 +106,7 @@ def whole(style: ToolCallFormat) -> ToolCallFormat:
 
 def read(style: ToolCallFormat, pieces: Sequence[str], complete: bool = True) -> Read:
     """Return what an answer is read as."""
-    stream = AnswerStream((), None if style.start else CHANNELS, style, "<|start|>assistant")
+    stream = OutputParser((), None if style.start else CHANNELS, style, "<|start|>assistant")
     deltas = [delta for piece in pieces for delta in stream.feed(piece)] + stream.flush(complete)
     calls: list[list[str]] = []
     ids = set()
@@ -132,7 +132,7 @@ def cut(text: str, places: Sequence[int]) -> list[str]:
 def shown(family: str, inside: str) -> list[ToolCall]:
     """Return the pieces of calls that come out of a section which has not ended, fed a character at a time."""
     style = style_of(family)
-    stream = AnswerStream((), reasoning_of(family), style, "<|start|>assistant")
+    stream = OutputParser((), reasoning_of(family), style, "<|start|>assistant")
     deltas = [delta for character in style.start + inside for delta in stream.feed(character)]
     return [delta.call for delta in deltas if isinstance(delta, ToolCallDelta)]
 

@@ -26,7 +26,7 @@ from mlxk.domain.errors import (
     MlxkError,
     ValidationError,
 )
-from mlxk.domain.formats.output_parser import AnswerStream
+from mlxk.domain.formats.output_parser import OutputParser
 from mlxk.domain.formats.reasoning import CHANNELS, ReasoningFormat, ReasoningStyle
 from mlxk.domain.generation.grammar import Grammar
 
@@ -264,7 +264,7 @@ def test_answers_with_one_grammar_do_not_disturb_each_other() -> None:
 )
 def test_reasoning_is_not_held_to_the_grammar(reasoning: ReasoningFormat, tail: str, thought: str) -> None:
     decoder = TokenDecoder(_tokenizer())
-    begins = answer_begins(decoder.stream(), AnswerStream((), reasoning, prompt_tail=tail))
+    begins = answer_begins(decoder.stream(), OutputParser((), reasoning, prompt_tail=tail))
     assert begins is not None
     constraint = _compiler().compile(Grammar.regex("ab")).constrain(begins)
     tokens: list[int] = []
@@ -279,8 +279,8 @@ def test_reasoning_is_not_held_to_the_grammar(reasoning: ReasoningFormat, tail: 
 
 def test_an_answer_that_opens_no_reasoning_begins_at_once() -> None:
     stream = TokenDecoder(_tokenizer()).stream()
-    assert answer_begins(stream, AnswerStream((), _THINK, prompt_tail="assistant\n")) is None
-    assert answer_begins(stream, AnswerStream()) is None
+    assert answer_begins(stream, OutputParser((), _THINK, prompt_tail="assistant\n")) is None
+    assert answer_begins(stream, OutputParser()) is None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from serving.running import RunningServer, events_of, eventually, read_all
 from serving.whole_program import ENDLESS, PATH, QUESTION, WholeProgram
 
-from mlxk.adapters.mlx.engine.model_lease import Loan
+from mlxk.adapters.mlx.engine.model_lease import ModelLease
 from mlxk.domain.errors import ExecutionError
 from mlxk.entrypoints.http.resources.probes import RECOVERY_SECONDS
 
@@ -82,7 +82,7 @@ def test_what_a_failure_says_of_a_prompt_is_repeated_nowhere(server: RunningServ
     program.do_in_loop(fault)
     answer = read_all(stream)
     with pytest.raises(ExecutionError) as caught:
-        Loan(program.generator._thread, None, program.log).call(fault)
+        ModelLease(program.generator._thread, None, program.log).call(fault)
     assert CANARY not in f"{answer!r} {caught.value} {caught.value.detail}"
     assert CANARY not in str(program.log.events)
     for event in ("a turn of the engine failed", "work on a lent model failed"):

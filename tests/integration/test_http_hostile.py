@@ -74,7 +74,7 @@ def test_hostile_requests_neither_stop_nor_fill_the_server(request: pytest.Fixtu
     # A message for every request that waits for a thread: pytest would keep them all.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     requests: int = request.config.getoption("--hostile-requests")
-    malloc.use_one_heap()  # as the program does
+    malloc.use_single_arena()  # as the program does
     large = max(2, requests // REQUESTS_PER_LARGE_BODY)
     with RunningServer(Parts(), LIMITS) as server:
         besiege(server, requests=80, large=min(large, len(LARGE_BODIES)))

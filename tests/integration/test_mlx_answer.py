@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from models.tiny_models import CORPUS, build
 
 from mlxk.adapters.mlx.engine.build_sequence import prepare
-from mlxk.adapters.mlx.engine.text_stream import AnswerSink, MlxTextStream
+from mlxk.adapters.mlx.engine.text_stream import EventSink, MlxTextStream
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, load_model
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.domain.generation.request import Finished, FinishReason, GenerationRequest, GenerationSettings, TextDelta
@@ -25,7 +25,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 def answered(model: LoadedModel, tokens: Sequence[int], stops: Sequence[str], most: int) -> tuple[list[str], Finished]:
     """Return the pieces of text and the end of an answer whose model says these tokens."""
     wanted = GenerationSettings(max_tokens=most, stop=tuple(stops))
-    sink = AnswerSink()
+    sink = EventSink()
     answer = prepare(GenerationRequest(model.handle, "Hello", wanted), (model,), sink, SystemClock()).answer
     reason = next((reason for token in tokens if (reason := answer.accept(token)) is not None), FinishReason.CANCELLED)
     answer.finish(reason)

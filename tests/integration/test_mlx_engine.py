@@ -10,7 +10,7 @@ from doubles.event_log import InMemoryEventLog
 from models.answers import Answer, oracle, read
 from models.tiny_models import ARCHITECTURES, build
 
-from mlxk.adapters.mlx.engine.engine_options import EngineOptions
+from mlxk.adapters.mlx.engine.engine_limits import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.domain.errors import ContextLengthError
@@ -122,7 +122,7 @@ def test_the_next_turn_of_a_chat_computes_only_what_is_new(engine: MlxTextGenera
     first = read(engine.submit(GenerationRequest(handle, talk, GREEDY)))
     talk = talk.with_turn(Role.ASSISTANT, first.text).with_turn(Role.USER, "Count the dogs.")
     second = read(engine.submit(GenerationRequest(handle, talk, GREEDY)))
-    fresh = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineOptions(prefix_cache_bytes=0))
+    fresh = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineLimits(prefix_cache_bytes=0))
     cold = read(fresh.submit(GenerationRequest(handle, talk, GREEDY)))
     fresh.close()
     assert second.tokens == cold.tokens

@@ -12,7 +12,7 @@ from doubles.event_log import InMemoryEventLog
 from models.answers import oracle, read
 from models.tiny_models import build
 
-from mlxk.adapters.mlx.engine.engine_options import EngineOptions
+from mlxk.adapters.mlx.engine.engine_limits import EngineLimits
 from mlxk.adapters.mlx.loading.text_model import weight_bytes
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
@@ -61,7 +61,7 @@ def test_models_answer_side_by_side_each_for_itself(engine: MlxTextGenerator, tm
 
 def test_the_least_recently_used_model_makes_room(tmp_path: Path) -> None:
     first, second, third = (build(tmp_path / name, seed=number) for number, name in enumerate("abc"))
-    options = EngineOptions(model_budget_bytes=int(weight_bytes(first.directory) * 2.5))
+    options = EngineLimits(model_budget_bytes=int(weight_bytes(first.directory) * 2.5))
     engine = MlxTextGenerator(InMemoryEventLog(), SystemClock(), options)
     for handle in (first, second, first, third):
         read(engine.submit(asking(handle)))
@@ -71,7 +71,7 @@ def test_the_least_recently_used_model_makes_room(tmp_path: Path) -> None:
 
 def test_a_model_in_use_finishes_before_it_makes_room(tmp_path: Path) -> None:
     first, second = build(tmp_path / "a"), build(tmp_path / "b", seed=1)
-    options = EngineOptions(model_budget_bytes=weight_bytes(first.directory))
+    options = EngineLimits(model_budget_bytes=weight_bytes(first.directory))
     engine = MlxTextGenerator(InMemoryEventLog(), SystemClock(), options)
     running = engine.submit(asking(first, max_tokens=300))
     answer = read(engine.submit(asking(second)))
@@ -83,14 +83,14 @@ def test_a_model_in_use_finishes_before_it_makes_room(tmp_path: Path) -> None:
 
 def test_a_model_over_the_whole_budget_runs_alone(tmp_path: Path) -> None:
     handle = build(tmp_path / "a")
-    engine = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineOptions(model_budget_bytes=1))
+    engine = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineLimits(model_budget_bytes=1))
     assert read(engine.submit(asking(handle))).finished.reason is FinishReason.LENGTH
     engine.close()
 
 
 def test_an_idle_model_goes_after_its_keep_alive(tmp_path: Path) -> None:
     handle = build(tmp_path / "a")
-    engine = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineOptions(keep_alive_seconds=0.05))
+    engine = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineLimits(keep_alive_seconds=0.05))
     read(engine.submit(asking(handle)))
     deadline = SystemClock().monotonic() + PATIENCE_SECONDS
     while resident(engine) and SystemClock().monotonic() < deadline:
@@ -177,7 +177,7 @@ def test_a_library_that_wants_to_end_the_program_ends_one_request_and_says_why(
 
 def test_a_full_queue_refuses_one_more_and_takes_them_again_later(tmp_path: Path) -> None:
     handle = build(tmp_path / "a")
-    options = EngineOptions(max_rows=1, max_waiting=2)
+    options = EngineLimits(max_rows=1, max_waiting=2)
     engine = MlxTextGenerator(InMemoryEventLog(), SystemClock(), options)
     streams = [engine.submit(asking(handle, max_tokens=400))]
     next(streams[0])

@@ -17,10 +17,10 @@ from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.domain.errors import CapabilityError, ValidationError
-from mlxk.domain.formats.output_parser import AnswerStream
+from mlxk.domain.formats.output_parser import OutputParser
 from mlxk.domain.formats.reasoning import CHANNELS, ReasoningFormat, detect_reasoning
 from mlxk.domain.generation.conversation import Conversation
-from mlxk.domain.generation.engine_options import Computation
+from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.grammar import Grammar
 from mlxk.domain.generation.request import (
     FinishReason,
@@ -53,9 +53,11 @@ def engine() -> Iterator[MlxTextGenerator]:
 
 
 def asking(handle: ModelHandle, prompt: str = PROMPT, **wanted: object) -> GenerationRequest:
-    computation = Computation(**{name: wanted.pop(name) for name in list(wanted) if hasattr(Computation(), name)})  # type: ignore[arg-type]
+    engine_options = EngineOptions(
+        **{name: wanted.pop(name) for name in list(wanted) if hasattr(EngineOptions(), name)}
+    )  # type: ignore[arg-type]
     wanted = {"temperature": 0.0, "max_tokens": 24, "logprobs": 0, **wanted}
-    return GenerationRequest(handle, prompt, GenerationSettings(**wanted), computation=computation)  # type: ignore[arg-type]
+    return GenerationRequest(handle, prompt, GenerationSettings(**wanted), engine_options=engine_options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3_text"])
@@ -266,7 +268,7 @@ def test_an_answer_that_speaks_is_looked_at_no_more_where_it_cannot_reason_later
     thinker: ModelHandle, style: ReasoningFormat, past: bool
 ) -> None:
     _, tokenizer = loaded(thinker)
-    reader = ReasoningReader(TokenDecoder(tokenizer).stream(), AnswerStream((), style, None, ""))
+    reader = ReasoningReader(TokenDecoder(tokenizer).stream(), OutputParser((), style, None, ""))
     tokens = tokenizer.encode(" \n Hello there", add_special_tokens=False)
     reader.look(mx.array(tokens[:1]))
     assert not reader.over
@@ -279,7 +281,7 @@ def test_beside_a_draft_model_no_reasoning_is_cut_short(
 ) -> None:
     draft = build(tmp_path / "draft", reasoning=True)
     request = GenerationRequest(
-        thinker, Conversation.of("Hello"), GenerationSettings(), False, Computation(draft_model=draft)
+        thinker, Conversation.of("Hello"), GenerationSettings(), False, EngineOptions(draft_model=draft)
     )
     with pytest.raises(CapabilityError, match=r"draft_model: .* cannot tell it not to reason"):
         engine.submit(request)

@@ -21,12 +21,12 @@ from doubles.event_log import InMemoryEventLog
 from models.answers import oracle
 from models.tiny_models import build
 
-from mlxk.adapters.mlx.engine.engine_options import EngineOptions
+from mlxk.adapters.mlx.engine.engine_limits import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.conversation import Conversation
-from mlxk.domain.generation.engine_options import Computation
+from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.grammar import Grammar
 from mlxk.domain.generation.request import Finished, GenerationRequest, GenerationSettings, TextDelta
 from mlxk.domain.models.model import ModelHandle
@@ -118,9 +118,9 @@ class Soak:
             ignore_eos=False,
             grammar=dice.choice([None] * 6 + [Grammar.choice(("yes", "no")), Grammar.json_object()]),
         )
-        computation = dice.choice([Computation()] * 8 + [Computation(max_kv_size=16), Computation(kv_bits=8)])
+        engine_options = dice.choice([EngineOptions()] * 8 + [EngineOptions(max_kv_size=16), EngineOptions(kv_bits=8)])
         prompt = " ".join(dice.choice(WITNESS_PROMPTS) for _ in range(dice.choice([1, 1, 5, 60])))
-        request = GenerationRequest(dice.choice(self._handles), prompt, settings, computation=computation)
+        request = GenerationRequest(dice.choice(self._handles), prompt, settings, engine_options=engine_options)
         return self._follow(request, dice)
 
     def _follow(self, request: GenerationRequest, dice: random.Random) -> str:
@@ -151,7 +151,7 @@ def test_a_soak_of_requests_leaves_the_engine_as_it_was(tmp_path: Path, request:
     engine.close()
     before = _holdings()
     log = InMemoryEventLog()
-    budgets = EngineOptions(max_rows=8, prefix_cache_bytes=2**21, cache_budget_bytes=2**23, model_budget_bytes=2**20)
+    budgets = EngineLimits(max_rows=8, prefix_cache_bytes=2**21, cache_budget_bytes=2**23, model_budget_bytes=2**20)
     engine = MlxTextGenerator(log, SystemClock(), budgets)
     soak = Soak(handles, engine)
     soak.run(requests, seed=2)

@@ -10,14 +10,14 @@ from doubles.event_log import InMemoryEventLog
 from models.answers import read
 from models.tiny_models import build
 
-from mlxk.adapters.mlx.engine.admission import Admission
+from mlxk.adapters.mlx.engine.admission import AdmissionQueue
 from mlxk.adapters.mlx.engine.build_sequence import prepare
 from mlxk.adapters.mlx.engine.jobs import Job
-from mlxk.adapters.mlx.engine.model_pool import Resident
+from mlxk.adapters.mlx.engine.model_pool import PooledModel
 from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache
 from mlxk.adapters.mlx.engine.sampling import LogitsProcessor
-from mlxk.adapters.mlx.engine.scheduler import PIECE_SHARED, SMALL_REST, Scheduler, Tally
-from mlxk.adapters.mlx.engine.text_stream import AnswerSink, MlxTextStream
+from mlxk.adapters.mlx.engine.scheduler import PIECE_SHARED, SMALL_REST, EngineCounters, Scheduler
+from mlxk.adapters.mlx.engine.text_stream import EventSink, MlxTextStream
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, load_model
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.domain.errors import ExecutionError
@@ -56,14 +56,14 @@ class Workshop:
     ) -> None:
         self.network = Network(model.network)
         self.model = attrs.evolve(model, network=self.network)
-        self.resident = Resident(self.model, 0.0)
+        self.resident = PooledModel(self.model, 0.0)
         self.released = 0
         self.prefixes = PrefixCache(prefix_bytes)
         self.scheduler = Scheduler(
             InMemoryEventLog(),
-            Admission(max_rows, cache_budget_bytes, self.prefixes),
+            AdmissionQueue(max_rows, cache_budget_bytes, self.prefixes),
             self.prefixes,
-            Tally(),
+            EngineCounters(),
             self._release,
         )
 
@@ -71,7 +71,7 @@ class Workshop:
         self, prompt: str, constrain: Callable[[Any], tuple[LogitsProcessor, ...]] | None = None, **settings: Any
     ) -> tuple[Job, MlxTextStream]:
         wanted = GenerationSettings(**{"temperature": 0.0, "max_tokens": 20, "ignore_eos": True, **settings})
-        sink = AnswerSink()
+        sink = EventSink()
         request = GenerationRequest(self.model.handle, prompt, wanted)
         row = prepare(request, (self.model,), sink, SystemClock())
         row.constrain = constrain or row.constrain
@@ -91,7 +91,7 @@ class Workshop:
         self.run()
         return [read(stream).text for stream in streams]
 
-    def _release(self, residents: tuple[Resident, ...]) -> None:
+    def _release(self, residents: tuple[PooledModel, ...]) -> None:
         self.released += 1
 
 

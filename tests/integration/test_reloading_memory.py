@@ -20,7 +20,7 @@ from serving.running import eventually
 from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
 from mlxk.adapters.mlx.embedding.loading import EmbeddingModel, load_embedding_model
 from mlxk.adapters.mlx.engine.engine import Engine
-from mlxk.adapters.mlx.engine.engine_options import EngineOptions
+from mlxk.adapters.mlx.engine.engine_limits import EngineLimits
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.adapters.mlx.loading.text_model import load_tokenizer
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
@@ -101,7 +101,7 @@ def given_back() -> Iterator[None]:
 
 @pytest.fixture
 def generator() -> Iterator[MlxTextGenerator]:
-    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineOptions(keep_alive_seconds=2.5))
+    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineLimits(keep_alive_seconds=2.5))
     yield generator
     generator.close()
 
@@ -150,7 +150,7 @@ def test_a_model_that_goes_after_its_keep_alive_gives_back_what_is_free(
 
 
 def test_a_model_that_waits_for_one_on_loan_takes_no_time(tmp_path: Path) -> None:
-    engine = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineOptions(model_budget_bytes=1))
+    engine = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineLimits(model_budget_bytes=1))
     request = GenerationRequest(build(tmp_path / "llama"), "word", GenerationSettings(max_tokens=1))
     wanted = WantedModel(build_bert(tmp_path / "bert"), load=load_embedding_model)
     with ThreadPoolExecutor() as pool, engine.lender.lend(wanted, EmbeddingModel):
@@ -166,7 +166,7 @@ def test_a_model_that_waits_for_one_on_loan_takes_no_time(tmp_path: Path) -> Non
 
 def test_an_engine_without_work_rests_once_and_sleeps() -> None:
     clock = InMemoryClock()
-    engine = Engine(InMemoryEventLog(), clock, EngineOptions())
+    engine = Engine(InMemoryEventLog(), clock, EngineLimits())
     for _ in range(3):
         assert not engine.turn(lambda: False)
         pause = engine.idle_seconds()
@@ -179,7 +179,7 @@ def test_an_engine_without_work_rests_once_and_sleeps() -> None:
 
 def test_an_engine_that_is_kept_busy_with_little_rests_now_and_then() -> None:
     clock = InMemoryClock()
-    engine = Engine(InMemoryEventLog(), clock, EngineOptions())
+    engine = Engine(InMemoryEventLog(), clock, EngineLimits())
     pauses = []
     for _ in range(10):
         engine.turn(lambda: False)
@@ -189,6 +189,6 @@ def test_an_engine_that_is_kept_busy_with_little_rests_now_and_then() -> None:
 
 
 def test_an_engine_that_failed_rests_as_well() -> None:
-    engine = Engine(InMemoryEventLog(), InMemoryClock(), EngineOptions())
+    engine = Engine(InMemoryEventLog(), InMemoryClock(), EngineLimits())
     engine.fail_all(ValueError())
     assert engine.idle_seconds() == pytest.approx(0.2)

@@ -10,7 +10,7 @@ import pytest
 from models.pictures import about, as_wav, loaded, oracle, tone
 from models.tiny_vision import build
 
-from mlxk.adapters.mlx.speech.audio_file import MlxSoundDecoder
+from mlxk.adapters.mlx.speech.audio_file import MlxAudioDecoder
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.models.model import ModelHandle
 
@@ -40,7 +40,7 @@ def test_the_greedy_answer_is_mlx_vlms_own(
 ) -> None:
     answer = command("run", "./model", *prompt, "--audio", "short.wav", "--max-tokens", "24")["data"]
     asked = prompt[0] if prompt else "Transcribe this audio."
-    sound = MlxSoundDecoder().decode(str(tmp_path / "short.wav"), "short.wav")
+    sound = MlxAudioDecoder().decode(str(tmp_path / "short.wav"), "short.wav")
     assert answer["response"] == expected(model, about(sound, asked))
     assert (answer["prompt"], "transcript" in answer) == (asked, False)
 

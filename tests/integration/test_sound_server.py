@@ -13,7 +13,7 @@ from serving.parts import CHAT, Parts
 from serving.running import RunningServer
 
 from mlxk.domain.generation.conversation import Conversation, Message, Role
-from mlxk.domain.generation.media import DecodedImage, DecodedSound
+from mlxk.domain.generation.media import DecodedAudio, DecodedImage
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.models.model import Backend
 
@@ -80,10 +80,10 @@ def test_a_sound_is_played_in_its_turn_and_greedily_by_mlx_vlm(ear: Ear) -> None
     assert (status, answer["choices"][0]["message"]["content"]) == (200, "A beep.")
     assert (ear.asked[0].backend, ear.asked[0].settings.temperature) == (Backend.MLX_VLM, 0.0)
     first, second, last = ear.turns()
-    assert [type(part) for part in first.parts] == [DecodedSound, str]
+    assert [type(part) for part in first.parts] == [DecodedAudio, str]
     assert (first.content, first.sounds[0].seconds) == ("What is it?", 0.5)
     assert (second.role, second.parts) == (Role.ASSISTANT, ())
-    assert [type(part) for part in last.parts] == [str, DecodedSound]
+    assert [type(part) for part in last.parts] == [str, DecodedAudio]
 
 
 def test_a_sound_without_a_word_is_to_be_transcribed(ear: Ear) -> None:
@@ -95,10 +95,10 @@ def test_a_sound_goes_with_an_image_and_without_eyes_the_image_is_told_of(ear: E
     address = "data:image/png;base64," + base64.b64encode(as_png(noise(1, 4, 4))).decode()
     both = user({"type": "image_url", "image_url": {"url": address}}, text("Match?"), sound())
     ear.post(both)
-    assert [type(part) for part in ear.turns()[0].parts] == [DecodedImage, str, DecodedSound]
+    assert [type(part) for part in ear.turns()[0].parts] == [DecodedImage, str, DecodedAudio]
     ear.post(both, user(text("Well?")), name=BLIND)
     earlier = ear.turns()[0]
-    assert [type(part) for part in earlier.parts] == [str, DecodedSound, str]
+    assert [type(part) for part in earlier.parts] == [str, DecodedAudio, str]
     assert earlier.parts[2] == "[1 image(s) were attached]"
 
 

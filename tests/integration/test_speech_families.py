@@ -21,7 +21,7 @@ from models.tiny_speech import build_moonshine, murmur, write_wav
 
 from mlxk.adapters.mlx.speech import speech_model
 from mlxk.adapters.mlx.speech.audio_file import Sound
-from mlxk.adapters.mlx.speech.chunked import PiecewiseListener, divided, piece_result
+from mlxk.adapters.mlx.speech.chunked import ChunkedDecoder, divided, piece_result
 from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
@@ -54,13 +54,13 @@ def generate_of(family: str) -> Any:
     return getattr(getattr(package, BEHIND.get(family, "Model")), "generate", None)
 
 
-def listener_for(family: str) -> PiecewiseListener:
+def listener_for(family: str) -> ChunkedDecoder:
     """Return our side of a family, without weights: only its ``generate`` is looked at."""
     generate = generate_of(family)
     network = SimpleNamespace(generate=types.MethodType(generate, object())) if generate else SimpleNamespace()
     if family == "mega_asr":
         network._asr = SimpleNamespace(generate=types.MethodType(generate_of("qwen3_asr"), object()))
-    return PiecewiseListener(network, f"org/{family}", family)
+    return ChunkedDecoder(network, f"org/{family}", family)
 
 
 @pytest.mark.parametrize("family", WRITING)

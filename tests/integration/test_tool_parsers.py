@@ -11,7 +11,7 @@ import mlx_lm.tool_parsers
 import pytest
 
 from mlxk.adapters.mlx.prompting.tool_parsers import tool_call_format
-from mlxk.domain.formats.output_parser import AnswerStream
+from mlxk.domain.formats.output_parser import OutputParser
 from mlxk.domain.formats.reasoning import CHANNELS, ReasoningFormat
 from mlxk.domain.generation.request import TextDelta, ToolCallDelta
 
@@ -82,7 +82,7 @@ def _run(
     ids = itertools.count()
     style = tool_call_format(tokenizer, _TOOLS, reasoning, lambda: f"id{next(ids)}")
     assert style is not None
-    stream = AnswerStream((), reasoning, style, "<|start|>assistant")
+    stream = OutputParser((), reasoning, style, "<|start|>assistant")
     deltas = [delta for piece in pieces for delta in stream.feed(piece)] + stream.flush(complete)
     text = "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
     parts = [delta for delta in deltas if isinstance(delta, ToolCallDelta)]

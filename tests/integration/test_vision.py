@@ -25,7 +25,7 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.generation.conversation import Conversation, Message, Role
-from mlxk.domain.generation.engine_options import Computation
+from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.media import DecodedImage
 from mlxk.domain.generation.request import FinishReason, GenerationRequest, GenerationSettings
 from mlxk.domain.models.model import Backend, ModelHandle
@@ -215,12 +215,12 @@ def test_what_only_text_models_take_is_refused_by_name(
     models: Models, engine: MlxTextGenerator, tmp_path: Path
 ) -> None:
     handle = models()
-    for computation, said in (
-        (Computation(kv_bits=8), "kv_bits"),
-        (Computation(draft_model=handle), "draft_model"),
-        (Computation(adapter=str(tmp_path)), "adapter"),
+    for engine_options, said in (
+        (EngineOptions(kv_bits=8), "kv_bits"),
+        (EngineOptions(draft_model=handle), "draft_model"),
+        (EngineOptions(adapter=str(tmp_path)), "adapter"),
     ):
-        wanted = attrs.evolve(request(handle, about(noise(1), QUESTION)), computation=computation)
+        wanted = attrs.evolve(request(handle, about(noise(1), QUESTION)), engine_options=engine_options)
         with pytest.raises(MlxkError, match=said):
             read(engine.submit(wanted))
 

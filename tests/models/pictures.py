@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mlxk.domain.generation.conversation import Conversation, Message, MessagePart
-from mlxk.domain.generation.media import SOUND_RATE, DecodedImage, DecodedSound
+from mlxk.domain.generation.media import AUDIO_RATE, DecodedAudio, DecodedImage
 from mlxk.domain.models.model import ModelHandle
 
 
@@ -21,21 +21,21 @@ def noise(seed: int, width: int = 70, height: int = 60) -> DecodedImage:
     return DecodedImage(width, height, pixels, hashlib.sha256(pixels).hexdigest())
 
 
-def tone(pitch_hertz: float, seconds: float = 1.0) -> DecodedSound:
+def tone(pitch_hertz: float, seconds: float = 1.0) -> DecodedAudio:
     """Return a sound that swells."""
-    moments = np.arange(round(seconds * SOUND_RATE)) / SOUND_RATE
+    moments = np.arange(round(seconds * AUDIO_RATE)) / AUDIO_RATE
     swell = np.linspace(0.1, 0.9, len(moments))
     samples = (swell * np.sin(2 * np.pi * pitch_hertz * moments)).astype("<f4").tobytes()
-    return DecodedSound(samples, hashlib.sha256(samples).hexdigest())
+    return DecodedAudio(samples, hashlib.sha256(samples).hexdigest())
 
 
-def as_wav(sound: DecodedSound) -> bytes:
+def as_wav(sound: DecodedAudio) -> bytes:
     """Return a sound as a file."""
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
-        file.setframerate(SOUND_RATE)
+        file.setframerate(AUDIO_RATE)
         file.writeframes((np.frombuffer(sound.samples, "<f4") * 32767).astype("<i2").tobytes())
     return buffer.getvalue()
 

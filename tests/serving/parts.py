@@ -17,7 +17,7 @@ from doubles.text_embedder import InMemoryTextEmbedder
 from doubles.text_generator import InMemoryTextGenerator
 from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.adapters.mlx.speech.audio_file import MlxSoundDecoder
+from mlxk.adapters.mlx.speech.audio_file import MlxAudioDecoder
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.embed_text import EmbedText
@@ -132,7 +132,7 @@ class Parts:
             catalogue=self.catalogue,
             serve_text=serve_text,
             serve_images=lambda: ServeImages(serve_text, images or InMemoryImageDecoder(), InMemoryExifReader()),
-            sounds=MlxSoundDecoder,
+            sounds=MlxAudioDecoder,
             transcribe=lambda: TranscribeAudio(resolve, describe, self.transcriber, memory),
             embed=lambda: EmbedText(resolve, describe, self.embedder, memory),
             resident=self.generator,

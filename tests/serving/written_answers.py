@@ -13,7 +13,7 @@ import attrs
 from doubles.text_generator import InMemoryTextGenerator
 
 from mlxk.application.ports.text_generator import TextStream
-from mlxk.domain.formats.output_parser import AnswerStream
+from mlxk.domain.formats.output_parser import OutputParser
 from mlxk.domain.formats.reasoning import ReasoningFormat, ReasoningStyle
 from mlxk.domain.formats.tool_call_stream import CallTags, CallText, TaggedCall
 from mlxk.domain.formats.tool_calls import ToolCallFormat
@@ -77,7 +77,7 @@ def events(request: GenerationRequest) -> list[GenerationEvent]:
     offered = isinstance(request.prompt, Conversation) and bool(request.prompt.tools)
     calls = _format(chance) if offered else None
     free = request.settings.grammar is None
-    parser = AnswerStream(request.settings.stop, THINKING if free else None, calls if free else None)
+    parser = OutputParser(request.settings.stop, THINKING if free else None, calls if free else None)
     found: list[GenerationEvent] = []
     count, reason = 0, FinishReason.STOP
     for piece in pieces(chance, written(chance, request)):

@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mlxk.adapters.mlx.engine.model_lease import Loan, ModelLender
+from mlxk.adapters.mlx.engine.model_lease import ModelLease, ModelLeases
 from mlxk.application.ports.text_embedder import TextEmbedder
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings, TokenIds, Vector, shortened
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError, IncompatibleModelError, ValidationError
@@ -44,7 +44,7 @@ class MlxTextEmbedder(TextEmbedder):
         lender: Has models in memory.
     """
 
-    def __init__(self, lender: ModelLender) -> None:
+    def __init__(self, lender: ModelLeases) -> None:
         self._lender = lender
 
     def embed(self, request: EmbeddingRequest) -> Embeddings:
@@ -63,7 +63,7 @@ class MlxTextEmbedder(TextEmbedder):
             for indices in batches(tokens):
                 found.update(zip(indices, self._vectors(loan, [tokens[index] for index in indices]), strict=True))
                 _require_dimensions(request, len(found[indices[0]]), loan.model.shortenable)
-                loan.give_way()
+                loan.yield_to_generation()
             device = loan.call(_device)
         length = request.settings.dimensions
         vectors = tuple(
@@ -71,7 +71,7 @@ class MlxTextEmbedder(TextEmbedder):
         )
         return Embeddings(vectors, sum(map(len, tokens)), device)
 
-    def _vectors(self, loan: "Loan[EmbeddingModel]", texts: list[TokenIds]) -> list[Vector]:
+    def _vectors(self, loan: "ModelLease[EmbeddingModel]", texts: list[TokenIds]) -> list[Vector]:
         model = loan.model
         return loan.call(lambda: _compute(model, texts))
 

@@ -16,7 +16,7 @@ _EXPECTED_ANSWER_TOKENS = 512
 """Tokens an answer is expected to have at most when its memory is estimated; few use up what they are allowed."""
 
 
-class Admission:
+class AdmissionQueue:
     """The queue; used on the owner thread only.
 
     Args:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import attrs
 
-from mlxk.adapters.mlx.engine.text_stream import AnswerSink
+from mlxk.adapters.mlx.engine.text_stream import EventSink
 from mlxk.adapters.mlx.prompting.detokenizer import Detokenizer
 from mlxk.application.ports.clock import Clock
 from mlxk.domain.errors import MlxkError
-from mlxk.domain.formats.output_parser import AnswerStream
+from mlxk.domain.formats.output_parser import OutputParser
 from mlxk.domain.generation.request import (
     AnswerDelta,
     Finished,
@@ -55,8 +55,8 @@ class Answer:
         settings: GenerationSettings,
         limits: AnswerLimits,
         detokenizer: Detokenizer,
-        parser: AnswerStream | None,
-        sink: AnswerSink,
+        parser: OutputParser | None,
+        sink: EventSink,
         clock: Clock,
         only_opening: bool = False,
     ) -> None:
@@ -128,7 +128,7 @@ class Answer:
         self._emit(parser.flush(complete=reason is FinishReason.STOP and not parser.stopped))
         return FinishReason.STOP if parser.stopped else reason
 
-    def _parse(self, parser: AnswerStream, text: str) -> bool:
+    def _parse(self, parser: OutputParser, text: str) -> bool:
         """Pass text through the parser; return whether a stop string was found in it."""
         if self._pending and parser.thinking:
             self._pending.clear()

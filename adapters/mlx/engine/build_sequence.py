@@ -13,7 +13,7 @@ import mlx.core as mx
 from mlxk.adapters.mlx.engine.answer import Answer, AnswerLimits
 from mlxk.adapters.mlx.engine.batch import Row
 from mlxk.adapters.mlx.engine.sampling import Draws, LogitsProcessor, SamplingParameters
-from mlxk.adapters.mlx.engine.text_stream import AnswerSink
+from mlxk.adapters.mlx.engine.text_stream import EventSink
 from mlxk.adapters.mlx.loading.text_model import LoadedModel
 from mlxk.adapters.mlx.prompting.detokenizer import Detokenizer
 from mlxk.adapters.mlx.prompting.grammar import CompiledGrammar, GrammarConstraint, answer_begins
@@ -27,10 +27,10 @@ from mlxk.domain.errors import (
     IncompatibleModelError,
     ValidationError,
 )
-from mlxk.domain.formats.output_parser import AnswerStream
+from mlxk.domain.formats.output_parser import OutputParser
 from mlxk.domain.formats.reasoning import ReasoningFormat, ReasoningStyle
 from mlxk.domain.generation.conversation import Conversation
-from mlxk.domain.generation.engine_options import Computation
+from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.request import PRODUCT_DEFAULTS, GenerationRequest, GenerationSettings
 
 
@@ -45,7 +45,7 @@ class Constraints:
     opening: tuple[int, ...]
     """The tokens that begin it."""
     detokenizer: Callable[[], Detokenizer]
-    parser: Callable[[], AnswerStream]
+    parser: Callable[[], OutputParser]
     """Makes what tells reasoning from answer."""
 
     def __call__(self, generated: Sequence[int]) -> tuple[LogitsProcessor, ...]:
@@ -71,7 +71,7 @@ class ReasoningReader:
         parser: Fresh, knowing what the prompt ends with.
     """
 
-    def __init__(self, detokenizer: Detokenizer, parser: AnswerStream) -> None:
+    def __init__(self, detokenizer: Detokenizer, parser: OutputParser) -> None:
         self._detokenizer = detokenizer
         self._parser = parser
         self._read = 0
@@ -151,7 +151,7 @@ UNKNOWN_CONTEXT_MAX_TOKENS = 4096
 def prepare(
     request: GenerationRequest,
     models: Sequence[LoadedModel],
-    sink: AnswerSink,
+    sink: EventSink,
     clock: Clock,
     rendered: RenderedPrompt | None = None,
 ) -> Row:
@@ -190,18 +190,18 @@ def prepare(
     parser = _parser(request, settings, model, rendered)
     only_opening = parser is not None and not settings.stop and not _offered(request) and _opens_only(model.reasoning)
     answer = Answer(rendered.tokens, settings, limits, model.decoder.stream(), parser, sink, clock, only_opening)
-    answer.notes += _notes(request.computation)
+    answer.notes += _notes(request.engine_options)
     return Row(answer, SamplingParameters.of(settings), Draws(settings.seed), _constrain(settings, model, rendered))
 
 
 def _parser(
     request: GenerationRequest, settings: GenerationSettings, model: LoadedModel, rendered: RenderedPrompt
-) -> AnswerStream | None:
+) -> OutputParser | None:
     """Return what splits the answer's text; None when there is nothing to split, which costs nothing."""
     tools = tool_call_format(model.tokenizer, _offered(request), model.reasoning)
     if not settings.stop and model.reasoning is None and tools is None:
         return None
-    return AnswerStream(settings.stop, model.reasoning, tools, rendered.tail)
+    return OutputParser(settings.stop, model.reasoning, tools, rendered.tail)
 
 
 def _offered(request: GenerationRequest) -> tuple[str, ...]:
@@ -236,7 +236,7 @@ def _constrain(settings: GenerationSettings, model: LoadedModel, rendered: Rende
         closing=tuple(closing),
         opening=tuple(opening),
         detokenizer=model.decoder.stream,
-        parser=lambda: AnswerStream((), model.reasoning, None, rendered.tail),
+        parser=lambda: OutputParser((), model.reasoning, None, rendered.tail),
     )
 
 
@@ -262,11 +262,11 @@ def _check_draft(model: LoadedModel, draft: LoadedModel, settings: GenerationSet
             raise ValidationError(f"draft_model and {name} exclude each other")
 
 
-def _notes(computation: Computation) -> list[str]:
+def _notes(engine_options: EngineOptions) -> list[str]:
     options = {
-        "draft_model": computation.draft_model,
-        "kv_bits": computation.kv_bits,
-        "max_kv_size": computation.max_kv_size,
+        "draft_model": engine_options.draft_model,
+        "kv_bits": engine_options.kv_bits,
+        "max_kv_size": engine_options.max_kv_size,
     }
     names = [name for name, value in options.items() if value is not None]
     return [f"Computed outside the common batch because of {' and '.join(names)}."] if names else []

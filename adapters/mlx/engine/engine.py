@@ -5,12 +5,12 @@ from collections.abc import Callable
 import mlx.core as mx
 
 from mlxk.adapters.mlx.engine import malloc
-from mlxk.adapters.mlx.engine.admission import Admission
-from mlxk.adapters.mlx.engine.engine_options import EngineOptions
+from mlxk.adapters.mlx.engine.admission import AdmissionQueue
+from mlxk.adapters.mlx.engine.engine_limits import EngineLimits
 from mlxk.adapters.mlx.engine.jobs import Job
-from mlxk.adapters.mlx.engine.model_pool import LoadRequest, Residency, Resident, WantedModel
+from mlxk.adapters.mlx.engine.model_pool import LoadRequest, ModelPool, PooledModel, WantedModel
 from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache
-from mlxk.adapters.mlx.engine.scheduler import Scheduler, Tally
+from mlxk.adapters.mlx.engine.scheduler import EngineCounters, Scheduler
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.resident_models import EngineState
@@ -25,23 +25,23 @@ much for each of many short answers."""
 class Engine:
     """The worker of the owner thread; see ``owner_thread.Worker``."""
 
-    def __init__(self, log: EventLog, clock: Clock, options: EngineOptions) -> None:
+    def __init__(self, log: EventLog, clock: Clock, options: EngineLimits) -> None:
         self._clock = clock
         self._failed_at: float | None = None
         """When a turn failed as a whole; None when none did."""
         self._rest_at: float | None = None
         """From when on memory is to be given back; None when nothing was done since it was."""
         self._prefixes = PrefixCache(options.prefix_cache_bytes)
-        self._residency = Residency(
+        self._residency = ModelPool(
             log, clock, options.model_budget_bytes, options.keep_alive_seconds, self._prefixes.forget
         )
-        self._admission = Admission(options.max_rows, options.cache_budget_bytes, self._prefixes)
-        self._tally = Tally()
+        self._admission = AdmissionQueue(options.max_rows, options.cache_budget_bytes, self._prefixes)
+        self._tally = EngineCounters()
         self._wired_limit: int | None = None
         """The process's limit before this engine raised it; None where there is none to raise."""
         self._scheduler = Scheduler(log, self._admission, self._prefixes, self._tally, self._residency.release)
 
-    def lease_now(self, wanted: tuple[WantedModel, ...]) -> tuple[Resident, ...] | None:
+    def lease_now(self, wanted: tuple[WantedModel, ...]) -> tuple[PooledModel, ...] | None:
         """Lease models that are in memory already, from any thread; None when one is not."""
         return self._residency.lease_now(wanted)
 
@@ -49,7 +49,7 @@ class Engine:
         """Have models loaded and leased."""
         self._residency.ask(request)
 
-    def release(self, residents: tuple[Resident, ...]) -> None:
+    def release(self, residents: tuple[PooledModel, ...]) -> None:
         """Give leases back that no job took over."""
         self._residency.release(residents)
 

@@ -1,9 +1,9 @@
-"""The caches of an answer, as its ``Computation`` wants them."""
+"""The caches of an answer, as its ``EngineOptions`` wants them."""
 
 from typing import Any
 
 from mlxk.domain.errors import CapabilityError
-from mlxk.domain.generation.engine_options import Computation
+from mlxk.domain.generation.engine_options import EngineOptions
 
 _KEPT_FROM_START = 4
 """Tokens a bounded cache never forgets; attention leans on the first ones."""
@@ -12,12 +12,12 @@ _GROUPS = (64, 32)
 """Sizes of the groups that share a scale when keys and values are quantized; the first that divides a head is taken."""
 
 
-def make_cache(network: Any, computation: Computation, head_size: int | None) -> list[Any]:  # noqa: ANN401
+def make_cache(network: Any, engine_options: EngineOptions, head_size: int | None) -> list[Any]:  # noqa: ANN401
     """Build the cache, one object a layer.
 
     Args:
         network: The model.
-        computation: What is wanted.
+        engine_options: What is wanted.
         head_size: Numbers in one attention head; None when unknown.
 
     Raises:
@@ -26,16 +26,16 @@ def make_cache(network: Any, computation: Computation, head_size: int | None) ->
     from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
 
     cache: list[Any] = make_prompt_cache(network)
-    if computation.max_kv_size is None and computation.kv_bits is None:
+    if engine_options.max_kv_size is None and engine_options.kv_bits is None:
         return cache
     if not _plain(cache):
-        wanted = "max_kv_size" if computation.kv_bits is None else "kv_bits"
+        wanted = "max_kv_size" if engine_options.kv_bits is None else "kv_bits"
         raise CapabilityError(f"{wanted}: this model keeps no keys and values that could be bounded or quantized.")
-    if computation.kv_bits is not None:
+    if engine_options.kv_bits is not None:
         _group(head_size)
     else:
         for index in _plain(cache):
-            cache[index] = RotatingKVCache(computation.max_kv_size, keep=_KEPT_FROM_START)
+            cache[index] = RotatingKVCache(engine_options.max_kv_size, keep=_KEPT_FROM_START)
     return cache
 
 
@@ -45,11 +45,11 @@ def quantize(cache: list[Any], bits: int, head_size: int | None) -> None:
         cache[index] = cache[index].to_quantized(group_size=_group(head_size), bits=bits)
 
 
-def cache_kind(computation: Computation) -> str:
+def cache_kind(engine_options: EngineOptions) -> str:
     """Return what tells caches of different kinds apart; empty for the usual one."""
-    if computation.kv_bits is not None:
-        return f"#bits={computation.kv_bits}"
-    return f"#size={computation.max_kv_size}" if computation.max_kv_size is not None else ""
+    if engine_options.kv_bits is not None:
+        return f"#bits={engine_options.kv_bits}"
+    return f"#size={engine_options.max_kv_size}" if engine_options.max_kv_size is not None else ""
 
 
 def _plain(cache: list[Any]) -> list[int]:

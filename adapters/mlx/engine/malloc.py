@@ -22,7 +22,7 @@ def give_back() -> None:
         trim(0)
 
 
-def use_one_heap() -> None:
+def use_single_arena() -> None:
     """Have all threads share one heap, all of which can be given back; to be called before there are threads.
 
     Does nothing where the C library has no such choice.
@@ -32,7 +32,7 @@ def use_one_heap() -> None:
         choose(_M_ARENA_MAX, 1)
 
 
-def settle_random_state() -> None:
+def materialize_random_state() -> None:
     """Compute the state of MLX's random numbers, to be called when a model was loaded.
 
     A network draws its weights before the real ones replace them. Nothing ever computes those, so that without this

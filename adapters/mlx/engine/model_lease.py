@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import attrs
 
 from mlxk.adapters.mlx.engine.owner_thread import OwnerThread
-from mlxk.adapters.mlx.exception_summary import Fault
+from mlxk.adapters.mlx.exception_summary import ExceptionSummary
 from mlxk.application.ports.event_log import EventLog
 from mlxk.domain.errors import ExecutionError, MlxkError
 
@@ -33,7 +33,7 @@ class _Failure:
     error: MlxkError
 
 
-class Loan(Generic[M]):
+class ModelLease(Generic[M]):
     """A model that stays in memory as long as the loan lasts.
 
     Args:
@@ -63,7 +63,7 @@ class Loan(Generic[M]):
             raise outcome.error
         return outcome
 
-    def give_way(self) -> None:
+    def yield_to_generation(self) -> None:
         """Wait while answers are computed, as long as the last piece of work took: each side gets half of the time."""
         end = time.monotonic() + self._seconds
         while time.monotonic() < end and self._engine_is_busy():
@@ -80,14 +80,14 @@ class Loan(Generic[M]):
         except MlxkError as error:
             return _Failure(error.with_traceback(None))
         except Exception as error:  # noqa: BLE001 - a door: the borrower waits for an outcome, whatever happens
-            fault = Fault.of(error)
+            fault = ExceptionSummary.of(error)
             self._log.warning("work on a lent model failed", error=fault.kind, where=fault.place)
             return _Failure(ExecutionError(f"The model failed ({fault.kind})."))
         finally:
             self._seconds = time.monotonic() - began
 
 
-class ModelLender:
+class ModelLeases:
     """Lends models that are used on the owner thread.
 
     Args:
@@ -100,7 +100,7 @@ class ModelLender:
         self._log = log
 
     @contextlib.contextmanager
-    def lend(self, wanted: "WantedModel", kind: type[M]) -> Iterator[Loan[M]]:
+    def lend(self, wanted: "WantedModel", kind: type[M]) -> Iterator[ModelLease[M]]:
         """Have a model in memory for the length of the block, loading it if need be.
 
         Args:
@@ -119,7 +119,7 @@ class ModelLender:
             model: object = residents[0].model
             if not isinstance(model, kind):
                 raise TypeError(f"the loader made a {type(model).__name__}, not a {kind.__name__}")
-            yield Loan(self._thread, model, self._log)
+            yield ModelLease(self._thread, model, self._log)
         finally:
             # A closed engine has unloaded everything already.
             with contextlib.suppress(ExecutionError):

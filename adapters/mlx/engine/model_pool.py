@@ -51,7 +51,7 @@ class WantedModel:
 
 
 @attrs.define(eq=False)
-class Resident:
+class PooledModel:
     """A model in memory and how many answers use it."""
 
     model: LoadedModel
@@ -71,9 +71,9 @@ class LoadRequest:
     def __init__(self, wanted: tuple[WantedModel, ...]) -> None:
         self.wanted = wanted
         self.abandoned = False
-        self.reply: queue.SimpleQueue[tuple[Resident, ...] | MlxkError] = queue.SimpleQueue()
+        self.reply: queue.SimpleQueue[tuple[PooledModel, ...] | MlxkError] = queue.SimpleQueue()
 
-    def wait(self) -> tuple[Resident, ...]:
+    def wait(self) -> tuple[PooledModel, ...]:
         """Wait for the models, leased.
 
         Raises:
@@ -89,7 +89,7 @@ class LoadRequest:
         return outcome
 
 
-class Residency:
+class ModelPool:
     """Loads, keeps and unloads models; used on the owner thread only, but for ``lease_now``.
 
     Args:
@@ -112,12 +112,12 @@ class Residency:
         self._keep_alive = keep_alive_seconds
         self._forget = forget
         self._requests: deque[LoadRequest] = deque()
-        self._residents: dict[str, Resident] = {}
+        self._residents: dict[str, PooledModel] = {}
         self._lock = threading.Lock()
         """Held while a resident's leases are judged or change."""
 
     @property
-    def models(self) -> tuple[Resident, ...]:
+    def models(self) -> tuple[PooledModel, ...]:
         """What is in memory, in no particular order."""
         return tuple(self._residents.values())
 
@@ -125,7 +125,7 @@ class Residency:
         """Take a request; it is answered in a later ``turn``."""
         self._requests.append(request)
 
-    def lease_now(self, wanted: tuple[WantedModel, ...]) -> tuple[Resident, ...] | None:
+    def lease_now(self, wanted: tuple[WantedModel, ...]) -> tuple[PooledModel, ...] | None:
         """Lease models that are in memory already; from any thread, without waiting for the owner thread.
 
         Returns:
@@ -146,7 +146,7 @@ class Residency:
             self._lease(residents)
             return residents
 
-    def release(self, residents: tuple[Resident, ...]) -> None:
+    def release(self, residents: tuple[PooledModel, ...]) -> None:
         """Give leases back."""
         with self._lock:
             for resident in residents:
@@ -229,12 +229,12 @@ class Residency:
             request.reply.put(residents)
         return True
 
-    def _lease(self, residents: tuple[Resident, ...]) -> None:
+    def _lease(self, residents: tuple[PooledModel, ...]) -> None:
         for resident in residents:
             resident.leases += 1
             resident.used_at = self._clock.monotonic()
 
-    def _resident(self, wanted: WantedModel, identity: str) -> Resident:
+    def _resident(self, wanted: WantedModel, identity: str) -> PooledModel:
         found = self._residents.get(identity)
         if found is not None:
             return found
@@ -246,7 +246,7 @@ class Residency:
         ignored = getattr(model, "ignored_settings", ())
         if ignored:
             self._log.warning("generation_config.json asks for what cannot be used", model=model.name, ignored=ignored)
-        resident = self._residents[identity] = Resident(model, self._clock.monotonic())
+        resident = self._residents[identity] = PooledModel(model, self._clock.monotonic())
         return resident
 
     def _make_room(self, needed: int, kept: list[str]) -> bool:
@@ -278,7 +278,7 @@ def _load(wanted: WantedModel) -> Any:  # noqa: ANN401 - what a loader makes is 
     try:
         with contained(name):
             loaded = wanted.load(wanted.handle, wanted.adapter)
-            malloc.settle_random_state()
+            malloc.materialize_random_state()
             malloc.give_back()
             return loaded
     except (MlxkError, OSError):

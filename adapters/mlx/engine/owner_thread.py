@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from mlxk.adapters.mlx.exception_summary import Fault
+from mlxk.adapters.mlx.exception_summary import ExceptionSummary
 from mlxk.application.ports.event_log import EventLog
 from mlxk.domain.errors import ExecutionError
 
@@ -113,7 +113,7 @@ class OwnerThread(Generic[W]):
                 open_ = self._do_posted(worker, busy)
                 busy = open_ and worker.turn(self._posted)
             except Exception as error:  # noqa: BLE001 - the door of the thread: whatever escapes must not end it
-                fault = Fault.of(error)
+                fault = ExceptionSummary.of(error)
                 self._log.error("a turn of the engine failed", error=fault.kind, where=fault.place)
                 worker.fail_all(error)
                 busy = False

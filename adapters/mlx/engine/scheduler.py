@@ -24,19 +24,19 @@ import attrs
 import mlx.core as mx
 
 from mlxk.adapters.mlx.engine import malloc
-from mlxk.adapters.mlx.engine.admission import Admission
+from mlxk.adapters.mlx.engine.admission import AdmissionQueue
 from mlxk.adapters.mlx.engine.batch import Batch, DecodeBatch, Row, Sampled
 from mlxk.adapters.mlx.engine.jobs import Job
 from mlxk.adapters.mlx.engine.kv_cache import make_cache, quantize
 from mlxk.adapters.mlx.engine.logprobs import token_logprob
-from mlxk.adapters.mlx.engine.model_pool import Resident
+from mlxk.adapters.mlx.engine.model_pool import PooledModel
 from mlxk.adapters.mlx.engine.prefill import Prefill
 from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache
 from mlxk.adapters.mlx.engine.sampling import NOT_FINITE
-from mlxk.adapters.mlx.exception_summary import Fault
+from mlxk.adapters.mlx.exception_summary import ExceptionSummary
 from mlxk.application.ports.event_log import EventLog
 from mlxk.domain.errors import ExecutionError, MlxkError
-from mlxk.domain.generation.engine_options import Computation
+from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.request import FinishReason
 
 PIECE_SHARED = 64
@@ -58,7 +58,7 @@ Outcome = FinishReason | MlxkError
 
 
 @attrs.define
-class Tally:
+class EngineCounters:
     """Counters; written on the owner thread, readable from any."""
 
     prompt_tokens: int = 0
@@ -82,10 +82,10 @@ class Scheduler:
     def __init__(
         self,
         log: EventLog,
-        admission: Admission,
+        admission: AdmissionQueue,
         prefixes: PrefixCache,
-        tally: Tally,
-        release: Callable[[tuple[Resident, ...]], None],
+        tally: EngineCounters,
+        release: Callable[[tuple[PooledModel, ...]], None],
     ) -> None:
         self._log = log
         self._admission = admission
@@ -175,14 +175,16 @@ class Scheduler:
     def _begin(self, job: Job) -> Prefill:
         model, tokens = job.resident.model, job.tokens
         found = self._prefixes.find(job.identity, tokens)
-        cache = found.cache if found.cache is not None else make_cache(model.network, job.computation, model.head_size)
+        cache = (
+            found.cache if found.cache is not None else make_cache(model.network, job.engine_options, model.head_size)
+        )
         if job.media is not None:
             job.prefill = job.media.prefill(tokens, cache, found.tokens)
         else:
             job.prefill = Prefill(model.network, tokens, cache, found.tokens, found.parting)
         if len(job.residents) > 1:
             draft = job.residents[1].model.network
-            job.prefill.draft = Prefill(draft, tokens, make_cache(draft, Computation(), None))
+            job.prefill.draft = Prefill(draft, tokens, make_cache(draft, EngineOptions(), None))
         job.row.prepare()
         job.answer.started(found.tokens)
         self._tally.cached_tokens += found.tokens
@@ -204,8 +206,8 @@ class Scheduler:
         return done
 
     def _settle(self, job: Job, prefill: Prefill) -> None:
-        if job.computation.kv_bits is not None:
-            quantize(prefill.cache, job.computation.kv_bits, job.resident.model.head_size)
+        if job.engine_options.kv_bits is not None:
+            quantize(prefill.cache, job.engine_options.kv_bits, job.resident.model.head_size)
 
     def _start_decoding(self, jobs: list[Job]) -> None:
         for job in jobs:
@@ -233,7 +235,7 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - a door: caches that cannot be merged leave the batch half changed
             self._rebuild(batch, error)
 
-    def _shared_batch(self, resident: Resident) -> Batch:
+    def _shared_batch(self, resident: PooledModel) -> Batch:
         network = resident.model.network
         shared = (batch for batch in self._batches if batch.network is network and not batch.alone)
         return next(shared, None) or DecodeBatch(network)
@@ -310,7 +312,7 @@ class Scheduler:
             self._tally.failed += 1
         self._tally.ended += 1
         self._release(job.residents)
-        job.let_go()
+        job.release_arrays()
 
 
 def _failure(error: Exception) -> MlxkError:
@@ -318,5 +320,5 @@ def _failure(error: Exception) -> MlxkError:
         # Without the frames it went through: they hold arrays, which must not leave the owner thread.
         error.__cause__ = error.__context__ = None
         return error.with_traceback(None)
-    fault = Fault.of(error)
+    fault = ExceptionSummary.of(error)
     return ExecutionError(f"Generation failed ({fault.kind}).", detail={"where": fault.place})

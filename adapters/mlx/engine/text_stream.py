@@ -1,6 +1,6 @@
 """The reader's end of one running answer: plain Python values in a queue between the owner thread and a reader.
 
-The writing end is ``AnswerSink``, used by the owner thread alone. Pieces that pile up while the reader is busy reach it
+The writing end is ``EventSink``, used by the owner thread alone. Pieces that pile up while the reader is busy reach it
 as one delta, and a listener is called once for all of them, so a slow reader costs the engine nothing.
 """
 
@@ -16,7 +16,7 @@ Piece = str | AnswerDelta | Finished | MlxkError
 """What is written: text as plain strings, since most pieces are nothing else."""
 
 
-class AnswerSink:
+class EventSink:
     """The writing end: takes deltas, then one ``Finished`` or one error."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class MlxTextStream(TextStream):
         cancel: Asks the engine to stop this answer; may be called from any thread, at any time.
     """
 
-    def __init__(self, sink: AnswerSink, cancel: Callable[[], None]) -> None:
+    def __init__(self, sink: EventSink, cancel: Callable[[], None]) -> None:
         self._sink = sink
         self._cancel = cancel
         self._ahead: Piece | None = None

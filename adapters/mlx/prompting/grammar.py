@@ -18,7 +18,7 @@ from mlxk.adapters.mlx.library_imports import import_failure
 from mlxk.adapters.mlx.prompting.detokenizer import Detokenizer, unwrapped
 from mlxk.adapters.mlx.prompting.json_schemas import enforceable
 from mlxk.domain.errors import CapabilityError, ValidationError
-from mlxk.domain.formats.output_parser import AnswerStream
+from mlxk.domain.formats.output_parser import OutputParser
 from mlxk.domain.generation.grammar import Grammar, GrammarKind
 
 CACHED_GRAMMARS = 64
@@ -197,7 +197,7 @@ class GrammarCompiler:
         return CompiledGrammar(matcher, (self._vocabulary.vocab_size + 31) // 32, self._ends)
 
 
-def answer_begins(detokenizer: Detokenizer, answer: AnswerStream) -> AnswerBegins | None:
+def answer_begins(detokenizer: Detokenizer, answer: OutputParser) -> AnswerBegins | None:
     """Return what tells when a model is done with reasoning and begins the answer itself.
 
     Args:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlxk.domain.formats.reasoning import ReasoningFormat, ReasoningStyle
-from mlxk.domain.formats.tool_call_stream import CallFollower, CallTags, CallText, TaggedCall, ToolCallParser
+from mlxk.domain.formats.tool_call_stream import CallTags, CallText, IncrementalCallParser, TaggedCall, ToolCallParser
 from mlxk.domain.formats.tool_calls import ToolCallFormat
 from mlxk.domain.generation.conversation import ToolCall
 
@@ -96,7 +96,7 @@ def tool_call_format(
     return ToolCallFormat(start, tokenizer.tool_call_end or "", parse, _follower(family, parse))
 
 
-def _follower(family: str, parse: ToolCallParser) -> Callable[[], CallFollower] | None:
+def _follower(family: str, parse: ToolCallParser) -> Callable[[], IncrementalCallParser] | None:
     """Return what makes the followers of a family's sections; None when its calls are shown when they are whole."""
     if family == "json_tools":
         return lambda: CallText(parse)

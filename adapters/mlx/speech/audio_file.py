@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mlxk.application.ports.sound_decoder import SoundDecoder
+from mlxk.application.ports.audio_decoder import AudioDecoder
 from mlxk.domain.errors import BackendNotInstalledError, StorageError, ValidationError
-from mlxk.domain.generation.media import MAX_AUDIO_BYTES, SOUND_RATE, DecodedSound
+from mlxk.domain.generation.media import AUDIO_RATE, MAX_AUDIO_BYTES, DecodedAudio
 from mlxk.domain.transcription import MAX_AUDIO_SECONDS
 
 if TYPE_CHECKING:
@@ -167,12 +167,12 @@ def _needs_ffmpeg(name: str, kind: str) -> BackendNotInstalledError:
     )
 
 
-class MlxSoundDecoder(SoundDecoder):
+class MlxAudioDecoder(AudioDecoder):
     """Decodes with mlx-audio's reader, and with ffmpeg what that does not read."""
 
-    def decode(self, path: str, name: str) -> DecodedSound:
+    def decode(self, path: str, name: str) -> DecodedAudio:
         """Decode a file; see the port."""
         if importlib.util.find_spec("mlx_audio") is None:
             raise BackendNotInstalledError("Reading sound needs mlx-audio.", hint="Install it: pip install mlx-audio")
-        samples = read_sound(path, name, SOUND_RATE).samples.astype("<f4").tobytes()
-        return DecodedSound(samples, hashlib.sha256(samples).hexdigest())
+        samples = read_sound(path, name, AUDIO_RATE).samples.astype("<f4").tobytes()
+        return DecodedAudio(samples, hashlib.sha256(samples).hexdigest())

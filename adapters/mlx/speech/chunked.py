@@ -18,7 +18,7 @@ import numpy as np
 
 from mlxk.adapters.mlx.speech import speech_model
 from mlxk.adapters.mlx.speech.audio_file import Sound
-from mlxk.adapters.mlx.speech.speech_model import Listener
+from mlxk.adapters.mlx.speech.speech_model import SpeechDecoder
 from mlxk.domain.errors import CapabilityError, IncompatibleModelError
 from mlxk.domain.transcription import (
     Heard,
@@ -37,7 +37,7 @@ _QUIET_SECONDS = 0.1
 
 
 @attrs.frozen(eq=False)
-class Piece:
+class AudioChunk:
     """A part of a recording."""
 
     sound: Sound
@@ -50,14 +50,16 @@ class Piece:
         return self.start + self.sound.seconds
 
 
-def divided(sound: Sound, most_seconds: float) -> list[Piece]:
+def divided(sound: Sound, most_seconds: float) -> list[AudioChunk]:
     """Divide a recording into pieces of at most so many seconds, without losing or repeating a sample."""
     most, total, rate = int(most_seconds * sound.rate), len(sound.samples), sound.rate
     borders = [0]
     while total - borders[-1] > most:
         borders.append(_quietest(sound, borders[-1] + int(most * (1 - _SEARCHED)), borders[-1] + most))
     borders.append(total)
-    return [Piece(Sound(sound.samples[start:end], rate), start / rate) for start, end in itertools.pairwise(borders)]
+    return [
+        AudioChunk(Sound(sound.samples[start:end], rate), start / rate) for start, end in itertools.pairwise(borders)
+    ]
 
 
 def _quietest(sound: Sound, first: int, last: int) -> int:
@@ -73,7 +75,7 @@ def _quietest(sound: Sound, first: int, last: int) -> int:
 
 
 @attrs.frozen
-class PieceResult:
+class ChunkResult:
     """What was heard in one piece; times count from the piece's beginning."""
 
     text: str
@@ -81,7 +83,7 @@ class PieceResult:
     language: str | None
 
 
-def piece_result(returned: object, seconds: float) -> PieceResult:
+def piece_result(returned: object, seconds: float) -> ChunkResult:
     """Understand what a model's ``generate`` returned.
 
     Args:
@@ -98,7 +100,7 @@ def piece_result(returned: object, seconds: float) -> PieceResult:
     if not segments and text.strip():
         segments = (Segment(text.strip(), 0.0, seconds),)
     language = _language(getattr(returned, "language", None))
-    return PieceResult(
+    return ChunkResult(
         text.strip(), segments, language or next((each.language for each in segments if each.language), None)
     )
 
@@ -188,7 +190,7 @@ _WITHOUT_SPACES = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0x0E00
 """Scripts that put no space between words: kana, Chinese characters, Thai."""
 
 
-class PiecewiseListener(Listener):
+class ChunkedDecoder(SpeechDecoder):
     """Hears recordings with one model.
 
     Args:
@@ -232,7 +234,7 @@ class PiecewiseListener(Listener):
         mx.clear_cache()
         yield Transcript(_join_texts(texts), sound.seconds, self._code(language), tuple(segments))
 
-    def _hear(self, piece: Piece, settings: TranscriptionSettings) -> PieceResult:
+    def _hear(self, piece: AudioChunk, settings: TranscriptionSettings) -> ChunkResult:
         arguments = self.arguments(settings, piece.sound.seconds)
         # A file is what every family takes, and what mlx-audio's own programs give them.
         with tempfile.TemporaryDirectory(prefix="mlxk-") as folder:

@@ -12,7 +12,7 @@ from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.transcription import TranscriptEvent, TranscriptionSettings
 
 
-class Listener(Protocol):
+class SpeechDecoder(Protocol):
     """Hears recordings with one model. Used on the owner thread only."""
 
     @abstractmethod
@@ -30,7 +30,7 @@ class SpeechModel:
 
     handle: ModelHandle
     weight_bytes: int
-    listener: Listener
+    listener: SpeechDecoder
 
     @property
     def name(self) -> str:

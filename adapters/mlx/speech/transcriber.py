@@ -6,13 +6,13 @@ import warnings
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
-from mlxk.adapters.mlx.engine.model_lease import Loan, ModelLender
+from mlxk.adapters.mlx.engine.model_lease import ModelLease, ModelLeases
 from mlxk.adapters.mlx.library_imports import light_imports
 from mlxk.adapters.mlx.loading.load_errors import loading_failure
 from mlxk.adapters.mlx.loading.text_model import read_config, weight_bytes
 from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_own_code
 from mlxk.adapters.mlx.speech import speech_model
-from mlxk.adapters.mlx.speech.speech_model import Listener, SpeechModel
+from mlxk.adapters.mlx.speech.speech_model import SpeechDecoder, SpeechModel
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.speech_transcriber import SpeechTranscriber
 from mlxk.domain.errors import (
@@ -84,14 +84,14 @@ def _load(handle: ModelHandle, family: str) -> "nn.Module":
     return utils.load_model(Path(handle.directory), model_name_parts=[family])
 
 
-def _listener(network: "nn.Module", name: str, family: str) -> Listener:
+def _listener(network: "nn.Module", name: str, family: str) -> SpeechDecoder:
     if family == speech_model.WHISPER:
-        from mlxk.adapters.mlx.speech.whisper import WhisperListener
+        from mlxk.adapters.mlx.speech.whisper import WhisperDecoder
 
-        return WhisperListener(network, name)
-    from mlxk.adapters.mlx.speech.chunked import PiecewiseListener
+        return WhisperDecoder(network, name)
+    from mlxk.adapters.mlx.speech.chunked import ChunkedDecoder
 
-    return PiecewiseListener(network, name, family)
+    return ChunkedDecoder(network, name, family)
 
 
 class MlxSpeechTranscriber(SpeechTranscriber):
@@ -102,7 +102,7 @@ class MlxSpeechTranscriber(SpeechTranscriber):
         log: Hears how long recordings took.
     """
 
-    def __init__(self, lender: ModelLender, log: EventLog) -> None:
+    def __init__(self, lender: ModelLeases, log: EventLog) -> None:
         self._lender = lender
         self._log = log
 
@@ -127,9 +127,9 @@ class MlxSpeechTranscriber(SpeechTranscriber):
                 with contextlib.suppress(MlxkError):
                     loan.call(events.close)
 
-    def _events(self, loan: "Loan[SpeechModel]", events: Iterator[TranscriptEvent]) -> Iterator[TranscriptEvent]:
+    def _events(self, loan: "ModelLease[SpeechModel]", events: Iterator[TranscriptEvent]) -> Iterator[TranscriptEvent]:
         while (event := loan.call(lambda: next(events, None))) is not None:
             if isinstance(event, Transcript):
                 self._log.info("heard a recording", seconds=round(event.seconds, 2), segments=len(event.segments))
             yield event
-            loan.give_way()
+            loan.yield_to_generation()

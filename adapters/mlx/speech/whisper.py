@@ -12,7 +12,7 @@ from mlx_audio.stt.models.whisper.timing import add_word_timestamps
 from mlx_audio.stt.models.whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE
 from mlx_audio.utils import hanning, mel_filters, stft
 
-from mlxk.adapters.mlx.speech.speech_model import Listener
+from mlxk.adapters.mlx.speech.speech_model import SpeechDecoder
 from mlxk.domain.errors import CapabilityError, UnhealthyModelError
 from mlxk.domain.transcription import (
     Heard,
@@ -92,7 +92,7 @@ _SURE_LOGPROB = -1.0
 """... its text is likelier than this, as a mean logarithm over its tokens."""
 
 
-class WhisperListener(Listener):
+class WhisperDecoder(SpeechDecoder):
     """Hears recordings with one model.
 
     Args:
@@ -116,7 +116,7 @@ class WhisperListener(Listener):
         spectrum = Spectrum(sound.samples, network.dims.n_mels)
         language = language or network._detect_language(spectrum.window(0, N_FRAMES, network.dtype))
         yield Heard(0.0, sound.seconds)
-        hearing = _Hearing(network, spectrum, language, settings)
+        hearing = _WhisperRun(network, spectrum, language, settings)
         segments: list[Segment] = []
         while not hearing.ended:
             fresh = tuple(map(_segment, hearing.window()))
@@ -155,7 +155,7 @@ class WhisperListener(Listener):
         return code
 
 
-class _Hearing:
+class _WhisperRun:
     """One recording on its way."""
 
     def __init__(self, network: nn.Module, spectrum: Spectrum, language: str, settings: TranscriptionSettings) -> None:

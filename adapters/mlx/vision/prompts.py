@@ -24,7 +24,7 @@ from mlxk.adapters.mlx.prompting.templates import (
 from mlxk.adapters.mlx.vision.network import VisionParts
 from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, MessagePart
-from mlxk.domain.generation.media import SOUND_RATE, DecodedImage, DecodedSound
+from mlxk.domain.generation.media import AUDIO_RATE, DecodedAudio, DecodedImage
 from mlxk.domain.generation.request import Effort, GenerationRequest
 
 _PROCESSOR_FAULTS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
@@ -88,7 +88,7 @@ def _render(
     with refusals_explained(conversation):
         messages = _formatted(conversation, parts)
         plain = isinstance(messages[-1], str)
-        holder = None if plain else _template_holder(parts.processor, plays_sound=bool(conversation.sounds))
+        holder = None if plain else _template_holder(parts.processor, has_audio=bool(conversation.sounds))
         if holder is not None:
             told = reasoning_options(holder.chat_template, thinking, effort)
             options = {**offered, **told}
@@ -140,13 +140,13 @@ def _wire_part(part: MessagePart) -> dict[str, str]:
     return {"type": "image" if isinstance(part, DecodedImage) else "audio"}
 
 
-def _template_holder(processor: Any, *, plays_sound: bool) -> Any:  # noqa: ANN401 - untyped
+def _template_holder(processor: Any, *, has_audio: bool) -> Any:  # noqa: ANN401 - untyped
     """Return what renders, where the model brings a template: its processor, or the tokenizer in it.
 
     The processor of Gemma 4 would move every sound to the last turn, so with sound it is the tokenizer's turn first.
     """
     holders = [processor, getattr(processor, "tokenizer", None)]
-    for holder in reversed(holders) if plays_sound else holders:
+    for holder in reversed(holders) if has_audio else holders:
         render = getattr(holder, "apply_chat_template", None)
         if render is not None and getattr(holder, "chat_template", None) is not None:
             return holder
@@ -183,14 +183,14 @@ def _process(text: str, conversation: Conversation, parts: VisionParts) -> Looke
     return LookedAt(tuple(tokens), rest, last, _kind(conversation))
 
 
-def _require_hearing(sounds: tuple[DecodedSound, ...], parts: VisionParts) -> None:
+def _require_hearing(sounds: tuple[DecodedAudio, ...], parts: VisionParts) -> None:
     """Refuse what mlx-vlm would leave out, or hear at a wrong speed, without a word."""
     if len(sounds) > 1 and not getattr(parts.processor, "supports_multiple_audio", False):
         fault = f"this model ({parts.type}) hears one recording in a conversation, not {len(sounds)}"
         raise CapabilityError.in_field("messages", fault, hint="Play one.")
-    rate = getattr(getattr(parts.processor, "feature_extractor", None), "sampling_rate", SOUND_RATE)
-    if sounds and rate != SOUND_RATE:
-        raise CapabilityError(f"This model ({parts.type}) hears {rate} samples a second; mlxk gives {SOUND_RATE}.")
+    rate = getattr(getattr(parts.processor, "feature_extractor", None), "sampling_rate", AUDIO_RATE)
+    if sounds and rate != AUDIO_RATE:
+        raise CapabilityError(f"This model ({parts.type}) hears {rate} samples a second; mlxk gives {AUDIO_RATE}.")
 
 
 def _refusal(error: Exception, conversation: Conversation) -> ValidationError:
@@ -217,7 +217,7 @@ def _picture(image: DecodedImage) -> Any:  # noqa: ANN401
     return Image.frombytes("RGB", (image.width, image.height), image.pixels)
 
 
-def _wave(sound: DecodedSound) -> Any:  # noqa: ANN401
+def _wave(sound: DecodedAudio) -> Any:  # noqa: ANN401
     import numpy as np
 
     return np.frombuffer(sound.samples, dtype="<f4").astype(np.float32)

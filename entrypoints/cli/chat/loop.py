@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from mlxk.application.use_cases.generate_text import Question
 from mlxk.domain.errors import MlxkError, StorageError
-from mlxk.domain.generation.conversation import require_whole
+from mlxk.domain.generation.conversation import require_valid_unicode
 from mlxk.entrypoints.cli import generation_arguments
-from mlxk.entrypoints.cli.answer import Answer, AnswerReader, call_line, say_notes, say_why_cut
-from mlxk.entrypoints.cli.chat.session import ChatSession, Command, Meaning, Picture, Prompt, read_line, wants_more
-from mlxk.entrypoints.cli.command import Door
+from mlxk.entrypoints.cli.answer import AnswerReader, CollectedAnswer, call_line, say_notes, say_why_cut
+from mlxk.entrypoints.cli.chat.session import ChatSession, Meaning, Picture, Prompt, SlashCommand, read_line, wants_more
+from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
@@ -31,22 +31,24 @@ if TYPE_CHECKING:
 BANNER = "Chatting with {model}. /help lists the commands, Ctrl-D leaves."
 
 
-def chat(arguments: argparse.Namespace, door: Door, container: "Container", output: Output, opening: str) -> int:
+def chat(
+    arguments: argparse.Namespace, context: CommandContext, container: "Container", output: Output, opening: str
+) -> int:
     """Chat until the user leaves; ``opening`` is the first prompt when it is not empty."""
-    require_whole(arguments.system or "", "--system")
-    require_whole(opening, "prompt")
+    require_valid_unicode(arguments.system or "", "--system")
+    require_valid_unicode(opening, "prompt")
     resolve = container.use_cases.resolve_model()
     session = ChatSession(
         generate=container.use_cases.generate_text(),
         check_model=lambda reference: resolve(reference).name,
-        take_in=_taking_in(door.settings, container),
+        take_in=_taking_in(context.settings, container),
         model=arguments.model,
         settings=generation_arguments.settings(arguments),
         question=Question(
             prompt="",
             thinking=arguments.thinking,
             effort=generation_arguments.effort(arguments),
-            computation=generation_arguments.computation(arguments),
+            engine_options=generation_arguments.engine_options(arguments),
             draft_reference=arguments.draft_model,
             strict_memory=arguments.strict_memory,
         ),
@@ -58,14 +60,14 @@ def chat(arguments: argparse.Namespace, door: Door, container: "Container", outp
     session.settings.validate()
     resolve(arguments.model)
     if not sys.stdin.isatty():
-        prompt = opening or door.read_pipe("", output.note)
+        prompt = opening or context.read_pipe("", output.note)
         if prompt.strip():
             _answer(session, output, prompt)
         return DONE
     output.note(BANNER.format(model=arguments.model))
     if opening:
         _handle(session, output, Prompt(opening))
-    terminal = _terminal(door.settings)
+    terminal = _terminal(context.settings)
     while not session.finished:
         line = _read(terminal)
         if line is None:
@@ -126,7 +128,7 @@ def _handle_line(session: ChatSession, output: Output, line: str) -> None:
 def _handle(session: ChatSession, output: Output, meaning: Meaning) -> None:
     """Answer or obey; a failure is told, Ctrl-C gives it up, and the chat goes on."""
     try:
-        if isinstance(meaning, Command):
+        if isinstance(meaning, SlashCommand):
             told = session.obey(meaning)
             if told:
                 output.note(told)
@@ -164,7 +166,7 @@ def _answer(session: ChatSession, output: Output, prompt: str) -> None:
     _tell(session, output, answer)
 
 
-def _tell(session: ChatSession, output: Output, answer: Answer) -> None:
+def _tell(session: ChatSession, output: Output, answer: CollectedAnswer) -> None:
     """Write what was not written while the answer came."""
     if not session.live:
         if answer.reasoning and session.show_reasoning:
@@ -179,7 +181,7 @@ def _tell(session: ChatSession, output: Output, answer: Answer) -> None:
         output.note(_speed(answer))
 
 
-def _speed(answer: Answer) -> str:
+def _speed(answer: CollectedAnswer) -> str:
     usage, timings = answer.finished.usage, answer.finished.timings
     rate = usage.completion_tokens / timings.generation_seconds if timings.generation_seconds > 0 else 0.0
     cached = f", {usage.cached_tokens} cached" if usage.cached_tokens else ""

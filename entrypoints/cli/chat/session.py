@@ -8,7 +8,7 @@ import attrs
 
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation.conversation import Conversation, Message, Role, ToolCall, require_whole
+from mlxk.domain.generation.conversation import Conversation, Message, Role, ToolCall, require_valid_unicode
 from mlxk.domain.generation.image_table import Chunk
 from mlxk.domain.generation.media import check_chunk, check_together
 from mlxk.domain.generation.request import GenerationSettings
@@ -31,7 +31,7 @@ class Prompt:
 
 
 @attrs.frozen
-class Command:
+class SlashCommand:
     """Something to do: a slash command."""
 
     name: str
@@ -48,7 +48,7 @@ class Picture:
     """What to ask about it at once; empty waits for the next prompt."""
 
 
-Meaning = Prompt | Command | Picture
+Meaning = Prompt | SlashCommand | Picture
 
 _FILE = re.compile(r"""(?:"([^"]+)"|'([^']+)'|((?:\\.|[^\s\\])+))(?:\s+(.*))?""", re.DOTALL)
 """A file name, in quotes or with its spaces escaped as terminals do when a file is dropped on them; then a question."""
@@ -68,7 +68,7 @@ def read_line(line: str) -> Meaning | None:
     if not stripped:
         return None
     if stripped.lower() in LEAVING_WORDS:
-        return Command("exit")
+        return SlashCommand("exit")
     if not stripped.startswith("/"):
         return Prompt(line)
     name, _, argument = stripped[1:].partition(" ")
@@ -76,7 +76,7 @@ def read_line(line: str) -> Meaning | None:
         raise ValidationError("a slash needs a command after it", hint="Type /help for the commands.")
     if name.lower() == "image":
         return _picture(argument.strip())
-    return Command(name.lower(), argument.strip())
+    return SlashCommand(name.lower(), argument.strip())
 
 
 def _picture(argument: str) -> Picture:
@@ -165,7 +165,7 @@ class ChatSession:
         Raises:
             ValidationError: It is not text.
         """
-        require_whole(text, "prompt")
+        require_valid_unicode(text, "prompt")
         if not self.waiting:
             return Message(Role.USER, text)
         chunk = Chunk(tuple(seen.shown for seen in self.waiting))
@@ -202,7 +202,7 @@ class ChatSession:
         names = ", ".join(seen.shown.image.title for seen in waiting)
         return f"{names}: shown with your next message"
 
-    def obey(self, command: Command) -> str:
+    def obey(self, command: SlashCommand) -> str:
         """Carry out a slash command and return what to tell the user; empty for nothing.
 
         Raises:
@@ -263,7 +263,7 @@ class ChatSession:
         return sum(len(message.images) for message in self.messages)
 
     def _system(self, argument: str) -> str:
-        require_whole(argument, "/system")
+        require_valid_unicode(argument, "/system")
         self.system = argument or None
         return "the system prompt is set" if argument else "the system prompt is removed"
 
@@ -274,7 +274,7 @@ class ChatSession:
     def _save(self, argument: str) -> str:
         if not argument:
             raise ValidationError("/save needs a file", hint="For example: /save talk.json")
-        transcript.save(argument, transcript.Transcript(self.model, self.system, self.messages))
+        transcript.save(argument, transcript.SavedChat(self.model, self.system, self.messages))
         return f"saved to {argument}" + (", without its images" if self._shown else "")
 
     def _load(self, argument: str) -> str:

@@ -20,7 +20,7 @@ _PRIVATE = 0o600
 
 
 @attrs.frozen
-class Transcript:
+class SavedChat:
     """A conversation worth keeping."""
 
     model: str
@@ -29,7 +29,7 @@ class Transcript:
     """Turns and their answers, in pairs."""
 
 
-def save(path: str, transcript: Transcript) -> None:
+def save(path: str, transcript: SavedChat) -> None:
     """Write a transcript, replacing the file only when the new one is complete.
 
     A file that is replaced keeps its mode, and a link to it stays a link; a new file is the user's alone.
@@ -54,7 +54,7 @@ def save(path: str, transcript: Transcript) -> None:
         raise ValidationError(f"'{path}' cannot be the name of a file") from error
 
 
-def load(path: str) -> Transcript:
+def load(path: str) -> SavedChat:
     """Read a transcript.
 
     Raises:
@@ -76,7 +76,7 @@ def load(path: str) -> Transcript:
         messages = tuple(_read(each) for each in document["messages"])
         if [each.role for each in messages] != [Role.USER, Role.ASSISTANT] * (len(messages) // 2):
             raise ValueError("messages")
-        return Transcript(_text(document["model"]), system, messages)
+        return SavedChat(_text(document["model"]), system, messages)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValidationError(f"'{path}' is not a transcript that /save wrote") from error
 

@@ -3,7 +3,7 @@
 import argparse
 
 from mlxk.domain.errors import InterruptedRunError
-from mlxk.entrypoints.cli.command import Door
+from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
@@ -19,14 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
-def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Copy, showing progress on standard error, and say where the copy is."""
     from mlxk.application.use_cases.clone_model import CloneRequest
     from mlxk.entrypoints.cli.progress import transfer_progress
     from mlxk.entrypoints.cli.render import operations
     from mlxk.entrypoints.cli.terminal_confirmation import TerminalConfirmation
 
-    clone = door.build(door.settings).use_cases.clone_model()
+    clone = context.build(context.settings).use_cases.clone_model()
     request = CloneRequest(
         arguments.model,
         arguments.target,

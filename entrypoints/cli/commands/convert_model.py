@@ -3,7 +3,7 @@
 import argparse
 
 from mlxk.domain.errors import InterruptedRunError, UsageError
-from mlxk.entrypoints.cli.command import Door
+from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.commands.model_argument import complete_model
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-health", action="store_true", help="keep a result that is not whole as well")
 
 
-def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Convert, showing progress on standard error, and say where the result is."""
     from mlxk.application.use_cases.convert_model import ConvertMode, ConvertRequest
     from mlxk.entrypoints.cli.progress import transfer_progress
@@ -36,7 +36,7 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
         mode = ConvertMode.REPAIR_INDEX
     else:
         raise UsageError("Must specify conversion mode (--repair-index, --quantize N or --dequantize)")
-    convert = door.build(door.settings).use_cases.convert_model()
+    convert = context.build(context.settings).use_cases.convert_model()
     request = ConvertRequest(
         arguments.source,
         arguments.target,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
-from mlxk.entrypoints.cli.command import Door
+from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
@@ -38,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--truncate", action="store_true", help="cut texts that are too long for the model")
 
 
-def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Print the records: line by line, or all in one document."""
-    if not door.settings.enable_alpha:
+    if not context.settings.enable_alpha:
         raise FeatureGateError(
             "embed requires MLXK2_ENABLE_ALPHA_FEATURES=1", hint="Set the variable; the command may still change."
         )
@@ -48,7 +48,7 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
         raise UsageError("--batch reads standard input; leave TEXT out")
     if arguments.text is None and not arguments.batch:
         raise UsageError("embed requires <text> or '-' to read stdin")
-    container = door.build(door.settings)
+    container = context.build(context.settings)
     try:
         records = _records(arguments, container.use_cases.embed_text())
         if output.as_json:

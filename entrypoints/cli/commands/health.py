@@ -2,7 +2,7 @@
 
 import argparse
 
-from mlxk.entrypoints.cli.command import Door
+from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
@@ -14,9 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--deep", action="store_true", help="read every byte and compare it with the recorded digests")
 
 
-def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Print one line a model. Unhealthy models are a finding, not a failure: the exit status stays 0."""
-    check = door.build(door.settings).use_cases.check_health()
+    check = context.build(context.settings).use_cases.check_health()
     if arguments.deep:
         from mlxk.entrypoints.cli.progress import ByteProgress
 

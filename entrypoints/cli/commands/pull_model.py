@@ -3,7 +3,7 @@
 import argparse
 
 from mlxk.domain.errors import InterruptedRunError
-from mlxk.entrypoints.cli.command import Door
+from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
@@ -15,14 +15,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only say what would be fetched")
 
 
-def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Fetch, showing progress on standard error, and say what came of it."""
     from mlxk.application.use_cases.pull_model import PullRequest
     from mlxk.entrypoints.cli.progress import transfer_progress
     from mlxk.entrypoints.cli.render import operations
     from mlxk.entrypoints.cli.terminal_confirmation import TerminalConfirmation
 
-    pull = door.build(door.settings).use_cases.pull_model()
+    pull = context.build(context.settings).use_cases.pull_model()
     request = PullRequest(arguments.model, arguments.force_resume, arguments.dry_run)
     try:
         result = pull(request, transfer_progress(output), TerminalConfirmation(output))

@@ -3,7 +3,7 @@
 import argparse
 
 from mlxk.domain.errors import InterruptedRunError
-from mlxk.entrypoints.cli.command import Door
+from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", action="store_true", help="name every file, and show the hub client's log")
 
 
-def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Publish, and say what changed."""
     from mlxk.application.use_cases.push_model import PushExtent, PushRequest, Visibility
     from mlxk.entrypoints.cli.progress import transfer_progress
@@ -47,7 +47,7 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
         extent=PushExtent.CHECK_ONLY if arguments.check_only else extent,
         allowed=tuple(arguments.allow),
     )
-    push = door.build(door.settings).use_cases.push_model()
+    push = context.build(context.settings).use_cases.push_model()
     try:
         result = push(request, transfer_progress(output))
     except KeyboardInterrupt:

@@ -3,7 +3,7 @@
 import argparse
 
 from mlxk.domain.errors import InterruptedRunError
-from mlxk.entrypoints.cli.command import Door
+from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.commands.model_argument import complete_model
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
@@ -19,13 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
 
 
-def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Remove, asking first when the name is not exact, and say what is gone."""
     from mlxk.application.use_cases.remove_model import RemoveRequest
     from mlxk.entrypoints.cli.render import operations
     from mlxk.entrypoints.cli.terminal_confirmation import TerminalConfirmation
 
-    remove = door.build(door.settings).use_cases.remove_model()
+    remove = context.build(context.settings).use_cases.remove_model()
     request = RemoveRequest(arguments.model, arguments.force, arguments.dry_run)
     try:
         result = remove(request, TerminalConfirmation(output))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
 from mlxk.entrypoints.cli import answer, audio_run, generation_arguments, image_run
-from mlxk.entrypoints.cli.command import Door
+from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
 from mlxk.entrypoints.cli.output import Output
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tools", metavar="FILE", help="functions the model may call: a JSON array in OpenAI's form")
 
 
-def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Generate, streaming on a terminal, and print the answer; without a prompt, chat."""
     if arguments.no_chat_template and (arguments.system or arguments.tools):
         raise UsageError("--system and --tools need the chat template; leave out --no-chat-template")
@@ -46,17 +46,17 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
     prompt = words if arguments.prompt is None else str(arguments.prompt)
     listens, looks = audio_run.wanted(arguments), image_run.wanted(arguments)
     if PIPE_WORD in arguments.words:
-        prompt = _piped(prompt, door, output)
+        prompt = _piped(prompt, context, output)
     if listens:
-        return audio_run.execute(arguments, prompt, functools.partial(_question, arguments), door, output)
+        return audio_run.execute(arguments, prompt, functools.partial(_question, arguments), context, output)
     if looks:
-        return image_run.execute(arguments, prompt, _question(arguments, prompt), door, output)
+        return image_run.execute(arguments, prompt, _question(arguments, prompt), context, output)
     if not prompt and not sys.stdin.isatty() and not arguments.chat:
-        prompt = door.read_pipe("", output.note)
-    container = door.build(door.settings)
+        prompt = context.read_pipe("", output.note)
+    container = context.build(context.settings)
     try:
         if arguments.chat or (not prompt and sys.stdin.isatty()):
-            return _chat(arguments, door, container, output, prompt)
+            return _chat(arguments, context, container, output, prompt)
         if not prompt:
             raise UsageError("run needs a prompt", hint='For example: mlxk run demo "What is mlxk?"')
         question = _question(arguments, prompt)
@@ -77,30 +77,32 @@ def _question(arguments: argparse.Namespace, prompt: str) -> "Question":
         settings=generation_arguments.settings(arguments),
         thinking=arguments.thinking,
         effort=generation_arguments.effort(arguments),
-        computation=generation_arguments.computation(arguments),
+        engine_options=generation_arguments.engine_options(arguments),
         draft_reference=arguments.draft_model,
         strict_memory=arguments.strict_memory,
     )
 
 
-def _chat(arguments: argparse.Namespace, door: Door, container: "Container", output: Output, prompt: str) -> int:
+def _chat(
+    arguments: argparse.Namespace, context: CommandContext, container: "Container", output: Output, prompt: str
+) -> int:
     if output.as_json:
         raise UsageError("chat and --json exclude each other; give a prompt")
     if arguments.no_chat_template:
         raise UsageError("chat and --no-chat-template exclude each other; give a prompt")
     from mlxk.entrypoints.cli.chat.loop import chat
 
-    return chat(arguments, door, container, output, prompt)
+    return chat(arguments, context, container, output, prompt)
 
 
-def _piped(words: str, door: Door, output: Output) -> str:
+def _piped(words: str, context: CommandContext, output: Output) -> str:
     """Join standard input with the words."""
-    if not door.settings.enable_pipes:
+    if not context.settings.enable_pipes:
         raise FeatureGateError(
             "reading the prompt from standard input requires MLXK2_ENABLE_PIPES=1",
             hint="Set the variable, or give the prompt as words.",
         )
-    prompt = door.read_pipe(words, output.note)
+    prompt = context.read_pipe(words, output.note)
     if not prompt.strip():
         raise ValidationError("standard input is empty, so there is no prompt")
     return prompt

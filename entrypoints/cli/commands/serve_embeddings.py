@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from mlxk.domain.errors import FeatureGateError
-from mlxk.entrypoints.cli.command import Door
+from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.settings import LOG_LEVELS
@@ -29,11 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-supervisor", action="store_true", help="serve in this process; nothing restarts it")
 
 
-def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Serve until interrupted."""
     from mlxk.entrypoints.server_settings import ServerSettings
 
-    if not door.settings.enable_alpha:
+    if not context.settings.enable_alpha:
         raise FeatureGateError(
             "embed-serve requires MLXK2_ENABLE_ALPHA_FEATURES=1", hint="Set the variable; the command may still change."
         )
@@ -43,7 +43,7 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
         model=arguments.model,
         embed_model=arguments.model,
         log_level=arguments.log_level,
-        log_json=door.settings.log_json,
+        log_json=context.settings.log_json,
         supervised=not arguments.no_supervisor,
     )
     server.validate()
@@ -55,4 +55,4 @@ def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
         document = {"status": "success", "command": "embed-serve", "data": {**data, "pid": os.getpid()}}
         return json.dumps({**document, "error": None})
 
-    return door.serve(door.settings, server, announcement)
+    return context.serve(context.settings, server, announcement)

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from mlxk.domain.errors import FeatureGateError, StorageError, ValidationError
-from mlxk.entrypoints.cli.command import Door
+from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.commands.model_argument import complete_model
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.settings import LOG_LEVELS
@@ -55,23 +55,23 @@ def _add_safety(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--allow-model-paths", action="store_true", help="let clients name models by path")
 
 
-def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Serve until interrupted."""
-    if arguments.embed_backend and not door.settings.enable_alpha:
+    if arguments.embed_backend and not context.settings.enable_alpha:
         raise FeatureGateError(
             "--embed-backend requires MLXK2_ENABLE_ALPHA_FEATURES=1",
             hint="Set the variable; the flag may still change.",
         )
-    server = _settings(arguments, door)
+    server = _settings(arguments, context)
     server.validate()
-    return door.serve(door.settings, server, lambda address: _announcement(address, server, output))
+    return context.serve(context.settings, server, lambda address: _announcement(address, server, output))
 
 
-def _settings(arguments: argparse.Namespace, door: Door) -> "ServerSettings":
+def _settings(arguments: argparse.Namespace, context: CommandContext) -> "ServerSettings":
     """Combine flags and environment; what neither says is left to the defaults."""
     from mlxk.entrypoints.server_settings import ServerSettings
 
-    known = door.settings.serve
+    known = context.settings.serve
     level = "debug" if arguments.verbose else arguments.log_level
     stated = {
         "host": _first(arguments.host, known.host),
@@ -90,7 +90,7 @@ def _settings(arguments: argparse.Namespace, door: Door) -> "ServerSettings":
     }
     return ServerSettings(
         **{name: value for name, value in stated.items() if value is not None},
-        log_json=arguments.log_json or door.settings.log_json,
+        log_json=arguments.log_json or context.settings.log_json,
         strict_memory=arguments.strict_memory,
         allow_paths=arguments.allow_model_paths,
         cors_origins=tuple(arguments.cors_origin),

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mlxk.entrypoints.cli.command import Door
+from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
@@ -19,9 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     section.add_argument("--config", action="store_true", help="print its config.json")
 
 
-def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Print the description and one section: metadata, files or config."""
-    container = door.build(door.settings)
+    container = context.build(context.settings)
     details = container.use_cases.show_model()(arguments.model, recalculate_hash=arguments.recalc_hash)
     section = "files" if arguments.files else "config" if arguments.config else "metadata"
     verdict = container.use_cases.estimate_memory()(details)

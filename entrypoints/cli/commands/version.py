@@ -4,19 +4,19 @@ import argparse
 import platform
 
 from mlxk import __version__
-from mlxk.entrypoints.cli.command import Door
+from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
 JSON_API_SPEC_VERSION = "0.3.0"
 
 
-def execute(arguments: argparse.Namespace, door: Door, output: Output) -> int:
+def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Print the version."""
     if not output.as_json:
         output.line(f"mlxk {__version__}")
         return DONE
-    reading = door.build(door.settings).adapters.memory_probe().read()
+    reading = context.build(context.settings).adapters.memory_probe().read()
     output.document(
         "version",
         {

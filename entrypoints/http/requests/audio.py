@@ -16,7 +16,7 @@ from falcon.media.multipart import MultipartForm, MultipartFormHandler, Multipar
 from mlxk.domain.errors import MlxkError, PayloadTooLargeError, UnsupportedMediaTypeError, ValidationError
 from mlxk.domain.generation.media import MAX_AUDIO_BYTES
 from mlxk.domain.transcription import SpeechTask, TranscriptionSettings
-from mlxk.entrypoints.http.requests.field_errors import Fault, located, raise_for
+from mlxk.entrypoints.http.requests.field_errors import FieldError, located, raise_for
 from mlxk.entrypoints.http.requests.support import Unsupported, unsupported_faults
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
@@ -122,15 +122,15 @@ def read_audio(request: falcon.Request, upload: Upload, task: SpeechTask) -> Aud
     fields = _fields(request, upload)
     faults = _unsupported(fields)
     if not upload.arrived:
-        faults.append(Fault("file", "is required: a part with a file of sound"))
+        faults.append(FieldError("file", "is required: a part with a file of sound"))
     model = _one(fields, "model", faults)
     if model is None:
-        faults.append(Fault("model", "is required"))
+        faults.append(FieldError("model", "is required"))
     response_format = _choice(fields, "response_format", FORMATS, faults) or "json"
     granularities = _granularities(fields, response_format, faults)
     stream = _boolean(fields, faults)
     if stream and response_format not in STREAMED_FORMATS:
-        faults.append(Fault("response_format", f"must be one of {', '.join(STREAMED_FORMATS)} for a stream"))
+        faults.append(FieldError("response_format", f"must be one of {', '.join(STREAMED_FORMATS)} for a stream"))
     settings = TranscriptionSettings(
         task=task,
         language=_one(fields, "language", faults) or None,
@@ -138,7 +138,7 @@ def read_audio(request: falcon.Request, upload: Upload, task: SpeechTask) -> Aud
         temperature=_number(fields, faults),
         words="word" in granularities,
     )
-    faults += [Fault(name, wrong) for name, wrong in settings.faults().items()]
+    faults += [FieldError(name, wrong) for name, wrong in settings.faults().items()]
     raise_for(faults)
     ignored = tuple(name for name in fields if name not in KNOWN and name not in UNSUPPORTED)
     return AudioRequest(model or "", settings, response_format, stream, granularities, ignored)
@@ -196,7 +196,7 @@ def _text(part: Any, name: str) -> str:  # noqa: ANN401 - Falcon's part of a for
         raise ValidationError.in_field(_harmless(name), "is not UTF-8 text") from error
 
 
-def _unsupported(fields: Mapping[str, list[str]]) -> list[Fault]:
+def _unsupported(fields: Mapping[str, list[str]]) -> list[FieldError]:
     """Return a fault for every field that asks in any of its values for what is not supported."""
     found = [
         fault
@@ -207,43 +207,45 @@ def _unsupported(fields: Mapping[str, list[str]]) -> list[Fault]:
     return list(dict.fromkeys(found))
 
 
-def _one(fields: Mapping[str, list[str]], name: str, faults: list[Fault]) -> str | None:
+def _one(fields: Mapping[str, list[str]], name: str, faults: list[FieldError]) -> str | None:
     values = fields.get(name, [])
     if len(values) > 1:
-        faults.append(Fault(name, "is given more than once"))
+        faults.append(FieldError(name, "is given more than once"))
     return values[0].strip() or None if values else None
 
 
-def _choice(fields: Mapping[str, list[str]], name: str, allowed: tuple[str, ...], faults: list[Fault]) -> str | None:
+def _choice(
+    fields: Mapping[str, list[str]], name: str, allowed: tuple[str, ...], faults: list[FieldError]
+) -> str | None:
     value = _one(fields, name, faults)
     if value is not None and value not in allowed:
-        faults.append(Fault(name, f"must be one of {', '.join(allowed)}"))
+        faults.append(FieldError(name, f"must be one of {', '.join(allowed)}"))
     return value
 
 
-def _granularities(fields: Mapping[str, list[str]], response_format: str, faults: list[Fault]) -> tuple[str, ...]:
+def _granularities(fields: Mapping[str, list[str]], response_format: str, faults: list[FieldError]) -> tuple[str, ...]:
     values = tuple(fields.get("timestamp_granularities", ()))
     if any(value not in GRANULARITIES for value in values):
-        faults.append(Fault("timestamp_granularities", f"must be of {', '.join(GRANULARITIES)}"))
+        faults.append(FieldError("timestamp_granularities", f"must be of {', '.join(GRANULARITIES)}"))
     elif values and response_format != "verbose_json":
-        faults.append(Fault("timestamp_granularities", "needs the response_format verbose_json"))
+        faults.append(FieldError("timestamp_granularities", "needs the response_format verbose_json"))
     return values
 
 
-def _boolean(fields: Mapping[str, list[str]], faults: list[Fault]) -> bool:
+def _boolean(fields: Mapping[str, list[str]], faults: list[FieldError]) -> bool:
     value = _one(fields, "stream", faults)
     if value is None or value.lower() in _BOOLEANS:
         return _BOOLEANS[(value or "false").lower()]
-    faults.append(Fault("stream", "must be true or false"))
+    faults.append(FieldError("stream", "must be true or false"))
     return False
 
 
-def _number(fields: Mapping[str, list[str]], faults: list[Fault]) -> float:
+def _number(fields: Mapping[str, list[str]], faults: list[FieldError]) -> float:
     value = _one(fields, "temperature", faults)
     try:
         return float(value or 0)
     except ValueError:
-        faults.append(Fault("temperature", "must be a number"))
+        faults.append(FieldError("temperature", "must be a number"))
         return 0.0
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import attrs
 
-from mlxk.application.incoming_message import SentMessage
+from mlxk.application.incoming_message import IncomingMessage
 from mlxk.application.policy import require_reasoning, require_tools
 from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.domain.errors import CapabilityError
@@ -12,9 +12,9 @@ from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.media import MAX_CHUNK
 from mlxk.domain.generation.request import MAX_LOGPROB_ALTERNATIVES, Effort, GenerationSettings
 from mlxk.domain.models.model import Capability
-from mlxk.entrypoints.http.requests.converter import Choice, Range
-from mlxk.entrypoints.http.requests.field_errors import Fault
-from mlxk.entrypoints.http.requests.messages import MessageParam, ReadSound, to_conversation
+from mlxk.entrypoints.http.requests.converter import OneOf, Range
+from mlxk.entrypoints.http.requests.field_errors import FieldError
+from mlxk.entrypoints.http.requests.messages import MessageParam, ReadAudio, to_conversation
 from mlxk.entrypoints.http.requests.response_format import ResponseFormat
 from mlxk.entrypoints.http.requests.sampling import Count, Metadata, SamplingFields
 from mlxk.entrypoints.http.requests.tools import ForcedCall, ToolChoice, Tools, forced_call, tool_faults
@@ -41,31 +41,31 @@ class ChatRequest(SamplingFields):
     tool_choice: ToolChoice = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
-    reasoning_effort: Annotated[str, Choice(_EFFORTS)] | None = None
+    reasoning_effort: Annotated[str, OneOf(_EFFORTS)] | None = None
     enable_thinking: bool | None = None
     thinking_budget: Annotated[int, Range(0)] | None = None
     chunk: Annotated[int, Range(1, MAX_CHUNK)] | None = None
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
 
-    def faults(self) -> list[Fault]:
+    def faults(self) -> list[FieldError]:
         """Return what is wrong with combinations of fields."""
         faults = super().faults()
         for index, message in enumerate(self.messages):
             faults += message.faults(f"messages[{index}]")
         limits = {self.max_tokens, self.max_completion_tokens} - {None}
         if len(limits) > 1:
-            faults.append(Fault("max_completion_tokens", "contradicts max_tokens; send one of them"))
+            faults.append(FieldError("max_completion_tokens", "contradicts max_tokens; send one of them"))
         if self.top_logprobs is not None and not self.logprobs:
-            faults.append(Fault("top_logprobs", "needs logprobs to be true"))
+            faults.append(FieldError("top_logprobs", "needs logprobs to be true"))
         reasons = _REASONS.get(self.reasoning_effort or "")
         if None not in {reasons, self.enable_thinking} and reasons is not self.enable_thinking:
-            faults.append(Fault("enable_thinking", "contradicts reasoning_effort"))
+            faults.append(FieldError("enable_thinking", "contradicts reasoning_effort"))
         faults += tool_faults(self.tools or (), self.tool_choice)
         if self.response_format is not None:
             faults += self.response_format.faults()
             if self.response_format.type != "text" and self.offered:
-                faults.append(Fault("response_format", "cannot be combined with tools", unsupported=True))
+                faults.append(FieldError("response_format", "cannot be combined with tools", unsupported=True))
         return faults
 
     @property
@@ -89,11 +89,11 @@ class ChatRequest(SamplingFields):
         return forced_call(self.offered, self.tool_choice)
 
     @property
-    def shows_images(self) -> bool:
+    def has_images(self) -> bool:
         """Whether there are images in the conversation."""
-        return any(message.shows_images for message in self.messages)
+        return any(message.has_images for message in self.messages)
 
-    def require_sight(self, model: ServedModel) -> None:
+    def require_vision_input(self, model: ServedModel) -> None:
         """Refuse a model that cannot look at what the last message shows; of earlier images it is merely told.
 
         Raises:
@@ -106,11 +106,11 @@ class ChatRequest(SamplingFields):
         raise CapabilityError.in_field(path, f"'{model.id}' is a text model and cannot look at images")
 
     @property
-    def plays_sound(self) -> bool:
+    def has_audio(self) -> bool:
         """Whether there is sound in the conversation."""
         return any(message.first_sound is not None for message in self.messages)
 
-    def require_hearing(self, model: ServedModel) -> None:
+    def require_audio_input(self, model: ServedModel) -> None:
         """Refuse a model that cannot hear the sound in a conversation.
 
         Raises:
@@ -143,7 +143,7 @@ class ChatRequest(SamplingFields):
             hint = "Leave it out, or choose one of GET /v1/models with supports_reasoning."
             require_reasoning(model.details, "enable_thinking", hint)
 
-    def sent(self, read_sound: ReadSound) -> list[SentMessage]:
+    def sent(self, read_sound: ReadAudio) -> list[IncomingMessage]:
         """Return the messages with their images and sounds.
 
         Args:

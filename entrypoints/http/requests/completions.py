@@ -6,7 +6,7 @@ import attrs
 
 from mlxk.domain.generation.request import GenerationSettings, TokenIds
 from mlxk.entrypoints.http.requests.converter import Range, StrictConverter
-from mlxk.entrypoints.http.requests.field_errors import Fault
+from mlxk.entrypoints.http.requests.field_errors import FieldError
 from mlxk.entrypoints.http.requests.sampling import MAX_CHOICES, SamplingFields
 
 MAX_PROMPTS = 64
@@ -36,15 +36,15 @@ class CompletionRequest(SamplingFields):
             return (tuple(self.prompt),)
         return tuple(each if isinstance(each, str) else tuple(each) for each in self.prompt)
 
-    def faults(self) -> list[Fault]:
+    def faults(self) -> list[FieldError]:
         """Return what is wrong with combinations of fields."""
         faults = super().faults()
         if self.echo and self.logprobs is not None:
-            faults.append(Fault("logprobs", "is not supported together with echo", unsupported=True))
+            faults.append(FieldError("logprobs", "is not supported together with echo", unsupported=True))
         if self.echo and not isinstance(self.prompts[0], str):
-            faults.append(Fault("echo", "is not supported together with token ids; send text", unsupported=True))
+            faults.append(FieldError("echo", "is not supported together with token ids; send text", unsupported=True))
         if len(self.prompts) * (self.n or 1) > max(MAX_PROMPTS, MAX_CHOICES):
-            faults.append(Fault("n", f"and prompt together ask for more than {MAX_PROMPTS} answers"))
+            faults.append(FieldError("n", f"and prompt together ask for more than {MAX_PROMPTS} answers"))
         return faults
 
     def generation_settings(self, default_max_tokens: int | None) -> GenerationSettings:

@@ -15,7 +15,7 @@ from cattrs.cols import list_structure_factory
 from cattrs.errors import AttributeValidationNote, BaseValidationError, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn
 
-from mlxk.entrypoints.http.requests.field_errors import Fault
+from mlxk.entrypoints.http.requests.field_errors import FieldError
 
 T = TypeVar("T")
 Hook = Callable[[object, object], object]
@@ -55,7 +55,7 @@ class Range:
 
 
 @attrs.frozen
-class Choice:
+class OneOf:
     """A closed set of strings."""
 
     values: tuple[str, ...]
@@ -65,7 +65,7 @@ class Choice:
         return None if value in self.values else f"must be one of {', '.join(self.values)}"
 
 
-Bound = Range | Choice
+Bound = Range | OneOf
 
 
 class StrictConverter:
@@ -96,14 +96,14 @@ class StrictConverter:
 
         self.cattrs.register_structure_hook_func(lambda other: other == kind, hook)
 
-    def structure(self, value: object, kind: type[T]) -> tuple[T | None, tuple[Fault, ...]]:
+    def structure(self, value: object, kind: type[T]) -> tuple[T | None, tuple[FieldError, ...]]:
         """Return the structured value, or None and everything wrong with it."""
         try:
             return self.cattrs.structure(value, kind), ()
         except BaseValidationError as error:
             return None, tuple(fault for fault, _ in zip(_walk(error), range(MAX_FAULTS), strict=False))
         except (TypeError, ValueError) as error:
-            return None, (Fault("", str(error)),)
+            return None, (FieldError("", str(error)),)
 
     def _object_hook(self, kind: type[Any]) -> Hook:
         structure = make_dict_structure_fn(kind, self.cattrs, _cattrs_detailed_validation=True)
@@ -217,15 +217,15 @@ def _expected(what: str, value: object) -> str:
     return f"must be {what}, not {_JSON_NAMES.get(type(value), 'that')}"
 
 
-def _walk(error: BaseException, path: str = "") -> Iterator[Fault]:
+def _walk(error: BaseException, path: str = "") -> Iterator[FieldError]:
     """Flatten cattrs's tree of errors."""
     if isinstance(error, BaseValidationError):
         for each in error.exceptions:
             yield from _walk(each, path + _step(each, path))
     elif isinstance(error, KeyError) and error.args:
-        yield Fault(path, "is required")
+        yield FieldError(path, "is required")
     else:
-        yield Fault(path, str(error.args[0]) if error.args else "is malformed")
+        yield FieldError(path, str(error.args[0]) if error.args else "is malformed")
 
 
 def _step(error: BaseException, path: str) -> str:

@@ -6,8 +6,8 @@ from typing import Annotated
 import attrs
 
 from mlxk.domain.embedding import MAX_INPUTS, EmbeddingSettings, Input, InputKind
-from mlxk.entrypoints.http.requests.converter import Choice, Range, StrictConverter
-from mlxk.entrypoints.http.requests.field_errors import Fault
+from mlxk.entrypoints.http.requests.converter import OneOf, Range, StrictConverter
+from mlxk.entrypoints.http.requests.field_errors import FieldError
 from mlxk.entrypoints.http.requests.support import Unsupported
 
 Inputs = str | list[str] | list[int] | list[list[int]]
@@ -24,10 +24,10 @@ class EmbeddingsRequest:
 
     model: Annotated[str, Range(1, None)]
     input: Inputs
-    encoding_format: Annotated[str, Choice(("float", "base64"))] | None = None
+    encoding_format: Annotated[str, OneOf(("float", "base64"))] | None = None
     dimensions: Annotated[int, Range(1, None)] | None = None
     user: str | None = None
-    input_type: Annotated[str, Choice(tuple(kind.value for kind in InputKind))] | None = None
+    input_type: Annotated[str, OneOf(tuple(kind.value for kind in InputKind))] | None = None
     instruct: str | None = None
     truncate: bool | None = None
 
@@ -40,10 +40,10 @@ class EmbeddingsRequest:
             return (tuple(int(each) for each in self.input if isinstance(each, int)),)
         return tuple(each if isinstance(each, str) else tuple(each) for each in self.input if not isinstance(each, int))
 
-    def faults(self) -> list[Fault]:
+    def faults(self) -> list[FieldError]:
         """Return what is wrong with combinations of fields."""
         if self.instruct is not None and self.input_type != InputKind.QUERY.value:
-            return [Fault("instruct", "belongs to the input_type query")]
+            return [FieldError("instruct", "belongs to the input_type query")]
         return []
 
     def settings(self) -> EmbeddingSettings:

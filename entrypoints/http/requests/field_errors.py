@@ -15,7 +15,7 @@ MAX_REPORTED = 20
 
 
 @attrs.frozen
-class Fault:
+class FieldError:
     """One thing wrong with a request."""
 
     path: str
@@ -26,7 +26,7 @@ class Fault:
     """Whether the value is legal, but asks for something that is not supported."""
 
 
-def raise_for(faults: Sequence[Fault], unsupported: type[MlxkError] = ParameterNotSupportedError) -> None:
+def raise_for(faults: Sequence[FieldError], unsupported: type[MlxkError] = ParameterNotSupportedError) -> None:
     """Raise what is wrong; do nothing when nothing is.
 
     Args:

@@ -5,12 +5,12 @@ from typing import Annotated, Any
 
 import attrs
 
-from mlxk.application.incoming_message import SentMessage
+from mlxk.application.incoming_message import IncomingMessage
 from mlxk.domain.generation.conversation import Conversation, Message, Role, ToolCall
-from mlxk.domain.generation.media import DecodedSound, EncodedImage
-from mlxk.entrypoints.http.requests.converter import Choice, Range, StrictConverter
+from mlxk.domain.generation.media import DecodedAudio, EncodedImage
+from mlxk.entrypoints.http.requests.converter import OneOf, Range, StrictConverter
 from mlxk.entrypoints.http.requests.data_urls import read_image
-from mlxk.entrypoints.http.requests.field_errors import Fault
+from mlxk.entrypoints.http.requests.field_errors import FieldError
 from mlxk.entrypoints.http.requests.support import MESSAGE_UNSUPPORTED, unsupported_faults
 
 ROLES = {
@@ -22,7 +22,7 @@ ROLES = {
 }
 """Roles as the wire names them; a developer speaks as the system did before that role existed."""
 
-ReadSound = Callable[[str, str], DecodedSound]
+ReadAudio = Callable[[str, str], DecodedAudio]
 """Decodes the sound in a field: its value and its path."""
 
 PART_SEPARATOR = "\n"
@@ -50,7 +50,7 @@ class ImageUrl:
     """Where an image is."""
 
     url: str
-    detail: Annotated[str, Choice(("auto", "low", "high", "original"))] | None = None
+    detail: Annotated[str, OneOf(("auto", "low", "high", "original"))] | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -66,7 +66,7 @@ class InputAudio:
     """A sound, encoded in base64."""
 
     data: str
-    format: Annotated[str, Choice(("wav", "mp3"))]
+    format: Annotated[str, OneOf(("wav", "mp3"))]
 
 
 @attrs.frozen(kw_only=True)
@@ -97,14 +97,14 @@ class ToolCallParam:
 
     id: str
     function: FunctionCall
-    type: Annotated[str, Choice(("function",))] = "function"
+    type: Annotated[str, OneOf(("function",))] = "function"
 
 
 @attrs.frozen(kw_only=True)
 class MessageParam:
     """One message."""
 
-    role: Annotated[str, Choice(tuple(ROLES))]
+    role: Annotated[str, OneOf(tuple(ROLES))]
     content: Content = None
     name: str | None = None
     refusal: str | None = None
@@ -114,23 +114,23 @@ class MessageParam:
     """Not supported, like the next one; they are read to be refused."""
     function_call: Any = None
 
-    def faults(self, path: str) -> list[Fault]:
+    def faults(self, path: str) -> list[FieldError]:
         """Return what is wrong with combinations of fields."""
         refused = unsupported_faults(attrs.asdict(self, recurse=False), MESSAGE_UNSUPPORTED)
         faults = [attrs.evolve(fault, path=f"{path}.{fault.path}") for fault in refused]
         if self.content is None and not (self.role == "assistant" and (self.tool_calls or self.refusal or refused)):
-            faults.append(Fault(f"{path}.content", "is required"))
+            faults.append(FieldError(f"{path}.content", "is required"))
         for name in ("tool_calls", "refusal"):
             if getattr(self, name) and self.role != "assistant":
-                faults.append(Fault(f"{path}.{name}", "is for the role assistant only"))
+                faults.append(FieldError(f"{path}.{name}", "is for the role assistant only"))
         if self.role == "tool" and self.tool_call_id is None:
-            faults.append(Fault(f"{path}.tool_call_id", "is required for the role tool"))
+            faults.append(FieldError(f"{path}.tool_call_id", "is required for the role tool"))
         if self.role != "tool" and self.tool_call_id:
-            faults.append(Fault(f"{path}.tool_call_id", "is for the role tool only"))
+            faults.append(FieldError(f"{path}.tool_call_id", "is for the role tool only"))
         for index, part in enumerate(self.content if isinstance(self.content, list) else ()):
             allowed = _PARTS_OF_ROLE.get(self.role, (TextPart,))
             if not isinstance(part, allowed):
-                faults.append(Fault(f"{path}.content[{index}].type", f"is not allowed for the role {self.role}"))
+                faults.append(FieldError(f"{path}.content[{index}].type", f"is not allowed for the role {self.role}"))
         return faults
 
     @property
@@ -140,7 +140,7 @@ class MessageParam:
         return next((index for index, part in enumerate(parts) if isinstance(part, AudioPart)), None)
 
     @property
-    def shows_images(self) -> bool:
+    def has_images(self) -> bool:
         """Whether a part is an image."""
         return self.first_image is not None
 
@@ -150,7 +150,7 @@ class MessageParam:
         parts = self.content if isinstance(self.content, list) else ()
         return next((index for index, part in enumerate(parts) if isinstance(part, ImagePart)), None)
 
-    def to_sent(self, path: str, read_sound: ReadSound) -> SentMessage:
+    def to_sent(self, path: str, read_sound: ReadAudio) -> IncomingMessage:
         """Return the turn with its images and sounds.
 
         Args:
@@ -162,8 +162,8 @@ class MessageParam:
         """
         message = self.to_message()
         if not isinstance(self.content, list) or (self.first_image is None and self.first_sound is None):
-            return SentMessage(message)
-        parts: list[str | EncodedImage | DecodedSound] = []
+            return IncomingMessage(message)
+        parts: list[str | EncodedImage | DecodedAudio] = []
         for index, part in enumerate(self.content):
             if isinstance(part, ImagePart):
                 parts.append(read_image(part.image_url.url, f"{path}.content[{index}].image_url.url"))
@@ -171,7 +171,7 @@ class MessageParam:
                 parts.append(read_sound(part.input_audio.data, f"{path}.content[{index}].input_audio.data"))
             elif isinstance(part, TextPart) and part.text:
                 parts.append(part.text)
-        return SentMessage(message, tuple(parts))
+        return IncomingMessage(message, tuple(parts))
 
     def to_message(self) -> Message:
         """Return the turn without its images and sounds."""

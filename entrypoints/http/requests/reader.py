@@ -13,8 +13,8 @@ from mlxk.domain.errors import PayloadTooLargeError, UnsupportedMediaTypeError, 
 from mlxk.entrypoints.http.requests.chat import ChatRequest
 from mlxk.entrypoints.http.requests.completions import CompletionRequest, register_prompt
 from mlxk.entrypoints.http.requests.converter import StrictConverter
-from mlxk.entrypoints.http.requests.field_errors import MAX_REPORTED, Fault, raise_for
-from mlxk.entrypoints.http.requests.messages import ReadSound, register_messages
+from mlxk.entrypoints.http.requests.field_errors import MAX_REPORTED, FieldError, raise_for
+from mlxk.entrypoints.http.requests.messages import ReadAudio, register_messages
 from mlxk.entrypoints.http.requests.sampling import register_sampling
 from mlxk.entrypoints.http.requests.support import (
     CHAT_UNSUPPORTED,
@@ -33,14 +33,14 @@ MAX_MARKS = 500_000
 parsed: the parser lets nobody else run, and millions of small values take it seconds and a gigabyte."""
 
 
-class Body(attrs.AttrsInstance, Protocol):
+class RequestBody(attrs.AttrsInstance, Protocol):
     """What every request class has."""
 
-    def faults(self) -> list[Fault]:
+    def faults(self) -> list[FieldError]:
         """Return what is wrong with combinations of fields."""
 
 
-R = TypeVar("R", bound=Body)
+R = TypeVar("R", bound=RequestBody)
 
 
 class BodyReader:
@@ -87,7 +87,7 @@ class RequestReader:
         sound: Decodes the sound in a message.
     """
 
-    def __init__(self, sound: ReadSound) -> None:
+    def __init__(self, sound: ReadAudio) -> None:
         self.sound = sound
         self._reader = BodyReader(register_sampling, register_messages, register_prompt, register_tool_choice)
 
@@ -138,11 +138,11 @@ _SHORT_NAME = re.compile(r"[A-Za-z0-9_$.-]{1,64}")
 """A client's name for a field, as messages may repeat it."""
 
 
-def _broken_text(value: object, path: str = "") -> Iterator[Fault]:
+def _broken_text(value: object, path: str = "") -> Iterator[FieldError]:
     """Yield a fault for every string and name that holds one half of a character without the other."""
     if isinstance(value, str):
         if not _whole(value):
-            yield Fault(path, "must not contain half a surrogate pair")
+            yield FieldError(path, "must not contain half a surrogate pair")
     elif isinstance(value, list):
         for index, each in enumerate(value):
             yield from _broken_text(each, f"{path}[{index}]")
@@ -152,7 +152,7 @@ def _broken_text(value: object, path: str = "") -> Iterator[Fault]:
                 shown = name if _SHORT_NAME.fullmatch(name) else "?"
                 yield from _broken_text(each, f"{path}.{shown}" if path else shown)
             else:
-                yield Fault(path, "must not have a name with half a surrogate pair")
+                yield FieldError(path, "must not have a name with half a surrogate pair")
 
 
 def _whole(text: str) -> bool:

@@ -7,8 +7,8 @@ import attrs
 
 from mlxk.domain.generation.grammar import Grammar
 from mlxk.entrypoints.http.requests.closed_schema import closed
-from mlxk.entrypoints.http.requests.converter import Choice, Range
-from mlxk.entrypoints.http.requests.field_errors import Fault
+from mlxk.entrypoints.http.requests.converter import OneOf, Range
+from mlxk.entrypoints.http.requests.field_errors import FieldError
 
 SCHEMA_FIELD = "response_format.json_schema.schema"
 """Where a request has the schema of its answer."""
@@ -28,13 +28,13 @@ class JsonSchema:
 class ResponseFormat:
     """Text, any JSON object, or JSON by a schema; the latter two are enforced, not only asked for."""
 
-    type: Annotated[str, Choice(("text", "json_object", "json_schema"))]
+    type: Annotated[str, OneOf(("text", "json_object", "json_schema"))]
     json_schema: JsonSchema | None = None
 
-    def faults(self) -> list[Fault]:
+    def faults(self) -> list[FieldError]:
         """Return what is wrong with combinations of fields."""
         if self.type == "json_schema" and self.json_schema is None:
-            return [Fault("response_format.json_schema", "is required for the type json_schema")]
+            return [FieldError("response_format.json_schema", "is required for the type json_schema")]
         return []
 
     @property

@@ -6,7 +6,7 @@ import attrs
 
 from mlxk.domain.generation.request import MAX_LOGIT_BIASES, MAX_STOP_SEQUENCES, SEED_RANGE, GenerationSettings
 from mlxk.entrypoints.http.requests.converter import Range, StrictConverter
-from mlxk.entrypoints.http.requests.field_errors import Fault
+from mlxk.entrypoints.http.requests.field_errors import FieldError
 
 MAX_CHOICES = 16
 """Alternative answers a request may ask for."""
@@ -79,15 +79,15 @@ class SamplingFields:
             logprobs=logprobs,
         )
 
-    def faults(self) -> list[Fault]:
+    def faults(self) -> list[FieldError]:
         """Return what is wrong with combinations of fields."""
         faults = []
         if self.stream_options is not None and not self.stream:
-            faults.append(Fault("stream_options", "is only allowed when stream is true"))
+            faults.append(FieldError("stream_options", "is only allowed when stream is true"))
         if self.stream_options is not None and self.stream_options.include_obfuscation:
-            faults.append(Fault("stream_options.include_obfuscation", "is not supported", unsupported=True))
+            faults.append(FieldError("stream_options.include_obfuscation", "is not supported", unsupported=True))
         if any(not key.isdecimal() or not key.isascii() or len(key) > _TOKEN_DIGITS for key in self.logit_bias or {}):
-            faults.append(Fault("logit_bias", "must have token ids as keys"))
+            faults.append(FieldError("logit_bias", "must have token ids as keys"))
         return faults
 
 

@@ -5,9 +5,9 @@ import io
 
 import attrs
 
-from mlxk.application.ports.sound_decoder import SoundDecoder
+from mlxk.application.ports.audio_decoder import AudioDecoder
 from mlxk.domain.errors import PayloadTooLargeError, ValidationError
-from mlxk.domain.generation.media import DecodedSound, check_sound_length
+from mlxk.domain.generation.media import DecodedAudio, check_audio_length
 from mlxk.entrypoints.http.requests.audio import Upload
 from mlxk.entrypoints.http.requests.field_errors import located
 
@@ -16,12 +16,12 @@ NAME = "input_audio"
 
 
 @attrs.frozen
-class SoundReader:
+class AudioReader:
     """Reads the recordings in messages."""
 
-    decoder: SoundDecoder
+    decoder: AudioDecoder
 
-    def __call__(self, data: str, path: str) -> DecodedSound:
+    def __call__(self, data: str, path: str) -> DecodedAudio:
         """Return a recording as a model hears it.
 
         Args:
@@ -38,7 +38,7 @@ class SoundReader:
             with Upload() as upload:
                 upload.receive(io.BytesIO(encoded), NAME)
                 sound = self.decoder.decode(upload.path, upload.name)
-            check_sound_length(sound, NAME)
+            check_audio_length(sound, NAME)
         except (ValidationError, PayloadTooLargeError) as error:
             raise located(error, path) from error
         return sound

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from mlxk.entrypoints.http.requests.field_errors import Fault
+from mlxk.entrypoints.http.requests.field_errors import FieldError
 
 
 @attrs.frozen
@@ -63,10 +63,10 @@ WITHOUT_EFFECT: Mapping[str, Unsupported] = {
 """Documented fields that are tolerated and reported, each by its path."""
 
 
-def unsupported_faults(body: Mapping[str, object], table: Mapping[str, Unsupported]) -> tuple[Fault, ...]:
+def unsupported_faults(body: Mapping[str, object], table: Mapping[str, Unsupported]) -> tuple[FieldError, ...]:
     """Return a fault for every field of a body that asks for what is not supported."""
     return tuple(
-        Fault(name, f"is not supported: {table[name].reason}", unsupported=True)
+        FieldError(name, f"is not supported: {table[name].reason}", unsupported=True)
         for name, value in body.items()
         if name in table and table[name].refuses(value)
     )

@@ -9,8 +9,8 @@ import attrs
 from mlxk.domain.generation.conversation import MAX_NAME, MAX_TOOL_BYTES, MAX_TOOLS, misplaced_definitions
 from mlxk.domain.generation.grammar import Grammar
 from mlxk.entrypoints.http.requests.closed_schema import closed
-from mlxk.entrypoints.http.requests.converter import Choice, Range, StrictConverter
-from mlxk.entrypoints.http.requests.field_errors import Fault
+from mlxk.entrypoints.http.requests.converter import OneOf, Range, StrictConverter
+from mlxk.entrypoints.http.requests.field_errors import FieldError
 
 
 @attrs.frozen(kw_only=True)
@@ -28,7 +28,7 @@ class ToolParam:
     """A tool on offer."""
 
     function: FunctionDefinition
-    type: Annotated[str, Choice(("function",))] = "function"
+    type: Annotated[str, OneOf(("function",))] = "function"
 
     def to_json(self) -> str:
         """Return the definition in OpenAI's form, as text."""
@@ -57,10 +57,10 @@ class NamedTool:
     """The tool to call."""
 
     function: FunctionName
-    type: Annotated[str, Choice(("function",))] = "function"
+    type: Annotated[str, OneOf(("function",))] = "function"
 
 
-Preference = Annotated[str, Choice(("none", "auto", "required"))]
+Preference = Annotated[str, OneOf(("none", "auto", "required"))]
 ToolChoice = Preference | NamedTool | None
 
 
@@ -115,20 +115,20 @@ def _moved(value: Any, root: str) -> Any:  # noqa: ANN401 - any JSON value
     return changed
 
 
-def tool_faults(tools: Sequence[ToolParam], choice: ToolChoice) -> list[Fault]:
+def tool_faults(tools: Sequence[ToolParam], choice: ToolChoice) -> list[FieldError]:
     """Return what is wrong with tools and the choice among them together."""
     faults = [
-        Fault(f"tools[{index}]", f"is larger than {MAX_TOOL_BYTES} bytes")
+        FieldError(f"tools[{index}]", f"is larger than {MAX_TOOL_BYTES} bytes")
         for index, tool in enumerate(tools)
         if len(tool.to_json().encode()) > MAX_TOOL_BYTES
     ]
     for index, tool in enumerate(tools):
         for keyword in misplaced_definitions(tool.function.parameters):
-            faults.append(Fault(f"tools[{index}].function.parameters.{keyword}", "must be an object"))
+            faults.append(FieldError(f"tools[{index}].function.parameters.{keyword}", "must be an object"))
     if isinstance(choice, NamedTool) and choice.function.name not in {tool.function.name for tool in tools}:
-        faults.append(Fault("tool_choice.function.name", "must be one of the tools"))
+        faults.append(FieldError("tool_choice.function.name", "must be one of the tools"))
     if choice == "required" and not tools:
-        faults.append(Fault("tool_choice", "needs tools to choose from"))
+        faults.append(FieldError("tool_choice", "needs tools to choose from"))
     return faults
 
 

@@ -24,7 +24,7 @@ from mlxk.domain.errors import (
 )
 from mlxk.domain.transcription import Heard, SpeechTask, Transcript, TranscriptEvent
 from mlxk.entrypoints.http.errors import error_document
-from mlxk.entrypoints.http.lifecycle import Admission, ServerLife
+from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
 from mlxk.entrypoints.http.request_scope import request_id
 from mlxk.entrypoints.http.requests.audio import AudioRequest, Upload, read_audio
 from mlxk.entrypoints.http.requests.field_errors import located
@@ -52,8 +52,8 @@ class Audio:
         task: SpeechTask,
         transcribe: TranscribeAudio,
         catalogue: ServeCatalogue,
-        life: ServerLife,
-        admission: Admission,
+        life: ServerLifecycle,
+        admission: ConcurrencyLimit,
         log: EventLog,
     ) -> None:
         self._task = task
@@ -83,13 +83,13 @@ class Audio:
         finally:
             leave()
 
-    def _begin(self, request: falcon.Request, asked: AudioRequest, upload: Upload) -> "_Hearing":
+    def _begin(self, request: falcon.Request, asked: AudioRequest, upload: Upload) -> "_TranscriptionEvents":
         model = self._catalogue.find(asked.model, functools.partial(require_speech_model, needed=self._task.capability))
         give_place_back = self._admission.enter(1)
         try:
             recording = Recording(upload.path, upload.name)
             events = self._transcribe.listen(model.description, recording, asked.settings)
-            hearing = _Hearing(events, self._life, (give_place_back, upload.close))
+            hearing = _TranscriptionEvents(events, self._life, (give_place_back, upload.close))
         except BaseException:
             give_place_back()
             raise
@@ -105,19 +105,19 @@ class Audio:
             kind, data = transcripts.rendered(transcript, asked.response_format)
         response.content_type, response.data = kind, data
 
-    def _stream(self, request: falcon.Request, response: falcon.Response, hearing: "_Hearing") -> None:
+    def _stream(self, request: falcon.Request, response: falcon.Response, hearing: "_TranscriptionEvents") -> None:
         for name, value in STREAM_HEADERS.items():
             response.set_header(name, value)
         response.stream = _EventBody(hearing, request_id(request), self._log)
 
 
-class _Hearing:
+class _TranscriptionEvents:
     """One recording on its way to its client; ``close`` gives everything back, and may be called twice."""
 
     def __init__(
         self,
         events: Generator[TranscriptEvent, None, None],
-        life: ServerLife,
+        life: ServerLifecycle,
         give_back: tuple[Callable[[], None], ...],
     ) -> None:
         self._events = events
@@ -179,7 +179,7 @@ class _Hearing:
 class _EventBody:
     """The body of a streamed transcript. WSGI servers close it, also when it was never begun."""
 
-    def __init__(self, hearing: _Hearing, request_id: str, log: EventLog) -> None:
+    def __init__(self, hearing: _TranscriptionEvents, request_id: str, log: EventLog) -> None:
         self._hearing = hearing
         self._request_id = request_id
         self._log = log

@@ -8,14 +8,14 @@ from mlxk.application.policy import require_embedding_model
 from mlxk.application.use_cases.embed_text import EmbeddingResult, EmbedText
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 from mlxk.domain.embedding import Vector, as_base64
-from mlxk.entrypoints.http.lifecycle import Admission, ServerLife
+from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
 from mlxk.entrypoints.http.requests.embeddings import UNSUPPORTED, EmbeddingsRequest, register_inputs
 from mlxk.entrypoints.http.requests.reader import BodyReader
 from mlxk.entrypoints.http.resources.generation import report_ignored
 from mlxk.entrypoints.http.resources.readable import send_json
 
 
-class Embeddings:
+class EmbeddingsResource:
     """Texts as vectors.
 
     Args:
@@ -30,8 +30,8 @@ class Embeddings:
         self,
         embed: EmbedText,
         catalogue: ServeCatalogue,
-        life: ServerLife,
-        admission: Admission,
+        life: ServerLifecycle,
+        admission: ConcurrencyLimit,
         always: str | None = None,
     ) -> None:
         self._reader = BodyReader(register_inputs)

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import falcon
 
 from mlxk.domain.errors import NetworkError
-from mlxk.entrypoints.http.lifecycle import Admission, ServerLife
+from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 120.0
@@ -23,7 +23,7 @@ class EmbeddingsProxy:
         admission: Counts what is in progress.
     """
 
-    def __init__(self, address: str, life: ServerLife, admission: Admission) -> None:
+    def __init__(self, address: str, life: ServerLifecycle, admission: ConcurrencyLimit) -> None:
         self._address = urlsplit(address)
         self._life = life
         self._admission = admission

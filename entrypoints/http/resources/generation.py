@@ -12,12 +12,12 @@ from mlxk.domain.generation.request import GenerationRequest
 from mlxk.entrypoints.http.requests.reader import RequestReader
 from mlxk.entrypoints.http.responses.chat import ChatShape
 from mlxk.entrypoints.http.responses.completions import CompletionShape
-from mlxk.entrypoints.http.responses.generation_responder import Answering, Asked
+from mlxk.entrypoints.http.responses.generation_responder import GenerationJob, GenerationResponder
 from mlxk.entrypoints.server_settings import ServerSettings
 
 if TYPE_CHECKING:
     from mlxk.application.use_cases.serve_images import ServeImages
-    from mlxk.entrypoints.http.responses.transcription_chat import SpokenQuestions
+    from mlxk.entrypoints.http.responses.transcription_chat import TranscriptionChat
 
 IGNORED_FIELDS = "X-Mlxk-Ignored-Fields"
 """The fields of a request that were ignored, by their paths."""
@@ -43,9 +43,9 @@ class ChatCompletions:
         self,
         reader: RequestReader,
         catalogue: ServeCatalogue,
-        answering: Answering,
+        answering: GenerationResponder,
         images: "Callable[[], ServeImages]",
-        spoken: "Callable[[], SpokenQuestions]",
+        spoken: "Callable[[], TranscriptionChat]",
         settings: ServerSettings,
     ) -> None:
         self._reader = reader
@@ -61,12 +61,12 @@ class ChatCompletions:
         chat, ignored = self._reader.chat(request)
         report_ignored(response, ignored)
         model = self._catalogue.find(chat.model, require_served_model)
-        if model.only_listens:
+        if model.is_transcription_only:
             self._answering.answer(request, response, self._spoken().asked(chat, model))
             return
         require_text_model(model.description)
-        chat.require_sight(model)
-        chat.require_hearing(model)
+        chat.require_vision_input(model)
+        chat.require_audio_input(model)
         chat.require_tools(model)
         chat.require_reasoning(model)
         forced = chat.forced_call
@@ -78,7 +78,7 @@ class ChatCompletions:
             effort=chat.effort,
         )
         alternatives, chunk = chat.n or 1, chat.chunk or self._settings.chunk
-        asked = Asked(
+        asked = GenerationJob(
             model=model,
             model_name=chat.model,
             requests=(wanted,),
@@ -94,7 +94,7 @@ class ChatCompletions:
             include_usage=chat.include_usage,
             extra={"metadata": chat.metadata} if chat.metadata else {},
             start=(lambda: self._images()(model, wanted, chat.sent(self._reader.sound), chunk, alternatives))
-            if chat.shows_images or chat.plays_sound
+            if chat.has_images or chat.has_audio
             else None,
         )
         self._answering.answer(request, response, asked)
@@ -111,7 +111,7 @@ class Completions:
     """
 
     def __init__(
-        self, reader: RequestReader, catalogue: ServeCatalogue, answering: Answering, max_tokens: int | None
+        self, reader: RequestReader, catalogue: ServeCatalogue, answering: GenerationResponder, max_tokens: int | None
     ) -> None:
         self._reader = reader
         self._catalogue = catalogue
@@ -131,7 +131,7 @@ class Completions:
             for prompt in completion.prompts
             for _ in range(alternatives)
         ]
-        asked = Asked(
+        asked = GenerationJob(
             model=model,
             model_name=completion.model,
             requests=tuple(GenerationRequest(model.handle, prompt, settings) for prompt in completion.prompts),

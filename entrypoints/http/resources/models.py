@@ -8,7 +8,7 @@ from mlxk.application.ports.resident_models import ResidentModels
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue, ServedModel, served_id
 from mlxk.domain.errors import ModelNotFoundError, ValidationError
 from mlxk.domain.models.model import ModelHandle, Origin
-from mlxk.entrypoints.http.requests.field_errors import Fault, raise_for
+from mlxk.entrypoints.http.requests.field_errors import FieldError, raise_for
 from mlxk.entrypoints.http.requests.reader import read_object
 from mlxk.entrypoints.http.resources.readable import Readable, send_json
 
@@ -60,8 +60,8 @@ class Unload:
         body = read_object(request) if request.content_length else {}
         name = body.get("model")
         if name is not None and not isinstance(name, str):
-            raise_for([Fault("model", "must be a string")])
-        raise_for([Fault(key, "is not known here") for key in body if key != "model"])
+            raise_for([FieldError("model", "must be a string")])
+        raise_for([FieldError(key, "is not known here") for key in body if key != "model"])
         gone = self._resident.unload(self._loaded(name) if isinstance(name, str) else None)
         send_json(response, {"object": "list", "data": [served_id(handle) for handle in gone]})
 

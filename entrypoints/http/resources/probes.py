@@ -7,7 +7,7 @@ import falcon
 from mlxk import __version__
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.resident_models import EngineState, ResidentModels
-from mlxk.entrypoints.http.lifecycle import Admission, ServerLife
+from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
 from mlxk.entrypoints.http.metrics import CONTENT_TYPE, Metrics
 from mlxk.entrypoints.http.resources.readable import Readable, send_json
 
@@ -74,7 +74,7 @@ class Alive(Readable):
 class Ready(Readable):
     """Whether to send requests here."""
 
-    def __init__(self, life: ServerLife, watch: EngineWatch) -> None:
+    def __init__(self, life: ServerLifecycle, watch: EngineWatch) -> None:
         self._life = life
         self._watch = watch
 
@@ -98,7 +98,7 @@ class Ready(Readable):
 class MetricsPage(Readable):
     """Figures for Prometheus."""
 
-    def __init__(self, metrics: Metrics, admission: Admission, watch: EngineWatch) -> None:
+    def __init__(self, metrics: Metrics, admission: ConcurrencyLimit, watch: EngineWatch) -> None:
         self._metrics = metrics
         self._admission = admission
         self._watch = watch

@@ -25,7 +25,7 @@ PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
 
 
-class Body(Protocol):
+class ResponseBody(Protocol):
     """Where a stream is written; see ``server.detached``."""
 
     def write(self, data: bytes) -> bool:
@@ -59,7 +59,7 @@ class EventStream:
         count: int,
         alternatives: int,
         include_usage: bool,
-        body: Body,
+        body: ResponseBody,
     ) -> None:
         self._identity = identity
         self._shape = shape

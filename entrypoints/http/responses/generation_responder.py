@@ -16,13 +16,13 @@ from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.application.use_cases.serve_text import ServeText
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.request import Finished, GenerationRequest
-from mlxk.entrypoints.http.lifecycle import Admission, ServerLife
+from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
 from mlxk.entrypoints.http.metrics import Metrics
 from mlxk.entrypoints.http.request_scope import request_id
 from mlxk.entrypoints.http.responses.batch import BatchAnswer
-from mlxk.entrypoints.http.responses.event_stream import Body, EventStream
+from mlxk.entrypoints.http.responses.event_stream import EventStream, ResponseBody
 from mlxk.entrypoints.http.responses.response_format import AnswerIdentity, Shape
-from mlxk.entrypoints.http.responses.stream_dispatcher import Delivery, Pump
+from mlxk.entrypoints.http.responses.stream_dispatcher import StreamDelivery, StreamDispatcher
 from mlxk.entrypoints.http.server.detached import ENVIRON_DETACH, ENVIRON_ON_DISCONNECT
 
 STREAM_HEADERS = {
@@ -33,7 +33,7 @@ STREAM_HEADERS = {
 
 
 @attrs.frozen
-class Asked:
+class GenerationJob:
     """What a client asked, independent of the endpoint."""
 
     model: ServedModel
@@ -86,15 +86,15 @@ class QueuedBody:
         self._on_close()
 
 
-class Answering:
+class GenerationResponder:
     """Answers requests for text."""
 
     def __init__(  # noqa: PLR0913 - each is a collaborator of its own
         self,
         serve_text: ServeText,
-        pump: Pump,
-        life: ServerLife,
-        admission: Admission,
+        pump: StreamDispatcher,
+        life: ServerLifecycle,
+        admission: ConcurrencyLimit,
         metrics: Metrics,
         log: EventLog,
         clock: Clock,
@@ -107,7 +107,7 @@ class Answering:
         self._log = log
         self._clock = clock
 
-    def answer(self, request: falcon.Request, response: falcon.Response, asked: Asked) -> None:
+    def answer(self, request: falcon.Request, response: falcon.Response, asked: GenerationJob) -> None:
         """Answer, as a stream or in one piece.
 
         Raises:
@@ -134,10 +134,12 @@ class Answering:
         )
         on_end = self._on_end(asked, identity.request_id, leave)
         if asked.stream:
-            self._stream(request, response, asked, identity, client, lambda writer: Delivery(streams, writer, on_end))
+            self._stream(
+                request, response, asked, identity, client, lambda writer: StreamDelivery(streams, writer, on_end)
+            )
             return
         batch = BatchAnswer(identity, asked.shape, asked.count, asked.alternatives)
-        client.delivery = delivery = Delivery(streams, batch, on_end)
+        client.delivery = delivery = StreamDelivery(streams, batch, on_end)
         self._pump.add(delivery)
         client.catch_up()
         document = {**batch.wait(), **asked.extra}
@@ -148,12 +150,12 @@ class Answering:
         self,
         request: falcon.Request,
         response: falcon.Response,
-        asked: Asked,
+        asked: GenerationJob,
         identity: AnswerIdentity,
         client: "_Client",
-        deliver: Callable[[EventStream], Delivery],
+        deliver: Callable[[EventStream], StreamDelivery],
     ) -> None:
-        detach: Callable[[Callable[[], None]], Body] | None = request.env.get(ENVIRON_DETACH)
+        detach: Callable[[Callable[[], None]], ResponseBody] | None = request.env.get(ENVIRON_DETACH)
         body: Any = QueuedBody(client.went) if detach is None else detach(lambda: self._pump.add(delivery))
         writer = EventStream(identity, asked.shape, asked.count, asked.alternatives, asked.include_usage, body)
         client.delivery = delivery = deliver(writer)
@@ -167,7 +169,7 @@ class Answering:
             response.stream = iter(())
 
     def _on_end(
-        self, asked: Asked, request_id: str, leave: Callable[[], None]
+        self, asked: GenerationJob, request_id: str, leave: Callable[[], None]
     ) -> Callable[[Sequence[Finished], MlxkError | None], None]:
         began = self._clock.monotonic()
 
@@ -204,7 +206,7 @@ class _Client:
     """Who asked: may go at any moment, also before there is an answer to cancel."""
 
     def __init__(self) -> None:
-        self.delivery: Delivery | None = None
+        self.delivery: StreamDelivery | None = None
         self._gone = False
 
     def went(self) -> None:

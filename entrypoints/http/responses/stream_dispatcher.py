@@ -38,7 +38,7 @@ class Writer(Protocol):
         """End with an error."""
 
 
-class Delivery:
+class StreamDelivery:
     """One answer on its way to its client.
 
     Args:
@@ -54,7 +54,7 @@ class Delivery:
         on_end: Callable[[Sequence[Finished], MlxkError | None], None],
     ) -> None:
         self.pending = False
-        self.spoke_at = 0.0
+        self.last_write_at = 0.0
         self._streams = streams
         self._writer = writer
         self._on_end = on_end
@@ -62,7 +62,7 @@ class Delivery:
         self._ended = False
         self._aborted: MlxkError | None = None
 
-    def listen(self, wake: Callable[["Delivery"], None]) -> None:
+    def listen(self, wake: Callable[["StreamDelivery"], None]) -> None:
         """Begin, and have a function called whenever there is something to move."""
         self._go_on(self._writer.open())
         for stream in self._streams:
@@ -129,21 +129,21 @@ class Delivery:
         return True
 
 
-class Pump:
+class StreamDispatcher:
     """The thread. Started by the first answer; ``close`` ends every answer and joins it."""
 
     def __init__(self, clock: Clock, log: EventLog, ping_seconds: float = PING_SECONDS) -> None:
         self._clock = clock
         self._log = log
         self._ping_seconds = ping_seconds
-        self._ready: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
-        self._deliveries: set[Delivery] = set()
+        self._ready: queue.SimpleQueue[StreamDelivery | None] = queue.SimpleQueue()
+        self._deliveries: set[StreamDelivery] = set()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._aborting = False
         self._closed = False
 
-    def add(self, delivery: Delivery) -> None:
+    def add(self, delivery: StreamDelivery) -> None:
         """Deliver an answer from now on."""
         with self._lock:
             if self._closed:
@@ -152,7 +152,7 @@ class Pump:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="mlxk-pump", daemon=True)
                 self._thread.start()
-            delivery.spoke_at = self._clock.monotonic()
+            delivery.last_write_at = self._clock.monotonic()
             self._deliveries.add(delivery)
             aborting = self._aborting
         if aborting:  # its answer was submitted before the end was decided, and nobody has told it yet
@@ -176,7 +176,7 @@ class Pump:
         if thread is not None:
             thread.join()
 
-    def _wake(self, delivery: Delivery) -> None:
+    def _wake(self, delivery: StreamDelivery) -> None:
         if not delivery.pending:
             delivery.pending = True
             self._ready.put(delivery)
@@ -196,9 +196,9 @@ class Pump:
         for delivery in list(self._deliveries):
             delivery.fail(ServerShutdownError("The server is shutting down."))
 
-    def _move(self, delivery: Delivery) -> None:
+    def _move(self, delivery: StreamDelivery) -> None:
         delivery.pending = False
-        delivery.spoke_at = self._clock.monotonic()
+        delivery.last_write_at = self._clock.monotonic()
         try:
             ended = delivery.move()
         except Exception as fault:  # noqa: BLE001 - a door: one answer's fault must not stop the others
@@ -215,10 +215,10 @@ class Pump:
         with self._lock:
             deliveries = list(self._deliveries)
         for delivery in deliveries:
-            if now - delivery.spoke_at >= self._ping_seconds:
-                delivery.spoke_at = now
+            if now - delivery.last_write_at >= self._ping_seconds:
+                delivery.last_write_at = now
                 delivery.ping()
-        return min([now, *(each.spoke_at for each in deliveries)]) + self._ping_seconds
+        return min([now, *(each.last_write_at for each in deliveries)]) + self._ping_seconds
 
 
 def _going_down() -> ServerShutdownError:

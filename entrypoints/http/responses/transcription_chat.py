@@ -11,7 +11,7 @@ import attrs
 
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.text_generator import TextStream
-from mlxk.application.text_streams import HeardAnswer, HeardLimits
+from mlxk.application.text_streams import TranscriptLimits, TranscriptStream
 from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.application.use_cases.transcribe_audio import Recording, TranscribeAudio
 from mlxk.domain.errors import CapabilityError, PayloadTooLargeError, ValidationError
@@ -19,12 +19,12 @@ from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.transcription import TranscriptionSettings
 from mlxk.entrypoints.http.requests.audio import Upload
 from mlxk.entrypoints.http.requests.chat import ChatRequest
-from mlxk.entrypoints.http.requests.field_errors import Fault, located, raise_for
+from mlxk.entrypoints.http.requests.field_errors import FieldError, located, raise_for
 from mlxk.entrypoints.http.requests.messages import AudioPart, ImagePart, TextPart
 from mlxk.entrypoints.http.requests.sounds import NAME, read_base64
 from mlxk.entrypoints.http.requests.support import Unsupported, unsupported_faults
 from mlxk.entrypoints.http.responses.chat import ChatShape
-from mlxk.entrypoints.http.responses.generation_responder import Asked
+from mlxk.entrypoints.http.responses.generation_responder import GenerationJob
 
 _NOT_SAMPLED = "of what steers sampling, a model that only listens takes temperature; leave this out"
 _NO_REASONING = "a model that only listens does not reason; leave this out"
@@ -50,7 +50,7 @@ UNSUPPORTED: Mapping[str, Unsupported] = {
 """Fields of a chat that models that only listen do not take; see ``support``."""
 
 
-class SpokenQuestions:
+class TranscriptionChat:
     """Turns chat requests to speech models into questions to answer.
 
     Args:
@@ -64,7 +64,7 @@ class SpokenQuestions:
         self._transcribe = transcribe
         self._clock = clock
 
-    def asked(self, chat: ChatRequest, model: ServedModel) -> Asked:
+    def asked(self, chat: ChatRequest, model: ServedModel) -> GenerationJob:
         """Return what to answer.
 
         Args:
@@ -76,7 +76,7 @@ class SpokenQuestions:
             ValidationError: Names every field at fault.
         """
         question = _understood(chat, model, self._max_tokens)
-        return Asked(
+        return GenerationJob(
             model=model,
             model_name=chat.model,
             requests=(GenerationRequest(model.handle, question.settings.hint or ""),),
@@ -95,7 +95,7 @@ class SpokenQuestions:
             upload.receive(io.BytesIO(question.sound), NAME)
             recording = Recording(upload.path, upload.name)
             events = self._transcribe.listen(model.description, recording, question.settings)
-            return HeardAnswer(events, self._clock, upload.close, question.limits)
+            return TranscriptStream(events, self._clock, upload.close, question.limits)
         except BaseException as error:
             upload.close()
             if isinstance(error, (ValidationError, PayloadTooLargeError)):
@@ -110,7 +110,7 @@ class _Question:
     """What a chat request asks of a model that only listens."""
 
     settings: TranscriptionSettings
-    limits: HeardLimits
+    limits: TranscriptLimits
     sound: bytes = attrs.field(repr=False)
     """The recording, as a file."""
     sound_field: str
@@ -136,11 +136,11 @@ def _understood(chat: ChatRequest, model: ServedModel, max_tokens: int | None) -
         hint=" ".join(text for _, text in texts).strip() or None, temperature=chat.temperature or 0.0
     )
     names = {"prompt": hint_field}
-    faults = [Fault(names.get(name, name), wrong) for name, wrong in settings.faults().items()]
+    faults = [FieldError(names.get(name, name), wrong) for name, wrong in settings.faults().items()]
     faults += [*unsupported_faults(_settings_of(chat), UNSUPPORTED), *_beside(chat)]
     raise_for(faults, unsupported=CapabilityError)
     asked = chat.generation_settings(max_tokens)
-    limits = HeardLimits(asked.max_tokens, asked.stop)
+    limits = TranscriptLimits(asked.max_tokens, asked.stop)
     return _Question(settings, limits, read_base64(sounds[0][1], sound_field), sound_field, hint_field)
 
 
@@ -154,18 +154,20 @@ def _settings_of(chat: ChatRequest) -> Mapping[str, object]:
     }
 
 
-def _beside(chat: ChatRequest) -> Iterator[Fault]:
+def _beside(chat: ChatRequest) -> Iterator[FieldError]:
     """Yield a fault for whatever stands beside one recording and text in one message."""
     *earlier, last = chat.messages
     if earlier:
         reason = "a model that only listens hears one message, without what was said before; send the last one alone"
-        yield Fault("messages[0]", reason, unsupported=True)
+        yield FieldError("messages[0]", reason, unsupported=True)
     heard = False
     for index, part in enumerate(last.content if isinstance(last.content, list) else ()):
         path = f"messages[{len(earlier)}].content[{index}]"
         if isinstance(part, ImagePart):
-            yield Fault(path, "a model that only listens cannot look at images; leave it out", unsupported=True)
+            yield FieldError(path, "a model that only listens cannot look at images; leave it out", unsupported=True)
         elif isinstance(part, AudioPart):
             if heard:
-                yield Fault(path, "only one recording at a time; send each in a request of its own", unsupported=True)
+                yield FieldError(
+                    path, "only one recording at a time; send each in a request of its own", unsupported=True
+                )
             heard = True

@@ -134,7 +134,7 @@ class ServerStoppingError(Error):  # type: ignore[misc]  # waitress has no types
     reason = "Service Unavailable"
 
 
-class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
+class RequestParser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
     """A request being received."""
 
     path = ""
@@ -155,7 +155,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
     """One connection. Read on the I/O thread, served on worker threads, written by them or by a detached writer."""
 
     error_task_class = JsonErrorTask
-    parser_class = Parser
+    parser_class = RequestParser
     request: HTTPRequestParser | None = None
     close_when_flushed: bool = False
 

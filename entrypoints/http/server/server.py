@@ -52,7 +52,7 @@ CONNECTIONS_IN_RESERVE = 16
 """Below the limit of connections by this many, idle ones are closed for new ones."""
 
 
-class Listener(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
+class ListeningSocket(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
     """Accepts connections on one socket."""
 
     channel_class = Channel
@@ -221,9 +221,11 @@ class HttpServer:
     def _channels(self) -> list[Any]:
         return [channel for listener in self._listeners for channel in listener.channels()]
 
-    def _listen(self, application: Callable[..., Any], sock: socket.socket, adjustments: Adjustments) -> Listener:
+    def _listen(
+        self, application: Callable[..., Any], sock: socket.socket, adjustments: Adjustments
+    ) -> ListeningSocket:
         place = (sock.family, sock.type, sock.proto, sock.getsockname())
-        listener = Listener(
+        listener = ListeningSocket(
             application,
             self._map,
             True,

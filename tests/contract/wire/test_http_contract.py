@@ -17,7 +17,7 @@ from serving.parts import BASE_MODEL, CHAT_MODEL, Parts
 from mlxk.domain.errors import all_error_types
 from mlxk.entrypoints.http.requests.chat import ChatRequest
 from mlxk.entrypoints.http.requests.completions import CompletionRequest
-from mlxk.entrypoints.http.requests.converter import Choice, Range
+from mlxk.entrypoints.http.requests.converter import OneOf, Range
 from mlxk.entrypoints.http.requests.support import CHAT_UNSUPPORTED, COMPLETION_UNSUPPORTED
 
 REQUESTS = [
@@ -113,7 +113,7 @@ def annotated(hint: Any) -> Iterator[Any]:
     if get_origin(hint) is Annotated:
         yield hint
     for part in get_args(hint):
-        if part is not hint and not isinstance(part, (Range, Choice)):
+        if part is not hint and not isinstance(part, (Range, OneOf)):
             yield from annotated(part)
 
 
@@ -128,9 +128,9 @@ def flattened(rule: Any) -> Iterator[Any]:
             yield from flattened(each)
 
 
-def agrees(bound: Range | Choice, rule: dict[str, Any]) -> bool:
+def agrees(bound: Range | OneOf, rule: dict[str, Any]) -> bool:
     """Whether a schema says what a bound checks."""
-    if isinstance(bound, Choice):
+    if isinstance(bound, OneOf):
         return set(bound.values) <= set(rule.get("enum", ()))
     low = {"minimum", "exclusiveMinimum"}
     for prefix in ("", "Length", "Items", "Properties"):

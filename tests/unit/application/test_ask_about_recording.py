@@ -4,13 +4,13 @@ import json
 import struct
 
 import pytest
+from doubles.audio_decoder import InMemoryAudioDecoder
 from doubles.backend_registry import InMemoryBackendRegistry
 from doubles.built_in_models import InMemoryBuiltInModels
 from doubles.event_log import InMemoryEventLog
 from doubles.memory_probe import InMemoryMemoryProbe
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
-from doubles.sound_decoder import InMemorySoundDecoder
 from doubles.speech_transcriber import InMemorySpeechTranscriber
 from doubles.text_generator import InMemoryTextGenerator
 from doubles.workspace_store import InMemoryWorkspaceStore
@@ -58,7 +58,7 @@ class Parts:
         resolve = ResolveModel(cache, workspaces, InMemoryBuiltInModels())
         memory = InMemoryMemoryProbe(MemoryReading(memory_bytes, memory_bytes))
         generate = GenerateText(resolve, describe, InMemoryTextGenerator(self._answer), memory, InMemoryEventLog())
-        self.ask = AskAboutRecording(generate, InMemorySoundDecoder(SOUNDS))
+        self.ask = AskAboutRecording(generate, InMemoryAudioDecoder(SOUNDS))
         self.transcribe = TranscribeAudio(resolve, describe, InMemorySpeechTranscriber(), memory)
 
     def _answer(self, request: GenerationRequest) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from doubles.text_generator import InMemoryTextGenerator
 
-from mlxk.application.text_streams import ChunkedAnswer, Described
+from mlxk.application.text_streams import ChunkedStream, DescribedChunk
 from mlxk.domain.errors import ExecutionError, MlxkError, ValidationError
 from mlxk.domain.generation.image_table import Chunk, ShownImage
 from mlxk.domain.generation.media import EncodedImage, ImageFormat
@@ -22,23 +22,23 @@ def chunk(index: int, count: int) -> Chunk:
     return Chunk((ShownImage(index, EncodedImage(b"", ImageFormat.PNG, digest)),), index, count)
 
 
-def answered(*scripts: Sequence[str | MlxkError], next_fails: MlxkError | None = None) -> ChunkedAnswer:
+def answered(*scripts: Sequence[str | MlxkError], next_fails: MlxkError | None = None) -> ChunkedStream:
     """Return an answer of as many chunks as there are scripts."""
     coming = iter(scripts)
     generator = InMemoryTextGenerator(lambda _: next(coming))
     request = GenerationRequest(HANDLE, "", GenerationSettings())
 
-    def described() -> Iterator[Described]:
+    def described() -> Iterator[DescribedChunk]:
         for index in range(1, len(scripts) + 1):
             if index > 1 and next_fails is not None:
                 raise next_fails
-            yield Described(chunk(index, len(scripts)), generator.submit(request))
+            yield DescribedChunk(chunk(index, len(scripts)), generator.submit(request))
 
     parts = described()
-    return ChunkedAnswer(next(parts), parts)
+    return ChunkedStream(next(parts), parts)
 
 
-def read(stream: ChunkedAnswer) -> tuple[str, Finished]:
+def read(stream: ChunkedStream) -> tuple[str, Finished]:
     *said, end = stream
     assert isinstance(end, Finished)
     return "".join(event.text for event in said if isinstance(event, TextDelta)), end
@@ -76,7 +76,7 @@ def test_a_reader_of_many_streams_is_told_when_there_is_something() -> None:
     ],
     ids=["while it is told", "before it begins"],
 )
-def test_a_part_that_fails_fails_after_what_was_said(make: Callable[[], ChunkedAnswer]) -> None:
+def test_a_part_that_fails_fails_after_what_was_said(make: Callable[[], ChunkedStream]) -> None:
     stream, said = make(), []
     with pytest.raises(MlxkError, match="It broke"):
         for event in stream:

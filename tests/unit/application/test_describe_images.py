@@ -20,7 +20,7 @@ from doubles.model_files import InMemoryModelFiles
 from doubles.text_generator import InMemoryTextGenerator
 from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.application.text_streams import Described
+from mlxk.application.text_streams import DescribedChunk
 from mlxk.application.use_cases.describe_images import DescribeImages, ImageSource, Showing
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import GenerateText, Question
@@ -55,7 +55,7 @@ def image(name: str) -> EncodedImage:
 FACTS = {image(name).digest: ImageFacts(TAKEN, 32.79, -16.92, f"Camera {name}") for name in "abcde"}
 
 
-class Asked:
+class GenerationJob:
     """A model of memory and what it was asked."""
 
     def __init__(self, memory_bytes: int = 10**12, damaged: tuple[str, ...] = ()) -> None:
@@ -89,12 +89,12 @@ class Asked:
 
         return [source(name) for name in names]
 
-    def show(self, names: str, model: str = "org/eye", **how: Any) -> Iterator[Described]:
+    def show(self, names: str, model: str = "org/eye", **how: Any) -> Iterator[DescribedChunk]:
         question = Question("", how.pop("settings", GenerationSettings()))
         return self.describe(model, self.sources(names), Showing("Describe.", question, **how))
 
 
-def said(described: Described) -> str:
+def said(described: DescribedChunk) -> str:
     return "".join(event.text for event in described.stream if isinstance(event, TextDelta))
 
 
@@ -104,7 +104,7 @@ def turns(request: GenerationRequest) -> tuple[Any, ...]:
 
 
 def test_five_images_two_at_a_time_are_three_conversations() -> None:
-    asked = Asked()
+    asked = GenerationJob()
     answers = [(each.chunk.summary, said(each)) for each in asked.show("abcde", chunk=2)]
     assert answers == [
         ("📸 Chunk 1/3: Images 1-2", "Answer 1."),
@@ -117,7 +117,7 @@ def test_five_images_two_at_a_time_are_three_conversations() -> None:
 
 
 def test_the_model_is_told_what_the_table_tells() -> None:
-    asked = Asked()
+    asked = GenerationJob()
     (first,) = asked.show("a")
     said(first)
     assert "| 1 | image_" in first.chunk.table()
@@ -126,7 +126,7 @@ def test_the_model_is_told_what_the_table_tells() -> None:
 
 
 def test_without_facts_neither_the_model_nor_the_reader_is_told_any() -> None:
-    asked = Asked()
+    asked = GenerationJob()
     (first,) = asked.show("a", facts=False)
     said(first)
     assert "GPS" not in turns(asked.requests[0])[0].content
@@ -135,7 +135,7 @@ def test_without_facts_neither_the_model_nor_the_reader_is_told_any() -> None:
 
 
 def test_the_system_prompt_opens_every_chunk() -> None:
-    asked = Asked()
+    asked = GenerationJob()
     for each in asked.show("ab", system="Be brief."):
         said(each)
     assert [(turns(each)[0].role, turns(each)[0].content) for each in asked.requests] == [
@@ -144,7 +144,7 @@ def test_the_system_prompt_opens_every_chunk() -> None:
 
 
 def test_images_are_read_when_it_is_their_turn() -> None:
-    asked = Asked()
+    asked = GenerationJob()
     described = asked.show("abc")
     assert asked.read == []
     said(next(described))
@@ -155,7 +155,7 @@ def test_images_are_read_when_it_is_their_turn() -> None:
 
 def test_answers_about_images_are_greedy_unless_asked_otherwise() -> None:
     for settings, temperature in ((GenerationSettings(), 0.0), (GenerationSettings(temperature=0.9, top_p=0.5), 0.9)):
-        asked = Asked()
+        asked = GenerationJob()
         for each in asked.show("a", settings=settings):
             said(each)
         (request,) = asked.requests
@@ -164,7 +164,7 @@ def test_answers_about_images_are_greedy_unless_asked_otherwise() -> None:
 
 
 def test_a_text_model_is_refused_before_any_image_is_read() -> None:
-    asked = Asked()
+    asked = GenerationJob()
     with pytest.raises(CapabilityError, match="'org/text' is a text model and cannot look at images"):
         asked.show("a", model="org/text")
     assert asked.read == []
@@ -172,17 +172,17 @@ def test_a_text_model_is_refused_before_any_image_is_read() -> None:
 
 def test_a_model_that_does_not_fit_is_refused_and_not_merely_warned_of() -> None:
     with pytest.raises(InsufficientMemoryError):
-        next(Asked(memory_bytes=10).show("a"))
+        next(GenerationJob(memory_bytes=10).show("a"))
 
 
 @pytest.mark.parametrize("chunk", [0, 6])
 def test_a_chunk_of_another_size_is_refused(chunk: int) -> None:
     with pytest.raises(ValidationError, match="chunk"):
-        Asked().show("a", chunk=chunk)
+        GenerationJob().show("a", chunk=chunk)
 
 
 def test_images_for_a_conversation_are_numbered_from_where_it_stands() -> None:
-    asked = Asked()
+    asked = GenerationJob()
     seen = asked.describe.take_in("org/eye", asked.sources("ab"), 3, facts=True)
     assert [(each.shown.number, each.pixels.digest) for each in seen] == [
         (3, image("a").digest),
@@ -193,14 +193,14 @@ def test_images_for_a_conversation_are_numbered_from_where_it_stands() -> None:
 
 
 def test_images_for_a_conversation_with_a_text_model_are_refused_unread() -> None:
-    asked = Asked()
+    asked = GenerationJob()
     with pytest.raises(CapabilityError, match="cannot look at images"):
         asked.describe.take_in("org/text", asked.sources("a"), 1, facts=True)
     assert asked.read == []
 
 
 def test_a_damaged_image_ends_the_run_after_the_chunks_before_it() -> None:
-    asked = Asked(damaged=(image("b").digest,))
+    asked = GenerationJob(damaged=(image("b").digest,))
     described = asked.show("abc")
     assert said(next(described)) == "Answer 1."
     with pytest.raises(ValidationError, match=r"'b\.jpg' is damaged"):
@@ -208,11 +208,13 @@ def test_a_damaged_image_ends_the_run_after_the_chunks_before_it() -> None:
 
 
 def test_text_for_a_model_that_looks_at_images_goes_to_the_same_library_unless_only_the_other_can() -> None:
-    asked = Asked()
+    asked = GenerationJob()
     generate = asked.describe.generate
     for question in (
         Question(Conversation.of("Hello")),
-        attrs.evolve(Question(Conversation.of("Hello")), computation=attrs.evolve(Question("").computation, kv_bits=8)),
+        attrs.evolve(
+            Question(Conversation.of("Hello")), engine_options=attrs.evolve(Question("").engine_options, kv_bits=8)
+        ),
     ):
         list(generate("org/eye", question))
     list(generate("org/text", Question(Conversation.of("Hello"))))
@@ -220,7 +222,7 @@ def test_text_for_a_model_that_looks_at_images_goes_to_the_same_library_unless_o
 
 
 def test_images_in_a_question_to_a_text_model_are_refused() -> None:
-    asked = Asked()
+    asked = GenerationJob()
     shown = DecodedImage(1, 1, b"abc", "0" * 64)
 
     with pytest.raises(CapabilityError, match="cannot look at images"):

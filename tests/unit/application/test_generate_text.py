@@ -25,7 +25,7 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.generation.conversation import Conversation
-from mlxk.domain.generation.engine_options import Computation
+from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.request import Finished, GenerationRequest, GenerationSettings, TextDelta
 from mlxk.domain.models.memory import MemoryReading
 from mlxk.domain.models.model import Backend
@@ -99,7 +99,7 @@ def test_what_was_asked_reaches_the_generator_with_one_resolved_handle(kitchen: 
         Conversation.of("hi", "Be brief."),
         GenerationSettings(seed=7),
         thinking=True,
-        computation=Computation(kv_bits=8),
+        engine_options=EngineOptions(kv_bits=8),
         draft_reference="small",
     )
     with kitchen.generate("chat", question) as stream:
@@ -107,8 +107,8 @@ def test_what_was_asked_reaches_the_generator_with_one_resolved_handle(kitchen: 
     (request,) = kitchen.asked
     assert request.model.name == "mlx-community/chat"
     assert (request.prompt, request.settings.seed, request.thinking) == (question.prompt, 7, True)
-    assert request.computation.draft_model is not None
-    assert request.computation.draft_model.name == "mlx-community/small"
+    assert request.engine_options.draft_model is not None
+    assert request.engine_options.draft_model.name == "mlx-community/small"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Generator
 import pytest
 
 from mlxk.adapters.system.clock import SystemClock
-from mlxk.application.text_streams import HeardAnswer, HeardLimits
+from mlxk.application.text_streams import TranscriptLimits, TranscriptStream
 from mlxk.domain.errors import ExecutionError, ValidationError
 from mlxk.domain.generation.request import Finished, FinishReason, TextDelta
 from mlxk.domain.transcription import Heard, Segment, Transcript, TranscriptEvent
@@ -23,10 +23,10 @@ def said() -> Events:
     yield Transcript("Hello there. Bye.", 2.0, "en", SEGMENTS)
 
 
-def answer(events: Events) -> tuple[HeardAnswer, threading.Event]:
+def answer(events: Events) -> tuple[TranscriptStream, threading.Event]:
     """Return an answer, and what is set when nothing more is heard."""
     ended = threading.Event()
-    return HeardAnswer(events, SystemClock(), ended.set), ended
+    return TranscriptStream(events, SystemClock(), ended.set), ended
 
 
 def test_what_is_heard_comes_as_text_and_then_an_end() -> None:
@@ -103,27 +103,27 @@ def test_a_recording_that_is_none_is_refused_at_once_and_not_in_the_stream() -> 
 
     ended = threading.Event()
     with pytest.raises(ValidationError, match="no sound"):
-        HeardAnswer(refused(), SystemClock(), ended.set)
+        TranscriptStream(refused(), SystemClock(), ended.set)
     assert not ended.is_set()
 
 
 @pytest.mark.parametrize(
     ("limits", "text", "reason", "tokens"),
     [
-        (HeardLimits(max_tokens=4), "Hello there. Bye.", FinishReason.STOP, 4),
-        (HeardLimits(max_tokens=3), "Hello there.", FinishReason.LENGTH, 3),
-        (HeardLimits(max_tokens=2), "", FinishReason.LENGTH, 0),
-        (HeardLimits(stop=("there",)), "Hello ", FinishReason.STOP, 3),
-        (HeardLimits(stop=(". B",)), "Hello there", FinishReason.STOP, 4),
-        (HeardLimits(stop=("Bye.!",)), "Hello there. Bye.", FinishReason.STOP, 4),
-        (HeardLimits(max_tokens=3, stop=(". B",)), "Hello there.", FinishReason.LENGTH, 3),
+        (TranscriptLimits(max_tokens=4), "Hello there. Bye.", FinishReason.STOP, 4),
+        (TranscriptLimits(max_tokens=3), "Hello there.", FinishReason.LENGTH, 3),
+        (TranscriptLimits(max_tokens=2), "", FinishReason.LENGTH, 0),
+        (TranscriptLimits(stop=("there",)), "Hello ", FinishReason.STOP, 3),
+        (TranscriptLimits(stop=(". B",)), "Hello there", FinishReason.STOP, 4),
+        (TranscriptLimits(stop=("Bye.!",)), "Hello there. Bye.", FinishReason.STOP, 4),
+        (TranscriptLimits(max_tokens=3, stop=(". B",)), "Hello there.", FinishReason.LENGTH, 3),
     ],
 )
 def test_an_answer_ends_at_its_limits_and_the_recording_is_given_up(
-    limits: HeardLimits, text: str, reason: FinishReason, tokens: int
+    limits: TranscriptLimits, text: str, reason: FinishReason, tokens: int
 ) -> None:
     events, ended = said(), threading.Event()
-    *deltas, finished = HeardAnswer(events, SystemClock(), ended.set, limits)
+    *deltas, finished = TranscriptStream(events, SystemClock(), ended.set, limits)
     assert "".join(delta.text for delta in deltas if isinstance(delta, TextDelta)) == text
     assert isinstance(finished, Finished)
     assert (finished.reason, finished.usage.completion_tokens) == (reason, tokens)

@@ -77,7 +77,7 @@ Requirement = Callable[[ModelDescription], None]
 TAKEN: tuple[tuple[Requirement, set[str]], ...] = (
     (requirements.require_text_model, {"text", "vision", "omni"}),
     (requirements.require_vision, {"vision", "omni"}),
-    (requirements.require_hearing, {"whisper", "turbo", "omni"}),
+    (requirements.require_audio_input, {"whisper", "turbo", "omni"}),
     (requirements.require_speech_model, {"whisper", "turbo"}),
     (translating, {"whisper"}),
     (requirements.require_embedding_model, {"vectors"}),
@@ -106,7 +106,7 @@ def test_every_kind_is_taken_for_what_it_can_do_and_for_nothing_else(require: Re
         (requirements.require_embedding_model, "text", "can do: text-generation, chat"),
         (requirements.require_embedding_model, "unknown", "can do: nothing known"),
         (requirements.require_speech_model, "omni", "Ask it in a conversation"),
-        (requirements.require_hearing, "text", "does not support audio inputs"),
+        (requirements.require_audio_input, "text", "does not support audio inputs"),
         (translating, "turbo", r"\(audio-translate-en\)"),
         (requirements.require_vision, "text", "cannot look at images"),
     ],

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxk.domain.formats.output_parser import AnswerStream
+from mlxk.domain.formats.output_parser import OutputParser
 from mlxk.domain.formats.reasoning import CHANNELS, ReasoningFormat, ReasoningStyle
 from mlxk.domain.formats.tool_calls import ToolCallFormat
 from mlxk.domain.generation.conversation import ToolCall
@@ -14,7 +14,7 @@ _CALLS = ToolCallFormat("<call>", "</call>", lambda text: (ToolCall(text, "{}"),
 
 
 def _run(pieces: list[str], stops: tuple[str, ...] = (), tail: str = "", complete: bool = True) -> list[AnswerDelta]:
-    stream = AnswerStream(stops, _THINK, _CALLS, tail)
+    stream = OutputParser(stops, _THINK, _CALLS, tail)
     deltas: list[AnswerDelta] = []
     for delta in [each for piece in pieces for each in stream.feed(piece)] + stream.flush(complete):
         last = deltas[-1] if deltas else None
@@ -34,14 +34,14 @@ def test_reasoning_text_and_calls_come_in_order() -> None:
 
 
 def test_reasoning_can_come_until_something_visible_was_said_and_in_channels_always() -> None:
-    tagged = AnswerStream((), _THINK, None, "")
+    tagged = OutputParser((), _THINK, None, "")
     for piece, past in ((" \n", False), ("<think>hm", False), ("</think>\n", False), ("So", True), ("<think>", True)):
         tagged.feed(piece)
         assert tagged.past_reasoning is past
-    channelled = AnswerStream((), CHANNELS, None, "")
+    channelled = OutputParser((), CHANNELS, None, "")
     channelled.feed("<|channel|>final<|message|>So")
     assert not channelled.past_reasoning
-    assert AnswerStream().past_reasoning
+    assert OutputParser().past_reasoning
 
 
 def test_a_call_inside_reasoning_is_reasoning() -> None:
@@ -49,7 +49,7 @@ def test_a_call_inside_reasoning_is_reasoning() -> None:
 
 
 def test_a_stop_ends_everything() -> None:
-    stream = AnswerStream(("END",), _THINK, _CALLS)
+    stream = OutputParser(("END",), _THINK, _CALLS)
     assert stream.feed("<think>a</think>b EN") == [ReasoningDelta("a"), TextDelta("b")]
     assert stream.feed("D<call>add</call>") == []
     assert stream.stopped
@@ -61,7 +61,7 @@ def test_a_call_cut_by_a_stop_is_text() -> None:
 
 
 def test_without_stages_text_passes_at_once() -> None:
-    stream = AnswerStream()
+    stream = OutputParser()
     assert stream.feed("<think>") == [TextDelta("<think>")]
     assert stream.feed("") == []
     assert stream.flush() == []
@@ -69,7 +69,7 @@ def test_without_stages_text_passes_at_once() -> None:
 
 
 def test_channels_take_the_place_of_tags_and_calls() -> None:
-    stream = AnswerStream((), CHANNELS, _CALLS, "<|start|>assistant")
+    stream = OutputParser((), CHANNELS, _CALLS, "<|start|>assistant")
     assert stream.feed("<|channel|>analysis<|message|>hm") == [ReasoningDelta("hm")]
     assert stream.thinking
     assert stream.feed("<|end|><|start|>assistant<|channel|>final<|message|>42") == [TextDelta("42")]

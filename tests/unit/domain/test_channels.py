@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxk.domain.formats.harmony import ChannelSplitter
+from mlxk.domain.formats.harmony import HarmonyParser
 from mlxk.domain.formats.tool_call_stream import CallText
 from mlxk.domain.formats.tool_calls import ToolCallFormat
 from mlxk.domain.generation.conversation import ToolCall
@@ -30,7 +30,7 @@ _FOLLOWED = ToolCallFormat("", "", _parse, lambda: CallText(_parse, re.compile(r
 def _split(
     pieces: list[str], tail: str = _TAIL, tools: ToolCallFormat | None = _TOOLS, complete: bool = True
 ) -> tuple[str, str, list[str]]:
-    splitter = ChannelSplitter(tail, tools)
+    splitter = HarmonyParser(tail, tools)
     deltas = [delta for piece in pieces for delta in splitter.feed(piece)] + splitter.flush(complete)
     return (
         "".join(delta.text for delta in deltas if isinstance(delta, ReasoningDelta)),
@@ -80,7 +80,7 @@ def test_a_call_that_was_cut_is_text() -> None:
 
 
 def test_the_arguments_of_a_call_stream_as_they_come() -> None:
-    splitter = ChannelSplitter(_TAIL, _FOLLOWED)
+    splitter = HarmonyParser(_TAIL, _FOLLOWED)
     assert splitter.feed(_ANALYSIS + _CALL.removesuffix("{}")) == [ReasoningDelta("hm")]
     begun = [ToolCallDelta(0, ToolCall("functions.add", "")), ToolCallDelta(0, ToolCall("", "{"))]
     assert splitter.feed("{") == begun
@@ -107,7 +107,7 @@ def test_a_header_that_never_ends_is_text(header: str) -> None:
 
 
 def test_reasoning_and_answer_stream_as_they_come() -> None:
-    splitter = ChannelSplitter(_TAIL)
+    splitter = HarmonyParser(_TAIL)
     assert splitter.feed("<|channel|>analysis<|message|>h") == [ReasoningDelta("h")]
     assert splitter.thinking
     assert splitter.feed("m<|e") == [ReasoningDelta("m")]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation.engine_options import Computation
+from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.request import PRODUCT_DEFAULTS, SEED_RANGE, GenerationRequest, GenerationSettings, Usage
 from mlxk.domain.models.model import ModelHandle, Origin
 
@@ -101,13 +101,13 @@ def test_usage_adds_up() -> None:
     ],
 )
 def test_options_of_computing_are_checked_too(options: dict[str, object]) -> None:
-    computation = Computation(**options)  # type: ignore[arg-type]
+    engine_options = EngineOptions(**options)  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match=next(iter(options))):
-        GenerationRequest(HANDLE, "hi", computation=computation).validate()
+        GenerationRequest(HANDLE, "hi", engine_options=engine_options).validate()
 
 
 def test_only_what_changes_the_cache_or_the_steps_keeps_answers_apart() -> None:
-    assert Computation(adapter="/adapters/a").batchable
-    assert not Computation(draft_model=HANDLE).batchable
-    assert not Computation(kv_bits=8).batchable
-    assert not Computation(max_kv_size=64).batchable
+    assert EngineOptions(adapter="/adapters/a").batchable
+    assert not EngineOptions(draft_model=HANDLE).batchable
+    assert not EngineOptions(kv_bits=8).batchable
+    assert not EngineOptions(max_kv_size=64).batchable

@@ -3,28 +3,28 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxk.domain.formats.scanner import MarkerScanner, Piece
+from mlxk.domain.formats.scanner import MarkerScanner, ScannedText
 
 _CHARS = "<a/>"
 
 
-def _split(text: str, markers: list[str]) -> list[Piece]:
+def _split(text: str, markers: list[str]) -> list[ScannedText]:
     """Split the whole text: the earliest start first, the shortest of those."""
-    pieces: list[Piece] = []
+    pieces: list[ScannedText] = []
     while text:
         hits = [(text.find(marker), len(marker)) for marker in markers if marker in text]
         start, length = min(hits, default=(len(text), 0))
-        pieces += [Piece(text[:start])] if start else []
-        pieces += [Piece(text[start : start + length], marker=True)] if length else []
+        pieces += [ScannedText(text[:start])] if start else []
+        pieces += [ScannedText(text[start : start + length], marker=True)] if length else []
         text = text[start + length :]
     return pieces
 
 
-def _joined(pieces: list[Piece]) -> list[Piece]:
-    joined: list[Piece] = []
+def _joined(pieces: list[ScannedText]) -> list[ScannedText]:
+    joined: list[ScannedText] = []
     for piece in pieces:
         if joined and not piece.marker and not joined[-1].marker:
-            joined[-1] = Piece(joined[-1].text + piece.text)
+            joined[-1] = ScannedText(joined[-1].text + piece.text)
         else:
             joined.append(piece)
     return joined

@@ -148,9 +148,9 @@ def test_a_block_opened_by_the_prompt_is_recognised() -> None:
 
 @pytest.mark.parametrize("style", [_THINK, CHANNELS])
 def test_the_closing_words_end_the_reasoning(style: ReasoningFormat) -> None:
-    from mlxk.domain.formats.output_parser import AnswerStream
+    from mlxk.domain.formats.output_parser import OutputParser
 
-    stream = AnswerStream(reasoning=style)
+    stream = OutputParser(reasoning=style)
     assert stream.feed(f"{style.start}hm") == [ReasoningDelta("hm")]
     assert stream.thinking
     assert stream.feed(style.closing) == []

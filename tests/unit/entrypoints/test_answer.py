@@ -4,7 +4,7 @@ import pytest
 
 from mlxk.domain.generation.conversation import ToolCall
 from mlxk.domain.generation.request import Finished, FinishReason, Timings, Usage
-from mlxk.entrypoints.cli.answer import Answer
+from mlxk.entrypoints.cli.answer import CollectedAnswer
 
 CALL, PART = ToolCall("add", '{"a": 1}'), ToolCall("add", '{"a')
 
@@ -22,4 +22,4 @@ CALL, PART = ToolCall("add", '{"a": 1}'), ToolCall("add", '{"a')
 def test_calls_that_are_whole_wait_for_their_results(
     reason: FinishReason, calls: tuple[ToolCall, ...], expected: str
 ) -> None:
-    assert Answer("", "", calls, Finished(reason, Usage(1, 1, 0), Timings(0, 0, 0))).finish_reason == expected
+    assert CollectedAnswer("", "", calls, Finished(reason, Usage(1, 1, 0), Timings(0, 0, 0))).finish_reason == expected

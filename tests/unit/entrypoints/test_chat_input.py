@@ -3,7 +3,7 @@
 import pytest
 
 from mlxk.domain.errors import ValidationError
-from mlxk.entrypoints.cli.chat.session import Command, Meaning, Picture, Prompt, read_line, wants_more
+from mlxk.entrypoints.cli.chat.session import Meaning, Picture, Prompt, SlashCommand, read_line, wants_more
 
 
 @pytest.mark.parametrize(
@@ -12,10 +12,10 @@ from mlxk.entrypoints.cli.chat.session import Command, Meaning, Picture, Prompt,
         ("hello there", Prompt("hello there")),
         ("", None),
         ("   ", None),
-        ("/set temperature 0", Command("set", "temperature 0")),
-        ("/HELP", Command("help")),
-        ("exit", Command("exit")),
-        ("Quit", Command("exit")),
+        ("/set temperature 0", SlashCommand("set", "temperature 0")),
+        ("/HELP", SlashCommand("help")),
+        ("exit", SlashCommand("exit")),
+        ("Quit", SlashCommand("exit")),
         ('"""/not a command"""', Prompt("/not a command")),
         ('"""two\nlines"""', Prompt("two\nlines")),
         ("what about exit?", Prompt("what about exit?")),

@@ -3,7 +3,7 @@
 import pytest
 from doubles.memory_probe import InMemoryMemoryProbe
 
-from mlxk.adapters.mlx.engine.engine_options import EngineOptions
+from mlxk.adapters.mlx.engine.engine_limits import EngineLimits
 from mlxk.domain.models.memory import MemoryReading
 from mlxk.entrypoints.engine_providers import engine_options
 from mlxk.entrypoints.server_settings import ServerSettings
@@ -11,7 +11,7 @@ from mlxk.entrypoints.server_settings import ServerSettings
 GIB = 1024**3
 
 
-def of(reading: MemoryReading | None, server: ServerSettings | None = None) -> EngineOptions:
+def of(reading: MemoryReading | None, server: ServerSettings | None = None) -> EngineLimits:
     return engine_options(InMemoryMemoryProbe(reading), server)
 
 
@@ -36,6 +36,6 @@ def test_what_the_operator_says_wins() -> None:
 
 
 def test_a_machine_that_does_not_tell_sets_no_limits_but_one_on_prefixes() -> None:
-    assert of(None) == EngineOptions()
+    assert of(None) == EngineLimits()
     assert of(None).prefix_cache_bytes > 0
     assert of(None, ServerSettings(memory_budget_mib=1)).model_budget_bytes == 1024**2

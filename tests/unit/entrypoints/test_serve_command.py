@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlxk.entrypoints.cli.command import Door
+from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import run
 from mlxk.entrypoints.server_settings import ServerAddress, ServerSettings
 from mlxk.entrypoints.settings import read_settings
@@ -28,7 +28,9 @@ def serve(*arguments: str, status: int = 0, **variables: str) -> tuple[int, list
         raise AssertionError("not needed to serve")
 
     settings = read_settings({"HOME": "/home/ada", **variables})
-    return run(["serve", *arguments], Door(settings=settings, build=unused, read_pipe=unused, serve=fake)), seen
+    return run(
+        ["serve", *arguments], CommandContext(settings=settings, build=unused, read_pipe=unused, serve=fake)
+    ), seen
 
 
 def test_the_defaults_listen_on_this_machine_only() -> None:

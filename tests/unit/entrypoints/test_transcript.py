@@ -9,9 +9,9 @@ import pytest
 
 from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.domain.generation.conversation import Message, Role, ToolCall
-from mlxk.entrypoints.cli.chat.transcript import Transcript, load, save
+from mlxk.entrypoints.cli.chat.transcript import SavedChat, load, save
 
-TALK = Transcript("demo", "Be brief.", (Message(Role.USER, "Grüße 😀"), Message(Role.ASSISTANT, "Hallo")))
+TALK = SavedChat("demo", "Be brief.", (Message(Role.USER, "Grüße 😀"), Message(Role.ASSISTANT, "Hallo")))
 
 
 def test_a_saved_conversation_is_loaded_unchanged(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_a_directory_and_a_missing_file_are_refused_by_name(tmp_path: Path) -> N
 
 def test_the_functions_a_model_called_are_kept(tmp_path: Path) -> None:
     calls = (ToolCall("get_weather", '{"city": "Berlin"}', "call_1"), ToolCall("cut", '{"city": "Ber'))
-    talk = Transcript("demo", None, (Message(Role.USER, "Weather?"), Message(Role.ASSISTANT, "", calls)))
+    talk = SavedChat("demo", None, (Message(Role.USER, "Weather?"), Message(Role.ASSISTANT, "", calls)))
     save(str(tmp_path / "talk.json"), talk)
     assert load(str(tmp_path / "talk.json")) == talk
 

@@ -3,7 +3,7 @@
 import pytest
 
 from mlxk.domain.errors import CapabilityError, ParameterNotSupportedError, ValidationError
-from mlxk.entrypoints.http.requests.field_errors import Fault, located, raise_for
+from mlxk.entrypoints.http.requests.field_errors import FieldError, located, raise_for
 
 FIELD = "messages[0].content[0].input_audio.data"
 
@@ -28,10 +28,10 @@ def test_a_failure_gets_the_name_that_its_field_has_in_the_request() -> None:
 
 
 def test_what_is_not_supported_is_raised_as_the_caller_says_unless_something_is_wrong_besides() -> None:
-    unsupported = Fault("n", "is not supported", unsupported=True)
+    unsupported = FieldError("n", "is not supported", unsupported=True)
     with pytest.raises(ParameterNotSupportedError):
         raise_for([unsupported])
     with pytest.raises(CapabilityError):
         raise_for([unsupported], unsupported=CapabilityError)
     with pytest.raises(ValidationError):
-        raise_for([unsupported, Fault("seed", "must be a number")], unsupported=CapabilityError)
+        raise_for([unsupported, FieldError("seed", "must be a number")], unsupported=CapabilityError)

@@ -18,7 +18,7 @@ from mlxk.domain.generation.request import Finished, FinishReason, Timings, Usag
 from mlxk.entrypoints.http import control, handover, sockets, supervisor
 from mlxk.entrypoints.http.descriptors import raise_descriptor_limit
 from mlxk.entrypoints.http.foreign_logs import lead_logs_into
-from mlxk.entrypoints.http.lifecycle import Admission, ServerLife
+from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
 from mlxk.entrypoints.http.metrics import Metrics
 from mlxk.entrypoints.http.supervisor import source_watch
 from mlxk.entrypoints.server_settings import ServerAddress, ServerSettings
@@ -103,7 +103,7 @@ def test_keys_are_not_shown() -> None:
 
 
 def test_places_are_given_back_once() -> None:
-    admission = Admission(running=2, waiting=1)
+    admission = ConcurrencyLimit(running=2, waiting=1)
     leave = admission.enter(3)
     with pytest.raises(QueueFullError):
         admission.enter(1)
@@ -115,7 +115,7 @@ def test_places_are_given_back_once() -> None:
 
 
 def test_places_are_counted_right_by_many_threads() -> None:
-    admission = Admission(running=8, waiting=8)
+    admission = ConcurrencyLimit(running=8, waiting=8)
 
     def work() -> None:
         for _ in range(500):
@@ -133,7 +133,7 @@ def test_places_are_counted_right_by_many_threads() -> None:
 
 
 def test_a_draining_server_is_not_ready_and_takes_nothing() -> None:
-    life = ServerLife()
+    life = ServerLifecycle()
     assert not life.ready
     life.preloaded = True
     assert life.ready

@@ -3,14 +3,14 @@
 from abc import abstractmethod
 from typing import Protocol
 
-from mlxk.domain.generation.media import DecodedSound
+from mlxk.domain.generation.media import DecodedAudio
 
 
-class SoundDecoder(Protocol):
+class AudioDecoder(Protocol):
     """Turns files of sound into what is to be heard in a prompt. Safe to share between threads."""
 
     @abstractmethod
-    def decode(self, path: str, name: str) -> DecodedSound:
+    def decode(self, path: str, name: str) -> DecodedAudio:
         """Decode a file, whatever its length.
 
         Args:

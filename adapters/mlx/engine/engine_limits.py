@@ -4,7 +4,7 @@ import attrs
 
 
 @attrs.frozen
-class EngineOptions:
+class EngineLimits:
     """Limits of the engine. The composition root sets those in bytes from what the machine has."""
 
     max_rows: int = 32

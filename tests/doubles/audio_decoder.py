@@ -2,22 +2,22 @@
 
 from collections.abc import Mapping
 
-from mlxk.application.ports.sound_decoder import SoundDecoder
+from mlxk.application.ports.audio_decoder import AudioDecoder
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation.media import DecodedSound
+from mlxk.domain.generation.media import DecodedAudio
 
 
-class InMemorySoundDecoder(SoundDecoder):
+class InMemoryAudioDecoder(AudioDecoder):
     """Knows what each file holds.
 
     Args:
         sounds: Sound by the path of its file; any other file is missing.
     """
 
-    def __init__(self, sounds: Mapping[str, DecodedSound]) -> None:
+    def __init__(self, sounds: Mapping[str, DecodedAudio]) -> None:
         self._sounds = sounds
 
-    def decode(self, path: str, name: str) -> DecodedSound:
+    def decode(self, path: str, name: str) -> DecodedAudio:
         """Decode a file; see the port."""
         if path not in self._sounds:
             raise ValidationError(f"Audio file not found: {name}")
