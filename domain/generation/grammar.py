@@ -1,11 +1,13 @@
-"""Grammars: what the text of an answer must look like.
+"""Grammars: constraints on the text of a completion, and what a JSON Schema means when it is enforced.
 
-Owns the kinds a request may ask for and the checks that need no model; compiling one for a model's tokens, and refusing
-what cannot be compiled, is the text generator's work.
+The checks here need no model. Compiling a grammar for a tokenizer, and refusing what cannot be compiled, is the work of
+the text generator.
 """
 
 import enum
 import json
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import attrs
 
@@ -13,6 +15,27 @@ from mlxk.domain.errors import ValidationError
 
 MAX_GRAMMAR_CHARACTERS = 256 * 1024
 """Longest text of a grammar."""
+
+CONSTANT_KEYWORDS = frozenset({"const", "enum"})
+"""JSON Schema keywords whose values are data that the instance must equal."""
+
+ANNOTATION_KEYWORDS = frozenset({"default", "examples"})
+"""JSON Schema keywords whose values are data that is not enforced."""
+
+MAP_KEYWORDS = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
+"""JSON Schema keywords whose values are schemas by name."""
+
+_COMPOSED = frozenset(
+    {"$ref", "$dynamicRef", "additionalProperties", "allOf", "anyOf", "else", "if", "not", "oneOf", "patternProperties"}
+    | {"propertyNames", "then", "dependentSchemas", "unevaluatedProperties", "minProperties"}
+)
+"""With one of these, the properties an object may hold are not in ``properties`` alone, so it stays open."""
+
+_BESIDE = frozenset({"$ref", "allOf", "anyOf", "else", "if", "not", "oneOf", "then", "dependentSchemas"})
+"""JSON Schema keywords whose schemas describe the same object as ``properties`` and ``required`` beside them."""
+
+_DEFINITION_STEPS = 3
+"""Of a reference such as ``#/$defs/City``."""
 
 
 class GrammarKind(enum.Enum):
@@ -26,41 +49,53 @@ class GrammarKind(enum.Enum):
 
 @attrs.frozen
 class Grammar:
-    """What an answer must match, from its first character to its last."""
+    """What the text of a completion must match, from its first character to its last."""
 
     kind: GrammarKind
     text: str
     """The schema; the expression; the choices as a JSON array of strings; empty for any JSON object."""
     field: str | None = attrs.field(default=None, eq=False)
-    """Which field of a request it comes from, for messages; None when there is none to name."""
+    """The request field it comes from, for messages; None when there is none to name."""
     parts: tuple["Grammar", ...] = attrs.field(default=(), eq=False)
-    """What it was put together from, so that the part at fault can be named when the whole cannot be used."""
+    """The grammars it was composed of, so that an error can name the part at fault."""
 
     @classmethod
-    def json_schema(cls, text: str, field: str | None = None, parts: tuple["Grammar", ...] = ()) -> "Grammar":
-        """An answer that is JSON and valid against a schema, given as JSON text."""
-        return cls(GrammarKind.JSON_SCHEMA, text, field, parts)
+    def json_schema(
+        cls, schema: str | Mapping[str, Any], field: str | None = None, parts: tuple["Grammar", ...] = ()
+    ) -> "Grammar":
+        """JSON that is valid against a schema, and whose objects hold only the properties the schema names.
+
+        By JSON Schema an object may always have further properties, and a small model that is free to adds them without
+        end. Text that matches the closed schema is valid against the given one too.
+
+        Args:
+            schema: The schema, as JSON text or parsed.
+            field: The request field it comes from.
+            parts: The grammars it was composed of.
+        """
+        text = schema if isinstance(schema, str) else json.dumps(schema)
+        return cls(GrammarKind.JSON_SCHEMA, _closed(text), field, parts)
 
     @classmethod
     def json_object(cls) -> "Grammar":
-        """An answer that is any JSON object."""
+        """Any JSON object."""
         return cls(GrammarKind.JSON_OBJECT, "")
 
     @classmethod
     def regex(cls, text: str) -> "Grammar":
-        """An answer that a regular expression matches as a whole; no look-around, no back-references."""
+        """Text that a regular expression matches in full; no look-around, no back-references."""
         return cls(GrammarKind.REGEX, text)
 
     @classmethod
     def choice(cls, options: tuple[str, ...]) -> "Grammar":
-        """An answer that is one of some strings."""
+        """One of several strings."""
         return cls(GrammarKind.CHOICE, json.dumps(options))
 
     def validate(self) -> None:
         """Check what can be checked without a model.
 
         Raises:
-            ValidationError: The text is too long or is not what its kind says.
+            ValidationError: The text is too long, or not of its kind.
         """
         if len(self.text) > MAX_GRAMMAR_CHARACTERS:
             raise self.refused(f"is too long: at most {MAX_GRAMMAR_CHARACTERS} characters (got {len(self.text)})")
@@ -74,7 +109,7 @@ class Grammar:
                 raise self.refused("must be a list of at least one string, none of them empty")
 
     def refused(self, fault: str) -> ValidationError:
-        """Return the failure of a grammar that cannot be used.
+        """Return the error for a grammar that cannot be used.
 
         Args:
             fault: What is wrong with it, such as ``is too long``.
@@ -93,8 +128,79 @@ class Grammar:
             raise self.refused("is nested too deeply") from error
 
 
+def subschemas(schema: object) -> Iterator[dict[str, Any]]:
+    """Yield every schema object within a schema, itself included, but none within data such as ``enum``."""
+    pending = [schema]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, list):
+            pending += node
+        elif isinstance(node, dict):
+            yield node
+            for keyword, value in node.items():
+                if keyword in MAP_KEYWORDS and isinstance(value, dict):
+                    pending += value.values()
+                elif keyword not in CONSTANT_KEYWORDS | ANNOTATION_KEYWORDS:
+                    pending.append(value)
+
+
+def _closed(text: str) -> str:
+    """Return a schema whose objects are closed wherever that takes away nothing the schema names.
+
+    Text that is not JSON is returned as it is: ``Grammar.validate`` reports it.
+    """
+    if len(text) > MAX_GRAMMAR_CHARACTERS:
+        return text
+    try:
+        schema = json.loads(text)
+        parts = _parts_of_objects(schema)
+        changed = False
+        for node in list(subschemas(schema)):
+            if id(node) not in parts and _names_its_properties(node):
+                node["additionalProperties"], changed = False, True
+        return json.dumps(schema) if changed else text
+    except (ValueError, RecursionError):
+        return text
+
+
+def _names_its_properties(schema: Mapping[str, Any]) -> bool:
+    """Whether ``properties`` names every property that an object may or must have."""
+    properties, required = schema.get("properties"), schema.get("required")
+    if not isinstance(properties, dict) or _COMPOSED & schema.keys():
+        return False
+    return not isinstance(required, list) or all(name in properties for name in required if isinstance(name, str))
+
+
+def _parts_of_objects(schema: object) -> frozenset[int]:
+    """Return the identities of the schemas that describe an object together with another schema.
+
+    None of them may forbid what the other one names.
+    """
+    pending: list[object] = []
+    for node in subschemas(schema):
+        beside = _BESIDE if node.keys() & {"properties", "required"} else {"allOf", "not"}
+        pending += [node[keyword] for keyword in beside & node.keys() if keyword != "$ref"]
+        if "$ref" in beside & node.keys():
+            pending.append(_definition(schema, node["$ref"]))
+    found: set[int] = set()
+    while pending:
+        for node in subschemas(pending.pop()):
+            if id(node) not in found:
+                found.add(id(node))
+                pending.append(_definition(schema, node.get("$ref")))
+    return frozenset(found)
+
+
+def _definition(schema: object, reference: object) -> object:
+    """Return what a reference to a definition at the root of a schema means; None for any other reference."""
+    place = reference.split("/") if isinstance(reference, str) else []
+    for step in place[1:] if len(place) == _DEFINITION_STEPS and place[0] == "#" else (None,):
+        schema = schema.get(step) if isinstance(schema, dict) else None
+    return schema
+
+
 def is_json(text: str) -> bool:
-    """Whether a text is a whole JSON value."""
+    """Whether a text is a complete JSON value."""
     try:
         json.loads(text)
     except (ValueError, RecursionError):

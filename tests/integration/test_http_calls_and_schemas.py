@@ -1,7 +1,8 @@
 """Tools, schemas and stop strings over HTTP with the real engine: held to, or refused by the field at fault."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -194,3 +195,31 @@ def test_what_has_to_be_json_and_was_cut_by_a_stop_string_says_so(
     body = {"model": "demo", "messages": [ASKED], "temperature": 0, "max_tokens": 60, "stop": [stop], **fields}
     events = events_of(read_all(served.raw(PATH, {**body, "stream": True}, extra="Connection: close\r\n")))
     assert [each["choices"][0]["finish_reason"] for each in events[:-1]][-1] == reason
+
+
+OPEN = {key: value for key, value in CITY.items() if key != "additionalProperties"}
+SAME_EVERYWHERE: dict[str, Json] = {
+    "closed": CITY,
+    "open": OPEN,
+    "explicitly open": {**OPEN, "additionalProperties": True},
+    "nothing required": {"type": "object", "properties": {"city": {"type": "string", "maxLength": 9}}},
+    "without type": {"properties": {"city": {"const": "Paris"}}, "required": ["city"]},
+    "nested": {"type": "object", "properties": {"at": OPEN, "days": {"type": "integer"}}, "required": ["at", "days"]},
+    "list": {"type": "array", "items": OPEN, "minItems": 1, "maxItems": 2},
+    "alternatives": {"anyOf": [OPEN, {"type": "null"}]},
+    "reference": {"type": "object", "properties": {"at": {"$ref": "#/$defs/city"}}, "$defs": {"city": OPEN}},
+    "parts of one object": {"allOf": [OPEN, {"type": "object", "properties": {"days": {"type": "integer"}}}]},
+}
+
+
+@pytest.mark.parametrize("schema", SAME_EVERYWHERE.values(), ids=SAME_EVERYWHERE)
+def test_a_schema_gives_the_same_answer_in_the_terminal_and_over_http(
+    served: RunningServer, command: Callable[..., Json], tmp_path: Path, schema: Json
+) -> None:
+    (tmp_path / "schema.json").write_text(json.dumps(schema))
+    flags = ["--json-schema", str(tmp_path / "schema.json"), "--temperature", "0", "--max-tokens", "60"]
+    printed = command("run", "demo", ASKED["content"], *flags)["data"]
+    status, answer = ask(served, response_format=form(schema))
+    (choice,) = answer["choices"]
+    assert (status, choice["message"]["content"]) == (200, printed["response"])
+    assert choice["finish_reason"] == printed["finish_reason"]

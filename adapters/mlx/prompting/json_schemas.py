@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mlxk.domain.generation.grammar import Grammar
+from mlxk.domain.generation.grammar import CONSTANT_KEYWORDS, Grammar, subschemas
 
 EXACT = 2**53
 """Up to here, and down to its negative, floats hold every integer."""
@@ -23,13 +23,6 @@ WIDEST = 2**63
 
 _LOWER = frozenset({"minimum", "exclusiveMinimum"})
 _UPPER = frozenset({"maximum", "exclusiveMaximum"})
-
-_CONSTANTS = frozenset({"const", "enum"})
-_NOTES = frozenset({"default", "examples"})
-"""Keywords whose values are data that are not enforced."""
-
-_MAPS = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
-"""Keywords whose values are schemas by name."""
 
 _ALTERNATIVES = ("allOf", "anyOf", "oneOf")
 """Keywords whose values are schemas of the same value as the schema they stand in."""
@@ -49,9 +42,9 @@ def enforceable(grammar: Grammar) -> str:
     """
     schema = json.loads(grammar.text)
     changed = False
-    for node in list(_schemas(schema)):
+    for node in list(subschemas(schema)):
         for keyword, value in node.items():
-            if keyword in _CONSTANTS and any(abs(number) > EXACT for number in _numbers(value)):
+            if keyword in CONSTANT_KEYWORDS and any(abs(number) > EXACT for number in _numbers(value)):
                 raise grammar.refused(
                     f"cannot be used: a number in {keyword} is beyond ±{EXACT}, where it cannot be enforced exactly"
                 )
@@ -59,22 +52,6 @@ def enforceable(grammar: Grammar) -> str:
                 node[keyword], changed = _rounded(grammar, keyword, value), True
     _refuse_circles(grammar, schema)
     return json.dumps(schema) if changed else grammar.text
-
-
-def _schemas(schema: object) -> Iterator[dict[str, Any]]:
-    """Yield every schema in a schema, itself first."""
-    waiting = [schema]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, list):
-            waiting += node
-        elif isinstance(node, dict):
-            yield node
-            for keyword, value in node.items():
-                if keyword in _MAPS and isinstance(value, dict):
-                    waiting += value.values()
-                elif keyword not in _CONSTANTS | _NOTES:
-                    waiting.append(value)
 
 
 def _numbers(value: object) -> Iterator[float]:
@@ -126,7 +103,7 @@ def _leading_on(schema: object) -> tuple[dict[int, Any], Mapping[int, list[int]]
 
     Both by identity, since equal schemas may stand in several places.
     """
-    waiting: list[Any] = list(_schemas(schema))
+    waiting: list[Any] = list(subschemas(schema))
     anchors = {node["$anchor"]: node for node in waiting if isinstance(node.get("$anchor"), str)}
     leading: dict[int, Any] = {}
     origins: defaultdict[int, list[int]] = defaultdict(list)

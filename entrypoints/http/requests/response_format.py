@@ -1,12 +1,10 @@
 """The form a chat request wants its answer in."""
 
-import json
 from typing import Annotated, Any
 
 import attrs
 
 from mlxk.domain.generation.grammar import Grammar
-from mlxk.entrypoints.http.requests.closed_schema import closed
 from mlxk.entrypoints.http.requests.converter import OneOf, Range
 from mlxk.entrypoints.http.requests.field_errors import FieldError
 
@@ -41,5 +39,5 @@ class ResponseFormat:
     def grammar(self) -> Grammar | None:
         """What the answer must look like; None for text."""
         if self.type == "json_schema" and self.json_schema is not None and self.json_schema.schema is not None:
-            return Grammar.json_schema(json.dumps(closed(self.json_schema.schema)), SCHEMA_FIELD)
+            return Grammar.json_schema(self.json_schema.schema, SCHEMA_FIELD)
         return None if self.type == "text" else Grammar.json_object()

@@ -8,7 +8,6 @@ import attrs
 
 from mlxk.domain.generation.conversation import MAX_NAME, MAX_TOOL_BYTES, MAX_TOOLS, misplaced_definitions
 from mlxk.domain.generation.grammar import Grammar
-from mlxk.entrypoints.http.requests.closed_schema import closed
 from mlxk.entrypoints.http.requests.converter import OneOf, Range, StrictConverter
 from mlxk.entrypoints.http.requests.field_errors import FieldError
 
@@ -37,9 +36,8 @@ class ToolParam:
 
     @property
     def arguments_schema(self) -> dict[str, Any]:
-        """The JSON Schema of the arguments, which are those it names."""
-        schema: dict[str, Any] = closed(self.function.parameters or {"type": "object", "properties": {}})
-        return schema
+        """The JSON Schema of the arguments."""
+        return self.function.parameters or {"type": "object", "properties": {}}
 
 
 Tools = Annotated[list[ToolParam], Range(0, MAX_TOOLS)]
@@ -84,8 +82,7 @@ def forced_call(tools: Sequence[ToolParam], choice: ToolChoice) -> ForcedCall | 
         return None
     schemas = {place: tools[place].arguments_schema for place in places}
     parts = tuple(
-        Grammar.json_schema(json.dumps(schema), f"tools[{place}].function.parameters")
-        for place, schema in schemas.items()
+        Grammar.json_schema(schema, f"tools[{place}].function.parameters") for place, schema in schemas.items()
     )
     if len(places) == 1:
         return ForcedCall(tools[places[0]].function.name, parts[0])
@@ -99,7 +96,7 @@ def forced_call(tools: Sequence[ToolParam], choice: ToolChoice) -> ForcedCall | 
         for place in places
     ]
     definitions = {str(place): _moved(schema, f"#/$defs/{place}") for place, schema in schemas.items()}
-    return ForcedCall(None, Grammar.json_schema(json.dumps({"anyOf": calls, "$defs": definitions}), "tools", parts))
+    return ForcedCall(None, Grammar.json_schema({"anyOf": calls, "$defs": definitions}, "tools", parts))
 
 
 def _moved(value: Any, root: str) -> Any:  # noqa: ANN401 - any JSON value

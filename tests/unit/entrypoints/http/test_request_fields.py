@@ -15,7 +15,6 @@ from mlxk.domain.generation.conversation import Conversation, Role, ToolCall
 from mlxk.domain.generation.grammar import Grammar
 from mlxk.domain.generation.request import SEED_RANGE, Effort
 from mlxk.entrypoints.http.requests.chat import ChatRequest
-from mlxk.entrypoints.http.requests.closed_schema import closed
 from mlxk.entrypoints.http.requests.completions import CompletionRequest
 from mlxk.entrypoints.http.requests.support import CHAT_UNSUPPORTED, COMPLETION_UNSUPPORTED
 
@@ -195,26 +194,6 @@ def test_thinking_can_be_limited() -> None:
 )
 def test_the_form_of_an_answer_is_enforced_by_a_grammar(form: dict[str, Any], grammar: Grammar | None) -> None:
     assert chat(response_format=form)[1].settings.grammar == grammar
-
-
-@pytest.mark.parametrize(
-    ("schema", "expected"),
-    [
-        (SCHEMA, CLOSED),
-        ({**SCHEMA, "additionalProperties": True}, {**SCHEMA, "additionalProperties": True}),
-        ({**SCHEMA, "patternProperties": {}}, {**SCHEMA, "patternProperties": {}}),
-        ({"allOf": [SCHEMA, SCHEMA]}, {"allOf": [SCHEMA, SCHEMA]}),
-        ({"anyOf": [SCHEMA, True]}, {"anyOf": [CLOSED, True]}),
-        ({"items": SCHEMA, "enum": [SCHEMA]}, {"items": CLOSED, "enum": [SCHEMA]}),
-        ({"$defs": {"properties": SCHEMA}}, {"$defs": {"properties": CLOSED}}),
-        (
-            {"properties": {"properties": SCHEMA}},
-            {"properties": {"properties": CLOSED}, "additionalProperties": False},
-        ),
-    ],
-)
-def test_objects_hold_what_their_schema_names(schema: Any, expected: Any) -> None:
-    assert closed(schema) == expected
 
 
 def test_a_named_tool_makes_the_answer_its_arguments() -> None:
