@@ -22,15 +22,13 @@ if TYPE_CHECKING:
     from mlxk.application.ports.clock import Clock
     from mlxk.application.ports.content_verifier import ContentVerifier
     from mlxk.application.ports.event_log import EventLog
-    from mlxk.application.ports.exif_reader import ExifReader
-    from mlxk.application.ports.image_decoder import ImageDecoder
+    from mlxk.application.ports.image_reader import ImageReader
     from mlxk.application.ports.memory_probe import MemoryProbe
     from mlxk.application.ports.model_cache import ModelCache
     from mlxk.application.ports.model_files import ModelFiles
     from mlxk.application.ports.model_hub import ModelHub
     from mlxk.application.ports.model_publisher import ModelPublisher
     from mlxk.application.ports.publication_folder import PublicationFolder
-    from mlxk.application.ports.resident_models import ResidentModels
     from mlxk.application.ports.speech_transcriber import SpeechTranscriber
     from mlxk.application.ports.text_embedder import TextEmbedder
     from mlxk.application.ports.text_generator import TextGenerator
@@ -162,10 +160,8 @@ class Adapters(containers.DeclarativeContainer):
         _speech_transcriber, text_generator, event_log
     )
     text_embedder: providers.Provider["TextEmbedder"] = providers.ThreadSafeSingleton(_text_embedder, text_generator)
-    image_decoder: providers.Provider["ImageDecoder"] = providers.ThreadSafeSingleton(images.image_decoder)
-    exif_reader: providers.Provider["ExifReader"] = providers.ThreadSafeSingleton(images.exif_reader)
+    image_reader: providers.Provider["ImageReader"] = providers.ThreadSafeSingleton(images.image_reader)
     audio_decoder: providers.Provider["AudioDecoder"] = providers.ThreadSafeSingleton(sounds.audio_decoder)
-    resident_models: providers.Provider["ResidentModels"] = providers.Callable(engine.resident_models, text_generator)
 
 
 def _resolve_model(cache: "ModelCache", workspaces: "WorkspaceStore", built_in: "BuiltInModels") -> "ResolveModel":
@@ -305,7 +301,7 @@ class UseCases(containers.DeclarativeContainer):
         sounds.ask_about_recording, generate_text, adapters.audio_decoder
     )
     describe_images: providers.Provider["DescribeImages"] = providers.Factory(
-        images.describe_images, generate_text, adapters.image_decoder, adapters.exif_reader
+        images.describe_images, generate_text, adapters.image_reader
     )
     # It remembers what clients asked for a moment ago, so there is one.
     serve_catalogue: providers.Provider["ServeCatalogue"] = providers.ThreadSafeSingleton(
@@ -313,7 +309,7 @@ class UseCases(containers.DeclarativeContainer):
         resolve_model,
         list_models,
         describe_model,
-        adapters.resident_models,
+        adapters.text_generator,
         adapters.clock,
         adapters.server,
     )
@@ -326,7 +322,7 @@ class UseCases(containers.DeclarativeContainer):
         adapters.server,
     )
     serve_images: providers.Provider["ServeImages"] = providers.Factory(
-        images.serve_images, serve_text, adapters.image_decoder, adapters.exif_reader, adapters.settings
+        images.serve_images, serve_text, adapters.image_reader, adapters.settings
     )
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from mlxk.application.ports.clock import Clock
     from mlxk.application.ports.event_log import EventLog
     from mlxk.application.ports.memory_probe import MemoryProbe
-    from mlxk.application.ports.resident_models import ResidentModels
     from mlxk.application.ports.text_generator import TextGenerator
     from mlxk.entrypoints.server_settings import ServerSettings
 
@@ -63,15 +62,6 @@ def text_generator(
     if server is not None:
         malloc.use_single_arena()
     return MlxTextGenerator(log, clock, engine_options(memory, server))
-
-
-def resident_models(generator: "TextGenerator") -> "ResidentModels":
-    """Look into the engine that generates text."""
-    from mlxk.application.ports.resident_models import ResidentModels
-
-    if not isinstance(generator, ResidentModels):
-        raise TypeError(f"{type(generator).__name__} does not say which models it holds")
-    return generator
 
 
 def lender(generator: "TextGenerator") -> "ModelLeases":

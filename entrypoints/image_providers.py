@@ -3,8 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlxk.application.ports.exif_reader import ExifReader
-    from mlxk.application.ports.image_decoder import ImageDecoder
+    from mlxk.application.ports.image_reader import ImageReader
     from mlxk.application.use_cases.describe_images import DescribeImages
     from mlxk.application.use_cases.generate_text import GenerateText
     from mlxk.application.use_cases.serve_images import ServeImages
@@ -12,31 +11,22 @@ if TYPE_CHECKING:
     from mlxk.entrypoints.settings import Settings
 
 
-def image_decoder() -> "ImageDecoder":
-    """Decode images with Pillow."""
-    from mlxk.adapters.pillow.images import PillowImageDecoder
+def image_reader() -> "ImageReader":
+    """Read images with Pillow."""
+    from mlxk.adapters.pillow.image_reader import PillowImageReader
 
-    return PillowImageDecoder()
-
-
-def exif_reader() -> "ExifReader":
-    """Read EXIF with Pillow."""
-    from mlxk.adapters.pillow.exif import PillowExifReader
-
-    return PillowExifReader()
+    return PillowImageReader()
 
 
-def describe_images(generate: "GenerateText", decoder: "ImageDecoder", exif: "ExifReader") -> "DescribeImages":
+def describe_images(generate: "GenerateText", images: "ImageReader") -> "DescribeImages":
     """Describe images."""
     from mlxk.application.use_cases.describe_images import DescribeImages
 
-    return DescribeImages(generate, decoder, exif)
+    return DescribeImages(generate, images)
 
 
-def serve_images(
-    serve_text: "ServeText", decoder: "ImageDecoder", exif: "ExifReader", settings: "Settings"
-) -> "ServeImages":
+def serve_images(serve_text: "ServeText", images: "ImageReader", settings: "Settings") -> "ServeImages":
     """Answer clients about images."""
     from mlxk.application.use_cases.serve_images import ServeImages
 
-    return ServeImages(serve_text, decoder, exif, settings.exif_metadata)
+    return ServeImages(serve_text, images, settings.exif_metadata)

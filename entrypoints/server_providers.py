@@ -6,7 +6,6 @@ if TYPE_CHECKING:
     from mlxk.application.ports.clock import Clock
     from mlxk.application.ports.event_log import EventLog
     from mlxk.application.ports.memory_probe import MemoryProbe
-    from mlxk.application.ports.resident_models import ResidentModels
     from mlxk.application.ports.text_generator import TextGenerator
     from mlxk.application.use_cases.describe_model import DescribeModel
     from mlxk.application.use_cases.list_models import ListModels
@@ -20,7 +19,7 @@ def serve_catalogue(
     resolve: "ResolveModel",
     list_models: "ListModels",
     describe: "DescribeModel",
-    resident: "ResidentModels",
+    resident: "TextGenerator",
     clock: "Clock",
     server: "ServerSettings | None",
 ) -> "ServeCatalogue":

@@ -18,8 +18,7 @@ from mlxk.adapters.mlx.engine.text_stream import EventSink, MlxTextStream
 from mlxk.adapters.mlx.exception_summary import ExceptionSummary
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
-from mlxk.application.ports.resident_models import EngineState, ResidentModels
-from mlxk.application.ports.text_generator import TextGenerator, TextStream
+from mlxk.application.ports.text_generator import EngineState, TextGenerator, TextStream
 from mlxk.domain.errors import CapabilityError, ExecutionError, MlxkError, QueueFullError
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.models.model import Backend, ModelHandle
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from mlxk.adapters.mlx.vision.prompts import LookedAt
 
 
-class MlxTextGenerator(TextGenerator, ResidentModels):
+class MlxTextGenerator(TextGenerator):
     """Runs text models with mlx-lm, any number of answers at a time.
 
     Args:
@@ -72,11 +71,9 @@ class MlxTextGenerator(TextGenerator, ResidentModels):
         return ModelLeases(self._thread, self._log)
 
     def close(self) -> None:
-        """Release every model; see the port."""
         self._thread.close()
 
     def state(self, timeout_seconds: float) -> EngineState:
-        """Ask the engine how it is doing; see the port."""
         if not self._thread.started:
             return EngineState(responding=not self._thread.closed, running=0, waiting=0, models=())
         reply: queue.SimpleQueue[EngineState] = queue.SimpleQueue()
@@ -87,7 +84,6 @@ class MlxTextGenerator(TextGenerator, ResidentModels):
         return attrs.evolve(self._state, responding=False)
 
     def unload(self, model: ModelHandle | None = None) -> tuple[ModelHandle, ...]:
-        """Free idle models; see the port."""
         if not self._thread.started or self._thread.closed:
             return ()
         reply: queue.SimpleQueue[tuple[ModelHandle, ...]] = queue.SimpleQueue()

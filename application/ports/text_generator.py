@@ -1,19 +1,20 @@
-"""Port: text from a conversation, as a stream of events."""
+"""Port: the text generation engine."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Protocol, Self
 
+import attrs
+
 from mlxk.domain.generation.request import GenerationEvent, GenerationRequest
+from mlxk.domain.models.model import ModelHandle
 
 
 class TextStream(Protocol):
-    """One running answer: an iterator of events that can be given up at any time.
+    """The events of one sequence: any number of ``TextDelta``s, then one ``Finished``.
 
-    It yields ``TextDelta``s and then exactly one ``Finished``; afterwards it is exhausted. It is consumed by one
-    thread; ``cancel`` may be called from any other. Used as a context manager, leaving the block cancels.
-
-    A reader of one stream iterates, and waits. A reader of many listens to each and takes what there is.
+    One thread reads it; ``cancel`` may be called from any thread. Leaving the context manager cancels it. To read one
+    stream, iterate, which blocks; to read many in one thread, set a callback on each and ``take``.
     """
 
     @abstractmethod
@@ -22,30 +23,30 @@ class TextStream(Protocol):
 
     @abstractmethod
     def __next__(self) -> GenerationEvent:
-        """Wait for the next event.
+        """Block until the next event and return it.
 
         Raises:
-            MlxkError: Whatever made this answer fail; other answers are not affected.
+            MlxkError: The sequence failed; other sequences are not affected.
         """
 
     @abstractmethod
     def take(self) -> tuple[GenerationEvent, ...]:
-        """Return the events that have come and were not read yet, oldest first, without waiting; often empty.
+        """Return the unread events, oldest first, without blocking; often empty.
 
         Raises:
-            MlxkError: As ``__next__`` does, after the events before the failure were returned.
+            MlxkError: The sequence failed; raised after the events before the failure were returned.
         """
 
     @abstractmethod
     def listen(self, listener: Callable[[], None]) -> None:
-        """Have a function called whenever there is something to take, and once at once.
+        """Set a callback for new events. It is called immediately once, then whenever ``take`` would return something.
 
-        The calls come from the generator's own thread: the function must be quick and must not raise.
+        It runs on the generator's thread, so it must return quickly and not raise.
         """
 
     @abstractmethod
     def cancel(self) -> None:
-        """Ask for no more. The stream then ends with ``Finished(CANCELLED)``. May be called twice, or too late."""
+        """Stop the sequence. The stream then ends with ``Finished(CANCELLED)``. Idempotent, also after the end."""
 
     @abstractmethod
     def __enter__(self) -> Self:
@@ -56,22 +57,66 @@ class TextStream(Protocol):
         """Cancel."""
 
 
+@attrs.frozen
+class EngineState:
+    """A snapshot of the engine. Counters start at zero with the process."""
+
+    responding: bool
+    """Whether the engine's thread answered in time; if not, every other field is out of date."""
+    running: int
+    """Sequences being computed."""
+    waiting: int
+    """Sequences in the queue, for capacity or for their model."""
+    models: tuple[ModelHandle, ...]
+    """Loaded models, sorted by name."""
+    prompt_tokens: int = 0
+    """Prompt tokens computed."""
+    cached_tokens: int = 0
+    """Prompt tokens taken from the prefix cache."""
+    generated_tokens: int = 0
+    ended: int = 0
+    """Sequences that ended, for any reason."""
+    failed: int = 0
+    """Sequences that ended with an error."""
+    prefix_cache_bytes: int = 0
+    active_bytes: int = 0
+    """Memory of all arrays."""
+    fault_seconds: float | None = None
+    """Seconds since the engine's loop last failed, which ended every sequence; None if it never did."""
+
+
 class TextGenerator(Protocol):
-    """Runs text models. Loads what a request names when it is not loaded yet, and releases everything on ``close``."""
+    """Runs text models: loads them on request, keeps them in memory, and reports its state. Thread-safe."""
 
     @abstractmethod
     def submit(self, request: GenerationRequest) -> TextStream:
-        """Start an answer; settings that are None are filled from the model's generation_config, then our defaults.
+        """Queue a sequence. Settings that are None come from the model's generation_config, then from our defaults.
 
         Raises:
             ValidationError: A setting is out of range.
-            ContextLengthError: The prompt does not fit into the model's context window.
-            CapabilityError: The model cannot do what is asked, such as reason within a budget.
-            QueueFullError: Too many answers wait already.
+            ContextLengthError: The prompt is longer than the model's context window.
+            CapabilityError: The model does not support a requested feature, such as a reasoning budget.
+            QueueFullError: The queue is full.
             IncompatibleModelError, UntrustedModelCodeError, BackendNotInstalledError: The model cannot be loaded.
-            ExecutionError: Loading failed for a reason of its own.
+            ExecutionError: Loading failed for another reason, or the generator is closed.
+        """
+
+    @abstractmethod
+    def state(self, timeout_seconds: float) -> EngineState:
+        """Return the state of the engine; one that was never used is responding.
+
+        Args:
+            timeout_seconds: How long to wait for the engine's thread.
+        """
+
+    @abstractmethod
+    def unload(self, model: ModelHandle | None = None) -> tuple[ModelHandle, ...]:
+        """Unload idle models and return them. A model in use stays loaded.
+
+        Args:
+            model: The model to unload; None means every idle one.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Release every model. May be called twice; a later ``submit`` is refused with ``ExecutionError``."""
+        """Cancel every sequence and unload every model. Idempotent."""

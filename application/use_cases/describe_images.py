@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import attrs
 
 from mlxk.application.policy import require_text_model, require_vision
-from mlxk.application.ports.exif_reader import ExifReader
-from mlxk.application.ports.image_decoder import ImageDecoder
+from mlxk.application.ports.image_reader import ImageReader
 from mlxk.application.text_streams import DescribedChunk
 from mlxk.application.use_cases.generate_text import GenerateText, Question
 from mlxk.domain.generation.conversation import Conversation, Message, Role
@@ -50,8 +49,7 @@ class DescribeImages:
     """Answers a prompt about images, and takes images in for conversations."""
 
     generate: GenerateText
-    decoder: ImageDecoder
-    exif: ExifReader
+    images: ImageReader
 
     def __call__(self, reference: str, sources: Sequence[ImageSource], showing: Showing) -> Iterator[DescribedChunk]:
         """Judge everything, then show chunk after chunk, each when it is asked for.
@@ -105,13 +103,13 @@ class DescribeImages:
             yield self._ask(description, Chunk(shown, index + 1, count), showing)
 
     def _shown(self, image: EncodedImage, number: int, facts: bool) -> ShownImage:
-        return ShownImage(number, image, self.exif.read(image) if facts else None)
+        return ShownImage(number, image, self.images.read_exif(image) if facts else None)
 
     def _seen(self, shown: ShownImage) -> SeenImage:
-        return SeenImage(shown, self.decoder.decode(shown.image))
+        return SeenImage(shown, self.images.decode(shown.image))
 
     def _ask(self, description: ModelDescription, chunk: Chunk, showing: Showing) -> DescribedChunk:
-        images = [self.decoder.decode(shown.image) for shown in chunk.images]
+        images = [self.images.decode(shown.image) for shown in chunk.images]
         opening = (Message(Role.SYSTEM, showing.system),) if showing.system else ()
         asked = Conversation((*opening, chunk.message([*images, showing.prompt])))
         question = attrs.evolve(showing.question, prompt=asked)

@@ -12,7 +12,7 @@ import attrs
 
 from mlxk.application.policy import Requirement, require_served_model, require_text_model
 from mlxk.application.ports.clock import Clock
-from mlxk.application.ports.resident_models import ResidentModels
+from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
@@ -83,7 +83,7 @@ class ServeCatalogue:
         resolve: ResolveModel,
         list_models: ListModels,
         describe: DescribeModel,
-        resident: ResidentModels,
+        resident: TextGenerator,
         clock: Clock,
         allow_paths: bool = False,
     ) -> None:

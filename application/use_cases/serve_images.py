@@ -12,8 +12,7 @@ import attrs
 
 from mlxk.application.incoming_message import IncomingMessage
 from mlxk.application.policy import require_vision
-from mlxk.application.ports.exif_reader import ExifReader
-from mlxk.application.ports.image_decoder import ImageDecoder
+from mlxk.application.ports.image_reader import ImageReader
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.text_streams import ChunkedStream, DescribedChunk
 from mlxk.application.use_cases.serve_catalogue import ServedModel
@@ -31,8 +30,7 @@ class ServeImages:
     """Answers requests with images or sound."""
 
     serve_text: ServeText
-    decoder: ImageDecoder
-    exif: ExifReader
+    images: ImageReader
     facts: bool = True
     """Whether people and the model are told what the photos say about themselves."""
 
@@ -101,7 +99,7 @@ class ServeImages:
         opening = [each.message for each in sent if each.message.role is Role.SYSTEM]
         said = [part for part in sent[-1].parts if not isinstance(part, EncodedImage)]
         for part in parts:
-            pictures = [self.decoder.decode(shown.image) for shown in part.images]
+            pictures = [self.images.decode(shown.image) for shown in part.images]
             asked = _about(request, [*opening, part.message([*pictures, *said])])
             (stream,) = self.serve_text(model, [asked])
             yield DescribedChunk(part, stream)
@@ -112,12 +110,13 @@ class ServeImages:
             return attrs.evolve(sent.message, content=without_tables(sent.message.content))
         if not sent.images:
             return sent.played
-        parts = [self.decoder.decode(part) if isinstance(part, EncodedImage) else part for part in sent.parts]
+        parts = [self.images.decode(part) if isinstance(part, EncodedImage) else part for part in sent.parts]
         return Chunk(self._shown(sent.images, named_by)).message(parts)
 
     def _shown(self, images: Sequence[EncodedImage], named_by: Mapping[str, int]) -> tuple[ShownImage, ...]:
         return tuple(
-            ShownImage(named_by[image.digest], image, self.exif.read(image) if self.facts else None) for image in images
+            ShownImage(named_by[image.digest], image, self.images.read_exif(image) if self.facts else None)
+            for image in images
         )
 
 

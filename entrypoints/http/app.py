@@ -8,7 +8,7 @@ import falcon
 
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
-from mlxk.application.ports.resident_models import ResidentModels
+from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 from mlxk.application.use_cases.serve_text import ServeText
 from mlxk.domain.errors import InternalError, MlxkError
@@ -48,7 +48,7 @@ class Ports:
     sounds: "Callable[[], AudioDecoder]"
     transcribe: "Callable[[], TranscribeAudio]"
     embed: "Callable[[], EmbedText]"
-    resident: ResidentModels
+    resident: TextGenerator
     clock: Clock
     log: EventLog
 

@@ -144,7 +144,7 @@ def _ports(container: "Container") -> Ports:
         sounds=container.adapters.audio_decoder,
         transcribe=container.use_cases.transcribe_audio,
         embed=container.use_cases.embed_text,
-        resident=container.adapters.resident_models(),
+        resident=container.adapters.text_generator(),
         clock=container.adapters.clock(),
         log=container.adapters.event_log(),
     )

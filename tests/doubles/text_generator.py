@@ -1,20 +1,19 @@
-"""In-memory double of the text generator: answers from a script, one token a step, for every answer at once.
+"""In-memory double of the text generator: scripted text, one token a step, for all sequences at once.
 
     generator = InMemoryTextGenerator(answers=lambda request: ("Hello", " world"))
     with generator.submit(GenerationRequest(handle, "hi")) as stream:
         events = list(stream)                   # TextDelta("Hello"), TextDelta(" world"), Finished(STOP, …)
 
-Like an engine it has one thread of its own, so that readers, cancellation and several streams behave as they do there.
+It has one thread of its own, as an engine does, so that blocking reads, callbacks and cancellation behave alike.
 """
 
 import threading
 import time
 from collections.abc import Callable, Sequence
 
-from mlxk.application.ports.resident_models import EngineState, ResidentModels
-from mlxk.application.ports.text_generator import TextGenerator, TextStream
+from mlxk.application.ports.text_generator import EngineState, TextGenerator, TextStream
 from mlxk.application.text_streams import QueuedTextStream
-from mlxk.domain.errors import ExecutionError, MlxkError
+from mlxk.domain.errors import CapabilityError, ContextLengthError, ExecutionError, MlxkError, QueueFullError
 from mlxk.domain.formats.scanner import StopSequences
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.request import (
@@ -30,18 +29,18 @@ from mlxk.domain.generation.request import (
 from mlxk.domain.models.model import ModelHandle
 
 Token = str | MlxkError
-"""One token of a script; an error ends the answer."""
+"""One token of a script; an error ends the sequence."""
 Script = Callable[[GenerationRequest], Sequence[Token]]
 
 
 def echo(request: GenerationRequest) -> Sequence[Token]:
-    """Answer with the words of the prompt, a token a word."""
+    """Return the words of the prompt, one token a word."""
     words = _prompt_text(request).split()
     return tuple(word if index == 0 else f" {word}" for index, word in enumerate(words))
 
 
 class InMemoryTextStream(QueuedTextStream):
-    """One scripted answer."""
+    """One scripted sequence."""
 
     def __init__(self, request: GenerationRequest, tokens: Sequence[Token]) -> None:
         super().__init__()
@@ -52,11 +51,10 @@ class InMemoryTextStream(QueuedTextStream):
         self._stops = StopSequences(request.settings.stop)
 
     def cancel(self) -> None:
-        """Ask for no more."""
         self.cancelled = True
 
     def step(self) -> bool:
-        """Produce the next token; return False when the answer has ended. Called by the generator's thread only."""
+        """Put the next token; return False at the end. Called by the generator's thread only."""
         settings = self._request.settings
         if self.cancelled:
             return self._finish(FinishReason.CANCELLED)
@@ -90,22 +88,35 @@ class InMemoryTextStream(QueuedTextStream):
         self._put(TextDelta(text, () if wanted is None else (TokenLogprob(token, (token,) * min(wanted, 1)),)))
 
 
-class InMemoryTextGenerator(TextGenerator, ResidentModels):
-    """Answers from a script.
+class InMemoryTextGenerator(TextGenerator):
+    """Generates scripted text.
 
     Args:
-        answers: Gives the tokens of an answer.
-        step_seconds: Pause before each step of all running answers.
-        load_seconds: How long ``submit`` takes when it names a model for the first time.
+        answers: Returns the tokens of a sequence.
+        step_seconds: Pause before each step of all running sequences.
+        load_seconds: Duration of the first ``submit`` for each model.
+        context_length: Longest prompt, in words; None means no limit.
+        max_sequences: Running sequences at a time; None means no limit.
+        vision: Whether its models accept images and audio.
     """
 
-    def __init__(self, answers: Script = echo, step_seconds: float = 0.0, load_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        answers: Script = echo,
+        step_seconds: float = 0.0,
+        load_seconds: float = 0.0,
+        *,
+        context_length: int | None = None,
+        max_sequences: int | None = None,
+        vision: bool = True,
+    ) -> None:
         self.requests: list[GenerationRequest] = []
         self.streams: list[InMemoryTextStream] = []
         self.responding = True
         self._answers = answers
         self._step_seconds = step_seconds
         self._load_seconds = load_seconds
+        self._context_length, self._max_sequences, self._vision = context_length, max_sequences, vision
         self._loaded: dict[str, ModelHandle] = {}
         self._running: list[InMemoryTextStream] = []
         self._work = threading.Condition()
@@ -113,10 +124,10 @@ class InMemoryTextGenerator(TextGenerator, ResidentModels):
         self._closed = False
 
     def submit(self, request: GenerationRequest) -> TextStream:
-        """Start an answer; see the port."""
         request.settings.validate()
         if self._closed:
             raise ExecutionError("The engine is closed.")
+        self._require_capacity(request)
         stream = InMemoryTextStream(request, self._answers(request))
         if request.model.name not in self._loaded:
             time.sleep(self._load_seconds)
@@ -132,7 +143,6 @@ class InMemoryTextGenerator(TextGenerator, ResidentModels):
         return stream
 
     def close(self) -> None:
-        """End every answer and the thread."""
         with self._work:
             self._closed = True
             self._work.notify()
@@ -140,12 +150,10 @@ class InMemoryTextGenerator(TextGenerator, ResidentModels):
             self._thread.join()
 
     def state(self, timeout_seconds: float) -> EngineState:
-        """Return how it is doing; see the port."""
         models = tuple(self._loaded[name] for name in sorted(self._loaded))
         return EngineState(self.responding, len(self._running), 0, models)
 
     def unload(self, model: ModelHandle | None = None) -> tuple[ModelHandle, ...]:
-        """Forget idle models; see the port."""
         with self._work:
             busy = {request.model.name for request in self.requests} if self._running else set()
             gone = [
@@ -156,6 +164,17 @@ class InMemoryTextGenerator(TextGenerator, ResidentModels):
             for handle in gone:
                 del self._loaded[handle.name]
         return tuple(gone)
+
+    def _require_capacity(self, request: GenerationRequest) -> None:
+        if self._max_sequences is not None and len(self._running) >= self._max_sequences:
+            raise QueueFullError(f"{self._max_sequences} requests are waiting already.")
+        if not self._vision and (request.has_images or request.has_audio):
+            raise CapabilityError(f"'{request.model.name}' takes text, not images and sound.")
+        length = len(_prompt_text(request).split())
+        if self._context_length is not None and length > self._context_length:
+            raise ContextLengthError(
+                f"The prompt has {length} tokens; the context window holds {self._context_length}."
+            )
 
     def _run(self) -> None:
         while True:

@@ -11,7 +11,7 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
 from syrupy.assertion import SnapshotAssertion
 
-from mlxk.adapters.pillow.exif import PillowExifReader
+from mlxk.adapters.pillow.image_reader import PillowImageReader
 from mlxk.domain.generation.image_table import Chunk, ImageFacts, ShownImage
 from mlxk.domain.generation.media import EncodedImage
 
@@ -50,7 +50,7 @@ def encoded(exif: Image.Exif | bytes, form: str = "JPEG", name: str | None = Non
 
 def facts(**directories: Any) -> ImageFacts:
     """Return what is read of a JPEG with these tags."""
-    return PillowExifReader().read(encoded(exif_of(**directories)))
+    return PillowImageReader().read_exif(encoded(exif_of(**directories)))
 
 
 def when(text: str, offset: str | None = None) -> datetime.datetime | None:
@@ -72,7 +72,7 @@ def test_every_format_tells_place_time_and_camera(form: str) -> None:
         {TAG.DateTimeOriginal: "2023:12:06 12:19:44", TAG.OffsetTimeOriginal: "+01:00"},
         MADEIRA,
     )
-    found = PillowExifReader().read(encoded(exif, form))
+    found = PillowImageReader().read_exif(encoded(exif, form))
     assert (found.location, found.date, found.camera) == (
         "32.7900°N, 16.9200°W",
         "2023-12-06 12:19+01:00",
@@ -113,7 +113,7 @@ def test_the_table_of_photos_from_all_over_the_world(snapshot: SnapshotAssertion
         encoded(broken, "JPEG", "broken|exif.jpg"),
         encoded(exif_of(), "JPEG", "silent.jpg"),
     ]
-    shown = [ShownImage(number, each, PillowExifReader().read(each)) for number, each in enumerate(images, 1)]
+    shown = [ShownImage(number, each, PillowImageReader().read_exif(each)) for number, each in enumerate(images, 1)]
     table = Chunk(tuple(shown)).table()
     for image in images:  # encoders differ between versions of their libraries, names and facts do not
         table = table.replace(image.digest[:8], "01234567")
@@ -189,7 +189,7 @@ def test_a_broken_directory_leaves_the_others_as_they_are() -> None:
     order = "<" if raw[6:8] == b"II" else ">"
     entry = raw.index(struct.pack(f"{order}HHI", IFD.GPSInfo, 4, 1)) + 8
     damaged = raw[:entry] + struct.pack(f"{order}I", 0x7FFFFFFF) + raw[entry + 4 :]
-    found = PillowExifReader().read(encoded(damaged))
+    found = PillowImageReader().read_exif(encoded(damaged))
     assert (found.camera, found.date, found.location) == ("Apple iPhone SE", "2024-05-01 12:30", None)
 
 
@@ -199,12 +199,12 @@ def test_five_hundred_damaged_photos_are_read_without_a_fault() -> None:
         {TAG.DateTimeOriginal: "2024:05:01 12:30:15", TAG.OffsetTimeOriginal: "+02:00"},
         MADEIRA,
     )
-    rng, reader = random.Random(7), PillowExifReader()
+    rng, reader = random.Random(7), PillowImageReader()
     raw = exif.tobytes()
     for _ in range(500):
         damaged = bytearray(raw)
         for _ in range(rng.randint(1, 12)):
             damaged[rng.randrange(6, len(damaged))] = rng.randrange(256)
-        found = reader.read(encoded(bytes(damaged)))
+        found = reader.read_exif(encoded(bytes(damaged)))
         assert found.latitude is None or -90 <= found.latitude <= 90
         assert found.line(1)

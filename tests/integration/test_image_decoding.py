@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from mlxk.adapters.pillow.exif import PillowExifReader
-from mlxk.adapters.pillow.images import PillowImageDecoder
+from mlxk.adapters.pillow.image_reader import PillowImageReader
 from mlxk.domain.errors import MlxkError, ValidationError
 from mlxk.domain.generation.media import MAX_IMAGE_PIXELS, EncodedImage
 
@@ -41,7 +40,7 @@ def encoded(image: Image.Image, form: str, **options: Any) -> EncodedImage:
 
 def pixels(image: EncodedImage) -> np.ndarray[Any, Any]:
     """Return the decoded colours, shape [rows, columns, 3]."""
-    found = PillowImageDecoder().decode(image)
+    found = PillowImageReader().decode(image)
     return np.frombuffer(found.pixels, np.uint8).reshape(found.height, found.width, 3)
 
 
@@ -116,9 +115,9 @@ def test_the_first_frame_of_an_animation_is_seen() -> None:
 def test_too_many_pixels_are_refused_before_they_are_decoded() -> None:
     assert MAX_IMAGE_PIXELS == 8_000 * 8_000
     with pytest.raises(ValidationError, match=r"has too many pixels \(8001 by 8000\); at most 64 million are taken"):
-        PillowImageDecoder().decode(png_header(8_001, 8_000))
+        PillowImageReader().decode(png_header(8_001, 8_000))
     with pytest.raises(ValidationError, match=r"'bomb\.png' has too many pixels; at most 64 million are taken"):
-        PillowImageDecoder().decode(png_header(30_000, 30_000))
+        PillowImageReader().decode(png_header(30_000, 30_000))
 
 
 def test_a_file_is_read_as_what_it_begins_with_whatever_it_is_called() -> None:
@@ -129,11 +128,11 @@ def test_a_file_is_read_as_what_it_begins_with_whatever_it_is_called() -> None:
 def test_a_document_for_another_program_is_never_opened() -> None:
     disguised = b"\xff\xd8\xff" + b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
     with pytest.raises(ValidationError, match="damaged"):
-        PillowImageDecoder().decode(EncodedImage.of(disguised, "test"))
+        PillowImageReader().decode(EncodedImage.of(disguised, "test"))
 
 
 def test_two_thousand_hostile_files_are_refused_or_decoded_and_nothing_else() -> None:
-    rng, decoder, reader = random.Random(20), PillowImageDecoder(), PillowExifReader()
+    rng, reader = random.Random(20), PillowImageReader()
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     sound = [encoded(corners(), form, exif=exif.tobytes()).data for form in FORMATS if form != "GIF"]
@@ -143,8 +142,8 @@ def test_two_thousand_hostile_files_are_refused_or_decoded_and_nothing_else() ->
         data = damaged(rng, sound[index % len(sound)])
         try:
             image = EncodedImage.of(data, "test")
-            assert reader.read(image).line(1)
-            found = decoder.decode(image)
+            assert reader.read_exif(image).line(1)
+            found = reader.decode(image)
             assert len(found.pixels) == 3 * found.width * found.height
         except MlxkError as error:
             refused += 1

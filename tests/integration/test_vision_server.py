@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from doubles.image_decoder import InMemoryImageDecoder
+from doubles.image_reader import InMemoryImageReader
 from doubles.text_generator import InMemoryTextGenerator
 from models.pictures import as_png, noise
 from serving.parts import CHAT, CHAT_MODEL, Parts
@@ -41,7 +41,7 @@ class Eye:
     def __init__(self, chunk: int = 1) -> None:
         self.asked: list[GenerationRequest] = []
         generator = InMemoryTextGenerator(self._answer)
-        decoder = InMemoryImageDecoder({hashlib.sha256(PNG[DAMAGED]).hexdigest()})
+        decoder = InMemoryImageReader({hashlib.sha256(PNG[DAMAGED]).hexdigest()})
         settings = ServerSettings(chunk=chunk)
         self.server = RunningServer(Parts(generator, settings, models={EYE: VISION}, images=decoder))
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from doubles.backend_registry import InMemoryBackendRegistry
 from doubles.built_in_models import InMemoryBuiltInModels
 from doubles.event_log import InMemoryEventLog
-from doubles.exif_reader import InMemoryExifReader
-from doubles.image_decoder import InMemoryImageDecoder
+from doubles.image_reader import InMemoryImageReader
 from doubles.memory_probe import InMemoryMemoryProbe
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
@@ -95,7 +94,7 @@ class Parts:
         budget: int = 2**40,
         ping_seconds: float = 10.0,
         models: Mapping[str, Mapping[str, bytes]] | None = None,
-        images: InMemoryImageDecoder | None = None,
+        images: InMemoryImageReader | None = None,
     ) -> None:
         self.generator = generator or InMemoryTextGenerator()
         self.settings = settings or ServerSettings()
@@ -131,7 +130,7 @@ class Parts:
         ports = Ports(
             catalogue=self.catalogue,
             serve_text=serve_text,
-            serve_images=lambda: ServeImages(serve_text, images or InMemoryImageDecoder(), InMemoryExifReader()),
+            serve_images=lambda: ServeImages(serve_text, images or InMemoryImageReader()),
             sounds=MlxAudioDecoder,
             transcribe=lambda: TranscribeAudio(resolve, describe, self.transcriber, memory),
             embed=lambda: EmbedText(resolve, describe, self.embedder, memory),

@@ -13,7 +13,7 @@ from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache
 from mlxk.adapters.mlx.engine.scheduler import EngineCounters, Scheduler
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
-from mlxk.application.ports.resident_models import EngineState
+from mlxk.application.ports.text_generator import EngineState
 from mlxk.domain.errors import ExecutionError
 from mlxk.domain.models.model import ModelHandle
 

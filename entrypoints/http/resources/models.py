@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import falcon
 
-from mlxk.application.ports.resident_models import ResidentModels
+from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue, ServedModel, served_id
 from mlxk.domain.errors import ModelNotFoundError, ValidationError
 from mlxk.domain.models.model import ModelHandle, Origin
@@ -51,7 +51,7 @@ class Model:
 class Unload:
     """Memory, given back on request."""
 
-    def __init__(self, catalogue: ServeCatalogue, resident: ResidentModels) -> None:
+    def __init__(self, catalogue: ServeCatalogue, resident: TextGenerator) -> None:
         self._catalogue = catalogue
         self._resident = resident
 

@@ -6,7 +6,7 @@ import falcon
 
 from mlxk import __version__
 from mlxk.application.ports.clock import Clock
-from mlxk.application.ports.resident_models import EngineState, ResidentModels
+from mlxk.application.ports.text_generator import EngineState, TextGenerator
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
 from mlxk.entrypoints.http.metrics import CONTENT_TYPE, Metrics
 from mlxk.entrypoints.http.resources.readable import Readable, send_json
@@ -25,7 +25,7 @@ RECOVERY_SECONDS = 2.0
 class EngineWatch:
     """Asks the engine how it is doing, and remembers since when it does not answer."""
 
-    def __init__(self, resident: ResidentModels, clock: Clock) -> None:
+    def __init__(self, resident: TextGenerator, clock: Clock) -> None:
         self._resident = resident
         self._clock = clock
         self._silent_since: float | None = None

@@ -1,4 +1,4 @@
-"""What every text generator does, run on the double and on MLX."""
+"""The contract of the text generator, run on the double and on MLX."""
 
 import threading
 import time
@@ -10,29 +10,38 @@ from doubles.text_generator import InMemoryTextGenerator
 from models.answers import read
 from models.tiny_models import build
 
+from mlxk.adapters.mlx.engine.engine_limits import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.application.ports.text_generator import TextGenerator
-from mlxk.domain.errors import ExecutionError, ValidationError
+from mlxk.domain.errors import CapabilityError, ContextLengthError, ExecutionError, QueueFullError, ValidationError
+from mlxk.domain.generation.conversation import Conversation, Message, Role
+from mlxk.domain.generation.media import DecodedImage
 from mlxk.domain.generation.request import Finished, FinishReason, GenerationRequest, GenerationSettings, TextDelta
 from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx
 PROMPT = "The quick brown fox jumps over the lazy dog and runs home"
 LONG = "word " * 2000
+WINDOW = 8192
+MOST_SEQUENCES = 4
+TIMEOUT_SECONDS = 10.0
 
 
 @pytest.fixture(scope="module")
 def handle(tmp_path_factory: pytest.TempPathFactory) -> ModelHandle:
-    return build(tmp_path_factory.mktemp("tiny") / "llama", max_position_embeddings=8192)
+    return build(tmp_path_factory.mktemp("tiny") / "llama", max_position_embeddings=WINDOW)
 
 
 @pytest.fixture(params=["in memory", "mlx"])
 def generator(request: pytest.FixtureRequest) -> Iterator[TextGenerator]:
     if request.param == "mlx":
-        adapter: TextGenerator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
+        limits = EngineLimits(max_rows=MOST_SEQUENCES, max_waiting=MOST_SEQUENCES)
+        adapter: TextGenerator = MlxTextGenerator(InMemoryEventLog(), SystemClock(), limits)
     else:
-        adapter = InMemoryTextGenerator(step_seconds=0.0005)
+        adapter = InMemoryTextGenerator(
+            step_seconds=0.0005, context_length=WINDOW, max_sequences=MOST_SEQUENCES, vision=False
+        )
     yield adapter
     adapter.close()
 
@@ -63,6 +72,24 @@ def test_the_same_question_gets_the_same_greedy_answer(generator: TextGenerator,
 def test_a_setting_out_of_range_is_refused_by_name(generator: TextGenerator, handle: ModelHandle) -> None:
     with pytest.raises(ValidationError, match="top_p"):
         generator.submit(asking(handle, top_p=2.0))
+
+
+def test_a_prompt_longer_than_the_context_window_is_refused(generator: TextGenerator, handle: ModelHandle) -> None:
+    with pytest.raises(ContextLengthError, match=str(WINDOW)):
+        generator.submit(asking(handle, "word " * (WINDOW + 1)))
+
+
+def test_a_text_model_refuses_images(generator: TextGenerator, handle: ModelHandle) -> None:
+    message = Message(Role.USER, "What is this?", parts=(DecodedImage(1, 1, bytes(3), "0" * 64), "What is this?"))
+    with pytest.raises(CapabilityError):
+        generator.submit(GenerationRequest(handle, Conversation((message,))))
+
+
+def test_a_full_queue_refuses_requests_until_a_sequence_ends(generator: TextGenerator, handle: ModelHandle) -> None:
+    streams = []
+    with pytest.raises(QueueFullError):
+        streams += [generator.submit(asking(handle, LONG, max_tokens=4000)) for _ in range(3 * MOST_SEQUENCES)]
+    generator.close()
 
 
 def test_an_answer_stops_at_its_token_limit_and_says_so(generator: TextGenerator, handle: ModelHandle) -> None:
@@ -143,3 +170,41 @@ def test_a_closed_generator_refuses_and_can_be_closed_again(generator: TextGener
     assert read(running).finished.reason is FinishReason.CANCELLED
     with pytest.raises(ExecutionError):
         generator.submit(asking(handle))
+
+
+def test_a_generator_that_was_never_used_responds_and_has_no_models(generator: TextGenerator) -> None:
+    state = generator.state(TIMEOUT_SECONDS)
+    assert state.responding
+    assert (state.running, state.waiting, state.models) == (0, 0, ())
+
+
+def test_a_model_stays_loaded_after_its_sequence(generator: TextGenerator, handle: ModelHandle) -> None:
+    read(generator.submit(asking(handle, max_tokens=2)))
+    state = generator.state(TIMEOUT_SECONDS)
+    assert state.responding
+    assert state.models == (handle,)
+
+
+def test_a_running_sequence_is_counted(generator: TextGenerator, handle: ModelHandle) -> None:
+    with generator.submit(asking(handle, LONG, max_tokens=900)) as stream:
+        next(stream)
+        assert generator.state(TIMEOUT_SECONDS).running == 1
+    read(stream)
+    assert generator.state(TIMEOUT_SECONDS).running == 0
+
+
+def test_an_idle_model_is_unloaded_on_request_and_loaded_again(generator: TextGenerator, handle: ModelHandle) -> None:
+    read(generator.submit(asking(handle, max_tokens=2)))
+    assert generator.unload(handle) == (handle,)
+    assert generator.unload() == ()
+    assert generator.state(TIMEOUT_SECONDS).models == ()
+    read(generator.submit(asking(handle, max_tokens=2)))
+    assert generator.unload() == (handle,)
+
+
+def test_a_model_in_use_is_not_unloaded(generator: TextGenerator, handle: ModelHandle) -> None:
+    with generator.submit(asking(handle, LONG, max_tokens=900)) as stream:
+        next(stream)
+        assert generator.unload() == ()
+        assert generator.state(TIMEOUT_SECONDS).models == (handle,)
+    read(stream)

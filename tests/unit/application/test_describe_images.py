@@ -12,8 +12,7 @@ import pytest
 from doubles.backend_registry import InMemoryBackendRegistry
 from doubles.built_in_models import InMemoryBuiltInModels
 from doubles.event_log import InMemoryEventLog
-from doubles.exif_reader import InMemoryExifReader
-from doubles.image_decoder import InMemoryImageDecoder
+from doubles.image_reader import InMemoryImageReader
 from doubles.memory_probe import InMemoryMemoryProbe
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
@@ -73,7 +72,7 @@ class GenerationJob:
             memory,
             InMemoryEventLog(),
         )
-        self.describe = DescribeImages(generate, InMemoryImageDecoder(damaged), InMemoryExifReader(FACTS))
+        self.describe = DescribeImages(generate, InMemoryImageReader(damaged, FACTS))
 
     def _answer(self, request: GenerationRequest) -> tuple[str, ...]:
         self.requests.append(request)

@@ -1,0 +1,280 @@
+"""Encoded images by Pillow: pixels and EXIF metadata. Only the plugin of the image's own format is used."""
+
+import contextlib
+import datetime
+import importlib
+import io
+import math
+import re
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from PIL import ExifTags, Image, features
+
+from mlxk.application.ports.image_reader import ImageReader
+from mlxk.domain.errors import BackendNotInstalledError, MlxkError, ValidationError
+from mlxk.domain.generation.image_table import ImageFacts, camera_name
+from mlxk.domain.generation.media import MAX_IMAGE_PIXELS, DecodedImage, EncodedImage, ImageFormat
+
+_DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    RecursionError,
+    RuntimeError,
+    Image.DecompressionBombError,
+    struct.error,
+    zlib.error,
+)
+"""Exceptions that Pillow's plugins raise on damaged files."""
+
+_WARNINGS = threading.Lock()
+"""Held while warnings are silenced: ``catch_warnings`` changes global state and is not thread-safe."""
+
+_PLUGINS = {
+    ImageFormat.JPEG: "JPEG",
+    ImageFormat.PNG: "PNG",
+    ImageFormat.GIF: "GIF",
+    ImageFormat.WEBP: "WEBP",
+    ImageFormat.HEIC: "HEIF",
+    ImageFormat.AVIF: "AVIF",
+}
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep Pillow's warnings about unusual files off standard error."""
+    with _WARNINGS, warnings.catch_warnings(action="ignore"):
+        yield
+
+
+def _open(image: EncodedImage) -> Image.Image:
+    """Open an image, inside ``_without_warnings``; the caller closes it, as a context manager does.
+
+    Raises:
+        ValidationError: It cannot be opened, or has too many pixels.
+        BackendNotInstalledError: Its format needs a package that is not installed.
+    """
+    _require_plugin(image)
+    try:
+        opened = Image.open(io.BytesIO(image.data), formats=(_PLUGINS[image.format],))
+    except Image.DecompressionBombError as error:
+        raise _too_large(image, "") from error
+    except _DECODING_ERRORS as error:
+        raise _damaged(image) from error
+    if opened.width * opened.height > MAX_IMAGE_PIXELS:
+        opened.close()
+        raise _too_large(image, f" ({opened.width} by {opened.height})")
+    return opened
+
+
+def _damaged(image: EncodedImage) -> ValidationError:
+    """Return the error for damaged image data."""
+    return image.refused(ValidationError, f"is damaged, or no complete {image.format.name} image")
+
+
+def _too_large(image: EncodedImage, size: str) -> ValidationError:
+    most = MAX_IMAGE_PIXELS // 1_000_000
+    return image.refused(ValidationError, f"has too many pixels{size}; at most {most} million are taken")
+
+
+def _require_plugin(image: EncodedImage) -> None:
+    if image.format is ImageFormat.HEIC:
+        try:
+            plugin = importlib.import_module("pillow_heif")
+        except ImportError as error:
+            raise image.refused(
+                BackendNotInstalledError,
+                "is in HEIC, and reading that needs pillow-heif, which is not installed.",
+                hint="Install it: pip install pillow-heif",
+            ) from error
+        plugin.register_heif_opener()
+    elif image.format is ImageFormat.AVIF and not features.check("avif"):
+        raise image.refused(
+            BackendNotInstalledError,
+            "is in AVIF, and reading that needs a Pillow with AVIF.",
+            hint="Install it: pip install 'pillow>=11.3'",
+        )
+
+
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation to the operation that undoes it. Plugins of formats with a rotation of their own apply it, or report
+it as EXIF."""
+
+_SIXTEEN_BITS = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
+_WHITE = (255, 255, 255)
+
+
+def _decoded(image: EncodedImage) -> DecodedImage:
+    with _without_warnings(), _open(image) as opened:
+        try:
+            opened.load()
+            upright = _upright(opened)
+            pixels = _to_rgb(upright)
+            return DecodedImage(pixels.width, pixels.height, pixels.tobytes(), image.digest)
+        except _DECODING_ERRORS as error:
+            raise _damaged(image) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except _DECODING_ERRORS:  # damaged EXIF does not make the pixels unusable
+        return image
+    operation = _TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
+    return image if operation is None else image.transpose(operation)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Return the image as 8-bit RGB, composited on white."""
+    if image.mode in _SIXTEEN_BITS:
+        image = image.convert("I").point(lambda value: value / 256).convert("L")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        background = Image.new("RGB", layer.size, _WHITE)
+        background.paste(layer, mask=layer.getchannel("A"))
+        return background
+    return image.convert("RGB")
+
+
+_TAG, _GPS, _IFD = ExifTags.Base, ExifTags.GPS, ExifTags.IFD
+_TIME = re.compile(r"(\d{4})[:/-](\d\d)[:/-](\d\d)[ T](\d\d):(\d\d)(?::(\d\d))?")
+_DAY = re.compile(r"(\d{4})[:/-](\d\d)[:/-](\d\d)")
+_OFFSET = re.compile(r"(Z|[+-]\d\d:?\d\d)")
+_TIMES = ((_TAG.DateTimeOriginal, _TAG.OffsetTimeOriginal), (_TAG.DateTimeDigitized, _TAG.OffsetTimeDigitized))
+"""Time tags in order of preference, each with its offset tag: exposure, then digitization; never last edited."""
+
+Tags = Mapping[int, Any]
+
+
+def _exif_facts(image: EncodedImage) -> ImageFacts:
+    try:
+        with _without_warnings(), _open(image) as opened:
+            # IFDs are read lazily, so all of them before the file is closed. A damaged one does not affect the others.
+            exif = opened.getexif()
+            top, details, place = dict(exif), _directory(exif, _IFD.Exif), _directory(exif, _IFD.GPSInfo)
+    except (MlxkError, *_DECODING_ERRORS):
+        return ImageFacts()
+    latitude = _degrees(place.get(_GPS.GPSLatitude), place.get(_GPS.GPSLatitudeRef), 90)
+    longitude = _degrees(place.get(_GPS.GPSLongitude), place.get(_GPS.GPSLongitudeRef), 180)
+    located = latitude is not None and longitude is not None
+    return ImageFacts(
+        taken=_taken(details, place),
+        latitude=latitude if located else None,
+        longitude=longitude if located else None,
+        camera=camera_name(_text(top.get(_TAG.Make)), _text(top.get(_TAG.Model))),
+    )
+
+
+def _directory(exif: Any, which: int) -> Tags:  # noqa: ANN401 - Pillow's type has no public name
+    try:
+        return dict(exif.get_ifd(which))
+    except _DECODING_ERRORS:
+        return {}
+
+
+def _taken(details: Tags, place: Tags) -> datetime.datetime | None:
+    for time, offset in _TIMES:
+        found = _moment(_TIME.match(_text(details.get(time)) or ""))
+        if found is not None:
+            return found.replace(tzinfo=_zone(_text(details.get(offset))))
+    return _satellite_time(place)
+
+
+def _moment(match: re.Match[str] | None) -> datetime.datetime | None:
+    if match is None:
+        return None
+    year, month, day, hour, minute, second = (int(part or 0) for part in match.groups())
+    try:
+        return datetime.datetime(year, month, day, hour, minute, min(second, 59))
+    except ValueError:
+        return None
+
+
+def _zone(text: str | None) -> datetime.timezone | None:
+    match = _OFFSET.fullmatch(text or "")
+    if match is None:
+        return None
+    if match[1] == "Z":
+        return datetime.UTC
+    digits = match[1][1:].replace(":", "")
+    size = datetime.timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
+    if size >= datetime.timedelta(hours=24):
+        return None
+    return datetime.timezone(-size if match[1][0] == "-" else size)
+
+
+def _satellite_time(place: Tags) -> datetime.datetime | None:
+    """Return the GPS time stamp, which is in UTC."""
+    day = _DAY.match(_text(place.get(_GPS.GPSDateStamp)) or "")
+    clock = _numbers(place.get(_GPS.GPSTimeStamp))
+    if day is None or clock is None or len(clock) != 3 or not all(0 <= part < 61 for part in clock):
+        return None
+    hour, minute, second = (int(part) for part in clock)
+    try:
+        return datetime.datetime(
+            int(day[1]), int(day[2]), int(day[3]), hour, minute, min(second, 59), tzinfo=datetime.UTC
+        )
+    except ValueError:
+        return None
+
+
+def _degrees(value: object, reference: object, limit: int) -> float | None:
+    """Return an angle in decimal degrees, negative for south and west; None when it is invalid."""
+    parts = _numbers(value)
+    if not parts or len(parts) > 3 or any(part < 0 for part in parts):
+        return None
+    degrees = sum(part / 60**index for index, part in enumerate(parts))
+    direction = (_text(reference) or "").upper()[:1]
+    return None if degrees > limit else -degrees if direction in ("S", "W") else degrees
+
+
+def _numbers(value: object) -> list[float] | None:
+    """Return finite numbers; None when any value is not one, such as a fraction with a zero denominator."""
+    parts = value if isinstance(value, tuple) else (value,)
+    numbers = []
+    for part in parts:
+        try:
+            number = float(part)
+        except (TypeError, ValueError, ArithmeticError):
+            return None
+        if not math.isfinite(number):
+            return None
+        numbers.append(number)
+    return numbers
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", errors="replace")
+    return value.split("\0", 1)[0].strip() if isinstance(value, str) else None
+
+
+class PillowImageReader(ImageReader):
+    """Reads JPEG, PNG, GIF, WebP and AVIF, and HEIC where pillow-heif is installed."""
+
+    def decode(self, image: EncodedImage) -> DecodedImage:
+        return _decoded(image)
+
+    def read_exif(self, image: EncodedImage) -> ImageFacts:
+        return _exif_facts(image)

@@ -1,0 +1,24 @@
+"""Port: pixels and EXIF metadata of encoded images."""
+
+from abc import abstractmethod
+from typing import Protocol
+
+from mlxk.domain.generation.image_table import ImageFacts
+from mlxk.domain.generation.media import DecodedImage, EncodedImage
+
+
+class ImageReader(Protocol):
+    """Reads image files that are in memory. Thread-safe."""
+
+    @abstractmethod
+    def decode(self, image: EncodedImage) -> DecodedImage:
+        """Return the RGB pixels of the first frame, rotated by its EXIF orientation, transparency on white.
+
+        Raises:
+            ValidationError: The file is damaged or truncated, or has more than ``MAX_IMAGE_PIXELS`` pixels.
+            BackendNotInstalledError: The format needs a package that is not installed.
+        """
+
+    @abstractmethod
+    def read_exif(self, image: EncodedImage) -> ImageFacts:
+        """Return the plausible EXIF values without decoding pixels; empty for a file that cannot be read."""
