@@ -1,0 +1,251 @@
+"""Mutation tester: draws faults over all layers, puts each into a copy of the tree, and reports those no test finds.
+
+``python tools/mutation.py --seed 13`` draws 60 faults; the same seed and tree give the same faults. Every line of code
+that can be faulty has the same chance, whatever its layer; then one of its possible faults is drawn. ``--list`` prints
+the faults and runs nothing, ``--from 31`` continues at the 31st, ``--only 7,12`` runs these alone.
+
+The copy lies in a temporary folder with a virtual environment of its own, so that a test which starts the program in
+another process starts the faulty one. For each fault the test files nearest to its module (by imports) run first, then
+all others that reach the module: unit, contract, integration, end-to-end. The first failing test ends it, once the same
+test has passed without the fault; a test that also fails without it is left out from then on.
+
+Verdicts: ``killed`` and the test; ``killed (timeout)`` where a test hung; ``SURVIVED``, with the test that was reached
+where ``--limit`` ended the run. Whether a survivor is equivalent is for a person to decide.
+"""
+
+import argparse
+import ast
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import venv
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from shutil import copy2
+
+from mutation_faults import LAYERS, Fault, drawn, faulty
+
+ROOT = Path(__file__).parents[1]
+KINDS = ("tests/unit", "tests/contract", "tests/integration", "tests/e2e")
+NEAR_FILES = 8
+TEST_SECONDS = 90
+
+
+class TestGraph:
+    """Which test files reach which modules, by the imports of the tests, of their fixtures, and of the product."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        paths = [path for top in (*LAYERS, "tests") for path in (root / top).rglob("*.py")]
+        self._trees = {path.relative_to(root).as_posix(): ast.parse(path.read_text("utf-8")) for path in sorted(paths)}
+        self._edges = {path: self._imported(tree, path) for path, tree in self._trees.items()}
+        files = [path for path in self._trees if path.startswith(KINDS) and path.rpartition("/")[2].startswith("test_")]
+        for path in files:
+            self._edges[path] |= self._through_fixtures(path)
+        self._distances = {path: self._reached(path) for path in files}
+
+    def files(self, module: str) -> tuple[list[str], list[str]]:
+        """Return the test files near a module, most specific first, and the others that reach it, fast ones first."""
+        words = set(re.split(r"\W|_", module))
+        distances = {path: reached[module] for path, reached in self._distances.items() if module in reached}
+
+        def unspecific(path: str) -> tuple[int, int]:
+            same_words = len(words & set(re.split(r"\W|_", path)) - {"py", "tests"})
+            return distances[path] - same_words, len(self._edges[path])
+
+        near = sorted((path for path in distances if not path.startswith(KINDS[-1])), key=unspecific)[:NEAR_FILES]
+        others = sorted(distances.keys() - set(near), key=lambda path: (distances[path] + kind(path), path))
+        return near, others
+
+    def _imported(self, tree: ast.AST, path: str) -> set[str]:
+        """Return the files that a syntax tree imports, or starts as a program."""
+        names: set[str] = set()
+        for node in ast.walk(tree):
+            match node:
+                case ast.Import(aliases):
+                    names |= {alias.name for alias in aliases}
+                case ast.ImportFrom(str(module), aliases):
+                    names |= {module, *(f"{module}.{alias.name}" for alias in aliases)}
+                case ast.Constant("mlxk") if path.startswith("tests/"):
+                    names.add("mlxk.entrypoints.main")  # the test starts the program in another process
+        stems = [name.removeprefix("mlxk.").replace(".", "/") for name in names]
+        places = [
+            f"{folder}{stem}{end}" for stem in stems for folder in ("", "tests/") for end in (".py", "/__init__.py")
+        ]
+        return {place for place in places if (self._root / place).is_file()} - {path}
+
+    def _through_fixtures(self, path: str) -> set[str]:
+        """Return what the fixtures of a test file import, those that other fixtures ask for included."""
+        folders = [parent.as_posix() for parent in Path(path).parents]
+        shared = [self._trees[f"{folder}/conftest.py"] for folder in folders if f"{folder}/conftest.py" in self._trees]
+        fixtures = {node.name: node for tree in shared for node in tree.body if isinstance(node, ast.FunctionDef)}
+        edges: set[str] = set()
+        asked = {node.arg for node in ast.walk(self._trees[path]) if isinstance(node, ast.arg)}
+        while names := asked & fixtures.keys():
+            found = [fixtures.pop(name) for name in names]
+            edges |= {edge for node in found for edge in self._imported(node, path)}
+            asked |= {node.arg for fixture in found for node in ast.walk(fixture) if isinstance(node, ast.arg)}
+        return edges
+
+    def _reached(self, start: str) -> dict[str, int]:
+        """Return every file that one file reaches, and by how many imports."""
+        distances = {start: 0}
+        waiting = deque([start])
+        while waiting:
+            path = waiting.popleft()
+            for other in self._edges[path] - distances.keys():
+                distances[other] = distances[path] + 1
+                waiting.append(other)
+        return distances
+
+
+def kind(path: str) -> int:
+    """Return the position of a test file's kind; the fastest kind is first."""
+    return next(position for position, folder in enumerate(KINDS) if path.startswith(folder))
+
+
+class Copy:
+    """A copy of the tree, with an environment of its own that has this one's packages and the copy's modules."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self.root = folder / "tree"
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=root, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        for name in filter(None, listed.stdout.split("\0")):
+            if os.path.lexists(root / name):
+                (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+                copy2(root / name, self.root / name, follow_symlinks=False)
+        venv.create(folder / "venv", symlinks=True)
+        self._python = folder / "venv" / "bin" / "python"
+        packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "venv")}))
+        (packages / "copy.pth").write_text(f"{self.root / 'src'}\n{sysconfig.get_path('purelib')}\n", encoding="utf-8")
+        self._failing: set[str] = set()  # tests that fail without any fault
+        self._passing: set[str] = set()  # tests that failed with a fault, and pass without
+        outcome, test = self._run(["--collect-only", "tests"], time.monotonic() + 300)
+        if outcome:
+            raise SystemExit(f"The tests cannot be collected in the copy: {outcome} {test}")
+
+    def verdict(self, fault: Fault, stages: Iterable[list[str]], limit: float) -> str:
+        """Put a fault into the copy, run test files until one fails, and return what happened."""
+        deadline = time.monotonic() + limit
+        for files in filter(None, stages):
+            with self._with(fault):
+                outcome, test = self._run(files, deadline)
+            while test and outcome != "SURVIVED":
+                if not self._fails(test):
+                    return f"{outcome} by {test}"
+                with self._with(fault):
+                    outcome, test = self._run(files, deadline)
+            if outcome:
+                return f"{outcome}, stopped at {test}" if test else outcome
+        return "SURVIVED"
+
+    def _fails(self, test: str) -> bool:
+        """Tell whether a test, or the collection of a test file, fails without any fault; if so leave it out."""
+        if test in self._passing | self._failing:
+            return False
+        run = [test] if "::" in test else ["--collect-only", test]
+        outcome, _ = self._run(run, time.monotonic() + 300)
+        (self._failing if outcome else self._passing).add(test)
+        return bool(outcome)
+
+    @contextlib.contextmanager
+    def _with(self, fault: Fault) -> Iterator[None]:
+        """Keep a fault in its module for a while."""
+        path = self.root / fault.path
+        source = path.read_text(encoding="utf-8")
+        self._write(path, faulty(source, fault))
+        try:
+            yield
+        finally:
+            self._write(path, source)
+
+    @staticmethod
+    def _write(path: Path, source: str) -> None:
+        """Write a module, and remove what was compiled from it: within a second both look the same to Python."""
+        for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
+            compiled.unlink()
+        path.write_text(source, encoding="utf-8")
+
+    def _run(self, tests: list[str], deadline: float) -> tuple[str, str]:
+        """Run tests until one fails; return what happened, nothing if all passed, and at which test."""
+        leave_out = [f"--deselect={test}" for test in sorted(self._failing)]
+        command = [str(self._python), "-P", "-m", "pytest", "-vx", "--tb=no", "--snapshot-warn-unused", *leave_out]
+        log, wide = self.root.parent / "log", {**os.environ, "COLUMNS": "999"}
+        with log.open("w", encoding="utf-8") as output:
+            process = subprocess.Popen(
+                [*command, f"--timeout={TEST_SECONDS}", *tests],
+                cwd=self.root, env=wide, stdout=output, stderr=output, start_new_session=True,
+            )  # fmt: skip
+        ended = ""
+        while process.poll() is None and not ended:
+            time.sleep(0.2)
+            if time.time() - log.stat().st_mtime > TEST_SECONDS + 15:
+                ended = "killed (timeout)"
+            elif time.monotonic() > deadline:
+                ended = "SURVIVED"
+        self._end_programs(process)
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if ended:
+            tests = [match[1] for line in lines if (match := re.match(r"(tests/\S+::.*?) (PASSED|SKIPPED|$)", line))]
+            return ended, tests[-1] if tests else "the start"
+        failed = [
+            line.partition(" ")[2].partition(" - ")[0] for line in lines if line.startswith(("FAILED ", "ERROR "))
+        ]
+        if failed:
+            return "killed", failed[0]
+        return ("", "") if process.returncode in {0, 5} else (f"killed (exit {process.returncode})", "")
+
+    def _end_programs(self, process: "subprocess.Popen[bytes]") -> None:
+        """End a run of tests, and every program that it left: they run by the interpreter of the copy."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        running = subprocess.run(["ps", "-Ao", "pid=,args="], check=True, capture_output=True, text=True).stdout
+        for line in running.splitlines():
+            if str(self._python) in line:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(int(line.split()[0]), signal.SIGKILL)
+
+
+def main(arguments: list[str]) -> int:
+    """Draw faults, run each, print a line about each and the share that was found."""
+    parser = argparse.ArgumentParser(description="Draws faults, and finds those that no test finds.")
+    parser.add_argument("--seed", type=int, default=13)
+    parser.add_argument("--number", type=int, default=60, help="faults to draw")
+    parser.add_argument("--from", type=int, default=1, dest="first", help="the first fault to run")
+    parser.add_argument("--only", type=lambda text: {int(part) for part in text.split(",")}, help="faults to run")
+    parser.add_argument("--limit", type=float, default=300, help="seconds a fault")
+    parser.add_argument("--list", action="store_true", help="print the faults and run nothing")
+    options = parser.parse_args(arguments)
+    chosen = [
+        (number, fault)
+        for number, fault in enumerate(drawn(ROOT, options.seed, options.number), start=1)
+        if number >= options.first and (options.only is None or number in options.only)
+    ]
+    if options.list:
+        print(*(f"{number:3} {fault}" for number, fault in chosen), sep="\n")
+        return 0
+    with tempfile.TemporaryDirectory(prefix="mutation-", ignore_cleanup_errors=True) as folder:
+        copy_of_tree, graph = Copy(ROOT, Path(folder).resolve()), TestGraph(ROOT)
+        killed = 0
+        for number, fault in chosen:
+            started = time.monotonic()
+            verdict = copy_of_tree.verdict(fault, graph.files(fault.path), options.limit)
+            killed += verdict.startswith("killed")
+            print(f"{number:3} {fault}\n    {verdict} ({time.monotonic() - started:.0f} s)", flush=True)
+    print(f"seed {options.seed}: {killed} of {len(chosen)} killed ({100 * killed / max(1, len(chosen)):.0f} %)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
