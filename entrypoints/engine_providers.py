@@ -47,7 +47,6 @@ def engine_options(memory: "MemoryProbe", server: "ServerSettings | None") -> "E
     return EngineLimits(
         **limits,
         max_rows=server.max_streams,
-        max_waiting=server.max_queue + server.max_streams,
         keep_alive_seconds=server.keep_alive,
     )
 

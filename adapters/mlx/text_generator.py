@@ -6,7 +6,6 @@ engine on the owner thread. Nothing of MLX leaves that thread.
 
 import contextlib
 import queue
-import threading
 from typing import TYPE_CHECKING
 
 import attrs
@@ -19,7 +18,7 @@ from mlxk.adapters.mlx.exception_summary import ExceptionSummary
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.text_generator import EngineState, TextGenerator, TextStream
-from mlxk.domain.errors import CapabilityError, ExecutionError, MlxkError, QueueFullError
+from mlxk.domain.errors import CapabilityError, ExecutionError, MlxkError
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.models.model import Backend, ModelHandle
 
@@ -50,20 +49,14 @@ class MlxTextGenerator(TextGenerator):
         self._options = options or EngineLimits()
         self._thread: OwnerThread[Engine] = OwnerThread(self._build, log)
         self._state = EngineState(responding=False, running=0, waiting=0, models=())
-        self._places = _Places(self._options.max_waiting)
 
     def submit(self, request: GenerationRequest) -> TextStream:
         """Start an answer; see the port."""
         request.validate()
-        self._places.take()
         try:
             return self._submit(request)
         except ImportError as error:
-            self._places.give_back()
             raise self._unusable(error) from error
-        except BaseException:
-            self._places.give_back()
-            raise
 
     @property
     def lender(self) -> ModelLeases:
@@ -103,7 +96,7 @@ class MlxTextGenerator(TextGenerator):
             rendered, seen = self._look(request, models)
             row = prepare(request, models, sink, self._clock, rendered)
             row.answer.load_seconds = loaded_at - asked_at
-            job = Job(row, residents, on_start=self._places.give_back, engine_options=request.engine_options)
+            job = Job(row, residents, engine_options=request.engine_options)
             job.media = self._media(models[0], seen)
         except BaseException:
             self._thread.post(lambda engine: engine.release(residents))
@@ -179,28 +172,3 @@ def _loader(backend: Backend) -> "Loader":
     from mlxk.adapters.mlx.loading.text_model import load_model
 
     return load_model
-
-
-class _Places:
-    """The places in the queue, counted from the moment of asking to the moment of starting."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._taken = 0
-        self._lock = threading.Lock()
-
-    def take(self) -> None:
-        """Take a place.
-
-        Raises:
-            QueueFullError: There is none.
-        """
-        with self._lock:
-            if self._taken >= self._most:
-                raise QueueFullError(f"{self._most} requests are waiting already.", hint="Try again later.")
-            self._taken += 1
-
-    def give_back(self) -> None:
-        """Give a place back."""
-        with self._lock:
-            self._taken -= 1

@@ -92,11 +92,12 @@ class TextGenerator(Protocol):
     def submit(self, request: GenerationRequest) -> TextStream:
         """Queue a sequence. Settings that are None come from the model's generation_config, then from our defaults.
 
+        The queue is unlimited: an entrypoint with many clients limits how many sequences it admits.
+
         Raises:
             ValidationError: A setting is out of range.
             ContextLengthError: The prompt is longer than the model's context window.
             CapabilityError: The model does not support a requested feature, such as a reasoning budget.
-            QueueFullError: The queue is full.
             IncompatibleModelError, UntrustedModelCodeError, BackendNotInstalledError: The model cannot be loaded.
             ExecutionError: Loading failed for another reason, or the generator is closed.
         """

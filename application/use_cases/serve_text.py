@@ -43,7 +43,7 @@ class ServeText:
             ValidationError: A setting is out of range.
             CapabilityError: The model has no template for conversations, or cannot take the images or sound in one.
             InsufficientMemoryError: It is beyond the budget, and that is refused here.
-            ContextLengthError, QueueFullError, ExecutionError: See ``TextGenerator.submit``.
+            ContextLengthError, ExecutionError: See ``TextGenerator.submit``.
         """
         for request in requests:
             request.validate()

@@ -164,6 +164,18 @@ def test_what_is_wrong_with_the_prompt_is_said_with_a_status_also_for_streams() 
         assert it.parts.application._admission.admitted == 0
 
 
+@pytest.mark.parametrize("fault", [ImportError("a broken library"), MemoryError()], ids=["import", "memory"])
+def test_a_request_that_fails_before_it_starts_gives_its_place_back(fault: Exception) -> None:
+    def failing(request: GenerationRequest) -> Sequence[Token]:
+        raise fault
+
+    with server(failing, max_streams=1, max_queue=1) as it:
+        for stream in (True, False, True):
+            status, _, _ = it.post(PATH, {**CHAT, "stream": stream})
+            assert status == 500
+        assert it.parts.application._admission.admitted == 0
+
+
 def test_more_than_there_is_room_for_is_refused_with_when_to_come_again() -> None:
     with server(max_streams=2, max_queue=1) as it:
         connections = [it.raw(PATH, {**CHAT, "stream": True}) for _ in range(3)]

@@ -75,7 +75,7 @@ class Workshop:
         request = GenerationRequest(self.model.handle, prompt, wanted)
         row = prepare(request, (self.model,), sink, SystemClock())
         row.constrain = constrain or row.constrain
-        job = Job(row, (self.resident,), on_start=lambda: None)
+        job = Job(row, (self.resident,))
         self.scheduler.add(job)
         return job, MlxTextStream(sink, lambda: self.scheduler.cancel(job))
 

@@ -45,15 +45,12 @@ class AdmissionQueue:
         if job not in self._queue:
             return False
         self._queue.remove(job)
-        job.on_start()
         return True
 
     def withdraw_all(self) -> list[Job]:
         """Empty the queue and return what was in it."""
         jobs = list(self._queue)
         self._queue.clear()
-        for job in jobs:
-            job.on_start()
         return jobs
 
     def admit(self, running: int, batches: Sequence[Batch], prefills: Sequence[Job]) -> list[Job]:
@@ -63,9 +60,7 @@ class AdmissionQueue:
             fits = self.make_room(batches, [*prefills, *admitted, self._queue[0]])
             if running + len(admitted) and not fits:
                 break
-            job = self._queue.popleft()
-            job.on_start()
-            admitted.append(job)
+            admitted.append(self._queue.popleft())
         return admitted
 
     def make_room(self, batches: Sequence[Batch], starting: Sequence[Job]) -> bool:

@@ -9,8 +9,6 @@ class EngineLimits:
 
     max_rows: int = 32
     """Answers computed at the same time."""
-    max_waiting: int = 256
-    """Answers that may queue for a place; one more is refused."""
     prefix_cache_bytes: int = 1024**3
     """What is kept of earlier prompts for later ones that begin the same way; 0: nothing."""
     cache_budget_bytes: int | None = None

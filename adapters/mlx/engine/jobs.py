@@ -1,7 +1,5 @@
 """One answer on its way through the engine: what it runs on, and where it stands."""
 
-from collections.abc import Callable
-
 import attrs
 
 from mlxk.adapters.mlx.engine.answer import Answer
@@ -20,8 +18,6 @@ class Job:
     row: Row
     residents: tuple[PooledModel, ...]
     """The model, leased, and the draft model when there is one."""
-    on_start: Callable[[], None]
-    """Called once, when it no longer queues."""
     engine_options: EngineOptions = attrs.field(factory=EngineOptions)
     alone: bool = False
     """Whether it decodes in a batch of its own."""

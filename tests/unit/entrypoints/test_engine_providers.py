@@ -32,7 +32,7 @@ def test_what_the_operator_says_wins() -> None:
     server = ServerSettings(memory_budget_mib=2048, max_streams=5, max_queue=7, keep_alive=60.0)
     options = of(MemoryReading(100 * GIB, 100 * GIB), server)
     assert (options.model_budget_bytes, options.cache_budget_bytes) == (2 * GIB, 20 * GIB)
-    assert (options.max_rows, options.max_waiting, options.keep_alive_seconds) == (5, 12, 60.0)
+    assert (options.max_rows, options.keep_alive_seconds) == (5, 60.0)
 
 
 def test_a_machine_that_does_not_tell_sets_no_limits_but_one_on_prefixes() -> None:
