@@ -8,7 +8,14 @@ from collections.abc import Callable
 
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.memory_probe import MemoryProbe
-from mlxk.domain.errors import CapabilityError, IncompatibleModelError, InsufficientMemoryError, UnhealthyModelError
+from mlxk.domain.errors import (
+    Advice,
+    CapabilityError,
+    IncompatibleModelError,
+    InsufficientMemoryError,
+    Remedy,
+    UnhealthyModelError,
+)
 from mlxk.domain.models.memory import MemoryFit, judge_memory
 from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails
 
@@ -34,7 +41,9 @@ def require_loadable(description: ModelDescription, require_kind: Requirement) -
     name = description.handle.name
     if not description.health.healthy:
         raise UnhealthyModelError(
-            f"'{name}' is damaged or incomplete: {description.health.reason}", hint=f"See: mlxk health {name}"
+            f"'{name}' is damaged or incomplete: {description.health.reason}",
+            hint=Advice(Remedy.CHECK_HEALTH, {"name": name}),
+            fix=description.health.fix,
         )
     require_kind(description)
     if not description.runtime.compatible:
@@ -63,8 +72,8 @@ def require_memory(description: ModelDescription, memory: MemoryProbe, warn: Eve
 
 
 _OTHER_WAYS = (
-    (Capability.AUDIO, "Give it a recording: mlxk run --audio FILE, or /v1/audio/transcriptions."),
-    (Capability.EMBEDDINGS, "Ask it for vectors: mlxk embed, or /v1/embeddings."),
+    (Capability.AUDIO, Advice(Remedy.USE_TRANSCRIPTION)),
+    (Capability.EMBEDDINGS, Advice(Remedy.USE_EMBEDDINGS)),
 )
 """What to do with models that do something else."""
 
@@ -129,7 +138,7 @@ def require_vision(description: ModelDescription) -> None:
     if not description.can(Capability.VISION):
         raise CapabilityError(
             f"'{description.handle.name}' is a text model and cannot look at images",
-            hint="Models that can have 'vision' among their capabilities; see: mlxk list",
+            hint=Advice(Remedy.LIST_VISION_MODELS),
         )
 
 
@@ -157,35 +166,37 @@ def require_audio_input(description: ModelDescription, needed: Capability = Capa
         )
 
 
-def require_tools(details: ModelDetails, hint: str) -> None:
+def require_tools(details: ModelDetails) -> None:
     """Refuse tools to choose from where the model's chat template leaves them out.
 
     Args:
         details: Of the model.
-        hint: What to do instead.
 
     Raises:
         CapabilityError: It does.
     """
     if details.template_read and not details.supports_tools:
         name = details.description.handle.label
-        raise CapabilityError.in_field("tools", f"'{name}' cannot be told about tools", hint=hint)
+        raise CapabilityError.in_field(
+            "tools", f"'{name}' cannot be told about tools", hint=Advice(Remedy.LEAVE_OUT_TOOLS)
+        )
 
 
-def require_reasoning(details: ModelDetails, field: str, hint: str) -> None:
+def require_reasoning(details: ModelDetails, field: str) -> None:
     """Refuse to have a model reason whose chat template cannot have it so; not to have it reason asks for nothing.
 
     Args:
         details: Of the model.
         field: How the request asks for it.
-        hint: What to do instead.
 
     Raises:
         CapabilityError: It cannot.
     """
     if details.template_read and not details.supports_reasoning:
         name = details.description.handle.label
-        raise CapabilityError.in_field(field, f"'{name}' cannot be told to reason", hint=hint)
+        raise CapabilityError.in_field(
+            field, f"'{name}' cannot be told to reason", hint=Advice(Remedy.LEAVE_OUT_REASONING)
+        )
 
 
 def _require_text(description: ModelDescription) -> None:
@@ -201,7 +212,7 @@ def _require_transcripts(needed: Capability, description: ModelDescription) -> N
     if description.can(Capability.TEXT_GENERATION):
         raise CapabilityError(
             f"'{description.handle.name}' answers questions about sound; it does not write transcripts",
-            hint="Ask it in a conversation: mlxk run --audio FILE, or input_audio in /v1/chat/completions.",
+            hint=Advice(Remedy.USE_CHAT),
         )
 
 

@@ -43,8 +43,49 @@ owns one table from code to exit status or HTTP status, and ``docs/errors.md`` e
     └── InternalError              internal_error
 """
 
+import enum
 from collections.abc import Mapping
 from typing import ClassVar, Self
+
+import attrs
+
+
+class Remedy(enum.Enum):
+    """What a user can do about a failure. Each entrypoint has its own sentence for each of them."""
+
+    ALLOW_SECRET = "allow-secret"
+    CHECK_HEALTH = "check-health"
+    CLONE_UNCHECKED = "clone-unchecked"
+    COMPLETE_OR_REMOVE = "complete-or-remove"
+    CONFIRM_REMOVAL = "confirm-removal"
+    CREATE_REPOSITORY = "create-repository"
+    FETCH = "fetch"
+    FETCH_AGAIN = "fetch-again"
+    FETCH_BEFORE_CONVERTING = "fetch-before-converting"
+    FETCH_OR_USE_CLOSE_NAME = "fetch-or-use-close-name"
+    LEAVE_OUT_REASONING = "leave-out-reasoning"
+    LEAVE_OUT_TOOLS = "leave-out-tools"
+    LIST_ALL = "list-all"
+    LIST_VISION_MODELS = "list-vision-models"
+    MAKE_MANAGED = "make-managed"
+    MAKE_MANAGED_BY_CLONING = "make-managed-by-cloning"
+    NAME_SERVED_MODEL = "name-served-model"
+    PUBLISH_OPENLY = "publish-openly"
+    REPAIR_INDEX = "repair-index"
+    SMALLER_GROUPS = "smaller-groups"
+    USE_CHAT = "use-chat"
+    USE_COMPLETIONS = "use-completions"
+    USE_EMBEDDINGS = "use-embeddings"
+    USE_TRANSCRIPTION = "use-transcription"
+
+
+@attrs.frozen
+class Advice:
+    """A remedy with the names it is about; entrypoints turn it into a sentence for their users."""
+
+    remedy: Remedy
+    values: Mapping[str, str] = attrs.field(factory=dict)
+    """Names by the placeholders of the sentences, such as ``name`` of a model."""
 
 
 class MlxkError(Exception):
@@ -53,9 +94,11 @@ class MlxkError(Exception):
     Args:
         message: One sentence that names the field, file or model at fault. No absolute path of the machine
             unless the user typed it, no prompt text, no token.
-        hint: What to do next, as a sentence or a command.
+        hint: What to do next: a sentence, or an ``Advice`` where the sentence depends on the entrypoint.
         matches: The sorted names among which a reference was ambiguous.
         detail: Numbers and names for programs, JSON values only.
+        options: Words of the message that name options of the request; each entrypoint has its own spelling of them.
+        fix: What repairs the damage that ends the message.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -65,18 +108,22 @@ class MlxkError(Exception):
         self,
         message: str,
         *,
-        hint: str | None = None,
+        hint: str | Advice | None = None,
         matches: tuple[str, ...] = (),
         detail: Mapping[str, object] | None = None,
+        options: tuple[str, ...] = (),
+        fix: Remedy | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.matches = matches
         self.detail = dict(detail) if detail else None
+        self.options = options
+        self.fix = fix
 
     @classmethod
-    def in_field(cls, field: str, message: str, *, hint: str | None = None) -> Self:
+    def in_field(cls, field: str, message: str, *, hint: str | Advice | None = None) -> Self:
         """Return a failure that one field of a request is at fault for, which programs find in ``detail``.
 
         Args:

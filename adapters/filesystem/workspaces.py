@@ -23,7 +23,7 @@ from mlxk.adapters.filesystem.content_hash import (
 from mlxk.adapters.filesystem.sentinel import Record, RecordedFile, index_of, read_sentinel, write_sentinel
 from mlxk.application.ports.model_cache import ManifestEntry
 from mlxk.application.ports.workspace_store import WorkspaceStore
-from mlxk.domain.errors import StorageError, ValidationError
+from mlxk.domain.errors import Advice, Remedy, StorageError, ValidationError
 from mlxk.domain.models.model import ModelHandle, Origin, Workspace
 
 
@@ -104,7 +104,7 @@ class FilesystemWorkspaceStore(WorkspaceStore):
         name = handle.display_name or handle.name
         old = read_sentinel(handle.directory)
         if old is None:
-            raise ValidationError(f"'{name}' is not a managed workspace", hint="Managed ones are made by mlxk clone.")
+            raise ValidationError(f"'{name}' is not a managed workspace", hint=Advice(Remedy.MAKE_MANAGED_BY_CLONING))
         try:
             files = tuple(_recorded(handle.directory, file, deep) for file in counted_files(handle.directory))
             fields = {

@@ -13,7 +13,7 @@ import json
 import os
 
 from mlxk.application.ports.model_cache import ManifestEntry, ModelCache
-from mlxk.domain.errors import RevisionNotFoundError, StorageError
+from mlxk.domain.errors import Advice, Remedy, RevisionNotFoundError, StorageError
 from mlxk.domain.models.model import ModelHandle, Origin
 
 MAX_REFERENCE_BYTES = 256
@@ -156,7 +156,7 @@ def _named(folder: str, name: str, revision: str) -> str:
     fault = "fits several snapshots" if fitting else "is not in the cache"
     raise RevisionNotFoundError(
         f"revision '{revision}' of '{name}' {fault}",
-        hint="Give more digits of the commit." if fitting else f"Fetch it: mlxk pull {name}@{revision}",
+        hint="Give more digits of the commit." if fitting else Advice(Remedy.FETCH, {"name": f"{name}@{revision}"}),
         matches=tuple(fitting or here),
     )
 

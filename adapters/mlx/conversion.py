@@ -22,12 +22,7 @@ from mlxk.adapters.mlx.loading.load_errors import misfit
 from mlxk.adapters.mlx.loading.model_files_check import require_regular
 from mlxk.application.ports.progress import Progress
 from mlxk.application.ports.weight_converter import ConvertedWeights, WeightConverter
-from mlxk.domain.errors import (
-    ConversionFailedError,
-    MlxkError,
-    StorageError,
-    UntrustedModelCodeError,
-)
+from mlxk.domain.errors import Advice, ConversionFailedError, MlxkError, Remedy, StorageError, UntrustedModelCodeError
 from mlxk.domain.models.model import Backend, ModelHandle, Quantization
 
 if TYPE_CHECKING:
@@ -63,7 +58,7 @@ class MlxWeightConverter(WeightConverter):
             if not changed:
                 raise ConversionFailedError(
                     f"no layer of '{source.label}' is divisible into groups of {scheme.group_size}",
-                    hint="Try a smaller --q-group-size.",
+                    hint=Advice(Remedy.SMALLER_GROUPS),
                 )
             config |= dict.fromkeys(("quantization", "quantization_config"), changed_config["quantization"])
             size = _write(network, config, target, "Quantizing", progress)

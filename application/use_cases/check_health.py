@@ -89,7 +89,7 @@ def _merged(report: HealthReport, result: VerificationResult) -> HealthReport:
         if not result.damaged:
             return report
         files = tuple({*report.files, *result.damaged})
-        return unhealthy(f"{report.reason}; {damaged}", files, report.missing_bytes)
+        return unhealthy(f"{report.reason}; {damaged}", files, report.missing_bytes, report.fix)
     if result.damaged:
         return unhealthy(damaged, result.damaged)
     if not result.checked:

@@ -13,7 +13,7 @@ from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.pull_model import PullModel, PullRequest, PullStatus
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.download import check_revision
-from mlxk.domain.errors import UnhealthyModelError, ValidationError
+from mlxk.domain.errors import Advice, Remedy, UnhealthyModelError, ValidationError
 from mlxk.domain.models.model import HealthReport, ModelHandle, Origin, Workspace, is_part_of_model
 from mlxk.domain.models.reference import ModelRef, ReferenceKind
 
@@ -134,7 +134,8 @@ class CloneModel:
         if not report.healthy:
             raise UnhealthyModelError(
                 f"'{request.reference}' is not whole, so it was not cloned: {report.reason}",
-                hint="Fetch it again, or clone it as it is with --no-health-check.",
+                hint=Advice(Remedy.CLONE_UNCHECKED),
+                fix=report.fix,
             )
         return report
 
@@ -151,7 +152,7 @@ def _parse(request: CloneRequest) -> ModelRef:
         return ref
     check_revision(request.branch)
     if ref.kind is not ReferenceKind.NAME:
-        raise ValidationError(f"--branch: '{ref.name}' has no branches")
+        raise ValidationError(f"branch: '{ref.name}' has no branches", options=("branch",))
     if ref.revision not in {None, request.branch}:
-        raise ValidationError(f"--branch {request.branch} contradicts '@{ref.revision}'")
+        raise ValidationError(f"branch {request.branch} contradicts '@{ref.revision}'", options=("branch",))
     return attrs.evolve(ref, revision=request.branch)

@@ -21,9 +21,11 @@ from mlxk.application.snapshot_reading import read_snapshot
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import (
+    Advice,
     CapabilityError,
     ConversionFailedError,
     IncompatibleModelError,
+    Remedy,
     UnhealthyModelError,
     UntrustedModelCodeError,
     ValidationError,
@@ -140,9 +142,12 @@ class ConvertModel:
         source = details.description.handle
         backend = self._backend(details)
         if scheme is None and details.quantization is None:
-            raise ValidationError(f"--dequantize: '{source.label}' is not quantized")
+            raise ValidationError(f"dequantize: '{source.label}' is not quantized", options=("dequantize",))
         if scheme is not None and scheme == details.quantization:
-            raise ValidationError(f"--quantize: '{source.label}' is {scheme.bits}-bit already, in groups of that size")
+            raise ValidationError(
+                f"quantize: '{source.label}' is {scheme.bits}-bit already, in groups of that size",
+                options=("quantize",),
+            )
         listing = self.files.list(source.directory)
         _take(draft, source, [entry.path for entry in listing.files if _is_carried_over(entry.path)])
         if scheme is None:
@@ -186,7 +191,8 @@ class ConvertModel:
         if not details.description.health.healthy:
             raise UnhealthyModelError(
                 f"'{source.label}' is not whole: {details.description.health.reason}",
-                hint="Fetch it again first; --repair-index helps when only the index is wrong.",
+                hint=Advice(Remedy.FETCH_BEFORE_CONVERTING),
+                fix=details.description.health.fix,
             )
         if details.config and details.config.get("model_file"):
             raise UntrustedModelCodeError(
@@ -240,13 +246,13 @@ class ConvertModel:
 def _scheme(request: ConvertRequest) -> Quantization | None:
     if request.mode is not ConvertMode.QUANTIZE:
         if request.group_size is not None:
-            raise ValidationError("--q-group-size belongs to --quantize")
+            raise ValidationError("q-group-size belongs to quantize", options=("q-group-size", "quantize"))
         return None
     if request.bits not in BITS:
-        raise ValidationError(f"--quantize must be 2, 3, 4, 6, or 8 (got {request.bits})")
+        raise ValidationError(f"quantize must be 2, 3, 4, 6, or 8 (got {request.bits})", options=("quantize",))
     group_size = 64 if request.group_size is None else request.group_size
     if group_size not in GROUP_SIZES:
-        raise ValidationError(f"--q-group-size must be 32, 64 or 128 (got {group_size})")
+        raise ValidationError(f"q-group-size must be 32, 64 or 128 (got {group_size})", options=("q-group-size",))
     return Quantization(request.bits, group_size)
 
 

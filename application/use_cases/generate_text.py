@@ -106,7 +106,6 @@ class GenerateText:
             return
         details = self.describe.details(description.handle)
         if offers_tools:
-            require_tools(details, hint="Leave out --tools, or choose a model that takes them; see: mlxk show MODEL")
+            require_tools(details)
         if question.thinking:
-            hint = "Leave out --thinking, or choose a model that reasons; see: mlxk show MODEL"
-            require_reasoning(details, "thinking", hint)
+            require_reasoning(details, "thinking")

@@ -23,8 +23,10 @@ from mlxk.domain.download import (
     plan_download,
 )
 from mlxk.domain.errors import (
+    Advice,
     AmbiguousModelError,
     NetworkError,
+    Remedy,
     RequiresConfirmationError,
     RevisionNotFoundError,
     StorageError,
@@ -190,7 +192,8 @@ class PullModel:
         if answer is None:
             raise RequiresConfirmationError(
                 f"'{name}' is not whole: {report.reason}",
-                hint=f"Complete it: mlxk pull {request.reference} --force-resume. Or remove it: mlxk rm {name}",
+                hint=Advice(Remedy.COMPLETE_OR_REMOVE, {"reference": request.reference, "name": name}),
+                fix=report.fix,
             )
         return answer
 
@@ -232,7 +235,7 @@ def _warning(plan: DownloadPlan) -> str | None:
     """Say what is to be known before a model is fetched."""
     if plan.model.made_for_mlx:
         return None
-    return f"'{plan.model.name}' is not marked as an MLX model; it may have to be converted (mlxk convert)"
+    return f"'{plan.model.name}' is not marked as an MLX model; it may have to be converted"
 
 
 def _parse(reference: str) -> ModelRef:

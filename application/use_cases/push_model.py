@@ -11,8 +11,10 @@ from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.domain.download import check_name, check_revision
 from mlxk.domain.errors import (
+    Advice,
     AmbiguousModelError,
     ModelNotFoundError,
+    Remedy,
     RevisionNotFoundError,
     SecretsFoundError,
     ValidationError,
@@ -123,7 +125,7 @@ class PushModel:
         check_name(request.name)
         check_revision(request.branch)
         if request.visibility is None and request.extent is not PushExtent.CHECK_ONLY:
-            raise ValidationError("say who may see it, with --private or --public")
+            raise ValidationError("say who may see it, with private or public", options=("private", "public"))
         directory = self._directory(request.folder)
         scan = self.folder.scan(directory)
         _require_closed(scan)
@@ -186,7 +188,7 @@ class PushModel:
             more = f" and {len(findings) - _NAMED_AT_MOST} more" if len(findings) > _NAMED_AT_MOST else ""
             raise SecretsFoundError(
                 f"nothing was uploaded: {named}{more}",
-                hint="Take it out, list the file in .hfignore, or say --allow FILE when it is no secret.",
+                hint=Advice(Remedy.ALLOW_SECRET),
                 detail={"findings": [{"path": each.path, "line": each.line, "kind": each.kind} for each in findings]},
             )
 
@@ -229,16 +231,17 @@ def _require_consent(request: PushRequest, state: RemoteState) -> None:
     """Make sure that nothing becomes public, and nothing is created, without being asked for."""
     if state.exists and not state.private and request.visibility is Visibility.PRIVATE:
         raise ValidationError(
-            f"--private: '{request.name}' exists and is public",
-            hint="Make it private on the hub first, or say --public when everybody may see this.",
+            f"private: '{request.name}' exists and is public",
+            hint=Advice(Remedy.PUBLISH_OPENLY),
+            options=("private",),
         )
     if request.create or request.extent is PushExtent.DRY_RUN:
         return
     if not state.exists:
         raise ModelNotFoundError(
-            f"'{request.name}' is not on the hub, or not shown to you", hint="Add --create to create it."
+            f"'{request.name}' is not on the hub, or not shown to you", hint=Advice(Remedy.CREATE_REPOSITORY)
         )
     if not state.branch_exists:
         raise RevisionNotFoundError(
-            f"'{request.name}' has no branch '{request.branch}'", hint="Add --create to create it."
+            f"'{request.name}' has no branch '{request.branch}'", hint=Advice(Remedy.CREATE_REPOSITORY)
         )

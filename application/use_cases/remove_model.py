@@ -11,7 +11,9 @@ from mlxk.application.ports.confirmation import Confirmation
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import (
+    Advice,
     ModelNotFoundError,
+    Remedy,
     RequiresConfirmationError,
     RevisionNotFoundError,
     ValidationError,
@@ -111,7 +113,7 @@ class RemoveModel:
             exact = None if ref.is_path else self.cache.find(ref.name, ref.revision)
             return exact or self.resolve(ref)
         except ModelNotFoundError as error:
-            raise ModelNotFoundError(error.message, hint="See what is here: mlxk list --all") from error
+            raise ModelNotFoundError(error.message, hint=Advice(Remedy.LIST_ALL)) from error
         except RevisionNotFoundError as error:
             raise RevisionNotFoundError(error.message, matches=error.matches) from error
 
@@ -132,7 +134,7 @@ class RemoveModel:
         if answer is None:
             raise RequiresConfirmationError(
                 f"'{reference}' is not an exact name; it means {what}",
-                hint="Write the exact name, or say yes with --force.",
+                hint=Advice(Remedy.CONFIRM_REMOVAL),
                 matches=tuple(removal.label for removal in removals),
             )
         return answer

@@ -11,7 +11,7 @@ import attrs
 from mlxk.application.ports.built_in_models import BuiltInModels
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.workspace_store import WorkspaceStore
-from mlxk.domain.errors import AmbiguousModelError, ModelNotFoundError, ValidationError
+from mlxk.domain.errors import Advice, AmbiguousModelError, ModelNotFoundError, Remedy, ValidationError
 from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.models.reference import ModelRef
 
@@ -131,7 +131,7 @@ def _not_found(ref: ModelRef, known: Iterable[str]) -> ModelNotFoundError:
     }
     close = difflib.get_close_matches(ref.name.lower(), sorted(full_names), _SUGGESTIONS)
     suggestions = list(dict.fromkeys(full_names[name] for name in close))
-    hint = f"Fetch it: mlxk pull {ref}"
+    hint = Advice(Remedy.FETCH, {"name": str(ref)})
     if suggestions:
-        hint = f"Did you mean {' or '.join(suggestions)}? Otherwise fetch it: mlxk pull {ref}"
+        hint = Advice(Remedy.FETCH_OR_USE_CLOSE_NAME, {"name": str(ref), "close": " or ".join(suggestions)})
     return ModelNotFoundError(f"no model found matching '{ref}'", hint=hint)

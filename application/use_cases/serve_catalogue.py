@@ -16,7 +16,7 @@ from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.errors import ModelNotFoundError, ValidationError
+from mlxk.domain.errors import Advice, ModelNotFoundError, Remedy, ValidationError
 from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails, ModelHandle, Origin
 from mlxk.domain.models.reference import is_path
 
@@ -138,7 +138,7 @@ class ServeCatalogue:
                 raise ValidationError.in_field(
                     "model",
                     "paths are not accepted by this server",
-                    hint="Name one of the models GET /v1/models lists.",
+                    hint=Advice(Remedy.NAME_SERVED_MODEL),
                 )
             handle = self._resolve(reference)
         served = self._served(handle)

@@ -12,7 +12,7 @@ from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.memory_probe import MemoryProbe
 from mlxk.application.ports.text_generator import TextGenerator, TextStream
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue, ServedModel
-from mlxk.domain.errors import CapabilityError, InsufficientMemoryError
+from mlxk.domain.errors import Advice, CapabilityError, InsufficientMemoryError, Remedy
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.models.memory import MemoryFit, judge_memory
@@ -48,9 +48,7 @@ class ServeText:
         for request in requests:
             request.validate()
             if isinstance(request.prompt, Conversation) and not model.can_chat:
-                raise CapabilityError(
-                    f"'{model.id}' has no chat template", hint="Send the text to /v1/completions instead."
-                )
+                raise CapabilityError(f"'{model.id}' has no chat template", hint=Advice(Remedy.USE_COMPLETIONS))
         images = any(request.has_images for request in requests)
         sounds = any(request.has_audio for request in requests)
         if images:

@@ -5,7 +5,7 @@ import attrs
 from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.errors import ValidationError
+from mlxk.domain.errors import Advice, Remedy, ValidationError
 from mlxk.domain.models.model import ModelDetails, ModelHandle, Origin
 from mlxk.domain.models.reference import ModelRef
 
@@ -39,6 +39,6 @@ class ShowModel:
         if handle.origin is not Origin.WORKSPACE or not self.workspaces.read(handle).managed:
             raise ValidationError(
                 f"'{handle.display_name or handle.name}' is not a managed workspace, so it has no hash to record",
-                hint="Workspaces made by 'mlxk clone' and 'mlxk convert' are managed.",
+                hint=Advice(Remedy.MAKE_MANAGED),
             )
         self.workspaces.recalculate(handle)

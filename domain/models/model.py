@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 import attrs
 
+from mlxk.domain.errors import Remedy
+
 
 class Capability(enum.Enum):
     """One thing a model can do; values are the names in the JSON API, and the order is the order of listing."""
@@ -66,6 +68,8 @@ class HealthReport:
     """The files at fault, relative to the model's directory, sorted."""
     missing_bytes: int | None = None
     """How many bytes a partial download still lacks, where that is known."""
+    fix: Remedy | None = None
+    """What repairs the files, where a repair is known."""
 
     @property
     def healthy(self) -> bool:
@@ -78,9 +82,11 @@ def healthy(reason: str = "Model is healthy") -> HealthReport:
     return HealthReport(HealthStatus.HEALTHY, reason)
 
 
-def unhealthy(reason: str, files: tuple[str, ...] = (), missing_bytes: int | None = None) -> HealthReport:
+def unhealthy(
+    reason: str, files: tuple[str, ...] = (), missing_bytes: int | None = None, fix: Remedy | None = None
+) -> HealthReport:
     """Build a report of a damaged or incomplete model."""
-    return HealthReport(HealthStatus.UNHEALTHY, reason, tuple(sorted(files)), missing_bytes or None)
+    return HealthReport(HealthStatus.UNHEALTHY, reason, tuple(sorted(files)), missing_bytes or None, fix)
 
 
 SENTINEL_NAME = ".mlxk_workspace.json"

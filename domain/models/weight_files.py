@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from mlxk.domain.errors import ConversionFailedError
+from mlxk.domain.errors import Advice, ConversionFailedError, Remedy
 from mlxk.domain.models.json_file import Document
 from mlxk.domain.models.model import HealthReport, unhealthy
 from mlxk.domain.models.safetensors import SafetensorsHeader
@@ -102,9 +102,9 @@ def _missing_shards(
     strangers = [path for path in present if path not in shards and not path.startswith("consolidated")]
     if strangers and not any(path in snapshot.expected for path in missing):
         return unhealthy(
-            f"Index/shard mismatch (mlx-vlm #624). Index references {len(shards)} shards but found {len(present)} "
-            "different files. Fix: mlxk convert <model> <output> --repair-index",
+            f"Index/shard mismatch. Index references {len(shards)} shards but found {len(present)} different files.",
             missing,
+            fix=Remedy.REPAIR_INDEX,
         )
     metadata = document.mapping.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
@@ -273,6 +273,6 @@ def incomplete(tensors: list[str], shards: list[str] | None = None, count: int |
     named = ", ".join(tensors[:NAMED_AT_MOST])
     return ConversionFailedError(
         f"weights are missing, and an index over the rest would hide it: {named}{more}{files}",
-        hint="Fetch the model again: mlxk pull MODEL --force-resume",
+        hint=Advice(Remedy.FETCH_AGAIN),
         detail={"missing": tensors, **({"absent_files": shards} if shards else {})},
     )

@@ -12,6 +12,7 @@ from typing import TextIO
 
 from mlxk.domain.errors import MlxkError, StorageError
 from mlxk.entrypoints.cli.render.formatting import printable
+from mlxk.entrypoints.wording import command_line_error
 
 BOLD, DIM, RED, RESET = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[0m"
 
@@ -53,11 +54,12 @@ class Output:
             self._write_envelope("error", command, None, error_object(error))
             return
         prefix = f"{command}: " if command else ""
-        self._talk(f"{prefix}{self.paint('Error:', RED, self._stderr)} {printable(error.message)}\n")
+        message, hint = command_line_error(error)
+        self._talk(f"{prefix}{self.paint('Error:', RED, self._stderr)} {printable(message)}\n")
         for match in error.matches:
             self._talk(f"  {printable(match)}\n")
-        if error.hint:
-            self._talk(f"{self.paint(printable(error.hint), DIM, self._stderr)}\n")
+        if hint:
+            self._talk(f"{self.paint(printable(hint), DIM, self._stderr)}\n")
 
     @property
     def width(self) -> int | None:
@@ -136,5 +138,6 @@ def discard(stream: TextIO) -> None:
 
 def error_object(error: MlxkError) -> Mapping[str, object]:
     """Return a failure as JSON: type and message always, the rest when there is something to say."""
-    optional = {"hint": error.hint, "matches": list(error.matches), "detail": error.detail}
-    return {"type": error.code, "message": error.message, **{key: value for key, value in optional.items() if value}}
+    message, hint = command_line_error(error)
+    optional = {"hint": hint, "matches": list(error.matches), "detail": error.detail}
+    return {"type": error.code, "message": message, **{key: value for key, value in optional.items() if value}}

@@ -7,11 +7,13 @@ import json
 from typing import Any
 
 from mlxk.domain.errors import InternalError, MlxkError, all_error_types
+from mlxk.entrypoints.wording import command_line_error
 
 
 def failure_line(error: MlxkError) -> bytes:
     """Return a failure as a report."""
-    report = {"failure": error.code, "message": error.message, "hint": error.hint, "matches": list(error.matches)}
+    message, hint = command_line_error(error)
+    report = {"failure": error.code, "message": message, "hint": hint, "matches": list(error.matches)}
     return json.dumps(report).encode() + b"\n"
 
 

@@ -13,6 +13,7 @@ from mlxk.domain.errors import (
     UnsupportedMediaTypeError,
     ValidationError,
 )
+from mlxk.entrypoints.wording import http_error
 
 HTTP_STATUS: dict[str, int] = {
     "usage_error": 400,
@@ -88,12 +89,13 @@ def error_document(error: MlxkError, request_id: str | None, parameter: str | No
     problems = error.detail.get("problems") if error.detail else None
     if isinstance(problems, list) and problems:
         parameter = problems[0]["param"]
-    optional = {"hint": error.hint, "matches": list(error.matches), "detail": error.detail}
+    message, hint = http_error(error)
+    optional = {"hint": hint, "matches": list(error.matches), "detail": error.detail}
     return {
         "status": "error",
         "error": {
             "type": error.code,
-            "message": error.message,
+            "message": message,
             "code": error.code,
             "param": parameter or PARAMETER_OF_CODE.get(error.code),
             "retryable": error.retryable,

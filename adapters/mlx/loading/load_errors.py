@@ -9,9 +9,11 @@ import re
 from mlxk.adapters.mlx.library_imports import import_failure
 from mlxk.adapters.mlx.loading import model_files_check
 from mlxk.domain.errors import (
+    Advice,
     ExecutionError,
     IncompatibleModelError,
     MlxkError,
+    Remedy,
     UnhealthyModelError,
     UntrustedModelCodeError,
 )
@@ -50,7 +52,7 @@ def loading_failure(error: Exception, handle: ModelHandle, unknown: str) -> Mlxk
     """
     reason, name = str(error), handle.name
     if isinstance(error, FileNotFoundError):
-        return UnhealthyModelError(f"'{name}' lacks files.", hint=f"See: mlxk health {name}")
+        return UnhealthyModelError(f"'{name}' lacks files.", hint=Advice(Remedy.CHECK_HEALTH, {"name": name}))
     if "trust_remote_code" in reason or "custom code" in reason:
         return UntrustedModelCodeError(f"'{name}' wants to run code of its own; it is never executed.")
     if isinstance(error, ValueError) and "not supported" in reason:

@@ -190,7 +190,7 @@ def _require_hearing(sounds: tuple[DecodedAudio, ...], parts: VisionParts) -> No
         raise CapabilityError.in_field("messages", fault, hint="Play one.")
     rate = getattr(getattr(parts.processor, "feature_extractor", None), "sampling_rate", AUDIO_RATE)
     if sounds and rate != AUDIO_RATE:
-        raise CapabilityError(f"This model ({parts.type}) hears {rate} samples a second; mlxk gives {AUDIO_RATE}.")
+        raise CapabilityError(f"This model ({parts.type}) hears {rate} samples a second; prompts have {AUDIO_RATE}.")
 
 
 def _refusal(error: Exception, conversation: Conversation) -> ValidationError:

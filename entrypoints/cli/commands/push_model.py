@@ -6,6 +6,7 @@ from mlxk.domain.errors import InterruptedRunError
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.wording import health_reason
 
 DEFAULT_MESSAGE = "Upload with mlxk"
 
@@ -59,6 +60,6 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         output.document("push", operations.pushed(result))
         return DONE
     if not result.health.healthy:
-        output.note(f"Warning: the folder is not a whole model: {result.health.reason}")
+        output.note(f"Warning: the folder is not a whole model: {health_reason(result.health)}")
     output.text(operations.pushed_text(result, verbose=arguments.verbose))
     return DONE

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mlxk.domain.models.memory import MemoryReading, MemoryVerdict
 from mlxk.domain.models.model import FileEntry, ModelDescription, ModelDetails, Origin, Workspace
 from mlxk.entrypoints.cli.render.formatting import decimal_size
+from mlxk.entrypoints.wording import health_reason, model_reason
 
 if TYPE_CHECKING:
     from mlxk.application.use_cases.check_health import HealthEntry
@@ -34,7 +35,7 @@ def model(description: ModelDescription) -> Json:
         "context_length": description.context_length,
         "health": description.health.status.value,
         "runtime_compatible": description.runnable,
-        "reason": description.reason,
+        "reason": model_reason(description),
         "cached": handle.origin is Origin.CACHE,
         "origin": workspace.source_repo if workspace else None,
         "content_hash": workspace.content_hash if workspace else None,
@@ -102,7 +103,7 @@ def _health_entry(entry: "HealthEntry") -> Json:
     fields: Json = {
         "name": entry.handle.display_name or entry.handle.name,
         "status": report.status.value,
-        "reason": report.reason,
+        "reason": health_reason(report),
     }
     if report.files:
         fields["files"] = list(report.files)

@@ -11,6 +11,7 @@ from mlxk.domain.download import SkipReason
 from mlxk.domain.models.model import HealthReport, Origin
 from mlxk.domain.publication import ChangeSet
 from mlxk.entrypoints.cli.render.formatting import decimal_size, printable
+from mlxk.entrypoints.wording import health_reason
 
 Json = dict[str, object]
 
@@ -42,7 +43,7 @@ def pulled_text(result: PullResult) -> str:
         told = (file for file in result.plan.skipped if file.reason is not SkipReason.UNUSED)
         lines += [f"  not fetched: {file.path} ({file.reason.value})" for file in told]
     if result.report and not result.report.healthy and result.status is PullStatus.SUCCESS:
-        lines.append(f"  unhealthy: {result.report.reason}")
+        lines.append(f"  unhealthy: {health_reason(result.report)}")
     return "".join(f"{printable(line)}\n" for line in lines)
 
 
@@ -76,7 +77,7 @@ def health_fields(report: HealthReport | None) -> Json:
     """Return the finding of a check after the work, null when none was made."""
     return {
         "health": report.status.value if report else None,
-        "health_reason": report.reason if report else None,
+        "health_reason": health_reason(report) if report else None,
     }
 
 
@@ -145,7 +146,7 @@ def pushed(result: PushResult) -> Json:
         "added_files": list(changes.added) if changes else [],
         "modified_files": list(changes.modified) if changes else [],
         "deleted_files": list(changes.deleted) if changes else [],
-        "workspace_health": {"healthy": result.health.healthy, "reason": result.health.reason},
+        "workspace_health": {"healthy": result.health.healthy, "reason": health_reason(result.health)},
         "hf_logs": list(published.log) if published else [],
     }
 

@@ -12,6 +12,7 @@ from mlxk.domain.models.memory import MemoryFit, MemoryVerdict
 from mlxk.domain.models.model import Capability, Framework, ModelDescription, ModelDetails, ModelType, Origin, Workspace
 from mlxk.entrypoints.cli.render.formatting import age, decimal_size, printable
 from mlxk.entrypoints.cli.render.model_json import file_type
+from mlxk.entrypoints.wording import health_reason, model_reason
 
 SEPARATOR = " | "
 NARROWEST = 12
@@ -149,14 +150,17 @@ def _health_cells(description: ModelDescription, verbose: bool) -> list[str]:
     whole, runs = description.health.healthy, description.runtime.compatible
     if not verbose:
         return ["unhealthy" if not whole else "healthy" if runs else "healthy*"]
-    return [description.health.status.value, "-" if not whole else "yes" if runs else "no", description.reason or "-"]
+    return [
+        description.health.status.value,
+        "-" if not whole else "yes" if runs else "no",
+        model_reason(description) or "-",
+    ]
 
 
 def health_text(entries: Sequence[HealthEntry]) -> str:
     """Return one line a model, after a summary when there are several."""
     lines = [
-        f"{entry.report.status.value:<9} {entry.handle.display_name or entry.handle.name} — {entry.report.reason}"
-        for entry in entries
+        f"{entry.report.status.value:<9} {entry.handle.label} — {health_reason(entry.report)}" for entry in entries
     ]
     if len(entries) != 1:
         whole = sum(entry.report.healthy for entry in entries)
@@ -191,7 +195,8 @@ def _summary(details: ModelDetails, now: datetime.datetime) -> list[str]:
         f"Modified: {age(description.modified, now)}",
         f"Health: {_health_word(description)}",
     ]
-    return [*lines, f"Reason: {description.reason}"] if description.reason else lines
+    reason = model_reason(description)
+    return [*lines, f"Reason: {reason}"] if reason else lines
 
 
 def _health_word(description: ModelDescription) -> str:

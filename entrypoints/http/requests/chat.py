@@ -130,8 +130,7 @@ class ChatRequest(SamplingFields):
             CapabilityError: It does.
         """
         if self.offered and self.tool_choice in {None, "auto"}:
-            hint = "Choose one of GET /v1/models with supports_tools, or have a call made with tool_choice."
-            require_tools(model.details, hint)
+            require_tools(model.details)
 
     def require_reasoning(self, model: ServedModel) -> None:
         """Refuse to have a model reason that does not; not to have it reason is no more than it does.
@@ -140,8 +139,7 @@ class ChatRequest(SamplingFields):
             CapabilityError: It does not.
         """
         if self.thinking:
-            hint = "Leave it out, or choose one of GET /v1/models with supports_reasoning."
-            require_reasoning(model.details, "enable_thinking", hint)
+            require_reasoning(model.details, "enable_thinking")
 
     def sent(self, read_sound: ReadAudio) -> list[IncomingMessage]:
         """Return the messages with their images and sounds.

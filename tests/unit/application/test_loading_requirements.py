@@ -8,7 +8,14 @@ from doubles.event_log import InMemoryEventLog
 from doubles.memory_probe import InMemoryMemoryProbe
 
 from mlxk.application.policy import require_loadable, require_memory
-from mlxk.domain.errors import CapabilityError, IncompatibleModelError, InsufficientMemoryError, UnhealthyModelError
+from mlxk.domain.errors import (
+    Advice,
+    CapabilityError,
+    IncompatibleModelError,
+    InsufficientMemoryError,
+    Remedy,
+    UnhealthyModelError,
+)
 from mlxk.domain.models.memory import RESERVE_BYTES, MemoryReading
 from mlxk.domain.models.model import (
     Capability,
@@ -56,7 +63,7 @@ def test_damage_is_told_before_anything_else() -> None:
     with pytest.raises(UnhealthyModelError) as refused:
         require_loadable(attrs.evolve(MODEL, **DAMAGE, **NO_BACKEND), another_kind)
     assert refused.value.message == "'org/m' is damaged or incomplete: Weights are missing"
-    assert refused.value.hint == "See: mlxk health org/m"
+    assert refused.value.hint == Advice(Remedy.CHECK_HEALTH, {"name": "org/m"})
 
 
 def test_another_kind_is_told_before_a_backend_that_is_missing() -> None:

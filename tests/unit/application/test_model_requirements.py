@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from mlxk.application import policy as requirements
-from mlxk.domain.errors import CapabilityError, UnhealthyModelError
+from mlxk.domain.errors import Advice, CapabilityError, Remedy, UnhealthyModelError
 from mlxk.domain.models.model import (
     Capability,
     Framework,
@@ -101,11 +101,11 @@ def test_every_kind_is_taken_for_what_it_can_do_and_for_nothing_else(require: Re
 @pytest.mark.parametrize(
     ("require", "kind", "said"),
     [
-        (requirements.require_text_model, "vectors", "can do: embeddings Ask it for vectors"),
-        (requirements.require_text_model, "turbo", "can do: audio Give it a recording"),
+        (requirements.require_text_model, "vectors", "can do: embeddings .*USE_EMBEDDINGS"),
+        (requirements.require_text_model, "turbo", "can do: audio .*USE_TRANSCRIPTION"),
         (requirements.require_embedding_model, "text", "can do: text-generation, chat"),
         (requirements.require_embedding_model, "unknown", "can do: nothing known"),
-        (requirements.require_speech_model, "omni", "Ask it in a conversation"),
+        (requirements.require_speech_model, "omni", "USE_CHAT"),
         (requirements.require_audio_input, "text", "does not support audio inputs"),
         (translating, "turbo", r"\(audio-translate-en\)"),
         (requirements.require_vision, "text", "cannot look at images"),
@@ -134,11 +134,11 @@ def test_damage_is_told_before_what_a_model_can_do(require: Requirement) -> None
 
 def test_tools_and_reasoning_are_refused_only_where_a_template_was_read_that_leaves_them_out() -> None:
     for taken in (details(able=True), details(read=False)):
-        requirements.require_tools(taken, "hint")
-        requirements.require_reasoning(taken, "thinking", "hint")
+        requirements.require_tools(taken)
+        requirements.require_reasoning(taken, "thinking")
     with pytest.raises(CapabilityError, match="tools: 'text' cannot be told about tools") as refused:
-        requirements.require_tools(details(), "another model")
-    assert refused.value.hint == "another model"
+        requirements.require_tools(details())
+    assert refused.value.hint == Advice(Remedy.LEAVE_OUT_TOOLS)
     with pytest.raises(CapabilityError, match="thinking: 'text' cannot be told to reason") as refused:
-        requirements.require_reasoning(details(), "thinking", "another model")
-    assert refused.value.hint == "another model"
+        requirements.require_reasoning(details(), "thinking")
+    assert refused.value.hint == Advice(Remedy.LEAVE_OUT_REASONING)

@@ -21,6 +21,7 @@ from mlxk.domain.errors import (
     AmbiguousModelError,
     MlxkError,
     NetworkError,
+    Remedy,
     RequiresConfirmationError,
     StorageError,
     ValidationError,
@@ -152,7 +153,7 @@ def test_a_partial_model_needs_a_yes() -> None:
     there.cache.models["mlx-community/Tiny"] = CachedModel(unfinished=1)
     with pytest.raises(RequiresConfirmationError) as failure:
         there.pull("Tiny")
-    assert "--force-resume" in (failure.value.hint or "")
+    assert getattr(failure.value.hint, "remedy", None) is Remedy.COMPLETE_OR_REMOVE
     assert there.pull("Tiny", answer=False).status is PullStatus.CANCELLED
     assert there.hub.requests == 0
     assert there.pull("Tiny", answer=True).status is PullStatus.SUCCESS

@@ -94,7 +94,7 @@ def test_what_everybody_can_see_needs_to_be_said_aloud() -> None:
     for extent in (PushExtent.ALL, PushExtent.DRY_RUN):
         with pytest.raises(ValidationError, match="exists and is public"):
             there.push(extent=extent)
-        with pytest.raises(ValidationError, match="--private or --public"):
+        with pytest.raises(ValidationError, match="private or public"):
             there.push(visibility=None, extent=extent)
     assert there.publisher.repositories["me/tiny"].messages == []
     assert there.push(visibility=Visibility.PUBLIC).published is not None

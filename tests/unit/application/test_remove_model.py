@@ -16,6 +16,7 @@ from mlxk.domain.errors import (
     AmbiguousModelError,
     LocksPresentError,
     ModelNotFoundError,
+    Remedy,
     RequiresConfirmationError,
     RevisionNotFoundError,
     ValidationError,
@@ -122,7 +123,7 @@ def test_what_is_not_a_cached_model_is_refused(there: World) -> None:
     ):
         with pytest.raises(error) as failure:
             there.remove(reference, force=True)
-        assert "mlxk pull" not in (failure.value.hint or "")
+        assert getattr(failure.value.hint, "remedy", None) is not Remedy.FETCH
     assert sorted(there.cache.models) == sorted(NAMES)
 
 

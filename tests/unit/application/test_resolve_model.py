@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import (
+    Advice,
     AmbiguousModelError,
     MlxkError,
     ModelNotFoundError,
+    Remedy,
     RevisionNotFoundError,
     ValidationError,
 )
@@ -110,7 +112,7 @@ def test_an_unknown_or_ambiguous_revision_is_refused(revision: str) -> None:
 def test_a_name_that_means_nothing_says_how_to_get_it() -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         resolver()("org/gemma@v2")
-    assert caught.value.hint == "Fetch it: mlxk pull org/gemma@v2"
+    assert caught.value.hint == Advice(Remedy.FETCH, {"name": "org/gemma@v2"})
 
 
 def test_close_names_are_suggested_but_never_taken() -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxk.domain.errors import Remedy
 from mlxk.domain.models.integrity import check
 from mlxk.domain.models.model import HealthStatus, Origin
 from mlxk.domain.models.safetensors import Damage, SafetensorsHeader
@@ -102,10 +103,8 @@ def test_a_shard_missing_from_a_workspace_is_not_called_a_download(make_snapshot
 def test_an_index_that_names_other_files_than_those_here_can_be_repaired(make_snapshot: Snapshots) -> None:
     files = indexed() | {"model-00001-of-00002.safetensors": 400, "model-00002-of-00002.safetensors": 400}
     report = check(make_snapshot(files))
-    assert report.reason == (
-        "Index/shard mismatch (mlx-vlm #624). Index references 3 shards but found 2 different files. "
-        "Fix: mlxk convert <model> <output> --repair-index"
-    )
+    assert report.reason == "Index/shard mismatch. Index references 3 shards but found 2 different files."
+    assert report.fix is Remedy.REPAIR_INDEX
     assert report.files == SHARDS
 
 

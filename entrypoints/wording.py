@@ -1,0 +1,88 @@
+"""The sentences of errors and health reasons for users: commands and flags on the command line, URLs over HTTP.
+
+Owns one sentence for each ``Remedy`` and entrypoint, and the spelling of options. What failed and which remedy fits is
+decided where the error is raised; exit and HTTP statuses are the entrypoints' own tables.
+"""
+
+import re
+from collections.abc import Mapping
+
+from mlxk.domain.errors import Advice, MlxkError, Remedy
+from mlxk.domain.models.model import HealthReport, ModelDescription
+
+COMMAND_LINE: Mapping[Remedy, str] = {
+    Remedy.ALLOW_SECRET: "Take it out, list the file in .hfignore, or say --allow FILE when it is no secret.",
+    Remedy.CHECK_HEALTH: "See: mlxk health {name}",
+    Remedy.CLONE_UNCHECKED: "Fetch it again, or clone it as it is with --no-health-check.",
+    Remedy.COMPLETE_OR_REMOVE: "Complete it: mlxk pull {reference} --force-resume. Or remove it: mlxk rm {name}",
+    Remedy.CONFIRM_REMOVAL: "Write the exact name, or say yes with --force.",
+    Remedy.CREATE_REPOSITORY: "Add --create to create it.",
+    Remedy.FETCH: "Fetch it: mlxk pull {name}",
+    Remedy.FETCH_AGAIN: "Fetch the model again: mlxk pull MODEL --force-resume",
+    Remedy.FETCH_BEFORE_CONVERTING: "Fetch it again first; --repair-index helps when only the index is wrong.",
+    Remedy.FETCH_OR_USE_CLOSE_NAME: "Did you mean {close}? Otherwise fetch it: mlxk pull {name}",
+    Remedy.LEAVE_OUT_REASONING: "Leave out --thinking, or choose a model that reasons; see: mlxk show MODEL",
+    Remedy.LEAVE_OUT_TOOLS: "Leave out --tools, or choose a model that takes them; see: mlxk show MODEL",
+    Remedy.LIST_ALL: "See what is here: mlxk list --all",
+    Remedy.LIST_VISION_MODELS: "Models that can have 'vision' among their capabilities; see: mlxk list",
+    Remedy.MAKE_MANAGED: "Workspaces made by 'mlxk clone' and 'mlxk convert' are managed.",
+    Remedy.MAKE_MANAGED_BY_CLONING: "Managed ones are made by mlxk clone.",
+    Remedy.NAME_SERVED_MODEL: "Name one of the models that mlxk list shows.",
+    Remedy.PUBLISH_OPENLY: "Make it private on the hub first, or say --public when everybody may see this.",
+    Remedy.REPAIR_INDEX: "Fix: mlxk convert <model> <output> --repair-index",
+    Remedy.SMALLER_GROUPS: "Try a smaller --q-group-size.",
+    Remedy.USE_CHAT: "Ask it in a conversation: mlxk run --audio FILE",
+    Remedy.USE_COMPLETIONS: "Give it the prompt as raw text.",
+    Remedy.USE_EMBEDDINGS: "Ask it for vectors: mlxk embed",
+    Remedy.USE_TRANSCRIPTION: "Give it a recording: mlxk run --audio FILE",
+}
+"""What to do next, with commands and flags of ours."""
+
+HTTP: Mapping[Remedy, str] = {
+    **COMMAND_LINE,
+    Remedy.LEAVE_OUT_REASONING: "Leave it out, or choose one of GET /v1/models with supports_reasoning.",
+    Remedy.LEAVE_OUT_TOOLS: ("Choose one of GET /v1/models with supports_tools, or have a call made with tool_choice."),
+    Remedy.NAME_SERVED_MODEL: "Name one of the models GET /v1/models lists.",
+    Remedy.USE_CHAT: "Ask it in a conversation: input_audio in /v1/chat/completions.",
+    Remedy.USE_COMPLETIONS: "Send the text to /v1/completions instead.",
+    Remedy.USE_EMBEDDINGS: "Ask it for vectors: /v1/embeddings.",
+    Remedy.USE_TRANSCRIPTION: "Give it a recording: /v1/audio/transcriptions.",
+}
+"""What to do next, with addresses of ours; what only the operator can do is said as on the operator's command line."""
+
+_BACKEND_BUG = ("Index/shard mismatch.", "Index/shard mismatch (mlx-vlm #624).")
+"""The known origin of an index that names other files than there are."""
+
+
+def command_line_error(error: MlxkError) -> tuple[str, str | None]:
+    """Return the message and the hint of an error, as the command line phrases them."""
+    message = error.message
+    for option in error.options:
+        message = re.sub(rf"(?<![\w-]){re.escape(option)}\b", f"--{option}", message, count=1)
+    return _with_fix(message, error.fix), hint(error, COMMAND_LINE)
+
+
+def http_error(error: MlxkError) -> tuple[str, str | None]:
+    """Return the message and the hint of an error, as HTTP responses phrase them."""
+    return _with_fix(error.message, error.fix), hint(error, HTTP)
+
+
+def hint(error: MlxkError, sentences: Mapping[Remedy, str]) -> str | None:
+    """Return what to do about an error, or None when nothing is known."""
+    if isinstance(error.hint, Advice):
+        return sentences[error.hint.remedy].format(**error.hint.values)
+    return error.hint
+
+
+def health_reason(report: HealthReport) -> str:
+    """Return the reason of a health report, with the command that repairs the model where there is one."""
+    return _with_fix(report.reason, report.fix)
+
+
+def model_reason(description: ModelDescription) -> str | None:
+    """Return the first thing that is wrong with a model, with the command that repairs it where there is one."""
+    return description.reason and _with_fix(description.reason, description.health.fix)
+
+
+def _with_fix(text: str, fix: Remedy | None) -> str:
+    return text if fix is None else f"{text.replace(*_BACKEND_BUG)} {COMMAND_LINE[fix]}"
