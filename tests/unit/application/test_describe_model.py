@@ -1,0 +1,151 @@
+"""Describing one model: what its files say, and what is believed of a model that changes while it is read."""
+
+import datetime
+import json
+import struct
+
+import pytest
+from doubles.backend_registry import InMemoryBackendRegistry
+from doubles.model_cache import CachedModel, InMemoryModelCache
+from doubles.model_files import InMemoryModelFiles
+from doubles.workspace_store import InMemoryWorkspaceStore
+
+from mlxk.application.ports.model_files import FileListing
+from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.domain.errors import ModelNotFoundError
+from mlxk.domain.models.model import Backend, Capability, Framework, ModelHandle, ModelType, Origin, Workspace
+
+NAME, COMMIT = "mlx-community/model", "a" * 40
+DIRECTORY = f"/cache/{NAME}/{COMMIT}"
+HANDLE = ModelHandle(NAME, DIRECTORY, Origin.CACHE, COMMIT)
+WORKSPACE = ModelHandle("/ws/mine", "/ws/mine", Origin.WORKSPACE)
+TENSORS = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
+WHOLE = {
+    "chat_template.jinja": b"{{ messages }}",
+    "config.json": json.dumps({"model_type": "llama", "max_position_embeddings": 4096}).encode(),
+    "model.safetensors": struct.pack("<Q", len(TENSORS)) + TENSORS + bytes(16),
+    "tokenizer.json": b"{}",
+}
+CUT = WHOLE | {"model.safetensors": WHOLE["model.safetensors"][:-6]}
+MODIFIED = datetime.datetime(2026, 5, 4, 3, 2, 1, tzinfo=datetime.UTC)
+
+
+class ChangingFiles(InMemoryModelFiles):
+    """Files of one directory that are others at each listing; the last ones stay. None: the directory is gone."""
+
+    def __init__(self, directory: str, *states: dict[str, bytes] | None) -> None:
+        super().__init__({directory: {}})
+        self._directory = directory
+        self._states = list(states)
+        self.listings = 0
+
+    def list(self, directory: str) -> FileListing:
+        self.listings += 1
+        state = self._states.pop(0) if len(self._states) > 1 else self._states[0]
+        self.directories = {} if state is None else {self._directory: state}
+        return super().list(directory)
+
+
+def describing(
+    files: InMemoryModelFiles, cached: CachedModel | None = None, workspace: Workspace | None = None
+) -> DescribeModel:
+    workspaces = InMemoryWorkspaceStore({} if workspace is None else {WORKSPACE.directory: workspace})
+    cache = InMemoryModelCache({} if cached is None else {NAME: cached})
+    return DescribeModel(files, workspaces, InMemoryBackendRegistry({Backend.MLX_LM: {"llama"}}), cache)
+
+
+def test_a_description_is_what_the_files_say() -> None:
+    files = InMemoryModelFiles({DIRECTORY: WHOLE}, modified=MODIFIED)
+    description = describing(files, CachedModel((COMMIT,)))(HANDLE)
+    assert (description.handle, description.modified) == (HANDLE, MODIFIED)
+    assert description.size_bytes == sum(map(len, WHOLE.values()))
+    assert (description.framework, description.model_type) == (Framework.MLX, ModelType.CHAT)
+    assert set(description.capabilities) == {Capability.TEXT_GENERATION, Capability.CHAT}
+    assert description.context_length == 4096
+    assert (description.health.healthy, description.runtime.compatible) == (True, True)
+    assert description.workspace is None
+
+
+def test_an_architecture_that_no_installed_backend_knows_cannot_run() -> None:
+    config = json.dumps({"model_type": "unheard_of"}).encode()
+    files = InMemoryModelFiles({DIRECTORY: WHOLE | {"config.json": config}})
+    description = describing(files, CachedModel((COMMIT,)))(HANDLE)
+    assert (description.health.healthy, description.runtime.compatible) == (True, False)
+    assert description.runtime.reason
+
+
+def test_health_and_details_agree_with_the_description() -> None:
+    describe = describing(InMemoryModelFiles({DIRECTORY: CUT}), CachedModel((COMMIT,)))
+    assert not describe(HANDLE).health.healthy
+    assert describe.health(HANDLE) == describe.details(HANDLE).description.health == describe(HANDLE).health
+
+
+def test_a_model_that_is_whole_is_read_once() -> None:
+    files = ChangingFiles(DIRECTORY, WHOLE)
+    assert describing(files, CachedModel((COMMIT,))).health(HANDLE).healthy
+    assert files.listings == 1
+
+
+def test_a_model_that_is_completed_while_it_is_read_is_whole() -> None:
+    files = ChangingFiles(DIRECTORY, {"config.json": WHOLE["config.json"]}, CUT, WHOLE)
+    assert describing(files, CachedModel((COMMIT,))).health(HANDLE).healthy
+
+
+def test_damage_is_believed_when_the_directory_stays_as_it_was() -> None:
+    files = ChangingFiles(DIRECTORY, CUT)
+    assert describing(files, CachedModel((COMMIT,))).health(HANDLE).files == ("model.safetensors",)
+    assert files.listings == 2
+
+
+def test_a_directory_that_never_stops_changing_is_reported_as_it_is_found() -> None:
+    states = [CUT | {f"{number}.txt": b"x"} for number in range(100)]
+    files = ChangingFiles(DIRECTORY, *states)
+    assert not describing(files, CachedModel((COMMIT,))).health(HANDLE).healthy
+    assert files.listings < 10
+
+
+@pytest.mark.parametrize("cached", [None, CachedModel(("b" * 40,))], ids=["all of it", "this revision"])
+@pytest.mark.parametrize("states", [(None,), (CUT, None)], ids=["before it is read", "while it is read"])
+def test_a_cached_model_that_was_removed_is_not_found(
+    cached: CachedModel | None, states: tuple[dict[str, bytes] | None, ...]
+) -> None:
+    with pytest.raises(ModelNotFoundError, match=NAME):
+        describing(ChangingFiles(DIRECTORY, *states), cached)(HANDLE)
+
+
+@pytest.mark.parametrize("states", [(None,), (CUT, None)], ids=["before it is read", "while it is read"])
+def test_a_workspace_that_was_removed_is_not_found(states: tuple[dict[str, bytes] | None, ...]) -> None:
+    with pytest.raises(ModelNotFoundError):
+        describing(ChangingFiles(WORKSPACE.directory, *states)).details(WORKSPACE)
+
+
+def test_a_directory_that_is_there_and_cannot_be_read_is_damage() -> None:
+    description = describing(ChangingFiles(DIRECTORY, None), CachedModel((COMMIT,)))(HANDLE)
+    assert not description.health.healthy
+    assert description.health.reason.startswith("Directory cannot be read")
+    assert description.size_bytes == 0
+    assert not description.runtime.compatible
+
+
+def test_a_workspace_that_cannot_be_read_is_still_a_workspace() -> None:
+    unreadable = describing(ChangingFiles(WORKSPACE.directory, None), workspace=Workspace(managed=True))(WORKSPACE)
+    assert unreadable.workspace is not None
+    assert not unreadable.health.healthy
+
+
+def test_a_workspace_is_described_with_its_provenance() -> None:
+    workspace = Workspace(managed=True, source_repo=NAME, clean=False)
+    describe = describing(InMemoryModelFiles({WORKSPACE.directory: WHOLE}), workspace=workspace)
+    assert describe(WORKSPACE).workspace == workspace
+    assert describe(WORKSPACE).framework is Framework.MLX
+
+
+def test_unfinished_downloads_explain_what_a_cached_model_lacks_and_harm_none_that_is_whole() -> None:
+    lacking = InMemoryModelFiles({DIRECTORY: {"config.json": WHOLE["config.json"]}})
+    whole = InMemoryModelFiles({DIRECTORY: WHOLE})
+    unfinished = CachedModel((COMMIT,), unfinished=2)
+    assert describing(whole, unfinished).health(HANDLE).healthy
+    reports = [describing(lacking, cached).health(HANDLE) for cached in (CachedModel((COMMIT,)), unfinished)]
+    assert not any(report.healthy for report in reports)
+    assert reports[0].reason != reports[1].reason
+    assert "Partial download" in reports[1].reason
