@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from mlxk.application.ports.text_generator import EngineState, TextGenerator, TextStream
 from mlxk.application.text_streams import QueuedTextStream
-from mlxk.domain.errors import CapabilityError, ContextLengthError, ExecutionError, MlxkError, QueueFullError
+from mlxk.domain.errors import CapabilityError, ContextLengthError, ExecutionError, MlxkError
 from mlxk.domain.formats.scanner import StopSequences
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.request import (
@@ -96,7 +96,6 @@ class InMemoryTextGenerator(TextGenerator):
         step_seconds: Pause before each step of all running sequences.
         load_seconds: Duration of the first ``submit`` for each model.
         context_length: Longest prompt, in words; None means no limit.
-        max_sequences: Running sequences at a time; None means no limit.
         vision: Whether its models accept images and audio.
     """
 
@@ -107,7 +106,6 @@ class InMemoryTextGenerator(TextGenerator):
         load_seconds: float = 0.0,
         *,
         context_length: int | None = None,
-        max_sequences: int | None = None,
         vision: bool = True,
     ) -> None:
         self.requests: list[GenerationRequest] = []
@@ -116,7 +114,7 @@ class InMemoryTextGenerator(TextGenerator):
         self._answers = answers
         self._step_seconds = step_seconds
         self._load_seconds = load_seconds
-        self._context_length, self._max_sequences, self._vision = context_length, max_sequences, vision
+        self._context_length, self._vision = context_length, vision
         self._loaded: dict[str, ModelHandle] = {}
         self._running: list[InMemoryTextStream] = []
         self._work = threading.Condition()
@@ -166,8 +164,6 @@ class InMemoryTextGenerator(TextGenerator):
         return tuple(gone)
 
     def _require_capacity(self, request: GenerationRequest) -> None:
-        if self._max_sequences is not None and len(self._running) >= self._max_sequences:
-            raise QueueFullError(f"{self._max_sequences} requests are waiting already.")
         if not self._vision and (request.has_images or request.has_audio):
             raise CapabilityError(f"'{request.model.name}' takes text, not images and sound.")
         length = len(_prompt_text(request).split())

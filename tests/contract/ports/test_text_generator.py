@@ -10,11 +10,10 @@ from doubles.text_generator import InMemoryTextGenerator
 from models.answers import read
 from models.tiny_models import build
 
-from mlxk.adapters.mlx.engine.engine_limits import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.application.ports.text_generator import TextGenerator
-from mlxk.domain.errors import CapabilityError, ContextLengthError, ExecutionError, QueueFullError, ValidationError
+from mlxk.domain.errors import CapabilityError, ContextLengthError, ExecutionError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, Role
 from mlxk.domain.generation.media import DecodedImage
 from mlxk.domain.generation.request import Finished, FinishReason, GenerationRequest, GenerationSettings, TextDelta
@@ -24,7 +23,6 @@ pytestmark = pytest.mark.mlx
 PROMPT = "The quick brown fox jumps over the lazy dog and runs home"
 LONG = "word " * 2000
 WINDOW = 8192
-MOST_SEQUENCES = 4
 TIMEOUT_SECONDS = 10.0
 
 
@@ -36,12 +34,9 @@ def handle(tmp_path_factory: pytest.TempPathFactory) -> ModelHandle:
 @pytest.fixture(params=["in memory", "mlx"])
 def generator(request: pytest.FixtureRequest) -> Iterator[TextGenerator]:
     if request.param == "mlx":
-        limits = EngineLimits(max_rows=MOST_SEQUENCES, max_waiting=MOST_SEQUENCES)
-        adapter: TextGenerator = MlxTextGenerator(InMemoryEventLog(), SystemClock(), limits)
+        adapter: TextGenerator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
     else:
-        adapter = InMemoryTextGenerator(
-            step_seconds=0.0005, context_length=WINDOW, max_sequences=MOST_SEQUENCES, vision=False
-        )
+        adapter = InMemoryTextGenerator(step_seconds=0.0005, context_length=WINDOW, vision=False)
     yield adapter
     adapter.close()
 
@@ -83,13 +78,6 @@ def test_a_text_model_refuses_images(generator: TextGenerator, handle: ModelHand
     message = Message(Role.USER, "What is this?", parts=(DecodedImage(1, 1, bytes(3), "0" * 64), "What is this?"))
     with pytest.raises(CapabilityError):
         generator.submit(GenerationRequest(handle, Conversation((message,))))
-
-
-def test_a_full_queue_refuses_requests_until_a_sequence_ends(generator: TextGenerator, handle: ModelHandle) -> None:
-    streams = []
-    with pytest.raises(QueueFullError):
-        streams += [generator.submit(asking(handle, LONG, max_tokens=4000)) for _ in range(3 * MOST_SEQUENCES)]
-    generator.close()
 
 
 def test_an_answer_stops_at_its_token_limit_and_says_so(generator: TextGenerator, handle: ModelHandle) -> None:
