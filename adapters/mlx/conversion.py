@@ -17,13 +17,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from mlxk.adapters.mlx.compatibility import Library
 from mlxk.adapters.mlx.library_imports import contained, import_failure, light_imports
 from mlxk.adapters.mlx.loading.load_errors import misfit
 from mlxk.adapters.mlx.loading.model_files_check import require_regular
 from mlxk.application.ports.progress import Progress
 from mlxk.application.ports.weight_converter import ConvertedWeights, WeightConverter
 from mlxk.domain.errors import Advice, ConversionFailedError, MlxkError, Remedy, StorageError, UntrustedModelCodeError
-from mlxk.domain.models.model import Backend, ModelHandle, Quantization
+from mlxk.domain.models.model import ModelHandle, Quantization
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -36,7 +37,7 @@ class MlxWeightConverter(WeightConverter):
     """Converts weights with the MLX libraries that are installed."""
 
     def quantize(
-        self, source: ModelHandle, target: str, backend: Backend, scheme: Quantization, progress: Progress
+        self, source: ModelHandle, target: str, backend: str, scheme: Quantization, progress: Progress
     ) -> ConvertedWeights:
         """Write the weights, their index and ``config.json`` of a model in fewer bits."""
         with _translated(source), _clean_memory(source):
@@ -65,7 +66,7 @@ class MlxWeightConverter(WeightConverter):
         unfit = (name for name, shape in after.items() if shape[-1] % scheme.group_size or _is_odd(shape))
         return ConvertedWeights(len(changed), tuple(sorted(unfit)), size)
 
-    def dequantize(self, source: ModelHandle, target: str, backend: Backend, progress: Progress) -> ConvertedWeights:
+    def dequantize(self, source: ModelHandle, target: str, backend: str, progress: Progress) -> ConvertedWeights:
         """Write the weights, their index and ``config.json`` of a quantized model in full precision."""
         with _translated(source), _clean_memory(source):
             network, config = _load(source, backend)
@@ -76,7 +77,7 @@ class MlxWeightConverter(WeightConverter):
             size = _write(network, config, target, "Dequantizing", progress)
         return ConvertedWeights(changed, (), size)
 
-    def missing_tensors(self, model: ModelHandle, backend: Backend) -> tuple[str, ...]:
+    def missing_tensors(self, model: ModelHandle, backend: str) -> tuple[str, ...]:
         """Return the tensors that a model needs and does not hold, sorted; reads headers only."""
         with _translated(model), _clean_memory(model):
             try:
@@ -89,7 +90,7 @@ class MlxWeightConverter(WeightConverter):
         return ()
 
 
-def _load(source: ModelHandle, backend: Backend) -> "tuple[nn.Module, dict[str, Any]]":
+def _load(source: ModelHandle, backend: str) -> "tuple[nn.Module, dict[str, Any]]":
     """Return the network, lazily, and ``config.json`` as it is on disk."""
     require_regular(source)
     with open(os.path.join(source.directory, "config.json"), encoding="utf-8") as file:
@@ -104,7 +105,7 @@ def _load(source: ModelHandle, backend: Backend) -> "tuple[nn.Module, dict[str, 
     config.pop("_name_or_path", None)  # where its author had it
     directory = Path(source.directory)
     with light_imports():
-        if backend is Backend.MLX_VLM:
+        if backend == Library.MLX_VLM.value:
             from mlx_vlm import utils as vision
 
             network = vision.load_model(directory, lazy=True, trust_remote_code=False)
@@ -115,15 +116,15 @@ def _load(source: ModelHandle, backend: Backend) -> "tuple[nn.Module, dict[str, 
     return network, config
 
 
-def _library(backend: Backend) -> ModuleType:
+def _library(backend: str) -> ModuleType:
     """Return the module with the library's quantization functions."""
-    return importlib.import_module("mlx_vlm.quant_utils" if backend is Backend.MLX_VLM else "mlx_lm.utils")
+    return importlib.import_module("mlx_vlm.quant_utils" if backend == Library.MLX_VLM.value else "mlx_lm.utils")
 
 
-def _predicate(network: "nn.Module", backend: Backend) -> "Callable[[str, nn.Module], object] | None":
+def _predicate(network: "nn.Module", backend: str) -> "Callable[[str, nn.Module], object] | None":
     """Return the library's choice of layers; it leaves the parts for pictures and sound as they are."""
     own: Callable[[str, nn.Module], object] | None = getattr(network, "quant_predicate", None)
-    if backend is not Backend.MLX_VLM:
+    if backend != Library.MLX_VLM.value:
         return own
     from mlx_vlm.utils import skip_multimodal_module
 

@@ -14,8 +14,12 @@ from importlib.machinery import PathFinder
 
 import attrs
 
+from mlxk.adapters.mlx import compatibility
+from mlxk.adapters.mlx.compatibility import InstalledSupport, Library
 from mlxk.application.ports.backend_registry import BackendRegistry
-from mlxk.domain.models.model import Backend
+from mlxk.domain.models.detection import Facts
+from mlxk.domain.models.model import Runtime
+from mlxk.domain.models.snapshot import ModelSnapshot
 
 
 @attrs.frozen
@@ -34,14 +38,14 @@ class _Layout:
 
 
 _LAYOUTS = {
-    Backend.MLX_LM: _Layout("mlx_lm", "models", (("utils.py", "MODEL_REMAPPING"),)),
-    Backend.MLX_VLM: _Layout(
+    Library.MLX_LM: _Layout("mlx_lm", "models", (("utils.py", "MODEL_REMAPPING"),)),
+    Library.MLX_VLM: _Layout(
         "mlx_vlm",
         "models",
         (("embedding_loader.py", "EMBEDDING_MODEL_REMAPPING"), ("utils.py", "MODEL_REMAPPING")),
         lowercase=True,
     ),
-    Backend.MLX_AUDIO: _Layout(
+    Library.MLX_AUDIO: _Layout(
         "mlx_audio",
         "stt/models",
         (("stt/utils.py", "MODEL_REMAPPING"),),
@@ -54,7 +58,7 @@ _MODEL = re.compile(rb"^class Model\b|\bimport\b[^#]*?\bModel\b|^\s+Model,?$|^Mo
 
 
 @attrs.frozen
-class _Library:
+class _Installation:
     """One installed library, as read."""
 
     directory: str
@@ -72,34 +76,57 @@ class MlxBackendRegistry(BackendRegistry):
 
     def __init__(self, search_path: Sequence[str] | None = None) -> None:
         self._search_path = search_path
-        self._libraries: dict[Backend, _Library | None] = {}
-        self._answers: dict[tuple[Backend, str], bool] = {}
+        self._installations: dict[Library, _Installation | None] = {}
+        self._supported: dict[tuple[Library, str], bool] = {}
 
-    def installed(self, backend: Backend) -> bool:
-        """Whether the backend's package is installed."""
-        return self._library(backend) is not None
+    def is_speech_architecture(self, architecture: str) -> bool:
+        """Whether mlx-audio implements an architecture and no other library does."""
+        return self._support(architecture).loading == {Library.MLX_AUDIO}
 
-    def supports(self, backend: Backend, model_type: str) -> bool:
-        """Whether the backend has an implementation of a model type; False when not installed."""
-        key = (backend, model_type)
-        if key not in self._answers:
-            self._answers[key] = self._look_up(backend, model_type)
-        return self._answers[key]
+    def judge(self, snapshot: ModelSnapshot, facts: Facts) -> Runtime:
+        """Return which libraries can run a model, or the first reason why none can."""
+        return compatibility.judge(snapshot, facts, self._support(facts.architecture))
 
-    def _look_up(self, backend: Backend, model_type: str) -> bool:
-        library = self._library(backend)
-        if library is None:
+    def converters(self, media: bool) -> tuple[str, ...]:
+        """Return mlx-vlm first for models that take media, mlx-lm first for all others."""
+        text, vision = Library.MLX_LM.value, Library.MLX_VLM.value
+        return (vision, text) if media else (text, vision)
+
+    def supports(self, backend: str, architecture: str) -> bool:
+        """Whether a library is installed and implements an architecture."""
+        return any(self._implements(library, architecture) for library in Library if library.value == backend)
+
+    def installed(self, library: Library) -> bool:
+        """Whether a library is installed."""
+        return self._installation(library) is not None
+
+    def _support(self, architecture: str | None) -> InstalledSupport:
+        installed = frozenset(library for library in Library if self.installed(library))
+        return InstalledSupport(
+            installed,
+            frozenset(library for library in installed if architecture and self._implements(library, architecture)),
+        )
+
+    def _implements(self, library: Library, architecture: str) -> bool:
+        key = (library, architecture)
+        if key not in self._supported:
+            self._supported[key] = self._look_up(library, architecture)
+        return self._supported[key]
+
+    def _look_up(self, library: Library, architecture: str) -> bool:
+        installation = self._installation(library)
+        if installation is None:
             return False
-        name = model_type.lower() if _LAYOUTS[backend].lowercase else model_type
-        architecture = library.aliases.get(name, name)
-        return architecture in library.architectures and _defines_model(library.directory, architecture)
+        name = architecture.lower() if _LAYOUTS[library].lowercase else architecture
+        module = installation.aliases.get(name, name)
+        return module in installation.architectures and _defines_model(installation.directory, module)
 
-    def _library(self, backend: Backend) -> _Library | None:
-        if backend not in self._libraries:
-            layout = _LAYOUTS[backend]
+    def _installation(self, library: Library) -> _Installation | None:
+        if library not in self._installations:
+            layout = _LAYOUTS[library]
             package = _package_directory(layout.package, self._search_path)
-            self._libraries[backend] = None if package is None else _read_library(package, layout)
-        return self._libraries[backend]
+            self._installations[library] = None if package is None else _read_installation(package, layout)
+        return self._installations[library]
 
 
 def _package_directory(package: str, search_path: Sequence[str] | None) -> str | None:
@@ -112,7 +139,7 @@ def _package_directory(package: str, search_path: Sequence[str] | None) -> str |
     return places[0] if places else None
 
 
-def _read_library(package: str, layout: _Layout) -> _Library | None:
+def _read_installation(package: str, layout: _Layout) -> _Installation | None:
     directory = os.path.join(package, layout.models)
     try:
         with os.scandir(directory) as entries:
@@ -122,7 +149,7 @@ def _read_library(package: str, layout: _Layout) -> _Library | None:
     aliases = dict(layout.aliases)
     for module, table in layout.tables:
         aliases.update(_table(os.path.join(package, module), table))
-    return _Library(directory, frozenset(names), aliases)
+    return _Installation(directory, frozenset(names), aliases)
 
 
 def _architecture(entry: "os.DirEntry[str]") -> str | None:

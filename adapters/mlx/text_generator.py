@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from mlxk.adapters.mlx.compatibility import Library, library_for
 from mlxk.adapters.mlx.engine.engine_limits import EngineLimits
 from mlxk.adapters.mlx.engine.model_lease import ModelLease, ModelLeases
 from mlxk.adapters.mlx.engine.owner_thread import OwnerThread
@@ -20,7 +21,7 @@ from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.text_generator import EngineState, TextGenerator, TextStream
 from mlxk.domain.errors import CapabilityError, ExecutionError, MlxkError
 from mlxk.domain.generation.request import GenerationRequest
-from mlxk.domain.models.model import Backend, ModelHandle
+from mlxk.domain.models.model import ModelHandle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,7 +122,7 @@ class MlxTextGenerator(TextGenerator):
         from mlxk.adapters.mlx.engine.model_pool import LoadRequest, WantedModel
 
         engine_options = request.engine_options
-        wanted = [WantedModel(request.model, engine_options.adapter, _loader(request.backend))]
+        wanted = [WantedModel(request.model, engine_options.adapter, _loader(library_for(request)))]
         if engine_options.draft_model is not None:
             wanted.append(WantedModel(engine_options.draft_model))
         engine = self._thread.worker
@@ -163,9 +164,9 @@ class MlxTextGenerator(TextGenerator):
         return Engine(self._log, self._clock, self._options)
 
 
-def _loader(backend: Backend) -> "Loader":
-    """Return what loads models of a backend."""
-    if backend is Backend.MLX_VLM:
+def _loader(library: Library) -> "Loader":
+    """Return the function that loads the models of a library."""
+    if library is Library.MLX_VLM:
         from mlxk.adapters.mlx.vision.loader import load_vision_model
 
         return load_vision_model

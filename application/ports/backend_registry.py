@@ -1,18 +1,37 @@
-"""Port: which model architectures the installed backends can load."""
+"""Port: which of the installed backends run which models. Backends are known by opaque names; users see these too."""
 
 from abc import abstractmethod
 from typing import Protocol
 
-from mlxk.domain.models.model import Backend
+from mlxk.domain.models.detection import Facts
+from mlxk.domain.models.model import Runtime
+from mlxk.domain.models.snapshot import ModelSnapshot
 
 
 class BackendRegistry(Protocol):
     """Knows the installed backends from their files; asking never imports one."""
 
     @abstractmethod
-    def installed(self, backend: Backend) -> bool:
-        """Whether the backend's package is installed."""
+    def is_speech_architecture(self, architecture: str) -> bool:
+        """Whether the installed backends know an architecture for speech to text and for nothing else."""
 
     @abstractmethod
-    def supports(self, backend: Backend, model_type: str) -> bool:
-        """Whether the backend has an implementation of a ``config.json`` model type; False when not installed."""
+    def judge(self, snapshot: ModelSnapshot, facts: Facts) -> Runtime:
+        """Return which backends can run a model whose files are complete, or the first reason why none can.
+
+        Args:
+            snapshot: The model's files.
+            facts: What was detected from them.
+        """
+
+    @abstractmethod
+    def converters(self, media: bool) -> tuple[str, ...]:
+        """Return the backends that convert weights, the preferred one first, installed or not.
+
+        Args:
+            media: Whether the model also takes images or audio; the first backend then keeps those parts.
+        """
+
+    @abstractmethod
+    def supports(self, backend: str, architecture: str) -> bool:
+        """Whether a backend is installed and implements an architecture, named as in ``config.json``."""

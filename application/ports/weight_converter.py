@@ -6,7 +6,7 @@ from typing import Protocol
 import attrs
 
 from mlxk.application.ports.progress import Progress
-from mlxk.domain.models.model import Backend, ModelHandle, Quantization
+from mlxk.domain.models.model import ModelHandle, Quantization
 
 
 @attrs.frozen
@@ -26,14 +26,14 @@ class WeightConverter(Protocol):
 
     @abstractmethod
     def quantize(
-        self, source: ModelHandle, target: str, backend: Backend, scheme: Quantization, progress: Progress
+        self, source: ModelHandle, target: str, backend: str, scheme: Quantization, progress: Progress
     ) -> ConvertedWeights:
         """Write the weights, their index and ``config.json`` of a model in fewer bits.
 
         Args:
             source: A whole model.
             target: An existing directory, absolute.
-            backend: The library that knows the architecture.
+            backend: The backend that converts it, by its name in the registry.
             scheme: Bits, group size and mode. A source that is quantized already is brought to full precision first.
             progress: Told the bytes written.
 
@@ -45,7 +45,7 @@ class WeightConverter(Protocol):
         """
 
     @abstractmethod
-    def dequantize(self, source: ModelHandle, target: str, backend: Backend, progress: Progress) -> ConvertedWeights:
+    def dequantize(self, source: ModelHandle, target: str, backend: str, progress: Progress) -> ConvertedWeights:
         """Write the weights, their index and ``config.json`` of a quantized model in full precision.
 
         Raises:
@@ -53,7 +53,7 @@ class WeightConverter(Protocol):
         """
 
     @abstractmethod
-    def missing_tensors(self, model: ModelHandle, backend: Backend) -> tuple[str, ...]:
+    def missing_tensors(self, model: ModelHandle, backend: str) -> tuple[str, ...]:
         """Return the tensors that a model needs and does not hold, sorted; reads headers only.
 
         Raises:

@@ -32,7 +32,6 @@ from mlxk.domain.errors import (
 )
 from mlxk.domain.models import detection
 from mlxk.domain.models.model import (
-    Backend,
     Capability,
     HealthReport,
     ModelDetails,
@@ -175,12 +174,12 @@ class ConvertModel:
         """Ask the library that would run the model whether it has every tensor, if one knows the model."""
         architecture = detection.architecture(snapshot)
         media = detection.is_vision(snapshot)
-        order = (Backend.MLX_VLM, Backend.MLX_LM) if media else (Backend.MLX_LM, Backend.MLX_VLM)
-        known = [backend for backend in order if architecture and self.registry.supports(backend, architecture)]
+        backends = self.registry.converters(media)
+        known = [backend for backend in backends if architecture and self.registry.supports(backend, architecture)]
         if known and not detection.is_speech(snapshot):
             self._require_loadable(draft, snapshot.short_name, known[0])
 
-    def _require_loadable(self, draft: WorkspaceDraft, name: str, backend: Backend) -> None:
+    def _require_loadable(self, draft: WorkspaceDraft, name: str, backend: str) -> None:
         """Let a library look at a result as it would to run it."""
         missing = self.converter.missing_tensors(attrs.evolve(_handle(draft), display_name=name), backend)
         if missing:
@@ -200,7 +199,7 @@ class ConvertModel:
             )
         return details
 
-    def _backend(self, details: ModelDetails) -> Backend:
+    def _backend(self, details: ModelDetails) -> str:
         """Choose the library that knows the whole model: for pictures and sound the one that keeps those parts."""
         description, config = details.description, details.config or {}
         name = description.handle.label
@@ -210,12 +209,12 @@ class ConvertModel:
         if "quantization" not in config and isinstance(foreign, dict):
             method = str(foreign.get("quant_method", "another method"))
             raise IncompatibleModelError(f"'{name}' is quantized by {method}, which cannot be converted")
-        media = {Capability.VISION, Capability.AUDIO} & set(description.capabilities)
-        backend = Backend.MLX_VLM if media else Backend.MLX_LM
+        media = description.can(Capability.VISION) or description.can(Capability.AUDIO)
+        backend = self.registry.converters(media)[0]
         architecture = str(config.get("model_type", ""))
         if not self.registry.supports(backend, architecture):
             raise IncompatibleModelError(
-                f"'{name}' is of the architecture '{architecture}', which {backend.value} does not know"
+                f"'{name}' is of the architecture '{architecture}', which {backend} does not know"
             )
         return backend
 

@@ -15,17 +15,16 @@ from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.application.snapshot_reading import read_snapshot
 from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, StorageError
 from mlxk.domain.formats import chat_template
-from mlxk.domain.models import detection, integrity, routing
+from mlxk.domain.models import detection, integrity
 from mlxk.domain.models.model import (
-    Backend,
     HealthReport,
     ModelDescription,
     ModelDetails,
     ModelHandle,
     Origin,
+    Runtime,
     Workspace,
 )
-from mlxk.domain.models.routing import BackendSupport
 from mlxk.domain.models.safetensors import count_parameters
 from mlxk.domain.models.snapshot import CONFIG, ModelSnapshot
 
@@ -96,8 +95,10 @@ class DescribeModel:
 
     def _description(self, handle: ModelHandle, reading: _Reading) -> ModelDescription:
         snapshot = reading.snapshot
-        support = self._support(detection.architecture(snapshot))
-        facts = detection.detect(snapshot, support.loading)
+        architecture = detection.architecture(snapshot)
+        speech = architecture is not None and self.registry.is_speech_architecture(architecture)
+        facts = detection.detect(snapshot, speech)
+        report = reading.report
         return ModelDescription(
             handle=handle,
             size_bytes=sum(snapshot.files.values()),
@@ -106,19 +107,9 @@ class DescribeModel:
             model_type=facts.model_type,
             capabilities=facts.capabilities,
             context_length=facts.context_length,
-            health=reading.report,
-            runtime=routing.runtime(snapshot, facts, reading.report, support),
+            health=report,
+            runtime=self.registry.judge(snapshot, facts) if report.healthy else Runtime(False, report.reason),
             workspace=reading.workspace,
-            text_backends=routing.text_backends(facts, support.loading),
-        )
-
-    def _support(self, architecture: str | None) -> BackendSupport:
-        installed = frozenset(backend for backend in Backend if self.registry.installed(backend))
-        return BackendSupport(
-            installed=installed,
-            loading=frozenset(
-                backend for backend in installed if architecture and self.registry.supports(backend, architecture)
-            ),
         )
 
     def _read(self, handle: ModelHandle) -> _Reading:

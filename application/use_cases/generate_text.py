@@ -97,7 +97,7 @@ class GenerateText:
         # refused: a tower takes memory in one piece, and a system without it is killed.
         strict = question.strict_memory or request.has_images or request.has_audio
         require_memory(description, self.memory, warn=None if strict else self.log)
-        return self.generator.submit(request.routed(description.text_backends))
+        return self.generator.submit(request.routed(description.runtime.backends))
 
     def _require_template(self, description: ModelDescription, question: Question) -> None:
         """Refuse what the model's chat template would leave out; only then are its files read once more."""

@@ -59,7 +59,7 @@ class ServeText:
         streams: list[TextStream] = []
         try:
             for request in requests:
-                routed = request.routed(model.description.text_backends)
+                routed = request.routed(model.description.runtime.backends)
                 streams.extend(self.generator.submit(each) for each in routed.choices(alternatives))
         except BaseException:
             for stream in streams:

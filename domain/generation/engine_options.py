@@ -38,11 +38,6 @@ class EngineOptions:
         """Whether answers computed so can share steps with others."""
         return self.draft_model is None and self.kv_bits is None and self.max_kv_size is None
 
-    @property
-    def special(self) -> bool:
-        """Whether anything is asked for that only mlx-lm does."""
-        return self.adapter is not None or not self.batchable
-
     def validate(self) -> None:
         """Check ranges and combinations.
 

@@ -14,7 +14,7 @@ from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import Conversation, ToolCall, require_valid_unicode
 from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.grammar import Grammar
-from mlxk.domain.models.model import Backend, ModelHandle
+from mlxk.domain.models.model import ModelHandle
 
 MAX_STOP_SEQUENCES = 16
 """Stop strings a request may carry; each costs work at every token."""
@@ -300,8 +300,8 @@ class GenerationRequest:
     thinking: bool | None = None
     """Whether the model is to reason first; None leaves it to the chat template."""
     engine_options: EngineOptions = attrs.field(factory=EngineOptions)
-    backend: Backend = Backend.MLX_LM
-    """The library that runs the model."""
+    backends: tuple[str, ...] = ()
+    """The backends for the model, the preferred one first; empty leaves the choice to the engine."""
     effort: Effort | None = None
     """How much the model is to reason; None leaves it to the chat template."""
 
@@ -315,17 +315,16 @@ class GenerationRequest:
         """Whether the prompt has recordings in it."""
         return isinstance(self.prompt, Conversation) and bool(self.prompt.sounds)
 
-    def routed(self, backends: Sequence[Backend]) -> "GenerationRequest":
-        """Return this request for the backend that is to run it; about media it is greedy unless told otherwise.
+    def routed(self, backends: tuple[str, ...]) -> "GenerationRequest":
+        """Return this request with the backends for its model; about media, sampling is greedy by default.
 
         Args:
-            backends: What can write text with the model, the one to prefer first.
+            backends: See ``Runtime.backends``.
         """
+        settings = self.settings
         if self.has_images or self.has_audio:
-            settings = attrs.evolve(self.settings, temperature=self.settings.temperature or 0.0)
-            return attrs.evolve(self, settings=settings, backend=Backend.MLX_VLM)
-        fallback = Backend.MLX_LM in backends and self.engine_options.special
-        return attrs.evolve(self, backend=backends[0] if backends and not fallback else Backend.MLX_LM)
+            settings = attrs.evolve(settings, temperature=settings.temperature or 0.0)
+        return attrs.evolve(self, settings=settings, backends=backends)
 
     def validate(self) -> None:
         """Check every range, of the settings too.

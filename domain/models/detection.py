@@ -1,14 +1,15 @@
 """Detection: what a model is and can do, read from its files alone.
 
 Owns the rules from a snapshot to facts: framework, architecture, model type, capabilities, context length. Whether an
-installed library can run it is ``domain.models.routing``; whether its files are whole is ``domain.models.integrity``.
+installed backend can run it is the backend registry's answer; whether its files are complete is decided by
+``domain.models.integrity``.
 """
 
 import re
 
 import attrs
 
-from mlxk.domain.models.model import Backend, Capability, Framework, ModelType, Quantization
+from mlxk.domain.models.model import Capability, Framework, ModelType, Quantization
 from mlxk.domain.models.snapshot import (
     PREPROCESSOR_CONFIG,
     PROCESSOR_CONFIG,
@@ -56,14 +57,14 @@ class Facts:
         return capability in self.capabilities
 
 
-def detect(snapshot: ModelSnapshot, loading: frozenset[Backend] = frozenset()) -> Facts:
+def detect(snapshot: ModelSnapshot, speech_architecture: bool = False) -> Facts:
     """Detect what a model is.
 
     Args:
         snapshot: Its files.
-        loading: The installed backends that know its architecture: one that only the audio backend knows is speech.
+        speech_architecture: Whether the backends know its architecture for speech to text and for nothing else.
     """
-    model_type = _model_type(snapshot, loading)
+    model_type = _model_type(snapshot, speech_architecture)
     return Facts(
         framework=framework(snapshot),
         architecture=architecture(snapshot),
@@ -162,13 +163,13 @@ def quantization(config: dict[str, object]) -> Quantization | None:
     return Quantization(bits, group_size, mode)
 
 
-def _model_type(snapshot: ModelSnapshot, loading: frozenset[Backend]) -> ModelType:
+def _model_type(snapshot: ModelSnapshot, speech_architecture: bool) -> ModelType:
     named = _named(snapshot.config)
     if _is_embedder(snapshot):
         return ModelType.EMBEDDING
     if named == "chat" or named in _VISION_ARCHITECTURES:
         return ModelType.CHAT
-    if is_speech(snapshot) or loading == {Backend.MLX_AUDIO}:
+    if is_speech(snapshot) or speech_architecture:
         return ModelType.AUDIO
     return ModelType.CHAT if has_chat_template(snapshot) or _named_for_chat(snapshot) else ModelType.BASE
 

@@ -42,16 +42,8 @@ class ModelType(enum.Enum):
     AUDIO = "audio"
 
 
-class Backend(enum.Enum):
-    """The library that runs a model; values are the names of the distributions."""
-
-    MLX_LM = "mlx-lm"
-    MLX_VLM = "mlx-vlm"
-    MLX_AUDIO = "mlx-audio"
-
-
 class HealthStatus(enum.Enum):
-    """Whole or not. There is no third state: what is not understood is unhealthy."""
+    """Complete and undamaged, or not. There is no third state: what is not understood is unhealthy."""
 
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
@@ -186,6 +178,8 @@ class Runtime:
     compatible: bool
     reason: str | None = None
     """Why not; None when compatible."""
+    backends: tuple[str, ...] = ()
+    """The backends for the model, the preferred one first; opaque names, see ``BackendRegistry``."""
 
 
 @attrs.frozen
@@ -206,8 +200,6 @@ class ModelDescription:
     runtime: Runtime
     workspace: Workspace | None = None
     """Provenance and state, for workspaces only."""
-    text_backends: tuple[Backend, ...] = ()
-    """What can write text with it, the one to prefer first; empty when nothing is known to."""
 
     def can(self, capability: Capability) -> bool:
         """Whether the model has a capability."""

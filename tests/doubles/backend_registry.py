@@ -1,30 +1,59 @@
 """In-memory double of the knowledge about installed backends.
 
-registry = InMemoryBackendRegistry({Backend.MLX_LM: {"llama", "qwen3"}})
-registry.supports(Backend.MLX_LM, "llama")      # True
-registry.installed(Backend.MLX_VLM)             # False
+registry = InMemoryBackendRegistry({"mlx-lm": {"llama", "qwen3"}})
+registry.supports("mlx-lm", "llama")            # True
+registry.judge(snapshot, facts).backends        # ("mlx-lm",) for a llama
 """
 
 from collections.abc import Collection, Mapping
 
 from mlxk.application.ports.backend_registry import BackendRegistry
-from mlxk.domain.models.model import Backend
+from mlxk.domain.models.detection import Facts
+from mlxk.domain.models.model import Framework, Runtime
+from mlxk.domain.models.snapshot import ModelSnapshot
 
 
 class InMemoryBackendRegistry(BackendRegistry):
-    """Backends as given.
+    """Backends as given, the preferred one first; they run no model with code of its own.
 
     Args:
-        supported: The installed backends, each with the model types it can load.
+        supported: The installed backends, each with the architectures it knows.
+        speech: The backends that turn speech into text and do nothing else.
+        convert: The backends that convert weights, the one for models with media last.
     """
 
-    def __init__(self, supported: Mapping[Backend, Collection[str]] | None = None) -> None:
+    def __init__(
+        self,
+        supported: Mapping[str, Collection[str]] | None = None,
+        speech: Collection[str] = ("mlx-audio",),
+        convert: tuple[str, ...] = ("mlx-lm", "mlx-vlm"),
+    ) -> None:
         self._supported = {backend: frozenset(types) for backend, types in (supported or {}).items()}
+        self._speech = frozenset(speech)
+        self._convert = convert
 
-    def installed(self, backend: Backend) -> bool:
-        """Whether the backend was given."""
-        return backend in self._supported
+    def is_speech_architecture(self, architecture: str) -> bool:
+        """Whether backends for speech know an architecture, and no others."""
+        known = self._known(architecture)
+        return bool(known) and self._speech.issuperset(known)
 
-    def supports(self, backend: Backend, model_type: str) -> bool:
-        """Whether the backend was given with this model type."""
-        return model_type in self._supported.get(backend, frozenset())
+    def judge(self, snapshot: ModelSnapshot, facts: Facts) -> Runtime:
+        """Return the backends that know a model's architecture."""
+        if facts.framework is not Framework.MLX:
+            return Runtime(compatible=False, reason=f"Incompatible framework: {facts.framework.value}")
+        if "model_file" in snapshot.config:
+            reason = "requires executing model-supplied code (config.json: model_file)"
+            return Runtime(compatible=False, reason=reason)
+        known = self._known(facts.architecture)
+        return Runtime(bool(known), None if known else f"Model type {facts.architecture} not supported.", known)
+
+    def converters(self, media: bool) -> tuple[str, ...]:
+        """Return the backends that were given for conversion."""
+        return self._convert[::-1] if media else self._convert
+
+    def supports(self, backend: str, architecture: str) -> bool:
+        """Whether the backend was given with this architecture."""
+        return architecture in self._supported.get(backend, frozenset())
+
+    def _known(self, architecture: str | None) -> tuple[str, ...]:
+        return tuple(backend for backend, types in self._supported.items() if architecture in types)

@@ -1,7 +1,7 @@
 """In-memory double of converting weights: it writes the config that a conversion would, and carries the weights over.
 
 converter = InMemoryWeightConverter(files)
-converter.quantize(handle, "/home/me/.q4.draft", Backend.MLX_LM, Quantization(4, 64), progress)
+converter.quantize(handle, "/home/me/.q4.draft", "mlx-lm", Quantization(4, 64), progress)
 converter.missing["/home/me/.fixed.draft"] = ("model.norm.weight",)     # what missing_tensors then says
 """
 
@@ -12,7 +12,7 @@ from doubles.model_files import InMemoryModelFiles
 from mlxk.application.ports.progress import Progress
 from mlxk.application.ports.weight_converter import ConvertedWeights, WeightConverter
 from mlxk.domain.errors import ConversionFailedError, UntrustedModelCodeError
-from mlxk.domain.models.model import Backend, ModelHandle, Quantization
+from mlxk.domain.models.model import ModelHandle, Quantization
 
 MODEL_FILE = "model_file"
 
@@ -29,17 +29,17 @@ class InMemoryWeightConverter(WeightConverter):
         self.missing: dict[str, tuple[str, ...]] = {}
 
     def quantize(
-        self, source: ModelHandle, target: str, backend: Backend, scheme: Quantization, progress: Progress
+        self, source: ModelHandle, target: str, backend: str, scheme: Quantization, progress: Progress
     ) -> ConvertedWeights:
         """Write config and weights of a quantized model."""
         scale = {"bits": scheme.bits, "group_size": scheme.group_size, "mode": scheme.mode}
         return self._write(source, target, {"quantization": scale, "quantization_config": scale}, progress)
 
-    def dequantize(self, source: ModelHandle, target: str, backend: Backend, progress: Progress) -> ConvertedWeights:
+    def dequantize(self, source: ModelHandle, target: str, backend: str, progress: Progress) -> ConvertedWeights:
         """Write config and weights of a model in full precision."""
         return self._write(source, target, {}, progress)
 
-    def missing_tensors(self, model: ModelHandle, backend: Backend) -> tuple[str, ...]:
+    def missing_tensors(self, model: ModelHandle, backend: str) -> tuple[str, ...]:
         """Return what was said to be missing."""
         self._config(model)
         return self.missing.get(model.directory, ())

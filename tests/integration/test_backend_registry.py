@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from mlxk.adapters.mlx.compatibility import Library
 from mlxk.adapters.mlx.registry import MlxBackendRegistry
-from mlxk.domain.models.model import Backend
 
 NOT_MODELS = ("base", "cache", "rope_utils", "switch_layers", "pipeline", "nosuchtype", "Llama", "a/b", "..", "")
 
@@ -70,18 +70,18 @@ def mlx_audio_loads(model_type: str) -> bool:
 @pytest.mark.parametrize(
     ("backend", "types", "loads"),
     [
-        (Backend.MLX_LM, MLX_LM, mlx_lm_loads),
-        (Backend.MLX_VLM, MLX_VLM, mlx_vlm_loads),
-        (Backend.MLX_AUDIO, MLX_AUDIO, mlx_audio_loads),
+        (Library.MLX_LM, MLX_LM, mlx_lm_loads),
+        (Library.MLX_VLM, MLX_VLM, mlx_vlm_loads),
+        (Library.MLX_AUDIO, MLX_AUDIO, mlx_audio_loads),
     ],
     ids=["mlx-lm", "mlx-vlm", "mlx-audio"],
 )
 def test_a_type_is_supported_exactly_when_the_library_has_a_class_for_it(
-    backend: Backend, types: str, loads: Callable[[str], bool]
+    backend: Library, types: str, loads: Callable[[str], bool]
 ) -> None:
     registry = MlxBackendRegistry()
     assert registry.installed(backend)
-    supported = {name: registry.supports(backend, name) for name in (*types.split(), *NOT_MODELS)}
+    supported = {name: registry.supports(backend.value, name) for name in (*types.split(), *NOT_MODELS)}
     assert supported == {name: loads(name) for name in supported}
 
 
@@ -91,18 +91,18 @@ def test_embedding_models_are_supported_under_the_names_their_loader_maps() -> N
     aliases = importlib.import_module("mlx_vlm.embedding_loader").EMBEDDING_MODEL_REMAPPING
     registry = MlxBackendRegistry()
     assert aliases
-    assert all(registry.supports(Backend.MLX_VLM, alias) for alias in aliases)
+    assert all(registry.supports("mlx-vlm", alias) for alias in aliases)
 
 
 def test_asking_imports_no_library_and_takes_milliseconds() -> None:
     program = """
         import sys, time
         from mlxk.adapters.mlx.registry import MlxBackendRegistry
-        from mlxk.domain.models.model import Backend
+        from mlxk.adapters.mlx.compatibility import Library
         start = time.process_time()
         registry = MlxBackendRegistry()
-        answers = [registry.supports(backend, kind) for backend, kind in
-                   [(Backend.MLX_LM, "llama"), (Backend.MLX_VLM, "llava"), (Backend.MLX_AUDIO, "whisper")]]
+        answers = [registry.supports(backend.value, kind) for backend, kind in
+                   [(Library.MLX_LM, "llama"), (Library.MLX_VLM, "llava"), (Library.MLX_AUDIO, "whisper")]]
         print(all(answers), time.process_time() - start)
         print(*sorted({name.partition(".")[0] for name in sys.modules} & {"mlx", "mlx_lm", "mlx_vlm", "mlx_audio"}))
     """
@@ -117,10 +117,10 @@ def test_asking_imports_no_library_and_takes_milliseconds() -> None:
 
 def test_a_second_question_costs_nothing() -> None:
     registry = MlxBackendRegistry()
-    registry.supports(Backend.MLX_LM, "llama")
+    registry.supports("mlx-lm", "llama")
     start = time.process_time()
     for _ in range(1000):
-        registry.supports(Backend.MLX_LM, "llama")
+        registry.supports("mlx-lm", "llama")
     assert time.process_time() - start < 0.05
 
 
@@ -147,18 +147,18 @@ def library(root: Path, table: str) -> MlxBackendRegistry:
 )
 def test_a_table_is_read_however_it_is_laid_out(tmp_path: Path, table: str) -> None:
     registry = library(tmp_path, table)
-    assert registry.supports(Backend.MLX_LM, "mistral")
-    assert not registry.supports(Backend.MLX_LM, "x")
+    assert registry.supports("mlx-lm", "mistral")
+    assert not registry.supports("mlx-lm", "x")
 
 
 @pytest.mark.parametrize("table", ["", "MODEL_REMAPPING = make()\n", "MODEL_REMAPPING = {oops: 1}\n", "\0", "{" * 1000])
 def test_a_table_that_cannot_be_read_leaves_the_modules(tmp_path: Path, table: str) -> None:
     registry = library(tmp_path, table)
     asked = ("llama", "again", "blocks", "notes", "_private", "mistral")
-    assert [name for name in asked if registry.supports(Backend.MLX_LM, name)] == ["llama", "again"]
+    assert [name for name in asked if registry.supports("mlx-lm", name)] == ["llama", "again"]
 
 
 def test_a_package_without_models_is_not_installed(tmp_path: Path) -> None:
     (tmp_path / "mlx_lm").mkdir()
     (tmp_path / "mlx_lm" / "__init__.py").touch()
-    assert not MlxBackendRegistry([str(tmp_path)]).installed(Backend.MLX_LM)
+    assert not MlxBackendRegistry([str(tmp_path)]).installed(Library.MLX_LM)

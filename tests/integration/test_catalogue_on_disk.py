@@ -20,7 +20,6 @@ from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.list_models import ListModels
-from mlxk.domain.models.model import Backend
 
 HEADER = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
 FILES = {
@@ -50,7 +49,7 @@ while True:
 
 def listing(hub: str) -> ListModels:
     cache, workspaces = HuggingFaceModelCache(hub), FilesystemWorkspaceStore(None)
-    registry = InMemoryBackendRegistry({Backend.MLX_LM: {"llama"}})
+    registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}})
     describe = DescribeModel(FilesystemModelFiles(), workspaces, registry, cache)
     return ListModels(cache, workspaces, InMemoryBuiltInModels(), describe)
 

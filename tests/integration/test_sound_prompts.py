@@ -16,7 +16,7 @@ from mlxk.adapters.system.clock import SystemClock
 from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, Role
 from mlxk.domain.generation.request import GenerationRequest, GenerationSettings
-from mlxk.domain.models.model import Backend, ModelHandle
+from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx
 GREEDY = GenerationSettings(temperature=0, max_tokens=24, logprobs=0)
@@ -37,7 +37,7 @@ def engine() -> Iterator[MlxTextGenerator]:
 
 
 def request(handle: ModelHandle, prompt: Conversation, **settings: Any) -> GenerationRequest:
-    return GenerationRequest(handle, prompt, attrs.evolve(GREEDY, **settings), backend=Backend.MLX_VLM)
+    return GenerationRequest(handle, prompt, attrs.evolve(GREEDY, **settings), backends=("mlx-vlm",))
 
 
 def answer(engine: MlxTextGenerator, handle: ModelHandle, prompt: Conversation, **settings: Any) -> Answer:

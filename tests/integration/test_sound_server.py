@@ -15,7 +15,6 @@ from serving.running import RunningServer
 from mlxk.domain.generation.conversation import Conversation, Message, Role
 from mlxk.domain.generation.media import DecodedAudio, DecodedImage
 from mlxk.domain.generation.request import GenerationRequest
-from mlxk.domain.models.model import Backend
 
 OMNI, BLIND = "org/omni", "org/blind"
 BEEP, LONG = as_wav(tone(440, 0.5)), as_wav(tone(220, 31))
@@ -78,7 +77,7 @@ def test_a_sound_is_played_in_its_turn_and_greedily_by_mlx_vlm(ear: Ear) -> None
     said = {"role": "assistant", "content": "A beep."}
     status, answer = ear.post(user(sound(), text("What is it?")), said, user(text("Why?"), sound()), max_tokens=5)
     assert (status, answer["choices"][0]["message"]["content"]) == (200, "A beep.")
-    assert (ear.asked[0].backend, ear.asked[0].settings.temperature) == (Backend.MLX_VLM, 0.0)
+    assert (ear.asked[0].backends[0], ear.asked[0].settings.temperature) == ("mlx-vlm", 0.0)
     first, second, last = ear.turns()
     assert [type(part) for part in first.parts] == [DecodedAudio, str]
     assert (first.content, first.sounds[0].seconds) == ("What is it?", 0.5)

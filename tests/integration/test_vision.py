@@ -28,7 +28,7 @@ from mlxk.domain.generation.conversation import Conversation, Message, Role
 from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.media import DecodedImage
 from mlxk.domain.generation.request import FinishReason, GenerationRequest, GenerationSettings
-from mlxk.domain.models.model import Backend, ModelHandle
+from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx
 GREEDY = GenerationSettings(temperature=0, max_tokens=24, logprobs=0)
@@ -59,7 +59,7 @@ def engine() -> Iterator[MlxTextGenerator]:
 
 
 def request(handle: ModelHandle, prompt: Conversation | str, **settings: Any) -> GenerationRequest:
-    return GenerationRequest(handle, prompt, attrs.evolve(GREEDY, **settings), backend=Backend.MLX_VLM)
+    return GenerationRequest(handle, prompt, attrs.evolve(GREEDY, **settings), backends=("mlx-vlm",))
 
 
 def answer(engine: MlxTextGenerator, handle: ModelHandle, prompt: Conversation | str, **settings: Any) -> Answer:

@@ -18,7 +18,6 @@ from mlxk.domain.generation.conversation import Conversation, Role
 from mlxk.domain.generation.image_table import MARKER
 from mlxk.domain.generation.media import MAX_IMAGE_BYTES, DecodedImage
 from mlxk.domain.generation.request import GenerationRequest
-from mlxk.domain.models.model import Backend
 from mlxk.entrypoints.server_settings import ServerSettings
 
 EYE = "org/eye"
@@ -105,7 +104,7 @@ def test_an_image_is_shown_and_a_table_stands_before_the_answer(eye: Eye) -> Non
     (request,) = eye.asked
     assert [turn.role for turn in turns(request)] == [Role.SYSTEM, Role.USER]
     assert [type(part) for part in turns(request)[-1].parts] == [str, DecodedImage]
-    assert (request.settings.temperature, request.backend) == (0.0, Backend.MLX_VLM)
+    assert (request.settings.temperature, request.backends[0]) == (0.0, "mlx-vlm")
 
 
 def test_sampling_is_as_asked(eye: Eye) -> None:

@@ -27,7 +27,6 @@ from mlxk.application.use_cases.serve_images import ServeImages
 from mlxk.application.use_cases.serve_text import ServeText
 from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 from mlxk.domain.models.memory import MemoryReading
-from mlxk.domain.models.model import Backend
 from mlxk.domain.transcription import Segment, TimedWord, Transcript
 from mlxk.entrypoints.http.app import Application, Ports
 from mlxk.entrypoints.server_settings import ServerSettings
@@ -64,7 +63,7 @@ SPOKEN = Transcript(
 )
 """What is heard in every file of sound."""
 
-BACKENDS = {Backend.MLX_LM: {"llama"}, Backend.MLX_AUDIO: {"whisper"}, Backend.MLX_VLM: {"bert", "gemma3n", "qwen2_vl"}}
+BACKENDS = {"mlx-lm": {"llama"}, "mlx-audio": {"whisper"}, "mlx-vlm": {"bert", "gemma3n", "qwen2_vl"}}
 
 CHAT_MODEL = "org/chat-model"
 OTHER_MODEL = "org/other-chat"

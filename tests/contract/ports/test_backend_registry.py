@@ -8,19 +8,21 @@ from doubles.backend_registry import InMemoryBackendRegistry
 
 from mlxk.adapters.mlx.registry import MlxBackendRegistry
 from mlxk.application.ports.backend_registry import BackendRegistry
-from mlxk.domain.models.model import Backend
+from mlxk.domain.models.detection import detect
+from mlxk.domain.models.json_file import Document
+from mlxk.domain.models.snapshot import ModelSnapshot
 
 MODULES = {
-    Backend.MLX_LM: "mlx_lm/models/{}.py",
-    Backend.MLX_VLM: "mlx_vlm/models/{}/__init__.py",
-    Backend.MLX_AUDIO: "mlx_audio/stt/models/{}/__init__.py",
+    "mlx-lm": "mlx_lm/models/{}.py",
+    "mlx-vlm": "mlx_vlm/models/{}/__init__.py",
+    "mlx-audio": "mlx_audio/stt/models/{}/__init__.py",
 }
-Build = Callable[[Mapping[Backend, Collection[str]]], BackendRegistry]
+Build = Callable[[Mapping[str, Collection[str]]], BackendRegistry]
 
 
 @pytest.fixture(params=["mlx", "in_memory"])
 def build(request: pytest.FixtureRequest, tmp_path: Path) -> Build:
-    def on_disk(supported: Mapping[Backend, Collection[str]]) -> BackendRegistry:
+    def on_disk(supported: Mapping[str, Collection[str]]) -> BackendRegistry:
         for backend, types in supported.items():
             for model_type in types:
                 module = tmp_path / MODULES[backend].format(model_type)
@@ -32,28 +34,63 @@ def build(request: pytest.FixtureRequest, tmp_path: Path) -> Build:
     return on_disk if request.param == "mlx" else InMemoryBackendRegistry
 
 
+def model(architecture: str, name: str = "mlx-community/x", **config: object) -> ModelSnapshot:
+    """Return the files of a text model."""
+    files = {"config.json": 10, "model.safetensors": 100, "tokenizer.json": 10}
+    return ModelSnapshot(name, files=files, documents={"config.json": Document({"model_type": architecture, **config})})
+
+
 class TestBackendRegistry:
     def test_nothing_is_supported_where_nothing_is_installed(self, build: Build) -> None:
         registry = build({})
-        for backend in Backend:
-            assert not registry.installed(backend)
+        for backend in MODULES:
             assert not registry.supports(backend, "llama")
+        assert not registry.is_speech_architecture("llama")
 
-    @pytest.mark.parametrize("backend", list(Backend))
-    def test_each_backend_supports_its_own_types_only(self, build: Build, backend: Backend) -> None:
+    @pytest.mark.parametrize("backend", list(MODULES))
+    def test_each_backend_supports_its_own_types_only(self, build: Build, backend: str) -> None:
         registry = build({backend: {"llama"}})
-        for other in Backend:
-            assert registry.installed(other) is (other is backend)
-            assert registry.supports(other, "llama") is (other is backend)
+        for other in (*MODULES, "none"):
+            assert registry.supports(other, "llama") is (other == backend)
 
     @pytest.mark.parametrize(
         "model_type", ["", "lama", "llama2", "llama.llama", "../llama", "/llama", "__init__", "a\0"]
     )
-    @pytest.mark.parametrize("backend", list(Backend))
-    def test_a_type_is_matched_exactly(self, build: Build, backend: Backend, model_type: str) -> None:
+    @pytest.mark.parametrize("backend", list(MODULES))
+    def test_a_type_is_matched_exactly(self, build: Build, backend: str, model_type: str) -> None:
         assert not build({backend: {"llama"}}).supports(backend, model_type)
 
     def test_asking_twice_gives_the_same_answer(self, build: Build) -> None:
-        registry = build({Backend.MLX_LM: {"llama"}})
-        assert [registry.supports(Backend.MLX_LM, "llama") for _ in range(2)] == [True, True]
-        assert [registry.supports(Backend.MLX_LM, "other") for _ in range(2)] == [False, False]
+        registry = build({"mlx-lm": {"llama"}})
+        assert [registry.supports("mlx-lm", "llama") for _ in range(2)] == [True, True]
+        assert [registry.supports("mlx-lm", "other") for _ in range(2)] == [False, False]
+
+    def test_an_architecture_is_speech_when_backends_for_speech_alone_know_it(self, build: Build) -> None:
+        registry = build({"mlx-audio": {"parakeet", "llama"}, "mlx-lm": {"llama"}})
+        asked = ("parakeet", "llama", "other")
+        assert [registry.is_speech_architecture(name) for name in asked] == [True, False, False]
+
+    def test_a_known_model_runs_on_the_backend_that_knows_it(self, build: Build) -> None:
+        found = model("llama")
+        verdict = build({"mlx-lm": {"llama"}}).judge(found, detect(found))
+        assert (verdict.compatible, verdict.reason, verdict.backends) == (True, None, ("mlx-lm",))
+
+    @pytest.mark.parametrize(
+        ("found", "reason"),
+        [
+            (model("other"), "Model type other not supported."),
+            (model("llama", name="org/x"), "Incompatible framework: PyTorch"),
+            (
+                model("llama", model_file="code.py"),
+                "requires executing model-supplied code (config.json: model_file)",
+            ),
+        ],
+    )
+    def test_any_other_model_does_not_run_for_a_reason(self, build: Build, found: ModelSnapshot, reason: str) -> None:
+        verdict = build({"mlx-lm": {"llama"}}).judge(found, detect(found))
+        assert (verdict.compatible, verdict.reason) == (False, reason)
+
+    def test_another_backend_converts_models_with_media(self, build: Build) -> None:
+        registry = build({"mlx-lm": {"llama"}})
+        assert registry.converters(media=True)[0] != registry.converters(media=False)[0]
+        assert set(registry.converters(media=True)) == set(registry.converters(media=False))

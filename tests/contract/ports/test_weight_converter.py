@@ -14,7 +14,7 @@ from models.tiny_models import build as build_model
 from mlxk.adapters.mlx.conversion import MlxWeightConverter
 from mlxk.application.ports.weight_converter import WeightConverter
 from mlxk.domain.errors import ConversionFailedError, ExecutionError, UntrustedModelCodeError
-from mlxk.domain.models.model import Backend, ModelHandle, Origin, Quantization
+from mlxk.domain.models.model import ModelHandle, Origin, Quantization
 
 pytestmark = pytest.mark.mlx
 Read = Callable[[str], dict[str, object]]
@@ -52,7 +52,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
 def test_quantizing_states_the_scheme_in_the_config_of_the_target_only(bench: Bench) -> None:
     converter, source, target, read, _ = bench
     progress = InMemoryProgress()
-    made = converter.quantize(source, target, Backend.MLX_LM, Quantization(4, 32), progress)
+    made = converter.quantize(source, target, "mlx-lm", Quantization(4, 32), progress)
     assert made.changed > 0
     assert made.size_bytes == sum(progress.sizes.values()) == sum(progress.finished.values())
     assert read(target)["quantization"] == {"bits": 4, "group_size": 32, "mode": "affine"}
@@ -62,35 +62,35 @@ def test_quantizing_states_the_scheme_in_the_config_of_the_target_only(bench: Be
 
 def test_dequantizing_takes_the_scheme_away(bench: Bench, tmp_path: Path) -> None:
     converter, source, target, read, _ = bench
-    converter.quantize(source, target, Backend.MLX_LM, Quantization(8, 64), InMemoryProgress())
+    converter.quantize(source, target, "mlx-lm", Quantization(8, 64), InMemoryProgress())
     quantized = ModelHandle(target, target, Origin.WORKSPACE)
     full = tmp_path / "full"
     full.mkdir()
-    converter.dequantize(quantized, str(full), Backend.MLX_LM, InMemoryProgress())
+    converter.dequantize(quantized, str(full), "mlx-lm", InMemoryProgress())
     assert "quantization" not in read(str(full))
 
 
 def test_a_whole_model_misses_nothing(bench: Bench) -> None:
     converter, source, *_ = bench
-    assert converter.missing_tensors(source, Backend.MLX_LM) == ()
+    assert converter.missing_tensors(source, "mlx-lm") == ()
 
 
 def test_a_model_that_wants_its_own_code_is_refused_by_every_method(bench: Bench) -> None:
     converter, source, target, _, change = bench
     change(model_file="own.py")
     with pytest.raises(UntrustedModelCodeError):
-        converter.quantize(source, target, Backend.MLX_LM, Quantization(4, 64), InMemoryProgress())
+        converter.quantize(source, target, "mlx-lm", Quantization(4, 64), InMemoryProgress())
     with pytest.raises(UntrustedModelCodeError):
-        converter.dequantize(source, target, Backend.MLX_VLM, InMemoryProgress())
+        converter.dequantize(source, target, "mlx-vlm", InMemoryProgress())
     with pytest.raises(UntrustedModelCodeError):
-        converter.missing_tensors(source, Backend.MLX_LM)
+        converter.missing_tensors(source, "mlx-lm")
 
 
 def test_what_the_library_cannot_load_is_a_failed_conversion(tmp_path: Path) -> None:
     handle = build_model(tmp_path / "source")
     (tmp_path / "source" / "config.json").write_text('{"model_type": "llama", "hidden_size": "wide"}')
     with pytest.raises(ConversionFailedError):
-        MlxWeightConverter().missing_tensors(handle, Backend.MLX_LM)
+        MlxWeightConverter().missing_tensors(handle, "mlx-lm")
 
 
 def test_a_library_that_is_broken_is_not_called_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,5 +99,5 @@ def test_a_library_that_is_broken_is_not_called_absent(tmp_path: Path, monkeypat
     monkeypatch.setitem(sys.modules, "mlx_lm.utils", None)
     with pytest.raises(ExecutionError, match=r"needs mlx_lm\.utils, which cannot be imported"):
         MlxWeightConverter().quantize(
-            handle, str(tmp_path / "target"), Backend.MLX_LM, Quantization(4, 64), InMemoryProgress()
+            handle, str(tmp_path / "target"), "mlx-lm", Quantization(4, 64), InMemoryProgress()
         )

@@ -25,7 +25,6 @@ from mlxk.domain.errors import Advice, CapabilityError, InsufficientMemoryError,
 from mlxk.domain.generation.conversation import Conversation, Role
 from mlxk.domain.generation.request import GenerationRequest, GenerationSettings
 from mlxk.domain.models.memory import MemoryReading
-from mlxk.domain.models.model import Backend
 from mlxk.domain.transcription import TranscriptionSettings
 
 COMMIT = "a" * 40
@@ -53,7 +52,7 @@ class Parts:
         cache = InMemoryModelCache({name: CachedModel((COMMIT,)) for name in MODELS})
         workspaces = InMemoryWorkspaceStore()
         files = InMemoryModelFiles({f"/cache/{name}/{COMMIT}": each for name, each in MODELS.items()})
-        known = {Backend.MLX_VLM: {"gemma3n"}, Backend.MLX_LM: {"llama", "gemma3n"}, Backend.MLX_AUDIO: {"whisper"}}
+        known = {"mlx-vlm": {"gemma3n"}, "mlx-lm": {"llama", "gemma3n"}, "mlx-audio": {"whisper"}}
         describe = DescribeModel(files, workspaces, InMemoryBackendRegistry(known), cache)
         resolve = ResolveModel(cache, workspaces, InMemoryBuiltInModels())
         memory = InMemoryMemoryProbe(MemoryReading(memory_bytes, memory_bytes))
@@ -74,7 +73,7 @@ def test_a_recording_is_played_in_the_last_turn_to_mlx_vlm_and_heard_greedily() 
     system, turn = request.prompt.messages
     assert (system.role, system.content, system.parts) == (Role.SYSTEM, "Be brief.", ())
     assert (turn.content, turn.parts) == ("What is said?", (SOUNDS[HELLO.path], "What is said?"))
-    assert (request.backend, request.settings.temperature) == (Backend.MLX_VLM, 0.0)
+    assert (request.backends[0], request.settings.temperature) == ("mlx-vlm", 0.0)
 
 
 def test_a_temperature_that_was_asked_for_is_kept() -> None:

@@ -18,7 +18,7 @@ from mlxk.application.use_cases.convert_model import ConvertMode, ConvertModel, 
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import ConversionFailedError, IncompatibleModelError, UnhealthyModelError, ValidationError
-from mlxk.domain.models.model import Backend, Workspace
+from mlxk.domain.models.model import Workspace
 
 WORK, TARGET = "/home/me/work", "/home/me/out"
 HEADER = json.dumps({"a.weight": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
@@ -45,7 +45,7 @@ class World:
 
     def convert(self, mode: ConvertMode, bits: int | None = None, **options: object) -> ConvertResult:
         cache = InMemoryModelCache()
-        registry = InMemoryBackendRegistry({Backend.MLX_LM: {"llama"}, Backend.MLX_VLM: {"gemma3"}})
+        registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}, "mlx-vlm": {"gemma3"}})
         convert = ConvertModel(
             resolve=ResolveModel(cache, self.store, InMemoryBuiltInModels()),
             cache=cache,

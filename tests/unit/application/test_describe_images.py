@@ -7,7 +7,6 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-import attrs
 import pytest
 from doubles.backend_registry import InMemoryBackendRegistry
 from doubles.built_in_models import InMemoryBuiltInModels
@@ -30,7 +29,6 @@ from mlxk.domain.generation.image_table import ImageFacts
 from mlxk.domain.generation.media import DecodedImage, EncodedImage, ImageFormat
 from mlxk.domain.generation.request import GenerationRequest, GenerationSettings, TextDelta
 from mlxk.domain.models.memory import MemoryReading
-from mlxk.domain.models.model import Backend
 
 COMMIT = "a" * 40
 HEADER = json.dumps({"__metadata__": {"format": "mlx"}, "w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}})
@@ -43,7 +41,7 @@ VISION = {
     "preprocessor_config.json": b"{}",
 }
 TEXT = {**COMMON, "config.json": b'{"model_type": "llama"}'}
-BOTH = {Backend.MLX_VLM: {"qwen2_vl", "llama"}, Backend.MLX_LM: {"qwen2_vl", "llama"}}
+BOTH = {"mlx-vlm": {"qwen2_vl", "llama"}, "mlx-lm": {"qwen2_vl", "llama"}}
 TAKEN = datetime.datetime(2023, 12, 6, 12, 19)
 
 
@@ -158,7 +156,7 @@ def test_answers_about_images_are_greedy_unless_asked_otherwise() -> None:
         for each in asked.show("a", settings=settings):
             said(each)
         (request,) = asked.requests
-        assert (request.settings.temperature, request.backend) == (temperature, Backend.MLX_VLM)
+        assert (request.settings.temperature, request.backends[0]) == (temperature, "mlx-vlm")
         assert request.settings.top_p == settings.top_p
 
 
@@ -206,18 +204,13 @@ def test_a_damaged_image_ends_the_run_after_the_chunks_before_it() -> None:
         next(described)
 
 
-def test_text_for_a_model_that_looks_at_images_goes_to_the_same_library_unless_only_the_other_can() -> None:
+def test_a_request_names_the_backends_of_its_model() -> None:
     asked = GenerationJob()
-    generate = asked.describe.generate
-    for question in (
-        Question(Conversation.of("Hello")),
-        attrs.evolve(
-            Question(Conversation.of("Hello")), engine_options=attrs.evolve(Question("").engine_options, kv_bits=8)
-        ),
-    ):
-        list(generate("org/eye", question))
-    list(generate("org/text", Question(Conversation.of("Hello"))))
-    assert [each.backend for each in asked.requests] == [Backend.MLX_VLM, Backend.MLX_LM, Backend.MLX_LM]
+    for model in ("org/eye", "org/text"):
+        list(asked.describe.generate(model, Question(Conversation.of("Hello"))))
+    described = [asked.describe.generate.describe(each.model).runtime.backends for each in asked.requests]
+    assert [each.backends for each in asked.requests] == described
+    assert all(described)
 
 
 def test_images_in_a_question_to_a_text_model_are_refused() -> None:

@@ -13,7 +13,7 @@ from doubles.workspace_store import InMemoryWorkspaceStore
 from mlxk.application.ports.model_files import FileListing
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.domain.errors import ModelNotFoundError
-from mlxk.domain.models.model import Backend, Capability, Framework, ModelHandle, ModelType, Origin, Workspace
+from mlxk.domain.models.model import Capability, Framework, ModelHandle, ModelType, Origin, Workspace
 
 NAME, COMMIT = "mlx-community/model", "a" * 40
 DIRECTORY = f"/cache/{NAME}/{COMMIT}"
@@ -51,7 +51,7 @@ def describing(
 ) -> DescribeModel:
     workspaces = InMemoryWorkspaceStore({} if workspace is None else {WORKSPACE.directory: workspace})
     cache = InMemoryModelCache({} if cached is None else {NAME: cached})
-    return DescribeModel(files, workspaces, InMemoryBackendRegistry({Backend.MLX_LM: {"llama"}}), cache)
+    return DescribeModel(files, workspaces, InMemoryBackendRegistry({"mlx-lm": {"llama"}}), cache)
 
 
 def test_a_description_is_what_the_files_say() -> None:

@@ -24,7 +24,7 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.models.memory import MemoryReading
-from mlxk.domain.models.model import Backend, Workspace
+from mlxk.domain.models.model import Workspace
 
 COMMIT = "0123456789" * 4
 HEADER = json.dumps({"weight": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}}).encode()
@@ -40,7 +40,7 @@ def files(**config: object) -> dict[str, bytes]:
 
 MODELS = {
     "org/encoder": files(),
-    "org/encoder-with-code": files(auto_map={"AutoModel": "code.Model"}),
+    "org/encoder-with-code": files(model_file="code.py"),
     "org/chat": files(model_type="llama"),
     "org/broken-encoder": {"config.json": b'{"model_type": "bert"}'},
 }
@@ -59,7 +59,7 @@ class Parts:
         describe = DescribeModel(
             InMemoryModelFiles({**directories, MINE: files()}),
             workspaces,
-            InMemoryBackendRegistry({Backend.MLX_LM: {"llama"}, Backend.MLX_VLM: {"bert"}}),
+            InMemoryBackendRegistry({"mlx-lm": {"llama"}, "mlx-vlm": {"bert"}}),
             cache,
         )
         self.embed = EmbedText(

@@ -28,7 +28,6 @@ from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.request import Finished, GenerationRequest, GenerationSettings, TextDelta
 from mlxk.domain.models.memory import MemoryReading
-from mlxk.domain.models.model import Backend
 
 GIB = 1024**3
 HEADER = json.dumps({"w": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}}).encode()
@@ -68,7 +67,7 @@ class Kitchen:
         cache = InMemoryModelCache({name: CachedModel(("a" * 40,)) for name in MODELS})
         model_files = InMemoryModelFiles({f"/cache/{name}/{'a' * 40}": content for name, content in MODELS.items()})
         workspaces = InMemoryWorkspaceStore()
-        registry = InMemoryBackendRegistry({Backend.MLX_LM: {"llama"}, Backend.MLX_AUDIO: {"whisper"}})
+        registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}, "mlx-audio": {"whisper"}})
         self.generate = GenerateText(
             ResolveModel(cache, workspaces, InMemoryBuiltInModels()),
             DescribeModel(model_files, workspaces, registry, cache),

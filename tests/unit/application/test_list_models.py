@@ -16,7 +16,7 @@ from mlxk.application.snapshot_reading import read_snapshot
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.domain.errors import ModelNotFoundError, StorageError
-from mlxk.domain.models.model import Backend, Framework, ModelHandle, ModelType, Origin, Workspace
+from mlxk.domain.models.model import Framework, ModelHandle, ModelType, Origin, Workspace
 
 COMMIT = "a" * 40
 HEADER = json.dumps({"__metadata__": {"format": "mlx"}, "w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})
@@ -38,7 +38,7 @@ class Disk:
         self.workspaces = InMemoryWorkspaceStore({path: Workspace(managed=True) for path in workspaces}, home=home)
 
     def listing(self, files: ModelFiles | None = None) -> ListModels:
-        registry = InMemoryBackendRegistry({Backend.MLX_LM: {"llama"}})
+        registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}})
         describe = DescribeModel(files or self.files, self.workspaces, registry, self.cache)
         built_in = InMemoryBuiltInModels({"demo": "/built-in/demo"})
         return ListModels(self.cache, self.workspaces, built_in, describe)

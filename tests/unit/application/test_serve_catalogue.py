@@ -21,7 +21,7 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.generation.request import GenerationRequest
-from mlxk.domain.models.model import Backend, Workspace
+from mlxk.domain.models.model import Workspace
 
 WORKSPACE = "/home/ada/models/mine"
 
@@ -37,7 +37,7 @@ class Shelf:
         self.cache = InMemoryModelCache({name: CachedModel((COMMIT,)) for name in names})
         workspaces = InMemoryWorkspaceStore({WORKSPACE: Workspace(managed=False)}, home=home)
         built_in = InMemoryBuiltInModels()
-        registry = InMemoryBackendRegistry({Backend.MLX_LM: {"llama"}})
+        registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}})
         describe = DescribeModel(self.model_files, workspaces, registry, self.cache)
         self.resolve = ResolveModel(self.cache, workspaces, built_in)
         self.catalogue = ServeCatalogue(

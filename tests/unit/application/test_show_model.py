@@ -14,7 +14,7 @@ from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.show_model import ShowModel
 from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, ValidationError
-from mlxk.domain.models.model import Backend, FileEntry, Quantization
+from mlxk.domain.models.model import FileEntry, Quantization
 
 OLD, NEW = "a" * 40, "b" * 40
 TENSORS = {
@@ -39,7 +39,7 @@ def show(files: dict[str, bytes], old_files: dict[str, bytes] | None = None) -> 
     cache = InMemoryModelCache({"org/model": CachedModel((OLD, NEW), {"main": NEW})})
     model_files = InMemoryModelFiles({f"/cache/org/model/{NEW}": files, f"/cache/org/model/{OLD}": old_files or {}})
     workspaces = InMemoryWorkspaceStore()
-    registry = InMemoryBackendRegistry({Backend.MLX_LM: {"llama"}})
+    registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}})
     return ShowModel(
         ResolveModel(cache, workspaces, InMemoryBuiltInModels()),
         DescribeModel(model_files, workspaces, registry, cache),

@@ -24,7 +24,6 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.models.memory import MemoryReading
-from mlxk.domain.models.model import Backend
 from mlxk.domain.transcription import Heard, Segment, SpeechTask, Transcript, TranscriptionSettings
 
 COMMIT = "a" * 40
@@ -44,7 +43,7 @@ MODELS = {
     "org/whisper-large": files(),
     "org/whisper-large-turbo": files(),
     "org/whisper-english": files(vocab_size=51864),
-    "org/whisper-with-code": files(auto_map={"AutoModel": "code.Model"}),
+    "org/whisper-with-code": files(model_file="code.py"),
     "org/chat": files(model_type="llama"),
     "org/broken-whisper": {"config.json": json.dumps(WHISPER).encode()},
 }
@@ -58,7 +57,7 @@ class Parts:
         cache = InMemoryModelCache({name: CachedModel((COMMIT,)) for name in MODELS})
         model_files = InMemoryModelFiles({f"/cache/{name}/{COMMIT}": each for name, each in MODELS.items()})
         workspaces = InMemoryWorkspaceStore()
-        registry = InMemoryBackendRegistry({Backend.MLX_LM: {"llama"}, Backend.MLX_AUDIO: {"whisper"}})
+        registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}, "mlx-audio": {"whisper"}})
         self.transcribe = TranscribeAudio(
             ResolveModel(cache, workspaces, InMemoryBuiltInModels()),
             DescribeModel(model_files, workspaces, registry, cache),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxk.domain.models.detection import context_length, detect, framework, has_chat_template, quantization
-from mlxk.domain.models.model import Backend, Capability, Framework, ModelType
+from mlxk.domain.models.model import Capability, Framework, ModelType
 from mlxk.domain.models.safetensors import SafetensorsHeader
 from mlxk.domain.models.snapshot import ModelCard, ModelSnapshot
 
@@ -20,7 +20,7 @@ CHAT = (*TEXT, Capability.CHAT)
 @given(data=st.data())
 def test_any_snapshot_can_be_described(data: st.DataObject, any_snapshot: st.SearchStrategy[ModelSnapshot]) -> None:
     drawn = data.draw(any_snapshot)
-    facts = detect(drawn, frozenset(data.draw(st.sets(st.sampled_from(Backend)))))
+    facts = detect(drawn, data.draw(st.booleans()))
     assert facts.capabilities
     assert len(set(facts.capabilities)) == len(facts.capabilities)
     quantization(drawn.config)
@@ -85,10 +85,10 @@ def test_the_model_type_says_what_a_model_is_for(
     assert detect(make_snapshot(files, name=name)).model_type is expected
 
 
-def test_an_architecture_that_only_the_audio_backend_knows_is_speech(make_snapshot: Snapshots) -> None:
+def test_an_architecture_that_backends_know_for_speech_alone_is_speech(make_snapshot: Snapshots) -> None:
     found = make_snapshot({"config.json": {"model_type": "parakeet"}})
-    assert detect(found, frozenset({Backend.MLX_AUDIO})).model_type is ModelType.AUDIO
-    assert detect(found, frozenset({Backend.MLX_AUDIO, Backend.MLX_LM})).model_type is ModelType.BASE
+    assert detect(found, speech_architecture=True).model_type is ModelType.AUDIO
+    assert detect(found).model_type is ModelType.BASE
 
 
 def test_a_nemo_checkpoint_has_an_architecture_although_its_config_names_none(make_snapshot: Snapshots) -> None:

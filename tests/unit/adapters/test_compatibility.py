@@ -1,4 +1,4 @@
-"""Which backend runs a model, and why none does."""
+"""Which MLX library runs a model, and why none does."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,80 +7,94 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.domain.errors import CapabilityError
+from mlxk.adapters.mlx.compatibility import InstalledSupport, Library, judge, library_for
+from mlxk.domain.generation.conversation import Conversation, Message
+from mlxk.domain.generation.engine_options import EngineOptions
+from mlxk.domain.generation.media import DecodedImage
+from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.models.detection import detect
-from mlxk.domain.models.model import Backend, healthy, unhealthy
-from mlxk.domain.models.routing import BackendSupport, Modality, route, runtime
+from mlxk.domain.models.model import ModelHandle, Origin, Runtime
 from mlxk.domain.models.snapshot import ModelSnapshot
 
 Snapshots = Callable[..., ModelSnapshot]
-ALL = frozenset(Backend)
+ALL = frozenset(Library)
 VISION = {"model_type": "llava", "vision_config": {"a": 1}}
 OMNI = {"model_type": "gemma3n", "vision_config": {"a": 1}, "audio_config": {"a": 1}}
 
 
-def reason(found: ModelSnapshot, loading: frozenset[Backend] = ALL, installed: frozenset[Backend] = ALL) -> str | None:
+def reason(found: ModelSnapshot, loading: frozenset[Library] = ALL, installed: frozenset[Library] = ALL) -> str | None:
     """Why a whole model cannot run; None when it can."""
-    verdict = runtime(found, detect(found, loading), healthy(), BackendSupport(installed, loading))
+    verdict = judged(found, loading, installed)
     assert verdict.compatible == (verdict.reason is None)
     return verdict.reason
 
 
+def judged(found: ModelSnapshot, loading: frozenset[Library] = ALL, installed: frozenset[Library] = ALL) -> Runtime:
+    """The verdict on a model."""
+    facts = detect(found, loading == {Library.MLX_AUDIO})
+    return judge(found, facts, InstalledSupport(installed, loading))
+
+
 @given(data=st.data())
 def test_any_snapshot_gets_a_verdict(data: st.DataObject, any_snapshot: st.SearchStrategy[ModelSnapshot]) -> None:
-    loading = frozenset(data.draw(st.sets(st.sampled_from(Backend))))
+    loading = frozenset(data.draw(st.sets(st.sampled_from(Library))))
     reason(data.draw(any_snapshot), loading)
 
 
 @pytest.mark.parametrize(
-    ("config", "modality", "backend"),
+    ("config", "loading", "libraries"),
     [
-        ({"model_type": "llama"}, Modality.TEXT, Backend.MLX_LM),
-        (VISION, Modality.TEXT, Backend.MLX_VLM),
-        ({"model_type": "qwen2_audio", "audio_config": {"a": 1}}, Modality.TEXT, Backend.MLX_LM),
-        (VISION, Modality.IMAGE, Backend.MLX_VLM),
-        (OMNI, Modality.SPEECH, Backend.MLX_VLM),
-        ({"model_type": "whisper"}, Modality.SPEECH, Backend.MLX_AUDIO),
-        ({"model_type": "bert"}, Modality.EMBEDDING, Backend.MLX_VLM),
+        ({"model_type": "llama"}, ALL, ("mlx-lm",)),
+        (VISION, ALL, ("mlx-vlm", "mlx-lm")),
+        (VISION, frozenset({Library.MLX_VLM}), ("mlx-vlm",)),
+        (OMNI, ALL, ("mlx-vlm", "mlx-lm")),
+        ({"model_type": "qwen2_audio", "audio_config": {"a": 1}}, ALL, ("mlx-lm", "mlx-vlm")),
+        ({"model_type": "whisper"}, ALL, ("mlx-audio",)),
+        ({"model_type": "bert"}, ALL, ("mlx-vlm",)),
     ],
 )
-def test_each_kind_of_request_has_its_backend(
-    config: dict[str, Any], modality: Modality, backend: Backend, make_snapshot: Snapshots
+def test_each_kind_of_model_has_its_libraries_in_order_of_preference(
+    config: dict[str, Any], loading: frozenset[Library], libraries: tuple[str, ...], make_snapshot: Snapshots
 ) -> None:
-    assert route(detect(make_snapshot({"config.json": config})), modality, ALL) is backend
+    found = make_snapshot({"config.json": config})
+    assert judged(found, loading).backends == libraries
 
 
-def test_text_goes_to_the_vision_backend_when_only_that_knows_the_architecture(make_snapshot: Snapshots) -> None:
-    facts = detect(make_snapshot({"config.json": VISION}))
-    assert route(facts, Modality.TEXT, frozenset({Backend.MLX_VLM})) is Backend.MLX_VLM
+ALONE = ("mlx-lm",)
+VISION_FIRST = ("mlx-vlm", "mlx-lm")
+TEXT_FIRST = ("mlx-lm", "mlx-vlm")
+PLAIN = EngineOptions()
+IMAGE = Conversation((Message.showing(DecodedImage(4, 4, b"0" * 48, "digest"), "What?"),))
 
 
 @pytest.mark.parametrize(
-    ("config", "modality"),
+    ("backends", "prompt", "options", "library"),
     [
-        ({"model_type": "llama"}, Modality.IMAGE),
-        ({"model_type": "llama"}, Modality.SPEECH),
-        ({"model_type": "llama"}, Modality.EMBEDDING),
-        ({"model_type": "whisper"}, Modality.TEXT),
-        ({"model_type": "bert"}, Modality.TEXT),
+        ((), "Hello", PLAIN, Library.MLX_LM),
+        ((), IMAGE, PLAIN, Library.MLX_LM),
+        (ALONE, "Hello", PLAIN, Library.MLX_LM),
+        (VISION_FIRST, "Hello", PLAIN, Library.MLX_VLM),
+        (TEXT_FIRST, "Hello", PLAIN, Library.MLX_LM),
+        (TEXT_FIRST, IMAGE, PLAIN, Library.MLX_VLM),
+        (ALONE, IMAGE, PLAIN, Library.MLX_VLM),
+        (VISION_FIRST, "Hello", EngineOptions(kv_bits=8), Library.MLX_LM),
+        (VISION_FIRST, "Hello", EngineOptions(adapter="/adapter"), Library.MLX_LM),
+        (("mlx-vlm",), "Hello", EngineOptions(kv_bits=8), Library.MLX_VLM),
     ],
 )
-def test_what_a_model_cannot_do_is_refused(
-    config: dict[str, Any], modality: Modality, make_snapshot: Snapshots
+def test_text_for_a_vision_model_goes_to_the_same_library_unless_only_the_other_can(
+    backends: tuple[str, ...], prompt: Conversation | str, options: EngineOptions, library: Library
 ) -> None:
-    with pytest.raises(CapabilityError):
-        route(detect(make_snapshot({"config.json": config})), modality)
+    handle = ModelHandle("org/x", "/x", Origin.CACHE)
+    assert library_for(GenerationRequest(handle, prompt, engine_options=options, backends=backends)) is library
 
 
 def test_a_whole_model_of_a_known_architecture_runs(make_snapshot: Snapshots) -> None:
     assert reason(make_snapshot()) is None
 
 
-def test_health_comes_first_then_the_format_of_the_weights(make_snapshot: Snapshots) -> None:
-    found = make_snapshot(name="org/x")
-    support = BackendSupport(ALL, ALL)
-    assert runtime(found, detect(found), unhealthy("broken"), support).reason == "broken"
-    assert runtime(found, detect(found), healthy(), support).reason == "Incompatible framework: PyTorch"
+def test_the_format_of_the_weights_comes_first(make_snapshot: Snapshots) -> None:
+    assert judged(make_snapshot(name="org/x"), frozenset()).reason == "Incompatible framework: PyTorch"
 
 
 def test_an_unknown_architecture_or_a_missing_backend_is_named(make_snapshot: Snapshots) -> None:
@@ -93,8 +107,8 @@ def test_an_unknown_architecture_or_a_missing_backend_is_named(make_snapshot: Sn
 
 def test_a_vision_model_runs_when_either_backend_knows_it(make_snapshot: Snapshots) -> None:
     found = make_snapshot({"config.json": VISION, "preprocessor_config.json": {}})
-    assert reason(found, frozenset({Backend.MLX_VLM})) is None
-    assert reason(found, frozenset({Backend.MLX_LM})) is None
+    assert reason(found, frozenset({Library.MLX_VLM})) is None
+    assert reason(found, frozenset({Library.MLX_LM})) is None
     assert reason(found, frozenset()) == "Model type llava not supported."
 
 

@@ -1,0 +1,197 @@
+"""Compatibility: which MLX library runs a model, and the first reason when none does.
+
+    text              mlx-lm; mlx-vlm for vision models, so that text and images share one copy of the weights and one
+                      batch, and for audio models when it alone knows them
+    images, audio     mlx-vlm, for models that generate text
+    speech to text    mlx-audio
+    embeddings        mlx-vlm
+
+Pure functions of a model's facts and of what is installed. A model whose loading would execute code that came with it
+is refused by the library that would do so: ``model_file`` by all, ``auto_map`` by mlx-vlm and mlx-audio, whose
+processors follow it. mlx-lm ignores ``auto_map`` in ``config.json``, so it is harmless there.
+"""
+
+import enum
+from collections.abc import Callable
+
+import attrs
+
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.models.detection import Facts
+from mlxk.domain.models.model import Capability, Framework, ModelType, Runtime
+from mlxk.domain.models.snapshot import CONFIG, PREPROCESSOR_CONFIG, PROCESSOR_CONFIG, TOKENIZER_CONFIG, ModelSnapshot
+
+
+class Library(enum.Enum):
+    """An MLX library; values are the names of the distributions."""
+
+    MLX_LM = "mlx-lm"
+    MLX_VLM = "mlx-vlm"
+    MLX_AUDIO = "mlx-audio"
+
+
+EMBEDDING_ARCHITECTURES = frozenset(
+    {
+        "bert",
+        "embedding_gemma2",
+        "gemma3_embedding",
+        "gemma3_text",
+        "lfm2",
+        "lfm2_embedding",
+        "llama_bidirec",
+        "ministral3",
+        "ministral3_embedding",
+        "modernbert",
+        "qwen3",
+        "qwen3_embedding",
+        "qwen3_vl_embedding",
+        "xlm-roberta",
+        "xlm_roberta",
+    }
+)
+"""Architectures that mlx-vlm's embedding loader turns into vectors; it would load others as text generators."""
+
+_LEGACY = ("weights.", "pytorch_model-")
+_HARMLESS: tuple[object, ...] = (None, {}, [])
+_PROCESSOR_FILES = (CONFIG, TOKENIZER_CONFIG, PREPROCESSOR_CONFIG, PROCESSOR_CONFIG)
+
+
+@attrs.frozen
+class InstalledSupport:
+    """What the installed libraries know of one architecture."""
+
+    installed: frozenset[Library]
+    """The libraries that are installed."""
+    loading: frozenset[Library]
+    """Those of them that implement the architecture."""
+
+
+def judge(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> Runtime:
+    """Return which installed libraries can run a model, or the first reason why none can."""
+    if facts.framework is not Framework.MLX:
+        return Runtime(compatible=False, reason=f"Incompatible framework: {facts.framework.value}")
+    own_code = _own_code(snapshot, ("model_file",), (CONFIG,))
+    if own_code:
+        return Runtime(compatible=False, reason=own_code)
+    libraries, reason = _RULES.get(facts.model_type, _text_rule)(snapshot, facts, support)
+    return Runtime(reason is None, reason, tuple(library.value for library in libraries))
+
+
+def text_libraries(facts: Facts, loading: frozenset[Library]) -> tuple[Library, ...]:
+    """Return the libraries that can generate text with a model, the preferred one first.
+
+    Args:
+        facts: What the model is.
+        loading: The installed libraries that implement its architecture.
+    """
+    if not _takes_media(facts) or Library.MLX_VLM not in loading:
+        return (Library.MLX_LM,)
+    if Library.MLX_LM not in loading:
+        return (Library.MLX_VLM,)
+    vision = facts.can(Capability.VISION)
+    return (Library.MLX_VLM, Library.MLX_LM) if vision else (Library.MLX_LM, Library.MLX_VLM)
+
+
+def library_for(request: GenerationRequest) -> Library:
+    """Return the library that runs a request: mlx-vlm for images and audio, mlx-lm for options that it alone has."""
+    if not request.backends:
+        return Library.MLX_LM
+    if request.has_images or request.has_audio:
+        return Library.MLX_VLM
+    options = request.engine_options
+    special = options.adapter is not None or not options.batchable
+    return Library.MLX_LM if special and Library.MLX_LM.value in request.backends else Library(request.backends[0])
+
+
+_Verdict = tuple[tuple[Library, ...], str | None]
+"""The libraries for a model, and why they cannot run it; None when they can."""
+
+
+def _speech_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> _Verdict:
+    voxtral = (facts.architecture or "").lower() == "voxtral"
+    tekken_only = "tekken.json" in snapshot.files and "tokenizer.json" not in snapshot.files
+    return (Library.MLX_AUDIO,), (
+        _unavailable(Library.MLX_AUDIO, facts, support)
+        or ("Voxtral tekken.json tokenizer not supported by mlx-audio" if voxtral and tekken_only else None)
+        or _weights_refusal(snapshot, Library.MLX_AUDIO)
+        or _own_code(snapshot, ("auto_map",), _PROCESSOR_FILES)
+    )
+
+
+def _embedding_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> _Verdict:
+    if facts.architecture and facts.architecture.lower() not in EMBEDDING_ARCHITECTURES:
+        return (), f"Embedding architecture not supported: {facts.architecture}"
+    return (Library.MLX_VLM,), _media_refusal(snapshot, facts, support)
+
+
+def _text_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> _Verdict:
+    libraries = text_libraries(facts, support.loading)
+    known = Library.MLX_VLM in support.loading or Library.MLX_LM not in support.loading
+    if _takes_media(facts) and known:
+        return libraries, _media_refusal(snapshot, facts, support)
+    return libraries, (
+        _weights_refusal(snapshot, Library.MLX_LM)
+        or _unavailable(Library.MLX_LM, facts, support)
+        or (None if "tokenizer.json" in snapshot.files else _own_code(snapshot, ("auto_map",), (TOKENIZER_CONFIG,)))
+    )
+
+
+_RULES: dict[ModelType, Callable[[ModelSnapshot, Facts, InstalledSupport], _Verdict]] = {
+    ModelType.AUDIO: _speech_rule,
+    ModelType.EMBEDDING: _embedding_rule,
+}
+"""The rule of each model type; all others generate text."""
+
+
+def _media_refusal(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> str | None:
+    return (
+        _unavailable(Library.MLX_VLM, facts, support)
+        or _weights_refusal(snapshot, Library.MLX_VLM)
+        or _own_code(snapshot, ("auto_map",), _PROCESSOR_FILES)
+    )
+
+
+def _unavailable(library: Library, facts: Facts, support: InstalledSupport) -> str | None:
+    """Return why a library cannot load the architecture; None when it can."""
+    if library not in support.installed:
+        return f"{library.value} not installed"
+    if facts.architecture is None:
+        return f"{CONFIG} missing model_type field"
+    if library in support.loading:
+        return None
+    if library is Library.MLX_AUDIO:
+        return f"Model type '{facts.architecture}' not supported by {library.value}"
+    return f"Model type {facts.architecture} not supported."
+
+
+def _weights_refusal(snapshot: ModelSnapshot, library: Library) -> str | None:
+    """Return why a library's file pattern does not match the weights; None when it does."""
+    names = snapshot.top_level(".safetensors")
+    if library is not Library.MLX_LM:
+        found = any(not name.endswith("consolidated.safetensors") for name in names)
+        return None if found else f"No *.safetensors that {library.value} would load"
+    if any(name.startswith("model") for name in names):
+        return None
+    if any(name.startswith(_LEGACY) for name in names):
+        return "Legacy format not supported by mlx-lm"
+    return "No weights named model*.safetensors, the only ones mlx-lm loads"
+
+
+def _own_code(snapshot: ModelSnapshot, keys: tuple[str, ...], paths: tuple[str, ...]) -> str | None:
+    """Return which JSON file asks for the execution of code that came with the model, at any depth."""
+    for path in paths:
+        pending: list[object] = [snapshot.document(path).value]
+        while pending:
+            value = pending.pop()
+            if isinstance(value, dict):
+                found = next((key for key in keys if value.get(key) not in _HARMLESS), None)
+                if found:
+                    return f"requires executing model-supplied code ({path}: {found})"
+                pending.extend(child for child in value.values() if isinstance(child, (dict, list)))
+            elif isinstance(value, list):
+                pending.extend(child for child in value if isinstance(child, (dict, list)))
+    return None
+
+
+def _takes_media(facts: Facts) -> bool:
+    return facts.can(Capability.VISION) or facts.can(Capability.AUDIO)
