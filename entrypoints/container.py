@@ -1,23 +1,35 @@
-"""The composition root: every adapter is named here, once, and nowhere else.
+"""The composition root: chooses the adapter of every port, and builds the use cases on them.
 
-Providers are small functions that import what they build when it is first asked for, so that a command pays for what it
-uses. Tests build the same use cases on ``in_memory_adapters``.
+This is the only module that imports adapters or dependency-injector. What ``list`` and ``show`` need is imported at the
+top; all else by the function that builds it, so that a command loads only what it uses.
 """
 
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING
 
-from mlxk.entrypoints import engine_providers as engine
-from mlxk.entrypoints import image_providers as images
-from mlxk.entrypoints import operation_providers as operations
-from mlxk.entrypoints import server_providers as serving
-from mlxk.entrypoints import sound_providers as sounds
-from mlxk.entrypoints.injection import containers, providers
-from mlxk.entrypoints.settings import Settings
+from mlxk.adapters.builtin.packaged import PackagedBuiltInModels
+from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
+from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
+from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
+from mlxk.adapters.mlx.registry import MlxBackendRegistry
+from mlxk.adapters.system.clock import SystemClock
+from mlxk.adapters.system.memory import system_memory_probe
+from mlxk.application.use_cases.check_health import CheckHealth
+from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.application.use_cases.estimate_memory import EstimateMemory
+from mlxk.application.use_cases.list_models import ListModels
+from mlxk.application.use_cases.resolve_model import ResolveModel
+from mlxk.application.use_cases.show_model import ShowModel
+from mlxk.entrypoints.settings import MIB, ServerSettings, Settings
 
 if TYPE_CHECKING:
+    from mlxk.adapters.huggingface.client import HubClient
+    from mlxk.adapters.mlx.engine.engine_limits import EngineLimits
+    from mlxk.adapters.mlx.engine.model_lease import ModelLeases
     from mlxk.application.ports.audio_decoder import AudioDecoder
-    from mlxk.application.ports.backend_registry import BackendRegistry
-    from mlxk.application.ports.built_in_models import BuiltInModels
     from mlxk.application.ports.cache_editor import CacheEditor
     from mlxk.application.ports.clock import Clock
     from mlxk.application.ports.content_verifier import ContentVerifier
@@ -25,7 +37,6 @@ if TYPE_CHECKING:
     from mlxk.application.ports.image_reader import ImageReader
     from mlxk.application.ports.memory_probe import MemoryProbe
     from mlxk.application.ports.model_cache import ModelCache
-    from mlxk.application.ports.model_files import ModelFiles
     from mlxk.application.ports.model_hub import ModelHub
     from mlxk.application.ports.model_publisher import ModelPublisher
     from mlxk.application.ports.publication_folder import PublicationFolder
@@ -36,31 +47,44 @@ if TYPE_CHECKING:
     from mlxk.application.ports.workspace_builder import WorkspaceBuilder
     from mlxk.application.ports.workspace_store import WorkspaceStore
     from mlxk.application.use_cases.ask_about_recording import AskAboutRecording
-    from mlxk.application.use_cases.check_health import CheckHealth
     from mlxk.application.use_cases.clone_model import CloneModel
     from mlxk.application.use_cases.convert_model import ConvertModel
     from mlxk.application.use_cases.describe_images import DescribeImages
-    from mlxk.application.use_cases.describe_model import DescribeModel
     from mlxk.application.use_cases.embed_text import EmbedText
-    from mlxk.application.use_cases.estimate_memory import EstimateMemory
     from mlxk.application.use_cases.generate_text import GenerateText
-    from mlxk.application.use_cases.list_models import ListModels
     from mlxk.application.use_cases.pull_model import PullModel
     from mlxk.application.use_cases.push_model import PushModel
     from mlxk.application.use_cases.remove_model import RemoveModel
-    from mlxk.application.use_cases.resolve_model import ResolveModel
     from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
     from mlxk.application.use_cases.serve_images import ServeImages
     from mlxk.application.use_cases.serve_text import ServeText
-    from mlxk.application.use_cases.show_model import ShowModel
     from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
-    from mlxk.entrypoints.server_settings import ServerSettings
 
 
-def _model_cache(settings: Settings) -> "ModelCache":
-    from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
+class _WithoutConfigurationFiles:
+    """A finder that reports the libraries of dependency-injector's configuration files as not installed.
 
-    return HuggingFaceModelCache(settings.hub_cache)
+    It imports them wherever they are, mlx-vlm installs them, and ``list`` would cost a fifth more (ADR 0004).
+    """
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name in {"pydantic", "pydantic_settings", "yaml"}:
+            raise ModuleNotFoundError(name)
+        return None
+
+
+sys.meta_path.insert(0, _WithoutConfigurationFiles)
+try:
+    from dependency_injector import providers
+finally:
+    sys.meta_path.remove(_WithoutConfigurationFiles)
+
+
+def _cache_editor(settings: Settings) -> "CacheEditor":
+    from mlxk.adapters.huggingface.cache_editor import HuggingFaceCacheEditor
+
+    return HuggingFaceCacheEditor(settings.hub_cache)
 
 
 def _content_verifier(cache: "ModelCache", workspaces: "WorkspaceStore") -> "ContentVerifier":
@@ -69,42 +93,46 @@ def _content_verifier(cache: "ModelCache", workspaces: "WorkspaceStore") -> "Con
     return HuggingFaceContentVerifier(cache, workspaces)
 
 
-def _model_files() -> "ModelFiles":
-    from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
+def _hub_client(settings: Settings) -> "HubClient":
+    from mlxk.adapters.huggingface.client import HubAccess, HubClient, stored_token
 
-    return FilesystemModelFiles()
-
-
-def _workspaces(settings: Settings) -> "WorkspaceStore":
-    from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
-
-    return FilesystemWorkspaceStore(settings.workspace_home)
-
-
-def _built_in_models() -> "BuiltInModels":
-    from mlxk.adapters.builtin.packaged import PackagedBuiltInModels
-
-    return PackagedBuiltInModels()
+    access = HubAccess(
+        endpoint=settings.hub_endpoint,
+        token=settings.hub_token or stored_token(settings.hub_token_file),
+        offline=settings.hub_offline,
+        timeout=settings.hub_timeout,
+    )
+    return HubClient(access)
 
 
-def _backend_registry() -> "BackendRegistry":
-    from mlxk.adapters.mlx.registry import MlxBackendRegistry
+def _model_hub(settings: Settings) -> "ModelHub":
+    from mlxk.adapters.huggingface.hub import HuggingFaceModelHub
 
-    return MlxBackendRegistry()
-
-
-def _memory_probe() -> "MemoryProbe":
-    import sys
-
-    from mlxk.adapters.system.memory import system_memory_probe
-
-    return system_memory_probe(sys.platform)
+    return HuggingFaceModelHub(_hub_client(settings), settings.hub_cache)
 
 
-def _clock() -> "Clock":
-    from mlxk.adapters.system.clock import SystemClock
+def _model_publisher(settings: Settings) -> "ModelPublisher":
+    from mlxk.adapters.huggingface.publisher import HuggingFaceModelPublisher
 
-    return SystemClock()
+    return HuggingFaceModelPublisher(_hub_client(settings))
+
+
+def _publication_folder() -> "PublicationFolder":
+    from mlxk.adapters.filesystem.publication_folder import FilesystemPublicationFolder
+
+    return FilesystemPublicationFolder()
+
+
+def _workspace_builder(settings: Settings, workspaces: "WorkspaceStore") -> "WorkspaceBuilder":
+    from mlxk.adapters.filesystem.workspace_builder import FilesystemWorkspaceBuilder
+
+    return FilesystemWorkspaceBuilder(workspaces, settings.workspace_home, protected=(settings.hub_cache,))
+
+
+def _weight_converter() -> "WeightConverter":
+    from mlxk.adapters.mlx.conversion import MlxWeightConverter
+
+    return MlxWeightConverter()
 
 
 def _event_log(settings: Settings) -> "EventLog":
@@ -113,217 +141,244 @@ def _event_log(settings: Settings) -> "EventLog":
     return StructlogEventLog(level=settings.log_level, as_json=settings.log_json, home=settings.home)
 
 
+def _image_reader() -> "ImageReader":
+    from mlxk.adapters.pillow.image_reader import PillowImageReader
+
+    return PillowImageReader()
+
+
+def _audio_decoder() -> "AudioDecoder":
+    from mlxk.adapters.mlx.speech.audio_file import MlxAudioDecoder
+
+    return MlxAudioDecoder()
+
+
+def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "EngineLimits":
+    """Return the limits of the engine: shares of the memory available to MLX, or what the operator of a server set.
+
+    All models' weights may take 70 % of the memory, and KV caches 20 %, running and kept ones together
+    (``domain.models.memory``). Where the memory is unknown, the defaults of ``EngineLimits`` hold.
+
+    Args:
+        memory: Read once, when the engine is built.
+        server: The operator's settings; None for commands.
+    """
+    from mlxk.adapters.mlx.engine.engine_limits import EngineLimits
+
+    reading, limits = memory.read(), {}
+    if reading is not None:
+        limits = {
+            "model_budget_bytes": reading.budget,
+            "cache_budget_bytes": reading.cache_budget,
+            "prefix_cache_bytes": reading.cache_budget,
+        }
+    if server is None:
+        return EngineLimits(**limits)
+    if server.memory_budget_mib is not None:
+        limits["model_budget_bytes"] = server.memory_budget_mib * MIB
+    return EngineLimits(
+        **limits,
+        max_rows=server.max_streams,
+        keep_alive_seconds=server.keep_alive,
+    )
+
+
+def _text_generator(
+    log: "EventLog", clock: "Clock", memory: "MemoryProbe", server: ServerSettings | None
+) -> "TextGenerator":
+    from mlxk.adapters.mlx.engine import malloc
+    from mlxk.adapters.mlx.text_generator import MlxTextGenerator
+
+    if server is not None:
+        malloc.use_single_arena()
+    return MlxTextGenerator(log, clock, engine_limits(memory, server))
+
+
+def _model_leases(generator: "TextGenerator") -> "ModelLeases":
+    from mlxk.adapters.mlx.text_generator import MlxTextGenerator
+
+    if not isinstance(generator, MlxTextGenerator):
+        raise TypeError(f"{type(generator).__name__} lends no models")
+    return generator.lender
+
+
 def _speech_transcriber(generator: "TextGenerator", log: "EventLog") -> "SpeechTranscriber":
     from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
 
-    return MlxSpeechTranscriber(engine.lender(generator), log)
+    return MlxSpeechTranscriber(_model_leases(generator), log)
 
 
 def _text_embedder(generator: "TextGenerator") -> "TextEmbedder":
     from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
 
-    return MlxTextEmbedder(engine.lender(generator))
+    return MlxTextEmbedder(_model_leases(generator))
 
 
-class Adapters(containers.DeclarativeContainer):
-    """The outside world, one instance of each adapter a process."""
+class Adapters:
+    """One instance of each adapter, built when it is first asked for.
 
-    settings = providers.Dependency(instance_of=Settings)
-    server: providers.Provider["ServerSettings | None"] = providers.Object(None)
-    model_files: providers.Provider["ModelFiles"] = providers.ThreadSafeSingleton(_model_files)
-    model_cache: providers.Provider["ModelCache"] = providers.ThreadSafeSingleton(_model_cache, settings)
-    model_hub: providers.Provider["ModelHub"] = providers.ThreadSafeSingleton(operations.model_hub, settings)
-    model_publisher: providers.Provider["ModelPublisher"] = providers.ThreadSafeSingleton(
-        operations.model_publisher, settings
+    Args:
+        settings: The environment.
+        server: The settings of the server; None for commands.
+    """
+
+    def __init__(self, settings: Settings, server: ServerSettings | None) -> None:
+        # A plain Singleton is built twice when two threads ask for it at once.
+        once = providers.ThreadSafeSingleton
+        self.settings = settings
+        self.server = server
+        self.model_files = once(FilesystemModelFiles)
+        self.model_cache = once(HuggingFaceModelCache, settings.hub_cache)
+        self.cache_editor = once(_cache_editor, settings)
+        self.model_hub = once(_model_hub, settings)
+        self.model_publisher = once(_model_publisher, settings)
+        self.publication_folder = once(_publication_folder)
+        self.workspaces = once(FilesystemWorkspaceStore, settings.workspace_home)
+        self.workspace_builder = once(_workspace_builder, settings, self.workspaces)
+        self.content_verifier = once(_content_verifier, self.model_cache, self.workspaces)
+        self.weight_converter = once(_weight_converter)
+        self.built_in_models = once(PackagedBuiltInModels)
+        self.backend_registry = once(MlxBackendRegistry)
+        self.memory_probe = once(system_memory_probe, sys.platform)
+        self.clock = once(SystemClock)
+        self.event_log = once(_event_log, settings)
+        self.image_reader = once(_image_reader)
+        self.audio_decoder = once(_audio_decoder)
+        self.text_generator = once(_text_generator, self.event_log, self.clock, self.memory_probe, server)
+        self.speech_transcriber = once(_speech_transcriber, self.text_generator, self.event_log)
+        self.text_embedder = once(_text_embedder, self.text_generator)
+
+
+def _pull_model(ports: Adapters, describe: DescribeModel) -> "PullModel":
+    from mlxk.application.use_cases.pull_model import PullModel
+
+    return PullModel(ports.model_cache(), ports.built_in_models(), ports.model_hub(), ports.cache_editor(), describe)
+
+
+def _remove_model(ports: Adapters, resolve: ResolveModel) -> "RemoveModel":
+    from mlxk.application.use_cases.remove_model import RemoveModel
+
+    return RemoveModel(ports.model_cache(), ports.built_in_models(), resolve, ports.cache_editor())
+
+
+def _clone_model(ports: Adapters, resolve: ResolveModel, pull: "PullModel", describe: DescribeModel) -> "CloneModel":
+    from mlxk.application.use_cases.clone_model import CloneModel
+
+    return CloneModel(
+        resolve=resolve,
+        pull=pull,
+        files=ports.model_files(),
+        workspaces=ports.workspaces(),
+        builder=ports.workspace_builder(),
+        editor=ports.cache_editor(),
+        describe=describe,
     )
-    publication_folder: providers.Provider["PublicationFolder"] = providers.ThreadSafeSingleton(
-        operations.publication_folder
+
+
+def _convert_model(ports: Adapters, resolve: ResolveModel, describe: DescribeModel) -> "ConvertModel":
+    from mlxk.application.use_cases.convert_model import ConvertModel
+
+    return ConvertModel(
+        resolve=resolve,
+        cache=ports.model_cache(),
+        files=ports.model_files(),
+        workspaces=ports.workspaces(),
+        registry=ports.backend_registry(),
+        builder=ports.workspace_builder(),
+        editor=ports.cache_editor(),
+        converter=ports.weight_converter(),
+        describe=describe,
     )
-    cache_editor: providers.Provider["CacheEditor"] = providers.ThreadSafeSingleton(operations.cache_editor, settings)
-    workspaces: providers.Provider["WorkspaceStore"] = providers.ThreadSafeSingleton(_workspaces, settings)
-    content_verifier: providers.Provider["ContentVerifier"] = providers.ThreadSafeSingleton(
-        _content_verifier, model_cache, workspaces
+
+
+def _push_model(ports: Adapters, describe: DescribeModel) -> "PushModel":
+    from mlxk.application.use_cases.push_model import PushModel
+
+    return PushModel(
+        ports.publication_folder(), ports.workspaces(), ports.model_publisher(), describe, ports.settings.home
     )
-    workspace_builder: providers.Provider["WorkspaceBuilder"] = providers.ThreadSafeSingleton(
-        operations.workspace_builder, settings, workspaces
-    )
-    weight_converter: providers.Provider["WeightConverter"] = providers.ThreadSafeSingleton(operations.weight_converter)
-    built_in_models: providers.Provider["BuiltInModels"] = providers.ThreadSafeSingleton(_built_in_models)
-    backend_registry: providers.Provider["BackendRegistry"] = providers.ThreadSafeSingleton(_backend_registry)
-    memory_probe: providers.Provider["MemoryProbe"] = providers.ThreadSafeSingleton(_memory_probe)
-    clock: providers.Provider["Clock"] = providers.ThreadSafeSingleton(_clock)
-    event_log: providers.Provider["EventLog"] = providers.ThreadSafeSingleton(_event_log, settings)
-    text_generator: providers.Provider["TextGenerator"] = providers.ThreadSafeSingleton(
-        engine.text_generator, event_log, clock, memory_probe, server
-    )
-    speech_transcriber: providers.Provider["SpeechTranscriber"] = providers.ThreadSafeSingleton(
-        _speech_transcriber, text_generator, event_log
-    )
-    text_embedder: providers.Provider["TextEmbedder"] = providers.ThreadSafeSingleton(_text_embedder, text_generator)
-    image_reader: providers.Provider["ImageReader"] = providers.ThreadSafeSingleton(images.image_reader)
-    audio_decoder: providers.Provider["AudioDecoder"] = providers.ThreadSafeSingleton(sounds.audio_decoder)
 
 
-def _resolve_model(cache: "ModelCache", workspaces: "WorkspaceStore", built_in: "BuiltInModels") -> "ResolveModel":
-    from mlxk.application.use_cases.resolve_model import ResolveModel
-
-    return ResolveModel(cache, workspaces, built_in)
-
-
-def _describe_model(
-    files: "ModelFiles", workspaces: "WorkspaceStore", registry: "BackendRegistry", cache: "ModelCache"
-) -> "DescribeModel":
-    from mlxk.application.use_cases.describe_model import DescribeModel
-
-    return DescribeModel(files, workspaces, registry, cache)
-
-
-def _list_models(
-    cache: "ModelCache", workspaces: "WorkspaceStore", built_in: "BuiltInModels", describe: "DescribeModel"
-) -> "ListModels":
-    from mlxk.application.use_cases.list_models import ListModels
-
-    return ListModels(cache, workspaces, built_in, describe)
-
-
-def _show_model(resolve: "ResolveModel", describe: "DescribeModel", workspaces: "WorkspaceStore") -> "ShowModel":
-    from mlxk.application.use_cases.show_model import ShowModel
-
-    return ShowModel(resolve, describe, workspaces)
-
-
-def _check_health(
-    resolve: "ResolveModel",
-    list_models: "ListModels",
-    describe: "DescribeModel",
-    workspaces: "WorkspaceStore",
-    verifier: "ContentVerifier",
-) -> "CheckHealth":
-    from mlxk.application.use_cases.check_health import CheckHealth
-
-    return CheckHealth(resolve, list_models, describe, workspaces, verifier)
-
-
-def _estimate_memory(memory: "MemoryProbe") -> "EstimateMemory":
-    from mlxk.application.use_cases.estimate_memory import EstimateMemory
-
-    return EstimateMemory(memory)
-
-
-def _generate_text(
-    resolve: "ResolveModel",
-    describe: "DescribeModel",
-    generator: "TextGenerator",
-    memory: "MemoryProbe",
-    log: "EventLog",
-) -> "GenerateText":
-    from mlxk.application.use_cases.generate_text import GenerateText
-
-    return GenerateText(resolve, describe, generator, memory, log)
-
-
-def _transcribe_audio(
-    resolve: "ResolveModel", describe: "DescribeModel", transcriber: "SpeechTranscriber", memory: "MemoryProbe"
-) -> "TranscribeAudio":
+def _transcribe_audio(ports: Adapters, resolve: ResolveModel, describe: DescribeModel) -> "TranscribeAudio":
     from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 
-    return TranscribeAudio(resolve, describe, transcriber, memory)
+    return TranscribeAudio(resolve, describe, ports.speech_transcriber(), ports.memory_probe())
 
 
-def _embed_text(
-    resolve: "ResolveModel", describe: "DescribeModel", embedder: "TextEmbedder", memory: "MemoryProbe"
-) -> "EmbedText":
+def _embed_text(ports: Adapters, resolve: ResolveModel, describe: DescribeModel) -> "EmbedText":
     from mlxk.application.use_cases.embed_text import EmbedText
 
-    return EmbedText(resolve, describe, embedder, memory)
+    return EmbedText(resolve, describe, ports.text_embedder(), ports.memory_probe())
 
 
-class UseCases(containers.DeclarativeContainer):
-    """What can be asked. Use cases are values that hold ports, so they are built anew at every request."""
+def _generate_text(ports: Adapters, resolve: ResolveModel, describe: DescribeModel) -> "GenerateText":
+    from mlxk.application.use_cases.generate_text import GenerateText
 
-    adapters = providers.DependenciesContainer()
-    resolve_model: providers.Provider["ResolveModel"] = providers.Factory(
-        _resolve_model, adapters.model_cache, adapters.workspaces, adapters.built_in_models
-    )
-    describe_model: providers.Provider["DescribeModel"] = providers.Factory(
-        _describe_model, adapters.model_files, adapters.workspaces, adapters.backend_registry, adapters.model_cache
-    )
-    list_models: providers.Provider["ListModels"] = providers.Factory(
-        _list_models, adapters.model_cache, adapters.workspaces, adapters.built_in_models, describe_model
-    )
-    show_model: providers.Provider["ShowModel"] = providers.Factory(
-        _show_model, resolve_model, describe_model, adapters.workspaces
-    )
-    check_health: providers.Provider["CheckHealth"] = providers.Factory(
-        _check_health,
-        resolve_model,
-        list_models,
-        describe_model,
-        adapters.workspaces,
-        adapters.content_verifier,
-    )
-    pull_model: providers.Provider["PullModel"] = providers.Factory(
-        operations.pull_model,
-        adapters.model_cache,
-        adapters.built_in_models,
-        adapters.model_hub,
-        adapters.cache_editor,
-        describe_model,
-    )
-    remove_model: providers.Provider["RemoveModel"] = providers.Factory(
-        operations.remove_model, adapters.model_cache, adapters.built_in_models, resolve_model, adapters.cache_editor
-    )
-    clone_model: providers.Provider["CloneModel"] = providers.Factory(
-        operations.clone_model, resolve_model, pull_model, describe_model, adapters
-    )
-    convert_model: providers.Provider["ConvertModel"] = providers.Factory(
-        operations.convert_model, resolve_model, describe_model, adapters
-    )
-    push_model: providers.Provider["PushModel"] = providers.Factory(
-        operations.push_model, describe_model, adapters, adapters.settings
-    )
-    estimate_memory: providers.Provider["EstimateMemory"] = providers.Factory(_estimate_memory, adapters.memory_probe)
-    transcribe_audio: providers.Provider["TranscribeAudio"] = providers.Factory(
-        _transcribe_audio, resolve_model, describe_model, adapters.speech_transcriber, adapters.memory_probe
-    )
-    embed_text: providers.Provider["EmbedText"] = providers.Factory(
-        _embed_text, resolve_model, describe_model, adapters.text_embedder, adapters.memory_probe
-    )
-    generate_text: providers.Provider["GenerateText"] = providers.Factory(
-        _generate_text,
-        resolve_model,
-        describe_model,
-        adapters.text_generator,
-        adapters.memory_probe,
-        adapters.event_log,
-    )
-    ask_about_recording: providers.Provider["AskAboutRecording"] = providers.Factory(
-        sounds.ask_about_recording, generate_text, adapters.audio_decoder
-    )
-    describe_images: providers.Provider["DescribeImages"] = providers.Factory(
-        images.describe_images, generate_text, adapters.image_reader
-    )
-    # It remembers what clients asked for a moment ago, so there is one.
-    serve_catalogue: providers.Provider["ServeCatalogue"] = providers.ThreadSafeSingleton(
-        serving.serve_catalogue,
-        resolve_model,
-        list_models,
-        describe_model,
-        adapters.text_generator,
-        adapters.clock,
-        adapters.server,
-    )
-    serve_text: providers.Provider["ServeText"] = providers.Factory(
-        serving.serve_text,
-        serve_catalogue,
-        adapters.text_generator,
-        adapters.memory_probe,
-        adapters.event_log,
-        adapters.server,
-    )
-    serve_images: providers.Provider["ServeImages"] = providers.Factory(
-        images.serve_images, serve_text, adapters.image_reader, adapters.settings
-    )
+    return GenerateText(resolve, describe, ports.text_generator(), ports.memory_probe(), ports.event_log())
+
+
+def _describe_images(ports: Adapters, generate: "GenerateText") -> "DescribeImages":
+    from mlxk.application.use_cases.describe_images import DescribeImages
+
+    return DescribeImages(generate, ports.image_reader())
+
+
+def _ask_about_recording(ports: Adapters, generate: "GenerateText") -> "AskAboutRecording":
+    from mlxk.application.use_cases.ask_about_recording import AskAboutRecording
+
+    return AskAboutRecording(generate, ports.audio_decoder())
+
+
+def _serve_catalogue(
+    ports: Adapters, resolve: ResolveModel, list_models: ListModels, describe: DescribeModel
+) -> "ServeCatalogue":
+    from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
+
+    by_path = ports.server is not None and ports.server.allow_paths
+    return ServeCatalogue(resolve, list_models, describe, ports.text_generator(), ports.clock(), by_path)
+
+
+def _serve_text(ports: Adapters, catalogue: "ServeCatalogue") -> "ServeText":
+    from mlxk.application.use_cases.serve_text import ServeText
+
+    strict = ports.server is not None and ports.server.strict_memory
+    return ServeText(catalogue, ports.text_generator(), ports.memory_probe(), ports.event_log(), strict)
+
+
+def _serve_images(ports: Adapters, serve_text: "ServeText") -> "ServeImages":
+    from mlxk.application.use_cases.serve_images import ServeImages
+
+    return ServeImages(serve_text, ports.image_reader(), ports.settings.exif_metadata)
+
+
+class UseCases:
+    """The use cases. Each is a value that holds ports, built anew whenever it is asked for."""
+
+    def __init__(self, ports: Adapters) -> None:
+        new = providers.Factory
+        stores = (ports.model_cache, ports.workspaces, ports.built_in_models)
+        describe = self.describe_model = new(
+            DescribeModel, ports.model_files, ports.workspaces, ports.backend_registry, ports.model_cache
+        )
+        resolve = self.resolve_model = new(ResolveModel, *stores)
+        listing = self.list_models = new(ListModels, *stores, describe)
+        self.show_model = new(ShowModel, resolve, describe, ports.workspaces)
+        self.check_health = new(CheckHealth, resolve, listing, describe, ports.workspaces, ports.content_verifier)
+        self.estimate_memory = new(EstimateMemory, ports.memory_probe)
+        self.pull_model = new(_pull_model, ports, describe)
+        self.remove_model = new(_remove_model, ports, resolve)
+        self.clone_model = new(_clone_model, ports, resolve, self.pull_model, describe)
+        self.convert_model = new(_convert_model, ports, resolve, describe)
+        self.push_model = new(_push_model, ports, describe)
+        self.transcribe_audio = new(_transcribe_audio, ports, resolve, describe)
+        self.embed_text = new(_embed_text, ports, resolve, describe)
+        self.generate_text = new(_generate_text, ports, resolve, describe)
+        self.describe_images = new(_describe_images, ports, self.generate_text)
+        self.ask_about_recording = new(_ask_about_recording, ports, self.generate_text)
+        # One instance, since it remembers recent lookups.
+        self.serve_catalogue = providers.ThreadSafeSingleton(_serve_catalogue, ports, resolve, listing, describe)
+        self.serve_text = new(_serve_text, ports, self.serve_catalogue)
+        self.serve_images = new(_serve_images, ports, self.serve_text)
 
 
 class Container:
@@ -331,14 +386,14 @@ class Container:
 
     def __init__(self, adapters: Adapters) -> None:
         self.adapters = adapters
-        self.use_cases = UseCases(adapters=adapters)
+        self.use_cases = UseCases(adapters)
 
 
-def build(settings: Settings, server: "ServerSettings | None" = None) -> Container:
+def build(settings: Settings, server: ServerSettings | None = None) -> Container:
     """Wire the program for this machine.
 
     Args:
         settings: The environment.
-        server: What the operator of a server decided; None for commands.
+        server: The settings of the server; None for commands.
     """
-    return Container(Adapters(settings=settings, server=providers.Object(server)))
+    return Container(Adapters(settings, server))

@@ -1,71 +1,51 @@
-"""The program: hands the doors to the command line, and answers ``--version`` before anything is imported.
+"""The program: connects the command line with the container, standard input and the HTTP server.
 
-The command line, the pipe and the server do not know each other; this module is the one place that knows all three.
+These do not import each other; this module is the only one that imports all of them. It imports them while Ctrl-C is
+deferred, and the server only when it is started.
 """
 
-import gc
 import os
+import signal
 import sys
-
-from mlxk import __version__
-
-TYPE_CHECKING = False
-"""Type checkers take it for true; the one of ``typing`` costs ``--version`` a tenth of its time."""
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from types import FrameType
-    from typing import Self
-
     from mlxk.entrypoints.cli.command import Announcement, Serve
     from mlxk.entrypoints.container import Container
     from mlxk.entrypoints.http.serve import Build
-    from mlxk.entrypoints.server_settings import ServerSettings
-    from mlxk.entrypoints.settings import Settings
-
+    from mlxk.entrypoints.settings import ServerSettings, Settings
 
 _INTERRUPTED = 130
 
-_COLLECT_EVERY = 50_000
-"""New objects between two searches for cyclic garbage; at Python's own 700 a listing spends a tenth of its time so."""
-
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the ``mlxk`` command.
+    """Run the ``mlxk`` command and return its exit status.
 
     Args:
-        argv: The arguments; None takes those of the process, which then ends here whenever it can end at once.
-
-    Returns:
-        The exit status.
+        argv: The arguments; None takes those of the process.
     """
     _open_streams()
     arguments = sys.argv[1:] if argv is None else argv
-    if arguments == ["--version"]:
-        try:
-            os.write(sys.stdout.fileno(), f"mlxk {__version__}\n".encode())
-        except OSError:
-            pass  # The long way says why, as for any command.
-        else:
-            return 0
-    gc.set_threshold(_COLLECT_EVERY)
-    with _HeldInterrupt() as interrupt:
+    with _DeferredInterrupt() as interrupt:
         from mlxk.domain.errors import InterruptedRunError, ValidationError
         from mlxk.entrypoints.cli.command import CommandContext
         from mlxk.entrypoints.cli.program import refuse, run
+        from mlxk.entrypoints.pipe.prompt import read_prompt
         from mlxk.entrypoints.settings import read_settings
 
         try:
             settings = read_settings()
         except ValidationError as error:
             return refuse(arguments, error)
-    if interrupt.came:
+    if interrupt.received:
         return refuse(arguments, InterruptedRunError("interrupted"))
-    context = CommandContext(settings=settings, build=_container, read_pipe=_read_pipe, serve=_serving(arguments))
-    status = run(arguments, context)
-    if argv is None:
-        _leave(status)
-    return status
+
+    def read_pipe(words: str, note: Callable[[str], None]) -> str:
+        return read_prompt(sys.stdin.buffer, words, note)
+
+    return run(arguments, CommandContext(settings, build=_build, read_pipe=read_pipe, serve=_serve(arguments)))
 
 
 def run_main() -> int:
@@ -74,95 +54,65 @@ def run_main() -> int:
     return main()
 
 
-class _HeldInterrupt:
-    """Holds Ctrl-C back while modules are imported, and knows whether it came; a second one ends the process.
+class _DeferredInterrupt:
+    """Defers Ctrl-C while modules are imported; a second one ends the process.
 
-    Thrown out of an import it shows the user where the program was, and leaves behind half of a module, which crashes
-    some that are written in C.
+    An import that is interrupted prints a traceback and leaves a module half initialised, which crashes some that are
+    written in C.
     """
 
     def __init__(self) -> None:
-        self.came = False
-        self._held = False
+        self.received = False
+        self._installed = False
 
-    def __enter__(self) -> "Self":
-        import signal
-
+    def __enter__(self) -> Self:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             try:
-                signal.signal(signal.SIGINT, self._hold)
-                self._held = True
+                signal.signal(signal.SIGINT, self._defer)
+                self._installed = True
             except ValueError:
-                pass  # Signals belong to the main thread, and this is another.
+                pass  # Only the main thread may set handlers.
         return self
 
     def __exit__(self, *_: object) -> None:
-        import signal
-
-        if self._held:
+        if self._installed:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def _hold(self, number: int, frame: "FrameType | None") -> None:
-        if self.came:
+    def _defer(self, number: int, frame: FrameType | None) -> None:
+        if self.received:
             os._exit(_INTERRUPTED)
-        self.came = True
+        self.received = True
 
 
 def _open_streams() -> None:
-    """Put something in the place of standard streams that were closed for us, such as by ``>&-``.
+    """Open the null device for each standard stream that is closed, such as by ``>&-``.
 
-    A file gets the lowest free descriptor, so each takes its stream's own when they are opened in this order. Left
-    free, it would go to the next file, which libraries then take for the stream.
+    A file gets the lowest free descriptor, so each stream gets its own when they are opened in this order. A free
+    descriptor would go to the next file that is opened, and libraries would write to that file.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             descriptor = os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(descriptor, True)
-            # As with the interpreter's own, the descriptor lives as long as the process.
+            # As with the interpreter's own, the descriptor stays open as long as the process.
             setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
-def _leave(status: int) -> None:
-    """End the process without taking the interpreter apart, when nothing but Python's own memory is to be given back.
-
-    Taking it apart costs a light command more than a twentieth of its time. What MLX or another thread holds is theirs
-    to put down, unless they were interrupted doing so: then the whole process goes.
-    """
-    threading = sys.modules.get("threading")
-    shared = "mlx.core" in sys.modules or (threading is not None and threading.active_count() > 1)
-    if shared and status != _INTERRUPTED:
-        return
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:
-        return  # The interpreter says the usual.
-    os._exit(status)
-
-
-def _container(settings: "Settings") -> "Container":
-    return _wiring()(settings, None)
-
-
 def _wiring() -> "Build":
-    with _HeldInterrupt() as interrupt:
-        # Nearly every command comes to this one; it imports orjson, which crashes when it is torn out of its import.
-        import mlxk.domain.models.safetensors  # noqa: F401
+    with _DeferredInterrupt() as interrupt:
         from mlxk.entrypoints.container import build
 
-    if interrupt.came:
+    if interrupt.received:
         raise KeyboardInterrupt
     return build
 
 
-def _read_pipe(words: str, note: "Callable[[str], None]") -> str:
-    from mlxk.entrypoints.pipe.prompt import read_prompt
-
-    return read_prompt(sys.stdin.buffer, words, note)
+def _build(settings: "Settings") -> "Container":
+    return _wiring()(settings, None)
 
 
-def _serving(arguments: "Sequence[str]") -> "Serve":
-    """Return the server's door for a command line, which it answers to when it ends as another program."""
+def _serve(arguments: "Sequence[str]") -> "Serve":
+    """Return the function that runs the server for a command line, whose output format errors follow."""
 
     def serve(settings: "Settings", server: "ServerSettings", announcement: "Announcement") -> int:
         from mlxk.entrypoints.http.serve import serve as serve_http

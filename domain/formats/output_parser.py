@@ -7,10 +7,102 @@ before; who shows or hides what comes after. A whole answer is its stream, joine
 from collections.abc import Iterable
 
 from mlxk.domain.formats.harmony import HarmonyParser
-from mlxk.domain.formats.reasoning import ReasoningFormat, ReasoningSplitter, ReasoningStyle
-from mlxk.domain.formats.scanner import StopSequences
+from mlxk.domain.formats.reasoning import ReasoningFormat, ReasoningStyle
+from mlxk.domain.formats.scanner import MarkerScanner, StopSequences
 from mlxk.domain.formats.tool_calls import ToolCallFormat, ToolCallSplitter
 from mlxk.domain.generation.request import AnswerDelta, ReasoningDelta, TextDelta
+
+
+class ReasoningSplitter:
+    """Splits a tagged answer into reasoning and text.
+
+    Reasoning opens only where nothing visible has been said yet, so an answer that talks about a tag keeps it. White
+    space before a block and the newlines next to its tags belong to the tags, as templates write them: the newlines
+    directly after its start, before its end and after its end are dropped. A block that is never closed is reasoning to
+    the end. Everything else comes out unchanged.
+
+    Args:
+        style: A format with tags.
+        opened: Whether the prompt opened a block already.
+    """
+
+    def __init__(self, style: ReasoningFormat, opened: bool = False) -> None:
+        self._format = style
+        self._scanner = MarkerScanner((style.start, style.end, *style.structure))
+        self._thinking = opened
+        self._answering = False
+        self._blank = ""
+        """White space of an answer of which nothing is visible yet."""
+        self._after_block = False
+        self._thought = False
+        """Whether the block at hand holds anything yet."""
+        self._newlines = 0
+        """Newlines of the block that its end would take along."""
+
+    @property
+    def thinking(self) -> bool:
+        """Whether a block of reasoning is open."""
+        return self._thinking
+
+    @property
+    def past_reasoning(self) -> bool:
+        """Whether something visible was said, so that no block can open any more."""
+        return self._answering
+
+    def feed(self, text: str) -> list[TextDelta | ReasoningDelta]:
+        """Take the next piece of text and return what is decided by now."""
+        deltas: list[TextDelta | ReasoningDelta] = []
+        for piece in self._scanner.feed(text):
+            self._take(piece.text, piece.marker, deltas)
+        return deltas
+
+    def flush(self) -> list[TextDelta | ReasoningDelta]:
+        """Return what was held back, once the text has ended."""
+        deltas: list[TextDelta | ReasoningDelta] = []
+        for piece in self._scanner.flush():
+            self._take(piece.text, piece.marker, deltas)
+        if self._thinking and self._newlines and self._thought:
+            deltas.append(ReasoningDelta("\n" * self._newlines))
+        if self._blank:
+            deltas.append(TextDelta(self._blank))
+        self._newlines, self._blank = 0, ""
+        return deltas
+
+    def _take(self, text: str, marker: bool, deltas: list[TextDelta | ReasoningDelta]) -> None:
+        if marker and text in self._format.structure and not self._thinking:
+            return
+        if self._thinking:
+            self._think(text, marker and text == self._format.end, deltas)
+        elif self._answering:
+            deltas.append(TextDelta(text))
+        elif marker:
+            self._thinking = text == self._format.start
+            self._thought, self._after_block, self._blank = False, True, ""
+        else:
+            self._begin(text, deltas)
+
+    def _think(self, text: str, ends: bool, deltas: list[TextDelta | ReasoningDelta]) -> None:
+        if ends:
+            self._thinking, self._newlines = False, 0
+            self._after_block = True
+            return
+        if not self._thought:
+            # A model may repeat the start that the template has written for it.
+            text = "" if text == self._format.start else text.lstrip("\n")
+        said = text.rstrip("\n")
+        if said:
+            deltas.append(ReasoningDelta("\n" * self._newlines + said))
+            self._thought, self._newlines = True, 0
+        if self._thought:
+            self._newlines += len(text) - len(said)
+
+    def _begin(self, text: str, deltas: list[TextDelta | ReasoningDelta]) -> None:
+        if self._after_block and not self._blank:
+            text = text.lstrip("\n")
+        self._blank += text
+        if text and not text.isspace():
+            deltas.append(TextDelta(self._blank))
+            self._answering, self._blank = True, ""
 
 
 class OutputParser:

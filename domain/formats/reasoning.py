@@ -1,16 +1,13 @@
-"""Reasoning: the part of an answer that the model thinks and does not say.
+"""The markup of reasoning: which formats there are, and which of them a model uses.
 
-Owns which formats there are, how a model's format is told from its chat template and vocabulary (never from its name),
-and the splitting of tagged formats, fed piece by piece. Channelled answers are split in ``domain.formats.harmony``.
+A model's format follows from its chat template and vocabulary, never from its name. ``domain.formats.output_parser``
+splits completions with tags, ``domain.formats.harmony`` those with channels.
 """
 
 import enum
 from collections.abc import Container
 
 import attrs
-
-from mlxk.domain.formats.scanner import MarkerScanner
-from mlxk.domain.generation.request import ReasoningDelta, TextDelta
 
 
 class ReasoningStyle(enum.Enum):
@@ -105,95 +102,3 @@ def detect_reasoning(template: str | None, vocabulary: Container[str]) -> Reason
     written = (each for each in _TAGGED if each.start in text and each.end in text)
     known = (each for each in _TAGGED if all(token in vocabulary for token in _tokens(each)))
     return next(written, None) or next(known, None)
-
-
-class ReasoningSplitter:
-    """Splits a tagged answer into reasoning and text.
-
-    Reasoning opens only where nothing visible has been said yet, so an answer that talks about a tag keeps it. White
-    space before a block and the newlines next to its tags belong to the tags, as templates write them: the newlines
-    directly after its start, before its end and after its end are dropped. A block that is never closed is reasoning to
-    the end. Everything else comes out unchanged.
-
-    Args:
-        style: A format with tags.
-        opened: Whether the prompt opened a block already.
-    """
-
-    def __init__(self, style: ReasoningFormat, opened: bool = False) -> None:
-        self._format = style
-        self._scanner = MarkerScanner((style.start, style.end, *style.structure))
-        self._thinking = opened
-        self._answering = False
-        self._blank = ""
-        """White space of an answer of which nothing is visible yet."""
-        self._after_block = False
-        self._thought = False
-        """Whether the block at hand holds anything yet."""
-        self._newlines = 0
-        """Newlines of the block that its end would take along."""
-
-    @property
-    def thinking(self) -> bool:
-        """Whether a block of reasoning is open."""
-        return self._thinking
-
-    @property
-    def past_reasoning(self) -> bool:
-        """Whether something visible was said, so that no block can open any more."""
-        return self._answering
-
-    def feed(self, text: str) -> list[TextDelta | ReasoningDelta]:
-        """Take the next piece of text and return what is decided by now."""
-        deltas: list[TextDelta | ReasoningDelta] = []
-        for piece in self._scanner.feed(text):
-            self._take(piece.text, piece.marker, deltas)
-        return deltas
-
-    def flush(self) -> list[TextDelta | ReasoningDelta]:
-        """Return what was held back, once the text has ended."""
-        deltas: list[TextDelta | ReasoningDelta] = []
-        for piece in self._scanner.flush():
-            self._take(piece.text, piece.marker, deltas)
-        if self._thinking and self._newlines and self._thought:
-            deltas.append(ReasoningDelta("\n" * self._newlines))
-        if self._blank:
-            deltas.append(TextDelta(self._blank))
-        self._newlines, self._blank = 0, ""
-        return deltas
-
-    def _take(self, text: str, marker: bool, deltas: list[TextDelta | ReasoningDelta]) -> None:
-        if marker and text in self._format.structure and not self._thinking:
-            return
-        if self._thinking:
-            self._think(text, marker and text == self._format.end, deltas)
-        elif self._answering:
-            deltas.append(TextDelta(text))
-        elif marker:
-            self._thinking = text == self._format.start
-            self._thought, self._after_block, self._blank = False, True, ""
-        else:
-            self._begin(text, deltas)
-
-    def _think(self, text: str, ends: bool, deltas: list[TextDelta | ReasoningDelta]) -> None:
-        if ends:
-            self._thinking, self._newlines = False, 0
-            self._after_block = True
-            return
-        if not self._thought:
-            # A model may repeat the start that the template has written for it.
-            text = "" if text == self._format.start else text.lstrip("\n")
-        said = text.rstrip("\n")
-        if said:
-            deltas.append(ReasoningDelta("\n" * self._newlines + said))
-            self._thought, self._newlines = True, 0
-        if self._thought:
-            self._newlines += len(text) - len(said)
-
-    def _begin(self, text: str, deltas: list[TextDelta | ReasoningDelta]) -> None:
-        if self._after_block and not self._blank:
-            text = text.lstrip("\n")
-        self._blank += text
-        if text and not text.isspace():
-            deltas.append(TextDelta(self._blank))
-            self._answering, self._blank = True, ""

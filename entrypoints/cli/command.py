@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.settings import Settings
+from mlxk.entrypoints.settings import ServerAddress, ServerSettings, Settings
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
-    from mlxk.entrypoints.server_settings import ServerAddress, ServerSettings
 
 
-Announcement = Callable[["ServerAddress"], str]
-"""Returns the line to say on standard output when the server is ready."""
+Announcement = Callable[[ServerAddress], str]
+"""Returns the line to print on standard output when the server is ready."""
 
-Serve = Callable[[Settings, "ServerSettings", Announcement], int]
+Serve = Callable[[Settings, ServerSettings, Announcement], int]
 """Serves until a signal ends it, and returns the exit status.
 
 It may go on as another program, so that it does not return; that one ends as this would.

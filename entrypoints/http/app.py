@@ -28,7 +28,7 @@ from mlxk.entrypoints.http.resources.probes import Alive, EngineWatch, Health, M
 from mlxk.entrypoints.http.resources.readable import send_json
 from mlxk.entrypoints.http.responses.generation_responder import GenerationResponder
 from mlxk.entrypoints.http.responses.stream_dispatcher import PING_SECONDS, StreamDispatcher
-from mlxk.entrypoints.server_settings import MIB, ServerSettings
+from mlxk.entrypoints.settings import MIB, ServerSettings
 
 if TYPE_CHECKING:
     from mlxk.application.ports.audio_decoder import AudioDecoder

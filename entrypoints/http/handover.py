@@ -17,7 +17,7 @@ import attrs
 
 from mlxk.domain.errors import ExecutionError
 from mlxk.entrypoints.http import supervisor
-from mlxk.entrypoints.server_settings import ServerSettings
+from mlxk.entrypoints.settings import ServerSettings
 
 WORKER = (sys.executable, "-P", "-m", "mlxk.entrypoints.http.worker")
 """The worker's command line; ``-P`` keeps files of the working directory from passing for modules."""

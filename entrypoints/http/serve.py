@@ -10,8 +10,7 @@ import mlxk
 from mlxk.domain.errors import InterruptedRunError, MlxkError, StorageError
 from mlxk.entrypoints.http import sockets
 from mlxk.entrypoints.http.handover import become_supervisor, held_signals
-from mlxk.entrypoints.server_settings import ServerAddress, ServerSettings
-from mlxk.entrypoints.settings import Settings
+from mlxk.entrypoints.settings import ServerAddress, ServerSettings, Settings
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container

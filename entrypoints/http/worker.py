@@ -26,8 +26,7 @@ from mlxk.entrypoints.http.handover import Orders, orders_of, read_settings_file
 from mlxk.entrypoints.http.server.server import HttpServer, ServerLimits
 from mlxk.entrypoints.http.supervisor import READY, stopping_signals
 from mlxk.entrypoints.http.warm_up import warm_up
-from mlxk.entrypoints.server_settings import MIB, ServerSettings
-from mlxk.entrypoints.settings import Settings, read_settings
+from mlxk.entrypoints.settings import MIB, ServerSettings, Settings, read_settings
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container

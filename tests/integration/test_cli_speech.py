@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 import pytest
+from dependency_injector import providers
 from doubles.speech_transcriber import InMemorySpeechTranscriber
 from doubles.text_embedder import InMemoryTextEmbedder
 from models.tiny_embedding import build_bert
@@ -17,7 +18,6 @@ from mlxk.domain.transcription import Segment, SpeechTask, TimedWord, Transcript
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import run
 from mlxk.entrypoints.container import Container, build
-from mlxk.entrypoints.injection import providers
 from mlxk.entrypoints.settings import Settings, read_settings
 
 WORDS = (TimedWord(" Hello", 0.0, 0.5, 0.75), TimedWord(" there.", 0.5, 1.0))

@@ -23,7 +23,7 @@ from mlxk.domain.errors import ValidationError
 from mlxk.domain.transcription import SpeechTask
 from mlxk.entrypoints.http.guards import LARGEST_UPLOAD_BYTES
 from mlxk.entrypoints.http.server.server import ServerLimits
-from mlxk.entrypoints.server_settings import ServerSettings
+from mlxk.entrypoints.settings import ServerSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # the SDK's word on translations
 

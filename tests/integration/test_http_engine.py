@@ -13,7 +13,7 @@ from models.pictures import as_png, noise
 from serving.running import RunningServer, eventually
 from serving.whole_program import ENDLESS, PATH, QUESTION, WholeProgram
 
-from mlxk.entrypoints.server_settings import ServerSettings
+from mlxk.entrypoints.settings import ServerSettings
 
 pytestmark = pytest.mark.mlx
 DEMO = Path(__file__).parents[2] / "adapters" / "builtin" / "models" / "demo"

@@ -10,7 +10,7 @@ from serving.running import RunningServer, eventually
 
 from mlxk.domain.errors import ContextLengthError, ExecutionError
 from mlxk.domain.generation.request import GenerationRequest
-from mlxk.entrypoints.server_settings import ServerSettings
+from mlxk.entrypoints.settings import ServerSettings
 
 MESSAGES: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "one two three"}]
 

@@ -15,7 +15,7 @@ from serving.parts import CHAT_MODEL, Parts
 from serving.running import RunningServer, events_of, eventually, read_all
 
 from mlxk.entrypoints.http.server.server import ServerLimits
-from mlxk.entrypoints.server_settings import ServerSettings
+from mlxk.entrypoints.settings import ServerSettings
 
 MESSAGES = [{"role": "user", "content": "one two three"}]
 CHAT = {"model": CHAT_MODEL, "messages": MESSAGES}

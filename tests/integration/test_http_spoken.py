@@ -14,7 +14,7 @@ from serving.running import RunningServer, eventually
 
 from mlxk.entrypoints.http.requests.chat import ChatRequest
 from mlxk.entrypoints.http.responses.transcription_chat import UNSUPPORTED
-from mlxk.entrypoints.server_settings import ServerSettings
+from mlxk.entrypoints.settings import ServerSettings
 
 SOUND = b"RIFF....WAVE"
 IMAGE = "data:image/png;base64," + base64.b64encode(as_png(noise(1, 4, 4))).decode()

@@ -12,7 +12,7 @@ from serving.parts import CHAT_MODEL, Parts
 from serving.running import RunningServer
 from serving.written_answers import STOPS, WritingGenerator
 
-from mlxk.entrypoints.server_settings import ServerSettings
+from mlxk.entrypoints.settings import ServerSettings
 
 REQUESTS = 2000
 CHECKED_BY_SCHEMA = 20

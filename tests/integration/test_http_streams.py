@@ -16,7 +16,7 @@ from serving.running import RunningServer, events_of, eventually, read_all, unch
 from mlxk.domain.errors import ContextLengthError, ExecutionError
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.entrypoints.http.server.server import ServerLimits
-from mlxk.entrypoints.server_settings import ServerSettings
+from mlxk.entrypoints.settings import ServerSettings
 
 PATH = "/v1/chat/completions"
 CHAT = {"model": CHAT_MODEL, "messages": [{"role": "user", "content": "one two three"}]}

@@ -18,7 +18,7 @@ from mlxk.domain.generation.conversation import Conversation, Role
 from mlxk.domain.generation.image_table import MARKER
 from mlxk.domain.generation.media import MAX_IMAGE_BYTES, DecodedImage
 from mlxk.domain.generation.request import GenerationRequest
-from mlxk.entrypoints.server_settings import ServerSettings
+from mlxk.entrypoints.settings import ServerSettings
 
 EYE = "org/eye"
 VISION = {

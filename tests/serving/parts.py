@@ -29,7 +29,7 @@ from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 from mlxk.domain.models.memory import MemoryReading
 from mlxk.domain.transcription import Segment, TimedWord, Transcript
 from mlxk.entrypoints.http.app import Application, Ports
-from mlxk.entrypoints.server_settings import ServerSettings
+from mlxk.entrypoints.settings import ServerSettings
 
 COMMIT = "a" * 40
 HEADER = json.dumps({"weight": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}}).encode()

@@ -22,8 +22,7 @@ from mlxk.entrypoints.container import Container, build
 from mlxk.entrypoints.http import sockets
 from mlxk.entrypoints.http.handover import become_supervisor, orders_of
 from mlxk.entrypoints.http.worker import run_supervised
-from mlxk.entrypoints.server_settings import ServerSettings
-from mlxk.entrypoints.settings import Settings
+from mlxk.entrypoints.settings import ServerSettings, Settings
 
 STEP_SECONDS = 0.01
 

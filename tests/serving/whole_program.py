@@ -10,8 +10,7 @@ from doubles.event_log import InMemoryEventLog
 from mlxk.entrypoints.container import build
 from mlxk.entrypoints.http.app import Application
 from mlxk.entrypoints.http.worker import _ports
-from mlxk.entrypoints.server_settings import ServerSettings
-from mlxk.entrypoints.settings import read_settings
+from mlxk.entrypoints.settings import ServerSettings, read_settings
 
 PATH = "/v1/chat/completions"
 QUESTION: dict[str, Any] = {

@@ -3,16 +3,12 @@
 import argparse
 import json
 import os
-from typing import TYPE_CHECKING
 
 from mlxk.domain.errors import FeatureGateError
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.settings import LOG_LEVELS
-
-if TYPE_CHECKING:
-    from mlxk.entrypoints.server_settings import ServerAddress
+from mlxk.entrypoints.settings import LOG_LEVELS, ServerAddress, ServerSettings
 
 DEFAULT_PORT = 8001
 """Beside the one of ``serve``."""
@@ -31,8 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Serve until interrupted."""
-    from mlxk.entrypoints.server_settings import ServerSettings
-
     if not context.settings.enable_alpha:
         raise FeatureGateError(
             "embed-serve requires MLXK2_ENABLE_ALPHA_FEATURES=1", hint="Set the variable; the command may still change."
@@ -48,7 +42,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     )
     server.validate()
 
-    def announcement(address: "ServerAddress") -> str:
+    def announcement(address: ServerAddress) -> str:
         if not output.as_json:
             return f"mlxk serves vectors at {address.url}/v1/embeddings (Ctrl-C stops it)"
         data = {"url": address.url, "host": address.host, "port": address.port, "model": arguments.model}

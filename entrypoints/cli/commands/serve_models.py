@@ -3,17 +3,12 @@
 import argparse
 import json
 import os
-from typing import TYPE_CHECKING
 
 from mlxk.domain.errors import FeatureGateError, StorageError, ValidationError
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.commands.model_argument import complete_model
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.settings import LOG_LEVELS
-
-if TYPE_CHECKING:
-    from mlxk.entrypoints.server_settings import ServerAddress, ServerSettings
-
+from mlxk.entrypoints.settings import LOG_LEVELS, ServerAddress, ServerSettings
 
 DEFAULT_LOG_LEVEL = "info"
 
@@ -67,10 +62,8 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     return context.serve(context.settings, server, lambda address: _announcement(address, server, output))
 
 
-def _settings(arguments: argparse.Namespace, context: CommandContext) -> "ServerSettings":
+def _settings(arguments: argparse.Namespace, context: CommandContext) -> ServerSettings:
     """Combine flags and environment; what neither says is left to the defaults."""
-    from mlxk.entrypoints.server_settings import ServerSettings
-
     known = context.settings.serve
     level = "debug" if arguments.verbose else arguments.log_level
     stated = {
@@ -120,7 +113,7 @@ def _api_keys(file: str | None, variable: str | None) -> tuple[str, ...]:
     return tuple(keys)
 
 
-def _announcement(address: "ServerAddress", server: "ServerSettings", output: Output) -> str:
+def _announcement(address: ServerAddress, server: ServerSettings, output: Output) -> str:
     """Return the line that says where the server is reached."""
     if not output.as_json:
         return f"mlxk serves at {address.url}/v1 (Ctrl-C stops it)"

@@ -13,7 +13,7 @@ from mlxk.entrypoints.http.requests.reader import RequestReader
 from mlxk.entrypoints.http.responses.chat import ChatShape
 from mlxk.entrypoints.http.responses.completions import CompletionShape
 from mlxk.entrypoints.http.responses.generation_responder import GenerationJob, GenerationResponder
-from mlxk.entrypoints.server_settings import ServerSettings
+from mlxk.entrypoints.settings import ServerSettings
 
 if TYPE_CHECKING:
     from mlxk.application.use_cases.serve_images import ServeImages

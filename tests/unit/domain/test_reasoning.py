@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxk.domain.formats.reasoning import CHANNELS, ReasoningFormat, ReasoningSplitter, ReasoningStyle, detect_reasoning
+from mlxk.domain.formats.output_parser import ReasoningSplitter
+from mlxk.domain.formats.reasoning import CHANNELS, ReasoningFormat, ReasoningStyle, detect_reasoning
 from mlxk.domain.generation.request import ReasoningDelta, TextDelta
 
 _THINK = ReasoningFormat(ReasoningStyle.TAGS, "<think>", "</think>")

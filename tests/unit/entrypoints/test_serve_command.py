@@ -11,8 +11,7 @@ import pytest
 
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import run
-from mlxk.entrypoints.server_settings import ServerAddress, ServerSettings
-from mlxk.entrypoints.settings import read_settings
+from mlxk.entrypoints.settings import ServerAddress, ServerSettings, read_settings
 
 
 def serve(*arguments: str, status: int = 0, **variables: str) -> tuple[int, list[ServerSettings]]:

@@ -4,7 +4,7 @@ import pytest
 from falcon.testing import Result, TestClient
 from serving.parts import Parts
 
-from mlxk.entrypoints.server_settings import ServerSettings
+from mlxk.entrypoints.settings import ServerSettings
 
 
 def get(

@@ -11,7 +11,7 @@ from serving.parts import CHAT_MODEL, OTHER_MODEL, Parts
 
 from mlxk.domain.models.memory import MemoryReading
 from mlxk.entrypoints.http.resources.probes import STALLED_SECONDS, EngineWatch
-from mlxk.entrypoints.server_settings import ServerSettings
+from mlxk.entrypoints.settings import ServerSettings
 
 
 def status(parts: Parts, path: str) -> tuple[int, Any]:

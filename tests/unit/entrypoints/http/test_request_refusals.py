@@ -10,7 +10,7 @@ from serving.asking import ask, chat, parts
 from serving.parts import CHAT_MODEL, Parts
 
 from mlxk.entrypoints.http.requests.support import CHAT_UNSUPPORTED, COMPLETION_UNSUPPORTED, MESSAGE_UNSUPPORTED
-from mlxk.entrypoints.server_settings import ServerSettings
+from mlxk.entrypoints.settings import ServerSettings
 
 PAGE = Path(__file__).parents[4] / "docs" / "server.md"
 

@@ -21,7 +21,7 @@ from mlxk.entrypoints.http.foreign_logs import lead_logs_into
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
 from mlxk.entrypoints.http.metrics import Metrics
 from mlxk.entrypoints.http.supervisor import source_watch
-from mlxk.entrypoints.server_settings import ServerAddress, ServerSettings
+from mlxk.entrypoints.settings import ServerAddress, ServerSettings
 
 
 def test_a_port_in_use_is_known_at_once() -> None:

@@ -5,14 +5,14 @@ from doubles.memory_probe import InMemoryMemoryProbe
 
 from mlxk.adapters.mlx.engine.engine_limits import EngineLimits
 from mlxk.domain.models.memory import MemoryReading
-from mlxk.entrypoints.engine_providers import engine_options
-from mlxk.entrypoints.server_settings import ServerSettings
+from mlxk.entrypoints.container import engine_limits
+from mlxk.entrypoints.settings import ServerSettings
 
 GIB = 1024**3
 
 
 def of(reading: MemoryReading | None, server: ServerSettings | None = None) -> EngineLimits:
-    return engine_options(InMemoryMemoryProbe(reading), server)
+    return engine_limits(InMemoryMemoryProbe(reading), server)
 
 
 @pytest.mark.parametrize("server", [None, ServerSettings()])
