@@ -35,6 +35,7 @@ from mutation_faults import LAYERS, Fault, drawn, faulty
 ROOT = Path(__file__).parents[1]
 KINDS = ("tests/unit", "tests/contract", "tests/integration", "tests/e2e")
 NEAR_FILES = 8
+COMMON_WORD = 20  # a word in the paths of more files than this says little
 TEST_SECONDS = 90
 
 
@@ -42,7 +43,6 @@ class TestGraph:
     """Which test files reach which modules, by the imports of the tests, of their fixtures, and of the product."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
         paths = [path for top in (*LAYERS, "tests") for path in (root / top).rglob("*.py")]
         self._trees = {path.relative_to(root).as_posix(): ast.parse(path.read_text("utf-8")) for path in sorted(paths)}
         self._edges = {path: self._imported(tree, path) for path, tree in self._trees.items()}
@@ -53,16 +53,20 @@ class TestGraph:
 
     def files(self, module: str) -> tuple[list[str], list[str]]:
         """Return the test files near a module, most specific first, and the others that reach it, fast ones first."""
-        words = set(re.split(r"\W|_", module))
         distances = {path: reached[module] for path, reached in self._distances.items() if module in reached}
+        words = self._words(module)
 
-        def unspecific(path: str) -> tuple[int, int]:
-            same_words = len(words & set(re.split(r"\W|_", path)) - {"py", "tests"})
-            return distances[path] - same_words, len(self._edges[path])
+        def order(path: str) -> tuple[int, int]:
+            return distances[path] + kind(path) - 3 * len(words & self._words(path)), len(self._edges[path])
 
-        near = sorted((path for path in distances if not path.startswith(KINDS[-1])), key=unspecific)[:NEAR_FILES]
-        others = sorted(distances.keys() - set(near), key=lambda path: (distances[path] + kind(path), path))
-        return near, others
+        ordered = sorted(distances, key=order)
+        near = [path for path in ordered if not path.startswith(KINDS[-1])][:NEAR_FILES]
+        return near, [path for path in ordered if path not in near]
+
+    def _words(self, path: str) -> set[str]:
+        """Return the words of a path that few files have, in the singular."""
+        found = {word.removesuffix("s") for word in re.split(r"\W|_", path)}
+        return {word for word in found if sum(word in other for other in self._trees) <= COMMON_WORD}
 
     def _imported(self, tree: ast.AST, path: str) -> set[str]:
         """Return the files that a syntax tree imports, or starts as a program."""
@@ -73,13 +77,18 @@ class TestGraph:
                     names |= {alias.name for alias in aliases}
                 case ast.ImportFrom(str(module), aliases):
                     names |= {module, *(f"{module}.{alias.name}" for alias in aliases)}
+                case ast.Name("import_module"):  # the modules beside it, by names that are computed
+                    folder = path.rpartition("/")[0]
+                    names |= {other.removesuffix(".py") for other in self._trees if other.startswith(f"{folder}/")}
+                case ast.Constant(str(text)) if "mlxk." in text:
+                    names |= set(re.findall(r"\bmlxk(?:\.\w+)+", text))
                 case ast.Constant("mlxk") if path.startswith("tests/"):
                     names.add("mlxk.entrypoints.main")  # the test starts the program in another process
         stems = [name.removeprefix("mlxk.").replace(".", "/") for name in names]
         places = [
             f"{folder}{stem}{end}" for stem in stems for folder in ("", "tests/") for end in (".py", "/__init__.py")
         ]
-        return {place for place in places if (self._root / place).is_file()} - {path}
+        return {place for place in places if place in self._trees} - {path}
 
     def _through_fixtures(self, path: str) -> set[str]:
         """Return what the fixtures of a test file import, those that other fixtures ask for included."""

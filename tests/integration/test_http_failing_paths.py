@@ -1,0 +1,86 @@
+"""What is left behind when a request fails half way: nothing runs on, no place stays taken, nothing looks complete."""
+
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from doubles.text_generator import InMemoryTextGenerator, Token
+from serving.parts import BASE_MODEL, CHAT_MODEL, Parts
+from serving.running import RunningServer, events_of, eventually, read_all
+
+from mlxk.domain.errors import ExecutionError
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.entrypoints.http.server.server import ServerLimits
+from mlxk.entrypoints.server_settings import ServerSettings
+
+CHAT = {"model": CHAT_MODEL, "messages": [{"role": "user", "content": "one two three"}]}
+TOO_LONG = "word " * 20
+
+
+def endless(request: GenerationRequest) -> Sequence[Token]:
+    return (" word",) * 100_000
+
+
+def server(generator: InMemoryTextGenerator, limits: ServerLimits | None = None, **settings: Any) -> RunningServer:
+    return RunningServer(Parts(generator, ServerSettings(**settings), ping_seconds=0.2), limits)
+
+
+def running(it: RunningServer) -> int:
+    return it.parts.generator.state(0.1).running
+
+
+def received_until(connection: socket.socket, text: bytes) -> bytes:
+    received = b""
+    while text not in received:
+        received += connection.recv(65536)
+    return received
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("prompts", [["one", TOO_LONG], ["one", "two", TOO_LONG]])
+def test_a_prompt_that_is_refused_ends_the_answers_to_those_before_it(stream: bool, prompts: list[str]) -> None:
+    with server(InMemoryTextGenerator(endless, 0.002, context_length=10)) as it:
+        status, _, body = it.post("/v1/completions", {"model": BASE_MODEL, "prompt": prompts, "stream": stream})
+        assert (status, body["error"]["type"]) == (400, "context_length_exceeded")
+        assert eventually(lambda: running(it) == 0)
+        assert [each.cancelled for each in it.parts.generator.streams] == [True] * (len(prompts) - 1)
+
+
+def test_requests_that_are_refused_by_the_engine_take_no_place() -> None:
+    generator = InMemoryTextGenerator(context_length=10)
+    with server(generator, max_streams=1, max_queue=0) as it:
+        for _ in range(5):
+            assert it.post("/v1/completions", {"model": BASE_MODEL, "prompt": TOO_LONG})[0] == 400
+        assert it.post("/v1/completions", {"model": BASE_MODEL, "prompt": "one"})[0] == 200
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_choice_that_fails_ends_the_others(stream: bool) -> None:
+    scripts = iter([(" word",) * 100_000, (" word", ExecutionError("It broke.")), (" word",) * 100_000])
+    with server(InMemoryTextGenerator(lambda _: next(scripts), 0.002)) as it:
+        began = time.monotonic()
+        answer = read_all(
+            it.raw("/v1/chat/completions", {**CHAT, "n": 3, "stream": stream}, extra="Connection: close\r\n")
+        )
+        assert b"It broke." in answer
+        assert time.monotonic() - began < 10
+        assert eventually(lambda: running(it) == 0)
+
+
+def test_a_stream_that_is_ended_by_the_server_does_not_look_complete() -> None:
+    with server(InMemoryTextGenerator(endless, 0.002), ServerLimits(drain_seconds=60)) as it:
+        chats = [it.raw("/v1/chat/completions", {**CHAT, "stream": True, "n": n}) for n in (1, 2)]
+        prompt = {"model": BASE_MODEL, "prompt": "one", "stream": True, "stream_options": {"include_usage": True}}
+        chats.append(it.raw("/v1/completions", prompt))
+        begun = [received_until(chat, b" word") for chat in chats]
+        it.hurry()
+        it.hurry()
+        for chat, beginning in zip(chats, begun, strict=True):
+            *events, last = events_of(beginning + read_all(chat))
+            assert last["error"]["type"] == "server_shutdown"
+            choices = [choice for event in events for choice in event["choices"]]
+            assert choices
+            assert all(choice["finish_reason"] is None for choice in choices)
+            assert not any(event.get("usage") for event in events)

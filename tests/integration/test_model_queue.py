@@ -1,0 +1,81 @@
+"""The queue of requests whose models are not in memory: served in the order they came."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from doubles.event_log import InMemoryEventLog
+from models.answers import read
+from models.tiny_models import build
+
+from mlxk.adapters.mlx.engine.engine_limits import EngineLimits
+from mlxk.adapters.mlx.loading.text_model import weight_bytes
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
+from mlxk.adapters.system.clock import SystemClock
+from mlxk.domain.errors import ExecutionError
+from mlxk.domain.generation.request import GenerationRequest, GenerationSettings
+from mlxk.domain.models.model import ModelHandle
+
+pytestmark = pytest.mark.mlx
+PATIENCE_SECONDS = 20.0
+
+
+def asking(handle: ModelHandle, max_tokens: int = 5) -> GenerationRequest:
+    settings = GenerationSettings(temperature=0, max_tokens=max_tokens, ignore_eos=True)
+    return GenerationRequest(handle, "Hello world", settings)
+
+
+def eventually(happened: threading.Event | None, engine: MlxTextGenerator, waiting: int) -> None:
+    """Wait until so many requests wait for their models, or an event has happened."""
+    end = SystemClock().monotonic() + PATIENCE_SECONDS
+    while engine.state(PATIENCE_SECONDS).waiting < waiting and not (happened and happened.is_set()):
+        assert SystemClock().monotonic() < end
+
+
+def test_a_request_for_a_loaded_model_does_not_overtake_one_that_waits_for_room(tmp_path: Path) -> None:
+    first, second = build(tmp_path / "a", max_position_embeddings=65536), build(tmp_path / "b", seed=1)
+    engine = MlxTextGenerator(
+        InMemoryEventLog(), SystemClock(), EngineLimits(model_budget_bytes=weight_bytes(first.directory))
+    )
+    running, started, later = engine.submit(asking(first, max_tokens=50_000)), [], threading.Event()
+
+    def submit(handle: ModelHandle) -> None:
+        stream = engine.submit(asking(handle))
+        started.append(handle)
+        if handle == first:
+            later.set()
+        read(stream)
+
+    threads = [threading.Thread(target=submit, args=(handle,)) for handle in (second, first)]
+    threads[0].start()
+    eventually(None, engine, 1)
+    threads[1].start()
+    eventually(later, engine, 2)
+    running.cancel()
+    for thread in threads:
+        thread.join(PATIENCE_SECONDS)
+    assert started == [second, first]
+    engine.close()
+
+
+def test_a_request_that_waits_for_room_is_refused_when_the_engine_closes(tmp_path: Path) -> None:
+    first, second = build(tmp_path / "a", max_position_embeddings=65536), build(tmp_path / "b", seed=1)
+    engine = MlxTextGenerator(
+        InMemoryEventLog(), SystemClock(), EngineLimits(model_budget_bytes=weight_bytes(first.directory))
+    )
+    running = engine.submit(asking(first, max_tokens=50_000))
+    refused: list[str] = []
+
+    def submit() -> None:
+        try:
+            engine.submit(asking(second))
+        except ExecutionError as error:
+            refused.append(error.message)
+
+    thread = threading.Thread(target=submit)
+    thread.start()
+    eventually(None, engine, 1)
+    engine.close()
+    thread.join(PATIENCE_SECONDS)
+    assert len(refused) == 1
+    running.cancel()
