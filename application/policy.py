@@ -1,10 +1,12 @@
 """The policy of every entrypoint: which model may be loaded, and whether it can do what a request asks for.
 
-Owns one refusal for each missing capability, and the checks before loading: health, format, memory.
+Holds the table of refusals, one for each missing capability, and the checks before loading: health, operation, backend,
+memory. A new capability needs a row only where the general refusal says too little.
 """
 
-import functools
 from collections.abc import Callable
+
+import attrs
 
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.memory_probe import MemoryProbe
@@ -20,13 +22,13 @@ from mlxk.domain.models.memory import MemoryFit, judge_memory
 from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails
 
 Requirement = Callable[[ModelDescription], None]
-"""Raises the refusal of a model that cannot do what it is wanted for."""
+"""Raises the refusal of a model that cannot do what a request needs."""
 
 
 def require_loadable(description: ModelDescription, require_kind: Requirement) -> None:
     """Refuse a model that cannot be loaded here, or is of another kind, and say why.
 
-    Damage comes first, since damaged files do not tell what a model can do; the machine comes last, since no backend
+    Damage comes first, since capabilities cannot be read from damaged files; the backend comes last, since no backend
     makes a model of another kind the right one.
 
     Args:
@@ -71,99 +73,118 @@ def require_memory(description: ModelDescription, memory: MemoryProbe, warn: Eve
     warn.warning("the model exceeds this machine's memory budget; expect swapping", model=name, **numbers)
 
 
-_OTHER_WAYS = (
-    (Capability.AUDIO, Advice(Remedy.USE_TRANSCRIPTION)),
-    (Capability.EMBEDDINGS, Advice(Remedy.USE_EMBEDDINGS)),
-)
-"""What to do with models that do something else."""
+@attrs.frozen
+class _Refusal:
+    """What a user learns about a model that cannot be used as requested."""
+
+    message: str
+    """With ``{name}``, ``{capability}`` and ``{abilities}`` (what the model can do) to be filled in."""
+    hint: str | Advice | None = None
+
+
+_LACKING = {
+    Capability.TEXT_GENERATION: _Refusal("'{name}' does not generate text; it can do: {abilities}"),
+    Capability.VISION: _Refusal(
+        "'{name}' is a text model and cannot look at images", Advice(Remedy.LIST_VISION_MODELS)
+    ),
+    Capability.AUDIO: _Refusal(
+        "Model '{name}' does not support audio inputs (no audio capability detected).",
+        "Use a speech model, such as one of the Whisper family.",
+    ),
+    Capability.AUDIO_TRANSLATE_EN: _Refusal(
+        "Model '{name}' does not support speech translation ({capability}).",
+        "Try a multilingual Whisper that is not a turbo variant, such as mlx-community/whisper-large-v3-4bit; "
+        "the reduced decoder of the turbo variants does not translate reliably.",
+    ),
+    Capability.EMBEDDINGS: _Refusal("'{name}' is not an embedding model; it can do: {abilities}"),
+}
+"""The refusals of models that lack a capability, where they say more than the general one."""
+
+_LACKING_ANY_OTHER = _Refusal("'{name}' does not do {capability}; it can do: {abilities}")
+
+_OTHER_OPERATION = {
+    Capability.AUDIO: _Refusal(
+        "'{name}' answers questions about sound; it does not write transcripts", Advice(Remedy.USE_CHAT)
+    ),
+}
+"""The refusals of models that have the capability of an operation and are loaded for another operation."""
+
+_INSTEAD_OF_TEXT = {
+    Capability.AUDIO: Advice(Remedy.USE_TRANSCRIPTION),
+    Capability.EMBEDDINGS: Advice(Remedy.USE_EMBEDDINGS),
+}
+"""By operation: how to use a model that does not generate text."""
+
+
+def require(description: ModelDescription, *capabilities: Capability) -> None:
+    """Refuse a model that lacks one of the capabilities; the first one that it lacks decides the message.
+
+    Raises:
+        CapabilityError: It lacks one.
+    """
+    for capability in capabilities:
+        if not description.can(capability):
+            hint = None
+            if capability is Capability.TEXT_GENERATION and description.operation is not None:
+                hint = _INSTEAD_OF_TEXT.get(description.operation)
+            raise _refused(description, capability, _LACKING.get(capability, _LACKING_ANY_OTHER), hint)
+
+
+def require_model(description: ModelDescription, operation: Capability, *further: Capability) -> None:
+    """Refuse a model that cannot be loaded here for an operation, and say why.
+
+    Args:
+        description: The model.
+        operation: One of ``OPERATIONS``.
+        further: Other capabilities that the request needs.
+
+    Raises:
+        UnhealthyModelError: Its files are damaged or incomplete.
+        CapabilityError: It is made for another operation, or lacks what the request needs.
+        IncompatibleModelError: No installed backend runs it.
+    """
+
+    def require_operation(described: ModelDescription) -> None:
+        require(described, operation, *further)
+        if described.operation is not operation:
+            raise _refused(described, operation, _OTHER_OPERATION.get(operation, _LACKING_ANY_OTHER))
+
+    require_loadable(description, require_operation)
 
 
 def require_served_model(description: ModelDescription) -> None:
-    """Refuse a model that can do nothing that a server offers: text, speech as text, or vectors.
-
-    Raises:
-        UnhealthyModelError, IncompatibleModelError, CapabilityError: Says why.
-    """
-    if description.can(Capability.TEXT_GENERATION):
-        require_text_model(description)
-    elif description.can(Capability.AUDIO):
-        require_speech_model(description)
-    else:
-        require_embedding_model(description)
+    """Refuse a model that cannot be loaded for any operation that a server offers; raises as ``require_model``."""
+    require_model(description, description.operation or Capability.EMBEDDINGS)
 
 
 def require_text_model(description: ModelDescription) -> None:
-    """Refuse a model that cannot generate text here, and say why.
-
-    Raises:
-        UnhealthyModelError: Its files are damaged or incomplete.
-        CapabilityError: It is made for something else.
-        IncompatibleModelError: No installed backend runs it.
-    """
-    require_loadable(description, _require_text)
+    """Refuse a model that cannot generate text here; raises as ``require_model``."""
+    require_model(description, Capability.TEXT_GENERATION)
 
 
 def require_speech_model(description: ModelDescription, needed: Capability = Capability.AUDIO) -> None:
-    """Refuse a model that cannot write down speech here, and say why.
+    """Refuse a model that cannot transcribe or translate speech here; raises as ``require_model``.
 
     Args:
         description: The model.
         needed: See ``SpeechTask.capability``.
-
-    Raises:
-        UnhealthyModelError: Its files are damaged or incomplete.
-        CapabilityError: It is made for something else, or lacks what is needed.
-        IncompatibleModelError: No installed backend runs it.
     """
-    require_loadable(description, functools.partial(_require_transcripts, needed))
+    require_model(description, Capability.AUDIO, needed)
 
 
 def require_embedding_model(description: ModelDescription) -> None:
-    """Refuse a model that cannot turn text into vectors here, and say why.
-
-    Raises:
-        UnhealthyModelError: Its files are damaged or incomplete.
-        CapabilityError: It is made for something else.
-        IncompatibleModelError: No installed backend runs it.
-    """
-    require_loadable(description, _require_vectors)
+    """Refuse a model that cannot compute embeddings here; raises as ``require_model``."""
+    require_model(description, Capability.EMBEDDINGS)
 
 
 def require_vision(description: ModelDescription) -> None:
-    """Refuse a model that cannot look at images, and say so.
-
-    Raises:
-        CapabilityError: It cannot.
-    """
-    if not description.can(Capability.VISION):
-        raise CapabilityError(
-            f"'{description.handle.name}' is a text model and cannot look at images",
-            hint=Advice(Remedy.LIST_VISION_MODELS),
-        )
+    """Refuse a model that takes no images; raises as ``require``."""
+    require(description, Capability.VISION)
 
 
-def require_audio_input(description: ModelDescription, needed: Capability = Capability.AUDIO) -> None:
-    """Refuse a model that cannot listen, or cannot translate what it hears.
-
-    Args:
-        description: The model.
-        needed: See ``SpeechTask.capability``.
-
-    Raises:
-        CapabilityError: Says what it lacks and which models have it.
-    """
-    name = description.handle.name
-    if not description.can(Capability.AUDIO):
-        raise CapabilityError(
-            f"Model '{name}' does not support audio inputs (no audio capability detected).",
-            hint="Use a speech model, such as one of the Whisper family.",
-        )
-    if not description.can(needed):
-        raise CapabilityError(
-            f"Model '{name}' does not support speech translation ({Capability.AUDIO_TRANSLATE_EN.value}).",
-            hint="Try a multilingual Whisper that is not a turbo variant, such as mlx-community/whisper-large-v3-4bit; "
-            "the reduced decoder of the turbo variants does not translate reliably.",
-        )
+def require_audio_input(description: ModelDescription) -> None:
+    """Refuse a model that takes no audio; raises as ``require``."""
+    require(description, Capability.AUDIO)
 
 
 def require_tools(details: ModelDetails) -> None:
@@ -199,29 +220,9 @@ def require_reasoning(details: ModelDetails, field: str) -> None:
         )
 
 
-def _require_text(description: ModelDescription) -> None:
-    if not description.can(Capability.TEXT_GENERATION):
-        raise CapabilityError(
-            f"'{description.handle.name}' does not generate text; it can do: {_abilities(description)}",
-            hint=next((hint for capability, hint in _OTHER_WAYS if description.can(capability)), None),
-        )
-
-
-def _require_transcripts(needed: Capability, description: ModelDescription) -> None:
-    require_audio_input(description, needed)
-    if description.can(Capability.TEXT_GENERATION):
-        raise CapabilityError(
-            f"'{description.handle.name}' answers questions about sound; it does not write transcripts",
-            hint=Advice(Remedy.USE_CHAT),
-        )
-
-
-def _require_vectors(description: ModelDescription) -> None:
-    if not description.can(Capability.EMBEDDINGS):
-        name = description.handle.name
-        raise CapabilityError(f"'{name}' is not an embedding model; it can do: {_abilities(description)}")
-
-
-def _abilities(description: ModelDescription) -> str:
-    """Return what a model can do, for the refusal that says what it cannot."""
-    return ", ".join(capability.value for capability in description.capabilities) or "nothing known"
+def _refused(
+    description: ModelDescription, capability: Capability, refusal: _Refusal, hint: Advice | None = None
+) -> CapabilityError:
+    abilities = ", ".join(each.value for each in description.capabilities) or "nothing known"
+    message = refusal.message.format(name=description.handle.name, capability=capability.value, abilities=abilities)
+    return CapabilityError(message, hint=hint or refusal.hint)

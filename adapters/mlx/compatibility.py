@@ -77,6 +77,11 @@ def judge(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> R
     return Runtime(reason is None, reason, tuple(library.value for library in libraries))
 
 
+def dedicated_to(support: InstalledSupport) -> Capability | None:
+    """Return the one operation for which the libraries know an architecture; None when there is no such."""
+    return Capability.AUDIO if support.loading == {Library.MLX_AUDIO} else None
+
+
 def text_libraries(facts: Facts, loading: frozenset[Library]) -> tuple[Library, ...]:
     """Return the libraries that can generate text with a model, the preferred one first.
 

@@ -18,7 +18,7 @@ from mlxk.adapters.mlx import compatibility
 from mlxk.adapters.mlx.compatibility import InstalledSupport, Library
 from mlxk.application.ports.backend_registry import BackendRegistry
 from mlxk.domain.models.detection import Facts
-from mlxk.domain.models.model import Runtime
+from mlxk.domain.models.model import Capability, Runtime
 from mlxk.domain.models.snapshot import ModelSnapshot
 
 
@@ -79,9 +79,9 @@ class MlxBackendRegistry(BackendRegistry):
         self._installations: dict[Library, _Installation | None] = {}
         self._supported: dict[tuple[Library, str], bool] = {}
 
-    def is_speech_architecture(self, architecture: str) -> bool:
-        """Whether mlx-audio implements an architecture and no other library does."""
-        return self._support(architecture).loading == {Library.MLX_AUDIO}
+    def dedicated_to(self, architecture: str) -> Capability | None:
+        """Return speech to text when mlx-audio implements an architecture and no other library does."""
+        return compatibility.dedicated_to(self._support(architecture))
 
     def judge(self, snapshot: ModelSnapshot, facts: Facts) -> Runtime:
         """Return which libraries can run a model, or the first reason why none can."""

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from typing import Protocol
 
 from mlxk.domain.models.detection import Facts
-from mlxk.domain.models.model import Runtime
+from mlxk.domain.models.model import Capability, Runtime
 from mlxk.domain.models.snapshot import ModelSnapshot
 
 
@@ -12,8 +12,12 @@ class BackendRegistry(Protocol):
     """Knows the installed backends from their files; asking never imports one."""
 
     @abstractmethod
-    def is_speech_architecture(self, architecture: str) -> bool:
-        """Whether the installed backends know an architecture for speech to text and for nothing else."""
+    def dedicated_to(self, architecture: str) -> Capability | None:
+        """Return the one operation for which the installed backends know an architecture.
+
+        Returns:
+            None when they know it for text generation as well, or not at all.
+        """
 
     @abstractmethod
     def judge(self, snapshot: ModelSnapshot, facts: Facts) -> Runtime:

@@ -96,8 +96,7 @@ class DescribeModel:
     def _description(self, handle: ModelHandle, reading: _Reading) -> ModelDescription:
         snapshot = reading.snapshot
         architecture = detection.architecture(snapshot)
-        speech = architecture is not None and self.registry.is_speech_architecture(architecture)
-        facts = detection.detect(snapshot, speech)
+        facts = detection.detect(snapshot, None if architecture is None else self.registry.dedicated_to(architecture))
         report = reading.report
         return ModelDescription(
             handle=handle,

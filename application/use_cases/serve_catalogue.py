@@ -55,8 +55,8 @@ class ServedModel:
 
     @property
     def is_transcription_only(self) -> bool:
-        """Whether it writes down what is said, and writes no text of its own."""
-        return self.description.can(Capability.AUDIO) and not self.description.can(Capability.TEXT_GENERATION)
+        """Whether it transcribes speech and generates no text of its own."""
+        return self.description.operation is Capability.AUDIO
 
     @property
     def fingerprint(self) -> str:

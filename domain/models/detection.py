@@ -9,7 +9,7 @@ import re
 
 import attrs
 
-from mlxk.domain.models.model import Capability, Framework, ModelType, Quantization
+from mlxk.domain.models.model import DEDICATED_TYPES, Capability, Framework, ModelType, Quantization
 from mlxk.domain.models.snapshot import (
     PREPROCESSOR_CONFIG,
     PROCESSOR_CONFIG,
@@ -57,14 +57,14 @@ class Facts:
         return capability in self.capabilities
 
 
-def detect(snapshot: ModelSnapshot, speech_architecture: bool = False) -> Facts:
+def detect(snapshot: ModelSnapshot, dedicated: Capability | None = None) -> Facts:
     """Detect what a model is.
 
     Args:
         snapshot: Its files.
-        speech_architecture: Whether the backends know its architecture for speech to text and for nothing else.
+        dedicated: The one operation for which the backends know its architecture; None when there is no such.
     """
-    model_type = _model_type(snapshot, speech_architecture)
+    model_type = _model_type(snapshot, dedicated)
     return Facts(
         framework=framework(snapshot),
         architecture=architecture(snapshot),
@@ -163,14 +163,16 @@ def quantization(config: dict[str, object]) -> Quantization | None:
     return Quantization(bits, group_size, mode)
 
 
-def _model_type(snapshot: ModelSnapshot, speech_architecture: bool) -> ModelType:
+def _model_type(snapshot: ModelSnapshot, dedicated: Capability | None) -> ModelType:
     named = _named(snapshot.config)
     if _is_embedder(snapshot):
         return ModelType.EMBEDDING
     if named == "chat" or named in _VISION_ARCHITECTURES:
         return ModelType.CHAT
-    if is_speech(snapshot) or speech_architecture:
+    if is_speech(snapshot):
         return ModelType.AUDIO
+    if dedicated in DEDICATED_TYPES:
+        return DEDICATED_TYPES[dedicated]
     return ModelType.CHAT if has_chat_template(snapshot) or _named_for_chat(snapshot) else ModelType.BASE
 
 
@@ -187,11 +189,11 @@ def _is_embedder(snapshot: ModelSnapshot) -> bool:
 
 
 def _capabilities(snapshot: ModelSnapshot, model_type: ModelType) -> tuple[Capability, ...]:
-    if model_type is ModelType.EMBEDDING:
-        return (Capability.EMBEDDINGS,)
-    if model_type is ModelType.AUDIO:
-        translates = _named(snapshot.config) == "whisper" and not _hears_english_only(snapshot)
-        return (Capability.AUDIO, Capability.AUDIO_TRANSLATE_EN) if translates else (Capability.AUDIO,)
+    dedicated = next((operation for operation, made in DEDICATED_TYPES.items() if made is model_type), None)
+    if dedicated is Capability.AUDIO and _translates(snapshot):
+        return (Capability.AUDIO, Capability.AUDIO_TRANSLATE_EN)
+    if dedicated is not None:
+        return (dedicated,)
     found = [Capability.TEXT_GENERATION]
     if model_type is ModelType.CHAT:
         found.append(Capability.CHAT)
@@ -202,11 +204,13 @@ def _capabilities(snapshot: ModelSnapshot, model_type: ModelType) -> tuple[Capab
     return tuple(found)
 
 
-def _hears_english_only(snapshot: ModelSnapshot) -> bool:
-    """Whether a Whisper lacks the tokens for other languages, or is of a kind that does not translate."""
+def _translates(snapshot: ModelSnapshot) -> bool:
+    """Whether a speech model is a Whisper with the tokens of other languages, and of a variant that translates."""
+    if _named(snapshot.config) != "whisper":
+        return False
     tokens = next((snapshot.config[key] for key in ("vocab_size", "n_vocab") if key in snapshot.config), None)
     few = isinstance(tokens, int) and tokens < _MULTILINGUAL_TOKENS
-    return few or _ENGLISH_ONLY.search(snapshot.short_name) is not None
+    return not few and _ENGLISH_ONLY.search(snapshot.short_name) is None
 
 
 def _hears(snapshot: ModelSnapshot) -> bool:

@@ -24,6 +24,11 @@ class Capability(enum.Enum):
     EMBEDDINGS = "embeddings"
 
 
+OPERATIONS = (Capability.TEXT_GENERATION, Capability.AUDIO, Capability.EMBEDDINGS)
+"""What models are loaded for. A model is loaded for the first of these that it can do: ``AUDIO`` alone is speech to
+text, beside ``TEXT_GENERATION`` it is one more kind of input."""
+
+
 class Framework(enum.Enum):
     """The format of a model's weights."""
 
@@ -34,12 +39,16 @@ class Framework(enum.Enum):
 
 
 class ModelType(enum.Enum):
-    """The one word that says what a model is for."""
+    """The kind of a model in one word; values are the names in the JSON API."""
 
     CHAT = "chat"
     BASE = "base"
     EMBEDDING = "embedding"
     AUDIO = "audio"
+
+
+DEDICATED_TYPES = {Capability.AUDIO: ModelType.AUDIO, Capability.EMBEDDINGS: ModelType.EMBEDDING}
+"""The types of models that do one operation and do not generate text, by operation."""
 
 
 class HealthStatus(enum.Enum):
@@ -204,6 +213,11 @@ class ModelDescription:
     def can(self, capability: Capability) -> bool:
         """Whether the model has a capability."""
         return capability in self.capabilities
+
+    @property
+    def operation(self) -> Capability | None:
+        """The operation the model is loaded for, one of ``OPERATIONS``; None when it can do none of them."""
+        return next((capability for capability in OPERATIONS if capability in self.capabilities), None)
 
     @property
     def content_hash(self) -> str | None:

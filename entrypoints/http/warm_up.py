@@ -9,6 +9,8 @@ from mlxk.domain.generation.request import Finished, GenerationRequest, Generati
 from mlxk.domain.models.model import Capability
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from mlxk.entrypoints.container import Container
 
 _RATE = 16_000
@@ -28,13 +30,9 @@ def warm_up(container: "Container", reference: str, for_vectors: bool = False) -
     """
     require = require_embedding_model if for_vectors else require_served_model
     model = container.use_cases.serve_catalogue().find(reference, require)
-    capabilities = model.description.capabilities
-    if Capability.TEXT_GENERATION in capabilities:
-        _make_a_token(container, model)
-    elif Capability.AUDIO in capabilities:
-        _hear_silence(container, model)
-    else:
-        _make_a_vector(container, model)
+    operation = model.description.operation
+    if operation is not None and operation in _WARM_UPS:
+        _WARM_UPS[operation](container, model)
 
 
 def _make_a_token(container: "Container", model: ServedModel) -> None:
@@ -80,3 +78,11 @@ def _hear_silence(container: "Container", model: ServedModel) -> None:
         )
         for _ in events:
             pass
+
+
+_WARM_UPS: "Mapping[Capability, Callable[[Container, ServedModel], None]]" = {
+    Capability.TEXT_GENERATION: _make_a_token,
+    Capability.AUDIO: _hear_silence,
+    Capability.EMBEDDINGS: _make_a_vector,
+}
+"""By operation; a model of any other operation is loaded by its first request."""

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 
 from mlxk.application.ports.backend_registry import BackendRegistry
 from mlxk.domain.models.detection import Facts
-from mlxk.domain.models.model import Framework, Runtime
+from mlxk.domain.models.model import Capability, Framework, Runtime
 from mlxk.domain.models.snapshot import ModelSnapshot
 
 
@@ -32,10 +32,10 @@ class InMemoryBackendRegistry(BackendRegistry):
         self._speech = frozenset(speech)
         self._convert = convert
 
-    def is_speech_architecture(self, architecture: str) -> bool:
-        """Whether backends for speech know an architecture, and no others."""
+    def dedicated_to(self, architecture: str) -> Capability | None:
+        """Return speech to text when backends for speech know an architecture, and no others."""
         known = self._known(architecture)
-        return bool(known) and self._speech.issuperset(known)
+        return Capability.AUDIO if known and self._speech.issuperset(known) else None
 
     def judge(self, snapshot: ModelSnapshot, facts: Facts) -> Runtime:
         """Return the backends that know a model's architecture."""

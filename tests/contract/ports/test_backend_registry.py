@@ -10,6 +10,7 @@ from mlxk.adapters.mlx.registry import MlxBackendRegistry
 from mlxk.application.ports.backend_registry import BackendRegistry
 from mlxk.domain.models.detection import detect
 from mlxk.domain.models.json_file import Document
+from mlxk.domain.models.model import Capability
 from mlxk.domain.models.snapshot import ModelSnapshot
 
 MODULES = {
@@ -45,7 +46,7 @@ class TestBackendRegistry:
         registry = build({})
         for backend in MODULES:
             assert not registry.supports(backend, "llama")
-        assert not registry.is_speech_architecture("llama")
+        assert registry.dedicated_to("llama") is None
 
     @pytest.mark.parametrize("backend", list(MODULES))
     def test_each_backend_supports_its_own_types_only(self, build: Build, backend: str) -> None:
@@ -68,7 +69,7 @@ class TestBackendRegistry:
     def test_an_architecture_is_speech_when_backends_for_speech_alone_know_it(self, build: Build) -> None:
         registry = build({"mlx-audio": {"parakeet", "llama"}, "mlx-lm": {"llama"}})
         asked = ("parakeet", "llama", "other")
-        assert [registry.is_speech_architecture(name) for name in asked] == [True, False, False]
+        assert [registry.dedicated_to(name) for name in asked] == [Capability.AUDIO, None, None]
 
     def test_a_known_model_runs_on_the_backend_that_knows_it(self, build: Build) -> None:
         found = model("llama")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.adapters.mlx.compatibility import InstalledSupport, Library, judge, library_for
+from mlxk.adapters.mlx.compatibility import InstalledSupport, Library, dedicated_to, judge, library_for
 from mlxk.domain.generation.conversation import Conversation, Message
 from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.media import DecodedImage
@@ -31,8 +31,8 @@ def reason(found: ModelSnapshot, loading: frozenset[Library] = ALL, installed: f
 
 def judged(found: ModelSnapshot, loading: frozenset[Library] = ALL, installed: frozenset[Library] = ALL) -> Runtime:
     """The verdict on a model."""
-    facts = detect(found, loading == {Library.MLX_AUDIO})
-    return judge(found, facts, InstalledSupport(installed, loading))
+    support = InstalledSupport(installed, loading)
+    return judge(found, detect(found, dedicated_to(support)), support)
 
 
 @given(data=st.data())

@@ -142,3 +142,17 @@ def test_tools_and_reasoning_are_refused_only_where_a_template_was_read_that_lea
     with pytest.raises(CapabilityError, match="thinking: 'text' cannot be told to reason") as refused:
         requirements.require_reasoning(details(), "thinking")
     assert refused.value.hint == Advice(Remedy.LEAVE_OUT_REASONING)
+
+
+def test_a_capability_without_a_row_of_its_own_gets_the_general_refusal() -> None:
+    with pytest.raises(CapabilityError) as refused:
+        requirements.require(described("vectors"), Capability.CHAT)
+    assert refused.value.message == "'vectors' does not do chat; it can do: embeddings"
+
+
+@pytest.mark.parametrize(
+    ("kind", "operation"),
+    [("text", TEXT), ("omni", TEXT), ("whisper", AUDIO), ("vectors", VECTORS), ("unknown", None)],
+)
+def test_a_model_is_loaded_for_the_first_operation_that_it_can_do(kind: str, operation: Capability | None) -> None:
+    assert described(kind).operation is operation

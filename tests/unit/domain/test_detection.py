@@ -20,7 +20,7 @@ CHAT = (*TEXT, Capability.CHAT)
 @given(data=st.data())
 def test_any_snapshot_can_be_described(data: st.DataObject, any_snapshot: st.SearchStrategy[ModelSnapshot]) -> None:
     drawn = data.draw(any_snapshot)
-    facts = detect(drawn, data.draw(st.booleans()))
+    facts = detect(drawn, data.draw(st.sampled_from([None, *Capability])))
     assert facts.capabilities
     assert len(set(facts.capabilities)) == len(facts.capabilities)
     quantization(drawn.config)
@@ -87,7 +87,7 @@ def test_the_model_type_says_what_a_model_is_for(
 
 def test_an_architecture_that_backends_know_for_speech_alone_is_speech(make_snapshot: Snapshots) -> None:
     found = make_snapshot({"config.json": {"model_type": "parakeet"}})
-    assert detect(found, speech_architecture=True).model_type is ModelType.AUDIO
+    assert detect(found, Capability.AUDIO).model_type is ModelType.AUDIO
     assert detect(found).model_type is ModelType.BASE
 
 
