@@ -27,8 +27,9 @@ lint:  ## formatting and lint rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types:  ## static types
+types:  ## static types of the product and of the test doubles
 	$(BIN)/mypy -p mlxk --strict
+	MYPYPATH=src:tests $(BIN)/mypy --strict tests/doubles
 
 layers:  ## the direction of imports
 	$(BIN)/lint-imports

@@ -1,21 +1,21 @@
-"""Keeping other processes of ours off a cached model while it is worked on; who has to wait is told for whom."""
+"""Reserving a cached model while an operation works on it, and reporting the process it has to wait for."""
 
 import contextlib
 from contextlib import AbstractContextManager
 
-from mlxk.application.ports.cache_editor import CacheEditor, LockHolder
+from mlxk.application.ports.model_cache import LockHolder, ModelCache
 from mlxk.application.ports.progress import Progress
 from mlxk.domain.models.model import ModelHandle, Origin
 
 
-def reserved(editor: CacheEditor, name: str, activity: str, progress: Progress) -> AbstractContextManager[None]:
-    """Reserve a model of the cache for the length of a ``with`` block, waiting for others; see ``CacheEditor``.
+def reserved(cache: ModelCache, name: str, activity: str, progress: Progress) -> AbstractContextManager[None]:
+    """Lock a model of the cache for the length of a ``with`` block, waiting for other processes.
 
     Args:
-        editor: Knows who works on the cache.
+        cache: The cache.
         name: ``org/name``; it need not be cached.
-        activity: What will be done, for those who have to wait.
-        progress: Told for whom this one has to wait.
+        activity: Shown to processes that wait, such as ``pulling it``.
+        progress: Gets a note when this process has to wait.
 
     Raises:
         StorageError: The cache cannot be written to.
@@ -24,13 +24,13 @@ def reserved(editor: CacheEditor, name: str, activity: str, progress: Progress) 
     def waiting(holder: LockHolder) -> None:
         progress.note(f"Waiting for {holder}.")
 
-    return editor.reserve(name, activity, waiting)
+    return cache.reserve(name, activity, waiting)
 
 
 def reserved_source(
-    editor: CacheEditor, source: ModelHandle, activity: str, progress: Progress
+    cache: ModelCache, source: ModelHandle, activity: str, progress: Progress
 ) -> AbstractContextManager[None]:
-    """Reserve a model that is read; one that is not in the cache is left to its owner. See ``reserved``."""
+    """Lock the source of a copy as ``reserved`` does; one outside the cache has no lock."""
     if source.origin is not Origin.CACHE:
         return contextlib.nullcontext()
-    return reserved(editor, source.name, activity, progress)
+    return reserved(cache, source.name, activity, progress)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mlxk.adapters.filesystem.cloning import copy_file
+from mlxk.adapters.filesystem.workspace_draft import copy_file
 
 RUNS = 5
 MEBIBYTE = 1024 * 1024

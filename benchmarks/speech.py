@@ -25,7 +25,7 @@ import mlx.core as mx
 from doubles.event_log import InMemoryEventLog
 from mlx_audio.stt.utils import load_model
 
-from mlxk.adapters.builtin.packaged import PackagedBuiltInModels
+from mlxk.adapters.builtin.packaged import PackagedModelSource
 from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
@@ -54,7 +54,7 @@ def found(model: str | None) -> ModelHandle:
     if model:
         directory = os.path.abspath(model)
         return ModelHandle(directory, directory, Origin.WORKSPACE)
-    handle = PackagedBuiltInModels().find("demo-speech")
+    handle = PackagedModelSource().find("demo-speech")
     if handle is None:
         raise SystemExit("there is no built-in speech model")
     return handle

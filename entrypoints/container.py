@@ -10,7 +10,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from mlxk.adapters.builtin.packaged import PackagedBuiltInModels
+from mlxk.adapters.builtin.packaged import PackagedModelSource
 from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from mlxk.adapters.mlx.engine.engine_limits import EngineLimits
     from mlxk.adapters.mlx.engine.model_lease import ModelLeases
     from mlxk.application.ports.audio_decoder import AudioDecoder
-    from mlxk.application.ports.cache_editor import CacheEditor
     from mlxk.application.ports.clock import Clock
     from mlxk.application.ports.content_verifier import ContentVerifier
     from mlxk.application.ports.event_log import EventLog
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
     from mlxk.application.ports.text_embedder import TextEmbedder
     from mlxk.application.ports.text_generator import TextGenerator
     from mlxk.application.ports.weight_converter import WeightConverter
-    from mlxk.application.ports.workspace_builder import WorkspaceBuilder
     from mlxk.application.ports.workspace_store import WorkspaceStore
     from mlxk.application.use_cases.ask_about_recording import AskAboutRecording
     from mlxk.application.use_cases.clone_model import CloneModel
@@ -81,12 +79,6 @@ finally:
     sys.meta_path.remove(_WithoutConfigurationFiles)
 
 
-def _cache_editor(settings: Settings) -> "CacheEditor":
-    from mlxk.adapters.huggingface.cache_editor import HuggingFaceCacheEditor
-
-    return HuggingFaceCacheEditor(settings.hub_cache)
-
-
 def _content_verifier(cache: "ModelCache", workspaces: "WorkspaceStore") -> "ContentVerifier":
     from mlxk.adapters.huggingface.verification import HuggingFaceContentVerifier
 
@@ -121,12 +113,6 @@ def _publication_folder() -> "PublicationFolder":
     from mlxk.adapters.filesystem.publication_folder import FilesystemPublicationFolder
 
     return FilesystemPublicationFolder()
-
-
-def _workspace_builder(settings: Settings, workspaces: "WorkspaceStore") -> "WorkspaceBuilder":
-    from mlxk.adapters.filesystem.workspace_builder import FilesystemWorkspaceBuilder
-
-    return FilesystemWorkspaceBuilder(workspaces, settings.workspace_home, protected=(settings.hub_cache,))
 
 
 def _weight_converter() -> "WeightConverter":
@@ -229,15 +215,13 @@ class Adapters:
         self.server = server
         self.model_files = once(FilesystemModelFiles)
         self.model_cache = once(HuggingFaceModelCache, settings.hub_cache)
-        self.cache_editor = once(_cache_editor, settings)
         self.model_hub = once(_model_hub, settings)
         self.model_publisher = once(_model_publisher, settings)
         self.publication_folder = once(_publication_folder)
-        self.workspaces = once(FilesystemWorkspaceStore, settings.workspace_home)
-        self.workspace_builder = once(_workspace_builder, settings, self.workspaces)
+        self.workspaces = once(FilesystemWorkspaceStore, settings.workspace_home, (settings.hub_cache,))
         self.content_verifier = once(_content_verifier, self.model_cache, self.workspaces)
         self.weight_converter = once(_weight_converter)
-        self.built_in_models = once(PackagedBuiltInModels)
+        self.built_in_models = once(PackagedModelSource)
         self.backend_registry = once(MlxBackendRegistry)
         self.memory_probe = once(system_memory_probe, sys.platform)
         self.clock = once(SystemClock)
@@ -252,13 +236,13 @@ class Adapters:
 def _pull_model(ports: Adapters, describe: DescribeModel) -> "PullModel":
     from mlxk.application.use_cases.pull_model import PullModel
 
-    return PullModel(ports.model_cache(), ports.built_in_models(), ports.model_hub(), ports.cache_editor(), describe)
+    return PullModel(ports.model_cache(), ports.built_in_models(), ports.model_hub(), describe)
 
 
 def _remove_model(ports: Adapters, resolve: ResolveModel) -> "RemoveModel":
     from mlxk.application.use_cases.remove_model import RemoveModel
 
-    return RemoveModel(ports.model_cache(), ports.built_in_models(), resolve, ports.cache_editor())
+    return RemoveModel(ports.model_cache(), resolve)
 
 
 def _clone_model(ports: Adapters, resolve: ResolveModel, pull: "PullModel", describe: DescribeModel) -> "CloneModel":
@@ -269,8 +253,7 @@ def _clone_model(ports: Adapters, resolve: ResolveModel, pull: "PullModel", desc
         pull=pull,
         files=ports.model_files(),
         workspaces=ports.workspaces(),
-        builder=ports.workspace_builder(),
-        editor=ports.cache_editor(),
+        cache=ports.model_cache(),
         describe=describe,
     )
 
@@ -284,8 +267,6 @@ def _convert_model(ports: Adapters, resolve: ResolveModel, describe: DescribeMod
         files=ports.model_files(),
         workspaces=ports.workspaces(),
         registry=ports.backend_registry(),
-        builder=ports.workspace_builder(),
-        editor=ports.cache_editor(),
         converter=ports.weight_converter(),
         describe=describe,
     )

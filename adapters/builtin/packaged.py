@@ -2,15 +2,15 @@
 
 import os
 
-from mlxk.application.ports.built_in_models import BuiltInModels
+from mlxk.application.ports.model_source import ModelSource
 from mlxk.domain.models.model import ModelHandle, Origin
 
 # importlib.resources costs more than finding the model; package data is always installed as plain files here.
 _DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models")
 
 
-class PackagedBuiltInModels(BuiltInModels):
-    """Finds the built-in models beside this module.
+class PackagedModelSource(ModelSource):
+    """The built-in models, in a directory beside this module.
 
     Args:
         directory: Where they are; only tests need another one.
@@ -20,7 +20,6 @@ class PackagedBuiltInModels(BuiltInModels):
         self._directory = directory
 
     def names(self) -> tuple[str, ...]:
-        """Return the names of the directories that hold a ``config.json``, sorted."""
         try:
             with os.scandir(self._directory) as entries:
                 return tuple(sorted(entry.name for entry in entries if self.find(entry.name)))
@@ -28,7 +27,6 @@ class PackagedBuiltInModels(BuiltInModels):
             return ()
 
     def find(self, name: str) -> ModelHandle | None:
-        """Return the handle of one by its exact name, or None."""
         if not name or name.startswith(".") or "/" in name or "\0" in name:
             return None
         directory = f"{self._directory}/{name}"

@@ -1,38 +1,34 @@
-"""The content hash of a workspace, version 2: which files count, and one digest a file and over all.
+"""The content hash of a workspace, version 2: the files it covers, the digest of each, and the digest over all.
 
-A digest is ``sha256:`` and 64 hexadecimal digits. Of a file it covers
+A digest is ``sha256:`` and 64 hexadecimal digits. The digest of a file covers
 
     *.safetensors         the JSON header only, so that hashing a large model takes no time
     larger than 1 GiB     file name, NUL, size in decimal
     any other file        the content
     link inside the tree  ``SYMLINK``, NUL, target relative to the root
 
-and over all, sorted by path: path, NUL, digest. Paths are in Unicode normal form C with ``/`` between parts. A link out
-of the tree or around in a circle, and weights without a sound header, leave a workspace without a hash.
+and the digest over all covers, sorted by path: path, NUL, digest. Paths are in Unicode normal form C with ``/`` between
+parts. A link out of the tree, a cycle of links, or weights without a valid header leave a workspace without a hash.
 
-Because of the first rule a changed tensor keeps the hash; ``digest_of_content`` is what deep records use instead.
-Where the record is kept is the business of ``workspaces``.
+Because of the first rule a changed tensor does not change the hash; deep records use ``digest_of_content`` instead.
 """
 
+import hashlib
 import os
 import stat
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
 
 import attrs
-
-if TYPE_CHECKING:
-    import hashlib
 
 ALGORITHM = "v2"
 
 MAX_HEADER_BYTES = 100 * 1024 * 1024
-"""What the safetensors format allows for a header."""
+"""Maximum of the safetensors format."""
 
 MAX_HASHED_BYTES = 1024 * 1024 * 1024
-"""Files above this size are told apart by name and size only."""
+"""Larger files are distinguished by name and size only."""
 
 READ_BYTES = 1024 * 1024
 
@@ -43,12 +39,12 @@ EXCLUDED = (
     ".TemporaryItems/", ".apdisk", "Icon\r", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN/", "System Volume Information/",
     "*~", ".*.swp", ".*.swo",
 )  # fmt: skip
-"""Names that do not count: a directory ends with ``/``, anything else is a pattern for regular files. Links count."""
+"""Excluded names: a directory ends with ``/``, anything else is a pattern for regular files. Links always count."""
 
 
 @attrs.frozen
 class Stamp:
-    """One file as a directory listing sees it, cheap to compare."""
+    """Size and time of a file, as a directory listing reports them."""
 
     size: int
     """Bytes."""
@@ -57,12 +53,12 @@ class Stamp:
 
 
 LINK_STAMP = Stamp(0, 0)
-"""What stands for a link, whose own size and time say nothing."""
+"""Stamp of every link, whose own size and time are not significant."""
 
 
 @attrs.frozen
 class CountedFile:
-    """One file that counts, not yet hashed."""
+    """One file that the hash covers, not yet hashed."""
 
     path: str
     """Relative to the root, normal form C, ``/`` between parts."""
@@ -73,11 +69,11 @@ class CountedFile:
 
 
 class UnhashableError(Exception):
-    """A file leaves its workspace without a hash; the message names it and says why."""
+    """A file prevents the hash; the message has its path and the reason."""
 
 
 def counted_files(root: str, excluded: Sequence[str] = EXCLUDED) -> list[CountedFile]:
-    """List the files of a workspace that count, sorted by path; no link is followed.
+    """List the files that the hash covers, sorted by path; links are not followed.
 
     Raises:
         OSError: A directory or a file cannot be read.
@@ -104,7 +100,7 @@ def digest_of(root: str, file: CountedFile) -> str:
     """Return the digest of one file by the rules of version 2.
 
     Raises:
-        UnhashableError: A link out of the tree or around in a circle, or weights without a sound header.
+        UnhashableError: A link out of the tree, a cycle of links, or weights without a valid header.
         OSError: The file cannot be read.
     """
     if file.link:
@@ -121,15 +117,15 @@ def digest_of_content(location: str, read: Callable[[int], object] = lambda coun
 
     Args:
         location: Absolute path.
-        read: Called with the number of bytes read, after each piece.
+        read: Called with the size of each chunk after it was read.
 
     Raises:
         OSError: The file cannot be read.
     """
     digest = _sha256()
-    for piece in _pieces(location):
-        digest.update(piece)
-        read(len(piece))
+    for chunk in _chunks(location):
+        digest.update(chunk)
+        read(len(chunk))
     return f"sha256:{digest.hexdigest()}"
 
 
@@ -139,10 +135,10 @@ def digest_over(digests: Sequence[tuple[str, str]]) -> str:
     Args:
         digests: Path and digest of each file, in any order.
     """
-    whole = _sha256()
+    digest_of_all = _sha256()
     for path, digest in sorted(digests):
-        whole.update(f"{path}\0{digest}".encode("utf-8", "surrogateescape"))
-    return f"sha256:{whole.hexdigest()}"
+        digest_of_all.update(f"{path}\0{digest}".encode("utf-8", "surrogateescape"))
+    return f"sha256:{digest_of_all.hexdigest()}"
 
 
 def _counted(path: str, entry: "os.DirEntry[str]") -> list[CountedFile]:
@@ -168,7 +164,7 @@ def _header(file: CountedFile) -> bytes:
     return header
 
 
-def _pieces(location: str) -> Iterator[memoryview]:
+def _chunks(location: str) -> Iterator[memoryview]:
     buffer = memoryview(bytearray(READ_BYTES))
     with open(location, "rb", buffering=0) as file:
         while count := file.readinto(buffer):
@@ -180,6 +176,4 @@ def _digest(content: bytes) -> str:
 
 
 def _sha256(content: bytes = b"") -> "hashlib._Hash":
-    import hashlib  # noqa: PLC0415 - it loads OpenSSL, which a listing without managed workspaces does not need
-
     return hashlib.sha256(content)

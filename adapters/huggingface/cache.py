@@ -1,34 +1,36 @@
-"""The hub cache on disk: the only place that knows its layout.
+"""The hub cache on disk: lookup of models and revisions, reservation, and removal.
 
-    models--org--name/refs/<branch or tag>         the commit it stands for
-                     /snapshots/<commit>/<path>    links to ../../blobs/<digest>, or plain files
-                     /blobs/<digest>               and <digest>.<suffix>.incomplete while downloading
-                     /trees/<commit>.json          what the revision should hold
-
-It finds models and revisions; what is in a snapshot is read through the ``ModelFiles`` port. The hub client is not
-imported: one directory scan answers what its own scan needs a hundred milliseconds for.
+The hub client is not imported to read the cache: one directory scan gives what its ``scan_cache_dir`` takes a hundred
+milliseconds for.
 """
 
-import json
+import contextlib
 import os
+import shutil
+import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
 
-from mlxk.application.ports.model_cache import ManifestEntry, ModelCache
+import attrs
+
+from mlxk.adapters.huggingface.layout import (
+    ModelFolder,
+    is_safe,
+    model_names,
+    read_reference,
+    read_tree,
+    references_to,
+    snapshots_of,
+)
+from mlxk.adapters.huggingface.locks import held_locks, lock_files, remove_lock_files, reserve_model
+from mlxk.application.ports.model_cache import LockHolder, ManifestEntry, ModelCache, Removal
 from mlxk.domain.errors import Advice, Remedy, RevisionNotFoundError, StorageError
 from mlxk.domain.models.model import ModelHandle, Origin
 
-MAX_REFERENCE_BYTES = 256
-"""A file below ``refs`` holds one commit hash; more is not read."""
-
-MAX_MANIFEST_BYTES = 64 * 1024 * 1024
-"""A manifest takes about 200 bytes a file; a larger one than this is not believed."""
-
-_PREFIX = "models--"
-_MARKER_OF_TESTS = "TEST-CACHE-SENTINEL"
-_HEXADECIMAL = frozenset("0123456789abcdef")
-
 
 class HuggingFaceModelCache(ModelCache):
-    """Reads the ``hub`` directory of the Hugging Face cache. Every call looks at the disk anew.
+    """The ``hub`` directory of the Hugging Face cache.
 
     Args:
         root: The ``hub`` directory; it need not exist.
@@ -38,71 +40,77 @@ class HuggingFaceModelCache(ModelCache):
         self._root = os.path.abspath(root)
 
     def names(self) -> tuple[str, ...]:
-        """Return the ``org/name`` of every cached model, sorted; empty when there is no cache.
-
-        Raises:
-            StorageError: The cache exists but cannot be read.
-        """
         try:
-            with os.scandir(self._root) as entries:
-                return tuple(sorted(_name(entry.name) for entry in entries if _is_model(entry)))
+            return model_names(self._root)
         except FileNotFoundError:
             return ()
         except OSError as error:
-            raise StorageError(f"the model cache cannot be read: {error.strerror}") from error
+            raise _unreadable(error) from error
 
     def find(self, name: str, revision: str | None = None) -> ModelHandle | None:
-        """Return the handle of one cached model by its exact name, or None when it is not cached.
-
-        A model whose snapshots cannot be read counts as one that has none.
-
-        Raises:
-            RevisionNotFoundError: The model is cached but that revision is not, or the prefix fits several.
-            StorageError: The cache exists but cannot be read.
-        """
+        """Return the handle of a cached model; one whose snapshots cannot be read counts as one without snapshots."""
         folder = self._folder(name)
-        if folder is None:
+        if not folder.is_valid:
             return None
         chosen = _current(folder) if revision is None else None
         if chosen is None:
-            if not os.path.isdir(folder):
+            if not os.path.isdir(folder.directory):
                 self._check_readable()
                 return None
-            chosen = _newest(folder) if revision is None else _named(folder, name, revision)
-        directory = f"{folder}/snapshots/{chosen}" if chosen else folder
+            chosen = _newest(folder) if revision is None else _named(folder, revision)
+        directory = folder.snapshot(chosen) if chosen else folder.directory
         return ModelHandle(name, directory, Origin.CACHE, chosen)
 
     def manifest(self, handle: ModelHandle) -> tuple[ManifestEntry, ...] | None:
-        """Return what the hub listed for a handle's revision, sorted by path, or None when there is no such record."""
-        folder, commit = self._folder(handle.name), handle.commit
-        if folder is None or commit is None:
-            return None
-        content = _read(f"{folder}/trees/{commit}.json", MAX_MANIFEST_BYTES)
-        if content is None:
-            return None
-        try:
-            files = json.loads(content)["files"]
-            return tuple(sorted((_entry(path, info) for path, info in files.items()), key=lambda entry: entry.path))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return None
+        folder = self._folder(handle.name)
+        return read_tree(folder, handle.commit) if folder.is_valid and handle.commit else None
 
     def unfinished_downloads(self, handle: ModelHandle) -> int:
-        """Return how many files of this model were left half downloaded."""
         folder = self._folder(handle.name)
-        if folder is None:
+        if not folder.is_valid:
             return 0
         try:
-            with os.scandir(f"{folder}/blobs") as entries:
+            with os.scandir(folder.blobs) as entries:
                 return sum(entry.name.endswith(".incomplete") for entry in entries)
         except OSError:
             return 0
 
-    def _folder(self, name: str) -> str | None:
-        """The directory of a model; None when no directory in the cache can have that name."""
-        folder = _PREFIX + name.replace("/", "--")
-        if not name or "\0" in name or _name(folder) != name or _MARKER_OF_TESTS in name:
+    def reserve(
+        self, name: str, activity: str, wait: Callable[[LockHolder], None] | None = None
+    ) -> AbstractContextManager[None]:
+        return reserve_model(self._folder(name), activity, wait)
+
+    def holders(self, name: str) -> tuple[LockHolder, ...]:
+        return held_locks(self._folder(name))
+
+    def free_bytes(self) -> int | None:
+        existing = self._root
+        while not os.path.isdir(existing) and existing != os.path.dirname(existing):
+            existing = os.path.dirname(existing)
+        try:
+            return shutil.disk_usage(existing).free
+        except OSError:
             return None
-        return f"{self._root}/{folder}"
+
+    def plan_removal(self, name: str, revision: str | None = None) -> Removal | None:
+        try:
+            return _plan_removal(self._folder(name), revision)
+        except OSError as error:
+            raise _not_removable(error) from error
+
+    def remove(self, planned: Removal) -> None:
+        folder = self._folder(planned.name)
+        try:
+            if planned.all_revisions:
+                _remove_model(folder)
+            else:
+                for revision in planned.revisions:
+                    _remove_revision(folder, revision)
+        except OSError as error:
+            raise _not_removable(error) from error
+
+    def _folder(self, name: str) -> ModelFolder:
+        return ModelFolder(self._root, name)
 
     def _check_readable(self) -> None:
         try:
@@ -110,106 +118,171 @@ class HuggingFaceModelCache(ModelCache):
         except FileNotFoundError:
             return
         except OSError as error:
-            raise StorageError(f"the model cache cannot be read: {error.strerror}") from error
+            raise _unreadable(error) from error
 
 
-def _is_model(entry: "os.DirEntry[str]") -> bool:
-    name = entry.name
-    return (
-        name.startswith(_PREFIX) and len(name) > len(_PREFIX) and _MARKER_OF_TESTS not in name and _is_directory(entry)
+def _unreadable(error: OSError) -> StorageError:
+    return StorageError(f"the model cache cannot be read: {error.strerror}")
+
+
+def _not_removable(error: OSError) -> StorageError:
+    where = os.path.basename(str(error.filename or ""))
+    return StorageError(
+        f"the model cannot be removed: {error.strerror}{f' ({where})' if where else ''}",
+        hint="What is left of it can be removed by the same command.",
     )
 
 
-def _is_directory(entry: "os.DirEntry[str]") -> bool:
-    """Whether an entry leads to a directory; a link around in a circle, at which ``is_dir`` fails, does not."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
+def _current(folder: ModelFolder) -> str | None:
+    """Return the snapshot ``refs/main`` points to, if it exists."""
+    commit = read_reference(folder, "main")
+    return commit if commit and os.path.isdir(folder.snapshot(commit)) else None
 
 
-def _name(folder: str) -> str:
-    return folder[len(_PREFIX) :].replace("--", "/")
-
-
-def _current(folder: str) -> str | None:
-    """The snapshot ``refs/main`` points to, if it is here."""
-    commit = _reference(folder, "main")
-    return commit if commit and os.path.isdir(f"{folder}/snapshots/{commit}") else None
-
-
-def _newest(folder: str) -> str | None:
-    dated = sorted(_snapshots(folder, with_time=True))
+def _newest(folder: ModelFolder) -> str | None:
+    dated = sorted(snapshots_of(folder, with_time=True))
     return dated[-1][1] if dated else None
 
 
-def _named(folder: str, name: str, revision: str) -> str:
-    """The snapshot that a branch, a tag, a commit or a prefix of one means."""
-    here = sorted(snapshot for _, snapshot in _snapshots(folder))
-    if _is_safe(revision):
-        for exact in (revision, _reference(folder, revision)):
-            if exact in here:
+def _named(folder: ModelFolder, revision: str) -> str:
+    """Return the snapshot of a branch, a tag, a commit or a commit prefix."""
+    present = sorted(snapshot for _, snapshot in snapshots_of(folder))
+    if is_safe(revision):
+        for exact in (revision, read_reference(folder, revision)):
+            if exact in present:
                 return exact
-    fitting = [snapshot for snapshot in here if revision and snapshot.startswith(revision)]
-    if len(fitting) == 1:
-        return fitting[0]
-    fault = "fits several snapshots" if fitting else "is not in the cache"
+    matches = [snapshot for snapshot in present if revision and snapshot.startswith(revision)]
+    if len(matches) == 1:
+        return matches[0]
+    problem = "fits several snapshots" if matches else "is not in the cache"
+    fetch = Advice(Remedy.FETCH, {"name": f"{folder.name}@{revision}"})
     raise RevisionNotFoundError(
-        f"revision '{revision}' of '{name}' {fault}",
-        hint="Give more digits of the commit." if fitting else Advice(Remedy.FETCH, {"name": f"{name}@{revision}"}),
-        matches=tuple(fitting or here),
+        f"revision '{revision}' of '{folder.name}' {problem}",
+        hint="Give more digits of the commit." if matches else fetch,
+        matches=tuple(matches or present),
     )
 
 
-def _snapshots(folder: str, with_time: bool = False) -> list[tuple[int, str]]:
-    """Modification time (nanoseconds, 0 unless asked for) and name of every snapshot; hidden directories are none."""
-    found = []
+@attrs.define
+class _Usage:
+    """The contents of some snapshots."""
+
+    blobs: set[str] = attrs.field(factory=set)
+    """Names of the blobs they link to."""
+    plain_bytes: int = 0
+    """Size of the files that are not links, as on file systems without links."""
+
+
+def _plan_removal(folder: ModelFolder, revision: str | None) -> Removal | None:
+    present = _entries(folder.snapshots)
+    if not os.path.isdir(folder.directory) or (revision is not None and revision not in present):
+        return None
+    if revision is None or present == [revision]:
+        return Removal(folder.name, tuple(present), True, _model_bytes(folder), len(lock_files(folder)))
+    blobs = _only_used_by(folder, revision)
+    size = _usage(folder, [revision]).plain_bytes + sum(_blob_bytes(folder, name) for name in blobs)
+    return Removal(folder.name, (revision,), False, size)
+
+
+def _remove_model(folder: ModelFolder) -> None:
+    # References first: a removal that is interrupted leaves no reference to an incomplete snapshot.
+    for part in (folder.references, folder.snapshots, folder.trees, folder.negative_cache):
+        _remove_tree(part)
+    for name in _entries(folder.blobs):
+        _remove_blob(folder, name)
+    _remove_tree(folder.directory)
+    remove_lock_files(folder)
+
+
+def _remove_revision(folder: ModelFolder, revision: str) -> None:
+    blobs = _only_used_by(folder, revision)
+    for reference in references_to(folder, revision):
+        os.unlink(reference)
+    _remove_tree(folder.snapshot(revision))
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(folder.tree(revision))
+    _remove_tree(f"{folder.negative_cache}/{revision}")
+    for name in sorted(blobs):
+        _remove_blob(folder, name)
+
+
+def _only_used_by(folder: ModelFolder, revision: str) -> set[str]:
+    others = [name for name in _entries(folder.snapshots) if name != revision]
+    return _usage(folder, [revision]).blobs - _usage(folder, others).blobs
+
+
+def _usage(folder: ModelFolder, revisions: list[str]) -> _Usage:
+    usage, blobs = _Usage(), os.path.realpath(folder.blobs)
+    for revision in revisions:
+        for parent, _, names in os.walk(folder.snapshot(revision)):
+            for name in names:
+                path = f"{parent}/{name}"
+                if not os.path.islink(path):
+                    usage.plain_bytes += os.stat(path).st_size
+                    continue
+                # Only the first link is followed: a blob may itself be a link into the shared store.
+                target = os.path.join(os.path.realpath(parent), os.readlink(path))
+                directory, blob = os.path.split(os.path.normpath(target))
+                if directory == blobs:
+                    usage.blobs.add(blob)
+    return usage
+
+
+def _remove_blob(folder: ModelFolder, name: str) -> None:
+    path = folder.blob(name)
+    shared = _shared_target(folder, path)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    if shared:
+        from huggingface_hub.utils import _shared_blobs
+
+        _shared_blobs.sweep_shared_blob(shared, cache_dir=folder.root)
+
+
+def _blob_bytes(folder: ModelFolder, name: str) -> int:
+    """Return the bytes that removing a blob frees: none while another model shares it."""
+    path = folder.blob(name)
+    shared = _shared_target(folder, path)
+    if shared:
+        from huggingface_hub.utils import _shared_blobs
+
+        return _shared_blobs.expected_shared_blob_freed_size(
+            shared, blob_paths_to_delete={Path(path)}, cache_dir=folder.root
+        )
+    with contextlib.suppress(OSError):
+        return os.lstat(path).st_size
+    return 0
+
+
+def _shared_target(folder: ModelFolder, path: str) -> Path | None:
+    """Return the path of a blob in the store that models share; None when it is not a link to it."""
+    if not os.path.islink(path):
+        return None
+    from huggingface_hub.utils import _shared_blobs  # removal only: listing must not import the hub client
+
+    return _shared_blobs.shared_blob_target(path, folder.root)
+
+
+def _model_bytes(folder: ModelFolder) -> int:
+    """Return the size of a model's regular files; links take next to nothing."""
+    total = sum(_blob_bytes(folder, name) for name in _entries(folder.blobs) if os.path.islink(folder.blob(name)))
+    for parent, _, names in os.walk(folder.directory):
+        for name in names:
+            status = os.lstat(f"{parent}/{name}")
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total
+
+
+def _remove_tree(path: str) -> None:
+    if os.path.islink(path):
+        os.unlink(path)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
+
+
+def _entries(directory: str) -> list[str]:
     try:
-        with os.scandir(f"{folder}/snapshots") as entries:
-            for entry in entries:
-                if entry.name.startswith(".") or not _is_directory(entry):
-                    continue
-                try:
-                    found.append((entry.stat().st_mtime_ns if with_time else 0, entry.name))
-                except OSError:
-                    continue
-    except OSError:
+        return sorted(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return found
-
-
-def _reference(folder: str, name: str) -> str | None:
-    """The snapshot a branch or tag points to; None when there is no such reference or it points outside."""
-    content = _read(f"{folder}/refs/{name}", MAX_REFERENCE_BYTES)
-    if content is None:
-        return None
-    commit = content.decode("utf-8", "replace").strip()
-    return commit if commit and "/" not in commit and _is_safe(commit) else None
-
-
-def _is_safe(revision: str) -> bool:
-    """Whether a text may become part of a path below the model's directory."""
-    return not (revision.startswith(("/", ".")) or ".." in revision or "\0" in revision)
-
-
-def _read(path: str, limit: int) -> bytes | None:
-    """The content of a regular file of at most ``limit`` bytes, else None."""
-    try:
-        with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
-            content = file.read(limit + 1)
-    except (OSError, ValueError):
-        return None
-    return content if content is not None and len(content) <= limit else None
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    """Opening a named pipe must not wait for a writer."""
-    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
-
-
-def _entry(path: str, info: dict[str, object]) -> ManifestEntry:
-    size, digest = info["size"], info.get("lfs_sha256") or info.get("blob_id")
-    if not isinstance(size, int) or not isinstance(path, str):
-        raise ValueError("not a manifest entry")
-    known = isinstance(digest, str) and len(digest) in {40, 64} and _HEXADECIMAL.issuperset(digest)
-    return ManifestEntry(path, size, str(digest) if known else None)

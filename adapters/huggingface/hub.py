@@ -3,17 +3,14 @@
 A snapshot becomes visible in one step, and only when every file of it has arrived.
 """
 
-import contextlib
-import json
 import os
-import shutil
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mlxk.adapters.huggingface.client import HubClient, translate_errors
-from mlxk.adapters.huggingface.layout import STAGING, ModelFolder
+from mlxk.adapters.huggingface.layout import ModelFolder, publish_snapshot
 from mlxk.adapters.huggingface.transfer import BlobTransfer, StoppedError, storage_error
 from mlxk.application.ports.model_hub import ModelHub
 from mlxk.application.ports.progress import Progress
@@ -30,79 +27,6 @@ from mlxk.domain.download import (
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
     from huggingface_hub.hf_api import RepoFile
-
-
-TREE_FORMAT = 1
-"""Version of the record that the hub client keeps of a revision's files."""
-
-
-def publish(folder: ModelFolder, plan: DownloadPlan) -> None:
-    """Make the files of a plan visible; all of their contents must be here.
-
-    Raises:
-        OSError: The disk refuses; what was visible before is unchanged, or complete.
-    """
-    model = plan.model
-    _record_tree(folder, model)
-    final = f"{folder.snapshots}/{model.commit}"
-    if os.path.isdir(final):
-        _link_all(folder, plan.files, final)
-    else:
-        staging = f"{folder.directory}/{STAGING}"
-        shutil.rmtree(staging, ignore_errors=True)
-        _link_all(folder, plan.files, f"{staging}/{model.commit}")
-        try:
-            os.rename(f"{staging}/{model.commit}", final)
-        except OSError:
-            if not os.path.isdir(final):
-                raise
-            _link_all(folder, plan.files, final)  # another client has begun it meanwhile
-        shutil.rmtree(staging, ignore_errors=True)
-    if model.reference:
-        _write(f"{folder.directory}/refs/{model.reference}", model.commit.encode())
-
-
-def _link_all(folder: ModelFolder, files: tuple[RemoteFile, ...], directory: str) -> None:
-    for file in files:
-        path, blob = f"{directory}/{file.path}", folder.blob(file.digest)
-        parent = os.path.dirname(path)
-        os.makedirs(parent, exist_ok=True)
-        target = "../" * (file.path.count("/") + 2) + f"blobs/{file.digest}"
-        if os.path.islink(path) and os.readlink(path) == target:
-            continue
-        temporary = f"{path}.mlxk-link"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        try:
-            os.symlink(target, temporary)
-        except OSError:
-            shutil.copyfile(blob, temporary)  # a file system without links, such as exFAT
-        os.replace(temporary, path)
-
-
-def _record_tree(folder: ModelFolder, model: RemoteModel) -> None:
-    """Keep what the hub listed, as its client does: later checks then need no network."""
-    record = {"format_version": TREE_FORMAT, "files": {file.path: _entry(file) for file in model.files}}
-    _write(f"{folder.directory}/trees/{model.commit}.json", json.dumps(record, indent=1).encode())
-
-
-def _entry(file: RemoteFile) -> Mapping[str, object]:
-    entry: dict[str, object] = {"size": file.size_bytes, "blob_id": file.blob_id}
-    if file.sha256:
-        entry |= {"lfs_sha256": file.sha256, "lfs_size": file.size_bytes}
-    if file.chunk_hash:
-        entry["xet_hash"] = file.chunk_hash
-    return entry
-
-
-def _write(path: str, content: bytes) -> None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 FILES_AT_A_TIME = 8
@@ -161,7 +85,7 @@ class HuggingFaceModelHub(ModelHub):
             finally:
                 progress.end()
         try:
-            publish(folder, plan)
+            publish_snapshot(folder, plan)
         except OSError as error:
             raise storage_error(error) from error
 

@@ -1,39 +1,58 @@
-"""Where things are in the hub cache, for those who write to it.
+"""The layout of the Hugging Face hub cache: paths, references, and the record of a revision's files.
 
-models--org--name/blobs/<digest>                     a content, whole
-                 /blobs/<digest>.mlxk.incomplete     one that is arriving; the name is constant, so that any
-                                                     later run finds it, and other clients know what it is
-                 /snapshots/<commit>/<path>          links to blobs
-                 /.staging/<commit>/<path>           a snapshot that is being made, at the same depth
-                 /refs/<branch>  /trees/<commit>.json
-.locks/models--org--name/<digest>.lock               shared with every other client of the cache
-                        /mlxk.lock                   ours: one process at a time changes a model
+models--org--name/blobs/<digest>                     content of one file
+                 /blobs/<digest>.<suffix>.incomplete partial download; ours has a constant suffix, so that the next run
+                                                     finds it
+                 /snapshots/<commit>/<path>          symbolic links to ../../blobs/<digest>, or plain files
+                 /.staging/<commit>/<path>           a snapshot before it is published, at the same depth
+                 /refs/<branch or tag>               the commit it points to
+                 /trees/<commit>.json                files of the revision as the hub listed them
+.locks/models--org--name/<digest>.lock               held by every client that writes the blob
+                        /mlxk.lock                   held by the one mlxk process that changes the model
 """
 
+import contextlib
+import json
 import os
+import shutil
+from collections.abc import Mapping
 
 import attrs
 
+from mlxk.application.ports.model_cache import ManifestEntry
+from mlxk.domain.download import DownloadPlan, RemoteFile, RemoteModel
+
+MAX_REFERENCE_BYTES = 256
+"""A file below ``refs`` holds one commit hash; longer files are ignored."""
+
+MAX_MANIFEST_BYTES = 64 * 1024 * 1024
+"""A record takes about 200 bytes a file; larger ones are ignored."""
+
+TREE_FORMAT = 1
+"""Version of the records in ``trees``, as the hub client writes them."""
+
 PARTIAL_SUFFIX = ".mlxk.incomplete"
 MODEL_LOCK = "mlxk.lock"
-STAGING = ".staging"
 
+_PREFIX = "models--"
+_MARKER_OF_TESTS = "TEST-CACHE-SENTINEL"
+_HEXADECIMAL = frozenset("0123456789abcdef")
 _CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of models; backups may leave it out.\n"
 
 
 @attrs.frozen
 class ModelFolder:
-    """One model's part of the cache."""
+    """The paths of one model in the cache."""
 
     root: str
     """The ``hub`` directory, absolute."""
     name: str
-    """``org/name``, checked."""
+    """``org/name``."""
 
     @property
     def folder_name(self) -> str:
-        """What the model's directory is called."""
-        return "models--" + self.name.replace("/", "--")
+        """Name of the model's directory."""
+        return _PREFIX + self.name.replace("/", "--")
 
     @property
     def directory(self) -> str:
@@ -42,33 +61,62 @@ class ModelFolder:
 
     @property
     def blobs(self) -> str:
-        """The directory of contents."""
+        """Directory of file contents."""
         return f"{self.directory}/blobs"
 
     @property
     def snapshots(self) -> str:
-        """The directory of revisions."""
+        """Directory of revisions."""
         return f"{self.directory}/snapshots"
 
     @property
+    def references(self) -> str:
+        """Directory of branches and tags."""
+        return f"{self.directory}/refs"
+
+    @property
+    def trees(self) -> str:
+        """Directory of the records of revisions' files."""
+        return f"{self.directory}/trees"
+
+    @property
+    def negative_cache(self) -> str:
+        """Directory where the hub client records which files of a revision do not exist."""
+        return f"{self.directory}/.no_exist"
+
+    @property
     def locks(self) -> str:
-        """The directory of locks."""
+        """Directory of lock files."""
         return f"{self.root}/.locks/{self.folder_name}"
 
+    @property
+    def is_valid(self) -> bool:
+        """Whether a directory of the cache can have this model's name."""
+        name = self.name
+        return bool(name) and "\0" not in name and _MARKER_OF_TESTS not in name and _name(self.folder_name) == name
+
     def blob(self, digest: str) -> str:
-        """Where a whole content is."""
+        """Path of a complete content."""
         return f"{self.blobs}/{digest}"
 
     def partial(self, digest: str) -> str:
-        """Where an arriving content is."""
+        """Path of a partially downloaded content."""
         return f"{self.blobs}/{digest}{PARTIAL_SUFFIX}"
 
     def lock(self, digest: str) -> str:
-        """The lock that every client takes before it writes a content."""
+        """Path of the lock that every client holds while it writes a content."""
         return f"{self.locks}/{digest}.lock"
 
+    def snapshot(self, commit: str) -> str:
+        """Directory of a revision."""
+        return f"{self.snapshots}/{commit}"
+
+    def tree(self, commit: str) -> str:
+        """Path of the record of a revision's files."""
+        return f"{self.trees}/{commit}.json"
+
     def create(self) -> None:
-        """Make the directories, empty ones included: other clients take a model without them for a damaged one.
+        """Make the directories, including empty ones, without which other clients consider a model damaged.
 
         Raises:
             OSError: The cache cannot be written to.
@@ -79,3 +127,175 @@ class ModelFolder:
         if not os.path.exists(tag):
             with open(tag, "wb") as file:
                 file.write(_CACHE_TAG)
+
+
+def model_names(root: str) -> tuple[str, ...]:
+    """Return the ``org/name`` of every cached model, sorted.
+
+    Raises:
+        OSError: The cache does not exist or cannot be read.
+    """
+    with os.scandir(root) as entries:
+        return tuple(sorted(_name(entry.name) for entry in entries if _is_model(entry)))
+
+
+def snapshots_of(folder: ModelFolder, with_time: bool = False) -> list[tuple[int, str]]:
+    """Return modification time (nanoseconds, 0 unless requested) and name of every snapshot, without hidden ones."""
+    found = []
+    try:
+        with os.scandir(folder.snapshots) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or not _is_directory(entry):
+                    continue
+                try:
+                    found.append((entry.stat().st_mtime_ns if with_time else 0, entry.name))
+                except OSError:
+                    continue
+    except OSError:
+        return []
+    return found
+
+
+def read_reference(folder: ModelFolder, name: str) -> str | None:
+    """Return the commit a branch or tag points to; None when it does not exist, or points outside the model."""
+    content = _read(f"{folder.references}/{name}", MAX_REFERENCE_BYTES) if is_safe(name) else None
+    if content is None:
+        return None
+    commit = content.decode("utf-8", "replace").strip()
+    return commit if commit and "/" not in commit and is_safe(commit) else None
+
+
+def references_to(folder: ModelFolder, commit: str) -> list[str]:
+    """Return the paths of the branches and tags that point to a commit."""
+    found = []
+    for parent, _, names in os.walk(folder.references):
+        for name in names:
+            with contextlib.suppress(OSError), open(f"{parent}/{name}", "rb") as file:
+                if file.read(MAX_REFERENCE_BYTES).strip() == commit.encode():
+                    found.append(f"{parent}/{name}")
+    return found
+
+
+def is_safe(revision: str) -> bool:
+    """Whether a revision may become part of a path below the model's directory."""
+    return not (revision.startswith(("/", ".")) or ".." in revision or "\0" in revision)
+
+
+def read_tree(folder: ModelFolder, commit: str) -> tuple[ManifestEntry, ...] | None:
+    """Return the recorded files of a revision, sorted by path; None when there is no valid record."""
+    content = _read(folder.tree(commit), MAX_MANIFEST_BYTES)
+    if content is None:
+        return None
+    try:
+        files = json.loads(content)["files"]
+        return tuple(sorted((_manifest_entry(path, info) for path, info in files.items()), key=lambda each: each.path))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def publish_snapshot(folder: ModelFolder, plan: DownloadPlan) -> None:
+    """Make the files of a plan visible in one step; all of their blobs must be complete.
+
+    Raises:
+        OSError: The disk refuses; what was visible before is unchanged, or complete.
+    """
+    model, final = plan.model, folder.snapshot(plan.model.commit)
+    # The hub client records the listing as well: later checks then need no network.
+    record = {"format_version": TREE_FORMAT, "files": {file.path: _tree_entry(file) for file in model.files}}
+    _write(folder.tree(model.commit), json.dumps(record, indent=1).encode())
+    if os.path.isdir(final):
+        _link_all(folder, plan.files, final)
+    else:
+        _publish_new(folder, model, plan.files)
+    if model.reference:
+        _write(f"{folder.references}/{model.reference}", model.commit.encode())
+
+
+def _publish_new(folder: ModelFolder, model: RemoteModel, files: tuple[RemoteFile, ...]) -> None:
+    staging, final = f"{folder.directory}/.staging", folder.snapshot(model.commit)
+    shutil.rmtree(staging, ignore_errors=True)
+    _link_all(folder, files, f"{staging}/{model.commit}")
+    try:
+        os.rename(f"{staging}/{model.commit}", final)
+    except OSError:
+        if not os.path.isdir(final):
+            raise
+        _link_all(folder, files, final)  # another client has created it meanwhile
+    shutil.rmtree(staging, ignore_errors=True)
+
+
+def _link_all(folder: ModelFolder, files: tuple[RemoteFile, ...], directory: str) -> None:
+    for file in files:
+        path, blob = f"{directory}/{file.path}", folder.blob(file.digest)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        target = "../" * (file.path.count("/") + 2) + f"blobs/{file.digest}"
+        if os.path.islink(path) and os.readlink(path) == target:
+            continue
+        temporary = f"{path}.mlxk-link"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        try:
+            os.symlink(target, temporary)
+        except OSError:
+            shutil.copyfile(blob, temporary)  # a file system without links, such as exFAT
+        os.replace(temporary, path)
+
+
+def _tree_entry(file: RemoteFile) -> Mapping[str, object]:
+    entry: dict[str, object] = {"size": file.size_bytes, "blob_id": file.blob_id}
+    if file.sha256:
+        entry |= {"lfs_sha256": file.sha256, "lfs_size": file.size_bytes}
+    if file.chunk_hash:
+        entry["xet_hash"] = file.chunk_hash
+    return entry
+
+
+def _manifest_entry(path: str, info: dict[str, object]) -> ManifestEntry:
+    size, digest = info["size"], info.get("lfs_sha256") or info.get("blob_id")
+    if not isinstance(size, int) or not isinstance(path, str):
+        raise ValueError("not a manifest entry")
+    known = isinstance(digest, str) and len(digest) in {40, 64} and _HEXADECIMAL.issuperset(digest)
+    return ManifestEntry(path, size, str(digest) if known else None)
+
+
+def _is_model(entry: "os.DirEntry[str]") -> bool:
+    name = entry.name
+    return (
+        name.startswith(_PREFIX) and len(name) > len(_PREFIX) and _MARKER_OF_TESTS not in name and _is_directory(entry)
+    )
+
+
+def _is_directory(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a cycle of links
+        return False
+
+
+def _name(folder: str) -> str:
+    return folder[len(_PREFIX) :].replace("--", "/")
+
+
+def _read(path: str, limit: int) -> bytes | None:
+    """Return the content of a file of at most ``limit`` bytes, else None."""
+    try:
+        with open(path, "rb", buffering=0, opener=_open_without_blocking) as file:
+            content = file.read(limit + 1)
+    except (OSError, ValueError):
+        return None
+    return content if content is not None and len(content) <= limit else None
+
+
+def _open_without_blocking(path: str, flags: int) -> int:
+    """Open a file; a named pipe without a writer does not block."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _write(path: str, content: bytes) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from mlxk.adapters.huggingface.layout import MODEL_LOCK, ModelFolder
-from mlxk.application.ports.cache_editor import LockHolder, in_use
+from mlxk.application.ports.model_cache import LockHolder, in_use
 from mlxk.domain.errors import StorageError
 
 POLL_SECONDS = 0.1

@@ -1,17 +1,20 @@
-"""Port: the Hugging Face models cached on this disk."""
+"""Port: the cache of models downloaded from the hub."""
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import attrs
 
+from mlxk.application.ports.model_source import ModelSource
+from mlxk.domain.errors import LocksPresentError
 from mlxk.domain.models.model import ModelHandle
 
 
 @attrs.frozen
 class ManifestEntry:
-    """What the hub said about one file of a revision when it was downloaded."""
+    """One file of a revision as the hub listed it when it was downloaded."""
 
     path: str
     """Relative to the snapshot, with ``/`` between parts."""
@@ -20,39 +23,122 @@ class ManifestEntry:
     """64 hexadecimal digits: sha256 of the content; 40: git's sha1 of it as a blob; None: not recorded."""
 
 
-class ModelCache(Protocol):
-    """The models in the hub cache, read only. Every call looks at the disk anew; a model may vanish between calls."""
+@attrs.frozen
+class LockHolder:
+    """Another process that works on a model."""
 
-    @abstractmethod
-    def names(self) -> Iterable[str]:
-        """Return the ``org/name`` of every cached model, sorted; empty when there is no cache.
+    process: int | None
+    """Process id; None when the system does not report it."""
+    activity: str
+    """Participle phrase, such as ``downloading it``."""
 
-        Models without any snapshot are included: they are broken downloads, and are shown as such.
+    def __str__(self) -> str:
+        process = f"process {self.process}" if self.process else "another process"
+        return f"{process}, which is {self.activity}"
 
-        Raises:
-            StorageError: The cache exists but cannot be read.
-        """
+
+def in_use(name: str, holders: tuple[LockHolder, ...]) -> LocksPresentError:
+    """Return the error that names the processes that work on a model."""
+    processes = [holder.process for holder in holders if holder.process]
+    stop = f", or stop process {processes[0]}" if processes else ""
+    return LocksPresentError(
+        f"'{name}' is in use by {holders[0]}",
+        hint=f"Wait until it is done{stop}.",
+        detail={"processes": processes} if processes else None,
+    )
+
+
+@attrs.frozen
+class Removal:
+    """The revisions of one model to remove, and the space that frees."""
+
+    name: str
+    """``org/name``."""
+    revisions: tuple[str, ...]
+    """Snapshots to remove, sorted; empty for a download that never completed a file."""
+    all_revisions: bool
+    """Whether the model is removed entirely."""
+    size_bytes: int
+    """Space freed: the sizes of the files that no other revision uses."""
+    lock_files: int = 0
+    """Stale lock files that are removed as well."""
+
+    @property
+    def label(self) -> str:
+        """The name, with the abbreviated revision unless all are removed."""
+        return self.name if self.all_revisions else f"{self.name}@{self.revisions[0][:12]}"
+
+
+class ModelCache(ModelSource, Protocol):
+    """The hub cache. Models without any snapshot are listed as well: they are incomplete downloads.
+
+    Other processes may change the cache at any time. At most one process of ours changes a model at a time.
+    """
 
     @abstractmethod
     def find(self, name: str, revision: str | None = None) -> ModelHandle | None:
-        """Return the handle of one cached model by its exact name, or None when it is not cached.
+        """Return the handle of one cached model, or None when it is not cached.
 
         Args:
-            name: ``org/name``.
-            revision: A branch, a tag, a commit or a prefix of one; None means the snapshot ``refs/main`` points
-                to, or the newest one when there is no such reference or its snapshot is not here. A model with no
-                snapshot at all has a handle whose revision is None and whose directory is the model's folder.
+            name: ``org/name``, matched exactly.
+            revision: A branch, a tag, a commit or a prefix of one. None means the snapshot that ``refs/main`` points
+                to, or the newest one when that is missing. The handle of a model without snapshots has the revision
+                None and the model's folder as its directory.
 
         Raises:
-            RevisionNotFoundError: The model is cached but that revision is not, or the prefix fits several;
-                ``matches`` lists the revisions that are here.
+            RevisionNotFoundError: The model is cached but the revision is not, or the prefix is ambiguous;
+                ``matches`` lists the cached revisions.
             StorageError: The cache exists but cannot be read.
         """
 
     @abstractmethod
     def manifest(self, handle: ModelHandle) -> tuple[ManifestEntry, ...] | None:
-        """Return what a handle's revision should hold, sorted by path; None when the hub client kept no record."""
+        """Return the recorded files of a handle's revision, sorted by path; None when there is no record."""
 
     @abstractmethod
     def unfinished_downloads(self, handle: ModelHandle) -> int:
-        """Return how many files of this model were left half downloaded (``.incomplete`` files beside its blobs)."""
+        """Return the number of partially downloaded files of a model."""
+
+    @abstractmethod
+    def reserve(
+        self, name: str, activity: str, wait: Callable[[LockHolder], None] | None = None
+    ) -> AbstractContextManager[None]:
+        """Lock a model against other processes of ours for the length of a ``with`` block.
+
+        Args:
+            name: ``org/name``; it need not be cached.
+            activity: Shown to processes that wait, such as ``downloading it``.
+            wait: Called once when another process holds the lock; entering the block then blocks. None means to fail.
+
+        Raises:
+            LocksPresentError: Another process holds the lock and ``wait`` is None.
+            StorageError: The cache cannot be written to.
+        """
+
+    @abstractmethod
+    def holders(self, name: str) -> tuple[LockHolder, ...]:
+        """Return the other processes, of any program, that hold locks on files of a model."""
+
+    @abstractmethod
+    def free_bytes(self) -> int | None:
+        """Return the free space of the cache's disk; None when it is unknown."""
+
+    @abstractmethod
+    def plan_removal(self, name: str, revision: str | None = None) -> Removal | None:
+        """Return what a removal would delete, or None when the model or revision is not cached.
+
+        Args:
+            name: ``org/name``.
+            revision: The directory name of a snapshot; None means all of them.
+
+        Raises:
+            StorageError: The cache cannot be read.
+        """
+
+    @abstractmethod
+    def remove(self, planned: Removal) -> None:
+        """Delete what was planned; files that no longer exist are ignored. To be called inside ``reserve``.
+
+        Raises:
+            StorageError: A file cannot be deleted. The model is then damaged; removing it again continues.
+        """

@@ -1,30 +1,94 @@
-"""Port: workspaces, the editable copies of models in plain directories."""
+"""Port: workspaces, the editable copies of models in ordinary directories."""
 
+import enum
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Protocol
 
+import attrs
+
 from mlxk.application.ports.model_cache import ManifestEntry
+from mlxk.application.ports.model_source import ModelSource
 from mlxk.domain.models.model import ModelHandle, Workspace
 
 
-class WorkspaceStore(Protocol):
-    """Finds workspaces by path and reads their record."""
+class CopyMethod(enum.Enum):
+    """How a file was added to a workspace."""
+
+    CLONED = "cloned"
+    """Copy-on-write: it shares its blocks with the source until one of them changes."""
+    COPIED = "copied"
+    KEPT = "kept"
+    """Present already, from an earlier run that did not finish."""
+
+
+@attrs.frozen
+class Provenance:
+    """The origin of a workspace, as recorded in it."""
+
+    operation: str
+    """The command that made it: clone or convert."""
+    source_repo: str | None = None
+    source_revision: str | None = None
+    mode: str | None = None
+    """Mode of a conversion."""
+    bits: int | None = None
+    group_size: int | None = None
+
+    @property
+    def identity(self) -> str:
+        """A text that is equal for two runs only if they make the same workspace."""
+        return "|".join(str(value) for value in attrs.astuple(self))
+
+
+class WorkspaceDraft(Protocol):
+    """An unpublished workspace: a hidden directory beside the target."""
+
+    @property
+    @abstractmethod
+    def directory(self) -> str:
+        """Return its directory, absolute; files may be written there directly."""
 
     @abstractmethod
-    def find(self, path: str) -> ModelHandle | None:
+    def take(self, source: str, path: str, tell: Callable[[int], None]) -> CopyMethod:
+        """Copy one file, following links.
+
+        Args:
+            source: The source directory.
+            path: The file, relative to both directories.
+            tell: Called with the bytes copied so far.
+
+        Raises:
+            StorageError: The file cannot be read, or the disk refuses.
+        """
+
+    @abstractmethod
+    def write(self, path: str, content: bytes) -> None:
+        """Write one file, relative to the draft.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+
+    @abstractmethod
+    def publish(self) -> ModelHandle:
+        """Record provenance and content hash, and move the directory to the target in one step.
+
+        Raises:
+            StorageError: The disk refuses, or the target exists meanwhile.
+        """
+
+
+class WorkspaceStore(ModelSource, Protocol):
+    """Finds, reads and makes workspaces. As a source of models it has the workspaces of the workspace home."""
+
+    @abstractmethod
+    def at(self, path: str) -> ModelHandle | None:
         """Return the handle of the workspace at a path, or None when it holds no ``config.json``.
 
         Args:
             path: Absolute, relative to the working directory, or starting with ``~/``.
-        """
-
-    @abstractmethod
-    def home(self) -> Iterable[ModelHandle]:
-        """Return the workspaces of the workspace home, sorted by directory name; empty when none is set or there.
-
-        Raises:
-            StorageError: The home exists but cannot be read.
         """
 
     @abstractmethod
@@ -44,7 +108,7 @@ class WorkspaceStore(Protocol):
 
     @abstractmethod
     def read(self, handle: ModelHandle) -> Workspace:
-        """Return provenance and state; an unmanaged workspace when it has no sentinel or an unreadable one."""
+        """Return provenance and state; an unmanaged workspace when it has no valid record."""
 
     @abstractmethod
     def manifest(self, handle: ModelHandle) -> tuple[ManifestEntry, ...] | None:
@@ -55,15 +119,47 @@ class WorkspaceStore(Protocol):
 
     @abstractmethod
     def recalculate(self, handle: ModelHandle, deep: bool = False) -> Workspace:
-        """Record the present content as the clean state and return the new state; may be called again.
+        """Record the present content as the clean state and return the new state. Idempotent.
 
         Args:
             handle: A managed workspace.
-            deep: Also record a digest of every byte, tensors included, so that deep verification can find a
-                changed weight; reads the whole model.
+            deep: Also record a digest of every byte, tensors included, so that deep verification detects changed
+                weights; reads the whole model.
 
         Raises:
-            ValidationError: The workspace is not managed, so there is no record to write to; or it has no content
-                hash, because of a link out of it or damaged weights, which the message names.
+            ValidationError: The workspace is not managed, so there is no record to update; or it has no content hash,
+                because of a link out of it or damaged weights, which the message names.
             StorageError: A file cannot be read, or the record cannot be written; the old record is then intact.
+        """
+
+    @abstractmethod
+    def place(self, target: str | None, name: str) -> str:
+        """Return the absolute directory of a new workspace after checking that it can be made.
+
+        Args:
+            target: A path, or a bare name, which is relative to the workspace home if one is set; None means the
+                workspace home.
+            name: Directory name when ``target`` is None.
+
+        Raises:
+            ValidationError: The target exists, its parent does not, it is inside the model cache, or there is neither
+                a target nor a workspace home.
+            StorageError: The parent is not writable.
+        """
+
+    @abstractmethod
+    def draft(
+        self, place: str, provenance: Provenance, *, keep_unfinished: bool
+    ) -> AbstractContextManager[WorkspaceDraft]:
+        """Open the draft of a new workspace for the length of a ``with`` block. The target appears only on ``publish``.
+
+        Args:
+            place: The directory, as ``place`` returned it.
+            provenance: Origin of the workspace. Files left by an earlier run with the same provenance are reused.
+            keep_unfinished: Whether to keep the draft when the block fails, so that a later run can continue.
+
+        Raises:
+            LocksPresentError: Another process makes a workspace at the same place.
+            ValidationError: Something else has the draft's name.
+            StorageError: The disk refuses.
         """

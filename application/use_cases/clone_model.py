@@ -3,12 +3,11 @@
 import attrs
 
 from mlxk.application.cache_lock import reserved_source
-from mlxk.application.ports.cache_editor import CacheEditor
 from mlxk.application.ports.confirmation import Confirmation
+from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.model_files import ModelFiles
 from mlxk.application.ports.progress import Progress
-from mlxk.application.ports.workspace_builder import CopyMethod, Provenance, WorkspaceBuilder, WorkspaceDraft
-from mlxk.application.ports.workspace_store import WorkspaceStore
+from mlxk.application.ports.workspace_store import CopyMethod, Provenance, WorkspaceDraft, WorkspaceStore
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.pull_model import PullModel, PullRequest, PullStatus
 from mlxk.application.use_cases.resolve_model import ResolveModel
@@ -57,8 +56,7 @@ class CloneModel:
     pull: PullModel
     files: ModelFiles
     workspaces: WorkspaceStore
-    builder: WorkspaceBuilder
-    editor: CacheEditor
+    cache: ModelCache
     describe: DescribeModel
 
     def __call__(self, request: CloneRequest, progress: Progress, confirmation: Confirmation) -> CloneResult:
@@ -72,10 +70,10 @@ class CloneModel:
         Raises:
             ValidationError: The reference or the target is none.
             UnhealthyModelError: The copy is not whole; nothing was made.
-            MlxkError: The model cannot be had, see ``PullModel``; or the disk refuses, see ``WorkspaceBuilder``.
+            MlxkError: The model cannot be had, see ``PullModel``; or the disk refuses, see ``WorkspaceStore``.
         """
         ref = _parse(request)
-        place = self.builder.place(request.target, ref.name.rstrip("/").rpartition("/")[2])
+        place = self.workspaces.place(request.target, ref.name.rstrip("/").rpartition("/")[2])
         source = self._local(ref)
         if source is None:
             as_it_is = not (request.check_health or request.force_resume)
@@ -91,17 +89,16 @@ class CloneModel:
         """Return a source that no hub has: a path, a workspace of the home by its exact name, a built-in."""
         if ref.kind is not ReferenceKind.NAME:
             return self.resolve(ref)
-        named = (handle for handle in self.workspaces.home() if handle.display_name == ref.name)
-        return None if ref.revision else next(named, None)
+        return None if ref.revision else self.workspaces.find(ref.name)
 
     def _clone(self, source: ModelHandle, place: str, request: CloneRequest, progress: Progress) -> CloneResult:
         if place == source.directory or place.startswith(f"{source.directory}/"):
             raise ValidationError("target: it lies in the model that is to be cloned")
         provenance = self._provenance(source)
-        with reserved_source(self.editor, source, "cloning it", progress):
+        with reserved_source(self.cache, source, "cloning it", progress):
             if request.check_health:
                 self._checked(source, request)  # before anything is copied
-            with self.builder.draft(place, provenance, keep_unfinished=True) as draft:
+            with self.workspaces.draft(place, provenance, keep_unfinished=True) as draft:
                 methods = self._fill(draft, source, progress)
                 copy = ModelHandle(draft.directory, draft.directory, Origin.WORKSPACE)
                 report = self._checked(copy, request) if request.check_health else None

@@ -10,13 +10,11 @@ import attrs
 
 from mlxk.application.cache_lock import reserved_source
 from mlxk.application.ports.backend_registry import BackendRegistry
-from mlxk.application.ports.cache_editor import CacheEditor
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.model_files import FileListing, ModelFiles
 from mlxk.application.ports.progress import Progress
 from mlxk.application.ports.weight_converter import ConvertedWeights, WeightConverter
-from mlxk.application.ports.workspace_builder import Provenance, WorkspaceBuilder, WorkspaceDraft
-from mlxk.application.ports.workspace_store import WorkspaceStore
+from mlxk.application.ports.workspace_store import Provenance, WorkspaceDraft, WorkspaceStore
 from mlxk.application.snapshot_reading import read_snapshot
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
@@ -100,8 +98,6 @@ class ConvertModel:
     files: ModelFiles
     workspaces: WorkspaceStore
     registry: BackendRegistry
-    builder: WorkspaceBuilder
-    editor: CacheEditor
     converter: WeightConverter
     describe: DescribeModel
 
@@ -114,16 +110,16 @@ class ConvertModel:
             UntrustedModelCodeError: The source wants its own code executed.
             CapabilityError, IncompatibleModelError: It is of a kind that cannot be converted.
             ConversionFailedError: The library refuses, weights are missing, or the result is not whole.
-            MlxkError: The disk refuses, see ``WorkspaceBuilder``.
+            MlxkError: The disk refuses, see ``WorkspaceStore``.
         """
         scheme = _scheme(request)
         source = self.resolve(request.reference)
-        place = self.builder.place(request.target, source.short_name)
+        place = self.workspaces.place(request.target, source.short_name)
         if place == source.directory or place.startswith(f"{source.directory}/"):
             raise ValidationError("target: it lies in the model that is to be converted")
-        reserved = reserved_source(self.editor, source, "converting it", progress)
+        reserved = reserved_source(self.cache, source, "converting it", progress)
         provenance = self._provenance(source, request, scheme)
-        with reserved, self.builder.draft(place, provenance, keep_unfinished=False) as draft:
+        with reserved, self.workspaces.draft(place, provenance, keep_unfinished=False) as draft:
             if request.mode is ConvertMode.REPAIR_INDEX:
                 rebuilt, weights, warning = self._repair(source, draft), None, None
             else:

@@ -154,7 +154,7 @@ class DescribeModel:
         """
         present: ModelHandle | None = handle
         if handle.origin is Origin.WORKSPACE:
-            present = self.workspaces.find(handle.directory)
+            present = self.workspaces.at(handle.directory)
         elif handle.origin is Origin.CACHE:
             try:
                 present = self.cache.find(handle.name, handle.revision)

@@ -2,8 +2,8 @@
 
 import attrs
 
-from mlxk.application.ports.built_in_models import BuiltInModels
 from mlxk.application.ports.model_cache import ModelCache
+from mlxk.application.ports.model_source import ModelSource
 from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.domain.errors import ModelNotFoundError
@@ -17,7 +17,7 @@ class ListModels:
 
     cache: ModelCache
     workspaces: WorkspaceStore
-    built_in: BuiltInModels
+    built_in: ModelSource
     describe: DescribeModel
 
     def __call__(self, pattern: str | None = None) -> tuple[ModelDescription, ...]:
@@ -57,9 +57,6 @@ class ListModels:
         return tuple(sorted(found, key=lambda handle: (handle.name, handle.directory)))
 
     def _named(self, part: str) -> list[ModelHandle]:
-        handles = (
-            *(self.built_in.find(name) for name in self.built_in.names() if part in name.lower()),
-            *(handle for handle in self.workspaces.home() if part in handle.short_name.lower()),
-            *(self.cache.find(name) for name in self.cache.names() if part in name.lower()),
-        )
-        return [handle for handle in handles if handle is not None]
+        sources: tuple[ModelSource, ...] = (self.built_in, self.workspaces, self.cache)
+        found = (source.find(name) for source in sources for name in source.names() if part in name.lower())
+        return [handle for handle in found if handle is not None]

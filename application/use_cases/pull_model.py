@@ -5,11 +5,10 @@ import enum
 import attrs
 
 from mlxk.application.cache_lock import reserved
-from mlxk.application.ports.built_in_models import BuiltInModels
-from mlxk.application.ports.cache_editor import CacheEditor
 from mlxk.application.ports.confirmation import Confirmation
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.model_hub import ModelHub
+from mlxk.application.ports.model_source import ModelSource
 from mlxk.application.ports.progress import Progress
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import without_revisions
@@ -93,9 +92,8 @@ class PullModel:
     """Pulls one model."""
 
     cache: ModelCache
-    built_in: BuiltInModels
+    built_in: ModelSource
     hub: ModelHub
-    editor: CacheEditor
     describe: DescribeModel
 
     def __call__(self, request: PullRequest, progress: Progress, confirmation: Confirmation) -> PullResult:
@@ -123,7 +121,7 @@ class PullModel:
         if request.dry_run:
             plan = plan_download(self.hub.describe(name, ref.revision))
             return attrs.evolve(result, plan=plan, missing_bytes=self.hub.missing_bytes(plan))
-        with reserved(self.editor, name, "pulling it", progress):
+        with reserved(self.cache, name, "pulling it", progress):
             return self._pull(result, ref.revision, request, progress, confirmation)
 
     def _pull(
@@ -185,7 +183,7 @@ class PullModel:
 
     def _may_resume(self, name: str, report: HealthReport, request: PullRequest, confirmation: Confirmation) -> bool:
         """Whether to complete a damaged model: when told to, or while another client is at it."""
-        if request.force_resume or self.editor.holders(name):
+        if request.force_resume or self.cache.holders(name):
             return True
         facts = (f"Model '{name}' has partial download:", f"  {report.reason}")
         answer = confirmation.ask(facts, "Resume download?", default=True)
@@ -214,7 +212,7 @@ class PullModel:
         return check_name(matches[0])
 
     def _require_space(self, plan: DownloadPlan, missing: int) -> None:
-        free = self.editor.free_bytes()
+        free = self.cache.free_bytes()
         if free is not None and missing > 0 and free < missing + SPARE_BYTES:
             raise StorageError(
                 f"'{plan.model.name}' needs {_gigabytes(missing)} more, and the disk of the model cache has "

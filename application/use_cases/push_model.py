@@ -160,9 +160,9 @@ class PushModel:
         if not folder.strip():
             raise ValidationError("the folder's name is empty")
         if not is_path(folder):
-            for handle in self.workspaces.home():
-                if handle.display_name == folder:
-                    return handle.directory
+            handle = self.workspaces.find(folder)
+            if handle:
+                return handle.directory
         directory = self.folder.find(folder)
         if directory:
             return directory

@@ -5,10 +5,8 @@ from fnmatch import fnmatchcase
 
 import attrs
 
-from mlxk.application.ports.built_in_models import BuiltInModels
-from mlxk.application.ports.cache_editor import CacheEditor, Removal, in_use
 from mlxk.application.ports.confirmation import Confirmation
-from mlxk.application.ports.model_cache import ModelCache
+from mlxk.application.ports.model_cache import ModelCache, Removal, in_use
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import (
     Advice,
@@ -52,9 +50,7 @@ class RemoveModel:
     """Removes models from the cache; what is not there is not touched."""
 
     cache: ModelCache
-    built_in: BuiltInModels
     resolve: ResolveModel
-    editor: CacheEditor
 
     def __call__(self, request: RemoveRequest, confirmation: Confirmation) -> RemoveResult:
         """Remove what a reference means.
@@ -89,7 +85,7 @@ class RemoveModel:
     def _single(self, ref: ModelRef) -> Removal:
         handle = self._cached(ref)
         revision = handle.revision if ref.revision is not None else None
-        removal = self.editor.plan_removal(handle.name, revision)
+        removal = self.cache.plan_removal(handle.name, revision)
         if removal is None:
             raise ModelNotFoundError(f"no cached model found matching '{ref}'")
         return removal
@@ -122,7 +118,7 @@ class RemoveModel:
             raise ValidationError(f"a pattern selects cached models by name only: '{ref.text.strip()}'")
         pattern = ref.name.lower()
         names = [name for name in self.cache.names() if _fits(name.lower(), pattern)]
-        removals = tuple(removal for removal in map(self.editor.plan_removal, names) if removal)
+        removals = tuple(removal for removal in map(self.cache.plan_removal, names) if removal)
         if not removals:
             raise ModelNotFoundError(f"no cached model fits the pattern '{ref.name}'")
         return removals
@@ -140,12 +136,12 @@ class RemoveModel:
         return answer
 
     def _remove(self, removal: Removal) -> None:
-        with self.editor.reserve(removal.name, "removing it"):
+        with self.cache.reserve(removal.name, "removing it"):
             self._require_peace(removal.name)
-            self.editor.remove(removal)
+            self.cache.remove(removal)
 
     def _require_peace(self, name: str) -> None:
-        holders = self.editor.holders(name)
+        holders = self.cache.holders(name)
         if holders:
             raise in_use(name, holders)
 

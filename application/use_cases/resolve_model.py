@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 import attrs
 
-from mlxk.application.ports.built_in_models import BuiltInModels
 from mlxk.application.ports.model_cache import ModelCache
+from mlxk.application.ports.model_source import ModelSource
 from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.domain.errors import Advice, AmbiguousModelError, ModelNotFoundError, Remedy, ValidationError
 from mlxk.domain.models.model import ModelHandle
@@ -27,7 +27,7 @@ class ResolveModel:
 
     cache: ModelCache
     workspaces: WorkspaceStore
-    built_in: BuiltInModels
+    built_in: ModelSource
 
     def __call__(self, reference: str | ModelRef) -> ModelHandle:
         """Return the handle of the one model a reference means.
@@ -49,13 +49,12 @@ class ResolveModel:
         ref = ModelRef.parse(reference) if isinstance(reference, str) else reference
         if ref.is_path:
             return self._at_path(ref)
-        built_in = self.built_in.find(ref.name)
         if ref.revision is not None:
-            return self._at_revision(ref, ref.revision, built_in)
-        return built_in or self._named(ref)
+            return self._at_revision(ref, ref.revision)
+        return self._named(ref)
 
     def _at_path(self, ref: ModelRef) -> ModelHandle:
-        handle = self.workspaces.find(ref.name)
+        handle = self.workspaces.at(ref.name)
         if handle is None:
             raise ModelNotFoundError(
                 f"no model at '{ref.name}': there is no config.json",
@@ -63,8 +62,8 @@ class ResolveModel:
             )
         return handle
 
-    def _at_revision(self, ref: ModelRef, revision: str, built_in: ModelHandle | None) -> ModelHandle:
-        if built_in:
+    def _at_revision(self, ref: ModelRef, revision: str) -> ModelHandle:
+        if self.built_in.find(ref.name):
             raise without_revisions(ref)
         exact = self._cached(ref.name)
         match = exact.name if exact else _only_match(ref.name, self.cache.names())
@@ -74,13 +73,14 @@ class ResolveModel:
         return handle
 
     def _named(self, ref: ModelRef) -> ModelHandle:
-        home = {handle.short_name: handle for handle in self.workspaces.home()}
-        exact = home.get(ref.name) or self._cached(ref.name)
+        exact = self.built_in.find(ref.name) or self.workspaces.find(ref.name) or self._cached(ref.name)
         if exact:
             return exact
-        known = {*home, *self.cache.names()}
+        # A part of a name never means a built-in model.
+        searched: tuple[ModelSource, ...] = (self.workspaces, self.cache)
+        known = {name: source for source in reversed(searched) for name in source.names()}
         match = _only_match(ref.name, known)
-        handle = (home.get(match) or self.cache.find(match)) if match else None
+        handle = known[match].find(match) if match else None
         if handle is None:
             raise _not_found(ref, {*known, *self.built_in.names()})
         return handle

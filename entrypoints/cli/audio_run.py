@@ -17,7 +17,7 @@ from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
 if TYPE_CHECKING:
-    from mlxk.application.ports.built_in_models import BuiltInModels
+    from mlxk.application.ports.model_source import ModelSource
     from mlxk.application.use_cases.generate_text import Question
     from mlxk.application.use_cases.transcribe_audio import Recording
     from mlxk.domain.transcription import Segment, Transcript, TranscriptEvent, TranscriptionSettings
@@ -167,7 +167,7 @@ def _require_question(arguments: argparse.Namespace) -> None:
         )
 
 
-def _recording(values: Sequence[str], prompt: str, built_in: "BuiltInModels") -> "tuple[Recording, str]":
+def _recording(values: Sequence[str], prompt: str, built_in: "ModelSource") -> "tuple[Recording, str]":
     """Return the one recording, and the prompt: a last value that is no file is one, when there is none otherwise."""
     from mlxk.application.use_cases.transcribe_audio import Recording
 
@@ -179,7 +179,7 @@ def _recording(values: Sequence[str], prompt: str, built_in: "BuiltInModels") ->
     return Recording(_path(files[0], built_in), files[0]), prompt
 
 
-def _path(typed: str, built_in: "BuiltInModels") -> str:
+def _path(typed: str, built_in: "ModelSource") -> str:
     """Return where a file is; ``demo-speech/hello.wav`` is one that comes with a built-in model."""
     path = os.path.abspath(os.path.expanduser(typed))
     model, _, name = typed.partition("/")

@@ -12,7 +12,7 @@ from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.domain.generation.media import SIGNATURE_BYTES, EncodedImage, check_size, format_of
 
 if TYPE_CHECKING:
-    from mlxk.application.ports.built_in_models import BuiltInModels
+    from mlxk.application.ports.model_source import ModelSource
 
 _LOOKS_LIKE_A_FILE = re.compile(r"\.(jpe?g|png|gif|webp|hei[cf]|avif|bmp|tiff?)$", re.IGNORECASE)
 _WILD = re.compile(r"[*?\[]")
@@ -69,7 +69,7 @@ class ImageFile:
         return StorageError(f"{self._place} cannot be read: {error.strerror}")
 
 
-def find_images(typed: str, built_in: "BuiltInModels", named_by: str = "--image") -> list[ImageFile]:
+def find_images(typed: str, built_in: "ModelSource", named_by: str = "--image") -> list[ImageFile]:
     """Return the files that a value means, at least one, each looked at from outside.
 
     Args:
@@ -86,14 +86,14 @@ def find_images(typed: str, built_in: "BuiltInModels", named_by: str = "--image"
     return files
 
 
-def is_prompt(value: str, built_in: "BuiltInModels") -> bool:
+def is_prompt(value: str, built_in: "ModelSource") -> bool:
     """Whether a value is no file: none that exists, and none that somebody misspelt."""
     if _LOOKS_LIKE_A_FILE.search(value) or _PATTERN.fullmatch(value):
         return False
     return not any(map(os.path.exists, _paths(value, built_in)))
 
 
-def _paths(value: str, built_in: "BuiltInModels") -> list[str]:
+def _paths(value: str, built_in: "ModelSource") -> list[str]:
     """Return the files a value means: a path, those a pattern fits, or one that comes with a built-in model."""
     path = os.path.abspath(os.path.expanduser(value))
     if os.path.exists(path):

@@ -16,7 +16,7 @@ from mlxk.entrypoints.cli.output import Output
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlxk.application.ports.built_in_models import BuiltInModels
+    from mlxk.application.ports.model_source import ModelSource
     from mlxk.application.text_streams import DescribedChunk
     from mlxk.application.use_cases.describe_images import Showing
     from mlxk.application.use_cases.generate_text import Question
@@ -146,7 +146,7 @@ class _Printer:
         return InterruptedRunError("interrupted")
 
 
-def _files(values: Sequence[str], prompt: str, built_in: "BuiltInModels") -> tuple[list[ImageFile], str]:
+def _files(values: Sequence[str], prompt: str, built_in: "ModelSource") -> tuple[list[ImageFile], str]:
     """Return the files, looked at from outside, and the prompt: a last value that is no file is one, if none is given.
 
     Raises:

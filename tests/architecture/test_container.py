@@ -13,6 +13,9 @@ from mlxk.entrypoints.settings import Settings, read_settings
 
 SETTINGS = read_settings({"HOME": "/nowhere"})
 
+SOURCES = {"built_in_models": "ModelSource", "workspaces": "WorkspaceStore"}
+"""Adapters that are not called by the name of their port."""
+
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
@@ -30,7 +33,7 @@ def test_every_adapter_can_be_built_and_meets_its_port(name: str, settings: Sett
     adapter = getattr(build(settings).adapters, name)()
     port = "".join(word.capitalize() for word in name.split("_"))
     ports = [kind.__name__ for kind in type(adapter).__mro__ if kind.__module__.startswith("mlxk.application.ports.")]
-    assert any(kind in {port, f"{port.removesuffix('s')}Store"} for kind in ports), (name, ports)
+    assert SOURCES.get(name, port) in ports, (name, ports)
 
 
 @pytest.mark.parametrize("name", provided(build(SETTINGS).use_cases))

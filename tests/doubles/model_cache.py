@@ -3,31 +3,34 @@
     cache = InMemoryModelCache({"org/name": CachedModel(revisions=("a" * 40,))})
     cache.find("org/name").directory            # "/cache/org/name/aaaa…", the key for InMemoryModelFiles
 
-It owns names, revisions and manifests. The files of a model are given to ``InMemoryModelFiles`` under the directory
-of its handle.
+The files of a model are given to ``InMemoryModelFiles`` under the directory of its handle.
+
+    cache.busy["org/m"] = LockHolder(4711, "pulling it")        # another process has reserved it
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 
 import attrs
 
-from mlxk.application.ports.model_cache import ManifestEntry, ModelCache
+from doubles.model_files import InMemoryModelFiles
+from mlxk.application.ports.model_cache import LockHolder, ManifestEntry, ModelCache, Removal, in_use
 from mlxk.domain.errors import RevisionNotFoundError
 from mlxk.domain.models.model import ModelHandle, Origin
 
 
 @attrs.frozen
 class CachedModel:
-    """What the cache holds of one model."""
+    """One model of the cache."""
 
     revisions: tuple[str, ...] = ()
     """Snapshot names, the newest last; empty for a broken download."""
     references: Mapping[str, str] = attrs.field(factory=dict)
     """Branch or tag to snapshot name."""
     manifests: Mapping[str, tuple[ManifestEntry, ...]] = attrs.field(factory=dict)
-    """Snapshot name to what it should hold."""
+    """Snapshot name to its recorded files."""
     unfinished: int = 0
-    """Files left half downloaded."""
+    """Partially downloaded files."""
 
 
 class InMemoryModelCache(ModelCache):
@@ -36,18 +39,31 @@ class InMemoryModelCache(ModelCache):
     Args:
         models: ``org/name`` to what is cached of it.
         root: Pretended directory of the cache, absolute.
+        files: The files of the models; needed for removal.
+        free: Free bytes of the disk.
     """
 
-    def __init__(self, models: Mapping[str, CachedModel] | None = None, root: str = "/cache") -> None:
+    def __init__(
+        self,
+        models: Mapping[str, CachedModel] | None = None,
+        root: str = "/cache",
+        files: InMemoryModelFiles | None = None,
+        free: int | None = None,
+    ) -> None:
         self.models = dict(models or {})
         self._root = root
+        self._files = files or InMemoryModelFiles()
+        self._free = free
+        self.busy: dict[str, LockHolder] = {}
+        """Model to the process that has reserved it; it releases it as soon as a second one waits."""
+
+        self.other_clients: dict[str, LockHolder] = {}
+        """Model to another program that downloads it without a reservation."""
 
     def names(self) -> tuple[str, ...]:
-        """Return the names, sorted."""
         return tuple(sorted(self.models))
 
     def find(self, name: str, revision: str | None = None) -> ModelHandle | None:
-        """Return the handle of one model by its exact name, or None."""
         model = self.models.get(name)
         if model is None:
             return None
@@ -60,15 +76,62 @@ class InMemoryModelCache(ModelCache):
         return ModelHandle(name, f"{directory}/{chosen}" if chosen else directory, Origin.CACHE, chosen)
 
     def manifest(self, handle: ModelHandle) -> tuple[ManifestEntry, ...] | None:
-        """Return the manifest of a handle's revision, sorted by path, or None."""
         model = self.models.get(handle.name)
         entries = model.manifests.get(handle.revision or "") if model else None
         return None if entries is None else tuple(sorted(entries, key=lambda entry: entry.path))
 
     def unfinished_downloads(self, handle: ModelHandle) -> int:
-        """Return how many files of a model were left half downloaded."""
         model = self.models.get(handle.name)
         return model.unfinished if model else 0
+
+    @contextlib.contextmanager
+    def reserve(self, name: str, activity: str, wait: Callable[[LockHolder], None] | None = None) -> Iterator[None]:
+        holder = self.busy.get(name)
+        if holder:
+            if wait is None:
+                raise in_use(name, (holder,))
+            wait(holder)
+            del self.busy[name]
+        yield
+
+    def holders(self, name: str) -> tuple[LockHolder, ...]:
+        found = (self.busy.get(name), self.other_clients.get(name))
+        return tuple(holder for holder in found if holder)
+
+    def free_bytes(self) -> int | None:
+        return self._free
+
+    def plan_removal(self, name: str, revision: str | None = None) -> Removal | None:
+        model = self.models.get(name)
+        if model is None or (revision is not None and revision not in model.revisions):
+            return None
+        complete = revision is None or model.revisions == (revision,)
+        going = model.revisions if complete else (str(revision),)
+        staying = [known for known in model.revisions if known not in going]
+        # Files that revisions share by content count once.
+        contents = self._contents(name, list(going)) - self._contents(name, staying)
+        return Removal(name, tuple(sorted(going)), complete, sum(map(len, contents)))
+
+    def remove(self, planned: Removal) -> None:
+        model = self.models.get(planned.name)
+        if model is None:
+            return
+        for revision in planned.revisions:
+            self._files.directories.pop(self._directory(planned.name, revision), None)
+        if planned.all_revisions:
+            del self.models[planned.name]
+            return
+        references = {name: commit for name, commit in model.references.items() if commit not in planned.revisions}
+        revisions = tuple(known for known in model.revisions if known not in planned.revisions)
+        self.models[planned.name] = attrs.evolve(model, revisions=revisions, references=references)
+
+    def _contents(self, name: str, revisions: list[str]) -> set[bytes]:
+        directories = (self._directory(name, revision) for revision in revisions)
+        return {content for each in directories for content in self._files.directories.get(each, {}).values()}
+
+    def _directory(self, name: str, revision: str) -> str:
+        handle = self.find(name, revision)
+        return handle.directory if handle else ""
 
 
 def _chosen(name: str, model: CachedModel, revision: str) -> str:

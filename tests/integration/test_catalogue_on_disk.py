@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from doubles.backend_registry import InMemoryBackendRegistry
-from doubles.built_in_models import InMemoryBuiltInModels
+from doubles.model_source import InMemoryModelSource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,7 +51,7 @@ def listing(hub: str) -> ListModels:
     cache, workspaces = HuggingFaceModelCache(hub), FilesystemWorkspaceStore(None)
     registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}})
     describe = DescribeModel(FilesystemModelFiles(), workspaces, registry, cache)
-    return ListModels(cache, workspaces, InMemoryBuiltInModels(), describe)
+    return ListModels(cache, workspaces, InMemoryModelSource(), describe)
 
 
 def test_models_come_and_go_while_they_are_listed(tmp_path: Path) -> None:

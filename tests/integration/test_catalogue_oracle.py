@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles.built_in_models import InMemoryBuiltInModels
+from doubles.model_source import InMemoryModelSource
 
 from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
@@ -224,7 +224,7 @@ def ours(hub: Path) -> dict[str, ModelDescription]:
     """Our description of every model of the fake cache, by name."""
     cache, workspaces = HuggingFaceModelCache(str(hub)), FilesystemWorkspaceStore(None)
     describe = DescribeModel(FilesystemModelFiles(), workspaces, MlxBackendRegistry(), cache)
-    models = ListModels(cache, workspaces, InMemoryBuiltInModels(), describe)()
+    models = ListModels(cache, workspaces, InMemoryModelSource(), describe)()
     return {found.handle.name: found for found in models}
 
 

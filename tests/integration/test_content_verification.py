@@ -135,7 +135,7 @@ def test_a_workspace_is_verified_against_its_own_record(tmp_path: Path) -> None:
     (tmp_path / SENTINEL_NAME).write_text('{"managed": true}')
     store = FilesystemWorkspaceStore(None)
     verifier = HuggingFaceContentVerifier(HuggingFaceModelCache(str(tmp_path / "hub")), store)
-    handle = store.find(str(tmp_path))
+    handle = store.at(str(tmp_path))
     assert handle is not None
 
     def result() -> VerificationResult:

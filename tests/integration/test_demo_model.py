@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from doubles.event_log import InMemoryEventLog
 
-from mlxk.adapters.builtin.packaged import PackagedBuiltInModels
+from mlxk.adapters.builtin.packaged import PackagedModelSource
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.application.ports.text_generator import TextStream
@@ -22,7 +22,7 @@ MAX_PACKAGE_BYTES = 3_000_000
 
 @pytest.fixture(scope="module")
 def handle() -> ModelHandle:
-    found = PackagedBuiltInModels().find("demo")
+    found = PackagedModelSource().find("demo")
     assert found is not None
     return found
 

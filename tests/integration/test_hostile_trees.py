@@ -94,7 +94,7 @@ def handles(cache: HuggingFaceModelCache, store: FilesystemWorkspaceStore, root:
                 handle = cache.find(name, revision)
                 assert handle is not None
                 yield handle
-    yield from store.home()
+    yield from filter(None, map(store.find, store.names()))
     yield from store.below(f"{root}/m")
 
 
@@ -117,4 +117,4 @@ def test_one_link_in_a_circle_does_not_hide_the_others(tmp_path: Path, place: st
     handle = cache.find("org/m")
     assert handle is not None
     assert handle.revision == COMMIT
-    assert [found.display_name for found in FilesystemWorkspaceStore(str(tmp_path)).home()] == ["w"]
+    assert FilesystemWorkspaceStore(str(tmp_path)).names() == ("w",)

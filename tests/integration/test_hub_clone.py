@@ -13,9 +13,10 @@ import pytest
 from hub.models import small_model
 from hub.server import LoopbackHub
 
-from mlxk.adapters.filesystem.workspace_builder import NOTE_NAME, FilesystemWorkspaceBuilder
+from mlxk.adapters.filesystem.workspace_draft import NOTE_NAME
+from mlxk.adapters.filesystem.workspace_record import write_sentinel
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
-from mlxk.application.ports.workspace_builder import Provenance
+from mlxk.application.ports.workspace_store import Provenance
 from mlxk.domain.errors import ValidationError
 
 Command = Callable[..., dict[str, Any]]
@@ -124,31 +125,31 @@ def test_a_model_that_is_not_whole_is_cloned_as_it_is_only_when_told_to(
 
 @pytest.mark.parametrize("killed", ["while copying", "before the last step"])
 def test_what_a_killed_run_left_of_something_else_is_no_part_of_the_clone(tmp_path: Path, killed: str) -> None:
-    builder = FilesystemWorkspaceBuilder(FilesystemWorkspaceStore(None))
+    store = FilesystemWorkspaceStore()
     source, place = tmp_path / "source", str(tmp_path / "copy")
     source.mkdir()
     for name in ("old.json", "new.json"):
         (source / name).write_text(name)
     with (
         contextlib.suppress(KeyboardInterrupt),
-        builder.draft(place, Provenance("clone"), keep_unfinished=True) as draft,
+        store.draft(place, Provenance("clone"), keep_unfinished=True) as draft,
     ):
         draft.take(str(source), "old.json", lambda count: None)
         if killed == "before the last step":
-            builder.record(draft.directory, Provenance("clone"))
+            write_sentinel(draft.directory, {"managed": True, "operation": "clone"})
             (Path(draft.directory) / NOTE_NAME).unlink()
         raise KeyboardInterrupt
-    with builder.draft(place, Provenance("clone"), keep_unfinished=True) as draft:
+    with store.draft(place, Provenance("clone"), keep_unfinished=True) as draft:
         draft.take(str(source), "new.json", lambda count: None)
         draft.publish()
     assert contents(Path(place)) == {"new.json": b"new.json"}
 
 
 def test_the_directory_one_is_in_is_not_replaced(tmp_path: Path) -> None:
-    builder = FilesystemWorkspaceBuilder(FilesystemWorkspaceStore(None))
+    store = FilesystemWorkspaceStore()
     for target in (".", str(tmp_path)):
         with contextlib.chdir(tmp_path), pytest.raises(ValidationError, match="the directory you are in"):
-            builder.place(target, "x")
+            store.place(target, "x")
 
 
 def test_a_home_that_does_not_exist_is_called_by_its_name(command: Command, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from doubles.event_log import InMemoryEventLog
 from models.tiny_speech import build_whisper, murmur, write_wav
 
-from mlxk.adapters.builtin.packaged import PackagedBuiltInModels
+from mlxk.adapters.builtin.packaged import PackagedModelSource
 from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
@@ -61,7 +61,7 @@ def multilingual(folder: Path) -> ModelHandle:
 
 @pytest.fixture(scope="module")
 def demo() -> ModelHandle:
-    found = PackagedBuiltInModels().find("demo-speech")
+    found = PackagedModelSource().find("demo-speech")
     assert found is not None
     return found
 
@@ -163,7 +163,7 @@ def test_a_truncated_weight_file_is_a_typed_error(ear: Ear, folder: Path) -> Non
 
 def test_answers_go_on_while_a_recording_is_heard(ear: Ear, english: ModelHandle, folder: Path) -> None:
     path = write_wav(folder / "long.wav", murmur(65.0))
-    text_model = PackagedBuiltInModels().find("demo")
+    text_model = PackagedModelSource().find("demo")
     assert text_model is not None
     settings = GenerationSettings(max_tokens=500, temperature=0.0, ignore_eos=True)
     events = ear.transcriber.transcribe(TranscriptionRequest(english, str(path), path.name))

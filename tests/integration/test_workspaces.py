@@ -44,7 +44,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def handle(root: Path) -> ModelHandle:
-    found = STORE.find(str(root))
+    found = STORE.at(str(root))
     assert found is not None
     return found
 
@@ -251,7 +251,7 @@ def test_a_link_in_the_place_of_the_record_being_written_is_not_followed(root: P
 
 def test_a_workspace_reached_through_a_link_has_one_identity(root: Path, tmp_path: Path) -> None:
     (tmp_path / "alias").symlink_to("w")
-    alias = STORE.find(str(tmp_path / "alias"))
+    alias = STORE.at(str(tmp_path / "alias"))
     assert alias is not None
     assert alias.directory == handle(root).directory
     assert alias.display_name == str(tmp_path / "alias")
@@ -260,9 +260,9 @@ def test_a_workspace_reached_through_a_link_has_one_identity(root: Path, tmp_pat
 def test_a_home_that_cannot_be_read_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file")
     with pytest.raises(StorageError):
-        FilesystemWorkspaceStore(str(tmp_path / "home")).home()
+        FilesystemWorkspaceStore(str(tmp_path / "home")).names()
 
 
 def test_a_path_no_disk_can_have_finds_nothing(tmp_path: Path) -> None:
     for path in ("./" + "x" * 5000, "./" + "x/" * 3000, "./\0"):
-        assert STORE.find(path) is None
+        assert STORE.at(path) is None

@@ -5,12 +5,12 @@ import struct
 from collections.abc import Mapping
 
 from doubles.backend_registry import InMemoryBackendRegistry
-from doubles.built_in_models import InMemoryBuiltInModels
 from doubles.event_log import InMemoryEventLog
 from doubles.image_reader import InMemoryImageReader
 from doubles.memory_probe import InMemoryMemoryProbe
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
+from doubles.model_source import InMemoryModelSource
 from doubles.speech_transcriber import InMemorySpeechTranscriber
 from doubles.text_embedder import InMemoryTextEmbedder
 from doubles.text_generator import InMemoryTextGenerator
@@ -104,7 +104,7 @@ class Parts:
         self.cache = InMemoryModelCache({name: CachedModel((COMMIT,)) for name in directories})
         files = InMemoryModelFiles({f"/cache/{name}/{COMMIT}": each for name, each in directories.items()})
         workspaces = InMemoryWorkspaceStore()
-        built_in = InMemoryBuiltInModels()
+        built_in = InMemoryModelSource()
         describe = DescribeModel(files, workspaces, InMemoryBackendRegistry(BACKENDS), self.cache)
         clock = SystemClock()
         resolve = ResolveModel(self.cache, workspaces, built_in)

@@ -1,7 +1,7 @@
 """Results of ``pull``, ``rm``, ``push``, ``clone`` and ``convert``, as JSON and as text."""
 
-from mlxk.application.ports.cache_editor import Removal
-from mlxk.application.ports.workspace_builder import CopyMethod
+from mlxk.application.ports.model_cache import Removal
+from mlxk.application.ports.workspace_store import CopyMethod
 from mlxk.application.use_cases.clone_model import CloneResult
 from mlxk.application.use_cases.convert_model import ConvertMode, ConvertResult
 from mlxk.application.use_cases.pull_model import PullResult, PullStatus
@@ -51,7 +51,7 @@ def removed(result: RemoveResult) -> Json:
     """Return the data of ``rm``."""
     removals = result.removals
     single = removals[0] if len(removals) == 1 else None
-    part = single is not None and not single.whole
+    part = single is not None and not single.all_revisions
     return {
         "model": single.name if single else result.reference,
         "action": _action(result),
@@ -118,7 +118,7 @@ def _removal(removal: Removal) -> Json:
     return {
         "model": removal.name,
         "revisions": list(removal.revisions),
-        "whole": removal.whole,
+        "whole": removal.all_revisions,
         "freed_bytes": removal.size_bytes,
     }
 

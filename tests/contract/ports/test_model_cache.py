@@ -1,5 +1,6 @@
 """The contract of the model cache, held by every adapter."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -7,15 +8,19 @@ from pathlib import Path
 
 import pytest
 from doubles.model_cache import CachedModel, InMemoryModelCache
+from doubles.model_files import InMemoryModelFiles
 
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
-from mlxk.application.ports.model_cache import ManifestEntry, ModelCache
+from mlxk.application.ports.model_cache import ManifestEntry, ModelCache, Removal
 from mlxk.domain.errors import RevisionNotFoundError
 from mlxk.domain.models.model import ModelHandle, Origin
 
 A, A2, B = "a" * 40, "a" * 39 + "b", "b" * 40
 SHA1, SHA256 = "1" * 40, "2" * 64
+SHARED, OLD, NEW = b"shared by both" * 10, b"old", b"newer"
+Files = Mapping[str, Mapping[str, bytes]]
 Build = Callable[[Mapping[str, CachedModel]], ModelCache]
+Filled = Callable[[Files], ModelCache]
 
 
 def write(root: Path, name: str, model: CachedModel) -> None:
@@ -146,3 +151,90 @@ class TestModelCache:
         cache = build({"org/m": CachedModel((A,))})
         assert cache.manifest(gone) is None
         assert cache.unfinished_downloads(gone) == 0
+
+
+def write_files(root: Path, name: str, revisions: Mapping[str, Mapping[str, bytes]]) -> None:
+    folder = root / ("models--" + name.replace("/", "--"))
+    for place in ("blobs", "refs", "snapshots"):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+    for revision, files in revisions.items():
+        for path, content in files.items():
+            blob = hashlib.sha256(content).hexdigest()
+            (folder / "blobs" / blob).write_bytes(content)
+            link = folder / "snapshots" / revision / path
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to("../" * (path.count("/") + 2) + f"blobs/{blob}")
+    for reference, revision in (("main", max(revisions)), ("old", min(revisions))):
+        (folder / "refs" / reference).write_text(revision)
+
+
+@pytest.fixture(params=["huggingface", "in_memory"])
+def filled(request: pytest.FixtureRequest, tmp_path: Path) -> Filled:
+    """Return what makes a cache with one model, ``org/m``, from its revisions and their files."""
+
+    def on_disk(revisions: Files) -> ModelCache:
+        write_files(tmp_path / "hub", "org/m", revisions)
+        return HuggingFaceModelCache(str(tmp_path / "hub"))
+
+    def in_memory(revisions: Files) -> ModelCache:
+        references = {"main": max(revisions), "old": min(revisions)}
+        files = InMemoryModelFiles({f"/cache/org/m/{revision}": each for revision, each in revisions.items()})
+        model = CachedModel(tuple(sorted(revisions)), references)
+        return InMemoryModelCache({"org/m": model}, files=files, free=10**9)
+
+    return on_disk if request.param == "huggingface" else in_memory
+
+
+def planned(cache: ModelCache, revision: str | None = None) -> Removal:
+    removal = cache.plan_removal("org/m", revision)
+    assert removal is not None
+    return removal
+
+
+def test_what_is_not_cached_cannot_be_removed(filled: Filled) -> None:
+    cache = filled({A: {"config.json": OLD}})
+    assert cache.plan_removal("org/none") is None
+    assert cache.plan_removal("org/m", B) is None
+
+
+def test_removing_a_revision_spares_what_others_use(filled: Filled) -> None:
+    cache = filled({A: {"w": SHARED, "sub/c": OLD}, B: {"w": SHARED, "sub/c": NEW}})
+    removal = planned(cache, A)
+    assert (removal.revisions, removal.all_revisions, removal.size_bytes) == ((A,), False, len(OLD))
+    with cache.reserve("org/m", "removing it"):
+        cache.remove(removal)
+    kept = cache.find("org/m")
+    assert kept is not None
+    assert kept.revision == B
+    for gone in (A, "old"):
+        with pytest.raises(RevisionNotFoundError):
+            cache.find("org/m", gone)
+    assert planned(cache).size_bytes >= len(SHARED + NEW)
+
+
+def test_removing_the_last_revision_removes_the_model(filled: Filled) -> None:
+    cache = filled({A: {"w": SHARED}})
+    removal = planned(cache, A)
+    assert removal.all_revisions
+    assert removal.size_bytes >= len(SHARED)
+    cache.remove(removal)
+    cache.remove(removal)
+    assert cache.find("org/m") is None
+    assert cache.plan_removal("org/m") is None
+
+
+def test_any_model_can_be_reserved_and_the_own_reservation_is_not_a_holder(
+    filled: Filled,
+) -> None:
+    cache = filled({A: {"w": SHARED}})
+    for name in ("org/m", "org/none"):
+        with cache.reserve(name, "pulling it"):
+            assert cache.holders(name) == ()
+        assert cache.holders(name) == ()
+
+
+def test_the_disk_says_how_much_it_can_take(filled: Filled) -> None:
+    cache = filled({A: {"w": SHARED}})
+    free = cache.free_bytes()
+    assert free is not None
+    assert free > 0

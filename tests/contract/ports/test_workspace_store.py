@@ -8,15 +8,18 @@ from pathlib import Path
 
 import attrs
 import pytest
+from doubles.model_files import InMemoryModelFiles
 from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
-from mlxk.application.ports.workspace_store import WorkspaceStore
-from mlxk.domain.errors import ValidationError
+from mlxk.application.ports.workspace_store import CopyMethod, Provenance, WorkspaceStore
+from mlxk.domain.errors import LocksPresentError, ValidationError
 from mlxk.domain.models.model import SENTINEL_NAME, ModelHandle, Origin, Workspace
 
 MANAGED = Workspace(managed=True, source_repo="org/m", source_revision="a" * 40, operation="clone")
 PLAIN = Workspace(managed=False)
+CONFIG, WEIGHTS = b'{"model_type": "llama"}', b"weights" * 100
+Make = Callable[[bool], WorkspaceStore]
 
 
 @attrs.frozen
@@ -27,7 +30,7 @@ class World:
     here: str
 
     def found(self, path: str) -> ModelHandle:
-        handle = self.store.find(path)
+        handle = self.store.at(path)
         assert handle is not None
         return handle
 
@@ -76,17 +79,20 @@ class TestWorkspaceStore:
 
     @pytest.mark.parametrize("path", ["./nothing", ".", "./w/config.json", "/", "~", "", "./w\0"])
     def test_what_holds_no_config_is_no_workspace(self, build: Build, path: str) -> None:
-        assert build({"w": PLAIN}).store.find(path) is None
+        assert build({"w": PLAIN}).store.at(path) is None
 
     def test_the_home_lists_its_workspaces_by_directory_name(self, build: Build) -> None:
         world = build({"home/b": PLAIN, "home/a": MANAGED, "home/deep/er": PLAIN, "other": PLAIN}, home="home")
-        handles = list(world.store.home())
-        assert [handle.display_name for handle in handles] == ["a", "b"]
-        assert [handle.name for handle in handles] == [f"{world.here}/home/a", f"{world.here}/home/b"]
+        assert list(world.store.names()) == ["a", "b"]
+        handles = [world.store.find(name) for name in world.store.names()]
+        assert [handle and handle.name for handle in handles] == [f"{world.here}/home/a", f"{world.here}/home/b"]
+        assert [handle and handle.display_name for handle in handles] == ["a", "b"]
 
     @pytest.mark.parametrize("home", [None, "nowhere"])
     def test_no_home_lists_nothing(self, build: Build, home: str | None) -> None:
-        assert list(build({"w": PLAIN}, home=home).store.home()) == []
+        store = build({"w": PLAIN}, home=home).store
+        assert list(store.names()) == []
+        assert store.find("w") is None
 
     @pytest.mark.parametrize(
         ("pattern", "names"),
@@ -148,3 +154,92 @@ class TestWorkspaceStore:
         with pytest.raises(ValidationError, match="w"):
             world.store.recalculate(world.found("./w"))
         assert world.store.read(world.found("./w")) == PLAIN
+
+
+def ignore(count: int) -> None:
+    """Ignore progress."""
+
+
+@pytest.fixture(params=["filesystem", "in_memory"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+    """Return what makes a store, with a home or without, beside a source directory and a protected one."""
+    source, home, cache = tmp_path / "source", tmp_path / "home", tmp_path / "cache"
+    files = {"config.json": CONFIG, "sub/weights.bin": WEIGHTS}
+
+    def on_disk(has_home: bool) -> WorkspaceStore:
+        for directory in (source / "sub", home, cache):
+            directory.mkdir(parents=True)
+        for path, content in files.items():
+            (source / path).write_bytes(content)
+        return FilesystemWorkspaceStore(str(home) if has_home else None, (str(cache),))
+
+    def in_memory(has_home: bool) -> WorkspaceStore:
+        return InMemoryWorkspaceStore(
+            home=str(home) if has_home else None,
+            working_directory=str(tmp_path),
+            files=InMemoryModelFiles({str(source): files}),
+            protected=(str(cache),),
+        )
+
+    return on_disk if request.param == "filesystem" else in_memory
+
+
+def test_a_workspace_appears_whole_with_its_provenance(make: Make, tmp_path: Path) -> None:
+    store = make(True)
+    place = store.place(None, "tiny")
+    assert place == str(tmp_path / "home" / "tiny")
+    done: list[int] = []
+    with store.draft(place, Provenance("clone", "org/m", "a" * 40), keep_unfinished=True) as draft:
+        for path in ("config.json", "sub/weights.bin"):
+            assert draft.take(str(tmp_path / "source"), path, done.append) in {CopyMethod.CLONED, CopyMethod.COPIED}
+        draft.write("extra.json", b"{}")
+        assert store.at(place) is None
+        assert list(store.names()) == []
+        handle = draft.publish()
+    assert (handle.directory, done[-1]) == (place, len(WEIGHTS))
+    workspace = store.read(handle)
+    assert (workspace.managed, workspace.operation, workspace.clean) == (True, "clone", True)
+    assert (workspace.source_repo, workspace.source_revision) == ("org/m", "a" * 40)
+
+
+def test_a_failure_leaves_nothing_at_the_place_and_what_was_kept_is_used_again(make: Make, tmp_path: Path) -> None:
+    store = make(True)
+    place, source = store.place("tiny", "x"), str(tmp_path / "source")
+    for expected in (False, True):
+        with (
+            pytest.raises(KeyboardInterrupt),
+            store.draft(place, Provenance("clone", "org/m"), keep_unfinished=True) as draft,
+        ):
+            kept = draft.take(source, "sub/weights.bin", ignore) is CopyMethod.KEPT
+            assert kept is expected
+            raise KeyboardInterrupt
+    assert store.at(place) is None
+    with store.draft(place, Provenance("clone", "org/other"), keep_unfinished=False) as draft:
+        assert draft.take(source, "sub/weights.bin", ignore) is not CopyMethod.KEPT
+    with store.draft(place, Provenance("clone", "org/other"), keep_unfinished=False) as draft:
+        assert draft.take(source, "sub/weights.bin", ignore) is not CopyMethod.KEPT
+
+
+def test_two_cannot_make_the_same_workspace(make: Make) -> None:
+    store = make(True)
+    place = store.place("tiny", "x")
+    with store.draft(place, Provenance("clone"), keep_unfinished=False), pytest.raises(LocksPresentError):
+        store.draft(place, Provenance("clone"), keep_unfinished=False).__enter__()
+
+
+def test_a_place_that_is_taken_or_in_the_cache_is_refused(make: Make, tmp_path: Path) -> None:
+    store = make(True)
+    place = store.place("tiny", "x")
+    with store.draft(place, Provenance("clone"), keep_unfinished=False) as draft:
+        draft.write("config.json", CONFIG)
+        draft.publish()
+    for target in ("tiny", str(tmp_path / "source"), str(tmp_path / "cache" / "x"), str(tmp_path / "cache"), " "):
+        with pytest.raises(ValidationError):
+            store.place(target, "x")
+
+
+def test_without_a_home_a_path_must_be_given(make: Make, tmp_path: Path) -> None:
+    store = make(False)
+    with pytest.raises(ValidationError):
+        store.place(None, "tiny")
+    assert store.place(str(tmp_path / "there"), "tiny") == str(tmp_path / "there")

@@ -6,11 +6,11 @@ import struct
 import pytest
 from doubles.audio_decoder import InMemoryAudioDecoder
 from doubles.backend_registry import InMemoryBackendRegistry
-from doubles.built_in_models import InMemoryBuiltInModels
 from doubles.event_log import InMemoryEventLog
 from doubles.memory_probe import InMemoryMemoryProbe
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
+from doubles.model_source import InMemoryModelSource
 from doubles.speech_transcriber import InMemorySpeechTranscriber
 from doubles.text_generator import InMemoryTextGenerator
 from doubles.workspace_store import InMemoryWorkspaceStore
@@ -54,7 +54,7 @@ class Parts:
         files = InMemoryModelFiles({f"/cache/{name}/{COMMIT}": each for name, each in MODELS.items()})
         known = {"mlx-vlm": {"gemma3n"}, "mlx-lm": {"llama", "gemma3n"}, "mlx-audio": {"whisper"}}
         describe = DescribeModel(files, workspaces, InMemoryBackendRegistry(known), cache)
-        resolve = ResolveModel(cache, workspaces, InMemoryBuiltInModels())
+        resolve = ResolveModel(cache, workspaces, InMemoryModelSource())
         memory = InMemoryMemoryProbe(MemoryReading(memory_bytes, memory_bytes))
         generate = GenerateText(resolve, describe, InMemoryTextGenerator(self._answer), memory, InMemoryEventLog())
         self.ask = AskAboutRecording(generate, InMemoryAudioDecoder(SOUNDS))

@@ -6,10 +6,10 @@ import struct
 
 import pytest
 from doubles.backend_registry import InMemoryBackendRegistry
-from doubles.built_in_models import InMemoryBuiltInModels
 from doubles.content_verifier import InMemoryContentVerifier
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
+from doubles.model_source import InMemoryModelSource
 from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.application.use_cases.check_health import CheckHealth, HealthEntry
@@ -41,8 +41,8 @@ def checker(files: dict[str, dict[str, bytes]], digests: dict[str, dict[str, str
     describe = DescribeModel(model_files, workspaces, InMemoryBackendRegistry(), cache)
     known = {f"/cache/{name}/{COMMIT}": entries for name, entries in (digests or {}).items()}
     return CheckHealth(
-        ResolveModel(cache, workspaces, InMemoryBuiltInModels()),
-        ListModels(cache, workspaces, InMemoryBuiltInModels(), describe),
+        ResolveModel(cache, workspaces, InMemoryModelSource()),
+        ListModels(cache, workspaces, InMemoryModelSource(), describe),
         describe,
         workspaces,
         InMemoryContentVerifier(model_files, known),

@@ -3,18 +3,16 @@
 import attrs
 import pytest
 from doubles.backend_registry import InMemoryBackendRegistry
-from doubles.built_in_models import InMemoryBuiltInModels
-from doubles.cache_editor import InMemoryCacheEditor
 from doubles.confirmation import InMemoryConfirmation
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
 from doubles.model_hub import InMemoryModelHub, RemoteRepository
+from doubles.model_source import InMemoryModelSource
 from doubles.progress import InMemoryProgress
-from doubles.workspace_builder import InMemoryWorkspaceBuilder
 from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.application.ports.cache_editor import LockHolder
-from mlxk.application.ports.workspace_builder import CopyMethod
+from mlxk.application.ports.model_cache import LockHolder
+from mlxk.application.ports.workspace_store import CopyMethod
 from mlxk.application.use_cases.clone_model import CloneModel, CloneRequest, CloneResult
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.pull_model import PullModel
@@ -31,24 +29,23 @@ HOME = "/home/me/models"
 class World:
     """A hub, a cache and a workspace home."""
 
-    cache: InMemoryModelCache = attrs.field(factory=InMemoryModelCache)
     files: InMemoryModelFiles = attrs.field(factory=lambda: InMemoryModelFiles({"/demo": WHOLE}))
     method: CopyMethod = CopyMethod.CLONED
     progress: InMemoryProgress = attrs.field(factory=InMemoryProgress)
 
     def __attrs_post_init__(self) -> None:
-        self.store = InMemoryWorkspaceStore(home=HOME)
+        self.cache = InMemoryModelCache(files=self.files)
+        self.store = InMemoryWorkspaceStore(home=HOME, files=self.files, protected=("/cache",))
+        self.store.method = self.method
         models = {"org/m": RemoteRepository({A: WHOLE, B: {**WHOLE, "new.json": b"{}"}}, {"main": A, "dev": B})}
         self.hub = InMemoryModelHub(models, self.cache, self.files)
-        self.editor = InMemoryCacheEditor(self.cache, self.files)
         self.describe = DescribeModel(self.files, self.store, InMemoryBackendRegistry(), self.cache)
 
     def clone(self, reference: str, target: str | None = None, **options: object) -> CloneResult:
-        built_in = InMemoryBuiltInModels({"demo": "/demo"})
-        pull = PullModel(self.cache, built_in, self.hub, self.editor, self.describe)
-        builder = InMemoryWorkspaceBuilder(self.store, self.files, HOME, ("/cache",), method=self.method)
+        built_in = InMemoryModelSource({"demo": "/demo"})
+        pull = PullModel(self.cache, built_in, self.hub, self.describe)
         resolve = ResolveModel(self.cache, self.store, built_in)
-        clone = CloneModel(resolve, pull, self.files, self.store, builder, self.editor, self.describe)
+        clone = CloneModel(resolve, pull, self.files, self.store, self.cache, self.describe)
         request = CloneRequest(reference, target, **options)  # type: ignore[arg-type]
         return clone(request, self.progress, InMemoryConfirmation(None))
 
@@ -131,6 +128,6 @@ def test_a_partial_model_in_the_cache_needs_a_yes() -> None:
 def test_a_model_that_somebody_works_on_is_waited_for() -> None:
     there = World()
     there.clone("org/m")
-    there.editor.busy["org/m"] = LockHolder(4711, "removing it")
+    there.cache.busy["org/m"] = LockHolder(4711, "removing it")
     assert there.clone("org/m", "again").handle is not None
     assert "Waiting for process 4711, which is removing it." in there.progress.notes

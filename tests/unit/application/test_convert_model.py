@@ -5,13 +5,11 @@ import json
 import attrs
 import pytest
 from doubles.backend_registry import InMemoryBackendRegistry
-from doubles.built_in_models import InMemoryBuiltInModels
-from doubles.cache_editor import InMemoryCacheEditor
 from doubles.model_cache import InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
+from doubles.model_source import InMemoryModelSource
 from doubles.progress import InMemoryProgress
 from doubles.weight_converter import InMemoryWeightConverter
-from doubles.workspace_builder import InMemoryWorkspaceBuilder
 from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.application.use_cases.convert_model import ConvertMode, ConvertModel, ConvertRequest, ConvertResult
@@ -39,7 +37,9 @@ class World:
         }
         self.files = InMemoryModelFiles({WORK: {**whole, **self.more}})
         self.store = InMemoryWorkspaceStore(
-            {WORK: Workspace(managed=True, source_repo="org/m", source_revision="a" * 40)}
+            {WORK: Workspace(managed=True, source_repo="org/m", source_revision="a" * 40)},
+            files=self.files,
+            protected=("/cache",),
         )
         self.converter = InMemoryWeightConverter(self.files)
 
@@ -47,13 +47,11 @@ class World:
         cache = InMemoryModelCache()
         registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}, "mlx-vlm": {"gemma3"}})
         convert = ConvertModel(
-            resolve=ResolveModel(cache, self.store, InMemoryBuiltInModels()),
+            resolve=ResolveModel(cache, self.store, InMemoryModelSource()),
             cache=cache,
             files=self.files,
             workspaces=self.store,
             registry=registry,
-            builder=InMemoryWorkspaceBuilder(self.store, self.files, protected=("/cache",)),
-            editor=InMemoryCacheEditor(),
             converter=self.converter,
             describe=DescribeModel(self.files, self.store, registry, cache),
         )

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from doubles.backend_registry import InMemoryBackendRegistry
-from doubles.built_in_models import InMemoryBuiltInModels
 from doubles.event_log import InMemoryEventLog
 from doubles.image_reader import InMemoryImageReader
 from doubles.memory_probe import InMemoryMemoryProbe
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
+from doubles.model_source import InMemoryModelSource
 from doubles.text_generator import InMemoryTextGenerator
 from doubles.workspace_store import InMemoryWorkspaceStore
 
@@ -64,7 +64,7 @@ class GenerationJob:
         describe = DescribeModel(InMemoryModelFiles(directories), workspaces, InMemoryBackendRegistry(BOTH), cache)
         memory = InMemoryMemoryProbe(MemoryReading(memory_bytes, memory_bytes))
         generate = GenerateText(
-            ResolveModel(cache, workspaces, InMemoryBuiltInModels()),
+            ResolveModel(cache, workspaces, InMemoryModelSource()),
             describe,
             InMemoryTextGenerator(self._answer),
             memory,

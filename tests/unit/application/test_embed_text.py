@@ -5,10 +5,10 @@ import struct
 
 import pytest
 from doubles.backend_registry import InMemoryBackendRegistry
-from doubles.built_in_models import InMemoryBuiltInModels
 from doubles.memory_probe import InMemoryMemoryProbe
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
+from doubles.model_source import InMemoryModelSource
 from doubles.text_embedder import InMemoryTextEmbedder
 from doubles.workspace_store import InMemoryWorkspaceStore
 
@@ -63,7 +63,7 @@ class Parts:
             cache,
         )
         self.embed = EmbedText(
-            ResolveModel(cache, workspaces, InMemoryBuiltInModels()),
+            ResolveModel(cache, workspaces, InMemoryModelSource()),
             describe,
             self.embedder,
             InMemoryMemoryProbe(MemoryReading(budget, budget)),

@@ -5,11 +5,11 @@ import struct
 
 import pytest
 from doubles.backend_registry import InMemoryBackendRegistry
-from doubles.built_in_models import InMemoryBuiltInModels
 from doubles.event_log import InMemoryEventLog
 from doubles.memory_probe import InMemoryMemoryProbe
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
+from doubles.model_source import InMemoryModelSource
 from doubles.text_generator import InMemoryTextGenerator
 from doubles.workspace_store import InMemoryWorkspaceStore
 
@@ -69,7 +69,7 @@ class Kitchen:
         workspaces = InMemoryWorkspaceStore()
         registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}, "mlx-audio": {"whisper"}})
         self.generate = GenerateText(
-            ResolveModel(cache, workspaces, InMemoryBuiltInModels()),
+            ResolveModel(cache, workspaces, InMemoryModelSource()),
             DescribeModel(model_files, workspaces, registry, cache),
             InMemoryTextGenerator(self._answer),
             InMemoryMemoryProbe(MemoryReading(total, total)),

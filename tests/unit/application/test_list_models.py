@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 from doubles.backend_registry import InMemoryBackendRegistry
-from doubles.built_in_models import InMemoryBuiltInModels
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
+from doubles.model_source import InMemoryModelSource
 from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.application.ports.model_files import FileListing, ModelFiles
@@ -40,7 +40,7 @@ class Disk:
     def listing(self, files: ModelFiles | None = None) -> ListModels:
         registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}})
         describe = DescribeModel(files or self.files, self.workspaces, registry, self.cache)
-        built_in = InMemoryBuiltInModels({"demo": "/built-in/demo"})
+        built_in = InMemoryModelSource({"demo": "/built-in/demo"})
         return ListModels(self.cache, self.workspaces, built_in, describe)
 
 

@@ -5,16 +5,15 @@ from collections.abc import Mapping
 import attrs
 import pytest
 from doubles.backend_registry import InMemoryBackendRegistry
-from doubles.built_in_models import InMemoryBuiltInModels
-from doubles.cache_editor import InMemoryCacheEditor
 from doubles.confirmation import InMemoryConfirmation
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
 from doubles.model_hub import InMemoryModelHub, RemoteRepository
+from doubles.model_source import InMemoryModelSource
 from doubles.progress import InMemoryProgress
 from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.application.ports.cache_editor import LockHolder
+from mlxk.application.ports.model_cache import LockHolder
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.pull_model import PullModel, PullRequest, PullResult, PullStatus
 from mlxk.domain.errors import (
@@ -38,13 +37,12 @@ class World:
     cache: InMemoryModelCache
     files: InMemoryModelFiles
     hub: InMemoryModelHub
-    editor: InMemoryCacheEditor
     progress: InMemoryProgress = attrs.field(factory=InMemoryProgress)
 
     def pull(self, reference: str, answer: bool | None = None, **flags: bool) -> PullResult:
-        built_in = InMemoryBuiltInModels({"demo": "/demo"})
+        built_in = InMemoryModelSource({"demo": "/demo"})
         describe = DescribeModel(self.files, InMemoryWorkspaceStore(), InMemoryBackendRegistry(), self.cache)
-        pull = PullModel(self.cache, built_in, self.hub, self.editor, describe)
+        pull = PullModel(self.cache, built_in, self.hub, describe)
         return pull(PullRequest(reference, **flags), self.progress, InMemoryConfirmation(answer))
 
 
@@ -54,10 +52,11 @@ def world(
     commits: Mapping[str, Mapping[str, bytes]] | None = None,
 ) -> World:
     """Return a world whose hub has models of these names and whose cache is empty."""
-    cache, files = InMemoryModelCache(), InMemoryModelFiles()
+    files = InMemoryModelFiles()
+    cache = InMemoryModelCache(files=files, free=free)
     held = commits or {A: WHOLE, B: {**WHOLE, "config.json": b'{"model_type": "y"}'}}
     models = {name: RemoteRepository(held, {"main": A, "dev": B}) for name in names}
-    return World(cache, files, InMemoryModelHub(models, cache, files), InMemoryCacheEditor(cache, files, free))
+    return World(cache, files, InMemoryModelHub(models, cache, files))
 
 
 def test_a_bare_name_means_the_model_of_the_default_owner() -> None:
@@ -167,7 +166,7 @@ def test_a_damaged_model_is_completed_when_told_to_or_while_another_client_is_at
         assert handle is not None
         del there.files.directories[handle.directory]["config.json"]
         if busy:
-            there.editor.other_clients["mlx-community/Tiny"] = LockHolder(7, "downloading it")
+            there.cache.other_clients["mlx-community/Tiny"] = LockHolder(7, "downloading it")
         assert there.pull("Tiny", force_resume=not busy).status is PullStatus.SUCCESS
         assert "config.json" in there.files.directories[handle.directory]
 
@@ -186,7 +185,7 @@ def test_a_damaged_model_may_be_taken_as_it_is() -> None:
 
 def test_whoever_comes_second_waits_and_says_so() -> None:
     there = world()
-    there.editor.busy["mlx-community/Tiny"] = LockHolder(4711, "pulling it")
+    there.cache.busy["mlx-community/Tiny"] = LockHolder(4711, "pulling it")
     assert there.pull("Tiny").status is PullStatus.SUCCESS
     assert there.progress.notes == ["Waiting for process 4711, which is pulling it."]
 

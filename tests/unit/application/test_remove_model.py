@@ -2,14 +2,13 @@
 
 import attrs
 import pytest
-from doubles.built_in_models import InMemoryBuiltInModels
-from doubles.cache_editor import InMemoryCacheEditor
 from doubles.confirmation import InMemoryConfirmation
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
+from doubles.model_source import InMemoryModelSource
 from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.application.ports.cache_editor import LockHolder
+from mlxk.application.ports.model_cache import LockHolder
 from mlxk.application.use_cases.remove_model import RemoveModel, RemoveRequest, RemoveResult
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import (
@@ -33,25 +32,22 @@ class World:
     """A cache, and what removes from it."""
 
     cache: InMemoryModelCache
-    editor: InMemoryCacheEditor
     confirmation: InMemoryConfirmation
 
     def remove(self, reference: str, **flags: bool) -> RemoveResult:
-        built_in = InMemoryBuiltInModels({"demo": "/demo"})
+        built_in = InMemoryModelSource({"demo": "/demo"})
         workspaces = InMemoryWorkspaceStore({"/home/me/ws": Workspace(managed=True)}, home="/home/me")
         resolve = ResolveModel(self.cache, workspaces, built_in)
-        return RemoveModel(self.cache, built_in, resolve, self.editor)(
-            RemoveRequest(reference, **flags), self.confirmation
-        )
+        return RemoveModel(self.cache, resolve)(RemoveRequest(reference, **flags), self.confirmation)
 
 
 @pytest.fixture
 def there() -> World:
     """Return a cache with four models, one of them in two revisions, and nobody at the terminal."""
-    cache = InMemoryModelCache({name: CachedModel((A,), {"main": A}) for name in NAMES})
-    cache.models["acme/Other"] = CachedModel((A, B), {"main": B})
     files = InMemoryModelFiles({f"/cache/{name}/{A}": {"w": name.encode()} for name in NAMES})
-    return World(cache, InMemoryCacheEditor(cache, files), InMemoryConfirmation(None))
+    cache = InMemoryModelCache({name: CachedModel((A,), {"main": A}) for name in NAMES}, files=files)
+    cache.models["acme/Other"] = CachedModel((A, B), {"main": B})
+    return World(cache, InMemoryConfirmation(None))
 
 
 def test_an_exact_name_is_removed_at_once(there: World) -> None:
@@ -97,9 +93,9 @@ def test_a_pattern_selects_by_the_name_or_the_part_after_the_owner(
 
 def test_a_revision_goes_alone_and_the_last_one_takes_the_model_along(there: World) -> None:
     result = there.remove(f"acme/Other@{A[:7]}")
-    assert (result.removals[0].revisions, result.removals[0].whole) == ((A,), False)
+    assert (result.removals[0].revisions, result.removals[0].all_revisions) == ((A,), False)
     assert there.cache.models["acme/Other"].revisions == (B,)
-    assert there.remove("acme/Other@main").removals[0].whole
+    assert there.remove("acme/Other@main").removals[0].all_revisions
     assert "acme/Other" not in there.cache.models
 
 
@@ -128,7 +124,7 @@ def test_what_is_not_a_cached_model_is_refused(there: World) -> None:
 
 
 def test_what_somebody_works_on_stays_and_so_does_everything_else_that_was_meant(there: World) -> None:
-    there.editor.busy["beta/test-one"] = LockHolder(4711, "pulling it")
+    there.cache.busy["beta/test-one"] = LockHolder(4711, "pulling it")
     with pytest.raises(LocksPresentError, match="process 4711, which is pulling it"):
         there.remove("test-*", force=True)
     assert sorted(there.cache.models) == sorted(NAMES)

@@ -1,8 +1,8 @@
 """Resolution: what a typed reference means on this machine."""
 
 import pytest
-from doubles.built_in_models import InMemoryBuiltInModels
 from doubles.model_cache import CachedModel, InMemoryModelCache
+from doubles.model_source import InMemoryModelSource
 from doubles.workspace_store import InMemoryWorkspaceStore
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +29,7 @@ def resolver(*cached: str, home: tuple[str, ...] = (), elsewhere: tuple[str, ...
     return ResolveModel(
         InMemoryModelCache(models),
         InMemoryWorkspaceStore({place: Workspace(managed=False) for place in places}, home="/ws"),
-        InMemoryBuiltInModels({"demo": "/built-in/demo"}),
+        InMemoryModelSource({"demo": "/built-in/demo"}),
     )
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 from doubles.backend_registry import InMemoryBackendRegistry
-from doubles.built_in_models import InMemoryBuiltInModels
 from doubles.clock import InMemoryClock
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
+from doubles.model_source import InMemoryModelSource
 from doubles.text_generator import InMemoryTextGenerator
 from doubles.workspace_store import InMemoryWorkspaceStore
 from serving.parts import BROKEN_MODEL, CHAT, CHAT_MODEL, COMMIT, OTHER_MODEL
@@ -36,7 +36,7 @@ class Shelf:
         self.generator = InMemoryTextGenerator()
         self.cache = InMemoryModelCache({name: CachedModel((COMMIT,)) for name in names})
         workspaces = InMemoryWorkspaceStore({WORKSPACE: Workspace(managed=False)}, home=home)
-        built_in = InMemoryBuiltInModels()
+        built_in = InMemoryModelSource()
         registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}})
         describe = DescribeModel(self.model_files, workspaces, registry, self.cache)
         self.resolve = ResolveModel(self.cache, workspaces, built_in)

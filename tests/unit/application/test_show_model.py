@@ -5,9 +5,9 @@ import struct
 
 import pytest
 from doubles.backend_registry import InMemoryBackendRegistry
-from doubles.built_in_models import InMemoryBuiltInModels
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
+from doubles.model_source import InMemoryModelSource
 from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.application.use_cases.describe_model import DescribeModel
@@ -41,7 +41,7 @@ def show(files: dict[str, bytes], old_files: dict[str, bytes] | None = None) -> 
     workspaces = InMemoryWorkspaceStore()
     registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}})
     return ShowModel(
-        ResolveModel(cache, workspaces, InMemoryBuiltInModels()),
+        ResolveModel(cache, workspaces, InMemoryModelSource()),
         DescribeModel(model_files, workspaces, registry, cache),
         workspaces,
     )

@@ -5,10 +5,10 @@ import struct
 
 import pytest
 from doubles.backend_registry import InMemoryBackendRegistry
-from doubles.built_in_models import InMemoryBuiltInModels
 from doubles.memory_probe import InMemoryMemoryProbe
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
+from doubles.model_source import InMemoryModelSource
 from doubles.speech_transcriber import InMemorySpeechTranscriber
 from doubles.workspace_store import InMemoryWorkspaceStore
 
@@ -59,7 +59,7 @@ class Parts:
         workspaces = InMemoryWorkspaceStore()
         registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}, "mlx-audio": {"whisper"}})
         self.transcribe = TranscribeAudio(
-            ResolveModel(cache, workspaces, InMemoryBuiltInModels()),
+            ResolveModel(cache, workspaces, InMemoryModelSource()),
             DescribeModel(model_files, workspaces, registry, cache),
             self.transcriber,
             InMemoryMemoryProbe(MemoryReading(budget, budget)),
