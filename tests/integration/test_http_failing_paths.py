@@ -13,7 +13,7 @@ from serving.running import RunningServer, events_of, eventually, read_all
 from mlxk.domain.errors import ExecutionError
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.entrypoints.http.server.server import ServerLimits
-from mlxk.entrypoints.server_settings import ServerSettings
+from mlxk.entrypoints.settings import ServerSettings
 
 CHAT = {"model": CHAT_MODEL, "messages": [{"role": "user", "content": "one two three"}]}
 TOO_LONG = "word " * 20
