@@ -28,21 +28,23 @@ class Variable:
 
 
 VARIABLES = (
-    Variable("HF_HUB_CACHE", "The Hugging Face hub cache to look into.", "a directory", "$HF_HOME/hub"),
-    Variable("HF_HOME", "The Hugging Face home; its `hub` is the cache.", "a directory", "$XDG_CACHE_HOME/huggingface"),
-    Variable("XDG_CACHE_HOME", "Where caches live; the Hugging Face home is below it.", "a directory", "~/.cache"),
-    Variable("XDG_STATE_HOME", "Where the chat keeps its history: mlxk/chat_history.", "a directory", "~/.local/state"),
+    Variable("HF_HUB_CACHE", "Directory of the Hugging Face hub cache.", "a directory", "$HF_HOME/hub"),
+    Variable(
+        "HF_HOME", "The Hugging Face home; the cache is its `hub` folder.", "a directory", "$XDG_CACHE_HOME/huggingface"
+    ),
+    Variable("XDG_CACHE_HOME", "Directory of caches; the Hugging Face home is below it.", "a directory", "~/.cache"),
+    Variable("XDG_STATE_HOME", "Directory of the chat history: mlxk/chat_history.", "a directory", "~/.local/state"),
     Variable("MLXK_WORKSPACE_HOME", "A folder of workspaces, searched before the cache.", "a directory", "unset"),
     Variable("HF_ENDPOINT", "The hub to pull from and push to.", "an http or https address", "https://huggingface.co"),
     Variable("HF_TOKEN", "The token for private and gated models, and for pushing.", "a token", "the file below"),
-    Variable("HUGGINGFACE_HUB_TOKEN", "Another name for HF_TOKEN, which wins.", "a token", "unset"),
-    Variable("HF_TOKEN_PATH", "Where `hf auth login` keeps the token.", "a file", "$HF_HOME/token"),
-    Variable("HF_HUB_OFFLINE", "Asks the hub nothing; what is cached still works.", "1, true, yes, on", "off"),
+    Variable("HUGGINGFACE_HUB_TOKEN", "Another name for HF_TOKEN, which takes precedence.", "a token", "unset"),
+    Variable("HF_TOKEN_PATH", "The file in which `hf auth login` stores the token.", "a file", "$HF_HOME/token"),
+    Variable("HF_HUB_OFFLINE", "Sends no request to the hub; cached models still work.", "1, true, yes, on", "off"),
     Variable("HF_HUB_DOWNLOAD_TIMEOUT", "Seconds without a byte before a request is repeated.", "1 to 3600", "10"),
     Variable("MLXK2_ENABLE_PIPES", "Allows `-` as a prompt: read standard input.", "1, true, yes, on", "off"),
     Variable(
         "MLXK2_ENABLE_ALPHA_FEATURES",
-        "Allows what may still change: `embed`, `embed-serve`.",
+        "Enables experimental features: `embed`, `embed-serve`, `serve --embed-backend`.",
         "1, true, yes, on",
         "off",
     ),
@@ -51,12 +53,12 @@ VARIABLES = (
     Variable("MLXK2_LOG_JSON", "Log as JSON, one object a line.", "1, true, yes, on", "off"),
     Variable("MLXK2_HOST", "The address `serve` listens on.", "an address or name", "127.0.0.1"),
     Variable("MLXK2_PORT", "The port `serve` listens on; 0 takes any free one.", "0 to 65535", "8000"),
-    Variable("MLXK2_PRELOAD_MODEL", "The model `serve` has in memory from the start.", "a model", "unset"),
-    Variable("MLXK2_MAX_TOKENS", "Tokens `serve` answers with when a request names no limit.", "from 1", "unset"),
-    Variable("MLXK2_VISION_CHUNK_SIZE", "Images that a model is shown together.", "1 to 5", "1"),
-    Variable("MLXK2_EXIF_METADATA", "Tells people and models what EXIF says.", "0, false, no, off", "on"),
+    Variable("MLXK2_PRELOAD_MODEL", "The model that `serve` loads at start.", "a model", "unset"),
+    Variable("MLXK2_MAX_TOKENS", "Tokens of a completion whose request to `serve` sets no limit.", "from 1", "unset"),
+    Variable("MLXK2_VISION_CHUNK_SIZE", "Images in one prompt; more are processed in chunks.", "1 to 5", "1"),
+    Variable("MLXK2_EXIF_METADATA", "Shows EXIF metadata to users and models.", "0, false, no, off", "on"),
     Variable("MLXK2_API_KEY", "A key that clients of `serve` must send.", "a key", "unset"),
-    Variable("NO_COLOR", "No colours, whatever its value.", "any text", "unset"),
+    Variable("NO_COLOR", "Disables colours, whatever its value.", "any text", "unset"),
 )
 
 
