@@ -1,1 +1,1 @@
-"""The Hugging Face cache and hub: the only place that knows their layout and client."""
+"""The Hugging Face cache and hub. Modules that use the network import the hub client; the cache does not need it."""

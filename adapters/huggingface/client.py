@@ -1,7 +1,7 @@
-"""Talking to the hub: the session, its time limits, patience with a faltering network, and its errors in our words.
+"""HTTP access to the hub: session, timeouts, retries, and translation of errors.
 
-Requests go through the hub client's own HTTP library, so that proxies and certificates work as they do there. The
-client itself sets no time limit on most requests; the session made here does on every one.
+Requests go through the HTTP library of the hub client, so that proxies and certificates work as they do there. The hub
+client sets no timeout on most requests; this session sets one on each.
 """
 
 import email.utils
@@ -10,9 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
+from urllib.parse import quote
 
 import attrs
+import httpx2
+from huggingface_hub import HfApi, errors, get_session, set_client_factory
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, though not marked so
 
 from mlxk.domain.errors import (
     AccessDeniedError,
@@ -23,40 +27,36 @@ from mlxk.domain.errors import (
     RevisionNotFoundError,
 )
 
-if TYPE_CHECKING:
-    import httpx2
-    from huggingface_hub import HfApi
-
 PUBLIC_ENDPOINT = "https://huggingface.co"
 
 TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Answers after which the same request may succeed."""
+"""Status codes after which the same request may succeed."""
 
-SECONDS_FOR_A_COMMIT = 120.0
-"""How long the hub may take to answer a request that writes."""
+COMMIT_TIMEOUT_SECONDS = 120.0
+"""Read timeout of requests that write."""
 
-RETRIES_OF_A_QUESTION = 3
-"""How often a question is repeated at most: somebody waits for its answer."""
+API_RETRIES = 3
+"""Retries of an API call, which a user waits for; downloads have more."""
 
 _MAX_TOKEN_CHARACTERS = 10_000
-_ANSWER = TypeVar("_ANSWER")
+_RESULT = TypeVar("_RESULT")
 
 
 @attrs.frozen
 class Patience:
-    """How long the network may falter."""
+    """Limits of retries and waits."""
 
     retries: int = 6
-    """Failures in a row, without any progress between them, after which it is given up."""
+    """Consecutive failures without progress after which an operation fails."""
     first_wait: float = 0.5
-    """Seconds before the first repetition; each further wait is twice as long."""
+    """Seconds before the first retry; every further wait is twice as long."""
     longest_wait: float = 30.0
     """Seconds."""
     longest_request: float = 300.0
-    """Seconds that a hub may ask us to wait (``Retry-After``)."""
+    """Upper limit of a ``Retry-After``, seconds."""
 
     def wait(self, failures: int, asked: float | None = None) -> float:
-        """Return the seconds to wait after so many failures in a row, or as the hub asked."""
+        """Return the seconds to wait after a number of consecutive failures, or as long as the hub asked."""
         if asked is not None:
             return min(max(asked, 0.0), self.longest_request)
         longest: float = min(self.first_wait * 2.0 ** max(failures - 1, 0), self.longest_wait)
@@ -65,19 +65,19 @@ class Patience:
 
 @attrs.frozen
 class HubAccess:
-    """Which hub, and as whom."""
+    """Address, credentials and limits of a hub."""
 
     endpoint: str = PUBLIC_ENDPOINT
     token: str | None = attrs.field(default=None, repr=False)
     offline: bool = False
-    """Whether no request may be made."""
+    """Whether requests are forbidden."""
     timeout: float = 10.0
-    """Seconds without a byte after which a request is given up and repeated."""
+    """Seconds without a byte after which a request fails and is retried."""
     patience: Patience = attrs.field(factory=Patience)
 
     @property
     def address(self) -> str:
-        """The endpoint as it may be shown: without a user's name and password."""
+        """The endpoint without user name and password, for messages."""
         scheme, _, rest = self.endpoint.partition("://")
         host, slash, path = rest.partition("/")
         return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
@@ -93,10 +93,10 @@ def stored_token(path: str) -> str | None:
 
 
 class HubClient:
-    """One connection pool to the hub, opened at the first request.
+    """A connection pool to the hub, opened at the first request. Thread-safe.
 
     Args:
-        access: Which hub, and as whom.
+        access: Address, credentials and limits.
     """
 
     def __init__(self, access: HubAccess) -> None:
@@ -104,53 +104,43 @@ class HubClient:
         self._session: httpx2.Client | None = None
         self._lock = threading.Lock()
 
-    def open(self) -> "httpx2.Client":
+    def open(self) -> httpx2.Client:
         """Return the session, which the hub client uses as well.
 
         Raises:
-            NetworkError: Work is offline.
-            AccessDeniedError: The token cannot be one.
+            NetworkError: The client is offline.
+            AccessDeniedError: The token has invalid characters.
         """
         if self.access.offline:
             raise NetworkError("the hub is not asked: HF_HUB_OFFLINE is set", hint="Unset HF_HUB_OFFLINE.")
         _require_sendable(self.access.token)
         with self._lock:
             if self._session is None:
-                from huggingface_hub import get_session, set_client_factory
-
                 set_client_factory(lambda: _session(self.access.timeout))
                 self._session = get_session()
             return self._session
 
-    def api(self) -> "HfApi":
-        """Return the hub client, for one call or many.
+    def api(self) -> HfApi:
+        """Return the hub client.
 
         Raises:
             NetworkError, AccessDeniedError: See ``open``.
         """
-        from huggingface_hub import HfApi
-
         self.open()
         return HfApi(endpoint=self.access.endpoint, token=self.access.token or False, library_name="mlxk")
 
     def file_url(self, name: str, commit: str, path: str) -> str:
-        """Return where a file of a revision is."""
-        from urllib.parse import quote
-
+        """Return the URL of a file of a revision."""
         return f"{self.access.endpoint}/{name}/resolve/{commit}/{quote(path)}"
 
     def headers(self) -> dict[str, str]:
-        """Return the headers of a plain request; the session drops the token when it is sent to another host."""
-        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, though not marked so
-
+        """Return the headers of a plain request; the session removes the token when redirected to another host."""
         headers = build_hf_headers(token=self.access.token or False, library_name="mlxk")
         return {**headers, "Accept-Encoding": "identity"}
 
-    def with_retries(self, call: Callable[[], _ANSWER]) -> _ANSWER:
-        """Return the answer of a call that may be repeated, repeating it while the network or the hub falters."""
-        import httpx2
-
-        failures, most = 0, min(self.access.patience.retries, RETRIES_OF_A_QUESTION)
+    def with_retries(self, call: Callable[[], _RESULT]) -> _RESULT:
+        """Return the result of an idempotent call, repeated after transient errors."""
+        failures, most = 0, min(self.access.patience.retries, API_RETRIES)
         while True:
             try:
                 return call()
@@ -160,13 +150,13 @@ class HubClient:
                     raise
                 self.pause(failures, error)
 
-    def pause(self, failures: int, error: "httpx2.HTTPError") -> None:
-        """Wait as long as so many failures in a row ask for, or the hub."""
+    def pause(self, failures: int, error: httpx2.HTTPError) -> None:
+        """Wait before the next retry, as long as the hub asks if it does."""
         time.sleep(self.access.patience.wait(failures, retry_after(error)))
 
 
 def _require_sendable(token: str | None) -> None:
-    """Refuse a token that no request can carry, before the HTTP library quotes it in its own refusal."""
+    """Refuse a token with invalid characters, which the HTTP library would quote in its own error."""
     if token and not (token.isascii() and token.isprintable() and " " not in token):
         raise AccessDeniedError(
             "the token has characters that no token has, such as a space or a line break",
@@ -174,22 +164,20 @@ def _require_sendable(token: str | None) -> None:
         )
 
 
-def is_transient(error: "httpx2.HTTPError") -> bool:
+def is_transient(error: httpx2.HTTPError) -> bool:
     """Whether the same request may succeed later."""
-    import httpx2
-
-    status = _status(error)
+    status = status_of(error)
     return status in TRANSIENT_STATUSES if status else isinstance(error, httpx2.TransportError)
 
 
-def retry_after(error: "httpx2.HTTPError") -> float | None:
-    """Return the seconds the hub asks to wait, if it does."""
+def retry_after(error: httpx2.HTTPError) -> float | None:
+    """Return the ``Retry-After`` of an error's response in seconds, if any."""
     response = getattr(error, "response", None)
     return None if response is None else seconds_asked(response.headers.get("Retry-After"))
 
 
 def seconds_asked(value: str | None) -> float | None:
-    """Return the seconds that a ``Retry-After`` header means: a number, or a date."""
+    """Return the seconds of a ``Retry-After`` header, which is a number or a date."""
     if not value:
         return None
     if value.strip().isdecimal():
@@ -202,13 +190,11 @@ def seconds_asked(value: str | None) -> float | None:
 
 @contextmanager
 def translate_errors(name: str, revision: str | None, access: HubAccess) -> Iterator[None]:
-    """Translate what the hub client raises inside the block.
+    """Translate the exceptions of the hub client.
 
     Raises:
-        MlxkError: One of those that ``ModelHub`` names.
+        MlxkError: As listed in ``ModelHub``.
     """
-    import httpx2
-
     try:
         yield
     except (httpx2.HTTPError, ConnectionError) as error:
@@ -216,8 +202,6 @@ def translate_errors(name: str, revision: str | None, access: HubAccess) -> Iter
 
 
 def _translated(error: Exception, name: str, revision: str | None, access: HubAccess) -> MlxkError:
-    from huggingface_hub import errors
-
     how = "Set HF_TOKEN to a token that may." if not access.token else "Check what the token in HF_TOKEN may see."
     if isinstance(error, errors.GatedRepoError):
         terms = f"Accept the terms at {access.address}/{name}"
@@ -232,7 +216,7 @@ def _translated(error: Exception, name: str, revision: str | None, access: HubAc
         )
     if isinstance(error, errors.DisabledRepoError):
         return AccessDeniedError(f"'{name}' has been disabled on the hub")
-    status = _status(error)
+    status = status_of(error)
     if status in {401, 403}:
         return AccessDeniedError(f"the hub denies access to '{name}' (HTTP {status})", hint=how)
     if status in TRANSIENT_STATUSES:
@@ -246,27 +230,24 @@ def _translated(error: Exception, name: str, revision: str | None, access: HubAc
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what is wrong with the network, in words; some errors of sockets have none of their own."""
-    import httpx2
-
+    """Return the reason of a network error; the class name where it has no message."""
     if isinstance(error, httpx2.TimeoutException):
         return "no answer in time"
     return str(error).strip() or type(error).__name__
 
 
-def _status(error: Exception) -> int | None:
+def status_of(error: Exception) -> int | None:
+    """Return the HTTP status of an error's response, if it has one."""
     response = getattr(error, "response", None)
     return response.status_code if response is not None else None
 
 
-def _session(timeout: float) -> "httpx2.Client":
-    import httpx2
-
+def _session(timeout: float) -> httpx2.Client:
     reading = httpx2.Timeout(timeout, pool=None)
-    writing = httpx2.Timeout(timeout, read=max(timeout, SECONDS_FOR_A_COMMIT), pool=None)
+    writing = httpx2.Timeout(timeout, read=max(timeout, COMMIT_TIMEOUT_SECONDS), pool=None)
 
     def limit(request: httpx2.Request) -> None:
-        """The hub client asks for no limit on its requests; give them ours."""
+        """Set the timeouts on requests of the hub client, which have none."""
         if not any((request.extensions.get("timeout") or {}).values()):
             limits = reading if request.method in {"GET", "HEAD"} else writing
             request.extensions["timeout"] = limits.as_dict()

@@ -1,13 +1,15 @@
-"""The hub as a source of models: listing files, fetching several at a time, and publishing a complete snapshot.
+"""Downloads from the hub: listing the files of a revision, fetching them in parallel, publishing the snapshot.
 
-A snapshot becomes visible in one step, and only when every file of it has arrived.
+A snapshot becomes visible in one step, when all of its files are complete.
 """
 
 import os
 import threading
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+
+from huggingface_hub import ModelInfo, get_hf_file_metadata
+from huggingface_hub.hf_api import RepoFile
 
 from mlxk.adapters.huggingface.client import HubClient, translate_errors
 from mlxk.adapters.huggingface.layout import ModelFolder, publish_snapshot
@@ -24,23 +26,18 @@ from mlxk.domain.download import (
     check_revision,
 )
 
-if TYPE_CHECKING:
-    from huggingface_hub import ModelInfo
-    from huggingface_hub.hf_api import RepoFile
-
-
-FILES_AT_A_TIME = 8
-TELL_SECONDS = 0.1
-"""How often progress is told."""
-FAREWELL_SECONDS = 2.0
-"""How long the other downloads get to end when one fails or the user interrupts."""
+PARALLEL_DOWNLOADS = 8
+PROGRESS_SECONDS = 0.1
+"""Interval of progress reports."""
+STOP_SECONDS = 2.0
+"""Timeout for the other downloads to end after a failure or an interrupt."""
 
 
 class HuggingFaceModelHub(ModelHub):
-    """Reads models from a Hugging Face Hub into the hub cache.
+    """Downloads models from a Hugging Face Hub into the hub cache.
 
     Args:
-        client: The hub.
+        client: Access to the hub.
         root: The ``hub`` directory of the cache.
     """
 
@@ -48,7 +45,6 @@ class HuggingFaceModelHub(ModelHub):
         self._client, self._root = client, root
 
     def describe(self, name: str, revision: str | None = None) -> RemoteModel:
-        """Return one revision of a model, after making sure that its files may be read."""
         check_name(name)
         if revision is not None:
             check_revision(revision)
@@ -63,13 +59,11 @@ class HuggingFaceModelHub(ModelHub):
         return RemoteModel(name, commit, files, revision, made_for_mlx=_made_for_mlx(info))
 
     def missing_bytes(self, plan: DownloadPlan) -> int:
-        """Return how much of a plan is not on this disk yet."""
         folder = ModelFolder(self._root, plan.model.name)
         contents = {file.digest: file.size_bytes for file in plan.files}
         return sum(_missing(folder, digest, size) for digest, size in contents.items())
 
     def fetch(self, plan: DownloadPlan, progress: Progress, *, verify_present: bool = False) -> None:
-        """Bring the files of a plan into the cache; they become visible together."""
         folder = ModelFolder(self._root, plan.model.name)
         try:
             folder.create()
@@ -81,7 +75,7 @@ class HuggingFaceModelHub(ModelHub):
             transfer = BlobTransfer(self._client, folder, plan.model.commit, stop, verify_present=verify_present)
             progress.begin("Downloading", {file.path: file.size_bytes for file in files})
             try:
-                _Crew(transfer, files, stop).run(progress)
+                _ParallelDownload(transfer, files, stop).run(progress)
             finally:
                 progress.end()
         try:
@@ -90,9 +84,7 @@ class HuggingFaceModelHub(ModelHub):
             raise storage_error(error) from error
 
     def _check_access(self, name: str, commit: str, files: tuple[RemoteFile, ...]) -> None:
-        """Ask for one file: the description of a gated model is public, its files are not."""
-        from huggingface_hub import get_hf_file_metadata
-
+        """Request one file's metadata: the description of a gated model is public, its files are not."""
         access = self._client.access
         url = self._client.file_url(name, commit, files[0].path)
         self._client.with_retries(
@@ -100,15 +92,15 @@ class HuggingFaceModelHub(ModelHub):
         )
 
 
-class _Crew:
-    """Threads that fetch files, the largest first."""
+class _ParallelDownload:
+    """A pool of threads that fetches files, the largest first."""
 
     def __init__(self, transfer: BlobTransfer, files: list[RemoteFile], stop: threading.Event) -> None:
         self._transfer, self._stop = transfer, stop
-        self._waiting = list(reversed(files))
+        self._queue = list(reversed(files))
         self._done: dict[str, int] = {}
         self._failure: BaseException | None = None
-        count = min(FILES_AT_A_TIME, len(files))
+        count = min(PARALLEL_DOWNLOADS, len(files))
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(count)]
 
     def run(self, progress: Progress) -> None:
@@ -121,43 +113,41 @@ class _Crew:
             thread.start()
         try:
             while any(thread.is_alive() for thread in self._threads):
-                _wait_for(self._threads, TELL_SECONDS)
+                _wait_for(self._threads, PROGRESS_SECONDS)
                 progress.advance(dict(self._done))
         finally:
             self._stop.set()
-            _wait_for(self._threads, FAREWELL_SECONDS)
+            _wait_for(self._threads, STOP_SECONDS)
         if self._failure:
             raise self._failure
 
     def _work(self) -> None:
         while not self._stop.is_set():
             try:
-                file = self._waiting.pop()
+                file = self._queue.pop()
             except IndexError:
                 return
             try:
                 self._fetch(file)
             except StoppedError:
                 return
-            except BaseException as failure:  # noqa: BLE001 - handed to the thread that waits for this one
+            except BaseException as failure:  # noqa: BLE001 - raised again in the thread that waits for this one
                 self._failure = self._failure or failure
                 self._stop.set()
 
     def _fetch(self, file: RemoteFile) -> None:
-        def tell(count: int) -> None:
+        def report(count: int) -> None:
             self._done[file.path] = count
 
-        self._transfer.fetch(file, tell)
+        self._transfer.fetch(file, report)
 
 
 def remote_files(listed: Iterable[object]) -> Iterable[RemoteFile]:
-    """Return the files of a listing of the hub client, each of them checked."""
-    from huggingface_hub.hf_api import RepoFile
-
+    """Return the validated files of a listing of the hub client."""
     return (check_file(_remote_file(entry)) for entry in listed if isinstance(entry, RepoFile))
 
 
-def _remote_file(entry: "RepoFile") -> RemoteFile:
+def _remote_file(entry: RepoFile) -> RemoteFile:
     return RemoteFile(
         path=entry.path,
         size_bytes=entry.size,
@@ -167,23 +157,23 @@ def _remote_file(entry: "RepoFile") -> RemoteFile:
     )
 
 
-def _made_for_mlx(info: "ModelInfo") -> bool:
+def _made_for_mlx(info: ModelInfo) -> bool:
     return info.library_name == "mlx" or "mlx" in (info.tags or ()) or info.id.startswith("mlx-community/")
 
 
 def _missing(folder: ModelFolder, digest: str, size: int) -> int:
-    for path, whole in ((folder.blob(digest), True), (folder.partial(digest), False)):
+    for path, complete in ((folder.blob(digest), True), (folder.partial(digest), False)):
         try:
-            here = os.stat(path).st_size
+            present = os.stat(path).st_size
         except OSError:
             continue
-        if here == size or not whole:
-            return max(0, size - here)
+        if present == size or not complete:
+            return max(0, size - present)
     return size
 
 
 def _wait_for(threads: list[threading.Thread], seconds: float) -> None:
-    """Wait until threads end, or so many seconds."""
+    """Wait until all threads end, at most some seconds."""
     deadline = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))

@@ -1,7 +1,7 @@
-"""Who works on a model: our lock over the whole of it, and the locks of all clients on single files.
+"""Locks of the cache: ours for an entire model, and those of every client for single blobs.
 
-Both are advisory locks of the kernel (flock) on files below ``.locks``. They end with the process that holds them, so
-a file that is merely left behind locks nothing. Our lock file also says who holds it.
+All are advisory locks of the kernel (flock) on files below ``.locks``. They end with the process, so that a stale file
+locks nothing. Our lock file also holds the process id and the activity of its holder.
 """
 
 import contextlib
@@ -26,28 +26,28 @@ _MAX_NOTE_BYTES = 200
 
 @contextlib.contextmanager
 def reserve_model(folder: ModelFolder, activity: str, wait: Callable[[LockHolder], None] | None) -> Iterator[None]:
-    """Hold our lock over a model; in a cache that we may only read, and without locks, hold nothing.
+    """Hold our lock on a model; a read-only cache, or one without lock support, is not locked.
 
     Raises:
-        LocksPresentError: Somebody else holds it and ``wait`` is None.
-        StorageError: The lock file cannot be made.
+        LocksPresentError: Another process holds it and ``wait`` is None.
+        StorageError: The lock file cannot be created.
     """
     descriptor = _acquire(folder, wait)
     if descriptor is None:
         yield
         return
     try:
-        _note(descriptor, f"{os.getpid()} {activity}\n")
+        _write_holder(descriptor, f"{os.getpid()} {activity}\n")
         yield
     finally:
-        _note(descriptor, "")
+        _write_holder(descriptor, "")
         if not os.path.isdir(folder.directory):
-            _forget(folder)  # nothing came of it, or nothing is left
+            _remove_model_lock(folder)  # nothing was downloaded, or the model was removed
         os.close(descriptor)
 
 
 def _acquire(folder: ModelFolder, wait: Callable[[LockHolder], None] | None) -> int | None:
-    """Return a descriptor that holds our lock; None where nothing may be written, as whoever tries will be told."""
+    """Return a descriptor that holds our lock; None in a read-only cache, where a later write fails by itself."""
     try:
         return _wait_for_lock(folder, wait)
     except OSError as error:
@@ -59,49 +59,49 @@ def _acquire(folder: ModelFolder, wait: Callable[[LockHolder], None] | None) -> 
 
 
 def _wait_for_lock(folder: ModelFolder, wait: Callable[[LockHolder], None] | None) -> int:
-    """Return a descriptor that holds our lock over a model."""
-    path, told = f"{folder.locks}/{MODEL_LOCK}", False
+    """Return a descriptor that holds our lock on a model."""
+    path, reported = f"{folder.locks}/{MODEL_LOCK}", False
     while True:
         os.makedirs(folder.locks, exist_ok=True)
         try:
             descriptor = try_lock(path, create=True)
         except FileNotFoundError:
-            continue  # somebody has just removed the directory
+            continue  # another process has just removed the directory
         if descriptor is not None:
             return descriptor
-        holder = _noted(path)
+        holder = _recorded_holder(path)
         if wait is None:
             raise in_use(folder.name, (holder,))
-        if not told:
+        if not reported:
             wait(holder)
-            told = True
+            reported = True
         time.sleep(POLL_SECONDS)
 
 
-def _note(descriptor: int, text: str) -> None:
-    """Say in our lock file who holds it; a file that belongs to somebody else says nothing."""
+def _write_holder(descriptor: int, text: str) -> None:
+    """Write the holder into our lock file, unless it belongs to another user."""
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, text.encode(), 0)
 
 
-def _forget(folder: ModelFolder) -> None:
-    """Remove our lock file, which we hold; those who opened it before see that it has no name, and begin anew."""
+def _remove_model_lock(folder: ModelFolder) -> None:
+    """Delete our lock file while holding it; a process that has it open notices that it is unlinked, and retries."""
     with contextlib.suppress(OSError):
         os.unlink(f"{folder.locks}/{MODEL_LOCK}")
         os.rmdir(folder.locks)
 
 
 def held_locks(folder: ModelFolder) -> tuple[LockHolder, ...]:
-    """Return who else holds a lock on a model, each once; trying a lock holds it for a moment."""
+    """Return the other processes that hold locks on a model, each once. Probing takes each free lock for a moment."""
     holders: dict[int | None, LockHolder] = {}
-    for name in sorted(lock_files(folder), key=lambda name: name != MODEL_LOCK):  # ours first: it says what is done
+    for name in sorted(lock_files(folder), key=lambda name: name != MODEL_LOCK):  # ours first, as it has the activity
         path = f"{folder.locks}/{name}"
         descriptor = None
         with contextlib.suppress(OSError):
             descriptor = try_lock(path, create=False)
             if descriptor is None and os.path.exists(path):
-                holder = _noted(path) if name == MODEL_LOCK else _found(path)
+                holder = _recorded_holder(path) if name == MODEL_LOCK else _downloading_holder(path)
                 holders.setdefault(holder.process, holder)
         if descriptor is not None:
             os.close(descriptor)
@@ -119,7 +119,7 @@ def lock_files(folder: ModelFolder) -> list[str]:
 
 
 def remove_lock_files(folder: ModelFolder) -> None:
-    """Remove the lock files that nobody holds, each while holding it; ours goes with the reservation."""
+    """Delete the stale lock files, each while holding it; ours is deleted with the reservation."""
     for name in lock_files(folder):
         path = f"{folder.locks}/{name}"
         with contextlib.suppress(OSError):
@@ -130,7 +130,7 @@ def remove_lock_files(folder: ModelFolder) -> None:
 
 
 def try_lock(path: str, *, create: bool) -> int | None:
-    """Return a descriptor that holds the lock, or None when somebody else does or there is no such file.
+    """Return a descriptor that holds the lock, or None when another process holds it or the file does not exist.
 
     Raises:
         OSError: The file cannot be opened.
@@ -152,12 +152,12 @@ def try_lock(path: str, *, create: bool) -> int | None:
         raise
     if os.fstat(descriptor).st_nlink:
         return descriptor
-    os.close(descriptor)  # its file was removed between the two calls, so it keeps nobody out
+    os.close(descriptor)  # the file was deleted between the two calls, so that the lock has no effect
     return try_lock(path, create=create)
 
 
 def _open(path: str, flags: int) -> int:
-    """Open a lock file; one of another user may be locked as well, though not written."""
+    """Open a lock file, read-only if it belongs to another user: that is enough for a lock."""
     flags |= os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         return os.open(path, flags | os.O_RDWR, 0o664)
@@ -165,8 +165,8 @@ def _open(path: str, flags: int) -> int:
         return os.open(path, flags & ~os.O_CREAT | os.O_RDONLY)
 
 
-def _noted(path: str) -> LockHolder:
-    """Read from our lock file who holds it."""
+def _recorded_holder(path: str) -> LockHolder:
+    """Return the holder recorded in our lock file."""
     try:
         with open(path, "rb") as file:
             process, _, activity = file.read(_MAX_NOTE_BYTES).decode("utf-8", "replace").strip().partition(" ")
@@ -176,12 +176,12 @@ def _noted(path: str) -> LockHolder:
     return LockHolder(number, activity if activity.isprintable() and activity else "working on it")
 
 
-def _found(path: str) -> LockHolder:
+def _downloading_holder(path: str) -> LockHolder:
     return LockHolder(_process_of(path), "downloading it")
 
 
 def _process_of(path: str) -> int | None:
-    """Ask Linux which process holds a lock; other systems do not tell without privileges."""
+    """Return the process that holds a lock, which only Linux reports without privileges."""
     if sys.platform != "linux":
         return None
     try:

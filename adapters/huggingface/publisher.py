@@ -1,4 +1,4 @@
-"""Publishing on the hub through its own client: repositories, branches, uploads and commits."""
+"""Uploads to the hub through its own client: repositories, branches, files and commits."""
 
 import contextlib
 import io
@@ -6,9 +6,11 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-from mlxk.adapters.huggingface.client import HubClient, is_transient, reason_of, translate_errors
+import httpx2
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, errors, utils
+
+from mlxk.adapters.huggingface.client import HubClient, is_transient, reason_of, status_of, translate_errors
 from mlxk.adapters.huggingface.hub import remote_files
 from mlxk.application.ports.model_publisher import ModelPublisher, Publication, Published
 from mlxk.application.ports.progress import Progress
@@ -16,33 +18,26 @@ from mlxk.domain.download import check_commit
 from mlxk.domain.errors import AccessDeniedError, UploadFailedError
 from mlxk.domain.publication import RemoteState
 
-if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
-
 COMMIT_ATTEMPTS = 4
-MOVED = 412
-"""What the hub answers when the branch is not at the commit that was given as the parent."""
+PARENT_CHANGED = 412
+"""Status when the branch is no longer at the parent commit."""
 
 
 class HuggingFaceModelPublisher(ModelPublisher):
-    """Writes to a Hugging Face Hub.
+    """Uploads to a Hugging Face Hub.
 
     Args:
-        client: The hub.
+        client: Access to the hub.
     """
 
     def __init__(self, client: HubClient) -> None:
         self._client = client
 
     def url(self, name: str) -> str:
-        """Return the address of a repository."""
         return f"{self._client.access.address}/{name}"
 
     def state(self, name: str, branch: str) -> RemoteState:
-        """Return a repository as it is; one that the token may not see does not exist."""
         self._require_token()
-        from huggingface_hub import errors
-
         with translate_errors(name, branch, self._client.access):
             api = self._client.api()
             try:
@@ -60,19 +55,16 @@ class HuggingFaceModelPublisher(ModelPublisher):
         return RemoteState(True, bool(info.private), branch_exists, commit, files)
 
     def create(self, name: str, *, private: bool) -> None:
-        """Create a repository; one that is there already is left as it is."""
         self._require_token()
         with self._uploading(name):
             self._client.api().create_repo(name, private=private, exist_ok=True)
 
     def create_branch(self, name: str, branch: str) -> None:
-        """Create a branch at the head of the default branch."""
         self._require_token()
         with self._uploading(name):
             self._client.api().create_branch(name, branch=branch, exist_ok=True)
 
     def publish(self, publication: Publication, progress: Progress) -> Published:
-        """Upload the files and make one commit."""
         self._require_token()
         changes, directory = publication.changes, publication.directory
         sizes = {path: os.path.getsize(os.path.join(directory, path)) for path in changes.uploads}
@@ -85,10 +77,8 @@ class HuggingFaceModelPublisher(ModelPublisher):
             progress.end()
         return Published(info.oid, str(info.commit_url), tuple(log))
 
-    def _commit(self, api: "HfApi", publication: Publication) -> "CommitInfo":
-        """Make the commit. When its answer is lost, see whether it was made before trying again."""
-        import httpx2
-
+    def _commit(self, api: HfApi, publication: Publication) -> CommitInfo:
+        """Make the commit. If the response is lost, check whether the commit exists before retrying."""
         for attempt in range(COMMIT_ATTEMPTS):
             try:
                 return api.create_commit(
@@ -99,7 +89,7 @@ class HuggingFaceModelPublisher(ModelPublisher):
                     parent_commit=publication.parent,
                 )
             except httpx2.HTTPError as error:
-                moved = attempt > 0 and _status(error) == MOVED
+                moved = attempt > 0 and status_of(error) == PARENT_CHANGED
                 made = self._made_meanwhile(api, publication) if moved or is_transient(error) else None
                 if made:
                     return made
@@ -108,9 +98,7 @@ class HuggingFaceModelPublisher(ModelPublisher):
                 self._client.pause(attempt + 1, error)
         raise AssertionError("the last attempt returns or raises")
 
-    def _made_meanwhile(self, api: "HfApi", publication: Publication) -> "CommitInfo | None":
-        from huggingface_hub import CommitInfo
-
+    def _made_meanwhile(self, api: HfApi, publication: Publication) -> CommitInfo | None:
         head = self._client.with_retries(lambda: api.list_repo_commits(publication.name, revision=publication.branch))[
             0
         ]
@@ -133,9 +121,7 @@ class HuggingFaceModelPublisher(ModelPublisher):
 
     @contextmanager
     def _uploading(self, name: str) -> Iterator[None]:
-        """Translate what the hub client raises while writing."""
-        from huggingface_hub import errors
-
+        """Translate the exceptions of the hub client during writes."""
         try:
             with translate_errors(name, None, self._client.access), contextlib.redirect_stdout(io.StringIO()):
                 try:
@@ -147,7 +133,7 @@ class HuggingFaceModelPublisher(ModelPublisher):
                             f"the hub does not let you write to '{name}' (HTTP {status})",
                             hint="Check that the token in HF_TOKEN may write there.",
                         ) from error
-                    if status == MOVED:
+                    if status == PARENT_CHANGED:
                         raise UploadFailedError(
                             f"somebody else has changed '{name}' meanwhile", hint="Run the same command again."
                         ) from error
@@ -162,14 +148,7 @@ class HuggingFaceModelPublisher(ModelPublisher):
             ) from error
 
 
-def _status(error: Exception) -> int | None:
-    response = getattr(error, "response", None)
-    return None if response is None else response.status_code
-
-
-def _operations(publication: Publication) -> "list[CommitOperationAdd | CommitOperationDelete]":
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
+def _operations(publication: Publication) -> list[CommitOperationAdd | CommitOperationDelete]:
     changes, directory = publication.changes, publication.directory
     additions = [CommitOperationAdd(path, os.path.join(directory, path)) for path in changes.uploads]
     return [*additions, *(CommitOperationDelete(path) for path in changes.deleted)]
@@ -177,9 +156,7 @@ def _operations(publication: Publication) -> "list[CommitOperationAdd | CommitOp
 
 @contextmanager
 def _captured_log() -> Iterator[list[str]]:
-    """Keep what the hub client logs, and keep it from the terminal."""
-    from huggingface_hub import utils
-
+    """Collect the log of the hub client instead of showing it on the terminal."""
     log: list[str] = []
 
     class Collector(logging.Handler):

@@ -1,4 +1,4 @@
-"""Downloading one file from the hub into a blob: resumed, hashed byte by byte, retried."""
+"""Download of one file into a blob: with resume, a hash of every byte, and retries."""
 
 import contextlib
 import errno
@@ -7,18 +7,16 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import attrs
+import httpx2
+from filelock import Timeout
+from huggingface_hub.utils import WeakFileLock, hf_raise_for_status  # type: ignore[attr-defined]  # public, though not marked so
 
 from mlxk.adapters.huggingface.client import TRANSIENT_STATUSES, HubClient, is_transient, reason_of, seconds_asked
 from mlxk.adapters.huggingface.layout import ModelFolder
 from mlxk.domain.download import RemoteFile
 from mlxk.domain.errors import DownloadFailedError, NetworkError, StorageError
-
-if TYPE_CHECKING:
-    import httpx2
-
 
 READ_BYTES = 1024 * 1024
 
@@ -26,11 +24,11 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class PartialFile:
-    """The file of one arriving content, locked against everybody else.
+    """A partially downloaded file with its running hash, locked against other processes.
 
     Args:
-        path: Where it is; made when it is not there.
-        file: What is to arrive.
+        path: Its path; created if missing.
+        file: The file of the hub.
 
     Raises:
         StorageError: It cannot be opened.
@@ -43,15 +41,15 @@ class PartialFile:
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
             with contextlib.suppress(OSError):
-                # The lock file may have been removed under those who wait for it; this one cannot be.
+                # Other clients may delete the lock file while it is held; the partial file itself is locked as well.
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             self._read_existing()
         except OSError as error:
             raise storage_error(error) from error
 
-    def append(self, piece: bytes) -> None:
-        """Add bytes that arrived."""
-        view = memoryview(piece)
+    def append(self, chunk: bytes) -> None:
+        """Write received bytes and hash them."""
+        view = memoryview(chunk)
         try:
             while view:
                 written = os.write(self._descriptor, view)
@@ -66,13 +64,13 @@ class PartialFile:
         return self._digest.hexdigest()
 
     def restart(self) -> None:
-        """Throw the bytes away."""
+        """Truncate it to zero bytes."""
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         self.at, self._digest = 0, _new_hash(self._file)
 
     def publish(self, blob: str) -> None:
-        """Give the whole content its name; it is on the disk before it has one."""
+        """Flush the complete content to the disk, then rename it to the blob."""
         try:
             os.fsync(self._descriptor)
             os.replace(self._path, blob)
@@ -85,7 +83,7 @@ class PartialFile:
             os.unlink(self._path)
 
     def close(self) -> None:
-        """Keep what there is."""
+        """Close it; its content stays for a later run."""
         os.close(self._descriptor)
 
     def _read_existing(self) -> None:
@@ -99,7 +97,7 @@ class PartialFile:
 
 
 def storage_error(error: OSError) -> StorageError:
-    """Say what the disk refused."""
+    """Return the error for a refusal of the cache's disk."""
     if error.errno in _FULL:
         return StorageError(
             "the disk of the model cache is full",
@@ -117,7 +115,7 @@ def _new_hash(file: RemoteFile) -> "hashlib._Hash":
 
 
 def hash_file(path: str, file: RemoteFile) -> str:
-    """Return the digest of a file, in the way of the content it should hold.
+    """Return the digest of a file, by the algorithm of its listed digest.
 
     Raises:
         OSError: It cannot be read.
@@ -129,43 +127,43 @@ def hash_file(path: str, file: RemoteFile) -> str:
     return digest.hexdigest()
 
 
-PROGRESS_THAT_COUNTS = 1024 * 1024
-"""Bytes after which earlier failures are forgiven."""
-WRONG_CONTENTS = 3
-"""How often a content may arrive damaged before it is given up."""
+FAILURES_RESET_BYTES = 1024 * 1024
+"""Progress after which the count of consecutive failures starts again."""
+CHECKSUM_ATTEMPTS = 3
+"""Downloads with a wrong checksum before an error."""
 LOCK_SECONDS = 0.5
-"""How long to wait for another client's lock before looking whether to stop."""
+"""Timeout of one attempt to take another client's lock, after which ``stop`` is checked."""
 
 
 class StoppedError(Exception):
-    """Another part of the download failed, or the user interrupted it."""
+    """The download was stopped: another file failed, or the user interrupted."""
 
 
 @attrs.define
 class _Failures:
-    """Counts failures in a row."""
+    """Count of consecutive failures."""
 
     count: int = 0
     reached: int = 0
-    """Bytes there were at the last failure."""
+    """Position of the last failure, bytes."""
 
     def add(self, at: int) -> None:
-        """Count one more, after so many bytes."""
-        if at - self.reached >= PROGRESS_THAT_COUNTS:
+        """Count a failure at a position."""
+        if at - self.reached >= FAILURES_RESET_BYTES:
             self.count = 0
         self.reached = at
         self.count += 1
 
 
 class BlobTransfer:
-    """Fetches contents of one model; one object serves many threads.
+    """Downloads files of one revision. Thread-safe.
 
     Args:
-        client: The hub.
-        folder: Where the model lives in the cache.
-        commit: Whose files they are.
-        stop: Set to give up; whoever is fetching then raises ``StoppedError``.
-        verify_present: Whether to read and hash what is here already.
+        client: Access to the hub.
+        folder: The model's paths in the cache.
+        commit: The revision.
+        stop: Event that makes running downloads raise ``StoppedError``.
+        verify_present: Whether to hash files that are present already.
     """
 
     def __init__(
@@ -176,48 +174,46 @@ class BlobTransfer:
         self._session = client.open()
         self._headers = client.headers()
 
-    def fetch(self, file: RemoteFile, tell: Callable[[int], None]) -> None:
-        """Bring one content here.
+    def fetch(self, file: RemoteFile, report: Callable[[int], None]) -> None:
+        """Download one file into its blob.
 
         Args:
-            file: Which.
-            tell: Called with the bytes of it that are here.
+            file: The file.
+            report: Called with the bytes present so far.
 
         Raises:
-            MlxkError, httpx2.HTTPError: It cannot be fetched.
-            StoppedError: It was told to stop.
+            MlxkError, httpx2.HTTPError: The download failed.
+            StoppedError: The download was stopped.
         """
         if self._is_present(file):
-            tell(file.size_bytes)
+            report(file.size_bytes)
             return
         with self._lock(file), self._partial(file) as partial:
-            if self._is_present(file):  # somebody else fetched it meanwhile
+            if self._is_present(file):  # another client has downloaded it meanwhile
                 partial.discard()
             else:
-                self._complete(file, partial, tell)
-            tell(file.size_bytes)
+                self._complete(file, partial, report)
+            report(file.size_bytes)
 
-    def _complete(self, file: RemoteFile, partial: PartialFile, tell: Callable[[int], None]) -> None:
-        for _ in range(WRONG_CONTENTS):
-            tell(partial.at)
-            self._receive_all(file, partial, tell)
+    def _complete(self, file: RemoteFile, partial: PartialFile, report: Callable[[int], None]) -> None:
+        for _ in range(CHECKSUM_ATTEMPTS):
+            report(partial.at)
+            self._receive_all(file, partial, report)
             if partial.hexdigest() == file.digest:
                 partial.publish(self._folder.blob(file.digest))
                 return
             partial.restart()
         raise DownloadFailedError(
-            f"{file.path} arrived damaged {WRONG_CONTENTS} times: its checksum differs from the hub's",
+            f"{file.path} arrived damaged {CHECKSUM_ATTEMPTS} times: its checksum differs from the hub's",
             hint="Try again later. If it stays so, the file is damaged on the hub or on the way.",
         )
 
-    def _receive_all(self, file: RemoteFile, partial: PartialFile, tell: Callable[[int], None]) -> None:
-        import httpx2
-
+    def _receive_all(self, file: RemoteFile, partial: PartialFile, report: Callable[[int], None]) -> None:
         failures, patience = _Failures(reached=partial.at), self._client.access.patience
         while partial.at < file.size_bytes:
-            asked: float | None = None
+            delay: float | None = None
             try:
-                asked = self._receive(file, partial, tell)
+                delay = self._receive(file, partial, report)
                 if partial.at >= file.size_bytes:
                     return
                 reason = "the connection was closed early"
@@ -231,27 +227,27 @@ class BlobTransfer:
                     f"{file.path} could not be fetched: {reason}",
                     hint="Run the same command again: it continues where this one stopped.",
                 )
-            self._pause(patience.wait(failures.count, asked))
+            self._pause(patience.wait(failures.count, delay))
 
-    def _receive(self, file: RemoteFile, partial: PartialFile, tell: Callable[[int], None]) -> float | None:
-        """Take what one request gives; returns the seconds to wait when the hub asks for that."""
+    def _receive(self, file: RemoteFile, partial: PartialFile, report: Callable[[int], None]) -> float | None:
+        """Receive the body of one request; return the seconds to wait if the hub asks for that."""
         headers = {**self._headers, "Range": f"bytes={partial.at}-"} if partial.at else self._headers
         url = self._client.file_url(self._folder.name, self._commit, file.path)
         with self._session.stream("GET", url, headers=headers) as response:
             if response.status_code in TRANSIENT_STATUSES:
                 return seconds_asked(response.headers.get("Retry-After"))
             self._check(response, partial)
-            for piece in response.iter_raw():
+            for chunk in response.iter_raw():
                 if self._stop.is_set():
                     raise StoppedError
-                if partial.at + len(piece) > file.size_bytes:
+                if partial.at + len(chunk) > file.size_bytes:
                     raise DownloadFailedError(f"the hub sent more than the {file.size_bytes} bytes of {file.path}")
-                partial.append(piece)
-                tell(partial.at)
+                partial.append(chunk)
+                report(partial.at)
         return None
 
-    def _check(self, response: "httpx2.Response", partial: PartialFile) -> None:
-        """Make sure that what follows is what was asked for; a server may ignore a range and send everything."""
+    def _check(self, response: httpx2.Response, partial: PartialFile) -> None:
+        """Check that the body is the requested range; a server may ignore the range and send the entire file."""
         if response.status_code == 206:
             if not response.headers.get("Content-Range", "").startswith(f"bytes {partial.at}-"):
                 partial.restart()
@@ -261,8 +257,6 @@ class BlobTransfer:
             if partial.at:
                 partial.restart()
             return
-        from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]  # public, though not marked so
-
         response.read()
         hf_raise_for_status(response)
         raise DownloadFailedError(f"the hub answered with HTTP {response.status_code}")
@@ -278,10 +272,7 @@ class BlobTransfer:
 
     @contextlib.contextmanager
     def _lock(self, file: RemoteFile) -> Iterator[None]:
-        """Hold the lock that every client of the cache takes before it writes this content."""
-        from filelock import Timeout
-        from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # public, though not marked so
-
+        """Hold the lock that every client of the cache takes before it writes this blob."""
         with contextlib.ExitStack() as held:
             while True:
                 if self._stop.is_set():

@@ -1,9 +1,9 @@
-"""Verifying content offline: every byte of a model against the digest recorded when it was downloaded.
+"""Offline verification of content: the digest of every file against the one recorded at download.
 
-Digests come from the hub's manifest of the revision, else from the name of the blob a snapshot links to, which is the
-digest (64 hexadecimal digits: sha256 of the content; 40: git's sha1 of it). A blob kept in the store that models
-share is a link itself and still has its digest as its own name. Plain files without a manifest cannot be verified.
-For a workspace the digests are those of its record; the weights of one recorded without ``deep`` have none.
+Digests come from the manifest of the revision, else from the name of the blob that a snapshot links to (64 hexadecimal
+digits: sha256 of the content; 40: git's sha1 of it). A blob in the shared store is a link itself and is named by its
+digest as well. Plain files without a manifest cannot be verified. The digests of a workspace are those of its record,
+where weights have one only if they were recorded deeply.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from mlxk.domain.errors import StorageError
 from mlxk.domain.models.model import SENTINEL_NAME, ModelHandle, Origin
 
 READ_BYTES = 1024 * 1024
-"""Progress is told after each piece of this size."""
+"""Chunk size; progress is reported after each."""
 
 _HEXADECIMAL = frozenset("0123456789abcdef")
 _DIGEST_LENGTHS = frozenset({40, 64})
@@ -36,11 +36,11 @@ class _Check:
 
 
 class HuggingFaceContentVerifier(ContentVerifier):
-    """Hashes the files of one model, one after the other.
+    """Hashes the files of one model sequentially.
 
     Args:
-        cache: Knows the manifests of cached models.
-        workspaces: Knows the records of workspaces; without it their files have no digests.
+        cache: Has the manifests of cached models.
+        workspaces: Has the records of workspaces; without it their files have no digests.
     """
 
     def __init__(self, cache: ModelCache, workspaces: WorkspaceStore | None = None) -> None:
@@ -48,13 +48,10 @@ class HuggingFaceContentVerifier(ContentVerifier):
         self._workspaces = workspaces
 
     def verify(self, handle: ModelHandle, progress: Callable[[int, int], None]) -> VerificationResult:
-        """Read and hash every file that has a digest.
+        """Hash every file that has a digest.
 
-        A file whose size already differs from the manifest, and a link that leads nowhere, is damaged without being
-        read. Files that are recorded but absent are a question of health, not of content.
-
-        Raises:
-            StorageError: The directory cannot be read.
+        A file whose size differs from the manifest and a dangling link are damaged without being read. Missing files
+        are found by the health check, not here.
         """
         manifest = {entry.path: entry for entry in self._manifest(handle) or ()}
         checks: list[_Check] = []
@@ -85,7 +82,7 @@ class HuggingFaceContentVerifier(ContentVerifier):
 
 
 def _files(directory: str) -> list[tuple[str, str]]:
-    """Path and location of every file and every link that leads nowhere, sorted; linked directories are not entered."""
+    """Return path and location of every file and dangling link, sorted; linked directories are not entered."""
     found, pending = [], [("", directory)]
     while pending:
         base, folder = pending.pop()
@@ -102,7 +99,7 @@ def _files(directory: str) -> list[tuple[str, str]]:
 
 
 def _counts(entry: "os.DirEntry[str]") -> bool:
-    """A workspace's own record is not part of the model; what is neither file nor link has no content."""
+    """Whether an entry has content: the record of a workspace is not part of the model, and a device has none."""
     if entry.name == SENTINEL_NAME:
         return False
     return os.path.isfile(entry.path) or (entry.is_symlink() and not os.path.exists(entry.path))
@@ -122,22 +119,22 @@ def _digest(recorded: ManifestEntry | None, location: str) -> str | None:
         folder, blob = os.path.split(os.readlink(location))
     except OSError:
         return None
-    # In the store that models share a blob lies in a folder of two digits, and its name is no digest of the content.
+    # In the shared store a blob is in a folder of two digits, and its name is not the digest of the content.
     named_by_digest = os.path.basename(folder) == "blobs" and len(blob) in _DIGEST_LENGTHS
     return blob if named_by_digest and _HEXADECIMAL.issuperset(blob) else None
 
 
 class _BytesRead:
-    """Tells how far the hashing is; never more than the total, though a file may grow meanwhile."""
+    """Reports progress, never above the total, even if a file grows meanwhile."""
 
-    def __init__(self, total: int, tell: Callable[[int, int], None]) -> None:
-        self._total, self._tell, self._done = total, tell, 0
-        tell(0, total)
+    def __init__(self, total: int, report: Callable[[int, int], None]) -> None:
+        self._total, self._report, self._done = total, report, 0
+        report(0, total)
 
     def add(self, count: int) -> None:
         """Count more bytes."""
         self._done = min(self._done + count, self._total)
-        self._tell(self._done, self._total)
+        self._report(self._done, self._total)
 
 
 def _damaged(checks: list[_Check], progress: Callable[[int, int], None]) -> list[str]:
@@ -163,5 +160,5 @@ def _is_intact(check: _Check, buffer: memoryview, read: _BytesRead) -> bool:
 
 
 def _git_blob(size: int) -> "hashlib._Hash":
-    """What git names a file by; no protection against forgery, only against damage."""
+    """Return the hash by which git names a blob; it detects damage, not forgery."""
     return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
