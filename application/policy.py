@@ -4,7 +4,7 @@ Holds the table of refusals, one for each missing capability, and the checks bef
 memory. A new capability needs a row only where the general refusal says too little.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import attrs
 
@@ -18,8 +18,8 @@ from mlxk.domain.errors import (
     Remedy,
     UnhealthyModelError,
 )
-from mlxk.domain.models.memory import MemoryFit, judge_memory
-from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails
+from mlxk.domain.models.memory import DEFAULT_CONTEXT_TOKENS, MemoryFit, MemoryVerdict, judge_memory
+from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails, ModelHandle
 
 Requirement = Callable[[ModelDescription], None]
 """Raises the refusal of a model that cannot do what a request needs."""
@@ -52,19 +52,40 @@ def require_loadable(description: ModelDescription, require_kind: Requirement) -
         raise IncompatibleModelError(f"'{name}' cannot run here: {description.runtime.reason}")
 
 
-def require_memory(description: ModelDescription, memory: MemoryProbe, warn: EventLog | None = None) -> None:
-    """Refuse a model beyond this machine's memory budget, or only warn of it.
+def estimate_memory(
+    description: ModelDescription, memory: MemoryProbe, context_tokens: int | None = None
+) -> MemoryVerdict:
+    """Return whether a model fits into this machine's memory: its weights, the KV cache of a context, and a reserve.
 
     Args:
         description: The model.
-        memory: Reads what the machine has.
-        warn: Gets a warning in place of the refusal; None refuses.
+        memory: Reads the machine's memory.
+        context_tokens: Tokens of context; None means a long chat, or the model's context window when that is shorter.
+    """
+    window = description.context_length or DEFAULT_CONTEXT_TOKENS
+    tokens = min(DEFAULT_CONTEXT_TOKENS, window) if context_tokens is None else context_tokens
+    return judge_memory(memory.read(), description.weight_bytes, description.cache_per_token, tokens)
+
+
+def require_memory(
+    description: ModelDescription,
+    memory: MemoryProbe,
+    warn: EventLog | None = None,
+    loaded: Callable[[], Collection[ModelHandle]] = tuple,
+) -> None:
+    """Refuse a model beyond this machine's memory budget, or only log a warning.
+
+    Args:
+        description: The model.
+        memory: Reads the machine's memory.
+        warn: Gets a warning instead of the error; None raises.
+        loaded: Returns the models that are loaded already; those are not refused.
 
     Raises:
-        InsufficientMemoryError: It is beyond the budget, and nobody is to be warned instead.
+        InsufficientMemoryError: It is beyond the budget.
     """
-    verdict = judge_memory(memory.read(), description.size_bytes)
-    if verdict.fit is not MemoryFit.EXCEEDS:
+    verdict = estimate_memory(description, memory)
+    if verdict.fit is not MemoryFit.EXCEEDS or description.handle in loaded():
         return
     numbers = {"needed_bytes": verdict.needed, "budget_bytes": verdict.budget}
     name = description.handle.name

@@ -19,7 +19,6 @@ from mlxk.adapters.system.clock import SystemClock
 from mlxk.adapters.system.memory import system_memory_probe
 from mlxk.application.use_cases.check_health import CheckHealth
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.application.use_cases.estimate_memory import EstimateMemory
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.show_model import ShowModel
@@ -345,7 +344,6 @@ class UseCases:
         listing = self.list_models = new(ListModels, *stores, describe)
         self.show_model = new(ShowModel, resolve, describe, ports.workspaces)
         self.check_health = new(CheckHealth, resolve, listing, describe, ports.workspaces, ports.content_verifier)
-        self.estimate_memory = new(EstimateMemory, ports.memory_probe)
         self.pull_model = new(_pull_model, ports, describe)
         self.remove_model = new(_remove_model, ports, resolve)
         self.clone_model = new(_clone_model, ports, resolve, self.pull_model, describe)

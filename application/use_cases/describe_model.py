@@ -16,6 +16,7 @@ from mlxk.application.snapshot_reading import read_snapshot
 from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, StorageError
 from mlxk.domain.formats import chat_template
 from mlxk.domain.models import detection, integrity
+from mlxk.domain.models.memory import WEIGHT_SUFFIXES, cache_bytes_per_token
 from mlxk.domain.models.model import (
     HealthReport,
     ModelDescription,
@@ -109,6 +110,8 @@ class DescribeModel:
             health=report,
             runtime=self.registry.judge(snapshot, facts) if report.healthy else Runtime(False, report.reason),
             workspace=reading.workspace,
+            weight_bytes=sum(size for path, size in snapshot.files.items() if path.endswith(WEIGHT_SUFFIXES)),
+            cache_per_token=cache_bytes_per_token(snapshot.config),
         )
 
     def _read(self, handle: ModelHandle) -> _Reading:

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 
 import attrs
 
-from mlxk.application.policy import require_audio_input, require_vision
+from mlxk.application.policy import require_audio_input, require_memory, require_vision
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.memory_probe import MemoryProbe
 from mlxk.application.ports.text_generator import TextGenerator, TextStream
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue, ServedModel
-from mlxk.domain.errors import Advice, CapabilityError, InsufficientMemoryError, Remedy
+from mlxk.domain.errors import Advice, CapabilityError, Remedy
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.request import GenerationRequest
-from mlxk.domain.models.memory import MemoryFit, judge_memory
 
 
 @attrs.frozen
@@ -55,7 +54,10 @@ class ServeText:
             require_vision(model.description)
         if sounds:
             require_audio_input(model.description)
-        self._judge_memory(model, strict=images or sounds or self.strict_memory)
+        strict = images or sounds or self.strict_memory
+        require_memory(
+            model.description, self.memory, None if strict else self.log, lambda: self.catalogue.loaded().values()
+        )
         streams: list[TextStream] = []
         try:
             for request in requests:
@@ -66,12 +68,3 @@ class ServeText:
                 stream.cancel()
             raise
         return tuple(streams)
-
-    def _judge_memory(self, model: ServedModel, strict: bool) -> None:
-        verdict = judge_memory(self.memory.read(), model.description.size_bytes)
-        if verdict.fit is not MemoryFit.EXCEEDS or model.id in self.catalogue.loaded():
-            return
-        numbers = {"needed_bytes": verdict.needed, "budget_bytes": verdict.budget}
-        if strict:
-            raise InsufficientMemoryError(f"'{model.id}' does not fit into this machine's memory", detail=numbers)
-        self.log.warning("the model exceeds this machine's memory budget; expect swapping", model=model.id, **numbers)

@@ -1,10 +1,10 @@
-"""The memory budget: does a model fit, in bytes.
+"""The memory budget: whether a model fits, in bytes.
 
     needed = W + K * C + R          fits when needed <= budget
 
-``W`` is the size of the weight files, ``K`` the KV cache of one token, ``C`` the tokens of context asked for, ``R`` a
-reserve for activations and buffers. The budget is a share of the memory available to MLX (``BUDGET_SHARE``). Readings
-come from the ``MemoryProbe`` port; who refuses and who only warns is the caller's policy.
+``W`` is the size of the weight files, ``K`` the KV cache of one token, ``C`` the tokens of context, ``R`` a reserve for
+activations and buffers. The budget is a share of the memory available to MLX (``BUDGET_SHARE``). Readings come from the
+``MemoryProbe`` port; whether a verdict is an error or a warning is the policy's decision.
 """
 
 import enum
@@ -16,18 +16,23 @@ BUDGET_SHARE = 0.70
 """The share of the memory available to MLX that models may take."""
 
 CACHE_SHARE = 0.20
-"""The share that the caches of answers may take beside the weights: of those that run, and of earlier prompts.
+"""The share that KV caches may take beside the weights: those of running sequences, and the prefix cache.
 
-What both shares leave is for activations and for the rest of the machine.
+The remainder is for activations and for other processes.
 """
 
 RESERVE_BYTES = 256 * 1024 * 1024
 """Activations, tokenizer and allocator slack; far above what a small model needs, small against a large one."""
 
+DEFAULT_CONTEXT_TOKENS = 4096
+"""Tokens of context an estimate includes by default: a long chat."""
+
+WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".npz")
+
 
 @attrs.frozen
 class MemoryReading:
-    """What the machine said about its memory, in bytes."""
+    """The machine's memory, in bytes."""
 
     total: int
     """Installed, or the limit of the control group when that is lower."""
@@ -38,12 +43,12 @@ class MemoryReading:
 
     @property
     def budget(self) -> int:
-        """Bytes that models may take altogether."""
+        """Bytes that all models may take together."""
         return int(self._ceiling * BUDGET_SHARE)
 
     @property
     def cache_budget(self) -> int:
-        """Bytes that the caches of answers may take altogether."""
+        """Bytes that all KV caches may take together."""
         return int(self._ceiling * CACHE_SHARE)
 
     @property
@@ -52,11 +57,11 @@ class MemoryReading:
 
 
 class MemoryFit(enum.Enum):
-    """How a model sits in the budget."""
+    """How a model relates to the budget."""
 
     FITS = "fits"
     TIGHT = "tight"
-    """Within the budget, but more than is available at this moment."""
+    """Within the budget, but more than is available now."""
     EXCEEDS = "exceeds"
     UNKNOWN = "unknown"
 

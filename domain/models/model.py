@@ -209,6 +209,10 @@ class ModelDescription:
     runtime: Runtime
     workspace: Workspace | None = None
     """Provenance and state, for workspaces only."""
+    weight_bytes: int = 0
+    """Sum of the weight files."""
+    cache_per_token: int = 0
+    """The most bytes that the KV cache of one token takes; 0 when the config does not say."""
 
     def can(self, capability: Capability) -> bool:
         """Whether the model has a capability."""

@@ -2,6 +2,7 @@
 
 import argparse
 
+from mlxk.application.policy import estimate_memory
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
 from mlxk.entrypoints.cli.exit_status import DONE
@@ -24,7 +25,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     container = context.build(context.settings)
     details = container.use_cases.show_model()(arguments.model, recalculate_hash=arguments.recalc_hash)
     section = "files" if arguments.files else "config" if arguments.config else "metadata"
-    verdict = container.use_cases.estimate_memory()(details)
+    verdict = estimate_memory(details.description, container.adapters.memory_probe())
     if output.as_json:
         from mlxk.entrypoints.cli.render import model_json
 

@@ -7,7 +7,7 @@ import pytest
 from doubles.event_log import InMemoryEventLog
 from doubles.memory_probe import InMemoryMemoryProbe
 
-from mlxk.application.policy import require_loadable, require_memory
+from mlxk.application.policy import estimate_memory, require_loadable, require_memory
 from mlxk.domain.errors import (
     Advice,
     CapabilityError,
@@ -33,7 +33,8 @@ GIB = 1024**3
 
 MODEL = ModelDescription(
     handle=ModelHandle("org/m", "/cache/org/m", Origin.CACHE, "a" * 40),
-    size_bytes=GIB,
+    size_bytes=2 * GIB,
+    weight_bytes=GIB,
     modified=datetime.datetime.fromtimestamp(0, datetime.UTC),
     framework=Framework.MLX,
     model_type=ModelType.CHAT,
@@ -104,3 +105,15 @@ def test_a_model_within_the_budget_or_on_a_machine_that_does_not_tell_is_let_thr
     require_memory(MODEL, InMemoryMemoryProbe(reading))
     require_memory(MODEL, InMemoryMemoryProbe(reading), warn=log)
     assert log.events == []
+
+
+def test_a_loaded_model_is_not_judged_again() -> None:
+    require_memory(MODEL, InMemoryMemoryProbe(MemoryReading(GIB, GIB)), loaded=lambda: [MODEL.handle])
+
+
+@pytest.mark.parametrize(("window", "tokens"), [(None, 4096), (8192, 4096), (100, 100)])
+def test_the_estimate_includes_the_cache_of_a_long_chat_or_of_a_shorter_window(window: int | None, tokens: int) -> None:
+    model = attrs.evolve(MODEL, cache_per_token=1000, context_length=window)
+    verdict = estimate_memory(model, InMemoryMemoryProbe(None))
+    assert (verdict.weights, verdict.needed) == (GIB, GIB + 1000 * tokens + RESERVE_BYTES)
+    assert estimate_memory(model, InMemoryMemoryProbe(None), 7).needed == GIB + 7000 + RESERVE_BYTES

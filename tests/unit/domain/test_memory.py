@@ -14,6 +14,13 @@ def test_a_model_fits_fits_tightly_or_exceeds_the_budget(weights: int, expected:
     assert judge_memory(MemoryReading(total=16 * GIB, available=4 * GIB), weights).fit is expected
 
 
+def test_a_model_whose_context_is_beyond_what_is_available_fits_tightly() -> None:
+    weights = 4 * GIB - RESERVE_BYTES
+    reading = MemoryReading(total=16 * GIB, available=4 * GIB)
+    assert judge_memory(reading, weights).fit is MemoryFit.FITS
+    assert judge_memory(reading, weights, cache_per_token=1, context_tokens=1).fit is MemoryFit.TIGHT
+
+
 def test_context_counts() -> None:
     verdict = judge_memory(MemoryReading(16 * GIB, 16 * GIB), GIB, cache_per_token=1000, context_tokens=4096)
     assert verdict.needed == GIB + 1000 * 4096 + RESERVE_BYTES
