@@ -114,8 +114,7 @@ _LACKING = {
     ),
     Capability.AUDIO_TRANSLATE_EN: _Refusal(
         "Model '{name}' does not support speech translation ({capability}).",
-        "Try a multilingual Whisper that is not a turbo variant, such as mlx-community/whisper-large-v3-4bit; "
-        "the reduced decoder of the turbo variants does not translate reliably.",
+        Advice(Remedy.USE_TRANSLATING_MODEL),
     ),
     Capability.EMBEDDINGS: _Refusal("'{name}' is not an embedding model; it can do: {abilities}"),
 }

@@ -48,7 +48,12 @@ _HEADER_GUESS_BYTES = 32 * 1024
 
 
 def read_snapshot(
-    files: ModelFiles, cache: ModelCache, handle: ModelHandle, listing: FileListing, source_repo: str | None = None
+    files: ModelFiles,
+    cache: ModelCache,
+    handle: ModelHandle,
+    listing: FileListing,
+    source_repo: str | None = None,
+    mlx_owner: str | None = None,
 ) -> ModelSnapshot:
     """Read what the rules need of one model.
 
@@ -58,6 +63,7 @@ def read_snapshot(
         handle: The model.
         listing: Its files, just listed.
         source_repo: The repository a workspace was made from.
+        mlx_owner: A hub owner that publishes weights in the format of MLX only.
     """
     sizes = {entry.path: entry.size_bytes for entry in listing.files}
     reader = _Reader(files, handle.directory, sizes)
@@ -75,7 +81,8 @@ def read_snapshot(
         template_files=reader.templates(),
         pointers=reader.pointers(),
         expected={entry.path: entry.size_bytes for entry in manifest or ()},
-        source_repo=source_repo,
+        published_for_mlx=mlx_owner is not None
+        and (f"{mlx_owner}/" in handle.name or (source_repo or "").startswith(f"{mlx_owner}/")),
         cut=reader.cut(),
         unread=tuple(reader.unread),
     )

@@ -9,13 +9,10 @@ import re
 
 import attrs
 
-from mlxk.domain.errors import DownloadFailedError, IncompatibleModelError, ValidationError
+from mlxk.domain.errors import Advice, DownloadFailedError, IncompatibleModelError, Remedy, ValidationError
 
 MAX_NAME_LENGTH = 96
 """Characters; the hub's own limit."""
-
-DEFAULT_OWNER = "mlx-community"
-"""Whose model a bare name means when none of that name is on this machine."""
 
 _NAME_PART = re.compile(r"[A-Za-z0-9]|[A-Za-z0-9_][A-Za-z0-9._-]*[A-Za-z0-9_]")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]{0,254}")
@@ -82,7 +79,7 @@ def check_name(name: str) -> str:
     if not sound or "--" in name or ".." in name:
         raise ValidationError(
             f"Invalid model name: '{name}'",
-            hint="Write ORG/NAME with letters, digits, '.', '_' and '-', for example: mlx-community/Phi-3-mini-4k",
+            hint=Advice(Remedy.NAME_WITH_OWNER),
         )
     return name
 
@@ -213,6 +210,6 @@ def _without_weights(model: RemoteModel, skipped: tuple[SkippedFile, ...]) -> In
     )
     return IncompatibleModelError(
         f"'{model.name}' has no weights in safetensors files: {has}",
-        hint="Look for a conversion of the model, for example in mlx-community on the hub.",
+        hint=Advice(Remedy.FIND_CONVERSION),
         detail={"weights": weights} if weights else None,
     )

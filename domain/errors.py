@@ -63,6 +63,7 @@ class Remedy(enum.Enum):
     FETCH_AGAIN = "fetch-again"
     FETCH_BEFORE_CONVERTING = "fetch-before-converting"
     FETCH_OR_USE_CLOSE_NAME = "fetch-or-use-close-name"
+    FIND_CONVERSION = "find-conversion"
     LEAVE_OUT_REASONING = "leave-out-reasoning"
     LEAVE_OUT_TOOLS = "leave-out-tools"
     LIST_ALL = "list-all"
@@ -70,6 +71,7 @@ class Remedy(enum.Enum):
     MAKE_MANAGED = "make-managed"
     MAKE_MANAGED_BY_CLONING = "make-managed-by-cloning"
     NAME_SERVED_MODEL = "name-served-model"
+    NAME_WITH_OWNER = "name-with-owner"
     PUBLISH_OPENLY = "publish-openly"
     REPAIR_INDEX = "repair-index"
     SMALLER_GROUPS = "smaller-groups"
@@ -77,6 +79,7 @@ class Remedy(enum.Enum):
     USE_COMPLETIONS = "use-completions"
     USE_EMBEDDINGS = "use-embeddings"
     USE_TRANSCRIPTION = "use-transcription"
+    USE_TRANSLATING_MODEL = "use-translating-model"
 
 
 @attrs.frozen

@@ -21,6 +21,7 @@ COMMAND_LINE: Mapping[Remedy, str] = {
     Remedy.FETCH_AGAIN: "Fetch the model again: mlxk pull MODEL --force-resume",
     Remedy.FETCH_BEFORE_CONVERTING: "Fetch it again first; --repair-index helps when only the index is wrong.",
     Remedy.FETCH_OR_USE_CLOSE_NAME: "Did you mean {close}? Otherwise fetch it: mlxk pull {name}",
+    Remedy.FIND_CONVERSION: "Look for a conversion of the model, for example in mlx-community on the hub.",
     Remedy.LEAVE_OUT_REASONING: "Leave out --thinking, or choose a model that reasons; see: mlxk show MODEL",
     Remedy.LEAVE_OUT_TOOLS: "Leave out --tools, or choose a model that takes them; see: mlxk show MODEL",
     Remedy.LIST_ALL: "See what is here: mlxk list --all",
@@ -28,6 +29,9 @@ COMMAND_LINE: Mapping[Remedy, str] = {
     Remedy.MAKE_MANAGED: "Workspaces made by 'mlxk clone' and 'mlxk convert' are managed.",
     Remedy.MAKE_MANAGED_BY_CLONING: "Managed ones are made by mlxk clone.",
     Remedy.NAME_SERVED_MODEL: "Name one of the models that mlxk list shows.",
+    Remedy.NAME_WITH_OWNER: (
+        "Write ORG/NAME with letters, digits, '.', '_' and '-', for example: mlx-community/Phi-3-mini-4k"
+    ),
     Remedy.PUBLISH_OPENLY: "Make it private on the hub first, or say --public when everybody may see this.",
     Remedy.REPAIR_INDEX: "Fix: mlxk convert <model> <output> --repair-index",
     Remedy.SMALLER_GROUPS: "Try a smaller --q-group-size.",
@@ -35,6 +39,10 @@ COMMAND_LINE: Mapping[Remedy, str] = {
     Remedy.USE_COMPLETIONS: "Give it the prompt as raw text.",
     Remedy.USE_EMBEDDINGS: "Ask it for vectors: mlxk embed",
     Remedy.USE_TRANSCRIPTION: "Give it a recording: mlxk run --audio FILE",
+    Remedy.USE_TRANSLATING_MODEL: (
+        "Try a multilingual Whisper that is not a turbo variant, such as mlx-community/whisper-large-v3-4bit; "
+        "the reduced decoder of the turbo variants does not translate reliably."
+    ),
 }
 """What to do next, with commands and flags of ours."""
 

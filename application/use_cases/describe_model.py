@@ -13,8 +13,9 @@ from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.model_files import FileListing, ModelFiles
 from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.application.snapshot_reading import read_snapshot
+from mlxk.application.use_cases.resolve_model import DEFAULT_OWNER
 from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, StorageError
-from mlxk.domain.formats import chat_template
+from mlxk.domain.formats.reasoning import supports_reasoning, supports_tools
 from mlxk.domain.models import detection, integrity
 from mlxk.domain.models.memory import WEIGHT_SUFFIXES, cache_bytes_per_token
 from mlxk.domain.models.model import (
@@ -53,6 +54,7 @@ class DescribeModel:
     workspaces: WorkspaceStore
     registry: BackendRegistry
     cache: ModelCache
+    default_owner: str = DEFAULT_OWNER
 
     def __call__(self, handle: ModelHandle) -> ModelDescription:
         """Return what a listing says about a model.
@@ -82,8 +84,8 @@ class DescribeModel:
             license=snapshot.card.license,
             chat_template=detection.has_chat_template(snapshot),
             template_read=bool(template),
-            supports_tools=chat_template.supports_tools(template),
-            supports_reasoning=chat_template.supports_reasoning(template),
+            supports_tools=supports_tools(template),
+            supports_reasoning=supports_reasoning(template),
         )
 
     def health(self, handle: ModelHandle) -> HealthReport:
@@ -130,7 +132,7 @@ class DescribeModel:
             return self._unreadable(handle, error)
         workspace = self.workspaces.read(handle) if handle.origin is Origin.WORKSPACE else None
         source_repo = workspace.source_repo if workspace else None
-        snapshot = read_snapshot(self.files, self.cache, handle, listing, source_repo)
+        snapshot = read_snapshot(self.files, self.cache, handle, listing, source_repo, self.default_owner)
         report = integrity.check(snapshot)
         if not report.healthy and handle.origin is Origin.CACHE:
             snapshot = attrs.evolve(snapshot, unfinished=self.cache.unfinished_downloads(handle))

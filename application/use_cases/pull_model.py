@@ -11,9 +11,8 @@ from mlxk.application.ports.model_hub import ModelHub
 from mlxk.application.ports.model_source import ModelSource
 from mlxk.application.ports.progress import Progress
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.application.use_cases.resolve_model import without_revisions
+from mlxk.application.use_cases.resolve_model import DEFAULT_OWNER, without_revisions
 from mlxk.domain.download import (
-    DEFAULT_OWNER,
     DownloadPlan,
     abbreviates,
     check_name,

@@ -15,8 +15,8 @@ from mlxk.domain.errors import Advice, AmbiguousModelError, ModelNotFoundError, 
 from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.models.reference import ModelRef
 
-DEFAULT_ORGANIZATION = "mlx-community"
-"""Where a name without an organization is looked for first."""
+DEFAULT_OWNER = "mlx-community"
+"""The hub owner of a name without one; it publishes weights in the format of MLX only."""
 
 _SUGGESTIONS = 3
 
@@ -88,7 +88,7 @@ class ResolveModel:
     def _cached(self, name: str) -> ModelHandle | None:
         handle = self.cache.find(name)
         if handle is None and "/" not in name:
-            handle = self.cache.find(f"{DEFAULT_ORGANIZATION}/{name}")
+            handle = self.cache.find(f"{DEFAULT_OWNER}/{name}")
         return handle
 
 

@@ -1,7 +1,7 @@
-"""The markup of reasoning: which formats there are, and which of them a model uses.
+"""The markup of reasoning, what chat templates support, and which reasoning format a model uses.
 
 A model's format follows from its chat template and vocabulary, never from its name. ``domain.formats.output_parser``
-splits completions with tags, ``domain.formats.harmony`` those with channels.
+splits completions accordingly.
 """
 
 import enum
@@ -79,8 +79,22 @@ def _tokens(style: ReasoningFormat) -> tuple[str, ...]:
     return _TOKENS.get(style.start, (style.start, style.end))
 
 
-OPENINGS = tuple(_tokens(style)[0] for style in (CHANNELS, *_TAGGED))
+_OPENINGS = tuple(_tokens(style)[0] for style in (CHANNELS, *_TAGGED))
 """The first token of what opens a block of reasoning, in every format."""
+
+
+_TOOL_MARKERS = ("tools", "tool_call")
+_REASONING_MARKERS = ("enable_thinking", *_OPENINGS)
+
+
+def supports_tools(template: str) -> bool:
+    """Whether the text of the chat templates renders tool definitions."""
+    return any(marker in template for marker in _TOOL_MARKERS)
+
+
+def supports_reasoning(template: str) -> bool:
+    """Whether the text of the chat templates has reasoning, marked or switched on by a parameter."""
+    return any(marker in template for marker in _REASONING_MARKERS)
 
 
 def detect_reasoning(template: str | None, vocabulary: Container[str]) -> ReasoningFormat | None:

@@ -77,8 +77,7 @@ def detect(snapshot: ModelSnapshot, dedicated: Capability | None = None) -> Fact
 def framework(snapshot: ModelSnapshot) -> Framework:
     """Return the format of the weights: signs of MLX first, then what the files are."""
     if (
-        "mlx-community/" in snapshot.name
-        or (snapshot.source_repo or "").startswith("mlx-community/")
+        snapshot.published_for_mlx
         or snapshot.card.made_for_mlx
         or "quantization" in snapshot.config
         or any(header.written_for_mlx for header in snapshot.headers.values())

@@ -127,8 +127,8 @@ class ModelSnapshot:
     """Path to size in bytes as the hub recorded them; empty when it recorded nothing."""
     unfinished: int = 0
     """Files left half downloaded beside this model."""
-    source_repo: str | None = None
-    """The repository a workspace was made from."""
+    published_for_mlx: bool = False
+    """Whether it comes from a hub owner that publishes weights in the format of MLX only."""
     unread: tuple[str, ...] = ()
     """Files that were listed and then could not be read, because another process removed them or forbids it."""
     cut: tuple[str, ...] = ()

@@ -88,15 +88,16 @@ def arbitrary_snapshots() -> st.SearchStrategy[ModelSnapshot]:
         template_files=st.lists(st.text(max_size=10), max_size=3).map(tuple),
         expected=sizes,
         unfinished=st.integers(0, 2),
-        source_repo=st.none() | st.text(max_size=20),
+        published_for_mlx=st.booleans(),
     )
 
 
-def _snapshot(files: Mapping[str, Any] | None = None, *, name: str = "mlx-community/m", **fields: Any) -> ModelSnapshot:
+def _snapshot(files: Mapping[str, Any] | None = None, *, mlx: bool = True, **fields: Any) -> ModelSnapshot:
     everything = {path: content for path, content in (WHOLE | dict(files or {})).items() if content is not None}
     sizes = {path: content if isinstance(content, int) else 300 for path, content in everything.items()}
     documents = {path: _document(content) for path, content in everything.items() if not isinstance(content, int)}
-    return ModelSnapshot(name=name, files=sizes, documents=documents, **fields)
+    fields = {"name": "org/m", "published_for_mlx": mlx} | fields
+    return ModelSnapshot(files=sizes, documents=documents, **fields)
 
 
 def _document(content: Any) -> Document:

@@ -2,7 +2,7 @@
 
 Owns choosing the parser of a loaded tokenizer, how its notation can be followed while it is written, and turning
 whatever the parser returns or raises into values of ours. Finding the sections in the stream is
-``mlxk.domain.formats.tool_calls``' work, and gpt-oss's channels are ``mlxk.domain.formats.harmony``'.
+``mlxk.domain.formats.tool_calls``' work, and gpt-oss's channels are ``mlxk.domain.formats.output_parser``'.
 """
 
 import functools

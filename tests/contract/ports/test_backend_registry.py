@@ -35,10 +35,11 @@ def build(request: pytest.FixtureRequest, tmp_path: Path) -> Build:
     return on_disk if request.param == "mlx" else InMemoryBackendRegistry
 
 
-def model(architecture: str, name: str = "mlx-community/x", **config: object) -> ModelSnapshot:
+def model(architecture: str, *, mlx: bool = True, **config: object) -> ModelSnapshot:
     """Return the files of a text model."""
     files = {"config.json": 10, "model.safetensors": 100, "tokenizer.json": 10}
-    return ModelSnapshot(name, files=files, documents={"config.json": Document({"model_type": architecture, **config})})
+    documents = {"config.json": Document({"model_type": architecture, **config})}
+    return ModelSnapshot("org/x", files=files, documents=documents, published_for_mlx=mlx)
 
 
 class TestBackendRegistry:
@@ -80,7 +81,7 @@ class TestBackendRegistry:
         ("found", "reason"),
         [
             (model("other"), "Model type other not supported."),
-            (model("llama", name="org/x"), "Incompatible framework: PyTorch"),
+            (model("llama", mlx=False), "Incompatible framework: PyTorch"),
             (
                 model("llama", model_file="code.py"),
                 "requires executing model-supplied code (config.json: model_file)",

@@ -4,6 +4,7 @@ import datetime
 import json
 import struct
 
+import attrs
 import pytest
 from doubles.backend_registry import InMemoryBackendRegistry
 from doubles.model_cache import CachedModel, InMemoryModelCache
@@ -64,6 +65,25 @@ def test_a_description_is_what_the_files_say() -> None:
     assert description.context_length == 4096
     assert (description.health.healthy, description.runtime.compatible) == (True, True)
     assert description.workspace is None
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "framework"),
+    [
+        ("/ws/mine", "mlx-community/model", Framework.MLX),
+        ("/ws/mlx-community/model", None, Framework.MLX),
+        ("/ws/mine", "org/mlx-community", Framework.PYTORCH),
+        ("/ws/mine", None, Framework.PYTORCH),
+    ],
+)
+def test_weights_of_the_default_owner_are_in_the_format_of_mlx(
+    name: str, source: str | None, framework: Framework
+) -> None:
+    handle = attrs.evolve(WORKSPACE, name=name)
+    describe = describing(
+        InMemoryModelFiles({handle.directory: WHOLE}), workspace=Workspace(managed=True, source_repo=source)
+    )
+    assert describe(handle).framework is framework
 
 
 def test_an_architecture_that_no_installed_backend_knows_cannot_run() -> None:

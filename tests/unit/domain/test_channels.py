@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxk.domain.formats.harmony import HarmonyParser
+from mlxk.domain.formats.output_parser import HarmonyParser
 from mlxk.domain.formats.tool_call_stream import CallText
 from mlxk.domain.formats.tool_calls import ToolCallFormat
 from mlxk.domain.generation.conversation import ToolCall

@@ -29,16 +29,15 @@ def test_any_snapshot_can_be_described(data: st.DataObject, any_snapshot: st.Sea
 @pytest.mark.parametrize(
     "fields",
     [
-        {"name": "mlx-community/x"},
+        {"published_for_mlx": True},
         {"card": ModelCard({"library_name": "mlx"})},
         {"card": ModelCard({"tags": ("chat", "MLX")})},
         {"files": {"config.json": {"quantization": {"bits": 4}}}},
         {"headers": {"model.safetensors": SafetensorsHeader(metadata={"format": "mlx"})}},
-        {"source_repo": "mlx-community/x"},
     ],
 )
 def test_every_sign_of_mlx_counts(fields: dict[str, Any], make_snapshot: Snapshots) -> None:
-    assert framework(make_snapshot(**{"name": "org/x"} | fields)) is Framework.MLX
+    assert framework(make_snapshot(**{"published_for_mlx": False} | fields)) is Framework.MLX
 
 
 @pytest.mark.parametrize(
@@ -54,7 +53,7 @@ def test_without_a_sign_of_mlx_the_files_decide(
     files: dict[str, Any], expected: Framework, make_snapshot: Snapshots
 ) -> None:
     unmarked = {"model.safetensors": SafetensorsHeader(metadata={"format": "pt"})}
-    assert framework(make_snapshot(files, name="org/x", headers=unmarked, source_repo="org/y")) is expected
+    assert framework(make_snapshot(files, mlx=False, headers=unmarked)) is expected
 
 
 @pytest.mark.parametrize(
