@@ -37,24 +37,24 @@ def test_a_request_for_a_loaded_model_does_not_overtake_one_that_waits_for_room(
     engine = MlxTextGenerator(
         InMemoryEventLog(), SystemClock(), EngineLimits(model_budget_bytes=weight_bytes(first.directory))
     )
-    running, started, later = engine.submit(asking(first, max_tokens=50_000)), [], threading.Event()
+    running, started = engine.submit(asking(first, max_tokens=50_000)), [threading.Event(), threading.Event()]
 
-    def submit(handle: ModelHandle) -> None:
+    def submit(handle: ModelHandle, started: threading.Event) -> None:
         stream = engine.submit(asking(handle))
-        started.append(handle)
-        if handle == first:
-            later.set()
+        started.set()
         read(stream)
 
-    threads = [threading.Thread(target=submit, args=(handle,)) for handle in (second, first)]
+    threads = [threading.Thread(target=submit, args=each) for each in zip((second, first), started, strict=True)]
     threads[0].start()
     eventually(None, engine, 1)
     threads[1].start()
-    eventually(later, engine, 2)
+    eventually(started[1], engine, 2)
+    assert not started[0].is_set()
+    assert not started[1].is_set()
     running.cancel()
     for thread in threads:
         thread.join(PATIENCE_SECONDS)
-    assert started == [second, first]
+    assert all(each.is_set() for each in started)
     engine.close()
 
 
