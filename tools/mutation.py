@@ -5,17 +5,17 @@ that can be faulty has the same chance, whatever its layer; then one of its poss
 the faults and runs nothing, ``--from 31`` continues at the 31st, ``--only 7,12`` runs these alone.
 
 The copy lies in a temporary folder with a virtual environment of its own, so that a test which starts the program in
-another process starts the faulty one. For each fault the test files nearest to its module (by imports) run first, then
-all others that reach the module: unit, contract, integration, end-to-end. The first failing test ends it, once the same
-test has passed without the fault; a test that also fails without it is left out from then on.
+another process starts the faulty one. The test files that reach the module by imports run, nearest first. The first
+failing test ends it, once the same test has passed without the fault; a test that fails without it is left out.
 
-Verdicts: ``killed`` and the test; ``killed (timeout)`` where a test hung; ``SURVIVED``, with the test that was reached
-where ``--limit`` ended the run. Whether a survivor is equivalent is for a person to decide.
+Verdicts: ``killed`` and the test; ``killed (timeout)`` where a test hung; ``SURVIVED``; ``SURVIVED until the limit``
+and the last test, where ``--limit`` ended the run. Whether a survivor is equivalent is for a person to decide.
 """
 
 import argparse
 import ast
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -34,7 +34,7 @@ from mutation_faults import LAYERS, Fault, drawn, faulty
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("tests/unit", "tests/contract", "tests/integration", "tests/e2e")
-NEAR_FILES = 8
+FILES_IN_A_RUN = 8
 COMMON_WORD = 20  # a word in the paths of more files than this says little
 TEST_SECONDS = 90
 
@@ -51,17 +51,17 @@ class TestGraph:
             self._edges[path] |= self._through_fixtures(path)
         self._distances = {path: self._reached(path) for path in files}
 
-    def files(self, module: str) -> tuple[list[str], list[str]]:
-        """Return the test files near a module, most specific first, and the others that reach it, fast ones first."""
+    def runs(self, module: str) -> Iterator[list[str]]:
+        """Yield the test files that reach a module in runs of a few, the most specific and the fastest first."""
         distances = {path: reached[module] for path, reached in self._distances.items() if module in reached}
         words = self._words(module)
 
         def order(path: str) -> tuple[int, int]:
             return distances[path] + kind(path) - 3 * len(words & self._words(path)), len(self._edges[path])
 
-        ordered = sorted(distances, key=order)
-        near = [path for path in ordered if not path.startswith(KINDS[-1])][:NEAR_FILES]
-        return near, [path for path in ordered if path not in near]
+        ordered = iter(sorted(distances, key=order))
+        while run := list(itertools.islice(ordered, FILES_IN_A_RUN)):
+            yield run
 
     def _words(self, path: str) -> set[str]:
         """Return the words of a path that few files have, in the singular."""
@@ -143,19 +143,18 @@ class Copy:
         if outcome:
             raise SystemExit(f"The tests cannot be collected in the copy: {outcome} {test}")
 
-    def verdict(self, fault: Fault, stages: Iterable[list[str]], limit: float) -> str:
+    def verdict(self, fault: Fault, runs: Iterable[list[str]], limit: float) -> str:
         """Put a fault into the copy, run test files until one fails, and return what happened."""
         deadline = time.monotonic() + limit
-        for files in filter(None, stages):
-            with self._with(fault):
-                outcome, test = self._run(files, deadline)
-            while test and outcome != "SURVIVED":
-                if not self._fails(test):
-                    return f"{outcome} by {test}"
+        for files in runs:
+            outcome, test = "again", ""
+            while outcome == "again":
                 with self._with(fault):
                     outcome, test = self._run(files, deadline)
+                if outcome.startswith("killed") and test and self._fails(test):
+                    outcome = "again"
             if outcome:
-                return f"{outcome}, stopped at {test}" if test else outcome
+                return f"{outcome}: {test}"
         return "SURVIVED"
 
     def _fails(self, test: str) -> bool:
@@ -198,15 +197,15 @@ class Copy:
         ended = ""
         while process.poll() is None and not ended:
             time.sleep(0.2)
-            if time.time() - log.stat().st_mtime > TEST_SECONDS + 15:
+            if time.monotonic() > deadline:
+                ended = "SURVIVED until the limit"
+            elif time.time() - log.stat().st_mtime > TEST_SECONDS + 15 and "::" in log.read_text("utf-8", "replace"):
                 ended = "killed (timeout)"
-            elif time.monotonic() > deadline:
-                ended = "SURVIVED"
         self._end_programs(process)
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         if ended:
             tests = [match[1] for line in lines if (match := re.match(r"(tests/\S+::.*?) (PASSED|SKIPPED|$)", line))]
-            return ended, tests[-1] if tests else "the start"
+            return ended, tests[-1] if tests else ""
         failed = [
             line.partition(" ")[2].partition(" - ")[0] for line in lines if line.startswith(("FAILED ", "ERROR "))
         ]
@@ -245,11 +244,12 @@ def main(arguments: list[str]) -> int:
         print(*(f"{number:3} {fault}" for number, fault in chosen), sep="\n")
         return 0
     with tempfile.TemporaryDirectory(prefix="mutation-", ignore_cleanup_errors=True) as folder:
-        copy_of_tree, graph = Copy(ROOT, Path(folder).resolve()), TestGraph(ROOT)
+        copy_of_tree = Copy(ROOT, Path(folder).resolve())
+        graph = TestGraph(copy_of_tree.root)
         killed = 0
         for number, fault in chosen:
             started = time.monotonic()
-            verdict = copy_of_tree.verdict(fault, graph.files(fault.path), options.limit)
+            verdict = copy_of_tree.verdict(fault, graph.runs(fault.path), options.limit)
             killed += verdict.startswith("killed")
             print(f"{number:3} {fault}\n    {verdict} ({time.monotonic() - started:.0f} s)", flush=True)
     print(f"seed {options.seed}: {killed} of {len(chosen)} killed ({100 * killed / max(1, len(chosen)):.0f} %)")
