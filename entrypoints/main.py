@@ -7,14 +7,13 @@ deferred, and the server only when it is started.
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from mlxk.entrypoints.cli.command import Announcement, Serve
+    from mlxk.entrypoints.cli.command import Announcement
     from mlxk.entrypoints.container import Container
-    from mlxk.entrypoints.http.serve import Build
     from mlxk.entrypoints.settings import ServerSettings, Settings
 
 _INTERRUPTED = 130
@@ -45,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     def read_pipe(words: str, note: Callable[[str], None]) -> str:
         return read_prompt(sys.stdin.buffer, words, note)
 
-    return run(arguments, CommandContext(settings, build=_build, read_pipe=read_pipe, serve=_serve(arguments)))
+    return run(arguments, CommandContext(settings, build=_build, read_pipe=read_pipe, serve=_serve))
 
 
 def run_main() -> int:
@@ -98,26 +97,16 @@ def _open_streams() -> None:
             setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
-def _wiring() -> "Build":
+def _build(settings: "Settings") -> "Container":
     with _DeferredInterrupt() as interrupt:
         from mlxk.entrypoints.container import build
 
     if interrupt.received:
         raise KeyboardInterrupt
-    return build
+    return build(settings)
 
 
-def _build(settings: "Settings") -> "Container":
-    return _wiring()(settings, None)
+def _serve(settings: "Settings", server: "ServerSettings", announcement: "Announcement") -> int:
+    from mlxk.entrypoints.http.process.serve import serve
 
-
-def _serve(arguments: "Sequence[str]") -> "Serve":
-    """Return the function that runs the server for a command line, whose output format errors follow."""
-
-    def serve(settings: "Settings", server: "ServerSettings", announcement: "Announcement") -> int:
-        from mlxk.entrypoints.http.serve import serve as serve_http
-        from mlxk.entrypoints.server_end import command_line
-
-        return serve_http(settings, server, announcement, _wiring(), command_line(arguments))
-
-    return serve
+    return serve(settings, server, announcement)

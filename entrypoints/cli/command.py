@@ -17,10 +17,7 @@ Announcement = Callable[[ServerAddress], str]
 """Returns the line to print on standard output when the server is ready."""
 
 Serve = Callable[[Settings, ServerSettings, Announcement], int]
-"""Serves until a signal ends it, and returns the exit status.
-
-It may go on as another program, so that it does not return; that one ends as this would.
-"""
+"""Serves until a signal ends it, and returns the exit status."""
 
 
 @attrs.frozen

@@ -1,1 +1,1 @@
-"""The OpenAI-compatible HTTP server."""
+"""The HTTP server: one application of several APIs, on waitress, in a supervised worker process."""

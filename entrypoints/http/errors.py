@@ -1,6 +1,7 @@
-"""Errors as HTTP shows them: the status of each code, and one body that OpenAI's and mlx-knife's clients understand."""
+"""The HTTP status of every error code, and errors of the web framework as ours."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from types import TracebackType
 
 import falcon
 
@@ -13,7 +14,13 @@ from mlxk.domain.errors import (
     UnsupportedMediaTypeError,
     ValidationError,
 )
-from mlxk.entrypoints.wording import http_error
+
+ErrorBody = Callable[[MlxkError, str, str | None], tuple[str, bytes]]
+"""Renders an error as the body of a response.
+
+Gets the error, the request's id, and the field at fault where the request knows it and the error does not; returns
+content type and body.
+"""
 
 HTTP_STATUS: dict[str, int] = {
     "usage_error": 400,
@@ -55,58 +62,17 @@ HTTP_STATUS: dict[str, int] = {
     "internal_error": 500,
 }
 
-
-PARAMETER_OF_CODE = {
-    "model_not_found": "model",
-    "ambiguous_match": "model",
-    "hash_not_found": "model",
-    "model_unhealthy": "model",
-    "incompatible_model": "model",
-    "capability_not_supported": "model",
-    "untrusted_model_code": "model",
-    "backend_not_installed": "model",
-    "insufficient_memory": "model",
-}
-"""Which field of a request is at fault, for failures that cannot say it themselves."""
-
 RETRY_SECONDS = {"queue_full": 1, "server_shutdown": 5, "request_timeout": 1}
-"""What ``Retry-After`` says."""
+"""Value of the header ``Retry-After``."""
 
 
 def status_of(error: MlxkError) -> int:
-    """Return the HTTP status of a failure."""
+    """Return the HTTP status of an error."""
     return HTTP_STATUS[error.code]
 
 
-def error_document(error: MlxkError, request_id: str | None, parameter: str | None = None) -> Mapping[str, object]:
-    """Return the body of an error response, and of an error event inside a stream.
-
-    Args:
-        error: What went wrong.
-        request_id: Of the request, when there was one.
-        parameter: The field at fault, when the caller knows it and the error does not.
-    """
-    problems = error.detail.get("problems") if error.detail else None
-    if isinstance(problems, list) and problems:
-        parameter = problems[0]["param"]
-    message, hint = http_error(error)
-    optional = {"hint": hint, "matches": list(error.matches), "detail": error.detail}
-    return {
-        "status": "error",
-        "error": {
-            "type": error.code,
-            "message": message,
-            "code": error.code,
-            "param": parameter or PARAMETER_OF_CODE.get(error.code),
-            "retryable": error.retryable,
-            **{key: value for key, value in optional.items() if value},
-        },
-        "request_id": request_id,
-    }
-
-
-def translate(error: falcon.HTTPError) -> MlxkError:
-    """Return a failure of Falcon's as one of ours; its texts may quote the request, so they are not used."""
+def error_from_falcon(error: falcon.HTTPError) -> MlxkError:
+    """Return an error of Falcon as one of ours; its texts may quote the request, so they are not used."""
     if error.status_code == 404:
         return NotFoundError("There is nothing at this address.", hint="GET /openapi.json lists what there is.")
     if error.status_code == 405:
@@ -121,3 +87,10 @@ def translate(error: falcon.HTTPError) -> MlxkError:
     if error.status_code >= 500:
         return InternalError("The server met an unexpected condition; its log says more.")
     return ValidationError("The request is malformed.")
+
+
+def raised_at(trace: TracebackType | None) -> str:
+    """Return the function and line that raised an exception: the part of a traceback that cannot quote a request."""
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}" if trace is not None else "unknown"

@@ -1,4 +1,4 @@
-"""How far the server is in its life, and how much it may be asked to do at once."""
+"""The lifecycle of the server, and the limit of concurrent completions."""
 
 import threading
 from collections.abc import Callable
@@ -7,36 +7,36 @@ from mlxk.domain.errors import QueueFullError, ServerShutdownError, ValidationEr
 
 
 class ServerLifecycle:
-    """Starting, ready, draining: what the probes say, and whether new work is taken."""
+    """Starting, ready, draining: for the probes, and to refuse new work."""
 
     def __init__(self) -> None:
         self.preloaded = False
-        """Whether the models to preload are in memory, or there are none."""
+        """Whether the model to preload, if there is one, is in memory."""
         self.draining = False
         self.aborted = False
-        """Whether what is still in progress is to be given up."""
+        """Whether work in progress is cancelled."""
 
     @property
     def ready(self) -> bool:
-        """Whether requests can be answered without waiting for a model to be loaded first."""
+        """Whether the server takes requests without loading a model first."""
         return self.preloaded and not self.draining
 
     def require_open(self) -> None:
         """Refuse new work while the server drains.
 
         Raises:
-            ServerShutdownError: It does.
+            ServerShutdownError: The server drains.
         """
         if self.draining:
             raise ServerShutdownError("The server is shutting down.", hint="Send the request again in a moment.")
 
 
 class ConcurrencyLimit:
-    """Counts the answers in progress and in the queue, and refuses more than there is room for.
+    """Limits the completions in progress and in the queue.
 
     Args:
-        running: Answers computed at the same time.
-        waiting: Answers that may queue behind them.
+        running: Completions generated at the same time.
+        waiting: Completions that may wait in the queue.
     """
 
     def __init__(self, running: int, waiting: int) -> None:
@@ -45,15 +45,15 @@ class ConcurrencyLimit:
         self._lock = threading.Lock()
 
     def enter(self, count: int, field: str = "n") -> Callable[[], None]:
-        """Admit some answers; return what gives their places back, which may be called more than once.
+        """Admit some completions; return the function that releases their slots, which may be called twice.
 
         Args:
-            count: How many.
-            field: The field of the request that asks for so many.
+            count: Number of completions.
+            field: The field of the request that sets the count.
 
         Raises:
-            ValidationError: There is never room for so many.
-            QueueFullError: There is no room now.
+            ValidationError: The count is above the limit.
+            QueueFullError: Too few slots are free.
         """
         if count > self.capacity:
             raise ValidationError.in_field(
@@ -65,11 +65,11 @@ class ConcurrencyLimit:
             if self.admitted + count > self.capacity:
                 raise QueueFullError("The server is busy: its queue is full.", hint="Try again in a moment.")
             self.admitted += count
-        given_back = threading.Lock()
+        released = threading.Lock()
 
-        def leave() -> None:
-            if given_back.acquire(blocking=False):
+        def release() -> None:
+            if released.acquire(blocking=False):
                 with self._lock:
                     self.admitted -= count
 
-        return leave
+        return release

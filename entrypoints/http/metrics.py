@@ -1,7 +1,4 @@
-"""Figures for Prometheus, in its text format.
-
-Counters only grow while the process lives; gauges are asked when somebody looks.
-"""
+"""Metrics in the text format of Prometheus: counters and histograms since the start, and current gauges."""
 
 import threading
 from collections import Counter
@@ -54,7 +51,7 @@ class _Histogram:
 
 
 class Metrics:
-    """Counts what happens. Safe to share between threads."""
+    """Counters and histograms. Safe to share between threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -62,13 +59,13 @@ class Metrics:
         self._histograms = {name: _Histogram() for name, (kind, _) in _HELP.items() if kind == "histogram"}
 
     def request(self, route: str, method: str, status: int) -> None:
-        """Count a request. The route is the template, so that names and paths stay out of the figures."""
+        """Count a request. The route is the template, so that the metrics contain no names and paths."""
         with self._lock:
             labels = f'{{route="{route}",method="{method}",status="{status}"}}'
             self._counters["mlxk_http_requests_total", labels] += 1
 
     def answers(self, finished: Sequence[Finished], failure: str | None) -> None:
-        """Count the answers to a request, and why they failed if they did."""
+        """Count the completions of a request, or its error code."""
         with self._lock:
             if failure is not None:
                 self._counters["mlxk_answers_total", f'{{outcome="{failure}"}}'] += 1
@@ -84,10 +81,10 @@ class Metrics:
                 self._histograms["mlxk_answer_seconds"].observe(first + timings.generation_seconds)
 
     def render(self, gauges: Mapping[str, float]) -> str:
-        """Return all figures.
+        """Return all metrics.
 
         Args:
-            gauges: The present values of the gauges, by name.
+            gauges: Current values of the gauges, by name.
         """
         with self._lock:
             lines: list[str] = []

@@ -39,9 +39,8 @@ print(status, *sorted(sys.modules), file=sys.stderr)
 
 SERVER = """
 import http.client, json, os, signal, sys
-from mlxk.entrypoints.container import build
-from mlxk.entrypoints.http import sockets
-from mlxk.entrypoints.http.worker import serve_here
+from mlxk.entrypoints.http.process import sockets
+from mlxk.entrypoints.http.process.worker import serve_in_process
 from mlxk.entrypoints.settings import ServerSettings, read_settings
 listening = sockets.listen("127.0.0.1", 0)
 
@@ -52,26 +51,18 @@ def report(failure):
     print(connection.getresponse().status, *sorted(sys.modules), file=sys.stderr)
     os.kill(os.getpid(), signal.SIGTERM)
 
-serve_here(listening, read_settings(), ServerSettings(model="demo", log_level="error"), report, build)
+serve_in_process(listening, read_settings(), ServerSettings(model="demo", log_level="error"), report)
 """
 
-FOR_SOUND_VECTORS_AND_IMAGES = {
-    "mlxk.adapters.mlx.embedding",
-    "mlxk.adapters.mlx.speech",
-    "mlxk.adapters.mlx.vision",
-    "mlxk.adapters.pillow",
-    "mlxk.application.use_cases.embed_text",
-    "mlxk.application.use_cases.serve_images",
-    "mlxk.application.use_cases.transcribe_audio",
-    "mlxk.domain.embedding",
-    "mlxk.domain.generation.request.image_table",
-    "mlxk.domain.transcription",
-    "mlxk.entrypoints.http.requests.audio",
-    "mlxk.entrypoints.http.resources.audio",
-    "mlxk.entrypoints.http.resources.embeddings",
-    "mlx_audio",
-    "mlx_vlm",
-}
+SUPERVISOR = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+from mlxk.entrypoints.main import main
+os.kill(os.getpid(), signal.SIGTERM)
+status = main(["serve", "--port", "0"])
+print(status, *sorted(sys.modules), file=sys.stderr)
+"""
+"""Is interrupted before its first worker is ready; the signal is pending until the supervisor has its handlers."""
 
 LIGHT = [
     ["--version"],
@@ -130,12 +121,19 @@ def test_a_light_command_loads_only_the_adapters_it_uses(program_environment: di
     assert "mlxk.adapters.mlx.text_generator" not in ours
 
 
-def test_a_server_that_is_only_asked_for_text_holds_nothing_for_sound_vectors_and_images(
+def test_a_server_that_only_generates_text_loads_no_library_for_audio_and_images(
     program_environment: dict[str, str], tmp_path: Path
 ) -> None:
     status, modules = modules_after([], program_environment, tmp_path, SERVER)
     assert status == 200
-    assert modules & FOR_SOUND_VECTORS_AND_IMAGES == set()
+    assert {"mlx_audio", "mlx_vlm"} & modules == set()
+
+
+def test_the_supervisor_imports_no_web_framework_and_no_container(
+    program_environment: dict[str, str], tmp_path: Path
+) -> None:
+    _, modules = modules_after([], program_environment, tmp_path, SUPERVISOR)
+    assert (HEAVY | {"dependency_injector", "cattrs"}) & {module.partition(".")[0] for module in modules} == set()
 
 
 def test_packages_hidden_from_the_container_library_can_be_imported_afterwards() -> None:

@@ -21,7 +21,7 @@ from serving.running import RunningServer, eventually
 
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.transcription import SpeechTask
-from mlxk.entrypoints.http.guards import LARGEST_UPLOAD_BYTES
+from mlxk.entrypoints.http.openai.audio.upload import MAX_UPLOAD_BYTES
 from mlxk.entrypoints.http.server.server import ServerLimits
 from mlxk.entrypoints.settings import ServerSettings
 
@@ -127,7 +127,7 @@ def test_an_unknown_model_is_not_found(sdk: openai.OpenAI) -> None:
 
 def test_a_file_may_be_larger_than_other_bodies_but_not_without_limit() -> None:
     parts = Parts(settings=ServerSettings(max_body_mib=1))
-    with RunningServer(parts, ServerLimits(max_body_bytes=LARGEST_UPLOAD_BYTES)) as server:
+    with RunningServer(parts, ServerLimits(max_body_bytes=MAX_UPLOAD_BYTES)) as server:
         large = ("large.wav", bytes(2 * 2**20))
         assert post_form(server, "/v1/audio/transcriptions", [("file", large), ("model", SPEECH_MODEL)])[0] == 200
         too_large = ("huge.wav", bytes(50_000_001))
@@ -161,11 +161,11 @@ def test_a_client_that_goes_away_ends_the_work_and_leaves_no_file(server: Runnin
     assert connection.recv(12) == b"HTTP/1.1 200"
     connection.close()
     assert eventually(lambda: server.parts.transcriber.requests and not uploads_left_behind())
-    assert eventually(lambda: server.parts.application._admission.admitted == 0)
+    assert eventually(lambda: server.parts.application._limit.admitted == 0)
 
 
 def test_more_recordings_than_there_is_room_for_are_sent_away(server: RunningServer) -> None:
-    admission = server.parts.application._admission
+    admission = server.parts.application._limit
     leave = admission.enter(admission.capacity)
     try:
         status, body = post_form(server, "/v1/audio/transcriptions", [("file", SOUND), ("model", SPEECH_MODEL)])

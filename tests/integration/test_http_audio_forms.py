@@ -13,7 +13,7 @@ from serving.forms import BOUNDARY, FormPart, post_form, uploads_left_behind
 from serving.parts import SPEECH_MODEL, Parts
 from serving.running import RunningServer
 
-from mlxk.entrypoints.http.requests.audio import KNOWN, UNSUPPORTED
+from mlxk.entrypoints.http.openai.audio.request import KNOWN, UNSUPPORTED
 
 SOUND = ("hello.wav", b"RIFF....WAVE")
 

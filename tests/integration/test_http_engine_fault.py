@@ -60,7 +60,7 @@ def test_a_failure_of_the_loop_is_seen_at_once_and_the_engine_recovers(server: R
     assert status == 200
     assert after["choices"] == before["choices"]
     assert eventually(lambda: readiness(server) == 200, RECOVERY_SECONDS + 1)
-    assert program.application._admission.admitted == 0
+    assert program.application._limit.admitted == 0
 
 
 def test_it_may_fail_again_and_again(server: RunningServer) -> None:

@@ -61,7 +61,7 @@ def resident_bytes() -> int:
 
 def settled(server: RunningServer) -> int:
     """Return the bytes held when nobody asks for anything, without what the test's own log remembers."""
-    assert eventually(lambda: server.parts.application._admission.admitted == 0)
+    assert eventually(lambda: server.parts.application._limit.admitted == 0)
     assert eventually(lambda: len(server.server._channels()) == 0, 10)
     assert not server.parts.log.named("a request failed unexpectedly")
     assert not server.parts.log.named("an answer could not be delivered")

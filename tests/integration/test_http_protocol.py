@@ -387,4 +387,4 @@ def test_an_application_that_exits_is_answered() -> None:
         status, _, answer = server.post(PATH, CHAT)
         assert (status, answer["error"]["type"]) == (500, "internal_error")
         assert server.get("/livez")[0] == 200
-        assert eventually(lambda: parts.application._admission.admitted == 0)
+        assert eventually(lambda: parts.application._limit.admitted == 0)

@@ -12,8 +12,8 @@ from serving.forms import uploads_left_behind
 from serving.parts import CHAT_MODEL, SPEECH_MODEL, SPOKEN, Parts
 from serving.running import RunningServer, eventually
 
-from mlxk.entrypoints.http.requests.chat import ChatRequest
-from mlxk.entrypoints.http.responses.transcription_chat import UNSUPPORTED
+from mlxk.entrypoints.http.openai.chat.request import ChatRequest
+from mlxk.entrypoints.http.openai.chat.transcription import UNSUPPORTED
 from mlxk.entrypoints.settings import ServerSettings
 
 SOUND = b"RIFF....WAVE"
@@ -191,7 +191,7 @@ def test_a_recording_that_is_none_is_refused_before_anything_is_sent(stream: boo
     field = "messages[0].content[0].input_audio.data"
     assert (status, answer["error"]["type"], answer["error"]["param"]) == (400, "validation_error", field)
     assert uploads_left_behind() == []
-    assert server.parts.application._admission.admitted == 0
+    assert server.parts.application._limit.admitted == 0
 
 
 def test_the_operators_limit_holds_when_a_request_names_none() -> None:

@@ -32,7 +32,7 @@ def server(
 ) -> RunningServer:
     """Return a server whose answers are scripted."""
     generator = InMemoryTextGenerator(answers, step_seconds)
-    return RunningServer(Parts(generator, ServerSettings(**settings), ping_seconds=0.2), limits)
+    return RunningServer(Parts(generator, ServerSettings(**settings), keep_alive_seconds=0.2), limits)
 
 
 def running(server: RunningServer) -> int:
@@ -52,7 +52,7 @@ def test_a_client_that_goes_frees_the_engine_at_once(stream: bool, reset: bool) 
         connection.close()
         assert eventually(lambda: running(it) == 0)
         assert time.monotonic() - began < 0.1
-        assert eventually(lambda: it.parts.application._admission.admitted == 0)
+        assert eventually(lambda: it.parts.application._limit.admitted == 0)
 
 
 @pytest.mark.parametrize("seconds", [0, 0.001, 0.01, 0.05])
@@ -62,7 +62,7 @@ def test_a_client_may_go_at_any_moment(seconds: float) -> None:
             connection = it.raw(PATH, {**CHAT, "stream": stream})
             time.sleep(seconds)
             connection.close()
-        assert eventually(lambda: running(it) == 0 and it.parts.application._admission.admitted == 0)
+        assert eventually(lambda: running(it) == 0 and it.parts.application._limit.admitted == 0)
         assert it.post(PATH, {**CHAT, "max_tokens": 2})[0] == 200
 
 
@@ -70,7 +70,7 @@ def test_a_client_that_goes_while_its_model_is_loaded_is_not_answered() -> None:
     generator = InMemoryTextGenerator(endless, 0.002, load_seconds=0.3)
     with RunningServer(Parts(generator)) as it:
         connection = it.raw(PATH, {**CHAT, "stream": True})
-        assert eventually(lambda: it.parts.application._admission.admitted == 1)
+        assert eventually(lambda: it.parts.application._limit.admitted == 1)
         connection.close()
         assert eventually(lambda: len(generator.streams) == 1)
         assert eventually(lambda: running(it) == 0)
@@ -94,7 +94,7 @@ def test_a_busy_neighbour_does_not_keep_a_silent_stream_from_its_signs_of_life()
     def answers(request: GenerationRequest) -> Sequence[Token]:
         return ((" x" if request.settings.max_tokens else ""),) * 100_000
 
-    with RunningServer(Parts(InMemoryTextGenerator(answers, 0.001), ping_seconds=0.1)) as it:
+    with RunningServer(Parts(InMemoryTextGenerator(answers, 0.001), keep_alive_seconds=0.1)) as it:
         busy = it.raw(PATH, {**CHAT, "stream": True, "max_tokens": 100_000})
         silent = it.raw(PATH, {**CHAT, "stream": True})
         seen = b""
@@ -161,7 +161,7 @@ def test_what_is_wrong_with_the_prompt_is_said_with_a_status_also_for_streams() 
             assert answer["error"]["param"] == "messages"
         status, _, answer = it.post("/v1/completions", {"model": CHAT_MODEL, "prompt": "x"})
         assert answer["error"]["param"] == "prompt"
-        assert it.parts.application._admission.admitted == 0
+        assert it.parts.application._limit.admitted == 0
 
 
 @pytest.mark.parametrize("fault", [ImportError("a broken library"), MemoryError()], ids=["import", "memory"])
@@ -173,20 +173,20 @@ def test_a_request_that_fails_before_it_starts_gives_its_place_back(fault: Excep
         for stream in (True, False, True):
             status, _, _ = it.post(PATH, {**CHAT, "stream": stream})
             assert status == 500
-        assert it.parts.application._admission.admitted == 0
+        assert it.parts.application._limit.admitted == 0
 
 
 def test_more_than_there_is_room_for_is_refused_with_when_to_come_again() -> None:
     with server(max_streams=2, max_queue=1) as it:
         connections = [it.raw(PATH, {**CHAT, "stream": True}) for _ in range(3)]
-        assert eventually(lambda: it.parts.application._admission.admitted == 3)
+        assert eventually(lambda: it.parts.application._limit.admitted == 3)
         status, headers, answer = it.post(PATH, CHAT)
         assert (status, answer["error"]["type"], answer["error"]["retryable"]) == (429, "queue_full", True)
         assert int(headers["retry-after"]) >= 1
         assert it.post(PATH, {**CHAT, "n": 4})[0] == 400
         assert it.get("/livez")[0] == 200
         connections.pop().close()
-        assert eventually(lambda: it.parts.application._admission.admitted == 2)
+        assert eventually(lambda: it.parts.application._limit.admitted == 2)
         assert it.post(PATH, {**CHAT, "max_tokens": 1})[0] == 200
         for connection in connections:
             connection.close()
@@ -254,7 +254,7 @@ def test_draining_finishes_what_runs_and_refuses_what_is_new() -> None:
         stream, waiting = it.raw(PATH, {**CHAT, "stream": True}), it.connect()
         assert eventually(lambda: running(it) == 1)
         it.hurry()
-        assert eventually(lambda: it.parts.application.life.draining)
+        assert eventually(lambda: it.parts.application.lifecycle.draining)
         data = json.dumps(CHAT).encode()
         waiting.sendall(
             f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
@@ -295,7 +295,7 @@ def test_a_second_stop_does_not_wait() -> None:
 @pytest.mark.parametrize("stream", [True, False])
 def test_who_is_admitted_while_waiting_is_given_up_is_told_so_too(stream: bool) -> None:
     with server(limits=ServerLimits(drain_seconds=60)) as it:
-        it.parts.application.pump.abort()
+        it.parts.application.abort()
         answer = read_all_within(it.raw(PATH, {**CHAT, "stream": stream}), 2)
         assert b"server_shutdown" in answer
         assert eventually(lambda: running(it) == 0)

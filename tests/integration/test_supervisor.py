@@ -1,61 +1,77 @@
-"""The supervisor as the program it is, with workers that are none, and how it hands over to the one that tells why."""
+"""The supervisor with workers that cannot be started, die, or report errors."""
 
 import json
 import os
-import resource
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
-from mlxk.entrypoints.http import supervisor
-from mlxk.entrypoints.http.handover import SUPERVISOR
+from mlxk.entrypoints.http.process.supervisor import Supervisor
+from mlxk.entrypoints.settings import ServerSettings
 
-OWN_MODULES = {"_collections_abc", "_stat", "genericpath", "os", "os.path", "posixpath", "select", "stat", "supervisor"}
-"""What the supervisor adds to what the interpreter itself imports."""
+PROGRAM = """
+import json, os, resource, sys, time
+from mlxk.domain.errors import MlxkError
+from mlxk.entrypoints.http.process.supervisor import Supervisor
+from mlxk.entrypoints.settings import ServerSettings
 
-END = "import json, signal, sys; print(json.dumps([sys.argv[-1], [*map(int, signal.pthread_sigmask(0, ()))]]))"
-"""Tells what it was given, and which signals are held back from it."""
+descriptors, *command = json.loads(sys.argv[1])
+if descriptors:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+try:
+    print("status", Supervisor(ServerSettings(), [], lambda: print("ready"), None, command).run())
+except MlxkError as error:
+    print(error.code, error.message, error.hint, error.detail, sep="|")
+"""
 
 
-def supervise(worker: Sequence[str], limit: Callable[[], None] | None = None) -> tuple[Any, list[int], str]:
-    """Run the supervisor; return the failure it reports, the signals it held back, and its standard error."""
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    words = ("1", str(nothing), str(nothing), "ready\n", "", *worker, supervisor.SEPARATOR, sys.executable, "-c", END)
-    ended = subprocess.run(
-        [*SUPERVISOR, *words],
-        capture_output=True,
-        text=True,
-        pass_fds=(nothing,),
-        preexec_fn=limit,
-        timeout=60,
-        check=False,
+def supervise(*command: str, descriptors: int = 0) -> "subprocess.CompletedProcess[str]":
+    """Run a supervisor of some worker in a process of its own."""
+    words = json.dumps([descriptors, *command])
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, words], capture_output=True, text=True, timeout=60, check=True
     )
-    os.close(nothing)
-    failure, held = json.loads(ended.stdout)
-    return json.loads(failure), held, ended.stderr
 
 
-def test_it_holds_nothing_but_a_little_of_the_standard_library() -> None:
-    *interpreter, _, folder = SUPERVISOR
-    look = (
-        "import sys; sys.path.append(sys.argv[1]); had = {*sys.modules}; import supervisor; "
-        "print(*sorted({*sys.modules} - had))"
-    )
-    seen = subprocess.run([*interpreter, look, folder], capture_output=True, text=True, timeout=60, check=True)
-    assert seen.stdout.split() == sorted(OWN_MODULES)
+def worker(*lines: str) -> Sequence[str]:
+    """Return the command line of a worker that runs a program."""
+    return (sys.executable, "-c", "; ".join(lines))
 
 
 def test_a_worker_that_cannot_be_run_is_named() -> None:
-    failure, held, said = supervise(["/nowhere/python"])
-    assert failure["failure"] == "execution_error"
-    assert "died 6 times" in failure["message"]
-    assert said == "/nowhere/python cannot be run: No such file or directory\n" * 6
-    # Another Ctrl-C would show a traceback of the imports of the program that tells why.
-    assert set(supervisor.stopping_signals()) <= set(held)
+    ended = supervise("/nowhere/python")
+    assert ended.stdout.startswith("execution_error|The server's worker died 6 times")
+    assert ended.stderr == "/nowhere/python cannot be run: No such file or directory\n" * 6
 
 
-def test_a_system_that_has_nothing_left_for_a_worker_is_no_fault_of_the_program() -> None:
-    failure, _, said = supervise([sys.executable], lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (8, 8)))
-    assert failure["message"] == "no worker can be started: Too many open files"
-    assert said == ""
+def test_a_system_without_descriptors_for_a_worker_is_reported() -> None:
+    ended = supervise(sys.executable, descriptors=8)
+    assert ended.stdout.startswith("execution_error|no worker can be started: Too many open files|See which limits")
+    assert ended.stderr == ""
+
+
+def test_an_error_of_a_worker_ends_the_server_and_keeps_its_detail() -> None:
+    ended = supervise(
+        *worker(
+            "import sys",
+            "from mlxk.domain.errors import StorageError",
+            "from mlxk.entrypoints.http.process.supervisor import report_line",
+            "sys.stdout.write(report_line(StorageError('m', detail={'a': 1})).decode())",
+        )
+    )
+    assert ended.stdout == "storage_error|m|None|{'a': 1}\n"
+
+
+def test_a_worker_that_dies_before_it_reads_its_orders_is_restarted() -> None:
+    ended = supervise(*worker("import sys", "sys.stdin.close()", "sys.exit(3)"))
+    assert "died 6 times" in ended.stdout
+
+
+def test_a_change_of_the_source_is_noticed_once(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("")
+    supervisor = Supervisor(ServerSettings(), [], lambda: None, str(tmp_path))
+    assert not supervisor._source_changed(str(tmp_path))
+    os.utime(tmp_path / "a.py", (2_000_000_000, 2_000_000_000))
+    assert supervisor._source_changed(str(tmp_path))
+    assert not supervisor._source_changed(str(tmp_path))

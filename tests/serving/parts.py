@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from doubles.backend_registry import InMemoryBackendRegistry
 from doubles.event_log import InMemoryEventLog
@@ -28,7 +28,8 @@ from mlxk.application.use_cases.serve_text import ServeText
 from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 from mlxk.domain.models.memory import MemoryReading
 from mlxk.domain.transcription import Segment, TimedWord, Transcript
-from mlxk.entrypoints.http.app import Application, Ports
+from mlxk.entrypoints.http.api import HttpApi, ServerContext, Services
+from mlxk.entrypoints.http.app import APIS, Application
 from mlxk.entrypoints.settings import ServerSettings
 
 COMMIT = "a" * 40
@@ -81,9 +82,10 @@ class Parts:
         generator: Answers; echoes the prompt when not given.
         settings: The operator's.
         budget: Memory of the machine, bytes.
-        ping_seconds: Silence after which a stream gets a sign of life.
+        keep_alive_seconds: Silence after which a stream gets a keep-alive frame.
         models: More models, each with its files by name.
         images: Decodes images; all of them when not given.
+        apis: HTTP APIs beside the product's.
     """
 
     def __init__(
@@ -91,9 +93,10 @@ class Parts:
         generator: InMemoryTextGenerator | None = None,
         settings: ServerSettings | None = None,
         budget: int = 2**40,
-        ping_seconds: float = 10.0,
+        keep_alive_seconds: float = 10.0,
         models: Mapping[str, Mapping[str, bytes]] | None = None,
         images: InMemoryImageReader | None = None,
+        apis: Sequence[Callable[[ServerContext], HttpApi]] = (),
     ) -> None:
         self.generator = generator or InMemoryTextGenerator()
         self.settings = settings or ServerSettings()
@@ -126,19 +129,19 @@ class Parts:
         )
         self.transcriber = InMemorySpeechTranscriber(default=SPOKEN)
         self.embedder = InMemoryTextEmbedder()
-        ports = Ports(
+        services = Services(
             catalogue=self.catalogue,
             serve_text=serve_text,
-            serve_images=lambda: ServeImages(serve_text, images or InMemoryImageReader()),
-            sounds=MlxAudioDecoder,
-            transcribe=lambda: TranscribeAudio(resolve, describe, self.transcriber, memory),
-            embed=lambda: EmbedText(resolve, describe, self.embedder, memory),
-            resident=self.generator,
+            serve_images=ServeImages(serve_text, images or InMemoryImageReader()),
+            audio_decoder=MlxAudioDecoder(),
+            transcribe=TranscribeAudio(resolve, describe, self.transcriber, memory),
+            embed=EmbedText(resolve, describe, self.embedder, memory),
+            generator=self.generator,
             clock=clock,
             log=self.log,
         )
-        self.application = Application(ports, self.settings, ping_seconds)
-        self.application.life.preloaded = True
+        self.application = Application(services, self.settings, keep_alive_seconds, (*APIS, *apis))
+        self.application.lifecycle.preloaded = True
 
     def close(self) -> None:
         """End everything."""

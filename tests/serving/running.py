@@ -11,6 +11,7 @@ from typing import Any, Self
 from serving import contract
 from serving.parts import Parts
 
+from mlxk.entrypoints.http.app import DEFAULT_ERROR_BODY
 from mlxk.entrypoints.http.server.server import HttpServer, ServerLimits
 
 
@@ -29,7 +30,12 @@ class RunningServer:
         self.url = f"http://127.0.0.1:{self.port}"
         application = parts.application
         self.server = HttpServer(
-            application.wsgi, [self._socket], limits or ServerLimits(), application.drain, application.abort
+            application.wsgi,
+            [self._socket],
+            limits or ServerLimits(),
+            DEFAULT_ERROR_BODY,
+            application.drain,
+            application.abort,
         )
         self.ended_well: bool | None = None
         self.stops = 0

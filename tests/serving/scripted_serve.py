@@ -9,19 +9,21 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from doubles.speech_transcriber import InMemorySpeechTranscriber
 from doubles.text_embedder import InMemoryTextEmbedder
 from doubles.text_generator import InMemoryTextGenerator
 
-from mlxk.domain.errors import ExecutionError
+from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.entrypoints.container import Container, build
-from mlxk.entrypoints.http import sockets
-from mlxk.entrypoints.http.handover import become_supervisor, orders_of
-from mlxk.entrypoints.http.worker import run_supervised
+from mlxk.entrypoints.http.process.serve import announce
+from mlxk.entrypoints.http.process.sockets import listen, port_of
+from mlxk.entrypoints.http.process.supervisor import Supervisor
+from mlxk.entrypoints.http.process.worker import main as run_worker
 from mlxk.entrypoints.settings import ServerSettings, Settings
 
 STEP_SECONDS = 0.01
@@ -46,25 +48,25 @@ def scripted(settings: Settings, server: ServerSettings | None) -> Container:
     return container
 
 
-def supervise(settings: ServerSettings) -> NoReturn:
-    """Serve under a supervisor, saying the port on standard output when ready."""
-    listening = sockets.listen(settings.host, settings.port)
-    ready = json.dumps({"port": sockets.ports(listening)}) + "\n"
-    source = os.getcwd() if settings.reload else ""
-    here = (sys.executable, "-P", os.path.abspath(__file__))
-    become_supervisor(listening, settings, ready, end=(*here, "--end"), source=source, worker=(*here, "--worker"))
+def supervise(settings: ServerSettings) -> int:
+    """Serve under a supervisor, writing the port to standard output when ready."""
+    sockets = listen(settings.host, settings.port)
+    line = json.dumps({"port": port_of(sockets)}) + "\n"
+    command = (sys.executable, "-P", os.path.abspath(__file__), "--worker")
+    source = os.getcwd() if settings.reload else None
+    return Supervisor(settings, sockets, lambda: announce(line), source, command).run()
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Be the program, its worker, or what tells how it ended."""
+    """Be the supervisor or its worker; an error is written to standard output."""
     if arguments[0] == "--worker":
-        status = run_supervised(orders_of(arguments[1:]), scripted)
-        sys.stderr.flush()
-        os._exit(status)
-    if arguments[0] == "--end":
-        sys.stdout.write(arguments[1] + "\n")
+        del sys.argv[1]
+        run_worker(scripted)
+    try:
+        return supervise(ServerSettings(**json.loads(arguments[0])))
+    except MlxkError as error:
+        sys.stdout.write(json.dumps({"message": error.message}) + "\n")
         return 1
-    supervise(ServerSettings(**json.loads(arguments[0])))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from doubles.event_log import InMemoryEventLog
 
 from mlxk.entrypoints.container import build
 from mlxk.entrypoints.http.app import Application
-from mlxk.entrypoints.http.worker import _ports
+from mlxk.entrypoints.http.process.worker import services_of
 from mlxk.entrypoints.settings import ServerSettings, read_settings
 
 PATH = "/v1/chat/completions"
@@ -37,8 +37,8 @@ class WholeProgram:
         container = build(read_settings({"HOME": str(home)}), settings)
         container.adapters.event_log.override(providers.Object(self.log))
         self.generator: Any = container.adapters.text_generator()
-        self.application = Application(_ports(container), settings)
-        self.application.life.preloaded = True
+        self.application = Application(services_of(container), settings)
+        self.application.lifecycle.preloaded = True
 
     def do_in_loop(self, work: Callable[[], None]) -> None:
         """Have something done in the engine's thread, outside of everything that expects failures."""

@@ -1,1 +1,1 @@
-"""What clients may ask: the bodies of requests, read strictly, and turned into domain values."""
+"""Request bodies of any API: JSON with limits, strict conversion, and faults by field."""

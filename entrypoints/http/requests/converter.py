@@ -1,7 +1,7 @@
-"""JSON into attrs classes with cattrs, strictly: no value is coerced, and every fault is found, with its path.
+"""JSON into attrs classes with cattrs, strictly: no value is coerced, and every fault is reported with its path.
 
-cattrs by itself turns "5" into 5 and takes a string for a list of characters; the hooks here do not. Ranges stand in
-the types (``Annotated[float, Range(0, 2)]``), so that they are checked with them.
+cattrs by itself turns "5" into 5 and accepts a string as a list of characters; the hooks here do not. Ranges are part
+of the types (``Annotated[float, Range(0, 2)]``).
 """
 
 import math
@@ -24,7 +24,7 @@ _SHOWN_BELOW = 1e12
 """Larger numbers are not repeated in messages."""
 
 MAX_FAULTS = 100
-"""Faults collected from one body; a list of a million wrong entries is told from fewer."""
+"""Faults collected from one body."""
 
 
 @attrs.frozen
@@ -37,7 +37,7 @@ class Range:
     """Whether the lower bound itself is not allowed."""
 
     def fault(self, value: object) -> str | None:
-        """Return what is wrong with a value, or None."""
+        """Return the fault of a value, or None."""
         if isinstance(value, (str, list, dict)):
             noun = "characters" if isinstance(value, str) else "entries"
             return self._outside(len(value), f" {noun}", "have ")
@@ -61,7 +61,7 @@ class OneOf:
     values: tuple[str, ...]
 
     def fault(self, value: object) -> str | None:
-        """Return what is wrong with a value, or None."""
+        """Return the fault of a value, or None."""
         return None if value in self.values else f"must be one of {', '.join(self.values)}"
 
 
@@ -81,11 +81,11 @@ class StrictConverter:
         self.cattrs.register_structure_hook_factory(_is_bounded, self._bounded_hook)
 
     def union(self, kind: object, choose: Callable[[object], object]) -> None:
-        """Register how the member of a union is chosen by the value.
+        """Register how the member of a union is chosen for a value.
 
         Args:
-            kind: The union, exactly as it stands in a field.
-            choose: Returns the member for a JSON value, or raises ``TypeError`` or ``ValueError`` with what is wrong.
+            kind: The union, exactly as a field declares it.
+            choose: Returns the member for a JSON value, or raises ``TypeError`` or ``ValueError`` with the fault.
         """
         optional = type(None) in get_args(kind)
 
@@ -97,7 +97,7 @@ class StrictConverter:
         self.cattrs.register_structure_hook_func(lambda other: other == kind, hook)
 
     def structure(self, value: object, kind: type[T]) -> tuple[T | None, tuple[FieldError, ...]]:
-        """Return the structured value, or None and everything wrong with it."""
+        """Return the structured value, or None and its faults."""
         try:
             return self.cattrs.structure(value, kind), ()
         except BaseValidationError as error:
@@ -147,7 +147,7 @@ class StrictConverter:
         def hook(value: object, _: object) -> object:
             fault = next((fault for bound in bounds if (fault := bound.fault(value))), None)
             if fault is not None and _has_length(value):
-                raise ValueError(fault)  # before a million entries are looked at
+                raise ValueError(fault)  # before a million entries are structured
             structured: object = structure(value, inner)
             if fault is not None:
                 raise ValueError(fault)
@@ -176,7 +176,7 @@ def _string(value: object, _: object) -> object:
 
 def _integer(value: object, _: object) -> object:
     if isinstance(value, float) and value.is_integer():
-        return int(value)  # JSON has one kind of number, and JSON Schema calls 1.0 an integer
+        return int(value)  # JSON Schema calls 1.0 an integer
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(_expected("an integer", value))
     return value
@@ -218,7 +218,7 @@ def _expected(what: str, value: object) -> str:
 
 
 def _walk(error: BaseException, path: str = "") -> Iterator[FieldError]:
-    """Flatten cattrs's tree of errors."""
+    """Flatten the tree of errors of cattrs."""
     if isinstance(error, BaseValidationError):
         for each in error.exceptions:
             yield from _walk(each, path + _step(each, path))

@@ -1,4 +1,4 @@
-"""Everything wrong with a request, each with the path of the field at fault, answered at once."""
+"""Faults of a request, each with the path of its field, reported together."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -11,31 +11,31 @@ from mlxk.domain.errors import MlxkError, ParameterNotSupportedError, Validation
 Failure = TypeVar("Failure", bound=MlxkError)
 
 MAX_REPORTED = 20
-"""Faults named in one answer."""
+"""Faults reported in one error."""
 
 
 @attrs.frozen
 class FieldError:
-    """One thing wrong with a request."""
+    """One fault of a request."""
 
     path: str
     """The field, such as ``messages[0].content``; empty for the body as a whole."""
     message: str
-    """What is wrong with it, without the field's name and without its value."""
+    """The fault, without the field's name and value."""
     unsupported: bool = False
-    """Whether the value is legal, but asks for something that is not supported."""
+    """Whether the value is valid, but not supported."""
 
 
 def raise_for(faults: Sequence[FieldError], unsupported: type[MlxkError] = ParameterNotSupportedError) -> None:
-    """Raise what is wrong; do nothing when nothing is.
+    """Raise the faults as one error; does nothing without faults.
 
     Args:
-        faults: What is wrong.
-        unsupported: What to raise when everything is well-formed, but something is not supported.
+        faults: The faults.
+        unsupported: The error if every value is valid, but some are not supported.
 
     Raises:
-        ParameterNotSupportedError: As ``unsupported`` says.
-        ValidationError: Anything else is wrong.
+        ParameterNotSupportedError: Some values are not supported; another class if ``unsupported`` is given.
+        ValidationError: Some values are invalid.
     """
     if not faults:
         return
@@ -50,12 +50,12 @@ def raise_for(faults: Sequence[FieldError], unsupported: type[MlxkError] = Param
 
 
 def located(error: Failure, path: str, names: Mapping[str, str] = MappingProxyType({})) -> Failure:
-    """Return a failure with the field it is about.
+    """Return an error with the field it is about.
 
     Args:
-        error: What was raised where the fields of a request are not known.
-        path: The field, for a failure that names none.
-        names: The fields, by the names that a failure may have for them; others stay as they are.
+        error: Raised where the fields of the request are not known.
+        path: The field, for an error that names none.
+        names: Fields of the request by the names that an error may use; others stay as they are.
     """
     problems = (error.detail or {}).get("problems")
     if not isinstance(problems, list):

@@ -1,1 +1,1 @@
-"""The addresses of the server, one module a group."""
+"""Resources that belong to no API: probes, metrics, and the description of the server."""

@@ -1,4 +1,4 @@
-"""``GET /openapi.json`` and ``GET /docs``: what there is to ask, for programs and for people."""
+"""``GET /openapi.json`` and ``GET /docs``: the API description, and a page about it."""
 
 from importlib import resources
 
@@ -36,7 +36,7 @@ fetch("/openapi.json").then(answer => answer.json()).then(contract => {
 
 
 class OpenApi(Readable):
-    """The contract, as it stands in ``contracts``."""
+    """The OpenAPI document of ``contracts``."""
 
     def __init__(self) -> None:
         self._document = resources.files("mlxk.contracts").joinpath("http", "v1", "openapi.json").read_bytes()
@@ -48,7 +48,7 @@ class OpenApi(Readable):
 
 
 class Docs(Readable):
-    """A page that says how to begin."""
+    """A page with a first request and all paths."""
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
         """Send it."""

@@ -1,4 +1,4 @@
-"""``GET /health``, ``/livez``, ``/readyz`` and ``/metrics``: what whoever watches over the server asks."""
+"""``GET /health``, ``/livez``, ``/readyz`` and ``/metrics``: probes and metrics for process managers."""
 
 import threading
 
@@ -12,18 +12,17 @@ from mlxk.entrypoints.http.metrics import CONTENT_TYPE, Metrics
 from mlxk.entrypoints.http.resources.readable import Readable, send_json
 
 ENGINE_SECONDS = 0.5
-"""How long the engine may take to answer a probe."""
+"""How long the engine may take to respond to a probe."""
 
 STALLED_SECONDS = 120.0
-"""Silence of the engine, seen by probes, after which it is not busy with loading a model any more but stuck."""
-
+"""Time without a response of the engine after which it counts as stuck, and no longer as loading a model."""
 
 RECOVERY_SECONDS = 2.0
-"""How long a server is not ready after a failure of the engine as a whole, so that whoever looks sees it."""
+"""How long a server is not ready after a failure of the engine as a whole, so that probes see it."""
 
 
 class EngineWatch:
-    """Asks the engine how it is doing, and remembers since when it does not answer."""
+    """Reads the state of the engine, and remembers since when it does not respond."""
 
     def __init__(self, resident: TextGenerator, clock: Clock) -> None:
         self._resident = resident
@@ -31,7 +30,7 @@ class EngineWatch:
         self._silent_since: float | None = None
         self._lock = threading.Lock()
 
-    def look(self) -> tuple[EngineState, bool]:
+    def read(self) -> tuple[EngineState, bool]:
         """Return the engine's state, and whether it is stuck."""
         state = self._resident.state(ENGINE_SECONDS)
         now = self._clock.monotonic()
@@ -45,14 +44,14 @@ class EngineWatch:
 
 
 class Health(Readable):
-    """Whether the server does its work."""
+    """Whether the engine responds."""
 
     def __init__(self, watch: EngineWatch) -> None:
         self._watch = watch
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Say whether the engine's loop is alive. Loading a model keeps it busy, which is no failure."""
-        state, stuck = self._watch.look()
+        """Report whether the engine's loop is alive; while it loads a model it is busy, which is no failure."""
+        state, stuck = self._watch.read()
         response.status = falcon.HTTP_503 if stuck else falcon.HTTP_200
         response.set_header("Cache-Control", "no-store")
         engine = "ok" if state.responding else "stuck" if stuck else "busy"
@@ -63,28 +62,28 @@ class Health(Readable):
 
 
 class Alive(Readable):
-    """Whether the process lives."""
+    """Whether the process runs."""
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Say that it does."""
+        """Report that it does."""
         response.set_header("Cache-Control", "no-store")
         send_json(response, {"status": "ok"})
 
 
 class Ready(Readable):
-    """Whether to send requests here."""
+    """Whether the server takes requests."""
 
-    def __init__(self, life: ServerLifecycle, watch: EngineWatch) -> None:
-        self._life = life
+    def __init__(self, lifecycle: ServerLifecycle, watch: EngineWatch) -> None:
+        self._lifecycle = lifecycle
         self._watch = watch
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Say it, and why not."""
-        state, _ = self._watch.look()
+        """Report each check."""
+        state, _ = self._watch.read()
         recovered = state.fault_seconds is None or state.fault_seconds >= RECOVERY_SECONDS
         checks = {
-            "preloaded": self._life.preloaded,
-            "accepting": not self._life.draining,
+            "preloaded": self._lifecycle.preloaded,
+            "accepting": not self._lifecycle.draining,
             "engine": state.responding and recovered,
         }
         ready = all(checks.values())
@@ -96,20 +95,20 @@ class Ready(Readable):
 
 
 class MetricsPage(Readable):
-    """Figures for Prometheus."""
+    """Metrics for Prometheus."""
 
-    def __init__(self, metrics: Metrics, admission: ConcurrencyLimit, watch: EngineWatch) -> None:
+    def __init__(self, metrics: Metrics, limit: ConcurrencyLimit, watch: EngineWatch) -> None:
         self._metrics = metrics
-        self._admission = admission
+        self._limit = limit
         self._watch = watch
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
         """Render them."""
-        state, _ = self._watch.look()
+        state, _ = self._watch.read()
         response.content_type = CONTENT_TYPE
         response.text = self._metrics.render(
             {
-                "mlxk_answers_admitted": self._admission.admitted,
+                "mlxk_answers_admitted": self._limit.admitted,
                 "mlxk_answers_running": state.running,
                 "mlxk_answers_waiting": state.waiting,
                 "mlxk_models_loaded": len(state.models),

@@ -1,4 +1,4 @@
-"""What every address that can be read has in common."""
+"""What readable resources share: HEAD requests and JSON responses."""
 
 import json
 from abc import abstractmethod
@@ -7,18 +7,18 @@ import falcon
 
 
 class Readable:
-    """An address that answers GET, and HEAD as GET without the body."""
+    """A resource with GET, and HEAD as GET without the body."""
 
     @abstractmethod
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Answer."""
+        """Respond."""
 
     def on_head(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Answer without the body; Falcon leaves it out."""
+        """Respond as GET does; Falcon omits the body."""
         self.on_get(request, response)
 
 
 def send_json(response: falcon.Response, document: object) -> None:
-    """Answer with JSON."""
+    """Set a JSON body."""
     response.content_type = "application/json"
     response.data = json.dumps(document, ensure_ascii=False).encode()

@@ -1,9 +1,8 @@
-"""A connection and its request: detached responses, disconnects, and limits for slow clients.
+"""A connection and its request: detached responses, disconnect callbacks, and limits for slow clients.
 
 A request is executed in two steps, so that a response can outlive the thread that began it.
 """
 
-import json
 import socket
 import time
 from collections.abc import Callable
@@ -22,15 +21,15 @@ from mlxk.domain.errors import (
     ServerShutdownError,
     ValidationError,
 )
-from mlxk.entrypoints.http.errors import RETRY_SECONDS, error_document
-from mlxk.entrypoints.http.request_scope import REQUEST_ID, wished_id
+from mlxk.entrypoints.http.errors import RETRY_SECONDS
+from mlxk.entrypoints.http.middleware.request_scope import REQUEST_ID, request_id_from
 from mlxk.entrypoints.http.server.detached import ENVIRON_DETACH, ENVIRON_ON_DISCONNECT, DetachedResponse
 
 
 class TwoStepTask(WSGITask):  # type: ignore[misc]  # waitress has no types
     """``run`` executes the application; ``service``, which waitress calls, ends the response.
 
-    Between the two any time may pass, and ``detached`` is then who writes.
+    In between, the writer of ``detached`` may write for any length of time.
     """
 
     def __init__(self, channel: HTTPChannel, request: HTTPRequestParser) -> None:
@@ -40,39 +39,39 @@ class TwoStepTask(WSGITask):  # type: ignore[misc]  # waitress has no types
 
     @property
     def open(self) -> bool:
-        """Whether the application has left the response to a writer."""
+        """Whether the application has detached the response."""
         return self.detached is not None and self._failure is None
 
     def get_environment(self) -> dict[str, Any]:
-        """Return waitress's environment, with ways to detach and to hear of the client's going."""
+        """Return waitress's environment, with functions to detach and to register disconnect callbacks."""
         environment: dict[str, Any] = super().get_environment()
         environment[ENVIRON_DETACH] = self._detach
         environment[ENVIRON_ON_DISCONNECT] = self.channel.on_disconnect
         return environment
 
     def run(self) -> None:
-        """Execute the application; what it raises is kept for ``service``."""
+        """Execute the application; an exception is kept for ``service``."""
         self.start()
         try:
             self.execute()
-        except BaseException as failure:  # noqa: BLE001 - kept and raised again where waitress answers it
+        except BaseException as failure:  # noqa: BLE001 - raised again where waitress responds to it
             self._failure = failure
 
     def service(self) -> None:
-        """End the response, or raise what the application raised; one that was broken off must not look whole."""
+        """End the response, or raise the exception of the application; a truncated one must not look complete."""
         if self.channel.will_close:
             self.close_on_finish = True
             return
         try:
             if self._failure is not None:
-                # Waitress answers exceptions; anything graver would leave the connection hanging.
+                # Waitress responds to an Exception; any other BaseException would leave the connection open.
                 raise self._failure if isinstance(self._failure, Exception) else RuntimeError("application exited")
             self.finish()
         except OSError:
             self.close_on_finish = True
 
     def start_writer(self) -> None:
-        """Let the writer of a detached response begin; the request may be over when this returns."""
+        """Start the writer of a detached response; the request may be over when this returns."""
         if self.detached is not None:
             self.detached.start()
 
@@ -81,17 +80,17 @@ class TwoStepTask(WSGITask):  # type: ignore[misc]  # waitress has no types
         return self.detached
 
 
-class JsonErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
-    """Answers what is no HTTP, or too much of it, in the same shape as every other error."""
+class ProtocolErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
+    """Responds to malformed or oversized requests with the error body of the application."""
 
     def execute(self) -> None:
         """Write the error and close the connection."""
         fault = self.request.error
-        error = _translated(fault)
-        identity = wished_id(self.request.headers.get(REQUEST_ID.upper().replace("-", "_")))
-        body = json.dumps(error_document(error, identity)).encode()
+        error = _error_from_waitress(fault)
+        identity = request_id_from(self.request.headers.get(REQUEST_ID.upper().replace("-", "_")))
+        content_type, body = self.channel.server.error_body(error, identity, None)
         self.status = f"{fault.code} {fault.reason}"
-        self.response_headers += [("Content-Type", "application/json"), (REQUEST_ID, identity)]
+        self.response_headers += [("Content-Type", content_type), (REQUEST_ID, identity)]
         if error.code in RETRY_SECONDS:
             self.response_headers.append(("Retry-After", str(RETRY_SECONDS[error.code])))
         self.set_close_on_finish()
@@ -99,7 +98,7 @@ class JsonErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
         self.write(body)
 
 
-def _translated(fault: Error) -> MlxkError:
+def _error_from_waitress(fault: Error) -> MlxkError:
     if fault.code == 408:
         return RequestTimeoutError("The request was not sent completely in time.")
     if fault.code == 413:
@@ -114,14 +113,14 @@ def _translated(fault: Error) -> MlxkError:
 
 
 LINGER_SECONDS = 2.0
-"""How long the rest of a refused request is read."""
+"""How long the remainder of a refused request is read."""
 
 LINGER_BYTES = 64 * 2**20
-"""How much of it is read."""
+"""How much of the remainder is read."""
 
 
 class RequestExpiredError(Error):  # type: ignore[misc]  # waitress has no types
-    """A request that did not arrive completely in its time."""
+    """A request that did not arrive completely in time."""
 
     code = 408
     reason = "Request Timeout"
@@ -135,16 +134,16 @@ class ServerStoppingError(Error):  # type: ignore[misc]  # waitress has no types
 
 
 class RequestParser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
-    """A request being received."""
+    """Parses a request while it is received."""
 
     path = ""
-    """Waitress names it in its log, also when the request had none."""
+    """Default for requests without one, since waitress logs it."""
 
     def received(self, data: bytes) -> int:
-        """Take bytes of the request; return how many."""
+        """Parse bytes of the request; return how many were used."""
         try:
             taken: int = super().received(data)
-        except ValueError:  # a length of thousands of digits, an address that is none
+        except ValueError:  # a length of thousands of digits, or a malformed address
             self.error = BadRequest("malformed")
             self.completed = self.headers_finished = True
             return len(data)
@@ -154,7 +153,7 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no
 class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
     """One connection. Read on the I/O thread, served on worker threads, written by them or by a detached writer."""
 
-    error_task_class = JsonErrorTask
+    error_task_class = ProtocolErrorTask
     parser_class = RequestParser
     request: HTTPRequestParser | None = None
     close_when_flushed: bool = False
@@ -163,11 +162,11 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
         self._callbacks: list[Callable[[], None]] = []
         self._task: TwoStepTask | None = None
         self.began: float | None = None
-        """When the request that is being received began, on the monotonic clock; None between requests."""
+        """Monotonic time of the first byte of the request being received; None between requests."""
         self.used = False
-        """Whether a request has been served on it."""
+        """Whether a request has been served on this connection."""
         self.discard_until: float | None = None
-        """Until when what comes is thrown away, on the monotonic clock; None as long as it is read."""
+        """Monotonic time until which received bytes are discarded; None while they are parsed."""
         self._refused = False
         self._discarded = 0
         super().__init__(*args, **kwargs)
@@ -183,14 +182,14 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
         return self.request is not None
 
     def send_continue(self) -> None:
-        """Invite the body of a request, unless nothing more is wanted: it has none, or is refused."""
+        """Send ``100 Continue``, unless the request has no body or is refused."""
         if self.request is not None and self.request.completed:
             self.request.expect_continue = False
             return
         super().send_continue()
 
     def received(self, data: bytes) -> bool:
-        """Take bytes from the client, and note when a request began."""
+        """Parse received bytes, and record when a request began."""
         taken: bool = super().received(data)
         if self.request is None:
             self.began = None
@@ -199,11 +198,11 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
         return taken
 
     def readable(self) -> bool:
-        """Whether the client's bytes are wanted now."""
+        """Whether to read from the socket."""
         return self.discard_until is not None or (not self._refused and bool(super().readable()))
 
     def handle_read(self) -> None:
-        """Read from the client, or throw away what it still sends."""
+        """Read from the client, or discard the remainder of a refused request."""
         if self.discard_until is None:
             super().handle_read()
             return
@@ -231,11 +230,11 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
             self.handle_close()
 
     def expire(self) -> None:
-        """Answer a request that does not arrive completely with 408, and close."""
+        """Respond with 408 to a request that does not arrive completely, and close."""
         self._give_up(RequestExpiredError(""))
 
-    def turn_away(self) -> None:
-        """Answer a request that is still arriving with 503, and close."""
+    def refuse_unfinished(self) -> None:
+        """Respond with 503 to a request that is still arriving, and close."""
         self._give_up(ServerStoppingError(""))
 
     def _give_up(self, error: Error) -> None:
@@ -250,23 +249,23 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
             self.server.add_task(self)
 
     def drop(self) -> None:
-        """Close without sending what is still unsent; callable from any thread."""
+        """Close without sending the unsent bytes. Callable from any thread."""
         self.will_close = True
         self.server.pull_trigger()
 
     def on_disconnect(self, callback: Callable[[], None]) -> None:
-        """Have a function called once when the client goes away; at once when it has gone already."""
+        """Call a function once when the client disconnects; at once if it already has."""
         self._callbacks.append(callback)
         if not self.connected:
-            self._tell()
+            self._run_callbacks()
 
     def handle_close(self) -> None:
-        """Close the connection and tell whoever works for it."""
+        """Close the connection and run the disconnect callbacks."""
         super().handle_close()
-        self._tell()
+        self._run_callbacks()
 
     def service(self) -> None:
-        """Serve a request: run the application, then end the response at once or when its writer has finished."""
+        """Run the application, then end the response, at once or after its writer has finished."""
         if not self.requests:  # cancelled while it waited for a thread
             return
         request = self.requests[0]
@@ -283,12 +282,12 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
         super().service()
 
     def task_class(self, channel: "Channel", request: HTTPRequestParser) -> TwoStepTask:
-        """Return the task that already ran; waitress asks for one to end the response with."""
+        """Return the task that already ran, so that waitress ends its response."""
         # Another thread may serve the connection's next request as soon as waitress has ended this one.
         task, self._task = self._task, None
         return task or TwoStepTask(channel, request)
 
-    def _tell(self) -> None:
+    def _run_callbacks(self) -> None:
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()

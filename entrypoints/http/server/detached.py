@@ -1,4 +1,4 @@
-"""A response that goes on after the application returned: written from one thread of ours, not from waitress's."""
+"""A response that continues after the application has returned, written by the stream dispatcher's thread."""
 
 import threading
 from collections.abc import Callable
@@ -10,10 +10,10 @@ ENVIRON_DETACH = "mlxk.detach"
 """WSGI environment: ``(on_start) -> DetachedResponse``. The application then returns an empty body."""
 
 ENVIRON_ON_DISCONNECT = "mlxk.on_disconnect"
-"""WSGI environment: ``(callback) -> None``. The callback runs once, on the I/O thread, when the client goes away."""
+"""WSGI environment: ``(callback) -> None``. The callback runs once, on the I/O thread, when the client disconnects."""
 
 MAX_UNREAD_BYTES = 256 * 1024
-"""What a client may leave unread; a slower one is dropped. Stays far below waitress's mark at which writing blocks."""
+"""Unread bytes after which a slow client is disconnected; far below waitress's mark at which writing blocks."""
 
 
 class DetachedResponse:
@@ -32,11 +32,11 @@ class DetachedResponse:
         self._finished = threading.Lock()
 
     def start(self) -> None:
-        """Hand over to the writer."""
+        """Call ``on_start``."""
         self._on_start()
 
     def write(self, data: bytes) -> bool:
-        """Send some of the body; return False when the client has gone, or was dropped for reading too slowly."""
+        """Send bytes; return False when the client has disconnected, or was disconnected for reading too slowly."""
         channel = self._task.channel
         if not channel.connected or channel.will_close:
             return False

@@ -13,16 +13,15 @@ from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 from waitress.task import Task, ThreadedTaskDispatcher
 
+from mlxk.entrypoints.http.errors import ErrorBody
 from mlxk.entrypoints.http.server.channel import Channel
 
 
 class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]  # waitress has no types
-    """Runs tasks on threads, of which there are never more than were busy at once.
-
-    Every thread keeps memory of its own: a stack, and what the C library sets aside for it.
+    """Runs tasks on a thread pool that grows only when every thread is busy, since each costs memory for its stack.
 
     Args:
-        most: Threads there may be.
+        most: Upper limit of the pool.
     """
 
     def __init__(self, most: int) -> None:
@@ -31,7 +30,7 @@ class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]  # waitress has 
         self._adding = threading.Lock()
 
     def add_task(self, task: Task) -> None:
-        """Have a task run as soon as a thread is free, a new one if need be. Callable from any thread."""
+        """Queue a task, and start a thread for it if none is idle. Callable from any thread."""
         with self._adding:
             with self.lock:
                 threads = len(self.threads) - self.stop_count
@@ -41,7 +40,7 @@ class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]  # waitress has 
             super().add_task(task)
 
     def shutdown(self, cancel_pending: bool = True, timeout: float = 5) -> bool:
-        """End the threads; no new ones are started."""
+        """End the threads, and start no new ones."""
         with self._adding:
             self._most = 0
         ended: bool = super().shutdown(cancel_pending, timeout)
@@ -49,13 +48,14 @@ class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]  # waitress has 
 
 
 CONNECTIONS_IN_RESERVE = 16
-"""Below the limit of connections by this many, idle ones are closed for new ones."""
+"""Idle connections are closed when fewer than this many below the limit are free."""
 
 
 class ListeningSocket(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
     """Accepts connections on one socket."""
 
     channel_class = Channel
+    error_body: ErrorBody
     header_seconds = 20.0
     """From a request's first byte to the end of its headers."""
     request_seconds = 300.0
@@ -67,7 +67,7 @@ class ListeningSocket(TcpWSGIServer):  # type: ignore[misc]  # waitress has no t
         super().__init__(*args, **kwargs)
 
     def handle_accept(self) -> None:
-        """Accept a connection, closing the idlest ones first when there are nearly too many."""
+        """Accept a connection; near the limit, close the longest idle ones first."""
         surplus = len(self._map) - (self.adj.connection_limit - CONNECTIONS_IN_RESERVE)
         if surplus > 0:
             idle = [channel for channel in self.channels() if not channel.busy]
@@ -89,13 +89,13 @@ class ListeningSocket(TcpWSGIServer):  # type: ignore[misc]  # waitress has no t
                 channel.expire()
 
     def pull_trigger(self) -> None:
-        """Wake the I/O thread; after ``silence`` do nothing, since its pipe may be somebody else's file by then."""
+        """Wake the I/O thread; does nothing after ``silence``, when the descriptor of its pipe may be reused."""
         with self._trigger_lock:
             if not self._silent:
                 super().pull_trigger()
 
     def silence(self) -> None:
-        """Wake nobody any more: the I/O thread has ended."""
+        """Disable ``pull_trigger``: the I/O thread has ended."""
         with self._trigger_lock:
             self._silent = True
 
@@ -105,20 +105,20 @@ class ListeningSocket(TcpWSGIServer):  # type: ignore[misc]  # waitress has no t
 
 
 ARRIVAL_SECONDS = 1.0
-"""How long a new connection, and a request that has begun, may take to arrive while the server drains."""
+"""How long a new connection and an unfinished request may take to arrive while the server drains."""
 
 ABORT_SECONDS = 2.0
-"""How long requests that were told to end may take to do so."""
+"""How long aborted requests may take to end."""
 
 EXIT_AT_ONCE = 130
 
 
 @attrs.frozen
 class ServerLimits:
-    """What the server grants its clients."""
+    """Limits for clients."""
 
     threads: int = 16
-    """Requests that may be worked on at once; detached responses need none."""
+    """Threads for requests; detached responses need none."""
     connections: int = 1024
     max_body_bytes: int = 16 * 2**20
     max_header_bytes: int = 64 * 2**10
@@ -129,7 +129,7 @@ class ServerLimits:
     request_seconds: float = 300.0
     """From a request's first byte to its last."""
     drain_seconds: float = 30.0
-    """How long requests in progress may take when the server is to stop."""
+    """How long requests in progress may take after a stop."""
 
 
 class HttpServer:
@@ -138,9 +138,10 @@ class HttpServer:
     Args:
         application: The WSGI application.
         sockets: Bound and listening.
-        limits: What clients may use.
+        limits: Limits for clients.
+        error_body: Renders protocol errors.
         on_drain: Called once when draining begins; the application refuses new work from then on.
-        on_abort: Called once when waiting has ended; the application gives up what still runs.
+        on_abort: Called once when the time to drain has passed; the application cancels its work.
     """
 
     def __init__(
@@ -148,6 +149,7 @@ class HttpServer:
         application: Callable[..., Any],
         sockets: Sequence[socket.socket],
         limits: ServerLimits,
+        error_body: ErrorBody,
         on_drain: Callable[[], None] = lambda: None,
         on_abort: Callable[[], None] = lambda: None,
     ) -> None:
@@ -157,13 +159,13 @@ class HttpServer:
         self._map: dict[int, Any] = {}
         self._dispatcher = Dispatcher(limits.threads)
         adjustments = _adjustments(limits)
-        self._listeners = [self._listen(application, each, adjustments) for each in sockets]
+        self._listeners = [self._listen(application, each, adjustments, error_body) for each in sockets]
         self._stops = 0
         self._deadline: float | None = None
-        self._turn_away_at = 0.0
+        self._refuse_unfinished_at = 0.0
 
     def stop(self, *_: object) -> None:
-        """Begin to drain; the second call stops waiting, the third leaves. Callable from a signal handler."""
+        """Drain; the second call aborts, the third ends the process at once. Callable from a signal handler."""
         self._stops += 1
         if self._stops > 2:
             os._exit(EXIT_AT_ONCE)
@@ -182,15 +184,15 @@ class HttpServer:
         return not self._dispatcher.threads
 
     def _drained(self) -> bool:
-        """Move the end forward; return whether it is reached."""
+        """Advance the shutdown; return whether it is complete."""
         if self._stops == 0:
             return False
         now = time.monotonic()
         if self._deadline is None:
             self._deadline = now + self._limits.drain_seconds
-            self._turn_away_at = now + ARRIVAL_SECONDS
+            self._refuse_unfinished_at = now + ARRIVAL_SECONDS
             self._on_drain()
-        self._empty_channels(turn_away=self._stops > 1 or now > self._turn_away_at)
+        self._empty_channels(refuse_unfinished=self._stops > 1 or now > self._refuse_unfinished_at)
         if not self._channels():
             return True
         if self._stops > 1:
@@ -200,14 +202,14 @@ class HttpServer:
         self._abort(now + ABORT_SECONDS)
         return True
 
-    def _empty_channels(self, *, turn_away: bool) -> None:
-        """Close the connections that nothing is expected on; what is arriving is waited for, or turned away."""
+    def _empty_channels(self, *, refuse_unfinished: bool) -> None:
+        """Close idle connections; requests that are still arriving are awaited, or refused."""
         for channel in self._channels():
             if channel.busy or channel.discard_until is not None:
                 continue
             if channel.arriving:
-                if turn_away:
-                    channel.turn_away()
+                if refuse_unfinished:
+                    channel.refuse_unfinished()
             elif channel.used or time.time() - channel.creation_time > ARRIVAL_SECONDS:
                 channel.handle_close()
 
@@ -222,7 +224,7 @@ class HttpServer:
         return [channel for listener in self._listeners for channel in listener.channels()]
 
     def _listen(
-        self, application: Callable[..., Any], sock: socket.socket, adjustments: Adjustments
+        self, application: Callable[..., Any], sock: socket.socket, adjustments: Adjustments, error_body: ErrorBody
     ) -> ListeningSocket:
         place = (sock.family, sock.type, sock.proto, sock.getsockname())
         listener = ListeningSocket(
@@ -235,6 +237,7 @@ class HttpServer:
             bind_socket=False,
             sockinfo=place,
         )
+        listener.error_body = error_body
         listener.header_seconds, listener.request_seconds = self._limits.header_seconds, self._limits.request_seconds
         return listener
 
@@ -251,6 +254,6 @@ def _adjustments(limits: ServerLimits) -> Adjustments:
         channel_request_lookahead=1,  # with none, a disconnect is not noticed before the response is written
         recv_bytes=65536,
         ident=None,
-        log_socket_errors=False,  # clients go; that is no error
+        log_socket_errors=False,  # disconnects are no errors
         server_name="mlxk",
     )

@@ -15,10 +15,11 @@ from serving import contract
 from serving.parts import BASE_MODEL, CHAT_MODEL, Parts
 
 from mlxk.domain.errors import all_error_types
-from mlxk.entrypoints.http.requests.chat import ChatRequest
-from mlxk.entrypoints.http.requests.completions import CompletionRequest
+from mlxk.entrypoints.http.openai.chat.request import UNSUPPORTED as CHAT_UNSUPPORTED
+from mlxk.entrypoints.http.openai.chat.request import ChatRequest
+from mlxk.entrypoints.http.openai.completions import UNSUPPORTED as COMPLETION_UNSUPPORTED
+from mlxk.entrypoints.http.openai.completions import CompletionRequest
 from mlxk.entrypoints.http.requests.converter import OneOf, Range
-from mlxk.entrypoints.http.requests.support import CHAT_UNSUPPORTED, COMPLETION_UNSUPPORTED
 
 REQUESTS = [
     ("ChatRequest", ChatRequest, CHAT_UNSUPPORTED),

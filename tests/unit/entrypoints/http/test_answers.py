@@ -1,7 +1,9 @@
 """Answers: what is streamed and what comes in one piece say the same."""
 
+import datetime
 import json
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -22,14 +24,12 @@ from mlxk.domain.generation.request import (
     ToolCallDelta,
     Usage,
 )
-from mlxk.entrypoints.http.requests.tools import ForcedCall
-from mlxk.entrypoints.http.responses.batch import BatchAnswer
-from mlxk.entrypoints.http.responses.chat import ChatShape
-from mlxk.entrypoints.http.responses.completions import CompletionShape
-from mlxk.entrypoints.http.responses.event_stream import EventStream
-from mlxk.entrypoints.http.responses.response_format import AnswerIdentity, Shape
+from mlxk.entrypoints.http.generation.renderer import RendererFactory, ResponseContext
+from mlxk.entrypoints.http.generation.writers import StreamWriter, WholeWriter
+from mlxk.entrypoints.http.openai.chat.renderer import ChatRenderer, MessageOptions
+from mlxk.entrypoints.http.openai.chat.tools import ForcedCall
+from mlxk.entrypoints.http.openai.completions import CompletionRenderer
 
-IDENTITY = AnswerIdentity("chatcmpl-1", 1, "m", "fp_0", "r1")
 LETTERS = 'abc \n"\\🙂é世'
 
 
@@ -85,10 +85,15 @@ class Recorder:
         return [frame[6:] if frame == "data: [DONE]" else json.loads(frame[6:]) for frame in frames]
 
 
-def streamed(shape: Shape, choices: list[list[GenerationEvent]], include_usage: bool = True) -> Recorder:
+def context(choices: int) -> ResponseContext:
+    """Return facts about a response."""
+    return ResponseContext("r1", datetime.datetime.fromtimestamp(1, datetime.UTC), "m", "fp_0", choices, choices)
+
+
+def streamed(renderer: RendererFactory, choices: list[list[GenerationEvent]], include_usage: bool = True) -> Recorder:
     """Stream some choices, one after the other."""
     body = Recorder()
-    writer = EventStream(IDENTITY, shape, len(choices), len(choices), include_usage, body)
+    writer = StreamWriter(partial(renderer, include_usage=include_usage)(context(len(choices))), body)
     writer.open()
     for index, events in enumerate(choices):
         for event in events:
@@ -97,14 +102,19 @@ def streamed(shape: Shape, choices: list[list[GenerationEvent]], include_usage: 
     return body
 
 
-def collected(shape: Shape, choices: list[list[GenerationEvent]]) -> Any:
-    """Answer the same choices in one piece."""
-    batch = BatchAnswer(IDENTITY, shape, len(choices), len(choices))
-    batch.open()
+def collected(renderer: RendererFactory, choices: list[list[GenerationEvent]]) -> Any:
+    """Render the same choices as a whole response."""
+    writer = WholeWriter(renderer(context(len(choices))), len(choices))
+    writer.open()
     for index, events in enumerate(choices):
-        batch.events(index, events)
-    batch.close([events[-1] for events in choices if isinstance(events[-1], Finished)])
-    return json.loads(json.dumps(batch.wait()))
+        writer.events(index, events)
+    writer.close([events[-1] for events in choices if isinstance(events[-1], Finished)])
+    return json.loads(writer.wait())
+
+
+def chat(**options: Any) -> RendererFactory:
+    """Return the renderer of chats with some options."""
+    return partial(ChatRenderer, options=MessageOptions(**options))
 
 
 def together(chunks: list[Any], index: int) -> dict[str, Any]:
@@ -134,8 +144,8 @@ def test_a_streamed_answer_and_one_in_one_piece_say_the_same() -> None:
 
 def same_for_chat(choices: list[list[GenerationEvent]]) -> None:
     """Check that a stream's chunks, put together as a client does it, are the answer in one piece."""
-    *chunks, done = streamed(ChatShape(), choices).events
-    whole = collected(ChatShape(), choices)
+    *chunks, done = streamed(ChatRenderer, choices).events
+    whole = collected(ChatRenderer, choices)
     assert done == "[DONE]"
     assert chunks[-1]["usage"] == whole["usage"]
     for index, choice in enumerate(whole["choices"]):
@@ -158,9 +168,9 @@ def test_the_same_holds_for_completions() -> None:
 
 def same_for_completions(choices: list[list[GenerationEvent]], *, echo: bool) -> None:
     """The same check for completions."""
-    shape = CompletionShape(["the prompt" if echo else ""] * len(choices))
-    *chunks, done = streamed(shape, choices).events
-    whole = collected(shape, choices)
+    renderer = partial(CompletionRenderer, echoes=["the prompt" if echo else ""] * len(choices))
+    *chunks, done = streamed(renderer, choices).events
+    whole = collected(renderer, choices)
     assert done == "[DONE]"
     for index, choice in enumerate(whole["choices"]):
         mine = [each for chunk in chunks for each in chunk["choices"] if each["index"] == index]
@@ -177,7 +187,7 @@ def finished(reason: FinishReason = FinishReason.STOP) -> Finished:
 
 
 def test_the_role_comes_first_and_done_comes_last() -> None:
-    body = streamed(ChatShape(), [[TextDelta("a"), TextDelta("b"), finished()]], include_usage=False)
+    body = streamed(ChatRenderer, [[TextDelta("a"), TextDelta("b"), finished()]], include_usage=False)
     deltas = [event["choices"][0]["delta"] for event in body.events[:-1]]
     assert deltas == [{"role": "assistant", "content": ""}, {"content": "a"}, {"content": "b"}, {}]
     assert body.events[-1] == "[DONE]"
@@ -186,10 +196,10 @@ def test_the_role_comes_first_and_done_comes_last() -> None:
 
 def test_the_usage_is_sent_only_when_asked_for() -> None:
     choices: list[list[GenerationEvent]] = [[TextDelta("a"), finished()]]
-    silent = streamed(ChatShape(), choices, include_usage=False).events[:-1]
+    silent = streamed(ChatRenderer, choices, include_usage=False).events[:-1]
     assert all("usage" not in event for event in silent)
     assert all(event["choices"] for event in silent)
-    *chunks, trailer = streamed(ChatShape(), choices).events[:-1]
+    *chunks, trailer = streamed(ChatRenderer, choices).events[:-1]
     assert all(chunk["usage"] is None for chunk in chunks)
     assert trailer["choices"] == []
     assert trailer["usage"]["prompt_tokens_details"] == {"cached_tokens": 1}
@@ -197,7 +207,7 @@ def test_the_usage_is_sent_only_when_asked_for() -> None:
 
 def test_a_failure_is_one_event_and_nothing_follows() -> None:
     body = Recorder()
-    writer = EventStream(IDENTITY, ChatShape(), 1, 1, True, body)
+    writer = StreamWriter(ChatRenderer(context(1)), body)
     writer.open()
     writer.fail(ExecutionError("the model failed"))
     assert body.events[-1]["error"]["code"] == "execution_error"
@@ -209,13 +219,13 @@ def test_a_failure_is_one_event_and_nothing_follows() -> None:
 
 @pytest.mark.parametrize("text", ['"', "\\", "\n", "\r\n", "data: [DONE]\n\n", "🙂", "\u2028", "</script>", "\x00"])
 def test_any_text_survives_the_framing(text: str) -> None:
-    body = streamed(ChatShape(), [[TextDelta(text), finished()]])
+    body = streamed(ChatRenderer, [[TextDelta(text), finished()]])
     assert together(body.events[:-1], 0)["content"] == text
 
 
 def test_an_answer_that_only_calls_has_no_content() -> None:
     call = ToolCallDelta(0, ToolCall("add", "{}", "c1"))
-    choice = collected(ChatShape(), [[call, finished()]])["choices"][0]
+    choice = collected(ChatRenderer, [[call, finished()]])["choices"][0]
     assert choice["message"]["content"] is None
     assert choice["finish_reason"] == "tool_calls"
 
@@ -227,7 +237,7 @@ def test_a_name_of_a_call_is_sent_once_and_its_arguments_grow() -> None:
         ToolCallDelta(0, ToolCall("", ": 1}", "")),
         finished(),
     ]
-    deltas = [event["choices"][0]["delta"] for event in streamed(ChatShape(), [events]).events[:-2]]
+    deltas = [event["choices"][0]["delta"] for event in streamed(ChatRenderer, [events]).events[:-2]]
     calls = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
     assert calls[0] == {"index": 0, "id": "c1", "type": "function", "function": {"name": "add", "arguments": ""}}
     assert [call["function"]["arguments"] for call in calls] == ["", '{"a"', ": 1}"]
@@ -240,22 +250,22 @@ def test_only_the_first_call_is_shown_when_one_was_allowed() -> None:
         ToolCallDelta(1, ToolCall("b", "{}", "c2")),
         finished(),
     ]
-    shape = ChatShape(one_call=True)
-    assert [call["id"] for call in collected(shape, [calls])["choices"][0]["message"]["tool_calls"]] == ["c1"]
-    assert "c2" not in streamed(shape, [calls]).data.decode()
+    renderer = chat(one_call=True)
+    assert [call["id"] for call in collected(renderer, [calls])["choices"][0]["message"]["tool_calls"]] == ["c1"]
+    assert '"c2"' not in streamed(renderer, [calls]).data.decode()
 
 
 def test_a_stop_string_that_cuts_a_call_nobody_sees_cuts_nothing() -> None:
     whole, part = ToolCallDelta(0, ToolCall("a", "{}", "c1")), ToolCallDelta(1, ToolCall("b", '{"x', "c2"))
     for one_call, reason in ((True, "tool_calls"), (False, "length")):
-        shape = ChatShape(one_call=one_call, stops=True)
-        assert collected(shape, [[whole, part, finished()]])["choices"][0]["finish_reason"] == reason
+        renderer = chat(one_call=one_call, stops=True)
+        assert collected(renderer, [[whole, part, finished()]])["choices"][0]["finish_reason"] == reason
 
 
 def test_a_forced_call_streams_its_arguments() -> None:
     forced = ForcedCall("add", Grammar.json_object())
     events: list[GenerationEvent] = [ReasoningDelta("hm"), TextDelta('{"a"'), TextDelta(": 1}"), finished()]
-    *chunks, _ = streamed(ChatShape(forced), [events]).events
+    *chunks, _ = streamed(chat(forced=forced), [events]).events
     whole = together(chunks, 0)
     assert whole["calls"][0]["name"] == "add"
     assert whole["calls"][0]["arguments"] == '{"a": 1}'

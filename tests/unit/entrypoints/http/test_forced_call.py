@@ -12,15 +12,15 @@ from mlxk.domain.generation.request import (
     ToolCallDelta,
     Usage,
 )
-from mlxk.entrypoints.http.responses.forced_call import CallWriter
+from mlxk.entrypoints.http.openai.chat.renderer import ForcedCallRewriter
 
 END = Finished(FinishReason.STOP, Usage(1, 1, 0), Timings(0, 0, 0))
 
 
 def shown(name: str | None, text: str) -> list[GenerationEvent]:
     """Return what is shown of an answer that comes a character at a time, the ids left out."""
-    writer = CallWriter(name)
-    events = [event for each in [*map(TextDelta, text), END] for event in writer.rewrite(each)]
+    rewriter = ForcedCallRewriter(name)
+    events = [event for each in [*map(TextDelta, text), END] for event in rewriter.rewrite(each)]
     assert all(not isinstance(each, ToolCallDelta) or bool(each.call.id) == bool(each.call.name) for each in events)
     return [
         ToolCallDelta(each.index, ToolCall(each.call.name, each.call.arguments))

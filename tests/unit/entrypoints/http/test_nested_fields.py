@@ -17,9 +17,11 @@ from serving.asking import ask, chat, parts
 from serving.parts import CHAT_MODEL
 
 from mlxk.domain.generation.conversation import Conversation
-from mlxk.entrypoints.http.requests import messages, sampling, tools
-from mlxk.entrypoints.http.requests.response_format import JsonSchema
-from mlxk.entrypoints.http.requests.support import MESSAGE_UNSUPPORTED, WITHOUT_EFFECT
+from mlxk.entrypoints.http.openai import sampling
+from mlxk.entrypoints.http.openai.chat import messages, tools
+from mlxk.entrypoints.http.openai.chat.messages import UNSUPPORTED as MESSAGE_UNSUPPORTED
+from mlxk.entrypoints.http.openai.chat.request import WITHOUT_EFFECT
+from mlxk.entrypoints.http.openai.chat.tools import JsonSchema
 
 PAGE = Path(__file__).parents[4] / "docs" / "server.md"
 USER = {"role": "user", "content": "one two three"}

@@ -40,20 +40,20 @@ def test_an_engine_that_stays_silent_is_stuck() -> None:
     clock, generator = InMemoryClock(), InMemoryTextGenerator()
     watch = EngineWatch(generator, clock)
     generator.responding = False
-    assert watch.look()[1] is False
+    assert watch.read()[1] is False
     clock.advance(STALLED_SECONDS - 1)
-    assert watch.look()[1] is False
+    assert watch.read()[1] is False
     clock.advance(1)
-    assert watch.look()[1] is True
+    assert watch.read()[1] is True
     generator.responding = True
-    assert watch.look()[1] is False
+    assert watch.read()[1] is False
 
 
 @pytest.mark.parametrize("field", ["preloaded", "accepting"])
 def test_a_server_that_loads_or_drains_is_not_ready(field: str) -> None:
     parts = Parts()
     if field == "preloaded":
-        parts.application.life.preloaded = False
+        parts.application.lifecycle.preloaded = False
     else:
         parts.application.drain()
     assert status(parts, "/readyz") == (503, {"status": "unavailable", "checks": ready(**{field: False})})

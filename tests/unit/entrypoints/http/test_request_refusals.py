@@ -9,7 +9,9 @@ from falcon.testing import TestClient
 from serving.asking import ask, chat, parts
 from serving.parts import CHAT_MODEL, Parts
 
-from mlxk.entrypoints.http.requests.support import CHAT_UNSUPPORTED, COMPLETION_UNSUPPORTED, MESSAGE_UNSUPPORTED
+from mlxk.entrypoints.http.openai.chat.messages import UNSUPPORTED as MESSAGE_UNSUPPORTED
+from mlxk.entrypoints.http.openai.chat.request import UNSUPPORTED as CHAT_UNSUPPORTED
+from mlxk.entrypoints.http.openai.completions import UNSUPPORTED as COMPLETION_UNSUPPORTED
 from mlxk.entrypoints.settings import ServerSettings
 
 PAGE = Path(__file__).parents[4] / "docs" / "server.md"

@@ -1,26 +1,24 @@
 """The small parts of the server: sockets, what supervisor and worker say, figures, limits, logs of libraries."""
 
 import logging
-import os
 import re
 import socket
 import threading
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import attrs
 import pytest
 from doubles.event_log import InMemoryEventLog
 
-from mlxk.domain.errors import InterruptedRunError, PortInUseError, QueueFullError, ServerShutdownError, ValidationError
+from mlxk.domain.errors import PortInUseError, QueueFullError, ServerShutdownError, ValidationError
 from mlxk.domain.generation.request import Finished, FinishReason, Timings, Usage
-from mlxk.entrypoints.http import control, handover, sockets, supervisor
-from mlxk.entrypoints.http.descriptors import raise_descriptor_limit
-from mlxk.entrypoints.http.foreign_logs import lead_logs_into
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
 from mlxk.entrypoints.http.metrics import Metrics
-from mlxk.entrypoints.http.supervisor import source_watch
+from mlxk.entrypoints.http.process import sockets
+from mlxk.entrypoints.http.process.library_logs import route_library_logs
+from mlxk.entrypoints.http.process.supervisor import WorkerOrders, report_line, reported_error
+from mlxk.entrypoints.http.process.worker import raise_descriptor_limit
 from mlxk.entrypoints.settings import ServerAddress, ServerSettings
 
 
@@ -69,27 +67,26 @@ def test_the_address_shown_can_be_used(host: str, url: str) -> None:
     assert ServerAddress(host=host, port=1).url == url
 
 
-def test_settings_cross_between_the_processes_unchanged_for_every_worker() -> None:
+@pytest.mark.parametrize("died", [None, -9, 1])
+def test_orders_reach_a_worker_unchanged(died: int | None) -> None:
     settings = ServerSettings(port=1, model="demo", api_keys=("k",) * 9999, keep_alive=1.5, cors_origins=("null",))
-    descriptor = handover.settings_file(settings)
-    try:
-        assert handover.read_settings_file(descriptor) == settings
-        assert handover.read_settings_file(descriptor) == settings
-    finally:
-        os.close(descriptor)
+    orders = WorkerOrders(settings, died)
+    assert orders.to_line().count(b"\n") == 1
+    assert WorkerOrders.of_line(orders.to_line()) == orders
 
 
-def test_failures_cross_between_the_processes_unchanged() -> None:
-    line = control.failure_line(PortInUseError("taken", hint="another", matches=("a",)))
-    assert line.endswith(b"\n")
-    received = control.failure_of(line)
-    assert (type(received), received.message, received.hint, received.matches) == (
-        PortInUseError,
-        "taken",
+def test_errors_of_a_worker_reach_the_supervisor_unchanged() -> None:
+    line = report_line(PortInUseError("taken\n", hint="another", matches=("a",), detail={"port": 1}))
+    assert line.count(b"\n") == 1
+    received = reported_error(line)
+    assert isinstance(received, PortInUseError)
+    assert (received.message, received.hint, received.matches, received.detail) == (
+        "taken\n",
         "another",
         ("a",),
+        {"port": 1},
     )
-    assert type(control.failure_of(supervisor.failure_report("interrupted", "stopped", None))) is InterruptedRunError
+    assert reported_error(report_line(None)) is None
 
 
 def test_flags_out_of_range_are_all_named() -> None:
@@ -163,15 +160,6 @@ def test_figures_are_in_the_form_of_prometheus() -> None:
     assert all(line.startswith("# ") or re.fullmatch(pattern, line) for line in lines)
 
 
-def test_changed_source_is_noticed_once(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text("")
-    changed = source_watch(str(tmp_path))
-    assert not changed()
-    os.utime(tmp_path / "a.py", (2_000_000_000, 2_000_000_000))
-    assert changed()
-    assert not changed()
-
-
 def test_the_limit_of_open_files_is_raised_as_far_as_it_goes() -> None:
     assert 0 < raise_descriptor_limit(64) <= 64
 
@@ -191,7 +179,7 @@ def own_logging() -> Iterator[None]:
 @pytest.mark.usefixtures("own_logging")
 def test_what_libraries_log_is_logged_without_what_requests_said() -> None:
     log = InMemoryEventLog()
-    lead_logs_into(log, "info")
+    route_library_logs(log, "info")
     logging.getLogger("waitress").error("Exception while serving /canary")
     logging.getLogger("some.library").warning("disk is nearly full")
     logging.getLogger("some.library").info("chatter")

@@ -1,0 +1,60 @@
+"""What an HTTP API brings to the server, and what it is built from.
+
+An API is a function from ``ServerContext`` to ``HttpApi``, listed in ``app.APIS``.
+"""
+
+from collections.abc import Mapping
+
+import attrs
+
+from mlxk.application.ports.audio_decoder import AudioDecoder
+from mlxk.application.ports.clock import Clock
+from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.text_generator import TextGenerator
+from mlxk.application.use_cases.embed_text import EmbedText
+from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
+from mlxk.application.use_cases.serve_images import ServeImages
+from mlxk.application.use_cases.serve_text import ServeText
+from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
+from mlxk.entrypoints.http.errors import ErrorBody
+from mlxk.entrypoints.http.generation.responder import GenerationResponder
+from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
+from mlxk.entrypoints.settings import ServerSettings
+
+
+@attrs.frozen
+class Services:
+    """Use cases and ports that the resources call."""
+
+    catalogue: ServeCatalogue
+    serve_text: ServeText
+    serve_images: ServeImages
+    audio_decoder: AudioDecoder
+    transcribe: TranscribeAudio
+    embed: EmbedText
+    generator: TextGenerator
+    clock: Clock
+    log: EventLog
+
+
+@attrs.frozen
+class ServerContext:
+    """What an API is built from."""
+
+    services: Services
+    settings: ServerSettings
+    lifecycle: ServerLifecycle
+    limit: ConcurrencyLimit
+    responder: GenerationResponder
+
+
+@attrs.frozen
+class HttpApi:
+    """Resources with one format of errors."""
+
+    resources: Mapping[str, object]
+    """Falcon resources by their path template."""
+    error_body: ErrorBody
+    """Renders the errors of these paths."""
+    body_limits: Mapping[str, int] = attrs.field(factory=dict)
+    """Largest request bodies in bytes, for paths that take more than the operator's limit."""

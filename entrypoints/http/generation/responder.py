@@ -1,0 +1,179 @@
+"""The generation responder: admits a request, starts its streams, and delivers, counts and logs the response.
+
+It knows no API: a resource brings the streams and the renderer.
+"""
+
+from collections.abc import Callable, Sequence
+
+import attrs
+import falcon
+
+from mlxk.application.ports.clock import Clock
+from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.text_generator import TextStream
+from mlxk.application.use_cases.serve_catalogue import ServedModel
+from mlxk.domain.errors import MlxkError
+from mlxk.domain.generation.request import Finished
+from mlxk.entrypoints.http.generation.renderer import RendererFactory, ResponseContext, ResponseRenderer
+from mlxk.entrypoints.http.generation.stream_dispatcher import StreamDelivery, StreamDispatcher
+from mlxk.entrypoints.http.generation.writers import QueuedBody, ResponseBody, StreamWriter, WholeWriter
+from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
+from mlxk.entrypoints.http.metrics import Metrics
+from mlxk.entrypoints.http.middleware.request_scope import request_id
+from mlxk.entrypoints.http.server.detached import ENVIRON_DETACH, ENVIRON_ON_DISCONNECT
+
+
+@attrs.frozen(kw_only=True)
+class GenerationJob:
+    """A request for generated text, independent of the API it came through."""
+
+    model: ServedModel
+    model_name: str
+    """As the client wrote it."""
+    start: Callable[[], Sequence[TextStream]]
+    """Starts the streams, one for each choice; called once the request is admitted."""
+    renderer: RendererFactory
+    stream: bool
+    """Whether to stream the response."""
+    prompts: int = 1
+    alternatives: int = 1
+    """Completions of each prompt."""
+    count_field: str = "n"
+    """The field that asks for so many choices, for the refusal of too many."""
+
+    @property
+    def choices(self) -> int:
+        """Completions in the response."""
+        return self.prompts * self.alternatives
+
+
+class GenerationResponder:
+    """Responds to requests for generated text."""
+
+    def __init__(
+        self,
+        dispatcher: StreamDispatcher,
+        lifecycle: ServerLifecycle,
+        limit: ConcurrencyLimit,
+        metrics: Metrics,
+        log: EventLog,
+        clock: Clock,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._lifecycle = lifecycle
+        self._limit = limit
+        self._metrics = metrics
+        self._log = log
+        self._clock = clock
+
+    def respond(self, request: falcon.Request, response: falcon.Response, job: GenerationJob) -> None:
+        """Send the response, streamed or whole.
+
+        Raises:
+            MlxkError: The request is refused or the whole response failed; nothing has been sent.
+        """
+        self._lifecycle.require_open()
+        release = self._limit.enter(job.choices, job.count_field)
+        connection = _Connection()
+        request.env.get(ENVIRON_ON_DISCONNECT, lambda _: None)(connection.disconnected)
+        context = ResponseContext(
+            request_id=request_id(request),
+            created=self._clock.now(),
+            model=job.model_name,
+            fingerprint=job.model.fingerprint,
+            choices=job.choices,
+            alternatives=job.alternatives,
+        )
+        try:
+            renderer = job.renderer(context)
+            streams = job.start()
+        except BaseException:
+            release()
+            raise
+        on_end = self._on_end(job, context.request_id, release)
+        if job.stream:
+            self._stream(request, response, renderer, connection, streams, on_end)
+            return
+        writer = WholeWriter(renderer, job.choices)
+        delivery = StreamDelivery(streams, writer, on_end)
+        connection.attach(delivery)
+        self._dispatcher.add(delivery)
+        response.content_type, response.data = renderer.media_type, writer.wait()
+
+    def _stream(
+        self,
+        request: falcon.Request,
+        response: falcon.Response,
+        renderer: ResponseRenderer,
+        connection: "_Connection",
+        streams: Sequence[TextStream],
+        on_end: "_OnEnd",
+    ) -> None:
+        for name, value in renderer.stream_headers.items():
+            response.set_header(name, value)
+        detach: Callable[[Callable[[], None]], ResponseBody] | None = request.env.get(ENVIRON_DETACH)
+        body: ResponseBody
+        if detach is None:
+            response.stream = body = QueuedBody(connection.disconnected)
+        else:
+            response.stream, body = iter(()), detach(lambda: self._dispatcher.add(delivery))
+        delivery = StreamDelivery(streams, StreamWriter(renderer, body), on_end)
+        connection.attach(delivery)
+        if detach is None:
+            self._dispatcher.add(delivery)
+
+    def _on_end(self, job: GenerationJob, identity: str, release: Callable[[], None]) -> "_OnEnd":
+        began = self._clock.monotonic()
+
+        def on_end(finished: Sequence[Finished], error: MlxkError | None) -> None:
+            release()
+            self._metrics.answers(finished, error.code if error else None)
+            common = {
+                "logger": "answers",
+                "request_id": identity,
+                "model": job.model.id,
+                "stream": job.stream,
+                "duration_ms": round((self._clock.monotonic() - began) * 1000, 1),
+            }
+            if error is not None:
+                self._log.warning("generation failed", error=error.code, **common)
+                return
+            timings = [each.timings for each in finished]
+            self._log.info(
+                "generation finished",
+                finish_reason=",".join(sorted({each.reason.value for each in finished})),
+                prompt_tokens=sum(each.usage.prompt_tokens for each in finished[:: job.alternatives]),
+                cached_tokens=sum(each.usage.cached_tokens for each in finished[:: job.alternatives]),
+                completion_tokens=sum(each.usage.completion_tokens for each in finished),
+                queue_ms=round(max(each.queue_seconds for each in timings) * 1000, 1),
+                prompt_ms=round(max(each.prompt_seconds for each in timings) * 1000, 1),
+                generation_ms=round(max(each.generation_seconds for each in timings) * 1000, 1),
+                **common,
+            )
+
+        return on_end
+
+
+_OnEnd = Callable[[Sequence[Finished], MlxkError | None], None]
+
+
+class _Connection:
+    """Cancels the delivery of a client that has disconnected, also when it did so before there was a delivery."""
+
+    def __init__(self) -> None:
+        self._delivery: StreamDelivery | None = None
+        self._disconnected = False
+
+    def attach(self, delivery: StreamDelivery) -> None:
+        """Set the delivery to cancel."""
+        self._delivery = delivery
+        self._cancel()
+
+    def disconnected(self) -> None:
+        """Callback of the disconnect, from any thread."""
+        self._disconnected = True
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self._disconnected and self._delivery is not None:
+            self._delivery.cancel()

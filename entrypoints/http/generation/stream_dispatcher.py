@@ -1,0 +1,212 @@
+"""The stream dispatcher: one thread that moves the events of all responses from the engine to their clients.
+
+The engine only calls back when events are available; taking, rendering and sending them happens here, so that clients
+cost the engine next to nothing, and hundreds of streams need no thread each.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+
+from mlxk.application.ports.clock import Clock
+from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.text_generator import TextStream
+from mlxk.domain.errors import InternalError, MlxkError, ServerShutdownError
+from mlxk.domain.generation.request import Finished, FinishReason, GenerationEvent
+from mlxk.entrypoints.http.generation.writers import ResponseWriter
+
+KEEP_ALIVE_SECONDS = 10.0
+"""Silence after which a stream gets a keep-alive frame."""
+
+
+class StreamDelivery:
+    """Moves the events of one response from its streams to its writer.
+
+    Args:
+        streams: One for each choice.
+        writer: Receives the events.
+        on_end: Called once at the end, with the last event of each choice and the error, if there is one.
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[TextStream],
+        writer: ResponseWriter,
+        on_end: Callable[[Sequence[Finished], MlxkError | None], None],
+    ) -> None:
+        self.pending = False
+        self.last_write_at = 0.0
+        self._streams = streams
+        self._writer = writer
+        self._on_end = on_end
+        self._finished: dict[int, Finished] = {}
+        self._ended = False
+        self._aborted: MlxkError | None = None
+
+    def begin(self, wake: Callable[["StreamDelivery"], None]) -> None:
+        """Open the writer, and have ``wake`` called whenever events are available."""
+        self._cancel_unless(self._writer.open())
+        for stream in self._streams:
+            stream.listen(lambda: wake(self))
+
+    def cancel(self) -> None:
+        """Cancel every stream. Callable from any thread."""
+        for stream in self._streams:
+            stream.cancel()
+
+    def abort(self, error: MlxkError) -> None:
+        """Cancel every stream, and end with an error when all have finished. Callable from any thread."""
+        self._aborted = error
+        self.cancel()
+
+    def move(self) -> bool:
+        """Write the available events; return whether the response has ended."""
+        if self._ended:
+            return True
+        try:
+            for index, stream in enumerate(self._streams):
+                while events := stream.take():
+                    self._take(index, events)
+        except MlxkError as error:
+            self.cancel()
+            return self._end(self._aborted or error)
+        if len(self._finished) < len(self._streams):
+            return False
+        return self._end(self._aborted)
+
+    def keep_alive(self) -> None:
+        """Send a keep-alive frame."""
+        self._cancel_unless(self._writer.keep_alive())
+
+    def fail(self, error: MlxkError) -> None:
+        """End at once with an error; does nothing after the end."""
+        self.cancel()
+        if not self._ended:
+            self._end(error)
+
+    def _take(self, index: int, events: Sequence[GenerationEvent]) -> None:
+        last = events[-1]
+        if isinstance(last, Finished):
+            self._finished[index] = last
+            if last.reason is FinishReason.CANCELLED:
+                events = events[:-1]
+        if events:
+            self._cancel_unless(self._writer.events(index, events))
+
+    def _cancel_unless(self, connected: bool) -> None:
+        if not connected:
+            self.cancel()
+
+    def _end(self, error: MlxkError | None) -> bool:
+        self._ended = True
+        finished = [self._finished[index] for index in sorted(self._finished)]
+        try:
+            if error is None:
+                self._writer.close(finished)
+            else:
+                self._writer.fail(error)
+        finally:
+            self._on_end(finished, error)
+        return True
+
+
+class StreamDispatcher:
+    """Runs the thread, which the first response starts; ``close`` ends every response and joins the thread.
+
+    Args:
+        clock: Measures silence.
+        log: Gets failures of delivery.
+        keep_alive_seconds: Silence after which a stream gets a keep-alive frame.
+    """
+
+    def __init__(self, clock: Clock, log: EventLog, keep_alive_seconds: float = KEEP_ALIVE_SECONDS) -> None:
+        self._clock = clock
+        self._log = log
+        self._keep_alive_seconds = keep_alive_seconds
+        self._ready: queue.SimpleQueue[StreamDelivery | None] = queue.SimpleQueue()
+        self._deliveries: set[StreamDelivery] = set()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._aborting = False
+        self._closed = False
+
+    def add(self, delivery: StreamDelivery) -> None:
+        """Start the delivery of a response; fails it when the dispatcher is closed."""
+        with self._lock:
+            if self._closed:
+                delivery.fail(ServerShutdownError("The server is shutting down."))
+                return
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="mlxk-streams", daemon=True)
+                self._thread.start()
+            delivery.last_write_at = self._clock.monotonic()
+            self._deliveries.add(delivery)
+            aborting = self._aborting
+        if aborting:  # submitted before ``abort``, added after it
+            delivery.abort(_shutting_down())
+        delivery.begin(self._wake)
+
+    def abort(self) -> None:
+        """End every response with ``ServerShutdownError``, those still to be added included."""
+        with self._lock:
+            self._aborting = True
+            deliveries = list(self._deliveries)
+        for delivery in deliveries:
+            delivery.abort(_shutting_down())
+
+    def close(self) -> None:
+        """End every response and join the thread. May be called twice."""
+        self.abort()
+        with self._lock:
+            self._closed, thread = True, self._thread
+        self._ready.put(None)
+        if thread is not None:
+            thread.join()
+
+    def _wake(self, delivery: StreamDelivery) -> None:
+        if not delivery.pending:
+            delivery.pending = True
+            self._ready.put(delivery)
+
+    def _run(self) -> None:
+        due = self._clock.monotonic() + self._keep_alive_seconds
+        while True:
+            try:
+                delivery = self._ready.get(timeout=max(0.0, due - self._clock.monotonic()))
+                if delivery is None:
+                    break
+                self._move(delivery)
+            except queue.Empty:
+                pass
+            if self._clock.monotonic() >= due:
+                due = self._keep_alive()
+        for delivery in list(self._deliveries):
+            delivery.fail(ServerShutdownError("The server is shutting down."))
+
+    def _move(self, delivery: StreamDelivery) -> None:
+        delivery.pending = False
+        delivery.last_write_at = self._clock.monotonic()
+        try:
+            ended = delivery.move()
+        except Exception as fault:  # noqa: BLE001 - a failing response must not stop the others
+            self._log.error("an answer could not be delivered", error=type(fault).__name__)
+            delivery.fail(InternalError("The answer could not be delivered."))
+            ended = True
+        if ended:
+            with self._lock:
+                self._deliveries.discard(delivery)
+
+    def _keep_alive(self) -> float:
+        """Send the keep-alive frames that are due; return when the next one is."""
+        now = self._clock.monotonic()
+        with self._lock:
+            deliveries = list(self._deliveries)
+        for delivery in deliveries:
+            if now - delivery.last_write_at >= self._keep_alive_seconds:
+                delivery.last_write_at = now
+                delivery.keep_alive()
+        return min([now, *(each.last_write_at for each in deliveries)]) + self._keep_alive_seconds
+
+
+def _shutting_down() -> ServerShutdownError:
+    return ServerShutdownError("The server is shutting down.", hint="Send the request again.")

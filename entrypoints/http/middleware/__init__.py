@@ -1,0 +1,1 @@
+"""Falcon middleware: what applies to every request before and after its resource."""

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible API: its request bodies, its renderers and its resources."""

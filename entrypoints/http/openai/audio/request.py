@@ -1,0 +1,204 @@
+"""The multipart bodies of ``POST /v1/audio/transcriptions`` and ``/v1/audio/translations``.
+
+The file is written to disk while it is received, since it may be large and is decoded from there.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import falcon
+from falcon.media.multipart import MultipartForm, MultipartFormHandler, MultipartParseError
+
+from mlxk.domain.errors import MlxkError, PayloadTooLargeError, UnsupportedMediaTypeError, ValidationError
+from mlxk.domain.transcription import SpeechTask, TranscriptionSettings
+from mlxk.entrypoints.http.openai.audio.upload import Upload, safe_file_name
+from mlxk.entrypoints.http.requests.field_errors import FieldError, located, raise_for
+from mlxk.entrypoints.http.requests.unsupported import Unsupported, unsupported_faults
+
+FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
+STREAMED_FORMATS = ("json", "text")
+GRANULARITIES = ("segment", "word")
+
+MAX_FIELD_BYTES = 64 * 1024
+MAX_FIELDS = 32
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+
+UNSUPPORTED: Mapping[str, Unsupported] = {
+    "chunking_strategy": Unsupported("the model divides recordings by itself", ("auto", '{"type": "auto"}')),
+    "include": Unsupported("there are no log probabilities of tokens", ("",)),
+    "keywords": Unsupported("likely words go into prompt", ("",)),
+    "known_speaker_names": Unsupported("speakers cannot be named in advance", ("",)),
+    "known_speaker_references": Unsupported("speakers cannot be given in advance", ("",)),
+    "languages": Unsupported("name one in language, or none to let the model find out", ("",)),
+}
+"""Documented fields that are not supported."""
+
+KNOWN = frozenset(
+    {"file", "model", "language", "prompt", "response_format", "stream", "temperature", "timestamp_granularities"}
+)
+"""Supported fields."""
+
+
+@attrs.frozen
+class AudioRequest:
+    """The fields of a request; its file is an ``Upload``."""
+
+    model: str
+    settings: TranscriptionSettings
+    response_format: str
+    stream: bool
+    granularities: tuple[str, ...]
+    """Requested timestamps; empty for the default, segments."""
+    ignored: tuple[str, ...]
+    """Names of unknown fields."""
+
+    @property
+    def words(self) -> bool:
+        """Whether to list words."""
+        return "word" in self.granularities
+
+    @property
+    def segments(self) -> bool:
+        """Whether to list segments."""
+        return not self.granularities or "segment" in self.granularities
+
+
+def read_audio(request: falcon.Request, upload: Upload, task: SpeechTask) -> AudioRequest:
+    """Read a form: its file onto disk, its fields into a request.
+
+    Raises:
+        UnsupportedMediaTypeError: The body is not a form.
+        PayloadTooLargeError: The file is too large, or there are too many fields.
+        ValidationError, ParameterNotSupportedError: Names every field at fault.
+    """
+    fields = _fields(request, upload)
+    faults = _unsupported(fields)
+    if not upload.arrived:
+        faults.append(FieldError("file", "is required: a part with a file of sound"))
+    model = _one(fields, "model", faults)
+    if model is None:
+        faults.append(FieldError("model", "is required"))
+    response_format = _choice(fields, "response_format", FORMATS, faults) or "json"
+    granularities = _granularities(fields, response_format, faults)
+    stream = _boolean(fields, faults)
+    if stream and response_format not in STREAMED_FORMATS:
+        faults.append(FieldError("response_format", f"must be one of {', '.join(STREAMED_FORMATS)} for a stream"))
+    settings = TranscriptionSettings(
+        task=task,
+        language=_one(fields, "language", faults) or None,
+        hint=_one(fields, "prompt", faults) or None,
+        temperature=_number(fields, faults),
+        words="word" in granularities,
+    )
+    faults += [FieldError(name, wrong) for name, wrong in settings.faults().items()]
+    raise_for(faults)
+    ignored = tuple(name for name in fields if name not in KNOWN and name not in UNSUPPORTED)
+    return AudioRequest(model or "", settings, response_format, stream, granularities, ignored)
+
+
+def _fields(request: falcon.Request, upload: Upload) -> dict[str, list[str]]:
+    """Return the values of every field except the file, by name; ``name[]`` counts as ``name``."""
+    fields: dict[str, list[str]] = {}
+    try:
+        for number, part in enumerate(_form(request)):
+            if number >= MAX_FIELDS:
+                raise PayloadTooLargeError(f"The form has more than {MAX_FIELDS} fields.")
+            name = (part.name or "").removesuffix("[]")
+            if name == "file":
+                _receive(upload, part)
+            else:
+                fields.setdefault(name, []).append(_text(part, name))
+    except (MultipartParseError, ValueError) as error:
+        raise ValidationError("The form is malformed.") from error
+    return fields
+
+
+def _form(request: falcon.Request) -> MultipartForm:
+    # request.get_media() accepts the media type in lower case only.
+    kind = request.content_type or ""
+    if kind.partition(";")[0].strip().lower() != falcon.MEDIA_MULTIPART:
+        raise UnsupportedMediaTypeError(
+            "The body must be a form with a file.", hint="Send the header Content-Type: multipart/form-data"
+        )
+    try:
+        return MultipartFormHandler().deserialize(request.bounded_stream, kind, request.content_length)
+    except falcon.HTTPInvalidHeader as error:
+        raise ValidationError(
+            "The form is malformed: its Content-Type names no boundary of 1 to 70 characters.",
+            hint="Let the HTTP library write the header; it makes the boundary, too.",
+        ) from error
+
+
+def _receive(upload: Upload, part: Any) -> None:  # noqa: ANN401 - Falcon's part of a form
+    if upload.arrived:
+        raise ValidationError.in_field("file", "only one file at a time")
+    try:
+        upload.receive(part.stream, part.filename)
+    except MlxkError as error:
+        raise located(error, "file") from error
+
+
+def _text(part: Any, name: str) -> str:  # noqa: ANN401 - Falcon's part of a form
+    data = part.stream.read(MAX_FIELD_BYTES + 1)
+    if len(data) > MAX_FIELD_BYTES:
+        raise PayloadTooLargeError.in_field(
+            safe_file_name(name), f"this field is larger than {MAX_FIELD_BYTES // 1024} KiB"
+        )
+    try:
+        return str(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValidationError.in_field(safe_file_name(name), "is not UTF-8 text") from error
+
+
+def _unsupported(fields: Mapping[str, list[str]]) -> list[FieldError]:
+    """Return a fault for every field with a value that is not supported."""
+    found = [
+        fault
+        for name, values in fields.items()
+        for value in values
+        for fault in unsupported_faults({name: value}, UNSUPPORTED)
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _one(fields: Mapping[str, list[str]], name: str, faults: list[FieldError]) -> str | None:
+    values = fields.get(name, [])
+    if len(values) > 1:
+        faults.append(FieldError(name, "is given more than once"))
+    return values[0].strip() or None if values else None
+
+
+def _choice(
+    fields: Mapping[str, list[str]], name: str, allowed: tuple[str, ...], faults: list[FieldError]
+) -> str | None:
+    value = _one(fields, name, faults)
+    if value is not None and value not in allowed:
+        faults.append(FieldError(name, f"must be one of {', '.join(allowed)}"))
+    return value
+
+
+def _granularities(fields: Mapping[str, list[str]], response_format: str, faults: list[FieldError]) -> tuple[str, ...]:
+    values = tuple(fields.get("timestamp_granularities", ()))
+    if any(value not in GRANULARITIES for value in values):
+        faults.append(FieldError("timestamp_granularities", f"must be of {', '.join(GRANULARITIES)}"))
+    elif values and response_format != "verbose_json":
+        faults.append(FieldError("timestamp_granularities", "needs the response_format verbose_json"))
+    return values
+
+
+def _boolean(fields: Mapping[str, list[str]], faults: list[FieldError]) -> bool:
+    value = _one(fields, "stream", faults)
+    if value is None or value.lower() in _BOOLEANS:
+        return _BOOLEANS[(value or "false").lower()]
+    faults.append(FieldError("stream", "must be true or false"))
+    return False
+
+
+def _number(fields: Mapping[str, list[str]], faults: list[FieldError]) -> float:
+    value = _one(fields, "temperature", faults)
+    try:
+        return float(value or 0)
+    except ValueError:
+        faults.append(FieldError("temperature", "must be a number"))
+        return 0.0

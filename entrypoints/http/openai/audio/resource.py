@@ -1,0 +1,205 @@
+"""The resources of ``POST /v1/audio/transcriptions`` and ``POST /v1/audio/translations``.
+
+A recording is transcribed in the thread of its request, one segment at a time; between segments a disconnect and the
+shutdown of the server are checked.
+"""
+
+import functools
+import threading
+from collections.abc import Callable, Generator, Iterator
+
+import falcon
+
+from mlxk.application.policy import require_speech_model
+from mlxk.application.ports.event_log import EventLog
+from mlxk.application.use_cases.transcribe_audio import Recording
+from mlxk.domain.errors import (
+    CapabilityError,
+    ExecutionError,
+    InternalError,
+    MlxkError,
+    ServerShutdownError,
+    ValidationError,
+)
+from mlxk.domain.transcription import Heard, SpeechTask, Transcript, TranscriptEvent
+from mlxk.entrypoints.http.api import ServerContext
+from mlxk.entrypoints.http.generation.sse import KEEP_ALIVE_COMMENT, OPENING_COMMENT, SSE_HEADERS, sse_frame
+from mlxk.entrypoints.http.lifecycle import ServerLifecycle
+from mlxk.entrypoints.http.middleware.request_scope import request_id
+from mlxk.entrypoints.http.openai.audio import transcripts
+from mlxk.entrypoints.http.openai.audio.request import AudioRequest, read_audio
+from mlxk.entrypoints.http.openai.audio.upload import Upload
+from mlxk.entrypoints.http.openai.errors import error_document
+from mlxk.entrypoints.http.requests.body import report_ignored
+from mlxk.entrypoints.http.requests.field_errors import located
+from mlxk.entrypoints.http.server.detached import ENVIRON_ON_DISCONNECT
+
+
+class AudioResource:
+    """Transcribes or translates recordings.
+
+    Args:
+        server: Services and limits.
+        task: Transcribe in the spoken language, or translate to English.
+    """
+
+    def __init__(self, server: ServerContext, task: SpeechTask) -> None:
+        self._services = server.services
+        self._lifecycle = server.lifecycle
+        self._limit = server.limit
+        self._task = task
+
+    def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Transcribe an uploaded file."""
+        self._lifecycle.require_open()
+        upload = Upload()
+        release: Callable[[], None] = upload.close
+        try:
+            body = read_audio(request, upload, self._task)
+            report_ignored(response, body.ignored)
+            transcription = self._begin(request, body, upload)
+            release = transcription.close
+            # Errors before the first segment have a status of their own; later ones are events.
+            transcription.begin()
+            if body.stream:
+                self._stream(request, response, transcription)
+                release = _nothing
+            else:
+                self._answer(response, body, transcription.whole())
+        finally:
+            release()
+
+    def _begin(self, request: falcon.Request, body: AudioRequest, upload: Upload) -> "_TranscriptionEvents":
+        model = self._services.catalogue.find(
+            body.model, functools.partial(require_speech_model, needed=self._task.capability)
+        )
+        release_slot = self._limit.enter(1)
+        try:
+            recording = Recording(upload.path, upload.name)
+            events = self._services.transcribe.listen(model.description, recording, body.settings)
+            transcription = _TranscriptionEvents(events, self._lifecycle, (release_slot, upload.close))
+        except BaseException:
+            release_slot()
+            raise
+        request.env.get(ENVIRON_ON_DISCONNECT, lambda _: None)(transcription.disconnected)
+        return transcription
+
+    def _answer(self, response: falcon.Response, body: AudioRequest, transcript: Transcript) -> None:
+        if body.words and transcript.segments and not transcript.words:
+            raise CapabilityError.in_field("timestamp_granularities", f"model '{body.model}' times no words")
+        if body.response_format == "verbose_json":
+            kind, data = transcripts.verbose(transcript, self._task, words=body.words, segments=body.segments)
+        else:
+            kind, data = transcripts.rendered(transcript, body.response_format)
+        response.content_type, response.data = kind, data
+
+    def _stream(
+        self, request: falcon.Request, response: falcon.Response, transcription: "_TranscriptionEvents"
+    ) -> None:
+        for name, value in SSE_HEADERS.items():
+            response.set_header(name, value)
+        response.stream = _EventBody(transcription, request_id(request), self._services.log)
+
+
+class _TranscriptionEvents:
+    """The events of one transcription; ``close`` releases its resources, and may be called twice."""
+
+    def __init__(
+        self,
+        events: Generator[TranscriptEvent, None, None],
+        lifecycle: ServerLifecycle,
+        releases: tuple[Callable[[], None], ...],
+    ) -> None:
+        self._events = events
+        self._lifecycle = lifecycle
+        self._releases = releases
+        self._first: TranscriptEvent | None = None
+        self._client_gone = threading.Event()
+
+    def disconnected(self) -> None:
+        """Callback of the disconnect, from any thread."""
+        self._client_gone.set()
+
+    def begin(self) -> None:
+        """Load the model and decode the recording.
+
+        Raises:
+            MlxkError: One of them failed.
+        """
+        try:
+            self._first = next(self._events, None)
+        except ValidationError as error:
+            raise located(error, "file") from error
+
+    def __iter__(self) -> Iterator[TranscriptEvent]:
+        """Yield the events.
+
+        Raises:
+            MlxkError: The transcription failed, the server shuts down, or the client has disconnected.
+        """
+        if self._first is not None:
+            yield self._first
+        for event in self._events:
+            if self._client_gone.is_set():
+                raise ExecutionError("The client has gone.")
+            if self._lifecycle.aborted:
+                raise ServerShutdownError("The server is shutting down.", hint="Send the request again.")
+            yield event
+
+    def whole(self) -> Transcript:
+        """Return the transcript.
+
+        Raises:
+            MlxkError: As iterating does.
+        """
+        for event in self:
+            if isinstance(event, Transcript):
+                return event
+        raise ExecutionError("the transcription ended without a transcript")
+
+    def close(self) -> None:
+        """Stop the transcription, remove the file and release its slot."""
+        try:
+            self._events.close()
+        finally:
+            for release in self._releases:
+                release()
+
+
+class _EventBody:
+    """The body of a streamed transcript. WSGI servers close it, even when its iteration never started."""
+
+    def __init__(self, transcription: _TranscriptionEvents, request_id: str, log: EventLog) -> None:
+        self._transcription = transcription
+        self._request_id = request_id
+        self._log = log
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield OPENING_COMMENT
+        try:
+            yield from self._frames()
+        except MlxkError as error:
+            yield sse_frame(error_document(error, self._request_id))
+        except Exception as fault:  # noqa: BLE001 - the headers are sent, so an event is the only way to report it
+            self._log.error("a transcript could not be delivered", error=type(fault).__name__)
+            yield sse_frame(error_document(InternalError("The transcript could not be delivered."), self._request_id))
+
+    def close(self) -> None:
+        """Release everything."""
+        self._transcription.close()
+
+    def _frames(self) -> Iterator[bytes]:
+        begun = False
+        for event in self._transcription:
+            if isinstance(event, Transcript):
+                yield transcripts.done(event)
+            elif isinstance(event, Heard) and event.segments:
+                text = "".join(segment.text for segment in event.segments)
+                yield transcripts.delta(text if begun else text.lstrip())
+                begun = True
+            else:
+                yield KEEP_ALIVE_COMMENT
+
+
+def _nothing() -> None:
+    """Release nothing: the body of the response does it."""

@@ -1,0 +1,266 @@
+"""The messages of a chat request, with all roles and content parts, as a conversation."""
+
+import base64
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any
+
+import attrs
+
+from mlxk.application.incoming_message import IncomingMessage
+from mlxk.domain.errors import ValidationError
+from mlxk.domain.generation.conversation import Conversation, Message, Role, ToolCall
+from mlxk.domain.generation.media import DecodedAudio, EncodedImage, check_size
+from mlxk.entrypoints.http.requests.converter import OneOf, Range, StrictConverter
+from mlxk.entrypoints.http.requests.field_errors import FieldError
+from mlxk.entrypoints.http.requests.unsupported import Unsupported, unsupported_faults
+
+ROLES = {
+    "system": Role.SYSTEM,
+    "developer": Role.SYSTEM,
+    "user": Role.USER,
+    "assistant": Role.ASSISTANT,
+    "tool": Role.TOOL,
+}
+"""Roles by their names in requests; ``developer`` is the later name of ``system``."""
+
+ReadAudio = Callable[[str, str], DecodedAudio]
+"""Decodes the audio of a field; gets its base64 value and its path."""
+
+UNSUPPORTED: Mapping[str, Unsupported] = {
+    "audio": Unsupported("answers are text only, so there is none to refer to"),
+    "function_call": Unsupported("is deprecated; use tool_calls"),
+}
+"""Documented fields of a message that are not supported."""
+
+PART_SEPARATOR = "\n"
+"""Joins the text parts of one message."""
+
+
+@attrs.frozen(kw_only=True)
+class TextPart:
+    """A content part with text."""
+
+    text: str
+    type: str = "text"
+
+
+@attrs.frozen(kw_only=True)
+class RefusalPart:
+    """A content part with a refusal of the assistant."""
+
+    refusal: str
+    type: str = "refusal"
+
+
+@attrs.frozen(kw_only=True)
+class ImageUrl:
+    """The URL of an image."""
+
+    url: str
+    detail: Annotated[str, OneOf(("auto", "low", "high", "original"))] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ImagePart:
+    """A content part with an image."""
+
+    image_url: ImageUrl
+    type: str = "image_url"
+
+
+@attrs.frozen(kw_only=True)
+class InputAudio:
+    """Audio, encoded in base64."""
+
+    data: str
+    format: Annotated[str, OneOf(("wav", "mp3"))]
+
+
+@attrs.frozen(kw_only=True)
+class AudioPart:
+    """A content part with audio."""
+
+    input_audio: InputAudio
+    type: str = "input_audio"
+
+
+Part = TextPart | RefusalPart | ImagePart | AudioPart
+Content = str | list[Part] | None
+
+PART_KINDS = {"text": TextPart, "refusal": RefusalPart, "image_url": ImagePart, "input_audio": AudioPart}
+
+
+@attrs.frozen(kw_only=True)
+class FunctionCall:
+    """The function of a call, and its arguments as JSON text."""
+
+    name: Annotated[str, Range(1, 256)]
+    arguments: str
+
+
+@attrs.frozen(kw_only=True)
+class ToolCallParam:
+    """An earlier tool call of the assistant."""
+
+    id: str
+    function: FunctionCall
+    type: Annotated[str, OneOf(("function",))] = "function"
+
+
+@attrs.frozen(kw_only=True)
+class MessageParam:
+    """One message."""
+
+    role: Annotated[str, OneOf(tuple(ROLES))]
+    content: Content = None
+    name: str | None = None
+    refusal: str | None = None
+    tool_calls: list[ToolCallParam] | None = None
+    tool_call_id: str | None = None
+    audio: Any = None
+    """Not supported, as ``function_call``; declared so that they are refused by name."""
+    function_call: Any = None
+
+    def faults(self, path: str) -> list[FieldError]:
+        """Return the faults of combinations of fields."""
+        refused = unsupported_faults(attrs.asdict(self, recurse=False), UNSUPPORTED)
+        faults = [attrs.evolve(fault, path=f"{path}.{fault.path}") for fault in refused]
+        if self.content is None and not (self.role == "assistant" and (self.tool_calls or self.refusal or refused)):
+            faults.append(FieldError(f"{path}.content", "is required"))
+        for name in ("tool_calls", "refusal"):
+            if getattr(self, name) and self.role != "assistant":
+                faults.append(FieldError(f"{path}.{name}", "is for the role assistant only"))
+        if self.role == "tool" and self.tool_call_id is None:
+            faults.append(FieldError(f"{path}.tool_call_id", "is required for the role tool"))
+        if self.role != "tool" and self.tool_call_id:
+            faults.append(FieldError(f"{path}.tool_call_id", "is for the role tool only"))
+        for index, part in enumerate(self.content if isinstance(self.content, list) else ()):
+            allowed = _PARTS_OF_ROLE.get(self.role, (TextPart,))
+            if not isinstance(part, allowed):
+                faults.append(FieldError(f"{path}.content[{index}].type", f"is not allowed for the role {self.role}"))
+        return faults
+
+    @property
+    def first_audio(self) -> int | None:
+        """Index of the first audio part; None without any."""
+        parts = self.content if isinstance(self.content, list) else ()
+        return next((index for index, part in enumerate(parts) if isinstance(part, AudioPart)), None)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether any part is an image."""
+        return self.first_image is not None
+
+    @property
+    def first_image(self) -> int | None:
+        """Index of the first image part; None without any."""
+        parts = self.content if isinstance(self.content, list) else ()
+        return next((index for index, part in enumerate(parts) if isinstance(part, ImagePart)), None)
+
+    def to_incoming(self, path: str, read_audio: ReadAudio) -> IncomingMessage:
+        """Return the message with its images and audio.
+
+        Args:
+            path: The field of the message.
+            read_audio: Decodes audio.
+
+        Raises:
+            ValidationError: An image or audio is malformed, too large, or not in the message itself.
+        """
+        message = self.to_message()
+        if not isinstance(self.content, list) or (self.first_image is None and self.first_audio is None):
+            return IncomingMessage(message)
+        parts: list[str | EncodedImage | DecodedAudio] = []
+        for index, part in enumerate(self.content):
+            if isinstance(part, ImagePart):
+                parts.append(read_image(part.image_url.url, f"{path}.content[{index}].image_url.url"))
+            elif isinstance(part, AudioPart):
+                parts.append(read_audio(part.input_audio.data, f"{path}.content[{index}].input_audio.data"))
+            elif isinstance(part, TextPart) and part.text:
+                parts.append(part.text)
+        return IncomingMessage(message, tuple(parts))
+
+    def to_message(self) -> Message:
+        """Return the message without its images and audio."""
+        calls = tuple(ToolCall(call.function.name, call.function.arguments, call.id) for call in self.tool_calls or ())
+        return Message(ROLES[self.role], self._text(), calls, self.tool_call_id)
+
+    def _text(self) -> str:
+        said = self.content if isinstance(self.content, str) else PART_SEPARATOR.join(self._texts())
+        return PART_SEPARATOR.join(filter(None, (said, self.refusal)))
+
+    def _texts(self) -> Iterator[str]:
+        for part in self.content or ():
+            if isinstance(part, TextPart):
+                yield part.text
+            elif isinstance(part, RefusalPart):
+                yield part.refusal
+
+
+_PARTS_OF_ROLE = {"user": (TextPart, ImagePart, AudioPart), "assistant": (TextPart, RefusalPart)}
+
+
+def to_conversation(messages: list[MessageParam], tools: tuple[str, ...]) -> Conversation:
+    """Return messages as a conversation, without their images and audio."""
+    return Conversation(tuple(message.to_message() for message in messages), tools)
+
+
+def register_messages(converter: StrictConverter) -> None:
+    """Register the unions of these classes with a converter."""
+    converter.union(Part, _part_kind)
+    converter.union(Content, _content_kind)
+
+
+def _part_kind(value: object) -> object:
+    if not isinstance(value, dict):
+        raise TypeError("must be an object")
+    kind = value.get("type")
+    found = PART_KINDS.get(kind) if isinstance(kind, str) else None
+    if found is None:
+        raise ValueError(f"must have a type of {', '.join(PART_KINDS)}")
+    return found
+
+
+def _content_kind(value: object) -> object:
+    if isinstance(value, str):
+        return str
+    if isinstance(value, list):
+        return list[Part]
+    raise TypeError("must be a string or an array of parts")
+
+
+IMAGE_TYPES = ("avif", "gif", "heic", "heif", "jpeg", "jpg", "png", "webp")
+"""Image types of data URLs; the actual format is that of the content."""
+
+_DATA_URL = re.compile(rf"data:image/({'|'.join(IMAGE_TYPES)})(?:;[a-z0-9=_.+-]*)*;base64,", re.IGNORECASE)
+_SPACE = re.compile(r"\s+")
+
+
+def read_image(url: str, path: str) -> EncodedImage:
+    """Return the image of a data URL; other URLs are refused, so that no client can make the server fetch one.
+
+    Args:
+        url: As the client sent it.
+        path: The field.
+
+    Raises:
+        ValidationError: It is not a data URL of an image, or the image is empty, too large or of an unknown format.
+    """
+    opening = _DATA_URL.match(url)
+    if opening is None:
+        raise ValidationError.in_field(path, _url_fault(url))
+    encoded = _SPACE.sub("", url[opening.end() :])
+    try:
+        check_size(len(encoded) * 3 // 4 - encoded[-2:].count("="), path)
+        return EncodedImage.of(base64.b64decode(encoded, validate=True), path)
+    except ValueError as error:
+        raise ValidationError.in_field(path, "is not valid base64") from error
+
+
+def _url_fault(url: str) -> str:
+    if not url:
+        return "cannot be empty"
+    if url[:5].lower() != "data:":
+        return "only data URLs are supported (data:image/jpeg;base64,...); external URLs and paths are not"
+    return f"must be data:image/<type>;base64,<data>, with a type of {', '.join(IMAGE_TYPES)}"

@@ -1,0 +1,238 @@
+"""Renders chat completions: messages with content, reasoning and tool calls."""
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from mlxk.domain.formats.tool_call_stream import CallText
+from mlxk.domain.generation.conversation import ToolCall
+from mlxk.domain.generation.grammar import is_json
+from mlxk.domain.generation.request import (
+    Finished,
+    GenerationEvent,
+    ReasoningDelta,
+    TextDelta,
+    TokenAlternative,
+    TokenLogprob,
+    ToolCallDelta,
+)
+from mlxk.entrypoints.http.generation.renderer import ResponseContext
+from mlxk.entrypoints.http.openai.chat.tools import ForcedCall
+from mlxk.entrypoints.http.openai.renderer import ChoiceRenderer, Entry, OpenAiRenderer, finish_reason
+
+
+@attrs.frozen
+class MessageOptions:
+    """How a request changes the rendering of its messages."""
+
+    forced: ForcedCall | None = None
+    """The enforced tool call, if there is one."""
+    one_call: bool = False
+    """Whether calls after the first are omitted."""
+    stops: bool = False
+    """Whether the request has stop strings."""
+    json_text: bool = False
+    """Whether the text must be JSON."""
+
+
+class ChatRenderer(OpenAiRenderer):
+    """Renders a response of ``POST /v1/chat/completions``.
+
+    Args:
+        context: Facts about the response.
+        options: How to render messages.
+        include_usage: Whether a stream ends with the usage.
+        extra: Further fields of a whole response.
+    """
+
+    id_prefix = "chatcmpl"
+    chunk_object = "chat.completion.chunk"
+    whole_object = "chat.completion"
+
+    def __init__(
+        self,
+        context: ResponseContext,
+        options: MessageOptions = MessageOptions(),
+        *,
+        include_usage: bool = False,
+        extra: Mapping[str, object] | None = None,
+    ) -> None:
+        choices = [MessageRenderer(index, options) for index in range(context.choices)]
+        super().__init__(context, choices, include_usage, extra)
+
+
+class TruncationDetector:
+    """Detects JSON that a stop string truncated: arguments of tool calls, and text with an enforced format.
+
+    Args:
+        json_text: Whether the text must be JSON.
+    """
+
+    def __init__(self, *, json_text: bool) -> None:
+        self.json_text = json_text
+        self._text: list[str] = []
+        self._arguments: dict[int, list[str]] = {}
+
+    def add(self, event: GenerationEvent) -> None:
+        """Add the next event, as the engine emitted it."""
+        if isinstance(event, TextDelta) and self.json_text:
+            self._text.append(event.text)
+        elif isinstance(event, ToolCallDelta):
+            self._arguments.setdefault(event.index, []).append(event.call.arguments)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether any of the collected texts is not valid JSON."""
+        values = [*self._arguments.values(), *([self._text] if self.json_text else [])]
+        return not all(is_json("".join(value)) for value in values)
+
+
+class ForcedCallRewriter:
+    """Rewrites the text of a choice as the tool call that its grammar enforced.
+
+    With a name, the text is the arguments, and is streamed. Without one, the text is an object with name and
+    arguments, and the call starts with the arguments; when the text ends before them, it stays text.
+
+    Args:
+        name: The function; None when the model chooses it.
+    """
+
+    def __init__(self, name: str | None) -> None:
+        self._name = name
+        self._id = f"call_{uuid.uuid4().hex[:24]}"
+        self._begun = False
+        self._call_text = CallText(self._read)
+        self._text: list[str] = []
+
+    def rewrite(self, event: GenerationEvent) -> Sequence[GenerationEvent]:
+        """Return the events that replace an event."""
+        if isinstance(event, TextDelta):
+            return self._arguments(event.text)
+        if isinstance(event, Finished) and self._name is None and not self._begun:
+            return (*self._unstreamed(), event)
+        return (event,)
+
+    def _arguments(self, text: str) -> Sequence[GenerationEvent]:
+        if self._name is None:
+            self._text.append(text)
+            calls = self._call_text.feed(text)
+        else:
+            opening = [] if self._begun else [ToolCall(self._name, "", self._id)]
+            calls = [*opening, ToolCall("", text)] if text else []
+        self._begun = self._begun or bool(calls)
+        return [ToolCallDelta(0, call) for call in calls]
+
+    def _unstreamed(self) -> Sequence[GenerationEvent]:
+        text = "".join(self._text)
+        calls = self._read(text)
+        if calls or not text:
+            return [ToolCallDelta(0, call) for call in calls]
+        return (TextDelta(text),)
+
+    def _read(self, text: str) -> tuple[ToolCall, ...]:
+        try:
+            call = json.loads(text)
+        except (ValueError, RecursionError):
+            return ()
+        if not isinstance(call, dict) or not {"name", "arguments"} <= call.keys():
+            return ()
+        return (ToolCall(call["name"], json.dumps(call["arguments"], ensure_ascii=False), self._id),)
+
+
+class MessageRenderer(ChoiceRenderer):
+    """Renders one message."""
+
+    def __init__(self, index: int, options: MessageOptions) -> None:
+        self._index = index
+        self._rewriter = ForcedCallRewriter(options.forced.name) if options.forced else None
+        self._detector = TruncationDetector(json_text=options.json_text) if options.stops else None
+        self._one_call = options.one_call
+        self._called = False
+
+    def opening(self) -> Entry | None:
+        """Return the role."""
+        return self._entry({"role": "assistant", "content": ""})
+
+    def entries(self, event: GenerationEvent) -> Sequence[Entry]:
+        """Return the deltas of an event."""
+        if self._omitted(event):
+            return []
+        if self._detector is not None:
+            self._detector.add(event)
+        events = (event,) if self._rewriter is None else self._rewriter.rewrite(event)
+        return [self._delta_of(each) for each in events]
+
+    def text_template(self) -> tuple[Entry, str] | None:
+        """Return a content delta, unless text is rewritten or collected."""
+        plain = self._rewriter is None and (self._detector is None or not self._detector.json_text)
+        return (self._entry({"content": "text"}), "text") if plain else None
+
+    def _delta_of(self, event: GenerationEvent) -> Entry:
+        if isinstance(event, TextDelta):
+            return self._entry({"content": event.text}, _logprobs(event.logprobs) if event.logprobs else None)
+        if isinstance(event, ReasoningDelta):
+            return self._entry({"reasoning_content": event.text})
+        if isinstance(event, ToolCallDelta):
+            self._called = True
+            return self._entry({"tool_calls": [_call(event)]})
+        truncated = self._detector is not None and self._detector.truncated
+        return self._entry({}, reason=finish_reason(event, self._called, truncated=truncated))
+
+    def _omitted(self, event: GenerationEvent) -> bool:
+        return self._one_call and isinstance(event, ToolCallDelta) and event.index > 0
+
+    def merged(self, entries: Sequence[Entry]) -> Entry:
+        """Return the complete message."""
+        deltas = [entry["delta"] for entry in entries]
+        content = "".join(delta.get("content") or "" for delta in deltas)
+        reasoning = "".join(delta.get("reasoning_content", "") for delta in deltas)
+        calls = _joined_calls([call for delta in deltas for call in delta.get("tool_calls", ())])
+        message: dict[str, Any] = {"role": "assistant", "content": content or (None if calls else ""), "refusal": None}
+        if reasoning:
+            message["reasoning_content"] = reasoning
+        if calls:
+            message["tool_calls"] = calls
+        tokens = [token for entry in entries for token in (entry["logprobs"] or {"content": ()})["content"]]
+        return {
+            "index": self._index,
+            "message": message,
+            "logprobs": {"content": tokens, "refusal": None} if tokens else None,
+            "finish_reason": next((entry["finish_reason"] for entry in entries if entry["finish_reason"]), "stop"),
+        }
+
+    def _entry(self, delta: Entry, logprobs: Entry | None = None, reason: str | None = None) -> Entry:
+        return {"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+
+
+def _call(event: ToolCallDelta) -> Entry:
+    """Return a delta of a call: name and id with its first, arguments with any."""
+    function = {"name": event.call.name} if event.call.name else {}
+    opening = {"id": event.call.id, "type": "function"} if event.call.id else {}
+    return {"index": event.index, **opening, "function": {**function, "arguments": event.call.arguments}}
+
+
+def _joined_calls(deltas: Sequence[Entry]) -> list[Entry]:
+    calls: dict[int, dict[str, Any]] = {}
+    for delta in deltas:
+        call = calls.setdefault(
+            delta["index"], {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+        )
+        call["id"] = call["id"] or delta.get("id", "")
+        call["function"]["name"] += delta["function"].get("name", "")
+        call["function"]["arguments"] += delta["function"].get("arguments", "")
+    return [calls[index] for index in sorted(calls)]
+
+
+def _logprobs(tokens: Sequence[TokenLogprob]) -> Entry:
+    content = [
+        {**_token(each.token), "top_logprobs": [_token(alternative) for alternative in each.alternatives]}
+        for each in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _token(token: TokenAlternative) -> dict[str, object]:
+    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.utf8)}

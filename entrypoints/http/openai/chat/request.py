@@ -1,0 +1,203 @@
+"""The body of ``POST /v1/chat/completions``."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import attrs
+
+from mlxk.application.incoming_message import IncomingMessage
+from mlxk.application.policy import require_reasoning, require_tools
+from mlxk.application.use_cases.serve_catalogue import ServedModel
+from mlxk.domain.errors import CapabilityError
+from mlxk.domain.generation.conversation import Conversation
+from mlxk.domain.generation.media import MAX_CHUNK
+from mlxk.domain.generation.request import MAX_LOGPROB_ALTERNATIVES, Effort, GenerationSettings
+from mlxk.domain.models.model import Capability
+from mlxk.entrypoints.http.openai.chat.messages import MessageParam, ReadAudio, to_conversation
+from mlxk.entrypoints.http.openai.chat.tools import (
+    ForcedCall,
+    ResponseFormat,
+    ToolChoice,
+    Tools,
+    forced_call,
+    tool_faults,
+)
+from mlxk.entrypoints.http.openai.sampling import Count, Metadata, SamplingFields
+from mlxk.entrypoints.http.requests.converter import OneOf, Range
+from mlxk.entrypoints.http.requests.field_errors import FieldError
+from mlxk.entrypoints.http.requests.unsupported import Unsupported
+
+UNSUPPORTED: Mapping[str, Unsupported] = {
+    "audio": Unsupported("answers are text only"),
+    "function_call": Unsupported("is deprecated; use tool_choice", ("none",)),
+    "functions": Unsupported("is deprecated; use tools", ([],)),
+    "modalities": Unsupported("answers are text only", (["text"],)),
+    "moderation": Unsupported("there is no moderation"),
+    "prediction": Unsupported("predicted output is not supported"),
+    "prompt_cache_options": Unsupported("the prompt cache works by itself", ({},)),
+    "prompt_cache_retention": Unsupported("prompts are kept in memory only", ("in_memory",)),
+    "service_tier": Unsupported("there is one tier", ("auto", "default")),
+    "store": Unsupported("nothing is stored", (False,)),
+    "verbosity": Unsupported("cannot be controlled; ask for it in the prompt", ("medium",)),
+    "web_search_options": Unsupported("there is no web search"),
+}
+"""Documented fields that are not supported."""
+
+WITHOUT_EFFECT: Mapping[str, Unsupported] = {
+    "messages[].content[].image_url.detail": Unsupported("the model looks at an image in its own size", ("auto",)),
+    "messages[].content[].prompt_cache_breakpoint": Unsupported("the prompt cache works by itself"),
+    "messages[].name": Unsupported("chat templates know roles, not names"),
+    "response_format.json_schema.description": Unsupported("the schema is enforced; put what it is for in a message"),
+}
+"""Documented fields that are accepted and reported as ignored, by their paths."""
+
+_EFFORTS = ("none", *(effort.value for effort in Effort))
+
+_REASONS = {"none": False, Effort.LOW.value: True, Effort.HIGH.value: True}
+"""Whether an effort requests reasoning; ``medium`` does not, since many clients always send it."""
+
+MAX_MESSAGES = 4096
+"""Messages of a conversation."""
+
+
+@attrs.frozen(kw_only=True)
+class ChatRequest(SamplingFields):
+    """The body of a chat request."""
+
+    messages: Annotated[list[MessageParam], Range(1, MAX_MESSAGES)]
+    max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Range(0, MAX_LOGPROB_ALTERNATIVES)] | None = None
+    metadata: Metadata | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: Annotated[str, OneOf(_EFFORTS)] | None = None
+    enable_thinking: bool | None = None
+    thinking_budget: Annotated[int, Range(0)] | None = None
+    chunk: Annotated[int, Range(1, MAX_CHUNK)] | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
+
+    def faults(self) -> list[FieldError]:
+        """Return the faults of combinations of fields."""
+        faults = super().faults()
+        for index, message in enumerate(self.messages):
+            faults += message.faults(f"messages[{index}]")
+        limits = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(limits) > 1:
+            faults.append(FieldError("max_completion_tokens", "contradicts max_tokens; send one of them"))
+        if self.top_logprobs is not None and not self.logprobs:
+            faults.append(FieldError("top_logprobs", "needs logprobs to be true"))
+        reasons = _REASONS.get(self.reasoning_effort or "")
+        if None not in {reasons, self.enable_thinking} and reasons is not self.enable_thinking:
+            faults.append(FieldError("enable_thinking", "contradicts reasoning_effort"))
+        faults += tool_faults(self.tools or (), self.tool_choice)
+        if self.response_format is not None:
+            faults += self.response_format.faults()
+            if self.response_format.type != "text" and self.offered:
+                faults.append(FieldError("response_format", "cannot be combined with tools", unsupported=True))
+        return faults
+
+    @property
+    def thinking(self) -> bool | None:
+        """Whether the model reasons first; None is the default of the chat template."""
+        return False if self.reasoning_effort == "none" else self.enable_thinking
+
+    @property
+    def effort(self) -> Effort | None:
+        """Reasoning effort; None is the default of the chat template."""
+        return None if self.reasoning_effort in {None, "none"} else Effort(self.reasoning_effort)
+
+    @property
+    def offered(self) -> Tools:
+        """The tools that the model may call."""
+        return [] if self.tool_choice == "none" else self.tools or []
+
+    @property
+    def forced_call(self) -> ForcedCall | None:
+        """The enforced tool call, if there is one."""
+        return forced_call(self.offered, self.tool_choice)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether there are images in the conversation."""
+        return any(message.has_images for message in self.messages)
+
+    def require_vision_input(self, model: ServedModel) -> None:
+        """Refuse a model without vision for images in the last message; earlier images are only mentioned to it.
+
+        Raises:
+            CapabilityError: The model lacks the capability.
+        """
+        place = self.messages[-1].first_image
+        if place is None or model.description.can(Capability.VISION):
+            return
+        path = f"messages[{len(self.messages) - 1}].content[{place}]"
+        raise CapabilityError.in_field(path, f"'{model.id}' is a text model and cannot look at images")
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether any message has audio."""
+        return any(message.first_audio is not None for message in self.messages)
+
+    def require_audio_input(self, model: ServedModel) -> None:
+        """Refuse a model without audio input for audio in the conversation.
+
+        Raises:
+            CapabilityError: The model lacks the capability.
+        """
+        if model.description.can(Capability.AUDIO):
+            return
+        for index, message in enumerate(self.messages):
+            if message.first_audio is not None:
+                path = f"messages[{index}].content[{message.first_audio}]"
+                raise CapabilityError.in_field(path, "this model takes no sound")
+
+    def require_tools(self, model: ServedModel) -> None:
+        """Refuse optional tools when the chat template omits them; an enforced call needs no template.
+
+        Raises:
+            CapabilityError: The template omits them.
+        """
+        if self.offered and self.tool_choice in {None, "auto"}:
+            require_tools(model.details)
+
+    def require_reasoning(self, model: ServedModel) -> None:
+        """Refuse a request for reasoning from a model that cannot reason.
+
+        Raises:
+            CapabilityError: The model cannot reason.
+        """
+        if self.thinking:
+            require_reasoning(model.details, "enable_thinking")
+
+    def incoming(self, read_audio: ReadAudio) -> list[IncomingMessage]:
+        """Return the messages with their images and audio.
+
+        Args:
+            read_audio: Decodes audio.
+
+        Raises:
+            ValidationError: An image or audio is malformed, too large, or not in the message itself.
+        """
+        return [message.to_incoming(f"messages[{index}]", read_audio) for index, message in enumerate(self.messages)]
+
+    def conversation(self) -> Conversation:
+        """Return the conversation without its images and audio."""
+        return to_conversation(self.messages, tuple(tool.to_json() for tool in self.offered))
+
+    def generation_settings(
+        self, default_max_tokens: int | None, forced: ForcedCall | None = None
+    ) -> GenerationSettings:
+        """Return the generation settings.
+
+        Args:
+            default_max_tokens: The operator's limit, for requests without one.
+            forced: The enforced tool call.
+        """
+        asked = self.max_completion_tokens or self.max_tokens
+        settings = self.settings(asked or default_max_tokens, (self.top_logprobs or 0) if self.logprobs else None)
+        form = self.response_format.grammar if self.response_format else None
+        return attrs.evolve(settings, grammar=forced.grammar if forced else form, thinking_budget=self.thinking_budget)

@@ -1,0 +1,95 @@
+"""``GET /v1/models``, ``GET /v1/models/{id}`` and ``POST /v1/unload``."""
+
+from collections.abc import Mapping
+
+import falcon
+
+from mlxk.application.ports.text_generator import TextGenerator
+from mlxk.application.use_cases.serve_catalogue import ServeCatalogue, ServedModel, served_id
+from mlxk.domain.errors import ModelNotFoundError, ValidationError
+from mlxk.domain.models.model import ModelHandle, Origin
+from mlxk.entrypoints.http.requests.body import read_object
+from mlxk.entrypoints.http.requests.field_errors import FieldError, raise_for
+from mlxk.entrypoints.http.resources.readable import Readable, send_json
+
+OWNERS = {Origin.CACHE: "mlxk", Origin.WORKSPACE: "workspace", Origin.BUILT_IN: "built-in"}
+
+
+class ModelsResource(Readable):
+    """Lists the models that can run here."""
+
+    def __init__(self, catalogue: ServeCatalogue) -> None:
+        self._catalogue = catalogue
+
+    def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
+        """List them."""
+        loaded = self._catalogue.loaded()
+        data = [model_document(served, loaded) for served in self._catalogue()]
+        send_json(response, {"object": "list", "data": data})
+
+
+class ModelResource:
+    """Describes one model."""
+
+    def __init__(self, catalogue: ServeCatalogue) -> None:
+        self._catalogue = catalogue
+
+    def on_get(self, request: falcon.Request, response: falcon.Response, model_id: str) -> None:
+        """Describe the model of exactly this name."""
+        loaded = self._catalogue.loaded()
+        for served in self._catalogue():
+            if served.id == model_id:
+                send_json(response, model_document(served, loaded))
+                return
+        raise ModelNotFoundError(f"no model of the name '{model_id}'", hint="GET /v1/models lists what there is.")
+
+    def on_head(self, request: falcon.Request, response: falcon.Response, model_id: str) -> None:
+        """Respond as GET does; Falcon omits the body."""
+        self.on_get(request, response, model_id)
+
+
+class UnloadResource:
+    """Unloads models."""
+
+    def __init__(self, catalogue: ServeCatalogue, resident: TextGenerator) -> None:
+        self._catalogue = catalogue
+        self._resident = resident
+
+    def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Unload one model or all; a model in use stays loaded."""
+        body = read_object(request) if request.content_length else {}
+        name = body.get("model")
+        if name is not None and not isinstance(name, str):
+            raise_for([FieldError("model", "must be a string")])
+        raise_for([FieldError(key, "is not known here") for key in body if key != "model"])
+        gone = self._resident.unload(self._loaded(name) if isinstance(name, str) else None)
+        send_json(response, {"object": "list", "data": [served_id(handle) for handle in gone]})
+
+    def _loaded(self, name: str) -> ModelHandle:
+        loaded = self._catalogue.loaded()
+        if name not in loaded:
+            hint = "GET /v1/models shows which models are."
+            raise ValidationError.in_field("model", f"'{name}' is not loaded", hint=hint)
+        return loaded[name]
+
+
+def model_document(served: ServedModel, loaded: Mapping[str, ModelHandle]) -> dict[str, object]:
+    """Return the JSON document of a model."""
+    description, quantization = served.description, served.details.quantization
+    return {
+        "id": served.id,
+        "object": "model",
+        "created": int(description.modified.timestamp()),
+        "owned_by": OWNERS[served.handle.origin],
+        "permission": [],
+        "context_length": description.context_length,
+        "capabilities": [capability.value for capability in description.capabilities],
+        "supports_tools": served.details.supports_tools,
+        "supports_reasoning": served.details.supports_reasoning,
+        "loaded": served.id in loaded,
+        "size_bytes": description.size_bytes,
+        "quantization": None
+        if quantization is None
+        else {"bits": quantization.bits, "group_size": quantization.group_size, "mode": quantization.mode},
+        "system_fingerprint": served.fingerprint,
+    }

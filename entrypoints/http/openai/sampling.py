@@ -1,0 +1,112 @@
+"""The fields that chat and completions share: how to sample, when to stop, how much to answer."""
+
+from typing import Annotated, Any
+
+import attrs
+
+from mlxk.domain.generation.request import MAX_LOGIT_BIASES, MAX_STOP_SEQUENCES, SEED_RANGE, GenerationSettings
+from mlxk.entrypoints.http.requests.converter import Range, StrictConverter
+from mlxk.entrypoints.http.requests.field_errors import FieldError
+
+MAX_CHOICES = 16
+"""Completions of each prompt."""
+
+MAX_STOP_CHARACTERS = 1024
+"""Length of one stop string."""
+
+MAX_METADATA = 16
+"""Entries of ``metadata``, as in OpenAI's API."""
+
+StopString = Annotated[str, Range(1, MAX_STOP_CHARACTERS)]
+Stop = Annotated[str, Range(1, MAX_STOP_CHARACTERS)] | Annotated[list[StopString], Range(0, MAX_STOP_SEQUENCES)] | None
+Count = Annotated[int, Range(1)]
+Temperature = Annotated[float, Range(0, 2)]
+Share = Annotated[float, Range(0, 1)]
+OpenShare = Annotated[float, Range(0, 1, low_open=True)]
+Penalty = Annotated[float, Range(-2, 2)]
+Bias = Annotated[dict[str, Annotated[float, Range(-100, 100)]], Range(0, MAX_LOGIT_BIASES)]
+Seed = Annotated[int, Range(-(2**63), SEED_RANGE - 1)]
+
+
+@attrs.frozen(kw_only=True)
+class StreamOptions:
+    """Options of a stream."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SamplingFields:
+    """Fields of both requests. A field with a null value counts as absent."""
+
+    model: Annotated[str, Range(1, 4096)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Range(1, MAX_CHOICES)] | None = None
+    max_tokens: Count | None = None
+    temperature: Temperature | None = None
+    top_p: OpenShare | None = None
+    top_k: Annotated[int, Range(0)] | None = None
+    min_p: Share | None = None
+    repetition_penalty: Annotated[float, Range(0.1, 10)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: Bias | None = None
+    seed: Seed | None = None
+    stop: Stop = None
+    user: str | None = None
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether the stream ends with the usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def settings(self, max_tokens: int | None, logprobs: int | None) -> GenerationSettings:
+        """Return the generation settings."""
+        return GenerationSettings(
+            max_tokens=max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            logit_bias=tuple((int(token), bias) for token, bias in (self.logit_bias or {}).items()),
+            seed=None if self.seed is None else self.seed % SEED_RANGE,
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            logprobs=logprobs,
+        )
+
+    def faults(self) -> list[FieldError]:
+        """Return the faults of combinations of fields."""
+        faults = []
+        if self.stream_options is not None and not self.stream:
+            faults.append(FieldError("stream_options", "is only allowed when stream is true"))
+        if self.stream_options is not None and self.stream_options.include_obfuscation:
+            faults.append(FieldError("stream_options.include_obfuscation", "is not supported", unsupported=True))
+        if any(not key.isdecimal() or not key.isascii() or len(key) > _TOKEN_DIGITS for key in self.logit_bias or {}):
+            faults.append(FieldError("logit_bias", "must have token ids as keys"))
+        return faults
+
+
+_TOKEN_DIGITS = 9
+"""Digits of the largest token id."""
+
+
+def register_sampling(converter: StrictConverter) -> None:
+    """Register the unions of these fields with a converter."""
+    converter.union(Stop, _stop_kind)
+
+
+def _stop_kind(value: object) -> object:
+    if isinstance(value, str):
+        return Annotated[str, Range(1, MAX_STOP_CHARACTERS)]
+    if isinstance(value, list):
+        return Annotated[list[StopString], Range(0, MAX_STOP_SEQUENCES)]
+    raise TypeError("must be a string or an array of strings")
+
+
+Metadata = Annotated[dict[str, Annotated[str, Range(0, 512)]], Range(0, MAX_METADATA)]
+JsonObject = dict[str, Any]

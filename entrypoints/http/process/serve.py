@@ -1,0 +1,85 @@
+"""``mlxk serve``: binds the listening sockets, then supervises a worker, or serves in this process."""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+
+import mlxk
+from mlxk.domain.errors import InterruptedRunError, MlxkError, StorageError
+from mlxk.entrypoints.http.process.sockets import listen, port_of
+from mlxk.entrypoints.http.process.supervisor import Supervisor, stopping_signals, write_all
+from mlxk.entrypoints.settings import ServerAddress, ServerSettings, Settings
+
+
+def serve(settings: Settings, server: ServerSettings, announcement: Callable[[ServerAddress], str]) -> int:
+    """Serve until a signal ends it; return the exit status.
+
+    Args:
+        settings: The environment.
+        server: The operator's decisions, validated.
+        announcement: Returns the line for standard output once the server is ready.
+
+    Raises:
+        PortInUseError: Another process listens on the port; nothing was loaded.
+        InterruptedRunError: A signal came before the server was ready.
+        BrokenPipeError: Standard output has no reader.
+        MlxkError: The server cannot be started.
+    """
+    stopping = stopping_signals()
+    # Signals are pending from here until the supervisor or the worker has its handlers.
+    signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
+    try:
+        sockets = listen(server.host, server.port)
+        line = announcement(ServerAddress(host=server.host, port=port_of(sockets))) + "\n"
+        try:
+            if server.supervised:
+                source = os.path.dirname(mlxk.__file__) if server.reload else None
+                return Supervisor(server, sockets, lambda: announce(line), source).run()
+            return _serve_here(sockets, settings, server, line)
+        finally:
+            for each in sockets:
+                each.close()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping)
+
+
+def announce(line: str) -> None:
+    """Write a line to standard output, without a buffer.
+
+    Raises:
+        BrokenPipeError: It has no reader.
+        StorageError: It cannot be written.
+    """
+    try:
+        write_all(sys.stdout.fileno(), line.encode(errors="backslashreplace"))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StorageError(
+            f"standard output cannot be written: {error.strerror}", hint="See whether the disk it goes to is full."
+        ) from error
+
+
+def _serve_here(sockets: Sequence[socket.socket], settings: Settings, server: ServerSettings, line: str) -> int:
+    # The supervisor does without the web framework and the container.
+    from mlxk.entrypoints.http.process.worker import serve_in_process  # noqa: PLC0415
+
+    reports: list[MlxkError | BrokenPipeError | None] = []
+
+    def report(error: MlxkError | None) -> None:
+        reports.append(error)
+        if error is None:
+            try:
+                announce(line)
+            except (MlxkError, BrokenPipeError) as failure:
+                reports.append(failure)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    status = serve_in_process(sockets, settings, server, report)
+    if not reports:
+        raise InterruptedRunError("stopped before the server was ready")
+    if reports[-1] is not None:
+        raise reports[-1]
+    return status

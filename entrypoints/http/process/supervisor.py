@@ -1,0 +1,301 @@
+"""The supervisor: the parent process, which owns the listening sockets and restarts a worker that dies.
+
+Connections wait in the backlog of the sockets while a worker is restarted, so that no client is refused. The first
+signal makes the worker drain, the second aborts its requests, the third kills it. The parent starts no threads and
+imports neither the web framework nor a model library.
+
+A worker gets its settings as a line of JSON on standard input, which stays open for as long as the parent lives. It
+reports on standard output, a line each: that it is ready, or why it cannot serve.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import attrs
+
+from mlxk.domain.errors import ExecutionError, InternalError, InterruptedRunError, MlxkError, all_error_types
+from mlxk.entrypoints.settings import ServerSettings
+from mlxk.entrypoints.wording import command_line_error
+
+WORKER = (sys.executable, "-P", "-m", "mlxk.entrypoints.http.process.worker")
+"""Command line of a worker; ``-P`` keeps modules of the working directory out."""
+
+GRACE_SECONDS = 8.0
+"""Time for a worker to exit after its requests have ended."""
+
+QUICK_SECONDS = 30.0
+"""A worker that dies within this time counts as a quick death."""
+
+MAX_QUICK_DEATHS = 5
+"""Successive quick deaths before the supervisor gives up."""
+
+MAX_PAUSE_SECONDS = 5.0
+"""Longest pause between two starts."""
+
+KILLING_SIGNAL = 3
+"""Number of the signal that kills the worker."""
+
+SOURCE_POLL_SECONDS = 0.5
+"""Between two checks of the source for changes."""
+
+CANNOT_RUN = 127
+"""Exit status of a worker whose program cannot be run, as in a shell."""
+
+
+def stopping_signals() -> Sequence[signal.Signals]:
+    """Return the signals that stop a server; SIGHUP is not one of them when it is ignored, as under ``nohup``."""
+    hangup = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
+    return (signal.SIGINT, signal.SIGTERM, *hangup)
+
+
+@attrs.frozen
+class WorkerOrders:
+    """What a worker is started with."""
+
+    settings: ServerSettings
+    died: int | None = None
+    """Exit status of the previous worker, if it died."""
+
+    def to_line(self) -> bytes:
+        """Return the orders as a line of JSON."""
+        return json.dumps({"settings": attrs.asdict(self.settings), "died": self.died}).encode() + b"\n"
+
+    @classmethod
+    def of_line(cls, line: bytes) -> "WorkerOrders":
+        """Return the orders of a line."""
+        document: dict[str, Any] = json.loads(line)
+        values = document["settings"].items()
+        settings: dict[str, Any] = {key: tuple(each) if isinstance(each, list) else each for key, each in values}
+        return cls(ServerSettings(**settings), document["died"])
+
+
+def report_line(error: MlxkError | None) -> bytes:
+    """Return the report of a worker as a line of JSON: an error in the wording of the CLI, or None when it is ready."""
+    if error is None:
+        return b"null\n"
+    message, hint = command_line_error(error)
+    document = {"message": message, "hint": hint, "matches": error.matches, "detail": error.detail}
+    return json.dumps({"code": error.code, **document}).encode() + b"\n"
+
+
+def reported_error(line: bytes) -> MlxkError | None:
+    """Return the error of a report; None when the worker is ready."""
+    document: dict[str, Any] | None = json.loads(line)
+    if document is None:
+        return None
+    types = {each.code: each for each in all_error_types()}
+    kind = types.get(document.pop("code"), InternalError)
+    return kind(document.pop("message"), **{**document, "matches": tuple(document["matches"])})
+
+
+class Supervisor:
+    """Runs workers until a signal or an error ends the server.
+
+    Args:
+        settings: The operator's; each worker gets them.
+        sockets: Listening; each worker inherits them.
+        announce: Called once, when the first worker is ready.
+        source: A directory whose changes restart the worker; None for none.
+        command: Command line of a worker; the descriptors of the sockets are appended.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        sockets: Sequence[socket.socket],
+        announce: Callable[[], None],
+        source: str | None = None,
+        command: Sequence[str] = WORKER,
+    ) -> None:
+        self._settings = settings
+        self._descriptors = [each.fileno() for each in sockets]
+        self._announce = announce
+        self._source = source
+        self._newest = _newest_change(source) if source else 0.0
+        self._command = command
+        self._announced = False
+        self._reloading = False
+        self._signals = 0
+        self._forwarded = 0
+        self._kill_at: float | None = None
+        self._error: Exception | None = None
+        self._signal_pipe = -1
+
+    def run(self) -> int:
+        """Run workers and return the exit status.
+
+        Signal handlers stay in place afterwards, so that a late Ctrl-C does not interrupt the end of the program.
+
+        Raises:
+            InterruptedRunError: A signal came before the first worker was ready.
+            ExecutionError: Workers cannot be started, or die again and again.
+            MlxkError: A worker reported why it cannot serve.
+            BrokenPipeError: The announcement has no reader.
+        """
+        with self._signals_counted():
+            deaths = 0
+            died: int | None = None
+            while True:
+                began = time.monotonic()
+                status = self._run_worker(died)
+                if self._error is not None:
+                    raise self._error
+                if self._signals:
+                    return self._stopped(status)
+                died = None if self._reloading else status
+                if self._reloading:
+                    self._reloading = False
+                    continue
+                deaths = deaths + 1 if time.monotonic() - began < QUICK_SECONDS else 1
+                if deaths > MAX_QUICK_DEATHS:
+                    raise ExecutionError(
+                        f"The server's worker died {deaths} times within {QUICK_SECONDS:g} seconds of its start.",
+                        hint="Its log, on standard error, says why.",
+                    )
+                select.select([self._signal_pipe], [], [], min(0.1 * 2 ** (deaths - 1), MAX_PAUSE_SECONDS))
+                if self._signals:
+                    return self._stopped(0)
+
+    def _stopped(self, status: int) -> int:
+        """Return the exit status after a signal; -SIGTERM is that of a worker that had no handlers yet."""
+        if not self._announced:
+            raise InterruptedRunError("stopped before the server was ready")
+        return 0 if status in {0, -signal.SIGTERM} else 1
+
+    @contextmanager
+    def _signals_counted(self) -> Iterator[None]:
+        """Count the stopping signals, and have each wake ``select`` through a pipe."""
+        self._signal_pipe, wake = os.pipe()
+        os.set_blocking(self._signal_pipe, False)
+        os.set_blocking(wake, False)
+        stopping = stopping_signals()
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        for number in stopping:
+            signal.signal(number, self._on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(-1)
+            os.close(wake)
+            os.close(self._signal_pipe)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        self._shorten_deadline(self._settings.drain_seconds if self._signals == 1 else 0.0)
+
+    def _shorten_deadline(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds + GRACE_SECONDS
+        self._kill_at = deadline if self._kill_at is None else min(self._kill_at, deadline)
+
+    def _run_worker(self, died: int | None) -> int:
+        """Run one worker until it exits; return its exit status, negative for a signal."""
+        try:
+            # A session of its own keeps Ctrl-C of the terminal from the worker.
+            worker = subprocess.Popen(
+                [*self._command, *map(str, self._descriptors)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=self._descriptors,
+                start_new_session=True,
+                bufsize=0,
+            )
+        except (FileNotFoundError, PermissionError) as error:
+            sys.stderr.write(f"{self._command[0]} cannot be run: {error.strerror}\n")
+            return CANNOT_RUN
+        except OSError as error:
+            raise ExecutionError(
+                f"no worker can be started: {error.strerror}", hint="See which limits the system sets."
+            ) from error
+        with worker:
+            self._send_orders(worker, died)
+            self._watch(worker)
+        return worker.returncode
+
+    def _send_orders(self, worker: "subprocess.Popen[bytes]", died: int | None) -> None:
+        assert worker.stdin is not None
+        try:
+            write_all(worker.stdin.fileno(), WorkerOrders(self._settings, died).to_line())
+        except BrokenPipeError:
+            return  # It has died already, which ``_watch`` sees.
+
+    def _watch(self, worker: "subprocess.Popen[bytes]") -> None:
+        """Handle reports, signals and changes of the source until the worker closes its output by exiting."""
+        assert worker.stdout is not None
+        reports, line = worker.stdout.fileno(), b""
+        while True:
+            ready = select.select([reports, self._signal_pipe], [], [], self._timeout())[0]
+            if self._signal_pipe in ready:
+                os.read(self._signal_pipe, 4096)
+            if reports in ready:
+                data = os.read(reports, 65536)
+                if not data:
+                    return
+                line += data
+                if line.endswith(b"\n"):
+                    self._on_report(line)
+                    line = b""
+            self._signal_worker(worker)
+
+    def _on_report(self, line: bytes) -> None:
+        self._error = reported_error(line)
+        if self._error is None and not self._announced:
+            self._announced = True
+            try:
+                self._announce()
+            except (MlxkError, BrokenPipeError) as error:
+                self._error = error
+                self._on_signal(signal.SIGTERM, None)
+
+    def _signal_worker(self, worker: "subprocess.Popen[bytes]") -> None:
+        """Forward the signals received since the last call, and stop a worker that is late or outdated."""
+        while self._forwarded < self._signals:
+            self._forwarded += 1
+            worker.send_signal(signal.SIGTERM if self._forwarded < KILLING_SIGNAL else signal.SIGKILL)
+        if self._kill_at is not None and time.monotonic() >= self._kill_at:
+            worker.kill()
+        elif self._source and not self._reloading and self._source_changed(self._source):
+            self._reloading = True
+            worker.send_signal(signal.SIGTERM)
+
+    def _source_changed(self, source: str) -> bool:
+        before, self._newest = self._newest, _newest_change(source)
+        return self._newest != before
+
+    def _timeout(self) -> float | None:
+        if self._kill_at is not None:
+            return max(0.0, self._kill_at - time.monotonic())
+        return SOURCE_POLL_SECONDS if self._source else None
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write bytes to a descriptor, without a buffer.
+
+    Raises:
+        OSError: It takes no more.
+    """
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _newest_change(directory: str) -> float:
+    """Return the latest modification time of a Python file below a directory."""
+    return max(
+        (
+            os.stat(os.path.join(folder, name)).st_mtime
+            for folder, _, names in os.walk(directory, followlinks=True)
+            for name in names
+            if name.endswith(".py")
+        ),
+        default=0.0,
+    )

@@ -1,0 +1,222 @@
+"""The worker: builds the application, serves HTTP on inherited sockets, and loads the model to preload.
+
+``python -m mlxk.entrypoints.http.process.worker DESCRIPTOR…`` is the process that a supervisor starts.
+"""
+
+import contextlib
+import faulthandler
+import linecache
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+
+import attrs
+
+from mlxk.domain.errors import MlxkError
+from mlxk.entrypoints.container import Container, build
+from mlxk.entrypoints.http.api import Services
+from mlxk.entrypoints.http.app import DEFAULT_ERROR_BODY, Application
+from mlxk.entrypoints.http.process.library_logs import route_library_logs
+from mlxk.entrypoints.http.process.sockets import is_loopback
+from mlxk.entrypoints.http.process.supervisor import WorkerOrders, report_line, stopping_signals, write_all
+from mlxk.entrypoints.http.process.warm_up import warm_up
+from mlxk.entrypoints.http.server.server import HttpServer, ServerLimits
+from mlxk.entrypoints.settings import ServerSettings, Settings, read_settings
+
+SPARE_THREADS = 8
+"""Threads beside those that may wait for a model to load: for probes, lists and the ends of responses."""
+
+SPARE_DESCRIPTORS = 128
+"""Descriptors beside those of connections: for the engine and model files."""
+
+THREADS_LEFT = 70
+"""Exit status when a thread did not end; the process then exits without it."""
+
+Report = Callable[[MlxkError | None], None]
+"""Receives None when the server is ready, or the error that prevents it."""
+
+Build = Callable[[Settings, ServerSettings | None], Container]
+
+
+def serve_in_process(
+    sockets: Sequence[socket.socket],
+    settings: Settings,
+    server: ServerSettings,
+    report: Report,
+    build_container: Build = build,
+    died: int | None = None,
+) -> int:
+    """Serve in this process, from its main thread, until a signal ends it; return the exit status.
+
+    Args:
+        sockets: Listening.
+        settings: The environment.
+        server: The operator's decisions.
+        report: Called when the server is ready, or cannot serve.
+        build_container: Builds the container.
+        died: Exit status of the previous worker, if it died.
+    """
+    limits = ServerLimits()
+    connections = raise_descriptor_limit(limits.connections + SPARE_DESCRIPTORS) - SPARE_DESCRIPTORS
+    container = build_container(attrs.evolve(settings, log_level=server.log_level, log_json=server.log_json), server)
+    log = container.adapters.event_log()
+    if died is not None:
+        log.error("the worker died and is restarted", logger="supervisor", status=died)
+    elif not is_loopback(server.host) and not server.api_keys:
+        log.warning("the server can be reached from other machines, and asks for no key", logger="server")
+    route_library_logs(log, server.log_level)
+    application = Application(services_of(container), server)
+    preloaded = None
+    try:
+        if server.model is not None:
+            preloaded = container.use_cases.serve_catalogue().offer(server.model).id
+    except MlxkError as error:
+        report(error)
+        return 1
+    limits = attrs.evolve(
+        limits,
+        threads=server.max_streams + server.max_queue + SPARE_THREADS,
+        connections=connections,
+        max_body_bytes=application.max_body_bytes,
+        drain_seconds=server.drain_seconds,
+    )
+    http = HttpServer(
+        application.wsgi, sockets, limits, DEFAULT_ERROR_BODY, on_drain=application.drain, on_abort=application.abort
+    )
+    for number in stopping_signals():
+        signal.signal(number, http.stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping_signals())
+    linecache.clearcache()  # It holds the source of everything that attrs generated.
+    preload = _Preload(container, application, server, report, http.stop)
+    preload.start()
+    log.info("serving", logger="server", pid=os.getpid(), model=preloaded)
+    clean = http.run()
+    application.close()
+    container.adapters.text_generator().close()
+    log.info("stopped", logger="server", pid=os.getpid())
+    return (0 if clean else THREADS_LEFT) if preload.error is None else 1
+
+
+class _Preload(threading.Thread):
+    """Loads and warms up the model to preload, while probes are served already.
+
+    Args:
+        container: The use cases.
+        application: Becomes ready.
+        server: Names the model.
+        report: Called with the outcome, unless the server stops meanwhile.
+        stop: Stops the server after an error.
+    """
+
+    def __init__(
+        self,
+        container: Container,
+        application: Application,
+        server: ServerSettings,
+        report: Report,
+        stop: Callable[[], None],
+    ) -> None:
+        super().__init__(name="mlxk-preload", daemon=True)
+        self.error: MlxkError | None = None
+        self._container = container
+        self._lifecycle = application.lifecycle
+        self._server = server
+        self._report = report
+        self._stop_server = stop
+
+    def run(self) -> None:
+        """Load the model, then report."""
+        try:
+            if self._server.model is not None:
+                warm_up(self._container, self._server.model, for_vectors=self._server.embed_model is not None)
+        except MlxkError as error:
+            if not self._lifecycle.draining:
+                self.error = error
+                self._report(error)
+                self._stop_server()
+            return
+        if not self._lifecycle.draining:
+            self._lifecycle.preloaded = True
+            self._report(None)
+
+
+def services_of(container: Container) -> Services:
+    """Return the use cases and ports of the application."""
+    return Services(
+        catalogue=container.use_cases.serve_catalogue(),
+        serve_text=container.use_cases.serve_text(),
+        serve_images=container.use_cases.serve_images(),
+        audio_decoder=container.adapters.audio_decoder(),
+        transcribe=container.use_cases.transcribe_audio(),
+        embed=container.use_cases.embed_text(),
+        generator=container.adapters.text_generator(),
+        clock=container.adapters.clock(),
+        log=container.adapters.event_log(),
+    )
+
+
+def raise_descriptor_limit(wanted: int) -> int:
+    """Raise the limit of open files of this process, as far as allowed; return it, at most ``wanted``."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    ceiling = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < ceiling:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
+        return ceiling
+    return min(wanted, ceiling)
+
+
+def run_supervised(descriptors: Sequence[str], build_container: Build = build) -> int:
+    """Serve for a supervisor, and stop when it exits; return the exit status.
+
+    Args:
+        descriptors: Of the listening sockets.
+        build_container: Builds the container.
+    """
+    faulthandler.enable()
+    orders_in, reports_out = _take_standard_streams()
+    with open(orders_in, "rb", closefd=False) as stream:
+        line = stream.readline()
+    if not line:
+        return 1  # The supervisor has exited.
+    orders = WorkerOrders.of_line(line)
+    threading.Thread(target=_stop_with_supervisor, args=(orders_in,), name="mlxk-supervisor-watch", daemon=True).start()
+
+    def report(error: MlxkError | None) -> None:
+        with contextlib.suppress(OSError):  # The supervisor has exited.
+            write_all(reports_out, report_line(error))
+
+    sockets = [socket.socket(fileno=int(each)) for each in descriptors]
+    return serve_in_process(sockets, read_settings(), orders.settings, report, build_container, orders.died)
+
+
+def _take_standard_streams() -> tuple[int, int]:
+    """Return descriptors of standard input and output, which become empty input and standard error for libraries."""
+    orders_in, reports_out = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return orders_in, reports_out
+
+
+def _stop_with_supervisor(orders_in: int) -> None:
+    """Wait for the end of input, which is the supervisor's exit, then abort the requests and stop."""
+    os.read(orders_in, 1)
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main(build_container: Build = build) -> None:
+    """Run the worker process, and exit without waiting for threads."""
+    status = run_supervised(sys.argv[1:], build_container)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

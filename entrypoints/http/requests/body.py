@@ -1,0 +1,183 @@
+"""JSON request bodies: read with limits on size and depth, parsed strictly, every fault reported at once."""
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Generic, Protocol, TypeVar
+
+import attrs
+import falcon
+
+from mlxk.domain.errors import PayloadTooLargeError, UnsupportedMediaTypeError, ValidationError
+from mlxk.entrypoints.http.requests.converter import StrictConverter
+from mlxk.entrypoints.http.requests.field_errors import MAX_REPORTED, FieldError, raise_for
+from mlxk.entrypoints.http.requests.unsupported import Unsupported, ignored_fields, unsupported_faults
+
+MAX_DEPTH = 64
+"""Nesting of arrays and objects."""
+
+MAX_MARKS = 500_000
+"""Commas and opening brackets in a body, those inside of strings included, so that they can be counted before parsing:
+the parser holds the GIL, and millions of small values cost it seconds and a gigabyte."""
+
+
+class RequestBody(attrs.AttrsInstance, Protocol):
+    """The class of a request body."""
+
+    def faults(self) -> list[FieldError]:
+        """Return the faults of combinations of fields."""
+
+
+R = TypeVar("R", bound=RequestBody)
+
+
+class BodyReader(Generic[R]):
+    """Reads one kind of request body. Safe to share between threads.
+
+    Args:
+        kind: The class of the body.
+        register: Registers the unions of that class with a converter.
+        unsupported: Documented fields that are not supported.
+        without_effect: Documented fields that are accepted and reported as ignored, by their paths.
+    """
+
+    def __init__(
+        self,
+        kind: type[R],
+        register: Sequence[Callable[[StrictConverter], None]] = (),
+        unsupported: Mapping[str, Unsupported] = MappingProxyType({}),
+        without_effect: Mapping[str, Unsupported] = MappingProxyType({}),
+    ) -> None:
+        self._kind = kind
+        self._unsupported = unsupported
+        self._without_effect = without_effect
+        self._converter = StrictConverter()
+        for each in register:
+            each(self._converter)
+
+    def read(self, request: falcon.Request, response: falcon.Response) -> R:
+        """Return the body of a request, and list its ignored fields in a header of the response.
+
+        Raises:
+            ValidationError, ParameterNotSupportedError: Names every field at fault.
+            UnsupportedMediaTypeError, PayloadTooLargeError: See ``read_object``.
+        """
+        body = read_object(request)
+        refused = unsupported_faults(body, self._unsupported)
+        accepted = {name: value for name, value in body.items() if name not in {fault.path for fault in refused}}
+        structured, faults = self._converter.structure(accepted, self._kind)
+        combinations = [] if structured is None else structured.faults()
+        raise_for([*faults, *combinations, *refused])
+        if structured is None:
+            raise ValidationError("The request is malformed.")
+        report_ignored(response, ignored_fields(accepted, structured, self._unsupported, self._without_effect))
+        return structured
+
+
+IGNORED_FIELDS = "X-Mlxk-Ignored-Fields"
+"""Response header: the ignored fields of the request, by their paths."""
+
+MAX_IGNORED = 20
+"""Ignored fields listed."""
+
+_HEADER_SAFE = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+
+
+def report_ignored(response: falcon.Response, names: Sequence[str]) -> None:
+    """List the ignored fields of a request in a header of the response."""
+    if names:
+        shown = [name if _HEADER_SAFE.fullmatch(name) else "?" for name in names[:MAX_IGNORED]]
+        response.set_header(IGNORED_FIELDS, ", ".join(shown))
+
+
+def read_object(request: falcon.Request) -> Mapping[str, object]:
+    """Return the JSON object in the body of a request.
+
+    Raises:
+        UnsupportedMediaTypeError: The body is declared as another type.
+        PayloadTooLargeError: It is nested too deeply, or contains too many values.
+        ValidationError: It is not a JSON object, or contains invalid Unicode.
+    """
+    declared = (request.content_type or "application/json").partition(";")[0].strip().lower()
+    if declared != "application/json" and not declared.endswith("+json"):
+        raise UnsupportedMediaTypeError("The body must be JSON.", hint="Send the header Content-Type: application/json")
+    try:
+        text = _text(_bounded(request.bounded_stream.read()))
+        body = json.loads(text, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise _too_deep() from error
+    except ValueError as error:  # JSON, its numbers, or its encoding
+        raise ValidationError("The body is not valid JSON.") from error
+    if not isinstance(body, dict):
+        raise ValidationError("The body must be a JSON object.")
+    _require_shallow(body)
+    if _SURROGATE.search(text):
+        raise_for(list(itertools.islice(_surrogate_faults(body), MAX_REPORTED)))
+    return body
+
+
+def _text(data: bytes) -> str:
+    """Decode a body strictly; the parser itself accepts surrogates."""
+    return data.decode(json.detect_encoding(data))
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""An escaped surrogate; pairs are common, single ones are invalid."""
+
+_SHORT_NAME = re.compile(r"[A-Za-z0-9_$.-]{1,64}")
+"""Names of fields that messages may repeat."""
+
+
+def _surrogate_faults(value: object, path: str = "") -> Iterator[FieldError]:
+    """Yield a fault for every string and name that contains a single surrogate."""
+    if isinstance(value, str):
+        if not _is_valid_unicode(value):
+            yield FieldError(path, "must not contain half a surrogate pair")
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from _surrogate_faults(each, f"{path}[{index}]")
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            if _is_valid_unicode(name):
+                shown = name if _SHORT_NAME.fullmatch(name) else "?"
+                yield from _surrogate_faults(each, f"{path}.{shown}" if path else shown)
+            else:
+                yield FieldError(path, "must not have a name with half a surrogate pair")
+
+
+def _is_valid_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _bounded(data: bytes) -> bytes:
+    if sum(data.count(mark) for mark in (b",", b"[", b"{")) > MAX_MARKS:
+        raise PayloadTooLargeError(f"The body holds more than {MAX_MARKS} commas and opening brackets.")
+    return data
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError("NaN and Infinity are no JSON")
+
+
+def _require_shallow(value: dict[str, Any]) -> None:
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            child
+            for container in level
+            for child in (container.values() if isinstance(container, dict) else container)
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _too_deep() -> PayloadTooLargeError:
+    return PayloadTooLargeError(f"The body is nested deeper than {MAX_DEPTH} levels.")
