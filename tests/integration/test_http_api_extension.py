@@ -1,0 +1,110 @@
+"""The extension point for HTTP APIs, with an API of other frames, keep-alive lines and error bodies."""
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from doubles.text_generator import InMemoryTextGenerator, Token
+from serving.parts import CHAT_MODEL, Parts
+from serving.running import RunningServer, eventually, read_all, unchunked
+from serving.toy_api import MEDIA_TYPE, PATH, toy_api
+
+from mlxk.domain.errors import ExecutionError
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.entrypoints.settings import ServerSettings
+
+BODY = {"model": CHAT_MODEL, "text": "one two"}
+
+
+def server(tokens: Sequence[Token], step_seconds: float = 0.0, **settings: Any) -> RunningServer:
+    """Return a server with the toy API and a scripted generator."""
+
+    def answer(request: GenerationRequest) -> Sequence[Token]:
+        return tokens
+
+    generator = InMemoryTextGenerator(answer, step_seconds)
+    return RunningServer(
+        Parts(generator, ServerSettings(**settings), keep_alive_seconds=0.05, apis=(toy_api,))
+    )
+
+
+def lines_of(response: bytes) -> list[Any]:
+    """Return the documents of a response, without its keep-alive lines."""
+    head, _, body = response.partition(b"\r\n\r\n")
+    assert f"Content-Type: {MEDIA_TYPE}".encode() in head
+    return [json.loads(each) for each in unchunked(body).splitlines() if each]
+
+
+def test_a_stream_and_a_whole_response_have_the_same_lines() -> None:
+    with server(("a", "b")) as it:
+        streamed = lines_of(read_all(it.raw(PATH, BODY)))
+        status, headers, whole = it.request(
+            "POST", PATH, json.dumps({**BODY, "whole": True}).encode(), {"Content-Type": "application/json"}
+        )
+    assert (status, headers["content-type"]) == (200, MEDIA_TYPE)
+    assert [json.loads(each) for each in whole.splitlines()] == streamed
+    assert streamed == [
+        {"model": CHAT_MODEL},
+        {"text": "a"},
+        {"text": "b"},
+        {"end": "stop"},
+        {"tokens": 2},
+    ]
+
+
+def test_silence_is_filled_with_the_keep_alive_line_of_the_api() -> None:
+    with server(("a",), step_seconds=0.3) as it:
+        body = unchunked(read_all(it.raw(PATH, BODY)).partition(b"\r\n\r\n")[2])
+    assert b"}\n\n" in body
+
+
+def test_an_error_in_a_stream_is_a_line_of_the_api() -> None:
+    with server(("a", ExecutionError("it failed"))) as it:
+        assert lines_of(read_all(it.raw(PATH, BODY)))[1:] == [{"text": "a"}, {"failed": "execution_error"}]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "code"),
+    [
+        ({**BODY, "text": ""}, {}, 400, "validation_error"),
+        ({**BODY, "model": "no/such"}, {}, 404, "model_not_found"),
+        (BODY, {"Host": "evil.example"}, 403, "forbidden_origin"),
+        ({**BODY, "whole": True}, {}, 500, "execution_error"),
+    ],
+)
+def test_every_error_before_the_first_byte_has_the_body_of_the_api(
+    body: dict[str, Any], headers: dict[str, str], status: int, code: str
+) -> None:
+    with server((ExecutionError("it failed"),)) as it:
+        got, received, answer = it.request(
+            "POST", PATH, json.dumps(body).encode(), {"Content-Type": "application/json", **headers}
+        )
+    assert (got, received["content-type"], json.loads(answer)) == (status, MEDIA_TYPE, {"no": code})
+
+
+def test_other_paths_keep_the_error_body_of_the_server() -> None:
+    with server(()) as it:
+        assert it.post("/v1/chat/completions", {})[2]["error"]["code"] == "validation_error"
+        assert it.get("/toy/nothing")[2]["error"]["code"] == "not_found"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_disconnect_cancels_the_generation(whole: bool) -> None:
+    with server((" word",) * 100_000, step_seconds=0.002) as it:
+        connection = it.raw(PATH, {**BODY, "whole": whole})
+        assert eventually(lambda: it.parts.generator.state(0.1).running == 1)
+        began = time.monotonic()
+        connection.close()
+        assert eventually(lambda: it.parts.generator.state(0.1).running == 0)
+        assert time.monotonic() - began < 1
+
+
+def test_a_full_queue_is_refused_for_every_api() -> None:
+    with server((" word",) * 100_000, step_seconds=0.002, max_streams=1, max_queue=0) as it:
+        first = it.raw(PATH, BODY)
+        assert eventually(lambda: it.parts.generator.state(0.1).running == 1)
+        status, headers, answer = it.request("POST", PATH, json.dumps(BODY).encode(), {})
+        first.close()
+    assert (status, headers["retry-after"], json.loads(answer)) == (429, "1", {"no": "queue_full"})

@@ -1,0 +1,228 @@
+"""Delivery of streams: what a cancelled one shows, and what is released when a start, a write or an end fails."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import falcon
+import pytest
+from doubles.clock import InMemoryClock
+from doubles.event_log import InMemoryEventLog
+from falcon.testing import create_environ
+from serving.parts import CHAT_MODEL, Parts
+
+from mlxk.application.text_streams import QueuedTextStream
+from mlxk.domain.errors import ExecutionError, InternalError, MlxkError, ServerShutdownError
+from mlxk.domain.generation.request import Finished, FinishReason, GenerationEvent, TextDelta, Timings, Usage
+from mlxk.entrypoints.http.generation.renderer import ResponseContext
+from mlxk.entrypoints.http.generation.responder import GenerationJob, GenerationResponder
+from mlxk.entrypoints.http.generation.stream_dispatcher import StreamDelivery, StreamDispatcher
+from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
+from mlxk.entrypoints.http.metrics import Metrics
+from mlxk.entrypoints.http.openai.chat.renderer import ChatRenderer
+from mlxk.entrypoints.http.server.detached import ENVIRON_ON_DISCONNECT
+
+
+def finished(reason: FinishReason = FinishReason.STOP) -> Finished:
+    """Return the last event of a stream."""
+    return Finished(reason, Usage(1, 1), Timings(0, 0, 0))
+
+
+class ScriptedStream(QueuedTextStream):
+    """A stream whose events are all available."""
+
+    def __init__(self, *events: GenerationEvent | MlxkError) -> None:
+        super().__init__()
+        self.cancelled = False
+        for event in events:
+            self._put(event)
+
+    def cancel(self) -> None:
+        """Record it."""
+        self.cancelled = True
+
+
+class RecordingWriter:
+    """Records what is written; optionally fails.
+
+    Args:
+        failing: The method that raises.
+    """
+
+    def __init__(self, failing: str = "") -> None:
+        self.written: list[GenerationEvent] = []
+        self.closed: Sequence[Finished] | None = None
+        self.error: MlxkError | None = None
+        self._failing = failing
+
+    def open(self) -> bool:
+        """Do nothing."""
+        return True
+
+    def keep_alive(self) -> bool:
+        """Do nothing."""
+        return True
+
+    def events(self, index: int, events: Sequence[GenerationEvent]) -> bool:
+        """Record the events."""
+        if self._failing == "events":
+            raise RuntimeError("cannot be written")
+        self.written += events
+        return True
+
+    def close(self, finished: Sequence[Finished]) -> None:
+        """Record the end."""
+        if self._failing == "close":
+            raise RuntimeError("cannot be ended")
+        self.closed = finished
+
+    def fail(self, error: MlxkError) -> None:
+        """Record the error."""
+        self.error = error
+
+
+class Ends:
+    """Records how deliveries ended."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[list[FinishReason], str | None]] = []
+
+    def __call__(self, finished: Sequence[Finished], error: MlxkError | None) -> None:
+        """Record one end."""
+        self.calls.append(([each.reason for each in finished], error.code if error else None))
+
+
+def delivery(writer: RecordingWriter, ends: Ends, *streams: ScriptedStream) -> StreamDelivery:
+    """Return a delivery that has begun."""
+    made = StreamDelivery(streams, writer, ends)
+    made.begin(lambda _: None)
+    return made
+
+
+def test_a_cancelled_stream_shows_no_last_event_and_is_counted() -> None:
+    writer, ends = RecordingWriter(), Ends()
+    assert delivery(writer, ends, ScriptedStream(TextDelta("a"), finished(FinishReason.CANCELLED))).move()
+    assert writer.written == [TextDelta("a")]
+    assert ends.calls == [([FinishReason.CANCELLED], None)]
+
+
+def test_an_aborted_stream_shows_no_last_event_before_its_error() -> None:
+    writer, ends = RecordingWriter(), Ends()
+    stream = ScriptedStream(TextDelta("a"), finished(FinishReason.CANCELLED))
+    aborted = delivery(writer, ends, stream)
+    aborted.abort(ServerShutdownError("stops"))
+    assert stream.cancelled
+    assert aborted.move()
+    assert (writer.written, writer.closed, writer.error is not None) == ([TextDelta("a")], None, True)
+    assert ends.calls == [([FinishReason.CANCELLED], "server_shutdown")]
+
+
+def test_the_last_event_of_a_stream_that_was_not_cancelled_is_shown() -> None:
+    writer, ends = RecordingWriter(), Ends()
+    assert delivery(writer, ends, ScriptedStream(finished())).move()
+    assert writer.written == [finished()]
+    assert writer.closed == [finished()]
+
+
+def test_an_error_of_one_choice_cancels_the_others() -> None:
+    writer, ends = RecordingWriter(), Ends()
+    failing, other = ScriptedStream(ExecutionError("it failed")), ScriptedStream(TextDelta("a"))
+    assert delivery(writer, ends, failing, other).move()
+    assert other.cancelled
+    assert ends.calls == [([], "execution_error")]
+
+
+@pytest.fixture
+def dispatcher() -> Iterator[StreamDispatcher]:
+    """A dispatcher with its thread."""
+    made = StreamDispatcher(InMemoryClock(), InMemoryEventLog())
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("failing", ["events", "close"])
+def test_a_response_that_cannot_be_written_ends_once_and_stops_no_other(
+    failing: str, dispatcher: StreamDispatcher
+) -> None:
+    broken, ends = RecordingWriter(failing), Ends()
+    stream = ScriptedStream(TextDelta("a"), finished())
+    dispatcher.add(StreamDelivery((stream,), broken, ends))
+    sound, others = RecordingWriter(), Ends()
+    dispatcher.add(StreamDelivery((ScriptedStream(TextDelta("b"), finished()),), sound, others))
+    dispatcher.close()
+    assert sound.written == [TextDelta("b"), finished()]
+    assert len(ends.calls) == len(others.calls) == 1
+    assert stream.cancelled
+    if failing == "events":
+        assert isinstance(broken.error, InternalError)
+
+
+class Setting:
+    """A responder, its limit, and a request."""
+
+    def __init__(self, dispatcher: StreamDispatcher) -> None:
+        self.limit = ConcurrencyLimit(4, 0)
+        self.responder = GenerationResponder(
+            dispatcher, ServerLifecycle(), self.limit, Metrics(), InMemoryEventLog(), InMemoryClock()
+        )
+        parts = Parts()
+        self._model = parts.catalogue.find(CHAT_MODEL)
+        parts.close()
+
+    def respond(
+        self, start: Callable[[], Sequence[Any]], renderer: Any = ChatRenderer, stream: bool = True, **environ: Any
+    ) -> falcon.Response:
+        """Respond to a request, and return the response."""
+        response = falcon.Response()
+        job = GenerationJob(model=self._model, model_name="m", start=start, renderer=renderer, stream=stream)
+        self.responder.respond(falcon.Request({**create_environ(), **environ}), response, job)
+        return response
+
+
+@pytest.fixture
+def setting(dispatcher: StreamDispatcher) -> Setting:
+    """The parts of a response."""
+    return Setting(dispatcher)
+
+
+def failing_renderer(context: ResponseContext) -> ChatRenderer:
+    """Fail as a renderer with a fault does."""
+    raise RuntimeError("cannot render")
+
+
+def failing_start() -> Sequence[Any]:
+    """Fail as a use case does."""
+    raise ExecutionError("cannot start")
+
+
+def test_a_start_that_fails_releases_its_slots(setting: Setting) -> None:
+    with pytest.raises(ExecutionError):
+        setting.respond(failing_start)
+    assert setting.limit.admitted == 0
+
+
+def test_a_renderer_that_cannot_be_made_starts_nothing_and_releases_its_slots(setting: Setting) -> None:
+    started: list[int] = []
+    with pytest.raises(RuntimeError):
+        setting.respond(lambda: started.append(1) or [], renderer=failing_renderer)  # type: ignore[func-returns-value]
+    assert (started, setting.limit.admitted) == ([], 0)
+
+
+def test_an_error_of_a_whole_response_is_raised_and_releases_its_slots(setting: Setting) -> None:
+    with pytest.raises(ExecutionError):
+        setting.respond(lambda: [ScriptedStream(ExecutionError("it failed"))], stream=False)
+    assert setting.limit.admitted == 0
+
+
+def test_a_client_that_disconnects_before_the_streams_start_has_them_cancelled(setting: Setting) -> None:
+    stream = ScriptedStream(finished(FinishReason.CANCELLED))
+    setting.respond(lambda: [stream], stream=False, **{ENVIRON_ON_DISCONNECT: lambda callback: callback()})
+    assert stream.cancelled
+    assert setting.limit.admitted == 0
+
+
+def test_a_body_that_another_server_closes_cancels_its_stream(setting: Setting) -> None:
+    stream = ScriptedStream(TextDelta("a"))
+    body = setting.respond(lambda: [stream]).stream
+    assert not stream.cancelled
+    body.close()
+    assert stream.cancelled
