@@ -5,6 +5,7 @@ It is what a new API costs: a request reader, a renderer, a resource, and a func
 
 import json
 from collections.abc import Sequence
+from types import MappingProxyType
 
 import attrs
 import falcon
@@ -47,7 +48,7 @@ class ToyRenderer(ResponseRenderer):
     """Renders one line for each event."""
 
     media_type = MEDIA_TYPE
-    stream_headers = {"Content-Type": MEDIA_TYPE}
+    stream_headers = MappingProxyType({"Content-Type": MEDIA_TYPE})
 
     def __init__(self, context: ResponseContext) -> None:
         self._context = context

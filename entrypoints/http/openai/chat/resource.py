@@ -91,7 +91,7 @@ def _require_chat_model(description: ModelDescription) -> None:
     Raises:
         UnhealthyModelError, IncompatibleModelError, CapabilityError: Says why.
     """
-    if description.can(Capability.AUDIO) and not description.can(Capability.TEXT_GENERATION):
+    if description.operation is Capability.AUDIO:
         require_speech_model(description)
     else:
         require_text_model(description)
