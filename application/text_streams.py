@@ -16,44 +16,74 @@ from mlxk.domain.generation.image_table import Chunk
 from mlxk.domain.generation.request import Finished, FinishReason, GenerationEvent, TextDelta, Timings, Usage
 from mlxk.domain.transcription import Heard, Segment, Transcript, TranscriptEvent
 
+StreamItem = str | GenerationEvent | MlxkError
+"""What is put into a queued stream; plain strings are text, the common case."""
+
 
 class QueuedTextStream(TextStream):
-    """Hands on what is put, in order; a failure after everything before it."""
+    """A stream between two threads: a producer puts text, events and finally an end or an error; a reader takes them.
+
+    Consecutive plain strings reach the reader as one ``TextDelta``, and its callback is called once for everything that
+    was put since it last took, so that a slow reader costs the producer nothing. An error is raised after everything
+    before it was read.
+    """
 
     def __init__(self) -> None:
-        self._pieces: queue.SimpleQueue[GenerationEvent | MlxkError] = queue.SimpleQueue()
-        self._listener: Callable[[], None] = lambda: None
-        self._failure: MlxkError | None = None
+        self.on_cancel: Callable[[], None] = _do_nothing
+        """Called by ``cancel`` until the end was read; from any thread."""
+        self._items: queue.SimpleQueue[StreamItem] = queue.SimpleQueue()
+        self._listener: Callable[[], None] = _do_nothing
+        self._notified = False
+        """Whether the callback was called since the reader last took."""
+        self._next: StreamItem | None = None
+        """Taken out of the queue and not returned yet."""
         self._ended = False
+
+    def put(self, item: StreamItem) -> None:
+        """Append text, an event, or the error that ends the stream."""
+        self._items.put(item)
+        if not self._notified:
+            self._notified = True
+            self._listener()
 
     def __iter__(self) -> Self:
         """Return itself."""
         return self
 
     def __next__(self) -> GenerationEvent:
-        """Wait for the next event; see the port."""
+        """Wait for the next event."""
         if self._ended:
             raise StopIteration
-        return self._event(self._failure or self._pieces.get())
+        item = self._items.get() if self._next is None else self._next
+        self._next = None
+        return self._event(item)
 
     def take(self) -> tuple[GenerationEvent, ...]:
-        """Return what has come; see the port."""
+        """Return what was put."""
+        self._notified = False
         events: list[GenerationEvent] = []
         while not self._ended:
             try:
-                piece = self._failure or self._pieces.get_nowait()
+                item = self._items.get_nowait() if self._next is None else self._next
             except queue.Empty:
                 break
-            if isinstance(piece, MlxkError) and events:
-                self._failure = piece
+            self._next = None
+            if events and isinstance(item, MlxkError):
+                self._next = item
                 break
-            events.append(self._event(piece))
+            events.append(self._event(item))
         return tuple(events)
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Have a function called when something has come; see the port."""
+        """Set the callback."""
         self._listener = listener
+        self._notified = True
         listener()
+
+    def cancel(self) -> None:
+        """Ask the producer to end."""
+        if not self._ended:
+            self.on_cancel()
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -63,15 +93,30 @@ class QueuedTextStream(TextStream):
         """Cancel."""
         self.cancel()
 
-    def _event(self, piece: GenerationEvent | MlxkError) -> GenerationEvent:
-        self._ended = isinstance(piece, (Finished, MlxkError))
-        if isinstance(piece, MlxkError):
-            raise piece
-        return piece
+    def _event(self, item: StreamItem) -> GenerationEvent:
+        if isinstance(item, str):
+            return TextDelta(self._joined(item))
+        if isinstance(item, (Finished, MlxkError)):
+            self._ended = True
+            self.on_cancel = _do_nothing
+        if isinstance(item, MlxkError):
+            raise item
+        return item
 
-    def _put(self, piece: GenerationEvent | MlxkError) -> None:
-        self._pieces.put(piece)
-        self._listener()
+    def _joined(self, text: str) -> str:
+        """Return the text with all plain strings behind it."""
+        parts = [text]
+        try:
+            while isinstance(item := self._items.get_nowait(), str):
+                parts.append(item)
+            self._next = item
+        except queue.Empty:
+            pass
+        return "".join(parts) if len(parts) > 1 else text
+
+
+def _do_nothing() -> None:
+    return
 
 
 @attrs.frozen
@@ -242,22 +287,19 @@ class TranscriptStream(QueuedTextStream):
         self._tokens = 0
         self._begun = False
         self._cancelled = threading.Event()
+        self.on_cancel = self._cancelled.set
         self._asked_at = clock.monotonic()
         self._first = next(events, None)
         self._loaded_at = clock.monotonic()
         threading.Thread(target=self._listen, name="mlxk-listening", daemon=True).start()
 
-    def cancel(self) -> None:
-        """Ask for no more; see the port."""
-        self._cancelled.set()
-
     def _listen(self) -> None:
         try:
-            self._put(self._hear())
+            self.put(self._hear())
         except MlxkError as error:
-            self._put(error)
+            self.put(error)
         except Exception as fault:  # noqa: BLE001 - a door: the reader waits for an end, whatever happens
-            self._put(ExecutionError(f"The recording could not be heard ({type(fault).__name__})."))
+            self.put(ExecutionError(f"The recording could not be heard ({type(fault).__name__})."))
         finally:
             self._events.close()
             self._on_end()
@@ -294,7 +336,7 @@ class TranscriptStream(QueuedTextStream):
 
     def _say(self, text: str) -> None:
         if text:
-            self._put(TextDelta(text))
+            self.put(TextDelta(text))
 
     def _end(self, reason: FinishReason) -> Finished:
         timings = Timings(self._loaded_at - self._asked_at, 0.0, self._clock.monotonic() - self._loaded_at)

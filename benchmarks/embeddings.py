@@ -57,7 +57,7 @@ def main(model: str, count: int) -> int:
     directory = os.path.abspath(model)
     handle = ModelHandle(directory, directory, Origin.WORKSPACE)
     generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
-    embedder = MlxTextEmbedder(generator.lender)
+    embedder = MlxTextEmbedder(generator.leases)
     chance = random.Random(1)
     texts = tuple(" ".join(chance.choices(WORDS, k=chance.randint(3, 60))) for _ in range(count))
     direct = one_call(directory)

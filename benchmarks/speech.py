@@ -77,7 +77,7 @@ def measured(handle: ModelHandle, clip: str) -> dict[str, Any]:
     """Hear the clip by turns and return what was measured."""
     log = InMemoryEventLog()
     generator = MlxTextGenerator(log, SystemClock())
-    transcriber = MlxSpeechTranscriber(generator.lender, log)
+    transcriber = MlxSpeechTranscriber(generator.leases, log)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network = load_model(Path(handle.directory), model_name_parts=["whisper"])

@@ -22,11 +22,12 @@ from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.show_model import ShowModel
+from mlxk.domain.errors import ExecutionError
 from mlxk.entrypoints.settings import MIB, ServerSettings, Settings
 
 if TYPE_CHECKING:
     from mlxk.adapters.huggingface.client import HubClient
-    from mlxk.adapters.mlx.engine.engine_limits import EngineLimits
+    from mlxk.adapters.mlx.engine.engine import EngineLimits
     from mlxk.adapters.mlx.engine.model_lease import ModelLeases
     from mlxk.application.ports.audio_decoder import AudioDecoder
     from mlxk.application.ports.clock import Clock
@@ -148,7 +149,7 @@ def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "Engi
         memory: Read once, when the engine is built.
         server: The operator's settings; None for commands.
     """
-    from mlxk.adapters.mlx.engine.engine_limits import EngineLimits
+    from mlxk.adapters.mlx.engine.engine import EngineLimits
 
     reading, limits = memory.read(), {}
     if reading is not None:
@@ -171,11 +172,16 @@ def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "Engi
 def _text_generator(
     log: "EventLog", clock: "Clock", memory: "MemoryProbe", server: ServerSettings | None
 ) -> "TextGenerator":
-    from mlxk.adapters.mlx.engine import malloc
-    from mlxk.adapters.mlx.text_generator import MlxTextGenerator
+    from mlxk.adapters.mlx import malloc
 
     if server is not None:
         malloc.use_single_arena()
+    try:
+        from mlxk.adapters.mlx.text_generator import MlxTextGenerator
+    except ExecutionError as error:
+        # What Python says of a broken library is logged only: it may name directories.
+        log.error("a library cannot be imported", reason=str(error.__cause__)[:300])
+        raise
     return MlxTextGenerator(log, clock, engine_limits(memory, server))
 
 
@@ -183,8 +189,8 @@ def _model_leases(generator: "TextGenerator") -> "ModelLeases":
     from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 
     if not isinstance(generator, MlxTextGenerator):
-        raise TypeError(f"{type(generator).__name__} lends no models")
-    return generator.lender
+        raise TypeError(f"{type(generator).__name__} leases no models")
+    return generator.leases
 
 
 def _speech_transcriber(generator: "TextGenerator", log: "EventLog") -> "SpeechTranscriber":

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mlxk.adapters.mlx.compatibility import Library
-from mlxk.adapters.mlx.library_imports import contained, import_failure, light_imports
+from mlxk.adapters.mlx.library_imports import contained, import_failure
 from mlxk.adapters.mlx.loading.load_errors import misfit
 from mlxk.adapters.mlx.loading.model_files_check import require_regular
 from mlxk.application.ports.progress import Progress
@@ -104,15 +104,14 @@ def _load(source: ModelHandle, backend: str) -> "tuple[nn.Module, dict[str, Any]
         )
     config.pop("_name_or_path", None)  # where its author had it
     directory = Path(source.directory)
-    with light_imports():
-        if backend == Library.MLX_VLM.value:
-            from mlx_vlm import utils as vision
+    if backend == Library.MLX_VLM.value:
+        from mlx_vlm import utils as vision
 
-            network = vision.load_model(directory, lazy=True, trust_remote_code=False)
-        else:
-            from mlx_lm import utils as text
+        network = vision.load_model(directory, lazy=True, trust_remote_code=False)
+    else:
+        from mlx_lm import utils as text
 
-            network, _ = text.load_model(directory, lazy=True, trust_remote_code=False)
+        network, _ = text.load_model(directory, lazy=True, trust_remote_code=False)
     return network, config
 
 

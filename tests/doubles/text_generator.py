@@ -63,7 +63,7 @@ class InMemoryTextStream(QueuedTextStream):
         token = self._tokens[self._taken]
         self._taken += 1
         if isinstance(token, MlxkError):
-            self._put(token)
+            self.put(token)
             return False
         text, stopped = self._stops.feed(token)
         if stopped:
@@ -77,7 +77,7 @@ class InMemoryTextStream(QueuedTextStream):
         self._put_text(text)
         prompt_tokens = len(_prompt_text(self._request).split())
         limit = self._request.settings.max_tokens if reason is FinishReason.LENGTH else None
-        self._put(Finished(reason, Usage(prompt_tokens, self._taken), Timings(0.0, 0.0, 0.0), limit))
+        self.put(Finished(reason, Usage(prompt_tokens, self._taken), Timings(0.0, 0.0, 0.0), limit))
         return False
 
     def _put_text(self, text: str) -> None:
@@ -85,7 +85,7 @@ class InMemoryTextStream(QueuedTextStream):
             return
         wanted = self._request.settings.logprobs
         token = TokenAlternative(text, text.encode(), -0.5)
-        self._put(TextDelta(text, () if wanted is None else (TokenLogprob(token, (token,) * min(wanted, 1)),)))
+        self.put(TextDelta(text, () if wanted is None else (TokenLogprob(token, (token,) * min(wanted, 1)),)))
 
 
 class InMemoryTextGenerator(TextGenerator):

@@ -43,7 +43,7 @@ QUERY = EmbeddingSettings(kind=InputKind.QUERY)
 @pytest.fixture(scope="module")
 def embedder() -> Iterator[MlxTextEmbedder]:
     generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
-    yield MlxTextEmbedder(generator.lender)
+    yield MlxTextEmbedder(generator.leases)
     generator.close()
 
 

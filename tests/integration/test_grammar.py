@@ -16,7 +16,6 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mlxk.adapters.mlx.library_imports import import_mlx_lm
 from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder
 from mlxk.adapters.mlx.prompting.grammar import GrammarCompiler, GrammarConstraint, answer_begins
 from mlxk.domain.errors import (
@@ -57,7 +56,6 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 @functools.cache
 def _model() -> Any:
-    import_mlx_lm()
     from mlx_lm.models import llama
 
     arguments = llama.ModelArgs(

@@ -85,7 +85,7 @@ def test_what_a_failure_says_of_a_prompt_is_repeated_nowhere(server: RunningServ
         ModelLease(program.generator._thread, None, program.log).call(fault)
     assert CANARY not in f"{answer!r} {caught.value} {caught.value.detail}"
     assert CANARY not in str(program.log.events)
-    for event in ("a turn of the engine failed", "work on a lent model failed"):
+    for event in ("an engine step failed", "a call on a leased model failed"):
         [logged] = program.log.named(event)
         module, _, line = logged.fields["where"].rpartition(":")
         assert (logged.fields["error"], module, line.isdigit()) == ("RuntimeError", fault.__module__, True)

@@ -20,7 +20,7 @@ from serving.hostile_client import LARGE, LARGE_BODIES, MESSAGES, PATH
 from serving.parts import CHAT_MODEL, Parts
 from serving.running import RunningServer, eventually
 
-from mlxk.adapters.mlx.engine import malloc
+from mlxk.adapters.mlx import malloc
 from mlxk.entrypoints.http.server.server import ServerLimits
 
 REQUESTS_PER_LARGE_BODY = 250
@@ -54,7 +54,7 @@ def besiege(server: RunningServer, requests: int, large: int) -> tuple[float, li
 def resident_bytes() -> int:
     """Return what this process holds of memory, once it gave back what is free; 0 where the system does not say."""
     gc.collect()
-    malloc.give_back()
+    malloc.trim()
     statm = Path("/proc/self/statm")
     return int(statm.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 

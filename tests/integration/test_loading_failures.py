@@ -186,16 +186,16 @@ def test_what_does_not_fit_is_named(
 
 BROKEN = """
 import sys
+sys.path.append(sys.argv[1])
+from dependency_injector import providers
 from doubles.event_log import InMemoryEventLog
-from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.clock import SystemClock
-from mlxk.domain.generation.request import GenerationRequest
-from mlxk.domain.models.model import ModelHandle, Origin
+from mlxk.entrypoints.container import build
+from mlxk.entrypoints.settings import read_settings
 log = InMemoryEventLog()
-generator = MlxTextGenerator(log, SystemClock())
-handle = ModelHandle("a", sys.argv[1], Origin.WORKSPACE)
 try:
-    generator.submit(GenerationRequest(handle, "hello"))
+    adapters = build(read_settings()).adapters
+    adapters.event_log.override(providers.Object(log))
+    adapters.text_generator()
 except Exception as error:
     print(error.code, error, error.hint, [event.fields.get("reason") for event in log.events], sep="|")
 """
@@ -215,7 +215,6 @@ except Exception as error:
 def test_a_library_that_is_broken_is_not_called_absent(
     package: str, content: str | None, code: str, hint: str, tmp_path: Path
 ) -> None:
-    build(tmp_path / "model")
     if content is None:
         program = f"import sys\nsys.modules[{package!r}] = None\n{BROKEN}"
     else:
@@ -223,7 +222,11 @@ def test_a_library_that_is_broken_is_not_called_absent(
         (tmp_path / package / "__init__.py").write_text(content)
         program = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n{BROKEN}"
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "model")], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", program, str(Path(__file__).parents[1])],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     told, _, advice, reasons = done.stdout.strip().split("|")
     assert (told, hint in advice) == (code, True), done.stdout

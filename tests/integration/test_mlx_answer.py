@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models.tiny_models import CORPUS, build
 
-from mlxk.adapters.mlx.engine.build_sequence import prepare
-from mlxk.adapters.mlx.engine.text_stream import EventSink, MlxTextStream
+from mlxk.adapters.mlx.engine.build_sequence import build_sequence
+from mlxk.adapters.mlx.engine.model_pool import PooledModel
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, load_model
 from mlxk.adapters.system.clock import SystemClock
+from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.generation.request import Finished, FinishReason, GenerationRequest, GenerationSettings, TextDelta
 
 pytestmark = pytest.mark.mlx
@@ -25,12 +26,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 def answered(model: LoadedModel, tokens: Sequence[int], stops: Sequence[str], most: int) -> tuple[list[str], Finished]:
     """Return the pieces of text and the end of an answer whose model says these tokens."""
     wanted = GenerationSettings(max_tokens=most, stop=tuple(stops))
-    sink = EventSink()
-    answer = prepare(GenerationRequest(model.handle, "Hello", wanted), (model,), sink, SystemClock()).answer
-    reason = next((reason for token in tokens if (reason := answer.accept(token)) is not None), FinishReason.CANCELLED)
-    answer.finish(reason)
+    stream = QueuedTextStream()
+    request = GenerationRequest(model.handle, "Hello", wanted)
+    sequence = build_sequence(request, (PooledModel(model, 0.0),), stream, SystemClock())
+    reasons = (sequence.accept(token) for token in tokens)
+    reason = next((reason for reason in reasons if reason is not None), FinishReason.CANCELLED)
+    sequence.finish(reason)
     pieces: list[str] = []
-    for event in MlxTextStream(sink, lambda: None):
+    for event in stream:
         if isinstance(event, Finished):
             return pieces, event
         assert isinstance(event, TextDelta)

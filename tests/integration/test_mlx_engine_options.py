@@ -270,9 +270,9 @@ def test_an_answer_that_speaks_is_looked_at_no_more_where_it_cannot_reason_later
     _, tokenizer = loaded(thinker)
     reader = ReasoningReader(TokenDecoder(tokenizer).stream(), OutputParser((), style, None, ""))
     tokens = tokenizer.encode(" \n Hello there", add_special_tokens=False)
-    reader.look(mx.array(tokens[:1]))
+    reader.read(mx.array(tokens[:1]))
     assert not reader.over
-    reader.look(mx.array(tokens))
+    reader.read(mx.array(tokens))
     assert reader.over is past
 
 

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from models.answers import read
 from models.tiny_models import build
 
-from mlxk.adapters.mlx.engine.sampling import NOT_FINITE, BatchSampler, Draws, SamplingParameters, chosen, processors_of
+from mlxk.adapters.mlx.engine.sampling import (
+    NOT_FINITE,
+    BatchSampler,
+    RandomStream,
+    SamplingParameters,
+    logits_processors,
+    materialize_tokens,
+)
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.domain.generation.request import GenerationRequest, GenerationSettings, TextDelta
@@ -100,7 +107,7 @@ def test_a_row_that_is_not_finite_is_marked_and_the_others_are_not(rubbish: floa
     row = SamplingParameters(temperature, 0.9, 2, 0.1)
     logits = mx.array([[0.0, 9.0, 0.0], [rubbish] * 3, [9.0, 0.0, 0.0]])
     sampler = BatchSampler([row] * 3)
-    assert chosen(*sampler.sample(logits, [0.5] * len(sampler.drawn))) == [1, NOT_FINITE, 0]
+    assert materialize_tokens(*sampler.sample(logits, [0.5] * len(sampler.drawn))) == [1, NOT_FINITE, 0]
 
 
 def test_the_tiniest_temperature_is_no_division_by_nothing() -> None:
@@ -109,15 +116,15 @@ def test_the_tiniest_temperature_is_no_division_by_nothing() -> None:
 
 
 def test_draws_depend_on_the_seed_and_the_position_only() -> None:
-    forward, backward = Draws(7), Draws(7)
+    forward, backward = RandomStream(7), RandomStream(7)
     assert [forward.at(index) for index in range(9)] == [backward.at(index) for index in reversed(range(9))][::-1]
-    assert Draws(8).at(0) != forward.at(0)
-    assert all(0 <= Draws(seed).at(0) < 1 for seed in range(99))
+    assert RandomStream(8).at(0) != forward.at(0)
+    assert all(0 <= RandomStream(seed).at(0) < 1 for seed in range(99))
 
 
 def penalised(generated: list[int], **wanted: object) -> list[float]:
     logits = mx.array([[1.0, -1.0, 2.0, 0.0]])
-    for process in processors_of(GenerationSettings(**wanted)):  # type: ignore[arg-type]
+    for process in logits_processors(GenerationSettings(**wanted)):  # type: ignore[arg-type]
         logits = process(mx.array(generated, dtype=mx.int32), logits)
     values: list[float] = logits.tolist()[0]  # type: ignore[index, assignment]
     return values
@@ -134,7 +141,7 @@ def test_penalties_are_those_of_the_definitions() -> None:
 
 def test_settings_that_change_nothing_cost_nothing() -> None:
     neutral = GenerationSettings(repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0)
-    assert processors_of(neutral) == ()
+    assert logits_processors(neutral) == ()
 
 
 def test_a_penalty_looks_at_the_answer_and_not_at_the_prompt(engine: MlxTextGenerator, handle: ModelHandle) -> None:

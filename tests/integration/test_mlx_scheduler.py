@@ -1,4 +1,4 @@
-"""The scheduler with a real model, driven turn by turn: who computes when, and what happens when something fails."""
+"""The scheduler with a real model, driven step by step: which sequences compute when, and what failures do."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,15 +11,15 @@ from models.answers import read
 from models.tiny_models import build
 
 from mlxk.adapters.mlx.engine.admission import AdmissionQueue
-from mlxk.adapters.mlx.engine.build_sequence import prepare
-from mlxk.adapters.mlx.engine.jobs import Job
+from mlxk.adapters.mlx.engine.build_sequence import build_sequence
 from mlxk.adapters.mlx.engine.model_pool import PooledModel
 from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache
 from mlxk.adapters.mlx.engine.sampling import LogitsProcessor
-from mlxk.adapters.mlx.engine.scheduler import PIECE_SHARED, SMALL_REST, EngineCounters, Scheduler
-from mlxk.adapters.mlx.engine.text_stream import EventSink, MlxTextStream
+from mlxk.adapters.mlx.engine.scheduler import SHARED_CHUNK, SMALL_REMAINDER, EngineCounters, Scheduler
+from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, load_model
 from mlxk.adapters.system.clock import SystemClock
+from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.errors import ExecutionError
 from mlxk.domain.generation.request import FinishReason, GenerationRequest, GenerationSettings
 from mlxk.domain.models.model import ModelHandle
@@ -56,7 +56,7 @@ class Workshop:
     ) -> None:
         self.network = Network(model.network)
         self.model = attrs.evolve(model, network=self.network)
-        self.resident = PooledModel(self.model, 0.0)
+        self.pooled = PooledModel(self.model, 0.0)
         self.released = 0
         self.prefixes = PrefixCache(prefix_bytes)
         self.scheduler = Scheduler(
@@ -69,21 +69,21 @@ class Workshop:
 
     def start(
         self, prompt: str, constrain: Callable[[Any], tuple[LogitsProcessor, ...]] | None = None, **settings: Any
-    ) -> tuple[Job, MlxTextStream]:
+    ) -> tuple[Sequence, QueuedTextStream]:
         wanted = GenerationSettings(**{"temperature": 0.0, "max_tokens": 20, "ignore_eos": True, **settings})
-        sink = EventSink()
+        stream = QueuedTextStream()
         request = GenerationRequest(self.model.handle, prompt, wanted)
-        row = prepare(request, (self.model,), sink, SystemClock())
-        row.constrain = constrain or row.constrain
-        job = Job(row, (self.resident,))
-        self.scheduler.add(job)
-        return job, MlxTextStream(sink, lambda: self.scheduler.cancel(job))
+        sequence = build_sequence(request, (self.pooled,), stream, SystemClock())
+        sequence.constraints = constrain or sequence.constraints
+        self.scheduler.add(sequence)
+        stream.on_cancel = lambda: self.scheduler.cancel(sequence)
+        return sequence, stream
 
-    def turn(self) -> bool:
-        return self.scheduler.turn(lambda: False)
+    def step(self) -> bool:
+        return self.scheduler.step(lambda: False)
 
     def run(self) -> None:
-        while self.turn():
+        while self.step():
             pass
 
     def texts(self, *prompts: str, **settings: Any) -> list[str]:
@@ -91,7 +91,7 @@ class Workshop:
         self.run()
         return [read(stream).text for stream in streams]
 
-    def _release(self, residents: tuple[PooledModel, ...]) -> None:
+    def _release(self, models: tuple[PooledModel, ...]) -> None:
         self.released += 1
 
 
@@ -193,41 +193,41 @@ def test_a_prompt_that_cannot_be_computed_fails_by_itself(model: LoadedModel, wo
         read(doomed)
 
 
-def test_a_short_prompt_behind_long_ones_is_answered_within_a_few_turns(workshop: Workshop) -> None:
+def test_a_short_prompt_behind_long_ones_is_answered_within_a_few_steps(workshop: Workshop) -> None:
     long = [workshop.start("word " * 1900)[0] for _ in range(2)]
     for _ in range(3):
-        workshop.turn()
+        workshop.step()
     short, _ = workshop.start("Hello world", max_tokens=1)
-    turns = 0
-    while not short.answer.ended:
-        workshop.turn()
-        turns += 1
-    assert turns <= 4
-    assert not any(job.answer.generated for job in long)
+    steps = 0
+    while not short.ended:
+        workshop.step()
+        steps += 1
+    assert steps <= 4
+    assert not any(sequence.generated for sequence in long)
     workshop.run()
 
 
 def test_a_long_prompt_gets_at_least_every_other_piece(workshop: Workshop) -> None:
     long, _ = workshop.start("word " * 1900, max_tokens=1)
-    alone = -(-len(long.answer.prompt) // PIECE_SHARED)
-    turns = 0
-    while not long.answer.ended:
+    alone = -(-len(long.prompt) // SHARED_CHUNK)
+    steps = 0
+    while not long.ended:
         workshop.start("word " * 100, max_tokens=1)
-        workshop.turn()
-        turns += 1
-    assert turns <= 2 * alone + 4
+        workshop.step()
+        steps += 1
+    assert steps <= 2 * alone + 4
     workshop.run()
 
 
 def test_a_running_answer_gets_a_token_between_two_pieces_of_a_long_prompt(workshop: Workshop) -> None:
     running, _ = workshop.start("Hello world", max_tokens=500)
-    while not running.answer.generated:
-        workshop.turn()
+    while not running.generated:
+        workshop.step()
     workshop.start("word " * 1900, max_tokens=1)
     for _ in range(10):
-        before = len(running.answer.generated)
-        workshop.turn()
-        assert len(running.answer.generated) > before
+        before = len(running.generated)
+        workshop.step()
+        assert len(running.generated) > before
     workshop.scheduler.end_all()
 
 
@@ -247,20 +247,20 @@ def test_an_answer_that_goes_on_is_not_held_up_by_one_that_ends(model: LoadedMod
     assert [read(stream).text for stream in streams] == expected
 
 
-@pytest.mark.parametrize(("rest", "pieces"), [(1, 1), (SMALL_REST, 1), (SMALL_REST + 1, 2)])
+@pytest.mark.parametrize(("rest", "pieces"), [(1, 1), (SMALL_REMAINDER, 1), (SMALL_REMAINDER + 1, 2)])
 def test_a_small_rest_of_a_prompt_is_computed_with_the_piece_before_it(
     workshop: Workshop, rest: int, pieces: int
 ) -> None:
     running, _ = workshop.start("Hello world", max_tokens=500)
-    while not running.answer.generated:
-        workshop.turn()
-    job, _ = workshop.start("word", max_tokens=1)
-    job.answer.prompt[:] = [5] * (PIECE_SHARED + rest + 1)  # the last one is the first input of the answer
+    while not running.generated:
+        workshop.step()
+    sequence, _ = workshop.start("word", max_tokens=1)
+    sequence.prompt[:] = [5] * (SHARED_CHUNK + rest + 1)  # the last one is the first input of the answer
     workshop.network.passes.clear()
-    while not job.answer.ended:
-        workshop.turn()
+    while not sequence.ended:
+        workshop.step()
     computed = [shape[1] for shape in workshop.network.passes if shape[1] > 1]
-    assert sum(computed) == PIECE_SHARED + rest
+    assert sum(computed) == SHARED_CHUNK + rest
     assert len(computed) == pieces
     workshop.scheduler.end_all()
 
@@ -268,30 +268,30 @@ def test_a_small_rest_of_a_prompt_is_computed_with_the_piece_before_it(
 def test_a_cancelled_answer_is_out_of_the_next_step(workshop: Workshop) -> None:
     streams = [workshop.start(prompt, max_tokens=500)[1] for prompt in PROMPTS]
     for _ in range(5):
-        workshop.turn()
+        workshop.step()
     streams[1].cancel()
     workshop.network.passes.clear()
-    workshop.turn()
+    workshop.step()
     assert workshop.network.passes == [(3, 1)]
     assert read(streams[1]).finished.reason is FinishReason.CANCELLED
     workshop.scheduler.end_all()
 
 
 def test_a_prompt_cancelled_half_way_is_computed_no_further(workshop: Workshop) -> None:
-    job, stream = workshop.start("word " * 1900)
-    workshop.turn()
+    sequence, stream = workshop.start("word " * 1900)
+    workshop.step()
     stream.cancel()
     workshop.network.passes.clear()
-    assert not workshop.turn()
+    assert not workshop.step()
     assert workshop.network.passes == []
-    assert job.answer.ended
+    assert sequence.ended
 
 
 def test_no_more_answers_run_than_there_are_rows(model: LoadedModel) -> None:
     workshop = Workshop(model, max_rows=2)
     streams = [workshop.start(prompt)[1] for prompt in PROMPTS]
     widest = 0
-    while workshop.turn():
+    while workshop.step():
         assert workshop.scheduler.running <= 2
         widest = max(widest, workshop.scheduler.running)
     assert widest == 2
@@ -301,11 +301,11 @@ def test_no_more_answers_run_than_there_are_rows(model: LoadedModel) -> None:
 def test_answers_wait_for_memory_and_all_come_through(model: LoadedModel) -> None:
     free = Workshop(model)
     free.texts("word " * 300)
-    one = free.resident.bytes_per_token * 350
+    one = free.pooled.bytes_per_token * 350
     workshop = Workshop(model, cache_budget_bytes=int(one * 1.5))
-    workshop.resident.bytes_per_token = free.resident.bytes_per_token
+    workshop.pooled.bytes_per_token = free.pooled.bytes_per_token
     streams = [workshop.start(f"word {number} " * 150)[1] for number in range(3)]
-    while workshop.turn():
+    while workshop.step():
         assert workshop.scheduler.running <= 1
     assert all(read(stream).finished.reason is FinishReason.LENGTH for stream in streams)
     assert workshop.released == 3
@@ -316,7 +316,7 @@ def test_answers_of_a_model_that_never_ran_are_judged_by_its_config(model: Loade
     workshop = Workshop(model, cache_budget_bytes=model.cache_bytes_per_token * 450)
     for number in range(3):
         workshop.start(f"word {number} " * 150)
-    workshop.turn()
+    workshop.step()
     assert workshop.scheduler.running == 1
 
 
@@ -327,12 +327,12 @@ def test_running_answers_and_kept_prefixes_stay_within_their_budget_together(mod
     workshop = Workshop(model, cache_budget_bytes=budget, prefix_bytes=budget)
     for word in ("word ", "quick ", "brown "):
         _, stream = workshop.start(word * 600)
-        while workshop.turn():
+        while workshop.step():
             pass
         assert read(stream).finished.reason is FinishReason.LENGTH
         assert 0 < workshop.prefixes.size_bytes <= budget
     workshop.start("lazy " * 600)
-    workshop.turn()
+    workshop.step()
     assert workshop.prefixes.size_bytes < budget / 2
 
 

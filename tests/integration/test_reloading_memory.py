@@ -19,8 +19,7 @@ from serving.running import eventually
 
 from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
 from mlxk.adapters.mlx.embedding.loading import EmbeddingModel, load_embedding_model
-from mlxk.adapters.mlx.engine.engine import Engine
-from mlxk.adapters.mlx.engine.engine_limits import EngineLimits
+from mlxk.adapters.mlx.engine.engine import Engine, EngineLimits
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.adapters.mlx.loading.text_model import load_tokenizer
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
@@ -132,7 +131,7 @@ def test_of_answers_that_follow_one_another_at_once_the_last_gives_back_too(
 @GIVES_BACK
 def test_vectors_give_back_what_is_free(generator: MlxTextGenerator, tmp_path: Path) -> None:
     request = EmbeddingRequest(build_bert(tmp_path / "bert"), ("bread",))
-    embedder = MlxTextEmbedder(generator.lender)
+    embedder = MlxTextEmbedder(generator.leases)
     embedder.embed(request)
     time.sleep(1)
     with given_back():
@@ -153,7 +152,7 @@ def test_a_model_that_waits_for_one_on_loan_takes_no_time(tmp_path: Path) -> Non
     engine = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineLimits(model_budget_bytes=1))
     request = GenerationRequest(build(tmp_path / "llama"), "word", GenerationSettings(max_tokens=1))
     wanted = WantedModel(build_bert(tmp_path / "bert"), load=load_embedding_model)
-    with ThreadPoolExecutor() as pool, engine.lender.lend(wanted, EmbeddingModel):
+    with ThreadPoolExecutor() as pool, engine.leases.lease(wanted, EmbeddingModel):
         waiting = pool.submit(lambda: list(engine.submit(request)))
         assert eventually(lambda: engine.state(1).waiting == 1)
         before = time.process_time()

@@ -86,7 +86,7 @@ def test_a_speech_model_that_would_run_code_does_not(
     model = build_whisper(tmp_path / "whisper")
     attack(Path(model.directory))
     clip = write_wav(tmp_path / "clip.wav", murmur(0.2))
-    transcriber = MlxSpeechTranscriber(generator.lender, InMemoryEventLog())
+    transcriber = MlxSpeechTranscriber(generator.leases, InMemoryEventLog())
     with pytest.raises(UntrustedModelCodeError, match="never executed"):
         list(transcriber.transcribe(TranscriptionRequest(model, str(clip), "clip.wav")))
     assert not (tmp_path / "trace").exists()
@@ -99,7 +99,7 @@ def test_an_embedding_model_that_would_run_code_does_not(
     model = build_bert(tmp_path / "bert")
     attack(Path(model.directory))
     with pytest.raises(UntrustedModelCodeError, match="never executed"):
-        MlxTextEmbedder(generator.lender).embed(EmbeddingRequest(model, ("hello",)))
+        MlxTextEmbedder(generator.leases).embed(EmbeddingRequest(model, ("hello",)))
     assert not (tmp_path / "trace").exists()
 
 
@@ -114,9 +114,9 @@ def test_pipes_among_the_files_of_a_model_are_not_waited_for(
         path.unlink(missing_ok=True)
         os.mkfifo(path)
     with pytest.raises(UnhealthyModelError, match=f"{pipe} .* no regular file"):
-        MlxTextEmbedder(generator.lender).embed(EmbeddingRequest(embedding, ("hello",)))
+        MlxTextEmbedder(generator.leases).embed(EmbeddingRequest(embedding, ("hello",)))
     clip = write_wav(tmp_path / "clip.wav", murmur(0.2))
-    transcriber = MlxSpeechTranscriber(generator.lender, InMemoryEventLog())
+    transcriber = MlxSpeechTranscriber(generator.leases, InMemoryEventLog())
     with pytest.raises(UnhealthyModelError, match=f"{pipe} .* no regular file"):
         list(transcriber.transcribe(TranscriptionRequest(speech, str(clip), "clip.wav")))
 
@@ -127,7 +127,7 @@ def test_a_pipe_in_place_of_a_speech_models_config_is_not_waited_for(
     model = build_whisper(tmp_path / "whisper")
     (tmp_path / "whisper" / "config.json").unlink()
     os.mkfifo(tmp_path / "whisper" / "config.json")
-    transcriber = MlxSpeechTranscriber(generator.lender, InMemoryEventLog())
+    transcriber = MlxSpeechTranscriber(generator.leases, InMemoryEventLog())
     with pytest.raises(UnhealthyModelError, match=r"config\.json"):
         list(transcriber.transcribe(TranscriptionRequest(model, str(tmp_path / "clip.wav"), "clip.wav")))
 
@@ -141,7 +141,7 @@ def test_links_and_directories_are_files_of_a_model_like_others(generator: MlxTe
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "bert" / "notes").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "bert" / "gone.json").symlink_to(tmp_path / "nowhere")
-    assert MlxTextEmbedder(generator.lender).embed(EmbeddingRequest(model, ("hello",))).vectors
+    assert MlxTextEmbedder(generator.leases).embed(EmbeddingRequest(model, ("hello",))).vectors
 
 
 def test_weights_that_are_a_pickle_are_refused_unless_there_are_safe_ones(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def moonshine(tmp_path_factory: pytest.TempPathFactory) -> ModelHandle:
 def transcriber() -> Iterator[MlxSpeechTranscriber]:
     log = InMemoryEventLog()
     generator = MlxTextGenerator(log, SystemClock())
-    yield MlxSpeechTranscriber(generator.lender, log)
+    yield MlxSpeechTranscriber(generator.leases, log)
     generator.close()
 
 

@@ -26,7 +26,7 @@ class Ear:
     def __init__(self) -> None:
         self.log = InMemoryEventLog()
         self.generator = MlxTextGenerator(self.log, SystemClock())
-        self.transcriber = MlxSpeechTranscriber(self.generator.lender, self.log)
+        self.transcriber = MlxSpeechTranscriber(self.generator.leases, self.log)
 
     def hear(self, model: ModelHandle, path: Path, **settings: Any) -> Transcript:
         """Return what is heard."""

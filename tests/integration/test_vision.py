@@ -142,7 +142,7 @@ def test_a_model_whose_cache_cannot_be_shared_says_so(models: Models, engine: Ml
 def test_the_same_image_is_looked_at_once(models: Models, engine: MlxTextGenerator) -> None:
     handle = models("gemma4")
     stream = engine.submit(request(handle, about(noise(1), QUESTION)))
-    tower = engine._thread.worker._residency.models[0].model.vision.tower  # type: ignore[union-attr]
+    tower = engine._thread.worker._pool.models[0].model.vision.parts.tower  # type: ignore[union-attr]
     read(stream)
     for prompt in ("Something else entirely?", "And " * 40, QUESTION):
         answer(engine, handle, about(prompt, noise(1), "!"))

@@ -33,10 +33,9 @@ def read(stream: Iterable[GenerationEvent]) -> Answer:
 @functools.cache
 def loaded(handle: ModelHandle) -> tuple[Any, Any]:
     """Load a model with mlx-lm itself."""
-    from mlxk.adapters.mlx.library_imports import import_mlx_lm
-
-    import_mlx_lm()
     import mlx_lm
+
+    from mlxk.adapters.mlx import library_imports  # noqa: F401 - imports mlx-lm without its side effects
 
     return mlx_lm.load(handle.directory)  # type: ignore[no-any-return]
 

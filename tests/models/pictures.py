@@ -60,10 +60,9 @@ def about(*parts: MessagePart) -> Conversation:
 @functools.cache
 def loaded(handle: ModelHandle) -> tuple[Any, Any]:
     """Load a model with mlx-vlm itself."""
-    from mlxk.adapters.mlx.library_imports import import_mlx_lm
-
-    import_mlx_lm()
     import mlx_vlm
+
+    from mlxk.adapters.mlx import library_imports  # noqa: F401 - imports mlx-lm without its side effects
 
     with warnings.catch_warnings(action="ignore"):
         return mlx_vlm.load(handle.directory)  # type: ignore[no-any-return]

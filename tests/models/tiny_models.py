@@ -13,7 +13,7 @@ import mlx.core as mx
 from mlx.utils import tree_map
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from mlxk.adapters.mlx.library_imports import import_mlx_lm
+from mlxk.adapters.mlx import library_imports  # noqa: F401 - imports mlx-lm without its side effects
 from mlxk.domain.models.model import ModelHandle, Origin
 
 VOCABULARY = 512
@@ -92,7 +92,6 @@ def build(
         reasoning: Whether the vocabulary has the tags of a model that reasons.
         config: Entries of config.json that differ.
     """
-    import_mlx_lm()
     from mlx_lm.utils import save_model
 
     directory.mkdir(parents=True, exist_ok=True)

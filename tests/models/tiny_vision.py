@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten, tree_map_with_path
 from models.tiny_models import CORPUS
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from mlxk.adapters.mlx.library_imports import import_mlx_lm
+from mlxk.adapters.mlx import library_imports  # noqa: F401 - imports mlx-lm without its side effects
 from mlxk.domain.models.model import ModelHandle, Origin
 
 VOCABULARY = 512
@@ -302,7 +302,6 @@ def build(directory: Path, architecture: str = "qwen2_vl", seed: int = 0, **conf
         seed: Of the weights.
         config: Entries of config.json that differ.
     """
-    import_mlx_lm()
     directory.mkdir(parents=True, exist_ok=True)
     wanted = ARCHITECTURES[architecture]
     special = tuple(dict.fromkeys([*wanted["tokens"].values(), *wanted.get("special", ())]))

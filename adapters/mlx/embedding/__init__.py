@@ -1,1 +1,3 @@
-"""Texts as vectors with mlx-vlm's embedding models."""
+"""Text embeddings with mlx-vlm."""
+
+from mlxk.adapters.mlx import library_imports as library_imports  # before any other import of mlx-lm

@@ -41,11 +41,11 @@ class MlxTextEmbedder(TextEmbedder):
     """Runs the embedding models that mlx-vlm knows.
 
     Args:
-        lender: Has models in memory.
+        leases: Leases the models.
     """
 
-    def __init__(self, lender: ModelLeases) -> None:
-        self._lender = lender
+    def __init__(self, leases: ModelLeases) -> None:
+        self._leases = leases
 
     def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Turn texts into vectors; see the port."""
@@ -57,7 +57,7 @@ class MlxTextEmbedder(TextEmbedder):
         from mlxk.adapters.mlx.embedding.loading import EmbeddingModel, load_embedding_model
         from mlxk.adapters.mlx.engine.model_pool import WantedModel
 
-        with self._lender.lend(WantedModel(request.model, load=load_embedding_model), EmbeddingModel) as loan:
+        with self._leases.lease(WantedModel(request.model, load=load_embedding_model), EmbeddingModel) as loan:
             tokens = loan.model.encoder.encode(request)
             found: dict[int, Vector] = {}
             for indices in batches(tokens):

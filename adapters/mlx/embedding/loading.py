@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from mlxk.adapters.mlx.embedding.encoding import TextEncoder, prompts_of
-from mlxk.adapters.mlx.library_imports import light_imports
 from mlxk.adapters.mlx.loading.load_errors import loading_failure
 from mlxk.adapters.mlx.loading.model_files_check import object_in
 from mlxk.adapters.mlx.loading.text_model import read_config, weight_bytes
@@ -87,7 +86,7 @@ def load_embedding_model(handle: ModelHandle, adapter: str | None = None) -> Emb
     if not any(os.path.exists(os.path.join(handle.directory, name)) for name in _VOCABULARIES):
         raise UnhealthyModelError(f"'{handle.name}' lacks its tokenizer.", hint="Download the model again.")
     try:
-        with light_imports(), offline():
+        with offline():
             network, tokenizer = _load(handle)
             pooling = _pooling(handle, config)
             if pooling is not None:

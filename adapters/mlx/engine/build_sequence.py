@@ -1,25 +1,25 @@
-"""From a request to a sequence: rendering, token counts, limits, reasoning budget and grammar.
+"""Building a sequence from a request: rendering, token counts, limits, reasoning budget and grammar.
 
-Runs in the caller's thread and touches no array.
+Runs in the caller's thread and computes nothing with MLX.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 import mlx.core as mx
 
-from mlxk.adapters.mlx.engine.answer import Answer, AnswerLimits
-from mlxk.adapters.mlx.engine.batch import Row
-from mlxk.adapters.mlx.engine.sampling import Draws, LogitsProcessor, SamplingParameters
-from mlxk.adapters.mlx.engine.text_stream import EventSink
+from mlxk.adapters.mlx.engine.model_pool import PooledModel
+from mlxk.adapters.mlx.engine.sampling import LogitsProcessor
+from mlxk.adapters.mlx.engine.sequence import Sequence, SequenceLimits, SequenceOutput
 from mlxk.adapters.mlx.loading.text_model import LoadedModel
 from mlxk.adapters.mlx.prompting.detokenizer import Detokenizer
 from mlxk.adapters.mlx.prompting.grammar import CompiledGrammar, GrammarConstraint, answer_begins
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt
 from mlxk.adapters.mlx.prompting.tool_parsers import tool_call_format
 from mlxk.application.ports.clock import Clock
+from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.errors import (
     CapabilityError,
     ContextLengthError,
@@ -33,23 +33,29 @@ from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.request import PRODUCT_DEFAULTS, GenerationRequest, GenerationSettings
 
+MAX_VOCABULARY_SIZE = 2**31
+"""Of a model whose config does not state it: as many tokens as MLX can number."""
 
-@attrs.define(eq=False)
+DEFAULT_MAX_TOKENS = 4096
+"""Tokens generated at most when neither the request nor the model's config sets a limit."""
+
+
+@attrs.frozen(eq=False)
 class Constraints:
-    """Makes the logits processors of one answer; called again when the answer has to begin anew."""
+    """Builds the logits processors of one sequence that depend on its text; called again after a failed batch."""
 
     grammar: CompiledGrammar | None
     thinking_budget: int | None
     closing: tuple[int, ...]
     """The tokens that end reasoning."""
     opening: tuple[int, ...]
-    """The tokens that begin it."""
+    """The tokens that begin reasoning."""
     detokenizer: Callable[[], Detokenizer]
     parser: Callable[[], OutputParser]
-    """Makes what tells reasoning from answer."""
+    """Builds the parser that separates reasoning from the answer."""
 
-    def __call__(self, generated: Sequence[int]) -> tuple[LogitsProcessor, ...]:
-        """Build the processors for an answer that holds these tokens already."""
+    def __call__(self, generated: list[int]) -> tuple[LogitsProcessor, ...]:
+        """Build the processors for a sequence with these generated tokens."""
         processors: list[LogitsProcessor] = []
         if self.thinking_budget is not None:
             reader = ReasoningReader(self.detokenizer(), self.parser())
@@ -57,80 +63,82 @@ class Constraints:
         if self.grammar is not None:
             constraint = self.grammar.constrain(answer_begins(self.detokenizer(), self.parser()))
             if generated:
-                # The first call sets where counting begins; the next one then reads what is there already.
+                # The first call sets where counting begins; the next one then reads the generated tokens.
                 constraint(mx.array([], dtype=mx.int32), mx.zeros((1, 1)))
-            processors.append(_honest(constraint))
+            processors.append(_raising(constraint))
         return tuple(processors)
 
 
 class ReasoningReader:
-    """Follows an answer, to tell since when it reasons.
+    """Reads generated tokens to tell where the reasoning begins and ends.
 
     Args:
         detokenizer: Fresh.
-        parser: Fresh, knowing what the prompt ends with.
+        parser: Fresh, initialised with the prompt's tail.
     """
 
     def __init__(self, detokenizer: Detokenizer, parser: OutputParser) -> None:
         self._detokenizer = detokenizer
         self._parser = parser
-        self._read = 0
+        self._read_count = 0
         self.thinking_since: int | None = 0 if parser.thinking else None
-        """Tokens of the answer before its reasoning; None while there is no reasoning."""
+        """Number of generated tokens before the reasoning; None while there is no reasoning."""
         self.over = False
-        """Whether it reasons no longer, or never will; then nobody needs to look, which waits for the device."""
+        """Whether the reasoning has ended or cannot begin any more; reading, which waits for the device, can stop."""
 
-    def look(self, generated: mx.array) -> None:
-        """Read what was said since the last look."""
-        fresh: Any = generated[self._read :].tolist()
+    def read(self, generated: mx.array) -> None:
+        """Read the tokens generated since the last call."""
+        fresh: Any = generated[self._read_count :].tolist()
         for token in fresh:
             self._parser.feed(self._detokenizer.feed(token))
-            self._read += 1
+            self._read_count += 1
             if self._parser.thinking and self.thinking_since is None:
-                self.thinking_since = self._read
+                self.thinking_since = self._read_count
             elif not self._parser.thinking and self.thinking_since is not None:
                 self.thinking_since, self.over = None, True
         self.over = self.over or self._parser.past_reasoning
 
 
 class ThinkingBudget:
-    """Makes the model end its reasoning after so many tokens of it.
+    """A logits processor that ends the reasoning after a number of tokens.
 
-    A model that is cut short would often begin to reason anew: it cannot, where one token is what begins reasoning.
+    A model that is cut short often begins to reason again; where a single token begins reasoning, it is masked.
 
     Args:
-        budget: Tokens of reasoning.
-        closing: The tokens that end it.
-        opening: The tokens that begin it.
+        budget: Maximum number of reasoning tokens.
+        closing: The tokens that end reasoning.
+        opening: The tokens that begin reasoning.
         reader: Fresh.
     """
 
-    def __init__(self, budget: int, closing: Sequence[int], opening: Sequence[int], reader: ReasoningReader) -> None:
+    def __init__(
+        self, budget: int, closing: tuple[int, ...], opening: tuple[int, ...], reader: ReasoningReader
+    ) -> None:
         self._budget = budget
         self._closing = closing
-        self._never_again = opening[0] if len(opening) == 1 else None
+        self._masked = opening[0] if len(opening) == 1 else None
         self._reader = reader
         self._closing_since: int | None = None
 
     def __call__(self, generated: mx.array, logits: mx.array) -> mx.array:
-        """Leave the logits alone until the budget is spent, then allow the closing tokens only, one after the other."""
+        """Return the logits unchanged within the budget, then allow only the closing tokens, one after the other."""
         count = generated.size
         if self._closing_since is None:
             if self._reader.over or count < self._budget:
                 return logits
-            self._reader.look(generated)
+            self._reader.read(generated)
             since = self._reader.thinking_since
             if self._reader.over or since is None or count - since < self._budget:
                 return logits
             self._closing_since = count
-        place, tokens = count - self._closing_since, mx.arange(logits.shape[-1])[None]
-        if place < len(self._closing):
-            return mx.where(tokens == self._closing[place], mx.zeros_like(logits), -math.inf)
-        return logits if self._never_again is None else mx.where(tokens == self._never_again, -math.inf, logits)
+        position, tokens = count - self._closing_since, mx.arange(logits.shape[-1])[None]
+        if position < len(self._closing):
+            return mx.where(tokens == self._closing[position], mx.zeros_like(logits), -math.inf)
+        return logits if self._masked is None else mx.where(tokens == self._masked, -math.inf, logits)
 
 
-def _honest(constraint: GrammarConstraint) -> LogitsProcessor:
-    """Make an answer fail, rather than end as if all were well, when its grammar was given up."""
+def _raising(constraint: GrammarConstraint) -> LogitsProcessor:
+    """Return a processor that fails the sequence when its grammar cannot be followed any further."""
 
     def process(generated: mx.array, logits: mx.array) -> mx.array:
         logits = constraint(generated, logits)
@@ -141,40 +149,33 @@ def _honest(constraint: GrammarConstraint) -> LogitsProcessor:
     return process
 
 
-MOST_TOKENS = 2**31
-"""Tokens that a model of unknown size may have: as many as MLX can number."""
-
-UNKNOWN_CONTEXT_MAX_TOKENS = 4096
-"""Tokens generated at most when neither the request nor the model's config sets a limit."""
-
-
-def prepare(
+def build_sequence(
     request: GenerationRequest,
-    models: Sequence[LoadedModel],
-    sink: EventSink,
+    models: tuple[PooledModel, ...],
+    stream: QueuedTextStream,
     clock: Clock,
     rendered: RenderedPrompt | None = None,
-) -> Row:
-    """Build the row of a request.
+) -> Sequence:
+    """Build the sequence of a request.
 
     Args:
         request: Validated.
-        models: The model, and the draft model when there is one.
-        sink: Where the answer goes.
+        models: The model, and the draft model when there is one; leased.
+        stream: Receives the events.
         clock: For the timings.
         rendered: The prompt, when it is rendered already.
 
     Raises:
         ValidationError: The prompt is empty or cannot be rendered, a biased token does not exist, the grammar cannot be
             used, or options exclude each other.
-        ContextLengthError: The prompt leaves no room for an answer.
-        CapabilityError: The model does not reason, or the draft model speaks other tokens.
-        IncompatibleModelError: The tokenizer makes tokens the model does not have.
+        ContextLengthError: The prompt leaves no room for generated tokens.
+        CapabilityError: The model does not reason, or the draft model has another vocabulary.
+        IncompatibleModelError: The tokenizer has tokens that the model does not have.
     """
-    model = models[0]
+    model = models[0].model
     settings = request.settings.filled_from(model.defaults).filled_from(PRODUCT_DEFAULTS)
     for draft in models[1:]:
-        _check_draft(model, draft, settings)
+        _check_draft(model, draft.model, settings)
     if rendered is None:
         with model.lock:
             rendered = model.renderer.render(request.prompt, request.thinking, request.effort)
@@ -186,18 +187,26 @@ def prepare(
         field = "messages" if isinstance(request.prompt, Conversation) else "prompt"
         raise ValidationError.in_field(field, "there is nothing in it to answer", hint="Send some text.")
     _check_tokens(rendered.tokens, settings, model)
-    limits = AnswerLimits(_max_tokens(len(rendered.tokens), settings, model), model.end_tokens)
+    limits = SequenceLimits(_max_tokens(len(rendered.tokens), settings, model), model.end_tokens)
     parser = _parser(request, settings, model, rendered)
-    only_opening = parser is not None and not settings.stop and not _offered(request) and _opens_only(model.reasoning)
-    answer = Answer(rendered.tokens, settings, limits, model.decoder.stream(), parser, sink, clock, only_opening)
-    answer.notes += _notes(request.engine_options)
-    return Row(answer, SamplingParameters.of(settings), Draws(settings.seed), _constrain(settings, model, rendered))
+    opening_only = parser is not None and not settings.stop and not _offered(request) and _opens_only(model.reasoning)
+    return Sequence(
+        prompt=list(rendered.tokens),
+        settings=settings,
+        limits=limits,
+        output=SequenceOutput(model.decoder.stream(), parser, opening_only, stream),
+        clock=clock,
+        models=models,
+        engine_options=request.engine_options,
+        constraints=_constraints(settings, model, rendered),
+        notes=_notes(request.engine_options),
+    )
 
 
 def _parser(
     request: GenerationRequest, settings: GenerationSettings, model: LoadedModel, rendered: RenderedPrompt
 ) -> OutputParser | None:
-    """Return what splits the answer's text; None when there is nothing to split, which costs nothing."""
+    """Return the parser of the generated text; None when there is nothing to find in it."""
     tools = tool_call_format(model.tokenizer, _offered(request), model.reasoning)
     if not settings.stop and model.reasoning is None and tools is None:
         return None
@@ -209,11 +218,11 @@ def _offered(request: GenerationRequest) -> tuple[str, ...]:
 
 
 def _opens_only(reasoning: ReasoningFormat | None) -> bool:
-    """Whether a format says nothing about the answer proper, only about what comes before it."""
+    """Whether a format marks only the reasoning before the answer, nothing within the answer."""
     return reasoning is not None and reasoning.style is ReasoningStyle.TAGS and not reasoning.structure
 
 
-def _constrain(settings: GenerationSettings, model: LoadedModel, rendered: RenderedPrompt) -> Constraints | None:
+def _constraints(settings: GenerationSettings, model: LoadedModel, rendered: RenderedPrompt) -> Constraints | None:
     if settings.thinking_budget is not None and model.reasoning is None:
         raise CapabilityError.in_field(
             "thinking_budget", f"'{model.name}' does not reason", hint="Leave it out, or use a model that does."
@@ -225,7 +234,7 @@ def _constrain(settings: GenerationSettings, model: LoadedModel, rendered: Rende
     if model.reasoning is not None and settings.thinking_budget is not None:
         text = model.reasoning.closing
         if grammar is not None and model.reasoning.style is ReasoningStyle.TAGS:
-            # The grammar holds from the tag on, so nothing may be added to it.
+            # The grammar applies from the tag on, so nothing may follow it.
             text = f"\n{model.reasoning.end}"
         with model.lock:
             closing = list(model.tokenizer.encode(text, add_special_tokens=False))
@@ -241,7 +250,7 @@ def _constrain(settings: GenerationSettings, model: LoadedModel, rendered: Rende
 
 
 def _without_reasoning(settings: GenerationSettings, model: LoadedModel, *, drafted: bool) -> GenerationSettings:
-    """Have reasoning ended where it begins, for a model whose template cannot tell it not to begin."""
+    """Return settings with a reasoning budget of 0, for a model whose template has no switch for reasoning."""
     if drafted:
         raise CapabilityError(
             f"draft_model: the chat template of '{model.name}' cannot tell it not to reason, and beside a draft model"
@@ -272,14 +281,14 @@ def _notes(engine_options: EngineOptions) -> list[str]:
     return [f"Computed outside the common batch because of {' and '.join(names)}."] if names else []
 
 
-def _check_given_tokens(tokens: Sequence[int], model: LoadedModel) -> None:
-    most = MOST_TOKENS if model.vocabulary_size is None else model.vocabulary_size
-    unknown = next((token for token in tokens if not 0 <= token < most), None)
+def _check_given_tokens(tokens: tuple[int, ...], model: LoadedModel) -> None:
+    size = MAX_VOCABULARY_SIZE if model.vocabulary_size is None else model.vocabulary_size
+    unknown = next((token for token in tokens if not 0 <= token < size), None)
     if unknown is not None:
-        raise ValidationError.in_field("prompt", f"names token {unknown}; the model has tokens 0 to {most - 1}")
+        raise ValidationError.in_field("prompt", f"names token {unknown}; the model has tokens 0 to {size - 1}")
 
 
-def _check_tokens(tokens: Sequence[int], settings: GenerationSettings, model: LoadedModel) -> None:
+def _check_tokens(tokens: tuple[int, ...], settings: GenerationSettings, model: LoadedModel) -> None:
     size = model.vocabulary_size
     if size is None:
         return
@@ -291,9 +300,9 @@ def _check_tokens(tokens: Sequence[int], settings: GenerationSettings, model: Lo
 
 
 def _max_tokens(prompt_tokens: int, settings: GenerationSettings, model: LoadedModel) -> int:
-    """Return how many tokens the answer may have."""
+    """Return the maximum number of generated tokens."""
     if model.context_length is None:
-        return settings.max_tokens or UNKNOWN_CONTEXT_MAX_TOKENS
+        return settings.max_tokens or DEFAULT_MAX_TOKENS
     room = model.context_length - prompt_tokens
     if room < 1:
         raise ContextLengthError(

@@ -1,8 +1,8 @@
-"""Which models are in memory.
+"""The model pool: loaded models within a memory budget.
 
-Several may be, within a budget in bytes; the least recently used idle one goes first. A model in use is never unloaded:
-a request for another that does not fit waits until answers have ended. Requests are served in the order they came, so
-that one that waits for room is not overtaken for ever.
+The least recently used idle model is unloaded first; a model with leases is never unloaded: a request for another one
+that does not fit waits until sequences have ended. Requests are served first in, first out, so that one that waits for
+memory is not overtaken indefinitely.
 """
 
 import queue
@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+import mlx.core as mx
 
-from mlxk.adapters.mlx.engine import malloc
+from mlxk.adapters.mlx import malloc
 from mlxk.adapters.mlx.library_imports import contained
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, identity_of, load_model, weight_bytes
 from mlxk.application.ports.clock import Clock
@@ -22,29 +23,29 @@ from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.models.model import ModelHandle
 
 _CACHE_STEP = 256
-"""Tokens by which mlx-lm's caches grow."""
+"""Tokens by which mlx-lm's KV caches grow."""
 
 Loader = Callable[[ModelHandle, str | None], Any]
-"""Makes a model of a handle and perhaps an adapter, on the owner thread: with a handle, a name and its weight bytes."""
+"""Loads a model, given a handle and an optional adapter, on the owner thread; the result has handle, name and size."""
 
 
 @attrs.frozen
 class WantedModel:
-    """A model to have in memory."""
+    """A model to load."""
 
     handle: ModelHandle
     adapter: str | None = None
     """Absolute directory of a LoRA adapter to apply."""
     load: Loader = load_model
-    """How to load it. What another loader than the one for text makes is used through ``lending`` only."""
+    """Models of other loaders than the one for text are used through ``model_lease`` only."""
 
     @property
     def identity(self) -> str:
-        """A text that names this model, the state of its files, and how it is loaded.
+        """The key of the model in the pool: its files with their state, and its loader.
 
         Raises:
-            OSError: Its files cannot be looked at.
-            ValidationError: There is no adapter where one is wanted.
+            OSError: Its files cannot be read.
+            ValidationError: The adapter does not exist.
         """
         identity = identity_of(self.handle, self.adapter)
         return identity if self.load is load_model else f"{identity}|{self.load.__module__}"
@@ -52,21 +53,21 @@ class WantedModel:
 
 @attrs.define(eq=False)
 class PooledModel:
-    """A model in memory and how many answers use it."""
+    """A loaded model with its reference count."""
 
     model: LoadedModel
     used_at: float
     leases: int = 0
     bytes_per_token: float = 0.0
-    """What one token takes in a cache, as far as seen; 0 before anything was computed."""
+    """Measured size of a token in the KV cache; 0 before anything was computed."""
 
-    def learn(self, cache: list[Any], tokens: int) -> None:
-        """Note what a cache of so many tokens takes; caches grow in steps, so that small ones tell little."""
+    def measure_cache(self, cache: list[Any], tokens: int) -> None:
+        """Measure the size of a token; caches grow in steps, so that short ones are counted as one step."""
         self.bytes_per_token = sum(layer.nbytes for layer in cache) / max(tokens, _CACHE_STEP)
 
 
 class LoadRequest:
-    """A reader's wish for some models, all at once; the reader waits in ``wait``."""
+    """A request to load and lease some models together; the requesting thread blocks in ``wait``."""
 
     def __init__(self, wanted: tuple[WantedModel, ...]) -> None:
         self.wanted = wanted
@@ -74,10 +75,10 @@ class LoadRequest:
         self.reply: queue.SimpleQueue[tuple[PooledModel, ...] | MlxkError] = queue.SimpleQueue()
 
     def wait(self) -> tuple[PooledModel, ...]:
-        """Wait for the models, leased.
+        """Wait for the models and return them, leased.
 
         Raises:
-            MlxkError: Why they cannot be had.
+            MlxkError: They cannot be loaded.
         """
         try:
             outcome = self.reply.get()
@@ -90,12 +91,14 @@ class LoadRequest:
 
 
 class ModelPool:
-    """Loads, keeps and unloads models; used on the owner thread only, but for ``lease_now``.
+    """Loads, keeps and unloads models; used on the owner thread only, except for ``lease_now``.
 
     Args:
-        budget_bytes: What the weights may take altogether; None: no limit.
-        keep_alive_seconds: An idle model is unloaded after this long; None: never.
-        forget: Called with a model's identity when it goes, to drop what was computed with it.
+        log: Receives loads, unloads and failures.
+        clock: Measures idle time.
+        budget_bytes: Limit of all weights together; None: no limit.
+        keep_alive_seconds: Idle time after which a model is unloaded; None: never.
+        on_unload: Called with the identity of an unloaded model.
     """
 
     def __init__(
@@ -104,116 +107,109 @@ class ModelPool:
         clock: Clock,
         budget_bytes: int | None,
         keep_alive_seconds: float | None,
-        forget: Callable[[str], None],
+        on_unload: Callable[[str], None],
     ) -> None:
         self._log = log
         self._clock = clock
         self._budget = budget_bytes
         self._keep_alive = keep_alive_seconds
-        self._forget = forget
+        self._on_unload = on_unload
         self._requests: deque[LoadRequest] = deque()
-        self._residents: dict[str, PooledModel] = {}
+        self._models: dict[str, PooledModel] = {}
         self._lock = threading.Lock()
-        """Held while a resident's leases are judged or change."""
+        """Held while leases are checked or change."""
 
     @property
     def models(self) -> tuple[PooledModel, ...]:
-        """What is in memory, in no particular order."""
-        return tuple(self._residents.values())
+        """The loaded models, in no particular order."""
+        return tuple(self._models.values())
 
-    def ask(self, request: LoadRequest) -> None:
-        """Take a request; it is answered in a later ``turn``."""
+    def add(self, request: LoadRequest) -> None:
+        """Queue a request; a later ``step`` answers it."""
         self._requests.append(request)
 
     def lease_now(self, wanted: tuple[WantedModel, ...]) -> tuple[PooledModel, ...] | None:
-        """Lease models that are in memory already; from any thread, without waiting for the owner thread.
+        """Lease models that are loaded already, from any thread, without waiting for the owner thread.
 
         Returns:
-            None when one is missing, its files have changed, or others wait for their turn.
+            None when one is not loaded, its files have changed, or earlier requests wait.
 
         Raises:
-            ValidationError: There is no adapter where one is wanted.
+            ValidationError: The adapter does not exist.
         """
         try:
             identities = [each.identity for each in wanted]
         except OSError:
             return None
         with self._lock:
-            found = [self._residents.get(identity) for identity in identities]
-            residents = tuple(resident for resident in found if resident is not None)
-            if self._requests or len(residents) < len(wanted):
+            found = [self._models.get(identity) for identity in identities]
+            models = tuple(model for model in found if model is not None)
+            if self._requests or len(models) < len(wanted):
                 return None
-            self._lease(residents)
-            return residents
+            self._lease(models)
+            return models
 
-    def release(self, residents: tuple[PooledModel, ...]) -> None:
-        """Give leases back."""
+    def release(self, models: tuple[PooledModel, ...]) -> None:
+        """Return leases."""
         with self._lock:
-            for resident in residents:
-                resident.leases -= 1
-                resident.used_at = self._clock.monotonic()
+            for model in models:
+                model.leases -= 1
+                model.used_at = self._clock.monotonic()
 
     def unload(self, handle: ModelHandle | None) -> tuple[ModelHandle, ...]:
-        """Unload the idle models, or the one of this handle if it is idle; return which went."""
+        """Unload all idle models, or the one of this handle if it is idle; return the unloaded ones."""
         with self._lock:
-            gone = {
-                identity: resident.model.handle
-                for identity, resident in self._residents.items()
-                if resident.leases == 0 and handle in (None, resident.model.handle)
+            unloaded = {
+                identity: pooled.model.handle
+                for identity, pooled in self._models.items()
+                if pooled.leases == 0 and handle in (None, pooled.model.handle)
             }
-            for identity in gone:
+            for identity in unloaded:
                 self._unload(identity)
-        return tuple(gone.values())
+        return tuple(unloaded.values())
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for their models."""
+        """Queued requests."""
         return len(self._requests)
 
-    def turn(self) -> None:
-        """Answer as many requests as can be answered now, in order, and unload what was idle for too long."""
+    def step(self) -> None:
+        """Answer as many requests as possible, in order, and unload the models whose idle time is over."""
         while self._requests and self._serve(self._requests[0]):
             self._requests.popleft()
         if self._keep_alive is not None:
             oldest = self._clock.monotonic() - self._keep_alive
             with self._lock:
-                for identity, resident in list(self._residents.items()):
-                    if resident.leases == 0 and resident.used_at <= oldest:
+                for identity, pooled in list(self._models.items()):
+                    if pooled.leases == 0 and pooled.used_at <= oldest:
                         self._unload(identity)
 
     def idle_seconds(self) -> float | None:
-        """Return when the next idle model is due, seconds from now; None when none is."""
-        idle = [resident.used_at for resident in self._residents.values() if resident.leases == 0]
+        """Return the time until the next idle model is unloaded, seconds; None without one."""
+        idle = [pooled.used_at for pooled in self._models.values() if pooled.leases == 0]
         if self._keep_alive is None or not idle:
             return None
         return max(0.0, min(idle) + self._keep_alive - self._clock.monotonic())
 
     def close(self) -> None:
-        """Unload everything and refuse who waits."""
+        """Unload everything and fail the queued requests."""
         for request in self._requests:
             request.reply.put(ExecutionError("The engine was closed."))
         self._requests.clear()
-        for identity in list(self._residents):
+        for identity in list(self._models):
             self._unload(identity)
 
     def _serve(self, request: LoadRequest) -> bool:
-        """Answer a request, or return False when it has to wait for room."""
+        """Answer a request, or return False when it has to wait for memory."""
         if request.abandoned:
             return True
         try:
-            identities = [each.identity for each in request.wanted]
-            missing = [
-                each
-                for each, identity in zip(request.wanted, identities, strict=True)
-                if identity not in self._residents
-            ]
-            if missing and not self._make_room(
-                sum(weight_bytes(each.handle.directory) for each in missing), identities
-            ):
+            wanted = [(each.identity, each) for each in request.wanted]
+            missing = [each for identity, each in wanted if identity not in self._models]
+            needed = sum(weight_bytes(each.handle.directory) for each in missing)
+            if missing and not self._make_room(needed, [identity for identity, _ in wanted]):
                 return False
-            residents = tuple(
-                self._resident(each, identity) for each, identity in zip(request.wanted, identities, strict=True)
-            )
+            models = tuple(self._loaded(each, identity) for identity, each in wanted)
         except OSError as error:
             request.reply.put(ExecutionError(f"The model's files cannot be read ({type(error).__name__})."))
             return True
@@ -222,64 +218,66 @@ class ModelPool:
             request.reply.put(_without_arrays(error))
             return True
         with self._lock:
-            self._lease(residents)
+            self._lease(models)
         if request.abandoned:
-            self.release(residents)
+            self.release(models)
         else:
-            request.reply.put(residents)
+            request.reply.put(models)
         return True
 
-    def _lease(self, residents: tuple[PooledModel, ...]) -> None:
-        for resident in residents:
-            resident.leases += 1
-            resident.used_at = self._clock.monotonic()
+    def _lease(self, models: tuple[PooledModel, ...]) -> None:
+        for model in models:
+            model.leases += 1
+            model.used_at = self._clock.monotonic()
 
-    def _resident(self, wanted: WantedModel, identity: str) -> PooledModel:
-        found = self._residents.get(identity)
+    def _loaded(self, wanted: WantedModel, identity: str) -> PooledModel:
+        found = self._models.get(identity)
         if found is not None:
             return found
         began = self._clock.monotonic()
         model = _load(wanted)
         seconds = self._clock.monotonic() - began
         self._log.info("loaded a model", model=model.name, bytes=model.weight_bytes, seconds=round(seconds, 3))
-        # Only models that write text have any; the others are not asked how to sample.
+        # Only text models have a generation_config; speech and embedding models lack the attribute.
         ignored = getattr(model, "ignored_settings", ())
         if ignored:
             self._log.warning("generation_config.json asks for what cannot be used", model=model.name, ignored=ignored)
-        resident = self._residents[identity] = PooledModel(model, self._clock.monotonic())
-        return resident
+        pooled = self._models[identity] = PooledModel(model, self._clock.monotonic())
+        return pooled
 
     def _make_room(self, needed: int, kept: list[str]) -> bool:
-        """Unload idle models until so many bytes fit; return False when models in use are in the way."""
+        """Unload idle models until so many bytes fit; return False when models in use prevent it."""
         if self._budget is None:
             return True
         with self._lock:
             while self._total() + needed > self._budget:
-                others = {identity: each for identity, each in self._residents.items() if identity not in kept}
+                others = {identity: each for identity, each in self._models.items() if identity not in kept}
                 idle = [(each.used_at, identity) for identity, each in others.items() if each.leases == 0]
                 if not idle:
-                    # With nothing else in memory there is nothing to wait for; policy is the caller's.
+                    # Without another model in memory waiting is pointless; refusing by size is the caller's policy.
                     return not others
                 self._unload(min(idle)[1])
         return True
 
     def _total(self) -> int:
-        return sum(resident.model.weight_bytes for resident in self._residents.values())
+        return sum(pooled.model.weight_bytes for pooled in self._models.values())
 
     def _unload(self, identity: str) -> None:
-        resident = self._residents.pop(identity)
-        self._forget(identity)
-        self._log.info("unloaded a model", model=resident.model.name)
+        pooled = self._models.pop(identity)
+        self._on_unload(identity)
+        self._log.info("unloaded a model", model=pooled.model.name)
 
 
-def _load(wanted: WantedModel) -> Any:  # noqa: ANN401 - what a loader makes is the borrower's business
-    """Load a model; whatever a library does on the way, this ends in a model or a typed error."""
+def _load(wanted: WantedModel) -> Any:  # noqa: ANN401 - the loader determines the type
+    """Load a model; the result is a model or a typed error, whatever a library does meanwhile."""
     name = wanted.handle.name
     try:
         with contained(name):
             loaded = wanted.load(wanted.handle, wanted.adapter)
-            malloc.materialize_random_state()
-            malloc.give_back()
+            # A network draws random weights before the real ones replace them. These are never computed, and without
+            # this evaluation the random state would reference every draw since the process began.
+            mx.eval(mx.random.state)
+            malloc.trim()
             return loaded
     except (MlxkError, OSError):
         raise
@@ -288,7 +286,7 @@ def _load(wanted: WantedModel) -> Any:  # noqa: ANN401 - what a loader makes is 
 
 
 def _reason(error: MlxkError, request: LoadRequest) -> str:
-    """Return what a library said about a failure, with models by their names instead of their directories."""
+    """Return a library's message about a failure, with directories replaced by the models' names."""
     reason = str(error if error.__cause__ is None else error.__cause__)
     for each in request.wanted:
         reason = reason.replace(each.handle.directory, each.handle.name)
@@ -296,6 +294,6 @@ def _reason(error: MlxkError, request: LoadRequest) -> str:
 
 
 def _without_arrays(error: MlxkError) -> MlxkError:
-    """Cut an error off from the frames it went through: they hold arrays, which must not outlive the owner thread."""
+    """Remove an error's traceback and causes: their frames hold arrays, which must not outlive the owner thread."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)

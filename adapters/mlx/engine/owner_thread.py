@@ -1,16 +1,19 @@
-"""The one thread that touches MLX.
+"""The owner thread: the only thread that uses MLX.
 
-Arrays, streams and random state of MLX belong to the thread that made them, so one thread loads, computes and frees;
-everyone else posts it work and gets plain Python back. It owns the loop and its order of shutting down; what the work
-is stands in ``engine``.
+Arrays, streams and random state of MLX belong to the thread that created them. So one thread loads, computes and frees;
+all others post work to it and receive plain Python values. This module has the event loop and its shutdown; the work is
+in ``engine``.
 """
 
 import atexit
+import gc
 import queue
 import threading
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
+
+import mlx.core as mx
 
 from mlxk.adapters.mlx.exception_summary import ExceptionSummary
 from mlxk.application.ports.event_log import EventLog
@@ -18,23 +21,23 @@ from mlxk.domain.errors import ExecutionError
 
 
 class Worker(Protocol):
-    """What runs on the owner thread: used there and closed there."""
+    """What the owner thread runs."""
 
     @abstractmethod
-    def turn(self, interrupted: Callable[[], bool]) -> bool:
-        """Do one small piece of work; return whether there is more to do at once.
+    def step(self, interrupted: Callable[[], bool]) -> bool:
+        """Do one small unit of work; return whether there is more to do at once.
 
         Args:
-            interrupted: Whether something was posted meanwhile.
+            interrupted: Whether work was posted meanwhile.
         """
 
     @abstractmethod
     def idle_seconds(self) -> float | None:
-        """Return how long the thread may sleep when there is nothing to do; None: until something is posted."""
+        """Return how long the thread may sleep without work; None: until something is posted."""
 
     @abstractmethod
     def fail_all(self, error: Exception) -> None:
-        """End everything that runs with an error; called when a turn failed in a way nobody foresaw."""
+        """End everything that runs with an error, after a step raised an unexpected exception."""
 
     @abstractmethod
     def close(self) -> None:
@@ -46,14 +49,14 @@ Work = Callable[[W], None]
 
 
 class OwnerThread(Generic[W]):
-    """Runs a worker in a thread of its own, started by the first post.
+    """Runs a worker in its own thread, started by the first post.
 
-    Closed, it is joined and leaves no MLX stream behind. A process that forgets to close it does so on its way out: a
-    thread that is still between two lines then aborts the process, since C++ does not survive its forced end.
+    ``close`` joins the thread, which frees its MLX streams. It also runs at exit: a thread that were still running then
+    would abort the process, since its forced end crashes C++ code.
 
     Args:
-        build: Makes the worker, in the thread of the first post; it must not touch MLX yet.
-        log: Hears of turns that failed.
+        build: Builds the worker, in the thread of the first post; must not use MLX yet.
+        log: Receives failed steps.
     """
 
     def __init__(self, build: Callable[[], W], log: EventLog) -> None:
@@ -64,10 +67,10 @@ class OwnerThread(Generic[W]):
         self._thread: threading.Thread | None = None
         self._closed = False
         self.worker: W | None = None
-        """What runs; None before the first post."""
+        """None before the first post."""
 
     def post(self, work: Work[W]) -> None:
-        """Have the worker do something soon; the call does not wait.
+        """Queue work for the thread; does not wait.
 
         Raises:
             ExecutionError: The thread was closed.
@@ -93,28 +96,28 @@ class OwnerThread(Generic[W]):
 
     @property
     def started(self) -> bool:
-        """Whether anything was ever posted."""
+        """Whether anything was posted."""
         return self._thread is not None
 
     @property
     def closed(self) -> bool:
-        """Whether nothing can be posted any more."""
+        """Whether posting is refused."""
         return self._closed
 
     def _run(self, worker: W) -> None:
         self._serve(worker)
-        # The last statement of the thread: whatever it leaves behind of MLX makes the process crash when it exits.
+        # Last statement of the thread: MLX streams that outlive it make the process crash at exit.
         _clear_streams()
 
     def _serve(self, worker: W) -> None:
-        busy, open_ = False, True
-        while open_:
+        busy, running = False, True
+        while running:
             try:
-                open_ = self._do_posted(worker, busy)
-                busy = open_ and worker.turn(self._posted)
-            except Exception as error:  # noqa: BLE001 - the door of the thread: whatever escapes must not end it
-                fault = ExceptionSummary.of(error)
-                self._log.error("a turn of the engine failed", error=fault.kind, where=fault.place)
+                running = self._do_posted(worker, busy)
+                busy = running and worker.step(self._posted)
+            except Exception as error:  # noqa: BLE001 - boundary: no exception may end the thread
+                summary = ExceptionSummary.of(error)
+                self._log.error("an engine step failed", error=summary.kind, where=summary.place)
                 worker.fail_all(error)
                 busy = False
         worker.close()
@@ -123,7 +126,7 @@ class OwnerThread(Generic[W]):
         return not self._inbox.empty()
 
     def _do_posted(self, worker: W, busy: bool) -> bool:
-        """Do what was posted, waiting for something when idle; return False when the thread is to end."""
+        """Do the posted work, waiting for some when idle; return False when the thread shall end."""
         try:
             work = self._inbox.get_nowait() if busy else self._inbox.get(timeout=worker.idle_seconds())
             while work is not None:
@@ -135,11 +138,7 @@ class OwnerThread(Generic[W]):
 
 
 def _clear_streams() -> None:
-    """Free what MLX keeps for this thread."""
-    import gc
-
-    import mlx.core as mx
-
+    """Free what MLX keeps for the current thread."""
     gc.collect()
     mx.clear_cache()
     mx.clear_streams()

@@ -1,12 +1,12 @@
-"""Keys and values computed before, kept for prompts that begin the same way.
+"""The prefix cache: KV caches of earlier prompts and answers, reused by prompts with the same prefix.
 
-Entries are keyed by a model's identity and hold the cache of a token sequence. A prompt takes the entry with the
-longest common beginning: a *shorter* entry as it is, a *longer* or *equal* one trimmed to what both share, but for the
-prompt's last token, which the next step needs as input. Caches that cannot be trimmed (a recurrent state, a sliding
-window that has moved on) serve only as shorter entries; ``find`` then says where the prompt and such an entry part, so
-that a snapshot can be taken there for the next prompt that parts at the same place.
+Entries are keyed by a model's identity and hold the KV cache of a token sequence. A prompt uses the entry with the
+longest common prefix: a *shorter* entry unchanged, a *longer* or *equal* one trimmed to the common prefix, without the
+prompt's last token, which the first decoding step needs as input. Caches that cannot be trimmed (a recurrent state, a
+sliding window that has moved) can be used only as shorter entries; ``find`` then returns the point of divergence of
+prompt and entry, so that a snapshot can be taken there for the next prompt that diverges at the same point.
 
-Bounded in bytes, the least recently used entry goes first. Copies share memory until one of them is written to.
+Limited in bytes, with eviction of the least recently used entry. Copies share memory until one of them is written to.
 """
 
 import copy
@@ -18,89 +18,85 @@ from typing import Any
 import attrs
 import mlx.core as mx
 
-WORTHWHILE = 16
-"""Tokens a hit or a snapshot must save; computing fewer costs less than the copy."""
+MIN_SAVED_TOKENS = 16
+"""Tokens a match or a snapshot must save; computing fewer costs less than the copy."""
 
 MAX_ENTRIES = 256
-"""Entries kept at most: every prompt is compared with each of them."""
+"""Every prompt is compared with each entry."""
 
-_WIDTH = 4
+_BYTES_PER_TOKEN = 4
 
 
 @attrs.frozen(eq=False)
 class _Entry:
     identity: str
     tokens: bytes
-    """Four bytes a token, so that comparing is one memory comparison."""
+    """Four bytes a token, so that a comparison is one memory comparison."""
     cache: list[Any]
     size_bytes: int
     trimmable: bool
 
 
 @attrs.frozen
-class Found:
-    """What the cache knows of a prompt."""
+class PrefixMatch:
+    """The result of a lookup."""
 
     cache: list[Any] | None
-    """The caller's own copy; None when nothing worthwhile was found."""
+    """A copy for the caller; None without a match."""
     tokens: int
-    """How many of the prompt's tokens it holds."""
-    parting: int
-    """Where a snapshot would have served better, in tokens from the start; 0: nowhere."""
+    """Prompt tokens in ``cache``."""
+    divergence: int
+    """Where a snapshot would have matched more, in tokens from the start; 0: nowhere."""
 
 
 class PrefixCache:
-    """Used on the owner thread only.
+    """The cache; used on the owner thread only.
 
     Args:
-        max_bytes: What all entries may take; 0 keeps nothing.
+        max_bytes: Limit of all entries together; 0 disables the cache.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._entries: OrderedDict[tuple[str, bytes], _Entry] = OrderedDict()
         self.size_bytes = 0
-        self.hits = 0
-        self.misses = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def find(self, identity: str, tokens: Sequence[int]) -> Found:
+    def find(self, identity: str, tokens: Sequence[int]) -> PrefixMatch:
         """Look a prompt up.
 
         Args:
-            identity: The model's.
+            identity: Of the model and the kind of cache.
             tokens: The prompt, at least one token.
         """
-        wanted = _packed(tokens)
+        packed = _packed(tokens)
         most = len(tokens) - 1
         best: _Entry | None = None
-        held = parting = 0
+        matched = divergence = 0
         for entry in self._entries.values():
             if entry.identity != identity:
                 continue
-            shared = min(_common(entry.tokens, wanted), most)
-            if shared == len(entry.tokens) // _WIDTH or entry.trimmable:
-                if shared > held:
-                    best, held = entry, shared
+            shared = min(_common_prefix(entry.tokens, packed), most)
+            if shared == len(entry.tokens) // _BYTES_PER_TOKEN or entry.trimmable:
+                if shared > matched:
+                    best, matched = entry, shared
             else:
-                parting = max(parting, shared)
-        parting = parting if parting - held >= WORTHWHILE else 0
-        if best is None or held < min(WORTHWHILE, most):
-            self.misses += 1
-            return Found(None, 0, parting)
-        self.hits += 1
+                divergence = max(divergence, shared)
+        divergence = divergence if divergence - matched >= MIN_SAVED_TOKENS else 0
+        if best is None or matched < min(MIN_SAVED_TOKENS, most):
+            return PrefixMatch(None, 0, divergence)
         self._entries.move_to_end((best.identity, best.tokens))
-        return Found(_trimmed(best, held), held, parting)
+        return PrefixMatch(_trimmed(best, matched), matched, divergence)
 
     def put(self, identity: str, tokens: Sequence[int], cache: list[Any]) -> None:
-        """Keep a cache that nobody will write to any more; evicts what no longer fits.
+        """Store a cache that is not written to any more, and evict what no longer fits.
 
         Args:
-            identity: The model's.
-            tokens: The tokens it holds.
-            cache: mlx-lm's caches, one a layer.
+            identity: Of the model and the kind of cache.
+            tokens: The tokens in the cache.
+            cache: One object a layer.
         """
         size = sum(each.nbytes for each in cache)
         if not tokens or size > self._max_bytes:
@@ -113,12 +109,12 @@ class PrefixCache:
         self.shrink(self._max_bytes)
 
     def shrink(self, max_bytes: int) -> None:
-        """Evict the least recently used entries until the rest fits."""
+        """Evict the least recently used entries down to a size."""
         while self._entries and (self.size_bytes > max_bytes or len(self._entries) > MAX_ENTRIES):
             self._remove([next(iter(self._entries))])
 
     def forget(self, identity: str) -> None:
-        """Drop everything of one model, whatever kind of cache it is."""
+        """Drop all entries of a model, of every kind of cache."""
         kinds = f"{identity}#"
         self._remove([key for key in self._entries if key[0] == identity or key[0].startswith(kinds)])
 
@@ -128,13 +124,13 @@ class PrefixCache:
 
 
 def snapshot(cache: list[Any]) -> list[Any]:
-    """Return a copy that later writes to the original leave as it is."""
+    """Return a copy that later writes to the original do not change."""
     return copy.deepcopy(cache)
 
 
 def _trimmed(entry: _Entry, tokens: int) -> list[Any]:
     cache = snapshot(entry.cache)
-    surplus = len(entry.tokens) // _WIDTH - tokens
+    surplus = len(entry.tokens) // _BYTES_PER_TOKEN - tokens
     if surplus:
         for each in cache:
             each.trim(surplus)
@@ -142,7 +138,7 @@ def _trimmed(entry: _Entry, tokens: int) -> list[Any]:
 
 
 def _subsumes(entry: _Entry, other: _Entry) -> bool:
-    """Whether an entry makes another one useless."""
+    """Whether every match of another entry is one of this entry, too."""
     if entry.identity != other.identity or not entry.tokens.startswith(other.tokens):
         return False
     return entry.trimmable or len(entry.tokens) == len(other.tokens)
@@ -152,12 +148,15 @@ def _packed(tokens: Sequence[int]) -> bytes:
     return array("I", tokens).tobytes()
 
 
-def _common(left: bytes, right: bytes) -> int:
-    """Return how many tokens two sequences share from the start."""
-    same, differs = 0, min(len(left), len(right)) // _WIDTH + 1
+def _common_prefix(left: bytes, right: bytes) -> int:
+    """Return the length of the common prefix of two packed sequences, tokens."""
+    same, differs = 0, min(len(left), len(right)) // _BYTES_PER_TOKEN + 1
     while differs - same > 1:
         middle = (same + differs) // 2
-        if left[same * _WIDTH : middle * _WIDTH] == right[same * _WIDTH : middle * _WIDTH]:
+        if (
+            left[same * _BYTES_PER_TOKEN : middle * _BYTES_PER_TOKEN]
+            == right[same * _BYTES_PER_TOKEN : middle * _BYTES_PER_TOKEN]
+        ):
             same = middle
         else:
             differs = middle

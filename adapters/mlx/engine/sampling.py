@@ -1,11 +1,11 @@
-"""Choosing tokens: one pass over the logits of a whole batch in which every row keeps its own settings.
+"""Sampling: one pass over the logits of a whole batch, with individual settings for every row.
 
-Randomness is drawn on the host, one uniform number a token from the row's own seeded generator, and turned into a token
-through the cumulative distribution. So a seed gives the same text alone or among any neighbours, the position of a
-token decides its draw, and no random state of MLX is involved.
+Random numbers are drawn on the host, one uniform number a token from the sequence's own seeded generator, and mapped to
+a token by inverse transform sampling. So a seed gives the same text alone or in any batch, the position of a token
+determines its number, and MLX's random state is not used.
 
-A row whose logits are not finite is found on the host, with its token: in ``chosen``. What marks it must cost the
-computation nothing, since on small models every operation of a step counts.
+A row whose logits are not finite is detected on the host, in ``materialize_tokens``, by its log-normalizer: a check on
+the device would cost a small model a noticeable part of each step.
 """
 
 import math
@@ -19,20 +19,32 @@ import mlx.core as mx
 from mlxk.domain.generation.request import GenerationSettings
 
 NOT_FINITE = -1
-"""In place of a token: the model's output held NaN or infinity, or a mask left no token."""
+"""In place of a token: the logits held NaN or infinity, or a mask left no token."""
 
-COLDEST = 1e-4
-"""Below this temperature the likeliest token is taken; dividing by less overflows."""
+MIN_TEMPERATURE = 1e-4
+"""Below this temperature decoding is greedy; dividing by less overflows."""
 
-_BELOW_ONE = 1 - 2**-20
-"""The largest draw: far enough from 1 that a product with a rounded sum stays below that sum."""
+_MAX_DRAW = 1 - 2**-20
+"""The largest random number: far enough from 1 that a product with a rounded sum stays below that sum."""
 
 LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
-"""From the tokens of the answer so far and its logits, shape [1, V], to new logits."""
+"""Maps the generated tokens and the logits, shape [1, V], to new logits."""
+
+LogprobArrays = tuple[mx.array, mx.array, mx.array]
+"""The log probability of the sampled token, the alternatives, and their log probabilities; still being computed."""
 
 
-class Draws:
-    """The uniform numbers of one answer, by position; asking again for a position gives the same number."""
+@attrs.frozen
+class TopLogprobs:
+    """The log probabilities reported for one token."""
+
+    logprob: float
+    alternatives: tuple[tuple[int, float], ...]
+    """Pairs of token and log probability, likeliest first."""
+
+
+class RandomStream:
+    """The uniform random numbers of one sequence by position; the same position always gives the same number."""
 
     def __init__(self, seed: int | None) -> None:
         self._random = random.Random(seed)
@@ -41,13 +53,13 @@ class Draws:
     def at(self, position: int) -> float:
         """Return the number for a position, at least 0 and below 1."""
         while len(self._values) <= position:
-            self._values.append(min(self._random.random(), _BELOW_ONE))
+            self._values.append(min(self._random.random(), _MAX_DRAW))
         return self._values[position]
 
 
 @attrs.frozen
 class SamplingParameters:
-    """How one row is sampled, cleaned of values that MLX cannot take."""
+    """The sampling settings of one row, without values that MLX cannot compute with."""
 
     temperature: float
     top_p: float
@@ -56,82 +68,82 @@ class SamplingParameters:
 
     @classmethod
     def of(cls, settings: GenerationSettings) -> "SamplingParameters":
-        """Take the parameters out of validated settings whose None values were filled."""
+        """Return the parameters of validated settings without None values."""
         return cls(settings.temperature or 0.0, settings.top_p or 1.0, settings.top_k or 0, settings.min_p or 0.0)
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is always taken."""
-        return self.temperature < COLDEST
+        """Whether the likeliest token is always chosen."""
+        return self.temperature < MIN_TEMPERATURE
 
 
 class BatchSampler:
-    """Samples a fixed set of rows; made anew when rows join or leave."""
+    """Samples a fixed set of rows; rebuilt when the batch changes."""
 
     def __init__(self, rows: Sequence[SamplingParameters]) -> None:
         drawn = [index for index, row in enumerate(rows) if not row.greedy]
-        chosen = [rows[index] for index in drawn]
+        random_rows = [rows[index] for index in drawn]
         self._all_drawn = 0 < len(drawn) == len(rows)
         self._index = mx.array(drawn) if drawn and not self._all_drawn else None
         self.drawn = drawn
         if not drawn:
             return
-        self._temperature = mx.array([[row.temperature] for row in chosen])
-        # 2 is more than all the mass there is, so that nothing is dropped.
-        self._top_p = mx.array([[row.top_p if row.top_p < 1 else 2.0] for row in chosen])
-        self._top_k = [row.top_k for row in chosen]
-        self._min_p = mx.array([[math.log(row.min_p) if row.min_p > 0 else -math.inf] for row in chosen])
-        self._filters_mass = any(row.top_p < 1 for row in chosen)
-        self._filters_rank = any(row.top_k for row in chosen)
-        self._filters_ratio = any(row.min_p > 0 for row in chosen)
+        self._temperature = mx.array([[row.temperature] for row in random_rows])
+        # 2 is more than the total probability, so that nothing is dropped.
+        self._top_p = mx.array([[row.top_p if row.top_p < 1 else 2.0] for row in random_rows])
+        self._top_k = [row.top_k for row in random_rows]
+        self._min_p = mx.array([[math.log(row.min_p) if row.min_p > 0 else -math.inf] for row in random_rows])
+        self._filters_top_p = any(row.top_p < 1 for row in random_rows)
+        self._filters_top_k = any(row.top_k for row in random_rows)
+        self._filters_min_p = any(row.min_p > 0 for row in random_rows)
 
     def sample(self, logits: mx.array, draws: Sequence[float]) -> tuple[mx.array, mx.array]:
-        """Choose one token a row.
+        """Sample one token a row.
 
         Args:
             logits: Shape [B, V].
-            draws: One uniform number for each row in ``drawn``, in that order.
+            draws: One uniform random number for each row in ``drawn``, in that order.
 
         Returns:
-            The tokens, shape [B], and the logarithms of all the mass there is, shape [B, 1]: taken from logits they
-            give log probabilities.
+            The tokens, shape [B], and the log-normalizer of the logits, shape [B, 1]: logits minus it are log
+            probabilities.
         """
-        mass = mx.logsumexp(logits, axis=-1, keepdims=True)
+        log_normalizer = mx.logsumexp(logits, axis=-1, keepdims=True)
         if self._all_drawn:
-            return self._draw(logits - mass, draws), mass
+            return self._draw(logits - log_normalizer, draws), log_normalizer
         tokens = mx.argmax(logits, axis=-1)
         if self._index is not None:
-            tokens[self._index] = self._draw(logits[self._index] - mass[self._index], draws)
-        return tokens, mass
+            tokens[self._index] = self._draw(logits[self._index] - log_normalizer[self._index], draws)
+        return tokens, log_normalizer
 
     def _draw(self, logprobs: mx.array, draws: Sequence[float]) -> mx.array:
         logprobs = logprobs.astype(mx.float32)
         floor = self._floor(logprobs)
         if floor is not None:
             logprobs = mx.where(logprobs < floor, -math.inf, logprobs)
-        mass = mx.cumsum(mx.softmax(logprobs / self._temperature, axis=-1), axis=-1)
-        target = mx.array(list(draws))[:, None] * mass[:, -1:]
-        return (mass <= target).sum(axis=-1).astype(mx.uint32)
+        cumulative = mx.cumsum(mx.softmax(logprobs / self._temperature, axis=-1), axis=-1)
+        target = mx.array(list(draws))[:, None] * cumulative[:, -1:]
+        return (cumulative <= target).sum(axis=-1).astype(mx.uint32)
 
     def _floor(self, logprobs: mx.array) -> mx.array | None:
-        """Return the least log probability a token must have in each row; the filters judge before temperature."""
+        """Return the minimum log probability of a token in each row; filters apply before the temperature."""
         floors = []
-        if self._filters_mass or self._filters_rank:
+        if self._filters_top_p or self._filters_top_k:
             ascending = mx.sort(logprobs, axis=-1)
-            if self._filters_mass:
-                floors.append(self._mass_floor(ascending))
-            if self._filters_rank:
+            if self._filters_top_p:
+                floors.append(self._top_p_floor(ascending))
+            if self._filters_top_k:
                 size = logprobs.shape[-1]
                 ranks = mx.array([[size - k if 0 < k < size else 0] for k in self._top_k])
                 floors.append(mx.take_along_axis(ascending, ranks, axis=-1))
-        if self._filters_ratio:
+        if self._filters_min_p:
             floors.append(mx.max(logprobs, axis=-1, keepdims=True) + self._min_p)
         floor = None
         for each in floors:
             floor = each if floor is None else mx.maximum(floor, each)
         return floor
 
-    def _mass_floor(self, ascending: mx.array) -> mx.array:
+    def _top_p_floor(self, ascending: mx.array) -> mx.array:
         probabilities = mx.exp(ascending)
         above = mx.cumsum(probabilities, axis=-1, reverse=True, inclusive=False)
         total = above[..., :1] + probabilities[..., :1]
@@ -139,15 +151,37 @@ class BatchSampler:
         return mx.take_along_axis(ascending, mx.minimum(dropped, ascending.shape[-1] - 1), axis=-1)
 
 
-def chosen(tokens: mx.array, mass: mx.array) -> list[int]:
-    """Wait for what ``sample`` returned and return the tokens, ``NOT_FINITE`` for those that mean nothing."""
-    found: Any = tokens.tolist()
-    masses: Any = mass.tolist()
-    return [token if math.isfinite(each) else NOT_FINITE for token, (each,) in zip(found, masses, strict=True)]
+def materialize_tokens(tokens: mx.array, log_normalizer: mx.array) -> list[int]:
+    """Wait for what ``sample`` returned and return the tokens, ``NOT_FINITE`` for rows with unusable logits."""
+    values: Any = tokens.tolist()
+    normalizers: Any = log_normalizer.tolist()
+    return [token if math.isfinite(each) else NOT_FINITE for token, (each,) in zip(values, normalizers, strict=True)]
 
 
-def processors_of(settings: GenerationSettings) -> tuple[LogitsProcessor, ...]:
-    """Build what changes logits before sampling: bias, then the penalties over the answer's own tokens."""
+def top_logprobs(logprobs: mx.array, token: mx.array, count: int) -> LogprobArrays:
+    """Start computing the log probabilities reported for one token.
+
+    Args:
+        logprobs: Shape [V].
+        token: The sampled token, a scalar.
+        count: Number of alternatives.
+    """
+    logprobs = logprobs.astype(mx.float32)
+    top = mx.argpartition(-logprobs, kth=min(count, logprobs.size - 1))[:count]
+    return logprobs[token], top, logprobs[top]
+
+
+def materialize_logprobs(arrays: LogprobArrays) -> TopLogprobs:
+    """Wait for what ``top_logprobs`` started and return it as plain numbers."""
+    values: Any = [array.tolist() for array in arrays]
+    logprob, tokens, others = values
+    pairs: list[tuple[int, float]] = list(zip(tokens, others, strict=True))
+    likeliest_first = sorted((pair for pair in pairs if math.isfinite(pair[1])), key=lambda pair: -pair[1])
+    return TopLogprobs(logprob, tuple(likeliest_first))
+
+
+def logits_processors(settings: GenerationSettings) -> tuple[LogitsProcessor, ...]:
+    """Build the logits processors of the settings: bias, then the penalties on generated tokens."""
     processors: list[LogitsProcessor] = []
     if settings.logit_bias:
         processors.append(_bias(settings.logit_bias))

@@ -7,7 +7,6 @@ from typing import Any
 
 import attrs
 
-from mlxk.adapters.mlx.library_imports import import_failure, import_mlx_lm
 from mlxk.adapters.mlx.loading.load_errors import loading_failure
 from mlxk.adapters.mlx.loading.model_files_check import object_in, require_regular
 from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder, keep_no_words, unwrapped
@@ -115,10 +114,6 @@ def load_model(handle: ModelHandle, adapter: str | None = None) -> LoadedModel:
         BackendNotInstalledError: mlx-lm is not installed.
         ExecutionError: Loading failed for another reason, such as lack of memory.
     """
-    try:
-        import_mlx_lm()
-    except ImportError as error:
-        raise import_failure(error, "Running text models", "mlx", "mlx-lm") from error
     require_regular(handle)
     config = read_config(handle)
     try:

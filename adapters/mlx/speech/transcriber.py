@@ -7,7 +7,6 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 from mlxk.adapters.mlx.engine.model_lease import ModelLease, ModelLeases
-from mlxk.adapters.mlx.library_imports import light_imports
 from mlxk.adapters.mlx.loading.load_errors import loading_failure
 from mlxk.adapters.mlx.loading.text_model import read_config, weight_bytes
 from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_own_code
@@ -46,7 +45,7 @@ def load_speech_model(handle: ModelHandle, adapter: str | None = None) -> Speech
     refuse_own_code(handle)
     family = family_of(handle)
     try:
-        with light_imports(), offline(), warnings.catch_warnings():
+        with offline(), warnings.catch_warnings():
             # What they warn of is a missing tokenizer; the listener says so in our words.
             warnings.simplefilter("ignore")
             network = _load(handle, family)
@@ -98,12 +97,12 @@ class MlxSpeechTranscriber(SpeechTranscriber):
     """Runs the speech models that mlx-audio knows.
 
     Args:
-        lender: Has models in memory.
+        leases: Leases the models.
         log: Hears how long recordings took.
     """
 
-    def __init__(self, lender: ModelLeases, log: EventLog) -> None:
-        self._lender = lender
+    def __init__(self, leases: ModelLeases, log: EventLog) -> None:
+        self._leases = leases
         self._log = log
 
     def transcribe(self, request: TranscriptionRequest) -> Generator[TranscriptEvent, None, None]:
@@ -118,7 +117,7 @@ class MlxSpeechTranscriber(SpeechTranscriber):
                 "Running speech models needs mlx-audio.", hint="Install it: pip install mlx-audio"
             )
         sound = read_sound(request.path, request.name, rate_of(family_of(request.model)))
-        with self._lender.lend(WantedModel(request.model, load=load_speech_model), SpeechModel) as loan:
+        with self._leases.lease(WantedModel(request.model, load=load_speech_model), SpeechModel) as loan:
             events = loan.call(lambda: loan.model.listener.listen(sound, request.settings))
             try:
                 yield from self._events(loan, events)

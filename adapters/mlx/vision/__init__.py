@@ -1,5 +1,7 @@
-"""Models that look at images, with mlx-vlm, in the engine that writes text: same thread, same batches, same settings.
+"""Vision-language models with mlx-vlm, in the text engine: same thread, same batches, same settings.
 
-``loader`` loads, ``prompts`` turns a conversation into what the model reads, ``prefill`` computes it, and from then on
-an answer about an image is a row like any other, stepped by ``network``.
+``loader`` loads a model, ``prompts`` renders and processes a conversation, ``prefill`` computes it, and from then on
+its sequence decodes like any other, stepped by ``network``.
 """
+
+from mlxk.adapters.mlx import library_imports as library_imports  # before any other import of mlx-lm

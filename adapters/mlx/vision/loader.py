@@ -7,13 +7,14 @@ from typing import Any
 
 import attrs
 
-from mlxk.adapters.mlx.library_imports import import_failure, import_mlx_lm, light_imports
+from mlxk.adapters.mlx.library_imports import import_failure
 from mlxk.adapters.mlx.loading.load_errors import loading_failure
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, assemble, identity_of, load_tokenizer, read_config
 from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_own_code
 from mlxk.adapters.mlx.prompting.detokenizer import keep_no_words
 from mlxk.adapters.mlx.vision import encoder_cache
 from mlxk.adapters.mlx.vision.network import VisionNetwork, VisionParts
+from mlxk.adapters.mlx.vision.prefill import VisionProcessor
 from mlxk.domain.errors import (
     CapabilityError,
     IncompatibleModelError,
@@ -46,7 +47,7 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> Loaded
     config = read_config(handle)
     try:
         # mlx-vlm patches AutoProcessor with every architecture it imports, once; undone, the next load would miss it.
-        with light_imports(), offline(), _quietly():
+        with offline(), _quietly():
             model, processor = _load(handle)
             tokenizer = load_tokenizer(handle, _end_tokens(model, processor))
     except MlxkError:
@@ -57,7 +58,7 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> Loaded
     parts = VisionParts(model, processor, encoder_cache.install(model))
     network = VisionNetwork(parts.language)
     loaded = assemble(handle, f"{identity_of(handle)}|{__name__}", network, tokenizer, config)
-    return attrs.evolve(loaded, vision=parts)
+    return attrs.evolve(loaded, vision=VisionProcessor(parts, network))
 
 
 @contextlib.contextmanager
@@ -77,7 +78,6 @@ def _quietly() -> Iterator[None]:
 
 def _import_mlx_vlm() -> None:
     try:
-        import_mlx_lm()
         import mlx_vlm  # noqa: F401
     except ImportError as error:
         raise import_failure(error, "Looking at images", "mlx", "mlx-lm", "mlx-vlm") from error

@@ -11,8 +11,11 @@ import attrs
 import mlx.core as mx
 
 from mlxk.adapters.mlx.engine.prefill import Media, Prefill
+from mlxk.adapters.mlx.loading.text_model import LoadedModel
+from mlxk.adapters.mlx.prompting.templates import RenderedPrompt
 from mlxk.adapters.mlx.vision.network import RowFeatures, RowPositions, VisionNetwork, VisionParts
-from mlxk.adapters.mlx.vision.prompts import LookedAt
+from mlxk.adapters.mlx.vision.prompts import ProcessedPrompt, process_prompt
+from mlxk.domain.generation.request import GenerationRequest
 
 _ALIGNED = ("mm_token_type_ids", "token_type_ids")
 """What processors say of each token; tokens that were generated count as text, which is 0."""
@@ -21,26 +24,39 @@ _EVERY_STEP = ("cross_attention_states",)
 _FIRST_STEP = ("cross_attention_mask", "full_text_row_masked_out_mask")
 
 
+@attrs.frozen(eq=False)
+class VisionProcessor:
+    """Turns the prompts of one vision-language model into media to prefill."""
+
+    parts: VisionParts
+    network: VisionNetwork
+
+    def process(self, request: GenerationRequest, model: LoadedModel) -> tuple[RenderedPrompt, Media]:
+        """Render and process the prompt of a request; on the owner thread. Raises what ``process_prompt`` raises."""
+        rendered, processed = process_prompt(request, model, self.parts)
+        return rendered, VisionPrompt(self.parts, self.network, processed)
+
+
 class VisionPrompt(Media):
     """What one prompt shows and plays.
 
     Args:
         parts: The model.
         network: What steps it.
-        seen: The prompt, processed.
+        prompt: The processed prompt.
     """
 
-    def __init__(self, parts: VisionParts, network: VisionNetwork, seen: LookedAt) -> None:
-        self.kind = seen.kind
+    def __init__(self, parts: VisionParts, network: VisionNetwork, prompt: ProcessedPrompt) -> None:
+        self.identity = prompt.identity
         self._parts = parts
         self._network = network
-        self._seen = seen
+        self._prompt = prompt
 
     def prefill(self, tokens: list[int], cache: list[Any], position: int) -> Prefill:
         """Look, and begin to read; see the protocol."""
-        read = [*self._seen.tokens, *tokens[len(self._seen.tokens) :]]
+        read = [*self._prompt.tokens, *tokens[len(self._prompt.tokens) :]]
         # Features that every step looks at are not in the keys and values: they have to be had again.
-        seen = position > self._seen.last_media and isinstance(cache[-1], RowPositions)
+        seen = position > self._prompt.last_media and isinstance(cache[-1], RowPositions)
         given = self._given(read, seen)
         embeddings = given.pop("inputs_embeds")
         cache[-1] = self._riding(given)
@@ -70,15 +86,15 @@ class VisionPrompt(Media):
         inputs = self._inputs(len(read))
         pixels = inputs.pop("pixel_values", None)
         positions = None
-        if self.kind and seen:
+        if self.identity and seen:
             positions = self._positions(ids, inputs)
-        if not self.kind or positions is not None:
+        if not self.identity or positions is not None:
             found = self._parts.model.get_input_embeddings(ids, None, mask=mask)
             inputs = {}
         elif self._parts.tower is None:
             found = self._parts.model.get_input_embeddings(ids, pixels, mask=mask, **inputs)
         else:
-            with self._parts.tower.showing(self.kind):
+            with self._parts.tower.showing(self.identity):
                 found = self._parts.model.get_input_embeddings(ids, pixels, mask=mask, **inputs)
         known = {name: value for name, value in found.to_dict().items() if value is not None}
         return {**inputs, **known, **(positions or {})}
@@ -109,7 +125,7 @@ class VisionPrompt(Media):
         import numpy as np
         from mlx.utils import tree_map
 
-        inputs = dict(self._seen.inputs)
+        inputs = dict(self._prompt.inputs)
         for name in _ALIGNED:
             if name in inputs:
                 said = np.asarray(inputs[name])

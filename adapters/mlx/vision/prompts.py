@@ -35,8 +35,8 @@ _NARROW = 50
 
 
 @attrs.frozen(eq=False)
-class LookedAt:
-    """A prompt as the model takes it."""
+class ProcessedPrompt:
+    """A prompt after the model's processor."""
 
     tokens: tuple[int, ...]
     """As the processor made them; images and sound take many each, and some models number those tokens below 0."""
@@ -44,27 +44,29 @@ class LookedAt:
     """What else the model takes, by name; arrays are numpy's."""
     last_media: int
     """Where the last token of an image or a sound stands; -1 without any."""
-    kind: str
-    """What tells the cache of this prompt from one with the same tokens and other media; empty without any."""
+    identity: str
+    """Distinguishes its KV cache from one of the same tokens with other media; empty without media."""
 
 
-def look(request: GenerationRequest, model: LoadedModel) -> tuple[RenderedPrompt, LookedAt]:
-    """Turn the prompt of a request into what the model reads.
+def process_prompt(
+    request: GenerationRequest, model: LoadedModel, parts: VisionParts
+) -> tuple[RenderedPrompt, ProcessedPrompt]:
+    """Render the prompt of a request and run the model's processor on it.
 
     Args:
-        request: What is asked.
-        model: Loaded to look at images.
+        request: The request.
+        model: The loaded model.
+        parts: Its parts.
 
     Raises:
         ValidationError: The template refuses the conversation, or the images or sounds do not fit the prompt.
         CapabilityError: The model takes fewer of them, or cannot be told about tools or to reason.
     """
-    parts: VisionParts = model.vision
     conversation = request.prompt
     if not isinstance(conversation, Conversation):
         with model.lock:
             rendered = model.renderer.render(conversation, effort=request.effort)
-        return rendered, LookedAt(rendered.tokens, {}, -1, "")
+        return rendered, ProcessedPrompt(rendered.tokens, {}, -1, "")
     with model.lock:
         text, told = _render(conversation, parts, request.thinking, request.effort)
         model.renderer.refuse_endless(text)
@@ -153,7 +155,7 @@ def _template_holder(processor: Any, *, has_audio: bool) -> Any:  # noqa: ANN401
     return None
 
 
-def _process(text: str, conversation: Conversation, parts: VisionParts) -> LookedAt:
+def _process(text: str, conversation: Conversation, parts: VisionParts) -> ProcessedPrompt:
     from mlx_vlm import utils
 
     images, sounds = conversation.images, conversation.sounds
@@ -168,19 +170,21 @@ def _process(text: str, conversation: Conversation, parts: VisionParts) -> Looke
             add_special_tokens=_wants_marks(text, parts),
         )
         tokens = _flat(inputs["input_ids"])
-        rest = {name: _plain(value) for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
+        remainder = {
+            name: _plain(value) for name, value in inputs.items() if name not in ("input_ids", "attention_mask")
+        }
     except _PROCESSOR_FAULTS as error:
         raise _refusal(error, conversation) from error
     marks = _media_tokens(parts.model.config)
     last = max((index for index, token in enumerate(tokens) if token in marks or token < 0), default=-1)
     if not images and not sounds:
-        return LookedAt(tuple(tokens), rest, -1, "")
+        return ProcessedPrompt(tuple(tokens), remainder, -1, "")
     if last == -1:
         # An architecture that marks its media otherwise: all of the prompt may be one.
         last = len(tokens) - 2
     if last == len(tokens) - 1:
         raise ValidationError.in_field("messages", "the prompt ends with an image or a sound; it must end with text")
-    return LookedAt(tuple(tokens), rest, last, _kind(conversation))
+    return ProcessedPrompt(tuple(tokens), remainder, last, _kind(conversation))
 
 
 def _require_hearing(sounds: tuple[DecodedAudio, ...], parts: VisionParts) -> None:

@@ -56,7 +56,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
         return
     log = InMemoryEventLog()
     generator = MlxTextGenerator(log, SystemClock())
-    yield Case(MlxSpeechTranscriber(generator.lender, log), build_whisper(tmp_path / "whisper"), path)
+    yield Case(MlxSpeechTranscriber(generator.leases, log), build_whisper(tmp_path / "whisper"), path)
     generator.close()
 
 

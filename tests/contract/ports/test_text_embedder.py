@@ -41,7 +41,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
         yield Case(embedder, ModelHandle("org/encoder", "/cache/encoder", Origin.CACHE))
         return
     generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
-    yield Case(MlxTextEmbedder(generator.lender), build_bert(tmp_path / "bert"))
+    yield Case(MlxTextEmbedder(generator.leases), build_bert(tmp_path / "bert"))
     generator.close()
 
 

@@ -1,0 +1,266 @@
+"""One sequence: a request on its way through the engine, from the queue to its last event."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import attrs
+from mlx_lm.models.cache import TokenBuffer
+
+from mlxk.adapters.mlx.engine.model_pool import PooledModel
+from mlxk.adapters.mlx.engine.prefill import Media, Prefill, cache_kind
+from mlxk.adapters.mlx.engine.sampling import (
+    LogitsProcessor,
+    RandomStream,
+    SamplingParameters,
+    TopLogprobs,
+    logits_processors,
+)
+from mlxk.adapters.mlx.prompting.detokenizer import Detokenizer, TokenDecoder
+from mlxk.application.ports.clock import Clock
+from mlxk.application.text_streams import QueuedTextStream
+from mlxk.domain.errors import MlxkError
+from mlxk.domain.formats.output_parser import OutputParser
+from mlxk.domain.generation.engine_options import EngineOptions
+from mlxk.domain.generation.request import (
+    AnswerDelta,
+    Finished,
+    FinishReason,
+    GenerationSettings,
+    TextDelta,
+    Timings,
+    TokenAlternative,
+    TokenLogprob,
+    Usage,
+)
+
+_MIN_LOGPROB = -9999.0
+"""Reported in place of minus infinity, which JSON cannot represent."""
+
+
+@attrs.frozen
+class SequenceLimits:
+    """When a sequence ends at the latest."""
+
+    max_tokens: int
+    """Maximum number of generated tokens; never beyond the context window."""
+    end_tokens: frozenset[int]
+    """The model's end-of-sequence tokens."""
+
+
+class SequenceOutput:
+    """Turns generated tokens into events: detokenizes, parses, and attaches log probabilities.
+
+    Args:
+        detokenizer: Fresh.
+        parser: Fresh; None when there is nothing to find in the text.
+        parses_opening_only: Whether the parser can be dropped once the reasoning is over.
+        stream: Receives the events.
+    """
+
+    def __init__(
+        self, detokenizer: Detokenizer, parser: OutputParser | None, parses_opening_only: bool, stream: QueuedTextStream
+    ) -> None:
+        self.stream = stream
+        self._detokenizer = detokenizer
+        self._parser = parser
+        self._parses_opening_only = parses_opening_only
+        self._pending: list[TokenLogprob] = []
+        """Log probabilities of tokens whose text has not been emitted yet."""
+
+    def feed(self, token: int, logprob: TokenLogprob | None = None) -> bool:
+        """Emit the text that a token completes; return whether a stop string was found in it."""
+        if logprob is not None:
+            self._pending.append(logprob)
+        text = self._detokenizer.feed(token)
+        if self._parser is None:
+            self._emit_text(text)
+            return False
+        return bool(text) and self._parse(self._parser, text)
+
+    def flush(self, reason: FinishReason) -> FinishReason:
+        """Emit the buffered text of a sequence that ends; return the reason, which a stop string may change."""
+        text = self._detokenizer.flush()
+        parser = self._parser
+        if parser is None:
+            self._emit_text(text)
+            return reason
+        self._emit(parser.feed(text))
+        self._emit(parser.flush(complete=reason is FinishReason.STOP and not parser.stopped))
+        return FinishReason.STOP if parser.stopped else reason
+
+    def _parse(self, parser: OutputParser, text: str) -> bool:
+        if self._pending and parser.thinking:
+            self._pending.clear()
+        deltas = parser.feed(text)
+        self._emit(deltas)
+        if self._parses_opening_only and parser.past_reasoning:
+            self._emit(parser.flush())
+            self._parser = None
+        return parser.stopped
+
+    def _emit(self, deltas: Iterable[AnswerDelta]) -> None:
+        for delta in deltas:
+            if isinstance(delta, TextDelta):
+                self._emit_text(delta.text)
+            else:
+                self._pending.clear()
+                self.stream.put(delta)
+
+    def _emit_text(self, text: str) -> None:
+        if text and self._pending:
+            self.stream.put(TextDelta(text, tuple(self._pending)))
+            self._pending.clear()
+        elif text:
+            self.stream.put(text)
+
+
+@attrs.define(eq=False)
+class Sequence:
+    """The state of one sequence; after it was built, used on the owner thread only."""
+
+    prompt: list[int]
+    """Token ids, at least one."""
+    settings: GenerationSettings
+    """Validated, with every None filled."""
+    limits: SequenceLimits
+    output: SequenceOutput
+    clock: Clock
+    models: tuple[PooledModel, ...]
+    """The model, leased, and the draft model when there is one; empty after the end."""
+    engine_options: EngineOptions = attrs.field(factory=EngineOptions)
+    constraints: Callable[[list[int]], tuple[LogitsProcessor, ...]] | None = None
+    """Builds the grammar's and the reasoning budget's logits processors, given the tokens generated so far."""
+    media: Media | None = None
+    """The images and audio of the prompt."""
+    load_seconds: float = 0.0
+    notes: list[str] = attrs.field(factory=list)
+    """Reported with the end."""
+    generated: list[int] = attrs.field(factory=list)
+    reused_tokens: int = 0
+    """Prompt tokens whose keys and values came from the prefix cache."""
+    ended: bool = False
+    alone: bool = False
+    """Whether it was moved into a batch of its own after its batch failed."""
+    failures: int = 0
+    """How many batches have failed with it."""
+    error: Exception | None = None
+    """What one of its logits processors raised."""
+    prefill: Prefill | None = None
+    """Set while the prompt is computed."""
+    cache_tokens: list[int] = attrs.field(factory=list)
+    """The tokens whose keys and values are in the cache; kept while decoding."""
+    primed: bool = False
+    """Whether the token in flight is a generated one; the first one is the prompt's last."""
+    processors: tuple[LogitsProcessor, ...] = ()
+    context: Any = None
+    """Buffer of the generated tokens for the processors; None without processors."""
+    sampling: SamplingParameters = attrs.field(init=False)
+    random: RandomStream = attrs.field(init=False)
+    _end_tokens: frozenset[int] = attrs.field(init=False)
+    _queued_at: float = attrs.field(init=False)
+    _started_at: float | None = attrs.field(init=False, default=None)
+    _first_token_at: float | None = attrs.field(init=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        """Derive what follows from the settings."""
+        self.sampling = SamplingParameters.of(self.settings)
+        self.random = RandomStream(self.settings.seed)
+        self._end_tokens = frozenset() if self.settings.ignore_eos else self.limits.end_tokens
+        self._queued_at = self.clock.monotonic()
+
+    @property
+    def model(self) -> PooledModel:
+        """The model, without the draft model."""
+        return self.models[0]
+
+    @property
+    def tokens(self) -> list[int]:
+        """The prompt and the tokens generated so far: what a prefill computes after a batch failed."""
+        return [*self.prompt, *self.generated]
+
+    @property
+    def prefill_remaining(self) -> int:
+        """Prompt tokens still to compute; an upper bound before the prefill has begun."""
+        if self.prefill is not None:
+            return self.prefill.remaining
+        return len(self.prompt) + len(self.generated) - 1
+
+    @property
+    def cache_identity(self) -> str:
+        """The key of its entries in the prefix cache: model, kind of cache, and media."""
+        media = self.media.identity if self.media is not None else ""
+        return self.model.model.identity + cache_kind(self.engine_options) + media
+
+    @property
+    def must_decode_alone(self) -> bool:
+        """Whether it cannot share a batch; known once its prompt is computed."""
+        if self.alone or not self.engine_options.batchable or self.prefill is None:
+            return True
+        return not all(hasattr(layer, "merge") for layer in self.prefill.cache)
+
+    @property
+    def ends_with_token_in_flight(self) -> bool:
+        """Whether the token in flight is the last one allowed."""
+        return self.primed and len(self.generated) + 1 >= self.limits.max_tokens
+
+    def start(self, reused_tokens: int) -> None:
+        """Note that the prefill begins, and build the logits processors; after a failed batch, only the latter."""
+        self.processors = logits_processors(self.settings)
+        if self.constraints is not None:
+            self.processors += self.constraints(self.generated)
+        self.context = TokenBuffer(self.generated) if self.processors else None
+        if self._started_at is None:
+            self._started_at = self.clock.monotonic()
+            self.reused_tokens = reused_tokens
+
+    def accept(self, token: int, logprobs: TopLogprobs | None = None) -> FinishReason | None:
+        """Append a generated token; return why the sequence ends with it, or None when it continues."""
+        if self._first_token_at is None:
+            self._first_token_at = self.clock.monotonic()
+        self.generated.append(token)
+        if token in self._end_tokens:
+            return FinishReason.STOP
+        logprob = None if logprobs is None else _token_logprob(self.model.model.decoder, token, logprobs)
+        if self.output.feed(token, logprob):
+            return FinishReason.STOP
+        return FinishReason.LENGTH if len(self.generated) >= self.limits.max_tokens else None
+
+    def finish(self, reason: FinishReason) -> None:
+        """Emit the remaining text and the final event; later calls do nothing."""
+        if self.ended:
+            return
+        reason = self.output.flush(reason)
+        limit = self.limits.max_tokens if reason is FinishReason.LENGTH else None
+        usage = Usage(len(self.prompt), len(self.generated), self.reused_tokens)
+        self.output.stream.put(Finished(reason, usage, self._timings(), limit, tuple(self.notes)))
+        self.ended = True
+
+    def fail(self, error: MlxkError) -> None:
+        """Emit an error as the final event; later calls do nothing."""
+        if not self.ended:
+            self.ended = True
+            self.output.stream.put(error)
+
+    def release_arrays(self) -> None:
+        """Drop every reference to MLX: a stream may outlive its sequence and must not keep a model in memory."""
+        self.models, self.media, self.prefill = (), None, None
+        self.processors, self.context, self.constraints, self.error = (), None, None, None
+
+    def _timings(self) -> Timings:
+        now = self.clock.monotonic()
+        started = now if self._started_at is None else self._started_at
+        first = now if self._first_token_at is None else self._first_token_at
+        return Timings(self.load_seconds, first - started, now - first, started - self._queued_at)
+
+
+def _token_logprob(decoder: TokenDecoder, token: int, logprobs: TopLogprobs) -> TokenLogprob:
+    """Return the log probabilities of one token with text and bytes instead of token ids."""
+    alternatives = tuple(_alternative(decoder, each, value) for each, value in logprobs.alternatives)
+    return TokenLogprob(_alternative(decoder, token, logprobs.logprob), alternatives)
+
+
+def _alternative(decoder: TokenDecoder, token: int, logprob: float) -> TokenAlternative:
+    utf8 = decoder.spell(token)
+    value = min(logprob, 0.0) if math.isfinite(logprob) else _MIN_LOGPROB
+    return TokenAlternative(utf8.decode("utf-8", "replace"), utf8, value)
