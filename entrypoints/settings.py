@@ -105,8 +105,8 @@ class Settings:
     serve: ServeVariables = ServeVariables()
     color: bool = True
     """Whether colours are welcome on a terminal."""
-    completing: bool = False
-    """Whether a shell asks for completions; its completion script sets ``_ARGCOMPLETE``."""
+    completion_line: str | None = None
+    """The command line that a shell asks completions for; None when this is no such question."""
 
 
 @attrs.frozen(kw_only=True)
@@ -229,7 +229,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         log_json=_switch(known, "MLXK2_LOG_JSON"),
         serve=_serve_variables(known),
         color="NO_COLOR" not in known,
-        completing="_ARGCOMPLETE" in known,
+        completion_line=known.get("COMP_LINE", "") if "_ARGCOMPLETE" in known else None,
     )
 
 

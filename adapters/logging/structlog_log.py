@@ -1,18 +1,81 @@
-"""The log on structlog: one line an event on standard error, for people or as JSON, redacted last.
+"""The event log on structlog: one line per event on standard error, as text or as JSON, redacted.
 
-Fields of the JSON form: ``ts`` (Unix seconds), ``level``, ``msg``, then the event's own. Not bound to the process: two
-logs may live side by side, and structlog's global configuration is left alone.
+Fields of the JSON form: ``ts`` (Unix seconds), ``level``, ``msg``, then those of the event. Two logs may exist side by
+side, since structlog's global configuration is left alone.
+
+Redaction removes values by key (credentials, prompts, completions) and by pattern (tokens in text, the user's home
+directory).
 """
 
-import functools
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping, MutableMapping
 from typing import Any, TextIO
 
-from mlxk.adapters.logging.redaction import Redactor
+import structlog
+
 from mlxk.application.ports.event_log import EventLog
+
+REDACTED = "[REDACTED]"
+
+_SECRET_KEYS = frozenset(
+    {
+        "api_key",
+        "authorization",
+        "content",
+        "cookie",
+        "messages",
+        "password",
+        "prompt",
+        "response",
+        "secret",
+        "text",
+        "token",
+    }
+)
+_SECRETS = re.compile(r"hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{8,}|(?<=Bearer )\S+", re.IGNORECASE)
+MAX_DEPTH = 8
+
+
+class Redactor:
+    """A structlog processor that removes secrets from an event.
+
+    Args:
+        home: The user's home directory, shown as ``~``; empty switches that off.
+    """
+
+    def __init__(self, home: str) -> None:
+        self._home = home.rstrip("/")
+
+    def __call__(self, logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        """Return the event with every secret replaced."""
+        return {key: self._value(key, value, 0) for key, value in event.items()}
+
+    def _value(self, key: str, value: object, depth: int) -> object:
+        if key.lower() in _SECRET_KEYS:
+            return REDACTED
+        if isinstance(value, str):
+            return self.clean(value)
+        if isinstance(value, (bool, int, float, type(None))):
+            return value
+        if depth >= MAX_DEPTH:
+            return REDACTED
+        if isinstance(value, dict):
+            return {str(name): self._value(str(name), item, depth + 1) for name, item in value.items()}
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return [self._value("", item, depth + 1) for item in value]
+        return self.clean(str(value))
+
+    def clean(self, text: str) -> str:
+        """Return a text without tokens and with the home directory shortened."""
+        text = _SECRETS.sub(REDACTED, text)
+        if self._home:
+            text = text.replace(f"{self._home}/", "~/")
+            text = "~" if text == self._home else text
+        return text
+
 
 _SEVERITY = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _SHORT = {"debug": "DEBUG", "info": "INFO", "warning": "WARN", "error": "ERROR"}
@@ -30,41 +93,29 @@ class StructlogEventLog(EventLog):
 
     def __init__(self, *, level: str, as_json: bool, home: str = "", stream: TextIO | None = None) -> None:
         self._least = _SEVERITY[level]
-        self._stream = sys.stderr if stream is None else stream
-        self._processors: list[Any] = [_stamp, Redactor(home), _as_json if as_json else _as_text]
+        self._logger = structlog.wrap_logger(
+            structlog.PrintLogger(sys.stderr if stream is None else stream),
+            processors=[_stamp, Redactor(home), _as_json if as_json else _as_text],
+            wrapper_class=structlog.BoundLogger,
+            context_class=dict,
+            cache_logger_on_first_use=True,
+        )
 
     def debug(self, event: str, **fields: object) -> None:
-        """Record a detail."""
         self._record("debug", event, fields)
 
     def info(self, event: str, **fields: object) -> None:
-        """Record something normal."""
         self._record("info", event, fields)
 
     def warning(self, event: str, **fields: object) -> None:
-        """Record something to look at."""
         self._record("warning", event, fields)
 
     def error(self, event: str, **fields: object) -> None:
-        """Record a failure."""
         self._record("error", event, fields)
 
     def _record(self, method: str, event: str, fields: Mapping[str, object]) -> None:
         if _SEVERITY[method] >= self._least:
             getattr(self._logger, method)(event, **fields)
-
-    @functools.cached_property
-    def _logger(self) -> Any:  # noqa: ANN401 - structlog's own type of it
-        """The logger, made for the first event to write: importing structlog takes longer than most commands have."""
-        from mlxk.adapters.logging.plain_structlog import structlog  # noqa: PLC0415 - see above
-
-        return structlog.wrap_logger(
-            structlog.PrintLogger(self._stream),
-            processors=self._processors,
-            wrapper_class=structlog.BoundLogger,
-            context_class=dict,
-            cache_logger_on_first_use=True,
-        )
 
 
 def _stamp(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -1,4 +1,4 @@
-"""What a command is, and the context it runs in: settings, the container, and the other entrypoints."""
+"""The interface of a command, its context, and the MODEL argument that most commands share."""
 
 import argparse
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.settings import ServerAddress, ServerSettings, Settings
+from mlxk.entrypoints.settings import ServerAddress, ServerSettings, Settings, read_settings
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
@@ -17,30 +17,53 @@ Announcement = Callable[[ServerAddress], str]
 """Returns the line to print on standard output when the server is ready."""
 
 Serve = Callable[[Settings, ServerSettings, Announcement], int]
-"""Serves until a signal ends it, and returns the exit status."""
+"""Runs the server until a signal ends it, and returns the exit status."""
 
 
 @attrs.frozen
 class CommandContext:
-    """The world as a command sees it. Nothing here is built before it is asked for."""
+    """The settings, and functions that build the container, read standard input and run the server."""
 
     settings: Settings
     build: Callable[[Settings], "Container"]
-    """Builds the container; called at most once a command."""
+    """Builds the container; called at most once."""
     read_pipe: Callable[[str, Callable[[str], None]], str]
-    """Reads standard input and joins it with the words of the prompt."""
+    """Reads standard input and joins it with the prompt on the command line. Calls its second argument with a note."""
     serve: Serve
 
 
 class Command(Protocol):
-    """A module with these two names is a command."""
+    """A module with these two functions."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare positionals and flags."""
 
     def execute(self, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-        """Do the work and return the exit status.
+        """Run the command and return the exit status.
 
         Raises:
-            MlxkError: Any failure; the program turns it into an answer.
+            MlxkError: Any failure; the program prints it.
         """
+
+
+MODEL_HELP = "a name, a unique part of one, NAME@REVISION, a path, or 'demo'"
+
+
+def add_model_argument(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    """Declare MODEL as the next positional."""
+    complete_models(parser.add_argument("model", metavar="MODEL", nargs="?" if optional else None, help=MODEL_HELP))
+
+
+def complete_models(action: argparse.Action) -> None:
+    """Have the shell complete an argument with the names of the models on this disk."""
+    action.completer = _model_names  # type: ignore[attr-defined]  # argcomplete's interface
+
+
+def _model_names(prefix: str, **_context: object) -> list[str]:
+    """Return the names of models that start with a prefix, with and without their owner."""
+    from mlxk.entrypoints.container import build
+
+    handles = build(read_settings()).use_cases.list_models().handles()
+    names = [handle.display_name or handle.name for handle in handles]
+    short = [name.rpartition("/")[2] for name in names]
+    return [name for name in [*names, *short] if name.startswith(prefix)]

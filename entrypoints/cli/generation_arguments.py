@@ -4,15 +4,12 @@ import argparse
 import json
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.domain.generation.conversation import MAX_NAME, MAX_TOOL_BYTES, MAX_TOOLS, misplaced_definitions
-
-if TYPE_CHECKING:
-    from mlxk.domain.generation.engine_options import EngineOptions
-    from mlxk.domain.generation.grammar import Grammar
-    from mlxk.domain.generation.request import Effort, GenerationSettings
+from mlxk.domain.generation.engine_options import EngineOptions
+from mlxk.domain.generation.grammar import Grammar
+from mlxk.domain.generation.request import Effort, GenerationSettings
 
 
 def tool_faults(definitions: object) -> list[str]:
@@ -58,21 +55,19 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--strict-memory", action="store_true", help="refuse a model that exceeds the memory budget")
 
 
-def engine_options(arguments: argparse.Namespace) -> "EngineOptions":
+def engine_options(arguments: argparse.Namespace) -> EngineOptions:
     """Return how to compute.
 
     Raises:
         ValidationError: The adapter's path is empty.
     """
-    from mlxk.domain.generation.engine_options import EngineOptions
-
     if arguments.adapter == "":
         raise ValidationError("--adapter: the path is empty", hint="Name the directory of a LoRA adapter.")
     adapter = None if arguments.adapter is None else os.path.abspath(os.path.expanduser(arguments.adapter))
     return EngineOptions(adapter=adapter, kv_bits=arguments.kv_bits, max_kv_size=arguments.max_kv_size)
 
 
-def grammar(arguments: argparse.Namespace) -> "Grammar | None":
+def grammar(arguments: argparse.Namespace) -> Grammar | None:
     """Return what the answer must look like; None when nothing is asked for.
 
     Raises:
@@ -80,8 +75,6 @@ def grammar(arguments: argparse.Namespace) -> "Grammar | None":
     """
     if arguments.json_schema is None:
         return None
-    from mlxk.domain.generation.grammar import Grammar
-
     wanted = Grammar.json_schema(_read(arguments.json_schema, "--json-schema"))
     wanted.validate()
     return wanted
@@ -125,10 +118,6 @@ def _read(path: str, flag: str) -> str:
         raise ValidationError(f"{flag}: '{path}' is not UTF-8 text") from error
 
 
-EFFORTS = ("low", "medium", "high")
-"""The values of ``Effort``, which is not imported to tell the flags."""
-
-
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the sampling flags."""
     group = parser.add_argument_group("sampling", "What is not given is as the model's generation_config says.")
@@ -143,14 +132,16 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text")
     group.add_argument("--json-schema", metavar="FILE", help="the answer is JSON that is valid against this schema")
     group.add_argument("--thinking-budget", type=int, metavar="N", help="most tokens of reasoning before the answer")
-    group.add_argument("--reasoning-effort", choices=EFFORTS, help="how much to reason, where the model knows degrees")
+    group.add_argument(
+        "--reasoning-effort",
+        choices=[effort.value for effort in Effort],
+        help="how much to reason, where the model knows degrees",
+    )
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
 
 
-def settings(arguments: argparse.Namespace) -> "GenerationSettings":
+def settings(arguments: argparse.Namespace) -> GenerationSettings:
     """Return the generation settings of a command line."""
-    from mlxk.domain.generation.request import GenerationSettings
-
     return GenerationSettings(
         max_tokens=arguments.max_tokens,
         temperature=arguments.temperature,
@@ -167,8 +158,6 @@ def settings(arguments: argparse.Namespace) -> "GenerationSettings":
     )
 
 
-def effort(arguments: argparse.Namespace) -> "Effort | None":
+def effort(arguments: argparse.Namespace) -> Effort | None:
     """Return how much the model is to reason."""
-    from mlxk.domain.generation.request import Effort
-
     return None if arguments.reasoning_effort is None else Effort(arguments.reasoning_effort)

@@ -4,6 +4,7 @@ Owns the argument parser, which raises instead of exiting so that every error is
 """
 
 import argparse
+import platform
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -11,13 +12,15 @@ from typing import TYPE_CHECKING, NoReturn
 from mlxk import __version__
 from mlxk.domain.errors import InternalError, InterruptedRunError, MlxkError, StorageError, UsageError
 from mlxk.entrypoints.cli.command import CommandContext
-from mlxk.entrypoints.cli.commands import COMMANDS, verb_of, version
+from mlxk.entrypoints.cli.commands import COMMANDS, verb_of
 from mlxk.entrypoints.cli.exit_status import CLOSED_PIPE, DONE, USAGE, exit_status
 from mlxk.entrypoints.cli.output import Output, discard
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
+
+JSON_API_SPEC_VERSION = "0.3.0"
 
 DESCRIPTION = "The knife for local models on Apple's MLX: list, check, pull, run, serve, edit, repair and publish."
 
@@ -97,8 +100,10 @@ def run(arguments: Sequence[str], context: CommandContext) -> int:
     output = Output(as_json="--json" in arguments, color=context.settings.color)
     command: str | None = None
     try:
-        parser = build_parser(None if context.settings.completing else verb_of(list(arguments)) or "")
-        if context.settings.completing:
+        line = context.settings.completion_line
+        words = list(arguments) if line is None else line.split()[1:]
+        parser = build_parser(verb_of(words) or "")
+        if line is not None:
             _complete(parser)
         try:
             parsed = parse(parser, arguments)
@@ -107,7 +112,7 @@ def run(arguments: Sequence[str], context: CommandContext) -> int:
             return DONE
         command = parsed.command
         if parsed.version:
-            return version.execute(parsed, context, output)
+            return _print_version(context, output)
         if command is None:
             if output.as_json:
                 raise UsageError("no command given", hint="Try 'mlxk --help'.")
@@ -123,6 +128,27 @@ def run(arguments: Sequence[str], context: CommandContext) -> int:
     except Exception as fault:  # noqa: BLE001 - the door: no traceback reaches a user
         return _fault(output, command, fault, context.settings.log_level == "debug")
     return status
+
+
+def _print_version(context: CommandContext, output: Output) -> int:
+    """Print the version of the program; as JSON also that of its JSON API, and the system."""
+    if not output.as_json:
+        output.line(f"mlxk {__version__}")
+        return DONE
+    reading = context.build(context.settings).adapters.memory_probe().read()
+    output.document(
+        "version",
+        {
+            "cli_version": __version__,
+            "json_api_spec_version": JSON_API_SPEC_VERSION,
+            "system": {
+                "memory_total_bytes": reading.total if reading else None,
+                "platform": f"{platform.system()}-{platform.machine()}",
+                "python": platform.python_version(),
+            },
+        },
+    )
+    return DONE
 
 
 def refuse(arguments: Sequence[str], error: MlxkError, command: str | None = None, *, color: bool = False) -> int:

@@ -7,17 +7,16 @@ import threading
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as Bars
+from rich.status import Status
 
 from mlxk.application.ports.progress import Progress
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.render.formatting import decimal_size, printable
-
-if TYPE_CHECKING:
-    from rich.progress import Progress as Bars
-    from rich.progress import TaskID
-    from rich.status import Status
-
 
 SPINNER_DELAY_SECONDS = 0.3
 """What is faster needs no announcement."""
@@ -59,8 +58,6 @@ class Spinner:
             status.stop()
 
     def _show(self) -> None:
-        from rich.console import Console
-
         with self._lock:
             if not self._stopped:
                 self._status = Console(stderr=True).status(self._text)
@@ -138,17 +135,14 @@ class ListeningProgress:
             self._progress.stop()
 
 
-def _bar() -> "Bars":
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
+def _bar() -> Bars:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:.0f} of {task.total:.0f} s"),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    return Bars(*columns, console=Console(stderr=True), transient=True)
 
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -272,11 +266,8 @@ def _files(count: int) -> str:
     return "1 file" if count == 1 else f"{count} files"
 
 
-def bars() -> "Bars":
+def bars() -> Bars:
     """Return bars over bytes on standard error, which go when they end."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
     text = TextColumn("{task.description}", markup=False)
     columns = (text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    return Bars(*columns, console=Console(stderr=True), transient=True)

@@ -11,7 +11,7 @@ from mlxk.entrypoints.settings import VARIABLES, Settings, read_settings
 
 CODES = [error.code for error in all_error_types()]
 
-UNLISTED = {"HOME", "_ARGCOMPLETE"}
+UNLISTED = {"HOME", "_ARGCOMPLETE", "COMP_LINE"}
 """Variables that the page explains in prose."""
 
 

@@ -2,11 +2,13 @@
 
 import argparse
 
+from mlxk.application.use_cases.clone_model import CloneRequest
 from mlxk.domain.errors import InterruptedRunError
-from mlxk.entrypoints.cli.command import CommandContext
-from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
+from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
 from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
+from mlxk.entrypoints.cli.progress import transfer_progress
+from mlxk.entrypoints.cli.render import operations
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,11 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Copy, showing progress on standard error, and say where the copy is."""
-    from mlxk.application.use_cases.clone_model import CloneRequest
-    from mlxk.entrypoints.cli.progress import transfer_progress
-    from mlxk.entrypoints.cli.render import operations
-    from mlxk.entrypoints.cli.terminal_confirmation import TerminalConfirmation
-
     clone = context.build(context.settings).use_cases.clone_model()
     request = CloneRequest(
         arguments.model,

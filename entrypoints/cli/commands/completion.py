@@ -2,6 +2,8 @@
 
 import argparse
 
+from argcomplete.shell_integration import shellcode
+
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
@@ -17,8 +19,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Print the script."""
-    from argcomplete.shell_integration import shellcode
-
     script = shellcode(PROGRAMS, shell=arguments.shell)
     if output.as_json:
         output.document("completion", {"shell": arguments.shell, "script": script})

@@ -2,17 +2,19 @@
 
 import argparse
 
+from mlxk.application.use_cases.convert_model import ConvertMode, ConvertRequest
 from mlxk.domain.errors import InterruptedRunError, UsageError
-from mlxk.entrypoints.cli.command import CommandContext
-from mlxk.entrypoints.cli.commands.model_argument import complete_model
+from mlxk.entrypoints.cli.command import CommandContext, complete_models
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.progress import transfer_progress
+from mlxk.entrypoints.cli.render import operations
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare source, target and what to do."""
     source = parser.add_argument("source", metavar="SOURCE", help="a model; it is only read")
-    source.completer = complete_model  # type: ignore[attr-defined]  # argcomplete's way to attach a completer
+    complete_models(source)
     parser.add_argument("target", metavar="TARGET", help="a directory that does not exist, or a bare name in the home")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--quantize", metavar="BITS", type=int, help="2, 3, 4, 6 or 8 bits a weight")
@@ -24,10 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Convert, showing progress on standard error, and say where the result is."""
-    from mlxk.application.use_cases.convert_model import ConvertMode, ConvertRequest
-    from mlxk.entrypoints.cli.progress import transfer_progress
-    from mlxk.entrypoints.cli.render import operations
-
     if arguments.quantize is not None:
         mode = ConvertMode.QUANTIZE
     elif arguments.dequantize:

@@ -4,18 +4,14 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from mlxk.application.use_cases.embed_text import EmbedText
+from mlxk.domain.embedding import EmbeddingSettings, InputKind
 from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
-from mlxk.entrypoints.cli.command import CommandContext
-from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
+from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
-
-if TYPE_CHECKING:
-    from mlxk.application.use_cases.embed_text import EmbedText
-    from mlxk.domain.embedding import EmbeddingSettings
-
+from mlxk.entrypoints.cli.render import media_json
 
 STDIN = "-"
 
@@ -61,10 +57,8 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         container.adapters.text_generator().close()
 
 
-def _records(arguments: argparse.Namespace, embed: "EmbedText") -> Iterator[Fields]:
+def _records(arguments: argparse.Namespace, embed: EmbedText) -> Iterator[Fields]:
     """Yield what came in, with its vector."""
-    from mlxk.entrypoints.cli.render import media_json
-
     settings = _settings(arguments)
     for batch in _batches(_inputs(arguments)):
         result = embed(arguments.model, tuple(str(fields["text"]) for fields in batch), settings)
@@ -72,9 +66,7 @@ def _records(arguments: argparse.Namespace, embed: "EmbedText") -> Iterator[Fiel
             yield media_json.embedded(fields, vector, result)
 
 
-def _settings(arguments: argparse.Namespace) -> "EmbeddingSettings":
-    from mlxk.domain.embedding import EmbeddingSettings, InputKind
-
+def _settings(arguments: argparse.Namespace) -> EmbeddingSettings:
     if arguments.instruct and not arguments.query:
         raise UsageError("--instruct belongs to --query")
     return EmbeddingSettings(

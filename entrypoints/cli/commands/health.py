@@ -2,10 +2,10 @@
 
 import argparse
 
-from mlxk.entrypoints.cli.command import CommandContext
-from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
+from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.render import model_json, tables
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,11 +27,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     else:
         entries = check(arguments.model)
     if output.as_json:
-        from mlxk.entrypoints.cli.render import model_json
-
         output.document("health", model_json.health(entries))
         return DONE
-    from mlxk.entrypoints.cli.render import tables
-
     output.text(tables.health_text(entries))
     return DONE

@@ -2,14 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from mlxk.domain.models.model import ModelDescription, Origin
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import BOLD, RED, Output
-
-if TYPE_CHECKING:
-    from mlxk.domain.models.model import ModelDescription
+from mlxk.entrypoints.cli.render import model_json, tables
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,13 +23,9 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     container = context.build(context.settings)
     models = container.use_cases.list_models()(arguments.pattern)
     if output.as_json:
-        from mlxk.entrypoints.cli.render import model_json
-
         reading = container.adapters.memory_probe().read()
         output.document("list", model_json.model_list(models, reading))
         return DONE
-    from mlxk.entrypoints.cli.render import tables
-
     view = tables.ListView(everything=arguments.all, health=arguments.health, verbose=arguments.verbose)
     now = container.adapters.clock().now()
     header, *rows = tables.model_table(models, view, now, output.width).splitlines()
@@ -39,15 +33,12 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     for row in rows:
         output.line(output.paint(row, RED) if "unhealthy" in row else row)
     if output.talkative:
-        _say_what_is_missing(output, models, arguments.pattern)
+        _explain_empty_table(output, models, arguments.pattern)
     return DONE
 
 
-def _say_what_is_missing(output: Output, models: "Sequence[ModelDescription]", pattern: str | None) -> None:
-    """Tell a person at a terminal why the table is as empty as it is."""
-    from mlxk.domain.models.model import Origin
-    from mlxk.entrypoints.cli.render import tables
-
+def _explain_empty_table(output: Output, models: Sequence[ModelDescription], pattern: str | None) -> None:
+    """Print a note where nothing matches, or where only built-in models are listed."""
     if pattern and not models:
         output.note(f"No model fits '{pattern}'.")
     elif not pattern and all(each.handle.origin is Origin.BUILT_IN for each in models):

@@ -2,10 +2,13 @@
 
 import argparse
 
+from mlxk.application.use_cases.pull_model import PullRequest
 from mlxk.domain.errors import InterruptedRunError
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
+from mlxk.entrypoints.cli.progress import transfer_progress
+from mlxk.entrypoints.cli.render import operations
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,11 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Fetch, showing progress on standard error, and say what came of it."""
-    from mlxk.application.use_cases.pull_model import PullRequest
-    from mlxk.entrypoints.cli.progress import transfer_progress
-    from mlxk.entrypoints.cli.render import operations
-    from mlxk.entrypoints.cli.terminal_confirmation import TerminalConfirmation
-
     pull = context.build(context.settings).use_cases.pull_model()
     request = PullRequest(arguments.model, arguments.force_resume, arguments.dry_run)
     try:

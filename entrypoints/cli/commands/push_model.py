@@ -2,10 +2,13 @@
 
 import argparse
 
+from mlxk.application.use_cases.push_model import PushExtent, PushRequest, Visibility
 from mlxk.domain.errors import InterruptedRunError
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.progress import transfer_progress
+from mlxk.entrypoints.cli.render import operations
 from mlxk.entrypoints.wording import health_reason
 
 DEFAULT_MESSAGE = "Upload with mlxk"
@@ -31,10 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Publish, and say what changed."""
-    from mlxk.application.use_cases.push_model import PushExtent, PushRequest, Visibility
-    from mlxk.entrypoints.cli.progress import transfer_progress
-    from mlxk.entrypoints.cli.render import operations
-
     extent = PushExtent.DRY_RUN if arguments.dry_run else PushExtent.ALL
     said = Visibility.PUBLIC if arguments.public else Visibility.PRIVATE if arguments.private else None
     request = PushRequest(

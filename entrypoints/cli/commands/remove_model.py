@@ -2,11 +2,12 @@
 
 import argparse
 
+from mlxk.application.use_cases.remove_model import RemoveRequest
 from mlxk.domain.errors import InterruptedRunError
-from mlxk.entrypoints.cli.command import CommandContext
-from mlxk.entrypoints.cli.commands.model_argument import complete_model
+from mlxk.entrypoints.cli.command import CommandContext, complete_models
 from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
+from mlxk.entrypoints.cli.render import operations
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,17 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action = parser.add_argument(
         "model", metavar="MODEL", help="a cached model, NAME@REVISION, a part of a name, or a pattern such as 'test-*'"
     )
-    action.completer = complete_model  # type: ignore[attr-defined]  # argcomplete's way to attach a completer
+    complete_models(action)
     parser.add_argument("-f", "--force", action="store_true", help="do not ask, also when the name is not exact")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Remove, asking first when the name is not exact, and say what is gone."""
-    from mlxk.application.use_cases.remove_model import RemoveRequest
-    from mlxk.entrypoints.cli.render import operations
-    from mlxk.entrypoints.cli.terminal_confirmation import TerminalConfirmation
-
     remove = context.build(context.settings).use_cases.remove_model()
     request = RemoveRequest(arguments.model, arguments.force, arguments.dry_run)
     try:

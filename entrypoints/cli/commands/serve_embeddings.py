@@ -5,8 +5,7 @@ import json
 import os
 
 from mlxk.domain.errors import FeatureGateError
-from mlxk.entrypoints.cli.command import CommandContext
-from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
+from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.settings import LOG_LEVELS, ServerAddress, ServerSettings
 

@@ -5,8 +5,7 @@ import json
 import os
 
 from mlxk.domain.errors import FeatureGateError, StorageError, ValidationError
-from mlxk.entrypoints.cli.command import CommandContext
-from mlxk.entrypoints.cli.commands.model_argument import complete_model
+from mlxk.entrypoints.cli.command import CommandContext, complete_models
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.settings import LOG_LEVELS, ServerAddress, ServerSettings
 
@@ -16,7 +15,7 @@ DEFAULT_LOG_LEVEL = "info"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare where to listen, what to grant clients, and how to log."""
     model = parser.add_argument("--model", metavar="MODEL", help="have this model in memory from the start")
-    model.completer = complete_model  # type: ignore[attr-defined]  # argcomplete's way to attach a completer
+    complete_models(model)
     place = parser.add_argument_group("where")
     place.add_argument("--host", metavar="HOST", help="address to listen on (127.0.0.1)")
     place.add_argument("--port", type=int, metavar="N", help="port to listen on; 0 takes any free one (8000)")

@@ -3,10 +3,10 @@
 import argparse
 
 from mlxk.application.policy import estimate_memory
-from mlxk.entrypoints.cli.command import CommandContext
-from mlxk.entrypoints.cli.commands.model_argument import add_model_argument
+from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.render import model_json, tables
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,12 +27,8 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     section = "files" if arguments.files else "config" if arguments.config else "metadata"
     verdict = estimate_memory(details.description, container.adapters.memory_probe())
     if output.as_json:
-        from mlxk.entrypoints.cli.render import model_json
-
         output.document("show", model_json.model_details(details, section, verdict, arguments.recalc_hash))
         return DONE
-    from mlxk.entrypoints.cli.render import tables
-
     output.text(tables.details_text(details, section, container.adapters.clock().now(), verdict))
     if arguments.recalc_hash:
         output.note("The content hash is recorded anew; the workspace is clean.")

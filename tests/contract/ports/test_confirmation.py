@@ -7,8 +7,7 @@ import pytest
 from doubles.confirmation import InMemoryConfirmation
 
 from mlxk.application.ports.confirmation import Confirmation
-from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.cli.terminal_confirmation import TerminalConfirmation
+from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
 
 Build = Callable[[bool | None], Confirmation]
 

@@ -3,8 +3,6 @@
 import pytest
 
 from mlxk.domain.errors import UsageError
-from mlxk.domain.generation.request import Effort
-from mlxk.entrypoints.cli import generation_arguments
 from mlxk.entrypoints.cli.program import HelpWanted, build_parser, parse
 
 
@@ -65,7 +63,3 @@ def test_help_is_handed_to_the_program_and_not_printed(
     with pytest.raises(HelpWanted, match="usage: mlxk"):
         parse(build_parser(), arguments)
     assert capsys.readouterr() == ("", "")
-
-
-def test_the_efforts_to_choose_from_are_those_there_are() -> None:
-    assert set(generation_arguments.EFFORTS) == {effort.value for effort in Effort}
