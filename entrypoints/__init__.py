@@ -1,1 +1,1 @@
-"""Ways in: parse, build, execute. Three doors that do not know each other, one settings reader, one container."""
+"""The entrypoints: command line, standard input and HTTP server, with the settings and the container they share."""

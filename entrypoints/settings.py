@@ -1,7 +1,7 @@
-"""The only reader of the environment: every variable the program knows, read once into one frozen value.
+"""Settings: the environment, read once, and the settings of the server.
 
-``VARIABLES`` is the table that ``docs/environment.md`` shows. Flags of the command line win over these, and these win
-over defaults; commands combine the two, not this module.
+This is the only module that reads the environment. ``VARIABLES`` is the table in ``docs/environment.md``. Flags
+override variables, and variables override defaults; commands combine them.
 """
 
 import os
@@ -19,7 +19,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 @attrs.frozen
 class Variable:
-    """One environment variable, for people."""
+    """One environment variable, as the documentation shows it."""
 
     name: str
     meaning: str
@@ -64,7 +64,7 @@ VARIABLES = (
 
 @attrs.frozen
 class ServeVariables:
-    """What the environment says about the server; None where it says nothing."""
+    """The variables of ``serve``; None where a variable is unset."""
 
     host: str | None = None
     port: int | None = None
@@ -77,16 +77,16 @@ class ServeVariables:
 
 @attrs.frozen
 class Settings:
-    """The environment, read once."""
+    """The settings that variables give, for all commands."""
 
     hub_cache: str
     """Absolute path of the hub cache, which need not exist."""
     home: str
-    """The user's home directory; logs show it as ``~``."""
+    """The user's home directory, which logs show as ``~``."""
     chat_history: str
-    """The file that remembers what was typed into the chat."""
+    """The history file of the chat."""
     hub_token_file: str
-    """Where the hub client keeps the token, if it does."""
+    """The file with the hub's token, which need not exist."""
     hub_endpoint: str = "https://huggingface.co"
     hub_token: str | None = attrs.field(default=None, repr=False)
     hub_offline: bool = False
@@ -99,43 +99,43 @@ class Settings:
     audio_segments: bool = False
     """Whether a table of segments follows a transcript."""
     exif_metadata: bool = True
-    """Whether readers and models are told what photos say about themselves."""
+    """Whether EXIF metadata of images is shown to users and models."""
     log_level: str = "warning"
     log_json: bool = False
     serve: ServeVariables = ServeVariables()
     color: bool = True
-    """Whether colours are welcome on a terminal."""
+    """Whether to use colours on a terminal."""
     completion_line: str | None = None
-    """The command line that a shell asks completions for; None when this is no such question."""
+    """The command line that a shell asks completions for; None for a normal run."""
 
 
 @attrs.frozen(kw_only=True)
 class ServerSettings:
-    """How to serve. JSON values only, since it is handed to the worker process."""
+    """The settings of the server. JSON values only, since they are passed to the worker process."""
 
     host: str = "127.0.0.1"
     port: int = 8000
-    """0 takes any free one."""
+    """0 takes any free port."""
     model: str | None = None
-    """The model to have in memory from the start."""
+    """The model to load at start."""
     embed_model: str | None = None
-    """The model that makes all vectors, whatever a request names; None lets requests name it."""
+    """The model of all embeddings, whatever a request names; None lets requests name it."""
     embed_backend: str | None = None
-    """The address of another server that makes the vectors; None makes them here."""
+    """The address of another embeddings server; None computes embeddings in this server."""
     max_tokens: int | None = None
-    """Tokens an answer may have when its request names no limit; None fills the context window."""
+    """Most tokens of a completion whose request sets no limit; None allows the whole context window."""
     chunk: int = 1
-    """Images described together when the request does not say."""
+    """Images per chunk when the request does not set it."""
     max_streams: int = 32
-    """Answers computed at the same time."""
+    """Completions computed at the same time."""
     max_queue: int = 64
-    """Answers that may wait for their turn."""
+    """Requests that may wait in the queue."""
     max_body_mib: int = 72
-    """Size of a request; images travel in base64, a third larger than they are."""
+    """Largest request body, in MiB; base64 makes images a third larger."""
     keep_alive: float | None = None
     """Seconds after which an idle model is unloaded; None never does."""
     memory_budget_mib: int | None = None
-    """What the weights in memory may take altogether; None takes the machine's own budget."""
+    """Budget of all weights in memory, in MiB; None takes the budget of the machine."""
     strict_memory: bool = False
     """Whether a model beyond the memory budget is refused instead of run slowly."""
     allow_paths: bool = False
@@ -144,7 +144,7 @@ class ServerSettings:
     allowed_hosts: tuple[str, ...] = ()
     api_keys: tuple[str, ...] = attrs.field(default=(), repr=False)
     drain_seconds: float = 30.0
-    """How long answers in progress may take to finish when the server is to stop."""
+    """Seconds that completions in progress may take when the server stops."""
     log_level: str = "info"
     log_json: bool = False
     supervised: bool = True
@@ -153,10 +153,10 @@ class ServerSettings:
     """Whether the worker is restarted when the program's source changes."""
 
     def validate(self) -> None:
-        """Check every range.
+        """Check all ranges.
 
         Raises:
-            ValidationError: Names each flag out of range.
+            ValidationError: Names each flag that is out of range.
         """
         ranges = {
             "--port": (self.port, 0, 65535),
@@ -184,14 +184,14 @@ class ServerSettings:
 
 @attrs.frozen(kw_only=True)
 class ServerAddress:
-    """Where a server is reached, once it is."""
+    """The address of a running server."""
 
     host: str
     port: int
 
     @property
     def url(self) -> str:
-        """The address that clients are given; a server on every interface is named by this machine's own."""
+        """The URL for clients; for a server on all interfaces, that of the loopback interface."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
 
@@ -290,5 +290,5 @@ def _is_web_address(text: str) -> bool:
     try:
         parts = urlsplit(text)
         return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number
+    except ValueError:  # the port is not a number
         return False

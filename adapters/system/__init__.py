@@ -1,1 +1,1 @@
-"""The machine itself: its memory and its clock."""
+"""The operating system: memory and clock."""

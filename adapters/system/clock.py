@@ -1,4 +1,4 @@
-"""The machine's clocks."""
+"""The system's clocks."""
 
 import datetime
 import time
@@ -10,9 +10,7 @@ class SystemClock(Clock):
     """The wall clock in UTC and the monotonic clock."""
 
     def now(self) -> datetime.datetime:
-        """Return the current time, in UTC."""
         return datetime.datetime.now(datetime.UTC)
 
     def monotonic(self) -> float:
-        """Return seconds that only grow."""
         return time.monotonic()

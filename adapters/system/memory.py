@@ -1,6 +1,7 @@
-"""The machine's memory in bytes: procfs and cgroups on Linux, sysctl and vm_stat on macOS."""
+"""Memory of the machine in bytes: procfs and cgroups on Linux, sysctl and vm_stat on macOS."""
 
 import os
+import subprocess
 from collections.abc import Callable
 
 import attrs
@@ -10,18 +11,18 @@ from mlxk.domain.models.memory import MemoryReading
 
 
 @attrs.frozen
-class _Generation:
-    """How one generation of control groups names its files."""
+class _CgroupVersion:
+    """File names of one version of control groups."""
 
     mount: str
     limit: str
     used: str
     inactive: str
-    """The line of ``memory.stat`` with the page cache that can be given up at once."""
+    """The line of ``memory.stat`` with the page cache that can be reclaimed at once."""
 
 
-_SECOND = _Generation("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
-_FIRST = _Generation("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_V2 = _CgroupVersion("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
+_V1 = _CgroupVersion("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
 class ProcMemoryProbe(MemoryProbe):
@@ -35,33 +36,33 @@ class ProcMemoryProbe(MemoryProbe):
         self._root = root
 
     def read(self) -> MemoryReading | None:
-        """Return the reading of this moment, or None where there is no ``/proc/meminfo``."""
+        """Return the current memory, or None where there is no ``/proc/meminfo``."""
         machine = {name: kibibytes * 1024 for name, kibibytes in self._numbers("proc/meminfo").items()}
         total = machine.get("MemTotal")
         if not total:
             return None
         unused = sum(machine.get(name, 0) for name in ("MemFree", "Buffers", "Cached"))
         available = machine.get("MemAvailable", unused)
-        for generation, folder in self._groups():
-            limit = self._number(f"{folder}/{generation.limit}")
+        for version, folder in self._groups():
+            limit = self._number(f"{folder}/{version.limit}")
             if limit is None or limit >= machine["MemTotal"]:
-                continue  # "max", or the first generation's astronomical number
-            used = self._number(f"{folder}/{generation.used}") or 0
-            inactive = self._numbers(f"{folder}/memory.stat").get(generation.inactive, 0)
+                continue  # "max", or the number beyond any memory that version 1 writes
+            used = self._number(f"{folder}/{version.used}") or 0
+            inactive = self._numbers(f"{folder}/memory.stat").get(version.inactive, 0)
             total, available = min(total, limit), min(available, limit - max(used - inactive, 0))
         return MemoryReading(total, max(0, min(available, total)))
 
-    def _groups(self) -> list[tuple[_Generation, str]]:
-        """Every group that limits this process, as a folder below the root."""
+    def _groups(self) -> list[tuple[_CgroupVersion, str]]:
+        """Return the control groups of this process and their ancestors, each as a folder below the root."""
         found = []
         for line in self._text("proc/self/cgroup").splitlines():
             _, controllers, path = ([*line.split(":", 2), "", ""])[:3]
             if controllers and "memory" not in controllers.split(","):
                 continue
-            generation = _FIRST if controllers else _SECOND
-            # Inside a container the path may be the host's, which does not exist here; its own root then holds.
+            version = _V1 if controllers else _V2
+            # Inside a container the path may be the host's, which does not exist here; the root always does.
             parts = [part for part in path.split("/") if part not in {"", ".", ".."}]
-            found += [(generation, "/".join([generation.mount, *parts[:depth]])) for depth in range(len(parts), -1, -1)]
+            found += [(version, "/".join([version.mount, *parts[:depth]])) for depth in range(len(parts), -1, -1)]
         return found
 
     def _number(self, path: str) -> int | None:
@@ -69,7 +70,7 @@ class ProcMemoryProbe(MemoryProbe):
         return int(text) if text.isdecimal() else None
 
     def _numbers(self, path: str) -> dict[str, int]:
-        """The first number of every line, by the line's first word."""
+        """Return the first number of every line, by the line's first word."""
         lines = (line.replace(":", " ").split() for line in self._text(path).splitlines())
         return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdecimal()}
 
@@ -82,7 +83,7 @@ class ProcMemoryProbe(MemoryProbe):
 
 
 LARGE_MEMORY_BYTES = 36 * 1024**3
-"""From here on Metal recommends three quarters of the memory as working set."""
+"""Total memory from which Metal recommends three quarters of it as working set."""
 
 _SYSCTL = ("/usr/sbin/sysctl", "hw.memsize", "iogpu.wired_limit_mb")
 _VM_STAT = ("/usr/bin/vm_stat",)
@@ -94,20 +95,20 @@ Run = Callable[[tuple[str, ...]], str]
 
 
 def run_quietly(command: tuple[str, ...]) -> str:
-    """Run a command with nothing on its standard error and return its output; ``subprocess`` would cost more."""
-    reading, writing = os.pipe()
+    """Run a command, discard its standard error, and return its output."""
     try:
-        actions = [(os.POSIX_SPAWN_DUP2, writing, 1), (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)]
-        process = os.posix_spawn(command[0], command, {"LC_ALL": "C"}, file_actions=actions)
+        done = subprocess.run(
+            command,
+            env={"LC_ALL": "C"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            encoding="ascii",
+            errors="replace",
+            check=False,
+        )
     except OSError:
-        os.close(reading)
         return ""
-    finally:
-        os.close(writing)
-    with open(reading, encoding="ascii", errors="replace") as output:
-        text = output.read()
-    os.waitpid(process, 0)
-    return text
+    return done.stdout
 
 
 class SysctlMemoryProbe(MemoryProbe):
@@ -121,7 +122,7 @@ class SysctlMemoryProbe(MemoryProbe):
         self._run = run
 
     def read(self) -> MemoryReading | None:
-        """Return the reading of this moment, or None when ``sysctl`` does not tell."""
+        """Return the current memory, or None when ``sysctl`` does not report it."""
         settings = _numbers(self._run(_SYSCTL))
         total = settings.get("hw.memsize")
         if not total:
@@ -138,7 +139,7 @@ def _recommended(total: int) -> int:
 
 
 def _numbers(text: str) -> dict[str, int]:
-    """The numbers of lines such as ``hw.memsize: 17179869184`` and ``Pages free:  12345.``."""
+    """Return the numbers of lines such as ``hw.memsize: 17179869184`` and ``Pages free:  12345.``."""
     pairs = (line.partition(":") for line in text.splitlines())
     return {name: int(value.strip(" .")) for name, _, value in pairs if value.strip(" .").isdecimal()}
 
@@ -152,7 +153,7 @@ def system_memory_probe(platform: str) -> MemoryProbe:
     """Return the probe for a platform.
 
     Args:
-        platform: As ``sys.platform`` names it; anything but macOS is read the way of Linux, whose probe says None
-            where there is no ``/proc``.
+        platform: As in ``sys.platform``. All but macOS get the probe for Linux, which returns None where there is no
+            ``/proc``.
     """
     return SysctlMemoryProbe() if platform == "darwin" else ProcMemoryProbe()

@@ -1,4 +1,4 @@
-"""Exit statuses, and the total table from error code to one of them."""
+"""Exit statuses, and the exit status of each error code."""
 
 from mlxk.domain.errors import MlxkError
 
@@ -8,7 +8,7 @@ USAGE = 2
 PORT_IN_USE = 3
 INTERRUPTED = 130
 CLOSED_PIPE = 141
-"""What a shell reports for a process that SIGPIPE ended; scripts know it as harmless."""
+"""What a shell reports for a process that SIGPIPE ended, which scripts ignore."""
 
 EXIT_STATUS: dict[str, int] = {
     "usage_error": USAGE,
@@ -52,5 +52,5 @@ EXIT_STATUS: dict[str, int] = {
 
 
 def exit_status(error: MlxkError) -> int:
-    """Return the exit status of a failure."""
+    """Return the exit status of an error."""
     return EXIT_STATUS[error.code]

@@ -1,4 +1,4 @@
-"""Arguments of generation: sampling, engine options, tools and schemas from files, and the values they make."""
+"""Flags of generation: sampling, engine options, tools and JSON schemas from files, and the values they give."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from mlxk.domain.generation.request import Effort, GenerationSettings
 
 
 def tool_faults(definitions: object) -> list[str]:
-    """Return what is wrong with function definitions in OpenAI's form, each fault with the field it is in."""
+    """Return the errors in function definitions of OpenAI's format, each with its field."""
     if not isinstance(definitions, list) or not all(isinstance(each, dict) for each in definitions):
         return ["must be a JSON array of function definitions"]
     if len(definitions) > MAX_TOOLS:
@@ -42,11 +42,11 @@ def _faults(tool: dict[str, object]) -> Iterator[str]:
 
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
-"""Schemas and tool definitions are far smaller."""
+"""Schemas and tool definitions are much smaller."""
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags of the engine's options."""
+    """Declare the flags of the engine options."""
     group = parser.add_argument_group("computing", "Most of these trade memory against speed.")
     group.add_argument("--draft-model", metavar="MODEL", help="a smaller model of the same family proposes tokens")
     group.add_argument("--adapter", metavar="DIR", help="apply a LoRA adapter")
@@ -56,7 +56,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def engine_options(arguments: argparse.Namespace) -> EngineOptions:
-    """Return how to compute.
+    """Return the engine options.
 
     Raises:
         ValidationError: The adapter's path is empty.
@@ -68,20 +68,20 @@ def engine_options(arguments: argparse.Namespace) -> EngineOptions:
 
 
 def grammar(arguments: argparse.Namespace) -> Grammar | None:
-    """Return what the answer must look like; None when nothing is asked for.
+    """Return the grammar of ``--json-schema``; None without the flag.
 
     Raises:
         StorageError, ValidationError: The schema's file cannot be read, or is not a JSON schema.
     """
     if arguments.json_schema is None:
         return None
-    wanted = Grammar.json_schema(_read(arguments.json_schema, "--json-schema"))
-    wanted.validate()
-    return wanted
+    schema = Grammar.json_schema(_read(arguments.json_schema, "--json-schema"))
+    schema.validate()
+    return schema
 
 
 def tools(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """Return the functions on offer, each as JSON text.
+    """Return the function definitions of ``--tools``, each as JSON text.
 
     Raises:
         StorageError, ValidationError: The file cannot be read, or is not a JSON array of function definitions.
@@ -141,7 +141,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def settings(arguments: argparse.Namespace) -> GenerationSettings:
-    """Return the generation settings of a command line."""
+    """Return the generation settings."""
     return GenerationSettings(
         max_tokens=arguments.max_tokens,
         temperature=arguments.temperature,
@@ -159,5 +159,5 @@ def settings(arguments: argparse.Namespace) -> GenerationSettings:
 
 
 def effort(arguments: argparse.Namespace) -> Effort | None:
-    """Return how much the model is to reason."""
+    """Return the reasoning effort; None without the flag."""
     return None if arguments.reasoning_effort is None else Effort(arguments.reasoning_effort)

@@ -1,28 +1,25 @@
-"""Images as people name them: files, patterns, and the samples that come with a built-in model."""
+"""Image arguments: files, patterns, and the samples of a built-in model."""
 
 import glob
 import os
 import re
 import stat
-from typing import TYPE_CHECKING
 
 import attrs
 
+from mlxk.application.ports.model_source import ModelSource
 from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.domain.generation.media import SIGNATURE_BYTES, EncodedImage, check_size, format_of
-
-if TYPE_CHECKING:
-    from mlxk.application.ports.model_source import ModelSource
 
 _LOOKS_LIKE_A_FILE = re.compile(r"\.(jpe?g|png|gif|webp|hei[cf]|avif|bmp|tiff?)$", re.IGNORECASE)
 _WILD = re.compile(r"[*?\[]")
 _PATTERN = re.compile(r"\S*[*\[]\S*")
-"""A prompt that is one word has no such signs in it; a pattern that nothing fits may."""
+"""One word with these characters is a pattern, even where no file matches it, and not a prompt."""
 
 
 @attrs.frozen
 class ImageFile:
-    """A file to be read when it is its turn."""
+    """An image file, read when it is called."""
 
     path: str
     typed: str
@@ -30,10 +27,10 @@ class ImageFile:
     """The flag or the command that it was given to."""
 
     def __call__(self) -> EncodedImage:
-        """Read it.
+        """Read the file.
 
         Raises:
-            StorageError, ValidationError: It cannot be read, or is no image any more.
+            StorageError, ValidationError: It cannot be read, or is not an image any more.
         """
         try:
             with open(self.path, "rb") as file:
@@ -43,10 +40,10 @@ class ImageFile:
         return EncodedImage.of(data, self._place, os.path.basename(self.path))
 
     def check(self) -> None:
-        """Refuse what is no image, before any model is loaded for it.
+        """Check signature and size, before a model is loaded.
 
         Raises:
-            StorageError, ValidationError: It is missing, no image, or too large.
+            StorageError, ValidationError: The file is missing, not an image, or too large.
         """
         try:
             if not stat.S_ISREG(os.stat(self.path).st_mode):
@@ -69,8 +66,8 @@ class ImageFile:
         return StorageError(f"{self._place} cannot be read: {error.strerror}")
 
 
-def find_images(typed: str, built_in: "ModelSource", named_by: str = "--image") -> list[ImageFile]:
-    """Return the files that a value means, at least one, each looked at from outside.
+def find_images(typed: str, built_in: ModelSource, named_by: str = "--image") -> list[ImageFile]:
+    """Return the files that a value names, at least one, with signature and size checked.
 
     Args:
         typed: A path, a pattern, or ``MODEL/FILE`` for a sample of a built-in model.
@@ -78,7 +75,7 @@ def find_images(typed: str, built_in: "ModelSource", named_by: str = "--image") 
         named_by: The flag or the command that the value was given to.
 
     Raises:
-        StorageError, ValidationError: A file is missing, no image, or too large.
+        StorageError, ValidationError: A file is missing, not an image, or too large.
     """
     files = [ImageFile(path, typed, named_by) for path in _paths(typed, built_in)]
     for file in files:
@@ -86,15 +83,15 @@ def find_images(typed: str, built_in: "ModelSource", named_by: str = "--image") 
     return files
 
 
-def is_prompt(value: str, built_in: "ModelSource") -> bool:
-    """Whether a value is no file: none that exists, and none that somebody misspelt."""
+def is_prompt(value: str, built_in: ModelSource) -> bool:
+    """Whether a value is a prompt: neither an existing file, nor one misspelt, nor a pattern."""
     if _LOOKS_LIKE_A_FILE.search(value) or _PATTERN.fullmatch(value):
         return False
     return not any(map(os.path.exists, _paths(value, built_in)))
 
 
-def _paths(value: str, built_in: "ModelSource") -> list[str]:
-    """Return the files a value means: a path, those a pattern fits, or one that comes with a built-in model."""
+def _paths(value: str, built_in: ModelSource) -> list[str]:
+    """Return the paths that a value names: itself, those that a pattern matches, or a sample of a built-in model."""
     path = os.path.abspath(os.path.expanduser(value))
     if os.path.exists(path):
         return [path]

@@ -1,6 +1,6 @@
-"""The one output sink: standard output is data, standard error is talk.
+"""Terminal input and output: results on standard output, messages on standard error, questions to the user.
 
-Owns the JSON envelope and where things are written. What a value looks like as JSON stands in ``wire``.
+Owns the JSON envelope; ``render`` turns values into JSON and text.
 """
 
 import io
@@ -21,11 +21,13 @@ YES, NO = frozenset({"y", "yes"}), frozenset({"n", "no"})
 
 
 class Output:
-    """Writes results and failures, for people or as JSON.
+    """Writes results and errors, as text or as JSON.
 
     Args:
         as_json: Whether the result is one JSON document.
-        color: Whether colours are welcome; they are used on terminals only.
+        color: Whether to use colours on terminals.
+        stdout: The stream of results; standard output when None.
+        stderr: The stream of messages; standard error when None.
     """
 
     def __init__(
@@ -33,13 +35,13 @@ class Output:
     ) -> None:
         self.as_json = as_json
         self.undelivered = False
-        self._unheard = False
+        self._stderr_failed = False
         self._stdout = sys.stdout if stdout is None else stdout
         self._stderr = sys.stderr if stderr is None else stderr
         self._color = color
         for stream in (self._stdout, self._stderr):
             if isinstance(stream, io.TextIOWrapper):
-                # Names on a disk need not be text, and printing them must not fail.
+                # File names need not be valid Unicode, and printing them must not fail.
                 stream.reconfigure(errors="backslashreplace")
 
     @property
@@ -52,21 +54,21 @@ class Output:
         self._write_envelope("success", command, data, None)
 
     def failure(self, command: str | None, error: MlxkError) -> None:
-        """Write a failure: an envelope on standard output, or a line and a hint on standard error."""
+        """Write an error: an envelope on standard output, or a line and a hint on standard error."""
         if self.as_json and not self.undelivered:
             self._write_envelope("error", command, None, error_object(error))
             return
         prefix = f"{command}: " if command else ""
         message, hint = command_line_error(error)
-        self._talk(f"{prefix}{self.paint('Error:', RED, self._stderr)} {printable(message)}\n")
+        self._write_message(f"{prefix}{self.paint('Error:', RED, self._stderr)} {printable(message)}\n")
         for match in error.matches:
-            self._talk(f"  {printable(match)}\n")
+            self._write_message(f"  {printable(match)}\n")
         if hint:
-            self._talk(f"{self.paint(printable(hint), DIM, self._stderr)}\n")
+            self._write_message(f"{self.paint(printable(hint), DIM, self._stderr)}\n")
 
     @property
     def width(self) -> int | None:
-        """Characters a line of the terminal holds; None when standard output is not a terminal."""
+        """Columns of the terminal; None when standard output is not a terminal."""
         if not self.interactive:
             return None
         try:
@@ -76,22 +78,23 @@ class Output:
 
     @property
     def talkative(self) -> bool:
-        """Whether standard error is a terminal and nobody asked for bare JSON."""
+        """Whether standard error is a terminal and the result is not JSON."""
         return self._stderr.isatty() and not self.as_json
 
     def aside(self, text: str) -> None:
-        """Write talk that comes in pieces, dimmed, without ending the line."""
-        self._talk(self.paint(text, DIM, self._stderr))
+        """Write part of a message to standard error, dimmed, without ending the line."""
+        self._write_message(self.paint(text, DIM, self._stderr))
 
     def prompt(self, text: str) -> None:
-        """Write a question without ending the line."""
-        self._talk(printable(text))
+        """Write a question to standard error without ending the line."""
+        self._write_message(printable(text))
 
     def text(self, text: str) -> None:
-        """Write data for people, as it is, and deliver it at once.
+        """Write text to standard output, unchanged, and flush it.
 
         Raises:
-            StorageError: Standard output takes no more; ``undelivered`` is true from then on.
+            StorageError: Standard output cannot be written; ``undelivered`` is true from then on.
+            BrokenPipeError: The reader closed the pipe.
         """
         try:
             self._stdout.write(text)
@@ -105,27 +108,27 @@ class Output:
             ) from error
 
     def line(self, text: str = "") -> None:
-        """Write one line of data for people."""
+        """Write one line of text to standard output."""
         self.text(f"{text}\n")
 
     def note(self, text: str) -> None:
-        """Write a line of talk, or several."""
-        self._talk("".join(f"{printable(line)}\n" for line in text.split("\n")))
+        """Write one message, of one line or several, to standard error."""
+        self._write_message("".join(f"{printable(line)}\n" for line in text.split("\n")))
 
     def paint(self, text: str, style: str, stream: TextIO | None = None) -> str:
-        """Return the text in a style where colours are welcome and the stream is a terminal."""
+        """Return the text in a style where colours are allowed and the stream is a terminal."""
         target = self._stdout if stream is None else stream
         return f"{style}{text}{RESET}" if self._color and target.isatty() else text
 
-    def _talk(self, text: str) -> None:
-        """Write talk; where nobody can hear it, it must not stop the work, and there is no more of it."""
-        if self._unheard:
+    def _write_message(self, text: str) -> None:
+        """Write to standard error. A failure to write must not stop the work: messages are dropped from then on."""
+        if self._stderr_failed:
             return
         try:
             self._stderr.write(text)
             self._stderr.flush()
         except OSError:
-            self._unheard = True
+            self._stderr_failed = True
             discard(self._stderr)
 
     def _write_envelope(self, status: str, command: str | None, data: object, error: object) -> None:
@@ -134,11 +137,11 @@ class Output:
 
 
 class TerminalConfirmation(Confirmation):
-    """Asks on standard error and reads standard input, when both are terminals.
+    """Asks on standard error and reads the answer from standard input, when both are terminals.
 
     Args:
-        output: Says whether standard error is a terminal.
-        stdin: Where answers come from; standard input when left out.
+        output: Where to ask.
+        stdin: Where to read; standard input when None.
     """
 
     def __init__(self, output: Output, stdin: TextIO | None = None) -> None:
@@ -146,7 +149,7 @@ class TerminalConfirmation(Confirmation):
         self._stdin = sys.stdin if stdin is None else stdin
 
     def ask(self, facts: tuple[str, ...], question: str, *, default: bool) -> bool | None:
-        """Ask until the answer is a yes, a no or empty; an end of input is a no."""
+        """Ask until the answer is yes, no or empty; an end of input means no."""
         if not (self._output.talkative and self._stdin.isatty()):
             return None
         for fact in facts:
@@ -163,7 +166,7 @@ class TerminalConfirmation(Confirmation):
                 return default
 
     def _line(self) -> str:
-        """Read an answer; where the user ends the input or interrupts, what is said next begins on a new line."""
+        """Read a line. After an end of input or an interrupt, end the line of the question."""
         line = ""
         try:
             line = self._stdin.readline()
@@ -174,13 +177,13 @@ class TerminalConfirmation(Confirmation):
 
 
 def discard(stream: TextIO) -> None:
-    """Send what a stream still holds nowhere, so that the interpreter does not try again at exit."""
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), stream.fileno())
+    """Redirect a stream to the null device, so that flushing it at exit does not fail."""
+    with open(os.devnull, "w") as null:
+        os.dup2(null.fileno(), stream.fileno())
 
 
 def error_object(error: MlxkError) -> Mapping[str, object]:
-    """Return a failure as JSON: type and message always, the rest when there is something to say."""
+    """Return an error as JSON: type and message always, other fields where they are set."""
     message, hint = command_line_error(error)
     optional = {"hint": hint, "matches": list(error.matches), "detail": error.detail}
     return {"type": error.code, "message": message, **{key: value for key, value in optional.items() if value}}

@@ -1,6 +1,6 @@
-"""The command line in three steps: parse the arguments, build the output, execute the command.
+"""Runs one command line: parses the arguments, executes the command, prints errors, returns the exit status.
 
-Owns the argument parser, which raises instead of exiting so that every error is rendered in one place.
+The argument parser raises instead of exiting, so that all errors are printed here.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 from mlxk import __version__
 from mlxk.domain.errors import InternalError, InterruptedRunError, MlxkError, StorageError, UsageError
 from mlxk.entrypoints.cli.command import CommandContext
-from mlxk.entrypoints.cli.commands import COMMANDS, verb_of
+from mlxk.entrypoints.cli.commands import COMMANDS, command_of
 from mlxk.entrypoints.cli.exit_status import CLOSED_PIPE, DONE, USAGE, exit_status
 from mlxk.entrypoints.cli.output import Output, discard
 
@@ -26,18 +26,18 @@ DESCRIPTION = "The knife for local models on Apple's MLX: list, check, pull, run
 
 
 _DASHED = ("ignored explicit argument", "expected one argument")
-"""What argparse says of a text that starts with a dash, among other things."""
+"""Messages of argparse for a value that starts with a dash, among other mistakes."""
 
 
-class HelpWanted(Exception):  # noqa: N818 - no error
-    """The user asked for help, which is this exception's text; argparse itself would lose that it cannot be written."""
+class HelpRequested(Exception):  # noqa: N818 - no error
+    """Carries the text of ``--help``, which argparse itself would print without reporting a failed write."""
 
 
 class CommandLineParser(argparse.ArgumentParser):
-    """An argument parser whose mistakes are raised as ``UsageError``."""
+    """An argument parser that raises ``UsageError``."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse found wrong, with the usage as the hint."""
+        """Raise a message of argparse, with a hint."""
         hint = f"Try '{self.prog} --help'."
         if self.prog.endswith(" run") and any(said in message for said in _DASHED):
             hint += (
@@ -46,15 +46,15 @@ class CommandLineParser(argparse.ArgumentParser):
         raise UsageError(message, hint=hint)
 
     def print_help(self, file: "SupportsWrite[str] | None" = None) -> NoReturn:
-        """Raise the help, whoever was to print it."""
-        raise HelpWanted(self.format_help())
+        """Raise the help text."""
+        raise HelpRequested(self.format_help())
 
 
 def build_parser(only: str | None = None) -> CommandLineParser:
     """Build the parser. ``--json`` is accepted before and after the command.
 
     Args:
-        only: The one command whose flags are needed; the others are known by name. None means all of them.
+        only: The command whose module is loaded; of the others only names are known. None loads all.
     """
     parser = CommandLineParser(prog="mlxk", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--version", action="store_true", help="print the version and exit")
@@ -62,10 +62,12 @@ def build_parser(only: str | None = None) -> CommandLineParser:
     commands = parser.add_subparsers(
         prog=parser.prog, dest="command", metavar="COMMAND", title="commands", parser_class=CommandLineParser
     )
-    for name, verb in COMMANDS.items():
-        sub = commands.add_parser(name, aliases=verb.aliases, help=verb.help, description=verb.help, allow_abbrev=False)
+    for name, entry in COMMANDS.items():
+        sub = commands.add_parser(
+            name, aliases=entry.aliases, help=entry.help, description=entry.help, allow_abbrev=False
+        )
         if only is None or only == name:
-            command = verb.load()
+            command = entry.load()
             command.add_arguments(sub)
             sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
             sub.set_defaults(command=name, execute=command.execute)
@@ -74,24 +76,24 @@ def build_parser(only: str | None = None) -> CommandLineParser:
 
 
 def parse(parser: CommandLineParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse a command line; the words of a prompt, or a text, may stand before, between and after flags.
+    """Parse a command line; words of a prompt, or a text, may be before, between and after flags.
 
-    argparse gives up on words that follow a flag once it has seen the first ones, and hands them back as unknown; with
-    them ``--``, after which nothing is a flag.
+    argparse returns words after a flag as unknown when there were words before it, together with ``--``, after which
+    nothing is a flag.
 
     Raises:
         UsageError: A flag is unknown, a value is malformed, or something is missing.
     """
-    parsed, rest = parser.parse_known_args(arguments)
-    split = rest.index("--") if "--" in rest else len(rest)
-    stray = [word for word in rest[:split] if word.startswith("-") and word != "-"]
-    rest = [*rest[:split], *rest[split + 1 :]]
-    if rest and not stray and hasattr(parsed, "words"):
-        parsed.words = [*parsed.words, *rest]
-    elif len(rest) == 1 and not stray and getattr(parsed, "text", "") is None:
-        parsed.text = rest[0]
-    elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(stray or rest)}")
+    parsed, unknown = parser.parse_known_args(arguments)
+    split = unknown.index("--") if "--" in unknown else len(unknown)
+    flags = [word for word in unknown[:split] if word.startswith("-") and word != "-"]
+    words = [*unknown[:split], *unknown[split + 1 :]]
+    if words and not flags and hasattr(parsed, "words"):
+        parsed.words = [*parsed.words, *words]
+    elif len(words) == 1 and not flags and getattr(parsed, "text", "") is None:
+        parsed.text = words[0]
+    elif words:
+        parser.error(f"unrecognized arguments: {' '.join(flags or words)}")
     return parsed
 
 
@@ -101,14 +103,14 @@ def run(arguments: Sequence[str], context: CommandContext) -> int:
     command: str | None = None
     try:
         line = context.settings.completion_line
-        words = list(arguments) if line is None else line.split()[1:]
-        parser = build_parser(verb_of(words) or "")
+        words = arguments if line is None else line.split()[1:]
+        parser = build_parser(command_of(words) or "")
         if line is not None:
             _complete(parser)
         try:
             parsed = parse(parser, arguments)
-        except HelpWanted as wanted:
-            output.text(str(wanted))
+        except HelpRequested as request:
+            output.text(str(request))
             return DONE
         command = parsed.command
         if parsed.version:
@@ -125,8 +127,8 @@ def run(arguments: Sequence[str], context: CommandContext) -> int:
         return _fail(output, command, InterruptedRunError("interrupted"))
     except MlxkError as error:
         return _fail(output, command, error)
-    except Exception as fault:  # noqa: BLE001 - the door: no traceback reaches a user
-        return _fault(output, command, fault, context.settings.log_level == "debug")
+    except Exception as error:  # noqa: BLE001 - no traceback reaches a user
+        return _internal_error(output, command, error, context.settings.log_level == "debug")
     return status
 
 
@@ -152,19 +154,19 @@ def _print_version(context: CommandContext, output: Output) -> int:
 
 
 def refuse(arguments: Sequence[str], error: MlxkError, command: str | None = None, *, color: bool = False) -> int:
-    """Answer a failure that came before the command line was read, such as a wrong environment variable, or long after.
+    """Print an error that was raised outside a command, such as a wrong environment variable; return the exit status.
 
     Args:
-        arguments: The command line.
-        error: What failed.
-        command: What the command line asked for, where that is known.
-        color: Whether colours are welcome.
+        arguments: The command line; says whether to print JSON.
+        error: The error.
+        command: The name of the command, where known.
+        color: Whether to use colours on a terminal.
     """
     return _fail(Output(as_json="--json" in arguments, color=color), command, error)
 
 
 def _complete(parser: argparse.ArgumentParser) -> None:
-    """Answer the shell's question for completions and leave; the shell asks by a variable, not by a flag."""
+    """Print completions for the shell and exit."""
     import argcomplete
 
     argcomplete.autocomplete(parser, always_complete_options=False)
@@ -177,25 +179,25 @@ def _fail(output: Output, command: str | None, error: MlxkError) -> int:
         output.failure(command, error)
     except BrokenPipeError:
         return _closed_pipe()
-    except StorageError as undelivered:
-        return _fail(output, command, undelivered)
+    except StorageError as unwritable:
+        return _fail(output, command, unwritable)
     return exit_status(error)
 
 
-def _fault(output: Output, command: str | None, fault: Exception, verbose: bool) -> int:
+def _internal_error(output: Output, command: str | None, error: Exception, verbose: bool) -> int:
     if verbose:
-        sys.excepthook(type(fault), fault, fault.__traceback__)
+        sys.excepthook(type(error), error, error.__traceback__)
     return _fail(
         output,
         command,
         InternalError(
-            f"{type(fault).__name__}: {fault}",
+            f"{type(error).__name__}: {error}",
             hint="This is a fault of mlxk. MLXK2_LOG_LEVEL=debug shows where; please report it.",
         ),
     )
 
 
 def _closed_pipe() -> int:
-    """Leave in silence: the reader has gone."""
+    """Return the exit status of a process whose reader closed the pipe; nothing is printed."""
     discard(sys.stdout)
     return CLOSED_PIPE

@@ -1,6 +1,6 @@
-"""Progress on standard error: a spinner, bars over bytes and seconds, and the port for long operations.
+"""Progress on standard error, drawn by rich: a spinner, bars of bytes and seconds, and the ``Progress`` port.
 
-Nothing is shown beside JSON; off a terminal only plain lines. Writing the result is the work of ``output``.
+With JSON nothing is shown. Where standard error is no terminal, only ``LineProgress`` writes.
 """
 
 import threading
@@ -19,15 +19,15 @@ from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.render.formatting import decimal_size, printable
 
 SPINNER_DELAY_SECONDS = 0.3
-"""What is faster needs no announcement."""
+"""A shorter wait shows no spinner."""
 
 
 class Spinner:
-    """A context manager that announces a wait on standard error; ``stop`` ends it early.
+    """A context manager that shows a spinner while the user waits; ``stop`` removes it early.
 
     Args:
-        output: Says whether standard error is a terminal.
-        text: What is being waited for.
+        output: Tells whether standard error is a terminal.
+        text: What the user waits for.
     """
 
     def __init__(self, output: Output, text: str) -> None:
@@ -49,7 +49,7 @@ class Spinner:
         self.stop()
 
     def stop(self) -> None:
-        """Take the announcement away; may be called twice."""
+        """Remove the spinner; may be called twice."""
         with self._lock:
             self._stopped = True
             status, self._status = self._status, None
@@ -65,10 +65,10 @@ class Spinner:
 
 
 class ByteProgress:
-    """A context manager that shows one bar for each thing that is being read.
+    """A context manager that shows one bar for each item that is read.
 
     Args:
-        output: Says whether standard error is a terminal.
+        output: Tells whether standard error is a terminal.
     """
 
     def __init__(self, output: Output) -> None:
@@ -77,7 +77,7 @@ class ByteProgress:
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, name: str, done: int, total: int) -> None:
-        """Report that ``done`` of ``total`` bytes of something are read."""
+        """Report that ``done`` of ``total`` bytes of an item are read."""
         if self._progress is None:
             return
         if name not in self._tasks:
@@ -98,15 +98,15 @@ class ByteProgress:
 
 
 BAR_DELAY_SECONDS = 0.5
-"""What is faster needs no bar."""
+"""A shorter transcription shows no bar."""
 
 
 class ListeningProgress:
-    """A context manager that shows one bar, in seconds of the recording.
+    """A context manager that shows the progress of a transcription as one bar, in seconds of the recording.
 
     Args:
-        output: Says whether standard error is a terminal.
-        shown: Whether a bar is welcome: not where the text itself appears as it is heard.
+        output: Tells whether standard error is a terminal.
+        shown: Whether to show a bar; a transcript that is printed as it is made needs none.
     """
 
     def __init__(self, output: Output, *, shown: bool) -> None:
@@ -116,7 +116,7 @@ class ListeningProgress:
         self._task: TaskID | None = None
 
     def __call__(self, done: float, total: float) -> None:
-        """Report that so many seconds of so many are heard."""
+        """Report that ``done`` of ``total`` seconds are transcribed."""
         if self._progress is None and self._shown and time.monotonic() - self._began > BAR_DELAY_SECONDS:
             self._progress = _bar()
             self._progress.start()
@@ -147,13 +147,13 @@ def _bar() -> Bars:
 
 SECONDS_BETWEEN_LINES = 10.0
 NAMED_AT_MOST = 20
-"""Items beyond which small ones are not named one by one."""
+"""With more items than this, small ones are not named."""
 NAMED_FROM = 1_000_000
-"""Bytes from which an item is named in any case."""
+"""Bytes; items of this size are always named."""
 
 
 def transfer_progress(output: Output, *, quiet: bool = False) -> Progress:
-    """Choose how progress is shown."""
+    """Return the progress of an operation for this output: none, lines or bars."""
     if output.as_json or quiet:
         return SilentProgress()
     return BarProgress(output) if output.talkative else LineProgress(output)
@@ -162,38 +162,32 @@ def transfer_progress(output: Output, *, quiet: bool = False) -> Progress:
 class SilentProgress(Progress):
     """Shows nothing."""
 
-    def begin(self, activity: str, sizes: Mapping[str, int]) -> None:
-        """Show nothing."""
+    def begin(self, activity: str, sizes: Mapping[str, int]) -> None: ...
 
-    def advance(self, done: Mapping[str, int]) -> None:
-        """Show nothing."""
+    def advance(self, done: Mapping[str, int]) -> None: ...
 
-    def end(self) -> None:
-        """Show nothing."""
+    def end(self) -> None: ...
 
-    def note(self, message: str) -> None:
-        """Show nothing."""
+    def note(self, message: str) -> None: ...
 
 
 class LineProgress(Progress):
-    """Writes a line when work begins, when a file is done, and now and then between."""
+    """Writes a line when the operation begins, when an item is done, and every ten seconds."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
         self._sizes: dict[str, int] = {}
         self._finished: set[str] = set()
-        self._began = self._told = 0.0
+        self._began = self._reported = 0.0
         self._before = 0
 
     def begin(self, activity: str, sizes: Mapping[str, int]) -> None:
-        """Say what is to be done."""
         self._sizes, self._finished = dict(sizes), set()
-        self._began = self._told = time.monotonic()
+        self._began = self._reported = time.monotonic()
         self._before = -1
         self._output.note(f"{activity} {_files(len(sizes))}, {decimal_size(sum(sizes.values()))}")
 
     def advance(self, done: Mapping[str, int]) -> None:
-        """Name the files that are done; say how far the rest is every ten seconds."""
         for name in sorted(done):
             if done[name] >= self._sizes.get(name, 0) and name not in self._finished:
                 self._finished.add(name)
@@ -203,23 +197,21 @@ class LineProgress(Progress):
         total, now = sum(done.values()), time.monotonic()
         if self._before < 0:
             self._before = total
-        if now - self._told >= SECONDS_BETWEEN_LINES:
-            self._told = now
+        if now - self._reported >= SECONDS_BETWEEN_LINES:
+            self._reported = now
             size = sum(self._sizes.values())
             rate = max(0, total - self._before) / (now - self._began)
             left = f", {(size - total) / rate:.0f} s left" if rate else ""
             self._output.note(f"  {decimal_size(total)} of {decimal_size(size)}, {decimal_size(int(rate))}/s{left}")
 
-    def end(self) -> None:
-        """Say nothing more."""
+    def end(self) -> None: ...
 
     def note(self, message: str) -> None:
-        """Write a line."""
         self._output.note(message)
 
 
 class BarProgress(Progress):
-    """Draws one bar over everything, and one for each item at work."""
+    """Draws one bar of the total, and one for each item in progress."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
@@ -229,7 +221,6 @@ class BarProgress(Progress):
         self._total: TaskID | None = None
 
     def begin(self, activity: str, sizes: Mapping[str, int]) -> None:
-        """Draw the bar over everything."""
         self.end()
         self._sizes, self._tasks = dict(sizes), {}
         self._bars = bars()
@@ -237,7 +228,6 @@ class BarProgress(Progress):
         self._bars.start()
 
     def advance(self, done: Mapping[str, int]) -> None:
-        """Move the bars; an item that is done loses its own."""
         if self._bars is None or self._total is None:
             return
         for name, count in done.items():
@@ -249,13 +239,11 @@ class BarProgress(Progress):
         self._bars.update(self._total, completed=sum(done.values()))
 
     def end(self) -> None:
-        """Take the bars away."""
         if self._bars is not None:
             self._bars.stop()
         self._bars = None
 
     def note(self, message: str) -> None:
-        """Write a line above the bars."""
         if self._bars is not None:
             self._bars.console.print(printable(message), markup=False, highlight=False)
         else:
@@ -267,7 +255,7 @@ def _files(count: int) -> str:
 
 
 def bars() -> Bars:
-    """Return bars over bytes on standard error, which go when they end."""
+    """Return bars of bytes on standard error, which disappear when they stop."""
     text = TextColumn("{task.description}", markup=False)
     columns = (text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     return Bars(*columns, console=Console(stderr=True), transient=True)

@@ -1,1 +1,1 @@
-"""Pipes: standard input joined with the words of the command."""
+"""Pipes: a prompt from standard input."""

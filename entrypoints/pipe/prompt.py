@@ -1,7 +1,6 @@
-"""Reads a prompt from standard input and joins it with the words of the command line.
+"""Reads a prompt from standard input and joins it with the prompt on the command line.
 
-Whether pipes are switched on is the caller's policy. Input is bounded, so that an endless pipe ends in a refusal and
-not in exhausted memory.
+Input is bounded, so that an endless pipe ends in an error and not in exhausted memory.
 """
 
 from collections.abc import Callable
@@ -10,16 +9,19 @@ from typing import BinaryIO
 from mlxk.domain.errors import ValidationError
 
 MAX_INPUT_BYTES = 64 * 1024 * 1024
-"""Far beyond any context window (some 16 million tokens), far below any machine's memory."""
+"""More than any context window (about 16 million tokens), less than any machine's memory."""
 
 
 def read_prompt(stdin: BinaryIO, words: str, note: Callable[[str], None]) -> str:
-    """Return standard input, then a blank line and the words when there are any.
+    """Return standard input, followed by a blank line and the words where there are any.
 
-    Bytes that are not UTF-8 are replaced, and that is noted once.
+    Args:
+        stdin: Read to its end. Bytes that are not UTF-8 are replaced.
+        words: The prompt on the command line.
+        note: Called with a message when bytes were replaced.
 
     Raises:
-        ValidationError: More than ``MAX_INPUT_BYTES`` arrived.
+        ValidationError: The input is larger than ``MAX_INPUT_BYTES``.
     """
     data = stdin.read(MAX_INPUT_BYTES + 1)
     if len(data) > MAX_INPUT_BYTES:

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-    """Copy, showing progress on standard error, and say where the copy is."""
+    """Copy the model and print where the copy is; progress goes to standard error."""
     clone = context.build(context.settings).use_cases.clone_model()
     request = CloneRequest(
         arguments.model,
@@ -39,7 +39,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
             "interrupted; what is done is kept", hint="Run the same command again, with --force-resume, to continue."
         ) from None
     if output.as_json:
-        output.document("clone", operations.cloned(result))
+        output.document("clone", operations.clone_json(result))
     else:
-        output.text(operations.cloned_text(result, quiet=arguments.quiet))
+        output.text(operations.clone_text(result, quiet=arguments.quiet))
     return DONE

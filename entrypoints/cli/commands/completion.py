@@ -1,4 +1,4 @@
-"""``mlxk completion SHELL``: the script that makes a shell complete commands, flags and model names."""
+"""``mlxk completion SHELL``: prints the script that completes commands, flags and model names in a shell."""
 
 import argparse
 

@@ -12,7 +12,7 @@ from mlxk.entrypoints.cli.render import operations
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare source, target and what to do."""
+    """Declare source, target and mode."""
     source = parser.add_argument("source", metavar="SOURCE", help="a model; it is only read")
     complete_models(source)
     parser.add_argument("target", metavar="TARGET", help="a directory that does not exist, or a bare name in the home")
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-    """Convert, showing progress on standard error, and say where the result is."""
+    """Convert the model and print where the result is; progress goes to standard error."""
     if arguments.quantize is not None:
         mode = ConvertMode.QUANTIZE
     elif arguments.dequantize:
@@ -48,9 +48,9 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted; nothing was made", hint="Run the same command again.") from None
     if output.as_json:
-        output.document("convert", operations.converted(result))
+        output.document("convert", operations.convert_json(result))
         return DONE
     if result.warning:
         output.note(f"Warning: {result.warning}")
-    output.text(operations.converted_text(result))
+    output.text(operations.convert_text(result))
     return DONE

@@ -1,4 +1,4 @@
-"""``mlxk embed MODEL [TEXT]``: texts as vectors, one JSON record a line."""
+"""``mlxk embed MODEL [TEXT]``: embeddings of texts, one JSON record per line."""
 
 import argparse
 import json
@@ -15,8 +15,8 @@ from mlxk.entrypoints.cli.render import media_json
 
 STDIN = "-"
 
-TOGETHER = 256
-"""Records that are read, computed and printed together; the output begins before the input ends."""
+BATCH_SIZE = 256
+"""Records per batch: read, computed and printed together, so that output begins before the input ends."""
 
 MAX_LINE_CHARACTERS = 4 * 1024 * 1024
 
@@ -24,7 +24,7 @@ Fields = dict[str, object]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare model, text and what it is for."""
+    """Declare the model, the text and how to embed it."""
     add_model_argument(parser)
     parser.add_argument("text", nargs="?", metavar="TEXT", help="the text; '-' reads standard input")
     parser.add_argument("--batch", action="store_true", help="standard input is JSONL; each line has a 'text'")
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-    """Print the records: line by line, or all in one document."""
+    """Print the records: one per line, or all in one JSON document."""
     if not context.settings.enable_alpha:
         raise FeatureGateError(
             "embed requires MLXK2_ENABLE_ALPHA_FEATURES=1", hint="Set the variable; the command may still change."
@@ -58,7 +58,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
 
 
 def _records(arguments: argparse.Namespace, embed: EmbedText) -> Iterator[Fields]:
-    """Yield what came in, with its vector."""
+    """Yield the input records with their embeddings."""
     settings = _settings(arguments)
     for batch in _batches(_inputs(arguments)):
         result = embed(arguments.model, tuple(str(fields["text"]) for fields in batch), settings)
@@ -81,7 +81,7 @@ def _batches(inputs: Iterator[Fields]) -> Iterator[list[Fields]]:
     batch: list[Fields] = []
     for fields in inputs:
         batch.append(fields)
-        if len(batch) == TOGETHER:
+        if len(batch) == BATCH_SIZE:
             yield batch
             batch = []
     if batch:
@@ -89,17 +89,17 @@ def _batches(inputs: Iterator[Fields]) -> Iterator[list[Fields]]:
 
 
 def _inputs(arguments: argparse.Namespace) -> Iterator[Fields]:
-    """Yield the records to be."""
+    """Yield the input records."""
     if arguments.batch:
         yield from _lines()
         return
-    text = _whole_input() if arguments.text == STDIN else str(arguments.text)
+    text = _text_input() if arguments.text == STDIN else str(arguments.text)
     if not text.strip():
         raise ValidationError("the text is empty")
     yield {"text": text}
 
 
-def _whole_input() -> str:
+def _text_input() -> str:
     text = sys.stdin.buffer.read(MAX_LINE_CHARACTERS + 1)
     if len(text) > MAX_LINE_CHARACTERS:
         raise ValidationError(f"standard input is larger than {MAX_LINE_CHARACTERS // 1024**2} MiB")
@@ -107,7 +107,7 @@ def _whole_input() -> str:
 
 
 def _lines() -> Iterator[Fields]:
-    """Yield the records of standard input; blank lines are skipped."""
+    """Yield the records of standard input; skip blank lines."""
     number = found = 0
     while line := sys.stdin.buffer.readline(MAX_LINE_CHARACTERS + 1):
         number += 1

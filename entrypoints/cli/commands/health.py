@@ -1,4 +1,4 @@
-"""``mlxk health [MODEL]``: are the files whole."""
+"""``mlxk health [MODEL]``: checks that the files of models are complete and valid."""
 
 import argparse
 
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-    """Print one line a model. Unhealthy models are a finding, not a failure: the exit status stays 0."""
+    """Print one line per model. The exit status is 0 for unhealthy models too: they are a result, not an error."""
     check = context.build(context.settings).use_cases.check_health()
     if arguments.deep:
         from mlxk.entrypoints.cli.progress import ByteProgress

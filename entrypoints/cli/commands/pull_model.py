@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-    """Fetch, showing progress on standard error, and say what came of it."""
+    """Fetch the model and print the result; progress goes to standard error."""
     pull = context.build(context.settings).use_cases.pull_model()
     request = PullRequest(arguments.model, arguments.force_resume, arguments.dry_run)
     try:
@@ -29,9 +29,9 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
             "interrupted; what arrived is kept", hint=f"Continue: mlxk pull {arguments.model} --force-resume"
         ) from None
     if output.as_json:
-        output.document("pull", operations.pulled(result))
+        output.document("pull", operations.pull_json(result))
         return DONE
     if result.warning and request.dry_run:
         output.note(f"Warning: {result.warning}")
-    output.text(operations.pulled_text(result))
+    output.text(operations.pull_text(result))
     return DONE

@@ -33,13 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-    """Publish, and say what changed."""
+    """Publish the folder and print what changed; progress goes to standard error."""
     extent = PushExtent.DRY_RUN if arguments.dry_run else PushExtent.ALL
-    said = Visibility.PUBLIC if arguments.public else Visibility.PRIVATE if arguments.private else None
+    visibility = Visibility.PUBLIC if arguments.public else Visibility.PRIVATE if arguments.private else None
     request = PushRequest(
         folder=arguments.local_dir,
         name=arguments.repo_id,
-        visibility=said,
+        visibility=visibility,
         branch=arguments.branch,
         message=arguments.commit.strip() or DEFAULT_MESSAGE,
         create=arguments.create,
@@ -56,9 +56,9 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
             hint="Run the same command again: large files that arrived are not sent twice.",
         ) from None
     if output.as_json:
-        output.document("push", operations.pushed(result))
+        output.document("push", operations.push_json(result))
         return DONE
     if not result.health.healthy:
         output.note(f"Warning: the folder is not a whole model: {health_reason(result.health)}")
-    output.text(operations.pushed_text(result, verbose=arguments.verbose))
+    output.text(operations.push_text(result, verbose=arguments.verbose))
     return DONE

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-    """Remove, asking first when the name is not exact, and say what is gone."""
+    """Remove models and print which; ask for confirmation when the name is not exact."""
     remove = context.build(context.settings).use_cases.remove_model()
     request = RemoveRequest(arguments.model, arguments.force, arguments.dry_run)
     try:
@@ -29,7 +29,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted", hint=f"Continue: mlxk rm {arguments.model}") from None
     if output.as_json:
-        output.document("rm", operations.removed(result))
+        output.document("rm", operations.remove_json(result))
     else:
-        output.text(operations.removed_text(result))
+        output.text(operations.remove_text(result))
     return DONE

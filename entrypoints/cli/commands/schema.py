@@ -1,4 +1,4 @@
-"""``mlxk schema [COMMAND]``: the JSON Schema of a command's output, as shipped."""
+"""``mlxk schema [COMMAND]``: the JSON Schema of a command's output."""
 
 import argparse
 import json
@@ -15,12 +15,12 @@ _FOLDER = os.path.join(os.path.dirname(os.path.abspath(contracts.__file__)), "cl
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare whose schema to print."""
+    """Declare the command whose schema to print."""
     parser.add_argument("name", nargs="?", metavar="COMMAND", help="list the names when left out")
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-    """Print one schema, or the names of all."""
+    """Print one schema, or the names of all schemas."""
     names = sorted(name.removesuffix(_SUFFIX) for name in os.listdir(_FOLDER) if name.endswith(_SUFFIX))
     if arguments.name is None:
         if output.as_json:

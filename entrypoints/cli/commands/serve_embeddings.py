@@ -1,4 +1,4 @@
-"""``mlxk embed-serve MODEL``: a server for the vectors of one model, which ``serve --embed-backend`` may ask."""
+"""``mlxk embed-serve MODEL``: an embeddings server for one model, usable as ``serve --embed-backend``."""
 
 import argparse
 import json
@@ -10,11 +10,11 @@ from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.settings import LOG_LEVELS, ServerAddress, ServerSettings
 
 DEFAULT_PORT = 8001
-"""Beside the one of ``serve``."""
+"""The default of ``serve`` is 8000."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the model and where to listen."""
+    """Declare the model, the address and the log."""
     add_model_argument(parser)
     parser.add_argument("--host", metavar="HOST", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument(
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-    """Serve until interrupted."""
+    """Run the server until a signal ends it."""
     if not context.settings.enable_alpha:
         raise FeatureGateError(
             "embed-serve requires MLXK2_ENABLE_ALPHA_FEATURES=1", hint="Set the variable; the command may still change."

@@ -13,7 +13,7 @@ DEFAULT_LOG_LEVEL = "info"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare where to listen, what to grant clients, and how to log."""
+    """Declare address, limits, access and log."""
     model = parser.add_argument("--model", metavar="MODEL", help="have this model in memory from the start")
     complete_models(model)
     place = parser.add_argument_group("where")
@@ -50,7 +50,7 @@ def _add_safety(group: argparse._ArgumentGroup) -> None:
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-    """Serve until interrupted."""
+    """Run the server until a signal ends it."""
     if arguments.embed_backend and not context.settings.enable_alpha:
         raise FeatureGateError(
             "--embed-backend requires MLXK2_ENABLE_ALPHA_FEATURES=1",
@@ -62,10 +62,10 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
 
 
 def _settings(arguments: argparse.Namespace, context: CommandContext) -> ServerSettings:
-    """Combine flags and environment; what neither says is left to the defaults."""
+    """Return the flags, else the environment variables, else the defaults of ``ServerSettings``."""
     known = context.settings.serve
     level = "debug" if arguments.verbose else arguments.log_level
-    stated = {
+    given = {
         "host": _first(arguments.host, known.host),
         "port": _first(arguments.port, known.port),
         "model": _first(arguments.model, known.model),
@@ -81,7 +81,7 @@ def _settings(arguments: argparse.Namespace, context: CommandContext) -> ServerS
         "embed_backend": arguments.embed_backend,
     }
     return ServerSettings(
-        **{name: value for name, value in stated.items() if value is not None},
+        **{name: value for name, value in given.items() if value is not None},
         log_json=arguments.log_json or context.settings.log_json,
         strict_memory=arguments.strict_memory,
         allow_paths=arguments.allow_model_paths,
@@ -98,7 +98,7 @@ def _first(*values: object) -> object:
 
 
 def _api_keys(file: str | None, variable: str | None) -> tuple[str, ...]:
-    """Return the keys of the file, blank lines and comments left out, and the one of the environment."""
+    """Return the keys in the file, without blank lines and comments, and the key in the environment."""
     keys = [] if variable is None else [variable]
     if file is not None:
         try:
@@ -113,7 +113,7 @@ def _api_keys(file: str | None, variable: str | None) -> tuple[str, ...]:
 
 
 def _announcement(address: ServerAddress, server: ServerSettings, output: Output) -> str:
-    """Return the line that says where the server is reached."""
+    """Return the line with the server's address: text, or a JSON document."""
     if not output.as_json:
         return f"mlxk serves at {address.url}/v1 (Ctrl-C stops it)"
     data = {

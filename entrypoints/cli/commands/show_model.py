@@ -10,7 +10,7 @@ from mlxk.entrypoints.cli.render import model_json, tables
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the model and which section to print."""
+    """Declare the model and the section to print."""
     add_model_argument(parser)
     section = parser.add_mutually_exclusive_group()
     section.add_argument("--files", action="store_true", help="list its files")
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-    """Print the description and one section: metadata, files or config."""
+    """Print the model and one section: metadata, files or config."""
     container = context.build(context.settings)
     details = container.use_cases.show_model()(arguments.model, recalculate_hash=arguments.recalc_hash)
     section = "files" if arguments.files else "config" if arguments.config else "metadata"

@@ -1,17 +1,17 @@
-"""Sizes, ages and untrusted text, formatted for a line of a terminal."""
+"""Sizes, ages and untrusted text, formatted for a terminal."""
 
 import datetime
 
-_ACTING = (*range(0x09), *range(0x0A, 0x20), *range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F))
+_CONTROLS = (*range(0x09), *range(0x0A, 0x20), *range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F))
 _ISOLATES = range(0x2066, 0x206A)
 
-_SHOWN = {number: ascii(chr(number))[1:-1] for number in (*_ACTING, *_ISOLATES)}
-"""What moves the cursor, ends a line or turns the direction of writing, and how it is shown: as its number."""
+_ESCAPES = {number: ascii(chr(number))[1:-1] for number in (*_CONTROLS, *_ISOLATES)}
+"""Escapes of the control and format characters that move the cursor, end a line or change the writing direction."""
 
 
 def printable(text: str) -> str:
-    """Return text in which characters that would do something on a terminal are shown by their number."""
-    return text.translate(_SHOWN)
+    """Return text in which control and format characters are escaped."""
+    return text.translate(_ESCAPES)
 
 
 _UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB"))

@@ -1,4 +1,4 @@
-"""Transcripts and vectors as JSON: the field names that ``contracts/`` promises."""
+"""JSON of transcripts and embeddings, with the field names of ``contracts/``."""
 
 import json
 from collections.abc import Mapping
@@ -22,12 +22,12 @@ def answered(reference: str, prompt: str, transcript: Transcript, translated: bo
 
 
 def as_json(transcript: Transcript, translated: bool) -> str:
-    """Return a transcript as a JSON document of its own."""
+    """Return a transcript as JSON text."""
     return json.dumps(transcribed(transcript, translated), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
 
 
 def transcribed(transcript: Transcript, translated: bool) -> Json:
-    """Return a transcript."""
+    """Return a transcript as a JSON object."""
     return {
         "task": (SpeechTask.TRANSLATE if translated else SpeechTask.TRANSCRIBE).value,
         "language": transcript.language,
@@ -38,10 +38,10 @@ def transcribed(transcript: Transcript, translated: bool) -> Json:
 
 
 def embedded(fields: Mapping[str, object], vector: Vector, result: EmbeddingResult) -> Json:
-    """Return one record of ``embed``: what came in, the vector, and what it is of."""
+    """Return one record of ``embed``: the input fields, the embedding and its metadata."""
     return {
         **fields,
-        # Nine digits are all that a 32-bit number has.
+        # Nine significant digits are enough for 32-bit floats.
         "embedding": [float(f"{value:.9g}") for value in vector],
         "metadata": {
             "model": result.model,

@@ -1,17 +1,13 @@
-"""Models, health and answers as JSON: the field names and their order as promised in ``contracts/``."""
+"""JSON of models and health, with the field names and their order as in ``contracts/``."""
 
 import datetime
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
+from mlxk.application.use_cases.check_health import HealthEntry
 from mlxk.domain.models.memory import MemoryReading, MemoryVerdict
 from mlxk.domain.models.model import FileEntry, ModelDescription, ModelDetails, Origin, Workspace
 from mlxk.entrypoints.cli.render.formatting import decimal_size
 from mlxk.entrypoints.wording import health_reason, model_reason
-
-if TYPE_CHECKING:
-    from mlxk.application.use_cases.check_health import HealthEntry
-
 
 Json = dict[str, object]
 
@@ -56,7 +52,7 @@ def model_list(models: Iterable[ModelDescription], reading: MemoryReading | None
 
 
 def _listed(description: ModelDescription) -> Json:
-    """Return a model as ``list`` shows it: a workspace also has the name to show."""
+    """Return the model object of ``list``: that of a workspace also has a display name."""
     name = description.handle.display_name
     return model(description) if name is None else {**model(description), "display_name": name}
 
@@ -73,7 +69,7 @@ def file(entry: FileEntry) -> Json:
 
 
 def file_type(path: str) -> str:
-    """Return the one word that says what a file is for."""
+    """Return the type of a file: config, weights, tokenizer, readme or other."""
     name = path.rpartition("/")[2]
     if name == "config.json":
         return "config"
@@ -86,7 +82,7 @@ def file_type(path: str) -> str:
     return "readme" if name == "README.md" else "other"
 
 
-def health(entries: Iterable["HealthEntry"]) -> Json:
+def health(entries: Iterable[HealthEntry]) -> Json:
     """Return the data of ``health``."""
     objects = [_health_entry(entry) for entry in entries]
     whole = [entry for entry in objects if entry["status"] == "healthy"]
@@ -98,7 +94,7 @@ def health(entries: Iterable["HealthEntry"]) -> Json:
     }
 
 
-def _health_entry(entry: "HealthEntry") -> Json:
+def _health_entry(entry: HealthEntry) -> Json:
     report = entry.report
     fields: Json = {
         "name": entry.handle.display_name or entry.handle.name,
@@ -115,7 +111,7 @@ def _health_entry(entry: "HealthEntry") -> Json:
 
 
 def workspace_metadata(workspace: Workspace | None) -> Json | None:
-    """Return what is recorded about a workspace: null for other models, empty when it is not managed."""
+    """Return the metadata of a workspace: null for other models, empty when it is not managed."""
     if workspace is None:
         return None
     if not workspace.managed:
@@ -137,9 +133,9 @@ def model_details(details: ModelDetails, section: str, verdict: MemoryVerdict, h
 
     Args:
         details: The model.
-        section: ``files``, ``config`` or ``metadata``: which of them is filled in.
-        verdict: Whether it fits into this machine's memory.
-        hash_updated: Whether the content hash has just been recorded anew.
+        section: The section to fill: ``files``, ``config`` or ``metadata``.
+        verdict: Whether the model fits into memory.
+        hash_updated: Whether the content hash was just recalculated.
     """
     fields: Json = {
         "model": _with_quantization(details),

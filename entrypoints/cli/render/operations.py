@@ -1,4 +1,4 @@
-"""Results of ``pull``, ``rm``, ``push``, ``clone`` and ``convert``, as JSON and as text."""
+"""JSON and text of the results of ``pull``, ``rm``, ``push``, ``clone`` and ``convert``."""
 
 from mlxk.application.ports.model_cache import Removal
 from mlxk.application.ports.workspace_store import CopyMethod
@@ -16,7 +16,7 @@ from mlxk.entrypoints.wording import health_reason
 Json = dict[str, object]
 
 
-def pulled(result: PullResult) -> Json:
+def pull_json(result: PullResult) -> Json:
     """Return the data of ``pull``."""
     plan, handle = result.plan, result.handle
     return {
@@ -34,20 +34,20 @@ def pulled(result: PullResult) -> Json:
     }
 
 
-def pulled_text(result: PullResult) -> str:
-    """Return what ``pull`` says to people."""
+def pull_text(result: PullResult) -> str:
+    """Return the text of ``pull``."""
     lines = [f"pull: {result.name} — {_pull_message(result)}"]
     if result.plan and result.status is PullStatus.DRY_RUN:
         lines += [f"  {file.path}  {decimal_size(file.size_bytes)}" for file in result.plan.files]
     if result.plan:
-        told = (file for file in result.plan.skipped if file.reason is not SkipReason.UNUSED)
-        lines += [f"  not fetched: {file.path} ({file.reason.value})" for file in told]
+        listed = (file for file in result.plan.skipped if file.reason is not SkipReason.UNUSED)
+        lines += [f"  not fetched: {file.path} ({file.reason.value})" for file in listed]
     if result.report and not result.report.healthy and result.status is PullStatus.SUCCESS:
         lines.append(f"  unhealthy: {health_reason(result.report)}")
     return "".join(f"{printable(line)}\n" for line in lines)
 
 
-def removed(result: RemoveResult) -> Json:
+def remove_json(result: RemoveResult) -> Json:
     """Return the data of ``rm``."""
     removals = result.removals
     single = removals[0] if len(removals) == 1 else None
@@ -65,8 +65,8 @@ def removed(result: RemoveResult) -> Json:
     }
 
 
-def removed_text(result: RemoveResult) -> str:
-    """Return what ``rm`` says to people."""
+def remove_text(result: RemoveResult) -> str:
+    """Return the text of ``rm``."""
     lines = [f"rm: {_remove_message(result)}"]
     if len(result.removals) > 1:
         lines += [f"  {removal.name}  {decimal_size(removal.size_bytes)}" for removal in result.removals]
@@ -74,7 +74,7 @@ def removed_text(result: RemoveResult) -> str:
 
 
 def health_fields(report: HealthReport | None) -> Json:
-    """Return the finding of a check after the work, null when none was made."""
+    """Return the health after an operation, null where it was not checked."""
     return {
         "health": report.status.value if report else None,
         "health_reason": health_reason(report) if report else None,
@@ -123,7 +123,7 @@ def _removal(removal: Removal) -> Json:
     }
 
 
-def pushed(result: PushResult) -> Json:
+def push_json(result: PushResult) -> Json:
     """Return the data of ``push``."""
     changes, published = result.changes, result.published
     return {
@@ -151,8 +151,8 @@ def pushed(result: PushResult) -> Json:
     }
 
 
-def pushed_text(result: PushResult, *, verbose: bool) -> str:
-    """Return what ``push`` says to people."""
+def push_text(result: PushResult, *, verbose: bool) -> str:
+    """Return the text of ``push``."""
     request, changes = result.request, result.changes
     lines = [f"push: {request.name}@{request.branch} — {_push_message(result)}"]
     if result.published:
@@ -180,7 +180,7 @@ def _push_message(result: PushResult) -> str:
 
 
 def _creation(result: PushResult) -> str:
-    """Say what a push would create first, and what it lacks for that."""
+    """Return what a push would create, and the flag it would need."""
     if not (result.created_repository or result.created_branch):
         return ""
     what = "repository" if result.created_repository else "branch"
@@ -188,13 +188,13 @@ def _creation(result: PushResult) -> str:
 
 
 def _head(result: PushResult) -> str | None:
-    """The commit of the branch, or of the one that a new branch begins as."""
+    """Return the commit of the branch, or the one that a new branch would start from."""
     state = result.state
     return state.commit if state and (state.branch_exists or not result.changes) else None
 
 
 def _private(result: PushResult) -> bool | None:
-    """Whether the repository is, or would be, private; None when the hub was not asked."""
+    """Return whether the repository is, or would be, private; None without a request to the hub."""
     if result.state is None:
         return None
     if result.state.exists:
@@ -208,7 +208,7 @@ def _summary(changes: ChangeSet | None) -> Json | None:
     return {"added": len(changes.added), "modified": len(changes.modified), "deleted": len(changes.deleted)}
 
 
-def cloned(result: CloneResult) -> Json:
+def clone_json(result: CloneResult) -> Json:
     """Return the data of ``clone``."""
     handle, workspace = result.handle, result.workspace
     return {
@@ -226,8 +226,8 @@ def cloned(result: CloneResult) -> Json:
     }
 
 
-def cloned_text(result: CloneResult, *, quiet: bool) -> str:
-    """Return what ``clone`` says to people."""
+def clone_text(result: CloneResult, *, quiet: bool) -> str:
+    """Return the text of ``clone``."""
     if result.handle is None:
         return f"clone: {printable(result.source.name)} — {_clone_message(result)}\n"
     finding = " (✓ healthy)" if result.report and not quiet else ""
@@ -241,7 +241,7 @@ def _clone_message(result: CloneResult) -> str:
     return f"Cloned{f', {copied} files as plain copies' if copied else ' without taking space'}"
 
 
-def converted(result: ConvertResult) -> Json:
+def convert_json(result: ConvertResult) -> Json:
     """Return the data of ``convert``."""
     weights = result.weights
     return {
@@ -261,8 +261,8 @@ def converted(result: ConvertResult) -> Json:
     }
 
 
-def converted_text(result: ConvertResult) -> str:
-    """Return what ``convert`` says to people."""
+def convert_text(result: ConvertResult) -> str:
+    """Return the text of ``convert``."""
     unchanged = result.weights.unchanged if result.weights else ()
     lines = [
         f"convert: {result.source.name} → {result.handle.directory}",

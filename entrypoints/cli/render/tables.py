@@ -16,14 +16,14 @@ from mlxk.entrypoints.wording import health_reason, model_reason
 
 SEPARATOR = " | "
 NARROWEST = 12
-"""Characters a column keeps when the table has to shrink."""
+"""Least width of a column in a table that has to shrink."""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None, last: int = 26) -> str:
     """Return rows under a header, columns aligned, long cells wrapped.
 
     Args:
-        header: One title a column.
+        header: One title per column.
         rows: Cells of text.
         width: Characters of the terminal; None for a file or a pipe, where only the last column wraps.
         last: Characters at which the last column wraps.
@@ -41,7 +41,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | Non
 
 
 def _fitted(natural: list[int], width: int | None, last: int) -> list[int]:
-    """Shrink the widest columns until the table fits; some terminals are too narrow for any table."""
+    """Shrink the widest columns until the table fits, or all columns have the least width."""
     widths = [*natural[:-1], min(natural[-1], last)]
     room = 10**9 if width is None else width - len(SEPARATOR) * (len(widths) - 1)
     while sum(widths) > room and max(widths) > NARROWEST:
@@ -70,7 +70,7 @@ class ListView:
     """Which rows and columns of the list to show."""
 
     everything: bool = False
-    """Also frameworks and models that cannot run here."""
+    """Also other frameworks, and models that cannot run."""
     health: bool = False
     verbose: bool = False
 
@@ -78,9 +78,9 @@ class ListView:
 def model_table(
     models: Iterable[ModelDescription], view: ListView, now: datetime.datetime, width: int | None = None
 ) -> str:
-    """Return the table of models, no wider than ``width`` characters where that can be had.
+    """Return the table of models, no wider than ``width`` characters where possible.
 
-    Without flags it shows the models one can talk to; ``--verbose`` every runnable MLX model; ``--all`` everything.
+    Without flags it shows chat and audio models; ``--verbose`` all runnable MLX models; ``--all`` all models.
     """
     wide = view.verbose or view.everything
     header = ["Name", "Hash", "Size", "Modified", "Src", *(["Clean", "Framework"] if wide else []), "Type"]
@@ -158,7 +158,7 @@ def _health_cells(description: ModelDescription, verbose: bool) -> list[str]:
 
 
 def health_text(entries: Sequence[HealthEntry]) -> str:
-    """Return one line a model, after a summary when there are several."""
+    """Return one line per model, after a summary when there are several."""
     lines = [
         f"{entry.report.status.value:<9} {entry.handle.label} — {health_reason(entry.report)}" for entry in entries
     ]

@@ -3,7 +3,7 @@
 import pytest
 
 from mlxk.domain.errors import UsageError
-from mlxk.entrypoints.cli.program import HelpWanted, build_parser, parse
+from mlxk.entrypoints.cli.program import HelpRequested, build_parser, parse
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,6 @@ def test_a_text_that_starts_with_a_dash_can_be_written() -> None:
 def test_help_is_handed_to_the_program_and_not_printed(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(HelpWanted, match="usage: mlxk"):
+    with pytest.raises(HelpRequested, match="usage: mlxk"):
         parse(build_parser(), arguments)
     assert capsys.readouterr() == ("", "")
