@@ -25,8 +25,9 @@ import sysconfig
 import tempfile
 import time
 import venv
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from math import log
 from pathlib import Path
 from shutil import copy2
 
@@ -34,8 +35,7 @@ from mutation_faults import LAYERS, Fault, drawn, faulty
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("tests/unit", "tests/contract", "tests/integration", "tests/e2e")
-FILES_IN_A_RUN = 8
-COMMON_WORD = 20  # a word in the paths of more files than this says little
+FILES_IN_A_RUN = 3
 TEST_SECONDS = 90
 
 
@@ -50,23 +50,24 @@ class TestGraph:
         for path in files:
             self._edges[path] |= self._through_fixtures(path)
         self._distances = {path: self._reached(path) for path in files}
+        self._words = {path: words_of(path + (root / path).read_text("utf-8")) for path in files}
+        self._holding = Counter(itertools.chain.from_iterable(self._words.values()))
 
     def runs(self, module: str) -> Iterator[list[str]]:
-        """Yield the test files that reach a module in runs of a few, the most specific and the fastest first."""
-        distances = {path: reached[module] for path, reached in self._distances.items() if module in reached}
-        words = self._words(module)
+        """Yield the test files that reach a module in runs of a few, the most specific and the fastest first.
 
-        def order(path: str) -> tuple[int, int]:
-            return distances[path] + kind(path) - 3 * len(words & self._words(path)), len(self._edges[path])
+        A test file is specific when it holds, or is named by, words of the module's path that few test files hold.
+        """
+        distances = {path: reached[module] for path, reached in self._distances.items() if module in reached}
+        weights = {word: log(len(self._words) / (1 + self._holding[word])) for word in words_of(module)}
+
+        def order(path: str) -> tuple[float, int]:
+            specific = sum(weight * ((word in self._words[path]) + (word in path)) for word, weight in weights.items())
+            return distances[path] + kind(path) - 2 * specific, len(self._edges[path])
 
         ordered = iter(sorted(distances, key=order))
         while run := list(itertools.islice(ordered, FILES_IN_A_RUN)):
             yield run
-
-    def _words(self, path: str) -> set[str]:
-        """Return the words of a path that few files have, in the singular."""
-        found = {word.removesuffix("s") for word in re.split(r"\W|_", path)}
-        return {word for word in found if sum(word in other for other in self._trees) <= COMMON_WORD}
 
     def _imported(self, tree: ast.AST, path: str) -> set[str]:
         """Return the files that a syntax tree imports, or starts as a program."""
@@ -113,6 +114,11 @@ class TestGraph:
                 distances[other] = distances[path] + 1
                 waiting.append(other)
         return distances
+
+
+def words_of(text: str) -> set[str]:
+    """Return the words of a text or of its names, in the singular."""
+    return {word.removesuffix("s") for word in re.findall("[a-z]+", text.lower())}
 
 
 def kind(path: str) -> int:
