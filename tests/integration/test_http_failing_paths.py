@@ -24,7 +24,7 @@ def endless(request: GenerationRequest) -> Sequence[Token]:
 
 
 def server(generator: InMemoryTextGenerator, limits: ServerLimits | None = None, **settings: Any) -> RunningServer:
-    return RunningServer(Parts(generator, ServerSettings(**settings), ping_seconds=0.2), limits)
+    return RunningServer(Parts(generator, ServerSettings(**settings)), limits)
 
 
 def running(it: RunningServer) -> int:
