@@ -1,7 +1,6 @@
-"""Downloading a model: its files as the hub describes them, and which of them are fetched.
+"""Download of a model: its files as the hub lists them, their validation, and the selection of files to download.
 
-Owns the checks of names, sizes and digests that come from the hub, and the plan of a download: weights that cannot run
-code, tokenizers, JSON and documents. Fetching is the work of the hub adapter.
+Weights that cannot run code, tokenizers, JSON and documents are downloaded.
 """
 
 import enum
@@ -29,15 +28,15 @@ class RemoteFile:
     """Relative to the repository, with ``/`` between parts."""
     size_bytes: int
     blob_id: str
-    """git's sha1 of the content; of the pointer to it when ``sha256`` is given."""
+    """git's sha1 of the content, or of the LFS pointer when ``sha256`` is given."""
     sha256: str | None = None
     """Of the content, for large files."""
     chunk_hash: str | None = None
-    """What the hub's chunk store calls the content; kept for other clients of the cache."""
+    """Name of the content in the hub's chunk store; recorded for other clients of the cache."""
 
     @property
     def digest(self) -> str:
-        """What the content must hash to: 64 digits for sha256, 40 for git's sha1 of it as a blob."""
+        """Expected digest of the content: 64 digits for sha256, 40 for git's sha1 of it as a blob."""
         return self.sha256 or self.blob_id
 
 
@@ -52,18 +51,18 @@ class RemoteModel:
     files: tuple[RemoteFile, ...]
     """All of them, sorted by path."""
     revision: str | None = None
-    """The branch or tag that was asked for; None for the default branch or a commit."""
+    """The requested branch or tag; None for the default branch or a commit."""
     made_for_mlx: bool = False
-    """Whether its author says that it is in MLX's format."""
+    """Whether its author declares the MLX format."""
 
     @property
     def reference(self) -> str | None:
-        """The branch or tag that now stands for the commit; None when a commit was asked for."""
+        """The branch or tag that points to the commit; None when a commit was requested."""
         return None if self.revision == self.commit else self.revision or "main"
 
 
 def check_name(name: str) -> str:
-    """Return the name of a repository, ``org/name``, when it is one.
+    """Validate the name of a repository, ``org/name``, and return it.
 
     Raises:
         ValidationError: It is too long, or not two parts of letters, digits, ``.``, ``_`` and ``-``.
@@ -85,10 +84,10 @@ def check_name(name: str) -> str:
 
 
 def check_revision(revision: str) -> str:
-    """Return a branch, tag or commit when it can be one.
+    """Validate a branch, tag or commit and return it.
 
     Raises:
-        ValidationError: git would not allow the name, or it would lead out of a directory.
+        ValidationError: git does not allow the name, or it would be a path out of a directory.
     """
     parts = revision.split("/")
     sound = _REVISION.fullmatch(revision) and not any(
@@ -100,7 +99,7 @@ def check_revision(revision: str) -> str:
 
 
 def check_commit(commit: str | None) -> str:
-    """Return what the hub says the commit is, when it can be one.
+    """Validate a commit from the hub and return it.
 
     Raises:
         DownloadFailedError: It is not 40 hexadecimal digits.
@@ -111,10 +110,10 @@ def check_commit(commit: str | None) -> str:
 
 
 def check_file(file: RemoteFile) -> RemoteFile:
-    """Return a file of the hub's listing when its path and digest can be used.
+    """Validate a file of the hub's listing and return it.
 
     Raises:
-        DownloadFailedError: The path leads out of the repository, or the digest is none.
+        DownloadFailedError: The path leads out of the repository, or the digest is invalid.
     """
     parts = file.path.split("/")
     unsafe = {"", ".", ".."} & set(parts) or "\\" in file.path or ":" in parts[0][1:2]
@@ -131,12 +130,12 @@ def is_commit(text: str) -> bool:
 
 
 def abbreviates(text: str, commit: str | None) -> bool:
-    """Whether a text is the beginning of a commit, as git prints it, or all of it."""
+    """Whether a text is a prefix of a commit, of at least the length that git prints."""
     return commit is not None and _SHORT_COMMIT.fullmatch(text) is not None and commit.startswith(text)
 
 
 class SkipReason(enum.Enum):
-    """Why a file is left on the hub."""
+    """Reason not to download a file."""
 
     PICKLE = "a pickle could run code when it is loaded"
     CODE = "program code is never fetched"
@@ -146,7 +145,7 @@ class SkipReason(enum.Enum):
 
 @attrs.frozen
 class SkippedFile:
-    """A file that is left on the hub."""
+    """A file that is not downloaded."""
 
     path: str
     reason: SkipReason
@@ -154,7 +153,7 @@ class SkippedFile:
 
 @attrs.frozen
 class DownloadPlan:
-    """What a pull fetches of one revision."""
+    """The files of one revision that a pull downloads."""
 
     model: RemoteModel
     files: tuple[RemoteFile, ...]
@@ -164,7 +163,7 @@ class DownloadPlan:
 
     @property
     def size_bytes(self) -> int:
-        """The sizes of all files to fetch; a content that several files share counts once."""
+        """Size of the download; content shared by several files counts once."""
         return sum({file.digest: file.size_bytes for file in self.files}.values())
 
 
@@ -176,7 +175,7 @@ _PAPERS = ("readme", "license", "licence", "notice", "use_policy")
 
 
 def plan_download(model: RemoteModel) -> DownloadPlan:
-    """Choose the files of a model that are fetched.
+    """Select the files of a model to download.
 
     Raises:
         IncompatibleModelError: The model has no weights in safetensors files.

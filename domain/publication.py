@@ -1,4 +1,4 @@
-"""Publishing a folder: which files are uploaded, what changes on the hub, and the signs that a file holds a secret."""
+"""Publication of a folder: selection of files, changes on the hub, and detection of secrets."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -10,13 +10,13 @@ from mlxk.domain.download import RemoteFile
 from mlxk.domain.models.model import SENTINEL_NAME
 
 IGNORE_FILE = ".hfignore"
-"""Rules of the folder, in the language of ``.gitignore``."""
+"""Ignore rules of the folder, in the syntax of ``.gitignore``."""
 
 USUALLY_IGNORED = (
     ".DS_Store", "Thumbs.db", ".hfignore", ".gitignore", "__pycache__/", "*.pyc", ".venv/", "venv/",
     ".ipynb_checkpoints/",
 )  # fmt: skip
-"""Left out unless the folder's own rules say otherwise."""
+"""Ignored unless the folder's own rules include them."""
 
 NEVER_PUBLISHED = (
     f"{SENTINEL_NAME}*",
@@ -26,15 +26,15 @@ NEVER_PUBLISHED = (
     "*.mlxk-draft/",
     ".mlxk_draft.lock",
 )
-"""Facts and leftovers of this machine."""
+"""Local records and temporary files; no rule can include them."""
 
 KEPT_ON_THE_HUB = frozenset({".gitattributes"})
-"""What the hub itself needs; a push that deletes what the folder lacks spares these."""
+"""Files that the hub needs; a push with deletion keeps them."""
 
 
 @attrs.frozen
 class LocalFile:
-    """One file of a folder that may be published."""
+    """One file of a folder to publish."""
 
     path: str
     """Relative to the folder, with ``/`` between parts."""
@@ -43,44 +43,44 @@ class LocalFile:
 
 @attrs.frozen
 class FolderScan:
-    """What a folder holds, by its rules."""
+    """The files of a folder, by its ignore rules."""
 
     files: tuple[LocalFile, ...]
-    """To be published, sorted by path."""
+    """Files to publish, sorted by path."""
     outward_links: tuple[str, ...]
-    """Links that lead out of the folder, or nowhere, and that no rule leaves out, sorted."""
+    """Links out of the folder and dangling links that no rule ignores, sorted."""
 
     @property
     def size_bytes(self) -> int:
-        """The sizes of all files together."""
+        """Total size of the files."""
         return sum(file.size_bytes for file in self.files)
 
 
 @attrs.frozen
 class ContentDigests:
-    """What a file hashes to in the two ways the hub knows."""
+    """Digests of a file by both algorithms of the hub."""
 
     sha256: str
     blob_id: str
-    """git's sha1 of it as a blob."""
+    """git's sha1 of the content as a blob."""
 
 
 @attrs.frozen
 class RemoteState:
-    """A repository at one of its branches, as a push finds it."""
+    """State of a repository and one of its branches before a push."""
 
     exists: bool = False
     private: bool = False
     branch_exists: bool = False
     commit: str | None = None
-    """The head of the branch; of the default branch when that branch does not exist."""
+    """Head of the branch, or of the default branch when the branch does not exist."""
     files: tuple[RemoteFile, ...] = ()
     """At that commit, sorted by path."""
 
 
 @attrs.frozen
 class ChangeSet:
-    """What a push changes; every tuple is sorted."""
+    """Changes of a push; every tuple is sorted."""
 
     added: tuple[str, ...] = ()
     modified: tuple[str, ...] = ()
@@ -91,41 +91,41 @@ class ChangeSet:
 
     @property
     def uploads(self) -> tuple[str, ...]:
-        """The files whose content goes up, sorted."""
+        """Files to upload, sorted."""
         return tuple(sorted((*self.added, *self.modified)))
 
 
 def compare(local: Mapping[str, ContentDigests | None], remote: tuple[RemoteFile, ...], *, delete: bool) -> ChangeSet:
-    """Return what makes a branch hold what a folder holds.
+    """Return the changes that make a branch equal to a folder.
 
     Args:
-        local: Path to digests; they may be None where the branch has no file of that name.
+        local: Path to digests; None is enough where the branch has no file of that name and size.
         remote: The files of the branch.
-        delete: Whether files that the folder lacks are deleted.
+        delete: Whether to delete files that the folder lacks.
     """
-    there = {file.path: file for file in remote}
+    by_path = {file.path: file for file in remote}
     modified = []
     for path, digests in local.items():
-        known = there.get(path)
+        known = by_path.get(path)
         if known and (digests is None or known.digest != (digests.sha256 if known.sha256 else digests.blob_id)):
             modified.append(path)
-    deleted = sorted(there.keys() - local.keys() - KEPT_ON_THE_HUB) if delete else []
-    return ChangeSet(tuple(sorted(local.keys() - there.keys())), tuple(sorted(modified)), tuple(deleted))
+    deleted = sorted(by_path.keys() - local.keys() - KEPT_ON_THE_HUB) if delete else []
+    return ChangeSet(tuple(sorted(local.keys() - by_path.keys())), tuple(sorted(modified)), tuple(deleted))
 
 
 MAX_SCANNED_BYTES = 64 * 1024 * 1024
-"""Longer texts are data, not settings; of those only the name is judged."""
+"""Longer files are data; only their names are checked."""
 
 
 @attrs.frozen
 class SecretFinding:
-    """One place that looks like a secret."""
+    """A possible secret."""
 
     path: str
     kind: str
-    """What it looks like, in words."""
+    """Kind of secret, as shown to the user."""
     line: int | None = None
-    """Counted from 1; None when it is the name."""
+    """Counted from 1; None when the file name is the finding."""
 
     def __str__(self) -> str:
         where = f"{self.path}:{self.line}" if self.line else self.path
@@ -141,29 +141,29 @@ _NAMES = (
 
 
 @attrs.frozen
-class _Shape:
-    """What one kind of secret looks like."""
+class _SecretPattern:
+    """Pattern of one kind of secret."""
 
     kind: str
-    beginnings: tuple[str, ...]
-    """Every secret of this kind has one of them; looking for them first is a hundred times faster than matching."""
+    prefixes: tuple[str, ...]
+    """Literal prefixes, one of which every match has: searching them first is a hundred times faster."""
     pattern: re.Pattern[str]
 
 
-_SHAPES = (
-    _Shape("a Hugging Face token", ("hf_",), re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")),
-    _Shape("a private key", ("-----BEGIN",), re.compile(r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----")),
-    _Shape("an AWS access key", ("AKIA", "ASIA"), re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b")),
-    _Shape(
+_SECRET_PATTERNS = (
+    _SecretPattern("a Hugging Face token", ("hf_",), re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")),
+    _SecretPattern("a private key", ("-----BEGIN",), re.compile(r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----")),
+    _SecretPattern("an AWS access key", ("AKIA", "ASIA"), re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b")),
+    _SecretPattern(
         "a GitHub token",
         ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
         re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{50,})\b"),
     ),
-    _Shape("a GitLab token", ("glpat-",), re.compile(r"\bglpat-[A-Za-z0-9_-]{20,}")),
-    _Shape("an API key", ("sk-",), re.compile(r"\bsk-[A-Za-z0-9_-]{32,}")),
-    _Shape("a Google API key", ("AIza",), re.compile(r"\bAIza[0-9A-Za-z_-]{35}\b")),
-    _Shape("a Slack token", ("xox",), re.compile(r"\bxox[abprs]-[A-Za-z0-9-]{20,}")),
-    _Shape(
+    _SecretPattern("a GitLab token", ("glpat-",), re.compile(r"\bglpat-[A-Za-z0-9_-]{20,}")),
+    _SecretPattern("an API key", ("sk-",), re.compile(r"\bsk-[A-Za-z0-9_-]{32,}")),
+    _SecretPattern("a Google API key", ("AIza",), re.compile(r"\bAIza[0-9A-Za-z_-]{35}\b")),
+    _SecretPattern("a Slack token", ("xox",), re.compile(r"\bxox[abprs]-[A-Za-z0-9-]{20,}")),
+    _SecretPattern(
         "a package registry token",
         ("npm_", "pypi-"),
         re.compile(r"\b(?:npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{50,})\b"),
@@ -171,11 +171,11 @@ _SHAPES = (
 )
 
 _SHORTEST_LOCAL_PATH = 4
-"""Characters; shorter directories occur in any text."""
+"""Characters; shorter directory names occur in any text."""
 
 
 def judge_name(path: str) -> SecretFinding | None:
-    """Return a finding when files of that name are made to hold secrets."""
+    """Return a finding when a file name is one of those used for secrets."""
     lower = path.lower()
     name = lower.rpartition("/")[2]
     for pattern in _NAMES:
@@ -190,26 +190,29 @@ def judge_name(path: str) -> SecretFinding | None:
 
 
 def judge_text(path: str, text: str, local_paths: Iterable[str]) -> list[SecretFinding]:
-    """Return the findings in a text, one of a kind.
+    """Return the findings in a text, one of each kind.
 
     Args:
-        path: Whose text it is.
-        text: The whole of it.
-        local_paths: Directories of this machine whose names are nobody's business.
+        path: Path of the file.
+        text: Its content.
+        local_paths: Directories of this machine that must not be published.
     """
     findings = []
-    for shape in (*_SHAPES, *(_shape_of(directory) for directory in local_paths if _tells(directory))):
-        found = shape.pattern.search(text) if any(beginning in text for beginning in shape.beginnings) else None
+    for secret in (
+        *_SECRET_PATTERNS,
+        *(_path_pattern(directory) for directory in local_paths if _is_searchable(directory)),
+    ):
+        found = secret.pattern.search(text) if any(prefix in text for prefix in secret.prefixes) else None
         if found:
-            findings.append(SecretFinding(path, shape.kind, text.count("\n", 0, found.start()) + 1))
+            findings.append(SecretFinding(path, secret.kind, text.count("\n", 0, found.start()) + 1))
     return list(dict.fromkeys(findings))
 
 
-def _tells(directory: str) -> bool:
+def _is_searchable(directory: str) -> bool:
     return len(directory) >= _SHORTEST_LOCAL_PATH and directory.startswith("/")
 
 
-def _shape_of(directory: str) -> _Shape:
-    """Match a directory as JSON and other text write it, and not as the beginning of a longer name."""
+def _path_pattern(directory: str) -> _SecretPattern:
+    """Match a directory in plain text and JSON, but not as the prefix of a longer name."""
     pattern = r"(?<![\w/.-])" + re.escape(directory).replace("/", r"\\?/") + r"(?![\w.-])"
-    return _Shape("a path of this machine", (directory.rpartition("/")[2],), re.compile(pattern))
+    return _SecretPattern("a path of this machine", (directory.rpartition("/")[2],), re.compile(pattern))

@@ -1,7 +1,7 @@
-"""The files of one model directory.
+"""Read access to the files of a model directory.
 
-Links to files are followed wherever they lead, because that is how the hub cache stores weights and how people keep
-them on another disk. Links to directories are not followed, so that no link makes a walk endless or leaves the model.
+Links to files are followed: the hub cache stores weights in this way, and users keep weights on other disks. Links to
+directories are not followed, so that a walk ends and stays inside the model.
 """
 
 import datetime
@@ -13,18 +13,13 @@ from mlxk.application.ports.model_files import FileListing, ModelFiles
 from mlxk.domain.errors import StorageError
 from mlxk.domain.models.model import FileEntry
 
-_LEADS_NOWHERE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR})
+_DANGLING = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR})
 
 
 class FilesystemModelFiles(ModelFiles):
-    """Reads below model directories: one directory scan each, one ``stat`` a file."""
+    """Reads model directories with one scan a directory and one ``stat`` a file."""
 
     def list(self, directory: str) -> FileListing:
-        """List the files of a model, sorted.
-
-        Raises:
-            StorageError: The directory does not exist or cannot be read.
-        """
         try:
             modified = os.stat(directory).st_mtime
             os.scandir(directory).close()
@@ -43,11 +38,9 @@ class FilesystemModelFiles(ModelFiles):
         return FileListing(entries, tuple(sorted(dangling)), when)
 
     def read(self, directory: str, path: str, limit: int) -> bytes | None:
-        """Return the first ``limit`` bytes of one regular file, or None when it does not exist or cannot be read."""
         return _read(directory, path, limit, at_end=False)
 
     def read_end(self, directory: str, path: str, limit: int) -> bytes | None:
-        """Return the last ``limit`` bytes of one regular file, or None when it does not exist or cannot be read."""
         return _read(directory, path, limit, at_end=True)
 
 
@@ -72,7 +65,7 @@ def _read(directory: str, path: str, limit: int, at_end: bool) -> bytes | None:
 
 
 def _scan(base: str, folder: str, files: list[tuple[str, int]], dangling: list[str]) -> list[tuple[str, str]]:
-    """Collect the files of one folder; returns its subfolders. What vanishes or refuses is left out."""
+    """Collect the files of one folder and return its subfolders. Inaccessible entries are omitted."""
     folders = []
     try:
         with os.scandir(folder) as entries:
@@ -83,7 +76,7 @@ def _scan(base: str, folder: str, files: list[tuple[str, int]], dangling: list[s
                 try:
                     status = entry.stat()
                 except OSError as error:
-                    if error.errno in _LEADS_NOWHERE and entry.is_symlink():
+                    if error.errno in _DANGLING and entry.is_symlink():
                         dangling.append(base + entry.name)
                     continue
                 if stat.S_ISREG(status.st_mode):
@@ -94,8 +87,8 @@ def _scan(base: str, folder: str, files: list[tuple[str, int]], dangling: list[s
 
 
 def _first_bytes(descriptor: int, count: int) -> bytes:
-    pieces = []
-    while count > 0 and (piece := os.read(descriptor, count)):
-        pieces.append(piece)
-        count -= len(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    chunks = []
+    while count > 0 and (chunk := os.read(descriptor, count)):
+        chunks.append(chunk)
+        count -= len(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -1,21 +1,20 @@
-"""Folders that are to be published, on the local disk.
+"""Folders to publish, on the local disk.
 
-Ignore rules are matched as git does it, by pathspec: the hub client's own patterns differ from git's in anchors,
-negation and directories.
+Ignore rules are matched by pathspec, as git does: the patterns of the hub client differ in anchors, negation and
+directories.
 """
 
 import hashlib
 import os
 import stat
 from collections.abc import Callable
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
+
+from pathspec import GitIgnoreSpec
 
 from mlxk.application.ports.publication_folder import PublicationFolder
 from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.domain.publication import IGNORE_FILE, NEVER_PUBLISHED, USUALLY_IGNORED, ContentDigests, FolderScan, LocalFile
-
-if TYPE_CHECKING:
-    from pathspec import GitIgnoreSpec
 
 READ_BYTES = 1024 * 1024
 MAX_RULES_BYTES = 1024 * 1024
@@ -23,17 +22,15 @@ _SAMPLE_BYTES = 8192
 
 
 class FilesystemPublicationFolder(PublicationFolder):
-    """Reads folders of the local disk."""
+    """Reads folders to publish on the local disk."""
 
     def find(self, path: str) -> str | None:
-        """Return the absolute directory a path means, links resolved, or None when it is not a directory."""
         if "\0" in path:
             return None
         directory = os.path.realpath(os.path.expanduser(path))
         return directory if os.path.isdir(directory) else None
 
     def scan(self, directory: str) -> FolderScan:
-        """List what is to be published."""
         usual, never = _rules(directory)
         files: list[LocalFile] = []
         outward: list[str] = []
@@ -60,16 +57,14 @@ class FilesystemPublicationFolder(PublicationFolder):
         return FolderScan(tuple(sorted(files, key=lambda file: file.path)), tuple(sorted(outward)))
 
     def text(self, directory: str, path: str, limit: int) -> str | None:
-        """Return the whole text of a file; None when it is too long or is not text."""
         try:
             with open(os.path.join(directory, path), "rb") as file:
-                content = _header(file, limit) if path.endswith(".safetensors") else _whole_text(file, limit)
+                content = _header(file, limit) if path.endswith(".safetensors") else _text(file, limit)
         except OSError as error:
             raise _unreadable(error) from error
         return None if content is None or b"\0" in content else content.decode("utf-8", errors="replace")
 
-    def digests(self, directory: str, path: str, tell: Callable[[int], None]) -> ContentDigests:
-        """Read a file and return what it hashes to."""
+    def digests(self, directory: str, path: str, report: Callable[[int], None]) -> ContentDigests:
         buffer, done = memoryview(bytearray(READ_BYTES)), 0
         try:
             with open(os.path.join(directory, path), "rb", buffering=0) as file:
@@ -80,7 +75,7 @@ class FilesystemPublicationFolder(PublicationFolder):
                     content.update(buffer[:count])
                     blob.update(buffer[:count])
                     done += count
-                    tell(done)
+                    report(done)
         except OSError as error:
             raise _unreadable(error) from error
         return ContentDigests(content.hexdigest(), blob.hexdigest())
@@ -92,18 +87,16 @@ def _header(file: BinaryIO, limit: int) -> bytes | None:
     return file.read(length) if length <= limit else None
 
 
-def _whole_text(file: BinaryIO, limit: int) -> bytes | None:
-    """Return what a file holds, when its beginning looks like text and it is not too long."""
+def _text(file: BinaryIO, limit: int) -> bytes | None:
+    """Return the content of a file that is not binary and not too long."""
     beginning = file.read(_SAMPLE_BYTES)
     if b"\0" in beginning or os.fstat(file.fileno()).st_size > limit:
         return None
     return beginning + file.read()
 
 
-def _rules(directory: str) -> "tuple[GitIgnoreSpec, GitIgnoreSpec]":
-    """Return the rules that the folder may bend, and those that it may not."""
-    from pathspec import GitIgnoreSpec  # noqa: PLC0415 - only publishing needs it
-
+def _rules(directory: str) -> tuple[GitIgnoreSpec, GitIgnoreSpec]:
+    """Return the default rules with those of the folder, and the rules that it cannot change."""
     try:
         with open(os.path.join(directory, IGNORE_FILE), encoding="utf-8") as file:
             own = file.read(MAX_RULES_BYTES).splitlines()

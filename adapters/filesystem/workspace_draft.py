@@ -66,12 +66,12 @@ class FilesystemWorkspaceDraft(WorkspaceDraft):
     def directory(self) -> str:
         return self._directory
 
-    def take(self, source: str, path: str, tell: Callable[[int], None]) -> CopyMethod:
+    def copy(self, source: str, path: str, report: Callable[[int], None]) -> CopyMethod:
         self._added.add(path)
         target = os.path.join(self._directory, path)
         try:
             os.makedirs(os.path.dirname(target), exist_ok=True)
-            return copy_file(os.path.join(source, path), target, tell)
+            return copy_file(os.path.join(source, path), target, report)
         except OSError as error:
             raise _refused(error) from error
 
@@ -222,7 +222,7 @@ _CANNOT_CLONE = frozenset(
 """Errors of systems that cannot clone between these two paths. A full disk is a real error."""
 
 
-def copy_file(source: str, target: str, tell: Callable[[int], None]) -> CopyMethod:
+def copy_file(source: str, target: str, report: Callable[[int], None]) -> CopyMethod:
     """Copy a file, following links; copy-on-write where the file system supports it. An equal size and time is kept.
 
     macOS has clonefile(2), Linux the FICLONE request of btrfs, XFS and others. The target appears only when complete.
@@ -230,7 +230,7 @@ def copy_file(source: str, target: str, tell: Callable[[int], None]) -> CopyMeth
     Args:
         source: An existing file.
         target: Path of the copy; its directory exists.
-        tell: Called with the bytes copied so far.
+        report: Called with the bytes copied so far.
 
     Raises:
         OSError: It cannot be copied; there is then nothing at the target, or what was there before.
@@ -238,7 +238,7 @@ def copy_file(source: str, target: str, tell: Callable[[int], None]) -> CopyMeth
     origin = os.path.realpath(source)
     status = os.stat(origin)
     if _is_same(target, status):
-        tell(status.st_size)
+        report(status.st_size)
         return CopyMethod.KEPT
     temporary = target + COPY_SUFFIX
     with contextlib.suppress(FileNotFoundError):
@@ -250,12 +250,12 @@ def copy_file(source: str, target: str, tell: Callable[[int], None]) -> CopyMeth
         if error.errno not in _CANNOT_CLONE:
             raise
         method = CopyMethod.COPIED
-        _copy(origin, temporary, tell)
+        _copy(origin, temporary, report)
     # Files of the cache's shared store are read-only, but a workspace is meant to be edited.
     os.chmod(temporary, stat.S_IMODE(status.st_mode) | stat.S_IRUSR | stat.S_IWUSR)
     os.utime(temporary, ns=(status.st_atime_ns, status.st_mtime_ns))
     os.replace(temporary, target)
-    tell(status.st_size)
+    report(status.st_size)
     return method
 
 
@@ -289,7 +289,7 @@ def _clone_on_macos(source: str, target: str) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _copy(source: str, target: str, tell: Callable[[int], None]) -> None:
+def _copy(source: str, target: str, report: Callable[[int], None]) -> None:
     buffer, done = memoryview(bytearray(READ_BYTES)), 0
     with open(source, "rb", buffering=0) as origin, open(target, "wb", buffering=0) as copy:
         while count := origin.readinto(buffer):
@@ -297,5 +297,5 @@ def _copy(source: str, target: str, tell: Callable[[int], None]) -> None:
             while view:
                 view = view[copy.write(view) :]
             done += count
-            tell(done)
+            report(done)
         os.fsync(copy.fileno())

@@ -1,6 +1,6 @@
-"""What the use cases need from outside, one small Protocol a file.
+"""Ports: the interfaces through which use cases reach disk, network, models and terminal, one Protocol a file.
 
-A port's docstrings are its contract; ``tests/contract/ports`` holds one suite a port, run on every adapter of it.
-Adapters subclass the port explicitly, so that type checking sees the relation, and translate every foreign error into
-the tree of ``mlxk.domain.errors``.
+A port's docstrings are its contract; ``tests/contract/ports`` has one suite a port, run on every adapter and on the
+in-memory double. Adapters subclass the port explicitly, so that type checkers see the relation, inherit its docstrings,
+and translate foreign exceptions into those of ``mlxk.domain.errors``.
 """

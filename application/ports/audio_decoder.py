@@ -1,4 +1,4 @@
-"""Port: a file of sound as samples."""
+"""Port: decoding of audio files."""
 
 from abc import abstractmethod
 from typing import Protocol
@@ -7,18 +7,18 @@ from mlxk.domain.generation.media import DecodedAudio
 
 
 class AudioDecoder(Protocol):
-    """Turns files of sound into what is to be heard in a prompt. Safe to share between threads."""
+    """Decodes audio files into samples for prompts. Thread-safe."""
 
     @abstractmethod
     def decode(self, path: str, name: str) -> DecodedAudio:
-        """Decode a file, whatever its length.
+        """Decode a file of any length.
 
         Args:
-            path: The file, on this machine.
-            name: What the user calls it; refusals name it so.
+            path: Path of the file.
+            name: The name used in error messages, as the user wrote it.
 
         Raises:
-            ValidationError: It is missing, empty, too large, or no sound.
-            StorageError: It cannot be read.
-            BackendNotInstalledError: The package or program that its format needs is not installed.
+            ValidationError: The file is missing, empty, too large, or not audio.
+            StorageError: The file cannot be read.
+            BackendNotInstalledError: The format needs a package or program that is not installed.
         """

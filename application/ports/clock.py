@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Tells the time, so that tests can say what it is."""
+    """The system clock; tests use one they control."""
 
     @abstractmethod
     def now(self) -> datetime.datetime:
@@ -14,4 +14,4 @@ class Clock(Protocol):
 
     @abstractmethod
     def monotonic(self) -> float:
-        """Return seconds that only grow, for measuring durations."""
+        """Return seconds of a monotonic clock, for measuring durations."""

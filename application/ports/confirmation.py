@@ -1,21 +1,21 @@
-"""Port: asking a person for a yes."""
+"""Port: confirmation by the user."""
 
 from abc import abstractmethod
 from typing import Protocol
 
 
 class Confirmation(Protocol):
-    """Asks whoever sits at the terminal."""
+    """Asks the user at the terminal."""
 
     @abstractmethod
     def ask(self, facts: tuple[str, ...], question: str, *, default: bool) -> bool | None:
-        """Ask a question that is answered by yes or no.
+        """Ask a yes-or-no question.
 
         Args:
-            facts: Lines to show before it.
-            question: It, with its question mark.
-            default: What an empty answer means.
+            facts: Lines to show before the question.
+            question: The question, with its question mark.
+            default: The meaning of an empty answer.
 
         Returns:
-            The answer, or None when nobody is there to give one; nothing is shown then.
+            The answer. None when there is no terminal; nothing is shown then.
         """

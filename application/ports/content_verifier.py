@@ -1,4 +1,4 @@
-"""Port: comparing every byte of a model with the digests recorded when it was downloaded."""
+"""Port: verification of a model's content against the digests recorded at download."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from mlxk.domain.models.model import ModelHandle
 
 @attrs.frozen
 class VerificationResult:
-    """What reading every byte found."""
+    """Result of hashing every file."""
 
     checked: int
-    """Files that have a digest to compare with."""
+    """Number of files with a recorded digest."""
     unverifiable: tuple[str, ...]
-    """Files with no recorded digest, sorted."""
+    """Files without a recorded digest, sorted."""
     damaged: tuple[str, ...]
-    """Files whose content differs from their digest, or cannot be read, sorted."""
+    """Files that differ from their digest or cannot be read, sorted."""
 
 
 class ContentVerifier(Protocol):
@@ -29,8 +29,8 @@ class ContentVerifier(Protocol):
         """Read and hash every file.
 
         Args:
-            handle: A model from any origin; for workspaces the digests are those of their own record, if any.
-            progress: Called with bytes read so far and bytes in total, often enough for a progress bar.
+            handle: A model of any origin; the digests of a workspace are those of its record, if it has one.
+            progress: Called with the bytes read so far and the total, often enough for a progress bar.
 
         Raises:
             StorageError: The directory cannot be read.

@@ -5,22 +5,22 @@ from typing import Protocol
 
 
 class EventLog(Protocol):
-    """Structured log of what happened, for operators. Never receives a prompt, an answer or a token.
+    """Structured log for operators. It must not be given prompts, completions or tokens.
 
-    Adapters redact what slips through: tokens, credentials and the user's home directory.
+    Adapters redact access tokens, other credentials and the user's home directory all the same.
     """
 
     @abstractmethod
     def debug(self, event: str, **fields: object) -> None:
-        """Record a detail for whoever investigates."""
+        """Record a detail for troubleshooting."""
 
     @abstractmethod
     def info(self, event: str, **fields: object) -> None:
-        """Record that something normal happened."""
+        """Record a normal event."""
 
     @abstractmethod
     def warning(self, event: str, **fields: object) -> None:
-        """Record something that a person may want to change."""
+        """Record a condition that an operator may want to correct."""
 
     @abstractmethod
     def error(self, event: str, **fields: object) -> None:

@@ -1,4 +1,4 @@
-"""Port: the machine's memory."""
+"""Port: the memory of the machine."""
 
 from abc import abstractmethod
 from typing import Protocol
@@ -7,8 +7,8 @@ from mlxk.domain.models.memory import MemoryReading
 
 
 class MemoryProbe(Protocol):
-    """Reads how much memory the machine has and has left. Cheap enough to be asked before every load."""
+    """Reads total and available memory. Cheap enough for every model load."""
 
     @abstractmethod
     def read(self) -> MemoryReading | None:
-        """Return the reading of this moment, or None when the machine does not tell."""
+        """Return the current reading, or None when the system does not report it."""

@@ -1,4 +1,4 @@
-"""Port: reading the files of one model, whatever its origin."""
+"""Port: read access to the files of a model."""
 
 import datetime
 from abc import abstractmethod
@@ -11,24 +11,24 @@ from mlxk.domain.models.model import FileEntry
 
 @attrs.frozen
 class FileListing:
-    """The files of a model directory at one moment."""
+    """The files of a model directory at one point in time."""
 
     files: tuple[FileEntry, ...]
     """Every regular file, links followed, sorted by path."""
     dangling: tuple[str, ...]
-    """Links whose target does not exist, sorted by path."""
+    """Dangling links, sorted by path."""
     modified: datetime.datetime
-    """When the directory last changed, UTC."""
+    """Modification time of the directory, UTC."""
 
 
 class ModelFiles(Protocol):
-    """Read access below one model directory. Links to files are followed, links to directories are not."""
+    """Reads files below a model directory. Links to files are followed, links to directories are not."""
 
     @abstractmethod
     def list(self, directory: str) -> FileListing:
         """List the files of a model.
 
-        Files that vanish or cannot be looked at while listing are left out; link cycles are not followed.
+        Files that disappear or cannot be accessed meanwhile are omitted; link cycles are not followed.
 
         Raises:
             StorageError: The directory does not exist or cannot be read.

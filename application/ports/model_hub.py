@@ -1,4 +1,4 @@
-"""Port: models on the hub, and getting them into the cache."""
+"""Port: downloads from the hub."""
 
 from abc import abstractmethod
 from typing import Protocol
@@ -8,41 +8,41 @@ from mlxk.domain.download import DownloadPlan, RemoteModel
 
 
 class ModelHub(Protocol):
-    """Reads from the hub. Every request has a time limit and is repeated when the network or the hub falters."""
+    """Downloads models into the cache. Requests have timeouts and are retried after transient errors."""
 
     @abstractmethod
     def describe(self, name: str, revision: str | None = None) -> RemoteModel:
-        """Return one revision of a model, after making sure that its files may be read.
+        """Return one revision of a model, after checking that its files are accessible.
 
         Args:
             name: ``org/name``.
             revision: A branch, a tag or a commit; None means the default branch.
 
         Raises:
-            ModelNotFoundError: There is no such model, or it is private and the token does not see it.
+            ModelNotFoundError: The model does not exist, or is private and not visible with the token.
             RevisionNotFoundError: The model has no such revision.
-            AccessDeniedError: Its terms have not been accepted, or the token is not valid.
-            NetworkError: The hub cannot be reached, or work is offline.
-            DownloadFailedError: What the hub says cannot be used.
+            AccessDeniedError: The terms of the model have not been accepted, or the token is invalid.
+            NetworkError: The hub cannot be reached, or offline mode is set.
+            DownloadFailedError: The hub sent an invalid response.
         """
 
     @abstractmethod
     def missing_bytes(self, plan: DownloadPlan) -> int:
-        """Return how much of a plan is not on this disk yet."""
+        """Return the bytes of a plan that are not on the disk yet."""
 
     @abstractmethod
     def fetch(self, plan: DownloadPlan, progress: Progress, *, verify_present: bool = False) -> None:
-        """Bring the files of a plan into the cache; they become visible together, when all of them are whole.
+        """Download the files of a plan; they become visible together, when all are complete.
 
-        Every byte is compared with the file's digest. What arrived before a failure, or before the process died, is
-        kept and not asked for again. May be called again, also by several processes at once: each file is fetched once.
+        Every file is compared with its digest. Bytes received before a failure or a crash are kept and not downloaded
+        again. Idempotent, also for concurrent processes: each file is downloaded once.
 
         Args:
-            plan: What to fetch.
-            progress: Told the bytes of every file.
-            verify_present: Also read the files that are already here, and fetch anew those that are damaged.
+            plan: The files to download.
+            progress: Receives the bytes of every file.
+            verify_present: Whether to hash files that are present already and download damaged ones again.
 
         Raises:
-            AccessDeniedError, NetworkError, DownloadFailedError: As above; what is right has been kept.
-            StorageError: The disk is full or refuses; what is right has been kept.
+            AccessDeniedError, NetworkError, DownloadFailedError: As above; valid bytes are kept.
+            StorageError: The disk is full or not writable; valid bytes are kept.
         """

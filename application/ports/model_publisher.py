@@ -1,4 +1,4 @@
-"""Port: publishing models on the hub."""
+"""Port: uploads to the hub."""
 
 from abc import abstractmethod
 from typing import Protocol
@@ -17,45 +17,45 @@ class Publication:
     """``org/name``."""
     branch: str
     directory: str
-    """The folder the files are in, absolute."""
+    """The local folder of the files, absolute."""
     changes: ChangeSet
     message: str
     parent: str | None
-    """The commit that the changes were compared with; the hub refuses when the branch has moved."""
+    """The commit that the changes are relative to; the hub refuses if the branch has moved."""
 
 
 @attrs.frozen
 class Published:
-    """One commit that was made."""
+    """A commit on the hub."""
 
     commit: str
     url: str
     log: tuple[str, ...] = ()
-    """What the hub client had to say."""
+    """Messages of the hub client."""
 
 
 class ModelPublisher(Protocol):
-    """Writes to the hub as the owner of the token. Every request has a time limit."""
+    """Writes to the hub with the user's token. Every request has a timeout."""
 
     @abstractmethod
     def url(self, name: str) -> str:
-        """Return the address of a repository."""
+        """Return the URL of a repository."""
 
     @abstractmethod
     def state(self, name: str, branch: str) -> RemoteState:
-        """Return a repository as it is; one that the token may not see does not exist.
+        """Return the state of a repository; one that is not visible with the token does not exist.
 
         Raises:
-            AccessDeniedError: There is no token, or it is not valid.
+            AccessDeniedError: There is no token, or it is invalid.
             NetworkError, DownloadFailedError: As in ``ModelHub``.
         """
 
     @abstractmethod
     def create(self, name: str, *, private: bool) -> None:
-        """Create a repository; one that is there already is left as it is.
+        """Create a repository; an existing one stays as it is.
 
         Raises:
-            AccessDeniedError: The token may not.
+            AccessDeniedError: The token does not permit it.
             NetworkError, UploadFailedError: The hub refuses.
         """
 
@@ -69,7 +69,7 @@ class ModelPublisher(Protocol):
 
     @abstractmethod
     def publish(self, publication: Publication, progress: Progress) -> Published:
-        """Upload the files and make one commit. Files that an earlier attempt uploaded are not sent again.
+        """Upload the files and make one commit. Files uploaded by an earlier attempt are not sent again.
 
         Raises:
             UploadFailedError: The branch has moved, or the hub refuses; nothing was committed.

@@ -1,4 +1,4 @@
-"""Port: telling someone how far a long operation is."""
+"""Port: progress of a long operation."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -6,30 +6,29 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Listens to one operation. All calls come from the thread that runs the operation."""
+    """Receives the progress of one operation, always on the thread that runs it."""
 
     @abstractmethod
     def begin(self, activity: str, sizes: Mapping[str, int]) -> None:
-        """Learn what is to be done; called again when the next part of the work begins.
+        """Start a phase of the operation.
 
         Args:
-            activity: What is done, as a word such as ``Downloading``.
-            sizes: Name of every item to its size in bytes.
+            activity: Name of the phase, such as ``Downloading``.
+            sizes: Item to its size in bytes.
         """
 
     @abstractmethod
     def advance(self, done: Mapping[str, int]) -> None:
-        """Learn how far it is.
+        """Report the bytes done.
 
         Args:
-            done: Name of every item that has begun to the bytes of it that are done; a number may also fall, when an
-                item has to begin anew.
+            done: Every started item to its bytes done; the number decreases when an item is restarted.
         """
 
     @abstractmethod
     def end(self) -> None:
-        """Learn that this part of the work is over, whether it succeeded or not."""
+        """End the phase, after success or failure."""
 
     @abstractmethod
     def note(self, message: str) -> None:
-        """Learn something worth a line, such as that the work waits for another process."""
+        """Show one line, for example that the operation waits for another process."""

@@ -1,4 +1,4 @@
-"""Port: reading a folder that is to be published."""
+"""Port: read access to a folder to be published."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from mlxk.domain.publication import ContentDigests, FolderScan
 
 
 class PublicationFolder(Protocol):
-    """Reads folders. No link is followed out of the folder it is in."""
+    """Reads folders to be published. Links out of the folder are not followed."""
 
     @abstractmethod
     def find(self, path: str) -> str | None:
@@ -16,34 +16,34 @@ class PublicationFolder(Protocol):
 
     @abstractmethod
     def scan(self, directory: str) -> FolderScan:
-        """List what is to be published, by ``domain.publication``'s rules and the folder's own.
+        """List the files to publish, by the rules of ``domain.publication`` and of the folder's ``.hfignore``.
 
-        The folder's rules are in its ``.hfignore``, in the language of ``.gitignore``; a file below an ignored
-        directory cannot be brought back, as in git.
+        ``.hfignore`` has the syntax of ``.gitignore``; as in git, a file below an ignored directory cannot be included
+        again.
 
         Raises:
-            ValidationError: The rules cannot be read.
+            ValidationError: The rules are invalid.
             StorageError: The folder cannot be read.
         """
 
     @abstractmethod
     def text(self, directory: str, path: str, limit: int) -> str | None:
-        """Return the whole text of a file; None when it is longer than ``limit`` bytes or is not text.
+        """Return the text of a file; None when it is longer than ``limit`` bytes or binary.
 
-        The text of a ``.safetensors`` file is its header, where programs note what they did and where.
+        The text of a ``.safetensors`` file is its header, in which programs record metadata.
 
         Raises:
             StorageError: The file cannot be read.
         """
 
     @abstractmethod
-    def digests(self, directory: str, path: str, tell: Callable[[int], None]) -> ContentDigests:
-        """Read a file and return what it hashes to.
+    def digests(self, directory: str, path: str, report: Callable[[int], None]) -> ContentDigests:
+        """Read a file and return its digests.
 
         Args:
             directory: The folder.
             path: The file, relative to it.
-            tell: Called with the bytes read.
+            report: Called with the bytes read so far.
 
         Raises:
             StorageError: The file cannot be read.

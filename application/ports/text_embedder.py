@@ -1,4 +1,4 @@
-"""Port: texts as vectors."""
+"""Port: text embeddings."""
 
 from abc import abstractmethod
 from typing import Protocol
@@ -7,20 +7,20 @@ from mlxk.domain.embedding import EmbeddingRequest, Embeddings
 
 
 class TextEmbedder(Protocol):
-    """Runs embedding models. Loads what a request names when it is not loaded yet. May be called from any thread."""
+    """Runs embedding models, loading them on request. Thread-safe."""
 
     @abstractmethod
     def embed(self, request: EmbeddingRequest) -> Embeddings:
-        """Turn texts into vectors of length one.
+        """Return the embeddings of texts, normalised to length one.
 
-        The vector of a text is the same whatever else the request holds.
+        The embedding of a text does not depend on the other texts of the request.
 
         Raises:
-            ValidationError: The request is out of range, or its vectors cannot have that length, or a token is none of
-                the model's.
-            CapabilityError: The model takes no instruction.
-            ContextLengthError: A text is longer than the model's window, and is not to be cut.
+            ValidationError: The request is out of range, the model does not support the number of dimensions, or a
+                token is not in its vocabulary.
+            CapabilityError: The model does not support instructions.
+            ContextLengthError: A text is longer than the context window, and truncation was not requested.
             IncompatibleModelError, UntrustedModelCodeError, UnhealthyModelError, BackendNotInstalledError: The model
                 cannot be loaded.
-            ExecutionError: Loading or computing failed for a reason of its own.
+            ExecutionError: Loading or computing failed for another reason.
         """

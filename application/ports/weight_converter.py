@@ -1,4 +1,4 @@
-"""Port: changing the format of weights."""
+"""Port: quantization and dequantization of weights."""
 
 from abc import abstractmethod
 from typing import Protocol
@@ -11,34 +11,34 @@ from mlxk.domain.models.model import ModelHandle, Quantization
 
 @attrs.frozen
 class ConvertedWeights:
-    """What a conversion of weights did."""
+    """Result of a conversion."""
 
     changed: int
     """Layers in the new format."""
     unchanged: tuple[str, ...]
-    """Layers that could have been changed but do not fit the group size, sorted."""
+    """Layers that cannot be quantized with this group size, sorted."""
     size_bytes: int
-    """Of all weights written."""
+    """Size of all weights written."""
 
 
 class WeightConverter(Protocol):
-    """Converts the weights of whole models. Executes no code that came with a model, and writes to the target only."""
+    """Converts the weights of models. Executes no code of a model, and writes to the target only."""
 
     @abstractmethod
     def quantize(
         self, source: ModelHandle, target: str, backend: str, scheme: Quantization, progress: Progress
     ) -> ConvertedWeights:
-        """Write the weights, their index and ``config.json`` of a model in fewer bits.
+        """Write the quantized weights of a model, their index and ``config.json``.
 
         Args:
-            source: A whole model.
+            source: A complete model.
             target: An existing directory, absolute.
             backend: The backend that converts it, by its name in the registry.
-            scheme: Bits, group size and mode. A source that is quantized already is brought to full precision first.
-            progress: Told the bytes written.
+            scheme: Bits, group size and mode. A quantized source is dequantized first.
+            progress: Receives the bytes written.
 
         Raises:
-            UntrustedModelCodeError: The model wants its own code executed.
+            UntrustedModelCodeError: The model requires code of its own.
             BackendNotInstalledError: The library is not installed.
             ConversionFailedError: The library cannot load the model, or no layer fits the group size.
             StorageError: The disk refuses.
@@ -46,7 +46,7 @@ class WeightConverter(Protocol):
 
     @abstractmethod
     def dequantize(self, source: ModelHandle, target: str, backend: str, progress: Progress) -> ConvertedWeights:
-        """Write the weights, their index and ``config.json`` of a quantized model in full precision.
+        """Write the dequantized weights of a model, their index and ``config.json``.
 
         Raises:
             The same errors as ``quantize``.
@@ -54,9 +54,9 @@ class WeightConverter(Protocol):
 
     @abstractmethod
     def missing_tensors(self, model: ModelHandle, backend: str) -> tuple[str, ...]:
-        """Return the tensors that a model needs and does not hold, sorted; reads headers only.
+        """Return the tensors that the architecture needs and the model lacks, sorted; reads headers only.
 
         Raises:
             UntrustedModelCodeError, BackendNotInstalledError: As above.
-            ConversionFailedError: The library cannot make sense of the model.
+            ConversionFailedError: The library cannot load the model.
         """

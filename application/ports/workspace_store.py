@@ -51,13 +51,13 @@ class WorkspaceDraft(Protocol):
         """Return its directory, absolute; files may be written there directly."""
 
     @abstractmethod
-    def take(self, source: str, path: str, tell: Callable[[int], None]) -> CopyMethod:
+    def copy(self, source: str, path: str, report: Callable[[int], None]) -> CopyMethod:
         """Copy one file, following links.
 
         Args:
             source: The source directory.
             path: The file, relative to both directories.
-            tell: Called with the bytes copied so far.
+            report: Called with the bytes copied so far.
 
         Raises:
             StorageError: The file cannot be read, or the disk refuses.

@@ -1,4 +1,4 @@
-"""Check whether models are whole: quickly from sizes and headers, or deeply by comparing every byte."""
+"""Check whether models are complete and undamaged: from sizes and headers, or deeply, from digests of every byte."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from mlxk.domain.models.model import HealthReport, ModelHandle, Origin, Workspac
 from mlxk.domain.models.weight_files import listed
 
 Progress = Callable[[ModelHandle, int, int], None]
-"""Called with the model being read, the bytes of it read so far and its bytes in total."""
+"""Called with the model, the bytes of it read so far and its total."""
 
 
 @attrs.frozen
@@ -43,15 +43,15 @@ class CheckHealth:
         """Return the health of the model a reference means, or of all models, sorted by name.
 
         Args:
-            reference: A model, with a revision if that one is meant; None means all models. Of these, one that
-                another process removes meanwhile is left out.
-            deep: Also compare the content of every file with its recorded digest, offline.
-            progress: Told about the bytes read by a deep check.
+            reference: A model, optionally with a revision; None means all models, without those that another process
+                removes meanwhile.
+            deep: Whether to compare the content of every file with its recorded digest, offline.
+            progress: Receives the bytes read by a deep check.
 
         Raises:
-            ModelNotFoundError: The reference means nothing on this machine.
-            AmbiguousModelError: The reference fits several models.
-            RevisionNotFoundError: The model is here but that revision is not.
+            ModelNotFoundError: No model of this machine matches the reference.
+            AmbiguousModelError: The reference matches several models.
+            RevisionNotFoundError: The model is cached but the revision is not.
             StorageError: The cache exists but cannot be read.
         """
         if reference is not None:
@@ -72,18 +72,18 @@ class CheckHealth:
         return HealthEntry(handle, report, workspace)
 
     def _deepened(self, handle: ModelHandle, report: HealthReport, progress: Progress | None) -> HealthReport:
-        def tell(done: int, total: int) -> None:
+        def on_progress(done: int, total: int) -> None:
             if progress:
                 progress(handle, done, total)
 
         try:
-            return _merged(report, self.verifier.verify(handle, tell))
+            return _merged(report, self.verifier.verify(handle, on_progress))
         except StorageError as error:
             return report if not report.healthy else unhealthy(f"Content cannot be read: {error.message}")
 
 
 def _merged(report: HealthReport, result: VerificationResult) -> HealthReport:
-    """Add what comparing every byte found to the report of the quick check, whose own finding comes first."""
+    """Add the result of the deep check to the report of the quick check, whose reason comes first."""
     damaged = f"Content differs from its digest: {listed(result.damaged)}"
     if not report.healthy:
         if not result.damaged:

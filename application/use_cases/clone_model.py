@@ -1,4 +1,4 @@
-"""Clone a model: an editable copy of it in a plain directory, from the cache where it is there, else through a pull."""
+"""Clone a model: make an editable copy in a workspace, from the cache or after a pull."""
 
 import attrs
 
@@ -19,32 +19,32 @@ from mlxk.domain.models.reference import ModelRef, ReferenceKind
 
 @attrs.frozen
 class CloneRequest:
-    """What to clone, where to and how."""
+    """Source, target and options of a clone."""
 
     reference: str
-    """What the user typed."""
+    """The reference of the source, as typed."""
     target: str | None = None
-    """What the user typed; None means the workspace home."""
+    """The target, as typed; None means the workspace home."""
     branch: str | None = None
-    """A branch, tag or commit, as if it stood after ``@``."""
+    """A branch, tag or commit, equivalent to ``@`` in the reference."""
     check_health: bool = True
-    """Whether a copy that is not whole is refused."""
+    """Whether to refuse an unhealthy source or copy."""
     force_resume: bool = False
-    """Whether a partial model in the cache is completed without asking."""
+    """Whether to complete a partial download without confirmation."""
 
 
 @attrs.frozen
 class CloneResult:
-    """What a clone did."""
+    """Result of a clone."""
 
     source: ModelHandle
     handle: ModelHandle | None
-    """The workspace; None when the user chose not to complete the model in the cache."""
+    """The workspace; None when the user declined to complete the download."""
     provenance: Provenance
     methods: dict[CopyMethod, int]
-    """How many files came which way."""
+    """Number of files by copy method."""
     report: HealthReport | None
-    """What the check found; None when none was asked for."""
+    """Result of the health check; None without one."""
     workspace: Workspace | None = None
 
 
@@ -63,21 +63,21 @@ class CloneModel:
         """Make a workspace of a model.
 
         Args:
-            request: What, where to and how.
-            progress: Told how far the pull and the copy are.
-            confirmation: Asked before a partial model in the cache is completed.
+            request: Source, target and options.
+            progress: Receives the progress of the pull and of the copy.
+            confirmation: Asked before a partial download is completed.
 
         Raises:
-            ValidationError: The reference or the target is none.
-            UnhealthyModelError: The copy is not whole; nothing was made.
-            MlxkError: The model cannot be had, see ``PullModel``; or the disk refuses, see ``WorkspaceStore``.
+            ValidationError: The reference or the target is invalid.
+            UnhealthyModelError: The copy is not healthy; no workspace was made.
+            MlxkError: The pull failed, see ``PullModel``; or the disk refuses, see ``WorkspaceStore``.
         """
         ref = _parse(request)
         place = self.workspaces.place(request.target, ref.name.rstrip("/").rpartition("/")[2])
         source = self._local(ref)
         if source is None:
-            as_it_is = not (request.check_health or request.force_resume)
-            wanted = PullRequest(str(ref), force_resume=request.force_resume, take_damaged=as_it_is)
+            unchecked = not (request.check_health or request.force_resume)
+            wanted = PullRequest(str(ref), force_resume=request.force_resume, accept_damaged=unchecked)
             pulled = self.pull(wanted, progress, confirmation)
             source = pulled.handle
             if source is None or pulled.status is PullStatus.CANCELLED:
@@ -86,7 +86,7 @@ class CloneModel:
         return self._clone(source, place, request, progress)
 
     def _local(self, ref: ModelRef) -> ModelHandle | None:
-        """Return a source that no hub has: a path, a workspace of the home by its exact name, a built-in."""
+        """Return a source that is not on the hub: a path, a built-in model, or a workspace of the home by its name."""
         if ref.kind is not ReferenceKind.NAME:
             return self.resolve(ref)
         return None if ref.revision else self.workspaces.find(ref.name)
@@ -97,7 +97,7 @@ class CloneModel:
         provenance = self._provenance(source)
         with reserved_source(self.cache, source, "cloning it", progress):
             if request.check_health:
-                self._checked(source, request)  # before anything is copied
+                self._checked(source, request)  # before the copy
             with self.workspaces.draft(place, provenance, keep_unfinished=True) as draft:
                 methods = self._fill(draft, source, progress)
                 copy = ModelHandle(draft.directory, draft.directory, Origin.WORKSPACE)
@@ -114,11 +114,11 @@ class CloneModel:
         try:
             for entry in entries:
 
-                def tell(count: int, path: str = entry.path) -> None:
+                def on_bytes(count: int, path: str = entry.path) -> None:
                     done[path] = count
                     progress.advance(done)
 
-                method = draft.take(source.directory, entry.path, tell)
+                method = draft.copy(source.directory, entry.path, on_bytes)
                 methods[method] += 1
                 if method is CopyMethod.COPIED and methods[method] == 1:
                     progress.note("The file system cannot share the files, so they are copied and take space.")

@@ -1,6 +1,6 @@
-"""Convert a model: into fewer bits, back into full precision, or with an index that fits its shards.
+"""Convert a model: quantize it, dequantize it, or rebuild the index of its shards.
 
-The source is only read. The result is a new workspace, which appears when it is whole.
+The source is only read. The result is a new workspace, which appears when it is complete.
 """
 
 import enum
@@ -59,21 +59,21 @@ class ConvertMode(enum.Enum):
 
 @attrs.frozen
 class ConvertRequest:
-    """What to convert, where to and how."""
+    """Source, target and options of a conversion."""
 
     reference: str
     target: str
     mode: ConvertMode
     bits: int | None = None
     group_size: int | None = None
-    """Weights that share a scale; None means 64."""
+    """Weights per quantization scale; None means 64."""
     check_health: bool = True
-    """Whether a result that is not whole is refused."""
+    """Whether to refuse an unhealthy result."""
 
 
 @attrs.frozen
 class ConvertResult:
-    """What a conversion did."""
+    """Result of a conversion."""
 
     source: ModelHandle
     handle: ModelHandle
@@ -81,12 +81,12 @@ class ConvertResult:
     workspace: Workspace
     mode: ConvertMode
     weights: ConvertedWeights | None
-    """None for a repaired index."""
+    """None after a repair of the index."""
     rebuilt: bool
-    """Whether an index was written; a model with a single weight file needs none."""
+    """Whether an index was written; a model with one weight file needs none."""
     warning: str | None
     report: HealthReport | None
-    """What the check found; None when none was asked for."""
+    """Result of the health check; None without one."""
 
 
 @attrs.frozen
@@ -105,11 +105,11 @@ class ConvertModel:
         """Make a workspace with the converted model.
 
         Raises:
-            ValidationError: Bits, group size, source or target are not allowed.
-            UnhealthyModelError: The source is not whole.
-            UntrustedModelCodeError: The source wants its own code executed.
-            CapabilityError, IncompatibleModelError: It is of a kind that cannot be converted.
-            ConversionFailedError: The library refuses, weights are missing, or the result is not whole.
+            ValidationError: Bits, group size, source or target are invalid.
+            UnhealthyModelError: The source is not healthy.
+            UntrustedModelCodeError: The source requires code of its own.
+            CapabilityError, IncompatibleModelError: The format or architecture cannot be converted.
+            ConversionFailedError: The library refuses, weights are missing, or the result is not healthy.
             MlxkError: The disk refuses, see ``WorkspaceStore``.
         """
         scheme = _scheme(request)
@@ -123,7 +123,7 @@ class ConvertModel:
             if request.mode is ConvertMode.REPAIR_INDEX:
                 rebuilt, weights, warning = self._repair(source, draft), None, None
             else:
-                details = self._require_whole(source)
+                details = self._require_healthy(source)
                 warning = _warning(details, scheme)
                 rebuilt, weights = True, self._convert(details, draft, scheme, progress)
             report = self._checked(draft) if request.check_health else None
@@ -144,7 +144,7 @@ class ConvertModel:
                 options=("quantize",),
             )
         listing = self.files.list(source.directory)
-        _take(draft, source, [entry.path for entry in listing.files if _is_carried_over(entry.path)])
+        _copy_all(draft, source, [entry.path for entry in listing.files if _is_carried_over(entry.path)])
         if scheme is None:
             weights = self.converter.dequantize(source, draft.directory, backend, progress)
         else:
@@ -153,21 +153,21 @@ class ConvertModel:
         return weights
 
     def _repair(self, source: ModelHandle, draft: WorkspaceDraft) -> bool:
-        """Copy a model and give it an index over its weights, when they are all there."""
+        """Copy a model and rebuild its index, if all weights are present."""
         listing = self.files.list(source.directory)
         snapshot = self._snapshot(source, listing)
         headers = {path: snapshot.headers[path] for path in snapshot.top_level(".safetensors")}
         index = build_index(headers)
         present = frozenset(tensor for header in headers.values() for tensor in header.tensors)
         require_complete(list(headers), present, snapshot.document(SAFETENSORS_INDEX).mapping, snapshot.config)
-        _take(draft, source, [entry.path for entry in listing.files if _is_copied(entry.path)])
+        _copy_all(draft, source, [entry.path for entry in listing.files if _is_copied(entry.path)])
         if len(headers) > 1:
             draft.write(SAFETENSORS_INDEX, (json.dumps(index, indent=2) + "\n").encode())
         self._require_all_tensors(draft, snapshot)
         return len(headers) > 1
 
     def _require_all_tensors(self, draft: WorkspaceDraft, snapshot: ModelSnapshot) -> None:
-        """Ask the library that would run the model whether it has every tensor, if one knows the model."""
+        """Check the tensors with the library that would run the model, if one supports the architecture."""
         architecture = detection.architecture(snapshot)
         media = detection.is_vision(snapshot)
         backends = self.registry.converters(media)
@@ -176,12 +176,12 @@ class ConvertModel:
             self._require_loadable(draft, snapshot.short_name, known[0])
 
     def _require_loadable(self, draft: WorkspaceDraft, name: str, backend: str) -> None:
-        """Let a library look at a result as it would to run it."""
+        """Check with a library that the result has all tensors it needs to run."""
         missing = self.converter.missing_tensors(attrs.evolve(_handle(draft), display_name=name), backend)
         if missing:
             raise incomplete(list(missing))
 
-    def _require_whole(self, source: ModelHandle) -> ModelDetails:
+    def _require_healthy(self, source: ModelHandle) -> ModelDetails:
         details = self.describe.details(source)
         if not details.description.health.healthy:
             raise UnhealthyModelError(
@@ -196,7 +196,7 @@ class ConvertModel:
         return details
 
     def _backend(self, details: ModelDetails) -> str:
-        """Choose the library that knows the whole model: for pictures and sound the one that keeps those parts."""
+        """Return the library that converts all parts of the model; for images and audio the one that keeps those."""
         description, config = details.description, details.config or {}
         name = description.handle.label
         if description.model_type is ModelType.AUDIO:
@@ -260,13 +260,13 @@ def _warning(details: ModelDetails, scheme: Quantization | None) -> str | None:
     return f"Source already {before.bits}-bit. Quantizing twice loses more than quantizing the original once."
 
 
-def _take(draft: WorkspaceDraft, source: ModelHandle, paths: list[str]) -> None:
+def _copy_all(draft: WorkspaceDraft, source: ModelHandle, paths: list[str]) -> None:
     for path in paths:
-        draft.take(source.directory, path, lambda count: None)
+        draft.copy(source.directory, path, lambda count: None)
 
 
 def _is_carried_over(path: str) -> bool:
-    """Whether a file is not weights: those in folders belong to other parts of the model and stay as they are."""
+    """Whether a file is copied unchanged: all but top-level weights; those in folders belong to other components."""
     return _is_copied(path) and path != CONFIG and ("/" in path or not path.endswith(_WEIGHTS))
 
 

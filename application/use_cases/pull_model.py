@@ -1,4 +1,4 @@
-"""Pull a model: from the hub into the cache, whole, verified, and without asking twice for what is here already."""
+"""Pull a model: download it from the hub into the cache, verify it, and skip files that are present already."""
 
 import enum
 
@@ -34,7 +34,7 @@ from mlxk.domain.models.model import Framework, HealthReport, ModelHandle
 from mlxk.domain.models.reference import BUILT_IN_NAMES, ModelRef, ReferenceKind
 
 SPARE_BYTES = 64 * 1024 * 1024
-"""Space that a download leaves free on the disk."""
+"""Free space to remain on the disk after a download."""
 
 
 class PullStatus(enum.Enum):
@@ -48,41 +48,41 @@ class PullStatus(enum.Enum):
 
 @attrs.frozen
 class PullRequest:
-    """What to pull, and how."""
+    """Reference and options of a pull."""
 
     reference: str
-    """What the user typed."""
+    """As typed."""
     force_resume: bool = False
-    """Whether a partial or damaged model is completed without asking."""
+    """Whether to complete a partial or damaged model without confirmation."""
     dry_run: bool = False
-    """Whether only to say what would be fetched."""
-    take_damaged: bool = False
-    """Whether a snapshot that is here is taken as it is, whole or not."""
+    """Whether to report the plan only."""
+    accept_damaged: bool = False
+    """Whether to accept a cached snapshot without a check of its health."""
 
 
 @attrs.frozen
 class PullResult:
-    """What a pull did."""
+    """Result of a pull."""
 
     name: str
     """``org/name``."""
     status: PullStatus
     expanded: bool = False
-    """Whether the name was completed."""
+    """Whether the owner was added to the name."""
     handle: ModelHandle | None = None
-    """The model in the cache; None when it is not there."""
+    """The cached model; None when it is not cached."""
     plan: DownloadPlan | None = None
-    """What was or would be fetched; None when the hub was not asked."""
+    """The files of the download; None without a request to the hub."""
     missing_bytes: int = 0
-    """How much of the plan was not here before."""
+    """Bytes of the plan that were missing before."""
     report: HealthReport | None = None
-    """What the check after the download found."""
+    """Result of the health check."""
     framework: Framework | None = None
-    """The format of the weights that were fetched; None when none were."""
+    """Format of the downloaded weights; None without a download."""
 
     @property
     def warning(self) -> str | None:
-        """Something to know before the model is used."""
+        """A warning for the user; None when there is none."""
         return None if self.plan is None or self.framework is Framework.MLX else _warning(self.plan)
 
 
@@ -96,20 +96,20 @@ class PullModel:
     describe: DescribeModel
 
     def __call__(self, request: PullRequest, progress: Progress, confirmation: Confirmation) -> PullResult:
-        """Bring a model into the cache.
+        """Download a model into the cache.
 
-        A branch that is asked for by name is looked up on the hub, and a newer revision of it is fetched. Without a
-        revision, or with a commit, a model that is here and whole is left as it is and the hub is not asked.
+        The head of a named branch is looked up on the hub and downloaded. Without a revision, or with a commit, a
+        healthy cached model is returned without a request to the hub.
 
         Args:
-            request: What to pull, and how.
-            progress: Told how far it is.
+            request: Reference and options.
+            progress: Receives the progress of the download.
             confirmation: Asked before a partial or damaged model is completed.
 
         Raises:
-            ValidationError: The reference is not the name of a model.
-            AmbiguousModelError: A bare name is that of several cached models.
-            RequiresConfirmationError: The model is partial or damaged, and nobody is there to say what to do.
+            ValidationError: The reference is not the name of a model on the hub.
+            AmbiguousModelError: A bare name matches several cached models.
+            RequiresConfirmationError: The model is partial or damaged, and there is no terminal for a confirmation.
             MlxkError: The hub, the network or the disk refuses; see ``ModelHub``.
         """
         ref = _parse(request.reference)
@@ -132,21 +132,21 @@ class PullModel:
         confirmation: Confirmation,
     ) -> PullResult:
         present, report = self._present(result.name, revision)
-        whole = report is not None and report.healthy
-        here = attrs.evolve(result, status=PullStatus.ALREADY_EXISTS, handle=present, report=report)
-        if present and _is_enough(present, whole, revision, request):
-            return here
-        if report and not whole and not self._may_resume(result.name, report, request, confirmation):
-            return attrs.evolve(here, status=PullStatus.CANCELLED)
+        healthy = report is not None and report.healthy
+        unchanged = attrs.evolve(result, status=PullStatus.ALREADY_EXISTS, handle=present, report=report)
+        if present and _is_sufficient(present, healthy, revision, request):
+            return unchanged
+        if report and not healthy and not self._may_resume(result.name, report, request, confirmation):
+            return attrs.evolve(unchanged, status=PullStatus.CANCELLED)
         try:
             plan = plan_download(self.hub.describe(result.name, revision))
         except NetworkError as error:
-            if not whole:
+            if not healthy:
                 raise
             progress.note(f"{error.message}; what is in the cache is taken as it is.")
-            return here
+            return unchanged
         listed = present is not None and present.revision == plan.model.commit
-        return here if whole and listed else self._fetch(result, plan, progress, verify_present=listed)
+        return unchanged if healthy and listed else self._fetch(result, plan, progress, verify_present=listed)
 
     def _fetch(self, result: PullResult, plan: DownloadPlan, progress: Progress, *, verify_present: bool) -> PullResult:
         missing = self.hub.missing_bytes(plan)
@@ -168,9 +168,9 @@ class PullModel:
         )
 
     def _present(self, name: str, revision: str | None) -> tuple[ModelHandle | None, HealthReport | None]:
-        """Return what is cached of a revision, and whether it is whole; one that is not here counts as nothing.
+        """Return the cached model of a revision and its health; None for a revision that is not cached.
 
-        Without a revision the default branch is meant: a snapshot that was fetched as another revision is not it.
+        Without a revision the default branch is meant, not a snapshot that was downloaded as another revision.
         """
         try:
             handle = self.cache.find(name, revision)
@@ -181,7 +181,7 @@ class PullModel:
         return (handle, self.describe.health(handle)) if handle else (None, None)
 
     def _may_resume(self, name: str, report: HealthReport, request: PullRequest, confirmation: Confirmation) -> bool:
-        """Whether to complete a damaged model: when told to, or while another client is at it."""
+        """Whether to complete a damaged model: by option, while another client downloads it, or after confirmation."""
         if request.force_resume or self.cache.holders(name):
             return True
         facts = (f"Model '{name}' has partial download:", f"  {report.reason}")
@@ -195,7 +195,7 @@ class PullModel:
         return answer
 
     def _full_name(self, name: str) -> str:
-        """Complete a bare name: the cached model of that name whoever made it, else the one of our default owner."""
+        """Add the owner to a bare name: that of the cached model of this name, else the default owner."""
         if "/" in name:
             return check_name(name)
         check_name(f"{DEFAULT_OWNER}/{name}")
@@ -221,15 +221,15 @@ class PullModel:
             )
 
 
-def _is_enough(present: ModelHandle, whole: bool, revision: str | None, request: PullRequest) -> bool:
-    """Whether what is cached is taken without asking the hub: a branch may have moved, a commit cannot."""
-    if request.take_damaged and present.commit:
+def _is_sufficient(present: ModelHandle, healthy: bool, revision: str | None, request: PullRequest) -> bool:
+    """Whether a cached model needs no request to the hub: a branch may have moved, a commit cannot."""
+    if request.accept_damaged and present.commit:
         return True
-    return whole and (revision is None or is_commit(revision) or abbreviates(revision, present.commit))
+    return healthy and (revision is None or is_commit(revision) or abbreviates(revision, present.commit))
 
 
 def _warning(plan: DownloadPlan) -> str | None:
-    """Say what is to be known before a model is fetched."""
+    """Return the warning about a model that is not in MLX format, if any."""
     if plan.model.made_for_mlx:
         return None
     return f"'{plan.model.name}' is not marked as an MLX model; it may have to be converted"

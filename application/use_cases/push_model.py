@@ -1,4 +1,4 @@
-"""Push a folder to the hub: nothing secret, nothing local, nothing public by mistake, in one commit."""
+"""Push a folder to the hub in one commit, after checks for secrets, local paths and visibility."""
 
 import enum
 
@@ -37,7 +37,7 @@ _NAMED_AT_MOST = 5
 
 
 class Visibility(enum.Enum):
-    """Who may see what is pushed."""
+    """Visibility of a repository."""
 
     PRIVATE = "private"
     PUBLIC = "public"
@@ -48,35 +48,35 @@ class PushExtent(enum.Enum):
 
     ALL = "all"
     DRY_RUN = "dry-run"
-    """Up to comparing the folder with the hub."""
+    """Stop after comparing the folder with the hub."""
     CHECK_ONLY = "check-only"
-    """Up to looking at the folder; the hub is not asked."""
+    """Stop after checking the folder; no request to the hub."""
 
 
 @attrs.frozen
 class PushRequest:
-    """What to push, where to and how."""
+    """Folder, repository and options of a push."""
 
     folder: str
     """A path, the beginning of one, or the name of a workspace in the workspace home."""
     name: str
     """``org/name``."""
     visibility: Visibility | None
-    """None is enough for a check of the folder only."""
+    """Required unless only the folder is checked."""
     branch: str = "main"
     message: str = "Upload with mlxk"
     create: bool = False
-    """Whether a repository or branch that does not exist is created."""
+    """Whether to create a missing repository or branch."""
     delete: bool = False
-    """Whether files that the folder lacks are deleted."""
+    """Whether to delete remote files that the folder lacks."""
     extent: PushExtent = PushExtent.ALL
     allowed: tuple[str, ...] = ()
-    """Files that are pushed although they look as if they held a secret."""
+    """Paths excluded from the check for secrets."""
 
 
 @attrs.frozen
 class PushResult:
-    """What a push did, or would do."""
+    """Result of a push, or of a dry run."""
 
     request: PushRequest
     directory: str
@@ -84,10 +84,10 @@ class PushResult:
     scan: FolderScan
     health: HealthReport
     state: RemoteState | None = None
-    """As it was before; None when the hub was not asked."""
+    """State before the push; None without a request to the hub."""
     changes: ChangeSet | None = None
     published: Published | None = None
-    """The commit; None when none was made."""
+    """The commit; None without one."""
 
     @property
     def created_repository(self) -> bool:
@@ -109,17 +109,17 @@ class PushModel:
     publisher: ModelPublisher
     describe: DescribeModel
     home: str
-    """The user's home directory; texts that name it are not published."""
+    """The user's home directory; files that contain its path are not published."""
 
     def __call__(self, request: PushRequest, progress: Progress) -> PushResult:
-        """Make a branch hold what a folder holds.
+        """Commit the content of a folder to a branch.
 
         Raises:
-            ValidationError: The folder is empty or links out of itself, the repository is public and that was not said
-                aloud, or a name is not allowed.
-            ModelNotFoundError, AmbiguousModelError: The folder or the repository does not exist, or several do.
+            ValidationError: The folder is empty or has links out of it, the repository is public and ``visibility`` is
+                not, or a name is invalid.
+            ModelNotFoundError, AmbiguousModelError: The folder or the repository does not exist, or is ambiguous.
             RevisionNotFoundError: The branch does not exist.
-            SecretsFoundError: A file looks as if it held a secret.
+            SecretsFoundError: A file seems to contain a secret.
             MlxkError: The hub refuses, see ``ModelPublisher``.
         """
         check_name(request.name)
@@ -152,7 +152,7 @@ class PushModel:
             self.publisher.create_branch(request.name, request.branch)
             state = self.publisher.state(request.name, request.branch)
         if not changes:
-            return None  # a new branch that is as the folder is
+            return None  # a new branch with the content of the folder
         publication = Publication(request.name, request.branch, directory, changes, request.message, state.commit)
         return self.publisher.publish(publication, progress)
 
@@ -195,7 +195,7 @@ class PushModel:
     def _digests(
         self, directory: str, scan: FolderScan, state: RemoteState, progress: Progress
     ) -> dict[str, ContentDigests | None]:
-        """Hash the files that the branch has as well, and that are as long there."""
+        """Hash the files that the branch has with the same size; all others differ."""
         there = {file.path: file.size_bytes for file in state.files}
         alike = [file for file in scan.files if there.get(file.path) == file.size_bytes]
         digests: dict[str, ContentDigests | None] = dict.fromkeys(file.path for file in scan.files)
@@ -206,11 +206,11 @@ class PushModel:
         try:
             for file in alike:
 
-                def tell(count: int, path: str = file.path) -> None:
+                def on_bytes(count: int, path: str = file.path) -> None:
                     done[path] = count
                     progress.advance(done)
 
-                digests[file.path] = self.folder.digests(directory, file.path, tell)
+                digests[file.path] = self.folder.digests(directory, file.path, on_bytes)
         finally:
             progress.end()
         return digests
@@ -228,7 +228,7 @@ def _require_closed(scan: FolderScan) -> None:
 
 
 def _require_consent(request: PushRequest, state: RemoteState) -> None:
-    """Make sure that nothing becomes public, and nothing is created, without being asked for."""
+    """Refuse to publish in a public repository, or to create anything, without the matching option."""
     if state.exists and not state.private and request.visibility is Visibility.PRIVATE:
         raise ValidationError(
             f"private: '{request.name}' exists and is public",

@@ -1,4 +1,4 @@
-"""Remove models from the cache: one, one revision of it, or all that a pattern selects."""
+"""Remove cached models: one, one of its revisions, or all that match a pattern."""
 
 import shlex
 from fnmatch import fnmatchcase
@@ -23,47 +23,47 @@ from mlxk.domain.models.reference import ModelRef
 
 @attrs.frozen
 class RemoveRequest:
-    """What to remove, and how."""
+    """Reference and options of a removal."""
 
     reference: str
     """A name, a part of one, a name with ``@revision``, or a pattern with ``*``, ``?`` or ``[…]``."""
     force: bool = False
-    """Whether to remove without asking what the reference does not name exactly."""
+    """Whether to remove inexact matches without confirmation."""
     dry_run: bool = False
-    """Whether only to say what would go."""
+    """Whether to report only."""
 
 
 @attrs.frozen
 class RemoveResult:
-    """What a removal did, or would do."""
+    """Result of a removal, or of a dry run."""
 
     reference: str
     removals: tuple[Removal, ...]
     """Sorted by name."""
     done: bool
-    """Whether it is gone; otherwise it was a dry run or the answer was no."""
+    """Whether the models were removed; False after a dry run or a declined confirmation."""
     dry_run: bool = False
 
 
 @attrs.frozen
 class RemoveModel:
-    """Removes models from the cache; what is not there is not touched."""
+    """Removes models from the cache, and from nowhere else."""
 
     cache: ModelCache
     resolve: ResolveModel
 
     def __call__(self, request: RemoveRequest, confirmation: Confirmation) -> RemoveResult:
-        """Remove what a reference means.
+        """Remove the models that match a reference.
 
-        A model that is named exactly is removed at once. For anything else somebody has to say yes, be it with
-        ``force``. What another process is working on is never removed, forced or not.
+        An exact name needs no confirmation, anything else does, or ``force``. A model that another process works on is
+        never removed.
 
         Raises:
             ValidationError: The reference cannot be parsed.
-            ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: It does not mean a cached model.
-            WorkspaceModelError: It means a workspace or a model that comes with the program.
-            RequiresConfirmationError: It is not exact, and nobody is there to say yes.
-            LocksPresentError: Another process is working on it.
+            ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: No single cached model matches.
+            WorkspaceModelError: The reference is a workspace or a built-in model.
+            RequiresConfirmationError: The reference is not exact, and there is no terminal for a confirmation.
+            LocksPresentError: Another process works on the model.
             StorageError: The disk refuses.
         """
         reference = request.reference.strip()
@@ -77,7 +77,7 @@ class RemoveModel:
         if not exact and not request.force and not self._confirmed(reference, removals, confirmation):
             return result
         for removal in removals:
-            self._require_peace(removal.name)
+            self._require_unused(removal.name)
         for removal in removals:
             self._remove(removal)
         return attrs.evolve(result, done=True)
@@ -91,8 +91,8 @@ class RemoveModel:
         return removal
 
     def _cached(self, ref: ModelRef) -> ModelHandle:
-        """Find the model in the cache: under its exact name even where a workspace or a built-in has it as well."""
-        handle = self._here(ref)
+        """Find a cached model; its exact name has precedence over a workspace or built-in model of the same name."""
+        handle = self._find(ref)
         if handle.origin is Origin.CACHE:
             return handle
         if handle.origin is Origin.BUILT_IN:
@@ -103,8 +103,8 @@ class RemoveModel:
             hint=f"Remove the directory: rm -r {shown}",
         )
 
-    def _here(self, ref: ModelRef) -> ModelHandle:
-        """Find what a reference means; nobody fetches a model to remove it, so no error says how to."""
+    def _find(self, ref: ModelRef) -> ModelHandle:
+        """Resolve a reference; errors do not propose a pull, which makes no sense before a removal."""
         try:
             exact = None if ref.is_path else self.cache.find(ref.name, ref.revision)
             return exact or self.resolve(ref)
@@ -117,7 +117,7 @@ class RemoveModel:
         if ref.is_path or ref.revision is not None:
             raise ValidationError(f"a pattern selects cached models by name only: '{ref.text.strip()}'")
         pattern = ref.name.lower()
-        names = [name for name in self.cache.names() if _fits(name.lower(), pattern)]
+        names = [name for name in self.cache.names() if _matches(name.lower(), pattern)]
         removals = tuple(removal for removal in map(self.cache.plan_removal, names) if removal)
         if not removals:
             raise ModelNotFoundError(f"no cached model fits the pattern '{ref.name}'")
@@ -137,15 +137,15 @@ class RemoveModel:
 
     def _remove(self, removal: Removal) -> None:
         with self.cache.reserve(removal.name, "removing it"):
-            self._require_peace(removal.name)
+            self._require_unused(removal.name)
             self.cache.remove(removal)
 
-    def _require_peace(self, name: str) -> None:
+    def _require_unused(self, name: str) -> None:
         holders = self.cache.holders(name)
         if holders:
             raise in_use(name, holders)
 
 
-def _fits(name: str, pattern: str) -> bool:
-    """Whether a pattern fits a name; one without an owner also fits the part after the owner."""
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a pattern matches a name; one without an owner also matches the part after the owner."""
     return fnmatchcase(name, pattern) or ("/" not in pattern and fnmatchcase(name.rpartition("/")[2], pattern))

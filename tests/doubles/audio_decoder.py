@@ -1,4 +1,4 @@
-"""Recordings that were decoded before, for use cases and doors."""
+"""In-memory double of the audio decoder: decoded recordings by path."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from mlxk.domain.generation.media import DecodedAudio
 
 
 class InMemoryAudioDecoder(AudioDecoder):
-    """Knows what each file holds.
+    """Returns the samples given for each file.
 
     Args:
         sounds: Sound by the path of its file; any other file is missing.
@@ -18,7 +18,6 @@ class InMemoryAudioDecoder(AudioDecoder):
         self._sounds = sounds
 
     def decode(self, path: str, name: str) -> DecodedAudio:
-        """Decode a file; see the port."""
         if path not in self._sounds:
             raise ValidationError(f"Audio file not found: {name}")
         return self._sounds[path]

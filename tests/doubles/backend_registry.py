@@ -1,4 +1,4 @@
-"""In-memory double of the knowledge about installed backends.
+"""In-memory double of the registry of backends.
 
 registry = InMemoryBackendRegistry({"mlx-lm": {"llama", "qwen3"}})
 registry.supports("mlx-lm", "llama")            # True
@@ -33,12 +33,10 @@ class InMemoryBackendRegistry(BackendRegistry):
         self._convert = convert
 
     def dedicated_to(self, architecture: str) -> Capability | None:
-        """Return speech to text when backends for speech know an architecture, and no others."""
         known = self._known(architecture)
         return Capability.AUDIO if known and self._speech.issuperset(known) else None
 
     def judge(self, snapshot: ModelSnapshot, facts: Facts) -> Runtime:
-        """Return the backends that know a model's architecture."""
         if facts.framework is not Framework.MLX:
             return Runtime(compatible=False, reason=f"Incompatible framework: {facts.framework.value}")
         if "model_file" in snapshot.config:
@@ -48,11 +46,9 @@ class InMemoryBackendRegistry(BackendRegistry):
         return Runtime(bool(known), None if known else f"Model type {facts.architecture} not supported.", known)
 
     def converters(self, media: bool) -> tuple[str, ...]:
-        """Return the backends that were given for conversion."""
         return self._convert[::-1] if media else self._convert
 
     def supports(self, backend: str, architecture: str) -> bool:
-        """Whether the backend was given with this architecture."""
         return architecture in self._supported.get(backend, frozenset())
 
     def _known(self, architecture: str | None) -> tuple[str, ...]:

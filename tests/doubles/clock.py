@@ -1,4 +1,4 @@
-"""In-memory double of time.
+"""In-memory double of the clock.
 
 clock = InMemoryClock(datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC))
 clock.advance(90)                           # a minute and a half later
@@ -10,7 +10,7 @@ from mlxk.application.ports.clock import Clock
 
 
 class InMemoryClock(Clock):
-    """A clock that stands still until it is advanced.
+    """A clock that moves only when it is advanced.
 
     Args:
         now: The time to start from, UTC.
@@ -21,15 +21,13 @@ class InMemoryClock(Clock):
         self._elapsed = 0.0
 
     def now(self) -> datetime.datetime:
-        """Return the start plus what was advanced."""
         return self._start + datetime.timedelta(seconds=self._elapsed)
 
     def monotonic(self) -> float:
-        """Return the seconds advanced so far."""
         return self._elapsed
 
     def advance(self, seconds: float) -> None:
-        """Let time pass.
+        """Move the clock forward.
 
         Args:
             seconds: How long; not negative.

@@ -1,4 +1,4 @@
-"""In-memory double of a person at the terminal.
+"""In-memory double of the confirmation by the user.
 
 nobody = InMemoryConfirmation(None)         # what a script is
 person = InMemoryConfirmation(True)         # one who says yes to everything; ``asked`` has the questions
@@ -19,7 +19,6 @@ class InMemoryConfirmation(Confirmation):
         self.asked: list[tuple[tuple[str, ...], str]] = []
 
     def ask(self, facts: tuple[str, ...], question: str, *, default: bool) -> bool | None:
-        """Return the answer, and remember the question when somebody is there."""
         if self._answer is not None:
             self.asked.append((facts, question))
         return self._answer

@@ -1,4 +1,4 @@
-"""In-memory double of content verification: it really hashes, what ``InMemoryModelFiles`` holds.
+"""In-memory double of content verification: it hashes the files of ``InMemoryModelFiles``.
 
 verifier = InMemoryContentVerifier(files, {directory: {"config.json": hashlib.sha256(b"{}").hexdigest()}})
 verifier.verify(handle, lambda done, total: None).damaged       # ()
@@ -27,11 +27,6 @@ class InMemoryContentVerifier(ContentVerifier):
         self.digests = dict(digests or {})
 
     def verify(self, handle: ModelHandle, progress: Callable[[int, int], None]) -> VerificationResult:
-        """Hash every file that has a digest; a dangling link is damaged.
-
-        Raises:
-            StorageError: The directory is not among the files.
-        """
         listing = self._files.list(handle.directory)
         digests = self.digests.get(handle.directory, {})
         known = [entry for entry in listing.files if entry.path in digests]

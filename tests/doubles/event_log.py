@@ -29,19 +29,15 @@ class InMemoryEventLog(EventLog):
         self.events: list[LoggedEvent] = []
 
     def debug(self, event: str, **fields: object) -> None:
-        """Record a detail."""
         self.events.append(LoggedEvent("debug", event, fields))
 
     def info(self, event: str, **fields: object) -> None:
-        """Record something normal."""
         self.events.append(LoggedEvent("info", event, fields))
 
     def warning(self, event: str, **fields: object) -> None:
-        """Record something that a person may want to change."""
         self.events.append(LoggedEvent("warning", event, fields))
 
     def error(self, event: str, **fields: object) -> None:
-        """Record a failure."""
         self.events.append(LoggedEvent("error", event, fields))
 
     def named(self, event: str) -> list[LoggedEvent]:

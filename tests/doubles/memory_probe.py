@@ -9,7 +9,7 @@ from mlxk.domain.models.memory import MemoryReading
 
 
 class InMemoryMemoryProbe(MemoryProbe):
-    """A machine that says what it is told to say.
+    """Returns the reading it is given.
 
     Args:
         reading: What every reading returns until ``reading`` is set anew.
@@ -19,5 +19,4 @@ class InMemoryMemoryProbe(MemoryProbe):
         self.reading = reading
 
     def read(self) -> MemoryReading | None:
-        """Return the reading given last."""
         return self.reading

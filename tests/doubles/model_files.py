@@ -37,11 +37,6 @@ class InMemoryModelFiles(ModelFiles):
         self.modified = modified
 
     def list(self, directory: str) -> FileListing:
-        """List the files of a directory, sorted.
-
-        Raises:
-            StorageError: The directory is not among ``directories``.
-        """
         files = self.directories.get(directory)
         if files is None:
             raise StorageError("the model's directory is gone")
@@ -49,11 +44,9 @@ class InMemoryModelFiles(ModelFiles):
         return FileListing(entries, tuple(sorted(self.dangling.get(directory, ()))), self.modified)
 
     def read(self, directory: str, path: str, limit: int) -> bytes | None:
-        """Return the first ``limit`` bytes of one file, or None when there is none."""
         content = self.directories.get(directory, {}).get(path)
         return None if content is None else content[:limit]
 
     def read_end(self, directory: str, path: str, limit: int) -> bytes | None:
-        """Return the last ``limit`` bytes of one file, or None when there is none."""
         content = self.directories.get(directory, {}).get(path)
         return None if content is None else content[max(0, len(content) - limit) :]

@@ -1,4 +1,4 @@
-"""In-memory double of the hub as a source of models.
+"""In-memory double of downloads from the hub.
 
 repository = RemoteRepository({"c" * 40: {"config.json": b"{}"}}, {"main": "c" * 40})
 hub = InMemoryModelHub({"org/m": repository}, cache, files)
@@ -20,7 +20,7 @@ from mlxk.domain.errors import AccessDeniedError, MlxkError, ModelNotFoundError,
 
 @attrs.frozen
 class RemoteRepository:
-    """What the hub holds of one model."""
+    """One model on the hub."""
 
     commits: Mapping[str, Mapping[str, bytes]]
     """Commit to its files, path to content."""
@@ -47,19 +47,18 @@ class InMemoryModelHub(ModelHub):
     ) -> None:
         self.models = dict(models or {})
         self.failure: MlxkError | None = None
-        """Raised by the next request, once; a fetch that fails leaves a partial model."""
+        """Raised by the next request, once; a failed fetch leaves a partial model."""
         self.requests = 0
-        """How often the hub was asked to describe or fetch."""
+        """Number of requests."""
         self._cache = cache or InMemoryModelCache()
         self._files = files or InMemoryModelFiles()
         self._present: set[str] = set()
 
     def describe(self, name: str, revision: str | None = None) -> RemoteModel:
-        """Return one revision of a model."""
         check_name(name)
         if revision is not None:
             check_revision(revision)
-        self._ask()
+        self._request()
         repository = self.models.get(name)
         if repository is None:
             raise ModelNotFoundError(f"'{name}' is not on the hub, or is private and not shown to you")
@@ -72,16 +71,14 @@ class InMemoryModelHub(ModelHub):
         return RemoteModel(name, commit, listed, revision, repository.made_for_mlx)
 
     def missing_bytes(self, plan: DownloadPlan) -> int:
-        """Return how much of a plan is not here yet."""
         return sum({file.digest: file.size_bytes for file in plan.files if file.digest not in self._present}.values())
 
     def fetch(self, plan: DownloadPlan, progress: Progress, *, verify_present: bool = False) -> None:
-        """Bring the files of a plan into the in-memory cache."""
         model = plan.model
         before = self._cache.models.get(model.name, CachedModel())
         progress.begin("Downloading", {file.path: file.size_bytes for file in plan.files})
         try:
-            self._ask()
+            self._request()
         except MlxkError:
             self._cache.models[model.name] = attrs.evolve(before, unfinished=1)
             raise
@@ -97,7 +94,7 @@ class InMemoryModelHub(ModelHub):
             self._files.directories[handle.directory] = {file.path: contents[file.path] for file in plan.files}
         self._present |= {file.digest for file in plan.files}
 
-    def _ask(self) -> None:
+    def _request(self) -> None:
         self.requests += 1
         failure, self.failure = self.failure, None
         if failure:

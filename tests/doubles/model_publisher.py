@@ -1,4 +1,4 @@
-"""In-memory double of the hub as a place to publish.
+"""In-memory double of uploads to the hub.
 
 publisher = InMemoryModelPublisher(folder)
 publisher.create("me/tiny", private=True)
@@ -27,7 +27,7 @@ class PublishedRepository:
     branches: dict[str, dict[str, bytes]] = attrs.field(factory=lambda: {"main": {".gitattributes": b""}})
     """Branch to its files, path to content."""
     messages: list[str] = attrs.field(factory=list)
-    """Of all commits, oldest first."""
+    """Commit messages, oldest first."""
 
 
 class InMemoryModelPublisher(ModelPublisher):
@@ -44,11 +44,9 @@ class InMemoryModelPublisher(ModelPublisher):
         self._token = token
 
     def url(self, name: str) -> str:
-        """Return the address of a repository."""
         return f"{ADDRESS}/{name}"
 
     def state(self, name: str, branch: str) -> RemoteState:
-        """Return a repository as it is."""
         self._require_token()
         repository = self.repositories.get(name)
         if repository is None:
@@ -58,18 +56,15 @@ class InMemoryModelPublisher(ModelPublisher):
         return RemoteState(True, repository.private, known == branch, _commit(repository, known), files)
 
     def create(self, name: str, *, private: bool) -> None:
-        """Create a repository, unless it is there."""
         self._require_token()
         self.repositories.setdefault(name, PublishedRepository(private))
 
     def create_branch(self, name: str, branch: str) -> None:
-        """Create a branch at the head of the default branch, unless it is there."""
         self._require_token()
         branches = self.repositories[name].branches
         branches.setdefault(branch, dict(branches["main"]))
 
     def publish(self, publication: Publication, progress: Progress) -> Published:
-        """Make one commit."""
         self._require_token()
         repository = self.repositories[publication.name]
         if publication.parent not in {None, _commit(repository, publication.branch)}:

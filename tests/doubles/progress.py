@@ -1,4 +1,4 @@
-"""In-memory double of progress: it remembers what it was told.
+"""In-memory double of progress: it keeps what is reported.
 
 progress = InMemoryProgress()
 hub.fetch(plan, progress)
@@ -21,18 +21,14 @@ class InMemoryProgress(Progress):
         self.running = False
 
     def begin(self, activity: str, sizes: Mapping[str, int]) -> None:
-        """Remember what is to be done."""
         self.activities.append(activity)
         self.sizes, self.finished, self.running = dict(sizes), {}, True
 
     def advance(self, done: Mapping[str, int]) -> None:
-        """Remember how far it is."""
         self.finished = dict(done)
 
     def end(self) -> None:
-        """Remember that nothing runs."""
         self.running = False
 
     def note(self, message: str) -> None:
-        """Remember a line."""
         self.notes.append(message)

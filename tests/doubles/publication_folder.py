@@ -1,4 +1,4 @@
-"""In-memory double of folders that are to be published; ignore rules are matched as on the disk.
+"""In-memory double of folders to publish; ignore rules are matched as on the disk.
 
 folder = InMemoryPublicationFolder({"/home/me/work": {"config.json": b"{}", ".hfignore": b"*.tmp"}})
 folder.scan("/home/me/work").files                  # (LocalFile("config.json", 2),)
@@ -33,12 +33,10 @@ class InMemoryPublicationFolder(PublicationFolder):
         self._working_directory = working_directory
 
     def find(self, path: str) -> str | None:
-        """Return the absolute directory a path means, or None."""
         directory = posixpath.normpath(posixpath.join(self._working_directory, path))
         return directory if directory in self.folders else None
 
     def scan(self, directory: str) -> FolderScan:
-        """List what is to be published."""
         from pathspec import GitIgnoreSpec
 
         files = self._files(directory)
@@ -55,17 +53,15 @@ class InMemoryPublicationFolder(PublicationFolder):
         return FolderScan(listed, tuple(sorted(filter(published, self._outward.get(directory, ())))))
 
     def text(self, directory: str, path: str, limit: int) -> str | None:
-        """Return the whole text of a file; None when it is too long or is not text."""
         content = self._content(directory, path)
         if path.endswith(".safetensors"):
             content = content[8 : 8 + int.from_bytes(content[:8], "little")]
         return None if len(content) > limit or b"\0" in content else content.decode("utf-8", errors="replace")
 
-    def digests(self, directory: str, path: str, tell: Callable[[int], None]) -> ContentDigests:
-        """Return what a file hashes to."""
+    def digests(self, directory: str, path: str, report: Callable[[int], None]) -> ContentDigests:
         content = self._content(directory, path)
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-        tell(len(content))
+        report(len(content))
         return ContentDigests(hashlib.sha256(content).hexdigest(), blob)
 
     def _files(self, directory: str) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""In-memory double of the speech transcriber: says what it was told to hear, one segment at a time.
+"""In-memory double of the speech transcriber: given transcripts, one segment at a time.
 
 transcriber = InMemorySpeechTranscriber({"hello.wav": Transcript("Hello.", 1.0, "en", (Segment("Hello.", 0, 1),))})
 *heard, transcript = transcriber.transcribe(TranscriptionRequest(handle, "/clips/hello.wav", "hello.wav"))
@@ -12,7 +12,7 @@ from mlxk.domain.transcription import Heard, Transcript, TranscriptEvent, Transc
 
 
 class InMemorySpeechTranscriber(SpeechTranscriber):
-    """Knows recordings by their name.
+    """Returns transcripts by the name of the recording.
 
     Args:
         transcripts: What is heard in each.
@@ -24,14 +24,13 @@ class InMemorySpeechTranscriber(SpeechTranscriber):
         self._default = default
         self.requests: list[TranscriptionRequest] = []
         self.abandoned = 0
-        """How many recordings were given up."""
+        """Number of transcriptions that were closed early."""
 
     def refuse_everything(self) -> None:
-        """Know no recording any more."""
+        """Refuse every recording from now on."""
         self._transcripts, self._default = {}, None
 
     def transcribe(self, request: TranscriptionRequest) -> Generator[TranscriptEvent, None, None]:
-        """Tell what is heard; see the port."""
         request.settings.validate()
         self.requests.append(request)
         transcript = self._transcripts.get(request.name, self._default)

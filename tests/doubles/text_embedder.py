@@ -1,4 +1,4 @@
-"""In-memory double of the text embedder: a vector from the letters of a text, so that similar texts lie close together.
+"""In-memory double of the text embedder: letter counts as vectors, so that similar texts have similar vectors.
 
 embedder = InMemoryTextEmbedder(dimensions=8)
 embedder.embed(EmbeddingRequest(handle, ("hello",))).vectors
@@ -12,7 +12,7 @@ from mlxk.domain.errors import ContextLengthError, ValidationError
 
 
 class InMemoryTextEmbedder(TextEmbedder):
-    """Counts letters.
+    """Embeds texts by their letter counts.
 
     Args:
         dimensions: Numbers in a vector.
@@ -27,7 +27,6 @@ class InMemoryTextEmbedder(TextEmbedder):
         self.requests: list[EmbeddingRequest] = []
 
     def embed(self, request: EmbeddingRequest) -> Embeddings:
-        """Count; see the port."""
         request.validate()
         self.requests.append(request)
         settings = request.settings

@@ -1,4 +1,4 @@
-"""In-memory double of converting weights: it writes the config that a conversion would, and carries the weights over.
+"""In-memory double of the weight converter: it writes the converted config and copies the weights.
 
 converter = InMemoryWeightConverter(files)
 converter.quantize(handle, "/home/me/.q4.draft", "mlx-lm", Quantization(4, 64), progress)
@@ -31,16 +31,13 @@ class InMemoryWeightConverter(WeightConverter):
     def quantize(
         self, source: ModelHandle, target: str, backend: str, scheme: Quantization, progress: Progress
     ) -> ConvertedWeights:
-        """Write config and weights of a quantized model."""
         scale = {"bits": scheme.bits, "group_size": scheme.group_size, "mode": scheme.mode}
         return self._write(source, target, {"quantization": scale, "quantization_config": scale}, progress)
 
     def dequantize(self, source: ModelHandle, target: str, backend: str, progress: Progress) -> ConvertedWeights:
-        """Write config and weights of a model in full precision."""
         return self._write(source, target, {}, progress)
 
     def missing_tensors(self, model: ModelHandle, backend: str) -> tuple[str, ...]:
-        """Return what was said to be missing."""
         self._config(model)
         return self.missing.get(model.directory, ())
 

@@ -82,7 +82,6 @@ class InMemoryWorkspaceStore(WorkspaceStore):
         return tuple(sorted(self._manifests.get(handle.directory, ()), key=lambda entry: entry.path))
 
     def recalculate(self, handle: ModelHandle, deep: bool = False) -> Workspace:
-        """Mark a managed workspace as clean; its hash is derived from the directory's name."""
         workspace = self.read(handle)
         if not workspace.managed:
             raise ValidationError(f"'{handle.display_name or handle.name}' is not a managed workspace")
@@ -150,14 +149,14 @@ class InMemoryWorkspaceDraft(WorkspaceDraft):
     def directory(self) -> str:
         return self._directory
 
-    def take(self, source: str, path: str, tell: Callable[[int], None]) -> CopyMethod:
+    def copy(self, source: str, path: str, report: Callable[[int], None]) -> CopyMethod:
         directories = self._store.files.directories
         content = directories.get(source, {}).get(path)
         if content is None:
             raise StorageError(f"the workspace cannot be made: no such file ({path})")
         kept = directories[self._directory].get(path) == content
         directories[self._directory][path] = content
-        tell(len(content))
+        report(len(content))
         return CopyMethod.KEPT if kept else self._store.method
 
     def write(self, path: str, content: bytes) -> None:

@@ -134,13 +134,13 @@ def test_what_a_killed_run_left_of_something_else_is_no_part_of_the_clone(tmp_pa
         contextlib.suppress(KeyboardInterrupt),
         store.draft(place, Provenance("clone"), keep_unfinished=True) as draft,
     ):
-        draft.take(str(source), "old.json", lambda count: None)
+        draft.copy(str(source), "old.json", lambda count: None)
         if killed == "before the last step":
             write_sentinel(draft.directory, {"managed": True, "operation": "clone"})
             (Path(draft.directory) / NOTE_NAME).unlink()
         raise KeyboardInterrupt
     with store.draft(place, Provenance("clone"), keep_unfinished=True) as draft:
-        draft.take(str(source), "new.json", lambda count: None)
+        draft.copy(str(source), "new.json", lambda count: None)
         draft.publish()
     assert contents(Path(place)) == {"new.json": b"new.json"}
 

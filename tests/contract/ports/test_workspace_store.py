@@ -191,7 +191,7 @@ def test_a_workspace_appears_whole_with_its_provenance(make: Make, tmp_path: Pat
     done: list[int] = []
     with store.draft(place, Provenance("clone", "org/m", "a" * 40), keep_unfinished=True) as draft:
         for path in ("config.json", "sub/weights.bin"):
-            assert draft.take(str(tmp_path / "source"), path, done.append) in {CopyMethod.CLONED, CopyMethod.COPIED}
+            assert draft.copy(str(tmp_path / "source"), path, done.append) in {CopyMethod.CLONED, CopyMethod.COPIED}
         draft.write("extra.json", b"{}")
         assert store.at(place) is None
         assert list(store.names()) == []
@@ -210,14 +210,14 @@ def test_a_failure_leaves_nothing_at_the_place_and_what_was_kept_is_used_again(m
             pytest.raises(KeyboardInterrupt),
             store.draft(place, Provenance("clone", "org/m"), keep_unfinished=True) as draft,
         ):
-            kept = draft.take(source, "sub/weights.bin", ignore) is CopyMethod.KEPT
+            kept = draft.copy(source, "sub/weights.bin", ignore) is CopyMethod.KEPT
             assert kept is expected
             raise KeyboardInterrupt
     assert store.at(place) is None
     with store.draft(place, Provenance("clone", "org/other"), keep_unfinished=False) as draft:
-        assert draft.take(source, "sub/weights.bin", ignore) is not CopyMethod.KEPT
+        assert draft.copy(source, "sub/weights.bin", ignore) is not CopyMethod.KEPT
     with store.draft(place, Provenance("clone", "org/other"), keep_unfinished=False) as draft:
-        assert draft.take(source, "sub/weights.bin", ignore) is not CopyMethod.KEPT
+        assert draft.copy(source, "sub/weights.bin", ignore) is not CopyMethod.KEPT
 
 
 def test_two_cannot_make_the_same_workspace(make: Make) -> None:

@@ -177,7 +177,7 @@ def test_a_damaged_model_may_be_taken_as_it_is() -> None:
     handle = there.cache.find("mlx-community/Tiny")
     assert handle is not None
     del there.files.directories[handle.directory]["config.json"]
-    result = there.pull("Tiny", take_damaged=True)
+    result = there.pull("Tiny", accept_damaged=True)
     assert (result.status, result.handle) == (PullStatus.ALREADY_EXISTS, handle)
     assert result.report is not None
     assert not result.report.healthy
