@@ -26,7 +26,7 @@ Requirement = Callable[[ModelDescription], None]
 
 
 def require_loadable(description: ModelDescription, require_kind: Requirement) -> None:
-    """Refuse a model that cannot be loaded here, or is of another kind, and say why.
+    """Refuse a model that cannot be loaded here, or is of another kind.
 
     Damage comes first, since capabilities cannot be read from damaged files; the backend comes last, since no backend
     makes a model of another kind the right one.
@@ -96,7 +96,7 @@ def require_memory(
 
 @attrs.frozen
 class _Refusal:
-    """What a user learns about a model that cannot be used as requested."""
+    """The refusal of a model that cannot be used as requested."""
 
     message: str
     """With ``{name}``, ``{capability}`` and ``{abilities}`` (what the model can do) to be filled in."""
@@ -118,7 +118,7 @@ _LACKING = {
     ),
     Capability.EMBEDDINGS: _Refusal("'{name}' is not an embedding model; it can do: {abilities}"),
 }
-"""The refusals of models that lack a capability, where they say more than the general one."""
+"""The refusals of models that lack a capability, where they differ from the general one."""
 
 _LACKING_ANY_OTHER = _Refusal("'{name}' does not do {capability}; it can do: {abilities}")
 
@@ -151,7 +151,7 @@ def require(description: ModelDescription, *capabilities: Capability) -> None:
 
 
 def require_model(description: ModelDescription, operation: Capability, *further: Capability) -> None:
-    """Refuse a model that cannot be loaded here for an operation, and say why.
+    """Refuse a model that cannot be loaded here for an operation.
 
     Args:
         description: The model.
@@ -208,10 +208,10 @@ def require_audio_input(description: ModelDescription) -> None:
 
 
 def require_tools(details: ModelDetails) -> None:
-    """Refuse tools to choose from where the model's chat template leaves them out.
+    """Refuse tools where the model's chat template does not render them.
 
     Args:
-        details: Of the model.
+        details: The details of the model.
 
     Raises:
         CapabilityError: It does.
@@ -224,11 +224,11 @@ def require_tools(details: ModelDetails) -> None:
 
 
 def require_reasoning(details: ModelDetails, field: str) -> None:
-    """Refuse to have a model reason whose chat template cannot have it so; not to have it reason asks for nothing.
+    """Refuse reasoning where the model's chat template does not support it.
 
     Args:
-        details: Of the model.
-        field: How the request asks for it.
+        details: The details of the model.
+        field: The field of the request.
 
     Raises:
         CapabilityError: It cannot.

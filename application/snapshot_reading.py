@@ -1,8 +1,7 @@
-"""Reading a model once: from its directory to the snapshot the rules look at.
+"""Reading the snapshot of a model from its directory.
 
-Owns which files are opened and how much of each is read: every one at most once, but for a safetensors header longer
-than was guessed. What is concluded from them is the
-domain's.
+Decides which files are opened and how much of each is read: each one at most once, except a safetensors header that is
+longer than the first read.
 """
 
 from collections.abc import Mapping
@@ -41,10 +40,10 @@ _DOCUMENTS = (
     TEMPLATE_DOCUMENT,
 )
 _END_BYTES = 64
-"""Holds the last brace of a JSON object and the blanks some writers put behind it."""
+"""Enough for the last brace of a JSON object and the white space that some writers add."""
 _MAX_TEMPLATE_BYTES = 1024 * 1024
 _HEADER_GUESS_BYTES = 32 * 1024
-"""Holds the whole header of most small files, so that one read is enough."""
+"""Enough for the header of most small files, so that one read suffices."""
 
 
 def read_snapshot(
@@ -55,13 +54,13 @@ def read_snapshot(
     source_repo: str | None = None,
     mlx_owner: str | None = None,
 ) -> ModelSnapshot:
-    """Read what the rules need of one model.
+    """Read the snapshot of one model.
 
     Args:
         files: Read access to its directory.
-        cache: What the hub recorded about it.
+        cache: Has the hub's listing of its files.
         handle: The model.
-        listing: Its files, just listed.
+        listing: The listing of its files.
         source_repo: The repository a workspace was made from.
         mlx_owner: A hub owner that publishes weights in the format of MLX only.
     """
@@ -90,7 +89,7 @@ def read_snapshot(
 
 @attrs.define
 class _Reader:
-    """Reads the files of one directory and remembers which it could not."""
+    """Reads the files of one directory and records unreadable ones."""
 
     files: ModelFiles
     directory: str
@@ -112,7 +111,7 @@ class _Reader:
         return read_header(data, size_bytes)
 
     def pointers(self) -> tuple[str, ...]:
-        """Return the files that are Git LFS pointers; only short ones can be, and only those are opened."""
+        """Return the files that are Git LFS pointers; only files as short as pointers are opened."""
         marker = names.LFS_MARKER
         short = [path for path, size in self.sizes.items() if len(marker) < size < names.LFS_POINTER_LIMIT]
         for path in short:
@@ -121,7 +120,7 @@ class _Reader:
         return tuple(path for path in short if self.beginnings[path] == marker)
 
     def cut(self) -> tuple[str, ...]:
-        """Return ``tokenizer.json`` if it does not end as a JSON object does; it is too long to be read whole here."""
+        """Return ``tokenizer.json`` if it does not end as a JSON object does; it is too long to be parsed here."""
         path = names.TOKENIZER
         if path not in self.sizes or path in self.unread:
             return ()

@@ -1,4 +1,4 @@
-"""Embeddings: texts go in, unit vectors of the same length come out, in the same order.
+"""Embeddings: the request and its unit vectors, one per text and in the same order.
 
 Owns the values, their limits, and what may be done with a vector afterwards.
 """
@@ -18,7 +18,7 @@ MAX_INPUTS = 2048
 """Texts in one request."""
 
 MAX_INPUT_CHARACTERS = 1_000_000
-"""Length of one text, far beyond what any model reads."""
+"""Length of one text, far beyond any context window."""
 
 Vector = tuple[float, ...]
 TokenIds = tuple[int, ...]
@@ -27,7 +27,7 @@ Input = str | TokenIds
 
 
 class InputKind(enum.Enum):
-    """What a text is for; models trained to tell the two apart are told. Values are the names on the wire."""
+    """The role of a text, for models trained with both; values are the names in the JSON API."""
 
     DOCUMENT = "document"
     QUERY = "query"
@@ -35,7 +35,7 @@ class InputKind(enum.Enum):
 
 @attrs.frozen
 class EmbeddingSettings:
-    """How to turn texts into vectors."""
+    """How embeddings are computed."""
 
     kind: InputKind = InputKind.DOCUMENT
     instruction: str | None = None
@@ -43,12 +43,12 @@ class EmbeddingSettings:
     dimensions: int | None = None
     """Length of the vectors, for models whose vectors may be cut; None leaves the model's own."""
     truncate: bool = False
-    """Whether a text beyond the model's window is cut instead of refused."""
+    """Whether a text beyond the context window is truncated instead of refused."""
 
 
 @attrs.frozen
 class EmbeddingRequest:
-    """Texts to turn into vectors."""
+    """The texts to embed."""
 
     model: ModelHandle
     inputs: tuple[Input, ...]
@@ -75,9 +75,9 @@ class Embeddings:
     """The vectors of a request."""
 
     vectors: tuple[Vector, ...]
-    """One an input, in the order of the request; each has length one."""
+    """One per input, in the order of the request; each has length one."""
     tokens: int
-    """Tokens read altogether."""
+    """Tokens of all inputs."""
     device: str
     """What computed them: ``gpu`` or ``cpu``."""
 
@@ -88,7 +88,7 @@ class Embeddings:
 
 
 def shortened(vector: Sequence[float], dimensions: int) -> Vector:
-    """Return the first numbers of a vector, brought back to length one; the vector itself when that is all of them."""
+    """Return the first numbers of a vector, normalised to length one; the vector itself when that is all of them."""
     if dimensions >= len(vector):
         return tuple(vector)
     head = vector[:dimensions]
@@ -97,7 +97,7 @@ def shortened(vector: Sequence[float], dimensions: int) -> Vector:
 
 
 def as_base64(vector: Sequence[float]) -> str:
-    """Return a vector as clients of OpenAI read it: 32-bit floats, least significant byte first, in base64."""
+    """Return a vector as base64 of 32-bit floats, least significant byte first."""
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")
 
 

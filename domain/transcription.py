@@ -20,40 +20,40 @@ _LANGUAGE = re.compile(r"[A-Za-z][A-Za-z -]{1,31}")
 
 
 class SpeechTask(enum.Enum):
-    """What is to be written down; values are the names on the wire."""
+    """The kind of transcript; values are the names in the JSON API."""
 
     TRANSCRIBE = "transcribe"
     TRANSLATE = "translate"
-    """In English, whatever was spoken."""
+    """Into English, from any language."""
 
     @property
     def capability(self) -> Capability:
-        """What a model needs for it."""
+        """The capability that it requires."""
         return Capability.AUDIO if self is SpeechTask.TRANSCRIBE else Capability.AUDIO_TRANSLATE_EN
 
 
 @attrs.frozen
 class TranscriptionSettings:
-    """How to listen."""
+    """How speech is transcribed."""
 
     task: SpeechTask = SpeechTask.TRANSCRIBE
     language: str | None = None
-    """What is spoken, as a code such as ``de`` or a name such as ``german``; None lets the model find out."""
+    """The spoken language, as a code such as ``de`` or a name such as ``german``; None lets the model detect it."""
     hint: str | None = None
-    """Words that are likely to occur, or text that came before; None gives none."""
+    """Words that are likely to occur, or preceding text."""
     temperature: float = 0.0
-    """0 always writes the likeliest text."""
+    """0 always selects the likeliest token."""
     words: bool = False
-    """Whether to time every word, where the model can."""
+    """Whether to return the times of words, where the model can."""
 
     def faults(self) -> dict[str, str]:
-        """Return what is wrong with each setting out of range, by the name that users know it by."""
+        """Return what is wrong with each setting out of range, by its name for users."""
         faults = {}
         if self.language is not None and not _LANGUAGE.fullmatch(self.language):
             faults["language"] = "must be a code such as 'de', or a name in English such as 'german'"
         if self.hint is not None and len(self.hint) > MAX_HINT_CHARACTERS:
             faults["prompt"] = f"must have at most {MAX_HINT_CHARACTERS} characters (got {len(self.hint)})"
-        if not 0 <= self.temperature <= 1:  # false for what is no number, too
+        if not 0 <= self.temperature <= 1:  # also false for NaN
             faults["temperature"] = f"must be at least 0 and at most 1 (got {self.temperature:g})"
         return faults
 
@@ -70,19 +70,19 @@ class TranscriptionSettings:
 
 @attrs.frozen
 class TranscriptionRequest:
-    """One recording to write down."""
+    """One recording to transcribe."""
 
     model: ModelHandle
     path: str
-    """The file of sound, on this machine."""
+    """The audio file, on this machine."""
     name: str
-    """What the user calls the file; refusals name it so."""
+    """The user's name of the file, for error messages."""
     settings: TranscriptionSettings = TranscriptionSettings()
 
 
 @attrs.frozen
 class TimedWord:
-    """One word and when it was spoken."""
+    """One word and its time."""
 
     text: str
     start: float
@@ -94,7 +94,7 @@ class TimedWord:
 
 @attrs.frozen
 class Segment:
-    """A stretch of speech: a sentence or so."""
+    """A segment of speech, about a sentence."""
 
     text: str
     start: float
@@ -103,33 +103,33 @@ class Segment:
     """Seconds."""
     words: tuple[TimedWord, ...] = ()
     speaker: str | None = None
-    """Who speaks, for models that tell voices apart."""
+    """The speaker, for models with diarisation."""
     language: str | None = None
-    """For models that tell it anew for every stretch."""
+    """For models that detect it for every segment."""
     tokens: tuple[int, ...] = ()
     offset: int = 0
-    """Where the window it was heard in begins, in hundredths of a second."""
+    """Start of the audio window that it belongs to, hundredths of a second."""
     temperature: float | None = None
-    """At which it was written."""
+    """The sampling temperature."""
     mean_logprob: float | None = None
-    """Mean log probability of its tokens; None when the model does not say."""
+    """Mean log probability of its tokens; None when the model does not state it."""
     compression_ratio: float | None = None
-    """How well its text can be compressed; high for text that repeats itself."""
+    """Compression ratio of its text; high for repetitive text."""
     silence_probability: float | None = None
-    """How likely it is that nobody speaks."""
+    """Probability that there is no speech."""
 
 
 @attrs.frozen
 class Transcript:
-    """Everything that was heard."""
+    """The transcript of one recording."""
 
     text: str
     seconds: float
     """Length of the recording."""
     language: str | None = None
-    """As a code where the model says it so; None when it does not say."""
+    """As a code where the model states one; None when it does not state it."""
     segments: tuple[Segment, ...] = ()
-    """In the order they were heard; empty when nothing was said."""
+    """In the order of the recording; empty when there is no speech."""
 
     @property
     def words(self) -> tuple[TimedWord, ...]:
@@ -139,7 +139,7 @@ class Transcript:
 
 @attrs.frozen
 class Heard:
-    """A report on the way: how far the model is, and what it heard since the last one."""
+    """Progress of a transcription, with the segments since the last one."""
 
     done_seconds: float
     """Of the recording."""
@@ -148,7 +148,7 @@ class Heard:
 
 
 TranscriptEvent = Heard | Transcript
-"""What transcribing yields: any number of ``Heard``, then exactly one ``Transcript``."""
+"""The events of a transcription: any number of ``Heard``, then exactly one ``Transcript``."""
 
 
 def finite(value: object) -> float | None:
@@ -160,7 +160,7 @@ def finite(value: object) -> float | None:
 
 
 _SHORTEST = 0.001
-"""Seconds a cue lasts at least; players skip those that last no time."""
+"""Minimal duration of a cue, seconds; players skip those of no duration."""
 
 
 def srt(transcript: Transcript) -> str:
@@ -189,7 +189,7 @@ def segments_table(segments: Sequence[Segment]) -> str:
 
 
 def _cues(transcript: Transcript) -> list[tuple[float, float, str]]:
-    """Return what is shown when: the segments, or the whole text for models that time none."""
+    """Return the cues with start and end: the segments, or the complete text for models without times."""
     said = [(each.start, each.end, _one_paragraph(each.text)) for each in transcript.segments]
     if not transcript.segments:
         said = [(0.0, transcript.seconds, _one_paragraph(transcript.text))]
@@ -203,9 +203,9 @@ def _one_paragraph(text: str) -> str:
 
 def _clock(seconds: float, point: str) -> str:
     milliseconds = round(max(seconds, 0.0) * 1000)
-    minutes, rest = divmod(milliseconds, 60_000)
+    minutes, remainder = divmod(milliseconds, 60_000)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
+    return f"{hours:02d}:{minutes:02d}:{remainder // 1000:02d}{point}{remainder % 1000:03d}"
 
 
 def _escaped(text: str) -> str:

@@ -1,8 +1,7 @@
-"""Converting weights with mlx-lm and mlx-vlm: their loaders and their choice of layers, our writing.
+"""Weight conversion with mlx-lm and mlx-vlm: their loaders and their choice of layers; shards are written here.
 
-Models are loaded lazily, so that memory holds one shard at a time. Nothing of a model's own is executed and no
-processor or tokenizer is loaded: their files are carried over as they are by whoever builds the workspace. Runs on the
-thread that calls it, and leaves nothing loaded behind.
+Models are loaded lazily, so that memory holds one shard at a time. No code of a model is executed, and no processor or
+tokenizer is loaded: the use case copies their files. Runs on the calling thread; nothing stays loaded.
 """
 
 import contextlib
@@ -98,11 +97,11 @@ def _load(source: ModelHandle, backend: str) -> "tuple[nn.Module, dict[str, Any]
     if not isinstance(config, dict) or not config:
         raise ConversionFailedError(f"'{source.label}' has no config.json to go by")
     if config.get("model_file"):
-        # mlx-vlm would execute it even when told not to trust it.
+        # mlx-vlm would execute it even with trust_remote_code=False.
         raise UntrustedModelCodeError(
             f"'{source.label}' wants to run code of its own (config.json: model_file); it is never executed."
         )
-    config.pop("_name_or_path", None)  # where its author had it
+    config.pop("_name_or_path", None)  # a path on its author's machine
     directory = Path(source.directory)
     if backend == Library.MLX_VLM.value:
         from mlx_vlm import utils as vision
@@ -121,7 +120,7 @@ def _library(backend: str) -> ModuleType:
 
 
 def _predicate(network: "nn.Module", backend: str) -> "Callable[[str, nn.Module], object] | None":
-    """Return the library's choice of layers; it leaves the parts for pictures and sound as they are."""
+    """Return the library's choice of layers; image and audio towers are left as they are."""
     own: Callable[[str, nn.Module], object] | None = getattr(network, "quant_predicate", None)
     if backend != Library.MLX_VLM.value:
         return own
@@ -136,7 +135,7 @@ def _predicate(network: "nn.Module", backend: str) -> "Callable[[str, nn.Module]
 
 
 def _is_odd(shape: tuple[int, ...]) -> bool:
-    """Whether mlx-vlm's loader would not look for the quantized form of weights of this shape."""
+    """Whether mlx-vlm's loader would not expect weights of this shape to be quantized."""
     return math.prod(shape) % 64 != 0
 
 
@@ -220,7 +219,7 @@ def _sync(path: str) -> None:
 
 @contextlib.contextmanager
 def _clean_memory(source: ModelHandle) -> Iterator[None]:
-    """Keep the libraries from doing harm to the process, and give the memory back."""
+    """Contain the side effects of the libraries, and release the memory."""
     import mlx.core as mx
 
     try:

@@ -2,7 +2,7 @@
 
 mlx-lm has one module an architecture, mlx-vlm and mlx-audio one package; each has a table of other names for them.
 Tables are read as text, and a module counts when its text names a ``Model``. Importing one library would take a
-second; this takes about a millisecond a library, once a process, and only for the library asked about.
+second; this takes about a millisecond per library, once per process.
 """
 
 import ast
@@ -24,7 +24,7 @@ from mlxk.domain.models.snapshot import ModelSnapshot
 
 @attrs.frozen
 class _Layout:
-    """Where one library keeps what."""
+    """The file layout of one library."""
 
     package: str
     models: str
@@ -34,7 +34,7 @@ class _Layout:
     aliases: Mapping[str, str] = attrs.field(factory=dict)
     """Names that the library's code, not its table, maps."""
     lowercase: bool = False
-    """Whether the library lowers a model type before it looks it up."""
+    """Whether the library looks up a model type in lower case."""
 
 
 _LAYOUTS = {
@@ -54,15 +54,15 @@ _LAYOUTS = {
 }
 
 _MODEL = re.compile(rb"^class Model\b|\bimport\b[^#]*?\bModel\b|^\s+Model,?$|^Model = ", re.MULTILINE)
-"""How a module's text names the class the loaders instantiate: defined, imported or assigned."""
+"""Matches a module that has the class the loaders instantiate: defined, imported or assigned."""
 
 
 @attrs.frozen
 class _Installation:
-    """One installed library, as read."""
+    """One installed library."""
 
     directory: str
-    """Of its architectures."""
+    """The directory of its architectures."""
     architectures: frozenset[str]
     aliases: Mapping[str, str]
 
@@ -130,7 +130,7 @@ class MlxBackendRegistry(BackendRegistry):
 
 
 def _package_directory(package: str, search_path: Sequence[str] | None) -> str | None:
-    """Find a top-level package; asking for its spec does not import it."""
+    """Return the directory of a top-level package without importing it."""
     try:
         found = importlib.util.find_spec(package) if search_path is None else PathFinder.find_spec(package, search_path)
     except (ImportError, ValueError):
@@ -162,7 +162,7 @@ def _architecture(entry: "os.DirEntry[str]") -> str | None:
 
 
 def _table(path: str, name: str) -> dict[str, str]:
-    """A module's table of strings, read without parsing the rest of the module; empty when there is none."""
+    """Return a table of strings from a module's text; empty when there is none."""
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
@@ -177,7 +177,7 @@ def _table(path: str, name: str) -> dict[str, str]:
 
 
 def _defines_model(directory: str, architecture: str) -> bool:
-    """Whether a module holds a model, not the building blocks of others."""
+    """Whether a module has a model, not only the building blocks of others."""
     for path in (f"{directory}/{architecture}.py", f"{directory}/{architecture}/__init__.py"):
         try:
             with open(path, "rb") as file:

@@ -1,7 +1,7 @@
-"""Describe one model: read its files once, apply the rules, return the values a listing or ``show`` needs.
+"""Describe one model: read its files once, apply the rules, return the values for a listing or ``show``.
 
-Another process may pull or remove the model meanwhile. An unfavourable finding is therefore only believed when the
-directory is the same after reading as before; a model that is gone is reported as not found, never as damaged.
+Another process may pull or remove the model meanwhile. An unfavourable finding therefore counts only when the directory
+is the same after reading as before; a model that was removed is reported as not found, never as damaged.
 """
 
 import datetime
@@ -31,14 +31,14 @@ from mlxk.domain.models.safetensors import count_parameters
 from mlxk.domain.models.snapshot import CONFIG, ModelSnapshot
 
 _ATTEMPTS = 3
-"""How often a model that changes while it is read is read again."""
+"""How often a model is read when it changes meanwhile."""
 
 _NEVER = datetime.datetime.fromtimestamp(0, datetime.UTC)
 
 
 @attrs.frozen
 class _Reading:
-    """One model, read."""
+    """The files of one model, read and checked."""
 
     snapshot: ModelSnapshot
     listing: FileListing
@@ -48,7 +48,7 @@ class _Reading:
 
 @attrs.frozen
 class DescribeModel:
-    """Describes models that are already resolved."""
+    """Describes resolved models."""
 
     files: ModelFiles
     workspaces: WorkspaceStore
@@ -57,7 +57,7 @@ class DescribeModel:
     default_owner: str = DEFAULT_OWNER
 
     def __call__(self, handle: ModelHandle) -> ModelDescription:
-        """Return what a listing says about a model.
+        """Return the description of a model for a listing.
 
         Raises:
             ModelNotFoundError: The model was removed since it was resolved.
@@ -65,7 +65,7 @@ class DescribeModel:
         return self._description(handle, self._read(handle))
 
     def details(self, handle: ModelHandle) -> ModelDetails:
-        """Return everything ``show`` says about a model.
+        """Return the details of a model for ``show``.
 
         Raises:
             ModelNotFoundError: The model was removed since it was resolved.
@@ -89,7 +89,7 @@ class DescribeModel:
         )
 
     def health(self, handle: ModelHandle) -> HealthReport:
-        """Return only whether the files are whole.
+        """Return the health report alone.
 
         Raises:
             ModelNotFoundError: The model was removed since it was resolved.
@@ -140,10 +140,10 @@ class DescribeModel:
         return _Reading(snapshot, listing, report, workspace)
 
     def _is_settled(self, handle: ModelHandle, reading: _Reading) -> bool:
-        """Whether the directory still is what was read.
+        """Whether the directory is unchanged since it was read.
 
         Raises:
-            ModelNotFoundError: It is gone.
+            ModelNotFoundError: It was removed.
         """
         try:
             return self.files.list(handle.directory) == reading.listing
@@ -152,10 +152,10 @@ class DescribeModel:
             return reading.snapshot.unreadable is not None
 
     def _require_presence(self, handle: ModelHandle) -> None:
-        """Tell a model that was removed from one that cannot be read.
+        """Distinguish a model that was removed from one that cannot be read.
 
         Raises:
-            ModelNotFoundError: It is gone.
+            ModelNotFoundError: It was removed.
         """
         present: ModelHandle | None = handle
         if handle.origin is Origin.WORKSPACE:

@@ -1,7 +1,7 @@
-"""The answer as its readers want it: decoded text goes in piece by piece, reasoning, text and tool calls come out.
+"""The output parser: splits decoded text into reasoning, text and tool calls, chunk by chunk.
 
-Composes the stages in their one order: stop sequences, then reasoning, then tool calls. Turning tokens into text comes
-before; who shows or hides what comes after. A whole answer is its stream, joined.
+Composes the stages in their fixed order: stop sequences, then reasoning, then tool calls. The input comes from the
+detokenizer. The deltas of a stream, joined, equal the parsed completion.
 """
 
 import enum
@@ -22,12 +22,12 @@ _CHANNEL_NAME = re.compile(r"<\|channel\|>\s*(\w+)")
 
 
 class ReasoningSplitter:
-    """Splits a tagged answer into reasoning and text.
+    """Splits a completion with reasoning tags into reasoning and text.
 
-    Reasoning opens only where nothing visible has been said yet, so an answer that talks about a tag keeps it. White
-    space before a block and the newlines next to its tags belong to the tags, as templates write them: the newlines
-    directly after its start, before its end and after its end are dropped. A block that is never closed is reasoning to
-    the end. Everything else comes out unchanged.
+    Reasoning opens only before the first visible text, so a completion that mentions a tag keeps it. White space before
+    a block and the newlines next to its tags belong to the tags, as templates write them: the newlines directly after
+    its start, before its end and after its end are dropped. A block that is never closed is reasoning to the end.
+    Everything else is returned unchanged.
 
     Args:
         style: A format with tags.
@@ -40,12 +40,12 @@ class ReasoningSplitter:
         self._thinking = opened
         self._answering = False
         self._blank = ""
-        """White space of an answer of which nothing is visible yet."""
+        """White space before the first visible text."""
         self._after_block = False
         self._thought = False
-        """Whether the block at hand holds anything yet."""
+        """Whether the current block has any text yet."""
         self._newlines = 0
-        """Newlines of the block that its end would take along."""
+        """Newlines of the block that would be dropped with its end."""
 
     @property
     def thinking(self) -> bool:
@@ -54,21 +54,21 @@ class ReasoningSplitter:
 
     @property
     def past_reasoning(self) -> bool:
-        """Whether something visible was said, so that no block can open any more."""
+        """Whether visible text was returned, so that no block can open any more."""
         return self._answering
 
     def feed(self, text: str) -> list[TextDelta | ReasoningDelta]:
-        """Take the next piece of text and return what is decided by now."""
+        """Take the next chunk of text and return what is certain so far."""
         deltas: list[TextDelta | ReasoningDelta] = []
-        for piece in self._scanner.feed(text):
-            self._take(piece.text, piece.marker, deltas)
+        for chunk in self._scanner.feed(text):
+            self._take(chunk.text, chunk.marker, deltas)
         return deltas
 
     def flush(self) -> list[TextDelta | ReasoningDelta]:
         """Return what was held back, once the text has ended."""
         deltas: list[TextDelta | ReasoningDelta] = []
-        for piece in self._scanner.flush():
-            self._take(piece.text, piece.marker, deltas)
+        for chunk in self._scanner.flush():
+            self._take(chunk.text, chunk.marker, deltas)
         if self._thinking and self._newlines and self._thought:
             deltas.append(ReasoningDelta("\n" * self._newlines))
         if self._blank:
@@ -122,19 +122,19 @@ class _Kind(enum.Enum):
 
 
 class HarmonyParser:
-    """Splits an answer in the harmony format of gpt-oss, whose messages name their channel.
+    """Splits a completion in the harmony format of gpt-oss, whose messages name their channel.
 
         <|channel|>analysis<|message|>thought<|end|>
         <|start|>assistant<|channel|>commentary to=functions.name <|constrain|>json<|message|>{"a": 1}<|call|>
         <|start|>assistant<|channel|>final<|message|>the answer<|return|>
 
-    The analysis channel is reasoning, a message with a recipient is a tool call, every other message is text. Text that
-    names no channel and a malformed call come out as text, so nothing that was said is lost.
+    The analysis channel is reasoning, a message with a recipient is a tool call, every other message is text. Text
+    without a channel and malformed calls are returned as text, so that no output is lost.
 
     Args:
         prompt_tail: The end of the prompt, which may have begun a message.
-        tools: How calls are written: the message's header, ``<|message|>`` and its content. None when no tools are on
-            offer; then a message with a recipient is what its channel says.
+        tools: The notation of calls: the message's header, ``<|message|>`` and its content. None when the request
+            has no tools; the channel then decides about a message with a recipient.
     """
 
     def __init__(self, prompt_tail: str = "", tools: ToolCallFormat | None = None) -> None:
@@ -142,12 +142,12 @@ class HarmonyParser:
         self._scanner = MarkerScanner((_START, _CHANNEL, _MESSAGE, *_ENDS))
         self._kind = _Kind.TEXT
         self._given = ""
-        """The part of the header at hand that stands in the prompt."""
+        """The part of the current header that is in the prompt."""
         self._lead = ""
-        """The first characters after it, as many as tell whether a recipient follows."""
+        """The first characters after it, as many as are needed to detect a recipient."""
         self._header: list[str] = []
         self._call: CallSection | None = None
-        """The call at hand, its header included."""
+        """The current call, its header included."""
         self._calls = 0
         _, begun, last = prompt_tail.rpartition(_START)
         if begun and not any(end in last for end in _ENDS):
@@ -167,21 +167,21 @@ class HarmonyParser:
         return self._kind is _Kind.TEXT
 
     def feed(self, text: str) -> list[AnswerDelta]:
-        """Take the next piece of text and return what is decided by now."""
+        """Take the next chunk of text and return what is certain so far."""
         deltas: list[AnswerDelta] = []
-        for piece in self._scanner.feed(text):
-            self._take(piece.text, piece.marker, deltas)
+        for chunk in self._scanner.feed(text):
+            self._take(chunk.text, chunk.marker, deltas)
         return deltas
 
     def flush(self, complete: bool = True) -> list[AnswerDelta]:
         """Return what was held back, once the text has ended.
 
         Args:
-            complete: Whether the model ended its turn itself; a call that was cut is text.
+            complete: Whether the model ended its answer itself; a call that was cut is text.
         """
         deltas: list[AnswerDelta] = []
-        for piece in self._scanner.flush():
-            self._take(piece.text, piece.marker, deltas)
+        for chunk in self._scanner.flush():
+            self._take(chunk.text, chunk.marker, deltas)
         self._end(deltas, complete)
         return deltas
 
@@ -208,12 +208,12 @@ class HarmonyParser:
         elif self._given and self._header[0] != _CHANNEL:
             self._lead = (self._lead + text).lstrip()[: len(_RECIPIENT_KEY)]
             if not _RECIPIENT_KEY.startswith(self._lead):
-                # The prompt began a message and the model goes on without naming a channel.
+                # The prompt began a message and the model continues without naming a channel.
                 self._end(deltas)
                 self._kind = _Kind.TEXT
 
     def _begin_message(self) -> Sequence[AnswerDelta]:
-        """Tell from its header what kind of message begins; return what the header holds of a call."""
+        """Read from its header what kind of message begins; return the part of a call in the header."""
         written = "".join(self._header)
         header = self._given + written
         self._given, self._header = "", []
@@ -225,7 +225,7 @@ class HarmonyParser:
         return ()
 
     def _end(self, deltas: list[AnswerDelta], complete: bool = True) -> None:
-        """End the message at hand; what follows is text unless a header begins."""
+        """End the current message; what follows is text unless a header begins."""
         written = "".join(self._header)
         if self._call is not None:
             deltas += self._call.close(complete)
@@ -239,12 +239,12 @@ class HarmonyParser:
 
 
 class OutputParser:
-    """One answer.
+    """Parses one completion.
 
     Args:
-        stops: Strings that end it; they are looked for in everything the model writes, its markers included.
-        reasoning: How the model marks its reasoning; None when it does not, or when it is to stay in the text.
-        tools: How it writes calls; None when no tools are on offer.
+        stops: Strings that end it; they match anywhere in the output, markers included.
+        reasoning: The markup of reasoning; None when there is none, or when reasoning stays in the text.
+        tools: The notation of tool calls; None when the request has no tools.
         prompt_tail: The end of the rendered prompt, which may have opened a block of reasoning.
     """
 
@@ -274,31 +274,31 @@ class OutputParser:
 
     @property
     def thinking(self) -> bool:
-        """Whether the model is in the middle of its reasoning."""
+        """Whether a block of reasoning is open."""
         splitter = self._channels or self._tags
         return splitter is not None and splitter.thinking
 
     @property
     def answering(self) -> bool:
-        """Whether what comes next belongs to the answer itself, neither to reasoning nor to the markup around it."""
+        """Whether the next text belongs to the answer, neither to reasoning nor to the markup around it."""
         return self._channels.answering if self._channels is not None else not self.thinking
 
     @property
     def past_reasoning(self) -> bool:
-        """Whether no reasoning can come any more; in channels it always can."""
+        """Whether no more reasoning can follow; with channels it always can."""
         return self._channels is None and (self._tags is None or self._tags.past_reasoning)
 
     def feed(self, text: str) -> list[AnswerDelta]:
-        """Take the next piece of decoded text, which may be empty, and return what is decided by now."""
+        """Take the next chunk of decoded text, which may be empty, and return what is certain so far."""
         return self._split(self._stops.feed(text)[0])
 
     def flush(self, complete: bool = True) -> list[AnswerDelta]:
         """Return what was held back, once the text has ended.
 
-        Look at ``stopped`` afterwards: a stop string may have been decided only now.
+        Read ``stopped`` afterwards: a stop string may have been decided only now.
 
         Args:
-            complete: Whether the model ended its turn itself, rather than being cut by a limit or given up.
+            complete: Whether the model ended its answer itself, instead of being cut by a limit or cancelled.
         """
         deltas = self._split(self._stops.flush())
         complete = complete and not self.stopped
@@ -330,7 +330,7 @@ class OutputParser:
 
 
 def _joined(deltas: list[AnswerDelta]) -> list[AnswerDelta]:
-    """Join neighbours of one kind."""
+    """Join adjacent deltas of one kind."""
     joined: list[AnswerDelta] = []
     for delta in deltas:
         last = joined[-1] if joined else None

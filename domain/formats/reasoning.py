@@ -11,12 +11,12 @@ import attrs
 
 
 class ReasoningStyle(enum.Enum):
-    """How thought and answer are told apart."""
+    """How reasoning and answer are separated."""
 
     TAGS = "tags"
-    """Thought stands between two tags, before the answer."""
+    """Reasoning is enclosed in two tags, before the answer."""
     CHANNELS = "channels"
-    """Every message names its channel (gpt-oss): analysis is thought, final is the answer."""
+    """Every message names its channel (gpt-oss): analysis is reasoning, final is the answer."""
 
 
 @attrs.frozen
@@ -27,11 +27,11 @@ class ReasoningFormat:
     start: str
     end: str
     structure: tuple[str, ...] = ()
-    """Markers around the answer itself, which are no part of it."""
+    """Markers around the answer that are not part of it."""
 
     @property
     def closing(self) -> str:
-        """What to make the model say so that it stops thinking and answers."""
+        """The text that makes the model end its reasoning and answer."""
         if self.style is ReasoningStyle.CHANNELS:
             return f"{self.end}<|start|>assistant<|channel|>final<|message|>"
         return f"\n{self.end}\n\n" + "".join(self.structure[:1])
@@ -72,7 +72,7 @@ _TOKENS = {
     "<|channel>thought": ("<|channel>", "<channel|>"),
     "<|open|>think<|sep|>": ("<|open|>", "<|close|>", "<|sep|>"),
 }
-"""The tokens of the marks that are more than one."""
+"""The tokens of the markers that consist of several."""
 
 
 def _tokens(style: ReasoningFormat) -> tuple[str, ...]:
@@ -98,7 +98,7 @@ def supports_reasoning(template: str) -> bool:
 
 
 def detect_reasoning(template: str | None, vocabulary: Container[str]) -> ReasoningFormat | None:
-    """Tell how a model marks its reasoning.
+    """Detect how a model marks its reasoning.
 
     A format counts when its chat template writes both its tags, or when both are tokens of their own; what the template
     writes goes first.

@@ -1,4 +1,4 @@
-"""Scanning streamed text for fixed strings, whatever the borders of the chunks; stop sequences."""
+"""Scanning streamed text for fixed strings across the borders of its chunks; stop sequences."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -8,11 +8,11 @@ import attrs
 
 @attrs.frozen
 class ScannedText:
-    """A piece of the scanned text, never empty."""
+    """A part of the scanned text, never empty."""
 
     text: str
     marker: bool = False
-    """Whether this piece is exactly one of the markers."""
+    """Whether this part is exactly one of the markers."""
 
 
 @attrs.define
@@ -54,7 +54,7 @@ def _step(root: _Node, node: _Node, char: str) -> _Node:
 class MarkerScanner:
     """Cuts a stream of text at its markers.
 
-    The pieces, joined, are the text. A marker is found at its earliest start; of two that start at the same place the
+    The parts, joined, are the text. A marker is found at its earliest start; of two that start at the same place the
     shorter one is found. Text is held back only while it could still belong to a marker, or while a marker that
     starts further left could still be found. The work is linear in the text as long as no marker occurs inside
     another one; for a single match it always is.
@@ -68,34 +68,34 @@ class MarkerScanner:
         self._node = self._root
         self._held = ""
         self._scanned = 0
-        """How many characters of the held text the automaton has seen."""
+        """How many characters of the buffered text the automaton has scanned."""
         self._found: tuple[int, int] | None = None
-        """Start and end, within the held text, of a marker that one further left may still precede."""
+        """Start and end, within the buffered text, of a marker that one further left may still precede."""
 
     def feed(self, text: str) -> list[ScannedText]:
-        """Take the next piece of text, which may be empty, and return what is decided by now."""
+        """Take the next chunk of text, which may be empty, and return what is certain so far."""
         if self._node is self._root and not self._held and self._root.children.keys().isdisjoint(text):
             return [ScannedText(text)] if text else []
         self._held += text
-        pieces: list[ScannedText] = []
+        chunks: list[ScannedText] = []
         while self._advance():
-            self._cut(pieces)
-        self._release(pieces, len(self._held) - self._node.depth)
-        return pieces
+            self._cut(chunks)
+        self._release(chunks, len(self._held) - self._node.depth)
+        return chunks
 
     def flush(self) -> list[ScannedText]:
-        """Return what is still held; the text has ended. The scanner is then as new."""
-        pieces: list[ScannedText] = []
+        """Return what is still held; the text has ended. The scanner is reset."""
+        chunks: list[ScannedText] = []
         while self._found is not None:
-            self._cut(pieces)
+            self._cut(chunks)
             while self._advance():
-                self._cut(pieces)
-        self._release(pieces, len(self._held))
+                self._cut(chunks)
+        self._release(chunks, len(self._held))
         self._node, self._scanned = self._root, 0
-        return pieces
+        return chunks
 
     def _advance(self) -> bool:
-        """Scan until a marker is certain (True) or the held text is used up (False)."""
+        """Scan until a marker is certain (True) or the buffered text is exhausted (False)."""
         root, node, held = self._root, self._node, self._held
         position, found = self._scanned, self._found
         while position < len(held):
@@ -111,20 +111,20 @@ class MarkerScanner:
         self._node, self._scanned, self._found = node, position, found
         return found is not None and position - node.depth >= found[0]
 
-    def _cut(self, pieces: list[ScannedText]) -> None:
+    def _cut(self, chunks: list[ScannedText]) -> None:
         """Release the text up to the marker that was found, and the marker; scan anew behind it."""
         if self._found is None:
             return
         start, end = self._found
-        self._release(pieces, start)
+        self._release(chunks, start)
         length = end - start
-        pieces.append(ScannedText(self._held[:length], marker=True))
+        chunks.append(ScannedText(self._held[:length], marker=True))
         self._held = self._held[length:]
         self._node, self._scanned, self._found = self._root, 0, None
 
-    def _release(self, pieces: list[ScannedText], count: int) -> None:
+    def _release(self, chunks: list[ScannedText], count: int) -> None:
         if count:
-            pieces.append(ScannedText(self._held[:count]))
+            chunks.append(ScannedText(self._held[:count]))
             self._held = self._held[count:]
             self._scanned -= count
             if self._found is not None:
@@ -132,7 +132,7 @@ class MarkerScanner:
 
 
 class StopSequences:
-    """Passes text on until a stop string begins.
+    """Forwards text until a stop string begins.
 
     No character of a stop string is ever returned; text is held back only while it could still turn out to be the
     beginning of one. The work is linear in the text, whatever the stop strings.
@@ -151,7 +151,7 @@ class StopSequences:
         return self._stopped
 
     def feed(self, text: str) -> tuple[str, bool]:
-        """Take the next piece of text.
+        """Take the next chunk of text.
 
         Args:
             text: Any length, also empty.
@@ -162,24 +162,24 @@ class StopSequences:
         if self._stopped:
             return "", True
         passed: list[str] = []
-        for piece in self._scanner.feed(text):
-            if piece.marker:
+        for chunk in self._scanner.feed(text):
+            if chunk.marker:
                 self._stopped = True
                 break
-            passed.append(piece.text)
+            passed.append(chunk.text)
         return "".join(passed), self._stopped
 
     def flush(self) -> str:
         """Return what was held back, once the text has ended.
 
-        A stop that waited for one starting further left is decided here: look at ``stopped`` afterwards.
+        A stop that waited for one starting further left is decided here: read ``stopped`` afterwards.
         """
         if self._stopped:
             return ""
         passed: list[str] = []
-        for piece in self._scanner.flush():
-            if piece.marker:
+        for chunk in self._scanner.flush():
+            if chunk.marker:
                 self._stopped = True
                 break
-            passed.append(piece.text)
+            passed.append(chunk.text)
         return "".join(passed)

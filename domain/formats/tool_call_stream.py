@@ -1,4 +1,4 @@
-"""Incremental parsing of one tool call while it is written, with arguments in JSON or in tags.
+"""Incremental parsing of one tool call while it is generated, with arguments in JSON or in tags.
 
 A parser here knows where a call begins, continues and ends. Names, ids and argument types are read by the parser of the
 model family, which gets one opening or one argument at a time, so that every character is parsed once.
@@ -20,33 +20,33 @@ ToolCallParser = Callable[[str], tuple[ToolCall, ...]]
 """Reads the inside of one section; no calls at all means that it is malformed. Never raises."""
 
 LONGEST_OPENING = 1024
-"""Characters within which a call must have begun; text that goes on longer without an opening is left to the parser."""
+"""Characters within which a call must begin; longer text without an opening is left to the parser."""
 
 
 class IncrementalCallParser(Protocol):
-    """Shows the calls of one section while it is written.
+    """Parses the calls of one section while it is generated.
 
-    A call with a name and no arguments begins a call, one without a name continues it with the next piece of its
+    A call with a name and no arguments begins a call, one without a name continues it with the next chunk of its
     arguments. What was begun stays a call.
     """
 
     begun: bool
-    """Whether a call has begun; the section is then no text any more."""
+    """Whether a call has begun, so that the section cannot be text any more."""
 
     @abstractmethod
     def feed(self, text: str) -> list[ToolCall]:
-        """Take the next piece of the section and return what is decided by now. Never raises."""
+        """Take the next chunk of the section and return what is certain so far. Never raises."""
 
     @abstractmethod
     def close(self) -> list[ToolCall]:
-        """Return what is left to say once the section has ended; a section that was cut is not closed."""
+        """Return the remaining deltas once the section has ended; a section that was cut is not closed."""
 
 
 def opened_by(opening: str, parse: ToolCallParser) -> ToolCall | None:
     """Return the call that begins with an opening, which is completed here to a call without arguments.
 
     Args:
-        opening: A whole call without arguments.
+        opening: A complete call without arguments.
         parse: Reads it.
 
     Returns:
@@ -59,7 +59,7 @@ def opened_by(opening: str, parse: ToolCallParser) -> ToolCall | None:
 
 
 _KEY = re.compile(r'"arguments"\s*:\s*(?=\{)')
-"""Stands before the arguments of a call that is JSON as a whole."""
+"""Precedes the arguments of a call that is one JSON object."""
 
 
 class CallText(IncrementalCallParser):
@@ -67,7 +67,7 @@ class CallText(IncrementalCallParser):
 
     Args:
         parse: Reads a call.
-        mark: Finds what stands between the name and the brace that begins the arguments.
+        mark: Matches the text between the name and the brace that begins the arguments.
         end: What a call needs after its arguments for the parser to read it.
     """
 
@@ -77,13 +77,13 @@ class CallText(IncrementalCallParser):
         self._mark = mark
         self._end = end
         self._opening = ""
-        """What was written since the last arguments ended."""
+        """The text since the last arguments ended."""
         self._tried = 0
-        """How much of it has been seen to be no opening, characters."""
+        """How much of it is known not to be an opening, characters."""
         self._arguments: _JsonObject | None = None
 
     def feed(self, text: str) -> list[ToolCall]:
-        """Take the next piece of the section and return what is decided by now."""
+        """Take the next chunk of the section and return what is certain so far."""
         calls: list[ToolCall] = []
         while text:
             if self._arguments is None:
@@ -108,10 +108,10 @@ class CallText(IncrementalCallParser):
             self._tried = found.end()
             call = opened_by(self._opening[: found.end()] + "{}" + self._end, self._parse)
             if call is not None:
-                rest = self._opening[found.end() :] + text[room:]
+                remainder = self._opening[found.end() :] + text[room:]
                 self._opening, self._tried, self._arguments, self.begun = "", 0, _JsonObject(), True
                 calls.append(call)
-                return rest
+                return remainder
         return ""
 
 
@@ -125,7 +125,7 @@ class _JsonObject:
         self._escaped = False
 
     def feed(self, text: str) -> int:
-        """Return how many characters of the next piece belong to the object."""
+        """Return how many characters of the next chunk belong to the object."""
         for place, character in enumerate(text, start=1):
             if self._in_string:
                 self._in_string = self._escaped or character != '"'
@@ -171,9 +171,9 @@ class _Place(enum.Enum):
 class TaggedCall(IncrementalCallParser):
     """The calls of one section.
 
-    An argument that the parser does not read is given as the text it is. One that is written twice is given twice, and
-    whoever reads the object takes the last, as the parser does. A call whose section ends in the middle of an argument
-    keeps the arguments before it and is left open, so that nobody takes it for a whole one.
+    An argument that the parser does not read is returned as text. An argument that occurs twice is returned twice;
+    readers of the object use the last value, as the parser does. A call whose section ends within an argument keeps the
+    arguments before it and its object stays open, so that it cannot be mistaken for a complete call.
 
     Args:
         tags: The notation.
@@ -187,26 +187,26 @@ class TaggedCall(IncrementalCallParser):
         self._scanner = MarkerScanner(filter(None, {tags.call, tags.named, tags.argument, tags.argument_end, tags.end}))
         self._place = _Place.OUTSIDE if tags.call else _Place.OPENING
         self._written: list[str] = []
-        """The opening or the argument at hand."""
+        """The current opening or argument."""
         self._room = LONGEST_OPENING
-        """Characters that the opening at hand may still have."""
+        """Characters that the current opening may still have."""
         self._opening = ""
-        """The opening of the call at hand."""
+        """The opening of the current call."""
         self._given = False
-        """Whether the call at hand has got an argument."""
+        """Whether the current call has an argument."""
 
     def feed(self, text: str) -> list[ToolCall]:
-        """Take the next piece of the section and return what is decided by now."""
+        """Take the next chunk of the section and return what is certain so far."""
         calls: list[ToolCall] = []
-        for piece in self._scanner.feed(text):
-            self._take(piece.text, piece.marker, calls)
+        for chunk in self._scanner.feed(text):
+            self._take(chunk.text, chunk.marker, calls)
         return calls
 
     def close(self) -> list[ToolCall]:
-        """End a call that nothing but the end of its section ends."""
+        """End a call that is ended only by the end of its section."""
         calls: list[ToolCall] = []
-        for piece in self._scanner.flush():
-            self._take(piece.text, piece.marker, calls)
+        for chunk in self._scanner.flush():
+            self._take(chunk.text, chunk.marker, calls)
         if self._place is _Place.CALL:
             self._finish(calls)
         return calls
@@ -229,7 +229,7 @@ class TaggedCall(IncrementalCallParser):
             self._place, self._written, self._room = _Place.OPENING, [], LONGEST_OPENING
 
     def _open(self, text: str, marker: bool, calls: list[ToolCall]) -> None:
-        """Take a piece of an opening."""
+        """Take a chunk of an opening."""
         tags = self._tags
         if not marker:
             self._room -= len(text)
@@ -253,7 +253,7 @@ class TaggedCall(IncrementalCallParser):
             self._opening += tags.named
 
     def _argue(self, written: str, calls: list[ToolCall]) -> None:
-        """Give an argument that is complete."""
+        """Return an argument that is complete."""
         argument = self._read(written)
         if argument == _NOTHING:
             name, _, value = written.partition(self._tags.value)

@@ -1,8 +1,7 @@
-"""Tool calls: sections of an answer that are no text but calls to functions.
+"""Tool calls: sections of a completion that are calls to functions instead of text.
 
-Owns finding the sections in text that arrives piece by piece; what stands inside one is read by a parser that the
-caller brings, because every family of models writes it differently, and followed while it is written by a
-``domain.formats.tool_call_stream``.
+Finds the sections in streamed text. The content of a section is read by a parser that the caller passes, because every
+model family has its own notation; while it is generated, an ``IncrementalCallParser`` reads it.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,31 +16,31 @@ from mlxk.domain.generation.request import TextDelta, ToolCallDelta
 
 @attrs.frozen
 class ToolCallFormat:
-    """How one model writes its calls."""
+    """The notation of one model."""
 
     start: str
-    """Opens a section."""
+    """The marker that opens a section."""
     end: str
-    """Closes it; empty when only the next section or the end of the answer does."""
+    """The marker that closes it; empty when only the next section or the end of the completion does."""
     parse: ToolCallParser
     follow: Callable[[], IncrementalCallParser] | None = None
-    """Makes what follows a section while it is written; None shows all calls when their section ends."""
+    """Creates the incremental parser of a section; None returns all calls when their section ends."""
 
 
 class CallSection:
-    """The inside of one section, which may turn out to be text.
+    """The content of one section, which may turn out to be text.
 
-    Where the format allows it, a call comes out while it is written. It is a call from then on: cut or malformed later,
-    its arguments are what there was of them. Everywhere else all calls come out when the section ends.
+    Where the format allows it, a call is returned while it is generated. It stays a call: when it is cut or malformed
+    later, its arguments end there. In all other formats the calls are returned when the section ends.
 
     Args:
-        style: How the model writes its calls.
-        count: How many calls the answer has so far.
+        style: The notation of the model.
+        count: Number of calls in the completion before this section.
     """
 
     def __init__(self, style: ToolCallFormat, count: int) -> None:
         self.count = count
-        """How many calls the answer has by now."""
+        """Number of calls in the completion so far."""
         self._before = count
         self._parse = style.parse
         self._follower = style.follow() if style.follow is not None else None
@@ -49,16 +48,16 @@ class CallSection:
 
     @property
     def called(self) -> bool:
-        """Whether it holds a call, as far as is known."""
+        """Whether a call was found in it so far."""
         return self.count > self._before
 
     @property
     def text(self) -> str:
-        """What is written in it, as long as it holds no call."""
+        """Its text, as long as no call was found in it."""
         return "".join(self._written)
 
     def feed(self, text: str) -> list[ToolCallDelta]:
-        """Take the next piece of text and return what is decided by now."""
+        """Take the next chunk of text and return what is certain so far."""
         shown = self._numbered(self._follower.feed(text)) if self._follower is not None else []
         if not self.called:
             self._written.append(text)
@@ -68,7 +67,7 @@ class CallSection:
         """Return what was held back, once the section has ended.
 
         Args:
-            complete: Whether it ended as it should. Half a call might be taken for a whole one by a parser.
+            complete: Whether it ended regularly. A parser might accept half of a call as a complete one.
         """
         if not complete:
             return []
@@ -85,13 +84,13 @@ class CallSection:
 
 
 class ToolCallSplitter:
-    """Splits an answer into text and tool calls.
+    """Splits a completion into text and tool calls.
 
-    A malformed section comes out as the text it is. White space that touches a well-formed one belongs to it and is
-    dropped. Everything else comes out unchanged.
+    A malformed section is returned as text. White space next to a well-formed one belongs to it and is dropped.
+    Everything else is returned unchanged.
 
     Args:
-        style: How the model writes its calls.
+        style: The notation of the model.
     """
 
     def __init__(self, style: ToolCallFormat) -> None:
@@ -104,22 +103,22 @@ class ToolCallSplitter:
         self._calls = 0
 
     def feed(self, text: str) -> list[TextDelta | ToolCallDelta]:
-        """Take the next piece of text and return what is decided by now."""
+        """Take the next chunk of text and return what is certain so far."""
         deltas: list[TextDelta | ToolCallDelta] = []
-        for piece in self._scanner.feed(text):
-            self._take(piece.text, piece.marker, deltas)
+        for chunk in self._scanner.feed(text):
+            self._take(chunk.text, chunk.marker, deltas)
         return deltas
 
     def flush(self, complete: bool = True) -> list[TextDelta | ToolCallDelta]:
         """Return what was held back, once the text has ended.
 
         Args:
-            complete: Whether the model ended its turn itself. The open section of an answer that was cut is text,
+            complete: Whether the model ended its answer itself. The open section of an answer that was cut is text,
                 unless a call has begun in it.
         """
         deltas: list[TextDelta | ToolCallDelta] = []
-        for piece in self._scanner.flush():
-            self._take(piece.text, piece.marker, deltas)
+        for chunk in self._scanner.flush():
+            self._take(chunk.text, chunk.marker, deltas)
         self._close("", deltas, complete)
         if self._blank:
             deltas.append(TextDelta(self._blank))

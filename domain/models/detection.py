@@ -1,8 +1,7 @@
 """Detection: what a model is and can do, read from its files alone.
 
-Owns the rules from a snapshot to facts: framework, architecture, model type, capabilities, context length. Whether an
-installed backend can run it is the backend registry's answer; whether its files are complete is decided by
-``domain.models.integrity``.
+Maps a snapshot to facts: framework, architecture, model type, capabilities, context length. The backend registry judges
+whether an installed backend can run the model, ``domain.models.integrity`` whether its files are complete.
 """
 
 import re
@@ -31,7 +30,7 @@ _AUDIO_WORDS = ("gemma3n", "voxtral", "whisper", "vibevoice", "audio")
 _ENGLISH_ONLY = re.compile(r"whisper-(tiny|base|small|medium)\.en|whisper-.*turbo")
 
 _MULTILINGUAL_TOKENS = 51_865
-"""Tokens of the smallest multilingual Whisper; those for English only have fewer."""
+"""Vocabulary of the smallest multilingual Whisper; English-only ones have fewer tokens."""
 
 _ENCODERS = frozenset({"bert", "xlm-roberta", "xlm_roberta", "modernbert", "nomic_bert"})
 _DECODERS = frozenset({"qwen3", "mistral"})
@@ -42,7 +41,7 @@ _MAX_CONTEXT_DIGITS = 12
 
 @attrs.frozen
 class Facts:
-    """What the files say a model is."""
+    """The facts about a model that its files state."""
 
     framework: Framework
     architecture: str | None
@@ -75,7 +74,7 @@ def detect(snapshot: ModelSnapshot, dedicated: Capability | None = None) -> Fact
 
 
 def framework(snapshot: ModelSnapshot) -> Framework:
-    """Return the format of the weights: signs of MLX first, then what the files are."""
+    """Return the format of the weights: evidence of MLX first, then the kind of the files."""
     if (
         snapshot.published_for_mlx
         or snapshot.card.made_for_mlx
@@ -91,7 +90,7 @@ def framework(snapshot: ModelSnapshot) -> Framework:
 
 
 def architecture(snapshot: ModelSnapshot) -> str | None:
-    """Return the architecture's name; NVIDIA NeMo checkpoints state it only as the class that trained them."""
+    """Return the architecture's name; NeMo checkpoints state it only as the class that trained them."""
     named = snapshot.config.get("model_type")
     if isinstance(named, str) and named:
         return named
@@ -100,7 +99,7 @@ def architecture(snapshot: ModelSnapshot) -> str | None:
 
 
 def is_speech(snapshot: ModelSnapshot) -> bool:
-    """Whether the architecture's name says that the model turns speech into text and does nothing else."""
+    """Whether the architecture's name is that of a speech-to-text model."""
     name = (architecture(snapshot) or "").lower()
     return any(word in name for word in _SPEECH_WORDS)
 
@@ -152,7 +151,7 @@ def context_length(config: dict[str, object]) -> int | None:
 
 
 def quantization(config: dict[str, object]) -> Quantization | None:
-    """Return how the weights were quantized; None when they were not or the config does not say it properly."""
+    """Return the quantization of the weights; None when there is none or the config states it incorrectly."""
     stated = config.get("quantization")
     if not isinstance(stated, dict):
         return None
@@ -176,7 +175,7 @@ def _model_type(snapshot: ModelSnapshot, dedicated: Capability | None) -> ModelT
 
 
 def _is_embedder(snapshot: ModelSnapshot) -> bool:
-    """Whether the model turns text into vectors: an encoder, or a decoder trained and named for it."""
+    """Whether it is an embedding model: an encoder, or a decoder trained and named for embeddings."""
     named = _named(snapshot.config)
     listed = snapshot.config.get("architectures")
     classes = " ".join(item for item in listed if isinstance(item, str)).lower() if isinstance(listed, list) else ""
@@ -198,7 +197,7 @@ def _capabilities(snapshot: ModelSnapshot, model_type: ModelType) -> tuple[Capab
         found.append(Capability.CHAT)
     if is_vision(snapshot):
         found.append(Capability.VISION)
-    if _hears(snapshot):
+    if _takes_audio(snapshot):
         found.append(Capability.AUDIO)
     return tuple(found)
 
@@ -212,8 +211,8 @@ def _translates(snapshot: ModelSnapshot) -> bool:
     return not few and _ENGLISH_ONLY.search(snapshot.short_name) is None
 
 
-def _hears(snapshot: ModelSnapshot) -> bool:
-    """Whether a model that writes text also takes sound."""
+def _takes_audio(snapshot: ModelSnapshot) -> bool:
+    """Whether a model that generates text also takes audio."""
     audio = snapshot.config.get("audio_config")
     extractor = snapshot.document(PREPROCESSOR_CONFIG).mapping.get("feature_extractor_type")
     named = _named(snapshot.config)

@@ -1,8 +1,7 @@
-"""Integrity: whether a model's files are whole, decided from names, sizes, headers and small documents.
+"""Integrity: whether a model's files are complete and undamaged, judged by names, sizes, headers and JSON files.
 
-Owns the rules and their order: the first one broken is the reason given. Whether the bytes of large files are the
-ones that were published is not decided here, and "healthy" does not claim it: that takes reading all of them, which
-is the content verifier's work.
+The rules have an order; the first one broken is the reason given. "Healthy" does not mean that the bytes of large files
+are those that were published: the content verifier, which reads all of them, checks that.
 """
 
 import itertools
@@ -16,7 +15,7 @@ from mlxk.domain.models.snapshot import CONFIG, PREPROCESSOR_CONFIG, PROCESSOR_C
 from mlxk.domain.models.weight_files import Gap, absent, listed
 
 HARMLESS_LAYERS = 1000
-"""So many layers are built quickly, whether or not there are tensors for them; no model has as many."""
+"""Layers that a library builds quickly, with or without tensors for them; no model has as many."""
 
 _COUNTS_LAYERS = re.compile(r"(^|_)(layers?|depth|blocks)$")
 """Names in a config that count layers."""
@@ -27,7 +26,7 @@ _TOKENIZER_PAIR = ("vocab.json", "merges.txt")
 
 
 def check(snapshot: ModelSnapshot) -> HealthReport:
-    """Check a model's files; whatever they hold, the answer is a report and never an exception."""
+    """Check a model's files. Never raises."""
     for rule in _RULES:
         fault = rule(snapshot)
         if fault:
@@ -36,7 +35,7 @@ def check(snapshot: ModelSnapshot) -> HealthReport:
 
 
 def has_tokenizer(snapshot: ModelSnapshot) -> bool:
-    """Whether a tokenizer is here in any form the libraries read."""
+    """Whether there is a tokenizer in any format that the libraries read."""
     return any(
         "/" not in path and (path in _TOKENIZERS or path.endswith(_TOKENIZER_SUFFIXES)) for path in snapshot.files
     ) or all(path in snapshot.files for path in _TOKENIZER_PAIR)
@@ -74,7 +73,7 @@ def _config_fault(snapshot: ModelSnapshot) -> HealthReport | None:
 
 
 def _layout_fault(snapshot: ModelSnapshot) -> HealthReport | None:
-    """Find files that contradict their own header."""
+    """Find files that contradict their header."""
     damaged = {path: header for path, header in sorted(snapshot.headers.items()) if header.damage}
     if not damaged:
         return None
@@ -88,7 +87,7 @@ def _layout_fault(snapshot: ModelSnapshot) -> HealthReport | None:
 
 
 def _count_fault(snapshot: ModelSnapshot) -> HealthReport | None:
-    """Find a config that counts layers without end: the libraries build every one before they miss its tensors."""
+    """Find a config with an absurd number of layers: libraries build all of them before they notice missing tensors."""
     if not snapshot.headers:
         return None
     tensors = sum(len(header.tensors) for header in snapshot.headers.values())
@@ -101,7 +100,7 @@ def _count_fault(snapshot: ModelSnapshot) -> HealthReport | None:
 
 
 def _size_fault(snapshot: ModelSnapshot) -> HealthReport | None:
-    """Find files that are not as long as the hub said."""
+    """Find files whose size differs from the one the hub listed."""
     wrong = {
         path: size - snapshot.files[path]
         for path, size in sorted(snapshot.expected.items())

@@ -1,9 +1,8 @@
-"""JSON documents of a model, read without trust.
+"""The JSON files of a model, parsed as untrusted input.
 
-Owns what counts as readable JSON: UTF-8 without a byte order mark, as the libraries that load the model read it. A
-repeated key means its last value, as it does to them. Numbers no JSON writer may emit (NaN, infinities, floats beyond
-the double range) become their own text, so that every value read here can be written as strict JSON again. What a
-document must contain is decided by ``domain.models.integrity`` and ``domain.models.detection``.
+Readable means UTF-8 without a byte order mark, as for the libraries that load the model. The last value of a repeated
+key counts, as it does there. Numbers that are not JSON (NaN, infinities, floats beyond the double range) become text,
+so that every value can be written as strict JSON again.
 """
 
 import json
@@ -12,20 +11,20 @@ import math
 import attrs
 
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
-"""Longer JSON documents are refused; the largest honest ones, weight indexes, stay far below."""
+"""Bytes; longer JSON files are refused. The largest real ones, weight indexes, are far smaller."""
 
 
 @attrs.frozen
 class Document:
-    """One JSON document: its value, or why there is none."""
+    """One JSON file: its value, or the reason why it has none."""
 
     value: object = None
     problem: str | None = None
-    """What is wrong with it; empty when it is simply not JSON; None when it was read."""
+    """What is wrong with it; empty when it is not JSON; None when it was parsed."""
 
     @property
     def valid(self) -> bool:
-        """Whether it was read."""
+        """Whether it was parsed."""
         return self.problem is None
 
     @property
@@ -35,14 +34,14 @@ class Document:
 
 
 ABSENT = Document(problem="missing")
-"""A document that is not there."""
+"""A file that does not exist."""
 
 UNREADABLE = Document(problem="cannot be read")
-"""A document that is there but that the file system would not give."""
+"""A file that exists and cannot be read."""
 
 
 def _finite(text: str) -> float | str:
-    """Read a float, or keep the text of one that is out of range."""
+    """Parse a float; return the text of one that is out of range."""
     number = float(text)
     return number if math.isfinite(number) else text
 
@@ -51,10 +50,10 @@ _DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=str)
 
 
 def read_document(data: bytes, limit: int = MAX_DOCUMENT_BYTES) -> Document:
-    """Read a JSON document; whatever the bytes are, the answer is a document and never an exception.
+    """Parse a JSON file. Never raises.
 
     Args:
-        data: The whole document, or at least one byte more than the limit.
+        data: The complete file, or at least one byte more than the limit.
         limit: Bytes; a longer one is refused.
     """
     if len(data) > limit:

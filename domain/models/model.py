@@ -1,7 +1,7 @@
 """A model on disk: its resolved handle, what it can do, its health and workspace values, and its description.
 
-``ModelHandle`` is made once, by resolution, and passed to every entrypoint and adapter: nothing resolves a name twice.
-How the values are found is the work of ``detection`` and ``integrity``.
+A ``ModelHandle`` is created once, by resolution, and passed on to every entrypoint and adapter. The other values are
+found by ``detection`` and ``integrity``.
 """
 
 import datetime
@@ -74,12 +74,12 @@ class HealthReport:
 
     @property
     def healthy(self) -> bool:
-        """Whether the model will run as far as its files are concerned."""
+        """Whether nothing was found wrong with the files."""
         return self.status is HealthStatus.HEALTHY
 
 
 def healthy(reason: str = "Model is healthy") -> HealthReport:
-    """Build a report of a whole model."""
+    """Build a report of a complete, undamaged model."""
     return HealthReport(HealthStatus.HEALTHY, reason)
 
 
@@ -97,25 +97,25 @@ _OTHER_DIRECTORIES = (".hf_cache/", ".git/")
 
 @attrs.frozen
 class Workspace:
-    """Provenance and state of one workspace."""
+    """The provenance and state of one workspace."""
 
     managed: bool
     source_repo: str | None = None
     """The repository it was cloned or converted from."""
     source_revision: str | None = None
     operation: str | None = None
-    """The verb that made it: clone or convert."""
+    """The operation that created it: clone or convert."""
     created: datetime.datetime | None = None
     content_hash: str | None = None
     """``sha256:`` and 64 hexadecimal digits, as recorded."""
     hash_modified: datetime.datetime | None = None
     """When the hash was last recorded."""
     clean: bool | None = None
-    """Whether the content still has the recorded hash; None when there is none to compare with."""
+    """Whether the content still has the recorded hash; None without a recorded hash."""
 
 
 def is_part_of_model(path: str) -> bool:
-    """Whether a file is the model's own, and not kept beside it by us, the hub's client or git.
+    """Whether a file belongs to the model, not to the workspace, the hub client or git.
 
     Args:
         path: Relative to the workspace, with ``/`` between parts.
@@ -124,7 +124,7 @@ def is_part_of_model(path: str) -> bool:
 
 
 class Origin(enum.Enum):
-    """Where a model lives."""
+    """Where a model is stored."""
 
     CACHE = "cache"
     WORKSPACE = "workspace"
@@ -133,7 +133,7 @@ class Origin(enum.Enum):
 
 @attrs.frozen
 class ModelHandle:
-    """One model, found: the immutable identity every later step works on."""
+    """One resolved model: the immutable identity that every later step uses."""
 
     name: str
     """``org/name`` in the cache, the absolute directory of a workspace, the bare name of a built-in."""
@@ -143,7 +143,7 @@ class ModelHandle:
     revision: str | None = None
     """The snapshot's directory name in the cache; None elsewhere."""
     display_name: str | None = None
-    """How a listing shows a workspace: relative names as asked, absolute ones as asked."""
+    """The name of a workspace in listings, as the user typed it."""
 
     @property
     def short_name(self) -> str:
@@ -152,7 +152,7 @@ class ModelHandle:
 
     @property
     def label(self) -> str:
-        """How messages call it: a workspace as it was asked for, anything else by its name."""
+        """Its name in messages: a workspace as the user typed it, any other model by its name."""
         return self.display_name or self.name
 
     @property
@@ -164,7 +164,7 @@ class ModelHandle:
 
 @attrs.frozen
 class Quantization:
-    """How weights were quantized."""
+    """The quantization of weights."""
 
     bits: int
     group_size: int
@@ -182,7 +182,7 @@ class FileEntry:
 
 @attrs.frozen
 class Runtime:
-    """Whether an installed backend can run the model, as far as its files tell."""
+    """Whether an installed backend can run the model, judged by its files."""
 
     compatible: bool
     reason: str | None = None
@@ -193,7 +193,7 @@ class Runtime:
 
 @attrs.frozen
 class ModelDescription:
-    """Everything a listing says about one model."""
+    """The description of one model in a listing."""
 
     handle: ModelHandle
     size_bytes: int
@@ -208,7 +208,7 @@ class ModelDescription:
     health: HealthReport
     runtime: Runtime
     workspace: Workspace | None = None
-    """Provenance and state, for workspaces only."""
+    """The state of a workspace; None for other models."""
     weight_bytes: int = 0
     """Sum of the weight files."""
     cache_per_token: int = 0
@@ -225,7 +225,7 @@ class ModelDescription:
 
     @property
     def content_hash(self) -> str | None:
-        """What names the exact weights: a workspace's recorded hash, or a cached model's commit."""
+        """The identity of the exact weights: a workspace's recorded hash, or a cached model's commit."""
         return self.handle.revision if self.workspace is None else self.workspace.content_hash
 
     @property
@@ -241,12 +241,12 @@ class ModelDescription:
 
 @attrs.frozen
 class ModelDetails:
-    """What ``show`` adds to a description."""
+    """A description with the details that ``show`` adds."""
 
     description: ModelDescription
     files: tuple[FileEntry, ...]
     config: Mapping[str, object] | None
-    """``config.json`` as it is; None when absent or not an object."""
+    """``config.json`` as stored; None when absent or not an object."""
     quantization: Quantization | None
     parameters: int | None
     """Weights counted from the safetensors headers, unpacked when quantized; None when they cannot be read."""
@@ -254,6 +254,6 @@ class ModelDetails:
     """From the model card's front matter."""
     chat_template: bool
     template_read: bool
-    """Whether the text of a template was found; without one nothing is known about tools and reasoning."""
+    """Whether the text of a template was found; without one, tools and reasoning are unknown."""
     supports_tools: bool
     supports_reasoning: bool

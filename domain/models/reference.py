@@ -1,8 +1,7 @@
-"""A model reference: what the user typed to mean a model, parsed.
+"""Model references, parsed.
 
-Owns the grammar (``org/name``, ``name``, ``@revision``, explicit paths, built-in names). Which model it means on
-this machine is decided by ``application.use_cases.resolve_model``; how the Hugging Face cache spells names on disk
-is known to the cache adapter alone.
+Defines the grammar: ``org/name``, ``name``, ``@revision``, explicit paths, built-in names. The use case
+``ResolveModel`` finds the model that a reference means on this machine.
 """
 
 import enum
@@ -12,7 +11,7 @@ import attrs
 from mlxk.domain.errors import ValidationError
 
 BUILT_IN_NAMES = ("demo", "demo-speech", "demo-vision")
-"""Names of the models that come with the program; they win over every other meaning."""
+"""Names of the models that come with the program; they precede every other meaning."""
 
 MAX_REFERENCE_LENGTH = 4096
 """Characters; longer input is refused before any file system call (PATH_MAX on Linux)."""

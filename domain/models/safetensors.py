@@ -1,8 +1,8 @@
-"""The header of a safetensors file: what it promises, checked against the size of the file.
+"""The header of a safetensors file, checked against the size of the file.
 
 A file is 8 bytes of header length (little endian), the header (JSON: tensor name to type, shape and byte range), then
-the tensors' bytes. Owns reading that header, finding truncated and overlapping files and shapes that do not fit their
-bytes without touching the data, and counting parameters. Formula for a quantized layer: elements of the packed
+the tensors' bytes. Reads the header, finds truncated and overlapping files and shapes that do not fit their bytes
+without reading the data, and counts parameters. Formula for a quantized layer: elements of the packed
 ``uint32`` weight * 32 / bits; its scales and biases are not parameters.
 """
 
@@ -40,7 +40,7 @@ _BITS = {
 
 
 class Damage(enum.Enum):
-    """What is wrong with a file, as far as its header tells."""
+    """What is wrong with a file according to its header."""
 
     TRUNCATED = "truncated"
     OVERLAPPING = "overlapping tensors"
@@ -51,12 +51,12 @@ class Damage(enum.Enum):
 
 @attrs.frozen
 class SafetensorsHeader:
-    """The header of one file and the verdict on its layout."""
+    """The header of one file, and the damage found in its layout."""
 
     tensors: Mapping[str, object] = attrs.field(factory=dict)
     """Tensor name to ``dtype``, ``shape`` and ``data_offsets``, as written."""
     metadata: Mapping[str, object] = attrs.field(factory=dict)
-    """What the writer noted, such as ``format``."""
+    """Metadata of the writer, such as ``format``."""
     data_bytes: int = 0
     """Bytes of tensor data the header describes."""
     damage: Damage | None = None
@@ -74,13 +74,13 @@ class SafetensorsHeader:
 def header_span(prefix: bytes) -> int:
     """Return how many bytes from the file's start hold the whole header, given at least its first 8 bytes.
 
-    The answer is as untrusted as the file: compare it with ``MAX_HEADER_BYTES`` before reading that much.
+    The number is as untrusted as the file: compare it with ``MAX_HEADER_BYTES`` before reading that much.
     """
     return PREFIX_BYTES + int.from_bytes(prefix[:PREFIX_BYTES], "little")
 
 
 def read_header(data: bytes, size_bytes: int) -> SafetensorsHeader:
-    """Read a header and check its layout; whatever the bytes are, the answer is a value and never an exception.
+    """Read a header and check its layout. Never raises.
 
     Args:
         data: The file's first bytes, the whole header if the file holds it.
@@ -114,10 +114,10 @@ def read_header(data: bytes, size_bytes: int) -> SafetensorsHeader:
 
 
 def _object(text: bytes) -> dict[str, object] | None:
-    """Return the JSON object a header is; None when it is none.
+    """Return a header as a JSON object; None when it is not one.
 
-    Headers are most of what a listing reads, so the fastest parser goes first; what it will not take, such as NaN in
-    the writer's notes, is left to the parser of all other documents.
+    A listing reads mostly headers, hence the fastest parser first. What it refuses, such as NaN in the metadata, goes
+    to the parser of all other JSON files.
     """
     try:
         value: object = orjson.loads(text)
@@ -127,7 +127,7 @@ def _object(text: bytes) -> dict[str, object] | None:
 
 
 def _misfit(missing: int) -> Damage | None:
-    """Judge a file that lacks so many bytes; fewer than none: that has too many."""
+    """Judge a file by the number of missing bytes, negative when there are too many."""
     if missing > 0:
         return Damage.TRUNCATED
     return Damage.OVERLONG if missing < 0 else None
@@ -136,8 +136,8 @@ def _misfit(missing: int) -> Damage | None:
 def _extent(tensors: Iterable[object]) -> tuple[int | None, bool]:
     """Return where the last tensor's bytes end, and whether any two tensors share bytes; None when one has no range.
 
-    A listing looks at every tensor of every model: hence operations on whole lists, and a quick way for the tensors of
-    a sound file, each of which begins where the one before it ends.
+    A listing checks every tensor of every model: hence operations on complete lists, and a fast path for the tensors of
+    an undamaged file, each of which begins where the previous one ends.
     """
     try:
         spans = sorted([tensor["data_offsets"] for tensor in tensors])  # type: ignore[index]  # what it is not, raises
@@ -156,15 +156,15 @@ def _extent(tensors: Iterable[object]) -> tuple[int | None, bool]:
 
 
 def _all_shapes_fit(tensors: Mapping[str, Any]) -> bool:
-    """Whether all is well, told quickly, as it is of nearly every file; otherwise each has to be looked at.
+    """Whether all shapes fit, as in nearly every file; False means that each tensor must be checked.
 
-    A listing looks at every tensor of every model: hence operations on whole lists again.
+    A listing checks every tensor of every model: hence operations on complete lists.
     """
     values = tensors.values()
     try:
         shapes = [tensor["shape"] for tensor in values]
         bits = [_BITS[tensor["dtype"]] for tensor in values]
-        # Written as JSON again, whole numbers from 0 in one list each are digits and nothing else.
+        # Serialised again, non-negative integers in one list each consist of digits alone.
         written = orjson.dumps(shapes)
         if written.translate(None, b"0123456789,[]") or written.count(b"[") != len(shapes) + 1:
             return False

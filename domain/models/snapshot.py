@@ -1,7 +1,6 @@
-"""The files of one model at one moment, and what was read of them: JSON files, headers, model card, chat templates.
+"""A snapshot of one model: its files, and the contents read from them (JSON, headers, model card, chat templates).
 
-Owns the names of the files that are read and the value that carries them, so that detection and integrity are pure
-functions of it. Reading is the work of ``application.snapshot_reading``.
+Detection and integrity are pure functions of a snapshot. ``application.snapshot_reading`` creates it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,14 +12,14 @@ from mlxk.domain.models.model import Origin
 from mlxk.domain.models.safetensors import SafetensorsHeader
 
 MAX_CARD_BYTES = 64 * 1024
-"""How much of a card is read; front matter comes first and is short."""
+"""Bytes of a card that are read; front matter comes first and is short."""
 
 Scalar = str | tuple[str, ...]
 
 
 @attrs.frozen
 class ModelCard:
-    """The facts in a card's front matter."""
+    """A model card's front matter."""
 
     fields: Mapping[str, Scalar] = attrs.field(factory=dict)
     """Key to text, or to texts for a list."""
@@ -37,12 +36,12 @@ class ModelCard:
 
     @property
     def made_for_mlx(self) -> bool:
-        """Whether the card says that the weights are MLX's."""
+        """Whether the card says that the weights are in the format of MLX."""
         return "mlx" in self.texts("library_name") or any(tag.lower() == "mlx" for tag in self.texts("tags"))
 
 
 def read_card(data: bytes) -> ModelCard:
-    """Read a card's front matter; whatever the bytes are, the answer is a card and never an exception."""
+    """Read a card's front matter. Never raises."""
     lines = data.decode("utf-8", errors="replace").lstrip("\ufeff").splitlines()
     if not lines or lines[0].rstrip() != "---":
         return ModelCard()
@@ -66,10 +65,10 @@ def read_card(data: bytes) -> ModelCard:
 
 def _read_pair(line: str, fields: dict[str, Scalar]) -> str:
     """Add ``key: value`` to the fields and return the key when a block list may follow, else an empty text."""
-    key, colon, rest = line.partition(":")
+    key, colon, remainder = line.partition(":")
     if not colon:
         return ""
-    key, value = _text(key), rest.strip()
+    key, value = _text(key), remainder.strip()
     if value.startswith("["):
         items = value.partition("]")[0][1:].split(",")
         fields[key] = tuple(text for text in map(_text, items) if text)
@@ -98,7 +97,7 @@ README = "README.md"
 LFS_POINTER_LIMIT = 200
 """Bytes; a Git LFS pointer is shorter, and no weight file is."""
 LFS_MARKER = b"version https://git-lfs"
-"""How a Git LFS pointer begins."""
+"""The first bytes of a Git LFS pointer."""
 
 
 @attrs.frozen
@@ -113,31 +112,31 @@ class ModelSnapshot:
     files: Mapping[str, int] = attrs.field(factory=dict)
     """Path to size in bytes, of every regular file."""
     dangling: tuple[str, ...] = ()
-    """Links whose target is gone, sorted."""
+    """Links with a missing target, sorted."""
     documents: Mapping[str, Document] = attrs.field(factory=dict)
-    """The JSON documents that were read, by path."""
+    """The JSON files that were read, by path."""
     headers: Mapping[str, SafetensorsHeader] = attrs.field(factory=dict)
     """The header of every safetensors file, by path."""
     pointers: tuple[str, ...] = ()
     """Files that are Git LFS pointers instead of their content, sorted."""
     card: ModelCard = attrs.field(factory=ModelCard)
     template_files: tuple[str, ...] = ()
-    """The texts of the chat templates that are files of their own."""
+    """The texts of chat templates in separate files."""
     expected: Mapping[str, int] = attrs.field(factory=dict)
-    """Path to size in bytes as the hub recorded them; empty when it recorded nothing."""
+    """Path to size in bytes as the hub listed them; empty without a record."""
     unfinished: int = 0
-    """Files left half downloaded beside this model."""
+    """Number of unfinished downloads of this model."""
     published_for_mlx: bool = False
     """Whether it comes from a hub owner that publishes weights in the format of MLX only."""
     unread: tuple[str, ...] = ()
     """Files that were listed and then could not be read, because another process removed them or forbids it."""
     cut: tuple[str, ...] = ()
-    """JSON documents that were not read whole and do not end as JSON objects do."""
+    """JSON files that were read in part and do not end as JSON objects do."""
     unreadable: str | None = None
     """Why the directory could not be listed; None when it could."""
 
     def document(self, path: str) -> Document:
-        """Return a document, ``ABSENT`` when it is not there."""
+        """Return a JSON file, ``ABSENT`` when there is none."""
         return self.documents.get(path, ABSENT)
 
     @property
@@ -147,7 +146,7 @@ class ModelSnapshot:
 
     @property
     def from_hub(self) -> bool:
-        """Whether a download made it: in a workspace a missing file may as well have been deleted."""
+        """Whether it was downloaded into the cache; in a workspace a missing file may have been deleted."""
         return self.origin is Origin.CACHE
 
     @property
@@ -170,7 +169,7 @@ TEMPLATE_FILES = (
     "additional_chat_templates/default.jinja",
     "additional_chat_templates/tool_use.jinja",
 )
-"""Where transformers finds the template of a conversation, and the one it takes instead when there are tools."""
+"""The files of chat templates: the default one, and the one for requests with tools."""
 
 
 def template_text(tokenizer_config: Document, template_document: Document, template_files: Sequence[str]) -> str:

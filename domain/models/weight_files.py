@@ -20,14 +20,14 @@ _NAMED_AT_MOST = 5
 
 @attrs.frozen
 class Gap:
-    """Files that should be here and are not."""
+    """Files that are missing."""
 
     reason: str
-    """The finding, as a sentence that does not begin with a name."""
+    """The finding, a sentence that does not begin with a name."""
     files: tuple[str, ...] = ()
     """The files by name, sorted, where they are known."""
     proof: bool = False
-    """Whether the files that are here prove that the others belong to them."""
+    """Whether the files that exist prove that there must be others."""
 
 
 def find_fault(snapshot: ModelSnapshot) -> HealthReport | None:
@@ -37,10 +37,10 @@ def find_fault(snapshot: ModelSnapshot) -> HealthReport | None:
 
 
 def weight_index(snapshot: ModelSnapshot) -> str | None:
-    """Return the index that says which file holds which weight; None when no index counts.
+    """Return the path of the index from weights to files; None when no index counts.
 
-    An index counts when a weight of its format is here, or when the hub's record or the lack of any weight shows that
-    the shards are still to come.
+    An index counts when there is a weight file of its format, or no weight file at all, so that the shards
+    are still to be downloaded.
     """
     if SAFETENSORS_INDEX in snapshot.files and (snapshot.has_any(".safetensors") or not snapshot.has_any(*_WEIGHTS)):
         return SAFETENSORS_INDEX
@@ -50,12 +50,12 @@ def weight_index(snapshot: ModelSnapshot) -> str | None:
 
 
 def absent(snapshot: ModelSnapshot, gap: Gap, missing_bytes: int | None = None) -> HealthReport:
-    """Report missing files, as a partial download when something shows that it is one.
+    """Report missing files, as a partial download when there is evidence of one.
 
     Args:
         snapshot: The model.
         gap: What is missing.
-        missing_bytes: How much is missing, where the caller knows better than the hub's record.
+        missing_bytes: Bytes that are missing, where the caller knows them better than the hub's listing.
     """
     known = [snapshot.expected[path] for path in gap.files if path in snapshot.expected]
     if gap.files and len(known) == len(gap.files):
@@ -70,8 +70,8 @@ def absent(snapshot: ModelSnapshot, gap: Gap, missing_bytes: int | None = None) 
 
 def listed(paths: list[str] | tuple[str, ...]) -> str:
     """Return paths as text, the first few of many."""
-    rest = len(paths) - _NAMED_AT_MOST
-    return ", ".join(paths[:_NAMED_AT_MOST]) + (f" and {rest} more" if rest > 0 else "")
+    more = len(paths) - _NAMED_AT_MOST
+    return ", ".join(paths[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
 
 
 def _indexed_fault(snapshot: ModelSnapshot, index: str) -> HealthReport | None:
@@ -136,7 +136,7 @@ def _loose_fault(snapshot: ModelSnapshot) -> HealthReport | None:
 
 
 def _numbering_fault(snapshot: ModelSnapshot, numbered: list[re.Match[str]]) -> HealthReport | None:
-    """Return what is wrong with files that count themselves, such as ``model-00001-of-00003.safetensors``."""
+    """Return what is wrong with numbered files, such as ``model-00001-of-00003.safetensors``."""
     if not numbered:
         return None
     names = tuple(match.string for match in numbered)
@@ -155,7 +155,7 @@ def _numbering_fault(snapshot: ModelSnapshot, numbered: list[re.Match[str]]) -> 
 
 
 def _expected_weights(snapshot: ModelSnapshot) -> list[str]:
-    """Return the weight files a loader would look for, as far as the hub recorded them."""
+    """Return the weight files that a loader needs, as far as the hub listed them."""
     return sorted(
         path
         for path in snapshot.expected
@@ -166,7 +166,7 @@ def _expected_weights(snapshot: ModelSnapshot) -> list[str]:
 NAMED_AT_MOST = 5
 
 LISTED_AT_MOST = 1000
-"""Layers listed; a config may count more of them than fit into memory."""
+"""Layers listed; a config may state more of them than fit into memory."""
 
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 _OTHER_STACK = re.compile(r"visi|visual|image|audio|speech|encoder|tower|mtp")
@@ -196,7 +196,7 @@ def build_index(headers: Mapping[str, SafetensorsHeader]) -> dict[str, object]:
 
 
 def absent_shards(paths: list[str]) -> list[str]:
-    """Return the files that others prove to exist by how they are numbered (``-00001-of-00003``), sorted."""
+    """Return the missing files of numbered sets (``-00001-of-00003``), sorted."""
     absent = []
     for match in filter(None, map(_NUMBERED.fullmatch, paths)):
         total = int(match[3])
@@ -206,11 +206,11 @@ def absent_shards(paths: list[str]) -> list[str]:
 
 
 def absent_tensors(old_index: Mapping[str, object], paths: list[str], present: frozenset[str]) -> list[str]:
-    """Return the tensors that an old index places in files that are not here and that no other file holds, sorted.
+    """Return the tensors that an old index maps to missing files and that no other file holds, sorted.
 
     Args:
         old_index: As it was read; empty when there is none.
-        paths: The weight files that are here.
+        paths: The weight files that exist.
         present: The tensors in them.
     """
     weight_map = old_index.get("weight_map")
@@ -221,10 +221,10 @@ def absent_tensors(old_index: Mapping[str, object], paths: list[str], present: f
 
 
 def absent_layers(config: Mapping[str, object], present: frozenset[str]) -> tuple[list[str], int]:
-    """Return the layers that the config counts and no tensor belongs to, and how many there are.
+    """Return the layers of the config that have no tensor, and their number.
 
     They are named with their stack, in order, and no more than ``LISTED_AT_MOST``.
-    Stacks for pictures and sound are not judged, nor is a model whose config does not count, or counts too little.
+    Image and audio stacks are not judged, nor is a model whose config has no number of layers or too small a one.
     """
     nested = config.get("text_config")
     count = (nested if isinstance(nested, dict) else config).get("num_hidden_layers", config.get("num_hidden_layers"))
@@ -246,10 +246,10 @@ def absent_layers(config: Mapping[str, object], present: frozenset[str]) -> tupl
 def require_complete(
     paths: list[str], present: frozenset[str], old_index: Mapping[str, object], config: Mapping[str, object]
 ) -> None:
-    """Make sure that the files do not tell of others that are not here.
+    """Refuse weight files that refer to others that are missing.
 
     Raises:
-        ConversionFailedError: They do; the message names the first tensors or files, ``detail`` many of them.
+        ConversionFailedError: They do; the message has the first tensors or files, ``detail`` all of them.
     """
     shards = absent_shards(paths)
     tensors = absent_tensors(old_index, paths, present) if shards else []
