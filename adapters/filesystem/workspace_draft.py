@@ -5,7 +5,6 @@ and the next run with the same provenance continues it.
 """
 
 import contextlib
-import ctypes
 import datetime
 import errno
 import fcntl
@@ -268,25 +267,25 @@ def _is_same(target: str, status: os.stat_result) -> bool:
     return stat.S_ISREG(there.st_mode) and alike
 
 
-def _clone(source: str, target: str) -> None:
-    if sys.platform == "darwin":
-        _clone_on_macos(source, target)
-    elif sys.platform == "linux":
-        _clone_on_linux(source, target)
-    else:
+if sys.platform == "darwin":
+    import ctypes
+
+    def _clone(source: str, target: str) -> None:
+        library = ctypes.CDLL(None, use_errno=True)
+        if library.clonefile(os.fsencode(source), os.fsencode(target), 0):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+elif sys.platform == "linux":
+
+    def _clone(source: str, target: str) -> None:
+        with open(source, "rb") as origin, open(target, "wb") as clone:
+            fcntl.ioctl(clone.fileno(), _FICLONE, origin.fileno())
+
+else:
+
+    def _clone(source: str, target: str) -> None:
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
-
-
-def _clone_on_linux(source: str, target: str) -> None:
-    with open(source, "rb") as origin, open(target, "wb") as clone:
-        fcntl.ioctl(clone.fileno(), _FICLONE, origin.fileno())
-
-
-def _clone_on_macos(source: str, target: str) -> None:
-    library = ctypes.CDLL(None, use_errno=True)
-    if library.clonefile(os.fsencode(source), os.fsencode(target), 0):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
 
 
 def _copy(source: str, target: str, report: Callable[[int], None]) -> None:

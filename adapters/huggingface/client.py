@@ -43,7 +43,7 @@ _RESULT = TypeVar("_RESULT")
 
 
 @attrs.frozen
-class Patience:
+class RetryPolicy:
     """Limits of retries and waits."""
 
     retries: int = 6
@@ -52,13 +52,13 @@ class Patience:
     """Seconds before the first retry; every further wait is twice as long."""
     longest_wait: float = 30.0
     """Seconds."""
-    longest_request: float = 300.0
+    longest_retry_after: float = 300.0
     """Upper limit of a ``Retry-After``, seconds."""
 
     def wait(self, failures: int, asked: float | None = None) -> float:
         """Return the seconds to wait after a number of consecutive failures, or as long as the hub asked."""
         if asked is not None:
-            return min(max(asked, 0.0), self.longest_request)
+            return min(max(asked, 0.0), self.longest_retry_after)
         longest: float = min(self.first_wait * 2.0 ** max(failures - 1, 0), self.longest_wait)
         return longest * random.uniform(0.75, 1.0)
 
@@ -73,7 +73,7 @@ class HubAccess:
     """Whether requests are forbidden."""
     timeout: float = 10.0
     """Seconds without a byte after which a request fails and is retried."""
-    patience: Patience = attrs.field(factory=Patience)
+    retry_policy: RetryPolicy = attrs.field(factory=RetryPolicy)
 
     @property
     def address(self) -> str:
@@ -140,7 +140,7 @@ class HubClient:
 
     def with_retries(self, call: Callable[[], _RESULT]) -> _RESULT:
         """Return the result of an idempotent call, repeated after transient errors."""
-        failures, most = 0, min(self.access.patience.retries, API_RETRIES)
+        failures, most = 0, min(self.access.retry_policy.retries, API_RETRIES)
         while True:
             try:
                 return call()
@@ -152,7 +152,7 @@ class HubClient:
 
     def pause(self, failures: int, error: httpx2.HTTPError) -> None:
         """Wait before the next retry, as long as the hub asks if it does."""
-        time.sleep(self.access.patience.wait(failures, retry_after(error)))
+        time.sleep(self.access.retry_policy.wait(failures, retry_after(error)))
 
 
 def _require_sendable(token: str | None) -> None:
@@ -173,10 +173,10 @@ def is_transient(error: httpx2.HTTPError) -> bool:
 def retry_after(error: httpx2.HTTPError) -> float | None:
     """Return the ``Retry-After`` of an error's response in seconds, if any."""
     response = getattr(error, "response", None)
-    return None if response is None else seconds_asked(response.headers.get("Retry-After"))
+    return None if response is None else parse_retry_after(response.headers.get("Retry-After"))
 
 
-def seconds_asked(value: str | None) -> float | None:
+def parse_retry_after(value: str | None) -> float | None:
     """Return the seconds of a ``Retry-After`` header, which is a number or a date."""
     if not value:
         return None

@@ -13,7 +13,7 @@ import httpx2
 from filelock import Timeout
 from huggingface_hub.utils import WeakFileLock, hf_raise_for_status  # type: ignore[attr-defined]  # public, though not marked so
 
-from mlxk.adapters.huggingface.client import TRANSIENT_STATUSES, HubClient, is_transient, reason_of, seconds_asked
+from mlxk.adapters.huggingface.client import TRANSIENT_STATUSES, HubClient, is_transient, parse_retry_after, reason_of
 from mlxk.adapters.huggingface.layout import ModelFolder
 from mlxk.domain.download import RemoteFile
 from mlxk.domain.errors import DownloadFailedError, NetworkError, StorageError
@@ -209,7 +209,7 @@ class BlobTransfer:
         )
 
     def _receive_all(self, file: RemoteFile, partial: PartialFile, report: Callable[[int], None]) -> None:
-        failures, patience = _Failures(reached=partial.at), self._client.access.patience
+        failures, policy = _Failures(reached=partial.at), self._client.access.retry_policy
         while partial.at < file.size_bytes:
             delay: float | None = None
             try:
@@ -222,12 +222,12 @@ class BlobTransfer:
                     raise
                 reason = reason_of(error)
             failures.add(partial.at)
-            if failures.count > patience.retries:
+            if failures.count > policy.retries:
                 raise NetworkError(
                     f"{file.path} could not be fetched: {reason}",
                     hint="Run the same command again: it continues where this one stopped.",
                 )
-            self._pause(patience.wait(failures.count, delay))
+            self._pause(policy.wait(failures.count, delay))
 
     def _receive(self, file: RemoteFile, partial: PartialFile, report: Callable[[int], None]) -> float | None:
         """Receive the body of one request; return the seconds to wait if the hub asks for that."""
@@ -235,7 +235,7 @@ class BlobTransfer:
         url = self._client.file_url(self._folder.name, self._commit, file.path)
         with self._session.stream("GET", url, headers=headers) as response:
             if response.status_code in TRANSIENT_STATUSES:
-                return seconds_asked(response.headers.get("Retry-After"))
+                return parse_retry_after(response.headers.get("Retry-After"))
             self._check(response, partial)
             for chunk in response.iter_raw():
                 if self._stop.is_set():

@@ -1,7 +1,7 @@
 """In-memory double of the confirmation by the user.
 
-nobody = InMemoryConfirmation(None)         # what a script is
-person = InMemoryConfirmation(True)         # one who says yes to everything; ``asked`` has the questions
+InMemoryConfirmation(None)                  # no terminal
+InMemoryConfirmation(True)                  # confirms every question; ``asked`` has the questions
 """
 
 from mlxk.application.ports.confirmation import Confirmation
@@ -11,7 +11,7 @@ class InMemoryConfirmation(Confirmation):
     """Gives the same answer to every question.
 
     Args:
-        answer: The answer; None means that nobody is there.
+        answer: The answer; None means that there is no terminal.
     """
 
     def __init__(self, answer: bool | None = None) -> None:

@@ -12,7 +12,7 @@ class InMemoryMemoryProbe(MemoryProbe):
     """Returns the reading it is given.
 
     Args:
-        reading: What every reading returns until ``reading`` is set anew.
+        reading: Returned by every call until ``reading`` is assigned.
     """
 
     def __init__(self, reading: MemoryReading | None = None) -> None:

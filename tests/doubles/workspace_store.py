@@ -27,7 +27,7 @@ class InMemoryWorkspaceStore(WorkspaceStore):
     Args:
         workspaces: Absolute directory to provenance and state.
         home: The workspace home, absolute; None when there is none.
-        working_directory: Where relative paths start; also what ``~`` stands for.
+        working_directory: Where relative paths start, and the meaning of ``~``.
         manifests: Absolute directory to the files recorded for it.
         files: Where the files of new workspaces appear. Every parent directory exists.
         protected: Directories in which no workspace is made.

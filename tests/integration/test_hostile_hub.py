@@ -8,7 +8,7 @@ from doubles.progress import InMemoryProgress
 from hub.models import small_model
 from hub.server import LoopbackHub
 
-from mlxk.adapters.huggingface.client import HubAccess, HubClient, Patience
+from mlxk.adapters.huggingface.client import HubAccess, HubClient, RetryPolicy
 from mlxk.adapters.huggingface.hub import HuggingFaceModelHub
 from mlxk.domain.download import DownloadPlan, plan_download
 from mlxk.domain.errors import DownloadFailedError, MlxkError
@@ -33,7 +33,7 @@ class LargestReports(InMemoryProgress):
 
 @pytest.fixture
 def source(hub: LoopbackHub, cache: Path) -> HuggingFaceModelHub:
-    access = HubAccess(hub.url, timeout=1, patience=Patience(retries=2, first_wait=0.01, longest_wait=0.02))
+    access = HubAccess(hub.url, timeout=1, retry_policy=RetryPolicy(retries=2, first_wait=0.01, longest_wait=0.02))
     return HuggingFaceModelHub(HubClient(access), str(cache))
 
 

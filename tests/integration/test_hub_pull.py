@@ -12,7 +12,7 @@ from doubles.progress import InMemoryProgress
 from hub.models import sharded_model, small_model
 from hub.server import LoopbackHub
 
-from mlxk.adapters.huggingface.client import HubAccess, HubClient, Patience, seconds_asked
+from mlxk.adapters.huggingface.client import HubAccess, HubClient, RetryPolicy, parse_retry_after
 from mlxk.adapters.huggingface.hub import HuggingFaceModelHub
 from mlxk.domain.download import plan_download
 from mlxk.domain.errors import DownloadFailedError, MlxkError, NetworkError
@@ -25,8 +25,8 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 @pytest.fixture
 def source(hub: LoopbackHub, cache: Path) -> HuggingFaceModelHub:
-    """Return the adapter that ``mlxk pull`` uses, with little patience."""
-    access = HubAccess(hub.url, timeout=1, patience=Patience(retries=2, first_wait=0.01, longest_wait=0.02))
+    """Return the adapter that ``mlxk pull`` uses, with few retries."""
+    access = HubAccess(hub.url, timeout=1, retry_policy=RetryPolicy(retries=2, first_wait=0.01, longest_wait=0.02))
     return HuggingFaceModelHub(HubClient(access), str(cache))
 
 
@@ -111,7 +111,7 @@ def test_a_token_that_no_request_can_carry_is_refused_and_not_repeated(
 
 
 def test_the_password_of_an_address_is_not_repeated(cache: Path) -> None:
-    access = HubAccess("http://ada:secret@127.0.0.1:9", patience=Patience(retries=0))
+    access = HubAccess("http://ada:secret@127.0.0.1:9", retry_policy=RetryPolicy(retries=0))
     with pytest.raises(NetworkError, match=r"the hub at http://127\.0\.0\.1:9 cannot be reached") as failure:
         HuggingFaceModelHub(HubClient(access), str(cache)).describe("org/m")
     assert "secret" not in failure.value.message
@@ -332,12 +332,12 @@ def test_what_the_hub_client_began_is_completed_and_its_blobs_are_used(
     ],
 )
 def test_the_wait_that_a_hub_asks_for_is_understood(value: str | None, seconds: float | None) -> None:
-    assert seconds_asked(value) == seconds
+    assert parse_retry_after(value) == seconds
 
 
 def test_patience_grows_and_has_an_end() -> None:
-    patience = Patience(first_wait=1, longest_wait=5, longest_request=60)
-    waits = [patience.wait(failures) for failures in range(1, 8)]
+    policy = RetryPolicy(first_wait=1, longest_wait=5, longest_retry_after=60)
+    waits = [policy.wait(failures) for failures in range(1, 8)]
     assert all(0.75 <= wait <= 5 for wait in waits)
-    assert patience.wait(1, 3600) == 60
-    assert patience.wait(1, 0) == 0
+    assert policy.wait(1, 3600) == 60
+    assert policy.wait(1, 0) == 0

@@ -257,6 +257,17 @@ def test_a_workspace_reached_through_a_link_has_one_identity(root: Path, tmp_pat
     assert alias.display_name == str(tmp_path / "alias")
 
 
+def test_a_linked_workspace_of_the_home_is_found_by_its_link_and_by_its_directory(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "linked").symlink_to(root)
+    store = FilesystemWorkspaceStore(str(tmp_path / "home"))
+    assert store.names() == ("linked",)
+    for name in ("linked", root.name):
+        found = store.find(name)
+        assert found is not None
+        assert (found.directory, found.label) == (handle(root).directory, "linked")
+
+
 def test_a_home_that_cannot_be_read_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file")
     with pytest.raises(StorageError):

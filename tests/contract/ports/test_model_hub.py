@@ -12,7 +12,7 @@ from hub.server import LoopbackHub
 from hub.storage import commit as add_commit
 
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
-from mlxk.adapters.huggingface.client import HubAccess, HubClient, Patience
+from mlxk.adapters.huggingface.client import HubAccess, HubClient, RetryPolicy
 from mlxk.adapters.huggingface.hub import HuggingFaceModelHub
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.model_hub import ModelHub
@@ -30,7 +30,7 @@ def build(request: pytest.FixtureRequest, hub: LoopbackHub, tmp_path: Path) -> B
         hub.change(repository, {"config.json": b"{ }"}, branch="dev")
         hub.add("org/gated", FILES, gated="manual")
         add_commit(repository, repository.files("main"), "v1/rc", "a branch with a slash")
-        client = HubClient(HubAccess(hub.url, patience=Patience(retries=2, first_wait=0.01), timeout=5))
+        client = HubClient(HubAccess(hub.url, retry_policy=RetryPolicy(retries=2, first_wait=0.01), timeout=5))
         root = str(tmp_path / "cache")
         return HuggingFaceModelHub(client, root), HuggingFaceModelCache(root)
 

@@ -9,7 +9,7 @@ from doubles.progress import InMemoryProgress
 from doubles.publication_folder import InMemoryPublicationFolder
 from hub.server import LoopbackHub
 
-from mlxk.adapters.huggingface.client import HubAccess, HubClient, Patience
+from mlxk.adapters.huggingface.client import HubAccess, HubClient, RetryPolicy
 from mlxk.adapters.huggingface.publisher import HuggingFaceModelPublisher
 from mlxk.application.ports.model_publisher import ModelPublisher, Publication
 from mlxk.domain.errors import AccessDeniedError, UploadFailedError
@@ -26,7 +26,7 @@ def build(request: pytest.FixtureRequest, hub: LoopbackHub, tmp_path: Path) -> B
     write(directory, FILES)
 
     def on_loopback(token: bool) -> tuple[ModelPublisher, str]:
-        access = HubAccess(hub.url, "hf_write" if token else None, patience=Patience(retries=1, first_wait=0.01))
+        access = HubAccess(hub.url, "hf_write" if token else None, retry_policy=RetryPolicy(retries=1, first_wait=0.01))
         return HuggingFaceModelPublisher(HubClient(access)), str(directory)
 
     def in_memory(token: bool) -> tuple[ModelPublisher, str]:
