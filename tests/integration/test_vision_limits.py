@@ -1,0 +1,35 @@
+"""Limits on prompts with images."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from doubles.event_log import InMemoryEventLog
+from models.pictures import about, noise
+from models.tiny_vision import build
+
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
+from mlxk.adapters.system.clock import SystemClock
+from mlxk.domain.errors import ContextLengthError
+from mlxk.domain.generation.request import GenerationRequest, GenerationSettings
+
+pytestmark = pytest.mark.mlx
+
+
+@pytest.fixture
+def engine() -> Iterator[MlxTextGenerator]:
+    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
+    yield generator
+    generator.close()
+
+
+def test_an_endless_prompt_with_an_image_is_refused_by_what_its_beginning_has(
+    engine: MlxTextGenerator, tmp_path: Path
+) -> None:
+    prompt = about(noise(1), "hello " * 1_000_000)
+    request = GenerationRequest(
+        build(tmp_path / "m", "qwen2_vl", 3), prompt, GenerationSettings(), backends=("mlx-vlm",)
+    )
+    with pytest.raises(ContextLengthError) as refused:
+        engine.submit(request)
+    assert refused.value.detail["counted_characters"] < 1_000_000
