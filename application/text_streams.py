@@ -14,7 +14,7 @@ from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.formats.scanner import StopSequences
 from mlxk.domain.generation.image_table import Chunk
 from mlxk.domain.generation.request import Finished, FinishReason, GenerationEvent, TextDelta, Timings, Usage
-from mlxk.domain.transcription import Heard, Segment, Transcript, TranscriptEvent
+from mlxk.domain.transcription import Segment, Transcript, TranscriptEvent, TranscriptionProgress
 
 StreamItem = str | GenerationEvent | MlxkError
 """What is put into a queued stream; plain strings are text, the common case."""
@@ -315,7 +315,7 @@ class TranscriptStream(QueuedTextStream):
             event = next(self._events, None)
         return self._end(FinishReason.CANCELLED)
 
-    def _take(self, heard: Heard) -> FinishReason | None:
+    def _take(self, heard: TranscriptionProgress) -> FinishReason | None:
         """Say what was heard; return why the answer ends here, if it does."""
         fitting = self._fitting(heard.segments)
         text = "".join(segment.text for segment in fitting)

@@ -138,7 +138,7 @@ class Transcript:
 
 
 @attrs.frozen
-class Heard:
+class TranscriptionProgress:
     """Progress of a transcription, with the segments since the last one."""
 
     done_seconds: float
@@ -147,8 +147,8 @@ class Heard:
     segments: tuple[Segment, ...] = ()
 
 
-TranscriptEvent = Heard | Transcript
-"""The events of a transcription: any number of ``Heard``, then exactly one ``Transcript``."""
+TranscriptEvent = TranscriptionProgress | Transcript
+"""The events of a transcription: any number of ``TranscriptionProgress``, then exactly one ``Transcript``."""
 
 
 def finite(value: object) -> float | None:

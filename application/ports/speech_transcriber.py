@@ -17,7 +17,7 @@ class SpeechTranscriber(Protocol):
         Work starts with the first event that is requested. Closing the generator stops it.
 
         Yields:
-            Any number of ``Heard``, the segments of which are final, then exactly one ``Transcript``.
+            Any number of ``TranscriptionProgress``, the segments of which are final, then exactly one ``Transcript``.
 
         Raises:
             ValidationError: A setting is out of range, or the file is missing, empty, too large, too long or not audio.

@@ -203,7 +203,7 @@ def _settings(arguments: argparse.Namespace, prompt: str) -> "TranscriptionSetti
 
 def _listen(events: "Iterable[TranscriptEvent]", output: Output, *, live: bool) -> "Transcript":
     """Return what is heard, showing how far it is."""
-    from mlxk.domain.transcription import Heard, Transcript
+    from mlxk.domain.transcription import Transcript, TranscriptionProgress
     from mlxk.entrypoints.cli.progress import ListeningProgress
 
     heard: list[Segment] = []
@@ -212,7 +212,7 @@ def _listen(events: "Iterable[TranscriptEvent]", output: Output, *, live: bool) 
             for event in events:
                 if isinstance(event, Transcript):
                     return event
-                if isinstance(event, Heard):
+                if isinstance(event, TranscriptionProgress):
                     progress(event.done_seconds, event.total_seconds)
                     heard.extend(event.segments)
                     if live:

@@ -8,7 +8,7 @@ from collections.abc import Generator, Mapping
 
 from mlxk.application.ports.speech_transcriber import SpeechTranscriber
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.transcription import Heard, Transcript, TranscriptEvent, TranscriptionRequest
+from mlxk.domain.transcription import Transcript, TranscriptEvent, TranscriptionProgress, TranscriptionRequest
 
 
 class InMemorySpeechTranscriber(SpeechTranscriber):
@@ -38,7 +38,7 @@ class InMemorySpeechTranscriber(SpeechTranscriber):
             raise ValidationError(f"Audio file not found: {request.name}")
         try:
             for segment in transcript.segments:
-                yield Heard(segment.end, transcript.seconds, (segment,))
+                yield TranscriptionProgress(segment.end, transcript.seconds, (segment,))
             yield transcript
         except GeneratorExit:
             self.abandoned += 1

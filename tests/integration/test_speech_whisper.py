@@ -15,7 +15,13 @@ from mlxk.adapters.system.clock import SystemClock
 from mlxk.domain.errors import CapabilityError, ExecutionError, MlxkError, UnhealthyModelError
 from mlxk.domain.generation.request import GenerationRequest, GenerationSettings, TextDelta
 from mlxk.domain.models.model import ModelHandle
-from mlxk.domain.transcription import Heard, SpeechTask, Transcript, TranscriptionRequest, TranscriptionSettings
+from mlxk.domain.transcription import (
+    SpeechTask,
+    Transcript,
+    TranscriptionProgress,
+    TranscriptionRequest,
+    TranscriptionSettings,
+)
 
 pytestmark = pytest.mark.mlx
 
@@ -174,7 +180,7 @@ def test_answers_go_on_while_a_recording_is_heard(ear: Ear, english: ModelHandle
             meanwhile.extend(stream.take())
             if isinstance(event, Transcript):
                 break
-    assert isinstance(first, Heard)
+    assert isinstance(first, TranscriptionProgress)
     assert any(isinstance(event, TextDelta) for event in meanwhile)
     assert ear.generator.state(5.0).responding
 

@@ -21,12 +21,12 @@ from mlxk.adapters.mlx.speech.audio_file import Sound
 from mlxk.adapters.mlx.speech.speech_model import SpeechDecoder
 from mlxk.domain.errors import CapabilityError, IncompatibleModelError
 from mlxk.domain.transcription import (
-    Heard,
     Segment,
     SpeechTask,
     TimedWord,
     Transcript,
     TranscriptEvent,
+    TranscriptionProgress,
     TranscriptionSettings,
     finite,
 )
@@ -219,7 +219,7 @@ class ChunkedDecoder(SpeechDecoder):
             CapabilityError: As ``arguments``.
         """
         self.arguments(settings, 1.0)  # refuses before anything is heard
-        yield Heard(0.0, sound.seconds)
+        yield TranscriptionProgress(0.0, sound.seconds)
         texts: list[str] = []
         segments: list[Segment] = []
         language: str | None = None
@@ -230,7 +230,7 @@ class ChunkedDecoder(SpeechDecoder):
             fresh = [_spaced(segment, first=not segments and index == 0) for index, segment in enumerate(fresh)]
             segments.extend(fresh)
             texts.append(result.text)
-            yield Heard(piece.end, sound.seconds, tuple(fresh))
+            yield TranscriptionProgress(piece.end, sound.seconds, tuple(fresh))
         mx.clear_cache()
         yield Transcript(_join_texts(texts), sound.seconds, self._code(language), tuple(segments))
 

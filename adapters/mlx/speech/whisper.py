@@ -15,12 +15,12 @@ from mlx_audio.utils import hanning, mel_filters, stft
 from mlxk.adapters.mlx.speech.speech_model import SpeechDecoder
 from mlxk.domain.errors import CapabilityError, UnhealthyModelError
 from mlxk.domain.transcription import (
-    Heard,
     Segment,
     SpeechTask,
     TimedWord,
     Transcript,
     TranscriptEvent,
+    TranscriptionProgress,
     TranscriptionSettings,
     finite,
 )
@@ -115,13 +115,13 @@ class WhisperDecoder(SpeechDecoder):
         network = self._network
         spectrum = Spectrum(sound.samples, network.dims.n_mels)
         language = language or network._detect_language(spectrum.window(0, N_FRAMES, network.dtype))
-        yield Heard(0.0, sound.seconds)
+        yield TranscriptionProgress(0.0, sound.seconds)
         hearing = _WhisperRun(network, spectrum, language, settings)
         segments: list[Segment] = []
         while not hearing.ended:
             fresh = tuple(map(_segment, hearing.window()))
             segments.extend(fresh)
-            yield Heard(min(hearing.position / FRAMES_PER_SECOND, sound.seconds), sound.seconds, fresh)
+            yield TranscriptionProgress(min(hearing.position / FRAMES_PER_SECOND, sound.seconds), sound.seconds, fresh)
         mx.clear_cache()
         yield Transcript(hearing.text.strip(), sound.seconds, language, tuple(segments))
 

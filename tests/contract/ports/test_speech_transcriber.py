@@ -16,10 +16,10 @@ from mlxk.application.ports.speech_transcriber import SpeechTranscriber
 from mlxk.domain.errors import MlxkError, ValidationError
 from mlxk.domain.models.model import ModelHandle, Origin
 from mlxk.domain.transcription import (
-    Heard,
     Segment,
     Transcript,
     TranscriptEvent,
+    TranscriptionProgress,
     TranscriptionRequest,
     TranscriptionSettings,
 )
@@ -63,12 +63,12 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
 def test_reports_come_first_and_the_transcript_comes_last_and_once(case: Case) -> None:
     *heard, transcript = case.events()
     assert isinstance(transcript, Transcript)
-    assert all(isinstance(event, Heard) for event in heard)
+    assert all(isinstance(event, TranscriptionProgress) for event in heard)
     assert heard
 
 
 def test_progress_never_falls_and_stays_within_the_recording(case: Case) -> None:
-    heard = [event for event in case.events() if isinstance(event, Heard)]
+    heard = [event for event in case.events() if isinstance(event, TranscriptionProgress)]
     done = [event.done_seconds for event in heard]
     assert done == sorted(done)
     assert all(0 <= event.done_seconds <= event.total_seconds for event in heard)
@@ -78,7 +78,7 @@ def test_progress_never_falls_and_stays_within_the_recording(case: Case) -> None
 def test_the_reported_segments_are_those_of_the_transcript_and_make_up_its_text(case: Case) -> None:
     *heard, transcript = case.events()
     assert isinstance(transcript, Transcript)
-    reported = [segment for event in heard if isinstance(event, Heard) for segment in event.segments]
+    reported = [segment for event in heard if isinstance(event, TranscriptionProgress) for segment in event.segments]
     assert tuple(reported) == transcript.segments
     assert "".join(segment.text for segment in reported).strip() == transcript.text
 

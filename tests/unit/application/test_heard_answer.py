@@ -9,7 +9,7 @@ from mlxk.adapters.system.clock import SystemClock
 from mlxk.application.text_streams import TranscriptLimits, TranscriptStream
 from mlxk.domain.errors import ExecutionError, ValidationError
 from mlxk.domain.generation.request import Finished, FinishReason, TextDelta
-from mlxk.domain.transcription import Heard, Segment, Transcript, TranscriptEvent
+from mlxk.domain.transcription import Segment, Transcript, TranscriptEvent, TranscriptionProgress
 
 Events = Generator[TranscriptEvent, None, None]
 SEGMENTS = (Segment(" Hello there.", 0.0, 1.0, tokens=(1, 2, 3)), Segment(" Bye.", 1.0, 2.0))
@@ -17,9 +17,9 @@ SEGMENTS = (Segment(" Hello there.", 0.0, 1.0, tokens=(1, 2, 3)), Segment(" Bye.
 
 def said() -> Events:
     """Hear two segments."""
-    yield Heard(0.0, 2.0)
+    yield TranscriptionProgress(0.0, 2.0)
     for segment in SEGMENTS:
-        yield Heard(segment.end, 2.0, (segment,))
+        yield TranscriptionProgress(segment.end, 2.0, (segment,))
     yield Transcript("Hello there. Bye.", 2.0, "en", SEGMENTS)
 
 
@@ -52,7 +52,7 @@ def test_a_listener_is_told_and_may_take_without_waiting() -> None:
 
 def test_a_failure_comes_after_what_was_heard_and_once() -> None:
     def broken() -> Events:
-        yield Heard(1.0, 2.0, SEGMENTS[:1])
+        yield TranscriptionProgress(1.0, 2.0, SEGMENTS[:1])
         raise ValidationError("the file is damaged")
 
     stream, ended = answer(broken())
@@ -65,7 +65,7 @@ def test_a_failure_comes_after_what_was_heard_and_once() -> None:
 
 def test_a_fault_of_ours_is_a_typed_error() -> None:
     def faulty() -> Events:
-        yield Heard(0.0, 1.0)
+        yield TranscriptionProgress(0.0, 1.0)
         raise KeyError("secret words")
 
     stream, _ = answer(faulty())
@@ -80,7 +80,7 @@ def test_who_cancels_gets_an_end_and_the_recording_is_given_up() -> None:
     def endless() -> Events:
         try:
             while True:
-                yield Heard(0.0, 1.0)
+                yield TranscriptionProgress(0.0, 1.0)
                 go_on.wait(5)
         finally:
             closed.set()

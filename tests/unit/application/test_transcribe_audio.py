@@ -24,7 +24,7 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.models.memory import MemoryReading
-from mlxk.domain.transcription import Heard, Segment, SpeechTask, Transcript, TranscriptionSettings
+from mlxk.domain.transcription import Segment, SpeechTask, Transcript, TranscriptionProgress, TranscriptionSettings
 
 COMMIT = "a" * 40
 HEADER = json.dumps({"weight": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}}).encode()
@@ -70,7 +70,7 @@ def test_a_recording_is_heard_by_the_model_that_was_named() -> None:
     parts = Parts()
     *heard, transcript = parts.transcribe("whisper-large", CLIP, TranscriptionSettings(language="en"))
     assert transcript == HELLO
-    assert heard == [Heard(1.0, 1.0, HELLO.segments)]
+    assert heard == [TranscriptionProgress(1.0, 1.0, HELLO.segments)]
     (request,) = parts.transcriber.requests
     assert (request.model.name, request.path, request.settings.language) == ("org/whisper-large", CLIP.path, "en")
 

@@ -21,7 +21,7 @@ from mlxk.domain.errors import (
     ServerShutdownError,
     ValidationError,
 )
-from mlxk.domain.transcription import Heard, SpeechTask, Transcript, TranscriptEvent
+from mlxk.domain.transcription import SpeechTask, Transcript, TranscriptEvent, TranscriptionProgress
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.sse import KEEP_ALIVE_COMMENT, OPENING_COMMENT, SSE_HEADERS, sse_frame
 from mlxk.entrypoints.http.lifecycle import ServerLifecycle
@@ -193,7 +193,7 @@ class _EventBody:
         for event in self._transcription:
             if isinstance(event, Transcript):
                 yield transcripts.done(event)
-            elif isinstance(event, Heard) and event.segments:
+            elif isinstance(event, TranscriptionProgress) and event.segments:
                 text = "".join(segment.text for segment in event.segments)
                 yield transcripts.delta(text if begun else text.lstrip())
                 begun = True
