@@ -1,7 +1,8 @@
-"""Text generation: settings go in, events come out.
+"""Text generation: requests, settings and events.
 
-A generator yields any number of ``TextDelta`` and then exactly one ``Finished``; the text of an answer is the
-concatenation of its deltas, so a streamed and an unstreamed answer are the same by construction.
+A stream yields any number of ``TextDelta``, ``ReasoningDelta`` and ``ToolCallDelta``, then one ``Finished`` with the
+usage; a failure is raised as ``MlxkError`` instead. The text of a completion is the concatenation of its deltas, so
+that streamed and whole responses are equal by construction. HTTP APIs and the terminal render these events.
 """
 
 import enum
@@ -225,14 +226,20 @@ class ReasoningDelta:
 
 @attrs.frozen
 class ToolCallDelta:
-    """One piece of a call the model makes.
+    """A part of a tool call.
 
-    The first delta of an index carries name and id; the arguments are those of all its deltas, joined.
+    The first delta of an index begins the call and has its name and id; the arguments of all its deltas, joined, are
+    JSON text. The call ends with the next event that is not a delta of its index.
     """
 
     index: int
-    """Which call of the answer, from 0."""
+    """Which call of the completion, from 0."""
     call: ToolCall
+
+    @property
+    def begins(self) -> bool:
+        """Whether it is the first delta of its call."""
+        return bool(self.call.name)
 
 
 @attrs.frozen

@@ -12,12 +12,10 @@ from mlxk.entrypoints.http.generation.responder import GenerationResponder
 from mlxk.entrypoints.http.generation.stream_dispatcher import KEEP_ALIVE_SECONDS, StreamDispatcher
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
 from mlxk.entrypoints.http.metrics import Metrics
-from mlxk.entrypoints.http.middleware.guards import BodyGuard, HostGuard, KeyGuard, OriginGuard
-from mlxk.entrypoints.http.middleware.request_scope import RequestScope, request_id
+from mlxk.entrypoints.http.middleware import BodyGuard, HostGuard, KeyGuard, OriginGuard, RequestScope, request_id
 from mlxk.entrypoints.http.openai.api import openai_api
 from mlxk.entrypoints.http.openai.errors import error_body
-from mlxk.entrypoints.http.resources.documents import Docs, OpenApi
-from mlxk.entrypoints.http.resources.probes import Alive, EngineWatch, Health, MetricsPage, Ready
+from mlxk.entrypoints.http.resources import Alive, Docs, EngineWatch, Health, MetricsPage, OpenApi, Ready
 from mlxk.entrypoints.settings import MIB, ServerSettings
 
 APIS: Sequence[Callable[[ServerContext], HttpApi]] = (openai_api,)

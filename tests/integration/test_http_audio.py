@@ -164,6 +164,17 @@ def test_a_client_that_goes_away_ends_the_work_and_leaves_no_file(server: Runnin
     assert eventually(lambda: server.parts.application._limit.admitted == 0)
 
 
+@pytest.mark.parametrize("stream", ["true", "false"])
+def test_a_recording_that_cannot_be_transcribed_releases_its_slot_and_its_file(
+    server: RunningServer, stream: str
+) -> None:
+    server.parts.transcriber.refuse_everything()
+    fields = [("file", SOUND), ("model", SPEECH_MODEL), ("stream", stream)]
+    assert post_form(server, "/v1/audio/transcriptions", fields)[0] == 400
+    assert server.parts.application._limit.admitted == 0
+    assert uploads_left_behind() == []
+
+
 def test_more_recordings_than_there_is_room_for_are_sent_away(server: RunningServer) -> None:
     admission = server.parts.application._limit
     leave = admission.enter(admission.capacity)

@@ -12,7 +12,7 @@ from serving.whole_program import ENDLESS, PATH, QUESTION, WholeProgram
 
 from mlxk.adapters.mlx.engine.model_lease import ModelLease
 from mlxk.domain.errors import ExecutionError
-from mlxk.entrypoints.http.resources.probes import RECOVERY_SECONDS
+from mlxk.entrypoints.http.resources import RECOVERY_SECONDS
 
 pytestmark = pytest.mark.mlx
 CANARY = "canary-3b9e"

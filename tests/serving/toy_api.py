@@ -66,7 +66,7 @@ class ToyRenderer(ResponseRenderer):
             case ReasoningDelta(text):
                 return line({"thought": text})
             case ToolCallDelta(call=call):
-                return line({"call": call.name, "arguments": call.arguments})
+                return line({"call": call.name} if event.begins else {"arguments": call.arguments})
             case Finished(reason):
                 return line({"end": reason.value})
 

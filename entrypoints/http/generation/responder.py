@@ -19,7 +19,7 @@ from mlxk.entrypoints.http.generation.stream_dispatcher import StreamDelivery, S
 from mlxk.entrypoints.http.generation.writers import QueuedBody, ResponseBody, StreamWriter, WholeWriter
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
 from mlxk.entrypoints.http.metrics import Metrics
-from mlxk.entrypoints.http.middleware.request_scope import request_id
+from mlxk.entrypoints.http.middleware import request_id
 from mlxk.entrypoints.http.server.detached import ENVIRON_DETACH, ENVIRON_ON_DISCONNECT
 
 

@@ -16,7 +16,7 @@ from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.requests.body import BodyReader
 from mlxk.entrypoints.http.requests.converter import OneOf, Range, StrictConverter
 from mlxk.entrypoints.http.requests.field_errors import FieldError
-from mlxk.entrypoints.http.resources.readable import send_json
+from mlxk.entrypoints.http.resources import send_json
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 120.0

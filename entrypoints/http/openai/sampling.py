@@ -1,4 +1,4 @@
-"""The fields that chat and completions share: how to sample, when to stop, how much to answer."""
+"""The fields that chat and completions share: sampling, stop strings, limits."""
 
 from typing import Annotated, Any
 

@@ -6,24 +6,28 @@
 import contextlib
 import faulthandler
 import linecache
+import logging
 import os
 import resource
 import signal
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Sequence
+from types import TracebackType
 
 import attrs
 
+from mlxk.application.ports.event_log import EventLog
 from mlxk.domain.errors import MlxkError
 from mlxk.entrypoints.container import Container, build
 from mlxk.entrypoints.http.api import Services
 from mlxk.entrypoints.http.app import DEFAULT_ERROR_BODY, Application
-from mlxk.entrypoints.http.process.library_logs import route_library_logs
+from mlxk.entrypoints.http.errors import raised_at
+from mlxk.entrypoints.http.process.preload import Preload, Report
 from mlxk.entrypoints.http.process.sockets import is_loopback
 from mlxk.entrypoints.http.process.supervisor import WorkerOrders, report_line, stopping_signals, write_all
-from mlxk.entrypoints.http.process.warm_up import warm_up
 from mlxk.entrypoints.http.server.server import HttpServer, ServerLimits
 from mlxk.entrypoints.settings import ServerSettings, Settings, read_settings
 
@@ -36,10 +40,12 @@ SPARE_DESCRIPTORS = 128
 THREADS_LEFT = 70
 """Exit status when a thread did not end; the process then exits without it."""
 
-Report = Callable[[MlxkError | None], None]
-"""Receives None when the server is ready, or the error that prevents it."""
-
 Build = Callable[[Settings, ServerSettings | None], Container]
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+QUOTING = ("waitress", "falcon", "urllib3", "httpx", "httpcore")
+"""Libraries whose messages quote requests: their texts are not logged."""
 
 
 def serve_in_process(
@@ -91,7 +97,7 @@ def serve_in_process(
         signal.signal(number, http.stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping_signals())
     linecache.clearcache()  # It holds the source of everything that attrs generated.
-    preload = _Preload(container, application, server, report, http.stop)
+    preload = Preload(container, application, server, report, http.stop)
     preload.start()
     log.info("serving", logger="server", pid=os.getpid(), model=preloaded)
     clean = http.run()
@@ -99,49 +105,6 @@ def serve_in_process(
     container.adapters.text_generator().close()
     log.info("stopped", logger="server", pid=os.getpid())
     return (0 if clean else THREADS_LEFT) if preload.error is None else 1
-
-
-class _Preload(threading.Thread):
-    """Loads and warms up the model to preload, while probes are served already.
-
-    Args:
-        container: The use cases.
-        application: Becomes ready.
-        server: Names the model.
-        report: Called with the outcome, unless the server stops meanwhile.
-        stop: Stops the server after an error.
-    """
-
-    def __init__(
-        self,
-        container: Container,
-        application: Application,
-        server: ServerSettings,
-        report: Report,
-        stop: Callable[[], None],
-    ) -> None:
-        super().__init__(name="mlxk-preload", daemon=True)
-        self.error: MlxkError | None = None
-        self._container = container
-        self._lifecycle = application.lifecycle
-        self._server = server
-        self._report = report
-        self._stop_server = stop
-
-    def run(self) -> None:
-        """Load the model, then report."""
-        try:
-            if self._server.model is not None:
-                warm_up(self._container, self._server.model, for_vectors=self._server.embed_model is not None)
-        except MlxkError as error:
-            if not self._lifecycle.draining:
-                self.error = error
-                self._report(error)
-                self._stop_server()
-            return
-        if not self._lifecycle.draining:
-            self._lifecycle.preloaded = True
-            self._report(None)
 
 
 def services_of(container: Container) -> Services:
@@ -157,6 +120,50 @@ def services_of(container: Container) -> Services:
         clock=container.adapters.clock(),
         log=container.adapters.event_log(),
     )
+
+
+class LibraryLogHandler(logging.Handler):
+    """Logs records of the standard library's logging as events."""
+
+    def __init__(self, log: EventLog) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log one record, without its traceback, which may show values."""
+        package = record.name.partition(".")[0]
+        message = "a library reports an event" if package in QUOTING else record.getMessage()
+        fields: dict[str, object] = {"logger": record.name}
+        if record.exc_info and record.exc_info[0] is not None:
+            fields |= {"error": record.exc_info[0].__name__, "where": raised_at(record.exc_info[2])}
+        write = self._log.debug
+        if record.levelno >= logging.ERROR:
+            write = self._log.error
+        elif record.levelno >= logging.WARNING:
+            write = self._log.warning
+        write(message, **fields)
+
+
+def route_library_logs(log: EventLog, level: str) -> None:
+    """Route the logs, warnings and uncaught exceptions of this process into the event log."""
+    root = logging.getLogger()
+    root.handlers[:] = [LibraryLogHandler(log)]
+    # Below warnings, libraries log for their own developers.
+    root.setLevel(_LEVELS[level] if level == "debug" else max(_LEVELS[level], logging.WARNING))
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    logging.captureWarnings(capture=True)
+    warnings.simplefilter("default" if level == "debug" else "ignore")
+
+    def on_thread_failure(arguments: threading.ExceptHookArgs) -> None:
+        name = arguments.thread.name if arguments.thread else "unknown"
+        place = raised_at(arguments.exc_traceback)
+        log.error("a thread ended unexpectedly", thread=name, error=arguments.exc_type.__name__, where=place)
+
+    def on_failure(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        log.error("the process ended unexpectedly", error=kind.__name__, where=raised_at(trace))
+
+    threading.excepthook = on_thread_failure
+    sys.excepthook = on_failure
 
 
 def raise_descriptor_limit(wanted: int) -> int:

@@ -22,7 +22,7 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.entrypoints.http.errors import RETRY_SECONDS
-from mlxk.entrypoints.http.middleware.request_scope import REQUEST_ID, request_id_from
+from mlxk.entrypoints.http.middleware import REQUEST_ID, request_id_from
 from mlxk.entrypoints.http.server.detached import ENVIRON_DETACH, ENVIRON_ON_DISCONNECT, DetachedResponse
 
 
@@ -214,7 +214,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
             self.handle_close()
 
     def handle_write(self) -> None:
-        """Send what is to be sent; after a refusal stop sending, and read on for a moment."""
+        """Send pending bytes; after a refusal, stop sending and discard the remainder of the request for a moment."""
         refusing = self._refused and self.close_when_flushed and self.connected
         if not refusing or self.will_close:
             super().handle_write()

@@ -5,6 +5,7 @@ shutdown of the server are checked.
 """
 
 import functools
+import json
 import threading
 from collections.abc import Callable, Generator, Iterator
 
@@ -13,6 +14,7 @@ import falcon
 from mlxk.application.policy import require_speech_model
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.use_cases.transcribe_audio import Recording
+from mlxk.domain import transcription
 from mlxk.domain.errors import (
     CapabilityError,
     ExecutionError,
@@ -21,18 +23,24 @@ from mlxk.domain.errors import (
     ServerShutdownError,
     ValidationError,
 )
-from mlxk.domain.transcription import SpeechTask, Transcript, TranscriptEvent, TranscriptionProgress
+from mlxk.domain.transcription import Segment, SpeechTask, TimedWord, Transcript, TranscriptEvent, TranscriptionProgress
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.sse import KEEP_ALIVE_COMMENT, OPENING_COMMENT, SSE_HEADERS, sse_frame
 from mlxk.entrypoints.http.lifecycle import ServerLifecycle
-from mlxk.entrypoints.http.middleware.request_scope import request_id
-from mlxk.entrypoints.http.openai.audio import transcripts
+from mlxk.entrypoints.http.middleware import request_id
 from mlxk.entrypoints.http.openai.audio.request import AudioRequest, read_audio
 from mlxk.entrypoints.http.openai.audio.upload import Upload
 from mlxk.entrypoints.http.openai.errors import error_document
 from mlxk.entrypoints.http.requests.body import report_ignored
 from mlxk.entrypoints.http.requests.field_errors import located
 from mlxk.entrypoints.http.server.detached import ENVIRON_ON_DISCONNECT
+
+JSON_TYPE = "application/json"
+TEXT_TYPE = "text/plain; charset=utf-8"
+VTT_TYPE = "text/vtt; charset=utf-8"
+
+UNKNOWN_LANGUAGE = "unknown"
+"""Language when the model reports none; clients expect a string."""
 
 
 class AudioResource:
@@ -88,9 +96,9 @@ class AudioResource:
         if body.words and transcript.segments and not transcript.words:
             raise CapabilityError.in_field("timestamp_granularities", f"model '{body.model}' times no words")
         if body.response_format == "verbose_json":
-            kind, data = transcripts.verbose(transcript, self._task, words=body.words, segments=body.segments)
+            kind, data = _verbose(transcript, self._task, words=body.words, segments=body.segments)
         else:
-            kind, data = transcripts.rendered(transcript, body.response_format)
+            kind, data = _rendered(transcript, body.response_format)
         response.content_type, response.data = kind, data
 
     def _stream(
@@ -192,10 +200,10 @@ class _EventBody:
         begun = False
         for event in self._transcription:
             if isinstance(event, Transcript):
-                yield transcripts.done(event)
+                yield _done_event(event)
             elif isinstance(event, TranscriptionProgress) and event.segments:
                 text = "".join(segment.text for segment in event.segments)
-                yield transcripts.delta(text if begun else text.lstrip())
+                yield _delta_event(text if begun else text.lstrip())
                 begun = True
             else:
                 yield KEEP_ALIVE_COMMENT
@@ -203,3 +211,70 @@ class _EventBody:
 
 def _nothing() -> None:
     """Release nothing: the body of the response does it."""
+
+
+def _rendered(transcript: Transcript, response_format: str) -> tuple[str, bytes]:
+    """Return the type and the bytes of a response in any format but ``verbose_json``."""
+    match response_format:
+        case "text":
+            return TEXT_TYPE, f"{transcript.text}\n".encode()
+        case "srt":
+            return TEXT_TYPE, transcription.srt(transcript).encode()
+        case "vtt":
+            return VTT_TYPE, transcription.vtt(transcript).encode()
+        case _:
+            return JSON_TYPE, _encoded({"text": transcript.text, "usage": _usage(transcript)})
+
+
+def _verbose(transcript: Transcript, task: SpeechTask, *, words: bool, segments: bool) -> tuple[str, bytes]:
+    """Return the type and the bytes of a ``verbose_json`` response."""
+    document: dict[str, object] = {
+        "task": task.value,
+        "language": transcript.language or UNKNOWN_LANGUAGE,
+        "duration": round(transcript.seconds, 3),
+        "text": transcript.text,
+    }
+    if segments:
+        document["segments"] = [_segment(number, each) for number, each in enumerate(transcript.segments)]
+    if words:
+        document["words"] = [_word(each) for each in transcript.words]
+    return JSON_TYPE, _encoded({**document, "usage": _usage(transcript)})
+
+
+def _delta_event(text: str) -> bytes:
+    """Return the event of new text."""
+    return sse_frame({"type": "transcript.text.delta", "delta": text})
+
+
+def _done_event(transcript: Transcript) -> bytes:
+    """Return the event of the complete transcript."""
+    return sse_frame({"type": "transcript.text.done", "text": transcript.text, "usage": _usage(transcript)})
+
+
+def _usage(transcript: Transcript) -> dict[str, object]:
+    return {"type": "duration", "seconds": round(transcript.seconds, 3)}
+
+
+def _segment(number: int, segment: Segment) -> dict[str, object]:
+    """Return a segment; numbers that the model does not report are 0, since clients expect numbers."""
+    fields: dict[str, object] = {
+        "id": number,
+        "seek": segment.offset,
+        "start": round(segment.start, 3),
+        "end": round(segment.end, 3),
+        "text": segment.text,
+        "tokens": list(segment.tokens),
+        "temperature": segment.temperature or 0.0,
+        "avg_logprob": segment.mean_logprob or 0.0,
+        "compression_ratio": segment.compression_ratio or 0.0,
+        "no_speech_prob": segment.silence_probability or 0.0,
+    }
+    return fields if segment.speaker is None else {**fields, "speaker": segment.speaker}
+
+
+def _word(word: TimedWord) -> dict[str, object]:
+    return {"word": word.text.strip(), "start": round(word.start, 3), "end": round(word.end, 3)}
+
+
+def _encoded(document: object) -> bytes:
+    return json.dumps(document, ensure_ascii=False, allow_nan=False).encode()

@@ -209,7 +209,7 @@ class MessageRenderer(ChoiceRenderer):
 
 def _call(event: ToolCallDelta) -> Entry:
     """Return a delta of a call: name and id with its first, arguments with any."""
-    function = {"name": event.call.name} if event.call.name else {}
+    function = {"name": event.call.name} if event.begins else {}
     opening = {"id": event.call.id, "type": "function"} if event.call.id else {}
     return {"index": event.index, **opening, "function": {**function, "arguments": event.call.arguments}}
 

@@ -49,7 +49,7 @@ class ChatCompletions:
         chat.require_tools(model)
         chat.require_reasoning(model)
         forced = chat.forced_call
-        wanted = GenerationRequest(
+        generation = GenerationRequest(
             model.handle,
             chat.conversation(),
             chat.generation_settings(self._settings.max_tokens, forced),
@@ -59,14 +59,14 @@ class ChatCompletions:
         job = GenerationJob(
             model=model,
             model_name=chat.model,
-            start=functools.partial(self._start, chat, model, wanted),
+            start=functools.partial(self._start, chat, model, generation),
             renderer=functools.partial(
                 ChatRenderer,
                 options=MessageOptions(
                     forced,
                     one_call=chat.parallel_tool_calls is False,
-                    stops=bool(wanted.settings.stop),
-                    json_text=wanted.settings.grammar is not None,
+                    stops=bool(generation.settings.stop),
+                    json_text=generation.settings.grammar is not None,
                 ),
                 include_usage=chat.include_usage,
                 extra={"metadata": chat.metadata} if chat.metadata else None,
@@ -76,20 +76,20 @@ class ChatCompletions:
         )
         self._responder.respond(request, response, job)
 
-    def _start(self, chat: ChatRequest, model: ServedModel, wanted: GenerationRequest) -> Sequence[TextStream]:
+    def _start(self, chat: ChatRequest, model: ServedModel, generation: GenerationRequest) -> Sequence[TextStream]:
         """Start the streams of a request, whose messages may have images and audio."""
         alternatives = chat.n or 1
         if not chat.has_images and not chat.has_audio:
-            return self._services.serve_text(model, (wanted,), alternatives)
+            return self._services.serve_text(model, (generation,), alternatives)
         chunk = chat.chunk or self._settings.chunk
-        return self._services.serve_images(model, wanted, chat.incoming(self._read_audio), chunk, alternatives)
+        return self._services.serve_images(model, generation, chat.incoming(self._read_audio), chunk, alternatives)
 
 
 def _require_chat_model(description: ModelDescription) -> None:
     """Refuse a model that neither generates text nor transcribes speech.
 
     Raises:
-        UnhealthyModelError, IncompatibleModelError, CapabilityError: Says why.
+        UnhealthyModelError, IncompatibleModelError, CapabilityError: It cannot.
     """
     if description.operation is Capability.AUDIO:
         require_speech_model(description)

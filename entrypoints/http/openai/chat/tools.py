@@ -103,7 +103,7 @@ def forced_call(tools: Sequence[ToolParam], choice: ToolChoice) -> ForcedCall | 
 
 
 def _moved(value: Any, root: str) -> Any:  # noqa: ANN401 - any JSON value
-    """Return a schema whose references into itself hold where it stands at another place than the root."""
+    """Return a schema with its internal references moved from the root to another path."""
     if isinstance(value, list):
         return [_moved(each, root) for each in value]
     if not isinstance(value, dict):

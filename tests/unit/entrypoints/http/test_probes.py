@@ -10,7 +10,7 @@ from falcon.testing import TestClient
 from serving.parts import CHAT_MODEL, OTHER_MODEL, Parts
 
 from mlxk.domain.models.memory import MemoryReading
-from mlxk.entrypoints.http.resources.probes import STALLED_SECONDS, EngineWatch
+from mlxk.entrypoints.http.resources import STALLED_SECONDS, EngineWatch
 from mlxk.entrypoints.settings import ServerSettings
 
 

@@ -16,9 +16,8 @@ from mlxk.domain.generation.request import Finished, FinishReason, Timings, Usag
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
 from mlxk.entrypoints.http.metrics import Metrics
 from mlxk.entrypoints.http.process import sockets
-from mlxk.entrypoints.http.process.library_logs import route_library_logs
 from mlxk.entrypoints.http.process.supervisor import WorkerOrders, report_line, reported_error
-from mlxk.entrypoints.http.process.worker import raise_descriptor_limit
+from mlxk.entrypoints.http.process.worker import raise_descriptor_limit, route_library_logs
 from mlxk.entrypoints.settings import ServerAddress, ServerSettings
 
 

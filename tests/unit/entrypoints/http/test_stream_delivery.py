@@ -34,7 +34,7 @@ class ScriptedStream(QueuedTextStream):
         super().__init__()
         self.cancelled = False
         for event in events:
-            self._put(event)
+            self.put(event)
 
     def cancel(self) -> None:
         """Record it."""

@@ -1,7 +1,8 @@
-"""Warm-up: loads a model and runs it once, so that the first request does not wait."""
+"""Loads the model to preload, and runs it once, so that the first request does not wait."""
 
 import os
 import tempfile
+import threading
 import wave
 from collections.abc import Callable, Mapping
 
@@ -9,14 +10,63 @@ from mlxk.application.policy import require_embedding_model, require_served_mode
 from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.application.use_cases.transcribe_audio import Recording
 from mlxk.domain.embedding import EmbeddingSettings
+from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.request import Finished, GenerationRequest, GenerationSettings
 from mlxk.domain.models.model import Capability
 from mlxk.domain.transcription import TranscriptionSettings
 from mlxk.entrypoints.container import Container
+from mlxk.entrypoints.http.app import Application
+from mlxk.entrypoints.settings import ServerSettings
 
 _RATE = 16_000
 _FRAMES = 3_200
+
+Report = Callable[[MlxkError | None], None]
+"""Receives None when the server is ready, or the error that prevents it."""
+
+
+class Preload(threading.Thread):
+    """Loads and warms up the model to preload, while probes are served already.
+
+    Args:
+        container: The use cases.
+        application: Becomes ready.
+        server: Names the model.
+        report: Called with the outcome, unless the server stops meanwhile.
+        stop: Stops the server after an error.
+    """
+
+    def __init__(
+        self,
+        container: Container,
+        application: Application,
+        server: ServerSettings,
+        report: Report,
+        stop: Callable[[], None],
+    ) -> None:
+        super().__init__(name="mlxk-preload", daemon=True)
+        self.error: MlxkError | None = None
+        self._container = container
+        self._lifecycle = application.lifecycle
+        self._server = server
+        self._report = report
+        self._stop_server = stop
+
+    def run(self) -> None:
+        """Load the model, then report."""
+        try:
+            if self._server.model is not None:
+                warm_up(self._container, self._server.model, for_vectors=self._server.embed_model is not None)
+        except MlxkError as error:
+            if not self._lifecycle.draining:
+                self.error = error
+                self._report(error)
+                self._stop_server()
+            return
+        if not self._lifecycle.draining:
+            self._lifecycle.preloaded = True
+            self._report(None)
 
 
 def warm_up(container: Container, reference: str, for_vectors: bool = False) -> None:

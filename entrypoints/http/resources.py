@@ -1,6 +1,9 @@
-"""``GET /health``, ``/livez``, ``/readyz`` and ``/metrics``: probes and metrics for process managers."""
+"""Resources that belong to no API: probes, metrics and the description of the server; and what resources share."""
 
+import json
 import threading
+from abc import abstractmethod
+from importlib import resources
 
 import falcon
 
@@ -9,7 +12,25 @@ from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.text_generator import EngineState, TextGenerator
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
 from mlxk.entrypoints.http.metrics import CONTENT_TYPE, Metrics
-from mlxk.entrypoints.http.resources.readable import Readable, send_json
+
+
+class Readable:
+    """A resource with GET, and HEAD as GET without the body."""
+
+    @abstractmethod
+    def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Respond."""
+
+    def on_head(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Respond as GET does; Falcon omits the body."""
+        self.on_get(request, response)
+
+
+def send_json(response: falcon.Response, document: object) -> None:
+    """Set a JSON body."""
+    response.content_type = "application/json"
+    response.data = json.dumps(document, ensure_ascii=False).encode()
+
 
 ENGINE_SECONDS = 0.5
 """How long the engine may take to respond to a probe."""
@@ -117,3 +138,54 @@ class MetricsPage(Readable):
                 "mlxk_engine_responding": state.responding,
             }
         )
+
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>mlxk</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: 3rem auto; padding: 0 1rem; }
+code, pre { font: 14px/1.5 ui-monospace, monospace; background: #8881; border-radius: 4px; padding: .1em .3em; }
+pre { padding: 1em; overflow: auto; } td { padding: .2em 1em .2em 0; vertical-align: top; }
+</style>
+<h1>mlxk</h1>
+<p>An OpenAI-compatible server. Point any client at <code id="base">/v1</code>; any API key will do
+unless the operator set one. The whole contract: <a href="/openapi.json">openapi.json</a>.</p>
+<pre>curl <span id="origin"></span>/v1/chat/completions -H 'Content-Type: application/json' \\
+  -d '{"model": "demo", "messages": [{"role": "user", "content": "What is mlxk?"}]}'</pre>
+<table id="routes"></table>
+<script>
+document.getElementById("base").textContent = location.origin + "/v1";
+document.getElementById("origin").textContent = location.origin;
+fetch("/openapi.json").then(answer => answer.json()).then(contract => {
+  for (const [path, methods] of Object.entries(contract.paths))
+    for (const [method, operation] of Object.entries(methods)) {
+      const row = document.getElementById("routes").insertRow();
+      row.insertCell().append(Object.assign(document.createElement("code"),
+        {textContent: method.toUpperCase() + " " + path}));
+      row.insertCell().textContent = operation.summary || "";
+    }
+});
+</script></html>
+"""
+
+
+class OpenApi(Readable):
+    """The OpenAPI document of ``contracts``."""
+
+    def __init__(self) -> None:
+        self._document = resources.files("mlxk.contracts").joinpath("http", "v1", "openapi.json").read_bytes()
+
+    def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Send it."""
+        response.content_type = "application/json"
+        response.data = self._document
+
+
+class Docs(Readable):
+    """A page with a first request and all paths."""
+
+    def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Send it."""
+        response.content_type = "text/html; charset=utf-8"
+        response.set_header("Content-Security-Policy", "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'")
+        response.text = PAGE

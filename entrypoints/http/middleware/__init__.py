@@ -1,1 +1,0 @@
-"""Falcon middleware: what applies to every request before and after its resource."""

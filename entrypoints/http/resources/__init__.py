@@ -1,1 +1,0 @@
-"""Resources that belong to no API: probes, metrics, and the description of the server."""
