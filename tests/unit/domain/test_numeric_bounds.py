@@ -1,12 +1,17 @@
 """Formulas of numbers: seeds of several choices, and the verdict on memory at its bounds."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxk.domain.generation.request import SEED_RANGE, GenerationRequest, GenerationSettings
+from mlxk.domain.models import integrity
 from mlxk.domain.models.memory import RESERVE_BYTES, MemoryFit, MemoryReading, cache_bytes_per_token, judge_memory
 from mlxk.domain.models.model import ModelHandle, Origin
+from mlxk.domain.models.safetensors import SafetensorsHeader
+from mlxk.domain.models.snapshot import ModelSnapshot
 
 HANDLE = ModelHandle("org/model", "/models/org/model", Origin.CACHE)
 GIB = 1024**3
@@ -63,3 +68,15 @@ def test_the_cache_of_a_token_without_key_value_heads_or_head_size_follows_from_
     assert cache_bytes_per_token(plain) == 2 * 2 * 2 * 4 * 16
     assert cache_bytes_per_token({**plain, "head_dim": 32}) == 2 * 2 * 2 * 4 * 32
     assert cache_bytes_per_token({**plain, "num_hidden_layers": 1, "num_key_value_heads": 1}) == 2 * 2 * 1 * 1 * 16
+
+
+def test_a_config_may_count_a_thousand_layers_that_no_tensor_is_for(
+    make_snapshot: Callable[..., ModelSnapshot],
+) -> None:
+    def reason(count: int) -> str:
+        config = {"model_type": "llama", "num_hidden_layers": count}
+        headers = {"model.safetensors": SafetensorsHeader(tensors={"t": {}})}
+        return integrity.check(make_snapshot({"config.json": config}, headers=headers)).reason
+
+    assert "counts" not in reason(1000)
+    assert "counts 1001 layers" in reason(1001)

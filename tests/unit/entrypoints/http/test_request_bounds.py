@@ -24,7 +24,12 @@ BOUNDS: list[tuple[tuple[str, ...], str, list[Any], list[Any]]] = [
     (BOTH, "stop", ["x", "x" * 1024, [], ["x"], ["x" * 1024], ["x"] * 16], ["", "x" * 1025, ["x" * 1025], ["x"] * 17]),
     (BOTH, "n", [1, 16], [0, 17]),
     (COMPLETIONS, "logprobs", [0, 5], [-1, 6]),
-    (COMPLETIONS, "prompt", [[1], [2**31 - 1], ["a"] * 64], [[], [-1], [2**31], ["a"] * 65]),
+    (
+        COMPLETIONS,
+        "prompt",
+        [[1], [2**31 - 1], ["a"], ["a"] * 64, [[1]], [[1]] * 64],
+        [[], [-1], [2**31], ["a"] * 65, [[]], [[1]] * 65],
+    ),
     (CHAT, "messages", [[USER]], [[]]),
     (CHAT, "chunk", [1, 5], [0, 6]),
     (CHAT, "thinking_budget", [0], [-1]),
