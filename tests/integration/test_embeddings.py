@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models.tiny_embedding import WINDOW, build_bert, build_qwen3
 
-from mlxk.adapters.mlx.embedding.embedder import MOST_PAIRS, MOST_ROWS, MOST_TOKENS, MlxTextEmbedder, batches
+from mlxk.adapters.mlx.embedding.embedder import MAX_PAIRS, MAX_ROWS, MAX_TOKENS, MlxTextEmbedder, batches
 from mlxk.adapters.mlx.embedding.encoding import Prompts, prompts_of
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
@@ -191,7 +191,7 @@ def test_batches_hold_every_text_once_and_stay_within_their_bounds(lengths: list
     for batch in made:
         longest = max(lengths[index] for index in batch)
         assert len(batch) == 1 or (
-            len(batch) <= MOST_ROWS and len(batch) * longest <= MOST_TOKENS and len(batch) * longest**2 <= MOST_PAIRS
+            len(batch) <= MAX_ROWS and len(batch) * longest <= MAX_TOKENS and len(batch) * longest**2 <= MAX_PAIRS
         )
 
 

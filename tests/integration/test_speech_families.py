@@ -21,7 +21,7 @@ from models.tiny_speech import build_moonshine, murmur, write_wav
 
 from mlxk.adapters.mlx.speech import speech_model
 from mlxk.adapters.mlx.speech.audio_file import Sound
-from mlxk.adapters.mlx.speech.chunked import ChunkedDecoder, divided, piece_result
+from mlxk.adapters.mlx.speech.chunked import ChunkedDecoder, chunk_result, split
 from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
@@ -54,7 +54,7 @@ def generate_of(family: str) -> Any:
     return getattr(getattr(package, BEHIND.get(family, "Model")), "generate", None)
 
 
-def listener_for(family: str) -> ChunkedDecoder:
+def decoder_for(family: str) -> ChunkedDecoder:
     """Return our side of a family, without weights: only its ``generate`` is looked at."""
     generate = generate_of(family)
     network = SimpleNamespace(generate=types.MethodType(generate, object())) if generate else SimpleNamespace()
@@ -68,9 +68,9 @@ def listener_for(family: str) -> ChunkedDecoder:
 def test_what_a_family_is_asked_fits_its_signature_or_is_refused_by_name(
     family: str, settings: TranscriptionSettings
 ) -> None:
-    listener = listener_for(family)
+    decoder = decoder_for(family)
     try:
-        arguments = listener.arguments(settings, SECONDS)
+        arguments = decoder.arguments(settings, SECONDS)
     except CapabilityError as refusal:
         assert refusal.message.startswith(("language", "prompt", "temperature"))
         return
@@ -81,30 +81,30 @@ def test_what_a_family_is_asked_fits_its_signature_or_is_refused_by_name(
 @pytest.mark.parametrize("family", sorted(SILENT))
 def test_a_family_that_does_not_write_is_refused(family: str) -> None:
     with pytest.raises(IncompatibleModelError, match="does not write down"):
-        listener_for(family)
+        decoder_for(family)
 
 
 def test_no_family_but_whisper_is_asked_to_translate() -> None:
-    sound = Sound(np.zeros(speech_model.RATE, np.float32), speech_model.RATE)
+    sound = Sound(np.zeros(speech_model.SAMPLE_RATE, np.float32), speech_model.SAMPLE_RATE)
     with pytest.raises(CapabilityError, match="does not translate"):
-        next(listener_for("canary").listen(sound, TranscriptionSettings(task=SpeechTask.TRANSLATE)))
+        next(decoder_for("canary").decode(sound, TranscriptionSettings(task=SpeechTask.TRANSLATE)))
 
 
 def test_languages_are_given_as_each_family_knows_them() -> None:
     german = TranscriptionSettings(language="de")
-    assert listener_for("qwen3_asr").arguments(german, 1.0)["language"] == "German"
-    assert listener_for("granite_speech").arguments(german, 1.0)["source_language"] == "de"
-    assert listener_for("voxtral").arguments(TranscriptionSettings(language="German"), 1.0)["language"] == "de"
+    assert decoder_for("qwen3_asr").arguments(german, 1.0)["language"] == "German"
+    assert decoder_for("granite_speech").arguments(german, 1.0)["source_language"] == "de"
+    assert decoder_for("voxtral").arguments(TranscriptionSettings(language="German"), 1.0)["language"] == "de"
     with pytest.raises(CapabilityError, match="language: model 'org/parakeet' cannot be told"):
-        listener_for("parakeet").arguments(german, 1.0)
+        decoder_for("parakeet").arguments(german, 1.0)
 
 
 def test_a_hint_goes_where_a_family_takes_one_and_never_replaces_its_instruction() -> None:
     hinted = TranscriptionSettings(hint="Ada, Grace")
-    assert listener_for("vibevoice_asr").arguments(hinted, 1.0)["context"] == "Ada, Grace"
-    assert listener_for("granite_speech").arguments(hinted, 1.0)["hotwords"] == ["Ada, Grace"]
+    assert decoder_for("vibevoice_asr").arguments(hinted, 1.0)["context"] == "Ada, Grace"
+    assert decoder_for("granite_speech").arguments(hinted, 1.0)["hotwords"] == ["Ada, Grace"]
     with pytest.raises(CapabilityError, match="prompt"):
-        listener_for("moonshine").arguments(hinted, 1.0)
+        decoder_for("moonshine").arguments(hinted, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_hint_goes_where_a_family_takes_one_and_never_replaces_its_instruction
 def test_a_setting_that_a_family_does_not_take_is_named_before_anything_is_heard(
     family: str, settings: TranscriptionSettings, name: str
 ) -> None:
-    events = listener_for(family).listen(Sound(np.zeros(16_000, np.float32), 16_000), settings)
+    events = decoder_for(family).decode(Sound(np.zeros(16_000, np.float32), 16_000), settings)
     with pytest.raises(CapabilityError, match=f"^{name}: ") as caught:
         next(events)
     assert caught.value.detail is not None
@@ -126,11 +126,11 @@ def test_a_setting_that_a_family_does_not_take_is_named_before_anything_is_heard
 
 
 def test_plain_text_is_one_segment_of_the_piece() -> None:
-    result = piece_result(STTOutput(" Hello. ", segments=[{"text": "Hello.", "start": 0.0, "end": 0.0}]), 4.0)
+    result = chunk_result(STTOutput(" Hello. ", segments=[{"text": "Hello.", "start": 0.0, "end": 0.0}]), 4.0)
     assert (result.text, result.language) == ("Hello.", None)
     assert [(each.text, each.start, each.end) for each in result.segments] == [("Hello.", 0.0, 4.0)]
-    assert piece_result("Hello.", 4.0) == result
-    assert piece_result([STTOutput("Hello.")], 4.0) == result
+    assert chunk_result("Hello.", 4.0) == result
+    assert chunk_result([STTOutput("Hello.")], 4.0) == result
 
 
 def test_segments_keep_times_speakers_words_and_languages() -> None:
@@ -139,7 +139,7 @@ def test_segments_keep_times_speakers_words_and_languages() -> None:
         {"start_time": "0.5", "end_time": 1.0, "content": "Hallo", "speaker_id": 1, "words": [word]},
         {"start": 1.0, "end": 99.0, "text": " Welt", "avg_logprob": math.nan},
     ]
-    result = piece_result(STTOutput("Hallo Welt", segments=found, language=["German"]), 2.0)
+    result = chunk_result(STTOutput("Hallo Welt", segments=found, language=["German"]), 2.0)
     first, second = result.segments
     assert (first.text, first.start, first.end, first.speaker) == ("Hallo", 0.5, 1.0, "1")
     assert [(each.text, each.start, each.end, each.probability) for each in first.words] == [("Hallo", 0.5, 0.9, 0.5)]
@@ -149,7 +149,7 @@ def test_segments_keep_times_speakers_words_and_languages() -> None:
 
 def test_sentences_of_timed_tokens_become_segments_with_words() -> None:
     tokens = [AlignedToken(0, " He", 0.0, 0.2), AlignedToken(1, "llo", 0.2, 0.2), AlignedToken(2, " you.", 0.5, 0.3)]
-    result = piece_result(AlignedResult(" Hello you.", [AlignedSentence(" Hello you.", tokens)]), 1.0)
+    result = chunk_result(AlignedResult(" Hello you.", [AlignedSentence(" Hello you.", tokens)]), 1.0)
     (segment,) = result.segments
     assert (segment.text, segment.start, segment.end) == ("Hello you.", 0.0, pytest.approx(0.8))
     assert [(each.text, each.start, round(each.end, 3)) for each in segment.words] == [
@@ -159,14 +159,14 @@ def test_sentences_of_timed_tokens_become_segments_with_words() -> None:
 
 
 def test_nothing_heard_is_an_empty_transcript() -> None:
-    assert piece_result(STTOutput("", segments=None), 1.0).segments == ()
-    assert piece_result(STTOutput("", segments=[{"text": " "}]), 1.0).segments == ()
+    assert chunk_result(STTOutput("", segments=None), 1.0).segments == ()
+    assert chunk_result(STTOutput("", segments=[{"text": " "}]), 1.0).segments == ()
 
 
 @given(st.integers(1, 40_000), st.integers(100, 5_000), st.integers(0, 9))
 def test_pieces_put_together_are_the_recording(samples: int, most: int, seed: int) -> None:
     sound = Sound(np.random.default_rng(seed).standard_normal(samples).astype(np.float32), 1000)
-    pieces = divided(sound, most / 1000)
+    pieces = split(sound, most / 1000)
     assert np.array_equal(np.concatenate([piece.sound.samples for piece in pieces]), sound.samples)
     assert all(0 < len(piece.sound.samples) <= most for piece in pieces)
     assert [round(piece.start * 1000) for piece in pieces] == [
@@ -177,7 +177,7 @@ def test_pieces_put_together_are_the_recording(samples: int, most: int, seed: in
 def test_a_recording_is_divided_where_it_is_quiet() -> None:
     samples = np.ones(1000, np.float32)
     samples[430:450] = 0
-    first, *_ = divided(Sound(samples, 100), 5.0)
+    first, *_ = split(Sound(samples, 100), 5.0)
     assert 430 <= len(first.sound.samples) <= 450
 
 

@@ -121,7 +121,7 @@ def test_a_template_is_told_the_degree_of_reasoning_that_it_reads(effort: Effort
     renderer = PromptRenderer(_tokenizer(_CHATML + "{{ reasoning_effort | default('usual') }}"))
     assert renderer.render(Conversation.of("hello"), effort=effort).tail.endswith(effort.value)
     assert renderer.render(Conversation.of("hello")).tail.endswith("usual")
-    assert not renderer.render(Conversation.of("hello"), effort=effort).told_to_think
+    assert not renderer.render(Conversation.of("hello"), effort=effort).has_reasoning_switch
 
 
 @pytest.mark.parametrize("template", [_CHATML, None])
@@ -139,11 +139,11 @@ def test_a_degree_of_reasoning_that_nobody_can_be_told_is_refused(
 def test_what_was_rendered_says_whether_the_template_was_told() -> None:
     prompt = Conversation.of("hello")
     deaf = PromptRenderer(_tokenizer(_CHATML.replace("enable_thinking", "reflect")))
-    assert not deaf.render(prompt, thinking=False).told_to_think
+    assert not deaf.render(prompt, thinking=False).has_reasoning_switch
     telling = PromptRenderer(_tokenizer(_CHATML.replace("enable_thinking", "thinking")))
-    assert telling.render(prompt, thinking=False).told_to_think
+    assert telling.render(prompt, thinking=False).has_reasoning_switch
     assert telling.render(prompt, thinking=False).tail.endswith("</think>\n\n")
-    assert not telling.render(prompt).told_to_think
+    assert not telling.render(prompt).has_reasoning_switch
 
 
 def test_mlx_lm_s_wrapper_does_not_switch_thinking_on() -> None:

@@ -142,13 +142,13 @@ def test_a_model_whose_cache_cannot_be_shared_says_so(models: Models, engine: Ml
 def test_the_same_image_is_looked_at_once(models: Models, engine: MlxTextGenerator) -> None:
     handle = models("gemma4")
     stream = engine.submit(request(handle, about(noise(1), QUESTION)))
-    tower = engine._thread.worker._pool.models[0].model.vision.parts.tower  # type: ignore[union-attr]
+    encoder = engine._thread.worker._pool.models[0].model.vision.parts.encoder  # type: ignore[union-attr]
     read(stream)
     for prompt in ("Something else entirely?", "And " * 40, QUESTION):
         answer(engine, handle, about(prompt, noise(1), "!"))
-    assert tower.looked == 1
+    assert encoder.computed == 1
     answer(engine, handle, about(noise(2), QUESTION))
-    assert tower.looked == 2
+    assert encoder.computed == 2
 
 
 def test_a_long_prompt_is_read_in_pieces_beside_others(models: Models, engine: MlxTextGenerator) -> None:

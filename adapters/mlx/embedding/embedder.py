@@ -1,44 +1,44 @@
-"""Text embeddings with mlx-vlm: the port, and batches of texts of similar length."""
+"""The text embedder port on mlx-vlm, with batches of texts of similar length."""
 
 import importlib.util
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+import mlx.core as mx
+import numpy as np
+
+from mlxk.adapters.mlx.embedding.encoding import EmbeddingModel
 from mlxk.adapters.mlx.engine.model_lease import ModelLease, ModelLeases
+from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.application.ports.text_embedder import TextEmbedder
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings, TokenIds, Vector, shortened
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError, IncompatibleModelError, ValidationError
 
-if TYPE_CHECKING:
-    from mlxk.adapters.mlx.embedding.loading import EmbeddingModel
-
-
-MOST_ROWS = 64
-MOST_TOKENS = 16_384
+MAX_ROWS = 64
+MAX_TOKENS = 16_384
 """In a batch, padding included."""
-MOST_PAIRS = 2**24
-"""Pairs of tokens that attend to each other in a batch; a model with 16 heads takes 1 GiB for them at the most."""
+MAX_PAIRS = 2**24
+"""Pairs of tokens that attend to each other in a batch; 1 GiB at most in a model with 16 heads."""
 
 
 def batches(texts: Sequence[TokenIds]) -> list[list[int]]:
-    """Return the indices of the texts, batch by batch, longest first: what does not fit fails at once."""
+    """Return the indices of the texts in batches, longest first, so that a text that does not fit fails at once."""
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]), reverse=True)
     made: list[list[int]] = []
     for index in order:
         longest = len(texts[made[-1][0]]) if made else 0
-        if not made or len(made[-1]) >= _most_rows(longest):
+        if not made or len(made[-1]) >= _max_rows(longest):
             made.append([])
         made[-1].append(index)
     return made
 
 
-def _most_rows(length: int) -> int:
+def _max_rows(length: int) -> int:
     length = max(length, 1)
-    return max(1, min(MOST_ROWS, MOST_TOKENS // length, MOST_PAIRS // length**2))
+    return max(1, min(MAX_ROWS, MAX_TOKENS // length, MAX_PAIRS // length**2))
 
 
 class MlxTextEmbedder(TextEmbedder):
-    """Runs the embedding models that mlx-vlm knows.
+    """Runs the embedding models that mlx-vlm supports.
 
     Args:
         leases: Leases the models.
@@ -48,39 +48,35 @@ class MlxTextEmbedder(TextEmbedder):
         self._leases = leases
 
     def embed(self, request: EmbeddingRequest) -> Embeddings:
-        """Turn texts into vectors; see the port."""
         request.validate()
         if importlib.util.find_spec("mlx_vlm") is None:
             raise BackendNotInstalledError(
                 "Running embedding models needs mlx-vlm.", hint="Install it: pip install mlx-vlm"
             )
-        from mlxk.adapters.mlx.embedding.loading import EmbeddingModel, load_embedding_model
-        from mlxk.adapters.mlx.engine.model_pool import WantedModel
+        # Not at the top: mlx-vlm may be absent, and takes a second to import.
+        from mlxk.adapters.mlx.embedding.loading import load_embedding_model
 
-        with self._leases.lease(WantedModel(request.model, load=load_embedding_model), EmbeddingModel) as loan:
-            tokens = loan.model.encoder.encode(request)
+        with self._leases.lease(WantedModel(request.model, load=load_embedding_model), EmbeddingModel) as lease:
+            tokens = lease.model.encoder.encode(request)
             found: dict[int, Vector] = {}
             for indices in batches(tokens):
-                found.update(zip(indices, self._vectors(loan, [tokens[index] for index in indices]), strict=True))
-                _require_dimensions(request, len(found[indices[0]]), loan.model.shortenable)
-                loan.yield_to_generation()
-            device = loan.call(_device)
+                found.update(zip(indices, self._vectors(lease, [tokens[index] for index in indices]), strict=True))
+                _require_dimensions(request, len(found[indices[0]]), lease.model.shortenable)
+                lease.yield_to_generation()
+            device = lease.call(_device)
         length = request.settings.dimensions
         vectors = tuple(
             found[index] if length is None else shortened(found[index], length) for index in range(len(tokens))
         )
         return Embeddings(vectors, sum(map(len, tokens)), device)
 
-    def _vectors(self, loan: "ModelLease[EmbeddingModel]", texts: list[TokenIds]) -> list[Vector]:
-        model = loan.model
-        return loan.call(lambda: _compute(model, texts))
+    def _vectors(self, lease: ModelLease[EmbeddingModel], texts: list[TokenIds]) -> list[Vector]:
+        model = lease.model
+        return lease.call(lambda: _compute(model, texts))
 
 
-def _compute(model: "EmbeddingModel", texts: list[TokenIds]) -> list[Vector]:
-    """Return the vectors of some texts; on the owner thread."""
-    import mlx.core as mx
-    import numpy as np
-
+def _compute(model: EmbeddingModel, texts: list[TokenIds]) -> list[Vector]:
+    """Compute the vectors of a batch; on the owner thread."""
     longest = max(map(len, texts))
     ids = np.full((len(texts), longest), model.encoder.padding, np.int32)
     mask = np.zeros((len(texts), longest), np.int32)
@@ -112,6 +108,4 @@ def _require_dimensions(request: EmbeddingRequest, given: int, shortenable: bool
 
 
 def _device() -> str:
-    import mlx.core as mx
-
     return "gpu" if mx.default_device().type == mx.DeviceType.gpu else "cpu"

@@ -1,18 +1,16 @@
-"""Token ids of texts to embed: query and document prefixes, control tokens, and the context window."""
+"""Embedding models and the token ids of their inputs: prefixes, special tokens, and the context window."""
 
 import re
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
 import attrs
+from transformers import PreTrainedTokenizerBase
 
 from mlxk.domain.embedding import EmbeddingRequest, EmbeddingSettings, Input, InputKind, TokenIds
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ValidationError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
+from mlxk.domain.models.model import ModelHandle
 
 _INSTRUCTED = re.compile(r"Instruct: (.*)\nQuery:( ?)", re.DOTALL)
 _DEFAULT_TASK = "Given a web search query, retrieve relevant passages that answer the query"
@@ -21,16 +19,16 @@ _REPRESENT = "Represent this sentence for searching relevant passages: "
 
 @attrs.frozen
 class Prompts:
-    """The prefixes of one model."""
+    """The prefixes of one model's inputs."""
 
     query: str = ""
     document: str = ""
 
     def prefix(self, settings: EmbeddingSettings) -> str:
-        """Return what to put before each text.
+        """Return the prefix of each text.
 
         Raises:
-            CapabilityError: An instruction for a model that takes none.
+            CapabilityError: The model takes no instruction, and one is given.
         """
         if settings.kind is InputKind.DOCUMENT:
             return self.document
@@ -48,7 +46,7 @@ def prompts_of(name: str, architecture: str, stated: Mapping[str, object]) -> Pr
     """Return the prefixes of a model.
 
     Args:
-        name: Its name, which says the family where nothing else does.
+        name: Its name, which tells the family where nothing else does.
         architecture: The ``model_type`` of its config.
         stated: The ``prompts`` of its ``config_sentence_transformers.json``; empty when there are none.
     """
@@ -74,19 +72,19 @@ def _text(stated: Mapping[str, object], *names: str) -> str:
 
 
 class TextEncoder:
-    """Turns inputs into tokens.
+    """Tokenizes inputs.
 
     Args:
         tokenizer: Of Hugging Face.
         prompts: The model's prefixes.
-        window: Tokens that the model reads.
-        vocabulary: Tokens that it knows.
-        ends_with: The token that must stand last; None when none must.
+        window: Size of the context window, tokens.
+        vocabulary: Size of the vocabulary.
+        ends_with: The required last token; None without one.
     """
 
     def __init__(
         self,
-        tokenizer: "PreTrainedTokenizerBase",
+        tokenizer: PreTrainedTokenizerBase,
         prompts: Prompts,
         window: int,
         vocabulary: int,
@@ -103,12 +101,12 @@ class TextEncoder:
             self._after = (ends_with,)
 
     def encode(self, request: EmbeddingRequest) -> list[TokenIds]:
-        """Return the tokens of every input, control tokens included.
+        """Return the tokens of every input, special tokens included.
 
         Raises:
-            ValidationError: A token is none of the model's.
-            ContextLengthError: An input is longer than the window, and is not to be cut.
-            CapabilityError: The model takes no instruction.
+            ValidationError: A given token is not in the vocabulary.
+            ContextLengthError: An input is longer than the window, and truncation is off.
+            CapabilityError: The model takes no instruction, and one is given.
         """
         prefix = self._prompts.prefix(request.settings)
         with self._lock:
@@ -134,8 +132,8 @@ class TextEncoder:
         )
         return text[before : len(text) - after] if framed else text
 
-    def _tokens(self, text: str, control: bool = False) -> TokenIds:
-        found = self._tokenizer(text, add_special_tokens=control, truncation=False, padding=False, verbose=False)
+    def _tokens(self, text: str, special: bool = False) -> TokenIds:
+        found = self._tokenizer(text, add_special_tokens=special, truncation=False, padding=False, verbose=False)
         return tuple(found["input_ids"])
 
     def _require_room(self, plain: list[TokenIds], room: int) -> None:
@@ -149,9 +147,26 @@ class TextEncoder:
             )
 
     def _frame(self) -> tuple[TokenIds, TokenIds]:
-        """Return the control tokens that stand before and after every text."""
-        plain, whole = self._tokens("a"), self._tokens("a", control=True)
-        for start in range(len(whole) - len(plain) + 1):
-            if whole[start : start + len(plain)] == plain:
-                return whole[:start], whole[start + len(plain) :]
+        """Return the special tokens before and after every text."""
+        plain, framed = self._tokens("a"), self._tokens("a", special=True)
+        for start in range(len(framed) - len(plain) + 1):
+            if framed[start : start + len(plain)] == plain:
+                return framed[:start], framed[start + len(plain) :]
         return (), ()
+
+
+@attrs.frozen(eq=False)
+class EmbeddingModel:
+    """A loaded embedding model. The network is used on the owner thread only, everything else on any thread."""
+
+    handle: ModelHandle
+    weight_bytes: int
+    network: Any
+    encoder: TextEncoder
+    shortenable: bool
+    """Whether a prefix of a vector is a valid vector (Matryoshka training)."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.handle.name

@@ -1,21 +1,21 @@
-"""Loading an embedding model from a directory: weights, tokenizer, pooling and prefixes.
-
-Must happen on the owner thread. Translates what the libraries raise; leaves residency to the engine.
-"""
+"""Loading an embedding model from a directory, on the owner thread: weights, tokenizer, pooling and prefixes."""
 
 import os
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-import attrs
+import mlx.nn as nn
+from mlx_vlm import embedding_loader
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from mlxk.adapters.mlx.embedding.encoding import TextEncoder, prompts_of
+from mlxk.adapters.mlx.embedding.encoding import EmbeddingModel, TextEncoder, prompts_of
 from mlxk.adapters.mlx.loading.load_errors import loading_failure
 from mlxk.adapters.mlx.loading.model_files_check import object_in
 from mlxk.adapters.mlx.loading.text_model import read_config, weight_bytes
 from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_own_code
-from mlxk.adapters.mlx.prompting.detokenizer import keep_no_words
+from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache
 from mlxk.domain.errors import (
     IncompatibleModelError,
     MlxkError,
@@ -23,18 +23,14 @@ from mlxk.domain.errors import (
 )
 from mlxk.domain.models.model import ModelHandle
 
-if TYPE_CHECKING:
-    import mlx.nn as nn
-    from transformers import PreTrainedTokenizerBase
-
 _UNSET_LENGTH = 10**9
-"""Tokenizers that do not know the window say a huge number."""
+"""Tokenizers without a known window state a huge number."""
 
 _DEFAULT_WINDOW = 512
 
 _SHORTENABLE_ARCHITECTURES = frozenset({"qwen3", "qwen3_embedding", "gemma3_text", "gemma3_embedding"})
 _SHORTENABLE_NAMES = re.compile(r"mxbai-embed-(large|2d)|nomic-embed-text-v1\.5|arctic-embed-.*v(1\.5|2)")
-"""Models trained so that the first numbers of a vector are a vector as well, for those that do not state it."""
+"""Names of models with Matryoshka training whose config does not state it."""
 
 _VOCABULARIES = (
     "tokenizer.json",
@@ -44,41 +40,24 @@ _VOCABULARIES = (
     "sentencepiece.bpe.model",
     "spiece.model",
 )
-"""Where tokenizers keep their words; without any of them transformers makes one that knows none."""
+"""Vocabulary files; without any of them transformers builds a tokenizer without a vocabulary."""
 
 _FIRST_TOKEN = re.compile(r"\bbge\b|\bmxbai\b")
-"""Families that put the meaning into the first token; conversions often lack the file that says so."""
-
-
-@attrs.frozen(eq=False)
-class EmbeddingModel:
-    """An embedding model in memory. The network belongs to the owner thread, the rest to everyone."""
-
-    handle: ModelHandle
-    weight_bytes: int
-    network: Any
-    encoder: TextEncoder
-    shortenable: bool
-    """Whether the first numbers of a vector are a vector as well."""
-
-    @property
-    def name(self) -> str:
-        """What people call it."""
-        return self.handle.name
+"""Families with pooling by the first token; conversions often lack the file that states it."""
 
 
 def load_embedding_model(handle: ModelHandle, adapter: str | None = None) -> EmbeddingModel:
     """Load a model.
 
     Args:
-        handle: Which.
-        adapter: Not for embedding models.
+        handle: The model.
+        adapter: Not used for embedding models.
 
     Raises:
-        UntrustedModelCodeError: It wants its own code executed.
+        UntrustedModelCodeError: Loading would execute code that came with it.
         UnhealthyModelError: Files are missing or damaged.
-        IncompatibleModelError: mlx-vlm knows no such architecture, or not this pooling.
-        BackendNotInstalledError: mlx-vlm is not installed.
+        IncompatibleModelError: mlx-vlm does not support the architecture or the pooling.
+        BackendNotInstalledError: A package that this architecture needs is not installed.
         ExecutionError: Loading failed for another reason, such as lack of memory.
     """
     refuse_own_code(handle)
@@ -99,22 +78,17 @@ def load_embedding_model(handle: ModelHandle, adapter: str | None = None) -> Emb
     return EmbeddingModel(handle, weight_bytes(handle.directory), network, encoder, _is_shortenable(handle, config))
 
 
-def _load(handle: ModelHandle) -> "tuple[nn.Module, PreTrainedTokenizerBase]":
-    from pathlib import Path
-
-    from mlx_vlm.embedding_loader import load_embedding_model as load
-    from transformers import AutoTokenizer
-
+def _load(handle: ModelHandle) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     directory = Path(handle.directory)
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    keep_no_words(tokenizer)
-    return load(directory), tokenizer
+    disable_word_cache(tokenizer)
+    return embedding_loader.load_embedding_model(directory), tokenizer
 
 
 def _encoder(
     handle: ModelHandle,
     config: Mapping[str, Any],
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     pooling: Mapping[str, Any] | None,
 ) -> TextEncoder:
     stated = (object_in(handle, "config_sentence_transformers.json") or {}).get("prompts")
@@ -133,7 +107,7 @@ def _encoder(
 
 
 def _pooling(handle: ModelHandle, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return how a vector is made of those of the tokens; None leaves it to the architecture."""
+    """Return the pooling config; None for the architecture's default."""
     stated = object_in(handle, "1_Pooling/config.json") or {}
     if stated.get("include_prompt") is False:
         raise IncompatibleModelError(f"'{handle.name}' leaves its prefix out of the vector, which is not supported.")
@@ -142,11 +116,11 @@ def _pooling(handle: ModelHandle, config: Mapping[str, Any]) -> Mapping[str, Any
     return stated or None
 
 
-def _window(config: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBase") -> int:
+def _window(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> int:
     positions = _text_config(config).get("max_position_embeddings")
     known = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < _UNSET_LENGTH else []
     if isinstance(positions, int) and positions > 0:
-        # RoBERTa counts positions from behind the padding token.
+        # RoBERTa's positions begin after the padding token.
         offset = int(config.get("pad_token_id") or 0) + 1 if "roberta" in _architecture(config) else 0
         known.append(positions - offset)
     return min(known, default=_DEFAULT_WINDOW)

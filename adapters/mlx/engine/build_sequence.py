@@ -179,7 +179,7 @@ def build_sequence(
     if rendered is None:
         with model.lock:
             rendered = model.renderer.render(request.prompt, request.thinking, request.effort)
-    if request.thinking is False and not rendered.told_to_think and model.reasoning is not None:
+    if request.thinking is False and not rendered.has_reasoning_switch and model.reasoning is not None:
         settings = _without_reasoning(settings, model, drafted=len(models) > 1)
     if isinstance(request.prompt, tuple):
         _check_given_tokens(request.prompt, model)

@@ -9,7 +9,7 @@ import attrs
 
 from mlxk.adapters.mlx.loading.load_errors import loading_failure
 from mlxk.adapters.mlx.loading.model_files_check import object_in, require_regular
-from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder, keep_no_words, unwrapped
+from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder, disable_word_cache, unwrapped
 from mlxk.adapters.mlx.prompting.grammar import GrammarCompiler
 from mlxk.adapters.mlx.prompting.templates import PromptRenderer
 from mlxk.domain.errors import (
@@ -225,7 +225,7 @@ def load_tokenizer(handle: ModelHandle, end_tokens: int | list[int] | None) -> A
 
     options = {"trust_remote_code": False, "local_files_only": True}
     tokenizer = utils.load_tokenizer(Path(handle.directory), options, eos_token_ids=end_tokens)
-    keep_no_words(tokenizer)
+    disable_word_cache(tokenizer)
     return tokenizer
 
 

@@ -16,7 +16,7 @@ def unwrapped(tokenizer: Any) -> Any:  # noqa: ANN401 - transformers has no type
     return inner if hasattr(inner, "apply_chat_template") else tokenizer
 
 
-def keep_no_words(tokenizer: Any) -> None:  # noqa: ANN401
+def disable_word_cache(tokenizer: Any) -> None:  # noqa: ANN401
     """Have a tokenizer, or that of a processor, not remember the words it has split.
 
     tokenizers 0.23 remembers them for each thread, until the thread ends: not until the tokenizer does, so that a

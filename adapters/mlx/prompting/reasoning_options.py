@@ -1,32 +1,36 @@
-"""How a chat template is told whether and how much the model is to reason: variables that differ from model to model.
+"""The variables of chat templates that switch reasoning on and off and set its effort; they differ between models.
 
-Owns which names there are, which of them a template reads, and the refusal of degrees to a template that knows none.
-What becomes of a model that cannot be told not to reason stands in ``preparation``.
+A model whose template has no switch is handled in ``engine.build_sequence``.
 """
 
 import functools
 from collections.abc import Mapping
 
+from jinja2 import Environment, TemplateSyntaxError, nodes
+from jinja2.ext import Extension
+from jinja2.meta import find_undeclared_variables
+from jinja2.parser import Parser
+
 from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation.request import Effort
 
 EFFORT = "reasoning_effort"
-"""What templates call the degree: gpt-oss and others."""
+"""The variable for the effort: gpt-oss and others."""
 
 SWITCHES = ("enable_thinking", "thinking")
-"""What templates call it: Qwen, GLM, SmolLM and most others the first, DeepSeek and Granite the second."""
+"""The variables for the switch: Qwen, GLM, SmolLM and most others have the first, DeepSeek and Granite the second."""
 
 
 def reasoning_options(template: object, thinking: bool | None, effort: Effort | None) -> dict[str, object]:
-    """Return what a template is to be given, by the names that it reads; empty when it reads none.
+    """Return the variables to pass to a template, by the names that it reads; empty when it reads none.
 
     Args:
-        template: Its text, or several by their names, as tokenizers hold them; anything else reads nothing.
-        thinking: Whether the model is to reason; None gives the template nothing.
-        effort: How much; None gives the template nothing.
+        template: Its text, or several texts by name, as tokenizers hold them; anything else has no variables.
+        thinking: Whether the model shall reason; None passes no variable.
+        effort: How much it shall reason; None passes no variable.
 
     Raises:
-        CapabilityError: See ``refuse_degrees``.
+        CapabilityError: See ``refuse_effort``.
     """
     if thinking is None and effort is None:
         return {}
@@ -38,20 +42,20 @@ def reasoning_options(template: object, thinking: bool | None, effort: Effort | 
     if effort is not None and EFFORT in read:
         options[EFFORT] = effort.value
     else:
-        refuse_degrees(effort)
+        refuse_effort(effort)
     return options
 
 
-def tells_to_think(options: Mapping[str, object]) -> bool:
-    """Whether what a template is given says whether the model is to reason."""
+def has_reasoning_switch(options: Mapping[str, object]) -> bool:
+    """Whether the variables passed to a template switch reasoning on or off."""
     return not options.keys().isdisjoint(SWITCHES)
 
 
-def refuse_degrees(effort: Effort | None) -> None:
-    """Refuse any degree but the usual, for a model that cannot be told of it.
+def refuse_effort(effort: Effort | None) -> None:
+    """Refuse any effort except the default, for a model whose template has no variable for it.
 
     Raises:
-        CapabilityError: Less or more reasoning is wanted.
+        CapabilityError: The effort is low or high.
     """
     if effort not in {None, Effort.MEDIUM}:
         raise CapabilityError.in_field(
@@ -59,26 +63,22 @@ def refuse_degrees(effort: Effort | None) -> None:
         )
 
 
+class _GenerationTag(Extension):
+    """The block tag that transformers adds for marking the assistant's text; it changes no text."""
+
+    tags = {"generation"}  # noqa: RUF012 - Jinja's own attribute
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """Return the content of the block."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 @functools.lru_cache(maxsize=16)
 def _variables(text: str) -> frozenset[str]:
-    """Return the variables that a template reads without setting them first; none of one that is no template."""
-    from jinja2 import Environment, TemplateSyntaxError, nodes
-    from jinja2.ext import Extension
-    from jinja2.meta import find_undeclared_variables
-    from jinja2.parser import Parser
-
-    class Generation(Extension):
-        """The tag that transformers adds, for marking what the assistant said; it changes no text."""
-
-        tags = {"generation"}  # noqa: RUF012 - Jinja's own attribute
-
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            """Return what stands in the block."""
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    # Only parsed, never rendered: rendering is transformers' business, in its sandbox.
-    environment = Environment(extensions=["jinja2.ext.loopcontrols", Generation])
+    """Return the variables that a template reads without setting them first; none for an invalid template."""
+    # Only parsed, never rendered: transformers renders, in its sandbox.
+    environment = Environment(extensions=["jinja2.ext.loopcontrols", _GenerationTag])
     try:
         return frozenset(find_undeclared_variables(environment.parse(text)))
     except TemplateSyntaxError:

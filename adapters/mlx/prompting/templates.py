@@ -1,7 +1,7 @@
 """Prompts to token ids, with the model's own chat template.
 
-Owns rendering, the one beginning-of-sequence token, and the refusal of texts that it would be a waste of minutes to
-count. Other limits of a prompt's length are the engine's.
+Ensures a single beginning-of-sequence token, and refuses texts that are certainly too long before all of their tokens
+are counted, which could take minutes.
 """
 
 import contextlib
@@ -10,26 +10,32 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
+from jinja2 import TemplateError
 
 from mlxk.adapters.mlx.prompting.detokenizer import unwrapped
-from mlxk.adapters.mlx.prompting.reasoning_options import SWITCHES, reasoning_options, refuse_degrees, tells_to_think
+from mlxk.adapters.mlx.prompting.reasoning_options import (
+    SWITCHES,
+    has_reasoning_switch,
+    reasoning_options,
+    refuse_effort,
+)
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, Role, ToolCall
 from mlxk.domain.generation.request import Effort, TokenIds
 
 TAIL_LENGTH = 256
-"""How much of the end of a rendered prompt is kept, characters."""
+"""Characters at the end of a rendered prompt that are kept for the parser."""
 
 CHARACTERS_PER_TOKEN = 16
-"""Characters of a text, for each token of the context window, whose tokens are counted first; prose has about four."""
+"""Characters for each token of the context window that are tokenized first; prose has about four a token."""
 
 _ARGUMENTS = "messages[{}].tool_calls[{}].function.arguments"
-"""Where the arguments of a call stand in a request: which message, which call."""
+"""Path of a call's arguments in a request, by message and call."""
 
 _SURROGATE = "\\ud"
-"""How half of a character is written in JSON, in lower case."""
+"""Beginning of the JSON escape of a surrogate, in lower case."""
 
-_TEMPLATE_FAULTS = (
+_TEMPLATE_ERRORS = (
     TypeError,
     ValueError,
     LookupError,
@@ -39,13 +45,13 @@ _TEMPLATE_FAULTS = (
     RecursionError,
     MemoryError,
 )
-"""What templates raise for values they were not written for."""
+"""Raised by templates for unexpected values."""
 
 _PLAIN_TEXT_HINT = "Give it one prompt as plain text; it will be continued."
 
 
 class PromptTokenizer(Protocol):
-    """What is used of a tokenizer: mlx-lm's wrapper, or the Hugging Face tokenizer itself."""
+    """The interface used of a tokenizer: mlx-lm's wrapper, or the Hugging Face tokenizer itself."""
 
     bos_token_id: int | None
 
@@ -61,13 +67,13 @@ class PromptTokenizer(Protocol):
 
 @attrs.frozen
 class RenderedPrompt:
-    """What the model reads."""
+    """A rendered and tokenized prompt."""
 
     tokens: tuple[int, ...]
     tail: str
-    """The last characters of the rendered text: an answer may begin inside a block that the template opened."""
-    told_to_think: bool = False
-    """Whether the template was told whether the model is to reason."""
+    """The last characters of the rendered text: the generated text may begin inside a block that they open."""
+    has_reasoning_switch: bool = False
+    """Whether the template was given a variable that switches reasoning on or off."""
 
 
 class PromptRenderer:
@@ -75,12 +81,12 @@ class PromptRenderer:
 
     Args:
         tokenizer: The model's tokenizer as mlx-lm or transformers loads it.
-        context_length: Of the model, tokens; None when it is not known.
+        context_length: Of the model, tokens; None when unknown.
     """
 
     def __init__(self, tokenizer: PromptTokenizer, context_length: int | None = None) -> None:
         self._context_length = context_length
-        # mlx-lm's wrapper would switch thinking on by itself, except where it renders with code of its own.
+        # mlx-lm's wrapper would switch reasoning on, except for models that it renders with code of its own.
         self._custom = getattr(tokenizer, "_chat_template", None) is not None
         self._inner: PromptTokenizer = tokenizer if self._custom else unwrapped(tokenizer)
         begin = self._inner.bos_token_id
@@ -88,7 +94,7 @@ class PromptRenderer:
 
     @property
     def template(self) -> str | None:
-        """The text of the chat template, None when the model has none (or only code of mlx-lm's)."""
+        """The text of the chat template; None without one, or when mlx-lm has code instead."""
         template = getattr(self._inner, "chat_template", None)
         if isinstance(template, dict):
             return "\n".join(str(text) for text in template.values())
@@ -97,47 +103,47 @@ class PromptRenderer:
     def render(
         self, prompt: Conversation | str | TokenIds, thinking: bool | None = None, effort: Effort | None = None
     ) -> RenderedPrompt:
-        """Turn a prompt into tokens.
+        """Render and tokenize a prompt.
 
-        The template alone decides about the beginning-of-sequence token of a conversation. Plain text gets one if the
-        tokenizer gives one to plain text, and never a second.
+        The template alone adds the beginning-of-sequence token of a conversation. Plain text gets one if the tokenizer
+        adds one to plain text, and never a second.
 
         Args:
-            prompt: A conversation, or text or tokens that are taken as they are. A model without a template takes a
-                conversation of a single user turn as that turn's plain text.
-            thinking: Passed to the template under the name that it reads; None leaves it to the template.
-            effort: The same.
+            prompt: A conversation, or text or tokens that are used unchanged. Without a template, a conversation of a
+                single user message is plain text.
+            thinking: Passed to the template under the name that it reads; None keeps the template's default.
+            effort: Passed likewise.
 
         Raises:
-            ValidationError: The template refuses the conversation (the message says why in the template's words), the
-                model has no template for it, or a tool's definition or arguments are no JSON object.
-            CapabilityError: See ``refuse_untold`` and ``refuse_degrees``.
-            ContextLengthError: See ``refuse_endless``.
+            ValidationError: The template refuses the conversation (the message quotes its reason), the model has no
+                template for it, or a tool's definition or arguments are no JSON object.
+            CapabilityError: See ``require_no_template_options`` and ``refuse_effort``.
+            ContextLengthError: See ``require_plausible_length``.
         """
         if not isinstance(prompt, Conversation):
-            refuse_degrees(effort)
+            refuse_effort(effort)
             return RenderedPrompt(prompt, "") if isinstance(prompt, tuple) else self._plain(prompt)
         if self.template is None and not self._custom:
-            refuse_untold(prompt, thinking, effort)
+            require_no_template_options(prompt, thinking, effort)
             return self._plain(_single_turn(prompt))
         options = self._reasoning_options(thinking, effort)
         text = self._templated(prompt, options)
-        self.refuse_endless(text)
+        self.require_plausible_length(text)
         tokens = tuple(self._encode(text, add_special_tokens=False))
-        return RenderedPrompt(tokens, text[-TAIL_LENGTH:], told_to_think=tells_to_think(options))
+        return RenderedPrompt(tokens, text[-TAIL_LENGTH:], has_reasoning_switch=has_reasoning_switch(options))
 
-    def refuse_endless(self, text: str) -> None:
-        """Refuse a rendered text whose beginning alone does not fit, without counting the tokens of all of it.
+    def require_plausible_length(self, text: str) -> None:
+        """Refuse a rendered text whose beginning alone exceeds the context window, without tokenizing all of it.
 
         Raises:
-            ContextLengthError: It does not fit.
+            ContextLengthError: It does.
         """
         window = self._context_length
         if window is None or len(text) <= window * CHARACTERS_PER_TOKEN:
             return
         counted = window * CHARACTERS_PER_TOKEN
         tokens = len(self._encode(text[:counted], add_special_tokens=False))
-        # The cut may have broken one long token into many.
+        # The cut may have split one long token into many.
         if tokens - max(map(len, self._inner.get_vocab()), default=0) > window:
             raise ContextLengthError(
                 f"The first {counted} of the prompt's {len(text)} characters alone have {tokens} tokens, but the"
@@ -147,7 +153,7 @@ class PromptRenderer:
             )
 
     def _plain(self, text: str) -> RenderedPrompt:
-        self.refuse_endless(text)
+        self.require_plausible_length(text)
         tokens = self._encode(text, add_special_tokens=False)
         if self._begin is not None and tokens[:1] != [self._begin]:
             tokens.insert(0, self._begin)
@@ -155,13 +161,13 @@ class PromptRenderer:
 
     def _reasoning_options(self, thinking: bool | None, effort: Effort | None) -> dict[str, object]:
         if self._custom:
-            refuse_degrees(effort)
+            refuse_effort(effort)
             return {} if thinking is None else {SWITCHES[0]: thinking}
         return reasoning_options(getattr(self._inner, "chat_template", None), thinking, effort)
 
     def _templated(self, conversation: Conversation, options: Mapping[str, object]) -> str:
         tools = wire_tools(conversation)
-        with refusals_explained(conversation):
+        with translated_errors(conversation):
             rendered = self._inner.apply_chat_template(
                 wire_messages(conversation.messages),
                 tools=tools or None,
@@ -169,73 +175,71 @@ class PromptRenderer:
                 tokenize=False,
                 **options,
             )
-            return whole_text(rendered)
+            return valid_text(rendered)
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return list(self._inner.encode(text, add_special_tokens=add_special_tokens))
 
 
 @contextlib.contextmanager
-def refusals_explained(conversation: Conversation) -> Iterator[None]:
-    """Say in our words why a template does not render a conversation.
+def translated_errors(conversation: Conversation) -> Iterator[None]:
+    """Translate the errors of rendering a conversation inside the block.
 
     Args:
-        conversation: The one that is rendered inside of the block.
+        conversation: The rendered conversation.
 
     Raises:
-        ValidationError: It does not.
+        ValidationError: The template refuses or cannot render it.
     """
-    from jinja2 import TemplateError
-
     try:
         yield
-    except (TemplateError, *_TEMPLATE_FAULTS) as error:
-        cut = _cut_arguments(conversation)
-        # A template that refuses on its own account raises nothing more special than this.
-        if cut is not None and type(error) is not TemplateError:
+    except (TemplateError, *_TEMPLATE_ERRORS) as error:
+        incomplete = _incomplete_arguments(conversation)
+        # A template that refuses a conversation raises exactly this class, no subclass.
+        if incomplete is not None and type(error) is not TemplateError:
             raise ValidationError.in_field(
-                cut,
+                incomplete,
                 "is no whole JSON object, and this model's chat template takes nothing else",
                 hint="Complete the arguments, or leave out the call and its result.",
             ) from error
         if isinstance(error, TemplateError):
             fault = f"the model's chat template refuses this conversation: {error}"
             raise ValidationError.in_field("messages", fault) from error
-        # Without its text: it is a library's about a value, and may show the value.
+        # Without its message, which may quote the value.
         fault = f"the model's chat template cannot render this conversation ({type(error).__name__})"
         raise ValidationError.in_field("messages", fault) from error
 
 
-def whole_text(rendered: object) -> str:
-    """Return the text of what was rendered, inside of ``refusals_explained``.
+def valid_text(rendered: object) -> str:
+    """Return a rendered text, inside ``translated_errors``.
 
     Raises:
-        UnicodeEncodeError: A template wrote half a surrogate pair, which tokenizers choke on.
+        UnicodeEncodeError: It has an unpaired surrogate, which tokenizers cannot encode.
     """
     text = str(rendered)
     text.encode()
     return text
 
 
-def refuse_untold(conversation: Conversation, thinking: bool | None, effort: Effort | None) -> None:
-    """Refuse what only a chat template could tell a model that is given none.
+def require_no_template_options(conversation: Conversation, thinking: bool | None, effort: Effort | None) -> None:
+    """Refuse tools and reasoning options for a model without a chat template.
 
     Raises:
-        CapabilityError: There are tools on offer, or reasoning is wanted, or a degree of it.
+        CapabilityError: There are tools, reasoning is switched on, or an effort is set.
     """
-    refuse_degrees(effort)
+    refuse_effort(effort)
     if conversation.tools:
         raise CapabilityError.in_field("tools", "the model has no chat template, so it cannot be told about tools")
     if thinking:
-        # Names no field: it is called otherwise in a request than on the command line.
+        # Names no field: a request and the command line have different names for it.
         raise CapabilityError(
             "The model has no chat template, so it cannot be told to reason.",
             hint="Do not ask it to think first, or choose a model that reasons.",
         )
 
 
-def _cut_arguments(conversation: Conversation) -> str | None:
-    """Return where the first arguments stand that templates get as text; None when there are none."""
+def _incomplete_arguments(conversation: Conversation) -> str | None:
+    """Return the path of the first arguments that are no JSON object; None when there are none."""
     for index, message in enumerate(wire_messages(conversation.messages)):
         for place, call in enumerate(message.get("tool_calls", ())):
             if isinstance(call["function"]["arguments"], str):
@@ -244,7 +248,7 @@ def _cut_arguments(conversation: Conversation) -> str | None:
 
 
 def wire_tools(conversation: Conversation) -> list[dict[str, Any]]:
-    """Return the tools on offer as templates expect them.
+    """Return the tools in the form that templates expect.
 
     Raises:
         ValidationError: One is not a JSON object.
@@ -265,12 +269,12 @@ def _single_turn(conversation: Conversation) -> str:
 
 
 def wire_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Return messages as templates expect them: OpenAI's form, with arguments as objects and results named.
+    """Return messages in the form that templates expect: OpenAI's, with arguments as objects and results named.
 
-    Arguments of a call that was cut when it was made are the text they are.
+    Incomplete arguments remain text.
 
     Raises:
-        ValidationError: Arguments are JSON, but no object that could be shown.
+        ValidationError: Arguments are JSON, but no valid object.
     """
     names = {call.id: call.name for message in messages for call in message.tool_calls if call.id}
     return [_wire_message(message, index, names) for index, message in enumerate(messages)]
@@ -294,7 +298,7 @@ def _wire_call(call: ToolCall, place: str) -> dict[str, object]:
 
 
 def _parsed(text: str, place: str, *, or_text: bool = False) -> Any:  # noqa: ANN401 - what JSON holds
-    """Return the object that a text is; the text itself where it is no JSON and that is allowed."""
+    """Return the JSON object in a text; with ``or_text`` the text itself where it is no JSON."""
     try:
         value = json.loads(text)
         if _SURROGATE in text.lower():

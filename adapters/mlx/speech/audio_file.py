@@ -2,50 +2,48 @@
 
 import hashlib
 import importlib.util
+import io
 import math
 import os
 import shutil
 import stat
 import subprocess
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
+import numpy as np
 
 from mlxk.application.ports.audio_decoder import AudioDecoder
 from mlxk.domain.errors import BackendNotInstalledError, StorageError, ValidationError
 from mlxk.domain.generation.media import AUDIO_RATE, MAX_AUDIO_BYTES, DecodedAudio
 from mlxk.domain.transcription import MAX_AUDIO_SECONDS
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    Samples = np.ndarray[Any, np.dtype[np.float32]]
-
+Samples = np.ndarray[Any, np.dtype[np.float32]]
 
 IN_PROCESS = frozenset({"WAV", "MP3", "FLAC"})
-"""Formats that need no other program."""
+"""Formats that are decoded without ffmpeg."""
 
 _FFMPEG_SECONDS = 900.0
 _FRAME_SYNC = 0xE0
 
-_LEAST_RATE = 1_000
-"""Samples a second; nothing said is left below, and the slower the samples, the longer their rate takes to change."""
+_MIN_SAMPLE_RATE = 1_000
+"""Hz; no speech is left below, and resampling takes longer the lower the rate."""
 
-_MOST_FILTER_STEPS = 50_000
-"""The filter that changes the sample rate grows with the rates over their common divisor; this one takes 50 MB."""
+_MAX_FILTER_STEPS = 50_000
+"""Size of the resampling filter, the larger rate over the common divisor; at this size it takes 50 MB."""
 
 
 @attrs.frozen(eq=False)
 class Sound:
     """A recording: one channel, samples from -1 to 1."""
 
-    samples: "Samples"
+    samples: Samples
     rate: int
-    """Samples a second."""
+    """Sample rate, Hz."""
 
     @property
     def seconds(self) -> float:
-        """How long it is."""
+        """Its length."""
         return len(self.samples) / self.rate
 
 
@@ -54,15 +52,15 @@ def read_sound(path: str, name: str, rate: int) -> Sound:
 
     Args:
         path: The file.
-        name: What refusals call it.
-        rate: Samples a second to have.
+        name: Its name in error messages.
+        rate: Sample rate of the result, Hz.
 
     Raises:
-        ValidationError: It is missing, empty, too large, too long, or no sound.
+        ValidationError: It is missing, empty, too large, too long, or not audio.
         StorageError: It cannot be read.
         BackendNotInstalledError: Its format needs ffmpeg, which is not installed.
     """
-    kind = _kind_of(path, name)
+    kind = _format_of_file(path, name)
     samples = _in_process(path, name, kind, rate) if kind in IN_PROCESS else _with_ffmpeg(path, name, kind, rate)
     sound = Sound(samples, rate)
     if len(samples) == 0:
@@ -72,8 +70,8 @@ def read_sound(path: str, name: str, rate: int) -> Sound:
     return sound
 
 
-def _kind_of(path: str, name: str) -> str:
-    """Return the format by the first bytes, after checking that the file may be read."""
+def _format_of_file(path: str, name: str) -> str:
+    """Return the format by the first bytes, after checking that the file can be read."""
     try:
         found = os.stat(path)
         size = found.st_size
@@ -100,7 +98,7 @@ def _kind_of(path: str, name: str) -> str:
 
 
 def format_of(head: bytes) -> str | None:
-    """Return the format that a file begins like; None when it is none of sound."""
+    """Return the audio format of a file's first bytes; None when unknown."""
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
         return "WAV"
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
@@ -114,20 +112,18 @@ def format_of(head: bytes) -> str | None:
     return found
 
 
-def _in_process(path: str, name: str, kind: str, rate: int) -> "Samples":
-    import io
-
+def _in_process(path: str, name: str, kind: str, rate: int) -> Samples:
+    # Not at the top: mlx-audio, which brings miniaudio, may be absent.
     import miniaudio
-    import numpy as np
     from mlx_audio import audio_io
 
     with open(path, "rb") as file:
         data = file.read(MAX_AUDIO_BYTES + 1)
     inspect = {"WAV": miniaudio.wav_get_info, "MP3": miniaudio.mp3_get_info, "FLAC": miniaudio.flac_get_info}[kind]
     try:
-        # Bytes, not the path: the reader would believe a file's name where its content cannot be decoded.
+        # Bytes, not the path: the reader would go by a file's name where its content cannot be decoded.
         stated = rate if data.startswith(b"ID3") else inspect(data).sample_rate
-        if stated < _LEAST_RATE or max(stated, rate) // math.gcd(stated, rate) > _MOST_FILTER_STEPS:
+        if stated < _MIN_SAMPLE_RATE or max(stated, rate) // math.gcd(stated, rate) > _MAX_FILTER_STEPS:
             raise ValidationError(f"The sample rate of {stated} Hz is not supported: {name}")
         samples, _ = audio_io.read(
             io.BytesIO(data), dtype="float32", sample_rate=rate, nchannels=1, duration=float(MAX_AUDIO_SECONDS + 1)
@@ -139,13 +135,11 @@ def _in_process(path: str, name: str, kind: str, rate: int) -> "Samples":
     return np.nan_to_num(np.asarray(samples, dtype=np.float32).reshape(-1))
 
 
-def _with_ffmpeg(path: str, name: str, kind: str, rate: int) -> "Samples":
-    import numpy as np
-
+def _with_ffmpeg(path: str, name: str, kind: str, rate: int) -> Samples:
     program = shutil.which("ffmpeg")
     if program is None:
         raise _needs_ffmpeg(name, kind)
-    # Containers can name other files and addresses; ffmpeg is to open this one only.
+    # Containers can refer to other files and URLs; the whitelist makes ffmpeg open this file only.
     command = [program, "-nostdin", "-v", "error", "-protocol_whitelist", "file", "-i", f"file:{path}", "-map", "0:a:0"]
     command += ["-t", str(MAX_AUDIO_SECONDS + 1), "-f", "s16le", "-ac", "1", "-ar", str(rate), "pipe:1"]
     try:
@@ -168,10 +162,9 @@ def _needs_ffmpeg(name: str, kind: str) -> BackendNotInstalledError:
 
 
 class MlxAudioDecoder(AudioDecoder):
-    """Decodes with mlx-audio's reader, and with ffmpeg what that does not read."""
+    """Decodes with mlx-audio's reader, and the formats that it does not support with ffmpeg."""
 
     def decode(self, path: str, name: str) -> DecodedAudio:
-        """Decode a file; see the port."""
         if importlib.util.find_spec("mlx_audio") is None:
             raise BackendNotInstalledError("Reading sound needs mlx-audio.", hint="Install it: pip install mlx-audio")
         samples = read_sound(path, name, AUDIO_RATE).samples.astype("<f4").tobytes()

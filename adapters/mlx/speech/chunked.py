@@ -1,6 +1,6 @@
-"""Transcription with every family but Whisper: the recording is cut at quiet places into chunks.
+"""Transcription with every family except Whisper: the recording is split at quiet places into chunks.
 
-Owns the cutting, the call of mlx-audio's ``generate`` for each chunk, and its results as one kind of value.
+Each chunk is passed to mlx-audio's ``generate``, and its results are converted to one type.
 """
 
 import inspect
@@ -15,6 +15,7 @@ import attrs
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx_audio.stt.models.whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE
 
 from mlxk.adapters.mlx.speech import speech_model
 from mlxk.adapters.mlx.speech.audio_file import Sound
@@ -31,8 +32,8 @@ from mlxk.domain.transcription import (
     finite,
 )
 
-_SEARCHED = 0.2
-"""The share at the end of a piece in which a quiet place is looked for."""
+_SEARCHED_SHARE = 0.2
+"""The share at the end of a chunk in which the quietest place is searched."""
 _QUIET_SECONDS = 0.1
 
 
@@ -42,20 +43,20 @@ class AudioChunk:
 
     sound: Sound
     start: float
-    """Seconds from the beginning of the recording."""
+    """Offset in the recording, seconds."""
 
     @property
     def end(self) -> float:
-        """Seconds from the beginning of the recording."""
+        """Offset of its end in the recording, seconds."""
         return self.start + self.sound.seconds
 
 
-def divided(sound: Sound, most_seconds: float) -> list[AudioChunk]:
-    """Divide a recording into pieces of at most so many seconds, without losing or repeating a sample."""
-    most, total, rate = int(most_seconds * sound.rate), len(sound.samples), sound.rate
+def split(sound: Sound, max_seconds: float) -> list[AudioChunk]:
+    """Split a recording into chunks of at most so many seconds, without losing or repeating a sample."""
+    most, total, rate = int(max_seconds * sound.rate), len(sound.samples), sound.rate
     borders = [0]
     while total - borders[-1] > most:
-        borders.append(_quietest(sound, borders[-1] + int(most * (1 - _SEARCHED)), borders[-1] + most))
+        borders.append(_quietest(sound, borders[-1] + int(most * (1 - _SEARCHED_SHARE)), borders[-1] + most))
     borders.append(total)
     return [
         AudioChunk(Sound(sound.samples[start:end], rate), start / rate) for start, end in itertools.pairwise(borders)
@@ -63,32 +64,32 @@ def divided(sound: Sound, most_seconds: float) -> list[AudioChunk]:
 
 
 def _quietest(sound: Sound, first: int, last: int) -> int:
-    """Return the middle of the quietest moment between two samples."""
+    """Return the middle of the quietest interval between two samples."""
     width = max(int(_QUIET_SECONDS * sound.rate), 1)
     count = (last - first) // width
     if count < 1:
         return last
     loudness = np.square(sound.samples[first : first + count * width]).reshape(count, width).sum(axis=1)
-    # The last of several equally quiet moments, so that silence makes no more pieces than needed.
+    # The last of several equally quiet intervals, so that silence is split no more than necessary.
     quietest = count - 1 - int(np.argmin(loudness[::-1]))
     return first + quietest * width + width // 2
 
 
 @attrs.frozen
 class ChunkResult:
-    """What was heard in one piece; times count from the piece's beginning."""
+    """The transcript of one chunk; times are relative to the chunk."""
 
     text: str
     segments: tuple[Segment, ...]
     language: str | None
 
 
-def piece_result(returned: object, seconds: float) -> ChunkResult:
-    """Understand what a model's ``generate`` returned.
+def chunk_result(returned: object, seconds: float) -> ChunkResult:
+    """Convert the result of a model's ``generate``.
 
     Args:
         returned: A text, or an object with ``text`` and perhaps segments, sentences and language, or a list of one.
-        seconds: Length of the piece; segments that the model did not time have it.
+        seconds: Length of the chunk; untimed segments span all of it.
     """
     if isinstance(returned, (list, tuple)) and returned:
         returned = returned[0]
@@ -105,8 +106,8 @@ def piece_result(returned: object, seconds: float) -> ChunkResult:
     )
 
 
-def moved(segment: Segment, seconds: float) -> Segment:
-    """Return a segment as it is in a recording whose piece begins so much later."""
+def shifted(segment: Segment, seconds: float) -> Segment:
+    """Return a segment with its times moved by so many seconds."""
     words = tuple(attrs.evolve(word, start=word.start + seconds, end=word.end + seconds) for word in segment.words)
     return attrs.evolve(segment, start=segment.start + seconds, end=segment.end + seconds, words=words)
 
@@ -139,7 +140,7 @@ def _words(entries: Mapping[str, Any]) -> tuple[TimedWord, ...]:
 
 
 def _word(found: object) -> TimedWord | None:
-    """Return a timed word or token; None for anything else, such as the number of a token."""
+    """Return a timed word or token; None for anything else, such as a token id."""
     entries = _entries(found)
     text = _first(entries, "word", "text")
     start, end = _number(entries, "start", "start_time"), _number(entries, "end", "end_time")
@@ -160,7 +161,7 @@ def _join_words(tokens: Iterable[TimedWord]) -> list[TimedWord]:
 
 
 def _entries(found: object) -> Mapping[str, Any]:
-    """Return what a dictionary or an object holds, by name; nothing for a plain value."""
+    """Return the entries of a dictionary or the attributes of an object; none for a plain value."""
     return found if isinstance(found, Mapping) else getattr(found, "__dict__", {})
 
 
@@ -186,8 +187,8 @@ def _number(entries: Mapping[str, Any], *names: str) -> float | None:
     return finite(found.item() if hasattr(found, "item") else found)
 
 
-_WITHOUT_SPACES = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0x0E00, 0x0E7F))
-"""Scripts that put no space between words: kana, Chinese characters, Thai."""
+_SCRIPTS_WITHOUT_SPACES = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0x0E00, 0x0E7F))
+"""Code points of scripts without spaces between words: kana, Chinese characters, Thai."""
 
 
 class ChunkedDecoder(SpeechDecoder):
@@ -208,38 +209,34 @@ class ChunkedDecoder(SpeechDecoder):
         self._family = family
         generate = getattr(getattr(network, "_asr", network), "generate", None)
         keywords = frozenset(inspect.signature(generate).parameters) if callable(generate) else frozenset()
-        if family in speech_model.WORDLESS or not keywords or "text" in keywords:
+        if family in speech_model.TOKENS_ONLY or not keywords or "text" in keywords:
             raise IncompatibleModelError(f"'{name}' ({family}) does not write down what it hears.")
         self._keywords = keywords
 
-    def listen(self, sound: Sound, settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
-        """Hear a recording; each step is one piece.
-
-        Raises:
-            CapabilityError: As ``arguments``.
-        """
-        self.arguments(settings, 1.0)  # refuses before anything is heard
+    def decode(self, sound: Sound, settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
+        """Transcribe a recording; each step is one chunk. Raises what ``arguments`` raises."""
+        self.arguments(settings, 1.0)  # refuses before anything is computed
         yield TranscriptionProgress(0.0, sound.seconds)
         texts: list[str] = []
         segments: list[Segment] = []
         language: str | None = None
-        for piece in divided(sound, speech_model.piece_seconds_of(self._family)):
-            result = self._hear(piece, settings)
+        for chunk in split(sound, speech_model.chunk_seconds_of(self._family)):
+            result = self._transcribe(chunk, settings)
             language = language or result.language
-            fresh = [moved(segment, piece.start) for segment in result.segments]
+            fresh = [shifted(segment, chunk.start) for segment in result.segments]
             fresh = [_spaced(segment, first=not segments and index == 0) for index, segment in enumerate(fresh)]
             segments.extend(fresh)
             texts.append(result.text)
-            yield TranscriptionProgress(piece.end, sound.seconds, tuple(fresh))
+            yield TranscriptionProgress(chunk.end, sound.seconds, tuple(fresh))
         mx.clear_cache()
         yield Transcript(_join_texts(texts), sound.seconds, self._code(language), tuple(segments))
 
-    def _hear(self, piece: AudioChunk, settings: TranscriptionSettings) -> ChunkResult:
-        arguments = self.arguments(settings, piece.sound.seconds)
-        # A file is what every family takes, and what mlx-audio's own programs give them.
+    def _transcribe(self, chunk: AudioChunk, settings: TranscriptionSettings) -> ChunkResult:
+        arguments = self.arguments(settings, chunk.sound.seconds)
+        # Every family accepts a file; few accept samples.
         with tempfile.TemporaryDirectory(prefix="mlxk-") as folder:
-            path = os.path.join(folder, "piece.wav")
-            _write(path, piece.sound)
+            path = os.path.join(folder, "chunk.wav")
+            _write(path, chunk.sound)
             try:
                 returned = self._network.generate(path, **arguments)
             except ValueError as error:
@@ -247,13 +244,13 @@ class ChunkedDecoder(SpeechDecoder):
                     refused = f"model '{self._name}' does not know '{settings.language}'."
                     raise CapabilityError.in_field("language", refused) from error
                 raise
-            return piece_result(returned, piece.sound.seconds)
+            return chunk_result(returned, chunk.sound.seconds)
 
     def arguments(self, settings: TranscriptionSettings, seconds: float) -> dict[str, Any]:
         """Return the keyword arguments of ``generate``.
 
         Raises:
-            CapabilityError: A setting that the model does not take.
+            CapabilityError: The model does not support a setting.
         """
         arguments: dict[str, Any] = {}
         if settings.task is SpeechTask.TRANSLATE:
@@ -261,7 +258,7 @@ class ChunkedDecoder(SpeechDecoder):
         if settings.words and "word_timestamps" in self._keywords:
             arguments["word_timestamps"] = True
         if "max_tokens" in self._keywords:
-            arguments["max_tokens"] = int(seconds * speech_model.TOKENS_A_SECOND) + speech_model.SPARE_TOKENS
+            arguments["max_tokens"] = int(seconds * speech_model.MAX_TOKENS_PER_SECOND) + speech_model.EXTRA_TOKENS
         if "temperature" in self._keywords:
             arguments["temperature"] = settings.temperature
         elif settings.temperature:
@@ -286,16 +283,12 @@ class ChunkedDecoder(SpeechDecoder):
         return keyword
 
     def _language(self, asked: str) -> str:
-        from mlx_audio.stt.models.whisper.tokenizer import LANGUAGES
-
         code = self._code(asked) or asked
         wants_name = self._family in speech_model.WANTS_LANGUAGE_NAMES
         return LANGUAGES.get(code, asked).title() if wants_name else code
 
     def _code(self, language: str | None) -> str | None:
         """Return the code of a language that may be given by its name."""
-        from mlx_audio.stt.models.whisper.tokenizer import TO_LANGUAGE_CODE
-
         return TO_LANGUAGE_CODE.get(language.lower(), language.lower()) if language else None
 
 
@@ -308,18 +301,18 @@ def _write(path: str, sound: Sound) -> None:
 
 
 def _join_texts(texts: list[str]) -> str:
-    """Join the texts of pieces, with a space where their script wants one."""
-    whole = ""
+    """Join the texts of chunks, with a space unless their script has none."""
+    joined = ""
     for text in filter(None, texts):
-        whole += text if not whole or _touches(whole[-1], text[0]) else f" {text}"
-    return whole
+        joined += text if not joined or _without_space(joined[-1], text[0]) else f" {text}"
+    return joined
 
 
 def _spaced(segment: Segment, first: bool) -> Segment:
-    """Return a segment with the space before it that its script wants, so that segments can be joined to the text."""
+    """Return a segment with a leading space if its script has spaces, so that the segments join to the text."""
     head = segment.text[:1]
-    return segment if first or _touches(head, head) else attrs.evolve(segment, text=f" {segment.text}")
+    return segment if first or _without_space(head, head) else attrs.evolve(segment, text=f" {segment.text}")
 
 
-def _touches(left: str, right: str) -> bool:
-    return all(any(low <= ord(each) <= high for low, high in _WITHOUT_SPACES) for each in (left, right) if each)
+def _without_space(left: str, right: str) -> bool:
+    return all(any(low <= ord(each) <= high for low, high in _SCRIPTS_WITHOUT_SPACES) for each in (left, right) if each)

@@ -1,4 +1,4 @@
-"""A loaded speech model as the transcriber sees it, and what distinguishes the model families, as data."""
+"""A loaded speech model, and the properties of model families as data."""
 
 from abc import abstractmethod
 from collections.abc import Generator, Mapping
@@ -13,14 +13,14 @@ from mlxk.domain.transcription import TranscriptEvent, TranscriptionSettings
 
 
 class SpeechDecoder(Protocol):
-    """Hears recordings with one model. Used on the owner thread only."""
+    """Transcribes audio with one model; used on the owner thread only."""
 
     @abstractmethod
-    def listen(self, sound: Sound, settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
-        """Hear a recording; each step of the iterator is a piece of work of a second or so.
+    def decode(self, sound: Sound, settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
+        """Transcribe a recording; each step of the iterator takes a second or so.
 
         Raises:
-            CapabilityError: In the first step; names the setting that asks for what the model cannot do.
+            CapabilityError: In the first step: the model does not support a setting, which is named.
         """
 
 
@@ -30,28 +30,28 @@ class SpeechModel:
 
     handle: ModelHandle
     weight_bytes: int
-    listener: SpeechDecoder
+    decoder: SpeechDecoder
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The model's name."""
         return self.handle.name
 
 
 WHISPER = "whisper"
 
-RATE = 16_000
-"""Samples a second that speech models hear, ..."""
+SAMPLE_RATE = 16_000
+"""Of most speech models, Hz."""
 
-RATES: Mapping[str, int] = MappingProxyType(
+SAMPLE_RATES: Mapping[str, int] = MappingProxyType(
     {"vibevoice": 24_000, "vibevoice_asr": 24_000, "mimo": 24_000, "mimo_v2_asr": 24_000, "mimo_audio": 24_000}
 )
-"""... and those that hear more."""
+"""Of families with a higher one, Hz."""
 
-PIECE_SECONDS = 30.0
-"""Sound that is heard in one go, ..."""
+CHUNK_SECONDS = 30.0
+"""Audio decoded at a time by most families."""
 
-LONG_PIECES: Mapping[str, float] = MappingProxyType(
+LONG_CHUNK_SECONDS: Mapping[str, float] = MappingProxyType(
     {
         "cohere_asr": 300.0,
         "fun_asr_nano": 300.0,
@@ -67,37 +67,37 @@ LONG_PIECES: Mapping[str, float] = MappingProxyType(
         "qwen3_asr": 300.0,
         "voxtral": 300.0,
         "voxtral_realtime": 300.0,
-        # These tell speakers apart, who would get new names in every piece.
+        # These distinguish speakers, who would get new names in every chunk.
         "moss_transcribe_diarize": 3600.0,
         "vibevoice": 3600.0,
         "vibevoice_asr": 3600.0,
     }
 )
-"""... and by families that divide it better by themselves, or must not have it divided."""
+"""Of families that split audio better themselves, or need it in one chunk."""
 
 LANGUAGE_KEYWORDS: Mapping[str, str] = MappingProxyType({"canary": "language", "granite_speech": "source_language"})
-"""How ``generate`` calls the spoken language, where it is not ``language`` or hides it."""
+"""The keyword of ``generate`` for the spoken language, where it is not ``language`` or not in the signature."""
 
 WANTS_LANGUAGE_NAMES = frozenset({"mega_asr", "parakeet_tdt_five_value", "phonon", "phonon2", "qwen3_asr"})
-"""Families that know languages by their English names, not by codes."""
+"""Families that take languages by their English names instead of codes."""
 
-WORDLESS = frozenset({"lasr_ctc"})
+TOKENS_ONLY = frozenset({"lasr_ctc"})
 """Families whose ``generate`` returns tokens and an empty text."""
 
 HINT_KEYWORDS = ("initial_prompt", "context", "hotwords", "system_prompt")
-"""How ``generate`` may call a hint, in the order of preference; ``prompt`` would replace the model's instruction."""
+"""Keywords of ``generate`` for a hint, in order of preference; ``prompt`` would replace the model's instruction."""
 
-TOKENS_A_SECOND = 15
-"""More than anybody says; limits are set from it, since the libraries' own would cut long recordings short."""
+MAX_TOKENS_PER_SECOND = 15
+"""More than fast speech has; limits derive from it, since the libraries' defaults truncate long recordings."""
 
-SPARE_TOKENS = 128
-
-
-def rate_of(family: str) -> int:
-    """Return the samples a second that a family hears."""
-    return RATES.get(family, RATE)
+EXTRA_TOKENS = 128
 
 
-def piece_seconds_of(family: str) -> float:
-    """Return how much sound a family hears in one go, seconds."""
-    return LONG_PIECES.get(family, PIECE_SECONDS)
+def sample_rate_of(family: str) -> int:
+    """Return the sample rate of a family, Hz."""
+    return SAMPLE_RATES.get(family, SAMPLE_RATE)
+
+
+def chunk_seconds_of(family: str) -> float:
+    """Return the length of the audio that a family decodes at a time, seconds."""
+    return LONG_CHUNK_SECONDS.get(family, CHUNK_SECONDS)

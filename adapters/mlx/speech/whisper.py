@@ -1,7 +1,7 @@
 """Whisper: log-mel spectrogram in blocks of bounded memory, and decoding of 30-second windows."""
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -12,6 +12,7 @@ from mlx_audio.stt.models.whisper.timing import add_word_timestamps
 from mlx_audio.stt.models.whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE
 from mlx_audio.utils import hanning, mel_filters, stft
 
+from mlxk.adapters.mlx.speech.audio_file import Samples, Sound
 from mlxk.adapters.mlx.speech.speech_model import SpeechDecoder
 from mlxk.domain.errors import CapabilityError, UnhealthyModelError
 from mlxk.domain.transcription import (
@@ -25,32 +26,28 @@ from mlxk.domain.transcription import (
     finite,
 )
 
-if TYPE_CHECKING:
-    from mlxk.adapters.mlx.speech.audio_file import Samples, Sound
-
-
 _HALF = N_FFT // 2
 _QUIETEST = 1e-10
 _RANGE = 8.0
 
 
 class Spectrum:
-    """The spectrogram of one recording.
+    """The log-mel spectrogram of one recording.
 
     Args:
         samples: At 16 kHz.
         bands: Mel bands of the model.
     """
 
-    def __init__(self, samples: "Samples", bands: int) -> None:
+    def __init__(self, samples: Samples, bands: int) -> None:
         self.frames = len(samples) // HOP_LENGTH
-        """Frames of the recording itself, hundredths of a second."""
-        # A model finds out the language from the first window, silence behind a short recording included.
+        """Frames of the recording without padding, a hundredth of a second each."""
+        # The language is detected in the whole first window, silence after a short recording included.
         count = max(self.frames, N_FRAMES)
         sound = _padded(samples, count)
         filters = mel_filters(SAMPLE_RATE, N_FFT, bands, norm="slaney", mel_scale=None).T
         blocks = [
-            _logarithms(sound[first * HOP_LENGTH : (min(first + N_FRAMES, count) - 1) * HOP_LENGTH + N_FFT], filters)
+            _log_powers(sound[first * HOP_LENGTH : (min(first + N_FRAMES, count) - 1) * HOP_LENGTH + N_FFT], filters)
             for first in range(0, count, N_FRAMES)
         ]
         self._values = np.concatenate(blocks)
@@ -61,8 +58,8 @@ class Spectrum:
 
         Args:
             first: The first frame.
-            frames: How many, at most those of a window.
-            kind: The number type of the model.
+            frames: Number of frames, at most those of a window.
+            kind: The data type of the model.
         """
         values = np.maximum(self._values[first : first + frames], np.float32(self._floor))
         padded = np.zeros((N_FRAMES, values.shape[1]), np.float32)
@@ -70,15 +67,15 @@ class Spectrum:
         return mx.array(padded).astype(kind)
 
 
-def _padded(samples: "Samples", frames: int) -> "Samples":
-    """Return the sound as the transform wants it: mirrored before the beginning, silent behind the end."""
+def _padded(samples: Samples, frames: int) -> Samples:
+    """Return the samples padded for the transform: mirrored before the beginning, zeros after the end."""
     sound = np.zeros(_HALF + max(len(samples), frames * HOP_LENGTH) + N_SAMPLES, np.float32)
     sound[_HALF : _HALF + len(samples)] = samples
     sound[:_HALF] = sound[_HALF + 1 : N_FFT + 1][::-1]
     return sound
 
 
-def _logarithms(sound: "Samples", filters: mx.array) -> "Samples":
+def _log_powers(sound: Samples, filters: mx.array) -> Samples:
     spectrum = stft(
         mx.array(sound), window=hanning(N_FFT, periodic=True), n_fft=N_FFT, hop_length=HOP_LENGTH, center=False
     )
@@ -87,46 +84,46 @@ def _logarithms(sound: "Samples", filters: mx.array) -> "Samples":
 
 
 _SILENCE_PROBABILITY = 0.6
-"""Above this a window is silence, unless ..."""
-_SURE_LOGPROB = -1.0
-"""... its text is likelier than this, as a mean logarithm over its tokens."""
+"""Above this a window is silence, unless its text is likely."""
+_LIKELY_LOGPROB = -1.0
+"""Mean log probability of the tokens above which a text is likely."""
 
 
 class WhisperDecoder(SpeechDecoder):
-    """Hears recordings with one model.
+    """Transcribes audio with one Whisper model.
 
     Args:
         network: mlx-audio's model.
-        name: What people call it.
+        name: The model's name.
     """
 
     def __init__(self, network: nn.Module, name: str) -> None:
         self._network = network
         self._name = name
 
-    def listen(self, sound: "Sound", settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
-        """Hear a recording; each step of the iterator is one window.
+    def decode(self, sound: Sound, settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
+        """Transcribe a recording; each step of the iterator is one window.
 
         Raises:
-            CapabilityError: It does not know the language, or does not translate.
-            UnhealthyModelError: It lacks the files of its tokenizer.
+            CapabilityError: The model does not know the language, or does not translate.
+            UnhealthyModelError: Files of its tokenizer are missing.
         """
         language = self._require(settings)
         network = self._network
         spectrum = Spectrum(sound.samples, network.dims.n_mels)
         language = language or network._detect_language(spectrum.window(0, N_FRAMES, network.dtype))
         yield TranscriptionProgress(0.0, sound.seconds)
-        hearing = _WhisperRun(network, spectrum, language, settings)
+        run = _WhisperRun(network, spectrum, language, settings)
         segments: list[Segment] = []
-        while not hearing.ended:
-            fresh = tuple(map(_segment, hearing.window()))
+        while not run.ended:
+            fresh = tuple(map(_segment, run.window()))
             segments.extend(fresh)
-            yield TranscriptionProgress(min(hearing.position / FRAMES_PER_SECOND, sound.seconds), sound.seconds, fresh)
+            yield TranscriptionProgress(min(run.position / FRAMES_PER_SECOND, sound.seconds), sound.seconds, fresh)
         mx.clear_cache()
-        yield Transcript(hearing.text.strip(), sound.seconds, language, tuple(segments))
+        yield Transcript(run.text.strip(), sound.seconds, language, tuple(segments))
 
     def _require(self, settings: TranscriptionSettings) -> str | None:
-        """Refuse what this model cannot do; return the language as ``_language``."""
+        """Refuse what this model does not support; return the language as ``_language``."""
         if getattr(self._network, "_processor", None) is None:
             raise UnhealthyModelError(
                 f"'{self._name}' lacks files of its tokenizer or preprocessor.",
@@ -138,10 +135,10 @@ class WhisperDecoder(SpeechDecoder):
         return language
 
     def _language(self, settings: TranscriptionSettings) -> str | None:
-        """Return the code of the language that was asked for; a model for English only needs none.
+        """Return the code of the requested language; "en" for a model that supports English only.
 
         Raises:
-            CapabilityError: The model does not know it.
+            CapabilityError: The model does not support it.
         """
         asked = settings.language.lower() if settings.language else None
         code = TO_LANGUAGE_CODE.get(asked, asked) if asked else None
@@ -156,7 +153,7 @@ class WhisperDecoder(SpeechDecoder):
 
 
 class _WhisperRun:
-    """One recording on its way."""
+    """The transcription of one recording."""
 
     def __init__(self, network: nn.Module, spectrum: Spectrum, language: str, settings: TranscriptionSettings) -> None:
         self._network = network
@@ -165,29 +162,29 @@ class _WhisperRun:
         self._task = settings.task.value
         self._language = language
         self._tokenizer = network.get_tokenizer(language=language, task=self._task)
-        # What was said before helps to understand what comes; a hint counts as having been said.
-        self._said: list[int] = self._tokenizer.encode(f" {settings.hint.strip()}") if settings.hint else []
-        self._hint_length = len(self._said)
-        self._forgotten = 0
+        # Earlier text is the context of each window; a hint counts as earlier text.
+        self._tokens: list[int] = self._tokenizer.encode(f" {settings.hint.strip()}") if settings.hint else []
+        self._hint_length = len(self._tokens)
+        self._context_start = 0
         self._last_word_at = 0.0
-        self._wordless = 0
+        self._wordless_frames = 0
         self._frames_a_token = N_FRAMES // network.dims.n_audio_ctx
         self.position = 0
-        """The frame that is heard next."""
+        """The next frame to decode."""
 
     @property
     def ended(self) -> bool:
-        """Whether everything was heard."""
+        """Whether everything was decoded."""
         return bool(self.position >= self._spectrum.frames)
 
     @property
     def text(self) -> str:
-        """Everything that was heard."""
-        text: str = self._tokenizer.decode(self._said[self._hint_length :])
+        """The text so far."""
+        text: str = self._tokenizer.decode(self._tokens[self._hint_length :])
         return text
 
     def window(self) -> list[dict[str, Any]]:
-        """Hear the next window, at most 30 seconds; return the segments that ended in it."""
+        """Decode the next window, at most 30 seconds; return the segments that ended in it."""
         begin = self.position
         frames = min(N_FRAMES, self._spectrum.frames - begin)
         window = self._spectrum.window(begin, frames, self._network.dtype)
@@ -196,74 +193,74 @@ class _WhisperRun:
             self.position += frames
             return []
         segments, heard, complete = self._split(result, begin, frames)
-        # A model that times its speech at the very beginning would be asked for the same window for ever.
+        # A last timestamp at the very beginning of the window would repeat it endlessly.
         self.position += heard if heard > 0 else frames
         if self._settings.words:
             self._time_words(segments, window, frames)
             ends = [word["end"] for segment in segments for word in segment["words"]]
             self._last_word_at = ends[-1] if ends else segments[-1]["end"]
             if not complete and round(self._last_word_at * FRAMES_PER_SECOND) > begin:
-                # The time of the last word is known better than that of its segment.
+                # The time of the last word is more precise than that of its segment.
                 self.position = round(self._last_word_at * FRAMES_PER_SECOND)
         for segment in segments:
             if segment["start"] == segment["end"] or not segment["text"].strip():
                 segment.update(text="", tokens=[], words=[])
-            self._said.extend(segment["tokens"])
+            self._tokens.extend(segment["tokens"])
         if result.temperature > 0.5:
-            self._forgotten = len(self._said)
+            self._context_start = len(self._tokens)
         spoken = [segment for segment in segments if segment["text"]]
-        self._hurry(begin, frames, bool(spoken))
+        self._skip_silence(begin, frames, bool(spoken))
         return spoken
 
-    def _hurry(self, begin: int, frames: int, spoken: bool) -> None:
-        """Go through a stretch without words faster and faster: models may crawl through silence moment by moment.
+    def _skip_silence(self, begin: int, frames: int, spoken: bool) -> None:
+        """Advance faster and faster while there are no words: models may advance through silence in tiny steps.
 
         Args:
-            begin: The first frame of the window that was heard.
-            frames: How many it has.
+            begin: The first frame of the decoded window.
+            frames: Its number of frames.
             spoken: Whether there were words in it.
         """
         if spoken:
-            self._wordless = 0
+            self._wordless_frames = 0
             return
-        self.position = max(self.position, begin + min(self._wordless, frames))
-        self._wordless += self.position - begin
+        self.position = max(self.position, begin + min(self._wordless_frames, frames))
+        self._wordless_frames += self.position - begin
 
     def _options(self) -> DecodingOptions:
         return DecodingOptions(
             task=self._task,
             language=self._language,
             temperature=self._settings.temperature,
-            prompt=self._said[self._forgotten :],
+            prompt=self._tokens[self._context_start :],
         )
 
     def _split(self, result: DecodingResult, begin: int, frames: int) -> tuple[list[dict[str, Any]], int, bool]:
-        """Split what was heard at the moments the model put between.
+        """Split the decoded tokens at pairs of timestamps.
 
         Returns:
-            The segments, the frames they cover, and whether the model says that there is nothing after them.
+            The segments, the frames they cover, and whether a final timestamp says that nothing follows them.
         """
         first = self._tokenizer.timestamp_begin
         tokens: list[int] = result.tokens
         timed = [token >= first for token in tokens]
         borders = [index for index in range(1, len(tokens)) if timed[index - 1] and timed[index]]
-        ends_with_a_moment = timed[-2:] == [False, True]
+        ends_with_timestamp = timed[-2:] == [False, True]
         if not borders:
-            moments = [token - first for token in tokens if token >= first]
-            heard = moments[-1] * self._frames_a_token if moments and moments[-1] else frames
-            return [self._part(result, tokens, begin, begin + heard)], frames, ends_with_a_moment
-        slices = [*borders, len(tokens)] if ends_with_a_moment else borders
+            timestamps = [token - first for token in tokens if token >= first]
+            heard = timestamps[-1] * self._frames_a_token if timestamps and timestamps[-1] else frames
+            return [self._part(result, tokens, begin, begin + heard)], frames, ends_with_timestamp
+        slices = [*borders, len(tokens)] if ends_with_timestamp else borders
         parts = [tokens[start:end] for start, end in zip([0, *slices], slices, strict=False)]
         segments = [self._part(result, part, begin + self._at(part[0]), begin + self._at(part[-1])) for part in parts]
-        # Without a last moment the end of the window was cut off in mid-speech, and is heard again from there.
-        return segments, frames if ends_with_a_moment else self._at(tokens[slices[-1] - 1]), ends_with_a_moment
+        # Without a final timestamp the window ended in mid-speech, and is decoded again from there.
+        return segments, frames if ends_with_timestamp else self._at(tokens[slices[-1] - 1]), ends_with_timestamp
 
     def _at(self, token: int) -> int:
-        """Return the frame of the window that a token for a moment means."""
+        """Return the frame of the window that a timestamp token means."""
         return int((token - self._tokenizer.timestamp_begin) * self._frames_a_token)
 
     def _part(self, result: DecodingResult, tokens: list[int], start: int, end: int) -> dict[str, Any]:
-        """Return a segment as mlx-audio's timing of words wants it."""
+        """Return a segment in the form that mlx-audio's word timing expects."""
         return {
             "seek": self.position,
             "start": start * HOP_LENGTH / SAMPLE_RATE,
@@ -292,7 +289,7 @@ class _WhisperRun:
 
 
 def _is_silence(result: DecodingResult) -> bool:
-    return bool(result.no_speech_prob > _SILENCE_PROBABILITY and not result.avg_logprob > _SURE_LOGPROB)
+    return bool(result.no_speech_prob > _SILENCE_PROBABILITY and not result.avg_logprob > _LIKELY_LOGPROB)
 
 
 def _segment(segment: dict[str, Any]) -> Segment:

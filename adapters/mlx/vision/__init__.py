@@ -2,6 +2,18 @@
 
 ``loader`` loads a model, ``prompts`` renders and processes a conversation, ``prefill`` computes it, and from then on
 its sequence decodes like any other, stepped by ``network``.
+
+Importing it imports mlx-vlm.
+
+Raises:
+    BackendNotInstalledError: mlx-vlm is not installed.
+    ExecutionError: It cannot be imported.
 """
 
-from mlxk.adapters.mlx import library_imports as library_imports  # before any other import of mlx-lm
+from mlxk.adapters.mlx import library_imports
+
+try:
+    # Before transformers' processors: mlx-vlm disables their advice to install PyTorch.
+    import mlx_vlm  # noqa: F401
+except ImportError as error:
+    raise library_imports.import_failure(error, "Looking at images", "mlx", "mlx-lm", "mlx-vlm") from error

@@ -1,7 +1,7 @@
-"""Remembering what a vision tower saw, so that the same images are not looked at twice.
+"""The vision-encoder cache: features of images that were encoded before.
 
-A tower is the part of a model that turns pixels into features; it costs as much as hundreds of tokens. What it returned
-for the images of one prompt is kept, and found again when another prompt shows the same images in the same order.
+A vision encoder turns pixels into features, at the cost of hundreds of tokens. Its outputs for the images of a prompt
+are kept and reused when another prompt contains the same images in the same order.
 """
 
 import contextlib
@@ -9,87 +9,87 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
-TOWERS = ("vision_tower", "vision_model", "vision_encoder", "visual")
-"""Names under which models of mlx-vlm keep their tower."""
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+ENCODER_NAMES = ("vision_tower", "vision_model", "vision_encoder", "visual")
+"""Attributes under which mlx-vlm's models have their vision encoder."""
 
 MAX_BYTES = 512 * 1024 * 1024
-"""What is remembered of one model."""
+"""Size limit of the cache of one model."""
 
 
-class RememberingTower:
-    """Stands in for a tower; used on the owner thread only.
+class CachingEncoder:
+    """Wraps a vision encoder with a cache; used on the owner thread only.
 
     Args:
-        tower: The tower.
-        max_bytes: What may be remembered; the least recently used goes first.
+        encoder: The wrapped encoder.
+        max_bytes: Size limit; the least recently used features are evicted first.
     """
 
-    def __init__(self, tower: Any, max_bytes: int = MAX_BYTES) -> None:  # noqa: ANN401
-        self._tower = tower
+    def __init__(self, encoder: Any, max_bytes: int = MAX_BYTES) -> None:  # noqa: ANN401
+        self._encoder = encoder
         self._max_bytes = max_bytes
-        self._seen: OrderedDict[tuple[str, int], tuple[Any, int]] = OrderedDict()
-        self._bytes = 0
-        self._shown: str | None = None
+        self._features: OrderedDict[tuple[str, int], tuple[Any, int]] = OrderedDict()
+        self._size_bytes = 0
+        self._identity: str | None = None
         self._calls = 0
-        self.looked = 0
-        """How often the tower itself had to look."""
+        self.computed = 0
+        """How often the encoder itself was called."""
 
     @contextlib.contextmanager
-    def showing(self, images: str) -> Iterator[None]:
-        """Name the images that the tower is shown inside the block.
+    def images(self, identity: str) -> Iterator[None]:
+        """Set which images are encoded inside the block.
 
         Args:
-            images: A text that no other images have.
+            identity: A text that is unique to these images.
         """
-        self._shown, self._calls = images, 0
+        self._identity, self._calls = identity, 0
         try:
             yield
         finally:
-            self._shown = None
+            self._identity = None
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
-        """Look, or remember."""
-        if self._shown is None:
-            return self._look(arguments, options)
-        key = (self._shown, self._calls)
+        """Return the features from the cache, or compute them."""
+        if self._identity is None:
+            return self._compute(arguments, options)
+        key = (self._identity, self._calls)
         self._calls += 1
-        if key not in self._seen:
-            self._keep(key, self._look(arguments, options))
-        self._seen.move_to_end(key)
-        found = self._seen[key][0]
-        self._shrink()
-        return found
+        if key not in self._features:
+            self._store(key, self._compute(arguments, options))
+        self._features.move_to_end(key)
+        features = self._features[key][0]
+        self._evict()
+        return features
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-        """Everything else is the tower's own."""
-        return getattr(self._tower, name)
+        """Delegate everything else to the encoder."""
+        return getattr(self._encoder, name)
 
-    def _look(self, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:  # noqa: ANN401
-        self.looked += 1
-        return self._tower(*arguments, **options)
+    def _compute(self, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:  # noqa: ANN401
+        self.computed += 1
+        return self._encoder(*arguments, **options)
 
-    def _keep(self, key: tuple[str, int], features: Any) -> None:  # noqa: ANN401
-        import mlx.core as mx
-        from mlx.utils import tree_flatten
-
+    def _store(self, key: tuple[str, int], features: Any) -> None:  # noqa: ANN401
         arrays = [leaf for _, leaf in tree_flatten(features) if isinstance(leaf, mx.array)]
         mx.eval(arrays)
         size = sum(array.nbytes for array in arrays)
-        self._seen[key] = (features, size)
-        self._bytes += size
+        self._features[key] = (features, size)
+        self._size_bytes += size
 
-    def _shrink(self) -> None:
-        while self._bytes > self._max_bytes and self._seen:
-            _, (_, size) = self._seen.popitem(last=False)
-            self._bytes -= size
+    def _evict(self) -> None:
+        while self._size_bytes > self._max_bytes and self._features:
+            _, (_, size) = self._features.popitem(last=False)
+            self._size_bytes -= size
 
 
-def install(model: Any) -> RememberingTower | None:  # noqa: ANN401
-    """Put a remembering tower in place of a model's own; return it, or None when the model has none that we know."""
-    for name in TOWERS:
-        tower = getattr(model, name, None)
-        if tower is not None and callable(tower):
-            remembering = RememberingTower(tower)
-            setattr(model, name, remembering)
-            return remembering
+def install(model: Any) -> CachingEncoder | None:  # noqa: ANN401
+    """Replace a model's vision encoder by a caching one and return it; None when no known attribute has one."""
+    for name in ENCODER_NAMES:
+        encoder = getattr(model, name, None)
+        if encoder is not None and callable(encoder):
+            caching = CachingEncoder(encoder)
+            setattr(model, name, caching)
+            return caching
     return None

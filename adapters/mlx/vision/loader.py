@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import attrs
+from mlx_vlm import utils
+from transformers.utils import logging
 
-from mlxk.adapters.mlx.library_imports import import_failure
 from mlxk.adapters.mlx.loading.load_errors import loading_failure
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, assemble, identity_of, load_tokenizer, read_config
 from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_own_code
-from mlxk.adapters.mlx.prompting.detokenizer import keep_no_words
+from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache
 from mlxk.adapters.mlx.vision import encoder_cache
 from mlxk.adapters.mlx.vision.network import VisionNetwork, VisionParts
 from mlxk.adapters.mlx.vision.prefill import VisionProcessor
@@ -22,23 +23,23 @@ from mlxk.domain.errors import (
 )
 from mlxk.domain.models.model import ModelHandle
 
-_WRITES_OTHERWISE = ("diffusion", "florence", "nemotron_parse", "nemotron_labs")
-"""Parts of the names of architectures that do not write one token after another, or read with a decoder of its own."""
+_NOT_AUTOREGRESSIVE = ("diffusion", "florence", "nemotron_parse", "nemotron_labs")
+"""Substrings of the architectures that do not decode token by token, or have a decoder of their own."""
 
 
 def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> LoadedModel:
     """Load a model.
 
     Args:
-        handle: Which.
-        adapter: Refused: mlx-vlm applies other adapters than those of mlx-lm.
+        handle: The model.
+        adapter: Refused: mlx-vlm's adapters differ from mlx-lm's.
 
     Raises:
-        UntrustedModelCodeError: It wants its own code executed.
+        UntrustedModelCodeError: Loading would execute code that came with it.
         UnhealthyModelError: Files are missing or damaged.
         IncompatibleModelError: mlx-vlm knows no such architecture, or the engine cannot step it.
-        CapabilityError: An adapter is wanted.
-        BackendNotInstalledError: mlx-vlm, or a package that this architecture needs, is not installed.
+        CapabilityError: An adapter is given.
+        BackendNotInstalledError: A package that this architecture needs is not installed.
         ExecutionError: Loading failed for another reason, such as lack of memory.
     """
     if adapter is not None:
@@ -46,7 +47,7 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> Loaded
     refuse_own_code(handle)
     config = read_config(handle)
     try:
-        # mlx-vlm patches AutoProcessor with every architecture it imports, once; undone, the next load would miss it.
+        # mlx-vlm patches AutoProcessor once for each architecture; undoing that would break the next load.
         with offline(), _quietly():
             model, processor = _load(handle)
             tokenizer = load_tokenizer(handle, _end_tokens(model, processor))
@@ -54,7 +55,7 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> Loaded
         raise
     except Exception as error:
         raise loading_failure(error, handle, "has an architecture mlx-vlm does not know") from error
-    _require_stepwise(model, handle)
+    _require_autoregressive(model, handle)
     parts = VisionParts(model, processor, encoder_cache.install(model))
     network = VisionNetwork(parts.language)
     loaded = assemble(handle, f"{identity_of(handle)}|{__name__}", network, tokenizer, config)
@@ -63,10 +64,7 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> Loaded
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep from standard error what transformers thinks of configs; what matters of it is an error of ours."""
-    _import_mlx_vlm()  # before transformers, which would advise to install PyTorch unless mlx-vlm told it not to
-    from transformers.utils import logging
-
+    """Suppress transformers' warnings about configs on standard error."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -76,33 +74,22 @@ def _quietly() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def _import_mlx_vlm() -> None:
-    try:
-        import mlx_vlm  # noqa: F401
-    except ImportError as error:
-        raise import_failure(error, "Looking at images", "mlx", "mlx-lm", "mlx-vlm") from error
-
-
 def _load(handle: ModelHandle) -> tuple[Any, Any]:
-    from mlx_vlm import utils
-
     model, processor = utils.load(handle.directory, trust_remote_code=False)
-    keep_no_words(processor)
+    disable_word_cache(processor)
     return model, processor
 
 
 def _end_tokens(model: Any, processor: Any) -> list[int]:  # noqa: ANN401
-    """Return the tokens that end a turn: of the config, the tokenizer, and what the processor knows beside them."""
-    from mlx_vlm import utils
-
+    """Return the end-of-sequence tokens of the config, the tokenizer and the processor."""
     stated = getattr(model.config, "eos_token_id", None)
     found = utils.resolve_eos_token_ids(stated, getattr(processor, "tokenizer", processor))
     return [*found, *getattr(processor, "additional_eos_token_ids", ())]
 
 
-def _require_stepwise(model: Any, handle: ModelHandle) -> None:  # noqa: ANN401
+def _require_autoregressive(model: Any, handle: ModelHandle) -> None:  # noqa: ANN401
     named = str(getattr(model.config, "model_type", "")).lower()
-    if not hasattr(model, "language_model") or any(part in named for part in _WRITES_OTHERWISE):
+    if not hasattr(model, "language_model") or any(part in named for part in _NOT_AUTOREGRESSIVE):
         raise IncompatibleModelError(
             f"'{handle.name}' ({named}) does not write one token after another, which is all the engine can do."
         )

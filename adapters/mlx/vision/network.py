@@ -5,89 +5,90 @@ from typing import Any
 
 import attrs
 import mlx.core as mx
+from mlx_vlm.models.cache import make_prompt_cache
 
-from mlxk.adapters.mlx.vision.encoder_cache import RememberingTower
+from mlxk.adapters.mlx.vision.encoder_cache import CachingEncoder
 
 
 @attrs.frozen(eq=False)
 class VisionParts:
-    """A model as mlx-vlm loads it. Belongs to the owner thread."""
+    """A model as mlx-vlm loads it; used on the owner thread only."""
 
     model: Any
-    """Looks at pixels, and holds the language model."""
+    """The whole model: encoders and language model."""
     processor: Any
-    """Turns text and images into what the model takes."""
-    tower: RememberingTower | None
-    """Remembers what was seen; None when the model keeps its sight somewhere we do not know."""
+    """Turns text and images into the model's inputs."""
+    encoder: CachingEncoder | None
+    """The caching vision encoder; None when the model's was not found."""
 
     @property
     def language(self) -> Any:  # noqa: ANN401 - mlx-vlm has no types to name
-        """The part that writes."""
+        """The language model."""
         return self.model.language_model
 
     @property
     def type(self) -> str:
-        """The architecture, as mlx-vlm calls it."""
+        """The architecture, in mlx-vlm's terms."""
         return str(self.model.config.model_type)
 
 
 class RowPositions:
-    """How far the positions of each row are from the count of its tokens.
+    """The offsets between the rotary positions of each row and its token count; the last layer of a cache.
 
     Args:
-        distances: Shape [B, 1], whole numbers; None for models that count tokens and nothing else.
+        offsets: Shape [B, 1], integers; None for models whose positions are the token count.
     """
 
-    def __init__(self, distances: mx.array | None = None) -> None:
-        self.distances = distances
+    def __init__(self, offsets: mx.array | None = None) -> None:
+        self.offsets = offsets
 
     @property
     def state(self) -> list[mx.array]:
-        """What there is to compute."""
-        return [] if self.distances is None else [self.distances]
+        """Its arrays."""
+        return [] if self.offsets is None else [self.offsets]
 
     @property
     def nbytes(self) -> int:
-        """What it takes."""
+        """Its size."""
         return sum(array.nbytes for array in self.state)
 
     def step(self) -> Mapping[str, Any]:
-        """Return what the language model is to be given beside the next tokens."""
-        return {} if self.distances is None else {"rope_deltas": self.distances}
+        """Return the language model's keyword arguments for the next step."""
+        return {} if self.offsets is None else {"rope_deltas": self.offsets}
 
     def is_trimmable(self) -> bool:
-        """Whether tokens can be taken back: they can, the distance is set anew with every prompt."""
+        """Whether tokens can be removed: always, since the offset is set again with every prompt."""
         return True
 
     def trim(self, tokens: int) -> int:
-        """Take tokens back."""
+        """Remove tokens."""
         return tokens
 
     @classmethod
     def merge(cls, rows: "Sequence[RowPositions]") -> "RowPositions":
-        """Join rows into a batch."""
-        return cls(_joined([row.distances for row in rows]))
+        """Merge rows into a batch."""
+        return cls(_concatenated([row.offsets for row in rows]))
 
     def extend(self, other: "RowPositions") -> None:
-        """Take the rows of another batch in."""
-        self.distances = _joined([self.distances, other.distances])
+        """Append the rows of another batch."""
+        self.offsets = _concatenated([self.offsets, other.offsets])
 
     def filter(self, keep: Sequence[int]) -> None:
         """Keep some rows."""
-        if self.distances is not None:
-            self.distances = self.distances[mx.array(list(keep))]
+        if self.offsets is not None:
+            self.offsets = self.offsets[mx.array(list(keep))]
 
     def extract(self, index: int) -> "RowPositions":
-        """Return one row by itself."""
-        return RowPositions(None if self.distances is None else self.distances[index : index + 1])
+        """Return a single row."""
+        return RowPositions(None if self.offsets is None else self.offsets[index : index + 1])
 
 
 class RowFeatures:
-    """What every step of one answer looks at; it cannot be merged with another answer's.
+    """Features that every step of a sequence attends to; cannot be merged with another sequence's.
 
     Args:
-        always: Given to the language model at every step.
-        first: Given at the first step only, which still belongs to the prompt.
+        always: Keyword arguments of the language model for every step.
+        first: Keyword arguments for the first step only, which computes the prompt's last token.
     """
 
     def __init__(self, always: Mapping[str, Any], first: Mapping[str, Any]) -> None:
@@ -96,31 +97,31 @@ class RowFeatures:
 
     @property
     def state(self) -> list[mx.array]:
-        """What there is to compute."""
+        """Its arrays."""
         return [value for value in (*self._always.values(), *self._first.values()) if isinstance(value, mx.array)]
 
     @property
     def nbytes(self) -> int:
-        """What it takes."""
+        """Its size."""
         return sum(array.nbytes for array in self.state)
 
     def step(self) -> Mapping[str, Any]:
-        """Return what the language model is to be given beside the next tokens."""
-        given = {**self._always, **self._first}
+        """Return the language model's keyword arguments for the next step."""
+        options = {**self._always, **self._first}
         self._first = {}
-        return given
+        return options
 
     def is_trimmable(self) -> bool:
-        """Whether tokens can be taken back: what was seen stays the same."""
+        """Whether tokens can be removed: always, since the features do not depend on them."""
         return True
 
     def trim(self, tokens: int) -> int:
-        """Take tokens back."""
+        """Remove tokens."""
         return tokens
 
 
 class VisionNetwork:
-    """Steps the language model of a model that looks at images.
+    """Steps the language model of a vision-language model.
 
     Args:
         language: mlx-vlm's language model.
@@ -129,14 +130,14 @@ class VisionNetwork:
     def __init__(self, language: Any) -> None:  # noqa: ANN401 - mlx-vlm has no types to name
         self._language = language
         self.has_positions = hasattr(language, "_rope_deltas")
-        """Whether positions are more than the count of tokens."""
+        """Whether positions differ from the token count."""
 
     def __call__(self, tokens: mx.array, cache: list[Any]) -> mx.array:
         """Compute the logits that follow the next token of every row.
 
         Args:
             tokens: Shape [B, 1].
-            cache: As ``make_cache`` made it, or merged from several.
+            cache: Of ``make_cache``, or merged from several.
 
         Returns:
             Shape [B, 1, V].
@@ -146,17 +147,15 @@ class VisionNetwork:
         return logits
 
     def make_cache(self) -> list[Any]:
-        """Return an empty cache: the model's own layers, and what rides along."""
-        from mlx_vlm.models.cache import make_prompt_cache
-
+        """Return an empty cache: the model's own layers and the position offsets."""
         return [*make_prompt_cache(self._language), RowPositions()]
 
 
 def logits_of(output: Any) -> Any:  # noqa: ANN401
-    """Return the logits in whatever a language model returns."""
+    """Return the logits of a language model's output, an array or an object."""
     return getattr(output, "logits", output)
 
 
-def _joined(distances: Sequence[mx.array | None]) -> mx.array | None:
-    known = [each for each in distances if each is not None]
+def _concatenated(offsets: Sequence[mx.array | None]) -> mx.array | None:
+    known = [each for each in offsets if each is not None]
     return mx.concatenate(known, axis=0) if known else None

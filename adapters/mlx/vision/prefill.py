@@ -1,14 +1,16 @@
-"""Computing a prompt with images and sound: taken in once, then read piece by piece like any other.
+"""Prefill of a prompt with images and audio: encoded once, then computed in chunks like any other prompt.
 
-A tower's look is one piece, however long it takes, and so is listening. What it saw or heard takes the place of the
-media's tokens; from there on the language model reads embeddings instead of tokens. Where all of that is in the cache
-already, nothing is looked at or heard.
+Encoding is one step of the engine, however long it takes. The features replace the embeddings of the media tokens, and
+the language model computes embeddings instead of tokens. Where all media are in the KV cache already, nothing is
+encoded.
 """
 
 from typing import Any
 
 import attrs
 import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_map
 
 from mlxk.adapters.mlx.engine.prefill import Media, Prefill
 from mlxk.adapters.mlx.loading.text_model import LoadedModel
@@ -17,8 +19,8 @@ from mlxk.adapters.mlx.vision.network import RowFeatures, RowPositions, VisionNe
 from mlxk.adapters.mlx.vision.prompts import ProcessedPrompt, process_prompt
 from mlxk.domain.generation.request import GenerationRequest
 
-_ALIGNED = ("mm_token_type_ids", "token_type_ids")
-"""What processors say of each token; tokens that were generated count as text, which is 0."""
+_PER_TOKEN = ("mm_token_type_ids", "token_type_ids")
+"""Inputs with one value a token; generated tokens are text, which is 0."""
 
 _EVERY_STEP = ("cross_attention_states",)
 _FIRST_STEP = ("cross_attention_mask", "full_text_row_masked_out_mask")
@@ -38,11 +40,11 @@ class VisionProcessor:
 
 
 class VisionPrompt(Media):
-    """What one prompt shows and plays.
+    """The media of one prompt.
 
     Args:
         parts: The model.
-        network: What steps it.
+        network: Its language model.
         prompt: The processed prompt.
     """
 
@@ -53,14 +55,14 @@ class VisionPrompt(Media):
         self._prompt = prompt
 
     def prefill(self, tokens: list[int], cache: list[Any], position: int) -> Prefill:
-        """Look, and begin to read; see the protocol."""
-        read = [*self._prompt.tokens, *tokens[len(self._prompt.tokens) :]]
-        # Features that every step looks at are not in the keys and values: they have to be had again.
-        seen = position > self._prompt.last_media and isinstance(cache[-1], RowPositions)
-        given = self._given(read, seen)
-        embeddings = given.pop("inputs_embeds")
-        cache[-1] = self._riding(given)
-        whole = not _may_be_divided(self._parts, read, embeddings, cache, given)
+        """Encode the media, and begin the prefill."""
+        ids = [*self._prompt.tokens, *tokens[len(self._prompt.tokens) :]]
+        # Features that every step attends to are not in the keys and values: they are computed again.
+        cached = position > self._prompt.last_media and isinstance(cache[-1], RowPositions)
+        options = self._options(ids, cached)
+        embeddings = options.pop("inputs_embeds")
+        cache[-1] = self._last_layer(options)
+        chunked = _allows_chunks(self._parts, ids, embeddings, cache, options)
         mx.eval(embeddings)
         return VisionPrefill(
             network=self._network,
@@ -68,90 +70,87 @@ class VisionPrompt(Media):
             cache=cache,
             position=position,
             language=self._parts.language,
-            ids=mx.array([read]),
+            ids=mx.array([ids]),
             embeddings=embeddings,
-            given=given,
-            whole=whole,
+            options=options,
+            chunked=chunked,
         )
 
-    def _given(self, read: list[int], seen: bool) -> dict[str, Any]:
-        """Return what the language model takes, by name: embeddings of the whole prompt, and what goes with them.
+    def _options(self, tokens: list[int], cached: bool) -> dict[str, Any]:
+        """Return the language model's keyword arguments for the whole prompt, its embeddings among them.
 
         Args:
-            read: The tokens.
-            seen: Whether images and sound are in the cache already, as keys and values.
+            tokens: The prompt and the tokens generated so far.
+            cached: Whether the keys and values of all media are in the cache already.
         """
-        ids = mx.array([read])
+        ids = mx.array([tokens])
         mask = mx.ones_like(ids)
-        inputs = self._inputs(len(read))
+        inputs = self._inputs(len(tokens))
         pixels = inputs.pop("pixel_values", None)
         positions = None
-        if self.identity and seen:
+        if self.identity and cached:
             positions = self._positions(ids, inputs)
         if not self.identity or positions is not None:
             found = self._parts.model.get_input_embeddings(ids, None, mask=mask)
             inputs = {}
-        elif self._parts.tower is None:
+        elif self._parts.encoder is None:
             found = self._parts.model.get_input_embeddings(ids, pixels, mask=mask, **inputs)
         else:
-            with self._parts.tower.showing(self.identity):
+            with self._parts.encoder.images(self.identity):
                 found = self._parts.model.get_input_embeddings(ids, pixels, mask=mask, **inputs)
         known = {name: value for name, value in found.to_dict().items() if value is not None}
         return {**inputs, **known, **(positions or {})}
 
     def _positions(self, ids: mx.array, inputs: dict[str, Any]) -> dict[str, Any] | None:
-        """Return the positions of a prompt whose images are in the cache; None when they have to be looked at anew."""
+        """Return the positions of a prompt whose media are in the cache; None when only encoding them tells."""
         if not self._network.has_positions:
             return {}
         if "input_features" in inputs:
-            return None  # how far a sound moves positions is known to who hears it only
+            return None  # the number of positions of audio depends on its features
         index = getattr(self._parts.language, "get_rope_index", None)
         if index is None:
             return None
-        places, distance = index(ids, inputs.get("image_grid_thw"), inputs.get("video_grid_thw"), mx.ones_like(ids))
-        return {"position_ids": places, "rope_deltas": distance}
+        positions, offset = index(ids, inputs.get("image_grid_thw"), inputs.get("video_grid_thw"), mx.ones_like(ids))
+        return {"position_ids": positions, "rope_deltas": offset}
 
-    def _riding(self, given: dict[str, Any]) -> RowPositions | RowFeatures:
-        """Return what rides along with the cache."""
-        always = {name: given[name] for name in _EVERY_STEP if name in given}
+    def _last_layer(self, options: dict[str, Any]) -> RowPositions | RowFeatures:
+        """Return the additional layer of the cache, with the position offsets or the features of every step."""
+        always = {name: options[name] for name in _EVERY_STEP if name in options}
         if always:
-            return RowFeatures(always, {name: given[name] for name in _FIRST_STEP if name in given})
+            return RowFeatures(always, {name: options[name] for name in _FIRST_STEP if name in options})
         if not self._network.has_positions:
             return RowPositions()
-        distance = given.get("rope_deltas")
-        return RowPositions(mx.zeros((1, 1), mx.int32) if distance is None else mx.array(distance).reshape(1, 1))
+        offset = options.get("rope_deltas")
+        return RowPositions(mx.zeros((1, 1), mx.int32) if offset is None else mx.array(offset).reshape(1, 1))
 
     def _inputs(self, length: int) -> dict[str, Any]:
-        import numpy as np
-        from mlx.utils import tree_map
-
         inputs = dict(self._prompt.inputs)
-        for name in _ALIGNED:
+        for name in _PER_TOKEN:
             if name in inputs:
-                said = np.asarray(inputs[name])
-                inputs[name] = np.pad(said, ((0, 0), (0, length - said.shape[1])))
+                values = np.asarray(inputs[name])
+                inputs[name] = np.pad(values, ((0, 0), (0, length - values.shape[1])))
         found: dict[str, Any] = tree_map(lambda leaf: mx.array(leaf) if isinstance(leaf, np.ndarray) else leaf, inputs)
         return found
 
 
 @attrs.define(eq=False, kw_only=True)
 class VisionPrefill(Prefill):
-    """One prompt with images on its way into a cache."""
+    """The computation of one prompt with media."""
 
     language: Any
     ids: mx.array
     """Shape [1, L]."""
     embeddings: mx.array
     """Shape [1, L, D]."""
-    given: dict[str, Any]
-    """What else the language model takes, for the whole prompt; it finds its place by the cache."""
-    whole: bool
-    """Whether the prompt has to be read at once, since tokens in it look ahead."""
+    options: dict[str, Any]
+    """Further keyword arguments of the language model, for the whole prompt; it slices them by the cache's length."""
+    chunked: bool
+    """Whether the prompt may be computed in chunks; False when tokens attend to later ones."""
 
-    def advance(self, most: int) -> int:
-        """Compute the next tokens, at most so many unless they belong together; return how many they were."""
+    def advance(self, max_tokens: int) -> int:
+        """Compute the next chunk of at most so many tokens, or the whole prompt; return its size."""
         last = len(self.tokens) - 1
-        end = last if self.whole else min(self.position + most, last)
+        end = min(self.position + max_tokens, last) if self.chunked else last
         size = end - self.position
         if size:
             self.language(
@@ -160,28 +159,28 @@ class VisionPrefill(Prefill):
                 cache=self.cache[:-1],
                 n_to_process=size,
                 logits_to_keep=1,
-                **self.given,
+                **self.options,
             )
             mx.eval([layer.state for layer in self.cache])
             self.position = end
         return size
 
 
-def _may_be_divided(
-    parts: VisionParts, read: list[int], embeddings: mx.array, cache: list[Any], given: dict[str, Any]
+def _allows_chunks(
+    parts: VisionParts, tokens: list[int], embeddings: mx.array, cache: list[Any], options: dict[str, Any]
 ) -> bool:
-    """Whether a prompt may be read in pieces; the model says when its tokens look ahead."""
+    """Whether the model allows a chunked prefill of a prompt."""
     holders = (parts.model, parts.language)
     for holder in holders:
         policy = getattr(holder, "chunked_prefill_policy", None)
         if callable(policy):
             verdict = policy(
-                input_ids=mx.array([read]),
+                input_ids=mx.array([tokens]),
                 inputs_embeds=embeddings,
                 prompt_cache=cache[:-1],
                 draft_model=None,
                 draft_kind=None,
-                prefill_kwargs=given,
+                prefill_kwargs=options,
             )
             return bool(getattr(verdict, "enabled", verdict))
     return not any(getattr(holder, "no_chunked_prefill", False) for holder in holders)

@@ -1,7 +1,7 @@
-"""From a conversation with images and sound to what a model reads: tokens, and the numbers its towers take in.
+"""Prompts with images and audio: rendering with the chat template, and the model's processor.
 
-Runs on the owner thread, since mlx-vlm's processors compute with MLX; what comes out waits as plain arrays of numpy.
-Images arrive as pixels and sound as samples: no processor is ever handed an address or a path.
+Runs on the owner thread, since mlx-vlm's processors compute with MLX; the result holds numpy arrays. Images are given
+as pixels and audio as samples: no processor is ever given a URL or a path.
 """
 
 import hashlib
@@ -9,15 +9,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_map
+from mlx_vlm import prompt_utils, utils
+from PIL import Image
 
 from mlxk.adapters.mlx.loading.text_model import LoadedModel
-from mlxk.adapters.mlx.prompting.reasoning_options import reasoning_options, tells_to_think
+from mlxk.adapters.mlx.prompting.reasoning_options import has_reasoning_switch, reasoning_options
 from mlxk.adapters.mlx.prompting.templates import (
     TAIL_LENGTH,
     RenderedPrompt,
-    refusals_explained,
-    refuse_untold,
-    whole_text,
+    require_no_template_options,
+    translated_errors,
+    valid_text,
     wire_messages,
     wire_tools,
 )
@@ -27,11 +32,11 @@ from mlxk.domain.generation.conversation import Conversation, Message, MessagePa
 from mlxk.domain.generation.media import AUDIO_RATE, DecodedAudio, DecodedImage
 from mlxk.domain.generation.request import Effort, GenerationRequest
 
-_PROCESSOR_FAULTS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
-"""What processors raise for media and prompts that do not fit each other."""
+_PROCESSOR_ERRORS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+"""Raised by processors for media and prompts that do not match."""
 
-_NARROW = 50
-"""How many times as long as wide an image is that may be at fault when a processor fails."""
+_NARROW_ASPECT_RATIO = 50
+"""From this aspect ratio on an image is reported as the likely cause when a processor fails."""
 
 
 @attrs.frozen(eq=False)
@@ -39,11 +44,11 @@ class ProcessedPrompt:
     """A prompt after the model's processor."""
 
     tokens: tuple[int, ...]
-    """As the processor made them; images and sound take many each, and some models number those tokens below 0."""
+    """Of the processor; media have many tokens each, whose ids are negative in some models."""
     inputs: Mapping[str, Any]
-    """What else the model takes, by name; arrays are numpy's."""
+    """The model's other inputs by name; arrays are numpy's."""
     last_media: int
-    """Where the last token of an image or a sound stands; -1 without any."""
+    """Index of the last media token; -1 without media."""
     identity: str
     """Distinguishes its KV cache from one of the same tokens with other media; empty without media."""
 
@@ -59,8 +64,8 @@ def process_prompt(
         parts: Its parts.
 
     Raises:
-        ValidationError: The template refuses the conversation, or the images or sounds do not fit the prompt.
-        CapabilityError: The model takes fewer of them, or cannot be told about tools or to reason.
+        ValidationError: The template refuses the conversation, or the media do not match the prompt.
+        CapabilityError: The model accepts fewer media, or its template has no tools or no switch for reasoning.
     """
     conversation = request.prompt
     if not isinstance(conversation, Conversation):
@@ -68,43 +73,36 @@ def process_prompt(
             rendered = model.renderer.render(conversation, effort=request.effort)
         return rendered, ProcessedPrompt(rendered.tokens, {}, -1, "")
     with model.lock:
-        text, told = _render(conversation, parts, request.thinking, request.effort)
-        model.renderer.refuse_endless(text)
+        text, has_switch = _render(conversation, parts, request.thinking, request.effort)
+        model.renderer.require_plausible_length(text)
         seen = _process(text, conversation, parts)
     size = model.vocabulary_size
     known = tuple(min(max(token, 0), size - 1) if size else max(token, 0) for token in seen.tokens)
-    return RenderedPrompt(known, text[-TAIL_LENGTH:], told_to_think=told), seen
+    return RenderedPrompt(known, text[-TAIL_LENGTH:], has_reasoning_switch=has_switch), seen
 
 
 def _render(
     conversation: Conversation, parts: VisionParts, thinking: bool | None, effort: Effort | None
 ) -> tuple[str, bool]:
-    """Return the text of a conversation, with the model's own marks where images and sounds stand.
-
-    And whether the template was told whether the model is to reason.
-    """
-    from mlx_vlm import prompt_utils
-
+    """Return the rendered text, with the model's media markers, and whether the template has a switch for reasoning."""
     tools = wire_tools(conversation)
-    offered: dict[str, Any] = {"tools": tools} if tools else {}
-    with refusals_explained(conversation):
+    tool_options: dict[str, Any] = {"tools": tools} if tools else {}
+    with translated_errors(conversation):
         messages = _formatted(conversation, parts)
         plain = isinstance(messages[-1], str)
         holder = None if plain else _template_holder(parts.processor, has_audio=bool(conversation.sounds))
         if holder is not None:
-            told = reasoning_options(holder.chat_template, thinking, effort)
-            options = {**offered, **told}
+            switches = reasoning_options(holder.chat_template, thinking, effort)
+            options = {**tool_options, **switches}
             text = holder.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
-            return whole_text(text), tells_to_think(told)
-        refuse_untold(conversation, thinking, effort)
+            return valid_text(text), has_reasoning_switch(switches)
+        require_no_template_options(conversation, thinking, effort)
         text = messages[-1] if plain else prompt_utils.get_chat_template(parts.processor, messages, True)
-        return whole_text(text), False
+        return valid_text(text), False
 
 
 def _formatted(conversation: Conversation, parts: VisionParts) -> list[Any]:
-    """Return the messages in the form that the architecture's template wants, media in the turns they belong to."""
-    from mlx_vlm import prompt_utils
-
+    """Return the messages in the form that the architecture's template expects, with media in their own messages."""
     wire = wire_messages(conversation.messages)
     for message, written in zip(conversation.messages, wire, strict=True):
         if message.parts:
@@ -120,7 +118,7 @@ def _formatted(conversation: Conversation, parts: VisionParts) -> list[Any]:
     )
     for index, message in enumerate(conversation.messages):
         if message.sounds:
-            # Of a whole conversation, mlx-vlm would move every sound to the last turn.
+            # Given a whole conversation, mlx-vlm would move all audio to the last message.
             found[index] = prompt_utils.get_message_json(
                 parts.type,
                 wire[index]["content"],
@@ -143,9 +141,9 @@ def _wire_part(part: MessagePart) -> dict[str, str]:
 
 
 def _template_holder(processor: Any, *, has_audio: bool) -> Any:  # noqa: ANN401 - untyped
-    """Return what renders, where the model brings a template: its processor, or the tokenizer in it.
+    """Return the processor or tokenizer that has the model's chat template; None without one.
 
-    The processor of Gemma 4 would move every sound to the last turn, so with sound it is the tokenizer's turn first.
+    With audio the tokenizer is preferred, since the processor of Gemma 4 would move all audio to the last message.
     """
     holders = [processor, getattr(processor, "tokenizer", None)]
     for holder in reversed(holders) if has_audio else holders:
@@ -156,39 +154,37 @@ def _template_holder(processor: Any, *, has_audio: bool) -> Any:  # noqa: ANN401
 
 
 def _process(text: str, conversation: Conversation, parts: VisionParts) -> ProcessedPrompt:
-    from mlx_vlm import utils
-
     images, sounds = conversation.images, conversation.sounds
-    _require_hearing(sounds, parts)
+    _require_audio_support(sounds, parts)
     try:
         inputs = utils.prepare_inputs(
             parts.processor,
-            images=[_picture(image) for image in images] or None,
-            audio=[_wave(sound) for sound in sounds] or None,
+            images=[_pillow_image(image) for image in images] or None,
+            audio=[_waveform(sound) for sound in sounds] or None,
             prompts=text,
             image_token_index=getattr(parts.model.config, "image_token_index", None),
-            add_special_tokens=_wants_marks(text, parts),
+            add_special_tokens=_adds_special_tokens(text, parts),
         )
-        tokens = _flat(inputs["input_ids"])
+        tokens = _token_ids(inputs["input_ids"])
         remainder = {
-            name: _plain(value) for name, value in inputs.items() if name not in ("input_ids", "attention_mask")
+            name: _to_numpy(value) for name, value in inputs.items() if name not in ("input_ids", "attention_mask")
         }
-    except _PROCESSOR_FAULTS as error:
+    except _PROCESSOR_ERRORS as error:
         raise _refusal(error, conversation) from error
-    marks = _media_tokens(parts.model.config)
-    last = max((index for index, token in enumerate(tokens) if token in marks or token < 0), default=-1)
+    media_tokens = _media_tokens(parts.model.config)
+    last = max((index for index, token in enumerate(tokens) if token in media_tokens or token < 0), default=-1)
     if not images and not sounds:
         return ProcessedPrompt(tuple(tokens), remainder, -1, "")
     if last == -1:
-        # An architecture that marks its media otherwise: all of the prompt may be one.
+        # An architecture with other markers: the media may be anywhere in the prompt.
         last = len(tokens) - 2
     if last == len(tokens) - 1:
         raise ValidationError.in_field("messages", "the prompt ends with an image or a sound; it must end with text")
-    return ProcessedPrompt(tuple(tokens), remainder, last, _kind(conversation))
+    return ProcessedPrompt(tuple(tokens), remainder, last, _identity(conversation))
 
 
-def _require_hearing(sounds: tuple[DecodedAudio, ...], parts: VisionParts) -> None:
-    """Refuse what mlx-vlm would leave out, or hear at a wrong speed, without a word."""
+def _require_audio_support(sounds: tuple[DecodedAudio, ...], parts: VisionParts) -> None:
+    """Refuse audio that mlx-vlm would silently drop, or process at a wrong sample rate."""
     if len(sounds) > 1 and not getattr(parts.processor, "supports_multiple_audio", False):
         fault = f"this model ({parts.type}) hears one recording in a conversation, not {len(sounds)}"
         raise CapabilityError.in_field("messages", fault, hint="Play one.")
@@ -198,9 +194,9 @@ def _require_hearing(sounds: tuple[DecodedAudio, ...], parts: VisionParts) -> No
 
 
 def _refusal(error: Exception, conversation: Conversation) -> ValidationError:
-    """Say what a processor most likely stumbled over; its own words are about arrays."""
+    """Return the likely cause of a processor's failure; its own message is about arrays."""
     images, sounds = conversation.images, conversation.sounds
-    narrow = next((image for image in images if max(_size(image)) > _NARROW * min(_size(image))), None)
+    narrow = next((image for image in images if max(_size(image)) > _NARROW_ASPECT_RATIO * min(_size(image))), None)
     media = " and ".join(name for name, given in (("images", images or not sounds), ("sound", sounds)) if given)
     if narrow is None:
         reason = f"A prompt must not contain the marks that stand for {media}."
@@ -215,22 +211,16 @@ def _size(image: DecodedImage) -> tuple[int, int]:
     return image.width, image.height
 
 
-def _picture(image: DecodedImage) -> Any:  # noqa: ANN401
-    from PIL import Image
-
+def _pillow_image(image: DecodedImage) -> Any:  # noqa: ANN401
     return Image.frombytes("RGB", (image.width, image.height), image.pixels)
 
 
-def _wave(sound: DecodedAudio) -> Any:  # noqa: ANN401
-    import numpy as np
-
+def _waveform(sound: DecodedAudio) -> Any:  # noqa: ANN401
     return np.frombuffer(sound.samples, dtype="<f4").astype(np.float32)
 
 
-def _wants_marks(text: str, parts: VisionParts) -> bool:
-    """Whether the tokenizer is to add its marks of beginning and end: as mlx-vlm has it, but never a second one."""
-    from mlx_vlm import utils
-
+def _adds_special_tokens(text: str, parts: VisionParts) -> bool:
+    """Whether the tokenizer adds its special tokens: as in mlx-vlm, but never a second beginning-of-sequence token."""
     tokenizer = getattr(parts.processor, "tokenizer", parts.processor)
     begin = getattr(tokenizer, "bos_token", None)
     if isinstance(begin, str) and begin and text.startswith(begin):
@@ -244,26 +234,23 @@ def _media_tokens(config: Any) -> set[int]:  # noqa: ANN401
     return {token for name in names if isinstance(token := getattr(config, name, None), int)}
 
 
-def _kind(conversation: Conversation) -> str:
+def _identity(conversation: Conversation) -> str:
     digests = [image.digest for image in conversation.images] + [sound.digest for sound in conversation.sounds]
     return "#shows=" + hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _flat(ids: Any) -> list[int]:  # noqa: ANN401
-    """Return the tokens of the one prompt there is, whatever a processor made of it."""
+def _token_ids(ids: Any) -> list[int]:  # noqa: ANN401
+    """Return the tokens of the only prompt, of a processor's array or nested list."""
     values = ids.tolist() if hasattr(ids, "tolist") else list(ids)
     return list(values[0]) if values and isinstance(values[0], list) else list(values)
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401
-    """Return a value with the arrays of MLX in it as numpy's, which may wait on any thread."""
-    import mlx.core as mx
-    import numpy as np
-    from mlx.utils import tree_map
+def _to_numpy(value: Any) -> Any:  # noqa: ANN401
+    """Return a tree with MLX's arrays converted to numpy's, which may leave the owner thread."""
 
-    def plain(leaf: Any) -> Any:  # noqa: ANN401
+    def convert(leaf: Any) -> Any:  # noqa: ANN401
         if not isinstance(leaf, mx.array):
             return leaf
         return np.array(leaf.astype(mx.float32) if leaf.dtype == mx.bfloat16 else leaf)
 
-    return tree_map(plain, value)
+    return tree_map(convert, value)

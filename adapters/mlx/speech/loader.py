@@ -1,0 +1,70 @@
+"""Loading a speech model with mlx-audio, without running code that came with it."""
+
+import warnings
+from pathlib import Path
+
+import mlx.nn as nn
+from mlx_audio.stt import utils
+
+from mlxk.adapters.mlx.loading.load_errors import loading_failure
+from mlxk.adapters.mlx.loading.text_model import read_config, weight_bytes
+from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_own_code
+from mlxk.adapters.mlx.speech import speech_model
+from mlxk.adapters.mlx.speech.chunked import ChunkedDecoder
+from mlxk.adapters.mlx.speech.speech_model import SpeechDecoder, SpeechModel
+from mlxk.adapters.mlx.speech.whisper import WhisperDecoder
+from mlxk.domain.errors import MlxkError, UnhealthyModelError
+from mlxk.domain.models.model import ModelHandle
+
+
+def load_speech_model(handle: ModelHandle, adapter: str | None = None) -> SpeechModel:
+    """Load a model.
+
+    Args:
+        handle: The model.
+        adapter: Not used for speech models.
+
+    Raises:
+        UntrustedModelCodeError: Loading would execute code that came with it.
+        UnhealthyModelError: Files are missing or damaged.
+        IncompatibleModelError: mlx-audio knows no such architecture.
+        BackendNotInstalledError: A package that this family needs is not installed.
+        ExecutionError: Loading failed for another reason, such as lack of memory.
+    """
+    refuse_own_code(handle)
+    family = family_of(handle)
+    try:
+        with offline(), warnings.catch_warnings():
+            # The libraries warn of a missing tokenizer; the decoder raises an error for it.
+            warnings.simplefilter("ignore")
+            # Without name parts the library would guess the family from the path.
+            network = utils.load_model(Path(handle.directory), model_name_parts=[family])
+            decoder = _decoder(network, handle.name, family)
+    except MlxkError:
+        raise
+    except Exception as error:
+        raise loading_failure(error, handle, f"has an architecture mlx-audio does not know ({family})") from error
+    return SpeechModel(handle, weight_bytes(handle.directory), decoder)
+
+
+def family_of(handle: ModelHandle) -> str:
+    """Return the family of a model, from its config.
+
+    Raises:
+        UnhealthyModelError: There is no readable config, or it names no family.
+        UntrustedModelCodeError: Loading would execute code that came with it.
+    """
+    config = read_config(handle)
+    named = config.get("model_type")
+    if isinstance(named, str) and named:
+        return named
+    target = config.get("target")
+    if isinstance(target, str) and target.startswith("nemo.collections.asr."):
+        return "parakeet"
+    raise UnhealthyModelError(f"'{handle.name}' does not say what it is (config.json: model_type).")
+
+
+def _decoder(network: nn.Module, name: str, family: str) -> SpeechDecoder:
+    if family == speech_model.WHISPER:
+        return WhisperDecoder(network, name)
+    return ChunkedDecoder(network, name, family)
