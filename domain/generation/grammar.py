@@ -43,7 +43,6 @@ class GrammarKind(enum.Enum):
 
     JSON_SCHEMA = "JSON schema"
     JSON_OBJECT = "JSON object"
-    REGEX = "regular expression"
     CHOICE = "choice"
 
 
@@ -53,7 +52,7 @@ class Grammar:
 
     kind: GrammarKind
     text: str
-    """The schema; the expression; the choices as a JSON array of strings; empty for any JSON object."""
+    """The schema; the choices as a JSON array of strings; empty for any JSON object."""
     field: str | None = attrs.field(default=None, eq=False)
     """The request field it comes from, for messages; None when there is none to name."""
     parts: tuple["Grammar", ...] = attrs.field(default=(), eq=False)
@@ -80,11 +79,6 @@ class Grammar:
     def json_object(cls) -> "Grammar":
         """Any JSON object."""
         return cls(GrammarKind.JSON_OBJECT, "")
-
-    @classmethod
-    def regex(cls, text: str) -> "Grammar":
-        """Text that a regular expression matches in full; no look-around, no back-references."""
-        return cls(GrammarKind.REGEX, text)
 
     @classmethod
     def choice(cls, options: tuple[str, ...]) -> "Grammar":

@@ -3,7 +3,6 @@
 import functools
 import json
 import math
-import re
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -136,8 +135,7 @@ def test_there_are_two_hundred_schemas() -> None:
 
 _OTHERS = {
     "object": Grammar.json_object(),
-    "expression": Grammar.regex(r"[A-Z]{2}-\d{3}(x|yz)?"),
-    "anchored": Grammar.regex("^(Köln|東京|😀)$"),
+    "schema": Grammar.json_schema('{"type": "array", "items": {"enum": ["Köln", "東京", "😀"]}, "maxItems": 3}'),
     "choice": Grammar.choice(("yes", "no", "yes, but", '"quoted"', "new\nline", "\x7f😀\u2028")),
 }
 
@@ -146,9 +144,9 @@ def _matches(kind: str, answer: str) -> bool:
     grammar = _OTHERS[kind]
     if kind == "object":
         return isinstance(json.loads(answer), dict)
-    if kind == "choice":
-        return answer in json.loads(grammar.text)
-    return re.fullmatch(grammar.text, answer) is not None
+    if kind == "schema":
+        return set(json.loads(answer)) <= {"Köln", "東京", "😀"}
+    return answer in json.loads(grammar.text)
 
 
 @pytest.mark.mlx
@@ -173,7 +171,7 @@ def _ids(text: str) -> list[int]:
 
 
 def test_only_end_tokens_follow_a_finished_answer() -> None:
-    constraint, tokens = _constraint(Grammar.regex("ab?")), []
+    constraint, tokens = _constraint(Grammar.choice(("a", "ab"))), []
     assert _permitted(constraint, tokens) == {_ids("a")[0]}
     tokens += _ids("a")
     assert _permitted(constraint, tokens) == {*_ENDS, _ids("b")[0]}
@@ -207,31 +205,31 @@ def _first_refused(text: str) -> str | None:
 
 
 def test_the_tokens_of_the_prompt_do_not_matter() -> None:
-    constraint = _constraint(Grammar.regex("ab"))
+    constraint = _constraint(Grammar.choice(("ab",)))
     prompt = _ids("bbbb")
     assert _permitted(constraint, prompt) == {_ids("a")[0]}
     assert _permitted(constraint, [*prompt, *_ids("a")]) == {_ids("b")[0]}
 
 
 def test_an_answer_may_be_taken_up_in_its_middle() -> None:
-    constraint = _compiler().compile(Grammar.regex("abc")).constrain(prompt_tokens=2)
+    constraint = _compiler().compile(Grammar.choice(("abc",))).constrain(prompt_tokens=2)
     assert _permitted(constraint, [*_ids("zz"), *_ids("a"), *_ids("b")]) == {_ids("c")[0]}
 
 
 @pytest.mark.parametrize("width", [300, 447, 448, 2048])
 def test_the_output_may_be_narrower_or_wider_than_the_vocabulary(width: int) -> None:
-    permitted = _permitted(_constraint(Grammar.regex(r"(?s:.*)")), [], width)
+    permitted = _permitted(_constraint(Grammar.choice(tuple(map(chr, range(0x20, 0x180))))), [], width)
     assert max(permitted) < min(width, len(_tokenizer()))
-    assert len(permitted) > 200
+    assert len(permitted) > 90
 
 
 def test_half_precision_logits_keep_their_type() -> None:
-    logits = _constraint(Grammar.regex("a"))(mx.array([], dtype=mx.int32), mx.zeros((1, _WIDTH), mx.bfloat16))
+    logits = _constraint(Grammar.choice(("a",)))(mx.array([], dtype=mx.int32), mx.zeros((1, _WIDTH), mx.bfloat16))
     assert logits.dtype == mx.bfloat16
 
 
 def test_a_token_that_was_not_permitted_is_an_error_and_ends_the_answer() -> None:
-    constraint = _constraint(Grammar.regex("ab"))
+    constraint = _constraint(Grammar.choice(("ab",)))
     _permitted(constraint, [])
     assert _permitted(constraint, _ids("z")) == set(_ENDS)
     assert constraint.error
@@ -241,7 +239,7 @@ def test_a_token_that_was_not_permitted_is_an_error_and_ends_the_answer() -> Non
 
 
 def test_answers_with_one_grammar_do_not_disturb_each_other() -> None:
-    compiled = _compiler().compile(Grammar.regex("(ab|cd)"))
+    compiled = _compiler().compile(Grammar.choice(("ab", "cd")))
     first, second = compiled.constrain(), compiled.constrain()
     for constraint in (first, second):
         _permitted(constraint, [])
@@ -264,7 +262,7 @@ def test_reasoning_is_not_held_to_the_grammar(reasoning: ReasoningFormat, tail: 
     decoder = TokenDecoder(_tokenizer())
     begins = answer_begins(decoder.stream(), OutputParser((), reasoning, prompt_tail=tail))
     assert begins is not None
-    constraint = _compiler().compile(Grammar.regex("ab")).constrain(begins)
+    constraint = _compiler().compile(Grammar.choice(("ab",))).constrain(begins)
     tokens: list[int] = []
     spoken = _ids(thought + ("<|message|>" if reasoning is CHANNELS else ""))
     for token in spoken:
@@ -295,8 +293,6 @@ def test_an_answer_that_opens_no_reasoning_begins_at_once() -> None:
         (Grammar.json_schema('{"anyOf": [{"$ref": "#"}]}'), "following # leads in a circle"),
         (Grammar.json_schema('{"allOf": [' * 300 + "true" + "]}" * 300), "JSON schema"),
         (Grammar.json_schema('"' + "x" * 300_000 + '"'), "too long"),
-        (Grammar.regex("(?=a)b"), "regular expression cannot be used: .*look-around"),
-        (Grammar.regex("("), "unclosed group"),
         (Grammar.choice(()), "at least one string"),
         (Grammar.choice(("a", "")), "none of them empty"),
     ],
@@ -309,19 +305,19 @@ def test_what_cannot_be_a_grammar_is_refused_with_the_reason(grammar: Grammar, e
 
 def test_the_last_grammars_used_are_kept() -> None:
     compiler = GrammarCompiler(_tokenizer(), _ENDS, capacity=2)
-    first = compiler.compile(Grammar.regex("a"))
-    second = compiler.compile(Grammar.regex("b"))
-    assert compiler.compile(Grammar.regex("a")) is first
-    compiler.compile(Grammar.regex("c"))
-    assert compiler.compile(Grammar.regex("a")) is first
-    assert compiler.compile(Grammar.regex("b")) is not second
+    first = compiler.compile(Grammar.choice(("a",)))
+    second = compiler.compile(Grammar.choice(("b",)))
+    assert compiler.compile(Grammar.choice(("a",))) is first
+    compiler.compile(Grammar.choice(("c",)))
+    assert compiler.compile(Grammar.choice(("a",))) is first
+    assert compiler.compile(Grammar.choice(("b",))) is not second
 
 
 def test_grammars_compile_in_many_threads_at_once() -> None:
     compiler = GrammarCompiler(_tokenizer(), _ENDS, capacity=4)
 
     def work(index: int) -> bool:
-        constraint = compiler.compile(Grammar.regex(f"a{{{index % 6 + 1}}}")).constrain()
+        constraint = compiler.compile(Grammar.choice(("a" * (index % 6 + 1),))).constrain()
         return not constraint.complete and constraint.error is None
 
     with ThreadPoolExecutor(8) as pool:
@@ -340,7 +336,7 @@ def _spelling_tokenizer(decoder: decoders.Decoder) -> PreTrainedTokenizerFast:
 def test_tokenizers_that_fall_back_to_bytes_can_be_constrained() -> None:
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer = _spelling_tokenizer(decoders.Sequence(steps))
-    constraint = GrammarCompiler(tokenizer, [0]).compile(Grammar.regex("(Grü|grü)😀")).constrain()
+    constraint = GrammarCompiler(tokenizer, [0]).compile(Grammar.choice(("Grü😀", "grü😀"))).constrain()
     tokens: list[int] = []
     while 0 not in (permitted := _permitted(constraint, tokens)):
         tokens.append(min(permitted))

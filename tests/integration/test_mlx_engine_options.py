@@ -185,7 +185,8 @@ def test_an_answer_held_to_a_grammar_matches_it_among_answers_that_are_not(
 ) -> None:
     schema = '{"type": "object", "properties": {"n": {"type": "integer", "maximum": 99}}, "required": ["n"]}'
     closed = json.dumps({**json.loads(schema), "additionalProperties": False})
-    grammars = [Grammar.regex("[0-9]{3}-[a-c]{2,5}z"), Grammar.json_schema(closed), Grammar.choice(("yes", "no"))]
+    pattern = '{"type": "string", "pattern": "^[0-9]{3}-[a-c]{2,5}z$"}'
+    grammars = [Grammar.json_schema(pattern), Grammar.json_schema(closed), Grammar.choice(("yes", "no"))]
     free = [engine.submit(asking(handle, f"{PROMPT} {number}")) for number in range(3)]
     held = [
         engine.submit(asking(handle, temperature=1.0, seed=number, max_tokens=300, grammar=grammar))
@@ -194,7 +195,7 @@ def test_an_answer_held_to_a_grammar_matches_it_among_answers_that_are_not(
     assert [read(stream).tokens for stream in free] == [oracle(handle, f"{PROMPT} {number}") for number in range(3)]
     answers = [read(stream) for stream in held]
     for digits, document, choice in (answers[:3], answers[3:]):
-        assert re.fullmatch("[0-9]{3}-[a-c]{2,5}z", digits.text)
+        assert re.fullmatch('"[0-9]{3}-[a-c]{2,5}z"', digits.text)
         assert json.loads(document.text)["n"] <= 99
         assert choice.text in {"yes", "no"}
     assert {each.finished.reason for each in answers} == {FinishReason.STOP}

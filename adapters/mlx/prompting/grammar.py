@@ -1,18 +1,20 @@
-"""Grammar-constrained output: llguidance computes on the host which tokens may come next, MLX drops the others.
+"""Constrained decoding: llguidance computes the mask of the tokens allowed next on the host, MLX applies it.
 
-Owns compiling grammars for one tokenizer, keeping the last ones, and the logits processor that holds one answer to its
-grammar. No Metal kernel is involved, so it works the same on a CPU.
+Compiles grammars for a tokenizer, caches them, and has the logits processor that applies one to a sequence. It needs no
+Metal kernel and works the same on a CPU.
 
-Costs: compiling takes milliseconds and runs in the caller's thread, not in the one that owns MLX. While answering, a
-constrained row must know its last token before the next step can be built, and computes a mask of one bit a token.
+Cost: compiling takes milliseconds, in the caller's thread. While decoding, a constrained sequence waits for its last
+token before the next step can be built, and computes a mask of one bit a token.
 """
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from mlxk.adapters.mlx.library_imports import import_failure
 from mlxk.adapters.mlx.prompting.detokenizer import Detokenizer, unwrapped
@@ -22,28 +24,26 @@ from mlxk.domain.formats.output_parser import OutputParser
 from mlxk.domain.generation.grammar import Grammar, GrammarKind
 
 CACHED_GRAMMARS = 64
-"""Compiled grammars kept for each tokenizer, least recently used goes first."""
+"""Compiled grammars cached for each tokenizer; the least recently used is evicted first."""
 
 _WHITE_SPACE = r"\x20|\x0A\x20{0,24}"
-"""Between the parts of JSON: one space, or a new line and its indentation. Small models would go on with blanks."""
+"""Whitespace in JSON: one space, or a newline with indentation. Small models would emit whitespace endlessly."""
 
 _STATE = "\n<state>"
 
 _MESSAGE_LENGTH = 400
-"""Characters of llguidance's explanation that are passed on."""
+"""Characters of llguidance's message that are quoted."""
 
 AnswerBegins = Callable[[int], bool]
-"""Told every token of an answer until it returns True: the grammar holds from the next token on."""
+"""Called with every generated token until it returns True: the grammar applies from the next token on."""
 
 
 class GrammarConstraint:
-    """Holds one answer to its grammar; a logits processor, used by one thread.
+    """The logits processor of one sequence; used by one thread.
 
     Call it for each token, in order, with the tokens so far and the logits of the next one. When the grammar is
-    fulfilled and nothing may follow, only the model's end tokens are left. It never raises: when llguidance gives up,
-    ``error`` says why, and only the end tokens are left too.
-
-    Made by ``CompiledGrammar.constrain``.
+    complete and allows no more, only the model's end tokens are allowed. It never raises: when llguidance fails,
+    ``error`` says why, and only the end tokens are allowed as well.
     """
 
     def __init__(
@@ -54,14 +54,11 @@ class GrammarConstraint:
         begins: AnswerBegins | None = None,
         prompt_tokens: int | None = None,
     ) -> None:
-        import numpy
-
         self.error: str | None = None
-        """Why the answer cannot be trusted to match; None while all is well."""
-        self._numpy = numpy
+        """Why the text may not match the grammar; None without an error."""
         self._matcher = matcher
-        self._mask = numpy.zeros((1, words), numpy.int32)
-        self._bytes = self._mask.view(numpy.uint8)
+        self._mask = np.zeros((1, words), np.int32)
+        self._bytes = self._mask.view(np.uint8)
         self._address = self._mask.ctypes.data
         self._ends = sorted(ends)
         self._begins = begins
@@ -69,14 +66,14 @@ class GrammarConstraint:
 
     @property
     def complete(self) -> bool:
-        """Whether the answer so far matches the grammar and may end here."""
+        """Whether the text so far matches the grammar and may end here."""
         return self.error is None and self._begins is None and bool(self._matcher.is_accepting())
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
-        """Return the logits, shape [1, V], with every token that may not come next at minus infinity."""
+        """Return the logits, shape [1, V], with every token that is not allowed at minus infinity."""
         count = tokens.size
         if self._seen is not None and count > self._seen:
-            # Reading the array's own memory costs a fiftieth of slicing it in MLX.
+            # Reading the array's memory takes a fiftieth of the time of slicing it in MLX.
             values: Any = tokens
             for token in memoryview(values)[self._seen :].tolist():
                 self._advance(token)
@@ -102,18 +99,18 @@ class GrammarConstraint:
             self._mask[:] = 0
             for token in self._ends:
                 self._bytes[0, token // 8] |= 1 << (token % 8)
-        # Zeroes stand for what the tokenizer does not know: rows of the model's output that pad its vocabulary.
-        bits = self._numpy.unpackbits(self._bytes, axis=1, count=width, bitorder="little")
-        return bits.view(self._numpy.bool_)
+        # Zeros for the logits beyond the tokenizer's vocabulary, which pad the model's.
+        bits = np.unpackbits(self._bytes, axis=1, count=width, bitorder="little")
+        return bits.view(np.bool_)
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            # What follows the first line tells the answer's text.
+            # The following lines quote the text.
             self.error = str(self._matcher.get_error()).partition("\n")[0][:_MESSAGE_LENGTH]
 
 
 class CompiledGrammar:
-    """A grammar for one tokenizer; may be used for any number of answers, from any thread."""
+    """A grammar for one tokenizer; used for any number of sequences, from any thread."""
 
     def __init__(self, matcher: Any, words: int, ends: frozenset[int]) -> None:  # noqa: ANN401
         self._matcher = matcher
@@ -121,25 +118,25 @@ class CompiledGrammar:
         self._ends = ends
 
     def constrain(self, begins: AnswerBegins | None = None, prompt_tokens: int | None = None) -> GrammarConstraint:
-        """Return the constraint of one answer.
+        """Return the constraint of one sequence.
 
         Args:
-            begins: Tells when the part of the answer begins that the grammar is about; None means at once.
-            prompt_tokens: How many of the tokens that the constraint is called with precede the answer; those after
-                them are read even at the first call, so an answer may be taken up in its middle. None means all
-                tokens of the first call.
+            begins: Tells where the grammar begins to apply; None means at the first token.
+            prompt_tokens: Number of prompt tokens among those that the constraint is called with; later ones are
+                consumed even at the first call, so that a sequence can be continued. None means all tokens of the
+                first call.
         """
         return GrammarConstraint(self._matcher.deep_copy(), self._words, self._ends, begins, prompt_tokens)
 
 
 class GrammarCompiler:
-    """Compiles grammars for one model's tokenizer; may be called from any thread.
+    """Compiles grammars for one model's tokenizer; used from any thread.
 
     Args:
         tokenizer: mlx-lm's wrapper, or the Hugging Face tokenizer itself. Read at the first grammar, which takes about
             a second for a large vocabulary.
-        ends: The tokens with which the model ends its turn, at least one.
-        capacity: How many compiled grammars to keep.
+        ends: The end-of-sequence tokens, at least one.
+        capacity: Number of compiled grammars to cache.
     """
 
     def __init__(self, tokenizer: object, ends: Iterable[int], capacity: int = CACHED_GRAMMARS) -> None:
@@ -151,13 +148,13 @@ class GrammarCompiler:
         self._compiled: OrderedDict[Grammar, CompiledGrammar] = OrderedDict()
 
     def compile(self, grammar: Grammar) -> CompiledGrammar:
-        """Compile a grammar, or return it from before.
+        """Compile a grammar, or return it from the cache.
 
         Raises:
-            ValidationError: The grammar is malformed, or asks for what llguidance cannot do; its message says what.
+            ValidationError: The grammar is malformed, or llguidance does not support it; its message says what.
             CapabilityError: The model's tokenizer cannot be constrained.
             BackendNotInstalledError: llguidance is not installed.
-            ExecutionError: It is, and cannot be imported.
+            ExecutionError: It cannot be imported.
         """
         with self._lock:
             if grammar in self._compiled:
@@ -173,7 +170,7 @@ class GrammarCompiler:
         return compiled
 
     def _compile(self, grammar: Grammar) -> CompiledGrammar:
-        """Compile a grammar; of one that was put together, the part at fault is refused."""
+        """Compile a grammar; of a composed one, the part at fault is refused."""
         try:
             return self._compile_one(grammar)
         except ValidationError:
@@ -182,14 +179,12 @@ class GrammarCompiler:
             raise
 
     def _compile_one(self, grammar: Grammar) -> CompiledGrammar:
-        from llguidance import LLMatcher
-
         translated = _translated(grammar)
         try:
-            matcher = LLMatcher(self._vocabulary, translated, log_level=0)
+            matcher = _llguidance().LLMatcher(self._vocabulary, translated, log_level=0)
         except ValueError as error:
             raise _refusal(grammar, str(error)) from error
-        # What cannot even begin shows only when the first token is wanted.
+        # A grammar that allows no first token fails only when the first mask is computed.
         trial = matcher.deep_copy()
         trial.compute_bitmask()
         if trial.is_error():
@@ -198,11 +193,11 @@ class GrammarCompiler:
 
 
 def answer_begins(detokenizer: Detokenizer, answer: OutputParser) -> AnswerBegins | None:
-    """Return what tells when a model is done with reasoning and begins the answer itself.
+    """Return a function that tells where the reasoning ends and the answer begins.
 
     Args:
-        detokenizer: A fresh one, for this purpose alone.
-        answer: A fresh one too, knowing the model's reasoning format and the prompt's tail.
+        detokenizer: Fresh.
+        answer: Fresh, with the model's reasoning format and the prompt's tail.
 
     Returns:
         None when the answer begins with the first token.
@@ -217,13 +212,20 @@ def answer_begins(detokenizer: Detokenizer, answer: OutputParser) -> AnswerBegin
     return begins
 
 
-def _vocabulary(tokenizer: object, ends: frozenset[int]) -> Any:  # noqa: ANN401
+def _llguidance() -> ModuleType:
+    """Return the library. Imported with the first grammar: without it, requests without a grammar still work."""
     try:
         import llguidance.hf
     except ImportError as error:
         raise import_failure(error, "Holding an answer to a grammar", "llguidance") from error
+    library: ModuleType = llguidance
+    return library
+
+
+def _vocabulary(tokenizer: object, ends: frozenset[int]) -> Any:  # noqa: ANN401
+    library = _llguidance()
     try:
-        return llguidance.hf.from_tokenizer(unwrapped(tokenizer), eos_token=sorted(ends))
+        return library.hf.from_tokenizer(unwrapped(tokenizer), eos_token=sorted(ends))
     except (ValueError, RuntimeError, TypeError) as error:
         raise CapabilityError(
             f"The model's tokenizer cannot be held to a grammar ({_one_line(str(error))})."
@@ -231,25 +233,22 @@ def _vocabulary(tokenizer: object, ends: frozenset[int]) -> Any:  # noqa: ANN401
 
 
 def _translated(grammar: Grammar) -> str:
-    """The grammar in llguidance's own notation; raises ValidationError for what cannot be written in it."""
-    from llguidance import LLMatcher, grammar_from
-
+    """Return the grammar in llguidance's notation; raises ValidationError for what it cannot express."""
+    library = _llguidance()
     grammar.validate()
     schema = enforceable(grammar) if grammar.kind is GrammarKind.JSON_SCHEMA else '{"type": "object"}'
-    # Options need an object to go with; this one allows anything, too.
+    # Overrides need a schema object; the empty one allows anything, too.
     schema = "{}" if schema.strip() == "true" else schema
     try:
-        if grammar.kind is GrammarKind.REGEX:
-            return str(LLMatcher.grammar_from_regex(grammar.text))
         if grammar.kind is GrammarKind.CHOICE:
-            return str(grammar_from("choice", grammar.text))
-        return str(LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": _WHITE_SPACE}))
+            return str(library.grammar_from("choice", grammar.text))
+        return str(library.LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": _WHITE_SPACE}))
     except ValueError as error:
         raise _refusal(grammar, str(error)) from error
 
 
 def _refusal(grammar: Grammar, explanation: str) -> ValidationError:
-    # What follows the first line of a failure while running is the state of the parser.
+    # After a failed start the message continues with the parser's state.
     return grammar.refused(f"cannot be used: {_one_line(explanation.partition(_STATE)[0])}")
 
 
