@@ -167,11 +167,11 @@ def test_an_engine_without_work_rests_once_and_sleeps() -> None:
     clock = InMemoryClock()
     engine = Engine(InMemoryEventLog(), clock, EngineLimits())
     for _ in range(3):
-        assert not engine.turn(lambda: False)
+        assert not engine.step(lambda: False)
         pause = engine.idle_seconds()
         assert pause == pytest.approx(0.2)
         clock.advance(pause)
-        assert not engine.turn(lambda: False)
+        assert not engine.step(lambda: False)
         assert engine.idle_seconds() is None
         clock.advance(10)
 
@@ -181,7 +181,7 @@ def test_an_engine_that_is_kept_busy_with_little_rests_now_and_then() -> None:
     engine = Engine(InMemoryEventLog(), clock, EngineLimits())
     pauses = []
     for _ in range(10):
-        engine.turn(lambda: False)
+        engine.step(lambda: False)
         pauses.append(engine.idle_seconds())
         clock.advance(1 / 16)
     assert pauses.count(None) == 2
