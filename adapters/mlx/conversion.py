@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxk.adapters.mlx.compatibility import Library
 from mlxk.adapters.mlx.library_imports import contained, import_failure
-from mlxk.adapters.mlx.loading.load_errors import misfit
+from mlxk.adapters.mlx.loading.load_errors import mismatch
 from mlxk.adapters.mlx.loading.model_files_check import require_regular
 from mlxk.application.ports.progress import Progress
 from mlxk.application.ports.weight_converter import ConvertedWeights, WeightConverter
@@ -242,5 +242,5 @@ def _translated(source: ModelHandle) -> Iterator[None]:
             f"'{source.label}' cannot be converted: {error.strerror or 'input or output failed'}"
         ) from error
     except Exception as error:
-        reason = misfit(error) or " ".join(str(error).split())[:300] or type(error).__name__
+        reason = mismatch(error) or " ".join(str(error).split())[:300] or type(error).__name__
         raise ConversionFailedError(f"'{source.label}' cannot be converted: {reason}") from error

@@ -1,20 +1,20 @@
-"""What may be said of a failure nobody foresaw: its kind and its place, never its text, which may quote a prompt."""
+"""A summary of an unexpected exception that is safe to report: type and place, not no message, which may quote text."""
 
 import attrs
 
 
 @attrs.frozen
 class ExceptionSummary:
-    """An unexpected exception, described."""
+    """An exception's type and place."""
 
     kind: str
-    """Its type's name."""
+    """The name of its type."""
     place: str
     """The module and line that raised it."""
 
     @classmethod
     def of(cls, error: BaseException) -> "ExceptionSummary":
-        """Describe an exception that was caught; its frames are not kept."""
+        """Summarize a caught exception; keeps no reference to its frames."""
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next

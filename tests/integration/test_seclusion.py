@@ -12,7 +12,7 @@ from models.tiny_embedding import build_bert
 from models.tiny_speech import build_whisper, murmur, write_wav
 
 from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
-from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_own_code
+from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_untrusted_code
 from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.clock import SystemClock
@@ -148,26 +148,26 @@ def test_weights_that_are_a_pickle_are_refused_unless_there_are_safe_ones(tmp_pa
     handle = ModelHandle("org/model", str(tmp_path), Origin.CACHE)
     brings_a_pickle("pytorch_model.bin")(tmp_path)
     with pytest.raises(UntrustedModelCodeError, match=r"pytorch_model\.bin"):
-        refuse_own_code(handle)
+        refuse_untrusted_code(handle)
     (tmp_path / "model.safetensors").touch()
-    refuse_own_code(handle)
+    refuse_untrusted_code(handle)
 
 
 def test_words_in_a_vocabulary_are_no_entries_of_a_config(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text(json.dumps({"auto_map": 17, "model_file": 18}))
     (tmp_path / "config.json").write_text(json.dumps({"auto_map": {}, "model_file": None}))
-    refuse_own_code(ModelHandle("org/model", str(tmp_path), Origin.CACHE))
+    refuse_untrusted_code(ModelHandle("org/model", str(tmp_path), Origin.CACHE))
 
 
 def test_a_document_that_cannot_be_read_asks_for_nothing(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b"{\xff")
     (tmp_path / "deep.json").write_text("[" * 100_000)
-    refuse_own_code(ModelHandle("org/model", str(tmp_path), Origin.CACHE))
+    refuse_untrusted_code(ModelHandle("org/model", str(tmp_path), Origin.CACHE))
 
 
 def test_a_directory_that_is_not_there_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(UnhealthyModelError):
-        refuse_own_code(ModelHandle("org/model", str(tmp_path / "nowhere"), Origin.CACHE))
+        refuse_untrusted_code(ModelHandle("org/model", str(tmp_path / "nowhere"), Origin.CACHE))
 
 
 def test_the_hub_client_is_offline_inside_and_as_before_outside() -> None:

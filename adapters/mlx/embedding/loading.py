@@ -14,7 +14,7 @@ from mlxk.adapters.mlx.embedding.encoding import EmbeddingModel, TextEncoder, pr
 from mlxk.adapters.mlx.loading.load_errors import loading_failure
 from mlxk.adapters.mlx.loading.model_files_check import object_in
 from mlxk.adapters.mlx.loading.text_model import read_config, weight_bytes
-from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_own_code
+from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_untrusted_code
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache
 from mlxk.domain.errors import (
     IncompatibleModelError,
@@ -60,7 +60,7 @@ def load_embedding_model(handle: ModelHandle, adapter: str | None = None) -> Emb
         BackendNotInstalledError: A package that this architecture needs is not installed.
         ExecutionError: Loading failed for another reason, such as lack of memory.
     """
-    refuse_own_code(handle)
+    refuse_untrusted_code(handle)
     config = read_config(handle)
     if not any(os.path.exists(os.path.join(handle.directory, name)) for name in _VOCABULARIES):
         raise UnhealthyModelError(f"'{handle.name}' lacks its tokenizer.", hint="Download the model again.")

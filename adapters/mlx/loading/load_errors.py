@@ -1,7 +1,6 @@
-"""Why a model could not be loaded: what mlx and its siblings raise, in our words.
+"""Translation of the libraries' exceptions while loading, for every loader.
 
-Owns the one table from their errors to ours, for every loader. What they say themselves goes to the log: it may name
-directories.
+Their messages go to the log only: they may name directories.
 """
 
 import re
@@ -19,7 +18,7 @@ from mlxk.domain.errors import (
 )
 from mlxk.domain.models.model import ModelHandle
 
-_OF_FILES = (
+_FILE_ERRORS = (
     ValueError,
     KeyError,
     TypeError,
@@ -30,25 +29,25 @@ _OF_FILES = (
     OSError,
     RecursionError,
 )
-"""What the libraries raise for a config, weights or tokenizer that are not what they expect."""
+"""Raised by the libraries for an unexpected config, weights or tokenizer."""
 
 _READING_FAILED = ("[load_safetensors]", "[read]")
-"""How MLX's own errors begin when a weight file cannot be read."""
+"""Prefixes of MLX's messages when a weight file cannot be read."""
 
 _TOKENIZER_MODULE = re.compile(r"^(transformers|mlx_lm)\..*tokeniz")
 
-_LACKING_SETTINGS = re.compile(r"missing \d+ required (?:positional|keyword-only) arguments?: (.+)", re.DOTALL)
+_MISSING_SETTINGS = re.compile(r"missing \d+ required (?:positional|keyword-only) arguments?: (.+)", re.DOTALL)
 _WEIGHTS = re.compile(r"(?P<kind>Missing|Received) (?P<count>\d+) parameters(?: not in model)?:\s*(?P<first>[^\s,]+)")
 _SHAPES = re.compile(r"Expected shape (\(.*?\)) but received shape (\(.*?\)) for parameter (\S+)")
 
 
 def loading_failure(error: Exception, handle: ModelHandle, unknown: str) -> MlxkError:
-    """Return the error that says why a model could not be loaded.
+    """Return the error for a model that could not be loaded.
 
     Args:
-        error: What a library raised.
+        error: The library's exception.
         handle: The model.
-        unknown: What is so of a model whose architecture the library does not know; goes on from the model's name.
+        unknown: Message for an unknown architecture; continues the model's name.
     """
     reason, name = str(error), handle.name
     if isinstance(error, FileNotFoundError):
@@ -59,28 +58,28 @@ def loading_failure(error: Exception, handle: ModelHandle, unknown: str) -> Mlxk
         return IncompatibleModelError(f"'{name}' {unknown}.")
     if isinstance(error, ImportError):
         return import_failure(error, f"Running '{name}'")
-    if reason.startswith(_READING_FAILED) or misfit(error) is not None:
-        return _unfit(error, name)
+    if reason.startswith(_READING_FAILED) or mismatch(error) is not None:
+        return _mismatched(error, name)
     if _in_tokenizer(error):
-        return model_files_check.unreadable(handle) or UnhealthyModelError(
+        return model_files_check.json_fault(handle) or UnhealthyModelError(
             f"The tokenizer of '{name}' cannot be used ({type(error).__name__}).",
             hint="Download the model again, or take tokenizer.json and tokenizer_config.json from where its weights "
             "come from.",
         )
-    if isinstance(error, _OF_FILES):
-        return model_files_check.unreadable(handle) or _unfit(error, name)
+    if isinstance(error, _FILE_ERRORS):
+        return model_files_check.json_fault(handle) or _mismatched(error, name)
     return ExecutionError(f"'{name}' could not be loaded ({type(error).__name__}).")
 
 
-def _unfit(error: Exception, name: str) -> UnhealthyModelError:
+def _mismatched(error: Exception, name: str) -> UnhealthyModelError:
     return UnhealthyModelError(
-        f"The files of '{name}' do not fit together: {misfit(error) or type(error).__name__}.",
+        f"The files of '{name}' do not fit together: {mismatch(error) or type(error).__name__}.",
         hint="Download the model again, or take config.json from where its weights come from.",
     )
 
 
 def _in_tokenizer(error: Exception) -> bool:
-    """Whether a library raised this while it read a tokenizer, as the names of its modules tell."""
+    """Whether an exception was raised in tokenizer code, by the names of the modules in its traceback."""
     trace = error.__traceback__
     while trace is not None:
         if _TOKENIZER_MODULE.search(trace.tb_frame.f_globals.get("__name__", "")):
@@ -89,10 +88,10 @@ def _in_tokenizer(error: Exception) -> bool:
     return False
 
 
-def misfit(error: Exception) -> str | None:
-    """Return what of a model's config and weights does not fit; None when the error does not tell."""
+def mismatch(error: Exception) -> str | None:
+    """Return how a model's config and weights do not match; None when the exception does not tell."""
     reason = str(error)
-    if isinstance(error, TypeError) and (settings := _LACKING_SETTINGS.search(reason)):
+    if isinstance(error, TypeError) and (settings := _MISSING_SETTINGS.search(reason)):
         return "config.json lacks " + ", ".join(re.findall(r"'(\w+)'", settings[1]))
     if shapes := _SHAPES.search(reason):
         return f"config.json makes {shapes[3]} {shapes[1]}, the weights have {shapes[2]}"

@@ -1,6 +1,6 @@
-"""The files of a model's directory, and the JSON among them: which may be opened, and which no library could read.
+"""Checks of a model's files: regular files only, and valid JSON where the libraries expect it.
 
-Owns naming the file at fault. What a file must say is known to the libraries that read it.
+The checks name the file at fault; the required content is checked by the libraries.
 """
 
 import json
@@ -12,7 +12,7 @@ from mlxk.domain.errors import UnhealthyModelError
 from mlxk.domain.models.json_file import MAX_DOCUMENT_BYTES, read_document
 from mlxk.domain.models.model import ModelHandle
 
-SIDE_FILES = (
+JSON_FILES = (
     "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -25,19 +25,19 @@ SIDE_FILES = (
     "chat_template.json",
     "model.safetensors.index.json",
 )
-"""What the libraries read as JSON objects, where it is there."""
+"""Files that the libraries read as JSON objects if they exist."""
 
 _NEVER_EMPTY = frozenset({"config.json", "tokenizer.json", "model.safetensors.index.json"})
 
-_DISPENSABLE = frozenset({"generation_config.json"})
-"""What every library does without when it is not JSON."""
+_IGNORED_WHEN_INVALID = frozenset({"generation_config.json"})
+"""Files that every library ignores when they are not JSON."""
 
 _MAX_DEPTH = 4
-"""Directories below a model's that are looked into; no library opens anything deeper."""
+"""Levels of subdirectories that are checked; no library opens anything deeper."""
 
 
 def require_regular(handle: ModelHandle) -> list[tuple[str, str]]:
-    """Refuse a model with a pipe, a socket or a device among its files: opening one may wait for ever.
+    """Refuse a model with a pipe, a socket or a device among its files: opening one may block indefinitely.
 
     Links to files are followed, links to directories are not.
 
@@ -69,9 +69,9 @@ def object_in(handle: ModelHandle, name: str) -> Mapping[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def unreadable(handle: ModelHandle) -> UnhealthyModelError | None:
-    """Return the error that names the first file that is no JSON object and has to be one; None when there is none."""
-    for name in SIDE_FILES:
+def json_fault(handle: ModelHandle) -> UnhealthyModelError | None:
+    """Return an error for the first file that is not the JSON object it must be; None when all are."""
+    for name in JSON_FILES:
         fault = _fault(os.path.join(handle.directory, name), name)
         if fault is not None:
             return UnhealthyModelError(f"{name} of '{handle.name}' {fault}.", hint=_hint(name))
@@ -95,7 +95,7 @@ def _fault(path: str, name: str) -> str | None:
             document = read_document(file.read(MAX_DOCUMENT_BYTES + 1))
     except OSError:
         return "cannot be read"
-    if document.problem == "" and name in _DISPENSABLE:
+    if document.problem == "" and name in _IGNORED_WHEN_INVALID:
         return None
     if not document.valid:
         return f"contains invalid JSON ({document.problem})" if document.problem else "contains invalid JSON"

@@ -1,11 +1,13 @@
-"""Loading a text model from a directory: weights, tokenizer, generation_config, and the facts the engine needs."""
+"""Loading a text model from a directory: weights, tokenizer, generation_config, and derived values."""
 
 import os
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
+from mlx_lm import utils
 
 from mlxk.adapters.mlx.loading.load_errors import loading_failure
 from mlxk.adapters.mlx.loading.model_files_check import object_in, require_regular
@@ -28,13 +30,13 @@ _SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 def generation_defaults(config: Mapping[str, Any]) -> GenerationSettings:
-    """Take sampling settings out of a generation_config; values that are no valid numbers are left out."""
+    """Return the sampling settings of a generation_config without invalid values."""
     stated = _stated(config)
     return GenerationSettings(**{name: value for name, value in stated.items() if _valid(name, value)})
 
 
 def unusable_settings(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of the sampling settings that are left out although they are stated."""
+    """Return the names of the sampling settings with invalid values."""
     return tuple(name for name, value in _stated(config).items() if not _valid(name, value))
 
 
@@ -44,8 +46,8 @@ def _stated(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _valid(name: str, value: object) -> bool:
-    wanted = int if name == "top_k" else (int, float)
-    if isinstance(value, bool) or not isinstance(value, wanted):
+    kind = int if name == "top_k" else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kind):
         return False
     try:
         GenerationSettings(**{name: value}).validate()  # type: ignore[arg-type]
@@ -55,48 +57,48 @@ def _valid(name: str, value: object) -> bool:
 
 
 _UNSET_MODEL_MAX_LENGTH = 10**9
-"""Tokenizers that do not know the context length say a huge number."""
+"""Tokenizers without a known context length state a huge number."""
 
 
 @attrs.frozen(eq=False)
 class LoadedModel:
-    """A model in memory. The network belongs to the owner thread, the rest to everyone."""
+    """A loaded model. The network is used on the owner thread only, everything else on any thread."""
 
     handle: ModelHandle
     identity: str
-    """Changes when the files do, so that cached computations of other files are never taken for this model's."""
+    """Changes with the files, so that KV caches of other files are never used for this model."""
     network: Any
     tokenizer: Any
-    """mlx-lm's wrapper of the Hugging Face tokenizer; hold ``lock`` while using it."""
+    """mlx-lm's wrapper of the Hugging Face tokenizer; used under ``lock``."""
     lock: threading.Lock
     renderer: PromptRenderer
-    """Uses the tokenizer as well."""
+    """Uses the tokenizer; used under ``lock``."""
     decoder: TokenDecoder
     reasoning: ReasoningFormat | None
-    """How it marks its reasoning; None when it does not."""
+    """None when it does not mark its reasoning."""
     context_length: int | None
-    """Tokens; None when the config does not say."""
+    """Tokens; None when the config does not state it."""
     vocabulary_size: int | None
-    """Rows of the embedding; None when the config does not say."""
+    """Rows of the embedding; None when the config does not state it."""
     vocabulary_hash: int
-    """Equal for models whose tokens mean the same."""
+    """Equal for models with the same vocabulary."""
     head_size: int | None
-    """Numbers in one attention head; None when the config does not say."""
+    """Dimensions of one attention head; None when the config does not state it."""
     end_tokens: frozenset[int]
     grammars: GrammarCompiler
     defaults: GenerationSettings
-    """What the model's generation_config asks for."""
+    """The settings of the model's generation_config."""
     ignored_settings: tuple[str, ...]
-    """What it asks for that cannot be used, by the names of the fields, or ``*`` for the whole file."""
+    """Names of its settings with invalid values, or ``*`` for the whole file."""
     weight_bytes: int
     cache_bytes_per_token: int
-    """What a token takes in a cache at most, as the config says; 0 when it does not."""
+    """Maximum size of a token in the KV cache, from the config; 0 when it does not state it."""
     vision: Any = None
-    """What looks at images, for a model loaded to do so: a ``vision.model.VisionParts``."""
+    """A ``vision.prefill.VisionProcessor`` for a vision-language model, None for others."""
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The model's name."""
         return self.handle.name
 
 
@@ -104,14 +106,14 @@ def load_model(handle: ModelHandle, adapter: str | None = None) -> LoadedModel:
     """Load a model; must run on the owner thread.
 
     Args:
-        handle: Which.
+        handle: The model.
         adapter: Absolute directory of a LoRA adapter to apply.
 
     Raises:
-        UntrustedModelCodeError: It wants its own code executed.
+        UntrustedModelCodeError: Loading would execute code that came with it.
         UnhealthyModelError: Files are missing or damaged.
-        IncompatibleModelError: mlx-lm knows no such architecture.
-        BackendNotInstalledError: mlx-lm is not installed.
+        IncompatibleModelError: mlx-lm does not support the architecture.
+        BackendNotInstalledError: A package that this architecture needs is not installed.
         ExecutionError: Loading failed for another reason, such as lack of memory.
     """
     require_regular(handle)
@@ -132,17 +134,17 @@ def assemble(
     tokenizer: Any,  # noqa: ANN401
     config: Mapping[str, Any],
 ) -> LoadedModel:
-    """Put a model together from what a library loaded and what its files say.
+    """Build the model from what a library loaded and from its files.
 
     Args:
-        handle: Which model.
+        handle: The model.
         identity: See ``LoadedModel.identity``.
         network: Computes logits, shape [B, L, V], from tokens, shape [B, L], and a cache.
         tokenizer: mlx-lm's wrapper.
         config: Of the model.
     """
     context = _context_length(config, tokenizer)
-    # Longer prompts are refused by us; the tokenizer would only warn, on standard error.
+    # ``build_sequence`` refuses longer prompts; the tokenizer would warn on standard error.
     unwrapped(tokenizer).model_max_length = _UNSET_MODEL_MAX_LENGTH
     renderer = PromptRenderer(tokenizer, context)
     vocabulary = tokenizer.get_vocab()
@@ -158,7 +160,7 @@ def assemble(
         decoder=TokenDecoder(tokenizer),
         reasoning=detect_reasoning(renderer.template, vocabulary),
         context_length=context,
-        vocabulary_size=_whole_number(_text_config(config).get("vocab_size")),
+        vocabulary_size=_positive_integer(_text_config(config).get("vocab_size")),
         vocabulary_hash=hash(frozenset(vocabulary.items())),
         head_size=_head_size(_text_config(config)),
         end_tokens=end_tokens,
@@ -171,7 +173,7 @@ def assemble(
 
 
 def _sampling(handle: ModelHandle) -> tuple[GenerationSettings, tuple[str, ...]]:
-    """Return what the model's generation_config asks for, and what of it cannot be used."""
+    """Return the settings of the model's generation_config, and the names of invalid ones."""
     name = "generation_config.json"
     stated = object_in(handle, name)
     if stated is None:
@@ -180,15 +182,15 @@ def _sampling(handle: ModelHandle) -> tuple[GenerationSettings, tuple[str, ...]]
 
 
 def weight_bytes(directory: str) -> int:
-    """Return the size of the weight files, bytes; 0 when there are none."""
+    """Return the size of the weight files, bytes; 0 without any."""
     return sum(os.stat(path).st_size for path in _weight_files(directory))
 
 
 def identity_of(handle: ModelHandle, adapter: str | None = None) -> str:
-    """Return a text that names this model, its adapter and the state of their files.
+    """Return a key of a model, its adapter and the state of their files.
 
     Raises:
-        ValidationError: There is no adapter in that directory.
+        ValidationError: The directory holds no adapter.
     """
     if adapter is not None and not os.path.isfile(os.path.join(adapter, "adapter_config.json")):
         raise ValidationError(f"adapter: there is no LoRA adapter in '{adapter}' (no adapter_config.json).")
@@ -201,10 +203,6 @@ def identity_of(handle: ModelHandle, adapter: str | None = None) -> str:
 
 
 def _load(handle: ModelHandle, config: Mapping[str, Any], adapter: str | None) -> tuple[Any, Any]:
-    from pathlib import Path
-
-    from mlx_lm import utils
-
     directory = Path(handle.directory)
     network, loaded = utils.load_model(directory, trust_remote_code=False)
     if adapter is not None:
@@ -216,13 +214,9 @@ def load_tokenizer(handle: ModelHandle, end_tokens: int | list[int] | None) -> A
     """Load a model's tokenizer, in mlx-lm's wrapper.
 
     Args:
-        handle: Which model.
-        end_tokens: With which it ends its turn, as its config says.
+        handle: The model.
+        end_tokens: The end-of-sequence tokens of its config.
     """
-    from pathlib import Path
-
-    from mlx_lm import utils
-
     options = {"trust_remote_code": False, "local_files_only": True}
     tokenizer = utils.load_tokenizer(Path(handle.directory), options, eos_token_ids=end_tokens)
     disable_word_cache(tokenizer)
@@ -230,8 +224,6 @@ def load_tokenizer(handle: ModelHandle, end_tokens: int | list[int] | None) -> A
 
 
 def _adapted(network: Any, adapter: str) -> Any:  # noqa: ANN401
-    from mlx_lm import utils
-
     try:
         network = utils.load_adapters(network, adapter)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
@@ -246,8 +238,8 @@ def read_config(handle: ModelHandle) -> Mapping[str, Any]:
     """Return a model's config.json.
 
     Raises:
-        UnhealthyModelError: There is none that can be read.
-        UntrustedModelCodeError: It asks for the model's own code to be executed.
+        UnhealthyModelError: It is missing or cannot be read.
+        UntrustedModelCodeError: Loading would execute code that came with the model.
     """
     config = object_in(handle, "config.json")
     if not config:
@@ -272,15 +264,15 @@ def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _context_length(config: Mapping[str, Any], tokenizer: object) -> int | None:
     length = context_length(dict(config))
     if length is None:
-        length = _whole_number(getattr(tokenizer, "model_max_length", None))
+        length = _positive_integer(getattr(tokenizer, "model_max_length", None))
     return length if length is not None and length < _UNSET_MODEL_MAX_LENGTH else None
 
 
 def _head_size(config: Mapping[str, Any]) -> int | None:
-    stated = _whole_number(config.get("head_dim"))
-    width, heads = _whole_number(config.get("hidden_size")), _whole_number(config.get("num_attention_heads"))
+    stated = _positive_integer(config.get("head_dim"))
+    width, heads = _positive_integer(config.get("hidden_size")), _positive_integer(config.get("num_attention_heads"))
     return stated or (width // heads if width and heads else None)
 
 
-def _whole_number(value: object) -> int | None:
+def _positive_integer(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

@@ -1,43 +1,45 @@
-"""Loading a model that others made, without running its code and without touching the network.
+"""Protection against untrusted models: no code that came with a model runs, and loading uses no network.
 
-mlx-vlm and mlx-audio hand directories to libraries that may import Python files, unpickle or download when a directory
-asks for it. What asks for it is found here before they see the directory.
+mlx-vlm and mlx-audio pass directories to libraries that import Python files, unpickle or download if a file in the
+directory says so. Such directories are refused before the libraries see them.
 """
 
 import contextlib
 import json
 from collections.abc import Iterator
 
+from huggingface_hub import constants
+
 from mlxk.adapters.mlx.loading.model_files_check import require_regular
 from mlxk.domain.errors import UntrustedModelCodeError
 from mlxk.domain.models.model import ModelHandle
 
 CODE_KEYS = ("model_file", "auto_map")
-"""Entries of JSON documents that name code to run."""
+"""Entries of JSON files that name code to execute."""
 
 PICKLES = (".pkl", ".pickle", ".joblib", ".dill")
-"""Files that are code by nature."""
+"""Files that execute code when they are read."""
 
 PICKLED_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".nemo")
-"""Weights that may be code; harmless beside weights in a safe format, which are the ones that are loaded."""
+"""Weights that may execute code; harmless beside weights in a safe format, which are loaded instead."""
 
-_TABLES = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json", "model.safetensors.index.json"})
-"""Documents that name words or tensors, not settings; some are so large that reading them takes a second."""
+_DATA_FILES = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json", "model.safetensors.index.json"})
+"""JSON files of tokens or tensors, without settings; some take a second to parse."""
 
 _MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 _HARMLESS: tuple[object, ...] = (None, {}, [], "")
 
 
-def refuse_own_code(handle: ModelHandle) -> None:
-    """Refuse a directory that asks for code of its own to be run.
+def refuse_untrusted_code(handle: ModelHandle) -> None:
+    """Refuse a model whose loading could execute code that came with it.
 
     Raises:
-        UntrustedModelCodeError: Names the file and what it asks for.
-        UnhealthyModelError: There is no directory to look into, or something in it may not be opened.
+        UntrustedModelCodeError: Names the file and the entry.
+        UnhealthyModelError: There is no directory, or it holds a file that must not be opened.
     """
     files = require_regular(handle)
     for relative, path in files:
-        found = _asks_for_code(relative, path)
+        found = _code_in(relative, path)
         if found:
             raise UntrustedModelCodeError(
                 f"'{handle.name}' wants to run code of its own ({relative}: {found}); it is never executed."
@@ -53,9 +55,7 @@ def refuse_own_code(handle: ModelHandle) -> None:
 
 @contextlib.contextmanager
 def offline() -> Iterator[None]:
-    """Keep the Hugging Face client, which other libraries load with, from the network inside the block."""
-    from huggingface_hub import constants
-
+    """Set the Hugging Face client, which the libraries load with, to offline mode inside the block."""
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
     try:
@@ -64,11 +64,11 @@ def offline() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _asks_for_code(relative: str, path: str) -> str | None:
+def _code_in(relative: str, path: str) -> str | None:
     name = relative.rpartition("/")[2].lower()
     if name.endswith(PICKLES):
         return "a pickle"
-    if not name.endswith((".json", ".jsonc")) or name in _TABLES:
+    if not name.endswith((".json", ".jsonc")) or name in _DATA_FILES:
         return None
     try:
         with open(path, "rb") as file:
@@ -84,7 +84,7 @@ def _asks_for_code(relative: str, path: str) -> str | None:
 
 
 def _key_of_code(document: object) -> str | None:
-    """Return the entry that names code, wherever in a document it stands."""
+    """Return the entry that names code, at any depth of a document."""
     pending = [document]
     while pending:
         value = pending.pop()

@@ -1,4 +1,4 @@
-"""Token ids to text, one token at a time, and access to the Hugging Face tokenizer below the libraries' wrappers."""
+"""Detokenization, one token at a time, and access to the Hugging Face tokenizer below the libraries' wrappers."""
 
 import codecs
 import json
@@ -17,47 +17,47 @@ def unwrapped(tokenizer: Any) -> Any:  # noqa: ANN401 - transformers has no type
 
 
 def disable_word_cache(tokenizer: Any) -> None:  # noqa: ANN401
-    """Have a tokenizer, or that of a processor, not remember the words it has split.
+    """Disable the word cache of a tokenizer, or of a processor's tokenizer.
 
-    tokenizers 0.23 remembers them for each thread, until the thread ends: not until the tokenizer does, so that a
-    server would keep words of every model it ever had in memory. Without, it needs a sixth more time for a prompt,
-    of which there is little: half a millisecond for 2,000 tokens.
+    tokenizers 0.23 has one cache a thread, which is freed with the thread, not with the tokenizer: a server would keep
+    the words of every model it ever loaded. Without the cache tokenizing takes a sixth longer, about half a millisecond
+    for 2,000 tokens in all.
     """
     inner = unwrapped(getattr(tokenizer, "tokenizer", tokenizer))
-    pieces: Any = getattr(getattr(inner, "backend_tokenizer", None), "model", None)
-    if hasattr(pieces, "_resize_cache"):
-        pieces._resize_cache(0)
+    model: Any = getattr(getattr(inner, "backend_tokenizer", None), "model", None)
+    if hasattr(model, "_resize_cache"):
+        model._resize_cache(0)
 
 
-_SPIECE = "\u2581"
+_SPACE_MARKER = "\u2581"
 _REPLACEMENT = "\ufffd"
-_PATIENCE = 16
-"""Tokens a window may hold back; no character is spelt with more, so text that long is not an unfinished one."""
+_MAX_PENDING = 16
+"""Tokens without returned text in a window; no character has more, so that longer text is not an incomplete one."""
 
 
 class TextTokenizer(Protocol):
-    """What is used of a tokenizer: mlx-lm's wrapper, or the Hugging Face tokenizer itself."""
+    """The interface used of a tokenizer: mlx-lm's wrapper, or the Hugging Face tokenizer itself."""
 
     def decode(self, token_ids: list[int]) -> str:
         """Return the text of some tokens, special ones included."""
 
 
 class Detokenizer(Protocol):
-    """The text of one sequence of tokens. The pieces, joined, are the tokenizer's decoding of all of them.
+    """Decodes one sequence incrementally; the returned texts, joined, are the tokenizer's decoding of all tokens.
 
-    Where tokens spell bytes that are no valid UTF-8, each malformed part is one U+FFFD and complete characters beside
-    it stay whole; SentencePiece's own decoder throws those away.
+    Where tokens are bytes of invalid UTF-8, each malformed part becomes one U+FFFD and complete characters beside it
+    remain; SentencePiece's own decoder drops those.
     """
 
     def feed(self, token: int) -> str:
-        """Return the text that this token completes, never half a character; often empty or more than one token's."""
+        """Return the text that this token completes, in full characters; often empty, or of several tokens."""
 
     def flush(self) -> str:
-        """Return what is left when the tokens have ended: a replacement character for a character cut in half."""
+        """Return the remaining text after the last token: U+FFFD for an incomplete character."""
 
 
 class TokenDecoder:
-    """Decodes the tokens of one tokenizer; shared by all its requests.
+    """Decodes the tokens of one tokenizer; shared by all its sequences.
 
     Args:
         tokenizer: A tokenizer as mlx-lm or transformers loads it.
@@ -79,13 +79,13 @@ class TokenDecoder:
             self._strips_first_space = bool(steps[3:])
 
     def stream(self) -> Detokenizer:
-        """Return a detokenizer for one new sequence."""
+        """Return a detokenizer for a new sequence."""
         if self._spell is None:
             return _WindowDetokenizer(self._decode)
         return _ByteDetokenizer(self._spell, self._strips_first_space)
 
     def spell(self, token: int) -> bytes:
-        """Return the bytes one token stands for inside a text: possibly part of a character, empty if unknown."""
+        """Return the bytes of one token within a text: possibly part of a character, empty if unknown."""
         if self._spell is not None:
             return self._spell(token)
         return self._decode([token]).encode()
@@ -111,38 +111,38 @@ class _ByteDetokenizer:
 
 
 class _WindowDetokenizer:
-    """Compares the decoding of the last tokens with and without the newest one; work and memory a token are bounded."""
+    """Decodes a window of the last tokens with and without the newest one; time and memory a token are bounded."""
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
         self._decode = decode
         self._window: list[int] = []
-        self._told = 0
-        """How many tokens of the window have had their text returned; they stay as context."""
+        self._returned = 0
+        """Tokens at the window's beginning whose text was returned; they remain as context."""
         self._context = ""
-        """The decoding of those."""
+        """The text of those."""
 
     def feed(self, token: int) -> str:
         self._window.append(token)
         text = self._decode(self._window)
-        waiting = len(self._window) - self._told < _PATIENCE
-        return "" if text.endswith(_REPLACEMENT) and waiting else self._tell(text)
+        waiting = len(self._window) - self._returned < _MAX_PENDING
+        return "" if text.endswith(_REPLACEMENT) and waiting else self._advance(text)
 
     def flush(self) -> str:
-        return self._tell(self._decode(self._window))
+        return self._advance(self._decode(self._window))
 
-    def _tell(self, text: str) -> str:
+    def _advance(self, text: str) -> str:
         known = text.startswith(self._context)
-        new = text[len(self._context) :] if known else self._decode(self._window[self._told :])
+        new = text[len(self._context) :] if known else self._decode(self._window[self._returned :])
         if new:
-            self._window = self._window[self._told :]
-            self._told, self._context = len(self._window), self._decode(self._window)
-        elif len(self._window) - self._told >= _PATIENCE:
-            del self._window[self._told :]
+            self._window = self._window[self._returned :]
+            self._returned, self._context = len(self._window), self._decode(self._window)
+        elif len(self._window) - self._returned >= _MAX_PENDING:
+            del self._window[self._returned :]
         return new
 
 
 class _Spelling:
-    """Remembers the bytes of each token that was asked for."""
+    """Caches the bytes of each token."""
 
     def __init__(self, name: Callable[[int], str | None], convert: Callable[[str], bytes]) -> None:
         self._name = name
@@ -158,7 +158,7 @@ class _Spelling:
 
 
 _SENTENCEPIECE: list[dict[str, object]] = [
-    {"type": "Replace", "pattern": {"String": _SPIECE}, "content": " "},
+    {"type": "Replace", "pattern": {"String": _SPACE_MARKER}, "content": " "},
     {"type": "ByteFallback"},
     {"type": "Fuse"},
 ]
@@ -173,7 +173,7 @@ def _decodes_by_itself(tokenizer: TextTokenizer) -> bool:
 
 
 class _Decoder(Protocol):
-    """A decoder of the tokenizers library; pickling is how it tells its description without the whole vocabulary."""
+    """A decoder of the tokenizers library; its pickle is its description without the vocabulary."""
 
     def __getstate__(self) -> bytes: ...
 
@@ -195,7 +195,7 @@ def _byte_level() -> Callable[[str], bytes]:
     table.update({chr(0x100 + index): byte for index, byte in enumerate(list(others))})
 
     def convert(name: str) -> bytes:
-        # A token with any other character, an added one for instance, stands for itself.
+        # A token with any other character, such as an added token, is its own text.
         return bytes(table[char] for char in name) if table.keys() >= set(name) else name.encode()
 
     return convert
@@ -207,4 +207,4 @@ def _byte_fallback(name: str) -> bytes:
             return bytes([int(name[3:5], 16)])
         except ValueError:
             pass
-    return name.replace(_SPIECE, " ").encode()
+    return name.replace(_SPACE_MARKER, " ").encode()

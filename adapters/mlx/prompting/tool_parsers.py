@@ -1,8 +1,8 @@
-"""Reading tool calls with mlx-lm's parsers, one for each family of models.
+"""Parsing tool calls with mlx-lm's parsers, one for each family of models.
 
-Owns choosing the parser of a loaded tokenizer, how its notation can be followed while it is written, and turning
-whatever the parser returns or raises into values of ours. Finding the sections in the stream is
-``mlxk.domain.formats.tool_calls``' work, and gpt-oss's channels are ``mlxk.domain.formats.output_parser``'.
+Selects the parser of a loaded tokenizer and the incremental parser for its notation, and converts the parser's results
+and exceptions. The call sections of a stream are found by ``mlxk.domain.formats.tool_calls``, gpt-oss's channels by
+``mlxk.domain.formats.output_parser``.
 """
 
 import functools
@@ -17,7 +17,7 @@ from mlxk.domain.formats.tool_call_stream import CallTags, CallText, Incremental
 from mlxk.domain.formats.tool_calls import ToolCallFormat
 from mlxk.domain.generation.conversation import ToolCall
 
-_PARSER_FAULTS = (
+_PARSER_ERRORS = (
     ArithmeticError,
     AttributeError,
     LookupError,
@@ -28,17 +28,17 @@ _PARSER_FAULTS = (
     ValueError,
     Warning,
 )
-"""What the parsers raise for text that is no call; they read a model's words with regular expressions and literals."""
+"""Raised by the parsers for text that is not a call; they use regular expressions and literals."""
 
-_CHANNELS_MARK = re.compile(r"<\|message\|>\s*(?=\{)")
+_CHANNELS_MARKER = re.compile(r"<\|message\|>\s*(?=\{)")
 
-_JSON_MARKS = {
-    # A section that begins with a bracket is a list of calls, in whose strings anything may stand.
+_JSON_MARKERS = {
+    # A section that begins with a bracket is a list of calls, whose strings may contain anything.
     "mistral": (re.compile(r"\A[^\[]*\[ARGS\]\s*(?=\{)"), ""),
-    # The parser takes Python's literals as well, which need translation and mostly begin otherwise.
+    # The parser accepts Python literals as well, which need conversion and mostly begin differently.
     "kimi_k2": (re.compile(r'<\|tool_call_argument_begin\|>\s*(?=\{\s*["}])'), "<|tool_call_end|>"),
 }
-"""What stands before the arguments of families that write them as JSON, and what their parser needs after them."""
+"""For families with JSON arguments: the marker before the arguments, and the text the parser needs after them."""
 
 _TAGS = {
     "qwen3_coder": CallTags("<function=", ">", "<parameter=", ">", "</parameter>", "</function>"),
@@ -50,7 +50,7 @@ _TAGS = {
         "", "<longcat_arg_key>", "<longcat_arg_key>", "<longcat_arg_value>", "</longcat_arg_value>", ""
     ),
 }
-"""The notation of families that put each argument into tags."""
+"""The notation of families with one tag an argument."""
 
 _CHANNEL_RECIPIENT = re.compile(r"\bto=(?:functions\.)?([^\s<]+)")
 
@@ -66,16 +66,16 @@ def tool_call_format(
     reasoning: ReasoningFormat | None = None,
     new_id: Callable[[], str] = new_call_id,
 ) -> ToolCallFormat | None:
-    """Return how a model writes calls to the tools on offer.
+    """Return a model's tool-call format.
 
     Args:
         tokenizer: mlx-lm's wrapper.
         tools: Function definitions, each a JSON object as text; some parsers take the types of arguments from them.
-        reasoning: How the model marks its reasoning: one with channels has calls in them.
-        new_id: Makes the id of a call that brings none.
+        reasoning: The model's reasoning format: one with channels has its calls in channels.
+        new_id: Generates the id of a call without one.
 
     Returns:
-        The format, or None when no tools are on offer or the model has no way to call them.
+        The format, or None without tools or when the model has no tool calls.
     """
     if not tools:
         return None
@@ -89,30 +89,30 @@ def tool_call_format(
     def parse(text: str) -> tuple[ToolCall, ...]:
         try:
             return _calls(parser(text, definitions), new_id)
-        except _PARSER_FAULTS:
+        except _PARSER_ERRORS:
             return ()
 
     family = getattr(parser, "__module__", "").rpartition(".")[2]
-    return ToolCallFormat(start, tokenizer.tool_call_end or "", parse, _follower(family, parse))
+    return ToolCallFormat(start, tokenizer.tool_call_end or "", parse, _incremental_parser(family, parse))
 
 
-def _follower(family: str, parse: ToolCallParser) -> Callable[[], IncrementalCallParser] | None:
-    """Return what makes the followers of a family's sections; None when its calls are shown when they are whole."""
+def _incremental_parser(family: str, parse: ToolCallParser) -> Callable[[], IncrementalCallParser] | None:
+    """Return a factory of incremental parsers for a family; None when its calls are emitted only when complete."""
     if family == "json_tools":
         return lambda: CallText(parse)
-    if family in _JSON_MARKS:
-        mark, end = _JSON_MARKS[family]
-        return lambda: CallText(parse, mark, end)
+    if family in _JSON_MARKERS:
+        marker, end = _JSON_MARKERS[family]
+        return lambda: CallText(parse, marker, end)
     if family in _TAGS:
         return lambda: TaggedCall(_TAGS[family], parse)
     return None
 
 
 def _calls(parsed: object, new_id: Callable[[], str]) -> tuple[ToolCall, ...]:
-    """The calls a parser found.
+    """Return the calls in a parser's result.
 
     Raises:
-        ValueError, TypeError: One of them is no call.
+        ValueError, TypeError: One of them is not a call.
     """
     found = parsed if isinstance(parsed, list) else [parsed]
     return tuple(_call(each, new_id) for each in found)
@@ -122,15 +122,15 @@ def _call(found: object, new_id: Callable[[], str]) -> ToolCall:
     if not isinstance(found, Mapping):
         raise TypeError("a call is not an object")
     name, given_id = found.get("name"), found.get("id")
-    if not isinstance(name, str) or not name or not _can_be_sent(name):
+    if not isinstance(name, str) or not name or not _is_valid_unicode(name):
         raise ValueError("a call has no name")
     arguments = found.get("arguments", found.get("parameters", {}))
     if isinstance(arguments, str):
         arguments = json.loads(arguments or "{}")
-    # The GLM parser, which never refuses, returns text that it cannot read under this name.
+    # The GLM parser never fails: it returns text that it cannot parse under this name.
     if not isinstance(arguments, Mapping) or (name == "unknown" and list(arguments) == ["raw"]):
         raise ValueError("a call's arguments are not an object")
-    if not isinstance(given_id, str) or not given_id or not _can_be_sent(given_id):
+    if not isinstance(given_id, str) or not given_id or not _is_valid_unicode(given_id):
         given_id = new_id()
     return ToolCall(name, _object(arguments), given_id)
 
@@ -138,11 +138,11 @@ def _call(found: object, new_id: Callable[[], str]) -> ToolCall:
 def _object(arguments: Mapping[str, object]) -> str:
     """Return arguments as JSON."""
     text = json.dumps(dict(arguments), ensure_ascii=False, allow_nan=False)
-    return text if _can_be_sent(text) else json.dumps(dict(arguments), allow_nan=False)
+    return text if _is_valid_unicode(text) else json.dumps(dict(arguments), allow_nan=False)
 
 
-def _can_be_sent(text: str) -> bool:
-    """Whether a text is Unicode; half a surrogate pair, which JSON can spell, is not."""
+def _is_valid_unicode(text: str) -> bool:
+    """Whether a text has no unpaired surrogates, which JSON can express."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -151,11 +151,11 @@ def _can_be_sent(text: str) -> bool:
 
 
 def _channels(parse: ToolCallParser) -> ToolCallFormat:
-    return ToolCallFormat("", "", parse, lambda: CallText(parse, _CHANNELS_MARK, ""))
+    return ToolCallFormat("", "", parse, lambda: CallText(parse, _CHANNELS_MARKER, ""))
 
 
 def _channel_calls(text: str, new_id: Callable[[], str]) -> tuple[ToolCall, ...]:
-    """Read one message of a channelled answer: its header, ``<|message|>`` and its content."""
+    """Parse one message in a channel: its header, ``<|message|>`` and its content."""
     header, _, content = text.partition("<|message|>")
     recipient = _CHANNEL_RECIPIENT.search(header)
     if recipient is None:

@@ -8,7 +8,7 @@ from mlx_audio.stt import utils
 
 from mlxk.adapters.mlx.loading.load_errors import loading_failure
 from mlxk.adapters.mlx.loading.text_model import read_config, weight_bytes
-from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_own_code
+from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_untrusted_code
 from mlxk.adapters.mlx.speech import speech_model
 from mlxk.adapters.mlx.speech.chunked import ChunkedDecoder
 from mlxk.adapters.mlx.speech.speech_model import SpeechDecoder, SpeechModel
@@ -31,7 +31,7 @@ def load_speech_model(handle: ModelHandle, adapter: str | None = None) -> Speech
         BackendNotInstalledError: A package that this family needs is not installed.
         ExecutionError: Loading failed for another reason, such as lack of memory.
     """
-    refuse_own_code(handle)
+    refuse_untrusted_code(handle)
     family = family_of(handle)
     try:
         with offline(), warnings.catch_warnings():

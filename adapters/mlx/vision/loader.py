@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from mlxk.adapters.mlx.loading.load_errors import loading_failure
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, assemble, identity_of, load_tokenizer, read_config
-from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_own_code
+from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_untrusted_code
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache
 from mlxk.adapters.mlx.vision import encoder_cache
 from mlxk.adapters.mlx.vision.network import VisionNetwork, VisionParts
@@ -44,7 +44,7 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> Loaded
     """
     if adapter is not None:
         raise CapabilityError("adapter: models that look at images take no adapter.")
-    refuse_own_code(handle)
+    refuse_untrusted_code(handle)
     config = read_config(handle)
     try:
         # mlx-vlm patches AutoProcessor once for each architecture; undoing that would break the next load.
