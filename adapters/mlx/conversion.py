@@ -14,7 +14,15 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from mlxk.adapters.mlx import library_imports as library_imports  # before any other import of mlx-lm
+
+# isort: split
+import mlx.core as mx
+from mlx import nn
+from mlx.utils import tree_flatten, tree_map
+from mlx_lm import utils as text_utils
 
 from mlxk.adapters.mlx.compatibility import Library
 from mlxk.adapters.mlx.library_imports import contained, import_failure
@@ -24,10 +32,6 @@ from mlxk.application.ports.progress import Progress
 from mlxk.application.ports.weight_converter import ConvertedWeights, WeightConverter
 from mlxk.domain.errors import Advice, ConversionFailedError, MlxkError, Remedy, StorageError, UntrustedModelCodeError
 from mlxk.domain.models.model import ModelHandle, Quantization
-
-if TYPE_CHECKING:
-    import mlx.core as mx
-    from mlx import nn
 
 _MISSING = re.compile(r"Missing \d+ parameters:\s*(.*)\.\s*$", re.DOTALL)
 
@@ -89,7 +93,7 @@ class MlxWeightConverter(WeightConverter):
         return ()
 
 
-def _load(source: ModelHandle, backend: str) -> "tuple[nn.Module, dict[str, Any]]":
+def _load(source: ModelHandle, backend: str) -> tuple[nn.Module, dict[str, Any]]:
     """Return the network, lazily, and ``config.json`` as it is on disk."""
     require_regular(source)
     with open(os.path.join(source.directory, "config.json"), encoding="utf-8") as file:
@@ -104,13 +108,12 @@ def _load(source: ModelHandle, backend: str) -> "tuple[nn.Module, dict[str, Any]
     config.pop("_name_or_path", None)  # a path on its author's machine
     directory = Path(source.directory)
     if backend == Library.MLX_VLM.value:
+        # Not at the top: mlx-vlm takes a second to import, and text models do not need it.
         from mlx_vlm import utils as vision
 
         network = vision.load_model(directory, lazy=True, trust_remote_code=False)
     else:
-        from mlx_lm import utils as text
-
-        network, _ = text.load_model(directory, lazy=True, trust_remote_code=False)
+        network, _ = text_utils.load_model(directory, lazy=True, trust_remote_code=False)
     return network, config
 
 
@@ -119,14 +122,14 @@ def _library(backend: str) -> ModuleType:
     return importlib.import_module("mlx_vlm.quant_utils" if backend == Library.MLX_VLM.value else "mlx_lm.utils")
 
 
-def _predicate(network: "nn.Module", backend: str) -> "Callable[[str, nn.Module], object] | None":
+def _predicate(network: nn.Module, backend: str) -> Callable[[str, nn.Module], object] | None:
     """Return the library's choice of layers; image and audio towers are left as they are."""
     own: Callable[[str, nn.Module], object] | None = getattr(network, "quant_predicate", None)
     if backend != Library.MLX_VLM.value:
         return own
     from mlx_vlm.utils import skip_multimodal_module
 
-    def choose(path: str, module: "nn.Module") -> object:
+    def choose(path: str, module: nn.Module) -> object:
         if skip_multimodal_module(path) or _is_odd(module.weight.shape):
             return False
         return True if own is None else own(path, module)
@@ -139,10 +142,8 @@ def _is_odd(shape: tuple[int, ...]) -> bool:
     return math.prod(shape) % 64 != 0
 
 
-def _quantizable(network: "nn.Module") -> dict[str, tuple[int, ...]]:
+def _quantizable(network: nn.Module) -> dict[str, tuple[int, ...]]:
     """Return the layers that are in full precision and could be quantized, with the shape of their weights."""
-    from mlx import nn
-
     return {
         name: tuple(module.weight.shape)
         for name, module in network.named_modules()
@@ -155,15 +156,11 @@ def _forget_quantization(config: dict[str, Any]) -> None:
         config.pop(key, None)
 
 
-def _write(network: "nn.Module", config: dict[str, Any], target: str, activity: str, progress: Progress) -> int:
+def _write(network: nn.Module, config: dict[str, Any], target: str, activity: str, progress: Progress) -> int:
     """Write weights in shards with an index, then the config; returns the bytes of the weights."""
-    import mlx.core as mx
-    from mlx.utils import tree_flatten, tree_map
-    from mlx_lm.utils import make_shards
-
     weights = dict(tree_flatten(network.parameters()))
     size = int(sum(value.nbytes for value in weights.values()))
-    shards = make_shards(weights)
+    shards = text_utils.make_shards(weights)
     names = [_shard_name(number, len(shards)) for number in range(len(shards))]
     weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
     sizes = {name: sum(value.nbytes for value in shard.values()) for name, shard in zip(names, shards, strict=True)}
@@ -187,9 +184,7 @@ def _write(network: "nn.Module", config: dict[str, Any], target: str, activity: 
     return size
 
 
-def _save(path: str, shard: "dict[str, mx.array]") -> None:
-    import mlx.core as mx
-
+def _save(path: str, shard: dict[str, mx.array]) -> None:
     try:
         mx.save_safetensors(path, shard, metadata={"format": "mlx"})
     except RuntimeError as error:
@@ -220,8 +215,6 @@ def _sync(path: str) -> None:
 @contextlib.contextmanager
 def _clean_memory(source: ModelHandle) -> Iterator[None]:
     """Contain the side effects of the libraries, and release the memory."""
-    import mlx.core as mx
-
     try:
         with contained(source.label):
             yield

@@ -192,7 +192,7 @@ _SCRIPTS_WITHOUT_SPACES = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF),
 
 
 class ChunkedDecoder(SpeechDecoder):
-    """Hears recordings with one model.
+    """Transcribes audio with one model.
 
     Args:
         network: mlx-audio's model.
@@ -200,7 +200,7 @@ class ChunkedDecoder(SpeechDecoder):
         family: The ``model_type`` of its config.
 
     Raises:
-        IncompatibleModelError: It has no ``generate`` that hears a recording.
+        IncompatibleModelError: It has no ``generate`` for audio.
     """
 
     def __init__(self, network: nn.Module, name: str, family: str) -> None:
