@@ -44,13 +44,26 @@ def main(argv: list[str] | None = None) -> int:
     def read_pipe(words: str, note: Callable[[str], None]) -> str:
         return read_prompt(sys.stdin.buffer, words, note)
 
-    return run(arguments, CommandContext(settings, build=_build, read_pipe=read_pipe, serve=_serve))
+    status = run(arguments, CommandContext(settings, build=_build, read_pipe=read_pipe, serve=_serve))
+    if status == _INTERRUPTED and argv is None:
+        _exit_at_once(status)
+    return status
 
 
 def run_main() -> int:
     """Run the ``mlx-run`` command, which is ``mlxk run``."""
     sys.argv.insert(1, "run")
     return main()
+
+
+def _exit_at_once(status: int) -> None:
+    """End the process without the interpreter's shutdown, where a second Ctrl-C would crash threads of MLX."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        return  # The interpreter reports it.
+    os._exit(status)
 
 
 class _DeferredInterrupt:

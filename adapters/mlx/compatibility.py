@@ -16,7 +16,6 @@ from collections.abc import Callable
 
 import attrs
 
-from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.models.detection import Facts
 from mlxk.domain.models.model import Capability, Framework, ModelType, Runtime
 from mlxk.domain.models.snapshot import CONFIG, PREPROCESSOR_CONFIG, PROCESSOR_CONFIG, TOKENIZER_CONFIG, ModelSnapshot
@@ -95,17 +94,6 @@ def text_libraries(facts: Facts, loading: frozenset[Library]) -> tuple[Library, 
         return (Library.MLX_VLM,)
     vision = facts.can(Capability.VISION)
     return (Library.MLX_VLM, Library.MLX_LM) if vision else (Library.MLX_LM, Library.MLX_VLM)
-
-
-def library_for(request: GenerationRequest) -> Library:
-    """Return the library that runs a request: mlx-vlm for images and audio, mlx-lm for options that it alone has."""
-    if not request.backends:
-        return Library.MLX_LM
-    if request.has_images or request.has_audio:
-        return Library.MLX_VLM
-    options = request.engine_options
-    special = options.adapter is not None or not options.batchable
-    return Library.MLX_LM if special and Library.MLX_LM.value in request.backends else Library(request.backends[0])
 
 
 _Verdict = tuple[tuple[Library, ...], str | None]

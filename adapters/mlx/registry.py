@@ -77,7 +77,7 @@ class MlxBackendRegistry(BackendRegistry):
     def __init__(self, search_path: Sequence[str] | None = None) -> None:
         self._search_path = search_path
         self._installations: dict[Library, _Installation | None] = {}
-        self._supported: dict[tuple[Library, str], bool] = {}
+        self._supports: dict[str | None, InstalledSupport] = {}
 
     def dedicated_to(self, architecture: str) -> Capability | None:
         """Return speech to text when mlx-audio implements an architecture and no other library does."""
@@ -94,26 +94,22 @@ class MlxBackendRegistry(BackendRegistry):
 
     def supports(self, backend: str, architecture: str) -> bool:
         """Whether a library is installed and implements an architecture."""
-        return any(self._implements(library, architecture) for library in Library if library.value == backend)
+        return any(library.value == backend for library in self._support(architecture).loading)
 
     def installed(self, library: Library) -> bool:
         """Whether a library is installed."""
         return self._installation(library) is not None
 
     def _support(self, architecture: str | None) -> InstalledSupport:
-        installed = frozenset(library for library in Library if self.installed(library))
-        return InstalledSupport(
-            installed,
-            frozenset(library for library in installed if architecture and self._implements(library, architecture)),
-        )
+        if architecture not in self._supports:
+            installed = frozenset(library for library in Library if self.installed(library))
+            self._supports[architecture] = InstalledSupport(
+                installed,
+                frozenset(library for library in installed if architecture and self._implements(library, architecture)),
+            )
+        return self._supports[architecture]
 
     def _implements(self, library: Library, architecture: str) -> bool:
-        key = (library, architecture)
-        if key not in self._supported:
-            self._supported[key] = self._look_up(library, architecture)
-        return self._supported[key]
-
-    def _look_up(self, library: Library, architecture: str) -> bool:
         installation = self._installation(library)
         if installation is None:
             return False

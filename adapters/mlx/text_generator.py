@@ -9,7 +9,7 @@ import queue
 
 import attrs
 
-from mlxk.adapters.mlx.compatibility import Library, library_for
+from mlxk.adapters.mlx.compatibility import Library
 from mlxk.adapters.mlx.engine.build_sequence import build_sequence
 from mlxk.adapters.mlx.engine.engine import Engine, EngineLimits
 from mlxk.adapters.mlx.engine.model_lease import ModelLease, ModelLeases
@@ -132,3 +132,14 @@ def _loader(library: Library) -> Loader:
 
         return load_vision_model
     return load_model
+
+
+def library_for(request: GenerationRequest) -> Library:
+    """Return the library that runs a request: mlx-vlm for images and audio, mlx-lm for options that it alone has."""
+    if not request.backends:
+        return Library.MLX_LM
+    if request.has_images or request.has_audio:
+        return Library.MLX_VLM
+    options = request.engine_options
+    special = options.adapter is not None or not options.batchable
+    return Library.MLX_LM if special and Library.MLX_LM.value in request.backends else Library(request.backends[0])
