@@ -1,31 +1,71 @@
-"""A message as a client sent it: its text, with the images and sounds that stand in it."""
+"""Conversations as an entrypoint receives them: text with encoded images and audio, before anything is decoded."""
+
+from collections.abc import Callable
 
 import attrs
 
-from mlxk.domain.generation.conversation import Message
-from mlxk.domain.generation.media import DEFAULT_AUDIO_PROMPT, DecodedAudio, EncodedImage
+from mlxk.domain.generation.conversation import Conversation, Message, MessagePart
+from mlxk.domain.generation.media import DecodedAudio, EncodedImage
+
+ImageSource = Callable[[], EncodedImage]
+"""Reads an image when it is needed."""
+
+
+@attrs.frozen
+class Recording:
+    """An audio file."""
+
+    path: str
+    """Its path on this machine."""
+    name: str
+    """Its name in messages."""
+
+
+IncomingPart = MessagePart | EncodedImage | ImageSource | Recording
 
 
 @attrs.frozen
 class IncomingMessage:
-    """One message of a client."""
+    """One message with its media."""
 
     message: Message
-    """Without its images and sounds."""
-    parts: tuple[str | EncodedImage | DecodedAudio, ...] = ()
-    """What it says, shows and plays, in order, when it is more than text."""
+    """Without the media in ``parts``."""
+    parts: tuple[IncomingPart, ...] = ()
+    """Text and media in order; empty for text alone."""
 
     @property
-    def images(self) -> tuple[EncodedImage, ...]:
-        """What it shows, in order."""
-        return tuple(part for part in self.parts if isinstance(part, EncodedImage))
+    def images(self) -> tuple[EncodedImage | ImageSource, ...]:
+        """Its encoded images, in order."""
+        return tuple(part for part in self.parts if isinstance(part, EncodedImage) or callable(part))
 
     @property
-    def played(self) -> Message:
-        """The message with its sounds, and without its images."""
-        parts = tuple(part for part in self.parts if not isinstance(part, EncodedImage))
-        if not any(isinstance(part, DecodedAudio) for part in parts):
-            return self.message
-        if not self.message.content:
-            parts = (*parts, DEFAULT_AUDIO_PROMPT)
-        return attrs.evolve(self.message, parts=parts)
+    def has_audio(self) -> bool:
+        """Whether it has audio, decoded or not."""
+        return bool(self.message.sounds) or any(isinstance(part, (DecodedAudio, Recording)) for part in self.parts)
+
+
+@attrs.frozen
+class IncomingConversation:
+    """Messages, oldest first, and the tools the model may call."""
+
+    messages: tuple[IncomingMessage, ...]
+    tools: tuple[str, ...] = ()
+    """Function definitions in OpenAI's form, each a JSON object as text."""
+    images_field: str = "messages"
+    """The request field or option that holds the images, for messages."""
+
+    @classmethod
+    def of(
+        cls, conversation: Conversation, *media: EncodedImage | ImageSource | Recording, images_field: str = "messages"
+    ) -> "IncomingConversation":
+        """Build a conversation whose last message has media before its text.
+
+        Args:
+            conversation: The text, and media that is decoded already.
+            media: What to add to its last message.
+            images_field: See the attribute.
+        """
+        *earlier, last = conversation.messages
+        parts = (*media, *(last.parts or (last.content,))) if media else ()
+        messages = (*map(IncomingMessage, earlier), IncomingMessage(last, parts))
+        return cls(messages, conversation.tools, images_field)

@@ -197,6 +197,21 @@ def require_embedding_model(description: ModelDescription) -> None:
     require_model(description, Capability.EMBEDDINGS)
 
 
+def answers_about_audio(description: ModelDescription) -> bool:
+    """Whether a model takes audio in a conversation, instead of only transcribing it."""
+    return description.can(Capability.TEXT_GENERATION) and description.can(Capability.AUDIO)
+
+
+def require_chat(description: ModelDescription) -> None:
+    """Refuse a model that has no template for conversations.
+
+    Raises:
+        CapabilityError: It has none.
+    """
+    if not description.can(Capability.CHAT):
+        raise CapabilityError(f"'{description.handle.name}' has no chat template", hint=Advice(Remedy.USE_COMPLETIONS))
+
+
 def require_vision(description: ModelDescription) -> None:
     """Refuse a model that takes no images; raises as ``require``."""
     require(description, Capability.VISION)

@@ -121,22 +121,27 @@ def _do_nothing() -> None:
 
 @attrs.frozen
 class DescribedChunk:
-    """One chunk and the answer about it, which is being generated."""
+    """One chunk of images and the completion about them, which is running."""
 
     chunk: Chunk
     stream: TextStream
 
 
+@attrs.frozen
+class ImageTableDelta(TextDelta):
+    """The table of a chunk of images; the completion about them follows."""
+
+
 class ChunkedStream(TextStream):
-    """Reads the answers about all chunks; see ``TextStream``.
+    """The completions about all chunks of images, one after the other, each after its table.
 
     Args:
-        first: The first chunk and its answer.
-        rest: The others, each started when it is asked for.
+        first: The first chunk and its completion.
+        remaining: The others; each is started when it is asked for.
     """
 
-    def __init__(self, first: DescribedChunk, rest: Iterator[DescribedChunk]) -> None:
-        self._rest = rest
+    def __init__(self, first: DescribedChunk, remaining: Iterator[DescribedChunk]) -> None:
+        self._remaining = remaining
         self._lock = threading.Lock()
         """Held while the current chunk changes."""
         self._stream = first.stream
@@ -174,7 +179,7 @@ class ChunkedStream(TextStream):
                 return ()
             stream, opening, failure = self._stream, self._opening, self._failure
             self._opening = None
-        events: list[GenerationEvent] = [TextDelta(opening)] if opening else []
+        events: list[GenerationEvent] = [ImageTableDelta(opening)] if opening else []
         try:
             if failure is not None:
                 raise failure
@@ -225,7 +230,7 @@ class ChunkedStream(TextStream):
 
     def _advance(self) -> None:
         try:
-            described = next(self._rest)
+            described = next(self._remaining)
         except MlxkError as error:
             self._fail(error)
             return

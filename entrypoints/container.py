@@ -44,18 +44,14 @@ if TYPE_CHECKING:
     from mlxk.application.ports.text_generator import TextGenerator
     from mlxk.application.ports.weight_converter import WeightConverter
     from mlxk.application.ports.workspace_store import WorkspaceStore
-    from mlxk.application.use_cases.ask_about_recording import AskAboutRecording
     from mlxk.application.use_cases.clone_model import CloneModel
     from mlxk.application.use_cases.convert_model import ConvertModel
-    from mlxk.application.use_cases.describe_images import DescribeImages
     from mlxk.application.use_cases.embed_text import EmbedText
     from mlxk.application.use_cases.generate_text import GenerateText
     from mlxk.application.use_cases.pull_model import PullModel
     from mlxk.application.use_cases.push_model import PushModel
     from mlxk.application.use_cases.remove_model import RemoveModel
     from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
-    from mlxk.application.use_cases.serve_images import ServeImages
-    from mlxk.application.use_cases.serve_text import ServeText
     from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 
 
@@ -300,19 +296,16 @@ def _embed_text(ports: Adapters, resolve: ResolveModel, describe: DescribeModel)
 def _generate_text(ports: Adapters, resolve: ResolveModel, describe: DescribeModel) -> "GenerateText":
     from mlxk.application.use_cases.generate_text import GenerateText
 
-    return GenerateText(resolve, describe, ports.text_generator(), ports.memory_probe(), ports.event_log())
-
-
-def _describe_images(ports: Adapters, generate: "GenerateText") -> "DescribeImages":
-    from mlxk.application.use_cases.describe_images import DescribeImages
-
-    return DescribeImages(generate, ports.image_reader())
-
-
-def _ask_about_recording(ports: Adapters, generate: "GenerateText") -> "AskAboutRecording":
-    from mlxk.application.use_cases.ask_about_recording import AskAboutRecording
-
-    return AskAboutRecording(generate, ports.audio_decoder())
+    return GenerateText(
+        resolve=resolve,
+        describe=describe,
+        generator=ports.text_generator(),
+        images=ports.image_reader(),
+        audio=ports.audio_decoder(),
+        memory=ports.memory_probe(),
+        log=ports.event_log(),
+        exif=ports.settings.exif_metadata,
+    )
 
 
 def _serve_catalogue(
@@ -322,19 +315,6 @@ def _serve_catalogue(
 
     by_path = ports.server is not None and ports.server.allow_paths
     return ServeCatalogue(resolve, list_models, describe, ports.text_generator(), ports.clock(), by_path)
-
-
-def _serve_text(ports: Adapters, catalogue: "ServeCatalogue") -> "ServeText":
-    from mlxk.application.use_cases.serve_text import ServeText
-
-    strict = ports.server is not None and ports.server.strict_memory
-    return ServeText(catalogue, ports.text_generator(), ports.memory_probe(), ports.event_log(), strict)
-
-
-def _serve_images(ports: Adapters, serve_text: "ServeText") -> "ServeImages":
-    from mlxk.application.use_cases.serve_images import ServeImages
-
-    return ServeImages(serve_text, ports.image_reader(), ports.settings.exif_metadata)
 
 
 class UseCases:
@@ -358,12 +338,8 @@ class UseCases:
         self.transcribe_audio = new(_transcribe_audio, ports, resolve, describe)
         self.embed_text = new(_embed_text, ports, resolve, describe)
         self.generate_text = new(_generate_text, ports, resolve, describe)
-        self.describe_images = new(_describe_images, ports, self.generate_text)
-        self.ask_about_recording = new(_ask_about_recording, ports, self.generate_text)
         # One instance, since it remembers recent lookups.
         self.serve_catalogue = providers.ThreadSafeSingleton(_serve_catalogue, ports, resolve, listing, describe)
-        self.serve_text = new(_serve_text, ports, self.serve_catalogue)
-        self.serve_images = new(_serve_images, ports, self.serve_text)
 
 
 class Container:

@@ -1,8 +1,4 @@
-"""Embed text: resolve the model, judge whether it may run, and turn texts into vectors.
-
-Owns the order of the checks and which model the vectors say they are of. How texts become vectors is the embedder's
-business.
-"""
+"""Embed text: resolve, probe, policy, load, run; and the identity of the model that vectors belong to."""
 
 import attrs
 
@@ -19,37 +15,39 @@ _FINGERPRINT_DIGITS = 8
 
 @attrs.frozen
 class EmbeddingResult:
-    """Vectors, and what they are of."""
+    """Vectors and their model."""
 
     embeddings: Embeddings
     model: str
-    """The same on every machine that has the same model: vectors of different models cannot be compared."""
+    """Its name, equal on every machine: vectors of different models cannot be compared."""
     content_hash: str | None
-    """Names the exact weights; None when nothing does."""
+    """Identifies the exact weights; None when it is unknown."""
 
     @property
     def fingerprint(self) -> str:
-        """A short name for the weights and the device that computed with them."""
+        """Identifies the weights and the device that computed the vectors."""
         version = (self.content_hash or "nohash").removeprefix("sha256:")
         return f"{version[:_FINGERPRINT_DIGITS]}.{self.embeddings.device}"
 
 
 @attrs.frozen
 class EmbedText:
-    """Turns texts into vectors."""
+    """Embeds texts."""
 
     resolve: ResolveModel
     describe: DescribeModel
     embedder: TextEmbedder
     memory: MemoryProbe
 
-    def __call__(self, reference: str, inputs: tuple[Input, ...], settings: EmbeddingSettings) -> EmbeddingResult:
-        """Turn texts into vectors.
+    def __call__(
+        self, model: str | ModelDescription, inputs: tuple[Input, ...], settings: EmbeddingSettings
+    ) -> EmbeddingResult:
+        """Embed texts.
 
         Args:
-            reference: The model, as the user typed it.
+            model: A reference, as the user typed it; or the description of a model that is resolved.
             inputs: The texts.
-            settings: How.
+            settings: How to embed them.
 
         Raises:
             ValidationError: The request is out of range, or the reference is malformed.
@@ -58,18 +56,7 @@ class EmbedText:
             InsufficientMemoryError: It is beyond the budget.
             ContextLengthError, ExecutionError: See ``TextEmbedder.embed``.
         """
-        return self.embed(self.describe(self.resolve(reference)), inputs, settings)
-
-    def embed(
-        self, description: ModelDescription, inputs: tuple[Input, ...], settings: EmbeddingSettings
-    ) -> EmbeddingResult:
-        """Turn texts into vectors with a model that was found already; see ``__call__``.
-
-        Args:
-            description: The model.
-            inputs: The texts.
-            settings: How.
-        """
+        description = self.describe(self.resolve(model)) if isinstance(model, str) else model
         request = EmbeddingRequest(description.handle, inputs, settings)
         request.validate()
         require_embedding_model(description)
@@ -78,7 +65,7 @@ class EmbedText:
 
 
 def identity_of(description: ModelDescription) -> str:
-    """Return the name of a model that is no path of this machine: where a workspace came from, if it is known."""
+    """Return a model's name without a path of this machine: for a workspace its source repository, if known."""
     handle, workspace = description.handle, description.workspace
     if handle.origin is not Origin.WORKSPACE:
         return handle.name

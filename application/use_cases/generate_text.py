@@ -1,11 +1,21 @@
-"""Generate text: resolve the model, judge whether it may run, and start the answer.
+"""Generate text: the one use case of the terminal and of every HTTP API: resolve, probe, policy, load, run.
 
-Owns the order of the checks; what a model must pass stands in ``loading_requirements`` and ``model_requirements``.
-Which files say what is ``DescribeModel``'s knowledge, how tokens are made is the generator's.
+A conversation shows a model its images together, if the last message has no more of them than fit into one chunk.
+Otherwise each chunk is a conversation of its own, started when the one before it has ended, so that neither memory nor
+attention is shared between chunks. A model without vision gets a note in place of earlier images.
 """
+
+from collections.abc import Iterator, Sequence
 
 import attrs
 
+from mlxk.application.incoming_message import (
+    ImageSource,
+    IncomingConversation,
+    IncomingMessage,
+    IncomingPart,
+    Recording,
+)
 from mlxk.application.policy import (
     require_audio_input,
     require_memory,
@@ -14,98 +24,297 @@ from mlxk.application.policy import (
     require_tools,
     require_vision,
 )
+from mlxk.application.ports.audio_decoder import AudioDecoder
 from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.image_reader import ImageReader
 from mlxk.application.ports.memory_probe import MemoryProbe
 from mlxk.application.ports.text_generator import TextGenerator, TextStream
+from mlxk.application.text_streams import ChunkedStream, DescribedChunk
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.generation.conversation import Conversation
+from mlxk.domain.errors import ParameterNotSupportedError
+from mlxk.domain.generation.conversation import Conversation, Message, MessagePart, Role
 from mlxk.domain.generation.engine_options import EngineOptions
-from mlxk.domain.generation.request import Effort, GenerationRequest, GenerationSettings
-from mlxk.domain.models.model import ModelDescription
+from mlxk.domain.generation.image_table import Chunk, ImageNumbers, ShownImage, without_tables
+from mlxk.domain.generation.media import (
+    DEFAULT_AUDIO_PROMPT,
+    DEFAULT_CHUNK,
+    MAX_CHUNK,
+    DecodedImage,
+    EncodedImage,
+    check_audio_length,
+    check_chunk,
+    check_together,
+)
+from mlxk.domain.generation.request import Effort, GenerationRequest, GenerationSettings, TokenIds
+from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails
+
+STATE_SECONDS = 0.5
+"""How long to wait for the engine to report the loaded models."""
+
+Prompt = str | TokenIds | Conversation | IncomingConversation
+"""Text or tokens, given to the model unchanged; or a conversation, rendered with its chat template."""
 
 
 @attrs.frozen
-class Question:
-    """What to ask a model, and how."""
+class GenerationOptions:
+    """How to generate."""
 
-    prompt: Conversation | str
-    """A conversation; or text, given to the model as it is."""
     settings: GenerationSettings = attrs.field(factory=GenerationSettings)
     thinking: bool | None = None
-    """Whether the model is to reason first; None leaves it to its chat template."""
+    """Whether the model reasons first; None leaves it to the chat template."""
     effort: Effort | None = None
-    """How much it is to reason; None leaves it to its chat template."""
+    """How much the model reasons; None leaves it to the chat template."""
     engine_options: EngineOptions = attrs.field(factory=EngineOptions)
     draft_reference: str | None = None
-    """A smaller model that proposes tokens, as the user typed it."""
+    """A smaller model for speculative decoding, as the user typed it."""
     strict_memory: bool = False
-    """Whether a model beyond the memory budget is refused instead of run slowly."""
+    """Whether a text model beyond the memory budget is refused; by default it runs with a warning."""
+    choices: int = 1
+    """Completions of each prompt."""
+    chunk: int = DEFAULT_CHUNK
+    """Images that the model sees together."""
+
+
+@attrs.frozen
+class PreparedImage:
+    """An image that was decoded for a conversation."""
+
+    shown: ShownImage
+    pixels: DecodedImage
 
 
 @attrs.frozen
 class GenerateText:
-    """Answers a prompt with a text model."""
+    """Completes prompts and conversations, with images and audio."""
 
     resolve: ResolveModel
     describe: DescribeModel
     generator: TextGenerator
+    images: ImageReader
+    audio: AudioDecoder
     memory: MemoryProbe
     log: EventLog
+    exif: bool = True
+    """Whether the user and the model get the EXIF facts of images."""
 
-    def __call__(self, reference: str, question: Question) -> TextStream:
-        """Start an answer.
+    def __call__(
+        self, model: str | ModelDetails, prompts: Sequence[Prompt], options: GenerationOptions
+    ) -> tuple[TextStream, ...]:
+        """Start ``options.choices`` completions of each prompt; those of one prompt are adjacent.
+
+        Args:
+            model: A reference, as the user typed it; or the details of a model that the caller has resolved and judged.
+            prompts: At least one.
+            options: How to generate.
+
+        Raises:
+            ValidationError: A setting is out of range, the reference is malformed, or media cannot be read.
+            ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: The reference means no single model.
+            UnhealthyModelError, IncompatibleModelError, CapabilityError: The model cannot do this.
+            ParameterNotSupportedError: Several choices are asked for about several chunks of images.
+            InsufficientMemoryError: The model is beyond the memory budget, and the prompt has media or
+                ``options.strict_memory`` is set.
+            MlxkError: See ``TextGenerator.submit``.
+        """
+        check_chunk(options.chunk)
+        if isinstance(model, str):
+            options.settings.validate()
+            details = self._find(model, prompts, options)
+            options = self._with_draft_model(options)
+        else:
+            details = model
+        description = details.description
+        # A text model beyond the budget is slow, since it pages. A vision or audio tower takes its memory in one
+        # allocation, and a system without it kills the process.
+        media = _require_media(description, prompts)
+        warn = None if media or options.strict_memory else self.log
+        require_memory(description, self.memory, warn, lambda: self.generator.state(STATE_SECONDS).models)
+        started: list[TextStream] = []
+        try:
+            for prompt in prompts:
+                for stream in self._complete(description, prompt, options):
+                    started.append(stream)
+        except BaseException:
+            for stream in started:
+                stream.cancel()
+            raise
+        return tuple(started)
+
+    def prepare_images(self, reference: str, sources: Sequence[ImageSource], first: int) -> tuple[PreparedImage, ...]:
+        """Decode images that a later message of a conversation shows.
 
         Args:
             reference: The model, as the user typed it.
-            question: What to ask it, and how.
+            sources: The images.
+            first: The number of the first one in its conversation.
 
         Raises:
-            ValidationError: A setting is out of range, or the reference is malformed.
-            ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: The reference means no single model.
-            UnhealthyModelError, IncompatibleModelError, CapabilityError: The model cannot do this.
-            InsufficientMemoryError: It is beyond the budget, and that is to be refused.
-            ContextLengthError, ExecutionError: See ``TextGenerator.submit``.
+            ValidationError: An image cannot be read.
+            CapabilityError, UnhealthyModelError, IncompatibleModelError: The model has no vision, or cannot run.
         """
-        question.settings.validate()
-        return self.start(self.describe(self.resolve(reference)), question)
-
-    def start(self, description: ModelDescription, question: Question) -> TextStream:
-        """Start an answer of a model that was found already; see ``__call__``.
-
-        Args:
-            description: The model.
-            question: What to ask it, and how.
-        """
+        description = self.describe(self.resolve(reference))
         require_text_model(description)
-        self._require_template(description, question)
-        engine_options = question.engine_options
-        if question.draft_reference is not None:
-            draft = self.resolve(question.draft_reference)
-            require_text_model(self.describe(draft))
-            engine_options = attrs.evolve(engine_options, draft_model=draft)
-        handle = description.handle
-        request = GenerationRequest(
-            handle, question.prompt, question.settings, question.thinking, engine_options, effort=question.effort
-        )
-        request.validate()
-        if request.has_images:
-            require_vision(description)
-        if request.has_audio:
-            require_audio_input(description)
-        # Over budget, text models are run unless that is refused, since they page. About images and sound they are
-        # refused: a tower takes memory in one piece, and a system without it is killed.
-        strict = question.strict_memory or request.has_images or request.has_audio
-        require_memory(description, self.memory, warn=None if strict else self.log)
-        return self.generator.submit(request.routed(description.runtime.backends))
+        require_vision(description)
+        shown = (self._shown(source(), number) for number, source in enumerate(sources, first))
+        return tuple(PreparedImage(each, self.images.decode(each.image)) for each in shown)
 
-    def _require_template(self, description: ModelDescription, question: Question) -> None:
-        """Refuse what the model's chat template would leave out; only then are its files read once more."""
-        offers_tools = isinstance(question.prompt, Conversation) and bool(question.prompt.tools)
-        if not offers_tools and not question.thinking:
-            return
-        details = self.describe.details(description.handle)
-        if offers_tools:
+    def _find(self, reference: str, prompts: Sequence[Prompt], options: GenerationOptions) -> ModelDetails:
+        details = self.describe.details(self.resolve(reference))
+        require_text_model(details.description)
+        if any(isinstance(prompt, (Conversation, IncomingConversation)) and prompt.tools for prompt in prompts):
             require_tools(details)
-        if question.thinking:
+        if options.thinking:
             require_reasoning(details, "thinking")
+        return details
+
+    def _with_draft_model(self, options: GenerationOptions) -> GenerationOptions:
+        if options.draft_reference is None:
+            return options
+        draft = self.resolve(options.draft_reference)
+        require_text_model(self.describe(draft))
+        return attrs.evolve(options, engine_options=attrs.evolve(options.engine_options, draft_model=draft))
+
+    def _complete(
+        self, description: ModelDescription, prompt: Prompt, options: GenerationOptions
+    ) -> Iterator[TextStream]:
+        if not isinstance(prompt, IncomingConversation):
+            yield from self._submit(description, prompt, options)
+            return
+        if not description.can(Capability.VISION):
+            messages = tuple(self._without_images(each) for each in prompt.messages)
+            yield from self._submit(description, Conversation(messages, prompt.tools), options)
+        elif len(prompt.messages[-1].images) > options.chunk:
+            if options.choices > 1:
+                raise ParameterNotSupportedError.in_field(
+                    "n",
+                    "there is one answer to more images than are shown together",
+                    hint=f"Leave n out, or show up to {MAX_CHUNK} together with chunk.",
+                )
+            chunks = self._complete_chunks(description, prompt, options)
+            yield ChunkedStream(next(chunks), chunks)
+        else:
+            numbers = ImageNumbers()
+            shown = [self._with_images(each, numbers) for each in _with_encoded_images(prompt)]
+            conversation = Conversation(tuple(message for message, _ in shown), prompt.tools)
+            table = None if options.settings.grammar else shown[-1][1]
+            for stream in self._submit(description, conversation, options):
+                yield ChunkedStream(DescribedChunk(table, stream), iter(())) if table else stream
+
+    def _submit(
+        self, description: ModelDescription, prompt: str | TokenIds | Conversation, options: GenerationOptions
+    ) -> Iterator[TextStream]:
+        request = GenerationRequest(
+            description.handle,
+            prompt,
+            options.settings,
+            options.thinking,
+            options.engine_options,
+            effort=options.effort,
+        )
+        for each in request.routed(description.runtime.backends).choices(options.choices):
+            yield self.generator.submit(each)
+
+    def _complete_chunks(
+        self, description: ModelDescription, prompt: IncomingConversation, options: GenerationOptions
+    ) -> Iterator[DescribedChunk]:
+        """Complete one conversation for each chunk of the last message's images, with the system prompt alone."""
+        *earlier, last = prompt.messages
+        check_together([len(image.data) for each in prompt.messages for image in _encoded(each)], prompt.images_field)
+        numbers = ImageNumbers()
+        for each in earlier:
+            numbers.read(each.message.content if each.message.role is Role.ASSISTANT else "")
+            for image in _encoded(each):
+                numbers.of(image)
+        opening = [each.message for each in earlier if each.message.role is Role.SYSTEM]
+        others = [self._decoded(part) for part in last.parts if not (isinstance(part, EncodedImage) or callable(part))]
+        count = -(-len(last.images) // options.chunk)
+        for index in range(count):
+            part = last.images[index * options.chunk : (index + 1) * options.chunk]
+            images = [each if isinstance(each, EncodedImage) else each() for each in part]
+            check_together([len(image.data) for image in images], prompt.images_field)
+            chunk = Chunk(self._numbered(images, numbers), index + 1, count)
+            message = chunk.message([*map(self.images.decode, images), *others])
+            (stream,) = self._submit(description, Conversation((*opening, message), prompt.tools), options)
+            yield DescribedChunk(chunk, stream)
+
+    def _with_images(self, incoming: IncomingMessage, numbers: ImageNumbers) -> tuple[Message, Chunk | None]:
+        """Return a message with decoded media and without tables of ours, and its images."""
+        message = incoming.message
+        if message.role is Role.ASSISTANT:
+            numbers.read(message.content)
+            return attrs.evolve(message, content=without_tables(message.content)), None
+        images = _encoded(incoming)
+        if not images:
+            return self._without_images(incoming), None
+        chunk = Chunk(self._numbered(images, numbers))
+        return chunk.message([self._decoded(part) for part in incoming.parts]), chunk
+
+    def _without_images(self, incoming: IncomingMessage) -> Message:
+        """Return a message with decoded audio, and a note in place of its images."""
+        message, count = incoming.message, len(incoming.images)
+        note = (f"[{count} image(s) were attached]",) if count else ()
+        parts: tuple[MessagePart, ...] = ()
+        if incoming.has_audio and incoming.parts:
+            parts = tuple(
+                self._decoded(part) for part in incoming.parts if not (isinstance(part, EncodedImage) or callable(part))
+            )
+            parts = (*parts, *(() if message.content else (DEFAULT_AUDIO_PROMPT,)), *note)
+        if not parts and not note:
+            return message
+        return attrs.evolve(message, content="\n\n".join(filter(None, (message.content, *note))), parts=parts)
+
+    def _decoded(self, part: IncomingPart) -> MessagePart:
+        if isinstance(part, Recording):
+            sound = self.audio.decode(part.path, part.name)
+            check_audio_length(sound, part.name)
+            return sound
+        if callable(part):
+            part = part()
+        return self.images.decode(part) if isinstance(part, EncodedImage) else part
+
+    def _numbered(self, images: Sequence[EncodedImage], numbers: ImageNumbers) -> tuple[ShownImage, ...]:
+        return tuple(self._shown(image, numbers.of(image)) for image in images)
+
+    def _shown(self, image: EncodedImage, number: int) -> ShownImage:
+        return ShownImage(number, image, self.images.read_exif(image) if self.exif else None)
+
+
+def _require_media(description: ModelDescription, prompts: Sequence[Prompt]) -> bool:
+    """Refuse a model that cannot take the images and the audio of some prompts; return whether there are any.
+
+    Of encoded images only those in the last message need vision: a model without it gets a note about earlier ones.
+
+    Raises:
+        CapabilityError: It cannot.
+    """
+    images = audio = False
+    for prompt in prompts:
+        if isinstance(prompt, Conversation):
+            images, audio = images or bool(prompt.images), audio or bool(prompt.sounds)
+        elif isinstance(prompt, IncomingConversation):
+            images = images or bool(prompt.messages[-1].images) or any(each.message.images for each in prompt.messages)
+            audio = audio or any(each.has_audio for each in prompt.messages)
+    if images:
+        require_vision(description)
+    if audio:
+        require_audio_input(description)
+    return images or audio
+
+
+def _encoded(incoming: IncomingMessage) -> list[EncodedImage]:
+    return [part for part in incoming.parts if isinstance(part, EncodedImage)]
+
+
+def _with_encoded_images(prompt: IncomingConversation) -> list[IncomingMessage]:
+    """Return the messages of a conversation with every image read.
+
+    Raises:
+        ValidationError: They are too large together, or one cannot be read.
+    """
+    messages = [
+        attrs.evolve(each, parts=tuple(part() if callable(part) else part for part in each.parts))
+        for each in prompt.messages
+    ]
+    check_together([len(image.data) for each in messages for image in _encoded(each)], prompt.images_field)
+    return messages

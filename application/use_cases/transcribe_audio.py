@@ -1,13 +1,13 @@
-"""Transcribe audio: resolve the model, judge whether it may listen, and start.
+"""Transcribe audio: resolve, probe, policy, load, run.
 
-Owns the order of the checks and the policy: unlike a text model, one that listens is refused when it does not fit into
-memory. How sound becomes text is the transcriber's business.
+Unlike a text model, a speech model beyond the memory budget is refused.
 """
 
 from collections.abc import Generator
 
 import attrs
 
+from mlxk.application.incoming_message import Recording
 from mlxk.application.policy import require_memory, require_speech_model
 from mlxk.application.ports.memory_probe import MemoryProbe
 from mlxk.application.ports.speech_transcriber import SpeechTranscriber
@@ -18,18 +18,8 @@ from mlxk.domain.transcription import TranscriptEvent, TranscriptionRequest, Tra
 
 
 @attrs.frozen
-class Recording:
-    """A file of sound."""
-
-    path: str
-    """Where it is, on this machine."""
-    name: str
-    """What the user calls it."""
-
-
-@attrs.frozen
 class TranscribeAudio:
-    """Writes down what is said in a recording."""
+    """Transcribes recordings."""
 
     resolve: ResolveModel
     describe: DescribeModel
@@ -37,14 +27,14 @@ class TranscribeAudio:
     memory: MemoryProbe
 
     def __call__(
-        self, reference: str, recording: Recording, settings: TranscriptionSettings
+        self, model: str | ModelDescription, recording: Recording, settings: TranscriptionSettings
     ) -> Generator[TranscriptEvent, None, None]:
-        """Start listening; nothing is heard before the first event is asked for.
+        """Start a transcription; nothing is computed before the first event is read.
 
         Args:
-            reference: The model, as the user typed it.
-            recording: What to listen to.
-            settings: How.
+            model: A reference, as the user typed it; or the description of a model that is resolved.
+            recording: The audio file.
+            settings: How to transcribe.
 
         Raises:
             ValidationError: A setting is out of range, or the reference is malformed.
@@ -53,19 +43,7 @@ class TranscribeAudio:
             InsufficientMemoryError: It is beyond the budget.
         """
         settings.validate()
-        return self.listen(self.describe(self.resolve(reference)), recording, settings)
-
-    def listen(
-        self, description: ModelDescription, recording: Recording, settings: TranscriptionSettings
-    ) -> Generator[TranscriptEvent, None, None]:
-        """Start listening with a model that was found already; see ``__call__``.
-
-        Args:
-            description: The model.
-            recording: What to listen to.
-            settings: How.
-        """
-        settings.validate()
+        description = self.describe(self.resolve(model)) if isinstance(model, str) else model
         require_speech_model(description, settings.task.capability)
         require_memory(description, self.memory)
         request = TranscriptionRequest(description.handle, recording.path, recording.name, settings)

@@ -2,7 +2,7 @@
 
 import datetime
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -172,33 +172,26 @@ class Chunk:
         return [*columns, "Location", "Date", "Camera"] if told else columns
 
 
-def chunks(images: Sequence[ShownImage], size: int) -> tuple[Chunk, ...]:
-    """Divide images into chunks of at most ``size``, in order."""
-    parts = [tuple(images[start : start + size]) for start in range(0, len(images), size)]
-    return tuple(Chunk(part, index, len(parts)) for index, part in enumerate(parts, 1))
+class ImageNumbers:
+    """Numbers the images of a conversation, oldest first. The same image keeps its number."""
 
+    def __init__(self) -> None:
+        self._named: dict[str, int] = {}
+        self._next = 1
 
-def numbers(turns: Iterable[str | EncodedImage]) -> dict[str, int]:
-    """Return the number of every image of a conversation, by its digest.
+    def read(self, answer: str) -> None:
+        """Take over the numbers in the tables of an earlier answer."""
+        self._named.update(_read_tables(answer))
 
-    Args:
-        turns: What was said and shown, oldest first: the assistant's answers as text, the user's images.
-    """
-    named: dict[str, int] = {}
-    found: dict[str, int] = {}
-    fresh = 1
-    for turn in turns:
-        if isinstance(turn, str):
-            named.update(_read_tables(turn))
-            continue
-        short = turn.digest[:8]
-        if short not in named:
-            taken = set(named.values())
-            while fresh in taken:
-                fresh += 1
-            named[short] = fresh
-        found[turn.digest] = named[short]
-    return found
+    def of(self, image: EncodedImage) -> int:
+        """Return the number of an image; the lowest that is free for a new one."""
+        short = image.digest[:8]
+        if short not in self._named:
+            taken = set(self._named.values())
+            while self._next in taken:
+                self._next += 1
+            self._named[short] = self._next
+        return self._named[short]
 
 
 def without_tables(text: str) -> str:

@@ -253,10 +253,12 @@ class Finished:
     """The limit that cut the answer, when the reason is LENGTH."""
     notes: tuple[str, ...] = ()
     """What was done otherwise than usual, such as running outside the common batch, a sentence each."""
+    parts: "tuple[Finished, ...]" = ()
+    """The ends this one was joined of; empty for a single completion."""
 
     @classmethod
     def joined(cls, ends: "Sequence[Finished]") -> "Finished":
-        """Return the end of an answer that is made of several, one after the other; at least one."""
+        """Return the end of several completions that are read one after the other; at least one."""
         cut = next((end for end in ends if end.reason is not FinishReason.STOP), ends[-1])
         usage, timings = [end.usage for end in ends], [end.timings for end in ends]
         return cls(
@@ -274,6 +276,7 @@ class Finished:
             ),
             cut.token_limit,
             tuple(dict.fromkeys(note for end in ends for note in end.notes)),
+            tuple(ends) if len(ends) > 1 else (),
         )
 
 

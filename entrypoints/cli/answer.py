@@ -1,22 +1,20 @@
-"""One answer on the command line: events to text, printed as they arrive or at the end."""
+"""One completion on the command line: events become text, printed as it arrives or at the end."""
 
 import argparse
 import json
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 
 from mlxk.application.ports.text_generator import TextStream
+from mlxk.application.text_streams import ImageTableDelta
 from mlxk.domain.errors import ExecutionError, InterruptedRunError
 from mlxk.domain.generation.conversation import ToolCall
 from mlxk.domain.generation.grammar import is_json
 from mlxk.domain.generation.request import Finished, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
-
-if TYPE_CHECKING:
-    from mlxk.application.ports.text_generator import TextStream
+from mlxk.entrypoints.cli.progress import Spinner
 
 
 @attrs.frozen
@@ -40,24 +38,33 @@ class CollectedAnswer:
 
 @attrs.define
 class AnswerReader:
-    """Reads one stream to its end; what was read so far stays readable when the stream fails."""
+    """Reads one stream to its end; what was read stays available when the stream fails."""
 
     output: Output
     live: bool
-    """Whether to write the answer as it comes."""
+    """Whether to print text as it arrives. If not, only a completed chunk of images is printed before the end."""
     show_reasoning: bool
     text: list[str] = attrs.field(factory=list)
     reasoning: list[str] = attrs.field(factory=list)
     calls: dict[int, ToolCall] = attrs.field(factory=dict)
+    _printed: int = 0
+    """How many items of ``text`` are printed."""
+
+    @property
+    def unprinted(self) -> str:
+        """The text that was read and is not printed."""
+        return "".join(self.text[self._printed :])
 
     def read(self, stream: TextStream) -> CollectedAnswer:
-        """Gather the answer.
+        """Collect the completion.
 
         Raises:
-            MlxkError: Whatever the stream failed with.
+            MlxkError: The stream failed.
         """
         for event in stream:
             match event:
+                case ImageTableDelta():
+                    self._next_chunk(event.text)
                 case TextDelta():
                     self._text(event.text)
                 case ReasoningDelta():
@@ -66,17 +73,28 @@ class AnswerReader:
                     self._call(event)
                 case Finished():
                     self._end_line()
-                    return CollectedAnswer(
-                        "".join(self.text), "".join(self.reasoning), tuple(self.calls.values()), event
-                    )
+                    text, reasoning = "".join(self.text), "".join(self.reasoning)
+                    return CollectedAnswer(text, reasoning, tuple(self.calls.values()), event)
         raise ExecutionError("the answer ended without its last event")
+
+    def _next_chunk(self, table: str) -> None:
+        """Print the completed chunk of images, and the table of the next one."""
+        if self.reasoning:
+            self.reasoning.append("\n\n")
+        self.text.append(table)
+        if not self.output.as_json:
+            self._print()
 
     def _text(self, text: str) -> None:
         if self.live and self.reasoning and not self.text and self.show_reasoning:
             self.output.note("")
         self.text.append(text)
         if self.live:
-            self.output.text(text)
+            self._print()
+
+    def _print(self) -> None:
+        self.output.text(self.unprinted)
+        self._printed = len(self.text)
 
     def _reasoning(self, text: str) -> None:
         self.reasoning.append(text)
@@ -89,7 +107,7 @@ class AnswerReader:
         self.calls[delta.index] = attrs.evolve(known or delta.call, arguments=arguments)
 
     def _end_line(self) -> None:
-        """End the line of what was written live."""
+        """End the line that was printed as it arrived."""
         if self.live and self.text:
             self.output.line()
         elif self.live and self.reasoning and self.show_reasoning:
@@ -97,91 +115,97 @@ class AnswerReader:
 
 
 def call_line(call: ToolCall) -> str:
-    """Return a call that the model makes as one line of JSON."""
+    """Return a tool call as one line of JSON."""
     return f'{{"name": {json.dumps(call.name, ensure_ascii=False)}, "arguments": {call.arguments}}}'
 
 
 def say_notes(output: Output, notes: Iterable[str]) -> None:
-    """Tell on standard error what was done otherwise than usual."""
+    """Print notes about the completion on standard error."""
     for note in notes:
         output.note(f"[{note}]")
 
 
 def say_why_cut(output: Output, finished: Finished, asked: int | None, chatting: bool = False) -> None:
-    """Tell on standard error that the answer was cut, and how to get more.
+    """Print on standard error that a limit cut the completion, and how to raise it; for each chunk of images.
 
     Args:
-        output: Where to tell.
-        finished: The answer's end.
-        asked: The most tokens that the user wanted; None for as many as fit.
+        output: Where to print.
+        finished: The end of the completion.
+        asked: The token limit that the user set; None for as many as fit.
         chatting: Whether limits are set with ``/set`` and not with flags.
     """
-    if finished.reason is not FinishReason.LENGTH:
-        return
-    tokens = finished.usage.completion_tokens
-    if asked is not None and tokens >= asked:
-        limit, more = "--max-tokens", "Pass a larger --max-tokens to allow more."
-        if chatting:
-            limit, more = "max_tokens", "Allow more with: /set max_tokens N"
-        output.note(f"[Output cut at {tokens} tokens ({limit}). {more}]")
-        return
-    output.note(
-        f"[Output cut at {tokens} tokens: prompt ({finished.usage.prompt_tokens}) and output fill the model's context "
-        "window. Shorten the prompt to allow more.]"
-    )
+    for end in finished.parts or (finished,):
+        if end.reason is not FinishReason.LENGTH:
+            continue
+        tokens = end.usage.completion_tokens
+        if asked is not None and tokens >= asked:
+            limit, more = "--max-tokens", "Pass a larger --max-tokens to allow more."
+            if chatting:
+                limit, more = "max_tokens", "Allow more with: /set max_tokens N"
+            output.note(f"[Output cut at {tokens} tokens ({limit}). {more}]")
+            continue
+        output.note(
+            f"[Output cut at {tokens} tokens: prompt ({end.usage.prompt_tokens}) and output fill the model's context "
+            "window. Shorten the prompt to allow more.]"
+        )
 
 
-def answer(arguments: argparse.Namespace, prompt: str, start: "Callable[[], TextStream]", output: Output) -> int:
-    """Answer one prompt.
+def answer(
+    arguments: argparse.Namespace,
+    prompt: str,
+    start: Callable[[], Sequence[TextStream]],
+    output: Output,
+    activity: str = "Loading the model",
+) -> int:
+    """Print the completion of one prompt.
 
     Args:
         arguments: The command line.
-        prompt: What is asked, for the record.
-        start: Starts the answer; may take as long as loading a model takes.
+        prompt: What to report as the prompt.
+        start: Starts one stream; takes as long as loading a model takes.
         output: Where to print.
+        activity: What the spinner says while it starts.
 
     Raises:
-        InterruptedRunError: The user interrupted; what was generated until then is delivered.
-        MlxkError: Whatever the answer failed with.
+        InterruptedRunError: The user interrupted; what was generated until then is printed.
+        MlxkError: The completion failed; of images, the chunks before the failure are printed.
     """
-    from mlxk.entrypoints.cli.progress import Spinner
-
     live = output.interactive and not arguments.no_stream and not output.as_json
     reader = AnswerReader(output, live=live, show_reasoning=not arguments.no_reasoning)
     try:
-        with Spinner(output, "Loading the model") as spinner:
-            stream = start()
+        with Spinner(output, activity) as spinner:
+            (stream,) = start()
             spinner.stop()
         with stream:
             found = reader.read(stream)
     except KeyboardInterrupt:
-        raise _interrupted(output, "".join(reader.text), live) from None
-    _print(arguments, output, prompt, found, live)
+        raise interrupted(output, "".join(reader.text) if output.as_json else reader.unprinted) from None
+    if output.as_json:
+        output.document("run", answer_json(arguments.model, prompt, found, not arguments.no_reasoning))
+        return DONE
+    if not live:
+        if found.reasoning and not arguments.no_reasoning:
+            output.note(found.reasoning)
+        if found.text or not found.tool_calls:
+            output.line(reader.unprinted)
+    for call in found.tool_calls:
+        output.line(call_line(call))
+    say_why_cut(output, found.finished, arguments.max_tokens)
+    say_notes(output, found.finished.notes)
     return DONE
 
 
-def _interrupted(output: Output, text: str, live: bool) -> InterruptedRunError:
-    """Deliver what was generated until the user interrupted: as data, or within the one JSON document."""
+def interrupted(output: Output, text: str) -> InterruptedRunError:
+    """Print what was generated when the user interrupted, or put it into the one JSON document.
+
+    Args:
+        output: Where to print.
+        text: What is not printed yet; all of it for JSON.
+    """
     if output.as_json:
         return InterruptedRunError("interrupted", detail={"response": text})
-    output.line("" if live else text)
+    output.line(text)
     return InterruptedRunError("interrupted")
-
-
-def _print(arguments: argparse.Namespace, output: Output, prompt: str, answer: "CollectedAnswer", live: bool) -> None:
-
-    if output.as_json:
-        output.document("run", answer_json(arguments.model, prompt, answer, not arguments.no_reasoning))
-        return
-    if not live:
-        if answer.reasoning and not arguments.no_reasoning:
-            output.note(answer.reasoning)
-        if answer.text or not answer.tool_calls:
-            output.line(answer.text)
-    for call in answer.tool_calls:
-        output.line(call_line(call))
-    say_why_cut(output, answer.finished, arguments.max_tokens)
-    say_notes(output, answer.finished.notes)
 
 
 def answer_json(reference: str, prompt: str, given: CollectedAnswer, show_reasoning: bool) -> dict[str, object]:

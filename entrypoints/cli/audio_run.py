@@ -1,6 +1,6 @@
-"""``mlxk run MODEL --audio FILE``: what is said in a recording, as text, subtitles or JSON.
+"""``mlxk run MODEL --audio FILE``: a transcript as text, subtitles or JSON.
 
-A model that writes text and takes sound beside it is asked about the recording instead, as about anything else.
+A model that takes audio in a conversation answers the prompt about the recording instead.
 """
 
 import argparse
@@ -9,18 +9,21 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from mlxk.domain.errors import CapabilityError, ExecutionError, InterruptedRunError, UsageError
+from mlxk.application.incoming_message import IncomingConversation, Recording
+from mlxk.application.policy import answers_about_audio
+from mlxk.domain.errors import CapabilityError, ExecutionError, UsageError
+from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.media import DEFAULT_AUDIO_PROMPT
-from mlxk.entrypoints.cli import answer
+from mlxk.entrypoints.cli import answer, generation_arguments
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 
 if TYPE_CHECKING:
     from mlxk.application.ports.model_source import ModelSource
-    from mlxk.application.use_cases.generate_text import Question
-    from mlxk.application.use_cases.transcribe_audio import Recording
+    from mlxk.application.use_cases.generate_text import GenerationOptions
     from mlxk.domain.transcription import Segment, Transcript, TranscriptEvent, TranscriptionSettings
+    from mlxk.entrypoints.container import Container
 
 FORMATS = ("text", "json", "srt", "vtt")
 
@@ -50,17 +53,17 @@ TEXT_ONLY = {
     "max_kv_size": "--max-kv-size",
     "no_chat_template": "--no-chat-template",
 }
-"""Flags that mean nothing to a model that only listens, by the name of what they set."""
+"""Flags that a transcription has no use for, by the name of what they set."""
 
 TRANSCRIPTS_ONLY = {"language": "--language", "translate": "--translate", "time_words": "--words"}
-"""Flags that mean nothing to a model that is asked about sound, by the name of what they set."""
+"""Flags that only a transcription has a use for, by the name of what they set."""
 
 CONVERSATIONS_ONLY = {"image": "--image", "chat": "--chat", "no_chat_template": "--no-chat-template"}
-"""Flags that cannot be combined with a recording that is asked about, by the name of what they set."""
+"""Flags that cannot be combined with a conversation about a recording, by the name of what they set."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags of listening."""
+    """Declare the flags of audio."""
     group = parser.add_argument_group(
         "audio",
         "What is said in a recording; PROMPT is a hint of what to expect, or asks a model that also writes text.",
@@ -78,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def wanted(arguments: argparse.Namespace) -> bool:
-    """Whether there is a recording to listen to.
+    """Whether there is a recording.
 
     Raises:
         UsageError: There is none, but a flag that needs one.
@@ -100,35 +103,32 @@ def wanted(arguments: argparse.Namespace) -> bool:
 def execute(
     arguments: argparse.Namespace,
     prompt: str,
-    question: "Callable[[str], Question]",
+    options: "Callable[[], GenerationOptions]",
     context: CommandContext,
     output: Output,
 ) -> int:
-    """Listen, and print what was heard: as it comes on a terminal, else when it is complete.
+    """Print the transcript, or what a model that takes audio in a conversation says about it.
 
     Args:
         arguments: The command line.
-        prompt: Words that are likely to occur, or what to ask about the recording; empty gives none.
-        question: Makes of a prompt what to ask a model that also writes text, and how.
-        context: The world.
+        prompt: A hint for the transcription, or the prompt of the conversation; may be empty.
+        options: Returns how to generate in a conversation.
+        context: The environment of the command.
         output: Where to print.
     """
     _require_sense(arguments, output)
     container = context.build(context.settings)
     try:
         recording, prompt = _recording(arguments.audio, prompt, container.adapters.built_in_models())
-        ask = container.use_cases.ask_about_recording()
-        if ask.takes(arguments.model):
-            _require_question(arguments)
-            asked = question(prompt or DEFAULT_AUDIO_PROMPT)
-            start = functools.partial(ask, arguments.model, recording, asked)
-            return answer.answer(arguments, prompt or DEFAULT_AUDIO_PROMPT, start, output)
-        _require_listening(arguments)
-        settings = _settings(arguments, prompt)
-        events = container.use_cases.transcribe_audio()(arguments.model, recording, settings)
+        description = container.use_cases.describe_model()(container.use_cases.resolve_model()(arguments.model))
+        if answers_about_audio(description):
+            _require_conversation(arguments)
+            return _converse(arguments, recording, prompt or DEFAULT_AUDIO_PROMPT, options(), container, output)
+        _require_transcription(arguments)
+        events = container.use_cases.transcribe_audio()(description, recording, _settings(arguments, prompt))
         as_text = arguments.format in (None, "text") and not output.as_json
         live = as_text and output.interactive and not arguments.no_stream
-        transcript = _listen(events, output, live=live)
+        transcript = _read(events, output, live=live)
         if as_text:
             _print_text(output, transcript, live=live, table=context.settings.audio_segments)
         else:
@@ -138,6 +138,20 @@ def execute(
         container.adapters.text_generator().close()
 
 
+def _converse(
+    arguments: argparse.Namespace,
+    recording: Recording,
+    prompt: str,
+    options: "GenerationOptions",
+    container: "Container",
+    output: Output,
+) -> int:
+    conversation = Conversation.of(prompt, arguments.system, generation_arguments.tools(arguments))
+    prompts = [IncomingConversation.of(conversation, recording)]
+    start = functools.partial(container.use_cases.generate_text(), arguments.model, prompts, options)
+    return answer.answer(arguments, prompt, start, output)
+
+
 def _require_sense(arguments: argparse.Namespace, output: Output) -> None:
     if arguments.translate not in (None, ENGLISH):
         raise UsageError(f"--translate only supports English target ('en'); got '{arguments.translate}'.")
@@ -145,15 +159,15 @@ def _require_sense(arguments: argparse.Namespace, output: Output) -> None:
         raise UsageError("--json and --format exclude each other; --json holds text and segments")
 
 
-def _require_listening(arguments: argparse.Namespace) -> None:
-    """Refuse what a model that only listens does not know."""
+def _require_transcription(arguments: argparse.Namespace) -> None:
+    """Refuse flags that a transcription has no use for."""
     for name, flag in TEXT_ONLY.items():
         if getattr(arguments, name) not in (None, False, []):
             raise UsageError(f"{flag} does not apply to --audio")
 
 
-def _require_question(arguments: argparse.Namespace) -> None:
-    """Refuse what cannot be said to, or had from, a model that is asked about sound."""
+def _require_conversation(arguments: argparse.Namespace) -> None:
+    """Refuse flags that a conversation about a recording has no use for."""
     for name, flag in CONVERSATIONS_ONLY.items():
         if getattr(arguments, name):
             raise UsageError(f"{flag} and --audio exclude each other")
@@ -167,10 +181,8 @@ def _require_question(arguments: argparse.Namespace) -> None:
         )
 
 
-def _recording(values: Sequence[str], prompt: str, built_in: "ModelSource") -> "tuple[Recording, str]":
-    """Return the one recording, and the prompt: a last value that is no file is one, when there is none otherwise."""
-    from mlxk.application.use_cases.transcribe_audio import Recording
-
+def _recording(values: Sequence[str], prompt: str, built_in: "ModelSource") -> tuple[Recording, str]:
+    """Return the one recording, and the prompt: a last value that is no file, unless one is given."""
     files = list(values)
     if len(files) > 1 and not prompt and not os.path.exists(os.path.expanduser(files[-1])):
         prompt = files.pop()
@@ -201,8 +213,8 @@ def _settings(arguments: argparse.Namespace, prompt: str) -> "TranscriptionSetti
     )
 
 
-def _listen(events: "Iterable[TranscriptEvent]", output: Output, *, live: bool) -> "Transcript":
-    """Return what is heard, showing how far it is."""
+def _read(events: "Iterable[TranscriptEvent]", output: Output, *, live: bool) -> "Transcript":
+    """Return the transcript, with a progress display."""
     from mlxk.domain.transcription import Transcript, TranscriptionProgress
     from mlxk.entrypoints.cli.progress import ListeningProgress
 
@@ -218,16 +230,9 @@ def _listen(events: "Iterable[TranscriptEvent]", output: Output, *, live: bool) 
                     if live:
                         _write_live(output, event.segments, first=len(heard) == len(event.segments))
         except KeyboardInterrupt:
-            raise _interrupted(output, "".join(segment.text for segment in heard).strip(), live) from None
+            text = "".join(segment.text for segment in heard).strip()
+            raise answer.interrupted(output, "" if live else text) from None
     raise ExecutionError("the transcription ended without a transcript")
-
-
-def _interrupted(output: Output, text: str, live: bool) -> InterruptedRunError:
-    """Deliver what was heard until the user interrupted: as data, or within the one JSON document."""
-    if output.as_json:
-        return InterruptedRunError("interrupted", detail={"response": text})
-    output.line("" if live else text)
-    return InterruptedRunError("interrupted")
 
 
 def _write_live(output: Output, segments: "Sequence[Segment]", *, first: bool) -> None:

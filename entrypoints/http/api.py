@@ -12,9 +12,8 @@ from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.embed_text import EmbedText
+from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
-from mlxk.application.use_cases.serve_images import ServeImages
-from mlxk.application.use_cases.serve_text import ServeText
 from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 from mlxk.entrypoints.http.errors import ErrorBody
 from mlxk.entrypoints.http.generation.responder import GenerationResponder
@@ -27,8 +26,7 @@ class Services:
     """Use cases and ports that the resources call."""
 
     catalogue: ServeCatalogue
-    serve_text: ServeText
-    serve_images: ServeImages
+    generate: GenerateText
     audio_decoder: AudioDecoder
     transcribe: TranscribeAudio
     embed: EmbedText

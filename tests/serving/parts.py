@@ -20,11 +20,10 @@ from mlxk.adapters.mlx.speech.audio_file import MlxAudioDecoder
 from mlxk.adapters.system.clock import SystemClock
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.embed_text import EmbedText
+from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
-from mlxk.application.use_cases.serve_images import ServeImages
-from mlxk.application.use_cases.serve_text import ServeText
 from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 from mlxk.domain.models.memory import MemoryReading
 from mlxk.domain.transcription import Segment, TimedWord, Transcript
@@ -120,19 +119,19 @@ class Parts:
             self.settings.allow_paths,
         )
         memory = InMemoryMemoryProbe(MemoryReading(budget, budget))
-        serve_text = ServeText(
-            self.catalogue,
-            self.generator,
-            memory,
-            self.log,
-            self.settings.strict_memory,
-        )
         self.transcriber = InMemorySpeechTranscriber(default=SPOKEN)
         self.embedder = InMemoryTextEmbedder()
         services = Services(
             catalogue=self.catalogue,
-            serve_text=serve_text,
-            serve_images=ServeImages(serve_text, images or InMemoryImageReader()),
+            generate=GenerateText(
+                resolve,
+                describe,
+                self.generator,
+                images or InMemoryImageReader(),
+                MlxAudioDecoder(),
+                memory,
+                self.log,
+            ),
             audio_decoder=MlxAudioDecoder(),
             transcribe=TranscribeAudio(resolve, describe, self.transcriber, memory),
             embed=EmbedText(resolve, describe, self.embedder, memory),

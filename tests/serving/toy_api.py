@@ -10,11 +10,11 @@ from types import MappingProxyType
 import attrs
 import falcon
 
+from mlxk.application.use_cases.generate_text import GenerationOptions
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.request import (
     Finished,
     GenerationEvent,
-    GenerationRequest,
     GenerationSettings,
     ReasoningDelta,
     TextDelta,
@@ -93,11 +93,11 @@ class ToyResource:
         """Generate text for a prompt."""
         body = self._reader.read(request, response)
         model = self._services.catalogue.find(body.model)
-        wanted = GenerationRequest(model.handle, body.text, GenerationSettings(max_tokens=body.words))
+        options = GenerationOptions(GenerationSettings(max_tokens=body.words))
         job = GenerationJob(
             model=model,
             model_name=body.model,
-            start=lambda: self._services.serve_text(model, (wanted,), 1),
+            start=lambda: self._services.generate(model.details, [body.text], options),
             renderer=ToyRenderer,
             stream=not body.whole,
         )

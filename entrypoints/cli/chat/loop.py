@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from mlxk.application.use_cases.generate_text import Question
+from mlxk.application.use_cases.generate_text import GenerationOptions
 from mlxk.domain.errors import MlxkError, StorageError
 from mlxk.domain.generation.conversation import require_valid_unicode
 from mlxk.entrypoints.cli import generation_arguments
@@ -25,14 +25,19 @@ if TYPE_CHECKING:
 
     from prompt_toolkit import PromptSession
 
-    from mlxk.application.use_cases.describe_images import SeenImage
+    from mlxk.application.use_cases.generate_text import PreparedImage
     from mlxk.entrypoints.container import Container
 
 BANNER = "Chatting with {model}. /help lists the commands, Ctrl-D leaves."
 
 
 def chat(
-    arguments: argparse.Namespace, context: CommandContext, container: "Container", output: Output, opening: str
+    arguments: argparse.Namespace,
+    context: CommandContext,
+    container: "Container",
+    output: Output,
+    opening: str,
+    options: GenerationOptions,
 ) -> int:
     """Chat until the user leaves; ``opening`` is the first prompt when it is not empty."""
     require_valid_unicode(arguments.system or "", "--system")
@@ -41,17 +46,10 @@ def chat(
     session = ChatSession(
         generate=container.use_cases.generate_text(),
         check_model=lambda reference: resolve(reference).name,
-        take_in=_taking_in(context.settings, container),
+        prepare_images=_image_preparation(container),
         model=arguments.model,
-        settings=generation_arguments.settings(arguments),
-        question=Question(
-            prompt="",
-            thinking=arguments.thinking,
-            effort=generation_arguments.effort(arguments),
-            engine_options=generation_arguments.engine_options(arguments),
-            draft_reference=arguments.draft_model,
-            strict_memory=arguments.strict_memory,
-        ),
+        settings=options.settings,
+        options=options,
         tools=generation_arguments.tools(arguments),
         system=arguments.system,
         show_reasoning=not arguments.no_reasoning,
@@ -76,15 +74,15 @@ def chat(
     return DONE
 
 
-def _taking_in(settings: Settings, container: "Container") -> "Callable[[str, str, int], tuple[SeenImage, ...]]":
-    """Return what reads the images that the user names; see ``ChatSession.take_in``."""
+def _image_preparation(container: "Container") -> "Callable[[str, str, int], tuple[PreparedImage, ...]]":
+    """Return the function that decodes the images a user names; see ``ChatSession.prepare_images``."""
     from mlxk.entrypoints.cli.image_files import find_images
 
-    def take_in(model: str, typed: str, first: int) -> "tuple[SeenImage, ...]":
+    def prepare(model: str, typed: str, first: int) -> "tuple[PreparedImage, ...]":
         files = find_images(typed, container.adapters.built_in_models(), "/image")
-        return container.use_cases.describe_images().take_in(model, files, first, settings.exif_metadata)
+        return container.use_cases.generate_text().prepare_images(model, files, first)
 
-    return take_in
+    return prepare
 
 
 def _terminal(settings: Settings) -> "PromptSession[str]":

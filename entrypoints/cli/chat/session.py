@@ -15,8 +15,7 @@ from mlxk.domain.generation.request import GenerationSettings
 from mlxk.entrypoints.cli.chat import transcript
 
 if TYPE_CHECKING:
-    from mlxk.application.use_cases.describe_images import SeenImage
-    from mlxk.application.use_cases.generate_text import GenerateText, Question
+    from mlxk.application.use_cases.generate_text import GenerateText, GenerationOptions, PreparedImage
 
 
 MULTILINE_MARK = '"""'
@@ -139,12 +138,12 @@ class ChatSession:
     generate: "GenerateText"
     check_model: Callable[[str], str]
     """Resolves a reference to the model's name, or raises."""
-    take_in: "Callable[[str, str, int], tuple[SeenImage, ...]]"
-    """Reads images: of a model's reference, what the user typed, and the number of the first one."""
+    prepare_images: "Callable[[str, str, int], tuple[PreparedImage, ...]]"
+    """Decodes images: gets a model's reference, what the user typed, and the number of the first image."""
     model: str
     settings: GenerationSettings
-    question: "Question"
-    """How to ask: everything about a request but its conversation and settings."""
+    options: "GenerationOptions"
+    """How to generate; its settings are replaced by those of the session."""
     tools: tuple[str, ...] = ()
     system: str | None = None
     show_reasoning: bool = True
@@ -152,7 +151,7 @@ class ChatSession:
     """Whether answers are written as they come."""
     verbose: bool = False
     messages: tuple[Message, ...] = ()
-    waiting: "tuple[SeenImage, ...]" = ()
+    waiting: "tuple[PreparedImage, ...]" = ()
     """Images that the next turn shows."""
     finished: bool = False
     """Whether the user wants to leave."""
@@ -175,8 +174,8 @@ class ChatSession:
         """Start the answer to a turn, which is kept by ``keep`` once it is answered."""
         opening = (Message(Role.SYSTEM, self.system),) if self.system else ()
         conversation = Conversation((*opening, *self.messages, turn), self.tools)
-        question = attrs.evolve(self.question, prompt=conversation, settings=self.settings)
-        return self.generate(self.model, question)
+        (stream,) = self.generate(self.model, [conversation], attrs.evolve(self.options, settings=self.settings))
+        return stream
 
     def keep(self, turn: Message, answer: str, calls: tuple[ToolCall, ...] = ()) -> None:
         """Remember a turn and its answer: what the model said, and the functions it called."""
@@ -195,7 +194,7 @@ class ChatSession:
         Raises:
             MlxkError: The model cannot look at images, or these cannot be shown; the session is as it was.
         """
-        waiting = (*self.waiting, *self.take_in(self.model, typed, 1 + self._shown + len(self.waiting)))
+        waiting = (*self.waiting, *self.prepare_images(self.model, typed, 1 + self._shown + len(self.waiting)))
         check_chunk(len(waiting), "/image: images in one turn")
         check_together([len(seen.shown.image.data) for seen in waiting], "/image")
         self.waiting = waiting

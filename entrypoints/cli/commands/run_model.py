@@ -11,7 +11,8 @@ from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
 from mlxk.entrypoints.cli.output import Output
 
 if TYPE_CHECKING:
-    from mlxk.application.use_cases.generate_text import Question
+    from mlxk.application.use_cases.generate_text import GenerationOptions
+    from mlxk.domain.generation.conversation import Conversation
     from mlxk.entrypoints.container import Container
 
 PIPE_WORD = "-"
@@ -36,20 +37,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-    """Generate, streaming on a terminal, and print the answer; without a prompt, chat."""
+    """Print the completion of a prompt, as it arrives on a terminal; without a prompt, chat."""
     if arguments.no_chat_template and (arguments.system or arguments.tools):
         raise UsageError("--system and --tools need the chat template; leave out --no-chat-template")
     words = " ".join(word for word in arguments.words if word != PIPE_WORD)
     if words and arguments.prompt is not None:
         raise UsageError("the prompt is given twice, as words and with --prompt", hint="Give one of them.")
     prompt = words if arguments.prompt is None else str(arguments.prompt)
-    listens, looks = audio_run.wanted(arguments), image_run.wanted(arguments)
+    has_audio, has_images = audio_run.wanted(arguments), image_run.wanted(arguments)
     if PIPE_WORD in arguments.words:
         prompt = _piped(prompt, context, output)
-    if listens:
-        return audio_run.execute(arguments, prompt, functools.partial(_question, arguments), context, output)
-    if looks:
-        return image_run.execute(arguments, prompt, _question(arguments, prompt), context, output)
+    if has_audio:
+        return audio_run.execute(arguments, prompt, functools.partial(_options, arguments), context, output)
+    if has_images:
+        return image_run.execute(arguments, prompt, _options(arguments), context, output)
     if not prompt and not sys.stdin.isatty() and not arguments.chat:
         prompt = context.read_pipe("", output.note)
     container = context.build(context.settings)
@@ -58,21 +59,24 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
             return _chat(arguments, context, container, output, prompt)
         if not prompt:
             raise UsageError("run needs a prompt", hint='For example: mlxk run demo "What is mlxk?"')
-        question = _question(arguments, prompt)
-        start = functools.partial(container.use_cases.generate_text(), arguments.model, question)
+        given = _conversation(arguments, prompt)
+        prompts = [prompt if arguments.no_chat_template else given]
+        start = functools.partial(container.use_cases.generate_text(), arguments.model, prompts, _options(arguments))
         return answer.answer(arguments, prompt, start, output)
     finally:
         container.adapters.text_generator().close()
 
 
-def _question(arguments: argparse.Namespace, prompt: str) -> "Question":
-    """Put together what to ask and how."""
-    from mlxk.application.use_cases.generate_text import Question
+def _conversation(arguments: argparse.Namespace, prompt: str) -> "Conversation":
     from mlxk.domain.generation.conversation import Conversation
 
-    conversation = Conversation.of(prompt, arguments.system, generation_arguments.tools(arguments))
-    return Question(
-        prompt=prompt if arguments.no_chat_template else conversation,
+    return Conversation.of(prompt, arguments.system, generation_arguments.tools(arguments))
+
+
+def _options(arguments: argparse.Namespace) -> "GenerationOptions":
+    from mlxk.application.use_cases.generate_text import GenerationOptions
+
+    return GenerationOptions(
         settings=generation_arguments.settings(arguments),
         thinking=arguments.thinking,
         effort=generation_arguments.effort(arguments),
@@ -91,7 +95,7 @@ def _chat(
         raise UsageError("chat and --no-chat-template exclude each other; give a prompt")
     from mlxk.entrypoints.cli.chat.loop import chat
 
-    return chat(arguments, context, container, output, prompt)
+    return chat(arguments, context, container, output, prompt, _options(arguments))
 
 
 def _piped(words: str, context: CommandContext, output: Output) -> str:

@@ -7,9 +7,9 @@ from typing import Annotated
 import attrs
 import falcon
 
+from mlxk.application.use_cases.generate_text import GenerationOptions
 from mlxk.domain.generation.request import (
     GenerationEvent,
-    GenerationRequest,
     GenerationSettings,
     ReasoningDelta,
     TextDelta,
@@ -181,28 +181,31 @@ class Completions:
         self._reader = BodyReader(CompletionRequest, (register_sampling, register_prompt), UNSUPPORTED)
         self._services = server.services
         self._responder = server.responder
-        self._max_tokens = server.settings.max_tokens
+        self._settings = server.settings
 
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
         """Complete the prompts."""
         request.context.prompt_field = "prompt"
         completion = self._reader.read(request, response)
         model = self._services.catalogue.find(completion.model)
-        settings = completion.generation_settings(self._max_tokens)
         alternatives = completion.n or 1
+        options = GenerationOptions(
+            settings=completion.generation_settings(self._settings.max_tokens),
+            strict_memory=self._settings.strict_memory,
+            choices=alternatives,
+        )
         echoes = [
             prompt if completion.echo and isinstance(prompt, str) else ""
             for prompt in completion.prompts
             for _ in range(alternatives)
         ]
-        requests = [GenerationRequest(model.handle, prompt, settings) for prompt in completion.prompts]
         job = GenerationJob(
             model=model,
             model_name=completion.model,
-            start=lambda: self._services.serve_text(model, requests, alternatives),
+            start=lambda: self._services.generate(model.details, completion.prompts, options),
             renderer=functools.partial(CompletionRenderer, echoes=echoes, include_usage=completion.include_usage),
             stream=bool(completion.stream),
-            prompts=len(requests),
+            prompts=len(completion.prompts),
             alternatives=alternatives,
             count_field="n" if alternatives > 1 else "prompt",
         )

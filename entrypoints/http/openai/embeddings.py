@@ -104,7 +104,7 @@ class EmbeddingsResource:
         model = self._services.catalogue.find(self._only_model or body.model, require_embedding_model)
         release = self._limit.enter(1)
         try:
-            result = self._services.embed.embed(model.description, body.inputs, body.settings())
+            result = self._services.embed(model.description, body.inputs, body.settings())
         finally:
             release()
         send_json(response, _document(body, result))

@@ -6,13 +6,14 @@ import threading
 import wave
 from collections.abc import Callable, Mapping
 
+from mlxk.application.incoming_message import Recording
 from mlxk.application.policy import require_embedding_model, require_served_model
+from mlxk.application.use_cases.generate_text import GenerationOptions
 from mlxk.application.use_cases.serve_catalogue import ServedModel
-from mlxk.application.use_cases.transcribe_audio import Recording
 from mlxk.domain.embedding import EmbeddingSettings
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.conversation import Conversation
-from mlxk.domain.generation.request import Finished, GenerationRequest, GenerationSettings
+from mlxk.domain.generation.request import Finished, GenerationSettings
 from mlxk.domain.models.model import Capability
 from mlxk.domain.transcription import TranscriptionSettings
 from mlxk.entrypoints.container import Container
@@ -92,19 +93,19 @@ def _generate_token(container: Container, model: ServedModel) -> None:
 
     The rendered conversation is cancelled before its prefill: on a slow machine the first client would wait for it.
     """
-    serve = container.use_cases.serve_text()
-    settings = GenerationSettings(max_tokens=1, temperature=0.0)
+    generate = container.use_cases.generate_text()
+    options = GenerationOptions(GenerationSettings(max_tokens=1, temperature=0.0))
     if model.can_chat:
-        for stream in serve(model, (GenerationRequest(model.handle, Conversation.of("Hello"), settings),)):
+        for stream in generate(model.details, [Conversation.of("Hello")], options):
             stream.cancel()
-    for stream in serve(model, (GenerationRequest(model.handle, "Hello", settings),)):
+    for stream in generate(model.details, ["Hello"], options):
         for event in stream:
             if isinstance(event, Finished):
                 break
 
 
 def _embed_word(container: Container, model: ServedModel) -> None:
-    container.use_cases.embed_text().embed(model.description, ("Hello",), EmbeddingSettings())
+    container.use_cases.embed_text()(model.description, ("Hello",), EmbeddingSettings())
 
 
 def _transcribe_silence(container: Container, model: ServedModel) -> None:
@@ -115,7 +116,7 @@ def _transcribe_silence(container: Container, model: ServedModel) -> None:
             file.setsampwidth(2)
             file.setframerate(_RATE)
             file.writeframes(bytes(2 * _FRAMES))
-        events = container.use_cases.transcribe_audio().listen(
+        events = container.use_cases.transcribe_audio()(
             model.description, Recording(path, "silence"), TranscriptionSettings()
         )
         for _ in events:

@@ -111,8 +111,7 @@ def services_of(container: Container) -> Services:
     """Return the use cases and ports of the application."""
     return Services(
         catalogue=container.use_cases.serve_catalogue(),
-        serve_text=container.use_cases.serve_text(),
-        serve_images=container.use_cases.serve_images(),
+        generate=container.use_cases.generate_text(),
         audio_decoder=container.adapters.audio_decoder(),
         transcribe=container.use_cases.transcribe_audio(),
         embed=container.use_cases.embed_text(),

@@ -2,10 +2,13 @@
 
 import json
 import struct
+from typing import Any
 
 import pytest
+from doubles.audio_decoder import InMemoryAudioDecoder
 from doubles.backend_registry import InMemoryBackendRegistry
 from doubles.event_log import InMemoryEventLog
+from doubles.image_reader import InMemoryImageReader
 from doubles.memory_probe import InMemoryMemoryProbe
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
@@ -13,11 +16,13 @@ from doubles.model_source import InMemoryModelSource
 from doubles.text_generator import InMemoryTextGenerator
 from doubles.workspace_store import InMemoryWorkspaceStore
 
+from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.application.use_cases.generate_text import GenerateText, Question
+from mlxk.application.use_cases.generate_text import GenerateText, GenerationOptions, Prompt
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import (
     CapabilityError,
+    ExecutionError,
     IncompatibleModelError,
     InsufficientMemoryError,
     ModelNotFoundError,
@@ -63,20 +68,31 @@ class Kitchen:
 
     def __init__(self, total: int = 16 * GIB) -> None:
         self.asked: list[GenerationRequest] = []
+        self.fails_after: int | None = None
+        self.models = {name: CachedModel(("a" * 40,)) for name in MODELS}
         self.log = InMemoryEventLog()
-        cache = InMemoryModelCache({name: CachedModel(("a" * 40,)) for name in MODELS})
+        cache = InMemoryModelCache(self.models)
         model_files = InMemoryModelFiles({f"/cache/{name}/{'a' * 40}": content for name, content in MODELS.items()})
         workspaces = InMemoryWorkspaceStore()
         registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}, "mlx-audio": {"whisper"}})
+        self.generator = InMemoryTextGenerator(self._answer)
         self.generate = GenerateText(
             ResolveModel(cache, workspaces, InMemoryModelSource()),
             DescribeModel(model_files, workspaces, registry, cache),
-            InMemoryTextGenerator(self._answer),
+            self.generator,
+            InMemoryImageReader(),
+            InMemoryAudioDecoder({}),
             InMemoryMemoryProbe(MemoryReading(total, total)),
             self.log,
         )
 
+    def start(self, reference: str, prompt: Prompt, **options: Any) -> TextStream:
+        (stream,) = self.generate(reference, [prompt], GenerationOptions(**options))
+        return stream
+
     def _answer(self, request: GenerationRequest) -> tuple[str, ...]:
+        if len(self.asked) == self.fails_after:
+            raise ExecutionError("The queue is full.")
         self.asked.append(request)
         return ("Hello", " there")
 
@@ -87,25 +103,26 @@ def kitchen() -> Kitchen:
 
 
 def test_an_answer_is_its_deltas_and_one_last_event(kitchen: Kitchen) -> None:
-    with kitchen.generate("chat", Question("hi")) as stream:
+    with kitchen.start("chat", "hi") as stream:
         *deltas, last = list(stream)
     assert "".join(each.text for each in deltas if isinstance(each, TextDelta)) == "Hello there"
     assert isinstance(last, Finished)
 
 
 def test_what_was_asked_reaches_the_generator_with_one_resolved_handle(kitchen: Kitchen) -> None:
-    question = Question(
-        Conversation.of("hi", "Be brief."),
-        GenerationSettings(seed=7),
+    prompt = Conversation.of("hi", "Be brief.")
+    with kitchen.start(
+        "chat",
+        prompt,
+        settings=GenerationSettings(seed=7),
         thinking=True,
         engine_options=EngineOptions(kv_bits=8),
         draft_reference="small",
-    )
-    with kitchen.generate("chat", question) as stream:
+    ) as stream:
         list(stream)
     (request,) = kitchen.asked
     assert request.model.name == "mlx-community/chat"
-    assert (request.prompt, request.settings.seed, request.thinking) == (question.prompt, 7, True)
+    assert (request.prompt, request.settings.seed, request.thinking) == (prompt, 7, True)
     assert request.engine_options.draft_model is not None
     assert request.engine_options.draft_model.name == "mlx-community/small"
 
@@ -123,47 +140,77 @@ def test_a_model_that_cannot_answer_is_refused_before_it_is_loaded(
     kitchen: Kitchen, reference: str, error: type[Exception]
 ) -> None:
     with pytest.raises(error, match=reference):
-        kitchen.generate(reference, Question("hi"))
+        kitchen.start(reference, "hi")
     with pytest.raises(error, match=reference):
-        kitchen.generate("chat", Question("hi", draft_reference=reference))
+        kitchen.start("chat", "hi", draft_reference=reference)
     assert kitchen.asked == []
 
 
 def test_settings_are_checked_before_the_model_is_looked_for(kitchen: Kitchen) -> None:
     with pytest.raises(ValidationError, match=r"temperature.*; top_p"):
-        kitchen.generate("nosuch", Question("hi", GenerationSettings(temperature=-1, top_p=2)))
+        kitchen.start("nosuch", "hi", settings=GenerationSettings(temperature=-1, top_p=2))
 
 
 def test_a_model_beyond_the_budget_runs_with_a_warning_or_is_refused_when_asked() -> None:
     kitchen = Kitchen(total=1024)
-    with kitchen.generate("chat", Question("hi")) as stream:
+    with kitchen.start("chat", "hi") as stream:
         list(stream)
     assert any("memory budget" in event.event for event in kitchen.log.events)
     with pytest.raises(InsufficientMemoryError, match="chat"):
-        kitchen.generate("chat", Question("hi", strict_memory=True))
+        Kitchen(total=1024).start("chat", "hi", strict_memory=True)
 
 
 @pytest.mark.parametrize("able", ["able", "beside", "unread"])
 @pytest.mark.parametrize(
-    ("field", "question"),
+    ("field", "prompt", "options"),
     [
-        ("tools", Question(Conversation.of("hi", None, ('{"type": "function"}',)))),
-        ("thinking", Question(Conversation.of("hi"), thinking=True)),
+        ("tools", Conversation.of("hi", None, ('{"type": "function"}',)), {}),
+        ("thinking", Conversation.of("hi"), {"thinking": True}),
     ],
 )
 def test_what_the_chat_template_would_leave_out_is_refused(
-    kitchen: Kitchen, field: str, question: Question, able: str
+    kitchen: Kitchen, field: str, prompt: Conversation, options: dict[str, Any], able: str
 ) -> None:
     with pytest.raises(CapabilityError, match=f"^{field}: 'mlx-community/plain'") as refusal:
-        kitchen.generate("plain", question)
+        kitchen.start("plain", prompt, **options)
     assert refusal.value.hint
     assert kitchen.asked == []
-    with kitchen.generate(able, question) as stream:
+    with kitchen.start(able, prompt, **options) as stream:
         list(stream)
     assert len(kitchen.asked) == 1
 
 
 def test_a_model_that_does_not_reason_may_be_told_not_to(kitchen: Kitchen) -> None:
-    with kitchen.generate("plain", Question(Conversation.of("hi"), thinking=False)) as stream:
+    with kitchen.start("plain", Conversation.of("hi"), thinking=False) as stream:
         list(stream)
     assert len(kitchen.asked) == 1
+
+
+def test_every_prompt_has_its_choices_side_by_side_with_seeds_of_their_own(kitchen: Kitchen) -> None:
+    options = GenerationOptions(GenerationSettings(seed=7), choices=2)
+    streams = kitchen.generate("chat", ["one", (1, 2)], options)
+    assert len(streams) == 4
+    assert [request.prompt for request in kitchen.asked] == ["one", "one", (1, 2), (1, 2)]
+    assert len({request.settings.seed for request in kitchen.asked}) == 2
+
+
+def test_completions_that_were_started_are_cancelled_when_a_later_one_cannot_start(kitchen: Kitchen) -> None:
+    kitchen.fails_after = 2
+    with pytest.raises(ExecutionError, match="full"):
+        kitchen.generate("chat", ["one", "two", "three"], GenerationOptions())
+    assert [stream.cancelled for stream in kitchen.generator.streams] == [True, True]
+
+
+def test_a_model_that_was_judged_already_is_not_looked_for(kitchen: Kitchen) -> None:
+    details = kitchen.generate.describe.details(kitchen.generate.resolve("chat"))
+    kitchen.models.clear()
+    (stream,) = kitchen.generate(details, ["hi"], GenerationOptions())
+    assert isinstance(list(stream)[-1], Finished)
+
+
+def test_a_loaded_model_is_not_judged_again() -> None:
+    kitchen = Kitchen(total=1024)
+    for _ in range(2):
+        list(kitchen.start("chat", "hi"))
+    assert len(kitchen.log.events) == 1
+    list(kitchen.start("chat", "hi", strict_memory=True))

@@ -3,19 +3,37 @@
 import datetime
 import hashlib
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
-from mlxk.domain.generation.image_table import MARKER, Chunk, ImageFacts, ShownImage, chunks, numbers
+from mlxk.domain.generation.image_table import MARKER, Chunk, ImageFacts, ImageNumbers, ShownImage
 from mlxk.domain.generation.media import DecodedImage, EncodedImage, ImageFormat
 
 
 def encoded(name: str | None = None, salt: str = "", form: ImageFormat = ImageFormat.JPEG) -> EncodedImage:
     """Return an image whose digest depends on its name."""
     return EncodedImage(b"", form, hashlib.sha256(f"{name}{salt}".encode()).hexdigest(), name)
+
+
+def chunks(images: Sequence[ShownImage], size: int) -> list[Chunk]:
+    """Divide images into chunks of at most ``size``."""
+    parts = [tuple(images[start : start + size]) for start in range(0, len(images), size)]
+    return [Chunk(part, index, len(parts)) for index, part in enumerate(parts, 1)]
+
+
+def numbers(messages: Iterable[str | EncodedImage]) -> dict[str, int]:
+    """Return the number of every image of a conversation, answers as text between them, by its digest."""
+    counted, found = ImageNumbers(), {}
+    for message in messages:
+        if isinstance(message, str):
+            counted.read(message)
+        else:
+            found[message.digest] = counted.of(message)
+    return found
 
 
 def photo(number: int, name: str, day: int, north: float, west: float) -> ShownImage:

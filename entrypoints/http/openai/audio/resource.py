@@ -11,9 +11,9 @@ from collections.abc import Callable, Generator, Iterator
 
 import falcon
 
+from mlxk.application.incoming_message import Recording
 from mlxk.application.policy import require_speech_model
 from mlxk.application.ports.event_log import EventLog
-from mlxk.application.use_cases.transcribe_audio import Recording
 from mlxk.domain import transcription
 from mlxk.domain.errors import (
     CapabilityError,
@@ -84,7 +84,7 @@ class AudioResource:
         release_slot = self._limit.enter(1)
         try:
             recording = Recording(upload.path, upload.name)
-            events = self._services.transcribe.listen(model.description, recording, body.settings)
+            events = self._services.transcribe(model.description, recording, body.settings)
             transcription = _TranscriptionEvents(events, self._lifecycle, (release_slot, upload.close))
         except BaseException:
             release_slot()

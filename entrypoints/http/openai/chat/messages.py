@@ -9,7 +9,7 @@ import attrs
 
 from mlxk.application.incoming_message import IncomingMessage
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation.conversation import Conversation, Message, Role, ToolCall
+from mlxk.domain.generation.conversation import Message, Role, ToolCall
 from mlxk.domain.generation.media import DecodedAudio, EncodedImage, check_size
 from mlxk.entrypoints.http.requests.converter import OneOf, Range, StrictConverter
 from mlxk.entrypoints.http.requests.field_errors import FieldError
@@ -199,11 +199,6 @@ class MessageParam:
 
 
 _PARTS_OF_ROLE = {"user": (TextPart, ImagePart, AudioPart), "assistant": (TextPart, RefusalPart)}
-
-
-def to_conversation(messages: list[MessageParam], tools: tuple[str, ...]) -> Conversation:
-    """Return messages as a conversation, without their images and audio."""
-    return Conversation(tuple(message.to_message() for message in messages), tools)
 
 
 def register_messages(converter: StrictConverter) -> None:

@@ -5,15 +5,14 @@ from typing import Annotated
 
 import attrs
 
-from mlxk.application.incoming_message import IncomingMessage
+from mlxk.application.incoming_message import IncomingConversation
 from mlxk.application.policy import require_reasoning, require_tools
 from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.domain.errors import CapabilityError
-from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.media import MAX_CHUNK
 from mlxk.domain.generation.request import MAX_LOGPROB_ALTERNATIVES, Effort, GenerationSettings
 from mlxk.domain.models.model import Capability
-from mlxk.entrypoints.http.openai.chat.messages import MessageParam, ReadAudio, to_conversation
+from mlxk.entrypoints.http.openai.chat.messages import MessageParam, ReadAudio
 from mlxk.entrypoints.http.openai.chat.tools import (
     ForcedCall,
     ResponseFormat,
@@ -173,8 +172,8 @@ class ChatRequest(SamplingFields):
         if self.thinking:
             require_reasoning(model.details, "enable_thinking")
 
-    def incoming(self, read_audio: ReadAudio) -> list[IncomingMessage]:
-        """Return the messages with their images and audio.
+    def incoming(self, read_audio: ReadAudio) -> IncomingConversation:
+        """Return the conversation, with encoded images and decoded audio.
 
         Args:
             read_audio: Decodes audio.
@@ -182,11 +181,11 @@ class ChatRequest(SamplingFields):
         Raises:
             ValidationError: An image or audio is malformed, too large, or not in the message itself.
         """
-        return [message.to_incoming(f"messages[{index}]", read_audio) for index, message in enumerate(self.messages)]
-
-    def conversation(self) -> Conversation:
-        """Return the conversation without its images and audio."""
-        return to_conversation(self.messages, tuple(tool.to_json() for tool in self.offered))
+        messages = enumerate(self.messages)
+        return IncomingConversation(
+            tuple(message.to_incoming(f"messages[{index}]", read_audio) for index, message in messages),
+            tuple(tool.to_json() for tool in self.offered),
+        )
 
     def generation_settings(
         self, default_max_tokens: int | None, forced: ForcedCall | None = None

@@ -1,14 +1,11 @@
 """The resource of ``POST /v1/chat/completions``."""
 
 import functools
-from collections.abc import Sequence
 
 import falcon
 
-from mlxk.application.policy import require_speech_model, require_text_model
-from mlxk.application.ports.text_generator import TextStream
-from mlxk.application.use_cases.serve_catalogue import ServedModel
-from mlxk.domain.generation.request import GenerationRequest
+from mlxk.application.policy import require_chat, require_speech_model, require_text_model
+from mlxk.application.use_cases.generate_text import GenerationOptions
 from mlxk.domain.models.model import Capability, ModelDescription
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.responder import GenerationJob
@@ -48,41 +45,35 @@ class ChatCompletions:
         chat.require_audio_input(model)
         chat.require_tools(model)
         chat.require_reasoning(model)
+        require_chat(model.description)
         forced = chat.forced_call
-        generation = GenerationRequest(
-            model.handle,
-            chat.conversation(),
-            chat.generation_settings(self._settings.max_tokens, forced),
+        options = GenerationOptions(
+            settings=chat.generation_settings(self._settings.max_tokens, forced),
             thinking=chat.thinking,
             effort=chat.effort,
+            strict_memory=self._settings.strict_memory,
+            choices=chat.n or 1,
+            chunk=chat.chunk or self._settings.chunk,
         )
         job = GenerationJob(
             model=model,
             model_name=chat.model,
-            start=functools.partial(self._start, chat, model, generation),
+            start=lambda: self._services.generate(model.details, [chat.incoming(self._read_audio)], options),
             renderer=functools.partial(
                 ChatRenderer,
                 options=MessageOptions(
                     forced,
                     one_call=chat.parallel_tool_calls is False,
-                    stops=bool(generation.settings.stop),
-                    json_text=generation.settings.grammar is not None,
+                    stops=bool(options.settings.stop),
+                    json_text=options.settings.grammar is not None,
                 ),
                 include_usage=chat.include_usage,
                 extra={"metadata": chat.metadata} if chat.metadata else None,
             ),
             stream=bool(chat.stream),
-            alternatives=chat.n or 1,
+            alternatives=options.choices,
         )
         self._responder.respond(request, response, job)
-
-    def _start(self, chat: ChatRequest, model: ServedModel, generation: GenerationRequest) -> Sequence[TextStream]:
-        """Start the streams of a request, whose messages may have images and audio."""
-        alternatives = chat.n or 1
-        if not chat.has_images and not chat.has_audio:
-            return self._services.serve_text(model, (generation,), alternatives)
-        chunk = chat.chunk or self._settings.chunk
-        return self._services.serve_images(model, generation, chat.incoming(self._read_audio), chunk, alternatives)
 
 
 def _require_chat_model(description: ModelDescription) -> None:

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
+from mlxk.application.incoming_message import Recording
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.text_streams import TranscriptLimits, TranscriptStream
 from mlxk.application.use_cases.serve_catalogue import ServedModel
-from mlxk.application.use_cases.transcribe_audio import Recording, TranscribeAudio
+from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 from mlxk.domain.errors import CapabilityError, PayloadTooLargeError, ValidationError
 from mlxk.domain.transcription import TranscriptionSettings
 from mlxk.entrypoints.http.generation.responder import GenerationJob
@@ -91,7 +92,7 @@ class TranscriptionChat:
         try:
             upload.receive(io.BytesIO(parsed.audio), NAME)
             recording = Recording(upload.path, upload.name)
-            events = self._transcribe.listen(model.description, recording, parsed.settings)
+            events = self._transcribe(model.description, recording, parsed.settings)
             return TranscriptStream(events, self._clock, upload.close, parsed.limits)
         except BaseException as error:
             upload.close()

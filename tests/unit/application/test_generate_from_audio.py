@@ -2,11 +2,13 @@
 
 import json
 import struct
+from typing import Any
 
 import pytest
 from doubles.audio_decoder import InMemoryAudioDecoder
 from doubles.backend_registry import InMemoryBackendRegistry
 from doubles.event_log import InMemoryEventLog
+from doubles.image_reader import InMemoryImageReader
 from doubles.memory_probe import InMemoryMemoryProbe
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
@@ -16,11 +18,13 @@ from doubles.text_generator import InMemoryTextGenerator
 from doubles.workspace_store import InMemoryWorkspaceStore
 from models.pictures import tone
 
-from mlxk.application.use_cases.ask_about_recording import AskAboutRecording
+from mlxk.application.incoming_message import IncomingConversation, Recording
+from mlxk.application.policy import answers_about_audio
+from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.application.use_cases.generate_text import GenerateText, Question
+from mlxk.application.use_cases.generate_text import GenerateText, GenerationOptions
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.application.use_cases.transcribe_audio import Recording, TranscribeAudio
+from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 from mlxk.domain.errors import Advice, CapabilityError, InsufficientMemoryError, Remedy, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Role
 from mlxk.domain.generation.request import GenerationRequest, GenerationSettings
@@ -41,7 +45,7 @@ MODELS = {
 }
 SOUNDS = {"/clips/hello.wav": tone(440, 30), "/clips/talk.wav": tone(440, 30.5)}
 HELLO, TALK = Recording("/clips/hello.wav", "hello.wav"), Recording("/clips/talk.wav", "talk.wav")
-WHAT = Question(Conversation.of("What is said?", "Be brief."))
+WHAT = Conversation.of("What is said?", "Be brief.")
 
 
 class Parts:
@@ -56,9 +60,21 @@ class Parts:
         describe = DescribeModel(files, workspaces, InMemoryBackendRegistry(known), cache)
         resolve = ResolveModel(cache, workspaces, InMemoryModelSource())
         memory = InMemoryMemoryProbe(MemoryReading(memory_bytes, memory_bytes))
-        generate = GenerateText(resolve, describe, InMemoryTextGenerator(self._answer), memory, InMemoryEventLog())
-        self.ask = AskAboutRecording(generate, InMemoryAudioDecoder(SOUNDS))
+        self.generate = GenerateText(
+            resolve,
+            describe,
+            InMemoryTextGenerator(self._answer),
+            InMemoryImageReader(),
+            InMemoryAudioDecoder(SOUNDS),
+            memory,
+            InMemoryEventLog(),
+        )
         self.transcribe = TranscribeAudio(resolve, describe, InMemorySpeechTranscriber(), memory)
+
+    def ask(self, model: str, recording: Recording, prompt: Conversation, **options: Any) -> TextStream:
+        prompts = [IncomingConversation.of(prompt, recording)]
+        (stream,) = self.generate(model, prompts, GenerationOptions(**options))
+        return stream
 
     def _answer(self, request: GenerationRequest) -> tuple[str, ...]:
         self.requests.append(request)
@@ -78,7 +94,7 @@ def test_a_recording_is_played_in_the_last_turn_to_mlx_vlm_and_heard_greedily() 
 
 def test_a_temperature_that_was_asked_for_is_kept() -> None:
     parts = Parts()
-    list(parts.ask("org/omni", HELLO, Question(Conversation.of("Sing."), GenerationSettings(temperature=0.5))))
+    list(parts.ask("org/omni", HELLO, Conversation.of("Sing."), settings=GenerationSettings(temperature=0.5)))
     assert parts.requests[0].settings.temperature == 0.5
 
 
@@ -94,15 +110,10 @@ def test_a_recording_longer_than_the_model_hears_is_refused_with_both_numbers() 
 @pytest.mark.parametrize(("model", "hears"), [("org/omni", True), ("org/text", False), ("org/whisper", False)])
 def test_only_models_that_write_text_and_take_sound_are_asked(model: str, hears: bool) -> None:
     parts = Parts()
-    assert parts.ask.takes(model) is hears
+    assert answers_about_audio(parts.generate.describe(parts.generate.resolve(model))) is hears
     if not hears:
         with pytest.raises(CapabilityError):
             parts.ask(model, HELLO, WHAT)
-
-
-def test_a_bare_prompt_plays_nothing() -> None:
-    with pytest.raises(ValidationError, match="in a conversation"):
-        Parts().ask("org/omni", HELLO, Question("What is said?"))
 
 
 def test_a_model_beyond_the_memory_is_refused() -> None:

@@ -1,13 +1,14 @@
-"""Describing images: chunks, facts, isolation, refusals, and what is not done before it has to be."""
+"""Generating text about images: chunks, facts, isolation, refusals, and what is not done before it has to be."""
 
 import datetime
 import hashlib
 import json
+import re
 import struct
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from doubles.audio_decoder import InMemoryAudioDecoder
 from doubles.backend_registry import InMemoryBackendRegistry
 from doubles.event_log import InMemoryEventLog
 from doubles.image_reader import InMemoryImageReader
@@ -18,13 +19,20 @@ from doubles.model_source import InMemoryModelSource
 from doubles.text_generator import InMemoryTextGenerator
 from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.application.text_streams import DescribedChunk
-from mlxk.application.use_cases.describe_images import DescribeImages, ImageSource, Showing
+from mlxk.application.incoming_message import ImageSource, IncomingConversation
+from mlxk.application.ports.text_generator import TextStream
+from mlxk.application.text_streams import ImageTableDelta
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.application.use_cases.generate_text import GenerateText, Question
+from mlxk.application.use_cases.generate_text import GenerateText, GenerationOptions
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.errors import CapabilityError, InsufficientMemoryError, ValidationError
+from mlxk.domain.errors import (
+    CapabilityError,
+    InsufficientMemoryError,
+    ParameterNotSupportedError,
+    ValidationError,
+)
 from mlxk.domain.generation.conversation import Conversation, Message, Role
+from mlxk.domain.generation.grammar import Grammar
 from mlxk.domain.generation.image_table import ImageFacts
 from mlxk.domain.generation.media import DecodedImage, EncodedImage, ImageFormat
 from mlxk.domain.generation.request import GenerationRequest, GenerationSettings, TextDelta
@@ -52,10 +60,10 @@ def image(name: str) -> EncodedImage:
 FACTS = {image(name).digest: ImageFacts(TAKEN, 32.79, -16.92, f"Camera {name}") for name in "abcde"}
 
 
-class GenerationJob:
+class World:
     """A model of memory and what it was asked."""
 
-    def __init__(self, memory_bytes: int = 10**12, damaged: tuple[str, ...] = ()) -> None:
+    def __init__(self, memory_bytes: int = 10**12, damaged: tuple[str, ...] = (), exif: bool = True) -> None:
         self.requests: list[GenerationRequest] = []
         self.read: list[str] = []
         cache = InMemoryModelCache({name: CachedModel((COMMIT,)) for name in ("org/eye", "org/text")})
@@ -63,14 +71,16 @@ class GenerationJob:
         workspaces = InMemoryWorkspaceStore()
         describe = DescribeModel(InMemoryModelFiles(directories), workspaces, InMemoryBackendRegistry(BOTH), cache)
         memory = InMemoryMemoryProbe(MemoryReading(memory_bytes, memory_bytes))
-        generate = GenerateText(
+        self.generate = GenerateText(
             ResolveModel(cache, workspaces, InMemoryModelSource()),
             describe,
             InMemoryTextGenerator(self._answer),
+            InMemoryImageReader(damaged, FACTS),
+            InMemoryAudioDecoder({}),
             memory,
             InMemoryEventLog(),
+            exif,
         )
-        self.describe = DescribeImages(generate, InMemoryImageReader(damaged, FACTS))
 
     def _answer(self, request: GenerationRequest) -> tuple[str, ...]:
         self.requests.append(request)
@@ -86,13 +96,22 @@ class GenerationJob:
 
         return [source(name) for name in names]
 
-    def show(self, names: str, model: str = "org/eye", **how: Any) -> Iterator[DescribedChunk]:
-        question = Question("", how.pop("settings", GenerationSettings()))
-        return self.describe(model, self.sources(names), Showing("Describe.", question, **how))
+    def show(self, names: str, model: str = "org/eye", system: str | None = None, **options: Any) -> TextStream:
+        prompt = IncomingConversation.of(Conversation.of("Describe.", system), *self.sources(names))
+        (stream,) = self.generate(model, [prompt], GenerationOptions(**options))
+        return stream
 
 
-def said(described: DescribedChunk) -> str:
-    return "".join(event.text for event in described.stream if isinstance(event, TextDelta))
+def said(stream: TextStream) -> list[tuple[str, str]]:
+    """Return the chunks of an answer: each table and the text about its images."""
+    chunks: list[tuple[str, str]] = []
+    for event in stream:
+        if isinstance(event, ImageTableDelta):
+            chunks.append((event.text, ""))
+        elif isinstance(event, TextDelta):
+            table, text = chunks.pop()
+            chunks.append((table, text + event.text))
+    return chunks
 
 
 def turns(request: GenerationRequest) -> tuple[Any, ...]:
@@ -101,8 +120,9 @@ def turns(request: GenerationRequest) -> tuple[Any, ...]:
 
 
 def test_five_images_two_at_a_time_are_three_conversations() -> None:
-    asked = GenerationJob()
-    answers = [(each.chunk.summary, said(each)) for each in asked.show("abcde", chunk=2)]
+    asked = World()
+    summary = re.compile(r"<summary>(.*)</summary>")
+    answers = [(summary.findall(table)[0], text) for table, text in said(asked.show("abcde", chunk=2))]
     assert answers == [
         ("📸 Chunk 1/3: Images 1-2", "Answer 1."),
         ("📸 Chunk 2/3: Images 3-4", "Answer 2."),
@@ -114,54 +134,50 @@ def test_five_images_two_at_a_time_are_three_conversations() -> None:
 
 
 def test_the_model_is_told_what_the_table_tells() -> None:
-    asked = GenerationJob()
-    (first,) = asked.show("a")
-    said(first)
-    assert "| 1 | image_" in first.chunk.table()
+    asked = World()
+    ((table, _),) = said(asked.show("a"))
+    assert "| 1 | image_" in table
     facts = "[GPS: 32.7900°N, 16.9200°W | Date: 2023-12-06 12:19 | Camera: Camera a]"
     assert turns(asked.requests[0])[0].content == f"{facts}\n\nDescribe."
 
 
 def test_without_facts_neither_the_model_nor_the_reader_is_told_any() -> None:
-    asked = GenerationJob()
-    (first,) = asked.show("a", facts=False)
-    said(first)
+    asked = World(exif=False)
+    ((table, _),) = said(asked.show("a"))
     assert "GPS" not in turns(asked.requests[0])[0].content
-    assert "📍" not in first.chunk.table()
-    assert "| 1 | image_" in first.chunk.table()
+    assert "📍" not in table
+    assert "| 1 | image_" in table
 
 
 def test_the_system_prompt_opens_every_chunk() -> None:
-    asked = GenerationJob()
-    for each in asked.show("ab", system="Be brief."):
-        said(each)
+    asked = World()
+    said(asked.show("ab", system="Be brief."))
     assert [(turns(each)[0].role, turns(each)[0].content) for each in asked.requests] == [
         (Role.SYSTEM, "Be brief.")
     ] * 2
 
 
 def test_images_are_read_when_it_is_their_turn() -> None:
-    asked = GenerationJob()
-    described = asked.show("abc")
-    assert asked.read == []
-    said(next(described))
+    asked = World()
+    stream = asked.show("abc")
     assert asked.read == ["a"]
-    said(next(described))
-    assert asked.read == ["a", "b"]
+    for expected in (["a"], ["a", "b"], ["a", "b", "c"]):
+        while not isinstance(next(stream), ImageTableDelta):
+            pass
+        assert asked.read == expected
 
 
 def test_answers_about_images_are_greedy_unless_asked_otherwise() -> None:
     for settings, temperature in ((GenerationSettings(), 0.0), (GenerationSettings(temperature=0.9, top_p=0.5), 0.9)):
-        asked = GenerationJob()
-        for each in asked.show("a", settings=settings):
-            said(each)
+        asked = World()
+        said(asked.show("a", settings=settings))
         (request,) = asked.requests
         assert (request.settings.temperature, request.backends[0]) == (temperature, "mlx-vlm")
         assert request.settings.top_p == settings.top_p
 
 
 def test_a_text_model_is_refused_before_any_image_is_read() -> None:
-    asked = GenerationJob()
+    asked = World()
     with pytest.raises(CapabilityError, match="'org/text' is a text model and cannot look at images"):
         asked.show("a", model="org/text")
     assert asked.read == []
@@ -169,53 +185,65 @@ def test_a_text_model_is_refused_before_any_image_is_read() -> None:
 
 def test_a_model_that_does_not_fit_is_refused_and_not_merely_warned_of() -> None:
     with pytest.raises(InsufficientMemoryError):
-        next(GenerationJob(memory_bytes=10).show("a"))
+        World(memory_bytes=10).show("a")
 
 
 @pytest.mark.parametrize("chunk", [0, 6])
 def test_a_chunk_of_another_size_is_refused(chunk: int) -> None:
     with pytest.raises(ValidationError, match="chunk"):
-        GenerationJob().show("a", chunk=chunk)
+        World().show("a", chunk=chunk)
 
 
 def test_images_for_a_conversation_are_numbered_from_where_it_stands() -> None:
-    asked = GenerationJob()
-    seen = asked.describe.take_in("org/eye", asked.sources("ab"), 3, facts=True)
+    asked = World()
+    seen = asked.generate.prepare_images("org/eye", asked.sources("ab"), 3)
     assert [(each.shown.number, each.pixels.digest) for each in seen] == [
         (3, image("a").digest),
         (4, image("b").digest),
     ]
     assert seen[0].shown.facts == FACTS[image("a").digest]
-    assert asked.describe.take_in("org/eye", asked.sources("a"), 1, facts=False)[0].shown.facts is None
+    without = World(exif=False)
+    assert without.generate.prepare_images("org/eye", without.sources("a"), 1)[0].shown.facts is None
 
 
 def test_images_for_a_conversation_with_a_text_model_are_refused_unread() -> None:
-    asked = GenerationJob()
+    asked = World()
     with pytest.raises(CapabilityError, match="cannot look at images"):
-        asked.describe.take_in("org/text", asked.sources("a"), 1, facts=True)
+        asked.generate.prepare_images("org/text", asked.sources("a"), 1)
     assert asked.read == []
 
 
 def test_a_damaged_image_ends_the_run_after_the_chunks_before_it() -> None:
-    asked = GenerationJob(damaged=(image("b").digest,))
-    described = asked.show("abc")
-    assert said(next(described)) == "Answer 1."
+    asked = World(damaged=(image("b").digest,))
+    events = []
     with pytest.raises(ValidationError, match=r"'b\.jpg' is damaged"):
-        next(described)
+        for event in asked.show("abc"):
+            events.append(event)
+    assert events[1:] == [TextDelta("Answer 1.")]
 
 
 def test_a_request_names_the_backends_of_its_model() -> None:
-    asked = GenerationJob()
+    asked = World()
     for model in ("org/eye", "org/text"):
-        list(asked.describe.generate(model, Question(Conversation.of("Hello"))))
-    described = [asked.describe.generate.describe(each.model).runtime.backends for each in asked.requests]
+        for stream in asked.generate(model, [Conversation.of("Hello")], GenerationOptions()):
+            list(stream)
+    described = [asked.generate.describe(each.model).runtime.backends for each in asked.requests]
     assert [each.backends for each in asked.requests] == described
     assert all(described)
 
 
 def test_images_in_a_question_to_a_text_model_are_refused() -> None:
-    asked = GenerationJob()
+    asked = World()
     shown = DecodedImage(1, 1, b"abc", "0" * 64)
-
     with pytest.raises(CapabilityError, match="cannot look at images"):
-        asked.describe.generate("org/text", Question(Conversation((Message.showing(shown, "?"),))))
+        asked.generate("org/text", [Conversation((Message.showing(shown, "?"),))], GenerationOptions())
+
+
+def test_several_answers_to_several_chunks_are_refused() -> None:
+    with pytest.raises(ParameterNotSupportedError, match="one answer to more images"):
+        World().show("ab", choices=2)
+
+
+def test_an_answer_that_follows_a_grammar_has_no_table() -> None:
+    stream = World().show("a", settings=GenerationSettings(grammar=Grammar.json_object()))
+    assert [event.text for event in stream if isinstance(event, TextDelta)] == ["Answer 1."]
