@@ -1,4 +1,4 @@
-"""Text streams built from other streams: a queue between threads, image chunks in sequence, a transcript as text."""
+"""Text streams: a queue between threads, the completions about chunks of images in sequence, a transcript as text."""
 
 import queue
 import threading
@@ -161,7 +161,7 @@ class ChunkedStream(TextStream):
         return self
 
     def __next__(self) -> GenerationEvent:
-        """Wait for the next event; see the port."""
+        """Wait for the next event."""
         if not self._unread and not self._ended:
             self.listen(self._woken.set)
         while not self._unread:
@@ -173,7 +173,7 @@ class ChunkedStream(TextStream):
         return self._unread.popleft()
 
     def take(self) -> tuple[GenerationEvent, ...]:
-        """Return what has come; see the port."""
+        """Return the available events."""
         with self._lock:
             if self._ended or self._advancing:
                 return ()
@@ -194,14 +194,14 @@ class ChunkedStream(TextStream):
         return tuple(events)
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Have a function called when something has come; see the port."""
+        """Set the callback; it follows the stream from chunk to chunk."""
         with self._lock:
             self._listener = listener
             stream = self._stream
         stream.listen(listener)
 
     def cancel(self) -> None:
-        """Ask for no more; see the port."""
+        """Cancel the current chunk, and start no other."""
         with self._lock:
             self._cancelled = True
             stream = self._stream
@@ -216,7 +216,7 @@ class ChunkedStream(TextStream):
         self.cancel()
 
     def _end_chunk(self, end: Finished) -> list[GenerationEvent]:
-        """Take the end of a chunk; return the end of everything when it was the last."""
+        """Handle the end of a chunk; return the end of the stream if it was the last one."""
         self._ends.append(end)
         if self._left and not self._cancelled and end.reason is not FinishReason.CANCELLED:
             self._left -= 1
@@ -234,7 +234,7 @@ class ChunkedStream(TextStream):
         except MlxkError as error:
             self._fail(error)
             return
-        except Exception as fault:  # noqa: BLE001 - a door: the reader waits for an end, whatever happens
+        except Exception as fault:  # noqa: BLE001 - the reader waits for an end, whatever happens
             self._fail(ExecutionError(f"The next images could not be shown ({type(fault).__name__})."))
             return
         with self._lock:
@@ -254,25 +254,25 @@ class ChunkedStream(TextStream):
 
 @attrs.frozen
 class TranscriptLimits:
-    """Where an answer ends that would go on."""
+    """Limits of a transcript that is read as a completion."""
 
     max_tokens: int | None = None
-    """Segments come whole: one that goes beyond is left out, and ends the answer."""
+    """A segment is never cut: the first one beyond the limit is left out, and ends the stream."""
     stop: tuple[str, ...] = ()
-    """Texts that end it and are no part of it."""
+    """Stop sequences; not part of the text."""
 
 
 class TranscriptStream(QueuedTextStream):
-    """Reads one transcript; see ``TextStream``.
+    """A transcript as a completion.
 
     Args:
-        events: What the transcriber yields; it is closed at the end.
-        clock: Measures.
-        on_end: Called once when nothing more is heard, such as to remove the recording.
-        limits: Where the answer ends that would go on.
+        events: The events of the transcriber; closed at the end.
+        clock: Measures the timings.
+        on_end: Callback at the end of the transcription, such as to remove the recording.
+        limits: Where the text ends early.
 
     Raises:
-        MlxkError: Nothing can be heard, such as because the recording is none. ``on_end`` is not called then.
+        MlxkError: The transcription cannot start, such as because the file is no audio; ``on_end`` is not called.
     """
 
     def __init__(
@@ -296,42 +296,42 @@ class TranscriptStream(QueuedTextStream):
         self._asked_at = clock.monotonic()
         self._first = next(events, None)
         self._loaded_at = clock.monotonic()
-        threading.Thread(target=self._listen, name="mlxk-listening", daemon=True).start()
+        threading.Thread(target=self._run, name="mlxk-transcript", daemon=True).start()
 
-    def _listen(self) -> None:
+    def _run(self) -> None:
         try:
-            self.put(self._hear())
+            self.put(self._transcribe())
         except MlxkError as error:
             self.put(error)
-        except Exception as fault:  # noqa: BLE001 - a door: the reader waits for an end, whatever happens
+        except Exception as fault:  # noqa: BLE001 - the reader waits for an end, whatever happens
             self.put(ExecutionError(f"The recording could not be heard ({type(fault).__name__})."))
         finally:
             self._events.close()
             self._on_end()
 
-    def _hear(self) -> Finished:
-        """Hear everything, up to a limit, or until nobody wants more; return the end."""
+    def _transcribe(self) -> Finished:
+        """Read events up to the end, a limit or a cancellation; return the last event of the stream."""
         event = self._first
         while event is not None and not self._cancelled.is_set():
             reason = FinishReason.STOP if isinstance(event, Transcript) else self._take(event)
             if reason is not None:
-                self._say(self._stops.flush())
+                self._emit(self._stops.flush())
                 return self._end(FinishReason.STOP if self._stops.stopped else reason)
             event = next(self._events, None)
         return self._end(FinishReason.CANCELLED)
 
     def _take(self, heard: TranscriptionProgress) -> FinishReason | None:
-        """Say what was heard; return why the answer ends here, if it does."""
+        """Emit the text of some segments; return why the stream ends here, if it does."""
         fitting = self._fitting(heard.segments)
         text = "".join(segment.text for segment in fitting)
-        self._say(self._stops.feed(text if self._begun else text.lstrip())[0])
+        self._emit(self._stops.feed(text if self._begun else text.lstrip())[0])
         self._begun = self._begun or bool(fitting)
         if self._stops.stopped:
             return FinishReason.STOP
         return FinishReason.LENGTH if len(fitting) < len(heard.segments) else None
 
     def _fitting(self, segments: Sequence[Segment]) -> Sequence[Segment]:
-        """Return the segments that there is room for, and count them."""
+        """Return the segments within the token limit, and count their tokens."""
         for index, segment in enumerate(segments):
             size = _size(segment)
             if self._max_tokens is not None and self._tokens + size > self._max_tokens:
@@ -339,7 +339,7 @@ class TranscriptStream(QueuedTextStream):
             self._tokens += size
         return segments
 
-    def _say(self, text: str) -> None:
+    def _emit(self, text: str) -> None:
         if text:
             self.put(TextDelta(text))
 
@@ -349,5 +349,5 @@ class TranscriptStream(QueuedTextStream):
 
 
 def _size(segment: Segment) -> int:
-    """Return the tokens of a segment; its words for models that do not show their tokens."""
+    """Return the number of a segment's tokens, or of its words if the model does not report tokens."""
     return len(segment.tokens) or len(segment.text.split())

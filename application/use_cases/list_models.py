@@ -13,7 +13,7 @@ from mlxk.domain.models.reference import is_path
 
 @attrs.frozen
 class ListModels:
-    """Lists models, whole or not, of every framework; what to show of them is the door's decision."""
+    """Lists models of every framework, complete or not; entrypoints choose what to show."""
 
     cache: ModelCache
     workspaces: WorkspaceStore

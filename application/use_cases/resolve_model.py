@@ -1,7 +1,6 @@
-"""Resolve a model reference: what the user typed becomes the one model it means on this machine.
+"""Resolve a model reference: from what the user typed to the one model it means on this machine.
 
-Owns the order of meanings, ambiguity and the not-found messages. Every command and the server resolve here and
-nowhere else; what is on the disk is known to the ports.
+Defines the order of meanings, ambiguity and the not-found messages, for every command and for the server.
 """
 
 from collections.abc import Iterable
@@ -23,7 +22,7 @@ _SUGGESTIONS = 3
 
 @attrs.frozen
 class ResolveModel:
-    """Finds the model a reference means."""
+    """Finds the model that a reference means."""
 
     cache: ModelCache
     workspaces: WorkspaceStore
@@ -37,7 +36,7 @@ class ResolveModel:
         contains it. With a revision, only cached models are meant.
 
         Args:
-            reference: What the user typed, or that already parsed.
+            reference: What the user typed, or the parsed reference.
 
         Raises:
             ValidationError: The reference cannot be parsed, or asks for a revision of a built-in model.

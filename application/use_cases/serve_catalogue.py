@@ -1,7 +1,7 @@
-"""What a server offers: the models it can run, under the names clients use, and which name means which model.
+"""The models a server offers, under the names clients use, and the model that a name means.
 
-Unlike the command line a server is asked by others, so paths mean models only where the operator allows it, and a
-directory of this machine is never shown. Answers are kept for a moment, since clients ask often.
+A client may name a model by its path only where the operator allows it, and never sees a directory of this machine.
+Lookups are cached for a moment, since clients repeat them.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails,
 from mlxk.domain.models.reference import is_path
 
 FRESH_SECONDS = 2.0
-"""How long what was read of the disk is believed."""
+"""How long a lookup or a listing is cached."""
 
 MOST_REMEMBERED = 256
-"""Names remembered at once."""
+"""Most lookups in the cache."""
 
 STATE_SECONDS = 0.5
-"""How long to wait for the engine to say what is loaded."""
+"""How long to wait for the engine to report the loaded models."""
 
 
 @attrs.frozen
@@ -35,22 +35,22 @@ class ServedModel:
     """A model that clients can name."""
 
     id: str
-    """How clients name it; never a path of this machine."""
+    """The name clients use; never a path of this machine."""
     details: ModelDetails
 
     @property
     def description(self) -> ModelDescription:
-        """What a listing says about it."""
+        """Its description."""
         return self.details.description
 
     @property
     def handle(self) -> ModelHandle:
-        """The model itself."""
+        """Its handle."""
         return self.description.handle
 
     @property
     def can_chat(self) -> bool:
-        """Whether it has a template for conversations."""
+        """Whether it has a chat template."""
         return Capability.CHAT in self.description.capabilities
 
     @property
@@ -60,21 +60,21 @@ class ServedModel:
 
     @property
     def fingerprint(self) -> str:
-        """A short name for exactly these weights; the same weights have the same name on every machine."""
+        """Identifies exactly these weights, equally on every machine."""
         version = self.description.content_hash or ""
         facts = f"{self.id}\n{version}\n{self.description.size_bytes}"
         return f"fp_{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
 
 
 class ServeCatalogue:
-    """Lists and finds the models of a server. Safe to share between threads.
+    """Lists and finds the models of a server. Thread-safe.
 
     Args:
-        resolve: Finds what a reference means.
-        list_models: Lists what is there.
+        resolve: Resolves references.
+        list_models: Lists the models on this machine.
         describe: Reads a model's files.
         resident: Knows what is loaded.
-        clock: Tells how old an answer is.
+        clock: Measures the age of cached lookups.
         allow_paths: Whether a client may name a model by its path.
     """
 
@@ -99,7 +99,7 @@ class ServeCatalogue:
         self._lock = threading.Lock()
 
     def offer(self, reference: str) -> ServedModel:
-        """Serve a model that the operator named, which may be a path, under its short name.
+        """Offer a model that the operator named, possibly by its path, under its short name.
 
         Raises:
             MlxkError: It cannot be found, or cannot run.
@@ -116,7 +116,7 @@ class ServeCatalogue:
 
         Args:
             reference: As the client wrote it.
-            require: Refuses a model that cannot do what it is wanted for; to generate text, unless another is given.
+            require: Refuses a model that cannot do what the request needs; by default, to generate text.
 
         Raises:
             ValidationError: The name is malformed, or a path where paths are not allowed.
@@ -157,11 +157,11 @@ class ServeCatalogue:
         return tuple(sorted(models.values(), key=lambda served: (served.id not in loaded, served.id)))
 
     def loaded(self) -> Mapping[str, ModelHandle]:
-        """Return what is in memory, by the names clients use."""
+        """Return the loaded models, by the names clients use."""
         return {served_id(handle): handle for handle in self._resident.state(STATE_SECONDS).models}
 
     def _served(self, handle: ModelHandle) -> ServedModel:
-        """Describe a model under its name here, the only one that engine, errors and logs get to know."""
+        """Describe a model under its name for clients, which engine, errors and logs use too."""
         name = served_id(handle)
         return ServedModel(name, self._describe.details(attrs.evolve(handle, name=name, display_name=None)))
 
@@ -185,5 +185,5 @@ class ServeCatalogue:
 
 
 def served_id(handle: ModelHandle) -> str:
-    """Return the name under which clients know a model."""
+    """Return the name of a model for clients."""
     return handle.short_name if handle.origin is Origin.WORKSPACE else handle.name

@@ -12,7 +12,7 @@ from mlxk.domain.models.reference import ModelRef
 
 @attrs.frozen
 class ShowModel:
-    """Resolves a reference and gathers the details of the revision it means, health included."""
+    """Resolves a reference and returns the details of its revision, health included."""
 
     resolve: ResolveModel
     describe: DescribeModel
@@ -23,7 +23,7 @@ class ShowModel:
 
         Args:
             reference: The model, with a revision if that one is meant.
-            recalculate_hash: First record the content hash of a managed workspace anew, which makes it clean.
+            recalculate_hash: First compute and record the content hash of a managed workspace, which makes it clean.
 
         Raises:
             ValidationError: The hash of something else than a managed workspace is to be recorded.
