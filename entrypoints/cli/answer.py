@@ -19,7 +19,7 @@ from mlxk.entrypoints.cli.progress import Spinner
 
 @attrs.frozen
 class CollectedAnswer:
-    """A complete answer."""
+    """A finished completion."""
 
     text: str
     reasoning: str
@@ -28,12 +28,12 @@ class CollectedAnswer:
 
     @property
     def finish_reason(self) -> str:
-        """Why it ended: calls wait for their results, unless a stop string cut them and they are a part."""
+        """The finish reason; ``tool_calls`` unless a stop string cut the arguments of a call."""
         reason = self.finished.reason
         if reason is not FinishReason.STOP or not self.tool_calls:
             return reason.value
-        whole = all(is_json(call.arguments) for call in self.tool_calls)
-        return "tool_calls" if whole else FinishReason.LENGTH.value
+        complete = all(is_json(call.arguments) for call in self.tool_calls)
+        return "tool_calls" if complete else FinishReason.LENGTH.value
 
 
 @attrs.define

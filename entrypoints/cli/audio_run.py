@@ -11,18 +11,30 @@ from typing import TYPE_CHECKING
 
 from mlxk.application.incoming_message import IncomingConversation, Recording
 from mlxk.application.policy import answers_about_audio
+from mlxk.application.ports.model_source import ModelSource
+from mlxk.application.use_cases.generate_text import GenerationOptions
 from mlxk.domain.errors import CapabilityError, ExecutionError, UsageError
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.media import DEFAULT_AUDIO_PROMPT
+from mlxk.domain.transcription import (
+    Segment,
+    SpeechTask,
+    Transcript,
+    TranscriptEvent,
+    TranscriptionProgress,
+    TranscriptionSettings,
+    segments_table,
+    srt,
+    vtt,
+)
 from mlxk.entrypoints.cli import answer, generation_arguments
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.progress import ListeningProgress
+from mlxk.entrypoints.cli.render import media_json
 
 if TYPE_CHECKING:
-    from mlxk.application.ports.model_source import ModelSource
-    from mlxk.application.use_cases.generate_text import GenerationOptions
-    from mlxk.domain.transcription import Segment, Transcript, TranscriptEvent, TranscriptionSettings
     from mlxk.entrypoints.container import Container
 
 FORMATS = ("text", "json", "srt", "vtt")
@@ -53,10 +65,10 @@ TEXT_ONLY = {
     "max_kv_size": "--max-kv-size",
     "no_chat_template": "--no-chat-template",
 }
-"""Flags that a transcription has no use for, by the name of what they set."""
+"""Flags that do not apply to a transcription, by the name of what they set."""
 
 TRANSCRIPTS_ONLY = {"language": "--language", "translate": "--translate", "time_words": "--words"}
-"""Flags that only a transcription has a use for, by the name of what they set."""
+"""Flags that apply only to a transcription, by the name of what they set."""
 
 CONVERSATIONS_ONLY = {"image": "--image", "chat": "--chat", "no_chat_template": "--no-chat-template"}
 """Flags that cannot be combined with a conversation about a recording, by the name of what they set."""
@@ -103,7 +115,7 @@ def wanted(arguments: argparse.Namespace) -> bool:
 def execute(
     arguments: argparse.Namespace,
     prompt: str,
-    options: "Callable[[], GenerationOptions]",
+    options: Callable[[], GenerationOptions],
     context: CommandContext,
     output: Output,
 ) -> int:
@@ -142,7 +154,7 @@ def _converse(
     arguments: argparse.Namespace,
     recording: Recording,
     prompt: str,
-    options: "GenerationOptions",
+    options: GenerationOptions,
     container: "Container",
     output: Output,
 ) -> int:
@@ -160,14 +172,14 @@ def _require_sense(arguments: argparse.Namespace, output: Output) -> None:
 
 
 def _require_transcription(arguments: argparse.Namespace) -> None:
-    """Refuse flags that a transcription has no use for."""
+    """Refuse flags that do not apply to a transcription."""
     for name, flag in TEXT_ONLY.items():
         if getattr(arguments, name) not in (None, False, []):
             raise UsageError(f"{flag} does not apply to --audio")
 
 
 def _require_conversation(arguments: argparse.Namespace) -> None:
-    """Refuse flags that a conversation about a recording has no use for."""
+    """Refuse flags that do not apply to a conversation about a recording."""
     for name, flag in CONVERSATIONS_ONLY.items():
         if getattr(arguments, name):
             raise UsageError(f"{flag} and --audio exclude each other")
@@ -181,7 +193,7 @@ def _require_conversation(arguments: argparse.Namespace) -> None:
         )
 
 
-def _recording(values: Sequence[str], prompt: str, built_in: "ModelSource") -> tuple[Recording, str]:
+def _recording(values: Sequence[str], prompt: str, built_in: ModelSource) -> tuple[Recording, str]:
     """Return the one recording, and the prompt: a last value that is no file, unless one is given."""
     files = list(values)
     if len(files) > 1 and not prompt and not os.path.exists(os.path.expanduser(files[-1])):
@@ -191,8 +203,8 @@ def _recording(values: Sequence[str], prompt: str, built_in: "ModelSource") -> t
     return Recording(_path(files[0], built_in), files[0]), prompt
 
 
-def _path(typed: str, built_in: "ModelSource") -> str:
-    """Return where a file is; ``demo-speech/hello.wav`` is one that comes with a built-in model."""
+def _path(typed: str, built_in: ModelSource) -> str:
+    """Return the path of a file; ``demo-speech/hello.wav`` is a sample of a built-in model."""
     path = os.path.abspath(os.path.expanduser(typed))
     model, _, name = typed.partition("/")
     handle = None if os.path.exists(path) else built_in.find(model)
@@ -201,9 +213,7 @@ def _path(typed: str, built_in: "ModelSource") -> str:
     return path
 
 
-def _settings(arguments: argparse.Namespace, prompt: str) -> "TranscriptionSettings":
-    from mlxk.domain.transcription import SpeechTask, TranscriptionSettings
-
+def _settings(arguments: argparse.Namespace, prompt: str) -> TranscriptionSettings:
     return TranscriptionSettings(
         task=SpeechTask.TRANSLATE if arguments.translate else SpeechTask.TRANSCRIBE,
         language=arguments.language,
@@ -213,11 +223,8 @@ def _settings(arguments: argparse.Namespace, prompt: str) -> "TranscriptionSetti
     )
 
 
-def _read(events: "Iterable[TranscriptEvent]", output: Output, *, live: bool) -> "Transcript":
+def _read(events: Iterable[TranscriptEvent], output: Output, *, live: bool) -> Transcript:
     """Return the transcript, with a progress display."""
-    from mlxk.domain.transcription import Transcript, TranscriptionProgress
-    from mlxk.entrypoints.cli.progress import ListeningProgress
-
     heard: list[Segment] = []
     with ListeningProgress(output, shown=not live) as progress:
         try:
@@ -235,23 +242,18 @@ def _read(events: "Iterable[TranscriptEvent]", output: Output, *, live: bool) ->
     raise ExecutionError("the transcription ended without a transcript")
 
 
-def _write_live(output: Output, segments: "Sequence[Segment]", *, first: bool) -> None:
+def _write_live(output: Output, segments: Sequence[Segment], *, first: bool) -> None:
     text = "".join(segment.text for segment in segments)
     output.text(text.lstrip() if first else text)
 
 
-def _print_text(output: Output, transcript: "Transcript", *, live: bool, table: bool) -> None:
-    from mlxk.domain.transcription import segments_table
-
+def _print_text(output: Output, transcript: Transcript, *, live: bool, table: bool) -> None:
     output.line("" if live and transcript.segments else transcript.text)
     if table and transcript.segments:
         output.line(f"\n{segments_table(transcript.segments)}")
 
 
-def _print(arguments: argparse.Namespace, output: Output, transcript: "Transcript", prompt: str) -> None:
-    from mlxk.domain.transcription import srt, vtt
-    from mlxk.entrypoints.cli.render import media_json
-
+def _print(arguments: argparse.Namespace, output: Output, transcript: Transcript, prompt: str) -> None:
     translated = bool(arguments.translate)
     if output.as_json:
         output.document("run", media_json.answered(arguments.model, prompt, transcript, translated))

@@ -61,7 +61,7 @@ def complete_models(action: argparse.Action) -> None:
 
 def _model_names(prefix: str, **_context: object) -> list[str]:
     """Return the names of models that start with a prefix, with and without their owner."""
-    from mlxk.entrypoints.container import build
+    from mlxk.entrypoints.container import build  # noqa: PLC0415 - only completion needs it
 
     handles = build(read_settings()).use_cases.list_models().handles()
     names = [handle.display_name or handle.name for handle in handles]

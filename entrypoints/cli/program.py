@@ -167,7 +167,7 @@ def refuse(arguments: Sequence[str], error: MlxkError, command: str | None = Non
 
 def _complete(parser: argparse.ArgumentParser) -> None:
     """Print completions for the shell and exit."""
-    import argcomplete
+    import argcomplete  # noqa: PLC0415 - only completion needs it
 
     argcomplete.autocomplete(parser, always_complete_options=False)
 

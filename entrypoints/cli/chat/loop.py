@@ -1,31 +1,39 @@
-"""The chat on a terminal: reads a line, answers it, until the user leaves.
+"""The chat loop: reads a line, prints the completion, until the user leaves.
 
-Not on a terminal there is no loop: all of standard input is one prompt, answered once.
+Where standard input is no terminal, all of it is one prompt and there is no loop.
 """
 
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mlxk.application.use_cases.generate_text import GenerationOptions
+from prompt_toolkit import PromptSession
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+
+from mlxk.application.use_cases.generate_text import GenerationOptions, PreparedImage
 from mlxk.domain.errors import MlxkError, StorageError
 from mlxk.domain.generation.conversation import require_valid_unicode
 from mlxk.entrypoints.cli import generation_arguments
 from mlxk.entrypoints.cli.answer import AnswerReader, CollectedAnswer, call_line, say_notes, say_why_cut
-from mlxk.entrypoints.cli.chat.session import ChatSession, Meaning, Picture, Prompt, SlashCommand, read_line, wants_more
+from mlxk.entrypoints.cli.chat.session import (
+    ChatInput,
+    ChatSession,
+    ImageCommand,
+    Prompt,
+    SlashCommand,
+    is_unfinished,
+    parse_input,
+)
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.image_run import find_images
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from prompt_toolkit import PromptSession
-
-    from mlxk.application.use_cases.generate_text import PreparedImage
     from mlxk.entrypoints.container import Container
 
 BANNER = "Chatting with {model}. /help lists the commands, Ctrl-D leaves."
@@ -74,22 +82,18 @@ def chat(
     return DONE
 
 
-def _image_preparation(container: "Container") -> "Callable[[str, str, int], tuple[PreparedImage, ...]]":
+def _image_preparation(container: "Container") -> Callable[[str, str, int], tuple[PreparedImage, ...]]:
     """Return the function that decodes the images a user names; see ``ChatSession.prepare_images``."""
-    from mlxk.entrypoints.cli.image_files import find_images
 
-    def prepare(model: str, typed: str, first: int) -> "tuple[PreparedImage, ...]":
+    def prepare(model: str, typed: str, first: int) -> tuple[PreparedImage, ...]:
         files = find_images(typed, container.adapters.built_in_models(), "/image")
         return container.use_cases.generate_text().prepare_images(model, files, first)
 
     return prepare
 
 
-def _terminal(settings: Settings) -> "PromptSession[str]":
-    """Open the line editor, with its history file when that can be written."""
-    from prompt_toolkit import PromptSession
-    from prompt_toolkit.history import FileHistory, History, InMemoryHistory
-
+def _terminal(settings: Settings) -> PromptSession[str]:
+    """Return the line editor, with a history file where it can be written."""
     history: History = InMemoryHistory()
     try:
         os.makedirs(os.path.dirname(settings.chat_history), mode=0o700, exist_ok=True)
@@ -100,11 +104,11 @@ def _terminal(settings: Settings) -> "PromptSession[str]":
     return PromptSession(history=history)
 
 
-def _read(terminal: "PromptSession[str]") -> str | None:
-    """Return the next input, of one line or several; None when the user leaves with Ctrl-D, empty after Ctrl-C."""
+def _read(terminal: PromptSession[str]) -> str | None:
+    """Return the next input, of one line or several; None after Ctrl-D, empty after Ctrl-C."""
     try:
         text = terminal.prompt(">>> ")
-        while wants_more(text):
+        while is_unfinished(text):
             text += "\n" + terminal.prompt("... ")
         return text
     except EOFError:
@@ -115,27 +119,27 @@ def _read(terminal: "PromptSession[str]") -> str | None:
 
 def _handle_line(session: ChatSession, output: Output, line: str) -> None:
     try:
-        meaning = read_line(line)
+        typed = parse_input(line)
     except MlxkError as error:
         output.failure(None, error)
         return
-    if meaning is not None:
-        _handle(session, output, meaning)
+    if typed is not None:
+        _handle(session, output, typed)
 
 
-def _handle(session: ChatSession, output: Output, meaning: Meaning) -> None:
-    """Answer or obey; a failure is told, Ctrl-C gives it up, and the chat goes on."""
+def _handle(session: ChatSession, output: Output, typed: ChatInput) -> None:
+    """Complete a prompt or execute a command. Errors are printed, Ctrl-C cancels, and the chat continues."""
     try:
-        if isinstance(meaning, SlashCommand):
-            told = session.obey(meaning)
-            if told:
-                output.note(told)
-        elif isinstance(meaning, Picture):
-            output.note(session.show(meaning.file))
-            if meaning.question:
-                _answer(session, output, meaning.question)
+        if isinstance(typed, SlashCommand):
+            result = session.execute(typed)
+            if result:
+                output.note(result)
+        elif isinstance(typed, ImageCommand):
+            output.note(session.attach_images(typed.file))
+            if typed.question:
+                _answer(session, output, typed.question)
         else:
-            _answer(session, output, meaning.text)
+            _answer(session, output, typed.text)
     except MlxkError as error:
         output.failure(None, error)
     except OSError as error:
@@ -145,12 +149,12 @@ def _handle(session: ChatSession, output: Output, meaning: Meaning) -> None:
 
 
 def _answer(session: ChatSession, output: Output, prompt: str) -> None:
-    """Answer one prompt; Ctrl-C stops the answer, and what was said until then is kept."""
+    """Print the completion of a prompt; after Ctrl-C keep the part that was generated."""
     reader = AnswerReader(output, live=session.live, show_reasoning=session.show_reasoning)
-    turn = session.turn(prompt)
+    message = session.user_message(prompt)
     try:
         with Spinner(output, "Thinking") as spinner:
-            stream = session.ask(turn)
+            stream = session.ask(message)
             spinner.stop()
         with stream:
             answer = reader.read(stream)
@@ -158,14 +162,14 @@ def _answer(session: ChatSession, output: Output, prompt: str) -> None:
         output.line("" if session.live else "".join(reader.text))
         output.note("[stopped]")
         if reader.text:
-            session.keep(turn, "".join(reader.text))
+            session.keep(message, "".join(reader.text))
         return
-    session.keep(turn, answer.text, answer.tool_calls)
-    _tell(session, output, answer)
+    session.keep(message, answer.text, answer.tool_calls)
+    _print_remainder(session, output, answer)
 
 
-def _tell(session: ChatSession, output: Output, answer: CollectedAnswer) -> None:
-    """Write what was not written while the answer came."""
+def _print_remainder(session: ChatSession, output: Output, answer: CollectedAnswer) -> None:
+    """Print the parts of a completion that were not printed as they arrived."""
     if not session.live:
         if answer.reasoning and session.show_reasoning:
             output.note(answer.reasoning)
@@ -173,7 +177,7 @@ def _tell(session: ChatSession, output: Output, answer: CollectedAnswer) -> None
             output.line(answer.text)
     for call in answer.tool_calls:
         output.line(call_line(call))
-    say_notes(output, session.news(answer.finished.notes))
+    say_notes(output, session.new_notes(answer.finished.notes))
     say_why_cut(output, answer.finished, session.settings.max_tokens, chatting=True)
     if session.verbose:
         output.note(_speed(answer))

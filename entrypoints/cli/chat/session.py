@@ -1,12 +1,13 @@
-"""The state of a chat: what a typed line means, and what each slash command does."""
+"""The state of a chat: parses typed lines and executes slash commands."""
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
 from mlxk.application.ports.text_generator import TextStream
+from mlxk.application.use_cases.generate_text import GenerateText, GenerationOptions, PreparedImage
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, Role, ToolCall, require_valid_unicode
 from mlxk.domain.generation.image_table import Chunk
@@ -14,59 +15,55 @@ from mlxk.domain.generation.media import check_chunk, check_together
 from mlxk.domain.generation.request import GenerationSettings
 from mlxk.entrypoints.cli.chat import transcript
 
-if TYPE_CHECKING:
-    from mlxk.application.use_cases.generate_text import GenerateText, GenerationOptions, PreparedImage
-
-
 MULTILINE_MARK = '"""'
-LEAVING_WORDS = frozenset({"exit", "quit", "q"})
+EXIT_WORDS = frozenset({"exit", "quit", "q"})
 
 
 @attrs.frozen
 class Prompt:
-    """Something to say to the model."""
+    """A user message."""
 
     text: str
 
 
 @attrs.frozen
 class SlashCommand:
-    """Something to do: a slash command."""
+    """A slash command and its argument."""
 
     name: str
     argument: str = ""
 
 
 @attrs.frozen
-class Picture:
-    """Something to show the model."""
+class ImageCommand:
+    """``/image``: attaches images to a message."""
 
     file: str
-    """As typed, without its quotes."""
+    """As typed, without quotes."""
     question: str = ""
-    """What to ask about it at once; empty waits for the next prompt."""
+    """The message to send with it at once; empty attaches it to the next message."""
 
 
-Meaning = Prompt | SlashCommand | Picture
+ChatInput = Prompt | SlashCommand | ImageCommand
 
 _FILE = re.compile(r"""(?:"([^"]+)"|'([^']+)'|((?:\\.|[^\s\\])+))(?:\s+(.*))?""", re.DOTALL)
-"""A file name, in quotes or with its spaces escaped as terminals do when a file is dropped on them; then a question."""
+"""A file name, in quotes or with spaces escaped, as terminals insert a dropped file; then a question."""
 
 
-def read_line(line: str) -> Meaning | None:
-    """Return what a complete input means; None when there is nothing in it.
+def parse_input(line: str) -> ChatInput | None:
+    """Parse a complete input; return None for a blank one.
 
-    Text between triple quotes is a prompt whatever it looks like.
+    Text between triple quotes is always a prompt.
 
     Raises:
-        ValidationError: A slash with no command, or an image with no name.
+        ValidationError: A slash without a command, or ``/image`` without a file.
     """
     stripped = line.strip()
     if stripped.startswith(MULTILINE_MARK):
         return Prompt(stripped.removeprefix(MULTILINE_MARK).removesuffix(MULTILINE_MARK).strip("\n"))
     if not stripped:
         return None
-    if stripped.lower() in LEAVING_WORDS:
+    if stripped.lower() in EXIT_WORDS:
         return SlashCommand("exit")
     if not stripped.startswith("/"):
         return Prompt(line)
@@ -74,20 +71,20 @@ def read_line(line: str) -> Meaning | None:
     if not name:
         raise ValidationError("a slash needs a command after it", hint="Type /help for the commands.")
     if name.lower() == "image":
-        return _picture(argument.strip())
+        return _image_command(argument.strip())
     return SlashCommand(name.lower(), argument.strip())
 
 
-def _picture(argument: str) -> Picture:
+def _image_command(argument: str) -> ImageCommand:
     found = _FILE.fullmatch(argument)
     if found is None:
         raise ValidationError("/image needs a file", hint="For example: /image photo.jpg What is this?")
     quoted, apostrophed, bare, question = found.groups()
-    return Picture(quoted or apostrophed or re.sub(r"\\(.)", r"\1", bare), (question or "").strip())
+    return ImageCommand(quoted or apostrophed or re.sub(r"\\(.)", r"\1", bare), (question or "").strip())
 
 
-def wants_more(text: str) -> bool:
-    """Whether an input opened triple quotes and has not closed them."""
+def is_unfinished(text: str) -> bool:
+    """Whether an input has opened triple quotes and not closed them."""
     stripped = text.strip()
     if not stripped.startswith(MULTILINE_MARK):
         return False
@@ -135,34 +132,34 @@ _SWITCHES = {
 class ChatSession:
     """One chat."""
 
-    generate: "GenerateText"
+    generate: GenerateText
     check_model: Callable[[str], str]
     """Resolves a reference to the model's name, or raises."""
-    prepare_images: "Callable[[str, str, int], tuple[PreparedImage, ...]]"
+    prepare_images: Callable[[str, str, int], tuple[PreparedImage, ...]]
     """Decodes images: gets a model's reference, what the user typed, and the number of the first image."""
     model: str
     settings: GenerationSettings
-    options: "GenerationOptions"
+    options: GenerationOptions
     """How to generate; its settings are replaced by those of the session."""
     tools: tuple[str, ...] = ()
     system: str | None = None
     show_reasoning: bool = True
     live: bool = True
-    """Whether answers are written as they come."""
+    """Whether completions are printed as they arrive."""
     verbose: bool = False
     messages: tuple[Message, ...] = ()
-    waiting: "tuple[PreparedImage, ...]" = ()
-    """Images that the next turn shows."""
+    waiting: tuple[PreparedImage, ...] = ()
+    """Images of the next message."""
     finished: bool = False
-    """Whether the user wants to leave."""
-    told: frozenset[str] = frozenset()
-    """What was noted about answers so far."""
+    """Whether the user left the chat."""
+    printed_notes: frozenset[str] = frozenset()
+    """Notes about completions that were printed in this chat."""
 
-    def turn(self, text: str) -> Message:
-        """Return the user's next turn: the text, and the images that wait for it.
+    def user_message(self, text: str) -> Message:
+        """Return the next user message: the text and the attached images.
 
         Raises:
-            ValidationError: It is not text.
+            ValidationError: The text is not valid Unicode.
         """
         require_valid_unicode(text, "prompt")
         if not self.waiting:
@@ -170,29 +167,29 @@ class ChatSession:
         chunk = Chunk(tuple(seen.shown for seen in self.waiting))
         return chunk.message([*(seen.pixels for seen in self.waiting), text])
 
-    def ask(self, turn: Message) -> TextStream:
-        """Start the answer to a turn, which is kept by ``keep`` once it is answered."""
+    def ask(self, message: Message) -> TextStream:
+        """Start the completion of a user message; ``keep`` adds both to the conversation."""
         opening = (Message(Role.SYSTEM, self.system),) if self.system else ()
-        conversation = Conversation((*opening, *self.messages, turn), self.tools)
+        conversation = Conversation((*opening, *self.messages, message), self.tools)
         (stream,) = self.generate(self.model, [conversation], attrs.evolve(self.options, settings=self.settings))
         return stream
 
-    def keep(self, turn: Message, answer: str, calls: tuple[ToolCall, ...] = ()) -> None:
-        """Remember a turn and its answer: what the model said, and the functions it called."""
-        self.messages = (*self.messages, turn, Message(Role.ASSISTANT, answer, calls))
+    def keep(self, message: Message, answer: str, calls: tuple[ToolCall, ...] = ()) -> None:
+        """Add a user message and its completion, with its tool calls, to the conversation."""
+        self.messages = (*self.messages, message, Message(Role.ASSISTANT, answer, calls))
         self.waiting = ()
 
-    def news(self, notes: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the notes about an answer that are new in this chat, and remember them."""
-        new = tuple(note for note in notes if note not in self.told)
-        self.told |= frozenset(new)
+    def new_notes(self, notes: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the notes that were not printed in this chat yet, and mark them as printed."""
+        new = tuple(note for note in notes if note not in self.printed_notes)
+        self.printed_notes |= frozenset(new)
         return new
 
-    def show(self, typed: str) -> str:
-        """Have images shown in the next turn and return what to tell the user.
+    def attach_images(self, typed: str) -> str:
+        """Attach images to the next message and return a confirmation.
 
         Raises:
-            MlxkError: The model cannot look at images, or these cannot be shown; the session is as it was.
+            MlxkError: The model takes no images, or these cannot be used; the session is unchanged.
         """
         waiting = (*self.waiting, *self.prepare_images(self.model, typed, 1 + self._shown + len(self.waiting)))
         check_chunk(len(waiting), "/image: images in one turn")
@@ -201,11 +198,11 @@ class ChatSession:
         names = ", ".join(seen.shown.image.title for seen in waiting)
         return f"{names}: shown with your next message"
 
-    def obey(self, command: SlashCommand) -> str:
-        """Carry out a slash command and return what to tell the user; empty for nothing.
+    def execute(self, command: SlashCommand) -> str:
+        """Execute a slash command and return its output, which may be empty.
 
         Raises:
-            MlxkError: The command is unknown, or it failed; the session is as it was.
+            MlxkError: The command is unknown or failed; the session is unchanged.
         """
         actions: dict[str, Callable[[str], str]] = {
             "help": lambda _: HELP,

@@ -1,9 +1,10 @@
-"""Conversations as files: JSON, written whole or not at all."""
+"""Saved conversations: JSON files, replaced atomically."""
 
 import contextlib
 import json
 import os
 import stat
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,19 +15,19 @@ from mlxk.domain.generation.conversation import Message, Role, ToolCall
 
 VERSION = 1
 MAX_TRANSCRIPT_BYTES = 64 * 1024 * 1024
-"""Larger files are not read; no chat comes near."""
+"""Largest file that is read, in bytes."""
 
 _PRIVATE = 0o600
 
 
 @attrs.frozen
 class SavedChat:
-    """A conversation worth keeping."""
+    """A saved conversation."""
 
     model: str
     system: str | None
     messages: tuple[Message, ...]
-    """Turns and their answers, in pairs."""
+    """User messages and their completions, in pairs."""
 
 
 def save(path: str, transcript: SavedChat) -> None:
@@ -82,7 +83,7 @@ def load(path: str) -> SavedChat:
 
 
 def _mode(path: str, target: str) -> int:
-    """Return the mode that a file is to have: that of the one it replaces."""
+    """Return the mode of the file that is replaced, or that of a new file."""
     try:
         mode = os.stat(target).st_mode
     except FileNotFoundError:
@@ -93,9 +94,7 @@ def _mode(path: str, target: str) -> int:
 
 
 def _replace(target: str, content: bytes, mode: int) -> None:
-    """Put a file in place once it is whole and on the disk."""
-    import tempfile
-
+    """Write a temporary file, flush it to the disk, and rename it to its place."""
     descriptor, unfinished = tempfile.mkstemp(prefix=".mlxk-chat.", dir=os.path.dirname(target))
     try:
         with open(descriptor, "wb") as file:
@@ -110,7 +109,7 @@ def _replace(target: str, content: bytes, mode: int) -> None:
 
 
 def _content(path: str) -> bytes:
-    """Return what a file holds; a pipe, which has no end, is not waited for."""
+    """Return the content of a file; a pipe is refused, since it might block."""
     try:
         with open(os.path.expanduser(path), "rb", opener=_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -130,7 +129,7 @@ def _at_once(path: str, flags: int) -> int:
 
 
 def _written(message: Message) -> dict[str, object]:
-    """Return a message in OpenAI's form, with tool calls only where there are any."""
+    """Return a message in OpenAI's format, with tool calls only where there are any."""
     written: dict[str, object] = {"role": message.role.value, "content": message.content}
     if message.tool_calls:
         written["tool_calls"] = [

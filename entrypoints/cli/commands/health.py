@@ -18,7 +18,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     """Print one line per model. The exit status is 0 for unhealthy models too: they are a result, not an error."""
     check = context.build(context.settings).use_cases.check_health()
     if arguments.deep:
-        from mlxk.entrypoints.cli.progress import ByteProgress
+        from mlxk.entrypoints.cli.progress import ByteProgress  # noqa: PLC0415 - rich is loaded only to draw bars
 
         with ByteProgress(output) as progress:
             entries = check(

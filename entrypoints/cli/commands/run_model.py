@@ -5,14 +5,14 @@ import functools
 import sys
 from typing import TYPE_CHECKING
 
+from mlxk.application.use_cases.generate_text import GenerationOptions
 from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
+from mlxk.domain.generation.conversation import Conversation
 from mlxk.entrypoints.cli import answer, audio_run, generation_arguments, image_run
 from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
 from mlxk.entrypoints.cli.output import Output
 
 if TYPE_CHECKING:
-    from mlxk.application.use_cases.generate_text import GenerationOptions
-    from mlxk.domain.generation.conversation import Conversation
     from mlxk.entrypoints.container import Container
 
 PIPE_WORD = "-"
@@ -67,15 +67,11 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         container.adapters.text_generator().close()
 
 
-def _conversation(arguments: argparse.Namespace, prompt: str) -> "Conversation":
-    from mlxk.domain.generation.conversation import Conversation
-
+def _conversation(arguments: argparse.Namespace, prompt: str) -> Conversation:
     return Conversation.of(prompt, arguments.system, generation_arguments.tools(arguments))
 
 
-def _options(arguments: argparse.Namespace) -> "GenerationOptions":
-    from mlxk.application.use_cases.generate_text import GenerationOptions
-
+def _options(arguments: argparse.Namespace) -> GenerationOptions:
     return GenerationOptions(
         settings=generation_arguments.settings(arguments),
         thinking=arguments.thinking,
@@ -93,7 +89,7 @@ def _chat(
         raise UsageError("chat and --json exclude each other; give a prompt")
     if arguments.no_chat_template:
         raise UsageError("chat and --no-chat-template exclude each other; give a prompt")
-    from mlxk.entrypoints.cli.chat.loop import chat
+    from mlxk.entrypoints.cli.chat.loop import chat  # noqa: PLC0415 - prompt_toolkit is loaded only to chat
 
     return chat(arguments, context, container, output, prompt, _options(arguments))
 

@@ -3,7 +3,7 @@
 import pytest
 
 from mlxk.domain.errors import ValidationError
-from mlxk.entrypoints.cli.chat.session import Meaning, Picture, Prompt, SlashCommand, read_line, wants_more
+from mlxk.entrypoints.cli.chat.session import ChatInput, ImageCommand, Prompt, SlashCommand, is_unfinished, parse_input
 
 
 @pytest.mark.parametrize(
@@ -19,30 +19,30 @@ from mlxk.entrypoints.cli.chat.session import Meaning, Picture, Prompt, SlashCom
         ('"""/not a command"""', Prompt("/not a command")),
         ('"""two\nlines"""', Prompt("two\nlines")),
         ("what about exit?", Prompt("what about exit?")),
-        ("/image a.png", Picture("a.png")),
-        ("/image a.png  What's this?\nSay it.", Picture("a.png", "What's this?\nSay it.")),
-        ('/Image "my photo.jpg" What is it?', Picture("my photo.jpg", "What is it?")),
-        ("/image 'my photo.jpg'", Picture("my photo.jpg")),
-        (r"/image my\ photo\'s.jpg Why?", Picture("my photo's.jpg", "Why?")),
+        ("/image a.png", ImageCommand("a.png")),
+        ("/image a.png  What's this?\nSay it.", ImageCommand("a.png", "What's this?\nSay it.")),
+        ('/Image "my photo.jpg" What is it?', ImageCommand("my photo.jpg", "What is it?")),
+        ("/image 'my photo.jpg'", ImageCommand("my photo.jpg")),
+        (r"/image my\ photo\'s.jpg Why?", ImageCommand("my photo's.jpg", "Why?")),
     ],
 )
-def test_a_line_is_a_prompt_an_image_a_command_or_nothing(line: str, meaning: Meaning | None) -> None:
-    assert read_line(line) == meaning
+def test_a_line_is_a_prompt_an_image_a_command_or_nothing(line: str, meaning: ChatInput | None) -> None:
+    assert parse_input(line) == meaning
 
 
 def test_a_lone_slash_is_refused() -> None:
     with pytest.raises(ValidationError, match="command after it"):
-        read_line("/")
+        parse_input("/")
 
 
 @pytest.mark.parametrize("line", ["/image", "/image   ", "/image \\"])
 def test_an_image_without_a_name_is_refused(line: str) -> None:
     with pytest.raises(ValidationError, match="needs a file"):
-        read_line(line)
+        parse_input(line)
 
 
 @pytest.mark.parametrize(
     ("text", "more"), [('"""', True), ('"""a', True), ('"""a\nb"""', False), ("a", False), ('""""""', False)]
 )
 def test_triple_quotes_ask_for_more_until_they_close(text: str, more: bool) -> None:
-    assert wants_more(text) is more
+    assert is_unfinished(text) is more
