@@ -34,9 +34,9 @@ from mlx_lm.sample_utils import make_sampler
 from models.answers import loaded
 from models.tiny_models import build
 
-from mlxk.adapters.mlx.engine.engine import EngineLimits
+from mlxk.adapters.mlx.engine.limits import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.clock import SystemClock
+from mlxk.adapters.system.machine import SystemClock
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.generation.conversation import Conversation, Role
 from mlxk.domain.generation.request import Finished, GenerationRequest, GenerationSettings, TextDelta

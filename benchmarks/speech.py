@@ -28,7 +28,7 @@ from mlx_audio.stt.utils import load_model
 from mlxk.adapters.builtin.packaged import PackagedModelSource
 from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.clock import SystemClock
+from mlxk.adapters.system.machine import SystemClock
 from mlxk.domain.models.model import ModelHandle, Origin
 from mlxk.domain.transcription import Transcript, TranscriptionRequest
 

@@ -15,8 +15,7 @@ from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.adapters.mlx.registry import MlxBackendRegistry
-from mlxk.adapters.system.clock import SystemClock
-from mlxk.adapters.system.memory import system_memory_probe
+from mlxk.adapters.system.machine import SystemClock, system_memory_probe
 from mlxk.application.use_cases.check_health import CheckHealth
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.list_models import ListModels
@@ -27,8 +26,7 @@ from mlxk.entrypoints.settings import MIB, ServerSettings, Settings
 
 if TYPE_CHECKING:
     from mlxk.adapters.huggingface.client import HubClient
-    from mlxk.adapters.mlx.engine.engine import EngineLimits
-    from mlxk.adapters.mlx.engine.model_lease import ModelLeases
+    from mlxk.adapters.mlx.engine.limits import EngineLimits
     from mlxk.application.ports.audio_decoder import AudioDecoder
     from mlxk.application.ports.clock import Clock
     from mlxk.application.ports.content_verifier import ContentVerifier
@@ -145,7 +143,7 @@ def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "Engi
         memory: Read once, when the engine is built.
         server: The operator's settings; None for commands.
     """
-    from mlxk.adapters.mlx.engine.engine import EngineLimits
+    from mlxk.adapters.mlx.engine.limits import EngineLimits
 
     reading, limits = memory.read(), {}
     if reading is not None:
@@ -181,24 +179,18 @@ def _text_generator(
     return MlxTextGenerator(log, clock, engine_limits(memory, server))
 
 
-def _model_leases(generator: "TextGenerator") -> "ModelLeases":
-    from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-
-    if not isinstance(generator, MlxTextGenerator):
-        raise TypeError(f"{type(generator).__name__} leases no models")
-    return generator.leases
-
-
 def _speech_transcriber(generator: "TextGenerator", log: "EventLog") -> "SpeechTranscriber":
     from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
+    from mlxk.adapters.mlx.text_generator import leases_of
 
-    return MlxSpeechTranscriber(_model_leases(generator), log)
+    return MlxSpeechTranscriber(leases_of(generator), log)
 
 
 def _text_embedder(generator: "TextGenerator") -> "TextEmbedder":
     from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
+    from mlxk.adapters.mlx.text_generator import leases_of
 
-    return MlxTextEmbedder(_model_leases(generator))
+    return MlxTextEmbedder(leases_of(generator))
 
 
 class Adapters:

@@ -11,12 +11,14 @@ import attrs
 
 from mlxk.adapters.mlx.compatibility import Library
 from mlxk.adapters.mlx.engine.build_sequence import build_sequence
-from mlxk.adapters.mlx.engine.engine import Engine, EngineLimits
+from mlxk.adapters.mlx.engine.engine import Engine
+from mlxk.adapters.mlx.engine.limits import EngineLimits
 from mlxk.adapters.mlx.engine.model_lease import ModelLease, ModelLeases
-from mlxk.adapters.mlx.engine.model_pool import Loader, LoadRequest, PooledModel, WantedModel
+from mlxk.adapters.mlx.engine.model_pool import Loader, LoadRequest, WantedModel
 from mlxk.adapters.mlx.engine.owner_thread import OwnerThread
 from mlxk.adapters.mlx.engine.prefill import Media
 from mlxk.adapters.mlx.engine.sequence import Sequence
+from mlxk.adapters.mlx.loading.loaded_model import PooledModel
 from mlxk.adapters.mlx.loading.text_model import load_model
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt
 from mlxk.application.ports.clock import Clock
@@ -143,3 +145,14 @@ def library_for(request: GenerationRequest) -> Library:
     options = request.engine_options
     special = options.adapter is not None or not options.batchable
     return Library.MLX_LM if special and Library.MLX_LM.value in request.backends else Library(request.backends[0])
+
+
+def leases_of(generator: TextGenerator) -> ModelLeases:
+    """Return the leases of the engine behind a text generator, for models of other modalities.
+
+    Raises:
+        TypeError: It is a text generator of another technology.
+    """
+    if not isinstance(generator, MlxTextGenerator):
+        raise TypeError(f"{type(generator).__name__} leases no models")
+    return generator.leases

@@ -18,18 +18,18 @@ FORBIDDEN = {
     "the operating system in the application": ("application/ports/clock.py", "os", CORE),
     "an outer layer in an inner one": ("domain/models/model.py", "mlxk.application.ports.clock", POINT_INWARD),
     "an adapter in another adapter": (
-        "adapters/system/clock.py",
+        "adapters/system/machine.py",
         "mlxk.adapters.builtin.packaged",
         "Adapters do not know each other",
     ),
     "a use case in an adapter": (
-        "adapters/system/clock.py",
+        "adapters/system/machine.py",
         "mlxk.application.use_cases.list_models",
         "Adapters see ports, never use cases",
     ),
     "an adapter in an entrypoint": (
         "entrypoints/cli/render/formatting.py",
-        "mlxk.adapters.system.clock",
+        "mlxk.adapters.system.machine",
         "Only the composition root names adapters",
     ),
     "an entrypoint in another entrypoint": (

@@ -10,7 +10,7 @@ from models.answers import loaded, read
 from models.tiny_models import build
 
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.clock import SystemClock
+from mlxk.adapters.system.machine import SystemClock
 from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.request import GenerationRequest, GenerationSettings
 from mlxk.domain.models.model import ModelHandle

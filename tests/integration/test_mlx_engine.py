@@ -10,9 +10,9 @@ from doubles.event_log import InMemoryEventLog
 from models.answers import Answer, oracle, read
 from models.tiny_models import ARCHITECTURES, build
 
-from mlxk.adapters.mlx.engine.engine import EngineLimits
+from mlxk.adapters.mlx.engine.limits import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.clock import SystemClock
+from mlxk.adapters.system.machine import SystemClock
 from mlxk.domain.errors import ContextLengthError
 from mlxk.domain.generation.conversation import Conversation, Role
 from mlxk.domain.generation.request import FinishReason, GenerationRequest, GenerationSettings

@@ -12,10 +12,10 @@ from doubles.event_log import InMemoryEventLog
 from models.answers import oracle, read
 from models.tiny_models import build
 
-from mlxk.adapters.mlx.engine.engine import EngineLimits
+from mlxk.adapters.mlx.engine.limits import EngineLimits
 from mlxk.adapters.mlx.loading.text_model import weight_bytes
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.clock import SystemClock
+from mlxk.adapters.system.machine import SystemClock
 from mlxk.domain.errors import (
     ExecutionError,
     IncompatibleModelError,
@@ -225,7 +225,7 @@ def test_a_process_that_generated_exits_with_zero_every_time(
         "sys.path.append(sys.argv[2])\n"
         "from doubles.event_log import InMemoryEventLog\n"
         "from mlxk.adapters.mlx.text_generator import MlxTextGenerator\n"
-        "from mlxk.adapters.system.clock import SystemClock\n"
+        "from mlxk.adapters.system.machine import SystemClock\n"
         "from mlxk.domain.generation.request import GenerationRequest, GenerationSettings\n"
         "from mlxk.domain.models.model import ModelHandle, Origin\n"
         "engine = MlxTextGenerator(InMemoryEventLog(), SystemClock())\n"

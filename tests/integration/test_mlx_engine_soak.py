@@ -21,9 +21,9 @@ from doubles.event_log import InMemoryEventLog
 from models.answers import oracle
 from models.tiny_models import build
 
-from mlxk.adapters.mlx.engine.engine import EngineLimits
+from mlxk.adapters.mlx.engine.limits import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.clock import SystemClock
+from mlxk.adapters.system.machine import SystemClock
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.engine_options import EngineOptions

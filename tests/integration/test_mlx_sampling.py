@@ -21,7 +21,7 @@ from mlxk.adapters.mlx.engine.sampling import (
     materialize_tokens,
 )
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.clock import SystemClock
+from mlxk.adapters.system.machine import SystemClock
 from mlxk.domain.generation.request import GenerationRequest, GenerationSettings, TextDelta
 from mlxk.domain.models.model import ModelHandle
 

@@ -12,13 +12,13 @@ from models.tiny_models import build
 
 from mlxk.adapters.mlx.engine.admission import AdmissionQueue
 from mlxk.adapters.mlx.engine.build_sequence import build_sequence
-from mlxk.adapters.mlx.engine.model_pool import PooledModel
 from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache
 from mlxk.adapters.mlx.engine.sampling import LogitsProcessor
 from mlxk.adapters.mlx.engine.scheduler import SHARED_CHUNK, SMALL_REMAINDER, EngineCounters, Scheduler
 from mlxk.adapters.mlx.engine.sequence import Sequence
-from mlxk.adapters.mlx.loading.text_model import LoadedModel, load_model
-from mlxk.adapters.system.clock import SystemClock
+from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, PooledModel
+from mlxk.adapters.mlx.loading.text_model import load_model
+from mlxk.adapters.system.machine import SystemClock
 from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.errors import ExecutionError
 from mlxk.domain.generation.request import FinishReason, GenerationRequest, GenerationSettings

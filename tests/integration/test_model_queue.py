@@ -8,10 +8,10 @@ from doubles.event_log import InMemoryEventLog
 from models.answers import read
 from models.tiny_models import build
 
-from mlxk.adapters.mlx.engine.engine import EngineLimits
+from mlxk.adapters.mlx.engine.limits import EngineLimits
 from mlxk.adapters.mlx.loading.text_model import weight_bytes
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.clock import SystemClock
+from mlxk.adapters.system.machine import SystemClock
 from mlxk.domain.errors import ExecutionError
 from mlxk.domain.generation.request import GenerationRequest, GenerationSettings
 from mlxk.domain.models.model import ModelHandle

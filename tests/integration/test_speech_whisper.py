@@ -11,7 +11,7 @@ from models.tiny_speech import build_whisper, murmur, write_wav
 from mlxk.adapters.builtin.packaged import PackagedModelSource
 from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.clock import SystemClock
+from mlxk.adapters.system.machine import SystemClock
 from mlxk.domain.errors import CapabilityError, ExecutionError, MlxkError, UnhealthyModelError
 from mlxk.domain.generation.request import GenerationRequest, GenerationSettings, TextDelta
 from mlxk.domain.models.model import ModelHandle

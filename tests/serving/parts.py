@@ -17,7 +17,7 @@ from doubles.text_generator import InMemoryTextGenerator
 from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.adapters.mlx.speech.audio_file import MlxAudioDecoder
-from mlxk.adapters.system.clock import SystemClock
+from mlxk.adapters.system.machine import SystemClock
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.embed_text import EmbedText
 from mlxk.application.use_cases.generate_text import GenerateText

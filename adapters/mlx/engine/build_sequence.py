@@ -10,10 +10,9 @@ from typing import Any
 import attrs
 import mlx.core as mx
 
-from mlxk.adapters.mlx.engine.model_pool import PooledModel
 from mlxk.adapters.mlx.engine.sampling import LogitsProcessor
 from mlxk.adapters.mlx.engine.sequence import Sequence, SequenceLimits, SequenceOutput
-from mlxk.adapters.mlx.loading.text_model import LoadedModel
+from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, PooledModel
 from mlxk.adapters.mlx.prompting.detokenizer import Detokenizer
 from mlxk.adapters.mlx.prompting.grammar import CompiledGrammar, GrammarConstraint, answer_begins
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt

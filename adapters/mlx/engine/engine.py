@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 
-import attrs
 import mlx.core as mx
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from mlxk.adapters.mlx import malloc
 from mlxk.adapters.mlx.engine.admission import AdmissionQueue
-from mlxk.adapters.mlx.engine.model_pool import LoadRequest, ModelPool, PooledModel, WantedModel
+from mlxk.adapters.mlx.engine.limits import EngineLimits
+from mlxk.adapters.mlx.engine.model_pool import LoadRequest, ModelPool, WantedModel
 from mlxk.adapters.mlx.engine.owner_thread import Worker
 from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache
 from mlxk.adapters.mlx.engine.scheduler import EngineCounters, Scheduler
 from mlxk.adapters.mlx.engine.sequence import Sequence
+from mlxk.adapters.mlx.loading.loaded_model import PooledModel
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.text_generator import EngineState
@@ -22,22 +23,6 @@ from mlxk.domain.models.model import ModelHandle
 _SECONDS_BEFORE_TRIM = 0.2
 """Idle time after which free memory is returned to the system: it takes about a millisecond, too much after each of
 many short sequences."""
-
-
-@attrs.frozen
-class EngineLimits:
-    """Limits of the engine. The composition root derives those in bytes from the machine's memory."""
-
-    max_rows: int = 32
-    """Sequences computed at the same time."""
-    prefix_cache_bytes: int = 1024**3
-    """0: no prefix cache."""
-    cache_budget_bytes: int | None = None
-    """KV caches of running sequences and the prefix cache together; None: no limit."""
-    model_budget_bytes: int | None = None
-    """Weights of all loaded models together; None: no limit."""
-    keep_alive_seconds: float | None = None
-    """Idle time after which a model is unloaded; None: never."""
 
 
 class Engine(Worker):

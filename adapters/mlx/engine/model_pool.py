@@ -16,14 +16,12 @@ import mlx.core as mx
 
 from mlxk.adapters.mlx import malloc
 from mlxk.adapters.mlx.library_imports import contained
-from mlxk.adapters.mlx.loading.text_model import LoadedModel, identity_of, load_model, weight_bytes
+from mlxk.adapters.mlx.loading.loaded_model import PooledModel
+from mlxk.adapters.mlx.loading.text_model import identity_of, load_model, weight_bytes
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
 from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.models.model import ModelHandle
-
-_CACHE_STEP = 256
-"""Tokens by which mlx-lm's KV caches grow."""
 
 Loader = Callable[[ModelHandle, str | None], Any]
 """Loads a model, given a handle and an optional adapter, on the owner thread; the result has handle, name and size."""
@@ -49,21 +47,6 @@ class WantedModel:
         """
         identity = identity_of(self.handle, self.adapter)
         return identity if self.load is load_model else f"{identity}|{self.load.__module__}"
-
-
-@attrs.define(eq=False)
-class PooledModel:
-    """A loaded model with its reference count."""
-
-    model: LoadedModel
-    used_at: float
-    leases: int = 0
-    bytes_per_token: float = 0.0
-    """Measured size of a token in the KV cache; 0 before anything was computed."""
-
-    def measure_cache(self, cache: list[Any], tokens: int) -> None:
-        """Measure the size of a token; caches grow in steps, so that short ones are counted as one step."""
-        self.bytes_per_token = sum(layer.nbytes for layer in cache) / max(tokens, _CACHE_STEP)
 
 
 class LoadRequest:

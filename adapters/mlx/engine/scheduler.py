@@ -26,13 +26,13 @@ import mlx.core as mx
 from mlxk.adapters.mlx import malloc
 from mlxk.adapters.mlx.engine.admission import AdmissionQueue
 from mlxk.adapters.mlx.engine.batch import Batch, DecodeBatch, Sampled
-from mlxk.adapters.mlx.engine.model_pool import PooledModel
 from mlxk.adapters.mlx.engine.prefill import Prefill, make_cache, quantize_cache
 from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache
 from mlxk.adapters.mlx.engine.sampling import NOT_FINITE
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.engine.speculative import SpeculativeBatch
 from mlxk.adapters.mlx.exception_summary import ExceptionSummary
+from mlxk.adapters.mlx.loading.loaded_model import PooledModel
 from mlxk.application.ports.event_log import EventLog
 from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.generation.engine_options import EngineOptions

@@ -7,7 +7,6 @@ from typing import Any
 import attrs
 from mlx_lm.models.cache import TokenBuffer
 
-from mlxk.adapters.mlx.engine.model_pool import PooledModel
 from mlxk.adapters.mlx.engine.prefill import Media, Prefill, cache_kind
 from mlxk.adapters.mlx.engine.sampling import (
     LogitsProcessor,
@@ -16,6 +15,7 @@ from mlxk.adapters.mlx.engine.sampling import (
     TopLogprobs,
     logits_processors,
 )
+from mlxk.adapters.mlx.loading.loaded_model import PooledModel
 from mlxk.adapters.mlx.prompting.detokenizer import Detokenizer, TokenDecoder
 from mlxk.application.ports.clock import Clock
 from mlxk.application.text_streams import QueuedTextStream

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
 from mlx_lm import utils
 
 from mlxk.adapters.mlx.loading.load_errors import loading_failure
+from mlxk.adapters.mlx.loading.loaded_model import LoadedModel
 from mlxk.adapters.mlx.loading.model_files_check import object_in, require_regular
 from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder, disable_word_cache, unwrapped
 from mlxk.adapters.mlx.prompting.grammar import GrammarCompiler
@@ -20,7 +20,7 @@ from mlxk.domain.errors import (
     UntrustedModelCodeError,
     ValidationError,
 )
-from mlxk.domain.formats.reasoning import ReasoningFormat, detect_reasoning
+from mlxk.domain.formats.reasoning import detect_reasoning
 from mlxk.domain.generation.request import GenerationSettings
 from mlxk.domain.models.detection import context_length
 from mlxk.domain.models.memory import cache_bytes_per_token
@@ -58,48 +58,6 @@ def _valid(name: str, value: object) -> bool:
 
 _UNSET_MODEL_MAX_LENGTH = 10**9
 """Tokenizers without a known context length state a huge number."""
-
-
-@attrs.frozen(eq=False)
-class LoadedModel:
-    """A loaded model. The network is used on the owner thread only, everything else on any thread."""
-
-    handle: ModelHandle
-    identity: str
-    """Changes with the files, so that KV caches of other files are never used for this model."""
-    network: Any
-    tokenizer: Any
-    """mlx-lm's wrapper of the Hugging Face tokenizer; used under ``lock``."""
-    lock: threading.Lock
-    renderer: PromptRenderer
-    """Uses the tokenizer; used under ``lock``."""
-    decoder: TokenDecoder
-    reasoning: ReasoningFormat | None
-    """None when it does not mark its reasoning."""
-    context_length: int | None
-    """Tokens; None when the config does not state it."""
-    vocabulary_size: int | None
-    """Rows of the embedding; None when the config does not state it."""
-    vocabulary_hash: int
-    """Equal for models with the same vocabulary."""
-    head_size: int | None
-    """Dimensions of one attention head; None when the config does not state it."""
-    end_tokens: frozenset[int]
-    grammars: GrammarCompiler
-    defaults: GenerationSettings
-    """The settings of the model's generation_config."""
-    ignored_settings: tuple[str, ...]
-    """Names of its settings with invalid values, or ``*`` for the whole file."""
-    weight_bytes: int
-    cache_bytes_per_token: int
-    """Maximum size of a token in the KV cache, from the config; 0 when it does not state it."""
-    vision: Any = None
-    """A ``vision.prefill.VisionProcessor`` for a vision-language model, None for others."""
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self.handle.name
 
 
 def load_model(handle: ModelHandle, adapter: str | None = None) -> LoadedModel:

@@ -13,7 +13,7 @@ import numpy as np
 from mlx.utils import tree_map
 
 from mlxk.adapters.mlx.engine.prefill import Media, Prefill
-from mlxk.adapters.mlx.loading.text_model import LoadedModel
+from mlxk.adapters.mlx.loading.loaded_model import LoadedModel
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt
 from mlxk.adapters.mlx.vision.network import RowFeatures, RowPositions, VisionNetwork, VisionParts
 from mlxk.adapters.mlx.vision.prompts import ProcessedPrompt, process_prompt

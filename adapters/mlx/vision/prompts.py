@@ -15,7 +15,7 @@ from mlx.utils import tree_map
 from mlx_vlm import prompt_utils, utils
 from PIL import Image
 
-from mlxk.adapters.mlx.loading.text_model import LoadedModel
+from mlxk.adapters.mlx.loading.loaded_model import LoadedModel
 from mlxk.adapters.mlx.prompting.reasoning_options import has_reasoning_switch, reasoning_options
 from mlxk.adapters.mlx.prompting.templates import (
     TAIL_LENGTH,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from doubles.memory_probe import InMemoryMemoryProbe
 
-from mlxk.adapters.system.memory import ProcMemoryProbe, SysctlMemoryProbe
+from mlxk.adapters.system.machine import ProcMemoryProbe, SysctlMemoryProbe
 from mlxk.application.ports.memory_probe import MemoryProbe
 from mlxk.domain.models.memory import MemoryReading
 

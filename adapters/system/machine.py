@@ -1,11 +1,14 @@
-"""Memory of the machine in bytes: procfs and cgroups on Linux, sysctl and vm_stat on macOS."""
+"""The machine: its memory in bytes (procfs and cgroups on Linux, sysctl and vm_stat on macOS), and its clocks."""
 
+import datetime
 import os
 import subprocess
+import time
 from collections.abc import Callable
 
 import attrs
 
+from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.memory_probe import MemoryProbe
 from mlxk.domain.models.memory import MemoryReading
 
@@ -157,3 +160,13 @@ def system_memory_probe(platform: str) -> MemoryProbe:
             ``/proc``.
     """
     return SysctlMemoryProbe() if platform == "darwin" else ProcMemoryProbe()
+
+
+class SystemClock(Clock):
+    """The wall clock in UTC and the monotonic clock."""
+
+    def now(self) -> datetime.datetime:
+        return datetime.datetime.now(datetime.UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()

@@ -1,0 +1,73 @@
+"""A loaded text or vision model with what the engine derives from its files, and its reference count in the pool."""
+
+import threading
+from typing import Any
+
+import attrs
+
+from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder
+from mlxk.adapters.mlx.prompting.grammar import GrammarCompiler
+from mlxk.adapters.mlx.prompting.templates import PromptRenderer
+from mlxk.domain.formats.reasoning import ReasoningFormat
+from mlxk.domain.generation.request import GenerationSettings
+from mlxk.domain.models.model import ModelHandle
+
+_CACHE_STEP = 256
+"""Tokens by which mlx-lm's KV caches grow."""
+
+
+@attrs.frozen(eq=False)
+class LoadedModel:
+    """A loaded model. The network is used on the owner thread only, everything else on any thread."""
+
+    handle: ModelHandle
+    identity: str
+    """Changes with the files, so that KV caches of other files are never used for this model."""
+    network: Any
+    tokenizer: Any
+    """mlx-lm's wrapper of the Hugging Face tokenizer; used under ``lock``."""
+    lock: threading.Lock
+    renderer: PromptRenderer
+    """Uses the tokenizer; used under ``lock``."""
+    decoder: TokenDecoder
+    reasoning: ReasoningFormat | None
+    """None when it does not mark its reasoning."""
+    context_length: int | None
+    """Tokens; None when the config does not state it."""
+    vocabulary_size: int | None
+    """Rows of the embedding; None when the config does not state it."""
+    vocabulary_hash: int
+    """Equal for models with the same vocabulary."""
+    head_size: int | None
+    """Dimensions of one attention head; None when the config does not state it."""
+    end_tokens: frozenset[int]
+    grammars: GrammarCompiler
+    defaults: GenerationSettings
+    """The settings of the model's generation_config."""
+    ignored_settings: tuple[str, ...]
+    """Names of its settings with invalid values, or ``*`` for the whole file."""
+    weight_bytes: int
+    cache_bytes_per_token: int
+    """Maximum size of a token in the KV cache, from the config; 0 when it does not state it."""
+    vision: Any = None
+    """A ``vision.prefill.VisionProcessor`` for a vision-language model, None for others."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.handle.name
+
+
+@attrs.define(eq=False)
+class PooledModel:
+    """A loaded model with its reference count."""
+
+    model: LoadedModel
+    used_at: float
+    leases: int = 0
+    bytes_per_token: float = 0.0
+    """Measured size of a token in the KV cache; 0 before anything was computed."""
+
+    def measure_cache(self, cache: list[Any], tokens: int) -> None:
+        """Measure the size of a token; caches grow in steps, so that short ones are counted as one step."""
+        self.bytes_per_token = sum(layer.nbytes for layer in cache) / max(tokens, _CACHE_STEP)
