@@ -94,7 +94,7 @@ def _hub_client(settings: Settings) -> "HubClient":
 def _model_hub(settings: Settings) -> "ModelHub":
     from mlxk.adapters.huggingface.hub import HuggingFaceModelHub
 
-    return HuggingFaceModelHub(_hub_client(settings), settings.hub_cache)
+    return HuggingFaceModelHub(_hub_client(settings), settings.hub_cache, settings.default_owner)
 
 
 def _model_publisher(settings: Settings) -> "ModelPublisher":
@@ -229,7 +229,9 @@ class Adapters:
 def _pull_model(ports: Adapters, describe: DescribeModel) -> "PullModel":
     from mlxk.application.use_cases.pull_model import PullModel
 
-    return PullModel(ports.model_cache(), ports.built_in_models(), ports.model_hub(), describe)
+    return PullModel(
+        ports.model_cache(), ports.built_in_models(), ports.model_hub(), describe, ports.settings.default_owner
+    )
 
 
 def _remove_model(ports: Adapters, resolve: ResolveModel) -> "RemoveModel":
@@ -315,10 +317,11 @@ class UseCases:
     def __init__(self, ports: Adapters) -> None:
         new = providers.Factory
         stores = (ports.model_cache, ports.workspaces, ports.built_in_models)
+        owner = ports.settings.default_owner
         describe = self.describe_model = new(
-            DescribeModel, ports.model_files, ports.workspaces, ports.backend_registry, ports.model_cache
+            DescribeModel, ports.model_files, ports.workspaces, ports.backend_registry, ports.model_cache, owner
         )
-        resolve = self.resolve_model = new(ResolveModel, *stores)
+        resolve = self.resolve_model = new(ResolveModel, *stores, owner)
         listing = self.list_models = new(ListModels, *stores, describe)
         self.show_model = new(ShowModel, resolve, describe, ports.workspaces)
         self.check_health = new(CheckHealth, resolve, listing, describe, ports.workspaces, ports.content_verifier)

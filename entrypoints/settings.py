@@ -88,6 +88,8 @@ class Settings:
     hub_token_file: str
     """The file with the hub's token, which need not exist."""
     hub_endpoint: str = "https://huggingface.co"
+    default_owner: str = "mlx-community"
+    """The hub owner of a name without one; all of its weights are in the format of MLX."""
     hub_token: str | None = attrs.field(default=None, repr=False)
     hub_offline: bool = False
     hub_timeout: int = 10

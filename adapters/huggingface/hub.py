@@ -39,10 +39,11 @@ class HuggingFaceModelHub(ModelHub):
     Args:
         client: Access to the hub.
         root: The ``hub`` directory of the cache.
+        mlx_owner: The owner whose repositories are all in the format of MLX; empty for none.
     """
 
-    def __init__(self, client: HubClient, root: str) -> None:
-        self._client, self._root = client, root
+    def __init__(self, client: HubClient, root: str, mlx_owner: str = "") -> None:
+        self._client, self._root, self._mlx_owner = client, root, mlx_owner
 
     def describe(self, name: str, revision: str | None = None) -> RemoteModel:
         check_name(name)
@@ -56,7 +57,7 @@ class HuggingFaceModelHub(ModelHub):
             files = tuple(sorted(remote_files(listed), key=lambda file: file.path))
             if info.gated or info.private:
                 self._check_access(name, commit, files)
-        return RemoteModel(name, commit, files, revision, made_for_mlx=_made_for_mlx(info))
+        return RemoteModel(name, commit, files, revision, made_for_mlx=self._made_for_mlx(info))
 
     def missing_bytes(self, plan: DownloadPlan) -> int:
         folder = ModelFolder(self._root, plan.model.name)
@@ -82,6 +83,10 @@ class HuggingFaceModelHub(ModelHub):
             publish_snapshot(folder, plan)
         except OSError as error:
             raise storage_error(error) from error
+
+    def _made_for_mlx(self, info: ModelInfo) -> bool:
+        owned = bool(self._mlx_owner) and info.id.startswith(f"{self._mlx_owner}/")
+        return owned or info.library_name == "mlx" or "mlx" in (info.tags or ())
 
     def _check_access(self, name: str, commit: str, files: tuple[RemoteFile, ...]) -> None:
         """Request one file's metadata: the description of a gated model is public, its files are not."""
@@ -155,10 +160,6 @@ def _remote_file(entry: RepoFile) -> RemoteFile:
         sha256=entry.lfs.sha256 if entry.lfs else None,
         chunk_hash=entry.xet_hash,
     )
-
-
-def _made_for_mlx(info: ModelInfo) -> bool:
-    return info.library_name == "mlx" or "mlx" in (info.tags or ()) or info.id.startswith("mlx-community/")
 
 
 def _missing(folder: ModelFolder, digest: str, size: int) -> int:

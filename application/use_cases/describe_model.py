@@ -13,7 +13,6 @@ from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.model_files import FileListing, ModelFiles
 from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.application.snapshot_reading import read_snapshot
-from mlxk.application.use_cases.resolve_model import DEFAULT_OWNER
 from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, StorageError
 from mlxk.domain.formats.reasoning import supports_reasoning, supports_tools
 from mlxk.domain.models import detection, integrity
@@ -54,7 +53,8 @@ class DescribeModel:
     workspaces: WorkspaceStore
     registry: BackendRegistry
     cache: ModelCache
-    default_owner: str = DEFAULT_OWNER
+    default_owner: str = ""
+    """The hub owner whose weights are all in the format of MLX; empty for none."""
 
     def __call__(self, handle: ModelHandle) -> ModelDescription:
         """Return the description of a model for a listing.
@@ -132,7 +132,7 @@ class DescribeModel:
             return self._unreadable(handle, error)
         workspace = self.workspaces.read(handle) if handle.origin is Origin.WORKSPACE else None
         source_repo = workspace.source_repo if workspace else None
-        snapshot = read_snapshot(self.files, self.cache, handle, listing, source_repo, self.default_owner)
+        snapshot = read_snapshot(self.files, self.cache, handle, listing, source_repo, self.default_owner or None)
         report = integrity.check(snapshot)
         if not report.healthy and handle.origin is Origin.CACHE:
             snapshot = attrs.evolve(snapshot, unfinished=self.cache.unfinished_downloads(handle))

@@ -11,7 +11,7 @@ from mlxk.application.ports.model_hub import ModelHub
 from mlxk.application.ports.model_source import ModelSource
 from mlxk.application.ports.progress import Progress
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.application.use_cases.resolve_model import DEFAULT_OWNER, without_revisions
+from mlxk.application.use_cases.resolve_model import without_revisions
 from mlxk.domain.download import (
     DownloadPlan,
     abbreviates,
@@ -94,6 +94,8 @@ class PullModel:
     built_in: ModelSource
     hub: ModelHub
     describe: DescribeModel
+    default_owner: str
+    """The hub owner of a name without one."""
 
     def __call__(self, request: PullRequest, progress: Progress, confirmation: Confirmation) -> PullResult:
         """Download a model into the cache.
@@ -198,10 +200,10 @@ class PullModel:
         """Add the owner to a bare name: that of the cached model of this name, else the default owner."""
         if "/" in name:
             return check_name(name)
-        check_name(f"{DEFAULT_OWNER}/{name}")
+        check_name(f"{self.default_owner}/{name}")
         wanted = name.lower()
         matches = [known for known in self.cache.names() if known.lower().rpartition("/")[2] == wanted]
-        default = f"{DEFAULT_OWNER}/{name}"
+        default = f"{self.default_owner}/{name}"
         if default in matches or not matches:
             return default
         if len(matches) > 1:

@@ -14,9 +14,6 @@ from mlxk.domain.errors import Advice, AmbiguousModelError, ModelNotFoundError, 
 from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.models.reference import ModelRef
 
-DEFAULT_OWNER = "mlx-community"
-"""The hub owner of a name without one; it publishes weights in the format of MLX only."""
-
 _SUGGESTIONS = 3
 
 
@@ -27,12 +24,14 @@ class ResolveModel:
     cache: ModelCache
     workspaces: WorkspaceStore
     built_in: ModelSource
+    default_owner: str = ""
+    """The hub owner of a name without one; empty for none."""
 
     def __call__(self, reference: str | ModelRef) -> ModelHandle:
         """Return the handle of the one model a reference means.
 
         The first meaning that fits wins: a built-in model; an explicit path; a workspace of the workspace home; the
-        name of a cached model, then the same in ``mlx-community``; the one name that ends in it; the one name that
+        name of a cached model, then the same of the default owner; the one name that ends in it; the one name that
         contains it. With a revision, only cached models are meant.
 
         Args:
@@ -86,8 +85,8 @@ class ResolveModel:
 
     def _cached(self, name: str) -> ModelHandle | None:
         handle = self.cache.find(name)
-        if handle is None and "/" not in name:
-            handle = self.cache.find(f"{DEFAULT_OWNER}/{name}")
+        if handle is None and "/" not in name and self.default_owner:
+            handle = self.cache.find(f"{self.default_owner}/{name}")
         return handle
 
 

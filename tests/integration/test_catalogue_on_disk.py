@@ -50,7 +50,7 @@ while True:
 def listing(hub: str) -> ListModels:
     cache, workspaces = HuggingFaceModelCache(hub), FilesystemWorkspaceStore(None)
     registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}})
-    describe = DescribeModel(FilesystemModelFiles(), workspaces, registry, cache)
+    describe = DescribeModel(FilesystemModelFiles(), workspaces, registry, cache, default_owner="mlx-community")
     return ListModels(cache, workspaces, InMemoryModelSource(), describe)
 
 

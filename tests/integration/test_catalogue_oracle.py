@@ -223,7 +223,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ours(hub: Path) -> dict[str, ModelDescription]:
     """Our description of every model of the fake cache, by name."""
     cache, workspaces = HuggingFaceModelCache(str(hub)), FilesystemWorkspaceStore(None)
-    describe = DescribeModel(FilesystemModelFiles(), workspaces, MlxBackendRegistry(), cache)
+    describe = DescribeModel(
+        FilesystemModelFiles(), workspaces, MlxBackendRegistry(), cache, default_owner="mlx-community"
+    )
     models = ListModels(cache, workspaces, InMemoryModelSource(), describe)()
     return {found.handle.name: found for found in models}
 

@@ -107,9 +107,11 @@ class Parts:
         files = InMemoryModelFiles({f"/cache/{name}/{COMMIT}": each for name, each in directories.items()})
         workspaces = InMemoryWorkspaceStore()
         built_in = InMemoryModelSource()
-        describe = DescribeModel(files, workspaces, InMemoryBackendRegistry(BACKENDS), self.cache)
+        describe = DescribeModel(
+            files, workspaces, InMemoryBackendRegistry(BACKENDS), self.cache, default_owner="mlx-community"
+        )
         clock = SystemClock()
-        resolve = ResolveModel(self.cache, workspaces, built_in)
+        resolve = ResolveModel(self.cache, workspaces, built_in, default_owner="mlx-community")
         self.catalogue = ServeCatalogue(
             resolve,
             ListModels(self.cache, workspaces, built_in, describe),

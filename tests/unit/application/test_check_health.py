@@ -38,10 +38,10 @@ def checker(files: dict[str, dict[str, bytes]], digests: dict[str, dict[str, str
     directories |= {"/ws/mine": FILES} | {f"/cache/{name}/{OLD}": {} for name in files}
     model_files = InMemoryModelFiles(directories)
     workspaces = InMemoryWorkspaceStore({"/ws/mine": Workspace(managed=True, clean=True)}, home="/ws")
-    describe = DescribeModel(model_files, workspaces, InMemoryBackendRegistry(), cache)
+    describe = DescribeModel(model_files, workspaces, InMemoryBackendRegistry(), cache, default_owner="mlx-community")
     known = {f"/cache/{name}/{COMMIT}": entries for name, entries in (digests or {}).items()}
     return CheckHealth(
-        ResolveModel(cache, workspaces, InMemoryModelSource()),
+        ResolveModel(cache, workspaces, InMemoryModelSource(), default_owner="mlx-community"),
         ListModels(cache, workspaces, InMemoryModelSource(), describe),
         describe,
         workspaces,

@@ -39,12 +39,14 @@ class World:
         self.store.method = self.method
         models = {"org/m": RemoteRepository({A: WHOLE, B: {**WHOLE, "new.json": b"{}"}}, {"main": A, "dev": B})}
         self.hub = InMemoryModelHub(models, self.cache, self.files)
-        self.describe = DescribeModel(self.files, self.store, InMemoryBackendRegistry(), self.cache)
+        self.describe = DescribeModel(
+            self.files, self.store, InMemoryBackendRegistry(), self.cache, default_owner="mlx-community"
+        )
 
     def clone(self, reference: str, target: str | None = None, **options: object) -> CloneResult:
         built_in = InMemoryModelSource({"demo": "/demo"})
-        pull = PullModel(self.cache, built_in, self.hub, self.describe)
-        resolve = ResolveModel(self.cache, self.store, built_in)
+        pull = PullModel(self.cache, built_in, self.hub, self.describe, "mlx-community")
+        resolve = ResolveModel(self.cache, self.store, built_in, default_owner="mlx-community")
         clone = CloneModel(resolve, pull, self.files, self.store, self.cache, self.describe)
         request = CloneRequest(reference, target, **options)  # type: ignore[arg-type]
         return clone(request, self.progress, InMemoryConfirmation(None))

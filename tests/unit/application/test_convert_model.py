@@ -47,13 +47,13 @@ class World:
         cache = InMemoryModelCache()
         registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}, "mlx-vlm": {"gemma3"}})
         convert = ConvertModel(
-            resolve=ResolveModel(cache, self.store, InMemoryModelSource()),
+            resolve=ResolveModel(cache, self.store, InMemoryModelSource(), default_owner="mlx-community"),
             cache=cache,
             files=self.files,
             workspaces=self.store,
             registry=registry,
             converter=self.converter,
-            describe=DescribeModel(self.files, self.store, registry, cache),
+            describe=DescribeModel(self.files, self.store, registry, cache, default_owner="mlx-community"),
         )
         target = str(options.pop("target", TARGET))
         return convert(ConvertRequest("./work", target, mode, bits, **options), InMemoryProgress())  # type: ignore[arg-type]

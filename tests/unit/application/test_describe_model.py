@@ -52,7 +52,9 @@ def describing(
 ) -> DescribeModel:
     workspaces = InMemoryWorkspaceStore({} if workspace is None else {WORKSPACE.directory: workspace})
     cache = InMemoryModelCache({} if cached is None else {NAME: cached})
-    return DescribeModel(files, workspaces, InMemoryBackendRegistry({"mlx-lm": {"llama"}}), cache)
+    return DescribeModel(
+        files, workspaces, InMemoryBackendRegistry({"mlx-lm": {"llama"}}), cache, default_owner="mlx-community"
+    )
 
 
 def test_a_description_is_what_the_files_say() -> None:

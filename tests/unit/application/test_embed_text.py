@@ -61,9 +61,10 @@ class Parts:
             workspaces,
             InMemoryBackendRegistry({"mlx-lm": {"llama"}, "mlx-vlm": {"bert"}}),
             cache,
+            default_owner="mlx-community",
         )
         self.embed = EmbedText(
-            ResolveModel(cache, workspaces, InMemoryModelSource()),
+            ResolveModel(cache, workspaces, InMemoryModelSource(), default_owner="mlx-community"),
             describe,
             self.embedder,
             InMemoryMemoryProbe(MemoryReading(budget, budget)),

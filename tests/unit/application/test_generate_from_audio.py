@@ -57,8 +57,10 @@ class Parts:
         workspaces = InMemoryWorkspaceStore()
         files = InMemoryModelFiles({f"/cache/{name}/{COMMIT}": each for name, each in MODELS.items()})
         known = {"mlx-vlm": {"gemma3n"}, "mlx-lm": {"llama", "gemma3n"}, "mlx-audio": {"whisper"}}
-        describe = DescribeModel(files, workspaces, InMemoryBackendRegistry(known), cache)
-        resolve = ResolveModel(cache, workspaces, InMemoryModelSource())
+        describe = DescribeModel(
+            files, workspaces, InMemoryBackendRegistry(known), cache, default_owner="mlx-community"
+        )
+        resolve = ResolveModel(cache, workspaces, InMemoryModelSource(), default_owner="mlx-community")
         memory = InMemoryMemoryProbe(MemoryReading(memory_bytes, memory_bytes))
         self.generate = GenerateText(
             resolve,

@@ -69,10 +69,16 @@ class World:
         cache = InMemoryModelCache({name: CachedModel((COMMIT,)) for name in ("org/eye", "org/text")})
         directories = {f"/cache/org/eye/{COMMIT}": VISION, f"/cache/org/text/{COMMIT}": TEXT}
         workspaces = InMemoryWorkspaceStore()
-        describe = DescribeModel(InMemoryModelFiles(directories), workspaces, InMemoryBackendRegistry(BOTH), cache)
+        describe = DescribeModel(
+            InMemoryModelFiles(directories),
+            workspaces,
+            InMemoryBackendRegistry(BOTH),
+            cache,
+            default_owner="mlx-community",
+        )
         memory = InMemoryMemoryProbe(MemoryReading(memory_bytes, memory_bytes))
         self.generate = GenerateText(
-            ResolveModel(cache, workspaces, InMemoryModelSource()),
+            ResolveModel(cache, workspaces, InMemoryModelSource(), default_owner="mlx-community"),
             describe,
             InMemoryTextGenerator(self._answer),
             InMemoryImageReader(damaged, FACTS),

@@ -77,8 +77,8 @@ class Kitchen:
         registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}, "mlx-audio": {"whisper"}})
         self.generator = InMemoryTextGenerator(self._answer)
         self.generate = GenerateText(
-            ResolveModel(cache, workspaces, InMemoryModelSource()),
-            DescribeModel(model_files, workspaces, registry, cache),
+            ResolveModel(cache, workspaces, InMemoryModelSource(), default_owner="mlx-community"),
+            DescribeModel(model_files, workspaces, registry, cache, default_owner="mlx-community"),
             self.generator,
             InMemoryImageReader(),
             InMemoryAudioDecoder({}),

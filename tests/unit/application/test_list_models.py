@@ -39,7 +39,9 @@ class Disk:
 
     def listing(self, files: ModelFiles | None = None) -> ListModels:
         registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}})
-        describe = DescribeModel(files or self.files, self.workspaces, registry, self.cache)
+        describe = DescribeModel(
+            files or self.files, self.workspaces, registry, self.cache, default_owner="mlx-community"
+        )
         built_in = InMemoryModelSource({"demo": "/built-in/demo"})
         return ListModels(self.cache, self.workspaces, built_in, describe)
 

@@ -41,8 +41,10 @@ class World:
 
     def pull(self, reference: str, answer: bool | None = None, **flags: bool) -> PullResult:
         built_in = InMemoryModelSource({"demo": "/demo"})
-        describe = DescribeModel(self.files, InMemoryWorkspaceStore(), InMemoryBackendRegistry(), self.cache)
-        pull = PullModel(self.cache, built_in, self.hub, describe)
+        describe = DescribeModel(
+            self.files, InMemoryWorkspaceStore(), InMemoryBackendRegistry(), self.cache, default_owner="mlx-community"
+        )
+        pull = PullModel(self.cache, built_in, self.hub, describe, "mlx-community")
         return pull(PullRequest(reference, **flags), self.progress, InMemoryConfirmation(answer))
 
 

@@ -44,7 +44,9 @@ class World:
         self, folder: str = "./work", visibility: Visibility | None = Visibility.PRIVATE, **options: object
     ) -> PushResult:
         listed = InMemoryModelFiles({WORK: self.folder.folders[WORK]})
-        describe = DescribeModel(listed, self.store, InMemoryBackendRegistry(), InMemoryModelCache())
+        describe = DescribeModel(
+            listed, self.store, InMemoryBackendRegistry(), InMemoryModelCache(), default_owner="mlx-community"
+        )
         push = PushModel(self.folder, self.store, self.publisher, describe, "/home/me")
         return push(PushRequest(folder, "me/tiny", visibility, **options), InMemoryProgress())  # type: ignore[arg-type]
 

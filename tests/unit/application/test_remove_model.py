@@ -37,7 +37,7 @@ class World:
     def remove(self, reference: str, **flags: bool) -> RemoveResult:
         built_in = InMemoryModelSource({"demo": "/demo"})
         workspaces = InMemoryWorkspaceStore({"/home/me/ws": Workspace(managed=True)}, home="/home/me")
-        resolve = ResolveModel(self.cache, workspaces, built_in)
+        resolve = ResolveModel(self.cache, workspaces, built_in, default_owner="mlx-community")
         return RemoveModel(self.cache, resolve)(RemoveRequest(reference, **flags), self.confirmation)
 
 

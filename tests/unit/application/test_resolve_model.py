@@ -30,6 +30,7 @@ def resolver(*cached: str, home: tuple[str, ...] = (), elsewhere: tuple[str, ...
         InMemoryModelCache(models),
         InMemoryWorkspaceStore({place: Workspace(managed=False) for place in places}, home="/ws"),
         InMemoryModelSource({"demo": "/built-in/demo"}),
+        default_owner="mlx-community",
     )
 
 

@@ -38,8 +38,8 @@ class Shelf:
         workspaces = InMemoryWorkspaceStore({WORKSPACE: Workspace(managed=False)}, home=home)
         built_in = InMemoryModelSource()
         registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}})
-        describe = DescribeModel(self.model_files, workspaces, registry, self.cache)
-        self.resolve = ResolveModel(self.cache, workspaces, built_in)
+        describe = DescribeModel(self.model_files, workspaces, registry, self.cache, default_owner="mlx-community")
+        self.resolve = ResolveModel(self.cache, workspaces, built_in, default_owner="mlx-community")
         self.catalogue = ServeCatalogue(
             self.resolve,
             ListModels(self.cache, workspaces, built_in, describe),

@@ -41,8 +41,8 @@ def show(files: dict[str, bytes], old_files: dict[str, bytes] | None = None) -> 
     workspaces = InMemoryWorkspaceStore()
     registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}})
     return ShowModel(
-        ResolveModel(cache, workspaces, InMemoryModelSource()),
-        DescribeModel(model_files, workspaces, registry, cache),
+        ResolveModel(cache, workspaces, InMemoryModelSource(), default_owner="mlx-community"),
+        DescribeModel(model_files, workspaces, registry, cache, default_owner="mlx-community"),
         workspaces,
     )
 

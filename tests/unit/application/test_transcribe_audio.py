@@ -60,8 +60,8 @@ class Parts:
         workspaces = InMemoryWorkspaceStore()
         registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}, "mlx-audio": {"whisper"}})
         self.transcribe = TranscribeAudio(
-            ResolveModel(cache, workspaces, InMemoryModelSource()),
-            DescribeModel(model_files, workspaces, registry, cache),
+            ResolveModel(cache, workspaces, InMemoryModelSource(), default_owner="mlx-community"),
+            DescribeModel(model_files, workspaces, registry, cache, default_owner="mlx-community"),
             self.transcriber,
             InMemoryMemoryProbe(MemoryReading(budget, budget)),
         )
