@@ -10,8 +10,8 @@ from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import ModelNotFoundError, StorageError
+from mlxk.domain.models.integrity import listed
 from mlxk.domain.models.model import HealthReport, ModelHandle, Origin, Workspace, healthy, unhealthy
-from mlxk.domain.models.weight_files import listed
 
 Progress = Callable[[ModelHandle, int, int], None]
 """Called with the model, the bytes of it read so far and its total."""

@@ -15,8 +15,7 @@ from mlxk.application.ports.model_files import FileListing, ModelFiles
 from mlxk.application.ports.progress import Progress
 from mlxk.application.ports.weight_converter import ConvertedWeights, WeightConverter
 from mlxk.application.ports.workspace_store import Provenance, WorkspaceDraft, WorkspaceStore
-from mlxk.application.snapshot_reading import read_snapshot
-from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.application.use_cases.describe_model import DescribeModel, read_snapshot
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import (
     Advice,
@@ -41,7 +40,7 @@ from mlxk.domain.models.model import (
     is_part_of_model,
 )
 from mlxk.domain.models.snapshot import CONFIG, SAFETENSORS_INDEX, ModelSnapshot
-from mlxk.domain.models.weight_files import build_index, incomplete, require_complete
+from mlxk.domain.models.weight_index import build_index, incomplete, require_complete
 
 BITS = (2, 3, 4, 6, 8)
 GROUP_SIZES = (32, 64, 128)

@@ -117,7 +117,8 @@ class GenerateText:
                 ``options.strict_memory`` is set.
             MlxkError: See ``TextGenerator.submit``.
         """
-        check_chunk(options.chunk)
+        if options.chunk != DEFAULT_CHUNK:
+            check_chunk(options.chunk)
         if isinstance(model, str):
             options.settings.validate()
             details = self._find(model, prompts, options)

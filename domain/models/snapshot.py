@@ -1,15 +1,14 @@
 """A snapshot of one model: its files, and the contents read from them (JSON, headers, model card, chat templates).
 
-Detection and integrity are pure functions of a snapshot. ``application.snapshot_reading`` creates it.
+Detection and integrity are pure functions of a snapshot. ``application.use_cases.describe_model`` creates it.
 """
 
 from collections.abc import Mapping, Sequence
 
 import attrs
 
-from mlxk.domain.models.json_file import ABSENT, Document
+from mlxk.domain.models.file_formats import ABSENT, Document, SafetensorsHeader
 from mlxk.domain.models.model import Origin
-from mlxk.domain.models.safetensors import SafetensorsHeader
 
 MAX_CARD_BYTES = 64 * 1024
 """Bytes of a card that are read; front matter comes first and is short."""

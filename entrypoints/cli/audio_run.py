@@ -30,6 +30,7 @@ from mlxk.domain.transcription import (
 from mlxk.entrypoints.cli import answer, generation_arguments
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.generation_arguments import ENGLISH
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import ListeningProgress
 from mlxk.entrypoints.cli.render import media_json
@@ -37,9 +38,6 @@ from mlxk.entrypoints.cli.render import media_json
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
 
-FORMATS = ("text", "json", "srt", "vtt")
-
-ENGLISH = "en"
 
 TEXT_ONLY = {
     "image": "--image",
@@ -72,44 +70,6 @@ TRANSCRIPTS_ONLY = {"language": "--language", "translate": "--translate", "time_
 
 CONVERSATIONS_ONLY = {"image": "--image", "chat": "--chat", "no_chat_template": "--no-chat-template"}
 """Flags that cannot be combined with a conversation about a recording, by the name of what they set."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags of audio."""
-    group = parser.add_argument_group(
-        "audio",
-        "What is said in a recording; PROMPT is a hint of what to expect, or asks a model that also writes text.",
-    )
-    group.add_argument("--audio", nargs="+", action="extend", metavar="FILE", help="write down what is said in a file")
-    group.add_argument("--language", metavar="CODE", help="what is spoken, such as de; found out when left out")
-    group.add_argument("--translate", nargs="?", const=ENGLISH, metavar="en", help="write it down in English")
-    group.add_argument(
-        "--words",
-        action="store_true",
-        dest="time_words",
-        help="time every word, where the model can; see --format json",
-    )
-    group.add_argument("--format", choices=FORMATS, help="text (default), json, or subtitles as srt or vtt")
-
-
-def wanted(arguments: argparse.Namespace) -> bool:
-    """Whether there is a recording.
-
-    Raises:
-        UsageError: There is none, but a flag that needs one.
-    """
-    if arguments.audio:
-        return True
-    flags = {
-        "--translate": arguments.translate,
-        "--language": arguments.language,
-        "--words": arguments.time_words,
-        "--format": arguments.format,
-    }
-    given = next((flag for flag, value in flags.items() if value), None)
-    if given:
-        raise UsageError(f"{given} requires --audio FILE.")
-    return False
 
 
 def execute(

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 
-from mlxk.domain.errors import StorageError, ValidationError
+from mlxk.domain.errors import StorageError, UsageError, ValidationError
 from mlxk.domain.generation.conversation import MAX_NAME, MAX_TOOL_BYTES, MAX_TOOLS, misplaced_definitions
 from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.grammar import Grammar
@@ -40,6 +40,10 @@ def _faults(tool: dict[str, object]) -> Iterator[str]:
     if len(json.dumps(tool, ensure_ascii=False).encode("utf-8", "surrogatepass")) > MAX_TOOL_BYTES:
         yield f" is larger than {MAX_TOOL_BYTES} bytes"
 
+
+FORMATS = ("text", "json", "srt", "vtt")
+
+ENGLISH = "en"
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 """Schemas and tool definitions are much smaller."""
@@ -161,3 +165,59 @@ def settings(arguments: argparse.Namespace) -> GenerationSettings:
 def effort(arguments: argparse.Namespace) -> Effort | None:
     """Return the reasoning effort; None without the flag."""
     return None if arguments.reasoning_effort is None else Effort(arguments.reasoning_effort)
+
+
+def add_image_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of images."""
+    group = parser.add_argument_group("images", "What a model says about images; the prompt may stand before or after.")
+    group.add_argument("--image", nargs="+", action="extend", metavar="FILE", help="show a model these files")
+    group.add_argument("--chunk", type=int, metavar="N", help="images shown together, 1 to 5; one by one by default")
+
+
+def has_images(arguments: argparse.Namespace) -> bool:
+    """Whether there are images.
+
+    Raises:
+        UsageError: There are none, but a flag that needs some.
+    """
+    if arguments.chunk is not None and not arguments.image:
+        raise UsageError("--chunk requires --image FILE.")
+    return bool(arguments.image)
+
+
+def add_audio_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of audio."""
+    group = parser.add_argument_group(
+        "audio",
+        "What is said in a recording; PROMPT is a hint of what to expect, or asks a model that also writes text.",
+    )
+    group.add_argument("--audio", nargs="+", action="extend", metavar="FILE", help="write down what is said in a file")
+    group.add_argument("--language", metavar="CODE", help="what is spoken, such as de; found out when left out")
+    group.add_argument("--translate", nargs="?", const=ENGLISH, metavar="en", help="write it down in English")
+    group.add_argument(
+        "--words",
+        action="store_true",
+        dest="time_words",
+        help="time every word, where the model can; see --format json",
+    )
+    group.add_argument("--format", choices=FORMATS, help="text (default), json, or subtitles as srt or vtt")
+
+
+def has_audio(arguments: argparse.Namespace) -> bool:
+    """Whether there is a recording.
+
+    Raises:
+        UsageError: There is none, but a flag that needs one.
+    """
+    if arguments.audio:
+        return True
+    flags = {
+        "--translate": arguments.translate,
+        "--language": arguments.language,
+        "--words": arguments.time_words,
+        "--format": arguments.format,
+    }
+    given = next((flag for flag, value in flags.items() if value), None)
+    if given:
+        raise UsageError(f"{given} requires --audio FILE.")
+    return False

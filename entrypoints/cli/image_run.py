@@ -36,24 +36,6 @@ TEXT_ONLY = {"chat": "--chat", "tools": "--tools", "no_chat_template": "--no-cha
 """Flags that cannot be combined with images, by the name of what they set."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags of images."""
-    group = parser.add_argument_group("images", "What a model says about images; the prompt may stand before or after.")
-    group.add_argument("--image", nargs="+", action="extend", metavar="FILE", help="show a model these files")
-    group.add_argument("--chunk", type=int, metavar="N", help="images shown together, 1 to 5; one by one by default")
-
-
-def wanted(arguments: argparse.Namespace) -> bool:
-    """Whether there are images.
-
-    Raises:
-        UsageError: There are none, but a flag that needs some.
-    """
-    if arguments.chunk is not None and not arguments.image:
-        raise UsageError("--chunk requires --image FILE.")
-    return bool(arguments.image)
-
-
 def execute(
     arguments: argparse.Namespace, prompt: str, options: GenerationOptions, context: CommandContext, output: Output
 ) -> int:

@@ -10,8 +10,7 @@ from mlxk.entrypoints.http.api import HttpApi, ServerContext, Services
 from mlxk.entrypoints.http.errors import RETRY_SECONDS, ErrorBody, error_from_falcon, raised_at, status_of
 from mlxk.entrypoints.http.generation.responder import GenerationResponder
 from mlxk.entrypoints.http.generation.stream_dispatcher import KEEP_ALIVE_SECONDS, StreamDispatcher
-from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
-from mlxk.entrypoints.http.metrics import Metrics
+from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle
 from mlxk.entrypoints.http.middleware import BodyGuard, HostGuard, KeyGuard, OriginGuard, RequestScope, request_id
 from mlxk.entrypoints.http.openai.api import openai_api
 from mlxk.entrypoints.http.openai.errors import error_body

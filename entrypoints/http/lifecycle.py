@@ -1,9 +1,11 @@
-"""The lifecycle of the server, and the limit of concurrent completions."""
+"""The lifecycle of the server, the limit of concurrent completions, and metrics in the text format of Prometheus."""
 
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mlxk.domain.errors import QueueFullError, ServerShutdownError, ValidationError
+from mlxk.domain.generation.request import Finished
 
 
 class ServerLifecycle:
@@ -73,3 +75,97 @@ class ConcurrencyLimit:
                     self.admitted -= count
 
         return release
+
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+"""Upper bounds of the buckets of every histogram."""
+
+_HELP = {
+    "mlxk_http_requests_total": ("counter", "HTTP requests answered."),
+    "mlxk_answers_total": ("counter", "Answers that have ended, by how."),
+    "mlxk_prompt_tokens_total": ("counter", "Prompt tokens of the answers that have ended."),
+    "mlxk_cached_prompt_tokens_total": ("counter", "Prompt tokens that were not computed again."),
+    "mlxk_completion_tokens_total": ("counter", "Tokens generated for the answers that have ended."),
+    "mlxk_queue_seconds": ("histogram", "Seconds an answer waited for its turn."),
+    "mlxk_time_to_first_token_seconds": ("histogram", "Seconds from submission to the first token."),
+    "mlxk_answer_seconds": ("histogram", "Seconds from submission to the end."),
+    "mlxk_answers_admitted": ("gauge", "Answers in progress or queued."),
+    "mlxk_answers_running": ("gauge", "Answers being computed."),
+    "mlxk_answers_waiting": ("gauge", "Answers that wait for their turn or their model."),
+    "mlxk_models_loaded": ("gauge", "Models in memory."),
+    "mlxk_engine_memory_bytes": ("gauge", "What the engine's arrays take: weights, caches of answers, kept prompts."),
+    "mlxk_prefix_cache_bytes": ("gauge", "What is kept of earlier prompts for later ones that begin the same way."),
+    "mlxk_engine_responding": ("gauge", "1 when the engine's loop answers."),
+}
+
+
+class _Histogram:
+    def __init__(self) -> None:
+        self.buckets = [0] * len(SECONDS)
+        self.count = 0
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.count += 1
+        self.sum += seconds
+        for index, bound in enumerate(SECONDS):
+            self.buckets[index] += seconds <= bound
+
+    def lines(self, name: str) -> Iterable[str]:
+        for bound, count in zip(SECONDS, self.buckets, strict=True):
+            yield f'{name}_bucket{{le="{bound:g}"}} {count}'
+        yield f'{name}_bucket{{le="+Inf"}} {self.count}'
+        yield f"{name}_sum {self.sum:.6f}"
+        yield f"{name}_count {self.count}"
+
+
+class Metrics:
+    """Counters and histograms. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counters: Counter[tuple[str, str]] = Counter()
+        self._histograms = {name: _Histogram() for name, (kind, _) in _HELP.items() if kind == "histogram"}
+
+    def request(self, route: str, method: str, status: int) -> None:
+        """Count a request. The route is the template, so that the metrics contain no names and paths."""
+        with self._lock:
+            labels = f'{{route="{route}",method="{method}",status="{status}"}}'
+            self._counters["mlxk_http_requests_total", labels] += 1
+
+    def answers(self, finished: Sequence[Finished], failure: str | None) -> None:
+        """Count the completions of a request, or its error code."""
+        with self._lock:
+            if failure is not None:
+                self._counters["mlxk_answers_total", f'{{outcome="{failure}"}}'] += 1
+            for each in finished:
+                timings = each.timings
+                first = timings.load_seconds + timings.queue_seconds + timings.prompt_seconds
+                self._counters["mlxk_answers_total", f'{{outcome="{each.reason.value}"}}'] += 1
+                self._counters["mlxk_prompt_tokens_total", ""] += each.usage.prompt_tokens
+                self._counters["mlxk_cached_prompt_tokens_total", ""] += each.usage.cached_tokens
+                self._counters["mlxk_completion_tokens_total", ""] += each.usage.completion_tokens
+                self._histograms["mlxk_queue_seconds"].observe(timings.queue_seconds)
+                self._histograms["mlxk_time_to_first_token_seconds"].observe(first)
+                self._histograms["mlxk_answer_seconds"].observe(first + timings.generation_seconds)
+
+    def render(self, gauges: Mapping[str, float]) -> str:
+        """Return all metrics.
+
+        Args:
+            gauges: Current values of the gauges, by name.
+        """
+        with self._lock:
+            lines: list[str] = []
+            for name, (kind, text) in _HELP.items():
+                lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+                if kind == "histogram":
+                    lines += self._histograms[name].lines(name)
+                elif kind == "gauge":
+                    lines.append(f"{name} {gauges.get(name, 0):.12g}")
+                else:
+                    counted = sorted((labels, count) for (key, labels), count in self._counters.items() if key == name)
+                    lines += [f"{name}{labels} {count}" for labels, count in counted]
+        return "\n".join(lines) + "\n"

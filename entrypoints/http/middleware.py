@@ -13,7 +13,7 @@ import falcon
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
 from mlxk.domain.errors import ForbiddenOriginError, PayloadTooLargeError, UnauthorizedError
-from mlxk.entrypoints.http.metrics import Metrics
+from mlxk.entrypoints.http.lifecycle import Metrics
 
 REQUEST_ID = "X-Request-ID"
 

@@ -10,8 +10,7 @@ import falcon
 from mlxk import __version__
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.text_generator import EngineState, TextGenerator
-from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
-from mlxk.entrypoints.http.metrics import CONTENT_TYPE, Metrics
+from mlxk.entrypoints.http.lifecycle import CONTENT_TYPE, ConcurrencyLimit, Metrics, ServerLifecycle
 
 
 class Readable:

@@ -13,7 +13,7 @@ from serving.parts import CHAT_MODEL, SPEECH_MODEL, SPOKEN, Parts
 from serving.running import RunningServer, eventually
 
 from mlxk.entrypoints.http.openai.chat.request import ChatRequest
-from mlxk.entrypoints.http.openai.chat.transcription import UNSUPPORTED
+from mlxk.entrypoints.http.openai.chat.resource import UNSUPPORTED
 from mlxk.entrypoints.settings import ServerSettings
 
 SOUND = b"RIFF....WAVE"

@@ -10,11 +10,10 @@ from doubles.event_log import InMemoryEventLog
 from models.answers import read
 from models.tiny_models import build
 
-from mlxk.adapters.mlx.engine.admission import AdmissionQueue
 from mlxk.adapters.mlx.engine.build_sequence import build_sequence
-from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache
+from mlxk.adapters.mlx.engine.prefill import PrefixCache
 from mlxk.adapters.mlx.engine.sampling import LogitsProcessor
-from mlxk.adapters.mlx.engine.scheduler import SHARED_CHUNK, SMALL_REMAINDER, EngineCounters, Scheduler
+from mlxk.adapters.mlx.engine.scheduler import SHARED_CHUNK, SMALL_REMAINDER, AdmissionQueue, EngineCounters, Scheduler
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, PooledModel
 from mlxk.adapters.mlx.loading.text_model import load_model

@@ -24,7 +24,7 @@ from mlxk.entrypoints.http.api import HttpApi, ServerContext
 from mlxk.entrypoints.http.generation.renderer import ResponseContext, ResponseRenderer
 from mlxk.entrypoints.http.generation.responder import GenerationJob
 from mlxk.entrypoints.http.requests.body import BodyReader
-from mlxk.entrypoints.http.requests.field_errors import FieldError
+from mlxk.entrypoints.http.requests.validation import FieldError
 
 PATH = "/toy/generate"
 MEDIA_TYPE = "application/x-ndjson"

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from mlxk.domain.models.json_file import Document, read_document
+from mlxk.domain.models.file_formats import Document, SafetensorsHeader, read_document, read_header
 from mlxk.domain.models.model import Origin
-from mlxk.domain.models.safetensors import SafetensorsHeader, read_header
 from mlxk.domain.models.snapshot import ModelSnapshot, read_card
 
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "max_position_embeddings": 2048}

@@ -6,12 +6,11 @@ import mlx.core as mx
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from mlxk.adapters.mlx import malloc
-from mlxk.adapters.mlx.engine.admission import AdmissionQueue
 from mlxk.adapters.mlx.engine.limits import EngineLimits
 from mlxk.adapters.mlx.engine.model_pool import LoadRequest, ModelPool, WantedModel
 from mlxk.adapters.mlx.engine.owner_thread import Worker
-from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache
-from mlxk.adapters.mlx.engine.scheduler import EngineCounters, Scheduler
+from mlxk.adapters.mlx.engine.prefill import PrefixCache
+from mlxk.adapters.mlx.engine.scheduler import AdmissionQueue, EngineCounters, Scheduler
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.loading.loaded_model import PooledModel
 from mlxk.application.ports.clock import Clock

@@ -16,8 +16,8 @@ import mlx.core as mx
 
 from mlxk.adapters.mlx import malloc
 from mlxk.adapters.mlx.library_imports import contained
-from mlxk.adapters.mlx.loading.loaded_model import PooledModel
-from mlxk.adapters.mlx.loading.text_model import identity_of, load_model, weight_bytes
+from mlxk.adapters.mlx.loading.loaded_model import PooledModel, identity_of
+from mlxk.adapters.mlx.loading.text_model import load_model, weight_bytes
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
 from mlxk.domain.errors import ExecutionError, MlxkError

@@ -1,4 +1,4 @@
-"""The scheduler: which sequences compute next.
+"""The scheduler: which sequences compute next, and when a queued one is admitted.
 
 One step is one decoding step of every running batch, then some chunks of prompts. The fairness rule:
 
@@ -12,22 +12,23 @@ One step is one decoding step of every running batch, then some chunks of prompt
 - **Requests are admitted between chunks**, not only between steps, and a sequence whose prompt is computed starts to
   decode at once.
 - **A single prompt is fast.** A prompt that is alone in the engine is computed in chunks of ``SINGLE_CHUNK`` tokens.
-- **First in, first out** for admission, see ``admission``.
+- **Admission is first in, first out.** A sequence starts when fewer than ``max_rows`` run and its estimated KV cache
+  fits beside the running ones, the prefix cache making room; with nothing running the next one always starts. The
+  estimate is the model's measured size of a token, or an upper bound from its config.
 
 When a batch fails as a whole, its sequences are computed again, each from its own tokens in a batch of its own: the
 faulty one fails by itself, and the others continue with what they had generated.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
 
 import attrs
 import mlx.core as mx
 
 from mlxk.adapters.mlx import malloc
-from mlxk.adapters.mlx.engine.admission import AdmissionQueue
 from mlxk.adapters.mlx.engine.batch import Batch, DecodeBatch, Sampled
-from mlxk.adapters.mlx.engine.prefill import Prefill, make_cache, quantize_cache
-from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache
+from mlxk.adapters.mlx.engine.prefill import Prefill, PrefixCache, make_cache, quantize_cache
 from mlxk.adapters.mlx.engine.sampling import NOT_FINITE
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.engine.speculative import SpeculativeBatch
@@ -37,6 +38,72 @@ from mlxk.application.ports.event_log import EventLog
 from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.request import FinishReason
+
+_EXPECTED_GENERATED_TOKENS = 512
+"""Upper bound of the generated tokens in the estimate; few sequences use all they are allowed."""
+
+
+class AdmissionQueue:
+    """The queue of sequences that have not started; used on the owner thread only.
+
+    Args:
+        max_rows: Sequences that run at the same time.
+        cache_budget_bytes: Limit of the running sequences' KV caches and the prefix cache together; None: no limit.
+        prefixes: The prefix cache.
+    """
+
+    def __init__(self, max_rows: int, cache_budget_bytes: int | None, prefixes: PrefixCache) -> None:
+        self._max_rows = max_rows
+        self._budget = cache_budget_bytes
+        self._prefixes = prefixes
+        self._queue: deque[Sequence] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """Sequences in the queue."""
+        return len(self._queue)
+
+    def add(self, sequence: Sequence) -> None:
+        """Append a sequence."""
+        self._queue.append(sequence)
+
+    def remove(self, sequence: Sequence) -> bool:
+        """Take a sequence out of the queue; return whether it was in it."""
+        if sequence not in self._queue:
+            return False
+        self._queue.remove(sequence)
+        return True
+
+    def remove_all(self) -> list[Sequence]:
+        """Empty the queue and return what was in it."""
+        sequences = list(self._queue)
+        self._queue.clear()
+        return sequences
+
+    def admit(self, running: int, batches: list[Batch], prefilling: list[Sequence]) -> list[Sequence]:
+        """Return the sequences that start now."""
+        admitted: list[Sequence] = []
+        while self._queue and running + len(admitted) < self._max_rows:
+            fits = self.make_room(batches, [*prefilling, *admitted, self._queue[0]])
+            if running + len(admitted) and not fits:
+                break
+            admitted.append(self._queue.popleft())
+        return admitted
+
+    def make_room(self, batches: list[Batch], prefilling: list[Sequence]) -> bool:
+        """Evict as many prefixes as the caches of batches and of prefilling sequences need; return whether all fits."""
+        if self._budget is None:
+            return True
+        needed = sum(batch.size_bytes for batch in batches) + sum(map(_estimated_cache_bytes, prefilling))
+        self._prefixes.shrink(max(0, self._budget - needed))
+        return needed <= self._budget
+
+
+def _estimated_cache_bytes(sequence: Sequence) -> int:
+    """Return the estimated size of a sequence's KV cache, bytes; 0 when neither measured nor in the config."""
+    tokens = len(sequence.prompt) + min(sequence.limits.max_tokens, _EXPECTED_GENERATED_TOKENS)
+    return int(tokens * (sequence.model.bytes_per_token or sequence.model.model.cache_bytes_per_token))
+
 
 SHARED_CHUNK = 64
 """Prompt tokens computed at a time while other sequences wait or decode."""

@@ -1,5 +1,6 @@
 """A loaded text or vision model with what the engine derives from its files, and its reference count in the pool."""
 
+import os
 import threading
 from typing import Any
 
@@ -8,6 +9,7 @@ import attrs
 from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder
 from mlxk.adapters.mlx.prompting.grammar import GrammarCompiler
 from mlxk.adapters.mlx.prompting.templates import PromptRenderer
+from mlxk.domain.errors import ValidationError
 from mlxk.domain.formats.reasoning import ReasoningFormat
 from mlxk.domain.generation.request import GenerationSettings
 from mlxk.domain.models.model import ModelHandle
@@ -71,3 +73,25 @@ class PooledModel:
     def measure_cache(self, cache: list[Any], tokens: int) -> None:
         """Measure the size of a token; caches grow in steps, so that short ones are counted as one step."""
         self.bytes_per_token = sum(layer.nbytes for layer in cache) / max(tokens, _CACHE_STEP)
+
+
+def weight_files(directory: str) -> list[str]:
+    """Return the paths of the safetensors files of a directory, sorted."""
+    with os.scandir(directory) as entries:
+        return sorted(entry.path for entry in entries if entry.name.endswith(".safetensors"))
+
+
+def identity_of(handle: ModelHandle, adapter: str | None = None) -> str:
+    """Return a key of a model, its adapter and the state of their files.
+
+    Raises:
+        ValidationError: The directory holds no adapter.
+    """
+    if adapter is not None and not os.path.isfile(os.path.join(adapter, "adapter_config.json")):
+        raise ValidationError(f"adapter: there is no LoRA adapter in '{adapter}' (no adapter_config.json).")
+    parts = [handle.directory, handle.revision or "", adapter or ""]
+    for directory in filter(None, (handle.directory, adapter)):
+        for path in [os.path.join(directory, "config.json"), *weight_files(directory)]:
+            with_stat = os.stat(path) if os.path.exists(path) else None
+            parts.append(f"{with_stat.st_mtime_ns}:{with_stat.st_size}" if with_stat else "-")
+    return "|".join(parts)

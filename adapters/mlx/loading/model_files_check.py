@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mlxk.domain.errors import UnhealthyModelError
-from mlxk.domain.models.json_file import MAX_DOCUMENT_BYTES, read_document
+from mlxk.domain.models.file_formats import MAX_DOCUMENT_BYTES, read_document
 from mlxk.domain.models.model import ModelHandle
 
 JSON_FILES = (

@@ -9,7 +9,7 @@ from typing import Any
 from mlx_lm import utils
 
 from mlxk.adapters.mlx.loading.load_errors import loading_failure
-from mlxk.adapters.mlx.loading.loaded_model import LoadedModel
+from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, identity_of, weight_files
 from mlxk.adapters.mlx.loading.model_files_check import object_in, require_regular
 from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder, disable_word_cache, unwrapped
 from mlxk.adapters.mlx.prompting.grammar import GrammarCompiler
@@ -141,23 +141,7 @@ def _sampling(handle: ModelHandle) -> tuple[GenerationSettings, tuple[str, ...]]
 
 def weight_bytes(directory: str) -> int:
     """Return the size of the weight files, bytes; 0 without any."""
-    return sum(os.stat(path).st_size for path in _weight_files(directory))
-
-
-def identity_of(handle: ModelHandle, adapter: str | None = None) -> str:
-    """Return a key of a model, its adapter and the state of their files.
-
-    Raises:
-        ValidationError: The directory holds no adapter.
-    """
-    if adapter is not None and not os.path.isfile(os.path.join(adapter, "adapter_config.json")):
-        raise ValidationError(f"adapter: there is no LoRA adapter in '{adapter}' (no adapter_config.json).")
-    parts = [handle.directory, handle.revision or "", adapter or ""]
-    for directory in filter(None, (handle.directory, adapter)):
-        for path in [os.path.join(directory, "config.json"), *_weight_files(directory)]:
-            with_stat = os.stat(path) if os.path.exists(path) else None
-            parts.append(f"{with_stat.st_mtime_ns}:{with_stat.st_size}" if with_stat else "-")
-    return "|".join(parts)
+    return sum(os.stat(path).st_size for path in weight_files(directory))
 
 
 def _load(handle: ModelHandle, config: Mapping[str, Any], adapter: str | None) -> tuple[Any, Any]:
@@ -207,11 +191,6 @@ def read_config(handle: ModelHandle) -> Mapping[str, Any]:
             f"'{handle.name}' wants to run code of its own (config.json: model_file); it is never executed."
         )
     return config
-
-
-def _weight_files(directory: str) -> list[str]:
-    with os.scandir(directory) as entries:
-        return sorted(entry.path for entry in entries if entry.name.endswith(".safetensors"))
 
 
 def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -10,8 +10,8 @@ from mlx_vlm import utils
 from transformers.utils import logging
 
 from mlxk.adapters.mlx.loading.load_errors import loading_failure
-from mlxk.adapters.mlx.loading.loaded_model import LoadedModel
-from mlxk.adapters.mlx.loading.text_model import assemble, identity_of, load_tokenizer, read_config
+from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, identity_of
+from mlxk.adapters.mlx.loading.text_model import assemble, load_tokenizer, read_config
 from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_untrusted_code
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache
 from mlxk.adapters.mlx.vision import encoder_cache

@@ -16,10 +16,11 @@ from mlx_vlm import prompt_utils, utils
 from PIL import Image
 
 from mlxk.adapters.mlx.loading.loaded_model import LoadedModel
-from mlxk.adapters.mlx.prompting.reasoning_options import has_reasoning_switch, reasoning_options
 from mlxk.adapters.mlx.prompting.templates import (
     TAIL_LENGTH,
     RenderedPrompt,
+    has_reasoning_switch,
+    reasoning_options,
     require_no_template_options,
     translated_errors,
     valid_text,

@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", metavar="TEXT", help="the prompt, instead of words")
     parser.add_argument("--system", metavar="TEXT", help="a system prompt")
     parser.add_argument("-c", "--chat", action="store_true", help="chat; a prompt, if any, is the first turn")
-    image_run.add_arguments(parser)
-    audio_run.add_arguments(parser)
+    generation_arguments.add_image_arguments(parser)
+    generation_arguments.add_audio_arguments(parser)
     generation_arguments.add_sampling_arguments(parser)
     generation_arguments.add_engine_arguments(parser)
     parser.add_argument("--no-stream", action="store_true", help="print the answer when it is complete")
@@ -44,7 +44,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     if words and arguments.prompt is not None:
         raise UsageError("the prompt is given twice, as words and with --prompt", hint="Give one of them.")
     prompt = words if arguments.prompt is None else str(arguments.prompt)
-    has_audio, has_images = audio_run.wanted(arguments), image_run.wanted(arguments)
+    has_audio, has_images = generation_arguments.has_audio(arguments), generation_arguments.has_images(arguments)
     if PIPE_WORD in arguments.words:
         prompt = _piped(prompt, context, output)
     if has_audio:

@@ -17,10 +17,9 @@ from mlxk.domain.generation.request import Finished
 from mlxk.entrypoints.http.generation.renderer import RendererFactory, ResponseContext, ResponseRenderer
 from mlxk.entrypoints.http.generation.stream_dispatcher import StreamDelivery, StreamDispatcher
 from mlxk.entrypoints.http.generation.writers import QueuedBody, ResponseBody, StreamWriter, WholeWriter
-from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
-from mlxk.entrypoints.http.metrics import Metrics
+from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle
 from mlxk.entrypoints.http.middleware import request_id
-from mlxk.entrypoints.http.server.detached import ENVIRON_DETACH, ENVIRON_ON_DISCONNECT
+from mlxk.entrypoints.http.server.channel import ENVIRON_DETACH, ENVIRON_ON_DISCONNECT
 
 
 @attrs.frozen(kw_only=True)

@@ -1,13 +1,34 @@
-"""Writers: where the events of a response go, frame by frame into a stream or together into one body."""
+"""Writers: where the events of a response go, frame by frame into a stream (server-sent events) or into one body."""
 
+import json
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.request import Finished, GenerationEvent
 from mlxk.entrypoints.http.generation.renderer import ResponseRenderer
+
+SSE_HEADERS = MappingProxyType(
+    {
+        "Content-Type": "text/event-stream; charset=utf-8",
+        "Cache-Control": "no-cache, no-transform",
+        "X-Accel-Buffering": "no",
+    }
+)
+
+OPENING_COMMENT = b": ok\n\n"
+"""Sent at once, so that the headers leave before the first token."""
+
+KEEP_ALIVE_COMMENT = b": ping\n\n"
+"""Sent during silence, so that no proxy between server and client times out."""
+
+
+def sse_frame(document: object) -> bytes:
+    """Return an event whose data is a JSON document."""
+    return b"data: " + json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
 class ResponseBody(Protocol):

@@ -23,9 +23,7 @@ from mlxk.entrypoints.http.generation.responder import GenerationJob
 from mlxk.entrypoints.http.openai.renderer import ChoiceRenderer, Entry, OpenAiRenderer, finish_reason
 from mlxk.entrypoints.http.openai.sampling import MAX_CHOICES, SamplingFields, register_sampling
 from mlxk.entrypoints.http.requests.body import BodyReader
-from mlxk.entrypoints.http.requests.converter import Range, StrictConverter
-from mlxk.entrypoints.http.requests.field_errors import FieldError
-from mlxk.entrypoints.http.requests.unsupported import Unsupported
+from mlxk.entrypoints.http.requests.validation import FieldError, Range, StrictConverter, Unsupported
 
 UNSUPPORTED: Mapping[str, Unsupported] = {
     "best_of": Unsupported("answers are not ranked; use n", (1,)),

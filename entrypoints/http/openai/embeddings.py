@@ -14,8 +14,7 @@ from mlxk.domain.embedding import MAX_INPUTS, EmbeddingSettings, Input, InputKin
 from mlxk.domain.errors import NetworkError
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.requests.body import BodyReader
-from mlxk.entrypoints.http.requests.converter import OneOf, Range, StrictConverter
-from mlxk.entrypoints.http.requests.field_errors import FieldError
+from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter
 from mlxk.entrypoints.http.resources import send_json
 
 CONNECT_SECONDS = 3.0

@@ -9,7 +9,7 @@ from mlxk.application.use_cases.serve_catalogue import ServeCatalogue, ServedMod
 from mlxk.domain.errors import ModelNotFoundError, ValidationError
 from mlxk.domain.models.model import ModelHandle, Origin
 from mlxk.entrypoints.http.requests.body import read_object
-from mlxk.entrypoints.http.requests.field_errors import FieldError, raise_for
+from mlxk.entrypoints.http.requests.validation import FieldError, raise_for
 from mlxk.entrypoints.http.resources import Readable, send_json
 
 OWNERS = {Origin.CACHE: "mlxk", Origin.WORKSPACE: "workspace", Origin.BUILT_IN: "built-in"}

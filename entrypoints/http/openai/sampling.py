@@ -5,8 +5,7 @@ from typing import Annotated, Any
 import attrs
 
 from mlxk.domain.generation.request import MAX_LOGIT_BIASES, MAX_STOP_SEQUENCES, SEED_RANGE, GenerationSettings
-from mlxk.entrypoints.http.requests.converter import Range, StrictConverter
-from mlxk.entrypoints.http.requests.field_errors import FieldError
+from mlxk.entrypoints.http.requests.validation import FieldError, Range, StrictConverter
 
 MAX_CHOICES = 16
 """Completions of each prompt."""

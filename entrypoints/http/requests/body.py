@@ -11,9 +11,15 @@ import attrs
 import falcon
 
 from mlxk.domain.errors import PayloadTooLargeError, UnsupportedMediaTypeError, ValidationError
-from mlxk.entrypoints.http.requests.converter import StrictConverter
-from mlxk.entrypoints.http.requests.field_errors import MAX_REPORTED, FieldError, raise_for
-from mlxk.entrypoints.http.requests.unsupported import Unsupported, ignored_fields, unsupported_faults
+from mlxk.entrypoints.http.requests.validation import (
+    MAX_REPORTED,
+    FieldError,
+    StrictConverter,
+    Unsupported,
+    ignored_fields,
+    raise_for,
+    unsupported_faults,
+)
 
 MAX_DEPTH = 64
 """Nesting of arrays and objects."""

@@ -1,14 +1,16 @@
 """A connection and its request: detached responses, disconnect callbacks, and limits for slow clients.
 
-A request is executed in two steps, so that a response can outlive the thread that began it.
+A request is executed in two steps, so that a response can outlive the thread that began it; the stream dispatcher's
+thread writes it after the application has returned.
 """
 
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from waitress.channel import HTTPChannel
+from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.parser import HTTPRequestParser
 from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import BadRequest, Error
@@ -23,7 +25,55 @@ from mlxk.domain.errors import (
 )
 from mlxk.entrypoints.http.errors import RETRY_SECONDS
 from mlxk.entrypoints.http.middleware import REQUEST_ID, request_id_from
-from mlxk.entrypoints.http.server.detached import ENVIRON_DETACH, ENVIRON_ON_DISCONNECT, DetachedResponse
+
+ENVIRON_DETACH = "mlxk.detach"
+"""WSGI environment: ``(on_start) -> DetachedResponse``. The application then returns an empty body."""
+
+ENVIRON_ON_DISCONNECT = "mlxk.on_disconnect"
+"""WSGI environment: ``(callback) -> None``. The callback runs once, on the I/O thread, when the client disconnects."""
+
+MAX_UNREAD_BYTES = 256 * 1024
+"""Unread bytes after which a slow client is disconnected; far below waitress's mark at which writing blocks."""
+
+
+class DetachedResponse:
+    """The body of a response, open until ``finish``.
+
+    ``write`` and ``finish`` are called from one thread at a time, after ``on_start`` was called; neither blocks.
+
+    Args:
+        task: The task that holds the request.
+        on_start: Called once the headers are settled and the worker thread is about to be released.
+    """
+
+    def __init__(self, task: WSGITask, on_start: Callable[[], None]) -> None:
+        self._task = task
+        self._on_start = on_start
+        self._finished = threading.Lock()
+
+    def start(self) -> None:
+        """Call ``on_start``."""
+        self._on_start()
+
+    def write(self, data: bytes) -> bool:
+        """Send bytes; return False when the client has disconnected, or was disconnected for reading too slowly."""
+        channel = self._task.channel
+        if not channel.connected or channel.will_close:
+            return False
+        if channel.total_outbufs_len > MAX_UNREAD_BYTES:
+            channel.drop()
+            return False
+        try:
+            self._task.write(data)
+        except ClientDisconnected:
+            return False
+        return True
+
+    def finish(self) -> None:
+        """End the body; later calls do nothing."""
+        if self._finished.acquire(blocking=False):
+            channel = self._task.channel
+            channel.server.add_task(channel)
 
 
 class TwoStepTask(WSGITask):  # type: ignore[misc]  # waitress has no types

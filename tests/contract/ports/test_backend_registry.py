@@ -9,7 +9,7 @@ from doubles.backend_registry import InMemoryBackendRegistry
 from mlxk.adapters.mlx.registry import MlxBackendRegistry
 from mlxk.application.ports.backend_registry import BackendRegistry
 from mlxk.domain.models.detection import detect
-from mlxk.domain.models.json_file import Document
+from mlxk.domain.models.file_formats import Document
 from mlxk.domain.models.model import Capability
 from mlxk.domain.models.snapshot import ModelSnapshot
 

@@ -19,7 +19,7 @@ from mlxk.entrypoints.http.openai.chat.request import UNSUPPORTED as CHAT_UNSUPP
 from mlxk.entrypoints.http.openai.chat.request import ChatRequest
 from mlxk.entrypoints.http.openai.completions import UNSUPPORTED as COMPLETION_UNSUPPORTED
 from mlxk.entrypoints.http.openai.completions import CompletionRequest
-from mlxk.entrypoints.http.requests.converter import OneOf, Range
+from mlxk.entrypoints.http.requests.validation import OneOf, Range
 
 REQUESTS = [
     ("ChatRequest", ChatRequest, CHAT_UNSUPPORTED),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlxk.domain.models.reference import BUILT_IN_NAMES
-from mlxk.entrypoints.cli.commands import COMMANDS
+from mlxk.entrypoints.cli.program import COMMANDS
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 Faults = Callable[[str, Any], list[str]]

@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 from mlxk.domain.errors import all_error_types
 from mlxk.domain.models.memory import MemoryFit
 from mlxk.domain.models.model import Capability, Framework, HealthStatus, ModelType, Origin
-from mlxk.entrypoints.cli.commands import COMMANDS
+from mlxk.entrypoints.cli.program import COMMANDS
 
 Schemas = dict[str, dict[str, Any]]
 

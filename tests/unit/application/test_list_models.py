@@ -12,8 +12,7 @@ from doubles.model_source import InMemoryModelSource
 from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.application.ports.model_files import FileListing, ModelFiles
-from mlxk.application.snapshot_reading import read_snapshot
-from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.application.use_cases.describe_model import DescribeModel, read_snapshot
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.domain.errors import ModelNotFoundError, StorageError
 from mlxk.domain.models.model import Framework, ModelHandle, ModelType, Origin, Workspace

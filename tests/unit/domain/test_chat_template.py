@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxk.domain.formats.reasoning import detect_reasoning, supports_reasoning, supports_tools
-from mlxk.domain.models.json_file import ABSENT, Document
+from mlxk.domain.models.file_formats import ABSENT, Document
 from mlxk.domain.models.snapshot import template_text
 
 

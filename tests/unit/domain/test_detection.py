@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxk.domain.models.detection import context_length, detect, framework, has_chat_template, quantization
+from mlxk.domain.models.file_formats import SafetensorsHeader
 from mlxk.domain.models.model import Capability, Framework, ModelType
-from mlxk.domain.models.safetensors import SafetensorsHeader
 from mlxk.domain.models.snapshot import ModelCard, ModelSnapshot
 
 Snapshots = Callable[..., ModelSnapshot]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.domain.models.json_file import read_document
+from mlxk.domain.models.file_formats import read_document
 
 
 @given(st.binary())

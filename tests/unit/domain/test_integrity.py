@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxk.domain.errors import Remedy
+from mlxk.domain.models.file_formats import Damage, SafetensorsHeader
 from mlxk.domain.models.integrity import check
 from mlxk.domain.models.model import HealthStatus, Origin
-from mlxk.domain.models.safetensors import Damage, SafetensorsHeader
 from mlxk.domain.models.snapshot import ModelSnapshot
 
 Snapshots = Callable[..., ModelSnapshot]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.domain.models.safetensors import MAX_HEADER_BYTES, Damage, SafetensorsHeader, count_parameters, read_header
+from mlxk.domain.models.file_formats import MAX_HEADER_BYTES, Damage, SafetensorsHeader, count_parameters, read_header
 
 
 def header(tensors: object) -> bytes:

@@ -13,8 +13,7 @@ from falcon.media.multipart import MultipartForm, MultipartFormHandler, Multipar
 from mlxk.domain.errors import MlxkError, PayloadTooLargeError, UnsupportedMediaTypeError, ValidationError
 from mlxk.domain.transcription import SpeechTask, TranscriptionSettings
 from mlxk.entrypoints.http.openai.audio.upload import Upload, safe_file_name
-from mlxk.entrypoints.http.requests.field_errors import FieldError, located, raise_for
-from mlxk.entrypoints.http.requests.unsupported import Unsupported, unsupported_faults
+from mlxk.entrypoints.http.requests.validation import FieldError, Unsupported, located, raise_for, unsupported_faults
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 STREAMED_FORMATS = ("json", "text")

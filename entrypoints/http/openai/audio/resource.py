@@ -25,15 +25,15 @@ from mlxk.domain.errors import (
 )
 from mlxk.domain.transcription import Segment, SpeechTask, TimedWord, Transcript, TranscriptEvent, TranscriptionProgress
 from mlxk.entrypoints.http.api import ServerContext
-from mlxk.entrypoints.http.generation.sse import KEEP_ALIVE_COMMENT, OPENING_COMMENT, SSE_HEADERS, sse_frame
+from mlxk.entrypoints.http.generation.writers import KEEP_ALIVE_COMMENT, OPENING_COMMENT, SSE_HEADERS, sse_frame
 from mlxk.entrypoints.http.lifecycle import ServerLifecycle
 from mlxk.entrypoints.http.middleware import request_id
 from mlxk.entrypoints.http.openai.audio.request import AudioRequest, read_audio
 from mlxk.entrypoints.http.openai.audio.upload import Upload
 from mlxk.entrypoints.http.openai.errors import error_document
 from mlxk.entrypoints.http.requests.body import report_ignored
-from mlxk.entrypoints.http.requests.field_errors import located
-from mlxk.entrypoints.http.server.detached import ENVIRON_ON_DISCONNECT
+from mlxk.entrypoints.http.requests.validation import located
+from mlxk.entrypoints.http.server.channel import ENVIRON_ON_DISCONNECT
 
 JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain; charset=utf-8"

@@ -12,7 +12,7 @@ import attrs
 from mlxk.application.ports.audio_decoder import AudioDecoder
 from mlxk.domain.errors import PayloadTooLargeError, ValidationError
 from mlxk.domain.generation.media import MAX_AUDIO_BYTES, DecodedAudio, check_audio_length
-from mlxk.entrypoints.http.requests.field_errors import located
+from mlxk.entrypoints.http.requests.validation import located
 
 MAX_UPLOAD_BYTES = MAX_AUDIO_BYTES + 1024 * 1024
 """An audio file and the form around it."""

@@ -11,9 +11,14 @@ from mlxk.application.incoming_message import IncomingMessage
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import Message, Role, ToolCall
 from mlxk.domain.generation.media import DecodedAudio, EncodedImage, check_size
-from mlxk.entrypoints.http.requests.converter import OneOf, Range, StrictConverter
-from mlxk.entrypoints.http.requests.field_errors import FieldError
-from mlxk.entrypoints.http.requests.unsupported import Unsupported, unsupported_faults
+from mlxk.entrypoints.http.requests.validation import (
+    FieldError,
+    OneOf,
+    Range,
+    StrictConverter,
+    Unsupported,
+    unsupported_faults,
+)
 
 ROLES = {
     "system": Role.SYSTEM,

@@ -20,7 +20,7 @@ from mlxk.domain.generation.request import (
     ToolCallDelta,
 )
 from mlxk.entrypoints.http.generation.renderer import ResponseContext
-from mlxk.entrypoints.http.openai.chat.tools import ForcedCall
+from mlxk.entrypoints.http.openai.chat.request import ForcedCall
 from mlxk.entrypoints.http.openai.renderer import ChoiceRenderer, Entry, OpenAiRenderer, finish_reason
 
 

@@ -27,7 +27,7 @@ from mlxk.domain.generation.request import (
 from mlxk.entrypoints.http.generation.renderer import RendererFactory, ResponseContext
 from mlxk.entrypoints.http.generation.writers import StreamWriter, WholeWriter
 from mlxk.entrypoints.http.openai.chat.renderer import ChatRenderer, MessageOptions
-from mlxk.entrypoints.http.openai.chat.tools import ForcedCall
+from mlxk.entrypoints.http.openai.chat.request import ForcedCall
 from mlxk.entrypoints.http.openai.completions import CompletionRenderer
 
 LETTERS = 'abc \n"\\🙂é世'

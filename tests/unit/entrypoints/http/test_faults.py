@@ -3,7 +3,7 @@
 import pytest
 
 from mlxk.domain.errors import CapabilityError, ParameterNotSupportedError, ValidationError
-from mlxk.entrypoints.http.requests.field_errors import FieldError, located, raise_for
+from mlxk.entrypoints.http.requests.validation import FieldError, located, raise_for
 
 FIELD = "messages[0].content[0].input_audio.data"
 

@@ -13,8 +13,7 @@ from doubles.event_log import InMemoryEventLog
 
 from mlxk.domain.errors import PortInUseError, QueueFullError, ServerShutdownError, ValidationError
 from mlxk.domain.generation.request import Finished, FinishReason, Timings, Usage
-from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
-from mlxk.entrypoints.http.metrics import Metrics
+from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle
 from mlxk.entrypoints.http.process import sockets
 from mlxk.entrypoints.http.process.supervisor import WorkerOrders, report_line, reported_error
 from mlxk.entrypoints.http.process.worker import raise_descriptor_limit, route_library_logs

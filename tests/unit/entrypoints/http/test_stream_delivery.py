@@ -16,10 +16,9 @@ from mlxk.domain.generation.request import Finished, FinishReason, GenerationEve
 from mlxk.entrypoints.http.generation.renderer import ResponseContext
 from mlxk.entrypoints.http.generation.responder import GenerationJob, GenerationResponder
 from mlxk.entrypoints.http.generation.stream_dispatcher import StreamDelivery, StreamDispatcher
-from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
-from mlxk.entrypoints.http.metrics import Metrics
+from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle
 from mlxk.entrypoints.http.openai.chat.renderer import ChatRenderer
-from mlxk.entrypoints.http.server.detached import ENVIRON_ON_DISCONNECT
+from mlxk.entrypoints.http.server.channel import ENVIRON_ON_DISCONNECT
 
 
 def finished(reason: FinishReason = FinishReason.STOP) -> Finished:

@@ -1,12 +1,12 @@
-"""JSON into attrs classes with cattrs, strictly: no value is coerced, and every fault is reported with its path.
+"""Validation of request bodies: strict conversion into attrs classes, field errors, and fields that are not supported.
 
-cattrs by itself turns "5" into 5 and accepts a string as a list of characters; the hooks here do not. Ranges are part
-of the types (``Annotated[float, Range(0, 2)]``).
+No value is coerced, and all faults of a request are reported together, each with the path of its field.
 """
 
 import math
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import attrs
@@ -15,7 +15,125 @@ from cattrs.cols import list_structure_factory
 from cattrs.errors import AttributeValidationNote, BaseValidationError, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn
 
-from mlxk.entrypoints.http.requests.field_errors import FieldError
+from mlxk.domain.errors import MlxkError, ParameterNotSupportedError, ValidationError
+
+Failure = TypeVar("Failure", bound=MlxkError)
+
+MAX_REPORTED = 20
+"""Faults reported in one error."""
+
+
+@attrs.frozen
+class FieldError:
+    """One fault of a request."""
+
+    path: str
+    """The field, such as ``messages[0].content``; empty for the body as a whole."""
+    message: str
+    """The fault, without the field's name and value."""
+    unsupported: bool = False
+    """Whether the value is valid, but not supported."""
+
+
+def raise_for(faults: Sequence[FieldError], unsupported: type[MlxkError] = ParameterNotSupportedError) -> None:
+    """Raise the faults as one error; does nothing without faults.
+
+    Args:
+        faults: The faults.
+        unsupported: The error if every value is valid, but some are not supported.
+
+    Raises:
+        ParameterNotSupportedError: Some values are not supported; another class if ``unsupported`` is given.
+        ValidationError: Some values are invalid.
+    """
+    if not faults:
+        return
+    kind: type[MlxkError] = ValidationError
+    if all(fault.unsupported for fault in faults):
+        kind = unsupported
+    named = [fault for fault in faults if not fault.unsupported] or list(faults)
+    ordered = [*named, *(fault for fault in faults if fault not in named)][:MAX_REPORTED]
+    message = "; ".join(f"{fault.path}: {fault.message}" if fault.path else fault.message for fault in ordered)
+    problems = [{"param": fault.path or None, "message": fault.message} for fault in ordered]
+    raise kind(message, detail={"problems": problems})
+
+
+def located(error: Failure, path: str, names: Mapping[str, str] = MappingProxyType({})) -> Failure:
+    """Return an error with the field it is about.
+
+    Args:
+        error: Raised where the fields of the request are not known.
+        path: The field, for an error that names none.
+        names: Fields of the request by the names that an error may use; others stay as they are.
+    """
+    problems = (error.detail or {}).get("problems")
+    if not isinstance(problems, list):
+        return type(error).in_field(path, error.message, hint=error.hint)
+    named = problems[0]
+    if named["param"] not in names:
+        return error
+    return type(error).in_field(names[named["param"]], named["message"], hint=error.hint)
+
+
+@attrs.frozen
+class Unsupported:
+    """A documented field that is not supported."""
+
+    reason: str
+    """For the error message, without the field's name."""
+    neutral: tuple[object, ...] = ()
+    """Values beside null that are accepted, since they change nothing."""
+
+    def refuses(self, value: object) -> bool:
+        """Whether a value is refused."""
+        return value is not None and not any(value == each and type(value) is type(each) for each in self.neutral)
+
+
+def unsupported_faults(body: Mapping[str, object], table: Mapping[str, Unsupported]) -> tuple[FieldError, ...]:
+    """Return a fault for every field of a body whose value is not supported."""
+    return tuple(
+        FieldError(name, f"is not supported: {table[name].reason}", unsupported=True)
+        for name, value in body.items()
+        if name in table and table[name].refuses(value)
+    )
+
+
+def ignored_fields(
+    body: object, request: object, unsupported: Mapping[str, Unsupported], without_effect: Mapping[str, Unsupported]
+) -> tuple[str, ...]:
+    """Return the accepted fields of a body that have no effect, each once.
+
+    Args:
+        body: The JSON.
+        request: The structured body.
+        unsupported: Fields that were checked already.
+        without_effect: Fields of the class that have no effect, by their paths.
+
+    Returns:
+        Paths without indices, such as ``messages[].name``.
+    """
+    found = dict.fromkeys(_ignored(body, request, "", without_effect))
+    return tuple(name for name in found if name not in unsupported)
+
+
+def _ignored(value: object, structured: object, path: str, without_effect: Mapping[str, Unsupported]) -> Iterator[str]:
+    if isinstance(value, list) and isinstance(structured, list):
+        for each, made in zip(value, structured, strict=True):
+            if isinstance(each, dict):
+                yield from _ignored(each, made, f"{path}[].", without_effect)
+    kind = type(structured)
+    if isinstance(value, dict) and attrs.has(kind):
+        known = {field.name for field in attrs.fields(kind)}
+        for name, each in value.items():
+            place = path + name
+            if each is None:
+                continue
+            if name not in known or (place in without_effect and without_effect[place].refuses(each)):
+                yield place
+            elif isinstance(each, (list, dict)):
+                inner = f"{place}{'.' if isinstance(each, dict) else ''}"
+                yield from _ignored(each, getattr(structured, name), inner, without_effect)
+
 
 T = TypeVar("T")
 Hook = Callable[[object, object], object]

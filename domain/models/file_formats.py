@@ -1,12 +1,11 @@
-"""The header of a safetensors file, checked against the size of the file.
+"""JSON files and safetensors headers of a model, read without trust: bounded, and checked against the size of the file.
 
-A file is 8 bytes of header length (little endian), the header (JSON: tensor name to type, shape and byte range), then
-the tensors' bytes. Reads the header, finds truncated and overlapping files and shapes that do not fit their bytes
-without reading the data, and counts parameters. Formula for a quantized layer: elements of the packed
-``uint32`` weight * 32 / bits; its scales and biases are not parameters.
+JSON is UTF-8 without a byte order mark, as the libraries that load the model read it. Numbers no JSON writer may emit
+(NaN, infinities, floats beyond the double range) become their own text, so that every value is strict JSON again.
 """
 
 import enum
+import json
 import math
 from collections.abc import Iterable, Mapping
 from operator import le, mul
@@ -15,7 +14,67 @@ from typing import Any
 import attrs
 import orjson
 
-from mlxk.domain.models.json_file import read_document
+MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
+"""Bytes; longer JSON files are refused. The largest real ones, weight indexes, are far smaller."""
+
+
+@attrs.frozen
+class Document:
+    """One JSON file: its value, or the reason why it has none."""
+
+    value: object = None
+    problem: str | None = None
+    """What is wrong with it; empty when it is not JSON; None when it was parsed."""
+
+    @property
+    def valid(self) -> bool:
+        """Whether it was parsed."""
+        return self.problem is None
+
+    @property
+    def mapping(self) -> dict[str, object]:
+        """The value when it is an object, else an empty one."""
+        return self.value if isinstance(self.value, dict) else {}
+
+
+ABSENT = Document(problem="missing")
+"""A file that does not exist."""
+
+UNREADABLE = Document(problem="cannot be read")
+"""A file that exists and cannot be read."""
+
+
+def _finite(text: str) -> float | str:
+    """Parse a float; return the text of one that is out of range."""
+    number = float(text)
+    return number if math.isfinite(number) else text
+
+
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=str)
+
+
+def read_document(data: bytes, limit: int = MAX_DOCUMENT_BYTES) -> Document:
+    """Parse a JSON file. Never raises.
+
+    Args:
+        data: The complete file, or at least one byte more than the limit.
+        limit: Bytes; a longer one is refused.
+    """
+    if len(data) > limit:
+        return Document(problem=f"longer than {limit // 2**20} MiB")
+    if data.startswith(b"\xef\xbb\xbf"):
+        return Document(problem="starts with a byte order mark")
+    try:
+        return Document(_DECODER.decode(data.decode("utf-8")))
+    except UnicodeDecodeError:
+        return Document(problem="not UTF-8")
+    except json.JSONDecodeError:
+        return Document(problem="")
+    except RecursionError:
+        return Document(problem="nested too deeply")
+    except ValueError:
+        return Document(problem="contains a number that is too long")
+
 
 MAX_HEADER_BYTES = 100 * 1024 * 1024
 """The limit of the format itself."""
