@@ -41,7 +41,7 @@ class IncomingMessage:
     @property
     def has_audio(self) -> bool:
         """Whether it has audio, decoded or not."""
-        return bool(self.message.sounds) or any(isinstance(part, (DecodedAudio, Recording)) for part in self.parts)
+        return bool(self.message.audio) or any(isinstance(part, (DecodedAudio, Recording)) for part in self.parts)
 
 
 @attrs.frozen

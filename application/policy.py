@@ -33,11 +33,11 @@ def require_loadable(description: ModelDescription, require_kind: Requirement) -
 
     Args:
         description: The model.
-        require_kind: Refuses a model that is made for something else.
+        require_kind: Refuses a model of another kind.
 
     Raises:
         UnhealthyModelError: Its files are damaged or incomplete.
-        CapabilityError: It is made for something else.
+        CapabilityError: It is of another kind.
         IncompatibleModelError: No installed backend runs it.
     """
     name = description.handle.name
@@ -160,7 +160,7 @@ def require_model(description: ModelDescription, operation: Capability, *further
 
     Raises:
         UnhealthyModelError: Its files are damaged or incomplete.
-        CapabilityError: It is made for another operation, or lacks what the request needs.
+        CapabilityError: It is loaded for another operation, or lacks a capability that the request needs.
         IncompatibleModelError: No installed backend runs it.
     """
 
@@ -229,7 +229,7 @@ def require_tools(details: ModelDetails) -> None:
         details: The details of the model.
 
     Raises:
-        CapabilityError: It does.
+        CapabilityError: It does not render them.
     """
     if details.template_read and not details.supports_tools:
         name = details.description.handle.label
@@ -246,7 +246,7 @@ def require_reasoning(details: ModelDetails, field: str) -> None:
         field: The field of the request.
 
     Raises:
-        CapabilityError: It cannot.
+        CapabilityError: It does not support it.
     """
     if details.template_read and not details.supports_reasoning:
         name = details.description.handle.label

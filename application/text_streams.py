@@ -17,26 +17,26 @@ from mlxk.domain.generation.request import Finished, FinishReason, GenerationEve
 from mlxk.domain.transcription import Segment, Transcript, TranscriptEvent, TranscriptionProgress
 
 StreamItem = str | GenerationEvent | MlxkError
-"""What is put into a queued stream; plain strings are text, the common case."""
+"""An item of a queued stream; plain strings are text, the common case."""
 
 
 class QueuedTextStream(TextStream):
-    """A stream between two threads: a producer puts text, events and finally an end or an error; a reader takes them.
+    """A queue between a producer thread, which puts text and events up to an end or an error, and a reader thread.
 
-    Consecutive plain strings reach the reader as one ``TextDelta``, and its callback is called once for everything that
-    was put since it last took, so that a slow reader costs the producer nothing. An error is raised after everything
-    before it was read.
+    Adjacent plain strings become one ``TextDelta``, and the reader's callback is called once for all items put since
+    the last ``take``, so that a slow reader does not slow the producer. An error is raised after all items before it
+    were read.
     """
 
     def __init__(self) -> None:
         self.on_cancel: Callable[[], None] = _do_nothing
-        """Called by ``cancel`` until the end was read; from any thread."""
+        """Callback of ``cancel``, on any thread; not called after the end was read."""
         self._items: queue.SimpleQueue[StreamItem] = queue.SimpleQueue()
-        self._listener: Callable[[], None] = _do_nothing
+        self._callback: Callable[[], None] = _do_nothing
         self._notified = False
-        """Whether the callback was called since the reader last took."""
+        """Whether the callback was called since the last ``take``."""
         self._next: StreamItem | None = None
-        """Taken out of the queue and not returned yet."""
+        """An item that was removed from the queue and not returned yet."""
         self._ended = False
 
     def put(self, item: StreamItem) -> None:
@@ -44,14 +44,12 @@ class QueuedTextStream(TextStream):
         self._items.put(item)
         if not self._notified:
             self._notified = True
-            self._listener()
+            self._callback()
 
     def __iter__(self) -> Self:
-        """Return itself."""
         return self
 
     def __next__(self) -> GenerationEvent:
-        """Wait for the next event."""
         if self._ended:
             raise StopIteration
         item = self._items.get() if self._next is None else self._next
@@ -59,7 +57,6 @@ class QueuedTextStream(TextStream):
         return self._event(item)
 
     def take(self) -> tuple[GenerationEvent, ...]:
-        """Return what was put."""
         self._notified = False
         events: list[GenerationEvent] = []
         while not self._ended:
@@ -74,23 +71,19 @@ class QueuedTextStream(TextStream):
             events.append(self._event(item))
         return tuple(events)
 
-    def listen(self, listener: Callable[[], None]) -> None:
-        """Set the callback."""
-        self._listener = listener
+    def subscribe(self, callback: Callable[[], None]) -> None:
+        self._callback = callback
         self._notified = True
-        listener()
+        callback()
 
     def cancel(self) -> None:
-        """Ask the producer to end."""
         if not self._ended:
             self.on_cancel()
 
     def __enter__(self) -> Self:
-        """Return itself."""
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Cancel."""
         self.cancel()
 
     def _event(self, item: StreamItem) -> GenerationEvent:
@@ -104,7 +97,7 @@ class QueuedTextStream(TextStream):
         return item
 
     def _joined(self, text: str) -> str:
-        """Return the text with all plain strings behind it."""
+        """Return the text joined with all plain strings directly after it."""
         parts = [text]
         try:
             while isinstance(item := self._items.get_nowait(), str):
@@ -121,7 +114,7 @@ def _do_nothing() -> None:
 
 @attrs.frozen
 class DescribedChunk:
-    """One chunk of images and the completion about them, which is running."""
+    """One chunk of images and its running completion."""
 
     chunk: Chunk
     stream: TextStream
@@ -129,15 +122,15 @@ class DescribedChunk:
 
 @attrs.frozen
 class ImageTableDelta(TextDelta):
-    """The table of a chunk of images; the completion about them follows."""
+    """The table of a chunk of images, before its completion."""
 
 
 class ChunkedStream(TextStream):
-    """The completions about all chunks of images, one after the other, each after its table.
+    """The completions of all chunks of images as one stream, each after the table of its chunk.
 
     Args:
         first: The first chunk and its completion.
-        remaining: The others; each is started when it is asked for.
+        remaining: The other ones; advancing the iterator starts the next completion.
     """
 
     def __init__(self, first: DescribedChunk, remaining: Iterator[DescribedChunk]) -> None:
@@ -152,18 +145,16 @@ class ChunkedStream(TextStream):
         self._failure: MlxkError | None = None
         self._ends: list[Finished] = []
         self._ended = False
-        self._listener: Callable[[], None] = lambda: None
+        self._callback: Callable[[], None] = _do_nothing
         self._woken = threading.Event()
         self._unread: deque[GenerationEvent] = deque()
 
     def __iter__(self) -> Self:
-        """Return itself."""
         return self
 
     def __next__(self) -> GenerationEvent:
-        """Wait for the next event."""
         if not self._unread and not self._ended:
-            self.listen(self._woken.set)
+            self.subscribe(self._woken.set)
         while not self._unread:
             if self._ended:
                 raise StopIteration
@@ -173,7 +164,6 @@ class ChunkedStream(TextStream):
         return self._unread.popleft()
 
     def take(self) -> tuple[GenerationEvent, ...]:
-        """Return the available events."""
         with self._lock:
             if self._ended or self._advancing:
                 return ()
@@ -193,30 +183,27 @@ class ChunkedStream(TextStream):
             raise
         return tuple(events)
 
-    def listen(self, listener: Callable[[], None]) -> None:
-        """Set the callback; it follows the stream from chunk to chunk."""
+    def subscribe(self, callback: Callable[[], None]) -> None:
         with self._lock:
-            self._listener = listener
+            self._callback = callback
             stream = self._stream
-        stream.listen(listener)
+        stream.subscribe(callback)
 
     def cancel(self) -> None:
-        """Cancel the current chunk, and start no other."""
+        """Cancel the current chunk, and start no other one."""
         with self._lock:
             self._cancelled = True
             stream = self._stream
         stream.cancel()
 
     def __enter__(self) -> Self:
-        """Return itself."""
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Cancel."""
         self.cancel()
 
     def _end_chunk(self, end: Finished) -> list[GenerationEvent]:
-        """Handle the end of a chunk; return the end of the stream if it was the last one."""
+        """Start the next chunk, or return the last event of the stream if there is none."""
         self._ends.append(end)
         if self._left and not self._cancelled and end.reason is not FinishReason.CANCELLED:
             self._left -= 1
@@ -240,16 +227,16 @@ class ChunkedStream(TextStream):
         with self._lock:
             self._stream, self._opening = described.stream, f"\n\n{described.chunk.table()}\n\n"
             self._advancing = False
-            cancelled, listener = self._cancelled, self._listener
+            cancelled, callback = self._cancelled, self._callback
         if cancelled:
             described.stream.cancel()
-        described.stream.listen(listener)
+        described.stream.subscribe(callback)
 
     def _fail(self, error: MlxkError) -> None:
         with self._lock:
             self._failure, self._advancing = error, False
-            listener = self._listener
-        listener()
+            callback = self._callback
+        callback()
 
 
 @attrs.frozen
@@ -257,7 +244,7 @@ class TranscriptLimits:
     """Limits of a transcript that is read as a completion."""
 
     max_tokens: int | None = None
-    """A segment is never cut: the first one beyond the limit is left out, and ends the stream."""
+    """Segments are never cut: the stream ends before the first one beyond the limit."""
     stop: tuple[str, ...] = ()
     """Stop sequences; not part of the text."""
 
@@ -269,7 +256,7 @@ class TranscriptStream(QueuedTextStream):
         events: The events of the transcriber; closed at the end.
         clock: Measures the timings.
         on_end: Callback at the end of the transcription, such as to remove the recording.
-        limits: Where the text ends early.
+        limits: End the text early.
 
     Raises:
         MlxkError: The transcription cannot start, such as because the file is no audio; ``on_end`` is not called.
@@ -320,15 +307,15 @@ class TranscriptStream(QueuedTextStream):
             event = next(self._events, None)
         return self._end(FinishReason.CANCELLED)
 
-    def _take(self, heard: TranscriptionProgress) -> FinishReason | None:
-        """Emit the text of some segments; return why the stream ends here, if it does."""
-        fitting = self._fitting(heard.segments)
+    def _take(self, progress: TranscriptionProgress) -> FinishReason | None:
+        """Emit the text of the segments; return the reason if the stream ends here."""
+        fitting = self._fitting(progress.segments)
         text = "".join(segment.text for segment in fitting)
         self._emit(self._stops.feed(text if self._begun else text.lstrip())[0])
         self._begun = self._begun or bool(fitting)
         if self._stops.stopped:
             return FinishReason.STOP
-        return FinishReason.LENGTH if len(fitting) < len(heard.segments) else None
+        return FinishReason.LENGTH if len(fitting) < len(progress.segments) else None
 
     def _fitting(self, segments: Sequence[Segment]) -> Sequence[Segment]:
         """Return the segments within the token limit, and count their tokens."""

@@ -93,7 +93,7 @@ def read_together(streams: list[TextStream]) -> int:
     """Read all streams in this thread, as a server does, and return the tokens."""
     woken = threading.Event()
     for stream in streams:
-        stream.listen(woken.set)
+        stream.subscribe(woken.set)
     tokens = 0
     while streams:
         woken.wait()
@@ -199,7 +199,7 @@ def second_turn(handle: ModelHandle, rounds: int) -> None:
         first_token_seconds(engine, handle, SHORT)
         talk = Conversation.of(of_tokens(handle, LONG_TOKENS, f"{number} "))
         cold = first_token_seconds(engine, handle, talk)
-        talk = talk.with_turn(Role.ASSISTANT, "Fine.").with_turn(Role.USER, "And now?")
+        talk = talk.with_message(Role.ASSISTANT, "Fine.").with_message(Role.USER, "And now?")
         samples.append((cold, first_token_seconds(engine, handle, talk)))
         engine.close()
     cold, warm = (statistics.median(side) for side in zip(*samples, strict=True))

@@ -1,1 +1,1 @@
-"""What is true: frozen values and pure rules. Imports nothing of ours but itself, and does no I/O."""
+"""The domain: frozen values and pure functions. Imports no other layer, and does no I/O."""

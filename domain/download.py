@@ -11,7 +11,7 @@ import attrs
 from mlxk.domain.errors import Advice, DownloadFailedError, IncompatibleModelError, Remedy, ValidationError
 
 MAX_NAME_LENGTH = 96
-"""Characters; the hub's own limit."""
+"""Most characters of a name; the hub's limit."""
 
 _NAME_PART = re.compile(r"[A-Za-z0-9]|[A-Za-z0-9_][A-Za-z0-9._-]*[A-Za-z0-9_]")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]{0,254}")

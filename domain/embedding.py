@@ -1,7 +1,4 @@
-"""Embeddings: the request and its unit vectors, one per text and in the same order.
-
-Owns the values, their limits, and what may be done with a vector afterwards.
-"""
+"""Embeddings: requests and their limits, and unit vectors, one per text in the same order."""
 
 import base64
 import enum
@@ -79,7 +76,7 @@ class Embeddings:
     tokens: int
     """Tokens of all inputs."""
     device: str
-    """What computed them: ``gpu`` or ``cpu``."""
+    """The device that computed them: ``gpu`` or ``cpu``."""
 
     @property
     def dimensions(self) -> int:

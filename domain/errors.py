@@ -1,7 +1,7 @@
-"""Every failure the product can name.
+"""All errors of the product.
 
-One class a code. The code is the stable, public name of the failure (``error.type`` in JSON); each entrypoint
-owns one table from code to exit status or HTTP status, and ``docs/errors.md`` explains each one to people.
+One class a code. The code is the stable, public name of the error (``error.type`` in JSON); each entrypoint
+has one table from code to exit status or HTTP status, and ``docs/errors.md`` documents all of them.
 
     MlxkError
     ├── UsageError                 usage_error
@@ -51,7 +51,7 @@ import attrs
 
 
 class Remedy(enum.Enum):
-    """What a user can do about a failure. Each entrypoint has its own sentence for each of them."""
+    """What a user can do about an error. Each entrypoint has its own sentence for each remedy."""
 
     ALLOW_SECRET = "allow-secret"
     CHECK_HEALTH = "check-health"
@@ -84,24 +84,24 @@ class Remedy(enum.Enum):
 
 @attrs.frozen
 class Advice:
-    """A remedy with the names it is about; entrypoints turn it into a sentence for their users."""
+    """A remedy and the names in its sentence, which each entrypoint writes for its users."""
 
     remedy: Remedy
     values: Mapping[str, str] = attrs.field(factory=dict)
-    """Names by the placeholders of the sentences, such as ``name`` of a model."""
+    """Names by the placeholders of the sentence, such as ``name`` for that of a model."""
 
 
 class MlxkError(Exception):
-    """A failure with a stable code, a sentence for people, and optionally what to do next.
+    """An error with a stable code, a message, and optionally a hint.
 
     Args:
         message: One sentence that names the field, file or model at fault. No absolute path of the machine
             unless the user typed it, no prompt text, no token.
         hint: What to do next: a sentence, or an ``Advice`` where the sentence depends on the entrypoint.
-        matches: The sorted names among which a reference was ambiguous.
+        matches: The names that an ambiguous reference matches, sorted.
         detail: Numbers and names for programs, JSON values only.
         options: Words of the message that name options of the request; each entrypoint has its own spelling of them.
-        fix: What repairs the damage that ends the message.
+        fix: The repair of the damage that the message reports.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -127,48 +127,48 @@ class MlxkError(Exception):
 
     @classmethod
     def in_field(cls, field: str, message: str, *, hint: str | Advice | None = None) -> Self:
-        """Return a failure that one field of a request is at fault for, which programs find in ``detail``.
+        """Return an error in one field of a request; ``detail`` names the field for programs.
 
         Args:
             field: Its path, such as ``messages[0].content``.
-            message: What is wrong with it, without its name.
+            message: The fault, without the name of the field.
             hint: What to do next.
         """
         return cls(f"{field}: {message}", hint=hint, detail={"problems": [{"param": field, "message": message}]})
 
 
 class UsageError(MlxkError):
-    """The command line cannot be understood: an unknown flag, a missing argument, two that exclude each other."""
+    """The command line is invalid: an unknown flag, a missing argument, or two that exclude each other."""
 
     code = "usage_error"
 
 
 class ValidationError(MlxkError):
-    """A value was understood but is not allowed; the message names the field."""
+    """A value is not allowed; the message names the field."""
 
     code = "validation_error"
 
 
 class ModelNotFoundError(MlxkError):
-    """A model reference resolves to nothing on this machine, or on the hub where that is asked."""
+    """No model on this machine, or on the hub for a download, matches the reference."""
 
     code = "model_not_found"
 
 
 class AmbiguousModelError(MlxkError):
-    """A model reference fits several models; ``matches`` lists them, sorted."""
+    """A model reference matches several models; ``matches`` lists them, sorted."""
 
     code = "ambiguous_match"
 
 
 class RevisionNotFoundError(MlxkError):
-    """The model is here but the revision asked for is not."""
+    """The model exists but the requested revision does not."""
 
     code = "hash_not_found"
 
 
 class StorageError(MlxkError):
-    """The file system refused: no permission, no space, not a directory, an I/O error."""
+    """An error of the file system: no permission, no space, not a directory, an I/O error."""
 
     code = "storage_error"
 
@@ -180,69 +180,69 @@ class UnhealthyModelError(MlxkError):
 
 
 class IncompatibleModelError(MlxkError):
-    """The files are whole but no installed backend can run them."""
+    """The model is complete but no installed backend can run it."""
 
     code = "incompatible_model"
 
 
 class UntrustedModelCodeError(MlxkError):
-    """The model asks for its own code to be executed; it never is."""
+    """The model requires code of its own, which is never executed."""
 
     code = "untrusted_model_code"
 
 
 class BackendNotInstalledError(MlxkError):
-    """The package that would run this model is not installed."""
+    """A package that the operation needs is not installed."""
 
     code = "backend_not_installed"
 
 
 class CapabilityError(MlxkError):
-    """The model cannot do what was asked of it, such as reading an image."""
+    """The model does not support the request, such as an image as input."""
 
     code = "capability_not_supported"
 
 
 class ContextLengthError(MlxkError):
-    """The prompt leaves no room in the model's context window; the message states both numbers."""
+    """The prompt does not fit into the model's context window; the message states both numbers."""
 
     code = "context_length_exceeded"
 
 
 class InsufficientMemoryError(MlxkError):
-    """The estimate for weights and cache does not fit into this machine's memory budget."""
+    """The estimate for weights and KV cache is beyond this machine's memory budget."""
 
     code = "insufficient_memory"
 
 
 class QueueFullError(MlxkError):
-    """As many requests as the engine lets queue are queueing already; try again later."""
+    """The queue of requests is full; a later attempt may succeed."""
 
     code = "queue_full"
     retryable = True
 
 
 class FeatureGateError(MlxkError):
-    """The feature is switched off; the message names the variable that switches it on."""
+    """The feature is disabled; the message names the variable that enables it."""
 
     code = "feature_disabled"
 
 
 class AccessDeniedError(MlxkError):
-    """The hub does not let this token, or no token, at the model."""
+    """The hub denies access to the model with this token, or without one."""
 
     code = "access_denied"
 
 
 class NetworkError(MlxkError):
-    """The hub cannot be reached, does not answer in time, or answers that it is not well."""
+    """The hub cannot be reached, does not respond in time, or reports an internal error."""
 
     code = "network_error"
     retryable = True
 
 
 class DownloadFailedError(MlxkError):
-    """The hub answered, but what arrived was not the file; what is right of it has been kept."""
+    """The hub sent an invalid response or file; valid bytes are kept."""
 
     code = "download_failed"
     retryable = True
@@ -256,116 +256,116 @@ class UploadFailedError(MlxkError):
 
 
 class RequiresConfirmationError(MlxkError):
-    """What was asked needs a yes, and nobody is there to give it; the hint names the flag that does."""
+    """The operation needs a confirmation and there is no terminal; the hint names the flag that confirms it."""
 
     code = "requires_confirmation"
 
 
 class LocksPresentError(MlxkError):
-    """Another process is working on the model right now; the message says which, where that is known."""
+    """Another process works on the model; the message names it where it is known."""
 
     code = "locks_present"
     retryable = True
 
 
 class WorkspaceModelError(MlxkError):
-    """The operation is for models in the cache, and this one is a workspace or comes with the program."""
+    """The operation is limited to cached models, and this one is a workspace or a built-in model."""
 
     code = "workspace_model"
 
 
 class SecretsFoundError(MlxkError):
-    """Files to be published look as if they held secrets; ``detail`` lists file, line and kind, never the secret."""
+    """Files to be published seem to contain secrets; ``detail`` lists file, line and kind, never the secret."""
 
     code = "secrets_found"
 
 
 class ConversionFailedError(MlxkError):
-    """The weights cannot be converted, or what came out is not whole; no target was left behind."""
+    """The weights cannot be converted, or the result is incomplete; no target is left behind."""
 
     code = "conversion_failed"
 
 
 class ExecutionError(MlxkError):
-    """Generation failed while running."""
+    """Loading or running a model failed."""
 
     code = "execution_error"
 
 
 class InterruptedRunError(MlxkError):
-    """The user interrupted the work; what was done until then has been delivered."""
+    """The user interrupted the operation; its output up to then has been delivered."""
 
     code = "interrupted"
 
 
 class ParameterNotSupportedError(MlxkError):
-    """A documented field of a request asks for something that is not supported; the message names it."""
+    """A field of a request has a documented value that is not supported; the message names it."""
 
     code = "parameter_not_supported"
 
 
 class NotFoundError(MlxkError):
-    """The server has no such address."""
+    """The server has no such path."""
 
     code = "not_found"
 
 
 class MethodNotAllowedError(MlxkError):
-    """The address exists but not for this HTTP method."""
+    """The path exists but not with this HTTP method."""
 
     code = "method_not_allowed"
 
 
 class UnsupportedMediaTypeError(MlxkError):
-    """The body of a request is not in the format the address takes."""
+    """The body of a request is not in the format that the path requires."""
 
     code = "unsupported_media_type"
 
 
 class PayloadTooLargeError(MlxkError):
-    """A request is larger, or nested deeper, than the server takes."""
+    """A request is larger, or nested deeper, than the server allows."""
 
     code = "payload_too_large"
 
 
 class RequestTimeoutError(MlxkError):
-    """A request was not sent completely within its time."""
+    """A request was not received completely in time."""
 
     code = "request_timeout"
     retryable = True
 
 
 class UnauthorizedError(MlxkError):
-    """The server asks for an API key, and the request carries none of the right ones."""
+    """The server requires an API key, and the request has no valid one."""
 
     code = "unauthorized"
 
 
 class ForbiddenOriginError(MlxkError):
-    """A request from a web page, or for a host name, that the operator has not allowed."""
+    """The request comes from a web page, or names a host, that the operator has not allowed."""
 
     code = "forbidden_origin"
 
 
 class ServerShutdownError(MlxkError):
-    """The server is shutting down and takes no new work."""
+    """The server is shutting down and accepts no requests."""
 
     code = "server_shutdown"
     retryable = True
 
 
 class PortInUseError(MlxkError):
-    """Another program listens at the address the server was to use."""
+    """The address of the server is in use by another program."""
 
     code = "port_in_use"
 
 
 class InternalError(MlxkError):
-    """A fault of ours; the log says more."""
+    """A defect of this program; the log has the details."""
 
     code = "internal_error"
 
 
 def all_error_types() -> tuple[type[MlxkError], ...]:
-    """Return every error class, in order of definition; the totality tests walk it."""
+    """Return every error class, in order of definition."""
     return tuple(MlxkError.__subclasses__())

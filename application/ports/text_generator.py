@@ -38,7 +38,7 @@ class TextStream(Protocol):
         """
 
     @abstractmethod
-    def listen(self, listener: Callable[[], None]) -> None:
+    def subscribe(self, callback: Callable[[], None]) -> None:
         """Set a callback for new events. It is called immediately once, then whenever ``take`` would return something.
 
         It runs on the generator's thread, so it must return quickly and not raise.

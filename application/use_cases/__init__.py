@@ -1,1 +1,1 @@
-"""One verb a module: a frozen class that holds its ports and has one ``__call__``."""
+"""Use cases, one a module: a frozen class with its ports as fields and one ``__call__``."""

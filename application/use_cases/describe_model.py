@@ -256,8 +256,8 @@ class DescribeModel:
     def _read(self, handle: ModelHandle) -> _Reading:
         for attempt in range(_ATTEMPTS):
             reading = self._read_once(handle)
-            sound = reading.report.healthy and not reading.snapshot.unread
-            if sound or attempt == _ATTEMPTS - 1 or self._is_settled(handle, reading):
+            complete = reading.report.healthy and not reading.snapshot.unread
+            if complete or attempt == _ATTEMPTS - 1 or self._is_settled(handle, reading):
                 break
         return reading
 

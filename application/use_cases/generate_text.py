@@ -1,8 +1,8 @@
-"""Generate text: the one use case of the terminal and of every HTTP API: resolve, probe, policy, load, run.
+"""Generate text, for the terminal and every HTTP API: resolve, probe, policy, load, run.
 
-A conversation shows a model its images together, if the last message has no more of them than fit into one chunk.
-Otherwise each chunk is a conversation of its own, started when the one before it has ended, so that neither memory nor
-attention is shared between chunks. A model without vision gets a note in place of earlier images.
+A model gets all images of a conversation together if those of the last message fit into one chunk. Otherwise each chunk
+is a conversation of its own, started when the previous one has ended, so that neither memory nor attention is shared
+between chunks. A model without vision gets a note in place of earlier images.
 """
 
 from collections.abc import Iterator, Sequence
@@ -73,7 +73,7 @@ class GenerationOptions:
     choices: int = 1
     """Completions of each prompt."""
     chunk: int = DEFAULT_CHUNK
-    """Images that the model sees together."""
+    """Number of images in one chunk."""
 
 
 @attrs.frozen
@@ -143,7 +143,7 @@ class GenerateText:
         return tuple(started)
 
     def prepare_images(self, reference: str, sources: Sequence[ImageSource], first: int) -> tuple[PreparedImage, ...]:
-        """Decode images that a later message of a conversation shows.
+        """Decode images for a later message of a conversation.
 
         Args:
             reference: The model, as the user typed it.
@@ -240,7 +240,7 @@ class GenerateText:
             yield DescribedChunk(chunk, stream)
 
     def _with_images(self, incoming: IncomingMessage, numbers: ImageNumbers) -> tuple[Message, Chunk | None]:
-        """Return a message with decoded media and without tables of ours, and its images."""
+        """Return a message with decoded media and without image tables, and the chunk of its images."""
         message = incoming.message
         if message.role is Role.ASSISTANT:
             numbers.read(message.content)
@@ -267,9 +267,9 @@ class GenerateText:
 
     def _decoded(self, part: IncomingPart) -> MessagePart:
         if isinstance(part, Recording):
-            sound = self.audio.decode(part.path, part.name)
-            check_audio_length(sound, part.name)
-            return sound
+            audio = self.audio.decode(part.path, part.name)
+            check_audio_length(audio, part.name)
+            return audio
         if callable(part):
             part = part()
         return self.images.decode(part) if isinstance(part, EncodedImage) else part
@@ -287,12 +287,12 @@ def _require_media(description: ModelDescription, prompts: Sequence[Prompt]) -> 
     Of encoded images only those in the last message need vision: a model without it gets a note about earlier ones.
 
     Raises:
-        CapabilityError: It cannot.
+        CapabilityError: It cannot take them.
     """
     images = audio = False
     for prompt in prompts:
         if isinstance(prompt, Conversation):
-            images, audio = images or bool(prompt.images), audio or bool(prompt.sounds)
+            images, audio = images or bool(prompt.images), audio or bool(prompt.audio)
         elif isinstance(prompt, IncomingConversation):
             images = images or bool(prompt.messages[-1].images) or any(each.message.images for each in prompt.messages)
             audio = audio or any(each.has_audio for each in prompt.messages)

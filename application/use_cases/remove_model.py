@@ -104,7 +104,7 @@ class RemoveModel:
         )
 
     def _find(self, ref: ModelRef) -> ModelHandle:
-        """Resolve a reference; errors do not propose a pull, which makes no sense before a removal."""
+        """Resolve a reference; errors do not suggest a pull, which makes no sense before a removal."""
         try:
             exact = None if ref.is_path else self.cache.find(ref.name, ref.revision)
             return exact or self.resolve(ref)

@@ -1,4 +1,4 @@
-"""The models a server offers, under the names clients use, and the model that a name means.
+"""The models of a server under the names that clients use, and the lookup of a model by such a name.
 
 A client may name a model by its path only where the operator allows it, and never sees a directory of this machine.
 Lookups are cached for a moment, since clients repeat them.
@@ -73,7 +73,7 @@ class ServeCatalogue:
         resolve: Resolves references.
         list_models: Lists the models on this machine.
         describe: Reads a model's files.
-        resident: Knows what is loaded.
+        resident: Reports the loaded models.
         clock: Measures the age of cached lookups.
         allow_paths: Whether a client may name a model by its path.
     """

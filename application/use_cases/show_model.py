@@ -26,7 +26,7 @@ class ShowModel:
             recalculate_hash: First compute and record the content hash of a managed workspace, which makes it clean.
 
         Raises:
-            ValidationError: The hash of something else than a managed workspace is to be recorded.
+            ValidationError: A hash was requested for a model that is not a managed workspace.
             ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: The reference means no single model.
             StorageError: The record cannot be written.
         """

@@ -151,9 +151,9 @@ class HarmonyParser:
         self._calls = 0
         _, begun, last = prompt_tail.rpartition(_START)
         if begun and not any(end in last for end in _ENDS):
-            header, spoken, _ = last.partition(_MESSAGE)
+            header, separator, _ = last.partition(_MESSAGE)
             self._given, self._kind = header, _Kind.HEADER
-            if spoken:
+            if separator:
                 self._begin_message()
 
     @property

@@ -134,8 +134,8 @@ class MarkerScanner:
 class StopSequences:
     """Forwards text until a stop string begins.
 
-    No character of a stop string is ever returned; text is held back only while it could still turn out to be the
-    beginning of one. The work is linear in the text, whatever the stop strings.
+    No character of a stop string is ever returned; text is held back only while it could still be the beginning of
+    one. The work is linear in the text, whatever the stop strings.
 
     Args:
         stops: Non-empty strings; none at all means that nothing stops.

@@ -28,7 +28,7 @@ class ToolCallFormat:
 
 
 class CallSection:
-    """The content of one section, which may turn out to be text.
+    """The content of one section; it is text if it contains no valid call.
 
     Where the format allows it, a call is returned while it is generated. It stays a call: when it is cut or malformed
     later, its arguments end there. In all other formats the calls are returned when the section ends.

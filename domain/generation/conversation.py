@@ -13,11 +13,11 @@ from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.media import DecodedAudio, DecodedImage
 
 MessagePart = str | DecodedImage | DecodedAudio
-"""A piece of a turn."""
+"""A part of a message's content."""
 
 
 class Role(enum.Enum):
-    """Who speaks."""
+    """The author of a message."""
 
     SYSTEM = "system"
     USER = "user"
@@ -27,7 +27,7 @@ class Role(enum.Enum):
 
 @attrs.frozen
 class ToolCall:
-    """A call the model made: a function and its arguments."""
+    """A function call by the model."""
 
     name: str
     arguments: str
@@ -37,36 +37,36 @@ class ToolCall:
 
 @attrs.frozen
 class Message:
-    """One turn."""
+    """One message of a conversation."""
 
     role: Role
     content: str
-    """What it says."""
+    """Its text."""
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
-    """For a tool's result: which call it answers."""
+    """The call that a tool's result belongs to."""
     parts: tuple[MessagePart, ...] = ()
-    """What it says, shows and plays, in order, when it is more than text; the content is then the text of it."""
+    """Text, images and audio in order; empty for text alone. ``content`` then holds the text parts."""
 
     @classmethod
-    def showing(cls, *parts: MessagePart) -> "Message":
-        """Build a user's turn of text, images and sound."""
+    def of_parts(cls, *parts: MessagePart) -> "Message":
+        """Build a user message of text, images and audio."""
         return cls(Role.USER, "\n".join(part for part in parts if isinstance(part, str)), parts=parts)
 
     @property
     def images(self) -> tuple[DecodedImage, ...]:
-        """What it shows, in order."""
+        """Its images, in order."""
         return tuple(part for part in self.parts if isinstance(part, DecodedImage))
 
     @property
-    def sounds(self) -> tuple[DecodedAudio, ...]:
-        """What it plays, in order."""
+    def audio(self) -> tuple[DecodedAudio, ...]:
+        """Its recordings, in order."""
         return tuple(part for part in self.parts if isinstance(part, DecodedAudio))
 
 
 @attrs.frozen
 class Conversation:
-    """The turns so far, oldest first, and the tools on offer."""
+    """Messages, oldest first, and the tools the model may call."""
 
     messages: tuple[Message, ...]
     tools: tuple[str, ...] = ()
@@ -74,10 +74,10 @@ class Conversation:
 
     @classmethod
     def of(cls, prompt: str, system: str | None = None, tools: tuple[str, ...] = ()) -> "Conversation":
-        """Build a conversation of one user turn, with an optional system prompt before it.
+        """Build a conversation of one user message, with an optional system prompt before it.
 
         Raises:
-            ValidationError: One of them is no text; see ``require_valid_unicode``.
+            ValidationError: One of them is not valid Unicode; see ``require_valid_unicode``.
         """
         require_valid_unicode(prompt, "prompt")
         require_valid_unicode(system or "", "system")
@@ -86,34 +86,28 @@ class Conversation:
 
     @property
     def images(self) -> tuple[DecodedImage, ...]:
-        """Everything that was shown, in order."""
+        """The images of all messages, in order."""
         return tuple(image for message in self.messages for image in message.images)
 
     @property
-    def sounds(self) -> tuple[DecodedAudio, ...]:
-        """Everything that was played, in order."""
-        return tuple(sound for message in self.messages for sound in message.sounds)
+    def audio(self) -> tuple[DecodedAudio, ...]:
+        """The recordings of all messages, in order."""
+        return tuple(audio for message in self.messages for audio in message.audio)
 
-    def playing(self, sound: DecodedAudio) -> "Conversation":
-        """Return this conversation with a recording in its last turn, before what that says."""
-        *earlier, last = self.messages
-        parts = (sound, *(last.parts or (last.content,)))
-        return attrs.evolve(self, messages=(*earlier, attrs.evolve(last, parts=parts)))
-
-    def with_turn(self, role: Role, content: str) -> "Conversation":
-        """Return this conversation with one more turn."""
+    def with_message(self, role: Role, content: str) -> "Conversation":
+        """Return this conversation with a message appended."""
         return attrs.evolve(self, messages=(*self.messages, Message(role, content)))
 
 
 def require_valid_unicode(text: str, field: str) -> None:
-    """Refuse a text that holds half a surrogate pair: bytes that are not UTF-8 come so from a command line.
+    """Refuse a text with an unpaired surrogate, which Python makes of bytes on the command line that are not UTF-8.
 
     Args:
         text: The text.
-        field: What the user knows it by.
+        field: Its name in the error message.
 
     Raises:
-        ValidationError: It does.
+        ValidationError: It has an unpaired surrogate.
     """
     try:
         text.encode()
@@ -123,19 +117,19 @@ def require_valid_unicode(text: str, field: str) -> None:
 
 
 MAX_TOOLS = 128
-"""Tools on offer, as OpenAI has it."""
+"""Most tools of a request; OpenAI's limit."""
 
 MAX_TOOL_BYTES = 64 * 1024
-"""One definition, as JSON."""
+"""Largest size of one definition, as JSON."""
 
 MAX_NAME = 64
-"""Characters of a function's name."""
+"""Most characters of a function's name."""
 
 DEFINITIONS = ("$defs", "definitions")
-"""Where schemas keep what they refer to."""
+"""JSON Schema keywords that hold definitions for references."""
 
 
 def misplaced_definitions(parameters: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Return the keywords of a function's parameters under which definitions belong and something else stands."""
+    """Return the definition keywords of a function's parameters whose value is not an object."""
     given = parameters or {}
     return tuple(keyword for keyword in DEFINITIONS if not isinstance(given.get(keyword), dict | None))

@@ -1,6 +1,6 @@
-"""How an answer is computed: what trades memory, speed and exactness against each other.
+"""Engine options of one completion: adapter, speculative decoding, and the size of the KV cache.
 
-What is generated and when it stops is ``domain.generation.request``'s.
+Sampling settings and limits are in ``domain.generation.request``.
 """
 
 import attrs
@@ -9,33 +9,33 @@ from mlxk.domain.errors import ValidationError
 from mlxk.domain.models.model import ModelHandle
 
 MAX_DRAFT_TOKENS = 16
-"""Tokens a draft model may propose at a time; more are hardly ever confirmed."""
+"""Most tokens that a draft model proposes at a time; more are rarely accepted."""
 
 KV_BITS = (2, 4, 8)
-"""Sizes in which keys and values can be kept, bits."""
+"""Sizes of quantized keys and values, bits."""
 
 MIN_KV_SIZE = 16
-"""Tokens a bounded cache remembers at least."""
+"""Fewest tokens of a rotating KV cache."""
 
 
 @attrs.frozen
 class EngineOptions:
-    """How an answer is computed: what trades memory, speed and exactness. The defaults change nothing."""
+    """Trade-offs between memory, speed and exactness. The defaults change nothing."""
 
     adapter: str | None = None
     """Absolute directory of a LoRA adapter to apply to the model."""
     draft_model: ModelHandle | None = None
-    """A small model with the same vocabulary that proposes tokens for the model to confirm; the text stays the same."""
+    """A small model with the same vocabulary, for speculative decoding; it does not change the text."""
     draft_tokens: int = 3
     """Tokens proposed at a time."""
     kv_bits: int | None = None
-    """Keep keys and values in so many bits; None keeps them as they are."""
+    """Bits of a quantized KV cache; None does not quantize it."""
     max_kv_size: int | None = None
-    """Remember only the first few and the last so many tokens; None remembers all."""
+    """Tokens of a rotating KV cache, which keeps the first few and the last ones; None keeps all."""
 
     @property
     def batchable(self) -> bool:
-        """Whether answers computed so can share steps with others."""
+        """Whether the sequence can share a batch with others."""
         return self.draft_model is None and self.kv_bits is None and self.max_kv_size is None
 
     def validate(self) -> None:

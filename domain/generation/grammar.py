@@ -35,11 +35,11 @@ _BESIDE = frozenset({"$ref", "allOf", "anyOf", "else", "if", "not", "oneOf", "th
 """JSON Schema keywords whose schemas describe the same object as ``properties`` and ``required`` beside them."""
 
 _DEFINITION_STEPS = 3
-"""Of a reference such as ``#/$defs/City``."""
+"""Number of steps in a reference such as ``#/$defs/City``."""
 
 
 class GrammarKind(enum.Enum):
-    """How a grammar is written; values are the words for it in messages."""
+    """Kinds of grammars; values are their names in messages."""
 
     JSON_SCHEMA = "JSON schema"
     JSON_OBJECT = "JSON object"
@@ -54,7 +54,7 @@ class Grammar:
     text: str
     """The schema; the choices as a JSON array of strings; empty for any JSON object."""
     field: str | None = attrs.field(default=None, eq=False)
-    """The request field it comes from, for messages; None when there is none to name."""
+    """The request field it comes from, for messages; None when there is none."""
     parts: tuple["Grammar", ...] = attrs.field(default=(), eq=False)
     """The grammars it was composed of, so that an error can name the part at fault."""
 
@@ -64,7 +64,7 @@ class Grammar:
     ) -> "Grammar":
         """JSON that is valid against a schema, and whose objects hold only the properties the schema names.
 
-        By JSON Schema an object may always have further properties, and a small model that is free to adds them without
+        JSON Schema allows further properties by default, and a small model that is free to generate them may never
         end. Text that matches the closed schema is valid against the given one too.
 
         Args:
@@ -106,7 +106,7 @@ class Grammar:
         """Return the error for a grammar that cannot be used.
 
         Args:
-            fault: What is wrong with it, such as ``is too long``.
+            fault: The fault, such as ``is too long``.
         """
         if self.field is None:
             return ValidationError(f"The {self.kind.value} {fault}")
@@ -139,7 +139,7 @@ def subschemas(schema: object) -> Iterator[dict[str, Any]]:
 
 
 def _closed(text: str) -> str:
-    """Return a schema whose objects are closed wherever that takes away nothing the schema names.
+    """Return a schema whose objects are closed wherever that excludes no property that the schema names.
 
     Text that is not JSON is returned as it is: ``Grammar.validate`` reports it.
     """
@@ -168,7 +168,7 @@ def _names_its_properties(schema: Mapping[str, Any]) -> bool:
 def _parts_of_objects(schema: object) -> frozenset[int]:
     """Return the identities of the schemas that describe an object together with another schema.
 
-    None of them may forbid what the other one names.
+    They stay open, since each would exclude the properties of the other.
     """
     pending: list[object] = []
     for node in subschemas(schema):
@@ -186,7 +186,7 @@ def _parts_of_objects(schema: object) -> frozenset[int]:
 
 
 def _definition(schema: object, reference: object) -> object:
-    """Return what a reference to a definition at the root of a schema means; None for any other reference."""
+    """Return the target of a reference to a definition at the root of a schema; None for any other reference."""
     place = reference.split("/") if isinstance(reference, str) else []
     for step in place[1:] if len(place) == _DEFINITION_STEPS and place[0] == "#" else (None,):
         schema = schema.get(step) if isinstance(schema, dict) else None

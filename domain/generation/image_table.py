@@ -1,4 +1,4 @@
-"""The table of facts above an answer about images: EXIF facts, image numbers, and the chunks images are shown in."""
+"""Images in a completion: EXIF facts, numbers, chunks, and the table of a chunk that precedes its text."""
 
 import datetime
 import re
@@ -11,13 +11,13 @@ from mlxk.domain.generation.media import DEFAULT_IMAGE_PROMPT, DecodedImage, Enc
 
 MAX_CAMERA_CHARACTERS = 64
 
-_SURPRISING = re.compile(r"[^\w .,+/&()'-]+")
-"""What no camera's name needs, and Markdown, HTML or a prompt might mistake for its own."""
+_UNSAFE = re.compile(r"[^\w .,+/&()'-]+")
+"""Characters that camera names do not need, and that could be markup in Markdown, HTML or a prompt."""
 
 
 @attrs.frozen
 class ImageFacts:
-    """The facts that are known; each may be missing."""
+    """EXIF facts of an image; each may be missing."""
 
     taken: datetime.datetime | None = None
     """Local time, with its offset from UTC when the photo states one."""
@@ -29,12 +29,12 @@ class ImageFacts:
 
     @property
     def known(self) -> bool:
-        """Whether there is any."""
+        """Whether any fact is known."""
         return any(each is not None for each in (self.location, self.taken, self.camera))
 
     @property
     def location(self) -> str | None:
-        """The place to four decimals of a degree, about eleven metres."""
+        """The coordinates to four decimals of a degree, about eleven metres."""
         if self.latitude is None or self.longitude is None:
             return None
         return f"{_degrees(self.latitude, 'NS')}, {_degrees(self.longitude, 'EW')}"
@@ -45,19 +45,19 @@ class ImageFacts:
         return None if self.taken is None else self.taken.isoformat(sep=" ", timespec="minutes")
 
     def line(self, number: int | None) -> str | None:
-        """Return the facts as one line for the model, or None when there is nothing to say.
+        """Return the facts as one line for the prompt, or None when there are none.
 
         Args:
-            number: By which the model is to know the image; None when it sees no other.
+            number: The number of the image; None leaves it out.
         """
         named = {"GPS": self.location, "Date": self.date, "Camera": self.camera}
-        said = [f"{name}: {value}" for name, value in named.items() if value is not None]
-        parts = said if number is None else [f"Image {number}", *said]
+        facts = [f"{name}: {value}" for name, value in named.items() if value is not None]
+        parts = facts if number is None else [f"Image {number}", *facts]
         return f"[{' | '.join(parts)}]" if parts else None
 
 
 def camera_name(make: str | None, model: str | None) -> str | None:
-    """Join the maker's name and the model's, of which many makers repeat the former in the latter."""
+    """Join the names of maker and model, without the maker if the model's name begins with it."""
     make, model = _plain(make), _plain(model)
     if not make or not model:
         return model or make or None
@@ -66,7 +66,7 @@ def camera_name(make: str | None, model: str | None) -> str | None:
 
 
 def _plain(text: str | None) -> str:
-    words = _SURPRISING.sub(" ", text or "").split()
+    words = _UNSAFE.sub(" ", text or "").split()
     return " ".join(words)[:MAX_CAMERA_CHARACTERS].strip()
 
 
@@ -76,7 +76,7 @@ def _degrees(value: float, directions: str) -> str:
 
 
 MARKER = "<!-- mlxk:filenames -->"
-"""Tells programs, and us in later requests, that a table of image names follows."""
+"""Marks a table of images, for programs and for later requests to this one."""
 
 UNKNOWN = "-"
 
@@ -88,28 +88,28 @@ _MARKUP = {"\\": "\\\\", "|": "\\|", "<": "&lt;", ">": "&gt;", "&": "&amp;", "`"
 
 @attrs.frozen
 class ShownImage:
-    """One image of an answer."""
+    """One numbered image."""
 
     number: int
-    """From 1, through the whole conversation."""
+    """Counted from 1 over the conversation."""
     image: EncodedImage
     facts: ImageFacts | None = None
-    """None when facts are not to be told."""
+    """None when facts are not reported."""
 
 
 @attrs.frozen
 class Chunk:
-    """The images that a model sees together, at least one."""
+    """The images that a model gets together, at least one."""
 
     images: tuple[ShownImage, ...]
     index: int = 1
     """From 1."""
     count: int = 1
-    """Chunks in all."""
+    """Number of chunks."""
 
     @property
     def summary(self) -> str:
-        """The line that is visible while the table is folded."""
+        """The visible line of the collapsed table."""
         first, last = self.images[0].number, self.images[-1].number
         if self.count > 1:
             consecutive = last - first == len(self.images) - 1
@@ -119,7 +119,7 @@ class Chunk:
         return f"📸 Image Metadata ({size} image{'s' if size > 1 else ''})"
 
     def table(self) -> str:
-        """Return the table, folded, in Markdown; without a line break at its end."""
+        """Return the collapsed table in Markdown, without a line break at its end."""
         columns = self._columns()
         lines = [
             "<details>",
@@ -135,7 +135,7 @@ class Chunk:
         return "\n".join(lines)
 
     def prompt(self, text: str) -> str:
-        """Return the prompt with the facts before it: what the table shows people, the model is told."""
+        """Return the prompt with the facts of the table before it."""
         if not any(_facts(shown).known for shown in self.images):
             return text
         several = len(self.images) > 1
@@ -143,33 +143,33 @@ class Chunk:
         return "\n".join([*filter(None, lines), "", text])
 
     def message(self, parts: Sequence[MessagePart]) -> Message:
-        """Return what the model is shown, played and asked, in the order given.
+        """Return the user message with the images of this chunk.
 
-        The facts stand before the first text, several images are labelled with their numbers, and without any text a
-        description is asked for.
+        The facts precede the first text, several images are labelled with their numbers, and ``DEFAULT_IMAGE_PROMPT``
+        is added if there is no text.
 
         Args:
-            parts: Texts, sounds, and the images of this chunk, decoded.
+            parts: Text, audio, and the decoded images of this chunk, in the order of the message.
         """
-        coming, several, told = iter(self.images), len(self.images) > 1, False
+        remaining, several, has_text = iter(self.images), len(self.images) > 1, False
         arranged: list[MessagePart] = []
         for part in parts:
             if isinstance(part, DecodedImage):
-                number = next(coming).number
+                number = next(remaining).number
                 arranged += [f"Image {number}:", part] if several else [part]
             elif isinstance(part, str):
-                arranged.append(part if told else self.prompt(part))
-                told = True
+                arranged.append(part if has_text else self.prompt(part))
+                has_text = True
             else:
                 arranged.append(part)
-        return Message.showing(*arranged, *(() if told else (self.prompt(DEFAULT_IMAGE_PROMPT),)))
+        return Message.of_parts(*arranged, *(() if has_text else (self.prompt(DEFAULT_IMAGE_PROMPT),)))
 
     def _columns(self) -> list[str]:
         columns = ["Image", "Filename"]
-        told = any(shown.facts is not None for shown in self.images)
-        if told or any(shown.image.original for shown in self.images):
+        has_facts = any(shown.facts is not None for shown in self.images)
+        if has_facts or any(shown.image.original for shown in self.images):
             columns.append("Original")
-        return [*columns, "Location", "Date", "Camera"] if told else columns
+        return [*columns, "Location", "Date", "Camera"] if has_facts else columns
 
 
 class ImageNumbers:
@@ -180,11 +180,11 @@ class ImageNumbers:
         self._next = 1
 
     def read(self, answer: str) -> None:
-        """Take over the numbers in the tables of an earlier answer."""
+        """Reserve the numbers in the tables of an earlier completion."""
         self._named.update(_read_tables(answer))
 
     def of(self, image: EncodedImage) -> int:
-        """Return the number of an image; the lowest that is free for a new one."""
+        """Return the number of an image; a new image gets the lowest free number."""
         short = image.digest[:8]
         if short not in self._named:
             taken = set(self._named.values())
@@ -195,12 +195,12 @@ class ImageNumbers:
 
 
 def without_tables(text: str) -> str:
-    """Return an earlier answer as the model gave it, without the tables that were put before its parts."""
+    """Return an earlier completion without its tables."""
     return _TABLE.sub("", text) if MARKER in text else text
 
 
 def _read_tables(text: str) -> dict[str, int]:
-    """Return the numbers that the tables of an answer give, by the beginning of the digest."""
+    """Return the image numbers in the tables of a completion, by the first digits of the digest."""
     if MARKER not in text:
         return {}
     return {short: int(number) for number, short in _ROW.findall(text)}

@@ -1,4 +1,4 @@
-"""Images and audio in a prompt: encoded, decoded, and the limits of their size and number."""
+"""Images and audio of a prompt, encoded and decoded, and the limits on their size and number."""
 
 import enum
 import hashlib
@@ -14,24 +14,24 @@ Refusal = TypeVar("Refusal", bound=MlxkError)
 MIB = 1024 * 1024
 
 MAX_IMAGE_BYTES = 20 * MIB
-"""One encoded image."""
+"""Largest size of one encoded image."""
 
 MAX_IMAGES_BYTES = 50 * MIB
-"""The encoded images that a model sees together."""
+"""Largest total size of the encoded images of one chunk."""
 
 MAX_IMAGE_PIXELS = 64 * 1000 * 1000
-"""One decoded image; a small file can hold billions of pixels of one colour."""
+"""Largest number of pixels of one decoded image; a small file can hold billions of pixels of one colour."""
 
 MAX_CHUNK = 5
-"""Images that a model sees together."""
+"""Largest number of images in one chunk: those that a model gets together."""
 
 DEFAULT_CHUNK = 1
-"""One at a time is slowest and most reliable: a model cannot mix up what it has not seen."""
+"""One image at a time is slowest and most reliable, since a model cannot confuse the images of different chunks."""
 
 DEFAULT_IMAGE_PROMPT = "Describe the image."
 
 SIGNATURE_BYTES = 16
-"""How many of the first bytes tell the format."""
+"""Number of leading bytes that identify the format."""
 
 _PLAIN_SIGNATURES = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"GIF87a", "gif"), (b"GIF89a", "gif"))
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
@@ -39,7 +39,7 @@ _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 
 
 class ImageFormat(enum.Enum):
-    """How images are encoded; values are the ends of their file names."""
+    """Encodings of images; values are file name extensions."""
 
     JPEG = "jpeg"
     PNG = "png"
@@ -50,7 +50,7 @@ class ImageFormat(enum.Enum):
 
     @classmethod
     def of(cls, beginning: bytes) -> "ImageFormat | None":
-        """Tell the format from the first ``SIGNATURE_BYTES`` bytes; None when it is none of these."""
+        """Return the format by the first ``SIGNATURE_BYTES`` bytes; None when it is unknown."""
         for signature, name in _PLAIN_SIGNATURES:
             if beginning.startswith(signature):
                 return cls(name)
@@ -64,48 +64,48 @@ class ImageFormat(enum.Enum):
 
 @attrs.frozen
 class EncodedImage:
-    """One image as it came, of a format we know; whether it can be decoded is not known yet."""
+    """One image as received, in a supported format. Its pixels have not been checked."""
 
     data: bytes = attrs.field(repr=False)
     format: ImageFormat
     digest: str
-    """SHA-256 of the data, hexadecimal: the same image has the same one wherever it turns up."""
+    """SHA-256 of the data, hexadecimal."""
     original: str | None = None
-    """The name its file had; None when it never had one."""
+    """The original file name, if any."""
     place: str | None = attrs.field(default=None, eq=False)
-    """Where it came from, as messages name it; None when nobody said."""
+    """The request field or option that it came from, for error messages; None when unknown."""
 
     @classmethod
     def of(cls, data: bytes, place: str, original: str | None = None) -> "EncodedImage":
-        """Take an image in.
+        """Create an image from the content of its file.
 
         Args:
-            data: The whole file.
-            place: Where it came from, as messages name it: a field, or a flag and its value.
-            original: The name its file had.
+            data: The complete file.
+            place: Its origin in error messages: a field, or a flag and its value.
+            original: The original file name.
 
         Raises:
-            ValidationError: It is empty, too large, or of no format we know.
+            ValidationError: It is empty, too large, or in an unknown format.
         """
         check_size(len(data), place)
         return cls(data, format_of(data[:SIGNATURE_BYTES], place), hashlib.sha256(data).hexdigest(), original, place)
 
     @property
     def file_name(self) -> str:
-        """The name by which answers and their readers know it."""
+        """Its name in the table of images, derived from the digest."""
         return f"image_{self.digest[:8]}.{self.format.value}"
 
     @property
     def title(self) -> str:
-        """What to call it in messages."""
+        """Its name in messages."""
         return f"'{self.original}'" if self.original else self.file_name
 
     def refused(self, kind: type[Refusal], message: str, *, hint: str | None = None) -> Refusal:
-        """Return a failure that this image is at fault for: by the name its file had, or the field it stood in.
+        """Return an error about this image, which names its file or its field.
 
         Args:
-            kind: Of the failure.
-            message: What is wrong with it, without its name.
+            kind: Class of the error.
+            message: The fault, without the name of the image.
             hint: What to do next.
         """
         if self.original or not self.place:
@@ -115,21 +115,21 @@ class EncodedImage:
 
 @attrs.frozen
 class DecodedImage:
-    """One image as pixels, the way it is to be looked at."""
+    """The pixels of one image, in its upright orientation."""
 
     width: int
     height: int
     pixels: bytes = attrs.field(repr=False)
-    """Red, green and blue of each pixel, a byte each, rows from the top."""
+    """RGB, one byte a channel, rows from top to bottom."""
     digest: str
-    """That of the encoded image."""
+    """Digest of the encoded image."""
 
 
 def check_size(size_bytes: int, place: str) -> None:
     """Refuse an image that is empty or too large.
 
     Raises:
-        ValidationError: It is.
+        ValidationError: It is empty or too large.
     """
     if size_bytes == 0:
         raise ValidationError.in_field(place, "the image is empty")
@@ -142,10 +142,10 @@ def check_size(size_bytes: int, place: str) -> None:
 
 
 def format_of(beginning: bytes, place: str) -> ImageFormat:
-    """Tell the format of an image.
+    """Return the format of an image.
 
     Raises:
-        ValidationError: It is none we know.
+        ValidationError: The format is unknown.
     """
     found = ImageFormat.of(beginning)
     if found is None:
@@ -155,10 +155,10 @@ def format_of(beginning: bytes, place: str) -> ImageFormat:
 
 
 def check_together(sizes_bytes: Sequence[int], place: str) -> None:
-    """Refuse images that are too large together.
+    """Refuse images whose total size is too large.
 
     Raises:
-        ValidationError: They are.
+        ValidationError: They have more than ``MAX_IMAGES_BYTES``.
     """
     total = sum(sizes_bytes)
     if total > MAX_IMAGES_BYTES:
@@ -169,7 +169,7 @@ def check_together(sizes_bytes: Sequence[int], place: str) -> None:
 
 
 def check_chunk(size: int, place: str = "chunk") -> None:
-    """Refuse a number of images that a model is not shown together.
+    """Refuse an invalid number of images for one chunk.
 
     Raises:
         ValidationError: It is below 1 or above ``MAX_CHUNK``.
@@ -179,13 +179,13 @@ def check_chunk(size: int, place: str = "chunk") -> None:
 
 
 AUDIO_RATE = 16_000
-"""Samples a second that these models hear."""
+"""Sample rate of audio in prompts, Hz."""
 
-MAX_SOUND_SECONDS = 30
-"""Length of one recording in a prompt."""
+MAX_PROMPT_AUDIO_SECONDS = 30
+"""Longest recording in a prompt."""
 
 MAX_AUDIO_BYTES = 50 * 1000 * 1000
-"""Size of a file of sound, also of one whose words are written down."""
+"""Largest audio file, in a prompt or for transcription."""
 
 DEFAULT_AUDIO_PROMPT = "Transcribe this audio."
 
@@ -194,31 +194,32 @@ _BYTES_PER_SAMPLE = 4
 
 @attrs.frozen
 class DecodedAudio:
-    """One recording as samples, the way it is to be heard."""
+    """The samples of one recording."""
 
     samples: bytes = attrs.field(repr=False)
-    """One channel, ``AUDIO_RATE`` a second, from -1 to 1, each a 32-bit float, least significant byte first."""
+    """Mono, at ``AUDIO_RATE``, from -1 to 1, as little-endian 32-bit floats."""
     digest: str
     """SHA-256 of the samples, hexadecimal."""
 
     @property
     def seconds(self) -> float:
-        """How long it is."""
+        """Its length."""
         return len(self.samples) / _BYTES_PER_SAMPLE / AUDIO_RATE
 
 
-def check_audio_length(sound: DecodedAudio, name: str) -> None:
-    """Refuse a recording that a model would not hear to its end.
+def check_audio_length(audio: DecodedAudio, name: str) -> None:
+    """Refuse a recording that is too long for a prompt, since models would ignore its end.
 
     Args:
-        sound: The recording.
-        name: What the user calls it.
+        audio: The recording.
+        name: Its name in the error message.
 
     Raises:
-        ValidationError: It is longer than ``MAX_SOUND_SECONDS``.
+        ValidationError: It is longer than ``MAX_PROMPT_AUDIO_SECONDS``.
     """
-    if sound.seconds > MAX_SOUND_SECONDS:
+    if audio.seconds > MAX_PROMPT_AUDIO_SECONDS:
+        limit = MAX_PROMPT_AUDIO_SECONDS
         raise ValidationError(
-            f"{name} has {sound.seconds:.1f} s of sound; in a prompt a model hears at most {MAX_SOUND_SECONDS} s",
+            f"{name} has {audio.seconds:.1f} s of sound; in a prompt a model hears at most {limit} s",
             hint="Cut it, or use a speech-to-text model, such as one of the Whisper family, which takes two hours.",
         )

@@ -18,16 +18,16 @@ from mlxk.domain.generation.grammar import Grammar
 from mlxk.domain.models.model import ModelHandle
 
 MAX_STOP_SEQUENCES = 16
-"""Stop strings a request may carry; each costs work at every token."""
+"""Most stop strings of a request; each costs work at every token."""
 
 MAX_LOGPROB_ALTERNATIVES = 20
-"""Alternatives a request may ask to see at each token."""
+"""Most alternatives that a request may ask for at each token."""
 
 MAX_LOGIT_BIASES = 1024
-"""Tokens whose likelihood a request may shift."""
+"""Most tokens with a logit bias in a request."""
 
 SEED_RANGE = 2**64
-"""Seeds are whole numbers from 0 up to, not including, this."""
+"""Seeds are integers from 0 to this, exclusive."""
 
 _SEED_STRIDE = 0x9E3779B97F4A7C15
 """Odd, so that the seeds of successive choices of one request never coincide."""
@@ -35,36 +35,36 @@ _SEED_STRIDE = 0x9E3779B97F4A7C15
 
 @attrs.frozen
 class GenerationSettings:
-    """How to sample and when to stop. ``None`` means: as the model's own generation_config says, else our default."""
+    """Sampling settings and limits. ``None`` means the value of the model's generation_config, else our default."""
 
     max_tokens: int | None = None
-    """Most tokens to generate; None fills what the context window leaves."""
+    """Most tokens to generate; None means the remainder of the context window."""
     temperature: float | None = None
-    """0 takes the likeliest token, always."""
+    """0 always selects the likeliest token."""
     top_p: float | None = None
     top_k: int | None = None
     """0 switches it off."""
     min_p: float | None = None
     repetition_penalty: float | None = None
-    """Divides the likelihood of tokens the answer already holds, 0.1 to 10; 1 switches it off."""
+    """Divides the likelihood of tokens that the completion already has, 0.1 to 10; 1 switches it off."""
     presence_penalty: float | None = None
-    """Subtracted from the logit of every token the answer already holds."""
+    """Subtracted from the logit of every token that the completion already has."""
     frequency_penalty: float | None = None
-    """Subtracted from a token's logit once for each time the answer holds it."""
+    """Subtracted from a token's logit once for each of its occurrences in the completion."""
     logit_bias: tuple[tuple[int, float], ...] = ()
-    """Pairs of token id and what to add to its logit, -100 to 100."""
+    """Pairs of token id and the value added to its logit, -100 to 100."""
     seed: int | None = None
-    """The same seed gives the same text; None draws a fresh one."""
+    """The same seed gives the same text; None draws a random one."""
     stop: tuple[str, ...] = ()
-    """Strings that end the answer; they are not part of it."""
+    """Strings that end the completion; they are not part of it."""
     ignore_eos: bool = False
-    """Generate on after the model's end-of-turn token, up to max_tokens; for measurements."""
+    """Whether to continue after the end-of-sequence token, up to ``max_tokens``; for benchmarks."""
     thinking_budget: int | None = None
-    """Most tokens of reasoning; then the model is made to answer. None sets no limit."""
+    """Most tokens of reasoning, after which it is closed and the text begins; None sets no limit."""
     grammar: Grammar | None = None
-    """What the answer must look like, reasoning aside."""
+    """Constrains the text of the completion, not its reasoning."""
     logprobs: int | None = None
-    """Report the log probability of every token, with this many alternatives; None reports nothing."""
+    """Number of alternatives reported with the log probability of every token; None reports none at all."""
 
     def validate(self) -> None:
         """Check every range.
@@ -91,7 +91,7 @@ PRODUCT_DEFAULTS = GenerationSettings(
     presence_penalty=0.0,
     frequency_penalty=0.0,
 )
-"""What holds when neither the user nor the model's generation_config says otherwise."""
+"""Values that neither the request nor the model's generation_config sets."""
 
 
 def _number(value: float | None, name: str, low: float, high: float, low_open: bool = False) -> str | None:
@@ -105,7 +105,7 @@ def _number(value: float | None, name: str, low: float, high: float, low_open: b
     return f"{name} must be {'above' if low_open else 'at least'} {low:g} and at most {high:g} (got {value:g})"
 
 
-def _whole(value: int | None, name: str, low: int, high: int | None = None) -> str | None:
+def _integer(value: int | None, name: str, low: int, high: int | None = None) -> str | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
@@ -131,17 +131,17 @@ def _bias_fault(settings: GenerationSettings) -> str | None:
 
 
 _RULES = (
-    lambda s: _whole(s.max_tokens, "max_tokens", 1),
+    lambda s: _integer(s.max_tokens, "max_tokens", 1),
     lambda s: _number(s.temperature, "temperature", 0, 5),
     lambda s: _number(s.top_p, "top_p", 0, 1, low_open=True),
-    lambda s: _whole(s.top_k, "top_k", 0),
+    lambda s: _integer(s.top_k, "top_k", 0),
     lambda s: _number(s.min_p, "min_p", 0, 1),
     lambda s: _number(s.repetition_penalty, "repetition_penalty", 0.1, 10),
     lambda s: _number(s.presence_penalty, "presence_penalty", -2, 2),
     lambda s: _number(s.frequency_penalty, "frequency_penalty", -2, 2),
-    lambda s: _whole(s.seed, "seed", 0, SEED_RANGE - 1),
-    lambda s: _whole(s.thinking_budget, "thinking_budget", 0),
-    lambda s: _whole(s.logprobs, "logprobs", 0, MAX_LOGPROB_ALTERNATIVES),
+    lambda s: _integer(s.seed, "seed", 0, SEED_RANGE - 1),
+    lambda s: _integer(s.thinking_budget, "thinking_budget", 0),
+    lambda s: _integer(s.logprobs, "logprobs", 0, MAX_LOGPROB_ALTERNATIVES),
     lambda s: "grammar and ignore_eos exclude each other" if s.grammar is not None and s.ignore_eos else None,
     _bias_fault,
     _stop_fault,
@@ -149,25 +149,25 @@ _RULES = (
 
 
 class FinishReason(enum.Enum):
-    """Why an answer ended."""
+    """Why a completion ended."""
 
     STOP = "stop"
-    """The model ended its turn, or a stop string was met."""
+    """The model generated its end-of-sequence token, or a stop string was found."""
     LENGTH = "length"
     """The token limit or the context window was reached."""
     CANCELLED = "cancelled"
-    """The caller asked for no more."""
+    """The caller cancelled it."""
 
 
 @attrs.frozen
 class Usage:
-    """Tokens spent."""
+    """Numbers of tokens."""
 
     prompt_tokens: int
     completion_tokens: int
-    """Tokens generated, the model's end-of-turn token included."""
+    """Tokens generated, the end-of-sequence token included."""
     cached_tokens: int = 0
-    """Prompt tokens that were not computed again."""
+    """Prompt tokens taken from the prefix cache."""
 
     @property
     def total_tokens(self) -> int:
@@ -177,22 +177,22 @@ class Usage:
 
 @attrs.frozen
 class Timings:
-    """Wall-clock seconds of one answer."""
+    """Wall-clock seconds of one completion."""
 
     load_seconds: float
     prompt_seconds: float
-    """From the first prompt token computed to the first token generated."""
+    """From the start of prefill to the first generated token."""
     generation_seconds: float
     queue_seconds: float = 0.0
-    """Waiting for a place among the running answers."""
+    """Time in the queue of the engine."""
 
 
 @attrs.frozen
 class TokenAlternative:
-    """One token and how likely it was."""
+    """One token and its log probability."""
 
     text: str
-    """Its text; bytes that are no UTF-8 by themselves are shown as U+FFFD."""
+    """Its text, in which U+FFFD replaces bytes that are not UTF-8 by themselves."""
     utf8: bytes
     """Its bytes, exactly."""
     logprob: float
@@ -201,25 +201,25 @@ class TokenAlternative:
 
 @attrs.frozen
 class TokenLogprob:
-    """One generated token with the likeliest tokens at its place."""
+    """One generated token and the likeliest tokens at its position."""
 
     token: TokenAlternative
     alternatives: tuple[TokenAlternative, ...] = ()
-    """Likeliest first; as many as were asked for."""
+    """Likeliest first; as many as requested."""
 
 
 @attrs.frozen
 class TextDelta:
-    """One piece of text, never empty, never half a character."""
+    """A chunk of the text, never empty, of complete characters."""
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
-    """The tokens that completed this text, when the settings asked for them."""
+    """The tokens of this text, if the settings request log probabilities."""
 
 
 @attrs.frozen
 class ReasoningDelta:
-    """One piece of what the model thinks before or between what it says, never empty."""
+    """A chunk of the reasoning, never empty."""
 
     text: str
 
@@ -233,7 +233,7 @@ class ToolCallDelta:
     """
 
     index: int
-    """Which call of the completion, from 0."""
+    """Index of the call in the completion, from 0."""
     call: ToolCall
 
     @property
@@ -244,21 +244,21 @@ class ToolCallDelta:
 
 @attrs.frozen
 class Finished:
-    """The last event of an answer."""
+    """The last event of a completion."""
 
     reason: FinishReason
     usage: Usage
     timings: Timings
     token_limit: int | None = None
-    """The limit that cut the answer, when the reason is LENGTH."""
+    """The limit that was reached, when the reason is LENGTH."""
     notes: tuple[str, ...] = ()
-    """What was done otherwise than usual, such as running outside the common batch, a sentence each."""
+    """Sentences about deviations from normal operation, such as running outside the shared batch."""
     parts: "tuple[Finished, ...]" = ()
-    """The ends this one was joined of; empty for a single completion."""
+    """The last events of the completions that this one combines; empty for a single completion."""
 
     @classmethod
     def joined(cls, ends: "Sequence[Finished]") -> "Finished":
-        """Return the end of several completions that are read one after the other; at least one."""
+        """Return the last event of consecutive completions, at least one, that are read as one."""
         cut = next((end for end in ends if end.reason is not FinishReason.STOP), ends[-1])
         usage, timings = [end.usage for end in ends], [end.timings for end in ends]
         return cls(
@@ -281,52 +281,52 @@ class Finished:
 
 
 AnswerDelta = TextDelta | ReasoningDelta | ToolCallDelta
-"""A piece of the answer itself."""
+"""An event with a part of the completion."""
 
 GenerationEvent = AnswerDelta | Finished
 
 
 TokenIds = tuple[int, ...]
-"""A prompt as the model itself reads it."""
+"""A tokenized prompt."""
 
 
 class Effort(enum.Enum):
-    """How much a model is to reason, where its chat template knows degrees; values are the names on the wire."""
+    """How much a model reasons, for chat templates with such a setting; values are the names in the JSON API."""
 
     LOW = "low"
     MEDIUM = "medium"
-    """As if nothing were said: templates that know degrees take it by themselves."""
+    """The default of templates with this setting."""
     HIGH = "high"
 
 
 @attrs.frozen
 class GenerationRequest:
-    """One answer to generate."""
+    """A request for one completion."""
 
     model: ModelHandle
     prompt: Conversation | str | TokenIds
-    """A conversation, rendered with the model's chat template; or text or tokens, taken as they are."""
+    """A conversation, rendered with the model's chat template; or text or tokens, passed on unchanged."""
     settings: GenerationSettings = GenerationSettings()
     thinking: bool | None = None
-    """Whether the model is to reason first; None leaves it to the chat template."""
+    """Whether the model reasons first; None leaves it to the chat template."""
     engine_options: EngineOptions = attrs.field(factory=EngineOptions)
     backends: tuple[str, ...] = ()
     """The backends for the model, the preferred one first; empty leaves the choice to the engine."""
     effort: Effort | None = None
-    """How much the model is to reason; None leaves it to the chat template."""
+    """How much the model reasons; None leaves it to the chat template."""
 
     @property
     def has_images(self) -> bool:
-        """Whether the prompt has images in it."""
+        """Whether the prompt has images."""
         return isinstance(self.prompt, Conversation) and bool(self.prompt.images)
 
     @property
     def has_audio(self) -> bool:
-        """Whether the prompt has recordings in it."""
-        return isinstance(self.prompt, Conversation) and bool(self.prompt.sounds)
+        """Whether the prompt has audio."""
+        return isinstance(self.prompt, Conversation) and bool(self.prompt.audio)
 
     def routed(self, backends: tuple[str, ...]) -> "GenerationRequest":
-        """Return this request with the backends for its model; about media, sampling is greedy by default.
+        """Return this request with the backends for its model; with media, sampling is greedy by default.
 
         Args:
             backends: See ``Runtime.backends``.
@@ -337,7 +337,7 @@ class GenerationRequest:
         return attrs.evolve(self, settings=settings, backends=backends)
 
     def validate(self) -> None:
-        """Check every range, of the settings too.
+        """Check every range, those of the settings included.
 
         Raises:
             ValidationError: Names each field out of range.
@@ -352,7 +352,7 @@ class GenerationRequest:
     def choices(self, count: int) -> tuple["GenerationRequest", ...]:
         """Return ``count`` requests for alternative answers: this one, and others with seeds derived from its own.
 
-        Without a seed every answer draws its own.
+        Without a seed every completion draws its own.
         """
         seed = self.settings.seed
         if seed is None:

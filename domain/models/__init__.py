@@ -1,1 +1,1 @@
-"""Models on disk: identity, files, what they are for, whether they are complete, and the memory they need."""
+"""Models on disk: identity, files, detection of their capabilities, integrity, and the memory budget."""

@@ -131,7 +131,7 @@ class SafetensorsHeader:
 
 
 def header_span(prefix: bytes) -> int:
-    """Return how many bytes from the file's start hold the whole header, given at least its first 8 bytes.
+    """Return how many bytes from the file's start hold the complete header, given at least its first 8 bytes.
 
     The number is as untrusted as the file: compare it with ``MAX_HEADER_BYTES`` before reading that much.
     """
@@ -142,8 +142,8 @@ def read_header(data: bytes, size_bytes: int) -> SafetensorsHeader:
     """Read a header and check its layout. Never raises.
 
     Args:
-        data: The file's first bytes, the whole header if the file holds it.
-        size_bytes: Size of the whole file.
+        data: The file's first bytes, the complete header if the file holds it.
+        size_bytes: Size of the complete file.
     """
     if size_bytes < PREFIX_BYTES or len(data) < PREFIX_BYTES:
         return SafetensorsHeader(damage=Damage.TRUNCATED, missing_bytes=max(0, PREFIX_BYTES - size_bytes))

@@ -39,7 +39,7 @@ class Gap:
     files: tuple[str, ...] = ()
     """The files by name, sorted, where they are known."""
     proof: bool = False
-    """Whether the files that exist prove that there must be others."""
+    """Whether the existing files prove that others are missing."""
 
 
 def find_fault(snapshot: ModelSnapshot) -> HealthReport | None:

@@ -116,7 +116,7 @@ def cache_bytes_per_token(config: Mapping[str, object] | None) -> int:
 
 
 def _count(values: Mapping[str, object], *names: str) -> int:
-    """Return the first positive whole number among some keys, else 0."""
+    """Return the first positive integer among some keys, else 0."""
     found = (values.get(name) for name in names)
     return next(
         (number for number in found if isinstance(number, int) and not isinstance(number, bool) and number > 0), 0

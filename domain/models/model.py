@@ -52,7 +52,7 @@ DEDICATED_TYPES = {Capability.AUDIO: ModelType.AUDIO, Capability.EMBEDDINGS: Mod
 
 
 class HealthStatus(enum.Enum):
-    """Complete and undamaged, or not. There is no third state: what is not understood is unhealthy."""
+    """Complete and undamaged, or not. There is no third state: files that cannot be judged are unhealthy."""
 
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"

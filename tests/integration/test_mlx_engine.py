@@ -120,7 +120,7 @@ def test_answers_after_every_kind_of_cache_hit_are_mlx_lms_own(
 def test_the_next_turn_of_a_chat_computes_only_what_is_new(engine: MlxTextGenerator, handle: ModelHandle) -> None:
     talk = Conversation.of("Hello world " * 40, system="The quick brown fox.")
     first = read(engine.submit(GenerationRequest(handle, talk, GREEDY)))
-    talk = talk.with_turn(Role.ASSISTANT, first.text).with_turn(Role.USER, "Count the dogs.")
+    talk = talk.with_message(Role.ASSISTANT, first.text).with_message(Role.USER, "Count the dogs.")
     second = read(engine.submit(GenerationRequest(handle, talk, GREEDY)))
     fresh = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineLimits(prefix_cache_bytes=0))
     cold = read(fresh.submit(GenerationRequest(handle, talk, GREEDY)))

@@ -65,7 +65,7 @@ def test_a_prompt_may_show_an_image_and_play_sounds(model: ModelHandle, engine: 
 
 
 def test_a_conversation_goes_on_about_its_sound(model: ModelHandle, engine: MlxTextGenerator) -> None:
-    opening = Message.showing(QUESTION, tone(440, 0.1))
+    opening = Message.of_parts(QUESTION, tone(440, 0.1))
     first = answer(engine, model, Conversation((opening,)))
     said = Message(Role.ASSISTANT, "The quick brown fox.")
     turns = Conversation((opening, said, Message(Role.USER, "And what else? " * 3)))

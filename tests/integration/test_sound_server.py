@@ -80,7 +80,7 @@ def test_a_sound_is_played_in_its_turn_and_greedily_by_mlx_vlm(ear: Ear) -> None
     assert (ear.asked[0].backends[0], ear.asked[0].settings.temperature) == ("mlx-vlm", 0.0)
     first, second, last = ear.turns()
     assert [type(part) for part in first.parts] == [DecodedAudio, str]
-    assert (first.content, first.sounds[0].seconds) == ("What is it?", 0.5)
+    assert (first.content, first.audio[0].seconds) == ("What is it?", 0.5)
     assert (second.role, second.parts) == (Role.ASSISTANT, ())
     assert [type(part) for part in last.parts] == [str, DecodedAudio]
 

@@ -20,7 +20,7 @@ from mlx_audio.stt.models.nemo.alignment import AlignedResult, AlignedSentence, 
 from models.tiny_speech import build_moonshine, murmur, write_wav
 
 from mlxk.adapters.mlx.speech import speech_model
-from mlxk.adapters.mlx.speech.audio_file import Sound
+from mlxk.adapters.mlx.speech.audio_file import AudioSamples
 from mlxk.adapters.mlx.speech.chunked import ChunkedDecoder, chunk_result, split
 from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
@@ -85,7 +85,7 @@ def test_a_family_that_does_not_write_is_refused(family: str) -> None:
 
 
 def test_no_family_but_whisper_is_asked_to_translate() -> None:
-    sound = Sound(np.zeros(speech_model.SAMPLE_RATE, np.float32), speech_model.SAMPLE_RATE)
+    sound = AudioSamples(np.zeros(speech_model.SAMPLE_RATE, np.float32), speech_model.SAMPLE_RATE)
     with pytest.raises(CapabilityError, match="does not translate"):
         next(decoder_for("canary").decode(sound, TranscriptionSettings(task=SpeechTask.TRANSLATE)))
 
@@ -118,7 +118,7 @@ def test_a_hint_goes_where_a_family_takes_one_and_never_replaces_its_instruction
 def test_a_setting_that_a_family_does_not_take_is_named_before_anything_is_heard(
     family: str, settings: TranscriptionSettings, name: str
 ) -> None:
-    events = decoder_for(family).decode(Sound(np.zeros(16_000, np.float32), 16_000), settings)
+    events = decoder_for(family).decode(AudioSamples(np.zeros(16_000, np.float32), 16_000), settings)
     with pytest.raises(CapabilityError, match=f"^{name}: ") as caught:
         next(events)
     assert caught.value.detail is not None
@@ -165,20 +165,20 @@ def test_nothing_heard_is_an_empty_transcript() -> None:
 
 @given(st.integers(1, 40_000), st.integers(100, 5_000), st.integers(0, 9))
 def test_pieces_put_together_are_the_recording(samples: int, most: int, seed: int) -> None:
-    sound = Sound(np.random.default_rng(seed).standard_normal(samples).astype(np.float32), 1000)
+    sound = AudioSamples(np.random.default_rng(seed).standard_normal(samples).astype(np.float32), 1000)
     pieces = split(sound, most / 1000)
-    assert np.array_equal(np.concatenate([piece.sound.samples for piece in pieces]), sound.samples)
-    assert all(0 < len(piece.sound.samples) <= most for piece in pieces)
+    assert np.array_equal(np.concatenate([piece.audio.samples for piece in pieces]), sound.samples)
+    assert all(0 < len(piece.audio.samples) <= most for piece in pieces)
     assert [round(piece.start * 1000) for piece in pieces] == [
-        sum(len(before.sound.samples) for before in pieces[:index]) for index in range(len(pieces))
+        sum(len(before.audio.samples) for before in pieces[:index]) for index in range(len(pieces))
     ]
 
 
 def test_a_recording_is_divided_where_it_is_quiet() -> None:
     samples = np.ones(1000, np.float32)
     samples[430:450] = 0
-    first, *_ = split(Sound(samples, 100), 5.0)
-    assert 430 <= len(first.sound.samples) <= 450
+    first, *_ = split(AudioSamples(samples, 100), 5.0)
+    assert 430 <= len(first.audio.samples) <= 450
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from mlx_audio import audio_io
 from models.tiny_speech import murmur, write_wav
 
-from mlxk.adapters.mlx.speech.audio_file import format_of, read_sound
+from mlxk.adapters.mlx.speech.audio_file import format_of, read_audio
 from mlxk.domain.errors import BackendNotInstalledError, MlxkError, StorageError, ValidationError
 from mlxk.domain.generation.media import MAX_AUDIO_BYTES
 from mlxk.domain.transcription import MAX_AUDIO_SECONDS
@@ -32,7 +32,7 @@ sys.stdout.buffer.write(pathlib.Path({pcm!r}).read_bytes())
 def test_compressed_files_are_read_in_process_as_mlx_audio_reads_them(name: str) -> None:
     path = SOUNDS / name
     theirs, _ = audio_io.read(str(path), dtype="float32", sample_rate=RATE, nchannels=1)
-    ours = read_sound(str(path), name, RATE)
+    ours = read_audio(str(path), name, RATE)
     assert np.array_equal(ours.samples, theirs)
     assert ours.seconds == pytest.approx(1.18, abs=0.15)
 
@@ -41,7 +41,7 @@ def test_compressed_files_are_read_in_process_as_mlx_audio_reads_them(name: str)
 def test_wav_files_of_any_usual_rate_are_read_as_mlx_audio_reads_them(rate: int, tmp_path: Path) -> None:
     path = write_wav(tmp_path / "clip.wav", murmur(0.7, rate=rate), rate)
     theirs, _ = audio_io.read(str(path), dtype="float32", sample_rate=RATE, nchannels=1)
-    ours = read_sound(str(path), "clip.wav", RATE)
+    ours = read_audio(str(path), "clip.wav", RATE)
     assert np.array_equal(ours.samples, theirs)
     assert ours.seconds == pytest.approx(0.7, abs=0.01)
 
@@ -53,7 +53,7 @@ def test_several_channels_become_one(tmp_path: Path) -> None:
         file.setsampwidth(2)
         file.setframerate(RATE)
         file.writeframes(struct.pack("<hh", 8192, 0) * RATE)
-    assert read_sound(str(path), "stereo.wav", RATE).samples == pytest.approx(np.full(RATE, 0.125), abs=1e-3)
+    assert read_audio(str(path), "stereo.wav", RATE).samples == pytest.approx(np.full(RATE, 0.125), abs=1e-3)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("hello.m4a", "M4A"), ("hello.ogg", "OGG"), ("hello.webm", "WebM")])
@@ -67,7 +67,7 @@ def test_without_ffmpeg_other_formats_are_refused_by_its_name(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BackendNotInstalledError, match=f"needs the program ffmpeg.*{name}") as caught:
-        read_sound(str(SOUNDS / name), name, RATE)
+        read_audio(str(SOUNDS / name), name, RATE)
     assert caught.value.hint is not None
     assert "ffmpeg" in caught.value.hint
 
@@ -79,31 +79,31 @@ def test_with_ffmpeg_its_output_is_the_sound(tmp_path: Path, monkeypatch: pytest
     program.write_text(SLOW.format(python=sys.executable, pcm=str(pcm)))
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(tmp_path))
-    sound = read_sound(str(SOUNDS / "hello.m4a"), "hello.m4a", RATE)
+    sound = read_audio(str(SOUNDS / "hello.m4a"), "hello.m4a", RATE)
     assert sound.samples.tolist() == pytest.approx([0.0, 0.5, -0.5, 1.0], abs=1e-4)
 
 
 def test_a_missing_file_and_a_directory_are_said_so(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere.wav", tmp_path):
         with pytest.raises(ValidationError, match=r"Audio file not found: clip\.wav"):
-            read_sound(str(path), "clip.wav", RATE)
+            read_audio(str(path), "clip.wav", RATE)
 
 
 def test_a_path_that_no_disk_has_is_a_typed_error() -> None:
     with pytest.raises(MlxkError):
-        read_sound("/a\0b", "clip.wav", RATE)
+        read_audio("/a\0b", "clip.wav", RATE)
 
 
 def test_an_empty_file_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "empty.wav").touch()
     with pytest.raises(ValidationError, match="Empty audio file"):
-        read_sound(str(tmp_path / "empty.wav"), "empty.wav", RATE)
+        read_audio(str(tmp_path / "empty.wav"), "empty.wav", RATE)
 
 
 def test_a_file_without_a_sample_is_said_so(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "clip.wav", [])
     with pytest.raises(ValidationError, match=r"holds no sound|damaged"):
-        read_sound(str(path), "clip.wav", RATE)
+        read_audio(str(path), "clip.wav", RATE)
 
 
 def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
@@ -111,33 +111,33 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -
     with path.open("wb") as file:
         file.truncate(MAX_AUDIO_BYTES + 1)
     with pytest.raises(ValidationError, match=r"too large \(>50MB\)"):
-        read_sound(str(path), "large.wav", RATE)
+        read_audio(str(path), "large.wav", RATE)
 
 
 def test_a_small_file_with_days_of_silence_is_refused_without_decoding_all_of_it(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "slow.wav", np.zeros(MAX_AUDIO_SECONDS * 1000 + 2000), rate=1000)
     with pytest.raises(ValidationError, match=r"too long \(>2 h\)"):
-        read_sound(str(path), "slow.wav", 2000)
+        read_audio(str(path), "slow.wav", 2000)
 
 
 @pytest.mark.parametrize("rate", [1, 999])
 def test_samples_so_slow_that_nothing_said_is_in_them_are_refused_at_once(rate: int, tmp_path: Path) -> None:
     path = write_wav(tmp_path / "slow.wav", np.zeros(20_000), rate=rate)
     with pytest.raises(ValidationError, match=f"The sample rate of {rate} Hz is not supported"):
-        read_sound(str(path), "slow.wav", RATE)
+        read_audio(str(path), "slow.wav", RATE)
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.wav")
     with pytest.raises(ValidationError, match=r"No regular file.*: pipe\.wav"):
-        read_sound(str(tmp_path / "pipe.wav"), "pipe.wav", RATE)
+        read_audio(str(tmp_path / "pipe.wav"), "pipe.wav", RATE)
 
 
 def test_a_picture_is_no_sound(tmp_path: Path) -> None:
     path = tmp_path / "picture.wav"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     with pytest.raises(ValidationError, match="No known sound format"):
-        read_sound(str(path), "picture.wav", RATE)
+        read_audio(str(path), "picture.wav", RATE)
 
 
 def test_numbers_that_are_none_become_silence(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_numbers_that_are_none_become_silence(tmp_path: Path) -> None:
     body = b"fmt " + struct.pack("<IHHIIHH", 16, 3, 1, RATE, RATE * 4, 4, 32) + b"data" + struct.pack("<I", len(values))
     path = tmp_path / "nan.wav"
     path.write_bytes(b"RIFF" + struct.pack("<I", 4 + len(body) + len(values)) + b"WAVE" + body + values)
-    samples = read_sound(str(path), "nan.wav", RATE).samples
+    samples = read_audio(str(path), "nan.wav", RATE).samples
     assert np.isfinite(samples).all()
     assert np.abs(samples).max() <= 1
 
@@ -158,7 +158,7 @@ def test_no_damaged_file_does_more_than_raise_a_typed_error(tmp_path: Path) -> N
     for _ in range(MUTATIONS):
         path.write_bytes(damaged(bytearray(chance.choice(whole)), chance))
         try:
-            sound = read_sound(str(path), "hostile", RATE)
+            sound = read_audio(str(path), "hostile", RATE)
         except (ValidationError, BackendNotInstalledError, StorageError):
             continue
         assert np.isfinite(sound.samples).all()

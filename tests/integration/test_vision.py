@@ -91,7 +91,7 @@ def test_a_conversation_goes_on_about_its_image_without_looking_again(
     architecture: str, models: Models, engine: MlxTextGenerator
 ) -> None:
     handle = models(architecture)
-    opening = Message.showing(noise(1), QUESTION)
+    opening = Message.of_parts(noise(1), QUESTION)
     first = answer(engine, handle, Conversation((opening,)))
     said = Message(Role.ASSISTANT, "The quick brown fox.")
     turns = Conversation((opening, said, Message(Role.USER, "And what else? " * 3)))

@@ -54,7 +54,7 @@ def as_png(image: DecodedImage) -> bytes:
 
 def about(*parts: MessagePart) -> Conversation:
     """Return a conversation of one turn."""
-    return Conversation((Message.showing(*parts),))
+    return Conversation((Message.of_parts(*parts),))
 
 
 @functools.cache
@@ -80,10 +80,10 @@ def oracle(handle: ModelHandle, conversation: Conversation, max_tokens: int = 24
         {"role": message.role.value, "content": [_part(part) for part in message.parts] or message.content}
         for message in conversation.messages
     ]
-    prompt = apply_chat_template(processor, model.config, messages, num_images=0, num_audios=len(conversation.sounds))
+    prompt = apply_chat_template(processor, model.config, messages, num_images=0, num_audios=len(conversation.audio))
     media: dict[str, Any] = {
         "image": [as_pillow(image) for image in conversation.images] or None,
-        "audio": [np.frombuffer(sound.samples, "<f4") for sound in conversation.sounds] or None,
+        "audio": [np.frombuffer(sound.samples, "<f4") for sound in conversation.audio] or None,
     }
     stream = mlx_vlm.stream_generate(model, processor, prompt, max_tokens=max_tokens, temperature=0.0, **media)
     # Its last response repeats the last token and adds the statistics.

@@ -145,9 +145,9 @@ class WrittenStream(TextStream):
         taken, self._left = self._left[:count], self._left[count:]
         return tuple(taken)
 
-    def listen(self, listener: Callable[[], None]) -> None:
+    def subscribe(self, callback: Callable[[], None]) -> None:
         """Call once: everything is there."""
-        listener()
+        callback()
 
     def cancel(self) -> None:
         """Do nothing: it is written already."""

@@ -34,8 +34,8 @@ _MAX_FILTER_STEPS = 50_000
 
 
 @attrs.frozen(eq=False)
-class Sound:
-    """A recording: one channel, samples from -1 to 1."""
+class AudioSamples:
+    """A decoded recording: mono, samples from -1 to 1."""
 
     samples: Samples
     rate: int
@@ -47,7 +47,7 @@ class Sound:
         return len(self.samples) / self.rate
 
 
-def read_sound(path: str, name: str, rate: int) -> Sound:
+def read_audio(path: str, name: str, rate: int) -> AudioSamples:
     """Decode a file.
 
     Args:
@@ -62,12 +62,12 @@ def read_sound(path: str, name: str, rate: int) -> Sound:
     """
     kind = _format_of_file(path, name)
     samples = _in_process(path, name, kind, rate) if kind in IN_PROCESS else _with_ffmpeg(path, name, kind, rate)
-    sound = Sound(samples, rate)
+    audio = AudioSamples(samples, rate)
     if len(samples) == 0:
         raise ValidationError(f"The audio file holds no sound: {name}")
-    if sound.seconds > MAX_AUDIO_SECONDS:
+    if audio.seconds > MAX_AUDIO_SECONDS:
         raise ValidationError(f"Audio file too long (>{MAX_AUDIO_SECONDS // 3600} h): {name}", hint="Split it.")
-    return sound
+    return audio
 
 
 def _format_of_file(path: str, name: str) -> str:
@@ -150,8 +150,8 @@ def _with_ffmpeg(path: str, name: str, kind: str, rate: int) -> Samples:
         raise BackendNotInstalledError(f"The program ffmpeg cannot be run ({type(error).__name__}).") from error
     if done.returncode != 0 and not done.stdout:
         raise ValidationError(f"The audio file is damaged, or not what it says it is: {name}")
-    whole = done.stdout[: len(done.stdout) // 2 * 2]
-    return np.frombuffer(whole, dtype="<i2").astype(np.float32) / 32768.0
+    complete = done.stdout[: len(done.stdout) // 2 * 2]
+    return np.frombuffer(complete, dtype="<i2").astype(np.float32) / 32768.0
 
 
 def _needs_ffmpeg(name: str, kind: str) -> BackendNotInstalledError:
@@ -167,5 +167,5 @@ class MlxAudioDecoder(AudioDecoder):
     def decode(self, path: str, name: str) -> DecodedAudio:
         if importlib.util.find_spec("mlx_audio") is None:
             raise BackendNotInstalledError("Reading sound needs mlx-audio.", hint="Install it: pip install mlx-audio")
-        samples = read_sound(path, name, AUDIO_RATE).samples.astype("<f4").tobytes()
+        samples = read_audio(path, name, AUDIO_RATE).samples.astype("<f4").tobytes()
         return DecodedAudio(samples, hashlib.sha256(samples).hexdigest())

@@ -18,7 +18,7 @@ import numpy as np
 from mlx_audio.stt.models.whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE
 
 from mlxk.adapters.mlx.speech import speech_model
-from mlxk.adapters.mlx.speech.audio_file import Sound
+from mlxk.adapters.mlx.speech.audio_file import AudioSamples
 from mlxk.adapters.mlx.speech.speech_model import SpeechDecoder
 from mlxk.domain.errors import CapabilityError, IncompatibleModelError
 from mlxk.domain.transcription import (
@@ -41,35 +41,36 @@ _QUIET_SECONDS = 0.1
 class AudioChunk:
     """A part of a recording."""
 
-    sound: Sound
+    audio: AudioSamples
     start: float
     """Offset in the recording, seconds."""
 
     @property
     def end(self) -> float:
         """Offset of its end in the recording, seconds."""
-        return self.start + self.sound.seconds
+        return self.start + self.audio.seconds
 
 
-def split(sound: Sound, max_seconds: float) -> list[AudioChunk]:
+def split(audio: AudioSamples, max_seconds: float) -> list[AudioChunk]:
     """Split a recording into chunks of at most so many seconds, without losing or repeating a sample."""
-    most, total, rate = int(max_seconds * sound.rate), len(sound.samples), sound.rate
+    most, total, rate = int(max_seconds * audio.rate), len(audio.samples), audio.rate
     borders = [0]
     while total - borders[-1] > most:
-        borders.append(_quietest(sound, borders[-1] + int(most * (1 - _SEARCHED_SHARE)), borders[-1] + most))
+        borders.append(_quietest(audio, borders[-1] + int(most * (1 - _SEARCHED_SHARE)), borders[-1] + most))
     borders.append(total)
     return [
-        AudioChunk(Sound(sound.samples[start:end], rate), start / rate) for start, end in itertools.pairwise(borders)
+        AudioChunk(AudioSamples(audio.samples[start:end], rate), start / rate)
+        for start, end in itertools.pairwise(borders)
     ]
 
 
-def _quietest(sound: Sound, first: int, last: int) -> int:
+def _quietest(audio: AudioSamples, first: int, last: int) -> int:
     """Return the middle of the quietest interval between two samples."""
-    width = max(int(_QUIET_SECONDS * sound.rate), 1)
+    width = max(int(_QUIET_SECONDS * audio.rate), 1)
     count = (last - first) // width
     if count < 1:
         return last
-    loudness = np.square(sound.samples[first : first + count * width]).reshape(count, width).sum(axis=1)
+    loudness = np.square(audio.samples[first : first + count * width]).reshape(count, width).sum(axis=1)
     # The last of several equally quiet intervals, so that silence is split no more than necessary.
     quietest = count - 1 - int(np.argmin(loudness[::-1]))
     return first + quietest * width + width // 2
@@ -196,7 +197,7 @@ class ChunkedDecoder(SpeechDecoder):
 
     Args:
         network: mlx-audio's model.
-        name: What people call it.
+        name: The model's name.
         family: The ``model_type`` of its config.
 
     Raises:
@@ -213,30 +214,30 @@ class ChunkedDecoder(SpeechDecoder):
             raise IncompatibleModelError(f"'{name}' ({family}) does not write down what it hears.")
         self._keywords = keywords
 
-    def decode(self, sound: Sound, settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
+    def decode(self, audio: AudioSamples, settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
         """Transcribe a recording; each step is one chunk. Raises what ``arguments`` raises."""
         self.arguments(settings, 1.0)  # refuses before anything is computed
-        yield TranscriptionProgress(0.0, sound.seconds)
+        yield TranscriptionProgress(0.0, audio.seconds)
         texts: list[str] = []
         segments: list[Segment] = []
         language: str | None = None
-        for chunk in split(sound, speech_model.chunk_seconds_of(self._family)):
+        for chunk in split(audio, speech_model.chunk_seconds_of(self._family)):
             result = self._transcribe(chunk, settings)
             language = language or result.language
             fresh = [shifted(segment, chunk.start) for segment in result.segments]
             fresh = [_spaced(segment, first=not segments and index == 0) for index, segment in enumerate(fresh)]
             segments.extend(fresh)
             texts.append(result.text)
-            yield TranscriptionProgress(chunk.end, sound.seconds, tuple(fresh))
+            yield TranscriptionProgress(chunk.end, audio.seconds, tuple(fresh))
         mx.clear_cache()
-        yield Transcript(_join_texts(texts), sound.seconds, self._code(language), tuple(segments))
+        yield Transcript(_join_texts(texts), audio.seconds, self._code(language), tuple(segments))
 
     def _transcribe(self, chunk: AudioChunk, settings: TranscriptionSettings) -> ChunkResult:
-        arguments = self.arguments(settings, chunk.sound.seconds)
+        arguments = self.arguments(settings, chunk.audio.seconds)
         # Every family accepts a file; few accept samples.
         with tempfile.TemporaryDirectory(prefix="mlxk-") as folder:
             path = os.path.join(folder, "chunk.wav")
-            _write(path, chunk.sound)
+            _write(path, chunk.audio)
             try:
                 returned = self._network.generate(path, **arguments)
             except ValueError as error:
@@ -244,7 +245,7 @@ class ChunkedDecoder(SpeechDecoder):
                     refused = f"model '{self._name}' does not know '{settings.language}'."
                     raise CapabilityError.in_field("language", refused) from error
                 raise
-            return chunk_result(returned, chunk.sound.seconds)
+            return chunk_result(returned, chunk.audio.seconds)
 
     def arguments(self, settings: TranscriptionSettings, seconds: float) -> dict[str, Any]:
         """Return the keyword arguments of ``generate``.
@@ -292,12 +293,12 @@ class ChunkedDecoder(SpeechDecoder):
         return TO_LANGUAGE_CODE.get(language.lower(), language.lower()) if language else None
 
 
-def _write(path: str, sound: Sound) -> None:
+def _write(path: str, audio: AudioSamples) -> None:
     with wave.open(path, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
-        file.setframerate(sound.rate)
-        file.writeframes(np.clip(np.rint(sound.samples * 32768.0), -32768, 32767).astype("<i2").tobytes())
+        file.setframerate(audio.rate)
+        file.writeframes(np.clip(np.rint(audio.samples * 32768.0), -32768, 32767).astype("<i2").tobytes())
 
 
 def _join_texts(texts: list[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import attrs
 
-from mlxk.adapters.mlx.speech.audio_file import Sound
+from mlxk.adapters.mlx.speech.audio_file import AudioSamples
 from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.transcription import TranscriptEvent, TranscriptionSettings
 
@@ -16,7 +16,7 @@ class SpeechDecoder(Protocol):
     """Transcribes audio with one model; used on the owner thread only."""
 
     @abstractmethod
-    def decode(self, sound: Sound, settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
+    def decode(self, audio: AudioSamples, settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
         """Transcribe a recording; each step of the iterator takes a second or so.
 
         Raises:

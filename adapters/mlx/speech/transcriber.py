@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 
 from mlxk.adapters.mlx.engine.model_lease import ModelLease, ModelLeases
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
-from mlxk.adapters.mlx.speech.audio_file import read_sound
+from mlxk.adapters.mlx.speech.audio_file import read_audio
 from mlxk.adapters.mlx.speech.speech_model import SpeechModel, sample_rate_of
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.speech_transcriber import SpeechTranscriber
@@ -35,9 +35,9 @@ class MlxSpeechTranscriber(SpeechTranscriber):
         # Not at the top: mlx-audio may be absent, and takes long to import.
         from mlxk.adapters.mlx.speech.loader import family_of, load_speech_model
 
-        sound = read_sound(request.path, request.name, sample_rate_of(family_of(request.model)))
+        audio = read_audio(request.path, request.name, sample_rate_of(family_of(request.model)))
         with self._leases.lease(WantedModel(request.model, load=load_speech_model), SpeechModel) as lease:
-            events = lease.call(lambda: lease.model.decoder.decode(sound, request.settings))
+            events = lease.call(lambda: lease.model.decoder.decode(audio, request.settings))
             try:
                 yield from self._events(lease, events)
             finally:
@@ -48,6 +48,6 @@ class MlxSpeechTranscriber(SpeechTranscriber):
     def _events(self, lease: ModelLease[SpeechModel], events: Iterator[TranscriptEvent]) -> Iterator[TranscriptEvent]:
         while (event := lease.call(lambda: next(events, None))) is not None:
             if isinstance(event, Transcript):
-                self._log.info("heard a recording", seconds=round(event.seconds, 2), segments=len(event.segments))
+                self._log.info("transcribed a recording", seconds=round(event.seconds, 2), segments=len(event.segments))
             yield event
             lease.yield_to_generation()

@@ -12,7 +12,7 @@ from mlx_audio.stt.models.whisper.timing import add_word_timestamps
 from mlx_audio.stt.models.whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE
 from mlx_audio.utils import hanning, mel_filters, stft
 
-from mlxk.adapters.mlx.speech.audio_file import Samples, Sound
+from mlxk.adapters.mlx.speech.audio_file import AudioSamples, Samples
 from mlxk.adapters.mlx.speech.speech_model import SpeechDecoder
 from mlxk.domain.errors import CapabilityError, UnhealthyModelError
 from mlxk.domain.transcription import (
@@ -42,19 +42,19 @@ class Spectrum:
     def __init__(self, samples: Samples, bands: int) -> None:
         self.frames = len(samples) // HOP_LENGTH
         """Frames of the recording without padding, a hundredth of a second each."""
-        # The language is detected in the whole first window, silence after a short recording included.
+        # The language is detected in a full window, so a short recording is followed by silence.
         count = max(self.frames, N_FRAMES)
-        sound = _padded(samples, count)
+        padded = _padded(samples, count)
         filters = mel_filters(SAMPLE_RATE, N_FFT, bands, norm="slaney", mel_scale=None).T
         blocks = [
-            _log_powers(sound[first * HOP_LENGTH : (min(first + N_FRAMES, count) - 1) * HOP_LENGTH + N_FFT], filters)
+            _log_powers(padded[first * HOP_LENGTH : (min(first + N_FRAMES, count) - 1) * HOP_LENGTH + N_FFT], filters)
             for first in range(0, count, N_FRAMES)
         ]
         self._values = np.concatenate(blocks)
         self._floor = float(self._values.max()) - _RANGE
 
     def window(self, first: int, frames: int, kind: mx.Dtype) -> mx.array:
-        """Return some frames, followed by zeros up to a whole window.
+        """Return some frames, followed by zeros up to a full window.
 
         Args:
             first: The first frame.
@@ -69,15 +69,15 @@ class Spectrum:
 
 def _padded(samples: Samples, frames: int) -> Samples:
     """Return the samples padded for the transform: mirrored before the beginning, zeros after the end."""
-    sound = np.zeros(_HALF + max(len(samples), frames * HOP_LENGTH) + N_SAMPLES, np.float32)
-    sound[_HALF : _HALF + len(samples)] = samples
-    sound[:_HALF] = sound[_HALF + 1 : N_FFT + 1][::-1]
-    return sound
+    padded = np.zeros(_HALF + max(len(samples), frames * HOP_LENGTH) + N_SAMPLES, np.float32)
+    padded[_HALF : _HALF + len(samples)] = samples
+    padded[:_HALF] = padded[_HALF + 1 : N_FFT + 1][::-1]
+    return padded
 
 
-def _log_powers(sound: Samples, filters: mx.array) -> Samples:
+def _log_powers(samples: Samples, filters: mx.array) -> Samples:
     spectrum = stft(
-        mx.array(sound), window=hanning(N_FFT, periodic=True), n_fft=N_FFT, hop_length=HOP_LENGTH, center=False
+        mx.array(samples), window=hanning(N_FFT, periodic=True), n_fft=N_FFT, hop_length=HOP_LENGTH, center=False
     )
     powers = spectrum.abs().square() @ filters
     return np.array(mx.maximum(powers, _QUIETEST).log10())
@@ -101,7 +101,7 @@ class WhisperDecoder(SpeechDecoder):
         self._network = network
         self._name = name
 
-    def decode(self, sound: Sound, settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
+    def decode(self, audio: AudioSamples, settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
         """Transcribe a recording; each step of the iterator is one window.
 
         Raises:
@@ -110,17 +110,17 @@ class WhisperDecoder(SpeechDecoder):
         """
         language = self._require(settings)
         network = self._network
-        spectrum = Spectrum(sound.samples, network.dims.n_mels)
+        spectrum = Spectrum(audio.samples, network.dims.n_mels)
         language = language or network._detect_language(spectrum.window(0, N_FRAMES, network.dtype))
-        yield TranscriptionProgress(0.0, sound.seconds)
+        yield TranscriptionProgress(0.0, audio.seconds)
         run = _WhisperRun(network, spectrum, language, settings)
         segments: list[Segment] = []
         while not run.ended:
             fresh = tuple(map(_segment, run.window()))
             segments.extend(fresh)
-            yield TranscriptionProgress(min(run.position / FRAMES_PER_SECOND, sound.seconds), sound.seconds, fresh)
+            yield TranscriptionProgress(min(run.position / FRAMES_PER_SECOND, audio.seconds), audio.seconds, fresh)
         mx.clear_cache()
-        yield Transcript(run.text.strip(), sound.seconds, language, tuple(segments))
+        yield Transcript(run.text.strip(), audio.seconds, language, tuple(segments))
 
     def _require(self, settings: TranscriptionSettings) -> str | None:
         """Refuse what this model does not support; return the language as ``_language``."""
@@ -192,9 +192,9 @@ class _WhisperRun:
         if _is_silence(result):
             self.position += frames
             return []
-        segments, heard, complete = self._split(result, begin, frames)
+        segments, covered, complete = self._split(result, begin, frames)
         # A last timestamp at the very beginning of the window would repeat it endlessly.
-        self.position += heard if heard > 0 else frames
+        self.position += covered if covered > 0 else frames
         if self._settings.words:
             self._time_words(segments, window, frames)
             ends = [word["end"] for segment in segments for word in segment["words"]]
@@ -208,19 +208,19 @@ class _WhisperRun:
             self._tokens.extend(segment["tokens"])
         if result.temperature > 0.5:
             self._context_start = len(self._tokens)
-        spoken = [segment for segment in segments if segment["text"]]
-        self._skip_silence(begin, frames, bool(spoken))
-        return spoken
+        worded = [segment for segment in segments if segment["text"]]
+        self._skip_silence(begin, frames, has_words=bool(worded))
+        return worded
 
-    def _skip_silence(self, begin: int, frames: int, spoken: bool) -> None:
+    def _skip_silence(self, begin: int, frames: int, *, has_words: bool) -> None:
         """Advance faster and faster while there are no words: models may advance through silence in tiny steps.
 
         Args:
             begin: The first frame of the decoded window.
             frames: Its number of frames.
-            spoken: Whether there were words in it.
+            has_words: Whether there are words in it.
         """
-        if spoken:
+        if has_words:
             self._wordless_frames = 0
             return
         self.position = max(self.position, begin + min(self._wordless_frames, frames))
@@ -247,8 +247,8 @@ class _WhisperRun:
         ends_with_timestamp = timed[-2:] == [False, True]
         if not borders:
             timestamps = [token - first for token in tokens if token >= first]
-            heard = timestamps[-1] * self._frames_a_token if timestamps and timestamps[-1] else frames
-            return [self._part(result, tokens, begin, begin + heard)], frames, ends_with_timestamp
+            covered = timestamps[-1] * self._frames_a_token if timestamps and timestamps[-1] else frames
+            return [self._part(result, tokens, begin, begin + covered)], frames, ends_with_timestamp
         slices = [*borders, len(tokens)] if ends_with_timestamp else borders
         parts = [tokens[start:end] for start, end in zip([0, *slices], slices, strict=False)]
         segments = [self._part(result, part, begin + self._at(part[0]), begin + self._at(part[-1])) for part in parts]

@@ -76,10 +76,10 @@ def process_prompt(
     with model.lock:
         text, has_switch = _render(conversation, parts, request.thinking, request.effort)
         model.renderer.require_plausible_length(text)
-        seen = _process(text, conversation, parts)
+        processed = _process(text, conversation, parts)
     size = model.vocabulary_size
-    known = tuple(min(max(token, 0), size - 1) if size else max(token, 0) for token in seen.tokens)
-    return RenderedPrompt(known, text[-TAIL_LENGTH:], has_reasoning_switch=has_switch), seen
+    known = tuple(min(max(token, 0), size - 1) if size else max(token, 0) for token in processed.tokens)
+    return RenderedPrompt(known, text[-TAIL_LENGTH:], has_reasoning_switch=has_switch), processed
 
 
 def _render(
@@ -91,7 +91,7 @@ def _render(
     with translated_errors(conversation):
         messages = _formatted(conversation, parts)
         plain = isinstance(messages[-1], str)
-        holder = None if plain else _template_holder(parts.processor, has_audio=bool(conversation.sounds))
+        holder = None if plain else _template_holder(parts.processor, has_audio=bool(conversation.audio))
         if holder is not None:
             switches = reasoning_options(holder.chat_template, thinking, effort)
             options = {**tool_options, **switches}
@@ -118,15 +118,15 @@ def _formatted(conversation: Conversation, parts: VisionParts) -> list[Any]:
         parts.processor, parts.model.config, wire, return_messages=True, num_images=0
     )
     for index, message in enumerate(conversation.messages):
-        if message.sounds:
-            # Given a whole conversation, mlx-vlm would move all audio to the last message.
+        if message.audio:
+            # Given a complete conversation, mlx-vlm would move all audio to the last message.
             found[index] = prompt_utils.get_message_json(
                 parts.type,
                 wire[index]["content"],
                 message.role.value,
                 skip_image_token=not message.images,
                 num_images=len(message.images),
-                num_audios=len(message.sounds),
+                num_audios=len(message.audio),
             )
     return found
 
@@ -155,13 +155,13 @@ def _template_holder(processor: Any, *, has_audio: bool) -> Any:  # noqa: ANN401
 
 
 def _process(text: str, conversation: Conversation, parts: VisionParts) -> ProcessedPrompt:
-    images, sounds = conversation.images, conversation.sounds
-    _require_audio_support(sounds, parts)
+    images, recordings = conversation.images, conversation.audio
+    _require_audio_support(recordings, parts)
     try:
         inputs = utils.prepare_inputs(
             parts.processor,
             images=[_pillow_image(image) for image in images] or None,
-            audio=[_waveform(sound) for sound in sounds] or None,
+            audio=[_waveform(audio) for audio in recordings] or None,
             prompts=text,
             image_token_index=getattr(parts.model.config, "image_token_index", None),
             add_special_tokens=_adds_special_tokens(text, parts),
@@ -174,7 +174,7 @@ def _process(text: str, conversation: Conversation, parts: VisionParts) -> Proce
         raise _refusal(error, conversation) from error
     media_tokens = _media_tokens(parts.model.config)
     last = max((index for index, token in enumerate(tokens) if token in media_tokens or token < 0), default=-1)
-    if not images and not sounds:
+    if not images and not recordings:
         return ProcessedPrompt(tuple(tokens), remainder, -1, "")
     if last == -1:
         # An architecture with other markers: the media may be anywhere in the prompt.
@@ -184,21 +184,21 @@ def _process(text: str, conversation: Conversation, parts: VisionParts) -> Proce
     return ProcessedPrompt(tuple(tokens), remainder, last, _identity(conversation))
 
 
-def _require_audio_support(sounds: tuple[DecodedAudio, ...], parts: VisionParts) -> None:
+def _require_audio_support(recordings: tuple[DecodedAudio, ...], parts: VisionParts) -> None:
     """Refuse audio that mlx-vlm would silently drop, or process at a wrong sample rate."""
-    if len(sounds) > 1 and not getattr(parts.processor, "supports_multiple_audio", False):
-        fault = f"this model ({parts.type}) hears one recording in a conversation, not {len(sounds)}"
+    if len(recordings) > 1 and not getattr(parts.processor, "supports_multiple_audio", False):
+        fault = f"this model ({parts.type}) hears one recording in a conversation, not {len(recordings)}"
         raise CapabilityError.in_field("messages", fault, hint="Play one.")
     rate = getattr(getattr(parts.processor, "feature_extractor", None), "sampling_rate", AUDIO_RATE)
-    if sounds and rate != AUDIO_RATE:
+    if recordings and rate != AUDIO_RATE:
         raise CapabilityError(f"This model ({parts.type}) hears {rate} samples a second; prompts have {AUDIO_RATE}.")
 
 
 def _refusal(error: Exception, conversation: Conversation) -> ValidationError:
     """Return the likely cause of a processor's failure; its own message is about arrays."""
-    images, sounds = conversation.images, conversation.sounds
+    images, recordings = conversation.images, conversation.audio
     narrow = next((image for image in images if max(_size(image)) > _NARROW_ASPECT_RATIO * min(_size(image))), None)
-    media = " and ".join(name for name, given in (("images", images or not sounds), ("sound", sounds)) if given)
+    media = " and ".join(name for name, given in (("images", images or not recordings), ("sound", recordings)) if given)
     if narrow is None:
         reason = f"A prompt must not contain the marks that stand for {media}."
     else:
@@ -216,8 +216,8 @@ def _pillow_image(image: DecodedImage) -> Any:  # noqa: ANN401
     return Image.frombytes("RGB", (image.width, image.height), image.pixels)
 
 
-def _waveform(sound: DecodedAudio) -> Any:  # noqa: ANN401
-    return np.frombuffer(sound.samples, dtype="<f4").astype(np.float32)
+def _waveform(audio: DecodedAudio) -> Any:  # noqa: ANN401
+    return np.frombuffer(audio.samples, dtype="<f4").astype(np.float32)
 
 
 def _adds_special_tokens(text: str, parts: VisionParts) -> bool:
@@ -236,7 +236,7 @@ def _media_tokens(config: Any) -> set[int]:  # noqa: ANN401
 
 
 def _identity(conversation: Conversation) -> str:
-    digests = [image.digest for image in conversation.images] + [sound.digest for sound in conversation.sounds]
+    digests = [image.digest for image in conversation.images] + [audio.digest for audio in conversation.audio]
     return "#shows=" + hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

@@ -47,7 +47,7 @@ class StreamDelivery:
         """Open the writer, and have ``wake`` called whenever events are available."""
         self._cancel_unless(self._writer.open())
         for stream in self._streams:
-            stream.listen(lambda: wake(self))
+            stream.subscribe(lambda: wake(self))
 
     def cancel(self) -> None:
         """Cancel every stream. Callable from any thread."""

@@ -123,7 +123,7 @@ def test_answers_run_side_by_side_and_do_not_disturb_each_other(generator: TextG
 def test_what_has_come_can_be_taken_without_waiting(generator: TextGenerator, handle: ModelHandle) -> None:
     woken = threading.Semaphore(0)
     stream = generator.submit(asking(handle))
-    stream.listen(woken.release)
+    stream.subscribe(woken.release)
     events = list(stream.take())
     while not events or not isinstance(events[-1], Finished):
         assert woken.acquire(timeout=10)
@@ -139,7 +139,7 @@ def test_a_listener_is_told_at_once_even_when_all_has_come_already(
     deadline = time.monotonic() + 10
     told = threading.Event()
     while time.monotonic() < deadline and not told.wait(0.2):
-        stream.listen(told.set)
+        stream.subscribe(told.set)
     assert told.is_set()
     assert read(stream).finished.usage.completion_tokens == 1
 

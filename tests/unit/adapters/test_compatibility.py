@@ -65,7 +65,7 @@ ALONE = ("mlx-lm",)
 VISION_FIRST = ("mlx-vlm", "mlx-lm")
 TEXT_FIRST = ("mlx-lm", "mlx-vlm")
 PLAIN = EngineOptions()
-IMAGE = Conversation((Message.showing(DecodedImage(4, 4, b"0" * 48, "digest"), "What?"),))
+IMAGE = Conversation((Message.of_parts(DecodedImage(4, 4, b"0" * 48, "digest"), "What?"),))
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_a_reader_is_called_when_the_next_chunk_comes() -> None:
     while not prepared.begun.is_set():
         events += prepared.stream.take()
     assert prepared.stream.take() == ()
-    prepared.stream.listen(called.set)
+    prepared.stream.subscribe(called.set)
     called.clear()
     prepared.go_on.set()
     assert called.wait(SECONDS)

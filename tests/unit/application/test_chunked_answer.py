@@ -59,7 +59,7 @@ def test_one_chunk_is_one_table_and_one_answer() -> None:
 
 def test_a_reader_of_many_streams_is_told_when_there_is_something() -> None:
     stream, told, events = answered(("One.",), ("Two.",)), threading.Semaphore(0), []
-    stream.listen(told.release)
+    stream.subscribe(told.release)
     while not any(isinstance(event, Finished) for event in events):
         assert told.acquire(timeout=5)
         while taken := stream.take():

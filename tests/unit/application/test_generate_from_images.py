@@ -242,7 +242,7 @@ def test_images_in_a_question_to_a_text_model_are_refused() -> None:
     asked = World()
     shown = DecodedImage(1, 1, b"abc", "0" * 64)
     with pytest.raises(CapabilityError, match="cannot look at images"):
-        asked.generate("org/text", [Conversation((Message.showing(shown, "?"),))], GenerationOptions())
+        asked.generate("org/text", [Conversation((Message.of_parts(shown, "?"),))], GenerationOptions())
 
 
 def test_several_answers_to_several_chunks_are_refused() -> None:

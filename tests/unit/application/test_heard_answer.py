@@ -42,7 +42,7 @@ def test_what_is_heard_comes_as_text_and_then_an_end() -> None:
 def test_a_listener_is_told_and_may_take_without_waiting() -> None:
     stream, ended = answer(said())
     told = threading.Event()
-    stream.listen(told.set)
+    stream.subscribe(told.set)
     assert told.is_set()
     assert ended.wait(5)
     *_, last = stream.take()
