@@ -6,7 +6,6 @@ model is run once, so that the first request does not wait.
 
 import contextlib
 import faulthandler
-import linecache
 import logging
 import os
 import resource
@@ -218,7 +217,6 @@ def serve_in_process(
     for number in stopping_signals():
         signal.signal(number, http.stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping_signals())
-    linecache.clearcache()  # It holds the source of everything that attrs generated.
     preload = Preload(container, application, server, report, http.stop)
     preload.start()
     log.info("serving", logger="server", pid=os.getpid(), model=preloaded)
