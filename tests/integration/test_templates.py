@@ -163,6 +163,8 @@ def test_a_renderer_of_mlx_lm_s_own_is_used() -> None:
     renderer = PromptRenderer(TokenizerWrapper(_tokenizer(None), chat_template=apply_chat_template))
     assert renderer.template is None
     assert renderer.render(Conversation.of("hello"), thinking=True).tail.endswith("><think>")
+    with pytest.raises(CapabilityError, match="reasoning_effort: this model knows no degrees"):
+        renderer.render(Conversation.of("hello"), effort=Effort.HIGH)
 
 
 def test_tools_calls_and_results_reach_the_template() -> None:

@@ -211,6 +211,20 @@ def test_a_model_without_a_template_is_refused_what_it_cannot_be_told(engine: Ml
     assert read(engine.submit(attrs.evolve(asked, thinking=False))).tokens
 
 
+def test_tools_reach_the_template_of_a_vision_model(engine: MlxTextGenerator, tmp_path: Path) -> None:
+    handle = build(tmp_path / "m")
+    path = tmp_path / "m" / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    config["chat_template"] = "{% if tools %}{{ tools | tojson }}{% endif %}" + config["chat_template"]
+    path.write_text(json.dumps(config))
+    tool = '{"type": "function", "function": {"name": "add"}}'
+    with_tool = attrs.evolve(about(noise(1), QUESTION), tools=(tool,))
+    lengths = [
+        answer(engine, handle, each).finished.usage.prompt_tokens for each in (about(noise(1), QUESTION), with_tool)
+    ]
+    assert lengths[1] > lengths[0] + 10
+
+
 def test_what_only_text_models_take_is_refused_by_name(
     models: Models, engine: MlxTextGenerator, tmp_path: Path
 ) -> None:

@@ -153,11 +153,6 @@ class MessageParam:
         return next((index for index, part in enumerate(parts) if isinstance(part, AudioPart)), None)
 
     @property
-    def has_images(self) -> bool:
-        """Whether any part is an image."""
-        return self.first_image is not None
-
-    @property
     def first_image(self) -> int | None:
         """Index of the first image part; None without any."""
         parts = self.content if isinstance(self.content, list) else ()

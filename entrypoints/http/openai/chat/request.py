@@ -277,11 +277,6 @@ class ChatRequest(SamplingFields):
         """The enforced tool call, if there is one."""
         return forced_call(self.offered, self.tool_choice)
 
-    @property
-    def has_images(self) -> bool:
-        """Whether there are images in the conversation."""
-        return any(message.has_images for message in self.messages)
-
     def require_vision_input(self, model: ServedModel) -> None:
         """Refuse a model without vision for images in the last message; earlier images are only mentioned to it.
 
@@ -293,11 +288,6 @@ class ChatRequest(SamplingFields):
             return
         path = f"messages[{len(self.messages) - 1}].content[{place}]"
         raise CapabilityError.in_field(path, f"'{model.id}' is a text model and cannot look at images")
-
-    @property
-    def has_audio(self) -> bool:
-        """Whether any message has audio."""
-        return any(message.first_audio is not None for message in self.messages)
 
     def require_audio_input(self, model: ServedModel) -> None:
         """Refuse a model without audio input for audio in the conversation.
