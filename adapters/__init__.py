@@ -1,1 +1,1 @@
-"""How it is done. Each folder is one technology; folders do not know each other, and only the container knows them."""
+"""Adapters of the ports, one package for each technology. They do not import each other; the container imports them."""

@@ -1,1 +1,1 @@
-"""What can be asked: use cases, and the ports they need. Knows the domain and nothing else of ours."""
+"""The application: use cases and the ports they need. Imports the domain and no other layer."""

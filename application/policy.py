@@ -1,4 +1,4 @@
-"""The policy of every entrypoint: which model may be loaded, and whether it can do what a request asks for.
+"""The policy of every entrypoint: which models may be loaded, and whether they have the capabilities of a request.
 
 Holds the table of refusals, one for each missing capability, and the checks before loading: health, operation, backend,
 memory. A new capability needs a row only where the general refusal says too little.
@@ -22,7 +22,7 @@ from mlxk.domain.models.memory import DEFAULT_CONTEXT_TOKENS, MemoryFit, MemoryV
 from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails, ModelHandle
 
 Requirement = Callable[[ModelDescription], None]
-"""Raises the refusal of a model that cannot do what a request needs."""
+"""Raises the refusal of a model that lacks a capability of a request."""
 
 
 def require_loadable(description: ModelDescription, require_kind: Requirement) -> None:

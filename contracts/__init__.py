@@ -1,1 +1,1 @@
-"""What we promise, as data: JSON Schemas and examples, shipped so that the program can print them."""
+"""Public contracts as data: JSON Schemas and examples, shipped so that the program can print them."""

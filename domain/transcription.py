@@ -47,7 +47,7 @@ class TranscriptionSettings:
     """Whether to return the times of words, where the model can."""
 
     def faults(self) -> dict[str, str]:
-        """Return what is wrong with each setting out of range, by its name for users."""
+        """Return the fault of each setting out of range, by the setting's name for users."""
         faults = {}
         if self.language is not None and not _LANGUAGE.fullmatch(self.language):
             faults["language"] = "must be a code such as 'de', or a name in English such as 'german'"
@@ -190,10 +190,10 @@ def segments_table(segments: Sequence[Segment]) -> str:
 
 def _cues(transcript: Transcript) -> list[tuple[float, float, str]]:
     """Return the cues with start and end: the segments, or the complete text for models without times."""
-    said = [(each.start, each.end, _one_paragraph(each.text)) for each in transcript.segments]
+    cues = [(each.start, each.end, _one_paragraph(each.text)) for each in transcript.segments]
     if not transcript.segments:
-        said = [(0.0, transcript.seconds, _one_paragraph(transcript.text))]
-    return [(start, max(end, start + _SHORTEST), text) for start, end, text in said if text]
+        cues = [(0.0, transcript.seconds, _one_paragraph(transcript.text))]
+    return [(start, max(end, start + _SHORTEST), text) for start, end, text in cues if text]
 
 
 def _one_paragraph(text: str) -> str:

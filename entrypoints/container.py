@@ -134,7 +134,7 @@ def _audio_decoder() -> "AudioDecoder":
 
 
 def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "EngineLimits":
-    """Return the limits of the engine: shares of the memory available to MLX, or what the operator of a server set.
+    """Return the limits of the engine: shares of the memory available to MLX, or the settings of a server.
 
     All models' weights may take 70 % of the memory, and KV caches 20 %, running and kept ones together
     (``domain.models.memory``). Where the memory is unknown, the defaults of ``EngineLimits`` hold.
@@ -173,7 +173,7 @@ def _text_generator(
     try:
         from mlxk.adapters.mlx.text_generator import MlxTextGenerator
     except ExecutionError as error:
-        # What Python says of a broken library is logged only: it may name directories.
+        # The import error of a broken library is logged only: it may name directories.
         log.error("a library cannot be imported", reason=str(error.__cause__)[:300])
         raise
     return MlxTextGenerator(log, clock, engine_limits(memory, server))

@@ -125,7 +125,7 @@ class ServerSettings:
     embed_backend: str | None = None
     """The address of another embeddings server; None computes embeddings in this server."""
     max_tokens: int | None = None
-    """Most tokens of a completion whose request sets no limit; None allows the whole context window."""
+    """Most tokens of a completion whose request sets no limit; None allows the remainder of the context window."""
     chunk: int = 1
     """Images per chunk when the request does not set it."""
     max_streams: int = 32
@@ -139,7 +139,7 @@ class ServerSettings:
     memory_budget_mib: int | None = None
     """Budget of all weights in memory, in MiB; None takes the budget of the machine."""
     strict_memory: bool = False
-    """Whether a model beyond the memory budget is refused instead of run slowly."""
+    """Whether a model beyond the memory budget is refused; by default it runs with a warning."""
     allow_paths: bool = False
     """Whether clients may name a model by its path."""
     cors_origins: tuple[str, ...] = ()
@@ -216,7 +216,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         hub_endpoint=_address(known, "HF_ENDPOINT", "https://huggingface.co"),
         hub_token=(known.get("HF_TOKEN") or known.get("HUGGINGFACE_HUB_TOKEN") or "").strip() or None,
         hub_offline=_switch(known, "HF_HUB_OFFLINE"),
-        hub_timeout=_whole_number(known, "HF_HUB_DOWNLOAD_TIMEOUT", range(1, 3601), 10),
+        hub_timeout=_integer(known, "HF_HUB_DOWNLOAD_TIMEOUT", range(1, 3601), 10),
         chat_history=os.path.join(
             _absolute(known.get("XDG_STATE_HOME") or os.path.join(home, ".local", "state"), home),
             "mlxk",
@@ -248,7 +248,7 @@ def _serve_variables(known: Mapping[str, str]) -> ServeVariables:
 
 
 def _number_if_set(known: Mapping[str, str], name: str, allowed: range) -> int | None:
-    return _whole_number(known, name, allowed, 0) if name in known else None
+    return _integer(known, name, allowed, 0) if name in known else None
 
 
 def _hugging_face_home(known: Mapping[str, str], home: str) -> str:
@@ -279,7 +279,7 @@ def _address(known: Mapping[str, str], name: str, default: str) -> str:
     return value
 
 
-def _whole_number(known: Mapping[str, str], name: str, allowed: range, default: int) -> int:
+def _integer(known: Mapping[str, str], name: str, allowed: range, default: int) -> int:
     value = known.get(name, str(default)).strip()
     if not value.isdecimal() or int(value) not in allowed:
         raise ValidationError(

@@ -1,7 +1,7 @@
 """The sentences of errors and health reasons for users: commands and flags on the command line, URLs over HTTP.
 
-Owns one sentence for each ``Remedy`` and entrypoint, and the spelling of options. What failed and which remedy fits is
-decided where the error is raised; exit and HTTP statuses are the entrypoints' own tables.
+Has one sentence for each ``Remedy`` and entrypoint, and the spelling of options. The code that raises an error chooses
+the remedy; exit and HTTP statuses are in tables of the entrypoints.
 """
 
 import re
@@ -44,7 +44,7 @@ COMMAND_LINE: Mapping[Remedy, str] = {
         "the reduced decoder of the turbo variants does not translate reliably."
     ),
 }
-"""What to do next, with commands and flags of ours."""
+"""The sentences of the command line, with commands and flags."""
 
 HTTP: Mapping[Remedy, str] = {
     **COMMAND_LINE,
@@ -56,10 +56,10 @@ HTTP: Mapping[Remedy, str] = {
     Remedy.USE_EMBEDDINGS: "Ask it for vectors: /v1/embeddings.",
     Remedy.USE_TRANSCRIPTION: "Give it a recording: /v1/audio/transcriptions.",
 }
-"""What to do next, with addresses of ours; what only the operator can do is said as on the operator's command line."""
+"""The sentences of HTTP APIs, with URLs; actions of the operator have the wording of the command line."""
 
 _BACKEND_BUG = ("Index/shard mismatch.", "Index/shard mismatch (mlx-vlm #624).")
-"""The known origin of an index that names other files than there are."""
+"""A finding, and the same with its known cause."""
 
 
 def command_line_error(error: MlxkError) -> tuple[str, str | None]:
@@ -76,7 +76,7 @@ def http_error(error: MlxkError) -> tuple[str, str | None]:
 
 
 def hint(error: MlxkError, sentences: Mapping[Remedy, str]) -> str | None:
-    """Return what to do about an error, or None when nothing is known."""
+    """Return the hint of an error, or None without one."""
     if isinstance(error.hint, Advice):
         return sentences[error.hint.remedy].format(**error.hint.values)
     return error.hint

@@ -78,8 +78,8 @@ class HubAccess:
     @property
     def address(self) -> str:
         """The endpoint without user name and password, for messages."""
-        scheme, _, rest = self.endpoint.partition("://")
-        host, slash, path = rest.partition("/")
+        scheme, _, remainder = self.endpoint.partition("://")
+        host, slash, path = remainder.partition("/")
         return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 

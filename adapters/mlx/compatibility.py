@@ -48,7 +48,7 @@ EMBEDDING_ARCHITECTURES = frozenset(
         "xlm_roberta",
     }
 )
-"""Architectures that mlx-vlm's embedding loader turns into vectors; it would load others as text generators."""
+"""Architectures that mlx-vlm's embedding loader supports; it would load others as text generators."""
 
 _LEGACY = ("weights.", "pytorch_model-")
 _HARMLESS: tuple[object, ...] = (None, {}, [])
@@ -57,7 +57,7 @@ _PROCESSOR_FILES = (CONFIG, TOKENIZER_CONFIG, PREPROCESSOR_CONFIG, PROCESSOR_CON
 
 @attrs.frozen
 class InstalledSupport:
-    """What the installed libraries know of one architecture."""
+    """Support of the installed libraries for one architecture."""
 
     installed: frozenset[Library]
     """The libraries that are installed."""
@@ -77,7 +77,7 @@ def judge(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> R
 
 
 def dedicated_to(support: InstalledSupport) -> Capability | None:
-    """Return the one operation for which the libraries know an architecture; None when there is no such."""
+    """Return the one operation for which the libraries implement an architecture; None if it is not exactly one."""
     return Capability.AUDIO if support.loading == {Library.MLX_AUDIO} else None
 
 
@@ -171,7 +171,7 @@ def _weights_refusal(snapshot: ModelSnapshot, library: Library) -> str | None:
 
 
 def _own_code(snapshot: ModelSnapshot, keys: tuple[str, ...], paths: tuple[str, ...]) -> str | None:
-    """Return which JSON file asks for the execution of code that came with the model, at any depth."""
+    """Return the JSON file that names code of the model to execute, at any depth; None when there is none."""
     for path in paths:
         pending: list[object] = [snapshot.document(path).value]
         while pending:

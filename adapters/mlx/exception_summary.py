@@ -1,4 +1,4 @@
-"""A summary of an unexpected exception that is safe to report: type and place, not no message, which may quote text."""
+"""A summary of an unexpected exception that is safe to report: its type and place; its message may quote text."""
 
 import attrs
 

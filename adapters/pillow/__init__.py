@@ -1,1 +1,1 @@
-"""Pillow: decoding images, and reading what photos say about themselves."""
+"""Pillow: decoding images and reading their EXIF metadata."""

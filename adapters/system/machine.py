@@ -94,7 +94,7 @@ _AVAILABLE = ("Pages free", "Pages inactive", "Pages speculative")
 _DEFAULT_PAGE_BYTES = 16384
 
 Run = Callable[[tuple[str, ...]], str]
-"""Runs a command, program and arguments, and returns what it printed, empty when it cannot be run."""
+"""Runs a command, program and arguments, and returns its output, empty when it cannot be run."""
 
 
 def run_quietly(command: tuple[str, ...]) -> str:

@@ -7,7 +7,7 @@ from typing import Protocol
 class EventLog(Protocol):
     """Structured log for operators. It must not be given prompts, completions or tokens.
 
-    Adapters redact access tokens, other credentials and the user's home directory all the same.
+    Adapters also redact access tokens, other credentials and the user's home directory.
     """
 
     @abstractmethod

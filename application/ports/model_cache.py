@@ -72,7 +72,7 @@ class Removal:
 class ModelCache(ModelSource, Protocol):
     """The hub cache. Models without any snapshot are listed as well: they are incomplete downloads.
 
-    Other processes may change the cache at any time. At most one process of ours changes a model at a time.
+    Other programs may change the cache at any time. At most one process of this program changes a model at a time.
     """
 
     @abstractmethod
@@ -103,7 +103,7 @@ class ModelCache(ModelSource, Protocol):
     def reserve(
         self, name: str, activity: str, wait: Callable[[LockHolder], None] | None = None
     ) -> AbstractContextManager[None]:
-        """Lock a model against other processes of ours for the length of a ``with`` block.
+        """Lock a model against other processes of this program for the length of a ``with`` block.
 
         Args:
             name: ``org/name``; it need not be cached.
@@ -125,7 +125,7 @@ class ModelCache(ModelSource, Protocol):
 
     @abstractmethod
     def plan_removal(self, name: str, revision: str | None = None) -> Removal | None:
-        """Return what a removal would delete, or None when the model or revision is not cached.
+        """Return the removal of a model or revision, or None when it is not cached.
 
         Args:
             name: ``org/name``.
@@ -137,7 +137,7 @@ class ModelCache(ModelSource, Protocol):
 
     @abstractmethod
     def remove(self, planned: Removal) -> None:
-        """Delete what was planned; files that no longer exist are ignored. To be called inside ``reserve``.
+        """Execute a removal; files that no longer exist are ignored. Must be called inside ``reserve``.
 
         Raises:
             StorageError: A file cannot be deleted. The model is then damaged; removing it again continues.

@@ -58,14 +58,14 @@ class ReasoningSplitter:
         return self._answering
 
     def feed(self, text: str) -> list[TextDelta | ReasoningDelta]:
-        """Take the next chunk of text and return what is certain so far."""
+        """Take the next chunk of text and return the parts that are certain so far."""
         deltas: list[TextDelta | ReasoningDelta] = []
         for chunk in self._scanner.feed(text):
             self._take(chunk.text, chunk.marker, deltas)
         return deltas
 
     def flush(self) -> list[TextDelta | ReasoningDelta]:
-        """Return what was held back, once the text has ended."""
+        """Return the buffered remainder, after the end of the text."""
         deltas: list[TextDelta | ReasoningDelta] = []
         for chunk in self._scanner.flush():
             self._take(chunk.text, chunk.marker, deltas)
@@ -97,12 +97,12 @@ class ReasoningSplitter:
         if not self._thought:
             # A model may repeat the start that the template has written for it.
             text = "" if text == self._format.start else text.lstrip("\n")
-        said = text.rstrip("\n")
-        if said:
-            deltas.append(ReasoningDelta("\n" * self._newlines + said))
+        visible = text.rstrip("\n")
+        if visible:
+            deltas.append(ReasoningDelta("\n" * self._newlines + visible))
             self._thought, self._newlines = True, 0
         if self._thought:
-            self._newlines += len(text) - len(said)
+            self._newlines += len(text) - len(visible)
 
     def _begin(self, text: str, deltas: list[TextDelta | ReasoningDelta]) -> None:
         if self._after_block and not self._blank:
@@ -167,14 +167,14 @@ class HarmonyParser:
         return self._kind is _Kind.TEXT
 
     def feed(self, text: str) -> list[AnswerDelta]:
-        """Take the next chunk of text and return what is certain so far."""
+        """Take the next chunk of text and return the parts that are certain so far."""
         deltas: list[AnswerDelta] = []
         for chunk in self._scanner.feed(text):
             self._take(chunk.text, chunk.marker, deltas)
         return deltas
 
     def flush(self, complete: bool = True) -> list[AnswerDelta]:
-        """Return what was held back, once the text has ended.
+        """Return the buffered remainder, after the end of the text.
 
         Args:
             complete: Whether the model ended its answer itself; a call that was cut is text.
@@ -225,7 +225,7 @@ class HarmonyParser:
         return ()
 
     def _end(self, deltas: list[AnswerDelta], complete: bool = True) -> None:
-        """End the current message; what follows is text unless a header begins."""
+        """End the current message; the following output is text unless a header begins."""
         written = "".join(self._header)
         if self._call is not None:
             deltas += self._call.close(complete)
@@ -269,7 +269,7 @@ class OutputParser:
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string was found; what is fed afterwards is ignored."""
+        """Whether a stop string was found; text fed afterwards is ignored."""
         return self._stops.stopped
 
     @property
@@ -289,11 +289,11 @@ class OutputParser:
         return self._channels is None and (self._tags is None or self._tags.past_reasoning)
 
     def feed(self, text: str) -> list[AnswerDelta]:
-        """Take the next chunk of decoded text, which may be empty, and return what is certain so far."""
+        """Take the next chunk of decoded text, which may be empty, and return the parts that are certain so far."""
         return self._split(self._stops.feed(text)[0])
 
     def flush(self, complete: bool = True) -> list[AnswerDelta]:
-        """Return what was held back, once the text has ended.
+        """Return the buffered remainder, after the end of the text.
 
         Read ``stopped`` afterwards: a stop string may have been decided only now.
 

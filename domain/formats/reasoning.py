@@ -80,7 +80,7 @@ def _tokens(style: ReasoningFormat) -> tuple[str, ...]:
 
 
 _OPENINGS = tuple(_tokens(style)[0] for style in (CHANNELS, *_TAGGED))
-"""The first token of what opens a block of reasoning, in every format."""
+"""The token that begins a block of reasoning, for every format."""
 
 
 _TOOL_MARKERS = ("tools", "tool_call")

@@ -73,7 +73,7 @@ class MarkerScanner:
         """Start and end, within the buffered text, of a marker that one further left may still precede."""
 
     def feed(self, text: str) -> list[ScannedText]:
-        """Take the next chunk of text, which may be empty, and return what is certain so far."""
+        """Take the next chunk of text, which may be empty, and return the parts that are certain so far."""
         if self._node is self._root and not self._held and self._root.children.keys().isdisjoint(text):
             return [ScannedText(text)] if text else []
         self._held += text
@@ -84,7 +84,7 @@ class MarkerScanner:
         return chunks
 
     def flush(self) -> list[ScannedText]:
-        """Return what is still held; the text has ended. The scanner is reset."""
+        """Return the buffered remainder, after the end of the text, and reset the scanner."""
         chunks: list[ScannedText] = []
         while self._found is not None:
             self._cut(chunks)
@@ -170,7 +170,7 @@ class StopSequences:
         return "".join(passed), self._stopped
 
     def flush(self) -> str:
-        """Return what was held back, once the text has ended.
+        """Return the buffered remainder, after the end of the text.
 
         A stop that waited for one starting further left is decided here: read ``stopped`` afterwards.
         """

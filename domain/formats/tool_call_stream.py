@@ -35,7 +35,7 @@ class IncrementalCallParser(Protocol):
 
     @abstractmethod
     def feed(self, text: str) -> list[ToolCall]:
-        """Take the next chunk of the section and return what is certain so far. Never raises."""
+        """Take the next chunk of the section and return the parts that are certain so far. Never raises."""
 
     @abstractmethod
     def close(self) -> list[ToolCall]:
@@ -83,7 +83,7 @@ class CallText(IncrementalCallParser):
         self._arguments: _JsonObject | None = None
 
     def feed(self, text: str) -> list[ToolCall]:
-        """Take the next chunk of the section and return what is certain so far."""
+        """Take the next chunk of the section and return the parts that are certain so far."""
         calls: list[ToolCall] = []
         while text:
             if self._arguments is None:
@@ -196,7 +196,7 @@ class TaggedCall(IncrementalCallParser):
         """Whether the current call has an argument."""
 
     def feed(self, text: str) -> list[ToolCall]:
-        """Take the next chunk of the section and return what is certain so far."""
+        """Take the next chunk of the section and return the parts that are certain so far."""
         calls: list[ToolCall] = []
         for chunk in self._scanner.feed(text):
             self._take(chunk.text, chunk.marker, calls)

@@ -57,14 +57,14 @@ class CallSection:
         return "".join(self._written)
 
     def feed(self, text: str) -> list[ToolCallDelta]:
-        """Take the next chunk of text and return what is certain so far."""
+        """Take the next chunk of text and return the parts that are certain so far."""
         shown = self._numbered(self._follower.feed(text)) if self._follower is not None else []
         if not self.called:
             self._written.append(text)
         return shown
 
     def close(self, complete: bool = True) -> list[ToolCallDelta]:
-        """Return what was held back, once the section has ended.
+        """Return the buffered remainder, after the end of the section.
 
         Args:
             complete: Whether it ended regularly. A parser might accept half of a call as a complete one.
@@ -103,14 +103,14 @@ class ToolCallSplitter:
         self._calls = 0
 
     def feed(self, text: str) -> list[TextDelta | ToolCallDelta]:
-        """Take the next chunk of text and return what is certain so far."""
+        """Take the next chunk of text and return the parts that are certain so far."""
         deltas: list[TextDelta | ToolCallDelta] = []
         for chunk in self._scanner.feed(text):
             self._take(chunk.text, chunk.marker, deltas)
         return deltas
 
     def flush(self, complete: bool = True) -> list[TextDelta | ToolCallDelta]:
-        """Return what was held back, once the text has ended.
+        """Return the buffered remainder, after the end of the text.
 
         Args:
             complete: Whether the model ended its answer itself. The open section of an answer that was cut is text,
@@ -139,11 +139,11 @@ class ToolCallSplitter:
     def _say(self, text: str, deltas: list[TextDelta | ToolCallDelta]) -> None:
         if self._after_calls:
             text = text.lstrip()
-        said = text.rstrip()
-        if said:
-            deltas.append(TextDelta(self._blank + said))
+        visible = text.rstrip()
+        if visible:
+            deltas.append(TextDelta(self._blank + visible))
             self._blank, self._after_calls = "", False
-        self._blank += text[len(said) :]
+        self._blank += text[len(visible) :]
 
     def _close(self, end: str, deltas: list[TextDelta | ToolCallDelta], complete: bool = True) -> None:
         """End the open section, if there is one."""

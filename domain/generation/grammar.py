@@ -1,4 +1,4 @@
-"""Grammars: constraints on the text of a completion, and what a JSON Schema means when it is enforced.
+"""Grammars: constraints on the text of a completion, and the meaning of a JSON Schema when it is enforced.
 
 The checks here need no model. Compiling a grammar for a tokenizer, and refusing what cannot be compiled, is the work of
 the text generator.
@@ -86,7 +86,7 @@ class Grammar:
         return cls(GrammarKind.CHOICE, json.dumps(options))
 
     def validate(self) -> None:
-        """Check what can be checked without a model.
+        """Validate without a model.
 
         Raises:
             ValidationError: The text is too long, or not of its kind.

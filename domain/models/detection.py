@@ -1,4 +1,4 @@
-"""Detection: what a model is and can do, read from its files alone.
+"""Detection: the type and the capabilities of a model, from its files alone.
 
 Maps a snapshot to facts: framework, architecture, model type, capabilities, context length. The backend registry judges
 whether an installed backend can run the model, ``domain.models.integrity`` whether its files are complete.
@@ -45,11 +45,11 @@ class Facts:
 
     framework: Framework
     architecture: str | None
-    """The config's ``model_type``, or the one its other fields imply; None when nothing says."""
+    """The config's ``model_type``, or the one its other fields imply; None when there is none."""
     model_type: ModelType
     capabilities: tuple[Capability, ...]
     context_length: int | None
-    """Tokens; None when the config does not say."""
+    """Tokens; None when the config does not state it."""
 
     def can(self, capability: Capability) -> bool:
         """Whether the model has a capability."""
@@ -57,11 +57,11 @@ class Facts:
 
 
 def detect(snapshot: ModelSnapshot, dedicated: Capability | None = None) -> Facts:
-    """Detect what a model is.
+    """Detect the facts about a model.
 
     Args:
         snapshot: Its files.
-        dedicated: The one operation for which the backends know its architecture; None when there is no such.
+        dedicated: The one operation for which the backends know its architecture; None if it is not exactly one.
     """
     model_type = _model_type(snapshot, dedicated)
     return Facts(

@@ -24,7 +24,7 @@ class Document:
 
     value: object = None
     problem: str | None = None
-    """What is wrong with it; empty when it is not JSON; None when it was parsed."""
+    """The fault; empty when it is not JSON; None when it was parsed."""
 
     @property
     def valid(self) -> bool:
@@ -99,7 +99,7 @@ _BITS = {
 
 
 class Damage(enum.Enum):
-    """What is wrong with a file according to its header."""
+    """The damage of a file according to its header."""
 
     TRUNCATED = "truncated"
     OVERLAPPING = "overlapping tensors"
@@ -292,7 +292,7 @@ def _elements(tensor: object) -> tuple[int, object] | None:
 
 
 def _bits(layer: str, quantization: Mapping[str, object]) -> int:
-    """Return the bits a layer was quantized to; 4 where the config does not say."""
+    """Return the bits a layer was quantized to; 4 where the config does not state them."""
     override = quantization.get(layer)
     bits = override.get("bits") if isinstance(override, dict) else None
     bits = bits if bits is not None else quantization.get("bits")

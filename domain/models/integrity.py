@@ -148,7 +148,7 @@ def _loose_fault(snapshot: ModelSnapshot) -> HealthReport | None:
 
 
 def _numbering_fault(snapshot: ModelSnapshot, numbered: list[re.Match[str]]) -> HealthReport | None:
-    """Return what is wrong with numbered files, such as ``model-00001-of-00003.safetensors``."""
+    """Return the fault of numbered files, such as ``model-00001-of-00003.safetensors``."""
     if not numbered:
         return None
     names = tuple(match.string for match in numbered)

@@ -104,7 +104,7 @@ def cache_bytes_per_token(config: Mapping[str, object] | None) -> int:
     """Return the KV cache of one token, from a model's ``config.json``, bytes.
 
     Two tensors (keys, values) in 16 bits, for every layer and every key-value head. Models that attend to a window, or
-    keep a state in place of a cache, need less: this is the most that can be needed. 0 when the config does not tell.
+    keep a state in place of a cache, need less: this is an upper bound. 0 when the config does not state it.
     """
     text = (config or {}).get("text_config", config)
     values = text if isinstance(text, Mapping) else {}

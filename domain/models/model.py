@@ -1,4 +1,4 @@
-"""A model on disk: its resolved handle, what it can do, its health and workspace values, and its description.
+"""A model on disk: its resolved handle, capabilities, health, workspace and description.
 
 A ``ModelHandle`` is created once, by resolution, and passed on to every entrypoint and adapter. The other values are
 found by ``detection`` and ``integrity``.
@@ -60,7 +60,7 @@ class HealthStatus(enum.Enum):
 
 @attrs.frozen
 class HealthReport:
-    """What a check of a model's files found."""
+    """The result of a check of a model's files."""
 
     status: HealthStatus
     reason: str
@@ -70,7 +70,7 @@ class HealthReport:
     missing_bytes: int | None = None
     """How many bytes a partial download still lacks, where that is known."""
     fix: Remedy | None = None
-    """What repairs the files, where a repair is known."""
+    """The repair of the files, where one is known."""
 
     @property
     def healthy(self) -> bool:
@@ -204,7 +204,7 @@ class ModelDescription:
     model_type: ModelType
     capabilities: tuple[Capability, ...]
     context_length: int | None
-    """Tokens; None when the config does not say."""
+    """Tokens; None when the config does not state it."""
     health: HealthReport
     runtime: Runtime
     workspace: Workspace | None = None
@@ -212,7 +212,7 @@ class ModelDescription:
     weight_bytes: int = 0
     """Sum of the weight files."""
     cache_per_token: int = 0
-    """The most bytes that the KV cache of one token takes; 0 when the config does not say."""
+    """The most bytes that the KV cache of one token takes; 0 when the config does not state them."""
 
     def can(self, capability: Capability) -> bool:
         """Whether the model has a capability."""

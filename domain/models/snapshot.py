@@ -111,7 +111,7 @@ class ModelSnapshot:
     files: Mapping[str, int] = attrs.field(factory=dict)
     """Path to size in bytes, of every regular file."""
     dangling: tuple[str, ...] = ()
-    """Links with a missing target, sorted."""
+    """Dangling links, sorted."""
     documents: Mapping[str, Document] = attrs.field(factory=dict)
     """The JSON files that were read, by path."""
     headers: Mapping[str, SafetensorsHeader] = attrs.field(factory=dict)

@@ -104,12 +104,12 @@ def require_complete(
 
 
 def incomplete(tensors: list[str], shards: list[str] | None = None, count: int | None = None) -> ConversionFailedError:
-    """Return the error that names what is missing.
+    """Return the error about missing tensors or files.
 
     Args:
-        tensors: What is missing, or the first of it.
-        shards: The files that are absent.
-        count: How much is missing, when ``tensors`` is only the first of it.
+        tensors: The missing tensors, or the first of them.
+        shards: The missing files.
+        count: Number of missing tensors, when ``tensors`` has only the first of them.
     """
     left = (count or len(tensors)) - NAMED_AT_MOST
     more = f" and {left} more" if left > 0 else ""

@@ -38,7 +38,7 @@ class CollectedAnswer:
 
 @attrs.define
 class AnswerReader:
-    """Reads one stream to its end; what was read stays available when the stream fails."""
+    """Reads one stream to its end; the output read so far stays available when the stream fails."""
 
     output: Output
     live: bool
@@ -99,7 +99,7 @@ class AnswerReader:
     def _reasoning(self, text: str) -> None:
         self.reasoning.append(text)
         if self.live and self.show_reasoning:
-            self.output.aside(text)
+            self.output.dimmed(text)
 
     def _call(self, delta: ToolCallDelta) -> None:
         known = self.calls.get(delta.index)
@@ -119,13 +119,13 @@ def call_line(call: ToolCall) -> str:
     return f'{{"name": {json.dumps(call.name, ensure_ascii=False)}, "arguments": {call.arguments}}}'
 
 
-def say_notes(output: Output, notes: Iterable[str]) -> None:
+def print_notes(output: Output, notes: Iterable[str]) -> None:
     """Print notes about the completion on standard error."""
     for note in notes:
         output.note(f"[{note}]")
 
 
-def say_why_cut(output: Output, finished: Finished, asked: int | None, chatting: bool = False) -> None:
+def print_truncation(output: Output, finished: Finished, asked: int | None, chatting: bool = False) -> None:
     """Print on standard error that a limit cut the completion, and how to raise it; for each chunk of images.
 
     Args:
@@ -161,10 +161,10 @@ def answer(
 
     Args:
         arguments: The command line.
-        prompt: What to report as the prompt.
-        start: Starts one stream; takes as long as loading a model takes.
+        prompt: The prompt in the JSON document.
+        start: Starts one stream, which may include loading the model.
         output: Where to print.
-        activity: What the spinner says while it starts.
+        activity: Text of the spinner while it starts.
 
     Raises:
         InterruptedRunError: The user interrupted; what was generated until then is printed.
@@ -190,17 +190,17 @@ def answer(
             output.line(reader.unprinted)
     for call in found.tool_calls:
         output.line(call_line(call))
-    say_why_cut(output, found.finished, arguments.max_tokens)
-    say_notes(output, found.finished.notes)
+    print_truncation(output, found.finished, arguments.max_tokens)
+    print_notes(output, found.finished.notes)
     return DONE
 
 
 def interrupted(output: Output, text: str) -> InterruptedRunError:
-    """Print what was generated when the user interrupted, or put it into the one JSON document.
+    """Print the text generated before the interrupt, or put it into the JSON document.
 
     Args:
         output: Where to print.
-        text: What is not printed yet; all of it for JSON.
+        text: The text that is not printed yet; all text for JSON.
     """
     if output.as_json:
         return InterruptedRunError("interrupted", detail={"response": text})

@@ -32,7 +32,7 @@ from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.generation_arguments import ENGLISH
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.cli.progress import ListeningProgress
+from mlxk.entrypoints.cli.progress import TranscriptionBar
 from mlxk.entrypoints.cli.render import media_json
 
 if TYPE_CHECKING:
@@ -63,13 +63,13 @@ TEXT_ONLY = {
     "max_kv_size": "--max-kv-size",
     "no_chat_template": "--no-chat-template",
 }
-"""Flags that do not apply to a transcription, by the name of what they set."""
+"""Flags that do not apply to a transcription, by their attribute of the arguments."""
 
 TRANSCRIPTS_ONLY = {"language": "--language", "translate": "--translate", "time_words": "--words"}
-"""Flags that apply only to a transcription, by the name of what they set."""
+"""Flags that apply only to a transcription, by their attribute of the arguments."""
 
 CONVERSATIONS_ONLY = {"image": "--image", "chat": "--chat", "no_chat_template": "--no-chat-template"}
-"""Flags that cannot be combined with a conversation about a recording, by the name of what they set."""
+"""Flags that cannot be combined with a conversation about a recording, by their attribute of the arguments."""
 
 
 def execute(
@@ -79,7 +79,7 @@ def execute(
     context: CommandContext,
     output: Output,
 ) -> int:
-    """Print the transcript, or what a model that takes audio in a conversation says about it.
+    """Print the transcript, or the completion of a model that takes audio in a conversation.
 
     Args:
         arguments: The command line.
@@ -185,19 +185,19 @@ def _settings(arguments: argparse.Namespace, prompt: str) -> TranscriptionSettin
 
 def _read(events: Iterable[TranscriptEvent], output: Output, *, live: bool) -> Transcript:
     """Return the transcript, with a progress display."""
-    heard: list[Segment] = []
-    with ListeningProgress(output, shown=not live) as progress:
+    segments: list[Segment] = []
+    with TranscriptionBar(output, shown=not live) as progress:
         try:
             for event in events:
                 if isinstance(event, Transcript):
                     return event
                 if isinstance(event, TranscriptionProgress):
                     progress(event.done_seconds, event.total_seconds)
-                    heard.extend(event.segments)
+                    segments.extend(event.segments)
                     if live:
-                        _write_live(output, event.segments, first=len(heard) == len(event.segments))
+                        _write_live(output, event.segments, first=len(segments) == len(event.segments))
         except KeyboardInterrupt:
-            text = "".join(segment.text for segment in heard).strip()
+            text = "".join(segment.text for segment in segments).strip()
             raise answer.interrupted(output, "" if live else text) from None
     raise ExecutionError("the transcription ended without a transcript")
 

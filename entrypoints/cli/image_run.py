@@ -1,4 +1,4 @@
-"""``mlxk run MODEL --image FILE…``: what a model says about images, chunk by chunk, each after a table of facts."""
+"""``mlxk run MODEL --image FILE…``: a completion about images, chunk by chunk, each after a table of facts."""
 
 import argparse
 import functools
@@ -33,7 +33,7 @@ _PATTERN = re.compile(r"\S*[*\[]\S*")
 """One word with these characters is a pattern, even where no file matches it, and not a prompt."""
 
 TEXT_ONLY = {"chat": "--chat", "tools": "--tools", "no_chat_template": "--no-chat-template"}
-"""Flags that cannot be combined with images, by the name of what they set."""
+"""Flags that cannot be combined with images, by their attribute of the arguments."""
 
 
 def execute(

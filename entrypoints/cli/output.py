@@ -1,6 +1,6 @@
 """Terminal input and output: results on standard output, messages on standard error, questions to the user.
 
-Owns the JSON envelope; ``render`` turns values into JSON and text.
+Writes the JSON envelope; ``render`` converts values to JSON and text.
 """
 
 import io
@@ -77,11 +77,11 @@ class Output:
             return None
 
     @property
-    def talkative(self) -> bool:
+    def shows_progress(self) -> bool:
         """Whether standard error is a terminal and the result is not JSON."""
         return self._stderr.isatty() and not self.as_json
 
-    def aside(self, text: str) -> None:
+    def dimmed(self, text: str) -> None:
         """Write part of a message to standard error, dimmed, without ending the line."""
         self._write_message(self.paint(text, DIM, self._stderr))
 
@@ -150,7 +150,7 @@ class TerminalConfirmation(Confirmation):
 
     def ask(self, facts: tuple[str, ...], question: str, *, default: bool) -> bool | None:
         """Ask until the answer is yes, no or empty; an end of input means no."""
-        if not (self._output.talkative and self._stdin.isatty()):
+        if not (self._output.shows_progress and self._stdin.isatty()):
             return None
         for fact in facts:
             self._output.note(fact)

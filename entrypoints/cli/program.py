@@ -77,7 +77,7 @@ class CommandLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise a message of argparse, with a hint."""
         hint = f"Try '{self.prog} --help'."
-        if self.prog.endswith(" run") and any(said in message for said in _DASHED):
+        if self.prog.endswith(" run") and any(each in message for each in _DASHED):
             hint += (
                 " A prompt that starts with a dash stands after --; a value that does, after =, as in --system=TEXT."
             )

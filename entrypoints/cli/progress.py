@@ -27,14 +27,14 @@ class Spinner:
 
     Args:
         output: Tells whether standard error is a terminal.
-        text: What the user waits for.
+        text: The name of the activity.
     """
 
     def __init__(self, output: Output, text: str) -> None:
         self._text = text
         self._lock = threading.Lock()
         self._status: Status | None = None
-        self._stopped = not output.talkative
+        self._stopped = not output.shows_progress
         self._timer = threading.Timer(SPINNER_DELAY_SECONDS, self._show)
         self._timer.daemon = True
 
@@ -72,7 +72,7 @@ class ByteProgress:
     """
 
     def __init__(self, output: Output) -> None:
-        self._shown = output.talkative
+        self._shown = output.shows_progress
         self._progress: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
 
@@ -101,16 +101,16 @@ BAR_DELAY_SECONDS = 0.5
 """A shorter transcription shows no bar."""
 
 
-class ListeningProgress:
+class TranscriptionBar:
     """A context manager that shows the progress of a transcription as one bar, in seconds of the recording.
 
     Args:
         output: Tells whether standard error is a terminal.
-        shown: Whether to show a bar; a transcript that is printed as it is made needs none.
+        shown: Whether to show a bar; a transcript that is printed while it is made needs none.
     """
 
     def __init__(self, output: Output, *, shown: bool) -> None:
-        self._shown = shown and output.talkative
+        self._shown = shown and output.shows_progress
         self._began = time.monotonic()
         self._progress: Bars | None = None
         self._task: TaskID | None = None
@@ -156,7 +156,7 @@ def transfer_progress(output: Output, *, quiet: bool = False) -> Progress:
     """Return the progress of an operation for this output: none, lines or bars."""
     if output.as_json or quiet:
         return SilentProgress()
-    return BarProgress(output) if output.talkative else LineProgress(output)
+    return BarProgress(output) if output.shows_progress else LineProgress(output)
 
 
 class SilentProgress(Progress):

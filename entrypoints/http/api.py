@@ -1,4 +1,4 @@
-"""What an HTTP API brings to the server, and what it is built from.
+"""The interface between an HTTP API and the server: its resources, and the services they call.
 
 An API is a function from ``ServerContext`` to ``HttpApi``, listed in ``app.APIS``.
 """
@@ -37,7 +37,7 @@ class Services:
 
 @attrs.frozen
 class ServerContext:
-    """What an API is built from."""
+    """The services and settings that an API is built from."""
 
     services: Services
     settings: ServerSettings

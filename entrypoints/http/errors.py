@@ -1,4 +1,4 @@
-"""The HTTP status of every error code, and errors of the web framework as ours."""
+"""The HTTP status of every error code, and the translation of the web framework's errors."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -72,7 +72,7 @@ def status_of(error: MlxkError) -> int:
 
 
 def error_from_falcon(error: falcon.HTTPError) -> MlxkError:
-    """Return an error of Falcon as one of ours; its texts may quote the request, so they are not used."""
+    """Translate an error of Falcon; its texts may quote the request, so they are not used."""
     if error.status_code == 404:
         return NotFoundError("There is nothing at this address.", hint="GET /openapi.json lists what there is.")
     if error.status_code == 405:

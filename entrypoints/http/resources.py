@@ -1,4 +1,4 @@
-"""Resources that belong to no API: probes, metrics and the description of the server; and what resources share."""
+"""Resources that belong to no API: probes, metrics and the description of the server; and shared parts of resources."""
 
 import json
 import threading
@@ -38,7 +38,7 @@ STALLED_SECONDS = 120.0
 """Time without a response of the engine after which it counts as stuck, and no longer as loading a model."""
 
 RECOVERY_SECONDS = 2.0
-"""How long a server is not ready after a failure of the engine as a whole, so that probes see it."""
+"""How long a server is not ready after a failure that ended every sequence, so that probes detect it."""
 
 
 class EngineWatch:
@@ -85,7 +85,7 @@ class Alive(Readable):
     """Whether the process runs."""
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Report that it does."""
+        """Report that it runs."""
         response.set_header("Cache-Control", "no-store")
         send_json(response, {"status": "ok"})
 

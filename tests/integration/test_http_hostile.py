@@ -64,7 +64,7 @@ def settled(server: RunningServer) -> int:
     assert eventually(lambda: server.parts.application._limit.admitted == 0)
     assert eventually(lambda: len(server.server._channels()) == 0, 10)
     assert not server.parts.log.named("a request failed unexpectedly")
-    assert not server.parts.log.named("an answer could not be delivered")
+    assert not server.parts.log.named("a response could not be delivered")
     server.parts.log.events.clear()
     server.parts.generator.requests.clear()
     return resident_bytes()

@@ -87,7 +87,7 @@ def test_two_hundred_mixed_clients_are_served_and_forgotten() -> None:
         assert eventually(lambda: parts.generator.state(0.1).running == 0)
         assert eventually(lambda: parts.application._limit.admitted == 0)
         assert eventually(lambda: len(server.server._channels()) == 0)
-        assert not parts.log.named("an answer could not be delivered")
+        assert not parts.log.named("a response could not be delivered")
     assert outcomes == {"streamed": 80, "left": 40, "kept alive": 40, "slow": 40}
     assert seconds < 15
     assert slowest < 1

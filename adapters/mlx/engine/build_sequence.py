@@ -69,7 +69,7 @@ class Constraints:
 
 
 class ReasoningReader:
-    """Reads generated tokens to tell where the reasoning begins and ends.
+    """Detects in the generated tokens where the reasoning begins and ends.
 
     Args:
         detokenizer: Fresh.

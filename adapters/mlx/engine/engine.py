@@ -36,7 +36,7 @@ class Engine(Worker):
     def __init__(self, log: EventLog, clock: Clock, limits: EngineLimits) -> None:
         self._clock = clock
         self._failed_at: float | None = None
-        """When a step last failed as a whole."""
+        """When a step last failed and ended every sequence."""
         self._trim_at: float | None = None
         """When free memory is due to be returned; None when nothing was done since it was."""
         self._prefixes = PrefixCache(limits.prefix_cache_bytes)

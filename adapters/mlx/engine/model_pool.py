@@ -224,7 +224,7 @@ class ModelPool:
         # Only text models have a generation_config; speech and embedding models lack the attribute.
         ignored = getattr(model, "ignored_settings", ())
         if ignored:
-            self._log.warning("generation_config.json asks for what cannot be used", model=model.name, ignored=ignored)
+            self._log.warning("generation_config.json has invalid settings", model=model.name, ignored=ignored)
         pooled = self._models[identity] = PooledModel(model, self._clock.monotonic())
         return pooled
 

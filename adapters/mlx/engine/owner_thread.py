@@ -21,7 +21,7 @@ from mlxk.domain.errors import ExecutionError
 
 
 class Worker(Protocol):
-    """What the owner thread runs."""
+    """The work of the owner thread."""
 
     @abstractmethod
     def step(self, interrupted: Callable[[], bool]) -> bool:
@@ -51,8 +51,8 @@ Work = Callable[[W], None]
 class OwnerThread(Generic[W]):
     """Runs a worker in its own thread, started by the first post.
 
-    ``close`` joins the thread, which frees its MLX streams. It also runs at exit: a thread that were still running then
-    would abort the process, since its forced end crashes C++ code.
+    ``close`` joins the thread, which frees its MLX streams. It also runs at exit: a thread that is still running then
+    aborts the process, since its forced end crashes C++ code.
 
     Args:
         build: Builds the worker, in the thread of the first post; must not use MLX yet.
@@ -126,7 +126,7 @@ class OwnerThread(Generic[W]):
         return not self._inbox.empty()
 
     def _do_posted(self, worker: W, busy: bool) -> bool:
-        """Do the posted work, waiting for some when idle; return False when the thread shall end."""
+        """Do the posted work, waiting for some when idle; return False when the thread must end."""
         try:
             work = self._inbox.get_nowait() if busy else self._inbox.get(timeout=worker.idle_seconds())
             while work is not None:
@@ -138,7 +138,7 @@ class OwnerThread(Generic[W]):
 
 
 def _clear_streams() -> None:
-    """Free what MLX keeps for the current thread."""
+    """Free the streams that MLX keeps for the current thread."""
     gc.collect()
     mx.clear_cache()
     mx.clear_streams()

@@ -1,4 +1,4 @@
-"""Prefill of prompts into KV caches in chunks, and the prefix cache of earlier prompts and answers.
+"""Prefill of prompts into KV caches in chunks, and the prefix cache of earlier prompts and completions.
 
 Everything but the prompt's last token is computed here; that one is the first input of the decoding batch.
 
@@ -97,7 +97,7 @@ class PrefixCache:
         return PrefixMatch(_trimmed(best, matched), matched, divergence)
 
     def put(self, identity: str, tokens: Sequence[int], cache: list[Any]) -> None:
-        """Store a cache that is not written to any more, and evict what no longer fits.
+        """Store a cache that is not written to any more, and evict entries beyond the limit.
 
         Args:
             identity: Of the model and the kind of cache.
@@ -182,12 +182,12 @@ class Prefill:
 
     network: Any
     tokens: list[int]
-    """The whole prompt, at least one token."""
+    """The complete prompt, at least one token."""
     cache: list[Any]
     """Holds the first ``position`` tokens; one object a layer."""
     position: int = 0
     divergence: int = 0
-    """Where to take a snapshot, see ``prefix_cache``; 0: nowhere."""
+    """Where to take a snapshot, see ``PrefixMatch``; 0: nowhere."""
     draft: "Prefill | None" = None
     """The same prompt for the draft model."""
 

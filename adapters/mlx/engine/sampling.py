@@ -1,4 +1,4 @@
-"""Sampling: one pass over the logits of a whole batch, with individual settings for every row.
+"""Sampling: one pass over the logits of all rows of a batch, with individual settings for every row.
 
 Random numbers are drawn on the host, one uniform number a token from the sequence's own seeded generator, and mapped to
 a token by inverse transform sampling. So a seed gives the same text alone or in any batch, the position of a token
@@ -152,7 +152,7 @@ class BatchSampler:
 
 
 def materialize_tokens(tokens: mx.array, log_normalizer: mx.array) -> list[int]:
-    """Wait for what ``sample`` returned and return the tokens, ``NOT_FINITE`` for rows with unusable logits."""
+    """Wait for the result of ``sample`` and return the tokens, ``NOT_FINITE`` for rows with unusable logits."""
     values: Any = tokens.tolist()
     normalizers: Any = log_normalizer.tolist()
     return [token if math.isfinite(each) else NOT_FINITE for token, (each,) in zip(values, normalizers, strict=True)]
@@ -172,7 +172,7 @@ def top_logprobs(logprobs: mx.array, token: mx.array, count: int) -> LogprobArra
 
 
 def materialize_logprobs(arrays: LogprobArrays) -> TopLogprobs:
-    """Wait for what ``top_logprobs`` started and return it as plain numbers."""
+    """Wait for the result of ``top_logprobs`` and return it as plain numbers."""
     values: Any = [array.tolist() for array in arrays]
     logprob, tokens, others = values
     pairs: list[tuple[int, float]] = list(zip(tokens, others, strict=True))
@@ -206,8 +206,8 @@ def _bias(pairs: tuple[tuple[int, float], ...]) -> LogitsProcessor:
 def _repetition(penalty: float) -> LogitsProcessor:
     def divide(generated: mx.array, logits: mx.array) -> mx.array:
         if generated.size:
-            seen = logits[:, generated]
-            logits[:, generated] = mx.where(seen < 0, seen * penalty, seen / penalty)
+            repeated = logits[:, generated]
+            logits[:, generated] = mx.where(repeated < 0, repeated * penalty, repeated / penalty)
         return logits
 
     return divide

@@ -16,8 +16,8 @@ One step is one decoding step of every running batch, then some chunks of prompt
   fits beside the running ones, the prefix cache making room; with nothing running the next one always starts. The
   estimate is the model's measured size of a token, or an upper bound from its config.
 
-When a batch fails as a whole, its sequences are computed again, each from its own tokens in a batch of its own: the
-faulty one fails by itself, and the others continue with what they had generated.
+When a step of a batch fails, its sequences are computed again, each from its own tokens in a batch of its own: the
+faulty one fails by itself, and the others continue with the tokens they had generated.
 """
 
 from collections import deque
@@ -68,14 +68,14 @@ class AdmissionQueue:
         self._queue.append(sequence)
 
     def remove(self, sequence: Sequence) -> bool:
-        """Take a sequence out of the queue; return whether it was in it."""
+        """Remove a sequence from the queue; return whether it was in it."""
         if sequence not in self._queue:
             return False
         self._queue.remove(sequence)
         return True
 
     def remove_all(self) -> list[Sequence]:
-        """Empty the queue and return what was in it."""
+        """Empty the queue and return its sequences."""
         sequences = list(self._queue)
         self._queue.clear()
         return sequences
@@ -319,7 +319,7 @@ class Scheduler:
                 self._end(sequence, outcome)
 
     def _remove(self, batch: Batch, sequences: Iterable[Sequence]) -> None:
-        """Take sequences out of a batch; their caches go to the prefix cache unless they failed."""
+        """Remove sequences from a batch; their caches go to the prefix cache unless they failed."""
         sequences = list(sequences)
         for sequence in sequences:
             if sequence.error is None:

@@ -49,7 +49,7 @@ class SequenceLimits:
 
 
 class SequenceOutput:
-    """Turns generated tokens into events: detokenizes, parses, and attaches log probabilities.
+    """Converts generated tokens to events: detokenizes, parses, and attaches log probabilities.
 
     Args:
         detokenizer: Fresh.
@@ -145,7 +145,7 @@ class Sequence:
     failures: int = 0
     """How many batches have failed with it."""
     error: Exception | None = None
-    """What one of its logits processors raised."""
+    """The exception of one of its logits processors."""
     prefill: Prefill | None = None
     """Set while the prompt is computed."""
     cache_tokens: list[int] = attrs.field(factory=list)
@@ -163,7 +163,7 @@ class Sequence:
     _first_token_at: float | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
-        """Derive what follows from the settings."""
+        """Derive values from the settings."""
         self.sampling = SamplingParameters.of(self.settings)
         self.random = RandomStream(self.settings.seed)
         self._end_tokens = frozenset() if self.settings.ignore_eos else self.limits.end_tokens
@@ -176,7 +176,7 @@ class Sequence:
 
     @property
     def tokens(self) -> list[int]:
-        """The prompt and the tokens generated so far: what a prefill computes after a batch failed."""
+        """The prompt and the tokens generated so far: the input of a prefill after a batch failed."""
         return [*self.prompt, *self.generated]
 
     @property

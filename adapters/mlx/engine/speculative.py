@@ -45,7 +45,7 @@ class SpeculativeBatch(Batch):
         self._last = 0
         """The newest token, which neither model has computed."""
         self._draft_inputs: list[int] = []
-        """What the draft model computes before it proposes: the newest token, and sometimes the one before it."""
+        """Input of the draft model before it proposes: the newest token, and sometimes the previous one."""
 
     @property
     def size_bytes(self) -> int:
@@ -71,7 +71,7 @@ class SpeculativeBatch(Batch):
         return self._cache
 
     def step(self) -> list[Sampled]:
-        """Propose, verify, and return the accepted tokens and one more."""
+        """Propose, verify, and return the accepted tokens and the model's next one."""
         sequence = self.sequences[0]
         start = len(sequence.generated)
         width = self._width if self._can_rewind(self._width + 1) else 0

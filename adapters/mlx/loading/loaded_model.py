@@ -1,4 +1,4 @@
-"""A loaded text or vision model with what the engine derives from its files, and its reference count in the pool."""
+"""A loaded text or vision model with values derived from its files, and its reference count in the pool."""
 
 import os
 import threading
@@ -47,7 +47,7 @@ class LoadedModel:
     defaults: GenerationSettings
     """The settings of the model's generation_config."""
     ignored_settings: tuple[str, ...]
-    """Names of its settings with invalid values, or ``*`` for the whole file."""
+    """Names of its settings with invalid values, or ``*`` for an invalid file."""
     weight_bytes: int
     cache_bytes_per_token: int
     """Maximum size of a token in the KV cache, from the config; 0 when it does not state it."""

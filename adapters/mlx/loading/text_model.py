@@ -92,7 +92,7 @@ def assemble(
     tokenizer: Any,  # noqa: ANN401
     config: Mapping[str, Any],
 ) -> LoadedModel:
-    """Build the model from what a library loaded and from its files.
+    """Build the model from a library's network and tokenizer and from its files.
 
     Args:
         handle: The model.

@@ -12,7 +12,7 @@ def unwrapped(tokenizer: Any) -> Any:  # noqa: ANN401 - transformers has no type
     The wrapper adds behaviour of its own to some calls.
     """
     inner = getattr(tokenizer, "_tokenizer", None)
-    # The Rust tokenizer inside a Hugging Face tokenizer goes by the same name.
+    # The Rust tokenizer inside a Hugging Face tokenizer has the same attribute name.
     return inner if hasattr(inner, "apply_chat_template") else tokenizer
 
 

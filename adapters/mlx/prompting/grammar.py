@@ -121,7 +121,7 @@ class CompiledGrammar:
         """Return the constraint of one sequence.
 
         Args:
-            begins: Tells where the grammar begins to apply; None means at the first token.
+            begins: Detects where the grammar begins to apply; None means at the first token.
             prompt_tokens: Number of prompt tokens among those that the constraint is called with; later ones are
                 consumed even at the first call, so that a sequence can be continued. None means all tokens of the
                 first call.
@@ -151,7 +151,7 @@ class GrammarCompiler:
         """Compile a grammar, or return it from the cache.
 
         Raises:
-            ValidationError: The grammar is malformed, or llguidance does not support it; its message says what.
+            ValidationError: The grammar is malformed, or llguidance does not support it; the message has the reason.
             CapabilityError: The model's tokenizer cannot be constrained.
             BackendNotInstalledError: llguidance is not installed.
             ExecutionError: It cannot be imported.
@@ -193,7 +193,7 @@ class GrammarCompiler:
 
 
 def answer_begins(detokenizer: Detokenizer, answer: OutputParser) -> AnswerBegins | None:
-    """Return a function that tells where the reasoning ends and the answer begins.
+    """Return a function that detects where the reasoning ends and the answer begins.
 
     Args:
         detokenizer: Fresh.
@@ -233,7 +233,7 @@ def _vocabulary(tokenizer: object, ends: frozenset[int]) -> Any:  # noqa: ANN401
 
 
 def _translated(grammar: Grammar) -> str:
-    """Return the grammar in llguidance's notation; raises ValidationError for what it cannot express."""
+    """Return the grammar in llguidance's notation; raises ValidationError where that cannot express it."""
     library = _llguidance()
     grammar.validate()
     schema = enforceable(grammar) if grammar.kind is GrammarKind.JSON_SCHEMA else '{"type": "object"}'

@@ -33,8 +33,8 @@ def reasoning_options(template: object, thinking: bool | None, effort: Effort | 
 
     Args:
         template: Its text, or several texts by name, as tokenizers hold them; anything else has no variables.
-        thinking: Whether the model shall reason; None passes no variable.
-        effort: How much it shall reason; None passes no variable.
+        thinking: Whether the model reasons; None passes no variable.
+        effort: How much it reasons; None passes no variable.
 
     Raises:
         CapabilityError: See ``refuse_effort``.
@@ -194,7 +194,7 @@ class PromptRenderer:
             return RenderedPrompt(prompt, "") if isinstance(prompt, tuple) else self._plain(prompt)
         if self.template is None and not self._custom:
             require_no_template_options(prompt, thinking, effort)
-            return self._plain(_single_turn(prompt))
+            return self._plain(_single_message(prompt))
         options = self._reasoning_options(thinking, effort)
         text = self._templated(prompt, options)
         self.require_plausible_length(text)
@@ -205,7 +205,7 @@ class PromptRenderer:
         """Refuse a rendered text whose beginning alone exceeds the context window, without tokenizing all of it.
 
         Raises:
-            ContextLengthError: It does.
+            ContextLengthError: It exceeds it.
         """
         window = self._context_length
         if window is None or len(text) <= window * CHARACTERS_PER_TOKEN:
@@ -325,7 +325,7 @@ def wire_tools(conversation: Conversation) -> list[dict[str, Any]]:
     return [_parsed(tool, f"tools[{index}]") for index, tool in enumerate(conversation.tools)]
 
 
-def _single_turn(conversation: Conversation) -> str:
+def _single_message(conversation: Conversation) -> str:
     roles = [message.role for message in conversation.messages]
     if roles == [Role.USER]:
         return conversation.messages[0].content

@@ -215,7 +215,7 @@ class ChunkedDecoder(SpeechDecoder):
         self._keywords = keywords
 
     def decode(self, audio: AudioSamples, settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:
-        """Transcribe a recording; each step is one chunk. Raises what ``arguments`` raises."""
+        """Transcribe a recording; each step is one chunk. Raises as ``arguments``."""
         self.arguments(settings, 1.0)  # refuses before anything is computed
         yield TranscriptionProgress(0.0, audio.seconds)
         texts: list[str] = []

@@ -88,7 +88,7 @@ HINT_KEYWORDS = ("initial_prompt", "context", "hotwords", "system_prompt")
 """Keywords of ``generate`` for a hint, in order of preference; ``prompt`` would replace the model's instruction."""
 
 MAX_TOKENS_PER_SECOND = 15
-"""More than fast speech has; limits derive from it, since the libraries' defaults truncate long recordings."""
+"""Upper bound for fast speech; limits derive from it, since the libraries' defaults truncate long recordings."""
 
 EXTRA_TOKENS = 128
 

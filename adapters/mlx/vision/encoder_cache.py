@@ -1,6 +1,6 @@
 """The vision-encoder cache: features of images that were encoded before.
 
-A vision encoder turns pixels into features, at the cost of hundreds of tokens. Its outputs for the images of a prompt
+A vision encoder computes features of pixels, at the cost of hundreds of tokens. Its outputs for the images of a prompt
 are kept and reused when another prompt contains the same images in the same order.
 """
 

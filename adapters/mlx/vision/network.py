@@ -15,9 +15,9 @@ class VisionParts:
     """A model as mlx-vlm loads it; used on the owner thread only."""
 
     model: Any
-    """The whole model: encoders and language model."""
+    """The complete model: encoders and language model."""
     processor: Any
-    """Turns text and images into the model's inputs."""
+    """Converts text and images to the model's inputs."""
     encoder: CachingEncoder | None
     """The caching vision encoder; None when the model's was not found."""
 

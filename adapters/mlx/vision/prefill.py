@@ -28,13 +28,13 @@ _FIRST_STEP = ("cross_attention_mask", "full_text_row_masked_out_mask")
 
 @attrs.frozen(eq=False)
 class VisionProcessor:
-    """Turns the prompts of one vision-language model into media to prefill."""
+    """Processes the prompts of one vision-language model into media to prefill."""
 
     parts: VisionParts
     network: VisionNetwork
 
     def process(self, request: GenerationRequest, model: LoadedModel) -> tuple[RenderedPrompt, Media]:
-        """Render and process the prompt of a request; on the owner thread. Raises what ``process_prompt`` raises."""
+        """Render and process the prompt of a request; on the owner thread. Raises as ``process_prompt``."""
         rendered, processed = process_prompt(request, model, self.parts)
         return rendered, VisionPrompt(self.parts, self.network, processed)
 
@@ -77,7 +77,7 @@ class VisionPrompt(Media):
         )
 
     def _options(self, tokens: list[int], cached: bool) -> dict[str, Any]:
-        """Return the language model's keyword arguments for the whole prompt, its embeddings among them.
+        """Return the language model's keyword arguments for the complete prompt, its embeddings among them.
 
         Args:
             tokens: The prompt and the tokens generated so far.
@@ -102,7 +102,7 @@ class VisionPrompt(Media):
         return {**inputs, **known, **(positions or {})}
 
     def _positions(self, ids: mx.array, inputs: dict[str, Any]) -> dict[str, Any] | None:
-        """Return the positions of a prompt whose media are in the cache; None when only encoding them tells."""
+        """Return the positions of a prompt whose media are in the cache; None when they depend on the features."""
         if not self._network.has_positions:
             return {}
         if "input_features" in inputs:
@@ -143,12 +143,12 @@ class VisionPrefill(Prefill):
     embeddings: mx.array
     """Shape [1, L, D]."""
     options: dict[str, Any]
-    """Further keyword arguments of the language model, for the whole prompt; it slices them by the cache's length."""
+    """Other keyword arguments of the language model, for the complete prompt; it slices them by the cache's length."""
     chunked: bool
     """Whether the prompt may be computed in chunks; False when tokens attend to later ones."""
 
     def advance(self, max_tokens: int) -> int:
-        """Compute the next chunk of at most so many tokens, or the whole prompt; return its size."""
+        """Compute the next chunk of at most so many tokens, or the complete prompt; return its size."""
         last = len(self.tokens) - 1
         end = min(self.position + max_tokens, last) if self.chunked else last
         size = end - self.position

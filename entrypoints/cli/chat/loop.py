@@ -16,7 +16,7 @@ from mlxk.application.use_cases.generate_text import GenerationOptions, Prepared
 from mlxk.domain.errors import MlxkError, StorageError
 from mlxk.domain.generation.conversation import require_valid_unicode
 from mlxk.entrypoints.cli import generation_arguments
-from mlxk.entrypoints.cli.answer import AnswerReader, CollectedAnswer, call_line, say_notes, say_why_cut
+from mlxk.entrypoints.cli.answer import AnswerReader, CollectedAnswer, call_line, print_notes, print_truncation
 from mlxk.entrypoints.cli.chat.session import (
     ChatInput,
     ChatSession,
@@ -177,8 +177,8 @@ def _print_remainder(session: ChatSession, output: Output, answer: CollectedAnsw
             output.line(answer.text)
     for call in answer.tool_calls:
         output.line(call_line(call))
-    say_notes(output, session.new_notes(answer.finished.notes))
-    say_why_cut(output, answer.finished, session.settings.max_tokens, chatting=True)
+    print_notes(output, session.new_notes(answer.finished.notes))
+    print_truncation(output, answer.finished, session.settings.max_tokens, chatting=True)
     if session.verbose:
         output.note(_speed(answer))
 

@@ -164,8 +164,8 @@ class ChatSession:
         require_valid_unicode(text, "prompt")
         if not self.waiting:
             return Message(Role.USER, text)
-        chunk = Chunk(tuple(seen.shown for seen in self.waiting))
-        return chunk.message([*(seen.pixels for seen in self.waiting), text])
+        chunk = Chunk(tuple(image.shown for image in self.waiting))
+        return chunk.message([*(image.pixels for image in self.waiting), text])
 
     def ask(self, message: Message) -> TextStream:
         """Start the completion of a user message; ``keep`` adds both to the conversation."""
@@ -193,9 +193,9 @@ class ChatSession:
         """
         waiting = (*self.waiting, *self.prepare_images(self.model, typed, 1 + self._shown + len(self.waiting)))
         check_chunk(len(waiting), "/image: images in one turn")
-        check_together([len(seen.shown.image.data) for seen in waiting], "/image")
+        check_together([len(each.shown.image.data) for each in waiting], "/image")
         self.waiting = waiting
-        names = ", ".join(seen.shown.image.title for seen in waiting)
+        names = ", ".join(each.shown.image.title for each in waiting)
         return f"{names}: shown with your next message"
 
     def execute(self, command: SlashCommand) -> str:

@@ -151,5 +151,5 @@ def _read(written: Mapping[str, Any]) -> Message:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError
-    value.encode()  # JSON can spell half a surrogate pair, which is no text.
+    value.encode()  # JSON can express an unpaired surrogate, which is not valid Unicode.
     return value

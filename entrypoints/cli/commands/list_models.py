@@ -32,7 +32,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     output.line(output.paint(header, BOLD))
     for row in rows:
         output.line(output.paint(row, RED) if "unhealthy" in row else row)
-    if output.talkative:
+    if output.shows_progress:
         _explain_empty_table(output, models, arguments.pattern)
     return DONE
 

@@ -85,12 +85,12 @@ def file_type(path: str) -> str:
 def health(entries: Iterable[HealthEntry]) -> Json:
     """Return the data of ``health``."""
     objects = [_health_entry(entry) for entry in entries]
-    whole = [entry for entry in objects if entry["status"] == "healthy"]
-    broken = [entry for entry in objects if entry["status"] != "healthy"]
+    healthy = [entry for entry in objects if entry["status"] == "healthy"]
+    unhealthy = [entry for entry in objects if entry["status"] != "healthy"]
     return {
-        "healthy": whole,
-        "unhealthy": broken,
-        "summary": {"total": len(objects), "healthy_count": len(whole), "unhealthy_count": len(broken)},
+        "healthy": healthy,
+        "unhealthy": unhealthy,
+        "summary": {"total": len(objects), "healthy_count": len(healthy), "unhealthy_count": len(unhealthy)},
     }
 
 

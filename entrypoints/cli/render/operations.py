@@ -180,7 +180,7 @@ def _push_message(result: PushResult) -> str:
 
 
 def _creation(result: PushResult) -> str:
-    """Return what a push would create, and the flag it would need."""
+    """Return the repository or branch that a push would create, and the flag it would need."""
     if not (result.created_repository or result.created_branch):
         return ""
     what = "repository" if result.created_repository else "branch"

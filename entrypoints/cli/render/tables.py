@@ -147,12 +147,12 @@ def _type(description: ModelDescription) -> str:
 
 
 def _health_cells(description: ModelDescription, verbose: bool) -> list[str]:
-    whole, runs = description.health.healthy, description.runtime.compatible
+    healthy, runs = description.health.healthy, description.runtime.compatible
     if not verbose:
-        return ["unhealthy" if not whole else "healthy" if runs else "healthy*"]
+        return ["unhealthy" if not healthy else "healthy" if runs else "healthy*"]
     return [
         description.health.status.value,
-        "-" if not whole else "yes" if runs else "no",
+        "-" if not healthy else "yes" if runs else "no",
         model_reason(description) or "-",
     ]
 
@@ -163,8 +163,8 @@ def health_text(entries: Sequence[HealthEntry]) -> str:
         f"{entry.report.status.value:<9} {entry.handle.label} — {health_reason(entry.report)}" for entry in entries
     ]
     if len(entries) != 1:
-        whole = sum(entry.report.healthy for entry in entries)
-        lines.insert(0, f"Summary: total {len(entries)}, healthy {whole}, unhealthy {len(entries) - whole}")
+        healthy = sum(entry.report.healthy for entry in entries)
+        lines.insert(0, f"Summary: total {len(entries)}, healthy {healthy}, unhealthy {len(entries) - healthy}")
     return "\n".join(map(printable, lines)) + "\n"
 
 

@@ -1,1 +1,1 @@
-"""Generated text over HTTP: what every API shares between a request that was read and the bytes of its response."""
+"""Generated text over HTTP, shared by every API: from a parsed request to the bytes of its response."""

@@ -1,7 +1,7 @@
 """The extension point for HTTP APIs: how one API renders the events of a response.
 
-The events are the values of ``domain.generation.request``. A new API that generates text brings a request reader, a
-renderer and a resource, and one entry in ``app.APIS``; everything else is shared.
+The events are the values of ``domain.generation.request``. A new API that generates text has a request reader, a
+renderer, a resource, and one entry in ``app.APIS``; everything else is shared.
 """
 
 import datetime
@@ -17,14 +17,14 @@ from mlxk.domain.generation.request import Finished, GenerationEvent
 
 @attrs.frozen
 class ResponseContext:
-    """Facts about a response that its body may repeat."""
+    """Metadata of a response that its body may contain."""
 
     request_id: str
     created: datetime.datetime
     model: str
-    """As the client named it."""
+    """Its name in the request."""
     fingerprint: str
-    """Of the weights."""
+    """Fingerprint of the weights."""
     choices: int
     """Completions in the response."""
     alternatives: int

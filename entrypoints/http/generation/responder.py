@@ -1,6 +1,6 @@
 """The generation responder: admits a request, starts its streams, and delivers, counts and logs the response.
 
-It knows no API: a resource brings the streams and the renderer.
+It is independent of the API: the resource passes the streams and the renderer.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ class GenerationJob:
     alternatives: int = 1
     """Completions of each prompt."""
     count_field: str = "n"
-    """The field that asks for so many choices, for the refusal of too many."""
+    """The field that sets the number of choices, for the refusal of too many."""
 
     @property
     def choices(self) -> int:

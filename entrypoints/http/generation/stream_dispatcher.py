@@ -1,7 +1,7 @@
 """The stream dispatcher: one thread that moves the events of all responses from the engine to their clients.
 
-The engine only calls back when events are available; taking, rendering and sending them happens here, so that clients
-cost the engine next to nothing, and hundreds of streams need no thread each.
+The engine only calls back when events are available; they are read, rendered and sent here, so that clients do not slow
+the engine, and hundreds of streams share one thread.
 """
 
 import queue
@@ -189,7 +189,7 @@ class StreamDispatcher:
         try:
             ended = delivery.move()
         except Exception as fault:  # noqa: BLE001 - a failing response must not stop the others
-            self._log.error("an answer could not be delivered", error=type(fault).__name__)
+            self._log.error("a response could not be delivered", error=type(fault).__name__)
             delivery.fail(InternalError("The answer could not be delivered."))
             ended = True
         if ended:

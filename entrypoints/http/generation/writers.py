@@ -145,7 +145,7 @@ class WholeWriter:
 
 
 class QueuedBody:
-    """A response body for WSGI servers other than ours, which iterate over it.
+    """A response body for WSGI servers without detached responses, which iterate over it.
 
     Args:
         on_close: Called when the server closes the body, at its end or after a disconnect.

@@ -86,7 +86,7 @@ def _kind(value: object) -> object:
 
 
 class EmbeddingsResource:
-    """Turns texts into vectors."""
+    """Computes embeddings."""
 
     def __init__(self, server: ServerContext) -> None:
         self._reader = BodyReader(EmbeddingsRequest, (register_inputs,))

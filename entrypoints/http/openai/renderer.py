@@ -1,4 +1,4 @@
-"""What the renderers of chat completions and completions share.
+"""The base of the renderers of chat completions and completions.
 
 A streamed response sends chunks, each with entries of ``choices``. A whole response merges the same entries, so that
 both have the same content by construction.

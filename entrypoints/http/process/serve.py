@@ -18,11 +18,11 @@ def serve(settings: Settings, server: ServerSettings, announcement: Callable[[Se
 
     Args:
         settings: The environment.
-        server: The operator's decisions, validated.
+        server: The operator's settings, validated.
         announcement: Returns the line for standard output once the server is ready.
 
     Raises:
-        PortInUseError: Another process listens on the port; nothing was loaded.
+        PortInUseError: The port is in use by another process; nothing was loaded.
         InterruptedRunError: A signal came before the server was ready.
         BrokenPipeError: Standard output has no reader.
         MlxkError: The server cannot be started.
@@ -63,7 +63,7 @@ def announce(line: str) -> None:
 
 
 def _serve_here(sockets: Sequence[socket.socket], settings: Settings, server: ServerSettings, line: str) -> int:
-    # The supervisor does without the web framework and the container.
+    # The supervisor imports neither the web framework nor the container.
     from mlxk.entrypoints.http.process.worker import serve_in_process  # noqa: PLC0415
 
     reports: list[MlxkError | BrokenPipeError | None] = []

@@ -15,9 +15,9 @@ def listen(host: str, port: int) -> list[socket.socket]:
     """Return listening sockets for every address a host name has; ``localhost`` usually has two.
 
     Raises:
-        PortInUseError: Another process listens on the port.
+        PortInUseError: The port is in use by another process.
         ValidationError: The host is not an address of this machine.
-        StorageError: This user may not listen on the port.
+        StorageError: This user may not bind the port.
     """
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

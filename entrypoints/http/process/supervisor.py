@@ -60,7 +60,7 @@ def stopping_signals() -> Sequence[signal.Signals]:
 
 @attrs.frozen
 class WorkerOrders:
-    """What a worker is started with."""
+    """The input of a worker at its start."""
 
     settings: ServerSettings
     died: int | None = None

@@ -182,7 +182,7 @@ def serve_in_process(
     Args:
         sockets: Listening.
         settings: The environment.
-        server: The operator's decisions.
+        server: The operator's settings.
         report: Called when the server is ready, or cannot serve.
         build_container: Builds the container.
         died: Exit status of the previous worker, if it died.
@@ -194,7 +194,7 @@ def serve_in_process(
     if died is not None:
         log.error("the worker died and is restarted", logger="supervisor", status=died)
     elif not is_loopback(server.host) and not server.api_keys:
-        log.warning("the server can be reached from other machines, and asks for no key", logger="server")
+        log.warning("the server accepts requests from other machines without an API key", logger="server")
     route_library_logs(log, server.log_level)
     application = Application(services_of(container), server)
     preloaded = None

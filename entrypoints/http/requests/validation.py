@@ -28,7 +28,7 @@ class FieldError:
     """One fault of a request."""
 
     path: str
-    """The field, such as ``messages[0].content``; empty for the body as a whole."""
+    """The field, such as ``messages[0].content``; empty for the complete body."""
     message: str
     """The fault, without the field's name and value."""
     unsupported: bool = False

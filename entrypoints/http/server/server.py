@@ -133,7 +133,7 @@ class ServerLimits:
 
 
 class HttpServer:
-    """Serves a WSGI application on sockets that already listen.
+    """Serves a WSGI application on bound sockets.
 
     Args:
         application: The WSGI application.

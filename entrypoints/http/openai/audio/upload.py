@@ -88,11 +88,11 @@ class AudioReader:
         try:
             with Upload() as upload:
                 upload.receive(io.BytesIO(encoded), NAME)
-                sound = self.decoder.decode(upload.path, upload.name)
-            check_audio_length(sound, NAME)
+                audio = self.decoder.decode(upload.path, upload.name)
+            check_audio_length(audio, NAME)
         except (ValidationError, PayloadTooLargeError) as error:
             raise located(error, path) from error
-        return sound
+        return audio
 
 
 def read_base64(data: str, path: str) -> bytes:

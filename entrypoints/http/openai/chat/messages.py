@@ -187,8 +187,8 @@ class MessageParam:
         return Message(ROLES[self.role], self._text(), calls, self.tool_call_id)
 
     def _text(self) -> str:
-        said = self.content if isinstance(self.content, str) else PART_SEPARATOR.join(self._texts())
-        return PART_SEPARATOR.join(filter(None, (said, self.refusal)))
+        content = self.content if isinstance(self.content, str) else PART_SEPARATOR.join(self._texts())
+        return PART_SEPARATOR.join(filter(None, (content, self.refusal)))
 
     def _texts(self) -> Iterator[str]:
         for part in self.content or ():

@@ -278,7 +278,7 @@ class ChatRequest(SamplingFields):
         return forced_call(self.offered, self.tool_choice)
 
     def require_vision_input(self, model: ServedModel) -> None:
-        """Refuse a model without vision for images in the last message; earlier images are only mentioned to it.
+        """Refuse a model without vision for images in the last message; earlier images become a note in the prompt.
 
         Raises:
             CapabilityError: The model lacks the capability.

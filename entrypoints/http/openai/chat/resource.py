@@ -1,4 +1,4 @@
-"""The resource of ``POST /v1/chat/completions``, also for transcription-only models: the answer is the transcript."""
+"""The resource of ``POST /v1/chat/completions``; transcription-only models respond with the transcript."""
 
 import functools
 import io
@@ -49,7 +49,7 @@ _TRANSCRIPTION_UNSUPPORTED: Mapping[str, Unsupported] = {
     "top_k": Unsupported(_NOT_SAMPLED, (0,)),
     "top_p": Unsupported(_NOT_SAMPLED, (1.0,)),
 }
-"""Fields of a chat request that transcription-only models do not take."""
+"""Fields of a chat request that transcription-only models do not support."""
 
 
 class TranscriptionChat:
@@ -117,7 +117,7 @@ class _TranscriptionRequest:
     audio_field: str
     """Its field."""
     hint_field: str
-    """The field of the text beside it."""
+    """The field of its hint."""
 
 
 def _parse(chat: ChatRequest, model: ServedModel, max_tokens: int | None) -> _TranscriptionRequest:
@@ -161,17 +161,17 @@ def _other_content(chat: ChatRequest) -> Iterator[FieldError]:
     if earlier:
         reason = "a model that only listens hears one message, without what was said before; send the last one alone"
         yield FieldError("messages[0]", reason, unsupported=True)
-    seen = False
+    has_recording = False
     for index, part in enumerate(last.content if isinstance(last.content, list) else ()):
         path = f"messages[{len(earlier)}].content[{index}]"
         if isinstance(part, ImagePart):
             yield FieldError(path, "a model that only listens cannot look at images; leave it out", unsupported=True)
         elif isinstance(part, AudioPart):
-            if seen:
+            if has_recording:
                 yield FieldError(
                     path, "only one recording at a time; send each in a request of its own", unsupported=True
                 )
-            seen = True
+            has_recording = True
 
 
 class ChatCompletions:
@@ -235,7 +235,8 @@ def _require_chat_model(description: ModelDescription) -> None:
     """Refuse a model that neither generates text nor transcribes speech.
 
     Raises:
-        UnhealthyModelError, IncompatibleModelError, CapabilityError: It cannot.
+        UnhealthyModelError, IncompatibleModelError: It cannot be loaded here.
+        CapabilityError: It does neither.
     """
     if description.operation is Capability.AUDIO:
         require_speech_model(description)
