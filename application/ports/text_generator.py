@@ -62,7 +62,7 @@ class EngineState:
     """A snapshot of the engine. Counters start at zero with the process."""
 
     responding: bool
-    """Whether the engine's thread answered in time; if not, every other field is out of date."""
+    """Whether the engine's thread responded in time; if not, every other field is out of date."""
     running: int
     """Sequences being computed."""
     waiting: int

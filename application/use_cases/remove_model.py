@@ -47,7 +47,7 @@ class RemoveResult:
 
 @attrs.frozen
 class RemoveModel:
-    """Removes models from the cache, and from nowhere else."""
+    """Removes models from the cache only."""
 
     cache: ModelCache
     resolve: ResolveModel

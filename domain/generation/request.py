@@ -350,7 +350,7 @@ class GenerationRequest:
         self.engine_options.validate()
 
     def choices(self, count: int) -> tuple["GenerationRequest", ...]:
-        """Return ``count`` requests for alternative answers: this one, and others with seeds derived from its own.
+        """Return ``count`` requests for alternative completions: this one, and others with seeds derived from its own.
 
         Without a seed every completion draws its own.
         """

@@ -25,7 +25,7 @@ DEFAULT_ERROR_BODY: ErrorBody = error_body
 
 
 class Application:
-    """The WSGI application and everything that ends with it.
+    """The WSGI application and the resources that it closes.
 
     Args:
         services: Use cases and ports.

@@ -13,7 +13,7 @@ from serving.parts import CHAT_MODEL, SPEECH_MODEL, SPOKEN, Parts
 from serving.running import RunningServer, eventually
 
 from mlxk.entrypoints.http.openai.chat.request import ChatRequest
-from mlxk.entrypoints.http.openai.chat.resource import UNSUPPORTED
+from mlxk.entrypoints.http.openai.chat.resource import TRANSCRIPTION_UNSUPPORTED
 from mlxk.entrypoints.settings import ServerSettings
 
 SOUND = b"RIFF....WAVE"
@@ -132,8 +132,8 @@ def test_a_chat_that_cannot_be_heard_is_refused(
 
 def test_every_field_of_a_chat_is_honoured_or_refused_by_a_model_that_only_listens() -> None:
     fields = {field.name for field in attrs.fields(ChatRequest)}
-    assert set(REFUSED) == set(UNSUPPORTED)
-    assert fields == HONOURED | WITHOUT_EFFECT | SATISFIED | set(UNSUPPORTED)
+    assert set(REFUSED) == set(TRANSCRIPTION_UNSUPPORTED)
+    assert fields == HONOURED | WITHOUT_EFFECT | SATISFIED | set(TRANSCRIPTION_UNSUPPORTED)
 
 
 @pytest.mark.parametrize(("field", "value"), REFUSED.items())

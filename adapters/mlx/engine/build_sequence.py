@@ -51,7 +51,7 @@ class Constraints:
     """The tokens that begin reasoning."""
     detokenizer: Callable[[], Detokenizer]
     parser: Callable[[], OutputParser]
-    """Builds the parser that separates reasoning from the answer."""
+    """Builds the parser that separates reasoning from text."""
 
     def __call__(self, generated: list[int]) -> tuple[LogitsProcessor, ...]:
         """Build the processors for a sequence with these generated tokens."""
@@ -217,7 +217,7 @@ def _offered(request: GenerationRequest) -> tuple[str, ...]:
 
 
 def _opens_only(reasoning: ReasoningFormat | None) -> bool:
-    """Whether a format marks only the reasoning before the answer, nothing within the answer."""
+    """Whether a format marks only the reasoning before the text, nothing within the text."""
     return reasoning is not None and reasoning.style is ReasoningStyle.TAGS and not reasoning.structure
 
 

@@ -108,7 +108,7 @@ class ModelPool:
         return tuple(self._models.values())
 
     def add(self, request: LoadRequest) -> None:
-        """Queue a request; a later ``step`` answers it."""
+        """Queue a request; a later ``step`` serves it."""
         self._requests.append(request)
 
     def lease_now(self, wanted: tuple[WantedModel, ...]) -> tuple[PooledModel, ...] | None:
@@ -157,7 +157,7 @@ class ModelPool:
         return len(self._requests)
 
     def step(self) -> None:
-        """Answer as many requests as possible, in order, and unload the models whose idle time is over."""
+        """Serve as many requests as possible, in order, and unload the models whose idle time is over."""
         while self._requests and self._serve(self._requests[0]):
             self._requests.popleft()
         if self._keep_alive is not None:
@@ -183,7 +183,7 @@ class ModelPool:
             self._unload(identity)
 
     def _serve(self, request: LoadRequest) -> bool:
-        """Answer a request, or return False when it has to wait for memory."""
+        """Serve a request, or return False when it has to wait for memory."""
         if request.abandoned:
             return True
         try:

@@ -31,7 +31,7 @@ from mlxk.entrypoints.http.requests.validation import FieldError, Unsupported, l
 _NOT_SAMPLED = "of what steers sampling, a model that only listens takes temperature; leave this out"
 _NO_REASONING = "a model that only listens does not reason; leave this out"
 
-_TRANSCRIPTION_UNSUPPORTED: Mapping[str, Unsupported] = {
+TRANSCRIPTION_UNSUPPORTED: Mapping[str, Unsupported] = {
     "chunk": Unsupported("a model that only listens takes no images; leave this out"),
     "enable_thinking": Unsupported(_NO_REASONING, (False,)),
     "frequency_penalty": Unsupported(_NOT_SAMPLED, (0.0,)),
@@ -138,7 +138,7 @@ def _parse(chat: ChatRequest, model: ServedModel, max_tokens: int | None) -> _Tr
     )
     names = {"prompt": hint_field}
     faults = [FieldError(names.get(name, name), wrong) for name, wrong in settings.faults().items()]
-    faults += [*unsupported_faults(_settings_of(chat), _TRANSCRIPTION_UNSUPPORTED), *_other_content(chat)]
+    faults += [*unsupported_faults(_settings_of(chat), TRANSCRIPTION_UNSUPPORTED), *_other_content(chat)]
     raise_for(faults, unsupported=CapabilityError)
     asked = chat.generation_settings(max_tokens)
     limits = TranscriptLimits(asked.max_tokens, asked.stop)
@@ -147,7 +147,7 @@ def _parse(chat: ChatRequest, model: ServedModel, max_tokens: int | None) -> _Tr
 
 def _settings_of(chat: ChatRequest) -> Mapping[str, object]:
     """Return the values of the unsupported fields; the response format as its type."""
-    values = {name: getattr(chat, name) for name in _TRANSCRIPTION_UNSUPPORTED}
+    values = {name: getattr(chat, name) for name in TRANSCRIPTION_UNSUPPORTED}
     return {
         **values,
         "tools": chat.offered,
