@@ -81,7 +81,9 @@ def test_access_is_settled_before_any_byte_is_fetched(
         assert envelope["data"]["download_status"] == "success"
         return
     assert envelope["error"]["type"] == code
-    assert "hint" in envelope["error"] or options == {"disabled": True}
+    hint = envelope["error"].get("hint", "")
+    assert ("set HF_TOKEN" in hint.replace("Set", "set")) == (not token and "disabled" not in options)
+    assert ("token in HF_TOKEN" in hint or "account of HF_TOKEN" in hint) == bool(token)
     assert not token or token not in json.dumps(envelope)
     assert not (cache / "models--org--m").exists()
     assert all(call.method == "HEAD" for call in hub.calls("/resolve/"))
