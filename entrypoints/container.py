@@ -5,6 +5,7 @@ top; all else by the function that builds it, so that a command loads only what 
 """
 
 import sys
+import threading
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -16,6 +17,7 @@ from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.adapters.mlx.registry import MlxBackendRegistry
 from mlxk.adapters.system.machine import SystemClock, system_memory_probe
+from mlxk.application.ports.text_generator import EngineState, TextGenerator
 from mlxk.application.use_cases.check_health import CheckHealth
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.list_models import ListModels
@@ -25,6 +27,8 @@ from mlxk.domain.errors import ExecutionError
 from mlxk.entrypoints.settings import MIB, ServerSettings, Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlxk.adapters.huggingface.client import HubClient
     from mlxk.adapters.mlx.engine.limits import EngineLimits
     from mlxk.application.ports.audio_decoder import AudioDecoder
@@ -39,7 +43,7 @@ if TYPE_CHECKING:
     from mlxk.application.ports.publication_folder import PublicationFolder
     from mlxk.application.ports.speech_transcriber import SpeechTranscriber
     from mlxk.application.ports.text_embedder import TextEmbedder
-    from mlxk.application.ports.text_generator import TextGenerator
+    from mlxk.application.ports.text_generator import TextStream
     from mlxk.application.ports.weight_converter import WeightConverter
     from mlxk.application.ports.workspace_store import WorkspaceStore
     from mlxk.application.use_cases.clone_model import CloneModel
@@ -51,6 +55,8 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.remove_model import RemoveModel
     from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
     from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
+    from mlxk.domain.generation.request import GenerationRequest
+    from mlxk.domain.models.model import ModelHandle
 
 
 class _WithoutConfigurationFiles:
@@ -128,7 +134,7 @@ def _image_reader() -> "ImageReader":
 
 
 def _audio_decoder() -> "AudioDecoder":
-    from mlxk.adapters.mlx.speech.audio_file import MlxAudioDecoder
+    from mlxk.adapters.mlx.audio_file import MlxAudioDecoder
 
     return MlxAudioDecoder()
 
@@ -156,16 +162,49 @@ def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "Engi
         return EngineLimits(**limits)
     if server.memory_budget_mib is not None:
         limits["model_budget_bytes"] = server.memory_budget_mib * MIB
-    return EngineLimits(
-        **limits,
-        max_rows=server.max_streams,
-        keep_alive_seconds=server.keep_alive,
-    )
+    return EngineLimits(**limits, max_rows=server.max_streams, keep_alive_seconds=server.keep_alive)
+
+
+class DeferredTextGenerator(TextGenerator):
+    """Builds the engine with the first request, so that no error about a name or a file waits for the import of MLX."""
+
+    def __init__(self, build: "Callable[[], TextGenerator]") -> None:
+        self._build = build
+        self._lock = threading.Lock()
+        self._built: TextGenerator | None = None
+
+    @property
+    def engine(self) -> TextGenerator:
+        """The engine, built if need be."""
+        with self._lock:
+            self._built = self._built or self._build()
+            return self._built
+
+    def submit(self, request: "GenerationRequest") -> "TextStream":
+        return self.engine.submit(request)
+
+    def state(self, timeout_seconds: float) -> EngineState:
+        if self._built is None:
+            return EngineState(responding=True, running=0, waiting=0, models=())
+        return self._built.state(timeout_seconds)
+
+    def unload(self, model: "ModelHandle | None" = None) -> "tuple[ModelHandle, ...]":
+        return () if self._built is None else self._built.unload(model)
+
+    def close(self) -> None:
+        if self._built is not None:
+            self._built.close()
 
 
 def _text_generator(
     log: "EventLog", clock: "Clock", memory: "MemoryProbe", server: ServerSettings | None
-) -> "TextGenerator":
+) -> TextGenerator:
+    if server is None:
+        return DeferredTextGenerator(lambda: _engine(log, clock, memory, server))
+    return _engine(log, clock, memory, server)
+
+
+def _engine(log: "EventLog", clock: "Clock", memory: "MemoryProbe", server: ServerSettings | None) -> TextGenerator:
     from mlxk.adapters.mlx import malloc
 
     if server is not None:
@@ -179,18 +218,22 @@ def _text_generator(
     return MlxTextGenerator(log, clock, engine_limits(memory, server))
 
 
-def _speech_transcriber(generator: "TextGenerator", log: "EventLog") -> "SpeechTranscriber":
+def _built(generator: TextGenerator) -> TextGenerator:
+    return generator.engine if isinstance(generator, DeferredTextGenerator) else generator
+
+
+def _speech_transcriber(generator: TextGenerator, log: "EventLog") -> "SpeechTranscriber":
     from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
     from mlxk.adapters.mlx.text_generator import leases_of
 
-    return MlxSpeechTranscriber(leases_of(generator), log)
+    return MlxSpeechTranscriber(leases_of(_built(generator)), log)
 
 
-def _text_embedder(generator: "TextGenerator") -> "TextEmbedder":
+def _text_embedder(generator: TextGenerator) -> "TextEmbedder":
     from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
     from mlxk.adapters.mlx.text_generator import leases_of
 
-    return MlxTextEmbedder(leases_of(generator))
+    return MlxTextEmbedder(leases_of(_built(generator)))
 
 
 class Adapters:

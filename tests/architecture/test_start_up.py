@@ -114,6 +114,24 @@ def test_what_needs_no_model_builds_no_container(
     assert "dependency_injector" not in modules
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "nosuch", "Hello"],
+        ["run", "demo"],
+        ["run", "nosuch", "Hi", "--image", "a.png"],
+        ["run", "nosuch", "--audio", "a.wav"],
+    ],
+    ids=" ".join,
+)
+def test_an_error_about_a_name_or_an_argument_does_not_wait_for_a_model_library(
+    arguments: list[str], program_environment: dict[str, str], tmp_path: Path
+) -> None:
+    status, modules = modules_after(arguments, program_environment, tmp_path)
+    assert status != 0
+    assert {"mlx", "mlx_lm", "mlx_vlm", "mlx_audio", "transformers"} & modules == set()
+
+
 def test_a_light_command_loads_only_the_adapters_it_uses(program_environment: dict[str, str], tmp_path: Path) -> None:
     _, modules = modules_after(["list", "--json"], program_environment, tmp_path)
     ours = {module for module in modules if module.startswith("mlxk.adapters.")}

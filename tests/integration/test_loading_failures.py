@@ -195,7 +195,7 @@ log = InMemoryEventLog()
 try:
     adapters = build(read_settings()).adapters
     adapters.event_log.override(providers.Object(log))
-    adapters.text_generator()
+    adapters.text_generator().engine
 except Exception as error:
     print(error.code, error, error.hint, [event.fields.get("reason") for event in log.events], sep="|")
 """

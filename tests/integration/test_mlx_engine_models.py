@@ -17,6 +17,7 @@ from mlxk.adapters.mlx.loading.text_model import weight_bytes
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.machine import SystemClock
 from mlxk.domain.errors import (
+    ContextLengthError,
     ExecutionError,
     IncompatibleModelError,
     MlxkError,
@@ -96,6 +97,15 @@ def test_an_idle_model_goes_after_its_keep_alive(tmp_path: Path) -> None:
         pass
     assert resident(engine) == set()
     engine.close()
+
+
+def test_a_refused_request_leaves_its_model_idle(engine: MlxTextGenerator, tmp_path: Path) -> None:
+    handle = build(tmp_path / "a")
+    with pytest.raises(ContextLengthError):
+        engine.submit(asking(handle, prompt="Hello world " * 100_000))
+    assert resident(engine) == {"a"}
+    assert engine.unload(handle) == (handle,)
+    assert resident(engine) == set()
 
 
 def test_a_model_whose_files_changed_is_loaded_again(engine: MlxTextGenerator, tmp_path: Path) -> None:

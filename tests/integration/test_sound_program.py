@@ -10,7 +10,7 @@ import pytest
 from models.pictures import about, as_wav, loaded, oracle, tone
 from models.tiny_vision import build
 
-from mlxk.adapters.mlx.speech.audio_file import MlxAudioDecoder
+from mlxk.adapters.mlx.audio_file import MlxAudioDecoder
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.models.model import ModelHandle
 

@@ -19,8 +19,8 @@ from mlx_audio.stt.models.base import STTOutput
 from mlx_audio.stt.models.nemo.alignment import AlignedResult, AlignedSentence, AlignedToken
 from models.tiny_speech import build_moonshine, murmur, write_wav
 
+from mlxk.adapters.mlx.audio_file import AudioSamples
 from mlxk.adapters.mlx.speech import speech_model
-from mlxk.adapters.mlx.speech.audio_file import AudioSamples
 from mlxk.adapters.mlx.speech.chunked import ChunkedDecoder, chunk_result, split
 from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator

@@ -13,7 +13,7 @@ import pytest
 from mlx_audio import audio_io
 from models.tiny_speech import murmur, write_wav
 
-from mlxk.adapters.mlx.speech.audio_file import format_of, read_audio
+from mlxk.adapters.mlx.audio_file import format_of, read_audio
 from mlxk.domain.errors import BackendNotInstalledError, MlxkError, StorageError, ValidationError
 from mlxk.domain.generation.media import MAX_AUDIO_BYTES
 from mlxk.domain.transcription import MAX_AUDIO_SECONDS

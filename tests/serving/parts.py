@@ -16,7 +16,7 @@ from doubles.text_embedder import InMemoryTextEmbedder
 from doubles.text_generator import InMemoryTextGenerator
 from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.adapters.mlx.speech.audio_file import MlxAudioDecoder
+from mlxk.adapters.mlx.audio_file import MlxAudioDecoder
 from mlxk.adapters.system.machine import SystemClock
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.embed_text import EmbedText

@@ -17,8 +17,8 @@ import mlx.nn as nn
 import numpy as np
 from mlx_audio.stt.models.whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE
 
+from mlxk.adapters.mlx.audio_file import AudioSamples
 from mlxk.adapters.mlx.speech import speech_model
-from mlxk.adapters.mlx.speech.audio_file import AudioSamples
 from mlxk.adapters.mlx.speech.speech_model import SpeechDecoder
 from mlxk.domain.errors import CapabilityError, IncompatibleModelError
 from mlxk.domain.transcription import (

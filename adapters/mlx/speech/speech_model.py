@@ -7,7 +7,7 @@ from typing import Protocol
 
 import attrs
 
-from mlxk.adapters.mlx.speech.audio_file import AudioSamples
+from mlxk.adapters.mlx.audio_file import AudioSamples
 from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.transcription import TranscriptEvent, TranscriptionSettings
 

@@ -4,9 +4,9 @@ import contextlib
 import importlib.util
 from collections.abc import Generator, Iterator
 
+from mlxk.adapters.mlx.audio_file import read_audio
 from mlxk.adapters.mlx.engine.model_lease import ModelLease, ModelLeases
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
-from mlxk.adapters.mlx.speech.audio_file import read_audio
 from mlxk.adapters.mlx.speech.speech_model import SpeechModel, sample_rate_of
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.speech_transcriber import SpeechTranscriber

@@ -12,7 +12,7 @@ from mlx_audio.stt.models.whisper.timing import add_word_timestamps
 from mlx_audio.stt.models.whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE
 from mlx_audio.utils import hanning, mel_filters, stft
 
-from mlxk.adapters.mlx.speech.audio_file import AudioSamples, Samples
+from mlxk.adapters.mlx.audio_file import AudioSamples, Samples
 from mlxk.adapters.mlx.speech.speech_model import SpeechDecoder
 from mlxk.domain.errors import CapabilityError, UnhealthyModelError
 from mlxk.domain.transcription import (

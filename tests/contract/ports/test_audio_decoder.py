@@ -6,7 +6,7 @@ import pytest
 from doubles.audio_decoder import InMemoryAudioDecoder
 from models.pictures import as_wav, tone
 
-from mlxk.adapters.mlx.speech.audio_file import MlxAudioDecoder
+from mlxk.adapters.mlx.audio_file import MlxAudioDecoder
 from mlxk.application.ports.audio_decoder import AudioDecoder
 from mlxk.domain.errors import ValidationError
 

@@ -47,6 +47,12 @@ def test_a_fault_names_its_field(tools: object, named: str) -> None:
     assert named in faults[0]
 
 
+def test_the_size_of_a_definition_is_that_of_its_utf8() -> None:
+    description = "ä" * (MAX_TOOL_BYTES // 2 - 200)
+    assert tool_faults(function(name="f", description=description)) == []
+    assert "[0] is larger" in tool_faults(function(name="f", description=description + "ä" * 200))[0]
+
+
 def test_a_call_is_a_line_of_json_whatever_its_name() -> None:
     assert call_line(ToolCall('a b"c', "{}")) == r'{"name": "a b\"c", "arguments": {}}'
 
