@@ -102,6 +102,13 @@ def test_what_everybody_can_see_needs_to_be_said_aloud() -> None:
     assert there.push(visibility=Visibility.PUBLIC).published is not None
 
 
+def test_a_bare_name_means_the_workspace_of_the_home() -> None:
+    there = World()
+    there.folder.folders["/home/me/models/one"] = {"README.md": b"one"}
+    there.push("one", create=True)
+    assert set(there.publisher.repositories["me/tiny"].branches["main"]) == {".gitattributes", "README.md"}
+
+
 def test_repositories_and_branches_are_created_only_when_asked_for() -> None:
     there = World()
     with pytest.raises(ModelNotFoundError):
