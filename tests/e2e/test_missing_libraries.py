@@ -18,7 +18,6 @@ sys.exit(main(sys.argv[2:]))
 
 CASES = {
     "images": ("mlx_vlm", ["run", "demo-vision", "What color?", "--image", "demo-vision/blue-square.jpg"]),
-    "text": ("mlx_lm", ["run", "demo", "Hello"]),
     "server": ("mlx_lm", ["serve", "--no-supervisor", "--port", "0"]),
 }
 
