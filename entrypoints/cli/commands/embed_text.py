@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from mlxk.application.use_cases.embed_text import EmbedText
 from mlxk.domain.embedding import EmbeddingSettings, InputKind
 from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
+from mlxk.domain.models.model import ModelDescription
 from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
@@ -44,9 +45,11 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         raise UsageError("--batch reads standard input; leave TEXT out")
     if arguments.text is None and not arguments.batch:
         raise UsageError("embed requires <text> or '-' to read stdin")
+    settings = _settings(arguments)
     container = context.build(context.settings)
     try:
-        records = _records(arguments, container.use_cases.embed_text())
+        description = container.use_cases.describe_model()(container.use_cases.resolve_model()(arguments.model))
+        records = _records(arguments, container.use_cases.embed_text(), description, settings)
         if output.as_json:
             output.document("embed", {"records": list(records)})
         else:
@@ -57,11 +60,12 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         container.adapters.text_generator().close()
 
 
-def _records(arguments: argparse.Namespace, embed: EmbedText) -> Iterator[Fields]:
+def _records(
+    arguments: argparse.Namespace, embed: EmbedText, model: ModelDescription, settings: EmbeddingSettings
+) -> Iterator[Fields]:
     """Yield the input records with their embeddings."""
-    settings = _settings(arguments)
     for batch in _batches(_inputs(arguments)):
-        result = embed(arguments.model, tuple(str(fields["text"]) for fields in batch), settings)
+        result = embed(model, tuple(str(fields["text"]) for fields in batch), settings)
         for fields, vector in zip(batch, result.embeddings.vectors, strict=True):
             yield media_json.embedded(fields, vector, result)
 
