@@ -38,7 +38,7 @@ from mlxk.adapters.mlx.engine.limits import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.machine import SystemClock
 from mlxk.application.ports.text_generator import TextStream
-from mlxk.domain.generation.conversation import Conversation, Role
+from mlxk.domain.generation.conversation import Conversation, Message, Role
 from mlxk.domain.generation.request import Finished, GenerationRequest, GenerationSettings, TextDelta
 from mlxk.domain.models.model import ModelHandle
 
@@ -199,7 +199,8 @@ def second_turn(handle: ModelHandle, rounds: int) -> None:
         first_token_seconds(engine, handle, SHORT)
         talk = Conversation.of(of_tokens(handle, LONG_TOKENS, f"{number} "))
         cold = first_token_seconds(engine, handle, talk)
-        talk = talk.with_message(Role.ASSISTANT, "Fine.").with_message(Role.USER, "And now?")
+        answered = (Message(Role.ASSISTANT, "Fine."), Message(Role.USER, "And now?"))
+        talk = Conversation((*talk.messages, *answered))
         samples.append((cold, first_token_seconds(engine, handle, talk)))
         engine.close()
     cold, warm = (statistics.median(side) for side in zip(*samples, strict=True))

@@ -117,8 +117,6 @@ class GenerateText:
                 ``options.strict_memory`` is set.
             MlxkError: See ``TextGenerator.submit``.
         """
-        if options.chunk != DEFAULT_CHUNK:
-            check_chunk(options.chunk)
         if isinstance(model, str):
             options.settings.validate()
             details = self._find(model, prompts, options)
@@ -185,7 +183,9 @@ class GenerateText:
         if not description.can(Capability.VISION):
             messages = tuple(self._without_images(each) for each in prompt.messages)
             yield from self._submit(description, Conversation(messages, prompt.tools), options)
-        elif len(prompt.messages[-1].images) > options.chunk:
+            return
+        check_chunk(options.chunk)
+        if len(prompt.messages[-1].images) > options.chunk:
             if options.choices > 1:
                 raise ParameterNotSupportedError.in_field(
                     "n",

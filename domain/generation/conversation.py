@@ -94,10 +94,6 @@ class Conversation:
         """The recordings of all messages, in order."""
         return tuple(audio for message in self.messages for audio in message.audio)
 
-    def with_message(self, role: Role, content: str) -> "Conversation":
-        """Return this conversation with a message appended."""
-        return attrs.evolve(self, messages=(*self.messages, Message(role, content)))
-
 
 def require_valid_unicode(text: str, field: str) -> None:
     """Refuse a text with an unpaired surrogate, which Python makes of bytes on the command line that are not UTF-8.

@@ -14,7 +14,7 @@ from mlxk.adapters.mlx.engine.limits import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.machine import SystemClock
 from mlxk.domain.errors import ContextLengthError
-from mlxk.domain.generation.conversation import Conversation, Role
+from mlxk.domain.generation.conversation import Conversation, Message, Role
 from mlxk.domain.generation.request import FinishReason, GenerationRequest, GenerationSettings
 from mlxk.domain.models.model import ModelHandle
 
@@ -120,7 +120,8 @@ def test_answers_after_every_kind_of_cache_hit_are_mlx_lms_own(
 def test_the_next_turn_of_a_chat_computes_only_what_is_new(engine: MlxTextGenerator, handle: ModelHandle) -> None:
     talk = Conversation.of("Hello world " * 40, system="The quick brown fox.")
     first = read(engine.submit(GenerationRequest(handle, talk, GREEDY)))
-    talk = talk.with_message(Role.ASSISTANT, first.text).with_message(Role.USER, "Count the dogs.")
+    answered = (Message(Role.ASSISTANT, first.text), Message(Role.USER, "Count the dogs."))
+    talk = Conversation((*talk.messages, *answered))
     second = read(engine.submit(GenerationRequest(handle, talk, GREEDY)))
     fresh = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineLimits(prefix_cache_bytes=0))
     cold = read(fresh.submit(GenerationRequest(handle, talk, GREEDY)))

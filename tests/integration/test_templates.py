@@ -260,7 +260,7 @@ def test_cut_arguments_are_named_where_the_template_wants_an_object(show: str) -
 
 
 def test_what_a_template_refuses_itself_is_not_laid_on_cut_arguments() -> None:
-    conversation = _calling('{"city').with_message(Role.SYSTEM, "late")
+    conversation = Conversation((*_calling('{"city').messages, Message(Role.SYSTEM, "late")))
     with pytest.raises(ValidationError, match=r"messages: .* System role not supported"):
         PromptRenderer(_tokenizer(_CHATML)).render(conversation)
 
@@ -296,7 +296,7 @@ def test_without_a_template_one_user_turn_is_plain_text() -> None:
     "conversation",
     [
         Conversation.of("hello", system="be brief"),
-        Conversation.of("a").with_message(Role.ASSISTANT, "b").with_message(Role.USER, "c"),
+        Conversation((Message(Role.USER, "a"), Message(Role.ASSISTANT, "b"), Message(Role.USER, "c"))),
         Conversation(()),
     ],
 )

@@ -1,21 +1,15 @@
 """Sizes, ages and untrusted text, formatted for a terminal."""
 
 import datetime
-import functools
+import re
 
-_CONTROLS = (*range(0x09), *range(0x0A, 0x20), *range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F))
-_ISOLATES = range(0x2066, 0x206A)
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Control and format characters, which move the cursor, end a line or change the writing direction."""
 
 
 def printable(text: str) -> str:
     """Return text in which control and format characters are escaped."""
-    return text if text.isprintable() else text.translate(_escapes())
-
-
-@functools.cache
-def _escapes() -> dict[int, str]:
-    """Return the escapes of the characters that move the cursor, end a line or change the writing direction."""
-    return {number: ascii(chr(number))[1:-1] for number in (*_CONTROLS, *_ISOLATES)}
+    return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 _UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB"))

@@ -1,6 +1,6 @@
 """The fields that chat and completions share: sampling, stop strings, limits."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import attrs
 
@@ -108,4 +108,3 @@ def _stop_kind(value: object) -> object:
 
 
 Metadata = Annotated[dict[str, Annotated[str, Range(0, 512)]], Range(0, MAX_METADATA)]
-JsonObject = dict[str, Any]
