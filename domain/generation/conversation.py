@@ -95,6 +95,15 @@ class Conversation:
         return tuple(audio for message in self.messages for audio in message.audio)
 
 
+def is_valid_unicode(text: str) -> bool:
+    """Whether a text has no unpaired surrogate, which JSON and command lines can express."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def require_valid_unicode(text: str, field: str) -> None:
     """Refuse a text with an unpaired surrogate, which Python makes of bytes on the command line that are not UTF-8.
 
@@ -105,11 +114,9 @@ def require_valid_unicode(text: str, field: str) -> None:
     Raises:
         ValidationError: It has an unpaired surrogate.
     """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
+    if not is_valid_unicode(text):
         fault = "is not UTF-8 text (or holds half a surrogate pair)"
-        raise ValidationError.in_field(field, fault, hint="Convert it to UTF-8, for example with iconv.") from None
+        raise ValidationError.in_field(field, fault, hint="Convert it to UTF-8, for example with iconv.")
 
 
 MAX_TOOLS = 128

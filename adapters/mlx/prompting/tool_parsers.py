@@ -15,7 +15,7 @@ from typing import Any
 from mlxk.domain.formats.reasoning import ReasoningFormat, ReasoningStyle
 from mlxk.domain.formats.tool_call_stream import CallTags, CallText, IncrementalCallParser, TaggedCall, ToolCallParser
 from mlxk.domain.formats.tool_calls import ToolCallFormat
-from mlxk.domain.generation.conversation import ToolCall
+from mlxk.domain.generation.conversation import ToolCall, is_valid_unicode
 
 _PARSER_ERRORS = (
     ArithmeticError,
@@ -122,7 +122,7 @@ def _call(found: object, new_id: Callable[[], str]) -> ToolCall:
     if not isinstance(found, Mapping):
         raise TypeError("a call is not an object")
     name, given_id = found.get("name"), found.get("id")
-    if not isinstance(name, str) or not name or not _is_valid_unicode(name):
+    if not isinstance(name, str) or not name or not is_valid_unicode(name):
         raise ValueError("a call has no name")
     arguments = found.get("arguments", found.get("parameters", {}))
     if isinstance(arguments, str):
@@ -130,7 +130,7 @@ def _call(found: object, new_id: Callable[[], str]) -> ToolCall:
     # The GLM parser never fails: it returns text that it cannot parse under this name.
     if not isinstance(arguments, Mapping) or (name == "unknown" and list(arguments) == ["raw"]):
         raise ValueError("a call's arguments are not an object")
-    if not isinstance(given_id, str) or not given_id or not _is_valid_unicode(given_id):
+    if not isinstance(given_id, str) or not given_id or not is_valid_unicode(given_id):
         given_id = new_id()
     return ToolCall(name, _object(arguments), given_id)
 
@@ -138,16 +138,7 @@ def _call(found: object, new_id: Callable[[], str]) -> ToolCall:
 def _object(arguments: Mapping[str, object]) -> str:
     """Return arguments as JSON."""
     text = json.dumps(dict(arguments), ensure_ascii=False, allow_nan=False)
-    return text if _is_valid_unicode(text) else json.dumps(dict(arguments), allow_nan=False)
-
-
-def _is_valid_unicode(text: str) -> bool:
-    """Whether a text has no unpaired surrogates, which JSON can express."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return text if is_valid_unicode(text) else json.dumps(dict(arguments), allow_nan=False)
 
 
 def _channels(parse: ToolCallParser) -> ToolCallFormat:

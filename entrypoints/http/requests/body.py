@@ -11,6 +11,7 @@ import attrs
 import falcon
 
 from mlxk.domain.errors import PayloadTooLargeError, UnsupportedMediaTypeError, ValidationError
+from mlxk.domain.generation.conversation import is_valid_unicode
 from mlxk.entrypoints.http.requests.validation import (
     MAX_REPORTED,
     FieldError,
@@ -139,26 +140,18 @@ _SHORT_NAME = re.compile(r"[A-Za-z0-9_$.-]{1,64}")
 def _surrogate_faults(value: object, path: str = "") -> Iterator[FieldError]:
     """Yield a fault for every string and name that contains a single surrogate."""
     if isinstance(value, str):
-        if not _is_valid_unicode(value):
+        if not is_valid_unicode(value):
             yield FieldError(path, "must not contain half a surrogate pair")
     elif isinstance(value, list):
         for index, each in enumerate(value):
             yield from _surrogate_faults(each, f"{path}[{index}]")
     elif isinstance(value, dict):
         for name, each in value.items():
-            if _is_valid_unicode(name):
+            if is_valid_unicode(name):
                 shown = name if _SHORT_NAME.fullmatch(name) else "?"
                 yield from _surrogate_faults(each, f"{path}.{shown}" if path else shown)
             else:
                 yield FieldError(path, "must not have a name with half a surrogate pair")
-
-
-def _is_valid_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _bounded(data: bytes) -> bytes:
