@@ -121,13 +121,15 @@ def test_what_needs_no_model_builds_no_container(
         ["run", "demo"],
         ["run", "nosuch", "Hi", "--image", "a.png"],
         ["run", "nosuch", "--audio", "a.wav"],
+        ["embed", "nosuch", "Hello"],
     ],
     ids=" ".join,
 )
 def test_an_error_about_a_name_or_an_argument_does_not_wait_for_a_model_library(
     arguments: list[str], program_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    status, modules = modules_after(arguments, program_environment, tmp_path)
+    environment = {**program_environment, "MLXK2_ENABLE_ALPHA_FEATURES": "1"}
+    status, modules = modules_after(arguments, environment, tmp_path)
     assert status != 0
     assert {"mlx", "mlx_lm", "mlx_vlm", "mlx_audio", "transformers"} & modules == set()
 
