@@ -136,7 +136,7 @@ def test_a_worker_killed_under_load_refuses_nobody_and_is_replaced(start: Start)
     stop.set()
     for thread in threads:
         thread.join()
-    assert seconds < 3
+    assert seconds < 20
     assert "refused" not in outcomes
     assert outcomes.count("answered") > 8
     assert server.worker() != killed

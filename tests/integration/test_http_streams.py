@@ -296,7 +296,7 @@ def test_a_second_stop_does_not_wait() -> None:
 def test_who_is_admitted_while_waiting_is_given_up_is_told_so_too(stream: bool) -> None:
     with server(limits=ServerLimits(drain_seconds=60)) as it:
         it.parts.application.abort()
-        answer = read_all_within(it.raw(PATH, {**CHAT, "stream": stream}), 2)
+        answer = read_all_within(it.raw(PATH, {**CHAT, "stream": stream}), 20)
         assert b"server_shutdown" in answer
         assert eventually(lambda: running(it) == 0)
 
