@@ -7,6 +7,7 @@ Redaction removes values by key (credentials, prompts, completions) and by patte
 directory).
 """
 
+import contextlib
 import json
 import re
 import sys
@@ -94,7 +95,7 @@ class StructlogEventLog(EventLog):
     def __init__(self, *, level: str, as_json: bool, home: str = "", stream: TextIO | None = None) -> None:
         self._least = _SEVERITY[level]
         self._logger = structlog.wrap_logger(
-            structlog.PrintLogger(sys.stderr if stream is None else stream),
+            structlog.WriteLogger(sys.stderr if stream is None else stream),
             processors=[_stamp, Redactor(home), _as_json if as_json else _as_text],
             wrapper_class=structlog.BoundLogger,
             context_class=dict,
@@ -115,7 +116,8 @@ class StructlogEventLog(EventLog):
 
     def _record(self, method: str, event: str, fields: Mapping[str, object]) -> None:
         if _SEVERITY[method] >= self._least:
-            getattr(self._logger, method)(event, **fields)
+            with contextlib.suppress(OSError):  # A log that cannot be written loses lines, and nothing else.
+                getattr(self._logger, method)(event, **fields)
 
 
 def _stamp(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

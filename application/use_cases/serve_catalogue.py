@@ -4,6 +4,7 @@ A client may name a model by its path only where the operator allows it, and nev
 Lookups are cached for a moment, since clients repeat them.
 """
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.errors import Advice, ModelNotFoundError, Remedy, ValidationError
+from mlxk.domain.errors import Advice, MlxkError, Remedy, ValidationError
 from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails, ModelHandle, Origin
 from mlxk.domain.models.reference import is_path
 
@@ -153,7 +154,8 @@ class ServeCatalogue:
         models = {served.id: served for served in self._on_disk()}
         for handle in (*self._named.values(), *loaded.values()):
             if served_id(handle) not in models:
-                models[served_id(handle)] = self._served(handle)
+                with contextlib.suppress(MlxkError):  # a removed model costs its own requests only
+                    models[served_id(handle)] = self._served(handle)
         return tuple(sorted(models.values(), key=lambda served: (served.id not in loaded, served.id)))
 
     def loaded(self) -> Mapping[str, ModelHandle]:
@@ -177,7 +179,7 @@ class ServeCatalogue:
         for handle in self._list_models.handles():
             try:
                 served = self._served(handle)
-            except ModelNotFoundError:  # removed a moment ago
+            except MlxkError:  # removed a moment ago
                 continue
             if served.description.runnable and served.description.capabilities:
                 found.append(served)

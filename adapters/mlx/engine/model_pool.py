@@ -16,6 +16,7 @@ import mlx.core as mx
 
 from mlxk.adapters.mlx import malloc
 from mlxk.adapters.mlx.library_imports import contained
+from mlxk.adapters.mlx.loading.load_errors import unreadable_files
 from mlxk.adapters.mlx.loading.loaded_model import PooledModel, identity_of
 from mlxk.adapters.mlx.loading.text_model import load_model, weight_bytes
 from mlxk.application.ports.clock import Clock
@@ -56,6 +57,15 @@ class LoadRequest:
         self.wanted = wanted
         self.abandoned = False
         self.reply: queue.SimpleQueue[tuple[PooledModel, ...] | MlxkError] = queue.SimpleQueue()
+
+    def unreadable(self) -> WantedModel:
+        """Return the first model whose files cannot be read now."""
+        for each in self.wanted:
+            try:
+                each.identity  # noqa: B018 - reads the files
+            except OSError:
+                return each
+        return self.wanted[0]
 
     def wait(self) -> tuple[PooledModel, ...]:
         """Wait for the models and return them, leased.
@@ -194,7 +204,7 @@ class ModelPool:
                 return False
             models = tuple(self._loaded(each, identity) for identity, each in wanted)
         except OSError as error:
-            request.reply.put(ExecutionError(f"The model's files cannot be read ({type(error).__name__})."))
+            request.reply.put(unreadable_files(error, request.unreadable().handle))
             return True
         except MlxkError as error:
             self._log.info("a model was not loaded", error=type(error).__name__, reason=_reason(error, request))

@@ -3,7 +3,10 @@
 Their messages go to the log only: they may name directories.
 """
 
+import errno
+import os
 import re
+from collections.abc import Mapping
 
 from mlxk.adapters.mlx.library_imports import import_failure
 from mlxk.adapters.mlx.loading import model_files_check
@@ -12,7 +15,9 @@ from mlxk.domain.errors import (
     ExecutionError,
     IncompatibleModelError,
     MlxkError,
+    ModelNotFoundError,
     Remedy,
+    StorageError,
     UnhealthyModelError,
     UntrustedModelCodeError,
 )
@@ -51,7 +56,7 @@ def loading_failure(error: Exception, handle: ModelHandle, unknown: str) -> Mlxk
     """
     reason, name = str(error), handle.name
     if isinstance(error, FileNotFoundError):
-        return UnhealthyModelError(f"'{name}' lacks files.", hint=Advice(Remedy.CHECK_HEALTH, {"name": name}))
+        return unreadable_files(error, handle)
     if "trust_remote_code" in reason or "custom code" in reason:
         return UntrustedModelCodeError(f"'{name}' wants to run code of its own; it is never executed.")
     if isinstance(error, ValueError) and "not supported" in reason:
@@ -69,6 +74,23 @@ def loading_failure(error: Exception, handle: ModelHandle, unknown: str) -> Mlxk
     if isinstance(error, _FILE_ERRORS):
         return model_files_check.json_fault(handle) or _mismatched(error, name)
     return ExecutionError(f"'{name}' could not be loaded ({type(error).__name__}).")
+
+
+def unreadable_files(error: OSError, handle: ModelHandle) -> MlxkError:
+    """Return the error for a model whose files cannot be read; it may have been removed since it was found."""
+    name = handle.name
+    if not os.path.isdir(handle.directory):
+        return ModelNotFoundError(f"model '{name}' is no longer on this machine", hint=Advice(Remedy.NAME_SERVED_MODEL))
+    if isinstance(error, FileNotFoundError):
+        return UnhealthyModelError(f"'{name}' lacks files.", hint=Advice(Remedy.CHECK_HEALTH, {"name": name}))
+    return StorageError(f"the files of '{name}' cannot be read: {error.strerror}", hint=_AFTER_READING.get(error.errno))
+
+
+_AFTER_READING: Mapping[int | None, str] = {
+    errno.EMFILE: "The limit of open files of this process is reached; raise it with: ulimit -n",
+    errno.ENFILE: "The limit of open files of this machine is reached.",
+    errno.EACCES: "Give the user of this process the permission to read them.",
+}
 
 
 def _mismatched(error: Exception, name: str) -> UnhealthyModelError:

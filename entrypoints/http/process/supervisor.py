@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -211,7 +211,8 @@ class Supervisor:
                 bufsize=0,
             )
         except (FileNotFoundError, PermissionError) as error:
-            sys.stderr.write(f"{self._command[0]} cannot be run: {error.strerror}\n")
+            with suppress(OSError):  # Standard error may have no reader any more.
+                sys.stderr.write(f"{self._command[0]} cannot be run: {error.strerror}\n")
             return CANNOT_RUN
         except OSError as error:
             raise ExecutionError(

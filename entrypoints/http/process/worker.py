@@ -16,8 +16,9 @@ import tempfile
 import threading
 import warnings
 import wave
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
+from typing import TextIO, cast
 
 import attrs
 
@@ -36,6 +37,7 @@ from mlxk.entrypoints.container import Container, build
 from mlxk.entrypoints.http.api import Services
 from mlxk.entrypoints.http.app import DEFAULT_ERROR_BODY, Application
 from mlxk.entrypoints.http.errors import raised_at
+from mlxk.entrypoints.http.process.log_stream import LossyStream
 from mlxk.entrypoints.http.process.sockets import is_loopback
 from mlxk.entrypoints.http.process.supervisor import WorkerOrders, report_line, stopping_signals, write_all
 from mlxk.entrypoints.http.server.server import HttpServer, ServerLimits
@@ -187,9 +189,20 @@ def serve_in_process(
         build_container: Builds the container.
         died: Exit status of the previous worker, if it died.
     """
+    with lossy_standard_error() as stream:
+        container = build_container(
+            attrs.evolve(settings, log_level=server.log_level, log_json=server.log_json), server
+        )
+        log = container.adapters.event_log()
+        stream.on_loss = lambda lines: log.warning("lines of the log were lost", logger="server", lines=lines)
+        return _serve(sockets, container, server, report, died)
+
+
+def _serve(
+    sockets: Sequence[socket.socket], container: Container, server: ServerSettings, report: Report, died: int | None
+) -> int:
     limits = ServerLimits()
     connections = raise_descriptor_limit(limits.connections + SPARE_DESCRIPTORS) - SPARE_DESCRIPTORS
-    container = build_container(attrs.evolve(settings, log_level=server.log_level, log_json=server.log_json), server)
     log = container.adapters.event_log()
     if died is not None:
         log.error("the worker died and is restarted", logger="supervisor", status=died)
@@ -225,6 +238,19 @@ def serve_in_process(
     container.adapters.text_generator().close()
     log.info("stopped", logger="server", pid=os.getpid())
     return (0 if clean else THREADS_LEFT) if preload.error is None else 1
+
+
+@contextlib.contextmanager
+def lossy_standard_error() -> Iterator[LossyStream]:
+    """Have everything that writes to ``sys.stderr`` lose lines rather than wait or fail."""
+    former = sys.stderr
+    stream = LossyStream(former.fileno())
+    sys.stderr = cast("TextIO", stream)
+    try:
+        yield stream
+    finally:
+        sys.stderr = former
+        stream.close()
 
 
 def services_of(container: Container) -> Services:
@@ -316,6 +342,8 @@ def run_supervised(descriptors: Sequence[str], build_container: Build = build) -
             write_all(reports_out, report_line(error))
 
     sockets = [socket.socket(fileno=int(each)) for each in descriptors]
+    # Libraries that print must not fail when nobody reads.
+    sys.stdout = cast("TextIO", LossyStream(sys.stdout.fileno()))
     return serve_in_process(sockets, read_settings(), orders.settings, report, build_container, orders.died)
 
 
@@ -339,8 +367,8 @@ def _stop_with_supervisor(orders_in: int) -> None:
 def main(build_container: Build = build) -> None:
     """Run the worker process, and exit without waiting for threads."""
     status = run_supervised(sys.argv[1:], build_container)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
     os._exit(status)
 
 

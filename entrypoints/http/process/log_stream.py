@@ -1,0 +1,135 @@
+"""The server's standard error: a stream that loses lines rather than delay or fail whoever writes to it.
+
+When a pipe has no reader, a reader has stopped, a terminal is on hold or a disk is full, the log cannot be written, and
+requests must be answered all the same. Lines are queued, and one thread writes them.
+"""
+
+import io
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+MAX_QUEUED_BYTES = 2**20
+"""Lines that may wait for a slow reader, in bytes; later ones are lost."""
+
+MAX_PARTIAL = 8192
+"""Characters of a line without an end, such as a progress bar, before they are queued."""
+
+CLOSE_SECONDS = 1.0
+"""How long ``close`` waits for the queued lines to be written."""
+
+POLL_MS = 1000
+
+
+class LossyStream(io.TextIOBase):
+    """Writes text to a descriptor from a thread of its own. Safe to share between threads; never raises.
+
+    Args:
+        descriptor: Where to write; it stays open.
+        on_loss: Called with the number of lost lines, from the stream's thread, once lines can be written again.
+    """
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def __init__(self, descriptor: int, on_loss: Callable[[int], None] | None = None) -> None:
+        super().__init__()
+        self.on_loss = on_loss
+        self._descriptor = descriptor
+        self._partial = ""
+        self._queue: deque[bytes] = deque()
+        self._queued = 0
+        self._lost = 0
+        self._broken_line = False
+        self._ending = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="mlxk-log", daemon=True)
+        self._thread.start()
+
+    def write(self, text: str) -> int:
+        """Queue text by complete lines."""
+        with self._changed:
+            self._partial += text
+            end = self._partial.rfind("\n") + 1
+            if not end and len(self._partial) > MAX_PARTIAL:
+                end = len(self._partial)
+            if end:
+                self._enqueue(self._partial[:end])
+                self._partial = self._partial[end:]
+        return len(text)
+
+    def flush(self) -> None:
+        """Queue the line that has no end yet."""
+        with self._changed:
+            if self._partial:
+                self._enqueue(self._partial)
+                self._partial = ""
+
+    def close(self) -> None:
+        """Stop taking lines, and wait for a moment until those taken are written. The descriptor stays open."""
+        self.flush()
+        with self._changed:
+            self._ending = True
+            self._changed.notify()
+        self._thread.join(CLOSE_SECONDS)
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def isatty(self) -> bool:
+        """Whether the descriptor is a terminal."""
+        return os.isatty(self._descriptor)
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._descriptor
+
+    def _enqueue(self, text: str) -> None:
+        data = text.encode(self.encoding, self.errors)
+        if self._ending or self._queued + len(data) > MAX_QUEUED_BYTES:
+            self._lost += max(1, data.count(b"\n"))
+            return
+        self._queue.append(data)
+        self._queued += len(data)
+        self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._queue and not self._ending:
+                    self._changed.wait()
+                if not self._queue:
+                    return
+                data = self._queue.popleft()
+            written = self._deliver(data)
+            with self._changed:
+                self._queued -= len(data)
+                lost = self._lost if written else 0
+                self._lost = 0 if written else self._lost + max(1, data.count(b"\n"))
+            if lost and self.on_loss is not None:
+                self.on_loss(lost)
+
+    def _deliver(self, data: bytes) -> bool:
+        """Write some lines; return whether they were written whole."""
+        rest = b"\n" + data if self._broken_line else data
+        waiting = select.poll()
+        waiting.register(self._descriptor, select.POLLOUT)
+        deadline: float | None = None
+        while rest:
+            try:
+                rest = rest[os.write(self._descriptor, rest) :]
+            except BlockingIOError:  # another program has made the pipe or terminal non-blocking
+                waiting.poll(POLL_MS)
+                if self._ending:
+                    deadline = deadline or time.monotonic() + CLOSE_SECONDS
+                    if time.monotonic() > deadline:
+                        return False
+            except OSError:
+                self._broken_line = self._broken_line or 0 < len(rest) < len(data)
+                return False
+        self._broken_line = False
+        return True
