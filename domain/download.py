@@ -9,6 +9,7 @@ import re
 import attrs
 
 from mlxk.domain.errors import Advice, DownloadFailedError, IncompatibleModelError, Remedy, ValidationError
+from mlxk.domain.models.weight_files import is_litter, stray_weights
 
 MAX_NAME_LENGTH = 96
 """Most characters of a name; the hub's limit."""
@@ -54,6 +55,8 @@ class RemoteModel:
     """The requested branch or tag; None for the default branch or a commit."""
     made_for_mlx: bool = False
     """Whether its author declares the MLX format."""
+    indexed: frozenset[str] = frozenset()
+    """The weight files that its index names; empty without an index."""
 
     @property
     def reference(self) -> str | None:
@@ -180,8 +183,8 @@ def plan_download(model: RemoteModel) -> DownloadPlan:
     Raises:
         IncompatibleModelError: The model has no weights in safetensors files.
     """
-    twice = any(file.path.startswith("model") and file.path.endswith(".safetensors") for file in model.files)
-    reasons = {file.path: _reason_to_skip(file.path, twice) for file in model.files}
+    strays = frozenset(stray_weights([file.path for file in model.files], model.indexed))
+    reasons = {file.path: _reason_to_skip(file.path, file.path in strays) for file in model.files}
     files = tuple(file for file in model.files if reasons[file.path] is None)
     skipped = tuple(SkippedFile(path, reason) for path, reason in reasons.items() if reason)
     if not any(file.path.endswith(".safetensors") for file in files):
@@ -189,13 +192,15 @@ def plan_download(model: RemoteModel) -> DownloadPlan:
     return DownloadPlan(model, files, skipped)
 
 
-def _reason_to_skip(path: str, has_model_files: bool) -> SkipReason | None:
+def _reason_to_skip(path: str, stray: bool) -> SkipReason | None:
     name = path.rpartition("/")[2].lower()
     if name.endswith(_PICKLES):
         return SkipReason.PICKLE
     if name.endswith(_PROGRAMS):
         return SkipReason.CODE
-    if name.endswith(_OTHER_WEIGHTS) or (has_model_files and name.startswith("consolidated") and "/" not in path):
+    if is_litter(path):
+        return SkipReason.UNUSED
+    if stray or name.endswith(_OTHER_WEIGHTS):
         return SkipReason.OTHER_WEIGHTS
     wanted = name.endswith(_WANTED) or name.startswith(_PAPERS)
     return None if wanted and not path.startswith(".") else SkipReason.UNUSED

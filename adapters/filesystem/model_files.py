@@ -1,7 +1,8 @@
 """Read access to the files of a model directory.
 
-Links to files are followed: the hub cache stores weights in this way, and users keep weights on other disks. Links to
-directories are not followed, so that a walk ends and stays inside the model.
+Litter of file managers and network drives is left out. Links to files are followed: the hub cache stores weights in
+this way, and users keep weights on other disks. Links to directories are not followed, so that a walk ends and stays
+inside the model.
 """
 
 import datetime
@@ -12,6 +13,7 @@ import stat
 from mlxk.application.ports.model_files import FileListing, ModelFiles
 from mlxk.domain.errors import StorageError
 from mlxk.domain.models.model import FileEntry
+from mlxk.domain.models.weight_files import is_litter
 
 _DANGLING = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR})
 
@@ -71,7 +73,10 @@ def _scan(base: str, folder: str, files: list[tuple[str, int]], dangling: list[s
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    folders.append((f"{base}{entry.name}/", entry.path))
+                    if not is_litter(f"{entry.name}/"):
+                        folders.append((f"{base}{entry.name}/", entry.path))
+                    continue
+                if is_litter(entry.name):
                     continue
                 try:
                     status = entry.stat()

@@ -14,6 +14,7 @@ from pathspec import GitIgnoreSpec
 
 from mlxk.application.ports.publication_folder import PublicationFolder
 from mlxk.domain.errors import StorageError, ValidationError
+from mlxk.domain.models.weight_files import is_litter
 from mlxk.domain.publication import IGNORE_FILE, NEVER_PUBLISHED, USUALLY_IGNORED, ContentDigests, FolderScan, LocalFile
 
 READ_BYTES = 1024 * 1024
@@ -42,7 +43,7 @@ class FilesystemPublicationFolder(PublicationFolder):
                     for entry in entries:
                         folder = entry.is_dir(follow_symlinks=False)
                         path = base + entry.name + ("/" if folder else "")
-                        if usual.match_file(path) or never.match_file(path):
+                        if _is_ignored(path, usual) or never.match_file(path):
                             continue
                         if folder:
                             pending.append(path)
@@ -79,6 +80,12 @@ class FilesystemPublicationFolder(PublicationFolder):
         except OSError as error:
             raise _unreadable(error) from error
         return ContentDigests(content.hexdigest(), blob.hexdigest())
+
+
+def _is_ignored(path: str, rules: GitIgnoreSpec) -> bool:
+    """Whether the rules ignore a file; litter is ignored unless they include it."""
+    included = rules.check_file(path).include
+    return bool(included) or (included is None and is_litter(path))
 
 
 def _header(file: BinaryIO, limit: int) -> bytes | None:

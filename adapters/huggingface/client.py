@@ -16,7 +16,7 @@ from urllib.parse import quote
 import attrs
 import httpx2
 from huggingface_hub import HfApi, errors, get_session, set_client_factory
-from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, though not marked so
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]  # public, though not marked so
 
 from mlxk.domain.errors import (
     AccessDeniedError,
@@ -132,6 +132,21 @@ class HubClient:
     def file_url(self, name: str, commit: str, path: str) -> str:
         """Return the URL of a file of a revision."""
         return f"{self.access.endpoint}/{name}/resolve/{commit}/{quote(path)}"
+
+    def read(self, url: str, limit: int) -> bytes:
+        """Return the content of a file of the hub.
+
+        Raises:
+            httpx2.HTTPError: The hub does not give it, or it is longer than ``limit`` bytes.
+        """
+        content = b""
+        with self.open().stream("GET", url, headers=self.headers()) as response:
+            hf_raise_for_status(response)
+            for chunk in response.iter_bytes():
+                content += chunk
+                if len(content) > limit:
+                    raise httpx2.DecodingError(f"{url.rpartition('/')[2]} is longer than {limit // 2**20} MiB")
+        return content
 
     def headers(self) -> dict[str, str]:
         """Return the headers of a plain request; the session removes the token when redirected to another host."""

@@ -25,6 +25,9 @@ from mlxk.domain.download import (
     check_name,
     check_revision,
 )
+from mlxk.domain.models.file_formats import MAX_DOCUMENT_BYTES, read_document
+from mlxk.domain.models.snapshot import SAFETENSORS_INDEX
+from mlxk.domain.models.weight_files import SAFETENSORS, indexed_files, is_one_set
 
 PARALLEL_DOWNLOADS = 8
 PROGRESS_SECONDS = 0.1
@@ -57,7 +60,8 @@ class HuggingFaceModelHub(ModelHub):
             files = tuple(sorted(remote_files(listed), key=lambda file: file.path))
             if info.gated or info.private:
                 self._check_access(name, commit, files)
-        return RemoteModel(name, commit, files, revision, made_for_mlx=self._made_for_mlx(info))
+            indexed = self._indexed(name, commit, files)
+        return RemoteModel(name, commit, files, revision, self._made_for_mlx(info), indexed)
 
     def missing_bytes(self, plan: DownloadPlan) -> int:
         folder = ModelFolder(self._root, plan.model.name)
@@ -83,6 +87,16 @@ class HuggingFaceModelHub(ModelHub):
             publish_snapshot(folder, plan)
         except OSError as error:
             raise storage_error(error) from error
+
+    def _indexed(self, name: str, commit: str, files: tuple[RemoteFile, ...]) -> frozenset[str]:
+        """Return the files that the index names; it is fetched only where the names of the files leave a doubt."""
+        paths = [file.path for file in files]
+        here = [path for path in paths if path.endswith(SAFETENSORS) and "/" not in path]
+        if SAFETENSORS_INDEX not in paths or is_one_set(here):
+            return frozenset()
+        url = self._client.file_url(name, commit, SAFETENSORS_INDEX)
+        content = self._client.with_retries(lambda: self._client.read(url, MAX_DOCUMENT_BYTES))
+        return indexed_files(read_document(content).mapping)
 
     def _made_for_mlx(self, info: ModelInfo) -> bool:
         owned = bool(self._mlx_owner) and info.id.startswith(f"{self._mlx_owner}/")

@@ -12,7 +12,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +27,7 @@ from mlxk.adapters.mlx.compatibility import Library
 from mlxk.adapters.mlx.library_imports import contained, import_failure
 from mlxk.adapters.mlx.loading.load_errors import mismatch
 from mlxk.adapters.mlx.loading.model_files_check import require_regular
+from mlxk.adapters.mlx.loading.weights_on_disk import loading_directory
 from mlxk.application.ports.progress import Progress
 from mlxk.application.ports.weight_converter import ConvertedWeights, WeightConverter
 from mlxk.domain.errors import Advice, ConversionFailedError, MlxkError, Remedy, StorageError, UntrustedModelCodeError
@@ -106,14 +106,14 @@ def _load(source: ModelHandle, backend: str) -> tuple[nn.Module, dict[str, Any]]
             f"'{source.label}' wants to run code of its own (config.json: model_file); it is never executed."
         )
     config.pop("_name_or_path", None)  # a path on its author's machine
-    directory = Path(source.directory)
-    if backend == Library.MLX_VLM.value:
-        # Not at the top: mlx-vlm takes a second to import, and text models do not need it.
-        from mlx_vlm import utils as vision
+    with loading_directory(source) as directory:
+        if backend == Library.MLX_VLM.value:
+            # Not at the top: mlx-vlm takes a second to import, and text models do not need it.
+            from mlx_vlm import utils as vision
 
-        network = vision.load_model(directory, lazy=True, trust_remote_code=False)
-    else:
-        network, _ = text_utils.load_model(directory, lazy=True, trust_remote_code=False)
+            network = vision.load_model(directory, lazy=True, trust_remote_code=False)
+        else:
+            network, _ = text_utils.load_model(directory, lazy=True, trust_remote_code=False)
     return network, config
 
 

@@ -14,7 +14,7 @@ class FileListing:
     """The files of a model directory at one point in time."""
 
     files: tuple[FileEntry, ...]
-    """Every regular file, links followed, sorted by path."""
+    """Every regular file, links followed, sorted by path, without the litter of file managers and network drives."""
     dangling: tuple[str, ...]
     """Dangling links, sorted by path."""
     modified: datetime.datetime

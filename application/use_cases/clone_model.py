@@ -13,6 +13,7 @@ from mlxk.application.use_cases.pull_model import PullModel, PullRequest, PullSt
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.download import check_revision
 from mlxk.domain.errors import Advice, Remedy, UnhealthyModelError, ValidationError
+from mlxk.domain.models.integrity import listed
 from mlxk.domain.models.model import HealthReport, ModelHandle, Origin, Workspace, is_part_of_model
 from mlxk.domain.models.reference import ModelRef, ReferenceKind
 
@@ -107,7 +108,11 @@ class CloneModel:
         return CloneResult(source, handle, provenance, methods, report, workspace)
 
     def _fill(self, draft: WorkspaceDraft, source: ModelHandle, progress: Progress) -> dict[CopyMethod, int]:
-        entries = [entry for entry in self.files.list(source.directory).files if is_part_of_model(entry.path)]
+        strays = self.describe.details(source).strays
+        if strays:
+            progress.note(f"Left out, as they do not belong to the model: {listed(strays)}")
+        files = self.files.list(source.directory).files
+        entries = [entry for entry in files if is_part_of_model(entry.path) and entry.path not in strays]
         methods = dict.fromkeys(CopyMethod, 0)
         done: dict[str, int] = {}
         progress.begin("Cloning", {entry.path: entry.size_bytes for entry in entries})

@@ -28,6 +28,7 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.models import detection
+from mlxk.domain.models.integrity import listed
 from mlxk.domain.models.model import (
     Capability,
     HealthReport,
@@ -123,6 +124,8 @@ class ConvertModel:
                 rebuilt, weights, warning = self._repair(source, draft), None, None
             else:
                 details = self._require_healthy(source)
+                if details.strays:
+                    progress.note(f"Left out, as they do not belong to the model: {listed(details.strays)}")
                 warning = _warning(details, scheme)
                 rebuilt, weights = True, self._convert(details, draft, scheme, progress)
             report = self._checked(draft) if request.check_health else None
@@ -143,7 +146,9 @@ class ConvertModel:
                 options=("quantize",),
             )
         listing = self.files.list(source.directory)
-        _copy_all(draft, source, [entry.path for entry in listing.files if _is_carried_over(entry.path)])
+        strays = details.strays
+        carried = [entry.path for entry in listing.files if _is_carried_over(entry.path) and entry.path not in strays]
+        _copy_all(draft, source, carried)
         if scheme is None:
             weights = self.converter.dequantize(source, draft.directory, backend, progress)
         else:
@@ -159,7 +164,12 @@ class ConvertModel:
         index = build_index(headers)
         present = frozenset(tensor for header in headers.values() for tensor in header.tensors)
         require_complete(list(headers), present, snapshot.document(SAFETENSORS_INDEX).mapping, snapshot.config)
-        _copy_all(draft, source, [entry.path for entry in listing.files if _is_copied(entry.path)])
+        strays = snapshot.strays
+        _copy_all(
+            draft,
+            source,
+            [entry.path for entry in listing.files if _is_copied(entry.path) and entry.path not in strays],
+        )
         if len(headers) > 1:
             draft.write(SAFETENSORS_INDEX, (json.dumps(index, indent=2) + "\n").encode())
         self._require_all_tensors(draft, snapshot)

@@ -19,6 +19,7 @@ from mlxk.domain.formats.reasoning import supports_reasoning, supports_tools
 from mlxk.domain.models import detection, integrity
 from mlxk.domain.models import snapshot as names
 from mlxk.domain.models.file_formats import (
+    ABSENT,
     MAX_DOCUMENT_BYTES,
     MAX_HEADER_BYTES,
     PREFIX_BYTES,
@@ -50,6 +51,7 @@ from mlxk.domain.models.snapshot import (
     ModelSnapshot,
     read_card,
 )
+from mlxk.domain.models.weight_files import SAFETENSORS, indexed_files, stray_weights
 
 _DOCUMENTS = (
     names.CONFIG,
@@ -87,16 +89,21 @@ def read_snapshot(
     """
     sizes = {entry.path: entry.size_bytes for entry in listing.files}
     reader = _Reader(files, handle.directory, sizes)
+    documents = {path: reader.document(path) for path in _DOCUMENTS if path in sizes}
+    headers = {path: reader.header(path) for path in sizes if path.endswith(SAFETENSORS)}
+    index = documents.get(names.SAFETENSORS_INDEX, ABSENT).mapping
+    strays = stray_weights(sizes, indexed_files(index), {path: header.tensors for path, header in headers.items()})
     cached = handle.origin is Origin.CACHE
     manifest = cache.manifest(handle) if cached else None
     return ModelSnapshot(
         name=handle.name,
         origin=handle.origin,
         incomplete=cached and handle.revision is None,
-        files=sizes,
+        files={path: size for path, size in sizes.items() if path not in strays},
+        strays=strays,
         dangling=listing.dangling,
-        documents={path: reader.document(path) for path in _DOCUMENTS if path in sizes},
-        headers={path: reader.header(path) for path in sizes if path.endswith(".safetensors")},
+        documents=documents,
+        headers={path: header for path, header in headers.items() if path not in strays},
         card=reader.card(),
         template_files=reader.templates(),
         pointers=reader.pointers(),
@@ -104,7 +111,7 @@ def read_snapshot(
         published_for_mlx=mlx_owner is not None
         and (f"{mlx_owner}/" in handle.name or (source_repo or "").startswith(f"{mlx_owner}/")),
         cut=reader.cut(),
-        unread=tuple(reader.unread),
+        unread=tuple(path for path in reader.unread if path not in strays),
     )
 
 
@@ -215,6 +222,7 @@ class DescribeModel:
         return ModelDetails(
             description=self._description(handle, reading),
             files=reading.listing.files,
+            strays=snapshot.strays,
             config=config if isinstance(snapshot.document(CONFIG).value, dict) else None,
             quantization=detection.quantization(config),
             parameters=count_parameters(snapshot.headers.values(), stated if isinstance(stated, dict) else {}),

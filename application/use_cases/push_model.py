@@ -19,6 +19,7 @@ from mlxk.domain.errors import (
     SecretsFoundError,
     ValidationError,
 )
+from mlxk.domain.models.integrity import listed
 from mlxk.domain.models.model import HealthReport, ModelHandle, Origin
 from mlxk.domain.models.reference import is_path
 from mlxk.domain.publication import (
@@ -83,6 +84,8 @@ class PushResult:
     url: str
     scan: FolderScan
     health: HealthReport
+    left_out: tuple[str, ...] = ()
+    """Weight files that do not belong to the model and are not published, sorted."""
     state: RemoteState | None = None
     """State before the push; None without a request to the hub."""
     changes: ChangeSet | None = None
@@ -129,9 +132,14 @@ class PushModel:
         directory = self._directory(request.folder)
         scan = self.folder.scan(directory)
         _require_closed(scan)
+        details = self.describe.details(ModelHandle(directory, directory, Origin.WORKSPACE))
+        strays = tuple(file.path for file in scan.files if file.path in details.strays)
+        scan = attrs.evolve(scan, files=tuple(file for file in scan.files if file.path not in strays))
+        if strays:
+            progress.note(f"Left out, as they do not belong to the model: {listed(strays)}")
         self._require_no_secrets(directory, scan, request)
-        health = self.describe.health(ModelHandle(directory, directory, Origin.WORKSPACE))
-        result = PushResult(request, directory, self.publisher.url(request.name), scan, health)
+        health = details.description.health
+        result = PushResult(request, directory, self.publisher.url(request.name), scan, health, strays)
         if request.extent is PushExtent.CHECK_ONLY:
             return result
         state = self.publisher.state(request.name, request.branch)

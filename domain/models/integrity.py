@@ -23,6 +23,7 @@ from mlxk.domain.models.snapshot import (
     TOKENIZER_CONFIG,
     ModelSnapshot,
 )
+from mlxk.domain.models.weight_files import stray_weights
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
 _MARKERS = (".partial", ".tmp", ".incomplete")
@@ -168,10 +169,11 @@ def _numbering_fault(snapshot: ModelSnapshot, numbered: list[re.Match[str]]) -> 
 
 def _expected_weights(snapshot: ModelSnapshot) -> list[str]:
     """Return the weight files that a loader needs, as far as the hub listed them."""
+    strays = stray_weights(snapshot.expected, frozenset())
     return sorted(
         path
         for path in snapshot.expected
-        if "/" not in path and path.startswith("model") and path.endswith(".safetensors")
+        if "/" not in path and path.startswith("model") and path.endswith(".safetensors") and path not in strays
     )
 
 

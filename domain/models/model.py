@@ -197,7 +197,7 @@ class ModelDescription:
 
     handle: ModelHandle
     size_bytes: int
-    """Sum of all regular files, links followed."""
+    """Sum of the model's regular files, links followed, without weights that do not belong to it."""
     modified: datetime.datetime
     """When the directory last changed, in UTC."""
     framework: Framework
@@ -257,3 +257,5 @@ class ModelDetails:
     """Whether the text of a template was found; without one, tools and reasoning are unknown."""
     supports_tools: bool
     supports_reasoning: bool
+    strays: tuple[str, ...] = ()
+    """Weight files beside the model that are neither loaded nor counted, sorted."""

@@ -109,13 +109,15 @@ class ModelSnapshot:
     incomplete: bool = False
     """Whether the model is cached without any snapshot: a download that never finished a file."""
     files: Mapping[str, int] = attrs.field(factory=dict)
-    """Path to size in bytes, of every regular file."""
+    """Path to size in bytes, of every regular file of the model."""
+    strays: tuple[str, ...] = ()
+    """Weight files in the directory that do not belong to the model, sorted."""
     dangling: tuple[str, ...] = ()
     """Dangling links, sorted."""
     documents: Mapping[str, Document] = attrs.field(factory=dict)
     """The JSON files that were read, by path."""
     headers: Mapping[str, SafetensorsHeader] = attrs.field(factory=dict)
-    """The header of every safetensors file, by path."""
+    """The header of every safetensors file of the model, by path."""
     pointers: tuple[str, ...] = ()
     """Files that are Git LFS pointers instead of their content, sorted."""
     card: ModelCard = attrs.field(factory=ModelCard)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from mlxk.application.ports.model_files import FileListing, ModelFiles
 from mlxk.domain.errors import StorageError
 from mlxk.domain.models.model import FileEntry
+from mlxk.domain.models.weight_files import is_litter
 
 EPOCH = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 """When every directory last changed, unless a test says otherwise."""
@@ -40,7 +41,7 @@ class InMemoryModelFiles(ModelFiles):
         files = self.directories.get(directory)
         if files is None:
             raise StorageError("the model's directory is gone")
-        entries = tuple(FileEntry(path, len(content)) for path, content in sorted(files.items()))
+        entries = tuple(FileEntry(path, len(content)) for path, content in sorted(files.items()) if not is_litter(path))
         return FileListing(entries, tuple(sorted(self.dangling.get(directory, ()))), self.modified)
 
     def read(self, directory: str, path: str, limit: int) -> bytes | None:

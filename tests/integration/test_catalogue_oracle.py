@@ -176,6 +176,7 @@ INTENDED_DIFFERENCES: dict[str, dict[str, tuple[object, str]]] = {
     },
     "mlx-community/bge-m3": {"runtime_compatible": (True, "mlx-vlm loads xlm-roberta as an embedding model")},
     "mlx-community/oddname": {"runtime_compatible": (False, "mlx-lm looks for model*.safetensors only")},
+    "mlx-community/shard-extra": {"size_bytes": (1057, "a file that the index does not name is not the model's")},
     "mlx-community/omni-wfe": {
         "runtime_compatible": (True, "a model that writes text and hears goes to mlx-vlm, which knows it")
     },

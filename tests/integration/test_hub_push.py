@@ -141,7 +141,7 @@ def test_nothing_is_created_without_being_asked_for(hub: LoopbackHub, push: Push
         ("sub/cert.txt", "-----BEGIN OPENSSH PRIVATE KEY-----\n", "a private key"),
         ("config.json", '{"_name_or_path": "HOME/models/x"}', "a path of this machine"),
         ("long.txt", "x" * 2_000_000 + " HOME/models", "a path of this machine"),
-        ("adapters.safetensors", "HEADER", "a path of this machine"),
+        ("2_Dense/model.safetensors", "HEADER", "a path of this machine"),
     ],
 )
 def test_a_secret_stops_the_push_and_is_not_repeated(
@@ -156,7 +156,7 @@ def test_a_secret_stops_the_push_and_is_not_repeated(
     (workspace / path).parent.mkdir(exist_ok=True)
     home = program_environment["HOME"]
     if content == "HEADER":
-        (workspace / path).write_bytes(safetensors("weight", MEGABYTE, metadata={"trained_in": f"{home}/runs"}))
+        (workspace / path).write_bytes(safetensors("linear.weight", MEGABYTE, metadata={"trained_in": f"{home}/runs"}))
     else:
         (workspace / path).write_text(content.replace("HOME", home))
     for more in ([], ["--dry-run"], ["--check-only"]):

@@ -15,6 +15,7 @@ from mlxk.adapters.mlx.loading.load_errors import loading_failure
 from mlxk.adapters.mlx.loading.model_files_check import object_in
 from mlxk.adapters.mlx.loading.text_model import read_config, weight_bytes
 from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_untrusted_code
+from mlxk.adapters.mlx.loading.weights_on_disk import loading_directory
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache
 from mlxk.domain.errors import (
     IncompatibleModelError,
@@ -82,7 +83,8 @@ def _load(handle: ModelHandle) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     directory = Path(handle.directory)
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     disable_word_cache(tokenizer)
-    return embedding_loader.load_embedding_model(directory), tokenizer
+    with loading_directory(handle) as weights:
+        return embedding_loader.load_embedding_model(weights), tokenizer
 
 
 def _encoder(

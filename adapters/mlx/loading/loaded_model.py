@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from mlxk.adapters.mlx.loading.weights_on_disk import weight_files
 from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder
 from mlxk.adapters.mlx.prompting.grammar import GrammarCompiler
 from mlxk.adapters.mlx.prompting.templates import PromptRenderer
@@ -73,12 +74,6 @@ class PooledModel:
     def measure_cache(self, cache: list[Any], tokens: int) -> None:
         """Measure the size of a token; caches grow in steps, so that short ones are counted as one step."""
         self.bytes_per_token = sum(layer.nbytes for layer in cache) / max(tokens, _CACHE_STEP)
-
-
-def weight_files(directory: str) -> list[str]:
-    """Return the paths of the safetensors files of a directory, sorted."""
-    with os.scandir(directory) as entries:
-        return sorted(entry.path for entry in entries if entry.name.endswith(".safetensors"))
 
 
 def identity_of(handle: ModelHandle, adapter: str | None = None) -> str:

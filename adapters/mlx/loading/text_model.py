@@ -9,8 +9,9 @@ from typing import Any
 from mlx_lm import utils
 
 from mlxk.adapters.mlx.loading.load_errors import loading_failure
-from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, identity_of, weight_files
+from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, identity_of
 from mlxk.adapters.mlx.loading.model_files_check import object_in, require_regular
+from mlxk.adapters.mlx.loading.weights_on_disk import loading_directory, weight_files
 from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder, disable_word_cache, unwrapped
 from mlxk.adapters.mlx.prompting.grammar import GrammarCompiler
 from mlxk.adapters.mlx.prompting.templates import PromptRenderer
@@ -145,8 +146,8 @@ def weight_bytes(directory: str) -> int:
 
 
 def _load(handle: ModelHandle, config: Mapping[str, Any], adapter: str | None) -> tuple[Any, Any]:
-    directory = Path(handle.directory)
-    network, loaded = utils.load_model(directory, trust_remote_code=False)
+    with loading_directory(handle) as directory:
+        network, loaded = utils.load_model(directory, trust_remote_code=False)
     if adapter is not None:
         network = _adapted(network, adapter)
     return network, load_tokenizer(handle, loaded.get("eos_token_id", config.get("eos_token_id")))

@@ -1,7 +1,6 @@
 """Loading a speech model with mlx-audio, without running code that came with it."""
 
 import warnings
-from pathlib import Path
 
 import mlx.nn as nn
 from mlx_audio.stt import utils
@@ -9,6 +8,7 @@ from mlx_audio.stt import utils
 from mlxk.adapters.mlx.loading.load_errors import loading_failure
 from mlxk.adapters.mlx.loading.text_model import read_config, weight_bytes
 from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_untrusted_code
+from mlxk.adapters.mlx.loading.weights_on_disk import loading_directory
 from mlxk.adapters.mlx.speech import speech_model
 from mlxk.adapters.mlx.speech.chunked import ChunkedDecoder
 from mlxk.adapters.mlx.speech.speech_model import SpeechDecoder, SpeechModel
@@ -38,7 +38,8 @@ def load_speech_model(handle: ModelHandle, adapter: str | None = None) -> Speech
             # The libraries warn of a missing tokenizer; the decoder raises an error for it.
             warnings.simplefilter("ignore")
             # Without name parts the library would guess the family from the path.
-            network = utils.load_model(Path(handle.directory), model_name_parts=[family])
+            with loading_directory(handle) as directory:
+                network = utils.load_model(directory, model_name_parts=[family])
             decoder = _decoder(network, handle.name, family)
     except MlxkError:
         raise

@@ -13,6 +13,7 @@ from mlxk.adapters.mlx.loading.load_errors import loading_failure
 from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, identity_of
 from mlxk.adapters.mlx.loading.text_model import assemble, load_tokenizer, read_config
 from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_untrusted_code
+from mlxk.adapters.mlx.loading.weights_on_disk import loading_directory
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache
 from mlxk.adapters.mlx.vision import encoder_cache
 from mlxk.adapters.mlx.vision.network import VisionNetwork, VisionParts
@@ -76,7 +77,8 @@ def _quietly() -> Iterator[None]:
 
 
 def _load(handle: ModelHandle) -> tuple[Any, Any]:
-    model, processor = utils.load(handle.directory, trust_remote_code=False)
+    with loading_directory(handle) as directory:
+        model, processor = utils.load(str(directory), trust_remote_code=False)
     disable_word_cache(processor)
     return model, processor
 

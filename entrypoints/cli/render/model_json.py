@@ -143,6 +143,8 @@ def model_details(details: ModelDetails, section: str, verdict: MemoryVerdict, h
     }
     if hash_updated:
         fields["hash_updated"] = True
+    if details.strays:
+        fields["strays"] = list(details.strays)
     if section == "files":
         return {**fields, "files": [file(entry) for entry in details.files], "metadata": None}
     if section == "config":

@@ -146,6 +146,7 @@ def push_json(result: PushResult) -> Json:
         "added_files": list(changes.added) if changes else [],
         "modified_files": list(changes.modified) if changes else [],
         "deleted_files": list(changes.deleted) if changes else [],
+        **({"left_out_files": list(result.left_out)} if result.left_out else {}),
         "workspace_health": {"healthy": result.health.healthy, "reason": health_reason(result.health)},
         "hf_logs": list(published.log) if published else [],
     }

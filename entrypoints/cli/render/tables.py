@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from mlxk.application.use_cases.check_health import HealthEntry
+from mlxk.domain.models.integrity import listed
 from mlxk.domain.models.memory import MemoryFit, MemoryVerdict
 from mlxk.domain.models.model import Capability, Framework, ModelDescription, ModelDetails, ModelType, Origin, Workspace
 from mlxk.entrypoints.cli.render.formatting import age, decimal_size, printable
@@ -195,6 +196,8 @@ def _summary(details: ModelDetails, now: datetime.datetime) -> list[str]:
         f"Modified: {age(description.modified, now)}",
         f"Health: {_health_word(description)}",
     ]
+    if details.strays:
+        lines.append(f"Not part of the model: {listed(details.strays)}")
     reason = model_reason(description)
     return [*lines, f"Reason: {reason}"] if reason else lines
 

@@ -21,6 +21,9 @@ from mlxk.domain.models.model import Workspace
 WORK, TARGET = "/home/me/work", "/home/me/out"
 HEADER = json.dumps({"a.weight": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
 WEIGHTS = len(HEADER).to_bytes(8, "little") + HEADER + b"\0"
+PART = {"2_Dense/model.safetensors": WEIGHTS.replace(b"a.weight", b"b.weight")}
+"""A module of a sentence encoder."""
+COPY = {"original/model.safetensors": WEIGHTS}
 
 
 @attrs.define(slots=False)
@@ -60,12 +63,12 @@ class World:
 
 
 def test_a_quantized_model_becomes_a_workspace_with_its_scheme_and_source() -> None:
-    there = World(more={"sub/x.json": b"{}", "tokenizer.json": b"{}", "old.bin": b"x", "sub/w.safetensors": WEIGHTS})
+    there = World(more={"sub/x.json": b"{}", "tokenizer.json": b"{}", "old.bin": b"x", **PART, **COPY})
     result = there.convert(ConvertMode.QUANTIZE, 4)
     assert result.handle.directory == TARGET
     assert (result.provenance.bits, result.provenance.group_size, result.provenance.source_repo) == (4, 64, "org/m")
     made = there.files.directories[TARGET]
-    assert set(made) == {"config.json", "model.safetensors", "sub/x.json", "tokenizer.json", "sub/w.safetensors"}
+    assert set(made) == {"config.json", "model.safetensors", "sub/x.json", "tokenizer.json", *PART}
     assert json.loads(made["config.json"])["quantization"]["bits"] == 4
     assert there.store.read(result.handle).operation == "convert"
 

@@ -1,0 +1,155 @@
+"""Weights that do not belong to a model, and litter of file managers, through the commands."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from hub.models import safetensors, sharded_model, small_model
+from hub.server import LoopbackHub
+from models import tiny_models
+
+Command = Callable[..., dict[str, Any]]
+Model = Callable[[], Path]
+
+
+@pytest.fixture
+def sharded(tmp_path: Path) -> Path:
+    """Make a runnable model of two shards with an index."""
+    directory = tmp_path / "model"
+    tiny_models.build(directory)
+    weights = mx.load(str(directory / "model.safetensors"))
+    assert isinstance(weights, dict)
+    names = sorted(weights)
+    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for shard, part in shards.items():
+        mx.save_safetensors(str(directory / shard), {name: weights[name] for name in part}, metadata={"format": "mlx"})
+    (directory / "model.safetensors").unlink()
+    index = {"metadata": {}, "weight_map": {name: shard for shard, part in shards.items() for name in part}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    return directory
+
+
+@pytest.fixture
+def single(tmp_path: Path) -> Path:
+    """Make a runnable model of one weight file."""
+    directory = tmp_path / "model"
+    tiny_models.build(directory)
+    return directory
+
+
+def zeros_of(directory: Path, path: str) -> None:
+    """Add a weight file with all tensors of the model, every one of them zero."""
+    weights: dict[str, mx.array] = {}
+    for file in directory.glob("model*.safetensors"):
+        loaded = mx.load(str(file))
+        assert isinstance(loaded, dict)
+        weights |= {name: mx.zeros_like(value) for name, value in loaded.items()}
+    (directory / path).parent.mkdir(exist_ok=True)
+    mx.save_safetensors(str(directory / path), weights, metadata={"format": "mlx"})
+
+
+def answer(command: Command) -> str:
+    """Return what the model says."""
+    done = command("run", "./model", "hello", "--max-tokens", "6", "--temperature", "0")
+    return str(done["data"]["response"])
+
+
+COPIES = (
+    "model.safetensors",
+    "model_fp16.safetensors",
+    "modelz.safetensors",
+    "model-00001-of-00001.safetensors",
+    "consolidated.safetensors",
+    "original/model.safetensors",
+    "fp16/model-00001-of-00002.safetensors",
+)
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_a_model_is_what_its_index_names(sharded: Path, command: Command, copy: str) -> None:
+    expected, before = answer(command), command("show", "./model")["data"]
+    zeros_of(sharded, copy)
+    assert answer(command) == expected
+    after = command("show", "./model")["data"]
+    assert after["strays"] == [copy]
+    assert after["model"]["size_bytes"] == before["model"]["size_bytes"]
+    assert after["metadata"]["parameters"] == before["metadata"]["parameters"]
+    assert after["memory"] == before["memory"]
+    assert command("health", "./model")["data"]["summary"]["unhealthy_count"] == 0
+
+
+@pytest.mark.parametrize("copy", ["model_fp16.safetensors", "model-4bit.safetensors", "modelz.safetensors"])
+def test_without_an_index_the_plain_name_is_the_model(single: Path, command: Command, copy: str) -> None:
+    expected = answer(command)
+    zeros_of(single, copy)
+    assert answer(command) == expected
+    assert command("show", "./model")["data"]["strays"] == [copy]
+
+
+def test_adapters_and_other_formats_are_left_out_of_clones_conversions_and_publications(
+    sharded: Path, command: Command, tmp_path: Path
+) -> None:
+    zeros_of(sharded, "model_fp16.safetensors")
+    for name in ("adapters.safetensors", "adapter_model.safetensors", "metal/model.bin", "model.gguf"):
+        (sharded / name).parent.mkdir(exist_ok=True)
+        (sharded / name).write_bytes(safetensors("lora_a", 8))
+    strays = sorted(
+        ["adapter_model.safetensors", "adapters.safetensors", "metal/model.bin", "model.gguf", "model_fp16.safetensors"]
+    )
+    assert command("show", "./model")["data"]["strays"] == strays
+    command("clone", "./model", "./copy")
+    assert "strays" not in command("show", "./copy")["data"]
+    command("convert", "./model", "./small", "--quantize", "4")
+    command("convert", "./model", "./mended", "--repair-index")
+    for made in ("copy", "small", "mended"):
+        assert not [path for path in strays if (tmp_path / made / path).exists()], made
+    published = command("push", "./model", "me/m", "--private", "--check-only")["data"]
+    assert published["left_out_files"] == strays
+
+
+@pytest.mark.parametrize(
+    "litter", ["._model.safetensors", "._config.json", "._tokenizer.json", "__MACOSX/._model.safetensors", "Thumbs.db"]
+)
+def test_litter_is_invisible(single: Path, command: Command, tmp_path: Path, litter: str) -> None:
+    before = command("show", "./model", "--files")["data"]
+    (single / litter).parent.mkdir(exist_ok=True)
+    (single / litter).write_bytes(b"\0\x05\x16\x07\0\2\0\0Mac OS X        " + b"\0" * 4000)
+    assert command("show", "./model", "--files")["data"]["files"] == before["files"]
+    assert command("health", "./model")["data"]["summary"]["unhealthy_count"] == 0
+    assert answer(command)
+    command("clone", "./model", "./copy")
+    command("convert", "./model", "./mended", "--repair-index")
+    assert not (tmp_path / "copy" / litter).exists()
+    assert not (tmp_path / "mended" / litter).exists()
+    published = command("push", "./model", "me/m", "--private", "--check-only")["data"]
+    assert published["local_files_count"] == len(before["files"])
+
+
+def test_only_what_the_index_names_is_fetched(hub: LoopbackHub, command: Command, cache: Path) -> None:
+    copies = dict.fromkeys((*COPIES, "metal/model.bin", "adapter_model.safetensors"), b"\x01" * 4000)
+    hub.add("org/m", {**copies, **sharded_model((2000, 1000)), "._model.safetensors": b"\0" * 4000})
+    planned = command("pull", "org/m", "--dry-run")["data"]
+    assert [file["path"] for file in planned["files"]] == sorted(sharded_model((2000, 1000)))
+    command("pull", "org/m")
+    assert command("health", "org/m")["data"]["summary"]["healthy_count"] == 1
+    assert "strays" not in command("show", "org/m")["data"]
+
+
+def test_other_forms_of_one_file_and_modules_of_an_encoder_are_told_apart(hub: LoopbackHub, command: Command) -> None:
+    part = {"2_Dense/model.safetensors": safetensors("linear.weight", 8), "2_Dense/config.json": b"{}"}
+    hub.add("org/m", {**small_model(), **part, "model.fp16.safetensors": b"\1" * 4000})
+    planned = command("pull", "org/m", "--dry-run")["data"]
+    assert [file["path"] for file in planned["files"]] == sorted({**small_model(), **part})
+
+
+def test_an_index_of_other_files_hides_nothing(hub: LoopbackHub, command: Command, single: Path) -> None:
+    shutil.copy(single / "model.safetensors", single / "weights.safetensors")
+    (single / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-00001-of-00009.x"}}))
+    assert command("health", "./model")["data"]["summary"]["unhealthy_count"] == 1
+    hub.add("org/m", {path.name: path.read_bytes() for path in single.iterdir()})
+    planned = command("pull", "org/m", "--dry-run")["data"]
+    assert "weights.safetensors" in [file["path"] for file in planned["files"]]
