@@ -5,7 +5,6 @@ top; all else by the function that builds it, so that a command loads only what 
 """
 
 import sys
-import threading
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -17,18 +16,17 @@ from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.adapters.mlx.registry import MlxBackendRegistry
 from mlxk.adapters.system.machine import SystemClock, system_memory_probe
-from mlxk.application.ports.text_generator import EngineState, TextGenerator
+from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.check_health import CheckHealth
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.show_model import ShowModel
 from mlxk.domain.errors import ExecutionError
+from mlxk.entrypoints.deferred_generator import DeferredTextGenerator
 from mlxk.entrypoints.settings import MIB, ServerSettings, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mlxk.adapters.huggingface.client import HubClient
     from mlxk.adapters.mlx.engine.limits import EngineLimits
     from mlxk.application.ports.audio_decoder import AudioDecoder
@@ -40,10 +38,10 @@ if TYPE_CHECKING:
     from mlxk.application.ports.model_cache import ModelCache
     from mlxk.application.ports.model_hub import ModelHub
     from mlxk.application.ports.model_publisher import ModelPublisher
+    from mlxk.application.ports.model_tokenizer import ModelTokenizer
     from mlxk.application.ports.publication_folder import PublicationFolder
     from mlxk.application.ports.speech_transcriber import SpeechTranscriber
     from mlxk.application.ports.text_embedder import TextEmbedder
-    from mlxk.application.ports.text_generator import TextStream
     from mlxk.application.ports.weight_converter import WeightConverter
     from mlxk.application.ports.workspace_store import WorkspaceStore
     from mlxk.application.use_cases.clone_model import CloneModel
@@ -54,9 +52,8 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.push_model import PushModel
     from mlxk.application.use_cases.remove_model import RemoveModel
     from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
+    from mlxk.application.use_cases.tokenize_text import TokenizeText
     from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
-    from mlxk.domain.generation.request import GenerationRequest
-    from mlxk.domain.models.model import ModelHandle
 
 
 class _WithoutConfigurationFiles:
@@ -165,37 +162,6 @@ def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "Engi
     return EngineLimits(**limits, max_rows=server.max_streams, keep_alive_seconds=server.keep_alive)
 
 
-class DeferredTextGenerator(TextGenerator):
-    """Builds the engine with the first request, so that no error about a name or a file waits for the import of MLX."""
-
-    def __init__(self, build: "Callable[[], TextGenerator]") -> None:
-        self._build = build
-        self._lock = threading.Lock()
-        self._built: TextGenerator | None = None
-
-    @property
-    def engine(self) -> TextGenerator:
-        """The engine, built if need be."""
-        with self._lock:
-            self._built = self._built or self._build()
-            return self._built
-
-    def submit(self, request: "GenerationRequest") -> "TextStream":
-        return self.engine.submit(request)
-
-    def state(self, timeout_seconds: float) -> EngineState:
-        if self._built is None:
-            return EngineState(responding=True, running=0, waiting=0, models=())
-        return self._built.state(timeout_seconds)
-
-    def unload(self, model: "ModelHandle | None" = None) -> "tuple[ModelHandle, ...]":
-        return () if self._built is None else self._built.unload(model)
-
-    def close(self) -> None:
-        if self._built is not None:
-            self._built.close()
-
-
 def _text_generator(
     log: "EventLog", clock: "Clock", memory: "MemoryProbe", server: ServerSettings | None
 ) -> TextGenerator:
@@ -236,6 +202,13 @@ def _text_embedder(generator: TextGenerator) -> "TextEmbedder":
     return MlxTextEmbedder(leases_of(_built(generator)))
 
 
+def _model_tokenizer(generator: TextGenerator) -> "ModelTokenizer":
+    from mlxk.adapters.mlx.model_tokenizer import MlxModelTokenizer
+    from mlxk.adapters.mlx.text_generator import leases_of
+
+    return MlxModelTokenizer(leases_of(_built(generator)))
+
+
 class Adapters:
     """One instance of each adapter, built when it is first asked for.
 
@@ -267,6 +240,7 @@ class Adapters:
         self.text_generator = once(_text_generator, self.event_log, self.clock, self.memory_probe, server)
         self.speech_transcriber = once(_speech_transcriber, self.text_generator, self.event_log)
         self.text_embedder = once(_text_embedder, self.text_generator)
+        self.model_tokenizer = once(_model_tokenizer, self.text_generator)
 
 
 def _pull_model(ports: Adapters, describe: DescribeModel) -> "PullModel":
@@ -345,6 +319,12 @@ def _generate_text(ports: Adapters, resolve: ResolveModel, describe: DescribeMod
     )
 
 
+def _tokenize_text(ports: Adapters, resolve: ResolveModel, describe: DescribeModel) -> "TokenizeText":
+    from mlxk.application.use_cases.tokenize_text import TokenizeText
+
+    return TokenizeText(_generate_text(ports, resolve, describe), ports.model_tokenizer())
+
+
 def _serve_catalogue(
     ports: Adapters, resolve: ResolveModel, list_models: ListModels, describe: DescribeModel
 ) -> "ServeCatalogue":
@@ -376,6 +356,7 @@ class UseCases:
         self.transcribe_audio = new(_transcribe_audio, ports, resolve, describe)
         self.embed_text = new(_embed_text, ports, resolve, describe)
         self.generate_text = new(_generate_text, ports, resolve, describe)
+        self.tokenize_text = new(_tokenize_text, ports, resolve, describe)
         # One instance, since it remembers recent lookups.
         self.serve_catalogue = providers.ThreadSafeSingleton(_serve_catalogue, ports, resolve, listing, describe)
 

@@ -91,7 +91,7 @@ class MlxTextGenerator(TextGenerator):
     def _lease(self, request: GenerationRequest) -> tuple[PooledModel, ...]:
         """Lease the models of a request, loading those that are not loaded."""
         engine_options = request.engine_options
-        wanted = [WantedModel(request.model, engine_options.adapter, _loader(library_for(request)))]
+        wanted = [WantedModel(request.model, engine_options.adapter, loader_of(library_for(request)))]
         if engine_options.draft_model is not None:
             wanted.append(WantedModel(engine_options.draft_model))
         engine = self._thread.worker
@@ -126,7 +126,7 @@ class MlxTextGenerator(TextGenerator):
         return Engine(self._log, self._clock, self._limits)
 
 
-def _loader(library: Library) -> Loader:
+def loader_of(library: Library) -> Loader:
     """Return the function that loads the models of a library."""
     if library is Library.MLX_VLM:
         # Not at the top: mlx-vlm takes a second to import, and most processes run text models only.

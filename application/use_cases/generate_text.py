@@ -74,6 +74,8 @@ class GenerationOptions:
     """Completions of each prompt."""
     chunk: int = DEFAULT_CHUNK
     """Number of images in one chunk."""
+    parse_special: bool = False
+    """Whether control tokens that messages spell out are control tokens; see ``GenerationRequest``."""
 
 
 @attrs.frozen
@@ -140,6 +142,26 @@ class GenerateText:
             raise
         return tuple(started)
 
+    def requests(
+        self, model: str | ModelDetails, prompt: Prompt, options: GenerationOptions
+    ) -> Iterator[GenerationRequest]:
+        """Yield what the generator would get for one prompt: one request, or one for each chunk of images.
+
+        Args:
+            model: As of a call.
+            prompt: As of a call.
+            options: As of a call.
+
+        Raises:
+            MlxkError: As a call does, without ``InsufficientMemoryError``.
+        """
+        if isinstance(model, str):
+            options.settings.validate()
+            model = self._find(model, [prompt], options)
+        _require_media(model.description, [prompt])
+        for each, _ in self._prompts(model.description, prompt, options):
+            yield self._request(model.description, each, options)
+
     def prepare_images(self, reference: str, sources: Sequence[ImageSource], first: int) -> tuple[PreparedImage, ...]:
         """Decode images for a later message of a conversation.
 
@@ -177,34 +199,52 @@ class GenerateText:
     def _complete(
         self, description: ModelDescription, prompt: Prompt, options: GenerationOptions
     ) -> Iterator[TextStream]:
+        prompts = self._prompts(description, prompt, options)
+        if not _is_chunked(description, prompt, options):
+            for each, table in prompts:
+                for stream in self._submit(description, each, options):
+                    yield ChunkedStream(DescribedChunk(table, stream), iter(())) if table else stream
+            return
+        if options.choices > 1:
+            raise ParameterNotSupportedError.in_field(
+                "n",
+                "there is one answer to more images than are shown together",
+                hint=f"Leave n out, or show up to {MAX_CHUNK} together with chunk.",
+            )
+        chunks = (
+            DescribedChunk(chunk, stream)
+            for each, chunk in prompts
+            if chunk is not None
+            for stream in self._submit(description, each, options)
+        )
+        yield ChunkedStream(next(chunks), chunks)
+
+    def _prompts(
+        self, description: ModelDescription, prompt: Prompt, options: GenerationOptions
+    ) -> Iterator[tuple[str | TokenIds | Conversation, Chunk | None]]:
+        """Yield what the model gets for a prompt, each with the images to describe before its completion."""
         if not isinstance(prompt, IncomingConversation):
-            yield from self._submit(description, prompt, options)
-            return
-        if not description.can(Capability.VISION):
+            yield prompt, None
+        elif not description.can(Capability.VISION):
             messages = tuple(self._without_images(each) for each in prompt.messages)
-            yield from self._submit(description, Conversation(messages, prompt.tools), options)
-            return
-        check_chunk(options.chunk)
-        if len(prompt.messages[-1].images) > options.chunk:
-            if options.choices > 1:
-                raise ParameterNotSupportedError.in_field(
-                    "n",
-                    "there is one answer to more images than are shown together",
-                    hint=f"Leave n out, or show up to {MAX_CHUNK} together with chunk.",
-                )
-            chunks = self._complete_chunks(description, prompt, options)
-            yield ChunkedStream(next(chunks), chunks)
+            yield Conversation(messages, prompt.tools), None
+        elif _is_chunked(description, prompt, options):
+            yield from self._chunk_prompts(prompt, options)
         else:
             numbers = ImageNumbers()
             shown = [self._with_images(each, numbers) for each in _with_encoded_images(prompt)]
             conversation = Conversation(tuple(message for message, _ in shown), prompt.tools)
-            table = None if options.settings.grammar else shown[-1][1]
-            for stream in self._submit(description, conversation, options):
-                yield ChunkedStream(DescribedChunk(table, stream), iter(())) if table else stream
+            yield conversation, None if options.settings.grammar else shown[-1][1]
 
     def _submit(
         self, description: ModelDescription, prompt: str | TokenIds | Conversation, options: GenerationOptions
     ) -> Iterator[TextStream]:
+        for each in self._request(description, prompt, options).choices(options.choices):
+            yield self.generator.submit(each)
+
+    def _request(
+        self, description: ModelDescription, prompt: str | TokenIds | Conversation, options: GenerationOptions
+    ) -> GenerationRequest:
         request = GenerationRequest(
             description.handle,
             prompt,
@@ -212,14 +252,14 @@ class GenerateText:
             options.thinking,
             options.engine_options,
             effort=options.effort,
+            parse_special=options.parse_special,
         )
-        for each in request.routed(description.runtime.backends).choices(options.choices):
-            yield self.generator.submit(each)
+        return request.routed(description.runtime.backends)
 
-    def _complete_chunks(
-        self, description: ModelDescription, prompt: IncomingConversation, options: GenerationOptions
-    ) -> Iterator[DescribedChunk]:
-        """Complete one conversation for each chunk of the last message's images, with the system prompt alone."""
+    def _chunk_prompts(
+        self, prompt: IncomingConversation, options: GenerationOptions
+    ) -> Iterator[tuple[Conversation, Chunk]]:
+        """Yield one conversation for each chunk of the last message's images, with the system prompt alone."""
         *earlier, last = prompt.messages
         check_together([len(image.data) for each in prompt.messages for image in _encoded(each)], prompt.images_field)
         numbers = ImageNumbers()
@@ -236,8 +276,7 @@ class GenerateText:
             check_together([len(image.data) for image in images], prompt.images_field)
             chunk = Chunk(self._numbered(images, numbers), index + 1, count)
             message = chunk.message([*map(self.images.decode, images), *others])
-            (stream,) = self._submit(description, Conversation((*opening, message), prompt.tools), options)
-            yield DescribedChunk(chunk, stream)
+            yield Conversation((*opening, message), prompt.tools), chunk
 
     def _with_images(self, incoming: IncomingMessage, numbers: ImageNumbers) -> tuple[Message, Chunk | None]:
         """Return a message with decoded media and without image tables, and the chunk of its images."""
@@ -301,6 +340,18 @@ def _require_media(description: ModelDescription, prompts: Sequence[Prompt]) -> 
     if audio:
         require_audio_input(description)
     return images or audio
+
+
+def _is_chunked(description: ModelDescription, prompt: Prompt, options: GenerationOptions) -> bool:
+    """Whether a prompt has more images than are shown together, so that each chunk is a conversation of its own.
+
+    Raises:
+        ValidationError: The size of a chunk is out of range.
+    """
+    if not isinstance(prompt, IncomingConversation) or not description.can(Capability.VISION):
+        return False
+    check_chunk(options.chunk)
+    return len(prompt.messages[-1].images) > options.chunk
 
 
 def _encoded(incoming: IncomingMessage) -> list[EncodedImage]:

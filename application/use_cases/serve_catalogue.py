@@ -128,6 +128,25 @@ class ServeCatalogue:
         require(served.description)
         return served
 
+    def only(self, require: Requirement = require_text_model) -> ServedModel:
+        """Return the model of a request that names none: the only loaded one, or else the only one offered.
+
+        Args:
+            require: See ``find``.
+
+        Raises:
+            ValidationError: There is no such model, or there are several.
+            UnhealthyModelError, IncompatibleModelError, CapabilityError: See ``find``.
+        """
+        loaded = self.loaded() or {served_id(handle): handle for handle in self._named.values()}
+        if len(loaded) != 1:
+            fault = f"is required, since {len(loaded) or 'no'} models are loaded"
+            raise ValidationError.in_field("model", fault, hint=Advice(Remedy.NAME_SERVED_MODEL))
+        (handle,) = loaded.values()
+        served = self._served(handle)
+        require(served.description)
+        return served
+
     def _find(self, reference: str) -> ServedModel:
         now = self._clock.monotonic()
         known = self._found.get(reference)

@@ -314,6 +314,9 @@ class GenerationRequest:
     """The backends for the model, the preferred one first; empty leaves the choice to the engine."""
     effort: Effort | None = None
     """How much the model reasons; None leaves it to the chat template."""
+    parse_special: bool = False
+    """Whether control tokens that the messages of a conversation spell out, such as ``<|im_end|>``, are control tokens;
+    by default they are text. A prompt that is plain text is not affected: there they always are."""
 
     @property
     def has_images(self) -> bool:

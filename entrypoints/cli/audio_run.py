@@ -34,6 +34,7 @@ from mlxk.entrypoints.cli.generation_arguments import ENGLISH
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import TranscriptionBar
 from mlxk.entrypoints.cli.render import media_json
+from mlxk.entrypoints.cli.shown_prompt import show_prompt
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
@@ -62,6 +63,8 @@ TEXT_ONLY = {
     "kv_bits": "--kv-bits",
     "max_kv_size": "--max-kv-size",
     "no_chat_template": "--no-chat-template",
+    "show_prompt": "--show-prompt",
+    "special_tokens_in_content": "--special-tokens-in-content",
 }
 """Flags that do not apply to a transcription, by their attribute of the arguments."""
 
@@ -120,6 +123,8 @@ def _converse(
 ) -> int:
     conversation = Conversation.of(prompt, arguments.system, generation_arguments.tools(arguments))
     prompts = [IncomingConversation.of(conversation, recording)]
+    if arguments.show_prompt:
+        return show_prompt(arguments, prompt, prompts[0], options, container, output)
     start = functools.partial(container.use_cases.generate_text(), arguments.model, prompts, options)
     return answer.answer(arguments, prompt, start, output)
 

@@ -26,6 +26,7 @@ from mlxk.domain.generation.media import (
 from mlxk.entrypoints.cli import answer
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.shown_prompt import show_prompt
 
 _LOOKS_LIKE_A_FILE = re.compile(r"\.(jpe?g|png|gif|webp|hei[cf]|avif|bmp|tiff?)$", re.IGNORECASE)
 _WILD = re.compile(r"[*?\[]")
@@ -57,12 +58,11 @@ def execute(
         files, prompt = _files(arguments.image, prompt, container.adapters.built_in_models())
         prompt = prompt or DEFAULT_IMAGE_PROMPT
         chunk = arguments.chunk if arguments.chunk is not None else context.settings.serve.chunk or DEFAULT_CHUNK
-        start = functools.partial(
-            container.use_cases.generate_text(),
-            arguments.model,
-            [IncomingConversation.of(Conversation.of(prompt, arguments.system), *files, images_field="--image")],
-            attrs.evolve(options, chunk=chunk),
-        )
+        options = attrs.evolve(options, chunk=chunk)
+        shown = IncomingConversation.of(Conversation.of(prompt, arguments.system), *files, images_field="--image")
+        if arguments.show_prompt:
+            return show_prompt(arguments, prompt, shown, options, container, output)
+        start = functools.partial(container.use_cases.generate_text(), arguments.model, [shown], options)
         last = min(chunk, len(files))
         numbers = "image 1" if last == 1 else f"images 1-{last}"
         return answer.answer(arguments, prompt, start, output, f"Looking at {numbers} of {len(files)}")

@@ -58,7 +58,7 @@ def command_of(arguments: Sequence[str]) -> str | None:
     return names.get(first) if first is not None else None
 
 
-JSON_API_SPEC_VERSION = "0.3.0"
+JSON_API_SPEC_VERSION = "0.4.0"
 
 DESCRIPTION = "The knife for local models on Apple's MLX: list, check, pull, run, serve, edit, repair and publish."
 

@@ -14,6 +14,7 @@ from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.embed_text import EmbedText
 from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
+from mlxk.application.use_cases.tokenize_text import TokenizeText
 from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 from mlxk.entrypoints.http.errors import ErrorBody
 from mlxk.entrypoints.http.generation.responder import GenerationResponder
@@ -30,6 +31,7 @@ class Services:
     audio_decoder: AudioDecoder
     transcribe: TranscribeAudio
     embed: EmbedText
+    tokenize: TokenizeText
     generator: TextGenerator
     clock: Clock
     log: EventLog

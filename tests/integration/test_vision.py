@@ -188,11 +188,25 @@ def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers(engine: MlxText
     assert refusal.value.detail == {"prompt_tokens": 36, "context_length": 30}
 
 
-def test_marks_of_images_in_the_text_are_refused_and_harm_nobody(models: Models, engine: MlxTextGenerator) -> None:
+MARKS = "<|image_pad|><|image_pad|>"
+
+
+def test_marks_of_images_in_the_text_are_text(models: Models, engine: MlxTextGenerator) -> None:
     handle = models()
+    marked, plain = (
+        answer(engine, handle, about(noise(1), text)).finished.usage.prompt_tokens for text in (MARKS, "ab")
+    )
+    assert marked > plain + 20
+    assert answer(engine, handle, about(MARKS)).finished.usage.prompt_tokens > 20
+    assert answer(engine, handle, about(noise(1), QUESTION)).tokens == oracle(handle, about(noise(1), QUESTION))
+
+
+def test_marks_of_images_that_take_effect_are_refused_and_harm_nobody(models: Models, engine: MlxTextGenerator) -> None:
+    handle = models()
+    asked = attrs.evolve(request(handle, about(noise(1), MARKS)), parse_special=True)
     with pytest.raises(ValidationError, match="cannot take these images with this prompt"):
-        engine.submit(request(handle, about(noise(1), "<|image_pad|><|image_pad|>")))
-    assert answer(engine, handle, about("<|image_pad|>")).finished.usage.prompt_tokens > 0
+        engine.submit(asked)
+    assert read(engine.submit(attrs.evolve(asked, prompt=about(MARKS)))).finished.usage.prompt_tokens > 0
     assert answer(engine, handle, about(noise(1), QUESTION)).tokens == oracle(handle, about(noise(1), QUESTION))
 
 

@@ -11,6 +11,7 @@ from doubles.memory_probe import InMemoryMemoryProbe
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
 from doubles.model_source import InMemoryModelSource
+from doubles.model_tokenizer import InMemoryModelTokenizer
 from doubles.speech_transcriber import InMemorySpeechTranscriber
 from doubles.text_embedder import InMemoryTextEmbedder
 from doubles.text_generator import InMemoryTextGenerator
@@ -24,6 +25,7 @@ from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
+from mlxk.application.use_cases.tokenize_text import TokenizeText
 from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 from mlxk.domain.models.memory import MemoryReading
 from mlxk.domain.transcription import Segment, TimedWord, Transcript
@@ -123,20 +125,16 @@ class Parts:
         memory = InMemoryMemoryProbe(MemoryReading(budget, budget))
         self.transcriber = InMemorySpeechTranscriber(default=SPOKEN)
         self.embedder = InMemoryTextEmbedder()
+        self.tokenizer = InMemoryModelTokenizer()
+        reader = images or InMemoryImageReader()
+        generate = GenerateText(resolve, describe, self.generator, reader, MlxAudioDecoder(), memory, self.log)
         services = Services(
             catalogue=self.catalogue,
-            generate=GenerateText(
-                resolve,
-                describe,
-                self.generator,
-                images or InMemoryImageReader(),
-                MlxAudioDecoder(),
-                memory,
-                self.log,
-            ),
+            generate=generate,
             audio_decoder=MlxAudioDecoder(),
             transcribe=TranscribeAudio(resolve, describe, self.transcriber, memory),
             embed=EmbedText(resolve, describe, self.embedder, memory),
+            tokenize=TokenizeText(generate, self.tokenizer),
             generator=self.generator,
             clock=clock,
             log=self.log,

@@ -177,7 +177,9 @@ def build_sequence(
         _check_draft(model, draft.model, settings)
     if rendered is None:
         with model.lock:
-            rendered = model.renderer.render(request.prompt, request.thinking, request.effort)
+            rendered = model.renderer.render(
+                request.prompt, request.thinking, request.effort, parse_special=request.parse_special
+            )
     if request.thinking is False and not rendered.has_reasoning_switch and model.reasoning is not None:
         settings = _without_reasoning(settings, model, drafted=len(models) > 1)
     if isinstance(request.prompt, tuple):

@@ -7,7 +7,7 @@ generate.
 import contextlib
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 import attrs
@@ -120,3 +120,27 @@ class ModelLeases:
             # A closed engine has unloaded everything already.
             with contextlib.suppress(ExecutionError):
                 self._thread.post(lambda engine: engine.release(models))
+
+    @contextlib.contextmanager
+    def loaded(self, wanted: Sequence[WantedModel], kind: type[M]) -> Iterator[M | None]:
+        """Lease the first of some models that is loaded, for the length of the block; never load one, never wait.
+
+        Args:
+            wanted: A model, by each of its loaders.
+            kind: The type of the loaders' result.
+
+        Yields:
+            The model, for what may be used on any thread; None when none is loaded.
+        """
+        engine = self._thread.worker
+        found = None if engine is None else next(filter(None, (engine.lease_now((each,)) for each in wanted)), None)
+        if found is None:
+            yield None
+            return
+        try:
+            model: object = found[0].model
+            yield model if isinstance(model, kind) else None
+        finally:
+            # On its thread, which may wait for the lease to end.
+            with contextlib.suppress(ExecutionError):
+                self._thread.post(lambda engine: engine.release(found))

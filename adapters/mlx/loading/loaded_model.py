@@ -20,25 +20,31 @@ _CACHE_STEP = 256
 
 
 @attrs.frozen(eq=False)
-class LoadedModel:
-    """A loaded model. The network is used on the owner thread only, everything else on any thread."""
+class LoadedTokenizer:
+    """A loaded tokenizer with values derived from its files; used on any thread."""
 
     handle: ModelHandle
     identity: str
     """Changes with the files, so that KV caches of other files are never used for this model."""
-    network: Any
     tokenizer: Any
     """mlx-lm's wrapper of the Hugging Face tokenizer; used under ``lock``."""
     lock: threading.Lock
     renderer: PromptRenderer
     """Uses the tokenizer; used under ``lock``."""
     decoder: TokenDecoder
-    reasoning: ReasoningFormat | None
-    """None when it does not mark its reasoning."""
     context_length: int | None
     """Tokens; None when the config does not state it."""
     vocabulary_size: int | None
     """Rows of the embedding; None when the config does not state it."""
+
+
+@attrs.frozen(eq=False)
+class LoadedModel(LoadedTokenizer):
+    """A loaded model. The network is used on the owner thread only, everything else on any thread."""
+
+    network: Any
+    reasoning: ReasoningFormat | None
+    """None when it does not mark its reasoning."""
     vocabulary_hash: int
     """Equal for models with the same vocabulary."""
     head_size: int | None

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 from mlx_lm import utils
 
 from mlxk.adapters.mlx.loading.load_errors import loading_failure
-from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, identity_of
+from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, LoadedTokenizer, identity_of
 from mlxk.adapters.mlx.loading.model_files_check import object_in, require_regular
 from mlxk.adapters.mlx.loading.weights_on_disk import loading_directory, weight_files
 from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder, disable_word_cache, unwrapped
@@ -102,24 +103,14 @@ def assemble(
         tokenizer: mlx-lm's wrapper.
         config: Of the model.
     """
-    context = _context_length(config, tokenizer)
-    # ``build_sequence`` refuses longer prompts; the tokenizer would warn on standard error.
-    unwrapped(tokenizer).model_max_length = _UNSET_MODEL_MAX_LENGTH
-    renderer = PromptRenderer(tokenizer, context)
+    parts = assemble_tokenizer(handle, identity, tokenizer, config)
     vocabulary = tokenizer.get_vocab()
     end_tokens = frozenset(tokenizer.eos_token_ids)
     defaults, ignored = _sampling(handle)
     return LoadedModel(
-        handle=handle,
-        identity=identity,
+        **attrs.asdict(parts, recurse=False),
         network=network,
-        tokenizer=tokenizer,
-        lock=threading.Lock(),
-        renderer=renderer,
-        decoder=TokenDecoder(tokenizer),
-        reasoning=detect_reasoning(renderer.template, vocabulary),
-        context_length=context,
-        vocabulary_size=_positive_integer(_text_config(config).get("vocab_size")),
+        reasoning=detect_reasoning(parts.renderer.template, vocabulary),
         vocabulary_hash=hash(frozenset(vocabulary.items())),
         head_size=_head_size(_text_config(config)),
         end_tokens=end_tokens,
@@ -128,6 +119,28 @@ def assemble(
         ignored_settings=ignored,
         weight_bytes=weight_bytes(handle.directory),
         cache_bytes_per_token=cache_bytes_per_token(config),
+    )
+
+
+def assemble_tokenizer(
+    handle: ModelHandle,
+    identity: str,
+    tokenizer: Any,  # noqa: ANN401
+    config: Mapping[str, Any],
+) -> LoadedTokenizer:
+    """Build the part of a model that renders and tokenizes; see ``assemble``."""
+    context = _context_length(config, tokenizer)
+    # ``build_sequence`` refuses longer prompts; the tokenizer would warn on standard error.
+    unwrapped(tokenizer).model_max_length = _UNSET_MODEL_MAX_LENGTH
+    return LoadedTokenizer(
+        handle=handle,
+        identity=identity,
+        tokenizer=tokenizer,
+        lock=threading.Lock(),
+        renderer=PromptRenderer(tokenizer, context),
+        decoder=TokenDecoder(tokenizer),
+        context_length=context,
+        vocabulary_size=_positive_integer(_text_config(config).get("vocab_size")),
     )
 
 

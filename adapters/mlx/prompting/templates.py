@@ -16,6 +16,7 @@ from jinja2.ext import Extension
 from jinja2.meta import find_undeclared_variables
 from jinja2.parser import Parser
 
+from mlxk.adapters.mlx.prompting.control_tokens import TEMPLATE_ERRORS, ControlTokens, Rendering
 from mlxk.adapters.mlx.prompting.detokenizer import unwrapped
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, Role, ToolCall
@@ -104,18 +105,6 @@ _ARGUMENTS = "messages[{}].tool_calls[{}].function.arguments"
 _SURROGATE = "\\ud"
 """Beginning of the JSON escape of a surrogate, in lower case."""
 
-_TEMPLATE_ERRORS = (
-    TypeError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    ArithmeticError,
-    RecursionError,
-    MemoryError,
-)
-"""Raised by templates for unexpected values."""
-
 _PLAIN_TEXT_HINT = "Give it one prompt as plain text; it will be continued."
 
 
@@ -143,6 +132,8 @@ class RenderedPrompt:
     """The last characters of the rendered text: the generated text may begin inside a block that they open."""
     has_reasoning_switch: bool = False
     """Whether the template was given a variable that switches reasoning on or off."""
+    text: str = ""
+    """The rendered text; empty for a prompt given as tokens."""
 
 
 class PromptRenderer:
@@ -161,6 +152,11 @@ class PromptRenderer:
         begin = self._inner.bos_token_id
         self._begin = begin if begin is not None and begin in self._encode("", add_special_tokens=True) else None
 
+    @functools.cached_property
+    def control(self) -> ControlTokens:
+        """The control tokens."""
+        return ControlTokens(self._inner, self.template)
+
     @property
     def template(self) -> str | None:
         """The text of the chat template; None without one, or when mlx-lm has code instead."""
@@ -170,7 +166,13 @@ class PromptRenderer:
         return template if isinstance(template, str) else None
 
     def render(
-        self, prompt: Conversation | str | TokenIds, thinking: bool | None = None, effort: Effort | None = None
+        self,
+        prompt: Conversation | str | TokenIds,
+        thinking: bool | None = None,
+        effort: Effort | None = None,
+        *,
+        parse_special: bool = False,
+        opens_answer: bool = True,
     ) -> RenderedPrompt:
         """Render and tokenize a prompt.
 
@@ -182,6 +184,8 @@ class PromptRenderer:
                 single user message is plain text.
             thinking: Passed to the template under the name that it reads; None keeps the template's default.
             effort: Passed likewise.
+            parse_special: See ``GenerationRequest``.
+            opens_answer: Whether a conversation's prompt ends with the beginning of the assistant's message.
 
         Raises:
             ValidationError: The template refuses the conversation (the message quotes its reason), the model has no
@@ -196,10 +200,21 @@ class PromptRenderer:
             require_no_template_options(prompt, thinking, effort)
             return self._plain(_single_message(prompt))
         options = self._reasoning_options(thinking, effort)
-        text = self._templated(prompt, options)
+        rendering = self._templated(prompt, {**options, "add_generation_prompt": opens_answer}, parse_special)
+        text = rendering.text
         self.require_plausible_length(text)
-        tokens = tuple(self._encode(text, add_special_tokens=False))
-        return RenderedPrompt(tokens, text[-TAIL_LENGTH:], has_reasoning_switch=has_reasoning_switch(options))
+        tokens = self.encode(rendering)
+        return RenderedPrompt(tuple(tokens), text[-TAIL_LENGTH:], has_reasoning_switch(options), text)
+
+    def encode(self, rendering: Rendering, *, begins: bool = False) -> list[int]:
+        """Return the tokens of a rendered text; with ``begins`` after a beginning-of-sequence token, never two."""
+        if rendering.spelled:
+            tokens = self.control.encode(rendering)
+        else:
+            tokens = self._encode(rendering.text, add_special_tokens=False)
+        if begins and self._begin is not None and tokens[:1] != [self._begin]:
+            tokens.insert(0, self._begin)
+        return tokens
 
     def require_plausible_length(self, text: str) -> None:
         """Refuse a rendered text whose beginning alone exceeds the context window, without tokenizing all of it.
@@ -223,10 +238,8 @@ class PromptRenderer:
 
     def _plain(self, text: str) -> RenderedPrompt:
         self.require_plausible_length(text)
-        tokens = self._encode(text, add_special_tokens=False)
-        if self._begin is not None and tokens[:1] != [self._begin]:
-            tokens.insert(0, self._begin)
-        return RenderedPrompt(tuple(tokens), text[-TAIL_LENGTH:])
+        tokens = self.encode(Rendering(text), begins=True)
+        return RenderedPrompt(tuple(tokens), text[-TAIL_LENGTH:], text=text)
 
     def _reasoning_options(self, thinking: bool | None, effort: Effort | None) -> dict[str, object]:
         if self._custom:
@@ -234,17 +247,17 @@ class PromptRenderer:
             return {} if thinking is None else {SWITCHES[0]: thinking}
         return reasoning_options(getattr(self._inner, "chat_template", None), thinking, effort)
 
-    def _templated(self, conversation: Conversation, options: Mapping[str, object]) -> str:
+    def _templated(self, conversation: Conversation, options: Mapping[str, object], parse_special: bool) -> Rendering:
+        def render(messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> str:
+            apply = self._inner.apply_chat_template
+            return valid_text(apply(messages, tools=tools or None, tokenize=False, **options))
+
         tools = wire_tools(conversation)
         with translated_errors(conversation):
-            rendered = self._inner.apply_chat_template(
-                wire_messages(conversation.messages),
-                tools=tools or None,
-                add_generation_prompt=True,
-                tokenize=False,
-                **options,
-            )
-            return valid_text(rendered)
+            messages = wire_messages(conversation.messages)
+            if parse_special:
+                return Rendering(render(messages, tools))
+            return self.control.render(messages, tools, render)
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return list(self._inner.encode(text, add_special_tokens=add_special_tokens))
@@ -262,7 +275,7 @@ def translated_errors(conversation: Conversation) -> Iterator[None]:
     """
     try:
         yield
-    except (TemplateError, *_TEMPLATE_ERRORS) as error:
+    except (TemplateError, *TEMPLATE_ERRORS) as error:
         incomplete = _incomplete_arguments(conversation)
         # A template that refuses a conversation raises exactly this class, no subclass.
         if incomplete is not None and type(error) is not TemplateError:

@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -16,7 +16,7 @@ from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_untrusted_c
 from mlxk.adapters.mlx.loading.weights_on_disk import loading_directory
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache
 from mlxk.adapters.mlx.vision import encoder_cache
-from mlxk.adapters.mlx.vision.network import VisionNetwork, VisionParts
+from mlxk.adapters.mlx.vision.network import VisionNetwork, VisionParts, VisionTemplate
 from mlxk.adapters.mlx.vision.prefill import VisionProcessor
 from mlxk.domain.errors import (
     CapabilityError,
@@ -62,6 +62,27 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> Loaded
     network = VisionNetwork(parts.language)
     loaded = assemble(handle, f"{identity_of(handle)}|{__name__}", network, tokenizer, config)
     return attrs.evolve(loaded, vision=VisionProcessor(parts, network))
+
+
+def load_template(handle: ModelHandle, config: Mapping[str, Any]) -> VisionTemplate:
+    """Load what rendering needs of a model, without its weights; on any thread.
+
+    Args:
+        handle: The model.
+        config: Of the model.
+
+    Raises:
+        UntrustedModelCodeError: Loading would execute code that came with it.
+        Exception: The library's, for ``loading_failure``.
+    """
+    refuse_untrusted_code(handle)
+    with offline(), _quietly():
+        # Importing the architecture registers its processor.
+        architecture, _ = utils.get_model_and_args(dict(config))
+        parsed = architecture.ModelConfig.from_dict(dict(config))
+        processor = utils.load_processor(handle.directory, add_detokenizer=False, trust_remote_code=False)
+    disable_word_cache(processor)
+    return VisionTemplate(processor, parsed)
 
 
 @contextlib.contextmanager

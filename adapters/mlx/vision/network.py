@@ -11,6 +11,21 @@ from mlxk.adapters.mlx.vision.encoder_cache import CachingEncoder
 
 
 @attrs.frozen(eq=False)
+class VisionTemplate:
+    """What rendering a prompt needs of a model; used on any thread."""
+
+    processor: Any
+    """Converts text and images to the model's inputs."""
+    config: Any
+    """Of the architecture, as mlx-vlm has it."""
+
+    @property
+    def type(self) -> str:
+        """The architecture, in mlx-vlm's terms."""
+        return str(self.config.model_type)
+
+
+@attrs.frozen(eq=False)
 class VisionParts:
     """A model as mlx-vlm loads it; used on the owner thread only."""
 
@@ -29,7 +44,12 @@ class VisionParts:
     @property
     def type(self) -> str:
         """The architecture, in mlx-vlm's terms."""
-        return str(self.model.config.model_type)
+        return self.template.type
+
+    @property
+    def template(self) -> VisionTemplate:
+        """What rendering needs."""
+        return VisionTemplate(self.processor, self.model.config)
 
 
 class RowPositions:

@@ -15,7 +15,8 @@ from mlx.utils import tree_map
 from mlx_vlm import prompt_utils, utils
 from PIL import Image
 
-from mlxk.adapters.mlx.loading.loaded_model import LoadedModel
+from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, LoadedTokenizer
+from mlxk.adapters.mlx.prompting.control_tokens import Rendering, broken_up
 from mlxk.adapters.mlx.prompting.templates import (
     TAIL_LENGTH,
     RenderedPrompt,
@@ -27,11 +28,11 @@ from mlxk.adapters.mlx.prompting.templates import (
     wire_messages,
     wire_tools,
 )
-from mlxk.adapters.mlx.vision.network import VisionParts
+from mlxk.adapters.mlx.vision.network import VisionParts, VisionTemplate
 from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, MessagePart
 from mlxk.domain.generation.media import AUDIO_RATE, DecodedAudio, DecodedImage
-from mlxk.domain.generation.request import Effort, GenerationRequest
+from mlxk.domain.generation.request import GenerationRequest
 
 _PROCESSOR_ERRORS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 """Raised by processors for media and prompts that do not match."""
@@ -74,54 +75,97 @@ def process_prompt(
             rendered = model.renderer.render(conversation, effort=request.effort)
         return rendered, ProcessedPrompt(rendered.tokens, {}, -1, "")
     with model.lock:
-        text, has_switch = _render(conversation, parts, request.thinking, request.effort)
-        model.renderer.require_plausible_length(text)
-        processed = _process(text, conversation, parts)
-    size = model.vocabulary_size
+        rendering, has_switch = render_text(request, model, parts.template)
+        model.renderer.require_plausible_length(rendering.text)
+        processed = _process(rendering, conversation, parts, model)
+    text, size = rendering.text, model.vocabulary_size
     known = tuple(min(max(token, 0), size - 1) if size else max(token, 0) for token in processed.tokens)
-    return RenderedPrompt(known, text[-TAIL_LENGTH:], has_reasoning_switch=has_switch), processed
+    return RenderedPrompt(known, text[-TAIL_LENGTH:], has_switch, text), processed
 
 
-def _render(
-    conversation: Conversation, parts: VisionParts, thinking: bool | None, effort: Effort | None
-) -> tuple[str, bool]:
-    """Return the rendered text, with the model's media markers, and whether the template has a switch for reasoning."""
+def render_text(
+    request: GenerationRequest, tokenizer: LoadedTokenizer, model: VisionTemplate, *, opens_answer: bool = True
+) -> tuple[Rendering, bool]:
+    """Return the rendered text of a conversation, with the model's media markers; uses no MLX.
+
+    Args:
+        request: Its prompt is a conversation.
+        tokenizer: The model's; locked by the caller.
+        model: The model.
+        opens_answer: Whether the text ends with the beginning of the assistant's message.
+
+    Returns:
+        The text, and whether the template has a switch for reasoning.
+
+    Raises:
+        ValidationError, CapabilityError: See ``process_prompt``.
+    """
+    conversation = request.prompt
+    if not isinstance(conversation, Conversation):
+        raise TypeError("only conversations are rendered")
+    holder = _template_holder(model.processor, has_audio=bool(conversation.audio))
+    used: dict[str, object] = {}
+
+    def render(wire: list[dict[str, Any]], tools: list[dict[str, Any]]) -> str:
+        messages = _formatted(conversation, wire, model)
+        if isinstance(messages[-1], str):
+            _require_no_options(request, conversation)
+            return valid_text(messages[-1])
+        if holder is None:
+            _require_no_options(request, conversation)
+            return valid_text(prompt_utils.get_chat_template(model.processor, messages, opens_answer))
+        used.update(reasoning_options(holder.chat_template, request.thinking, request.effort))
+        options: dict[str, Any] = {**({"tools": tools} if tools else {}), **used}
+        apply = holder.apply_chat_template
+        return valid_text(apply(messages, tokenize=False, add_generation_prompt=opens_answer, **options))
+
     tools = wire_tools(conversation)
-    tool_options: dict[str, Any] = {"tools": tools} if tools else {}
     with translated_errors(conversation):
-        messages = _formatted(conversation, parts)
-        plain = isinstance(messages[-1], str)
-        holder = None if plain else _template_holder(parts.processor, has_audio=bool(conversation.audio))
-        if holder is not None:
-            switches = reasoning_options(holder.chat_template, thinking, effort)
-            options = {**tool_options, **switches}
-            text = holder.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
-            return valid_text(text), has_reasoning_switch(switches)
-        require_no_template_options(conversation, thinking, effort)
-        text = messages[-1] if plain else prompt_utils.get_chat_template(parts.processor, messages, True)
-        return valid_text(text), False
+        wire = _wire(conversation)
+        if request.parse_special:
+            rendering = Rendering(render(wire, tools))
+        else:
+            rendering = tokenizer.renderer.control.render(wire, tools, render)
+    return rendering, has_reasoning_switch(used)
 
 
-def _formatted(conversation: Conversation, parts: VisionParts) -> list[Any]:
-    """Return the messages in the form that the architecture's template expects, with media in their own messages."""
+def _require_no_options(request: GenerationRequest, conversation: Conversation) -> None:
+    require_no_template_options(conversation, request.thinking, request.effort)
+
+
+def encode_text(rendering: Rendering, tokenizer: LoadedTokenizer, model: VisionTemplate) -> list[int]:
+    """Return the tokens of a rendered text; a marker of media is one token."""
+    text, processor = rendering.text, model.processor
+    begins = _adds_special_tokens(text, model)
+    if not rendering.spelled:
+        return list(getattr(processor, "tokenizer", processor).encode(text, add_special_tokens=begins))
+    return tokenizer.renderer.encode(rendering, begins=begins)
+
+
+def _wire(conversation: Conversation) -> list[dict[str, Any]]:
     wire = wire_messages(conversation.messages)
     for message, written in zip(conversation.messages, wire, strict=True):
         if message.parts:
             written["content"] = _wire_parts(message)
-    if parts.type.lower() not in prompt_utils.MODEL_CONFIG:
+    return wire
+
+
+def _formatted(conversation: Conversation, wire: list[dict[str, Any]], model: VisionTemplate) -> list[Any]:
+    """Return the messages in the form that the architecture's template expects, with media in their own messages."""
+    if model.type.lower() not in prompt_utils.MODEL_CONFIG:
         return wire
     most = max((len(message.images) for message in conversation.messages), default=0)
-    if most > 1 and parts.type.lower() in prompt_utils.SINGLE_IMAGE_ONLY_MODELS:
-        fault = f"this model ({parts.type}) looks at one image at a time, not at {most}"
+    if most > 1 and model.type.lower() in prompt_utils.SINGLE_IMAGE_ONLY_MODELS:
+        fault = f"this model ({model.type}) looks at one image at a time, not at {most}"
         raise CapabilityError.in_field("messages", fault, hint="Show one in a message.")
     found: list[Any] = prompt_utils.apply_chat_template(
-        parts.processor, parts.model.config, wire, return_messages=True, num_images=0
+        model.processor, model.config, wire, return_messages=True, num_images=0
     )
     for index, message in enumerate(conversation.messages):
         if message.audio:
             # Given a complete conversation, mlx-vlm would move all audio to the last message.
             found[index] = prompt_utils.get_message_json(
-                parts.type,
+                model.type,
                 wire[index]["content"],
                 message.role.value,
                 skip_image_token=not message.images,
@@ -154,9 +198,15 @@ def _template_holder(processor: Any, *, has_audio: bool) -> Any:  # noqa: ANN401
     return None
 
 
-def _process(text: str, conversation: Conversation, parts: VisionParts) -> ProcessedPrompt:
+def _process(
+    rendering: Rendering, conversation: Conversation, parts: VisionParts, model: LoadedModel
+) -> ProcessedPrompt:
     images, recordings = conversation.images, conversation.audio
     _require_audio_support(recordings, parts)
+    if rendering.spelled and not images and not recordings:
+        return ProcessedPrompt(tuple(encode_text(rendering, model, parts.template)), {}, -1, "")
+    # The processor reads the text itself, so that spelled markers must not look like markers.
+    text = broken_up(rendering)
     try:
         inputs = utils.prepare_inputs(
             parts.processor,
@@ -164,7 +214,7 @@ def _process(text: str, conversation: Conversation, parts: VisionParts) -> Proce
             audio=[_waveform(audio) for audio in recordings] or None,
             prompts=text,
             image_token_index=getattr(parts.model.config, "image_token_index", None),
-            add_special_tokens=_adds_special_tokens(text, parts),
+            add_special_tokens=_adds_special_tokens(text, parts.template),
         )
         tokens = _token_ids(inputs["input_ids"])
         remainder = {
@@ -220,13 +270,13 @@ def _waveform(audio: DecodedAudio) -> Any:  # noqa: ANN401
     return np.frombuffer(audio.samples, dtype="<f4").astype(np.float32)
 
 
-def _adds_special_tokens(text: str, parts: VisionParts) -> bool:
+def _adds_special_tokens(text: str, model: VisionTemplate) -> bool:
     """Whether the tokenizer adds its special tokens: as in mlx-vlm, but never a second beginning-of-sequence token."""
-    tokenizer = getattr(parts.processor, "tokenizer", parts.processor)
+    tokenizer = getattr(model.processor, "tokenizer", model.processor)
     begin = getattr(tokenizer, "bos_token", None)
     if isinstance(begin, str) and begin and text.startswith(begin):
         return False
-    return bool(utils.should_add_special_tokens(parts.type, parts.processor))
+    return bool(utils.should_add_special_tokens(model.type, model.processor))
 
 
 def _media_tokens(config: Any) -> set[int]:  # noqa: ANN401

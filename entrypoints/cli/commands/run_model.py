@@ -11,6 +11,7 @@ from mlxk.domain.generation.conversation import Conversation
 from mlxk.entrypoints.cli import answer, audio_run, generation_arguments, image_run
 from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
 from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.shown_prompt import show_prompt
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
@@ -31,8 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     generation_arguments.add_engine_arguments(parser)
     parser.add_argument("--no-stream", action="store_true", help="print the answer when it is complete")
     parser.add_argument("--no-chat-template", action="store_true", help="give the model the prompt as it is")
+    parser.add_argument("--show-prompt", action="store_true", help="print what the model would get, and do not run it")
     parser.add_argument("--no-reasoning", action="store_true", help="do not show what the model thinks")
     parser.add_argument("--thinking", action=argparse.BooleanOptionalAction, help="have the model reason first, or not")
+    parser.add_argument(
+        "--special-tokens-in-content", action="store_true", help="let control tokens in the prompt's text take effect"
+    )
     parser.add_argument("--tools", metavar="FILE", help="functions the model may call: a JSON array in OpenAI's form")
 
 
@@ -61,7 +66,10 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
             raise UsageError("run needs a prompt", hint='For example: mlxk run demo "What is mlxk?"')
         given = _conversation(arguments, prompt)
         prompts = [prompt if arguments.no_chat_template else given]
-        start = functools.partial(container.use_cases.generate_text(), arguments.model, prompts, _options(arguments))
+        options = _options(arguments)
+        if arguments.show_prompt:
+            return show_prompt(arguments, prompt, prompts[0], options, container, output)
+        start = functools.partial(container.use_cases.generate_text(), arguments.model, prompts, options)
         return answer.answer(arguments, prompt, start, output)
     finally:
         container.adapters.text_generator().close()
@@ -79,6 +87,7 @@ def _options(arguments: argparse.Namespace) -> GenerationOptions:
         engine_options=generation_arguments.engine_options(arguments),
         draft_reference=arguments.draft_model,
         strict_memory=arguments.strict_memory,
+        parse_special=arguments.special_tokens_in_content,
     )
 
 
@@ -87,6 +96,8 @@ def _chat(
 ) -> int:
     if output.as_json:
         raise UsageError("chat and --json exclude each other; give a prompt")
+    if arguments.show_prompt:
+        raise UsageError("chat and --show-prompt exclude each other; give a prompt")
     if arguments.no_chat_template:
         raise UsageError("chat and --no-chat-template exclude each other; give a prompt")
     from mlxk.entrypoints.cli.chat.loop import chat  # noqa: PLC0415 - prompt_toolkit is loaded only to chat

@@ -46,6 +46,9 @@ def _add_safety(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--api-key-file", metavar="FILE", help="keys that open the server, one a line")
     group.add_argument("--cors-origin", action="append", default=[], metavar="ORIGIN", help="web pages that may ask")
     group.add_argument("--allowed-host", action="append", default=[], metavar="NAME", help="further host names of ours")
+    group.add_argument(
+        "--special-tokens-in-content", action="store_true", help="let control tokens in messages take effect"
+    )
     group.add_argument("--allow-model-paths", action="store_true", help="let clients name models by path")
 
 
@@ -84,6 +87,7 @@ def _settings(arguments: argparse.Namespace, context: CommandContext) -> ServerS
         **{name: value for name, value in given.items() if value is not None},
         log_json=arguments.log_json or context.settings.log_json,
         strict_memory=arguments.strict_memory,
+        special_tokens_in_content=arguments.special_tokens_in_content,
         allow_paths=arguments.allow_model_paths,
         cors_origins=tuple(arguments.cors_origin),
         allowed_hosts=tuple(arguments.allowed_host),

@@ -9,6 +9,7 @@ from mlxk.entrypoints.http.openai.completions import Completions
 from mlxk.entrypoints.http.openai.embeddings import EmbeddingsProxy, EmbeddingsResource
 from mlxk.entrypoints.http.openai.errors import error_body
 from mlxk.entrypoints.http.openai.models import ModelResource, ModelsResource, UnloadResource
+from mlxk.entrypoints.http.openai.tokens import RESOURCES
 
 _TRANSCRIPTIONS = "/v1/audio/transcriptions"
 _TRANSLATIONS = "/v1/audio/translations"
@@ -28,6 +29,7 @@ def openai_api(server: ServerContext) -> HttpApi:
             "/v1/models": ModelsResource(services.catalogue),
             "/v1/models/{model_id:path}": ModelResource(services.catalogue),
             "/v1/unload": UnloadResource(services.catalogue, services.generator),
+            **{f"{prefix}{path}": build(server) for path, build in RESOURCES.items() for prefix in ("", "/v1")},
         },
         error_body=error_body,
         body_limits={_TRANSCRIPTIONS: MAX_UPLOAD_BYTES, _TRANSLATIONS: MAX_UPLOAD_BYTES},

@@ -261,6 +261,7 @@ def services_of(container: Container) -> Services:
         audio_decoder=container.adapters.audio_decoder(),
         transcribe=container.use_cases.transcribe_audio(),
         embed=container.use_cases.embed_text(),
+        tokenize=container.use_cases.tokenize_text(),
         generator=container.adapters.text_generator(),
         clock=container.adapters.clock(),
         log=container.adapters.event_log(),

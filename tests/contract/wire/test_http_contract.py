@@ -19,6 +19,8 @@ from mlxk.entrypoints.http.openai.chat.request import UNSUPPORTED as CHAT_UNSUPP
 from mlxk.entrypoints.http.openai.chat.request import ChatRequest
 from mlxk.entrypoints.http.openai.completions import UNSUPPORTED as COMPLETION_UNSUPPORTED
 from mlxk.entrypoints.http.openai.completions import CompletionRequest
+from mlxk.entrypoints.http.openai.tokens import UNSUPPORTED as TOKENIZE_UNSUPPORTED
+from mlxk.entrypoints.http.openai.tokens import DetokenizeRequest, TemplateRequest, TokenizeRequest
 from mlxk.entrypoints.http.requests.validation import OneOf, Range
 
 REQUESTS = [
@@ -100,6 +102,26 @@ def test_a_request_has_the_fields_the_program_reads(name: str, kind: type[Any], 
     assert all("description" in rule for rule in described["properties"].values())
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "unsupported"),
+    [
+        ("TemplateRequest", TemplateRequest, TOKENIZE_UNSUPPORTED),
+        ("TokenizeRequest", TokenizeRequest, TOKENIZE_UNSUPPORTED),
+        ("DetokenizeRequest", DetokenizeRequest, {}),
+    ],
+)
+def test_a_request_without_generation_has_a_chat_s_fields_and_its_own(
+    name: str, kind: type[Any], unsupported: dict[str, Any]
+) -> None:
+    chat = {field.name for field in attrs.fields(ChatRequest)} | set(CHAT_UNSUPPORTED)
+    own = {field.name for field in attrs.fields(kind)} | set(unsupported)
+    described = schemas()[name]["properties"]
+    assert own - chat <= set(described) <= own
+    assert all("description" in rule for rule in described.values())
+    for field in set(unsupported) - chat:
+        assert described[field]["enum"] == [*unsupported[field].neutral, None]
+
+
 @pytest.mark.parametrize(("name", "kind", "unsupported"), REQUESTS)
 def test_a_request_has_the_ranges_the_program_checks(name: str, kind: type[Any], unsupported: dict[str, Any]) -> None:
     for field, hint in get_type_hints(kind, include_extras=True).items():
@@ -173,11 +195,16 @@ def test_whatever_is_sent_the_answer_keeps_the_contract(client: TestClient, data
             [
                 ("/v1/chat/completions", ChatRequest, CHAT_UNSUPPORTED),
                 ("/v1/completions", CompletionRequest, COMPLETION_UNSUPPORTED),
+                ("/tokenize", TokenizeRequest, TOKENIZE_UNSUPPORTED),
+                ("/v1/apply-template", TemplateRequest, TOKENIZE_UNSUPPORTED),
+                ("/v1/detokenize", DetokenizeRequest, {}),
             ]
         )
     )
     names = sorted({field.name for field in attrs.fields(kind)} | set(unsupported))
-    body = {"model": CHAT_MODEL, "messages": [{"role": "user", "content": "hi"}], "prompt": "hi"}
+    body = {"model": CHAT_MODEL, "messages": [{"role": "user", "content": "hi"}], "prompt": "hi", "tokens": [1]}
+    if path == "/tokenize":
+        del body["messages" if data.draw(st.booleans()) else "prompt"]
     for name in data.draw(st.lists(st.sampled_from(names), max_size=4)):
         body[name] = data.draw(VALUES.get(name, JSON) | JSON)
     answer = client.simulate_post(path, body=json.dumps(body))
@@ -192,8 +219,13 @@ def test_whatever_is_sent_the_answer_keeps_the_contract(client: TestClient, data
         contract.check("POST", path, answer.status_code, kept, answer.json)
 
 
+TOKEN_PATHS = ["/tokenize", "/v1/detokenize", "/apply-template"]
+
+
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.binary(max_size=200), st.sampled_from(["/v1/chat/completions", "/v1/completions", "/v1/unload"]))
+@given(
+    st.binary(max_size=200), st.sampled_from(["/v1/chat/completions", "/v1/completions", "/v1/unload", *TOKEN_PATHS])
+)
 def test_no_body_makes_the_server_fail(client: TestClient, body: bytes, path: str) -> None:
     answer = client.simulate_post(path, body=body)
     assert answer.status_code < 500

@@ -48,6 +48,7 @@ RUNS = [
     ["run", "demo", "hi", "--temperature", "0"],
     ["run", "demo", "hi", "--max-tokens", "1"],
     ["run", "demo", "hi", "--no-chat-template", "--max-tokens", "2"],
+    ["run", "demo", "hi", "--show-prompt"],
 ]
 
 FAILURES = [
@@ -67,6 +68,8 @@ FAILURES = [
     (["run", "demo", "hi", "--max-tokens", "many"], "usage_error", 2),
     (["run", "demo"], "usage_error", 2),
     (["run", "demo", "hi", "--prompt", "there"], "usage_error", 2),
+    (["run", "nosuch", "hi", "--show-prompt"], "model_not_found", 1),
+    (["run", "demo", "word " * 60000, "--show-prompt"], "context_length_exceeded", 1),
     (["run", "demo", "hi", "--adapter", ""], "validation_error", 1),
     (["show", "https://huggingface.co/org/x"], "model_not_found", 1),
     (["run", "demo", "word " * 5000], "context_length_exceeded", 1),

@@ -234,6 +234,7 @@ class ChatRequest(SamplingFields):
     enable_thinking: bool | None = None
     thinking_budget: Annotated[int, Range(0)] | None = None
     chunk: Annotated[int, Range(1, MAX_CHUNK)] | None = None
+    parse_special: bool | None = None
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
 

@@ -23,10 +23,17 @@ from mlxk.entrypoints.http.generation.responder import GenerationJob
 from mlxk.entrypoints.http.openai.audio.upload import NAME, AudioReader, Upload, read_base64
 from mlxk.entrypoints.http.openai.chat.messages import AudioPart, ImagePart, TextPart, register_messages
 from mlxk.entrypoints.http.openai.chat.renderer import ChatRenderer, MessageOptions
-from mlxk.entrypoints.http.openai.chat.request import UNSUPPORTED, WITHOUT_EFFECT, ChatRequest, register_tool_choice
+from mlxk.entrypoints.http.openai.chat.request import (
+    UNSUPPORTED,
+    WITHOUT_EFFECT,
+    ChatRequest,
+    ForcedCall,
+    register_tool_choice,
+)
 from mlxk.entrypoints.http.openai.sampling import register_sampling
 from mlxk.entrypoints.http.requests.body import BodyReader
 from mlxk.entrypoints.http.requests.validation import FieldError, Unsupported, located, raise_for, unsupported_faults
+from mlxk.entrypoints.settings import ServerSettings
 
 _NOT_SAMPLED = "of what steers sampling, a model that only listens takes temperature; leave this out"
 _NO_REASONING = "a model that only listens does not reason; leave this out"
@@ -196,20 +203,9 @@ class ChatCompletions:
         if model.is_transcription_only:
             self._responder.respond(request, response, self._transcription.job(chat, model))
             return
-        chat.require_vision_input(model)
-        chat.require_audio_input(model)
-        chat.require_tools(model)
-        chat.require_reasoning(model)
-        require_chat(model.description)
+        require_abilities(chat, model)
         forced = chat.forced_call
-        options = GenerationOptions(
-            settings=chat.generation_settings(self._settings.max_tokens, forced),
-            thinking=chat.thinking,
-            effort=chat.effort,
-            strict_memory=self._settings.strict_memory,
-            choices=chat.n or 1,
-            chunk=chat.chunk or self._settings.chunk,
-        )
+        options = generation_options(chat, self._settings, forced)
         job = GenerationJob(
             model=model,
             model_name=chat.model,
@@ -229,6 +225,41 @@ class ChatCompletions:
             alternatives=options.choices,
         )
         self._responder.respond(request, response, job)
+
+
+def require_abilities(chat: ChatRequest, model: ServedModel) -> None:
+    """Refuse a model that lacks what a request needs.
+
+    Raises:
+        CapabilityError: It lacks something; the error names the field.
+    """
+    chat.require_vision_input(model)
+    chat.require_audio_input(model)
+    chat.require_tools(model)
+    chat.require_reasoning(model)
+    require_chat(model.description)
+
+
+def generation_options(
+    chat: ChatRequest, settings: ServerSettings, forced: ForcedCall | None = None
+) -> GenerationOptions:
+    """Return how to generate.
+
+    Args:
+        chat: The request.
+        settings: The operator's, for what the request leaves out.
+        forced: The enforced tool call.
+    """
+    special = settings.special_tokens_in_content if chat.parse_special is None else chat.parse_special
+    return GenerationOptions(
+        settings=chat.generation_settings(settings.max_tokens, forced),
+        thinking=chat.thinking,
+        effort=chat.effort,
+        strict_memory=settings.strict_memory,
+        choices=chat.n or 1,
+        chunk=chat.chunk or settings.chunk,
+        parse_special=special,
+    )
 
 
 def _require_chat_model(description: ModelDescription) -> None:

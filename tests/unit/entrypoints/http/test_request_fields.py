@@ -37,7 +37,7 @@ COMPLETION_FIELDS = published(
     completion_params.CompletionCreateParamsNonStreaming,
     completion_params.CompletionCreateParamsStreaming,
 )
-OURS = {"top_k", "min_p", "repetition_penalty", "chunk", "enable_thinking", "thinking_budget"}
+OURS = {"top_k", "min_p", "repetition_penalty", "chunk", "enable_thinking", "thinking_budget", "parse_special"}
 
 
 def test_no_field_that_openai_documents_is_forgotten() -> None:

@@ -1,0 +1,279 @@
+"""Control tokens that messages spell out, such as ``<|im_end|>`` typed by a user: they stay text.
+
+A tokenizer turns the text of a control token into the token, whoever wrote it. So a user could end a turn and begin
+another one. The contents of a conversation are therefore told apart from the template's own markup: where a content
+spells control tokens, the conversation is rendered a second time with private characters in their place, which shows
+where they end up. Then everything is tokenized at once by a copy of the tokenizer that knows the template's control
+tokens under secret names. Prompts whose contents spell none, which are nearly all, are tokenized as ever.
+"""
+
+import contextlib
+import functools
+import json
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+from jinja2 import TemplateError
+from tokenizers import Tokenizer
+
+from mlxk.adapters.mlx.prompting.detokenizer import unwrapped
+from mlxk.domain.errors import ValidationError
+from mlxk.domain.formats.reasoning import detect_reasoning
+
+Spans = tuple[tuple[int, int], ...]
+"""Beginnings and ends within a text, in order, without overlaps."""
+
+Render = Callable[[list[dict[str, Any]], list[dict[str, Any]]], str]
+"""Renders messages and tools."""
+
+_SHORTEST = 3
+"""Characters of a control token; shorter special tokens are ordinary characters, such as a padding of ``!``."""
+
+_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
+"""Tokens of single bytes, which texts are made of."""
+
+_BRACKETS = (("<", ">"), ("[", "]"))
+"""Ends of the markup that vocabularies do not declare special, such as ``<tool_call>``."""
+
+_WIDTHLESS = "\u200b"
+
+_PRIVATE = range(0xF0000, 0x10FFFE)
+"""Private-use characters: no template changes them, and hardly any text has them."""
+
+TEMPLATE_ERRORS = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+)
+"""Raised by templates for unexpected values."""
+
+
+class _Finder:
+    """Finds texts within a text: the leftmost ones, the longest at each place, as tokenizers do.
+
+    Args:
+        texts: What to find.
+    """
+
+    def __init__(self, texts: frozenset[str]) -> None:
+        self._texts = texts
+        self._lengths = sorted({len(text) for text in texts}, reverse=True)
+        beginnings = "|".join(sorted({re.escape(text[:2]) for text in texts}))
+        self._beginning = re.compile(f"(?={beginnings})") if texts else None
+
+    def find(self, text: str) -> Spans:
+        """Return where they are."""
+        spans: list[tuple[int, int]] = []
+        for match in self._beginning.finditer(text) if self._beginning else ():
+            start = match.start()
+            if spans and start < spans[-1][1]:
+                continue
+            length = next((each for each in self._lengths if text[start : start + each] in self._texts), 0)
+            if length:
+                spans.append((start, start + length))
+        return tuple(spans)
+
+
+@attrs.frozen
+class Rendering:
+    """A rendered conversation."""
+
+    text: str
+    spelled: Spans = ()
+    """Where contents spell control tokens."""
+
+
+def broken_up(rendering: Rendering) -> str:
+    """Return a rendered text in which no spelled control token can be taken for one, by a space without width."""
+    text, cuts = rendering.text, [start + 1 for start, _ in rendering.spelled]
+    pieces = zip([0, *cuts], [*cuts, len(text)], strict=True)
+    return _WIDTHLESS.join(text[start:end] for start, end in pieces)
+
+
+class ControlTokens:
+    """The control tokens of one tokenizer, and how to keep those out of contents.
+
+    Args:
+        tokenizer: A tokenizer as mlx-lm or transformers loads it.
+        template: The text of its chat template.
+    """
+
+    def __init__(self, tokenizer: Any, template: str | None) -> None:  # noqa: ANN401 - transformers has no types
+        self._tokenizer = unwrapped(tokenizer)
+        added = getattr(self._tokenizer, "added_tokens_decoder", None) or {}
+        self._ids = {str(token): index for index, token in added.items() if _is_control(token, template or "")}
+        self._all = _Finder(frozenset(self._ids))
+        # An assistant's message may hold the model's own reasoning, with its marks, as clients send it back.
+        reasoning = detect_reasoning(template, tokenizer.get_vocab())
+        marks = {reasoning.start, reasoning.end} if reasoning else set()
+        special = {str(token) for token in added.values() if token.special and str(token) in self._ids}
+        self._turns = _Finder(frozenset(special - marks))
+
+    def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], render: Render) -> Rendering:
+        """Render a conversation, and find the control tokens that its contents spell.
+
+        Args:
+            messages: As the template expects them.
+            tools: As the template expects them.
+            render: Renders both; called a second time where contents spell control tokens.
+
+        Raises:
+            ValidationError: There are too few private characters that the conversation does not use.
+        """
+        text = render(messages, tools)
+        found: dict[str, str] = {}
+        note = functools.partial(self._replaced, replace=lambda token: found.setdefault(token, token))
+        for message in messages:
+            self._walked(message, note)
+        note(tools, self._all)
+        if not found:
+            return Rendering(text)
+        used = set(text)
+        unused = (char for char in map(chr, _PRIVATE) if char not in used)
+        marks = dict(zip(found, unused, strict=False))
+        if len(marks) < len(found):
+            raise ValidationError.in_field("messages", "use nearly all private characters of Unicode")
+        mask = functools.partial(self._replaced, replace=marks.__getitem__)
+        try:
+            masked = render([self._walked(each, mask) for each in messages], mask(tools, self._all))
+        except (TemplateError, ValidationError, *TEMPLATE_ERRORS):
+            # The template reads something into these texts and takes no other; they are its own markup.
+            return Rendering(text)
+        return self._restored(text, masked, {mark: token for token, mark in marks.items()})
+
+    def encode(self, rendering: Rendering) -> list[int]:
+        """Return the tokens of a rendered conversation in which contents spell control tokens."""
+        text, apart = rendering.text, self._apart
+        found = self._all.find(text)
+        # The copy must tokenize as the tokenizer does; one with code of its own may not.
+        if apart is not None and apart.encode(text, found) == self._plain(text):
+            return apart.encode(text, [span for span in found if not _within(span, rendering.spelled)])
+        return self._encode_cut(rendering)
+
+    def all_spelled(self, text: str) -> Rendering:
+        """Return a text in which nothing is a control token."""
+        return Rendering(text, self._all.find(text))
+
+    def _walked(self, message: dict[str, Any], replaced: Callable[[Any, _Finder], Any]) -> dict[str, Any]:
+        turns = self._turns if message.get("role") == "assistant" else self._all
+        return {key: replaced(value, turns if key == "content" else self._all) for key, value in message.items()}
+
+    def _replaced(self, value: Any, finder: _Finder, replace: Callable[[str], str]) -> Any:  # noqa: ANN401 - JSON
+        """Return a value in which every control token that a text spells is replaced."""
+        if isinstance(value, str):
+            parts, end = [], 0
+            for start, after in finder.find(value):
+                parts += [value[end:start], replace(value[start:after])]
+                end = after
+            return "".join([*parts, value[end:]]) if parts else value
+        if isinstance(value, Mapping):
+            return {
+                self._replaced(key, finder, replace): self._replaced(each, finder, replace)
+                for key, each in value.items()
+            }
+        return [self._replaced(each, finder, replace) for each in value] if isinstance(value, list) else value
+
+    def _restored(self, text: str, masked: str, tokens: Mapping[str, str]) -> Rendering:
+        """Return the rendering with the spelled tokens in place of their marks."""
+        parts: list[str] = []
+        spans, length, end = [], 0, 0
+        for match in re.finditer(f"[{''.join(tokens)}]", masked):
+            token = tokens[match[0]]
+            parts += [masked[end : match.start()], token]
+            start = length + match.start() - end
+            length = start + len(token)
+            spans.append((start, length))
+            end = match.end()
+        restored = "".join([*parts, masked[end:]])
+        if restored != text and len(self._all.find(text)) == len(self._all.find(masked)):
+            # The template escapes or drops them, so that none is left.
+            return Rendering(text)
+        return Rendering(restored, tuple(spans))
+
+    def _plain(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    @functools.cached_property
+    def _apart(self) -> "_RenamedTokenizer | None":
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if not isinstance(backend, Tokenizer):
+            return None
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            return _RenamedTokenizer(backend, self._ids)
+        return None
+
+    def _encode_cut(self, rendering: Rendering) -> list[int]:
+        """Return the tokens of pieces that end within the spelled tokens; for tokenizers that cannot be copied."""
+        cuts = [start + 1 for start, _ in rendering.spelled]
+        pieces = zip([0, *cuts], [*cuts, len(rendering.text)], strict=True)
+        return [token for start, end in pieces for token in self._plain(rendering.text[start:end])]
+
+
+class _RenamedTokenizer:
+    """A copy of a tokenizer that knows its control tokens under secret names only.
+
+    Args:
+        backend: The tokenizer.
+        control: Its control tokens.
+    """
+
+    def __init__(self, backend: Tokenizer, control: Mapping[str, int]) -> None:
+        secret = secrets.token_hex(16)
+        self._names = {token: f"\ue000{secret}{index}\ue001" for token, index in control.items()}
+        document = json.loads(backend.to_str())
+        document.update(post_processor=None, truncation=None, padding=None)
+        originals = {token["content"]: token["id"] for token in document["added_tokens"]}
+        for token in document["added_tokens"]:
+            token["content"] = self._names.get(token["content"], token["content"])
+        _rename(document["model"], self._names)
+        self._copy = Tokenizer.from_str(json.dumps(document))
+        # Tokens that the model itself has keep their numbers; the others may get new ones.
+        renamed = ((self._copy.token_to_id(self._names.get(token, token)), index) for token, index in originals.items())
+        self._ids = {copied: index for copied, index in renamed if copied is not None}
+
+    def encode(self, text: str, marks: Sequence[tuple[int, int]]) -> list[int]:
+        """Return the tokens of a text in which only those at ``marks`` are control tokens."""
+        parts, end = [], 0
+        for start, after in marks:
+            parts += [text[end:start], self._names[text[start:after]]]
+            end = after
+        ids = self._copy.encode("".join([*parts, text[end:]]), add_special_tokens=False).ids
+        return [self._ids.get(token, token) for token in ids]
+
+
+def _rename(model: dict[str, Any], names: Mapping[str, str]) -> None:
+    """Rename tokens in a serialized model, so that no text is merged or looked up into one of them."""
+    vocabulary = model.get("vocab")
+    if isinstance(vocabulary, dict):
+        model["vocab"] = {names.get(token, token): index for token, index in vocabulary.items()}
+    elif isinstance(vocabulary, list):
+        model["vocab"] = [[names.get(token, token), score] for token, score in vocabulary]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
+    if "merges" in model:
+        pairs = [each.split(" ", 1) if isinstance(each, str) else each for each in model["merges"]]
+        model["merges"] = [pair for pair in pairs if not {*pair, "".join(pair)} & names.keys()]
+
+
+def _is_control(token: Any, template: str) -> bool:  # noqa: ANN401 - tokenizers' AddedToken
+    """Whether a token of the vocabulary is markup, and not a piece of ordinary text such as a run of spaces."""
+    text = str(token)
+    if len(text) < _SHORTEST or text.isspace() or text.isalnum() or _BYTE.fullmatch(text):
+        return False
+    if token.special:
+        return True
+    enclosed = any(text.startswith(opening) and text.endswith(closing) for opening, closing in _BRACKETS)
+    partner = f"{text[0]}{text[2:]}" if text[1] == "/" else f"{text[0]}/{text[1:]}"
+    return enclosed and (text in template or partner in template)
+
+
+def _within(span: tuple[int, int], others: Spans) -> bool:
+    return any(start < span[1] and span[0] < end for start, end in others)

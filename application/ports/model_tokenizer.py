@@ -1,0 +1,84 @@
+"""Port: prompts as a model gets them: rendered with its chat template and tokenized, without its weights."""
+
+from abc import abstractmethod
+from typing import Protocol
+
+import attrs
+
+from mlxk.domain.generation.request import GenerationRequest, TokenIds
+from mlxk.domain.models.model import ModelHandle
+
+
+@attrs.frozen
+class TokenizedText:
+    """A text and its tokens."""
+
+    text: str
+    tokens: TokenIds
+    context_length: int | None = None
+    """Tokens of the model's context window; None when unknown."""
+    notes: tuple[str, ...] = ()
+    """Sentences about how the tokens differ from those that a model computes."""
+
+
+@attrs.frozen
+class TokenSpelling:
+    """One token as the vocabulary has it."""
+
+    name: str
+    """Its entry in the vocabulary, such as ``Ġworld``; empty for a token without one."""
+    utf8: bytes
+    """Its bytes within a text, possibly a part of a character."""
+
+
+class ModelTokenizer(Protocol):
+    """Renders and tokenizes with the tokenizers of models. Thread-safe; waits for no completion.
+
+    The tokenizer of a loaded model is used; of any other model its tokenizer alone is loaded, and the last few of those
+    stay in memory.
+
+    Every method raises ``UnhealthyModelError``, ``IncompatibleModelError``, ``UntrustedModelCodeError``,
+    ``BackendNotInstalledError`` or ``ExecutionError`` when the tokenizer cannot be loaded.
+    """
+
+    @abstractmethod
+    def render(self, request: GenerationRequest, *, opens_answer: bool = True) -> TokenizedText:
+        """Return the prompt of a request.
+
+        Args:
+            request: Its settings have no effect.
+            opens_answer: Whether the prompt of a conversation ends with the beginning of the assistant's message.
+
+        Raises:
+            ValidationError: The chat template refuses the conversation, or a token does not exist.
+            CapabilityError: The template does not support what the request needs.
+            ContextLengthError: The text certainly exceeds the context window; it is not tokenized completely.
+        """
+
+    @abstractmethod
+    def encode(
+        self, model: ModelHandle, text: str, *, add_special: bool = False, parse_special: bool = True
+    ) -> TokenizedText:
+        """Return the tokens of a text.
+
+        Args:
+            model: The model.
+            text: Any text.
+            add_special: Whether to begin with the beginning-of-sequence token if the model's prompts do.
+            parse_special: Whether the texts of control tokens become these tokens, and not the characters' tokens.
+
+        Raises:
+            ContextLengthError: As ``render`` does.
+        """
+
+    @abstractmethod
+    def decode(self, model: ModelHandle, tokens: TokenIds) -> TokenizedText:
+        """Return the text of some tokens, that of control tokens included.
+
+        Raises:
+            ValidationError: A token does not exist; the message names ``tokens``.
+        """
+
+    @abstractmethod
+    def spell(self, model: ModelHandle, tokens: TokenIds) -> tuple[TokenSpelling, ...]:
+        """Return the spelling of each of some tokens that exist."""

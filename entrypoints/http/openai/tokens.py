@@ -1,0 +1,226 @@
+"""``POST /tokenize``, ``/detokenize`` and ``/apply-template``, also below ``/v1``: prompts and tokens without weights.
+
+The fields are those of llama.cpp's server and of vLLM's, side by side; responses have the fields of both. Messages are
+rendered as ``/v1/chat/completions`` renders them, and a body of that address is accepted.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated
+
+import attrs
+import falcon
+
+from mlxk.application.ports.model_tokenizer import TokenizedText, TokenSpelling
+from mlxk.application.use_cases.serve_catalogue import ServedModel
+from mlxk.entrypoints.http.api import ServerContext
+from mlxk.entrypoints.http.openai.audio.upload import AudioReader
+from mlxk.entrypoints.http.openai.chat.messages import MessageParam, register_messages
+from mlxk.entrypoints.http.openai.chat.request import MAX_MESSAGES, ChatRequest, register_tool_choice
+from mlxk.entrypoints.http.openai.chat.request import UNSUPPORTED as CHAT_UNSUPPORTED
+from mlxk.entrypoints.http.openai.chat.request import WITHOUT_EFFECT as CHAT_WITHOUT_EFFECT
+from mlxk.entrypoints.http.openai.chat.resource import generation_options, require_abilities
+from mlxk.entrypoints.http.openai.sampling import SamplingFields, register_sampling
+from mlxk.entrypoints.http.requests.body import BodyReader
+from mlxk.entrypoints.http.requests.validation import FieldError, Range, Unsupported
+from mlxk.entrypoints.http.resources import send_json
+
+ModelName = Annotated[str, Range(1, 4096)]
+TokenId = Annotated[int, Range(0, 2**31 - 1)]
+
+UNSUPPORTED: Mapping[str, Unsupported] = {
+    **CHAT_UNSUPPORTED,
+    "chat_template": Unsupported("the model's own template is used"),
+    "continue_final_message": Unsupported("the prompt ends with whole messages", (False,)),
+}
+"""Documented fields that are not supported."""
+
+_GENERATION = (
+    *(field.name for field in attrs.fields(SamplingFields)),
+    "max_completion_tokens",
+    "logprobs",
+    "top_logprobs",
+    "metadata",
+    "parallel_tool_calls",
+    "response_format",
+    "thinking_budget",
+    "prompt_cache_key",
+    "safety_identifier",
+)
+
+WITHOUT_EFFECT: Mapping[str, Unsupported] = {
+    **CHAT_WITHOUT_EFFECT,
+    **{name: Unsupported("nothing is generated") for name in _GENERATION if name != "model"},
+}
+"""Documented fields that are accepted and reported as ignored, by their paths."""
+
+
+@attrs.frozen(kw_only=True)
+class TemplateRequest(ChatRequest):
+    """A chat request whose prompt is shown."""
+
+    model: ModelName | None = None  # type: ignore[assignment]
+    """None means the only model that is loaded."""
+    add_generation_prompt: bool | None = None
+
+
+@attrs.frozen(kw_only=True)
+class TokenizeRequest(TemplateRequest):
+    """A text, or a chat request whose prompt is tokenized."""
+
+    messages: Annotated[list[MessageParam], Range(1, MAX_MESSAGES)] = attrs.field(factory=list)
+    content: str | None = None
+    prompt: str | None = None
+    add_special: bool | None = None
+    add_special_tokens: bool | None = None
+    with_pieces: bool | None = None
+    return_token_strs: bool | None = None
+
+    def faults(self) -> list[FieldError]:
+        """Return the faults of combinations of fields."""
+        faults = super().faults()
+        given = [name for name in ("content", "prompt", "messages") if getattr(self, name) not in (None, [])]
+        if not given:
+            faults.append(FieldError("content", "is required (or prompt, or messages)"))
+        faults += [FieldError(name, f"contradicts {given[0]}; send one of them") for name in given[1:]]
+        if len({self.add_special, self.add_special_tokens} - {None}) > 1:
+            faults.append(FieldError("add_special_tokens", "contradicts add_special; send one of them"))
+        return faults
+
+    @property
+    def text(self) -> str | None:
+        """The text to tokenize; None for messages."""
+        return self.content if self.prompt is None else self.prompt
+
+    @property
+    def begins(self) -> bool:
+        """Whether the tokens begin as those of a prompt do; by default for ``prompt``, not for ``content``."""
+        asked = self.add_special if self.add_special_tokens is None else self.add_special_tokens
+        return self.prompt is not None if asked is None else asked
+
+
+@attrs.frozen(kw_only=True)
+class DetokenizeRequest:
+    """Tokens."""
+
+    tokens: list[TokenId]
+    model: ModelName | None = None
+
+    def faults(self) -> list[FieldError]:
+        """Return the faults of combinations of fields: none."""
+        return []
+
+
+class _TokenResource:
+    """What the three resources share."""
+
+    def __init__(self, server: ServerContext) -> None:
+        self._services = server.services
+        self._settings = server.settings
+        self._lifecycle = server.lifecycle
+        self._read_audio = AudioReader(server.services.audio_decoder)
+
+    def _model(self, name: str | None) -> ServedModel:
+        self._lifecycle.require_open()
+        catalogue = self._services.catalogue
+        return catalogue.only() if name is None else catalogue.find(name)
+
+    def _rendered(self, chat: TemplateRequest, model: ServedModel) -> TokenizedText:
+        """Return the prompt of a chat request; of several chunks of images, that of the first.
+
+        Raises:
+            MlxkError: See ``TokenizeText``.
+        """
+        require_abilities(chat, model)
+        first, *others = self._services.tokenize(
+            model.details,
+            chat.incoming(self._read_audio),
+            generation_options(chat, self._settings),
+            opens_answer=chat.add_generation_prompt is not False,
+        )
+        if not others:
+            return first
+        note = f"This is the first of {len(others) + 1} prompts, one for each chunk of images."
+        return attrs.evolve(first, notes=(*first.notes, note))
+
+
+class Tokenize(_TokenResource):
+    """Tokenizes text, or the prompt of messages."""
+
+    def __init__(self, server: ServerContext) -> None:
+        super().__init__(server)
+        unions = (register_sampling, register_messages, register_tool_choice)
+        self._reader = BodyReader(TokenizeRequest, unions, UNSUPPORTED, WITHOUT_EFFECT)
+
+    def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Return the tokens."""
+        body = self._reader.read(request, response)
+        request.context.prompt_field = "messages" if body.messages else "content" if body.prompt is None else "prompt"
+        model = self._model(body.model)
+        if body.text is None:
+            found = self._rendered(body, model)
+        else:
+            parse_special = body.parse_special is not False
+            found = self._services.tokenize.encode(
+                model.handle, body.text, add_special=body.begins, parse_special=parse_special
+            )
+        tokens: Sequence[object] = found.tokens
+        document: dict[str, object] = {"model": model.id, "count": len(tokens), "max_model_len": found.context_length}
+        if body.with_pieces or body.return_token_strs:
+            spellings = self._services.tokenize.spell(model.handle, found.tokens)
+            if body.with_pieces:
+                tokens = [{"id": token, "piece": _piece(each)} for token, each in zip(tokens, spellings, strict=True)]
+            if body.return_token_strs:
+                document["token_strs"] = [each.name for each in spellings]
+        send_json(response, {"tokens": list(tokens), **document, **_notes(found)})
+
+
+class Detokenize(_TokenResource):
+    """Returns the text of tokens."""
+
+    def __init__(self, server: ServerContext) -> None:
+        super().__init__(server)
+        self._reader = BodyReader(DetokenizeRequest)
+
+    def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Return the text."""
+        body = self._reader.read(request, response)
+        model = self._model(body.model)
+        text = self._services.tokenize.decode(model.handle, tuple(body.tokens)).text
+        send_json(response, {"content": text, "prompt": text, "model": model.id})
+
+
+class ApplyTemplate(_TokenResource):
+    """Renders messages."""
+
+    def __init__(self, server: ServerContext) -> None:
+        super().__init__(server)
+        unions = (register_sampling, register_messages, register_tool_choice)
+        self._reader = BodyReader(TemplateRequest, unions, UNSUPPORTED, WITHOUT_EFFECT)
+
+    def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Return the text of the prompt."""
+        request.context.prompt_field = "messages"
+        body = self._reader.read(request, response)
+        model = self._model(body.model)
+        found = self._rendered(body, model)
+        send_json(response, {"prompt": found.text, "model": model.id, **_notes(found)})
+
+
+RESOURCES: Mapping[str, Callable[[ServerContext], object]] = {
+    "/tokenize": Tokenize,
+    "/detokenize": Detokenize,
+    "/apply-template": ApplyTemplate,
+}
+"""The resources by their paths, which exist below ``/v1`` too."""
+
+
+def _notes(found: TokenizedText) -> dict[str, object]:
+    return {"notes": list(found.notes)} if found.notes else {}
+
+
+def _piece(spelling: TokenSpelling) -> str | list[int]:
+    """Return the text of a token; its bytes when they are no whole characters, as llama.cpp does."""
+    try:
+        return spelling.utf8.decode()
+    except UnicodeDecodeError:
+        return list(spelling.utf8)
