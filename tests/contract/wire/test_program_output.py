@@ -69,7 +69,7 @@ FAILURES = [
     (["run", "demo"], "usage_error", 2),
     (["run", "demo", "hi", "--prompt", "there"], "usage_error", 2),
     (["run", "nosuch", "hi", "--show-prompt"], "model_not_found", 1),
-    (["run", "demo", "word " * 60000, "--show-prompt"], "context_length_exceeded", 1),
+    (["run", "demo", "word " * 8000, "--show-prompt"], "context_length_exceeded", 1),
     (["run", "demo", "hi", "--adapter", ""], "validation_error", 1),
     (["show", "https://huggingface.co/org/x"], "model_not_found", 1),
     (["run", "demo", "word " * 5000], "context_length_exceeded", 1),
