@@ -262,7 +262,7 @@ class RequiresConfirmationError(MlxkError):
 
 
 class LocksPresentError(MlxkError):
-    """Another process works on the model; the message names it where it is known."""
+    """The model is in use by another process, which the message names where it is known, or by requests."""
 
     code = "locks_present"
     retryable = True

@@ -5,6 +5,7 @@ override variables, and variables override defaults; commands combine them.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -147,6 +148,8 @@ class ServerSettings:
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     api_keys: tuple[str, ...] = attrs.field(default=(), repr=False)
+    api_key_file: str | None = None
+    """Absolute path of a file with further keys, read again when it changes."""
     drain_seconds: float = 30.0
     """Seconds that completions in progress may take when the server stops."""
     log_level: str = "info"
@@ -182,8 +185,41 @@ class ServerSettings:
         ]
         if self.embed_backend is not None and not _is_web_address(self.embed_backend):
             faults.append(f"--embed-backend must be an http(s) URL with a host (got: '{self.embed_backend}')")
+        faults += [
+            f"--cors-origin: '{origin}' is not an origin; write SCHEME://HOST, SCHEME://* for every page of a scheme, "
+            "null for pages opened from files, or * for every page"
+            for origin in self.cors_origins
+            if not _ORIGIN.fullmatch(origin)
+        ]
+        faults += [
+            f"--allowed-host: '{name}' is not the name of a host; write it without scheme, port and wildcard"
+            for name in self.allowed_hosts
+            if not _HOST_NAME.fullmatch(name)
+        ]
         if faults:
             raise ValidationError("; ".join(faults))
+
+
+_ORIGIN = re.compile(
+    r"\*|null|(?!https?:///?$)[A-Za-z][A-Za-z0-9+.-]*://(?:(?:\*(?:\.[^\s/:@?#*]+)?|[^\s/:@?#*]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?)?/?"
+)
+"""An origin, or a pattern of origins; some desktop apps have no host in theirs."""
+
+_HOST_NAME = re.compile(r"[^\s/:@?#*\[\]]+")
+
+DESKTOP_ORIGINS = (
+    "app://*",
+    "capacitor://*",
+    "file://*",
+    "ionic://*",
+    "tauri://*",
+    "http://tauri.localhost",
+    "https://tauri.localhost",
+    "vscode-file://*",
+    "vscode-webview://*",
+    "wails://*",
+)
+"""Origins of desktop apps; a page on the web cannot have one of them."""
 
 
 @attrs.frozen(kw_only=True)
@@ -192,11 +228,20 @@ class ServerAddress:
 
     host: str
     port: int
+    others: tuple[str, ...] = ()
+    """For a server on all interfaces, the addresses of this machine that others use."""
 
     @property
     def url(self) -> str:
         """The URL for clients; for a server on all interfaces, that of the loopback interface."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(self.host, self.host)
+        return self._url({"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host))
+
+    @property
+    def other_urls(self) -> tuple[str, ...]:
+        """The URLs for clients on other machines, for a server on all interfaces."""
+        return tuple(map(self._url, self.others))
+
+    def _url(self, host: str) -> str:
         return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
 
 

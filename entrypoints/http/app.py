@@ -1,17 +1,20 @@
 """The WSGI application: middleware, the routes of every API, and error responses."""
 
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import falcon
 
 from mlxk.domain.errors import InternalError, MlxkError
+from mlxk.entrypoints.api_keys import KeyRing
+from mlxk.entrypoints.http.access import HostGuard, KeyGuard, OriginGuard
 from mlxk.entrypoints.http.api import HttpApi, ServerContext, Services
 from mlxk.entrypoints.http.errors import RETRY_SECONDS, ErrorBody, error_from_falcon, raised_at, status_of
 from mlxk.entrypoints.http.generation.responder import GenerationResponder
 from mlxk.entrypoints.http.generation.stream_dispatcher import KEEP_ALIVE_SECONDS, StreamDispatcher
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle
-from mlxk.entrypoints.http.middleware import BodyGuard, HostGuard, KeyGuard, OriginGuard, RequestScope, request_id
+from mlxk.entrypoints.http.middleware import BodyGuard, RequestScope, request_id
 from mlxk.entrypoints.http.openai.api import openai_api
 from mlxk.entrypoints.http.openai.errors import error_body
 from mlxk.entrypoints.http.resources import Alive, Docs, EngineWatch, Health, MetricsPage, OpenApi, Ready
@@ -56,9 +59,9 @@ class Application:
         """Largest request body that any path takes."""
         middleware: list[Any] = [
             RequestScope(services.log, services.clock, self._metrics),
-            HostGuard(settings.host, settings.allowed_hosts),
+            HostGuard(settings.host, settings.allowed_hosts, socket.gethostname()),
             OriginGuard(settings.cors_origins),
-            KeyGuard(settings.api_keys),
+            KeyGuard(KeyRing(settings.api_keys, settings.api_key_file, self._on_key_failure)),
             BodyGuard(settings.max_body_mib * MIB, body_limits),
         ]
         self.wsgi = falcon.App(middleware=middleware)
@@ -89,10 +92,13 @@ class Application:
         watch = EngineWatch(services.generator, services.clock)
         self.wsgi.add_route("/health", Health(watch))
         self.wsgi.add_route("/livez", Alive())
-        self.wsgi.add_route("/readyz", Ready(self.lifecycle, watch))
+        self.wsgi.add_route("/readyz", Ready(self.lifecycle, self._limit, watch))
         self.wsgi.add_route("/metrics", MetricsPage(self._metrics, self._limit, watch))
         self.wsgi.add_route("/openapi.json", OpenApi())
         self.wsgi.add_route("/docs", Docs())
+
+    def _on_key_failure(self, error: MlxkError) -> None:
+        self._log.error("the key file cannot be read again; its former keys hold", reason=error.message)
 
     def _on_error(
         self, request: falcon.Request, response: falcon.Response, error: MlxkError, params: dict[str, object]

@@ -46,6 +46,11 @@ class ConcurrencyLimit:
         self.admitted = 0
         self._lock = threading.Lock()
 
+    @property
+    def full(self) -> bool:
+        """Whether the next completion would be refused."""
+        return self.admitted >= self.capacity
+
     def enter(self, count: int, field: str = "n") -> Callable[[], None]:
         """Admit some completions; return the function that releases their slots, which may be called twice.
 

@@ -1,18 +1,17 @@
-"""Falcon middleware: the id and log line of every request, and the checks before its resource runs."""
+"""Falcon middleware: the id and log line of every request, and its body: its size, and its content encoding."""
 
-import hashlib
-import hmac
-import ipaddress
+import io
 import re
 import uuid
-from collections.abc import Mapping, Sequence
-from urllib.parse import urlsplit
+import zlib
+from collections.abc import Mapping
+from typing import Any
 
 import falcon
 
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
-from mlxk.domain.errors import ForbiddenOriginError, PayloadTooLargeError, UnauthorizedError
+from mlxk.domain.errors import PayloadTooLargeError, UnsupportedMediaTypeError, ValidationError
 from mlxk.entrypoints.http.lifecycle import Metrics
 
 REQUEST_ID = "X-Request-ID"
@@ -76,23 +75,23 @@ def request_id(request: falcon.Request) -> str:
     return known
 
 
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+ENCODINGS = "gzip, deflate"
+"""Content encodings of request bodies, for the header ``Accept-Encoding`` of a refusal."""
 
-OPEN_PATHS = frozenset({"/health", "/livez", "/readyz"})
-"""Probes of process managers, which need no key."""
+_WINDOWS = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+_RAW_DEFLATE = -zlib.MAX_WBITS
 
-PREFLIGHT_SECONDS = "600"
+MAX_ENCODINGS = 2
+"""Content encodings applied one after the other."""
 
-EXPOSED_HEADERS = "X-Request-ID, X-Mlxk-Ignored-Fields, Retry-After"
-
-_HEADER_LIST = re.compile(r"[A-Za-z0-9_\-, ]{0,1024}")
+_CHUNK = 2**16
 
 
 class BodyGuard:
-    """Refuses request bodies that are too large for their path.
+    """Refuses request bodies that are too large for their path, and decodes compressed ones.
 
     Args:
-        limit_bytes: The operator's limit.
+        limit_bytes: The operator's limit, for a body as it is sent and as it is decoded.
         larger: Limits of paths that take more.
     """
 
@@ -101,138 +100,86 @@ class BodyGuard:
         self._larger = larger
 
     def process_request(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Check the length of the body, which the server has counted.
+        """Check the length of the body, which the server has counted, and decode it.
 
         Raises:
             PayloadTooLargeError: The body is larger than allowed.
+            UnsupportedMediaTypeError: Its content encoding is unknown.
+            ValidationError: It is not in the encoding that it declares.
         """
-        if (request.content_length or 0) > self._larger.get(request.path.rstrip("/"), self._limit):
-            raise PayloadTooLargeError("The request body is larger than the server takes.")
+        limit = self._larger.get(request.path.rstrip("/"), self._limit)
+        if (request.content_length or 0) > limit:
+            raise _too_large()
+        declared = request.get_header("Content-Encoding") or ""
+        encodings = [name for each in declared.split(",") if (name := each.strip().lower()) not in {"", "identity"}]
+        if not encodings or not request.content_length:
+            return
+        unknown = [name for name in encodings if name not in _WINDOWS]
+        if unknown or len(encodings) > MAX_ENCODINGS:
+            response.set_header("Accept-Encoding", ENCODINGS)
+            what = f"'{unknown[0]}'" if unknown and unknown[0].isascii() and len(unknown[0]) < 20 else "this"
+            raise UnsupportedMediaTypeError(
+                f"Content-Encoding: {what if unknown else 'several times over'} is not supported.",
+                hint=f"Send the body as it is, or in one of: {ENCODINGS}.",
+            )
+        data = request.bounded_stream.read()
+        for name in reversed(encodings):
+            data = decoded(data, name, limit)
+        request.env["wsgi.input"] = request.stream = io.BytesIO(data)
+        request.env["CONTENT_LENGTH"] = str(len(data))
+        request._bounded_stream = None  # built anew from the two
 
 
-class HostGuard:
-    """Refuses requests for host names that are not this server's, against DNS rebinding.
+def decoded(data: bytes, encoding: str, limit: int) -> bytes:
+    """Return a body without its content encoding.
 
     Args:
-        bound_host: Address of the listening socket.
-        allowed: Further names, as the operator gave them.
+        data: The body.
+        encoding: ``gzip``, ``x-gzip`` or ``deflate``, the latter with or without the header that it should have.
+        limit: Most bytes of the result.
+
+    Raises:
+        PayloadTooLargeError: The result would be larger.
+        ValidationError: The body is not in this encoding, is cut off, or goes on after its end.
     """
-
-    def __init__(self, bound_host: str, allowed: Sequence[str] = ()) -> None:
-        self._names = LOOPBACK_NAMES | {bound_host.lower()} | {name.lower() for name in allowed}
-
-    def process_request(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Check the ``Host`` header; HTTP/1.0 clients may leave it out.
-
-        Raises:
-            ForbiddenOriginError: The name is not allowed.
-        """
-        host = request.get_header("Host")
-        if host is None and request.env.get("SERVER_PROTOCOL") == "HTTP/1.0":
-            return
-        name = _host_name(host or "")
-        # DNS rebinding needs a name, so any address is safe.
-        if name not in self._names and not _is_address(name):
-            raise ForbiddenOriginError(
-                "This server does not answer for that host name.", hint="Allow it with --allowed-host NAME."
-            )
-
-
-class OriginGuard:
-    """CORS: refuses web pages, except those of this machine and those the operator allowed.
-
-    Args:
-        allowed: Origins such as ``https://app.example``; ``null`` for pages opened from files.
-    """
-
-    def __init__(self, allowed: Sequence[str] = ()) -> None:
-        self._allowed = frozenset(origin.rstrip("/").lower() for origin in allowed)
-
-    def process_request(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Check the ``Origin`` header, and respond to a preflight.
-
-        Raises:
-            ForbiddenOriginError: The page is not allowed.
-        """
-        origin = request.get_header("Origin")
-        if origin is None:
-            return
-        if not self._allows(origin, request.get_header("Host") or ""):
-            raise ForbiddenOriginError(
-                "This server does not answer that web page.", hint="Allow it with --cors-origin ORIGIN."
-            )
-        if request.method == "OPTIONS" and request.get_header("Access-Control-Request-Method"):
-            self._answer_preflight(request, response)
-
-    def process_response(
-        self, request: falcon.Request, response: falcon.Response, resource: object, succeeded: bool
-    ) -> None:
-        """Add the CORS headers."""
-        origin = request.get_header("Origin")
-        response.append_header("Vary", "Origin")
-        if origin is not None and self._allows(origin, request.get_header("Host") or ""):
-            response.set_header("Access-Control-Allow-Origin", origin)
-            response.set_header("Access-Control-Expose-Headers", EXPOSED_HEADERS)
-
-    def _allows(self, origin: str, host: str) -> bool:
-        wanted = origin.lower()
-        if wanted in self._allowed:
-            return True
+    window = _WINDOWS[encoding]
+    if encoding == "deflate" and not _has_zlib_header(data):
+        window = _RAW_DEFLATE
+    parts: list[bytes] = []
+    left = limit
+    while data:
+        inflate: Any = zlib.decompressobj(window)
         try:
-            parts = urlsplit(wanted)
-        except ValueError:
-            return False
-        if parts.scheme not in {"http", "https"} or not parts.netloc or parts.path:
-            return False
-        return parts.hostname in LOOPBACK_NAMES or parts.netloc == host.lower()
-
-    def _answer_preflight(self, request: falcon.Request, response: falcon.Response) -> None:
-        asked = request.get_header("Access-Control-Request-Headers") or ""
-        response.status = falcon.HTTP_204
-        response.set_header("Access-Control-Allow-Methods", "GET, POST, HEAD, OPTIONS")
-        response.set_header("Access-Control-Max-Age", PREFLIGHT_SECONDS)
-        if _HEADER_LIST.fullmatch(asked) and asked:
-            response.set_header("Access-Control-Allow-Headers", asked)
-        if request.get_header("Access-Control-Request-Private-Network") == "true":
-            response.set_header("Access-Control-Allow-Private-Network", "true")
-        response.complete = True
-
-
-class KeyGuard:
-    """Requires an API key, if there are any.
-
-    Args:
-        keys: The accepted keys.
-    """
-
-    def __init__(self, keys: Sequence[str]) -> None:
-        self._digests = tuple(hashlib.sha256(key.encode()).digest() for key in keys)
-
-    def process_request(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Check the key in constant time.
-
-        Raises:
-            UnauthorizedError: The key is missing or wrong.
-        """
-        if not self._digests or request.path in OPEN_PATHS:
-            return
-        scheme, _, token = (request.get_header("Authorization") or "").partition(" ")
-        given = token.strip(" \t") if scheme.lower() == "bearer" else request.get_header("X-API-Key") or ""
-        # WSGI decodes headers as Latin-1.
-        digest = hashlib.sha256(given.encode("latin-1")).digest()
-        if not sum(hmac.compare_digest(digest, known) for known in self._digests):
-            raise UnauthorizedError("A valid API key is needed.", hint="Send the header Authorization: Bearer KEY.")
+            while data and not inflate.eof:
+                parts.append(inflate.decompress(data, min(_CHUNK, left + 1)))
+                left -= len(parts[-1])
+                if left < 0:
+                    raise _too_large()
+                data = inflate.unconsumed_tail
+            if not inflate.eof:
+                parts.append(inflate.flush())
+                left -= len(parts[-1])
+        except zlib.error as error:
+            raise _malformed(encoding) from error
+        if left < 0:
+            raise _too_large()
+        if not inflate.eof:
+            raise _malformed(encoding)
+        data = inflate.unused_data
+        if data and encoding == "deflate":
+            raise _malformed(encoding)
+    return b"".join(parts)
 
 
-def _host_name(host: str) -> str:
-    """Return the name in a ``Host`` header, without port and brackets; empty when it is malformed."""
-    match = re.fullmatch(r"\[([0-9A-Fa-f:.]+)\](?::\d+)?|([^:,\[\]\s/@]+)(?::\d+)?", host)
-    return (match[1] or match[2]).lower().rstrip(".") if match else ""
+def _has_zlib_header(data: bytes) -> bool:
+    return len(data) > 1 and data[0] & 0x0F == 8 and int.from_bytes(data[:2], "big") % 31 == 0
 
 
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+def _too_large() -> PayloadTooLargeError:
+    return PayloadTooLargeError("The request body is larger than the server takes.")
+
+
+def _malformed(encoding: str) -> ValidationError:
+    return ValidationError(
+        f"The body is not what Content-Encoding: {encoding} says.", hint="Compress it whole, or leave out the header."
+    )

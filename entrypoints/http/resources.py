@@ -93,18 +93,20 @@ class Alive(Readable):
 class Ready(Readable):
     """Whether the server takes requests."""
 
-    def __init__(self, lifecycle: ServerLifecycle, watch: EngineWatch) -> None:
+    def __init__(self, lifecycle: ServerLifecycle, limit: ConcurrencyLimit, watch: EngineWatch) -> None:
         self._lifecycle = lifecycle
+        self._limit = limit
         self._watch = watch
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Report each check."""
+        """Report each check; with a full queue, the next request would be refused."""
         state, _ = self._watch.read()
         recovered = state.fault_seconds is None or state.fault_seconds >= RECOVERY_SECONDS
         checks = {
             "preloaded": self._lifecycle.preloaded,
             "accepting": not self._lifecycle.draining,
             "engine": state.responding and recovered,
+            "queue": not self._limit.full,
         }
         ready = all(checks.values())
         response.status = falcon.HTTP_200 if ready else falcon.HTTP_503

@@ -154,7 +154,7 @@ def test_a_body_that_is_no_usable_json_is_refused(server: RunningServer, body: b
 
 
 def test_a_body_of_another_kind_is_refused(server: RunningServer) -> None:
-    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
     status, _, answer = server.request("POST", PATH, json.dumps(CHAT).encode(), form)
     assert (status, answer["error"]["type"]) == (415, "unsupported_media_type")
 

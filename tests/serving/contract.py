@@ -12,7 +12,7 @@ from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
 DOCUMENT = Path(__file__).parents[2] / "contracts" / "http" / "v1" / "openapi.json"
-EVERYWHERE = {400, 404, 405, 408, 413, 431}
+EVERYWHERE = {400, 404, 405, 408, 413, 415, 431, 501, 505, 507}
 """Statuses that any address may answer with, about the request as HTTP; their body is the common error."""
 
 

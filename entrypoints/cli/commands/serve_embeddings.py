@@ -43,8 +43,10 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
 
     def announcement(address: ServerAddress) -> str:
         if not output.as_json:
-            return f"mlxk serves vectors at {address.url}/v1/embeddings (Ctrl-C stops it)"
-        data = {"url": address.url, "host": address.host, "port": address.port, "model": arguments.model}
+            others = "".join(f"\nother machines reach it at {url}/v1/embeddings" for url in address.other_urls)
+            return f"mlxk serves vectors at {address.url}/v1/embeddings (Ctrl-C stops it){others}"
+        data = {"url": address.url, "other_urls": list(address.other_urls), "host": address.host, "port": address.port}
+        data["model"] = arguments.model
         document = {"status": "success", "command": "embed-serve", "data": {**data, "pid": os.getpid()}}
         return json.dumps({**document, "error": None})
 

@@ -4,10 +4,11 @@ import argparse
 import json
 import os
 
-from mlxk.domain.errors import FeatureGateError, StorageError, ValidationError
+from mlxk.domain.errors import FeatureGateError
+from mlxk.entrypoints.api_keys import is_followed, read_key_file
 from mlxk.entrypoints.cli.command import CommandContext, complete_models
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.settings import LOG_LEVELS, ServerAddress, ServerSettings
+from mlxk.entrypoints.settings import DESKTOP_ORIGINS, LOG_LEVELS, ServerAddress, ServerSettings
 
 DEFAULT_LOG_LEVEL = "info"
 
@@ -45,6 +46,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
 def _add_safety(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--api-key-file", metavar="FILE", help="keys that open the server, one a line")
     group.add_argument("--cors-origin", action="append", default=[], metavar="ORIGIN", help="web pages that may ask")
+    group.add_argument("--desktop-apps", action="store_true", help="let desktop apps ask, as pages of app:// and such")
     group.add_argument("--allowed-host", action="append", default=[], metavar="NAME", help="further host names of ours")
     group.add_argument(
         "--special-tokens-in-content", action="store_true", help="let control tokens in messages take effect"
@@ -83,15 +85,19 @@ def _settings(arguments: argparse.Namespace, context: CommandContext) -> ServerS
         "drain_seconds": arguments.drain_timeout,
         "embed_backend": arguments.embed_backend,
     }
+    file = None if arguments.api_key_file is None else os.path.abspath(os.path.expanduser(arguments.api_key_file))
+    keys = () if file is None else read_key_file(file)
+    followed = file is not None and is_followed(file)
     return ServerSettings(
         **{name: value for name, value in given.items() if value is not None},
         log_json=arguments.log_json or context.settings.log_json,
         strict_memory=arguments.strict_memory,
         special_tokens_in_content=arguments.special_tokens_in_content,
         allow_paths=arguments.allow_model_paths,
-        cors_origins=tuple(arguments.cors_origin),
-        allowed_hosts=tuple(arguments.allowed_host),
-        api_keys=_api_keys(arguments.api_key_file, known.api_key),
+        cors_origins=(*_listed(arguments.cors_origin), *(DESKTOP_ORIGINS if arguments.desktop_apps else ())),
+        allowed_hosts=_listed(arguments.allowed_host),
+        api_keys=(*(() if known.api_key is None else (known.api_key,)), *(() if followed else keys)),
+        api_key_file=file if followed else None,
         supervised=not arguments.no_supervisor,
         reload=arguments.reload,
     )
@@ -101,27 +107,19 @@ def _first(*values: object) -> object:
     return next((value for value in values if value is not None), None)
 
 
-def _api_keys(file: str | None, variable: str | None) -> tuple[str, ...]:
-    """Return the keys in the file, without blank lines and comments, and the key in the environment."""
-    keys = [] if variable is None else [variable]
-    if file is not None:
-        try:
-            with open(os.path.expanduser(file), encoding="utf-8") as lines:
-                found = [line.strip() for line in lines]
-        except (OSError, UnicodeDecodeError) as error:
-            raise StorageError(f"--api-key-file: '{file}' cannot be read ({type(error).__name__})") from error
-        keys += [key for key in found if key and not key.startswith("#")]
-        if not keys:
-            raise ValidationError(f"--api-key-file: '{file}' holds no key")
-    return tuple(keys)
+def _listed(values: list[str]) -> tuple[str, ...]:
+    """Return the values of a flag, each of which may list several with commas."""
+    return tuple(part for value in values for each in value.split(",") if (part := each.strip()))
 
 
 def _announcement(address: ServerAddress, server: ServerSettings, output: Output) -> str:
     """Return the line with the server's address: text, or a JSON document."""
     if not output.as_json:
-        return f"mlxk serves at {address.url}/v1 (Ctrl-C stops it)"
+        others = "".join(f"\nother machines reach it at {url}/v1" for url in address.other_urls)
+        return f"mlxk serves at {address.url}/v1 (Ctrl-C stops it){others}"
     data = {
         "url": address.url,
+        "other_urls": list(address.other_urls),
         "host": address.host,
         "port": address.port,
         "model": server.model,

@@ -1,12 +1,16 @@
 """``POST /v1/embeddings``: its body, its resource, and the proxy to another server."""
 
 import http.client
+import socket
+import ssl
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Annotated
 from urllib.parse import urlsplit
 
 import attrs
 import falcon
+import orjson
 
 from mlxk.application.policy import require_embedding_model
 from mlxk.application.use_cases.embed_text import EmbeddingResult
@@ -127,24 +131,29 @@ class EmbeddingsProxy:
         self._lifecycle.require_open()
         release = self._limit.enter(1)
         try:
-            status, kind, data = self._forward(
-                request.bounded_stream.read(), request.content_type or "application/json"
-            )
+            answer = self._forward(request.bounded_stream.read(), request.content_type or "application/json")
         except TimeoutError as error:
             raise NetworkError("The embed backend did not answer in time.") from error
         except (OSError, http.client.HTTPException) as error:
-            raise NetworkError(f"Embed backend unreachable ({type(error).__name__}).") from error
+            raise NetworkError("The embed backend's answer is not HTTP, or was cut off.", hint=_SEE_BACKEND) from error
         finally:
             release()
-        response.status = falcon.code_to_http_status(status)
-        response.content_type, response.data = kind, data
+        response.status = falcon.code_to_http_status(answer.status)
+        response.content_type, response.data = answer.content_type, answer.body
+        if answer.retry_after is not None:
+            response.set_header("Retry-After", answer.retry_after)
 
-    def _forward(self, body: bytes, content_type: str) -> tuple[int, str, bytes]:
+    def _forward(self, body: bytes, content_type: str) -> "_Answer":
         secure = self._address.scheme == "https"
         connect = http.client.HTTPSConnection if secure else http.client.HTTPConnection
         connection = connect(self._address.hostname or "", self._address.port, timeout=CONNECT_SECONDS)
         try:
-            connection.connect()
+            try:
+                connection.connect()
+            except TimeoutError as error:
+                raise NetworkError("Embed backend unreachable (no answer in time).", hint=_SEE_BACKEND) from error
+            except OSError as error:
+                raise NetworkError(f"Embed backend unreachable ({reason_of(error)}).", hint=_SEE_BACKEND) from error
             if connection.sock is not None:
                 connection.sock.settimeout(ANSWER_SECONDS)
             path = self._address.path.rstrip("/").removesuffix("/v1")
@@ -153,9 +162,53 @@ class EmbeddingsProxy:
             data = answer.read(MAX_ANSWER_BYTES + 1)
             if len(data) > MAX_ANSWER_BYTES:
                 raise NetworkError("The embed backend's answer is too large.")
-            return answer.status, answer.getheader("Content-Type") or "application/json", data
+            if answer.length:
+                raise http.client.IncompleteRead(data, answer.length)
+            kind, retry = answer.getheader("Content-Type") or "", answer.getheader("Retry-After") or ""
+            return _checked(answer.status, kind, data, retry.strip() if retry.strip().isdecimal() else None)
         finally:
             connection.close()
+
+
+_SEE_BACKEND = "See whether --embed-backend names an embeddings server."
+
+
+@attrs.frozen
+class _Answer:
+    status: int
+    content_type: str
+    body: bytes
+    retry_after: str | None
+
+
+def _checked(status: int, content_type: str, body: bytes, retry_after: str | None) -> _Answer:
+    """Return the answer of a backend, which clients would otherwise take for one of this server.
+
+    Raises:
+        NetworkError: It is no JSON, or its status is neither a success nor an error.
+    """
+    if not (status == HTTPStatus.OK or 400 <= status < 600):
+        raise NetworkError(f"The embed backend answered with status {status}.", hint=_SEE_BACKEND)
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind != "application/json" or not _is_json_object(body):
+        raise NetworkError(f"The embed backend answered with status {status} and no JSON object.", hint=_SEE_BACKEND)
+    return _Answer(status, "application/json", body, retry_after)
+
+
+def _is_json_object(body: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(body), dict)
+    except ValueError:
+        return False
+
+
+def reason_of(error: OSError) -> str:
+    """Return why a server cannot be reached, in words."""
+    if isinstance(error, socket.gaierror):
+        return "its name is not known"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "its certificate is not trusted"
+    return error.strerror.lower() if error.strerror else "the connection failed"
 
 
 def _document(body: EmbeddingsRequest, result: EmbeddingResult) -> dict[str, object]:

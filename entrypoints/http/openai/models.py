@@ -6,7 +6,7 @@ import falcon
 
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue, ServedModel, served_id
-from mlxk.domain.errors import ModelNotFoundError, ValidationError
+from mlxk.domain.errors import LocksPresentError, MlxkError, ModelNotFoundError, ValidationError
 from mlxk.domain.models.model import ModelHandle, Origin
 from mlxk.entrypoints.http.requests.body import read_object
 from mlxk.entrypoints.http.requests.validation import FieldError, raise_for
@@ -56,21 +56,49 @@ class UnloadResource:
         self._resident = resident
 
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Unload one model or all; a model in use stays loaded."""
+        """Unload one model or all; models in use stay loaded.
+
+        Raises:
+            ValidationError: The model is not loaded.
+            LocksPresentError: The model is in use.
+        """
         body = read_object(request) if request.content_length else {}
         name = body.get("model")
         if name is not None and not isinstance(name, str):
             raise_for([FieldError("model", "must be a string")])
-        raise_for([FieldError(key, "is not known here") for key in body if key != "model"])
-        gone = self._resident.unload(self._loaded(name) if isinstance(name, str) else None)
-        send_json(response, {"object": "list", "data": [served_id(handle) for handle in gone]})
+        raise_for(
+            [
+                FieldError(key, "is not known here")
+                for key, value in body.items()
+                if key != "model" and value is not None
+            ]
+        )
+        if isinstance(name, str) and name:
+            self._unload_one(response, name)
+            return
+        gone = self._resident.unload(None)
+        busy = sorted(self._catalogue.loaded())
+        send_json(response, {"object": "list", "data": [served_id(handle) for handle in gone], "busy": busy})
 
-    def _loaded(self, name: str) -> ModelHandle:
+    def _unload_one(self, response: falcon.Response, name: str) -> None:
         loaded = self._catalogue.loaded()
-        if name not in loaded:
+        model = name if name in loaded else self._id_of(name)
+        if model is None or model not in loaded:
             hint = "GET /v1/models shows which models are."
             raise ValidationError.in_field("model", f"'{name}' is not loaded", hint=hint)
-        return loaded[name]
+        gone = self._resident.unload(loaded[model])
+        if not gone and model in self._catalogue.loaded():
+            raise LocksPresentError.in_field(
+                "model", f"'{model}' answers requests and stays loaded", hint="Unload it once they have ended."
+            )
+        send_json(response, {"object": "list", "data": [model], "busy": []})
+
+    def _id_of(self, name: str) -> str | None:
+        """Return the id of the model that a name means, as requests for completions take it; None for none."""
+        try:
+            return self._catalogue.find(name, lambda _: None).id
+        except MlxkError:
+            return None
 
 
 def model_document(served: ServedModel, loaded: Mapping[str, ModelHandle]) -> dict[str, object]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import mlxk
 from mlxk.domain.errors import InterruptedRunError, MlxkError, StorageError
-from mlxk.entrypoints.http.process.sockets import listen, port_of
+from mlxk.entrypoints.http.process.sockets import listen, others_reach, port_of
 from mlxk.entrypoints.http.process.supervisor import Supervisor, stopping_signals, write_all
 from mlxk.entrypoints.settings import ServerAddress, ServerSettings, Settings
 
@@ -32,7 +32,8 @@ def serve(settings: Settings, server: ServerSettings, announcement: Callable[[Se
     signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
     try:
         sockets = listen(server.host, server.port)
-        line = announcement(ServerAddress(host=server.host, port=port_of(sockets))) + "\n"
+        address = ServerAddress(host=server.host, port=port_of(sockets), others=others_reach(server.host))
+        line = announcement(address) + "\n"
         try:
             if server.supervised:
                 source = os.path.dirname(mlxk.__file__) if server.reload else None

@@ -1,8 +1,12 @@
 """Listening sockets, bound before anything is loaded, so that a port in use is reported at once."""
 
+import contextlib
 import errno
+import fcntl
 import ipaddress
 import socket
+import struct
+import sys
 from collections.abc import Sequence
 
 from mlxk.domain.errors import PortInUseError, StorageError, ValidationError
@@ -51,6 +55,37 @@ def port_of(sockets: Sequence[socket.socket]) -> int:
     """Return the port that the sockets share."""
     port: int = sockets[0].getsockname()[1]
     return port
+
+
+def others_reach(host: str) -> tuple[str, ...]:
+    """Return the addresses under which other machines reach a server that listens on all interfaces; none for others.
+
+    Nothing is sent: connecting a datagram socket chooses the address that would be sent from.
+    """
+    families = {"0.0.0.0": (socket.AF_INET,), "": (socket.AF_INET, socket.AF_INET6), "::": (socket.AF_INET6,)}
+    found = [_interface_address(name) for _, name in socket.if_nameindex()] if host in {"0.0.0.0", ""} else []
+    for family in families.get(host, ()):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((_ELSEWHERE[family], 9))
+            found.append(str(probe.getsockname()[0]))
+    usable = [each for each in found if each and not ipaddress.ip_address(each.partition("%")[0]).is_loopback]
+    return tuple(dict.fromkeys(usable))
+
+
+_ELSEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
+"""Addresses reserved for documents."""
+
+_GET_ADDRESS = 0xC0206921 if sys.platform == "darwin" else 0x8915
+"""Request for the IPv4 address of an interface."""
+
+
+def _interface_address(interface: str) -> str | None:
+    request = struct.pack("256s", interface.encode()[:15])
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            return socket.inet_ntoa(fcntl.ioctl(probe, _GET_ADDRESS, request)[20:24])
+    except OSError:  # it has none
+        return None
 
 
 def _bind(family: int, place: tuple[object, ...], *, required: bool) -> socket.socket | None:

@@ -206,8 +206,11 @@ def _serve(
     log = container.adapters.event_log()
     if died is not None:
         log.error("the worker died and is restarted", logger="supervisor", status=died)
-    elif not is_loopback(server.host) and not server.api_keys:
-        log.warning("the server accepts requests from other machines without an API key", logger="server")
+    elif not server.api_keys and server.api_key_file is None:
+        if not is_loopback(server.host):
+            log.warning("the server accepts requests from other machines without an API key", logger="server")
+        if "*" in server.cors_origins:
+            log.warning("the server accepts requests from every web page without an API key", logger="server")
     route_library_logs(log, server.log_level)
     application = Application(services_of(container), server)
     preloaded = None

@@ -108,7 +108,8 @@ def read_object(request: falcon.Request) -> Mapping[str, object]:
         ValidationError: It is not a JSON object, or contains invalid Unicode.
     """
     declared = (request.content_type or "application/json").partition(";")[0].strip().lower()
-    if declared != "application/json" and not declared.endswith("+json"):
+    is_json = declared == "application/json" or declared.endswith("+json")
+    if not is_json and not (declared in _LOOSE_TYPES and not _is_from_browser(request)):
         raise UnsupportedMediaTypeError("The body must be JSON.", hint="Send the header Content-Type: application/json")
     try:
         text = _text(_bounded(request.bounded_stream.read()))
@@ -123,6 +124,17 @@ def read_object(request: falcon.Request) -> Mapping[str, object]:
     if _SURROGATE.search(text):
         raise_for(list(itertools.islice(_surrogate_faults(body), MAX_REPORTED)))
     return body
+
+
+_LOOSE_TYPES = frozenset({"application/x-www-form-urlencoded", "application/octet-stream", "text/json", "text/plain"})
+"""Types that programs such as curl declare for JSON when nothing else was asked of them."""
+
+_BROWSER_HEADERS = ("Origin", "Referer", "Cookie", "Sec-Fetch-Site")
+
+
+def _is_from_browser(request: falcon.Request) -> bool:
+    """Whether a browser sends the request; it may send any page's form in these types without asking first."""
+    return any(request.get_header(name) is not None for name in _BROWSER_HEADERS)
 
 
 def _text(data: bytes) -> str:

@@ -13,18 +13,16 @@ from typing import Any
 from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.parser import HTTPRequestParser
 from waitress.task import ErrorTask, WSGITask
-from waitress.utilities import BadRequest, Error
+from waitress.utilities import Error
 
-from mlxk.domain.errors import (
-    InternalError,
-    MlxkError,
-    PayloadTooLargeError,
-    RequestTimeoutError,
-    ServerShutdownError,
-    ValidationError,
-)
 from mlxk.entrypoints.http.errors import RETRY_SECONDS
 from mlxk.entrypoints.http.middleware import REQUEST_ID, request_id_from
+from mlxk.entrypoints.http.server.parser import (
+    RequestExpiredError,
+    RequestParser,
+    ServerStoppingError,
+    error_from_waitress,
+)
 
 ENVIRON_DETACH = "mlxk.detach"
 """WSGI environment: ``(on_start) -> DetachedResponse``. The application then returns an empty body."""
@@ -136,7 +134,7 @@ class ProtocolErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no typ
     def execute(self) -> None:
         """Write the error and close the connection."""
         fault = self.request.error
-        error = _error_from_waitress(fault)
+        error = error_from_waitress(fault)
         identity = request_id_from(self.request.headers.get(REQUEST_ID.upper().replace("-", "_")))
         content_type, body = self.channel.server.error_body(error, identity, None)
         self.status = f"{fault.code} {fault.reason}"
@@ -148,56 +146,11 @@ class ProtocolErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no typ
         self.write(body)
 
 
-def _error_from_waitress(fault: Error) -> MlxkError:
-    if fault.code == 408:
-        return RequestTimeoutError("The request was not sent completely in time.")
-    if fault.code == 413:
-        return PayloadTooLargeError("The request body is larger than the server takes.")
-    if fault.code == 431:
-        return PayloadTooLargeError("The request headers are larger than the server takes.")
-    if fault.code == 503:
-        return ServerShutdownError("The server is shutting down.", hint="Send the request again in a moment.")
-    if fault.code >= 500 and fault.code != 501:
-        return InternalError("The server met an unexpected condition; its log says more.")
-    return ValidationError("The request is not well-formed HTTP.")
-
-
 LINGER_SECONDS = 2.0
 """How long the remainder of a refused request is read."""
 
 LINGER_BYTES = 64 * 2**20
 """How much of the remainder is read."""
-
-
-class RequestExpiredError(Error):  # type: ignore[misc]  # waitress has no types
-    """A request that did not arrive completely in time."""
-
-    code = 408
-    reason = "Request Timeout"
-
-
-class ServerStoppingError(Error):  # type: ignore[misc]  # waitress has no types
-    """A request that is still arriving when the server stops."""
-
-    code = 503
-    reason = "Service Unavailable"
-
-
-class RequestParser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
-    """Parses a request while it is received."""
-
-    path = ""
-    """Default for requests without one, since waitress logs it."""
-
-    def received(self, data: bytes) -> int:
-        """Parse bytes of the request; return how many were used."""
-        try:
-            taken: int = super().received(data)
-        except ValueError:  # a length of thousands of digits, or a malformed address
-            self.error = BadRequest("malformed")
-            self.completed = self.headers_finished = True
-            return len(data)
-        return taken
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types

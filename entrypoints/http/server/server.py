@@ -246,7 +246,8 @@ def _adjustments(limits: ServerLimits) -> Adjustments:
     return Adjustments(
         threads=limits.threads,
         connection_limit=limits.connections,
-        max_request_body_size=limits.max_body_bytes,
+        max_request_body_size=limits.max_body_bytes + 1,  # waitress refuses a body of exactly this size
+        outbuf_overflow=2**40,  # responses are in memory already; a full disk for temporary files must not lose them
         max_request_header_size=limits.max_header_bytes,
         channel_timeout=limits.idle_seconds,
         cleanup_interval=1,

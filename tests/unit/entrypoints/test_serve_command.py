@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from mlxk.domain.errors import ValidationError
+from mlxk.entrypoints.api_keys import read_key_file
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import run
-from mlxk.entrypoints.settings import ServerAddress, ServerSettings, read_settings
+from mlxk.entrypoints.settings import DESKTOP_ORIGINS, ServerAddress, ServerSettings, read_settings
 
 
 def serve(*arguments: str, status: int = 0, **variables: str) -> tuple[int, list[ServerSettings]]:
@@ -66,7 +69,63 @@ def test_keys_come_from_a_file_and_from_the_environment(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("# ours\none\n\n two \n", encoding="utf-8")
     _, [server] = serve("--api-key-file", str(keys), MLXK2_API_KEY="three")
-    assert server.api_keys == ("three", "one", "two")
+    assert (server.api_keys, server.api_key_file) == (("three",), str(keys))
+    assert read_key_file(str(keys)) == ("one", "two")
+
+
+def test_keys_of_a_pipe_are_read_once() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"one\ntwo\n")
+    os.close(writer)
+    with open(reader, "rb"):
+        _, [server] = serve("--api-key-file", f"/dev/fd/{reader}")
+    assert (server.api_keys, server.api_key_file) == (("one", "two"), None)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_key_file_may_be_written_by_any_editor(tmp_path: Path, encoding: str, end: str) -> None:
+    keys = tmp_path / "keys"
+    mark = "" if encoding in {"utf-8", "utf-8-sig", "utf-16"} else "\ufeff"
+    keys.write_bytes((mark + f"schlüssel{end}# ours{end}two{end}").encode(encoding))
+    assert read_key_file(str(keys)) == ("schlüssel", "two")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"\xe4\n", b"x" * (2**20 + 1), b"\xef\xbb\xbf\n"])
+def test_a_key_file_that_is_none_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    keys = tmp_path / "keys"
+    keys.write_bytes(content)
+    with pytest.raises(ValidationError, match=re.escape(f"--api-key-file: '{keys}'")):
+        read_key_file(str(keys))
+
+
+def test_a_key_file_without_an_end_is_refused() -> None:
+    with pytest.raises(ValidationError, match="is larger than 1 MiB"):
+        read_key_file("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--cors-origin", each) for each in ("app.example", "https://", "https://a/b", "*.example", "http*://a", "a b")]
+    + [("--allowed-host", each) for each in ("*", "*.example", "http://mac", "mac:8000", "mac/")],
+)
+def test_what_would_be_ignored_is_refused_at_the_start(
+    flag: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, seen = serve(flag, value)
+    assert (status, seen) == (1, [])
+    assert f"{flag}: '{value}'" in capsys.readouterr().err
+
+
+def test_a_flag_may_list_several_with_commas() -> None:
+    _, [server] = serve("--cors-origin", "https://a, chrome-extension://*", "--allowed-host", "mac,mac.local")
+    assert server.cors_origins == ("https://a", "chrome-extension://*")
+    assert server.allowed_hosts == ("mac", "mac.local")
+
+
+def test_desktop_apps_are_allowed_by_one_flag() -> None:
+    _, [server] = serve("--desktop-apps", "--cors-origin", "https://a")
+    assert server.cors_origins == ("https://a", *DESKTOP_ORIGINS)
 
 
 @pytest.mark.parametrize("content", ["", "# nothing\n", None])

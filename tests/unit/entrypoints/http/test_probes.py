@@ -33,7 +33,7 @@ def test_readiness_falls_when_the_engine_is_silent_and_comes_back() -> None:
 
 def ready(**changed: bool) -> dict[str, bool]:
     """Return the checks of a ready server, some changed."""
-    return {"preloaded": True, "accepting": True, "engine": True, **changed}
+    return {"preloaded": True, "accepting": True, "engine": True, "queue": True, **changed}
 
 
 def test_an_engine_that_stays_silent_is_stuck() -> None:
@@ -58,6 +58,15 @@ def test_a_server_that_loads_or_drains_is_not_ready(field: str) -> None:
         parts.application.drain()
     assert status(parts, "/readyz") == (503, {"status": "unavailable", "checks": ready(**{field: False})})
     assert status(parts, "/health")[0] == 200
+
+
+def test_a_server_whose_queue_is_full_is_not_ready() -> None:
+    parts = Parts(settings=ServerSettings(max_streams=2, max_queue=0))
+    release = parts.application._limit.enter(2)
+    assert status(parts, "/readyz") == (503, {"status": "unavailable", "checks": ready(queue=False)})
+    assert status(parts, "/health")[0] == status(parts, "/livez")[0] == 200
+    release()
+    assert status(parts, "/readyz") == (200, {"status": "ok", "checks": ready()})
 
 
 def test_figures_show_what_is_loaded() -> None:

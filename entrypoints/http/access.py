@@ -1,0 +1,198 @@
+"""Access control: which host names, web pages and API keys the server answers."""
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+import falcon
+
+from mlxk.domain.errors import ForbiddenOriginError, UnauthorizedError
+from mlxk.entrypoints.api_keys import KeyRing
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+CONTAINER_NAMES = frozenset(
+    {
+        "host.docker.internal",
+        "gateway.docker.internal",
+        "host.containers.internal",
+        "host.lima.internal",
+        "host.orb.internal",
+    }
+)
+"""Names of this machine inside of containers; nobody can register a name below ``internal``."""
+
+OPEN_PATHS = frozenset({"/health", "/livez", "/readyz"})
+"""Probes of process managers, which need no key."""
+
+PREFLIGHT_SECONDS = "600"
+
+EXPOSED_HEADERS = "X-Request-ID, X-Mlxk-Ignored-Fields, Retry-After"
+
+_HEADER_LIST = re.compile(r"[A-Za-z0-9_\-, ]{0,1024}")
+
+
+_SHOWN_NAME = re.compile(r"[a-z0-9._-]{1,253}")
+_SHOWN_ORIGIN = re.compile(r"null|[A-Za-z][A-Za-z0-9+.-]{0,40}://[A-Za-z0-9._\[\]:-]{1,253}")
+"""What a hint repeats of a request."""
+
+
+def machine_names(host_name: str) -> frozenset[str]:
+    """Return the names of this machine: exactly its host name, and that with ``.local``, under which mDNS finds it."""
+    name = host_name.lower().rstrip(".")
+    first = name.removesuffix(".local")
+    return frozenset({name, first, f"{first}.local"}) if first else frozenset()
+
+
+class HostGuard:
+    """Refuses requests for host names that are not this server's, against DNS rebinding.
+
+    Args:
+        bound_host: Address of the listening socket.
+        allowed: Further names, as the operator gave them.
+        machine: Host name of this machine; empty when it has none.
+    """
+
+    def __init__(self, bound_host: str, allowed: Sequence[str] = (), machine: str = "") -> None:
+        given = {name.lower().rstrip(".") for name in (bound_host, *allowed)}
+        self._names = LOOPBACK_NAMES | CONTAINER_NAMES | machine_names(machine) | given
+
+    def process_request(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Check the ``Host`` header; HTTP/1.0 clients may leave it out.
+
+        Raises:
+            ForbiddenOriginError: The name is not allowed.
+        """
+        host = request.get_header("Host")
+        if host is None and request.env.get("SERVER_PROTOCOL") == "HTTP/1.0":
+            return
+        name = _host_name(host or "")
+        # DNS rebinding needs a name, so any address is safe.
+        if name not in self._names and not _is_address(name):
+            shown = name if _SHOWN_NAME.fullmatch(name) else "NAME"
+            raise ForbiddenOriginError(
+                "This server does not answer for that host name.", hint=f"Allow it with --allowed-host {shown}"
+            )
+
+
+class OriginGuard:
+    """CORS: refuses web pages, except those of this machine and those the operator allowed.
+
+    Args:
+        allowed: Origins such as ``https://app.example``; ``null`` for pages opened from files; ``*`` for every page;
+            ``scheme://*`` for every page of a scheme, and ``https://*.example`` for the names below one.
+    """
+
+    def __init__(self, allowed: Sequence[str] = ()) -> None:
+        self._allowed = [re.compile(_origin_pattern(_normal(origin))) for origin in allowed]
+
+    def process_request(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Check the ``Origin`` header, and respond to a preflight.
+
+        Raises:
+            ForbiddenOriginError: The page is not allowed.
+        """
+        origin = request.get_header("Origin")
+        if origin is None:
+            return
+        if not self._allows(origin, request.get_header("Host") or ""):
+            shown = origin if _SHOWN_ORIGIN.fullmatch(origin) else "ORIGIN"
+            raise ForbiddenOriginError(
+                "This server does not answer that web page.", hint=f"Allow it with --cors-origin {shown}"
+            )
+        if request.method == "OPTIONS" and request.get_header("Access-Control-Request-Method"):
+            self._answer_preflight(request, response)
+
+    def process_response(
+        self, request: falcon.Request, response: falcon.Response, resource: object, succeeded: bool
+    ) -> None:
+        """Add the CORS headers."""
+        origin = request.get_header("Origin")
+        response.append_header("Vary", "Origin")
+        if origin is not None and self._allows(origin, request.get_header("Host") or ""):
+            response.set_header("Access-Control-Allow-Origin", origin)
+            response.set_header("Access-Control-Expose-Headers", EXPOSED_HEADERS)
+
+    def _allows(self, origin: str, host: str) -> bool:
+        wanted = _normal(origin)
+        if any(pattern.fullmatch(wanted) for pattern in self._allowed):
+            return True
+        try:
+            parts = urlsplit(wanted)
+        except ValueError:
+            return False
+        if parts.scheme not in {"http", "https"} or not parts.netloc or parts.path:
+            return False
+        return parts.hostname in LOOPBACK_NAMES or parts.netloc == host.lower()
+
+    def _answer_preflight(self, request: falcon.Request, response: falcon.Response) -> None:
+        asked = request.get_header("Access-Control-Request-Headers") or ""
+        response.status = falcon.HTTP_204
+        response.set_header("Access-Control-Allow-Methods", "GET, POST, HEAD, OPTIONS")
+        response.set_header("Access-Control-Max-Age", PREFLIGHT_SECONDS)
+        if _HEADER_LIST.fullmatch(asked) and asked:
+            response.set_header("Access-Control-Allow-Headers", asked)
+        if request.get_header("Access-Control-Request-Private-Network") == "true":
+            response.set_header("Access-Control-Allow-Private-Network", "true")
+        response.complete = True
+
+
+class KeyGuard:
+    """Requires an API key, if there are any.
+
+    Args:
+        keys: The accepted keys.
+    """
+
+    def __init__(self, keys: KeyRing) -> None:
+        self._keys = keys
+
+    def process_request(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Check the key in constant time.
+
+        Raises:
+            UnauthorizedError: The key is missing or wrong.
+        """
+        if not self._keys or request.path in OPEN_PATHS:
+            return
+        scheme, _, token = (request.get_header("Authorization") or "").partition(" ")
+        given = token.strip(" \t") if scheme.lower() == "bearer" else request.get_header("X-API-Key") or ""
+        # WSGI decodes headers as Latin-1.
+        if not self._keys.opens(given.encode("latin-1").decode("utf-8", "surrogateescape")):
+            raise UnauthorizedError("A valid API key is needed.", hint="Send the header Authorization: Bearer KEY.")
+
+
+def _host_name(host: str) -> str:
+    """Return the name in a ``Host`` header, without port and brackets; empty when it is malformed."""
+    match = re.fullmatch(r"\[([0-9A-Fa-f:.]+)\](?::\d+)?|([^:,\[\]\s/@]+)(?::\d+)?", host)
+    return (match[1] or match[2]).lower().rstrip(".") if match else ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+def _normal(origin: str) -> str:
+    """Return an origin as browsers write it: in lower case, without the default port and a closing slash."""
+    text = origin.lower()
+    if not text.endswith("://"):
+        text = text.removesuffix("/")
+    port = _DEFAULT_PORTS.get(text.partition("://")[0])
+    return text.removesuffix(port) if port else text
+
+
+def _origin_pattern(allowed: str) -> str:
+    """Return the regular expression of an allowed origin; a wildcard never spans a port that is stated."""
+    if allowed == "*":
+        return r".*"
+    if allowed.endswith("://*"):
+        return re.escape(allowed[:-1]) + r"[^/]*"
+    return re.escape(allowed).replace(r"\*", r"[^/:@]+")
