@@ -6,111 +6,23 @@ detokenizer. The deltas of a stream, joined, equal the parsed completion.
 
 import enum
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from mlxk.domain.formats.reasoning import ReasoningFormat, ReasoningStyle
+from mlxk.domain.formats.call_readers import Call
+from mlxk.domain.formats.reasoning import RECIPIENTS, ReasoningFormat, ReasoningSplitter, ReasoningStyle
 from mlxk.domain.formats.scanner import MarkerScanner, StopSequences
-from mlxk.domain.formats.tool_calls import CallSection, ToolCallFormat, ToolCallSplitter
-from mlxk.domain.generation.request import AnswerDelta, ReasoningDelta, TextDelta
+from mlxk.domain.formats.tool_arguments import NoCallError
+from mlxk.domain.formats.tool_calls import ForcedCallSplitter, ToolCallFormat, ToolCallSplitter
+from mlxk.domain.formats.values import MalformedValueError, UnfinishedValueError, read_value
+from mlxk.domain.generation.conversation import ToolCall
+from mlxk.domain.generation.request import AnswerDelta, ReasoningDelta, TextDelta, ToolCallDelta
 
 _START, _CHANNEL, _MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
-_ENDS = ("<|end|>", "<|call|>", "<|return|>")
+_ENDS = ("<|end|>", "<|call|>", "<|return|>", "<|eom|>", "<|eot|>")
 _RECIPIENT_KEY = "to="
-_RECIPIENT = re.compile(rf"\b{_RECIPIENT_KEY}[^\s<]")
+_RECIPIENT = re.compile(rf"\b{_RECIPIENT_KEY}([^\s<]+)")
 _HEADER = re.compile(r"<\|(start|channel)\|>[\w .=-]*(<\|channel\|>[^\n]*)?")
 _CHANNEL_NAME = re.compile(r"<\|channel\|>\s*(\w+)")
-
-
-class ReasoningSplitter:
-    """Splits a completion with reasoning tags into reasoning and text.
-
-    Reasoning opens only before the first visible text, so a completion that mentions a tag keeps it. White space before
-    a block and the newlines next to its tags belong to the tags, as templates write them: the newlines directly after
-    its start, before its end and after its end are dropped. A block that is never closed is reasoning to the end.
-    Everything else is returned unchanged.
-
-    Args:
-        style: A format with tags.
-        opened: Whether the prompt opened a block already.
-    """
-
-    def __init__(self, style: ReasoningFormat, opened: bool = False) -> None:
-        self._format = style
-        self._scanner = MarkerScanner((style.start, style.end, *style.structure))
-        self._thinking = opened
-        self._answering = False
-        self._blank = ""
-        """White space before the first visible text."""
-        self._after_block = False
-        self._thought = False
-        """Whether the current block has any text yet."""
-        self._newlines = 0
-        """Newlines of the block that would be dropped with its end."""
-
-    @property
-    def thinking(self) -> bool:
-        """Whether a block of reasoning is open."""
-        return self._thinking
-
-    @property
-    def past_reasoning(self) -> bool:
-        """Whether visible text was returned, so that no block can open any more."""
-        return self._answering
-
-    def feed(self, text: str) -> list[TextDelta | ReasoningDelta]:
-        """Take the next chunk of text and return the parts that are certain so far."""
-        deltas: list[TextDelta | ReasoningDelta] = []
-        for chunk in self._scanner.feed(text):
-            self._take(chunk.text, chunk.marker, deltas)
-        return deltas
-
-    def flush(self) -> list[TextDelta | ReasoningDelta]:
-        """Return the buffered remainder, after the end of the text."""
-        deltas: list[TextDelta | ReasoningDelta] = []
-        for chunk in self._scanner.flush():
-            self._take(chunk.text, chunk.marker, deltas)
-        if self._thinking and self._newlines and self._thought:
-            deltas.append(ReasoningDelta("\n" * self._newlines))
-        if self._blank:
-            deltas.append(TextDelta(self._blank))
-        self._newlines, self._blank = 0, ""
-        return deltas
-
-    def _take(self, text: str, marker: bool, deltas: list[TextDelta | ReasoningDelta]) -> None:
-        if marker and text in self._format.structure and not self._thinking:
-            return
-        if self._thinking:
-            self._think(text, marker and text == self._format.end, deltas)
-        elif self._answering:
-            deltas.append(TextDelta(text))
-        elif marker:
-            self._thinking = text == self._format.start
-            self._thought, self._after_block, self._blank = False, True, ""
-        else:
-            self._begin(text, deltas)
-
-    def _think(self, text: str, ends: bool, deltas: list[TextDelta | ReasoningDelta]) -> None:
-        if ends:
-            self._thinking, self._newlines = False, 0
-            self._after_block = True
-            return
-        if not self._thought:
-            # A model may repeat the start that the template has written for it.
-            text = "" if text == self._format.start else text.lstrip("\n")
-        visible = text.rstrip("\n")
-        if visible:
-            deltas.append(ReasoningDelta("\n" * self._newlines + visible))
-            self._thought, self._newlines = True, 0
-        if self._thought:
-            self._newlines += len(text) - len(visible)
-
-    def _begin(self, text: str, deltas: list[TextDelta | ReasoningDelta]) -> None:
-        if self._after_block and not self._blank:
-            text = text.lstrip("\n")
-        self._blank += text
-        if text and not text.isspace():
-            deltas.append(TextDelta(self._blank))
-            self._answering, self._blank = True, ""
 
 
 class _Kind(enum.Enum):
@@ -121,24 +33,31 @@ class _Kind(enum.Enum):
     CALL = enum.auto()
 
 
-class HarmonyParser:
-    """Splits a completion in the harmony format of gpt-oss, whose messages name their channel.
+class ChannelParser:
+    """Splits a completion whose messages have headers.
+
+    In the harmony format of gpt-oss a header names the channel and the recipient:
 
         <|channel|>analysis<|message|>thought<|end|>
         <|start|>assistant<|channel|>commentary to=functions.name <|constrain|>json<|message|>{"a": 1}<|call|>
         <|start|>assistant<|channel|>final<|message|>the answer<|return|>
 
-    The analysis channel is reasoning, a message with a recipient is a tool call, every other message is text. Text
-    without a channel and malformed calls are returned as text, so that no output is lost.
+    The analysis channel is reasoning, a message with a recipient is a tool call, every other message is text. Muse
+    names recipients alone: ``to=self`` is reasoning, ``to=user`` the answer, and calls have a syntax of their own. Text
+    without a header and malformed calls are returned as text, so that no output is lost.
 
     Args:
+        style: A format with channels.
         prompt_tail: The end of the prompt, which may have begun a message.
-        tools: The notation of calls: the message's header, ``<|message|>`` and its content. None when the request
-            has no tools; the channel then decides about a message with a recipient.
+        tools: How calls are read; None when the request has no tools: the channel then decides about a message with
+            a recipient.
     """
 
-    def __init__(self, prompt_tail: str = "", tools: ToolCallFormat | None = None) -> None:
+    def __init__(self, style: ReasoningFormat, prompt_tail: str = "", tools: ToolCallFormat | None = None) -> None:
+        self._recipients = style is RECIPIENTS
         self._tools = tools
+        self._splitter: ToolCallSplitter | None = None
+        """Splits the current message, where calls have a syntax of their own."""
         self._scanner = MarkerScanner((_START, _CHANNEL, _MESSAGE, *_ENDS))
         self._kind = _Kind.TEXT
         self._given = ""
@@ -146,7 +65,7 @@ class HarmonyParser:
         self._lead = ""
         """The first characters after it, as many as are needed to detect a recipient."""
         self._header: list[str] = []
-        self._call: CallSection | None = None
+        self._call: list[str] | None = None
         """The current call, its header included."""
         self._calls = 0
         _, begun, last = prompt_tail.rpartition(_START)
@@ -194,7 +113,9 @@ class HarmonyParser:
         elif self._kind is _Kind.HEADER:
             self._head(text, marker, deltas)
         elif self._call is not None:
-            deltas += self._call.feed(text)
+            self._call.append(text)
+        elif self._splitter is not None:
+            deltas += self._splitter.feed(text)
         elif self._kind is _Kind.REASONING:
             deltas.append(ReasoningDelta(text))
         else:
@@ -204,7 +125,7 @@ class HarmonyParser:
     def _head(self, text: str, marker: bool, deltas: list[AnswerDelta]) -> None:
         self._header.append(text)
         if marker and text == _MESSAGE:
-            deltas += self._begin_message()
+            self._begin_message()
         elif self._given and self._header[0] != _CHANNEL:
             self._lead = (self._lead + text).lstrip()[: len(_RECIPIENT_KEY)]
             if not _RECIPIENT_KEY.startswith(self._lead):
@@ -212,30 +133,120 @@ class HarmonyParser:
                 self._end(deltas)
                 self._kind = _Kind.TEXT
 
-    def _begin_message(self) -> Sequence[AnswerDelta]:
-        """Read from its header what kind of message begins; return the part of a call in the header."""
+    def _begin_message(self) -> None:
+        """Read from its header what kind of message begins."""
         written = "".join(self._header)
         header = self._given + written
         self._given, self._header = "", []
-        if self._tools is not None and _RECIPIENT.search(header):
-            self._kind, self._call = _Kind.CALL, CallSection(self._tools, self._calls)
-            return self._call.feed(written)
+        recipient = _RECIPIENT.search(header)
+        if self._recipients:
+            self._kind = _Kind.REASONING if recipient is not None and recipient[1] == "self" else _Kind.TEXT
+            if self._tools is not None and self._kind is _Kind.TEXT:
+                self._splitter = ToolCallSplitter(self._tools, self._calls)
+            return
+        if self._tools is not None and recipient is not None:
+            self._kind, self._call = _Kind.CALL, [header, "" if written else header]
+            return
         name = _CHANNEL_NAME.search(header)
         self._kind = _Kind.REASONING if name and name[1] == "analysis" else _Kind.TEXT
-        return ()
 
     def _end(self, deltas: list[AnswerDelta], complete: bool = True) -> None:
         """End the current message; the following output is text unless a header begins."""
         written = "".join(self._header)
-        if self._call is not None:
-            deltas += self._call.close(complete)
-            self._calls = self._call.count
-            written = "" if self._call.called else self._call.text
+        if self._splitter is not None:
+            deltas += self._splitter.flush(complete)
+            self._calls = self._splitter.count
+        elif self._call is not None and self._tools is not None:
+            call = self._read_call(self._call, self._tools) if complete else None
+            written = "".join(self._call[1:]) if call is None else ""
+            if call is not None:
+                deltas.append(ToolCallDelta(self._calls, call))
+                self._calls += 1
         elif _HEADER.fullmatch(written):
             written = ""
         if written:
             deltas.append(TextDelta(written))
-        self._kind, self._given, self._header, self._call = _Kind.BETWEEN, "", [], None
+        self._kind, self._given, self._header, self._call, self._splitter = _Kind.BETWEEN, "", [], None, None
+
+    @staticmethod
+    def _read_call(parts: list[str], tools: ToolCallFormat) -> ToolCall | None:
+        """Return the call in a message; None when its content is no JSON object."""
+        recipient = _RECIPIENT.search(parts[0])
+        try:
+            content = "".join(parts[2:]) or "{}"
+            value, end = read_value(content, 0)
+            if recipient is None or content[end:].strip():
+                return None
+            name = recipient[1].removeprefix("functions.")
+            return tools.completed(Call(name, tools.tools.arguments(name, value)))
+        except (NoCallError, MalformedValueError, UnfinishedValueError):
+            return None
+
+
+class _CallsInReasoning:
+    """Holds back a call at the end of reasoning: it is one if the model never closes its reasoning.
+
+    Args:
+        tools: How calls are read.
+    """
+
+    def __init__(self, tools: ToolCallFormat) -> None:
+        self._tools = tools
+        self._openings = {opening for syntax in tools.candidates if not syntax.bare for opening in syntax.openings}
+        self._openings |= {marker for syntax in tools.candidates for marker in syntax.around}
+        self._reset()
+
+    def _reset(self) -> None:
+        self._scanner = MarkerScanner(self._openings)
+        self._held = ""
+        """The white space before a call that may begin, and the text since it began."""
+        self._splitter: ToolCallSplitter | None = None
+        self._calls: list[AnswerDelta] = []
+
+    def feed(self, text: str) -> str:
+        """Take the next chunk of reasoning and return the part that certainly is reasoning."""
+        if self._splitter is not None:
+            return self._hold(text)
+        passed, self._held = self._held, ""
+        chunks = self._scanner.feed(text)
+        for index, chunk in enumerate(chunks):
+            if chunk.marker:
+                begun = "".join(each.text for each in (*chunks[index:], *self._scanner.flush()))
+                self._splitter = ToolCallSplitter(self._tools)
+                visible = passed.rstrip()
+                self._held = passed[len(visible) :]
+                return visible + self._hold(begun)
+            passed += chunk.text
+        visible = passed.rstrip()
+        self._held = passed[len(visible) :]
+        return visible
+
+    def _hold(self, text: str) -> str:
+        self._held += text
+        if self._splitter is not None:
+            deltas = self._splitter.feed(text)
+            if any(isinstance(delta, TextDelta) for delta in deltas):
+                return self.release()
+            self._calls += deltas
+        return ""
+
+    def release(self) -> str:
+        """Return everything that is held back, as reasoning."""
+        if self._splitter is None:
+            held, self._held = self._held, ""
+            return held + "".join(each.text for each in self._scanner.flush())
+        held = self._held
+        self._reset()
+        return held
+
+    def close(self, complete: bool) -> list[AnswerDelta]:
+        """Return what is held back, after the end of a completion that never closed its reasoning."""
+        if self._splitter is not None and complete:
+            deltas = [*self._calls, *self._splitter.flush()]
+            if any(isinstance(delta, ToolCallDelta) for delta in deltas):
+                return [ReasoningDelta(each.text) if isinstance(each, TextDelta) else each for each in deltas]
+        held = self.release()
+        return [ReasoningDelta(held)] if held else []
 
 
 class OutputParser:
@@ -246,6 +257,7 @@ class OutputParser:
         reasoning: The markup of reasoning; None when there is none, or when reasoning stays in the text.
         tools: The notation of tool calls; None when the request has no tools.
         prompt_tail: The end of the rendered prompt, which may have opened a block of reasoning.
+        forced: Reads the call that a grammar enforces, in place of ``tools``.
     """
 
     def __init__(
@@ -254,18 +266,25 @@ class OutputParser:
         reasoning: ReasoningFormat | None = None,
         tools: ToolCallFormat | None = None,
         prompt_tail: str = "",
+        forced: ForcedCallSplitter | None = None,
     ) -> None:
+        stops = tuple(stops)
         self._stops = StopSequences(stops)
-        self._channels: HarmonyParser | None = None
+        self._has_stops = bool(stops)
+        self._forced = forced
+        self._channels: ChannelParser | None = None
         self._tags: ReasoningSplitter | None = None
         self._tools: ToolCallSplitter | None = None
+        self._hidden: _CallsInReasoning | None = None
+        tools = None if forced is not None else tools
         if reasoning is not None and reasoning.style is ReasoningStyle.CHANNELS:
-            self._channels = HarmonyParser(prompt_tail, tools)
+            self._channels = ChannelParser(reasoning, prompt_tail, tools)
             return
         if reasoning is not None:
             self._tags = ReasoningSplitter(reasoning, reasoning.opened_by(prompt_tail))
         if tools is not None:
             self._tools = ToolCallSplitter(tools)
+            self._hidden = _CallsInReasoning(tools) if self._tags is not None else None
 
     @property
     def stopped(self) -> bool:
@@ -288,6 +307,17 @@ class OutputParser:
         """Whether no more reasoning can follow; with channels it always can."""
         return self._channels is None and (self._tags is None or self._tags.past_reasoning)
 
+    @property
+    def passes_unchanged(self) -> bool:
+        """Whether all further text is returned as it is, so that parsing it can stop."""
+        return (
+            self._channels is None
+            and self._tools is None
+            and self._forced is None
+            and not self._has_stops
+            and (self._tags is None or self._tags.passes_unchanged)
+        )
+
     def feed(self, text: str) -> list[AnswerDelta]:
         """Take the next chunk of decoded text, which may be empty, and return the parts that are certain so far."""
         return self._split(self._stops.feed(text)[0])
@@ -303,30 +333,46 @@ class OutputParser:
         deltas = self._split(self._stops.flush())
         complete = complete and not self.stopped
         if self._channels is not None:
-            return _joined([*deltas, *self._channels.flush(complete)])
-        if self._tags is not None:
+            for delta in self._channels.flush(complete):
+                deltas += self._answer(delta)
+        elif self._tags is not None:
+            thinking = self._tags.thinking
             for delta in self._tags.flush():
                 deltas += self._call(delta)
+            if self._hidden is not None and thinking:
+                deltas += self._hidden.close(complete)
         if self._tools is not None:
             deltas += self._tools.flush(complete)
+        if self._forced is not None:
+            deltas += self._forced.flush()
         return _joined(deltas)
 
     def _split(self, text: str) -> list[AnswerDelta]:
         if not text:
             return []
         if self._channels is not None:
-            return _joined(self._channels.feed(text))
+            return _joined([each for delta in self._channels.feed(text) for each in self._answer(delta)])
         if self._tags is None:
             return self._call(TextDelta(text))
         deltas: list[AnswerDelta] = []
         for delta in self._tags.feed(text):
             deltas += self._call(delta)
+        if self._hidden is not None and not self._tags.thinking and (held := self._hidden.release()):
+            deltas.append(ReasoningDelta(held))
         return _joined(deltas)
 
     def _call(self, delta: TextDelta | ReasoningDelta) -> list[AnswerDelta]:
-        if self._tools is None or isinstance(delta, ReasoningDelta):
+        if isinstance(delta, ReasoningDelta):
+            text = self._hidden.feed(delta.text) if self._hidden is not None else delta.text
+            return [ReasoningDelta(text)] if text else []
+        held = self._hidden.release() if self._hidden is not None else ""
+        answer: list[AnswerDelta] = self._answer(delta) if self._tools is None else [*self._tools.feed(delta.text)]
+        return [ReasoningDelta(held), *answer] if held else answer
+
+    def _answer(self, delta: AnswerDelta) -> list[AnswerDelta]:
+        if self._forced is None or not isinstance(delta, TextDelta):
             return [delta]
-        return [*self._tools.feed(delta.text)]
+        return [*self._forced.feed(delta.text)]
 
 
 def _joined(deltas: list[AnswerDelta]) -> list[AnswerDelta]:

@@ -1,13 +1,16 @@
-"""The markup of reasoning, what chat templates support, and which reasoning format a model uses.
+"""The markup of reasoning: what chat templates support, which format a model uses, and splitting completions with tags.
 
-A model's format follows from its chat template and vocabulary, never from its name. ``domain.formats.output_parser``
-splits completions accordingly.
+A model's format follows from its chat template and vocabulary, never from its name. Formats with messages and headers
+are split by ``domain.formats.output_parser``.
 """
 
 import enum
 from collections.abc import Container
 
 import attrs
+
+from mlxk.domain.formats.scanner import MarkerScanner
+from mlxk.domain.generation.request import ReasoningDelta, TextDelta
 
 
 class ReasoningStyle(enum.Enum):
@@ -16,7 +19,7 @@ class ReasoningStyle(enum.Enum):
     TAGS = "tags"
     """Reasoning is enclosed in two tags, before the answer."""
     CHANNELS = "channels"
-    """Every message names its channel (gpt-oss): analysis is reasoning, final is the answer."""
+    """Every message has a header, which says whether it is reasoning, a tool call or the answer."""
 
 
 @attrs.frozen
@@ -27,26 +30,47 @@ class ReasoningFormat:
     start: str
     end: str
     structure: tuple[str, ...] = ()
-    """Markers around the answer that are not part of it."""
+    """Markers that are never part of the answer."""
+    answer: str = ""
+    """The beginning of the answer's message, or of the answer after the reasoning."""
+    wrap: tuple[str, str] | None = None
+    """Tags around the answer, when it begins with the first of them."""
+    marks: tuple[str, ...] = ()
+    """All of these in the chat template, or all of them in the vocabulary, tell that a model uses this format."""
 
     @property
     def closing(self) -> str:
         """The text that makes the model end its reasoning and answer."""
-        if self.style is ReasoningStyle.CHANNELS:
-            return f"{self.end}<|start|>assistant<|channel|>final<|message|>"
-        return f"\n{self.end}\n\n" + "".join(self.structure[:1])
+        if self.answer:
+            return f"{self.end}{self.answer}"
+        return f"\n{self.end}\n\n{self.wrap[0] if self.wrap is not None else ''.join(self.structure[:1])}"
 
     def opened_by(self, prompt_tail: str) -> bool:
         """Whether a prompt ends inside a block of reasoning, opened by the template for the model to fill."""
         return prompt_tail.rstrip().endswith(self.start)
 
 
-CHANNELS = ReasoningFormat(ReasoningStyle.CHANNELS, "<|channel|>analysis<|message|>", "<|end|>")
-"""gpt-oss."""
+CHANNELS = ReasoningFormat(
+    ReasoningStyle.CHANNELS,
+    "<|channel|>analysis<|message|>",
+    "<|end|>",
+    answer="<|start|>assistant<|channel|>final<|message|>",
+    marks=("<|channel|>", "<|message|>", "<|start|>"),
+)
+"""gpt-oss: messages name their channel."""
+
+RECIPIENTS = ReasoningFormat(
+    ReasoningStyle.CHANNELS,
+    " to=self<|message|>",
+    "<|eom|>",
+    answer="<|start|>assistant to=user<|message|>",
+    marks=("<|start|>", "<|message|>", "<|eom|>", "<|eot|>"),
+)
+"""Muse: messages name their recipient, which is the model itself, the user or a tool."""
 
 
-def _tags(start: str, end: str, *structure: str) -> ReasoningFormat:
-    return ReasoningFormat(ReasoningStyle.TAGS, start, end, structure)
+def _tags(start: str, end: str, *structure: str, marks: tuple[str, ...] = (), answer: str = "") -> ReasoningFormat:
+    return ReasoningFormat(ReasoningStyle.TAGS, start, end, structure, answer, marks=marks or (start, end))
 
 
 _TAGGED = (
@@ -56,30 +80,37 @@ _TAGGED = (
     _tags("<seed:think>", "</seed:think>"),
     _tags("[THINK]", "[/THINK]"),
     _tags("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>"),
-    _tags("<|channel>thought", "<channel|>"),
+    _tags("<|channel>thought", "<channel|>", marks=("<|channel>", "<channel|>")),
     _tags(
         "<|open|>think<|sep|>",
         "<|close|>think<|sep|>",
         "<|open|>response<|sep|>",
         "<|close|>response<|sep|>",
         "<|close|>message<|sep|>",
+        marks=("<|open|>", "<|close|>", "<|sep|>"),
     ),
+    _tags("<|inner_prefix|>", "<|inner_suffix|>"),
+    _tags("<|thought_start|>", "<|thought_end|>"),
+    _tags(
+        "<|think|>",
+        "<|end|>",
+        "<|begin|>assistant",
+        "<|content|>",
+        answer="<|begin|>assistant<|content|>",
+        marks=("<|think|>", "<|end|>", "<|begin|>", "<|content|>"),
+    ),
+    _tags("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]", "[END FINAL RESPONSE]"),
+    _tags("<mm:think>", "</mm:think>"),
     _tags("<thinking>", "</thinking>"),
 )
 
-_TOKENS = {
-    CHANNELS.start: ("<|channel|>", "<|message|>", "<|start|>"),
-    "<|channel>thought": ("<|channel>", "<channel|>"),
-    "<|open|>think<|sep|>": ("<|open|>", "<|close|>", "<|sep|>"),
+_WRAPS = {
+    ("<response>", "</response>"): ("<response>", "</response>"),
+    ("<answer>", "</answer>"): ("<|startoftext|>", "<|extra_0|>", "<think>"),
 }
-"""The tokens of the markers that consist of several."""
+"""Tags around the answer of some families whose reasoning has the same tags as others', and what tells of them."""
 
-
-def _tokens(style: ReasoningFormat) -> tuple[str, ...]:
-    return _TOKENS.get(style.start, (style.start, style.end))
-
-
-_OPENINGS = tuple(_tokens(style)[0] for style in (CHANNELS, *_TAGGED))
+_OPENINGS = tuple(each.marks[0] for each in (CHANNELS, *_TAGGED) if each.marks[0].startswith(("<", "[")))
 """The token that begins a block of reasoning, for every format."""
 
 
@@ -111,8 +142,139 @@ def detect_reasoning(template: str | None, vocabulary: Container[str]) -> Reason
         The format, or None when the model marks no reasoning.
     """
     text = template or ""
-    if all(token in text or token in vocabulary for token in _tokens(CHANNELS)):
-        return CHANNELS
-    written = (each for each in _TAGGED if each.start in text and each.end in text)
-    known = (each for each in _TAGGED if all(token in vocabulary for token in _tokens(each)))
-    return next(written, None) or next(known, None)
+    for each in (CHANNELS, RECIPIENTS):
+        if all(mark in text or mark in vocabulary for mark in each.marks):
+            return each
+    written = (each for each in _TAGGED if each.start in text and each.end in text and _all_in(each, text))
+    known = (each for each in _TAGGED if _all_in(each, vocabulary))
+    found = next(written, None) or next(known, None)
+    wrap = next((pair for pair, marks in _WRAPS.items() if all(mark in text for mark in marks)), None)
+    return attrs.evolve(found, wrap=wrap) if found is not None and wrap is not None else found
+
+
+def _all_in(style: ReasoningFormat, place: Container[str]) -> bool:
+    return all(mark in place for mark in style.marks)
+
+
+class ReasoningSplitter:
+    """Splits a completion with reasoning tags into reasoning and text.
+
+    Reasoning opens only before the first visible text, so a completion that mentions a tag keeps it. White space before
+    a block and the newlines next to its tags belong to the tags, as templates write them: the newlines directly after
+    its start, before its end and after its end are dropped. A block that is never closed is reasoning to the end. An
+    end tag on a line of its own is dropped even where no block was open. Everything else is returned unchanged.
+
+    Args:
+        style: A format with tags.
+        opened: Whether the prompt opened a block already.
+    """
+
+    def __init__(self, style: ReasoningFormat, opened: bool = False) -> None:
+        self._format = style
+        self._wrap = style.wrap or ("", "")
+        self._scanner = MarkerScanner(filter(None, {style.start, style.end, *style.structure, *self._wrap}))
+        self._thinking = opened
+        self._blocks = int(opened)
+        """Number of blocks so far."""
+        self._answering = False
+        self._wrapped = False
+        self._blank = ""
+        """White space before the first visible text, or at the end of a wrapped answer."""
+        self._after_block = False
+        self._thought = False
+        """Whether the current block has any text yet."""
+        self._newlines = 0
+        """Newlines of the block that would be dropped with its end."""
+        self._line_begins = True
+        self._after_stray_end = False
+
+    @property
+    def thinking(self) -> bool:
+        """Whether a block of reasoning is open."""
+        return self._thinking
+
+    @property
+    def past_reasoning(self) -> bool:
+        """Whether visible text was returned, so that no block can open any more."""
+        return self._answering
+
+    @property
+    def passes_unchanged(self) -> bool:
+        """Whether all further text is the answer as it is written."""
+        return self._answering and self._blocks > 0 and not self._wrapped and not self._format.structure
+
+    def feed(self, text: str) -> list[TextDelta | ReasoningDelta]:
+        """Take the next chunk of text and return the parts that are certain so far."""
+        deltas: list[TextDelta | ReasoningDelta] = []
+        for chunk in self._scanner.feed(text):
+            self._take(chunk.text, chunk.marker, deltas)
+        return deltas
+
+    def flush(self) -> list[TextDelta | ReasoningDelta]:
+        """Return the buffered remainder, after the end of the text."""
+        deltas: list[TextDelta | ReasoningDelta] = []
+        for chunk in self._scanner.flush():
+            self._take(chunk.text, chunk.marker, deltas)
+        if self._thinking and self._newlines and self._thought:
+            deltas.append(ReasoningDelta("\n" * self._newlines))
+        if self._blank:
+            deltas.append(TextDelta(self._blank))
+        self._newlines, self._blank = 0, ""
+        return deltas
+
+    def _take(self, text: str, marker: bool, deltas: list[TextDelta | ReasoningDelta]) -> None:
+        if self._thinking:
+            self._think(text, marker and text == self._format.end, deltas)
+        elif marker and text in self._format.structure:
+            return
+        elif self._answering:
+            self._answer(text, marker, deltas)
+        elif marker and text == self._wrap[0]:
+            self._wrapped, self._after_block = True, True
+        elif marker and text in {self._format.start, self._format.end}:
+            self._thinking = text == self._format.start
+            self._blocks += 1
+            self._thought, self._after_block, self._blank = False, True, ""
+        else:
+            self._begin(text, deltas)
+
+    def _think(self, text: str, ends: bool, deltas: list[TextDelta | ReasoningDelta]) -> None:
+        if ends:
+            self._thinking, self._newlines = False, 0
+            self._after_block = True
+            return
+        if not self._thought:
+            # A model may repeat the start that the template has written for it.
+            text = "" if text == self._format.start else text.lstrip("\n")
+        visible = text.rstrip("\n")
+        if visible:
+            deltas.append(ReasoningDelta("\n" * self._newlines + visible))
+            self._thought, self._newlines = True, 0
+        if self._thought:
+            self._newlines += len(text) - len(visible)
+
+    def _begin(self, text: str, deltas: list[TextDelta | ReasoningDelta]) -> None:
+        if self._after_block and not self._blank:
+            text = text.lstrip("\n")
+        self._blank += text
+        if text and not text.isspace():
+            self._answering = True
+            text, self._blank = self._blank, ""
+            self._answer(text, False, deltas)
+
+    def _answer(self, text: str, marker: bool, deltas: list[TextDelta | ReasoningDelta]) -> None:
+        if marker and self._wrapped and text == self._wrap[1]:
+            self._wrapped, self._blank = False, ""
+            return
+        if marker and text == self._format.end and not self._blocks and self._line_begins:
+            self._blocks, self._after_stray_end = 1, True
+            return
+        if self._after_stray_end and text:
+            text = text.lstrip("\n")
+            self._after_stray_end = not text
+        text = self._blank + text
+        self._line_begins = text.endswith("\n") if text else self._line_begins
+        visible = text.rstrip("\n") if self._wrapped else text
+        self._blank = text[len(visible) :]
+        if visible:
+            deltas.append(TextDelta(visible))

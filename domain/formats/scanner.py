@@ -1,5 +1,6 @@
 """Scanning streamed text for fixed strings across the borders of its chunks; stop sequences."""
 
+import functools
 from collections import deque
 from collections.abc import Iterable
 
@@ -28,7 +29,8 @@ class _Node:
     """Length of the longest marker this prefix ends with; 0 when there is none."""
 
 
-def _automaton(markers: Iterable[str]) -> _Node:
+@functools.lru_cache(maxsize=64)
+def _automaton(markers: frozenset[str]) -> _Node:
     root = _Node(0)
     for marker in markers:
         node = root
@@ -64,7 +66,7 @@ class MarkerScanner:
     """
 
     def __init__(self, markers: Iterable[str]) -> None:
-        self._root = _automaton(markers)
+        self._root = _automaton(frozenset(markers))
         self._node = self._root
         self._held = ""
         self._scanned = 0

@@ -1,158 +1,379 @@
-"""Tool calls: sections of a completion that are calls to functions instead of text.
+"""Tool calls in a stream of text: where they begin and end, and the text around them.
 
-Finds the sections in streamed text. The content of a section is read by a parser that the caller passes, because every
-model family has its own notation; while it is generated, an ``IncrementalCallParser`` reads it.
+The syntaxes are described in ``domain.formats.call_syntaxes``. A call is emitted when it is complete: what a model
+writes is a whole call or it is text. A call that a grammar enforces cannot fail, so its arguments are streamed.
 """
 
+import json
+import re
+import uuid
 from collections.abc import Callable, Sequence
 
 import attrs
 
-from mlxk.domain.formats.scanner import MarkerScanner
-from mlxk.domain.formats.tool_call_stream import IncrementalCallParser, ToolCallParser
-from mlxk.domain.generation.conversation import ToolCall
+from mlxk.domain.formats.call_readers import Call, Reading
+from mlxk.domain.formats.call_syntaxes import LAST_RESORT, CallSyntax
+from mlxk.domain.formats.scanner import MarkerScanner, ScannedText
+from mlxk.domain.formats.tool_arguments import NoCallError, Tools
+from mlxk.domain.formats.values import Balance, MalformedValueError, UnfinishedValueError
+from mlxk.domain.generation.conversation import ToolCall, is_valid_unicode
 from mlxk.domain.generation.request import TextDelta, ToolCallDelta
+
+_EAGER_LENGTH = 64
+"""Characters of a section within which it is read at every chunk, to tell soon that it is no call."""
+
+_FREE_ATTEMPTS = 16
+"""Number of readings of one section after which another one needs a tenth more text."""
+
+MAX_FAILED_SECTIONS = 32
+"""Sections of one completion that turn out to be text, after which everything is text; each one is scanned again."""
+
+
+def new_call_id() -> str:
+    """Return an id for a call, in OpenAI's form."""
+    return f"call_{uuid.uuid4().hex[:24]}"
 
 
 @attrs.frozen
 class ToolCallFormat:
-    """The notation of one model."""
+    """How one model writes calls, and the functions on offer."""
 
-    start: str
-    """The marker that opens a section."""
-    end: str
-    """The marker that closes it; empty when only the next section or the end of the completion does."""
-    parse: ToolCallParser
-    follow: Callable[[], IncrementalCallParser] | None = None
-    """Creates the incremental parser of a section; None returns all calls when their section ends."""
-
-
-class CallSection:
-    """The content of one section; it is text if it contains no valid call.
-
-    Where the format allows it, a call is returned while it is generated. It stays a call: when it is cut or malformed
-    later, its arguments end there. In all other formats the calls are returned when the section ends.
-
-    Args:
-        style: The notation of the model.
-        count: Number of calls in the completion before this section.
-    """
-
-    def __init__(self, style: ToolCallFormat, count: int) -> None:
-        self.count = count
-        """Number of calls in the completion so far."""
-        self._before = count
-        self._parse = style.parse
-        self._follower = style.follow() if style.follow is not None else None
-        self._written: list[str] = []
+    syntaxes: tuple[CallSyntax, ...]
+    """The model's own; those of the last resort are tried after them."""
+    tools: Tools
+    new_id: Callable[[], str] = new_call_id
+    """Generates the id of a call without one."""
 
     @property
-    def called(self) -> bool:
-        """Whether a call was found in it so far."""
-        return self.count > self._before
+    def candidates(self) -> tuple[CallSyntax, ...]:
+        """The syntaxes to try, in order."""
+        return (*self.syntaxes, *(each for each in LAST_RESORT if each not in self.syntaxes))
 
-    @property
-    def text(self) -> str:
-        """Its text, as long as no call was found in it."""
-        return "".join(self._written)
+    def completed(self, call: Call) -> ToolCall:
+        """Return a call with an id and its arguments as JSON text.
 
-    def feed(self, text: str) -> list[ToolCallDelta]:
-        """Take the next chunk of text and return the parts that are certain so far."""
-        shown = self._numbered(self._follower.feed(text)) if self._follower is not None else []
-        if not self.called:
-            self._written.append(text)
-        return shown
+        Raises:
+            NoCallError: The arguments cannot be written as JSON.
+        """
+        try:
+            text = json.dumps(dict(call.arguments), ensure_ascii=False, allow_nan=False)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise NoCallError from error
+        if not is_valid_unicode(text):
+            text = json.dumps(dict(call.arguments), allow_nan=False)
+        return ToolCall(call.name, text, call.id or self.new_id())
 
-    def close(self, complete: bool = True) -> list[ToolCallDelta]:
-        """Return the buffered remainder, after the end of the section.
+
+class _Section:
+    """Text that began like a call, until it is one or is text."""
+
+    def __init__(self, opening: str, syntaxes: Sequence[CallSyntax], tools: Tools, marked: bool) -> None:
+        self.opening = opening
+        self.text = opening
+        self.syntaxes = list(syntaxes)
+        """The syntaxes that it may still be written in."""
+        self._tools = tools
+        self._marked = marked
+        self._balance = Balance()
+        self._balanced = False
+        if any(syntax.bare for syntax in syntaxes):
+            self._balance.feed(opening)
+        self._attempts = 0
+        self._tried_length = 0
+        self._ends = tuple({end for syntax in syntaxes for end in syntax.ends})
+        self._longest_end = max(map(len, self._ends), default=0)
+
+    def feed(self, text: str, ended: bool = False, complete: bool = False) -> Reading | None:
+        """Take the next chunk; return the calls once they are complete, and None before.
 
         Args:
-            complete: Whether it ended regularly. A parser might accept half of a call as a complete one.
-        """
-        if not complete:
-            return []
-        if self._follower is not None and self._follower.begun:
-            return self._numbered(self._follower.close())
-        return self._numbered(self._parse(self.text))
+            text: The chunk.
+            ended: Whether it is the last one.
+            complete: Whether the model ended its answer itself, so that the end of a call may be missing.
 
-    def _numbered(self, calls: Sequence[ToolCall]) -> list[ToolCallDelta]:
-        deltas = []
-        for call in calls:
-            self.count += bool(call.name)
-            deltas.append(ToolCallDelta(self.count - 1, call))
-        return deltas
+        Raises:
+            NoCallError: It is text.
+        """
+        scanned = len(self.text)
+        self.text += text
+        if not ended and not self._due(text, scanned):
+            return None
+        final = ended and complete
+        self._attempts += 1
+        self._tried_length = len(self.text)
+        while self.syntaxes:
+            try:
+                return self._read(self.syntaxes[0], final)
+            except UnfinishedValueError:
+                if not final:
+                    return None
+                self.syntaxes.pop(0)
+            except (NoCallError, MalformedValueError):
+                self.syntaxes.pop(0)
+        raise NoCallError
+
+    def _due(self, text: str, scanned: int) -> bool:
+        """Whether a call may be complete with this chunk, or may be told not to be one."""
+        if not self._balanced and self._balance.feed(text) is not None:
+            self._balanced = True
+            return True
+        if scanned <= _EAGER_LENGTH:
+            return True
+        found = any(self.text.find(end, max(0, scanned - self._longest_end)) >= 0 for end in self._ends)
+        if not found and self._balanced and scanned > 0:
+            found = any(char in text for char in "}])")
+        return found and (self._attempts < _FREE_ATTEMPTS or len(self.text) > self._tried_length * 1.1)
+
+    def _read(self, syntax: CallSyntax, final: bool) -> Reading:
+        reading = syntax.read(self.text, self._tools, final)
+        unmarked = syntax.offered_only and not self._marked
+        if unmarked and not all(call.name in self._tools for call in reading.calls):
+            raise NoCallError
+        return reading
 
 
 class ToolCallSplitter:
     """Splits a completion into text and tool calls.
 
-    A malformed section is returned as text. White space next to a well-formed one belongs to it and is dropped.
-    Everything else is returned unchanged.
+    Text that only resembles a call is returned as text. White space and markers next to calls are dropped. Everything
+    else is returned unchanged.
 
     Args:
         style: The notation of the model.
+        count: Number of calls in the completion before this text.
     """
 
-    def __init__(self, style: ToolCallFormat) -> None:
+    def __init__(self, style: ToolCallFormat, count: int = 0) -> None:
+        self.count = count
+        """Number of calls in the completion so far."""
         self._format = style
-        self._scanner = MarkerScanner(filter(None, (style.start, style.end)))
-        self._section: CallSection | None = None
-        self._blank = ""
-        """White space that may belong to a section after it."""
+        candidates = style.candidates
+        self._anywhere = not style.syntaxes
+        """Whether bare calls may begin any line, because the model has no syntax of its own."""
+        self._by_opening: dict[str, list[CallSyntax]] = {}
+        for syntax in candidates:
+            for opening in syntax.openings:
+                self._by_opening.setdefault(opening, []).append(syntax)
+        # The scanner finds the shorter one of two markers, so "[" would hide "[TOOL_CALLS]".
+        for short in [
+            each for each in self._by_opening if any(o != each and o.startswith(each) for o in self._by_opening)
+        ]:
+            del self._by_opening[short]
+        self._around = frozenset(marker for syntax in candidates for marker in syntax.around)
+        self._bare = frozenset(
+            opening
+            for syntax in candidates
+            if syntax.bare
+            for opening in syntax.openings
+            if opening in self._by_opening
+        )
+        self._bare_dropped = self._anywhere
+        self._markers = frozenset({*self._by_opening, *self._around})
+        self._scanner = MarkerScanner(self._markers)
+        self._section: _Section | None = None
+        self._pending = ""
+        """White space and markers that belong to a call if one follows."""
+        self._marked = False
+        """Whether there is a marker in it."""
+        self._line_begins = True
         self._after_calls = False
-        self._calls = 0
+        self._said = False
+        self._failed = 0
 
     def feed(self, text: str) -> list[TextDelta | ToolCallDelta]:
         """Take the next chunk of text and return the parts that are certain so far."""
         deltas: list[TextDelta | ToolCallDelta] = []
-        for chunk in self._scanner.feed(text):
-            self._take(chunk.text, chunk.marker, deltas)
+        self._run(text, deltas)
         return deltas
 
     def flush(self, complete: bool = True) -> list[TextDelta | ToolCallDelta]:
         """Return the buffered remainder, after the end of the text.
 
         Args:
-            complete: Whether the model ended its answer itself. The open section of an answer that was cut is text,
-                unless a call has begun in it.
+            complete: Whether the model ended its answer itself. A call that was cut is text.
         """
         deltas: list[TextDelta | ToolCallDelta] = []
-        for chunk in self._scanner.flush():
-            self._take(chunk.text, chunk.marker, deltas)
-        self._close("", deltas, complete)
-        if self._blank:
-            deltas.append(TextDelta(self._blank))
-            self._blank = ""
+        self._run("", deltas, ended=True, complete=complete)
+        if self._pending and not (self._after_calls and self._marked):
+            deltas.append(TextDelta(self._pending))
+        self._pending = ""
         return deltas
 
-    def _take(self, text: str, marker: bool, deltas: list[TextDelta | ToolCallDelta]) -> None:
-        if marker and text == self._format.start and (self._section is None or not self._format.end):
-            self._close("", deltas)
-            self._section = CallSection(self._format, self._calls)
-        elif self._section is None:
-            self._say(text, deltas)
-        elif marker and text == self._format.end:
-            self._close(text, deltas)
+    def _run(
+        self, text: str, deltas: list[TextDelta | ToolCallDelta], ended: bool = False, complete: bool = True
+    ) -> None:
+        """Scan text and read sections until everything is used up."""
+        while True:
+            if self._section is not None:
+                rest = self._read(self._section, text, deltas, ended, complete)
+            elif text or ended:
+                rest = self._scan(text, deltas, ended)
+            else:
+                return
+            if not rest and (not ended or self._section is None):
+                return
+            text = rest
+
+    def _scan(self, text: str, deltas: list[TextDelta | ToolCallDelta], ended: bool) -> str:
+        """Pass text on up to the next opening; return the text after it."""
+        chunks = self._scanner.feed(text)
+        if ended:
+            chunks += self._unscanned()
+        for index, chunk in enumerate(chunks):
+            if not chunk.marker:
+                self._say(chunk.text, deltas)
+                continue
+            if self._opens(chunk.text):
+                rest = "".join(each.text for each in chunks[index + 1 :])
+                if not ended:
+                    rest += "".join(each.text for each in self._scanner.flush())
+                self._begin(chunk.text)
+                return rest
+            if chunk.text in self._around:
+                self._surround(chunk.text)
+            else:
+                self._say(chunk.text, deltas)
+        if self._said and not self._bare_dropped and not self._after_calls and not ended:
+            self._drop_bare_openings(deltas)
+        return ""
+
+    def _unscanned(self) -> list[ScannedText]:
+        """Return what the scanner holds back, but not the beginning of a marker that was cut after a call."""
+        chunks = self._scanner.flush()
+        held = "".join(chunk.text for chunk in chunks)
+        return [] if self._after_calls and any(each.startswith(held) for each in self._around) else chunks
+
+    def _opens(self, marker: str) -> bool:
+        if marker not in self._by_opening or self._failed >= MAX_FAILED_SECTIONS:
+            return False
+        if marker in self._bare and not self._bare_allowed():
+            return any(not syntax.bare for syntax in self._by_opening[marker])
+        return True
+
+    def _bare_allowed(self) -> bool:
+        return not self._said or self._after_calls or (self._anywhere and self._line_begins)
+
+    def _begin(self, opening: str) -> None:
+        syntaxes = [each for each in self._by_opening[opening] if not each.bare or self._bare_allowed()]
+        self._section = _Section(opening, syntaxes, self._format.tools, self._marked)
+
+    def _read(
+        self, section: _Section, text: str, deltas: list[TextDelta | ToolCallDelta], ended: bool, complete: bool
+    ) -> str:
+        """Feed the open section; return the text after it once it is over."""
+        try:
+            reading = section.feed(text, ended, complete)
+            calls = [self._format.completed(call) for call in reading.calls] if reading is not None else []
+        except NoCallError:
+            return self._reject(section, deltas)
+        if reading is None:
+            if not ended:
+                return ""
+            return self._cut(section, deltas)
+        for call in calls:
+            deltas.append(ToolCallDelta(self.count, call))
+            self.count += 1
+        self._section, self._pending, self._marked = None, "", False
+        self._after_calls = True
+        return section.text[reading.end :]
+
+    def _reject(self, section: _Section, deltas: list[TextDelta | ToolCallDelta]) -> str:
+        """Take a section that is no call: its opening is text or a marker, the remainder is scanned again."""
+        self._section = None
+        self._failed += 1
+        if section.opening in self._around:
+            self._surround(section.opening)
         else:
-            deltas += self._section.feed(text)
+            self._say(section.opening, deltas)
+        return section.text[len(section.opening) :]
+
+    def _cut(self, section: _Section, deltas: list[TextDelta | ToolCallDelta]) -> str:
+        """Return a section that was cut as text, without the markers around it."""
+        self._section = None
+        text = section.text
+        if section.opening not in self._bare:
+            text = text if section.opening.endswith(("=", '"')) else text[len(section.opening) :].lstrip()
+            self._pending = re.sub(r"\S.*", "", self._pending, flags=re.DOTALL) if self._marked else self._pending
+        self._say(text, deltas)
+        return ""
+
+    def _surround(self, marker: str) -> None:
+        self._pending += marker
+        self._marked = True
+        self._line_begins = True
 
     def _say(self, text: str, deltas: list[TextDelta | ToolCallDelta]) -> None:
+        """Emit text, but hold back the white space at its end."""
         if self._after_calls:
-            text = text.lstrip()
+            # Some models write a bracket too many, others separate their calls.
+            text = text.lstrip(" \t\r\n;,}]" if not self._pending else None)
+            if text and self._marked:
+                self._pending, self._marked = "", False
         visible = text.rstrip()
         if visible:
-            deltas.append(TextDelta(self._blank + visible))
-            self._blank, self._after_calls = "", False
-        self._blank += text[len(visible) :]
+            deltas.append(TextDelta(self._pending + visible))
+            self._pending, self._marked, self._after_calls = "", False, False
+            self._said = True
+        self._pending += text[len(visible) :]
+        if text:
+            self._line_begins = "\n" in text[len(visible) :]
 
-    def _close(self, end: str, deltas: list[TextDelta | ToolCallDelta], complete: bool = True) -> None:
-        """End the open section, if there is one."""
-        section, self._section = self._section, None
-        if section is None:
-            return
-        deltas += section.close(complete)
-        self._calls = section.count
-        self._after_calls = section.called
-        if not section.called:
-            deltas.append(TextDelta(self._blank + self._format.start + section.text + end))
-        self._blank = ""
+    def _drop_bare_openings(self, deltas: list[TextDelta | ToolCallDelta]) -> None:
+        """Scan on without the openings that count only at the beginning of an answer."""
+        held = "".join(chunk.text for chunk in self._scanner.flush())
+        self._scanner = MarkerScanner(self._markers - self._bare)
+        self._bare_dropped = True
+        for chunk in self._scanner.feed(held):
+            self._say(chunk.text, deltas)
+
+
+class ForcedCallSplitter:
+    """Reads the one call that a grammar enforces; its arguments are emitted as they are generated.
+
+    Args:
+        name: The function, when the text is its arguments; None when the text is an object with name and arguments.
+        call_id: The id of the call.
+    """
+
+    def __init__(self, name: str | None, call_id: str) -> None:
+        self._name = name
+        self._id = call_id
+        self._held = ""
+        """Text in which the arguments have not begun."""
+        self._arguments = Balance()
+        self._begun = False
+        self._ended = False
+
+    def feed(self, text: str) -> list[TextDelta | ToolCallDelta]:
+        """Take the next chunk of text and return the parts that are certain so far."""
+        if self._ended or not text:
+            return []
+        deltas: list[TextDelta | ToolCallDelta] = []
+        if not self._begun:
+            self._held += text
+            name, text = self._opening()
+            if name is None:
+                return []
+            self._begun = True
+            deltas.append(ToolCallDelta(0, ToolCall(name, "", self._id)))
+        end = self._arguments.feed(text) if self._name is None else None
+        if end is not None:
+            self._ended = True
+            text = text[: len(text) - (self._arguments.read - end)]
+        if text:
+            deltas.append(ToolCallDelta(0, ToolCall("", text)))
+        return deltas
+
+    def flush(self, complete: bool = True) -> list[TextDelta | ToolCallDelta]:
+        """Return the text of an answer in which no call has begun."""
+        return [TextDelta(self._held)] if self._held and not self._begun else []
+
+    def _opening(self) -> tuple[str | None, str]:
+        """Return the name and the beginning of the arguments, once both are known."""
+        if self._name is not None:
+            return self._name, self._held
+        found = _FORCED_OPENING.match(self._held)
+        return (json.loads(found[1]), self._held[found.end() :]) if found is not None else (None, "")
+
+
+_FORCED_OPENING = re.compile(r"""\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\{)""")

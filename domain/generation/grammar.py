@@ -122,6 +122,16 @@ class Grammar:
             raise self.refused("is nested too deeply") from error
 
 
+@attrs.frozen
+class ForcedCall:
+    """A tool call that a grammar enforces."""
+
+    name: str | None
+    """The function, when the text is its arguments; None when the text is an object with name and arguments."""
+    grammar: Grammar
+    """The grammar of the arguments, or of the object with name and arguments."""
+
+
 def subschemas(schema: object) -> Iterator[dict[str, Any]]:
     """Yield every schema object within a schema, itself included, but none within data such as ``enum``."""
     pending = [schema]

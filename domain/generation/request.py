@@ -14,7 +14,7 @@ import attrs
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import Conversation, ToolCall, require_valid_unicode
 from mlxk.domain.generation.engine_options import EngineOptions
-from mlxk.domain.generation.grammar import Grammar
+from mlxk.domain.generation.grammar import ForcedCall, Grammar
 from mlxk.domain.models.model import ModelHandle
 
 MAX_STOP_SEQUENCES = 16
@@ -63,6 +63,8 @@ class GenerationSettings:
     """Most tokens of reasoning, after which it is closed and the text begins; None sets no limit."""
     grammar: Grammar | None = None
     """Constrains the text of the completion, not its reasoning."""
+    forced_call: ForcedCall | None = None
+    """The tool call that the grammar enforces; the text is then emitted as that call."""
     logprobs: int | None = None
     """Number of alternatives reported with the log probability of every token; None reports none at all."""
 

@@ -15,6 +15,7 @@ from mlxk.application.ports.text_generator import EngineState, TextGenerator, Te
 from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ExecutionError, MlxkError
 from mlxk.domain.formats.scanner import StopSequences
+from mlxk.domain.formats.tool_calls import ForcedCallSplitter
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.request import (
     Finished,
@@ -49,6 +50,8 @@ class InMemoryTextStream(QueuedTextStream):
         self._tokens = tokens
         self._taken = 0
         self._stops = StopSequences(request.settings.stop)
+        forced = request.settings.forced_call
+        self._forced = ForcedCallSplitter(forced.name, "call_0") if forced is not None else None
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -75,6 +78,8 @@ class InMemoryTextStream(QueuedTextStream):
 
     def _finish(self, reason: FinishReason, text: str = "") -> bool:
         self._put_text(text)
+        for delta in self._forced.flush() if self._forced is not None else ():
+            self.put(delta)
         prompt_tokens = len(_prompt_text(self._request).split())
         limit = self._request.settings.max_tokens if reason is FinishReason.LENGTH else None
         self.put(Finished(reason, Usage(prompt_tokens, self._taken), Timings(0.0, 0.0, 0.0), limit))
@@ -82,6 +87,10 @@ class InMemoryTextStream(QueuedTextStream):
 
     def _put_text(self, text: str) -> None:
         if not text:
+            return
+        if self._forced is not None:
+            for delta in self._forced.feed(text):
+                self.put(delta)
             return
         wanted = self._request.settings.logprobs
         token = TokenAlternative(text, text.encode(), -0.5)

@@ -115,11 +115,10 @@ def test_arguments_that_no_template_can_show_are_refused(served: RunningServer, 
     assert (status, param) == (400, "messages[1].tool_calls[0].function.arguments")
 
 
-@pytest.mark.parametrize("choice", ["required", "auto"])
-def test_a_call_that_was_cut_can_be_sent_back(served: RunningServer, choice: str) -> None:
+def test_a_call_that_was_cut_can_be_sent_back(served: RunningServer) -> None:
     cut = 0
     for most in (2, 3, 14, 16, 18):
-        _, answer = ask(served, tools=[tool()], tool_choice=choice, max_tokens=most)
+        _, answer = ask(served, tools=[tool()], tool_choice="required", max_tokens=most)
         (found,) = answer["choices"]
         calls = found["message"].get("tool_calls")
         if not calls or found["finish_reason"] != "length":
@@ -174,7 +173,7 @@ def test_a_schema_that_cannot_be_enforced_is_refused_where_it_stands(
         ({"tools": [tool()], "tool_choice": "required"}, "city", "length"),
         ({"tools": [tool(), tool("other")], "tool_choice": "required"}, "city", "length"),
         ({"tools": [tool(), tool("other")], "tool_choice": "required"}, '"name"', "length"),
-        ({"tools": [tool()]}, "city", "length"),
+        ({"tools": [tool()]}, "city", "stop"),
         ({"response_format": {"type": "json_object"}}, ":", "length"),
         ({"response_format": form(CITY)}, "{", "length"),
         ({"tools": [tool()], "tool_choice": "required"}, "nowhere", "tool_calls"),

@@ -5,19 +5,17 @@ What it writes goes through the same stages as an engine's answers: stop sequenc
 
 import json
 import random
-import re
 from collections.abc import Callable, Iterator
 from typing import Self
 
-import attrs
 from doubles.text_generator import InMemoryTextGenerator
 
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.formats.output_parser import OutputParser
 from mlxk.domain.formats.reasoning import ReasoningFormat, ReasoningStyle
-from mlxk.domain.formats.tool_call_stream import CallTags, CallText, TaggedCall
-from mlxk.domain.formats.tool_calls import ToolCallFormat
-from mlxk.domain.generation.conversation import Conversation, ToolCall
+from mlxk.domain.formats.tool_arguments import Tools
+from mlxk.domain.formats.tool_calls import ForcedCallSplitter, ToolCallFormat
+from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.request import Finished, FinishReason, GenerationEvent, GenerationRequest, Timings, Usage
 
 STOPS = ("END", "</", "🙂é", "\n\n\n")
@@ -49,7 +47,6 @@ FRAGMENTS = (
     "</parameter></function></tool_call>",
     "<tool_call><function=f></function></tool_call>",
 )
-TAGS = CallTags("<function=", ">", "<parameter=", ">", "</parameter>", "</function>")
 THINKING = ReasoningFormat(ReasoningStyle.TAGS, "<think>", "</think>")
 
 
@@ -75,9 +72,12 @@ def events(request: GenerationRequest) -> list[GenerationEvent]:
     """Return the events of an answer; the same seed gives the same."""
     chance = random.Random(request.settings.seed)
     offered = isinstance(request.prompt, Conversation) and bool(request.prompt.tools)
-    calls = _format(chance) if offered else None
+    tools = Tools(request.prompt.tools) if isinstance(request.prompt, Conversation) and offered else None
+    calls = ToolCallFormat((), tools, lambda: f"call_{chance.random()}") if tools is not None else None
+    forced = request.settings.forced_call
+    splitter = ForcedCallSplitter(forced.name, f"call_{chance.random()}") if forced is not None else None
     free = request.settings.grammar is None
-    parser = OutputParser(request.settings.stop, THINKING if free else None, calls if free else None)
+    parser = OutputParser(request.settings.stop, THINKING if free else None, calls if free else None, "", splitter)
     found: list[GenerationEvent] = []
     count, reason = 0, FinishReason.STOP
     for piece in pieces(chance, written(chance, request)):
@@ -93,33 +93,6 @@ def events(request: GenerationRequest) -> list[GenerationEvent]:
         reason = FinishReason.STOP
     usage = Usage(chance.randint(1, 99), count, chance.randint(0, 1))
     return [*found, Finished(reason, usage, Timings(0, 0, 0))]
-
-
-def _format(chance: random.Random) -> ToolCallFormat:
-    """Return calls in JSON or in tags, followed or not."""
-    parse, follow = chance.choice(((_json_calls, CallText), (_tagged_calls, lambda read: TaggedCall(TAGS, read))))
-
-    def read(text: str) -> tuple[ToolCall, ...]:
-        return tuple(attrs.evolve(call, id=f"call_{chance.random()}") for call in parse(text))
-
-    followed = chance.random() < 0.7
-    return ToolCallFormat("<tool_call>", "</tool_call>", read, (lambda: follow(read)) if followed else None)
-
-
-def _json_calls(text: str) -> tuple[ToolCall, ...]:
-    try:
-        call = json.loads(text)
-        return (ToolCall(call["name"], json.dumps(call["arguments"], ensure_ascii=False)),)
-    except (LookupError, TypeError, ValueError):
-        return ()
-
-
-def _tagged_calls(text: str) -> tuple[ToolCall, ...]:
-    found = re.fullmatch(r"<function=(\w+)>(.*)</function>", text, re.DOTALL)
-    if found is None:
-        return ()
-    arguments = dict(re.findall(r"<parameter=(\w+)>(.*?)</parameter>", found[2], re.DOTALL))
-    return (ToolCall(found[1], json.dumps(arguments, ensure_ascii=False)),)
 
 
 class WrittenStream(TextStream):

@@ -16,7 +16,6 @@ from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, PooledModel
 from mlxk.adapters.mlx.prompting.detokenizer import Detokenizer
 from mlxk.adapters.mlx.prompting.grammar import CompiledGrammar, GrammarConstraint, answer_begins
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt
-from mlxk.adapters.mlx.prompting.tool_parsers import tool_call_format
 from mlxk.application.ports.clock import Clock
 from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.errors import (
@@ -27,7 +26,9 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.formats.output_parser import OutputParser
-from mlxk.domain.formats.reasoning import ReasoningFormat, ReasoningStyle
+from mlxk.domain.formats.reasoning import ReasoningStyle
+from mlxk.domain.formats.tool_arguments import Tools
+from mlxk.domain.formats.tool_calls import ForcedCallSplitter, ToolCallFormat, new_call_id
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.request import PRODUCT_DEFAULTS, GenerationRequest, GenerationSettings
@@ -190,12 +191,11 @@ def build_sequence(
     _check_tokens(rendered.tokens, settings, model)
     limits = SequenceLimits(_max_tokens(len(rendered.tokens), settings, model), model.end_tokens)
     parser = _parser(request, settings, model, rendered)
-    opening_only = parser is not None and not settings.stop and not _offered(request) and _opens_only(model.reasoning)
     return Sequence(
         prompt=list(rendered.tokens),
         settings=settings,
         limits=limits,
-        output=SequenceOutput(model.decoder.stream(), parser, opening_only, stream),
+        output=SequenceOutput(model.decoder.stream(), parser, stream),
         clock=clock,
         models=models,
         engine_options=request.engine_options,
@@ -208,19 +208,15 @@ def _parser(
     request: GenerationRequest, settings: GenerationSettings, model: LoadedModel, rendered: RenderedPrompt
 ) -> OutputParser | None:
     """Return the parser of the generated text; None when there is nothing to find in it."""
-    tools = tool_call_format(model.tokenizer, _offered(request), model.reasoning)
-    if not settings.stop and model.reasoning is None and tools is None:
+    tools = ToolCallFormat(model.call_syntaxes, Tools(offered)) if (offered := _offered(request)) else None
+    forced = ForcedCallSplitter(settings.forced_call.name, new_call_id()) if settings.forced_call else None
+    if not settings.stop and model.reasoning is None and tools is None and forced is None:
         return None
-    return OutputParser(settings.stop, model.reasoning, tools, rendered.tail)
+    return OutputParser(settings.stop, model.reasoning, tools, rendered.tail, forced)
 
 
 def _offered(request: GenerationRequest) -> tuple[str, ...]:
     return request.prompt.tools if isinstance(request.prompt, Conversation) else ()
-
-
-def _opens_only(reasoning: ReasoningFormat | None) -> bool:
-    """Whether a format marks only the reasoning before the text, nothing within the text."""
-    return reasoning is not None and reasoning.style is ReasoningStyle.TAGS and not reasoning.structure
 
 
 def _constraints(settings: GenerationSettings, model: LoadedModel, rendered: RenderedPrompt) -> Constraints | None:

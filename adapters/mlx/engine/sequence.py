@@ -54,17 +54,13 @@ class SequenceOutput:
     Args:
         detokenizer: Fresh.
         parser: Fresh; None when there is nothing to find in the text.
-        parses_opening_only: Whether the parser can be dropped once the reasoning is over.
         stream: Receives the events.
     """
 
-    def __init__(
-        self, detokenizer: Detokenizer, parser: OutputParser | None, parses_opening_only: bool, stream: QueuedTextStream
-    ) -> None:
+    def __init__(self, detokenizer: Detokenizer, parser: OutputParser | None, stream: QueuedTextStream) -> None:
         self.stream = stream
         self._detokenizer = detokenizer
         self._parser = parser
-        self._parses_opening_only = parses_opening_only
         self._pending: list[TokenLogprob] = []
         """Log probabilities of tokens whose text has not been emitted yet."""
 
@@ -94,7 +90,7 @@ class SequenceOutput:
             self._pending.clear()
         deltas = parser.feed(text)
         self._emit(deltas)
-        if self._parses_opening_only and parser.past_reasoning:
+        if parser.passes_unchanged:
             self._emit(parser.flush())
             self._parser = None
         return parser.stopped

@@ -11,6 +11,7 @@ from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder
 from mlxk.adapters.mlx.prompting.grammar import GrammarCompiler
 from mlxk.adapters.mlx.prompting.templates import PromptRenderer
 from mlxk.domain.errors import ValidationError
+from mlxk.domain.formats.call_syntaxes import CallSyntax
 from mlxk.domain.formats.reasoning import ReasoningFormat
 from mlxk.domain.generation.request import GenerationSettings
 from mlxk.domain.models.model import ModelHandle
@@ -45,6 +46,8 @@ class LoadedModel(LoadedTokenizer):
     network: Any
     reasoning: ReasoningFormat | None
     """None when it does not mark its reasoning."""
+    call_syntaxes: tuple[CallSyntax, ...]
+    """How it writes tool calls; none when neither its template nor its vocabulary tells."""
     vocabulary_hash: int
     """Equal for models with the same vocabulary."""
     head_size: int | None

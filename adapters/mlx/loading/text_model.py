@@ -22,6 +22,7 @@ from mlxk.domain.errors import (
     UntrustedModelCodeError,
     ValidationError,
 )
+from mlxk.domain.formats.call_syntaxes import detect_syntaxes
 from mlxk.domain.formats.reasoning import detect_reasoning
 from mlxk.domain.generation.request import GenerationSettings
 from mlxk.domain.models.detection import context_length
@@ -111,6 +112,7 @@ def assemble(
         **attrs.asdict(parts, recurse=False),
         network=network,
         reasoning=detect_reasoning(parts.renderer.template, vocabulary),
+        call_syntaxes=detect_syntaxes(parts.renderer.template, vocabulary),
         vocabulary_hash=hash(frozenset(vocabulary.items())),
         head_size=_head_size(_text_config(config)),
         end_tokens=end_tokens,

@@ -1,16 +1,21 @@
 """The stages of an answer together."""
 
+import json
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxk.domain.formats.output_parser import OutputParser
 from mlxk.domain.formats.reasoning import CHANNELS, ReasoningFormat, ReasoningStyle
-from mlxk.domain.formats.tool_calls import ToolCallFormat
+from mlxk.domain.formats.tool_arguments import Tools
+from mlxk.domain.formats.tool_calls import ForcedCallSplitter, ToolCallFormat
 from mlxk.domain.generation.conversation import ToolCall
 from mlxk.domain.generation.request import AnswerDelta, ReasoningDelta, TextDelta, ToolCallDelta
 
 _THINK = ReasoningFormat(ReasoningStyle.TAGS, "<think>", "</think>")
-_CALLS = ToolCallFormat("<call>", "</call>", lambda text: (ToolCall(text, "{}"),) if text.isalpha() else ())
+_CALL = '<tool_call>{"name": "add"}</tool_call>'
+_CALLS = ToolCallFormat((), Tools([json.dumps({"type": "function", "function": {"name": "add"}})]), lambda: "id")
+_ADD = ToolCallDelta(0, ToolCall("add", "{}", "id"))
 
 
 def _run(pieces: list[str], stops: tuple[str, ...] = (), tail: str = "", complete: bool = True) -> list[AnswerDelta]:
@@ -28,8 +33,8 @@ def _run(pieces: list[str], stops: tuple[str, ...] = (), tail: str = "", complet
 
 
 def test_reasoning_text_and_calls_come_in_order() -> None:
-    text = "hm\n</think>\n\nLet me see.\n<call>add</call>"
-    expected = [ReasoningDelta("hm"), TextDelta("Let me see."), ToolCallDelta(0, ToolCall("add", "{}"))]
+    text = f"hm\n</think>\n\nLet me see.\n{_CALL}"
+    expected = [ReasoningDelta("hm"), TextDelta("Let me see."), _ADD]
     assert _run([text], tail="assistant\n<think>\n") == _run(list(text), tail="assistant\n<think>\n") == expected
 
 
@@ -45,19 +50,44 @@ def test_reasoning_can_come_until_something_visible_was_said_and_in_channels_alw
 
 
 def test_a_call_inside_reasoning_is_reasoning() -> None:
-    assert _run(["<think><call>add</call></think>x"]) == [ReasoningDelta("<call>add</call>"), TextDelta("x")]
+    assert _run([f"<think>{_CALL}</think>x"]) == [ReasoningDelta(_CALL), TextDelta("x")]
+    assert _run(list(f"<think>{_CALL}, or not")) == [ReasoningDelta(f"{_CALL}, or not")]
+
+
+def test_a_call_at_the_end_of_reasoning_that_is_never_closed_is_a_call() -> None:
+    for pieces in ([f"<think>I call.\n{_CALL}"], list(f"<think>I call.\n{_CALL}\n")):
+        assert _run(pieces) == [ReasoningDelta("I call."), _ADD]
+    assert _run([f"<think>I call.\n{_CALL}"], complete=False) == [ReasoningDelta(f"I call.\n{_CALL}")]
+
+
+def test_a_call_that_a_grammar_enforces_streams_its_arguments() -> None:
+    parser = OutputParser((), _THINK, None, "", ForcedCallSplitter("add", "id"))
+    assert parser.feed("<think>hm</think>\n\n") == [ReasoningDelta("hm")]
+    assert parser.feed('{"a": ') == [
+        ToolCallDelta(0, ToolCall("add", "", "id")),
+        ToolCallDelta(0, ToolCall("", '{"a": ')),
+    ]
+    assert parser.feed("1}") == [ToolCallDelta(0, ToolCall("", "1}"))]
+    assert parser.flush() == []
+    chosen = OutputParser((), None, None, "", ForcedCallSplitter(None, "id"))
+    text = '{"name": "a\\"b", "arguments": {"a": "}"}}'
+    deltas = [delta for character in text for delta in chosen.feed(character)] + chosen.flush()
+    assert deltas[0] == ToolCallDelta(0, ToolCall('a"b', "", "id"))
+    assert "".join(delta.call.arguments for delta in deltas if isinstance(delta, ToolCallDelta)) == '{"a": "}"}'
+    cut = OutputParser((), None, None, "", ForcedCallSplitter(None, "id"))
+    assert [*cut.feed('{"name": "a'), *cut.flush()] == [TextDelta('{"name": "a')]
 
 
 def test_a_stop_ends_everything() -> None:
     stream = OutputParser(("END",), _THINK, _CALLS)
     assert stream.feed("<think>a</think>b EN") == [ReasoningDelta("a"), TextDelta("b")]
-    assert stream.feed("D<call>add</call>") == []
+    assert stream.feed(f"D{_CALL}") == []
     assert stream.stopped
     assert stream.flush() == [TextDelta(" ")]
 
 
-def test_a_call_cut_by_a_stop_is_text() -> None:
-    assert _run(["<call>ad|d</call>"], ("|",)) == [TextDelta("<call>ad")]
+def test_a_call_cut_by_a_stop_is_text_without_its_marker() -> None:
+    assert _run(['<tool_call>{"name": "a|dd"}'], ("|",)) == [TextDelta('{"name": "a')]
 
 
 def test_without_stages_text_passes_at_once() -> None:
@@ -76,9 +106,12 @@ def test_channels_take_the_place_of_tags_and_calls() -> None:
     assert stream.flush() == []
 
 
+_PIECES = ["<tool_call>", "</tool_call>", '{"name"', ': "add"}', "{}", "<function=add>", "</function>", "[add(", ")]"]
+
+
 @settings(max_examples=1000, deadline=None)
 @given(
-    st.lists(st.sampled_from(["<think>", "</think>", "<call>", "</call>", "<", "add", "\n", " ", "ST", "OP", ""])),
+    st.lists(st.sampled_from(["<think>", "</think>", *_PIECES, "<", "\n", " ", "ST", "OP", ""])),
     st.sampled_from([(), ("STOP",), ("OP", "a<"), ("k>",)]),
     st.sampled_from(["", "<think>\n"]),
     st.booleans(),

@@ -1,15 +1,15 @@
 """Channelled answers."""
 
-import re
+import json
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxk.domain.formats.output_parser import HarmonyParser
-from mlxk.domain.formats.tool_call_stream import CallText
+from mlxk.domain.formats.output_parser import ChannelParser
+from mlxk.domain.formats.reasoning import CHANNELS, RECIPIENTS
+from mlxk.domain.formats.tool_arguments import Tools
 from mlxk.domain.formats.tool_calls import ToolCallFormat
-from mlxk.domain.generation.conversation import ToolCall
 from mlxk.domain.generation.request import ReasoningDelta, TextDelta, ToolCallDelta
 
 _TAIL = "hello<|end|><|start|>assistant"
@@ -18,19 +18,13 @@ _FINAL = "<|start|>assistant<|channel|>final<|message|>42"
 _CALL = "<|start|>assistant<|channel|>commentary to=functions.add <|constrain|>json<|message|>{}"
 
 
-def _parse(text: str) -> tuple[ToolCall, ...]:
-    header, _, content = text.partition("<|message|>")
-    return (ToolCall(header.split("to=")[1].split()[0].split("<")[0], content),) if content == "{}" else ()
-
-
-_TOOLS = ToolCallFormat("", "", _parse)
-_FOLLOWED = ToolCallFormat("", "", _parse, lambda: CallText(_parse, re.compile(r"<\|message\|>(?=\{)"), ""))
+_TOOLS = ToolCallFormat((), Tools([json.dumps({"type": "function", "function": {"name": "add"}})]), lambda: "id")
 
 
 def _split(
     pieces: list[str], tail: str = _TAIL, tools: ToolCallFormat | None = _TOOLS, complete: bool = True
 ) -> tuple[str, str, list[str]]:
-    splitter = HarmonyParser(tail, tools)
+    splitter = ChannelParser(CHANNELS, tail, tools)
     deltas = [delta for piece in pieces for delta in splitter.feed(piece)] + splitter.flush(complete)
     return (
         "".join(delta.text for delta in deltas if isinstance(delta, ReasoningDelta)),
@@ -44,10 +38,10 @@ def _split(
     [
         (_ANALYSIS + _FINAL, ("hm", "42", [])),
         (_ANALYSIS + _FINAL + "<|return|>", ("hm", "42", [])),
-        (_ANALYSIS + _CALL, ("hm", "", ["0 functions.add"])),
-        (_ANALYSIS + _CALL + "<|call|>" + _CALL, ("hm", "", ["0 functions.add", "1 functions.add"])),
-        (" to=functions.add<|channel|>commentary json<|message|>{}", ("", "", ["0 functions.add"])),
-        ("<|channel|>commentary<|message|>Let me see.<|end|>" + _CALL, ("", "Let me see.", ["0 functions.add"])),
+        (_ANALYSIS + _CALL, ("hm", "", ["0 add"])),
+        (_ANALYSIS + _CALL + "<|call|>" + _CALL, ("hm", "", ["0 add", "1 add"])),
+        (" to=functions.add<|channel|>commentary json<|message|>{}", ("", "", ["0 add"])),
+        ("<|channel|>commentary<|message|>Let me see.<|end|>" + _CALL, ("", "Let me see.", ["0 add"])),
         ("<|channel|>final<|message|>a<b<|x|>c", ("", "a<b<|x|>c", [])),
         ("<|channel|>analysis<|message|>never ended", ("never ended", "", [])),
         ("<|channel|>analysis<|message|>a<|start|>assistant<|channel|>final<|message|>b", ("a", "b", [])),
@@ -55,7 +49,7 @@ def _split(
         ("to be or not", ("", "to be or not", [])),
         (_ANALYSIS + "<|start|>assi", ("hm", "", [])),
         (_ANALYSIS + "<|start|>assistant<|channel|>fi", ("hm", "", [])),
-        (_ANALYSIS + _CALL + "}", ("hm", _CALL + "}", [])),
+        (_ANALYSIS + _CALL + "}", ("hm", "{}}", [])),
         (_ANALYSIS + "plain", ("hm", "plain", [])),
         ("", ("", "", [])),
     ],
@@ -76,29 +70,20 @@ def test_without_tools_a_recipient_means_nothing() -> None:
 
 
 def test_a_call_that_was_cut_is_text() -> None:
-    assert _split([_CALL], complete=False) == ("", _CALL, [])
+    assert _split([_CALL.removesuffix("}")], complete=False) == ("", "{", [])
 
 
-def test_the_arguments_of_a_call_stream_as_they_come() -> None:
-    splitter = HarmonyParser(_TAIL, _FOLLOWED)
-    assert splitter.feed(_ANALYSIS + _CALL.removesuffix("{}")) == [ReasoningDelta("hm")]
-    begun = [ToolCallDelta(0, ToolCall("functions.add", "")), ToolCallDelta(0, ToolCall("", "{"))]
-    assert splitter.feed("{") == begun
-    assert splitter.feed('"a": 1') == [ToolCallDelta(0, ToolCall("", '"a": 1'))]
-    assert splitter.feed("}<|call|>" + _CALL)[-2:] == [
-        ToolCallDelta(1, ToolCall("functions.add", "")),
-        ToolCallDelta(1, ToolCall("", "{}")),
-    ]
-    assert splitter.flush(complete=False) == []
+@pytest.mark.parametrize("content", ["[]", "x", "print('hey')"])
+def test_a_message_to_a_tool_without_an_object_is_text(content: str) -> None:
+    assert _split(list(_CALL.removesuffix("{}") + content)) == ("", content, [])
 
 
-def test_a_call_of_which_nothing_has_begun_is_text() -> None:
-    for content in ("", "[]", "x"):
-        assert _split(list(_CALL.removesuffix("{}") + content), tools=_FOLLOWED) == (
-            "",
-            _CALL.removesuffix("{}") + content,
-            [],
-        )
+def test_messages_can_name_recipients_alone() -> None:
+    splitter = ChannelParser(RECIPIENTS, "<|eot|><|start|>assistant")
+    text = " to=self<|message|>hm<|eom|><|start|>assistant to=user<|message|>42<|eot|>"
+    deltas = [delta for character in text for delta in splitter.feed(character)] + splitter.flush()
+    assert "".join(delta.text for delta in deltas if isinstance(delta, ReasoningDelta)) == "hm"
+    assert "".join(delta.text for delta in deltas if isinstance(delta, TextDelta)) == "42"
 
 
 @pytest.mark.parametrize("header", [" " * 20_000, " to=" + "x" * 20_000])
@@ -107,7 +92,7 @@ def test_a_header_that_never_ends_is_text(header: str) -> None:
 
 
 def test_reasoning_and_answer_stream_as_they_come() -> None:
-    splitter = HarmonyParser(_TAIL)
+    splitter = ChannelParser(CHANNELS, _TAIL)
     assert splitter.feed("<|channel|>analysis<|message|>h") == [ReasoningDelta("h")]
     assert splitter.thinking
     assert splitter.feed("m<|e") == [ReasoningDelta("m")]
@@ -131,9 +116,9 @@ _MARKUP = [
 
 
 @settings(max_examples=500, deadline=None)
-@given(
-    st.lists(st.sampled_from([*_MARKUP, "<|en", "d|>", " ", "\n"])), st.booleans(), st.sampled_from([_TOOLS, _FOLLOWED])
-)
-def test_the_split_does_not_depend_on_the_pieces(pieces: list[str], complete: bool, tools: ToolCallFormat) -> None:
+@given(st.lists(st.sampled_from([*_MARKUP, "<|en", "d|>", " ", "\n"])), st.booleans(), st.sampled_from([_TOOLS, None]))
+def test_the_split_does_not_depend_on_the_pieces(
+    pieces: list[str], complete: bool, tools: ToolCallFormat | None
+) -> None:
     whole = "".join(pieces)
     assert _split(pieces, tools=tools, complete=complete) == _split(list(whole), tools=tools, complete=complete)

@@ -6,8 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxk.domain.formats.output_parser import ReasoningSplitter
-from mlxk.domain.formats.reasoning import CHANNELS, ReasoningFormat, ReasoningStyle, detect_reasoning
+from mlxk.domain.formats.reasoning import (
+    CHANNELS,
+    ReasoningFormat,
+    ReasoningSplitter,
+    ReasoningStyle,
+    detect_reasoning,
+)
 from mlxk.domain.generation.request import ReasoningDelta, TextDelta
 
 _THINK = ReasoningFormat(ReasoningStyle.TAGS, "<think>", "</think>")
@@ -31,7 +36,7 @@ def _expected(text: str, opened: bool) -> tuple[str, str]:
         if not opened and block is None:
             stray = re.match(r"\s*</think>\n*", text)
             if stray is None:
-                return thoughts, text.lstrip("\n") if after else text
+                return thoughts, text.lstrip("\n") if after else re.sub(r"(?<=\n)</think>\n*", "", text, count=1)
             text, after = text[stray.end() :], True
             continue
         text = text[block.end() if block and not opened else 0 :]

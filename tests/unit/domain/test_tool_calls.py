@@ -1,134 +1,370 @@
-"""Tool calls in a stream."""
+"""Tool calls in a stream, in the syntaxes of all families."""
 
+import itertools
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxk.domain.formats.tool_call_stream import CallText
+from mlxk.domain.formats.call_syntaxes import detect_syntaxes
+from mlxk.domain.formats.tool_arguments import Tools
 from mlxk.domain.formats.tool_calls import ToolCallFormat, ToolCallSplitter
-from mlxk.domain.generation.conversation import ToolCall
 from mlxk.domain.generation.request import TextDelta, ToolCallDelta
 
 
-def _parse(text: str) -> tuple[ToolCall, ...]:
-    """A JSON list of names is that many calls; anything else is malformed."""
-    try:
-        names = json.loads(text)
-    except ValueError:
-        return ()
-    return tuple(ToolCall(name, "{}") for name in names) if isinstance(names, list) else ()
+def _function(name: str, **properties: Any) -> str:
+    parameters = {"type": "object", "properties": properties}
+    return json.dumps({"type": "function", "function": {"name": name, "parameters": parameters}})
 
 
-_CLOSED = ToolCallFormat("<call>", "</call>", _parse)
-_OPEN = ToolCallFormat("[CALLS]", "", _parse)
+TOOLS = Tools(
+    [
+        _function("get_weather", city={"type": "string"}, days={"type": "integer"}),
+        _function("write_file", path={"type": "string"}, content={"type": "string"}),
+        _function("now"),
+        _function(
+            "every_type",
+            integer={"anyOf": [{"type": "integer"}, {"type": "null"}]},
+            text={"type": ["string", "null"]},
+            flag={"type": "boolean"},
+            object={"type": "object"},
+            list={"type": "array"},
+            choice={"enum": ["p", "q"]},
+            number={"type": "number"},
+            untyped={},
+        ),
+    ]
+)
+WEATHER = ("get_weather", {"city": "Köln", "days": 2})
+NOW: tuple[str, dict[str, Any]] = ("now", {})
+JSON = '{"name": "get_weather", "arguments": {"city": "Köln", "days": 2}}'
+LLAMA = '{"name": "get_weather", "parameters": {"city": "Köln", "days": 2}}'
+NAMESPACE = "]<]minimax[>["
+FUNCTION = (
+    "<function=get_weather>\n<parameter=city>\nKöln\n</parameter>\n<parameter=days>\n2\n</parameter>\n</function>"
+)
+KEYS = "<arg_key>city</arg_key>\n<arg_value>Köln</arg_value>\n<arg_key>days</arg_key>\n<arg_value>2</arg_value>\n"
 
 
-def _read(text: str) -> tuple[ToolCall, ...]:
-    """A JSON object with a name and arguments is a call."""
-    try:
-        call = json.loads(text)
-        return (ToolCall(call["name"], json.dumps(call["arguments"]), "id"),)
-    except (LookupError, TypeError, ValueError):
-        return ()
-
-
-_FOLLOWED = ToolCallFormat("<call>", "</call>", _read, lambda: CallText(_read))
-
-
-def _split(pieces: list[str], style: ToolCallFormat = _CLOSED, complete: bool = True) -> list[str | tuple[int, str]]:
-    """Joined text and (index, name) of calls, in order."""
+def parts(
+    template: str, pieces: Sequence[str], complete: bool = True, vocabulary: frozenset[str] = frozenset()
+) -> list[Any]:
+    """Text and calls, in order."""
+    ids = itertools.count()
+    style = ToolCallFormat(detect_syntaxes(template, vocabulary), TOOLS, lambda: f"id{next(ids)}")
     splitter = ToolCallSplitter(style)
-    deltas = [delta for piece in pieces for delta in splitter.feed(piece)] + splitter.flush(complete)
-    result: list[str | tuple[int, str]] = []
-    for delta in deltas:
+    found: list[Any] = []
+    for delta in [each for piece in pieces for each in splitter.feed(piece)] + splitter.flush(complete):
         if isinstance(delta, ToolCallDelta):
-            result.append((delta.index, delta.call.name))
-        elif result and isinstance(result[-1], str):
-            result[-1] += delta.text
+            assert delta.index == sum(isinstance(each, tuple) for each in found)
+            found.append((delta.call.name, json.loads(delta.call.arguments)))
+        elif found and isinstance(found[-1], str):
+            found[-1] += delta.text
         else:
-            result.append(delta.text)
-    return result
+            found.append(delta.text)
+    return found
+
+
+def read(template: str, text: str, complete: bool = True) -> list[Any]:
+    """The parts of a text, which must not depend on its pieces."""
+    whole = parts(template, [text], complete)
+    for size in (1, 3, 7):
+        assert parts(template, [text[i : i + size] for i in range(0, len(text), size)], complete) == whole
+    return whole
+
+
+FAMILIES = {
+    "Qwen, Hermes, SmolLM3, Falcon-H1, Granite 4": ("<tool_call>", f"<tool_call>\n{JSON}\n</tool_call>"),
+    "Qwen3-Coder, Nemotron 3, Step": ("<tool_call><function=<parameter=", f"<tool_call>\n{FUNCTION}\n</tool_call>"),
+    "Seed": ("<seed:tool_call><function=<parameter=", f"<seed:tool_call>\n{FUNCTION}\n</seed:tool_call>"),
+    "Llama 3": ("", LLAMA),
+    "Llama 3 with its tag": ("<|python_tag|>", f"<|python_tag|>{LLAMA}"),
+    "Llama 4": ("", "[get_weather(city='Köln', days=2)]"),
+    "Llama 4 with its tags": ("", "<|python_start|>[get_weather(city='Köln', days=2)]<|python_end|>"),
+    "Mistral lists": ("[TOOL_CALLS]", f"[TOOL_CALLS] [{JSON}]"),
+    "Mistral names": ("[TOOL_CALLS]", '[TOOL_CALLS]get_weather[ARGS]{"city": "Köln", "days": 2}'),
+    "Mistral ids": ("[TOOL_CALLS]", '[TOOL_CALLS]get_weather[CALL_ID]abcdefghi[ARGS]{"city": "Köln", "days": 2}'),
+    "DeepSeek V3": (
+        "<｜tool▁call▁begin｜>",
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n"
+        '{"city": "Köln", "days": 2}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
+    ),
+    "DeepSeek V3.1": (
+        "<｜tool▁call▁begin｜>",
+        '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{"city": "Köln", "days": 2}'
+        "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+    ),
+    "DeepSeek V3.2": (
+        "｜DSML｜",
+        '<｜DSML｜function_calls>\n<｜DSML｜invoke name="get_weather">\n'
+        '<｜DSML｜parameter name="city" string="true">Köln</｜DSML｜parameter>\n'
+        '<｜DSML｜parameter name="days" string="false">2</｜DSML｜parameter>\n'
+        "</｜DSML｜invoke>\n</｜DSML｜function_calls>",
+    ),
+    "GLM": ("<tool_call><arg_key>", f"<tool_call>get_weather\n{KEYS}</tool_call>"),
+    "LongCat": (
+        "<longcat_tool_call>",
+        f"<longcat_tool_call>get_weather\n{KEYS.replace('arg_', 'longcat_arg_')}</longcat_tool_call>",
+    ),
+    "Kimi K2": (
+        "<|tool_call_begin|>",
+        "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>"
+        '{"city": "Köln", "days": 2}<|tool_call_end|><|tool_calls_section_end|>',
+    ),
+    "Kimi K3": (
+        "<|open|><|close|><|sep|>",
+        '<|open|>tools<|sep|><|open|>call tool="get_weather" index="1"<|sep|>'
+        '<|open|>argument key="city" type="string"<|sep|>Köln<|close|>argument<|sep|>'
+        '<|open|>argument key="days" type="integer"<|sep|>2<|close|>argument<|sep|>'
+        "<|close|>call<|sep|><|close|>tools<|sep|>",
+    ),
+    "MiniMax M2": (
+        "<minimax:tool_call>",
+        '<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">Köln</parameter>\n'
+        '<parameter name="days">2</parameter>\n</invoke>\n</minimax:tool_call>',
+    ),
+    "MiniMax M3": (
+        NAMESPACE,
+        f'{NAMESPACE}<tool_call>\n{NAMESPACE}<invoke name="get_weather">{NAMESPACE}<city>Köln{NAMESPACE}</city>'
+        f"{NAMESPACE}<days>2{NAMESPACE}</days>{NAMESPACE}</invoke>\n{NAMESPACE}</tool_call>",
+    ),
+    "Muse": (
+        "<atem:function_calls>",
+        '<atem:function_calls>\n<atem:invoke name="get_weather">\n<atem:parameter name="city">Köln</atem:parameter>\n'
+        '<atem:parameter name="days">2</atem:parameter>\n</atem:invoke>\n</atem:function_calls>',
+    ),
+    "Gemma 4": ("<|tool_call>", '<|tool_call>call:get_weather{city:<|"|>Köln<|"|>,days:2}<tool_call|>'),
+    "FunctionGemma": (
+        "<start_function_call>",
+        "<start_function_call>call:get_weather{city:<escape>Köln<escape>,days:2}<end_function_call>",
+    ),
+    "LFM2": ("<|tool_call_start|>", '<|tool_call_start|>[get_weather(city="Köln", days=2)]<|tool_call_end|>'),
+    "MiniCPM5": (
+        "<function name=<param name=",
+        '<function name="get_weather"><param name="city">Köln</param><param name="days">2</param></function>',
+    ),
+    "Granite 3": ("<|tool_call|>", f"<|tool_call|> [{JSON}]"),
+    "Phi-4": ("functools", f"functools[{JSON}]"),
+    "Command": (
+        "<|START_ACTION|>",
+        '<|START_ACTION|>[\n {"tool_call_id": "0", "tool_name": "get_weather",'
+        ' "parameters": {"city": "Köln", "days": 2}}\n]<|END_ACTION|>',
+    ),
+    "Nemotron Nano 2": ("<TOOLCALL>", f"<TOOLCALL>[{JSON}]</TOOLCALL>"),
+    "Hunyuan, Jamba, Apriel": ("<tool_calls>", f"<tool_calls>[{JSON}]</tool_calls>"),
+    "Apertus": (
+        "<|tools_prefix|>",
+        '<|tools_prefix|>[{"get_weather": {"city": "Köln", "days": 2}}]<|tools_suffix|>',
+    ),
+    "InternLM": ("<|action_start|><|plugin|>", f"<|action_start|><|plugin|>{LLAMA}<|action_end|>"),
+    "GigaChat": ("<|function_call|>", f"<|function_call|>{JSON}"),
+    "Solar Open": (
+        "<|tool_call:begin|>",
+        "<|tool_calls|><|tool_call:begin|>abc<|tool_call:name|>get_weather<|tool_call:args|>"
+        '{"city": "Köln", "days": 2}<|tool_call:end|><|calls|>',
+    ),
+    "xLAM, Hammer": ("", f"[{JSON}]"),
+    "a code fence": ("", f"```json\n{JSON}\n```"),
+    "a function tag with JSON": ("", '<function=get_weather>{"city": "Köln", "days": 2}</function>'),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_call_is_read(family: str) -> None:
+    template, text = FAMILIES[family]
+    assert read(template, text) == [WEATHER]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_call_is_whole_or_it_is_text(family: str) -> None:
+    template, text = FAMILIES[family]
+    for length in range(1, len(text)):
+        found = parts(template, list(text[:length]), complete=False)
+        assert found == [WEATHER] or not any(isinstance(part, tuple) for part in found)
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in {"Phi-4", "Llama 3", "Llama 4"}])
+def test_two_calls_in_a_row_are_two(family: str) -> None:
+    template, text = FAMILIES[family]
+    assert read(template, f"{text}\n{text}") == [WEATHER, WEATHER]
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if FAMILIES[name][0]])
+def test_text_before_and_after_a_call_is_kept(family: str) -> None:
+    template, text = FAMILIES[family]
+    assert read(template, f"I will look.\n\n{text}\n\nDone.") == ["I will look.", WEATHER, "Done."]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Use the <tool_call> tag like so.",
+        "stray </tool_call> end",
+        "The syntax <function=NAME> is used.",
+        'Here: {"a": 1} and [1, 2].',
+        '{"name": "Bob", "age": 3}',
+        '{"name": "unknown", "arguments": {}}',
+        "[1, 2, 3]",
+        "[a link](http://x) here",
+        "[unknown(city='Köln')]",
+        "<tool_call>nonsense</tool_call>",
+        '<tool_call>{"name": "",}</tool_call>',
+        "```json\n{}\n```",
+        "<function=get_weather>" * 100,
+        "<tool_call>{" * 100,
+        "Use functools.partial here.",
+        "a beginning <tool_ca",
+        "\n no call at all \n",
+    ],
+)
+def test_whatever_is_no_call_is_text_unchanged(text: str) -> None:
+    for template in ("", "<tool_call>", "<tool_call><function=<parameter=", "<tool_call><arg_key>", "functools"):
+        assert read(template, text) == [text]
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("no call at all\n", ["no call at all\n"]),
-        ('<call>["a"]</call>', [(0, "a")]),
-        ('Let me see.\n\n<call>\n["a"]\n</call>\n', ["Let me see.", (0, "a")]),
-        ('<call>["a"]</call>\n<call>["b"]</call>', [(0, "a"), (1, "b")]),
-        ('<call>["a","b"]</call><call>["c"]</call>', [(0, "a"), (1, "b"), (2, "c")]),
-        ('<call>["a"]</call>\n\nDone. ', [(0, "a"), "Done. "]),
-        ("x <call>nonsense</call> y", ["x <call>nonsense</call> y"]),
-        ('<call>bad</call> <call>["a"]</call> z', ["<call>bad</call>", (0, "a"), "z"]),
-        ("stray </call> end", ["stray </call> end"]),
-        ('<call><call>["a"]</call>', ['<call><call>["a"]</call>']),
-        ("a beginning <cal", ["a beginning <cal"]),
-        ('<call>["a"]', [(0, "a")]),
-        ('<call>["a"', ['<call>["a"']),
+        ('<tool_call>\n{"name": "now", "arguments": {}\n</tool_call>', [NOW]),
+        ('<tool_call>\n{"name": "now", "arguments": {}}}\n</tool_call>', [NOW]),
+        ("<tool_call>\n{'name': 'now', 'arguments': {}}\n</tool_call>", [NOW]),
+        ('<tool_call>\n{"name": "now", "arguments": {},}\n</tool_call>', [NOW]),
+        ('<tool_call>\n{"name": "now"}\n</tool_call>', [NOW]),
+        ('<tool_call>\n{"name": "now", "arguments": "{}"}\n</tool_call>', [NOW]),
+        ('<tool_call>\n{"type": "function", "function": {"name": "now", "arguments": {}}}', [NOW]),
+        (f"<tool_call>\n{JSON}\n{JSON}\n</tool_call>", [WEATHER, WEATHER]),
+        (f"<tool_call>\n[{JSON}, {JSON}]\n</tool_call>", [WEATHER, WEATHER]),
+        (f'<tool_call>{{"no": 1}}</tool_call>\n<tool_call>{JSON}</tool_call>', ['<tool_call>{"no": 1}', WEATHER]),
+        (f"<tool_call>\n{FUNCTION}\n</tool_call>", [WEATHER]),
+        (FUNCTION, [WEATHER]),
+        (f"Well.\n\n{FUNCTION}\n</tool_call>", ["Well.", WEATHER]),
     ],
 )
-def test_calls_and_text_are_told_apart(text: str, expected: list[object]) -> None:
-    assert _split([text]) == _split(list(text)) == expected
+def test_small_faults_of_models_are_forgiven(text: str, expected: list[Any]) -> None:
+    assert read("<tool_call>", text) == expected
 
 
-def test_a_section_without_an_end_marker_runs_to_the_next_or_the_end() -> None:
-    text = 'Hm. [CALLS]["a"][CALLS]["b"]'
-    assert _split([text], _OPEN) == _split(list(text), _OPEN) == ["Hm.", (0, "a"), (1, "b")]
-    assert _split(['[CALLS]["a"'], _OPEN) == ['[CALLS]["a"']
+def test_llama_may_separate_its_calls_or_write_text_before_them() -> None:
+    assert read("", f'{LLAMA}; {{"name": "now", "parameters": {{}}}}') == [WEATHER, NOW]
+    assert read("", f"{LLAMA}\n{LLAMA}") == [WEATHER, WEATHER]
+    assert read("", f"I will look.\n\n{LLAMA}") == ["I will look.", WEATHER]
+    assert read("", f"Inline {LLAMA} is shown.") == [f"Inline {LLAMA} is shown."]
+    assert read("", "[get_weather(city='Köln', days=2), now()]") == [WEATHER, NOW]
 
 
-def test_an_open_section_of_an_answer_that_was_cut_is_text() -> None:
-    assert _split(['say <call>["a"]'], complete=False) == ['say <call>["a"]']
-    assert _split(['<call>["a"]</call>'], complete=False) == [(0, "a")]
+@pytest.mark.parametrize(
+    "content",
+    [
+        "</tool_call> and <tool_call>",
+        "    return x\n",
+        "a\n\tb",
+        'say "hi"',
+        "\\d+ {}]",
+        "</parameter> or </function>",
+        "ä🎉",
+    ],
+)
+def test_strings_keep_their_white_space_and_markers(content: str) -> None:
+    expected = [("write_file", {"path": "a", "content": content})]
+    encoded = json.dumps({"name": "write_file", "arguments": {"path": "a", "content": content}}, ensure_ascii=False)
+    assert read("<tool_call>", f"<tool_call>\n{encoded}\n</tool_call>") == expected
+    raw = encoded.replace("\\n", "\n").replace("\\t", "\t")
+    assert read("<tool_call>", f"<tool_call>\n{raw}\n</tool_call>") == expected
+    keys = "<tool_call>write_file<arg_key>path</arg_key><arg_value>a</arg_value><arg_key>content</arg_key><arg_value>"
+    assert read("<tool_call><arg_key>", f"{keys}{content}</arg_value></tool_call>") == expected
+    tags = "<tool_call>\n<function=write_file>\n<parameter=path>\na\n</parameter>\n<parameter=content>\n"
+    written = f"{tags}{content}\n</parameter>\n</function>\n</tool_call>"
+    assert read("<tool_call><function=<parameter=", written) == expected
+
+
+def test_a_missing_end_of_an_argument_is_forgiven_at_the_end() -> None:
+    text = "<tool_call>\n<function=get_weather>\n<parameter=city>\nKöln\n<parameter=days>\n2\n</function>\n</tool_call>"
+    assert read("<tool_call><function=<parameter=", text) == [WEATHER]
+
+
+VALUES = {
+    "integer": ("null", None),
+    "text": ("null", None),
+    "flag": ("True", True),
+    "object": ("{'k': 1}", {"k": 1}),
+    "list": ('[1, "2"]', [1, "2"]),
+    "choice": ("p", "p"),
+    "number": ("1.50", 1.5),
+    "untyped": ('{"a": 1}', {"a": 1}),
+}
+
+
+def test_arguments_have_the_types_of_the_schema() -> None:
+    tags = "".join(f"<parameter={name}>\n{value}\n</parameter>\n" for name, (value, _) in VALUES.items())
+    expected = [("every_type", {name: value for name, (_, value) in VALUES.items()})]
+    assert read("<tool_call><function=<parameter=", f"<function=every_type>\n{tags}</function>") == expected
+    invoked = "".join(f'<parameter name="{name}">{value}</parameter>' for name, (value, _) in VALUES.items())
+    assert read("<minimax:tool_call>", f'<invoke name="every_type">{invoked}</invoke>') == expected
+
+
+def test_json_arguments_have_the_types_of_the_schema_where_text_states_them() -> None:
+    text = '<tool_call>{"name": "get_weather", "arguments": {"city": 94103, "days": "2"}}</tool_call>'
+    assert read("<tool_call>", text) == [("get_weather", {"city": "94103", "days": 2})]
+
+
+def test_python_strings_may_hold_quotes_and_brackets() -> None:
+    start, end = "<|tool_call_start|>", "<|tool_call_end|>"
+    for written, content in (
+        ("'it\\'s'", "it's"),
+        ("'sed -n '1,2p' /a'", "sed -n '1,2p' /a"),
+        ("'grep \"]\" x'", 'grep "]" x'),
+        ("'''a\nb'''", "a\nb"),
+    ):
+        text = f"{start}[write_file(path='a', content={written})]{end}"
+        assert read(start, text) == [("write_file", {"path": "a", "content": content})]
+
+
+def test_ids_are_those_of_the_model_or_new_ones() -> None:
+    style = ToolCallFormat(detect_syntaxes("<|tool_call_begin|>", ()), TOOLS, lambda: "new")
+    given_id = "<|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>{}<|tool_call_end|>"
+    for text, call_id in ((given_id, "functions.now:0"), ('{"name": "now", "arguments": {}}', "new")):
+        splitter = ToolCallSplitter(style)
+        (delta,) = [*splitter.feed(text), *splitter.flush()]
+        assert isinstance(delta, ToolCallDelta)
+        assert delta.call.id == call_id
+
+
+def test_a_vocabulary_tells_of_a_syntax_that_the_template_does_not_name() -> None:
+    text = '<|tool_call_start|>[get_weather(city="Köln", days=2)]<|tool_call_end|>'
+    vocabulary = frozenset({"<|tool_call_start|>", "<|tool_call_end|>"})
+    assert parts("plain", [text], vocabulary=vocabulary) == [WEATHER]
 
 
 def test_text_before_a_call_is_not_held_back() -> None:
-    splitter = ToolCallSplitter(_CLOSED)
+    splitter = ToolCallSplitter(ToolCallFormat((), TOOLS, lambda: "id"))
     assert splitter.feed("Let me") == [TextDelta("Let me")]
     assert splitter.feed(" see \n") == [TextDelta(" see")]
     assert splitter.feed("then") == [TextDelta(" \nthen")]
 
 
+MARKUP = "<tool_call> </tool_call> <tool _call> <function=now> </function> <parameter=a> </parameter> [TOOL_CALLS]"
+KEYED = "<|python_tag|> <arg_key> </arg_key> <arg_value> </arg_value> ``` ```json"
+PLAIN = '{"name" :"now" ,"arguments":{} } { [ ] now( ) x < now , "'
+PIECES = [*MARKUP.split(), *KEYED.split(), *PLAIN.split(), "\n", " ", "'"]
+
+
+@settings(max_examples=2000, deadline=None)
+@given(
+    st.lists(st.sampled_from(PIECES), max_size=14),
+    st.booleans(),
+    st.sampled_from(["", "<tool_call>", "<tool_call><function=<parameter=", "<tool_call><arg_key>", "[TOOL_CALLS]"]),
+)
+def test_the_split_does_not_depend_on_the_pieces(pieces: list[str], complete: bool, template: str) -> None:
+    whole = "".join(pieces)
+    assert parts(template, pieces, complete) == parts(template, list(whole), complete)
+    assert parts(template, pieces, complete) == parts(template, [whole], complete)
+
+
 @settings(max_examples=500, deadline=None)
-@given(st.lists(st.sampled_from(["<call>", "</call>", "<ca", "ll>", '["a"]', "\n", " ", "x", "", "<"])), st.booleans())
-def test_the_split_does_not_depend_on_the_pieces(pieces: list[str], complete: bool) -> None:
+@given(st.lists(st.sampled_from([piece for piece in PIECES if "now" not in piece]), max_size=14))
+def test_without_a_function_on_offer_nothing_changes(pieces: list[str]) -> None:
     whole = "".join(pieces)
-    split = _split(pieces, complete=complete)
-    assert split == _split(list(whole), complete=complete)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.sampled_from(["<call>", "</call>", "<ca", "ll>", "{}", "\n", " ", "x", "<"])), st.booleans())
-def test_without_a_well_formed_call_nothing_changes(pieces: list[str], complete: bool) -> None:
-    whole = "".join(pieces)
-    assert "".join(str(part) for part in _split(pieces, complete=complete)) == whole
-
-
-def test_calls_come_out_as_they_are_written_and_the_answer_goes_on() -> None:
-    splitter = ToolCallSplitter(_FOLLOWED)
-    call = '<call>\n{"name": "f", "arguments": {"a": 1}}\n</call>'
-    deltas = [delta for piece in f"Well. {call}\n{call} Done." for delta in splitter.feed(piece)] + splitter.flush()
-    text = "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
-    calls = [delta for delta in deltas if isinstance(delta, ToolCallDelta)]
-    assert text == "Well.Done."
-    pieces = [ToolCall("f", "", "id"), *(ToolCall("", character) for character in '{"a": 1}')]
-    assert calls == [ToolCallDelta(index, piece) for index in (0, 1) for piece in pieces]
-
-
-def test_a_call_that_is_cut_keeps_what_there_was_of_its_arguments() -> None:
-    splitter = ToolCallSplitter(_FOLLOWED)
-    deltas = splitter.feed('<call>{"name": "f", "arguments": {"a": ')
-    assert splitter.flush(complete=False) == []
-    assert deltas == [ToolCallDelta(0, ToolCall("f", "", "id")), ToolCallDelta(0, ToolCall("", '{"a": '))]
-
-
-@pytest.mark.parametrize("inside", ["nonsense", '{"name": "f"', '{"name": "f", "arguments": [1]'])
-def test_a_section_in_which_no_call_begins_is_read_when_it_ends(inside: str) -> None:
-    assert _split(list(f"<call>{inside}</call>"), _FOLLOWED) == [f"<call>{inside}</call>"]
-    assert _split(list(f"<call>{inside}"), _FOLLOWED, complete=False) == [f"<call>{inside}"]
-    assert _split(list(f"<call>{inside}" + "}</call>"), _FOLLOWED) == _split(
-        [f"<call>{inside}" + "}</call>"], ToolCallFormat("<call>", "</call>", _read)
-    )
+    assert "".join(str(part) for part in parts("", pieces)) == whole

@@ -1,17 +1,12 @@
 """Renders chat completions: messages with content, reasoning and tool calls."""
 
-import json
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from mlxk.domain.formats.tool_call_stream import CallText
-from mlxk.domain.generation.conversation import ToolCall
 from mlxk.domain.generation.grammar import is_json
 from mlxk.domain.generation.request import (
-    Finished,
     GenerationEvent,
     ReasoningDelta,
     TextDelta,
@@ -20,7 +15,6 @@ from mlxk.domain.generation.request import (
     ToolCallDelta,
 )
 from mlxk.entrypoints.http.generation.renderer import ResponseContext
-from mlxk.entrypoints.http.openai.chat.request import ForcedCall
 from mlxk.entrypoints.http.openai.renderer import ChoiceRenderer, Entry, OpenAiRenderer, finish_reason
 
 
@@ -28,8 +22,6 @@ from mlxk.entrypoints.http.openai.renderer import ChoiceRenderer, Entry, OpenAiR
 class MessageOptions:
     """How a request changes the rendering of its messages."""
 
-    forced: ForcedCall | None = None
-    """The enforced tool call, if there is one."""
     one_call: bool = False
     """Whether calls after the first are omitted."""
     stops: bool = False
@@ -86,60 +78,9 @@ class TruncationDetector:
     @property
     def truncated(self) -> bool:
         """Whether any of the collected texts is not valid JSON."""
-        values = [*self._arguments.values(), *([self._text] if self.json_text else [])]
+        text = [self._text] if self.json_text and (self._text or not self._arguments) else []
+        values = [*self._arguments.values(), *text]
         return not all(is_json("".join(value)) for value in values)
-
-
-class ForcedCallRewriter:
-    """Rewrites the text of a choice as the tool call that its grammar enforced.
-
-    With a name, the text is the arguments, and is streamed. Without one, the text is an object with name and
-    arguments, and the call starts with the arguments; when the text ends before them, it stays text.
-
-    Args:
-        name: The function; None when the model chooses it.
-    """
-
-    def __init__(self, name: str | None) -> None:
-        self._name = name
-        self._id = f"call_{uuid.uuid4().hex[:24]}"
-        self._begun = False
-        self._call_text = CallText(self._read)
-        self._text: list[str] = []
-
-    def rewrite(self, event: GenerationEvent) -> Sequence[GenerationEvent]:
-        """Return the events that replace an event."""
-        if isinstance(event, TextDelta):
-            return self._arguments(event.text)
-        if isinstance(event, Finished) and self._name is None and not self._begun:
-            return (*self._unstreamed(), event)
-        return (event,)
-
-    def _arguments(self, text: str) -> Sequence[GenerationEvent]:
-        if self._name is None:
-            self._text.append(text)
-            calls = self._call_text.feed(text)
-        else:
-            opening = [] if self._begun else [ToolCall(self._name, "", self._id)]
-            calls = [*opening, ToolCall("", text)] if text else []
-        self._begun = self._begun or bool(calls)
-        return [ToolCallDelta(0, call) for call in calls]
-
-    def _unstreamed(self) -> Sequence[GenerationEvent]:
-        text = "".join(self._text)
-        calls = self._read(text)
-        if calls or not text:
-            return [ToolCallDelta(0, call) for call in calls]
-        return (TextDelta(text),)
-
-    def _read(self, text: str) -> tuple[ToolCall, ...]:
-        try:
-            call = json.loads(text)
-        except (ValueError, RecursionError):
-            return ()
-        if not isinstance(call, dict) or not {"name", "arguments"} <= call.keys():
-            return ()
-        return (ToolCall(call["name"], json.dumps(call["arguments"], ensure_ascii=False), self._id),)
 
 
 class MessageRenderer(ChoiceRenderer):
@@ -147,7 +88,6 @@ class MessageRenderer(ChoiceRenderer):
 
     def __init__(self, index: int, options: MessageOptions) -> None:
         self._index = index
-        self._rewriter = ForcedCallRewriter(options.forced.name) if options.forced else None
         self._detector = TruncationDetector(json_text=options.json_text) if options.stops else None
         self._one_call = options.one_call
         self._called = False
@@ -162,12 +102,11 @@ class MessageRenderer(ChoiceRenderer):
             return []
         if self._detector is not None:
             self._detector.add(event)
-        events = (event,) if self._rewriter is None else self._rewriter.rewrite(event)
-        return [self._delta_of(each) for each in events]
+        return [self._delta_of(event)]
 
     def text_template(self) -> tuple[Entry, str] | None:
-        """Return a content delta, unless text is rewritten or collected."""
-        plain = self._rewriter is None and (self._detector is None or not self._detector.json_text)
+        """Return a content delta, unless text is collected."""
+        plain = self._detector is None or not self._detector.json_text
         return (self._entry({"content": "text"}), "text") if plain else None
 
     def _delta_of(self, event: GenerationEvent) -> Entry:

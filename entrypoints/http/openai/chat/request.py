@@ -11,7 +11,7 @@ from mlxk.application.policy import require_reasoning, require_tools
 from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation.conversation import MAX_NAME, MAX_TOOL_BYTES, MAX_TOOLS, misplaced_definitions
-from mlxk.domain.generation.grammar import Grammar
+from mlxk.domain.generation.grammar import ForcedCall, Grammar
 from mlxk.domain.generation.media import MAX_CHUNK
 from mlxk.domain.generation.request import MAX_LOGPROB_ALTERNATIVES, Effort, GenerationSettings
 from mlxk.domain.models.model import Capability
@@ -71,16 +71,6 @@ class NamedTool:
 
 Preference = Annotated[str, OneOf(("none", "auto", "required"))]
 ToolChoice = Preference | NamedTool | None
-
-
-@attrs.frozen
-class ForcedCall:
-    """A tool call that a grammar enforces."""
-
-    name: str | None
-    """The function; None when the model chooses, and its text is then an object with name and arguments."""
-    grammar: Grammar
-    """The grammar of the arguments, or of the object with name and arguments."""
 
 
 def forced_call(tools: Sequence[ToolParam], choice: ToolChoice) -> ForcedCall | None:
@@ -348,4 +338,9 @@ class ChatRequest(SamplingFields):
         asked = self.max_completion_tokens or self.max_tokens
         settings = self.settings(asked or default_max_tokens, (self.top_logprobs or 0) if self.logprobs else None)
         form = self.response_format.grammar if self.response_format else None
-        return attrs.evolve(settings, grammar=forced.grammar if forced else form, thinking_budget=self.thinking_budget)
+        return attrs.evolve(
+            settings,
+            grammar=forced.grammar if forced else form,
+            forced_call=forced,
+            thinking_budget=self.thinking_budget,
+        )

@@ -213,7 +213,6 @@ class ChatCompletions:
             renderer=functools.partial(
                 ChatRenderer,
                 options=MessageOptions(
-                    forced,
                     one_call=chat.parallel_tool_calls is False,
                     stops=bool(options.settings.stop),
                     json_text=options.settings.grammar is not None,

@@ -11,7 +11,6 @@ import pytest
 
 from mlxk.domain.errors import ExecutionError
 from mlxk.domain.generation.conversation import ToolCall
-from mlxk.domain.generation.grammar import Grammar
 from mlxk.domain.generation.request import (
     Finished,
     FinishReason,
@@ -27,7 +26,6 @@ from mlxk.domain.generation.request import (
 from mlxk.entrypoints.http.generation.renderer import RendererFactory, ResponseContext
 from mlxk.entrypoints.http.generation.writers import StreamWriter, WholeWriter
 from mlxk.entrypoints.http.openai.chat.renderer import ChatRenderer, MessageOptions
-from mlxk.entrypoints.http.openai.chat.request import ForcedCall
 from mlxk.entrypoints.http.openai.completions import CompletionRenderer
 
 LETTERS = 'abc \n"\\🙂é世'
@@ -260,13 +258,3 @@ def test_a_stop_string_that_cuts_a_call_nobody_sees_cuts_nothing() -> None:
     for one_call, reason in ((True, "tool_calls"), (False, "length")):
         renderer = chat(one_call=one_call, stops=True)
         assert collected(renderer, [[whole, part, finished()]])["choices"][0]["finish_reason"] == reason
-
-
-def test_a_forced_call_streams_its_arguments() -> None:
-    forced = ForcedCall("add", Grammar.json_object())
-    events: list[GenerationEvent] = [ReasoningDelta("hm"), TextDelta('{"a"'), TextDelta(": 1}"), finished()]
-    *chunks, _ = streamed(chat(forced=forced), [events]).events
-    whole = together(chunks, 0)
-    assert whole["calls"][0]["name"] == "add"
-    assert whole["calls"][0]["arguments"] == '{"a": 1}'
-    assert (whole["content"], whole["reasoning_content"], whole["finish_reason"]) == ("", "hm", "tool_calls")

@@ -1,0 +1,333 @@
+"""Readers of tool calls in JSON and Python: each reads the calls of one syntax from the beginning of a text.
+
+Arguments in tags are read by ``domain.formats.tag_readers``; ``domain.formats.call_syntaxes`` knows which syntaxes a
+model uses.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from mlxk.domain.formats.tool_arguments import NoCallError, Tools, mapping
+from mlxk.domain.formats.values import (
+    JSON,
+    PYTHON,
+    MalformedValueError,
+    Notation,
+    UnfinishedValueError,
+    read_value,
+)
+from mlxk.domain.generation.conversation import is_valid_unicode
+
+
+@attrs.frozen
+class Call:
+    """A tool call as the model wrote it."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    id: str = ""
+    """The id that the model gave it; empty without one."""
+
+
+@attrs.frozen
+class Reading:
+    """Calls and where they end."""
+
+    calls: tuple[Call, ...]
+    end: int
+    """Position in the text after the last call."""
+
+
+Reader = Callable[[str, Tools, bool], Reading]
+"""Reads the calls at the beginning of a text, which starts with the opening of the syntax. The last argument says
+whether the text is complete. Raises ``UnfinishedValueError`` when more text is needed, ``NoCallError`` or
+``MalformedValueError`` when there is no call."""
+
+
+LONGEST_END = 64
+"""Characters within which the marker after the arguments must be complete."""
+
+LONGEST_OPENING = 1024
+"""Characters within which the name of a call must be complete."""
+
+
+def named(name: object) -> str:
+    """Return the name of a function.
+
+    Raises:
+        NoCallError: It is none.
+    """
+    if not isinstance(name, str) or not name.strip() or not is_valid_unicode(name):
+        raise NoCallError
+    return name.strip()
+
+
+_NAME_KEYS = ("name", "tool_name", "function", "tool", "function_name")
+_ARGUMENT_KEYS = ("arguments", "parameters", "args", "input", "kwargs")
+_ID_KEYS = ("id", "tool_call_id", "call_id")
+
+
+def _call_of(value: object, tools: Tools) -> Call:
+    """Return the call that a JSON object describes, under any of the names in use."""
+    entry = mapping(value)
+    function = entry.get("function")
+    if isinstance(function, Mapping):
+        entry = {**entry, **function}
+        entry.pop("function", None)
+    key = next((key for key in _NAME_KEYS if isinstance(entry.get(key), str)), None)
+    if key is None:
+        if len(entry) == 1:
+            ((name, arguments),) = entry.items()
+            if name in tools and isinstance(arguments, Mapping):
+                return Call(name, tools.arguments(name, arguments))
+        raise NoCallError
+    name = named(entry[key])
+    given = next((entry[key] for key in _ARGUMENT_KEYS if key in entry), None)
+    if given is None and not tools.takes_nothing(name) and not entry.keys() <= {*_NAME_KEYS, *_ID_KEYS, "type"}:
+        raise NoCallError
+    given_id = next((entry[key] for key in _ID_KEYS if isinstance(entry.get(key), str)), "")
+    return Call(name, tools.arguments(name, given), given_id if is_valid_unicode(given_id) else "")
+
+
+def _calls_of(value: object, tools: Tools) -> tuple[Call, ...]:
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise NoCallError
+    return tuple(_call_of(each, tools) for each in values)
+
+
+def _read_any(text: str, start: int, *notations: Notation) -> tuple[Any, int]:
+    """Read a value in the first of several notations that it fits."""
+    for notation in notations[:-1]:
+        try:
+            return read_value(text, start, notation)
+        except (MalformedValueError, UnfinishedValueError):
+            continue
+    return read_value(text, start, notations[-1])
+
+
+def json_reader(opening: re.Pattern[str], *ends: str) -> Reader:
+    """Return a reader of JSON after an opening.
+
+    Args:
+        opening: Matches everything before the JSON value.
+        ends: Markers that may follow the value; stray brackets before them are dropped.
+    """
+    stray = re.compile(rf"[\s}}\]]*(?={'|'.join(map(re.escape, ends))})") if ends else None
+    notation = Notation(ends=ends) if ends else JSON
+    lenient = Notation(('"""', '"', "'"), nested_quotes=True, ends=ends)
+
+    def read(text: str, tools: Tools, final: bool) -> Reading:
+        found = opening.match(text)
+        if found is None or found.end() == len(text):
+            raise UnfinishedValueError
+        if text[found.end()] not in "{[":
+            raise NoCallError
+        value, end = _read_any(text, found.end(), JSON, notation, lenient)
+        calls = _calls_of(value, tools)
+        trailing = stray.match(text, end) if stray is not None else None
+        return Reading(calls, trailing.end() if trailing is not None else end)
+
+    return read
+
+
+_FENCE_END = re.compile(r"\s*```")
+
+
+def read_plain(text: str, tools: Tools, final: bool) -> Reading:
+    """Read a JSON object, or a list of them, that names a function on offer."""
+    fence = re.match(r"```[\w-]*\s*", text)
+    start = fence.end() if fence is not None else 0
+    if start == len(text):
+        raise UnfinishedValueError
+    if text[start : start + 1] not in ("{", "["):
+        raise NoCallError
+    key = re.match(r"\[?\s*\{\s*\"([^\"\\]*)\"", text[start:])
+    if key is None:
+        raise UnfinishedValueError if re.fullmatch(r"\[?\s*(\{\s*(\"[^\"\\]*)?)?", text[start:]) else NoCallError
+    if key[1] not in (*_NAME_KEYS, *_ARGUMENT_KEYS, *_ID_KEYS, "type") and key[1] not in tools:
+        raise NoCallError
+    value, end = read_value(text, start, JSON)
+    calls = _calls_of(value, tools)
+    if not all(call.name in tools for call in calls):
+        raise NoCallError
+    if fence is None:
+        return Reading(calls, end)
+    closing = _FENCE_END.match(text, end)
+    if closing is None and not final:
+        raise UnfinishedValueError
+    return Reading(calls, closing.end() if closing is not None else end)
+
+
+_PYTHON_NAME = re.compile(r"\s*([^\W\d][\w.\-]*)\s*\(")
+_PYTHON_KEY = re.compile(r"\s*([^\W\d]\w*)\s*=(?!=)")
+_PYTHON_WORD = re.compile(r"\s*[\w.\-]*\s*=?")
+_PYTHON_SEPARATOR = re.compile(r"\s*[,;]?\s*")
+_PYTHON_BLANKS = tuple(" \t\r\n,")
+_JSON_LIST = re.compile(r"\[?\s*\{")
+
+
+def _read_python(text: str, tools: Tools, final: bool) -> Reading:
+    """Read ``[name(key=value, …), …]``, with or without the brackets."""
+    if _JSON_LIST.match(text):
+        value, end = read_value(text, 0, JSON)
+        return Reading(_calls_of(value, tools), end)
+    bracketed = text.lstrip().startswith("[")
+    position = text.index("[") + 1 if bracketed else 0
+    calls: list[Call] = []
+    while (found := _PYTHON_NAME.match(text, position)) is not None:
+        arguments, position = _python_arguments(text, found.end(), found[1], tools)
+        calls.append(Call(named(found[1]), arguments))
+        separator = _PYTHON_SEPARATOR.match(text, position)
+        position = separator.end() if separator is not None else position
+    if not calls:
+        raise UnfinishedValueError if re.fullmatch(r"\s*\[?\s*[\w.\-]*\s*", text) else NoCallError
+    if bracketed and text[position : position + 1] == "]":
+        position += 1
+    elif bracketed and not final and _PYTHON_WORD.fullmatch(text, position):
+        raise UnfinishedValueError
+    return Reading(tuple(calls), position)
+
+
+def _python_arguments(text: str, position: int, function: str, tools: Tools) -> tuple[Mapping[str, Any], int]:
+    arguments: dict[str, Any] = {}
+    while True:
+        while text[position : position + 1] in _PYTHON_BLANKS:
+            position += 1
+        if position >= len(text):
+            raise UnfinishedValueError
+        if text[position] == ")":
+            return tools.arguments(function, arguments), position + 1
+        key = _PYTHON_KEY.match(text, position)
+        if key is None:
+            raise UnfinishedValueError if _PYTHON_WORD.fullmatch(text, position) else NoCallError
+        try:
+            arguments[key[1]], position = read_value(text, key.end(), PYTHON)
+        except MalformedValueError:
+            arguments[key[1]], position = _python_words(text, key.end())
+
+
+_BARE_END = re.compile(r"\s*(?:,\s*[^\W\d]\w*\s*=|\)\s*(?:[\],]|\Z))")
+
+
+def _python_words(text: str, start: int) -> tuple[str, int]:
+    """Read a string that a model left without quotes: up to the next argument or the end of the call."""
+    for position in range(start, len(text)):
+        if text[position] in ",)" and _BARE_END.match(text, position):
+            return text[start:position].strip(), position
+    raise UnfinishedValueError
+
+
+def python_reader(opening: str) -> Reader:
+    """Return a reader of calls in Python after an opening."""
+
+    def read(text: str, tools: Tools, final: bool) -> Reading:
+        reading = _read_python(text[len(opening) :], tools, final)
+        return Reading(reading.calls, reading.end + len(opening))
+
+    return read
+
+
+def read_bare_python(text: str, tools: Tools, final: bool) -> Reading:
+    """Read a list of calls in Python without any marker around it: only functions on offer count."""
+    if not re.match(r"\[\s*(?:[^\W\d][\w.\-]*\s*(?:\(|\Z)|\Z)", text):
+        raise NoCallError
+    name = re.match(r"\[\s*([^\W\d][\w.\-]*)\s*\(", text)
+    if name is not None and name[1] not in tools:
+        raise NoCallError
+    return python_reader("")(text, tools, final)
+
+
+_MISTRAL = re.compile(
+    r"\[TOOL_CALLS\]\s*(?P<name>[^\s\[\]{}]+)?\s*(?:\[CALL_ID\]\s*(?P<id>[^\[\]{}\s]*))?\s*(?:\[ARGS\])?\s*"
+)
+
+
+def read_mistral(text: str, tools: Tools, final: bool) -> Reading:
+    """Read a list or object after the marker, or a name with JSON arguments."""
+    found = _MISTRAL.match(text)
+    if found is None or found.end() == len(text):
+        raise UnfinishedValueError
+    if text[found.end()] not in "{[":
+        raise NoCallError
+    if any(marker.startswith(text[found.end() :]) for marker in ("[ARGS]", "[CALL_ID]")):
+        raise UnfinishedValueError
+    value, end = read_value(text, found.end(), JSON)
+    if found["name"] is None:
+        return Reading(_calls_of(value, tools), end)
+    name = named(found["name"])
+    return Reading((Call(name, tools.arguments(name, value), found["id"] or ""),), end)
+
+
+_HEADER_CALL = re.compile(
+    r"(?P<opening><\|tool_call_begin\|>|<｜tool▁call▁begin｜>)\s*(?P<header>.*?)\s*"
+    r"(?P<sep><\|tool_call_argument_begin\|>|<｜tool▁sep｜>)",
+    re.DOTALL,
+)
+_KIMI_ID = re.compile(r"(?:functions\.)?(?P<name>[^\s:]+)(?P<index>:\d+)?")
+_FENCED = re.compile(r"\s*(?P<name>[^\n]*)\n\s*```(?:json)?\s*")
+
+
+def header_reader(end: str) -> Reader:
+    """Return a reader of calls that have a header with the name before their JSON (Kimi K2, DeepSeek)."""
+
+    def read(text: str, tools: Tools, final: bool) -> Reading:
+        found = _HEADER_CALL.match(text)
+        if found is None:
+            raise UnfinishedValueError if len(text) < LONGEST_OPENING else NoCallError
+        header, position, given_id = found["header"], found.end(), ""
+        fenced = _FENCED.match(text, position)
+        if found["sep"].startswith("<|"):
+            known = _KIMI_ID.fullmatch(header)
+            if known is None or (known["index"] is None and known["name"] not in tools):
+                raise NoCallError
+            given_id, header = header, known["name"]
+        elif fenced is not None and not fenced["name"].lstrip().startswith("{"):
+            header, position = fenced["name"], fenced.end()
+        elif not final and not text[position:].lstrip().startswith("{") and len(text) < LONGEST_OPENING:
+            raise UnfinishedValueError
+        value, value_end = read_value(text, position, Notation(ends=(end, "```")))
+        closing = re.compile(rf"\s*(?:```)?\s*(?:{re.escape(end)})?").match(text, value_end)
+        if not final and end not in text[value_end:] and len(text) < value_end + LONGEST_END:
+            raise UnfinishedValueError
+        name = named(header)
+        call = Call(name, tools.arguments(name, value), given_id)
+        return Reading((call,), closing.end() if closing is not None else value_end)
+
+    return read
+
+
+_SOLAR = re.compile(
+    r"<\|tool_call:begin\|>(?P<id>[^<]*)<\|tool_call:name\|>(?P<name>[^<]*)<\|tool_call:args\|>", re.DOTALL
+)
+
+
+def read_solar(text: str, tools: Tools, final: bool) -> Reading:
+    """Read a call with markers before its id, its name and its JSON (Solar Open)."""
+    found = _SOLAR.match(text)
+    if found is None:
+        raise UnfinishedValueError if len(text) < LONGEST_OPENING else NoCallError
+    value, end = read_value(text, found.end(), Notation(ends=("<|tool_call:end|>",)))
+    name = named(found["name"])
+    return Reading((Call(name, tools.arguments(name, value), found["id"].strip()),), end)
+
+
+_GEMMA_CALL = re.compile(r"(?:<\|tool_call>|<start_function_call>)\s*(?:call:)?\s*([^\s{}:]+(?::[^\s{}:]+)*)\s*(?=\{)")
+
+
+def unquoted_reader(quote: str, end: str) -> Reader:
+    """Return a reader of ``call:name{key:value}`` with a marker for quotes and keys without any (Gemma)."""
+    notation = Notation(quotes=(quote, '"'), words=True, ends=(end,))
+
+    def read(text: str, tools: Tools, final: bool) -> Reading:
+        found = _GEMMA_CALL.match(text)
+        if found is None:
+            raise UnfinishedValueError if len(text) < LONGEST_OPENING else NoCallError
+        value, position = read_value(text, found.end(), notation)
+        name = named(found[1])
+        return Reading((Call(name, tools.arguments(name, value or {})),), position)
+
+    return read

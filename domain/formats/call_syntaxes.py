@@ -1,0 +1,224 @@
+"""The syntaxes in which model families write tool calls, and which of them a model uses.
+
+A model's syntaxes follow from its chat template and vocabulary, never from its name. Reading a call is the work of
+``domain.formats.call_readers``, finding calls in a stream that of ``domain.formats.tool_calls``.
+"""
+
+import re
+from collections.abc import Container
+
+import attrs
+
+from mlxk.domain.formats import call_readers as readers
+from mlxk.domain.formats import tag_readers
+from mlxk.domain.formats.call_readers import Reader
+
+
+@attrs.frozen
+class CallSyntax:
+    """How one family writes calls."""
+
+    name: str
+    openings: tuple[str, ...]
+    """The texts that begin a call, or a list of calls."""
+    read: Reader
+    ends: tuple[str, ...] = ()
+    """Texts at which a call may be complete; without any, it is complete when its brackets are balanced."""
+    around: tuple[str, ...] = ()
+    """Markers before, between and after calls that are no part of any text."""
+    marks: tuple[str, ...] = ()
+    """All of these in the chat template, or all of them in the vocabulary, tell that a model uses this syntax."""
+    bare: bool = False
+    """Whether the opening is ordinary text, so that it counts only where an answer or a line begins."""
+    offered_only: bool = False
+    """Whether only functions on offer can be called, because the opening might be meant as text."""
+
+
+def _marked(
+    name: str, opening: str, *ends: str, around: tuple[str, ...] = (), marks: tuple[str, ...] = ()
+) -> CallSyntax:
+    """Return a syntax of JSON after a marker."""
+    pattern = re.compile(re.escape(opening) + r"\s*")
+    return CallSyntax(
+        name, (opening,), readers.json_reader(pattern, *ends), ends=ends, around=(*ends, *around), marks=marks
+    )
+
+
+TOOL_CALL_JSON = _marked("tool_call tags with JSON", "<tool_call>", "</tool_call>", marks=("<tool_call>",))
+FUNCTION_TAGS = CallSyntax(
+    "function and parameter tags",
+    ("<function=",),
+    tag_readers.read_function_tags,
+    ends=("</function>",),
+    around=("</function>", "<tool_call>", "</tool_call>", "<seed:tool_call>", "</seed:tool_call>"),
+    marks=("<function=", "<parameter="),
+    offered_only=True,
+)
+PLAIN_JSON = CallSyntax("plain JSON", ("{", "[", "```"), readers.read_plain, bare=True, offered_only=True, marks=())
+PLAIN_PYTHON = CallSyntax("plain Python", ("[",), readers.read_bare_python, bare=True, offered_only=True, marks=())
+LLAMA_JSON = _marked("Llama JSON", "<|python_tag|>", "<|eom_id|>", marks=("<|python_tag|>",))
+LLAMA_PYTHON = CallSyntax(
+    "Llama 4 Python",
+    ("<|python_start|>",),
+    readers.python_reader("<|python_start|>"),
+    ends=("<|python_end|>",),
+    around=("<|python_end|>",),
+    marks=("<|python_start|>",),
+)
+_LFM2 = CallSyntax(
+    "LFM2",
+    ("<|tool_call_start|>",),
+    readers.python_reader("<|tool_call_start|>"),
+    ends=("<|tool_call_end|>",),
+    around=("<|tool_call_end|>",),
+    marks=("<|tool_call_start|>",),
+)
+
+_FAMILIES = (
+    CallSyntax(
+        "invoke tags after markers",
+        ('<invoke name="', f'{tag_readers.NAMESPACE}<invoke name="'),
+        tag_readers.read_namespaced,
+        ends=("</invoke>",),
+        around=(f"{tag_readers.NAMESPACE}<tool_call>", f"{tag_readers.NAMESPACE}</tool_call>", tag_readers.NAMESPACE),
+        marks=(tag_readers.NAMESPACE,),
+    ),
+    CallSyntax(
+        "invoke tags",
+        ('<invoke name="',),
+        tag_readers.read_invoke,
+        ends=("</invoke>",),
+        around=("<minimax:tool_call>", "</minimax:tool_call>"),
+        marks=("<minimax:tool_call>",),
+    ),
+    CallSyntax(
+        "DSML",
+        ('<｜DSML｜invoke name="',),
+        tag_readers.read_dsml,
+        ends=("</｜DSML｜invoke>",),
+        around=(
+            "<｜DSML｜function_calls>",
+            "</｜DSML｜function_calls>",
+            "<｜DSML｜tool_calls>",
+            "</｜DSML｜tool_calls>",
+        ),
+        marks=("｜DSML｜",),
+    ),
+    CallSyntax(
+        "ATEM",
+        ('<atem:invoke name="',),
+        tag_readers.read_atem,
+        ends=("</atem:invoke>",),
+        around=("<atem:function_calls>", "</atem:function_calls>"),
+        marks=("<atem:function_calls>",),
+    ),
+    CallSyntax(
+        "Kimi K3",
+        ('<|open|>call tool="',),
+        tag_readers.read_kimi_k3,
+        ends=(tag_readers.KIMI_K3_END,),
+        around=("<|open|>tools<|sep|>", "<|close|>tools<|sep|>"),
+        marks=("<|open|>", "<|close|>", "<|sep|>"),
+    ),
+    CallSyntax(
+        "Kimi K2",
+        ("<|tool_call_begin|>",),
+        readers.header_reader("<|tool_call_end|>"),
+        ends=("<|tool_call_end|>",),
+        around=("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", "<|tool_call_end|>"),
+        marks=("<|tool_call_begin|>",),
+    ),
+    CallSyntax(
+        "DeepSeek",
+        ("<｜tool▁call▁begin｜>",),
+        readers.header_reader("<｜tool▁call▁end｜>"),
+        ends=("<｜tool▁call▁end｜>",),
+        around=("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁end｜>"),
+        marks=("<｜tool▁call▁begin｜>",),
+    ),
+    CallSyntax(
+        "Solar",
+        ("<|tool_call:begin|>",),
+        readers.read_solar,
+        ends=("<|tool_call:end|>",),
+        around=("<|tool_calls|>", "<|calls|>", "<|tool_call:end|>"),
+        marks=("<|tool_call:begin|>",),
+    ),
+    CallSyntax(
+        "Gemma 4",
+        ("<|tool_call>",),
+        readers.unquoted_reader('<|"|>', "<tool_call|>"),
+        ends=("<tool_call|>",),
+        around=("<tool_call|>",),
+        marks=("<|tool_call>",),
+    ),
+    CallSyntax(
+        "FunctionGemma",
+        ("<start_function_call>",),
+        readers.unquoted_reader("<escape>", "<end_function_call>"),
+        ends=("<end_function_call>",),
+        around=("<end_function_call>",),
+        marks=("<start_function_call>",),
+    ),
+    CallSyntax("Mistral", ("[TOOL_CALLS]",), readers.read_mistral, around=("[/TOOL_CALLS]",), marks=("[TOOL_CALLS]",)),
+    _LFM2,
+    attrs.evolve(_LFM2, marks=("<|tool_list_start|>",)),
+    CallSyntax(
+        "LongCat",
+        ("<longcat_tool_call>",),
+        tag_readers.key_value_reader("longcat_"),
+        ends=("</longcat_tool_call>",),
+        around=("</longcat_tool_call>",),
+        marks=("<longcat_tool_call>",),
+    ),
+    CallSyntax(
+        "GLM",
+        ("<tool_call>",),
+        tag_readers.key_value_reader(""),
+        ends=("</tool_call>",),
+        around=("</tool_call>", "<tool_calls>", "</tool_calls>"),
+        marks=("<arg_key>",),
+    ),
+    CallSyntax(
+        "function and param tags",
+        ('<function name="',),
+        tag_readers.read_param,
+        ends=("</function>",),
+        marks=("<function name=", "<param name="),
+    ),
+    FUNCTION_TAGS,
+    _marked("Granite", "<|tool_call|>", marks=("<|tool_call|>",)),
+    _marked("Phi-4", "functools", marks=("functools",)),
+    _marked("Command", "<|START_ACTION|>", "<|END_ACTION|>", marks=("<|START_ACTION|>",)),
+    _marked("Nemotron", "<TOOLCALL>", "</TOOLCALL>", marks=("<TOOLCALL>",)),
+    _marked("tool_calls tags with JSON", "<tool_calls>", "</tool_calls>", marks=("<tool_calls>",)),
+    _marked("Apertus", "<|tools_prefix|>", "<|tools_suffix|>", marks=("<|tools_prefix|>",)),
+    _marked("InternLM", "<|action_start|><|plugin|>", "<|action_end|>", marks=("<|action_start|>", "<|plugin|>")),
+    _marked("GigaChat", "<|function_call|>", marks=("<|function_call|>",)),
+    _marked(
+        "GigaChat messages", "function call<|role_sep|>\n", "<|message_sep|>", marks=("function call<|role_sep|>",)
+    ),
+    _marked("FireFunction", "<functioncall>", "</functioncall>", marks=("<functioncall>",)),
+    LLAMA_JSON,
+    LLAMA_PYTHON,
+    TOOL_CALL_JSON,
+)
+"""The syntaxes by their marks, the most telling ones first."""
+
+
+def detect_syntaxes(template: str | None, vocabulary: Container[str]) -> tuple[CallSyntax, ...]:
+    """Detect the syntaxes of a model's own calls; none when it has none of its own.
+
+    Args:
+        template: The text of the chat template; None when the model has none.
+        vocabulary: Every token, added ones included.
+    """
+    text = template or ""
+    written = tuple(each for each in _FAMILIES if all(mark in text for mark in each.marks))
+    if written:
+        return written
+    return tuple(each for each in _FAMILIES if all(mark in vocabulary for mark in each.marks))
+
+
+LAST_RESORT = (TOOL_CALL_JSON, FUNCTION_TAGS, LLAMA_JSON, LLAMA_PYTHON, PLAIN_JSON, PLAIN_PYTHON)
+"""The syntaxes that any model may use when tools are on offer."""

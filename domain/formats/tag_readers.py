@@ -1,0 +1,211 @@
+"""Readers of tool calls whose arguments stand in tags of their own.
+
+Calls in JSON and Python are read by ``domain.formats.call_readers``.
+"""
+
+import re
+from typing import Any
+
+import attrs
+
+from mlxk.domain.formats.call_readers import LONGEST_OPENING, Call, Reader, Reading, named
+from mlxk.domain.formats.tool_arguments import NoCallError, Tools, typed
+from mlxk.domain.formats.values import JSON, MAX_DEPTH, UnfinishedValueError, read_value
+
+
+@attrs.frozen
+class _Tags:
+    """A syntax with a tag for each argument."""
+
+    call: re.Pattern[str]
+    """Matches from the opening to the end of the name."""
+    argument: re.Pattern[str]
+    """Matches from the beginning of an argument to its value; the name is the first group."""
+    argument_end: str
+    call_end: str
+    newlines: bool = False
+    """Whether a line break after the start and one before the end of a value belong to the tags."""
+
+    def read(self, text: str, tools: Tools, final: bool) -> Reading:
+        """Read one call."""
+        opening = self.call.match(text)
+        if opening is None:
+            raise UnfinishedValueError if len(text) < LONGEST_OPENING else NoCallError
+        name = named(opening[1])
+        if text[opening.end() :].lstrip().startswith("{"):
+            value, end = read_value(text, opening.end(), JSON)
+            return Reading((Call(name, tools.arguments(name, value)),), self._after(text, end) or end)
+        arguments: dict[str, Any] = {}
+        position = opening.end()
+        while True:
+            argument = self.argument.match(text, position)
+            if argument is None:
+                break
+            value_end, position = self._value_end(text, argument.end(), final)
+            value = text[argument.end() : value_end]
+            arguments[argument[1].strip()] = self._typed(value, name, argument, tools)
+        after = self._after(text, position)
+        if after is not None:
+            return Reading((Call(name, arguments),), after)
+        if not final:
+            raise UnfinishedValueError
+        if text[position:].strip() and not arguments:
+            raise NoCallError
+        return Reading((Call(name, arguments),), position)
+
+    def _after(self, text: str, position: int) -> int | None:
+        """Return the position after the end of the call; None when it does not end here."""
+        start = position + len(text[position:]) - len(text[position:].lstrip())
+        return start + len(self.call_end) if text.startswith(self.call_end, start) else None
+
+    def _typed(self, value: str, function: str, argument: re.Match[str], tools: Tools) -> Any:  # noqa: ANN401
+        stated = argument.groupdict().get("type")
+        types = tools.types(function, argument[1].strip())
+        if stated in ("true", "string"):
+            return self._trimmed(value)
+        return typed(self._trimmed(value), types)
+
+    def _trimmed(self, value: str) -> str:
+        if not self.newlines:
+            return value
+        value = value.removeprefix("\n")
+        return value.removesuffix("\n")
+
+    def _value_end(self, text: str, start: int, final: bool) -> tuple[int, int]:
+        """Return where a value ends, and the position after its end tag.
+
+        An end tag counts where the next argument or the end of the call follows, so that a value may contain the tag.
+        """
+        place = text.find(self.argument_end, start)
+        while place >= 0:
+            after = place + len(self.argument_end)
+            if self._continues(text, after, final):
+                return place, after
+            place = text.find(self.argument_end, after)
+        if not final:
+            raise UnfinishedValueError
+        return self._missing_end(text, start)
+
+    def _continues(self, text: str, position: int, final: bool) -> bool:
+        rest = text[position:].lstrip()
+        if not rest:
+            return final
+        return rest.startswith(self.call_end) or self.argument.match(text, position) is not None
+
+    def _missing_end(self, text: str, start: int) -> tuple[int, int]:
+        """Return the end of a value whose end tag is missing: the next argument or the end of the call."""
+        following = self.argument.search(text, start)
+        call_end = text.find(self.call_end, start)
+        places = [found for found in (following.start() if following is not None else -1, call_end) if found >= 0]
+        if not places:
+            raise NoCallError
+        return min(places), min(places)
+
+
+def _tags(opening: str, name_end: str, argument: str, argument_end: str, end: str, newlines: bool = False) -> Reader:
+    call = re.compile(rf"{opening}([^<>\"=\s][^<>\"\n]*?){name_end}")
+    return _Tags(call, re.compile(rf"\s*{argument}"), argument_end, end, newlines).read
+
+
+read_function_tags = _tags(
+    "<function=", r"\s*>", r"<parameter=([^<>\n]+?)\s*>", "</parameter>", "</function>", newlines=True
+)
+read_invoke = _tags('<invoke name="', r'"\s*>', r'<parameter name="([^"\n]+)"\s*>', "</parameter>", "</invoke>")
+read_dsml = _tags(
+    '<｜DSML｜invoke name="',
+    r'"\s*>',
+    r'<｜DSML｜parameter name="([^"\n]+)"(?:\s+string="(?P<type>\w+)")?\s*>',
+    "</｜DSML｜parameter>",
+    "</｜DSML｜invoke>",
+)
+read_atem = _tags(
+    '<atem:invoke name="', r'"\s*>', r'<atem:parameter name="([^"\n]+)"[^>\n]*>', "</atem:parameter>", "</atem:invoke>"
+)
+read_param = _tags('<function name="', r'"\s*>', r'<param name="([^"\n]+)"\s*>', "</param>", "</function>")
+
+
+def key_value_reader(prefix: str) -> Reader:
+    """Return a reader of calls whose arguments have one tag for the name and one for the value (GLM)."""
+    start, end = f"<{prefix}tool_call>", f"</{prefix}tool_call>"
+    key, value = f"{prefix}arg_key", f"{prefix}arg_value"
+    call = re.compile(rf"{start}\s*([^<>{{}}\[\]\s]+)(?:\s*<tool_sep>)?(?=\s*<{key}>|\s*{end}|\s*\Z)")
+    tags = _Tags(call, re.compile(rf"\s*<{key}>(.*?)</{key}>\s*<{value}>", re.DOTALL), f"</{value}>", end)
+    early = re.compile(rf"{start}\s*[{{\[]")
+
+    def read(text: str, tools: Tools, final: bool) -> Reading:
+        if early.match(text):
+            raise NoCallError
+        reading = tags.read(text, tools, final)
+        # Any word between the tags would be a call without arguments.
+        if not all(found.arguments or found.name in tools for found in reading.calls):
+            raise NoCallError
+        return reading
+
+    return read
+
+
+NAMESPACE = "]<]minimax[>["
+_M3_CALL = re.compile(r'<invoke name="([^"\n]+)"\s*>')
+_M3_TAG = re.compile(r"\s*<([^<>/\s]+)>")
+
+
+def read_namespaced(text: str, tools: Tools, final: bool) -> Reading:
+    """Read a call whose arguments are tags with their own names, each tag after a marker (MiniMax M3)."""
+    length = text.find("</invoke>")
+    if length < 0:
+        raise UnfinishedValueError
+    end = length + len("</invoke>")
+    body = text[:end].replace(NAMESPACE, "")
+    opening = _M3_CALL.match(body)
+    if opening is None:
+        raise NoCallError
+    name = named(opening[1])
+    fields, _ = _nested(body, opening.end(), "</invoke>")
+    if not isinstance(fields, dict):
+        fields = {}
+    given = {
+        key: typed(value, tools.types(name, key)) if isinstance(value, str) else value for key, value in fields.items()
+    }
+    return Reading((Call(name, given),), end)
+
+
+def _nested(text: str, position: int, end: str, depth: int = 0) -> tuple[Any, int]:
+    """Read nested tags up to an end tag; a value without tags is text, repeated ``item`` tags are a list."""
+    if depth > MAX_DEPTH:
+        raise NoCallError
+    entries: list[tuple[str, Any]] = []
+    start = position
+    while (tag := _M3_TAG.match(text, position)) is not None and text.find(f"</{tag[1]}>", tag.end()) >= 0:
+        value, position = _nested(text, tag.end(), f"</{tag[1]}>", depth + 1)
+        entries.append((tag[1], value))
+    place = text.find(end, position)
+    if place < 0:
+        raise NoCallError
+    if not entries:
+        return text[start:place], place + len(end)
+    names = {name for name, _ in entries}
+    if names == {"item"}:
+        return [_untyped(value) for _, value in entries], place + len(end)
+    return {name: _untyped(value) if end != "</invoke>" else value for name, value in entries}, place + len(end)
+
+
+def _untyped(value: Any) -> Any:  # noqa: ANN401
+    return typed(value, ()) if isinstance(value, str) else value
+
+
+_K3_ARGUMENT = r'<\|open\|>argument key="([^"]*)"(?:\s+type="(?P<type>\w+)")?[^<]*<\|sep\|>'
+_K3_JSON = re.compile(r"\s*<\|open\|>json[^<]*<\|sep\|>(.*?)<\|close\|>json<\|sep\|>", re.DOTALL)
+_K3_CALL = re.compile(r'<\|open\|>call tool="([^"]*)"[^<]*<\|sep\|>')
+KIMI_K3_END = "<|close|>call<|sep|>"
+_k3_tags = _Tags(_K3_CALL, re.compile(rf"\s*{_K3_ARGUMENT}"), "<|close|>argument<|sep|>", KIMI_K3_END)
+
+
+def read_kimi_k3(text: str, tools: Tools, final: bool) -> Reading:
+    """Read a call whose arguments are typed one by one, or are one JSON object."""
+    opening = _K3_CALL.match(text)
+    raw = _K3_JSON.match(text, opening.end()) if opening is not None else None
+    if opening is None or raw is None:
+        return _k3_tags.read(text, tools, final)
+    name = named(opening[1])
+    end = text.find(KIMI_K3_END, raw.end())
+    return Reading((Call(name, tools.arguments(name, raw[1])),), end + len(KIMI_K3_END) if end >= 0 else raw.end())

@@ -1,0 +1,196 @@
+"""Arguments of tool calls: the types that a function's schema states, applied to what models write."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mlxk.domain.formats.values import JSON, PYTHON, MalformedValueError, UnfinishedValueError, read_value
+
+
+class NoCallError(Exception):
+    """What was read is no tool call."""
+
+
+class Tools:
+    """The functions on offer.
+
+    Args:
+        definitions: In OpenAI's form, each a JSON object as text.
+    """
+
+    def __init__(self, definitions: Sequence[str]) -> None:
+        self._parameters: dict[str, Mapping[str, Any]] = {}
+        for definition in definitions:
+            function = mapping(mapping(json.loads(definition)).get("function"))
+            if isinstance(name := function.get("name"), str):
+                self._parameters[name] = mapping(function.get("parameters"))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._parameters
+
+    def takes_nothing(self, name: str) -> bool:
+        """Whether a function is on offer and has no parameters."""
+        return name in self and not mapping(self._parameters[name].get("properties"))
+
+    def types(self, function: str, parameter: str) -> frozenset[str]:
+        """Return the JSON types of a parameter; empty when they are not stated."""
+        schema = self._parameters.get(function, {})
+        return allowed_types(mapping(schema.get("properties")).get(parameter), schema)
+
+    def arguments(self, function: str, given: object) -> Mapping[str, Any]:
+        """Return arguments with the types that the function's schema states.
+
+        Raises:
+            NoCallError: They are no object.
+        """
+        if isinstance(given, str):
+            given = _whole(given or "{}")
+        if given is None:
+            given = {}
+        if not isinstance(given, Mapping):
+            raise NoCallError
+        return {name: coerced(value, self.types(function, name)) for name, value in given.items()}
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """Return an object, empty for any other value."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _whole(text: str) -> Any:  # noqa: ANN401
+    """Return the value that is an entire text."""
+    try:
+        value, end = read_value(text, 0)
+    except UnfinishedValueError as error:
+        raise NoCallError from error
+    if text[end:].strip():
+        raise NoCallError
+    return value
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "null": (type(None),),
+}
+_BOOLEANS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+
+
+def allowed_types(schema: object, root: Mapping[str, Any] | None = None, depth: int = 8) -> frozenset[str]:
+    """Return the JSON types that a schema allows; empty when it says nothing about them.
+
+    Args:
+        schema: A JSON Schema.
+        root: The document that its references point into.
+        depth: Most references and compositions to follow.
+    """
+    if not isinstance(schema, Mapping) or depth == 0:
+        return frozenset()
+    types = {each for each in _listed(schema.get("type")) if each in _TYPES}
+    if types:
+        return frozenset(types | ({"null"} if schema.get("nullable") is True else set()))
+    for keyword in ("anyOf", "oneOf", "allOf"):
+        for part in _listed(schema.get(keyword, [])):
+            types |= allowed_types(part, root, depth - 1)
+    types |= {_type_of(value) for value in _listed(schema.get("enum", []))}
+    types |= {_type_of(schema["const"])} if "const" in schema else set()
+    types |= allowed_types(_referenced(schema.get("$ref"), root), root, depth - 1)
+    if not types and "properties" in schema:
+        types.add("object")
+    if not types and "items" in schema:
+        types.add("array")
+    return frozenset(types)
+
+
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _type_of(value: object) -> str:
+    if isinstance(value, bool):
+        return "boolean"
+    return next((name for name, types in _TYPES.items() if isinstance(value, types)), "string")
+
+
+def _referenced(reference: object, root: Mapping[str, Any] | None) -> object:
+    if not isinstance(reference, str) or not reference.startswith("#/"):
+        return None
+    node: object = root
+    for step in reference[2:].split("/"):
+        node = node.get(step) if isinstance(node, Mapping) else None
+    return node
+
+
+def typed(text: str, types: Iterable[str]) -> Any:  # noqa: ANN401
+    """Return the value that a text stands for.
+
+    A text is a string where the types allow nothing else, and wherever it fits no other type. Without any type it is
+    an object, a list, a number or a constant if it is written as one.
+
+    Args:
+        text: As the model wrote it.
+        types: The JSON types of its place.
+    """
+    allowed = frozenset(types)
+    if allowed == {"string"}:
+        return text
+    stripped = text.strip()
+    try:
+        value, end = read_value(stripped, 0, JSON)
+        whole = end == len(stripped)
+    except (UnfinishedValueError, MalformedValueError):
+        value, whole = None, False
+    if not whole and stripped[:1] in ("{", "[", "("):
+        try:
+            value, end = read_value(stripped, 0, PYTHON)
+            whole = end == len(stripped)
+        except (UnfinishedValueError, MalformedValueError):
+            whole = False
+    if whole and not isinstance(value, str) and (not allowed or fits(value, allowed)):
+        return value
+    fitted = _fitted(stripped, allowed)
+    if fitted is not None:
+        return fitted
+    if whole and isinstance(value, str) and "string" not in allowed and not fits(value, allowed):
+        return typed(value, allowed) if value != text else text
+    return text
+
+
+def _fitted(text: str, allowed: frozenset[str]) -> Any:  # noqa: ANN401
+    """Return a number or boolean that is written in an unusual way; None when it is none."""
+    if "boolean" in allowed and "string" not in allowed and text.lower() in _BOOLEANS:
+        return _BOOLEANS[text.lower()]
+    if allowed & {"integer", "number"} and "string" not in allowed:
+        try:
+            number = float(text)
+        except ValueError:
+            return None
+        if number.is_integer() and "integer" in allowed:
+            return int(number)
+        return number if "number" in allowed and abs(number) != float("inf") and number == number else None
+    return None
+
+
+def fits(value: object, allowed: frozenset[str]) -> bool:
+    """Whether a value has one of several JSON types."""
+    if isinstance(value, bool):
+        return "boolean" in allowed
+    if isinstance(value, float) and value.is_integer() and "integer" in allowed:
+        return True
+    return any(isinstance(value, _TYPES[name]) for name in allowed)
+
+
+def coerced(value: Any, types: frozenset[str]) -> Any:  # noqa: ANN401
+    """Return a value with the type of its place, where a model wrote text or a fraction of zero instead."""
+    if not types or fits(value, types):
+        return int(value) if isinstance(value, float) and "number" not in types and value.is_integer() else value
+    if isinstance(value, str):
+        result = typed(value, types)
+        return result if fits(result, types) else value
+    if isinstance(value, (int, float, bool)) and types == {"string"}:
+        return json.dumps(value)
+    return value
