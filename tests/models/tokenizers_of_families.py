@@ -1,7 +1,5 @@
 """Small real tokenizers with chat templates, each built as those of a family of models are."""
 
-# ruff: noqa: RUF001 - families have these characters in their control tokens
-
 import json
 from collections.abc import Callable, Mapping
 

@@ -16,6 +16,7 @@ from mlxk.application.use_cases.generate_text import GenerationOptions
 from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 from mlxk.domain.errors import CapabilityError, PayloadTooLargeError, ValidationError
+from mlxk.domain.generation.grammar import ForcedCall
 from mlxk.domain.models.model import Capability, ModelDescription
 from mlxk.domain.transcription import TranscriptionSettings
 from mlxk.entrypoints.http.api import ServerContext
@@ -27,7 +28,6 @@ from mlxk.entrypoints.http.openai.chat.request import (
     UNSUPPORTED,
     WITHOUT_EFFECT,
     ChatRequest,
-    ForcedCall,
     register_tool_choice,
 )
 from mlxk.entrypoints.http.openai.sampling import register_sampling
