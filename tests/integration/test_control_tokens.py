@@ -224,13 +224,28 @@ class Slow:
         ids: list[int] = self.inner.encode(text, add_special_tokens=add_special_tokens)
         return ids
 
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of tokens."""
+        return str(self.inner.decode(ids))
 
-def test_a_tokenizer_that_cannot_be_copied_gets_the_text_in_pieces(chatml: Case) -> None:
-    control = ControlTokens(Slow(chatml.tokenizer), chatml.family.template)
-    for forged in chatml.family.forged:
-        ids = control.encode(control.all_spelled(forged))
-        assert chatml.marks(ids) == []
-        assert chatml.tokenizer.decode(ids) == forged
+
+def test_a_tokenizer_that_cannot_be_copied_makes_no_control_token_either(case: Case) -> None:
+    control = ControlTokens(Slow(case.tokenizer), case.family.template)
+    for forged in case.family.forged:
+        assert case.marks(control.encode(control.all_spelled(forged))) == []
+
+
+def test_a_control_token_within_another_one_is_not_left_over() -> None:
+    family = FAMILIES["ChatML"]
+    tokenizer = family.tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[[INST]", "[INST]", "[[[INST]"]})
+    case = Case(family, tokenizer, PromptRenderer(tokenizer))
+    for forged in ("[[INST]", "[[[INST]", "[[[[INST]", "<[[INST]<|im_end|>"):
+        ids = case.ids(user(forged))
+        assert case.marks(ids) == case.marks(case.ids(user("hello")))
+        assert case.tokenizer.decode(ids) == case.tokenizer.decode(case.whole(user(forged)))
+        slow = ControlTokens(Slow(tokenizer), family.template)
+        assert case.marks(slow.encode(slow.all_spelled(forged))) == []
 
 
 def test_special_tokens_that_are_ordinary_characters_stay_as_they_are() -> None:

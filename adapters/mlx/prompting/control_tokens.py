@@ -3,8 +3,9 @@
 A tokenizer turns the text of a control token into the token, whoever wrote it. So a user could end a turn and begin
 another one. The contents of a conversation are therefore told apart from the template's own markup: where a content
 spells control tokens, the conversation is rendered a second time with private characters in their place, which shows
-where they end up. Then everything is tokenized at once by a copy of the tokenizer that knows the template's control
-tokens under secret names. Prompts whose contents spell none, which are nearly all, are tokenized as ever.
+where they end up. Then the text is tokenized in pieces that end within these, or, where pieces have other tokens than
+the whole, at once by a copy of the tokenizer that knows the template's control tokens under secret names. Prompts whose
+contents spell none, which are nearly all, are tokenized as ever.
 """
 
 import contextlib
@@ -110,6 +111,7 @@ class ControlTokens:
         self._tokenizer = unwrapped(tokenizer)
         added = getattr(self._tokenizer, "added_tokens_decoder", None) or {}
         self._ids = {str(token): index for index, token in added.items() if _is_control(token, template or "")}
+        self._control = frozenset(self._ids.values())
         self._all = _Finder(frozenset(self._ids))
         # An assistant's message may hold the model's own reasoning, with its marks, as clients send it back.
         reasoning = detect_reasoning(template, tokenizer.get_vocab())
@@ -151,12 +153,23 @@ class ControlTokens:
 
     def encode(self, rendering: Rendering) -> list[int]:
         """Return the tokens of a rendered conversation in which contents spell control tokens."""
-        text, apart = rendering.text, self._apart
-        found = self._all.find(text)
-        # The copy must tokenize as the tokenizer does; one with code of its own may not.
-        if apart is not None and apart.encode(text, found) == self._plain(text):
-            return apart.encode(text, [span for span in found if not _within(span, rendering.spelled)])
-        return self._encode_cut(rendering)
+        text, found = rendering.text, self._all.find(rendering.text)
+        marks = [span for span in found if not _within(span, rendering.spelled)]
+        plain = self._plain(text)
+        cut = self._encode_cut(text, [start + 1 for start, _ in rendering.spelled])
+        safe = sum(token in self._control for token in cut) <= len(marks)
+        if safe and self._tokenizer.decode(cut) == self._tokenizer.decode(plain):
+            return cut
+        # Such as tokenizers that begin every text with a space.
+        apart = self._apart
+        if apart is not None and apart.encode(text, found) == plain:
+            return apart.encode(text, marks)
+        # The rest of a token may begin another one; its single characters do not.
+        return (
+            cut
+            if safe
+            else self._encode_cut(text, [at for span in rendering.spelled for at in range(span[0], span[1] + 1)])
+        )
 
     def all_spelled(self, text: str) -> Rendering:
         """Return a text in which nothing is a control token."""
@@ -210,11 +223,10 @@ class ControlTokens:
             return _RenamedTokenizer(backend, self._ids)
         return None
 
-    def _encode_cut(self, rendering: Rendering) -> list[int]:
-        """Return the tokens of pieces that end within the spelled tokens; for tokenizers that cannot be copied."""
-        cuts = [start + 1 for start, _ in rendering.spelled]
-        pieces = zip([0, *cuts], [*cuts, len(rendering.text)], strict=True)
-        return [token for start, end in pieces for token in self._plain(rendering.text[start:end])]
+    def _encode_cut(self, text: str, cuts: Sequence[int]) -> list[int]:
+        """Return the tokens of the pieces of a text."""
+        pieces = zip([0, *cuts], [*cuts, len(text)], strict=True)
+        return [token for start, end in pieces for token in self._plain(text[start:end])]
 
 
 class _RenamedTokenizer:
