@@ -10,8 +10,6 @@ arrives, must be what the tokenizer decodes these tokens to. Then every control 
 message, of which none may be a token of the prompt, while the text stays the same.
 """
 
-# ruff: noqa: RUF001 - the texts are of many scripts
-
 import argparse
 import json
 import os
