@@ -12,6 +12,7 @@ from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.formats.scanner import StopSequences
+from mlxk.domain.generation.conversation import Adaptation
 from mlxk.domain.generation.image_table import Chunk
 from mlxk.domain.generation.request import Finished, FinishReason, GenerationEvent, TextDelta, Timings, Usage
 from mlxk.domain.transcription import Segment, Transcript, TranscriptEvent, TranscriptionProgress
@@ -29,6 +30,7 @@ class QueuedTextStream(TextStream):
     """
 
     def __init__(self) -> None:
+        self.adaptations: tuple[Adaptation, ...] = ()
         self.on_cancel: Callable[[], None] = _do_nothing
         """Callback of ``cancel``, on any thread; not called after the end was read."""
         self._items: queue.SimpleQueue[StreamItem] = queue.SimpleQueue()
@@ -134,6 +136,7 @@ class ChunkedStream(TextStream):
     """
 
     def __init__(self, first: DescribedChunk, remaining: Iterator[DescribedChunk]) -> None:
+        self.adaptations = first.stream.adaptations
         self._remaining = remaining
         self._lock = threading.Lock()
         """Held while the current chunk changes."""

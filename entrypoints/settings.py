@@ -129,6 +129,14 @@ class ServerSettings:
     """Most tokens of a completion whose request sets no limit; None allows the remainder of the context window."""
     chunk: int = 1
     """Images per chunk when the request does not set it."""
+    enable_thinking: bool | None = None
+    """Whether models reason first when the request does not say; None leaves it to their chat templates."""
+    thinking_budget: int | None = None
+    """Most tokens of reasoning when the request sets no limit."""
+    thinking_start_token: str | None = None
+    """The text that begins reasoning; None as it is known of the model."""
+    thinking_end_token: str | None = None
+    """The text that ends reasoning; None as it is known of the model."""
     max_streams: int = 32
     """Completions computed at the same time."""
     max_queue: int = 64
@@ -169,6 +177,7 @@ class ServerSettings:
             "--port": (self.port, 0, 65535),
             "--max-tokens": (self.max_tokens, 1, None),
             "--chunk": (self.chunk, 1, 5),
+            "--thinking-budget": (self.thinking_budget, 0, None),
             "--max-streams": (self.max_streams, 1, 1024),
             "--max-queue": (self.max_queue, 0, 4096),
             "--max-body": (self.max_body_mib, 1, 1024),
@@ -183,6 +192,12 @@ class ServerSettings:
             for flag, (value, low, high) in ranges.items()
             if value is not None and (value < low or (high is not None and value > high))
         ]
+        for flag, text in (
+            ("--thinking-start-token", self.thinking_start_token),
+            ("--thinking-end-token", self.thinking_end_token),
+        ):
+            if text == "":
+                faults.append(f"{flag} must not be empty")
         if self.embed_backend is not None and not _is_web_address(self.embed_backend):
             faults.append(f"--embed-backend must be an http(s) URL with a host (got: '{self.embed_backend}')")
         faults += [

@@ -21,6 +21,7 @@ from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, LoadedTokenizer,
 from mlxk.adapters.mlx.loading.model_files_check import require_regular
 from mlxk.adapters.mlx.loading.text_model import assemble_tokenizer, load_tokenizer, read_config
 from mlxk.adapters.mlx.prompting.control_tokens import Rendering
+from mlxk.adapters.mlx.prompting.conversation_rendering import rendering_job
 from mlxk.adapters.mlx.text_generator import library_for, loader_of
 from mlxk.application.ports.model_tokenizer import ModelTokenizer, TokenizedText, TokenSpelling
 from mlxk.domain.errors import MlxkError, ValidationError
@@ -64,14 +65,9 @@ class MlxModelTokenizer(ModelTokenizer):
             if found.vision is not None and isinstance(request.prompt, Conversation):
                 return self._looking(request, found, opens_answer)
             with text.lock:
-                rendered = text.renderer.render(
-                    request.prompt,
-                    request.thinking,
-                    request.effort,
-                    parse_special=request.parse_special,
-                    opens_answer=opens_answer,
-                )
-            return TokenizedText(rendered.text, rendered.tokens, text.context_length)
+                rendered = text.renderer.render(request.prompt, job=rendering_job(request, opens_answer=opens_answer))
+            notes = tuple(each.sentence for each in rendered.adaptations)
+            return TokenizedText(rendered.text, rendered.tokens, text.context_length, notes)
 
     def encode(
         self, model: ModelHandle, text: str, *, add_special: bool = False, parse_special: bool = True
@@ -110,10 +106,12 @@ class MlxModelTokenizer(ModelTokenizer):
 
         tokenizer = found.text
         with tokenizer.lock:
-            rendering, _ = render_text(request, tokenizer, found.vision, opens_answer=opens_answer)
+            rendered = render_text(request, tokenizer, found.vision, opens_answer=opens_answer)
+            rendering = rendered.rendering
             tokenizer.renderer.require_plausible_length(rendering.text)
             tokens = tuple(encode_text(rendering, tokenizer, found.vision))
-        notes = (_UNEXPANDED,) if request.has_images or request.has_audio else ()
+        notes = tuple(each.sentence for each in rendered.adaptations)
+        notes += (_UNEXPANDED,) if request.has_images or request.has_audio else ()
         return TokenizedText(rendering.text, tokens, tokenizer.context_length, notes)
 
     @contextmanager

@@ -20,7 +20,7 @@ from mlxk.adapters.mlx.engine.prefill import Media
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.loading.loaded_model import PooledModel
 from mlxk.adapters.mlx.loading.text_model import load_model
-from mlxk.adapters.mlx.prompting.templates import RenderedPrompt
+from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.text_generator import EngineState, TextGenerator, TextStream
@@ -99,12 +99,12 @@ class MlxTextGenerator(TextGenerator):
             return models
         load_request = LoadRequest(tuple(wanted))
         self._thread.post(lambda engine: engine.load(load_request))
-        return load_request.wait()
+        return load_request.wait(request.is_abandoned)
 
     def _process_media(
         self, request: GenerationRequest, models: tuple[PooledModel, ...]
     ) -> tuple[RenderedPrompt | None, Media | None]:
-        """Render and process a prompt on the owner thread, for a vision-language model; None for any other."""
+        """Render a prompt, and process it on the owner thread, for a vision-language model; None for any other."""
         model = models[0].model
         if model.vision is None:
             if request.has_images or request.has_audio:
@@ -112,8 +112,9 @@ class MlxTextGenerator(TextGenerator):
             return None, None
         if len(models) > 1:
             raise CapabilityError("draft_model: models that look at images take no draft model.")
+        text: RenderedText | None = model.vision.render(request, model)
         processed: tuple[RenderedPrompt, Media] = ModelLease(self._thread, model, self._log).call(
-            lambda: model.vision.process(request, model)
+            lambda: model.vision.process(request, model, text)
         )
         return processed
 

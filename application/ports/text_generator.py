@@ -6,6 +6,7 @@ from typing import Protocol, Self
 
 import attrs
 
+from mlxk.domain.generation.conversation import Adaptation
 from mlxk.domain.generation.request import GenerationEvent, GenerationRequest
 from mlxk.domain.models.model import ModelHandle
 
@@ -16,6 +17,9 @@ class TextStream(Protocol):
     One thread reads it; ``cancel`` may be called from any thread. Leaving the context manager cancels it. To read one
     stream, iterate, which blocks; to read many in one thread, set a callback on each and ``take``.
     """
+
+    adaptations: tuple[Adaptation, ...]
+    """How the conversation was fitted to the model's chat template; known from the start."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[GenerationEvent]:
@@ -100,6 +104,7 @@ class TextGenerator(Protocol):
             CapabilityError: The model does not support a requested feature, such as a reasoning budget.
             IncompatibleModelError, UntrustedModelCodeError, BackendNotInstalledError: The model cannot be loaded.
             ExecutionError: Loading failed for another reason, or the generator is closed.
+            InterruptedRunError: Nobody waits any more (``GenerationRequest.is_abandoned``).
         """
 
     @abstractmethod

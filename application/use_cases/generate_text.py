@@ -5,7 +5,8 @@ is a conversation of its own, started when the previous one has ended, so that n
 between chunks. A model without vision gets a note in place of earlier images.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import attrs
 
@@ -46,7 +47,7 @@ from mlxk.domain.generation.media import (
     check_chunk,
     check_together,
 )
-from mlxk.domain.generation.request import Effort, GenerationRequest, GenerationSettings, TokenIds
+from mlxk.domain.generation.request import Effort, GenerationRequest, GenerationSettings, TokenIds, nobody_left
 from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails
 
 STATE_SECONDS = 0.5
@@ -65,6 +66,12 @@ class GenerationOptions:
     """Whether the model reasons first; None leaves it to the chat template."""
     effort: Effort | None = None
     """How much the model reasons; None leaves it to the chat template."""
+    template_options: Mapping[str, Any] = attrs.field(factory=dict)
+    """Further variables for the chat template, by its own names; JSON values."""
+    thinking_tags: tuple[str, str] | None = None
+    """The texts that begin and end the reasoning; None as they are known of the model."""
+    is_abandoned: Callable[[], bool] = attrs.field(default=nobody_left, eq=False)
+    """Whether nobody waits for the completions any more, before they have streams that can be cancelled."""
     engine_options: EngineOptions = attrs.field(factory=EngineOptions)
     draft_reference: str | None = None
     """A smaller model for speculative decoding, as the user typed it."""
@@ -253,6 +260,9 @@ class GenerateText:
             options.engine_options,
             effort=options.effort,
             parse_special=options.parse_special,
+            template_options=options.template_options,
+            thinking_tags=options.thinking_tags,
+            is_abandoned=options.is_abandoned,
         )
         return request.routed(description.runtime.backends)
 

@@ -47,6 +47,8 @@ class Message:
     """The call that a tool's result belongs to."""
     parts: tuple[MessagePart, ...] = ()
     """Text, images and audio in order; empty for text alone. ``content`` then holds the text parts."""
+    reasoning: str = ""
+    """What the assistant thought before its content; chat templates choose of which turns they show it."""
 
     @classmethod
     def of_parts(cls, *parts: MessagePart) -> "Message":
@@ -93,6 +95,16 @@ class Conversation:
     def audio(self) -> tuple[DecodedAudio, ...]:
         """The recordings of all messages, in order."""
         return tuple(audio for message in self.messages for audio in message.audio)
+
+
+@attrs.frozen
+class Adaptation:
+    """A change to a conversation, or an option without effect, that the model's chat template made necessary."""
+
+    code: str
+    """Stable, for programs: words joined by hyphens."""
+    sentence: str
+    """For people."""
 
 
 def is_valid_unicode(text: str) -> bool:

@@ -7,7 +7,8 @@ that streamed and whole responses are equal by construction. HTTP APIs and the t
 
 import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import attrs
 
@@ -148,6 +149,14 @@ _RULES = (
     _bias_fault,
     _stop_fault,
 )
+
+
+DEFAULT_THINKING_TAGS = ("<think>", "</think>")
+"""The texts that begin and end reasoning where nothing else is known."""
+
+
+RESERVED_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "tokenize")
+"""Variables of chat templates that the conversation and the way it is rendered decide on."""
 
 
 class FinishReason(enum.Enum):
@@ -293,12 +302,23 @@ TokenIds = tuple[int, ...]
 
 
 class Effort(enum.Enum):
-    """How much a model reasons, for chat templates with such a setting; values are the names in the JSON API."""
+    """How much a model reasons, from least to most; values are the names in the JSON API.
 
+    Chat templates get the nearest that they know: a level, or reasoning switched on or off.
+    """
+
+    NONE = "none"
+    MINIMAL = "minimal"
     LOW = "low"
     MEDIUM = "medium"
-    """The default of templates with this setting."""
+    """The default of templates with levels."""
     HIGH = "high"
+    XHIGH = "xhigh"
+
+
+def nobody_left() -> bool:
+    """Return False: whoever asked is waiting."""
+    return False
 
 
 @attrs.frozen
@@ -319,6 +339,21 @@ class GenerationRequest:
     parse_special: bool = False
     """Whether control tokens that the messages of a conversation spell out, such as ``<|im_end|>``, are control tokens;
     by default they are text. A prompt that is plain text is not affected: there they always are."""
+    template_options: Mapping[str, Any] = attrs.field(factory=dict)
+    """Further variables for the chat template, by its own names; JSON values."""
+    thinking_tags: tuple[str, str] | None = None
+    """The texts that begin and end the reasoning; None as they are known of the model."""
+    is_abandoned: Callable[[], bool] = attrs.field(default=nobody_left, eq=False)
+    """Whether nobody waits for the completion any more, before it has a stream that can be cancelled."""
+
+    @property
+    def reasons(self) -> bool | None:
+        """Whether the model reasons first, by whichever field says so; None leaves it to the chat template."""
+        if self.thinking is not None:
+            return self.thinking
+        stated = (self.template_options.get(name) for name in ("enable_thinking", "thinking"))
+        found = next((value for value in stated if isinstance(value, bool)), None)
+        return False if found is None and self.effort is Effort.NONE else found
 
     @property
     def has_images(self) -> bool:

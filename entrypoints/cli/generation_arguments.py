@@ -4,12 +4,19 @@ import argparse
 import json
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from mlxk.domain.errors import StorageError, UsageError, ValidationError
-from mlxk.domain.generation.conversation import MAX_NAME, MAX_TOOL_BYTES, MAX_TOOLS, misplaced_definitions
+from mlxk.domain.generation.conversation import (
+    MAX_NAME,
+    MAX_TOOL_BYTES,
+    MAX_TOOLS,
+    misplaced_definitions,
+    require_valid_unicode,
+)
 from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.grammar import Grammar
-from mlxk.domain.generation.request import Effort, GenerationSettings
+from mlxk.domain.generation.request import DEFAULT_THINKING_TAGS, RESERVED_VARIABLES, Effort, GenerationSettings
 
 
 def tool_faults(definitions: object) -> list[str]:
@@ -139,7 +146,16 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--reasoning-effort",
         choices=[effort.value for effort in Effort],
-        help="how much to reason, where the model knows degrees",
+        help="how much to reason; the nearest that the model knows",
+    )
+    group.add_argument("--thinking-start-token", metavar="TEXT", help="begins reasoning, where it is not known")
+    group.add_argument("--thinking-end-token", metavar="TEXT", help="ends reasoning, where it is not known")
+    group.add_argument(
+        "--template-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a variable for the chat template, as JSON or else as text; repeatable",
     )
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
 
@@ -165,6 +181,45 @@ def settings(arguments: argparse.Namespace) -> GenerationSettings:
 def effort(arguments: argparse.Namespace) -> Effort | None:
     """Return the reasoning effort; None without the flag."""
     return None if arguments.reasoning_effort is None else Effort(arguments.reasoning_effort)
+
+
+def thinking_tags(arguments: argparse.Namespace) -> tuple[str, str] | None:
+    """Return the texts that begin and end reasoning; None without the flags.
+
+    Raises:
+        ValidationError: One is empty.
+    """
+    start, end = arguments.thinking_start_token, arguments.thinking_end_token
+    for flag, text in (("--thinking-start-token", start), ("--thinking-end-token", end)):
+        if text == "":
+            raise ValidationError(f"{flag}: the text is empty", hint="Give the text that the model writes.")
+        require_valid_unicode(text or "", flag)
+    if start is None and end is None:
+        return None
+    return start or DEFAULT_THINKING_TAGS[0], end or DEFAULT_THINKING_TAGS[1]
+
+
+def template_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the variables of ``--template-option``.
+
+    Raises:
+        ValidationError: One has no name, or belongs to the conversation.
+    """
+    flag, options = "--template-option", dict[str, Any]()
+    for given in arguments.template_option:
+        name, separator, value = given.partition("=")
+        if not name or not separator:
+            raise ValidationError(
+                f"{flag}: '{given}' is not KEY=VALUE", hint="For example: --template-option enable_thinking=false"
+            )
+        if name in RESERVED_VARIABLES:
+            raise ValidationError(f"{flag}: '{name}' belongs to the conversation, which is given otherwise")
+        require_valid_unicode(given, flag)
+        try:
+            options[name] = json.loads(value)
+        except (ValueError, RecursionError):
+            options[name] = value
+    return options
 
 
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:

@@ -28,7 +28,7 @@ OPEN_PATHS = frozenset({"/health", "/livez", "/readyz"})
 
 PREFLIGHT_SECONDS = "600"
 
-EXPOSED_HEADERS = "X-Request-ID, X-Mlxk-Ignored-Fields, Retry-After"
+EXPOSED_HEADERS = "X-Request-ID, X-Mlxk-Adaptations, X-Mlxk-Ignored-Fields, Retry-After"
 
 _HEADER_LIST = re.compile(r"[A-Za-z0-9_\-, ]{0,1024}")
 

@@ -173,7 +173,7 @@ def test_an_assistant_s_reasoning_keeps_its_marks_but_ends_no_turn() -> None:
     case = Case(family, tokenizer, PromptRenderer(tokenizer))
     thought = Message(Role.ASSISTANT, "<think>Hm.</think>Yes.<|im_end|>")
     assert case.marks(case.ids(user("a"), thought, user("b"))).count("</think>") == 1
-    assert case.marks(case.ids(user("a"), thought)).count("<|im_end|>") == 2
+    assert case.marks(case.ids(user("a"), thought, user("b"))).count("<|im_end|>") == 3
     assert case.marks(case.ids(user("</think>"))).count("</think>") == 0
 
 

@@ -8,7 +8,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from mlxk.adapters.mlx.prompting.templates import CHARACTERS_PER_TOKEN, PromptRenderer, reasoning_options
+from mlxk.adapters.mlx.prompting.template_switches import AskedSwitches, choose_switches
+from mlxk.adapters.mlx.prompting.templates import CHARACTERS_PER_TOKEN, PromptRenderer
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, Role, ToolCall
 from mlxk.domain.generation.request import Effort
@@ -110,29 +111,32 @@ def test_thinking_is_left_to_the_template_unless_asked_for() -> None:
     ],
 )
 def test_a_template_is_told_about_thinking_under_the_names_that_it_reads(template: object, read: set[str]) -> None:
-    assert reasoning_options(template, True, None) == dict.fromkeys(read, True)
-    assert reasoning_options(template, False, Effort.MEDIUM) == dict.fromkeys(read, False)
-    assert reasoning_options(template, None, None) == {}
+    for thinking in (True, False):
+        chosen = choose_switches(template, AskedSwitches(thinking))
+        assert chosen.variables == dict.fromkeys(read, thinking)
+        assert chosen.has_switch is bool(read)
+    assert choose_switches(template, AskedSwitches()).variables == {}
 
 
-@pytest.mark.parametrize("effort", Effort)
-def test_a_template_is_told_the_degree_of_reasoning_that_it_reads(effort: Effort) -> None:
+@pytest.mark.parametrize("effort", [Effort.LOW, Effort.MEDIUM, Effort.HIGH])
+def test_a_template_is_told_the_level_of_reasoning_that_it_reads(effort: Effort) -> None:
     renderer = PromptRenderer(_tokenizer(_CHATML + "{{ reasoning_effort | default('usual') }}"))
     assert renderer.render(Conversation.of("hello"), effort=effort).tail.endswith(effort.value)
     assert renderer.render(Conversation.of("hello")).tail.endswith("usual")
     assert not renderer.render(Conversation.of("hello"), effort=effort).has_reasoning_switch
 
 
-@pytest.mark.parametrize("template", [_CHATML, None])
+@pytest.mark.parametrize("template", [_CHATML.replace("enable_thinking", "reflect"), None])
 @pytest.mark.parametrize("prompt", [Conversation.of("hello"), "hello", (1, 2)])
-def test_a_degree_of_reasoning_that_nobody_can_be_told_is_refused(
+def test_an_effort_that_nobody_can_be_told_changes_nothing_and_is_said(
     template: str | None, prompt: Conversation | str | tuple[int, ...]
 ) -> None:
     renderer = PromptRenderer(_tokenizer(template))
-    assert renderer.render(prompt, effort=Effort.MEDIUM).tokens == renderer.render(prompt).tokens
     for effort in (Effort.LOW, Effort.HIGH):
-        with pytest.raises(CapabilityError, match="reasoning_effort: this model knows no degrees"):
-            renderer.render(prompt, effort=effort)
+        rendered = renderer.render(prompt, effort=effort)
+        assert rendered.tokens == renderer.render(prompt).tokens
+        assert [each.code for each in rendered.adaptations] == ["reasoning-effort-without-effect"]
+    assert renderer.render(prompt, effort=Effort.NONE).adaptations == ()
 
 
 def test_what_was_rendered_says_whether_the_template_was_told() -> None:
@@ -163,8 +167,9 @@ def test_a_renderer_of_mlx_lm_s_own_is_used() -> None:
     renderer = PromptRenderer(TokenizerWrapper(_tokenizer(None), chat_template=apply_chat_template))
     assert renderer.template is None
     assert renderer.render(Conversation.of("hello"), thinking=True).tail.endswith("><think>")
-    with pytest.raises(CapabilityError, match="reasoning_effort: this model knows no degrees"):
-        renderer.render(Conversation.of("hello"), effort=Effort.HIGH)
+    assert renderer.render(Conversation.of("hello"), thinking=True).adaptations == ()
+    (said,) = renderer.render(Conversation.of("hello"), effort=Effort.HIGH).adaptations
+    assert said.code == "reasoning-effort-without-effect"
 
 
 def test_tools_calls_and_results_reach_the_template() -> None:
@@ -183,10 +188,12 @@ def test_tools_calls_and_results_reach_the_template() -> None:
 
 
 def test_the_template_s_own_words_are_in_the_refusal() -> None:
-    conversation = Conversation((Message(Role.USER, "secret"), Message(Role.SYSTEM, "late")))
+    only_users = _CHATML.replace("message.role == 'system' and not loop.first", "message.role == 'assistant'")
+    messages = (Message(Role.USER, "secret"), Message(Role.ASSISTANT, "a"), Message(Role.USER, "b"))
     with pytest.raises(ValidationError, match="refuses this conversation: System role not supported") as caught:
-        PromptRenderer(_tokenizer(_CHATML)).render(conversation)
+        PromptRenderer(_tokenizer(only_users)).render(Conversation(messages))
     assert "secret" not in caught.value.message
+    assert caught.value.detail["problems"][0]["param"] == "messages[1]"
 
 
 @pytest.mark.parametrize(
@@ -248,21 +255,14 @@ def test_arguments_that_were_cut_are_shown_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("show", ["arguments.items() | list", "arguments | items | list"])
-def test_cut_arguments_are_named_where_the_template_wants_an_object(show: str) -> None:
+def test_cut_arguments_become_an_object_where_the_template_wants_one(show: str) -> None:
     renderer = PromptRenderer(
         _tokenizer(_CHATML.replace("call.function.arguments | tojson", f"call.function.{show} | string"))
     )
     assert renderer.render(_calling('{"city": {"x": {"y": 1}}}'))
-    with pytest.raises(ValidationError) as caught:
-        renderer.render(_calling('{"city'))
-    assert caught.value.message.startswith(f"{_FIELD}: is no whole JSON object")
-    assert caught.value.hint
-
-
-def test_what_a_template_refuses_itself_is_not_laid_on_cut_arguments() -> None:
-    conversation = Conversation((*_calling('{"city').messages, Message(Role.SYSTEM, "late")))
-    with pytest.raises(ValidationError, match=r"messages: .* System role not supported"):
-        PromptRenderer(_tokenizer(_CHATML)).render(conversation)
+    rendered = renderer.render(_calling('{"city'))
+    assert [each.code for each in rendered.adaptations] == ["incomplete-arguments"]
+    assert "('arguments', '{\"city')" in rendered.tail
 
 
 def test_a_template_that_is_overtaxed_by_depth_is_no_fault_of_ours() -> None:

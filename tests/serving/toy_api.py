@@ -97,7 +97,7 @@ class ToyResource:
         job = GenerationJob(
             model=model,
             model_name=body.model,
-            start=lambda: self._services.generate(model.details, [body.text], options),
+            start=lambda _: self._services.generate(model.details, [body.text], options),
             renderer=ToyRenderer,
             stream=not body.whole,
         )

@@ -13,8 +13,10 @@ import mlx.core as mx
 from mlxk.adapters.mlx.engine.sampling import LogitsProcessor
 from mlxk.adapters.mlx.engine.sequence import Sequence, SequenceLimits, SequenceOutput
 from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, PooledModel
+from mlxk.adapters.mlx.prompting.conversation_rendering import rendering_job
 from mlxk.adapters.mlx.prompting.detokenizer import Detokenizer
 from mlxk.adapters.mlx.prompting.grammar import CompiledGrammar, GrammarConstraint, answer_begins
+from mlxk.adapters.mlx.prompting.template_sandbox import waiting_lock
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt
 from mlxk.application.ports.clock import Clock
 from mlxk.application.text_streams import QueuedTextStream
@@ -26,12 +28,17 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.formats.output_parser import OutputParser
-from mlxk.domain.formats.reasoning import ReasoningStyle
+from mlxk.domain.formats.reasoning import ReasoningFormat, ReasoningStyle
 from mlxk.domain.formats.tool_arguments import Tools
-from mlxk.domain.formats.tool_calls import ForcedCallSplitter, ToolCallFormat, new_call_id
+from mlxk.domain.formats.tool_calls import ForcedCallSplitter, ToolCallFormat
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.engine_options import EngineOptions
-from mlxk.domain.generation.request import PRODUCT_DEFAULTS, GenerationRequest, GenerationSettings
+from mlxk.domain.generation.request import (
+    DEFAULT_THINKING_TAGS,
+    PRODUCT_DEFAULTS,
+    GenerationRequest,
+    GenerationSettings,
+)
 
 MAX_VOCABULARY_SIZE = 2**31
 """Of a model whose config does not state it: as many tokens as MLX can number."""
@@ -169,7 +176,8 @@ def build_sequence(
         ValidationError: The prompt is empty or cannot be rendered, a biased token does not exist, the grammar cannot be
             used, or options exclude each other.
         ContextLengthError: The prompt leaves no room for generated tokens.
-        CapabilityError: The model does not reason, or the draft model has another vocabulary.
+        CapabilityError: The draft model has another vocabulary, or the reasoning cannot be cut short beside it.
+        InterruptedRunError: Nobody waits any more.
         IncompatibleModelError: The tokenizer has tokens that the model does not have.
     """
     model = models[0].model
@@ -177,11 +185,10 @@ def build_sequence(
     for draft in models[1:]:
         _check_draft(model, draft.model, settings)
     if rendered is None:
-        with model.lock:
-            rendered = model.renderer.render(
-                request.prompt, request.thinking, request.effort, parse_special=request.parse_special
-            )
-    if request.thinking is False and not rendered.has_reasoning_switch and model.reasoning is not None:
+        with waiting_lock(model.lock, request.is_abandoned):
+            rendered = model.renderer.render(request.prompt, job=rendering_job(request))
+    reasoning = _reasoning(request, settings, model)
+    if request.reasons is False and not rendered.has_reasoning_switch and reasoning is not None:
         settings = _without_reasoning(settings, model, drafted=len(models) > 1)
     if isinstance(request.prompt, tuple):
         _check_given_tokens(request.prompt, model)
@@ -190,7 +197,8 @@ def build_sequence(
         raise ValidationError.in_field(field, "there is nothing in it to answer", hint="Send some text.")
     _check_tokens(rendered.tokens, settings, model)
     limits = SequenceLimits(_max_tokens(len(rendered.tokens), settings, model), model.end_tokens)
-    parser = _parser(request, settings, model, rendered)
+    parser = _parser(request, settings, model, reasoning, rendered)
+    stream.adaptations = rendered.adaptations
     return Sequence(
         prompt=list(rendered.tokens),
         settings=settings,
@@ -199,50 +207,68 @@ def build_sequence(
         clock=clock,
         models=models,
         engine_options=request.engine_options,
-        constraints=_constraints(settings, model, rendered),
-        notes=_notes(request.engine_options),
+        constraints=_constraints(settings, model, reasoning, rendered),
+        notes=[*_notes(request.engine_options), *(each.sentence for each in rendered.adaptations)],
     )
 
 
+def _reasoning(request: GenerationRequest, settings: GenerationSettings, model: LoadedModel) -> ReasoningFormat | None:
+    """Return how the reasoning is marked: as the request says, as it is known of the model, or in the usual way.
+
+    With a budget, a model that is not known to reason may still begin to.
+    """
+    if request.thinking_tags is not None:
+        known, (start, end) = model.reasoning, request.thinking_tags
+        if known is not None and (known.start, known.end) == (start, end):
+            return known
+        return ReasoningFormat(ReasoningStyle.TAGS, start, end)
+    if model.reasoning is None and settings.thinking_budget is not None:
+        return ReasoningFormat(ReasoningStyle.TAGS, *DEFAULT_THINKING_TAGS)
+    return model.reasoning
+
+
 def _parser(
-    request: GenerationRequest, settings: GenerationSettings, model: LoadedModel, rendered: RenderedPrompt
+    request: GenerationRequest,
+    settings: GenerationSettings,
+    model: LoadedModel,
+    reasoning: ReasoningFormat | None,
+    rendered: RenderedPrompt,
 ) -> OutputParser | None:
     """Return the parser of the generated text; None when there is nothing to find in it."""
-    tools = ToolCallFormat(model.call_syntaxes, Tools(offered)) if (offered := _offered(request)) else None
-    forced = ForcedCallSplitter(settings.forced_call.name, new_call_id()) if settings.forced_call else None
-    if not settings.stop and model.reasoning is None and tools is None and forced is None:
+    offered = _offered(request)
+    tools = ToolCallFormat(model.call_syntaxes, Tools(offered), rendered.new_call_id) if offered else None
+    forced = ForcedCallSplitter(settings.forced_call.name, rendered.new_call_id()) if settings.forced_call else None
+    if not settings.stop and reasoning is None and tools is None and forced is None:
         return None
-    return OutputParser(settings.stop, model.reasoning, tools, rendered.tail, forced)
+    return OutputParser(settings.stop, reasoning, tools, rendered.tail, forced)
 
 
 def _offered(request: GenerationRequest) -> tuple[str, ...]:
     return request.prompt.tools if isinstance(request.prompt, Conversation) else ()
 
 
-def _constraints(settings: GenerationSettings, model: LoadedModel, rendered: RenderedPrompt) -> Constraints | None:
-    if settings.thinking_budget is not None and model.reasoning is None:
-        raise CapabilityError.in_field(
-            "thinking_budget", f"'{model.name}' does not reason", hint="Leave it out, or use a model that does."
-        )
+def _constraints(
+    settings: GenerationSettings, model: LoadedModel, reasoning: ReasoningFormat | None, rendered: RenderedPrompt
+) -> Constraints | None:
     if settings.thinking_budget is None and settings.grammar is None:
         return None
     grammar = model.grammars.compile(settings.grammar) if settings.grammar is not None else None
     closing, opening = [], []
-    if model.reasoning is not None and settings.thinking_budget is not None:
-        text = model.reasoning.closing
-        if grammar is not None and model.reasoning.style is ReasoningStyle.TAGS:
+    if reasoning is not None and settings.thinking_budget is not None:
+        text = reasoning.closing
+        if grammar is not None and reasoning.style is ReasoningStyle.TAGS:
             # The grammar applies from the tag on, so nothing may follow it.
-            text = f"\n{model.reasoning.end}"
+            text = f"\n{reasoning.end}"
         with model.lock:
             closing = list(model.tokenizer.encode(text, add_special_tokens=False))
-            opening = list(model.tokenizer.encode(model.reasoning.start, add_special_tokens=False))
+            opening = list(model.tokenizer.encode(reasoning.start, add_special_tokens=False))
     return Constraints(
         grammar=grammar,
         thinking_budget=settings.thinking_budget,
         closing=tuple(closing),
         opening=tuple(opening),
         detokenizer=model.decoder.stream,
-        parser=lambda: OutputParser((), model.reasoning, None, rendered.tail),
+        parser=lambda: OutputParser((), reasoning, None, rendered.tail),
     )
 
 

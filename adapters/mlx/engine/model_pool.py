@@ -5,6 +5,7 @@ that does not fit waits until sequences have ended. Requests are served first in
 memory is not overtaken indefinitely.
 """
 
+import contextlib
 import queue
 import threading
 from collections import deque
@@ -21,8 +22,12 @@ from mlxk.adapters.mlx.loading.loaded_model import PooledModel, identity_of
 from mlxk.adapters.mlx.loading.text_model import load_model, weight_bytes
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
-from mlxk.domain.errors import ExecutionError, MlxkError
+from mlxk.domain.errors import ExecutionError, InterruptedRunError, MlxkError
+from mlxk.domain.generation.request import nobody_left
 from mlxk.domain.models.model import ModelHandle
+
+_LOOK_SECONDS = 0.2
+"""Time between two looks at whether anybody still waits."""
 
 Loader = Callable[[ModelHandle, str | None], Any]
 """Loads a model, given a handle and an optional adapter, on the owner thread; the result has handle, name and size."""
@@ -56,6 +61,8 @@ class LoadRequest:
     def __init__(self, wanted: tuple[WantedModel, ...]) -> None:
         self.wanted = wanted
         self.abandoned = False
+        self._lock = threading.Lock()
+        """Held while models are delivered, so that none are to a thread that has gone."""
         self.reply: queue.SimpleQueue[tuple[PooledModel, ...] | MlxkError] = queue.SimpleQueue()
 
     def unreadable(self) -> WantedModel:
@@ -67,20 +74,42 @@ class LoadRequest:
                 return each
         return self.wanted[0]
 
-    def wait(self) -> tuple[PooledModel, ...]:
+    def wait(self, is_abandoned: Callable[[], bool] = nobody_left) -> tuple[PooledModel, ...]:
         """Wait for the models and return them, leased.
 
+        Args:
+            is_abandoned: Whether nobody waits for them any more.
+
         Raises:
+            InterruptedRunError: Nobody waits any more; the models are released as soon as they are loaded.
             MlxkError: They cannot be loaded.
         """
         try:
+            outcome = self._outcome(is_abandoned)
+        except BaseException as error:
+            with self._lock:
+                self.abandoned = True
+            if not isinstance(error, InterruptedRunError) or self.reply.empty():
+                raise
+            # They came in the last moment, leased; whoever goes on with them finds out that nobody waits.
             outcome = self.reply.get()
-        except BaseException:
-            self.abandoned = True
-            raise
         if isinstance(outcome, MlxkError):
             raise outcome
         return outcome
+
+    def deliver(self, models: tuple[PooledModel, ...]) -> bool:
+        """Hand leased models over; return False when nobody waits for them."""
+        with self._lock:
+            if not self.abandoned:
+                self.reply.put(models)
+            return not self.abandoned
+
+    def _outcome(self, is_abandoned: Callable[[], bool]) -> tuple[PooledModel, ...] | MlxkError:
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self.reply.get(timeout=_LOOK_SECONDS)
+            if is_abandoned():
+                raise InterruptedRunError("interrupted")
 
 
 class ModelPool:
@@ -212,10 +241,8 @@ class ModelPool:
             return True
         with self._lock:
             self._lease(models)
-        if request.abandoned:
+        if not request.deliver(models):
             self.release(models)
-        else:
-            request.reply.put(models)
         return True
 
     def _lease(self, models: tuple[PooledModel, ...]) -> None:

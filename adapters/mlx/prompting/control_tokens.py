@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
-from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
 from mlxk.adapters.mlx.prompting.detokenizer import unwrapped
@@ -146,7 +145,7 @@ class ControlTokens:
         mask = functools.partial(self._replaced, replace=marks.__getitem__)
         try:
             masked = render([self._walked(each, mask) for each in messages], mask(tools, self._all))
-        except (TemplateError, ValidationError, *TEMPLATE_ERRORS):
+        except (ValidationError, *TEMPLATE_ERRORS):
             # The template reads something into these texts and takes no other; they are its own markup.
             return Rendering(text)
         return self._restored(text, masked, {mark: token for token, mark in marks.items()})

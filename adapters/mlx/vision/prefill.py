@@ -14,9 +14,9 @@ from mlx.utils import tree_map
 
 from mlxk.adapters.mlx.engine.prefill import Media, Prefill
 from mlxk.adapters.mlx.loading.loaded_model import LoadedModel
-from mlxk.adapters.mlx.prompting.templates import RenderedPrompt
+from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText
 from mlxk.adapters.mlx.vision.network import RowFeatures, RowPositions, VisionNetwork, VisionParts
-from mlxk.adapters.mlx.vision.prompts import ProcessedPrompt, process_prompt
+from mlxk.adapters.mlx.vision.prompts import ProcessedPrompt, process_prompt, render_prompt
 from mlxk.domain.generation.request import GenerationRequest
 
 _PER_TOKEN = ("mm_token_type_ids", "token_type_ids")
@@ -33,9 +33,15 @@ class VisionProcessor:
     parts: VisionParts
     network: VisionNetwork
 
-    def process(self, request: GenerationRequest, model: LoadedModel) -> tuple[RenderedPrompt, Media]:
-        """Render and process the prompt of a request; on the owner thread. Raises as ``process_prompt``."""
-        rendered, processed = process_prompt(request, model, self.parts)
+    def render(self, request: GenerationRequest, model: LoadedModel) -> RenderedText | None:
+        """Render the prompt of a request, on any thread. Raises as ``render_prompt``."""
+        return render_prompt(request, model, self.parts)
+
+    def process(
+        self, request: GenerationRequest, model: LoadedModel, text: RenderedText | None
+    ) -> tuple[RenderedPrompt, Media]:
+        """Process the rendered prompt of a request; on the owner thread. Raises as ``process_prompt``."""
+        rendered, processed = process_prompt(request, model, self.parts, text)
         return rendered, VisionPrompt(self.parts, self.network, processed)
 
 

@@ -1,7 +1,7 @@
 """Prompts with images and audio: rendering with the chat template, and the model's processor.
 
-Runs on the owner thread, since mlx-vlm's processors compute with MLX; the result holds numpy arrays. Images are given
-as pixels and audio as samples: no processor is ever given a URL or a path.
+Processors run on the owner thread, since they compute with MLX, and their results hold numpy arrays; templates are
+rendered before. Images are given as pixels and audio as samples: no processor is ever given a URL or a path.
 """
 
 import hashlib
@@ -17,17 +17,10 @@ from PIL import Image
 
 from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, LoadedTokenizer
 from mlxk.adapters.mlx.prompting.control_tokens import Rendering, broken_up
-from mlxk.adapters.mlx.prompting.templates import (
-    TAIL_LENGTH,
-    RenderedPrompt,
-    has_reasoning_switch,
-    reasoning_options,
-    require_no_template_options,
-    translated_errors,
-    valid_text,
-    wire_messages,
-    wire_tools,
-)
+from mlxk.adapters.mlx.prompting.conversation_rendering import RenderingJob, rendering_job
+from mlxk.adapters.mlx.prompting.template_sandbox import waiting_lock
+from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText, require_no_template_options
+from mlxk.adapters.mlx.prompting.wire_messages import WirePrompt, wire_messages, wire_prompt
 from mlxk.adapters.mlx.vision.network import VisionParts, VisionTemplate
 from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, MessagePart
@@ -56,36 +49,50 @@ class ProcessedPrompt:
 
 
 def process_prompt(
-    request: GenerationRequest, model: LoadedModel, parts: VisionParts
+    request: GenerationRequest, model: LoadedModel, parts: VisionParts, text: RenderedText | None
 ) -> tuple[RenderedPrompt, ProcessedPrompt]:
-    """Render the prompt of a request and run the model's processor on it.
+    """Run the model's processor on a prompt.
 
     Args:
         request: The request.
         model: The loaded model.
         parts: Its parts.
+        text: The rendered conversation; None for a prompt that is none.
 
     Raises:
-        ValidationError: The template refuses the conversation, or the media do not match the prompt.
-        CapabilityError: The model accepts fewer media, or its template has no tools or no switch for reasoning.
+        ValidationError: The media do not match the prompt.
+        CapabilityError: The model accepts fewer media.
     """
     conversation = request.prompt
-    if not isinstance(conversation, Conversation):
+    if text is None or not isinstance(conversation, Conversation):
         with model.lock:
             rendered = model.renderer.render(conversation, effort=request.effort)
         return rendered, ProcessedPrompt(rendered.tokens, {}, -1, "")
     with model.lock:
-        rendering, has_switch = render_text(request, model, parts.template)
-        model.renderer.require_plausible_length(rendering.text)
-        processed = _process(rendering, conversation, parts, model)
-    text, size = rendering.text, model.vocabulary_size
+        processed = _process(text.rendering, conversation, parts, model)
+    size = model.vocabulary_size
     known = tuple(min(max(token, 0), size - 1) if size else max(token, 0) for token in processed.tokens)
-    return RenderedPrompt(known, text[-TAIL_LENGTH:], has_switch, text), processed
+    return text.with_tokens(known), processed
+
+
+def render_prompt(request: GenerationRequest, model: LoadedModel, parts: VisionParts) -> RenderedText | None:
+    """Return the rendered text of a conversation, None of another prompt; on any thread.
+
+    Raises:
+        ValidationError, CapabilityError, InterruptedRunError: See ``render_text``.
+        ContextLengthError: It is certainly too long.
+    """
+    if not isinstance(request.prompt, Conversation):
+        return None
+    with waiting_lock(model.lock, request.is_abandoned):
+        rendered = render_text(request, model, parts.template)
+        model.renderer.require_plausible_length(rendered.rendering.text)
+    return rendered
 
 
 def render_text(
     request: GenerationRequest, tokenizer: LoadedTokenizer, model: VisionTemplate, *, opens_answer: bool = True
-) -> tuple[Rendering, bool]:
+) -> RenderedText:
     """Return the rendered text of a conversation, with the model's media markers; uses no MLX.
 
     Args:
@@ -94,43 +101,56 @@ def render_text(
         model: The model.
         opens_answer: Whether the text ends with the beginning of the assistant's message.
 
-    Returns:
-        The text, and whether the template has a switch for reasoning.
-
     Raises:
-        ValidationError, CapabilityError: See ``process_prompt``.
+        ValidationError: The template refuses the conversation.
+        CapabilityError: The model accepts fewer media, or it has no template for tools or reasoning.
+        InterruptedRunError: Nobody waits any more.
     """
     conversation = request.prompt
     if not isinstance(conversation, Conversation):
         raise TypeError("only conversations are rendered")
     holder = _template_holder(model.processor, has_audio=bool(conversation.audio))
-    used: dict[str, object] = {}
+    prompt = attrs.evolve(wire_prompt(conversation), messages=tuple(_wire(conversation)))
+    job = rendering_job(request, opens_answer=opens_answer)
+    try:
+        if holder is not None and not _writes_text(conversation, prompt, model):
+            renderer = tokenizer.renderer.conversations_of(holder)
 
-    def render(wire: list[dict[str, Any]], tools: list[dict[str, Any]]) -> str:
-        messages = _formatted(conversation, wire, model)
-        if isinstance(messages[-1], str):
-            _require_no_options(request, conversation)
-            return valid_text(messages[-1])
-        if holder is None:
-            _require_no_options(request, conversation)
-            return valid_text(prompt_utils.get_chat_template(model.processor, messages, opens_answer))
-        used.update(reasoning_options(holder.chat_template, request.thinking, request.effort))
-        options: dict[str, Any] = {**({"tools": tools} if tools else {}), **used}
-        apply = holder.apply_chat_template
-        return valid_text(apply(messages, tokenize=False, add_generation_prompt=opens_answer, **options))
+            def formatted(written: WirePrompt) -> WirePrompt:
+                messages = _formatted(conversation, list(written.messages), model)
+                return attrs.evolve(written, messages=tuple(messages))
 
-    tools = wire_tools(conversation)
-    with translated_errors(conversation):
-        wire = _wire(conversation)
-        if request.parse_special:
-            rendering = Rendering(render(wire, tools))
-        else:
-            rendering = tokenizer.renderer.control.render(wire, tools, render)
-    return rendering, has_reasoning_switch(used)
+            return tokenizer.renderer.rendered(conversation, prompt, renderer, job, formatted)
+        require_no_template_options(conversation, request.reasons)
+        return RenderedText(_rendered_by_library(conversation, prompt, tokenizer, model, job))
+    except _PROCESSOR_ERRORS as error:
+        # Without its message, which may quote the value.
+        fault = f"the model's chat template cannot render this conversation ({type(error).__name__})"
+        raise ValidationError.in_field("messages", fault) from error
 
 
-def _require_no_options(request: GenerationRequest, conversation: Conversation) -> None:
-    require_no_template_options(conversation, request.thinking, request.effort)
+def _writes_text(conversation: Conversation, prompt: WirePrompt, model: VisionTemplate) -> bool:
+    """Whether mlx-vlm writes messages of this architecture as plain text, which no template renders."""
+    return isinstance(_formatted(conversation, list(prompt.messages), model)[-1], str)
+
+
+def _rendered_by_library(
+    conversation: Conversation,
+    prompt: WirePrompt,
+    tokenizer: LoadedTokenizer,
+    model: VisionTemplate,
+    job: RenderingJob,
+) -> Rendering:
+    def render(messages: list[dict[str, Any]], _: list[dict[str, Any]]) -> str:
+        found = _formatted(conversation, messages, model)
+        plain = isinstance(found[-1], str)
+        text = str(found[-1] if plain else prompt_utils.get_chat_template(model.processor, found, job.opens_answer))
+        text.encode()
+        return text
+
+    if job.parse_special:
+        return Rendering(render(list(prompt.messages), []))
+    return tokenizer.renderer.control.render(list(prompt.messages), [], render)
 
 
 def encode_text(rendering: Rendering, tokenizer: LoadedTokenizer, model: VisionTemplate) -> list[int]:
@@ -172,6 +192,9 @@ def _formatted(conversation: Conversation, wire: list[dict[str, Any]], model: Vi
                 num_images=len(message.images),
                 num_audios=len(message.audio),
             )
+        if len(found) == len(wire) and isinstance(found[index], dict):
+            # mlx-vlm writes role and content only; calls, their results and reasoning are the template's as well.
+            found[index] = {**wire[index], **found[index]}
     return found
 
 

@@ -162,9 +162,9 @@ def _answer(session: ChatSession, output: Output, prompt: str) -> None:
         output.line("" if session.live else "".join(reader.text))
         output.note("[stopped]")
         if reader.text:
-            session.keep(message, "".join(reader.text))
+            session.keep(message, "".join(reader.text), reasoning="".join(reader.reasoning))
         return
-    session.keep(message, answer.text, answer.tool_calls)
+    session.keep(message, answer.text, answer.tool_calls, answer.reasoning)
     _print_remainder(session, output, answer)
 
 

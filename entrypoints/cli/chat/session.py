@@ -174,9 +174,9 @@ class ChatSession:
         (stream,) = self.generate(self.model, [conversation], attrs.evolve(self.options, settings=self.settings))
         return stream
 
-    def keep(self, message: Message, answer: str, calls: tuple[ToolCall, ...] = ()) -> None:
-        """Add a user message and its completion, with its tool calls, to the conversation."""
-        self.messages = (*self.messages, message, Message(Role.ASSISTANT, answer, calls))
+    def keep(self, message: Message, answer: str, calls: tuple[ToolCall, ...] = (), reasoning: str = "") -> None:
+        """Add a user message and its completion, with its tool calls and its reasoning, to the conversation."""
+        self.messages = (*self.messages, message, Message(Role.ASSISTANT, answer, calls, reasoning=reasoning))
         self.waiting = ()
 
     def new_notes(self, notes: tuple[str, ...]) -> tuple[str, ...]:

@@ -129,8 +129,10 @@ def _at_once(path: str, flags: int) -> int:
 
 
 def _written(message: Message) -> dict[str, object]:
-    """Return a message in OpenAI's format, with tool calls only where there are any."""
+    """Return a message in OpenAI's format, with reasoning and tool calls only where there are any."""
     written: dict[str, object] = {"role": message.role.value, "content": message.content}
+    if message.reasoning:
+        written["reasoning_content"] = message.reasoning
     if message.tool_calls:
         written["tool_calls"] = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
@@ -145,7 +147,7 @@ def _read(written: Mapping[str, Any]) -> Message:
     role = Role(written["role"])
     if calls and role is not Role.ASSISTANT:
         raise ValueError("tool_calls")
-    return Message(role, _text(written["content"]), calls)
+    return Message(role, _text(written["content"]), calls, reasoning=_text(written.get("reasoning_content", "")))
 
 
 def _text(value: object) -> str:

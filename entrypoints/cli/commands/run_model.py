@@ -34,7 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-chat-template", action="store_true", help="give the model the prompt as it is")
     parser.add_argument("--show-prompt", action="store_true", help="print what the model would get, and do not run it")
     parser.add_argument("--no-reasoning", action="store_true", help="do not show what the model thinks")
-    parser.add_argument("--thinking", action=argparse.BooleanOptionalAction, help="have the model reason first, or not")
+    parser.add_argument(
+        "--thinking",
+        "--enable-thinking",
+        action=argparse.BooleanOptionalAction,
+        help="have the model reason first, or not",
+    )
     parser.add_argument(
         "--special-tokens-in-content", action="store_true", help="let control tokens in the prompt's text take effect"
     )
@@ -84,6 +89,8 @@ def _options(arguments: argparse.Namespace) -> GenerationOptions:
         settings=generation_arguments.settings(arguments),
         thinking=arguments.thinking,
         effort=generation_arguments.effort(arguments),
+        template_options=generation_arguments.template_options(arguments),
+        thinking_tags=generation_arguments.thinking_tags(arguments),
         engine_options=generation_arguments.engine_options(arguments),
         draft_reference=arguments.draft_model,
         strict_memory=arguments.strict_memory,

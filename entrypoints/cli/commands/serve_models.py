@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     place.add_argument("--port", type=int, metavar="N", help="port to listen on; 0 takes any free one (8000)")
     place.add_argument("--embed-backend", metavar="URL", help="have another server make the vectors")
     _add_limits(parser.add_argument_group("limits"))
+    _add_thinking(parser.add_argument_group("reasoning", "Where a request does not say otherwise."))
     _add_safety(parser.add_argument_group("who may ask"))
     log = parser.add_argument_group("log and life")
     log.add_argument("--log-level", choices=LOG_LEVELS, help="least severe events to log (info)")
@@ -41,6 +42,18 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--memory-budget", type=int, metavar="MIB", help="what models in memory may take together")
     group.add_argument("--strict-memory", action="store_true", help="refuse models beyond the memory budget")
     group.add_argument("--chunk", type=int, metavar="N", help="images described together, 1 to 5 (1)")
+
+
+def _add_thinking(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--enable-thinking",
+        "--thinking",
+        action=argparse.BooleanOptionalAction,
+        help="have models that can reason do so first, or not",
+    )
+    group.add_argument("--thinking-budget", type=int, metavar="N", help="most tokens of reasoning before the answer")
+    group.add_argument("--thinking-start-token", metavar="TEXT", help="begins reasoning, where it is not known")
+    group.add_argument("--thinking-end-token", metavar="TEXT", help="ends reasoning, where it is not known")
 
 
 def _add_safety(group: argparse._ArgumentGroup) -> None:
@@ -76,6 +89,10 @@ def _settings(arguments: argparse.Namespace, context: CommandContext) -> ServerS
         "model": _first(arguments.model, known.model),
         "max_tokens": _first(arguments.max_tokens, known.max_tokens),
         "chunk": _first(arguments.chunk, known.chunk),
+        "enable_thinking": arguments.enable_thinking,
+        "thinking_budget": arguments.thinking_budget,
+        "thinking_start_token": arguments.thinking_start_token,
+        "thinking_end_token": arguments.thinking_end_token,
         "log_level": _first(level, known.log_level, DEFAULT_LOG_LEVEL),
         "max_streams": arguments.max_streams,
         "max_queue": arguments.max_queue,

@@ -21,6 +21,9 @@ from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLif
 from mlxk.entrypoints.http.middleware import request_id
 from mlxk.entrypoints.http.server.channel import ENVIRON_DETACH, ENVIRON_ON_DISCONNECT
 
+ADAPTATIONS = "X-Mlxk-Adaptations"
+"""Response header: how the conversation was fitted to the model's chat template, by the codes of the adaptations."""
+
 
 @attrs.frozen(kw_only=True)
 class GenerationJob:
@@ -29,8 +32,9 @@ class GenerationJob:
     model: ServedModel
     model_name: str
     """As the client wrote it."""
-    start: Callable[[], Sequence[TextStream]]
-    """Starts the streams, one for each choice; called once the request is admitted."""
+    start: Callable[[Callable[[], bool]], Sequence[TextStream]]
+    """Starts the streams, one for each choice; called once the request is admitted, with a function that tells whether
+    the client has gone."""
     renderer: RendererFactory
     stream: bool
     """Whether to stream the response."""
@@ -85,11 +89,14 @@ class GenerationResponder:
         )
         try:
             renderer = job.renderer(context)
-            streams = job.start()
+            streams = job.start(connection.is_gone)
         except BaseException:
             release()
             raise
-        on_end = self._on_end(job, context.request_id, release)
+        adaptations = tuple(dict.fromkeys(each.code for stream in streams for each in stream.adaptations))
+        if adaptations:
+            response.set_header(ADAPTATIONS, ", ".join(adaptations))
+        on_end = self._on_end(job, context.request_id, release, adaptations)
         if job.stream:
             self._stream(request, response, renderer, connection, streams, on_end)
             return
@@ -121,7 +128,9 @@ class GenerationResponder:
         if detach is None:
             self._dispatcher.add(delivery)
 
-    def _on_end(self, job: GenerationJob, identity: str, release: Callable[[], None]) -> "_OnEnd":
+    def _on_end(
+        self, job: GenerationJob, identity: str, release: Callable[[], None], adaptations: tuple[str, ...]
+    ) -> "_OnEnd":
         began = self._clock.monotonic()
 
         def on_end(finished: Sequence[Finished], error: MlxkError | None) -> None:
@@ -134,6 +143,8 @@ class GenerationResponder:
                 "stream": job.stream,
                 "duration_ms": round((self._clock.monotonic() - began) * 1000, 1),
             }
+            if adaptations:
+                common["adaptations"] = ",".join(adaptations)
             if error is not None:
                 self._log.warning("generation failed", error=error.code, **common)
                 return
@@ -162,6 +173,10 @@ class _Connection:
     def __init__(self) -> None:
         self._delivery: StreamDelivery | None = None
         self._disconnected = False
+
+    def is_gone(self) -> bool:
+        """Whether the client has disconnected."""
+        return self._disconnected
 
     def attach(self, delivery: StreamDelivery) -> None:
         """Set the delivery to cancel."""

@@ -200,7 +200,9 @@ class Completions:
         job = GenerationJob(
             model=model,
             model_name=completion.model,
-            start=lambda: self._services.generate(model.details, completion.prompts, options),
+            start=lambda is_gone: self._services.generate(
+                model.details, completion.prompts, attrs.evolve(options, is_abandoned=is_gone)
+            ),
             renderer=functools.partial(CompletionRenderer, echoes=echoes, include_usage=completion.include_usage),
             stream=bool(completion.stream),
             prompts=len(completion.prompts),

@@ -43,6 +43,10 @@ _GENERATION = (
     "parallel_tool_calls",
     "response_format",
     "thinking_budget",
+    "thinking_budget_tokens",
+    "reasoning_budget_tokens",
+    "thinking_start_token",
+    "thinking_end_token",
     "prompt_cache_key",
     "safety_identifier",
 )
@@ -134,7 +138,7 @@ class _TokenResource:
         first, *others = self._services.tokenize(
             model.details,
             chat.incoming(self._read_audio),
-            generation_options(chat, self._settings),
+            generation_options(chat, self._settings, model),
             opens_answer=chat.add_generation_prompt is not False,
         )
         if not others:

@@ -123,6 +123,10 @@ class MessageParam:
     refusal: str | None = None
     tool_calls: list[ToolCallParam] | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    """What the assistant thought, as this server and others send it; for the chat template."""
+    reasoning: str | None = None
+    """The same by another name; the first counts."""
     audio: Any = None
     """Not supported, as ``function_call``; declared so that they are refused by name."""
     function_call: Any = None
@@ -131,7 +135,8 @@ class MessageParam:
         """Return the faults of combinations of fields."""
         refused = unsupported_faults(attrs.asdict(self, recurse=False), UNSUPPORTED)
         faults = [attrs.evolve(fault, path=f"{path}.{fault.path}") for fault in refused]
-        if self.content is None and not (self.role == "assistant" and (self.tool_calls or self.refusal or refused)):
+        said = self.tool_calls or self.refusal or self.reasoning_content or self.reasoning or refused
+        if self.content is None and not (self.role == "assistant" and said):
             faults.append(FieldError(f"{path}.content", "is required"))
         for name in ("tool_calls", "refusal"):
             if getattr(self, name) and self.role != "assistant":
@@ -184,7 +189,8 @@ class MessageParam:
     def to_message(self) -> Message:
         """Return the message without its images and audio."""
         calls = tuple(ToolCall(call.function.name, call.function.arguments, call.id) for call in self.tool_calls or ())
-        return Message(ROLES[self.role], self._text(), calls, self.tool_call_id)
+        reasoning = self.reasoning_content or self.reasoning or ""
+        return Message(ROLES[self.role], self._text(), calls, self.tool_call_id, reasoning=reasoning)
 
     def _text(self) -> str:
         content = self.content if isinstance(self.content, str) else PART_SEPARATOR.join(self._texts())

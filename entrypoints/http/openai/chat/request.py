@@ -13,10 +13,11 @@ from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation.conversation import MAX_NAME, MAX_TOOL_BYTES, MAX_TOOLS, misplaced_definitions
 from mlxk.domain.generation.grammar import ForcedCall, Grammar
 from mlxk.domain.generation.media import MAX_CHUNK
-from mlxk.domain.generation.request import MAX_LOGPROB_ALTERNATIVES, Effort, GenerationSettings
+from mlxk.domain.generation.request import MAX_LOGPROB_ALTERNATIVES, GenerationSettings
 from mlxk.domain.models.model import Capability
 from mlxk.entrypoints.http.openai.chat.messages import MessageParam, ReadAudio
-from mlxk.entrypoints.http.openai.sampling import Count, Metadata, SamplingFields
+from mlxk.entrypoints.http.openai.chat.reasoning import ReasoningFields
+from mlxk.entrypoints.http.openai.sampling import Count, Metadata
 from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter, Unsupported
 
 SCHEMA_FIELD = "response_format.json_schema.schema"
@@ -198,17 +199,12 @@ WITHOUT_EFFECT: Mapping[str, Unsupported] = {
 }
 """Documented fields that are accepted and reported as ignored, by their paths."""
 
-_EFFORTS = ("none", *(effort.value for effort in Effort))
-
-_REASONS = {"none": False, Effort.LOW.value: True, Effort.HIGH.value: True}
-"""Whether an effort requests reasoning; ``medium`` does not, since many clients always send it."""
-
 MAX_MESSAGES = 4096
 """Messages of a conversation."""
 
 
 @attrs.frozen(kw_only=True)
-class ChatRequest(SamplingFields):
+class ChatRequest(ReasoningFields):
     """The body of a chat request."""
 
     messages: Annotated[list[MessageParam], Range(1, MAX_MESSAGES)]
@@ -220,9 +216,6 @@ class ChatRequest(SamplingFields):
     tool_choice: ToolChoice = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
-    reasoning_effort: Annotated[str, OneOf(_EFFORTS)] | None = None
-    enable_thinking: bool | None = None
-    thinking_budget: Annotated[int, Range(0)] | None = None
     chunk: Annotated[int, Range(1, MAX_CHUNK)] | None = None
     parse_special: bool | None = None
     prompt_cache_key: str | None = None
@@ -238,25 +231,13 @@ class ChatRequest(SamplingFields):
             faults.append(FieldError("max_completion_tokens", "contradicts max_tokens; send one of them"))
         if self.top_logprobs is not None and not self.logprobs:
             faults.append(FieldError("top_logprobs", "needs logprobs to be true"))
-        reasons = _REASONS.get(self.reasoning_effort or "")
-        if None not in {reasons, self.enable_thinking} and reasons is not self.enable_thinking:
-            faults.append(FieldError("enable_thinking", "contradicts reasoning_effort"))
+        faults += self.reasoning_faults()
         faults += tool_faults(self.tools or (), self.tool_choice)
         if self.response_format is not None:
             faults += self.response_format.faults()
             if self.response_format.type != "text" and self.offered:
                 faults.append(FieldError("response_format", "cannot be combined with tools", unsupported=True))
         return faults
-
-    @property
-    def thinking(self) -> bool | None:
-        """Whether the model reasons first; None is the default of the chat template."""
-        return False if self.reasoning_effort == "none" else self.enable_thinking
-
-    @property
-    def effort(self) -> Effort | None:
-        """Reasoning effort; None is the default of the chat template."""
-        return None if self.reasoning_effort in {None, "none"} else Effort(self.reasoning_effort)
 
     @property
     def offered(self) -> Tools:
@@ -308,7 +289,7 @@ class ChatRequest(SamplingFields):
         Raises:
             CapabilityError: The model cannot reason.
         """
-        if self.thinking:
+        if self.enable_thinking:
             require_reasoning(model.details, "enable_thinking")
 
     def incoming(self, read_audio: ReadAudio) -> IncomingConversation:
@@ -327,20 +308,22 @@ class ChatRequest(SamplingFields):
         )
 
     def generation_settings(
-        self, default_max_tokens: int | None, forced: ForcedCall | None = None
+        self,
+        default_max_tokens: int | None,
+        forced: ForcedCall | None = None,
+        default_budget: int | None = None,
     ) -> GenerationSettings:
         """Return the generation settings.
 
         Args:
             default_max_tokens: The operator's limit, for requests without one.
             forced: The enforced tool call.
+            default_budget: The operator's limit of reasoning, for requests without one.
         """
+        budget = default_budget if self.budget is None else self.budget
         asked = self.max_completion_tokens or self.max_tokens
         settings = self.settings(asked or default_max_tokens, (self.top_logprobs or 0) if self.logprobs else None)
         form = self.response_format.grammar if self.response_format else None
         return attrs.evolve(
-            settings,
-            grammar=forced.grammar if forced else form,
-            forced_call=forced,
-            thinking_budget=self.thinking_budget,
+            settings, grammar=forced.grammar if forced else form, forced_call=forced, thinking_budget=budget
         )

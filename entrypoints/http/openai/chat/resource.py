@@ -52,6 +52,13 @@ TRANSCRIPTION_UNSUPPORTED: Mapping[str, Unsupported] = {
     "response_format": Unsupported("a model that only listens writes plain text; leave this out", ("text",)),
     "seed": Unsupported(_NOT_SAMPLED),
     "thinking_budget": Unsupported(_NO_REASONING),
+    "thinking": Unsupported(_NO_REASONING),
+    "thinking_budget_tokens": Unsupported(_NO_REASONING),
+    "reasoning": Unsupported(_NO_REASONING),
+    "reasoning_budget_tokens": Unsupported(_NO_REASONING),
+    "thinking_start_token": Unsupported(_NO_REASONING),
+    "thinking_end_token": Unsupported(_NO_REASONING),
+    "chat_template_kwargs": Unsupported("a model that only listens has no chat template; leave this out", ({},)),
     "tools": Unsupported("a model that only listens calls no tools; leave them out", ([],)),
     "top_k": Unsupported(_NOT_SAMPLED, (0,)),
     "top_p": Unsupported(_NOT_SAMPLED, (1.0,)),
@@ -88,7 +95,7 @@ class TranscriptionChat:
         return GenerationJob(
             model=model,
             model_name=chat.model,
-            start=lambda: (self._start(model, parsed),),
+            start=lambda _: (self._start(model, parsed),),
             renderer=functools.partial(
                 ChatRenderer,
                 include_usage=chat.include_usage,
@@ -205,11 +212,13 @@ class ChatCompletions:
             return
         require_abilities(chat, model)
         forced = chat.forced_call
-        options = generation_options(chat, self._settings, forced)
+        options = generation_options(chat, self._settings, model, forced)
         job = GenerationJob(
             model=model,
             model_name=chat.model,
-            start=lambda: self._services.generate(model.details, [chat.incoming(self._read_audio)], options),
+            start=lambda is_gone: self._services.generate(
+                model.details, [chat.incoming(self._read_audio)], attrs.evolve(options, is_abandoned=is_gone)
+            ),
             renderer=functools.partial(
                 ChatRenderer,
                 options=MessageOptions(
@@ -240,20 +249,25 @@ def require_abilities(chat: ChatRequest, model: ServedModel) -> None:
 
 
 def generation_options(
-    chat: ChatRequest, settings: ServerSettings, forced: ForcedCall | None = None
+    chat: ChatRequest, settings: ServerSettings, model: ServedModel, forced: ForcedCall | None = None
 ) -> GenerationOptions:
     """Return how to generate.
 
     Args:
         chat: The request.
         settings: The operator's, for what the request leaves out.
+        model: The model of the request.
         forced: The enforced tool call.
     """
     special = settings.special_tokens_in_content if chat.parse_special is None else chat.parse_special
+    can_reason = model.details.supports_reasoning or not model.details.template_read
+    budget = settings.thinking_budget if can_reason else None
     return GenerationOptions(
-        settings=chat.generation_settings(settings.max_tokens, forced),
-        thinking=chat.thinking,
+        settings=chat.generation_settings(settings.max_tokens, forced, budget),
+        thinking=chat.reasons(settings.enable_thinking, can_reason=can_reason),
         effort=chat.effort,
+        template_options=chat.template_options,
+        thinking_tags=chat.thinking_tags(settings.thinking_start_token, settings.thinking_end_token),
         strict_memory=settings.strict_memory,
         choices=chat.n or 1,
         chunk=chat.chunk or settings.chunk,

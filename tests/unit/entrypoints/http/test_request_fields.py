@@ -37,7 +37,22 @@ COMPLETION_FIELDS = published(
     completion_params.CompletionCreateParamsNonStreaming,
     completion_params.CompletionCreateParamsStreaming,
 )
-OURS = {"top_k", "min_p", "repetition_penalty", "chunk", "enable_thinking", "thinking_budget", "parse_special"}
+OURS = {
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "chunk",
+    "enable_thinking",
+    "thinking_budget",
+    "thinking_budget_tokens",
+    "reasoning_budget_tokens",
+    "thinking_start_token",
+    "thinking_end_token",
+    "reasoning",
+    "thinking",
+    "chat_template_kwargs",
+    "parse_special",
+}
 
 
 def test_no_field_that_openai_documents_is_forgotten() -> None:
@@ -152,7 +167,15 @@ def test_tools_reach_the_engine_unless_none_is_to_be_called() -> None:
 
 @pytest.mark.parametrize(
     ("sent", "effort"),
-    [(None, None), ("none", None), ("low", Effort.LOW), ("medium", Effort.MEDIUM), ("high", Effort.HIGH)],
+    [
+        (None, None),
+        ("none", Effort.NONE),
+        ("minimal", Effort.MINIMAL),
+        ("xhigh", Effort.XHIGH),
+        ("low", Effort.LOW),
+        ("medium", Effort.MEDIUM),
+        ("high", Effort.HIGH),
+    ],
 )
 def test_the_effort_reaches_the_engine(sent: str | None, effort: Effort | None) -> None:
     _, reached = chat(reasoning_effort=sent)

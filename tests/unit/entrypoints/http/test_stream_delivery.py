@@ -168,7 +168,11 @@ class Setting:
         parts.close()
 
     def respond(
-        self, start: Callable[[], Sequence[Any]], renderer: Any = ChatRenderer, stream: bool = True, **environ: Any
+        self,
+        start: Callable[[Callable[[], bool]], Sequence[Any]],
+        renderer: Any = ChatRenderer,
+        stream: bool = True,
+        **environ: Any,
     ) -> falcon.Response:
         """Respond to a request, and return the response."""
         response = falcon.Response()
@@ -188,7 +192,7 @@ def failing_renderer(context: ResponseContext) -> ChatRenderer:
     raise RuntimeError("cannot render")
 
 
-def failing_start() -> Sequence[Any]:
+def failing_start(is_gone: Callable[[], bool]) -> Sequence[Any]:
     """Fail as a use case does."""
     raise ExecutionError("cannot start")
 
@@ -202,26 +206,26 @@ def test_a_start_that_fails_releases_its_slots(setting: Setting) -> None:
 def test_a_renderer_that_cannot_be_made_starts_nothing_and_releases_its_slots(setting: Setting) -> None:
     started: list[int] = []
     with pytest.raises(RuntimeError):
-        setting.respond(lambda: started.append(1) or [], renderer=failing_renderer)  # type: ignore[func-returns-value]
+        setting.respond(lambda _: started.append(1) or [], renderer=failing_renderer)  # type: ignore[func-returns-value]
     assert (started, setting.limit.admitted) == ([], 0)
 
 
 def test_an_error_of_a_whole_response_is_raised_and_releases_its_slots(setting: Setting) -> None:
     with pytest.raises(ExecutionError):
-        setting.respond(lambda: [ScriptedStream(ExecutionError("it failed"))], stream=False)
+        setting.respond(lambda _: [ScriptedStream(ExecutionError("it failed"))], stream=False)
     assert setting.limit.admitted == 0
 
 
 def test_a_client_that_disconnects_before_the_streams_start_has_them_cancelled(setting: Setting) -> None:
     stream = ScriptedStream(finished(FinishReason.CANCELLED))
-    setting.respond(lambda: [stream], stream=False, **{ENVIRON_ON_DISCONNECT: lambda callback: callback()})
+    setting.respond(lambda _: [stream], stream=False, **{ENVIRON_ON_DISCONNECT: lambda callback: callback()})
     assert stream.cancelled
     assert setting.limit.admitted == 0
 
 
 def test_a_body_that_another_server_closes_cancels_its_stream(setting: Setting) -> None:
     stream = ScriptedStream(TextDelta("a"))
-    body = setting.respond(lambda: [stream]).stream
+    body = setting.respond(lambda _: [stream]).stream
     assert not stream.cancelled
     body.close()
     assert stream.cancelled

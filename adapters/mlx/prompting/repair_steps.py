@@ -1,0 +1,346 @@
+"""The ways to change a conversation so that a chat template takes it; ``conversation_repair`` chooses among them."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import attrs
+
+from mlxk.adapters.mlx.prompting.wire_messages import REASONING_KEYS, WireMessage, WirePrompt
+from mlxk.domain.generation.conversation import Adaptation
+
+SEPARATOR = "\n\n"
+"""Between texts that are joined."""
+
+_ID_LENGTH = 9
+_ALPHANUMERIC = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@attrs.frozen
+class Step:
+    """One way to change a conversation."""
+
+    change: Callable[[WirePrompt], WirePrompt]
+    adaptation: Adaptation | None = None
+    """None where only the form of a value changes, which nobody sees."""
+
+
+def short_id(identity: str) -> str:
+    """Return the id of nine letters and digits that stands for another; one of that form is its own."""
+    if len(identity) == _ID_LENGTH and identity.isalnum() and identity.isascii():
+        return identity
+    number = int.from_bytes(hashlib.sha256(identity.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+    digits = []
+    for _ in range(_ID_LENGTH):
+        number, digit = divmod(number, len(_ALPHANUMERIC))
+        digits.append(_ALPHANUMERIC[digit])
+    return "".join(digits)
+
+
+def _each(change: Callable[[WireMessage], WireMessage]) -> Callable[[WirePrompt], WirePrompt]:
+    return lambda prompt: attrs.evolve(prompt, messages=tuple(change(message) for message in prompt.messages))
+
+
+def _null_content(message: WireMessage) -> WireMessage:
+    blank = message["role"] == "assistant" and message.get("tool_calls") and not message["content"]
+    return {**message, "content": None} if blank else message
+
+
+def _text_arguments(message: WireMessage) -> WireMessage:
+    if not message.get("tool_calls"):
+        return message
+    calls = [
+        {**call, "function": {**call["function"], "arguments": arguments_text(call)}} for call in message["tool_calls"]
+    ]
+    return {**message, "tool_calls": calls}
+
+
+def arguments_text(call: Mapping[str, Any]) -> str:
+    """Return the arguments of a call as JSON text."""
+    given = call["function"]["arguments"]
+    return given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+
+
+def _wrapped_arguments(message: WireMessage) -> WireMessage:
+    """Make an object of arguments that are no complete JSON object."""
+    if not message.get("tool_calls"):
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        given = call["function"]["arguments"]
+        function = {**call["function"], "arguments": {"arguments": given} if isinstance(given, str) else given}
+        calls.append({**call, "function": function})
+    return {**message, "tool_calls": calls}
+
+
+def _short_ids(message: WireMessage) -> WireMessage:
+    changed = dict(message)
+    if message.get("tool_calls"):
+        changed["tool_calls"] = [{**call, "id": short_id(call["id"])} for call in message["tool_calls"]]
+    if "tool_call_id" in message:
+        changed["tool_call_id"] = short_id(message["tool_call_id"])
+    return changed
+
+
+def _empty_lists(prompt: WirePrompt) -> WirePrompt:
+    return attrs.evolve(prompt, has_empty_lists=True)
+
+
+def _flat_tools(prompt: WirePrompt) -> WirePrompt:
+    """Give functions the older form as well, without an object around them."""
+    return attrs.evolve(prompt, tools=tuple({**tool["function"], **tool} for tool in prompt.tools))
+
+
+def _complete_tools(prompt: WirePrompt) -> WirePrompt:
+    """Give functions the description and parameters that they lack."""
+    return attrs.evolve(prompt, tools=tuple(_complete_tool(tool) for tool in prompt.tools))
+
+
+def _complete_tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    function = {"description": "", **tool["function"]}
+    function["parameters"] = {"type": "object", "properties": {}, **(function.get("parameters") or {})}
+    return {**tool, "function": function}
+
+
+def _typed_tools(prompt: WirePrompt) -> WirePrompt:
+    """Give the parameters of functions the types and descriptions that they lack."""
+    changed = []
+    for tool in prompt.tools:
+        function = dict(tool["function"])
+        if isinstance(function.get("parameters"), dict):
+            function["parameters"] = _typed(function["parameters"])
+        changed.append({**tool, "function": function})
+    return attrs.evolve(prompt, tools=tuple(changed))
+
+
+def _typed(schema: Mapping[str, Any]) -> dict[str, Any]:
+    made = {"type": _type_of(schema), **schema}
+    if not isinstance(made["type"], str):
+        made["type"] = next((each for each in made["type"] if each != "null"), "string")
+    for name in ("properties", "$defs"):
+        if isinstance(made.get(name), dict):
+            made[name] = {
+                key: {"description": "", **_typed(each)} if isinstance(each, dict) else each
+                for key, each in made[name].items()
+            }
+    if isinstance(made.get("items"), dict):
+        made["items"] = _typed(made["items"])
+    return made
+
+
+def _type_of(schema: Mapping[str, Any]) -> str:
+    if "properties" in schema:
+        return "object"
+    if "items" in schema:
+        return "array"
+    for name in ("anyOf", "oneOf", "allOf"):
+        for each in schema.get(name) or ():
+            if isinstance(each, dict) and each.get("type") not in {None, "null"}:
+                return str(each["type"])
+    return "string"
+
+
+def _texts_of(content: Any) -> list[Any]:  # noqa: ANN401 - text, parts, or nothing
+    if isinstance(content, list):
+        return content
+    return [{"type": "text", "text": content}] if content else []
+
+
+def joined(contents: Sequence[Any]) -> Any:  # noqa: ANN401
+    """Return several contents as one: text, or parts where one has parts."""
+    if any(isinstance(content, list) for content in contents):
+        return [part for content in contents for part in _texts_of(content)]
+    return SEPARATOR.join(content for content in contents if content)
+
+
+def _opening(messages: Sequence[WireMessage]) -> int:
+    """Return the number of system messages at the front."""
+    return next((index for index, each in enumerate(messages) if each["role"] != "system"), len(messages))
+
+
+def _join_opening(prompt: WirePrompt) -> WirePrompt:
+    count = _opening(prompt.messages)
+    if count < 2:
+        return prompt
+    first = {**prompt.messages[0], "content": joined([each["content"] for each in prompt.messages[:count]])}
+    return attrs.evolve(prompt, messages=(first, *prompt.messages[count:]))
+
+
+def _late_as_user(prompt: WirePrompt) -> WirePrompt:
+    count = _opening(prompt.messages)
+    later = tuple({**each, "role": "user"} if each["role"] == "system" else each for each in prompt.messages[count:])
+    return attrs.evolve(prompt, messages=(*prompt.messages[:count], *later))
+
+
+def _opening_as_user(prompt: WirePrompt) -> WirePrompt:
+    """Put the system messages at the front into the user message that follows, or make them one."""
+    count = _opening(prompt.messages)
+    if not count:
+        return prompt
+    opening, rest = prompt.messages[:count], prompt.messages[count:]
+    contents = [each["content"] for each in opening]
+    if rest and rest[0]["role"] == "user":
+        merged = {**rest[0], "content": joined([*contents, rest[0]["content"]])}
+        return attrs.evolve(prompt, messages=(merged, *rest[1:]))
+    return attrs.evolve(prompt, messages=({"role": "user", "content": joined(contents)}, *rest))
+
+
+def _open_with_user(prompt: WirePrompt) -> WirePrompt:
+    """Put an empty user message before a message of the assistant that opens the conversation."""
+    count = _opening(prompt.messages)
+    if prompt.messages[count:] and prompt.messages[count]["role"] != "assistant":
+        return prompt
+    before, after = prompt.messages[:count], prompt.messages[count:]
+    return attrs.evolve(prompt, messages=(*before, {"role": "user", "content": ""}, *after))
+
+
+def _split_calls(prompt: WirePrompt) -> WirePrompt:
+    """Turn several calls in one message into messages of one call, each followed by its result."""
+    messages: list[WireMessage] = []
+    waiting = list(prompt.messages)
+    while waiting:
+        message = waiting.pop(0)
+        calls = message.get("tool_calls", ())
+        if len(calls) < 2:
+            messages.append(message)
+            continue
+        count = next((index for index, each in enumerate(waiting) if each["role"] != "tool"), len(waiting))
+        results, waiting = waiting[:count], waiting[count:]
+        for place, call in enumerate(calls):
+            plain = {key: each for key, each in message.items() if key not in REASONING_KEYS}
+            messages.append({**(message if not place else {**plain, "content": ""}), "tool_calls": [call]})
+            own = [each for each in results if each.get("tool_call_id") == call["id"]]
+            if not own and all("tool_call_id" not in each for each in results):
+                own = results[:1]
+            messages += own
+            results = [each for each in results if not any(each is taken for taken in own)]
+        messages += results
+    return attrs.evolve(prompt, messages=tuple(messages))
+
+
+def _join_turns(prompt: WirePrompt) -> WirePrompt:
+    """Join messages of the user, or of the assistant, that follow one another."""
+    messages: list[WireMessage] = []
+    for role, group in groupby(prompt.messages, key=lambda each: (each["role"], bool(each.get("tool_calls")))):
+        turns = list(group)
+        if len(turns) < 2 or role not in {("user", False), ("assistant", False)}:
+            messages += turns
+        else:
+            messages.append({**turns[0], **turns[-1], "content": joined([each["content"] for each in turns])})
+    return attrs.evolve(prompt, messages=tuple(messages))
+
+
+def _as_parts(message: WireMessage) -> WireMessage:
+    return {**message, "content": _texts_of(message["content"])} if isinstance(message["content"], str) else message
+
+
+def _as_text(message: WireMessage) -> WireMessage:
+    parts = message["content"]
+    if not isinstance(parts, list) or any(part.get("type") != "text" for part in parts):
+        return message
+    return {**message, "content": "\n".join(part["text"] for part in parts)}
+
+
+def _calls_as_text(start: str = "", end: str = "") -> Callable[[WireMessage], WireMessage]:
+    """Return the change that writes calls into the assistant's text, between the model's own marks if it has some."""
+
+    def change(message: WireMessage) -> WireMessage:
+        if not message.get("tool_calls"):
+            return message
+        calls = [
+            f'{start}{{"name": {json.dumps(call["function"]["name"])}, "arguments": {arguments_text(call)}}}{end}'
+            for call in message["tool_calls"]
+        ]
+        kept = {key: each for key, each in message.items() if key != "tool_calls"}
+        return {**kept, "content": joined([message["content"], "\n".join(calls)])}
+
+    return change
+
+
+def _results_as_user(message: WireMessage) -> WireMessage:
+    if message["role"] != "tool":
+        return message
+    name = message.get("name")
+    title = f"Result of {name}:" if name else "Result:"
+    return {"role": "user", "content": joined([title, message["content"]])}
+
+
+SHORT_IDS = Step(
+    _each(_short_ids),
+    Adaptation(
+        "tool-call-ids", "Tool call ids were replaced: the model's chat template wants nine letters and digits."
+    ),
+)
+"""Needed by templates of Mistral's."""
+
+FORMS = (
+    Step(_empty_lists),
+    Step(_flat_tools),
+    Step(_each(_null_content)),
+    Step(_each(_text_arguments)),
+    Step(_each(_as_parts)),
+    Step(_each(_as_text)),
+)
+"""Other forms of the same content, which nobody sees; tried first, alone and in pairs."""
+
+JOIN_TURNS = Step(
+    _join_turns,
+    Adaptation("turns-joined", "Messages of the same role that follow one another were joined."),
+)
+
+REPAIRS = (
+    SHORT_IDS,
+    Step(
+        _each(_wrapped_arguments),
+        Adaptation(
+            "incomplete-arguments", "Incomplete arguments of a tool call were given as an object with their text."
+        ),
+    ),
+    Step(
+        _complete_tools,
+        Adaptation("tool-definitions", "Tools without description or parameters were given empty ones."),
+    ),
+    Step(
+        _typed_tools,
+        Adaptation("tool-parameter-types", "Parameters of tools without a single type were given one."),
+    ),
+    Step(_join_opening, Adaptation("system-messages-joined", "The system messages at the front were joined.")),
+    Step(
+        _late_as_user,
+        Adaptation("late-system-as-user", "System messages after the first turn were placed as user messages."),
+    ),
+    Step(
+        _opening_as_user,
+        Adaptation("system-in-user-message", "The system prompt was put into the user message after it."),
+    ),
+    Step(
+        _open_with_user,
+        Adaptation("user-message-inserted", "An empty user message was put before the assistant's first one."),
+    ),
+    Step(
+        _split_calls,
+        Adaptation("tool-calls-split", "Several tool calls of one message were given one after the other."),
+    ),
+    JOIN_TURNS,
+)
+"""In the order in which they are tried: those that change the least first."""
+
+_CALLS_AS_TEXT = Adaptation("tool-calls-as-text", "Earlier tool calls were written as text.")
+
+TAG = "<tool_call>"
+
+TAGGED_CALLS = Step(_each(_calls_as_text(f"{TAG}\n", "\n</tool_call>")), _CALLS_AS_TEXT)
+"""For models that write calls between these tags, though their templates leave that to whoever writes the history."""
+
+LAST_RESORTS = (
+    TAGGED_CALLS,
+    Step(_each(_calls_as_text()), _CALLS_AS_TEXT),
+    Step(
+        _each(_results_as_user),
+        Adaptation("tool-results-as-user", "Results of tools were placed as user messages."),
+    ),
+    Step(_join_turns, JOIN_TURNS.adaptation),
+)
+"""For templates that know no tools."""

@@ -1,0 +1,198 @@
+"""Renders chat templates in a process of their own, so that no template can hold up, or fill, the one that serves.
+
+One process renders the templates of one model; it is started at the first rendering, and again after it was ended.
+``template_process`` is what runs in it.
+"""
+
+import contextlib
+import enum
+import json
+import selectors
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from mlxk.adapters.mlx.prompting import template_process
+from mlxk.domain.errors import InterruptedRunError
+from mlxk.domain.generation.request import nobody_left
+
+SECONDS = 5.0
+"""Processor time of one rendering; ordinary ones take milliseconds."""
+
+MEMORY_BYTES = 1024**3
+"""Memory in use while rendering."""
+
+EXTRA_CHARACTERS = 16 * 1024**2
+"""Characters that a rendered text may have beyond four times those of the conversation."""
+
+_LOOK_SECONDS = 0.2
+"""Time between two looks at whether anybody still waits."""
+
+
+@contextlib.contextmanager
+def waiting_lock(lock: threading.Lock, is_abandoned: Callable[[], bool]) -> Iterator[None]:
+    """Hold a lock in the block, unless nobody waits for what is done in it before the lock is free.
+
+    Raises:
+        InterruptedRunError: Nobody waits any more.
+    """
+    while not lock.acquire(timeout=_LOOK_SECONDS):
+        if is_abandoned():
+            raise InterruptedRunError("interrupted")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class FaultKind(enum.Enum):
+    """How a rendering failed."""
+
+    REFUSED = "refused"
+    """The template raised an exception of its own, with a message."""
+    INVALID = "invalid"
+    """The template is no valid one."""
+    FAILED = "failed"
+    """An operation failed for these values."""
+    LIMIT = "limit"
+    """It took too much time or memory, or wrote too much text."""
+    UNCONTINUED = "uncontinued"
+    """The text does not end within the last message."""
+
+
+class TemplateFault(Exception):  # noqa: N818 - never leaves this package
+    """A rendering failed.
+
+    Args:
+        kind: How.
+        message: The template's own words, or the limit; may quote what the template does, not the conversation.
+    """
+
+    def __init__(self, kind: FaultKind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+
+
+class TemplateSandbox:
+    """Renders the templates of one model. Thread-safe: one rendering at a time.
+
+    Args:
+        seconds: Processor time of one rendering.
+        memory_bytes: Memory in use while rendering.
+    """
+
+    def __init__(self, seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES) -> None:
+        self._seconds = seconds
+        self._memory_bytes = memory_bytes
+        self._lock = threading.Lock()
+        self._process: _Process | None = None
+
+    def render(
+        self, template: str, variables: Mapping[str, Any], is_abandoned: Callable[[], bool] = nobody_left
+    ) -> str:
+        """Return the rendered text.
+
+        Args:
+            template: Its text.
+            variables: What it may read; JSON values.
+            is_abandoned: Whether nobody waits for the text any more; the process is then ended.
+
+        Raises:
+            TemplateFault: See ``FaultKind``.
+            InterruptedRunError: Nobody waits any more.
+        """
+        written = json.dumps(variables, ensure_ascii=False)
+        limit = EXTRA_CHARACTERS + 4 * len(written)
+        head = f'{{"template": {json.dumps(template)}, "most_characters": {limit}, "variables": '
+        request = f"{head}{written}}}".encode("utf-8", "surrogatepass")
+        with waiting_lock(self._lock, is_abandoned):
+            reply = self._ask(request, is_abandoned)
+        if "text" in reply:
+            return str(reply["text"])
+        if reply["fault"] == "output":
+            raise TemplateFault(FaultKind.LIMIT, f"it writes more than {limit} characters")
+        raise TemplateFault(FaultKind(reply["fault"]), reply["message"])
+
+    def _ask(self, request: bytes, is_abandoned: Callable[[], bool]) -> Mapping[str, Any]:
+        if self._process is None or not self._process.alive:
+            self._process = _Process(self._seconds, self._memory_bytes)
+        try:
+            reply = self._process.ask(request, is_abandoned)
+        except BaseException:
+            self._process.end()
+            self._process = None
+            raise
+        if reply is not None:
+            found: Mapping[str, Any] = json.loads(reply)
+            return found
+        status, self._process = self._process.end(), None
+        if status == template_process.EXIT_MEMORY:
+            raise TemplateFault(FaultKind.LIMIT, f"it takes more than {self._memory_bytes // 1024**2} MiB of memory")
+        raise TemplateFault(FaultKind.LIMIT, f"it takes more than {self._seconds:g} seconds")
+
+
+class _Process:
+    def __init__(self, seconds: float, memory_bytes: int) -> None:
+        # Isolated from the environment and the current directory; what it writes to standard error is nobody's.
+        command = [sys.executable, "-I", template_process.__file__, str(seconds), str(memory_bytes)]
+        self._child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
+        )
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._child.stdout or 0, selectors.EVENT_READ)
+        self._finalizer = weakref.finalize(self, _end, self._child, self._selector)
+
+    @property
+    def alive(self) -> bool:
+        return self._child.poll() is None
+
+    def ask(self, request: bytes, is_abandoned: Callable[[], bool]) -> bytes | None:
+        """Return the reply; None when the process ended instead.
+
+        Raises:
+            InterruptedRunError: Nobody waits any more.
+        """
+        if self._child.stdin is None:
+            return None
+        with contextlib.suppress(BrokenPipeError):
+            frame = memoryview(len(request).to_bytes(8, "big") + request)
+            while frame:
+                frame = frame[self._child.stdin.write(frame) :]
+        header = self._read(8, is_abandoned)
+        return self._read(int.from_bytes(header, "big"), is_abandoned) if header else None
+
+    def _read(self, count: int, is_abandoned: Callable[[], bool]) -> bytes | None:
+        parts: list[bytes] = []
+        while count and self._child.stdout is not None:
+            while not self._selector.select(_LOOK_SECONDS):
+                if is_abandoned():
+                    self._child.kill()
+                    raise InterruptedRunError("interrupted")
+            part = self._child.stdout.read(min(count, 1024**2))
+            if not part:
+                return None
+            parts.append(part)
+            count -= len(part)
+        return b"".join(parts)
+
+    def end(self) -> int | None:
+        """End the process, and return its exit status."""
+        self._finalizer()
+        return self._child.returncode
+
+
+def _end(child: "subprocess.Popen[bytes]", selector: selectors.BaseSelector) -> None:
+    selector.close()
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+    try:
+        child.wait(_LOOK_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
