@@ -131,6 +131,9 @@ def require_valid_unicode(text: str, field: str) -> None:
         raise ValidationError.in_field(field, fault, hint="Convert it to UTF-8, for example with iconv.")
 
 
+RESERVED_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "tokenize")
+"""Variables of chat templates that the conversation and the way it is rendered decide on."""
+
 MAX_TOOLS = 128
 """Most tools of a request; OpenAI's limit."""
 

@@ -155,10 +155,6 @@ DEFAULT_THINKING_TAGS = ("<think>", "</think>")
 """The texts that begin and end reasoning where nothing else is known."""
 
 
-RESERVED_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "tokenize")
-"""Variables of chat templates that the conversation and the way it is rendered decide on."""
-
-
 class FinishReason(enum.Enum):
     """Why a completion ended."""
 

@@ -11,12 +11,13 @@ from mlxk.domain.generation.conversation import (
     MAX_NAME,
     MAX_TOOL_BYTES,
     MAX_TOOLS,
+    RESERVED_VARIABLES,
     misplaced_definitions,
     require_valid_unicode,
 )
 from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.grammar import Grammar
-from mlxk.domain.generation.request import DEFAULT_THINKING_TAGS, RESERVED_VARIABLES, Effort, GenerationSettings
+from mlxk.domain.generation.request import DEFAULT_THINKING_TAGS, Effort, GenerationSettings
 
 
 def tool_faults(definitions: object) -> list[str]:

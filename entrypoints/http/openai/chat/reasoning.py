@@ -4,7 +4,8 @@ from typing import Annotated, Any
 
 import attrs
 
-from mlxk.domain.generation.request import DEFAULT_THINKING_TAGS, RESERVED_VARIABLES, Effort
+from mlxk.domain.generation.conversation import RESERVED_VARIABLES
+from mlxk.domain.generation.request import DEFAULT_THINKING_TAGS, Effort
 from mlxk.entrypoints.http.openai.sampling import SamplingFields
 from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range
 
