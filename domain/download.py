@@ -78,6 +78,8 @@ def check_name(name: str) -> str:
         )
     parts = name.split("/")
     sound = len(parts) == 2 and all(_NAME_PART.fullmatch(part) for part in parts)
+    if name.endswith(".git"):
+        raise ValidationError(f"Invalid model name: '{name}' ends in .git", hint="Write only ORG/NAME, without .git.")
     if not sound or "--" in name or ".." in name:
         raise ValidationError(
             f"Invalid model name: '{name}'",
@@ -119,12 +121,19 @@ def check_file(file: RemoteFile) -> RemoteFile:
         DownloadFailedError: The path leads out of the repository, or the digest is invalid.
     """
     parts = file.path.split("/")
+    if not all(map(_has_text, (file.path, file.blob_id, file.sha256 or "", file.chunk_hash or ""))):
+        raise DownloadFailedError("the hub lists a file whose name is no text")
     unsafe = {"", ".", ".."} & set(parts) or "\\" in file.path or ":" in parts[0][1:2]
     if unsafe or any(ord(character) < 32 for character in file.path) or len(file.path) > 1024:
         raise DownloadFailedError(f"the hub lists a file with an unusable path: {file.path[:80]!r}")
     if not _DIGEST.fullmatch(file.digest) or file.size_bytes < 0:
         raise DownloadFailedError(f"the hub gave no usable checksum for {file.path}")
     return file
+
+
+def _has_text(value: str) -> bool:
+    """Whether a text can be written as UTF-8; half of a surrogate pair cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def is_commit(text: str) -> bool:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from mlxk.adapters.huggingface.client import HubClient
     from mlxk.adapters.mlx.engine.limits import EngineLimits
     from mlxk.application.ports.audio_decoder import AudioDecoder
-    from mlxk.application.ports.clock import Clock
     from mlxk.application.ports.content_verifier import ContentVerifier
     from mlxk.application.ports.event_log import EventLog
     from mlxk.application.ports.image_reader import ImageReader
@@ -82,7 +81,7 @@ def _content_verifier(cache: "ModelCache", workspaces: "WorkspaceStore") -> "Con
     return HuggingFaceContentVerifier(cache, workspaces)
 
 
-def _hub_client(settings: Settings) -> "HubClient":
+def _hub_client(settings: Settings, *, writing: bool = False) -> "HubClient":
     from mlxk.adapters.huggingface.client import HubAccess, HubClient, stored_token
 
     access = HubAccess(
@@ -90,6 +89,8 @@ def _hub_client(settings: Settings) -> "HubClient":
         token=settings.hub_token or stored_token(settings.hub_token_file),
         offline=settings.hub_offline,
         timeout=settings.hub_timeout,
+        metadata_timeout=settings.hub_metadata_timeout,
+        token_for_writing_only=settings.hub_token_for_writing_only and not writing,
     )
     return HubClient(access)
 
@@ -97,13 +98,13 @@ def _hub_client(settings: Settings) -> "HubClient":
 def _model_hub(settings: Settings) -> "ModelHub":
     from mlxk.adapters.huggingface.hub import HuggingFaceModelHub
 
-    return HuggingFaceModelHub(_hub_client(settings), settings.hub_cache, settings.default_owner)
+    return HuggingFaceModelHub(_hub_client(settings), settings.hub_cache, settings.default_owner, settings.hub_links)
 
 
 def _model_publisher(settings: Settings) -> "ModelPublisher":
     from mlxk.adapters.huggingface.publisher import HuggingFaceModelPublisher
 
-    return HuggingFaceModelPublisher(_hub_client(settings))
+    return HuggingFaceModelPublisher(_hub_client(settings, writing=True))
 
 
 def _publication_folder() -> "PublicationFolder":
@@ -162,15 +163,11 @@ def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "Engi
     return EngineLimits(**limits, max_rows=server.max_streams, keep_alive_seconds=server.keep_alive)
 
 
-def _text_generator(
-    log: "EventLog", clock: "Clock", memory: "MemoryProbe", server: ServerSettings | None
-) -> TextGenerator:
-    if server is None:
-        return DeferredTextGenerator(lambda: _engine(log, clock, memory, server))
-    return _engine(log, clock, memory, server)
+def _text_generator(ports: "Adapters", server: ServerSettings | None) -> TextGenerator:
+    return DeferredTextGenerator(lambda: _engine(ports, None)) if server is None else _engine(ports, server)
 
 
-def _engine(log: "EventLog", clock: "Clock", memory: "MemoryProbe", server: ServerSettings | None) -> TextGenerator:
+def _engine(ports: "Adapters", server: ServerSettings | None) -> TextGenerator:
     from mlxk.adapters.mlx import malloc
 
     if server is not None:
@@ -179,9 +176,11 @@ def _engine(log: "EventLog", clock: "Clock", memory: "MemoryProbe", server: Serv
         from mlxk.adapters.mlx.text_generator import MlxTextGenerator
     except ExecutionError as error:
         # The import error of a broken library is logged only: it may name directories.
-        log.error("a library cannot be imported", reason=str(error.__cause__)[:300])
+        ports.event_log().error("a library cannot be imported", reason=str(error.__cause__)[:300])
         raise
-    return MlxTextGenerator(log, clock, engine_limits(memory, server))
+    limits, cache = engine_limits(ports.memory_probe(), server), ports.model_cache()
+    hold = None if server is None else lambda handle: cache.use(handle, "serving it")
+    return MlxTextGenerator(ports.event_log(), ports.clock(), limits, hold)
 
 
 def _built(generator: TextGenerator) -> TextGenerator:
@@ -237,7 +236,7 @@ class Adapters:
         self.event_log = once(_event_log, settings)
         self.image_reader = once(_image_reader)
         self.audio_decoder = once(_audio_decoder)
-        self.text_generator = once(_text_generator, self.event_log, self.clock, self.memory_probe, server)
+        self.text_generator = once(_text_generator, self, server)
         self.speech_transcriber = once(_speech_transcriber, self.text_generator, self.event_log)
         self.text_embedder = once(_text_embedder, self.text_generator)
         self.model_tokenizer = once(_model_tokenizer, self.text_generator)

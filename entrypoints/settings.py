@@ -15,6 +15,10 @@ from mlxk.domain.errors import ValidationError
 
 MIB = 2**20
 
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
+_REFERENCE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)
+"""Matches a variable inside a path."""
+
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -30,6 +34,7 @@ class Variable:
 
 VARIABLES = (
     Variable("HF_HUB_CACHE", "Directory of the Hugging Face hub cache.", "a directory", "$HF_HOME/hub"),
+    Variable("HUGGINGFACE_HUB_CACHE", "Another name for HF_HUB_CACHE, which takes precedence.", "a directory", "unset"),
     Variable(
         "HF_HOME", "The Hugging Face home; the cache is its `hub` folder.", "a directory", "$XDG_CACHE_HOME/huggingface"
     ),
@@ -38,9 +43,16 @@ VARIABLES = (
     Variable("MLXK_WORKSPACE_HOME", "A folder of workspaces, searched before the cache.", "a directory", "unset"),
     Variable("HF_ENDPOINT", "The hub to pull from and push to.", "an http or https address", "https://huggingface.co"),
     Variable("HF_TOKEN", "The token for private and gated models, and for pushing.", "a token", "the file below"),
-    Variable("HUGGINGFACE_HUB_TOKEN", "Another name for HF_TOKEN, which takes precedence.", "a token", "unset"),
+    Variable("HUGGING_FACE_HUB_TOKEN", "Another name for HF_TOKEN, which takes precedence.", "a token", "unset"),
+    Variable("HUGGINGFACE_HUB_TOKEN", "A further name for HF_TOKEN, after the others.", "a token", "unset"),
+    Variable(
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN", "Sends no token where none is needed, to push only.", "1, true, yes, on", "off"
+    ),
     Variable("HF_TOKEN_PATH", "The file in which `hf auth login` stores the token.", "a file", "$HF_HOME/token"),
     Variable("HF_HUB_OFFLINE", "Sends no request to the hub; cached models still work.", "1, true, yes, on", "off"),
+    Variable("TRANSFORMERS_OFFLINE", "Another name for HF_HUB_OFFLINE.", "1, true, yes, on", "off"),
+    Variable("HF_HUB_DISABLE_SYMLINKS", "Snapshots hold files instead of links.", "1, true, yes, on", "off"),
+    Variable("HF_HUB_ETAG_TIMEOUT", "Seconds that a request for a file's metadata may take.", "1 to 3600", "10"),
     Variable("HF_HUB_DOWNLOAD_TIMEOUT", "Seconds without a byte before a request is repeated.", "1 to 3600", "10"),
     Variable("MLXK2_ENABLE_PIPES", "Allows `-` as a prompt: read standard input.", "1, true, yes, on", "off"),
     Variable(
@@ -93,6 +105,12 @@ class Settings:
     """The hub owner of a name without one; all of its weights are in the format of MLX."""
     hub_token: str | None = attrs.field(default=None, repr=False)
     hub_offline: bool = False
+    hub_token_for_writing_only: bool = False
+    """Whether requests that read carry no token."""
+    hub_links: bool = True
+    """Whether snapshots hold links to contents; else the contents themselves."""
+    hub_metadata_timeout: int = 10
+    """Seconds."""
     hub_timeout: int = 10
     """Seconds."""
     workspace_home: str | None = None
@@ -270,21 +288,30 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     home = known.get("HOME") or os.path.expanduser("~")
     workspace_home = known.get("MLXK_WORKSPACE_HOME")
     return Settings(
-        hub_cache=_absolute(known.get("HF_HUB_CACHE") or os.path.join(_hugging_face_home(known, home), "hub"), home),
+        hub_cache=_absolute(
+            known.get("HF_HUB_CACHE")
+            or known.get("HUGGINGFACE_HUB_CACHE")
+            or os.path.join(_hugging_face_home(known, home), "hub"),
+            home,
+            known,
+        ),
         home=home,
         hub_token_file=_absolute(
-            known.get("HF_TOKEN_PATH") or os.path.join(_hugging_face_home(known, home), "token"), home
+            known.get("HF_TOKEN_PATH") or os.path.join(_hugging_face_home(known, home), "token"), home, known
         ),
         hub_endpoint=_address(known, "HF_ENDPOINT", "https://huggingface.co"),
-        hub_token=(known.get("HF_TOKEN") or known.get("HUGGINGFACE_HUB_TOKEN") or "").strip() or None,
-        hub_offline=_switch(known, "HF_HUB_OFFLINE"),
+        hub_token=next(filter(None, (known.get(name, "").strip() for name in _TOKENS)), None),
+        hub_offline=_switch(known, "HF_HUB_OFFLINE" if "HF_HUB_OFFLINE" in known else "TRANSFORMERS_OFFLINE"),
+        hub_token_for_writing_only=_switch(known, "HF_HUB_DISABLE_IMPLICIT_TOKEN"),
+        hub_links=not _switch(known, "HF_HUB_DISABLE_SYMLINKS"),
+        hub_metadata_timeout=_integer(known, "HF_HUB_ETAG_TIMEOUT", range(1, 3601), 10),
         hub_timeout=_integer(known, "HF_HUB_DOWNLOAD_TIMEOUT", range(1, 3601), 10),
         chat_history=os.path.join(
-            _absolute(known.get("XDG_STATE_HOME") or os.path.join(home, ".local", "state"), home),
+            _absolute(known.get("XDG_STATE_HOME") or os.path.join(home, ".local", "state"), home, known),
             "mlxk",
             "chat_history",
         ),
-        workspace_home=_absolute(workspace_home, home) if workspace_home else None,
+        workspace_home=_absolute(workspace_home, home, known) if workspace_home else None,
         enable_pipes=_switch(known, "MLXK2_ENABLE_PIPES"),
         enable_alpha=_switch(known, "MLXK2_ENABLE_ALPHA_FEATURES"),
         audio_segments=_switch(known, "MLXK2_AUDIO_SEGMENTS"),
@@ -318,8 +345,10 @@ def _hugging_face_home(known: Mapping[str, str], home: str) -> str:
     return known.get("HF_HOME") or os.path.join(caches, "huggingface")
 
 
-def _absolute(path: str, home: str) -> str:
-    expanded = home + path[1:] if path == "~" or path.startswith("~/") else path
+def _absolute(path: str, home: str, known: Mapping[str, str]) -> str:
+    """Expand ``~``, then variables, as the hub client does; a variable that is not set stays as it is written."""
+    expanded = home + path[1:] if path == "~" or path.startswith("~/") else os.path.expanduser(path)
+    expanded = _REFERENCE.sub(lambda found: known.get(found[1] or found[2], found[0]), expanded)
     return os.path.abspath(expanded)
 
 

@@ -27,6 +27,8 @@ class FilesystemModelFiles(ModelFiles):
             os.scandir(directory).close()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
+            if os.path.islink(directory) and not os.path.exists(directory):
+                reason = f"it is a link to {os.readlink(directory)}, which is not there; its disk may not be connected"
             raise StorageError(f"the model's directory cannot be read: {reason}") from error
         files: list[tuple[str, int]] = []
         dangling: list[str] = []

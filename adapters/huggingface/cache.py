@@ -17,13 +17,21 @@ import attrs
 from mlxk.adapters.huggingface.layout import (
     ModelFolder,
     is_safe,
+    leads_nowhere,
     model_names,
     read_reference,
     read_tree,
     references_to,
     snapshots_of,
 )
-from mlxk.adapters.huggingface.locks import held_locks, lock_files, remove_lock_files, reserve_model
+from mlxk.adapters.huggingface.locks import (
+    held_locks,
+    lock_files,
+    remove_lock_files,
+    reserve_model,
+    use_model,
+    users_of,
+)
 from mlxk.application.ports.model_cache import LockHolder, ManifestEntry, ModelCache, Removal
 from mlxk.domain.errors import Advice, Remedy, RevisionNotFoundError, StorageError
 from mlxk.domain.models.model import ModelHandle, Origin
@@ -43,6 +51,7 @@ class HuggingFaceModelCache(ModelCache):
         try:
             return model_names(self._root)
         except FileNotFoundError:
+            self._require_connected()
             return ()
         except OSError as error:
             raise _unreadable(error) from error
@@ -54,6 +63,8 @@ class HuggingFaceModelCache(ModelCache):
             return None
         chosen = _current(folder) if revision is None else None
         if chosen is None:
+            if leads_nowhere(folder.directory):
+                return ModelHandle(name, folder.directory, Origin.CACHE, None)
             if not os.path.isdir(folder.directory):
                 self._check_readable()
                 return None
@@ -83,6 +94,13 @@ class HuggingFaceModelCache(ModelCache):
     def holders(self, name: str) -> tuple[LockHolder, ...]:
         return held_locks(self._folder(name))
 
+    def use(self, handle: ModelHandle, activity: str) -> AbstractContextManager[None]:
+        cached = handle.origin is Origin.CACHE
+        return use_model(self._folder(handle.name), activity) if cached else contextlib.nullcontext()
+
+    def users(self, name: str) -> tuple[LockHolder, ...]:
+        return users_of(self._folder(name))
+
     def free_bytes(self) -> int | None:
         existing = self._root
         while not os.path.isdir(existing) and existing != os.path.dirname(existing):
@@ -101,7 +119,10 @@ class HuggingFaceModelCache(ModelCache):
     def remove(self, planned: Removal) -> None:
         folder = self._folder(planned.name)
         try:
-            if planned.all_revisions:
+            if planned.link_to is not None:
+                os.unlink(folder.directory)
+                remove_lock_files(folder)
+            elif planned.all_revisions:
                 _remove_model(folder)
             else:
                 for revision in planned.revisions:
@@ -116,9 +137,24 @@ class HuggingFaceModelCache(ModelCache):
         try:
             os.scandir(self._root).close()
         except FileNotFoundError:
-            return
+            self._require_connected()
         except OSError as error:
             raise _unreadable(error) from error
+
+    def _require_connected(self) -> None:
+        """Distinguish a cache that does not exist from one on a disk that is not connected.
+
+        Raises:
+            StorageError: The cache, or a directory above it, is a link to something absent.
+        """
+        path = self._root
+        while path != os.path.dirname(path):
+            if leads_nowhere(path):
+                raise StorageError(
+                    f"the model cache cannot be read: it is a link to {os.readlink(path)}, which is not there",
+                    hint="Connect the disk, or correct the link.",
+                )
+            path = os.path.dirname(path)
 
 
 def _unreadable(error: OSError) -> StorageError:
@@ -174,11 +210,20 @@ class _Usage:
 
 
 def _plan_removal(folder: ModelFolder, revision: str | None) -> Removal | None:
-    present = _entries(folder.snapshots)
+    present = sorted(snapshot for _, snapshot in snapshots_of(folder))
+    if os.path.islink(folder.directory) and revision is None:
+        locks, target = len(lock_files(folder)), os.path.join(folder.root, os.readlink(folder.directory))
+        return Removal(folder.name, tuple(present), True, 0, locks, link_to=os.path.normpath(target))
     if not os.path.isdir(folder.directory) or (revision is not None and revision not in present):
         return None
-    if revision is None or present == [revision]:
-        return Removal(folder.name, tuple(present), True, _model_bytes(folder), len(lock_files(folder)))
+    if revision is None or (present == [revision] and not os.path.islink(folder.directory)):
+        size, locks = _model_bytes(folder), len(lock_files(folder))
+        return Removal(folder.name, tuple(present), True, size, locks, linked_parts=_linked_parts(folder))
+    if os.path.islink(folder.directory) or os.path.islink(folder.snapshots):
+        raise StorageError(
+            f"'{folder.name}' is a link to another place, from which no revision is removed",
+            hint="Remove the whole model here, which removes the link, or the revision at the other place.",
+        )
     blobs = _only_used_by(folder, revision)
     size = _usage(folder, [revision]).plain_bytes + sum(_blob_bytes(folder, name) for name in blobs)
     return Removal(folder.name, (revision,), False, size)
@@ -188,7 +233,7 @@ def _remove_model(folder: ModelFolder) -> None:
     # References first: a removal that is interrupted leaves no reference to an incomplete snapshot.
     for part in (folder.references, folder.snapshots, folder.trees, folder.negative_cache):
         _remove_tree(part)
-    for name in _entries(folder.blobs):
+    for name in _own_entries(folder.blobs):
         _remove_blob(folder, name)
     _remove_tree(folder.directory)
     remove_lock_files(folder)
@@ -199,14 +244,18 @@ def _remove_revision(folder: ModelFolder, revision: str) -> None:
     for reference in references_to(folder, revision):
         os.unlink(reference)
     _remove_tree(folder.snapshot(revision))
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(folder.tree(revision))
-    _remove_tree(f"{folder.negative_cache}/{revision}")
+    if not os.path.islink(folder.trees):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(folder.tree(revision))
+    if not os.path.islink(folder.negative_cache):
+        _remove_tree(f"{folder.negative_cache}/{revision}")
     for name in sorted(blobs):
         _remove_blob(folder, name)
 
 
 def _only_used_by(folder: ModelFolder, revision: str) -> set[str]:
+    if os.path.islink(folder.blobs):
+        return set()
     others = [name for name in _entries(folder.snapshots) if name != revision]
     return _usage(folder, [revision]).blobs - _usage(folder, others).blobs
 
@@ -218,7 +267,8 @@ def _usage(folder: ModelFolder, revisions: list[str]) -> _Usage:
             for name in names:
                 path = f"{parent}/{name}"
                 if not os.path.islink(path):
-                    usage.plain_bytes += os.stat(path).st_size
+                    linked = os.path.islink(folder.snapshot(revision))
+                    usage.plain_bytes += 0 if linked else os.stat(path).st_size
                     continue
                 # Only the first link is followed: a blob may itself be a link into the shared store.
                 target = os.path.join(os.path.realpath(parent), os.readlink(path))
@@ -265,7 +315,8 @@ def _shared_target(folder: ModelFolder, path: str) -> Path | None:
 
 def _model_bytes(folder: ModelFolder) -> int:
     """Return the size of a model's regular files; links take next to nothing."""
-    total = sum(_blob_bytes(folder, name) for name in _entries(folder.blobs) if os.path.islink(folder.blob(name)))
+    links = (name for name in _own_entries(folder.blobs) if os.path.islink(folder.blob(name)))
+    total = sum(_blob_bytes(folder, name) for name in links)
     for parent, _, names in os.walk(folder.directory):
         for name in names:
             status = os.lstat(f"{parent}/{name}")
@@ -279,6 +330,17 @@ def _remove_tree(path: str) -> None:
         return
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(path)
+
+
+def _linked_parts(folder: ModelFolder) -> tuple[str, ...]:
+    """Return the parts of a model's folder that are links to other places."""
+    names = ("blobs", "refs", "snapshots", "trees", *(f"snapshots/{name}" for name in _own_entries(folder.snapshots)))
+    return tuple(sorted(name for name in names if os.path.islink(f"{folder.directory}/{name}")))
+
+
+def _own_entries(directory: str) -> list[str]:
+    """Return the entries of a directory; none of one that is a link to another place."""
+    return [] if os.path.islink(directory) else _entries(directory)
 
 
 def _entries(directory: str) -> list[str]:

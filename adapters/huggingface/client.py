@@ -8,6 +8,7 @@ import email.utils
 import random
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -15,7 +16,7 @@ from urllib.parse import quote
 
 import attrs
 import httpx2
-from huggingface_hub import HfApi, errors, get_session, set_client_factory
+from huggingface_hub import HfApi, constants, errors, get_session, set_client_factory
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]  # public, though not marked so
 
 from mlxk.domain.errors import (
@@ -25,6 +26,7 @@ from mlxk.domain.errors import (
     ModelNotFoundError,
     NetworkError,
     RevisionNotFoundError,
+    ValidationError,
 )
 
 PUBLIC_ENDPOINT = "https://huggingface.co"
@@ -37,6 +39,14 @@ COMMIT_TIMEOUT_SECONDS = 120.0
 
 API_RETRIES = 3
 """Retries of an API call, which a user waits for; downloads have more."""
+
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
+"""An answer of the API; a page of 1,000 files takes a few hundred kilobytes, a large index some megabytes."""
+
+IS_FILE = "mlxk-file"
+"""Extension of the requests whose answers are files, which are bounded by their listed size."""
+
+PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 
 _MAX_TOKEN_CHARACTERS = 10_000
 _RESULT = TypeVar("_RESULT")
@@ -73,6 +83,10 @@ class HubAccess:
     """Whether requests are forbidden."""
     timeout: float = 10.0
     """Seconds without a byte after which a request fails and is retried."""
+    metadata_timeout: float = 10.0
+    """Seconds that a request for a file's metadata may take."""
+    token_for_writing_only: bool = False
+    """Whether requests that read carry no token."""
     retry_policy: RetryPolicy = attrs.field(factory=RetryPolicy)
 
     @property
@@ -109,6 +123,7 @@ class HubClient:
 
         Raises:
             NetworkError: The client is offline.
+            ValidationError: A proxy of the environment cannot be used.
             AccessDeniedError: The token has invalid characters.
         """
         if self.access.offline:
@@ -116,8 +131,13 @@ class HubClient:
         _require_sendable(self.access.token)
         with self._lock:
             if self._session is None:
-                set_client_factory(lambda: _session(self.access.timeout))
-                self._session = get_session()
+                # The hub client would ask the hub for a list of programs to name in its requests.
+                constants.HF_HUB_DISABLE_TELEMETRY = True
+                set_client_factory(lambda: _session(self.access))
+                try:
+                    self._session = get_session()
+                except (ValueError, ImportError) as error:
+                    raise _unusable_proxy() from error
             return self._session
 
     def api(self) -> HfApi:
@@ -133,24 +153,21 @@ class HubClient:
         """Return the URL of a file of a revision."""
         return f"{self.access.endpoint}/{name}/resolve/{commit}/{quote(path)}"
 
-    def read(self, url: str, limit: int) -> bytes:
-        """Return the content of a file of the hub.
+    def read(self, url: str) -> bytes:
+        """Return the content of a short file of the hub.
 
         Raises:
-            httpx2.HTTPError: The hub does not give it, or it is longer than ``limit`` bytes.
+            httpx2.HTTPError: The hub does not give it.
+            DownloadFailedError: It is longer than an answer may be.
         """
-        content = b""
-        with self.open().stream("GET", url, headers=self.headers()) as response:
-            hf_raise_for_status(response)
-            for chunk in response.iter_bytes():
-                content += chunk
-                if len(content) > limit:
-                    raise httpx2.DecodingError(f"{url.rpartition('/')[2]} is longer than {limit // 2**20} MiB")
-        return content
+        response = self.open().get(url, headers=self.headers())
+        hf_raise_for_status(response)
+        return response.content
 
     def headers(self) -> dict[str, str]:
         """Return the headers of a plain request; the session removes the token when redirected to another host."""
-        headers = build_hf_headers(token=self.access.token or False, library_name="mlxk")
+        token = None if self.access.token_for_writing_only else self.access.token
+        headers = build_hf_headers(token=token or False, library_name="mlxk")
         return {**headers, "Accept-Encoding": "identity"}
 
     def with_retries(self, call: Callable[[], _RESULT]) -> _RESULT:
@@ -257,14 +274,66 @@ def status_of(error: Exception) -> int | None:
     return response.status_code if response is not None else None
 
 
-def _session(timeout: float) -> httpx2.Client:
+def origin_of(url: httpx2.URL) -> tuple[str, str, int | None]:
+    """Return scheme, host and port of an address."""
+    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
+
+
+def _may_have_token(endpoint: httpx2.URL, url: httpx2.URL) -> bool:
+    """Whether an address is the endpoint's origin, or the same host over TLS."""
+    upgraded = (origin_of(endpoint)[0], endpoint.host, origin_of(url)[0]) == ("http", url.host, "https")
+    return origin_of(endpoint) == origin_of(url) or (upgraded and origin_of(url)[2] == 443)
+
+
+def _unusable_proxy() -> ValidationError:
+    """Return the error that names the variable of a proxy; its value may hold a password."""
+    for kind, address in urllib.request.getproxies().items():
+        scheme = address.partition("://")[0] if "://" in address else "http"
+        if kind in {"http", "https", "all"} and scheme not in PROXY_SCHEMES:
+            return ValidationError(
+                f"{kind.upper()}_PROXY names a proxy of the kind '{scheme}', which cannot be used",
+                hint=f"Use one of {', '.join(PROXY_SCHEMES)}, or unset the variable.",
+            )
+    return ValidationError(
+        "a proxy of the environment cannot be used", hint="Correct or unset HTTP_PROXY, HTTPS_PROXY and ALL_PROXY."
+    )
+
+
+class _BoundedStream(httpx2.SyncByteStream):
+    """The body of an answer that is no file."""
+
+    def __init__(self, stream: httpx2.SyncByteStream) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        received = 0
+        for chunk in self._stream:
+            received += len(chunk)
+            if received > MAX_ANSWER_BYTES:
+                raise DownloadFailedError("the hub's answer does not end", hint="See whether HF_ENDPOINT is a hub.")
+            yield chunk
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _session(access: HubAccess) -> httpx2.Client:
+    endpoint, timeout = httpx2.URL(access.endpoint), access.timeout
     reading = httpx2.Timeout(timeout, pool=None)
     writing = httpx2.Timeout(timeout, read=max(timeout, COMMIT_TIMEOUT_SECONDS), pool=None)
 
     def limit(request: httpx2.Request) -> None:
-        """Set the timeouts on requests of the hub client, which have none."""
+        """Set the timeouts on requests of the hub client, which have none; take the token from all others' requests."""
+        if not _may_have_token(endpoint, request.url):
+            request.headers.pop("Authorization", None)
         if not any((request.extensions.get("timeout") or {}).values()):
             limits = reading if request.method in {"GET", "HEAD"} else writing
             request.extensions["timeout"] = limits.as_dict()
 
-    return httpx2.Client(event_hooks={"request": [limit]}, follow_redirects=True, timeout=reading)
+    def bound(response: httpx2.Response) -> None:
+        """Bound what is read of an answer."""
+        if IS_FILE not in response.request.extensions and isinstance(response.stream, httpx2.SyncByteStream):
+            response.stream = _BoundedStream(response.stream)
+
+    hooks: dict[str, list[Callable[..., object]]] = {"request": [limit], "response": [bound]}
+    return httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=reading)

@@ -6,11 +6,8 @@ A snapshot becomes visible in one step, when all of its files are complete.
 import os
 import threading
 import time
-from collections.abc import Iterable
 
-from huggingface_hub import ModelInfo, get_hf_file_metadata
-from huggingface_hub.hf_api import RepoFile
-
+from mlxk.adapters.huggingface.answers import RepositoryInfo, list_files, model_info, require_access
 from mlxk.adapters.huggingface.client import HubClient, translate_errors
 from mlxk.adapters.huggingface.layout import ModelFolder, publish_snapshot
 from mlxk.adapters.huggingface.transfer import BlobTransfer, StoppedError, storage_error
@@ -20,12 +17,10 @@ from mlxk.domain.download import (
     DownloadPlan,
     RemoteFile,
     RemoteModel,
-    check_commit,
-    check_file,
     check_name,
     check_revision,
 )
-from mlxk.domain.models.file_formats import MAX_DOCUMENT_BYTES, read_document
+from mlxk.domain.models.file_formats import read_document
 from mlxk.domain.models.snapshot import SAFETENSORS_INDEX
 from mlxk.domain.models.weight_files import SAFETENSORS, indexed_files, is_one_set
 
@@ -43,25 +38,24 @@ class HuggingFaceModelHub(ModelHub):
         client: Access to the hub.
         root: The ``hub`` directory of the cache.
         mlx_owner: The owner whose repositories are all in the format of MLX; empty for none.
+        links: Whether snapshots hold links to contents; else the contents.
     """
 
-    def __init__(self, client: HubClient, root: str, mlx_owner: str = "") -> None:
-        self._client, self._root, self._mlx_owner = client, root, mlx_owner
+    def __init__(self, client: HubClient, root: str, mlx_owner: str = "", links: bool = True) -> None:
+        self._client, self._root, self._mlx_owner, self._links = client, root, mlx_owner, links
 
     def describe(self, name: str, revision: str | None = None) -> RemoteModel:
         check_name(name)
         if revision is not None:
             check_revision(revision)
         with translate_errors(name, revision, self._client.access):
-            api = self._client.api()
-            info = self._client.with_retries(lambda: api.model_info(name, revision=revision))
-            commit = check_commit(info.sha)
-            listed = self._client.with_retries(lambda: list(api.list_repo_tree(name, revision=commit, recursive=True)))
-            files = tuple(sorted(remote_files(listed), key=lambda file: file.path))
+            info = model_info(self._client, name, revision)
+            spelled = info.name if info.name.lower() == name.lower() else name
+            files = list_files(self._client, spelled, info.commit)
             if info.gated or info.private:
-                self._check_access(name, commit, files)
-            indexed = self._indexed(name, commit, files)
-        return RemoteModel(name, commit, files, revision, self._made_for_mlx(info), indexed)
+                require_access(self._client, spelled, info.commit, files[0].path if files else ".gitattributes")
+            indexed = self._indexed(spelled, info.commit, files)
+        return RemoteModel(spelled, info.commit, files, revision, self._made_for_mlx(info), indexed)
 
     def missing_bytes(self, plan: DownloadPlan) -> int:
         folder = ModelFolder(self._root, plan.model.name)
@@ -84,7 +78,7 @@ class HuggingFaceModelHub(ModelHub):
             finally:
                 progress.end()
         try:
-            publish_snapshot(folder, plan)
+            publish_snapshot(folder, plan, links=self._links)
         except OSError as error:
             raise storage_error(error) from error
 
@@ -95,20 +89,12 @@ class HuggingFaceModelHub(ModelHub):
         if SAFETENSORS_INDEX not in paths or is_one_set(here):
             return frozenset()
         url = self._client.file_url(name, commit, SAFETENSORS_INDEX)
-        content = self._client.with_retries(lambda: self._client.read(url, MAX_DOCUMENT_BYTES))
+        content = self._client.with_retries(lambda: self._client.read(url))
         return indexed_files(read_document(content).mapping)
 
-    def _made_for_mlx(self, info: ModelInfo) -> bool:
-        owned = bool(self._mlx_owner) and info.id.startswith(f"{self._mlx_owner}/")
-        return owned or info.library_name == "mlx" or "mlx" in (info.tags or ())
-
-    def _check_access(self, name: str, commit: str, files: tuple[RemoteFile, ...]) -> None:
-        """Request one file's metadata: the description of a gated model is public, its files are not."""
-        access = self._client.access
-        url = self._client.file_url(name, commit, files[0].path)
-        self._client.with_retries(
-            lambda: get_hf_file_metadata(url, token=access.token or False, timeout=access.timeout)
-        )
+    def _made_for_mlx(self, info: RepositoryInfo) -> bool:
+        owned = bool(self._mlx_owner) and info.name.startswith(f"{self._mlx_owner}/")
+        return owned or info.library == "mlx" or "mlx" in info.tags
 
 
 class _ParallelDownload:
@@ -159,21 +145,6 @@ class _ParallelDownload:
             self._done[file.path] = count
 
         self._transfer.fetch(file, report)
-
-
-def remote_files(listed: Iterable[object]) -> Iterable[RemoteFile]:
-    """Return the validated files of a listing of the hub client."""
-    return (check_file(_remote_file(entry)) for entry in listed if isinstance(entry, RepoFile))
-
-
-def _remote_file(entry: RepoFile) -> RemoteFile:
-    return RemoteFile(
-        path=entry.path,
-        size_bytes=entry.size,
-        blob_id=entry.blob_id,
-        sha256=entry.lfs.sha256 if entry.lfs else None,
-        chunk_hash=entry.xet_hash,
-    )
 
 
 def _missing(folder: ModelFolder, digest: str, size: int) -> int:

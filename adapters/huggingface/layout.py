@@ -9,6 +9,7 @@ models--org--name/blobs/<digest>                     content of one file
                  /trees/<commit>.json                files of the revision as the hub listed them
 .locks/models--org--name/<digest>.lock               held by every client that writes the blob
                         /mlxk.lock                   held by the one mlxk process that changes the model
+                        /mlxk.use                    shared by the mlxk servers that have the model in memory
 """
 
 import contextlib
@@ -33,6 +34,7 @@ TREE_FORMAT = 1
 
 PARTIAL_SUFFIX = ".mlxk.incomplete"
 MODEL_LOCK = "mlxk.lock"
+USE_LOCK = "mlxk.use"
 
 _PREFIX = "models--"
 _MARKER_OF_TESTS = "TEST-CACHE-SENTINEL"
@@ -166,8 +168,10 @@ def read_reference(folder: ModelFolder, name: str) -> str | None:
 
 
 def references_to(folder: ModelFolder, commit: str) -> list[str]:
-    """Return the paths of the branches and tags that point to a commit."""
-    found = []
+    """Return the paths of the branches and tags that point to a commit; none where they are a link to another place."""
+    found: list[str] = []
+    if os.path.islink(folder.references):
+        return found
     for parent, _, names in os.walk(folder.references):
         for name in names:
             with contextlib.suppress(OSError), open(f"{parent}/{name}", "rb") as file:
@@ -193,8 +197,13 @@ def read_tree(folder: ModelFolder, commit: str) -> tuple[ManifestEntry, ...] | N
         return None
 
 
-def publish_snapshot(folder: ModelFolder, plan: DownloadPlan) -> None:
+def publish_snapshot(folder: ModelFolder, plan: DownloadPlan, links: bool = True) -> None:
     """Make the files of a plan visible in one step; all of their blobs must be complete.
+
+    Args:
+        folder: The model's paths.
+        plan: The files.
+        links: Whether to make links to the contents, where the file system has links; else files.
 
     Raises:
         OSError: The disk refuses; what was visible before is unchanged, or complete.
@@ -204,41 +213,49 @@ def publish_snapshot(folder: ModelFolder, plan: DownloadPlan) -> None:
     record = {"format_version": TREE_FORMAT, "files": {file.path: _tree_entry(file) for file in model.files}}
     _write(folder.tree(model.commit), json.dumps(record, indent=1).encode())
     if os.path.isdir(final):
-        _link_all(folder, plan.files, final)
+        _link_all(folder, plan.files, final, links)
     else:
-        _publish_new(folder, model, plan.files)
+        _publish_new(folder, model, plan.files, links)
     if model.reference:
         _write(f"{folder.references}/{model.reference}", model.commit.encode())
 
 
-def _publish_new(folder: ModelFolder, model: RemoteModel, files: tuple[RemoteFile, ...]) -> None:
+def _publish_new(folder: ModelFolder, model: RemoteModel, files: tuple[RemoteFile, ...], links: bool) -> None:
     staging, final = f"{folder.directory}/.staging", folder.snapshot(model.commit)
     shutil.rmtree(staging, ignore_errors=True)
-    _link_all(folder, files, f"{staging}/{model.commit}")
+    _link_all(folder, files, f"{staging}/{model.commit}", links)
     try:
         os.rename(f"{staging}/{model.commit}", final)
     except OSError:
         if not os.path.isdir(final):
             raise
-        _link_all(folder, files, final)  # another client has created it meanwhile
+        _link_all(folder, files, final, links)  # another client has created it meanwhile
     shutil.rmtree(staging, ignore_errors=True)
 
 
-def _link_all(folder: ModelFolder, files: tuple[RemoteFile, ...], directory: str) -> None:
+def _link_all(folder: ModelFolder, files: tuple[RemoteFile, ...], directory: str, links: bool) -> None:
     for file in files:
         path, blob = f"{directory}/{file.path}", folder.blob(file.digest)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         target = "../" * (file.path.count("/") + 2) + f"blobs/{file.digest}"
-        if os.path.islink(path) and os.readlink(path) == target:
+        if links and os.path.islink(path) and os.readlink(path) == target:
             continue
         temporary = f"{path}.mlxk-link"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-        try:
-            os.symlink(target, temporary)
-        except OSError:
-            shutil.copyfile(blob, temporary)  # a file system without links, such as exFAT
+        _place(blob, target if links else None, temporary)
         os.replace(temporary, path)
+
+
+def _place(blob: str, target: str | None, path: str) -> None:
+    """Make a link to a content; without a target the content itself, which takes no space where that is possible."""
+    with contextlib.suppress(OSError):
+        if target is None:
+            os.link(blob, path)
+        else:
+            os.symlink(target, path)
+        return
+    shutil.copyfile(blob, path)  # a file system without links, such as exFAT
 
 
 def _tree_entry(file: RemoteFile) -> Mapping[str, object]:
@@ -260,9 +277,13 @@ def _manifest_entry(path: str, info: dict[str, object]) -> ManifestEntry:
 
 def _is_model(entry: "os.DirEntry[str]") -> bool:
     name = entry.name
-    return (
-        name.startswith(_PREFIX) and len(name) > len(_PREFIX) and _MARKER_OF_TESTS not in name and _is_directory(entry)
-    )
+    named = name.startswith(_PREFIX) and len(name) > len(_PREFIX) and _MARKER_OF_TESTS not in name
+    return named and (_is_directory(entry) or leads_nowhere(entry.path))
+
+
+def leads_nowhere(path: str) -> bool:
+    """Whether a path is a link to something absent, such as a disk that is not connected."""
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 def _is_directory(entry: "os.DirEntry[str]") -> bool:

@@ -1,7 +1,7 @@
 """Locks of the cache: ours for an entire model, and those of every client for single blobs.
 
 All are advisory locks of the kernel (flock) on files below ``.locks``. They end with the process, so that a stale file
-locks nothing. Our lock file also holds the process id and the activity of its holder.
+locks nothing. Our lock files also hold the process id and the activity of a holder.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from mlxk.adapters.huggingface.layout import MODEL_LOCK, ModelFolder
+from mlxk.adapters.huggingface.layout import MODEL_LOCK, USE_LOCK, ModelFolder
 from mlxk.application.ports.model_cache import LockHolder, in_use
 from mlxk.domain.errors import StorageError
 
@@ -87,9 +87,42 @@ def _write_holder(descriptor: int, text: str) -> None:
 
 def _remove_model_lock(folder: ModelFolder) -> None:
     """Delete our lock file while holding it; a process that has it open notices that it is unlinked, and retries."""
+    for name in (USE_LOCK, MODEL_LOCK):
+        with contextlib.suppress(OSError):
+            os.unlink(f"{folder.locks}/{name}")
     with contextlib.suppress(OSError):
-        os.unlink(f"{folder.locks}/{MODEL_LOCK}")
         os.rmdir(folder.locks)
+
+
+@contextlib.contextmanager
+def use_model(folder: ModelFolder, activity: str) -> Iterator[None]:
+    """Hold a lock that other users share; without effect in a read-only cache, or in one without lock support."""
+    descriptor = None
+    with contextlib.suppress(OSError):
+        os.makedirs(folder.locks, exist_ok=True)
+        descriptor = _open(f"{folder.locks}/{USE_LOCK}", os.O_CREAT)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        _write_holder(descriptor, f"{os.getpid()} {activity}\n")
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def users_of(folder: ModelFolder) -> tuple[LockHolder, ...]:
+    """Return one of the other processes that use a model; empty when there is none."""
+    path = f"{folder.locks}/{USE_LOCK}"
+    try:
+        descriptor = try_lock(path, create=False)
+        if descriptor is not None:
+            os.close(descriptor)
+        elif os.path.exists(path):
+            holder = _recorded_holder(path)
+            return () if holder.process == os.getpid() else (holder,)
+    except OSError:
+        pass
+    return ()
 
 
 def held_locks(folder: ModelFolder) -> tuple[LockHolder, ...]:
@@ -110,7 +143,9 @@ def held_locks(folder: ModelFolder) -> tuple[LockHolder, ...]:
 
 
 def lock_files(folder: ModelFolder) -> list[str]:
-    """Return the names of a model's lock files, sorted."""
+    """Return the names of a model's lock files, sorted; none where they are a link to another place."""
+    if os.path.islink(folder.locks):
+        return []
     try:
         with os.scandir(folder.locks) as entries:
             return sorted(entry.name for entry in entries if entry.name.endswith(".lock"))

@@ -8,17 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx2
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, errors, utils
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, constants, errors, utils
 
+from mlxk.adapters.huggingface.answers import list_files, model_info
 from mlxk.adapters.huggingface.client import HubClient, is_transient, reason_of, status_of, translate_errors
-from mlxk.adapters.huggingface.hub import remote_files
 from mlxk.application.ports.model_publisher import ModelPublisher, Publication, Published
 from mlxk.application.ports.progress import Progress
-from mlxk.domain.download import check_commit
 from mlxk.domain.errors import AccessDeniedError, UploadFailedError
 from mlxk.domain.publication import RemoteState
 
 COMMIT_ATTEMPTS = 4
+_XET_TOKEN = "xet-write-token"
+"""Part of the address that hubs without Xet do not have."""
 PARENT_CHANGED = 412
 """Status when the branch is no longer at the parent commit."""
 
@@ -39,20 +40,17 @@ class HuggingFaceModelPublisher(ModelPublisher):
     def state(self, name: str, branch: str) -> RemoteState:
         self._require_token()
         with translate_errors(name, branch, self._client.access):
-            api = self._client.api()
             try:
-                info = self._client.with_retries(lambda: api.model_info(name))
+                info = model_info(self._client, name)
             except errors.RepositoryNotFoundError:
                 return RemoteState()
             try:
-                info = self._client.with_retries(lambda: api.model_info(name, revision=branch))
+                info = model_info(self._client, name, branch)
                 branch_exists = True
             except errors.RevisionNotFoundError:
                 branch_exists = False
-            commit = check_commit(info.sha)
-            listed = self._client.with_retries(lambda: list(api.list_repo_tree(name, revision=commit, recursive=True)))
-        files = tuple(sorted(remote_files(listed), key=lambda file: file.path))
-        return RemoteState(True, bool(info.private), branch_exists, commit, files)
+            files = list_files(self._client, name, info.commit)
+        return RemoteState(True, info.private, branch_exists, info.commit, files)
 
     def create(self, name: str, *, private: bool) -> None:
         self._require_token()
@@ -72,12 +70,26 @@ class HuggingFaceModelPublisher(ModelPublisher):
         try:
             with _captured_log() as log, self._uploading(publication.name):
                 api = self._client.api()
-                info = self._commit(api, publication)
+                info = self._commit(api, publication, progress)
         finally:
             progress.end()
         return Published(info.oid, str(info.commit_url), tuple(log))
 
-    def _commit(self, api: HfApi, publication: Publication) -> CommitInfo:
+    def _commit(self, api: HfApi, publication: Publication, progress: Progress) -> CommitInfo:
+        """Make the commit; over plain HTTP where the hub has no Xet.
+
+        Not every hub has Xet, and the hub client does not ask.
+        """
+        try:
+            return self._try_commit(api, publication)
+        except Exception as error:
+            if constants.HF_HUB_DISABLE_XET or _XET_TOKEN not in str(error):
+                raise
+            constants.HF_HUB_DISABLE_XET = True
+            progress.note("The hub has no Xet, so the files are uploaded over plain HTTP.")
+        return self._try_commit(api, publication)
+
+    def _try_commit(self, api: HfApi, publication: Publication) -> CommitInfo:
         """Make the commit. If the response is lost, check whether the commit exists before retrying."""
         for attempt in range(COMMIT_ATTEMPTS):
             try:

@@ -13,7 +13,14 @@ import httpx2
 from filelock import Timeout
 from huggingface_hub.utils import WeakFileLock, hf_raise_for_status  # type: ignore[attr-defined]  # public, though not marked so
 
-from mlxk.adapters.huggingface.client import TRANSIENT_STATUSES, HubClient, is_transient, parse_retry_after, reason_of
+from mlxk.adapters.huggingface.client import (
+    IS_FILE,
+    TRANSIENT_STATUSES,
+    HubClient,
+    is_transient,
+    parse_retry_after,
+    reason_of,
+)
 from mlxk.adapters.huggingface.layout import ModelFolder
 from mlxk.domain.download import RemoteFile
 from mlxk.domain.errors import DownloadFailedError, NetworkError, StorageError
@@ -233,7 +240,7 @@ class BlobTransfer:
         """Receive the body of one request; return the seconds to wait if the hub asks for that."""
         headers = {**self._headers, "Range": f"bytes={partial.at}-"} if partial.at else self._headers
         url = self._client.file_url(self._folder.name, self._commit, file.path)
-        with self._session.stream("GET", url, headers=headers) as response:
+        with self._session.stream("GET", url, headers=headers, extensions={IS_FILE: True}) as response:
             if response.status_code in TRANSIENT_STATUSES:
                 return parse_retry_after(response.headers.get("Retry-After"))
             self._check(response, partial)

@@ -14,7 +14,7 @@ from mlxk.adapters.mlx.engine.build_sequence import build_sequence
 from mlxk.adapters.mlx.engine.engine import Engine
 from mlxk.adapters.mlx.engine.limits import EngineLimits
 from mlxk.adapters.mlx.engine.model_lease import ModelLease, ModelLeases
-from mlxk.adapters.mlx.engine.model_pool import Loader, LoadRequest, WantedModel
+from mlxk.adapters.mlx.engine.model_pool import Hold, Loader, LoadRequest, WantedModel
 from mlxk.adapters.mlx.engine.owner_thread import OwnerThread
 from mlxk.adapters.mlx.engine.prefill import Media
 from mlxk.adapters.mlx.engine.sequence import Sequence
@@ -37,12 +37,14 @@ class MlxTextGenerator(TextGenerator):
         log: Receives loads, unloads and failures.
         clock: Measures.
         limits: Of sequences and memory.
+        hold: Entered while a model is in memory.
     """
 
-    def __init__(self, log: EventLog, clock: Clock, limits: EngineLimits | None = None) -> None:
+    def __init__(self, log: EventLog, clock: Clock, limits: EngineLimits | None = None, hold: Hold = None) -> None:
         self._log = log
         self._clock = clock
         self._limits = limits or EngineLimits()
+        self._hold = hold
         self._thread: OwnerThread[Engine] = OwnerThread(self._build_engine, log)
         self._last_state = EngineState(responding=False, running=0, waiting=0, models=())
 
@@ -124,7 +126,7 @@ class MlxTextGenerator(TextGenerator):
             self._thread.post(lambda engine: engine.cancel(sequence))
 
     def _build_engine(self) -> Engine:
-        return Engine(self._log, self._clock, self._limits)
+        return Engine(self._log, self._clock, self._limits, self._hold)
 
 
 def loader_of(library: Library) -> Loader:

@@ -62,6 +62,10 @@ class Removal:
     """Space freed: the sizes of the files that no other revision uses."""
     lock_files: int = 0
     """Stale lock files that are removed as well."""
+    link_to: str | None = None
+    """Where the model's folder leads when it is a link: only the link is removed, and nothing there."""
+    linked_parts: tuple[str, ...] = ()
+    """Parts of the model's folder that are links; only the links are removed, sorted."""
 
     @property
     def label(self) -> str:
@@ -118,6 +122,19 @@ class ModelCache(ModelSource, Protocol):
     @abstractmethod
     def holders(self, name: str) -> tuple[LockHolder, ...]:
         """Return the other processes, of any program, that hold locks on files of a model."""
+
+    @abstractmethod
+    def use(self, handle: ModelHandle, activity: str) -> AbstractContextManager[None]:
+        """Show to other processes, for the length of a ``with`` block, that a cached model is in use.
+
+        Args:
+            handle: The model; one that is not in the cache needs no such sign.
+            activity: Shown to the other processes, such as ``serving it``.
+        """
+
+    @abstractmethod
+    def users(self, name: str) -> tuple[LockHolder, ...]:
+        """Return the other processes of this program that have a model in use."""
 
     @abstractmethod
     def free_bytes(self) -> int | None:

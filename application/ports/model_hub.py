@@ -15,7 +15,7 @@ class ModelHub(Protocol):
         """Return one revision of a model, after checking that its files are accessible.
 
         Args:
-            name: ``org/name``.
+            name: ``org/name``, in any case of letters; the description has it as the hub spells it.
             revision: A branch, a tag or a commit; None means the default branch.
 
         Raises:

@@ -121,9 +121,13 @@ class PullModel:
         result = PullResult(name, PullStatus.DRY_RUN, expanded=name != ref.name)
         if request.dry_run:
             plan = plan_download(self.hub.describe(name, ref.revision))
-            return attrs.evolve(result, plan=plan, missing_bytes=self.hub.missing_bytes(plan))
-        with reserved(self.cache, name, "pulling it", progress):
-            return self._pull(result, ref.revision, request, progress, confirmation)
+            return attrs.evolve(result, name=plan.model.name, plan=plan, missing_bytes=self.hub.missing_bytes(plan))
+        while True:
+            with reserved(self.cache, result.name, "pulling it", progress):
+                done = self._pull(result, ref.revision, request, progress, confirmation)
+            if isinstance(done, PullResult):
+                return done
+            result = attrs.evolve(result, name=done)
 
     def _pull(
         self,
@@ -132,7 +136,8 @@ class PullModel:
         request: PullRequest,
         progress: Progress,
         confirmation: Confirmation,
-    ) -> PullResult:
+    ) -> PullResult | str:
+        """Download what is missing, or return the name as the hub spells it when that differs."""
         present, report = self._present(result.name, revision)
         healthy = report is not None and report.healthy
         unchanged = attrs.evolve(result, status=PullStatus.ALREADY_EXISTS, handle=present, report=report)
@@ -147,6 +152,8 @@ class PullModel:
                 raise
             progress.note(f"{error.message}; what is in the cache is taken as it is.")
             return unchanged
+        if plan.model.name != result.name:
+            return plan.model.name
         listed = present is not None and present.revision == plan.model.commit
         return unchanged if healthy and listed else self._fetch(result, plan, progress, verify_present=listed)
 
@@ -199,7 +206,7 @@ class PullModel:
     def _full_name(self, name: str) -> str:
         """Add the owner to a bare name: that of the cached model of this name, else the default owner."""
         if "/" in name:
-            return check_name(name)
+            return self._spelled_as_cached(check_name(name))
         check_name(f"{self.default_owner}/{name}")
         wanted = name.lower()
         matches = [known for known in self.cache.names() if known.lower().rpartition("/")[2] == wanted]
@@ -212,14 +219,26 @@ class PullModel:
             )
         return check_name(matches[0])
 
+    def _spelled_as_cached(self, name: str) -> str:
+        """Return a name as a cached model spells it; the hub takes names in any case of letters."""
+        known = self.cache.names()
+        alike = [other for other in known if other.lower() == name.lower()]
+        return alike[0] if len(alike) == 1 and name not in known else name
+
     def _require_space(self, plan: DownloadPlan, missing: int) -> None:
         free = self.cache.free_bytes()
         if free is not None and missing > 0 and free < missing + SPARE_BYTES:
+            needed, reserve, left = _in_one_unit(missing, SPARE_BYTES, free)
             raise StorageError(
-                f"'{plan.model.name}' needs {_gigabytes(missing)} more, and the disk of the model cache has "
-                f"{_gigabytes(free)} left",
+                f"'{plan.model.name}' needs {needed} more, and {reserve} are to stay free, but the disk of the model "
+                f"cache has {left} left",
                 hint="Make space, or set HF_HUB_CACHE to a directory on another disk.",
-                detail={"needed_bytes": missing, "free_bytes": free, "size_bytes": plan.size_bytes},
+                detail={
+                    "needed_bytes": missing,
+                    "reserve_bytes": SPARE_BYTES,
+                    "free_bytes": free,
+                    "size_bytes": plan.size_bytes,
+                },
             )
 
 
@@ -248,5 +267,7 @@ def _parse(reference: str) -> ModelRef:
     return ref
 
 
-def _gigabytes(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.1f} MB"
+def _in_one_unit(*sizes: int) -> tuple[str, ...]:
+    """Return sizes as text that can be compared: in gigabytes where the largest has one, else in megabytes."""
+    unit, size = ("GB", 1e9) if max(sizes) >= 1e9 else ("MB", 1e6)
+    return tuple(f"{each / size:.{2 if unit == 'GB' else 1}f} {unit}" for each in sizes)

@@ -141,7 +141,7 @@ class RemoveModel:
             self.cache.remove(removal)
 
     def _require_unused(self, name: str) -> None:
-        holders = self.cache.holders(name)
+        holders = (*self.cache.holders(name), *self.cache.users(name))
         if holders:
             raise in_use(name, holders)
 

@@ -59,6 +59,8 @@ class InMemoryModelCache(ModelCache):
 
         self.other_clients: dict[str, LockHolder] = {}
         """Model to another program that downloads it without a reservation."""
+        self.used: dict[str, LockHolder] = {}
+        """Model to a process that has it in use."""
 
     def names(self) -> tuple[str, ...]:
         return tuple(sorted(self.models))
@@ -97,6 +99,17 @@ class InMemoryModelCache(ModelCache):
     def holders(self, name: str) -> tuple[LockHolder, ...]:
         found = (self.busy.get(name), self.other_clients.get(name))
         return tuple(holder for holder in found if holder)
+
+    @contextlib.contextmanager
+    def use(self, handle: ModelHandle, activity: str) -> Iterator[None]:
+        self.used[handle.name] = LockHolder(1, activity)
+        try:
+            yield
+        finally:
+            del self.used[handle.name]
+
+    def users(self, name: str) -> tuple[LockHolder, ...]:
+        return (self.used[name],) if name in self.used else ()
 
     def free_bytes(self) -> int | None:
         return self._free

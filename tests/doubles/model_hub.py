@@ -59,6 +59,7 @@ class InMemoryModelHub(ModelHub):
         if revision is not None:
             check_revision(revision)
         self._request()
+        name = next((known for known in self.models if known.lower() == name.lower()), name)
         repository = self.models.get(name)
         if repository is None:
             raise ModelNotFoundError(f"'{name}' is not on the hub, or is private and not shown to you")

@@ -39,7 +39,7 @@ def info(exchange: Exchange, kind: str, repo_id: str, revision: str | None = Non
     exchange.json(
         {
             "_id": "0" * 24,
-            "id": repo_id,
+            "id": exchange.hub.spellings.get(repo_id, repo_id),
             "modelId": repo_id,
             "author": repo_id.split("/")[0],
             "sha": sha,
@@ -75,9 +75,8 @@ def tree(exchange: Exchange, kind: str, repo_id: str, revision: str, folder: str
     recursive = query.get("recursive") == "true"
     rows = [item for path, item in items.items() if recursive or "/" not in path[len(inside) :]]
     at, page = int(query.get("cursor", 0)), exchange.hub.page
-    following = (
-        f"{exchange.hub.url}{quote(exchange.call.path)}?recursive={query.get('recursive', 'false')}&cursor={at + page}"
-    )
+    recursion = query.get("recursive", "false")
+    following = f"{exchange.hub.linked_url}{quote(exchange.call.path)}?recursive={recursion}&cursor={at + page}"
     exchange.json(rows[at : at + page], headers={"Link": f'<{following}>; rel="next"'} if at + page < len(rows) else {})
 
 

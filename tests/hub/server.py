@@ -132,7 +132,11 @@ class LoopbackHub:
         self._calls: list[Call] = []
         self._acts: list[tuple[str, Callable[[], object]]] = []
         self._servers = [HubServer(self, origin) for origin in ("hub", "cdn")]
+        self.spellings: dict[str, str] = {}
+        """Names in another case of letters, and how the hub spells them."""
         self.url, self.cdn = (f"http://127.0.0.1:{server.server_address[1]}" for server in self._servers)
+        self.linked_url = self.url
+        """The address in links to further pages, which a mirror may pass on as they are."""
 
     def __enter__(self) -> Self:
         for server in self._servers:

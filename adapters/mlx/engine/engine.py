@@ -7,7 +7,7 @@ from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from mlxk.adapters.mlx import malloc
 from mlxk.adapters.mlx.engine.limits import EngineLimits
-from mlxk.adapters.mlx.engine.model_pool import LoadRequest, ModelPool, WantedModel
+from mlxk.adapters.mlx.engine.model_pool import Hold, LoadRequest, ModelPool, WantedModel
 from mlxk.adapters.mlx.engine.owner_thread import Worker
 from mlxk.adapters.mlx.engine.prefill import PrefixCache
 from mlxk.adapters.mlx.engine.scheduler import AdmissionQueue, EngineCounters, Scheduler
@@ -31,16 +31,19 @@ class Engine(Worker):
         log: Receives loads, unloads and failures.
         clock: Measures.
         limits: Of sequences and memory.
+        hold: Entered while a model is loaded.
     """
 
-    def __init__(self, log: EventLog, clock: Clock, limits: EngineLimits) -> None:
+    def __init__(self, log: EventLog, clock: Clock, limits: EngineLimits, hold: Hold = None) -> None:
         self._clock = clock
         self._failed_at: float | None = None
         """When a step last failed and ended every sequence."""
         self._trim_at: float | None = None
         """When free memory is due to be returned; None when nothing was done since it was."""
         self._prefixes = PrefixCache(limits.prefix_cache_bytes)
-        self._pool = ModelPool(log, clock, limits.model_budget_bytes, limits.keep_alive_seconds, self._prefixes.forget)
+        self._pool = ModelPool(
+            log, clock, limits.model_budget_bytes, limits.keep_alive_seconds, self._prefixes.forget, hold
+        )
         self._admission = AdmissionQueue(limits.max_rows, limits.cache_budget_bytes, self._prefixes)
         self._counters = EngineCounters()
         self._wired_limit: int | None = None

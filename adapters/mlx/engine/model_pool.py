@@ -10,6 +10,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import attrs
@@ -28,6 +29,10 @@ from mlxk.domain.models.model import ModelHandle
 
 _LOOK_SECONDS = 0.2
 """Time between two looks at whether anybody still waits."""
+
+Hold = Callable[[ModelHandle], AbstractContextManager[None]] | None
+"""Shows that a model is in use, as long as its context lasts; None shows nothing."""
+
 
 Loader = Callable[[ModelHandle, str | None], Any]
 """Loads a model, given a handle and an optional adapter, on the owner thread; the result has handle, name and size."""
@@ -121,6 +126,7 @@ class ModelPool:
         budget_bytes: Limit of all weights together; None: no limit.
         keep_alive_seconds: Idle time after which a model is unloaded; None: never.
         on_unload: Called with the identity of an unloaded model.
+        hold: Entered when a model is loaded, and left when it is unloaded.
     """
 
     def __init__(
@@ -130,12 +136,14 @@ class ModelPool:
         budget_bytes: int | None,
         keep_alive_seconds: float | None,
         on_unload: Callable[[str], None],
+        hold: Hold = None,
     ) -> None:
         self._log = log
         self._clock = clock
         self._budget = budget_bytes
         self._keep_alive = keep_alive_seconds
         self._on_unload = on_unload
+        self._hold = hold
         self._requests: deque[LoadRequest] = deque()
         self._models: dict[str, PooledModel] = {}
         self._lock = threading.Lock()
@@ -255,14 +263,18 @@ class ModelPool:
         if found is not None:
             return found
         began = self._clock.monotonic()
-        model = _load(wanted)
+        with contextlib.ExitStack() as stack:
+            if self._hold is not None:
+                stack.enter_context(self._hold(wanted.handle))
+            model = _load(wanted)
+            held = stack.pop_all()
         seconds = self._clock.monotonic() - began
         self._log.info("loaded a model", model=model.name, bytes=model.weight_bytes, seconds=round(seconds, 3))
         # Only text models have a generation_config; speech and embedding models lack the attribute.
         ignored = getattr(model, "ignored_settings", ())
         if ignored:
             self._log.warning("generation_config.json has invalid settings", model=model.name, ignored=ignored)
-        pooled = self._models[identity] = PooledModel(model, self._clock.monotonic())
+        pooled = self._models[identity] = PooledModel(model, self._clock.monotonic(), held=held)
         return pooled
 
     def _make_room(self, needed: int, kept: list[str]) -> bool:
@@ -284,6 +296,7 @@ class ModelPool:
 
     def _unload(self, identity: str) -> None:
         pooled = self._models.pop(identity)
+        pooled.held.close()
         self._on_unload(identity)
         self._log.info("unloaded a model", model=pooled.model.name)
 

@@ -1,5 +1,6 @@
 """A loaded text or vision model with values derived from its files, and its reference count in the pool."""
 
+import contextlib
 import os
 import threading
 from typing import Any
@@ -76,6 +77,8 @@ class PooledModel:
 
     model: LoadedModel
     used_at: float
+    held: contextlib.ExitStack = attrs.field(factory=contextlib.ExitStack)
+    """Closed when the model is unloaded."""
     leases: int = 0
     bytes_per_token: float = 0.0
     """Measured size of a token in the KV cache; 0 before anything was computed."""

@@ -104,14 +104,26 @@ def _action(result: RemoveResult) -> str:
 
 def _remove_message(result: RemoveResult) -> str:
     size = decimal_size(sum(removal.size_bytes for removal in result.removals))
-    what = _what(result.removals)
+    what, stays = _what(result.removals), _what_stays(result.removals)
     if result.done:
-        return f"Deleted {what}, {size} freed"
-    return f"Would delete {what}, {size}" if result.dry_run else f"Kept {what}"
+        return f"Deleted {what}, {size} freed{stays}"
+    return f"Would delete {what}, {size}{stays}" if result.dry_run else f"Kept {what}"
+
+
+def _what_stays(removals: tuple[Removal, ...]) -> str:
+    """Return the places that links lead to, of which nothing is removed."""
+    places = [removal.link_to for removal in removals if removal.link_to]
+    parts = [f"{removal.name}/{part}" for removal in removals for part in removal.linked_parts]
+    stays = [f"; only the link goes, what is in {place} stays" for place in places[:1]]
+    if len(places) > 1:
+        stays = [f"; of {len(places)} models only the links go, what they lead to stays"]
+    return "".join(stays) + (f"; {', '.join(parts)}: only the links go, what they lead to stays" if parts else "")
 
 
 def _what(removals: tuple[Removal, ...]) -> str:
-    return removals[0].label if len(removals) == 1 else f"{len(removals)} models"
+    if len(removals) > 1:
+        return f"{len(removals)} models"
+    return f"the link {removals[0].label}" if removals[0].link_to else removals[0].label
 
 
 def _removal(removal: Removal) -> Json:
@@ -120,6 +132,8 @@ def _removal(removal: Removal) -> Json:
         "revisions": list(removal.revisions),
         "whole": removal.all_revisions,
         "freed_bytes": removal.size_bytes,
+        **({"link_to": removal.link_to} if removal.link_to else {}),
+        **({"linked_parts": list(removal.linked_parts)} if removal.linked_parts else {}),
     }
 
 
