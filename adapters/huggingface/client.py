@@ -8,7 +8,6 @@ import email.utils
 import random
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -19,6 +18,7 @@ import httpx2
 from huggingface_hub import HfApi, constants, errors, get_session, set_client_factory
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]  # public, though not marked so
 
+from mlxk.adapters.huggingface.session import open_session, unusable_proxy
 from mlxk.domain.errors import (
     AccessDeniedError,
     DownloadFailedError,
@@ -26,7 +26,6 @@ from mlxk.domain.errors import (
     ModelNotFoundError,
     NetworkError,
     RevisionNotFoundError,
-    ValidationError,
 )
 
 PUBLIC_ENDPOINT = "https://huggingface.co"
@@ -34,19 +33,8 @@ PUBLIC_ENDPOINT = "https://huggingface.co"
 TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Status codes after which the same request may succeed."""
 
-COMMIT_TIMEOUT_SECONDS = 120.0
-"""Read timeout of requests that write."""
-
 API_RETRIES = 3
 """Retries of an API call, which a user waits for; downloads have more."""
-
-MAX_ANSWER_BYTES = 32 * 1024 * 1024
-"""An answer of the API; a page of 1,000 files takes a few hundred kilobytes, a large index some megabytes."""
-
-IS_FILE = "mlxk-file"
-"""Extension of the requests whose answers are files, which are bounded by their listed size."""
-
-PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 
 _MAX_TOKEN_CHARACTERS = 10_000
 _RESULT = TypeVar("_RESULT")
@@ -133,11 +121,11 @@ class HubClient:
             if self._session is None:
                 # The hub client would ask the hub for a list of programs to name in its requests.
                 constants.HF_HUB_DISABLE_TELEMETRY = True
-                set_client_factory(lambda: _session(self.access))
+                set_client_factory(lambda: open_session(self.access.endpoint, self.access.timeout))
                 try:
                     self._session = get_session()
                 except (ValueError, ImportError) as error:
-                    raise _unusable_proxy() from error
+                    raise unusable_proxy() from error
             return self._session
 
     def api(self) -> HfApi:
@@ -272,68 +260,3 @@ def status_of(error: Exception) -> int | None:
     """Return the HTTP status of an error's response, if it has one."""
     response = getattr(error, "response", None)
     return response.status_code if response is not None else None
-
-
-def origin_of(url: httpx2.URL) -> tuple[str, str, int | None]:
-    """Return scheme, host and port of an address."""
-    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
-
-
-def _may_have_token(endpoint: httpx2.URL, url: httpx2.URL) -> bool:
-    """Whether an address is the endpoint's origin, or the same host over TLS."""
-    upgraded = (origin_of(endpoint)[0], endpoint.host, origin_of(url)[0]) == ("http", url.host, "https")
-    return origin_of(endpoint) == origin_of(url) or (upgraded and origin_of(url)[2] == 443)
-
-
-def _unusable_proxy() -> ValidationError:
-    """Return the error that names the variable of a proxy; its value may hold a password."""
-    for kind, address in urllib.request.getproxies().items():
-        scheme = address.partition("://")[0] if "://" in address else "http"
-        if kind in {"http", "https", "all"} and scheme not in PROXY_SCHEMES:
-            return ValidationError(
-                f"{kind.upper()}_PROXY names a proxy of the kind '{scheme}', which cannot be used",
-                hint=f"Use one of {', '.join(PROXY_SCHEMES)}, or unset the variable.",
-            )
-    return ValidationError(
-        "a proxy of the environment cannot be used", hint="Correct or unset HTTP_PROXY, HTTPS_PROXY and ALL_PROXY."
-    )
-
-
-class _BoundedStream(httpx2.SyncByteStream):
-    """The body of an answer that is no file."""
-
-    def __init__(self, stream: httpx2.SyncByteStream) -> None:
-        self._stream = stream
-
-    def __iter__(self) -> Iterator[bytes]:
-        received = 0
-        for chunk in self._stream:
-            received += len(chunk)
-            if received > MAX_ANSWER_BYTES:
-                raise DownloadFailedError("the hub's answer does not end", hint="See whether HF_ENDPOINT is a hub.")
-            yield chunk
-
-    def close(self) -> None:
-        self._stream.close()
-
-
-def _session(access: HubAccess) -> httpx2.Client:
-    endpoint, timeout = httpx2.URL(access.endpoint), access.timeout
-    reading = httpx2.Timeout(timeout, pool=None)
-    writing = httpx2.Timeout(timeout, read=max(timeout, COMMIT_TIMEOUT_SECONDS), pool=None)
-
-    def limit(request: httpx2.Request) -> None:
-        """Set the timeouts on requests of the hub client, which have none; take the token from all others' requests."""
-        if not _may_have_token(endpoint, request.url):
-            request.headers.pop("Authorization", None)
-        if not any((request.extensions.get("timeout") or {}).values()):
-            limits = reading if request.method in {"GET", "HEAD"} else writing
-            request.extensions["timeout"] = limits.as_dict()
-
-    def bound(response: httpx2.Response) -> None:
-        """Bound what is read of an answer."""
-        if IS_FILE not in response.request.extensions and isinstance(response.stream, httpx2.SyncByteStream):
-            response.stream = _BoundedStream(response.stream)
-
-    hooks: dict[str, list[Callable[..., object]]] = {"request": [limit], "response": [bound]}
-    return httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=reading)

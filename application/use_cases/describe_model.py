@@ -46,9 +46,9 @@ from mlxk.domain.models.snapshot import (
     CONFIG,
     MAX_CARD_BYTES,
     TEMPLATE_DOCUMENT,
-    TEMPLATE_FILES,
     ModelCard,
     ModelSnapshot,
+    is_template_file,
     read_card,
 )
 from mlxk.domain.models.weight_files import SAFETENSORS, indexed_files, stray_weights
@@ -65,6 +65,7 @@ _DOCUMENTS = (
 _END_BYTES = 64
 """Enough for the last brace of a JSON object and the white space that some writers add."""
 _MAX_TEMPLATE_BYTES = 1024 * 1024
+_MAX_TEMPLATES = 16
 _HEADER_GUESS_BYTES = 32 * 1024
 """Enough for the header of most small files, so that one read suffices."""
 
@@ -161,9 +162,10 @@ class _Reader:
     def card(self) -> ModelCard:
         return read_card(self._read(names.README, MAX_CARD_BYTES) or b"") if names.README in self.sizes else ModelCard()
 
-    def templates(self) -> tuple[str, ...]:
-        texts = [self._read(path, _MAX_TEMPLATE_BYTES) or b"" for path in TEMPLATE_FILES if path in self.sizes]
-        return tuple(text.decode("utf-8", errors="replace") for text in texts)
+    def templates(self) -> dict[str, str]:
+        paths = [path for path in self.sizes if is_template_file(path)][:_MAX_TEMPLATES]
+        texts = {path: self._read(path, _MAX_TEMPLATE_BYTES) or b"" for path in paths}
+        return {path: text.decode("utf-8", errors="replace") for path, text in texts.items()}
 
     def _read(self, path: str, limit: int) -> bytes | None:
         data = self.files.read(self.directory, path, limit)

@@ -15,7 +15,7 @@ from mlxk.domain.models.snapshot import (
     TEMPLATE_DOCUMENT,
     TOKENIZER_CONFIG,
     ModelSnapshot,
-    template_text,
+    chat_templates,
 )
 
 _VISION_ARCHITECTURES = frozenset(
@@ -124,17 +124,18 @@ def is_vision(snapshot: ModelSnapshot) -> bool:
 
 
 def has_chat_template(snapshot: ModelSnapshot) -> bool:
-    """Whether a chat template is among the files."""
-    return (
-        TEMPLATE_DOCUMENT in snapshot.files or snapshot.has_any(".jinja") or bool(chat_template_text(snapshot).strip())
-    )
+    """Whether there is a chat template that the model is rendered with."""
+    return bool(_chat_templates(snapshot))
 
 
 def chat_template_text(snapshot: ModelSnapshot) -> str:
     """Return the text of the chat templates, joined; empty when there is none."""
-    return template_text(
-        snapshot.document(TOKENIZER_CONFIG), snapshot.document(TEMPLATE_DOCUMENT), snapshot.template_files
-    )
+    return "\n".join(dict.fromkeys(_chat_templates(snapshot).values()))
+
+
+def _chat_templates(snapshot: ModelSnapshot) -> dict[str, str]:
+    documents = (snapshot.document(path) for path in (TOKENIZER_CONFIG, TEMPLATE_DOCUMENT, PROCESSOR_CONFIG))
+    return chat_templates(snapshot.template_files, *documents)
 
 
 def context_length(config: dict[str, object]) -> int | None:

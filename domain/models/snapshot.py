@@ -3,7 +3,7 @@
 Detection and integrity are pure functions of a snapshot. ``application.use_cases.describe_model`` creates it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import attrs
 
@@ -121,8 +121,8 @@ class ModelSnapshot:
     pointers: tuple[str, ...] = ()
     """Files that are Git LFS pointers instead of their content, sorted."""
     card: ModelCard = attrs.field(factory=ModelCard)
-    template_files: tuple[str, ...] = ()
-    """The texts of chat templates in separate files."""
+    template_files: Mapping[str, str] = attrs.field(factory=dict)
+    """The chat templates in files of their own, by path."""
     expected: Mapping[str, int] = attrs.field(factory=dict)
     """Path to size in bytes as the hub listed them; empty without a record."""
     unfinished: int = 0
@@ -165,28 +165,52 @@ class ModelSnapshot:
 
 
 TEMPLATE_DOCUMENT = "chat_template.json"
-TEMPLATE_FILES = (
-    "chat_template.jinja",
-    "additional_chat_templates/default.jinja",
-    "additional_chat_templates/tool_use.jinja",
-)
-"""The files of chat templates: the default one, and the one for requests with tools."""
+TEMPLATE_FILE = "chat_template.jinja"
+TEMPLATE_FOLDER = "additional_chat_templates/"
+DEFAULT_TEMPLATE = "default"
+TOOL_TEMPLATE = "tool_use"
 
 
-def template_text(tokenizer_config: Document, template_document: Document, template_files: Sequence[str]) -> str:
-    """Return the text of all templates of a model, joined; empty when it has none."""
-    texts = [*_templates(tokenizer_config), *_templates(template_document), *template_files]
-    return "\n".join(text for text in texts if text.strip())
+def is_template_file(path: str) -> bool:
+    """Whether a file is a chat template of its own."""
+    named = path.startswith(TEMPLATE_FOLDER) and path.endswith(".jinja") and path.count("/") == 1
+    return path == TEMPLATE_FILE or named
 
 
-def _templates(document: Document) -> list[str]:
-    """Return the templates under ``chat_template``: one text, or a list of named ones."""
+def chat_templates(
+    files: Mapping[str, str], tokenizer_config: Document, template_document: Document, processor_config: Document
+) -> dict[str, str]:
+    """Return the chat templates that a model is rendered with, by their names; empty when it has none.
+
+    Files of their own have precedence, then ``tokenizer_config.json``, ``chat_template.json`` and
+    ``processor_config.json``. There is a default among them, whatever it is called in the files.
+
+    Args:
+        files: The templates in files of their own, by path.
+        tokenizer_config: ``tokenizer_config.json``.
+        template_document: ``chat_template.json``.
+        processor_config: ``processor_config.json``.
+    """
+    named = {_template_name(path): text for path, text in files.items() if text.strip()}
+    for document in (tokenizer_config, template_document, processor_config):
+        named = named or _templates(document)
+    if named and DEFAULT_TEMPLATE not in named:
+        first = min(named, key=lambda name: (name == TOOL_TEMPLATE, name))
+        named = {DEFAULT_TEMPLATE: named[first], **named}
+    return named
+
+
+def _template_name(path: str) -> str:
+    return DEFAULT_TEMPLATE if path == TEMPLATE_FILE else path[len(TEMPLATE_FOLDER) : -len(".jinja")]
+
+
+def _templates(document: Document) -> dict[str, str]:
+    """Return the templates under ``chat_template``: one text, or named ones in a list or an object."""
     value = document.mapping.get("chat_template")
     if isinstance(value, str):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    if not isinstance(value, list):
-        return []
-    texts = [item.get("template") if isinstance(item, dict) else item for item in value]
-    return [text for text in texts if isinstance(text, str)]
+        value = {DEFAULT_TEMPLATE: value}
+    pairs: list[tuple[object, object]] = list(value.items()) if isinstance(value, dict) else []
+    for item in value if isinstance(value, list) else ():
+        pairs.append((item.get("name"), item.get("template")) if isinstance(item, dict) else (DEFAULT_TEMPLATE, item))
+    texts = ((name, text) for name, text in pairs if isinstance(name, str) and isinstance(text, str))
+    return {name: text for name, text in texts if text.strip()}

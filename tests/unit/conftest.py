@@ -84,7 +84,7 @@ def arbitrary_snapshots() -> st.SearchStrategy[ModelSnapshot]:
         headers=st.dictionaries(_PATHS, _HEADERS | st.just(SafetensorsHeader()), max_size=3),
         pointers=st.lists(_PATHS, max_size=1).map(tuple),
         card=st.binary(max_size=60).map(lambda data: read_card(b"---\n" + data)),
-        template_files=st.lists(st.text(max_size=10), max_size=3).map(tuple),
+        template_files=st.dictionaries(_PATHS, st.text(max_size=10), max_size=3),
         expected=sizes,
         unfinished=st.integers(0, 2),
         published_for_mlx=st.booleans(),

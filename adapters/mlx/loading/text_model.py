@@ -3,7 +3,6 @@
 import os
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -26,8 +25,18 @@ from mlxk.domain.formats.call_syntaxes import detect_syntaxes
 from mlxk.domain.formats.reasoning import detect_reasoning
 from mlxk.domain.generation.request import GenerationSettings
 from mlxk.domain.models.detection import context_length
+from mlxk.domain.models.file_formats import Document
 from mlxk.domain.models.memory import cache_bytes_per_token
 from mlxk.domain.models.model import ModelHandle
+from mlxk.domain.models.snapshot import (
+    DEFAULT_TEMPLATE,
+    PROCESSOR_CONFIG,
+    TEMPLATE_DOCUMENT,
+    TOKENIZER_CONFIG,
+    chat_templates,
+    is_template_file,
+)
+from mlxk.domain.models.weight_files import is_litter
 
 _SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
@@ -58,6 +67,8 @@ def _valid(name: str, value: object) -> bool:
         return False
     return True
 
+
+_MAX_TEMPLATE_CHARACTERS = 1024 * 1024
 
 _UNSET_MODEL_MAX_LENGTH = 10**9
 """Tokenizers without a known context length state a huge number."""
@@ -175,10 +186,35 @@ def load_tokenizer(handle: ModelHandle, end_tokens: int | list[int] | None) -> A
         handle: The model.
         end_tokens: The end-of-sequence tokens of its config.
     """
-    options = {"trust_remote_code": False, "local_files_only": True}
-    tokenizer = utils.load_tokenizer(Path(handle.directory), options, eos_token_ids=end_tokens)
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    with loading_directory(handle) as directory:
+        tokenizer = utils.load_tokenizer(directory, options, eos_token_ids=end_tokens)
+        found = getattr(unwrapped(tokenizer), "chat_template", None)
+        templates = _templates_elsewhere(handle, found)
+        if templates is not None:
+            options["chat_template"] = templates
+            tokenizer = utils.load_tokenizer(directory, options, eos_token_ids=end_tokens)
+        if templates != found:
+            unwrapped(tokenizer).chat_template = templates
     disable_word_cache(tokenizer)
     return tokenizer
+
+
+def _templates_elsewhere(handle: ModelHandle, found: object) -> str | dict[str, str] | None:
+    """Return the chat templates of a model: those that the tokenizer's loader found, where one of them is the default.
+
+    Processors keep theirs in files that tokenizers do not read.
+    """
+    if (isinstance(found, str) and found.strip()) or (isinstance(found, dict) and DEFAULT_TEMPLATE in found):
+        return found
+    texts = {}
+    for name, path in require_regular(handle):
+        if is_template_file(name) and not is_litter(name):
+            with open(path, encoding="utf-8", errors="replace") as file:
+                texts[name] = file.read(_MAX_TEMPLATE_CHARACTERS)
+    documents = (Document(object_in(handle, name)) for name in (TOKENIZER_CONFIG, TEMPLATE_DOCUMENT, PROCESSOR_CONFIG))
+    templates = chat_templates(texts, *documents)
+    return templates.get(DEFAULT_TEMPLATE) if len(templates) < 2 else templates
 
 
 def _adapted(network: Any, adapter: str) -> Any:  # noqa: ANN401

@@ -20,7 +20,7 @@ from mlxk.domain.models.file_formats import (
     read_header,
 )
 from mlxk.domain.models.model import ModelHandle
-from mlxk.domain.models.snapshot import SAFETENSORS_INDEX
+from mlxk.domain.models.snapshot import SAFETENSORS_INDEX, TEMPLATE_FOLDER
 from mlxk.domain.models.weight_files import SAFETENSORS, indexed_files, is_litter, stray_weights
 
 _MAX_DEPTH = 4
@@ -35,7 +35,7 @@ def loading_directory(handle: ModelHandle) -> Iterator[Path]:
     """
     files = _files(handle.directory)
     strays = _strays(handle.directory, files)
-    if not strays:
+    if not strays and not _has_template_litter(handle.directory):
         yield Path(handle.directory)
         return
     with tempfile.TemporaryDirectory(prefix="mlxk-model-") as view:
@@ -56,6 +56,15 @@ def weight_files(directory: str) -> list[str]:
         for path in files
         if path.endswith(SAFETENSORS) and "/" not in path and path not in strays
     ]
+
+
+def _has_template_litter(directory: str) -> bool:
+    """Whether there is litter among the chat templates, which the loader of tokenizers would read."""
+    try:
+        names = os.listdir(os.path.join(directory, TEMPLATE_FOLDER))
+    except OSError:
+        return False
+    return any(is_litter(name) and name.endswith(".jinja") for name in names)
 
 
 def _strays(directory: str, files: list[str]) -> frozenset[str]:

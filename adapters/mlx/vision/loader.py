@@ -14,7 +14,7 @@ from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, identity_of
 from mlxk.adapters.mlx.loading.text_model import assemble, load_tokenizer, read_config
 from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_untrusted_code
 from mlxk.adapters.mlx.loading.weights_on_disk import loading_directory
-from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache
+from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache, unwrapped
 from mlxk.adapters.mlx.vision import encoder_cache
 from mlxk.adapters.mlx.vision.network import VisionNetwork, VisionParts, VisionTemplate
 from mlxk.adapters.mlx.vision.prefill import VisionProcessor
@@ -53,6 +53,7 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> Loaded
         with offline(), _quietly():
             model, processor = _load(handle)
             tokenizer = load_tokenizer(handle, _end_tokens(model, processor))
+            _share_template(tokenizer, processor)
     except MlxkError:
         raise
     except Exception as error:
@@ -102,6 +103,13 @@ def _load(handle: ModelHandle) -> tuple[Any, Any]:
         model, processor = utils.load(str(directory), trust_remote_code=False)
     disable_word_cache(processor)
     return model, processor
+
+
+def _share_template(tokenizer: Any, processor: Any) -> None:  # noqa: ANN401
+    """Give the processor the model's chat template where mlx-vlm has found none."""
+    inner = getattr(processor, "tokenizer", processor)
+    if not any(getattr(holder, "chat_template", None) for holder in (processor, inner)):
+        inner.chat_template = unwrapped(tokenizer).chat_template
 
 
 def _end_tokens(model: Any, processor: Any) -> list[int]:  # noqa: ANN401

@@ -15,7 +15,7 @@ from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.application.ports.model_cache import LockHolder
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.application.use_cases.pull_model import PullModel, PullRequest, PullResult, PullStatus
+from mlxk.application.use_cases.pull_model import SPARE_BYTES, PullModel, PullRequest, PullResult, PullStatus
 from mlxk.domain.errors import (
     AmbiguousModelError,
     MlxkError,
@@ -208,6 +208,7 @@ def test_a_disk_that_is_too_small_is_named_before_anything_is_fetched() -> None:
         there.pull("Tiny")
     assert failure.value.detail == {
         "needed_bytes": sum(map(len, WHOLE.values())),
+        "reserve_bytes": SPARE_BYTES,
         "free_bytes": 1000,
         "size_bytes": sum(map(len, WHOLE.values())),
     }

@@ -6,34 +6,54 @@ from hypothesis import strategies as st
 
 from mlxk.domain.formats.reasoning import detect_reasoning, supports_reasoning, supports_tools
 from mlxk.domain.models.file_formats import ABSENT, Document
-from mlxk.domain.models.snapshot import template_text
+from mlxk.domain.models.snapshot import chat_templates, is_template_file
+
+NOWHERE = (ABSENT, ABSENT, ABSENT)
 
 
 @pytest.mark.parametrize(
     "value",
     [
         "the template",
+        ["the template"],
         [{"name": "default", "template": "the template"}],
+        [{"name": "default", "template": "the template"}, {"name": "blank", "template": " "}, {"name": 5}, 7],
         {"default": "the template"},
     ],
 )
-def test_a_template_is_found_in_every_form(value: object) -> None:
-    document = Document({"chat_template": value})
-    assert template_text(document, ABSENT, ()) == "the template"
-    assert template_text(ABSENT, document, ()) == "the template"
+@pytest.mark.parametrize("place", range(3))
+def test_a_template_is_found_in_every_form_and_place(value: object, place: int) -> None:
+    documents = [*NOWHERE]
+    documents[place] = Document({"chat_template": value})
+    assert chat_templates({}, *documents) == {"default": "the template"}
 
 
-def test_templates_in_files_of_their_own_are_found() -> None:
-    assert template_text(ABSENT, ABSENT, ("the template", "the one for tools")) == "the template\nthe one for tools"
+def test_templates_in_files_of_their_own_have_precedence() -> None:
+    files = {"chat_template.jinja": "the template", "additional_chat_templates/tool_use.jinja": "the one for tools"}
+    found = chat_templates(files, Document({"chat_template": "another"}), ABSENT, ABSENT)
+    assert found == {"default": "the template", "tool_use": "the one for tools"}
+
+
+@pytest.mark.parametrize("names", [["chatml"], ["chatml", "tool_use"], ["zephyr", "rag", "chatml"]])
+def test_a_default_is_found_whatever_its_name(names: list[str]) -> None:
+    listed = [{"name": name, "template": name} for name in names]
+    found = chat_templates({}, Document({"chat_template": listed}), ABSENT, ABSENT)
+    assert found["default"] in set(names) - {"tool_use"}
 
 
 def test_a_blank_template_is_none() -> None:
-    assert template_text(Document({"chat_template": "  "}), ABSENT, ("\n",)) == ""
+    assert chat_templates({"chat_template.jinja": "\n"}, Document({"chat_template": "  "}), ABSENT, ABSENT) == {}
+
+
+@pytest.mark.parametrize("path", ["x.jinja", "sub/chat_template.jinja", "additional_chat_templates/a/b.jinja"])
+def test_templates_of_other_things_are_none(path: str) -> None:
+    assert not is_template_file(path)
 
 
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda i: st.lists(i) | st.dictionaries(st.text(), i)))
 def test_any_value_in_place_of_a_template_gives_text(value: object) -> None:
-    assert isinstance(template_text(Document({"chat_template": value}), Document(value), ()), str)
+    found = chat_templates({}, Document({"chat_template": value}), Document(value), ABSENT)
+    assert all(isinstance(text, str) for text in found.values())
 
 
 @pytest.mark.parametrize("text", ["{% if tools %}", "<tool_call>", "{{ tools | tojson }}"])
