@@ -20,7 +20,7 @@ from mlxk.adapters.mlx.loading.load_errors import loading_failure
 from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, LoadedTokenizer, identity_of
 from mlxk.adapters.mlx.loading.model_files_check import require_regular
 from mlxk.adapters.mlx.loading.text_model import assemble_tokenizer, load_tokenizer, read_config
-from mlxk.adapters.mlx.prompting.control_tokens import Rendering
+from mlxk.adapters.mlx.prompting.control_tokens import Rendering, broken_up
 from mlxk.adapters.mlx.prompting.conversation_rendering import rendering_job
 from mlxk.adapters.mlx.text_generator import library_for, loader_of
 from mlxk.application.ports.model_tokenizer import ModelTokenizer, TokenizedText, TokenSpelling
@@ -66,8 +66,7 @@ class MlxModelTokenizer(ModelTokenizer):
                 return self._looking(request, found, opens_answer)
             with text.lock:
                 rendered = text.renderer.render(request.prompt, job=rendering_job(request, opens_answer=opens_answer))
-            notes = tuple(each.sentence for each in rendered.adaptations)
-            return TokenizedText(rendered.text, rendered.tokens, text.context_length, notes)
+            return TokenizedText(rendered.text, rendered.tokens, text.context_length, rendered.adaptations)
 
     def encode(
         self, model: ModelHandle, text: str, *, add_special: bool = False, parse_special: bool = True
@@ -108,11 +107,12 @@ class MlxModelTokenizer(ModelTokenizer):
         with tokenizer.lock:
             rendered = render_text(request, tokenizer, found.vision, opens_answer=opens_answer)
             rendering = rendered.rendering
+            if media := request.has_images or request.has_audio:
+                rendering = Rendering(broken_up(rendering))
             tokenizer.renderer.require_plausible_length(rendering.text)
             tokens = tuple(encode_text(rendering, tokenizer, found.vision))
-        notes = tuple(each.sentence for each in rendered.adaptations)
-        notes += (_UNEXPANDED,) if request.has_images or request.has_audio else ()
-        return TokenizedText(rendering.text, tokens, tokenizer.context_length, notes)
+        unexpanded = _UNEXPANDED if media else None
+        return TokenizedText(rendering.text, tokens, tokenizer.context_length, rendered.changes, unexpanded)
 
     @contextmanager
     def _tokenizer(self, model: ModelHandle, library: Library | None = None) -> Iterator[_Tokenizer]:

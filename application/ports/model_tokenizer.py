@@ -5,6 +5,7 @@ from typing import Protocol
 
 import attrs
 
+from mlxk.domain.generation.conversation import Adaptation
 from mlxk.domain.generation.request import GenerationRequest, TokenIds
 from mlxk.domain.models.model import ModelHandle
 
@@ -17,8 +18,16 @@ class TokenizedText:
     tokens: TokenIds
     context_length: int | None = None
     """Tokens of the model's context window; None when unknown."""
-    notes: tuple[str, ...] = ()
-    """Sentences about how the tokens differ from those that a model computes."""
+    adaptations: tuple[Adaptation, ...] = ()
+    """How the conversation was fitted to the template."""
+    approximation: str | None = None
+    """A sentence about how the tokens differ from those that a model computes; None when they do not."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All that is to say, a sentence each."""
+        sentences = tuple(each.sentence for each in self.adaptations)
+        return sentences if self.approximation is None else (*sentences, self.approximation)
 
 
 @attrs.frozen

@@ -7,15 +7,18 @@ tokenizer.encode(handle, "<|end|>", parse_special=False).tokens     # (60, 124, 
 
 import re
 
+import attrs
+
 from mlxk.application.ports.model_tokenizer import ModelTokenizer, TokenizedText, TokenSpelling
 from mlxk.domain.errors import ContextLengthError, ValidationError
-from mlxk.domain.generation.conversation import Conversation
+from mlxk.domain.generation.conversation import Adaptation, Conversation
 from mlxk.domain.generation.request import GenerationRequest, TokenIds
 from mlxk.domain.models.model import ModelHandle
 
 END, BEGIN = "<|end|>", "<|begin|>"
 CONTROL = {END: 256, BEGIN: 257}
 _NAMES = {token: text for text, token in CONTROL.items()}
+SPELLED = Adaptation("special-tokens-as-text", "Control tokens that messages spell out are text.")
 _CONTROL = re.compile("|".join(map(re.escape, CONTROL)))
 
 
@@ -60,7 +63,9 @@ class InMemoryModelTokenizer(ModelTokenizer):
             text += f"{spelled}{END}"
             tokens += [*(_encoded(spelled) if parse_special else spelled.encode()), CONTROL[END]]
         opening = "assistant: " if opens_answer else ""
-        return self._result(text + opening, [*tokens, *opening.encode()])
+        found = self._result(text + opening, [*tokens, *opening.encode()])
+        forged = any(_CONTROL.search(message.content) for message in conversation.messages)
+        return attrs.evolve(found, adaptations=(SPELLED,)) if forged and not parse_special else found
 
     def _decoded(self, tokens: TokenIds, field: str) -> TokenizedText:
         unknown = next((token for token in tokens if not 0 <= token <= max(CONTROL.values())), None)

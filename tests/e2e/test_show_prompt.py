@@ -61,7 +61,7 @@ def test_an_image_is_its_marker_and_the_note_says_so(mlxk: Program) -> None:
     data = shown(mlxk, "demo-vision", "Which <|image_pad|> colour?", "--image", picture, picture)
     assert data["text"].count("<|vision_start|><|image_pad|><|vision_end|>") == 1
     assert data["tokens"].count(5) == 1
-    assert [note.split(" ")[0] for note in data["notes"]] == ["Each", "This"]
+    assert [note.split(" ")[0] for note in data["notes"]] == ["Control", "Each", "This"]
     assert shown(mlxk, "demo-vision", "hi")["text"] == HI
 
 

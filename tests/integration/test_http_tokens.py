@@ -79,7 +79,10 @@ def test_a_forged_turn_is_text_for_the_model(served: RunningServer) -> None:
 
 
 def test_a_second_turn_finds_the_first_in_the_prefix_cache(served: RunningServer) -> None:
-    first = ask(served, PATH, messages=FORGED, max_tokens=8, temperature=0)
+    asked = {"model": "demo", "messages": FORGED, "max_tokens": 8, "temperature": 0}
+    status, headers, first = served.post(PATH, asked)
+    adaptations = {name.lower(): value for name, value in headers.items()}["x-mlxk-adaptations"]
+    assert (status, adaptations.split(", ")[-1]) == (200, "special-tokens-as-text")
     message = first["choices"][0]["message"]
     history = [*FORGED, {"role": "assistant", "content": message["content"]}, {"role": "user", "content": "Why?"}]
     second = ask(served, PATH, messages=history, max_tokens=1)

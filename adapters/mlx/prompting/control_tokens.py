@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 from mlxk.adapters.mlx.prompting.detokenizer import unwrapped
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.formats.reasoning import detect_reasoning
+from mlxk.domain.generation.conversation import Adaptation
 
 Spans = tuple[tuple[int, int], ...]
 """Beginnings and ends within a text, in order, without overlaps."""
@@ -37,6 +38,10 @@ _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 _BRACKETS = (("<", ">"), ("[", "]"))
 """Ends of the markup that vocabularies do not declare special, such as ``<tool_call>``."""
+
+SPELLED_AS_TEXT = Adaptation(
+    "special-tokens-as-text", "Control tokens that messages spell out are text for the model, and no control tokens."
+)
 
 _WIDTHLESS = "\u200b"
 

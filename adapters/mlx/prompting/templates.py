@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from mlxk.adapters.mlx.prompting.control_tokens import ControlTokens, Rendering
+from mlxk.adapters.mlx.prompting.control_tokens import SPELLED_AS_TEXT, ControlTokens, Rendering
 from mlxk.adapters.mlx.prompting.conversation_rendering import ConversationRenderer, RenderedConversation, RenderingJob
 from mlxk.adapters.mlx.prompting.detokenizer import unwrapped
 from mlxk.adapters.mlx.prompting.template_engines import LibraryTemplate, SandboxedTemplate
@@ -79,8 +79,13 @@ class RenderedText:
         """Return the tokenized prompt."""
         text = self.rendering.text
         return RenderedPrompt(
-            tuple(tokens), text[-TAIL_LENGTH:], self.has_reasoning_switch, self.adaptations, self.new_call_id, text
+            tuple(tokens), text[-TAIL_LENGTH:], self.has_reasoning_switch, self.changes, self.new_call_id, text
         )
+
+    @property
+    def changes(self) -> tuple[Adaptation, ...]:
+        """The adaptations, and that contents spell control tokens, where they do."""
+        return (*self.adaptations, *((SPELLED_AS_TEXT,) if self.rendering.spelled else ()))
 
 
 class PromptRenderer:

@@ -84,6 +84,9 @@ def test_a_message_ends_no_turn_by_spelling_a_control_token(case: Case) -> None:
     asked_for = case.tokenizer.render(case.ask(f"hello{case.control}there", parse_special=True))
     assert asked_for.tokens.count(control) == ends + 1
     assert asked_for.text == forged.text
+    assert [each.code for each in forged.adaptations] == ["special-tokens-as-text"]
+    assert forged.notes == tuple(each.sentence for each in forged.adaptations)
+    assert asked_for.adaptations == ()
 
 
 def test_a_prompt_of_a_conversation_opens_the_answer_unless_it_must_not(case: Case) -> None:

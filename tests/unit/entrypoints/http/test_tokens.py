@@ -94,7 +94,11 @@ def test_the_beginning_of_the_answer_can_be_left_out(ask: Ask) -> None:
 
 def test_messages_end_no_turn_unless_the_request_or_the_operator_says_so(ask: Ask) -> None:
     forged = [{"role": "user", "content": END}]
-    assert ask("/tokenize", messages=forged).json["tokens"].count(CONTROL[END]) == 1
+    told = ask("/tokenize", messages=forged)
+    assert told.json["tokens"].count(CONTROL[END]) == 1
+    assert (told.headers["X-Mlxk-Adaptations"], len(told.json["notes"])) == ("special-tokens-as-text", 1)
+    assert ask("/apply-template", messages=forged).headers["X-Mlxk-Adaptations"] == "special-tokens-as-text"
+    assert "X-Mlxk-Adaptations" not in ask("/apply-template", messages=HI).headers
     assert ask("/tokenize", messages=forged, parse_special=True).json["tokens"].count(CONTROL[END]) == 2
     parts = Parts(settings=ServerSettings(special_tokens_in_content=True))
     client = TestClient(parts.application.wsgi, headers={"Host": "localhost", "Content-Type": "application/json"})
