@@ -163,12 +163,19 @@ def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "Engi
     return EngineLimits(**limits, max_rows=server.max_streams, keep_alive_seconds=server.keep_alive)
 
 
-def _text_generator(ports: "Adapters", server: ServerSettings | None) -> TextGenerator:
-    return DeferredTextGenerator(lambda: _engine(ports, None)) if server is None else _engine(ports, server)
+def _text_generator(ports: "Adapters", server: ServerSettings | None, folder: str | None) -> TextGenerator:
+    if server is None:
+        return DeferredTextGenerator(lambda: _engine(ports, None, folder))
+    return _engine(ports, server, folder)
 
 
-def _engine(ports: "Adapters", server: ServerSettings | None) -> TextGenerator:
+def _engine(ports: "Adapters", server: ServerSettings | None, folder: str | None) -> TextGenerator:
     from mlxk.adapters.mlx import malloc
+    from mlxk.entrypoints.start_checks import require_address_space, require_temporary_folder
+
+    if server is None:  # a server has checked it before it listens
+        require_address_space()
+        require_temporary_folder(folder)
 
     if server is not None:
         malloc.use_single_arena()
@@ -236,7 +243,7 @@ class Adapters:
         self.event_log = once(_event_log, settings)
         self.image_reader = once(_image_reader)
         self.audio_decoder = once(_audio_decoder)
-        self.text_generator = once(_text_generator, self, server)
+        self.text_generator = once(_text_generator, self, server, settings.temporary_folder)
         self.speech_transcriber = once(_speech_transcriber, self.text_generator, self.event_log)
         self.text_embedder = once(_text_embedder, self.text_generator)
         self.model_tokenizer = once(_model_tokenizer, self.text_generator)

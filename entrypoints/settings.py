@@ -71,6 +71,7 @@ VARIABLES = (
     Variable("MLXK2_VISION_CHUNK_SIZE", "Images in one prompt; more are processed in chunks.", "1 to 5", "1"),
     Variable("MLXK2_EXIF_METADATA", "Shows EXIF metadata to users and models.", "0, false, no, off", "on"),
     Variable("MLXK2_API_KEY", "A key that clients of `serve` must send.", "a key", "unset"),
+    Variable("TMPDIR", "Directory of temporary files: uploads, compiled kernels.", "a directory", "that of the system"),
     Variable("NO_COLOR", "Disables colours, whatever its value.", "any text", "unset"),
 )
 
@@ -126,6 +127,8 @@ class Settings:
     serve: ServeVariables = ServeVariables()
     color: bool = True
     """Whether to use colours on a terminal."""
+    temporary_folder: str | None = None
+    """Directory of temporary files; None for the default of the system."""
     completion_line: str | None = None
     """The command line that a shell asks completions for; None for a normal run."""
 
@@ -157,7 +160,7 @@ class ServerSettings:
     """The text that ends reasoning; None as it is known of the model."""
     max_streams: int = 32
     """Completions computed at the same time."""
-    max_queue: int = 64
+    max_queue: int = 96
     """Requests that may wait in the queue."""
     max_body_mib: int = 72
     """Largest request body, in MiB; base64 makes images a third larger."""
@@ -320,6 +323,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         log_json=_switch(known, "MLXK2_LOG_JSON"),
         serve=_serve_variables(known),
         color="NO_COLOR" not in known,
+        temporary_folder=known.get("TMPDIR"),
         completion_line=known.get("COMP_LINE", "") if "_ARGCOMPLETE" in known else None,
     )
 

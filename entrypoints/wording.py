@@ -48,6 +48,9 @@ COMMAND_LINE: Mapping[Remedy, str] = {
 
 HTTP: Mapping[Remedy, str] = {
     **COMMAND_LINE,
+    Remedy.FETCH: "GET /v1/models lists the models of this server.",
+    Remedy.FETCH_OR_USE_CLOSE_NAME: "Did you mean {close}? GET /v1/models lists the models of this server.",
+    Remedy.LIST_ALL: "GET /v1/models lists the models of this server.",
     Remedy.LEAVE_OUT_REASONING: "Leave it out, or choose one of GET /v1/models with supports_reasoning.",
     Remedy.LEAVE_OUT_TOOLS: ("Choose one of GET /v1/models with supports_tools, or have a call made with tool_choice."),
     Remedy.NAME_SERVED_MODEL: "Name one of the models GET /v1/models lists.",

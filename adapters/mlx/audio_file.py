@@ -147,7 +147,7 @@ def _with_ffmpeg(path: str, name: str, kind: str, rate: int) -> Samples:
     except subprocess.TimeoutExpired as error:
         raise ValidationError(f"ffmpeg took longer than {_FFMPEG_SECONDS:.0f} s to decode: {name}") from error
     except OSError as error:
-        raise BackendNotInstalledError(f"The program ffmpeg cannot be run ({type(error).__name__}).") from error
+        raise BackendNotInstalledError(f"The program ffmpeg cannot be run: {error.strerror}.") from error
     if done.returncode != 0 and not done.stdout:
         raise ValidationError(f"The audio file is damaged, or not what it says it is: {name}")
     complete = done.stdout[: len(done.stdout) // 2 * 2]
@@ -155,8 +155,10 @@ def _with_ffmpeg(path: str, name: str, kind: str, rate: int) -> Samples:
 
 
 def _needs_ffmpeg(name: str, kind: str) -> BackendNotInstalledError:
+    message = f"Reading {kind} needs the program ffmpeg, which is not installed: {name}"
     return BackendNotInstalledError(
-        f"Reading {kind} needs the program ffmpeg, which is not installed: {name}",
+        message,
+        detail={"problems": [{"param": "file", "message": message}]},
         hint="Install it (macOS: brew install ffmpeg; Debian: apt install ffmpeg), or convert the file to WAV.",
     )
 

@@ -17,6 +17,7 @@ import io
 import resource
 from collections.abc import Iterator
 
+from mlxk.adapters.mlx.exception_summary import exhaustion
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError, IncompatibleModelError, MlxkError
 
 _MAX_REASON_LENGTH = 300
@@ -31,6 +32,8 @@ def import_failure(error: ImportError, purpose: str, *packages: str) -> MlxkErro
         purpose: What the libraries are needed for; the beginning of a sentence.
         packages: Packages whose pip name is their module's name, with a hyphen for an underscore.
     """
+    if (limit := exhaustion(error)) is not None:
+        return type(limit)(f"{purpose} is not possible. {limit.message}", hint=limit.hint)
     module = (error.name or "").partition(".")[0]
     if isinstance(error, ModuleNotFoundError) and module and importlib.util.find_spec(module) is None:
         package = module.replace("_", "-")

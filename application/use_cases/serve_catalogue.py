@@ -17,7 +17,7 @@ from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.errors import Advice, MlxkError, Remedy, ValidationError
+from mlxk.domain.errors import Advice, MlxkError, ModelNotFoundError, Remedy, ValidationError
 from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails, ModelHandle, Origin
 from mlxk.domain.models.reference import is_path
 
@@ -26,6 +26,8 @@ FRESH_SECONDS = 2.0
 
 MOST_REMEMBERED = 256
 """Most lookups in the cache."""
+
+_ONLY_VERSION = ":latest"
 
 STATE_SECONDS = 0.5
 """How long to wait for the engine to report the loaded models."""
@@ -95,6 +97,8 @@ class ServeCatalogue:
         self._clock = clock
         self._allow_paths = allow_paths
         self._named: dict[str, ModelHandle] = {}
+        self.default: str | None = None
+        """Name of the model that the operator named first, for requests that name none."""
         self._found: dict[str, tuple[float, ServedModel]] = {}
         self._listed: tuple[float, tuple[ServedModel, ...]] | None = None
         self._lock = threading.Lock()
@@ -108,6 +112,7 @@ class ServeCatalogue:
         handle = self._resolve(reference)
         served = self._served(handle)
         require_served_model(served.description)
+        self.default = self.default or served.id
         self._named[served.id] = handle
         self._named[reference] = handle
         return served
@@ -160,12 +165,26 @@ class ServeCatalogue:
                     "paths are not accepted by this server",
                     hint=Advice(Remedy.NAME_SERVED_MODEL),
                 )
-            handle = self._resolve(reference)
+            handle = self._resolved(reference)
         served = self._served(handle)
         if len(self._found) >= MOST_REMEMBERED:
             self._found.clear()
         self._found[reference] = (now, served)
         return served
+
+    def _resolved(self, reference: str) -> ModelHandle:
+        """Resolve a reference; the tag ``:latest`` of other servers means nothing, unless it is part of a name.
+
+        Raises:
+            MlxkError: It means no single model.
+        """
+        try:
+            return self._resolve(reference)
+        except (ModelNotFoundError, ValidationError):
+            plain = reference.removesuffix(_ONLY_VERSION)
+            if plain == reference or not plain:
+                raise
+        return self._named.get(plain) or self._resolve(plain)
 
     def __call__(self) -> tuple[ServedModel, ...]:
         """Return the models that can run here, those in memory first, each part sorted by name."""

@@ -136,7 +136,7 @@ def _bias_fault(settings: GenerationSettings) -> str | None:
 _RULES = (
     lambda s: _integer(s.max_tokens, "max_tokens", 1),
     lambda s: _number(s.temperature, "temperature", 0, 5),
-    lambda s: _number(s.top_p, "top_p", 0, 1, low_open=True),
+    lambda s: _number(s.top_p, "top_p", 0, 1),
     lambda s: _integer(s.top_k, "top_k", 0),
     lambda s: _number(s.min_p, "min_p", 0, 1),
     lambda s: _number(s.repetition_penalty, "repetition_penalty", 0.1, 10),

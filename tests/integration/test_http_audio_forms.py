@@ -2,6 +2,7 @@
 
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from openai.types.audio import TranslationCreateParams
@@ -127,3 +128,54 @@ def test_a_body_that_is_no_form_is_refused(
     answered, _, document = server.request("POST", "/v1/audio/transcriptions", body, headers)
     assert (answered, document["status"]) == (status, "error")
     assert uploads_left_behind() == []
+
+
+SPOKEN = {"text": "Hello there. How are you?", "usage": {"type": "duration", "seconds": 3.0}}
+HELLO = ("hello.flac", (Path(__file__).parents[1] / "sounds" / "hello.flac").read_bytes())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [("timestamp_granularities[]", "word"), ("timestamp_granularities[]", "segment")],
+        [("timestamp_granularities", "word"), ("timestamp_granularities", "segment")],
+        [("timestamp_granularities[0]", "word"), ("timestamp_granularities[1]", "segment")],
+        [("timestamp_granularities", "word,segment")],
+        [("timestamp_granularities[]", "word, segment")],
+        [("timestamp_granularities", '["word", "segment"]')],
+        [("timestamp_granularities[]", '["word"]'), ("timestamp_granularities[]", "Segment")],
+    ],
+    ids=lambda fields: "&".join(f"{name}={value}" for name, value in fields),
+)
+def test_an_array_may_be_spelt_as_clients_do(fields: list[FormPart], server: RunningServer) -> None:
+    form = [("file", HELLO), ("model", SPEECH_MODEL), ("response_format", "verbose_json"), *fields]
+    status, body = post_form(server, "/v1/audio/transcriptions", form)
+    assert (status, "words" in body, "segments" in body) == (200, True, True), body
+
+
+@pytest.mark.parametrize("value", ["word,sentence", '["word", "x"]', "[word]", '{"a": 1}', "7"])
+def test_an_entry_of_an_array_that_is_not_known_is_named(value: str, server: RunningServer) -> None:
+    form = [("file", HELLO), ("model", SPEECH_MODEL), ("response_format", "verbose_json")]
+    status, body = post_form(server, "/v1/audio/transcriptions", [*form, ("timestamp_granularities", value)])
+    assert (status, body["error"]["param"]) == (400, "timestamp_granularities")
+
+
+@pytest.mark.parametrize("value", ["", " ", "null", "undefined", "None", "[]"])
+@pytest.mark.parametrize(
+    "name",
+    ["language", "temperature", "response_format", "stream", "timestamp_granularities[]", "include[]", "languages",
+     "known_speaker_names[]", "chunking_strategy", "prompt"],
+)  # fmt: skip
+def test_a_field_of_a_form_that_asks_for_nothing_counts_as_absent(name: str, value: str, server: RunningServer) -> None:
+    parts = [("file", HELLO), ("model", SPEECH_MODEL), (name, value)]
+    status, body = post_form(server, "/v1/audio/transcriptions", parts)
+    assert (status, body) == (200, SPOKEN)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("language", "auto"), ("language", "AUTO"), ("response_format", "JSON"), ("stream", "no"), ("stream", "False")],
+)
+def test_common_spellings_of_values_are_understood(name: str, value: str, server: RunningServer) -> None:
+    parts = [("file", HELLO), ("model", SPEECH_MODEL), (name, value)]
+    assert post_form(server, "/v1/audio/transcriptions", parts)[1] == SPOKEN

@@ -51,7 +51,10 @@ class ServedProgram:
             preexec_fn=before,
         )
         assert self.process.stdout is not None
-        self.first: dict[str, Any] = json.loads(self.process.stdout.readline() or "{}")
+        line = self.process.stdout.readline()
+        if line == "{\n":  # an error at the start, over several lines
+            line += self.process.stdout.read()
+        self.first: dict[str, Any] = json.loads(line or "{}")
         self.port: int = self.first["data"]["port"] if self.first.get("data") else 0
 
     def __enter__(self) -> Self:

@@ -143,7 +143,7 @@ class TextEncoder:
             raise ContextLengthError(
                 f"input[{index}] has {total} tokens; the model reads {self.window}.",
                 hint="Shorten or divide it, or ask for it to be truncated.",
-                detail={"prompt_tokens": total, "context_length": self.window},
+                detail={"prompt_tokens": total, "context_length": self.window, "index": index},
             )
 
     def _frame(self) -> tuple[TokenIds, TokenIds]:

@@ -6,6 +6,7 @@ in ``engine``.
 """
 
 import atexit
+import contextlib
 import gc
 import queue
 import threading
@@ -15,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 
 import mlx.core as mx
 
-from mlxk.adapters.mlx.exception_summary import ExceptionSummary
+from mlxk.adapters.mlx.exception_summary import ExceptionSummary, exhaustion
 from mlxk.application.ports.event_log import EventLog
 from mlxk.domain.errors import ExecutionError
 
@@ -74,14 +75,19 @@ class OwnerThread(Generic[W]):
 
         Raises:
             ExecutionError: The thread was closed.
+            InsufficientMemoryError: The process may have no further thread.
         """
         with self._lock:
             if self._closed:
                 raise ExecutionError("The engine is closed.")
             if self._thread is None:
                 self.worker = self._build()
-                self._thread = threading.Thread(target=self._run, args=(self.worker,), name="mlx-owner", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, args=(self.worker,), name="mlx-owner", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    raise exhaustion(error) or ExecutionError("The engine cannot be started.") from error
+                self._thread = thread
                 atexit.register(self.close)
             self._inbox.put(work)
 
@@ -140,5 +146,6 @@ class OwnerThread(Generic[W]):
 def _clear_streams() -> None:
     """Free the streams that MLX keeps for the current thread."""
     gc.collect()
-    mx.clear_cache()
-    mx.clear_streams()
+    with contextlib.suppress(RuntimeError):  # MLX has nothing to free when it could not begin
+        mx.clear_cache()
+        mx.clear_streams()

@@ -57,6 +57,10 @@ class RandomStream:
         return self._values[position]
 
 
+_SMALLEST_TOP_P = 1e-6
+"""Keeps the likeliest token only, as 0 means."""
+
+
 @attrs.frozen
 class SamplingParameters:
     """The sampling settings of one row, without values that MLX cannot compute with."""
@@ -69,7 +73,8 @@ class SamplingParameters:
     @classmethod
     def of(cls, settings: GenerationSettings) -> "SamplingParameters":
         """Return the parameters of validated settings without None values."""
-        return cls(settings.temperature or 0.0, settings.top_p or 1.0, settings.top_k or 0, settings.min_p or 0.0)
+        top_p = 1.0 if settings.top_p is None else max(settings.top_p, _SMALLEST_TOP_P)
+        return cls(settings.temperature or 0.0, top_p, settings.top_k or 0, settings.min_p or 0.0)
 
     @property
     def greedy(self) -> bool:

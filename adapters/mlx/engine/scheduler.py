@@ -32,7 +32,7 @@ from mlxk.adapters.mlx.engine.prefill import Prefill, PrefixCache, make_cache, q
 from mlxk.adapters.mlx.engine.sampling import NOT_FINITE
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.engine.speculative import SpeculativeBatch
-from mlxk.adapters.mlx.exception_summary import ExceptionSummary
+from mlxk.adapters.mlx.exception_summary import ExceptionSummary, exhaustion, is_compile_failure
 from mlxk.adapters.mlx.loading.loaded_model import PooledModel
 from mlxk.application.ports.event_log import EventLog
 from mlxk.domain.errors import ExecutionError, MlxkError
@@ -332,6 +332,8 @@ class Scheduler:
     def _rebuild(self, batch: Batch, error: Exception) -> None:
         """Compute every sequence of a failed batch again, each alone; a second failure ends a sequence."""
         self._log.warning("a batch failed and is rebuilt", rows=len(batch.sequences), error=type(error).__name__)
+        if is_compile_failure(error):
+            mx.disable_compile()  # the sequences are computed again without
         self._batches.remove(batch)
         for sequence in [each for each, its_batch in self._decoding.items() if its_batch is batch]:
             del self._decoding[sequence]
@@ -394,4 +396,5 @@ def _failure(error: Exception) -> MlxkError:
         error.__cause__ = error.__context__ = None
         return error.with_traceback(None)
     summary = ExceptionSummary.of(error)
-    return ExecutionError(f"Generation failed ({summary.kind}).", detail={"where": summary.place})
+    failed = ExecutionError(f"Generation failed ({summary.kind}).", detail={"where": summary.place})
+    return exhaustion(error) or failed

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 
+from mlxk.adapters.mlx.exception_summary import exhaustion
 from mlxk.adapters.mlx.library_imports import import_failure
 from mlxk.adapters.mlx.loading import model_files_check
 from mlxk.domain.errors import (
@@ -55,6 +56,8 @@ def loading_failure(error: Exception, handle: ModelHandle, unknown: str) -> Mlxk
         unknown: Message for an unknown architecture; continues the model's name.
     """
     reason, name = str(error), handle.name
+    if (known := exhaustion(error)) is not None:
+        return type(known)(f"'{name}' could not be loaded. {known.message}", hint=known.hint)
     if isinstance(error, FileNotFoundError):
         return unreadable_files(error, handle)
     if "trust_remote_code" in reason or "custom code" in reason:

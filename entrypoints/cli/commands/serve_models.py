@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--max-tokens", type=int, metavar="N", help="tokens of an answer when a request names no limit")
     group.add_argument("--max-streams", type=int, metavar="N", help="answers computed at the same time (32)")
-    group.add_argument("--max-queue", type=int, metavar="N", help="answers that may wait for their turn (64)")
+    group.add_argument("--max-queue", type=int, metavar="N", help="answers that may wait for their turn (96)")
     group.add_argument("--max-body", type=int, metavar="MIB", help="size of a request (72)")
     group.add_argument("--keep-alive", type=float, metavar="S", help="unload a model that was idle for so long")
     group.add_argument("--memory-budget", type=int, metavar="MIB", help="what models in memory may take together")

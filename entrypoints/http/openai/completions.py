@@ -21,12 +21,12 @@ from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.renderer import ResponseContext
 from mlxk.entrypoints.http.generation.responder import GenerationJob
 from mlxk.entrypoints.http.openai.renderer import ChoiceRenderer, Entry, OpenAiRenderer, finish_reason
-from mlxk.entrypoints.http.openai.sampling import MAX_CHOICES, SamplingFields, register_sampling
+from mlxk.entrypoints.http.openai.sampling import MAX_CHOICES, NEUTRAL, SamplingFields, register_sampling
 from mlxk.entrypoints.http.requests.body import BodyReader
 from mlxk.entrypoints.http.requests.validation import FieldError, Range, StrictConverter, Unsupported
 
 UNSUPPORTED: Mapping[str, Unsupported] = {
-    "best_of": Unsupported("answers are not ranked; use n", (1,)),
+    "best_of": Unsupported("answers are not ranked; use n", (0, 1)),
     "suffix": Unsupported("text cannot be inserted before a suffix", ("",)),
 }
 """Documented fields that are not supported."""
@@ -176,7 +176,13 @@ class Completions:
     """Completes one prompt or several."""
 
     def __init__(self, server: ServerContext) -> None:
-        self._reader = BodyReader(CompletionRequest, (register_sampling, register_prompt), UNSUPPORTED)
+        self._reader = BodyReader(
+            CompletionRequest,
+            (register_sampling, register_prompt),
+            UNSUPPORTED,
+            neutral={**NEUTRAL, "logprobs": (False,)},
+            default_model=lambda: server.services.catalogue.default,
+        )
         self._services = server.services
         self._responder = server.responder
         self._settings = server.settings

@@ -17,7 +17,7 @@ from mlxk.application.use_cases.embed_text import EmbeddingResult
 from mlxk.domain.embedding import MAX_INPUTS, EmbeddingSettings, Input, InputKind, Vector, as_base64
 from mlxk.domain.errors import NetworkError
 from mlxk.entrypoints.http.api import ServerContext
-from mlxk.entrypoints.http.requests.body import BodyReader
+from mlxk.entrypoints.http.requests.body import BodyReader, Neutral
 from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter
 from mlxk.entrypoints.http.resources import send_json
 
@@ -69,6 +69,9 @@ class EmbeddingsRequest:
         )
 
 
+NEUTRAL: Neutral = {"encoding_format": ("",), "input_type": ("",), "instruct": ("",)}
+
+
 def register_inputs(converter: StrictConverter) -> None:
     """Register the kinds of input with a converter."""
     converter.union(Inputs, _kind)
@@ -93,7 +96,12 @@ class EmbeddingsResource:
     """Computes embeddings."""
 
     def __init__(self, server: ServerContext) -> None:
-        self._reader = BodyReader(EmbeddingsRequest, (register_inputs,))
+        self._reader = BodyReader(
+            EmbeddingsRequest,
+            (register_inputs,),
+            neutral=NEUTRAL,
+            default_model=lambda: server.settings.embed_model or server.services.catalogue.default,
+        )
         self._services = server.services
         self._lifecycle = server.lifecycle
         self._limit = server.limit

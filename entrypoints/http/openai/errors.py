@@ -32,6 +32,7 @@ def error_document(error: MlxkError, request_id: str | None, parameter: str | No
     if isinstance(problems, list) and problems:
         parameter = problems[0]["param"]
     message, hint = http_error(error)
+    message = _overflow(error, parameter) or message
     optional = {"hint": hint, "matches": list(error.matches), "detail": error.detail}
     return {
         "status": "error",
@@ -45,6 +46,31 @@ def error_document(error: MlxkError, request_id: str | None, parameter: str | No
         },
         "request_id": request_id,
     }
+
+
+_OVERFLOW = {"messages": "your messages", "prompt": "your prompt", "input": "your input"}
+"""What was too long, by the field that it came in."""
+
+
+def _overflow(error: MlxkError, parameter: str | None) -> str | None:
+    """Return the sentence for a prompt beyond the context window, which clients know by OpenAI's words; else None."""
+    facts = error.detail or {}
+    if error.code != "context_length_exceeded" or "context_length" not in facts:
+        return None
+    what = _OVERFLOW.get(parameter or "", "your prompt")
+    index = facts.get("index")
+    what = f"{parameter}[{index}]" if index is not None else what
+    noun = what.removeprefix("your ")
+    if "counted_tokens" in facts:
+        has = (
+            f"the first {facts['counted_characters']} characters of {what} alone have {facts['counted_tokens']} tokens"
+        )
+    else:
+        has = f"{what} resulted in {facts['prompt_tokens']} tokens"
+    return (
+        f"This model's maximum context length is {facts['context_length']} tokens. However, {has}."
+        f" Please reduce the length of the {noun}."
+    )
 
 
 def error_body(error: MlxkError, request_id: str, parameter: str | None = None) -> tuple[str, bytes]:

@@ -5,10 +5,11 @@ from typing import Annotated
 import attrs
 
 from mlxk.domain.generation.request import MAX_LOGIT_BIASES, MAX_STOP_SEQUENCES, SEED_RANGE, GenerationSettings
+from mlxk.entrypoints.http.requests.body import Neutral
 from mlxk.entrypoints.http.requests.validation import FieldError, Range, StrictConverter
 
-MAX_CHOICES = 16
-"""Completions of each prompt."""
+MAX_CHOICES = 128
+"""Completions of each prompt, as in OpenAI's API."""
 
 MAX_STOP_CHARACTERS = 1024
 """Length of one stop string."""
@@ -16,15 +17,14 @@ MAX_STOP_CHARACTERS = 1024
 MAX_METADATA = 16
 """Entries of ``metadata``, as in OpenAI's API."""
 
-StopString = Annotated[str, Range(1, MAX_STOP_CHARACTERS)]
-Stop = Annotated[str, Range(1, MAX_STOP_CHARACTERS)] | Annotated[list[StopString], Range(0, MAX_STOP_SEQUENCES)] | None
+StopString = Annotated[str, Range(0, MAX_STOP_CHARACTERS)]
+Stop = StopString | Annotated[list[StopString], Range(0, MAX_STOP_SEQUENCES)] | None
 Count = Annotated[int, Range(1)]
 Temperature = Annotated[float, Range(0, 2)]
 Share = Annotated[float, Range(0, 1)]
-OpenShare = Annotated[float, Range(0, 1, low_open=True)]
 Penalty = Annotated[float, Range(-2, 2)]
 Bias = Annotated[dict[str, Annotated[float, Range(-100, 100)]], Range(0, MAX_LOGIT_BIASES)]
-Seed = Annotated[int, Range(-(2**63), SEED_RANGE - 1)]
+Seed = Annotated[int, Range(1 - SEED_RANGE, SEED_RANGE - 1)]
 
 
 @attrs.frozen(kw_only=True)
@@ -45,8 +45,9 @@ class SamplingFields:
     n: Annotated[int, Range(1, MAX_CHOICES)] | None = None
     max_tokens: Count | None = None
     temperature: Temperature | None = None
-    top_p: OpenShare | None = None
-    top_k: Annotated[int, Range(0)] | None = None
+    top_p: Share | None = None
+    top_k: Annotated[int, Range(-1)] | None = None
+    """-1 and 0 keep all tokens."""
     min_p: Share | None = None
     repetition_penalty: Annotated[float, Range(0.1, 10)] | None = None
     presence_penalty: Penalty | None = None
@@ -67,21 +68,21 @@ class SamplingFields:
             max_tokens=max_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
-            top_k=self.top_k,
+            top_k=None if self.top_k is None else max(self.top_k, 0),
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             logit_bias=tuple((int(token), bias) for token, bias in (self.logit_bias or {}).items()),
             seed=None if self.seed is None else self.seed % SEED_RANGE,
-            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            stop=tuple(filter(None, (self.stop,) if isinstance(self.stop, str) else self.stop or ())),
             logprobs=logprobs,
         )
 
     def faults(self) -> list[FieldError]:
         """Return the faults of combinations of fields."""
         faults = []
-        if self.stream_options is not None and not self.stream:
+        if self.stream_options is not None and self.stream_options.include_usage and not self.stream:
             faults.append(FieldError("stream_options", "is only allowed when stream is true"))
         if self.stream_options is not None and self.stream_options.include_obfuscation:
             faults.append(FieldError("stream_options.include_obfuscation", "is not supported", unsupported=True))
@@ -101,10 +102,17 @@ def register_sampling(converter: StrictConverter) -> None:
 
 def _stop_kind(value: object) -> object:
     if isinstance(value, str):
-        return Annotated[str, Range(1, MAX_STOP_CHARACTERS)]
+        return StopString
     if isinstance(value, list):
         return Annotated[list[StopString], Range(0, MAX_STOP_SEQUENCES)]
     raise TypeError("must be a string or an array of strings")
 
+
+NEUTRAL: Neutral = {
+    "max_tokens": (-1,),
+    "logit_bias": ([],),
+    "stream_options": ({}, []),
+}
+"""Common spellings of no limit, and of empty objects in languages whose empty object is an empty list."""
 
 Metadata = Annotated[dict[str, Annotated[str, Range(0, 512)]], Range(0, MAX_METADATA)]

@@ -11,6 +11,7 @@ from mlxk.domain.errors import InterruptedRunError, MlxkError, StorageError
 from mlxk.entrypoints.http.process.sockets import listen, others_reach, port_of
 from mlxk.entrypoints.http.process.supervisor import Supervisor, stopping_signals, write_all
 from mlxk.entrypoints.settings import ServerAddress, ServerSettings, Settings
+from mlxk.entrypoints.start_checks import require_address_space, require_descriptors, require_temporary_folder
 
 
 def serve(settings: Settings, server: ServerSettings, announcement: Callable[[ServerAddress], str]) -> int:
@@ -27,6 +28,9 @@ def serve(settings: Settings, server: ServerSettings, announcement: Callable[[Se
         BrokenPipeError: Standard output has no reader.
         MlxkError: The server cannot be started.
     """
+    require_descriptors()
+    require_address_space()
+    require_temporary_folder(settings.temporary_folder)
     stopping = stopping_signals()
     # Signals are pending from here until the supervisor or the worker has its handlers.
     signal.pthread_sigmask(signal.SIG_BLOCK, stopping)

@@ -28,7 +28,7 @@ from mlxk.application.ports.event_log import EventLog
 from mlxk.application.use_cases.generate_text import GenerationOptions
 from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.domain.embedding import EmbeddingSettings
-from mlxk.domain.errors import MlxkError
+from mlxk.domain.errors import InsufficientMemoryError, MlxkError
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.request import Finished, GenerationSettings
 from mlxk.domain.models.model import Capability
@@ -158,7 +158,7 @@ SPARE_THREADS = 8
 """Threads beside those that may wait for a model to load: for probes, lists and the ends of responses."""
 
 SPARE_DESCRIPTORS = 128
-"""Descriptors beside those of connections: for the engine and model files."""
+"""Descriptors beside those of connections: for the engine and model files; half of them where there are few."""
 
 THREADS_LEFT = 70
 """Exit status when a thread did not end; the process then exits without it."""
@@ -202,7 +202,8 @@ def _serve(
     sockets: Sequence[socket.socket], container: Container, server: ServerSettings, report: Report, died: int | None
 ) -> int:
     limits = ServerLimits()
-    connections = raise_descriptor_limit(limits.connections + SPARE_DESCRIPTORS) - SPARE_DESCRIPTORS
+    descriptors = raise_descriptor_limit(limits.connections + SPARE_DESCRIPTORS)
+    connections = descriptors - min(SPARE_DESCRIPTORS, descriptors // 2)
     log = container.adapters.event_log()
     if died is not None:
         log.error("the worker died and is restarted", logger="supervisor", status=died)
@@ -212,9 +213,9 @@ def _serve(
         if "*" in server.cors_origins:
             log.warning("the server accepts requests from every web page without an API key", logger="server")
     route_library_logs(log, server.log_level)
-    application = Application(services_of(container), server)
     preloaded = None
     try:
+        application = Application(services_of(container), server)
         if server.model is not None:
             preloaded = container.use_cases.serve_catalogue().offer(server.model).id
     except MlxkError as error:
@@ -348,7 +349,16 @@ def run_supervised(descriptors: Sequence[str], build_container: Build = build) -
     sockets = [socket.socket(fileno=int(each)) for each in descriptors]
     # Libraries that print must not fail when nobody reads.
     sys.stdout = cast("TextIO", LossyStream(sys.stdout.fileno()))
-    return serve_in_process(sockets, read_settings(), orders.settings, report, build_container, orders.died)
+    try:
+        return serve_in_process(sockets, read_settings(), orders.settings, report, build_container, orders.died)
+    except (MemoryError, SystemError):  # imports of a process without memory raise either
+        report(
+            InsufficientMemoryError(
+                "This process may not have as much memory, or as many threads, as the server takes.",
+                hint="See its limits: ulimit -a",
+            )
+        )
+        return 1
 
 
 def _take_standard_streams() -> tuple[int, int]:

@@ -40,6 +40,16 @@ class RequestBody(attrs.AttrsInstance, Protocol):
 R = TypeVar("R", bound=RequestBody)
 
 
+Neutral = Mapping[str, tuple[object, ...]]
+"""Values by field with which clients ask for nothing, such as -1 for no limit; they count as absent."""
+
+
+def _is_same(value: object, other: object) -> bool:
+    if isinstance(value, float) and isinstance(other, int) and not isinstance(other, bool):
+        return value == other
+    return type(value) is type(other) and value == other
+
+
 class BodyReader(Generic[R]):
     """Reads one kind of request body. Safe to share between threads.
 
@@ -48,6 +58,8 @@ class BodyReader(Generic[R]):
         register: Registers the unions of that class with a converter.
         unsupported: Documented fields that are not supported.
         without_effect: Documented fields that are accepted and reported as ignored, by their paths.
+        neutral: Values beside null with which a field asks for nothing.
+        default_model: Returns the model of requests that name none; None for none.
     """
 
     def __init__(
@@ -56,8 +68,13 @@ class BodyReader(Generic[R]):
         register: Sequence[Callable[[StrictConverter], None]] = (),
         unsupported: Mapping[str, Unsupported] = MappingProxyType({}),
         without_effect: Mapping[str, Unsupported] = MappingProxyType({}),
+        *,
+        neutral: Neutral = MappingProxyType({}),
+        default_model: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._kind = kind
+        self._neutral = neutral
+        self._default_model = default_model
         self._unsupported = unsupported
         self._without_effect = without_effect
         self._converter = StrictConverter()
@@ -71,7 +88,13 @@ class BodyReader(Generic[R]):
             ValidationError, ParameterNotSupportedError: Names every field at fault.
             UnsupportedMediaTypeError, PayloadTooLargeError: See ``read_object``.
         """
-        body = read_object(request)
+        body = {
+            name: value
+            for name, value in read_object(request).items()
+            if not any(_is_same(value, each) for each in self._neutral.get(name, ()))
+        }
+        if not body.get("model") and (model := self._default_model()) is not None:
+            body["model"] = model
         refused = unsupported_faults(body, self._unsupported)
         accepted = {name: value for name, value in body.items() if name not in {fault.path for fault in refused}}
         structured, faults = self._converter.structure(accepted, self._kind)

@@ -3,6 +3,8 @@
 The file is written to disk while it is received, since it may be large and is decoded from there.
 """
 
+import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +23,18 @@ GRANULARITIES = ("segment", "word")
 
 MAX_FIELD_BYTES = 64 * 1024
 MAX_FIELDS = 32
-_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+_BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
+_NOTHING = frozenset({"", "null", "undefined", "none", "[]", "{}"})
+"""What languages without a type for absent fields write into forms."""
+
+_TEXTS = frozenset({"file", "model", "prompt"})
+"""Fields whose text is taken as it is."""
+
+_LISTS = frozenset({"include", "timestamp_granularities"})
+"""Fields with several values, which clients repeat, number, separate with commas or write as JSON."""
+
+_INDEX = re.compile(r"\[\d*\]$")
 
 UNSUPPORTED: Mapping[str, Unsupported] = {
     "chunking_strategy": Unsupported("the model divides recordings by itself", ("auto", '{"type": "auto"}')),
@@ -63,7 +76,9 @@ class AudioRequest:
         return not self.granularities or "segment" in self.granularities
 
 
-def read_audio(request: falcon.Request, upload: Upload, task: SpeechTask) -> AudioRequest:
+def read_audio(
+    request: falcon.Request, upload: Upload, task: SpeechTask, default_model: str | None = None
+) -> AudioRequest:
     """Read a form: its file onto disk, its fields into a request.
 
     Raises:
@@ -75,7 +90,7 @@ def read_audio(request: falcon.Request, upload: Upload, task: SpeechTask) -> Aud
     faults = _unsupported(fields)
     if not upload.arrived:
         faults.append(FieldError("file", "is required: a part with a file of sound"))
-    model = _one(fields, "model", faults)
+    model = _one(fields, "model", faults) or default_model
     if model is None:
         faults.append(FieldError("model", "is required"))
     response_format = _choice(fields, "response_format", FORMATS, faults) or "json"
@@ -85,7 +100,7 @@ def read_audio(request: falcon.Request, upload: Upload, task: SpeechTask) -> Aud
         faults.append(FieldError("response_format", f"must be one of {', '.join(STREAMED_FORMATS)} for a stream"))
     settings = TranscriptionSettings(
         task=task,
-        language=_one(fields, "language", faults) or None,
+        language=_language(fields, faults),
         hint=_one(fields, "prompt", faults) or None,
         temperature=_number(fields, faults),
         words="word" in granularities,
@@ -97,20 +112,34 @@ def read_audio(request: falcon.Request, upload: Upload, task: SpeechTask) -> Aud
 
 
 def _fields(request: falcon.Request, upload: Upload) -> dict[str, list[str]]:
-    """Return the values of every field except the file, by name; ``name[]`` counts as ``name``."""
+    """Return the values of every field except the file, by name; ``name[]`` and ``name[0]`` count as ``name``."""
     fields: dict[str, list[str]] = {}
     try:
         for number, part in enumerate(_form(request)):
             if number >= MAX_FIELDS:
                 raise PayloadTooLargeError(f"The form has more than {MAX_FIELDS} fields.")
-            name = (part.name or "").removesuffix("[]")
+            name = _INDEX.sub("", part.name or "")
             if name == "file":
                 _receive(upload, part)
             else:
-                fields.setdefault(name, []).append(_text(part, name))
+                fields.setdefault(name, []).extend(_values(name, _text(part, name)))
     except (MultipartParseError, ValueError) as error:
         raise ValidationError("The form is malformed.") from error
     return fields
+
+
+def _values(name: str, text: str) -> list[str]:
+    """Return the values that one part of a form has for a field; none where it asks for nothing."""
+    if name in _TEXTS:
+        return [text]
+    if name not in _LISTS:
+        return [] if text.strip().lower() in _NOTHING else [text]
+    try:
+        listed = json.loads(text)
+    except ValueError:
+        listed = text.split(",")
+    entries = listed if isinstance(listed, list) else [] if listed is None else [listed]
+    return [value for each in entries if (value := str(each).strip()) and value.lower() not in _NOTHING]
 
 
 def _form(request: falcon.Request) -> MultipartForm:
@@ -168,17 +197,22 @@ def _one(fields: Mapping[str, list[str]], name: str, faults: list[FieldError]) -
     return values[0].strip() or None if values else None
 
 
+def _language(fields: Mapping[str, list[str]], faults: list[FieldError]) -> str | None:
+    value = _one(fields, "language", faults)
+    return None if value is None or value.lower() == "auto" else value
+
+
 def _choice(
     fields: Mapping[str, list[str]], name: str, allowed: tuple[str, ...], faults: list[FieldError]
 ) -> str | None:
-    value = _one(fields, name, faults)
-    if value is not None and value not in allowed:
+    value = (_one(fields, name, faults) or "").lower()
+    if value and value not in allowed:
         faults.append(FieldError(name, f"must be one of {', '.join(allowed)}"))
-    return value
+    return value or None
 
 
 def _granularities(fields: Mapping[str, list[str]], response_format: str, faults: list[FieldError]) -> tuple[str, ...]:
-    values = tuple(fields.get("timestamp_granularities", ()))
+    values = tuple(value.lower() for value in fields.get("timestamp_granularities", ()))
     if any(value not in GRANULARITIES for value in values):
         faults.append(FieldError("timestamp_granularities", f"must be of {', '.join(GRANULARITIES)}"))
     elif values and response_format != "verbose_json":

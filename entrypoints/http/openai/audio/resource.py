@@ -21,6 +21,7 @@ from mlxk.domain.errors import (
     InternalError,
     MlxkError,
     ServerShutdownError,
+    StorageError,
     ValidationError,
 )
 from mlxk.domain.transcription import Segment, SpeechTask, TimedWord, Transcript, TranscriptEvent, TranscriptionProgress
@@ -63,7 +64,7 @@ class AudioResource:
         upload = Upload()
         release: Callable[[], None] = upload.close
         try:
-            body = read_audio(request, upload, self._task)
+            body = read_audio(request, upload, self._task, self._services.catalogue.default)
             report_ignored(response, body.ignored)
             transcription = self._begin(request, body, upload)
             release = transcription.close
@@ -136,7 +137,7 @@ class _TranscriptionEvents:
         """
         try:
             self._first = next(self._events, None)
-        except ValidationError as error:
+        except (ValidationError, StorageError) as error:
             raise located(error, "file") from error
 
     def __iter__(self) -> Iterator[TranscriptEvent]:

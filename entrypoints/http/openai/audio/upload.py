@@ -10,7 +10,7 @@ from typing import BinaryIO, Self
 import attrs
 
 from mlxk.application.ports.audio_decoder import AudioDecoder
-from mlxk.domain.errors import PayloadTooLargeError, ValidationError
+from mlxk.domain.errors import BackendNotInstalledError, PayloadTooLargeError, StorageError, ValidationError
 from mlxk.domain.generation.media import MAX_AUDIO_BYTES, DecodedAudio, check_audio_length
 from mlxk.entrypoints.http.requests.validation import located
 
@@ -27,7 +27,10 @@ class Upload:
     """An uploaded audio file in a temporary folder; a context manager that removes it."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="mlxk-upload-")
+        try:
+            self._folder = tempfile.TemporaryDirectory(prefix="mlxk-upload-")
+        except OSError as error:
+            raise _cannot_store(error) from error
         self.path = os.path.join(self._folder.name, "sound")
         self.name = "file"
         """The file name of the client, without directories."""
@@ -39,9 +42,19 @@ class Upload:
         Raises:
             PayloadTooLargeError: It is too large.
             ValidationError: It is empty.
+            StorageError: The disk refuses.
         """
         if name:
             self.name = safe_file_name(name)
+        try:
+            size = self._write(stream)
+        except OSError as error:
+            raise _cannot_store(error) from error
+        self.arrived = True
+        if size == 0:
+            raise ValidationError("Empty audio file")
+
+    def _write(self, stream: BinaryIO) -> int:
         size = 0
         with open(self.path, "wb") as file:
             while data := stream.read(_CHUNK):
@@ -49,9 +62,7 @@ class Upload:
                 if size > MAX_AUDIO_BYTES:
                     raise PayloadTooLargeError(f"Audio file exceeds {MAX_AUDIO_BYTES // 1000**2} MB limit")
                 file.write(data)
-        self.arrived = True
-        if size == 0:
-            raise ValidationError("Empty audio file")
+        return size
 
     def close(self) -> None:
         """Remove the file. May be called twice."""
@@ -64,6 +75,13 @@ class Upload:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _cannot_store(error: OSError) -> StorageError:
+    return StorageError(
+        f"The recording cannot be stored: {error.strerror}.",
+        hint="The server needs space in its folder for temporary files; see TMPDIR.",
+    )
 
 
 @attrs.frozen
@@ -90,8 +108,8 @@ class AudioReader:
                 upload.receive(io.BytesIO(encoded), NAME)
                 audio = self.decoder.decode(upload.path, upload.name)
             check_audio_length(audio, NAME)
-        except (ValidationError, PayloadTooLargeError) as error:
-            raise located(error, path) from error
+        except (ValidationError, PayloadTooLargeError, BackendNotInstalledError) as error:
+            raise located(error, path, {"file": path}) from error
         return audio
 
 

@@ -17,7 +17,9 @@ from mlxk.domain.generation.request import MAX_LOGPROB_ALTERNATIVES, GenerationS
 from mlxk.domain.models.model import Capability
 from mlxk.entrypoints.http.openai.chat.messages import MessageParam, ReadAudio
 from mlxk.entrypoints.http.openai.chat.reasoning import ReasoningFields
+from mlxk.entrypoints.http.openai.sampling import NEUTRAL as SAMPLING_NEUTRAL
 from mlxk.entrypoints.http.openai.sampling import Count, Metadata
+from mlxk.entrypoints.http.requests.body import Neutral
 from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter, Unsupported
 
 SCHEMA_FIELD = "response_format.json_schema.schema"
@@ -176,14 +178,14 @@ class ResponseFormat:
 
 
 UNSUPPORTED: Mapping[str, Unsupported] = {
-    "audio": Unsupported("answers are text only"),
-    "function_call": Unsupported("is deprecated; use tool_choice", ("none",)),
+    "audio": Unsupported("answers are text only", ({},)),
+    "function_call": Unsupported("is deprecated; use tool_choice", ("none", "auto")),
     "functions": Unsupported("is deprecated; use tools", ([],)),
-    "modalities": Unsupported("answers are text only", (["text"],)),
+    "modalities": Unsupported("answers are text only", (["text"], [])),
     "moderation": Unsupported("there is no moderation"),
-    "prediction": Unsupported("predicted output is not supported"),
+    "prediction": Unsupported("predicted output is not supported", ({},)),
     "prompt_cache_options": Unsupported("the prompt cache works by itself", ({},)),
-    "prompt_cache_retention": Unsupported("prompts are kept in memory only", ("in_memory",)),
+    "prompt_cache_retention": Unsupported("prompts are kept in memory only", ("in_memory", "in-memory")),
     "service_tier": Unsupported("there is one tier", ("auto", "default")),
     "store": Unsupported("nothing is stored", (False,)),
     "verbosity": Unsupported("cannot be controlled; ask for it in the prompt", ("medium",)),
@@ -198,6 +200,15 @@ WITHOUT_EFFECT: Mapping[str, Unsupported] = {
     "response_format.json_schema.description": Unsupported("the schema is enforced; put what it is for in a message"),
 }
 """Documented fields that are accepted and reported as ignored, by their paths."""
+
+NEUTRAL: Neutral = {
+    **SAMPLING_NEUTRAL,
+    "max_completion_tokens": (-1,),
+    "metadata": ([],),
+    "response_format": ({}, [], ""),
+    "top_logprobs": (0,),
+}
+"""Values with which a field asks for nothing."""
 
 MAX_MESSAGES = 4096
 """Messages of a conversation."""

@@ -25,6 +25,7 @@ from mlxk.entrypoints.http.openai.audio.upload import NAME, AudioReader, Upload,
 from mlxk.entrypoints.http.openai.chat.messages import AudioPart, ImagePart, TextPart, register_messages
 from mlxk.entrypoints.http.openai.chat.renderer import ChatRenderer, MessageOptions
 from mlxk.entrypoints.http.openai.chat.request import (
+    NEUTRAL,
     UNSUPPORTED,
     WITHOUT_EFFECT,
     ChatRequest,
@@ -193,7 +194,14 @@ class ChatCompletions:
 
     def __init__(self, server: ServerContext) -> None:
         unions = (register_sampling, register_messages, register_tool_choice)
-        self._reader = BodyReader(ChatRequest, unions, UNSUPPORTED, WITHOUT_EFFECT)
+        self._reader = BodyReader(
+            ChatRequest,
+            unions,
+            UNSUPPORTED,
+            WITHOUT_EFFECT,
+            neutral=NEUTRAL,
+            default_model=lambda: server.services.catalogue.default,
+        )
         self._read_audio = AudioReader(server.services.audio_decoder)
         self._services = server.services
         self._responder = server.responder

@@ -1,0 +1,63 @@
+"""What a program that runs models needs of its process and machine, checked before anything is loaded."""
+
+import resource
+import tempfile
+
+from mlxk.domain.errors import InsufficientMemoryError, StorageError
+
+FEWEST_DESCRIPTORS = 64
+"""Open files that a server with one connection needs, with some to spare."""
+
+FEWEST_BYTES = 384 * 2**20
+"""Address space of the libraries and the smallest model."""
+
+_NEEDED_BYTES = 256 * 1024
+
+
+def require_temporary_folder(folder: str | None) -> None:
+    """Refuse to start without a folder for temporary files: kernels are compiled and recordings received there.
+
+    Args:
+        folder: As the environment names it; None for the default of the system.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(_NEEDED_BYTES))
+            file.flush()
+    except OSError as error:
+        named = f" '{folder}'" if folder else ""
+        raise StorageError(
+            f"the folder for temporary files{named} cannot be used: {error.strerror}",
+            hint="Set TMPDIR to a folder with free space.",
+        ) from error
+
+
+def require_address_space() -> None:
+    """Refuse to start where not even the libraries fit, whose imports would abort the process.
+
+    Raises:
+        InsufficientMemoryError: The process may have too little address space.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY and soft < FEWEST_BYTES:
+        raise InsufficientMemoryError(
+            f"the limit of address space is {soft // 2**20} MiB, and models need at least {FEWEST_BYTES // 2**20} MiB",
+            hint="Raise it: ulimit -v unlimited",
+        )
+
+
+def require_descriptors() -> None:
+    """Refuse to start a server that could not answer anybody.
+
+    Raises:
+        StorageError: The process may have too few open files.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < FEWEST_DESCRIPTORS:
+        raise StorageError(
+            f"the limit of open files is {hard}, and a server needs at least {FEWEST_DESCRIPTORS}",
+            hint="Raise it: ulimit -n 1024",
+        )
