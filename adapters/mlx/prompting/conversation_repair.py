@@ -60,15 +60,17 @@ def make_plan(
     """
     outline, markers = outlined(prompt)
     trial = _Trial(outline, markers, render)
+    forms = [*itertools.combinations(FORMS, 1), *itertools.combinations(FORMS, 2)]
     best: tuple[Step, ...] = ()
-    for forms in itertools.chain(itertools.combinations(FORMS, 1), itertools.combinations(FORMS, 2)):
-        if trial.missing(best) != 0 and not trial.is_as_good(best, forms):
-            best = forms
+    for form in forms:
+        if trial.missing(best) != 0 and not trial.is_as_good(best, form):
+            best = form
     for some in (REPAIRS, (*REPAIRS, *last_resorts)):
         best = trial.improved(best, some)
         # Several may be needed before the template takes anything.
-        best = trial.improved(best, some, at_once=True)
-        best = trial.improved(best, (*FORMS, *some), at_once=True)
+        for form in ((), *forms):
+            if trial.missing(best) is None or (form == () and trial.missing(best) != 0):
+                best = trial.improved(best, some, form)
     for step in reversed(best):
         fewer = tuple(each for each in best if each is not step)
         if trial.is_as_good(fewer, best):
@@ -102,19 +104,22 @@ class _Trial:
         missing, most = self.missing(steps), self.missing(others)
         return most is None or (missing is not None and missing <= most)
 
-    def improved(self, best: tuple[Step, ...], steps: Sequence[Step], *, at_once: bool = False) -> tuple[Step, ...]:
+    def improved(
+        self, best: tuple[Step, ...], steps: Sequence[Step], at_once: tuple[Step, ...] | None = None
+    ) -> tuple[Step, ...]:
         """Return the best steps after trying some more.
 
         Args:
             best: The best ones so far.
             steps: What to try.
-            at_once: Whether to try each with all before it, also with those that have not helped.
+            at_once: What to begin with, to try each step with all before it, also with those that have not helped;
+                None adds each to the best ones alone.
         """
-        taken = best
+        taken = at_once or ()
         for step in steps:
             if self.missing(best) == 0:
                 break
-            before = taken if at_once else best
+            before = best if at_once is None else taken
             made = Plan(before).apply(self._outline)
             if step in before or step.change(made) == made:
                 continue

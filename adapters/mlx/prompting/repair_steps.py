@@ -279,11 +279,17 @@ FORMS = (
     Step(_empty_lists),
     Step(_flat_tools),
     Step(_each(_null_content)),
+    Step(
+        _each(_wrapped_arguments),
+        Adaptation(
+            "incomplete-arguments", "Incomplete arguments of a tool call were given as an object with their text."
+        ),
+    ),
     Step(_each(_text_arguments)),
     Step(_each(_as_parts)),
     Step(_each(_as_text)),
 )
-"""Other forms of the same content, which nobody sees; tried first, alone and in pairs."""
+"""Other forms of the same content, most of which nobody sees; tried first, alone and in pairs."""
 
 JOIN_TURNS = Step(
     _join_turns,
@@ -292,12 +298,6 @@ JOIN_TURNS = Step(
 
 REPAIRS = (
     SHORT_IDS,
-    Step(
-        _each(_wrapped_arguments),
-        Adaptation(
-            "incomplete-arguments", "Incomplete arguments of a tool call were given as an object with their text."
-        ),
-    ),
     Step(
         _complete_tools,
         Adaptation("tool-definitions", "Tools without description or parameters were given empty ones."),

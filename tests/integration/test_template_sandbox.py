@@ -1,0 +1,94 @@
+"""Chat templates that are endless, greedy or broken: the process that renders them is ended, and replaced."""
+
+import threading
+
+import pytest
+
+from mlxk.adapters.mlx.prompting.template_sandbox import FaultKind, TemplateFault, TemplateSandbox
+from mlxk.domain.errors import InterruptedRunError
+
+pytestmark = pytest.mark.mlx
+
+_LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+_DOUBLES = "{% set n = namespace(x='abcdefgh') %}{% for a in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}"
+
+
+def _fault(template: str, seconds: float = 0.5) -> TemplateFault:
+    """Return how a template fails; afterwards an ordinary one must still be rendered."""
+    sandbox = TemplateSandbox(seconds, 256 * 1024**2)
+    with pytest.raises(TemplateFault) as caught:
+        sandbox.render(template, {})
+    assert sandbox.render("{{ a }}", {"a": "ü"}) == "ü"
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        _LOOPS,
+        _DOUBLES,
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(99) }}",
+        "{% for a in range(99999) %}{% for b in range(99999) %}text{% endfor %}{% endfor %}",
+        "{% set l = [1] %}{% for a in range(99999) %}{{ '' if l.extend(l) }}{% endfor %}",
+    ],
+)
+def test_a_template_without_an_end_is_ended(template: str) -> None:
+    fault = _fault(template)
+    assert fault.kind in {FaultKind.LIMIT, FaultKind.FAILED}
+    assert fault.kind is FaultKind.LIMIT or fault.message == "MemoryError"
+
+
+@pytest.mark.parametrize("template", ["{{ 'a' * 10 ** 12 }}", "{{ 7 ** 1000000000 }}", "{{ [1] * 10 ** 12 }}"])
+def test_a_value_that_is_too_large_is_not_computed(template: str) -> None:
+    fault = _fault(template)
+    assert (fault.kind, fault.message) == (FaultKind.FAILED, "OverflowError")
+
+
+@pytest.mark.parametrize(
+    ("template", "kind", "message"),
+    [
+        ("{{ raise_exception('no system') }}", FaultKind.REFUSED, "no system"),
+        ("{% nonsense %}", FaultKind.INVALID, "Encountered unknown tag 'nonsense'."),
+        ("{{ 1 / 0 }}", FaultKind.FAILED, "ZeroDivisionError"),
+        ("{{ x.y.z }}", FaultKind.FAILED, "UndefinedError: 'x' is undefined"),
+        (
+            "{{ ''.__class__.__mro__ }}",
+            FaultKind.FAILED,
+            "SecurityError: access to attribute '__class__' of 'str' object is unsafe.",
+        ),
+    ],
+)
+def test_a_failure_is_told_in_the_template_s_words(template: str, kind: FaultKind, message: str) -> None:
+    fault = _fault(template)
+    assert (fault.kind, fault.message) == (kind, message)
+
+
+def test_nobody_waits_for_a_rendering_that_nobody_wants_any_more() -> None:
+    sandbox = TemplateSandbox(seconds=600)
+    gone = threading.Event()
+    ended: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            sandbox.render(_LOOPS, {}, gone.is_set)
+        except InterruptedRunError as error:
+            ended.append(error)
+
+    threads = [threading.Thread(target=wait, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    gone.set()
+    for thread in threads:
+        thread.join(60)
+    assert len(ended) == 3
+    assert sandbox.render("{{ a }}", {"a": 1}) == "1"
+
+
+def test_templates_get_what_transformers_gives_them() -> None:
+    template = (
+        "{%- generation %}{{ messages | tojson }}{% endgeneration %}\n"
+        "    {%- for a in [1, 2, 3] %}{% if a == 2 %}{% continue %}{% endif %}{{ a }}{% endfor %}\n"
+        "{{ strftime_now('%Y') | length }}{{ dict(a=1).a }}{{ [1, 2] | map('string') | tojson }}"
+    )
+    text = TemplateSandbox().render(template, {"messages": [{"ü": "<😀"}]})
+    assert text == '[{"ü": "<😀"}]1341["1", "2"]'
