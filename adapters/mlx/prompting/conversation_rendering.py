@@ -27,6 +27,9 @@ _CONTINUED = "mlxk:continued-here "
 _MOST_PLANS = 256
 """Plans cached; the least recently used is dropped."""
 
+_FEW = 4
+"""Messages whose outline is within the limits of any template that can be used at all."""
+
 CONTINUED = Adaptation("answer-continued", "The last message is the assistant's: it was continued, not answered.")
 
 
@@ -125,7 +128,7 @@ class ConversationRenderer:
             try:
                 plan = make_plan(prompt, lambda outline: job.text(outline, continued=continued), self._last_resorts)
             except TemplateFault as fault:
-                self._judge(fault, job)
+                self._judge(fault, prompt, job)
                 raise
             self._plans[key] = plan
             if len(self._plans) > _MOST_PLANS:
@@ -134,8 +137,11 @@ class ConversationRenderer:
             self._plans.move_to_end(key)
         return plan
 
-    def _judge(self, fault: TemplateFault, job: "_Job") -> None:
+    def _judge(self, fault: TemplateFault, prompt: WirePrompt, job: "_Job") -> None:
         """Remember a template that exceeds its limits whatever it is given, so that the next request does not wait."""
+        if len(prompt.messages) <= _FEW:
+            self._unusable = fault
+            return
         try:
             job.text(_GREETING, continued=False)
         except TemplateFault as again:

@@ -19,7 +19,7 @@ from mlxk.adapters.mlx.prompting import template_process
 from mlxk.domain.errors import InterruptedRunError
 from mlxk.domain.generation.request import nobody_left
 
-SECONDS = 5.0
+SECONDS = 3.0
 """Processor time of one rendering; ordinary ones take milliseconds."""
 
 MEMORY_BYTES = 1024**3
