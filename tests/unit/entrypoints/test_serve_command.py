@@ -43,6 +43,25 @@ def test_the_defaults_listen_on_this_machine_only() -> None:
     assert server.supervised
 
 
+def test_reasoning_has_defaults_for_requests_that_say_nothing() -> None:
+    _, [server] = serve()
+    assert (server.enable_thinking, server.thinking_budget) == (None, None)
+    tags = ("--thinking-start-token", "<a>", "--thinking-end-token", "</a>")
+    _, [server] = serve("--no-enable-thinking", "--thinking-budget", "0", *tags)
+    assert (server.enable_thinking, server.thinking_budget) == (False, 0)
+    assert (server.thinking_start_token, server.thinking_end_token) == ("<a>", "</a>")
+    assert serve("--enable-thinking")[1][0].enable_thinking is True
+
+
+@pytest.mark.parametrize("flags", [("--thinking-budget", "-1"), ("--thinking-end-token", "")])
+def test_a_default_of_reasoning_that_is_none_is_refused(
+    flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, started = serve(*flags)
+    assert (status != 0, started) == (True, [])
+    assert flags[0] in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "flags", "field", "from_variable", "from_flag"),
     [

@@ -45,6 +45,13 @@ def test_the_functions_a_model_called_are_kept(tmp_path: Path) -> None:
     assert load(str(tmp_path / "talk.json")) == talk
 
 
+def test_what_a_model_thought_is_kept(tmp_path: Path) -> None:
+    thought = Message(Role.ASSISTANT, "Hallo", reasoning="A greeting.")
+    talk = SavedChat("demo", None, (Message(Role.USER, "Hi"), thought))
+    save(str(tmp_path / "talk.json"), talk)
+    assert load(str(tmp_path / "talk.json")) == talk
+
+
 @pytest.mark.parametrize(
     "change",
     [
