@@ -33,6 +33,12 @@ class CallSyntax:
     offered_only: bool = False
     """Whether only functions on offer can be called, because the opening might be meant as text."""
 
+    @property
+    def beginnings(self) -> tuple[str, ...]:
+        """The texts with which an answer that is a call begins: an opening, or a marker before it."""
+        before = (marker for marker in self.around if marker not in self.ends and "/" not in marker)
+        return (*(() if self.bare else self.openings), *(marker for marker in before if "end" not in marker.lower()))
+
 
 def _marked(
     name: str, opening: str, *ends: str, around: tuple[str, ...] = (), marks: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ the text generator.
 
 import enum
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -80,6 +80,30 @@ class Grammar:
         """Any JSON object."""
         return cls(GrammarKind.JSON_OBJECT, "")
 
+    def or_calls(self, tools: Sequence[str]) -> "Grammar":
+        """Return a grammar that allows a tool call as a JSON object, too; itself unless it is a JSON schema.
+
+        Args:
+            tools: Function definitions in OpenAI's form, each a JSON object as text.
+        """
+        if self.kind is not GrammarKind.JSON_SCHEMA:
+            return self
+        try:
+            schema = json.loads(self.text)
+            functions = [json.loads(tool)["function"] for tool in tools]
+        except (ValueError, RecursionError, LookupError, TypeError):
+            return self
+        schemas = {str(place): function.get("parameters") or {} for place, function in enumerate(functions)}
+        calls = [
+            call_schema(function["name"], place, key)
+            for place, function in zip(schemas, functions, strict=True)
+            for key in ("arguments", "parameters")
+        ]
+        definitions = {place: moved(each, f"#/$defs/{place}") for place, each in schemas.items()}
+        definitions["answer"] = moved(schema, "#/$defs/answer")
+        together = {"anyOf": [{"$ref": "#/$defs/answer"}, *calls], "$defs": definitions}
+        return Grammar.json_schema(together, self.field, (self,))
+
     @classmethod
     def choice(cls, options: tuple[str, ...]) -> "Grammar":
         """One of several strings."""
@@ -130,6 +154,35 @@ class ForcedCall:
     """The function, when the text is its arguments; None when the text is an object with name and arguments."""
     grammar: Grammar
     """The grammar of the arguments, or of the object with name and arguments."""
+
+
+def call_schema(name: str, place: str, key: str = "arguments") -> dict[str, Any]:
+    """Return the schema of a call, an object with name and arguments.
+
+    Args:
+        name: The function.
+        place: The name of its parameters' schema among the definitions.
+        key: The name of the arguments.
+    """
+    return {
+        "type": "object",
+        "properties": {"name": {"const": name}, key: {"$ref": f"#/$defs/{place}"}},
+        "required": ["name", key],
+        "additionalProperties": False,
+    }
+
+
+def moved(value: Any, root: str) -> Any:  # noqa: ANN401 - any JSON value
+    """Return a schema with its internal references moved from the root to another path."""
+    if isinstance(value, list):
+        return [moved(each, root) for each in value]
+    if not isinstance(value, dict):
+        return value
+    changed = {key: moved(each, root) for key, each in value.items()}
+    target = changed.get("$ref")
+    if isinstance(target, str) and (target == "#" or target.startswith("#/")):
+        changed["$ref"] = root + target[1:]
+    return changed
 
 
 def subschemas(schema: object) -> Iterator[dict[str, Any]]:

@@ -26,7 +26,7 @@ MARK_SCORE = 40.0
 CHAIN, CHOSEN, DEFAULT = 1e4, 10.0, 1.0
 """Weights of the next piece, of the reply that a mark chooses, and of the first reply."""
 SIZES = (5, 4, 6, 3, 7, 8, 9, 10, 11, 12)
-"""Bytes of a piece, the preferred ones first."""
+"""Characters of a piece, the preferred ones first."""
 
 
 def write_model(
@@ -62,7 +62,7 @@ def write_model(
     vocabulary = {character: index for index, character in enumerate(sorted(alphabet.values()))}
     chains = []
     for text in (reply, *(replies or {}).values()):
-        pieces = _pieces(text.encode(), alphabet, vocabulary)
+        pieces = _pieces(text, alphabet, vocabulary)
         for piece in pieces:
             vocabulary[piece] = len(vocabulary)
         chains.append([vocabulary[piece] for piece in pieces])
@@ -107,14 +107,14 @@ def _bytes() -> dict[int, str]:
     return {byte: chr(byte) for byte in printed} | {byte: chr(256 + index) for index, byte in enumerate(others)}
 
 
-def _pieces(text: bytes, alphabet: dict[int, str], known: Mapping[str, int]) -> list[str]:
-    """Cut a text into pieces of several bytes, each different from all others."""
+def _pieces(text: str, alphabet: dict[int, str], known: Mapping[str, int]) -> list[str]:
+    """Cut a text into pieces of several characters, each different from all others."""
     pieces: list[str] = []
     place = 0
     while place < len(text):
         left = len(text) - place
         for size in (*SIZES, left):
-            piece = "".join(alphabet[byte] for byte in text[place : place + size])
+            piece = "".join(alphabet[byte] for byte in text[place : place + size].encode())
             rest = left - size
             if 1 < size <= left and rest != 1 and piece not in known and piece not in pieces:
                 break

@@ -3,6 +3,8 @@
 Runs in the caller's thread and computes nothing with MLX.
 """
 
+import functools
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +17,7 @@ from mlxk.adapters.mlx.engine.sequence import Sequence, SequenceLimits, Sequence
 from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, PooledModel
 from mlxk.adapters.mlx.prompting.conversation_rendering import rendering_job
 from mlxk.adapters.mlx.prompting.detokenizer import Detokenizer
-from mlxk.adapters.mlx.prompting.grammar import CompiledGrammar, GrammarConstraint, answer_begins
+from mlxk.adapters.mlx.prompting.grammar import CallOpenings, CompiledGrammar, GrammarConstraint, answer_begins
 from mlxk.adapters.mlx.prompting.template_sandbox import waiting_lock
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt
 from mlxk.application.ports.clock import Clock
@@ -57,6 +59,8 @@ class Constraints:
     """The tokens that end reasoning."""
     opening: tuple[int, ...]
     """The tokens that begin reasoning."""
+    calls: Callable[[], CallOpenings | None]
+    """Returns the tool calls that the answer may be instead of text by the grammar; None without any."""
     detokenizer: Callable[[], Detokenizer]
     parser: Callable[[], OutputParser]
     """Builds the parser that separates reasoning from text."""
@@ -68,7 +72,8 @@ class Constraints:
             reader = ReasoningReader(self.detokenizer(), self.parser())
             processors.append(ThinkingBudget(self.thinking_budget, self.closing, self.opening, reader))
         if self.grammar is not None:
-            constraint = self.grammar.constrain(answer_begins(self.detokenizer(), self.parser()))
+            begins = answer_begins(self.detokenizer(), self.parser())
+            constraint = self.grammar.constrain(begins, calls=self.calls())
             if generated:
                 # The first call sets where counting begins; the next one then reads the generated tokens.
                 constraint(mx.array([], dtype=mx.int32), mx.zeros((1, 1)))
@@ -207,7 +212,7 @@ def build_sequence(
         clock=clock,
         models=models,
         engine_options=request.engine_options,
-        constraints=_constraints(settings, model, reasoning, rendered),
+        constraints=_constraints(settings, model, reasoning, rendered, _offered(request)),
         notes=[*_notes(request.engine_options), *(each.sentence for each in rendered.adaptations)],
     )
 
@@ -248,11 +253,18 @@ def _offered(request: GenerationRequest) -> tuple[str, ...]:
 
 
 def _constraints(
-    settings: GenerationSettings, model: LoadedModel, reasoning: ReasoningFormat | None, rendered: RenderedPrompt
+    settings: GenerationSettings,
+    model: LoadedModel,
+    reasoning: ReasoningFormat | None,
+    rendered: RenderedPrompt,
+    tools: tuple[str, ...],
 ) -> Constraints | None:
     if settings.thinking_budget is None and settings.grammar is None:
         return None
-    grammar = model.grammars.compile(settings.grammar) if settings.grammar is not None else None
+    grammar = None
+    if settings.grammar is not None:
+        free = settings.forced_call is None and bool(tools)
+        grammar = model.grammars.compile(settings.grammar.or_calls(tools) if free else settings.grammar)
     closing, opening = [], []
     if reasoning is not None and settings.thinking_budget is not None:
         text = reasoning.closing
@@ -267,9 +279,22 @@ def _constraints(
         thinking_budget=settings.thinking_budget,
         closing=tuple(closing),
         opening=tuple(opening),
+        calls=functools.partial(_call_openings, model, tools if settings.forced_call is None else ()),
         detokenizer=model.decoder.stream,
         parser=lambda: OutputParser((), reasoning, None, rendered.tail),
     )
+
+
+def _call_openings(model: LoadedModel, tools: tuple[str, ...]) -> CallOpenings | None:
+    """Return the openings of the model's own tool calls; None without tools or openings."""
+    if not tools:
+        return None
+    texts = [text for syntax in model.call_syntaxes for text in syntax.beginnings]
+    # Without markers of its own a model may write Python; JSON is allowed by the grammar.
+    texts = texts or [f"[{json.loads(tool)['function']['name']}(" for tool in tools]
+    with model.lock:
+        vocabulary = model.tokenizer.get_vocab()
+    return CallOpenings(list(dict.fromkeys(texts)), vocabulary)
 
 
 def _without_reasoning(settings: GenerationSettings, model: LoadedModel, *, drafted: bool) -> GenerationSettings:

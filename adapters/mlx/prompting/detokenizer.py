@@ -1,6 +1,7 @@
 """Detokenization, one token at a time, and access to the Hugging Face tokenizer below the libraries' wrappers."""
 
 import codecs
+import functools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -187,12 +188,23 @@ def _steps(decoder: _Decoder | None) -> list[dict[str, object]]:
     return [{"type": "ByteLevel"} if step["type"] == "ByteLevel" else dict(step) for step in steps]
 
 
-def _byte_level() -> Callable[[str], bytes]:
-    """GPT-2's spelling: printable Latin-1 characters are themselves, the other bytes follow from U+0100 on."""
+@functools.cache
+def _byte_table() -> dict[str, int]:
+    """Return GPT-2's spelling: printable Latin-1 characters are themselves, the other bytes follow from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     table = {chr(byte): byte for byte in printable}
     others = (byte for byte in range(256) if chr(byte) not in table)
-    table.update({chr(0x100 + index): byte for index, byte in enumerate(list(others))})
+    return table | {chr(0x100 + index): byte for index, byte in enumerate(list(others))}
+
+
+def byte_level_name(text: str) -> str:
+    """Return the name of a text in a vocabulary of bytes."""
+    names = {byte: char for char, byte in _byte_table().items()}
+    return "".join(names[byte] for byte in text.encode())
+
+
+def _byte_level() -> Callable[[str], bytes]:
+    table = _byte_table()
 
     def convert(name: str) -> bytes:
         # A token with any other character, such as an added token, is its own text.

@@ -9,7 +9,7 @@ token before the next step can be built, and computes a mask of one bit a token.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +17,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlxk.adapters.mlx.library_imports import import_failure
-from mlxk.adapters.mlx.prompting.detokenizer import Detokenizer, unwrapped
+from mlxk.adapters.mlx.prompting.detokenizer import Detokenizer, byte_level_name, unwrapped
 from mlxk.adapters.mlx.prompting.json_schemas import enforceable
 from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.formats.output_parser import OutputParser
@@ -38,6 +38,53 @@ AnswerBegins = Callable[[int], bool]
 """Called with every generated token until it returns True: the grammar applies from the next token on."""
 
 
+class CallOpenings:
+    """The alternative to a grammar: a tool call, in the model's own syntax.
+
+    It is open until the first token of the answer. When that one begins the opening of a call, the opening is
+    completed, and what follows is free.
+
+    Args:
+        openings: The texts that begin a call, none of them empty.
+        vocabulary: Every token by its text, with one character a byte where the tokenizer has bytes.
+    """
+
+    def __init__(self, openings: Sequence[str], vocabulary: Mapping[str, int]) -> None:
+        self._left = list(openings)
+        """What is still to be written of each opening."""
+        self._vocabulary = vocabulary
+        self._steps: dict[int, list[str]] = {}
+        """What each allowed token leaves of the openings."""
+        self.chosen = False
+        """Whether the answer begins like a call."""
+        self.free = False
+        """Whether an opening is complete."""
+
+    def allowed(self) -> Iterable[int]:
+        """Return the tokens that begin or continue an opening."""
+        if not self._steps:
+            for left in self._left:
+                for length in range(1, len(left) + 1):
+                    self._step(left[:length], left[length:])
+                    self._step(byte_level_name(left[:length]), left[length:])
+                if self.chosen:
+                    # A token may hold the end of an opening and what follows; no answer begins with such a one.
+                    names = (left, byte_level_name(left))
+                    for token in [each for each in self._vocabulary if each.startswith(names)]:
+                        self._step(token, "")
+        return self._steps.keys()
+
+    def _step(self, text: str, left: str) -> None:
+        token = self._vocabulary.get(text)
+        if token is not None:
+            self._steps.setdefault(token, []).append(left)
+
+    def advance(self, token: int) -> None:
+        """Take the next token, one of those that are allowed."""
+        self._left, self._steps = self._steps.get(token, []), {}
+        self.chosen, self.free = True, "" in self._left or not self._left
+
+
 class GrammarConstraint:
     """The logits processor of one sequence; used by one thread.
 
@@ -53,6 +100,7 @@ class GrammarConstraint:
         ends: Iterable[int],
         begins: AnswerBegins | None = None,
         prompt_tokens: int | None = None,
+        calls: CallOpenings | None = None,
     ) -> None:
         self.error: str | None = None
         """Why the text may not match the grammar; None without an error."""
@@ -63,6 +111,7 @@ class GrammarConstraint:
         self._ends = sorted(ends)
         self._begins = begins
         self._seen = prompt_tokens
+        self._calls = calls
 
     @property
     def complete(self) -> bool:
@@ -78,7 +127,7 @@ class GrammarConstraint:
             for token in memoryview(values)[self._seen :].tolist():
                 self._advance(token)
         self._seen = count
-        if self._begins is not None:
+        if self._begins is not None or (self._calls is not None and self._calls.free):
             return logits
         allowed = self._allowed(logits.shape[-1])
         return mx.where(mx.array(allowed), logits, -mx.inf)
@@ -87,18 +136,35 @@ class GrammarConstraint:
         if self._begins is not None:
             if self._begins(token):
                 self._begins = None
+        elif self._calls is not None:
+            self._choose(self._calls, token)
         elif not self._matcher.is_stopped():
             self._matcher.consume_token(token)
             self._check()
 
+    def _choose(self, calls: CallOpenings, token: int) -> None:
+        """Decide with the first token between the grammar and a call."""
+        if calls.free:
+            return
+        if not calls.chosen and (token not in calls.allowed() or self._matcher.validate_tokens([token]) == 1):
+            self._calls = None
+            self._matcher.consume_token(token)
+            self._check()
+        else:
+            calls.advance(token)
+
     def _allowed(self, width: int) -> Any:  # noqa: ANN401 - a numpy array, shape [1, width]
-        if self.error is None:
+        if self._calls is not None and self._calls.chosen:
+            self._mask[:] = 0
+        elif self.error is None:
             self._matcher.unsafe_compute_mask_ptr(self._address, self._mask.nbytes)
             self._check()
         if self.error is not None:
             self._mask[:] = 0
             for token in self._ends:
                 self._bytes[0, token // 8] |= 1 << (token % 8)
+        for token in self._calls.allowed() if self._calls is not None else ():
+            self._bytes[0, token // 8] |= 1 << (token % 8)
         # Zeros for the logits beyond the tokenizer's vocabulary, which pad the model's.
         bits = np.unpackbits(self._bytes, axis=1, count=width, bitorder="little")
         return bits.view(np.bool_)
@@ -117,7 +183,12 @@ class CompiledGrammar:
         self._words = words
         self._ends = ends
 
-    def constrain(self, begins: AnswerBegins | None = None, prompt_tokens: int | None = None) -> GrammarConstraint:
+    def constrain(
+        self,
+        begins: AnswerBegins | None = None,
+        prompt_tokens: int | None = None,
+        calls: CallOpenings | None = None,
+    ) -> GrammarConstraint:
         """Return the constraint of one sequence.
 
         Args:
@@ -125,8 +196,9 @@ class CompiledGrammar:
             prompt_tokens: Number of prompt tokens among those that the constraint is called with; later ones are
                 consumed even at the first call, so that a sequence can be continued. None means all tokens of the
                 first call.
+            calls: The tool calls that the answer may be instead.
         """
-        return GrammarConstraint(self._matcher.deep_copy(), self._words, self._ends, begins, prompt_tokens)
+        return GrammarConstraint(self._matcher.deep_copy(), self._words, self._ends, begins, prompt_tokens, calls)
 
 
 class GrammarCompiler:

@@ -11,7 +11,7 @@ from mlxk.application.policy import require_reasoning, require_tools
 from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation.conversation import MAX_NAME, MAX_TOOL_BYTES, MAX_TOOLS, misplaced_definitions
-from mlxk.domain.generation.grammar import ForcedCall, Grammar
+from mlxk.domain.generation.grammar import ForcedCall, Grammar, call_schema, moved
 from mlxk.domain.generation.media import MAX_CHUNK
 from mlxk.domain.generation.request import MAX_LOGPROB_ALTERNATIVES, GenerationSettings
 from mlxk.domain.models.model import Capability
@@ -90,30 +90,9 @@ def forced_call(tools: Sequence[ToolParam], choice: ToolChoice) -> ForcedCall | 
     )
     if len(places) == 1:
         return ForcedCall(tools[places[0]].function.name, parts[0])
-    calls = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": tools[place].function.name}, "arguments": {"$ref": f"#/$defs/{place}"}},
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for place in places
-    ]
-    definitions = {str(place): _moved(schema, f"#/$defs/{place}") for place, schema in schemas.items()}
+    calls = [call_schema(tools[place].function.name, str(place)) for place in places]
+    definitions = {str(place): moved(schema, f"#/$defs/{place}") for place, schema in schemas.items()}
     return ForcedCall(None, Grammar.json_schema({"anyOf": calls, "$defs": definitions}, "tools", parts))
-
-
-def _moved(value: Any, root: str) -> Any:  # noqa: ANN401 - any JSON value
-    """Return a schema with its internal references moved from the root to another path."""
-    if isinstance(value, list):
-        return [_moved(each, root) for each in value]
-    if not isinstance(value, dict):
-        return value
-    changed = {key: _moved(each, root) for key, each in value.items()}
-    target = changed.get("$ref")
-    if isinstance(target, str) and (target == "#" or target.startswith("#/")):
-        changed["$ref"] = root + target[1:]
-    return changed
 
 
 def tool_faults(tools: Sequence[ToolParam], choice: ToolChoice) -> list[FieldError]:
@@ -246,8 +225,6 @@ class ChatRequest(ReasoningFields):
         faults += tool_faults(self.tools or (), self.tool_choice)
         if self.response_format is not None:
             faults += self.response_format.faults()
-            if self.response_format.type != "text" and self.offered:
-                faults.append(FieldError("response_format", "cannot be combined with tools", unsupported=True))
         return faults
 
     @property

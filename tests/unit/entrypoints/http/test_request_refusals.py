@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from falcon.testing import TestClient
-from serving.asking import ask, chat, parts
+from serving.asking import ask, parts
 from serving.parts import CHAT_MODEL, Parts
 
 from mlxk.entrypoints.http.openai.chat.messages import UNSUPPORTED as MESSAGE_UNSUPPORTED
@@ -274,12 +274,6 @@ def test_whether_and_how_much_to_reason_must_agree(thinking: bool, effort: str, 
     status, answer, _, _ = ask("/v1/chat/completions", enable_thinking=thinking, reasoning_effort=effort)
     assert status == (200 if taken else 400)
     assert taken or answer["error"]["param"] == "enable_thinking"
-
-
-def test_a_form_and_tools_are_not_combined() -> None:
-    status, answer, _, _ = ask("/v1/chat/completions", tools=[TOOL], response_format={"type": "json_object"})
-    assert (status, answer["error"]["param"]) == (400, "response_format")
-    assert chat(tools=[TOOL], tool_choice="none", response_format={"type": "json_object"})
 
 
 @pytest.mark.parametrize(
