@@ -2,8 +2,8 @@
 
 import functools
 import json
-import re
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor

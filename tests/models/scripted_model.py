@@ -76,10 +76,18 @@ def write_model(
     ids = [tokenizer.token_to_id(mark) for mark in marks]
     end_id = tokenizer.token_to_id(end)
     width = _save_weights(folder, tokenizer.get_vocab_size(), chains, ids, end_id)
+    _save_config(folder, tokenizer.get_vocab_size(), width, context, end_id if ended else vocabulary["!"])
+    described = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end if ended else "!"}
+    described |= {"chat_template": template, **tokenizer_config}
+    (folder / "tokenizer_config.json").write_text(json.dumps(described))
+    (folder / "README.md").write_text("---\nlibrary_name: mlx\npipeline_tag: text-generation\n---\n")
+
+
+def _save_config(folder: Path, size: int, width: int, context: int, end: int) -> None:
     config: dict[str, Any] = {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
-        "vocab_size": tokenizer.get_vocab_size(),
+        "vocab_size": size,
         "hidden_size": width,
         "intermediate_size": 8,
         "num_hidden_layers": 1,
@@ -90,14 +98,9 @@ def write_model(
         "rope_theta": 1e10,
         "max_position_embeddings": context,
         "tie_word_embeddings": False,
+        "eos_token_id": end,
     }
-    described = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "chat_template": template}
-    ends = {"eos_token_id": end_id} if ended else {"eos_token_id": vocabulary["!"]}
-    if not ended:
-        described["eos_token"] = "!"
-    (folder / "config.json").write_text(json.dumps({**config, **ends}))
-    (folder / "tokenizer_config.json").write_text(json.dumps({**described, **tokenizer_config}))
-    (folder / "README.md").write_text("---\nlibrary_name: mlx\npipeline_tag: text-generation\n---\n")
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def _bytes() -> dict[int, str]:
