@@ -7,7 +7,7 @@ transcriber = InMemorySpeechTranscriber({"hello.wav": Transcript("Hello.", 1.0, 
 from collections.abc import Generator, Mapping
 
 from mlxk.application.ports.speech_transcriber import SpeechTranscriber
-from mlxk.domain.errors import ValidationError
+from mlxk.domain.errors import MlxkError, ValidationError
 from mlxk.domain.transcription import Transcript, TranscriptEvent, TranscriptionProgress, TranscriptionRequest
 
 
@@ -23,6 +23,8 @@ class InMemorySpeechTranscriber(SpeechTranscriber):
         self._transcripts = dict(transcripts or {})
         self._default = default
         self.requests: list[TranscriptionRequest] = []
+        self.failure: MlxkError | None = None
+        """Raised by every transcription."""
         self.abandoned = 0
         """Number of transcriptions that were closed early."""
 
@@ -33,6 +35,8 @@ class InMemorySpeechTranscriber(SpeechTranscriber):
     def transcribe(self, request: TranscriptionRequest) -> Generator[TranscriptEvent, None, None]:
         request.settings.validate()
         self.requests.append(request)
+        if self.failure is not None:
+            raise self.failure
         transcript = self._transcripts.get(request.name, self._default)
         if transcript is None:
             raise ValidationError(f"Audio file not found: {request.name}")

@@ -8,7 +8,7 @@ import math
 
 from mlxk.application.ports.text_embedder import TextEmbedder
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings, Input, InputKind, Vector, shortened
-from mlxk.domain.errors import ContextLengthError, ValidationError
+from mlxk.domain.errors import ContextLengthError, MlxkError, ValidationError
 
 
 class InMemoryTextEmbedder(TextEmbedder):
@@ -25,10 +25,14 @@ class InMemoryTextEmbedder(TextEmbedder):
         self._window = window
         self._can_shorten = can_shorten
         self.requests: list[EmbeddingRequest] = []
+        self.failure: MlxkError | None = None
+        """Raised by every request."""
 
     def embed(self, request: EmbeddingRequest) -> Embeddings:
         request.validate()
         self.requests.append(request)
+        if self.failure is not None:
+            raise self.failure
         settings = request.settings
         length = settings.dimensions or self._dimensions
         if length > self._dimensions or (length < self._dimensions and not self._can_shorten):
