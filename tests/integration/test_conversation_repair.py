@@ -9,6 +9,7 @@ from models.tokenizers_of_families import FAMILIES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from mlxk.adapters.mlx.prompting.repair_steps import joined
 from mlxk.adapters.mlx.prompting.templates import PromptRenderer, RenderedPrompt
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, Role, ToolCall
@@ -234,6 +235,14 @@ def test_contents_are_parts_where_a_template_wants_parts() -> None:
     )
     rendered = _rendered(_template(body), [_system("s"), _user("u")])
     assert (rendered.text, _codes(rendered)) == ("<system>s<user>u<assistant>", [])
+
+
+def test_contents_with_parts_are_joined_with_the_separator_in_their_texts() -> None:
+    image, text = {"type": "image"}, {"type": "text", "text": "b"}
+    assert joined(["a", [image, text]]) == [{"type": "text", "text": "a\n\n"}, image, text]
+    assert joined([[image], "a", [text]]) == [image, {"type": "text", "text": "a\n\n"}, text]
+    assert joined(["", [text]]) == [text]
+    assert joined(["a", "", "b"]) == "a\n\nb"
 
 
 def test_reasoning_reaches_the_template_under_every_usual_name() -> None:

@@ -151,8 +151,15 @@ def _texts_of(content: Any) -> list[Any]:  # noqa: ANN401 - text, parts, or noth
 def joined(contents: Sequence[Any]) -> Any:  # noqa: ANN401
     """Return several contents as one: text, or parts where one has parts."""
     if any(isinstance(content, list) for content in contents):
-        return [part for content in contents for part in _texts_of(content)]
+        *earlier, last = [parts for content in contents if (parts := _texts_of(content))] or [[]]
+        return [part for parts in earlier for part in _separated(parts)] + last
     return SEPARATOR.join(content for content in contents if content)
+
+
+def _separated(parts: list[Any]) -> list[Any]:
+    """Return parts before others, with the separator at the end of their text."""
+    *before, last = parts
+    return [*before, {**last, "text": f"{last['text']}{SEPARATOR}"}] if last.get("type") == "text" else parts
 
 
 def _opening(messages: Sequence[WireMessage]) -> int:
