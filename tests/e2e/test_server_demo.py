@@ -115,15 +115,16 @@ def examples() -> Iterator[tuple[str, str, bytes]]:
 
 def test_every_example_of_the_page_works(served: Served) -> None:
     answers = [served.ask(method, path, body) for method, path, body in examples()]
-    assert len(answers) == 5
-    assert [status for status, _, _ in answers] == [200] * 5
-    plain, streamed, form, call, texts = (answer for _, _, answer in answers)
+    assert [status for status, _, _ in answers] == [200] * 7
+    plain, streamed, form, call, texts, tokens, rendered = (answer for _, _, answer in answers)
     assert "knife for local models" in plain["choices"][0]["message"]["content"]
     assert streamed.endswith("data: [DONE]\n\n")
     assert json.loads(form["choices"][0]["message"]["content"])["city"] in {"Paris", "Rome"}
     function = call["choices"][0]["message"]["tool_calls"][0]["function"]
     assert (function["name"], json.loads(function["arguments"])["city"]) == ("get_weather", "Paris")
     assert len(texts["choices"]) == 2
+    assert tokens["count"] == len(tokens["tokens"])
+    assert rendered["prompt"] == "<|im_start|>user\nWhat is mlxk?<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_the_python_example_of_the_page_works(served: Served, environment: dict[str, str]) -> None:
