@@ -10,6 +10,7 @@ import attrs
 
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.memory_probe import MemoryProbe
+from mlxk.application.ports.model_files import ModelFiles
 from mlxk.domain.errors import (
     Advice,
     CapabilityError,
@@ -17,9 +18,10 @@ from mlxk.domain.errors import (
     InsufficientMemoryError,
     Remedy,
     UnhealthyModelError,
+    ValidationError,
 )
 from mlxk.domain.models.memory import DEFAULT_CONTEXT_TOKENS, MemoryFit, MemoryVerdict, judge_memory
-from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails, ModelHandle
+from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails, ModelHandle, Origin, is_part_of_model
 
 Requirement = Callable[[ModelDescription], None]
 """Raises the refusal of a model that lacks a capability of a request."""
@@ -65,6 +67,22 @@ def estimate_memory(
     window = description.context_length or DEFAULT_CONTEXT_TOKENS
     tokens = min(DEFAULT_CONTEXT_TOKENS, window) if context_tokens is None else context_tokens
     return judge_memory(memory.read(), description.weight_bytes, description.cache_per_token, tokens)
+
+
+def require_closed(source: ModelHandle, files: ModelFiles) -> None:
+    """Refuse a workspace with links out of it: a copy would hold, as its own files, what lies elsewhere.
+
+    Raises:
+        ValidationError: Names the first link; ``detail`` has all of them.
+    """
+    links = files.outward_links(source.directory) if source.origin is Origin.WORKSPACE else ()
+    links = tuple(link for link in links if is_part_of_model(link))
+    if links:
+        raise ValidationError(
+            f"{links[0]} of '{source.label}' is a link out of the folder, or to nowhere",
+            hint="Put the file itself there, or remove the link.",
+            detail={"links": list(links)},
+        )
 
 
 def require_memory(

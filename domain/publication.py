@@ -136,7 +136,9 @@ _NAMES = (
     ".env", ".env.*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.kdbx", "*.ppk", "id_rsa*", "id_dsa*", "id_ecdsa*",
     "id_ed25519*", ".netrc", "_netrc", ".npmrc", ".pypirc", ".htpasswd", ".git-credentials", "credentials",
     "credentials.json", "client_secret*.json", "service_account*.json", "token", "stored_tokens", ".docker/config.json",
-    ".aws/*", ".ssh/*", ".kube/config",
+    ".aws/*", ".ssh/*", ".kube/config", ".*_history", ".histfile", ".history", ".lesshst", ".rhistory", ".viminfo",
+    "chat_history*", "chat-history*", "bash_history*", "zsh_history*", "fish_history*", "shell_history*",
+    "python_history*", "consolehost_history.txt",
 )  # fmt: skip
 
 
@@ -163,6 +165,25 @@ _SECRET_PATTERNS = (
     _SecretPattern("an API key", ("sk-",), re.compile(r"\bsk-[A-Za-z0-9_-]{32,}")),
     _SecretPattern("a Google API key", ("AIza",), re.compile(r"\bAIza[0-9A-Za-z_-]{35}\b")),
     _SecretPattern("a Slack token", ("xox",), re.compile(r"\bxox[abprs]-[A-Za-z0-9-]{20,}")),
+    _SecretPattern("an API key", ("SG.",), re.compile(r"\bSG\.[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{40,}")),
+    _SecretPattern("an API key", ("k_live_",), re.compile(r"\b[rs]k_live_[A-Za-z0-9]{20,}")),
+    _SecretPattern("a Google access token", ("ya29.",), re.compile(r"\bya29\.[A-Za-z0-9_-]{30,}")),
+    _SecretPattern("an Azure account key", ("AccountKey=",), re.compile(r"\bAccountKey=[A-Za-z0-9+/]{40,}={0,2}")),
+    _SecretPattern(
+        "a JSON web token",
+        ("eyJ",),
+        re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"),
+    ),
+    _SecretPattern(
+        "a bearer token",
+        ("earer", "EARER"),
+        re.compile(r"(?i)\bbearer[\s:'\"=]+(?=[A-Za-z._~+/-]*\d)(?=\S*[A-Za-z])[A-Za-z0-9._~+/-]{16,}=*"),
+    ),
+    _SecretPattern(
+        "a password in an address",
+        ("://",),
+        re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@?#'\"<>{}$*]*:[^\s/@?#'\"<>{}$*]+@[A-Za-z0-9.\[-]"),
+    ),
     _SecretPattern(
         "a package registry token",
         ("npm_", "pypi-"),

@@ -41,6 +41,24 @@ class FilesystemModelFiles(ModelFiles):
         when = datetime.datetime.fromtimestamp(modified, datetime.UTC)
         return FileListing(entries, tuple(sorted(dangling)), when)
 
+    def outward_links(self, directory: str) -> tuple[str, ...]:
+        found: list[str] = []
+        inside, pending = os.path.realpath(directory) + os.sep, [("", directory)]
+        try:
+            while pending:
+                base, folder = pending.pop()
+                with os.scandir(folder) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            pending.append((f"{base}{entry.name}/", entry.path))
+                        elif entry.is_symlink() and not is_litter(entry.name):
+                            target = os.path.realpath(entry.path)
+                            if not (target.startswith(inside) and os.path.isfile(target)):
+                                found.append(base + entry.name)
+        except OSError as error:
+            raise StorageError(f"the model's directory cannot be read: {error.strerror}") from error
+        return tuple(sorted(found))
+
     def read(self, directory: str, path: str, limit: int) -> bytes | None:
         return _read(directory, path, limit, at_end=False)
 

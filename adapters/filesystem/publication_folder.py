@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from pathspec import GitIgnoreSpec
 
+from mlxk.adapters.filesystem.hidden_text import may_hold_text, text_of
 from mlxk.application.ports.publication_folder import PublicationFolder
 from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.domain.models.weight_files import is_litter
@@ -63,7 +64,7 @@ class FilesystemPublicationFolder(PublicationFolder):
                 content = _header(file, limit) if path.endswith(".safetensors") else _text(file, limit)
         except OSError as error:
             raise _unreadable(error) from error
-        return None if content is None or b"\0" in content else content.decode("utf-8", errors="replace")
+        return None if content is None else text_of(content, limit)
 
     def digests(self, directory: str, path: str, report: Callable[[int], None]) -> ContentDigests:
         buffer, done = memoryview(bytearray(READ_BYTES)), 0
@@ -95,9 +96,9 @@ def _header(file: BinaryIO, limit: int) -> bytes | None:
 
 
 def _text(file: BinaryIO, limit: int) -> bytes | None:
-    """Return the content of a file that is not binary and not too long."""
+    """Return the content of a file that may hold text and is not too long."""
     beginning = file.read(_SAMPLE_BYTES)
-    if b"\0" in beginning or os.fstat(file.fileno()).st_size > limit:
+    if os.fstat(file.fileno()).st_size > limit or (b"\0" in beginning and not may_hold_text(beginning)):
         return None
     return beginning + file.read()
 

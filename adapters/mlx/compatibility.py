@@ -16,9 +16,16 @@ from collections.abc import Callable
 
 import attrs
 
+from mlxk.adapters.mlx.foreign_quantization import quantization_refusal
 from mlxk.domain.models.detection import Facts
 from mlxk.domain.models.model import Capability, Framework, ModelType, Runtime
-from mlxk.domain.models.snapshot import CONFIG, PREPROCESSOR_CONFIG, PROCESSOR_CONFIG, TOKENIZER_CONFIG, ModelSnapshot
+from mlxk.domain.models.snapshot import (
+    CONFIG,
+    PREPROCESSOR_CONFIG,
+    PROCESSOR_CONFIG,
+    TOKENIZER_CONFIG,
+    ModelSnapshot,
+)
 
 
 class Library(enum.Enum):
@@ -63,17 +70,25 @@ class InstalledSupport:
     """The libraries that are installed."""
     loading: frozenset[Library]
     """Those of them that implement the architecture."""
+    fp8: frozenset[Library] = frozenset()
+    """Those of them that implement it for weights in FP8."""
 
 
 def judge(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> Runtime:
     """Return which installed libraries can run a model, or the first reason why none can."""
-    if facts.framework is not Framework.MLX:
+    if facts.framework is not Framework.MLX and not _is_encoder_in_safetensors(snapshot, facts):
         return Runtime(compatible=False, reason=f"Incompatible framework: {facts.framework.value}")
     own_code = _own_code(snapshot, ("model_file",), (CONFIG,))
     if own_code:
         return Runtime(compatible=False, reason=own_code)
     libraries, reason = _RULES.get(facts.model_type, _text_rule)(snapshot, facts, support)
     return Runtime(reason is None, reason, tuple(library.value for library in libraries))
+
+
+def _is_encoder_in_safetensors(snapshot: ModelSnapshot, facts: Facts) -> bool:
+    """Whether it is an embedding model as most are published: mlx-vlm's loader takes the tensors of PyTorch."""
+    safe = bool(snapshot.top_level(".safetensors"))
+    return facts.framework is Framework.PYTORCH and facts.model_type is ModelType.EMBEDDING and safe
 
 
 def dedicated_to(support: InstalledSupport) -> Capability | None:
@@ -107,6 +122,7 @@ def _speech_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSuppor
         _unavailable(Library.MLX_AUDIO, facts, support)
         or ("Voxtral tekken.json tokenizer not supported by mlx-audio" if voxtral and tekken_only else None)
         or _weights_refusal(snapshot, Library.MLX_AUDIO)
+        or quantization_refusal(snapshot, Library.MLX_AUDIO.value, fp8=False)
         or _own_code(snapshot, ("auto_map",), _PROCESSOR_FILES)
     )
 
@@ -125,6 +141,7 @@ def _text_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport)
     return libraries, (
         _weights_refusal(snapshot, Library.MLX_LM)
         or _unavailable(Library.MLX_LM, facts, support)
+        or quantization_refusal(snapshot, Library.MLX_LM.value, fp8=Library.MLX_LM in support.fp8)
         or (None if "tokenizer.json" in snapshot.files else _own_code(snapshot, ("auto_map",), (TOKENIZER_CONFIG,)))
     )
 
@@ -140,6 +157,7 @@ def _media_refusal(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupp
     return (
         _unavailable(Library.MLX_VLM, facts, support)
         or _weights_refusal(snapshot, Library.MLX_VLM)
+        or quantization_refusal(snapshot, Library.MLX_VLM.value, fp8=Library.MLX_VLM in support.fp8)
         or _own_code(snapshot, ("auto_map",), _PROCESSOR_FILES)
     )
 

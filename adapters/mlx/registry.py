@@ -57,6 +57,12 @@ _MODEL = re.compile(rb"^class Model\b|\bimport\b[^#]*?\bModel\b|^\s+Model,?$|^Mo
 """Matches a module that has the class the loaders instantiate: defined, imported or assigned."""
 
 
+_FP8 = re.compile(rb"weight_scale_inv|\bfrom_fp8\b")
+"""Matches a module that converts weights in FP8."""
+
+_SIBLING = re.compile(rb"^from \.(\w+) import", re.MULTILINE)
+
+
 @attrs.frozen
 class _Installation:
     """One installed library."""
@@ -106,6 +112,7 @@ class MlxBackendRegistry(BackendRegistry):
             self._supports[architecture] = InstalledSupport(
                 installed,
                 frozenset(library for library in installed if architecture and self._implements(library, architecture)),
+                frozenset(library for library in installed if architecture and self._loads_fp8(library, architecture)),
             )
         return self._supports[architecture]
 
@@ -116,6 +123,23 @@ class MlxBackendRegistry(BackendRegistry):
         name = architecture.lower() if _LAYOUTS[library].lowercase else architecture
         module = installation.aliases.get(name, name)
         return module in installation.architectures and _defines_model(installation.directory, module)
+
+    def _loads_fp8(self, library: Library, architecture: str) -> bool:
+        """Whether a library's module for an architecture, or one that it imports, converts weights in FP8."""
+        installation = self._installation(library)
+        if installation is None or library is Library.MLX_AUDIO:
+            return False
+        if library is Library.MLX_VLM:
+            return os.path.exists(os.path.join(os.path.dirname(installation.directory), "fp8.py"))
+        pending, seen = [installation.aliases.get(architecture, architecture)], set[str]()
+        while pending:
+            module = pending.pop()
+            text = b"" if module in seen else _module_text(installation.directory, module)
+            seen.add(module)
+            if _FP8.search(text):
+                return True
+            pending += [name.decode() for name in _SIBLING.findall(text)]
+        return False
 
     def _installation(self, library: Library) -> _Installation | None:
         if library not in self._installations:
@@ -174,10 +198,14 @@ def _table(path: str, name: str) -> dict[str, str]:
 
 def _defines_model(directory: str, architecture: str) -> bool:
     """Whether a module has a model, not only the building blocks of others."""
+    return _MODEL.search(_module_text(directory, architecture)) is not None
+
+
+def _module_text(directory: str, architecture: str) -> bytes:
     for path in (f"{directory}/{architecture}.py", f"{directory}/{architecture}/__init__.py"):
         try:
             with open(path, "rb") as file:
-                return _MODEL.search(file.read()) is not None
+                return file.read()
         except OSError:
             continue
-    return False
+    return b""

@@ -35,6 +35,14 @@ class ModelFiles(Protocol):
         """
 
     @abstractmethod
+    def outward_links(self, directory: str) -> tuple[str, ...]:
+        """Return the links that lead out of a directory, to nowhere or to another directory, sorted.
+
+        Raises:
+            StorageError: The directory does not exist or cannot be read.
+        """
+
+    @abstractmethod
     def read(self, directory: str, path: str, limit: int) -> bytes | None:
         """Return the first ``limit`` bytes of one file, or None when it does not exist or cannot be read."""
 

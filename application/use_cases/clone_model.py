@@ -3,6 +3,7 @@
 import attrs
 
 from mlxk.application.cache_lock import reserved_source
+from mlxk.application.policy import require_closed
 from mlxk.application.ports.confirmation import Confirmation
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.model_files import ModelFiles
@@ -95,6 +96,7 @@ class CloneModel:
     def _clone(self, source: ModelHandle, place: str, request: CloneRequest, progress: Progress) -> CloneResult:
         if place == source.directory or place.startswith(f"{source.directory}/"):
             raise ValidationError("target: it lies in the model that is to be cloned")
+        require_closed(source, self.files)
         provenance = self._provenance(source)
         with reserved_source(self.cache, source, "cloning it", progress):
             if request.check_health:

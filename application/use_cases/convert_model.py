@@ -9,6 +9,7 @@ import json
 import attrs
 
 from mlxk.application.cache_lock import reserved_source
+from mlxk.application.policy import require_closed
 from mlxk.application.ports.backend_registry import BackendRegistry
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.model_files import FileListing, ModelFiles
@@ -117,6 +118,7 @@ class ConvertModel:
         place = self.workspaces.place(request.target, source.short_name)
         if place == source.directory or place.startswith(f"{source.directory}/"):
             raise ValidationError("target: it lies in the model that is to be converted")
+        require_closed(source, self.files)
         reserved = reserved_source(self.cache, source, "converting it", progress)
         provenance = self._provenance(source, request, scheme)
         with reserved, self.workspaces.draft(place, provenance, keep_unfinished=False) as draft:

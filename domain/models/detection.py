@@ -5,9 +5,11 @@ whether an installed backend can run the model, ``domain.models.integrity`` whet
 """
 
 import re
+from collections.abc import Mapping
 
 import attrs
 
+from mlxk.domain.models.memory import text_section
 from mlxk.domain.models.model import DEDICATED_TYPES, Capability, Framework, ModelType, Quantization
 from mlxk.domain.models.snapshot import (
     PREPROCESSOR_CONFIG,
@@ -138,12 +140,9 @@ def _chat_templates(snapshot: ModelSnapshot) -> dict[str, str]:
     return chat_templates(snapshot.template_files, *documents)
 
 
-def context_length(config: dict[str, object]) -> int | None:
-    """Return the context window in tokens, from the config or its ``text_config``."""
-    text_config = config.get("text_config")
-    for section in (config, text_config):
-        if not isinstance(section, dict):
-            continue
+def context_length(config: Mapping[str, object]) -> int | None:
+    """Return the context window in tokens, from the config or the part that describes its language model."""
+    for section in (config, text_section(config)):
         for key in _CONTEXT_KEYS:
             tokens = _positive(section.get(key))
             if tokens:

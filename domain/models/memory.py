@@ -100,14 +100,26 @@ def judge_memory(
     return MemoryVerdict(fit, weights, cache_per_token, needed, reading.budget)
 
 
+_TEXT_SECTIONS = ("text_config", "llm_config", "language_config", "thinker_config", "decoder_config")
+
+
+def text_section(config: Mapping[str, object]) -> Mapping[str, object]:
+    """Return a config with what it states about its language model, which models of several parts keep in a section."""
+    for name in _TEXT_SECTIONS:
+        nested = config.get(name)
+        if isinstance(nested, Mapping) and nested:
+            own = {key: value for key, value in config.items() if key not in _TEXT_SECTIONS}
+            return {**own, **text_section(nested)}
+    return config
+
+
 def cache_bytes_per_token(config: Mapping[str, object] | None) -> int:
     """Return the KV cache of one token, from a model's ``config.json``, bytes.
 
     Two tensors (keys, values) in 16 bits, for every layer and every key-value head. Models that attend to a window, or
     keep a state in place of a cache, need less: this is an upper bound. 0 when the config does not state it.
     """
-    text = (config or {}).get("text_config", config)
-    values = text if isinstance(text, Mapping) else {}
+    values = text_section(config or {})
     layers, heads = _count(values, "num_hidden_layers", "n_layer"), _count(values, "num_attention_heads", "n_head")
     kv_heads = _count(values, "num_key_value_heads") or heads
     hidden = _count(values, "hidden_size", "n_embd")

@@ -35,6 +35,8 @@ class InMemoryModelFiles(ModelFiles):
             directory: dict(files) for directory, files in (directories or {}).items()
         }
         self.dangling = dict(dangling or {})
+        self.outward: dict[str, tuple[str, ...]] = {}
+        """Directory to links in it that lead out of it."""
         self.modified = modified
 
     def list(self, directory: str) -> FileListing:
@@ -43,6 +45,11 @@ class InMemoryModelFiles(ModelFiles):
             raise StorageError("the model's directory is gone")
         entries = tuple(FileEntry(path, len(content)) for path, content in sorted(files.items()) if not is_litter(path))
         return FileListing(entries, tuple(sorted(self.dangling.get(directory, ()))), self.modified)
+
+    def outward_links(self, directory: str) -> tuple[str, ...]:
+        if directory not in self.directories:
+            raise StorageError("the model's directory is gone")
+        return tuple(sorted((*self.dangling.get(directory, ()), *self.outward.get(directory, ()))))
 
     def read(self, directory: str, path: str, limit: int) -> bytes | None:
         content = self.directories.get(directory, {}).get(path)

@@ -4,7 +4,7 @@ import datetime
 from collections.abc import Iterable, Mapping
 
 from mlxk.application.use_cases.check_health import HealthEntry
-from mlxk.domain.models.memory import MemoryReading, MemoryVerdict
+from mlxk.domain.models.memory import MemoryReading, MemoryVerdict, text_section
 from mlxk.domain.models.model import FileEntry, ModelDescription, ModelDetails, Origin, Workspace
 from mlxk.entrypoints.cli.render.formatting import decimal_size
 from mlxk.entrypoints.wording import health_reason, model_reason
@@ -172,7 +172,7 @@ def _metadata(details: ModelDetails) -> Json:
         "architecture": _text(architectures[0]) if isinstance(architectures, list) and architectures else None,
         "quantization": f"{quantization.bits}bit" if quantization else None,
         "context_length": details.description.context_length,
-        **{name: _count(config.get(name)) for name in _CONFIG_NUMBERS},
+        **{name: _count(text_section(config).get(name)) for name in _CONFIG_NUMBERS},
         "parameters": details.parameters,
         "license": details.license,
         "chat_template": details.chat_template,

@@ -9,7 +9,7 @@ import attrs
 
 from mlxk.application.use_cases.check_health import HealthEntry
 from mlxk.domain.models.integrity import listed
-from mlxk.domain.models.memory import MemoryFit, MemoryVerdict
+from mlxk.domain.models.memory import MemoryFit, MemoryVerdict, text_section
 from mlxk.domain.models.model import Capability, Framework, ModelDescription, ModelDetails, ModelType, Origin, Workspace
 from mlxk.entrypoints.cli.render.formatting import age, decimal_size, printable
 from mlxk.entrypoints.cli.render.model_json import file_type
@@ -221,8 +221,8 @@ def _metadata_lines(details: ModelDetails) -> list[str]:
         "Model type": config.get("model_type"),
         "Parameters": f"{details.parameters:,}" if details.parameters else None,
         "Context length": details.description.context_length,
-        "Vocabulary": config.get("vocab_size"),
-        "Layers": config.get("num_hidden_layers"),
+        "Vocabulary": text_section(config).get("vocab_size"),
+        "Layers": text_section(config).get("num_hidden_layers"),
         "Chat template": "yes" if details.chat_template else "no",
         "Tools": "yes" if details.supports_tools else "no",
         "Reasoning": "yes" if details.supports_reasoning else "no",
