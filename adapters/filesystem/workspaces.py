@@ -1,8 +1,9 @@
 """Workspaces on the local disk: finding them, reading their records, and checking where a new one is made."""
 
+import contextlib
 import datetime
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 from mlxk.adapters.filesystem.content_hash import UnhashableError
@@ -52,10 +53,12 @@ class FilesystemWorkspaceStore(WorkspaceStore):
         return next(shown, None) or next((handle for handle in handles if handle.short_name == name), None)
 
     def at(self, path: str) -> ModelHandle | None:
+        shown = os.path.abspath(os.path.expanduser(path)) if "\0" not in path else ""
+        if _leads_nowhere(shown):
+            return _handle(shown, shown if os.path.isabs(path) else os.path.basename(shown))
         directory = _resolved(path)
         if directory is None or not _is_workspace(directory):
             return None
-        shown = os.path.abspath(os.path.expanduser(path))
         return _handle(directory, shown if os.path.isabs(path) else os.path.basename(shown))
 
     def below(self, pattern: str) -> tuple[ModelHandle, ...]:
@@ -113,7 +116,11 @@ class FilesystemWorkspaceStore(WorkspaceStore):
         return open_draft(place, provenance, self._now, keep_unfinished=keep_unfinished)
 
     def _in_home(self) -> tuple[ModelHandle, ...]:
-        return () if self._home is None else _children(self._home, "", absolute=False)
+        """Return the workspaces of the home, those included whose link leads to a disk that is not connected."""
+        if self._home is None:
+            return ()
+        children = _children(self._home, "", absolute=False)
+        return tuple(sorted((*children, *_absent(self._home)), key=lambda handle: handle.label))
 
     def _path(self, target: str | None, name: str) -> tuple[str, str]:
         """Return the target as typed and its absolute path, links unresolved."""
@@ -178,6 +185,18 @@ def _children(parent: str, prefix: str, absolute: bool) -> tuple[ModelHandle, ..
         for directory, name in found
         if _is_workspace(directory)
     )
+
+
+def _absent(parent: str) -> Iterator[ModelHandle]:
+    """Yield the links of a directory that lead to nothing."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(parent):
+            if _has_prefix(name, "") and _leads_nowhere(os.path.join(parent, name)):
+                yield _handle(os.path.join(parent, name), name)
+
+
+def _leads_nowhere(path: str) -> bool:
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 def _has_prefix(name: str, prefix: str) -> bool:

@@ -20,9 +20,12 @@ from mlxk.domain.models.snapshot import (
     PROCESSOR_CONFIG,
     PYTORCH_INDEX,
     SAFETENSORS_INDEX,
+    TEMPLATE_DOCUMENT,
     TOKENIZER_CONFIG,
     ModelSnapshot,
+    is_template_file,
 )
+from mlxk.domain.models.tensor_fit import misfit
 from mlxk.domain.models.weight_files import stray_weights
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
@@ -186,6 +189,12 @@ _COUNTS_LAYERS = re.compile(r"(^|_)(layers?|depth|blocks)$")
 _TOKENIZERS = frozenset({"tokenizer.json", "tekken.json"})
 _TOKENIZER_SUFFIXES = (".model", ".model.v3", ".spm", ".tiktoken", "vocab.txt")
 _TOKENIZER_PAIR = ("vocab.json", "merges.txt")
+_SETTINGS = frozenset(
+    {
+        CONFIG, TOKENIZER_CONFIG, PREPROCESSOR_CONFIG, PROCESSOR_CONFIG, SAFETENSORS_INDEX, PYTORCH_INDEX,
+        TEMPLATE_DOCUMENT, "generation_config.json", "special_tokens_map.json", "added_tokens.json", "modules.json",
+    }
+)  # fmt: skip
 
 
 def check(snapshot: ModelSnapshot) -> HealthReport:
@@ -262,6 +271,37 @@ def _count_fault(snapshot: ModelSnapshot) -> HealthReport | None:
     return None
 
 
+def _fit_fault(snapshot: ModelSnapshot) -> HealthReport | None:
+    found = misfit(snapshot.config, snapshot.headers)
+    return unhealthy(f"Config and weights do not fit together: {found}", (CONFIG,)) if found else None
+
+
+MAX_SETTINGS_BYTES = 64 * 1024 * 1024
+MAX_TOKENIZER_BYTES = 256 * 1024 * 1024
+"""The largest real tokenizers take a tenth of it."""
+MAX_TEMPLATE_BYTES = 1024 * 1024
+
+
+def _length_fault(snapshot: ModelSnapshot) -> HealthReport | None:
+    """Find files that no library could read within reasonable memory."""
+    for path, size in sorted(snapshot.files.items()):
+        most = _most_bytes(path)
+        if most is not None and size > most:
+            return unhealthy(f"{path} is longer than {most // 2**20} MiB", (path,))
+    return None
+
+
+def _most_bytes(path: str) -> int | None:
+    """Return the most bytes of a file that is read whole; None for all others."""
+    if is_template_file(path):
+        return MAX_TEMPLATE_BYTES
+    if "/" in path:
+        return None
+    if path in _TOKENIZERS or path in _TOKENIZER_PAIR or path.endswith(_TOKENIZER_SUFFIXES):
+        return MAX_TOKENIZER_BYTES
+    return MAX_SETTINGS_BYTES if path in _SETTINGS else None
+
+
 def _size_fault(snapshot: ModelSnapshot) -> HealthReport | None:
     """Find files whose size differs from the one the hub listed."""
     wrong = {
@@ -328,6 +368,8 @@ _RULES: tuple[Callable[[ModelSnapshot], HealthReport | None], ...] = (
     find_fault,
     _layout_fault,
     _count_fault,
+    _fit_fault,
+    _length_fault,
     _size_fault,
     _vision_fault,
     _tokenizer_fault,

@@ -120,3 +120,17 @@ def test_a_cache_on_a_disk_that_is_not_connected_is_not_an_empty_one(
     for arguments in (["list"], ["show", "org/m"], ["health"]):
         error = command(*arguments)["error"]
         assert (error["type"], "is not there" in error["message"]) == ("storage_error", True), arguments
+
+
+def test_a_workspace_on_a_disk_that_is_not_connected_is_listed_as_such(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "works").mkdir()
+    (tmp_path / "works" / "far").symlink_to(tmp_path / "disk" / "far")
+    home = str(tmp_path / "works")
+    listed = command("list", "--all", MLXK_WORKSPACE_HOME=home)["data"]["models"]
+    (found,) = [model for model in listed if model["source"] == "workspace"]
+    assert (found["display_name"], found["health"], found["runtime_compatible"]) == ("far", "unhealthy", False)
+    assert "is not there" in found["reason"]
+    assert "is not there" in command("run", "far", "hello", MLXK_WORKSPACE_HOME=home)["error"]["message"]
+    assert command("show", "far", MLXK_WORKSPACE_HOME=home)["data"]["model"]["health"] == "unhealthy"
+    assert command("clone", "far", "./made", MLXK_WORKSPACE_HOME=home)["status"] == "error"
+    assert not (tmp_path / "made").exists()

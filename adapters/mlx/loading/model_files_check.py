@@ -62,8 +62,8 @@ def object_in(handle: ModelHandle, name: str) -> Mapping[str, Any] | None:
     if not os.path.isfile(path):
         return None
     try:
-        with open(path, encoding="utf-8") as file:
-            value = json.load(file)
+        with open(path, "rb") as file:
+            value = json.loads(file.read(MAX_DOCUMENT_BYTES + 1))
     except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

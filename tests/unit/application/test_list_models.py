@@ -143,6 +143,9 @@ class DiskInMotion(ModelFiles):
             self._act()
         return self._files.read(directory, path, limit)
 
+    def outward_links(self, directory: str) -> tuple[str, ...]:
+        return self._files.outward_links(directory)
+
     def read_end(self, directory: str, path: str, limit: int) -> bytes | None:
         return self._files.read_end(directory, path, limit)
 
