@@ -106,3 +106,12 @@ def test_top_p_of_zero_takes_the_likeliest_token(server: ServedProgram) -> None:
         return content
 
     assert {said(top_p=0, temperature=2, seed=seed) for seed in range(4)} == {said(temperature=0)}
+
+
+def test_a_pattern_that_grows_beyond_bounds_is_the_request_s_fault(server: ServedProgram) -> None:
+    schema = {"type": "object", "properties": {"x": {"pattern": "^((a{1,1000}){1,1000}){1,1000}$", "type": "string"}}}
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {**schema, "required": ["x"]}}}
+    body = {"model": "demo", "messages": MESSAGES, "max_tokens": 60, "response_format": form}
+    status, answer = server.ask("POST", CHAT, body)
+    assert (status, answer["error"]["type"]) == (400, "validation_error")
+    assert "too complex" in answer["error"]["message"]

@@ -19,6 +19,7 @@ from mlxk.domain.errors import (
     BackendNotInstalledError,
     ExecutionError,
     IncompatibleModelError,
+    InsufficientMemoryError,
     MlxkError,
     UnhealthyModelError,
 )
@@ -112,7 +113,7 @@ def test_a_directory_where_a_file_belongs_is_named(engine: MlxTextGenerator, tmp
     ("content", "entries", "told"),
     [
         (b"{", {"num_hidden_layers": 5}, "tensors that config.json asks for"),
-        (b"{", {"num_attention_heads": 0}, "ZeroDivisionError"),
+        (b"{", {"num_attention_heads": 0}, "a number in them is out of range"),
         (b"[1" + b"0" * 5000 + b"]", {"num_hidden_layers": 5}, "generation_config.json"),
     ],
 )
@@ -130,7 +131,7 @@ def test_lack_of_memory_is_no_fault_of_a_file(tmp_path: Path) -> None:
     handle = build(tmp_path / "a")
     (tmp_path / "a" / "generation_config.json").write_bytes(b"[]")
     lacking = RuntimeError("[malloc] Unable to allocate 1099511627776 bytes.")
-    assert isinstance(loading_failure(lacking, handle, "is unknown"), ExecutionError)
+    assert isinstance(loading_failure(lacking, handle, "is unknown"), InsufficientMemoryError)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ def test_of_several_libraries_none_is_called_installed_that_may_be_absent() -> N
             {"num_hidden_layers": 1},
             r"\d+ tensors among the weights have no place .* first is model.layers.1.input_layernorm",
         ),
-        ({"num_attention_heads": 0}, "ZeroDivisionError"),
+        ({"num_attention_heads": 0}, "a number in them is out of range"),
     ],
 )
 def test_what_does_not_fit_is_named(

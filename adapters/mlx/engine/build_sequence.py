@@ -25,7 +25,6 @@ from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.errors import (
     CapabilityError,
     ContextLengthError,
-    ExecutionError,
     IncompatibleModelError,
     ValidationError,
 )
@@ -155,7 +154,10 @@ def _raising(constraint: GrammarConstraint) -> LogitsProcessor:
     def process(generated: mx.array, logits: mx.array) -> mx.array:
         logits = constraint(generated, logits)
         if constraint.error is not None:
-            raise ExecutionError(f"The grammar cannot be followed any further: {constraint.error}")
+            raise ValidationError(
+                f"The grammar is too complex to be followed: {constraint.error}",
+                hint="Use shorter repetitions, or leave it out and check the answer instead.",
+            )
         return logits
 
     return process

@@ -70,13 +70,15 @@ def loading_failure(error: Exception, handle: ModelHandle, unknown: str) -> Mlxk
         return _mismatched(error, name)
     if _in_tokenizer(error):
         return model_files_check.json_fault(handle) or UnhealthyModelError(
-            f"The tokenizer of '{name}' cannot be used ({type(error).__name__}).",
+            f"The tokenizer of '{name}' cannot be used: {_in_words(error)}.",
             hint="Download the model again, or take tokenizer.json and tokenizer_config.json from where its weights "
             "come from.",
         )
     if isinstance(error, _FILE_ERRORS):
         return model_files_check.json_fault(handle) or _mismatched(error, name)
-    return ExecutionError(f"'{name}' could not be loaded ({type(error).__name__}).")
+    return ExecutionError(
+        f"'{name}' could not be loaded: {_in_words(error)}.", hint=Advice(Remedy.CHECK_HEALTH, {"name": name})
+    )
 
 
 def unreadable_files(error: OSError, handle: ModelHandle) -> MlxkError:
@@ -98,9 +100,22 @@ _AFTER_READING: Mapping[int | None, str] = {
 
 def _mismatched(error: Exception, name: str) -> UnhealthyModelError:
     return UnhealthyModelError(
-        f"The files of '{name}' do not fit together: {mismatch(error) or type(error).__name__}.",
+        f"The files of '{name}' do not fit together: {mismatch(error) or _in_words(error)}.",
         hint="Download the model again, or take config.json from where its weights come from.",
     )
+
+
+def _in_words(error: Exception) -> str:
+    """Return what a library reports, without its text, which may name directories."""
+    if isinstance(error, KeyError) and error.args and re.fullmatch(r"[\w.\-]{1,64}", str(error.args[0])):
+        return f"'{error.args[0]}' is missing"
+    if isinstance(error, RecursionError):
+        return "they are nested too deeply"
+    if isinstance(error, (ArithmeticError, IndexError)):
+        return "a number in them is out of range"
+    if isinstance(error, (TypeError, AttributeError)):
+        return "a value in them is of another kind than the library expects"
+    return "the library that runs the model refuses them"
 
 
 def _in_tokenizer(error: Exception) -> bool:
