@@ -35,6 +35,8 @@ class ReasoningFormat:
     """The beginning of the answer's message, or of the answer after the reasoning."""
     wrap: tuple[str, str] | None = None
     """Tags around the answer, when it begins with the first of them."""
+    turn_ends: tuple[str, ...] = ()
+    """With channels: the tokens that end a turn, and not only one of its messages."""
     marks: tuple[str, ...] = ()
     """All of these in the chat template, or all of them in the vocabulary, tell that a model uses this format."""
 
@@ -55,6 +57,7 @@ CHANNELS = ReasoningFormat(
     "<|channel|>analysis<|message|>",
     "<|end|>",
     answer="<|start|>assistant<|channel|>final<|message|>",
+    turn_ends=("<|return|>", "<|call|>"),
     marks=("<|channel|>", "<|message|>", "<|start|>"),
 )
 """gpt-oss: messages name their channel."""
@@ -64,6 +67,7 @@ RECIPIENTS = ReasoningFormat(
     " to=self<|message|>",
     "<|eom|>",
     answer="<|start|>assistant to=user<|message|>",
+    turn_ends=("<|eot|>",),
     marks=("<|start|>", "<|message|>", "<|eom|>", "<|eot|>"),
 )
 """Muse: messages name their recipient, which is the model itself, the user or a tool."""
@@ -79,7 +83,14 @@ _TAGGED = (
     _tags("<longcat_think>", "</longcat_think>"),
     _tags("<seed:think>", "</seed:think>"),
     _tags("[THINK]", "[/THINK]"),
-    _tags("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>"),
+    _tags(
+        "<|START_THINKING|>",
+        "<|END_THINKING|>",
+        "<|START_RESPONSE|>",
+        "<|END_RESPONSE|>",
+        "<|START_TEXT|>",
+        "<|END_TEXT|>",
+    ),
     _tags("<|channel>thought", "<channel|>", marks=("<|channel>", "<channel|>")),
     _tags(
         "<|open|>think<|sep|>",
@@ -114,6 +125,9 @@ _OPENINGS = tuple(each.marks[0] for each in (CHANNELS, *_TAGGED) if each.marks[0
 """The token that begins a block of reasoning, for every format."""
 
 
+_LONGEST_TOKEN = 64
+"""Characters of the longest token that ends a turn."""
+
 _TOOL_MARKERS = ("tools", "tool_call")
 _REASONING_MARKERS = ("enable_thinking", *_OPENINGS)
 
@@ -126,6 +140,30 @@ def supports_tools(template: str) -> bool:
 def supports_reasoning(template: str) -> bool:
     """Whether the text of the chat templates has reasoning, marked or switched on by a parameter."""
     return any(marker in template for marker in _REASONING_MARKERS)
+
+
+CALL_ENDS = ("<|eom_id|>", "<|calls|>")
+"""Tokens that end a turn with tool calls (Llama 3, Solar Open)."""
+
+
+def turn_end(style: ReasoningFormat | None, after_answer: str, tokens: Container[str]) -> str | None:
+    """Return the token with which a chat template ends the assistant's turn.
+
+    Args:
+        style: How the model marks its reasoning.
+        after_answer: What the template writes after an assistant's message.
+        tokens: The tokens that are no ordinary text.
+
+    Returns:
+        The token; None when the template writes none there, or one that ends reasoning as well.
+    """
+    structure = (*style.structure, *((style.wrap or ("", ""))[1:])) if style is not None else ()
+    text = after_answer.lstrip()
+    while found := next((marker for marker in structure if marker and text.startswith(marker)), None):
+        text = text[len(found) :].lstrip()
+    lengths = range(min(len(text), _LONGEST_TOKEN), 0, -1)
+    token = next((text[:length] for length in lengths if text[:length] in tokens), None)
+    return None if style is not None and token == style.end else token
 
 
 def detect_reasoning(template: str | None, vocabulary: Container[str]) -> ReasoningFormat | None:

@@ -115,6 +115,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     for family, (call, reply) in FAMILIES.items():
         replies = {RESULT: ANSWER, JSON_MARK: ARGUMENTS}
         write_model(folder / family, template(call), reply, replies, special=("<|im_start|>",))
+    write_model(folder / "endless", template(""), "Hello there.", special=("<|im_start|>",), ended=False)
     program: Any = WholeProgram(folder, ServerSettings(allow_paths=True))
     program.folder = folder
     with RunningServer(program) as running:
@@ -203,3 +204,12 @@ def test_tools_beside_a_schema_are_called_or_answered_by_the_schema(
             assert (call["function"]["name"], reason) == ("get_weather", "tool_calls")
         else:
             assert (json.loads(message["content"]), reason) == ({"city": "Köln"}, "stop")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_end_of_a_turn_by_the_template_ends_an_answer_whatever_the_config_names(
+    served: RunningServer, stream: bool
+) -> None:
+    messages: list[Any] = [{"role": "user", "content": "Hello?"}]
+    message, reason = message_of(served, "endless", stream, messages=messages)
+    assert (message["content"], reason) == ("Hello there.", "stop")

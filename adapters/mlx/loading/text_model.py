@@ -117,12 +117,13 @@ def assemble(
     """
     parts = assemble_tokenizer(handle, identity, tokenizer, config)
     vocabulary = tokenizer.get_vocab()
-    end_tokens = frozenset(tokenizer.eos_token_ids)
+    reasoning = detect_reasoning(parts.renderer.template, vocabulary)
+    end_tokens = frozenset(tokenizer.eos_token_ids) | parts.renderer.turn_ends(reasoning)
     defaults, ignored = _sampling(handle)
     return LoadedModel(
         **attrs.asdict(parts, recurse=False),
         network=network,
-        reasoning=detect_reasoning(parts.renderer.template, vocabulary),
+        reasoning=reasoning,
         call_syntaxes=detect_syntaxes(parts.renderer.template, vocabulary),
         vocabulary_hash=hash(frozenset(vocabulary.items())),
         head_size=_head_size(_text_config(config)),

@@ -5,6 +5,7 @@ are counted, which could take minutes. How a conversation becomes text is in ``c
 without a reasoning switch is handled in ``engine.build_sequence``.
 """
 
+import contextlib
 import functools
 import secrets
 import string
@@ -19,9 +20,10 @@ from mlxk.adapters.mlx.prompting.detokenizer import unwrapped
 from mlxk.adapters.mlx.prompting.template_engines import LibraryTemplate, SandboxedTemplate
 from mlxk.adapters.mlx.prompting.template_switches import NO_EFFORT, AskedSwitches
 from mlxk.adapters.mlx.prompting.wire_messages import WirePrompt, wire_prompt
-from mlxk.domain.errors import CapabilityError, ContextLengthError, ValidationError
+from mlxk.domain.errors import CapabilityError, ContextLengthError, MlxkError, ValidationError
+from mlxk.domain.formats.reasoning import CALL_ENDS, ReasoningFormat, turn_end
 from mlxk.domain.formats.tool_calls import new_call_id
-from mlxk.domain.generation.conversation import Adaptation, Conversation, Role
+from mlxk.domain.generation.conversation import Adaptation, Conversation, Message, Role
 from mlxk.domain.generation.request import Effort, TokenIds, nobody_left
 
 TAIL_LENGTH = 256
@@ -86,6 +88,11 @@ class RenderedText:
     def changes(self) -> tuple[Adaptation, ...]:
         """The adaptations, and that contents spell control tokens, where they do."""
         return (*self.adaptations, *((SPELLED_AS_TEXT,) if self.rendering.spelled else ()))
+
+
+_ANSWER = "mlxk: an answer"
+_TURNS = Conversation((Message(Role.USER, "Hi"), Message(Role.ASSISTANT, _ANSWER), Message(Role.USER, "Hi")))
+"""Turns that show how the template ends an answer."""
 
 
 class PromptRenderer:
@@ -206,6 +213,24 @@ class PromptRenderer:
         if begins and self._begin is not None and tokens[:1] != [self._begin]:
             tokens.insert(0, self._begin)
         return tokens
+
+    def turn_ends(self, reasoning: ReasoningFormat | None) -> frozenset[int]:
+        """Return the tokens that end the assistant's turn by the chat template, whatever the model's config names.
+
+        Args:
+            reasoning: How the model marks its reasoning.
+        """
+        added: dict[str, int] = getattr(self._inner, "get_added_vocab", dict)()
+        texts = [text for text in CALL_ENDS if text in added]
+        if reasoning is not None and reasoning.turn_ends:
+            texts += [text for text in reasoning.turn_ends if text in added]
+        elif self.template is not None:
+            with contextlib.suppress(MlxkError):
+                made = self.rendered(_TURNS, wire_prompt(_TURNS), self._conversations, RenderingJob(parse_special=True))
+                _, _, after = made.rendering.text.partition(_ANSWER)
+                end = turn_end(reasoning, after, added)
+                texts += [end] if end is not None else []
+        return frozenset(added[text] for text in texts)
 
     def conversations_of(self, holder: Any) -> ConversationRenderer:  # noqa: ANN401 - untyped
         """Return the renderer with the template of a processor, or of another tokenizer of this model; made once."""

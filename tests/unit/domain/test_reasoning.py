@@ -12,10 +12,12 @@ from mlxk.domain.formats.reasoning import (
     ReasoningSplitter,
     ReasoningStyle,
     detect_reasoning,
+    turn_end,
 )
 from mlxk.domain.generation.request import ReasoningDelta, TextDelta
 
 _THINK = ReasoningFormat(ReasoningStyle.TAGS, "<think>", "</think>")
+_COMMAND = detect_reasoning("<|START_THINKING|><|END_THINKING|>", ())
 _QWEN = "{%- if '</think>' in content %}...{%- endif %}<|im_start|>assistant\n<think>\n"
 
 
@@ -150,6 +152,29 @@ def test_a_block_opened_by_the_prompt_is_recognised() -> None:
     assert _THINK.opened_by("<think>")
     assert not _THINK.opened_by("<|im_start|>assistant\n<think>\n\n</think>\n\n")
     assert not _THINK.opened_by("what is <think>?<|im_end|>\n<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize(
+    ("style", "after", "expected"),
+    [
+        (None, "<|im_end|>\n<|im_start|>user", "<|im_end|>"),
+        (None, "\n<|end|>\n", "<|end|>"),
+        (None, "<|user|>\nHi", "<|user|>"),
+        (None, " and no token", None),
+        (None, "", None),
+        (_THINK, "</think><|im_end|>", None),
+        (
+            detect_reasoning("<|START_THINKING|><|END_THINKING|>", ()),
+            "<|END_RESPONSE|><|END_OF_TURN|>",
+            "<|END_OF_TURN|>",
+        ),
+    ],
+)
+def test_the_token_that_ends_a_turn_is_the_first_one_after_an_answer(
+    style: ReasoningFormat | None, after: str, expected: str | None
+) -> None:
+    tokens = {"<|im_end|>", "<|im_start|>", "<|end|>", "<|user|>", "</think>", "<|END_RESPONSE|>", "<|END_OF_TURN|>"}
+    assert turn_end(style, after, tokens) == expected
 
 
 @pytest.mark.parametrize("style", [_THINK, CHANNELS])
