@@ -21,7 +21,15 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.models.memory import DEFAULT_CONTEXT_TOKENS, MemoryFit, MemoryVerdict, judge_memory
-from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails, ModelHandle, Origin, is_part_of_model
+from mlxk.domain.models.model import (
+    Capability,
+    ModelDescription,
+    ModelDetails,
+    ModelHandle,
+    Origin,
+    ToolsMissing,
+    is_part_of_model,
+)
 
 Requirement = Callable[[ModelDescription], None]
 """Raises the refusal of a model that lacks a capability of a request."""
@@ -240,20 +248,24 @@ def require_audio_input(description: ModelDescription) -> None:
     require(description, Capability.AUDIO)
 
 
+_TOOLS_MISSING = {
+    ToolsMissing.TEMPLATE: "the chat template of '{}' does not read tools",
+    ToolsMissing.FORMAT: "'{}' writes tool calls in a format that is not known",
+}
+
+
 def require_tools(details: ModelDetails) -> None:
-    """Refuse tools where the model's chat template does not render them.
+    """Refuse tools for a model that lacks something for them.
 
     Args:
         details: The details of the model.
 
     Raises:
-        CapabilityError: It does not render them.
+        CapabilityError: Its template does not read them, or its calls cannot be read.
     """
-    if details.template_read and not details.supports_tools:
-        name = details.description.handle.label
-        raise CapabilityError.in_field(
-            "tools", f"'{name}' cannot be told about tools", hint=Advice(Remedy.LEAVE_OUT_TOOLS)
-        )
+    if details.template_read and details.tools_missing is not None:
+        message = _TOOLS_MISSING[details.tools_missing].format(details.description.handle.label)
+        raise CapabilityError.in_field("tools", message, hint=Advice(Remedy.LEAVE_OUT_TOOLS))
 
 
 def require_reasoning(details: ModelDetails, field: str) -> None:

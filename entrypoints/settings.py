@@ -169,9 +169,11 @@ class ServerSettings:
     memory_budget_mib: int | None = None
     """Budget of all weights in memory, in MiB; None takes the budget of the machine."""
     strict_memory: bool = False
+    """Whether a model beyond the memory budget is refused; by default it runs with a warning."""
+    strict_capabilities: bool = False
+    """Whether tools are refused for models that are not made for them."""
     special_tokens_in_content: bool = False
     """Whether control tokens that messages spell out take effect, when a request does not say."""
-    """Whether a model beyond the memory budget is refused; by default it runs with a warning."""
     allow_paths: bool = False
     """Whether clients may name a model by its path."""
     cors_origins: tuple[str, ...] = ()

@@ -15,7 +15,8 @@ from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.model_files import FileListing, ModelFiles
 from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, StorageError
-from mlxk.domain.formats.reasoning import supports_reasoning, supports_tools
+from mlxk.domain.formats.call_syntaxes import tools_missing
+from mlxk.domain.formats.reasoning import supports_reasoning
 from mlxk.domain.models import detection, integrity
 from mlxk.domain.models import snapshot as names
 from mlxk.domain.models.file_formats import (
@@ -232,7 +233,7 @@ class DescribeModel:
             license=snapshot.card.license,
             chat_template=detection.has_chat_template(snapshot),
             template_read=bool(template),
-            supports_tools=supports_tools(template),
+            tools_missing=tools_missing(template),
             supports_reasoning=supports_reasoning(template),
         )
 

@@ -77,6 +77,8 @@ class GenerationOptions:
     """A smaller model for speculative decoding, as the user typed it."""
     strict_memory: bool = False
     """Whether a text model beyond the memory budget is refused; by default it runs with a warning."""
+    strict_capabilities: bool = False
+    """Whether tools are refused for a model that is not made for them; by default a text describes them to it."""
     choices: int = 1
     """Completions of each prompt."""
     chunk: int = DEFAULT_CHUNK
@@ -190,7 +192,8 @@ class GenerateText:
     def _find(self, reference: str, prompts: Sequence[Prompt], options: GenerationOptions) -> ModelDetails:
         details = self.describe.details(self.resolve(reference))
         require_text_model(details.description)
-        if any(isinstance(prompt, (Conversation, IncomingConversation)) and prompt.tools for prompt in prompts):
+        offered = any(isinstance(prompt, (Conversation, IncomingConversation)) and prompt.tools for prompt in prompts)
+        if offered and options.strict_capabilities:
             require_tools(details)
         if options.thinking:
             require_reasoning(details, "thinking")

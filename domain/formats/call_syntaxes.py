@@ -12,6 +12,7 @@ import attrs
 from mlxk.domain.formats import call_readers as readers
 from mlxk.domain.formats import tag_readers
 from mlxk.domain.formats.call_readers import Reader
+from mlxk.domain.models.model import ToolsMissing
 
 
 @attrs.frozen
@@ -210,6 +211,24 @@ _FAMILIES = (
     TOOL_CALL_JSON,
 )
 """The syntaxes by their marks, the most telling ones first."""
+
+
+_COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
+_CODE = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
+_TOOLS_READ = re.compile(r"(?<![.\w])tools\b")
+_UNKNOWN_CALLS = ("<|recipient|>",)
+"""Marks of templates whose models write calls in a way that no syntax here reads (Functionary 2)."""
+
+
+def tools_missing(template: str) -> ToolsMissing | None:
+    """Return what a model lacks for tool calls, by the text of its chat templates; None when it lacks nothing."""
+    code = " ".join(_CODE.findall(_COMMENT.sub("", template)))
+    if not _TOOLS_READ.search(_QUOTED.sub("", code)):
+        return ToolsMissing.TEMPLATE
+    if any(mark in template for mark in _UNKNOWN_CALLS) and not detect_syntaxes(template, ()):
+        return ToolsMissing.FORMAT
+    return None
 
 
 def detect_syntaxes(template: str | None, vocabulary: Container[str]) -> tuple[CallSyntax, ...]:

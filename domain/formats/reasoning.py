@@ -128,13 +128,7 @@ _OPENINGS = tuple(each.marks[0] for each in (CHANNELS, *_TAGGED) if each.marks[0
 _LONGEST_TOKEN = 64
 """Characters of the longest token that ends a turn."""
 
-_TOOL_MARKERS = ("tools", "tool_call")
 _REASONING_MARKERS = ("enable_thinking", *_OPENINGS)
-
-
-def supports_tools(template: str) -> bool:
-    """Whether the text of the chat templates renders tool definitions."""
-    return any(marker in template for marker in _TOOL_MARKERS)
 
 
 def supports_reasoning(template: str) -> bool:

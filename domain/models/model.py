@@ -239,6 +239,15 @@ class ModelDescription:
         return self.health.healthy and self.runtime.compatible
 
 
+class ToolsMissing(enum.Enum):
+    """What a model lacks for tool calls; values are those of the JSON API."""
+
+    TEMPLATE = "template"
+    """Its chat template does not read tools, or it has none."""
+    FORMAT = "format"
+    """It writes calls in a format that is not known."""
+
+
 @attrs.frozen
 class ModelDetails:
     """A description with the details that ``show`` adds."""
@@ -255,7 +264,13 @@ class ModelDetails:
     chat_template: bool
     template_read: bool
     """Whether the text of a template was found; without one, tools and reasoning are unknown."""
-    supports_tools: bool
+    tools_missing: ToolsMissing | None
+    """What it lacks for tool calls; None when it lacks nothing."""
     supports_reasoning: bool
     strays: tuple[str, ...] = ()
     """Weight files beside the model that are neither loaded nor counted, sorted."""
+
+    @property
+    def supports_tools(self) -> bool:
+        """Whether the model is told about tools, and its calls are understood."""
+        return self.tools_missing is None

@@ -5,6 +5,7 @@ Every model is a scripted one, which writes what a model of its family writes, w
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -108,6 +109,13 @@ def template(call: str, thinking: bool = False) -> str:
     )
 
 
+PLAIN = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""A chat template that knows no tools."""
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """Serve the models of all families by their paths."""
@@ -115,6 +123,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     for family, (call, reply) in FAMILIES.items():
         replies = {RESULT: ANSWER, JSON_MARK: ARGUMENTS}
         write_model(folder / family, template(call), reply, replies, special=("<|im_start|>",))
+    write_model(folder / "told", PLAIN, FAMILIES["qwen"][1], {RESULT: ANSWER}, special=("<|im_start|>",))
     write_model(folder / "endless", template(""), "Hello there.", special=("<|im_start|>",), ended=False)
     program: Any = WholeProgram(folder, ServerSettings(allow_paths=True))
     program.folder = folder
@@ -213,3 +222,38 @@ def test_the_end_of_a_turn_by_the_template_ends_an_answer_whatever_the_config_na
     messages: list[Any] = [{"role": "user", "content": "Hello?"}]
     message, reason = message_of(served, "endless", stream, messages=messages)
     assert (message["content"], reason) == ("Hello there.", "stop")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_tools_are_described_to_a_model_whose_template_does_not_read_them(served: RunningServer, stream: bool) -> None:
+    messages: list[Any] = [{"role": "user", "content": "How is the weather in Köln?"}]
+    message, reason = message_of(served, "told", stream, messages=messages, tools=TOOLS)
+    (call,) = message["tool_calls"]
+    assert (call["function"]["name"], reason) == ("get_weather", "tool_calls")
+    result = {"role": "tool", "tool_call_id": call["id"], "content": f"{RESULT} sunny, 21 degrees"}
+    message, _ = message_of(served, "told", stream, messages=[*messages, message, result], tools=TOOLS)
+    assert message["content"] == ANSWER
+
+
+def test_it_is_said_that_tools_were_described_and_shown_how(served: RunningServer) -> None:
+    program: Any = served.parts
+    body = {
+        "model": str(program.folder / "told"),
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello?"}],
+        "tools": TOOLS,
+    }
+    _, headers, answer = served.post("/apply-template", body)
+    assert headers["X-Mlxk-Adaptations"] == "tools-in-system-prompt"
+    assert answer["prompt"].startswith("<|im_start|>system\nBe brief.\n\nYou can call functions.")
+    assert '"name": "get_weather"' in answer["prompt"]
+    assert served.post("/v1/chat/completions", {**body, "max_tokens": 1})[1]["X-Mlxk-Adaptations"]
+
+
+def test_strict_capabilities_refuse_tools_for_a_model_that_lacks_them(tmp_path: Path) -> None:
+    write_model(tmp_path / "plain", PLAIN, "Hello.", special=("<|im_start|>",))
+    program: Any = WholeProgram(tmp_path, ServerSettings(allow_paths=True, strict_capabilities=True))
+    body = {"model": str(tmp_path / "plain"), "messages": [{"role": "user", "content": "Hello?"}], "tools": TOOLS}
+    with RunningServer(program) as strict:
+        status, _, answer = strict.post("/v1/chat/completions", body)
+    assert (status, answer["error"]["param"]) == (422, "tools")
+    assert "does not read tools" in answer["error"]["message"]

@@ -64,9 +64,8 @@ def refused(served: RunningServer, **fields: Any) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": [tool()]}, "tools"),
-        ({"tools": [tool()], "tool_choice": "auto"}, "tools"),
         ({"enable_thinking": True}, "enable_thinking"),
+        ({"enable_thinking": True, "tools": [tool()]}, "enable_thinking"),
     ],
 )
 def test_what_a_model_cannot_be_told_is_refused(served: RunningServer, fields: Json, param: str) -> None:

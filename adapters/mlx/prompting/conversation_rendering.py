@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from mlxk.adapters.mlx.prompting.conversation_repair import Plan, last_resorts_for, make_plan, outlined
-from mlxk.adapters.mlx.prompting.repair_steps import SHORT_IDS
+from mlxk.adapters.mlx.prompting.repair_steps import GENERIC_TOOLS, SHORT_IDS, describe_tools
 from mlxk.adapters.mlx.prompting.template_engines import TemplateEngine
 from mlxk.adapters.mlx.prompting.template_sandbox import FaultKind, TemplateFault
 from mlxk.adapters.mlx.prompting.template_switches import NO_SWITCH, AskedSwitches, choose_switches
@@ -77,6 +77,7 @@ class ConversationRenderer:
         self._plans: OrderedDict[str, Plan] = OrderedDict()
         self._unusable: TemplateFault | None = None
         self._wants_short_ids: bool | None = None
+        self._reads_tools: bool | None = None
 
     def render(self, prompt: WirePrompt, job: RenderingJob) -> RenderedConversation:
         """Return the text of a conversation.
@@ -85,6 +86,9 @@ class ConversationRenderer:
             ValidationError: The template cannot render it; names the message.
             InterruptedRunError: Nobody waits any more.
         """
+        described = bool(prompt.tools) and not self.reads_tools()
+        if described:
+            prompt = describe_tools(prompt)
         if job.opens_answer:
             prompt = _without_blank_end(prompt)
         asked = job.asked
@@ -101,8 +105,23 @@ class ConversationRenderer:
             text = trial.text(plan.apply(prompt), continued=continued)
         except TemplateFault as fault:
             raise self._error(fault, prompt, trial, continued=continued) from fault
-        said = (*plan.adaptations, *((CONTINUED,) if continued else ()), *ineffective)
-        return RenderedConversation(text, chosen.has_switch or self._unnamed_switch in variables, said)
+        said = (
+            *((GENERIC_TOOLS,) if described else ()),
+            *plan.adaptations,
+            *((CONTINUED,) if continued else ()),
+            *ineffective,
+        )
+        return RenderedConversation(text, chosen.has_switch or self._unnamed_switch in variables, (*said, *ineffective))
+
+    def reads_tools(self) -> bool:
+        """Whether the template shows tools to the model; also where it cannot be rendered at all."""
+        if self._reads_tools is None:
+            self._reads_tools = True
+            with contextlib.suppress(TemplateFault):
+                job = _Job(self._engine, {"add_generation_prompt": True}, nobody_left)
+                plan = make_plan(_OFFERING, lambda prompt: job.text(prompt, continued=False), self._last_resorts)
+                self._reads_tools = _OFFERED in job.text(plan.apply(_OFFERING), continued=False)
+        return self._reads_tools
 
     def wants_short_ids(self) -> bool:
         """Whether the template takes tool call ids of nine letters and digits only."""
@@ -224,6 +243,22 @@ def _marked(content: Any) -> Any:  # noqa: ANN401 - text or parts
 
 
 _GREETING = WirePrompt(({"role": "user", "content": "x"},))
+
+_OFFERED = "Kq_offered_vz"
+_OFFERING = WirePrompt(
+    ({"role": "user", "content": "x"},),
+    (
+        {
+            "type": "function",
+            "function": {
+                "name": _OFFERED,
+                "description": "x",
+                "parameters": {"type": "object", "properties": {"at": {"type": "string", "description": "x"}}},
+            },
+        },
+    ),
+)
+"""A conversation with a tool, to see whether a template shows it."""
 
 _CALLING = WirePrompt(
     (

@@ -338,7 +338,8 @@ _CALLS_AS_TEXT = Adaptation("tool-calls-as-text", "Earlier tool calls were writt
 
 TAG = "<tool_call>"
 
-TAGGED_CALLS = Step(_each(_calls_as_text(f"{TAG}\n", "\n</tool_call>")), _CALLS_AS_TEXT)
+_TAGGED_CALL = _calls_as_text(f"{TAG}\n", "\n</tool_call>")
+TAGGED_CALLS = Step(_each(_TAGGED_CALL), _CALLS_AS_TEXT)
 """For models that write calls between these tags, though their templates leave that to whoever writes the history."""
 
 LAST_RESORTS = (
@@ -351,3 +352,29 @@ LAST_RESORTS = (
     Step(_join_turns, JOIN_TURNS.adaptation),
 )
 """For templates that know no tools."""
+
+GENERIC_TOOLS = Adaptation(
+    "tools-in-system-prompt", "The model's chat template does not read tools: they were described in the system prompt."
+)
+
+_TOOLS_INTRODUCTION = """You can call functions. These are available, each described by a JSON object:
+{definitions}
+
+To call one, reply with a JSON object between tags, and with nothing after it:
+<tool_call>
+{{"name": "the function's name", "arguments": {{"the parameter's name": "its value"}}}}
+</tool_call>
+
+For several calls, write several such blocks. The results are given to you in the next message. If no function helps,
+reply as usual."""
+
+
+def describe_tools(prompt: WirePrompt) -> WirePrompt:
+    """Put the tools into the system prompt, and earlier calls and results into texts, for a template without tools."""
+    definitions = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in prompt.tools)
+    text = _TOOLS_INTRODUCTION.format(definitions=definitions)
+    count = _opening(prompt.messages)
+    contents = [each["content"] for each in prompt.messages[:count]]
+    opening = {"role": "system", "content": joined([*contents, text])}
+    messages = [_results_as_user(_TAGGED_CALL(message)) for message in prompt.messages[count:]]
+    return attrs.evolve(prompt, messages=(opening, *messages), tools=())

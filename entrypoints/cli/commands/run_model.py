@@ -94,6 +94,7 @@ def _options(arguments: argparse.Namespace) -> GenerationOptions:
         engine_options=generation_arguments.engine_options(arguments),
         draft_reference=arguments.draft_model,
         strict_memory=arguments.strict_memory,
+        strict_capabilities=arguments.strict_capabilities,
         parse_special=arguments.special_tokens_in_content,
     )
 

@@ -41,6 +41,9 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--keep-alive", type=float, metavar="S", help="unload a model that was idle for so long")
     group.add_argument("--memory-budget", type=int, metavar="MIB", help="what models in memory may take together")
     group.add_argument("--strict-memory", action="store_true", help="refuse models beyond the memory budget")
+    group.add_argument(
+        "--strict-capabilities", action="store_true", help="refuse tools for models that are not made for them"
+    )
     group.add_argument("--chunk", type=int, metavar="N", help="images described together, 1 to 5 (1)")
 
 
@@ -109,6 +112,7 @@ def _settings(arguments: argparse.Namespace, context: CommandContext) -> ServerS
         **{name: value for name, value in given.items() if value is not None},
         log_json=arguments.log_json or context.settings.log_json,
         strict_memory=arguments.strict_memory,
+        strict_capabilities=arguments.strict_capabilities,
         special_tokens_in_content=arguments.special_tokens_in_content,
         allow_paths=arguments.allow_model_paths,
         cors_origins=(*_listed(arguments.cors_origin), *(DESKTOP_ORIGINS if arguments.desktop_apps else ())),

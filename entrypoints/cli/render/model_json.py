@@ -177,6 +177,7 @@ def _metadata(details: ModelDetails) -> Json:
         "license": details.license,
         "chat_template": details.chat_template,
         "supports_tools": details.supports_tools,
+        "tools_missing": details.tools_missing.value if details.tools_missing is not None else None,
         "supports_reasoning": details.supports_reasoning,
     }
 

@@ -10,12 +10,27 @@ import attrs
 from mlxk.application.use_cases.check_health import HealthEntry
 from mlxk.domain.models.integrity import listed
 from mlxk.domain.models.memory import MemoryFit, MemoryVerdict, text_section
-from mlxk.domain.models.model import Capability, Framework, ModelDescription, ModelDetails, ModelType, Origin, Workspace
+from mlxk.domain.models.model import (
+    Capability,
+    Framework,
+    ModelDescription,
+    ModelDetails,
+    ModelType,
+    Origin,
+    ToolsMissing,
+    Workspace,
+)
 from mlxk.entrypoints.cli.render.formatting import age, decimal_size, printable
 from mlxk.entrypoints.cli.render.model_json import file_type
 from mlxk.entrypoints.wording import health_reason, model_reason
 
 SEPARATOR = " | "
+_TOOLS = {
+    None: "yes",
+    ToolsMissing.TEMPLATE: "no (the chat template does not read them)",
+    ToolsMissing.FORMAT: "no (the format of its calls is not known)",
+}
+
 NARROWEST = 12
 """Least width of a column in a table that has to shrink."""
 
@@ -224,7 +239,7 @@ def _metadata_lines(details: ModelDetails) -> list[str]:
         "Vocabulary": text_section(config).get("vocab_size"),
         "Layers": text_section(config).get("num_hidden_layers"),
         "Chat template": "yes" if details.chat_template else "no",
-        "Tools": "yes" if details.supports_tools else "no",
+        "Tools": _TOOLS[details.tools_missing] if details.template_read else "no",
         "Reasoning": "yes" if details.supports_reasoning else "no",
         "License": details.license,
     }

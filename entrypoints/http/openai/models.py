@@ -113,6 +113,7 @@ def model_document(served: ServedModel, loaded: Mapping[str, ModelHandle]) -> di
         "context_length": description.context_length,
         "capabilities": [capability.value for capability in description.capabilities],
         "supports_tools": served.details.supports_tools,
+        "tools_missing": served.details.tools_missing.value if served.details.tools_missing is not None else None,
         "supports_reasoning": served.details.supports_reasoning,
         "loaded": served.id in loaded,
         "size_bytes": description.size_bytes,

@@ -135,7 +135,7 @@ class _TokenResource:
         Raises:
             MlxkError: See ``TokenizeText``.
         """
-        require_abilities(chat, model)
+        require_abilities(chat, model, self._settings)
         first, *others = self._services.tokenize(
             model.details,
             chat.incoming(self._read_audio),

@@ -18,6 +18,7 @@ from mlxk.domain.models.model import (
     ModelType,
     Origin,
     Runtime,
+    ToolsMissing,
     healthy,
     unhealthy,
 )
@@ -62,7 +63,7 @@ def details(*, read: bool = True, able: bool = False) -> ModelDetails:
         license=None,
         chat_template=True,
         template_read=read,
-        supports_tools=able,
+        tools_missing=None if able else ToolsMissing.TEMPLATE,
         supports_reasoning=able,
     )
 
@@ -136,7 +137,7 @@ def test_tools_and_reasoning_are_refused_only_where_a_template_was_read_that_lea
     for taken in (details(able=True), details(read=False)):
         requirements.require_tools(taken)
         requirements.require_reasoning(taken, "thinking")
-    with pytest.raises(CapabilityError, match="tools: 'text' cannot be told about tools") as refused:
+    with pytest.raises(CapabilityError, match="tools: the chat template of 'text' does not read tools") as refused:
         requirements.require_tools(details())
     assert refused.value.hint == Advice(Remedy.LEAVE_OUT_TOOLS)
     with pytest.raises(CapabilityError, match="thinking: 'text' cannot be told to reason") as refused:

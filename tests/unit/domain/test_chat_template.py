@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.domain.formats.reasoning import detect_reasoning, supports_reasoning, supports_tools
+from mlxk.domain.formats.call_syntaxes import tools_missing
+from mlxk.domain.formats.reasoning import detect_reasoning, supports_reasoning
 from mlxk.domain.models.file_formats import ABSENT, Document
+from mlxk.domain.models.model import ToolsMissing
 from mlxk.domain.models.snapshot import chat_templates, is_template_file
 
 NOWHERE = (ABSENT, ABSENT, ABSENT)
@@ -56,9 +58,23 @@ def test_any_value_in_place_of_a_template_gives_text(value: object) -> None:
     assert all(isinstance(text, str) for text in found.values())
 
 
-@pytest.mark.parametrize("text", ["{% if tools %}", "<tool_call>", "{{ tools | tojson }}"])
-def test_a_template_that_handles_tools_is_known(text: str) -> None:
-    assert supports_tools(text)
+@pytest.mark.parametrize(
+    "text", ["{% if tools %}", "{{ tools | tojson }}", "{%- for tool in tools -%}", "{{ (tools) }}"]
+)
+def test_a_template_that_reads_tools_is_known(text: str) -> None:
+    assert tools_missing(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["tools", "<tool_call>", "{# tools #}", "{{ 'tools' }}", "{{ m.tools }}", "{% if m.tool_calls %}"],
+)
+def test_a_template_that_only_mentions_tools_does_not_read_them(text: str) -> None:
+    assert tools_missing(text) is ToolsMissing.TEMPLATE
+
+
+def test_a_model_whose_calls_cannot_be_read_is_known() -> None:
+    assert tools_missing("{% if tools %}<|recipient|>") is ToolsMissing.FORMAT
 
 
 @pytest.mark.parametrize(
@@ -86,5 +102,5 @@ def test_what_an_answer_would_be_split_by_is_known(text: str) -> None:
 
 def test_a_plain_template_has_neither() -> None:
     text = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
-    assert not supports_tools(text)
+    assert tools_missing(text) is ToolsMissing.TEMPLATE
     assert not supports_reasoning(text)

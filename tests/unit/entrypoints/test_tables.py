@@ -108,7 +108,7 @@ def test_one_model_in_detail(section: str, snapshot: SnapshotAssertion) -> None:
         license="mit",
         chat_template=True,
         template_read=True,
-        supports_tools=True,
+        tools_missing=None,
         supports_reasoning=False,
     )
     verdict = judge_memory(MemoryReading(16 * 10**9, 12 * 10**9), 2_133_999_188, 32768, 4096)

@@ -218,7 +218,7 @@ class ChatCompletions:
         if model.is_transcription_only:
             self._responder.respond(request, response, self._transcription.job(chat, model))
             return
-        require_abilities(chat, model)
+        require_abilities(chat, model, self._settings)
         forced = chat.forced_call
         options = generation_options(chat, self._settings, model, forced)
         job = GenerationJob(
@@ -243,15 +243,21 @@ class ChatCompletions:
         self._responder.respond(request, response, job)
 
 
-def require_abilities(chat: ChatRequest, model: ServedModel) -> None:
+def require_abilities(chat: ChatRequest, model: ServedModel, settings: ServerSettings) -> None:
     """Refuse a model that lacks what a request needs.
+
+    Args:
+        chat: The request.
+        model: The model of the request.
+        settings: The operator's.
 
     Raises:
         CapabilityError: It lacks something; the error names the field.
     """
     chat.require_vision_input(model)
     chat.require_audio_input(model)
-    chat.require_tools(model)
+    if settings.strict_capabilities:
+        chat.require_tools(model)
     chat.require_reasoning(model)
     require_chat(model.description)
 
