@@ -243,10 +243,10 @@ def test_it_is_said_that_tools_were_described_and_shown_how(served: RunningServe
         "tools": TOOLS,
     }
     _, headers, answer = served.post("/apply-template", body)
-    assert headers["X-Mlxk-Adaptations"] == "tools-in-system-prompt"
+    assert headers["x-mlxk-adaptations"] == "tools-in-system-prompt"
     assert answer["prompt"].startswith("<|im_start|>system\nBe brief.\n\nYou can call functions.")
     assert '"name": "get_weather"' in answer["prompt"]
-    assert served.post("/v1/chat/completions", {**body, "max_tokens": 1})[1]["X-Mlxk-Adaptations"]
+    assert served.post("/v1/chat/completions", {**body, "max_tokens": 1})[1]["x-mlxk-adaptations"]
 
 
 def test_strict_capabilities_refuse_tools_for_a_model_that_lacks_them(tmp_path: Path) -> None:
