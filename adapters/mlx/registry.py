@@ -206,6 +206,6 @@ def _module_text(directory: str, architecture: str) -> bytes:
         try:
             with open(path, "rb") as file:
                 return file.read()
-        except OSError:
+        except (OSError, ValueError):
             continue
     return b""
