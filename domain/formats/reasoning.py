@@ -110,7 +110,12 @@ _TAGGED = (
         answer="<|begin|>assistant<|content|>",
         marks=("<|think|>", "<|end|>", "<|begin|>", "<|content|>"),
     ),
-    _tags("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]", "[END FINAL RESPONSE]"),
+    _tags(
+        "Here are my reasoning steps:",
+        "[BEGIN FINAL RESPONSE]",
+        "[END FINAL RESPONSE]",
+        marks=("[BEGIN FINAL RESPONSE]", "[END FINAL RES"),
+    ),
     _tags("<mm:think>", "</mm:think>"),
     _tags("<thinking>", "</thinking>"),
 )
@@ -177,11 +182,16 @@ def detect_reasoning(template: str | None, vocabulary: Container[str]) -> Reason
     for each in (CHANNELS, RECIPIENTS):
         if all(mark in text or mark in vocabulary for mark in each.marks):
             return each
-    written = (each for each in _TAGGED if each.start in text and each.end in text and _all_in(each, text))
+    written = (each for each in _TAGGED if each.end in text and _starts_in(each, text) and _all_in(each, text))
     known = (each for each in _TAGGED if _all_in(each, vocabulary))
     found = next(written, None) or next(known, None)
     wrap = next((pair for pair, marks in _WRAPS.items() if all(mark in text for mark in marks)), None)
     return attrs.evolve(found, wrap=wrap) if found is not None and wrap is not None else found
+
+
+def _starts_in(style: ReasoningFormat, template: str) -> bool:
+    """Whether a template has the start of reasoning, or a model writes it in plain words."""
+    return style.start in template or not style.start.startswith(("<", "["))
 
 
 def _all_in(style: ReasoningFormat, place: Container[str]) -> bool:

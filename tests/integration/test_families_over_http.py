@@ -124,6 +124,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         replies = {RESULT: ANSWER, JSON_MARK: ARGUMENTS}
         write_model(folder / family, template(call), reply, replies, special=("<|im_start|>",))
     write_model(folder / "told", PLAIN, FAMILIES["qwen"][1], {RESULT: ANSWER}, special=("<|im_start|>",))
+    replies = {"/no_think": "Just sunny.", "</think>": "So it is sunny."}
+    reply = "<think>\nI look outside, and I think about it.\n</think>\n\nIt is sunny."
+    write_model(folder / "thinker", template("", True), reply, replies, special=("<|im_start|>",), added=("<think>",))
     write_model(folder / "endless", template(""), "Hello there.", special=("<|im_start|>",), ended=False)
     program: Any = WholeProgram(folder, ServerSettings(allow_paths=True))
     program.folder = folder
@@ -257,3 +260,29 @@ def test_strict_capabilities_refuse_tools_for_a_model_that_lacks_them(tmp_path: 
         status, _, answer = strict.post("/v1/chat/completions", body)
     assert (status, answer["error"]["param"]) == (422, "tools")
     assert "does not read tools" in answer["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("fields", "reasoning", "content"),
+    [
+        ({}, "I look outside, and I think about it.", "It is sunny."),
+        ({"enable_thinking": True}, "I look outside, and I think about it.", "It is sunny."),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, "", "Just sunny."),
+        ({"reasoning_effort": "none"}, "", "Just sunny."),
+        ({"thinking_budget": 4}, "I look outside, and I", "So it is sunny."),
+        ({"reasoning": {"max_tokens": 4}}, "I look outside, and I", "So it is sunny."),
+    ],
+)
+def test_reasoning_is_on_off_or_limited(
+    served: RunningServer, stream: bool, fields: dict[str, Any], reasoning: str, content: str
+) -> None:
+    program: Any = served.parts
+    request = {"model": str(program.folder / "thinker"), "messages": [{"role": "user", "content": "Sunny?"}]}
+    with sdk(served) as client:
+        made = client.chat.completions.create(**request, temperature=0, max_tokens=60, stream=stream, extra_body=fields)
+        deltas: list[Any] = (
+            [each.choices[0].delta for each in made if each.choices] if stream else [made.choices[0].message]
+        )
+    found = "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas)
+    assert ("".join(delta.content or "" for delta in deltas), found.strip()) == (content, reasoning)

@@ -130,6 +130,7 @@ def test_markers_around_the_answer_are_no_part_of_it() -> None:
         (None, {"<|START_THINKING|>", "<|END_THINKING|>"}, "<|START_THINKING|>"),
         (None, {"<|channel>", "<channel|>"}, "<|channel>thought"),
         ("<thinking>...</thinking>", set(), "<thinking>"),
+        ("as [BEGIN FINAL RESPONSE] ... [END FINAL RESPONSE]", set(), "Here are my reasoning steps:"),
         ("<|start|>assistant<|channel|>analysis<|message|>", set(), CHANNELS.start),
         (None, {"<|start|>", "<|channel|>", "<|message|>"}, CHANNELS.start),
     ],
