@@ -286,3 +286,21 @@ def test_reasoning_is_on_off_or_limited(
         )
     found = "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas)
     assert ("".join(delta.content or "" for delta in deltas), found.strip()) == (content, reasoning)
+
+
+@pytest.mark.parametrize("family", ["qwen", "glm", "llama4", "deepseek"])
+def test_allowed_tools_are_the_only_ones_on_offer(served: RunningServer, family: str) -> None:
+    messages: list[Any] = [{"role": "user", "content": f"{JSON_MARK} Köln?"}]
+    for name, mode, calls in (("get_weather", "required", True), ("now", "auto", False)):
+        allowed = {"mode": mode, "tools": [{"type": "function", "function": {"name": name}}]}
+        choice = {"type": "allowed_tools", "allowed_tools": allowed}
+        message, _ = message_of(served, family, False, messages=messages, tools=TOOLS, tool_choice=choice)
+        assert [call["function"]["name"] for call in message.get("tool_calls", [])] == ([name] if calls else [])
+    program: Any = served.parts
+    body = {"model": str(program.folder / family), "messages": messages, "tools": TOOLS}
+    prompt = served.post("/apply-template", {**body, "tool_choice": choice})[2]["prompt"]
+    assert '"now"' in prompt
+    assert "get_weather" not in prompt
+    bad = {"type": "allowed_tools", "allowed_tools": {"tools": [{"function": {"name": "nowhere"}}]}}
+    status, _, answer = served.post("/v1/chat/completions", {**body, "tool_choice": bad})
+    assert (status, answer["error"]["param"]) == (400, "tool_choice.allowed_tools.tools")

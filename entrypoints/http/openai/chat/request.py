@@ -72,8 +72,30 @@ class NamedTool:
     type: Annotated[str, OneOf(("function",))] = "function"
 
 
-Preference = Annotated[str, OneOf(("none", "auto", "required"))]
-ToolChoice = Preference | NamedTool | None
+@attrs.frozen(kw_only=True)
+class AllowedToolList:
+    """The tools that may be called, and whether one must be."""
+
+    tools: Annotated[list[NamedTool], Range(1, MAX_TOOLS)]
+    mode: Annotated[str, OneOf(("auto", "required"))] = "auto"
+
+
+@attrs.frozen(kw_only=True)
+class AllowedTools:
+    """A choice among some of the tools."""
+
+    allowed_tools: AllowedToolList
+    type: Annotated[str, OneOf(("allowed_tools",))] = "allowed_tools"
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the functions."""
+        return frozenset(tool.function.name for tool in self.allowed_tools.tools)
+
+
+Preference = Annotated[str, OneOf(("none", "auto", "required", "any"))]
+"""``any`` is another word for ``required``."""
+ToolChoice = Preference | NamedTool | AllowedTools | None
 
 
 def forced_call(tools: Sequence[ToolParam], choice: ToolChoice) -> ForcedCall | None:
@@ -81,7 +103,7 @@ def forced_call(tools: Sequence[ToolParam], choice: ToolChoice) -> ForcedCall | 
     if isinstance(choice, NamedTool):
         places = [index for index, tool in enumerate(tools) if tool.function.name == choice.function.name]
     else:
-        places = list(range(len(tools))) if choice == "required" else []
+        places = list(range(len(tools))) if _requires(choice) else []
     if not places:
         return None
     schemas = {place: tools[place].arguments_schema for place in places}
@@ -93,6 +115,13 @@ def forced_call(tools: Sequence[ToolParam], choice: ToolChoice) -> ForcedCall | 
     calls = [call_schema(tools[place].function.name, str(place)) for place in places]
     definitions = {str(place): moved(schema, f"#/$defs/{place}") for place, schema in schemas.items()}
     return ForcedCall(None, Grammar.json_schema({"anyOf": calls, "$defs": definitions}, "tools", parts))
+
+
+def _requires(choice: ToolChoice) -> bool:
+    """Whether one of the tools on offer must be called."""
+    return (
+        choice.allowed_tools.mode == "required" if isinstance(choice, AllowedTools) else choice in {"required", "any"}
+    )
 
 
 def tool_faults(tools: Sequence[ToolParam], choice: ToolChoice) -> list[FieldError]:
@@ -107,7 +136,9 @@ def tool_faults(tools: Sequence[ToolParam], choice: ToolChoice) -> list[FieldErr
             faults.append(FieldError(f"tools[{index}].function.parameters.{keyword}", "must be an object"))
     if isinstance(choice, NamedTool) and choice.function.name not in {tool.function.name for tool in tools}:
         faults.append(FieldError("tool_choice.function.name", "must be one of the tools"))
-    if choice == "required" and not tools:
+    if isinstance(choice, AllowedTools) and not choice.names <= {tool.function.name for tool in tools}:
+        faults.append(FieldError("tool_choice.allowed_tools.tools", "must name tools of the request"))
+    if choice in ("required", "any") and not tools:
         faults.append(FieldError("tool_choice", "needs tools to choose from"))
     return faults
 
@@ -121,8 +152,8 @@ def _choice_kind(value: object) -> object:
     if isinstance(value, str):
         return Preference
     if isinstance(value, dict):
-        return NamedTool
-    raise TypeError("must be none, auto, required or a tool")
+        return AllowedTools if "allowed_tools" in value else NamedTool
+    raise TypeError("must be none, auto, required, a tool or allowed_tools")
 
 
 @attrs.frozen(kw_only=True)
@@ -230,7 +261,10 @@ class ChatRequest(ReasoningFields):
     @property
     def offered(self) -> Tools:
         """The tools that the model may call."""
-        return [] if self.tool_choice == "none" else self.tools or []
+        choice = self.tool_choice
+        if isinstance(choice, AllowedTools):
+            return [tool for tool in self.tools or [] if tool.function.name in choice.names]
+        return [] if choice == "none" else self.tools or []
 
     @property
     def forced_call(self) -> ForcedCall | None:
@@ -268,7 +302,7 @@ class ChatRequest(ReasoningFields):
         Raises:
             CapabilityError: The template omits them.
         """
-        if self.offered and self.tool_choice in {None, "auto"}:
+        if self.offered and self.forced_call is None:
             require_tools(model.details)
 
     def require_reasoning(self, model: ServedModel) -> None:
