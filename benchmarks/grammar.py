@@ -105,7 +105,7 @@ def main() -> None:
     else:
         model, tokenizer = random_model()
         ends = {tokenizer.eos_token_id}
-    compiler = GrammarCompiler(tokenizer, ends)
+    compiler = GrammarCompiler(tokenizer, lambda: ends)
     start = time.perf_counter()
     compiler.compile(Grammar.json_object())
     print(f"tokenizer read in {(time.perf_counter() - start) * 1e3:.0f} ms")

@@ -20,12 +20,14 @@ from mlxk.adapters.mlx.engine.prefill import Media
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.loading.loaded_model import PooledModel
 from mlxk.adapters.mlx.loading.text_model import load_model
+from mlxk.adapters.mlx.prompting import template_sandbox
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.text_generator import EngineState, TextGenerator, TextStream
 from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.errors import CapabilityError, ExecutionError
+from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.models.model import ModelHandle
 
@@ -99,6 +101,8 @@ class MlxTextGenerator(TextGenerator):
         engine = self._thread.worker
         if engine is not None and (models := engine.lease_now(tuple(wanted))) is not None:
             return models
+        if isinstance(request.prompt, Conversation):
+            template_sandbox.start_ahead()  # It takes as long to start as a small model to load.
         load_request = LoadRequest(tuple(wanted))
         self._thread.post(lambda engine: engine.load(load_request))
         return load_request.wait(request.is_abandoned)

@@ -76,7 +76,7 @@ def _model() -> Any:
 
 @functools.cache
 def _compiler() -> GrammarCompiler:
-    return GrammarCompiler(_tokenizer(), _ENDS, capacity=1000)
+    return GrammarCompiler(_tokenizer(), lambda: _ENDS, capacity=1000)
 
 
 def _constraint(grammar: Grammar) -> GrammarConstraint:
@@ -308,7 +308,7 @@ def test_what_cannot_be_a_grammar_is_refused_with_the_reason(grammar: Grammar, e
 
 
 def test_the_last_grammars_used_are_kept() -> None:
-    compiler = GrammarCompiler(_tokenizer(), _ENDS, capacity=2)
+    compiler = GrammarCompiler(_tokenizer(), lambda: _ENDS, capacity=2)
     first = compiler.compile(Grammar.choice(("a",)))
     second = compiler.compile(Grammar.choice(("b",)))
     assert compiler.compile(Grammar.choice(("a",))) is first
@@ -318,7 +318,7 @@ def test_the_last_grammars_used_are_kept() -> None:
 
 
 def test_grammars_compile_in_many_threads_at_once() -> None:
-    compiler = GrammarCompiler(_tokenizer(), _ENDS, capacity=4)
+    compiler = GrammarCompiler(_tokenizer(), lambda: _ENDS, capacity=4)
 
     def work(index: int) -> bool:
         constraint = compiler.compile(Grammar.choice(("a" * (index % 6 + 1),))).constrain()
@@ -340,7 +340,7 @@ def _spelling_tokenizer(decoder: decoders.Decoder) -> PreTrainedTokenizerFast:
 def test_tokenizers_that_fall_back_to_bytes_can_be_constrained() -> None:
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer = _spelling_tokenizer(decoders.Sequence(steps))
-    constraint = GrammarCompiler(tokenizer, [0]).compile(Grammar.choice(("Grü😀", "grü😀"))).constrain()
+    constraint = GrammarCompiler(tokenizer, lambda: [0]).compile(Grammar.choice(("Grü😀", "grü😀"))).constrain()
     tokens: list[int] = []
     while 0 not in (permitted := _permitted(constraint, tokens)):
         tokens.append(min(permitted))
@@ -351,7 +351,7 @@ def test_tokenizers_that_fall_back_to_bytes_can_be_constrained() -> None:
 @pytest.mark.parametrize("tokenizer", [object(), _spelling_tokenizer(decoders.Metaspace())])
 def test_a_tokenizer_that_llguidance_cannot_read_is_refused(tokenizer: object) -> None:
     with pytest.raises(CapabilityError, match="tokenizer cannot be held to a grammar"):
-        GrammarCompiler(tokenizer, _ENDS).compile(Grammar.json_object())
+        GrammarCompiler(tokenizer, lambda: _ENDS).compile(Grammar.json_object())
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_a_library_that_is_broken_is_not_called_absent(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(error, match=f"needs {module}, which"):
-        GrammarCompiler(_tokenizer(), _ENDS).compile(Grammar.json_object())
+        GrammarCompiler(_tokenizer(), lambda: _ENDS).compile(Grammar.json_object())
 
 
 def _admits(constraint: GrammarConstraint, text: str) -> bool:

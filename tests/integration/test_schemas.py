@@ -25,7 +25,7 @@ def _tokenizer() -> Any:
 
 @functools.cache
 def _compiler() -> GrammarCompiler:
-    return GrammarCompiler(_tokenizer(), [_tokenizer().eos_token_id])
+    return GrammarCompiler(_tokenizer(), lambda: [_tokenizer().eos_token_id])
 
 
 @pytest.mark.parametrize(

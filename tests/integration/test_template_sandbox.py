@@ -1,9 +1,17 @@
 """Chat templates that are endless, greedy or broken: the process that renders them is ended, and replaced."""
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
+from mlxk.adapters.mlx.prompting import template_sandbox
 from mlxk.adapters.mlx.prompting.template_sandbox import FaultKind, TemplateFault, TemplateSandbox
 from mlxk.domain.errors import InterruptedRunError
 
@@ -92,3 +100,69 @@ def test_templates_get_what_transformers_gives_them() -> None:
     )
     text = TemplateSandbox().render(template, {"messages": [{"ü": "<😀"}]})
     assert text == '[{"ü": "<😀"}]1341["1", "2"]'
+
+
+def _children() -> set[int]:
+    """Return the processes that this one has started."""
+    return {
+        int(child) for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split()
+    }
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
+
+
+@needs_proc
+def test_a_process_that_was_started_ahead_is_the_next_one_s_and_there_is_one_only() -> None:
+    TemplateSandbox().render("", {})  # takes one that an earlier test left
+    before = _children()
+    template_sandbox.start_ahead()
+    template_sandbox.start_ahead()
+    (ahead,) = _children() - before
+    sandbox = TemplateSandbox()
+    assert sandbox.render("{{ a }}", {"a": 1}) == "1"
+    assert _children() - before == {ahead}
+
+
+@needs_proc
+def test_a_process_that_somebody_ends_is_replaced() -> None:
+    sandbox = TemplateSandbox(seconds=600)
+    before = _children()
+    sandbox.render("", {})
+    (process,) = _children() - before
+    os.kill(process, signal.SIGKILL)
+    assert sandbox.render("{{ a }}", {"a": 1}) == "1"
+
+
+_HOLDER = """
+import sys, threading
+from mlxk.adapters.mlx.prompting.template_sandbox import TemplateSandbox
+sandbox = TemplateSandbox()
+sandbox.render("", {})
+print(sandbox._process._child.pid, flush=True)
+if len(sys.argv) > 1:
+    sandbox.render(sys.argv[1], {})
+threading.Event().wait()
+"""
+
+
+@needs_proc
+@pytest.mark.parametrize("template", [(), (_LOOPS,)])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_the_process_ends_with_the_one_that_started_it(template: tuple[str, ...], number: signal.Signals) -> None:
+    command = [sys.executable, "-c", _HOLDER, *template]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as holder:
+        assert holder.stdout is not None
+        process = int(holder.stdout.readline())
+        assert os.getpgid(process) == process, "Ctrl-C on the terminal would reach it"
+        holder.send_signal(number)
+    until = time.monotonic() + 120
+    while Path(f"/proc/{process}").exists() and "Z" not in _state(process):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def _state(process: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    return "Z"

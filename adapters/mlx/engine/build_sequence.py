@@ -203,7 +203,8 @@ def build_sequence(
         field = "messages" if isinstance(request.prompt, Conversation) else "prompt"
         raise ValidationError.in_field(field, "there is nothing in it to answer", hint="Send some text.")
     _check_tokens(rendered.tokens, settings, model)
-    limits = SequenceLimits(_max_tokens(len(rendered.tokens), settings, model), model.end_tokens)
+    ends = model.turn_ends() if isinstance(request.prompt, Conversation) else model.end_tokens
+    limits = SequenceLimits(_max_tokens(len(rendered.tokens), settings, model), ends)
     parser = _parser(request, settings, model, reasoning, rendered)
     stream.adaptations = rendered.adaptations
     return Sequence(

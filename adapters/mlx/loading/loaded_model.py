@@ -3,6 +3,7 @@
 import contextlib
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -54,6 +55,9 @@ class LoadedModel(LoadedTokenizer):
     head_size: int | None
     """Dimensions of one attention head; None when the config does not state it."""
     end_tokens: frozenset[int]
+    """By its files; what raw text ends with."""
+    turn_ends: Callable[[], frozenset[int]]
+    """Returns these and the tokens with which the chat template ends a turn; waits for ``lock``."""
     grammars: GrammarCompiler
     defaults: GenerationSettings
     """The settings of the model's generation_config."""

@@ -118,7 +118,12 @@ def assemble(
     parts = assemble_tokenizer(handle, identity, tokenizer, config)
     vocabulary = tokenizer.get_vocab()
     reasoning = detect_reasoning(parts.renderer.template, vocabulary)
-    end_tokens = frozenset(tokenizer.eos_token_ids) | parts.renderer.turn_ends(reasoning)
+    end_tokens = frozenset(tokenizer.eos_token_ids)
+
+    def turn_ends() -> frozenset[int]:
+        with parts.lock:
+            return end_tokens | parts.renderer.turn_ends(reasoning)
+
     defaults, ignored = _sampling(handle)
     return LoadedModel(
         **attrs.asdict(parts, recurse=False),
@@ -128,7 +133,8 @@ def assemble(
         vocabulary_hash=hash(frozenset(vocabulary.items())),
         head_size=_head_size(_text_config(config)),
         end_tokens=end_tokens,
-        grammars=GrammarCompiler(tokenizer, end_tokens),
+        turn_ends=turn_ends,
+        grammars=GrammarCompiler(tokenizer, turn_ends),
         defaults=defaults,
         ignored_settings=ignored,
         weight_bytes=weight_bytes(handle.directory),

@@ -7,6 +7,7 @@ Cost: compiling takes milliseconds, in the caller's thread. While decoding, a co
 token before the next step can be built, and computes a mask of one bit a token.
 """
 
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -207,17 +208,21 @@ class GrammarCompiler:
     Args:
         tokenizer: mlx-lm's wrapper, or the Hugging Face tokenizer itself. Read at the first grammar, which takes about
             a second for a large vocabulary.
-        ends: The end-of-sequence tokens, at least one.
+        ends: Returns the end-of-sequence tokens, at least one; called at the first grammar.
         capacity: Number of compiled grammars to cache.
     """
 
-    def __init__(self, tokenizer: object, ends: Iterable[int], capacity: int = CACHED_GRAMMARS) -> None:
+    def __init__(self, tokenizer: object, ends: Callable[[], Iterable[int]], capacity: int = CACHED_GRAMMARS) -> None:
         self._tokenizer = tokenizer
-        self._ends = frozenset(ends)
+        self._read_ends = ends
         self._capacity = capacity
         self._lock = threading.Lock()
         self._vocabulary: Any = None
         self._compiled: OrderedDict[Grammar, CompiledGrammar] = OrderedDict()
+
+    @functools.cached_property
+    def _ends(self) -> frozenset[int]:
+        return frozenset(self._read_ends())
 
     def compile(self, grammar: Grammar) -> CompiledGrammar:
         """Compile a grammar, or return it from the cache.

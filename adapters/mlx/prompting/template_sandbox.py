@@ -1,13 +1,15 @@
 """Renders chat templates in a process of their own, so that no template can hold up, or fill, the one that serves.
 
-One process renders the templates of one model; it is started at the first rendering, and again after it was ended.
-``template_process`` is what runs in it.
+One process renders the templates of one model; it is started at the first rendering, or ahead of it while the model
+loads, and again after it was ended. ``template_process`` is what runs in it. It ends when its pipe does, whatever ends
+the process that holds the other end.
 """
 
 import contextlib
 import enum
 import json
 import selectors
+import signal
 import subprocess
 import sys
 import threading
@@ -30,6 +32,9 @@ EXTRA_CHARACTERS = 16 * 1024**2
 
 _LOOK_SECONDS = 0.2
 """Time between two looks at whether anybody still waits."""
+
+_ATTEMPTS = 2
+"""Processes that a rendering may lose to something else than its limits."""
 
 
 @contextlib.contextmanager
@@ -118,29 +123,40 @@ class TemplateSandbox:
         raise TemplateFault(FaultKind(reply["fault"]), reply["message"])
 
     def _ask(self, request: bytes, is_abandoned: Callable[[], bool]) -> Mapping[str, Any]:
-        if self._process is None or not self._process.alive:
-            self._process = _Process(self._seconds, self._memory_bytes)
-        try:
-            reply = self._process.ask(request, is_abandoned)
-        except BaseException:
-            self._process.end()
-            self._process = None
-            raise
-        if reply is not None:
-            found: Mapping[str, Any] = json.loads(reply)
-            return found
-        status, self._process = self._process.end(), None
-        if status == template_process.EXIT_MEMORY:
-            raise TemplateFault(FaultKind.LIMIT, f"it takes more than {self._memory_bytes // 1024**2} MiB of memory")
-        raise TemplateFault(FaultKind.LIMIT, f"it takes more than {self._seconds:g} seconds")
+        for _ in range(_ATTEMPTS):
+            if self._process is None or not self._process.alive:
+                self._process = _taken(self._seconds, self._memory_bytes)
+            try:
+                reply = self._process.ask(request, is_abandoned)
+            except BaseException:
+                self._process.end()
+                self._process = None
+                raise
+            if reply is not None:
+                found: Mapping[str, Any] = json.loads(reply)
+                return found
+            status, self._process = self._process.end(), None
+            if status == template_process.EXIT_MEMORY:
+                megabytes = self._memory_bytes // 1024**2
+                raise TemplateFault(FaultKind.LIMIT, f"it takes more than {megabytes} MiB of memory")
+            if status == -signal.SIGPROF:
+                raise TemplateFault(FaultKind.LIMIT, f"it takes more than {self._seconds:g} seconds")
+        # Somebody else may have ended it once, such as the system when memory was short.
+        raise TemplateFault(FaultKind.LIMIT, "it ends the process that renders it")
 
 
 class _Process:
     def __init__(self, seconds: float, memory_bytes: int) -> None:
         # Isolated from the environment and the current directory; what it writes to standard error is nobody's.
         command = [sys.executable, "-I", template_process.__file__, str(seconds), str(memory_bytes)]
+        # In a group of its own: Ctrl-C is for the process that started it, which may still answer requests.
         self._child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            process_group=0,
         )
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._child.stdout or 0, selectors.EVENT_READ)
@@ -183,6 +199,27 @@ class _Process:
         """End the process, and return its exit status."""
         self._finalizer()
         return self._child.returncode
+
+
+_ahead: list[_Process] = []
+"""The process that was started ahead, with the usual limits; no more than one."""
+
+_ahead_lock = threading.Lock()
+
+
+def start_ahead() -> None:
+    """Start the process that the next sandbox will use, unless one waits already; returns at once."""
+    with _ahead_lock:
+        if not (_ahead and _ahead[0].alive):
+            _ahead[:] = [_Process(SECONDS, MEMORY_BYTES)]
+
+
+def _taken(seconds: float, memory_bytes: int) -> _Process:
+    """Return the process that was started ahead, or a new one."""
+    with _ahead_lock:
+        if _ahead and (seconds, memory_bytes) == (SECONDS, MEMORY_BYTES) and _ahead[0].alive:
+            return _ahead.pop()
+    return _Process(seconds, memory_bytes)
 
 
 def _end(child: "subprocess.Popen[bytes]", selector: selectors.BaseSelector) -> None:

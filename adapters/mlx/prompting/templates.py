@@ -110,6 +110,7 @@ class PromptRenderer:
         self._inner: PromptTokenizer = tokenizer if self._custom else unwrapped(tokenizer)
         self._conversations = conversation_renderer(self._inner, custom=self._custom)
         self._others: dict[int, ConversationRenderer] = {}
+        self._turn_ends: frozenset[int] | None = None
         begin = self._inner.bos_token_id
         self._begin = begin if begin is not None and begin in self._encode("", add_special_tokens=True) else None
 
@@ -217,9 +218,16 @@ class PromptRenderer:
     def turn_ends(self, reasoning: ReasoningFormat | None) -> frozenset[int]:
         """Return the tokens that end the assistant's turn by the chat template, whatever the model's config names.
 
+        The template is rendered for that once.
+
         Args:
             reasoning: How the model marks its reasoning.
         """
+        if self._turn_ends is None:
+            self._turn_ends = self._found_turn_ends(reasoning)
+        return self._turn_ends
+
+    def _found_turn_ends(self, reasoning: ReasoningFormat | None) -> frozenset[int]:
         added: dict[str, int] = getattr(self._inner, "get_added_vocab", dict)()
         texts = [text for text in CALL_ENDS if text in added]
         if reasoning is not None and reasoning.turn_ends:
