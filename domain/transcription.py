@@ -3,7 +3,8 @@
 import enum
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import attrs
 
@@ -16,7 +17,21 @@ MAX_AUDIO_SECONDS = 2 * 60 * 60
 MAX_HINT_CHARACTERS = 4096
 """Length of a prompt; models read far less of it."""
 
-_LANGUAGE = re.compile(r"[A-Za-z][A-Za-z -]{1,31}")
+_LANGUAGE = re.compile(r"[A-Za-z][A-Za-z0-9 _.@()-]{1,31}")
+_LOCALE = re.compile(r"([A-Za-z]{2,3})([-_][A-Za-z0-9]{1,8})*([.@][A-Za-z0-9-]*)*")
+_PARENTHESIS = re.compile(r"\s*\(.*\)")
+
+_OTHER_CODES = MappingProxyType(
+    {
+        **{"nb": "no", "nob": "no", "nno": "nn", "iw": "he", "in": "id", "ji": "yi", "jv": "jw", "fil": "tl"},
+        **{"cmn": "zh", "zho": "zh", "chi": "zh", "eng": "en", "deu": "de", "ger": "de", "spa": "es", "rus": "ru"},
+        **{"kor": "ko", "fra": "fr", "fre": "fr", "jpn": "ja", "por": "pt", "tur": "tr", "pol": "pl", "cat": "ca"},
+        **{"nld": "nl", "dut": "nl", "ara": "ar", "swe": "sv", "ita": "it", "ind": "id", "hin": "hi", "fin": "fi"},
+        **{"vie": "vi", "heb": "he", "ukr": "uk", "ell": "el", "gre": "el", "ces": "cs", "cze": "cs", "ron": "ro"},
+        **{"rum": "ro", "dan": "da", "hun": "hu", "nor": "no", "tha": "th", "urd": "ur", "hrv": "hr", "bul": "bg"},
+    }
+)
+"""Codes of languages that models know by another one."""
 
 
 class SpeechTask(enum.Enum):
@@ -38,7 +53,8 @@ class TranscriptionSettings:
 
     task: SpeechTask = SpeechTask.TRANSCRIBE
     language: str | None = None
-    """The spoken language, as a code such as ``de`` or a name such as ``german``; None lets the model detect it."""
+    """The spoken language, as a code such as ``de`` or ``pt-BR`` or a name such as ``german``; None lets the model
+    detect it."""
     hint: str | None = None
     """Words that are likely to occur, or preceding text."""
     temperature: float = 0.0
@@ -50,7 +66,7 @@ class TranscriptionSettings:
         """Return the fault of each setting out of range, by the setting's name for users."""
         faults = {}
         if self.language is not None and not _LANGUAGE.fullmatch(self.language):
-            faults["language"] = "must be a code such as 'de', or a name in English such as 'german'"
+            faults["language"] = "must be a code such as 'de' or 'pt-BR', or a name in English such as 'german'"
         if self.hint is not None and len(self.hint) > MAX_HINT_CHARACTERS:
             faults["prompt"] = f"must have at most {MAX_HINT_CHARACTERS} characters (got {len(self.hint)})"
         if not 0 <= self.temperature <= 1:  # also false for NaN
@@ -149,6 +165,21 @@ class TranscriptionProgress:
 
 TranscriptEvent = TranscriptionProgress | Transcript
 """The events of a transcription: any number of ``TranscriptionProgress``, then exactly one ``Transcript``."""
+
+
+def language_code(asked: str, names: Mapping[str, str]) -> str:
+    """Return a language without its region, script and encoding, in lower case, as the code where its name is known.
+
+    Args:
+        asked: A code, a locale or a name, such as ``pt-BR``, ``de_DE.UTF-8`` or ``English (US)``.
+        names: Codes by name in lower case.
+    """
+    text = _PARENTHESIS.sub("", asked.strip()).lower()
+    if text in names:
+        return names[text]
+    locale = _LOCALE.fullmatch(text)
+    text = locale[1] if locale else text
+    return _OTHER_CODES.get(text, text)
 
 
 def finite(value: object) -> float | None:

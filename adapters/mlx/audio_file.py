@@ -2,13 +2,14 @@
 
 import hashlib
 import importlib.util
-import io
 import math
 import os
+import re
 import shutil
 import stat
 import subprocess
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import attrs
 import numpy as np
@@ -23,8 +24,20 @@ Samples = np.ndarray[Any, np.dtype[np.float32]]
 IN_PROCESS = frozenset({"WAV", "MP3", "FLAC"})
 """Formats that are decoded without ffmpeg."""
 
-_FFMPEG_SECONDS = 900.0
+_FFMPEG_SECONDS = 900
+"""Longest time that ffmpeg may take, by the clock and of the processor."""
+
 _FRAME_SYNC = 0xE0
+_MAX_TAGS = 8
+_HEADER_BYTES = 64 * 1024
+
+_EXTENSIBLE = 0xFFFE
+_WAV_ENCODINGS = frozenset({0x0, 0x1, 0x2, 0x3, 0x6, 0x7, 0x11})
+"""Encodings of WAV files that are decoded without ffmpeg; 0 is left to the decoder to refuse."""
+
+_MAX_CHANNELS = 64
+_CHUNK_FRAMES = 192_000
+"""Frames that are decoded at a time, at most."""
 
 _MIN_SAMPLE_RATE = 1_000
 """Hz; no speech is left below, and resampling takes longer the lower the rate."""
@@ -60,8 +73,8 @@ def read_audio(path: str, name: str, rate: int) -> AudioSamples:
         StorageError: It cannot be read.
         BackendNotInstalledError: Its format needs ffmpeg, which is not installed.
     """
-    kind = _format_of_file(path, name)
-    samples = _in_process(path, name, kind, rate) if kind in IN_PROCESS else _with_ffmpeg(path, name, kind, rate)
+    kind, is_ours = _format_of_file(path, name)
+    samples = _in_process(path, name, kind, rate) if is_ours else _with_ffmpeg(path, name, kind, rate)
     audio = AudioSamples(samples, rate)
     if len(samples) == 0:
         raise ValidationError(f"The audio file holds no sound: {name}")
@@ -70,8 +83,8 @@ def read_audio(path: str, name: str, rate: int) -> AudioSamples:
     return audio
 
 
-def _format_of_file(path: str, name: str) -> str:
-    """Return the format by the first bytes, after checking that the file can be read."""
+def _format_of_file(path: str, name: str) -> tuple[str, bool]:
+    """Return the format by the first bytes, and whether it is decoded without ffmpeg; refuse what cannot be read."""
     try:
         found = os.stat(path)
         size = found.st_size
@@ -82,70 +95,214 @@ def _format_of_file(path: str, name: str) -> str:
         if size > MAX_AUDIO_BYTES:
             raise ValidationError(f"Audio file too large (>{MAX_AUDIO_BYTES // 1000**2}MB): {name}")
         with open(path, "rb") as file:
-            head = file.read(64)
+            head = file.read(_HEADER_BYTES)
+        kind = format_of(head)
+        if head.startswith(b"ID3"):
+            kind = _behind_tags(path) or kind
     except FileNotFoundError as error:
         raise ValidationError(f"Audio file not found: {name}") from error
     except (OSError, ValueError) as error:
         raise StorageError(f"The audio file cannot be read ({type(error).__name__}): {name}") from error
     if not head:
         raise ValidationError(f"Empty audio file: {name}")
-    kind = format_of(head)
     if kind is None:
+        others = ", ".join(sorted(_DEMUXERS.keys() - IN_PROCESS))
         raise ValidationError(
-            f"No known sound format: {name}", hint="WAV, MP3 and FLAC are read; with ffmpeg also M4A, OGG, WebM, AIFF."
+            f"No known sound format: {name}", hint=f"WAV, MP3 and FLAC are read; with ffmpeg also {others}."
         )
-    return kind
+    is_ours = kind in IN_PROCESS and (kind != "WAV" or _WavFormat.of(head).tag in _WAV_ENCODINGS)
+    return kind, is_ours
+
+
+_SIGNATURES = (
+    (0, b"fLaC", "FLAC"),
+    (0, b"OggS", "OGG"),
+    (0, b"\x1aE\xdf\xa3", "WebM"),
+    (0, b"caff", "CAF"),
+    (0, b"ID3", "MP3"),
+    (0, b"riff\x2e\x91\xcf\x11", "WAV"),
+    (0, b".snd", "AU"),
+    (0, b"#!AMR", "AMR"),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "WMA"),
+    (0, b"\x0b\x77", "AC-3"),
+    (0, b"\0\0\x01\xba", "MPEG"),
+    (4, b"ftyp", "M4A"),
+    (4, b"moov", "M4A"),
+    (4, b"mdat", "M4A"),
+    (4, b"wide", "M4A"),
+)
+"""Offset and bytes that mark a format; the riff in lower case is Sony Wave64."""
+
+_DEMUXERS = {
+    "AAC": "aac",
+    "AC-3": "ac3",
+    "AIFF": "aiff",
+    "AMR": "amr",
+    "AU": "au",
+    "CAF": "caf",
+    "M4A": "mov",
+    "MP3": "mp3",
+    "MPEG": "mpeg",
+    "OGG": "ogg",
+    "WAV": "wav",
+    "WMA": "asf",
+    "WebM": "matroska",
+}
+"""The one demuxer of ffmpeg that may read a format. None of them is a playlist, which could name other files."""
+
+_NEEDS_SEEKING = frozenset({"AIFF", "CAF", "M4A"})
+"""Formats whose index may come after the sound."""
 
 
 def format_of(head: bytes) -> str | None:
     """Return the audio format of a file's first bytes; None when unknown."""
-    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
         return "WAV"
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         return "AIFF"
-    if head[4:8] == b"ftyp":
-        return "M4A"
-    known = {b"fLaC": "FLAC", b"OggS": "OGG", b"\x1aE\xdf\xa3": "WebM", b"caff": "CAF", b"ID3": "MP3"}
-    found = next((kind for magic, kind in known.items() if head.startswith(magic)), None)
+    found = next((kind for start, magic, kind in _SIGNATURES if head[start:].startswith(magic)), None)
     if found is None and len(head) > 1 and head[0] == 0xFF and head[1] & _FRAME_SYNC == _FRAME_SYNC:
         return "MP3" if head[1] & 0x06 else "AAC"
     return found
 
 
+def _behind_tags(path: str) -> str | None:
+    """Return the format of what follows the ID3 tags at the beginning of a file; None when unknown."""
+    with open(path, "rb") as file:
+        for _ in range(_MAX_TAGS):
+            head = file.read(12)
+            if not head.startswith(b"ID3") or len(head) < 12:
+                return format_of(head)
+            size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+            file.seek(size - 2 + (10 if head[5] & 0x10 else 0), os.SEEK_CUR)
+    return None
+
+
 def _in_process(path: str, name: str, kind: str, rate: int) -> Samples:
     # Not at the top: mlx-audio, which brings miniaudio, may be absent.
     import miniaudio
-    from mlx_audio import audio_io
+    from mlx_audio.resample import resample_audio_chunks
 
-    with open(path, "rb") as file:
-        data = file.read(MAX_AUDIO_BYTES + 1)
-    inspect = {"WAV": miniaudio.wav_get_info, "MP3": miniaudio.mp3_get_info, "FLAC": miniaudio.flac_get_info}[kind]
+    inspect, stream = {
+        "WAV": (miniaudio.wav_get_file_info, miniaudio.wav_stream_file),
+        "MP3": (miniaudio.mp3_get_file_info, miniaudio.mp3_stream_file),
+        "FLAC": (miniaudio.flac_get_file_info, miniaudio.flac_stream_file),
+    }[kind]
+    damaged = f"The audio file is damaged, or not what it says it is: {name}"
     try:
-        # Bytes, not the path: the reader would go by a file's name where its content cannot be decoded.
-        stated = rate if data.startswith(b"ID3") else inspect(data).sample_rate
-        if stated < _MIN_SAMPLE_RATE or max(stated, rate) // math.gcd(stated, rate) > _MAX_FILTER_STEPS:
-            raise ValidationError(f"The sample rate of {stated} Hz is not supported: {name}")
-        samples, _ = audio_io.read(
-            io.BytesIO(data), dtype="float32", sample_rate=rate, nchannels=1, duration=float(MAX_AUDIO_SECONDS + 1)
+        stated = inspect(path)
+        _require_supported(stated.sample_rate, stated.nchannels, rate, name)
+        # The readers of one format each give the channels as they are; miniaudio's own mixing reorders some layouts.
+        weights = _mono_weights(path, kind, stated.nchannels)
+        chunks = (
+            np.asarray(chunk, np.float32).reshape(-1, stated.nchannels) @ weights
+            for chunk in stream(path, min(stated.sample_rate, _CHUNK_FRAMES))
         )
-    except (miniaudio.MiniaudioError, ValueError, RuntimeError, ArithmeticError, EOFError) as error:
-        if "ffmpeg not found" in str(error):
-            raise _needs_ffmpeg(name, "AAC behind a tag") from error
-        raise ValidationError(f"The audio file is damaged, or not what it says it is: {name}") from error
+        longest = (MAX_AUDIO_SECONDS + 1) * rate
+        if stated.sample_rate != rate:
+            samples = resample_audio_chunks(
+                chunks, stated.sample_rate, rate, stated.num_frames, max_output_frames=longest
+            )
+        else:
+            samples = _first_samples(chunks, longest)
+    except (miniaudio.MiniaudioError, ValueError, RuntimeError, ArithmeticError, EOFError, MemoryError) as error:
+        raise ValidationError(damaged) from error
     return np.nan_to_num(np.asarray(samples, dtype=np.float32).reshape(-1))
+
+
+def _require_supported(stated: int, channels: int, rate: int, name: str) -> None:
+    if stated < _MIN_SAMPLE_RATE or max(stated, rate) // math.gcd(stated, rate) > _MAX_FILTER_STEPS:
+        raise ValidationError(f"The sample rate of {stated} Hz is not supported: {name}")
+    if not 1 <= channels <= _MAX_CHANNELS:
+        raise ValidationError(f"{channels} channels are not supported, at most {_MAX_CHANNELS} are: {name}")
+
+
+def _first_samples(chunks: Iterable[Samples], longest: int) -> Samples:
+    kept, count = [np.zeros(0, np.float32)], 0
+    for chunk in chunks:
+        kept.append(chunk)
+        count += len(chunk)
+        if count >= longest:
+            break
+    return np.concatenate(kept)[:longest]
+
+
+_FRONT, _CENTER, _SURROUND = math.sqrt(0.5), 1.0, 0.5
+_WEIGHTS = (
+    *(_FRONT, _FRONT, _CENTER, 0.0, _SURROUND, _SURROUND),  # left, right, centre, low frequencies, back left and right
+    *(_FRONT, _FRONT, _SURROUND, _SURROUND, _SURROUND),  # left and right of centre, back centre, side left and right
+    *(0.0, _FRONT, 0.0, _FRONT),  # above: middle, front left, front centre, front right
+)
+"""Share of each speaker in mono, in the order of the bits of a channel mask, before they are scaled to a sum of one.
+
+These are the usual ones (ITU-R BS.775), so that a voice in any layout is as loud as alone.
+"""
+
+_MASKS = {2: 0x3, 3: 0xB, 4: 0x107, 5: 0x37, 6: 0x3F, 7: 0x70F, 8: 0x63F}
+"""Channel masks by number of channels, for files that state none."""
+
+_FLAC_MASKS = {**_MASKS, 3: 0x7, 4: 0x33}
+"""Those that the FLAC format defines."""
+
+_STATED_MASK = re.compile(rb"WAVEFORMATEXTENSIBLE_CHANNEL_MASK=0x([0-9A-Fa-f]{1,8})", re.IGNORECASE)
+
+
+def _mono_weights(path: str, kind: str, channels: int) -> Samples:
+    """Return the share of each channel in the mono mix of 16-bit samples."""
+    mask = (_FLAC_MASKS if kind == "FLAC" else _MASKS).get(channels, 0)
+    with open(path, "rb") as file:
+        head = file.read(_HEADER_BYTES)
+    stated = _WavFormat.of(head).mask if kind == "WAV" else 0
+    if kind == "FLAC" and (found := _STATED_MASK.search(head)):
+        stated = int(found[1], 16)
+    if stated.bit_count() == channels:
+        mask = stated
+    speakers = [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
+    weights = np.array([_WEIGHTS[bit] if bit < len(_WEIGHTS) else 0.0 for bit in speakers], np.float32)
+    if not weights.any() or channels == 1:  # no known layout, or low frequencies only
+        weights = np.ones(channels, np.float32)
+    return np.asarray(weights / weights.sum() / np.float32(32768.0), np.float32)
+
+
+@attrs.frozen
+class _WavFormat:
+    """The fields of a WAV file's ``fmt`` chunk that decide how it is read."""
+
+    tag: int = 0
+    """The encoding; 0 when there is no such chunk."""
+    mask: int = 0
+    """The speaker of each channel, a bit each; 0 when it is not stated."""
+
+    @classmethod
+    def of(cls, head: bytes) -> "_WavFormat":
+        """Return the format by the first bytes of the file."""
+        start = head.find(b"fmt ")
+        order: Literal["little", "big"] = "big" if head.startswith(b"RIFX") else "little"
+        # Sony's form names its chunks by identifiers of 16 bytes and states sizes in 8.
+        begin = start + (24 if head.startswith(b"riff") else 8)
+        body = head[begin : begin + 40] if start >= 0 else b""
+        tag = int.from_bytes(body[:2], order)
+        if tag != _EXTENSIBLE or len(body) < 26:
+            return cls(tag)
+        return cls(int.from_bytes(body[24:26], order), int.from_bytes(body[20:24], order))
 
 
 def _with_ffmpeg(path: str, name: str, kind: str, rate: int) -> Samples:
     program = shutil.which("ffmpeg")
     if program is None:
-        raise _needs_ffmpeg(name, kind)
-    # Containers can refer to other files and URLs; the whitelist makes ffmpeg open this file only.
-    command = [program, "-nostdin", "-v", "error", "-protocol_whitelist", "file", "-i", f"file:{path}", "-map", "0:a:0"]
-    command += ["-t", str(MAX_AUDIO_SECONDS + 1), "-f", "s16le", "-ac", "1", "-ar", str(rate), "pipe:1"]
+        raise _needs_ffmpeg(name, f"{kind} in this encoding" if kind in IN_PROCESS else kind)
+    # Containers can refer to other files and addresses. ffmpeg gets the bytes alone, and may open nothing else; its
+    # cache holds the file again where it has to be read in another order.
+    protocols, source = ("cache,pipe", "cache:pipe:0") if kind in _NEEDS_SEEKING else ("pipe", "pipe:0")
+    command = [program, "-nostdin", "-v", "error", "-timelimit", str(_FFMPEG_SECONDS), "-threads", "1"]
+    command += ["-protocol_whitelist", protocols, "-f", _DEMUXERS[kind], "-i", source, "-map", "0:a:0", "-vn"]
+    command += ["-t", str(MAX_AUDIO_SECONDS + 1), "-fs", str((MAX_AUDIO_SECONDS + 1) * rate * 2)]
+    command += ["-f", "s16le", "-ac", "1", "-ar", str(rate), "pipe:1"]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_FFMPEG_SECONDS)
+        with open(path, "rb") as file:
+            done = subprocess.run(command, stdin=file, capture_output=True, timeout=_FFMPEG_SECONDS)
     except subprocess.TimeoutExpired as error:
-        raise ValidationError(f"ffmpeg took longer than {_FFMPEG_SECONDS:.0f} s to decode: {name}") from error
+        raise ValidationError(f"ffmpeg took longer than {_FFMPEG_SECONDS} s to decode: {name}") from error
     except OSError as error:
         raise BackendNotInstalledError(f"The program ffmpeg cannot be run: {error.strerror}.") from error
     if done.returncode != 0 and not done.stdout:

@@ -184,7 +184,7 @@ def _path(typed: str, built_in: ModelSource) -> str:
 def _settings(arguments: argparse.Namespace, prompt: str) -> TranscriptionSettings:
     return TranscriptionSettings(
         task=SpeechTask.TRANSLATE if arguments.translate else SpeechTask.TRANSCRIBE,
-        language=arguments.language,
+        language=None if (arguments.language or "").strip().lower() in ("", "auto") else arguments.language.strip(),
         hint=prompt or None,
         temperature=arguments.temperature or 0.0,
         words=arguments.time_words,

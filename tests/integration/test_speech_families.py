@@ -95,6 +95,10 @@ def test_languages_are_given_as_each_family_knows_them() -> None:
     assert decoder_for("qwen3_asr").arguments(german, 1.0)["language"] == "German"
     assert decoder_for("granite_speech").arguments(german, 1.0)["source_language"] == "de"
     assert decoder_for("voxtral").arguments(TranscriptionSettings(language="German"), 1.0)["language"] == "de"
+    for spelled in ("pt-BR", "pt_BR", "PT-br", "Portuguese"):
+        told = TranscriptionSettings(language=spelled)
+        assert decoder_for("voxtral").arguments(told, 1.0)["language"] == "pt"
+        assert decoder_for("qwen3_asr").arguments(told, 1.0)["language"] == "Portuguese"
     with pytest.raises(CapabilityError, match="language: model 'org/parakeet' cannot be told"):
         decoder_for("parakeet").arguments(german, 1.0)
 

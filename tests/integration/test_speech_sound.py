@@ -1,12 +1,15 @@
 """Sound files: what is read, what is refused and how, and that no file brings anything down."""
 
+import itertools
+import json
+import math
 import os
 import random
 import stat
 import struct
 import sys
-import wave
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,14 +49,81 @@ def test_wav_files_of_any_usual_rate_are_read_as_mlx_audio_reads_them(rate: int,
     assert ours.seconds == pytest.approx(0.7, abs=0.01)
 
 
-def test_several_channels_become_one(tmp_path: Path) -> None:
-    path = tmp_path / "stereo.wav"
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(2)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        file.writeframes(struct.pack("<hh", 8192, 0) * RATE)
-    assert read_audio(str(path), "stereo.wav", RATE).samples == pytest.approx(np.full(RATE, 0.125), abs=1e-3)
+L, R, C, LOW, BACK, SIDE, TOP = math.sqrt(0.5), math.sqrt(0.5), 1.0, 0.0, 0.5, 0.5, math.sqrt(0.5)
+"""What a speaker adds to mono before all is scaled to one, as ITU-R BS.775 and ffmpeg have it."""
+LAYOUTS = [
+    (None, [1.0]),
+    (None, [L, R]),
+    (None, [L, R, LOW]),
+    (None, [L, R, C, BACK]),
+    (None, [L, R, C, BACK, BACK]),
+    (None, [L, R, C, LOW, BACK, BACK]),
+    (None, [L, R, C, LOW, BACK, SIDE, SIDE]),
+    (None, [L, R, C, LOW, BACK, BACK, SIDE, SIDE]),
+    (None, [1.0] * 12),
+    (0x8, [1.0]),
+    (0x600, [1.0, 1.0]),
+    (0x7, [L, R, C]),
+    (0x33, [L, R, BACK, BACK]),
+    (0xF, [L, R, C, LOW]),
+    (0x60F, [L, R, C, LOW, SIDE, SIDE]),
+    (0xFF, [L, R, C, LOW, BACK, BACK, L, R]),
+    (0x503F, [L, R, C, LOW, BACK, BACK, TOP, TOP]),
+    (0x3, [L, R, C, LOW, BACK, BACK]),
+]
+"""Channel mask of a file, None without one, and the weight of each of its channels."""
+PCM = bytes.fromhex("0100000000001000800000aa00389b71")
+
+
+def wav_of(frames: np.ndarray[Any, Any], mask: int | None, rate: int = RATE, form: bytes = b"RIFF") -> bytes:
+    """Return a WAV file of 16-bit frames, one column a channel."""
+    channels, body = frames.shape[1], frames.astype("<i2").tobytes()
+    kind = 1 if mask is None else 0xFFFE
+    fmt = struct.pack("<HHIIHH", kind, channels, rate, rate * channels * 2, channels * 2, 16)
+    if mask is not None:
+        fmt += struct.pack("<HHI", 22, 16, mask) + PCM
+    chunks = b"fmt " + struct.pack("<I", len(fmt)) + fmt
+    if form == b"RF64":
+        sizes = struct.pack("<QQQI", 36 + len(chunks) + 8 + len(body), len(body), len(frames), 0)
+        chunks = b"ds64" + struct.pack("<I", len(sizes)) + sizes + chunks
+    stated = 0xFFFFFFFF if form == b"RF64" else len(body)
+    chunks += b"data" + struct.pack("<I", stated) + body
+    return form + struct.pack("<I", 0xFFFFFFFF if form == b"RF64" else 4 + len(chunks)) + b"WAVE" + chunks
+
+
+@pytest.mark.parametrize(("mask", "weights"), LAYOUTS)
+def test_the_channels_of_any_layout_are_mixed_as_ffmpeg_mixes_them(
+    mask: int | None, weights: list[float], tmp_path: Path
+) -> None:
+    frames = np.random.default_rng(len(weights)).integers(-9000, 9000, (4000, len(weights)))
+    path = tmp_path / "clip.wav"
+    path.write_bytes(wav_of(frames, mask))
+    expected = frames @ (np.array(weights) / sum(weights)) / 32768
+    assert read_audio(str(path), "clip.wav", RATE).samples == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("channels", range(1, 9))
+@pytest.mark.parametrize("rate", [8_000, 16_000, 48_000])
+def test_one_voice_in_every_channel_is_that_voice(channels: int, rate: int, tmp_path: Path) -> None:
+    voice = np.array(murmur(0.5, rate=rate)) * 32767
+    path = write_wav(tmp_path / "one.wav", murmur(0.5, rate=rate), rate)
+    alone = read_audio(str(path), "one.wav", RATE).samples
+    path.write_bytes(wav_of(np.repeat(voice[:, None], channels, axis=1), None, rate))
+    assert read_audio(str(path), "clip.wav", RATE).samples == pytest.approx(alone, abs=2e-4)
+
+
+def test_large_forms_of_wav_are_read(tmp_path: Path) -> None:
+    frames = np.random.default_rng(1).integers(-9000, 9000, (4000, 1))
+    path = tmp_path / "large.wav"
+    path.write_bytes(wav_of(frames, None, form=b"RF64"))
+    assert read_audio(str(path), "large.wav", RATE).samples == pytest.approx(frames[:, 0] / 32768, abs=1e-5)
+
+
+def test_more_channels_than_any_recording_has_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "clip.wav"
+    path.write_bytes(wav_of(np.zeros((10, 65), np.int16), None))
+    with pytest.raises(ValidationError, match=r"65 channels are not supported.*clip\.wav"):
+        read_audio(str(path), "clip.wav", RATE)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("hello.m4a", "M4A"), ("hello.ogg", "OGG"), ("hello.webm", "WebM")])
@@ -81,6 +151,70 @@ def test_with_ffmpeg_its_output_is_the_sound(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("PATH", str(tmp_path))
     sound = read_audio(str(SOUNDS / "hello.m4a"), "hello.m4a", RATE)
     assert sound.samples.tolist() == pytest.approx([0.0, 0.5, -0.5, 1.0], abs=1e-4)
+
+
+RECORDING = """#!{python}
+import json, pathlib, sys
+pathlib.Path({seen!r}).write_text(json.dumps([sys.argv[1:], len(sys.stdin.buffer.read())]))
+sys.stdout.buffer.write(bytes(4))
+"""
+OTHERS = {
+    b"OggS": ("ogg", "pipe"),
+    b"\x1aE\xdf\xa3": ("matroska", "pipe"),
+    b"\xff\xf1": ("aac", "pipe"),
+    b"ID3\4\0\0\0\0\0\0\xff\xf1": ("aac", "pipe"),
+    b".snd": ("au", "pipe"),
+    b"#!AMR\n": ("amr", "pipe"),
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": ("asf", "pipe"),
+    b"\0\0\x01\xba": ("mpeg", "pipe"),
+    b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\x55\0": ("wav", "pipe"),
+    b"\0\0\0\x18ftypM4A ": ("mov", "cache,pipe"),
+    b"\0\0\0\x18moov": ("mov", "cache,pipe"),
+    b"caff": ("caf", "cache,pipe"),
+    b"FORM\0\0\0\0AIFF": ("aiff", "cache,pipe"),
+}
+
+
+@pytest.mark.parametrize("beginning", OTHERS)
+def test_ffmpeg_gets_the_bytes_alone_one_demuxer_and_limits(
+    beginning: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, program, seen = tmp_path / "clip", tmp_path / "ffmpeg", tmp_path / "seen.json"
+    path.write_bytes(beginning + bytes(500))
+    program.write_text(RECORDING.format(python=sys.executable, seen=str(seen)))
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    read_audio(str(path), "clip", RATE)
+    arguments, size = json.loads(seen.read_text())
+    after = dict(itertools.pairwise(arguments))
+    before_input = arguments[: arguments.index("-i")]
+    assert size == len(beginning) + 500
+    assert (before_input[before_input.index("-f") + 1], after["-protocol_whitelist"]) == OTHERS[beginning]
+    assert after["-i"].endswith("pipe:0")
+    assert str(path) not in arguments
+    assert int(after["-timelimit"]) <= 900
+    assert int(after["-t"]) == MAX_AUDIO_SECONDS + 1
+    assert int(after["-fs"]) == (MAX_AUDIO_SECONDS + 1) * RATE * 2
+
+
+@pytest.mark.parametrize(
+    "text", ["#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", "ffconcat version 1.0\nfile 'a.wav'\n", "<MPD xmlns=''/>"]
+)
+def test_playlists_are_no_sound_even_with_ffmpeg(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ffmpeg").write_text("#!/bin/sh\nexit 0\n")
+    (tmp_path / "ffmpeg").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "list.m4a").write_text(text)
+    with pytest.raises(ValidationError, match=r"No known sound format: list\.m4a"):
+        read_audio(str(tmp_path / "list.m4a"), "list.m4a", RATE)
+
+
+def test_a_wav_of_another_encoding_asks_for_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "clip.wav"
+    path.write_bytes(b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\x55\0" + bytes(100))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BackendNotInstalledError, match=r"WAV in this encoding needs the program ffmpeg.*: clip\.wav"):
+        read_audio(str(path), "clip.wav", RATE)
 
 
 def test_a_missing_file_and_a_directory_are_said_so(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from mlxk.domain.transcription import (
     TranscriptionProgress,
     TranscriptionSettings,
     finite,
+    language_code,
 )
 
 _SEARCHED_SHARE = 0.2
@@ -285,12 +286,21 @@ class ChunkedDecoder(SpeechDecoder):
 
     def _language(self, asked: str) -> str:
         code = self._code(asked) or asked
+        keys = getattr(self._network, "prompt_dictionary", None)
+        if isinstance(keys, dict) and keys:
+            # Such a model silently takes its default for a language that is none of these.
+            known = {str(key).lower(): str(key) for key in keys}
+            found = known.get(asked.strip().lower().replace("_", "-")) or known.get(code)
+            found = found or next((known[key] for key in known if key.startswith(f"{code}-")), None)
+            if found is None:
+                raise CapabilityError.in_field("language", f"model '{self._name}' does not know '{asked}'.")
+            return found
         wants_name = self._family in speech_model.WANTS_LANGUAGE_NAMES
         return LANGUAGES.get(code, asked).title() if wants_name else code
 
     def _code(self, language: str | None) -> str | None:
         """Return the code of a language that may be given by its name."""
-        return TO_LANGUAGE_CODE.get(language.lower(), language.lower()) if language else None
+        return language_code(language, TO_LANGUAGE_CODE) if language else None
 
 
 def _write(path: str, audio: AudioSamples) -> None:

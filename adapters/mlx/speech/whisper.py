@@ -24,6 +24,7 @@ from mlxk.domain.transcription import (
     TranscriptionProgress,
     TranscriptionSettings,
     finite,
+    language_code,
 )
 
 _HALF = N_FFT // 2
@@ -89,6 +90,11 @@ _LIKELY_LOGPROB = -1.0
 """Mean log probability of the tokens above which a text is likely."""
 
 
+_BEFORE_TIMESTAMPS = "<|notimestamps|>"
+"""The token that the timestamps follow in every Whisper."""
+_TIMESTAMPS = tuple(f"<|{index * 0.02:.2f}|>" for index in range(1501))
+
+
 class WhisperDecoder(SpeechDecoder):
     """Transcribes audio with one Whisper model.
 
@@ -106,9 +112,10 @@ class WhisperDecoder(SpeechDecoder):
 
         Raises:
             CapabilityError: The model does not know the language, or does not translate.
-            UnhealthyModelError: Files of its tokenizer are missing.
+            UnhealthyModelError: Files of its tokenizer are missing, or its timestamps cannot be told.
         """
         language = self._require(settings)
+        self._complete_timestamps()
         network = self._network
         spectrum = Spectrum(audio.samples, network.dims.n_mels)
         language = language or network._detect_language(spectrum.window(0, N_FRAMES, network.dtype))
@@ -134,14 +141,32 @@ class WhisperDecoder(SpeechDecoder):
             raise CapabilityError(f"Model '{self._name}' hears English only, so it does not translate.")
         return language
 
+    def _complete_timestamps(self) -> None:
+        """Add the timestamps to a tokenizer without them; many tokenizer files of early models end before them.
+
+        Raises:
+            UnhealthyModelError: The ids that they would get are not those the network was trained with.
+        """
+        tokenizer = self._network._processor.tokenizer
+        vocabulary = tokenizer.get_vocab()
+        if _TIMESTAMPS[0] in vocabulary:
+            return
+        first = vocabulary.get(_BEFORE_TIMESTAMPS, -1) + 1
+        if not first or first != len(tokenizer) or first + len(_TIMESTAMPS) > self._network.dims.n_vocab:
+            raise UnhealthyModelError(
+                f"The tokenizer of '{self._name}' has no timestamps, and it cannot be told where they belong.",
+                hint="Use a version of the model whose tokenizer.json has the tokens <|0.00|> to <|30.00|>.",
+            )
+        tokenizer.add_tokens(list(_TIMESTAMPS))
+
     def _language(self, settings: TranscriptionSettings) -> str | None:
         """Return the code of the requested language; "en" for a model that supports English only.
 
         Raises:
             CapabilityError: The model does not support it.
         """
-        asked = settings.language.lower() if settings.language else None
-        code = TO_LANGUAGE_CODE.get(asked, asked) if asked else None
+        asked = settings.language
+        code = language_code(asked, TO_LANGUAGE_CODE) if asked else None
         if not self._network.is_multilingual:
             if code not in (None, "en"):
                 raise CapabilityError.in_field("language", f"model '{self._name}' hears English only (got '{asked}').")

@@ -14,6 +14,7 @@ from mlxk.domain.transcription import (
     Transcript,
     TranscriptionSettings,
     finite,
+    language_code,
 )
 
 
@@ -21,6 +22,28 @@ def test_settings_in_range_are_accepted() -> None:
     TranscriptionSettings().validate()
     TranscriptionSettings(language="de", hint="names", temperature=1.0, words=True).validate()
     TranscriptionSettings(language="Haitian Creole").validate()
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        *[
+            (each, "en")
+            for each in ("en", "EN", "en-US", "en_GB", "En-us", "eng", "English", "ENGLISH", "english (US)")
+        ],
+        *[
+            (each, "pt")
+            for each in ("pt_BR", "pt-PT", "PT-br", "por", "pt_BR.UTF-8", "Portuguese", "Portuguese (Brazil)")
+        ],
+        *[(each, "zh") for each in ("zh-Hans", "zh-Hant-TW", "zh_CN.utf8", "cmn-Hans-CN", "Mandarin")],
+        *[("nb-NO", "no"), ("de_DE@euro", "de"), ("es-419", "es"), ("haw", "haw"), ("yue-HK", "yue"), (" fr ", "fr")],
+        *[("Haitian Creole", "ht"), ("klingon", "klingon"), ("xx-YY", "xx")],
+    ],
+)
+def test_a_language_is_known_by_code_locale_and_name(asked: str, code: str) -> None:
+    names = {"english": "en", "portuguese": "pt", "mandarin": "zh", "haitian creole": "ht"}
+    assert language_code(asked, names) == code
+    TranscriptionSettings(language=asked.strip()).validate()
 
 
 def test_every_setting_out_of_range_is_named_at_once() -> None:
