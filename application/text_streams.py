@@ -133,15 +133,17 @@ class ChunkedStream(TextStream):
     Args:
         first: The first chunk and its completion.
         remaining: The other ones; advancing the iterator starts the next completion.
+        tables: Whether there are tables; without them an empty line separates the completions.
     """
 
-    def __init__(self, first: DescribedChunk, remaining: Iterator[DescribedChunk]) -> None:
+    def __init__(self, first: DescribedChunk, remaining: Iterator[DescribedChunk], *, tables: bool = True) -> None:
         self.adaptations = first.stream.adaptations
         self._remaining = remaining
         self._lock = threading.Lock()
         """Held while the current chunk changes."""
         self._stream = first.stream
-        self._opening: str | None = f"{first.chunk.table()}\n\n"
+        self._tables = tables
+        self._opening: str | None = f"{first.chunk.table()}\n\n" if tables else None
         self._left = first.chunk.count - first.chunk.index
         self._advancing = False
         self._cancelled = False
@@ -228,7 +230,8 @@ class ChunkedStream(TextStream):
             self._fail(ExecutionError(f"The next images could not be shown ({type(fault).__name__})."))
             return
         with self._lock:
-            self._stream, self._opening = described.stream, f"\n\n{described.chunk.table()}\n\n"
+            table = f"{described.chunk.table()}\n\n" if self._tables else ""
+            self._stream, self._opening = described.stream, f"\n\n{table}"
             self._advancing = False
             cancelled, callback = self._cancelled, self._callback
         if cancelled:

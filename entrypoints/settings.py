@@ -150,6 +150,10 @@ class ServerSettings:
     """Most tokens of a completion whose request sets no limit; None allows the remainder of the context window."""
     chunk: int = 1
     """Images per chunk when the request does not set it."""
+    image_metadata: bool = False
+    """Whether an answer about images begins with their table when the request does not say."""
+    exif_metadata: bool = True
+    """Whether requests may have the table; without it, nothing of an image but its pixels reaches model or client."""
     enable_thinking: bool | None = None
     """Whether models reason first when the request does not say; None leaves it to their chat templates."""
     thinking_budget: int | None = None

@@ -83,6 +83,10 @@ class GenerationOptions:
     """Completions of each prompt."""
     chunk: int = DEFAULT_CHUNK
     """Number of images in one chunk."""
+    image_tables: bool = True
+    """Whether the table of its images precedes each completion."""
+    image_facts: bool = True
+    """Whether the model and the tables get the EXIF facts of images, where the user of this machine allows them."""
     parse_special: bool = False
     """Whether control tokens that messages spell out are control tokens; see ``GenerationRequest``."""
 
@@ -213,7 +217,9 @@ class GenerateText:
         if not _is_chunked(description, prompt, options):
             for each, table in prompts:
                 for stream in self._submit(description, each, options):
-                    yield ChunkedStream(DescribedChunk(table, stream), iter(())) if table else stream
+                    if table is not None and options.image_tables:
+                        stream = ChunkedStream(DescribedChunk(table, stream), iter(()))
+                    yield stream
             return
         if options.choices > 1:
             raise ParameterNotSupportedError.in_field(
@@ -227,7 +233,7 @@ class GenerateText:
             if chunk is not None
             for stream in self._submit(description, each, options)
         )
-        yield ChunkedStream(next(chunks), chunks)
+        yield ChunkedStream(next(chunks), chunks, tables=options.image_tables)
 
     def _prompts(
         self, description: ModelDescription, prompt: Prompt, options: GenerationOptions
@@ -242,7 +248,7 @@ class GenerateText:
             yield from self._chunk_prompts(prompt, options)
         else:
             numbers = ImageNumbers()
-            shown = [self._with_images(each, numbers) for each in _with_encoded_images(prompt)]
+            shown = [self._with_images(each, numbers, options) for each in _with_encoded_images(prompt)]
             conversation = Conversation(tuple(message for message, _ in shown), prompt.tools)
             yield conversation, None if options.settings.grammar else shown[-1][1]
 
@@ -287,11 +293,13 @@ class GenerateText:
             part = last.images[index * options.chunk : (index + 1) * options.chunk]
             images = [each if isinstance(each, EncodedImage) else each() for each in part]
             check_together([len(image.data) for image in images], prompt.images_field)
-            chunk = Chunk(self._numbered(images, numbers), index + 1, count)
+            chunk = Chunk(self._numbered(images, numbers, options), index + 1, count)
             message = chunk.message([*map(self.images.decode, images), *others])
             yield Conversation((*opening, message), prompt.tools), chunk
 
-    def _with_images(self, incoming: IncomingMessage, numbers: ImageNumbers) -> tuple[Message, Chunk | None]:
+    def _with_images(
+        self, incoming: IncomingMessage, numbers: ImageNumbers, options: GenerationOptions
+    ) -> tuple[Message, Chunk | None]:
         """Return a message with decoded media and without image tables, and the chunk of its images."""
         message = incoming.message
         if message.role is Role.ASSISTANT:
@@ -300,7 +308,7 @@ class GenerateText:
         images = _encoded(incoming)
         if not images:
             return self._without_images(incoming), None
-        chunk = Chunk(self._numbered(images, numbers))
+        chunk = Chunk(self._numbered(images, numbers, options))
         return chunk.message([self._decoded(part) for part in incoming.parts]), chunk
 
     def _without_images(self, incoming: IncomingMessage) -> Message:
@@ -326,11 +334,13 @@ class GenerateText:
             part = part()
         return self.images.decode(part) if isinstance(part, EncodedImage) else part
 
-    def _numbered(self, images: Sequence[EncodedImage], numbers: ImageNumbers) -> tuple[ShownImage, ...]:
-        return tuple(self._shown(image, numbers.of(image)) for image in images)
+    def _numbered(
+        self, images: Sequence[EncodedImage], numbers: ImageNumbers, options: GenerationOptions
+    ) -> tuple[ShownImage, ...]:
+        return tuple(self._shown(image, numbers.of(image), facts=options.image_facts) for image in images)
 
-    def _shown(self, image: EncodedImage, number: int) -> ShownImage:
-        return ShownImage(number, image, self.images.read_exif(image) if self.exif else None)
+    def _shown(self, image: EncodedImage, number: int, *, facts: bool = True) -> ShownImage:
+        return ShownImage(number, image, self.images.read_exif(image) if self.exif and facts else None)
 
 
 def _require_media(description: ModelDescription, prompts: Sequence[Prompt]) -> bool:

@@ -15,7 +15,7 @@ from serving.running import RunningServer, events_of, read_all
 
 from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.generation.conversation import Conversation, Role
-from mlxk.domain.generation.image_table import MARKER
+from mlxk.domain.generation.image_table import MARKER, ImageFacts
 from mlxk.domain.generation.media import MAX_IMAGE_BYTES, DecodedImage
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.entrypoints.settings import ServerSettings
@@ -30,6 +30,8 @@ VISION = {
 }
 DAMAGED = 6
 """The one that cannot be decoded."""
+PHOTO = 5
+"""The one with EXIF metadata."""
 PNG = [as_png(noise(seed, 4, 4)) for seed in range(7)]
 Json = dict[str, Any]
 
@@ -37,12 +39,13 @@ Json = dict[str, Any]
 class Eye:
     """A server with a model that looks at images and remembers what it was asked."""
 
-    def __init__(self, chunk: int = 1) -> None:
+    def __init__(self, chunk: int = 1, **settings: bool) -> None:
         self.asked: list[GenerationRequest] = []
         generator = InMemoryTextGenerator(self._answer)
-        decoder = InMemoryImageReader({hashlib.sha256(PNG[DAMAGED]).hexdigest()})
-        settings = ServerSettings(chunk=chunk)
-        self.server = RunningServer(Parts(generator, settings, models={EYE: VISION}, images=decoder))
+        photo = {hashlib.sha256(PNG[PHOTO]).hexdigest(): ImageFacts(camera="Apple iPhone SE")}
+        decoder = InMemoryImageReader({hashlib.sha256(PNG[DAMAGED]).hexdigest()}, photo)
+        server = ServerSettings(chunk=chunk, **{"image_metadata": True, **settings})
+        self.server = RunningServer(Parts(generator, server, models={EYE: VISION}, images=decoder))
 
     def _answer(self, request: GenerationRequest) -> tuple[str | MlxkError, ...]:
         self.asked.append(request)
@@ -105,6 +108,48 @@ def test_an_image_is_shown_and_a_table_stands_before_the_answer(eye: Eye) -> Non
     assert [turn.role for turn in turns(request)] == [Role.SYSTEM, Role.USER]
     assert [type(part) for part in turns(request)[-1].parts] == [str, DecodedImage]
     assert (request.settings.temperature, request.backends[0]) == (0.0, "mlx-vlm")
+
+
+FACTS = "[Camera: Apple iPhone SE]\n\nWhat?"
+CASES: list[tuple[dict[str, bool], Json, bool, str]] = [
+    ({"image_metadata": False}, {}, False, FACTS),
+    ({"image_metadata": False}, {"metadata": None}, False, FACTS),
+    ({"image_metadata": False}, {"metadata": {}}, False, FACTS),
+    ({"image_metadata": False}, {"metadata": {"run": "7"}}, False, FACTS),
+    ({"image_metadata": False}, {"metadata": True}, True, FACTS),
+    ({"image_metadata": False}, {"metadata": False}, False, "What?"),
+    ({"image_metadata": True}, {}, True, FACTS),
+    ({"image_metadata": True}, {"metadata": False}, False, "What?"),
+    ({"image_metadata": True, "exif_metadata": False}, {}, False, FACTS),
+    ({"image_metadata": True, "exif_metadata": False}, {"metadata": True}, False, FACTS),
+]
+"""Settings, fields, whether there is a table, and what the model gets; the container turns facts off."""
+
+
+@pytest.mark.parametrize(("settings", "fields", "has_table", "prompt"), CASES)
+def test_the_answer_is_the_models_words_unless_the_table_is_asked_for(
+    settings: dict[str, bool], fields: Json, has_table: bool, prompt: str
+) -> None:
+    eye = Eye(**settings)
+    with eye.server:
+        whole = eye.content(user("What?", image(PHOTO)), **fields)
+        body = {"model": EYE, "messages": [user("What?", image(PHOTO))], "stream": True, **fields}
+        events = events_of(read_all(eye.server.raw("/v1/chat/completions", body)))
+        several = eye.content(user("What?", image(PHOTO), image(0)), **fields)
+    streamed = "".join(
+        each["choices"][0]["delta"].get("content") or "" for each in events if each != "[DONE]" and each["choices"]
+    )
+    assert (MARKER in whole, MARKER in streamed, several.count(MARKER)) == (has_table, has_table, 2 * has_table)
+    if not has_table:
+        assert (whole, streamed, several) == ("Answer 1.", "Answer 2.", "Answer 3.\n\nAnswer 4.")
+    assert turns(eye.asked[0])[-1].content == prompt
+
+
+@pytest.mark.parametrize("metadata", ["true", 1, [], ["a"]])
+def test_metadata_is_an_object_or_a_boolean(eye: Eye, metadata: Any) -> None:
+    status, answer = eye.post(user("What?", image(0)), metadata=metadata)
+    assert (status, (answer.get("error") or {}).get("param")) in ((400, "metadata"), (200, None))
+    assert metadata == [] or status == 400
 
 
 def test_sampling_is_as_asked(eye: Eye) -> None:

@@ -45,6 +45,9 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         "--strict-capabilities", action="store_true", help="refuse tools for models that are not made for them"
     )
     group.add_argument("--chunk", type=int, metavar="N", help="images described together, 1 to 5 (1)")
+    group.add_argument(
+        "--image-metadata", action="store_true", help="begin answers about images with a table of their metadata"
+    )
 
 
 def _add_thinking(group: argparse._ArgumentGroup) -> None:
@@ -111,6 +114,8 @@ def _settings(arguments: argparse.Namespace, context: CommandContext) -> ServerS
     return ServerSettings(
         **{name: value for name, value in given.items() if value is not None},
         log_json=arguments.log_json or context.settings.log_json,
+        image_metadata=arguments.image_metadata,
+        exif_metadata=context.settings.exif_metadata,
         strict_memory=arguments.strict_memory,
         strict_capabilities=arguments.strict_capabilities,
         special_tokens_in_content=arguments.special_tokens_in_content,

@@ -18,6 +18,9 @@ MAX_METADATA = 16
 """Entries of ``metadata``, as in OpenAI's API."""
 
 StopString = Annotated[str, Range(0, MAX_STOP_CHARACTERS)]
+Metadata = bool | Annotated[dict[str, Annotated[str, Range(0, 512)]], Range(0, MAX_METADATA)] | None
+"""OpenAI's entries, which are returned; or whether the answer begins with the metadata of images."""
+
 Stop = StopString | Annotated[list[StopString], Range(0, MAX_STOP_SEQUENCES)] | None
 Count = Annotated[int, Range(1)]
 Temperature = Annotated[float, Range(0, 2)]
@@ -98,6 +101,7 @@ _TOKEN_DIGITS = 9
 def register_sampling(converter: StrictConverter) -> None:
     """Register the unions of these fields with a converter."""
     converter.union(Stop, _stop_kind)
+    converter.union(Metadata, _metadata_kind)
 
 
 def _stop_kind(value: object) -> object:
@@ -108,11 +112,17 @@ def _stop_kind(value: object) -> object:
     raise TypeError("must be a string or an array of strings")
 
 
+def _metadata_kind(value: object) -> object:
+    if isinstance(value, bool):
+        return bool
+    if isinstance(value, dict):
+        return Annotated[dict[str, Annotated[str, Range(0, 512)]], Range(0, MAX_METADATA)]
+    raise TypeError("must be an object, true or false")
+
+
 NEUTRAL: Neutral = {
     "max_tokens": (-1,),
     "logit_bias": ([],),
     "stream_options": ({}, []),
 }
 """Common spellings of no limit, and of empty objects in languages whose empty object is an empty list."""
-
-Metadata = Annotated[dict[str, Annotated[str, Range(0, 512)]], Range(0, MAX_METADATA)]

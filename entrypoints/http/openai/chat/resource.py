@@ -100,7 +100,7 @@ class TranscriptionChat:
             renderer=functools.partial(
                 ChatRenderer,
                 include_usage=chat.include_usage,
-                extra={"metadata": chat.metadata} if chat.metadata else None,
+                extra={"metadata": chat.metadata} if isinstance(chat.metadata, dict) and chat.metadata else None,
             ),
             stream=bool(chat.stream),
         )
@@ -235,7 +235,7 @@ class ChatCompletions:
                     json_text=options.settings.grammar is not None,
                 ),
                 include_usage=chat.include_usage,
-                extra={"metadata": chat.metadata} if chat.metadata else None,
+                extra={"metadata": chat.metadata} if isinstance(chat.metadata, dict) and chat.metadata else None,
             ),
             stream=bool(chat.stream),
             alternatives=options.choices,
@@ -285,6 +285,9 @@ def generation_options(
         strict_memory=settings.strict_memory,
         choices=chat.n or 1,
         chunk=chat.chunk or settings.chunk,
+        image_tables=settings.exif_metadata
+        and (chat.metadata if isinstance(chat.metadata, bool) else settings.image_metadata),
+        image_facts=chat.metadata is not False,
         parse_special=special,
     )
 
