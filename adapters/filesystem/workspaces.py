@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -196,7 +197,14 @@ def _absent(parent: str) -> Iterator[ModelHandle]:
 
 
 def _leads_nowhere(path: str) -> bool:
-    return os.path.islink(path) and not os.path.exists(path)
+    """Whether a path is a link to something absent; links in a circle are not."""
+    if not os.path.islink(path):
+        return False
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno != errno.ELOOP
+    return False
 
 
 def _has_prefix(name: str, prefix: str) -> bool:

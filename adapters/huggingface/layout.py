@@ -13,6 +13,7 @@ models--org--name/blobs/<digest>                     content of one file
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -282,8 +283,14 @@ def _is_model(entry: "os.DirEntry[str]") -> bool:
 
 
 def leads_nowhere(path: str) -> bool:
-    """Whether a path is a link to something absent, such as a disk that is not connected."""
-    return os.path.islink(path) and not os.path.exists(path)
+    """Whether a path is a link to something absent, such as a disk that is not connected; links in a circle are not."""
+    if not os.path.islink(path):
+        return False
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno != errno.ELOOP
+    return False
 
 
 def _is_directory(entry: "os.DirEntry[str]") -> bool:

@@ -24,10 +24,11 @@ HONOURED = {"model", "messages", "stream", "stream_options", "max_tokens", "max_
 HONOURED |= {"temperature", "metadata"}
 WITHOUT_EFFECT = {"user", "prompt_cache_key", "safety_identifier"}
 """Names for the client and for caches."""
-SATISFIED = {"tool_choice", "parallel_tool_calls", "top_logprobs"}
+SATISFIED = {"tool_choice", "parallel_tool_calls", "top_logprobs", "parse_special"}
 """Say more about what is refused when it is asked for."""
 
 REFUSED: dict[str, Any] = {
+    "chat_template_kwargs": {"enable_thinking": True},
     "chunk": 2,
     "enable_thinking": True,
     "frequency_penalty": 1,
@@ -36,11 +37,17 @@ REFUSED: dict[str, Any] = {
     "min_p": 0.5,
     "n": 2,
     "presence_penalty": 1,
+    "reasoning": {"effort": "low"},
+    "reasoning_budget_tokens": 1,
     "reasoning_effort": "low",
     "repetition_penalty": 1.1,
     "response_format": {"type": "json_object"},
     "seed": 3,
+    "thinking": {"type": "enabled", "budget_tokens": 1},
     "thinking_budget": 1,
+    "thinking_budget_tokens": 1,
+    "thinking_end_token": "</think>",
+    "thinking_start_token": "<think>",
     "tools": [TOOL],
     "top_k": 2,
     "top_p": 0.5,

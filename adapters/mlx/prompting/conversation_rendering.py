@@ -12,7 +12,14 @@ from typing import Any
 import attrs
 
 from mlxk.adapters.mlx.prompting.conversation_repair import Plan, last_resorts_for, make_plan, outlined
-from mlxk.adapters.mlx.prompting.repair_steps import GENERIC_TOOLS, SHORT_IDS, describe_tools
+from mlxk.adapters.mlx.prompting.repair_steps import (
+    GENERIC_TOOLS,
+    LAST_RESORTS,
+    SHORT_IDS,
+    TAGGED_CALLS,
+    Step,
+    describe_tools,
+)
 from mlxk.adapters.mlx.prompting.template_engines import TemplateEngine
 from mlxk.adapters.mlx.prompting.template_sandbox import FaultKind, TemplateFault
 from mlxk.adapters.mlx.prompting.template_switches import NO_SWITCH, AskedSwitches, choose_switches
@@ -101,7 +108,7 @@ class ConversationRenderer:
         continued = job.opens_answer and _ends_with_answer(prompt)
         trial = _Job(self._engine, {"add_generation_prompt": job.opens_answer, **variables}, job.is_abandoned)
         try:
-            plan = self._plan(prompt, trial, continued)
+            plan = self._plan(prompt, trial, continued, LAST_RESORTS if described else self._last_resorts)
             text = trial.text(plan.apply(prompt), continued=continued)
         except TemplateFault as fault:
             raise self._error(fault, prompt, trial, continued=continued) from fault
@@ -120,7 +127,9 @@ class ConversationRenderer:
             with contextlib.suppress(TemplateFault):
                 job = _Job(self._engine, {"add_generation_prompt": True}, nobody_left)
                 plan = make_plan(_OFFERING, lambda prompt: job.text(prompt, continued=False), self._last_resorts)
-                self._reads_tools = _OFFERED in job.text(plan.apply(_OFFERING), continued=False)
+                shown = plan.apply(_OFFERING)
+                without = attrs.evolve(shown, tools=())
+                self._reads_tools = job.text(shown, continued=False) != job.text(without, continued=False)
         return self._reads_tools
 
     def wants_short_ids(self) -> bool:
@@ -138,14 +147,14 @@ class ConversationRenderer:
                 self._wants_short_ids = SHORT_IDS in plan.steps
         return self._wants_short_ids
 
-    def _plan(self, prompt: WirePrompt, job: "_Job", continued: bool) -> Plan:
+    def _plan(self, prompt: WirePrompt, job: "_Job", continued: bool, last_resorts: tuple[Step, ...]) -> Plan:
         if self._unusable is not None:
             raise self._unusable
-        key = _shape(prompt, job.variables, continued)
+        key = f"{TAGGED_CALLS in last_resorts}{_shape(prompt, job.variables, continued)}"
         plan = self._plans.get(key)
         if plan is None:
             try:
-                plan = make_plan(prompt, lambda outline: job.text(outline, continued=continued), self._last_resorts)
+                plan = make_plan(prompt, lambda outline: job.text(outline, continued=continued), last_resorts)
             except TemplateFault as fault:
                 self._judge(fault, prompt, job)
                 raise
@@ -244,21 +253,20 @@ def _marked(content: Any) -> Any:  # noqa: ANN401 - text or parts
 
 _GREETING = WirePrompt(({"role": "user", "content": "x"},))
 
-_OFFERED = "Kq_offered_vz"
 _OFFERING = WirePrompt(
     ({"role": "user", "content": "x"},),
     (
         {
             "type": "function",
             "function": {
-                "name": _OFFERED,
+                "name": "look",
                 "description": "x",
                 "parameters": {"type": "object", "properties": {"at": {"type": "string", "description": "x"}}},
             },
         },
     ),
 )
-"""A conversation with a tool, to see whether a template shows it."""
+"""A conversation with a tool, to see whether a template changes with it."""
 
 _CALLING = WirePrompt(
     (

@@ -338,8 +338,7 @@ _CALLS_AS_TEXT = Adaptation("tool-calls-as-text", "Earlier tool calls were writt
 
 TAG = "<tool_call>"
 
-_TAGGED_CALL = _calls_as_text(f"{TAG}\n", "\n</tool_call>")
-TAGGED_CALLS = Step(_each(_TAGGED_CALL), _CALLS_AS_TEXT)
+TAGGED_CALLS = Step(_each(_calls_as_text(f"{TAG}\n", "\n</tool_call>")), _CALLS_AS_TEXT)
 """For models that write calls between these tags, though their templates leave that to whoever writes the history."""
 
 LAST_RESORTS = (
@@ -370,11 +369,10 @@ reply as usual."""
 
 
 def describe_tools(prompt: WirePrompt) -> WirePrompt:
-    """Put the tools into the system prompt, and earlier calls and results into texts, for a template without tools."""
+    """Put the tools into the system prompt, for a template that does not read them."""
     definitions = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in prompt.tools)
     text = _TOOLS_INTRODUCTION.format(definitions=definitions)
     count = _opening(prompt.messages)
     contents = [each["content"] for each in prompt.messages[:count]]
     opening = {"role": "system", "content": joined([*contents, text])}
-    messages = [_results_as_user(_TAGGED_CALL(message)) for message in prompt.messages[count:]]
-    return attrs.evolve(prompt, messages=(opening, *messages), tools=())
+    return attrs.evolve(prompt, messages=(opening, *prompt.messages[count:]), tools=())
