@@ -19,7 +19,7 @@ from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, PooledModel
 from mlxk.adapters.mlx.loading.text_model import load_model
 from mlxk.adapters.system.machine import SystemClock
 from mlxk.application.text_streams import QueuedTextStream
-from mlxk.domain.errors import ExecutionError
+from mlxk.domain.errors import ExecutionError, InsufficientMemoryError
 from mlxk.domain.generation.request import FinishReason, GenerationRequest, GenerationSettings
 from mlxk.domain.models.model import ModelHandle
 
@@ -188,7 +188,7 @@ def test_a_prompt_that_cannot_be_computed_fails_by_itself(model: LoadedModel, wo
     _, doomed = workshop.start("word " * 300)
     workshop.run()
     assert [read(stream).text for stream in streams] == expected
-    with pytest.raises(ExecutionError, match="MemoryError"):
+    with pytest.raises(InsufficientMemoryError, match="may not have as much memory"):
         read(doomed)
 
 
