@@ -118,7 +118,7 @@ class ConversationRenderer:
             *((CONTINUED,) if continued else ()),
             *ineffective,
         )
-        return RenderedConversation(text, chosen.has_switch or self._unnamed_switch in variables, (*said, *ineffective))
+        return RenderedConversation(text, chosen.has_switch or self._unnamed_switch in variables, said)
 
     def reads_tools(self) -> bool:
         """Whether the template shows tools to the model; also where it cannot be rendered at all."""
