@@ -27,11 +27,10 @@ import attrs
 import mlx.core as mx
 
 from mlxk.adapters.mlx import malloc
-from mlxk.adapters.mlx.engine.batch import Batch, DecodeBatch, Sampled
+from mlxk.adapters.mlx.engine.batch import Batch, DecodeBatch, Sampled, SpeculativeBatch
 from mlxk.adapters.mlx.engine.prefill import Prefill, PrefixCache, make_cache, quantize_cache
 from mlxk.adapters.mlx.engine.sampling import NOT_FINITE
 from mlxk.adapters.mlx.engine.sequence import Sequence
-from mlxk.adapters.mlx.engine.speculative import SpeculativeBatch
 from mlxk.adapters.mlx.exception_summary import ExceptionSummary, exhaustion, is_compile_failure
 from mlxk.adapters.mlx.loading.loaded_model import PooledModel
 from mlxk.application.ports.event_log import EventLog
