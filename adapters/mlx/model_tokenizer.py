@@ -16,13 +16,13 @@ from mlxk.adapters.mlx.compatibility import Library
 from mlxk.adapters.mlx.engine.model_lease import ModelLeases
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.adapters.mlx.library_imports import contained
+from mlxk.adapters.mlx.loaders import library_for, loader_of
 from mlxk.adapters.mlx.loading.load_errors import loading_failure
 from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, LoadedTokenizer, identity_of
 from mlxk.adapters.mlx.loading.model_files_check import require_regular
 from mlxk.adapters.mlx.loading.text_model import assemble_tokenizer, load_tokenizer, read_config
 from mlxk.adapters.mlx.prompting.control_tokens import Rendering, broken_up
 from mlxk.adapters.mlx.prompting.conversation_rendering import rendering_job
-from mlxk.adapters.mlx.text_generator import library_for, loader_of
 from mlxk.application.ports.model_tokenizer import ModelTokenizer, TokenizedText, TokenSpelling
 from mlxk.domain.errors import MlxkError, ValidationError
 from mlxk.domain.generation.conversation import Conversation

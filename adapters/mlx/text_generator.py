@@ -9,17 +9,16 @@ import queue
 
 import attrs
 
-from mlxk.adapters.mlx.compatibility import Library
 from mlxk.adapters.mlx.engine.build_sequence import build_sequence
 from mlxk.adapters.mlx.engine.engine import Engine
 from mlxk.adapters.mlx.engine.limits import EngineLimits
 from mlxk.adapters.mlx.engine.model_lease import ModelLease, ModelLeases
-from mlxk.adapters.mlx.engine.model_pool import Hold, Loader, LoadRequest, WantedModel
+from mlxk.adapters.mlx.engine.model_pool import Hold, LoadRequest, WantedModel
 from mlxk.adapters.mlx.engine.owner_thread import OwnerThread
 from mlxk.adapters.mlx.engine.prefill import Media
 from mlxk.adapters.mlx.engine.sequence import Sequence
+from mlxk.adapters.mlx.loaders import library_for, loader_of
 from mlxk.adapters.mlx.loading.loaded_model import PooledModel
-from mlxk.adapters.mlx.loading.text_model import load_model
 from mlxk.adapters.mlx.prompting import template_sandbox
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText
 from mlxk.application.ports.clock import Clock
@@ -131,27 +130,6 @@ class MlxTextGenerator(TextGenerator):
 
     def _build_engine(self) -> Engine:
         return Engine(self._log, self._clock, self._limits, self._hold)
-
-
-def loader_of(library: Library) -> Loader:
-    """Return the function that loads the models of a library."""
-    if library is Library.MLX_VLM:
-        # Not at the top: mlx-vlm takes a second to import, and most processes run text models only.
-        from mlxk.adapters.mlx.vision.loader import load_vision_model
-
-        return load_vision_model
-    return load_model
-
-
-def library_for(request: GenerationRequest) -> Library:
-    """Return the library that runs a request: mlx-vlm for images and audio, mlx-lm for options that it alone has."""
-    if not request.backends:
-        return Library.MLX_LM
-    if request.has_images or request.has_audio:
-        return Library.MLX_VLM
-    options = request.engine_options
-    special = options.adapter is not None or not options.batchable
-    return Library.MLX_LM if special and Library.MLX_LM.value in request.backends else Library(request.backends[0])
 
 
 def leases_of(generator: TextGenerator) -> ModelLeases:

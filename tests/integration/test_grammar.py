@@ -16,8 +16,9 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from mlxk.adapters.mlx.engine.build_sequence import answer_begins
 from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder
-from mlxk.adapters.mlx.prompting.grammar import CallOpenings, GrammarCompiler, GrammarConstraint, answer_begins
+from mlxk.adapters.mlx.prompting.grammar import CallOpenings, GrammarCompiler, GrammarConstraint
 from mlxk.domain.errors import (
     BackendNotInstalledError,
     CapabilityError,

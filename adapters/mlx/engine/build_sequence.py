@@ -17,7 +17,7 @@ from mlxk.adapters.mlx.engine.sequence import Sequence, SequenceLimits, Sequence
 from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, PooledModel
 from mlxk.adapters.mlx.prompting.conversation_rendering import rendering_job
 from mlxk.adapters.mlx.prompting.detokenizer import Detokenizer
-from mlxk.adapters.mlx.prompting.grammar import CallOpenings, CompiledGrammar, GrammarConstraint, answer_begins
+from mlxk.adapters.mlx.prompting.grammar import AnswerBegins, CallOpenings, CompiledGrammar, GrammarConstraint
 from mlxk.adapters.mlx.prompting.template_sandbox import waiting_lock
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt
 from mlxk.application.ports.clock import Clock
@@ -78,6 +78,26 @@ class Constraints:
                 constraint(mx.array([], dtype=mx.int32), mx.zeros((1, 1)))
             processors.append(_raising(constraint))
         return tuple(processors)
+
+
+def answer_begins(detokenizer: Detokenizer, answer: OutputParser) -> AnswerBegins | None:
+    """Return a function that detects where the reasoning ends and the answer begins.
+
+    Args:
+        detokenizer: Fresh.
+        answer: Fresh, with the model's reasoning format and the prompt's tail.
+
+    Returns:
+        None when the answer begins with the first token.
+    """
+    if answer.answering:
+        return None
+
+    def begins(token: int) -> bool:
+        answer.feed(detokenizer.feed(token))
+        return answer.answering
+
+    return begins
 
 
 class ReasoningReader:

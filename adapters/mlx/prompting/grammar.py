@@ -18,10 +18,9 @@ import mlx.core as mx
 import numpy as np
 
 from mlxk.adapters.mlx.library_imports import import_failure
-from mlxk.adapters.mlx.prompting.detokenizer import Detokenizer, byte_level_name, unwrapped
+from mlxk.adapters.mlx.prompting.detokenizer import byte_level_name, unwrapped
 from mlxk.adapters.mlx.prompting.json_schemas import enforceable
 from mlxk.domain.errors import CapabilityError, ValidationError
-from mlxk.domain.formats.output_parser import OutputParser
 from mlxk.domain.generation.grammar import Grammar, GrammarKind
 
 CACHED_GRAMMARS = 64
@@ -267,26 +266,6 @@ class GrammarCompiler:
         if trial.is_error():
             raise _refusal(grammar, trial.get_error())
         return CompiledGrammar(matcher, (self._vocabulary.vocab_size + 31) // 32, self._ends)
-
-
-def answer_begins(detokenizer: Detokenizer, answer: OutputParser) -> AnswerBegins | None:
-    """Return a function that detects where the reasoning ends and the answer begins.
-
-    Args:
-        detokenizer: Fresh.
-        answer: Fresh, with the model's reasoning format and the prompt's tail.
-
-    Returns:
-        None when the answer begins with the first token.
-    """
-    if answer.answering:
-        return None
-
-    def begins(token: int) -> bool:
-        answer.feed(detokenizer.feed(token))
-        return answer.answering
-
-    return begins
 
 
 def _llguidance() -> ModuleType:

@@ -19,7 +19,6 @@ from mlxk.entrypoints.http.openai.chat.messages import MessageParam, register_me
 from mlxk.entrypoints.http.openai.chat.request import MAX_MESSAGES, ChatRequest, register_tool_choice
 from mlxk.entrypoints.http.openai.chat.request import UNSUPPORTED as CHAT_UNSUPPORTED
 from mlxk.entrypoints.http.openai.chat.request import WITHOUT_EFFECT as CHAT_WITHOUT_EFFECT
-from mlxk.entrypoints.http.openai.chat.resource import generation_options, require_abilities
 from mlxk.entrypoints.http.openai.sampling import SamplingFields, register_sampling
 from mlxk.entrypoints.http.requests.body import BodyReader
 from mlxk.entrypoints.http.requests.validation import FieldError, Range, Unsupported
@@ -135,11 +134,11 @@ class _TokenResource:
         Raises:
             MlxkError: See ``TokenizeText``.
         """
-        require_abilities(chat, model, self._settings)
+        chat.require_abilities(model, self._settings)
         first, *others = self._services.tokenize(
             model.details,
             chat.incoming(self._read_audio),
-            generation_options(chat, self._settings, model),
+            chat.generation_options(model, self._settings),
             opens_answer=chat.add_generation_prompt is not False,
         )
         if not others:

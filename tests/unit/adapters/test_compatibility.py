@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxk.adapters.mlx.compatibility import InstalledSupport, Library, dedicated_to, judge
-from mlxk.adapters.mlx.text_generator import library_for
+from mlxk.adapters.mlx.loaders import library_for
 from mlxk.domain.generation.conversation import Conversation, Message
 from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.media import DecodedImage

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import attrs
 
 from mlxk.application.incoming_message import IncomingConversation
-from mlxk.application.policy import require_reasoning, require_tools
+from mlxk.application.policy import require_chat, require_reasoning, require_tools
+from mlxk.application.use_cases.generate_text import GenerationOptions
 from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation.conversation import MAX_NAME, MAX_TOOL_BYTES, MAX_TOOLS, misplaced_definitions
@@ -21,6 +22,7 @@ from mlxk.entrypoints.http.openai.sampling import NEUTRAL as SAMPLING_NEUTRAL
 from mlxk.entrypoints.http.openai.sampling import Count, Metadata
 from mlxk.entrypoints.http.requests.body import Neutral
 from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter, Unsupported
+from mlxk.entrypoints.settings import ServerSettings
 
 SCHEMA_FIELD = "response_format.json_schema.schema"
 """The field of the schema in a request."""
@@ -313,6 +315,51 @@ class ChatRequest(ReasoningFields):
         """
         if self.enable_thinking:
             require_reasoning(model.details, "enable_thinking")
+
+    def require_abilities(self, model: ServedModel, settings: ServerSettings) -> None:
+        """Refuse a model that lacks what the request needs.
+
+        Args:
+            model: The model of the request.
+            settings: The operator's.
+
+        Raises:
+            CapabilityError: It lacks something; the error names the field.
+        """
+        self.require_vision_input(model)
+        self.require_audio_input(model)
+        if settings.strict_capabilities:
+            self.require_tools(model)
+        self.require_reasoning(model)
+        require_chat(model.description)
+
+    def generation_options(
+        self, model: ServedModel, settings: ServerSettings, forced: ForcedCall | None = None
+    ) -> GenerationOptions:
+        """Return how to generate.
+
+        Args:
+            model: The model of the request.
+            settings: The operator's, for what the request leaves out.
+            forced: The enforced tool call.
+        """
+        special = settings.special_tokens_in_content if self.parse_special is None else self.parse_special
+        can_reason = model.details.supports_reasoning or not model.details.template_read
+        budget = settings.thinking_budget if can_reason else None
+        return GenerationOptions(
+            settings=self.generation_settings(settings.max_tokens, forced, budget),
+            thinking=self.reasons(settings.enable_thinking, can_reason=can_reason),
+            effort=self.effort,
+            template_options=self.template_options,
+            thinking_tags=self.thinking_tags(settings.thinking_start_token, settings.thinking_end_token),
+            strict_memory=settings.strict_memory,
+            choices=self.n or 1,
+            chunk=self.chunk or settings.chunk,
+            image_tables=settings.exif_metadata
+            and (self.metadata if isinstance(self.metadata, bool) else settings.image_metadata),
+            image_facts=self.metadata is not False,
+            parse_special=special,
+        )
 
     def incoming(self, read_audio: ReadAudio) -> IncomingConversation:
         """Return the conversation, with encoded images and decoded audio.

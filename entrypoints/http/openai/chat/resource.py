@@ -8,15 +8,13 @@ import attrs
 import falcon
 
 from mlxk.application.incoming_message import Recording
-from mlxk.application.policy import require_chat, require_speech_model, require_text_model
+from mlxk.application.policy import require_speech_model, require_text_model
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.text_streams import TranscriptLimits, TranscriptStream
-from mlxk.application.use_cases.generate_text import GenerationOptions
 from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 from mlxk.domain.errors import CapabilityError, PayloadTooLargeError, ValidationError
-from mlxk.domain.generation.grammar import ForcedCall
 from mlxk.domain.models.model import Capability, ModelDescription
 from mlxk.domain.transcription import TranscriptionSettings
 from mlxk.entrypoints.http.api import ServerContext
@@ -34,7 +32,6 @@ from mlxk.entrypoints.http.openai.chat.request import (
 from mlxk.entrypoints.http.openai.sampling import register_sampling
 from mlxk.entrypoints.http.requests.body import BodyReader
 from mlxk.entrypoints.http.requests.validation import FieldError, Unsupported, located, raise_for, unsupported_faults
-from mlxk.entrypoints.settings import ServerSettings
 
 _NOT_SAMPLED = "of what steers sampling, a model that only listens takes temperature; leave this out"
 _NO_REASONING = "a model that only listens does not reason; leave this out"
@@ -218,9 +215,9 @@ class ChatCompletions:
         if model.is_transcription_only:
             self._responder.respond(request, response, self._transcription.job(chat, model))
             return
-        require_abilities(chat, model, self._settings)
+        chat.require_abilities(model, self._settings)
         forced = chat.forced_call
-        options = generation_options(chat, self._settings, model, forced)
+        options = chat.generation_options(model, self._settings, forced)
         job = GenerationJob(
             model=model,
             model_name=chat.model,
@@ -241,55 +238,6 @@ class ChatCompletions:
             alternatives=options.choices,
         )
         self._responder.respond(request, response, job)
-
-
-def require_abilities(chat: ChatRequest, model: ServedModel, settings: ServerSettings) -> None:
-    """Refuse a model that lacks what a request needs.
-
-    Args:
-        chat: The request.
-        model: The model of the request.
-        settings: The operator's.
-
-    Raises:
-        CapabilityError: It lacks something; the error names the field.
-    """
-    chat.require_vision_input(model)
-    chat.require_audio_input(model)
-    if settings.strict_capabilities:
-        chat.require_tools(model)
-    chat.require_reasoning(model)
-    require_chat(model.description)
-
-
-def generation_options(
-    chat: ChatRequest, settings: ServerSettings, model: ServedModel, forced: ForcedCall | None = None
-) -> GenerationOptions:
-    """Return how to generate.
-
-    Args:
-        chat: The request.
-        settings: The operator's, for what the request leaves out.
-        model: The model of the request.
-        forced: The enforced tool call.
-    """
-    special = settings.special_tokens_in_content if chat.parse_special is None else chat.parse_special
-    can_reason = model.details.supports_reasoning or not model.details.template_read
-    budget = settings.thinking_budget if can_reason else None
-    return GenerationOptions(
-        settings=chat.generation_settings(settings.max_tokens, forced, budget),
-        thinking=chat.reasons(settings.enable_thinking, can_reason=can_reason),
-        effort=chat.effort,
-        template_options=chat.template_options,
-        thinking_tags=chat.thinking_tags(settings.thinking_start_token, settings.thinking_end_token),
-        strict_memory=settings.strict_memory,
-        choices=chat.n or 1,
-        chunk=chat.chunk or settings.chunk,
-        image_tables=settings.exif_metadata
-        and (chat.metadata if isinstance(chat.metadata, bool) else settings.image_metadata),
-        image_facts=chat.metadata is not False,
-        parse_special=special,
-    )
 
 
 def _require_chat_model(description: ModelDescription) -> None:
