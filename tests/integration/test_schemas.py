@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from mlxk.adapters.mlx.prompting.grammar import GrammarCompiler
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.grammar import Grammar
-from mlxk.entrypoints.http.openai.chat.request import FunctionDefinition, ToolParam, forced_call
+from mlxk.entrypoints.http.openai.chat.tools import FunctionDefinition, ToolParam, forced_call
 
 _DEMO = Path(__file__).parents[2] / "adapters" / "builtin" / "models" / "demo"
 

@@ -16,9 +16,10 @@ from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
 from mlxk.entrypoints.http.openai.audio.upload import AudioReader
 from mlxk.entrypoints.http.openai.chat.messages import MessageParam, register_messages
-from mlxk.entrypoints.http.openai.chat.request import MAX_MESSAGES, ChatRequest, register_tool_choice
+from mlxk.entrypoints.http.openai.chat.request import MAX_MESSAGES, ChatRequest
 from mlxk.entrypoints.http.openai.chat.request import UNSUPPORTED as CHAT_UNSUPPORTED
 from mlxk.entrypoints.http.openai.chat.request import WITHOUT_EFFECT as CHAT_WITHOUT_EFFECT
+from mlxk.entrypoints.http.openai.chat.tools import register_tool_choice
 from mlxk.entrypoints.http.openai.sampling import SamplingFields, register_sampling
 from mlxk.entrypoints.http.requests.body import BodyReader
 from mlxk.entrypoints.http.requests.validation import FieldError, Range, Unsupported

@@ -23,7 +23,7 @@ HANDLE = ModelHandle("org/model", "/models/org/model", Origin.CACHE)
         ("temperature", -0.1),
         ("temperature", math.nan),
         ("temperature", "hot"),
-        ("top_p", 0.0),
+        ("top_p", -0.1),
         ("top_p", 1.1),
         ("top_k", -1),
         ("top_k", 2.0),

@@ -1,7 +1,6 @@
-"""The body of ``POST /v1/chat/completions``: messages, tools, the choice among them, and the response format."""
+"""The body of ``POST /v1/chat/completions``: its fields, among them reasoning and the response format, and faults."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import attrs
@@ -11,151 +10,29 @@ from mlxk.application.policy import require_chat, require_reasoning, require_too
 from mlxk.application.use_cases.generate_text import GenerationOptions
 from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.domain.errors import CapabilityError
-from mlxk.domain.generation.conversation import MAX_NAME, MAX_TOOL_BYTES, MAX_TOOLS, misplaced_definitions
-from mlxk.domain.generation.grammar import ForcedCall, Grammar, call_schema, moved
+from mlxk.domain.generation.conversation import RESERVED_VARIABLES
+from mlxk.domain.generation.grammar import ForcedCall, Grammar
 from mlxk.domain.generation.media import MAX_CHUNK
-from mlxk.domain.generation.request import MAX_LOGPROB_ALTERNATIVES, GenerationSettings
+from mlxk.domain.generation.request import DEFAULT_THINKING_TAGS, MAX_LOGPROB_ALTERNATIVES, Effort, GenerationSettings
 from mlxk.domain.models.model import Capability
 from mlxk.entrypoints.http.openai.chat.messages import MessageParam, ReadAudio
-from mlxk.entrypoints.http.openai.chat.reasoning import ReasoningFields
+from mlxk.entrypoints.http.openai.chat.tools import AllowedTools, ToolChoice, Tools, forced_call, tool_faults
 from mlxk.entrypoints.http.openai.sampling import NEUTRAL as SAMPLING_NEUTRAL
-from mlxk.entrypoints.http.openai.sampling import Count, Metadata
+from mlxk.entrypoints.http.openai.sampling import Count, Metadata, SamplingFields
 from mlxk.entrypoints.http.requests.body import Neutral
-from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter, Unsupported
+from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, Unsupported
 from mlxk.entrypoints.settings import ServerSettings
 
 SCHEMA_FIELD = "response_format.json_schema.schema"
 """The field of the schema in a request."""
 
+_EFFORTS = tuple(effort.value for effort in Effort)
 
-@attrs.frozen(kw_only=True)
-class FunctionDefinition:
-    """A function that the model may call."""
+_REASONS = {"none": False, Effort.LOW.value: True, Effort.HIGH.value: True}
+"""Whether an effort requests reasoning; ``medium`` does not, since many clients always send it."""
 
-    name: Annotated[str, Range(1, MAX_NAME)]
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-@attrs.frozen(kw_only=True)
-class ToolParam:
-    """A tool that the model may call."""
-
-    function: FunctionDefinition
-    type: Annotated[str, OneOf(("function",))] = "function"
-
-    def to_json(self) -> str:
-        """Return the definition as JSON text in OpenAI's form."""
-        function = {key: value for key, value in attrs.asdict(self.function).items() if value is not None}
-        return json.dumps({"type": "function", "function": function}, ensure_ascii=False)
-
-    @property
-    def arguments_schema(self) -> dict[str, Any]:
-        """The JSON Schema of the arguments."""
-        return self.function.parameters or {"type": "object", "properties": {}}
-
-
-Tools = Annotated[list[ToolParam], Range(0, MAX_TOOLS)]
-
-
-@attrs.frozen(kw_only=True)
-class FunctionName:
-    """The name of the function to call."""
-
-    name: Annotated[str, Range(1, MAX_NAME)]
-
-
-@attrs.frozen(kw_only=True)
-class NamedTool:
-    """The tool to call."""
-
-    function: FunctionName
-    type: Annotated[str, OneOf(("function",))] = "function"
-
-
-@attrs.frozen(kw_only=True)
-class AllowedToolList:
-    """The tools that may be called, and whether one must be."""
-
-    tools: Annotated[list[NamedTool], Range(1, MAX_TOOLS)]
-    mode: Annotated[str, OneOf(("auto", "required"))] = "auto"
-
-
-@attrs.frozen(kw_only=True)
-class AllowedTools:
-    """A choice among some of the tools."""
-
-    allowed_tools: AllowedToolList
-    type: Annotated[str, OneOf(("allowed_tools",))] = "allowed_tools"
-
-    @property
-    def names(self) -> frozenset[str]:
-        """The names of the functions."""
-        return frozenset(tool.function.name for tool in self.allowed_tools.tools)
-
-
-Preference = Annotated[str, OneOf(("none", "auto", "required", "any"))]
-"""``any`` is another word for ``required``."""
-ToolChoice = Preference | NamedTool | AllowedTools | None
-
-
-def forced_call(tools: Sequence[ToolParam], choice: ToolChoice) -> ForcedCall | None:
-    """Return the call that a choice enforces; None when it enforces none."""
-    if isinstance(choice, NamedTool):
-        places = [index for index, tool in enumerate(tools) if tool.function.name == choice.function.name]
-    else:
-        places = list(range(len(tools))) if _requires(choice) else []
-    if not places:
-        return None
-    schemas = {place: tools[place].arguments_schema for place in places}
-    parts = tuple(
-        Grammar.json_schema(schema, f"tools[{place}].function.parameters") for place, schema in schemas.items()
-    )
-    if len(places) == 1:
-        return ForcedCall(tools[places[0]].function.name, parts[0])
-    calls = [call_schema(tools[place].function.name, str(place)) for place in places]
-    definitions = {str(place): moved(schema, f"#/$defs/{place}") for place, schema in schemas.items()}
-    return ForcedCall(None, Grammar.json_schema({"anyOf": calls, "$defs": definitions}, "tools", parts))
-
-
-def _requires(choice: ToolChoice) -> bool:
-    """Whether one of the tools on offer must be called."""
-    return (
-        choice.allowed_tools.mode == "required" if isinstance(choice, AllowedTools) else choice in {"required", "any"}
-    )
-
-
-def tool_faults(tools: Sequence[ToolParam], choice: ToolChoice) -> list[FieldError]:
-    """Return the faults of tools and the choice among them."""
-    faults = [
-        FieldError(f"tools[{index}]", f"is larger than {MAX_TOOL_BYTES} bytes")
-        for index, tool in enumerate(tools)
-        if len(tool.to_json().encode()) > MAX_TOOL_BYTES
-    ]
-    for index, tool in enumerate(tools):
-        for keyword in misplaced_definitions(tool.function.parameters):
-            faults.append(FieldError(f"tools[{index}].function.parameters.{keyword}", "must be an object"))
-    if isinstance(choice, NamedTool) and choice.function.name not in {tool.function.name for tool in tools}:
-        faults.append(FieldError("tool_choice.function.name", "must be one of the tools"))
-    if isinstance(choice, AllowedTools) and not choice.names <= {tool.function.name for tool in tools}:
-        faults.append(FieldError("tool_choice.allowed_tools.tools", "must name tools of the request"))
-    if choice in ("required", "any") and not tools:
-        faults.append(FieldError("tool_choice", "needs tools to choose from"))
-    return faults
-
-
-def register_tool_choice(converter: StrictConverter) -> None:
-    """Register the kinds of choice with a converter."""
-    converter.union(ToolChoice, _choice_kind)
-
-
-def _choice_kind(value: object) -> object:
-    if isinstance(value, str):
-        return Preference
-    if isinstance(value, dict):
-        return AllowedTools if "allowed_tools" in value else NamedTool
-    raise TypeError("must be none, auto, required, a tool or allowed_tools")
+ThinkingToken = Annotated[str, Range(1, 128)]
+TemplateOptions = Annotated[dict[str, Any], Range(0, 64)]
 
 
 @attrs.frozen(kw_only=True)
@@ -187,6 +64,105 @@ class ResponseFormat:
         if self.type == "json_schema" and self.json_schema is not None and self.json_schema.schema is not None:
             return Grammar.json_schema(self.json_schema.schema, SCHEMA_FIELD)
         return None if self.type == "text" else Grammar.json_object()
+
+
+@attrs.frozen(kw_only=True)
+class ReasoningParam:
+    """How much to reason, as some clients write it."""
+
+    effort: Annotated[str, OneOf(_EFFORTS)] | None = None
+    max_tokens: Annotated[int, Range(0)] | None = None
+    enabled: bool | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ThinkingParam:
+    """Whether to reason, as other clients write it."""
+
+    type: Annotated[str, OneOf(("enabled", "disabled", "adaptive"))]
+    budget_tokens: Annotated[int, Range(0)] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ReasoningFields(SamplingFields):
+    """Fields of a chat request. A field with a null value counts as absent."""
+
+    reasoning_effort: Annotated[str, OneOf(_EFFORTS)] | None = None
+    enable_thinking: bool | None = None
+    thinking_budget: Annotated[int, Range(0)] | None = None
+    thinking_budget_tokens: Annotated[int, Range(0)] | None = None
+    reasoning_budget_tokens: Annotated[int, Range(0)] | None = None
+    thinking_start_token: ThinkingToken | None = None
+    thinking_end_token: ThinkingToken | None = None
+    reasoning: ReasoningParam | None = None
+    thinking: ThinkingParam | None = None
+    chat_template_kwargs: TemplateOptions | None = None
+
+    def reasoning_faults(self) -> list[FieldError]:
+        """Return the faults of combinations of these fields."""
+        faults = []
+        reasons = _REASONS.get(self.reasoning_effort or "")
+        if None not in {reasons, self.enable_thinking} and reasons is not self.enable_thinking:
+            faults.append(FieldError("enable_thinking", "contradicts reasoning_effort"))
+        for name, value in (self.chat_template_kwargs or {}).items():
+            if name in RESERVED_VARIABLES:
+                message = "belongs to the conversation, which the other fields of the request are"
+                faults.append(FieldError(f"chat_template_kwargs.{name}", message))
+            elif name == "enable_thinking" and value is not None and self.enable_thinking not in {None, value is True}:
+                faults.append(FieldError("chat_template_kwargs.enable_thinking", "contradicts enable_thinking"))
+        return faults
+
+    def reasons(self, default: bool | None = None, *, can_reason: bool = True) -> bool | None:
+        """Return whether the model reasons first; None is the default of the chat template.
+
+        Args:
+            default: The operator's, for requests that say nothing about it.
+            can_reason: Whether the model can be told to; if not, the default does not tell it.
+        """
+        stated = self.enable_thinking
+        if stated is None and self.thinking is not None and self.thinking.type != "adaptive":
+            stated = self.thinking.type == "enabled"
+        if stated is None and self.reasoning is not None:
+            stated = self.reasoning.enabled
+        named = any(name in self.template_options for name in ("enable_thinking", "thinking"))
+        if stated is not None or named or self.effort is not None:
+            return False if stated is None and self.effort is Effort.NONE else stated
+        return default if can_reason else None
+
+    @property
+    def effort(self) -> Effort | None:
+        """Reasoning effort; None is the default of the chat template."""
+        stated = self.reasoning_effort or (self.reasoning.effort if self.reasoning is not None else None)
+        return None if stated is None else Effort(stated)
+
+    @property
+    def budget(self) -> int | None:
+        """Most tokens of reasoning, by whichever field says so; None sets no limit."""
+        stated = (
+            self.thinking_budget,
+            self.thinking_budget_tokens,
+            self.reasoning_budget_tokens,
+            self.reasoning.max_tokens if self.reasoning is not None else None,
+            self.thinking.budget_tokens if self.thinking is not None else None,
+        )
+        return next((budget for budget in stated if budget is not None), None)
+
+    @property
+    def template_options(self) -> dict[str, Any]:
+        """Variables for the chat template, by its own names."""
+        return {name: value for name, value in (self.chat_template_kwargs or {}).items() if value is not None}
+
+    def thinking_tags(self, start: str | None, end: str | None) -> tuple[str, str] | None:
+        """Return the texts that begin and end the reasoning; None as they are known of the model.
+
+        Args:
+            start: The operator's, for requests without one.
+            end: The operator's, for requests without one.
+        """
+        start, end = self.thinking_start_token or start, self.thinking_end_token or end
+        if start is None and end is None:
+            return None
+        return start or DEFAULT_THINKING_TAGS[0], end or DEFAULT_THINKING_TAGS[1]
 
 
 UNSUPPORTED: Mapping[str, Unsupported] = {

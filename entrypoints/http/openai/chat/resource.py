@@ -27,8 +27,8 @@ from mlxk.entrypoints.http.openai.chat.request import (
     UNSUPPORTED,
     WITHOUT_EFFECT,
     ChatRequest,
-    register_tool_choice,
 )
+from mlxk.entrypoints.http.openai.chat.tools import register_tool_choice
 from mlxk.entrypoints.http.openai.sampling import register_sampling
 from mlxk.entrypoints.http.requests.body import BodyReader
 from mlxk.entrypoints.http.requests.validation import FieldError, Unsupported, located, raise_for, unsupported_faults
