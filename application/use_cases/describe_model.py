@@ -43,15 +43,7 @@ from mlxk.domain.models.model import (
     Runtime,
     Workspace,
 )
-from mlxk.domain.models.snapshot import (
-    CONFIG,
-    MAX_CARD_BYTES,
-    TEMPLATE_DOCUMENT,
-    ModelCard,
-    ModelSnapshot,
-    is_template_file,
-    read_card,
-)
+from mlxk.domain.models.snapshot import ModelCard, ModelSnapshot, is_template_file, read_card
 from mlxk.domain.models.weight_files import SAFETENSORS, indexed_files, stray_weights
 
 _DOCUMENTS = (
@@ -62,7 +54,7 @@ _DOCUMENTS = (
     names.MODELOPT_CONFIG,
     names.SAFETENSORS_INDEX,
     names.PYTORCH_INDEX,
-    TEMPLATE_DOCUMENT,
+    names.TEMPLATE_DOCUMENT,
 )
 _END_BYTES = 64
 """Enough for the last brace of a JSON object and the white space that some writers add."""
@@ -162,7 +154,11 @@ class _Reader:
         return () if end.rstrip().endswith(b"}") else (path,)
 
     def card(self) -> ModelCard:
-        return read_card(self._read(names.README, MAX_CARD_BYTES) or b"") if names.README in self.sizes else ModelCard()
+        return (
+            read_card(self._read(names.README, names.MAX_CARD_BYTES) or b"")
+            if names.README in self.sizes
+            else ModelCard()
+        )
 
     def templates(self) -> dict[str, str]:
         paths = [path for path in self.sizes if is_template_file(path)][:_MAX_TEMPLATES]
@@ -227,7 +223,7 @@ class DescribeModel:
             description=self._description(handle, reading),
             files=reading.listing.files,
             strays=snapshot.strays,
-            config=config if isinstance(snapshot.document(CONFIG).value, dict) else None,
+            config=config if isinstance(snapshot.document(names.CONFIG).value, dict) else None,
             quantization=detection.quantization(config),
             parameters=count_parameters(snapshot.headers.values(), stated if isinstance(stated, dict) else {}),
             license=snapshot.card.license,

@@ -129,16 +129,13 @@ _WRAPS = {
 _OPENINGS = tuple(each.marks[0] for each in (CHANNELS, *_TAGGED) if each.marks[0].startswith(("<", "[")))
 """The token that begins a block of reasoning, for every format."""
 
-
 _LONGEST_TOKEN = 64
 """Characters of the longest token that ends a turn."""
-
-_REASONING_MARKERS = ("enable_thinking", *_OPENINGS)
 
 
 def supports_reasoning(template: str) -> bool:
     """Whether the text of the chat templates has reasoning, marked or switched on by a parameter."""
-    return any(marker in template for marker in _REASONING_MARKERS)
+    return any(marker in template for marker in ("enable_thinking", *_OPENINGS))
 
 
 CALL_ENDS = ("<|eom_id|>", "<|calls|>")

@@ -18,7 +18,7 @@ from serving.parts import CHAT_MODEL
 
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.entrypoints.http.openai import sampling
-from mlxk.entrypoints.http.openai.chat import messages, request
+from mlxk.entrypoints.http.openai.chat import messages, tools
 from mlxk.entrypoints.http.openai.chat.messages import UNSUPPORTED as MESSAGE_UNSUPPORTED
 from mlxk.entrypoints.http.openai.chat.request import WITHOUT_EFFECT, JsonSchema
 
@@ -43,8 +43,8 @@ PART = "messages[].content[]"
         (sound_param.InputAudio, messages.InputAudio, f"{PART}.input_audio"),
         (published.ChatCompletionMessageFunctionToolCallParam, messages.ToolCallParam, "messages[].tool_calls[]"),
         (call_param.Function, messages.FunctionCall, "messages[].tool_calls[].function"),
-        (published.ChatCompletionFunctionToolParam, request.ToolParam, "tools[]"),
-        (shared_params.FunctionDefinition, request.FunctionDefinition, "tools[].function"),
+        (published.ChatCompletionFunctionToolParam, tools.ToolParam, "tools[]"),
+        (shared_params.FunctionDefinition, tools.FunctionDefinition, "tools[].function"),
         (shared_params.response_format_json_schema.JSONSchema, JsonSchema, "response_format.json_schema"),
         (published.ChatCompletionStreamOptionsParam, sampling.StreamOptions, "stream_options"),
     ],
