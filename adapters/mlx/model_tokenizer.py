@@ -6,7 +6,7 @@ last few of those stay in memory. Computes nothing with MLX and never waits for 
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,11 +19,13 @@ from mlxk.adapters.mlx.library_imports import contained
 from mlxk.adapters.mlx.loaders import library_for, loader_of
 from mlxk.adapters.mlx.loading.load_errors import loading_failure
 from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, LoadedTokenizer, identity_of
-from mlxk.adapters.mlx.loading.model_files_check import require_regular
+from mlxk.adapters.mlx.loading.model_files_check import object_in, require_regular
 from mlxk.adapters.mlx.loading.text_model import assemble_tokenizer, load_tokenizer, read_config
 from mlxk.adapters.mlx.prompting.control_tokens import Rendering, broken_up
 from mlxk.adapters.mlx.prompting.conversation_rendering import rendering_job
-from mlxk.application.ports.model_tokenizer import ModelTokenizer, TokenizedText, TokenSpelling
+from mlxk.adapters.mlx.prompting.detokenizer import unwrapped
+from mlxk.adapters.mlx.prompting.format_report import format_report
+from mlxk.application.ports.model_tokenizer import FormatReport, ModelTokenizer, TokenizedText, TokenSpelling
 from mlxk.domain.errors import MlxkError, ValidationError
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.request import GenerationRequest, TokenIds
@@ -83,6 +85,16 @@ class MlxModelTokenizer(ModelTokenizer):
     def decode(self, model: ModelHandle, tokens: TokenIds) -> TokenizedText:
         with self._tokenizer(model) as found:
             return self._decoded(found.text, tokens, "tokens")
+
+    def report(self, model: ModelHandle) -> FormatReport:
+        with self._tokenizer(model) as found, found.text.lock:
+            tokenizer, renderer = found.text.tokenizer, found.text.renderer
+            named = {
+                "generation_config": _tokens(object_in(model, "generation_config.json") or {}),
+                "config": _tokens(read_config(model)),
+                "tokenizer": [each for each in [unwrapped(tokenizer).eos_token_id] if each is not None],
+            }
+            return format_report(renderer, renderer.conversations, tokenizer.get_vocab(), named)
 
     def spell(self, model: ModelHandle, tokens: TokenIds) -> tuple[TokenSpelling, ...]:
         with self._tokenizer(model) as found, found.text.lock:
@@ -156,3 +168,10 @@ class MlxModelTokenizer(ModelTokenizer):
         except Exception as error:
             raise loading_failure(error, model, "has an architecture that is not known") from error
         return _Tokenizer(assemble_tokenizer(model, identity, tokenizer, config), template)
+
+
+def _tokens(config: Mapping[str, Any]) -> list[int]:
+    """Return the end-of-sequence tokens that a config names."""
+    nested = config.get("text_config")
+    stated = config.get("eos_token_id", nested.get("eos_token_id") if isinstance(nested, dict) else None)
+    return [each for each in (stated if isinstance(stated, list) else [stated]) if isinstance(each, int)]

@@ -40,6 +40,62 @@ class TokenSpelling:
     """Its bytes within a text, possibly a part of a character."""
 
 
+@attrs.frozen
+class EndToken:
+    """A token that ends an answer."""
+
+    token: int
+    text: str
+    """Empty when the vocabulary does not have it."""
+    sources: tuple[str, ...]
+    """What names it: ``generation_config``, ``config``, ``tokenizer``, ``template``."""
+
+
+@attrs.frozen
+class FittedConversation:
+    """One kind of conversation, and what has to be done for the chat template to take it."""
+
+    kind: str
+    steps: tuple[str, ...]
+    """Codes of adaptations, and names of other forms of the same content."""
+    refusal: str | None = None
+    """Why it cannot be rendered, whatever is done; None when it can."""
+
+
+@attrs.frozen
+class CallSample:
+    """A tool call as the chat template writes it."""
+
+    text: str
+    read: bool
+    """Whether it is read as the same call."""
+
+
+@attrs.frozen
+class FormatReport:
+    """What a model's chat template and tokenizer were found to do."""
+
+    chat_template: bool
+    reasoning: tuple[str, str] | None
+    """What begins and ends reasoning; None when it is not marked."""
+    call_syntaxes: tuple[str, ...]
+    """Names of the model's own syntaxes of tool calls."""
+    reads_tools: bool
+    """Whether the template shows tools to the model."""
+    switches: tuple[str, ...]
+    """Variables that switch reasoning on or off, or limit it."""
+    effort_levels: tuple[str, ...]
+    """From least to most."""
+    ends: tuple[EndToken, ...]
+    control_tokens: tuple[str, ...]
+    """Those that stay text where messages spell them, sorted."""
+    conversations: tuple[FittedConversation, ...]
+    call: CallSample | None
+    """None when the template reads no tools, or writes no call."""
+    problems: tuple[str, ...]
+    """What is wrong, a sentence each."""
+
+
 class ModelTokenizer(Protocol):
     """Renders and tokenizes with the tokenizers of models. Thread-safe; waits for no completion.
 
@@ -87,6 +143,10 @@ class ModelTokenizer(Protocol):
         Raises:
             ValidationError: A token does not exist; the message names ``tokens``.
         """
+
+    @abstractmethod
+    def report(self, model: ModelHandle) -> FormatReport:
+        """Return what the model's chat template and tokenizer do, found by rendering conversations of every kind."""
 
     @abstractmethod
     def spell(self, model: ModelHandle, tokens: TokenIds) -> tuple[TokenSpelling, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from mlxk.application.ports.model_tokenizer import ModelTokenizer, TokenizedText, TokenSpelling
+from mlxk.application.ports.model_tokenizer import FormatReport, ModelTokenizer, TokenizedText, TokenSpelling
 from mlxk.application.use_cases.generate_text import GenerateText, GenerationOptions, Prompt
 from mlxk.domain.generation.request import TokenIds
 from mlxk.domain.models.model import ModelDetails, ModelHandle
@@ -45,6 +45,10 @@ class TokenizeText:
     def decode(self, model: ModelHandle, tokens: TokenIds) -> TokenizedText:
         """Return the text of tokens; see ``ModelTokenizer.decode``."""
         return self.tokenizer.decode(model, tokens)
+
+    def report(self, model: ModelHandle) -> FormatReport:
+        """Return what was found of the model's formats; see ``ModelTokenizer.report``."""
+        return self.tokenizer.report(model)
 
     def spell(self, model: ModelHandle, tokens: TokenIds) -> tuple[TokenSpelling, ...]:
         """Return the spelling of each token; see ``ModelTokenizer.spell``."""

@@ -9,7 +9,14 @@ import re
 
 import attrs
 
-from mlxk.application.ports.model_tokenizer import ModelTokenizer, TokenizedText, TokenSpelling
+from mlxk.application.ports.model_tokenizer import (
+    EndToken,
+    FittedConversation,
+    FormatReport,
+    ModelTokenizer,
+    TokenizedText,
+    TokenSpelling,
+)
 from mlxk.domain.errors import ContextLengthError, ValidationError
 from mlxk.domain.generation.conversation import Adaptation, Conversation
 from mlxk.domain.generation.request import GenerationRequest, TokenIds
@@ -52,6 +59,11 @@ class InMemoryModelTokenizer(ModelTokenizer):
 
     def decode(self, model: ModelHandle, tokens: TokenIds) -> TokenizedText:
         return self._decoded(tokens, "tokens")
+
+    def report(self, model: ModelHandle) -> FormatReport:
+        end = EndToken(CONTROL[END], END, ("tokenizer", "template"))
+        greeting = FittedConversation("one message", ())
+        return FormatReport(True, None, (), False, (), (), (end,), tuple(sorted(CONTROL)), (greeting,), None, ())
 
     def spell(self, model: ModelHandle, tokens: TokenIds) -> tuple[TokenSpelling, ...]:
         return tuple(TokenSpelling(_NAMES.get(token, chr(token)), _bytes(token)) for token in tokens)

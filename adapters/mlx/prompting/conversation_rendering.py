@@ -46,7 +46,7 @@ class RenderingJob:
 
     asked: AskedSwitches = attrs.field(factory=AskedSwitches)
     is_abandoned: Callable[[], bool] = nobody_left
-    """Whether the client has gone."""
+    """Whether nobody waits for the text any more."""
     parse_special: bool = False
     """Whether control tokens that the messages spell out are control tokens."""
     opens_answer: bool = True
@@ -67,6 +67,8 @@ class RenderedConversation:
     has_switch: bool
     """Whether the template was given a variable that switches reasoning on or off."""
     adaptations: tuple[Adaptation, ...]
+    forms: tuple[str, ...] = ()
+    """Names of the forms in which contents were given; see ``Step.form``."""
 
 
 class ConversationRenderer:
@@ -91,7 +93,7 @@ class ConversationRenderer:
 
         Raises:
             ValidationError: The template cannot render it; names the message.
-            InterruptedRunError: The client has gone.
+            InterruptedRunError: Nobody waits any more.
         """
         described = bool(prompt.tools) and not self.reads_tools()
         if described:
@@ -118,7 +120,18 @@ class ConversationRenderer:
             *((CONTINUED,) if continued else ()),
             *ineffective,
         )
-        return RenderedConversation(text, chosen.has_switch or self._unnamed_switch in variables, said)
+        forms = tuple(step.form for step in plan.steps if step.form)
+        return RenderedConversation(text, chosen.has_switch or self._unnamed_switch in variables, said, forms)
+
+    @property
+    def template(self) -> object:
+        """The text of the template, or its texts by name; None where a library has code instead, or there is none."""
+        return self._engine.template
+
+    @property
+    def has_template(self) -> bool:
+        """Whether there is a template, or code in its place."""
+        return bool(self._engine.template) or self._unnamed_switch is not None
 
     def reads_tools(self) -> bool:
         """Whether the template shows tools to the model; also where it cannot be rendered at all."""
@@ -137,13 +150,8 @@ class ConversationRenderer:
         if self._wants_short_ids is None:
             self._wants_short_ids = False
             with contextlib.suppress(TemplateFault):
-                plan = make_plan(
-                    _CALLING,
-                    lambda prompt: _Job(self._engine, {"add_generation_prompt": True}, nobody_left).text(
-                        prompt, continued=False
-                    ),
-                    self._last_resorts,
-                )
+                job = _Job(self._engine, {"add_generation_prompt": True}, nobody_left)
+                plan = make_plan(_CALLING, lambda prompt: job.text(prompt, continued=False), self._last_resorts)
                 self._wants_short_ids = SHORT_IDS in plan.steps
         return self._wants_short_ids
 
@@ -253,21 +261,6 @@ def _marked(content: Any) -> Any:  # noqa: ANN401 - text or parts
 
 _GREETING = WirePrompt(({"role": "user", "content": "x"},))
 
-_OFFERING = WirePrompt(
-    ({"role": "user", "content": "x"},),
-    (
-        {
-            "type": "function",
-            "function": {
-                "name": "look",
-                "description": "x",
-                "parameters": {"type": "object", "properties": {"at": {"type": "string", "description": "x"}}},
-            },
-        },
-    ),
-)
-"""A conversation with a tool, to see whether a template changes with it."""
-
 _CALLING = WirePrompt(
     (
         {"role": "user", "content": "x"},
@@ -295,6 +288,9 @@ _CALLING = WirePrompt(
         },
     ),
 )
+
+_OFFERING = WirePrompt(_GREETING.messages, _CALLING.tools)
+"""A conversation with a tool, to see whether a template changes with it."""
 
 
 def _ends_with_answer(prompt: WirePrompt) -> bool:

@@ -24,11 +24,13 @@ class Step:
 
     change: Callable[[WirePrompt], WirePrompt]
     adaptation: Adaptation | None = None
-    """None where only the form of a value changes, without effect on its content."""
+    """None where only the form of a value changes, which nobody sees."""
+    form: str = ""
+    """The name of that form."""
 
 
 def short_id(identity: str) -> str:
-    """Return the id of nine letters and digits that replaces another; one of that form is its own."""
+    """Return the id of nine letters and digits that stands for another; one of that form is its own."""
     if len(identity) == _ID_LENGTH and identity.isalnum() and identity.isascii():
         return identity
     number = int.from_bytes(hashlib.sha256(identity.encode("utf-8", "surrogatepass")).digest()[:8], "big")
@@ -283,20 +285,20 @@ SHORT_IDS = Step(
 """Needed by templates of Mistral's."""
 
 FORMS = (
-    Step(_empty_lists),
-    Step(_flat_tools),
-    Step(_each(_null_content)),
+    Step(_empty_lists, form="empty-lists"),
+    Step(_flat_tools, form="flat-tools"),
+    Step(_each(_null_content), form="null-content"),
     Step(
         _each(_wrapped_arguments),
         Adaptation(
             "incomplete-arguments", "Incomplete arguments of a tool call were given as an object with their text."
         ),
     ),
-    Step(_each(_text_arguments)),
-    Step(_each(_as_parts)),
-    Step(_each(_as_text)),
+    Step(_each(_text_arguments), form="text-arguments"),
+    Step(_each(_as_parts), form="content-parts"),
+    Step(_each(_as_text), form="content-text"),
 )
-"""Other forms of the same content, most of which have no visible effect; tried first, alone and in pairs."""
+"""Other forms of the same content, most of which nobody sees; tried first, alone and in pairs."""
 
 JOIN_TURNS = Step(
     _join_turns,
@@ -334,16 +336,16 @@ REPAIRS = (
 )
 """In the order in which they are tried: those that change the least first."""
 
-_CALLS_AS_TEXT = Adaptation("tool-calls-as-text", "Earlier tool calls were written as text.")
+CALLS_AS_TEXT = Adaptation("tool-calls-as-text", "Earlier tool calls were written as text.")
 
 TAG = "<tool_call>"
 
-TAGGED_CALLS = Step(_each(_calls_as_text(f"{TAG}\n", "\n</tool_call>")), _CALLS_AS_TEXT)
-"""For models that write calls between these tags, though their templates leave that to the author of the history."""
+TAGGED_CALLS = Step(_each(_calls_as_text(f"{TAG}\n", "\n</tool_call>")), CALLS_AS_TEXT)
+"""For models that write calls between these tags, though their templates leave that to whoever writes the history."""
 
 LAST_RESORTS = (
     TAGGED_CALLS,
-    Step(_each(_calls_as_text()), _CALLS_AS_TEXT),
+    Step(_each(_calls_as_text()), CALLS_AS_TEXT),
     Step(
         _each(_results_as_user),
         Adaptation("tool-results-as-user", "Results of tools were placed as user messages."),

@@ -36,7 +36,7 @@ class TemplateEngine(Protocol):
 
         Raises:
             TemplateFault: It cannot be rendered.
-            InterruptedRunError: The client has gone.
+            InterruptedRunError: Nobody waits for it any more.
         """
 
 

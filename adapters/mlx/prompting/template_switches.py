@@ -59,7 +59,7 @@ class TemplateReading:
     words: Mapping[str, frozenset[str]] = attrs.field(factory=dict)
     """By variable, the texts that it is compared with."""
     defaults: Mapping[str, frozenset[str]] = attrs.field(factory=dict)
-    """By variable, its texts when it is not given."""
+    """By variable, the texts that stand for it when it is not given."""
 
 
 @attrs.frozen
@@ -92,8 +92,7 @@ def choose_switches(template: object, asked: AskedSwitches) -> ChosenSwitches:
         template: Its text, or several texts by name, as tokenizers hold them; anything else reads nothing.
         asked: What the request says.
     """
-    texts = template.values() if isinstance(template, Mapping) else (template,)
-    readings = [read_template(text) for text in texts if isinstance(text, str)]
+    readings = _readings(template)
     read = frozenset[str]().union(*(each.variables for each in readings))
     variables: dict[str, object] = {}
     adaptations: list[Adaptation] = []
@@ -115,6 +114,27 @@ def choose_switches(template: object, asked: AskedSwitches) -> ChosenSwitches:
     if unread:
         adaptations.append(Adaptation(UNREAD, f"The model's chat template does not read {', '.join(unread)}."))
     return ChosenSwitches({**variables, **switches, **asked.options}, bool(switches), tuple(adaptations))
+
+
+def switch_names(template: object) -> tuple[str, ...]:
+    """Return the variables that a template reads to switch reasoning on or off, or to limit it."""
+    read = frozenset[str]().union(*(each.variables for each in _readings(template)))
+    return tuple(name for name in (*_SWITCHES, *_INVERSE_SWITCHES, *_MODES, _BUDGET) if name in read)
+
+
+def effort_levels(template: object) -> tuple[str, ...]:
+    """Return the levels of reasoning that a template knows, from least to most; empty when it reads none."""
+    readings = _readings(template)
+    names = [name for name in _EFFORTS if any(name in each.variables for each in readings)]
+    words = frozenset[str]().union(*(_words(readings, name) for name in names))
+    if not names:
+        return ()
+    return tuple(word for word in _LEVELS if word in words) or _COMMON_LEVELS
+
+
+def _readings(template: object) -> list[TemplateReading]:
+    texts = template.values() if isinstance(template, Mapping) else (template,)
+    return [read_template(text) for text in texts if isinstance(text, str)]
 
 
 def _switches(readings: Sequence[TemplateReading], read: frozenset[str], thinking: bool) -> dict[str, object]:

@@ -156,7 +156,7 @@ class PromptRenderer:
                 template for it, or a tool's definition or arguments are no JSON object.
             CapabilityError: See ``require_no_template_options``.
             ContextLengthError: See ``require_plausible_length``.
-            InterruptedRunError: The client has gone.
+            InterruptedRunError: Nobody waits any more.
         """
         job = job or RenderingJob(AskedSwitches(thinking, effort), nobody_left, parse_special, opens_answer)
         ineffective = (NO_EFFORT,) if job.asked.effort not in {None, Effort.NONE} else ()
@@ -239,6 +239,11 @@ class PromptRenderer:
                 end = turn_end(reasoning, after, added)
                 texts += [end] if end is not None else []
         return frozenset(added[text] for text in texts)
+
+    @property
+    def conversations(self) -> ConversationRenderer:
+        """The renderer with the tokenizer's template."""
+        return self._conversations
 
     def conversations_of(self, holder: Any) -> ConversationRenderer:  # noqa: ANN401 - untyped
         """Return the renderer with the template of a processor, or of another tokenizer of this model; made once."""

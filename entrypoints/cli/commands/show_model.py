@@ -1,12 +1,18 @@
 """``mlxk show MODEL``: one model in detail."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from mlxk.application.policy import estimate_memory
+from mlxk.domain.models.memory import MemoryVerdict
+from mlxk.domain.models.model import ModelDetails
 from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.render import model_json, tables
+
+if TYPE_CHECKING:
+    from mlxk.entrypoints.container import Container
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recalc-hash", action="store_true", help="record the content hash of a managed workspace anew"
     )
     section.add_argument("--config", action="store_true", help="print its config.json")
+    section.add_argument(
+        "--format-report", action="store_true", help="try its chat template and tokenizer, and print what they do"
+    )
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
@@ -26,10 +35,33 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     details = container.use_cases.show_model()(arguments.model, recalculate_hash=arguments.recalc_hash)
     section = "files" if arguments.files else "config" if arguments.config else "metadata"
     verdict = estimate_memory(details.description, container.adapters.memory_probe())
+    if arguments.format_report:
+        return _report_formats(details, verdict, arguments.recalc_hash, container, output)
     if output.as_json:
         output.document("show", model_json.model_details(details, section, verdict, arguments.recalc_hash))
         return DONE
     output.text(tables.details_text(details, section, container.adapters.clock().now(), verdict))
     if arguments.recalc_hash:
         output.note("The content hash is recorded anew; the workspace is clean.")
+    return DONE
+
+
+def _report_formats(
+    details: ModelDetails, verdict: MemoryVerdict, hash_updated: bool, container: "Container", output: Output
+) -> int:
+    # Not at the top: rich is loaded only to wait for a tokenizer.
+    from mlxk.entrypoints.cli.progress import Spinner  # noqa: PLC0415
+    from mlxk.entrypoints.cli.render import formats  # noqa: PLC0415
+
+    try:
+        with Spinner(output, "Loading the tokenizer"):
+            report = container.use_cases.tokenize_text().report(details.description.handle)
+    finally:
+        container.adapters.text_generator().close()
+    if output.as_json:
+        data = model_json.model_details(details, "formats", verdict, hash_updated)
+        output.document("show", {**data, "format_report": formats.report_json(report)})
+        return DONE
+    output.text(tables.details_text(details, "formats", container.adapters.clock().now(), verdict))
+    output.text(formats.report_text(report))
     return DONE

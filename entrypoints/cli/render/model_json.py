@@ -133,7 +133,7 @@ def model_details(details: ModelDetails, section: str, verdict: MemoryVerdict, h
 
     Args:
         details: The model.
-        section: The section to fill: ``files``, ``config`` or ``metadata``.
+        section: The section to fill: ``files``, ``config`` or ``metadata``; ``formats`` for none of them.
         verdict: Whether the model fits into memory.
         hash_updated: Whether the content hash was just recalculated.
     """
@@ -149,6 +149,8 @@ def model_details(details: ModelDetails, section: str, verdict: MemoryVerdict, h
         return {**fields, "files": [file(entry) for entry in details.files], "metadata": None}
     if section == "config":
         return {**fields, "config": details.config, "metadata": None}
+    if section == "formats":
+        return {**fields, "metadata": None}
     return {**fields, "metadata": _metadata(details), "memory": memory_estimate(verdict)}
 
 

@@ -185,13 +185,13 @@ def health_text(entries: Sequence[HealthEntry]) -> str:
 
 
 def details_text(details: ModelDetails, section: str, now: datetime.datetime, verdict: MemoryVerdict) -> str:
-    """Return the description of one model and one section: files, config or metadata."""
+    """Return the description of one model and one section: files, config or metadata; nothing more for formats."""
     lines = _summary(details, now)
     if section == "files":
         lines += ["", "Files:", *(_file_line(entry.path, entry.size_bytes) for entry in details.files)]
     elif section == "config":
         lines += ["", "Config:", *json.dumps(details.config, indent=2).split("\n")]
-    else:
+    elif section == "metadata":
         lines += ["", "Metadata:", *_metadata_lines(details), "", "Memory:", *_memory_lines(verdict)]
     if details.description.workspace and details.description.workspace.managed:
         lines += ["", "Workspace:", *_workspace_lines(details.description.workspace, now)]

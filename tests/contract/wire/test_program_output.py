@@ -49,6 +49,7 @@ RUNS = [
     ["run", "demo", "hi", "--max-tokens", "1"],
     ["run", "demo", "hi", "--no-chat-template", "--max-tokens", "2"],
     ["run", "demo", "hi", "--show-prompt"],
+    ["show", "demo", "--format-report"],
 ]
 
 FAILURES = [
@@ -103,8 +104,8 @@ def test_an_answer_validates(arguments: list[str], mlxk: Program, faults: Faults
     done = mlxk(*arguments, "--json")
     document = json.loads(done.stdout)
     assert (done.returncode, done.stderr, document["status"]) == (0, "", "success"), document
-    assert faults("run", document) == []
-    assert misordered(document, schemas["run"], schemas, "run") == []
+    assert faults(name_of(arguments), document) == []
+    assert misordered(document, schemas[name_of(arguments)], schemas, name_of(arguments)) == []
 
 
 @pytest.mark.mlx
