@@ -79,7 +79,10 @@ class MlxTextGenerator(TextGenerator):
             self._thread.post(lambda engine: reply.put(engine.state()))
             self._last_state = reply.get(timeout=timeout_seconds)
             return self._last_state
-        return attrs.evolve(self._last_state, responding=False)
+        # The thread is in one long computation: what is loaded is known without it.
+        engine = self._thread.worker
+        models = self._last_state.models if engine is None or self._thread.closed else engine.resident
+        return attrs.evolve(self._last_state, responding=False, models=models)
 
     def unload(self, model: ModelHandle | None = None) -> tuple[ModelHandle, ...]:
         if not self._thread.started or self._thread.closed:

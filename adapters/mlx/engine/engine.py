@@ -85,14 +85,23 @@ class Engine(Worker):
         """Sequences being computed; readable from any thread."""
         return self._scheduler.running
 
+    @property
+    def waiting(self) -> int:
+        """Sequences and requests for models in a queue; readable from any thread."""
+        return self._admission.waiting + self._pool.waiting
+
+    @property
+    def resident(self) -> tuple[ModelHandle, ...]:
+        """The loaded models; readable from any thread."""
+        return tuple(sorted((each.model.handle for each in self._pool.models), key=lambda handle: handle.name))
+
     def state(self) -> EngineState:
         """Return a snapshot for probes and metrics."""
-        handles = (pooled.model.handle for pooled in self._pool.models)
         return EngineState(
             responding=True,
             running=self._scheduler.running,
-            waiting=self._admission.waiting + self._pool.waiting,
-            models=tuple(sorted(handles, key=lambda handle: handle.name)),
+            waiting=self.waiting,
+            models=self.resident,
             prompt_tokens=self._counters.prompt_tokens,
             cached_tokens=self._counters.cached_tokens,
             generated_tokens=self._counters.generated_tokens,

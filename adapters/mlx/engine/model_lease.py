@@ -6,7 +6,9 @@ generate.
 
 import contextlib
 import queue
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
@@ -18,6 +20,9 @@ from mlxk.adapters.mlx.engine.owner_thread import OwnerThread
 from mlxk.adapters.mlx.exception_summary import ExceptionSummary
 from mlxk.application.ports.event_log import EventLog
 from mlxk.domain.errors import ExecutionError, MlxkError
+
+_LOOK_SECONDS = 0.005
+"""Time between two looks at whether anything else waits."""
 
 T = TypeVar("T")
 M = TypeVar("M")
@@ -37,12 +42,14 @@ class ModelLease(Generic[M]):
         thread: The owner thread.
         model: The loader's result; may be used inside ``call`` only.
         log: Receives failures.
+        turns: Those of every lease; its own when not given.
     """
 
-    def __init__(self, thread: OwnerThread[Engine], model: M, log: EventLog) -> None:
+    def __init__(self, thread: OwnerThread[Engine], model: M, log: EventLog, turns: "Turns | None" = None) -> None:
         self.model = model
         self._thread = thread
         self._log = log
+        self._turns = turns or Turns()
         self._seconds = 0.0
         """Duration of the last call."""
 
@@ -60,6 +67,30 @@ class ModelLease(Generic[M]):
         if isinstance(outcome, _Failure):
             raise outcome.error
         return outcome
+
+    def call_in_turn(self, work: Callable[[], T]) -> T:
+        """Run a function as ``call`` does that may take many seconds, when it is this lease's turn.
+
+        Before it whatever else waits for the owner thread is served: sequences, loads and short calls get at least as
+        much time as the last such function took, of whichever lease. So several recordings at once leave the others
+        the same half of the time as one.
+        """
+        with self._turns.take():
+            until = self._turns.ended + self._turns.seconds
+            while time.monotonic() < until and self.others_wait:
+                time.sleep(_LOOK_SECONDS)
+            began = time.monotonic()
+            try:
+                return self.call(work)
+            finally:
+                self._turns.ended = time.monotonic()
+                self._turns.seconds = self._turns.ended - began
+
+    @property
+    def others_wait(self) -> bool:
+        """Whether anything waits for the owner thread, or is being generated on it."""
+        engine = self._thread.worker
+        return self._thread.has_posted or (engine is not None and engine.running + engine.waiting > 0)
 
     def yield_to_generation(self) -> None:
         """Wait while sequences are computed, at most as long as the last call took: each side gets half of the time."""
@@ -85,6 +116,40 @@ class ModelLease(Generic[M]):
             self._seconds = time.monotonic() - began
 
 
+class Turns:
+    """Who may keep the owner thread for many seconds: one lease at a time, in the order in which they asked."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._queue: deque[threading.Event] = deque()
+        self.ended = 0.0
+        """When the last turn ended, by the monotonic clock; changed by the holder of a turn only."""
+        self.seconds = 0.0
+        """How long the last turn took."""
+
+    @property
+    def waiting(self) -> tuple[threading.Event, ...]:
+        """The one that has its turn, and those that wait for theirs."""
+        with self._lock:
+            return tuple(self._queue)
+
+    @contextlib.contextmanager
+    def take(self) -> Iterator[None]:
+        """Wait for a turn, and have it for the length of the block."""
+        mine = threading.Event()
+        with self._lock:
+            self._queue.append(mine)
+            self._queue[0].set()
+        try:
+            mine.wait()
+            yield
+        finally:
+            with self._lock:
+                self._queue.remove(mine)
+                if self._queue:
+                    self._queue[0].set()
+
+
 class ModelLeases:
     """Leases models that are used on the owner thread.
 
@@ -96,6 +161,7 @@ class ModelLeases:
     def __init__(self, thread: OwnerThread[Engine], log: EventLog) -> None:
         self._thread = thread
         self._log = log
+        self._turns = Turns()
 
     @contextlib.contextmanager
     def lease(self, wanted: WantedModel, kind: type[M]) -> Iterator[ModelLease[M]]:
@@ -115,7 +181,7 @@ class ModelLeases:
             model: object = models[0].model
             if not isinstance(model, kind):
                 raise TypeError(f"the loader returned a {type(model).__name__}, not a {kind.__name__}")
-            yield ModelLease(self._thread, model, self._log)
+            yield ModelLease(self._thread, model, self._log, self._turns)
         finally:
             # A closed engine has unloaded everything already.
             with contextlib.suppress(ExecutionError):

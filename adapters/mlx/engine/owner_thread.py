@@ -106,6 +106,11 @@ class OwnerThread(Generic[W]):
         return self._thread is not None
 
     @property
+    def has_posted(self) -> bool:
+        """Whether work was posted that the thread has not begun."""
+        return not self._inbox.empty()
+
+    @property
     def closed(self) -> bool:
         """Whether posting is refused."""
         return self._closed

@@ -46,8 +46,7 @@ class MlxSpeechTranscriber(SpeechTranscriber):
                     lease.call(events.close)
 
     def _events(self, lease: ModelLease[SpeechModel], events: Iterator[TranscriptEvent]) -> Iterator[TranscriptEvent]:
-        while (event := lease.call(lambda: next(events, None))) is not None:
+        while (event := lease.call_in_turn(lambda: next(events, None))) is not None:
             if isinstance(event, Transcript):
                 self._log.info("transcribed a recording", seconds=round(event.seconds, 2), segments=len(event.segments))
             yield event
-            lease.yield_to_generation()
