@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from PIL import ExifTags, Image, features
+from PIL import ExifTags, Image, ImageMath, features
 
 from mlxk.application.ports.image_reader import ImageReader
 from mlxk.domain.errors import BackendNotInstalledError, MlxkError, ValidationError
@@ -121,6 +121,23 @@ _TRANSPOSITIONS = {
 """EXIF orientation to the operation that undoes it. Plugins of formats with a rotation of their own apply it, or report
 it as EXIF."""
 
+
+def _exif_of(image: Image.Image) -> Image.Exif:
+    """Return the EXIF metadata alone, to which Pillow would add the orientation of XMP."""
+    raw = image.info.get("exif")
+    if isinstance(raw, bytes):
+        exif = Image.Exif()
+        exif.load(raw)
+        return exif
+    kept = {key: image.info.pop(key) for key in _XMP_KEYS if key in image.info}
+    try:
+        return image.getexif()
+    finally:
+        image.info.update(kept)
+
+
+_XMP_KEYS = ("xmp", "XML:com.adobe.xmp")
+
 _SIXTEEN_BITS = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
 _WHITE = (255, 255, 255)
 
@@ -138,7 +155,8 @@ def _decoded(image: EncodedImage) -> DecodedImage:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        # Pillow takes the orientation of XMP where EXIF has none, which browsers and other viewers ignore.
+        orientation = _exif_of(image).get(ExifTags.Base.Orientation)
     except _DECODING_ERRORS:  # damaged EXIF does not make the pixels unusable
         return image
     operation = _TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
@@ -148,13 +166,26 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Return the image as 8-bit RGB, composited on white."""
     if image.mode in _SIXTEEN_BITS:
-        image = image.convert("I").point(lambda value: value / 256).convert("L")
+        return _from_sixteen_bits(image)
+    if image.mode in ("I", "F"):
+        image = image.point(lambda value: value / 256).convert("L")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         background = Image.new("RGB", layer.size, _WHITE)
         background.paste(layer, mask=layer.getchannel("A"))
         return background
     return image.convert("RGB")
+
+
+def _from_sixteen_bits(image: Image.Image) -> Image.Image:
+    """Return a 16-bit grey image as RGB; the value that a PNG states as transparent is white."""
+    values = image.convert("I")
+    grey = values.point(lambda value: value / 256).convert("L")
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        mask = ImageMath.lambda_eval(lambda each: each["a"] == clear, a=values).convert("L").point(lambda on: 255 * on)
+        grey.paste(255, mask=mask)
+    return grey.convert("RGB")
 
 
 _TAG, _GPS, _IFD = ExifTags.Base, ExifTags.GPS, ExifTags.IFD
@@ -211,6 +242,10 @@ def _moment(match: re.Match[str] | None) -> datetime.datetime | None:
         return None
 
 
+_LARGEST_OFFSET = datetime.timedelta(hours=14)
+"""Of any place on Earth from UTC."""
+
+
 def _zone(text: str | None) -> datetime.timezone | None:
     match = _OFFSET.fullmatch(text or "")
     if match is None:
@@ -218,8 +253,9 @@ def _zone(text: str | None) -> datetime.timezone | None:
     if match[1] == "Z":
         return datetime.UTC
     digits = match[1][1:].replace(":", "")
-    size = datetime.timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
-    if size >= datetime.timedelta(hours=24):
+    hours, minutes = int(digits[:2]), int(digits[2:])
+    size = datetime.timedelta(hours=hours, minutes=minutes)
+    if minutes > 59 or size > _LARGEST_OFFSET:
         return None
     return datetime.timezone(-size if match[1][0] == "-" else size)
 
@@ -239,14 +275,18 @@ def _satellite_time(place: Tags) -> datetime.datetime | None:
         return None
 
 
+_SIDES = {90: {"N": 1, "S": -1}, 180: {"E": 1, "W": -1}}
+"""The sign of an angle by the letter of its side, for latitudes and longitudes, which end at so many degrees."""
+
+
 def _degrees(value: object, reference: object, limit: int) -> float | None:
-    """Return an angle in decimal degrees, negative for south and west; None when it is invalid."""
+    """Return an angle in decimal degrees, negative for south and west; None when it is invalid or its side unknown."""
     parts = _numbers(value)
     if not parts or len(parts) > 3 or any(part < 0 for part in parts):
         return None
     degrees = sum(part / 60**index for index, part in enumerate(parts))
-    direction = (_text(reference) or "").upper()[:1]
-    return None if degrees > limit else -degrees if direction in ("S", "W") else degrees
+    sign = _SIDES[limit].get((_text(reference) or "").upper()[:1])
+    return None if degrees > limit or sign is None else sign * degrees
 
 
 def _numbers(value: object) -> list[float] | None:
@@ -265,9 +305,21 @@ def _numbers(value: object) -> list[float] | None:
 
 
 def _text(value: object) -> str | None:
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", errors="replace")
-    return value.split("\0", 1)[0].strip() if isinstance(value, str) else None
+    """Return a text, as UTF-8 where it is that and as Latin-1 otherwise; Pillow decodes every text as Latin-1."""
+    if isinstance(value, str):
+        try:
+            raw = value.encode("latin-1")
+        except UnicodeEncodeError:  # decoded by another rule already
+            return value.split("\0", 1)[0].strip()
+    elif isinstance(value, bytes):
+        raw = value
+    else:
+        return None
+    raw = raw.split(b"\0", 1)[0]
+    try:
+        return raw.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        return raw.decode("latin-1").strip()
 
 
 class PillowImageReader(ImageReader):

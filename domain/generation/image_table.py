@@ -2,6 +2,7 @@
 
 import datetime
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 
 import attrs
@@ -11,8 +12,10 @@ from mlxk.domain.generation.media import DEFAULT_IMAGE_PROMPT, DecodedImage, Enc
 
 MAX_CAMERA_CHARACTERS = 64
 
-_UNSAFE = re.compile(r"[^\w .,+/&()'-]+")
+_UNSAFE = re.compile(r"[^\w .,+/&()'-]+|(?<![^\W_])_+|_+(?![^\W_])|__+")
 """Characters that camera names do not need, and that could be markup in Markdown, HTML or a prompt."""
+_LINK = re.compile(r"(?<![^\W_])(www)\.", re.IGNORECASE)
+"""The beginning of what is a link in Markdown viewers without any markup."""
 
 
 @attrs.frozen
@@ -41,8 +44,8 @@ class ImageFacts:
 
     @property
     def date(self) -> str | None:
-        """The time to the minute, as ISO 8601 with a blank in place of the T."""
-        return None if self.taken is None else self.taken.isoformat(sep=" ", timespec="minutes")
+        """The time to the minute where the photo was taken, as ``2023-12-06 12:19``."""
+        return None if self.taken is None else self.taken.replace(tzinfo=None).isoformat(sep=" ", timespec="minutes")
 
     def line(self, number: int | None) -> str | None:
         """Return the facts as one line for the prompt, or None when there are none.
@@ -66,7 +69,8 @@ def camera_name(make: str | None, model: str | None) -> str | None:
 
 
 def _plain(text: str | None) -> str:
-    words = _UNSAFE.sub(" ", text or "").split()
+    composed = unicodedata.normalize("NFC", text or "")
+    words = _LINK.sub(r"\1 ", _UNSAFE.sub(" ", composed)).split()
     return " ".join(words)[:MAX_CAMERA_CHARACTERS].strip()
 
 
@@ -83,7 +87,12 @@ UNKNOWN = "-"
 _ROW = re.compile(r"^\|\s*(\d{1,6})\s*\|\s*image_([0-9a-f]{8})\.", re.MULTILINE)
 _TABLE = re.compile(rf"<details>\n<summary>📸[^\n]*</summary>\n\n{MARKER}\n(?:\|[^\n]*\n)*\n</details>(?:\n\n)?")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_DIRECTIONS = re.compile(r"[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
+"""Characters that are invisible and turn the direction of what follows them."""
 _MARKUP = {"\\": "\\\\", "|": "\\|", "<": "&lt;", ">": "&gt;", "&": "&amp;", "`": "&#96;"}
+_MARKUP |= {"*": "\\*", "[": "\\[", "]": "\\]", "~": "\\~"}
+_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
+"""An underscore that is not within a word, where it could emphasize."""
 
 
 @attrs.frozen
@@ -216,7 +225,8 @@ def _cell(sign: str, text: str | None) -> str:
 
 def _original(shown: ShownImage) -> str:
     name = _CONTROLS.sub(" ", shown.image.original or "").strip()
-    return "".join(_MARKUP.get(character, character) for character in name) or UNKNOWN
+    name = "".join(_MARKUP.get(character, character) for character in _DIRECTIONS.sub("", name))
+    return _LINK.sub(r"\1&#46;", _UNDERSCORE.sub(r"\\_", name)) or UNKNOWN
 
 
 def _facts(shown: ShownImage) -> ImageFacts:

@@ -34,6 +34,26 @@ SIGNATURE_BYTES = 16
 """Number of leading bytes that identify the format."""
 
 _PLAIN_SIGNATURES = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"GIF87a", "gif"), (b"GIF89a", "gif"))
+_FOREIGN = (
+    (b"II*\0", "TIFF, or a camera's raw format"),
+    (b"MM\0*", "TIFF, or a camera's raw format"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+    (b"BM", "BMP"),
+    (b"<svg", "SVG"),
+    (b"<?xml", "SVG or another kind of XML"),
+    (b"\xef\xbb\xbf<svg", "SVG"),
+    (b"\xef\xbb\xbf<?xml", "SVG or another kind of XML"),
+    (b"\0\0\x01\0", "ICO"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"8BPS", "PSD"),
+    (b"%PDF", "PDF"),
+)
+"""The first bytes of formats that people send and that are not supported, with their names."""
+
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 
@@ -150,6 +170,10 @@ def format_of(beginning: bytes, place: str) -> ImageFormat:
     found = ImageFormat.of(beginning)
     if found is None:
         known = ", ".join(each.name for each in ImageFormat)
+        foreign = next((name for magic, name in _FOREIGN if beginning.startswith(magic)), None)
+        if foreign is not None:
+            hint = f"Convert it to PNG or JPEG first. Known formats: {known}"
+            raise ValidationError.in_field(place, f"is in {foreign}, which is not supported", hint=hint)
         raise ValidationError.in_field(place, "is not an image of a known format", hint=f"Known formats: {known}")
     return found
 

@@ -87,6 +87,19 @@ def test_vectors_are_those_of_the_library(kind: str, request: pytest.FixtureRequ
     assert np.allclose(embed(embedder, model, *TEXTS).vectors, by_mlx_vlm(model, TEXTS), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["sentence_bert_config.json", "sentence_roberta_config.json"])
+@pytest.mark.parametrize(("stated", "window"), [(16, 16), (10**6, None), ("16", None), (0, None), (None, None)])
+def test_the_smallest_limit_that_a_model_states_holds(
+    name: str, stated: object, window: int | None, embedder: MlxTextEmbedder, tmp_path: Path
+) -> None:
+    model = build_bert(tmp_path / "limited")
+    (tmp_path / "limited" / name).write_text(json.dumps({"max_seq_length": stated, "do_lower_case": False}))
+    window = window or WINDOW
+    assert embed(embedder, model, "bread " * 200, truncate=True).tokens == window
+    with pytest.raises(ContextLengthError, match=rf"input\[0\] has 202 tokens; the model reads {window}\."):
+        embed(embedder, model, "bread " * 200)
+
+
 @pytest.mark.parametrize("kind", ["bert", "qwen3"])
 def test_many_texts_of_many_lengths_have_the_vectors_they_have_alone(
     kind: str, request: pytest.FixtureRequest, embedder: MlxTextEmbedder

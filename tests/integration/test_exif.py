@@ -75,7 +75,7 @@ def test_every_format_tells_place_time_and_camera(form: str) -> None:
     found = PillowImageReader().read_exif(encoded(exif, form))
     assert (found.location, found.date, found.camera) == (
         "32.7900°N, 16.9200°W",
-        "2023-12-06 12:19+01:00",
+        "2023-12-06 12:19",
         "Apple iPhone SE",
     )
 
@@ -129,6 +129,9 @@ def test_the_table_of_photos_from_all_over_the_world(snapshot: SnapshotAssertion
         ("2024:05:01 12:30:15", "Z", "2024-05-01T12:30:15+00:00"),
         ("2024:05:01 12:30:15", "   :  ", "2024-05-01T12:30:15"),
         ("2024:05:01 12:30:15", "+99:99", "2024-05-01T12:30:15"),
+        ("2024:05:01 12:30:15", "+14:00", "2024-05-01T12:30:15+14:00"),
+        ("2024:05:01 12:30:15", "+15:00", "2024-05-01T12:30:15"),
+        ("2024:05:01 12:30:15", "+02:75", "2024-05-01T12:30:15"),
         ("2024-05-01T12:30", None, "2024-05-01T12:30:00"),
         ("2024:05:01 23:59:60", None, "2024-05-01T23:59:59"),
         ("2024:02:31 12:00:00", None, None),
@@ -151,8 +154,8 @@ def test_the_shutter_comes_before_the_scanner_and_the_satellites_and_editors_do_
     placed = {GPS.GPSDateStamp: "2024:05:03", GPS.GPSTimeStamp: (1.0, 2.0, 3.9)}
     both = facts(details={**scanned, TAG.DateTimeOriginal: "2024:05:01 01:02:03"}, place=placed)
     assert both.date == "2024-05-01 01:02"
-    assert facts(details=scanned, place=placed).date == "2024-05-02 01:02+01:00"
-    assert facts(place=placed).date == "2024-05-03 01:02+00:00"
+    assert facts(details=scanned, place=placed).date == "2024-05-02 01:02"
+    assert facts(place=placed).date == "2024-05-03 01:02"
     assert facts(top={TAG.DateTime: "2024:05:04 01:02:03"}).date is None
     assert facts(place={GPS.GPSDateStamp: "2024:05:03", GPS.GPSTimeStamp: (99.0, 2.0, 3.0)}).date is None
 
@@ -164,7 +167,9 @@ def test_the_shutter_comes_before_the_scanner_and_the_satellites_and_editors_do_
         ((32.0, 47.0, 24.0), "S", "32.7900°S, 1.0000°E"),
         ((32.0, 47.4, 0.0), "N", "32.7900°N, 1.0000°E"),
         ((32.79, 0.0, 0.0), "n", "32.7900°N, 1.0000°E"),
-        ((32.0, 47.0, 24.0), "", "32.7900°N, 1.0000°E"),
+        ((32.0, 47.0, 24.0), "", None),
+        ((32.0, 47.0, 24.0), "E", None),
+        ((32.0, 47.0, 24.0), "?", None),
         ((90.0, 0.0, 0.0), "N", "90.0000°N, 1.0000°E"),
         ((90.0, 0.0, 1.0), "N", None),
         ((1000.0, 0.0, 0.0), "N", None),
@@ -172,6 +177,26 @@ def test_the_shutter_comes_before_the_scanner_and_the_satellites_and_editors_do_
 )
 def test_places_on_earth_are_read_and_others_are_not(latitude: object, north: str, found: str | None) -> None:
     assert where(latitude, north) == found
+
+
+@pytest.mark.parametrize("missing", [GPS.GPSLatitudeRef, GPS.GPSLongitudeRef])
+def test_a_place_whose_side_of_the_earth_is_unknown_is_none(missing: int) -> None:
+    assert facts(place={tag: value for tag, value in MADEIRA.items() if tag != missing}).location is None
+
+
+@pytest.mark.parametrize(
+    ("make", "model", "camera"),
+    [
+        ("Caméra".encode(), "相机 X1".encode(), "Caméra 相机 X1"),
+        ("Caméra".encode("latin-1"), b"X1", "Caméra X1"),
+        (b"", "Zoe\u0308".encode(), "Zoë"),
+        (b"", "abc\u202egnp \u2066x\u200f".encode(), "abc gnp x"),
+        (b"", b"[a](http://b) **c** __d__ ~e~ www.f.org <g>", "a (http //b) c d e www f.org g"),
+    ],
+)
+def test_names_of_cameras_are_utf_8_before_latin_1_and_no_markup(make: bytes, model: bytes, camera: str) -> None:
+    exif = exif_of({TAG.Make: make, TAG.Model: model})
+    assert PillowImageReader().read_exif(encoded(exif)).camera == camera
 
 
 def test_a_fraction_with_nothing_below_is_no_place() -> None:

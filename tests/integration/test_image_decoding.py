@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 from mlxk.adapters.pillow.image_reader import PillowImageReader
 from mlxk.domain.errors import MlxkError, ValidationError
@@ -82,6 +82,32 @@ def test_an_image_is_seen_upright_however_the_camera_was_held(
     photo = encoded(held, form, exif=exif.tobytes())
     assert pixels(photo).shape == (32, 48, 3)
     assert colours_of_corners(photo) == [RED, GREEN, WHITE, BLUE]
+
+
+XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>"""
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("has_exif", [False, True])
+def test_the_orientation_of_xmp_alone_turns_nothing(form: str, has_exif: bool) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Apple"
+    options: dict[str, Any] = {"exif": exif} if has_exif else {}
+    if form == "PNG":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", XMP.decode())
+    else:
+        options["xmp"] = XMP
+    image = encoded(corners(), form, **options)
+    assert b"tiff:Orientation" in image.data
+    assert pixels(image).shape == pixels(encoded(corners(), form)).shape
+
+
+def test_a_transparent_grey_of_sixteen_bits_is_white() -> None:
+    values = np.array([[0, 40_000], [0x1234, 65_535]], np.uint16)
+    image = encoded(Image.fromarray(values), "PNG", transparency=0x1234)
+    assert pixels(image)[..., 0].tolist() == [[0, 156], [255, 255]]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "YCbCr"])

@@ -29,6 +29,12 @@ _UNSET_LENGTH = 10**9
 
 _DEFAULT_WINDOW = 512
 
+_SENTENCE_CONFIGS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""Where sentence-transformers keeps the limit, by the names that it has had."""
+
 _SHORTENABLE_ARCHITECTURES = frozenset({"qwen3", "qwen3_embedding", "gemma3_text", "gemma3_embedding"})
 _SHORTENABLE_NAMES = re.compile(r"mxbai-embed-(large|2d)|nomic-embed-text-v1\.5|arctic-embed-.*v(1\.5|2)")
 """Names of models with Matryoshka training whose config does not state it."""
@@ -102,7 +108,7 @@ def _encoder(
     return TextEncoder(
         tokenizer,
         prompts,
-        _window(config, tokenizer),
+        _window(handle, config, tokenizer),
         vocabulary if isinstance(vocabulary, int) else len(tokenizer),
         tokenizer.eos_token_id if last else None,
     )
@@ -118,13 +124,19 @@ def _pooling(handle: ModelHandle, config: Mapping[str, Any]) -> Mapping[str, Any
     return stated or None
 
 
-def _window(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> int:
+def _window(handle: ModelHandle, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the smallest limit that the model states: its makers cut texts there, and so are its vectors defined."""
     positions = _text_config(config).get("max_position_embeddings")
     known = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < _UNSET_LENGTH else []
     if isinstance(positions, int) and positions > 0:
         # RoBERTa's positions begin after the padding token.
         offset = int(config.get("pad_token_id") or 0) + 1 if "roberta" in _architecture(config) else 0
         known.append(positions - offset)
+    for name in _SENTENCE_CONFIGS:
+        stated = (object_in(handle, name) or {}).get("max_seq_length")
+        if isinstance(stated, int) and not isinstance(stated, bool) and stated > 0:
+            known.append(stated)
+            break
     return min(known, default=_DEFAULT_WINDOW)
 
 

@@ -47,6 +47,16 @@ def test_any_bytes_have_a_format_or_none(data: bytes) -> None:
     assert ImageFormat.of(data) in {None, *ImageFormat}
 
 
+@pytest.mark.parametrize(
+    ("beginning", "name"),
+    [(b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"BM6\0", "BMP"), (b"<svg xmlns=", "SVG"), (b"<?xml version", "SVG")],
+)
+def test_formats_that_are_not_supported_are_named_with_what_to_do(beginning: bytes, name: str) -> None:
+    with pytest.raises(ValidationError, match=f"place: is in {name}.*not supported") as caught:
+        EncodedImage.of(beginning.ljust(64), "place")
+    assert (caught.value.hint or "").startswith("Convert it to PNG or JPEG first.")
+
+
 def test_an_image_is_named_by_its_content_and_format() -> None:
     image = EncodedImage.of(PNG, "--image", "beach.png")
     assert image.digest == hashlib.sha256(PNG).hexdigest()
