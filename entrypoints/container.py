@@ -173,7 +173,7 @@ def _engine(ports: "Adapters", server: ServerSettings | None, folder: str | None
     from mlxk.adapters.mlx import malloc
     from mlxk.entrypoints.start_checks import require_address_space, require_temporary_folder
 
-    if server is None:  # a server has checked it before it listens
+    if server is None:  # a server has checked it before it binds its port
         require_address_space()
         require_temporary_folder(folder)
 

@@ -61,7 +61,7 @@ def model_info(client: HubClient, name: str, revision: str | None = None) -> Rep
 
 
 def list_files(client: HubClient, name: str, commit: str) -> tuple[RemoteFile, ...]:
-    """Return the files of a revision, sorted by path; further pages are asked of the endpoint, whoever they name.
+    """Return the files of a revision, sorted by path; further pages are asked of the endpoint, whatever host they name.
 
     Raises:
         httpx2.HTTPError: The hub refuses, or cannot be reached.

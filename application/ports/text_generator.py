@@ -104,7 +104,7 @@ class TextGenerator(Protocol):
             CapabilityError: The model does not support a requested feature, such as a reasoning budget.
             IncompatibleModelError, UntrustedModelCodeError, BackendNotInstalledError: The model cannot be loaded.
             ExecutionError: Loading failed for another reason, or the generator is closed.
-            InterruptedRunError: Nobody waits any more (``GenerationRequest.is_abandoned``).
+            InterruptedRunError: The client has gone (``GenerationRequest.is_abandoned``).
         """
 
     @abstractmethod

@@ -71,7 +71,7 @@ class GenerationOptions:
     thinking_tags: tuple[str, str] | None = None
     """The texts that begin and end the reasoning; None as they are known of the model."""
     is_abandoned: Callable[[], bool] = attrs.field(default=nobody_left, eq=False)
-    """Whether nobody waits for the completions any more, before they have streams that can be cancelled."""
+    """Whether the client has gone, before they have streams that can be cancelled."""
     engine_options: EngineOptions = attrs.field(factory=EngineOptions)
     draft_reference: str | None = None
     """A smaller model for speculative decoding, as the user typed it."""

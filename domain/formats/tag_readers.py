@@ -1,4 +1,4 @@
-"""Readers of tool calls whose arguments stand in tags of their own.
+"""Readers of tool calls whose arguments are in tags of their own.
 
 Calls in JSON and Python are read by ``domain.formats.call_readers``.
 """

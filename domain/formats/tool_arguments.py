@@ -126,7 +126,7 @@ def _referenced(reference: object, root: Mapping[str, Any] | None) -> object:
 
 
 def typed(text: str, types: Iterable[str]) -> Any:  # noqa: ANN401
-    """Return the value that a text stands for.
+    """Return the value that a text represents.
 
     A text is a string where the types allow nothing else, and wherever it fits no other type. Without any type it is
     an object, a list, a number or a constant if it is written as one.

@@ -206,7 +206,7 @@ class _Reader:
                 return _paired("".join(parts))
 
     def _escape(self, position: int) -> tuple[str, int]:
-        """Read an escape sequence after its backslash; one that does not exist stands for itself."""
+        """Read an escape sequence after its backslash; one that does not exist is kept as it is."""
         if position >= len(self._text):
             raise UnfinishedValueError
         char = self._text[position]

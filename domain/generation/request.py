@@ -313,7 +313,7 @@ class Effort(enum.Enum):
 
 
 def nobody_left() -> bool:
-    """Return False: whoever asked is waiting."""
+    """Return False: the caller is still waiting."""
     return False
 
 
@@ -340,7 +340,7 @@ class GenerationRequest:
     thinking_tags: tuple[str, str] | None = None
     """The texts that begin and end the reasoning; None as they are known of the model."""
     is_abandoned: Callable[[], bool] = attrs.field(default=nobody_left, eq=False)
-    """Whether nobody waits for the completion any more, before it has a stream that can be cancelled."""
+    """Whether the client has gone, before it has a stream that can be cancelled."""
 
     @property
     def reasons(self) -> bool | None:

@@ -21,7 +21,7 @@ CONTAINER_NAMES = frozenset(
         "host.orb.internal",
     }
 )
-"""Names of this machine inside of containers; nobody can register a name below ``internal``."""
+"""Names of this machine inside of containers; no one can register a name below ``internal``."""
 
 OPEN_PATHS = frozenset({"/health", "/livez", "/readyz"})
 """Probes of process managers, which need no key."""

@@ -204,7 +204,7 @@ def build_sequence(
             used, or options exclude each other.
         ContextLengthError: The prompt leaves no room for generated tokens.
         CapabilityError: The draft model has another vocabulary, or the reasoning cannot be cut short beside it.
-        InterruptedRunError: Nobody waits any more.
+        InterruptedRunError: The client has gone.
         IncompatibleModelError: The tokenizer has tokens that the model does not have.
     """
     model = models[0].model

@@ -28,7 +28,7 @@ from mlxk.domain.generation.request import nobody_left
 from mlxk.domain.models.model import ModelHandle
 
 _LOOK_SECONDS = 0.2
-"""Time between two looks at whether anybody still waits."""
+"""Interval of the check whether the client has gone."""
 
 Hold = Callable[[ModelHandle], AbstractContextManager[None]] | None
 """Shows that a model is in use, as long as its context lasts; None shows nothing."""
@@ -83,10 +83,10 @@ class LoadRequest:
         """Wait for the models and return them, leased.
 
         Args:
-            is_abandoned: Whether nobody waits for them any more.
+            is_abandoned: Whether the client has gone.
 
         Raises:
-            InterruptedRunError: Nobody waits any more; the models are released as soon as they are loaded.
+            InterruptedRunError: The client has gone; the models are released as soon as they are loaded.
             MlxkError: They cannot be loaded.
         """
         try:
@@ -96,14 +96,14 @@ class LoadRequest:
                 self.abandoned = True
             if not isinstance(error, InterruptedRunError) or self.reply.empty():
                 raise
-            # They came in the last moment, leased; whoever goes on with them finds out that nobody waits.
+            # They came in the last moment, leased; the next step finds out that the client has gone.
             outcome = self.reply.get()
         if isinstance(outcome, MlxkError):
             raise outcome
         return outcome
 
     def deliver(self, models: tuple[PooledModel, ...]) -> bool:
-        """Hand leased models over; return False when nobody waits for them."""
+        """Hand leased models over; return False when the request was abandoned."""
         with self._lock:
             if not self.abandoned:
                 self.reply.put(models)

@@ -1,6 +1,6 @@
 """Control tokens that messages spell out, such as ``<|im_end|>`` typed by a user: they stay text.
 
-A tokenizer turns the text of a control token into the token, whoever wrote it. So a user could end a turn and begin
+A tokenizer turns the text of a control token into the token, whatever its author. So a user could end a turn and begin
 another one. The contents of a conversation are therefore told apart from the template's own markup: where a content
 spells control tokens, the conversation is rendered a second time with private characters in their place, which shows
 where they end up. Then the text is tokenized in pieces that end within these, or, where pieces have other tokens than

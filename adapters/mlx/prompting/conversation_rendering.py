@@ -46,7 +46,7 @@ class RenderingJob:
 
     asked: AskedSwitches = attrs.field(factory=AskedSwitches)
     is_abandoned: Callable[[], bool] = nobody_left
-    """Whether nobody waits for the text any more."""
+    """Whether the client has gone."""
     parse_special: bool = False
     """Whether control tokens that the messages spell out are control tokens."""
     opens_answer: bool = True
@@ -93,7 +93,7 @@ class ConversationRenderer:
 
         Raises:
             ValidationError: The template cannot render it; names the message.
-            InterruptedRunError: Nobody waits any more.
+            InterruptedRunError: The client has gone.
         """
         described = bool(prompt.tools) and not self.reads_tools()
         if described:

@@ -24,13 +24,13 @@ class Step:
 
     change: Callable[[WirePrompt], WirePrompt]
     adaptation: Adaptation | None = None
-    """None where only the form of a value changes, which nobody sees."""
+    """None where only the form of a value changes, without effect on its content."""
     form: str = ""
     """The name of that form."""
 
 
 def short_id(identity: str) -> str:
-    """Return the id of nine letters and digits that stands for another; one of that form is its own."""
+    """Return the id of nine letters and digits that replaces another; one of that form is its own."""
     if len(identity) == _ID_LENGTH and identity.isalnum() and identity.isascii():
         return identity
     number = int.from_bytes(hashlib.sha256(identity.encode("utf-8", "surrogatepass")).digest()[:8], "big")
@@ -298,7 +298,7 @@ FORMS = (
     Step(_each(_as_parts), form="content-parts"),
     Step(_each(_as_text), form="content-text"),
 )
-"""Other forms of the same content, most of which nobody sees; tried first, alone and in pairs."""
+"""Other forms of the same content, most of which have no visible effect; tried first, alone and in pairs."""
 
 JOIN_TURNS = Step(
     _join_turns,
@@ -341,7 +341,7 @@ CALLS_AS_TEXT = Adaptation("tool-calls-as-text", "Earlier tool calls were writte
 TAG = "<tool_call>"
 
 TAGGED_CALLS = Step(_each(_calls_as_text(f"{TAG}\n", "\n</tool_call>")), CALLS_AS_TEXT)
-"""For models that write calls between these tags, though their templates leave that to whoever writes the history."""
+"""For models that write calls between these tags, though their templates leave that to the author of the history."""
 
 LAST_RESORTS = (
     TAGGED_CALLS,

@@ -36,7 +36,7 @@ class TemplateEngine(Protocol):
 
         Raises:
             TemplateFault: It cannot be rendered.
-            InterruptedRunError: Nobody waits for it any more.
+            InterruptedRunError: The client has gone.
         """
 
 

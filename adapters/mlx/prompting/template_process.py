@@ -29,7 +29,7 @@ EXIT_MEMORY = 3
 """Exit status after too much memory."""
 
 _MEMORY_CHECK_SECONDS = 0.05
-"""Processor time between two looks at the memory used."""
+"""Processor time between two checks of the memory used."""
 
 _MAX_SEQUENCE = 10_000_000
 """Items, or characters, of a product with a number."""
@@ -159,7 +159,7 @@ def _limit(seconds: float, most_bytes: int) -> Callable[[], None]:
         if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale > most_bytes:
             os._exit(EXIT_MEMORY)
 
-    # Where this limit is not enforced (macOS), the look at what is in use is what there is.
+    # Where this limit is not enforced (macOS), only the check of what is in use applies.
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (2 * most_bytes, resource.RLIM_INFINITY))
     signal.signal(signal.SIGVTALRM, look)

@@ -31,7 +31,7 @@ EXTRA_CHARACTERS = 16 * 1024**2
 """Characters that a rendered text may have beyond four times those of the conversation."""
 
 _LOOK_SECONDS = 0.2
-"""Time between two looks at whether anybody still waits."""
+"""Interval of the check whether the client has gone."""
 
 _ATTEMPTS = 2
 """Processes that a rendering may lose to something else than its limits."""
@@ -39,10 +39,10 @@ _ATTEMPTS = 2
 
 @contextlib.contextmanager
 def waiting_lock(lock: threading.Lock, is_abandoned: Callable[[], bool]) -> Iterator[None]:
-    """Hold a lock in the block, unless nobody waits for what is done in it before the lock is free.
+    """Hold a lock in the block, unless the client has gone before the lock is free.
 
     Raises:
-        InterruptedRunError: Nobody waits any more.
+        InterruptedRunError: The client has gone.
     """
     while not lock.acquire(timeout=_LOOK_SECONDS):
         if is_abandoned():
@@ -104,11 +104,11 @@ class TemplateSandbox:
         Args:
             template: Its text.
             variables: What it may read; JSON values.
-            is_abandoned: Whether nobody waits for the text any more; the process is then ended.
+            is_abandoned: Whether the client has gone; the process is then ended.
 
         Raises:
             TemplateFault: See ``FaultKind``.
-            InterruptedRunError: Nobody waits any more.
+            InterruptedRunError: The client has gone.
         """
         written = json.dumps(variables, ensure_ascii=False)
         limit = EXTRA_CHARACTERS + 4 * len(written)
@@ -147,7 +147,7 @@ class TemplateSandbox:
 
 class _Process:
     def __init__(self, seconds: float, memory_bytes: int) -> None:
-        # Isolated from the environment and the current directory; what it writes to standard error is nobody's.
+        # Isolated from the environment and the current directory; its standard error is discarded.
         command = [sys.executable, "-I", template_process.__file__, str(seconds), str(memory_bytes)]
         # In a group of its own: Ctrl-C is for the process that started it, which may still answer requests.
         self._child = subprocess.Popen(
@@ -170,7 +170,7 @@ class _Process:
         """Return the reply; None when the process ended instead.
 
         Raises:
-            InterruptedRunError: Nobody waits any more.
+            InterruptedRunError: The client has gone.
         """
         if self._child.stdin is None:
             return None

@@ -59,7 +59,7 @@ class TemplateReading:
     words: Mapping[str, frozenset[str]] = attrs.field(factory=dict)
     """By variable, the texts that it is compared with."""
     defaults: Mapping[str, frozenset[str]] = attrs.field(factory=dict)
-    """By variable, the texts that stand for it when it is not given."""
+    """By variable, its texts when it is not given."""
 
 
 @attrs.frozen

@@ -156,7 +156,7 @@ class PromptRenderer:
                 template for it, or a tool's definition or arguments are no JSON object.
             CapabilityError: See ``require_no_template_options``.
             ContextLengthError: See ``require_plausible_length``.
-            InterruptedRunError: Nobody waits any more.
+            InterruptedRunError: The client has gone.
         """
         job = job or RenderingJob(AskedSwitches(thinking, effort), nobody_left, parse_special, opens_answer)
         ineffective = (NO_EFFORT,) if job.asked.effort not in {None, Effort.NONE} else ()

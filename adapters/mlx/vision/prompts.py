@@ -104,7 +104,7 @@ def render_text(
     Raises:
         ValidationError: The template refuses the conversation.
         CapabilityError: The model accepts fewer media, or it has no template for tools or reasoning.
-        InterruptedRunError: Nobody waits any more.
+        InterruptedRunError: The client has gone.
     """
     conversation = request.prompt
     if not isinstance(conversation, Conversation):

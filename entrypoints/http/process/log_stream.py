@@ -1,4 +1,4 @@
-"""The server's standard error: a stream that loses lines rather than delay or fail whoever writes to it.
+"""The server's standard error: a stream that loses lines rather than delay or fail its writers.
 
 When a pipe has no reader, a reader has stopped, a terminal is on hold or a disk is full, the log cannot be written, and
 requests must be answered all the same. Lines are queued, and one thread writes them.

@@ -58,7 +58,7 @@ def port_of(sockets: Sequence[socket.socket]) -> int:
 
 
 def others_reach(host: str) -> tuple[str, ...]:
-    """Return the addresses under which other machines reach a server that listens on all interfaces; none for others.
+    """Return the addresses under which other machines reach a server that is bound to all interfaces; none for others.
 
     Nothing is sent: connecting a datagram socket chooses the address that would be sent from.
     """

@@ -347,7 +347,7 @@ def run_supervised(descriptors: Sequence[str], build_container: Build = build) -
             write_all(reports_out, report_line(error))
 
     sockets = [socket.socket(fileno=int(each)) for each in descriptors]
-    # Libraries that print must not fail when nobody reads.
+    # Libraries that print must not fail when their output has no reader.
     sys.stdout = cast("TextIO", LossyStream(sys.stdout.fileno()))
     try:
         return serve_in_process(sockets, read_settings(), orders.settings, report, build_container, orders.died)
