@@ -236,7 +236,7 @@ def test_nothing_a_client_says_and_no_directory_is_in_the_log(
     for copy in (sound, damaged):
         shutil.copytree(DEMO, copy)
     config = json.loads((damaged / "config.json").read_text())
-    (damaged / "config.json").write_text(json.dumps({**config, "intermediate_size": 7}))
+    (damaged / "config.json").write_text(json.dumps({**config, "rope_scaling": {"rope_type": "unknown"}}))
     keys.write_text(f"{CANARY}-key")
     flags = ["--model", str(sound), "--allow-model-paths", "--api-key-file", str(keys), "--log-level", "debug"]
     server = Served(tmp_path, environment, *flags, *(["--log-json"] if form == "json" else []))
