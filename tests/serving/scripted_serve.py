@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from doubles.model_tokenizer import InMemoryModelTokenizer
 from doubles.speech_transcriber import InMemorySpeechTranscriber
 from doubles.text_embedder import InMemoryTextEmbedder
 from doubles.text_generator import InMemoryTextGenerator
@@ -43,6 +44,7 @@ def scripted(settings: Settings, server: ServerSettings | None) -> Container:
     """Wire the program, but for its engine."""
     container = build(settings, server)
     container.adapters.text_generator.override(InMemoryTextGenerator(answers, STEP_SECONDS))
+    container.adapters.model_tokenizer.override(InMemoryModelTokenizer())
     container.adapters.speech_transcriber.override(InMemorySpeechTranscriber())
     container.adapters.text_embedder.override(InMemoryTextEmbedder())
     return container
