@@ -145,7 +145,7 @@ def test_a_sample_of_a_built_in_model_is_named_by_model_and_file(mlxk: Program) 
         (("--audio", "a.wav", "--image", "a.png"), 2, "--image does not apply to --audio"),
         (("--audio", "a.wav", "--audio", "b.wav", "hint"), 2, "Multiple audio files not supported."),
         (("--audio", "a.wav", "--temperature", "3"), 1, "temperature must be at least 0 and at most 1"),
-        (("--audio", "a.wav", "--language", "d3"), 1, "language must be a code"),
+        (("--audio", "a.wav", "--language", "3d"), 1, "language must be a code"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_its_flag(

@@ -92,6 +92,14 @@ def test_nobody_waits_for_a_rendering_that_nobody_wants_any_more() -> None:
     assert sandbox.render("{{ a }}", {"a": 1}) == "1"
 
 
+def test_the_size_of_the_process_that_serves_does_not_count() -> None:
+    """A process with a model is large, and the system may count that for the processes it starts."""
+    memory = bytearray(200 * 1024**2)
+    memory[::4096] = b"x" * len(memory[::4096])
+    template = "{% for a in range(3000) %}{% for b in range(3000) %}{% endfor %}{% endfor %}done"
+    assert TemplateSandbox(60, 100 * 1024**2).render(template, {}) == "done"
+
+
 def test_templates_get_what_transformers_gives_them() -> None:
     template = (
         "{%- generation %}{{ messages | tojson }}{% endgeneration %}\n"
