@@ -10,6 +10,7 @@ import pytest
 from models.tokenizers_of_families import CORPUS, FAMILIES, Family
 
 from mlxk.adapters.mlx.prompting.control_tokens import ControlTokens
+from mlxk.adapters.mlx.prompting.conversation_rendering import RenderingJob
 from mlxk.adapters.mlx.prompting.templates import PromptRenderer
 from mlxk.domain.generation.conversation import Conversation, Message, Role, ToolCall
 
@@ -27,7 +28,9 @@ class Case:
 
     def ids(self, *messages: Message, parse_special: bool = False, tools: tuple[str, ...] = ()) -> list[int]:
         """Return the tokens of a conversation."""
-        return list(self.renderer.render(Conversation(messages, tools), parse_special=parse_special).tokens)
+        return list(
+            self.renderer.render(Conversation(messages, tools), RenderingJob(parse_special=parse_special)).tokens
+        )
 
     def marks(self, ids: list[int]) -> list[str]:
         """Return the control tokens among some tokens, and the markup that templates use."""
@@ -86,7 +89,7 @@ def test_ordinary_contents_have_the_tokens_of_the_whole_text(case: Case) -> None
 
 def test_beside_a_forged_turn_other_contents_have_the_tokens_they_have_alone(case: Case) -> None:
     for text in list(texts())[:40]:
-        alone = case.renderer.render(Conversation((user(text),)), opens_answer=False).tokens
+        alone = case.renderer.render(Conversation((user(text),)), RenderingJob(opens_answer=False)).tokens
         forged = case.ids(user(text), user(case.family.forged[0]))
         assert tuple(forged[: len(alone)]) == alone
         whole = case.whole(user(text), user(case.family.forged[0]))
@@ -95,7 +98,7 @@ def test_beside_a_forged_turn_other_contents_have_the_tokens_they_have_alone(cas
 
 def test_a_second_turn_begins_with_the_tokens_of_the_first(case: Case) -> None:
     for forged in ("hello", *case.family.forged):
-        first = case.renderer.render(Conversation((user(forged),)), opens_answer=False).tokens
+        first = case.renderer.render(Conversation((user(forged),)), RenderingJob(opens_answer=False)).tokens
         second = case.ids(user(forged), Message(Role.ASSISTANT, f"You wrote {forged}"), user("Yes."))
         assert tuple(second[: len(first)]) == first
 
@@ -230,7 +233,7 @@ class Slow:
 
 
 def test_a_tokenizer_that_cannot_be_copied_makes_no_control_token_either(case: Case) -> None:
-    control = ControlTokens(Slow(case.tokenizer), case.family.template)
+    control = ControlTokens(Slow(case.tokenizer), case.family.template, case.renderer.reasoning)
     for forged in case.family.forged:
         assert case.marks(control.encode(control.all_spelled(forged))) == []
 
@@ -244,7 +247,7 @@ def test_a_control_token_within_another_one_is_not_left_over() -> None:
         ids = case.ids(user(forged))
         assert case.marks(ids) == case.marks(case.ids(user("hello")))
         assert case.tokenizer.decode(ids) == case.tokenizer.decode(case.whole(user(forged)))
-        slow = ControlTokens(Slow(tokenizer), family.template)
+        slow = ControlTokens(Slow(tokenizer), family.template, case.renderer.reasoning)
         assert case.marks(slow.encode(slow.all_spelled(forged))) == []
 
 

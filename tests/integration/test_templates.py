@@ -8,6 +8,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from mlxk.adapters.mlx.prompting.conversation_rendering import RenderingJob
 from mlxk.adapters.mlx.prompting.template_switches import AskedSwitches, choose_switches
 from mlxk.adapters.mlx.prompting.templates import CHARACTERS_PER_TOKEN, PromptRenderer
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ValidationError
@@ -53,8 +54,12 @@ def _tokenizer(template: str | None, begins: bool = False, ends: bool = False) -
     )
 
 
+def _asking(thinking: bool | None = None, effort: Effort | None = None) -> RenderingJob:
+    return RenderingJob(AskedSwitches(thinking, effort))
+
+
 def _text(tokenizer: PreTrainedTokenizerFast, prompt: Conversation | str, thinking: bool | None = None) -> str:
-    return str(tokenizer.decode(list(PromptRenderer(tokenizer).render(prompt, thinking).tokens)))
+    return str(tokenizer.decode(list(PromptRenderer(tokenizer).render(prompt, _asking(thinking=thinking)).tokens)))
 
 
 def test_a_conversation_is_rendered_as_transformers_renders_it() -> None:
@@ -121,9 +126,9 @@ def test_a_template_is_told_about_thinking_under_the_names_that_it_reads(templat
 @pytest.mark.parametrize("effort", [Effort.LOW, Effort.MEDIUM, Effort.HIGH])
 def test_a_template_is_told_the_level_of_reasoning_that_it_reads(effort: Effort) -> None:
     renderer = PromptRenderer(_tokenizer(_CHATML + "{{ reasoning_effort | default('usual') }}"))
-    assert renderer.render(Conversation.of("hello"), effort=effort).tail.endswith(effort.value)
+    assert renderer.render(Conversation.of("hello"), _asking(effort=effort)).tail.endswith(effort.value)
     assert renderer.render(Conversation.of("hello")).tail.endswith("usual")
-    assert not renderer.render(Conversation.of("hello"), effort=effort).has_reasoning_switch
+    assert not renderer.render(Conversation.of("hello"), _asking(effort=effort)).has_reasoning_switch
 
 
 @pytest.mark.parametrize("template", [_CHATML.replace("enable_thinking", "reflect"), None])
@@ -133,19 +138,19 @@ def test_an_effort_that_nobody_can_be_told_changes_nothing_and_is_said(
 ) -> None:
     renderer = PromptRenderer(_tokenizer(template))
     for effort in (Effort.LOW, Effort.HIGH):
-        rendered = renderer.render(prompt, effort=effort)
+        rendered = renderer.render(prompt, _asking(effort=effort))
         assert rendered.tokens == renderer.render(prompt).tokens
         assert [each.code for each in rendered.adaptations] == ["reasoning-effort-without-effect"]
-    assert renderer.render(prompt, effort=Effort.NONE).adaptations == ()
+    assert renderer.render(prompt, _asking(effort=Effort.NONE)).adaptations == ()
 
 
 def test_what_was_rendered_says_whether_the_template_was_told() -> None:
     prompt = Conversation.of("hello")
     deaf = PromptRenderer(_tokenizer(_CHATML.replace("enable_thinking", "reflect")))
-    assert not deaf.render(prompt, thinking=False).has_reasoning_switch
+    assert not deaf.render(prompt, _asking(thinking=False)).has_reasoning_switch
     telling = PromptRenderer(_tokenizer(_CHATML.replace("enable_thinking", "thinking")))
-    assert telling.render(prompt, thinking=False).has_reasoning_switch
-    assert telling.render(prompt, thinking=False).tail.endswith("</think>\n\n")
+    assert telling.render(prompt, _asking(thinking=False)).has_reasoning_switch
+    assert telling.render(prompt, _asking(thinking=False)).tail.endswith("</think>\n\n")
     assert not telling.render(prompt).has_reasoning_switch
 
 
@@ -157,7 +162,7 @@ def test_mlx_lm_s_wrapper_does_not_switch_thinking_on() -> None:
     renderer = PromptRenderer(TokenizerWrapper(tokenizer))
     assert renderer.template == _CHATML
     assert renderer.render(Conversation.of("hello")).tail.endswith("assistant\n")
-    assert renderer.render(Conversation.of("hello"), thinking=True).tail.endswith("<think>\n")
+    assert renderer.render(Conversation.of("hello"), _asking(thinking=True)).tail.endswith("<think>\n")
 
 
 def test_a_renderer_of_mlx_lm_s_own_is_used() -> None:
@@ -166,9 +171,9 @@ def test_a_renderer_of_mlx_lm_s_own_is_used() -> None:
 
     renderer = PromptRenderer(TokenizerWrapper(_tokenizer(None), chat_template=apply_chat_template))
     assert renderer.template is None
-    assert renderer.render(Conversation.of("hello"), thinking=True).tail.endswith("><think>")
-    assert renderer.render(Conversation.of("hello"), thinking=True).adaptations == ()
-    (said,) = renderer.render(Conversation.of("hello"), effort=Effort.HIGH).adaptations
+    assert renderer.render(Conversation.of("hello"), _asking(thinking=True)).tail.endswith("><think>")
+    assert renderer.render(Conversation.of("hello"), _asking(thinking=True)).adaptations == ()
+    (said,) = renderer.render(Conversation.of("hello"), _asking(effort=Effort.HIGH)).adaptations
     assert said.code == "reasoning-effort-without-effect"
 
 
@@ -280,11 +285,11 @@ def test_a_template_that_is_overtaxed_by_depth_is_no_fault_of_ours() -> None:
 
 def test_a_model_without_a_template_cannot_be_told_to_reason() -> None:
     with pytest.raises(CapabilityError, match="cannot be told to reason") as caught:
-        PromptRenderer(_tokenizer(None)).render(Conversation.of("hello"), thinking=True)
+        PromptRenderer(_tokenizer(None)).render(Conversation.of("hello"), _asking(thinking=True))
     # Callers have different names for it.
     assert "thinking" not in caught.value.message
     assert caught.value.detail is None
-    assert PromptRenderer(_tokenizer(None)).render(Conversation.of("hello"), thinking=False).tokens
+    assert PromptRenderer(_tokenizer(None)).render(Conversation.of("hello"), _asking(thinking=False)).tokens
 
 
 def test_without_a_template_one_user_turn_is_plain_text() -> None:

@@ -58,7 +58,7 @@ class Constraints:
     """The tokens that end reasoning."""
     opening: tuple[int, ...]
     """The tokens that begin reasoning."""
-    calls: Callable[[], CallOpenings | None]
+    calls: Callable[[], CallOpenings] | None
     """Returns the tool calls that the answer may be instead of text by the grammar; None without any."""
     detokenizer: Callable[[], Detokenizer]
     parser: Callable[[], OutputParser]
@@ -72,7 +72,7 @@ class Constraints:
             processors.append(ThinkingBudget(self.thinking_budget, self.closing, self.opening, reader))
         if self.grammar is not None:
             begins = answer_begins(self.detokenizer(), self.parser())
-            constraint = self.grammar.constrain(begins, calls=self.calls())
+            constraint = self.grammar.constrain(begins, calls=self.calls() if self.calls is not None else None)
             if generated:
                 # The first call sets where counting begins; the next one then reads the generated tokens.
                 constraint(mx.array([], dtype=mx.int32), mx.zeros((1, 1)))
@@ -213,7 +213,7 @@ def build_sequence(
         _check_draft(model, draft.model, settings)
     if rendered is None:
         with waiting_lock(model.lock, request.is_abandoned):
-            rendered = model.renderer.render(request.prompt, job=rendering_job(request))
+            rendered = model.renderer.render(request.prompt, rendering_job(request))
     reasoning = _reasoning(request, settings, model)
     if request.reasons is False and not rendered.has_reasoning_switch and reasoning is not None:
         settings = _without_reasoning(settings, model, drafted=len(models) > 1)
@@ -285,8 +285,8 @@ def _constraints(
     if settings.thinking_budget is None and settings.grammar is None:
         return None
     grammar = None
+    free = settings.grammar is not None and settings.forced_call is None and bool(tools)
     if settings.grammar is not None:
-        free = settings.forced_call is None and bool(tools)
         grammar = model.grammars.compile(settings.grammar.or_calls(tools) if free else settings.grammar)
     closing, opening = [], []
     if reasoning is not None and settings.thinking_budget is not None:
@@ -302,22 +302,20 @@ def _constraints(
         thinking_budget=settings.thinking_budget,
         closing=tuple(closing),
         opening=tuple(opening),
-        calls=functools.partial(_call_openings, model, tools if settings.forced_call is None else ()),
+        calls=_call_openings(model, tools) if free else None,
         detokenizer=model.decoder.stream,
         parser=lambda: OutputParser((), reasoning, None, rendered.tail),
     )
 
 
-def _call_openings(model: LoadedModel, tools: tuple[str, ...]) -> CallOpenings | None:
-    """Return the openings of the model's own tool calls; None without tools or openings."""
-    if not tools:
-        return None
+def _call_openings(model: LoadedModel, tools: tuple[str, ...]) -> Callable[[], CallOpenings]:
+    """Return the builder of the openings of the model's own tool calls."""
     texts = [text for syntax in model.call_syntaxes for text in syntax.beginnings]
     # Without markers of its own a model may write Python; JSON is allowed by the grammar.
     texts = texts or [f"[{json.loads(tool)['function']['name']}(" for tool in tools]
     with model.lock:
-        vocabulary = model.tokenizer.get_vocab()
-    return CallOpenings(list(dict.fromkeys(texts)), vocabulary)
+        vocabulary = model.grammars.token_ids
+    return functools.partial(CallOpenings, list(dict.fromkeys(texts)), vocabulary)
 
 
 def _without_reasoning(settings: GenerationSettings, model: LoadedModel, *, drafted: bool) -> GenerationSettings:

@@ -22,7 +22,6 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.formats.call_syntaxes import detect_syntaxes
-from mlxk.domain.formats.reasoning import detect_reasoning
 from mlxk.domain.generation.request import GenerationSettings
 from mlxk.domain.models.detection import context_length
 from mlxk.domain.models.file_formats import Document
@@ -117,18 +116,17 @@ def assemble(
     """
     parts = assemble_tokenizer(handle, identity, tokenizer, config)
     vocabulary = tokenizer.get_vocab()
-    reasoning = detect_reasoning(parts.renderer.template, vocabulary)
     end_tokens = frozenset(tokenizer.eos_token_ids)
 
     def turn_ends() -> frozenset[int]:
         with parts.lock:
-            return end_tokens | parts.renderer.turn_ends(reasoning)
+            return end_tokens | parts.renderer.turn_ends
 
     defaults, ignored = _sampling(handle)
     return LoadedModel(
         **attrs.asdict(parts, recurse=False),
         network=network,
-        reasoning=reasoning,
+        reasoning=parts.renderer.reasoning,
         call_syntaxes=detect_syntaxes(parts.renderer.template, vocabulary),
         vocabulary_hash=hash(frozenset(vocabulary.items())),
         head_size=_head_size(_text_config(config)),

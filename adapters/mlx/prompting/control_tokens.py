@@ -20,8 +20,9 @@ import attrs
 from tokenizers import Tokenizer
 
 from mlxk.adapters.mlx.prompting.detokenizer import unwrapped
+from mlxk.adapters.mlx.prompting.template_engines import LIBRARY_ERRORS
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.formats.reasoning import detect_reasoning
+from mlxk.domain.formats.reasoning import ReasoningFormat
 from mlxk.domain.generation.conversation import Adaptation
 
 Spans = tuple[tuple[int, int], ...]
@@ -47,18 +48,6 @@ _WIDTHLESS = "\u200b"
 
 _PRIVATE = range(0xF0000, 0x10FFFE)
 """Private-use characters: no template changes them, and hardly any text has them."""
-
-TEMPLATE_ERRORS = (
-    TypeError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    ArithmeticError,
-    RecursionError,
-    MemoryError,
-)
-"""Raised by templates for unexpected values."""
 
 
 class _Finder:
@@ -109,16 +98,21 @@ class ControlTokens:
     Args:
         tokenizer: A tokenizer as mlx-lm or transformers loads it.
         template: The text of its chat template.
+        reasoning: How the model marks its reasoning; None when it does not.
     """
 
-    def __init__(self, tokenizer: Any, template: str | None) -> None:  # noqa: ANN401 - transformers has no types
+    def __init__(
+        self,
+        tokenizer: Any,  # noqa: ANN401 - transformers has no types
+        template: str | None,
+        reasoning: ReasoningFormat | None,
+    ) -> None:
         self._tokenizer = unwrapped(tokenizer)
         added = getattr(self._tokenizer, "added_tokens_decoder", None) or {}
         self._ids = {str(token): index for index, token in added.items() if _is_control(token, template or "")}
         self._control = frozenset(self._ids.values())
         self._all = _Finder(frozenset(self._ids))
         # An assistant's message may hold the model's own reasoning, with its marks, as clients send it back.
-        reasoning = detect_reasoning(template, tokenizer.get_vocab())
         marks = {reasoning.start, reasoning.end} if reasoning else set()
         special = {str(token) for token in added.values() if token.special and str(token) in self._ids}
         self._turns = _Finder(frozenset(special - marks))
@@ -155,7 +149,7 @@ class ControlTokens:
         mask = functools.partial(self._replaced, replace=marks.__getitem__)
         try:
             masked = render([self._walked(each, mask) for each in messages], mask(tools, self._all))
-        except (ValidationError, *TEMPLATE_ERRORS):
+        except (ValidationError, *LIBRARY_ERRORS):
             # The template reads something into these texts and takes no other; they are its own markup.
             return Rendering(text)
         return self._restored(text, masked, {mark: token for token, mark in marks.items()})

@@ -4,6 +4,7 @@ Used for text models and for vision-language models alike; who renders is one of
 """
 
 import contextlib
+import functools
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -85,8 +86,6 @@ class ConversationRenderer:
         self._last_resorts = last_resorts_for(engine.template)
         self._plans: OrderedDict[str, Plan] = OrderedDict()
         self._unusable: TemplateFault | None = None
-        self._wants_short_ids: bool | None = None
-        self._reads_tools: bool | None = None
 
     def render(self, prompt: WirePrompt, job: RenderingJob) -> RenderedConversation:
         """Return the text of a conversation.
@@ -95,7 +94,7 @@ class ConversationRenderer:
             ValidationError: The template cannot render it; names the message.
             InterruptedRunError: The client has gone.
         """
-        described = bool(prompt.tools) and not self.reads_tools()
+        described = bool(prompt.tools) and not self.reads_tools
         if described:
             prompt = describe_tools(prompt)
         if job.opens_answer:
@@ -133,27 +132,25 @@ class ConversationRenderer:
         """Whether there is a template, or code in its place."""
         return bool(self._engine.template) or self._unnamed_switch is not None
 
+    @functools.cached_property
     def reads_tools(self) -> bool:
         """Whether the template shows tools to the model; also where it cannot be rendered at all."""
-        if self._reads_tools is None:
-            self._reads_tools = True
-            with contextlib.suppress(TemplateFault):
-                job = _Job(self._engine, {"add_generation_prompt": True}, nobody_left)
-                plan = make_plan(_OFFERING, lambda prompt: job.text(prompt, continued=False), self._last_resorts)
-                shown = plan.apply(_OFFERING)
-                without = attrs.evolve(shown, tools=())
-                self._reads_tools = job.text(shown, continued=False) != job.text(without, continued=False)
-        return self._reads_tools
+        with contextlib.suppress(TemplateFault):
+            shown = make_plan(_OFFERING, self._sampled, self._last_resorts).apply(_OFFERING)
+            return self._sampled(shown) != self._sampled(attrs.evolve(shown, tools=()))
+        return True
 
+    @functools.cached_property
     def wants_short_ids(self) -> bool:
         """Whether the template takes tool call ids of nine letters and digits only."""
-        if self._wants_short_ids is None:
-            self._wants_short_ids = False
-            with contextlib.suppress(TemplateFault):
-                job = _Job(self._engine, {"add_generation_prompt": True}, nobody_left)
-                plan = make_plan(_CALLING, lambda prompt: job.text(prompt, continued=False), self._last_resorts)
-                self._wants_short_ids = SHORT_IDS in plan.steps
-        return self._wants_short_ids
+        with contextlib.suppress(TemplateFault):
+            return SHORT_IDS in make_plan(_CALLING, self._sampled, self._last_resorts).steps
+        return False
+
+    def _sampled(self, prompt: WirePrompt) -> str:
+        """Return the text of a conversation that shows what the template can do."""
+        job = _Job(self._engine, {"add_generation_prompt": True}, nobody_left)
+        return job.text(prompt, continued=False)
 
     def _plan(self, prompt: WirePrompt, job: "_Job", continued: bool, last_resorts: tuple[Step, ...]) -> Plan:
         if self._unusable is not None:

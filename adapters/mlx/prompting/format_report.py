@@ -16,7 +16,7 @@ from mlxk.application.ports.model_tokenizer import CallSample, EndToken, FittedC
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.formats.call_syntaxes import CallSyntax, detect_syntaxes
 from mlxk.domain.formats.output_parser import OutputParser
-from mlxk.domain.formats.reasoning import ReasoningFormat, detect_reasoning
+from mlxk.domain.formats.reasoning import ReasoningFormat
 from mlxk.domain.formats.tool_arguments import Tools
 from mlxk.domain.formats.tool_calls import ToolCallFormat
 from mlxk.domain.generation.conversation import Conversation, Message, Role, ToolCall
@@ -91,21 +91,20 @@ def format_report(
         vocabulary: Every token, added ones included.
         named: The end-of-sequence tokens by the file that names them, the one that counts first.
     """
-    template = renderer.template
-    reasoning, syntaxes = detect_reasoning(template, vocabulary), detect_syntaxes(template, vocabulary)
+    reasoning, syntaxes = renderer.reasoning, detect_syntaxes(renderer.template, vocabulary)
     problems: list[str] = []
     fitted: tuple[FittedConversation, ...] = ()
     sample, reads_tools = None, False
     if holder.has_template:
         fitted = _fitted(holder)
-        reads_tools = holder.reads_tools()
+        reads_tools = holder.reads_tools
         problems += [f"{each.kind}: {each.refusal}" for each in fitted if each.refusal is not None]
         if fitted[0].refusal is None:
             sample = _sample(holder, reasoning, syntaxes) if reads_tools else None
             problems += _call_problems(reads_tools=reads_tools, sample=sample)
     else:
         problems.append("There is no chat template: a conversation can only be one user message, given as plain text.")
-    ends = _ends(renderer, reasoning, vocabulary, named)
+    ends = _ends(renderer, vocabulary, named)
     if not ends:
         problems.append("No token is known that ends a turn: answers end at the limit of tokens only.")
     return FormatReport(
@@ -171,11 +170,10 @@ def _call_problems(*, reads_tools: bool, sample: CallSample | None) -> list[str]
 
 def _ends(
     renderer: PromptRenderer,
-    reasoning: ReasoningFormat | None,
     vocabulary: Mapping[str, int],
     named: Mapping[str, list[int]],
 ) -> tuple[EndToken, ...]:
-    by_template = renderer.turn_ends(reasoning)
+    by_template = renderer.turn_ends
     counting = next(filter(None, named.values()), [])
     texts = {index: text for text, index in vocabulary.items()}
     sources = {**named, "template": sorted(by_template)}

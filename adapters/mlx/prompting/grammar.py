@@ -223,6 +223,12 @@ class GrammarCompiler:
     def _ends(self) -> frozenset[int]:
         return frozenset(self._read_ends())
 
+    @functools.cached_property
+    def token_ids(self) -> Mapping[str, int]:
+        """Every token by its text, with one character a byte where the tokenizer has bytes; reads the tokenizer."""
+        vocabulary: Mapping[str, int] = unwrapped(self._tokenizer).get_vocab()
+        return vocabulary
+
     def compile(self, grammar: Grammar) -> CompiledGrammar:
         """Compile a grammar, or return it from the cache.
 

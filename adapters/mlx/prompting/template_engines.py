@@ -9,7 +9,7 @@ from mlxk.adapters.mlx.prompting.template_sandbox import FaultKind, TemplateFaul
 from mlxk.adapters.mlx.prompting.wire_messages import WirePrompt
 from mlxk.domain.generation.request import nobody_left
 
-_LIBRARY_ERRORS = (
+LIBRARY_ERRORS = (
     TypeError,
     ValueError,
     LookupError,
@@ -105,6 +105,6 @@ class LibraryTemplate(TemplateEngine):
         except TemplateError as error:
             kind = FaultKind.REFUSED if type(error) is TemplateError else FaultKind.FAILED
             raise TemplateFault(kind, str(error)) from error
-        except _LIBRARY_ERRORS as error:
+        except LIBRARY_ERRORS as error:
             raise TemplateFault(FaultKind.FAILED, type(error).__name__) from error
         return text

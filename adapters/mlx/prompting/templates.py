@@ -7,8 +7,6 @@ without a reasoning switch is handled in ``engine.build_sequence``.
 
 import contextlib
 import functools
-import secrets
-import string
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -17,14 +15,15 @@ import attrs
 from mlxk.adapters.mlx.prompting.control_tokens import SPELLED_AS_TEXT, ControlTokens, Rendering
 from mlxk.adapters.mlx.prompting.conversation_rendering import ConversationRenderer, RenderedConversation, RenderingJob
 from mlxk.adapters.mlx.prompting.detokenizer import unwrapped
+from mlxk.adapters.mlx.prompting.repair_steps import short_id
 from mlxk.adapters.mlx.prompting.template_engines import LibraryTemplate, SandboxedTemplate
-from mlxk.adapters.mlx.prompting.template_switches import NO_EFFORT, AskedSwitches
+from mlxk.adapters.mlx.prompting.template_switches import NO_EFFORT
 from mlxk.adapters.mlx.prompting.wire_messages import WirePrompt, wire_prompt
 from mlxk.domain.errors import CapabilityError, ContextLengthError, MlxkError, ValidationError
-from mlxk.domain.formats.reasoning import CALL_ENDS, ReasoningFormat, turn_end
+from mlxk.domain.formats.reasoning import CALL_ENDS, ReasoningFormat, detect_reasoning, turn_end
 from mlxk.domain.formats.tool_calls import new_call_id
 from mlxk.domain.generation.conversation import Adaptation, Conversation, Message, Role
-from mlxk.domain.generation.request import Effort, TokenIds, nobody_left
+from mlxk.domain.generation.request import Effort, TokenIds
 
 TAIL_LENGTH = 256
 """Characters at the end of a rendered prompt that are kept for the parser."""
@@ -90,6 +89,8 @@ class RenderedText:
         return (*self.adaptations, *((SPELLED_AS_TEXT,) if self.rendering.spelled else ()))
 
 
+_DEFAULT_JOB = RenderingJob()
+
 _ANSWER = "mlxk: an answer"
 _TURNS = Conversation((Message(Role.USER, "Hi"), Message(Role.ASSISTANT, _ANSWER), Message(Role.USER, "Hi")))
 """Turns that show how the template ends an answer."""
@@ -110,14 +111,18 @@ class PromptRenderer:
         self._inner: PromptTokenizer = tokenizer if self._custom else unwrapped(tokenizer)
         self._conversations = conversation_renderer(self._inner, custom=self._custom)
         self._others: dict[int, ConversationRenderer] = {}
-        self._turn_ends: frozenset[int] | None = None
         begin = self._inner.bos_token_id
         self._begin = begin if begin is not None and begin in self._encode("", add_special_tokens=True) else None
 
     @functools.cached_property
     def control(self) -> ControlTokens:
         """The control tokens."""
-        return ControlTokens(self._inner, self.template)
+        return ControlTokens(self._inner, self.template, self.reasoning)
+
+    @functools.cached_property
+    def reasoning(self) -> ReasoningFormat | None:
+        """How the model marks its reasoning; None when it does not."""
+        return detect_reasoning(self.template, self._inner.get_vocab())
 
     @property
     def template(self) -> str | None:
@@ -127,16 +132,7 @@ class PromptRenderer:
             return "\n".join(str(text) for text in template.values())
         return template if isinstance(template, str) else None
 
-    def render(
-        self,
-        prompt: Conversation | str | TokenIds,
-        thinking: bool | None = None,
-        effort: Effort | None = None,
-        job: RenderingJob | None = None,
-        *,
-        parse_special: bool = False,
-        opens_answer: bool = True,
-    ) -> RenderedPrompt:
+    def render(self, prompt: Conversation | str | TokenIds, job: RenderingJob = _DEFAULT_JOB) -> RenderedPrompt:
         """Render and tokenize a prompt.
 
         The template alone adds the beginning-of-sequence token of a conversation. Plain text gets one if the tokenizer
@@ -145,11 +141,7 @@ class PromptRenderer:
         Args:
             prompt: A conversation, or text or tokens that are used unchanged. Without a template, a conversation of a
                 single user message is plain text.
-            thinking: Passed to the template under the name that it reads; None keeps the template's default.
-            effort: Passed likewise, as the nearest level that it knows.
-            job: All that a request says about it, in place of the other arguments.
-            parse_special: See ``GenerationRequest``.
-            opens_answer: Whether a conversation's prompt ends with the beginning of the assistant's message.
+            job: How to render.
 
         Raises:
             ValidationError: The template refuses the conversation (the message quotes its reason), the model has no
@@ -158,7 +150,6 @@ class PromptRenderer:
             ContextLengthError: See ``require_plausible_length``.
             InterruptedRunError: The client has gone.
         """
-        job = job or RenderingJob(AskedSwitches(thinking, effort), nobody_left, parse_special, opens_answer)
         ineffective = (NO_EFFORT,) if job.asked.effort not in {None, Effort.NONE} else ()
         if isinstance(prompt, tuple):
             return RenderedPrompt(prompt, "", adaptations=ineffective)
@@ -215,19 +206,13 @@ class PromptRenderer:
             tokens.insert(0, self._begin)
         return tokens
 
-    def turn_ends(self, reasoning: ReasoningFormat | None) -> frozenset[int]:
-        """Return the tokens that end the assistant's turn by the chat template, whatever the model's config names.
+    @functools.cached_property
+    def turn_ends(self) -> frozenset[int]:
+        """The tokens that end the assistant's turn by the chat template, whatever the model's config names.
 
         The template is rendered for that once.
-
-        Args:
-            reasoning: How the model marks its reasoning.
         """
-        if self._turn_ends is None:
-            self._turn_ends = self._found_turn_ends(reasoning)
-        return self._turn_ends
-
-    def _found_turn_ends(self, reasoning: ReasoningFormat | None) -> frozenset[int]:
+        reasoning = self.reasoning
         added: dict[str, int] = getattr(self._inner, "get_added_vocab", dict)()
         texts = [text for text in CALL_ENDS if text in added]
         if reasoning is not None and reasoning.turn_ends:
@@ -247,7 +232,9 @@ class PromptRenderer:
 
     def conversations_of(self, holder: Any) -> ConversationRenderer:  # noqa: ANN401 - untyped
         """Return the renderer with the template of a processor, or of another tokenizer of this model; made once."""
-        return self._others.setdefault(id(holder), conversation_renderer(holder))
+        if id(holder) not in self._others:
+            self._others[id(holder)] = conversation_renderer(holder)
+        return self._others[id(holder)]
 
     def require_plausible_length(self, text: str) -> None:
         """Refuse a rendered text whose beginning alone exceeds the context window, without tokenizing all of it.
@@ -296,11 +283,11 @@ def conversation_renderer(holder: Any, *, custom: bool = False) -> ConversationR
 
 def call_ids(conversation: Conversation, renderer: ConversationRenderer) -> Callable[[], str]:
     """Return the maker of ids for the tool calls of an answer."""
-    return _short_call_id if conversation.tools and renderer.wants_short_ids() else new_call_id
+    return _short_call_id if conversation.tools and renderer.wants_short_ids else new_call_id
 
 
 def _short_call_id() -> str:
-    return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))
+    return short_id(new_call_id())
 
 
 def require_no_template_options(conversation: Conversation, thinking: bool | None) -> None:

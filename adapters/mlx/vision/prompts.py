@@ -66,7 +66,7 @@ def process_prompt(
     conversation = request.prompt
     if text is None or not isinstance(conversation, Conversation):
         with model.lock:
-            rendered = model.renderer.render(conversation, effort=request.effort)
+            rendered = model.renderer.render(conversation, rendering_job(request))
         return rendered, ProcessedPrompt(rendered.tokens, {}, -1, "")
     with model.lock:
         processed = _process(text.rendering, conversation, parts, model)
