@@ -187,7 +187,7 @@ def _read_python(text: str, tools: Tools, final: bool) -> Reading:
         raise UnfinishedValueError if re.fullmatch(r"\s*\[?\s*[\w.\-]*\s*", text) else NoCallError
     if bracketed and text[position : position + 1] == "]":
         position += 1
-    elif bracketed and not final and _PYTHON_WORD.fullmatch(text, position):
+    elif not final and _PYTHON_WORD.fullmatch(text, position):
         raise UnfinishedValueError
     return Reading(tuple(calls), position)
 

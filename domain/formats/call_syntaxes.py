@@ -61,8 +61,10 @@ FUNCTION_TAGS = CallSyntax(
     marks=("<function=", "<parameter="),
     offered_only=True,
 )
-PLAIN_JSON = CallSyntax("plain JSON", ("{", "[", "```"), readers.read_plain, bare=True, offered_only=True, marks=())
-PLAIN_PYTHON = CallSyntax("plain Python", ("[",), readers.read_bare_python, bare=True, offered_only=True, marks=())
+PLAIN_JSON = CallSyntax(
+    "plain JSON", ("{", "[", "```"), readers.read_plain, ends=("```",), bare=True, offered_only=True
+)
+PLAIN_PYTHON = CallSyntax("plain Python", ("[",), readers.read_bare_python, bare=True, offered_only=True)
 LLAMA_JSON = _marked("Llama JSON", "<|python_tag|>", "<|eom_id|>", marks=("<|python_tag|>",))
 LLAMA_PYTHON = CallSyntax(
     "Llama 4 Python",

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from mlxk.domain.formats.call_readers import Call
 from mlxk.domain.formats.reasoning import RECIPIENTS, ReasoningFormat, ReasoningSplitter, ReasoningStyle
 from mlxk.domain.formats.scanner import MarkerScanner, StopSequences
-from mlxk.domain.formats.tool_arguments import NoCallError
+from mlxk.domain.formats.tool_arguments import NoCallError, whole_value
 from mlxk.domain.formats.tool_calls import ForcedCallSplitter, ToolCallFormat, ToolCallSplitter
-from mlxk.domain.formats.values import MalformedValueError, UnfinishedValueError, read_value
+from mlxk.domain.formats.values import MalformedValueError
 from mlxk.domain.generation.conversation import ToolCall
 from mlxk.domain.generation.request import AnswerDelta, ReasoningDelta, TextDelta, ToolCallDelta
 
@@ -65,8 +65,10 @@ class ChannelParser:
         self._lead = ""
         """The first characters after it, as many as are needed to detect a recipient."""
         self._header: list[str] = []
+        self._recipient = ""
+        """Who the current message is for; a function, where it is a call."""
         self._call: list[str] | None = None
-        """The current call, its header included."""
+        """The arguments of the current call."""
         self._calls = 0
         _, begun, last = prompt_tail.rpartition(_START)
         if begun and not any(end in last for end in _ENDS):
@@ -145,7 +147,7 @@ class ChannelParser:
                 self._splitter = ToolCallSplitter(self._tools, self._calls)
             return
         if self._tools is not None and recipient is not None:
-            self._kind, self._call = _Kind.CALL, [header, "" if written else header]
+            self._kind, self._recipient, self._call = _Kind.CALL, recipient[1], []
             return
         name = _CHANNEL_NAME.search(header)
         self._kind = _Kind.REASONING if name and name[1] == "analysis" else _Kind.TEXT
@@ -157,8 +159,9 @@ class ChannelParser:
             deltas += self._splitter.flush(complete)
             self._calls = self._splitter.count
         elif self._call is not None and self._tools is not None:
-            call = self._read_call(self._call, self._tools) if complete else None
-            written = "".join(self._call[1:]) if call is None else ""
+            content = "".join(self._call)
+            call = _read_call(self._recipient, content, self._tools) if complete else None
+            written = content if call is None else ""
             if call is not None:
                 deltas.append(ToolCallDelta(self._calls, call))
                 self._calls += 1
@@ -168,19 +171,15 @@ class ChannelParser:
             deltas.append(TextDelta(written))
         self._kind, self._given, self._header, self._call, self._splitter = _Kind.BETWEEN, "", [], None, None
 
-    @staticmethod
-    def _read_call(parts: list[str], tools: ToolCallFormat) -> ToolCall | None:
-        """Return the call in a message; None when its content is no JSON object."""
-        recipient = _RECIPIENT.search(parts[0])
-        try:
-            content = "".join(parts[2:]) or "{}"
-            value, end = read_value(content, 0)
-            if recipient is None or content[end:].strip():
-                return None
-            name = recipient[1].removeprefix("functions.")
-            return tools.completed(Call(name, tools.tools.arguments(name, value)))
-        except (NoCallError, MalformedValueError, UnfinishedValueError):
-            return None
+
+def _read_call(recipient: str, content: str, tools: ToolCallFormat) -> ToolCall | None:
+    """Return the call in a message; None when its content is no JSON object."""
+    name = recipient.removeprefix("functions.")
+    try:
+        value = whole_value(content or "{}")
+        return tools.completed(Call(name, tools.tools.arguments(name, value)))
+    except (NoCallError, MalformedValueError):
+        return None
 
 
 class _CallsInReasoning:

@@ -135,7 +135,8 @@ _LONGEST_TOKEN = 64
 
 def supports_reasoning(template: str) -> bool:
     """Whether the text of the chat templates has reasoning, marked or switched on by a parameter."""
-    return any(marker in template for marker in ("enable_thinking", *_OPENINGS))
+    named = any(marker in template for marker in ("enable_thinking", *_OPENINGS))
+    return named or detect_reasoning(template, ()) is not None
 
 
 CALL_ENDS = ("<|eom_id|>", "<|calls|>")
@@ -240,7 +241,8 @@ class ReasoningSplitter:
     @property
     def passes_unchanged(self) -> bool:
         """Whether all further text is the answer as it is written."""
-        return self._answering and self._blocks > 0 and not self._wrapped and not self._format.structure
+        settled = self._blocks > 0 and not self._wrapped and not self._after_stray_end
+        return self._answering and settled and not self._format.structure
 
     def feed(self, text: str) -> list[TextDelta | ReasoningDelta]:
         """Take the next chunk of text and return the parts that are certain so far."""

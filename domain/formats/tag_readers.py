@@ -208,4 +208,6 @@ def read_kimi_k3(text: str, tools: Tools, final: bool) -> Reading:
         return _k3_tags.read(text, tools, final)
     name = named(opening[1])
     end = text.find(KIMI_K3_END, raw.end())
+    if end < 0 and not final:
+        raise UnfinishedValueError
     return Reading((Call(name, tools.arguments(name, raw[1])),), end + len(KIMI_K3_END) if end >= 0 else raw.end())

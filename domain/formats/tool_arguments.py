@@ -20,6 +20,7 @@ class Tools:
 
     def __init__(self, definitions: Sequence[str]) -> None:
         self._parameters: dict[str, Mapping[str, Any]] = {}
+        self._types: dict[tuple[str, str], frozenset[str]] = {}
         for definition in definitions:
             function = mapping(mapping(json.loads(definition)).get("function"))
             if isinstance(name := function.get("name"), str):
@@ -35,7 +36,12 @@ class Tools:
     def types(self, function: str, parameter: str) -> frozenset[str]:
         """Return the JSON types of a parameter; empty when they are not stated."""
         schema = self._parameters.get(function, {})
-        return allowed_types(mapping(schema.get("properties")).get(parameter), schema)
+        stated = mapping(schema.get("properties"))
+        if parameter not in stated:
+            return frozenset()
+        if (function, parameter) not in self._types:
+            self._types[function, parameter] = allowed_types(stated[parameter], schema)
+        return self._types[function, parameter]
 
     def arguments(self, function: str, given: object) -> Mapping[str, Any]:
         """Return arguments with the types that the function's schema states.
@@ -44,7 +50,7 @@ class Tools:
             NoCallError: They are no object.
         """
         if isinstance(given, str):
-            given = _whole(given or "{}")
+            given = whole_value(given or "{}")
         if given is None:
             given = {}
         if not isinstance(given, Mapping):
@@ -57,7 +63,7 @@ def mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _whole(text: str) -> Any:  # noqa: ANN401
+def whole_value(text: str) -> Any:  # noqa: ANN401
     """Return the value that is an entire text."""
     try:
         value, end = read_value(text, 0)
@@ -80,25 +86,44 @@ _TYPES: dict[str, tuple[type, ...]] = {
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 
 
-def allowed_types(schema: object, root: Mapping[str, Any] | None = None, depth: int = 8) -> frozenset[str]:
+_MAX_STEPS = 32
+"""References and compositions that are followed, one after another."""
+
+
+def allowed_types(schema: object, root: Mapping[str, Any] | None = None) -> frozenset[str]:
     """Return the JSON types that a schema allows; empty when it says nothing about them.
 
     Args:
         schema: A JSON Schema.
         root: The document that its references point into.
-        depth: Most references and compositions to follow.
     """
-    if not isinstance(schema, Mapping) or depth == 0:
+    return _allowed(schema, root, {}, _MAX_STEPS)
+
+
+def _allowed(
+    schema: object, root: Mapping[str, Any] | None, known: dict[int, frozenset[str]], steps: int
+) -> frozenset[str]:
+    """Return the types of a schema, each of its parts read once: parts may refer to each other, and to themselves."""
+    if not isinstance(schema, Mapping) or steps == 0:
         return frozenset()
+    if id(schema) not in known:
+        known[id(schema)] = frozenset()
+        known[id(schema)] = _stated(schema, root, known, steps)
+    return known[id(schema)]
+
+
+def _stated(
+    schema: Mapping[str, Any], root: Mapping[str, Any] | None, known: dict[int, frozenset[str]], steps: int
+) -> frozenset[str]:
     types = {each for each in _listed(schema.get("type")) if each in _TYPES}
     if types:
         return frozenset(types | ({"null"} if schema.get("nullable") is True else set()))
     for keyword in ("anyOf", "oneOf", "allOf"):
         for part in _listed(schema.get(keyword, [])):
-            types |= allowed_types(part, root, depth - 1)
+            types |= _allowed(part, root, known, steps - 1)
     types |= {_type_of(value) for value in _listed(schema.get("enum", []))}
     types |= {_type_of(schema["const"])} if "const" in schema else set()
-    types |= allowed_types(_referenced(schema.get("$ref"), root), root, depth - 1)
+    types |= _allowed(_referenced(schema.get("$ref"), root), root, known, steps - 1)
     if not types and "properties" in schema:
         types.add("object")
     if not types and "items" in schema:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
-from mlxk.domain.formats.call_readers import Call, Reading
+from mlxk.domain.formats.call_readers import LONGEST_OPENING, Call, Reading
 from mlxk.domain.formats.call_syntaxes import LAST_RESORT, CallSyntax
 from mlxk.domain.formats.scanner import MarkerScanner, ScannedText
 from mlxk.domain.formats.tool_arguments import NoCallError, Tools
@@ -99,8 +99,9 @@ class _Section:
         if not ended and not self._due(text, scanned):
             return None
         final = ended and complete
-        self._attempts += 1
-        self._tried_length = len(self.text)
+        if scanned > _EAGER_LENGTH:
+            self._attempts += 1
+            self._tried_length = len(self.text)
         while self.syntaxes:
             try:
                 return self._read(self.syntaxes[0], final)
@@ -117,10 +118,10 @@ class _Section:
         if not self._balanced and self._balance.feed(text) is not None:
             self._balanced = True
             return True
-        if scanned <= _EAGER_LENGTH:
+        if scanned <= _EAGER_LENGTH or scanned < LONGEST_OPENING <= len(self.text):
             return True
         found = any(self.text.find(end, max(0, scanned - self._longest_end)) >= 0 for end in self._ends)
-        if not found and self._balanced and scanned > 0:
+        if not found and self._balanced:
             found = any(char in text for char in "}])")
         return found and (self._attempts < _FREE_ATTEMPTS or len(self.text) > self._tried_length * 1.1)
 

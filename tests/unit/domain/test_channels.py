@@ -58,6 +58,12 @@ def test_channels_are_told_apart(text: str, expected: tuple[str, str, list[str]]
     assert _split([text]) == _split(list(text)) == expected
 
 
+@pytest.mark.parametrize(("text", "expected"), [("{}", ("", "", ["0 add"])), ("oops", ("", "oops", []))])
+def test_the_header_of_a_call_in_the_prompt_is_no_answer(text: str, expected: tuple[str, str, list[str]]) -> None:
+    tail = f"{_TAIL}<|channel|>commentary to=functions.add<|message|>"
+    assert _split([text], tail) == _split(list(text), tail) == expected
+
+
 def test_a_prompt_may_have_begun_the_message() -> None:
     assert _split(["hm<|end|>" + _FINAL], _TAIL + "<|channel|>analysis<|message|>") == ("hm", "42", [])
     assert _split(["42"], _TAIL + "<|channel|>final<|message|>") == ("", "42", [])

@@ -93,6 +93,7 @@ def test_a_template_that_knows_reasoning_is_known(text: str) -> None:
         "<|open|>think<|sep|>...<|close|>think<|sep|>",
         "<|channel>thought...<channel|>",
         "<|start|>assistant<|channel|>analysis<|message|>",
+        "<|start|>assistant to=user<|message|>...<|eom|>...<|eot|>",
     ],
 )
 def test_what_an_answer_would_be_split_by_is_known(text: str) -> None:

@@ -51,6 +51,15 @@ def _expected(text: str, opened: bool) -> tuple[str, str]:
         text, after = text.lstrip("\n"), True
 
 
+def test_a_stray_end_is_over_with_the_line_breaks_after_it() -> None:
+    splitter = ReasoningSplitter(_THINK)
+    found, passed = "", []
+    for piece in ("Thoughts\n", "</think>", "\n", "\nAnswer"):
+        found += "".join(delta.text for delta in splitter.feed(piece))
+        passed.append(splitter.passes_unchanged)
+    assert (found, passed) == ("Thoughts\nAnswer", [False, False, False, True])
+
+
 @settings(max_examples=1000, deadline=None)
 @given(st.lists(st.sampled_from(["<think>", "</think>", "<thi", "nk>", "</", "\n", " ", "a", "", "b<"])), st.booleans())
 def test_the_split_does_not_depend_on_the_pieces(pieces: list[str], opened: bool) -> None:

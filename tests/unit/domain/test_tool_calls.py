@@ -345,6 +345,62 @@ def test_text_before_a_call_is_not_held_back() -> None:
     assert splitter.feed("then") == [TextDelta(" \nthen")]
 
 
+def streamed(template: str, text: str) -> list[TextDelta | ToolCallDelta]:
+    """What comes of a text, one character at a time, before it ends."""
+    splitter = ToolCallSplitter(ToolCallFormat(detect_syntaxes(template, ()), TOOLS, lambda: "id"))
+    return [delta for char in text for delta in splitter.feed(char)]
+
+
+@pytest.mark.parametrize(
+    ("template", "opening"),
+    [
+        ("<tool_call><arg_key>", "<tool_call>"),
+        ("<|tool_call>", "<|tool_call>"),
+        ("<tool_call>", "<function=foo"),
+        ("<|tool_call_begin|>", "<|tool_call_begin|>"),
+    ],
+)
+def test_text_after_an_opening_comes_before_it_ends(template: str, opening: str) -> None:
+    text = f"{opening} is how a call begins. " + "It has a name and arguments, then an end. " * 100
+    said = "".join(delta.text for delta in streamed(template, text) if isinstance(delta, TextDelta))
+    assert text.startswith(said)
+    assert len(said) > len(text) - 100
+    assert read(template, text) == [text]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_short_call_comes_with_its_last_character(family: str) -> None:
+    template, text = FAMILIES[family]
+    calls = [delta for delta in streamed(template, f"{text}\n") if isinstance(delta, ToolCallDelta)]
+    assert [delta.call.name for delta in calls] == ["get_weather"]
+
+
+@pytest.mark.parametrize("separator", [", ", "; ", " ", "\n"])
+def test_calls_in_python_need_no_brackets_after_a_marker(separator: str) -> None:
+    calls = f"get_weather(city='Köln', days=2){separator}now()"
+    assert read("", f"<|python_start|>{calls}<|python_end|>") == [WEATHER, NOW]
+    assert read("", f"<|python_start|>{calls}") == [WEATHER, NOW]
+    assert read("<|tool_call_start|>", f"<|tool_call_start|>{calls}<|tool_call_end|> Done.") == [WEATHER, NOW, "Done."]
+
+
+def test_the_end_of_a_call_is_no_text_after_arguments_in_json() -> None:
+    marks = "<|open|><|close|><|sep|>"
+    call = (
+        '<|open|>call tool="now"<|sep|><|open|>json<|sep|>{}<|close|>json<|sep|><|close|>call<|sep|>'
+        "<|close|>tools<|sep|>"
+    )
+    assert read(marks, f"<|open|>tools<|sep|>{call}") == [NOW]
+
+
+def test_a_schema_whose_parts_refer_to_each_other_is_read_once() -> None:
+    parts = {f"p{index}": {"anyOf": [{"$ref": f"#/$defs/p{other}"} for other in range(40)]} for index in range(40)}
+    parts["p39"] = {"type": "integer"}
+    parameters = {"type": "object", "properties": {"x": {"$ref": "#/$defs/p0"}}, "$defs": parts}
+    tools = Tools([json.dumps({"type": "function", "function": {"name": "f", "parameters": parameters}})])
+    assert tools.types("f", "x") == {"integer"}
+    assert tools.types("f", "absent") == frozenset()
+
+
 MARKUP = "<tool_call> </tool_call> <tool _call> <function=now> </function> <parameter=a> </parameter> [TOOL_CALLS]"
 KEYED = "<|python_tag|> <arg_key> </arg_key> <arg_value> </arg_value> ``` ```json"
 PLAIN = '{"name" :"now" ,"arguments":{} } { [ ] now( ) x < now , "'
