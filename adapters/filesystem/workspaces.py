@@ -1,10 +1,9 @@
 """Workspaces on the local disk: finding them, reading their records, and checking where a new one is made."""
 
-import contextlib
 import datetime
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from mlxk.adapters.filesystem.content_hash import UnhashableError
@@ -120,8 +119,7 @@ class FilesystemWorkspaceStore(WorkspaceStore):
         """Return the workspaces of the home, those included whose link leads to a disk that is not connected."""
         if self._home is None:
             return ()
-        children = _children(self._home, "", absolute=False)
-        return tuple(sorted((*children, *_absent(self._home)), key=lambda handle: handle.label))
+        return _children(self._home, "", absolute=False, absent=True)
 
     def _path(self, target: str | None, name: str) -> tuple[str, str]:
         """Return the target as typed and its absolute path, links unresolved."""
@@ -172,7 +170,8 @@ def _is_workspace(directory: str) -> bool:
     return os.path.isfile(f"{directory}/config.json")
 
 
-def _children(parent: str, prefix: str, absolute: bool) -> tuple[ModelHandle, ...]:
+def _children(parent: str, prefix: str, absolute: bool, *, absent: bool = False) -> tuple[ModelHandle, ...]:
+    """Return the workspaces in a directory by name; with ``absent`` also the links that lead to nothing."""
     try:
         with os.scandir(parent) as entries:
             names = sorted(entry.name for entry in entries if _has_prefix(entry.name, prefix))
@@ -180,20 +179,15 @@ def _children(parent: str, prefix: str, absolute: bool) -> tuple[ModelHandle, ..
         return ()
     except OSError as error:
         raise StorageError(f"the directory of workspaces cannot be read: {error.strerror}") from error
-    found = ((os.path.join(parent, name), name) for name in names)
-    return tuple(
-        _handle(os.path.realpath(directory), directory if absolute else name)
-        for directory, name in found
-        if _is_workspace(directory)
-    )
-
-
-def _absent(parent: str) -> Iterator[ModelHandle]:
-    """Yield the links of a directory that lead to nothing."""
-    with contextlib.suppress(OSError):
-        for name in os.listdir(parent):
-            if _has_prefix(name, "") and _leads_nowhere(os.path.join(parent, name)):
-                yield _handle(os.path.join(parent, name), name)
+    found = []
+    for name in names:
+        directory = os.path.join(parent, name)
+        shown = directory if absolute else name
+        if _is_workspace(directory):
+            found.append(_handle(os.path.realpath(directory), shown))
+        elif absent and _leads_nowhere(directory):
+            found.append(_handle(directory, shown))
+    return tuple(found)
 
 
 def _leads_nowhere(path: str) -> bool:

@@ -278,11 +278,11 @@ def _only_used_by(folder: ModelFolder, revision: str) -> set[str]:
 def _usage(folder: ModelFolder, revisions: list[str]) -> _Usage:
     usage, blobs = _Usage(), os.path.realpath(folder.blobs)
     for revision in revisions:
+        linked = os.path.islink(folder.snapshot(revision))
         for parent, _, names in os.walk(folder.snapshot(revision)):
             for name in names:
                 path = f"{parent}/{name}"
                 if not os.path.islink(path):
-                    linked = os.path.islink(folder.snapshot(revision))
                     usage.plain_bytes += 0 if linked else os.stat(path).st_size
                     continue
                 # Only the first link is followed: a blob may itself be a link into the shared store.

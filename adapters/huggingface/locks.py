@@ -112,29 +112,24 @@ def use_model(folder: ModelFolder, activity: str) -> Iterator[None]:
 
 def users_of(folder: ModelFolder) -> tuple[LockHolder, ...]:
     """Return one of the other processes that use a model; empty when there is none."""
-    path = f"{folder.locks}/{USE_LOCK}"
-    try:
-        descriptor = try_lock(path, create=False)
-        if descriptor is not None:
-            os.close(descriptor)
-        elif os.path.exists(path):
-            holder = _recorded_holder(path)
-            return () if holder.process == os.getpid() else (holder,)
-    except OSError:
-        pass
-    return ()
+    return _holders(folder, [USE_LOCK])
 
 
 def held_locks(folder: ModelFolder) -> tuple[LockHolder, ...]:
     """Return the other processes that hold locks on a model, each once. Probing takes each free lock for a moment."""
+    # Ours first, as it has the activity.
+    return _holders(folder, sorted(lock_files(folder), key=lambda name: name != MODEL_LOCK))
+
+
+def _holders(folder: ModelFolder, names: list[str]) -> tuple[LockHolder, ...]:
     holders: dict[int | None, LockHolder] = {}
-    for name in sorted(lock_files(folder), key=lambda name: name != MODEL_LOCK):  # ours first, as it has the activity
+    for name in names:
         path = f"{folder.locks}/{name}"
         descriptor = None
         with contextlib.suppress(OSError):
             descriptor = try_lock(path, create=False)
             if descriptor is None and os.path.exists(path):
-                holder = _recorded_holder(path) if name == MODEL_LOCK else _downloading_holder(path)
+                holder = _recorded_holder(path) if name in {MODEL_LOCK, USE_LOCK} else _downloading_holder(path)
                 holders.setdefault(holder.process, holder)
         if descriptor is not None:
             os.close(descriptor)

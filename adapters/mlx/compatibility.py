@@ -123,7 +123,7 @@ def _speech_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSuppor
         _unavailable(Library.MLX_AUDIO, facts, support)
         or ("Voxtral tekken.json tokenizer not supported by mlx-audio" if voxtral and tekken_only else None)
         or _weights_refusal(snapshot, Library.MLX_AUDIO)
-        or _quantization_refusal(snapshot, Library.MLX_AUDIO.value, fp8=False)
+        or _quantization_refusal(snapshot, Library.MLX_AUDIO, support)
         or _own_code(snapshot, ("auto_map",), _PROCESSOR_FILES)
     )
 
@@ -142,7 +142,7 @@ def _text_rule(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport)
     return libraries, (
         _weights_refusal(snapshot, Library.MLX_LM)
         or _unavailable(Library.MLX_LM, facts, support)
-        or _quantization_refusal(snapshot, Library.MLX_LM.value, fp8=Library.MLX_LM in support.fp8)
+        or _quantization_refusal(snapshot, Library.MLX_LM, support)
         or (None if "tokenizer.json" in snapshot.files else _own_code(snapshot, ("auto_map",), (TOKENIZER_CONFIG,)))
     )
 
@@ -158,7 +158,7 @@ def _media_refusal(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupp
     return (
         _unavailable(Library.MLX_VLM, facts, support)
         or _weights_refusal(snapshot, Library.MLX_VLM)
-        or _quantization_refusal(snapshot, Library.MLX_VLM.value, fp8=Library.MLX_VLM in support.fp8)
+        or _quantization_refusal(snapshot, Library.MLX_VLM, support)
         or _own_code(snapshot, ("auto_map",), _PROCESSOR_FILES)
     )
 
@@ -209,40 +209,36 @@ def _takes_media(facts: Facts) -> bool:
     return facts.can(Capability.VISION) or facts.can(Capability.AUDIO)
 
 
-def _quantization_refusal(snapshot: ModelSnapshot, library: str, *, fp8: bool) -> str | None:
+def _quantization_refusal(snapshot: ModelSnapshot, library: Library, support: InstalledSupport) -> str | None:
     """Return why a library cannot load weights that another library has quantized; None when it can.
 
     What MLX has quantized says so under ``quantization``; the key of the others is ``quantization_config``, or they
     have a file of their own.
-
-    Args:
-        snapshot: The model.
-        library: The name of its distribution.
-        fp8: Whether it loads the architecture with weights in FP8.
     """
+    fp8 = library in support.fp8
     if isinstance(snapshot.config.get("quantization"), dict):
         return None
     stated = _foreign_quantization(snapshot)
     if stated is None:
         narrow = next((dtype for dtype in _dtypes(snapshot) if dtype.startswith("F8_E")), None)
         held = narrow is None or fp8
-        return None if held else f"Weights in {narrow} without a quantization that {library} loads"
+        return None if held else f"Weights in {narrow} without a quantization that {library.value} loads"
     method = stated.get("quant_method")
     if not isinstance(method, str):
         return "Quantized by a method that its config does not name"
     form = _form(stated)
     accepted = _METHODS[library].get(method.lower().replace("_", "-"))
     if accepted is None or (accepted and form not in accepted):
-        return f"Quantized by {method}{f' ({form})' if form else ''}, which {library} does not load"
+        return f"Quantized by {method}{f' ({form})' if form else ''}, which {library.value} does not load"
     if method.lower() == "fp8" and not fp8 and not _is_mxfp8(stated):
-        return f"Quantized by fp8, which {library} does not load for this architecture"
+        return f"Quantized by fp8, which {library.value} does not load for this architecture"
     if method.lower() in {"awq", "gptq"} and not _is_packed_by_outputs(snapshot):
-        return f"Quantized by {method} in a layout that {library} does not load"
+        return f"Quantized by {method} in a layout that {library.value} does not load"
     return None
 
 
-_METHODS: dict[str, dict[str, frozenset[str]]] = {
-    "mlx-lm": {
+_METHODS: dict[Library, dict[str, frozenset[str]]] = {
+    Library.MLX_LM: {
         "awq": frozenset({"4"}),
         "bitnet": frozenset(),
         "compressed-tensors": frozenset({"nvfp4-pack-quantized", "mxfp4-pack-quantized", "pack-quantized"}),
@@ -252,13 +248,13 @@ _METHODS: dict[str, dict[str, frozenset[str]]] = {
         "mxfp4": frozenset(),
         "mxfp8": frozenset(),
     },
-    "mlx-vlm": {
+    Library.MLX_VLM: {
         "compressed-tensors": frozenset({"mxfp4-pack-quantized", "pack-quantized"}),
         "fp8": frozenset(),
         "modelopt": frozenset({"NVFP4", "MXFP8"}),
         "mxfp4": frozenset(),
     },
-    "mlx-audio": {},
+    Library.MLX_AUDIO: {},
 }
 """The methods that each library loads, with their forms; empty where it loads every form."""
 

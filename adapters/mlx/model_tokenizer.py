@@ -17,7 +17,7 @@ from mlxk.adapters.mlx.engine.model_lease import ModelLeases
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.adapters.mlx.library_imports import contained
 from mlxk.adapters.mlx.loaders import library_for, loader_of
-from mlxk.adapters.mlx.loading.load_errors import loading_failure
+from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, LoadedTokenizer, identity_of
 from mlxk.adapters.mlx.loading.model_files_check import object_in, require_regular
 from mlxk.adapters.mlx.loading.text_model import assemble_tokenizer, load_tokenizer, read_config
@@ -26,7 +26,7 @@ from mlxk.adapters.mlx.prompting.conversation_rendering import rendering_job
 from mlxk.adapters.mlx.prompting.detokenizer import unwrapped
 from mlxk.adapters.mlx.prompting.format_report import format_report
 from mlxk.application.ports.model_tokenizer import FormatReport, ModelTokenizer, TokenizedText, TokenSpelling
-from mlxk.domain.errors import MlxkError, ValidationError
+from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.request import GenerationRequest, TokenIds
 from mlxk.domain.models.model import ModelHandle
@@ -153,20 +153,15 @@ class MlxModelTokenizer(ModelTokenizer):
 
     def _load(self, model: ModelHandle, identity: str, vision: bool) -> _Tokenizer:
         config = read_config(model)
-        try:
-            with contained(model.name):
-                if vision:
-                    # Not at the top: mlx-vlm takes a second to import.
-                    from mlxk.adapters.mlx.vision.loader import load_template
+        with translated(model, "has an architecture that is not known"), contained(model.name):
+            if vision:
+                # Not at the top: mlx-vlm takes a second to import.
+                from mlxk.adapters.mlx.vision.loader import load_template
 
-                    template = load_template(model, config)
-                else:
-                    template = None
-                tokenizer = load_tokenizer(model, config.get("eos_token_id"))
-        except MlxkError:
-            raise
-        except Exception as error:
-            raise loading_failure(error, model, "has an architecture that is not known") from error
+                template = load_template(model, config)
+            else:
+                template = None
+            tokenizer = load_tokenizer(model, config.get("eos_token_id"))
         return _Tokenizer(assemble_tokenizer(model, identity, tokenizer, config), template)
 
 

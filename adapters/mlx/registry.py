@@ -6,6 +6,7 @@ second; this takes about a millisecond per library, once per process.
 """
 
 import ast
+import functools
 import importlib.util
 import os
 import re
@@ -109,11 +110,11 @@ class MlxBackendRegistry(BackendRegistry):
     def _support(self, architecture: str | None) -> InstalledSupport:
         if architecture not in self._supports:
             installed = frozenset(library for library in Library if self.installed(library))
-            self._supports[architecture] = InstalledSupport(
-                installed,
-                frozenset(library for library in installed if architecture and self._implements(library, architecture)),
-                frozenset(library for library in installed if architecture and self._loads_fp8(library, architecture)),
-            )
+            loading, fp8 = frozenset[Library](), frozenset[Library]()
+            if architecture:
+                loading = frozenset(library for library in installed if self._implements(library, architecture))
+                fp8 = frozenset(library for library in loading if self._loads_fp8(library, architecture))
+            self._supports[architecture] = InstalledSupport(installed, loading, fp8)
         return self._supports[architecture]
 
     def _implements(self, library: Library, architecture: str) -> bool:
@@ -201,6 +202,7 @@ def _defines_model(directory: str, architecture: str) -> bool:
     return _MODEL.search(_module_text(directory, architecture)) is not None
 
 
+@functools.cache
 def _module_text(directory: str, architecture: str) -> bytes:
     for path in (f"{directory}/{architecture}.py", f"{directory}/{architecture}/__init__.py"):
         try:

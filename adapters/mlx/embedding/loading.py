@@ -11,7 +11,7 @@ from mlx_vlm import embedding_loader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mlxk.adapters.mlx.embedding.encoding import EmbeddingModel, TextEncoder, prompts_of
-from mlxk.adapters.mlx.loading.load_errors import loading_failure
+from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.model_files_check import object_in
 from mlxk.adapters.mlx.loading.text_model import read_config, weight_bytes
 from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_untrusted_code
@@ -19,7 +19,6 @@ from mlxk.adapters.mlx.loading.weights_on_disk import loading_directory
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache
 from mlxk.domain.errors import (
     IncompatibleModelError,
-    MlxkError,
     UnhealthyModelError,
 )
 from mlxk.domain.models.model import ModelHandle
@@ -71,17 +70,12 @@ def load_embedding_model(handle: ModelHandle, adapter: str | None = None) -> Emb
     config = read_config(handle)
     if not any(os.path.exists(os.path.join(handle.directory, name)) for name in _VOCABULARIES):
         raise UnhealthyModelError(f"'{handle.name}' lacks its tokenizer.", hint="Download the model again.")
-    try:
-        with offline():
-            network, tokenizer = _load(handle)
-            pooling = _pooling(handle, config)
-            if pooling is not None:
-                network.pooling_config = pooling
-            encoder = _encoder(handle, config, tokenizer, pooling)
-    except MlxkError:
-        raise
-    except Exception as error:
-        raise loading_failure(error, handle, "has an architecture that makes no vectors") from error
+    with translated(handle, "has an architecture that makes no vectors"), offline():
+        network, tokenizer = _load(handle)
+        pooling = _pooling(handle, config)
+        if pooling is not None:
+            network.pooling_config = pooling
+        encoder = _encoder(handle, config, tokenizer, pooling)
     return EmbeddingModel(handle, weight_bytes(handle.directory), network, encoder, _is_shortenable(handle, config))
 
 

@@ -125,16 +125,13 @@ class OwnerThread(Generic[W]):
         while running:
             try:
                 running = self._do_posted(worker, busy)
-                busy = running and worker.step(self._posted)
+                busy = running and worker.step(lambda: self.has_posted)
             except Exception as error:  # noqa: BLE001 - boundary: no exception may end the thread
                 summary = ExceptionSummary.of(error)
                 self._log.error("an engine step failed", error=summary.kind, where=summary.place)
                 worker.fail_all(error)
                 busy = False
         worker.close()
-
-    def _posted(self) -> bool:
-        return not self._inbox.empty()
 
     def _do_posted(self, worker: W, busy: bool) -> bool:
         """Do the posted work, waiting for some when idle; return False when the thread must end."""

@@ -3,10 +3,11 @@
 Their messages go to the log only: they may name directories.
 """
 
+import contextlib
 import errno
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from mlxk.adapters.mlx.exception_summary import exhaustion
 from mlxk.adapters.mlx.library_imports import import_failure
@@ -79,6 +80,25 @@ def loading_failure(error: Exception, handle: ModelHandle, unknown: str) -> Mlxk
     return ExecutionError(
         f"'{name}' could not be loaded: {_in_words(error)}.", hint=Advice(Remedy.CHECK_HEALTH, {"name": name})
     )
+
+
+@contextlib.contextmanager
+def translated(handle: ModelHandle, unknown: str) -> Iterator[None]:
+    """Translate what a library raises while it loads a model.
+
+    Args:
+        handle: The model.
+        unknown: See ``loading_failure``.
+
+    Raises:
+        MlxkError: In place of any other exception.
+    """
+    try:
+        yield
+    except MlxkError:
+        raise
+    except Exception as error:
+        raise loading_failure(error, handle, unknown) from error
 
 
 def unreadable_files(error: OSError, handle: ModelHandle) -> MlxkError:

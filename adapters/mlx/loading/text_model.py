@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from mlx_lm import utils
 
-from mlxk.adapters.mlx.loading.load_errors import loading_failure
+from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, LoadedTokenizer, identity_of
 from mlxk.adapters.mlx.loading.model_files_check import object_in, require_regular
 from mlxk.adapters.mlx.loading.weights_on_disk import loading_directory, weight_files
@@ -89,12 +89,8 @@ def load_model(handle: ModelHandle, adapter: str | None = None) -> LoadedModel:
     """
     require_regular(handle)
     config = read_config(handle)
-    try:
+    with translated(handle, "has an architecture mlx-lm does not know"):
         network, tokenizer = _load(handle, config, adapter)
-    except MlxkError:
-        raise
-    except Exception as error:
-        raise loading_failure(error, handle, "has an architecture mlx-lm does not know") from error
     return assemble(handle, identity_of(handle, adapter), network, tokenizer, config)
 
 
@@ -196,7 +192,7 @@ def load_tokenizer(handle: ModelHandle, end_tokens: int | list[int] | None) -> A
         tokenizer = utils.load_tokenizer(directory, options, eos_token_ids=end_tokens)
         found = getattr(unwrapped(tokenizer), "chat_template", None)
         templates = _templates_elsewhere(handle, found)
-        if templates is not None:
+        if templates is not None and templates != found:
             options["chat_template"] = templates
             tokenizer = utils.load_tokenizer(directory, options, eos_token_ids=end_tokens)
         if templates != found:

@@ -5,6 +5,7 @@ decided in ``domain.models.weight_files``, here from what is on disk.
 """
 
 import contextlib
+import functools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -68,10 +69,31 @@ def _has_template_litter(directory: str) -> bool:
 
 
 def _strays(directory: str, files: list[str]) -> frozenset[str]:
+    read = (path for path in files if path.endswith(SAFETENSORS) or path == SAFETENSORS_INDEX)
+    return _found_strays(directory, tuple(files), tuple(_state(os.path.join(directory, path)) for path in read))
+
+
+@functools.lru_cache(maxsize=16)
+def _found_strays(directory: str, files: tuple[str, ...], states: tuple[object, ...]) -> frozenset[str]:
+    """Return the strays among some files; they are asked for with every request, and reading all headers takes long.
+
+    Args:
+        directory: Of the model.
+        files: The paths in it.
+        states: Change with the files that are read.
+    """
     weights = [path for path in files if path.endswith(SAFETENSORS)]
     index = _index(directory) if SAFETENSORS_INDEX in files else frozenset()
     tensors = {path: _header(directory, path).tensors for path in weights} if len(weights) > 1 else None
     return frozenset(stray_weights(files, index, tensors))
+
+
+def _state(path: str) -> tuple[int, ...]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _index(directory: str) -> frozenset[str]:

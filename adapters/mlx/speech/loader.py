@@ -5,7 +5,7 @@ import warnings
 import mlx.nn as nn
 from mlx_audio.stt import utils
 
-from mlxk.adapters.mlx.loading.load_errors import loading_failure
+from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.text_model import read_config, weight_bytes
 from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_untrusted_code
 from mlxk.adapters.mlx.loading.weights_on_disk import loading_directory
@@ -13,7 +13,7 @@ from mlxk.adapters.mlx.speech import speech_model
 from mlxk.adapters.mlx.speech.chunked import ChunkedDecoder
 from mlxk.adapters.mlx.speech.speech_model import SpeechDecoder, SpeechModel
 from mlxk.adapters.mlx.speech.whisper import WhisperDecoder
-from mlxk.domain.errors import MlxkError, UnhealthyModelError
+from mlxk.domain.errors import UnhealthyModelError
 from mlxk.domain.models.model import ModelHandle
 
 
@@ -33,18 +33,17 @@ def load_speech_model(handle: ModelHandle, adapter: str | None = None) -> Speech
     """
     refuse_untrusted_code(handle)
     family = family_of(handle)
-    try:
-        with offline(), warnings.catch_warnings():
-            # The libraries warn of a missing tokenizer; the decoder raises an error for it.
-            warnings.simplefilter("ignore")
-            # Without name parts the library would guess the family from the path.
-            with loading_directory(handle) as directory:
-                network = utils.load_model(directory, model_name_parts=[family])
-            decoder = _decoder(network, handle.name, family)
-    except MlxkError:
-        raise
-    except Exception as error:
-        raise loading_failure(error, handle, f"has an architecture mlx-audio does not know ({family})") from error
+    with (
+        translated(handle, f"has an architecture mlx-audio does not know ({family})"),
+        offline(),
+        warnings.catch_warnings(),
+    ):
+        # The libraries warn of a missing tokenizer; the decoder raises an error for it.
+        warnings.simplefilter("ignore")
+        # Without name parts the library would guess the family from the path.
+        with loading_directory(handle) as directory:
+            network = utils.load_model(directory, model_name_parts=[family])
+        decoder = _decoder(network, handle.name, family)
     return SpeechModel(handle, weight_bytes(handle.directory), decoder)
 
 

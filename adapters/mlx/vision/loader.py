@@ -9,7 +9,7 @@ import attrs
 from mlx_vlm import utils
 from transformers.utils import logging
 
-from mlxk.adapters.mlx.loading.load_errors import loading_failure
+from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, identity_of
 from mlxk.adapters.mlx.loading.text_model import assemble, load_tokenizer, read_config
 from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_untrusted_code
@@ -21,7 +21,6 @@ from mlxk.adapters.mlx.vision.prefill import VisionProcessor
 from mlxk.domain.errors import (
     CapabilityError,
     IncompatibleModelError,
-    MlxkError,
 )
 from mlxk.domain.models.model import ModelHandle
 
@@ -48,16 +47,11 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> Loaded
         raise CapabilityError("adapter: models that look at images take no adapter.")
     refuse_untrusted_code(handle)
     config = read_config(handle)
-    try:
-        # mlx-vlm patches AutoProcessor once for each architecture; undoing that would break the next load.
-        with offline(), _quietly():
-            model, processor = _load(handle)
-            tokenizer = load_tokenizer(handle, _end_tokens(model, processor))
-            _share_template(tokenizer, processor)
-    except MlxkError:
-        raise
-    except Exception as error:
-        raise loading_failure(error, handle, "has an architecture mlx-vlm does not know") from error
+    # mlx-vlm patches AutoProcessor once for each architecture; undoing that would break the next load.
+    with translated(handle, "has an architecture mlx-vlm does not know"), offline(), _quietly():
+        model, processor = _load(handle)
+        tokenizer = load_tokenizer(handle, _end_tokens(model, processor))
+        _share_template(tokenizer, processor)
     _require_autoregressive(model, handle)
     parts = VisionParts(model, processor, encoder_cache.install(model))
     network = VisionNetwork(parts.language)
@@ -74,7 +68,7 @@ def load_template(handle: ModelHandle, config: Mapping[str, Any]) -> VisionTempl
 
     Raises:
         UntrustedModelCodeError: Loading would execute code that came with it.
-        Exception: The library's, for ``loading_failure``.
+        Exception: The library's, for ``translated``.
     """
     refuse_untrusted_code(handle)
     with offline(), _quietly():

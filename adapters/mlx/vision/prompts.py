@@ -20,7 +20,7 @@ from mlxk.adapters.mlx.prompting.control_tokens import Rendering, broken_up
 from mlxk.adapters.mlx.prompting.conversation_rendering import RenderingJob, rendering_job
 from mlxk.adapters.mlx.prompting.template_sandbox import waiting_lock
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText, require_no_template_options
-from mlxk.adapters.mlx.prompting.wire_messages import WirePrompt, wire_messages, wire_prompt
+from mlxk.adapters.mlx.prompting.wire_messages import WirePrompt, wire_prompt
 from mlxk.adapters.mlx.vision.network import VisionParts, VisionTemplate
 from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, MessagePart
@@ -110,7 +110,10 @@ def render_text(
     if not isinstance(conversation, Conversation):
         raise TypeError("only conversations are rendered")
     holder = _template_holder(model.processor, has_audio=bool(conversation.audio))
-    prompt = attrs.evolve(wire_prompt(conversation), messages=tuple(_wire(conversation)))
+    prompt = wire_prompt(conversation)
+    for message, written in zip(conversation.messages, prompt.messages, strict=True):
+        if message.parts:
+            written["content"] = _wire_parts(message)
     job = rendering_job(request, opens_answer=opens_answer)
     try:
         if holder is not None and not _writes_text(conversation, prompt, model):
@@ -160,14 +163,6 @@ def encode_text(rendering: Rendering, tokenizer: LoadedTokenizer, model: VisionT
     if not rendering.spelled:
         return list(getattr(processor, "tokenizer", processor).encode(text, add_special_tokens=begins))
     return tokenizer.renderer.encode(rendering, begins=begins)
-
-
-def _wire(conversation: Conversation) -> list[dict[str, Any]]:
-    wire = wire_messages(conversation.messages)
-    for message, written in zip(conversation.messages, wire, strict=True):
-        if message.parts:
-            written["content"] = _wire_parts(message)
-    return wire
 
 
 def _formatted(conversation: Conversation, wire: list[dict[str, Any]], model: VisionTemplate) -> list[Any]:
