@@ -163,21 +163,19 @@ def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "Engi
     return EngineLimits(**limits, max_rows=server.max_streams, keep_alive_seconds=server.keep_alive)
 
 
-def _text_generator(ports: "Adapters", server: ServerSettings | None, folder: str | None) -> TextGenerator:
-    if server is None:
-        return DeferredTextGenerator(lambda: _engine(ports, None, folder))
-    return _engine(ports, server, folder)
+def _text_generator(ports: "Adapters") -> TextGenerator:
+    return DeferredTextGenerator(lambda: _engine(ports)) if ports.server is None else _engine(ports)
 
 
-def _engine(ports: "Adapters", server: ServerSettings | None, folder: str | None) -> TextGenerator:
+def _engine(ports: "Adapters") -> TextGenerator:
     from mlxk.adapters.mlx import malloc
     from mlxk.entrypoints.start_checks import require_address_space, require_temporary_folder
 
-    if server is None:  # a server has checked it before it binds its port
+    server = ports.server
+    if server is None:
         require_address_space()
-        require_temporary_folder(folder)
-
-    if server is not None:
+        require_temporary_folder(ports.settings.temporary_folder)
+    else:  # a server has checked these before it binds its port
         malloc.use_single_arena()
     try:
         from mlxk.adapters.mlx.text_generator import MlxTextGenerator
@@ -243,7 +241,7 @@ class Adapters:
         self.event_log = once(_event_log, settings)
         self.image_reader = once(_image_reader)
         self.audio_decoder = once(_audio_decoder)
-        self.text_generator = once(_text_generator, self, server, settings.temporary_folder)
+        self.text_generator = once(_text_generator, self)
         self.speech_transcriber = once(_speech_transcriber, self.text_generator, self.event_log)
         self.text_embedder = once(_text_embedder, self.text_generator)
         self.model_tokenizer = once(_model_tokenizer, self.text_generator)

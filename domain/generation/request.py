@@ -97,15 +97,14 @@ PRODUCT_DEFAULTS = GenerationSettings(
 """Values that neither the request nor the model's generation_config sets."""
 
 
-def _number(value: float | None, name: str, low: float, high: float, low_open: bool = False) -> str | None:
+def _number(value: float | None, name: str, low: float, high: float) -> str | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return f"{name} must be a number"
-    above = value > low if low_open else value >= low
-    if math.isfinite(value) and above and value <= high:
+    if math.isfinite(value) and low <= value <= high:
         return None
-    return f"{name} must be {'above' if low_open else 'at least'} {low:g} and at most {high:g} (got {value:g})"
+    return f"{name} must be at least {low:g} and at most {high:g} (got {value:g})"
 
 
 def _integer(value: int | None, name: str, low: int, high: int | None = None) -> str | None:

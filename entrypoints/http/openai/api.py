@@ -19,6 +19,7 @@ def openai_api(server: ServerContext) -> HttpApi:
     """Build the API."""
     services, backend = server.services, server.settings.embed_backend
     embeddings = EmbeddingsResource(server) if backend is None else EmbeddingsProxy(server, backend)
+    tokens = {path: build(server) for path, build in RESOURCES.items()}
     return HttpApi(
         resources={
             "/v1/chat/completions": ChatCompletions(server),
@@ -29,7 +30,8 @@ def openai_api(server: ServerContext) -> HttpApi:
             "/v1/models": ModelsResource(services.catalogue),
             "/v1/models/{model_id:path}": ModelResource(services.catalogue),
             "/v1/unload": UnloadResource(services.catalogue, services.generator),
-            **{f"{prefix}{path}": build(server) for path, build in RESOURCES.items() for prefix in ("", "/v1")},
+            **tokens,
+            **{f"/v1{path}": resource for path, resource in tokens.items()},
         },
         error_body=error_body,
         body_limits={_TRANSCRIPTIONS: MAX_UPLOAD_BYTES, _TRANSLATIONS: MAX_UPLOAD_BYTES},

@@ -151,8 +151,6 @@ class Range:
 
     low: float | None = None
     high: float | None = None
-    low_open: bool = False
-    """Whether the lower bound itself is not allowed."""
 
     def fault(self, value: object) -> str | None:
         """Return the fault of a value, or None."""
@@ -165,8 +163,8 @@ class Range:
 
     def _outside(self, value: float, unit: str, verb: str) -> str | None:
         got = f" (got {value:g})" if abs(value) < _SHOWN_BELOW else ""
-        if self.low is not None and (value <= self.low if self.low_open else value < self.low):
-            return f"must {verb}{'above' if self.low_open else 'at least'} {self.low:g}{unit}{got}"
+        if self.low is not None and value < self.low:
+            return f"must {verb}at least {self.low:g}{unit}{got}"
         if self.high is not None and value > self.high:
             return f"must {verb}at most {self.high:g}{unit}{got}"
         return None

@@ -157,7 +157,7 @@ def agrees(bound: Range | OneOf, rule: dict[str, Any]) -> bool:
         return set(bound.values) <= set(rule.get("enum", ()))
     low = {"minimum", "exclusiveMinimum"}
     for prefix in ("", "Length", "Items", "Properties"):
-        least = rule.get("exclusiveMinimum") if bound.low_open and not prefix else rule.get(f"min{prefix or 'imum'}")
+        least = rule.get(f"min{prefix or 'imum'}")
         most = rule.get(f"max{prefix or 'imum'}")
         if most == bound.high and (least == bound.low or (prefix and not bound.low and least is None)):
             return bool(set(rule) & low) or prefix != "" or bound.low is None
