@@ -84,7 +84,11 @@ _RAW_DEFLATE = -zlib.MAX_WBITS
 MAX_ENCODINGS = 2
 """Content encodings applied one after the other."""
 
-_CHUNK = 2**16
+MAX_MEMBERS = 4096
+"""Members of a gzip file; programs that compress in parallel make one of every 64 KiB or more."""
+
+_PIECE = 2**16
+"""Bytes that are decoded at a time."""
 
 
 class BodyGuard:
@@ -146,27 +150,25 @@ def decoded(data: bytes, encoding: str, limit: int) -> bytes:
     if encoding == "deflate" and not _has_zlib_header(data):
         window = _RAW_DEFLATE
     parts: list[bytes] = []
-    left = limit
-    while data:
-        inflate: Any = zlib.decompressobj(window)
-        try:
-            while data and not inflate.eof:
-                parts.append(inflate.decompress(data, min(_CHUNK, left + 1)))
-                left -= len(parts[-1])
-                if left < 0:
-                    raise _too_large()
-                data = inflate.unconsumed_tail
-            if not inflate.eof:
-                parts.append(inflate.flush())
-                left -= len(parts[-1])
-        except zlib.error as error:
-            raise _malformed(encoding) from error
-        if left < 0:
-            raise _too_large()
-        if not inflate.eof:
+    left, place, view = limit, 0, memoryview(data)
+    members, most = 0, 1 if encoding == "deflate" else MAX_MEMBERS
+    while place < len(view):
+        members += 1
+        if members > most:
             raise _malformed(encoding)
-        data = inflate.unused_data
-        if data and encoding == "deflate":
+        inflate: Any = zlib.decompressobj(window)
+        # In pieces: each call copies what it leaves of its input.
+        while place < len(view) and not inflate.eof:
+            piece = view[place : place + _PIECE]
+            try:
+                parts.append(inflate.decompress(piece, left + 1))
+            except zlib.error as error:
+                raise _malformed(encoding) from error
+            left -= len(parts[-1])
+            if left < 0:
+                raise _too_large()
+            place += len(piece) - len(inflate.unused_data)
+        if not inflate.eof:
             raise _malformed(encoding)
     return b"".join(parts)
 

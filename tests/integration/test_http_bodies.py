@@ -3,6 +3,7 @@
 import gzip
 import http.client
 import json
+import random
 import socket
 import threading
 import zlib
@@ -78,6 +79,22 @@ def test_compressed_bodies_are_read_on_every_path(
     status, _, answer = send(server, encode(body), encoding, path)
     assert status == 200, answer
     assert answer["object"] == server.post(path, bodies[path])[2]["object"]
+
+
+@pytest.mark.parametrize("encode", [gzip.compress, zlib.compress, raw_deflate])
+def test_a_body_of_several_pieces_is_read(encode: Callable[[bytes], bytes], server: RunningServer) -> None:
+    noise = random.Random(1).randbytes(200_000).hex()
+    body = json.dumps({**ASKED, "user": noise}).encode()
+    assert len(encode(body)) > 2 * 65536
+    assert send(server, encode(body), "gzip" if encode is gzip.compress else "deflate")[0] == 200
+
+
+def test_a_file_of_many_members_is_read_and_one_of_endless_members_refused(server: RunningServer) -> None:
+    empty = gzip.compress(b"", mtime=0)
+    assert send(server, empty * 4095 + GZIPPED, "gzip")[0] == 200
+    status, _, answer = send(server, empty * 40_000 + GZIPPED, "gzip")
+    assert (status, answer["error"]["type"]) == (400, "validation_error")
+    assert "Compress it whole" in answer["error"]["hint"]
 
 
 def test_a_compressed_recording_is_heard(server: RunningServer) -> None:

@@ -153,6 +153,16 @@ def test_a_call_that_was_cut_can_be_sent_back(served: RunningServer) -> None:
             "tools[1].function.parameters",
         ),
         ({"tools": [tool(), tool("bad", BEYOND)], "tool_choice": "required"}, "tools[1].function.parameters"),
+        (
+            {
+                "tools": [tool(), tool("bad", BEYOND)],
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "allowed_tools": {"mode": "required", "tools": [{"function": {"name": "bad"}}]},
+                },
+            },
+            "tools[1].function.parameters",
+        ),
     ],
 )
 def test_a_schema_that_cannot_be_enforced_is_refused_where_it_stands(

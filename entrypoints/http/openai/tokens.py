@@ -16,7 +16,7 @@ from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
 from mlxk.entrypoints.http.openai.audio.upload import AudioReader
 from mlxk.entrypoints.http.openai.chat.messages import MessageParam, register_messages
-from mlxk.entrypoints.http.openai.chat.request import MAX_MESSAGES, ChatRequest
+from mlxk.entrypoints.http.openai.chat.request import MAX_MESSAGES, NEUTRAL, ChatRequest
 from mlxk.entrypoints.http.openai.chat.request import UNSUPPORTED as CHAT_UNSUPPORTED
 from mlxk.entrypoints.http.openai.chat.request import WITHOUT_EFFECT as CHAT_WITHOUT_EFFECT
 from mlxk.entrypoints.http.openai.chat.tools import register_tool_choice
@@ -40,12 +40,8 @@ _GENERATION = (
     "max_completion_tokens",
     "logprobs",
     "top_logprobs",
-    "metadata",
     "parallel_tool_calls",
     "response_format",
-    "thinking_budget",
-    "thinking_budget_tokens",
-    "reasoning_budget_tokens",
     "thinking_start_token",
     "thinking_end_token",
     "prompt_cache_key",
@@ -55,6 +51,7 @@ _GENERATION = (
 WITHOUT_EFFECT: Mapping[str, Unsupported] = {
     **CHAT_WITHOUT_EFFECT,
     **{name: Unsupported("nothing is generated") for name in _GENERATION if name != "model"},
+    "metadata": Unsupported("there is no answer that they come back with", (False, True)),
 }
 """Documented fields that are accepted and reported as ignored, by their paths."""
 
@@ -154,7 +151,7 @@ class Tokenize(_TokenResource):
     def __init__(self, server: ServerContext) -> None:
         super().__init__(server)
         unions = (register_sampling, register_messages, register_tool_choice)
-        self._reader = BodyReader(TokenizeRequest, unions, UNSUPPORTED, WITHOUT_EFFECT)
+        self._reader = BodyReader(TokenizeRequest, unions, UNSUPPORTED, WITHOUT_EFFECT, neutral=NEUTRAL)
 
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
         """Return the tokens."""
@@ -201,7 +198,7 @@ class ApplyTemplate(_TokenResource):
     def __init__(self, server: ServerContext) -> None:
         super().__init__(server)
         unions = (register_sampling, register_messages, register_tool_choice)
-        self._reader = BodyReader(TemplateRequest, unions, UNSUPPORTED, WITHOUT_EFFECT)
+        self._reader = BodyReader(TemplateRequest, unions, UNSUPPORTED, WITHOUT_EFFECT, neutral=NEUTRAL)
 
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
         """Return the text of the prompt."""

@@ -93,7 +93,7 @@ class BodyReader(Generic[R]):
             for name, value in read_object(request).items()
             if not any(_is_same(value, each) for each in self._neutral.get(name, ()))
         }
-        if not body.get("model") and (model := self._default_model()) is not None:
+        if body.get("model") in (None, "") and (model := self._default_model()) is not None:
             body["model"] = model
         refused = unsupported_faults(body, self._unsupported)
         accepted = {name: value for name, value in body.items() if name not in {fault.path for fault in refused}}

@@ -16,7 +16,7 @@ from mlxk.domain.generation.media import MAX_CHUNK
 from mlxk.domain.generation.request import DEFAULT_THINKING_TAGS, MAX_LOGPROB_ALTERNATIVES, Effort, GenerationSettings
 from mlxk.domain.models.model import Capability
 from mlxk.entrypoints.http.openai.chat.messages import MessageParam, ReadAudio
-from mlxk.entrypoints.http.openai.chat.tools import AllowedTools, ToolChoice, Tools, forced_call, tool_faults
+from mlxk.entrypoints.http.openai.chat.tools import AllowedTools, ToolChoice, Tools, forced_call, forces, tool_faults
 from mlxk.entrypoints.http.openai.sampling import NEUTRAL as SAMPLING_NEUTRAL
 from mlxk.entrypoints.http.openai.sampling import Count, Metadata, SamplingFields
 from mlxk.entrypoints.http.requests.body import Neutral
@@ -241,13 +241,14 @@ class ChatRequest(ReasoningFields):
         """The tools that the model may call."""
         choice = self.tool_choice
         if isinstance(choice, AllowedTools):
-            return [tool for tool in self.tools or [] if tool.function.name in choice.names]
+            names = choice.names
+            return [tool for tool in self.tools or [] if tool.function.name in names]
         return [] if choice == "none" else self.tools or []
 
     @property
     def forced_call(self) -> ForcedCall | None:
         """The enforced tool call, if there is one."""
-        return forced_call(self.offered, self.tool_choice)
+        return forced_call(self.tools or (), self.tool_choice)
 
     def require_vision_input(self, model: ServedModel) -> None:
         """Refuse a model without vision for images in the last message; earlier images become a note in the prompt.
@@ -280,7 +281,7 @@ class ChatRequest(ReasoningFields):
         Raises:
             CapabilityError: The template omits them.
         """
-        if self.offered and self.forced_call is None:
+        if self.offered and not forces(self.tool_choice):
             require_tools(model.details)
 
     def require_reasoning(self, model: ServedModel) -> None:

@@ -58,7 +58,7 @@ TRANSCRIPTION_UNSUPPORTED: Mapping[str, Unsupported] = {
     "thinking_end_token": Unsupported(_NO_REASONING),
     "chat_template_kwargs": Unsupported("a model that only listens has no chat template; leave this out", ({},)),
     "tools": Unsupported("a model that only listens calls no tools; leave them out", ([],)),
-    "top_k": Unsupported(_NOT_SAMPLED, (0,)),
+    "top_k": Unsupported(_NOT_SAMPLED, (0, -1)),
     "top_p": Unsupported(_NOT_SAMPLED, (1.0,)),
 }
 """Fields of a chat request that transcription-only models do not support."""

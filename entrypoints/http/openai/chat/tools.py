@@ -87,8 +87,11 @@ def forced_call(tools: Sequence[ToolParam], choice: ToolChoice) -> ForcedCall | 
     """Return the call that a choice enforces; None when it enforces none."""
     if isinstance(choice, NamedTool):
         places = [index for index, tool in enumerate(tools) if tool.function.name == choice.function.name]
+    elif _requires(choice):
+        names = choice.names if isinstance(choice, AllowedTools) else None
+        places = [index for index, tool in enumerate(tools) if names is None or tool.function.name in names]
     else:
-        places = list(range(len(tools))) if _requires(choice) else []
+        places = []
     if not places:
         return None
     schemas = {place: tools[place].arguments_schema for place in places}
@@ -100,6 +103,11 @@ def forced_call(tools: Sequence[ToolParam], choice: ToolChoice) -> ForcedCall | 
     calls = [call_schema(tools[place].function.name, str(place)) for place in places]
     definitions = {str(place): moved(schema, f"#/$defs/{place}") for place, schema in schemas.items()}
     return ForcedCall(None, Grammar.json_schema({"anyOf": calls, "$defs": definitions}, "tools", parts))
+
+
+def forces(choice: ToolChoice) -> bool:
+    """Whether a choice enforces a call of one of the tools on offer."""
+    return isinstance(choice, NamedTool) or _requires(choice)
 
 
 def _requires(choice: ToolChoice) -> bool:

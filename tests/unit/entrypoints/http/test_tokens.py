@@ -158,6 +158,23 @@ def test_what_concerns_the_answer_and_what_is_unknown_is_said_to_be_ignored(ask:
     assert "X-Mlxk-Ignored-Fields" not in ask("/tokenize", content="a").headers
 
 
+@pytest.mark.parametrize("path", ["/tokenize", "/apply-template"])
+def test_values_that_ask_a_chat_for_nothing_ask_for_nothing_here(ask: Ask, path: str) -> None:
+    neutral: Json = {"max_tokens": -1, "max_completion_tokens": -1, "response_format": {}, "logit_bias": []}
+    answer = ask(path, messages=HI, metadata=[], stream_options={}, top_logprobs=0, **neutral)
+    assert answer.status_code == 200, answer.json
+    assert "X-Mlxk-Ignored-Fields" not in answer.headers
+
+
+def test_what_may_change_the_prompt_is_not_said_to_be_ignored(ask: Ask, parts: Parts) -> None:
+    budgets = {"thinking_budget": 7, "thinking_budget_tokens": 7, "reasoning_budget_tokens": 7}
+    for name, value in budgets.items():
+        assert "X-Mlxk-Ignored-Fields" not in ask("/apply-template", messages=HI, **{name: value}).headers
+        assert parts.tokenizer.requests[-1].settings.thinking_budget == 7
+    assert "X-Mlxk-Ignored-Fields" not in ask("/apply-template", messages=HI, metadata=False).headers
+    assert ask("/apply-template", messages=HI, metadata={"a": "b"}).headers["X-Mlxk-Ignored-Fields"] == "metadata"
+
+
 def test_without_a_name_the_only_loaded_model_is_meant(ask: Ask, parts: Parts) -> None:
     refused = ask("/tokenize", content="a", model=None)
     assert (refused.status_code, refused.json["error"]["param"]) == (400, "model")
