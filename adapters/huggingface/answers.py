@@ -100,10 +100,26 @@ def require_access(client: HubClient, name: str, commit: str, path: str) -> None
 
 def _document(client: HubClient, url: str) -> tuple[object, str | None]:
     """Return the JSON of an answer, and the address of the next page if there is one."""
+    content, following = read_answer(client, url)
+    try:
+        return json.loads(content), following
+    except (ValueError, RecursionError) as error:
+        raise DownloadFailedError(
+            "the hub's answer is not JSON", hint="See whether HF_ENDPOINT, or a proxy on the way, is a hub."
+        ) from error
+
+
+def read_answer(client: HubClient, url: str) -> tuple[bytes, str | None]:
+    """Return an answer, or a short file, and the address of the next page if there is one.
+
+    Raises:
+        httpx2.HTTPError: The hub refuses, or cannot be reached.
+        DownloadFailedError: It is longer than an answer may be, or takes too long.
+    """
     return client.with_retries(lambda: _read(client, url))
 
 
-def _read(client: HubClient, url: str) -> tuple[object, str | None]:
+def _read(client: HubClient, url: str) -> tuple[bytes, str | None]:
     content, deadline = bytearray(), time.monotonic() + ANSWER_SECONDS
     with client.open().stream("GET", url, headers=client.headers()) as response:
         if response.is_error:
@@ -113,13 +129,7 @@ def _read(client: HubClient, url: str) -> tuple[object, str | None]:
             content += chunk
             if len(content) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
                 raise DownloadFailedError("the hub's answer does not end", hint="See whether HF_ENDPOINT is a hub.")
-        following = response.links.get("next", {}).get("url")
-    try:
-        return json.loads(content), following
-    except (ValueError, RecursionError) as error:
-        raise DownloadFailedError(
-            "the hub's answer is not JSON", hint="See whether HF_ENDPOINT, or a proxy on the way, is a hub."
-        ) from error
+        return bytes(content), response.links.get("next", {}).get("url")
 
 
 def _at_endpoint(endpoint: str, url: str) -> str:

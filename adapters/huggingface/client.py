@@ -16,7 +16,7 @@ from urllib.parse import quote
 import attrs
 import httpx2
 from huggingface_hub import HfApi, constants, errors, get_session, set_client_factory
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]  # public, though not marked so
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, though not marked so
 
 from mlxk.adapters.huggingface.session import open_session, unusable_proxy
 from mlxk.domain.errors import (
@@ -140,17 +140,6 @@ class HubClient:
     def file_url(self, name: str, commit: str, path: str) -> str:
         """Return the URL of a file of a revision."""
         return f"{self.access.endpoint}/{name}/resolve/{commit}/{quote(path)}"
-
-    def read(self, url: str) -> bytes:
-        """Return the content of a short file of the hub.
-
-        Raises:
-            httpx2.HTTPError: The hub does not give it.
-            DownloadFailedError: It is longer than an answer may be.
-        """
-        response = self.open().get(url, headers=self.headers())
-        hf_raise_for_status(response)
-        return response.content
 
     def headers(self) -> dict[str, str]:
         """Return the headers of a plain request; the session removes the token when redirected to another host."""

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 
-from mlxk.adapters.huggingface.answers import RepositoryInfo, list_files, model_info, require_access
+from mlxk.adapters.huggingface.answers import RepositoryInfo, list_files, model_info, read_answer, require_access
 from mlxk.adapters.huggingface.client import HubClient, translate_errors
 from mlxk.adapters.huggingface.layout import ModelFolder, publish_snapshot
 from mlxk.adapters.huggingface.transfer import BlobTransfer, StoppedError, storage_error
@@ -89,7 +89,7 @@ class HuggingFaceModelHub(ModelHub):
         if SAFETENSORS_INDEX not in paths or is_one_set(here):
             return frozenset()
         url = self._client.file_url(name, commit, SAFETENSORS_INDEX)
-        content = self._client.with_retries(lambda: self._client.read(url))
+        content, _ = read_answer(self._client, url)
         return indexed_files(read_document(content).mapping)
 
     def _made_for_mlx(self, info: RepositoryInfo) -> bool:

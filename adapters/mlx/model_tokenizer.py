@@ -154,14 +154,12 @@ class MlxModelTokenizer(ModelTokenizer):
     def _load(self, model: ModelHandle, identity: str, vision: bool) -> _Tokenizer:
         config = read_config(model)
         with translated(model, "has an architecture that is not known"), contained(model.name):
+            tokenizer, template = load_tokenizer(model, config.get("eos_token_id")), None
             if vision:
                 # Not at the top: mlx-vlm takes a second to import.
                 from mlxk.adapters.mlx.vision.loader import load_template
 
-                template = load_template(model, config)
-            else:
-                template = None
-            tokenizer = load_tokenizer(model, config.get("eos_token_id"))
+                template = load_template(model, config, tokenizer)
         return _Tokenizer(assemble_tokenizer(model, identity, tokenizer, config), template)
 
 

@@ -234,21 +234,34 @@ def test_requests_sent_before_the_worker_is_up_are_answered(start: Start) -> Non
 def test_a_signal_before_the_server_is_ready_says_so(
     flags: list[str], number: signal.Signals, program_environment: dict[str, str], tmp_path: Path
 ) -> None:
+    command = [sys.executable, "-m", "mlxk", "serve", "--model", "demo", "--json", *flags]
+    for _ in range(10):
+        code, output, errors = _signalled_at_once(command, number, program_environment, tmp_path)
+        assert b"Traceback" not in errors
+        if code:
+            break
+        # On a busy machine the model may be in memory first; then it is an ordinary end of a server.
+        assert json.loads(output)["status"] == "success"
+    assert code == 130, (output, errors)
+    assert json.loads(output)["error"]["type"] == "interrupted"
+
+
+def _signalled_at_once(
+    command: list[str], number: signal.Signals, environment: dict[str, str], folder: Path
+) -> tuple[int, bytes, bytes]:
+    """Return how a server ends that gets a signal when it has begun to listen: exit code, output, errors."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-    command = [sys.executable, "-m", "mlxk", "serve", "--port", str(port), "--model", "demo", "--json", *flags]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=program_environment, cwd=tmp_path
+        [*command, "--port", str(port)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=folder
     ) as process:
         assert eventually(lambda: listens(port), 20)
-        if flags:  # in one process the signals are taken over after the sockets
+        if "--no-supervisor" in command:  # in one process the signals are taken over after the sockets
             assert process.stderr is not None
             assert b"serving" in process.stderr.readline()
         process.send_signal(number)
         output, errors = process.communicate(timeout=30)
-    assert process.returncode == 130, (output, errors)
-    assert json.loads(output)["error"]["type"] == "interrupted"
-    assert b"Traceback" not in errors
+    return process.returncode, output, errors
 
 
 BORN_INTERRUPTED = """

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models import tiny_models
+from models import tiny_models, tiny_vision
 
 Command = Callable[..., dict[str, Any]]
 TEXT = tiny_models.TEMPLATE
@@ -95,3 +95,18 @@ def test_litter_beside_a_template_is_not_read(model: Path, command: Command) -> 
     put(model, PLACES["folder and file"])
     (model / "additional_chat_templates" / "._tool_use.jinja").write_bytes(b"\0\5\x16\xff\xfe")
     assert prompt_tokens(command) > 2
+
+
+@pytest.mark.parametrize("litter", [False, True])
+def test_a_prompt_is_shown_as_a_model_that_looks_at_images_is_given_it(
+    tmp_path: Path, command: Command, litter: bool
+) -> None:
+    directory = tmp_path / "model"
+    tiny_vision.build(directory)
+    template = json.loads((directory / "tokenizer_config.json").read_text())["chat_template"]
+    put(directory, {"tokenizer_config.json": None, "additional_chat_templates/chatml.jinja": template})
+    if litter:
+        (directory / "additional_chat_templates" / "._default.jinja").write_bytes(b"\0\5\x16\xff\xfe")
+    shown = command("run", "./model", "hi", "--show-prompt")["data"]
+    assert shown["text"] != "hi"
+    assert shown["token_count"] == prompt_tokens(command)

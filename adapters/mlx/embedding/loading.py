@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import mlx.nn as nn
@@ -80,11 +79,10 @@ def load_embedding_model(handle: ModelHandle, adapter: str | None = None) -> Emb
 
 
 def _load(handle: ModelHandle) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    directory = Path(handle.directory)
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    disable_word_cache(tokenizer)
-    with loading_directory(handle) as weights:
-        return embedding_loader.load_embedding_model(weights), tokenizer
+    with loading_directory(handle) as directory:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        disable_word_cache(tokenizer)
+        return embedding_loader.load_embedding_model(directory), tokenizer
 
 
 def _encoder(

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import attrs
 from mlx_lm import utils
@@ -201,12 +201,17 @@ def load_tokenizer(handle: ModelHandle, end_tokens: int | list[int] | None) -> A
     return tokenizer
 
 
+def has_default_template(found: object) -> TypeGuard[str | dict[str, str]]:
+    """Whether what a library has found as chat templates renders a conversation without tools."""
+    return (isinstance(found, str) and bool(found.strip())) or (isinstance(found, dict) and DEFAULT_TEMPLATE in found)
+
+
 def _templates_elsewhere(handle: ModelHandle, found: object) -> str | dict[str, str] | None:
     """Return the chat templates of a model: those that the tokenizer's loader found, where one of them is the default.
 
     Processors keep theirs in files that tokenizers do not read.
     """
-    if (isinstance(found, str) and found.strip()) or (isinstance(found, dict) and DEFAULT_TEMPLATE in found):
+    if has_default_template(found):
         return found
     texts = {}
     for name, path in require_regular(handle):

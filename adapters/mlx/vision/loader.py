@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, identity_of
-from mlxk.adapters.mlx.loading.text_model import assemble, load_tokenizer, read_config
+from mlxk.adapters.mlx.loading.text_model import assemble, has_default_template, load_tokenizer, read_config
 from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_untrusted_code
 from mlxk.adapters.mlx.loading.weights_on_disk import loading_directory
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache, unwrapped
@@ -59,12 +59,13 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> Loaded
     return attrs.evolve(loaded, vision=VisionProcessor(parts, network))
 
 
-def load_template(handle: ModelHandle, config: Mapping[str, Any]) -> VisionTemplate:
+def load_template(handle: ModelHandle, config: Mapping[str, Any], tokenizer: Any) -> VisionTemplate:  # noqa: ANN401
     """Load what rendering needs of a model, without its weights; on any thread.
 
     Args:
         handle: The model.
         config: Of the model.
+        tokenizer: mlx-lm's wrapper, with the model's chat template.
 
     Raises:
         UntrustedModelCodeError: Loading would execute code that came with it.
@@ -75,8 +76,10 @@ def load_template(handle: ModelHandle, config: Mapping[str, Any]) -> VisionTempl
         # Importing the architecture registers its processor.
         architecture, _ = utils.get_model_and_args(dict(config))
         parsed = architecture.ModelConfig.from_dict(dict(config))
-        processor = utils.load_processor(handle.directory, add_detokenizer=False, trust_remote_code=False)
+        with loading_directory(handle) as directory:
+            processor = utils.load_processor(str(directory), add_detokenizer=False, trust_remote_code=False)
     disable_word_cache(processor)
+    _share_template(tokenizer, processor)
     return VisionTemplate(processor, parsed)
 
 
@@ -102,8 +105,11 @@ def _load(handle: ModelHandle) -> tuple[Any, Any]:
 def _share_template(tokenizer: Any, processor: Any) -> None:  # noqa: ANN401
     """Give the processor the model's chat template where mlx-vlm has found none."""
     inner = getattr(processor, "tokenizer", processor)
-    if not any(getattr(holder, "chat_template", None) for holder in (processor, inner)):
+    found = [getattr(holder, "chat_template", None) for holder in (processor, inner)]
+    if not any(has_default_template(templates) for templates in found):
         inner.chat_template = unwrapped(tokenizer).chat_template
+        if found[0] is not None:
+            processor.chat_template = inner.chat_template
 
 
 def _end_tokens(model: Any, processor: Any) -> list[int]:  # noqa: ANN401
