@@ -31,6 +31,7 @@ class QueuedTextStream(TextStream):
 
     def __init__(self) -> None:
         self.adaptations: tuple[Adaptation, ...] = ()
+        self.prompt_tokens = 0
         self.on_cancel: Callable[[], None] = _do_nothing
         """Callback of ``cancel``, on any thread; not called after the end was read."""
         self._items: queue.SimpleQueue[StreamItem] = queue.SimpleQueue()
@@ -138,6 +139,7 @@ class ChunkedStream(TextStream):
 
     def __init__(self, first: DescribedChunk, remaining: Iterator[DescribedChunk], *, tables: bool = True) -> None:
         self.adaptations = first.stream.adaptations
+        self.prompt_tokens = first.stream.prompt_tokens
         self._remaining = remaining
         self._lock = threading.Lock()
         """Held while the current chunk changes."""

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.convert_model import ConvertModel
     from mlxk.application.use_cases.embed_text import EmbedText
     from mlxk.application.use_cases.generate_text import GenerateText
+    from mlxk.application.use_cases.load_model import LoadModel
     from mlxk.application.use_cases.pull_model import PullModel
     from mlxk.application.use_cases.push_model import PushModel
     from mlxk.application.use_cases.remove_model import RemoveModel
@@ -323,6 +324,12 @@ def _generate_text(ports: Adapters, resolve: ResolveModel, describe: DescribeMod
     )
 
 
+def _load_model(ports: Adapters) -> "LoadModel":
+    from mlxk.application.use_cases.load_model import LoadModel
+
+    return LoadModel(ports.text_generator(), ports.memory_probe(), ports.event_log())
+
+
 def _tokenize_text(ports: Adapters, resolve: ResolveModel, describe: DescribeModel) -> "TokenizeText":
     from mlxk.application.use_cases.tokenize_text import TokenizeText
 
@@ -360,6 +367,7 @@ class UseCases:
         self.transcribe_audio = new(_transcribe_audio, ports, resolve, describe)
         self.embed_text = new(_embed_text, ports, resolve, describe)
         self.generate_text = new(_generate_text, ports, resolve, describe)
+        self.load_model = new(_load_model, ports)
         self.tokenize_text = new(_tokenize_text, ports, resolve, describe)
         # One instance, since it remembers recent lookups.
         self.serve_catalogue = providers.ThreadSafeSingleton(_serve_catalogue, ports, resolve, listing, describe)

@@ -26,6 +26,9 @@ class DeferredTextGenerator(TextGenerator):
     def submit(self, request: GenerationRequest) -> TextStream:
         return self.engine.submit(request)
 
+    def load(self, request: GenerationRequest) -> None:
+        self.engine.load(request)
+
     def state(self, timeout_seconds: float) -> EngineState:
         if self._built is None:
             return EngineState(responding=True, running=0, waiting=0, models=())

@@ -71,6 +71,10 @@ class MlxTextGenerator(TextGenerator):
         self._thread.post(lambda engine: engine.start(sequence))
         return stream
 
+    def load(self, request: GenerationRequest) -> None:
+        models = self._lease(request)
+        self._thread.post(lambda engine: engine.release(models))
+
     def state(self, timeout_seconds: float) -> EngineState:
         if not self._thread.started:
             return EngineState(responding=not self._thread.closed, running=0, waiting=0, models=())
@@ -97,7 +101,11 @@ class MlxTextGenerator(TextGenerator):
     def _lease(self, request: GenerationRequest) -> tuple[PooledModel, ...]:
         """Lease the models of a request, loading those that are not loaded."""
         engine_options = request.engine_options
-        wanted = [WantedModel(request.model, engine_options.adapter, loader_of(library_for(request)))]
+        wanted = [
+            WantedModel(
+                request.model, engine_options.adapter, loader_of(library_for(request)), request.keep_alive_seconds
+            )
+        ]
         if engine_options.draft_model is not None:
             wanted.append(WantedModel(engine_options.draft_model))
         engine = self._thread.worker

@@ -20,6 +20,8 @@ class TextStream(Protocol):
 
     adaptations: tuple[Adaptation, ...]
     """How the conversation was fitted to the model's chat template; known from the start."""
+    prompt_tokens: int
+    """Tokens of the prompt; known from the start, 0 for a recording."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[GenerationEvent]:
@@ -62,6 +64,16 @@ class TextStream(Protocol):
 
 
 @attrs.frozen
+class ResidentModel:
+    """A loaded model."""
+
+    handle: ModelHandle
+    weight_bytes: int
+    idle_seconds_left: float | None
+    """Seconds until it is unloaded if nothing uses it; None when it stays loaded."""
+
+
+@attrs.frozen
 class EngineState:
     """A snapshot of the engine. Counters start at zero with the process."""
 
@@ -85,6 +97,8 @@ class EngineState:
     prefix_cache_bytes: int = 0
     active_bytes: int = 0
     """Memory of all arrays."""
+    residents: tuple[ResidentModel, ...] = ()
+    """The loaded models with their sizes, in the order of ``models``."""
     fault_seconds: float | None = None
     """Seconds since the engine's loop last failed, which ended every sequence; None if it never did."""
 
@@ -102,6 +116,16 @@ class TextGenerator(Protocol):
             ValidationError: A setting is out of range.
             ContextLengthError: The prompt is longer than the model's context window.
             CapabilityError: The model does not support a requested feature, such as a reasoning budget.
+            IncompatibleModelError, UntrustedModelCodeError, BackendNotInstalledError: The model cannot be loaded.
+            ExecutionError: Loading failed for another reason, or the generator is closed.
+            InterruptedRunError: The client has gone (``GenerationRequest.is_abandoned``).
+        """
+
+    @abstractmethod
+    def load(self, request: GenerationRequest) -> None:
+        """Load the model of a request, whose prompt is not used, and return once it is loaded.
+
+        Raises:
             IncompatibleModelError, UntrustedModelCodeError, BackendNotInstalledError: The model cannot be loaded.
             ExecutionError: Loading failed for another reason, or the generator is closed.
             InterruptedRunError: The client has gone (``GenerationRequest.is_abandoned``).

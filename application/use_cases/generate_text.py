@@ -89,6 +89,9 @@ class GenerationOptions:
     """Whether the model and the tables get the EXIF facts of images, where the user of this machine allows them."""
     parse_special: bool = False
     """Whether control tokens that messages spell out are control tokens; see ``GenerationRequest``."""
+    context_limit: int | None = None
+    keep_alive_seconds: float | None = None
+    """Both as in ``GenerationRequest``."""
 
 
 @attrs.frozen
@@ -272,6 +275,8 @@ class GenerateText:
             template_options=options.template_options,
             thinking_tags=options.thinking_tags,
             is_abandoned=options.is_abandoned,
+            context_limit=options.context_limit,
+            keep_alive_seconds=options.keep_alive_seconds,
         )
         return request.routed(description.runtime.backends)
 

@@ -291,6 +291,11 @@ class OutputParser:
         return self._stops.stopped
 
     @property
+    def stop_sequence(self) -> str | None:
+        """The stop string that was found."""
+        return self._stops.found
+
+    @property
     def thinking(self) -> bool:
         """Whether a block of reasoning is open."""
         splitter = self._channels or self._tags

@@ -145,12 +145,13 @@ class StopSequences:
 
     def __init__(self, stops: Iterable[str]) -> None:
         self._scanner = MarkerScanner(stops)
-        self._stopped = False
+        self.found: str | None = None
+        """The stop string that was found; everything after it is ignored."""
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop was found; everything after it is ignored."""
-        return self._stopped
+        """Whether a stop string was found."""
+        return self.found is not None
 
     def feed(self, text: str) -> tuple[str, bool]:
         """Take the next chunk of text.
@@ -161,27 +162,22 @@ class StopSequences:
         Returns:
             The text that is certainly part of the answer, and whether a stop was found.
         """
-        if self._stopped:
+        if self.stopped:
             return "", True
-        passed: list[str] = []
-        for chunk in self._scanner.feed(text):
-            if chunk.marker:
-                self._stopped = True
-                break
-            passed.append(chunk.text)
-        return "".join(passed), self._stopped
+        return self._passed(self._scanner.feed(text)), self.stopped
 
     def flush(self) -> str:
         """Return the buffered remainder, after the end of the text.
 
         A stop that waited for one starting further left is decided here: read ``stopped`` afterwards.
         """
-        if self._stopped:
-            return ""
+        return "" if self.stopped else self._passed(self._scanner.flush())
+
+    def _passed(self, chunks: Iterable[ScannedText]) -> str:
         passed: list[str] = []
-        for chunk in self._scanner.flush():
+        for chunk in chunks:
             if chunk.marker:
-                self._stopped = True
+                self.found = chunk.text
                 break
             passed.append(chunk.text)
         return "".join(passed)

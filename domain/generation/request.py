@@ -174,6 +174,8 @@ class Usage:
     """Tokens generated, the end-of-sequence token included."""
     cached_tokens: int = 0
     """Prompt tokens taken from the prefix cache."""
+    reasoning_tokens: int = 0
+    """Generated tokens that are reasoning, its tags included."""
 
     @property
     def total_tokens(self) -> int:
@@ -261,28 +263,26 @@ class Finished:
     """Sentences about deviations from normal operation, such as running outside the shared batch."""
     parts: "tuple[Finished, ...]" = ()
     """The last events of the completions that this one combines; empty for a single completion."""
+    stop_sequence: str | None = None
+    """The stop string that was found."""
+    window_full: bool = False
+    """Whether the limit that was reached is the context window, not one of the request."""
 
     @classmethod
     def joined(cls, ends: "Sequence[Finished]") -> "Finished":
         """Return the last event of consecutive completions, at least one, that are read as one."""
         cut = next((end for end in ends if end.reason is not FinishReason.STOP), ends[-1])
-        usage, timings = [end.usage for end in ends], [end.timings for end in ends]
+        usage = zip(*(attrs.astuple(end.usage) for end in ends), strict=True)
+        timings = zip(*(attrs.astuple(end.timings) for end in ends), strict=True)
         return cls(
             cut.reason,
-            Usage(
-                sum(each.prompt_tokens for each in usage),
-                sum(each.completion_tokens for each in usage),
-                sum(each.cached_tokens for each in usage),
-            ),
-            Timings(
-                sum(each.load_seconds for each in timings),
-                sum(each.prompt_seconds for each in timings),
-                sum(each.generation_seconds for each in timings),
-                sum(each.queue_seconds for each in timings),
-            ),
+            Usage(*map(sum, usage)),
+            Timings(*map(sum, timings)),
             cut.token_limit,
             tuple(dict.fromkeys(note for end in ends for note in end.notes)),
             tuple(ends) if len(ends) > 1 else (),
+            cut.stop_sequence,
+            cut.window_full,
         )
 
 
@@ -340,6 +340,10 @@ class GenerationRequest:
     """The texts that begin and end the reasoning; None as they are known of the model."""
     is_abandoned: Callable[[], bool] = attrs.field(default=nobody_left, eq=False)
     """Whether the client has gone, before it has a stream that can be cancelled."""
+    context_limit: int | None = None
+    """Most tokens of prompt and completion together, where the model's context window has more; None sets no limit."""
+    keep_alive_seconds: float | None = None
+    """Idle time after which the model is unloaded, from now on; None leaves it, infinity means never."""
 
     @property
     def reasons(self) -> bool | None:

@@ -129,7 +129,7 @@ class OriginGuard:
     def _answer_preflight(self, request: falcon.Request, response: falcon.Response) -> None:
         asked = request.get_header("Access-Control-Request-Headers") or ""
         response.status = falcon.HTTP_204
-        response.set_header("Access-Control-Allow-Methods", "GET, POST, HEAD, OPTIONS")
+        response.set_header("Access-Control-Allow-Methods", "GET, POST, DELETE, HEAD, OPTIONS")
         response.set_header("Access-Control-Max-Age", PREFLIGHT_SECONDS)
         if _HEADER_LIST.fullmatch(asked) and asked:
             response.set_header("Access-Control-Allow-Headers", asked)

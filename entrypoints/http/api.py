@@ -3,9 +3,10 @@
 An API is a function from ``ServerContext`` to ``HttpApi``, listed in ``app.APIS``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import attrs
+import falcon
 
 from mlxk.application.ports.audio_decoder import AudioDecoder
 from mlxk.application.ports.clock import Clock
@@ -13,6 +14,7 @@ from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.embed_text import EmbedText
 from mlxk.application.use_cases.generate_text import GenerateText
+from mlxk.application.use_cases.load_model import LoadModel
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 from mlxk.application.use_cases.tokenize_text import TokenizeText
 from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
@@ -28,6 +30,7 @@ class Services:
 
     catalogue: ServeCatalogue
     generate: GenerateText
+    load: LoadModel
     audio_decoder: AudioDecoder
     transcribe: TranscribeAudio
     embed: EmbedText
@@ -48,6 +51,10 @@ class ServerContext:
     responder: GenerationResponder
 
 
+def _claims_nothing(_: falcon.Request) -> bool:
+    return False
+
+
 @attrs.frozen
 class HttpApi:
     """Resources with one format of errors."""
@@ -58,3 +65,7 @@ class HttpApi:
     """Renders the errors of these paths."""
     body_limits: Mapping[str, int] = attrs.field(factory=dict)
     """Largest request bodies in bytes, for paths that take more than the operator's limit."""
+    error_statuses: Mapping[str, int] = attrs.field(factory=dict)
+    """HTTP statuses by the code of an error, where they are others than usual."""
+    claims: Callable[[falcon.Request], bool] = _claims_nothing
+    """Whether a request is meant for this API, although its path is not one of the resources."""

@@ -69,7 +69,7 @@ class Application:
         self.wsgi.add_error_handler(MlxkError, self._on_error)
         self.wsgi.add_error_handler(falcon.HTTPError, self._on_http_error)
         self.wsgi.add_error_handler(Exception, self._on_fault)
-        self._error_bodies: dict[str, ErrorBody] = {path: api.error_body for api in built for path in api.resources}
+        self._apis = built
         for api in built:
             for path, resource in api.resources.items():
                 self.wsgi.add_route(path, resource)
@@ -103,15 +103,24 @@ class Application:
     def _on_error(
         self, request: falcon.Request, response: falcon.Response, error: MlxkError, params: dict[str, object]
     ) -> None:
-        response.status = falcon.code_to_http_status(status_of(error))
+        api = self._api_of(request)
+        status = status_of(error) if api is None else api.error_statuses.get(error.code, status_of(error))
+        response.status = falcon.code_to_http_status(status)
         if error.code in RETRY_SECONDS:
             response.set_header("Retry-After", str(RETRY_SECONDS[error.code]))
         if error.code == "unauthorized":
             response.set_header("WWW-Authenticate", "Bearer")
         field = getattr(request.context, "prompt_field", None) if error.code == "context_length_exceeded" else None
-        # Middleware refuses requests before they are routed; their path then has to do for the template.
-        render = self._error_bodies.get(request.uri_template or request.path.rstrip("/"), DEFAULT_ERROR_BODY)
+        render = DEFAULT_ERROR_BODY if api is None else api.error_body
         response.content_type, response.data = render(error, request_id(request), field)
+
+    def _api_of(self, request: falcon.Request) -> HttpApi | None:
+        """Return the API that a request is meant for, whose errors it gets; None for no particular one."""
+        # Middleware refuses requests before they are routed; their path then has to do for the template.
+        path = request.uri_template or request.path.rstrip("/")
+        claimed = (api for api in self._apis if api.claims(request))
+        owned = (api for api in self._apis if path in api.resources)
+        return next(claimed, None) or next(owned, None)
 
     def _on_http_error(
         self, request: falcon.Request, response: falcon.Response, error: falcon.HTTPError, params: dict[str, object]

@@ -4,6 +4,7 @@ import json
 import threading
 from abc import abstractmethod
 from importlib import resources
+from typing import Any
 
 import falcon
 
@@ -170,11 +171,25 @@ fetch("/openapi.json").then(answer => answer.json()).then(contract => {
 """
 
 
+def openapi_document() -> dict[str, Any]:
+    """Return the OpenAPI document: the one of ``contracts``, with the paths and schemas of the files beside it."""
+    folder = resources.files("mlxk.contracts").joinpath("http", "v1")
+    parts = sorted((file for file in folder.iterdir() if file.name.endswith(".json")), key=lambda file: file.name)
+    first, *others = sorted(parts, key=lambda file: file.name != "openapi.json")
+    document: dict[str, Any] = json.loads(first.read_bytes())
+    for part in (json.loads(file.read_bytes()) for file in others):
+        document["tags"] = [*document.get("tags", []), *part.get("tags", [])]
+        document["paths"] |= part["paths"]
+        for kind, components in part.get("components", {}).items():
+            document["components"].setdefault(kind, {}).update(components)
+    return document
+
+
 class OpenApi(Readable):
-    """The OpenAPI document of ``contracts``."""
+    """The OpenAPI document."""
 
     def __init__(self) -> None:
-        self._document = resources.files("mlxk.contracts").joinpath("http", "v1", "openapi.json").read_bytes()
+        self._document = json.dumps(openapi_document(), ensure_ascii=False).encode()
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
         """Send it."""

@@ -7,11 +7,12 @@
 It has one thread of its own, as an engine does, so that blocking reads, callbacks and cancellation behave alike.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 
-from mlxk.application.ports.text_generator import EngineState, TextGenerator, TextStream
+from mlxk.application.ports.text_generator import EngineState, ResidentModel, TextGenerator, TextStream
 from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ExecutionError, MlxkError
 from mlxk.domain.formats.scanner import StopSequences
@@ -46,6 +47,7 @@ class InMemoryTextStream(QueuedTextStream):
     def __init__(self, request: GenerationRequest, tokens: Sequence[Token]) -> None:
         super().__init__()
         self.cancelled = False
+        self.prompt_tokens = len(_prompt_text(request).split())
         self._request = request
         self._tokens = tokens
         self._taken = 0
@@ -80,9 +82,9 @@ class InMemoryTextStream(QueuedTextStream):
         self._put_text(text)
         for delta in self._forced.flush() if self._forced is not None else ():
             self.put(delta)
-        prompt_tokens = len(_prompt_text(self._request).split())
         limit = self._request.settings.max_tokens if reason is FinishReason.LENGTH else None
-        self.put(Finished(reason, Usage(prompt_tokens, self._taken), Timings(0.0, 0.0, 0.0), limit))
+        usage, stop = Usage(self.prompt_tokens, self._taken), self._stops.found
+        self.put(Finished(reason, usage, Timings(0.0, 0.0, 0.0), limit, stop_sequence=stop))
         return False
 
     def _put_text(self, text: str) -> None:
@@ -125,6 +127,7 @@ class InMemoryTextGenerator(TextGenerator):
         self._load_seconds = load_seconds
         self._context_length, self._vision = context_length, vision
         self._loaded: dict[str, ModelHandle] = {}
+        self._keep_alive: dict[str, float | None] = {}
         self._running: list[InMemoryTextStream] = []
         self._work = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -149,6 +152,17 @@ class InMemoryTextGenerator(TextGenerator):
             self._work.notify()
         return stream
 
+    def load(self, request: GenerationRequest) -> None:
+        if self._closed:
+            raise ExecutionError("The engine is closed.")
+        with self._work:
+            self._loaded[request.model.name] = request.model
+            if request.keep_alive_seconds is not None:
+                finite = math.isfinite(request.keep_alive_seconds)
+                self._keep_alive[request.model.name] = request.keep_alive_seconds if finite else None
+                if request.keep_alive_seconds == 0:
+                    del self._loaded[request.model.name]
+
     def close(self) -> None:
         with self._work:
             self._closed = True
@@ -158,7 +172,8 @@ class InMemoryTextGenerator(TextGenerator):
 
     def state(self, timeout_seconds: float) -> EngineState:
         models = tuple(self._loaded[name] for name in sorted(self._loaded))
-        return EngineState(self.responding, len(self._running), 0, models)
+        residents = tuple(ResidentModel(each, 0, self._keep_alive.get(each.name)) for each in models)
+        return EngineState(self.responding, len(self._running), 0, models, residents=residents)
 
     def unload(self, model: ModelHandle | None = None) -> tuple[ModelHandle, ...]:
         with self._work:

@@ -12,8 +12,8 @@ from serving.forms import uploads_left_behind
 from serving.parts import CHAT_MODEL, SPEECH_MODEL, SPOKEN, Parts
 from serving.running import RunningServer, eventually
 
+from mlxk.entrypoints.http.openai.chat.jobs import TRANSCRIPTION_UNSUPPORTED
 from mlxk.entrypoints.http.openai.chat.request import ChatRequest
-from mlxk.entrypoints.http.openai.chat.resource import TRANSCRIPTION_UNSUPPORTED
 from mlxk.entrypoints.settings import ServerSettings
 
 SOUND = b"RIFF....WAVE"

@@ -1,9 +1,7 @@
 """The OpenAPI document as a check: what is wrong with an answer, by the contract."""
 
 import functools
-import json
 import re
-from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -11,7 +9,8 @@ from jsonschema.exceptions import best_match
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
-DOCUMENT = Path(__file__).parents[2] / "contracts" / "http" / "v1" / "openapi.json"
+from mlxk.entrypoints.http.resources import openapi_document
+
 EVERYWHERE = {400, 404, 405, 408, 413, 415, 431, 501, 505, 507}
 """Statuses that any address may answer with, about the request as HTTP; their body is the common error."""
 
@@ -19,8 +18,7 @@ EVERYWHERE = {400, 404, 405, 408, 413, 415, 431, 501, 505, 507}
 @functools.cache
 def document() -> dict[str, Any]:
     """Return the contract."""
-    contract: dict[str, Any] = json.loads(DOCUMENT.read_text(encoding="utf-8"))
-    return contract
+    return openapi_document()
 
 
 @functools.cache

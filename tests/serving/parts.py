@@ -23,6 +23,7 @@ from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.embed_text import EmbedText
 from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.application.use_cases.list_models import ListModels
+from mlxk.application.use_cases.load_model import LoadModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 from mlxk.application.use_cases.tokenize_text import TokenizeText
@@ -131,6 +132,7 @@ class Parts:
         services = Services(
             catalogue=self.catalogue,
             generate=generate,
+            load=LoadModel(self.generator, memory, self.log),
             audio_decoder=MlxAudioDecoder(),
             transcribe=TranscribeAudio(resolve, describe, self.transcriber, memory),
             embed=EmbedText(resolve, describe, self.embedder, memory),

@@ -224,9 +224,9 @@ def build_sequence(
         raise ValidationError.in_field(field, "there is nothing in it to answer", hint="Send some text.")
     _check_tokens(rendered.tokens, settings, model)
     ends = model.turn_ends() if isinstance(request.prompt, Conversation) else model.end_tokens
-    limits = SequenceLimits(_max_tokens(len(rendered.tokens), settings, model), ends)
+    limits = _limits(len(rendered.tokens), settings.max_tokens, _window(request, model), ends, model.name)
     parser = _parser(request, settings, model, reasoning, rendered)
-    stream.adaptations = rendered.adaptations
+    stream.adaptations, stream.prompt_tokens = rendered.adaptations, len(rendered.tokens)
     return Sequence(
         prompt=list(rendered.tokens),
         settings=settings,
@@ -368,16 +368,29 @@ def _check_tokens(tokens: tuple[int, ...], settings: GenerationSettings, model: 
         raise ValidationError.in_field("logit_bias", f"names token {unknown[0]}; the model has tokens 0 to {size - 1}")
 
 
-def _max_tokens(prompt_tokens: int, settings: GenerationSettings, model: LoadedModel) -> int:
-    """Return the maximum number of generated tokens."""
-    if model.context_length is None:
-        return settings.max_tokens or DEFAULT_MAX_TOKENS
-    room = model.context_length - prompt_tokens
+def _window(request: GenerationRequest, model: LoadedModel) -> int | None:
+    """Return the context window for a request, tokens; None when it is not known."""
+    known = (model.context_length, request.context_limit)
+    return min((tokens for tokens in known if tokens is not None), default=None)
+
+
+def _limits(
+    prompt_tokens: int, max_tokens: int | None, window: int | None, ends: frozenset[int], name: str
+) -> SequenceLimits:
+    """Return when a sequence ends at the latest.
+
+    Raises:
+        ContextLengthError: The prompt leaves no room for generated tokens.
+    """
+    if window is None:
+        return SequenceLimits(max_tokens or DEFAULT_MAX_TOKENS, ends)
+    room = window - prompt_tokens
     if room < 1:
         raise ContextLengthError(
-            f"The prompt has {prompt_tokens} tokens, but the context window of '{model.name}' holds"
-            f" {model.context_length}.",
+            f"The prompt has {prompt_tokens} tokens, but the context window of '{name}' holds {window}.",
             hint="Shorten the prompt or the conversation.",
-            detail={"prompt_tokens": prompt_tokens, "context_length": model.context_length},
+            detail={"prompt_tokens": prompt_tokens, "context_length": window},
         )
-    return room if settings.max_tokens is None else min(settings.max_tokens, room)
+    if max_tokens is None or max_tokens > room:
+        return SequenceLimits(room, ends, by_window=True)
+    return SequenceLimits(max_tokens, ends)

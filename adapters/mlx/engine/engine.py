@@ -15,7 +15,7 @@ from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.loading.loaded_model import PooledModel
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
-from mlxk.application.ports.text_generator import EngineState
+from mlxk.application.ports.text_generator import EngineState, ResidentModel
 from mlxk.domain.errors import ExecutionError
 from mlxk.domain.models.model import ModelHandle
 
@@ -102,6 +102,7 @@ class Engine(Worker):
             running=self._scheduler.running,
             waiting=self.waiting,
             models=self.resident,
+            residents=self._residents(),
             prompt_tokens=self._counters.prompt_tokens,
             cached_tokens=self._counters.cached_tokens,
             generated_tokens=self._counters.generated_tokens,
@@ -110,6 +111,12 @@ class Engine(Worker):
             prefix_cache_bytes=self._prefixes.size_bytes,
             active_bytes=mx.get_active_memory(),
             fault_seconds=None if self._failed_at is None else self._clock.monotonic() - self._failed_at,
+        )
+
+    def _residents(self) -> tuple[ResidentModel, ...]:
+        pooled = sorted(self._pool.models, key=lambda each: each.model.handle.name)
+        return tuple(
+            ResidentModel(each.model.handle, each.model.weight_bytes, self._pool.seconds_left(each)) for each in pooled
         )
 
     def step(self, interrupted: Callable[[], bool]) -> bool:

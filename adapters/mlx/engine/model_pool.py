@@ -6,6 +6,7 @@ memory is not overtaken indefinitely.
 """
 
 import contextlib
+import math
 import queue
 import threading
 from collections import deque
@@ -47,6 +48,8 @@ class WantedModel:
     """Absolute directory of a LoRA adapter to apply."""
     load: Loader = load_model
     """Models of other loaders than the one for text are used through ``model_lease`` only."""
+    keep_alive_seconds: float | None = None
+    """Idle time after which it is unloaded; None leaves what holds for it."""
 
     @property
     def identity(self) -> str:
@@ -176,7 +179,7 @@ class ModelPool:
             models = tuple(model for model in found if model is not None)
             if self._requests or len(models) < len(wanted):
                 return None
-            self._lease(models)
+            self._lease(models, wanted)
             return models
 
     def release(self, models: tuple[PooledModel, ...]) -> None:
@@ -207,19 +210,21 @@ class ModelPool:
         """Serve as many requests as possible, in order, and unload the models whose idle time is over."""
         while self._requests and self._serve(self._requests[0]):
             self._requests.popleft()
-        if self._keep_alive is not None:
-            oldest = self._clock.monotonic() - self._keep_alive
-            with self._lock:
-                for identity, pooled in list(self._models.items()):
-                    if pooled.leases == 0 and pooled.used_at <= oldest:
-                        self._unload(identity)
+        with self._lock:
+            for identity, pooled in list(self._models.items()):
+                if pooled.leases == 0 and self.seconds_left(pooled) == 0:
+                    self._unload(identity)
 
     def idle_seconds(self) -> float | None:
         """Return the time until the next idle model is unloaded, seconds; None without one."""
-        idle = [pooled.used_at for pooled in self._models.values() if pooled.leases == 0]
-        if self._keep_alive is None or not idle:
+        left = [self.seconds_left(pooled) for pooled in self._models.values() if pooled.leases == 0]
+        return min((seconds for seconds in left if seconds is not None), default=None)
+
+    def seconds_left(self, pooled: PooledModel) -> float | None:
+        """Return the time until a model is unloaded if nothing uses it, seconds; None when it stays loaded."""
+        if pooled.keep_alive_seconds is None:
             return None
-        return max(0.0, min(idle) + self._keep_alive - self._clock.monotonic())
+        return max(0.0, pooled.used_at + pooled.keep_alive_seconds - self._clock.monotonic())
 
     def close(self) -> None:
         """Unload everything and fail the queued requests."""
@@ -248,15 +253,17 @@ class ModelPool:
             request.reply.put(_without_arrays(error))
             return True
         with self._lock:
-            self._lease(models)
+            self._lease(models, request.wanted)
         if not request.deliver(models):
             self.release(models)
         return True
 
-    def _lease(self, models: tuple[PooledModel, ...]) -> None:
-        for model in models:
+    def _lease(self, models: tuple[PooledModel, ...], wanted: tuple[WantedModel, ...]) -> None:
+        for model, each in zip(models, wanted, strict=True):
             model.leases += 1
             model.used_at = self._clock.monotonic()
+            if each.keep_alive_seconds is not None:
+                model.keep_alive_seconds = None if each.keep_alive_seconds == math.inf else each.keep_alive_seconds
 
     def _loaded(self, wanted: WantedModel, identity: str) -> PooledModel:
         found = self._models.get(identity)
@@ -274,7 +281,9 @@ class ModelPool:
         ignored = getattr(model, "ignored_settings", ())
         if ignored:
             self._log.warning("generation_config.json has invalid settings", model=model.name, ignored=ignored)
-        pooled = self._models[identity] = PooledModel(model, self._clock.monotonic(), held=held)
+        pooled = self._models[identity] = PooledModel(
+            model, self._clock.monotonic(), held=held, keep_alive_seconds=self._keep_alive
+        )
         return pooled
 
     def _make_room(self, needed: int, kept: list[str]) -> bool:

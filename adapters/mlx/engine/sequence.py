@@ -46,6 +46,8 @@ class SequenceLimits:
     """Maximum number of generated tokens; never beyond the context window."""
     end_tokens: frozenset[int]
     """The model's end-of-sequence tokens."""
+    by_window: bool = False
+    """Whether the context window sets ``max_tokens``, not the request."""
 
 
 class SequenceOutput:
@@ -63,16 +65,25 @@ class SequenceOutput:
         self._parser = parser
         self._pending: list[TokenLogprob] = []
         """Log probabilities of tokens whose text has not been emitted yet."""
+        self.stop_sequence: str | None = None
+        """The stop string that was found; set with the end."""
+        self.reasoning_tokens = 0
+        """Tokens of reasoning so far."""
 
     def feed(self, token: int, logprob: TokenLogprob | None = None) -> bool:
         """Emit the text that a token completes; return whether a stop string was found in it."""
         if logprob is not None:
             self._pending.append(logprob)
         text = self._detokenizer.feed(token)
-        if self._parser is None:
+        parser = self._parser
+        if parser is None:
             self._emit_text(text)
             return False
-        return bool(text) and self._parse(self._parser, text)
+        thought = parser.thinking
+        stopped = bool(text) and self._parse(parser, text)
+        if thought or parser.thinking:
+            self.reasoning_tokens += 1
+        return stopped
 
     def flush(self, reason: FinishReason) -> FinishReason:
         """Emit the buffered text of a sequence that ends; return the reason, which a stop string may change."""
@@ -83,6 +94,7 @@ class SequenceOutput:
             return reason
         self._emit(parser.feed(text))
         self._emit(parser.flush(complete=reason is FinishReason.STOP and not parser.stopped))
+        self.stop_sequence = parser.stop_sequence
         return FinishReason.STOP if parser.stopped else reason
 
     def _parse(self, parser: OutputParser, text: str) -> bool:
@@ -227,9 +239,19 @@ class Sequence:
         if self.ended:
             return
         reason = self.output.flush(reason)
-        limit = self.limits.max_tokens if reason is FinishReason.LENGTH else None
-        usage = Usage(len(self.prompt), len(self.generated), self.reused_tokens)
-        self.output.stream.put(Finished(reason, usage, self._timings(), limit, tuple(self.notes)))
+        cut = reason is FinishReason.LENGTH
+        usage = Usage(len(self.prompt), len(self.generated), self.reused_tokens, self.output.reasoning_tokens)
+        self.output.stream.put(
+            Finished(
+                reason,
+                usage,
+                self._timings(),
+                self.limits.max_tokens if cut else None,
+                tuple(self.notes),
+                stop_sequence=self.output.stop_sequence,
+                window_full=cut and self.limits.by_window,
+            )
+        )
         self.ended = True
 
     def fail(self, error: MlxkError) -> None:

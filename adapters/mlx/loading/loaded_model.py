@@ -84,6 +84,8 @@ class PooledModel:
     held: contextlib.ExitStack = attrs.field(factory=contextlib.ExitStack)
     """Closed when the model is unloaded."""
     leases: int = 0
+    keep_alive_seconds: float | None = None
+    """Idle time after which it is unloaded; None: never."""
     bytes_per_token: float = 0.0
     """Measured size of a token in the KV cache; 0 before anything was computed."""
 

@@ -29,6 +29,8 @@ class ResponseContext:
     """Completions in the response."""
     alternatives: int
     """Completions of the same prompt; those of one prompt have successive indices."""
+    prompt_tokens: int = 0
+    """Tokens of all prompts; 0 for a recording."""
 
 
 class ResponseRenderer(Protocol):

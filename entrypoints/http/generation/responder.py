@@ -87,10 +87,14 @@ class GenerationResponder:
             choices=job.choices,
             alternatives=job.alternatives,
         )
+        streams: Sequence[TextStream] = ()
         try:
-            renderer = job.renderer(context)
             streams = job.start(connection.is_gone)
+            prompt_tokens = sum(stream.prompt_tokens for stream in streams[:: job.alternatives])
+            renderer = job.renderer(attrs.evolve(context, prompt_tokens=prompt_tokens))
         except BaseException:
+            for stream in streams:
+                stream.cancel()
             release()
             raise
         adaptations = tuple(dict.fromkeys(each.code for stream in streams for each in stream.adaptations))

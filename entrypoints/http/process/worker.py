@@ -262,6 +262,7 @@ def services_of(container: Container) -> Services:
     return Services(
         catalogue=container.use_cases.serve_catalogue(),
         generate=container.use_cases.generate_text(),
+        load=container.use_cases.load_model(),
         audio_decoder=container.adapters.audio_decoder(),
         transcribe=container.use_cases.transcribe_audio(),
         embed=container.use_cases.embed_text(),

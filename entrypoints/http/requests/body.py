@@ -116,9 +116,10 @@ _HEADER_SAFE = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 
 
 def report_ignored(response: falcon.Response, names: Sequence[str]) -> None:
-    """List the ignored fields of a request in a header of the response."""
-    if names:
-        shown = [name if _HEADER_SAFE.fullmatch(name) else "?" for name in names[:MAX_IGNORED]]
+    """List ignored fields of a request in a header of the response, after those that are listed already."""
+    listed = [name for name in (response.get_header(IGNORED_FIELDS) or "").split(", ") if name]
+    shown = [*listed, *(name if _HEADER_SAFE.fullmatch(name) else "?" for name in names)][:MAX_IGNORED]
+    if shown:
         response.set_header(IGNORED_FIELDS, ", ".join(shown))
 
 

@@ -1,5 +1,6 @@
 """The contract of the text generator, run on the double and on MLX."""
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -196,3 +197,35 @@ def test_a_model_in_use_is_not_unloaded(generator: TextGenerator, handle: ModelH
         assert generator.unload() == ()
         assert generator.state(TIMEOUT_SECONDS).models == (handle,)
     read(stream)
+
+
+def test_a_loaded_model_stays_until_its_keep_alive_is_over(generator: TextGenerator, handle: ModelHandle) -> None:
+    def residents() -> dict[str, float | None]:
+        state = generator.state(TIMEOUT_SECONDS)
+        return {each.handle.name: each.idle_seconds_left for each in state.residents}
+
+    generator.load(GenerationRequest(handle, "", keep_alive_seconds=3600.0))
+    left = residents()[handle.name]
+    assert left is not None
+    assert 3000 < left <= 3600
+    generator.load(GenerationRequest(handle, "", keep_alive_seconds=math.inf))
+    assert residents() == {handle.name: None}
+    generator.load(GenerationRequest(handle, "", keep_alive_seconds=0.0))
+    eventually_gone = time.monotonic() + TIMEOUT_SECONDS
+    while residents() and time.monotonic() < eventually_gone:
+        time.sleep(0.01)
+    assert residents() == {}
+
+
+def test_the_tokens_of_the_prompt_are_known_from_the_start(generator: TextGenerator, handle: ModelHandle) -> None:
+    stream = generator.submit(asking(handle))
+    known = stream.prompt_tokens
+    assert known == list(stream)[-1].usage.prompt_tokens > 0  # type: ignore[union-attr]
+
+
+def test_the_stop_string_that_was_found_is_named(generator: TextGenerator, handle: ModelHandle) -> None:
+    text = read(generator.submit(asking(handle))).text
+    stop = text[3:6]
+    end = list(generator.submit(asking(handle, stop=("\0never", stop))))[-1]
+    assert isinstance(end, Finished)
+    assert end.stop_sequence == stop

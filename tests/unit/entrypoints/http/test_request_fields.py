@@ -116,6 +116,7 @@ def test_n_makes_so_many_choices_for_each_prompt() -> None:
         "completion_tokens": 6,
         "total_tokens": 9,
         "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
 

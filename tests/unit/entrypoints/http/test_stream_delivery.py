@@ -203,11 +203,12 @@ def test_a_start_that_fails_releases_its_slots(setting: Setting) -> None:
     assert setting.limit.admitted == 0
 
 
-def test_a_renderer_that_cannot_be_made_starts_nothing_and_releases_its_slots(setting: Setting) -> None:
-    started: list[int] = []
+def test_a_renderer_that_cannot_be_made_cancels_what_was_started_and_releases_its_slots(setting: Setting) -> None:
+    stream = ScriptedStream()
     with pytest.raises(RuntimeError):
-        setting.respond(lambda _: started.append(1) or [], renderer=failing_renderer)  # type: ignore[func-returns-value]
-    assert (started, setting.limit.admitted) == ([], 0)
+        setting.respond(lambda _: [stream], renderer=failing_renderer)
+    assert stream.cancelled
+    assert setting.limit.admitted == 0
 
 
 def test_an_error_of_a_whole_response_is_raised_and_releases_its_slots(setting: Setting) -> None:

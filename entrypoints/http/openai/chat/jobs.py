@@ -1,0 +1,308 @@
+"""Generation jobs of chat requests, for the chat API and for every API whose requests become chat requests.
+
+Transcription-only models respond with the transcript.
+"""
+
+import functools
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Protocol, TypeVar
+
+import attrs
+
+from mlxk.application.incoming_message import Recording
+from mlxk.application.policy import require_speech_model, require_text_model
+from mlxk.application.ports.clock import Clock
+from mlxk.application.ports.text_generator import TextStream
+from mlxk.application.text_streams import TranscriptLimits, TranscriptStream
+from mlxk.application.use_cases.generate_text import GenerationOptions
+from mlxk.application.use_cases.serve_catalogue import ServedModel
+from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
+from mlxk.domain.errors import CapabilityError, MlxkError, PayloadTooLargeError, ValidationError
+from mlxk.domain.models.model import Capability, ModelDescription
+from mlxk.domain.transcription import TranscriptionSettings
+from mlxk.entrypoints.http.api import ServerContext
+from mlxk.entrypoints.http.generation.renderer import ResponseContext, ResponseRenderer
+from mlxk.entrypoints.http.generation.responder import GenerationJob
+from mlxk.entrypoints.http.openai.audio.upload import NAME, AudioReader, Upload, read_base64
+from mlxk.entrypoints.http.openai.chat.messages import AudioPart, ImagePart, TextPart
+from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions
+from mlxk.entrypoints.http.openai.chat.request import ChatRequest
+from mlxk.entrypoints.http.requests.validation import FieldError, Unsupported, located, raise_for, unsupported_faults
+
+_NOT_SAMPLED = "of what steers sampling, a model that only listens takes temperature; leave this out"
+_NO_REASONING = "a model that only listens does not reason; leave this out"
+
+TRANSCRIPTION_UNSUPPORTED: Mapping[str, Unsupported] = {
+    "chunk": Unsupported("a model that only listens takes no images; leave this out"),
+    "enable_thinking": Unsupported(_NO_REASONING, (False,)),
+    "frequency_penalty": Unsupported(_NOT_SAMPLED, (0.0,)),
+    "logit_bias": Unsupported(_NOT_SAMPLED, ({},)),
+    "logprobs": Unsupported("a model that only listens gives no log probabilities; leave this out", (False,)),
+    "min_p": Unsupported(_NOT_SAMPLED, (0.0,)),
+    "n": Unsupported("a model that only listens gives one answer; leave this out", (1,)),
+    "presence_penalty": Unsupported(_NOT_SAMPLED, (0.0,)),
+    "repetition_penalty": Unsupported(_NOT_SAMPLED, (1.0,)),
+    "reasoning_effort": Unsupported(_NO_REASONING, ("none", "medium")),
+    "response_format": Unsupported("a model that only listens writes plain text; leave this out", ("text",)),
+    "seed": Unsupported(_NOT_SAMPLED),
+    "thinking_budget": Unsupported(_NO_REASONING),
+    "thinking": Unsupported(_NO_REASONING),
+    "thinking_budget_tokens": Unsupported(_NO_REASONING),
+    "reasoning": Unsupported(_NO_REASONING),
+    "reasoning_budget_tokens": Unsupported(_NO_REASONING),
+    "thinking_start_token": Unsupported(_NO_REASONING),
+    "thinking_end_token": Unsupported(_NO_REASONING),
+    "chat_template_kwargs": Unsupported("a model that only listens has no chat template; leave this out", ({},)),
+    "tools": Unsupported("a model that only listens calls no tools; leave them out", ([],)),
+    "top_k": Unsupported(_NOT_SAMPLED, (0, -1)),
+    "top_p": Unsupported(_NOT_SAMPLED, (1.0,)),
+}
+"""Fields of a chat request that transcription-only models do not support."""
+
+
+class ChatRendererFactory(Protocol):
+    """Makes the renderer of a response to a chat request."""
+
+    def __call__(self, context: ResponseContext, options: MessageOptions) -> ResponseRenderer:
+        """Return the renderer."""
+
+
+class TranscriptionChat:
+    """Makes generation jobs of chat requests to transcription-only models.
+
+    Args:
+        transcribe: Transcribes the recording.
+        clock: Measures the timings of the response.
+        max_tokens: The operator's limit, for requests without one.
+    """
+
+    def __init__(self, transcribe: TranscribeAudio, clock: Clock, max_tokens: int | None) -> None:
+        self._max_tokens = max_tokens
+        self._transcribe = transcribe
+        self._clock = clock
+
+    def job(self, chat: ChatRequest, model: ServedModel, renderer: ChatRendererFactory) -> GenerationJob:
+        """Return the job of a chat request.
+
+        Args:
+            chat: The request.
+            model: The model of the request.
+            renderer: Makes the renderer of the response.
+
+        Raises:
+            CapabilityError: The last message has no recording, or the request needs text generation.
+            ValidationError: Names every field at fault.
+        """
+        parsed = _parse(chat, model, self._max_tokens)
+        return GenerationJob(
+            model=model,
+            model_name=chat.model,
+            start=lambda _: (self._start(model, parsed),),
+            renderer=functools.partial(renderer, options=MessageOptions()),
+            stream=bool(chat.stream),
+        )
+
+    def _start(self, model: ServedModel, parsed: "_TranscriptionRequest") -> TextStream:
+        upload = Upload()
+        try:
+            upload.receive(io.BytesIO(parsed.audio), NAME)
+            recording = Recording(upload.path, upload.name)
+            events = self._transcribe(model.description, recording, parsed.settings)
+            return TranscriptStream(events, self._clock, upload.close, parsed.limits)
+        except BaseException as error:
+            upload.close()
+            if isinstance(error, (ValidationError, PayloadTooLargeError)):
+                raise located(error, parsed.audio_field) from error
+            if isinstance(error, CapabilityError):
+                raise located(error, "model", {"prompt": parsed.hint_field}) from error
+            raise
+
+
+@attrs.frozen
+class _TranscriptionRequest:
+    """The parts of a chat request that a transcription uses."""
+
+    settings: TranscriptionSettings
+    limits: TranscriptLimits
+    audio: bytes = attrs.field(repr=False)
+    """The recording, as a file."""
+    audio_field: str
+    """Its field."""
+    hint_field: str
+    """The field of its hint."""
+
+
+def _parse(chat: ChatRequest, model: ServedModel, max_tokens: int | None) -> _TranscriptionRequest:
+    place = f"messages[{len(chat.messages) - 1}].content"
+    content = chat.messages[-1].content
+    parts = [(f"{place}[{index}]", part) for index, part in enumerate(content if isinstance(content, list) else ())]
+    recordings = [(path, part.input_audio.data) for path, part in parts if isinstance(part, AudioPart)]
+    if not recordings:
+        raise CapabilityError.in_field(
+            place,
+            f"'{model.id}' only listens; the last message has no input_audio",
+            hint="Send a recording as a part of the type input_audio, or use /v1/audio/transcriptions.",
+        )
+    texts = [(f"{path}.text", part.text) for path, part in parts if isinstance(part, TextPart) and part.text.strip()]
+    audio_field, hint_field = f"{recordings[0][0]}.input_audio.data", texts[0][0] if texts else place
+    settings = TranscriptionSettings(
+        hint=" ".join(text for _, text in texts).strip() or None, temperature=chat.temperature or 0.0
+    )
+    names = {"prompt": hint_field}
+    faults = [FieldError(names.get(name, name), wrong) for name, wrong in settings.faults().items()]
+    faults += [*unsupported_faults(_settings_of(chat), TRANSCRIPTION_UNSUPPORTED), *_other_content(chat)]
+    raise_for(faults, unsupported=CapabilityError)
+    asked = chat.generation_settings(max_tokens)
+    limits = TranscriptLimits(asked.max_tokens, asked.stop)
+    return _TranscriptionRequest(settings, limits, read_base64(recordings[0][1], audio_field), audio_field, hint_field)
+
+
+def _settings_of(chat: ChatRequest) -> Mapping[str, object]:
+    """Return the values of the unsupported fields; the response format as its type."""
+    values = {name: getattr(chat, name) for name in TRANSCRIPTION_UNSUPPORTED}
+    return {
+        **values,
+        "tools": chat.offered,
+        "response_format": chat.response_format.type if chat.response_format else None,
+    }
+
+
+def _other_content(chat: ChatRequest) -> Iterator[FieldError]:
+    """Yield a fault for everything except one recording and text in one message."""
+    *earlier, last = chat.messages
+    if earlier:
+        reason = "a model that only listens hears one message, without what was said before; send the last one alone"
+        yield FieldError("messages[0]", reason, unsupported=True)
+    has_recording = False
+    for index, part in enumerate(last.content if isinstance(last.content, list) else ()):
+        path = f"messages[{len(earlier)}].content[{index}]"
+        if isinstance(part, ImagePart):
+            yield FieldError(path, "a model that only listens cannot look at images; leave it out", unsupported=True)
+        elif isinstance(part, AudioPart):
+            if has_recording:
+                yield FieldError(
+                    path, "only one recording at a time; send each in a request of its own", unsupported=True
+                )
+            has_recording = True
+
+
+@attrs.frozen
+class FieldNames:
+    """The fields of an API whose requests become chat requests, by the paths of the chat request's fields."""
+
+    names: Mapping[str, str] = MappingProxyType({})
+    """Paths of the API by paths of the chat request; one stands for everything below it, and the longest is taken."""
+
+    def of(self, path: str) -> str:
+        """Return the path of a field in the API."""
+        begins = [each for each in self.names if path == each or path.startswith((f"{each}.", f"{each}["))]
+        if not begins:
+            return path
+        longest = max(begins, key=len)
+        return self.names[longest] + path[len(longest) :]
+
+    def translate(self, error: MlxkError) -> MlxkError:
+        """Return an error about fields of the chat request as one about fields of the API."""
+        problems = (error.detail or {}).get("problems")
+        if not self.names or not isinstance(problems, list):
+            return error
+        named = [{**each, "param": self.of(each["param"] or "") or None} for each in problems]
+        message = "; ".join(
+            f"{each['param']}: {each['message']}" if each["param"] else each["message"] for each in named
+        )
+        return type(error)(message, hint=error.hint, detail={**(error.detail or {}), "problems": named})
+
+
+SAME_NAMES = FieldNames()
+
+Result = TypeVar("Result")
+
+
+class ChatJobs:
+    """Makes generation jobs of chat requests.
+
+    Args:
+        server: The services and settings.
+    """
+
+    def __init__(self, server: ServerContext) -> None:
+        self._read_audio = AudioReader(server.services.audio_decoder)
+        self._services = server.services
+        self._settings = server.settings
+        self._transcription = TranscriptionChat(
+            server.services.transcribe, server.services.clock, server.settings.max_tokens
+        )
+
+    def job(
+        self,
+        chat: ChatRequest,
+        renderer: ChatRendererFactory,
+        adjust: Callable[[GenerationOptions], GenerationOptions] = lambda options: options,
+        names: FieldNames = SAME_NAMES,
+    ) -> GenerationJob:
+        """Return the job of a chat request.
+
+        Args:
+            chat: The request, of which each field by itself is valid.
+            renderer: Makes the renderer of the response.
+            adjust: Changes the options of the generation, for what a chat request cannot say.
+            names: The fields of the API, for errors.
+
+        Raises:
+            MlxkError: The request is refused; the error names the API's field. The job's ``start`` raises the same.
+        """
+        return _naming(names, lambda: self._job(chat, renderer, adjust, names))
+
+    def _job(
+        self,
+        chat: ChatRequest,
+        renderer: ChatRendererFactory,
+        adjust: Callable[[GenerationOptions], GenerationOptions],
+        names: FieldNames,
+    ) -> GenerationJob:
+        raise_for(chat.faults())
+        model = self._services.catalogue.find(chat.model, _require_chat_model)
+        if model.is_transcription_only:
+            return self._transcription.job(chat, model, renderer)
+        chat.require_abilities(model, self._settings)
+        options = adjust(chat.generation_options(model, self._settings, chat.forced_call))
+        shown = MessageOptions(
+            one_call=chat.parallel_tool_calls is False,
+            stops=bool(options.settings.stop),
+            json_text=options.settings.grammar is not None,
+        )
+
+        def start(is_gone: Callable[[], bool]) -> Sequence[TextStream]:
+            prompt = chat.incoming(self._read_audio)
+            return self._services.generate(model.details, [prompt], attrs.evolve(options, is_abandoned=is_gone))
+
+        return GenerationJob(
+            model=model,
+            model_name=chat.model,
+            start=lambda is_gone: _naming(names, lambda: start(is_gone)),
+            renderer=functools.partial(renderer, options=shown),
+            stream=bool(chat.stream),
+            alternatives=options.choices,
+        )
+
+
+def _naming(names: FieldNames, work: Callable[[], Result]) -> Result:
+    try:
+        return work()
+    except MlxkError as error:
+        raise names.translate(error) from error
+
+
+def _require_chat_model(description: ModelDescription) -> None:
+    """Refuse a model that neither generates text nor transcribes speech.
+
+    Raises:
+        UnhealthyModelError, IncompatibleModelError: It cannot be loaded here.
+        CapabilityError: It does neither.
+    """
+    if description.operation is Capability.AUDIO:
+        require_speech_model(description)
+    else:
+        require_text_model(description)
