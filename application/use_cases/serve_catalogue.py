@@ -7,7 +7,7 @@ Lookups are cached for a moment, since clients repeat them.
 import contextlib
 import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import attrs
 
@@ -17,9 +17,17 @@ from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.errors import Advice, MlxkError, ModelNotFoundError, Remedy, ValidationError
+from mlxk.domain.errors import (
+    Advice,
+    CapabilityError,
+    MlxkError,
+    ModelNotFoundError,
+    Remedy,
+    RevisionNotFoundError,
+    ValidationError,
+)
 from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails, ModelHandle, Origin
-from mlxk.domain.models.reference import is_path
+from mlxk.domain.models.reference import BUILT_IN_NAMES, is_path
 
 FRESH_SECONDS = 2.0
 """How long a lookup or a listing is cached."""
@@ -40,6 +48,10 @@ class ServedModel:
     id: str
     """The name clients use; never a path of this machine."""
     details: ModelDetails
+    alias_of: str | None = None
+    """The model's own name, where ``id`` is an alias of the operator."""
+    stands_in: bool = False
+    """Whether the client named a model that does not exist, for which the operator has this one answer."""
 
     @property
     def description(self) -> ModelDescription:
@@ -100,6 +112,8 @@ class ServeCatalogue:
         self.default: str | None = None
         """Name of the model that the operator named first, for requests that name none."""
         self._found: dict[str, tuple[float, ServedModel]] = {}
+        self._aliases: dict[str, ModelHandle] = {}
+        self._fallback: ModelHandle | None = None
         self._listed: tuple[float, tuple[ServedModel, ...]] | None = None
         self._lock = threading.Lock()
 
@@ -117,6 +131,59 @@ class ServeCatalogue:
         self._named[reference] = handle
         return served
 
+    def offer_all(self, model: str | None, aliases: Iterable[tuple[str, str]], fallback: str | None) -> str | None:
+        """Offer the models that the operator named; return the name of the first one, which is to be loaded.
+
+        Args:
+            model: The one to load; None loads none.
+            aliases: See ``add_alias``.
+            fallback: See ``set_fallback``; None refuses unknown names.
+
+        Raises:
+            MlxkError: One cannot be found or cannot run, or an alias cannot be a name of its own.
+        """
+        offered = None if model is None else self.offer(model).id
+        for alias, reference in aliases:
+            self.add_alias(alias, reference)
+        if fallback is not None:
+            self.set_fallback(fallback)
+        return offered
+
+    def add_alias(self, alias: str, reference: str) -> None:
+        """Have a model answer to a further name.
+
+        Args:
+            alias: The name. It never hides a built-in model, a path, or the full name of a model.
+            reference: The model, as the operator typed it.
+
+        Raises:
+            ValidationError: The alias cannot be a name of its own.
+            MlxkError: The model cannot be found, or cannot run.
+        """
+        if not alias or alias != alias.strip() or not alias.isprintable():
+            raise ValidationError(f"'{alias}' cannot be an alias: it must be a name without spaces around it")
+        if is_path(alias) or alias in BUILT_IN_NAMES:
+            kind = "a path" if is_path(alias) else "a built-in model"
+            raise ValidationError(f"'{alias}' cannot be an alias: it is {kind}")
+        if self._is_full_name(alias):
+            raise ValidationError(f"'{alias}' cannot be an alias: a model on this machine has this name")
+        handle = self._resolve(reference)
+        require_served_model(self._served(handle).description)
+        self._aliases[alias] = handle
+
+    def set_fallback(self, reference: str) -> None:
+        """Have a model answer to every name that no model has, and to requests that name none.
+
+        Raises:
+            MlxkError: It cannot be found, or cannot run.
+        """
+        handle = self._resolve(reference)
+        served = self._served(handle)
+        require_served_model(served.description)
+        self._fallback = handle
+        self.default = self.default or served.id
+        self._named.setdefault(served.id, handle)
+
     def find(self, reference: str, require: Requirement = require_text_model) -> ServedModel:
         """Return the model a client means.
 
@@ -130,6 +197,11 @@ class ServeCatalogue:
             UnhealthyModelError, IncompatibleModelError, CapabilityError: The model cannot do that.
         """
         served = self._find(reference)
+        if served.stands_in:
+            try:
+                require(served.description)
+            except CapabilityError:
+                self._resolved(reference)  # raises: there is no such model, and nothing that could do its work
         require(served.description)
         return served
 
@@ -157,20 +229,38 @@ class ServeCatalogue:
         known = self._found.get(reference)
         if known is not None and now - known[0] < FRESH_SECONDS:
             return known[1]
-        handle = self._named.get(reference)
-        if handle is None:
-            if is_path(reference.strip()) and not self._allow_paths:
-                raise ValidationError.in_field(
-                    "model",
-                    "paths are not accepted by this server",
-                    hint=Advice(Remedy.NAME_SERVED_MODEL),
-                )
-            handle = self._resolved(reference)
-        served = self._served(handle)
+        served = self._meant(reference)
         if len(self._found) >= MOST_REMEMBERED:
             self._found.clear()
         self._found[reference] = (now, served)
         return served
+
+    def _meant(self, reference: str) -> ServedModel:
+        handle = self._named.get(reference) or self._aliased(reference)
+        if handle is not None:
+            return self._served(handle)
+        if is_path(reference.strip()) and not self._allow_paths:
+            raise ValidationError.in_field(
+                "model",
+                "paths are not accepted by this server",
+                hint=Advice(Remedy.NAME_SERVED_MODEL),
+            )
+        try:
+            return self._served(self._resolved(reference))
+        except (ModelNotFoundError, RevisionNotFoundError, ValidationError):
+            if self._fallback is None:
+                raise
+            return attrs.evolve(self._served(self._fallback), stands_in=True)
+
+    def _aliased(self, reference: str) -> ModelHandle | None:
+        """Return the model of an alias; a model of that full name goes first, also one that was fetched since."""
+        handle = self._aliases.get(reference)
+        return None if handle is None or self._is_full_name(reference) else handle
+
+    def _is_full_name(self, name: str) -> bool:
+        with contextlib.suppress(MlxkError):
+            return "/" in name and self._resolve(name).name == name
+        return False
 
     def _resolved(self, reference: str) -> ModelHandle:
         """Resolve a reference; the tag ``:latest`` of other servers means nothing, unless it is part of a name.
@@ -184,17 +274,20 @@ class ServeCatalogue:
             plain = reference.removesuffix(_ONLY_VERSION)
             if plain == reference or not plain:
                 raise
-        return self._named.get(plain) or self._resolve(plain)
+        return self._named.get(plain) or self._aliased(plain) or self._resolve(plain)
 
     def __call__(self) -> tuple[ServedModel, ...]:
-        """Return the models that can run here, those in memory first, each part sorted by name."""
+        """Return the models that can run here and the aliases, those in memory first, each part sorted by name."""
         loaded = self.loaded()
         models = {served.id: served for served in self._on_disk()}
         for handle in (*self._named.values(), *loaded.values()):
             if served_id(handle) not in models:
                 with contextlib.suppress(MlxkError):  # a removed model costs its own requests only
                     models[served_id(handle)] = self._served(handle)
-        return tuple(sorted(models.values(), key=lambda served: (served.id not in loaded, served.id)))
+        for alias, handle in self._aliases.items():
+            with contextlib.suppress(MlxkError):
+                models.setdefault(alias, attrs.evolve(self._served(handle), id=alias, alias_of=served_id(handle)))
+        return tuple(sorted(models.values(), key=lambda each: ((each.alias_of or each.id) not in loaded, each.id)))
 
     def loaded(self) -> Mapping[str, ModelHandle]:
         """Return the loaded models, by the names clients use."""

@@ -10,6 +10,7 @@ from mlxk.domain.errors import InternalError, MlxkError
 from mlxk.entrypoints.api_keys import KeyRing
 from mlxk.entrypoints.http.access import HostGuard, KeyGuard, OriginGuard
 from mlxk.entrypoints.http.api import HttpApi, ServerContext, Services
+from mlxk.entrypoints.http.discovery import discovery_api
 from mlxk.entrypoints.http.errors import RETRY_SECONDS, ErrorBody, error_from_falcon, raised_at, status_of
 from mlxk.entrypoints.http.generation.responder import GenerationResponder
 from mlxk.entrypoints.http.generation.stream_dispatcher import KEEP_ALIVE_SECONDS, StreamDispatcher
@@ -20,7 +21,7 @@ from mlxk.entrypoints.http.openai.errors import error_body
 from mlxk.entrypoints.http.resources import Alive, Docs, EngineWatch, Health, MetricsPage, OpenApi, Ready
 from mlxk.entrypoints.settings import MIB, ServerSettings
 
-APIS: Sequence[Callable[[ServerContext], HttpApi]] = (openai_api,)
+APIS: Sequence[Callable[[ServerContext], HttpApi]] = (discovery_api, openai_api)
 """Every HTTP API of the server."""
 
 DEFAULT_ERROR_BODY: ErrorBody = error_body
@@ -93,7 +94,9 @@ class Application:
         self.wsgi.add_route("/health", Health(watch))
         self.wsgi.add_route("/livez", Alive())
         self.wsgi.add_route("/readyz", Ready(self.lifecycle, self._limit, watch))
-        self.wsgi.add_route("/metrics", MetricsPage(self._metrics, self._limit, watch))
+        metrics = MetricsPage(self._metrics, self._limit, watch)
+        self.wsgi.add_route("/metrics", metrics)
+        self.wsgi.add_route("/v1/metrics", metrics)
         self.wsgi.add_route("/openapi.json", OpenApi())
         self.wsgi.add_route("/docs", Docs())
 

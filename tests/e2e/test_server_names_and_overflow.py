@@ -1,16 +1,19 @@
 """Prompts beyond the context window in the words that clients look for, and what a model may be called."""
 
 import re
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from models.tiny_embedding import build_bert
+from openai import OpenAI
 from serving.program import CHAT, ServedProgram
 
 pytestmark = [pytest.mark.e2e, pytest.mark.mlx]
 
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
 MESSAGES = [{"role": "user", "content": "What is mlxk?"}]
 
 
@@ -115,3 +118,42 @@ def test_a_pattern_that_grows_beyond_bounds_is_the_request_s_fault(server: Serve
     status, answer = server.ask("POST", CHAT, body)
     assert (status, answer["error"]["type"]) == (400, "validation_error")
     assert "too complex" in answer["error"]["message"]
+
+
+def test_tools_with_fixed_names_work_with_an_alias_and_a_default_model(
+    tmp_path: Path, program_environment: dict[str, str]
+) -> None:
+    flags = ("--alias", "gpt-4o-mini=demo", "--alias", "vision = demo-vision", "--default-model", "demo")
+    with ServedProgram(tmp_path, program_environment, *flags) as server:
+        client = OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="any")
+        said = [{"role": "user", "content": "What is mlxk?"}]
+        answers = {
+            name: client.chat.completions.create(model=name, messages=said, temperature=0, max_tokens=8)  # type: ignore[call-overload]
+            for name in ("demo", "gpt-4o-mini", "claude-opus-4")
+        }
+        assert {name: answer.model for name, answer in answers.items()} == {
+            "demo": "demo",
+            "gpt-4o-mini": "gpt-4o-mini",
+            "claude-opus-4": "demo",
+        }
+        assert len({answer.choices[0].message.content for answer in answers.values()}) == 1
+        assert {"gpt-4o-mini", "vision"} <= {model.id for model in client.models.list()}
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--alias", "demo=demo-vision"], "'demo' cannot be an alias: it is a built-in model"),
+        (["--alias", "./x=demo"], "'./x' cannot be an alias: it is a path"),
+        (["--alias", "x"], "--alias: 'x' is not NAME=MODEL"),
+        (["--alias", "=demo"], "--alias: '=demo' is not NAME=MODEL"),
+        (["--alias", "x=demo", "--alias", "x=demo-vision"], "--alias: 'x' stands for two models"),
+        (["--alias", "x=nobody-has-this"], "nobody-has-this"),
+        (["--default-model", "nobody-has-this"], "nobody-has-this"),
+    ],
+)
+def test_an_alias_that_cannot_be_is_refused_at_the_start(flags: list[str], named: str, mlxk: Program) -> None:
+    ended = mlxk("serve", "--port", "0", *flags)
+    assert ended.returncode != 0
+    assert named in ended.stderr
+    assert "Traceback" not in ended.stderr

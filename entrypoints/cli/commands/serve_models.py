@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 
-from mlxk.domain.errors import FeatureGateError
+from mlxk.domain.errors import FeatureGateError, ValidationError
 from mlxk.entrypoints.api_keys import is_followed, read_key_file
 from mlxk.entrypoints.cli.command import CommandContext, complete_models
 from mlxk.entrypoints.cli.output import Output
@@ -17,6 +17,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare address, limits, access and log."""
     model = parser.add_argument("--model", metavar="MODEL", help="have this model in memory from the start")
     complete_models(model)
+    default = parser.add_argument(
+        "--default-model", metavar="MODEL", help="have this model answer to names that no model has"
+    )
+    complete_models(default)
+    parser.add_argument(
+        "--alias",
+        action="append",
+        default=[],
+        metavar="NAME=MODEL",
+        help="have a model answer to a further name, such as gpt-4o-mini=MODEL",
+    )
     place = parser.add_argument_group("where")
     place.add_argument("--host", metavar="HOST", help="address to listen on (127.0.0.1)")
     place.add_argument("--port", type=int, metavar="N", help="port to listen on; 0 takes any free one (8000)")
@@ -120,6 +131,8 @@ def _settings(arguments: argparse.Namespace, context: CommandContext) -> ServerS
         strict_capabilities=arguments.strict_capabilities,
         special_tokens_in_content=arguments.special_tokens_in_content,
         allow_paths=arguments.allow_model_paths,
+        aliases=_aliases(arguments.alias),
+        default_model=arguments.default_model,
         cors_origins=(*_listed(arguments.cors_origin), *(DESKTOP_ORIGINS if arguments.desktop_apps else ())),
         allowed_hosts=_listed(arguments.allowed_host),
         api_keys=(*(() if known.api_key is None else (known.api_key,)), *(() if followed else keys)),
@@ -127,6 +140,24 @@ def _settings(arguments: argparse.Namespace, context: CommandContext) -> ServerS
         supervised=not arguments.no_supervisor,
         reload=arguments.reload,
     )
+
+
+def _aliases(values: list[str]) -> tuple[tuple[str, str], ...]:
+    """Return names and references of ``NAME=MODEL``.
+
+    Raises:
+        ValidationError: A value has another form, or a name is given twice.
+    """
+    pairs = []
+    for value in values:
+        name, separator, reference = value.partition("=")
+        if not separator or not name.strip() or not reference.strip():
+            raise ValidationError(f"--alias: '{value}' is not NAME=MODEL", hint="For example: --alias gpt-4o-mini=demo")
+        pairs.append((name.strip(), reference.strip()))
+    twice = next((name for name, _ in pairs if [each for each, _ in pairs].count(name) > 1), None)
+    if twice is not None:
+        raise ValidationError(f"--alias: '{twice}' stands for two models", hint="Give each alias one model.")
+    return tuple(pairs)
 
 
 def _first(*values: object) -> object:

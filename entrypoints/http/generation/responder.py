@@ -82,7 +82,7 @@ class GenerationResponder:
         context = ResponseContext(
             request_id=request_id(request),
             created=self._clock.now(),
-            model=job.model_name,
+            model=job.model.id if job.model.stands_in else job.model_name,
             fingerprint=job.model.fingerprint,
             choices=job.choices,
             alternatives=job.alternatives,

@@ -8,7 +8,7 @@ from mlxk.entrypoints.http.openai.chat.resource import ChatCompletions
 from mlxk.entrypoints.http.openai.completions import Completions
 from mlxk.entrypoints.http.openai.embeddings import EmbeddingsProxy, EmbeddingsResource
 from mlxk.entrypoints.http.openai.errors import error_body
-from mlxk.entrypoints.http.openai.models import ModelResource, ModelsResource, UnloadResource
+from mlxk.entrypoints.http.openai.models import UnloadResource
 from mlxk.entrypoints.http.openai.tokens import RESOURCES
 
 _TRANSCRIPTIONS = "/v1/audio/transcriptions"
@@ -20,18 +20,21 @@ def openai_api(server: ServerContext) -> HttpApi:
     services, backend = server.services, server.settings.embed_backend
     embeddings = EmbeddingsResource(server) if backend is None else EmbeddingsProxy(server, backend)
     tokens = {path: build(server) for path, build in RESOURCES.items()}
+    chat = ChatCompletions(server)
+    described = {
+        "/chat/completions": chat,
+        "/completions": Completions(server),
+        "/embeddings": embeddings,
+        "/unload": UnloadResource(services.catalogue, services.generator),
+        **tokens,
+    }
     return HttpApi(
         resources={
-            "/v1/chat/completions": ChatCompletions(server),
-            "/v1/completions": Completions(server),
+            "/generate": chat,
             _TRANSCRIPTIONS: AudioResource(server, SpeechTask.TRANSCRIBE),
             _TRANSLATIONS: AudioResource(server, SpeechTask.TRANSLATE),
-            "/v1/embeddings": embeddings,
-            "/v1/models": ModelsResource(services.catalogue),
-            "/v1/models/{model_id:path}": ModelResource(services.catalogue),
-            "/v1/unload": UnloadResource(services.catalogue, services.generator),
-            **tokens,
-            **{f"/v1{path}": resource for path, resource in tokens.items()},
+            **described,
+            **{f"/v1{path}": resource for path, resource in described.items()},
         },
         error_body=error_body,
         body_limits={_TRANSCRIPTIONS: MAX_UPLOAD_BYTES, _TRANSLATIONS: MAX_UPLOAD_BYTES},

@@ -1,4 +1,4 @@
-"""``GET /v1/models``, ``GET /v1/models/{id}`` and ``POST /v1/unload``."""
+"""``POST /v1/unload``, and the document of a model in OpenAI's form."""
 
 from collections.abc import Mapping
 
@@ -6,46 +6,13 @@ import falcon
 
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue, ServedModel, served_id
-from mlxk.domain.errors import LocksPresentError, MlxkError, ModelNotFoundError, ValidationError
+from mlxk.domain.errors import LocksPresentError, MlxkError, ValidationError
 from mlxk.domain.models.model import ModelHandle, Origin
 from mlxk.entrypoints.http.requests.body import read_object
 from mlxk.entrypoints.http.requests.validation import FieldError, raise_for
-from mlxk.entrypoints.http.resources import Readable, send_json
+from mlxk.entrypoints.http.resources import send_json
 
 OWNERS = {Origin.CACHE: "mlxk", Origin.WORKSPACE: "workspace", Origin.BUILT_IN: "built-in"}
-
-
-class ModelsResource(Readable):
-    """Lists the models that can run here."""
-
-    def __init__(self, catalogue: ServeCatalogue) -> None:
-        self._catalogue = catalogue
-
-    def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """List them."""
-        loaded = self._catalogue.loaded()
-        data = [model_document(served, loaded) for served in self._catalogue()]
-        send_json(response, {"object": "list", "data": data})
-
-
-class ModelResource:
-    """Describes one model."""
-
-    def __init__(self, catalogue: ServeCatalogue) -> None:
-        self._catalogue = catalogue
-
-    def on_get(self, request: falcon.Request, response: falcon.Response, model_id: str) -> None:
-        """Describe the model of exactly this name."""
-        loaded = self._catalogue.loaded()
-        for served in self._catalogue():
-            if served.id == model_id:
-                send_json(response, model_document(served, loaded))
-                return
-        raise ModelNotFoundError(f"no model of the name '{model_id}'", hint="GET /v1/models lists what there is.")
-
-    def on_head(self, request: falcon.Request, response: falcon.Response, model_id: str) -> None:
-        """Respond as GET does; Falcon omits the body."""
-        self.on_get(request, response, model_id)
 
 
 class UnloadResource:
@@ -115,10 +82,11 @@ def model_document(served: ServedModel, loaded: Mapping[str, ModelHandle]) -> di
         "supports_tools": served.details.supports_tools,
         "tools_missing": served.details.tools_missing.value if served.details.tools_missing is not None else None,
         "supports_reasoning": served.details.supports_reasoning,
-        "loaded": served.id in loaded,
+        "loaded": (served.alias_of or served.id) in loaded,
         "size_bytes": description.size_bytes,
         "quantization": None
         if quantization is None
         else {"bits": quantization.bits, "group_size": quantization.group_size, "mode": quantization.mode},
         "system_fingerprint": served.fingerprint,
+        **({} if served.alias_of is None else {"alias_of": served.alias_of}),
     }

@@ -213,11 +213,10 @@ def _serve(
         if "*" in server.cors_origins:
             log.warning("the server accepts requests from every web page without an API key", logger="server")
     route_library_logs(log, server.log_level)
-    preloaded = None
     try:
         application = Application(services_of(container), server)
-        if server.model is not None:
-            preloaded = container.use_cases.serve_catalogue().offer(server.model).id
+        catalogue = container.use_cases.serve_catalogue()
+        preloaded = catalogue.offer_all(server.model, server.aliases, server.default_model)
     except MlxkError as error:
         report(error)
         return 1

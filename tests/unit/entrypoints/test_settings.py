@@ -1,9 +1,10 @@
 """The environment, read once into a frozen value."""
 
 import pytest
+from environment_variables import VARIABLES
 
 from mlxk.domain.errors import ValidationError
-from mlxk.entrypoints.settings import VARIABLES, read_settings
+from mlxk.entrypoints.settings import read_settings
 
 
 def test_the_cache_is_below_the_home_directory_by_default() -> None:
