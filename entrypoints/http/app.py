@@ -19,9 +19,10 @@ from mlxk.entrypoints.http.middleware import BodyGuard, RequestScope, request_id
 from mlxk.entrypoints.http.openai.api import openai_api
 from mlxk.entrypoints.http.openai.errors import error_body
 from mlxk.entrypoints.http.resources import Alive, Docs, EngineWatch, Health, MetricsPage, OpenApi, Ready
+from mlxk.entrypoints.http.responses.api import responses_api
 from mlxk.entrypoints.settings import MIB, ServerSettings
 
-APIS: Sequence[Callable[[ServerContext], HttpApi]] = (discovery_api, openai_api)
+APIS: Sequence[Callable[[ServerContext], HttpApi]] = (discovery_api, openai_api, responses_api)
 """Every HTTP API of the server."""
 
 DEFAULT_ERROR_BODY: ErrorBody = error_body

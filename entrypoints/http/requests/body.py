@@ -88,9 +88,17 @@ class BodyReader(Generic[R]):
             ValidationError, ParameterNotSupportedError: Names every field at fault.
             UnsupportedMediaTypeError, PayloadTooLargeError: See ``read_object``.
         """
+        return self.structured(read_object(request), response)
+
+    def structured(self, sent: Mapping[str, object], response: falcon.Response) -> R:
+        """Return a body that is read already, and list its ignored fields in a header of the response.
+
+        Raises:
+            ValidationError, ParameterNotSupportedError: Names every field at fault.
+        """
         body = {
             name: value
-            for name, value in read_object(request).items()
+            for name, value in sent.items()
             if not any(_is_same(value, each) for each in self._neutral.get(name, ()))
         }
         if body.get("model") in (None, "") and (model := self._default_model()) is not None:

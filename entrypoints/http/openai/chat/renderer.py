@@ -166,11 +166,15 @@ def _joined_calls(deltas: Sequence[Entry]) -> list[Entry]:
 
 
 def _logprobs(tokens: Sequence[TokenLogprob]) -> Entry:
-    content = [
+    return {"content": token_logprobs(tokens), "refusal": None}
+
+
+def token_logprobs(tokens: Sequence[TokenLogprob]) -> list[Entry]:
+    """Return the log probabilities of tokens and of their alternatives."""
+    return [
         {**_token(each.token), "top_logprobs": [_token(alternative) for alternative in each.alternatives]}
         for each in tokens
     ]
-    return {"content": content, "refusal": None}
 
 
 def _token(token: TokenAlternative) -> dict[str, object]:

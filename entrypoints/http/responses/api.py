@@ -1,0 +1,236 @@
+"""The Responses API: its paths and their resources."""
+
+import functools
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import falcon
+
+from mlxk.application.ports.text_generator import TextStream
+from mlxk.domain.errors import MlxkError, NotFoundError, ParameterNotSupportedError, ValidationError
+from mlxk.entrypoints.http.api import HttpApi, ServerContext
+from mlxk.entrypoints.http.generation.responder import GenerationJob
+from mlxk.entrypoints.http.openai.chat.jobs import ChatJobs
+from mlxk.entrypoints.http.openai.chat.messages import MessageParam
+from mlxk.entrypoints.http.openai.chat.tools import register_tool_choice
+from mlxk.entrypoints.http.openai.errors import error_document
+from mlxk.entrypoints.http.openai.sampling import register_sampling
+from mlxk.entrypoints.http.requests.body import BodyReader, read_object, report_ignored
+from mlxk.entrypoints.http.requests.validation import StrictConverter, raise_for
+from mlxk.entrypoints.http.resources import send_json
+from mlxk.entrypoints.http.responses.document import request_fields
+from mlxk.entrypoints.http.responses.items import AnyItem, Item, ItemReference, register_items
+from mlxk.entrypoints.http.responses.renderer import Answering, ResponsesRenderer
+from mlxk.entrypoints.http.responses.request import (
+    NEUTRAL,
+    UNSUPPORTED,
+    WITHOUT_EFFECT,
+    ResponseRequest,
+    Translation,
+    register_request,
+    translated,
+)
+from mlxk.entrypoints.http.responses.store import PREVIOUS, ResponseStore, text_item
+from mlxk.entrypoints.http.responses.tools import register_tools
+from mlxk.entrypoints.http.responses.truncation import start_shortened
+
+Json = dict[str, Any]
+
+
+class Responses:
+    """Answers a list of items with a list of items.
+
+    Args:
+        server: The services and settings.
+        store: Keeps responses.
+    """
+
+    def __init__(self, server: ServerContext, store: ResponseStore) -> None:
+        registers = (register_sampling, register_tool_choice, register_tools, register_items, register_request)
+        self._reader = BodyReader(
+            ResponseRequest,
+            registers,
+            UNSUPPORTED,
+            WITHOUT_EFFECT,
+            neutral=NEUTRAL,
+            default_model=lambda: server.services.catalogue.default,
+        )
+        self._converter = StrictConverter()
+        for register in registers:
+            register(self._converter)
+        self._jobs = ChatJobs(server)
+        self._responder = server.responder
+        self._clock = server.services.clock
+        self._store = store
+
+    def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Generate a response."""
+        request.context.prompt_field = "input"
+        body = read_object(request)
+        asked = self._reader.structured(body, response)
+        owner = owner_of(request)
+        history = self._history(asked, owner)
+        own, sent = self._own(asked, body, owner)
+        left_out = [path for path, item in own if isinstance(item, dict)]
+        items = [(path, item) for path, item in (*history, *own) if isinstance(item, Item)]
+        translation = translated(asked, items, left_out)
+        report_ignored(response, translation.ignored)
+        answering = Answering(
+            fields=request_fields(asked, body),
+            toolbox=translation.toolbox,
+            keep=functools.partial(self._store.keep, owner, sent),
+            clock=self._clock,
+            response_id=f"resp_{uuid.uuid4().hex}",
+        )
+        job = self._job(translation, answering)
+        if asked.truncation == "auto":
+            job = attrs.evolve(job, start=functools.partial(self._start_shortened, translation, answering))
+        self._responder.respond(request, response, job)
+
+    def _history(self, asked: ResponseRequest, owner: str) -> list[tuple[str, AnyItem]]:
+        """Return the items of the responses that a request goes on from."""
+        if asked.previous_response_id is None:
+            return []
+        return [
+            (PREVIOUS, self._structured(item)) for item in self._store.conversation(owner, asked.previous_response_id)
+        ]
+
+    def _own(
+        self, asked: ResponseRequest, body: Mapping[str, Any], owner: str
+    ) -> tuple[list[tuple[str, AnyItem]], list[Json]]:
+        """Return the items of the request itself, those that are referred to included; and the same as JSON."""
+        items: list[tuple[str, AnyItem]] = []
+        sent: list[Json] = []
+        given = body.get(asked.items_field)
+        for (path, item), document in zip(asked.items, given if isinstance(given, list) else (), strict=False):
+            if isinstance(item, ItemReference):
+                document = self._store.item(owner, item.id, f"{path}.id")
+                items.append((path, self._structured(document)))
+            else:
+                items.append((path, item))
+            sent.append(document)
+        return items, sent if asked.plain_input is None else [text_item(asked.plain_input)]
+
+    def _structured(self, document: Json) -> AnyItem:
+        """Return an item that was structured once before, or that was an answer."""
+        items, faults = self._converter.structure([document], list[AnyItem])
+        raise_for(faults)
+        return (items or [])[0]
+
+    def _job(self, translation: Translation, answering: Answering) -> GenerationJob:
+        renderer = functools.partial(ResponsesRenderer, answering=answering)
+        return self._jobs.job(translation.chat, renderer, names=translation.names)
+
+    def _start_shortened(
+        self, translation: Translation, answering: Answering, is_gone: Callable[[], bool]
+    ) -> Sequence[TextStream]:
+        """Start with as many of the latest turns as fit."""
+
+        def start(messages: Sequence[MessageParam]) -> Sequence[TextStream]:
+            chat = attrs.evolve(translation.chat, messages=list(messages))
+            return self._job(attrs.evolve(translation, chat=chat), answering).start(is_gone)
+
+        return start_shortened(translation.chat.messages, start)
+
+
+class KeptResponse:
+    """A response that is kept."""
+
+    def __init__(self, store: ResponseStore) -> None:
+        self._store = store
+
+    def on_get(self, request: falcon.Request, response: falcon.Response, response_id: str) -> None:
+        """Send it."""
+        if request.get_param_as_bool("stream"):
+            reason = "is not supported: what is kept is complete; leave it out"
+            raise ParameterNotSupportedError.in_field("stream", reason)
+        send_json(response, self._store.find(owner_of(request), response_id).response())
+
+    def on_head(self, request: falcon.Request, response: falcon.Response, response_id: str) -> None:
+        """Respond as GET does; Falcon omits the body."""
+        self.on_get(request, response, response_id)
+
+    def on_delete(self, request: falcon.Request, response: falcon.Response, response_id: str) -> None:
+        """Forget it."""
+        self._store.forget(owner_of(request), response_id)
+        send_json(response, {"id": response_id, "object": "response", "deleted": True})
+
+
+class InputItems:
+    """The items that a kept response was the answer to."""
+
+    def __init__(self, store: ResponseStore) -> None:
+        self._store = store
+
+    def on_get(self, request: falcon.Request, response: falcon.Response, response_id: str) -> None:
+        """Send a page of them, the latest first unless another order is asked for."""
+        inputs = self._store.find(owner_of(request), response_id).inputs
+        order = request.get_param("order") or "desc"
+        if order not in ("asc", "desc"):
+            raise ValidationError.in_field("order", "must be asc or desc")
+        listed = inputs if order == "asc" else inputs[::-1]
+        after = request.get_param("after")
+        if after:
+            places = [index for index, (item_id, _) in enumerate(listed) if item_id == after]
+            if not places:
+                raise NotFoundError.in_field("after", "there is no such item")
+            listed = listed[places[0] + 1 :]
+        page = listed[: _page_size(request)]
+        ids = [item_id for item_id, _ in page]
+        send_json(
+            response,
+            {
+                "object": "list",
+                "data": [json.loads(item) for _, item in page],
+                "first_id": ids[0] if ids else None,
+                "last_id": ids[-1] if ids else None,
+                "has_more": len(listed) > len(page),
+            },
+        )
+
+    def on_head(self, request: falcon.Request, response: falcon.Response, response_id: str) -> None:
+        """Respond as GET does; Falcon omits the body."""
+        self.on_get(request, response, response_id)
+
+
+MAX_PAGE, USUAL_PAGE = 100, 20
+"""Most items of a page, and how many it has unless another number is asked for."""
+
+
+def _page_size(request: falcon.Request) -> int:
+    given = request.get_param("limit")
+    if given is None:
+        return USUAL_PAGE
+    if not (given.isascii() and given.isdecimal() and len(given) < 4 and 1 <= int(given) <= MAX_PAGE):
+        raise ValidationError.in_field("limit", f"must be a number from 1 to {MAX_PAGE}")
+    return int(given)
+
+
+def owner_of(request: falcon.Request) -> str:
+    """Return who sends a request, by the key in it: nobody reads what was kept for another key."""
+    scheme, _, token = (request.get_header("Authorization") or "").partition(" ")
+    key = token.strip() if scheme.lower() == "bearer" else request.get_header("X-API-Key") or ""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def error_body(error: MlxkError, request_id: str, parameter: str | None = None) -> tuple[str, bytes]:
+    """Return content type and body of an error response: OpenAI's, with its code for a response that is gone."""
+    document: Any = error_document(error, request_id, parameter)
+    if error.code == "not_found" and document["error"]["param"] == PREVIOUS:
+        document["error"]["code"] = "previous_response_not_found"
+    return "application/json", json.dumps(document, ensure_ascii=False).encode()
+
+
+def responses_api(server: ServerContext) -> HttpApi:
+    """Build the API; its paths are served with and without the version."""
+    store = ResponseStore()
+    resources: dict[str, object] = {
+        "/responses": Responses(server, store),
+        "/responses/{response_id}": KeptResponse(store),
+        "/responses/{response_id}/input_items": InputItems(store),
+    }
+    return HttpApi({**{f"/v1{path}": each for path, each in resources.items()}, **resources}, error_body)

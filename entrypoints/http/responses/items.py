@@ -1,0 +1,313 @@
+"""The items of a request's input: messages, calls of tools and their results, reasoning, further tools."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import attrs
+
+from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, StrictConverter
+from mlxk.entrypoints.http.responses.calls import TEXT_ARGUMENT
+from mlxk.entrypoints.http.responses.content import (
+    AudioContent,
+    Content,
+    ContentPart,
+    ImageContent,
+    TextContent,
+    content_faults,
+    content_kind,
+    located,
+    register_content,
+)
+from mlxk.entrypoints.http.responses.conversation import ConversationBuilder, texts_of
+from mlxk.entrypoints.http.responses.tools import FunctionTool, NamespaceTool, Tool, Tools
+
+
+@attrs.frozen(kw_only=True)
+class Item:
+    """What all items have in common; their ids and states are for the client."""
+
+    type: str
+    id: str | None = None
+    status: str | None = None
+
+    def faults(self, path: str) -> Iterator[FieldError]:
+        """Yield the faults of combinations of fields."""
+        yield from ()
+
+    def add_to(self, conversation: ConversationBuilder, path: str) -> None:
+        """Add the item to a conversation.
+
+        Args:
+            conversation: The conversation up to this item.
+            path: The field of the item.
+        """
+
+    def further_tools(self, path: str) -> list[tuple[str, Tool]]:
+        """Return the tools that can be called from here on, with their fields."""
+        return []
+
+
+@attrs.frozen(kw_only=True)
+class MessageItem(Item):
+    """A message."""
+
+    role: Annotated[str, OneOf(("user", "assistant", "system", "developer"))]
+    content: Content
+    type: str = "message"
+    phase: str | None = None
+
+    def faults(self, path: str) -> Iterator[FieldError]:
+        """Yield the faults of the content."""
+        yield from content_faults(self.content, f"{path}.content")
+        for index, part in enumerate(self.content if isinstance(self.content, list) else ()):
+            if self.role == "assistant" and isinstance(part, ImageContent | AudioContent):
+                yield FieldError(f"{path}.content[{index}].type", "is not allowed for the role assistant")
+
+    def add_to(self, conversation: ConversationBuilder, path: str) -> None:
+        """Add the message."""
+        content = located(self.content, f"{path}.content")
+        if self.role == "assistant":
+            conversation.text(texts_of(content), path)
+        else:
+            conversation.message(self.role, content, path)
+
+
+@attrs.frozen(kw_only=True)
+class FunctionCallItem(Item):
+    """A call of a function, whose arguments may be broken."""
+
+    name: str
+    arguments: str
+    call_id: str
+    namespace: str | None = None
+    caller: Any = None
+
+    def add_to(self, conversation: ConversationBuilder, path: str) -> None:
+        """Add the call."""
+        name = conversation.name_of(self.name, self.namespace)
+        conversation.call(name, self.arguments, self.call_id, path)
+
+
+@attrs.frozen(kw_only=True)
+class CustomCallItem(Item):
+    """A call of a custom tool."""
+
+    name: str
+    input: str
+    call_id: str
+    namespace: str | None = None
+    caller: Any = None
+
+    def add_to(self, conversation: ConversationBuilder, path: str) -> None:
+        """Add the call."""
+        arguments = json.dumps({TEXT_ARGUMENT: self.input}, ensure_ascii=False)
+        conversation.call(conversation.name_of(self.name, self.namespace), arguments, self.call_id, path)
+
+
+@attrs.frozen(kw_only=True)
+class BuiltInCallItem(Item):
+    """A call of a tool that is known by its type: a shell, a patch, the search for tools."""
+
+    call_id: str | None = None
+    action: dict[str, Any] | None = None
+    operation: dict[str, Any] | None = None
+    arguments: Any = None
+    execution: str | None = None
+    environment: Any = None
+    caller: Any = None
+
+    def add_to(self, conversation: ConversationBuilder, path: str) -> None:
+        """Add the call."""
+        name = self.type.removesuffix("_call")
+        given = self.action or self.operation or self.arguments or {}
+        arguments = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+        conversation.call(conversation.name_of(name, None), arguments, self.call_id or self.id or "", path)
+
+
+ShellResults = list[dict[str, Any]]
+Output = str | list[ContentPart] | None
+
+
+@attrs.frozen(kw_only=True)
+class OutputItem(Item):
+    """The result of a call."""
+
+    output: Output = None
+    call_id: str | None = None
+    name: str | None = None
+    namespace: str | None = None
+    caller: Any = None
+
+    def faults(self, path: str) -> Iterator[FieldError]:
+        """Yield the faults of the output."""
+        if self.output is None and self.type != "apply_patch_call_output":
+            yield FieldError(f"{path}.output", "is required")
+        yield from content_faults(self.output or "", f"{path}.output")
+
+    def add_to(self, conversation: ConversationBuilder, path: str) -> None:
+        """Add the result; that of a patch may be its state alone."""
+        content = located(self.output if self.output is not None else self.status or "", f"{path}.output")
+        conversation.result(self.call_id or self.id or "", content, path)
+
+
+@attrs.frozen(kw_only=True)
+class ShellOutputItem(Item):
+    """The results of shell commands."""
+
+    output: ShellResults
+    call_id: str
+    max_output_length: int | None = None
+    caller: Any = None
+
+    def add_to(self, conversation: ConversationBuilder, path: str) -> None:
+        """Add the results as JSON."""
+        conversation.result(self.call_id, json.dumps(self.output, ensure_ascii=False), path)
+
+
+@attrs.frozen(kw_only=True)
+class ReasoningItem(Item):
+    """What the assistant thought; the summary counts where the thoughts are not given."""
+
+    summary: list[TextContent] | None = None
+    content: list[TextContent] | None = None
+    encrypted_content: str | None = None
+
+    def add_to(self, conversation: ConversationBuilder, path: str) -> None:
+        """Add it to the turn that it belongs to."""
+        conversation.reasoning("\n".join(part.text for part in self.content or self.summary or ()), path)
+
+
+@attrs.frozen(kw_only=True)
+class AdditionalToolsItem(Item):
+    """Further tools."""
+
+    tools: Tools
+    role: str | None = None
+
+    def further_tools(self, path: str) -> list[tuple[str, Tool]]:
+        """Return the tools with their fields."""
+        return [(f"{path}.tools[{index}]", tool) for index, tool in enumerate(self.tools)]
+
+
+@attrs.frozen(kw_only=True)
+class ToolSearchOutputItem(AdditionalToolsItem):
+    """The tools that a search has found."""
+
+    call_id: str | None = None
+    execution: str | None = None
+
+    def add_to(self, conversation: ConversationBuilder, path: str) -> None:
+        """Add the names of the tools as the result of the call; the tools themselves are shown with the others."""
+        named: list[tuple[str, str | None]] = []
+        for tool in self.tools:
+            if isinstance(tool, NamespaceTool):
+                named += [(each.name, tool.name) for each in tool.tools]
+            elif isinstance(tool, FunctionTool):
+                named.append((tool.name, None))
+        names = ", ".join(conversation.name_of(name, namespace) for name, namespace in named)
+        conversation.result(self.call_id or "", f"Found: {names}" if names else "Nothing was found.", path)
+
+
+@attrs.frozen(kw_only=True)
+class McpCallItem(Item):
+    """A call that a server made elsewhere, with its result."""
+
+    name: str
+    arguments: str
+    server_label: str | None = None
+    output: str | None = None
+    error: Any = None
+    approval_request_id: str | None = None
+
+    def add_to(self, conversation: ConversationBuilder, path: str) -> None:
+        """Add the call and its result."""
+        conversation.call(conversation.name_of(self.name, self.server_label), self.arguments, self.id or "", path)
+        failure = self.error if isinstance(self.error, str) else json.dumps(self.error)
+        conversation.result(self.id or "", self.output if self.output is not None else failure, path)
+
+
+@attrs.frozen(kw_only=True)
+class ItemReference:
+    """Stands for an item that is stored."""
+
+    id: str
+    type: str | None = None
+
+
+AnyItem = Item | ItemReference | dict[str, Any]
+"""The last is an item without a meaning here."""
+
+LEFT_OUT = frozenset(
+    {
+        "code_interpreter_call",
+        "file_search_call",
+        "image_generation_call",
+        "mcp_approval_request",
+        "mcp_approval_response",
+        "mcp_list_tools",
+        "web_search_call",
+    }
+)
+"""Types of items that only record what a server did elsewhere."""
+
+UNREADABLE = frozenset(
+    {
+        "compaction",
+        "compaction_trigger",
+        "computer_call",
+        "computer_call_output",
+        "configuration_update",
+        "program",
+        "program_output",
+    }
+)
+"""Types of items that are refused, since a conversation without them would be another one."""
+
+ITEM_KINDS: Mapping[str, object] = {
+    "message": MessageItem,
+    "function_call": FunctionCallItem,
+    "custom_tool_call": CustomCallItem,
+    **dict.fromkeys(("local_shell_call", "shell_call", "apply_patch_call", "tool_search_call"), BuiltInCallItem),
+    **dict.fromkeys(
+        (
+            "function_call_output",
+            "custom_tool_call_output",
+            "local_shell_call_output",
+            "apply_patch_call_output",
+        ),
+        OutputItem,
+    ),
+    "shell_call_output": ShellOutputItem,
+    "reasoning": ReasoningItem,
+    "additional_tools": AdditionalToolsItem,
+    "tool_search_output": ToolSearchOutputItem,
+    "mcp_call": McpCallItem,
+    "item_reference": ItemReference,
+}
+
+
+def item_faults(item: AnyItem, path: str) -> Iterator[FieldError]:
+    """Yield the faults of an item."""
+    if isinstance(item, Item):
+        yield from item.faults(path)
+    elif isinstance(item, dict) and item.get("type") in UNREADABLE:
+        yield FieldError(f"{path}.type", "is not supported: its meaning is known to its maker alone", unsupported=True)
+    elif isinstance(item, dict) and item.get("type") not in LEFT_OUT:
+        yield FieldError(f"{path}.type", f"must be one of {', '.join(ITEM_KINDS)}")
+
+
+def register_items(converter: StrictConverter) -> None:
+    """Register the unions of these classes with a converter."""
+    register_content(converter)
+    converter.union(Output, content_kind)
+    converter.union(AnyItem, _item_kind)
+
+
+def _item_kind(value: object) -> object:
+    if not isinstance(value, dict):
+        raise TypeError("must be an object")
+    kind = value.get("type")
+    if kind is None:
+        kind = "message" if "role" in value else "item_reference"
+    return ITEM_KINDS.get(kind, dict[str, Any]) if isinstance(kind, str) else dict[str, Any]

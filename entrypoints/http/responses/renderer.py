@@ -1,0 +1,247 @@
+"""Renders responses: items as events of a stream, or all of them in one document."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import attrs
+
+from mlxk.application.ports.clock import Clock
+from mlxk.domain.errors import MlxkError
+from mlxk.domain.generation.request import Finished, GenerationEvent, TextDelta, Usage
+from mlxk.entrypoints.http.generation.blocks import (
+    Block,
+    BlockBegan,
+    BlockChange,
+    BlockEnded,
+    BlockGrew,
+    BlockKind,
+    BlockReader,
+)
+from mlxk.entrypoints.http.generation.renderer import ResponseContext, ResponseRenderer
+from mlxk.entrypoints.http.generation.writers import SSE_HEADERS, sse_frame
+from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions, TruncationDetector, token_logprobs
+from mlxk.entrypoints.http.openai.renderer import finish_reason
+from mlxk.entrypoints.http.responses.document import (
+    COMPLETED,
+    FAILED,
+    IN_PROGRESS,
+    INCOMPLETE,
+    Document,
+    failure_document,
+    grows,
+    item_document,
+    prefix_of,
+    text_part,
+    usage_document,
+)
+from mlxk.entrypoints.http.responses.tools import Toolbox
+
+
+@attrs.frozen(kw_only=True)
+class Answering:
+    """What the rendering of a response needs of its request."""
+
+    fields: Document
+    """The fields that the response repeats."""
+    toolbox: Toolbox
+    keep: Callable[[Document], bool]
+    """Stores a finished response; returns whether it is stored."""
+    clock: Clock
+    response_id: str
+
+
+class ResponsesRenderer(ResponseRenderer):
+    """Renders one response.
+
+    Args:
+        context: Facts about the response.
+        options: How to render the message.
+        answering: See the class.
+    """
+
+    media_type = "application/json"
+    stream_headers = SSE_HEADERS
+
+    def __init__(self, context: ResponseContext, options: MessageOptions, answering: Answering) -> None:
+        self._context = context
+        self._answering = answering
+        self._toolbox = answering.toolbox
+        self._reader = BlockReader(one_call=options.one_call)
+        self._detector = TruncationDetector(json_text=options.json_text) if options.stops else None
+        self._number = 0
+        self._text_frame: tuple[bytes, bytes] | None = None
+        """What surrounds a piece of the open message in its frame, built once for each message."""
+
+    def opening(self) -> bytes:
+        """Return the response without output, as created and as in progress."""
+        snapshot = self._document(IN_PROGRESS)
+        created = self._frame("response.created", response=snapshot)
+        return created + self._frame("response.in_progress", response=snapshot)
+
+    def keep_alive(self) -> bytes:
+        """Return the state again: clients count events only, not comments, as signs of life."""
+        return self._frame("response.in_progress", response=self._document(IN_PROGRESS))
+
+    def event(self, index: int, event: GenerationEvent) -> bytes:
+        """Return the frames of an event."""
+        if self._detector is not None:
+            self._detector.add(event)
+        return b"".join(frame for change in self._reader.read(event) for frame in self._frames(change))
+
+    def closing(self, finished: Sequence[Finished]) -> bytes:
+        """Return the end of the last item, and the complete response."""
+        status = self._status(finished[0])
+        frames = [frame for change in self._last_changes(status) for frame in self._frames(change, status)]
+        document = self._finished(status, finished[0].usage)
+        return b"".join(frames) + self._frame(f"response.{status}", response=document)
+
+    def error(self, error: MlxkError) -> bytes:
+        """Return the response as failed, with the items that there are."""
+        output = self._output(INCOMPLETE)
+        document = {**self._document(FAILED, output), "error": failure_document(error)}
+        return self._frame("response.failed", response=document)
+
+    def whole(self, choices: Sequence[Sequence[GenerationEvent]], finished: Sequence[Finished]) -> bytes:
+        """Return the response as one document."""
+        for event in choices[0]:
+            if self._detector is not None:
+                self._detector.add(event)
+            for _ in self._reader.read(event):
+                pass
+        status = self._status(finished[0])
+        for _ in self._last_changes(status):
+            pass
+        return json.dumps(self._finished(status, finished[0].usage), ensure_ascii=False).encode()
+
+    def _status(self, finished: Finished) -> str:
+        truncated = self._detector is not None and self._detector.truncated
+        cut = finish_reason(finished, self._reader.called, truncated=truncated) == "length"
+        return INCOMPLETE if cut else COMPLETED
+
+    def _last_changes(self, status: str) -> Iterator[BlockChange]:
+        """Yield the end of the last block; an answer of nothing, or of thoughts alone, gets an empty message."""
+        blocks = self._reader.blocks
+        silent = all(block.kind is BlockKind.REASONING for block in blocks)
+        if not blocks or (silent and status == COMPLETED):
+            yield from self._reader.read(TextDelta(""))
+        yield from self._reader.end()
+
+    def _finished(self, status: str, usage: Usage) -> Document:
+        """Return the complete response, and store it."""
+        document = self._document(status, self._output(status))
+        document["usage"] = usage_document(usage)
+        if status == INCOMPLETE:
+            document["incomplete_details"] = {"reason": "max_output_tokens"}
+        else:
+            document["completed_at"] = int(self._answering.clock.now().timestamp())
+        document["store"] = document["store"] and self._answering.keep(document)
+        return document
+
+    def _document(self, status: str, output: Sequence[Document] = ()) -> Document:
+        return {
+            "id": self._answering.response_id,
+            "object": "response",
+            "created_at": int(self._context.created.timestamp()),
+            "completed_at": None,
+            "status": status,
+            "model": self._context.model,
+            "output": list(output),
+            "error": None,
+            "incomplete_details": None,
+            "usage": None,
+            **self._answering.fields,
+        }
+
+    def _output(self, status: str) -> list[Document]:
+        """Return all items; the last one has the state of the response."""
+        blocks = self._reader.blocks
+        states = [COMPLETED] * (len(blocks) - 1) + [status]
+        return [self._item(block, state) for block, state in zip(blocks, states, strict=False)]
+
+    def _item(self, block: Block, status: str) -> Document:
+        return item_document(block, self._item_id(block), status, self._toolbox)
+
+    def _item_id(self, block: Block) -> str:
+        unique = self._answering.response_id.partition("_")[2]
+        return f"{prefix_of(block, self._toolbox)}_{unique}_{block.index}"
+
+    def _frames(self, change: BlockChange, status: str = COMPLETED) -> Iterator[bytes]:
+        """Yield the frames of a change.
+
+        Args:
+            change: The change.
+            status: The state of an item that ends.
+        """
+        block = change.block
+        if isinstance(change, BlockBegan):
+            yield self._frame(
+                "response.output_item.added", output_index=block.index, item=self._item(block, IN_PROGRESS)
+            )
+            if block.kind is BlockKind.TEXT:
+                yield self._block_frame(block, "response.content_part.added", part=text_part("", []))
+                self._text_frame = self._text_surroundings(block)
+        elif isinstance(change, BlockGrew):
+            yield self._growth(change)
+        elif isinstance(change, BlockEnded):
+            yield from self._ending(block)
+            yield self._frame("response.output_item.done", output_index=block.index, item=self._item(block, status))
+
+    def _growth(self, change: BlockGrew) -> bytes:
+        block = change.block
+        if block.kind is BlockKind.TEXT:
+            if self._text_frame is not None and not change.logprobs:
+                return self._text(change.text)
+            tokens = token_logprobs(change.logprobs)
+            return self._block_frame(block, "response.output_text.delta", delta=change.text, logprobs=tokens)
+        if block.kind is BlockKind.REASONING:
+            return self._block_frame(block, "response.reasoning_text.delta", delta=change.text)
+        event = self._toolbox.called(block.name).kind.event
+        return self._block_frame(block, f"{event}.delta", delta=change.text) if grows(block, self._toolbox) else b""
+
+    def _ending(self, block: Block) -> Iterator[bytes]:
+        if block.kind is BlockKind.TEXT:
+            self._text_frame = None
+            part = text_part(block.text, block.logprobs)
+            yield self._block_frame(block, "response.output_text.done", text=block.text, logprobs=part["logprobs"])
+            yield self._block_frame(block, "response.content_part.done", part=part)
+        elif block.kind is BlockKind.REASONING:
+            yield self._block_frame(block, "response.reasoning_text.done", text=block.text)
+        else:
+            yield from self._call_ending(block)
+
+    def _call_ending(self, block: Block) -> Iterator[bytes]:
+        kind = self._toolbox.called(block.name).kind
+        if kind.event is None:
+            return
+        item = self._item(block, COMPLETED)
+        value = item[kind.field]
+        if not grows(block, self._toolbox) and value:
+            yield self._block_frame(block, f"{kind.event}.delta", delta=value)
+        yield self._block_frame(block, f"{kind.event}.done", **{"name": item["name"], kind.field: value})
+
+    def _block_frame(self, block: Block, name: str, **fields: Any) -> bytes:  # noqa: ANN401 - any JSON value
+        place = {"item_id": self._item_id(block), "output_index": block.index}
+        if block.kind is not BlockKind.TOOL_CALL:
+            place["content_index"] = 0
+        return self._frame(name, **place, **fields)
+
+    def _frame(self, name: str, **fields: Any) -> bytes:  # noqa: ANN401 - any JSON value
+        number = self._number
+        self._number += 1
+        frame = sse_frame({"type": name, "sequence_number": number, **fields})
+        return b"event: " + name.encode() + b"\n" + frame
+
+    def _text_surroundings(self, block: Block) -> tuple[bytes, bytes]:
+        """Return the bytes before the number of a message's delta, and those between it and the text."""
+        name = "response.output_text.delta"
+        place = {"item_id": self._item_id(block), "output_index": block.index, "content_index": 0, "logprobs": []}
+        head = b"event: " + name.encode() + b'\ndata: {"type":"' + name.encode() + b'","sequence_number":'
+        fields = json.dumps(place, separators=(",", ":")).encode()
+        return head, b"," + fields[1:-1] + b',"delta":'
+
+    def _text(self, text: str) -> bytes:
+        before, between = self._text_frame or (b"", b"")
+        number = self._number
+        self._number += 1
+        return before + str(number).encode() + between + json.dumps(text, ensure_ascii=False).encode() + b"}\n\n"

@@ -1,0 +1,197 @@
+"""The responses that clients may come back to, in memory: bounded, separate for each API key, lost at the end."""
+
+import json
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from mlxk.domain.errors import NotFoundError
+
+MAX_RESPONSES = 1000
+"""Responses of all owners together."""
+
+MAX_BYTES = 64 * 2**20
+"""Size of all responses together, as JSON."""
+
+PREVIOUS = "previous_response_id"
+"""The field that names a response to go on from."""
+
+LOST = "Send the whole conversation in input; what is kept is bounded, and lost when the server restarts."
+
+_PREFIXES = {
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "ctco",
+    "message": "msg",
+    "reasoning": "rs",
+}
+
+
+@attrs.frozen
+class StoredResponse:
+    """A response and the items that it was the answer to."""
+
+    document: bytes
+    """Without its output."""
+    inputs: tuple[tuple[str, bytes], ...]
+    """The items of the request, each with its id, as JSON."""
+    outputs: tuple[tuple[str, bytes], ...]
+    """The items of the answer."""
+    previous: str | None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the JSON."""
+        return len(self.document) + sum(len(item) for _, item in self.items)
+
+    @property
+    def items(self) -> tuple[tuple[str, bytes], ...]:
+        """All items, each with its id."""
+        return self.inputs + self.outputs
+
+    def response(self) -> dict[str, Any]:
+        """Return the response."""
+        return {**json.loads(self.document), "output": [json.loads(each) for _, each in self.outputs]}
+
+
+class ResponseStore:
+    """Keeps responses; those that were used least recently go first. Safe to share between threads.
+
+    Args:
+        max_responses: Responses of all owners together.
+        max_bytes: Size of all responses together.
+    """
+
+    def __init__(self, max_responses: int = MAX_RESPONSES, max_bytes: int = MAX_BYTES) -> None:
+        self._max_responses = max_responses
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._owners: dict[str, OrderedDict[str, StoredResponse]] = {}
+        self._sizes: dict[str, int] = {}
+
+    def keep(self, owner: str, inputs: Sequence[Mapping[str, Any]], document: Mapping[str, Any]) -> bool:
+        """Store a response; return whether there is room for it.
+
+        Args:
+            owner: Whose it is.
+            inputs: The items of the request, without those of earlier responses.
+            document: The response.
+        """
+        entry = StoredResponse(
+            _json({name: value for name, value in document.items() if name != "output"}),
+            tuple((each["id"], _json(each)) for each in map(_with_id, inputs)),
+            tuple((each["id"], _json(each)) for each in document["output"]),
+            document[PREVIOUS],
+        )
+        if entry.size > self._max_bytes // 2:
+            return False
+        with self._lock:
+            self._owners.setdefault(owner, OrderedDict())[document["id"]] = entry
+            self._sizes[owner] = self._sizes.get(owner, 0) + entry.size
+            self._shrink()
+        return True
+
+    def find(self, owner: str, response_id: str, field: str = "response_id") -> StoredResponse:
+        """Return a response.
+
+        Args:
+            owner: Whose it is.
+            response_id: Its id.
+            field: The field with the id, for the error.
+
+        Raises:
+            NotFoundError: The owner has no such response.
+        """
+        with self._lock:
+            responses = self._owners.get(owner, OrderedDict())
+            if response_id not in responses:
+                raise NotFoundError.in_field(field, "there is no such response, or it is no longer kept", hint=LOST)
+            responses.move_to_end(response_id)
+            return responses[response_id]
+
+    def forget(self, owner: str, response_id: str) -> None:
+        """Delete a response.
+
+        Raises:
+            NotFoundError: The owner has no such response.
+        """
+        self.find(owner, response_id)
+        with self._lock:
+            self._remove(owner, response_id)
+
+    def conversation(self, owner: str, response_id: str) -> list[dict[str, Any]]:
+        """Return the items of a response and of all those that it goes on from, oldest first.
+
+        Raises:
+            NotFoundError: The response or one before it is not there.
+        """
+        entries: list[StoredResponse] = []
+        current: str | None = response_id
+        while current is not None:
+            entries.append(self.find(owner, current, PREVIOUS))
+            current = entries[-1].previous
+        return [json.loads(item) for entry in reversed(entries) for _, item in entry.items]
+
+    def item(self, owner: str, item_id: str, field: str) -> dict[str, Any]:
+        """Return an item of any response.
+
+        Args:
+            owner: Whose it is.
+            item_id: Its id.
+            field: The field with the id, for the error.
+
+        Raises:
+            NotFoundError: No response of the owner has it.
+        """
+        with self._lock:
+            for entry in self._owners.get(owner, OrderedDict()).values():
+                for each_id, found in entry.items:
+                    if each_id == item_id:
+                        item: dict[str, Any] = json.loads(found)
+                        return item
+        raise NotFoundError.in_field(field, "there is no such item, or it is no longer kept", hint=LOST)
+
+    def _shrink(self) -> None:
+        """Make room at the expense of whoever has most."""
+        while self._excess():
+            largest = max(self._sizes, key=lambda owner: self._sizes[owner])
+            self._remove(largest, next(iter(self._owners[largest])))
+
+    def _excess(self) -> bool:
+        count = sum(map(len, self._owners.values()))
+        return count > self._max_responses or sum(self._sizes.values()) > self._max_bytes
+
+    def _remove(self, owner: str, response_id: str) -> None:
+        responses = self._owners.get(owner, OrderedDict())
+        removed = responses.pop(response_id, None)
+        if removed is not None:
+            self._sizes[owner] -= removed.size
+        if not responses:
+            self._owners.pop(owner, None)
+            self._sizes.pop(owner, None)
+
+
+def text_item(text: str) -> dict[str, Any]:
+    """Return the item of a plain text."""
+    return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
+
+
+def _with_id(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an item as it is listed: with an id and a type, and the text of a message as a part."""
+    kind = item.get("type") or "message"
+    given = item.get("id")
+    identity = given if isinstance(given, str) and given else f"{_PREFIXES.get(kind, 'item')}_{uuid.uuid4().hex}"
+    listed = {**item, "id": identity, "type": kind}
+    if kind == "message" and isinstance(item.get("content"), str):
+        part = "output_text" if item.get("role") == "assistant" else "input_text"
+        listed["content"] = [{"type": part, "text": item["content"]}]
+    return listed
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
