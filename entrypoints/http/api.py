@@ -67,5 +67,7 @@ class HttpApi:
     """Largest request bodies in bytes, for paths that take more than the operator's limit."""
     error_statuses: Mapping[str, int] = attrs.field(factory=dict)
     """HTTP statuses by the code of an error, where they are others than usual."""
+    request_id_header: str | None = None
+    """A header of its errors with the id of the request, beside the common one."""
     claims: Callable[[falcon.Request], bool] = _claims_nothing
     """Whether a request is meant for this API, although its path is not one of the resources."""

@@ -9,6 +9,7 @@ import falcon
 from mlxk.domain.errors import InternalError, MlxkError
 from mlxk.entrypoints.api_keys import KeyRing
 from mlxk.entrypoints.http.access import HostGuard, KeyGuard, OriginGuard
+from mlxk.entrypoints.http.anthropic.api import anthropic_api
 from mlxk.entrypoints.http.api import HttpApi, ServerContext, Services
 from mlxk.entrypoints.http.discovery import discovery_api
 from mlxk.entrypoints.http.errors import RETRY_SECONDS, ErrorBody, error_from_falcon, raised_at, status_of
@@ -22,7 +23,7 @@ from mlxk.entrypoints.http.resources import Alive, Docs, EngineWatch, Health, Me
 from mlxk.entrypoints.http.responses.api import responses_api
 from mlxk.entrypoints.settings import MIB, ServerSettings
 
-APIS: Sequence[Callable[[ServerContext], HttpApi]] = (discovery_api, openai_api, responses_api)
+APIS: Sequence[Callable[[ServerContext], HttpApi]] = (discovery_api, openai_api, responses_api, anthropic_api)
 """Every HTTP API of the server."""
 
 DEFAULT_ERROR_BODY: ErrorBody = error_body
@@ -114,6 +115,8 @@ class Application:
             response.set_header("Retry-After", str(RETRY_SECONDS[error.code]))
         if error.code == "unauthorized":
             response.set_header("WWW-Authenticate", "Bearer")
+        if api is not None and api.request_id_header is not None:
+            response.set_header(api.request_id_header, request_id(request))
         field = getattr(request.context, "prompt_field", None) if error.code == "context_length_exceeded" else None
         render = DEFAULT_ERROR_BODY if api is None else api.error_body
         response.content_type, response.data = render(error, request_id(request), field)

@@ -12,7 +12,10 @@ from referencing.jsonschema import DRAFT202012
 from mlxk.entrypoints.http.resources import openapi_document
 
 EVERYWHERE = {400, 404, 405, 408, 413, 415, 431, 501, 505, 507}
-"""Statuses that any address may answer with, about the request as HTTP; their body is the common error."""
+"""Statuses that any address may answer with, about the request as HTTP; their body is the error of its API."""
+
+ERRORS = {"/v1/messages": "MessagesError"}
+"""Schemas of the errors of an API, by how its addresses begin; others have the common error."""
 
 
 @functools.cache
@@ -59,7 +62,8 @@ def check(method: str, path: str, status: int, kind: str, body: Any) -> None:
         return
     described = operation(method, path)
     if status in EVERYWHERE and (described is None or str(status) not in described["responses"]):
-        assert faults("/components/schemas/Error", body) == []
+        name = next((name for begin, name in ERRORS.items() if path.startswith(begin)), "Error")
+        assert faults(f"/components/schemas/{name}", body) == []
         return
     assert described is not None, (method, path, status)
     assert str(status) in described["responses"], (method, path, status, body)

@@ -1,0 +1,1 @@
+"""The Anthropic-compatible API: messages, and counts of their tokens."""

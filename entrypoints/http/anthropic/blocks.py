@@ -1,0 +1,275 @@
+"""The content blocks of messages: text, media, reasoning, tool calls and their results, and what is skipped."""
+
+from typing import Annotated, Any
+
+import attrs
+
+from mlxk.entrypoints.http.requests.validation import OneOf, Range, StrictConverter
+
+IMAGE_TYPES = (
+    "image/avif",
+    "image/gif",
+    "image/heic",
+    "image/heif",
+    "image/jpeg",
+    "image/jpg",
+    "image/png",
+    "image/webp",
+)
+
+
+@attrs.frozen(kw_only=True)
+class TextBlock:
+    """Text."""
+
+    text: str
+    type: str = "text"
+
+
+@attrs.frozen(kw_only=True)
+class Base64Source:
+    """An image in the request."""
+
+    data: str
+    media_type: Annotated[str, OneOf(IMAGE_TYPES)]
+    type: str = "base64"
+
+
+@attrs.frozen(kw_only=True)
+class UrlSource:
+    """An image by its address; only data URLs are read."""
+
+    url: str
+    type: str = "url"
+
+
+ImageSource = Base64Source | UrlSource
+
+
+@attrs.frozen(kw_only=True)
+class ImageBlock:
+    """An image."""
+
+    source: ImageSource
+    type: str = "image"
+
+
+@attrs.frozen(kw_only=True)
+class TextSource:
+    """A document of plain text."""
+
+    data: str
+    media_type: str = "text/plain"
+    type: str = "text"
+
+
+DocumentPart = TextBlock | ImageBlock
+DocumentContent = str | list[DocumentPart]
+
+
+@attrs.frozen(kw_only=True)
+class ContentSource:
+    """A document of blocks."""
+
+    content: DocumentContent
+    type: str = "content"
+
+
+DocumentSource = TextSource | ContentSource
+
+
+@attrs.frozen(kw_only=True)
+class DocumentBlock:
+    """A document, which becomes text."""
+
+    source: DocumentSource
+    title: str | None = None
+    context: str | None = None
+    type: str = "document"
+
+
+@attrs.frozen(kw_only=True)
+class SearchResultBlock:
+    """A passage that the client has found, which becomes text."""
+
+    content: list[TextBlock]
+    source: str
+    title: str
+    type: str = "search_result"
+
+
+@attrs.frozen(kw_only=True)
+class ThinkingBlock:
+    """Reasoning of the assistant, for the chat template."""
+
+    thinking: str
+    signature: str | None = None
+    """Not checked."""
+    type: str = "thinking"
+
+
+@attrs.frozen(kw_only=True)
+class CompactionBlock:
+    """A summary in place of earlier turns."""
+
+    content: str | None = None
+    type: str = "compaction"
+
+
+@attrs.frozen(kw_only=True)
+class ToolUseBlock:
+    """A call of the assistant."""
+
+    id: str
+    name: Annotated[str, Range(1, 256)]
+    input: Any = None
+    """An object; what a client made of arguments that are none is passed on."""
+    type: str = "tool_use"
+
+
+@attrs.frozen(kw_only=True)
+class ToolReferenceBlock:
+    """The name of a tool that a search of the client has found."""
+
+    tool_name: str
+    type: str = "tool_reference"
+
+
+@attrs.frozen(kw_only=True)
+class SkippedBlock:
+    """A block that is left out: what a server ran, or only its maker can read."""
+
+    type: str
+    id: Any = None
+    """Declared, as the others, so that the block is reported as a whole instead of each field."""
+    name: Any = None
+    input: Any = None
+    data: Any = None
+    content: Any = None
+    tool_use_id: Any = None
+    caller: Any = None
+    tool: Any = None
+
+
+ResultPart = TextBlock | ImageBlock | DocumentBlock | SearchResultBlock | ToolReferenceBlock | SkippedBlock
+ResultContent = str | list[ResultPart] | None
+
+
+@attrs.frozen(kw_only=True)
+class ToolResultBlock:
+    """The result of a call."""
+
+    tool_use_id: str
+    content: ResultContent = None
+    is_error: bool | None = None
+    type: str = "tool_result"
+
+
+Block = (
+    TextBlock
+    | ImageBlock
+    | DocumentBlock
+    | SearchResultBlock
+    | ThinkingBlock
+    | CompactionBlock
+    | ToolUseBlock
+    | ToolResultBlock
+    | SkippedBlock
+)
+Content = str | list[Block] | None
+SystemContent = str | list[TextBlock] | None
+
+_BLOCKS: dict[str, type[Any]] = {
+    "text": TextBlock,
+    "image": ImageBlock,
+    "document": DocumentBlock,
+    "search_result": SearchResultBlock,
+    "thinking": ThinkingBlock,
+    "compaction": CompactionBlock,
+    "tool_use": ToolUseBlock,
+    "tool_result": ToolResultBlock,
+}
+_RESULT_PARTS: dict[str, type[Any]] = {
+    **{name: _BLOCKS[name] for name in ("text", "image", "document", "search_result")},
+    "tool_reference": ToolReferenceBlock,
+}
+SKIPPED = frozenset(
+    {
+        "browser_state",
+        "fallback",
+        "mcp_tool_listing",
+        "mcp_tool_use",
+        "redacted_thinking",
+        "server_tool_use",
+        "tool_addition",
+        "tool_removal",
+    }
+)
+"""Types of blocks that are left out, beside those whose names end as below."""
+_SERVER_RESULT = "_tool_result"
+"""How the types of results end that a server's tools have."""
+
+_BY_ID = "files by their id are not supported, since nothing is stored; send the content itself"
+
+
+def register_blocks(converter: StrictConverter) -> None:
+    """Register the unions of these classes with a converter."""
+    converter.union(Block, _block_kind)
+    converter.union(ResultPart, _result_kind)
+    converter.union(DocumentPart, lambda value: _kind_of(value, {"text": TextBlock, "image": ImageBlock}))
+    converter.union(ImageSource, _image_source)
+    converter.union(DocumentSource, _document_source)
+    converter.union(Content, lambda value: _text_or(list[Block], value))
+    converter.union(SystemContent, lambda value: _text_or(list[TextBlock], value))
+    converter.union(ResultContent, lambda value: _text_or(list[ResultPart], value))
+    converter.union(DocumentContent, lambda value: _text_or(list[DocumentPart], value))
+
+
+def _text_or(kind: object, value: object) -> object:
+    if isinstance(value, str):
+        return str
+    if isinstance(value, list):
+        return kind
+    raise TypeError("must be a string or an array of blocks")
+
+
+def _type_of(value: object) -> str:
+    if not isinstance(value, dict):
+        raise TypeError("must be an object")
+    kind = value.get("type")
+    return kind if isinstance(kind, str) else ""
+
+
+def _kind_of(value: object, kinds: dict[str, type[Any]]) -> object:
+    kind = _type_of(value)
+    if kind not in kinds:
+        raise ValueError(f"must have a type of {', '.join(kinds)}")
+    return kinds[kind]
+
+
+def _block_kind(value: object) -> object:
+    kind = _type_of(value)
+    if kind in SKIPPED or kind.endswith(_SERVER_RESULT):
+        return SkippedBlock
+    if kind == "container_upload":
+        raise ValueError("files of a container are not supported: there is none; send the content itself")
+    return _kind_of(value, _BLOCKS)
+
+
+def _result_kind(value: object) -> object:
+    return SkippedBlock if _type_of(value) in SKIPPED else _kind_of(value, _RESULT_PARTS)
+
+
+def _image_source(value: object) -> object:
+    if _type_of(value) == "file":
+        raise ValueError(_BY_ID)
+    return _kind_of(value, {"base64": Base64Source, "url": UrlSource})
+
+
+def _document_source(value: object) -> object:
+    kind = _type_of(value)
+    if kind == "file":
+        raise ValueError(_BY_ID)
+    if kind in {"base64", "url"}:
+        raise ValueError("PDF and addresses are not supported; send the text, or the pages as images")
+    return _kind_of(value, {"text": TextSource, "content": ContentSource})
