@@ -4,6 +4,7 @@ The engine only calls back when events are available; they are read, rendered an
 the engine, and hundreds of streams share one thread.
 """
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.errors import InternalError, MlxkError, ServerShutdownError
 from mlxk.domain.generation.request import Finished, FinishReason, GenerationEvent
+from mlxk.entrypoints.http.errors import raised_at
 from mlxk.entrypoints.http.generation.writers import ResponseWriter
 
 KEEP_ALIVE_SECONDS = 10.0
@@ -82,6 +84,14 @@ class StreamDelivery:
         """End at once with an error; does nothing after the end."""
         self.cancel()
         if not self._ended:
+            self._end(error)
+
+    def give_up(self, error: MlxkError) -> None:
+        """End with an error after a fault of the writer, also one at the end of the response."""
+        self.cancel()
+        if self._ended:
+            self._writer.fail(error)
+        else:
             self._end(error)
 
     def _take(self, index: int, events: Sequence[GenerationEvent]) -> None:
@@ -189,8 +199,10 @@ class StreamDispatcher:
         try:
             ended = delivery.move()
         except Exception as fault:  # noqa: BLE001 - a failing response must not stop the others
-            self._log.error("a response could not be delivered", error=type(fault).__name__)
-            delivery.fail(InternalError("The answer could not be delivered."))
+            where = raised_at(fault.__traceback__)
+            self._log.error("a response could not be delivered", error=type(fault).__name__, where=where)
+            with contextlib.suppress(Exception):  # the body is ended in any case
+                delivery.give_up(InternalError("The answer could not be delivered."))
             ended = True
         if ended:
             with self._lock:

@@ -87,8 +87,10 @@ class StreamWriter:
 
     def fail(self, error: MlxkError) -> None:
         """Send the error frames."""
-        self._body.write(self._renderer.error(error))
-        self._body.finish()
+        try:
+            self._body.write(self._renderer.error(error))
+        finally:
+            self._body.finish()
 
     def _write(self, data: bytes) -> bool:
         return self._body.write(data) if data else True
