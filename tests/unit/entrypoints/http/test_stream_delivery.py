@@ -9,6 +9,7 @@ from doubles.clock import InMemoryClock
 from doubles.event_log import InMemoryEventLog
 from falcon.testing import create_environ
 from serving.parts import CHAT_MODEL, Parts
+from serving.running import eventually
 
 from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.errors import ExecutionError, InternalError, MlxkError, ServerShutdownError
@@ -147,6 +148,7 @@ def test_a_response_that_cannot_be_written_ends_once_and_stops_no_other(
     dispatcher.add(StreamDelivery((stream,), broken, ends))
     sound, others = RecordingWriter(), Ends()
     dispatcher.add(StreamDelivery((ScriptedStream(TextDelta("b"), finished()),), sound, others))
+    assert eventually(lambda: broken.error is not None and sound.closed is not None)
     dispatcher.close()
     assert sound.written == [TextDelta("b"), finished()]
     assert len(ends.calls) == len(others.calls) == 1
