@@ -22,6 +22,13 @@ import time
 from pathlib import Path
 
 CLIENTS = sorted(path.stem for path in Path(__file__).parent.glob("*_client.*"))
+NODE_PACKAGES = {
+    "claude_code_client": "@anthropic-ai/claude-code",
+    "codex_client": "@openai/codex",
+    "ollama_npm_client": "ollama",
+    "openai_npm_client": "openai",
+}
+"""The npm package that a client needs."""
 RUNNERS = {".py": lambda python, path: [python, str(path)], ".cjs": lambda python, path: ["node", str(path)]}
 
 
@@ -31,7 +38,7 @@ def serve(command: str, home: str) -> tuple["subprocess.Popen[str]", str]:
         [*shlex.split(command), "serve", "--port", "0", "--model", "demo", "--json", "--log-level", "warning"],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "HF_HOME": home},
+        env={**os.environ, "HF_HOME": home, "MLXK_WORKSPACE_HOME": str(Path(home, "models"))},
     )
     if server.stdout is None:
         raise RuntimeError("the server has no output")
@@ -41,12 +48,13 @@ def serve(command: str, home: str) -> tuple["subprocess.Popen[str]", str]:
 
 def missing(name: str) -> str | None:
     """Return what a client lacks to be run on this machine; None when it lacks nothing, or is to fail without it."""
-    if not name.endswith("_npm_client"):
+    package = NODE_PACKAGES.get(name)
+    if package is None:
         return None
     if shutil.which("node") is None:
         return "there is no Node here"
     folders = os.environ.get("NODE_PATH", "").split(os.pathsep)
-    return None if any(Path(folder, "openai").is_dir() for folder in folders) else "its package is not installed: npm"
+    return None if any(Path(folder, package).is_dir() for folder in folders) else "its package is not installed: npm"
 
 
 def run(name: str, address: str, python: str, home: str) -> bool:
@@ -62,7 +70,7 @@ def run(name: str, address: str, python: str, home: str) -> bool:
         env={**os.environ, "MLXK_BASE_URL": address, "OPENAI_API_KEY": "any", "HOME": home, "LLM_USER_PATH": home},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=200,
         check=False,
     )
     outcome = "ok" if done.returncode == 0 else f"FAILED\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
@@ -78,6 +86,8 @@ def main() -> int:
     parser.add_argument("clients", nargs="*", default=CLIENTS, metavar="CLIENT")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
+        interpreter = shlex.split(arguments.mlxk)[0]
+        subprocess.run([interpreter, Path(__file__).parent / "agent_models.py", Path(home, "models")], check=True)
         server, address = serve(arguments.mlxk, home)
         try:
             outcomes = [run(name, address, arguments.python, home) for name in arguments.clients]

@@ -3,9 +3,9 @@
     write_model(folder, template, "<tool_call>…</tool_call>", {"@@RESULT@@": "It is sunny."}, end="<|im_end|>")
 
 Every reply is cut into pieces that are tokens of their own, which no prompt can hold, since the tokenizer merges
-nothing. The embedding of a token is one dimension of its own and one that all share. The output layer leads from each
-piece to the next one. The only attention head looks for marks: the later one in the list of replies scores higher, and
-its value points to the first piece of its reply.
+nothing, or nothing to them. The embedding of a token is one dimension of its own and one that all share. The output
+layer leads from each piece to the next one. The only attention head looks for marks: the later one in the list of
+replies scores higher, and its value points to the first piece of its reply.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 HEAD = 64
 """Dimensions of the attention head."""
@@ -40,6 +40,7 @@ def write_model(
     added: tuple[str, ...] = (),
     context: int = 16384,
     ended: bool = True,
+    corpus: str = "",
     **tokenizer_config: Any,
 ) -> None:
     """Write the model.
@@ -54,20 +55,24 @@ def write_model(
         added: Further tokens of the vocabulary, not special.
         context: Tokens of the context window.
         ended: Whether the config names the end token.
+        corpus: Text that merges are learned from, which make long prompts of such text several times shorter.
         tokenizer_config: Further fields of ``tokenizer_config.json``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     marks = list(replies or {})
     alphabet = _bytes()
     vocabulary = {character: index for index, character in enumerate(sorted(alphabet.values()))}
+    merges: list[tuple[str, str]] = []
+    if corpus:
+        vocabulary, merges = _learned(corpus, sorted(alphabet.values()))
     chains = []
     for text in (reply, *(replies or {}).values()):
         pieces = _pieces(text, alphabet, vocabulary)
         for piece in pieces:
             vocabulary[piece] = len(vocabulary)
         chains.append([vocabulary[piece] for piece in pieces])
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=bool(corpus))
     tokenizer.decoder = decoders.ByteLevel()
     names = dict.fromkeys(each for each in (end, *special) if each)
     tokenizer.add_special_tokens([AddedToken(each, special=True, normalized=False) for each in names])
@@ -101,6 +106,16 @@ def _save_config(folder: Path, size: int, width: int, context: int, end: int) ->
         "eos_token_id": end,
     }
     (folder / "config.json").write_text(json.dumps(config))
+
+
+def _learned(corpus: str, alphabet: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Return the vocabulary and the merges of a text."""
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(vocab_size=2048, initial_alphabet=alphabet, show_progress=False)
+    learner.train_from_iterator([corpus], trainer)
+    learned = json.loads(learner.to_str())["model"]
+    return learned["vocab"], [(first, second) for first, second in learned["merges"]]
 
 
 def _bytes() -> dict[int, str]:
