@@ -35,6 +35,7 @@ COMMAND_LINE: Mapping[Remedy, str] = {
     Remedy.PUBLISH_OPENLY: "Make it private on the hub first, or say --public when everybody may see this.",
     Remedy.REPAIR_INDEX: "Fix: mlxk convert <model> <output> --repair-index",
     Remedy.SMALLER_GROUPS: "Try a smaller --q-group-size.",
+    Remedy.UNLOAD_FIRST: "Add --force to have it unloaded first: a server does so when no request uses it.",
     Remedy.USE_CHAT: "Ask it in a conversation: mlxk run --audio FILE",
     Remedy.USE_COMPLETIONS: "Give it the prompt as raw text.",
     Remedy.USE_EMBEDDINGS: "Ask it for vectors: mlxk embed",

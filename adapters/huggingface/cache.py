@@ -8,7 +8,8 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -25,10 +26,13 @@ from mlxk.adapters.huggingface.layout import (
     snapshots_of,
 )
 from mlxk.adapters.huggingface.locks import (
+    POLL_SECONDS,
     held_locks,
+    is_requested,
     lock_files,
     remove_lock_files,
     reserve_model,
+    return_requested,
     use_model,
     users_of,
 )
@@ -46,6 +50,8 @@ class HuggingFaceModelCache(ModelCache):
 
     def __init__(self, root: str) -> None:
         self._root = os.path.abspath(root)
+        self._used: list[ModelHandle] = []
+        """The models that this process has in use, each as often as it is."""
 
     def names(self) -> tuple[str, ...]:
         try:
@@ -94,12 +100,29 @@ class HuggingFaceModelCache(ModelCache):
     def holders(self, name: str) -> tuple[LockHolder, ...]:
         return held_locks(self._folder(name))
 
-    def use(self, handle: ModelHandle, activity: str) -> AbstractContextManager[None]:
-        cached = handle.origin is Origin.CACHE
-        return use_model(self._folder(handle.name), activity) if cached else contextlib.nullcontext()
+    @contextlib.contextmanager
+    def use(self, handle: ModelHandle, activity: str) -> Iterator[None]:
+        if handle.origin is not Origin.CACHE:
+            yield
+            return
+        with use_model(self._folder(handle.name), activity):
+            self._used.append(handle)
+            try:
+                yield
+            finally:
+                self._used.remove(handle)
 
     def users(self, name: str) -> tuple[LockHolder, ...]:
         return users_of(self._folder(name))
+
+    def ask_back(self, name: str, seconds: float) -> None:
+        folder, end = self._folder(name), time.monotonic() + seconds
+        with return_requested(folder):
+            while users_of(folder) and time.monotonic() < end:
+                time.sleep(POLL_SECONDS)
+
+    def asked_back(self) -> tuple[ModelHandle, ...]:
+        return tuple(handle for handle in dict.fromkeys(self._used) if is_requested(self._folder(handle.name)))
 
     def free_bytes(self) -> int | None:
         existing = self._root

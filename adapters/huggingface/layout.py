@@ -9,7 +9,8 @@ models--org--name/blobs/<digest>                     content of one file
                  /trees/<commit>.json                files of the revision as the hub listed them
 .locks/models--org--name/<digest>.lock               held by every client that writes the blob
                         /mlxk.lock                   held by the one mlxk process that changes the model
-                        /mlxk.use                    shared by the mlxk servers that have the model in memory
+                        /<process>.mlxk.use          held by a mlxk server that has the model in memory
+                        /mlxk.return                 held by the mlxk process that asks those servers to unload it
 """
 
 import contextlib
@@ -35,7 +36,10 @@ TREE_FORMAT = 1
 
 PARTIAL_SUFFIX = ".mlxk.incomplete"
 MODEL_LOCK = "mlxk.lock"
-USE_LOCK = "mlxk.use"
+USE_SUFFIX = ".mlxk.use"
+"""Of the file that a process locks while it uses a model, after its process id."""
+RETURN_LOCK = "mlxk.return"
+"""The file that a process locks while it asks those that use a model to unload it."""
 
 _PREFIX = "models--"
 _MARKER_OF_TESTS = "TEST-CACHE-SENTINEL"

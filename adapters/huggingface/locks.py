@@ -1,7 +1,8 @@
 """Locks of the cache: ours for an entire model, and those of every client for single blobs.
 
 All are advisory locks of the kernel (flock) on files below ``.locks``. They end with the process, so that a stale file
-locks nothing. Our lock files also hold the process id and the activity of a holder.
+locks nothing. Our lock files also hold the process id and the activity of a holder. Each process that uses a model has
+a file of its own for that, and one that wants a model back from them locks a further one.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from mlxk.adapters.huggingface.layout import MODEL_LOCK, USE_LOCK, ModelFolder
+from mlxk.adapters.huggingface.layout import MODEL_LOCK, RETURN_LOCK, USE_SUFFIX, ModelFolder
 from mlxk.application.ports.model_cache import LockHolder, in_use
 from mlxk.domain.errors import StorageError
 
@@ -87,32 +88,82 @@ def _write_holder(descriptor: int, text: str) -> None:
 
 def _remove_model_lock(folder: ModelFolder) -> None:
     """Delete our lock file while holding it; a process that has it open notices that it is unlinked, and retries."""
-    for name in (USE_LOCK, MODEL_LOCK):
-        with contextlib.suppress(OSError):
-            os.unlink(f"{folder.locks}/{name}")
+    with contextlib.suppress(OSError):
+        os.unlink(f"{folder.locks}/{MODEL_LOCK}")
     with contextlib.suppress(OSError):
         os.rmdir(folder.locks)
 
 
 @contextlib.contextmanager
 def use_model(folder: ModelFolder, activity: str) -> Iterator[None]:
-    """Hold a lock that other users share; without effect in a read-only cache, or in one without lock support."""
+    """Hold a lock of this process; without effect in a read-only cache, or in one without lock support."""
+    path = f"{folder.locks}/{os.getpid()}{USE_SUFFIX}"
     descriptor = None
     with contextlib.suppress(OSError):
-        os.makedirs(folder.locks, exist_ok=True)
-        descriptor = _open(f"{folder.locks}/{USE_LOCK}", os.O_CREAT)
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        descriptor = _shared_lock(folder, path)
         _write_holder(descriptor, f"{os.getpid()} {activity}\n")
     try:
         yield
     finally:
         if descriptor is not None:
+            with contextlib.suppress(OSError):  # this process uses it more than once
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(path)
             os.close(descriptor)
 
 
+def _shared_lock(folder: ModelFolder, path: str) -> int:
+    """Return a descriptor of a lock file that other users share.
+
+    Raises:
+        OSError: The file cannot be created or locked.
+    """
+    while True:
+        os.makedirs(folder.locks, exist_ok=True)
+        descriptor = _open(path, os.O_CREAT)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        except OSError:
+            os.close(descriptor)
+            raise
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)  # the file was deleted between the two calls
+
+
 def users_of(folder: ModelFolder) -> tuple[LockHolder, ...]:
-    """Return one of the other processes that use a model; empty when there is none."""
-    return _holders(folder, [USE_LOCK])
+    """Return the other processes that use a model; files that ended processes left are deleted."""
+    return _holders(folder, _lock_names(folder, USE_SUFFIX), stale=os.unlink)
+
+
+@contextlib.contextmanager
+def return_requested(folder: ModelFolder) -> Iterator[None]:
+    """Ask the processes that use a model to unload it, for the length of the block; without effect as ``use_model``."""
+    path, descriptor = f"{folder.locks}/{RETURN_LOCK}", None
+    with contextlib.suppress(OSError):
+        descriptor = try_lock(path, create=True)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            os.close(descriptor)
+
+
+def is_requested(folder: ModelFolder) -> bool:
+    """Whether a process asks for a model to be unloaded; the request of one that has ended does not count."""
+    path, descriptor = f"{folder.locks}/{RETURN_LOCK}", None
+    if not os.path.exists(path):
+        return False
+    with contextlib.suppress(OSError):
+        descriptor = try_lock(path, create=False)
+        if descriptor is None:
+            return os.path.exists(path)
+        os.unlink(path)
+    if descriptor is not None:
+        os.close(descriptor)
+    return False
 
 
 def held_locks(folder: ModelFolder) -> tuple[LockHolder, ...]:
@@ -121,7 +172,16 @@ def held_locks(folder: ModelFolder) -> tuple[LockHolder, ...]:
     return _holders(folder, sorted(lock_files(folder), key=lambda name: name != MODEL_LOCK))
 
 
-def _holders(folder: ModelFolder, names: list[str]) -> tuple[LockHolder, ...]:
+def _holders(
+    folder: ModelFolder, names: list[str], stale: Callable[[str], None] | None = None
+) -> tuple[LockHolder, ...]:
+    """Return the other processes that hold some of a model's lock files, each once.
+
+    Args:
+        folder: The model's.
+        names: Of the files.
+        stale: Called with the path of each file that nobody holds, while it is locked.
+    """
     holders: dict[int | None, LockHolder] = {}
     for name in names:
         path = f"{folder.locks}/{name}"
@@ -129,8 +189,11 @@ def _holders(folder: ModelFolder, names: list[str]) -> tuple[LockHolder, ...]:
         with contextlib.suppress(OSError):
             descriptor = try_lock(path, create=False)
             if descriptor is None and os.path.exists(path):
-                holder = _recorded_holder(path) if name in {MODEL_LOCK, USE_LOCK} else _downloading_holder(path)
+                ours = name == MODEL_LOCK or name.endswith(USE_SUFFIX)
+                holder = _recorded_holder(path) if ours else _downloading_holder(path)
                 holders.setdefault(holder.process, holder)
+            elif descriptor is not None and stale is not None:
+                stale(path)
         if descriptor is not None:
             os.close(descriptor)
     holders.pop(os.getpid(), None)
@@ -139,11 +202,15 @@ def _holders(folder: ModelFolder, names: list[str]) -> tuple[LockHolder, ...]:
 
 def lock_files(folder: ModelFolder) -> list[str]:
     """Return the names of a model's lock files, sorted; none where they are a link to another place."""
+    return _lock_names(folder, ".lock")
+
+
+def _lock_names(folder: ModelFolder, suffix: str) -> list[str]:
     if os.path.islink(folder.locks):
         return []
     try:
         with os.scandir(folder.locks) as entries:
-            return sorted(entry.name for entry in entries if entry.name.endswith(".lock"))
+            return sorted(entry.name for entry in entries if entry.name.endswith(suffix))
     except OSError:
         return []
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import attrs
 
 from mlxk.application.ports.model_source import ModelSource
-from mlxk.domain.errors import LocksPresentError
+from mlxk.domain.errors import Advice, LocksPresentError
 from mlxk.domain.models.model import ModelHandle
 
 
@@ -37,13 +37,13 @@ class LockHolder:
         return f"{process}, which is {self.activity}"
 
 
-def in_use(name: str, holders: tuple[LockHolder, ...]) -> LocksPresentError:
-    """Return the error that names the processes that work on a model."""
+def in_use(name: str, holders: tuple[LockHolder, ...], hint: Advice | None = None) -> LocksPresentError:
+    """Return the error that names the processes that work on a model; its hint is to wait, unless another is given."""
     processes = [holder.process for holder in holders if holder.process]
     stop = f", or stop process {processes[0]}" if processes else ""
     return LocksPresentError(
-        f"'{name}' is in use by {holders[0]}",
-        hint=f"Wait until it is done{stop}.",
+        f"'{name}' is in use by {', and by '.join(map(str, holders))}",
+        hint=hint or f"Wait until it is done{stop}.",
         detail={"processes": processes} if processes else None,
     )
 
@@ -135,6 +135,19 @@ class ModelCache(ModelSource, Protocol):
     @abstractmethod
     def users(self, name: str) -> tuple[LockHolder, ...]:
         """Return the other processes of this program that have a model in use."""
+
+    @abstractmethod
+    def ask_back(self, name: str, seconds: float) -> None:
+        """Ask the other processes of this program that have a model in use to unload it, and wait until they have.
+
+        Args:
+            name: ``org/name``.
+            seconds: The most to wait; ``users`` then tells who still has it.
+        """
+
+    @abstractmethod
+    def asked_back(self) -> tuple[ModelHandle, ...]:
+        """Return the models that this process has in use, and that another one asks to be unloaded now."""
 
     @abstractmethod
     def free_bytes(self) -> int | None:

@@ -7,6 +7,7 @@ import attrs
 
 from mlxk.application.ports.confirmation import Confirmation
 from mlxk.application.ports.model_cache import ModelCache, Removal, in_use
+from mlxk.application.ports.progress import Progress
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import (
     Advice,
@@ -20,6 +21,9 @@ from mlxk.domain.errors import (
 from mlxk.domain.models.model import ModelHandle, Origin
 from mlxk.domain.models.reference import ModelRef
 
+UNLOAD_SECONDS = 30.0
+"""How long to wait for servers to unload a model; longer than short answers take."""
+
 
 @attrs.frozen
 class RemoveRequest:
@@ -28,7 +32,7 @@ class RemoveRequest:
     reference: str
     """A name, a part of one, a name with ``@revision``, or a pattern with ``*``, ``?`` or ``[…]``."""
     force: bool = False
-    """Whether to remove inexact matches without confirmation."""
+    """Whether to remove inexact matches without confirmation, and to have servers unload the models first."""
     dry_run: bool = False
     """Whether to report only."""
 
@@ -52,18 +56,18 @@ class RemoveModel:
     cache: ModelCache
     resolve: ResolveModel
 
-    def __call__(self, request: RemoveRequest, confirmation: Confirmation) -> RemoveResult:
+    def __call__(self, request: RemoveRequest, confirmation: Confirmation, progress: Progress) -> RemoveResult:
         """Remove the models that match a reference.
 
         An exact name needs no confirmation, anything else does, or ``force``. A model that another process works on is
-        never removed.
+        never removed; one that a server has in memory is, with ``force``, when the server has unloaded it.
 
         Raises:
             ValidationError: The reference cannot be parsed.
             ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: No single cached model matches.
             WorkspaceModelError: The reference is a workspace or a built-in model.
             RequiresConfirmationError: The reference is not exact, and there is no terminal for a confirmation.
-            LocksPresentError: Another process works on the model.
+            LocksPresentError: Another process works on the model, or a server answers requests with it.
             StorageError: The disk refuses.
         """
         reference = request.reference.strip()
@@ -77,9 +81,9 @@ class RemoveModel:
         if not exact and not request.force and not self._confirmed(reference, removals, confirmation):
             return result
         for removal in removals:
-            self._require_unused(removal.name)
+            self._require_unused(removal.name, or_unloaded=request.force)
         for removal in removals:
-            self._remove(removal)
+            self._remove(removal, progress if request.force else None)
         return attrs.evolve(result, done=True)
 
     def _single(self, ref: ModelRef) -> Removal:
@@ -135,15 +139,29 @@ class RemoveModel:
             )
         return answer
 
-    def _remove(self, removal: Removal) -> None:
+    def _remove(self, removal: Removal, unloading: Progress | None) -> None:
+        """Remove a model; ``unloading`` gets a note for each server that is asked to unload it, None asks none."""
         with self.cache.reserve(removal.name, "removing it"):
+            users = self.cache.users(removal.name)
+            if users and unloading is not None:
+                for user in users:
+                    unloading.note(f"Waiting until '{removal.name}' is unloaded by {user}.")
+                self.cache.ask_back(removal.name, UNLOAD_SECONDS)
             self._require_unused(removal.name)
             self.cache.remove(removal)
 
-    def _require_unused(self, name: str) -> None:
-        holders = (*self.cache.holders(name), *self.cache.users(name))
+    def _require_unused(self, name: str, *, or_unloaded: bool = False) -> None:
+        """Refuse a model that others work on, or have in memory unless ``or_unloaded``.
+
+        Raises:
+            LocksPresentError: There is such a process.
+        """
+        holders = self.cache.holders(name)
         if holders:
             raise in_use(name, holders)
+        users = () if or_unloaded else self.cache.users(name)
+        if users:
+            raise in_use(name, users, hint=Advice(Remedy.UNLOAD_FIRST))
 
 
 def _matches(name: str, pattern: str) -> bool:

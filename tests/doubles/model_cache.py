@@ -61,6 +61,8 @@ class InMemoryModelCache(ModelCache):
         """Model to another program that downloads it without a reservation."""
         self.used: dict[str, LockHolder] = {}
         """Model to a process that has it in use."""
+        self.answering: set[str] = set()
+        """Models that those processes do not unload when they are asked to."""
 
     def names(self) -> tuple[str, ...]:
         return tuple(sorted(self.models))
@@ -110,6 +112,13 @@ class InMemoryModelCache(ModelCache):
 
     def users(self, name: str) -> tuple[LockHolder, ...]:
         return (self.used[name],) if name in self.used else ()
+
+    def ask_back(self, name: str, seconds: float) -> None:
+        if name not in self.answering:
+            self.used.pop(name, None)
+
+    def asked_back(self) -> tuple[ModelHandle, ...]:
+        return ()
 
     def free_bytes(self) -> int | None:
         return self._free

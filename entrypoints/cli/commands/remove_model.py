@@ -7,6 +7,7 @@ from mlxk.domain.errors import InterruptedRunError
 from mlxk.entrypoints.cli.command import CommandContext, complete_models
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
+from mlxk.entrypoints.cli.progress import transfer_progress
 from mlxk.entrypoints.cli.render import operations
 
 
@@ -16,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model", metavar="MODEL", help="a cached model, NAME@REVISION, a part of a name, or a pattern such as 'test-*'"
     )
     complete_models(action)
-    parser.add_argument("-f", "--force", action="store_true", help="do not ask, also when the name is not exact")
+    parser.add_argument(
+        "-f", "--force", action="store_true", help="do not ask, and have servers unload the model first"
+    )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
 
 
@@ -25,7 +28,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     remove = context.build(context.settings).use_cases.remove_model()
     request = RemoveRequest(arguments.model, arguments.force, arguments.dry_run)
     try:
-        result = remove(request, TerminalConfirmation(output))
+        result = remove(request, TerminalConfirmation(output), transfer_progress(output))
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted", hint=f"Continue: mlxk rm {arguments.model}") from None
     if output.as_json:

@@ -38,6 +38,7 @@ from mlxk.entrypoints.http.api import Services
 from mlxk.entrypoints.http.app import DEFAULT_ERROR_BODY, Application
 from mlxk.entrypoints.http.errors import raised_at
 from mlxk.entrypoints.http.process.log_stream import LossyStream
+from mlxk.entrypoints.http.process.return_watch import ReturnWatch
 from mlxk.entrypoints.http.process.sockets import is_loopback
 from mlxk.entrypoints.http.process.supervisor import WorkerOrders, report_line, stopping_signals, write_all
 from mlxk.entrypoints.http.server.server import HttpServer, ServerLimits
@@ -235,8 +236,11 @@ def _serve(
     signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping_signals())
     preload = Preload(container, application, server, report, http.stop)
     preload.start()
+    watch = ReturnWatch(container.adapters.model_cache(), container.adapters.text_generator())
+    watch.start()
     log.info("serving", logger="server", pid=os.getpid(), model=preloaded)
     clean = http.run()
+    watch.stop()
     application.close()
     container.adapters.text_generator().close()
     log.info("stopped", logger="server", pid=os.getpid())

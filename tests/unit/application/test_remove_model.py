@@ -6,12 +6,14 @@ from doubles.confirmation import InMemoryConfirmation
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
 from doubles.model_source import InMemoryModelSource
+from doubles.progress import InMemoryProgress
 from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.application.ports.model_cache import LockHolder
 from mlxk.application.use_cases.remove_model import RemoveModel, RemoveRequest, RemoveResult
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import (
+    Advice,
     AmbiguousModelError,
     LocksPresentError,
     ModelNotFoundError,
@@ -33,12 +35,13 @@ class World:
 
     cache: InMemoryModelCache
     confirmation: InMemoryConfirmation
+    progress: InMemoryProgress = attrs.field(factory=InMemoryProgress)
 
     def remove(self, reference: str, **flags: bool) -> RemoveResult:
         built_in = InMemoryModelSource({"demo": "/demo"})
         workspaces = InMemoryWorkspaceStore({"/home/me/ws": Workspace(managed=True)}, home="/home/me")
         resolve = ResolveModel(self.cache, workspaces, built_in, default_owner="mlx-community")
-        return RemoveModel(self.cache, resolve)(RemoveRequest(reference, **flags), self.confirmation)
+        return RemoveModel(self.cache, resolve)(RemoveRequest(reference, **flags), self.confirmation, self.progress)
 
 
 @pytest.fixture
@@ -128,6 +131,21 @@ def test_what_somebody_works_on_stays_and_so_does_everything_else_that_was_meant
     with pytest.raises(LocksPresentError, match="process 4711, which is pulling it"):
         there.remove("test-*", force=True)
     assert sorted(there.cache.models) == sorted(NAMES)
+
+
+def test_what_a_server_has_in_memory_is_removed_by_force_only_once_it_is_unloaded(there: World) -> None:
+    there.cache.used["acme/Other"] = LockHolder(4711, "serving it")
+    with pytest.raises(LocksPresentError, match="process 4711, which is serving it") as refused:
+        there.remove("acme/Other")
+    assert isinstance(refused.value.hint, Advice)
+    assert refused.value.hint.remedy is Remedy.UNLOAD_FIRST
+    there.cache.answering.add("acme/Other")
+    with pytest.raises(LocksPresentError, match="process 4711"):
+        there.remove("acme/Other", force=True)
+    assert "acme/Other" in there.cache.models
+    there.cache.answering.clear()
+    assert there.remove("acme/Other", force=True).done
+    assert there.progress.notes == 2 * ["Waiting until 'acme/Other' is unloaded by process 4711, which is serving it."]
 
 
 def test_a_download_that_never_finished_a_file_can_be_removed(there: World) -> None:
