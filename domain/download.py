@@ -5,6 +5,7 @@ Weights that cannot run code, tokenizers, JSON and documents are downloaded.
 
 import enum
 import re
+from collections.abc import Collection, Mapping
 
 import attrs
 
@@ -57,6 +58,8 @@ class RemoteModel:
     """Whether its author declares the MLX format."""
     indexed: frozenset[str] = frozenset()
     """The weight files that its index names; empty without an index."""
+    tensors: Mapping[str, Collection[str]] = attrs.field(factory=dict)
+    """Weight file to the names of its tensors, where they are known."""
 
     @property
     def reference(self) -> str | None:
@@ -192,7 +195,7 @@ def plan_download(model: RemoteModel) -> DownloadPlan:
     Raises:
         IncompatibleModelError: The model has no weights in safetensors files.
     """
-    strays = frozenset(stray_weights([file.path for file in model.files], model.indexed))
+    strays = frozenset(stray_weights([file.path for file in model.files], model.indexed, model.tensors or None))
     reasons = {file.path: _reason_to_skip(file.path, file.path in strays) for file in model.files}
     files = tuple(file for file in model.files if reasons[file.path] is None)
     skipped = tuple(SkippedFile(path, reason) for path, reason in reasons.items() if reason)

@@ -6,7 +6,7 @@ and which files it has.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from urllib.parse import quote, urlsplit
 
 import attrs
@@ -17,9 +17,12 @@ from mlxk.adapters.huggingface.client import HubClient
 from mlxk.adapters.huggingface.session import MAX_ANSWER_BYTES, origin_of
 from mlxk.domain.download import RemoteFile, check_commit, check_file
 from mlxk.domain.errors import DownloadFailedError
+from mlxk.domain.models.file_formats import header_span, read_header
 
 MAX_PAGES = 1000
 MAX_FILES = 200_000
+HEADER_BYTES = 64 * 1024
+"""First part of a weight file that is asked for; most headers fit."""
 ANSWER_SECONDS = 120.0
 """Time for one whole answer; the timeout of the session is that between two bytes."""
 
@@ -130,6 +133,46 @@ def _read(client: HubClient, url: str) -> tuple[bytes, str | None]:
             if len(content) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
                 raise DownloadFailedError("the hub's answer does not end", hint="See whether HF_ENDPOINT is a hub.")
         return bytes(content), response.links.get("next", {}).get("url")
+
+
+def read_tensors(client: HubClient, url: str, size_bytes: int) -> Collection[str]:
+    """Return the names of the tensors in a weight file, from its header; empty when it has none that can be read.
+
+    Args:
+        client: The hub.
+        url: Of the file.
+        size_bytes: Of the whole file.
+
+    Raises:
+        httpx2.HTTPError: The hub cannot be reached.
+    """
+    try:
+        data = client.with_retries(lambda: _beginning(client, url, min(size_bytes, HEADER_BYTES)))
+        span = min(header_span(data), size_bytes)
+        if len(data) < span <= MAX_ANSWER_BYTES:
+            data = client.with_retries(lambda: _beginning(client, url, span))
+    except httpx2.HTTPStatusError:
+        return ()
+    return read_header(data, size_bytes).tensors
+
+
+def _beginning(client: HubClient, url: str, count: int) -> bytes:
+    """Return the first bytes of a file; a server may ignore the range and send the entire file."""
+    if count == 0:
+        return b""
+    content, deadline = bytearray(), time.monotonic() + ANSWER_SECONDS
+    headers = {**client.headers(), "Range": f"bytes=0-{count - 1}"}
+    with client.open().stream("GET", url, headers=headers) as response:
+        if response.is_error:
+            response.read()
+        hf_raise_for_status(response)
+        for chunk in response.iter_bytes():
+            content += chunk
+            if len(content) >= count:
+                break
+            if time.monotonic() > deadline:
+                raise DownloadFailedError("the hub's answer does not end", hint="See whether HF_ENDPOINT is a hub.")
+    return bytes(content[:count])
 
 
 def _at_endpoint(endpoint: str, url: str) -> str:

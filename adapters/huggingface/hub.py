@@ -6,8 +6,16 @@ A snapshot becomes visible in one step, when all of its files are complete.
 import os
 import threading
 import time
+from collections.abc import Collection
 
-from mlxk.adapters.huggingface.answers import RepositoryInfo, list_files, model_info, read_answer, require_access
+from mlxk.adapters.huggingface.answers import (
+    RepositoryInfo,
+    list_files,
+    model_info,
+    read_answer,
+    read_tensors,
+    require_access,
+)
 from mlxk.adapters.huggingface.client import HubClient, translate_errors
 from mlxk.adapters.huggingface.layout import ModelFolder, publish_snapshot
 from mlxk.adapters.huggingface.transfer import BlobTransfer, StoppedError, storage_error
@@ -22,11 +30,13 @@ from mlxk.domain.download import (
 )
 from mlxk.domain.models.file_formats import read_document
 from mlxk.domain.models.snapshot import SAFETENSORS_INDEX
-from mlxk.domain.models.weight_files import SAFETENSORS, indexed_files, is_one_set
+from mlxk.domain.models.weight_files import SAFETENSORS, indexed_tensors, is_one_set, undecided_weights
 
 PARALLEL_DOWNLOADS = 8
 PROGRESS_SECONDS = 0.1
 """Interval of progress reports."""
+MAX_HEADERS = 32
+"""Most headers of weight files that are read before a download; with more files all of them are fetched."""
 STOP_SECONDS = 2.0
 """Timeout for the other downloads to end after a failure or an interrupt."""
 
@@ -54,8 +64,10 @@ class HuggingFaceModelHub(ModelHub):
             files = list_files(self._client, spelled, info.commit)
             if info.gated or info.private:
                 require_access(self._client, spelled, info.commit, files[0].path if files else ".gitattributes")
-            indexed = self._indexed(spelled, info.commit, files)
-        return RemoteModel(spelled, info.commit, files, revision, self._made_for_mlx(info), indexed)
+            index = self._index(spelled, info.commit, files)
+            indexed = frozenset(index)
+            tensors = {**index, **self._headers(spelled, info.commit, files, indexed)}
+        return RemoteModel(spelled, info.commit, files, revision, self._made_for_mlx(info), indexed, tensors)
 
     def missing_bytes(self, plan: DownloadPlan) -> int:
         folder = ModelFolder(self._root, plan.model.name)
@@ -82,15 +94,26 @@ class HuggingFaceModelHub(ModelHub):
         except OSError as error:
             raise storage_error(error) from error
 
-    def _indexed(self, name: str, commit: str, files: tuple[RemoteFile, ...]) -> frozenset[str]:
-        """Return the files that the index names; it is fetched only where the names of the files leave a doubt."""
+    def _index(self, name: str, commit: str, files: tuple[RemoteFile, ...]) -> dict[str, set[str]]:
+        """Return the tensors of the index by file; it is fetched only where the names of the files leave a doubt."""
         paths = [file.path for file in files]
         here = [path for path in paths if path.endswith(SAFETENSORS) and "/" not in path]
         if SAFETENSORS_INDEX not in paths or is_one_set(here):
-            return frozenset()
+            return {}
         url = self._client.file_url(name, commit, SAFETENSORS_INDEX)
         content, _ = read_answer(self._client, url)
-        return indexed_files(read_document(content).mapping)
+        return indexed_tensors(read_document(content).mapping)
+
+    def _headers(
+        self, name: str, commit: str, files: tuple[RemoteFile, ...], indexed: frozenset[str]
+    ) -> dict[str, Collection[str]]:
+        """Return the tensors in the headers by file; those are read only where names and index leave a doubt."""
+        sizes = {file.path: file.size_bytes for file in files}
+        undecided = undecided_weights(sizes, indexed)
+        if len(undecided) > MAX_HEADERS:
+            return {}
+        urls = {path: self._client.file_url(name, commit, path) for path in undecided}
+        return {path: read_tensors(self._client, url, sizes[path]) for path, url in urls.items()}
 
     def _made_for_mlx(self, info: RepositoryInfo) -> bool:
         owned = bool(self._mlx_owner) and info.name.startswith(f"{self._mlx_owner}/")

@@ -171,13 +171,18 @@ def _numbering_fault(snapshot: ModelSnapshot, numbered: list[re.Match[str]]) -> 
 
 
 def _expected_weights(snapshot: ModelSnapshot) -> list[str]:
-    """Return the weight files that a loader needs, as far as the hub listed them."""
+    """Return the weight files that a loader needs, as far as the hub listed them.
+
+    Of files without numbers one is enough: the others may be copies, which a download leaves out by their tensors.
+    """
     strays = stray_weights(snapshot.expected, frozenset())
-    return sorted(
+    owed = sorted(
         path
         for path in snapshot.expected
         if "/" not in path and path.startswith("model") and path.endswith(".safetensors") and path not in strays
     )
+    plain = [path for path in owed if not _SHARD.fullmatch(path)]
+    return [path for path in owed if path not in plain] if any(path in snapshot.files for path in plain) else owed
 
 
 HARMLESS_LAYERS = 1000

@@ -6,7 +6,8 @@ index names, this module only who belongs to it.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 
 SAFETENSORS = ".safetensors"
@@ -64,8 +65,16 @@ def is_litter(path: str) -> bool:
 
 def indexed_files(index: Mapping[str, object]) -> frozenset[str]:
     """Return the files that an index names; empty when it is none."""
-    weight_map = index.get("weight_map")
-    return frozenset(_texts(weight_map.values())) if isinstance(weight_map, dict) else frozenset()
+    return frozenset(indexed_tensors(index))
+
+
+def indexed_tensors(index: Mapping[str, object]) -> dict[str, set[str]]:
+    """Return the files that an index names, and the tensors in each; empty when it is none."""
+    weight_map, found = index.get("weight_map"), defaultdict[str, set[str]](set)
+    for tensor, path in weight_map.items() if isinstance(weight_map, dict) else ():
+        if isinstance(path, str) and path:
+            found[path].add(tensor)
+    return dict(found)
 
 
 def is_one_set(paths: Collection[str]) -> bool:
@@ -73,6 +82,23 @@ def is_one_set(paths: Collection[str]) -> bool:
     found = [_NUMBERED.fullmatch(path) for path in paths]
     sets = {(match["stem"], match["total"]) for match in found if match}
     return all(found) and len(sets) == 1 and {int(total) for _, total in sets} == {len(found)}
+
+
+def undecided_weights(paths: Collection[str], indexed: frozenset[str]) -> tuple[str, ...]:
+    """Return the weight files whose tensors tell which of them are the model, sorted; empty where the names do.
+
+    Args:
+        paths: See ``stray_weights``.
+        indexed: See ``stray_weights``.
+    """
+    weights = [path for path in paths if path.endswith(SAFETENSORS) and not is_litter(path)]
+    here = [path for path in weights if "/" not in path and not _is_beside(path)]
+    parts = [path for path in weights if "/" in path and _FOLDER_OF_A_PART.fullmatch(path.split("/", 1)[0])]
+    if indexed and indexed <= set(paths):
+        return tuple(sorted(parts))
+    if not here or len(here) + len(parts) < 2 or (is_one_set(here) and not parts):
+        return ()
+    return tuple(sorted([*here, *parts]))
 
 
 def stray_weights(
@@ -145,7 +171,3 @@ def _rank(path: str) -> tuple[int, str]:
     if _NUMBERED.fullmatch(stem):
         return 1, path
     return (2 if stem.startswith("model") else 3 if stem.startswith("weights") else 4), path
-
-
-def _texts(values: Iterable[object]) -> Iterable[str]:
-    return (value for value in values if isinstance(value, str) and value)

@@ -146,6 +146,75 @@ def test_other_forms_of_one_file_and_modules_of_an_encoder_are_told_apart(hub: L
     assert [file["path"] for file in planned["files"]] == sorted({**small_model(), **part})
 
 
+FURTHER_COPIES = (
+    "pytorch_model.safetensors",
+    "consolidated.00.safetensors",
+    "weights.safetensors",
+    "modelz.safetensors",
+    "model-copy.safetensors",
+    "model_fp16.safetensors",
+    "model (1).safetensors",
+    "model-00001-of-00001.safetensors",
+    "backup.safetensors",
+    "original/model.safetensors",
+    "original/consolidated.00.safetensors",
+    "metal/model.safetensors",
+    "encoder/model.safetensors",
+)
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_no_copy_is_fetched_whatever_its_name(hub: LoopbackHub, command: Command, single: Path, indexed: bool) -> None:
+    if not indexed:
+        (single / "model.safetensors.index.json").unlink()
+    for copy in FURTHER_COPIES:
+        zeros_of(single, copy)
+    files = {str(path.relative_to(single)): path.read_bytes() for path in single.rglob("*") if path.is_file()}
+    hub.add("org/m", files)
+    expected = sorted(set(files) - set(FURTHER_COPIES))
+    planned = command("pull", "org/m", "--dry-run")["data"]
+    assert [file["path"] for file in planned["files"]] == expected
+    command("pull", "org/m")
+    assert command("show", "org/m", "--files")["data"].get("strays") is None
+    said = command("run", "org/m", "hello", "--max-tokens", "6", "--temperature", "0")["data"]["response"]
+    assert said == answer(command)
+
+
+def test_without_an_index_a_file_with_further_tensors_is_fetched(
+    hub: LoopbackHub, command: Command, single: Path
+) -> None:
+    weights = mx.load(str(single / "model.safetensors"))
+    assert isinstance(weights, dict)
+    mx.eval(weights)
+    (single / "model.safetensors.index.json").unlink()
+    names = sorted(weights)
+    for path, part in {"model.safetensors": names[::2], "model_2.safetensors": names[1::2]}.items():
+        mx.save_safetensors(str(single / path), {name: weights[name] for name in part}, metadata={"format": "mlx"})
+    hub.add("org/m", {path.name: path.read_bytes() for path in single.iterdir()})
+    expected = answer(command)
+    command("pull", "org/m")
+    said = command("run", "org/m", "hello", "--max-tokens", "6", "--temperature", "0")["data"]["response"]
+    assert said == expected
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_long_headers_are_read_whole_before_a_download(
+    hub: LoopbackHub, command: Command, tmp_path: Path, ignored: bool
+) -> None:
+    names = [f"model.layers.{number}.self_attn.q_proj.weight" for number in range(2000)]
+    files = dict(small_model())
+    weights = {name: mx.zeros((1,)) for name in names}
+    further = {"further": mx.zeros((1,))}
+    for path, part in {"model": weights, "other": weights, "third": further}.items():
+        mx.save_safetensors(str(tmp_path / f"{path}.safetensors"), part)
+        files[f"{path}.safetensors"] = (tmp_path / f"{path}.safetensors").read_bytes()
+    hub.add("org/m", files)
+    if ignored:
+        hub.fault(r"safetensors$", ignore_range=True, times=100)
+    planned = command("pull", "org/m", "--dry-run")["data"]
+    assert [file["path"] for file in planned["files"]] == sorted(set(files) - {"other.safetensors"})
+
+
 def test_an_index_of_other_files_hides_nothing(hub: LoopbackHub, command: Command, single: Path) -> None:
     shutil.copy(single / "model.safetensors", single / "weights.safetensors")
     (single / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-00001-of-00009.x"}}))
