@@ -77,7 +77,7 @@ class InstalledSupport:
 
 def judge(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> Runtime:
     """Return which installed libraries can run a model, or the first reason why none can."""
-    if facts.framework is not Framework.MLX and not _is_encoder_in_safetensors(snapshot, facts):
+    if facts.framework is not Framework.MLX and not _is_loaded_from_pytorch(snapshot, facts):
         return Runtime(compatible=False, reason=f"Incompatible framework: {facts.framework.value}")
     own_code = _own_code(snapshot, ("model_file",), (CONFIG,))
     if own_code:
@@ -86,10 +86,13 @@ def judge(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> R
     return Runtime(reason is None, reason, tuple(library.value for library in libraries))
 
 
-def _is_encoder_in_safetensors(snapshot: ModelSnapshot, facts: Facts) -> bool:
-    """Whether it is an embedding model as most are published: mlx-vlm's loader takes the tensors of PyTorch."""
-    safe = bool(snapshot.top_level(".safetensors"))
-    return facts.framework is Framework.PYTORCH and facts.model_type is ModelType.EMBEDDING and safe
+def _is_loaded_from_pytorch(snapshot: ModelSnapshot, facts: Facts) -> bool:
+    """Whether the weights are safetensors as most makers publish them: the loaders take PyTorch's names and layouts.
+
+    Of speech models only Whisper is published in a form that mlx-audio takes.
+    """
+    taken = facts.model_type is not ModelType.AUDIO or (facts.architecture or "").lower() == "whisper"
+    return facts.framework is Framework.PYTORCH and bool(snapshot.top_level(".safetensors")) and taken
 
 
 def dedicated_to(support: InstalledSupport) -> Capability | None:

@@ -253,7 +253,7 @@ def _warning(plan: DownloadPlan) -> str | None:
     """Return the warning about a model that is not in MLX format, if any."""
     if plan.model.made_for_mlx:
         return None
-    return f"'{plan.model.name}' is not marked as an MLX model; it may have to be converted"
+    return f"'{plan.model.name}' is not marked as an MLX model; it runs only if MLX knows its architecture"
 
 
 def _parse(reference: str) -> ModelRef:

@@ -84,7 +84,7 @@ def framework(snapshot: ModelSnapshot) -> Framework:
         or any(header.written_for_mlx for header in snapshot.headers.values())
     ):
         return Framework.MLX
-    if snapshot.has_any(".gguf"):
+    if snapshot.has_any(".gguf") and not snapshot.top_level(".safetensors"):
         return Framework.GGUF
     if snapshot.has_any(".safetensors") or any(_is_pytorch(path) for path in snapshot.files):
         return Framework.PYTORCH

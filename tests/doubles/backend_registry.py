@@ -37,7 +37,8 @@ class InMemoryBackendRegistry(BackendRegistry):
         return Capability.AUDIO if known and self._speech.issuperset(known) else None
 
     def judge(self, snapshot: ModelSnapshot, facts: Facts) -> Runtime:
-        if facts.framework is not Framework.MLX:
+        published = facts.framework is Framework.PYTORCH and bool(snapshot.top_level(".safetensors"))
+        if facts.framework is not Framework.MLX and not published:
             return Runtime(compatible=False, reason=f"Incompatible framework: {facts.framework.value}")
         if "model_file" in snapshot.config:
             reason = "requires executing model-supplied code (config.json: model_file)"

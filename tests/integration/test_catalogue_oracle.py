@@ -174,6 +174,7 @@ INTENDED_DIFFERENCES: dict[str, dict[str, tuple[object, str]]] = {
         "health": ("healthy", "a note whose name contains 'partial' is not a partial download"),
         "runtime_compatible": (True, "a whole model runs"),
     },
+    "meta/Gamma-3B": {"runtime_compatible": (True, "mlx-lm loads safetensors as they are published for PyTorch")},
     "mlx-community/bge-m3": {"runtime_compatible": (True, "mlx-vlm loads xlm-roberta as an embedding model")},
     "mlx-community/oddname": {"runtime_compatible": (False, "mlx-lm looks for model*.safetensors only")},
     "mlx-community/shard-extra": {"size_bytes": (1057, "a file that the index does not name is not the model's")},
@@ -310,7 +311,7 @@ def test_a_finding_is_worded_as_consumers_know_it_and_names_the_files(
     ("name", "reason"),
     [
         ("TheBloke/Delta-GGUF", "Incompatible framework: GGUF"),
-        ("meta/Gamma-3B", "Incompatible framework: PyTorch"),
+        ("meta/Gamma-bin", "Incompatible framework: PyTorch"),
         ("mlx-community/legacy-weights", "Legacy format not supported by mlx-lm"),
         ("mlx-community/model-file", "requires executing model-supplied code (config.json: model_file)"),
         ("mlx-community/no-model-type", "config.json missing model_type field"),

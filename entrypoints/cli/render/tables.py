@@ -12,7 +12,6 @@ from mlxk.domain.models.integrity import listed
 from mlxk.domain.models.memory import MemoryFit, MemoryVerdict, text_section
 from mlxk.domain.models.model import (
     Capability,
-    Framework,
     ModelDescription,
     ModelDetails,
     ModelType,
@@ -86,7 +85,7 @@ class ListView:
     """Which rows and columns of the list to show."""
 
     everything: bool = False
-    """Also other frameworks, and models that cannot run."""
+    """Also models that cannot run."""
     health: bool = False
     verbose: bool = False
 
@@ -96,7 +95,7 @@ def model_table(
 ) -> str:
     """Return the table of models, no wider than ``width`` characters where possible.
 
-    Without flags it shows chat and audio models; ``--verbose`` all runnable MLX models; ``--all`` all models.
+    Without flags it shows chat and audio models that can run; ``--verbose`` all that can; ``--all`` all models.
     """
     wide = view.verbose or view.everything
     header = ["Name", "Hash", "Size", "Modified", "Src", *(["Clean", "Framework"] if wide else []), "Type"]
@@ -109,7 +108,7 @@ def model_table(
 def _shown(description: ModelDescription, view: ListView) -> bool:
     if view.everything:
         return True
-    if not description.runnable or description.framework is not Framework.MLX:
+    if not description.runnable:
         return False
     return view.verbose or description.model_type in {ModelType.CHAT, ModelType.AUDIO}
 

@@ -35,9 +35,11 @@ def build(request: pytest.FixtureRequest, tmp_path: Path) -> Build:
     return on_disk if request.param == "mlx" else InMemoryBackendRegistry
 
 
-def model(architecture: str, *, mlx: bool = True, **config: object) -> ModelSnapshot:
+def model(
+    architecture: str, *, mlx: bool = True, weights: str = "model.safetensors", **config: object
+) -> ModelSnapshot:
     """Return the files of a text model."""
-    files = {"config.json": 10, "model.safetensors": 100, "tokenizer.json": 10}
+    files = {"config.json": 10, weights: 100, "tokenizer.json": 10}
     documents = {"config.json": Document({"model_type": architecture, **config})}
     return ModelSnapshot("org/x", files=files, documents=documents, published_for_mlx=mlx)
 
@@ -77,11 +79,16 @@ class TestBackendRegistry:
         verdict = build({"mlx-lm": {"llama"}}).judge(found, detect(found))
         assert (verdict.compatible, verdict.reason, verdict.backends) == (True, None, ("mlx-lm",))
 
+    def test_safetensors_need_no_sign_of_mlx(self, build: Build) -> None:
+        found = model("llama", mlx=False)
+        assert build({"mlx-lm": {"llama"}}).judge(found, detect(found)).compatible
+
     @pytest.mark.parametrize(
         ("found", "reason"),
         [
             (model("other"), "Model type other not supported."),
-            (model("llama", mlx=False), "Incompatible framework: PyTorch"),
+            (model("llama", mlx=False, weights="pytorch_model.bin"), "Incompatible framework: PyTorch"),
+            (model("llama", mlx=False, weights="model.gguf"), "Incompatible framework: GGUF"),
             (
                 model("llama", model_file="code.py"),
                 "requires executing model-supplied code (config.json: model_file)",

@@ -95,7 +95,17 @@ def test_a_whole_model_of_a_known_architecture_runs(make_snapshot: Snapshots) ->
 
 
 def test_the_format_of_the_weights_comes_first(make_snapshot: Snapshots) -> None:
-    assert judged(make_snapshot(mlx=False), frozenset()).reason == "Incompatible framework: PyTorch"
+    pickled = make_snapshot({"model.safetensors": None, "pytorch_model.bin": 300}, mlx=False)
+    assert judged(pickled, frozenset()).reason == "Incompatible framework: PyTorch"
+    assert judged(make_snapshot(mlx=False), frozenset({Library.MLX_LM})).compatible
+
+
+@pytest.mark.parametrize(("architecture", "runs"), [("whisper", True), ("voxtral", False)])
+def test_of_speech_models_published_for_pytorch_only_whisper_runs(
+    architecture: str, runs: bool, make_snapshot: Snapshots
+) -> None:
+    found = make_snapshot({"config.json": {"model_type": architecture}}, mlx=False)
+    assert judged(found, frozenset({Library.MLX_AUDIO})).compatible is runs
 
 
 def test_an_unknown_architecture_or_a_missing_backend_is_named(make_snapshot: Snapshots) -> None:

@@ -44,7 +44,8 @@ def test_every_sign_of_mlx_counts(fields: dict[str, Any], make_snapshot: Snapsho
     ("files", "expected"),
     [
         ({}, Framework.PYTORCH),
-        ({"x.gguf": 300}, Framework.GGUF),
+        ({"model.safetensors": None, "x.gguf": 300}, Framework.GGUF),
+        ({"x.gguf": 300}, Framework.PYTORCH),
         ({"model.safetensors": None, "sub/pytorch_model.bin": 300}, Framework.PYTORCH),
         ({"model.safetensors": None}, Framework.UNKNOWN),
     ],
