@@ -113,6 +113,15 @@ def text_section(config: Mapping[str, object]) -> Mapping[str, object]:
     return config
 
 
+def own_text_section(config: Mapping[str, object]) -> Mapping[str, object]:
+    """Return what a config states about its language model itself, without what it states about all parts."""
+    for name in _TEXT_SECTIONS:
+        nested = config.get(name)
+        if isinstance(nested, Mapping) and nested:
+            return own_text_section(nested)
+    return config
+
+
 def cache_bytes_per_token(config: Mapping[str, object] | None) -> int:
     """Return the KV cache of one token, from a model's ``config.json``, bytes.
 

@@ -1,7 +1,7 @@
 """The tensors in weight files, by their headers: the index over them, those that are absent, and those that do not fit.
 
-Shapes are judged for decoders of a plain build only, whose loaders take the shapes that the config describes and no
-others; all others are judged when they are loaded.
+Of every model that generates text, the embedding, the last norm and the layers are judged, which all loaders build as
+the config describes; further shapes only of decoders of a plain build. All else is judged when it is loaded.
 """
 
 import itertools
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from mlxk.domain.errors import Advice, ConversionFailedError, Remedy
 from mlxk.domain.models.file_formats import SafetensorsHeader
-from mlxk.domain.models.memory import text_section
+from mlxk.domain.models.memory import own_text_section, text_section
 
 NAMED_AT_MOST = 5
 
@@ -20,6 +20,23 @@ LISTED_AT_MOST = 1000
 PLAIN_DECODERS = frozenset(
     {"gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "olmo2", "qwen2", "qwen3", "smollm3", "stablelm"}
 )
+
+_WIDER_EMBEDDINGS = frozenset({"mllama", "mllama_text_model"})
+"""Architectures whose embedding has more rows than the vocabulary has tokens."""
+
+_FULL_TYPES = frozenset({"F64", "F32", "F16", "BF16"})
+"""Types of weights that are not quantized."""
+
+_EMBEDDING = re.compile(r"(?:.+\.)?(?:embed_tokens|word_embeddings|tok_embeddings|backbone\.embeddings)\.weight")
+_LAST_NORM = re.compile(
+    r"(?:.+\.)?(?:model\.norm|(?:model|backbone)\.(?:norm_f|final_layernorm|embedding_norm))\.weight"
+)
+
+_OTHER_COUNTS = (
+    "is_encoder_decoder", "encoder_layers", "decoder_layers", "num_encoder_layers", "num_layers", "n_layer", "n_layers",
+    "block_configs",
+)  # fmt: skip
+"""Entries of configs in which the number of layers may not be that of one stack, or layers may be without tensors."""
 
 _PACKED = "U32"
 """Type of quantized weights, whose rows hold several values a word."""
@@ -136,17 +153,42 @@ def incomplete(tensors: list[str], shards: list[str] | None = None, count: int |
 
 def misfit(config: Mapping[str, object], headers: Mapping[str, SafetensorsHeader]) -> str | None:
     """Return how tensors and config contradict one another; None when they do not, or cannot be compared."""
-    if config.get("model_type") not in PLAIN_DECODERS:
-        return None
     tensors = {name: tensor for header in headers.values() for name, tensor in header.tensors.items()}
-    for name, expected in _expected(text_section(config)):
+    plain = config.get("model_type") in PLAIN_DECODERS
+    expected = _expected(text_section(config)) if plain else _expected_of_any(config, frozenset(tensors))
+    for name, wanted in expected:
         shape, packed = _shape(tensors.get(name))
-        seen, wanted = (shape[:1], expected[:1]) if packed else (shape, expected)
-        if len(shape) == len(expected) and seen != wanted:
-            return f"config.json makes {name} {_text(expected)}, the weights have {_text(shape)}"
+        seen, wanted_here = (shape[:1], wanted[:1]) if packed else (shape, wanted)
+        if len(shape) == len(wanted) and seen != wanted_here:
+            return f"config.json makes {name} {_text(wanted)}, the weights have {_text(shape)}"
+    if not plain and not _counts_one_stack(config, frozenset(tensors)):
+        return None
     layers, count = absent_layers(config, frozenset(tensors))
     more = f" and {count - 1} more" if count > 1 else ""
     return f"config.json counts layers that are not among the weights: {layers[0]}{more}" if layers else None
+
+
+def _expected_of_any(config: Mapping[str, object], tensors: frozenset[str]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the tensors whose shapes every loader takes from the config, where there is one of each kind."""
+    section = own_text_section(config)
+    hidden, rows = _size(section, "hidden_size"), _size(section, "vocab_size")
+    if not hidden or any(section.get(name) for name in (*_OTHER_COUNTS, "embedding_size")):
+        return
+    if config.get("model_type") in _WIDER_EMBEDDINGS:
+        return
+    for kind, shape in ((_EMBEDDING, (rows, hidden)), (_LAST_NORM, (hidden,))):
+        found = [name for name in tensors if kind.fullmatch(name) and not _OTHER_STACK.search(name)]
+        if len(found) == 1 and all(shape):
+            yield found[0], shape
+
+
+def _counts_one_stack(config: Mapping[str, object], tensors: frozenset[str]) -> bool:
+    """Whether a config counts the layers of the only stack of a model that is not for images or sound."""
+    sections = (config, own_text_section(config))
+    if any(section.get(name) for section in sections for name in _OTHER_COUNTS):
+        return False
+    found = {match[1] for match in filter(None, map(_LAYER.match, tensors)) if not _OTHER_STACK.search(match[1])}
+    return len(found) == 1
 
 
 def _expected(config: Mapping[str, object]) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -171,8 +213,10 @@ def _size(config: Mapping[str, object], name: str) -> int:
 
 
 def _shape(tensor: object) -> tuple[tuple[int, ...], bool]:
-    """Return a tensor's shape, empty without one, and whether its values are packed."""
+    """Return a tensor's shape, empty where it is unknown what it stands for, and whether its values are packed."""
     if not isinstance(tensor, dict) or not isinstance(tensor.get("shape"), list):
+        return (), False
+    if tensor.get("dtype") not in {*_FULL_TYPES, _PACKED}:
         return (), False
     return tuple(size for size in tensor["shape"] if type(size) is int), tensor.get("dtype") == _PACKED
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models import tiny_models
+from models import tiny_embedding, tiny_models, tiny_vision
 
 Command = Callable[..., dict[str, Any]]
 MIB = 2**20
@@ -80,3 +80,45 @@ def test_every_architecture_fits_its_own_config(command: Command, tmp_path: Path
     assert command("health", "./model")["data"]["summary"]["unhealthy_count"] == 0
     command("convert", "./model", "./small", "--quantize", "4")
     assert command("health", "./small")["data"]["summary"]["unhealthy_count"] == 0
+
+
+OTHERS = {
+    "lfm2": tiny_models.build,
+    "mamba2": tiny_models.build,
+    "gemma3": tiny_vision.build,
+    "qwen3_vl": tiny_vision.build,
+    "qwen2_vl": tiny_vision.build,
+    "pixtral": tiny_vision.build,
+    "smolvlm": tiny_vision.build,
+}
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": 80}, {"vocab_size": 3_000}, {"num_hidden_layers": 9}])
+@pytest.mark.parametrize("architecture", sorted(OTHERS))
+def test_decoders_of_any_build_are_compared_with_their_config(
+    command: Command, tmp_path: Path, architecture: str, change: dict[str, int]
+) -> None:
+    OTHERS[architecture](tmp_path / "model", architecture)
+    assert command("health", "./model")["data"]["summary"]["unhealthy_count"] == 0
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    section = config.get("text_config", config)
+    assert set(change) <= set(section)
+    section.update(change)
+    path.write_text(json.dumps(config))
+    assert_unhealthy(command, "Config and weights do not fit together")
+
+
+@pytest.mark.parametrize("architecture", sorted(tiny_vision.ARCHITECTURES))
+def test_every_vision_model_fits_its_own_config(command: Command, tmp_path: Path, architecture: str) -> None:
+    tiny_vision.build(tmp_path / "model", architecture)
+    assert command("health", "./model")["data"]["summary"]["unhealthy_count"] == 0
+
+
+def test_encoders_are_compared_with_their_config(command: Command, tmp_path: Path) -> None:
+    tiny_embedding.build_bert(tmp_path / "model")
+    assert command("health", "./model")["data"]["summary"]["unhealthy_count"] == 0
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "vocab_size": config["vocab_size"] + 8}))
+    assert command("health", "./model")["data"]["summary"]["unhealthy_count"] == 1
