@@ -50,16 +50,17 @@ def require_loadable(description: ModelDescription, require_kind: Requirement) -
         CapabilityError: It is of another kind.
         IncompatibleModelError: No installed backend runs it.
     """
-    name = description.handle.name
+    handle, runtime = description.handle, description.runtime
     if not description.health.healthy:
         raise UnhealthyModelError(
-            f"'{name}' is damaged or incomplete: {description.health.reason}",
-            hint=Advice(Remedy.CHECK_HEALTH, {"name": name}),
+            f"'{handle.label}' is damaged or incomplete: {description.health.reason}",
+            hint=Advice(Remedy.CHECK_HEALTH, {"name": handle.name}),
             fix=description.health.fix,
         )
     require_kind(description)
-    if not description.runtime.compatible:
-        raise IncompatibleModelError(f"'{name}' cannot run here: {description.runtime.reason}")
+    if not runtime.compatible:
+        hint = None if runtime.remedy is None else Advice(runtime.remedy)
+        raise IncompatibleModelError(f"'{handle.label}' cannot run here: {runtime.reason}", hint=hint)
 
 
 def estimate_memory(

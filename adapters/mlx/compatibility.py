@@ -13,11 +13,12 @@ libraries have quantized, those methods and forms are taken that the library loa
 """
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import attrs
 
-from mlxk.domain.models.detection import Facts
+from mlxk.domain.errors import Remedy
+from mlxk.domain.models.detection import Facts, foreign_quantization
 from mlxk.domain.models.model import Capability, Framework, ModelType, Runtime
 from mlxk.domain.models.snapshot import (
     CONFIG,
@@ -78,12 +79,26 @@ class InstalledSupport:
 def judge(snapshot: ModelSnapshot, facts: Facts, support: InstalledSupport) -> Runtime:
     """Return which installed libraries can run a model, or the first reason why none can."""
     if facts.framework is not Framework.MLX and not _is_loaded_from_pytorch(snapshot, facts):
-        return Runtime(compatible=False, reason=f"Incompatible framework: {facts.framework.value}")
+        of_others = f"Incompatible framework: {facts.framework.value}"
+        return Runtime(compatible=False, reason=of_others, remedy=Remedy.FIND_CONVERSION)
     own_code = _own_code(snapshot, ("model_file",), (CONFIG,))
     if own_code:
         return Runtime(compatible=False, reason=own_code)
     libraries, reason = _RULES.get(facts.model_type, _text_rule)(snapshot, facts, support)
-    return Runtime(reason is None, reason, tuple(library.value for library in libraries))
+    refused_weights = reason is not None and reason in _weight_refusals(snapshot, libraries, support)
+    remedy = Remedy.FIND_CONVERSION if refused_weights else None
+    return Runtime(reason is None, reason, tuple(library.value for library in libraries), remedy)
+
+
+def _weight_refusals(
+    snapshot: ModelSnapshot, libraries: tuple[Library, ...], support: InstalledSupport
+) -> list[str | None]:
+    """Return why libraries do not load the form of the weights, which another publication may not have."""
+    return [
+        refusal
+        for library in libraries
+        for refusal in (_weights_refusal(snapshot, library), _quantization_refusal(snapshot, library, support))
+    ]
 
 
 def _is_loaded_from_pytorch(snapshot: ModelSnapshot, facts: Facts) -> bool:
@@ -236,7 +251,7 @@ def _quantization_refusal(snapshot: ModelSnapshot, library: Library, support: In
     if method.lower() == "fp8" and not fp8 and not _is_mxfp8(stated):
         return f"Quantized by fp8, which {library.value} does not load for this architecture"
     if method.lower() in {"awq", "gptq"} and not _is_packed_by_outputs(snapshot):
-        return f"Quantized by {method} in a layout that {library.value} does not load"
+        return f"Quantized by {method} in a packing that {library.value} does not load"
     return None
 
 
@@ -262,17 +277,15 @@ _METHODS: dict[Library, dict[str, frozenset[str]]] = {
 """The methods that each library loads, with their forms; empty where it loads every form."""
 
 
-def _foreign_quantization(snapshot: ModelSnapshot) -> dict[str, object] | None:
-    nested = snapshot.config.get("text_config")
-    for part in (snapshot.config, nested if isinstance(nested, dict) else {}):
-        stated = part.get("quantization_config")
-        if isinstance(stated, dict) and stated:
-            return stated
+def _foreign_quantization(snapshot: ModelSnapshot) -> Mapping[str, object] | None:
+    stated = foreign_quantization(snapshot.config)
+    if stated:
+        return stated
     separate = snapshot.document(MODELOPT_CONFIG).mapping.get("quantization")
     return {"quant_method": "modelopt", **separate} if isinstance(separate, dict) else None
 
 
-def _form(stated: dict[str, object]) -> str:
+def _form(stated: Mapping[str, object]) -> str:
     """Return what distinguishes the forms of a method: a format, an algorithm, or the bits."""
     settings = stated.get("quantization")
     for part in (stated, settings if isinstance(settings, dict) else {}):
@@ -282,7 +295,7 @@ def _form(stated: dict[str, object]) -> str:
     return "4" if stated.get("quant_method") in {"awq", "gptq"} else ""
 
 
-def _is_mxfp8(stated: dict[str, object]) -> bool:
+def _is_mxfp8(stated: Mapping[str, object]) -> bool:
     return stated.get("scale_fmt") == "ue8m0" and stated.get("weight_block_size") == [32, 32]
 
 

@@ -212,10 +212,17 @@ class ConvertModel:
         name = description.handle.label
         if description.model_type is ModelType.AUDIO:
             raise CapabilityError(f"'{name}' turns speech into text, and such models cannot be converted")
-        foreign = config.get("quantization_config")
-        if "quantization" not in config and isinstance(foreign, dict):
+        remedy = description.runtime.remedy
+        if remedy is not None:
+            raise IncompatibleModelError(
+                f"'{name}' cannot be converted: {description.runtime.reason}", hint=Advice(remedy)
+            )
+        foreign = detection.foreign_quantization(config)
+        if "quantization" not in config and foreign:
             method = str(foreign.get("quant_method", "another method"))
-            raise IncompatibleModelError(f"'{name}' is quantized by {method}, which cannot be converted")
+            raise IncompatibleModelError(
+                f"'{name}' is quantized by {method}, which cannot be converted", hint=Advice(Remedy.FIND_CONVERSION)
+            )
         media = description.can(Capability.VISION) or description.can(Capability.AUDIO)
         backend = self.registry.converters(media)[0]
         architecture = str(config.get("model_type", ""))

@@ -161,6 +161,16 @@ def quantization(config: dict[str, object]) -> Quantization | None:
     return Quantization(bits, group_size, mode)
 
 
+def foreign_quantization(config: Mapping[str, object]) -> Mapping[str, object]:
+    """Return what a config states of a quantization by another library than MLX's; empty when it states none."""
+    nested = config.get("text_config")
+    for part in (config, nested if isinstance(nested, dict) else {}):
+        stated = part.get("quantization_config")
+        if isinstance(stated, dict) and stated:
+            return stated
+    return {}
+
+
 def _model_type(snapshot: ModelSnapshot, dedicated: Capability | None) -> ModelType:
     named = _named(snapshot.config)
     if _is_embedder(snapshot):

@@ -189,6 +189,8 @@ class Runtime:
     """Why not; None when compatible."""
     backends: tuple[str, ...] = ()
     """The backends for the model, the preferred one first; opaque names, see ``BackendRegistry``."""
+    remedy: Remedy | None = None
+    """What helps where it cannot; None when nothing is known to."""
 
 
 @attrs.frozen

@@ -48,6 +48,9 @@ def assert_refused(command: Command, named: str) -> None:
     assert named in listed["reason"]
     error = command("run", "./model", "hi", "--max-tokens", "2")["error"]
     assert (error["type"], named in error["message"]) == ("incompatible_model", True), error
+    assert "conversion" in error["hint"], error
+    converted = command("convert", "./model", "./converted", "--quantize", "4")["error"]
+    assert "conversion" in converted["hint"], converted
 
 
 @pytest.mark.parametrize("kind", sorted(METHODS))

@@ -150,3 +150,14 @@ def test_it_excludes_the_other_sections(mlxk: Program) -> None:
     done = mlxk("show", "demo", "--format-report", "--files")
     assert done.returncode == 2
     assert "--format-report" in done.stderr
+
+
+@pytest.mark.e2e
+def test_what_else_was_asked_for_is_reported_with_it(mlxk: Program, tmp_path: Path) -> None:
+    folder = str(tmp_path / "copy")
+    assert mlxk("clone", "demo", folder).returncode == 0
+    for section in ([], ["--files"], ["--config"], ["--format-report"]):
+        done = mlxk("show", folder, "--recalc-hash", *section)
+        assert (done.returncode, "recorded anew" in done.stderr) == (0, True), section
+        document = json.loads(mlxk("show", folder, "--recalc-hash", *section, "--json").stdout)
+        assert document["data"]["hash_updated"] is True, section

@@ -35,14 +35,14 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     details = container.use_cases.show_model()(arguments.model, recalculate_hash=arguments.recalc_hash)
     section = "files" if arguments.files else "config" if arguments.config else "metadata"
     verdict = estimate_memory(details.description, container.adapters.memory_probe())
+    if arguments.recalc_hash and not output.as_json:
+        output.note("The content hash is recorded anew; the workspace is clean.")
     if arguments.format_report:
         return _report_formats(details, verdict, arguments.recalc_hash, container, output)
     if output.as_json:
         output.document("show", model_json.model_details(details, section, verdict, arguments.recalc_hash))
         return DONE
     output.text(tables.details_text(details, section, container.adapters.clock().now(), verdict))
-    if arguments.recalc_hash:
-        output.note("The content hash is recorded anew; the workspace is clean.")
     return DONE
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from mlxk.application.use_cases.check_health import HealthEntry
+from mlxk.domain.models.detection import foreign_quantization
 from mlxk.domain.models.integrity import listed
 from mlxk.domain.models.memory import MemoryFit, MemoryVerdict, text_section
 from mlxk.domain.models.model import (
@@ -224,7 +225,13 @@ def _health_word(description: ModelDescription) -> str:
 
 def _quantization(details: ModelDetails) -> str:
     found = details.quantization
-    return f"{found.bits}-bit (group_size={found.group_size})" if found else "-"
+    if found:
+        return f"{found.bits}-bit (group_size={found.group_size})"
+    stated = foreign_quantization(details.config or {})
+    if not stated:
+        return "-"
+    method, bits = stated.get("quant_method"), stated.get("bits")
+    return f"{method if isinstance(method, str) else 'unnamed method'}{f', {bits}-bit' if type(bits) is int else ''}"
 
 
 def _metadata_lines(details: ModelDetails) -> list[str]:

@@ -76,6 +76,14 @@ def test_a_model_that_no_backend_runs_is_refused_with_the_reason() -> None:
     with pytest.raises(IncompatibleModelError) as refused:
         require_loadable(attrs.evolve(MODEL, **NO_BACKEND), any_kind)
     assert refused.value.message == "'org/m' cannot run here: mlx-lm is not installed"
+    assert refused.value.hint is None
+
+
+def test_what_helps_a_model_that_no_backend_runs_is_told_where_it_is_known() -> None:
+    runtime = Runtime(False, "Quantized by gptq", remedy=Remedy.FIND_CONVERSION)
+    with pytest.raises(IncompatibleModelError) as refused:
+        require_loadable(attrs.evolve(MODEL, runtime=runtime), any_kind)
+    assert refused.value.hint == Advice(Remedy.FIND_CONVERSION)
 
 
 def test_a_model_beyond_the_memory_budget_is_refused_with_the_numbers() -> None:

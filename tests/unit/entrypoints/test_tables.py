@@ -119,3 +119,29 @@ def test_health(snapshot: SnapshotAssertion) -> None:
     entries = [HealthEntry(each.handle, each.health, each.workspace) for each in MODELS]
     assert health_text(entries) == snapshot
     assert health_text(entries[:1]) == "healthy   demo — Model is healthy\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "shown"),
+    [
+        ({}, "-"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "gptq, 4-bit"),
+        ({"text_config": {"quantization_config": {"quant_method": "fp8"}}}, "fp8"),
+        ({"quantization_config": {"load_in_8bit": True}}, "unnamed method"),
+    ],
+)
+def test_the_quantization_of_another_library_is_named(config: dict[str, object], shown: str) -> None:
+    details = ModelDetails(
+        description=MODELS[-1],
+        files=(),
+        config=config,
+        quantization=None,
+        parameters=None,
+        license=None,
+        chat_template=True,
+        template_read=True,
+        tools_missing=None,
+        supports_reasoning=False,
+    )
+    verdict = judge_memory(MemoryReading(16 * 10**9, 12 * 10**9), 2_133_999_188, 32768, 4096)
+    assert f"Quantization: {shown}\n" in details_text(details, "metadata", NOW, verdict)
