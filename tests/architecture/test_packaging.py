@@ -78,7 +78,8 @@ def test_the_mlx_stack_is_pinned_installed_as_pinned_and_within_the_declared_ran
 
 
 def test_every_direct_dependency_is_pinned(constraints: dict[str, str], project: dict[str, Any]) -> None:
-    direct = {Requirement(line).name for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]}
+    extras = project["optional-dependencies"].values()
+    direct = {Requirement(line).name for lines in (project["dependencies"], *extras) for line in lines}
     assert {name for name in direct if canonicalize_name(name) not in constraints} == set()
 
 
