@@ -68,6 +68,18 @@ class EmbeddingRequest:
 
 
 @attrs.frozen
+class Truncation:
+    """An input that the model did not read to its end."""
+
+    index: int
+    """Of the input in its request."""
+    tokens: int
+    """Tokens of the whole input, special tokens included."""
+    kept: int
+    """Tokens that the vector is of."""
+
+
+@attrs.frozen
 class Embeddings:
     """The vectors of a request."""
 
@@ -77,6 +89,8 @@ class Embeddings:
     """Tokens of all inputs."""
     device: str
     """The device that computed them: ``gpu`` or ``cpu``."""
+    truncations: tuple[Truncation, ...] = ()
+    """Of the inputs that were truncated, in the order of the request."""
 
     @property
     def dimensions(self) -> int:

@@ -75,6 +75,7 @@ class Remedy(enum.Enum):
     PUBLISH_OPENLY = "publish-openly"
     REPAIR_INDEX = "repair-index"
     SMALLER_GROUPS = "smaller-groups"
+    TRUNCATE_INPUT = "truncate-input"
     UNLOAD_FIRST = "unload-first"
     USE_CHAT = "use-chat"
     USE_COMPLETIONS = "use-completions"

@@ -7,8 +7,8 @@ embedder.embed(EmbeddingRequest(handle, ("hello",))).vectors
 import math
 
 from mlxk.application.ports.text_embedder import TextEmbedder
-from mlxk.domain.embedding import EmbeddingRequest, Embeddings, Input, InputKind, Vector, shortened
-from mlxk.domain.errors import ContextLengthError, MlxkError, ValidationError
+from mlxk.domain.embedding import EmbeddingRequest, Embeddings, Input, InputKind, Truncation, Vector, shortened
+from mlxk.domain.errors import Advice, ContextLengthError, MlxkError, Remedy, ValidationError
 
 
 class InMemoryTextEmbedder(TextEmbedder):
@@ -40,14 +40,19 @@ class InMemoryTextEmbedder(TextEmbedder):
         read = [self._read(each, index, settings.truncate) for index, each in enumerate(request.inputs)]
         prefix = "query: " if settings.kind is InputKind.QUERY else ""
         vectors = tuple(shortened(self._vector(prefix + " ".join(words)), length) for words in read)
-        return Embeddings(vectors, sum(len(words) for words in read), "cpu")
+        lengths = [len(_words(each)) for each in request.inputs]
+        truncations = tuple(
+            Truncation(index, length, self._window) for index, length in enumerate(lengths) if length > self._window
+        )
+        return Embeddings(vectors, sum(len(words) for words in read), "cpu", truncations)
 
     def _read(self, text: Input, index: int, truncate: bool) -> list[str]:
-        words = text.split() if isinstance(text, str) else [chr(97 + token % 26) for token in text]
+        words = _words(text)
         if len(words) > self._window and not truncate:
             raise ContextLengthError(
                 f"input[{index}] has {len(words)} tokens; the model reads {self._window}.",
-                detail={"prompt_tokens": len(words), "context_length": self._window},
+                hint=Advice(Remedy.TRUNCATE_INPUT),
+                detail={"prompt_tokens": len(words), "context_length": self._window, "index": index},
             )
         return words[: self._window]
 
@@ -57,3 +62,7 @@ class InMemoryTextEmbedder(TextEmbedder):
             counts[ord(character) % self._dimensions] += 1.0
         length = math.hypot(*counts)
         return tuple(count / length for count in counts)
+
+
+def _words(text: Input) -> list[str]:
+    return text.split() if isinstance(text, str) else [chr(97 + token % 26) for token in text]

@@ -116,6 +116,19 @@ def test_vectors_come_from_a_server_of_their_own(start: Callable[..., Started], 
     assert (printed.returncode, printed.stderr) == (0, "")
     assert json.loads(printed.stdout)["embedding"] == pytest.approx(own.data[0].embedding, abs=1e-5)
 
+    long: dict[str, Any] = {"model": "any", "input": ["bread", "bread " * 200], "extra_body": {"truncate": True}}
+    for server in (maker, front):
+        answer = server.client.embeddings.with_raw_response.create(**long)
+        assert answer.headers["X-Mlxk-Adaptations"] == "inputs-truncated"
+        assert json.loads(answer.text)["truncated"] == [{"index": 1, "tokens": 202, "kept": 64}]
+        with pytest.raises(openai.BadRequestError, match=r"64 tokens\. However, input\[1\] resulted in 202 tokens"):
+            server.client.embeddings.create(**{**long, "extra_body": None})
+    printed = mlxk("embed", bert, "bread " * 200, "--truncate", **ALPHA)
+    assert printed.stderr == "[the text was truncated: the vector is of 64 of its 202 tokens]\n"
+    assert json.loads(printed.stdout)["metadata"]["truncated"] == {"tokens": 202, "kept": 64}
+    refused = mlxk("embed", bert, "bread " * 200, **ALPHA)
+    assert (refused.returncode, "--truncate" in refused.stderr) == (1, True), refused.stderr
+
     assert maker.stop() == 0
     with pytest.raises(openai.APIStatusError, match="Embed backend unreachable") as gone:
         front.client.embeddings.create(**asked)

@@ -207,6 +207,19 @@ def test_records_of_a_batch_keep_their_fields_and_their_order(
     assert len(mlxk.embedder.requests) == 2
 
 
+def test_texts_of_a_batch_that_are_truncated_are_named_by_their_number(
+    mlxk: Program, bert: str, stdin: Callable[[bytes], None]
+) -> None:
+    texts = ["word " * 600 if number in {3, 280} else "word" for number in range(300)]
+    stdin("\n".join(json.dumps({"text": text}) for text in texts).encode())
+    done = mlxk("embed", bert, "--batch", "--truncate", MLXK2_ENABLE_ALPHA_FEATURES="1")
+    assert done.err.splitlines() == [
+        f"[text {number} was truncated: the vector is of 512 of its 600 tokens]" for number in (4, 281)
+    ]
+    cut = [index for index, record in enumerate(embedded(done)) if "truncated" in record["metadata"]]
+    assert cut == [3, 280]
+
+
 def test_json_holds_all_records(mlxk: Program, bert: str, stdin: Callable[[bytes], None]) -> None:
     stdin(b'{"text": "one"}\n{"text": "two"}\n')
     done = mlxk("embed", bert, "--batch", "--json", MLXK2_ENABLE_ALPHA_FEATURES="1")

@@ -37,6 +37,14 @@ TEXTS = (
     "bread",
     "the girl is carrying the baby and the bread",
 )
+SWITCHES = {
+    "cls": "pooling_mode_cls_token",
+    "max": "pooling_mode_max_tokens",
+    "mean": "pooling_mode_mean_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
 QUERY = EmbeddingSettings(kind=InputKind.QUERY)
 
 
@@ -172,11 +180,72 @@ def test_the_first_token_is_taken_where_the_model_says_so(
     assert embed(embedder, first, "bread").vectors != embed(embedder, bert, "bread").vectors
 
 
-def test_a_way_of_pooling_that_is_not_supported_is_said_so(embedder: MlxTextEmbedder, folder: Path) -> None:
-    model = build_bert(folder / "weighted")
-    Path(model.directory, "1_Pooling", "config.json").write_text(json.dumps({"pooling_mode_weightedmean_tokens": True}))
-    with pytest.raises(IncompatibleModelError, match="pools its vectors"):
+def test_every_pooling_of_sentence_transformers_is_its_formula(embedder: MlxTextEmbedder, folder: Path) -> None:
+    from mlx_vlm.embedding_loader import load_embedding_model
+    from transformers import AutoTokenizer
+
+    model = build_bert(folder / "pooled")
+    encoded = AutoTokenizer.from_pretrained(model.directory)(TEXTS[3], return_tensors="np")
+    output = load_embedding_model(Path(model.directory))(
+        mx.array(encoded["input_ids"]), attention_mask=mx.array(encoded["attention_mask"])
+    )
+    hidden = np.array(output.last_hidden_state)[0]
+    place = np.arange(1, len(hidden) + 1)[:, None]
+    made = {
+        "cls": hidden[0],
+        "max": hidden.max(axis=0),
+        "mean": hidden.mean(axis=0),
+        "mean_sqrt_len_tokens": hidden.sum(axis=0) / np.sqrt(len(hidden)),
+        "weightedmean": (hidden * place).sum(axis=0) / place.sum(),
+        "lasttoken": hidden[-1],
+    }
+    stated: list[tuple[dict[str, Any], Any]] = [({"pooling_mode": name}, vector) for name, vector in made.items()]
+    stated += [({SWITCHES[name]: True, "pooling_mode_other": False}, vector) for name, vector in made.items()]
+    both = {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}
+    stated += [(both, np.concatenate([made["cls"], made["mean"]]))]
+    stated += [({"pooling_mode": ["max", "weightedmean"]}, np.concatenate([made["max"], made["weightedmean"]]))]
+    for number, (config, vector) in enumerate(stated):
+        variant = build_bert(folder / f"pooled-{number}")
+        Path(variant.directory, "1_Pooling", "config.json").write_text(json.dumps(config))
+        # Beside a longer text: padding must not count.
+        found = embed(embedder, variant, TEXTS[3], TEXTS[3] + " bread" * 20).vectors[0]
+        assert np.allclose(found, vector / np.linalg.norm(vector), atol=1e-5), config
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"pooling_mode": "attention"}, r"pools its vectors by attention \(1_Pooling/config.json\)"),
+        ({"pooling_mode": ["mean", "attention"]}, "pools its vectors by attention"),
+        ({"pooling_mode_attention": True}, "pools its vectors by pooling_mode_attention"),
+        ({"pooling_mode_mean_tokens": True, "include_prompt": False}, "include_prompt in 1_Pooling/config.json"),
+    ],
+)
+def test_a_pooling_that_is_not_known_is_refused_by_name(
+    config: dict[str, Any], said: str, embedder: MlxTextEmbedder, tmp_path: Path
+) -> None:
+    model = build_bert(tmp_path / "odd")
+    Path(model.directory, "1_Pooling", "config.json").write_text(json.dumps(config))
+    with pytest.raises(IncompatibleModelError, match=said):
         embed(embedder, model, "bread")
+
+
+def test_modules_are_found_where_the_model_lists_them_and_refused_by_name_where_none_would_run_them(
+    embedder: MlxTextEmbedder, tmp_path: Path, bert: ModelHandle
+) -> None:
+    model = build_bert(tmp_path / "listed")
+    chain = [("Transformer", ""), ("Pooling", "2_Pooling"), ("Normalize", "3_Normalize")]
+    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for kind, path in chain]
+    (tmp_path / "listed" / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "listed" / "2_Pooling").mkdir()
+    (tmp_path / "listed" / "2_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "max"}))
+    assert embed(embedder, model, "bread").vectors != embed(embedder, bert, "bread").vectors
+    for kind in ("Dense", "CNN", "Router"):
+        other = build_bert(tmp_path / kind)
+        added = [*modules, {"path": f"2_{kind}", "type": f"sentence_transformers.models.{kind}"}]
+        (tmp_path / kind / "modules.json").write_text(json.dumps(added))
+        with pytest.raises(IncompatibleModelError, match=rf"the module {kind} \(2_{kind}\)"):
+            embed(embedder, other, "bread")
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])

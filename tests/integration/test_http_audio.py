@@ -5,6 +5,7 @@ import json
 import struct
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -221,6 +222,24 @@ def test_vectors_say_what_they_are_of(server: RunningServer, sdk: openai.OpenAI)
     assert (answer.usage.prompt_tokens, answer.usage.total_tokens) == (3, 3)
     _, _, raw = server.post("/v1/embeddings", {"model": "encoder", "input": "one"})
     assert raw["system_fingerprint"] == "aaaaaaaa.cpu"
+
+
+@pytest.mark.parametrize("inputs", ["word " * 600, ["one", "word " * 600], [[1], [2] * 600]])
+def test_an_input_that_is_truncated_is_named_in_the_header_and_the_body(server: RunningServer, inputs: Any) -> None:
+    body = {"model": EMBEDDING_MODEL, "input": inputs}
+    status, headers, answer = server.post("/v1/embeddings", {**body, "truncate": True})
+    index = 0 if isinstance(inputs, str) else 1
+    assert (status, headers["x-mlxk-adaptations"]) == (200, "inputs-truncated")
+    assert answer["truncated"] == [{"index": index, "tokens": 600, "kept": 512}]
+    status, headers, answer = server.post(
+        "/v1/embeddings", {"model": EMBEDDING_MODEL, "input": "one", "truncate": True}
+    )
+    assert (status, "x-mlxk-adaptations" in headers, "truncated" in answer) == (200, False, False)
+    for refuse in ({}, {"truncate": False}, {"truncate": None}):
+        status, _, answer = server.post("/v1/embeddings", {**body, **refuse})
+        assert (status, answer["error"]["type"]) == (400, "context_length_exceeded")
+        assert "600 tokens" in answer["error"]["message"]
+        assert '"truncate": true' in answer["error"]["hint"]
 
 
 def test_tokens_dimensions_and_queries_reach_the_model(server: RunningServer, sdk: openai.OpenAI) -> None:

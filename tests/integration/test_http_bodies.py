@@ -236,6 +236,12 @@ def test_valid_answers_of_a_backend_are_passed_on_with_nothing_else(status: str,
     assert kept.get("retry-after") == ("7" if code == 503 else None)
 
 
+@pytest.mark.parametrize(("given", "passed"), [("inputs-truncated", True), ("<b>", False), ("x" * 70 + " y", False)])
+def test_what_a_backend_did_to_the_inputs_is_passed_on_when_it_is_codes(given: str, passed: bool) -> None:
+    _, kept, _ = through(answered("200 OK", JSON, f"X-Mlxk-Adaptations: {given}"))
+    assert kept.get("x-mlxk-adaptations") == (given if passed else None)
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [

@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlxk.adapters.mlx.embedding.encoding import EmbeddingModel
+from mlxk.adapters.mlx.embedding.pooling import pool
 from mlxk.adapters.mlx.engine.model_lease import ModelLease, ModelLeases
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.application.ports.text_embedder import TextEmbedder
@@ -57,7 +58,8 @@ class MlxTextEmbedder(TextEmbedder):
         from mlxk.adapters.mlx.embedding.loading import load_embedding_model
 
         with self._leases.lease(WantedModel(request.model, load=load_embedding_model), EmbeddingModel) as lease:
-            tokens = lease.model.encoder.encode(request)
+            encoded = lease.model.encoder.encode(request)
+            tokens = encoded.tokens
             found: dict[int, Vector] = {}
             for indices in batches(tokens):
                 found.update(zip(indices, self._vectors(lease, [tokens[index] for index in indices]), strict=True))
@@ -68,7 +70,7 @@ class MlxTextEmbedder(TextEmbedder):
         vectors = tuple(
             found[index] if length is None else shortened(found[index], length) for index in range(len(tokens))
         )
-        return Embeddings(vectors, sum(map(len, tokens)), device)
+        return Embeddings(vectors, sum(map(len, tokens)), device, encoded.truncations)
 
     def _vectors(self, lease: ModelLease[EmbeddingModel], texts: list[TokenIds]) -> list[Vector]:
         model = lease.model
@@ -83,11 +85,11 @@ def _compute(model: EmbeddingModel, texts: list[TokenIds]) -> list[Vector]:
     for row, text in enumerate(texts):
         ids[row, : len(text)] = text
         mask[row, : len(text)] = 1
-    try:
-        output = model.network(mx.array(ids), attention_mask=mx.array(mask))
-    except NotImplementedError as error:
-        raise IncompatibleModelError(f"'{model.name}' pools its vectors in a way that is not supported.") from error
-    pooled = getattr(output, "text_embeds", None)
+    output = model.network(mx.array(ids), attention_mask=mx.array(mask))
+    if model.pooling is None:
+        pooled = getattr(output, "text_embeds", None)
+    else:
+        pooled = pool(output.last_hidden_state, mx.array(mask), model.pooling)
     if pooled is None or pooled.ndim != 2:
         raise IncompatibleModelError(f"'{model.name}' does not make one vector of a text.")
     vectors = np.array(pooled.astype(mx.float32))

@@ -8,8 +8,8 @@ from typing import Any
 import attrs
 from transformers import PreTrainedTokenizerBase
 
-from mlxk.domain.embedding import EmbeddingRequest, EmbeddingSettings, Input, InputKind, TokenIds
-from mlxk.domain.errors import CapabilityError, ContextLengthError, ValidationError
+from mlxk.domain.embedding import EmbeddingRequest, EmbeddingSettings, Input, InputKind, TokenIds, Truncation
+from mlxk.domain.errors import Advice, CapabilityError, ContextLengthError, Remedy, ValidationError
 from mlxk.domain.models.model import ModelHandle
 
 _INSTRUCTED = re.compile(r"Instruct: (.*)\nQuery:( ?)", re.DOTALL)
@@ -71,6 +71,16 @@ def _text(stated: Mapping[str, object], *names: str) -> str:
     return next((text for text in found if isinstance(text, str) and text), "")
 
 
+@attrs.frozen
+class EncodedInputs:
+    """The tokens of a request's inputs."""
+
+    tokens: tuple[TokenIds, ...]
+    """Of each input, special tokens included."""
+    truncations: tuple[Truncation, ...]
+    """Of the inputs that were longer than the window."""
+
+
 class TextEncoder:
     """Tokenizes inputs.
 
@@ -100,8 +110,8 @@ class TextEncoder:
         if ends_with is not None and not self._after:
             self._after = (ends_with,)
 
-    def encode(self, request: EmbeddingRequest) -> list[TokenIds]:
-        """Return the tokens of every input, special tokens included.
+    def encode(self, request: EmbeddingRequest) -> EncodedInputs:
+        """Return the tokens of every input, and which inputs were truncated.
 
         Raises:
             ValidationError: A given token is not in the vocabulary.
@@ -111,10 +121,18 @@ class TextEncoder:
         prefix = self._prompts.prefix(request.settings)
         with self._lock:
             plain = [self._plain(each, prefix, index) for index, each in enumerate(request.inputs)]
-        room = self.window - len(self._before) - len(self._after)
+        frame = len(self._before) + len(self._after)
+        room = self.window - frame
         if not request.settings.truncate:
             self._require_room(plain, room)
-        return [(*self._before, *tokens[:room], *self._after) for tokens in plain]
+        return EncodedInputs(
+            tuple((*self._before, *tokens[:room], *self._after) for tokens in plain),
+            tuple(
+                Truncation(index, len(tokens) + frame, self.window)
+                for index, tokens in enumerate(plain)
+                if len(tokens) > room
+            ),
+        )
 
     def _plain(self, text: Input, prefix: str, index: int) -> TokenIds:
         if isinstance(text, str):
@@ -142,7 +160,7 @@ class TextEncoder:
             total = longest + len(self._before) + len(self._after)
             raise ContextLengthError(
                 f"input[{index}] has {total} tokens; the model reads {self.window}.",
-                hint="Shorten or divide it, or ask for it to be truncated.",
+                hint=Advice(Remedy.TRUNCATE_INPUT),
                 detail={"prompt_tokens": total, "context_length": self.window, "index": index},
             )
 
@@ -163,6 +181,8 @@ class EmbeddingModel:
     weight_bytes: int
     network: Any
     encoder: TextEncoder
+    pooling: tuple[str, ...] | None
+    """How the vectors of tokens become one, by ``pooling.MODES``; None where the network does it."""
     shortenable: bool
     """Whether a prefix of a vector is a valid vector (Matryoshka training)."""
 

@@ -10,8 +10,9 @@ from mlx_vlm import embedding_loader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mlxk.adapters.mlx.embedding.encoding import EmbeddingModel, TextEncoder, prompts_of
+from mlxk.adapters.mlx.embedding.pooling import MODES, stated_modes
 from mlxk.adapters.mlx.loading.load_errors import translated
-from mlxk.adapters.mlx.loading.model_files_check import object_in
+from mlxk.adapters.mlx.loading.model_files_check import json_in, object_in
 from mlxk.adapters.mlx.loading.text_model import read_config, weight_bytes
 from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_untrusted_code
 from mlxk.adapters.mlx.loading.weights_on_disk import loading_directory
@@ -47,6 +48,8 @@ _VOCABULARIES = (
 )
 """Vocabulary files; without any of them transformers builds a tokenizer without a vocabulary."""
 
+_MODES_OF_NETWORKS = frozenset({"cls", "mean", "max", "lasttoken"})
+
 _FIRST_TOKEN = re.compile(r"\bbge\b|\bmxbai\b")
 """Families with pooling by the first token; conversions often lack the file that states it."""
 
@@ -71,11 +74,13 @@ def load_embedding_model(handle: ModelHandle, adapter: str | None = None) -> Emb
         raise UnhealthyModelError(f"'{handle.name}' lacks its tokenizer.", hint="Download the model again.")
     with translated(handle, "has an architecture that makes no vectors"), offline():
         network, tokenizer = _load(handle)
-        pooling = _pooling(handle, config)
-        if pooling is not None:
-            network.pooling_config = pooling
-        encoder = _encoder(handle, config, tokenizer, pooling)
-    return EmbeddingModel(handle, weight_bytes(handle.directory), network, encoder, _is_shortenable(handle, config))
+        modes = _pooling(handle, config)
+        _require_known_modules(handle, network)
+        pooling = _place_pooling(handle, network, modes)
+        encoder = _encoder(handle, config, tokenizer, "lasttoken" in (modes or ()))
+    return EmbeddingModel(
+        handle, weight_bytes(handle.directory), network, encoder, pooling, _is_shortenable(handle, config)
+    )
 
 
 def _load(handle: ModelHandle) -> tuple[nn.Module, PreTrainedTokenizerBase]:
@@ -89,13 +94,10 @@ def _encoder(
     handle: ModelHandle,
     config: Mapping[str, Any],
     tokenizer: PreTrainedTokenizerBase,
-    pooling: Mapping[str, Any] | None,
+    last: bool,
 ) -> TextEncoder:
     stated = (object_in(handle, "config_sentence_transformers.json") or {}).get("prompts")
     prompts = prompts_of(handle.name, _architecture(config), stated if isinstance(stated, dict) else {})
-    last = pooling is not None and (
-        "lasttoken" in str(pooling.get("pooling_mode")) or pooling.get("pooling_mode_lasttoken")
-    )
     vocabulary = _text_config(config).get("vocab_size")
     return TextEncoder(
         tokenizer,
@@ -106,14 +108,74 @@ def _encoder(
     )
 
 
-def _pooling(handle: ModelHandle, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the pooling config; None for the architecture's default."""
-    stated = object_in(handle, "1_Pooling/config.json") or {}
+def _modules(handle: ModelHandle) -> list[tuple[str, str]]:
+    """Return the last word of the type and the folder of each module that sentence-transformers chains."""
+    listed = json_in(handle, "modules.json")
+    entries = [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+    return [(str(each.get("type", "")).rpartition(".")[2], str(each.get("path", ""))) for each in entries]
+
+
+def _require_known_modules(handle: ModelHandle, network: nn.Module) -> None:
+    """Refuse a model with modules that would be left out, which would make other vectors than its makers'.
+
+    Raises:
+        IncompatibleModelError: Names the module.
+    """
+    known = {"Transformer", "Pooling", "Normalize", "Dropout"}
+    if hasattr(network, "dense") or hasattr(network, "projection"):
+        known.add("Dense")
+    for kind, folder in _modules(handle):
+        if kind not in known:
+            raise IncompatibleModelError(
+                f"The vectors of '{handle.name}' pass through the module {kind} ({folder or 'modules.json'}), "
+                "which is not supported for its architecture."
+            )
+
+
+def _pooling(handle: ModelHandle, config: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the modes of pooling; None for the architecture's default.
+
+    Raises:
+        IncompatibleModelError: Names a mode that is not known, and any pooling that leaves the prefix out.
+    """
+    folder = next((folder for kind, folder in _modules(handle) if kind == "Pooling" and folder), "1_Pooling")
+    file = f"{folder}/config.json"
+    # A path out of the model's folder is not followed.
+    stated = None if ".." in folder.split("/") or folder.startswith("/") else object_in(handle, file)
+    if not stated:
+        bert = _architecture(config) == "bert" and _FIRST_TOKEN.search(handle.short_name.lower())
+        return ("cls",) if bert else None
     if stated.get("include_prompt") is False:
-        raise IncompatibleModelError(f"'{handle.name}' leaves its prefix out of the vector, which is not supported.")
-    if not stated and _architecture(config) == "bert" and _FIRST_TOKEN.search(handle.short_name.lower()):
-        return {"pooling_mode": "cls"}
-    return stated or None
+        raise IncompatibleModelError(
+            f"'{handle.name}' leaves its prefix out of the vector (include_prompt in {file}), which is not supported."
+        )
+    modes = stated_modes(stated)
+    unknown = [mode for mode in modes if mode not in MODES]
+    if unknown:
+        raise IncompatibleModelError(
+            f"'{handle.name}' pools its vectors by {', '.join(unknown)} ({file}), which is not supported; "
+            f"supported are {', '.join(MODES)}."
+        )
+    return modes
+
+
+def _place_pooling(handle: ModelHandle, network: nn.Module, modes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Let the network pool where it can; return the modes that are left to us, None when it does.
+
+    Raises:
+        IncompatibleModelError: The network has layers after a pooling that it does not have.
+    """
+    if modes is None:
+        return None
+    if len(modes) == 1 and modes[0] in _MODES_OF_NETWORKS:
+        network.pooling_config = {"pooling_mode": modes[0]}
+        return None
+    if hasattr(network, "dense"):
+        raise IncompatibleModelError(
+            f"'{handle.name}' has layers after its pooling by {', '.join(modes)}, which is not supported."
+        )
+    network.pooling_config = {"pooling_mode": "mean"}
+    return modes
 
 
 def _window(handle: ModelHandle, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> int:

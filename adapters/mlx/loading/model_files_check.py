@@ -58,15 +58,21 @@ def require_regular(handle: ModelHandle) -> list[tuple[str, str]]:
 
 def object_in(handle: ModelHandle, name: str) -> Mapping[str, Any] | None:
     """Return the JSON object in a file of a model; None when there is no regular file or no object in it."""
+    value = json_in(handle, name)
+    return value if isinstance(value, dict) else None
+
+
+def json_in(handle: ModelHandle, name: str) -> object:
+    """Return the JSON value in a file of a model; None when there is no regular file or no JSON in it."""
     path = os.path.join(handle.directory, name)
     if not os.path.isfile(path):
         return None
     try:
         with open(path, "rb") as file:
-            value = json.loads(file.read(MAX_DOCUMENT_BYTES + 1))
+            value: object = json.loads(file.read(MAX_DOCUMENT_BYTES + 1))
     except (OSError, ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return value
 
 
 def json_fault(handle: ModelHandle) -> UnhealthyModelError | None:

@@ -49,7 +49,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     container = context.build(context.settings)
     try:
         description = container.use_cases.describe_model()(container.use_cases.resolve_model()(arguments.model))
-        records = _records(arguments, container.use_cases.embed_text(), description, settings)
+        records = _records(arguments, output, container.use_cases.embed_text(), description, settings)
         if output.as_json:
             output.document("embed", {"records": list(records)})
         else:
@@ -61,13 +61,22 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
 
 
 def _records(
-    arguments: argparse.Namespace, embed: EmbedText, model: ModelDescription, settings: EmbeddingSettings
+    arguments: argparse.Namespace,
+    output: Output,
+    embed: EmbedText,
+    model: ModelDescription,
+    settings: EmbeddingSettings,
 ) -> Iterator[Fields]:
-    """Yield the input records with their embeddings."""
+    """Yield the input records with their embeddings, and say which texts were truncated."""
+    before = 0
     for batch in _batches(_inputs(arguments)):
         result = embed(model, tuple(str(fields["text"]) for fields in batch), settings)
-        for fields, vector in zip(batch, result.embeddings.vectors, strict=True):
-            yield media_json.embedded(fields, vector, result)
+        for each in result.embeddings.truncations:
+            text = f"text {before + each.index + 1}" if arguments.batch else "the text"
+            output.note(f"[{text} was truncated: the vector is of {each.kept} of its {each.tokens} tokens]")
+        for index, fields in enumerate(batch):
+            yield media_json.embedded(fields, index, result)
+        before += len(batch)
 
 
 def _settings(arguments: argparse.Namespace) -> EmbeddingSettings:

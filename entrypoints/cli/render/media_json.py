@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 
 from mlxk.application.use_cases.embed_text import EmbeddingResult
-from mlxk.domain.embedding import Vector
 from mlxk.domain.transcription import Segment, SpeechTask, TimedWord, Transcript
 
 Json = dict[str, object]
@@ -37,8 +36,10 @@ def transcribed(transcript: Transcript, translated: bool) -> Json:
     }
 
 
-def embedded(fields: Mapping[str, object], vector: Vector, result: EmbeddingResult) -> Json:
-    """Return one record of ``embed``: the input fields, the embedding and its metadata."""
+def embedded(fields: Mapping[str, object], index: int, result: EmbeddingResult) -> Json:
+    """Return one record of ``embed``: the fields of an input, by its index, the embedding and its metadata."""
+    vector = result.embeddings.vectors[index]
+    cut = next((each for each in result.embeddings.truncations if each.index == index), None)
     return {
         **fields,
         # Nine significant digits are enough for 32-bit floats.
@@ -48,6 +49,7 @@ def embedded(fields: Mapping[str, object], vector: Vector, result: EmbeddingResu
             "dimensions": len(vector),
             "content_hash": result.content_hash,
             "device": result.embeddings.device,
+            **({"truncated": {"tokens": cut.tokens, "kept": cut.kept}} if cut else {}),
         },
     }
 

@@ -1,6 +1,7 @@
 """``POST /v1/embeddings``: its body, its resource, and the proxy to another server."""
 
 import http.client
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from mlxk.application.use_cases.embed_text import EmbeddingResult
 from mlxk.domain.embedding import MAX_INPUTS, EmbeddingSettings, Input, InputKind, Vector, as_base64
 from mlxk.domain.errors import NetworkError
 from mlxk.entrypoints.http.api import ServerContext
+from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
 from mlxk.entrypoints.http.requests.body import BodyReader, Neutral
 from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter
 from mlxk.entrypoints.http.resources import send_json
@@ -25,6 +27,12 @@ CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 120.0
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
+
+INPUTS_TRUNCATED = "inputs-truncated"
+"""The code of ``X-Mlxk-Adaptations``; the body says which inputs."""
+
+_CODES = re.compile(r"[a-z0-9-]+(, [a-z0-9-]+){0,31}")
+"""What is passed on of a backend's ``X-Mlxk-Adaptations``."""
 
 Inputs = str | list[str] | list[int] | list[list[int]]
 
@@ -118,6 +126,8 @@ class EmbeddingsResource:
             result = self._services.embed(model.description, body.inputs, body.settings())
         finally:
             release()
+        if result.embeddings.truncations:
+            response.set_header(ADAPTATIONS, INPUTS_TRUNCATED)
         send_json(response, _document(body, result))
 
 
@@ -150,6 +160,8 @@ class EmbeddingsProxy:
         response.content_type, response.data = answer.content_type, answer.body
         if answer.retry_after is not None:
             response.set_header("Retry-After", answer.retry_after)
+        if answer.adaptations is not None:
+            response.set_header(ADAPTATIONS, answer.adaptations)
 
     def _forward(self, body: bytes, content_type: str) -> "_Answer":
         secure = self._address.scheme == "https"
@@ -172,8 +184,7 @@ class EmbeddingsProxy:
                 raise NetworkError("The embed backend's answer is too large.")
             if answer.length:
                 raise http.client.IncompleteRead(data, answer.length)
-            kind, retry = answer.getheader("Content-Type") or "", answer.getheader("Retry-After") or ""
-            return _checked(answer.status, kind, data, retry.strip() if retry.strip().isdecimal() else None)
+            return _checked(answer, data)
         finally:
             connection.close()
 
@@ -187,20 +198,29 @@ class _Answer:
     content_type: str
     body: bytes
     retry_after: str | None
+    adaptations: str | None
 
 
-def _checked(status: int, content_type: str, body: bytes, retry_after: str | None) -> _Answer:
+def _checked(answer: http.client.HTTPResponse, body: bytes) -> _Answer:
     """Return the answer of a backend, which clients would otherwise take for one of this server.
 
     Raises:
         NetworkError: It is no JSON, or its status is neither a success nor an error.
     """
+    status, content_type = answer.status, answer.getheader("Content-Type") or ""
     if not (status == HTTPStatus.OK or 400 <= status < 600):
         raise NetworkError(f"The embed backend answered with status {status}.", hint=_SEE_BACKEND)
     kind = content_type.partition(";")[0].strip().lower()
     if kind != "application/json" or not _is_json_object(body):
         raise NetworkError(f"The embed backend answered with status {status} and no JSON object.", hint=_SEE_BACKEND)
-    return _Answer(status, "application/json", body, retry_after)
+    retry, codes = (answer.getheader("Retry-After") or "").strip(), answer.getheader(ADAPTATIONS) or ""
+    return _Answer(
+        status,
+        "application/json",
+        body,
+        retry_after=retry if retry.isdecimal() else None,
+        adaptations=codes if _CODES.fullmatch(codes) else None,
+    )
 
 
 def _is_json_object(body: bytes) -> bool:
@@ -222,6 +242,7 @@ def reason_of(error: OSError) -> str:
 def _document(body: EmbeddingsRequest, result: EmbeddingResult) -> dict[str, object]:
     encode: Callable[[Vector], object] = as_base64 if body.encoding_format == "base64" else _as_numbers
     tokens = result.embeddings.tokens
+    cut = [attrs.asdict(each) for each in result.embeddings.truncations]
     return {
         "object": "list",
         "data": [
@@ -231,6 +252,7 @@ def _document(body: EmbeddingsRequest, result: EmbeddingResult) -> dict[str, obj
         "model": result.model,
         "system_fingerprint": result.fingerprint,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        **({"truncated": cut} if cut else {}),
     }
 
 

@@ -16,6 +16,7 @@ OPTIONAL = {
     "model": {"display_name", "quantization"},
     "show": {"hash_updated"},
     "health": {"files", "missing_bytes", "managed"},
+    "embed": {"truncated"},
     "run": {"reasoning", "tool_calls", "speaker", "words", "notes"},
 }
 """Fields that may be absent, by the schema that says so; every other field of an accepted document is required."""
