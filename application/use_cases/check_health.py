@@ -25,6 +25,8 @@ class HealthEntry:
     report: HealthReport
     workspace: Workspace | None
     """Provenance and state, for workspaces only."""
+    notes: tuple[str, ...] = ()
+    """What is wrong with the formats of a whole model, as far as its files show it, a sentence each."""
 
 
 @attrs.frozen
@@ -65,11 +67,11 @@ class CheckHealth:
         return tuple(entries)
 
     def _entry(self, handle: ModelHandle, deep: bool, progress: Progress | None) -> HealthEntry:
-        report = self.describe.health(handle)
+        report, notes = self.describe.checked(handle)
         if deep:
             report = self._deepened(handle, report, progress)
         workspace = self.workspaces.read(handle) if handle.origin is Origin.WORKSPACE else None
-        return HealthEntry(handle, report, workspace)
+        return HealthEntry(handle, report, workspace, notes if report.healthy else ())
 
     def _deepened(self, handle: ModelHandle, report: HealthReport, progress: Progress | None) -> HealthReport:
         def on_progress(done: int, total: int) -> None:

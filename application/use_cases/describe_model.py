@@ -16,6 +16,7 @@ from mlxk.application.ports.model_files import FileListing, ModelFiles
 from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, StorageError
 from mlxk.domain.formats.call_syntaxes import tools_missing
+from mlxk.domain.formats.format_problems import problems_in_text
 from mlxk.domain.formats.reasoning import supports_reasoning
 from mlxk.domain.models import detection, integrity
 from mlxk.domain.models import snapshot as names
@@ -35,10 +36,12 @@ from mlxk.domain.models.file_formats import (
 )
 from mlxk.domain.models.memory import WEIGHT_SUFFIXES, cache_bytes_per_token
 from mlxk.domain.models.model import (
+    Capability,
     HealthReport,
     ModelDescription,
     ModelDetails,
     ModelHandle,
+    ModelType,
     Origin,
     Runtime,
     Workspace,
@@ -240,6 +243,20 @@ class DescribeModel:
             ModelNotFoundError: The model was removed since it was resolved.
         """
         return self._read(handle).report
+
+    def checked(self, handle: ModelHandle) -> tuple[HealthReport, tuple[str, ...]]:
+        """Return the health report, and what is wrong with the formats of a whole model that generates text.
+
+        Raises:
+            ModelNotFoundError: The model was removed since it was resolved.
+        """
+        reading = self._read(handle)
+        if not reading.report.healthy:
+            return reading.report, ()
+        described = self._description(handle, reading)
+        template, for_chat = detection.chat_template_text(reading.snapshot), described.model_type is ModelType.CHAT
+        generates = Capability.TEXT_GENERATION in described.capabilities
+        return reading.report, problems_in_text(template, for_chat=for_chat) if generates else ()
 
     def _description(self, handle: ModelHandle, reading: _Reading) -> ModelDescription:
         snapshot = reading.snapshot

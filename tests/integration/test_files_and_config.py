@@ -122,3 +122,43 @@ def test_encoders_are_compared_with_their_config(command: Command, tmp_path: Pat
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "vocab_size": config["vocab_size"] + 8}))
     assert command("health", "./model")["data"]["summary"]["unhealthy_count"] == 1
+
+
+TEMPLATES = {
+    "{% for m in messages %}{{ m.content }}": "blocks 'for'",
+    "{%- if messages -%}{% for m in messages %}{{ m.content }}{% endfor %}": "blocks 'if'",
+    "{# {% if %} #}{% raw %}{% for %}{% endraw %}{% for m in messages %}{{ m.content if m else '' }}{% endfor %}": None,
+    "{% for m in messages %}{% if tools %}<|recipient|>{% endif %}{{ m }}{% endfor %}": "is not read as that call",
+}
+
+
+@pytest.mark.parametrize("place", ["tokenizer_config.json", "chat_template.jinja"])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_what_is_wrong_with_a_chat_template_is_a_note_of_health(
+    model: Path, command: Command, template: str, place: str
+) -> None:
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    settings["chat_template"] = template
+    if place != "tokenizer_config.json":
+        (model / place).write_text(settings.pop("chat_template"))
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    (found,) = command("health", "./model")["data"]["healthy"]
+    expected = TEMPLATES[template]
+    if expected is None:
+        assert "notes" not in found
+    else:
+        (note,) = found["notes"]
+        assert expected in note
+
+
+def test_a_chat_model_without_a_template_has_a_note_and_a_base_model_none(
+    model: Path, command: Command, tmp_path: Path
+) -> None:
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    del settings["chat_template"]
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    (found,) = command("health", "./model")["data"]["healthy"]
+    assert "notes" not in found
+    model.rename(tmp_path / "model-instruct")
+    (found,) = command("health", "./model-instruct")["data"]["healthy"]
+    assert found["notes"][0].startswith("There is no chat template")

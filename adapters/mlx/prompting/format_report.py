@@ -15,6 +15,7 @@ from mlxk.adapters.mlx.prompting.wire_messages import wire_prompt
 from mlxk.application.ports.model_tokenizer import CallSample, EndToken, FittedConversation, FormatReport
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.formats.call_syntaxes import CallSyntax, detect_syntaxes
+from mlxk.domain.formats.format_problems import CALL_UNREAD, NO_TEMPLATE
 from mlxk.domain.formats.output_parser import OutputParser
 from mlxk.domain.formats.reasoning import ReasoningFormat
 from mlxk.domain.formats.tool_arguments import Tools
@@ -103,7 +104,7 @@ def format_report(
             sample = _sample(holder, reasoning, syntaxes) if reads_tools else None
             problems += _call_problems(reads_tools=reads_tools, sample=sample)
     else:
-        problems.append("There is no chat template: a conversation can only be one user message, given as plain text.")
+        problems.append(NO_TEMPLATE)
     ends = _ends(renderer, vocabulary, named)
     if not ends:
         problems.append("No token is known that ends a turn: answers end at the limit of tokens only.")
@@ -165,7 +166,7 @@ def _call_problems(*, reads_tools: bool, sample: CallSample | None) -> list[str]
         return []
     if sample is None:
         return ["The chat template reads tools, but writes no calls: earlier ones are written as text."]
-    return [] if sample.read else ["A call as the chat template writes it is not read as that call."]
+    return [] if sample.read else [CALL_UNREAD]
 
 
 def _ends(

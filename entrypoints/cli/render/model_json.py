@@ -105,6 +105,8 @@ def _health_entry(entry: HealthEntry) -> Json:
         fields["files"] = list(report.files)
     if report.missing_bytes is not None:
         fields["missing_bytes"] = report.missing_bytes
+    if entry.notes:
+        fields["notes"] = list(entry.notes)
     if entry.workspace is not None:
         fields["managed"] = entry.workspace.managed
     return fields

@@ -174,10 +174,11 @@ def _health_cells(description: ModelDescription, verbose: bool) -> list[str]:
 
 
 def health_text(entries: Sequence[HealthEntry]) -> str:
-    """Return one line per model, after a summary when there are several."""
-    lines = [
-        f"{entry.report.status.value:<9} {entry.handle.label} — {health_reason(entry.report)}" for entry in entries
-    ]
+    """Return one line per model and note, after a summary when there are several."""
+    lines: list[str] = []
+    for entry in entries:
+        lines.append(f"{entry.report.status.value:<9} {entry.handle.label} — {health_reason(entry.report)}")
+        lines += (f"          {note}" for note in entry.notes)
     if len(entries) != 1:
         healthy = sum(entry.report.healthy for entry in entries)
         lines.insert(0, f"Summary: total {len(entries)}, healthy {healthy}, unhealthy {len(entries) - healthy}")

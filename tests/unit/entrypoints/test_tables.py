@@ -121,6 +121,13 @@ def test_health(snapshot: SnapshotAssertion) -> None:
     assert health_text(entries[:1]) == "healthy   demo — Model is healthy\n"
 
 
+def test_notes_of_health_stand_below_their_model() -> None:
+    entry = HealthEntry(MODELS[-1].handle, healthy(), None, ("There is no chat template.",))
+    first, second = health_text([entry]).splitlines()
+    assert first.startswith("healthy")
+    assert second == "          There is no chat template."
+
+
 @pytest.mark.parametrize(
     ("config", "shown"),
     [
