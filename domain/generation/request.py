@@ -68,6 +68,8 @@ class GenerationSettings:
     """The tool call that the grammar enforces; the text is then emitted as that call."""
     logprobs: int | None = None
     """Number of alternatives reported with the log probability of every token; None reports none at all."""
+    echo: bool = False
+    """Whether the prompt is emitted before the completion, with log probabilities if ``logprobs`` asks for them."""
 
     def validate(self) -> None:
         """Check every range.
@@ -148,7 +150,6 @@ _RULES = (
     _bias_fault,
     _stop_fault,
 )
-
 
 DEFAULT_THINKING_TAGS = ("<think>", "</think>")
 """The texts that begin and end reasoning where nothing else is known."""
@@ -290,7 +291,6 @@ AnswerDelta = TextDelta | ReasoningDelta | ToolCallDelta
 """An event with a part of the completion."""
 
 GenerationEvent = AnswerDelta | Finished
-
 
 TokenIds = tuple[int, ...]
 """A tokenized prompt."""

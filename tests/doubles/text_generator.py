@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from mlxk.application.ports.text_generator import EngineState, ResidentModel, TextGenerator, TextStream
-from mlxk.application.text_streams import QueuedTextStream
+from mlxk.application.text_streams import PromptDelta, QueuedTextStream
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ExecutionError, MlxkError
 from mlxk.domain.formats.scanner import StopSequences
 from mlxk.domain.formats.tool_calls import ForcedCallSplitter
@@ -41,6 +41,15 @@ def echo(request: GenerationRequest) -> Sequence[Token]:
     return tuple(word if index == 0 else f" {word}" for index, word in enumerate(words))
 
 
+def _as_prompt(request: GenerationRequest) -> PromptDelta:
+    """Return the prompt as the event that repeats it, one token a word."""
+    words = list(echo(request)) if isinstance(request.prompt, str) else [f" {token}" for token in request.prompt]
+    wanted, text = request.settings.logprobs, "".join(map(str, words))
+    spelled = [TokenAlternative(str(each), str(each).encode(), -0.5 * bool(index)) for index, each in enumerate(words)]
+    tokens = [TokenLogprob(each, (each,) * min(wanted or 0, 1)) for each in spelled]
+    return PromptDelta(text, () if wanted is None else tuple(tokens))
+
+
 class InMemoryTextStream(QueuedTextStream):
     """One scripted sequence."""
 
@@ -51,6 +60,7 @@ class InMemoryTextStream(QueuedTextStream):
         self._request = request
         self._tokens = tokens
         self._taken = 0
+        self._echoed = False
         self._stops = StopSequences(request.settings.stop)
         forced = request.settings.forced_call
         self._forced = ForcedCallSplitter(forced.name, "call_0") if forced is not None else None
@@ -61,6 +71,10 @@ class InMemoryTextStream(QueuedTextStream):
     def step(self) -> bool:
         """Put the next token; return False at the end. Called by the generator's thread only."""
         settings = self._request.settings
+        if settings.echo and not self._echoed:
+            self._echoed = True
+            self.put(_as_prompt(self._request))
+            return True
         if self.cancelled:
             return self._finish(FinishReason.CANCELLED)
         if self._taken == len(self._tokens):

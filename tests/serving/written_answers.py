@@ -99,7 +99,7 @@ class WrittenStream(TextStream):
     """An answer whose events come one by one, or several at a time."""
 
     def __init__(self, request: GenerationRequest) -> None:
-        self.adaptations = ()
+        self.adaptations, self.prompt_tokens = (), 1
         self._left = events(request)
         self._chance = random.Random(request.settings.seed)
 

@@ -21,6 +21,7 @@ import attrs
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
+from mlxk.adapters.mlx.engine.sampling import TopLogprobs, score
 from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation.engine_options import EngineOptions
 
@@ -53,6 +54,9 @@ class PrefixMatch:
     """Prompt tokens in ``cache``."""
     divergence: int
     """Where a snapshot would have matched more, in tokens from the start; 0: nowhere."""
+
+
+NO_MATCH = PrefixMatch(None, 0, 0)
 
 
 class PrefixCache:
@@ -190,6 +194,10 @@ class Prefill:
     """Where to take a snapshot, see ``PrefixMatch``; 0: nowhere."""
     draft: "Prefill | None" = None
     """The same prompt for the draft model."""
+    alternatives: int | None = None
+    """Number of alternatives when the prompt's tokens are scored; None when they are not."""
+    scores: list[TopLogprobs] = attrs.field(factory=list)
+    """Of the computed tokens' successors."""
 
     @property
     def remaining(self) -> int:
@@ -205,8 +213,10 @@ class Prefill:
             end = self.divergence
         chunk = self.tokens[self.position : end]
         if chunk:
-            self.network(mx.array([chunk]), cache=self.cache)
+            logits = self.network(mx.array([chunk]), cache=self.cache)
             mx.eval([layer.state for layer in self.cache])
+            if self.alternatives is not None:
+                self.scores += score(logits[0], self.tokens[self.position + 1 : end + 1], self.alternatives)
             self.position = end
         return len(chunk)
 

@@ -185,6 +185,26 @@ def materialize_logprobs(arrays: LogprobArrays) -> TopLogprobs:
     return TopLogprobs(logprob, tuple(likeliest_first))
 
 
+def score(logits: mx.array, tokens: Sequence[int], count: int) -> list[TopLogprobs]:
+    """Return the log probability of each token of a prompt, and the likeliest tokens in its place.
+
+    Args:
+        logits: What precedes each token makes of it; shape [tokens, V].
+        tokens: The tokens.
+        count: Number of alternatives.
+    """
+    logprobs = logits.astype(mx.float32)
+    logprobs = logprobs - mx.logsumexp(logprobs, axis=-1, keepdims=True)
+    own: Any = mx.take_along_axis(logprobs, mx.array(list(tokens))[:, None], axis=-1)[:, 0].tolist()
+    likeliest = mx.argpartition(-logprobs, kth=min(count, logprobs.shape[-1] - 1), axis=-1)[:, :count]
+    ids: Any = likeliest.tolist()
+    values: Any = mx.take_along_axis(logprobs, likeliest, axis=-1).tolist()
+    return [
+        TopLogprobs(each, tuple(sorted(zip(row, numbers, strict=True), key=lambda pair: -pair[1])))
+        for each, row, numbers in zip(own, ids, values, strict=True)
+    ]
+
+
 def logits_processors(settings: GenerationSettings) -> tuple[LogitsProcessor, ...]:
     """Build the logits processors of the settings: bias, then the penalties on generated tokens."""
     processors: list[LogitsProcessor] = []

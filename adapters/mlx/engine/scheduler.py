@@ -28,7 +28,7 @@ import mlx.core as mx
 
 from mlxk.adapters.mlx import malloc
 from mlxk.adapters.mlx.engine.batch import Batch, DecodeBatch, Sampled, SpeculativeBatch
-from mlxk.adapters.mlx.engine.prefill import Prefill, PrefixCache, make_cache, quantize_cache
+from mlxk.adapters.mlx.engine.prefill import NO_MATCH, Prefill, PrefixCache, make_cache, quantize_cache
 from mlxk.adapters.mlx.engine.sampling import NOT_FINITE
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.exception_summary import ExceptionSummary, exhaustion, is_compile_failure
@@ -240,14 +240,15 @@ class Scheduler:
 
     def _begin(self, sequence: Sequence) -> Prefill:
         model, tokens = sequence.model.model, sequence.tokens
-        match = self._prefixes.find(sequence.cache_identity, tokens)
+        scored = sequence.scored_alternatives
+        match = NO_MATCH if scored is not None else self._prefixes.find(sequence.cache_identity, tokens)
         cache = match.cache
         if cache is None:
             cache = make_cache(model.network, sequence.engine_options, model.head_size)
         if sequence.media is not None:
             prefill = sequence.media.prefill(tokens, cache, match.tokens)
         else:
-            prefill = Prefill(model.network, tokens, cache, match.tokens, match.divergence)
+            prefill = Prefill(model.network, tokens, cache, match.tokens, match.divergence, alternatives=scored)
         sequence.prefill = prefill
         if len(sequence.models) > 1:
             draft = sequence.models[1].model.network
@@ -274,7 +275,7 @@ class Scheduler:
     def _start_decoding(self, sequences: list[Sequence]) -> None:
         for sequence in sequences:
             self._prefilling.remove(sequence)
-            sequence.cache_tokens = sequence.tokens[:-1]
+            sequence.end_prefill()
         together = [sequence for sequence in sequences if not sequence.must_decode_alone]
         if together:
             self._add(self._shared_batch(together[0].model), together)

@@ -18,7 +18,7 @@ from mlxk.adapters.mlx.engine.sampling import (
 from mlxk.adapters.mlx.loading.loaded_model import PooledModel
 from mlxk.adapters.mlx.prompting.detokenizer import Detokenizer, TokenDecoder
 from mlxk.application.ports.clock import Clock
-from mlxk.application.text_streams import QueuedTextStream
+from mlxk.application.text_streams import PromptDelta, QueuedTextStream
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.formats.output_parser import OutputParser
 from mlxk.domain.generation.engine_options import EngineOptions
@@ -169,6 +169,7 @@ class Sequence:
     _queued_at: float = attrs.field(init=False)
     _started_at: float | None = attrs.field(init=False, default=None)
     _first_token_at: float | None = attrs.field(init=False, default=None)
+    _prompt_emitted: bool = attrs.field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
         """Derive values from the settings."""
@@ -221,6 +222,26 @@ class Sequence:
         if self._started_at is None:
             self._started_at = self.clock.monotonic()
             self.reused_tokens = reused_tokens
+
+    @property
+    def scored_alternatives(self) -> int | None:
+        """Alternatives for each token of the prompt, all of which is then computed; None when none is scored."""
+        return self.settings.logprobs if self.settings.echo else None
+
+    def end_prefill(self) -> None:
+        """Note that the prompt is computed, and emit it once when the request asks for it."""
+        self.cache_tokens = self.tokens[:-1]
+        if not self.settings.echo or self._prompt_emitted:
+            return
+        self._prompt_emitted = True
+        decoder = self.model.model.decoder
+        text = b"".join(map(decoder.spell, self.prompt)).decode("utf-8", "replace")
+        tokens: tuple[TokenLogprob, ...] = ()
+        if self.prefill is not None and self.scored_alternatives is not None:
+            scores = zip(self.prompt[1:], self.prefill.scores, strict=False)  # beyond it are generated tokens
+            first = TokenLogprob(_alternative(decoder, self.prompt[0], 0.0))
+            tokens = (first, *(_token_logprob(decoder, token, each) for token, each in scores))
+        self.output.stream.put(PromptDelta(text, tokens))
 
     def accept(self, token: int, logprobs: TopLogprobs | None = None) -> FinishReason | None:
         """Append a generated token; return why the sequence ends with it, or None when it continues."""

@@ -1,21 +1,26 @@
 """``POST /v1/completions``: its body, its renderer and its resource."""
 
+import codecs
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from itertools import accumulate
+from typing import Annotated, Any
 
 import attrs
 import falcon
 
+from mlxk.application.text_streams import PromptDelta
 from mlxk.application.use_cases.generate_text import GenerationOptions
 from mlxk.domain.generation.request import (
+    Finished,
     GenerationEvent,
     GenerationSettings,
     ReasoningDelta,
     TextDelta,
+    TokenAlternative,
     TokenIds,
     TokenLogprob,
-    ToolCallDelta,
+    Usage,
 )
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.renderer import ResponseContext
@@ -46,6 +51,8 @@ class CompletionRequest(SamplingFields):
     """The body of a completion request."""
 
     prompt: Prompt
+    max_tokens: Annotated[int, Range(0)] | None = None
+    """0 completes nothing: with ``echo`` and ``logprobs`` only the prompt is scored."""
     echo: bool | None = None
     logprobs: Annotated[int, Range(0, MAX_LOGPROBS)] | None = None
 
@@ -61,10 +68,6 @@ class CompletionRequest(SamplingFields):
     def faults(self) -> list[FieldError]:
         """Return the faults of combinations of fields."""
         faults = super().faults()
-        if self.echo and self.logprobs is not None:
-            faults.append(FieldError("logprobs", "is not supported together with echo", unsupported=True))
-        if self.echo and not isinstance(self.prompts[0], str):
-            faults.append(FieldError("echo", "is not supported together with token ids; send text", unsupported=True))
         if len(self.prompts) * (self.n or 1) > max(MAX_PROMPTS, MAX_CHOICES):
             faults.append(FieldError("n", f"and prompt together ask for more than {MAX_PROMPTS} answers"))
         return faults
@@ -75,7 +78,15 @@ class CompletionRequest(SamplingFields):
         Args:
             default_max_tokens: The operator's limit, for requests without one.
         """
-        return self.settings(self.max_tokens or default_max_tokens, self.logprobs)
+        # The engine's shortest completion is one token; it is left out of a response without any.
+        limit = 1 if self.max_tokens == 0 else self.max_tokens or default_max_tokens
+        settings = self.settings(limit, self.logprobs)
+        # Text alone is repeated as it came; tokens are spelled by the model.
+        return attrs.evolve(settings, echo=bool(self.echo) and (self.logprobs is not None or self._has_tokens))
+
+    @property
+    def _has_tokens(self) -> bool:
+        return not all(isinstance(each, str) for each in self.prompts)
 
 
 def register_prompt(converter: StrictConverter) -> None:
@@ -101,15 +112,31 @@ class CompletionRenderer(OpenAiRenderer):
         context: Facts about the response.
         echoes: The prompt that each choice repeats; empty strings for none.
         include_usage: Whether a stream ends with the usage.
+        scored: Whether the engine emits the prompts.
+        completes: Whether the response has completions, beside the prompts.
     """
 
     id_prefix = "cmpl"
     chunk_object = "text_completion"
     whole_object = "text_completion"
 
-    def __init__(self, context: ResponseContext, *, echoes: Sequence[str], include_usage: bool = False) -> None:
-        choices = [TextRenderer(index, echo) for index, echo in enumerate(echoes)]
+    def __init__(
+        self,
+        context: ResponseContext,
+        *,
+        echoes: Sequence[str],
+        include_usage: bool = False,
+        scored: bool = False,
+        completes: bool = True,
+    ) -> None:
+        choices = [TextRenderer(index, echo, scored, completes) for index, echo in enumerate(echoes)]
         super().__init__(context, choices, include_usage)
+        self._completes = completes
+
+    def _usage(self, finished: Sequence[Finished]) -> dict[str, object]:
+        if self._completes:
+            return super()._usage(finished)
+        return super()._usage([attrs.evolve(each, usage=Usage(each.usage.prompt_tokens, 0)) for each in finished])
 
 
 class TextRenderer(ChoiceRenderer):
@@ -118,30 +145,39 @@ class TextRenderer(ChoiceRenderer):
     Args:
         index: Of the choice.
         echo: The prompt to repeat before the completion; empty for none.
+        scored: Whether the prompt comes as an event, from the engine.
+        completes: Whether the text has a completion.
     """
 
-    def __init__(self, index: int, echo: str) -> None:
+    def __init__(self, index: int, echo: str, scored: bool = False, completes: bool = True) -> None:
         self._index = index
         self._echo = echo
+        self._scored = scored
+        self._completes = completes
         self._offset = 0
 
     def opening(self) -> Entry | None:
-        """Return the prompt, if it is repeated."""
-        return self._entry(self._echo) if self._echo else None
+        """Return the prompt, if it is repeated and no event brings it."""
+        return self._entry(self._echo) if self._echo and not self._scored else None
 
     def entries(self, event: GenerationEvent) -> Sequence[Entry]:
         """Return the text of an event. A completion shows reasoning and tool calls as text."""
+        if isinstance(event, PromptDelta):
+            return (self._prompt(event),)
+        if isinstance(event, Finished):
+            reason = finish_reason(event, called=False) if self._completes else "length"
+            return (self._entry("", reason=reason),)
+        if not self._completes:
+            return ()
         if isinstance(event, TextDelta):
             return (self._entry(event.text, self._logprobs(event.logprobs) if event.logprobs else None),)
         if isinstance(event, ReasoningDelta):
             return (self._entry(event.text),)
-        if isinstance(event, ToolCallDelta):
-            return (self._entry(event.call.arguments),)
-        return (self._entry("", reason=finish_reason(event, called=False)),)
+        return (self._entry(event.call.arguments),)
 
     def text_template(self) -> tuple[Entry, str] | None:
         """Return an entry with text."""
-        return self._entry("text"), "text"
+        return (self._entry("text"), "text") if self._completes else None
 
     def merged(self, entries: Sequence[Entry]) -> Entry:
         """Return the complete text."""
@@ -154,22 +190,48 @@ class TextRenderer(ChoiceRenderer):
             "finish_reason": next((entry["finish_reason"] for entry in entries if entry["finish_reason"]), "stop"),
         }
 
+    def _prompt(self, event: PromptDelta) -> Entry:
+        """Return the prompt as it came, or as its tokens spell it, with their log probabilities."""
+        text = self._echo or event.text
+        self._offset = len(text)
+        if not event.logprobs:
+            return self._entry(text)
+        spelled = codecs.getincrementaldecoder("utf-8")("replace")
+        lengths = [len(spelled.decode(each.token.utf8)) for each in event.logprobs]
+        # A token that begins every prompt, or a space, is in the spelling and not in the text.
+        before = len(event.text) - len(text)
+        starts = (max(0, end - length - before) for end, length in zip(accumulate(lengths), lengths, strict=True))
+        logprobs = _as_columns(event.logprobs, list(starts))
+        logprobs["token_logprobs"][0] = logprobs["top_logprobs"][0] = None
+        return self._entry(text, logprobs)
+
     def _logprobs(self, tokens: Sequence[TokenLogprob]) -> Entry:
         offsets = []
         for each in tokens:
             offsets.append(self._offset)
             self._offset += len(each.token.text)
-        return {
-            "tokens": [each.token.text for each in tokens],
-            "token_logprobs": [each.token.logprob for each in tokens],
-            "top_logprobs": [
-                {alternative.text: alternative.logprob for alternative in each.alternatives} for each in tokens
-            ],
-            "text_offset": offsets,
-        }
+        return _as_columns(tokens, offsets)
 
     def _entry(self, text: str, logprobs: Entry | None = None, reason: str | None = None) -> Entry:
         return {"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+
+def _as_columns(tokens: Sequence[TokenLogprob], offsets: list[int]) -> dict[str, list[Any]]:
+    """Return log probabilities as OpenAI's ``logprobs``."""
+    return {
+        "tokens": [each.token.text for each in tokens],
+        "token_logprobs": [each.token.logprob for each in tokens],
+        "top_logprobs": [_by_text(each.alternatives) for each in tokens],
+        "text_offset": offsets,
+    }
+
+
+def _by_text(alternatives: Sequence[TokenAlternative]) -> dict[str, float]:
+    """Return the log probabilities by text; of tokens with the same text, such as parts of a character, the highest."""
+    found: dict[str, float] = {}
+    for each in alternatives:
+        found.setdefault(each.text, each.logprob)
+    return found
 
 
 class Completions:
@@ -193,8 +255,9 @@ class Completions:
         completion = self._reader.read(request, response)
         model = self._services.catalogue.find(completion.model)
         alternatives = completion.n or 1
+        settings = completion.generation_settings(self._settings.max_tokens)
         options = GenerationOptions(
-            settings=completion.generation_settings(self._settings.max_tokens),
+            settings=settings,
             strict_memory=self._settings.strict_memory,
             choices=alternatives,
         )
@@ -209,7 +272,13 @@ class Completions:
             start=lambda is_gone: self._services.generate(
                 model.details, completion.prompts, attrs.evolve(options, is_abandoned=is_gone)
             ),
-            renderer=functools.partial(CompletionRenderer, echoes=echoes, include_usage=completion.include_usage),
+            renderer=functools.partial(
+                CompletionRenderer,
+                echoes=echoes,
+                include_usage=completion.include_usage,
+                scored=settings.echo,
+                completes=completion.max_tokens != 0,
+            ),
             stream=bool(completion.stream),
             prompts=len(completion.prompts),
             alternatives=alternatives,

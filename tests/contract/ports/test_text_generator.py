@@ -14,6 +14,7 @@ from models.tiny_models import build
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.machine import SystemClock
 from mlxk.application.ports.text_generator import TextGenerator
+from mlxk.application.text_streams import PromptDelta
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ExecutionError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, Role
 from mlxk.domain.generation.media import DecodedImage
@@ -52,6 +53,17 @@ def test_an_answer_is_pieces_of_text_and_then_one_end(generator: TextGenerator, 
     assert all(isinstance(event, TextDelta) and event.text for event in events[:-1])
     assert isinstance(events[-1], Finished)
     assert len(events) > 1
+
+
+def test_the_prompt_is_emitted_first_when_it_is_asked_for(generator: TextGenerator, handle: ModelHandle) -> None:
+    for prompt, logprobs in ((PROMPT, None), (PROMPT, 2), ("word", 0)):
+        first, *others = generator.submit(asking(handle, prompt, echo=True, logprobs=logprobs))
+        assert isinstance(first, PromptDelta)
+        assert first.text.strip() == prompt
+        assert (len(first.logprobs) > 0) == (logprobs is not None)
+        assert "".join(each.token.text for each in first.logprobs) in {"", first.text}
+        assert [each.token.logprob for each in first.logprobs[:1]] == [0.0][: len(first.logprobs)]
+        assert not any(isinstance(event, PromptDelta) for event in others)
 
 
 def test_a_stream_that_has_ended_stays_ended(generator: TextGenerator, handle: ModelHandle) -> None:

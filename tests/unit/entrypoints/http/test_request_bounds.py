@@ -11,7 +11,8 @@ BOTH = (CHAT, COMPLETIONS)
 USER = {"role": "user", "content": "hi"}
 
 BOUNDS: list[tuple[tuple[str, ...], str, list[Any], list[Any]]] = [
-    (BOTH, "max_tokens", [1, -1, -1.0], [0, -2]),
+    (CHAT, "max_tokens", [1, -1, -1.0], [0, -2]),
+    (COMPLETIONS, "max_tokens", [0, 1, -1, -1.0], [-2]),
     (BOTH, "temperature", [0, 2], [-0.01, 2.01]),
     (BOTH, "top_p", [0, 0.001, 1], [-0.01, 1.01]),
     (BOTH, "top_k", [0, 1, -1], [-2]),

@@ -291,11 +291,6 @@ def test_token_ids_that_are_none_are_named(prompt: Any, param: str) -> None:
     assert (status, answer["error"]["param"]) == (400, param)
 
 
-def test_token_ids_cannot_be_echoed() -> None:
-    status, answer, _, _ = ask("/v1/completions", prompt=[1, 2], echo=True)
-    assert (status, answer["error"]["type"], answer["error"]["param"]) == (400, "parameter_not_supported", "echo")
-
-
 def test_no_message_repeats_what_the_client_sent() -> None:
     canary = "canary-7f3a"
     for fields in ({"stop": {canary: 1}}, {"messages": canary}, {"role": canary}, {"temperature": canary}):
