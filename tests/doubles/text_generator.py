@@ -43,7 +43,7 @@ def echo(request: GenerationRequest) -> Sequence[Token]:
 
 def _as_prompt(request: GenerationRequest) -> PromptDelta:
     """Return the prompt as the event that repeats it, one token a word."""
-    words = list(echo(request)) if isinstance(request.prompt, str) else [f" {token}" for token in request.prompt]
+    words = echo(request)
     wanted, text = request.settings.logprobs, "".join(map(str, words))
     spelled = [TokenAlternative(str(each), str(each).encode(), -0.5 * bool(index)) for index, each in enumerate(words)]
     tokens = [TokenLogprob(each, (each,) * min(wanted or 0, 1)) for each in spelled]
