@@ -3,12 +3,17 @@
     python benchmarks/chaos.py --seconds 600
 
 Runs on Linux. Each fault lasts for a while, then ends; measured are the answers by kind, the probes, and the seconds
-from the end of a fault to full service. The exit status is 1 when a request got neither an answer nor a typed error
-(requests that a killed worker was computing are counted apart), a probe got no answer, or full service took longer
-than ten seconds.
+from the end of a fault to full service. The first half of the time the log is a pipe; the second half it is a file on
+the disk of the temporary files, which gets full. The exit status is 1 when a request got neither an answer nor a typed
+error (requests that a killed worker was computing are counted apart), a probe got no answer, or full service took
+longer than ten seconds more than without a fault.
+
+The clock is set by libfaketime, and the small disk is mounted, which needs permission to; it is said when these faults
+are left out.
 """
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -16,6 +21,7 @@ import random
 import resource
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,20 +35,59 @@ MODELS = Path(__file__).parents[1] / "adapters" / "builtin" / "models"
 SOUND = Path(__file__).parents[1] / "tests" / "sounds" / "hello.flac"
 CLIENTS = 8
 FULL_SERVICE_SECONDS = 10.0
+NOTHING = "nothing"
+"""The fault that is none: how long full service takes beside the clients on this machine, which is subtracted."""
 ANSWER_SECONDS = 60.0
 MESSAGES = [{"role": "user", "content": "What is mlxk?"}]
+FAKE_TIME = next((str(each) for each in Path("/usr/lib").glob("**/faketime/libfaketimeMT.so.1")), None)
+DISK_BYTES = 32 * 2**20
+
+
+class SmallDisk:
+    """A folder on a disk of its own that can be filled, or an ordinary one where mounting is not permitted."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)]
+        self.mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+
+    def fill(self) -> None:
+        """Leave no byte free."""
+        with contextlib.suppress(OSError), open(self.folder / "filling", "wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+
+    def free(self) -> None:
+        """Undo ``fill``."""
+        (self.folder / "filling").unlink()
+
+    def close(self) -> None:
+        """Unmount it."""
+        if self.mounted:
+            subprocess.run(["umount", str(self.folder)], check=True)
 
 
 class Server:
-    """``mlxk serve`` with two models, a log in a pipe and a folder for temporary files of its own."""
+    """``mlxk serve`` with two models, a clock and a small disk of its own, and a log in a pipe or on that disk."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, log_on_disk: bool) -> None:
         self.workspaces = home / "workspaces"
         for name in ("kept", "moved"):
             shutil.copytree(MODELS / "demo", self.workspaces / name)
-        (home / "tmp").mkdir()
-        environment = {**os.environ, "HOME": str(home), "HF_HOME": str(home / "hf"), "TMPDIR": str(home / "tmp")}
+        self.disk, self.clock = SmallDisk(home / "tmp"), home / "clock"
+        self.set_clock("+0")
+        environment = {**os.environ, "HOME": str(home), "HF_HOME": str(home / "hf"), "TMPDIR": str(self.disk.folder)}
+        if FAKE_TIME:
+            environment |= {"LD_PRELOAD": FAKE_TIME, "FAKETIME_TIMESTAMP_FILE": str(self.clock)}
+            # A clock that is set leaves the monotonic one alone, and waits by it, which the "fix" makes longer.
+            environment |= {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_FORCE_MONOTONIC_FIX": "0"}
+            environment["FAKETIME_CACHE_DURATION"] = "1"
+        self.log_on_disk = log_on_disk
         reader, writer = os.pipe()
+        if log_on_disk:
+            os.close(writer)
+            writer = os.open(self.disk.folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         with open(writer, "wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mlxk", "serve", "--port", "0", "--json", "--model", "kept"],
@@ -54,10 +99,16 @@ class Server:
         self.log_read = threading.Event()
         self.log_read.set()
         self.log_descriptor = reader
-        self.log_lines = 0
+        self.errors: Counter[str] = Counter()
         threading.Thread(target=self._read_log, daemon=True).start()
         assert self.process.stdout is not None
         self.port: int = json.loads(self.process.stdout.readline())["data"]["port"]
+
+    def set_clock(self, offset: str) -> None:
+        """Set the server's clock to the true time and an offset, such as ``+2h``."""
+        new = self.clock.with_suffix(".new")
+        new.write_text(offset)
+        os.rename(new, self.clock)
 
     def worker(self) -> int:
         """Return the process id of the present worker."""
@@ -69,9 +120,11 @@ class Server:
 
     def _read_log(self) -> None:
         try:
-            while data := os.read(self.log_descriptor, 65536):
-                self.log_lines += data.count(b"\n")
-                self.log_read.wait()
+            with open(self.log_descriptor, "rb", buffering=0, closefd=False) as log:
+                while data := log.readline():
+                    if data.startswith((b"[ERROR]", b"[WARN")) or b"error" in data:
+                        self.errors[data.decode(errors="replace")[:300]] += 1
+                    self.log_read.wait()
         except OSError:
             return
 
@@ -178,8 +231,20 @@ def faults(server: Server, home: Path) -> list[tuple[str, Callable[[], None], Ca
         os.rename(home / "new", moved)
 
     nothing: Callable[[], None] = lambda: None  # noqa: E731 - a table of functions
+    right = lambda: server.set_clock("+0")  # noqa: E731
+    some = [(NOTHING, nothing, nothing)]
+    if FAKE_TIME:
+        some += [
+            ("clock set forward", lambda: server.set_clock("+25h"), right),
+            ("clock set back", lambda: server.set_clock("-25h"), right),
+        ]
+    if server.disk.mounted:
+        name = "disk of log and temporary files full" if server.log_on_disk else "disk of temporary files full"
+        some.append((name, server.disk.fill, server.disk.free))
+    if not server.log_on_disk:
+        some.append(("log not read", server.log_read.clear, server.log_read.set))
     return [
-        ("log not read", server.log_read.clear, server.log_read.set),
+        *some,
         ("disks full", lambda: limit(resource.RLIMIT_FSIZE, 0), lambda: limit(resource.RLIMIT_FSIZE, -1)),
         ("model removed", lambda: os.rename(moved, away), lambda: os.rename(away, moved)),
         ("model replaced", replace, nothing),
@@ -217,32 +282,52 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--fault-seconds", type=float, default=6, help="how long each fault lasts")
     arguments = parser.parse_args()
+    if FAKE_TIME is None:
+        print("without libfaketime: the clock is not set", file=sys.stderr)
     recoveries: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        server, record = Server(Path(folder)), Record()
-        threads = [threading.Thread(target=client, args=(server, record, each)) for each in range(CLIENTS)]
-        threads.append(threading.Thread(target=prober, args=(server, record)))
-        for thread in threads:
-            thread.start()
-        end = time.monotonic() + arguments.seconds
-        while time.monotonic() < end:
-            for name, begin, finish in faults(server, Path(folder)):
-                record.fault, record.cutting = name, name == "worker killed"
-                begin()
-                time.sleep(arguments.fault_seconds)
-                finish()
-                recoveries.setdefault(name, []).append(full_service(server))
-                record.fault, record.cutting = "none", False
+    record, statuses = Record(), list[int]()
+    for log_on_disk in (False, True):
+        with tempfile.TemporaryDirectory() as folder:
+            statuses.append(run(Path(folder), arguments, record, recoveries, log_on_disk=log_on_disk))
+    return report(record, recoveries, max(statuses, key=abs))
+
+
+def run(
+    home: Path, arguments: argparse.Namespace, record: Record, recoveries: dict[str, list[float]], *, log_on_disk: bool
+) -> int:
+    """Run one server for half of the time; return its exit status."""
+    server = Server(home, log_on_disk=log_on_disk)
+    if not server.disk.mounted:
+        print("without permission to mount a small disk: it does not get full", file=sys.stderr)
+    record.stop.clear()
+    threads = [threading.Thread(target=client, args=(server, record, each)) for each in range(CLIENTS)]
+    threads.append(threading.Thread(target=prober, args=(server, record)))
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + arguments.seconds / 2
+    while time.monotonic() < end:
+        for name, begin, finish in faults(server, home):
+            record.fault, record.cutting = name, name == "worker killed"
+            begin()
+            time.sleep(arguments.fault_seconds)
+            finish()
+            recoveries.setdefault(name, []).append(full_service(server))
+            print(f"{name}: full service after {recoveries[name][-1]:.1f} s", file=sys.stderr, flush=True)
+            record.fault, record.cutting = "none", False
+    if not log_on_disk:
         record.fault = "log closed"
         os.close(server.log_descriptor)
         time.sleep(arguments.fault_seconds)
         recoveries["log closed"] = [full_service(server)]
-        record.stop.set()
-        for thread in threads:
-            thread.join()
-        server.process.send_signal(signal.SIGTERM)
-        status = server.process.wait(60)
-    return report(record, recoveries, status)
+    record.stop.set()
+    for thread in threads:
+        thread.join()
+    server.process.send_signal(signal.SIGTERM)
+    status = server.process.wait(60)
+    for line, count in server.errors.most_common():
+        print(f"logged {count} times: {line.strip()}", file=sys.stderr)
+    server.disk.close()
+    return status
 
 
 def report(record: Record, recoveries: dict[str, list[float]], status: int) -> int:
@@ -255,11 +340,12 @@ def report(record: Record, recoveries: dict[str, list[float]], status: int) -> i
     bad = sum(count for (_, outcome), count in record.answers.items() if outcome in {"cut", "no answer", "untyped"})
     bad_probes = sum(count for (_, outcome), count in record.probes.items() if outcome in {"cut", "no answer"})
     internal = sum(count for (_, outcome), count in record.answers.items() if "internal_error" in outcome)
-    slowest = max(max(each) for each in recoveries.values())
+    usual = statistics.median(recoveries[NOTHING])
+    slowest = max(max(each) for each in recoveries.values()) - usual
     print(
         f"{sum(record.answers.values())} requests, {bad} without an answer, {internal} internal errors;"
         f" {sum(record.probes.values())} probes, {bad_probes} without an answer;"
-        f" full service after at most {slowest:.1f} s; exit status {status}"
+        f" full service at most {slowest:.1f} s later than without a fault ({usual:.1f} s); exit status {status}"
     )
     return int(bad + bad_probes + internal > 0 or slowest > FULL_SERVICE_SECONDS or status != 0)
 

@@ -12,6 +12,7 @@ spectrum of 0.00002, which are rounding.
 
 import argparse
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -50,9 +51,9 @@ def ours(mlxk: list[str], model: Path, clip: Path) -> Heard:
     return [[round(each["start"], 2), round(each["end"], 2), each["text"].strip()] for each in segments]
 
 
-def words(heard: Heard) -> str:
-    """Return the text of all segments."""
-    return " ".join(str(text) for _, _, text in heard)
+def words(heard: Heard) -> list[str]:
+    """Return the words of all segments, without punctuation, which encodings change."""
+    return re.findall(r"[\w']+", " ".join(str(text) for _, _, text in heard).lower())
 
 
 def say(what: str, same: bool, *details: object) -> bool:
@@ -87,14 +88,14 @@ def main() -> int:
         outcomes = []
         for clip, expected in zip(clips, theirs, strict=True):
             heard = ours(mlxk, model, clip)
-            what = f"{clip.name}, {len(expected)} segments, {len(words(expected).split())} words"
+            what = f"{clip.name}, {len(expected)} segments, {len(words(expected))} words"
             outcomes.append(say(what, heard == expected, heard, expected))
         expected_words = words(theirs[CLIPS.index(ENCODED)])
         for name, target, *options in ENCODINGS:
             path = Path(temporary, target)
             subprocess.run([ffmpeg, "-v", "error", "-i", sounds / f"{ENCODED}.wav", *options, path], check=True)
             heard = ours(mlxk, model, path)
-            outcomes.append(say(f"{ENCODED}, {name}", words(heard) == expected_words, words(heard), expected_words))
+            outcomes.append(say(f"{ENCODED}, {name}", words(heard) == expected_words, heard, expected_words))
     return 0 if all(outcomes) else 1
 
 

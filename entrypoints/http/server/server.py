@@ -64,7 +64,29 @@ class ListeningSocket(TcpWSGIServer):  # type: ignore[misc]  # waitress has no t
     def __init__(self, *args: object, **kwargs: object) -> None:
         self._trigger_lock = threading.RLock()  # a signal handler may pull while its thread does
         self._silent = False
+        self._wall_offset = _wall_offset()
         super().__init__(*args, **kwargs)
+
+    def readable(self) -> bool:
+        """Whether to accept connections; also calls ``maintenance`` when it is due."""
+        self._follow_wall_clock()
+        return bool(super().readable())
+
+    def _follow_wall_clock(self) -> None:
+        """Move waitress's times, which are those of the wall clock, when that is set.
+
+        Otherwise every connection would look idle after it is set forward, also one whose request is arriving, and no
+        maintenance would be due after it is set back.
+        """
+        moved = _wall_offset() - self._wall_offset
+        if abs(moved) < CLOCK_SET_SECONDS:
+            return
+        self._wall_offset += moved
+        self.next_channel_cleanup += moved
+        now = time.time()
+        for channel in self.channels():
+            channel.last_activity = min(channel.last_activity + max(moved, 0.0), now)
+            channel.creation_time = min(channel.creation_time + max(moved, 0.0), now)
 
     def handle_accept(self) -> None:
         """Accept a connection; near the limit, close the longest idle ones first."""
@@ -103,6 +125,14 @@ class ListeningSocket(TcpWSGIServer):  # type: ignore[misc]  # waitress has no t
         """Return the open connections."""
         return list(self.active_channels.values())
 
+
+def _wall_offset() -> float:
+    """Return the wall clock less the monotonic clock, seconds."""
+    return time.time() - time.monotonic()
+
+
+CLOCK_SET_SECONDS = 1.0
+"""By how much the wall clock must have moved against the monotonic one to have been set."""
 
 ARRIVAL_SECONDS = 1.0
 """How long a new connection and an unfinished request may take to arrive while the server drains."""
