@@ -84,5 +84,8 @@ def check_event(event: Any) -> None:
     """Assert that an event of a stream is one the contract allows."""
     if event == "[DONE]":
         return
+    if "sequence_number" in event:
+        assert faults("/components/schemas/ResponseEvent", event) == []
+        return
     kinds = {"chat.completion.chunk": "ChatChunk", "text_completion": "TextCompletion", None: "Error"}
     assert faults(f"/components/schemas/{kinds[event.get('object')]}", event) == []

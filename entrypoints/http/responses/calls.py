@@ -7,6 +7,8 @@ from typing import Any
 
 import attrs
 
+from mlxk.domain.generation.conversation import is_valid_unicode
+
 
 @attrs.frozen
 class CallKind:
@@ -107,8 +109,19 @@ def plain_text(arguments: str) -> str:
 
 
 def _parsed(text: str) -> object:
+    """Return the JSON value of a text, None when it is none; half surrogate pairs in it are replaced."""
     try:
-        value: object = json.loads(text, strict=False)
+        value: object = json.loads(text, strict=False, parse_constant=lambda name: None)
+        return value if is_valid_unicode(json.dumps(value, ensure_ascii=False)) else _valid(value)
     except (ValueError, RecursionError):
         return None
+
+
+def _valid(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, list):
+        return [_valid(each) for each in value]
+    if isinstance(value, dict):
+        return {_valid(name): _valid(each) for name, each in value.items()}
     return value

@@ -105,7 +105,8 @@ def item_document(block: Block, identity: str, status: str, toolbox: Toolbox) ->
         thoughts = [] if begun else [{"type": "reasoning_text", "text": block.text}]
         return {"type": "reasoning", **item, "summary": [], "content": thoughts}
     tool = toolbox.called(block.name)
-    item |= {"type": tool.kind.item, "call_id": block.call_id or f"call_{identity.partition('_')[2]}"}
+    call_id = block.call_id or f"call_{identity.partition('_')[2]}"
+    item = {"type": tool.kind.item, **item, "call_id": call_id}
     if tool.kind.event is not None:
         item["name"] = tool.name
         if tool.namespace is not None:

@@ -220,17 +220,17 @@ class ResponsesRenderer(ResponseRenderer):
             yield self._block_frame(block, f"{kind.event}.delta", delta=value)
         yield self._block_frame(block, f"{kind.event}.done", **{"name": item["name"], kind.field: value})
 
-    def _block_frame(self, block: Block, name: str, **fields: Any) -> bytes:  # noqa: ANN401 - any JSON value
+    def _block_frame(self, block: Block, event: str, /, **fields: Any) -> bytes:  # noqa: ANN401 - any JSON value
         place = {"item_id": self._item_id(block), "output_index": block.index}
         if block.kind is not BlockKind.TOOL_CALL:
             place["content_index"] = 0
-        return self._frame(name, **place, **fields)
+        return self._frame(event, **place, **fields)
 
-    def _frame(self, name: str, **fields: Any) -> bytes:  # noqa: ANN401 - any JSON value
+    def _frame(self, event: str, /, **fields: Any) -> bytes:  # noqa: ANN401 - any JSON value
         number = self._number
         self._number += 1
-        frame = sse_frame({"type": name, "sequence_number": number, **fields})
-        return b"event: " + name.encode() + b"\n" + frame
+        frame = sse_frame({"type": event, "sequence_number": number, **fields})
+        return b"event: " + event.encode() + b"\n" + frame
 
     def _text_surroundings(self, block: Block) -> tuple[bytes, bytes]:
         """Return the bytes before the number of a message's delta, and those between it and the text."""
