@@ -24,7 +24,7 @@ def ask(path: str, **fields: Any) -> tuple[int, Any, GenerationRequest | None, d
     generator = parts().generator
     generator.requests.clear()
     client = TestClient(parts().application.wsgi, headers={"Host": "localhost", "Content-Type": "application/json"})
-    required = {"messages": MESSAGES} if "chat" in path else {"prompt": "one two three"}
+    required = {"messages": MESSAGES} if "chat" in path else {} if "responses" in path else {"prompt": "one two three"}
     response = client.simulate_post(path, body=json.dumps({"model": CHAT_MODEL, **required, **fields}))
     headers = {name.lower(): value for name, value in response.headers.items()}
     reached = generator.requests[0] if generator.requests else None

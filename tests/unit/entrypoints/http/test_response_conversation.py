@@ -1,0 +1,201 @@
+"""How the items and tools of a response's request reach the engine: as turns of a conversation, and as functions."""
+
+import json
+from typing import Any
+
+import pytest
+from serving.asking import ask
+
+from mlxk.domain.generation.conversation import Conversation, Message, Role
+from mlxk.domain.generation.request import GenerationRequest
+
+PATH = "/v1/responses"
+ADD = {"type": "function", "name": "add", "parameters": {"type": "object"}}
+PATCH = {"type": "custom", "name": "apply_patch", "description": "Edits files.", "format": {"type": "text"}}
+AGENTS = {
+    "type": "namespace",
+    "name": "agents",
+    "description": "Other agents.",
+    "tools": [{"type": "function", "name": "close"}, {"type": "custom", "name": "note"}],
+}
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+
+
+def respond(**fields: Any) -> tuple[Any, GenerationRequest, str]:
+    """Send a request that is to be answered; return the answer, what reached the engine, and the ignored fields."""
+    status, answer, reached, headers = ask(PATH, **{"input": "one two three", **fields})
+    assert status == 200, answer
+    assert reached is not None
+    return answer, reached, headers.get("x-mlxk-ignored-fields", "")
+
+
+def turns(reached: GenerationRequest) -> tuple[Message, ...]:
+    """Return the messages that reached the engine."""
+    assert isinstance(reached.prompt, Conversation)
+    return reached.prompt.messages
+
+
+def test_the_items_of_a_turn_are_one_message() -> None:
+    _, reached, ignored = respond(
+        instructions="Be brief.",
+        input=[
+            {"role": "developer", "content": "And kind."},
+            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
+            {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]},
+            {
+                "type": "message",
+                "id": "msg_1",
+                "role": "assistant",
+                "status": "completed",
+                "content": [{"type": "output_text", "text": "Wait.", "annotations": [], "logprobs": []}],
+            },
+            {"type": "function_call", "name": "close", "namespace": "agents", "arguments": "{bad", "call_id": "c1"},
+            {"type": "custom_tool_call", "name": "apply_patch", "input": "+x", "call_id": "c2"},
+            {"type": "function_call_output", "call_id": "c1", "output": "failed to parse"},
+            {"type": "custom_tool_call_output", "call_id": "c2", "output": [{"type": "input_text", "text": "done"}]},
+        ],
+        tools=[AGENTS, PATCH],
+    )
+    assert ignored == ""
+    system, *rest = turns(reached)
+    assert (system.role, system.content) == (Role.SYSTEM, "Be brief.")
+    assert [turn.role for turn in rest] == [Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.TOOL, Role.TOOL]
+    answered = rest[2]
+    assert (answered.reasoning, answered.content) == ("hm", "Wait.")
+    assert [(call.name, call.arguments, call.id) for call in answered.tool_calls] == [
+        ("agents__close", "{bad", "c1"),
+        ("apply_patch", '{"input": "+x"}', "c2"),
+    ]
+    assert [(turn.tool_call_id, turn.content) for turn in rest[3:]] == [("c1", "failed to parse"), ("c2", "done")]
+
+
+BUILT_IN_CALLS = [
+    (
+        {"type": "local_shell_call", "id": "l1", "call_id": "c", "action": {"type": "exec", "command": ["ls"]}},
+        {"type": "local_shell_call_output", "id": "c", "output": "a.txt"},
+        "local_shell",
+        "a.txt",
+    ),
+    (
+        {"type": "shell_call", "call_id": "c", "action": {"commands": ["ls"]}},
+        {
+            "type": "shell_call_output",
+            "call_id": "c",
+            "output": [{"stdout": "a", "stderr": "", "outcome": {"type": "exit", "exit_code": 0}}],
+        },
+        "shell",
+        '[{"stdout": "a", "stderr": "", "outcome": {"type": "exit", "exit_code": 0}}]',
+    ),
+    (
+        {"type": "apply_patch_call", "call_id": "c", "operation": {"type": "delete_file", "path": "a"}},
+        {"type": "apply_patch_call_output", "call_id": "c", "status": "completed"},
+        "apply_patch",
+        "completed",
+    ),
+    (
+        {"type": "tool_search_call", "call_id": "c", "execution": "client", "arguments": {"query": "mail"}},
+        {"type": "tool_search_output", "call_id": "c", "execution": "client", "tools": [ADD, AGENTS]},
+        "tool_search",
+        "Found: add, agents__close, agents__note",
+    ),
+]
+
+
+@pytest.mark.parametrize(("called", "result", "name", "content"), BUILT_IN_CALLS)
+def test_calls_of_known_tools_are_calls(called: Any, result: Any, name: str, content: str) -> None:
+    _, reached, _ = respond(input=[{"role": "user", "content": "go"}, called, result])
+    _, assistant, tool = turns(reached)
+    assert [call.name for call in assistant.tool_calls] == [name]
+    assert (tool.role, tool.content, tool.tool_call_id) == (Role.TOOL, content, assistant.tool_calls[0].id)
+
+
+def test_a_call_that_a_server_made_is_a_call_and_its_result() -> None:
+    item = {"type": "mcp_call", "id": "m1", "server_label": "s", "name": "find", "arguments": "{}", "output": "it"}
+    _, reached, _ = respond(input=[{"role": "user", "content": "go"}, item])
+    _, assistant, tool = turns(reached)
+    assert (assistant.tool_calls[0].name, tool.content) == ("s__find", "it")
+
+
+def shown(reached: GenerationRequest) -> dict[str, Any]:
+    """Return the functions that the model is shown, by name."""
+    assert isinstance(reached.prompt, Conversation)
+    functions = [json.loads(tool)["function"] for tool in reached.prompt.tools]
+    return {function["name"]: function for function in functions}
+
+
+def test_tools_are_shown_as_functions() -> None:
+    search = {"type": "tool_search", "execution": "client", "description": "Finds."}
+    grammar = {**PATCH, "name": "edit", "format": {"type": "grammar", "syntax": "lark", "definition": "start: X"}}
+    nested = {"type": "function", "function": {"name": "old", "parameters": SCHEMA}}
+    _, reached, _ = respond(tools=[ADD, AGENTS, PATCH, grammar, search, nested, {"type": "shell"}, {**ADD}])
+    functions = shown(reached)
+    assert list(functions) == [
+        "add",
+        "agents__close",
+        "agents__note",
+        "apply_patch",
+        "edit",
+        "tool_search",
+        "old",
+        "shell",
+    ]
+    assert functions["agents__close"]["description"] == "agents: Other agents."
+    assert functions["apply_patch"]["parameters"]["required"] == ["input"]
+    assert functions["edit"]["description"] == "Edits files.\n\nThe input must match this lark grammar:\nstart: X"
+    assert functions["tool_search"]["parameters"]["required"] == ["query"]
+
+
+def test_names_that_would_be_the_same_differ() -> None:
+    plain = {**ADD, "name": "agents__close"}
+    dotted = {**AGENTS, "name": "mcp.git hub"}
+    assert list(shown(respond(tools=[plain, AGENTS, dotted])[1])) == [
+        "agents__close",
+        "agents__close_",
+        "agents__note",
+        "mcp_git_hub__close",
+        "mcp_git_hub__note",
+    ]
+
+
+def test_further_tools_are_shown_with_the_others() -> None:
+    item = {"type": "additional_tools", "role": "developer", "tools": [ADD, {"type": "web_search"}]}
+    _, reached, ignored = respond(input=[item, {"role": "user", "content": "hi"}], tools=[PATCH])
+    assert list(shown(reached)) == ["apply_patch", "add"]
+    assert ignored == "input[0].tools[1]"
+
+
+CHOICES = [
+    ("none", None, []),
+    ({"type": "function", "name": "add"}, "add", ["add", "agents__close", "agents__note", "apply_patch"]),
+    ({"type": "function", "name": "close"}, "agents__close", None),
+    ({"type": "function", "name": "close", "namespace": "agents"}, "agents__close", None),
+    ({"type": "custom", "name": "apply_patch"}, "apply_patch", None),
+    ({"type": "function", "function": {"name": "add"}}, "add", None),
+    ({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "add"}]}, None, ["add"]),
+    (
+        {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "namespace", "name": "agents"}]},
+        None,
+        ["agents__close", "agents__note"],
+    ),
+    (
+        {"type": "allowed_tools", "mode": "required", "tools": [{"type": "custom", "name": "note"}]},
+        "agents__note",
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("choice", "forced", "offered"), CHOICES)
+def test_the_choice_of_tools_is_kept(choice: Any, forced: str | None, offered: list[str] | None) -> None:
+    answer, reached, _ = respond(tools=[ADD, AGENTS, PATCH], tool_choice=choice)
+    found = reached.settings.forced_call
+    assert (found.name if found else None) == forced
+    assert answer["tool_choice"] == choice
+    if offered is not None:
+        assert list(shown(reached)) == offered
+
+
+def test_allowed_tools_of_a_server_are_left_out() -> None:
+    choice = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "web_search_preview"}]}
+    _, reached, ignored = respond(tools=[ADD], tool_choice=choice)
+    assert (shown(reached), ignored) == ({}, "tool_choice.tools[0]")
