@@ -48,12 +48,12 @@ def faults(pointer: str, value: Any) -> list[str]:
 
 def operation(method: str, path: str) -> dict[str, Any] | None:
     """Return what the contract says about an address."""
+    matching = []
     for template, methods in document()["paths"].items():
         pattern = re.sub(r"\\\{\w+\\\}", ".+", re.escape(template))
         if re.fullmatch(pattern, path.partition("?")[0]) and method.lower() in methods:
-            found: dict[str, Any] = {"template": template, **methods[method.lower()]}
-            return found
-    return None
+            matching.append({"template": template, **methods[method.lower()]})
+    return max(matching, key=lambda each: len(each["template"]), default=None)
 
 
 def check(method: str, path: str, status: int, kind: str, body: Any) -> None:

@@ -101,6 +101,8 @@ class WrittenStream(TextStream):
     def __init__(self, request: GenerationRequest) -> None:
         self.adaptations, self.prompt_tokens = (), 1
         self._left = events(request)
+        last = self._left[-1]
+        self.prompt_tokens = last.usage.prompt_tokens if isinstance(last, Finished) else 0
         self._chance = random.Random(request.settings.seed)
 
     def __iter__(self) -> Self:
