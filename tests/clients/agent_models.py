@@ -1,4 +1,4 @@
-"""Writes the models of the agents' tests: each calls a tool to read note.txt, then says what is in it.
+"""Writes the models of the agents' tests: each calls a tool, most to read note.txt, then says what its result is.
 
     python tests/clients/agent_models.py FOLDER
 
@@ -49,8 +49,12 @@ raise_exception('System message must be at the beginning.') }}{% endif %}{% elif
 CALLS = {
     "reads-by-shell": ("exec_command", {"cmd": "cat note.txt"}),
     "reads-by-bash": ("Bash", {"command": "cat note.txt", "description": "Read the note"}),
+    "adds": ("add", {"a": 1, "b": 2}),
 }
 """Function and arguments of the tool that each model calls."""
+
+ANSWERS = {"adds": '{"answer": 3}'}
+"""What models say about a result, where it is not about a note."""
 
 
 def main(folder: Path) -> None:
@@ -62,7 +66,7 @@ def main(folder: Path) -> None:
             folder / name,
             TEMPLATE,
             f"<think>\nThe note has to be read.\n</think>\n\n<tool_call>\n{call}\n</tool_call>",
-            {NOTE: SAID},
+            {NOTE: ANSWERS.get(name, SAID)},
             special=("<|im_start|>",),
             added=("<think>", "</think>", "<tool_call>", "</tool_call>"),
             context=131072,

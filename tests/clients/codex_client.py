@@ -2,7 +2,7 @@
 
 import json
 
-from agents import QUESTION, address, ask_twice, program
+from coding_agents import QUESTION, address, ask_twice, program
 
 PROVIDER = {
     "model_provider": '"mlxk"',
