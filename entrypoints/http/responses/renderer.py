@@ -87,7 +87,10 @@ class ResponsesRenderer(ResponseRenderer):
         """Return the frames of an event."""
         if self._detector is not None:
             self._detector.add(event)
-        return b"".join(frame for change in self._reader.read(event) for frame in self._frames(change))
+        if self._text_frame is not None and isinstance(event, TextDelta) and not event.logprobs:
+            self._reader.blocks[-1].text += event.text  # the message is open; what most tokens are takes the short way
+            return self._text(event.text)
+        return b"".join([frame for change in self._reader.read(event) for frame in self._frames(change)])
 
     def closing(self, finished: Sequence[Finished]) -> bytes:
         """Return the end of the last item, and the complete response."""
@@ -190,7 +193,7 @@ class ResponsesRenderer(ResponseRenderer):
     def _growth(self, change: BlockGrew) -> bytes:
         block = change.block
         if block.kind is BlockKind.TEXT:
-            if self._text_frame is not None and not change.logprobs:
+            if not change.logprobs:
                 return self._text(change.text)
             tokens = token_logprobs(change.logprobs)
             return self._block_frame(block, "response.output_text.delta", delta=change.text, logprobs=tokens)
