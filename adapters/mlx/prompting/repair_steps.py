@@ -178,9 +178,21 @@ def _join_opening(prompt: WirePrompt) -> WirePrompt:
 
 
 def _late_as_user(prompt: WirePrompt) -> WirePrompt:
+    """Make system messages after the first turn the user's; after a tool's result, a part of that result.
+
+    A turn of the user there would be taken for a new question, for which many templates drop the reasoning before it.
+    """
     count = _opening(prompt.messages)
-    later = tuple({**each, "role": "user"} if each["role"] == "system" else each for each in prompt.messages[count:])
-    return attrs.evolve(prompt, messages=(*prompt.messages[:count], *later))
+    messages = list(prompt.messages[:count])
+    for each in prompt.messages[count:]:
+        if each["role"] != "system":
+            messages.append(each)
+        elif messages and messages[-1]["role"] == "tool":
+            result = messages.pop()
+            messages.append({**result, "content": joined([result["content"], each["content"]])})
+        else:
+            messages.append({**each, "role": "user"})
+    return attrs.evolve(prompt, messages=tuple(messages))
 
 
 def _opening_as_user(prompt: WirePrompt) -> WirePrompt:
@@ -318,7 +330,10 @@ REPAIRS = (
     Step(_join_opening, Adaptation("system-messages-joined", "The system messages at the front were joined.")),
     Step(
         _late_as_user,
-        Adaptation("late-system-as-user", "System messages after the first turn were placed as user messages."),
+        Adaptation(
+            "late-system-as-user",
+            "System messages after the first turn were placed as user messages, or in the tool's result before them.",
+        ),
     ),
     Step(
         _opening_as_user,
