@@ -337,6 +337,38 @@ def test_broken_arguments_of_earlier_calls_are_given_as_they_are(served: Running
         assert answer["content"][0]["text"] == REPLIES[RESULT]
 
 
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        (
+            {"output_config": {"format": {"type": "json_schema", "schema": {"type": "nothing"}}}},
+            "output_config.format.schema",
+        ),
+        (
+            {
+                "tools": [
+                    {"type": "bash_20250124", "name": "bash"},
+                    {"name": "x", "input_schema": {"type": "nothing"}},
+                ],
+                "tool_choice": {"type": "any"},
+            },
+            "tools[1].input_schema",
+        ),
+        (
+            {"tools": [{"name": "x", "input_schema": {"$ref": "#/nowhere"}}], "tool_choice": READ | {"name": "x"}},
+            "tools[0].input_schema",
+        ),
+    ],
+)
+def test_a_schema_that_cannot_be_enforced_is_refused_by_its_place(
+    served: RunningServer, fields: dict[str, Any], named: str
+) -> None:
+    for stream in (False, True):
+        status, _, answer = served.post("/v1/messages", body(served, PLAIN, stream=stream, **fields))
+        assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
+        assert answer["error"]["message"].startswith(named)
+
+
 def test_the_sdk_streams_parses_and_counts(served: RunningServer) -> None:
     import pydantic
 

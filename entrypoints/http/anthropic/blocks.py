@@ -179,7 +179,7 @@ Block = (
 Content = str | list[Block] | None
 SystemContent = str | list[TextBlock] | None
 
-_BLOCKS: dict[str, type[Any]] = {
+BLOCKS: dict[str, type[Any]] = {
     "text": TextBlock,
     "image": ImageBlock,
     "document": DocumentBlock,
@@ -189,8 +189,9 @@ _BLOCKS: dict[str, type[Any]] = {
     "tool_use": ToolUseBlock,
     "tool_result": ToolResultBlock,
 }
+"""Blocks that are read, by their types."""
 _RESULT_PARTS: dict[str, type[Any]] = {
-    **{name: _BLOCKS[name] for name in ("text", "image", "document", "search_result")},
+    **{name: BLOCKS[name] for name in ("text", "image", "document", "search_result")},
     "tool_reference": ToolReferenceBlock,
 }
 SKIPPED = frozenset(
@@ -253,7 +254,7 @@ def _block_kind(value: object) -> object:
         return SkippedBlock
     if kind == "container_upload":
         raise ValueError("files of a container are not supported: there is none; send the content itself")
-    return _kind_of(value, _BLOCKS)
+    return _kind_of(value, BLOCKS)
 
 
 def _result_kind(value: object) -> object:

@@ -75,7 +75,7 @@ WITHOUT_EFFECT: Mapping[str, Unsupported] = {
     f"{_BLOCK}.source.content[].citations": _CITATIONS,
     "system[].cache_control": _CACHE,
     "system[].citations": _CITATIONS,
-    "thinking.type": Unsupported("``between_tools`` is taken for ``adaptive``", _THINKING_TYPES),
+    "thinking.type": Unsupported("it is taken for adaptive", _THINKING_TYPES),
     "tools[].allowed_callers": Unsupported("the model itself calls"),
     "tools[].cache_control": _CACHE,
     "tools[].defer_loading": Unsupported("every tool is offered from the start", (False,)),
