@@ -1,5 +1,6 @@
-"""The page about the Messages API: its examples, run against the built-in model."""
+"""The page about the Messages API: its examples, run against the built-in models; and what those see."""
 
+import base64
 import json
 import re
 import shlex
@@ -16,6 +17,7 @@ from serving.whole_program import WholeProgram
 
 pytestmark = pytest.mark.mlx
 
+PICTURE = Path(__file__).parents[2] / "adapters" / "builtin" / "models" / "demo-vision" / "blue-square.jpg"
 PAGE = (Path(__file__).parents[2] / "docs" / "apis" / "anthropic.md").read_text(encoding="utf-8")
 
 
@@ -62,3 +64,23 @@ def test_the_python_example_of_the_page_works(served: RunningServer) -> None:
         timeout=60,
     )
     assert "knife for local models" in done.stdout
+
+
+@pytest.mark.parametrize("in_result", [False, True])
+def test_a_model_sees_an_image_in_a_message_and_in_a_result(served: RunningServer, in_result: bool) -> None:
+    data = base64.b64encode(PICTURE.read_bytes()).decode()
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/jpeg", "data": data}}
+    question = {"type": "text", "text": "What color is it?"}
+    turns: list[Any] = [{"role": "user", "content": [image, question]}]
+    if in_result:
+        called = {"type": "tool_use", "id": "toolu_1", "name": "Read", "input": {"path": "a.jpg"}}
+        result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [image]}
+        turns = [{"role": "user", "content": [question]}, {"role": "assistant", "content": [called]}]
+        turns.append({"role": "user", "content": [result, question]})
+    body = {"model": "demo-vision", "max_tokens": 40, "temperature": 0, "messages": turns}
+    status, _, answer = served.post("/v1/messages", body)
+    assert status == 200, answer
+    assert "blue" in answer["content"][0]["text"]
+    counted = served.post("/v1/messages/count_tokens", body)[2]
+    assert counted["input_tokens"] > 0
+    assert counted["notes"]

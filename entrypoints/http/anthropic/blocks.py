@@ -207,7 +207,7 @@ SKIPPED = frozenset(
     }
 )
 """Types of blocks that are left out, beside those whose names end as below."""
-_SERVER_RESULT = "_tool_result"
+SERVER_RESULT = "_tool_result"
 """How the types of results end that a server's tools have."""
 
 _BY_ID = "files by their id are not supported, since nothing is stored; send the content itself"
@@ -250,7 +250,7 @@ def _kind_of(value: object, kinds: dict[str, type[Any]]) -> object:
 
 def _block_kind(value: object) -> object:
     kind = _type_of(value)
-    if kind in SKIPPED or kind.endswith(_SERVER_RESULT):
+    if kind in SKIPPED or kind.endswith(SERVER_RESULT):
         return SkippedBlock
     if kind == "container_upload":
         raise ValueError("files of a container are not supported: there is none; send the content itself")
