@@ -130,6 +130,8 @@ class ServerSettings:
     """Further names of models, each with the reference that it stands for."""
     default_model: str | None = None
     """The model for names that no model has, and for requests that name none; None refuses them."""
+    allow_model_changes: bool = False
+    """Whether clients may pull and remove models."""
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     api_keys: tuple[str, ...] = attrs.field(default=(), repr=False)

@@ -17,6 +17,7 @@ from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, StorageError
 from mlxk.domain.formats.call_syntaxes import tools_missing
 from mlxk.domain.formats.format_problems import problems_in_text
+from mlxk.domain.formats.insertion import insertion_format
 from mlxk.domain.formats.reasoning import supports_reasoning
 from mlxk.domain.models import detection, integrity
 from mlxk.domain.models import snapshot as names
@@ -234,6 +235,8 @@ class DescribeModel:
             template_read=bool(template),
             tools_missing=tools_missing(template),
             supports_reasoning=supports_reasoning(template),
+            template_text=template,
+            inserts=insertion_format(detection.added_tokens(snapshot)) is not None,
         )
 
     def health(self, handle: ModelHandle) -> HealthReport:

@@ -31,8 +31,8 @@ class ResolveModel:
         """Return the handle of the one model a reference means.
 
         The first meaning that fits wins: a built-in model; an explicit path; a workspace of the workspace home; the
-        name of a cached model, then the same of the default owner; the one name that ends in it; the one name that
-        contains it. With a revision, only cached models are meant.
+        name of a cached model, then the same of the default owner; a name that differs in the case of letters only; the
+        one name that ends in it; the one name that contains it. With a revision, only cached models are meant.
 
         Args:
             reference: What the user typed, or the parsed reference.
@@ -74,6 +74,9 @@ class ResolveModel:
         exact = self.built_in.find(ref.name) or self.workspaces.find(ref.name) or self._cached(ref.name)
         if exact:
             return exact
+        for name in self.built_in.names():
+            if name.lower() == ref.name.lower() and (built_in := self.built_in.find(name)):
+                return built_in
         # A part of a name never means a built-in model.
         searched: tuple[ModelSource, ...] = (self.workspaces, self.cache)
         known = {name: source for source in reversed(searched) for name in source.names()}
@@ -100,14 +103,17 @@ def without_revisions(ref: ModelRef) -> ValidationError:
 
 
 def _only_match(wanted: str, known: Iterable[str]) -> str | None:
-    """Return the one known name that ends in the wanted one or, when none does, the one that contains it.
+    """Return the one known name that is the wanted one, else the one that ends in it, else the one that contains it.
+
+    The case of letters does not matter.
 
     Raises:
         AmbiguousModelError: Several do.
     """
     part = wanted.lower()
     lowered = {name: name.lower() for name in known}
-    matches = [name for name, lower in lowered.items() if lower.rpartition("/")[2] == part]
+    matches = [name for name, lower in lowered.items() if lower == part]
+    matches = matches or [name for name, lower in lowered.items() if lower.rpartition("/")[2] == part]
     matches = sorted(matches or (name for name, lower in lowered.items() if part in lower))
     if len(matches) > 1:
         raise AmbiguousModelError(

@@ -289,6 +289,12 @@ class ServeCatalogue:
                 models.setdefault(alias, attrs.evolve(self._served(handle), id=alias, alias_of=served_id(handle)))
         return tuple(sorted(models.values(), key=lambda each: ((each.alias_of or each.id) not in loaded, each.id)))
 
+    def forget(self) -> None:
+        """Forget cached lookups and the listing, after models were added or removed."""
+        with self._lock:
+            self._found = {}
+            self._listed = None
+
     def loaded(self) -> Mapping[str, ModelHandle]:
         """Return the loaded models, by the names clients use."""
         return {served_id(handle): handle for handle in self._resident.state(STATE_SECONDS).models}

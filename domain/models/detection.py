@@ -135,6 +135,17 @@ def chat_template_text(snapshot: ModelSnapshot) -> str:
     return "\n".join(dict.fromkeys(_chat_templates(snapshot).values()))
 
 
+def added_tokens(snapshot: ModelSnapshot) -> frozenset[str]:
+    """Return the added tokens that ``tokenizer_config.json`` lists, by their texts; later files list them elsewhere."""
+    config = snapshot.document(TOKENIZER_CONFIG).mapping
+    decoder = config.get("added_tokens_decoder")
+    entries = decoder.values() if isinstance(decoder, dict) else ()
+    texts = [each.get("content") if isinstance(each, dict) else None for each in entries]
+    listed = config.get("additional_special_tokens", config.get("extra_special_tokens"))
+    texts += listed if isinstance(listed, list) else []
+    return frozenset(text for text in texts if isinstance(text, str))
+
+
 def _chat_templates(snapshot: ModelSnapshot) -> dict[str, str]:
     documents = (snapshot.document(path) for path in (TOKENIZER_CONFIG, TEMPLATE_DOCUMENT, PROCESSOR_CONFIG))
     return chat_templates(snapshot.template_files, *documents)

@@ -271,6 +271,10 @@ class ModelDetails:
     supports_reasoning: bool
     strays: tuple[str, ...] = ()
     """Weight files beside the model that are neither loaded nor counted, sorted."""
+    template_text: str = ""
+    """The chat template; empty when none was found."""
+    inserts: bool = False
+    """Whether the files of its tokenizer name tokens for text between a prefix and a suffix."""
 
     @property
     def supports_tools(self) -> bool:

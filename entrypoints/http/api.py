@@ -15,6 +15,8 @@ from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.embed_text import EmbedText
 from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.application.use_cases.load_model import LoadModel
+from mlxk.application.use_cases.pull_model import PullModel
+from mlxk.application.use_cases.remove_model import RemoveModel
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 from mlxk.application.use_cases.tokenize_text import TokenizeText
 from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
@@ -35,6 +37,9 @@ class Services:
     transcribe: TranscribeAudio
     embed: EmbedText
     tokenize: TokenizeText
+    pull: Callable[[], PullModel]
+    """Builds the use case: few servers pull, and it loads the client of the hub."""
+    remove: Callable[[], RemoveModel]
     generator: TextGenerator
     clock: Clock
     log: EventLog

@@ -17,13 +17,14 @@ from mlxk.entrypoints.http.generation.responder import GenerationResponder
 from mlxk.entrypoints.http.generation.stream_dispatcher import KEEP_ALIVE_SECONDS, StreamDispatcher
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle
 from mlxk.entrypoints.http.middleware import BodyGuard, RequestScope, request_id
+from mlxk.entrypoints.http.ollama.api import ollama_api
 from mlxk.entrypoints.http.openai.api import openai_api
 from mlxk.entrypoints.http.openai.errors import error_body
 from mlxk.entrypoints.http.resources import Alive, Docs, EngineWatch, Health, MetricsPage, OpenApi, Ready
 from mlxk.entrypoints.http.responses.api import responses_api
 from mlxk.entrypoints.settings import MIB, ServerSettings
 
-APIS: Sequence[Callable[[ServerContext], HttpApi]] = (discovery_api, openai_api, responses_api, anthropic_api)
+APIS: Sequence[Callable[[ServerContext], HttpApi]] = (discovery_api, openai_api, responses_api, anthropic_api, ollama_api)
 """Every HTTP API of the server."""
 
 DEFAULT_ERROR_BODY: ErrorBody = error_body

@@ -14,7 +14,7 @@ from mlxk.entrypoints.http.resources import openapi_document
 EVERYWHERE = {400, 404, 405, 408, 413, 415, 431, 501, 505, 507}
 """Statuses that any address may answer with, about the request as HTTP; their body is the error of its API."""
 
-ERRORS = {"/v1/messages": "MessagesError"}
+ERRORS = {"/v1/messages": "MessagesError", "/api/": "OllamaError"}
 """Schemas of the errors of an API, by how its addresses begin; others have the common error."""
 
 
@@ -56,9 +56,15 @@ def operation(method: str, path: str) -> dict[str, Any] | None:
     return max(matching, key=lambda each: len(each["template"]), default=None)
 
 
+def check_line(path: str, line: Any) -> None:
+    """Assert that a line of a stream is one the contract allows."""
+    place = f"/paths/{path.replace('/', '~1')}/post/responses/200/content/application~1x-ndjson/schema"
+    assert faults(place, line) == []
+
+
 def check(method: str, path: str, status: int, kind: str, body: Any) -> None:
     """Assert that an answer is one the contract allows."""
-    if method in {"HEAD", "OPTIONS"} or kind == "text/event-stream":
+    if method in {"HEAD", "OPTIONS"} or kind in {"text/event-stream", "application/x-ndjson"}:
         return
     described = operation(method, path)
     if status in EVERYWHERE and (described is None or str(status) not in described["responses"]):

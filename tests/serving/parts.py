@@ -10,6 +10,7 @@ from doubles.image_reader import InMemoryImageReader
 from doubles.memory_probe import InMemoryMemoryProbe
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
+from doubles.model_hub import InMemoryModelHub
 from doubles.model_source import InMemoryModelSource
 from doubles.model_tokenizer import InMemoryModelTokenizer
 from doubles.speech_transcriber import InMemorySpeechTranscriber
@@ -24,6 +25,8 @@ from mlxk.application.use_cases.embed_text import EmbedText
 from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.load_model import LoadModel
+from mlxk.application.use_cases.pull_model import PullModel
+from mlxk.application.use_cases.remove_model import RemoveModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 from mlxk.application.use_cases.tokenize_text import TokenizeText
@@ -106,8 +109,13 @@ class Parts:
         directories = {CHAT_MODEL: CHAT, OTHER_MODEL: CHAT, BASE_MODEL: BASE, BROKEN_MODEL: BROKEN}
         directories |= {SPEECH_MODEL: SPEECH, ENGLISH_SPEECH_MODEL: SPEECH, EMBEDDING_MODEL: EMBEDDING}
         directories |= {name: dict(files) for name, files in (models or {}).items()}
-        self.cache = InMemoryModelCache({name: CachedModel((COMMIT,)) for name in directories})
-        files = InMemoryModelFiles({f"/cache/{name}/{COMMIT}": each for name, each in directories.items()})
+        self.cache = InMemoryModelCache(
+            {name: CachedModel((COMMIT,)) for name in directories},
+            files=(
+                files := InMemoryModelFiles({f"/cache/{name}/{COMMIT}": each for name, each in directories.items()})
+            ),
+        )
+        self.hub = InMemoryModelHub({}, self.cache, files)
         workspaces = InMemoryWorkspaceStore()
         built_in = InMemoryModelSource()
         describe = DescribeModel(
@@ -137,6 +145,8 @@ class Parts:
             transcribe=TranscribeAudio(resolve, describe, self.transcriber, memory),
             embed=EmbedText(resolve, describe, self.embedder, memory),
             tokenize=TokenizeText(generate, self.tokenizer),
+            pull=lambda: PullModel(self.cache, built_in, self.hub, describe, default_owner="mlx-community"),
+            remove=lambda: RemoveModel(self.cache, resolve),
             generator=self.generator,
             clock=clock,
             log=self.log,

@@ -82,6 +82,7 @@ def _add_safety(group: argparse._ArgumentGroup) -> None:
         "--special-tokens-in-content", action="store_true", help="let control tokens in messages take effect"
     )
     group.add_argument("--allow-model-paths", action="store_true", help="let clients name models by path")
+    group.add_argument("--allow-model-changes", action="store_true", help="let clients pull and remove models")
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
@@ -133,6 +134,7 @@ def _settings(arguments: argparse.Namespace, context: CommandContext) -> ServerS
         allow_paths=arguments.allow_model_paths,
         aliases=_aliases(arguments.alias),
         default_model=arguments.default_model,
+        allow_model_changes=arguments.allow_model_changes,
         cors_origins=(*_listed(arguments.cors_origin), *(DESKTOP_ORIGINS if arguments.desktop_apps else ())),
         allowed_hosts=_listed(arguments.allowed_host),
         api_keys=(*(() if known.api_key is None else (known.api_key,)), *(() if followed else keys)),

@@ -270,6 +270,8 @@ def services_of(container: Container) -> Services:
         transcribe=container.use_cases.transcribe_audio(),
         embed=container.use_cases.embed_text(),
         tokenize=container.use_cases.tokenize_text(),
+        pull=container.use_cases.pull_model,
+        remove=container.use_cases.remove_model,
         generator=container.adapters.text_generator(),
         clock=container.adapters.clock(),
         log=container.adapters.event_log(),

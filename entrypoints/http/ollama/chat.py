@@ -1,0 +1,210 @@
+"""``POST /api/chat``: its body, and the resource."""
+
+import functools
+import json
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any
+
+import attrs
+import falcon
+
+from mlxk.entrypoints.http.api import ServerContext
+from mlxk.entrypoints.http.ollama.fields import (
+    FIELD_NAMES,
+    NEUTRAL,
+    WITHOUT_EFFECT,
+    GenerationFields,
+    image_part,
+    register_fields,
+)
+from mlxk.entrypoints.http.ollama.loading import ModelLoading
+from mlxk.entrypoints.http.ollama.names import ModelNames
+from mlxk.entrypoints.http.ollama.renderer import ChatLines
+from mlxk.entrypoints.http.openai.chat.jobs import ChatJobs, FieldNames
+from mlxk.entrypoints.http.openai.chat.messages import FunctionCall, MessageParam, TextPart, ToolCallParam
+from mlxk.entrypoints.http.openai.chat.request import MAX_MESSAGES, ChatRequest
+from mlxk.entrypoints.http.openai.chat.tools import Tools
+from mlxk.entrypoints.http.requests.body import BodyReader, report_ignored
+from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter
+
+Arguments = dict[str, Any] | str | None
+"""Arguments of an earlier call: an object, or JSON text as other clients send it."""
+
+MAX_IMAGES = 64
+"""Images of one message."""
+
+
+@attrs.frozen(kw_only=True)
+class CalledFunction:
+    """The function of an earlier call, and its arguments."""
+
+    name: Annotated[str, Range(1, 256)]
+    arguments: Arguments = None
+    index: int | None = None
+
+    @property
+    def arguments_text(self) -> str:
+        """The arguments as JSON text."""
+        return (
+            self.arguments if isinstance(self.arguments, str) else json.dumps(self.arguments or {}, ensure_ascii=False)
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Call:
+    """An earlier tool call of the assistant."""
+
+    function: CalledFunction
+    id: str | None = None
+    type: Annotated[str, OneOf(("function",))] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ChatMessage:
+    """One message."""
+
+    role: Annotated[str, OneOf(("system", "developer", "user", "assistant", "tool"))]
+    content: str | None = None
+    thinking: str | None = None
+    """What the assistant thought, for the chat template."""
+    images: Annotated[list[str], Range(0, MAX_IMAGES)] | None = None
+    """Each in base64."""
+    tool_calls: list[Call] | None = None
+    tool_name: str | None = None
+    """The function whose result this is."""
+    tool_call_id: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ChatBody(GenerationFields):
+    """The body of a chat request; without messages it loads or unloads the model."""
+
+    messages: Annotated[list[ChatMessage], Range(0, MAX_MESSAGES)] | None = None
+    tools: Tools | None = None
+
+    def faults(self) -> list[FieldError]:
+        """Return the faults of combinations of fields."""
+        faults = super().faults()
+        for index, message in enumerate(self.messages or ()):
+            if message.images and message.role != "user":
+                faults.append(FieldError(f"messages[{index}].images", "are for the role user only"))
+            if message.tool_calls and message.role != "assistant":
+                faults.append(FieldError(f"messages[{index}].tool_calls", "is for the role assistant only"))
+        return faults
+
+    def request(self, model: str) -> ChatRequest:
+        """Return the chat request.
+
+        Args:
+            model: The name by which the catalogue finds the model.
+        """
+        messages = list(_messages(self.messages or ()))
+        return ChatRequest(model=model, messages=messages, tools=self.tools, **self.chat_fields())
+
+    @property
+    def field_names(self) -> FieldNames:
+        """The paths of the fields, by those of the chat request."""
+        images = {
+            f"messages[{index}].content[{part}]": f"messages[{index}].images[{place}]"
+            for index, message in enumerate(self.messages or ())
+            for place, part in enumerate(range(1, 1 + len(message.images or ())))
+        }
+        urls = {f"{path}.image_url.url": name for path, name in images.items()}
+        texts = {f"messages[{index}].content[0]": f"messages[{index}].content" for index in _with_images(self)}
+        return FieldNames({**FIELD_NAMES, **images, **urls, **texts})
+
+
+def _with_images(body: ChatBody) -> Iterator[int]:
+    return (index for index, message in enumerate(body.messages or ()) if message.images)
+
+
+class _CallIds:
+    """Ids of tool calls: those that the client sent, and made-up ones where it sent none."""
+
+    def __init__(self) -> None:
+        self._made = 0
+        self._open: list[tuple[str, str]] = []
+        """Function and id of each call without a result."""
+
+    def of_call(self, call: Call) -> str:
+        """Return the id of a call."""
+        identity = call.id or self._new()
+        self._open.append((call.function.name, identity))
+        return identity
+
+    def of_result(self, message: ChatMessage) -> str:
+        """Return the id of the call that a result belongs to: by its id, else by its function, else the oldest one."""
+        if message.tool_call_id:
+            self._open = [each for each in self._open if each[1] != message.tool_call_id]
+            return message.tool_call_id
+        named = [each for each in self._open if each[0] == message.tool_name]
+        found = next(iter(named or (self._open if message.tool_name is None else ())), None)
+        if found is None:
+            return self._new()
+        self._open.remove(found)
+        return found[1]
+
+    def _new(self) -> str:
+        self._made += 1
+        return f"call_{self._made}"
+
+
+def _messages(messages: Iterable[ChatMessage]) -> Iterator[MessageParam]:
+    ids = _CallIds()
+    for message in messages:
+        calls = [
+            ToolCallParam(
+                id=ids.of_call(call),
+                function=FunctionCall(name=call.function.name, arguments=call.function.arguments_text),
+            )
+            for call in message.tool_calls or ()
+        ]
+        content: Any = message.content or ""
+        if message.images:
+            content = [TextPart(text=message.content or ""), *map(image_part, message.images)]
+        yield MessageParam(
+            role=message.role,
+            content=content,
+            tool_calls=calls or None,
+            tool_call_id=ids.of_result(message) if message.role == "tool" else None,
+            reasoning_content=message.thinking or None,
+        )
+
+
+def register_chat(converter: StrictConverter) -> None:
+    """Register the unions of these classes with a converter."""
+    register_fields(converter)
+    converter.union(Arguments, _arguments_kind)
+
+
+def _arguments_kind(value: object) -> object:
+    if isinstance(value, str):
+        return str
+    if isinstance(value, dict):
+        return dict[str, Any]
+    raise TypeError("must be an object")
+
+
+class ChatResource:
+    """Generates the next message of a conversation; without messages, loads or unloads the model."""
+
+    def __init__(self, server: ServerContext) -> None:
+        self._reader = BodyReader(ChatBody, (register_chat,), {}, WITHOUT_EFFECT, neutral=NEUTRAL)
+        self._jobs = ChatJobs(server)
+        self._names = ModelNames(server.services.catalogue)
+        self._loading = ModelLoading(server)
+        self._responder = server.responder
+        self._clock = server.services.clock
+
+    def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Generate the message."""
+        body = self._reader.read(request, response)
+        if not body.messages:
+            self._loading.respond(response, body, {"message": {"role": "assistant", "content": ""}})
+            return
+        found = self._names.find(body)
+        body.require_thinking(found.served, found.name)
+        report_ignored(response, body.excess(found.served))
+        renderer = functools.partial(ChatLines, clock=self._clock)
+        job = self._jobs.job(body.request(found.reference), renderer, body.adjusted, body.field_names)
+        self._responder.respond(request, response, attrs.evolve(job, model_name=found.name))

@@ -1,0 +1,198 @@
+"""``POST /api/generate``: its body, and the resource.
+
+A prompt is a conversation of one message, unless the request says ``raw``, has a suffix, or the model has no chat
+template: then the model gets the text as it is.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+import attrs
+import falcon
+
+from mlxk.application.ports.text_generator import TextStream
+from mlxk.application.use_cases.generate_text import GenerationOptions
+from mlxk.application.use_cases.serve_catalogue import ServedModel
+from mlxk.application.use_cases.tokenize_text import TokenizeText
+from mlxk.domain.errors import CapabilityError, MlxkError
+from mlxk.domain.formats.insertion import INSERTION_FORMATS, InsertionFormat
+from mlxk.entrypoints.http.api import ServerContext
+from mlxk.entrypoints.http.generation.responder import GenerationJob
+from mlxk.entrypoints.http.ollama.chat import MAX_IMAGES
+from mlxk.entrypoints.http.ollama.fields import (
+    FIELD_NAMES,
+    NEUTRAL,
+    WITHOUT_EFFECT,
+    GenerationFields,
+    image_part,
+    register_fields,
+)
+from mlxk.entrypoints.http.ollama.loading import ModelLoading
+from mlxk.entrypoints.http.ollama.names import FoundModel, ModelNames
+from mlxk.entrypoints.http.ollama.renderer import GenerateLines
+from mlxk.entrypoints.http.openai.chat.jobs import ChatJobs, FieldNames
+from mlxk.entrypoints.http.openai.chat.messages import MessageParam, TextPart
+from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions
+from mlxk.entrypoints.http.openai.chat.request import ChatRequest
+from mlxk.entrypoints.http.requests.body import BodyReader, report_ignored
+from mlxk.entrypoints.http.requests.validation import FieldError, Range, Unsupported
+
+UNSUPPORTED: Mapping[str, Unsupported] = {
+    "template": Unsupported("the model's own chat template is used", ("",)),
+    "context": Unsupported("tokens are no conversation; send its messages to /api/chat", ([],)),
+    "width": Unsupported("no images are generated", (0,)),
+    "height": Unsupported("no images are generated", (0,)),
+    "steps": Unsupported("no images are generated", (0,)),
+}
+"""Documented fields that are not supported."""
+
+_RAW = "does not support template, system, or context"
+_AS_IT_IS = "is for prompts that are rendered with a chat template"
+
+
+@attrs.frozen(kw_only=True)
+class GenerateBody(GenerationFields):
+    """The body of a request for text; without a prompt it loads or unloads the model."""
+
+    prompt: str | None = None
+    suffix: str | None = None
+    """The text after the one to generate."""
+    system: str | None = None
+    raw: bool | None = None
+    """Whether the model gets the prompt as it is."""
+    images: Annotated[list[str], Range(0, MAX_IMAGES)] | None = None
+    """Each in base64."""
+
+    def faults(self) -> list[FieldError]:
+        """Return the faults of combinations of fields."""
+        faults = super().faults()
+        if self.raw and self.system:
+            faults.append(FieldError("raw", _RAW))
+        if self.suffix and self.system:
+            faults.append(FieldError("suffix", "is not supported together with system", unsupported=True))
+        if self.images and (self.raw or self.suffix):
+            faults.append(FieldError("images", _AS_IT_IS, unsupported=True))
+        return faults
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to generate from."""
+        return not (self.prompt or self.suffix or self.images)
+
+    def request(self, model: str) -> ChatRequest:
+        """Return the chat request.
+
+        Args:
+            model: The name by which the catalogue finds the model.
+        """
+        content: Any = self.prompt or ""
+        if self.images:
+            content = [TextPart(text=content), *map(image_part, self.images)]
+        opening = [MessageParam(role="system", content=self.system)] if self.system else []
+        messages = [*opening, MessageParam(role="user", content=content)]
+        return ChatRequest(model=model, messages=messages, **self.chat_fields())
+
+    @property
+    def field_names(self) -> FieldNames:
+        """The paths of the fields, by those of the chat request."""
+        user = 1 if self.system else 0
+        images = {
+            f"messages[{user}].content[{place + 1}]": f"images[{place}]" for place in range(len(self.images or ()))
+        }
+        urls = {f"{path}.image_url.url": name for path, name in images.items()}
+        texts = {"messages[0]": "system" if self.system else "prompt", f"messages[{user}]": "prompt"}
+        return FieldNames({**FIELD_NAMES, **texts, **images, **urls})
+
+    def text_options(self, default_max_tokens: int | None, *, strict_memory: bool) -> GenerationOptions:
+        """Return how to generate from a text as it is.
+
+        Args:
+            default_max_tokens: The operator's limit, for requests without one.
+            strict_memory: Whether a model beyond the memory budget is refused.
+        """
+        chat = self.request(self.required_name)
+        return self.adjusted(
+            GenerationOptions(settings=chat.generation_settings(default_max_tokens), strict_memory=strict_memory)
+        )
+
+
+class GenerateResource:
+    """Generates text; without a prompt, loads or unloads the model."""
+
+    def __init__(self, server: ServerContext) -> None:
+        self._reader = BodyReader(GenerateBody, (register_fields,), UNSUPPORTED, WITHOUT_EFFECT, neutral=NEUTRAL)
+        self._jobs = ChatJobs(server)
+        self._names = ModelNames(server.services.catalogue)
+        self._loading = ModelLoading(server)
+        self._services = server.services
+        self._settings = server.settings
+        self._responder = server.responder
+
+    def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Generate the text."""
+        body = self._reader.read(request, response)
+        if body.is_empty:
+            self._loading.respond(response, body, {"response": ""})
+            return
+        found = self._names.find(body)
+        report_ignored(response, body.excess(found.served))
+        plain = body.raw or bool(body.suffix) or not found.served.can_chat
+        job = self._text_job(body, found) if plain else self._chat_job(body, found)
+        self._responder.respond(request, response, attrs.evolve(job, model_name=found.name))
+
+    def _chat_job(self, body: GenerateBody, found: FoundModel) -> GenerationJob:
+        body.require_thinking(found.served, found.name)
+        renderer = functools.partial(GenerateLines, clock=self._services.clock)
+        return self._jobs.job(body.request(found.reference), renderer, body.adjusted, body.field_names)
+
+    def _text_job(self, body: GenerateBody, found: FoundModel) -> GenerationJob:
+        """Return the job of a text as it is.
+
+        Raises:
+            CapabilityError: The request needs a chat template, or tokens, that the model does not have.
+        """
+        model = found.served
+        if not body.raw and not body.suffix:
+            _require_no_template(body, model)
+        prompt = body.prompt or ""
+        if body.suffix:
+            prompt = self._insertion(model, found.name).prompt(prompt, body.suffix)
+        options = body.text_options(self._settings.max_tokens, strict_memory=self._settings.strict_memory)
+        names = body.field_names
+
+        def start(is_gone: Callable[[], bool]) -> Sequence[TextStream]:
+            try:
+                return self._services.generate(model.details, [prompt], attrs.evolve(options, is_abandoned=is_gone))
+            except MlxkError as error:
+                raise names.translate(error) from error
+
+        shown = MessageOptions(stops=bool(options.settings.stop), json_text=options.settings.grammar is not None)
+        return GenerationJob(
+            model=model,
+            model_name=found.name,
+            start=start,
+            renderer=functools.partial(GenerateLines, options=shown, clock=self._services.clock, raw=True),
+            stream=body.streams,
+        )
+
+    def _insertion(self, model: ServedModel, name: str) -> InsertionFormat:
+        for each in INSERTION_FORMATS:
+            if all(_is_one_token(self._services.tokenize, model, token) for token in each.tokens):
+                return each
+        raise CapabilityError(f'"{name}" does not support insert')
+
+
+def _is_one_token(tokenize: TokenizeText, model: ServedModel, text: str) -> bool:
+    return len(tokenize.encode(model.handle, text, add_special=False, parse_special=True).tokens) == 1
+
+
+def _require_no_template(body: GenerateBody, model: ServedModel) -> None:
+    """Refuse what only a chat template can place in a prompt, for a model without one.
+
+    Raises:
+        CapabilityError: The request has it.
+    """
+    for name, value in (("system", body.system), ("images", body.images), ("think", body.thinks)):
+        if value:
+            raise CapabilityError.in_field(name, f"'{model.id}' has no chat template")

@@ -1,0 +1,72 @@
+"""Requests without content, which load a model, unload it, or change how long it stays in memory."""
+
+from collections.abc import Mapping
+
+import falcon
+
+from mlxk.application.policy import require_text_model
+from mlxk.application.use_cases.serve_catalogue import ServedModel
+from mlxk.entrypoints.http.api import ServerContext
+from mlxk.entrypoints.http.ollama.durations import timestamp
+from mlxk.entrypoints.http.ollama.fields import GenerationFields
+from mlxk.entrypoints.http.ollama.names import ModelNames, require_any
+from mlxk.entrypoints.http.resources import send_json
+
+
+class ModelLoading:
+    """Loads and unloads models.
+
+    Args:
+        server: The services and settings.
+    """
+
+    def __init__(self, server: ServerContext) -> None:
+        self._services = server.services
+        self._settings = server.settings
+        self._lifecycle = server.lifecycle
+        self._limit = server.limit
+        self._names = ModelNames(server.services.catalogue)
+
+    def respond(self, response: falcon.Response, body: GenerationFields, content: Mapping[str, object]) -> None:
+        """Do what a request without content asks for, and say so in one document, also to a client that streams.
+
+        Args:
+            response: Receives the document.
+            body: The request.
+            content: The empty content of a response in its API.
+
+        Raises:
+            MlxkError: There is no such model, or it cannot be loaded.
+        """
+        self._lifecycle.require_open()
+        unloads = body.keep_alive_seconds == 0
+        found = self._names.find(body, require_any if unloads else require_text_model)
+        release = self._limit.enter(1)
+        try:
+            if unloads:
+                self.unload(found.served)
+            else:
+                self._load(found.served, body.keep_alive_seconds)
+        finally:
+            release()
+        document = {
+            "model": found.name,
+            "created_at": timestamp(self._services.clock.now()),
+            **content,
+            "done": True,
+            "done_reason": "unload" if unloads else "load",
+        }
+        send_json(response, document)
+
+    def unload(self, model: ServedModel) -> None:
+        """Unload a model; one that answers requests is unloaded when it has answered them."""
+        handle = self._services.catalogue.loaded().get(model.id)
+        if handle is None:
+            return
+        self._services.generator.unload(handle)
+        if model.id in self._services.catalogue.loaded():
+            self._load(model, 0.0)
+
+    def _load(self, model: ServedModel, keep_alive_seconds: float | None) -> None:
+        strict = self._settings.strict_memory
+        self._services.load(model.description, keep_alive_seconds, strict_memory=strict)

@@ -1,0 +1,209 @@
+"""``GET /api/tags``, ``GET /api/ps``, ``POST /api/show``: the models, those in memory, and one of them."""
+
+import contextlib
+import datetime
+import hashlib
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+import attrs
+import falcon
+
+from mlxk.application.ports.text_generator import ResidentModel
+from mlxk.application.use_cases.serve_catalogue import STATE_SECONDS, ServedModel, served_id
+from mlxk.domain.errors import MlxkError
+from mlxk.domain.models.model import Capability, ModelHandle
+from mlxk.entrypoints.http.api import Services
+from mlxk.entrypoints.http.ollama.durations import FOREVER, timestamp
+from mlxk.entrypoints.http.ollama.names import FoundModel, ModelFields, ModelNames, require_any, tagged
+from mlxk.entrypoints.http.requests.body import BodyReader
+from mlxk.entrypoints.http.requests.validation import Unsupported
+from mlxk.entrypoints.http.resources import Readable, send_json
+
+SHOW_WITHOUT_EFFECT: Mapping[str, Unsupported] = {
+    "verbose": Unsupported("the answer is the same", (False,)),
+}
+"""Documented fields of ``/api/show`` that are accepted and reported as ignored."""
+
+_SUFFIX_MARK = "{# .Suffix #}"
+"""Begins the template of a model that takes a suffix: editors look for the name of Ollama's variable."""
+
+_MODEL_INFO = MappingProxyType(
+    {
+        "hidden_size": "embedding_length",
+        "num_hidden_layers": "block_count",
+        "intermediate_size": "feed_forward_length",
+        "num_attention_heads": "attention.head_count",
+        "num_key_value_heads": "attention.head_count_kv",
+        "vocab_size": "vocab_size",
+    }
+)
+"""Names of the facts of ``model_info``, by those of the config."""
+
+
+class Tags(Readable):
+    """Lists the models that can run here."""
+
+    def __init__(self, services: Services) -> None:
+        self._catalogue = services.catalogue
+
+    def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
+        """List them, those in memory first."""
+        send_json(response, {"models": [tag_document(served) for served in self._catalogue()]})
+
+
+class Running(Readable):
+    """Lists the models in memory."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
+        """List them, with the moment when each is unloaded if nothing uses it."""
+        state = self._services.generator.state(STATE_SECONDS)
+        known = {each.handle: each for each in state.residents}
+        models = list(self._documents(state.models, known))
+        send_json(response, {"models": models})
+
+    def _documents(
+        self, handles: tuple[ModelHandle, ...], known: Mapping[ModelHandle, ResidentModel]
+    ) -> Iterator[Mapping[str, object]]:
+        for handle in handles:
+            with contextlib.suppress(MlxkError):  # removed a moment ago
+                served = self._services.catalogue.find(served_id(handle), require_any)
+                yield self._document(served, known.get(handle))
+
+    def _document(self, served: ServedModel, resident: ResidentModel | None) -> Mapping[str, object]:
+        document = tag_document(served)
+        size = served.description.weight_bytes if resident is None else resident.weight_bytes
+        left = None if resident is None else resident.idle_seconds_left
+        expires = self._services.clock.now() + (FOREVER if left is None else datetime.timedelta(seconds=left))
+        del document["modified_at"], document["capabilities"]
+        return {**document, "size": size, "size_vram": size, "expires_at": timestamp(expires)}
+
+
+@attrs.frozen(kw_only=True)
+class ShowBody(ModelFields):
+    """The body of a request for the description of a model."""
+
+    verbose: bool | None = None
+
+
+class Show:
+    """Describes one model."""
+
+    def __init__(self, services: Services) -> None:
+        self._reader = BodyReader(ShowBody, (), {}, SHOW_WITHOUT_EFFECT)
+        self._names = ModelNames(services.catalogue)
+
+    def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Describe the model."""
+        body = self._reader.read(request, response)
+        send_json(response, show_document(self._names.find(body, require_any)))
+
+
+def tag_document(served: ServedModel) -> dict[str, object]:
+    """Return the JSON document of a model in a listing."""
+    description = served.description
+    return {
+        "name": tagged(served.id),
+        "model": tagged(served.id),
+        "modified_at": timestamp(description.modified),
+        "size": description.size_bytes,
+        "digest": _digest(served),
+        "details": _details(served),
+        "context_length": description.context_length,
+        "capabilities": capabilities(served),
+    }
+
+
+def show_document(found: FoundModel) -> Mapping[str, object]:
+    """Return the JSON document of a model by itself."""
+    served, details = found.served, found.served.details
+    window = served.description.context_length
+    return {
+        "license": details.license or "",
+        "modelfile": f"FROM {served.id}\n",
+        "parameters": "" if window is None else f"num_ctx {window}",
+        "template": (_SUFFIX_MARK if details.inserts else "") + details.template_text,
+        "details": _details(served),
+        "model_info": _model_info(served),
+        "capabilities": capabilities(served),
+        "context_length": window,
+        "modified_at": timestamp(served.description.modified),
+    }
+
+
+def capabilities(served: ServedModel) -> list[str]:
+    """Return what a model can do, in Ollama's words."""
+    description, details = served.description, served.details
+    writes = description.operation is Capability.TEXT_GENERATION
+    found = {
+        "completion": writes,
+        "tools": writes and served.can_chat and details.supports_tools,
+        "insert": writes and details.inserts,
+        "vision": writes and description.can(Capability.VISION),
+        "embedding": description.operation is Capability.EMBEDDINGS,
+        "thinking": writes and details.supports_reasoning,
+        "audio": description.can(Capability.AUDIO),
+    }
+    return [name for name, holds in found.items() if holds]
+
+
+def _digest(served: ServedModel) -> str:
+    """Return 64 hexadecimal digits that identify the content: its hash where that is known."""
+    known = served.description.content_hash or ""
+    if known.startswith("sha256:"):
+        return known.removeprefix("sha256:")
+    return hashlib.sha256(f"{served.id}\n{known}\n{served.description.size_bytes}".encode()).hexdigest()
+
+
+def _details(served: ServedModel) -> Mapping[str, object]:
+    family = _family(served)
+    return {
+        "parent_model": "",
+        "format": "safetensors",
+        "family": family,
+        "families": [family],
+        "parameter_size": _parameter_size(served.details.parameters),
+        "quantization_level": _quantization(served),
+    }
+
+
+def _family(served: ServedModel) -> str:
+    config = served.details.config or {}
+    family = config.get("model_type")
+    return family if isinstance(family, str) else "unknown"
+
+
+def _parameter_size(parameters: int | None) -> str:
+    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if parameters is not None and parameters >= size:
+            return f"{parameters / size:.1f}{unit}"
+    return "" if parameters is None else str(parameters)
+
+
+_FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+def _quantization(served: ServedModel) -> str:
+    quantization, config = served.details.quantization, served.details.config or {}
+    if quantization is not None:
+        return f"{quantization.bits}bit"
+    stated = config.get("dtype", config.get("torch_dtype"))
+    return _FLOATS.get(stated, "") if isinstance(stated, str) else ""
+
+
+def _model_info(served: ServedModel) -> Mapping[str, object]:
+    config, family = served.details.config or {}, _family(served)
+    inner = config.get("text_config")
+    facts: dict[str, object] = {
+        "general.architecture": family,
+        "general.parameter_count": served.details.parameters,
+        f"{family}.context_length": served.description.context_length,
+    }
+    for stated, name in _MODEL_INFO.items():
+        value = config.get(stated, inner.get(stated) if isinstance(inner, dict) else None)
+        if isinstance(value, int):
+            facts[f"{family}.{name}"] = value
+    return {name: value for name, value in facts.items() if value is not None}

@@ -1,0 +1,236 @@
+"""Renders responses of ``/api/chat`` and ``/api/generate``: one JSON object a line, or one object."""
+
+import json
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import attrs
+
+from mlxk.application.ports.clock import Clock
+from mlxk.domain.errors import MlxkError
+from mlxk.domain.generation.request import (
+    Finished,
+    GenerationEvent,
+    ReasoningDelta,
+    TextDelta,
+    TokenAlternative,
+    TokenLogprob,
+    ToolCallDelta,
+)
+from mlxk.entrypoints.http.generation.blocks import Block, BlockChange, BlockEnded, BlockGrew, BlockKind, BlockReader
+from mlxk.entrypoints.http.generation.renderer import ResponseContext, ResponseRenderer
+from mlxk.entrypoints.http.ollama.durations import nanoseconds, timestamp
+from mlxk.entrypoints.http.ollama.errors import error_document
+from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions, TruncationDetector
+from mlxk.entrypoints.http.openai.renderer import finish_reason
+
+MEDIA_TYPE = "application/json; charset=utf-8"
+LINES_HEADERS = MappingProxyType(
+    {"Content-Type": "application/x-ndjson", "Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+)
+
+
+@attrs.frozen
+class Piece:
+    """A part of a response."""
+
+    content: str = ""
+    thinking: str = ""
+    tool_calls: Sequence[Mapping[str, Any]] = ()
+    logprobs: Sequence[Mapping[str, Any]] = ()
+
+    @classmethod
+    def joined(cls, pieces: Sequence["Piece"]) -> "Piece":
+        """Return consecutive parts as one."""
+        return cls(
+            "".join(piece.content for piece in pieces),
+            "".join(piece.thinking for piece in pieces),
+            [call for piece in pieces for call in piece.tool_calls],
+            [token for piece in pieces for token in piece.logprobs],
+        )
+
+
+def line(document: object) -> bytes:
+    """Return a document as a line."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+class OllamaRenderer(ResponseRenderer):
+    """The base of both renderers.
+
+    Silence is filled with parts without content: clients read every line as a document.
+
+    Args:
+        context: Facts about the response.
+        options: How the request changes the rendering.
+        clock: Says when each part was made.
+    """
+
+    media_type = MEDIA_TYPE
+    stream_headers = LINES_HEADERS
+    text_path: ClassVar[bytes]
+    """What stands before and after the text of a part, around ``%s``."""
+
+    def __init__(self, context: ResponseContext, options: MessageOptions, *, clock: Clock) -> None:
+        self._context = context
+        self._clock = clock
+        self._reader = BlockReader(one_call=options.one_call)
+        self._detector = TruncationDetector(json_text=options.json_text) if options.stops else None
+        self._calls = 0
+        self._opening = b'{"model":' + json.dumps(context.model, ensure_ascii=False).encode() + b',"created_at":"'
+
+    @abstractmethod
+    def content(self, piece: Piece) -> dict[str, object]:
+        """Return the fields with the content of a part."""
+
+    def opening(self) -> bytes:
+        """Return a part without content, so that the headers leave."""
+        return self._text_line("")
+
+    def keep_alive(self) -> bytes:
+        """Return a part without content."""
+        return self._text_line("")
+
+    def event(self, index: int, event: GenerationEvent) -> bytes:
+        """Return the lines of an event."""
+        return b"".join(map(self._line, self._pieces(event)))
+
+    def closing(self, finished: Sequence[Finished]) -> bytes:
+        """Return the last line, with the counts."""
+        return line(self._document(Piece(), finished[0]))
+
+    def error(self, error: MlxkError) -> bytes:
+        """Return a line with the error."""
+        return line(error_document(error))
+
+    def whole(self, choices: Sequence[Sequence[GenerationEvent]], finished: Sequence[Finished]) -> bytes:
+        """Return the response as one JSON document."""
+        pieces = [piece for event in choices[0] for piece in self._pieces(event)]
+        return json.dumps(self._document(Piece.joined(pieces), finished[0]), ensure_ascii=False).encode()
+
+    def _pieces(self, event: GenerationEvent) -> Iterator[Piece]:
+        """Yield the parts of an event: tool calls when they are complete."""
+        if self._detector is not None:
+            self._detector.add(event)
+        changes = self._reader.end() if isinstance(event, Finished) else self._reader.read(event)
+        for change in changes:
+            piece = self._piece(change)
+            if piece is not None:
+                yield piece
+
+    def _piece(self, change: BlockChange) -> Piece | None:
+        if isinstance(change, BlockEnded) and change.block.kind is BlockKind.TOOL_CALL:
+            self._calls += 1
+            return Piece(tool_calls=[_call(change.block, self._calls - 1)])
+        if not isinstance(change, BlockGrew) or change.block.kind is BlockKind.TOOL_CALL:
+            return None
+        if change.block.kind is BlockKind.REASONING:
+            return Piece(thinking=change.text)
+        return Piece(change.text, logprobs=_logprobs(change.logprobs))
+
+    def _line(self, piece: Piece) -> bytes:
+        if not (piece.thinking or piece.tool_calls or piece.logprobs):
+            return self._text_line(piece.content)
+        return line(self._document(piece, None))
+
+    def _text_line(self, text: str) -> bytes:
+        """Return a line with nothing but text, which most lines are: joined, not built anew."""
+        before, _, after = self.text_path.partition(b"%s")
+        moment = timestamp(self._clock.now()).encode()
+        return self._opening + moment + before + json.dumps(text, ensure_ascii=False).encode() + after
+
+    def _document(self, piece: Piece, finished: Finished | None) -> dict[str, object]:
+        document: dict[str, object] = {
+            "model": self._context.model,
+            "created_at": timestamp(self._clock.now()),
+            **self.content(piece),
+            "done": finished is not None,
+        }
+        if piece.logprobs:
+            document["logprobs"] = piece.logprobs
+        if finished is not None:
+            truncated = self._detector is not None and self._detector.truncated
+            document["done_reason"] = finish_reason(finished, called=False, truncated=truncated)
+            document |= _counts(finished)
+        return document
+
+
+class ChatLines(OllamaRenderer):
+    """Renders a response of ``/api/chat``."""
+
+    text_path = b'","message":{"role":"assistant","content":%s},"done":false}\n'
+
+    def content(self, piece: Piece) -> dict[str, object]:
+        """Return the message."""
+        message: dict[str, object] = {"role": "assistant", "content": piece.content}
+        if piece.thinking:
+            message["thinking"] = piece.thinking
+        if piece.tool_calls:
+            message["tool_calls"] = piece.tool_calls
+        return {"message": message}
+
+
+class GenerateLines(OllamaRenderer):
+    """Renders a response of ``/api/generate``; what a model writes beyond text and reasoning is text.
+
+    Args:
+        context: Facts about the response.
+        options: How the request changes the rendering.
+        clock: Says when each part was made.
+        raw: Whether reasoning is text, too.
+    """
+
+    text_path = b'","response":%s,"done":false}\n'
+
+    def __init__(self, context: ResponseContext, options: MessageOptions, *, clock: Clock, raw: bool = False) -> None:
+        super().__init__(context, options, clock=clock)
+        self._raw = raw
+
+    def content(self, piece: Piece) -> dict[str, object]:
+        """Return the text and the reasoning."""
+        return {"response": piece.content, **({"thinking": piece.thinking} if piece.thinking else {})}
+
+    def _pieces(self, event: GenerationEvent) -> Iterator[Piece]:
+        if self._raw and isinstance(event, ReasoningDelta):
+            event = TextDelta(event.text)
+        elif isinstance(event, ToolCallDelta):
+            event = TextDelta(event.call.arguments)
+        return super()._pieces(event)
+
+
+def _counts(finished: Finished) -> dict[str, int]:
+    """Return the numbers of tokens, and the durations in nanoseconds; decoding alone is ``eval_duration``."""
+    usage, timings = finished.usage, finished.timings
+    total = timings.load_seconds + timings.queue_seconds + timings.prompt_seconds + timings.generation_seconds
+    return {
+        "total_duration": nanoseconds(total),
+        "load_duration": nanoseconds(timings.load_seconds),
+        "prompt_eval_count": usage.prompt_tokens,
+        "prompt_eval_duration": nanoseconds(timings.prompt_seconds),
+        "eval_count": usage.completion_tokens,
+        "eval_duration": nanoseconds(timings.generation_seconds),
+    }
+
+
+def _call(block: Block, index: int) -> Mapping[str, Any]:
+    """Return a call, with its arguments as an object; those that are none are its only entry."""
+    try:
+        arguments = json.loads(block.text or "{}")
+    except ValueError:
+        arguments = block.text
+    if not isinstance(arguments, dict):
+        arguments = {"arguments": arguments}
+    return {"id": block.call_id, "function": {"index": index, "name": block.name, "arguments": arguments}}
+
+
+def _logprobs(tokens: Sequence[TokenLogprob]) -> Sequence[Mapping[str, Any]]:
+    return [
+        {**_token(each.token), **({"top_logprobs": list(map(_token, each.alternatives))} if each.alternatives else {})}
+        for each in tokens
+    ]
+
+
+def _token(token: TokenAlternative) -> dict[str, object]:
+    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.utf8)}
