@@ -29,12 +29,13 @@ class WholeProgram:
     Args:
         home: The home directory.
         settings: The operator's.
+        variables: Of the environment, beside the home directory.
     """
 
-    def __init__(self, home: Path, settings: ServerSettings | None = None) -> None:
+    def __init__(self, home: Path, settings: ServerSettings | None = None, **variables: str) -> None:
         settings = settings or ServerSettings()
         self.log = InMemoryEventLog()
-        container = build(read_settings({"HOME": str(home)}), settings)
+        container = build(read_settings({"HOME": str(home), **variables}), settings)
         container.adapters.event_log.override(providers.Object(self.log))
         self.generator: Any = container.adapters.text_generator()
         self.application = Application(services_of(container), settings)

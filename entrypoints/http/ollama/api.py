@@ -16,8 +16,6 @@ from mlxk.entrypoints.http.resources import Readable, send_json
 VERSION = "0.32.0"
 """The version of Ollama whose API this is; clients compare it."""
 
-_ROOT = "/api"
-
 
 class Version(Readable):
     """The version of the API."""
@@ -51,5 +49,5 @@ def ollama_api(server: ServerContext) -> HttpApi:
         },
         error_body=error_body,
         error_statuses=ERROR_STATUSES,
-        claims=lambda request: request.path == _ROOT or request.path.startswith(f"{_ROOT}/"),
+        claims=lambda request: request.path.startswith("/api/"),
     )
