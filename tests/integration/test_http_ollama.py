@@ -175,9 +175,10 @@ def test_requests_without_content_load_and_unload() -> None:
 def test_a_model_that_stays_has_a_date_far_away_and_one_that_is_not_loaded_is_not_loaded_to_be_unloaded() -> None:
     with server(()) as it:
         assert it.post("/api/generate", {"model": OTHER_MODEL, "keep_alive": 0})[2]["done_reason"] == "unload"
-        it.post("/api/generate", {"model": CHAT_MODEL, "keep_alive": -1})
-        [running] = it.get("/api/ps")[2]["models"]
-        assert datetime.fromisoformat(running["expires_at"]).year > 2200
+        for keep_alive in (-1, "-1s", 1e300):
+            it.post("/api/generate", {"model": CHAT_MODEL, "keep_alive": keep_alive})
+            [running] = it.get("/api/ps")[2]["models"]
+            assert datetime.fromisoformat(running["expires_at"]).year > 2200
         assert running["context_length"] == 2048
 
 

@@ -7,15 +7,15 @@ import re
 KeepAlive = float | str | None
 """Seconds, or a duration such as ``1h30m``; negative for ever, 0 until the end of the response, None says nothing."""
 
+FOREVER = datetime.timedelta(microseconds=(2**63 - 1) // 1000)
+"""The time until a model that stays in memory is unloaded: the longest duration of Ollama."""
+
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 _DURATION = re.compile(rf"([+-]?)((?:{_PART.pattern})+)")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 
 _LONGEST_CHARACTERS = 64
-
-FOREVER = datetime.timedelta(microseconds=(2**63 - 1) // 1000)
-"""The time until a model that stays in memory is unloaded: the longest duration of Ollama."""
 
 
 def keep_alive_seconds(value: KeepAlive) -> float | None:
@@ -27,7 +27,7 @@ def keep_alive_seconds(value: KeepAlive) -> float | None:
     if value is None:
         return None
     seconds = _parsed(value) if isinstance(value, str) else float(value)
-    return math.inf if seconds < 0 else seconds
+    return seconds if 0 <= seconds <= FOREVER.total_seconds() else math.inf
 
 
 def _parsed(text: str) -> float:

@@ -105,8 +105,9 @@ class PullProgress(Progress):
             self._send(path, {"completed": count})
 
     def end(self) -> None:
-        """Report that what arrived is compared with its digest."""
-        self._send_status({"status": "verifying sha256 digest"})
+        """Report that everything has arrived and was compared with its digest, if it has."""
+        if all(self._done.get(path, 0) >= size for path, size in self._sizes.items()):
+            self._send_status({"status": "verifying sha256 digest"})
 
     def note(self, message: str) -> None:
         """Report one sentence."""

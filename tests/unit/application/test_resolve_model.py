@@ -72,6 +72,8 @@ def test_a_workspace_of_the_home_wins_over_cached_models_by_its_exact_name() -> 
         ("gemma", ("mlx-community/gemma", "org/gemma"), "mlx-community/gemma"),
         ("gemma", ("org/gemma", "org/gemma-2"), "org/gemma"),
         ("GEMMA", ("org/Gemma", "org/Gemma-2"), "org/Gemma"),
+        ("ORG/gemma", ("org/Gemma", "org/Gemma-2"), "org/Gemma"),
+        ("Demo", ("org/demo", "org/my-demo"), "demo"),
         ("gemma", ("org/big-Gemma-2", "org/llama"), "org/big-Gemma-2"),
         ("org/gem", ("org/gemma", "other/gemma"), "org/gemma"),
         ("gpt2", ("gpt2", "org/gpt2-large"), "gpt2"),

@@ -134,6 +134,7 @@ def test_num_ctx_is_the_window_of_the_request(given: int, limit: int | None) -> 
         (0.0, 0.0),
         (-1, math.inf),
         (-1.0, math.inf),
+        (1e300, math.inf),
         ("5m", 300.0),
         ("1h30m", 5400.0),
         ("1.5h", 5400.0),
