@@ -40,6 +40,7 @@ def test_the_defaults_listen_on_this_machine_only() -> None:
     assert (server.host, server.port, server.log_level, server.api_keys) == ("127.0.0.1", 8000, "info", ())
     assert server.cors_origins == ()
     assert not server.allow_paths
+    assert not server.allow_model_changes
     assert server.supervised
 
 
@@ -160,12 +161,13 @@ def test_limits_and_permissions_are_handed_on() -> None:
     _, [server] = serve(
         *("--max-streams", "4", "--max-queue", "5", "--max-body", "6", "--keep-alive", "7.5", "--memory-budget", "8"),
         *("--strict-memory", "--cors-origin", "null", "--cors-origin", "https://a", "--allowed-host", "mac.local"),
-        *("--allow-model-paths", "--drain-timeout", "9", "--reload", "--no-supervisor"),
+        *("--allow-model-paths", "--allow-model-changes", "--drain-timeout", "9", "--reload", "--no-supervisor"),
     )
     assert (server.max_streams, server.max_queue, server.max_body_mib, server.keep_alive) == (4, 5, 6, 7.5)
     assert (server.memory_budget_mib, server.strict_memory, server.drain_seconds) == (8, True, 9.0)
     assert (server.cors_origins, server.allowed_hosts) == (("null", "https://a"), ("mac.local",))
-    assert (server.allow_paths, server.reload, server.supervised) == (True, True, False)
+    assert (server.allow_paths, server.allow_model_changes) == (True, True)
+    assert (server.reload, server.supervised) == (True, False)
 
 
 def test_the_defaults_shown_are_the_ones_that_hold(capsys: pytest.CaptureFixture[str]) -> None:
