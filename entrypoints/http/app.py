@@ -24,7 +24,13 @@ from mlxk.entrypoints.http.resources import Alive, Docs, EngineWatch, Health, Me
 from mlxk.entrypoints.http.responses.api import responses_api
 from mlxk.entrypoints.settings import MIB, ServerSettings
 
-APIS: Sequence[Callable[[ServerContext], HttpApi]] = (discovery_api, openai_api, responses_api, anthropic_api, ollama_api)
+APIS: Sequence[Callable[[ServerContext], HttpApi]] = (
+    discovery_api,
+    openai_api,
+    responses_api,
+    anthropic_api,
+    ollama_api,
+)
 """Every HTTP API of the server."""
 
 DEFAULT_ERROR_BODY: ErrorBody = error_body

@@ -275,7 +275,7 @@ def test_vectors_are_those_of_the_other_api_and_too_long_texts_are_cut_and_repor
     long = "bread " * (2 * WINDOW)
     for more in ({}, {"truncate": True}):
         status, headers, body = served.post("/api/embed", {"model": model, "input": long, **more})
-        assert (status, headers["x-mlxk-adaptations"], len(body["embeddings"])) == (200, "input-truncated", 1)
+        assert (status, headers["x-mlxk-adaptations"], len(body["embeddings"])) == (200, "inputs-truncated", 1)
     status, text = refused(served, "encoder", "/api/embed", input=["a", long], truncate=False)
     assert (status, text.startswith("the input length exceeds the context length: input[1] has ")) == (400, True)
     served.post("/api/embed", {"model": model, "input": "bread", "keep_alive": 0})

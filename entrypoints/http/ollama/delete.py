@@ -20,7 +20,7 @@ from mlxk.domain.models.reference import is_path
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.ollama.errors import require_changes
 from mlxk.entrypoints.http.ollama.names import ModelFields, not_found
-from mlxk.entrypoints.http.ollama.pull import NoTerminal, on_hub
+from mlxk.entrypoints.http.ollama.pull import NoTerminal, Silence, on_hub
 from mlxk.entrypoints.http.requests.body import BodyReader
 
 
@@ -47,7 +47,7 @@ class Delete:
         reference = self._whole_name(on_hub(name), name)
         self._unload(reference.partition("@")[0])
         with _in_words_of_the_api(name):
-            self._services.remove()(RemoveRequest(reference), NoTerminal())
+            self._services.remove()(RemoveRequest(reference), NoTerminal(), Silence())
         self._services.catalogue.forget()
 
     def _whole_name(self, reference: str, name: str) -> str:
@@ -59,7 +59,8 @@ class Delete:
         if is_path(reference) or any(character in reference for character in "*?["):
             raise not_found(name)
         with _in_words_of_the_api(name):
-            (removal,) = self._services.remove()(RemoveRequest(reference, dry_run=True), NoTerminal()).removals
+            plan = self._services.remove()(RemoveRequest(reference, dry_run=True), NoTerminal(), Silence())
+        removal = plan.removals[0]
         wanted, at, revision = reference.partition("@")
         if removal.name.lower() != wanted.lower():
             raise ValidationError(

@@ -9,13 +9,14 @@ import falcon
 from mlxk.application.policy import require_embedding_model
 from mlxk.application.use_cases.embed_text import EmbeddingResult
 from mlxk.domain.embedding import MAX_INPUTS, EmbeddingSettings, Vector
-from mlxk.domain.errors import ContextLengthError, FeatureGateError
+from mlxk.domain.errors import FeatureGateError
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
 from mlxk.entrypoints.http.ollama.durations import KeepAlive, keep_alive_seconds, nanoseconds
 from mlxk.entrypoints.http.ollama.fields import keep_alive_kind
 from mlxk.entrypoints.http.ollama.loading import ModelLoading
 from mlxk.entrypoints.http.ollama.names import FoundModel, ModelFields, ModelNames
+from mlxk.entrypoints.http.openai.embeddings import INPUTS_TRUNCATED
 from mlxk.entrypoints.http.requests.body import BodyReader, Neutral
 from mlxk.entrypoints.http.requests.validation import FieldError, Range, StrictConverter, Unsupported
 from mlxk.entrypoints.http.resources import send_json
@@ -31,9 +32,6 @@ WITHOUT_EFFECT: Mapping[str, Unsupported] = {
     ),
 }
 """Documented fields that are accepted and reported as ignored."""
-
-TRUNCATED = "input-truncated"
-"""The adaptation of inputs that were cut to the context window."""
 
 
 @attrs.frozen(kw_only=True)
@@ -117,21 +115,17 @@ class _Embedding:
             MlxkError: See ``EmbedText``.
         """
         self._lifecycle.require_open()
+        settings = EmbeddingSettings(dimensions=body.dimensions, truncate=body.truncate is not False)
         release = self._limit.enter(1)
         try:
-            return self._embed(found, inputs, EmbeddingSettings(dimensions=body.dimensions))
-        except ContextLengthError:
-            if body.truncate is False:
-                raise
-            response.set_header(ADAPTATIONS, TRUNCATED)
-            return self._embed(found, inputs, EmbeddingSettings(dimensions=body.dimensions, truncate=True))
+            result = self._services.embed(found.served.description, inputs, settings)
         finally:
             release()
             if body.unloads:
                 self._loading.unload(found.served)
-
-    def _embed(self, found: FoundModel, inputs: tuple[str, ...], settings: EmbeddingSettings) -> EmbeddingResult:
-        return self._services.embed(found.served.description, inputs, settings)
+        if result.embeddings.truncations:
+            response.set_header(ADAPTATIONS, INPUTS_TRUNCATED)
+        return result
 
 
 class EmbedResource:

@@ -20,6 +20,10 @@ from mlxk.entrypoints.http.requests.validation import FieldError
 LATEST = "latest"
 """The tag that is meant without one."""
 
+_NOT_THIS = (ModelNotFoundError, RevisionNotFoundError)
+_NOT_THIS_TAG = (*_NOT_THIS, AmbiguousModelError, ValidationError)
+"""What the catalogue raises for a name that means nothing, and for a tag."""
+
 _HUBS = ("hf.co/", "huggingface.co/")
 
 
@@ -58,7 +62,7 @@ class FoundModel:
     """The model that a name means."""
 
     name: str
-    """As the client wrote it."""
+    """As the client wrote it; that of the model, for one that answers to names that no model has."""
     reference: str
     """A name by which the catalogue finds it."""
     served: ServedModel
@@ -112,13 +116,17 @@ class ModelNames:
         if name is None:
             raise ValidationError("model is required")
         base, tag = parts_of(name)
-        if tag is None:
-            with contextlib.suppress(ModelNotFoundError, RevisionNotFoundError):
-                return FoundModel(name, base, self._catalogue.find(base, require))
-        for reference in self._tagged(base, tag) if tag is not None else ():
-            with contextlib.suppress(ModelNotFoundError, RevisionNotFoundError, AmbiguousModelError, ValidationError):
-                return FoundModel(name, reference, self._catalogue.find(reference, require))
-        raise not_found(name)
+        references = [base] if tag is None else self._tagged(base, tag)
+        other: FoundModel | None = None
+        for reference in references:
+            with contextlib.suppress(*(_NOT_THIS if tag is None else _NOT_THIS_TAG)):
+                served = self._catalogue.find(reference, require)
+                if not served.stands_in:
+                    return FoundModel(name, reference, served)
+                other = other or FoundModel(served.id, reference, served)
+        if other is None:
+            raise not_found(name)
+        return other
 
     def _tagged(self, base: str, tag: str) -> Iterator[str]:
         """Yield what a name with a tag may mean, the likeliest first: a revision, a variant, or a part of one name."""

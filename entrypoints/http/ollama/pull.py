@@ -209,12 +209,12 @@ class Pull:
 def _listed(pull: PullModel, reference: str) -> Mapping[str, RemoteFile]:
     """Return the files of a download by their paths; none when the hub cannot be asked, which the pull then reports."""
     with contextlib.suppress(NetworkError):
-        plan = pull(PullRequest(reference, dry_run=True), _Silence(), NoTerminal()).plan
+        plan = pull(PullRequest(reference, dry_run=True), Silence(), NoTerminal()).plan
         return {} if plan is None else {file.path: file for file in plan.files}
     return {}
 
 
-class _Silence(Progress):
+class Silence(Progress):
     """Reports nothing."""
 
     def begin(self, activity: str, sizes: Mapping[str, int]) -> None:
