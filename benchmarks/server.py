@@ -133,8 +133,8 @@ class Server:
         self.resets = 0
         self._model = model
         with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
-        words = shlex.split(command.format(model=model, port=self._port))
+            self.port = free.getsockname()[1]
+        words = shlex.split(command.format(model=model, port=self.port))
         self._log = Path(tempfile.gettempdir()) / f"bench-{name}.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(words, stdout=log, stderr=log)
@@ -145,6 +145,11 @@ class Server:
             time.sleep(0.05)
         self._stream("warm up", 2)
         self.ready_seconds = time.perf_counter() - began
+
+    @property
+    def process(self) -> int:
+        """Its first process."""
+        return self._process.pid
 
     def measure(self, streams: int, tokens: int) -> Sample:
         """Answer so many streams at once."""
@@ -179,7 +184,7 @@ class Server:
 
     def _listens(self) -> bool:
         try:
-            with socket.create_connection(("127.0.0.1", self._port), timeout=1):
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
                 return True
         except OSError:
             return False
@@ -209,7 +214,7 @@ class Server:
 
     def _response(self, body: str) -> http.client.HTTPResponse:
         while True:
-            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=600)
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
             try:
                 connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
                 return connection.getresponse()

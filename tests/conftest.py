@@ -38,6 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak-requests", type=int, default=100, help="requests of the engine's soak test")
     parser.addoption("--hostile-requests", type=int, default=600, help="requests of the attack on the server")
     parser.addoption("--exits", type=int, default=3, help="processes of the test of exits after generating")
+    parser.addoption("--conversations", type=int, default=60, help="conversations that every API is asked alike")
 
 
 @pytest.fixture(scope="session", autouse=True)
