@@ -6,7 +6,8 @@ A snapshot becomes visible in one step, when all of its files are complete.
 import os
 import threading
 import time
-from collections.abc import Collection
+
+import attrs
 
 from mlxk.adapters.huggingface.answers import (
     RepositoryInfo,
@@ -65,9 +66,17 @@ class HuggingFaceModelHub(ModelHub):
             if info.gated or info.private:
                 require_access(self._client, spelled, info.commit, files[0].path if files else ".gitattributes")
             index = self._index(spelled, info.commit, files)
-            indexed = frozenset(index)
-            tensors = {**index, **self._headers(spelled, info.commit, files, indexed)}
-        return RemoteModel(spelled, info.commit, files, revision, self._made_for_mlx(info), indexed, tensors)
+        return RemoteModel(spelled, info.commit, files, revision, self._made_for_mlx(info), frozenset(index), index)
+
+    def with_tensors(self, model: RemoteModel) -> RemoteModel:
+        sizes = {file.path: file.size_bytes for file in model.files}
+        undecided = undecided_weights(sizes, model.indexed)
+        if len(undecided) > MAX_HEADERS:
+            return model
+        urls = {path: self._client.file_url(model.name, model.commit, path) for path in undecided}
+        with translate_errors(model.name, model.commit, self._client.access):
+            found = {path: read_tensors(self._client, url, sizes[path]) for path, url in urls.items()}
+        return attrs.evolve(model, tensors={**model.tensors, **found})
 
     def missing_bytes(self, plan: DownloadPlan) -> int:
         folder = ModelFolder(self._root, plan.model.name)
@@ -103,17 +112,6 @@ class HuggingFaceModelHub(ModelHub):
         url = self._client.file_url(name, commit, SAFETENSORS_INDEX)
         content, _ = read_answer(self._client, url)
         return indexed_tensors(read_document(content).mapping)
-
-    def _headers(
-        self, name: str, commit: str, files: tuple[RemoteFile, ...], indexed: frozenset[str]
-    ) -> dict[str, Collection[str]]:
-        """Return the tensors in the headers by file; those are read only where names and index leave a doubt."""
-        sizes = {file.path: file.size_bytes for file in files}
-        undecided = undecided_weights(sizes, indexed)
-        if len(undecided) > MAX_HEADERS:
-            return {}
-        urls = {path: self._client.file_url(name, commit, path) for path in undecided}
-        return {path: read_tensors(self._client, url, sizes[path]) for path, url in urls.items()}
 
     def _made_for_mlx(self, info: RepositoryInfo) -> bool:
         owned = bool(self._mlx_owner) and info.name.startswith(f"{self._mlx_owner}/")

@@ -27,6 +27,16 @@ class ModelHub(Protocol):
         """
 
     @abstractmethod
+    def with_tensors(self, model: RemoteModel) -> RemoteModel:
+        """Return a model with the tensors of its weight files, where names and index leave a doubt which are the model.
+
+        Reads the beginnings of those files.
+
+        Raises:
+            AccessDeniedError, NetworkError, DownloadFailedError: As above.
+        """
+
+    @abstractmethod
     def missing_bytes(self, plan: DownloadPlan) -> int:
         """Return the bytes of a plan that are not on the disk yet."""
 

@@ -120,7 +120,7 @@ class PullModel:
         name = self._full_name(ref.name)
         result = PullResult(name, PullStatus.DRY_RUN, expanded=name != ref.name)
         if request.dry_run:
-            plan = plan_download(self.hub.describe(name, ref.revision))
+            plan = plan_download(self.hub.with_tensors(self.hub.describe(name, ref.revision)))
             return attrs.evolve(result, name=plan.model.name, plan=plan, missing_bytes=self.hub.missing_bytes(plan))
         while True:
             with reserved(self.cache, result.name, "pulling it", progress):
@@ -158,8 +158,10 @@ class PullModel:
         return unchanged if healthy and listed else self._fetch(result, plan, progress, verify_present=listed)
 
     def _fetch(self, result: PullResult, plan: DownloadPlan, progress: Progress, *, verify_present: bool) -> PullResult:
+        # Nothing is asked of the files before there is space for all that their names let expect.
+        self._require_space(plan, self.hub.missing_bytes(plan))
+        plan = plan_download(self.hub.with_tensors(plan.model))
         missing = self.hub.missing_bytes(plan)
-        self._require_space(plan, missing)
         warning = _warning(plan)
         if warning:
             progress.note(f"Warning: {warning}")

@@ -215,6 +215,16 @@ def test_long_headers_are_read_whole_before_a_download(
     assert [file["path"] for file in planned["files"]] == sorted(set(files) - {"other.safetensors"})
 
 
+def test_no_part_of_a_file_is_asked_for_before_there_is_space(
+    hub: LoopbackHub, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
+    hub.add("org/m", {**small_model(), "other.safetensors": safetensors("further", 8)})
+    assert command("pull", "org/m")["error"]["type"] == "storage_error"
+    assert not hub.calls("safetensors")
+
+
 def test_an_index_of_other_files_hides_nothing(hub: LoopbackHub, command: Command, single: Path) -> None:
     shutil.copy(single / "model.safetensors", single / "weights.safetensors")
     (single / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-00001-of-00009.x"}}))
