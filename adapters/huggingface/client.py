@@ -6,6 +6,7 @@ client sets no timeout on most requests; this session sets one on each.
 
 import email.utils
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -242,6 +243,13 @@ def reason_of(error: BaseException) -> str:
     """Return the reason of a network error; the class name where it has no message."""
     if isinstance(error, httpx2.TimeoutException):
         return "no answer in time"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, socket.gaierror):
+            return "its name is not known"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror[:1].lower() + cause.strerror[1:]
+        cause = cause.__cause__ or cause.__context__
     return str(error).strip() or type(error).__name__
 
 

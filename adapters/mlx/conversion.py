@@ -25,7 +25,7 @@ from mlx_lm import utils as text_utils
 
 from mlxk.adapters.mlx.compatibility import Library
 from mlxk.adapters.mlx.library_imports import contained, import_failure
-from mlxk.adapters.mlx.loading.load_errors import mismatch
+from mlxk.adapters.mlx.loading.load_errors import in_words, mismatch
 from mlxk.adapters.mlx.loading.model_files_check import require_regular
 from mlxk.adapters.mlx.loading.weights_on_disk import loading_directory
 from mlxk.application.ports.progress import Progress
@@ -235,5 +235,8 @@ def _translated(source: ModelHandle) -> Iterator[None]:
             f"'{source.label}' cannot be converted: {error.strerror or 'input or output failed'}"
         ) from error
     except Exception as error:
-        reason = mismatch(error) or " ".join(str(error).split())[:300] or type(error).__name__
+        # The text of these says nothing to a user; that of others does.
+        coded = isinstance(error, (ArithmeticError, AttributeError, LookupError, TypeError))
+        told = f"its files do not fit together: {in_words(error)}" if coded else " ".join(str(error).split())[:300]
+        reason = mismatch(error) or told or in_words(error)
         raise ConversionFailedError(f"'{source.label}' cannot be converted: {reason}") from error

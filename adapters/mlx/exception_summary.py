@@ -5,7 +5,7 @@ The summary is the exception's type and place; its message may quote text.
 
 import attrs
 
-from mlxk.domain.errors import InsufficientMemoryError, MlxkError, StorageError
+from mlxk.domain.errors import ExecutionError, InsufficientMemoryError, MlxkError, StorageError
 
 _EXHAUSTED = (
     "bad_alloc",
@@ -42,6 +42,22 @@ def exhaustion(error: BaseException) -> MlxkError | None:
             hint="Set TMPDIR to a folder with free space.",
         )
     return None
+
+
+def failed(error: BaseException, work: str) -> MlxkError:
+    """Return the error for an unexpected exception of a library.
+
+    Args:
+        error: The exception.
+        work: What failed, as the beginning of a sentence, such as "Loading 'name'".
+    """
+    summary = ExceptionSummary.of(error)
+    return exhaustion(error) or ExecutionError(
+        f"{work} failed in a library ({summary.kind} in {summary.place}).",
+        hint="A setting in the model's config.json may be wrong, or the library has a fault: fetch the model again, try"
+        " another conversion of it, or report this line.",
+        detail={"where": summary.place},
+    )
 
 
 @attrs.frozen

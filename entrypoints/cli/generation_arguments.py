@@ -109,7 +109,7 @@ def tools(arguments: argparse.Namespace) -> tuple[str, ...]:
     except RecursionError as error:
         raise ValidationError(f"--tools: '{arguments.tools}' is nested too deeply") from error
     except ValueError as error:
-        raise ValidationError(f"--tools: '{arguments.tools}' is not valid JSON") from error
+        raise ValidationError(f"--tools: '{arguments.tools}' is not valid JSON: {error}") from error
     if faults := tool_faults(definitions):
         raise ValidationError(
             f"--tools: '{arguments.tools}': {'; '.join(faults)}",

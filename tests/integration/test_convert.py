@@ -305,3 +305,11 @@ def test_a_disk_that_fills_up_is_named_and_nothing_is_left(command: Command, tmp
         assert command("convert", "demo", str(disk / "q"), "--quantize", "4")["data"]["health"] == "healthy"
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_a_fault_of_the_library_is_said_in_words(llama: Path, command: Command) -> None:
+    change_config(llama, num_attention_heads=0)
+    error = command("convert", f"./{llama.name}", "./small", "--quantize", "4", "--q-group-size", "32")["error"]
+    assert error["message"].endswith(
+        "cannot be converted: its files do not fit together: a number in them is out of range"
+    )

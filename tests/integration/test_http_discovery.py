@@ -108,6 +108,9 @@ def test_the_default_model_answers_to_names_that_nobody_has_and_says_who_it_is(
 
 
 def test_the_default_model_does_nothing_that_it_cannot(served: RunningServer) -> None:
+    ask(served, "/v1/chat/completions", HI)
+    assert ask(served, "/v1/unload", {"model": "nobody/has-this"})[0] == 400, "another model than was named is unloaded"
+    assert ask(served, "/v1/unload", {"model": CHAT_MODEL})[2]["data"] == [CHAT_MODEL]
     status, _, body = ask(served, "/v1/embeddings", {"model": "text-embedding-3-small", "input": "a"})
     assert (status, body["error"]["code"]) == (404, "model_not_found")
     assert "text-embedding-3-small" in body["error"]["message"]

@@ -119,6 +119,16 @@ def test_the_password_of_an_address_is_not_repeated(cache: Path) -> None:
     assert "secret" not in failure.value.message
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [("http://mlxk.invalid", "its name is not known"), ("http://127.0.0.1:9", "connection refused")],
+)
+def test_why_the_hub_cannot_be_reached_is_said_in_words(address: str, said: str, cache: Path) -> None:
+    access = HubAccess(address, retry_policy=RetryPolicy(retries=0))
+    with pytest.raises(NetworkError, match=f"cannot be reached: {said}$"):
+        HuggingFaceModelHub(HubClient(access), str(cache)).describe("org/m")
+
+
 def test_a_pull_that_comes_to_nothing_leaves_nothing(hub: LoopbackHub, command: Command, cache: Path) -> None:
     hub.add("org/gated", small_model(), gated="manual")
     for name in ("org/none", "org/gated"):

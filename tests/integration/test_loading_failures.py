@@ -40,6 +40,18 @@ def asking(handle: ModelHandle) -> GenerationRequest:
     return GenerationRequest(handle, "Hello world")
 
 
+def test_what_fails_only_while_it_is_computed_says_where_and_what_to_do(
+    engine: MlxTextGenerator, tmp_path: Path
+) -> None:
+    handle = build(tmp_path / "odd")
+    write_config(tmp_path / "odd", rope_theta="a")
+    with pytest.raises(
+        ExecutionError, match=r"^Generation failed in a library \(TypeError in mlx\.\S+:\d+\)\.$"
+    ) as found:
+        list(engine.submit(asking(handle)))
+    assert "config.json" in str(found.value.hint)
+
+
 def write_config(directory: Path, **entries: object) -> None:
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps({**config, **entries}))

@@ -12,11 +12,11 @@ from mlxk.adapters.mlx.engine.owner_thread import Worker
 from mlxk.adapters.mlx.engine.prefill import PrefixCache
 from mlxk.adapters.mlx.engine.scheduler import AdmissionQueue, EngineCounters, Scheduler
 from mlxk.adapters.mlx.engine.sequence import Sequence
+from mlxk.adapters.mlx.exception_summary import failed
 from mlxk.adapters.mlx.loading.loaded_model import PooledModel
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.text_generator import EngineState, ResidentModel
-from mlxk.domain.errors import ExecutionError
 from mlxk.domain.models.model import ModelHandle
 
 _SECONDS_BEFORE_TRIM = 0.2
@@ -138,7 +138,7 @@ class Engine(Worker):
         """End every sequence with an error, and drop the prefix cache."""
         self._failed_at = self._clock.monotonic()
         self._trim_at = self._failed_at + _SECONDS_BEFORE_TRIM
-        self._scheduler.end_all(ExecutionError(f"The engine failed ({type(error).__name__})."))
+        self._scheduler.end_all(failed(error, "The engine"))
         self._prefixes.shrink(0)
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ import attrs
 from mlxk.adapters.mlx.engine.engine import Engine
 from mlxk.adapters.mlx.engine.model_pool import LoadRequest, WantedModel
 from mlxk.adapters.mlx.engine.owner_thread import OwnerThread
-from mlxk.adapters.mlx.exception_summary import ExceptionSummary
+from mlxk.adapters.mlx.exception_summary import ExceptionSummary, failed
 from mlxk.application.ports.event_log import EventLog
 from mlxk.domain.errors import ExecutionError, MlxkError
 
@@ -111,7 +111,7 @@ class ModelLease(Generic[M]):
         except Exception as error:  # noqa: BLE001 - boundary: the caller must get an outcome in any case
             summary = ExceptionSummary.of(error)
             self._log.warning("a call on a leased model failed", error=summary.kind, where=summary.place)
-            return _Failure(ExecutionError(f"The model failed ({summary.kind})."))
+            return _Failure(failed(error, "Running the model").with_traceback(None))
         finally:
             self._seconds = time.monotonic() - began
 

@@ -18,6 +18,7 @@ import attrs
 import mlx.core as mx
 
 from mlxk.adapters.mlx import malloc
+from mlxk.adapters.mlx.exception_summary import failed
 from mlxk.adapters.mlx.library_imports import contained
 from mlxk.adapters.mlx.loading.load_errors import unreadable_files
 from mlxk.adapters.mlx.loading.loaded_model import PooledModel, identity_of
@@ -324,7 +325,7 @@ def _load(wanted: WantedModel) -> Any:  # noqa: ANN401 - the loader determines t
     except (MlxkError, OSError):
         raise
     except Exception as error:
-        raise ExecutionError(f"'{name}' could not be loaded ({type(error).__name__}).") from error
+        raise failed(error, f"Loading '{name}'") from error
 
 
 def _reason(error: MlxkError, request: LoadRequest) -> str:

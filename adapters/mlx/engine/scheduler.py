@@ -31,7 +31,7 @@ from mlxk.adapters.mlx.engine.batch import Batch, DecodeBatch, Sampled, Speculat
 from mlxk.adapters.mlx.engine.prefill import NO_MATCH, Prefill, PrefixCache, make_cache, quantize_cache
 from mlxk.adapters.mlx.engine.sampling import NOT_FINITE
 from mlxk.adapters.mlx.engine.sequence import Sequence
-from mlxk.adapters.mlx.exception_summary import ExceptionSummary, exhaustion, is_compile_failure
+from mlxk.adapters.mlx.exception_summary import failed, is_compile_failure
 from mlxk.adapters.mlx.loading.loaded_model import PooledModel
 from mlxk.application.ports.event_log import EventLog
 from mlxk.domain.errors import ExecutionError, MlxkError
@@ -395,6 +395,4 @@ def _failure(error: Exception) -> MlxkError:
         # Without traceback: its frames hold arrays, which must not leave the owner thread.
         error.__cause__ = error.__context__ = None
         return error.with_traceback(None)
-    summary = ExceptionSummary.of(error)
-    failed = ExecutionError(f"Generation failed ({summary.kind}).", detail={"where": summary.place})
-    return exhaustion(error) or failed
+    return failed(error, "Generation")

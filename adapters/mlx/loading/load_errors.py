@@ -71,14 +71,14 @@ def loading_failure(error: Exception, handle: ModelHandle, unknown: str) -> Mlxk
         return _mismatched(error, name)
     if _in_tokenizer(error):
         return model_files_check.json_fault(handle) or UnhealthyModelError(
-            f"The tokenizer of '{name}' cannot be used: {_in_words(error)}.",
+            f"The tokenizer of '{name}' cannot be used: {in_words(error)}.",
             hint="Download the model again, or take tokenizer.json and tokenizer_config.json from where its weights "
             "come from.",
         )
     if isinstance(error, _FILE_ERRORS):
         return model_files_check.json_fault(handle) or _mismatched(error, name)
     return ExecutionError(
-        f"'{name}' could not be loaded: {_in_words(error)}.", hint=Advice(Remedy.CHECK_HEALTH, {"name": name})
+        f"'{name}' could not be loaded: {in_words(error)}.", hint=Advice(Remedy.CHECK_HEALTH, {"name": name})
     )
 
 
@@ -120,13 +120,13 @@ _AFTER_READING: Mapping[int | None, str] = {
 
 def _mismatched(error: Exception, name: str) -> UnhealthyModelError:
     return UnhealthyModelError(
-        f"The files of '{name}' do not fit together: {mismatch(error) or _in_words(error)}.",
+        f"The files of '{name}' do not fit together: {mismatch(error) or in_words(error)}.",
         hint="Download the model again, or take config.json from where its weights come from.",
     )
 
 
-def _in_words(error: Exception) -> str:
-    """Return what a library reports, without its text, which may name directories."""
+def in_words(error: Exception) -> str:
+    """Return what a library reports about a model's files, without its text, which may name directories."""
     if isinstance(error, KeyError) and error.args and re.fullmatch(r"[\w.\-]{1,64}", str(error.args[0])):
         return f"'{error.args[0]}' is missing"
     if isinstance(error, RecursionError):

@@ -63,9 +63,11 @@ class UnloadResource:
     def _id_of(self, name: str) -> str | None:
         """Return the id of the model that a name means, as requests for completions take it; None for none."""
         try:
-            return self._catalogue.find(name, lambda _: None).id
+            meant = self._catalogue.find(name, lambda _: None)
         except MlxkError:
             return None
+        # The model that answers to unknown names is not meant by one here.
+        return None if meant.stands_in else meant.id
 
 
 def model_document(served: ServedModel, loaded: Mapping[str, ModelHandle]) -> dict[str, object]:

@@ -149,13 +149,26 @@ def read_object(request: falcon.Request) -> Mapping[str, object]:
     except RecursionError as error:
         raise _too_deep() from error
     except ValueError as error:  # JSON, its numbers, or its encoding
-        raise ValidationError("The body is not valid JSON.") from error
+        raise ValidationError(f"The body is not valid JSON: {_json_fault(error)}.") from error
     if not isinstance(body, dict):
         raise ValidationError("The body must be a JSON object.")
     _require_shallow(body)
     if _SURROGATE.search(text):
         raise_for(list(itertools.islice(_surrogate_faults(body), MAX_REPORTED)))
     return body
+
+
+def _json_fault(error: ValueError) -> str:
+    """Return what is wrong with JSON text and where, without quoting it."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg[:1].lower()}{error.msg[1:]} at line {error.lineno}, column {error.colno}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not {error.encoding.upper()}"
+    return str(error) if isinstance(error, _ConstantError) else "a number in it has too many digits"
+
+
+class _ConstantError(ValueError):
+    """A constant that JavaScript has and JSON has not."""
 
 
 _LOOSE_TYPES = frozenset({"application/x-www-form-urlencoded", "application/octet-stream", "text/json", "text/plain"})
@@ -205,7 +218,7 @@ def _bounded(data: bytes) -> bytes:
 
 
 def _no_constant(name: str) -> object:
-    raise ValueError("NaN and Infinity are no JSON")
+    raise _ConstantError("NaN and Infinity are no JSON")
 
 
 def _require_shallow(value: dict[str, Any]) -> None:

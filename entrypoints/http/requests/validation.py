@@ -162,11 +162,11 @@ class Range:
         return None
 
     def _outside(self, value: float, unit: str, verb: str) -> str | None:
-        got = f" (got {value:g})" if abs(value) < _SHOWN_BELOW else ""
+        got = f" (got {_plain(value)})" if abs(value) < _SHOWN_BELOW else ""
         if self.low is not None and value < self.low:
-            return f"must {verb}at least {self.low:g}{unit}{got}"
+            return f"must {verb}at least {_plain(self.low)}{unit}{got}"
         if self.high is not None and value > self.high:
-            return f"must {verb}at most {self.high:g}{unit}{got}"
+            return f"must {verb}at most {_plain(self.high)}{unit}{got}"
         return None
 
 
@@ -351,3 +351,8 @@ def _step(error: BaseException, path: str) -> str:
         if isinstance(note, IterableValidationNote):
             return f"[{note.index}]"
     return ""
+
+
+def _plain(number: float) -> str:
+    """Return a number with all digits of whole ones."""
+    return str(int(number)) if float(number).is_integer() and abs(number) < 2**64 else f"{number:g}"

@@ -59,7 +59,11 @@ def test_a_call_is_a_line_of_json_whatever_its_name() -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("[" * 50_000, "is nested too deeply"), ('[{"a":' * 50_000, "is nested too deeply"), ("{", "is not valid JSON")],
+    [
+        ("[" * 50_000, "is nested too deeply"),
+        ('[{"a":' * 50_000, "is nested too deeply"),
+        ("{", "is not valid JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+    ],
 )
 def test_a_file_that_cannot_be_read_as_json_is_refused_with_the_reason(tmp_path: Path, content: str, said: str) -> None:
     path = tmp_path / "tools.json"

@@ -191,7 +191,27 @@ def test_half_a_character_is_refused_unescaped_too() -> None:
     body = json.dumps({"model": CHAT_MODEL, "prompt": "<>"}).encode()
     assert post("/v1/completions", body)[0] == 200
     status, answer = post("/v1/completions", body.replace(b"<>", b"\xed\xa0\x80"))
-    assert (status, answer["error"]["message"]) == (400, "The body is not valid JSON.")
+    assert (status, answer["error"]["message"]) == (400, "The body is not valid JSON: byte 39 is not UTF-8.")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"model": "x",\n "prompt": }', "expecting value at line 2, column 12"),
+        (b'{"temperature": NaN}', "NaN and Infinity are no JSON"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "a number in it has too many digits"),
+        (b"", "expecting value at line 1, column 1"),
+    ],
+    ids=["a value is missing", "NaN", "digits", "empty"],
+)
+def test_what_is_wrong_with_json_and_where_is_said(body: bytes, said: str) -> None:
+    status, answer = post("/v1/completions", body)
+    assert (status, answer["error"]["message"]) == (400, f"The body is not valid JSON: {said}.")
+
+
+def test_a_bound_of_many_digits_is_written_out() -> None:
+    status, answer = post("/v1/completions", json.dumps({"model": CHAT_MODEL, "prompt": [2**31]}).encode())
+    assert (status, "must be at most 2147483647" in answer["error"]["message"]) == (400, True)
 
 
 @pytest.mark.parametrize("text", ["\U0001f600", "\\ud800", "caf\u00e9"])
