@@ -388,30 +388,3 @@ def test_an_application_that_exits_is_answered() -> None:
         assert (status, answer["error"]["type"]) == (500, "internal_error")
         assert server.get("/livez")[0] == 200
         assert eventually(lambda: parts.application._limit.admitted == 0)
-
-
-def test_a_request_that_arrives_while_the_clock_is_set_forward_is_answered(
-    server: RunningServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    body = json.dumps(CHAT).encode()
-    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    connection = server.connect(10)
-    connection.sendall(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body[:20])
-    eventually(lambda: any(channel.arriving for channel in server.server._channels()))
-    true_time = time.time
-    monkeypatch.setattr(time, "time", lambda: true_time() + 3600)
-    for _ in range(3):  # the loop goes round, and maintenance is due
-        assert server.get("/livez")[0] == 200
-    connection.sendall(body[20:])
-    assert read_all(connection).startswith(b"HTTP/1.1 200")
-
-
-def test_a_request_that_does_not_arrive_is_refused_although_the_clock_was_set_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with RunningServer(Parts(), ServerLimits(header_seconds=0.3, request_seconds=0.6)) as server:
-        true_time = time.time
-        monkeypatch.setattr(time, "time", lambda: true_time() - 3600)
-        connection = server.connect(10)
-        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: ")
-        assert b" 408 " in read_all(connection).split(b"\r\n")[0]
