@@ -8,8 +8,8 @@ the disk of the temporary files, which gets full. The exit status is 1 when a re
 error (requests that a killed worker was computing are counted apart), a probe got no answer, or full service took
 longer than ten seconds more than without a fault.
 
-The clock is set by libfaketime, and the small disk is mounted, which needs permission to; it is said when these faults
-are left out.
+The clock is set by ``set_clock.c``, which needs a compiler (libfaketime makes every sleep of Python fail), and the
+small disk is mounted, which needs permission to; it is said when these faults are left out.
 """
 
 import argparse
@@ -18,10 +18,12 @@ import http.client
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -39,8 +41,26 @@ NOTHING = "nothing"
 """The fault that is none: how long full service takes beside the clients on this machine, which is subtracted."""
 ANSWER_SECONDS = 60.0
 MESSAGES = [{"role": "user", "content": "What is mlxk?"}]
-FAKE_TIME = next((str(each) for each in Path("/usr/lib").glob("**/faketime/libfaketimeMT.so.1")), None)
 DISK_BYTES = 32 * 2**20
+
+
+class WallClock:
+    """The wall clock of one program, which can be set; where there is no compiler it cannot."""
+
+    def __init__(self, home: Path) -> None:
+        self._file, library = home / "clock", home / "set_clock.so"
+        self._file.write_bytes(bytes(8))
+        source = str(Path(__file__).parent / "set_clock.c")
+        compiler = shutil.which("cc")
+        command = [compiler, "-shared", "-fPIC", "-O2", "-o", str(library), source, "-ldl"] if compiler else ["false"]
+        self.settable = subprocess.run(command, check=False).returncode == 0
+        preloaded = {"LD_PRELOAD": str(library), "SET_CLOCK": str(self._file)}
+        self.environment = preloaded if self.settable else {}
+
+    def set(self, hours: int) -> None:
+        """Set it to so many hours after the true time."""
+        with open(self._file, "r+b") as file:
+            file.write(struct.pack("q", 3600 * hours))
 
 
 class SmallDisk:
@@ -75,14 +95,9 @@ class Server:
         self.workspaces = home / "workspaces"
         for name in ("kept", "moved"):
             shutil.copytree(MODELS / "demo", self.workspaces / name)
-        self.disk, self.clock = SmallDisk(home / "tmp"), home / "clock"
-        self.set_clock("+0")
+        self.disk, self.clock = SmallDisk(home / "tmp"), WallClock(home)
         environment = {**os.environ, "HOME": str(home), "HF_HOME": str(home / "hf"), "TMPDIR": str(self.disk.folder)}
-        if FAKE_TIME:
-            environment |= {"LD_PRELOAD": FAKE_TIME, "FAKETIME_TIMESTAMP_FILE": str(self.clock)}
-            # A clock that is set leaves the monotonic one alone, and waits by it, which the "fix" makes longer.
-            environment |= {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_FORCE_MONOTONIC_FIX": "0"}
-            environment["FAKETIME_CACHE_DURATION"] = "1"
+        environment |= self.clock.environment
         self.log_on_disk = log_on_disk
         reader, writer = os.pipe()
         if log_on_disk:
@@ -104,12 +119,6 @@ class Server:
         assert self.process.stdout is not None
         self.port: int = json.loads(self.process.stdout.readline())["data"]["port"]
 
-    def set_clock(self, offset: str) -> None:
-        """Set the server's clock to the true time and an offset, such as ``+2h``."""
-        new = self.clock.with_suffix(".new")
-        new.write_text(offset)
-        os.rename(new, self.clock)
-
     def worker(self) -> int:
         """Return the process id of the present worker."""
         while True:
@@ -123,7 +132,7 @@ class Server:
             with open(self.log_descriptor, "rb", buffering=0, closefd=False) as log:
                 while data := log.readline():
                     if data.startswith((b"[ERROR]", b"[WARN")) or b"error" in data:
-                        self.errors[data.decode(errors="replace")[:300]] += 1
+                        self.errors[re.sub(r"request_id=\w+ ", "", data.decode(errors="replace"))[:300]] += 1
                     self.log_read.wait()
         except OSError:
             return
@@ -231,12 +240,11 @@ def faults(server: Server, home: Path) -> list[tuple[str, Callable[[], None], Ca
         os.rename(home / "new", moved)
 
     nothing: Callable[[], None] = lambda: None  # noqa: E731 - a table of functions
-    right = lambda: server.set_clock("+0")  # noqa: E731
     some = [(NOTHING, nothing, nothing)]
-    if FAKE_TIME:
+    if server.clock.settable:
         some += [
-            ("clock set forward", lambda: server.set_clock("+25h"), right),
-            ("clock set back", lambda: server.set_clock("-25h"), right),
+            ("clock set forward", lambda: server.clock.set(25), lambda: server.clock.set(0)),
+            ("clock set back", lambda: server.clock.set(-25), lambda: server.clock.set(0)),
         ]
     if server.disk.mounted:
         name = "disk of log and temporary files full" if server.log_on_disk else "disk of temporary files full"
@@ -282,8 +290,6 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--fault-seconds", type=float, default=6, help="how long each fault lasts")
     arguments = parser.parse_args()
-    if FAKE_TIME is None:
-        print("without libfaketime: the clock is not set", file=sys.stderr)
     recoveries: dict[str, list[float]] = {}
     record, statuses = Record(), list[int]()
     for log_on_disk in (False, True):
@@ -297,6 +303,8 @@ def run(
 ) -> int:
     """Run one server for half of the time; return its exit status."""
     server = Server(home, log_on_disk=log_on_disk)
+    if not server.clock.settable:
+        print("without a compiler: the clock is not set", file=sys.stderr)
     if not server.disk.mounted:
         print("without permission to mount a small disk: it does not get full", file=sys.stderr)
     record.stop.clear()
