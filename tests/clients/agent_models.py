@@ -50,8 +50,14 @@ CALLS = {
     "reads-by-shell": ("exec_command", {"cmd": "cat note.txt"}),
     "reads-by-bash": ("Bash", {"command": "cat note.txt", "description": "Read the note"}),
     "adds": ("add", {"a": 1, "b": 2}),
+    "closes": ("multi_agent_v1__close_agent", {"target": NOTE, "id": NOTE}),
+    "patches": ("apply_patch", {"input": f"*** Begin Patch\n*** Add File: made.txt\n+{NOTE}\n*** End Patch\n"}),
+    "small": ("exec_command", {"cmd": "cat note.txt"}),
 }
 """Function and arguments of the tool that each model calls."""
+
+UNSUPPORTED = "unsupported call"
+"""What agents say about a call of a tool that they do not have."""
 
 ANSWERS = {"adds": '{"answer": 3}'}
 """What models say about a result, where it is not about a note."""
@@ -66,10 +72,10 @@ def main(folder: Path) -> None:
             folder / name,
             TEMPLATE,
             f"<think>\nThe note has to be read.\n</think>\n\n<tool_call>\n{call}\n</tool_call>",
-            {NOTE: ANSWERS.get(name, SAID)},
+            {NOTE: ANSWERS.get(name, SAID), UNSUPPORTED: "The call was refused!"},
             special=("<|im_start|>",),
             added=("<think>", "</think>", "<tool_call>", "</tool_call>"),
-            context=131072,
+            context=2048 if name == "small" else 131072,
             corpus=corpus,
         )
 

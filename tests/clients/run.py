@@ -25,6 +25,7 @@ CLIENTS = sorted(path.stem for path in Path(__file__).parent.glob("*_client.*"))
 NODE_PACKAGES = {
     "claude_code_client": "@anthropic-ai/claude-code",
     "codex_client": "@openai/codex",
+    "codex_tools_client": "@openai/codex",
     "ollama_npm_client": "ollama",
     "openai_npm_client": "openai",
 }
