@@ -1,8 +1,4 @@
-"""The Messages API over the real engine: Anthropic's SDK, scripted models that say what they are told, nothing doubled.
-
-The template is as strict as those of the Qwen family: a system message comes first or is refused, and the reasoning of
-the assistant is shown only after the last question.
-"""
+"""The Messages API over the real engine: Anthropic's SDK, and scripted models that say what they are told."""
 
 import json
 from collections.abc import Iterator
@@ -13,37 +9,13 @@ import anthropic
 import httpx2
 import pytest
 from models.scripted_model import write_model
-from serving.messages import call, events, put_together, tool
+from serving.messages import TEMPLATE, call, events, put_together, tool
 from serving.running import RunningServer, read_all
 from serving.whole_program import WholeProgram
 
 from mlxk.entrypoints.settings import ServerSettings
 
 pytestmark = pytest.mark.mlx
-
-TEMPLATE = """
-{%- if tools %}<|im_start|>tools
-{{ tools | tojson }}<|im_end|>
-{% endif %}
-{%- set ns = namespace(last=0) %}
-{%- for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}
-{%- for m in messages %}
-{%- if m.role == 'system' and not loop.first %}{{ raise_exception('A system message comes first.') }}{% endif %}
-{%- if m.role == 'tool' %}<|im_start|>user
-<tool_response>{{ m.content }}</tool_response><|im_end|>
-{% else %}<|im_start|>{{ m.role }}
-{% if m.reasoning_content and loop.index0 > ns.last %}<think>
-{{ m.reasoning_content }}
-</think>
-
-{% endif %}{{ m.content or '' }}
-{%- for c in m.tool_calls or [] %}
-<tool_call>
-{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}
-</tool_call>{% endfor %}<|im_end|>
-{% endif %}{% endfor %}
-{%- if add_generation_prompt %}<|im_start|>assistant
-{% if enable_thinking is defined and not enable_thinking %}/no_think{% endif %}{% endif %}"""
 
 RESULT, PLAIN, JSON_MARK, LONG = "@@RESULT@@", "@@PLAIN@@", "@@JSON@@", "@@LONG@@"
 THOUGHT = "The user wants two files, so I read both."

@@ -13,14 +13,23 @@ from anthropic.types import message_count_tokens_params as count_params
 from anthropic.types import message_create_params as create_params
 from anthropic.types.beta import message_count_tokens_params as beta_count_params
 from anthropic.types.beta import message_create_params as beta_create_params
-from falcon.testing import TestClient
-from serving import contract
-from serving.asking import parts
-from serving.messages import tool
-from serving.parts import CHAT_MODEL
+from serving.messages import (
+    ADD,
+    CALLED,
+    CONTROL,
+    IMAGE,
+    USER,
+    document,
+    reached,
+    result,
+    send,
+    text,
+    tool,
+    turn,
+)
 
-from mlxk.domain.generation.conversation import Conversation, Role
-from mlxk.domain.generation.request import Effort, GenerationRequest
+from mlxk.domain.generation.conversation import Conversation
+from mlxk.domain.generation.request import Effort
 from mlxk.entrypoints.http.anthropic import blocks
 from mlxk.entrypoints.http.anthropic.request import (
     UNSUPPORTED,
@@ -37,37 +46,9 @@ from mlxk.entrypoints.http.anthropic.request import (
 from mlxk.entrypoints.http.requests.validation import Unsupported
 
 PAGE = Path(__file__).parents[4] / "docs" / "apis" / "anthropic.md"
-ADD = tool("add", a="integer")
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 BLOCK = "messages[].content[]"
 PART = f"{BLOCK}.content[]"
-
-
-def send(path: str = "/v1/messages", **fields: Any) -> tuple[int, Any, GenerationRequest | None, dict[str, str]]:
-    """Send a request; return status, answer, what reached the engine, and the headers."""
-    generator = parts().generator
-    generator.requests.clear()
-    client = TestClient(parts().application.wsgi, headers={"Host": "localhost"})
-    required = {"model": CHAT_MODEL, "max_tokens": 20, "messages": [{"role": "user", "content": "one two three"}]}
-    response = client.simulate_post(path, json={**required, **fields})
-    headers = {name.lower(): value for name, value in response.headers.items()}
-    contract.check("POST", path, response.status_code, headers["content-type"], response.json)
-    return response.status_code, response.json, next(iter(generator.requests), None), headers
-
-
-def reached(**fields: Any) -> GenerationRequest:
-    """Send a request that is to be answered; return what reached the engine."""
-    status, answer, request, _ = send(**fields)
-    assert status == 200, answer
-    assert request is not None
-    return request
-
-
-def conversation(**fields: Any) -> Conversation:
-    """Send a request that is to be answered; return its conversation."""
-    prompt = reached(**fields).prompt
-    assert isinstance(prompt, Conversation)
-    return prompt
 
 
 def fields_of(*kinds: Any) -> set[str]:
@@ -183,34 +164,6 @@ def test_what_is_not_supported_is_refused_by_name(field: str, rule: Unsupported)
     for value in (None, *rule.neutral):
         assert send(**{field: value})[0] == 200
 
-
-CONTROL = {"type": "ephemeral"}
-USER = [{"role": "user", "content": "one"}]
-
-
-def turn(*content: Any) -> list[Any]:
-    """Return a conversation that ends with these blocks."""
-    called = {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "add", "input": {}}]}
-    return [*USER, called, {"role": "user", "content": [*content]}]
-
-
-def result(*content: Any, **fields: Any) -> dict[str, Any]:
-    """Return a result of a call."""
-    return {"type": "tool_result", "tool_use_id": "t", "content": [*content], **fields}
-
-
-def text(**fields: Any) -> dict[str, Any]:
-    """Return a block of text."""
-    return {"type": "text", "text": "hi", **fields}
-
-
-def document(**fields: Any) -> dict[str, Any]:
-    """Return a document of blocks."""
-    return {"type": "document", "source": {"type": "content", "content": [text(**fields)]}}
-
-
-IMAGE = {"type": "image", "source": {"type": "url", "url": "data:image/png;base64,AA"}, "transformations": {}}
-CALLED = {"type": "tool_use", "id": "t", "name": "add", "input": {}}
 
 TOLERATED: dict[str, dict[str, Any]] = {
     "betas": {"betas": ["a"]},
@@ -378,103 +331,3 @@ def test_what_is_wrong_is_named_by_the_field_of_this_api(fields: dict[str, Any],
     assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
     assert message in answer["error"]["message"]
     assert headers["request-id"] == answer["request_id"]
-
-
-@pytest.mark.parametrize(
-    ("system", "shown", "ignored"),
-    [
-        ("Be brief.", "Be brief.", False),
-        ([{"type": "text", "text": "Be brief."}, {"type": "text", "text": "Be kind."}], "Be brief.\nBe kind.", False),
-        ("x-anthropic-billing-header: cc_version=2.1.0; cch=00000;\nBe brief.", "Be brief.", True),
-        ([{"type": "text", "text": "x-anthropic-billing-header: a"}, text()], "hi", True),
-        ([text(), {"type": "text", "text": "x-anthropic-billing-header: a"}], "hi", True),
-        ("See x-anthropic-billing-header: a", "See x-anthropic-billing-header: a", False),
-        ("x-anthropic-billing-header: a", None, True),
-        ([], None, False),
-    ],
-)
-def test_the_billing_line_is_no_part_of_the_prompt(system: Any, shown: str | None, ignored: bool) -> None:
-    _, _, request, headers = send(system=system)
-    assert request is not None
-    assert isinstance(request.prompt, Conversation)
-    found = [each.content for each in request.prompt.messages if each.role is Role.SYSTEM]
-    assert found == ([] if shown is None else [shown])
-    named = "system[].x-anthropic-billing-header" in headers.get("x-mlxk-ignored-fields", "")
-    assert named is ignored
-
-
-def turns_of(*messages: Any) -> list[tuple[str, str]]:
-    """Return roles and texts of the messages that reach the engine."""
-    return [(each.role.value, each.content) for each in conversation(messages=[*messages]).messages]
-
-
-ASKED = {"role": "user", "content": "question"}
-CALLING = {"role": "assistant", "content": [CALLED]}
-LATE = {"role": "system", "content": "note"}
-
-
-def test_nothing_stands_between_a_call_and_its_result() -> None:
-    answered = {"role": "user", "content": [text(), result(text())]}
-    expected = [("user", "question"), ("assistant", ""), ("tool", "hi"), ("user", "hi")]
-    assert turns_of(ASKED, CALLING, answered) == expected
-    assert turns_of(ASKED, CALLING, LATE, answered) == [*expected[:3], ("system", "note"), expected[3]]
-    assert turns_of(ASKED, CALLING, answered, LATE) == [*expected, ("system", "note")]
-
-
-def test_a_system_message_for_one_turn_is_left_out_later() -> None:
-    once = {**LATE, "clear_at": "next_user_message"}
-    assert turns_of(ASKED, once) == [("user", "question"), ("system", "note")]
-    assert turns_of(ASKED, once, {"role": "assistant", "content": "yes"}, ASKED) == [
-        ("user", "question"),
-        ("assistant", "yes"),
-        ("user", "question"),
-    ]
-    assert ("system", "note") in turns_of(ASKED, {**LATE, "clear_at": "never"}, ASKED)
-
-
-@pytest.mark.parametrize(
-    ("content", "is_error", "shown"),
-    [
-        ("done", None, "done"),
-        (None, None, ""),
-        ("It failed.", True, "Error: It failed."),
-        ("Error: no such file", True, "Error: no such file"),
-        ([text(), text()], False, "hi\nhi"),
-        ([{"type": "tool_reference", "tool_name": "add"}], None, "[The tool add can be called.]"),
-        (
-            [{"type": "search_result", "title": "T", "source": "S", "content": [text()]}],
-            None,
-            "[Search result: T (S)]\nhi",
-        ),
-        ([IMAGE], None, "[An image was left out here: this model cannot look at images.]"),
-    ],
-)
-def test_results_become_text(content: Any, is_error: bool | None, shown: str) -> None:
-    block = {"type": "tool_result", "tool_use_id": "t", "content": content, "is_error": is_error}
-    assert turns_of(ASKED, CALLING, {"role": "user", "content": [block]})[-1] == ("tool", shown)
-
-
-def test_documents_become_text() -> None:
-    plain = {"type": "text", "media_type": "text/plain", "data": "body"}
-    block = {"type": "document", "source": plain, "title": "Title", "context": "About it."}
-    assert turns_of({"role": "user", "content": [block, text()]}) == [
-        ("user", "[Document: Title]\nAbout it.\nbody\nhi")
-    ]
-    assert turns_of({"role": "user", "content": [document()]}) == [("user", "[Document]\nhi")]
-
-
-def test_an_answer_in_blocks_is_one_message_again() -> None:
-    said = [
-        {"type": "thinking", "thinking": "hm", "signature": ""},
-        {"type": "text", "text": "Well, "},
-        {"type": "text", "text": "yes."},
-        {"type": "redacted_thinking", "data": "x"},
-        {"type": "compaction", "content": " So far."},
-        CALLED,
-        {**CALLED, "id": "toolu_0123456789abcdef01234567"},
-    ]
-    answered = {"role": "user", "content": [result(text()), {**result(), "tool_use_id": said[6]["id"]}]}
-    _, message, *results = conversation(messages=[ASKED, {"role": "assistant", "content": said}, answered]).messages
-    assert (message.content, message.reasoning) == ("Well, yes. So far.", "hm")
-    assert [call.id for call in message.tool_calls] == ["t", "call_0123456789abcdef01234567"]
-    assert [each.tool_call_id for each in results] == ["t", "call_0123456789abcdef01234567"]
