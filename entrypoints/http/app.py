@@ -1,7 +1,7 @@
 """The WSGI application: middleware, the routes of every API, and error responses."""
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import falcon
@@ -84,6 +84,11 @@ class Application:
             for path, resource in api.resources.items():
                 self.wsgi.add_route(path, resource)
         self._add_operational_routes(services)
+
+    def refusal(self, error: MlxkError, identity: str, environment: Mapping[str, Any]) -> tuple[str, bytes]:
+        """Return content type and body of the refusal of a request that does not get here; see ``RefusalBody``."""
+        api = self._api_of(falcon.Request(dict(environment)))
+        return (DEFAULT_ERROR_BODY if api is None else api.error_body)(error, identity, None)
 
     def close(self) -> None:
         """End every response."""

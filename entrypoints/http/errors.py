@@ -1,7 +1,8 @@
 """The HTTP status of every error code, and the translation of the web framework's errors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import Any
 
 import falcon
 
@@ -20,6 +21,12 @@ ErrorBody = Callable[[MlxkError, str, str | None], tuple[str, bytes]]
 
 Gets the error, the request's id, and the field at fault where the request knows it and the error does not; returns
 content type and body.
+"""
+
+RefusalBody = Callable[[MlxkError, str, Mapping[str, Any]], tuple[str, bytes]]
+"""Renders the refusal of a request that the application never sees, such as one that is too large to be read.
+
+Gets the error, the request's id, and its WSGI environment as far as it is known; returns content type and body.
 """
 
 HTTP_STATUS: dict[str, int] = {

@@ -234,7 +234,7 @@ JSON = {"Content-Type": "application/json"}
         ("POST", "/api/generate", b"[]", JSON, 400),
         ("POST", "/api/chat", b'{"model": "\\ud800"}', JSON, 400),
         ("POST", "/api/embed", b"{}", {"Content-Type": "image/png"}, 415),
-        ("POST", "/api/chat", gzip.compress(b"{}")[:9], {**JSON, "Content-Encoding": "gzip"}, 400),
+        ("POST", "/api/chat", gzip.compress(b"{}", mtime=0)[:9], {**JSON, "Content-Encoding": "gzip"}, 400),
         ("POST", "/api/chat", b"x" * 2_000_000, JSON, 413),
         ("POST", "/api/chat", b"[" * 100, JSON, 400),
         ("GET", "/api/nothing", None, {}, 404),
@@ -258,6 +258,25 @@ def test_every_error_below_the_path_has_the_shape_of_the_api(
         assert error_of(it.request(method, path, body, headers))[0] == status
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (f"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {2**40}\r\n\r\n", 413),
+        ("POST /api/chat HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (f"GET /api/tags HTTP/1.1\r\nHost: localhost\r\nX: {'x' * 300_000}\r\n\r\n", 431),
+    ],
+)
+def test_what_is_refused_before_it_is_read_has_the_shape_of_the_api_too(
+    served: RunningServer, head: str, status: int
+) -> None:
+    for path, in_ollamas_shape in (("/api/", True), ("/v1/", False)):
+        connection = served.connect()
+        connection.sendall(head.replace("/api/", path).encode())
+        first, _, body = read_all(connection).partition(b"\r\n\r\n")
+        assert int(first.split()[1]) == status
+        assert (list(json.loads(body)) == ["error"]) == (in_ollamas_shape and status != 431)
+
+
 def test_a_key_is_asked_for_in_the_shape_of_the_api_and_taken() -> None:
     with RunningServer(Parts(settings=ServerSettings(api_keys=("secret",)))) as it:
         assert error_of(it.get("/api/tags"))[0] == 401
@@ -279,6 +298,26 @@ def test_a_model_of_the_operator_answers_requests_without_a_name() -> None:
     parts.catalogue.offer(OTHER_MODEL)
     with RunningServer(parts) as it:
         assert it.post("/api/chat", {"messages": MESSAGES, "stream": False})[2]["model"] == OTHER_MODEL
+
+
+def test_aliases_and_the_model_for_unknown_names_answer_and_a_tag_that_means_a_model_goes_first() -> None:
+    parts = Parts(models=dict.fromkeys(QUANTIZED, CHAT))
+    parts.catalogue.add_alias("gpt-4o-mini", OTHER_MODEL)
+    parts.catalogue.set_fallback(CHAT_MODEL)
+    expected = {
+        "gpt-4o-mini": ("gpt-4o-mini", OTHER_MODEL),
+        "gpt-4o-mini:latest": ("gpt-4o-mini:latest", OTHER_MODEL),
+        "llama3.2:3b": (CHAT_MODEL, CHAT_MODEL),
+        "llama3.2": (CHAT_MODEL, CHAT_MODEL),
+        "qwen3-4b:8bit": ("qwen3-4b:8bit", QUANTIZED[1]),
+    }
+    with RunningServer(parts) as it:
+        for name, (shown, found) in expected.items():
+            parts.generator.requests.clear()
+            body = it.post("/api/chat", {"model": name, "messages": MESSAGES, "stream": False})[2]
+            assert (body["model"], parts.generator.requests[0].model.name) == (shown, found)
+            assert it.post("/api/generate", {"model": name})[2]["model"] == shown
+        assert "gpt-4o-mini:latest" in [each["name"] for each in it.get("/api/tags")[2]["models"]]
 
 
 def test_curl_sends_json_as_a_form() -> None:

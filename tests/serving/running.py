@@ -11,7 +11,6 @@ from typing import Any, Self
 from serving import contract
 from serving.parts import Parts
 
-from mlxk.entrypoints.http.app import DEFAULT_ERROR_BODY
 from mlxk.entrypoints.http.server.server import HttpServer, ServerLimits
 
 
@@ -33,7 +32,7 @@ class RunningServer:
             application.wsgi,
             [self._socket],
             limits or ServerLimits(),
-            DEFAULT_ERROR_BODY,
+            application.refusal,
             application.drain,
             application.abort,
         )

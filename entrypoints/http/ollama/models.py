@@ -155,7 +155,9 @@ def _digest(served: ServedModel) -> str:
     known = served.description.content_hash or ""
     if known.startswith("sha256:"):
         return known.removeprefix("sha256:")
-    return hashlib.sha256(f"{served.id}\n{known}\n{served.description.size_bytes}".encode()).hexdigest()
+    return hashlib.sha256(
+        f"{served.alias_of or served.id}\n{known}\n{served.description.size_bytes}".encode()
+    ).hexdigest()
 
 
 def _details(served: ServedModel) -> Mapping[str, object]:

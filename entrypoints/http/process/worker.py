@@ -35,7 +35,7 @@ from mlxk.domain.models.model import Capability
 from mlxk.domain.transcription import TranscriptionSettings
 from mlxk.entrypoints.container import Container, build
 from mlxk.entrypoints.http.api import Services
-from mlxk.entrypoints.http.app import DEFAULT_ERROR_BODY, Application
+from mlxk.entrypoints.http.app import Application
 from mlxk.entrypoints.http.errors import raised_at
 from mlxk.entrypoints.http.process.log_stream import LossyStream
 from mlxk.entrypoints.http.process.return_watch import ReturnWatch
@@ -229,7 +229,7 @@ def _serve(
         drain_seconds=server.drain_seconds,
     )
     http = HttpServer(
-        application.wsgi, sockets, limits, DEFAULT_ERROR_BODY, on_drain=application.drain, on_abort=application.abort
+        application.wsgi, sockets, limits, application.refusal, on_drain=application.drain, on_abort=application.abort
     )
     for number in stopping_signals():
         signal.signal(number, http.stop)

@@ -4,6 +4,7 @@ A request is executed in two steps, so that a response can outlive the thread th
 thread writes it after the application has returned.
 """
 
+import io
 import socket
 import threading
 import time
@@ -129,14 +130,14 @@ class TwoStepTask(WSGITask):  # type: ignore[misc]  # waitress has no types
 
 
 class ProtocolErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
-    """Responds to malformed or oversized requests with the error body of the application."""
+    """Responds to malformed or oversized requests with the error body of the API that they are meant for."""
 
     def execute(self) -> None:
         """Write the error and close the connection."""
         fault = self.request.error
         error = error_from_waitress(fault)
         identity = request_id_from(self.request.headers.get(REQUEST_ID.upper().replace("-", "_")))
-        content_type, body = self.channel.server.error_body(error, identity, None)
+        content_type, body = self.channel.server.refusal(error, identity, environment_of(self.request))
         self.status = f"{fault.code} {fault.reason}"
         self.response_headers += [("Content-Type", content_type), (REQUEST_ID, identity)]
         if error.code in RETRY_SECONDS:
@@ -144,6 +145,19 @@ class ProtocolErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no typ
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
+
+
+def environment_of(request: HTTPRequestParser) -> dict[str, Any]:
+    """Return the WSGI environment of a request that was refused, as far as it was read; without its body."""
+    headers = {f"HTTP_{name}": value for name, value in request.headers.items()}
+    return {
+        "REQUEST_METHOD": getattr(request, "command", None) or "GET",
+        "PATH_INFO": getattr(request, "path", None) or "/",
+        "QUERY_STRING": "",
+        "wsgi.input": io.BytesIO(),
+        "wsgi.errors": io.StringIO(),
+        **headers,
+    }
 
 
 LINGER_SECONDS = 2.0

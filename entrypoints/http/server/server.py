@@ -13,7 +13,7 @@ from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 from waitress.task import Task, ThreadedTaskDispatcher
 
-from mlxk.entrypoints.http.errors import ErrorBody
+from mlxk.entrypoints.http.errors import RefusalBody
 from mlxk.entrypoints.http.server.channel import Channel
 
 
@@ -55,7 +55,7 @@ class ListeningSocket(TcpWSGIServer):  # type: ignore[misc]  # waitress has no t
     """Accepts connections on one socket."""
 
     channel_class = Channel
-    error_body: ErrorBody
+    refusal: RefusalBody
     header_seconds = 20.0
     """From a request's first byte to the end of its headers."""
     request_seconds = 300.0
@@ -169,7 +169,7 @@ class HttpServer:
         application: The WSGI application.
         sockets: Bound and listening.
         limits: Limits for clients.
-        error_body: Renders protocol errors.
+        refusal: Renders the errors of requests that the application never sees.
         on_drain: Called once when draining begins; the application refuses new work from then on.
         on_abort: Called once when the time to drain has passed; the application cancels its work.
     """
@@ -179,7 +179,7 @@ class HttpServer:
         application: Callable[..., Any],
         sockets: Sequence[socket.socket],
         limits: ServerLimits,
-        error_body: ErrorBody,
+        refusal: RefusalBody,
         on_drain: Callable[[], None] = lambda: None,
         on_abort: Callable[[], None] = lambda: None,
     ) -> None:
@@ -189,7 +189,7 @@ class HttpServer:
         self._map: dict[int, Any] = {}
         self._dispatcher = Dispatcher(limits.threads)
         adjustments = _adjustments(limits)
-        self._listeners = [self._listen(application, each, adjustments, error_body) for each in sockets]
+        self._listeners = [self._listen(application, each, adjustments, refusal) for each in sockets]
         self._stops = 0
         self._deadline: float | None = None
         self._refuse_unfinished_at = 0.0
@@ -254,7 +254,7 @@ class HttpServer:
         return [channel for listener in self._listeners for channel in listener.channels()]
 
     def _listen(
-        self, application: Callable[..., Any], sock: socket.socket, adjustments: Adjustments, error_body: ErrorBody
+        self, application: Callable[..., Any], sock: socket.socket, adjustments: Adjustments, refusal: RefusalBody
     ) -> ListeningSocket:
         place = (sock.family, sock.type, sock.proto, sock.getsockname())
         listener = ListeningSocket(
@@ -267,7 +267,7 @@ class HttpServer:
             bind_socket=False,
             sockinfo=place,
         )
-        listener.error_body = error_body
+        listener.refusal = refusal
         listener.header_seconds, listener.request_seconds = self._limits.header_seconds, self._limits.request_seconds
         return listener
 
