@@ -20,7 +20,7 @@ from mlxk.entrypoints.http.responses.content import (
     register_content,
 )
 from mlxk.entrypoints.http.responses.conversation import ConversationBuilder, texts_of
-from mlxk.entrypoints.http.responses.tools import FunctionTool, NamespaceTool, Tool, Tools
+from mlxk.entrypoints.http.responses.tools import CustomTool, FunctionTool, NamespaceTool, Tool, Tools
 
 
 @attrs.frozen(kw_only=True)
@@ -203,7 +203,7 @@ class ToolSearchOutputItem(AdditionalToolsItem):
         for tool in self.tools:
             if isinstance(tool, NamespaceTool):
                 named += [(each.name, tool.name) for each in tool.tools]
-            elif isinstance(tool, FunctionTool):
+            elif isinstance(tool, FunctionTool | CustomTool):
                 named.append((tool.name, None))
         names = ", ".join(conversation.name_of(name, namespace) for name, namespace in named)
         conversation.result(self.call_id or "", f"Found: {names}" if names else "Nothing was found.", path)
@@ -310,4 +310,6 @@ def _item_kind(value: object) -> object:
     kind = value.get("type")
     if kind is None:
         kind = "message" if "role" in value else "item_reference"
-    return ITEM_KINDS.get(kind, dict[str, Any]) if isinstance(kind, str) else dict[str, Any]
+    if not isinstance(kind, str):
+        raise TypeError("must have a type that is a string")
+    return ITEM_KINDS.get(kind, dict[str, Any])
