@@ -99,7 +99,7 @@ class WrittenStream(TextStream):
     """An answer whose events come one by one, or several at a time."""
 
     def __init__(self, request: GenerationRequest) -> None:
-        self.adaptations, self.prompt_tokens = (), 1
+        self.adaptations = ()
         self._left = events(request)
         last = self._left[-1]
         self.prompt_tokens = last.usage.prompt_tokens if isinstance(last, Finished) else 0
