@@ -204,6 +204,24 @@ def test_num_ctx_is_the_window_and_nothing_is_cut_in_silence(served: RunningServ
     assert "the context window holds 2048" in refused(served, "demo", messages=too_long)[1]
 
 
+@pytest.mark.parametrize("streams", [True, False])
+def test_the_oldest_turns_are_left_out_where_the_request_says_so_and_that_is_said(
+    served: RunningServer, streams: bool
+) -> None:
+    turns = [{"role": "user", "content": "mlxk " * 20}, {"role": "assistant", "content": "Yes."}] * 10
+    messages = [{"role": "system", "content": "Be brief."}, *turns, *QUESTION]
+    asked = {"model": "demo", "messages": messages, "options": {"num_ctx": 256}, "stream": streams}
+    for more in ({}, {"truncate": False}):
+        assert served.post("/api/chat", {**asked, **more})[0] == 400
+    status, headers, _ = served.post("/api/chat", {**asked, "truncate": True})
+    assert (status, headers["x-mlxk-adaptations"]) == (200, "oldest-turns-dropped")
+    answer = ask(served, "demo", streams, messages=messages, options={"num_ctx": 256}, truncate=True)
+    assert 0 < answer["prompt_eval_count"] < 256
+    last = [*turns, {"role": "user", "content": "mlxk " * 300}]
+    status, text = refused(served, "demo", messages=last, truncate=True, options={"num_ctx": 256})
+    assert (status, text.startswith("the input length exceeds the context length: ")) == (400, True)
+
+
 def test_a_suffix_is_for_models_with_the_tokens_for_it(served: RunningServer) -> None:
     answer = ask(served, "coder", False, "/api/generate", prompt="def add(", suffix="): return a + b")
     assert answer["response"] == "a, b"

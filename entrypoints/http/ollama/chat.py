@@ -2,13 +2,15 @@
 
 import functools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any
 
 import attrs
 import falcon
 
+from mlxk.application.ports.text_generator import TextStream
 from mlxk.entrypoints.http.api import ServerContext
+from mlxk.entrypoints.http.generation.responder import GenerationJob
 from mlxk.entrypoints.http.ollama.fields import (
     FIELD_NAMES,
     NEUTRAL,
@@ -24,6 +26,7 @@ from mlxk.entrypoints.http.openai.chat.jobs import ChatJobs, FieldNames
 from mlxk.entrypoints.http.openai.chat.messages import FunctionCall, MessageParam, TextPart, ToolCallParam
 from mlxk.entrypoints.http.openai.chat.request import MAX_MESSAGES, ChatRequest
 from mlxk.entrypoints.http.openai.chat.tools import Tools
+from mlxk.entrypoints.http.openai.chat.truncation import start_shortened
 from mlxk.entrypoints.http.requests.body import BodyReader, report_ignored
 from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter
 
@@ -205,6 +208,20 @@ class ChatResource:
         found = self._names.find(body)
         body.require_thinking(found.served, found.name)
         report_ignored(response, body.excess(found.served))
+        chat = body.request(found.reference)
+        job = attrs.evolve(self._job(body, chat), model_name=found.name)
+        if body.truncate:
+            job = attrs.evolve(job, start=functools.partial(self._start_shortened, body, chat))
+        self._responder.respond(request, response, job)
+
+    def _job(self, body: ChatBody, chat: ChatRequest) -> GenerationJob:
         renderer = functools.partial(ChatLines, clock=self._clock)
-        job = self._jobs.job(body.request(found.reference), renderer, body.adjusted, body.field_names)
-        self._responder.respond(request, response, attrs.evolve(job, model_name=found.name))
+        return self._jobs.job(chat, renderer, body.adjusted, body.field_names)
+
+    def _start_shortened(self, body: ChatBody, chat: ChatRequest, is_gone: Callable[[], bool]) -> Sequence[TextStream]:
+        """Start with as many of the latest turns as fit."""
+
+        def start(messages: Sequence[MessageParam]) -> Sequence[TextStream]:
+            return self._job(body, attrs.evolve(chat, messages=list(messages))).start(is_gone)
+
+        return start_shortened(chat.messages, start)

@@ -32,7 +32,6 @@ NEUTRAL: Neutral = {"format": ("",), "keep_alive": ("",), "think": ("",), "top_l
 """Values with which a field asks for nothing."""
 
 WITHOUT_EFFECT: Mapping[str, Unsupported] = {
-    "truncate": Unsupported("a prompt is never cut: one beyond the context window is refused", (False,)),
     "shift": Unsupported("an answer ends where the context window does", (False,)),
     **{f"options.{name}": reason for name, reason in OPTIONS_WITHOUT_EFFECT.items()},
 }
@@ -61,6 +60,7 @@ class GenerationFields(ModelFields):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Range(0, MAX_LOGPROB_ALTERNATIVES)] | None = None
     truncate: bool | None = None
+    """Whether the oldest turns are left out of a conversation beyond the context window, and that is reported."""
     shift: bool | None = None
 
     def faults(self) -> list[FieldError]:

@@ -38,6 +38,12 @@ from mlxk.entrypoints.http.openai.chat.request import ChatRequest
 from mlxk.entrypoints.http.requests.body import BodyReader, report_ignored
 from mlxk.entrypoints.http.requests.validation import FieldError, Range, Unsupported
 
+PROMPT_WITHOUT_EFFECT: Mapping[str, Unsupported] = {
+    **WITHOUT_EFFECT,
+    "truncate": Unsupported("there are no earlier turns to leave out; a prompt itself is never cut", (False,)),
+}
+"""Documented fields that are accepted and reported as ignored, by their paths."""
+
 UNSUPPORTED: Mapping[str, Unsupported] = {
     "template": Unsupported("the model's own chat template is used", ("",)),
     "context": Unsupported("tokens are no conversation; send its messages to /api/chat", ([],)),
@@ -121,7 +127,7 @@ class GenerateResource:
     """Generates text; without a prompt, loads or unloads the model."""
 
     def __init__(self, server: ServerContext) -> None:
-        self._reader = BodyReader(GenerateBody, (register_fields,), UNSUPPORTED, WITHOUT_EFFECT, neutral=NEUTRAL)
+        self._reader = BodyReader(GenerateBody, (register_fields,), UNSUPPORTED, PROMPT_WITHOUT_EFFECT, neutral=NEUTRAL)
         self._jobs = ChatJobs(server)
         self._names = ModelNames(server.services.catalogue)
         self._loading = ModelLoading(server)

@@ -17,6 +17,7 @@ from mlxk.entrypoints.http.generation.responder import GenerationJob
 from mlxk.entrypoints.http.openai.chat.jobs import ChatJobs
 from mlxk.entrypoints.http.openai.chat.messages import MessageParam
 from mlxk.entrypoints.http.openai.chat.tools import register_tool_choice
+from mlxk.entrypoints.http.openai.chat.truncation import start_shortened
 from mlxk.entrypoints.http.openai.errors import error_document
 from mlxk.entrypoints.http.openai.sampling import register_sampling
 from mlxk.entrypoints.http.requests.body import BodyReader, read_object, report_ignored
@@ -36,7 +37,6 @@ from mlxk.entrypoints.http.responses.request import (
 )
 from mlxk.entrypoints.http.responses.store import PREVIOUS, ResponseStore, text_item
 from mlxk.entrypoints.http.responses.tools import register_tools
-from mlxk.entrypoints.http.responses.truncation import start_shortened
 
 Json = dict[str, Any]
 

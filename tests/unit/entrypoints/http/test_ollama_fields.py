@@ -102,7 +102,6 @@ def test_unknown_fields_are_named_at_any_depth() -> None:
 @pytest.mark.parametrize(
     ("fields_", "named"),
     [
-        ({"truncate": True}, ["truncate"]),
         ({"truncate": False}, []),
         ({"shift": True}, ["shift"]),
         ({"shift": False}, []),
@@ -114,6 +113,11 @@ def test_unknown_fields_are_named_at_any_depth() -> None:
 def test_what_cannot_be_done_is_named(fields_: dict[str, Any], named: list[str]) -> None:
     assert chat(**fields_).ignored == named
     assert generate(**fields_).ignored == named
+
+
+def test_a_prompt_itself_is_never_cut() -> None:
+    assert generate(truncate=True).ignored == ["truncate"]
+    assert chat(truncate=True).ignored == []
 
 
 @pytest.mark.parametrize(("given", "limit"), [(100, 100), (0, None), (99999, 99999)])

@@ -1,4 +1,4 @@
-"""The truncation ``auto``: the oldest turns are left out of a conversation that is longer than the context window."""
+"""The oldest turns are left out of a conversation that is longer than the context window, where a request says so."""
 
 import itertools
 from collections.abc import Callable, Sequence
