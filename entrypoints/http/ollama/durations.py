@@ -43,7 +43,8 @@ def _parsed(text: str) -> float:
 
 def timestamp(moment: datetime.datetime) -> str:
     """Return a moment in UTC as RFC 3339 writes it, to the microsecond: some clients read no more digits."""
-    return f"{moment.astimezone(datetime.UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
+    text = moment.astimezone(datetime.UTC).isoformat(timespec="microseconds")
+    return text.removesuffix("+00:00") + "Z"
 
 
 def nanoseconds(seconds: float) -> int:

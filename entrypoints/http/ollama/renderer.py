@@ -79,7 +79,10 @@ class OllamaRenderer(ResponseRenderer):
         self._reader = BlockReader(one_call=options.one_call)
         self._detector = TruncationDetector(json_text=options.json_text) if options.stops else None
         self._calls = 0
+        self._calling = False
+        """Whether a tool call is being collected."""
         self._opening = b'{"model":' + json.dumps(context.model, ensure_ascii=False).encode() + b',"created_at":"'
+        self._before, _, self._after = self.text_path.partition(b"%s")
 
     @abstractmethod
     def content(self, piece: Piece) -> dict[str, object]:
@@ -95,6 +98,8 @@ class OllamaRenderer(ResponseRenderer):
 
     def event(self, index: int, event: GenerationEvent) -> bytes:
         """Return the lines of an event."""
+        if isinstance(event, TextDelta) and not event.logprobs and not self._calling and self._detector is None:
+            return self._text_line(event.text)
         return b"".join(map(self._line, self._pieces(event)))
 
     def closing(self, finished: Sequence[Finished]) -> bytes:
@@ -114,6 +119,7 @@ class OllamaRenderer(ResponseRenderer):
         """Yield the parts of an event: tool calls when they are complete."""
         if self._detector is not None:
             self._detector.add(event)
+        self._calling = isinstance(event, ToolCallDelta)
         changes = self._reader.end() if isinstance(event, Finished) else self._reader.read(event)
         for change in changes:
             piece = self._piece(change)
@@ -137,9 +143,8 @@ class OllamaRenderer(ResponseRenderer):
 
     def _text_line(self, text: str) -> bytes:
         """Return a line with nothing but text, which most lines are: joined, not built anew."""
-        before, _, after = self.text_path.partition(b"%s")
-        moment = timestamp(self._clock.now()).encode()
-        return self._opening + moment + before + json.dumps(text, ensure_ascii=False).encode() + after
+        middle = timestamp(self._clock.now()).encode() + self._before
+        return self._opening + middle + json.dumps(text, ensure_ascii=False).encode() + self._after
 
     def _document(self, piece: Piece, finished: Finished | None) -> dict[str, object]:
         document: dict[str, object] = {
