@@ -35,7 +35,7 @@ from mlxk.entrypoints.http.responses.request import (
     register_request,
     translated,
 )
-from mlxk.entrypoints.http.responses.store import PREVIOUS, ResponseStore, text_item
+from mlxk.entrypoints.http.responses.store import PREVIOUS, ResponseStore, listed, text_item
 from mlxk.entrypoints.http.responses.tools import register_tools
 
 Json = dict[str, Any]
@@ -79,10 +79,12 @@ class Responses:
         items = [(path, item) for path, item in (*history, *own) if isinstance(item, Item)]
         translation = translated(asked, items, left_out)
         report_ignored(response, translation.ignored)
+        # Here, not at the end: there it would keep the thread that writes all streams.
+        inputs = () if asked.store is False else listed(sent)
         answering = Answering(
             fields=request_fields(asked, body),
             toolbox=translation.toolbox,
-            keep=functools.partial(self._store.keep, owner, sent),
+            keep=functools.partial(self._store.keep, owner, inputs),
             clock=self._clock,
             response_id=f"resp_{uuid.uuid4().hex}",
         )
@@ -168,18 +170,18 @@ class InputItems:
 
     def on_get(self, request: falcon.Request, response: falcon.Response, response_id: str) -> None:
         """Send a page of them, the latest first unless another order is asked for."""
-        inputs = self._store.find(owner_of(request), response_id).inputs
+        items = self._store.find(owner_of(request), response_id).inputs
         order = request.get_param("order") or "desc"
         if order not in ("asc", "desc"):
             raise ValidationError.in_field("order", "must be asc or desc")
-        listed = inputs if order == "asc" else inputs[::-1]
+        ordered = items if order == "asc" else items[::-1]
         after = request.get_param("after")
         if after:
-            places = [index for index, (item_id, _) in enumerate(listed) if item_id == after]
+            places = [index for index, (item_id, _) in enumerate(ordered) if item_id == after]
             if not places:
                 raise NotFoundError.in_field("after", "there is no such item")
-            listed = listed[places[0] + 1 :]
-        page = listed[: _page_size(request)]
+            ordered = ordered[places[0] + 1 :]
+        page = ordered[: _page_size(request)]
         ids = [item_id for item_id, _ in page]
         send_json(
             response,
@@ -188,7 +190,7 @@ class InputItems:
                 "data": [json.loads(item) for _, item in page],
                 "first_id": ids[0] if ids else None,
                 "last_id": ids[-1] if ids else None,
-                "has_more": len(listed) > len(page),
+                "has_more": len(ordered) > len(page),
             },
         )
 

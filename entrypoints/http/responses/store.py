@@ -31,6 +31,9 @@ _PREFIXES = {
     "reasoning": "rs",
 }
 
+Items = tuple[tuple[str, bytes], ...]
+"""Items in order, each with its id, as JSON."""
+
 
 @attrs.frozen
 class StoredResponse:
@@ -38,9 +41,9 @@ class StoredResponse:
 
     document: bytes
     """Without its output."""
-    inputs: tuple[tuple[str, bytes], ...]
-    """The items of the request, each with its id, as JSON."""
-    outputs: tuple[tuple[str, bytes], ...]
+    inputs: Items
+    """The items of the request."""
+    outputs: Items
     """The items of the answer."""
     previous: str | None
 
@@ -50,8 +53,8 @@ class StoredResponse:
         return len(self.document) + sum(len(item) for _, item in self.items)
 
     @property
-    def items(self) -> tuple[tuple[str, bytes], ...]:
-        """All items, each with its id."""
+    def items(self) -> Items:
+        """All items."""
         return self.inputs + self.outputs
 
     def response(self) -> dict[str, Any]:
@@ -74,17 +77,17 @@ class ResponseStore:
         self._owners: dict[str, OrderedDict[str, StoredResponse]] = {}
         self._sizes: dict[str, int] = {}
 
-    def keep(self, owner: str, inputs: Sequence[Mapping[str, Any]], document: Mapping[str, Any]) -> bool:
+    def keep(self, owner: str, inputs: Items, document: Mapping[str, Any]) -> bool:
         """Store a response; return whether there is room for it.
 
         Args:
             owner: Whose it is.
-            inputs: The items of the request, without those of earlier responses.
+            inputs: The items of the request, without those of earlier responses; see ``listed``.
             document: The response.
         """
         entry = StoredResponse(
             _json({name: value for name, value in document.items() if name != "output"}),
-            tuple((each["id"], _json(each)) for each in map(_with_id, inputs)),
+            inputs,
             tuple((each["id"], _json(each)) for each in document["output"]),
             document[PREVIOUS],
         )
@@ -179,6 +182,11 @@ class ResponseStore:
 def text_item(text: str) -> dict[str, Any]:
     """Return the item of a plain text."""
     return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
+
+
+def listed(items: Sequence[Mapping[str, Any]]) -> Items:
+    """Return the items of a request as they are kept."""
+    return tuple((each["id"], _json(each)) for each in map(_with_id, items))
 
 
 def _with_id(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mlxk.domain.errors import NotFoundError
-from mlxk.entrypoints.http.responses.store import ResponseStore, text_item
+from mlxk.entrypoints.http.responses.store import ResponseStore, listed, text_item
 
 Json = dict[str, Any]
 
@@ -19,7 +19,7 @@ def document(name: str, previous: str | None = None, text: str = "hi") -> Json:
 
 def keep(store: ResponseStore, name: str, owner: str = "ada", **fields: Any) -> bool:
     """Keep a response."""
-    return store.keep(owner, [text_item(f"to {name}")], document(name, **fields))
+    return store.keep(owner, listed([text_item(f"to {name}")]), document(name, **fields))
 
 
 def kept(store: ResponseStore, *names: str, owner: str = "ada") -> list[str]:
@@ -83,7 +83,7 @@ def test_items_of_the_same_id_are_all_kept() -> None:
     store = ResponseStore()
     store.keep(
         "ada",
-        [{"role": "user", "content": "a", "id": "m"}, {"role": "assistant", "content": "b", "id": "m"}],
+        listed([{"role": "user", "content": "a", "id": "m"}, {"role": "assistant", "content": "b", "id": "m"}]),
         document("r"),
     )
     first, second, _ = store.conversation("ada", "r")
