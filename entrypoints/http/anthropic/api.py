@@ -15,7 +15,7 @@ from mlxk.entrypoints.http.anthropic.request import (
     MessagesRequest,
     register_request,
 )
-from mlxk.entrypoints.http.anthropic.translation import Translation, translate
+from mlxk.entrypoints.http.anthropic.translation import MessagesTranslation, translate
 from mlxk.entrypoints.http.api import HttpApi, ServerContext
 from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
 from mlxk.entrypoints.http.middleware import request_id
@@ -68,7 +68,7 @@ class _MessagesResource:
             default_model=lambda: self._services.catalogue.default,
         )
 
-    def _translate(self, body: CountRequest, response: falcon.Response) -> Translation:
+    def _translate(self, body: CountRequest, response: falcon.Response) -> MessagesTranslation:
         details = self._services.catalogue.find(body.model, lambda _: None).details
         translation = translate(
             body,
@@ -121,7 +121,7 @@ class CountTokens(_MessagesResource):
             raise translation.names.translate(error) from error
         send_json(response, tokens)
 
-    def _count(self, translation: Translation, response: falcon.Response) -> dict[str, object]:
+    def _count(self, translation: MessagesTranslation, response: falcon.Response) -> dict[str, object]:
         chat = translation.chat
         model = self._services.catalogue.find(chat.model)
         chat.require_abilities(model, self._server.settings)

@@ -26,7 +26,7 @@ from mlxk.entrypoints.http.anthropic.blocks import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from mlxk.entrypoints.http.anthropic.request import MessageParam
+from mlxk.entrypoints.http.anthropic.request import AnthropicMessage
 from mlxk.entrypoints.http.openai.chat import messages as chat
 
 BILLING = "x-anthropic-billing-header:"
@@ -86,7 +86,7 @@ class ChatConversation:
         """Add the system prompt."""
         self._append_system("system", self._system_parts(content, "system"))
 
-    def add_all(self, messages: Sequence[MessageParam]) -> None:
+    def add_all(self, messages: Sequence[AnthropicMessage]) -> None:
         """Add the messages."""
         last_user = max((index for index, each in enumerate(messages) if each.role == "user"), default=0)
         for index, message in enumerate(messages):
@@ -100,7 +100,7 @@ class ChatConversation:
                 self._add_late_system(message, path)
         self._release()
 
-    def _add_late_system(self, message: MessageParam, path: str) -> None:
+    def _add_late_system(self, message: AnthropicMessage, path: str) -> None:
         parts = self._system_parts(message.content, f"{path}.content")
         if self.messages and self.messages[-1].tool_calls:
             self._held.append((path, parts))
@@ -139,7 +139,7 @@ class ChatConversation:
         if isinstance(block, SkippedBlock):
             self.ignored.append(f"messages[].content[].{block.type}")
 
-    def _add_assistant(self, message: MessageParam, path: str) -> None:
+    def _add_assistant(self, message: AnthropicMessage, path: str) -> None:
         if not isinstance(message.content, list):
             self._append(path, chat.MessageParam(role="assistant", content=message.content or ""))
             return
@@ -173,7 +173,7 @@ class ChatConversation:
             id=identity, function=chat.FunctionCall(name=block.name, arguments=_arguments(block.input))
         )
 
-    def _add_user(self, message: MessageParam, path: str) -> None:
+    def _add_user(self, message: AnthropicMessage, path: str) -> None:
         """Add the results first, since nothing may stand between a call and its result, then the rest."""
         blocks = message.content if isinstance(message.content, list) else []
         parts: list[_Placed] = []

@@ -86,7 +86,7 @@ WITHOUT_EFFECT: Mapping[str, Unsupported] = {
 
 
 @attrs.frozen(kw_only=True)
-class MessageParam:
+class AnthropicMessage:
     """One message."""
 
     role: Annotated[str, OneOf(tuple(_BLOCKS_OF_ROLE))]
@@ -124,14 +124,14 @@ class ToolDefinition:
 
 
 @attrs.frozen(kw_only=True)
-class BuiltInTool:
+class AnthropicBuiltInTool:
     """A tool of which only its maker knows the definition; left out."""
 
     type: str
     name: str | None = None
 
 
-Tool = ToolDefinition | BuiltInTool
+Tool = ToolDefinition | AnthropicBuiltInTool
 
 
 @attrs.frozen(kw_only=True)
@@ -173,7 +173,7 @@ class CountRequest:
     """The body of a request for a count, and what both requests share. A field with a null value counts as absent."""
 
     model: Annotated[str, Range(1, 4096)]
-    messages: Annotated[list[MessageParam], Range(1, MAX_MESSAGES)]
+    messages: Annotated[list[AnthropicMessage], Range(1, MAX_MESSAGES)]
     system: SystemContent = None
     tools: Annotated[list[Tool], Range(0, MAX_DEFINITIONS)] | None = None
     tool_choice: ToolChoice | None = None
@@ -213,9 +213,9 @@ class CountRequest:
         return [(place, tool) for place, tool in enumerate(self.tools or ()) if isinstance(tool, ToolDefinition)]
 
     @property
-    def built_in_tools(self) -> list[tuple[int, BuiltInTool]]:
+    def built_in_tools(self) -> list[tuple[int, AnthropicBuiltInTool]]:
         """The other tools, with their places."""
-        return [(place, tool) for place, tool in enumerate(self.tools or ()) if isinstance(tool, BuiltInTool)]
+        return [(place, tool) for place, tool in enumerate(self.tools or ()) if isinstance(tool, AnthropicBuiltInTool)]
 
     @property
     def format(self) -> OutputFormat | None:
@@ -246,4 +246,4 @@ def register_request(converter: StrictConverter) -> None:
 def _tool_kind(value: object) -> object:
     if not isinstance(value, dict):
         raise TypeError("must be an object")
-    return ToolDefinition if value.get("type") in (None, "custom") else BuiltInTool
+    return ToolDefinition if value.get("type") in (None, "custom") else AnthropicBuiltInTool

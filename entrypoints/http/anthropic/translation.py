@@ -22,7 +22,7 @@ _EFFORTS = {"max": "xhigh"}
 
 
 @attrs.frozen
-class Translation:
+class MessagesTranslation:
     """A request as a chat request."""
 
     chat: ChatRequest
@@ -32,7 +32,7 @@ class Translation:
     """What was left out, as paths for the header."""
 
 
-def translate(body: CountRequest, *, sees: bool, reasons: bool) -> Translation:
+def translate(body: CountRequest, *, sees: bool, reasons: bool) -> MessagesTranslation:
     """Translate a request.
 
     Args:
@@ -58,7 +58,9 @@ def translate(body: CountRequest, *, sees: bool, reasons: bool) -> Translation:
     )
     built_in = [f"tools[].{tool.type}" for _, tool in body.built_in_tools]
     ignored = dict.fromkeys([*conversation.ignored, *without_effect, *built_in])
-    return Translation(request, FieldNames({**conversation.names, **tool_names, **_FIXED_NAMES}), tuple(ignored))
+    return MessagesTranslation(
+        request, FieldNames({**conversation.names, **tool_names, **_FIXED_NAMES}), tuple(ignored)
+    )
 
 
 _FIXED_NAMES: Mapping[str, str] = {

@@ -6,7 +6,7 @@ from mlxk import __version__
 from mlxk.entrypoints.http.api import HttpApi, ServerContext
 from mlxk.entrypoints.http.ollama.chat import ChatResource
 from mlxk.entrypoints.http.ollama.delete import Delete, Refused
-from mlxk.entrypoints.http.ollama.embeddings import EmbeddingsResource, EmbedResource
+from mlxk.entrypoints.http.ollama.embeddings import EmbedResource, OllamaEmbeddings
 from mlxk.entrypoints.http.ollama.errors import ERROR_STATUSES, error_body
 from mlxk.entrypoints.http.ollama.generate import GenerateResource
 from mlxk.entrypoints.http.ollama.models import Running, Show, Tags
@@ -33,7 +33,7 @@ def ollama_api(server: ServerContext) -> HttpApi:
             "/api/chat": ChatResource(server),
             "/api/generate": GenerateResource(server),
             "/api/embed": EmbedResource(server),
-            "/api/embeddings": EmbeddingsResource(server),
+            "/api/embeddings": OllamaEmbeddings(server),
             "/api/tags": Tags(services),
             "/api/ps": Running(services),
             "/api/show": Show(services),

@@ -54,7 +54,7 @@ class CalledFunction:
 
 
 @attrs.frozen(kw_only=True)
-class Call:
+class OllamaCall:
     """An earlier tool call of the assistant."""
 
     function: CalledFunction
@@ -72,7 +72,7 @@ class ChatMessage:
     """What the assistant thought, for the chat template."""
     images: Annotated[list[str], Range(0, MAX_IMAGES)] | None = None
     """Each in base64."""
-    tool_calls: list[Call] | None = None
+    tool_calls: list[OllamaCall] | None = None
     tool_name: str | None = None
     """The function whose result this is."""
     tool_call_id: str | None = None
@@ -129,7 +129,7 @@ class _CallIds:
         self._open: list[tuple[str, str]] = []
         """Function and id of each call without a result."""
 
-    def of_call(self, call: Call) -> str:
+    def of_call(self, call: OllamaCall) -> str:
         """Return the id of a call."""
         identity = call.id or self._new()
         self._open.append((call.function.name, identity))

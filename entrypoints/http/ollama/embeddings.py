@@ -157,7 +157,7 @@ class EmbedResource:
         )
 
 
-class EmbeddingsResource:
+class OllamaEmbeddings:
     """Computes one vector."""
 
     def __init__(self, server: ServerContext) -> None:

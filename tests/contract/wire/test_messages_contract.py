@@ -17,9 +17,9 @@ from mlxk.entrypoints.http.anthropic import blocks
 from mlxk.entrypoints.http.anthropic.request import (
     UNSUPPORTED,
     WITHOUT_EFFECT,
-    BuiltInTool,
+    AnthropicBuiltInTool,
+    AnthropicMessage,
     CountRequest,
-    MessageParam,
     MessagesRequest,
     ToolDefinition,
 )
@@ -82,9 +82,9 @@ def bounds(hint: Any) -> Iterator[Range | OneOf]:
         ("MessagesToolUseBlock", blocks.ToolUseBlock),
         ("MessagesToolResultBlock", blocks.ToolResultBlock),
         ("MessagesToolReferenceBlock", blocks.ToolReferenceBlock),
-        ("MessagesMessage", MessageParam),
+        ("MessagesMessage", AnthropicMessage),
         ("MessagesTool", ToolDefinition),
-        ("MessagesBuiltInTool", BuiltInTool),
+        ("MessagesBuiltInTool", AnthropicBuiltInTool),
     ],
 )
 def test_a_part_of_a_request_has_the_fields_the_program_reads(name: str, kind: type[Any]) -> None:

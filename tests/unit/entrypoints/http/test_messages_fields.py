@@ -34,8 +34,8 @@ from mlxk.entrypoints.http.anthropic import blocks
 from mlxk.entrypoints.http.anthropic.request import (
     UNSUPPORTED,
     WITHOUT_EFFECT,
+    AnthropicMessage,
     CountRequest,
-    MessageParam,
     MessagesRequest,
     OutputConfig,
     OutputFormat,
@@ -75,10 +75,10 @@ def test_no_field_of_a_request_is_forgotten() -> None:
 @pytest.mark.parametrize(
     ("documented", "kind", "path"),
     [
-        (published.UserMessageParam, MessageParam, "messages[]"),
-        (published.AssistantMessageParam, MessageParam, "messages[]"),
-        (published.SystemMessageParam, MessageParam, "messages[]"),
-        (beta.BetaSystemMessageParam, MessageParam, "messages[]"),
+        (published.UserMessageParam, AnthropicMessage, "messages[]"),
+        (published.AssistantMessageParam, AnthropicMessage, "messages[]"),
+        (published.SystemMessageParam, AnthropicMessage, "messages[]"),
+        (beta.BetaSystemMessageParam, AnthropicMessage, "messages[]"),
         (published.TextBlockParam, blocks.TextBlock, BLOCK),
         (published.TextBlockParam, blocks.TextBlock, "system[]"),
         (published.TextBlockParam, blocks.TextBlock, PART),

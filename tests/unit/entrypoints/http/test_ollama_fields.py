@@ -15,7 +15,7 @@ from mlxk.domain.generation.grammar import Grammar
 from mlxk.domain.generation.request import SEED_RANGE, Effort
 from mlxk.entrypoints.http.ollama import embeddings, fields, options, pull
 from mlxk.entrypoints.http.ollama import generate as generating
-from mlxk.entrypoints.http.ollama.chat import Call, CalledFunction, ChatBody, ChatMessage
+from mlxk.entrypoints.http.ollama.chat import CalledFunction, ChatBody, ChatMessage, OllamaCall
 
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -36,7 +36,7 @@ def own(kind: type[Any]) -> set[str]:
         (sdk.PullRequest, own(pull.PullBody) | set(pull.UNSUPPORTED)),
         (sdk.Options, own(options.Options) | set(options.WITHOUT_EFFECT)),
         (sdk.Message, own(ChatMessage)),
-        (sdk.Message.ToolCall, own(Call)),
+        (sdk.Message.ToolCall, own(OllamaCall)),
         (sdk.Message.ToolCall.Function, own(CalledFunction)),
     ],
 )
