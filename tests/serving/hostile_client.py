@@ -21,6 +21,28 @@ MODEL = "org/chat-model"
 MESSAGES = [{"role": "user", "content": "one two three"}]
 LARGE = 40_000_000
 """Bytes of a large body, which the server takes; what is in it then stands in the way."""
+PATHS = (
+    *(PATH, PATH, "/v1/completions", "/v1/unload", "/v1/responses", "/v1/responses/resp_1", "/v1/messages"),
+    *("/v1/messages/count_tokens", "/api/chat", "/api/generate", "/api/embed", "/api/show", "/api/ps", "/", "/v1"),
+    *("/v1/models/../../etc/passwd", "/%00", "//"),
+)
+OF_OTHER_APIS = (
+    {"input": [{"type": 5}, [], {"type": "function_call", "arguments": [], "call_id": None}], "stream": True},
+    {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": {"x": 1}}]}], "tools": [{"type": []}]},
+    {"input": "x", "previous_response_id": "a" * 5000, "tools": [{"type": "namespace", "name": "", "tools": [{}]}]},
+    {
+        "max_tokens": 5,
+        "system": [{"type": "text"}],
+        "messages": [{"role": "user", "content": [{"type": "tool_result"}]}],
+    },
+    {"max_tokens": 5, "messages": [{"role": "assistant", "content": [{"type": "tool_use", "input": [[]]}]}] * 50},
+    {"messages": [{"role": "tool", "content": None, "images": ["%%%"]}], "options": {"num_ctx": -1, "stop": 5}},
+    {"prompt": "x", "keep_alive": "1x", "format": [[]], "options": [1], "images": [None], "context": ["x"]},
+    {"messages": MESSAGES, "options": {"num_predict": 2}, "keep_alive": -1},
+    {"max_tokens": 2, "messages": MESSAGES, "stream": True},
+    {"input": "one two", "max_output_tokens": 2, "stream": True},
+)
+"""Bodies for the Responses, Messages and Ollama APIs; the last ones are right."""
 THREADS = 8
 HALF_OPEN = 20
 
@@ -45,6 +67,7 @@ def hostile(chance: random.Random) -> bytes:
             json.dumps({"model": ["x"], "messages": {"role": "user"}, "stop": [[]], "logit_bias": {"a": "b"}}).encode(),
             json.dumps({"model": MODEL, "messages": MESSAGES, "stream": True, "max_tokens": 2}).encode(),
             b'{"model": "' + b"a" * 100_000 + b'"}',
+            *(json.dumps({"model": MODEL, **fields}).encode() for fields in chance.sample(OF_OTHER_APIS, 5)),
         ]
     )
     length = chance.choice([len(body), len(body) + 10, max(0, len(body) - 3), LARGE, 10 * LARGE, -1])
@@ -52,7 +75,7 @@ def hostile(chance: random.Random) -> bytes:
     origin = chance.choice(["", "Origin: https://evil.example\r\n", "Origin: null\r\n"])
     kind = chance.choice(["application/json", "text/plain", "multipart/form-data; boundary=x"])
     coding = chance.choice(["", "", "Transfer-Encoding: chunked\r\n", "Transfer-Encoding: gzip\r\n"])
-    path = chance.choice([PATH, "/v1/completions", "/v1/models/../../etc/passwd", "/%00", "//", "/v1/unload"])
+    path = chance.choice(PATHS)
     method = chance.choice(["POST", "POST", "GET", "DELETE", "PRI", "get"])
     head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n{origin}{coding}Content-Type: {kind}\r\n"
     request = f"{head}Content-Length: {length}\r\n\r\n".encode() + body
