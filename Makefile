@@ -133,14 +133,13 @@ $(CLIENTS)/node/.installed: tests/clients/package.json | $(CLIENTS)/.installed
 		&& touch $@ || echo "npm could not install the client for Node"
 
 # Here each program has an environment of its own, since they contradict one another; one that cannot be installed is
-# not run, and that is said. The files name all that is needed.
+# not run, and that is said.
 $(CLIENTS_ALL)/bin/python:
 	$(PYTHON) -m venv $(CLIENTS_ALL)
 
-$(CLIENTS_ALL)/.aider $(CLIENTS_ALL)/.gptme: $(CLIENTS_ALL)/.%: tests/clients/all/%.txt | $(VENV)/.uv $(CLIENTS_ALL)/bin/python
+$(CLIENTS_ALL)/.aider $(CLIENTS_ALL)/.gptme: $(CLIENTS_ALL)/.%: tests/clients/all/%.lock | $(VENV)/.uv $(CLIENTS_ALL)/bin/python
 	$(PYTHON) -m venv $(CLIENTS_ALL)/$*
-	( $(BIN)/uv pip install -q --python $(CLIENTS_ALL)/$*/bin/python --no-deps -r tests/clients/all/$*.txt \
-		|| $(CLIENTS_ALL)/$*/bin/pip install -q --no-deps -r tests/clients/all/$*.txt ) \
+	{ $(call install,$(CLIENTS_ALL)/$*,-r $<); } \
 		&& ln -sf ../$*/bin/$* $(CLIENTS_ALL)/bin/ && touch $@ || echo "$* could not be installed"
 
 $(CLIENTS_ALL)/.node: tests/clients/all/package.json | $(CLIENTS_ALL)/bin/python

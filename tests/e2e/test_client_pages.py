@@ -89,8 +89,8 @@ def test_the_versions_of_the_agents_are_those_that_are_run() -> None:
         **json.loads((CLIENTS / "all" / "package.json").read_text())["dependencies"],
     }
     for name in ("aider", "gptme"):
-        lines = (CLIENTS / "all" / f"{name}.txt").read_text().splitlines()
-        packages |= dict(line.split("==") for line in lines if re.match(rf"{name}(-chat)?==", line))
+        lock = (CLIENTS / "all" / f"{name}.lock").read_text()
+        packages |= dict(re.findall(rf"^({name}(?:-chat)?)==(\S+)", lock, re.M))
     names = {
         "Claude Code": "@anthropic-ai/claude-code",
         "Codex": "@openai/codex",
