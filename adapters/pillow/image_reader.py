@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from PIL import ExifTags, Image, ImageMath, features
+from PIL import AvifImagePlugin, ExifTags, Image, ImageMath, features
 
 from mlxk.application.ports.image_reader import ImageReader
 from mlxk.domain.errors import BackendNotInstalledError, MlxkError, ValidationError
@@ -203,7 +203,7 @@ def _exif_facts(image: EncodedImage) -> ImageFacts:
     try:
         with _without_warnings(), _open(image) as opened:
             # IFDs are read lazily, so all of them before the file is closed. A damaged one does not affect the others.
-            exif = opened.getexif()
+            exif = _exif_as_written(opened)
             top, details, place = dict(exif), _directory(exif, _IFD.Exif), _directory(exif, _IFD.GPSInfo)
     except (MlxkError, *_DECODING_ERRORS):
         return ImageFacts()
@@ -216,6 +216,21 @@ def _exif_facts(image: EncodedImage) -> ImageFacts:
         longitude=longitude if located else None,
         camera=camera_name(_text(top.get(_TAG.Make)), _text(top.get(_TAG.Model))),
     )
+
+
+def _exif_as_written(image: Image.Image) -> Image.Exif:
+    """Return the EXIF metadata of an image.
+
+    Where an AVIF is turned by its container, Pillow writes the EXIF of the image anew with question marks in place of
+    every letter outside ASCII; its decoder has the original.
+    """
+    with contextlib.suppress(*_DECODING_ERRORS):
+        raw = image._decoder.get_info()[4] if isinstance(image, AvifImagePlugin.AvifImageFile) else None
+        if raw:
+            exif = Image.Exif()
+            exif.load(raw)
+            return exif
+    return image.getexif()
 
 
 def _directory(exif: Any, which: int) -> Tags:  # noqa: ANN401 - Pillow's type has no public name
@@ -265,9 +280,9 @@ def _satellite_time(place: Tags) -> datetime.datetime | None:
     """Return the GPS time stamp, which is in UTC."""
     day = _DAY.match(_text(place.get(_GPS.GPSDateStamp)) or "")
     clock = _numbers(place.get(_GPS.GPSTimeStamp))
-    if day is None or clock is None or len(clock) != 3 or not all(0 <= part < 61 for part in clock):
+    if day is None or clock is None or len(clock) > 3 or not all(0 <= part < 61 for part in clock):
         return None
-    hour, minute, second = (int(part) for part in clock)
+    hour, minute, second = (int(part) for part in (*clock, 0, 0)[:3])
     try:
         return datetime.datetime(
             int(day[1]), int(day[2]), int(day[3]), hour, minute, min(second, 59), tzinfo=datetime.UTC

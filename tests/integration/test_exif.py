@@ -159,6 +159,7 @@ def test_the_shutter_comes_before_the_scanner_and_the_satellites_and_editors_do_
     assert facts(place=placed).date == "2024-05-03 01:02"
     assert facts(top={TAG.DateTime: "2024:05:04 01:02:03"}).date is None
     assert facts(place={GPS.GPSDateStamp: "2024:05:03", GPS.GPSTimeStamp: (99.0, 2.0, 3.0)}).date is None
+    assert facts(place={GPS.GPSDateStamp: "2024:05:03", GPS.GPSTimeStamp: (12.0, 30.0)}).date == "2024-05-03 12:30"
 
 
 @pytest.mark.parametrize(
@@ -198,6 +199,14 @@ def test_a_place_whose_side_of_the_earth_is_unknown_is_none(missing: int) -> Non
 def test_names_of_cameras_are_utf_8_before_latin_1_and_no_markup(make: bytes, model: bytes, camera: str) -> None:
     exif = exif_of({TAG.Make: make, TAG.Model: model})
     assert PillowImageReader().read_exif(encoded(exif)).camera == camera
+
+
+def test_the_name_of_a_camera_is_whole_in_a_turned_avif() -> None:
+    name = "Caméra 相机 X1".encode()
+    ascii_name = "x" * len(name)
+    image = encoded(exif_of({TAG.Model: ascii_name, TAG.Orientation: 6}), "AVIF")
+    named = EncodedImage.of(image.data.replace(ascii_name.encode(), name), "test")
+    assert PillowImageReader().read_exif(named).camera == "Caméra 相机 X1"
 
 
 def test_a_fraction_with_nothing_below_is_no_place() -> None:
