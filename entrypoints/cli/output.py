@@ -176,6 +176,18 @@ class TerminalConfirmation(Confirmation):
         return line
 
 
+class Assent(Confirmation):
+    """Answers every question with yes, as ``--yes`` asks."""
+
+    def ask(self, facts: tuple[str, ...], question: str, *, default: bool) -> bool | None:
+        return True
+
+
+def confirmation(output: Output, *, yes: bool) -> Confirmation:
+    """Return what confirms: the user on a terminal, or the flag that says yes beforehand."""
+    return Assent() if yes else TerminalConfirmation(output)
+
+
 def discard(stream: TextIO) -> None:
     """Redirect a stream to the null device, so that flushing it at exit does not fail."""
     with open(os.devnull, "w") as null:

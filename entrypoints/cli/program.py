@@ -8,16 +8,15 @@ import platform
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
+from typing import NamedTuple, cast
 
 from mlxk import __version__
 from mlxk.domain.errors import InternalError, InterruptedRunError, MlxkError, StorageError, UsageError
+from mlxk.entrypoints.cli import examples
 from mlxk.entrypoints.cli.command import Command, CommandContext
+from mlxk.entrypoints.cli.command_line_parser import CommandLineParser, HelpRequested
 from mlxk.entrypoints.cli.exit_status import CLOSED_PIPE, DONE, USAGE, exit_status
 from mlxk.entrypoints.cli.output import Output, discard
-
-if TYPE_CHECKING:
-    from _typeshed import SupportsWrite
 
 
 class CommandEntry(NamedTuple):
@@ -33,12 +32,12 @@ class CommandEntry(NamedTuple):
 
 
 COMMANDS = {
-    "list": CommandEntry("list_models", "list models in the cache, in workspaces and built in"),
+    "list": CommandEntry("list_models", "list models in the cache, in workspaces and built in", ("ls",)),
     "show": CommandEntry("show_model", "show one model in detail"),
     "health": CommandEntry("health", "check whether the files of models are whole"),
     "run": CommandEntry("run_model", "ask a model, or chat with it"),
     "pull": CommandEntry("pull_model", "fetch a model from the hub"),
-    "rm": CommandEntry("remove_model", "remove models from the cache"),
+    "rm": CommandEntry("remove_model", "remove models from the cache", ("remove",)),
     "clone": CommandEntry("clone_model", "make an editable copy of a model"),
     "convert": CommandEntry("convert_model", "quantize a model, or repair its index, into a new workspace"),
     "push": CommandEntry("push_model", "publish a workspace on the hub"),
@@ -63,31 +62,6 @@ JSON_API_SPEC_VERSION = "0.4.0"
 DESCRIPTION = "The knife for local models on Apple's MLX: list, check, pull, run, serve, edit, repair and publish."
 
 
-_DASHED = ("ignored explicit argument", "expected one argument")
-"""Messages of argparse for a value that starts with a dash, among other mistakes."""
-
-
-class HelpRequested(Exception):  # noqa: N818 - no error
-    """Carries the text of ``--help``, which argparse itself would print without reporting a failed write."""
-
-
-class CommandLineParser(argparse.ArgumentParser):
-    """An argument parser that raises ``UsageError``."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise a message of argparse, with a hint."""
-        hint = f"Try '{self.prog} --help'."
-        if self.prog.endswith(" run") and any(each in message for each in _DASHED):
-            hint += (
-                " A prompt that starts with a dash stands after --; a value that does, after =, as in --system=TEXT."
-            )
-        raise UsageError(message, hint=hint)
-
-    def print_help(self, file: "SupportsWrite[str] | None" = None) -> NoReturn:
-        """Raise the help text."""
-        raise HelpRequested(self.format_help())
-
-
 def build_parser(only: str | None = None) -> CommandLineParser:
     """Build the parser. ``--json`` is accepted before and after the command.
 
@@ -95,20 +69,25 @@ def build_parser(only: str | None = None) -> CommandLineParser:
         only: The command whose module is loaded; of the others only names are known. None loads all.
     """
     parser = CommandLineParser(prog="mlxk", description=DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.add_argument("-V", "--version", action="store_true", help="print the version and exit")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     commands = parser.add_subparsers(
         prog=parser.prog, dest="command", metavar="COMMAND", title="commands", parser_class=CommandLineParser
     )
     for name, entry in COMMANDS.items():
         sub = commands.add_parser(
-            name, aliases=entry.aliases, help=entry.help, description=entry.help, allow_abbrev=False
+            name,
+            aliases=entry.aliases,
+            help=entry.help,
+            description=entry.help,
+            epilog=examples.epilog(name),
+            allow_abbrev=False,
         )
         if only is None or only == name:
             command = entry.load()
             command.add_arguments(sub)
             sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
-            sub.set_defaults(command=name, execute=command.execute)
+            sub.set_defaults(command=name, execute=command.execute, parser=sub)
     parser.epilog = f"mlxk {__version__}. MODEL is a name, a unique part of one, NAME@REVISION, a path, or 'demo'."
     return parser
 
@@ -131,8 +110,18 @@ def parse(parser: CommandLineParser, arguments: Sequence[str]) -> argparse.Names
     elif len(words) == 1 and not flags and getattr(parsed, "text", "") is None:
         parsed.text = words[0]
     elif words:
-        parser.error(f"unrecognized arguments: {' '.join(flags or words)}")
+        getattr(parsed, "parser", parser).refuse(flags or words)
     return parsed
+
+
+def as_flags(arguments: Sequence[str]) -> list[str]:
+    """Return a command line in which ``help`` and ``version``, words that other programs have, are the flags."""
+    match [word for word in arguments if word != "--json"]:
+        case ["help", *rest]:
+            return [*rest[:1], "--help"]
+        case ["version"]:
+            return ["--version", *(word for word in arguments if word == "--json")]
+    return list(arguments)
 
 
 def run(arguments: Sequence[str], context: CommandContext) -> int:
@@ -141,6 +130,7 @@ def run(arguments: Sequence[str], context: CommandContext) -> int:
     command: str | None = None
     try:
         line = context.settings.completion_line
+        arguments = as_flags(arguments)
         words = arguments if line is None else line.split()[1:]
         parser = build_parser(command_of(words) or "")
         if line is not None:

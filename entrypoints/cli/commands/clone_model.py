@@ -6,7 +6,7 @@ from mlxk.application.use_cases.clone_model import CloneRequest
 from mlxk.domain.errors import InterruptedRunError
 from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
 from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
+from mlxk.entrypoints.cli.output import Output, confirmation
 from mlxk.entrypoints.cli.progress import transfer_progress
 from mlxk.entrypoints.cli.render import operations
 
@@ -16,9 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser)
     parser.add_argument("target", nargs="?", metavar="TARGET", help="a directory; MLXK_WORKSPACE_HOME when left out")
     parser.add_argument("--branch", metavar="NAME", help="a branch, tag or commit, as if it stood after '@'")
-    parser.add_argument("--no-health-check", action="store_true", help="copy a model that is not whole as well")
+    parser.add_argument("--no-health-check", action="store_true", help="copy an incomplete or damaged model too")
     parser.add_argument("--force-resume", action="store_true", help="complete a partial model without asking")
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    parser.add_argument("-y", "--yes", action="store_true", help="answer every question with yes")
+    parser.add_argument("-q", "--quiet", action="store_true", help="show no progress")
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
@@ -33,7 +34,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     )
     progress = transfer_progress(output, quiet=arguments.quiet)
     try:
-        result = clone(request, progress, TerminalConfirmation(output))
+        result = clone(request, progress, confirmation(output, yes=arguments.yes))
     except KeyboardInterrupt:
         raise InterruptedRunError(
             "interrupted; what is done is kept", hint="Run the same command again, with --force-resume, to continue."

@@ -17,11 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     complete_models(source)
     parser.add_argument("target", metavar="TARGET", help="a directory that does not exist, or a bare name in the home")
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--quantize", metavar="BITS", type=int, help="2, 3, 4, 6 or 8 bits a weight")
+    mode.add_argument("--quantize", metavar="BITS", type=int, help="bits per weight: 2, 3, 4, 6 or 8")
     mode.add_argument("--dequantize", action="store_true", help="back to full precision")
-    mode.add_argument("--repair-index", action="store_true", help="an index that fits the shards that are there")
+    mode.add_argument("--repair-index", action="store_true", help="write a new index of the weight files present")
     parser.add_argument("--q-group-size", metavar="N", type=int, help="weights that share a scale: 32, 64 or 128 (64)")
-    parser.add_argument("--skip-health", action="store_true", help="keep a result that is not whole as well")
+    parser.add_argument("--skip-health", action="store_true", help="keep the result even if it fails the health check")
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:

@@ -13,9 +13,9 @@ from mlxk.entrypoints.cli.render import model_json, tables
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the pattern and the filters. Filters apply to the table, never to JSON."""
     parser.add_argument("pattern", nargs="?", metavar="PATTERN", help="part of a name, or a path: ., ./prefix-, /dir")
-    parser.add_argument("--all", action="store_true", help="also models that cannot run")
+    parser.add_argument("-a", "--all", action="store_true", help="also models that cannot run")
     parser.add_argument("--health", action="store_true", help="add health columns")
-    parser.add_argument("--verbose", action="store_true", help="every MLX model, full names, more columns")
+    parser.add_argument("-v", "--verbose", action="store_true", help="every MLX model, full names, more columns")
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:

@@ -19,17 +19,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("local_dir", metavar="FOLDER", help="a directory, or a workspace of the workspace home")
     parser.add_argument("repo_id", metavar="ORG/NAME", help="the repository on the hub")
     visibility = parser.add_mutually_exclusive_group()
-    visibility.add_argument("--private", action="store_true", help="refuse to push where everybody can see it")
-    visibility.add_argument("--public", action="store_true", help="everybody may see it")
-    parser.add_argument("--create", action="store_true", help="create the repository or the branch when need be")
+    visibility.add_argument("--private", action="store_true", help="refuse to push to a public repository")
+    visibility.add_argument("--public", action="store_true", help="allow a public repository")
+    parser.add_argument("--create", action="store_true", help="create a missing repository or branch")
     parser.add_argument("--branch", metavar="NAME", default="main", help="the branch to commit to (main)")
     parser.add_argument("--commit", metavar="TEXT", default=DEFAULT_MESSAGE, help="the message of the commit")
-    parser.add_argument("--delete", action="store_true", help="delete files there that the folder lacks")
+    parser.add_argument("--delete", action="store_true", help="delete files that are not in the folder")
     extent = parser.add_mutually_exclusive_group()
-    extent.add_argument("--check-only", action="store_true", help="only look at the folder; asks the hub nothing")
-    extent.add_argument("--dry-run", action="store_true", help="only say what would change")
-    parser.add_argument("--allow", metavar="FILE", action="append", default=[], help="push it though it looks secret")
-    parser.add_argument("--verbose", action="store_true", help="name every file, and show the hub client's log")
+    extent.add_argument("--check-only", action="store_true", help="check the folder, without asking the hub")
+    extent.add_argument("--dry-run", action="store_true", help="print what would change, and change nothing")
+    parser.add_argument(
+        "--allow",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="push a file that looks secret",
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="name every file, and show the hub client's log")
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:

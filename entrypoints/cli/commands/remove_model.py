@@ -6,7 +6,7 @@ from mlxk.application.use_cases.remove_model import RemoveRequest
 from mlxk.domain.errors import InterruptedRunError
 from mlxk.entrypoints.cli.command import CommandContext, complete_models
 from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
+from mlxk.entrypoints.cli.output import Output, confirmation
 from mlxk.entrypoints.cli.progress import transfer_progress
 from mlxk.entrypoints.cli.render import operations
 
@@ -17,10 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model", metavar="MODEL", help="a cached model, NAME@REVISION, a part of a name, or a pattern such as 'test-*'"
     )
     complete_models(action)
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
     parser.add_argument(
         "-f", "--force", action="store_true", help="do not ask, and have servers unload the model first"
     )
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
@@ -28,7 +29,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     remove = context.build(context.settings).use_cases.remove_model()
     request = RemoveRequest(arguments.model, arguments.force, arguments.dry_run)
     try:
-        result = remove(request, TerminalConfirmation(output), transfer_progress(output))
+        result = remove(request, confirmation(output, yes=arguments.yes), transfer_progress(output))
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted", hint=f"Continue: mlxk rm {arguments.model}") from None
     if output.as_json:

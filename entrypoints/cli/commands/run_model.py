@@ -22,9 +22,9 @@ PIPE_WORD = "-"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare model, prompt and sampling flags."""
     add_model_argument(parser)
-    parser.add_argument("words", nargs="*", metavar="PROMPT", help="the prompt; '-' reads standard input")
+    parser.add_argument("words", nargs="*", default=[], metavar="PROMPT", help="the prompt; '-' reads standard input")
     parser.add_argument("--prompt", metavar="TEXT", help="the prompt, instead of words")
-    parser.add_argument("--system", metavar="TEXT", help="a system prompt")
+    parser.add_argument("-s", "--system", metavar="TEXT", help="a system prompt")
     parser.add_argument("-c", "--chat", action="store_true", help="chat; a prompt, if any, is the first turn")
     generation_arguments.add_image_arguments(parser)
     generation_arguments.add_audio_arguments(parser)

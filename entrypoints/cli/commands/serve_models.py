@@ -15,7 +15,7 @@ DEFAULT_LOG_LEVEL = "info"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare address, limits, access and log."""
-    model = parser.add_argument("--model", metavar="MODEL", help="have this model in memory from the start")
+    model = parser.add_argument("-m", "--model", metavar="MODEL", help="have this model in memory from the start")
     complete_models(model)
     default = parser.add_argument(
         "--default-model", metavar="MODEL", help="have this model answer to names that no model has"
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     log = parser.add_argument_group("log and life")
     log.add_argument("--log-level", choices=LOG_LEVELS, help="least severe events to log (info)")
     log.add_argument("--log-json", action="store_true", help="log as JSON, one object a line")
-    log.add_argument("--verbose", action="store_true", help="the same as --log-level debug")
+    log.add_argument("-v", "--verbose", action="store_true", help="the same as --log-level debug")
     log.add_argument("--drain-timeout", type=float, metavar="S", help="seconds answers may take to finish (30)")
     log.add_argument("--reload", action="store_true", help="restart when mlxk's own source changes")
     log.add_argument("--no-supervisor", action="store_true", help="serve in this process; nothing restarts it")

@@ -3,7 +3,8 @@
 import pytest
 
 from mlxk.domain.errors import UsageError
-from mlxk.entrypoints.cli.program import HelpRequested, build_parser, parse
+from mlxk.entrypoints.cli.command_line_parser import HelpRequested
+from mlxk.entrypoints.cli.program import build_parser, parse
 
 
 @pytest.mark.parametrize(

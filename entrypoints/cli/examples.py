@@ -1,0 +1,38 @@
+"""The examples at the end of each command's help: lines that can be typed as they stand."""
+
+from collections.abc import Mapping
+
+EXAMPLES: Mapping[str, tuple[str, ...]] = {
+    "list": ("mlxk list", "mlxk list -a --health", "mlxk list 'qwen*'", "mlxk list ./"),
+    "show": ("mlxk show demo", "mlxk show demo --files", "mlxk show demo --config --json"),
+    "health": ("mlxk health", "mlxk health demo --deep"),
+    "run": (
+        'mlxk run demo "What is mlxk?"',
+        "mlxk run demo",
+        'mlxk run demo-vision "What color is it?" --image demo-vision/blue-square.jpg',
+        "mlxk run demo-speech --audio demo-speech/hello.wav",
+    ),
+    "pull": ("mlxk pull mlx-community/Llama-3.2-3B-Instruct-4bit", "mlxk pull ORG/NAME@REVISION --dry-run"),
+    "rm": ("mlxk rm ORG/NAME", "mlxk rm 'test-*' --dry-run", "mlxk rm ORG/NAME@REVISION -y"),
+    "clone": ("mlxk clone demo ./my-demo", "mlxk clone ORG/NAME@REVISION ./copy"),
+    "convert": (
+        "mlxk convert demo ./demo-8bit --quantize 8",
+        "mlxk convert ./demo-8bit ./demo-full --dequantize",
+        "mlxk convert ORG/NAME ./repaired --repair-index",
+    ),
+    "push": ("mlxk push ./my-demo ORG/NAME --check-only", "mlxk push ./my-demo ORG/NAME --create --private"),
+    "serve": ("mlxk serve", "mlxk serve -m demo --port 8080", "mlxk serve --host 0.0.0.0 --api-key-file keys.txt"),
+    "embed": ('mlxk embed MODEL "a text"', "mlxk embed MODEL --json < texts.txt"),
+    "embed-serve": ("mlxk embed-serve MODEL",),
+    "schema": ("mlxk schema", "mlxk schema list"),
+    "completion": ('eval "$(mlxk completion bash)"', 'eval "$(mlxk completion zsh)"', "mlxk completion fish | source"),
+}
+"""For each command, the simplest line first."""
+
+TITLE = "examples:"
+
+
+def epilog(command: str) -> str | None:
+    """Return the end of a command's help; None for a command without examples."""
+    lines = EXAMPLES.get(command)
+    return "\n  ".join((TITLE, *lines)) if lines else None

@@ -1,0 +1,91 @@
+"""Misspelt commands, flags and values: the nearest ones are named, and the hint names the help that lists them."""
+
+import json
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from mlxk.entrypoints.cli.examples import EXAMPLES
+from mlxk.entrypoints.cli.program import COMMANDS, build_parser, parse
+
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
+pytestmark = pytest.mark.e2e
+
+
+@pytest.mark.parametrize(
+    ("typed", "said", "hint"),
+    [
+        ("lst", "there is no command 'lst'", "Did you mean list? 'mlxk --help' lists the commands."),
+        ("remov x", "there is no command 'remov'", "Did you mean rm? 'mlxk --help' lists the commands."),
+        ("chat", "there is no command 'chat'", "Did you mean run? 'mlxk --help' lists the commands."),
+        ("frobnicate", "there is no command 'frobnicate'", "'mlxk --help' lists the commands."),
+        (
+            "run demo hi --temprature 0",
+            "unrecognized arguments: --temprature",
+            "Did you mean --temperature? 'mlxk run --help' lists the flags.",
+        ),
+        (
+            "run demo hi --max_tokens=3",
+            "unrecognized arguments: --max_tokens=3",
+            "Did you mean --max-tokens? 'mlxk run --help' lists the flags.",
+        ),
+        (
+            "run demo hi --temp 0",
+            "unrecognized arguments: --temp",
+            "Did you mean --temperature or --template-option? 'mlxk run --help' lists the flags.",
+        ),
+        ("--health list", "--health is a flag of list and stands after it", "Write: mlxk list --health"),
+        ("list a b", "unrecognized arguments: b", "Text of several words needs quotes. Try 'mlxk list --help'."),
+        (
+            "run",
+            "the following arguments are required: MODEL",
+            """Try 'mlxk run --help', or for example: mlxk run demo "What is mlxk?\"""",
+        ),
+        (
+            "run demo --audio x --format jsn",
+            "argument --format: 'jsn' is not one of text, json, srt, vtt",
+            "Did you mean json?",
+        ),
+    ],
+)
+def test_a_typo_is_answered_with_what_was_meant(mlxk: Program, typed: str, said: str, hint: str) -> None:
+    done = mlxk(*typed.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [f"Error: {said}", hint]
+
+
+def test_a_typo_is_one_json_document_for_programs(mlxk: Program) -> None:
+    envelope = json.loads(mlxk("lst", "--json").stdout)
+    assert envelope["error"]["type"] == "usage_error"
+    assert envelope["error"]["hint"].startswith("Did you mean list?")
+
+
+@pytest.mark.parametrize(
+    ("typed", "like"),
+    [
+        ("ls", "list"),
+        ("help", "--help"),
+        ("help run", "run --help"),
+        ("version", "--version"),
+        ("-V", "--version"),
+        ("list -a -v", "list --all --verbose"),
+        ("run demo Hello! -s Short.", "run demo Hello! --system Short."),
+        ("remove x", "rm x"),
+        ("rm x -y", "rm x --yes"),
+    ],
+)
+def test_words_and_letters_that_other_programs_have_do_the_same(mlxk: Program, typed: str, like: str) -> None:
+    short, long = mlxk(*typed.split()), mlxk(*like.split())
+    assert (short.returncode, short.stdout, short.stderr) == (long.returncode, long.stdout, long.stderr)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_s_help_ends_with_examples_that_are_valid(mlxk: Program, command: str) -> None:
+    import shlex
+
+    examples = EXAMPLES[command]
+    assert mlxk(command, "--help").stdout.endswith("\n".join(("examples:", *(f"  {line}" for line in examples))) + "\n")
+    for line in examples:
+        words = shlex.split(line.removeprefix('eval "$(').removesuffix(')"').partition(" < ")[0].partition(" | ")[0])
+        assert parse(build_parser(), words[1:]).command == command
