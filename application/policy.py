@@ -52,9 +52,12 @@ def require_loadable(description: ModelDescription, require_kind: Requirement) -
     """
     handle, runtime = description.handle, description.runtime
     if not description.health.healthy:
+        remedy = Advice(Remedy.CHECK_HEALTH, {"name": handle.name})
+        if description.health.unfinished and handle.origin is Origin.CACHE:
+            remedy = Advice(Remedy.COMPLETE_OR_REMOVE, {"reference": handle.name, "name": handle.name})
         raise UnhealthyModelError(
             f"'{handle.label}' is damaged or incomplete: {description.health.reason}",
-            hint=Advice(Remedy.CHECK_HEALTH, {"name": handle.name}),
+            hint=remedy,
             fix=description.health.fix,
         )
     require_kind(description)

@@ -78,8 +78,11 @@ class Remedy(enum.Enum):
     TRUNCATE_INPUT = "truncate-input"
     UNLOAD_FIRST = "unload-first"
     USE_CHAT = "use-chat"
+    USE_CLOSE_NAME = "use-close-name"
     USE_COMPLETIONS = "use-completions"
     USE_EMBEDDINGS = "use-embeddings"
+    USE_NAME_OF_HUB = "use-name-of-hub"
+    USE_PATH = "use-path"
     USE_TRANSCRIPTION = "use-transcription"
     USE_TRANSLATING_MODEL = "use-translating-model"
 

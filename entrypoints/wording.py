@@ -38,8 +38,13 @@ COMMAND_LINE: Mapping[Remedy, str] = {
     Remedy.TRUNCATE_INPUT: "Shorten or divide it, or have it cut with --truncate.",
     Remedy.UNLOAD_FIRST: "Add --force to have it unloaded first: a server does so when no request uses it.",
     Remedy.USE_CHAT: "Ask it in a conversation: mlxk run --audio FILE",
+    Remedy.USE_CLOSE_NAME: "Did you mean {close}? See what is here: mlxk list --all",
     Remedy.USE_COMPLETIONS: "Give it the prompt as raw text.",
     Remedy.USE_EMBEDDINGS: "Ask it for vectors: mlxk embed",
+    Remedy.USE_NAME_OF_HUB: (
+        "Models of the hub are named like mlx-community/Llama-3.2-1B-Instruct-4bit. See what is here: mlxk list --all"
+    ),
+    Remedy.USE_PATH: "Did you mean the folder {path}? A path begins with ./ or /.",
     Remedy.USE_TRANSCRIPTION: "Give it a recording: mlxk run --audio FILE",
     Remedy.USE_TRANSLATING_MODEL: (
         "Try a multilingual Whisper that is not a turbo variant, such as mlx-community/whisper-large-v3-4bit; "
@@ -58,8 +63,12 @@ HTTP: Mapping[Remedy, str] = {
     Remedy.NAME_SERVED_MODEL: "Name one of the models GET /v1/models lists.",
     Remedy.TRUNCATE_INPUT: 'Shorten or divide it, or have it cut with "truncate": true.',
     Remedy.USE_CHAT: "Ask it in a conversation: input_audio in /v1/chat/completions.",
+    Remedy.USE_CLOSE_NAME: "Did you mean {close}? GET /v1/models lists the models of this server.",
     Remedy.USE_COMPLETIONS: "Send the text to /v1/completions instead.",
     Remedy.USE_EMBEDDINGS: "Ask it for vectors: /v1/embeddings.",
+    Remedy.USE_NAME_OF_HUB: "GET /v1/models lists the models of this server.",
+    # The same as for any other name: a client is not told which folders there are.
+    Remedy.USE_PATH: "GET /v1/models lists the models of this server.",
     Remedy.USE_TRANSCRIPTION: "Give it a recording: /v1/audio/transcriptions.",
 }
 """The sentences of HTTP APIs, with URLs; actions of the operator have the wording of the command line."""

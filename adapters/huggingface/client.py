@@ -218,7 +218,8 @@ def _translated(error: Exception, name: str, revision: str | None, access: HubAc
         hint = f"{terms} and set HF_TOKEN." if not access.token else f"{terms} with the account of HF_TOKEN."
         return AccessDeniedError(f"'{name}' is gated: its author decides who may have it", hint=hint)
     if isinstance(error, errors.RepositoryNotFoundError):
-        return ModelNotFoundError(f"'{name}' is not on the hub, or is private and not shown to you", hint=how)
+        seen = f"Check the spelling. If it is private: {how[0].lower()}{how[1:]}"
+        return ModelNotFoundError(f"'{name}' is not on the hub, or is private and not shown to you", hint=seen)
     if isinstance(error, errors.RevisionNotFoundError):
         return RevisionNotFoundError(
             f"'{name}' has no revision '{revision}' on the hub",

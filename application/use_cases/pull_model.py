@@ -11,9 +11,10 @@ from mlxk.application.ports.model_hub import ModelHub
 from mlxk.application.ports.model_source import ModelSource
 from mlxk.application.ports.progress import Progress
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.application.use_cases.resolve_model import without_revisions
+from mlxk.application.use_cases.resolve_model import close_names, without_revisions
 from mlxk.domain.download import (
     DownloadPlan,
+    RemoteModel,
     abbreviates,
     check_name,
     check_revision,
@@ -23,6 +24,7 @@ from mlxk.domain.download import (
 from mlxk.domain.errors import (
     Advice,
     AmbiguousModelError,
+    ModelNotFoundError,
     NetworkError,
     Remedy,
     RequiresConfirmationError,
@@ -120,7 +122,7 @@ class PullModel:
         name = self._full_name(ref.name)
         result = PullResult(name, PullStatus.DRY_RUN, expanded=name != ref.name)
         if request.dry_run:
-            plan = plan_download(self.hub.with_tensors(self.hub.describe(name, ref.revision)))
+            plan = plan_download(self.hub.with_tensors(self._on_hub(name, ref.revision)))
             return attrs.evolve(result, name=plan.model.name, plan=plan, missing_bytes=self.hub.missing_bytes(plan))
         while True:
             with reserved(self.cache, result.name, "pulling it", progress):
@@ -146,7 +148,7 @@ class PullModel:
         if report and not healthy and not self._may_resume(result.name, report, request, confirmation):
             return attrs.evolve(unchanged, status=PullStatus.CANCELLED)
         try:
-            plan = plan_download(self.hub.describe(result.name, revision))
+            plan = plan_download(self._on_hub(result.name, revision))
         except NetworkError as error:
             if not healthy:
                 raise
@@ -156,6 +158,18 @@ class PullModel:
             return plan.model.name
         listed = present is not None and present.revision == plan.model.commit
         return unchanged if healthy and listed else self._fetch(result, plan, progress, verify_present=listed)
+
+    def _on_hub(self, name: str, revision: str | None) -> RemoteModel:
+        """Return the model of the hub; where there is none, name the cached models that are spelled alike."""
+        try:
+            return self.hub.describe(name, revision)
+        except ModelNotFoundError as error:
+            close = " or ".join(close_names(name, self.cache.names()))
+            if not close:
+                raise
+            raise ModelNotFoundError(
+                error.message, hint=f"Did you mean {close}, which is in the cache? {error.hint or ''}".rstrip()
+            ) from error
 
     def _fetch(self, result: PullResult, plan: DownloadPlan, progress: Progress, *, verify_present: bool) -> PullResult:
         # Nothing is asked of the files before there is space for all that their names let expect.

@@ -1,14 +1,13 @@
 """Remove cached models: one, one of its revisions, or all that match a pattern."""
 
 import shlex
-from fnmatch import fnmatchcase
 
 import attrs
 
 from mlxk.application.ports.confirmation import Confirmation
 from mlxk.application.ports.model_cache import ModelCache, Removal, in_use
 from mlxk.application.ports.progress import Progress
-from mlxk.application.use_cases.resolve_model import ResolveModel
+from mlxk.application.use_cases.resolve_model import ResolveModel, close_names
 from mlxk.domain.errors import (
     Advice,
     ModelNotFoundError,
@@ -19,7 +18,7 @@ from mlxk.domain.errors import (
     WorkspaceModelError,
 )
 from mlxk.domain.models.model import ModelHandle, Origin
-from mlxk.domain.models.reference import ModelRef
+from mlxk.domain.models.reference import ModelRef, fits_pattern, is_pattern
 
 UNLOAD_SECONDS = 30.0
 """How long to wait for servers to unload a model; longer than short answers take."""
@@ -71,7 +70,7 @@ class RemoveModel:
             StorageError: The disk refuses.
         """
         reference = request.reference.strip()
-        pattern = any(character in reference for character in "*?[")
+        pattern = is_pattern(reference)
         ref = ModelRef.parse(reference)
         removals = self._matching(ref) if pattern else (self._single(ref),)
         result = RemoveResult(reference, removals, done=False, dry_run=request.dry_run)
@@ -113,18 +112,20 @@ class RemoveModel:
             exact = None if ref.is_path else self.cache.find(ref.name, ref.revision)
             return exact or self.resolve(ref)
         except ModelNotFoundError as error:
-            raise ModelNotFoundError(error.message, hint=Advice(Remedy.LIST_ALL)) from error
+            close = " or ".join(close_names(ref.name, self.cache.names()))
+            hint = Advice(Remedy.USE_CLOSE_NAME, {"close": close}) if close else Advice(Remedy.LIST_ALL)
+            raise ModelNotFoundError(error.message, hint=hint) from error
         except RevisionNotFoundError as error:
             raise RevisionNotFoundError(error.message, matches=error.matches) from error
 
     def _matching(self, ref: ModelRef) -> tuple[Removal, ...]:
         if ref.is_path or ref.revision is not None:
             raise ValidationError(f"a pattern selects cached models by name only: '{ref.text.strip()}'")
-        pattern = ref.name.lower()
-        names = [name for name in self.cache.names() if _matches(name.lower(), pattern)]
+        pattern = ref.name
+        names = [name for name in self.cache.names() if fits_pattern(name, pattern)]
         removals = tuple(removal for removal in map(self.cache.plan_removal, names) if removal)
         if not removals:
-            raise ModelNotFoundError(f"no cached model fits the pattern '{ref.name}'")
+            raise ModelNotFoundError(f"no cached model fits the pattern '{ref.name}'", hint=Advice(Remedy.LIST_ALL))
         return removals
 
     def _confirmed(self, reference: str, removals: tuple[Removal, ...], confirmation: Confirmation) -> bool:
@@ -162,8 +163,3 @@ class RemoveModel:
         users = () if or_unloaded else self.cache.users(name)
         if users:
             raise in_use(name, users, hint=Advice(Remedy.UNLOAD_FIRST))
-
-
-def _matches(name: str, pattern: str) -> bool:
-    """Whether a pattern matches a name; one without an owner also matches the part after the owner."""
-    return fnmatchcase(name, pattern) or ("/" not in pattern and fnmatchcase(name.rpartition("/")[2], pattern))

@@ -10,11 +10,11 @@ import attrs
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.model_source import ModelSource
 from mlxk.application.ports.workspace_store import WorkspaceStore
+from mlxk.domain.download import check_name
 from mlxk.domain.errors import Advice, AmbiguousModelError, ModelNotFoundError, Remedy, ValidationError
 from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.models.reference import ModelRef
-
-_SUGGESTIONS = 3
+from mlxk.domain.spelling import AT_MOST, nearest
 
 
 @attrs.frozen
@@ -67,7 +67,7 @@ class ResolveModel:
         match = exact.name if exact else _only_match(ref.name, self.cache.names())
         handle = self.cache.find(match, revision) if match else None
         if handle is None:
-            raise _not_found(ref, self.cache.names())
+            raise self._not_found(ref, self.cache.names())
         return handle
 
     def _named(self, ref: ModelRef) -> ModelHandle:
@@ -83,7 +83,7 @@ class ResolveModel:
         match = _only_match(ref.name, known)
         handle = known[match].find(match) if match else None
         if handle is None:
-            raise _not_found(ref, {*known, *self.built_in.names()})
+            raise self._not_found(ref, {*known, *self.built_in.names()})
         return handle
 
     def _cached(self, name: str) -> ModelHandle | None:
@@ -91,6 +91,29 @@ class ResolveModel:
         if handle is None and "/" not in name and self.default_owner:
             handle = self.cache.find(f"{self.default_owner}/{name}")
         return handle
+
+    def _not_found(self, ref: ModelRef, known: Iterable[str]) -> ModelNotFoundError:
+        """Build the error for a name that means nothing here: with a path or close names that it may stand for."""
+        message = f"no model found matching '{ref}'"
+        if "://" in ref.name:
+            return ModelNotFoundError(f"{message}, which is an address", hint="Write only ORG/NAME.")
+        path = f"./{ref.name}"
+        if ref.revision is None and self.workspaces.at(path) is not None:
+            return ModelNotFoundError(message, hint=Advice(Remedy.USE_PATH, {"path": path}))
+        close = close_names(ref.name, known)
+        values = {"name": str(ref), **({"close": " or ".join(close)} if close else {})}
+        remedy = Remedy.FETCH_OR_USE_CLOSE_NAME if close else Remedy.FETCH
+        if not self._may_be_fetched(ref):
+            remedy = Remedy.USE_CLOSE_NAME if close else Remedy.USE_NAME_OF_HUB
+        return ModelNotFoundError(message, hint=Advice(remedy, values))
+
+    def _may_be_fetched(self, ref: ModelRef) -> bool:
+        """Whether the hub could have a model of this name."""
+        try:
+            check_name(ref.name if "/" in ref.name else f"{self.default_owner or 'owner'}/{ref.name}")
+        except ValidationError:
+            return False
+        return True
 
 
 def without_revisions(ref: ModelRef) -> ValidationError:
@@ -124,18 +147,16 @@ def _only_match(wanted: str, known: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
-def _not_found(ref: ModelRef, known: Iterable[str]) -> ModelNotFoundError:
-    """Build the error for a name that means nothing here, with close names if there are any."""
-    if "://" in ref.name:
-        return ModelNotFoundError(f"no model found matching '{ref}', which is an address", hint="Write only ORG/NAME.")
-    import difflib  # noqa: PLC0415 - needed on failure only, and the other commands start faster without it
+def close_names(wanted: str, known: Iterable[str]) -> tuple[str, ...]:
+    """Return the known names that are spelled like a wanted one, the closest first; at most three.
 
-    full_names = {name.rpartition("/")[2].lower(): name for name in sorted(known)} | {
-        name.lower(): name for name in sorted(known)
-    }
-    close = difflib.get_close_matches(ref.name.lower(), sorted(full_names), _SUGGESTIONS)
-    suggestions = list(dict.fromkeys(full_names[name] for name in close))
-    hint = Advice(Remedy.FETCH, {"name": str(ref)})
-    if suggestions:
-        hint = Advice(Remedy.FETCH_OR_USE_CLOSE_NAME, {"name": str(ref), "close": " or ".join(suggestions)})
-    return ModelNotFoundError(f"no model found matching '{ref}'", hint=hint)
+    Owners are not compared: models of one owner are not alike for that.
+    """
+    names: dict[str, list[str]] = {}
+    for name in sorted(known):
+        names.setdefault(_own_part(name), []).append(name)
+    return tuple(name for part in nearest(_own_part(wanted), names) for name in names[part])[:AT_MOST]
+
+
+def _own_part(name: str) -> str:
+    return name.rpartition("/")[2].lower()

@@ -13,7 +13,7 @@ import attrs
 from mlxk.domain.errors import Remedy
 from mlxk.domain.models import detection
 from mlxk.domain.models.file_formats import Damage, Document
-from mlxk.domain.models.model import HealthReport, healthy, unhealthy
+from mlxk.domain.models.model import PARTIAL_DOWNLOAD, HealthReport, healthy, unhealthy
 from mlxk.domain.models.snapshot import (
     CONFIG,
     PREPROCESSOR_CONFIG,
@@ -78,7 +78,7 @@ def absent(snapshot: ModelSnapshot, gap: Gap, missing_bytes: int | None = None) 
         missing_bytes = sum(known)
     reason = gap.reason
     if snapshot.unfinished or known or (gap.proof and snapshot.from_hub):
-        reason = f"Partial download: {reason[0].lower()}{reason[1:]}"
+        reason = f"{PARTIAL_DOWNLOAD}: {reason[0].lower()}{reason[1:]}"
     if missing_bytes:
         reason += f" ({missing_bytes} bytes missing)"
     return unhealthy(reason, gap.files, missing_bytes)
@@ -142,7 +142,7 @@ def _loose_fault(snapshot: ModelSnapshot) -> HealthReport | None:
         return absent(snapshot, Gap(f"Missing weight files: {listed(owed)}", owed))
     marked = tuple(path for path in snapshot.files if path.endswith(_MARKERS) or ".partial." in path)
     if marked:
-        return unhealthy("Partial download marker detected", marked)
+        return unhealthy(f"{PARTIAL_DOWNLOAD} marker detected", marked)
     empty = tuple(path for path in weights if not snapshot.files[path])
     if empty:
         return unhealthy(f"Empty weight files: {listed(empty)}", empty)
@@ -319,7 +319,7 @@ def _size_fault(snapshot: ModelSnapshot) -> HealthReport | None:
     files = tuple(wrong)
     missing = sum(lack for lack in wrong.values() if lack > 0)
     if missing:
-        return unhealthy(f"Partial download: {listed(files)} ({missing} bytes missing)", files, missing)
+        return unhealthy(f"{PARTIAL_DOWNLOAD}: {listed(files)} ({missing} bytes missing)", files, missing)
     return unhealthy(f"Size differs from the download: {listed(files)}", files)
 
 

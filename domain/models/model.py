@@ -58,6 +58,10 @@ class HealthStatus(enum.Enum):
     UNHEALTHY = "unhealthy"
 
 
+PARTIAL_DOWNLOAD = "Partial download"
+"""Begins the reason of a model whose download was not finished."""
+
+
 @attrs.frozen
 class HealthReport:
     """The result of a check of a model's files."""
@@ -76,6 +80,11 @@ class HealthReport:
     def healthy(self) -> bool:
         """Whether nothing was found wrong with the files."""
         return self.status is HealthStatus.HEALTHY
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a download of the model was not finished."""
+        return self.reason.startswith(PARTIAL_DOWNLOAD)
 
 
 def healthy(reason: str = "Model is healthy") -> HealthReport:

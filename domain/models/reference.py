@@ -5,6 +5,7 @@ Defines the grammar: ``org/name``, ``name``, ``@revision``, explicit paths, buil
 """
 
 import enum
+from fnmatch import fnmatchcase
 
 import attrs
 
@@ -80,3 +81,14 @@ class ModelRef:
 def is_path(text: str) -> bool:
     """Whether a text is written as an explicit path."""
     return text in {".", "..", "~"} or text.startswith(("/", "./", "../", "~/"))
+
+
+def is_pattern(text: str) -> bool:
+    """Whether a text is a pattern of names, with ``*``, ``?`` or ``[…]``."""
+    return any(character in text for character in "*?[")
+
+
+def fits_pattern(name: str, pattern: str) -> bool:
+    """Whether a pattern fits a name in any case; one without an owner also fits the part after the owner."""
+    name, pattern = name.lower(), pattern.lower()
+    return fnmatchcase(name, pattern) or ("/" not in pattern and fnmatchcase(name.rpartition("/")[2], pattern))

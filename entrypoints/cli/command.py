@@ -1,12 +1,14 @@
 """The interface of a command, its context, and the MODEL argument that most commands share."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
+from mlxk.domain.models.model import Origin
 from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.settings import ServerAddress, ServerSettings, Settings, read_settings
 
 if TYPE_CHECKING:
@@ -51,19 +53,29 @@ MODEL_HELP = "a name, a unique part of one, NAME@REVISION, a path, or 'demo'"
 
 def add_model_argument(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """Declare MODEL as the next positional."""
-    complete_models(parser.add_argument("model", metavar="MODEL", nargs="?" if optional else None, help=MODEL_HELP))
+    count = "?" if optional else None
+    complete_models(parser.add_argument("model", metavar="MODEL", nargs=count, type=model_reference, help=MODEL_HELP))
 
 
-def complete_models(action: argparse.Action) -> None:
-    """Have the shell complete an argument with the names of the models on this disk."""
-    action.completer = _model_names  # type: ignore[attr-defined]  # argcomplete's interface
+def complete_models(action: argparse.Action, *, cached_only: bool = False) -> None:
+    """Have the shell complete an argument with the names of the models on this disk, or of those in the cache."""
+    names = _cached_names if cached_only else _model_names
+    action.completer = names  # type: ignore[attr-defined]  # argcomplete's interface
+
+
+def _cached_names(prefix: str, **_context: object) -> list[str]:
+    return _names(prefix, {Origin.CACHE})
 
 
 def _model_names(prefix: str, **_context: object) -> list[str]:
+    return _names(prefix, set(Origin))
+
+
+def _names(prefix: str, origins: Collection[Origin]) -> list[str]:
     """Return the names of models that start with a prefix, with and without their owner."""
     from mlxk.entrypoints.container import build  # noqa: PLC0415 - only completion needs it
 
     handles = build(read_settings()).use_cases.list_models().handles()
-    names = [handle.display_name or handle.name for handle in handles]
+    names = [handle.display_name or handle.name for handle in handles if handle.origin in origins]
     short = [name.rpartition("/")[2] for name in names]
     return [name for name in [*names, *short] if name.startswith(prefix)]

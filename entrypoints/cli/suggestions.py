@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
+from mlxk.domain.spelling import AT_MOST, nearest
+
 MEANT: Mapping[str, str] = {
     "ask": "run",
     "chat": "run",
@@ -38,32 +40,21 @@ FLAGS_MEANT: Mapping[str, str] = {
 }
 """Flags that other programs use, with the flag that is closest to it here."""
 
-AT_MOST = 3
-NEARLY = 0.12
-"""A word is suggested beside the closest one when its likeness, from 0 to 1, is smaller by less than this."""
-
 
 def closest(typed: str, known: Iterable[str], meant: Mapping[str, str] | None = None) -> list[str]:
-    """Return the known words that begin with a typed one, else those that are close to it; at most three.
+    """Return the known words that begin with a typed one, else those that are spelled like it; at most three.
 
     Args:
         typed: What the user typed.
         known: The words that exist.
         meant: Words that mean a known one and are not spelled alike.
     """
-    import difflib  # noqa: PLC0415 - needed on failure only, and commands start faster without it
-
-    word = typed.lower()
-    names = {name.lower(): name for name in known}
-    synonym = (meant or {}).get(word)
-    if synonym in names:
-        return [names[synonym]]
-    begun = [names[name] for name in names if len(word.strip("-")) > 1 and name.startswith(word)]
-    if begun:
-        return begun[:AT_MOST]
-    found = difflib.get_close_matches(word, names, AT_MOST)
-    likeness = {name: difflib.SequenceMatcher(None, name, word).ratio() for name in found}
-    return [names[name] for name in found if likeness[name] > likeness[found[0]] - NEARLY]
+    words = list(known)
+    synonym = (meant or {}).get(typed.lower())
+    if synonym in words:
+        return [synonym]
+    begun = [word for word in words if len(typed.strip("-")) > 1 and word.startswith(typed)]
+    return begun[:AT_MOST] or nearest(typed, words)
 
 
 def did_you_mean(candidates: Iterable[str]) -> str:

@@ -8,12 +8,13 @@ from mlxk.entrypoints.cli.command import CommandContext, complete_models
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import transfer_progress
+from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.cli.render import operations
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare source, target and mode."""
-    source = parser.add_argument("source", metavar="SOURCE", help="a model; it is only read")
+    source = parser.add_argument("source", metavar="SOURCE", type=model_reference, help="a model; it is only read")
     complete_models(source)
     parser.add_argument("target", metavar="TARGET", help="a directory that does not exist, or a bare name in the home")
     mode = parser.add_mutually_exclusive_group()

@@ -8,12 +8,18 @@ from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output, confirmation
 from mlxk.entrypoints.cli.progress import transfer_progress
+from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.cli.render import operations
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the model and how to fetch it."""
-    parser.add_argument("model", metavar="MODEL", help="ORG/NAME, NAME of mlx-community, or either with @REVISION")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        type=model_reference,
+        help="ORG/NAME, NAME of mlx-community, either with @REVISION, or the address of the model's page",
+    )
     parser.add_argument("--force-resume", action="store_true", help="complete a partial model without asking")
     parser.add_argument("-y", "--yes", action="store_true", help="answer every question with yes")
     parser.add_argument("--dry-run", action="store_true", help="print what would be fetched, and fetch nothing")

@@ -8,15 +8,19 @@ from mlxk.entrypoints.cli.command import CommandContext, complete_models
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output, confirmation
 from mlxk.entrypoints.cli.progress import transfer_progress
+from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.cli.render import operations
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what to remove."""
     action = parser.add_argument(
-        "model", metavar="MODEL", help="a cached model, NAME@REVISION, a part of a name, or a pattern such as 'test-*'"
+        "model",
+        metavar="MODEL",
+        type=model_reference,
+        help="a cached model, NAME@REVISION, a part of a name, or a pattern such as 'test-*'",
     )
-    complete_models(action)
+    complete_models(action, cached_only=True)
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
     parser.add_argument(
         "-f", "--force", action="store_true", help="do not ask, and have servers unload the model first"

@@ -17,8 +17,11 @@ _SENTENCES: Mapping[Remedy, str] = {
     Remedy.LEAVE_OUT_REASONING: "Leave it out, or choose a model with the capability thinking.",
     Remedy.LEAVE_OUT_TOOLS: "Leave them out, or choose a model with the capability tools.",
     Remedy.NAME_SERVED_MODEL: "Name one of the models GET /api/tags lists.",
+    Remedy.USE_CLOSE_NAME: "Did you mean {close}? GET /api/tags lists the models of this server.",
     Remedy.USE_COMPLETIONS: "Send the text to /api/generate instead.",
     Remedy.USE_EMBEDDINGS: "Ask it for vectors: /api/embed.",
+    Remedy.USE_NAME_OF_HUB: "GET /api/tags lists the models of this server.",
+    Remedy.USE_PATH: "GET /api/tags lists the models of this server.",
 }
 
 

@@ -1,0 +1,130 @@
+"""Hints about names: what they tell the user to type exists, and is taken."""
+
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hub.models import small_model
+from hub.server import LoopbackHub
+from models.cached_models import WITHOUT_WEIGHTS, put
+
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
+pytestmark = pytest.mark.e2e
+LIST = "See what is here: mlxk list --all"
+
+
+@pytest.fixture
+def home(program_environment: dict[str, str]) -> Path:
+    """Return a home whose cache has three models."""
+    place = Path(program_environment["HOME"])
+    for name in ("mlx-community/Tiny-4bit", "mlx-community/Big-1B-4bit", "acme/Beta-2B-chat"):
+        put(place, name)
+    return place
+
+
+def hint(done: "subprocess.CompletedProcess[str]") -> str:
+    """Return the last line of a failure."""
+    assert done.returncode == 1, done.stdout + done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("show Tny-4bit", "Did you mean mlx-community/Tiny-4bit? Otherwise fetch it: mlxk pull Tny-4bit"),
+        ("rm Tny-4bit", f"Did you mean mlx-community/Tiny-4bit? {LIST}"),
+        ("rm nothing-alike", LIST),
+        ("rm nothing*", LIST),
+        (
+            "show mlx-comunity/Beta-2B-chat",
+            "Did you mean acme/Beta-2B-chat? Otherwise fetch it: mlxk pull mlx-comunity/Beta-2B-chat",
+        ),
+        ("run mlx-community/Foo hi", "Fetch it: mlxk pull mlx-community/Foo"),
+        (
+            "run llama3.2:1b hi",
+            f"Models of the hub are named like mlx-community/Llama-3.2-1B-Instruct-4bit. {LIST}",
+        ),
+        ("run big-1b:4bit hi", f"Did you mean mlx-community/Big-1B-4bit? {LIST}"),
+        ("run ./nosuch hi", "A workspace is a directory with a config.json; for a cached model leave out the path."),
+    ],
+)
+def test_a_name_that_means_nothing_is_answered_with_what_was_meant(mlxk: Program, typed: str, expected: str) -> None:
+    assert hint(mlxk(*typed.split())) == expected
+
+
+def test_a_folder_right_here_is_named_as_a_path_that_is_taken(mlxk: Program, tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "config.json").write_bytes(WITHOUT_WEIGHTS["config.json"])
+    said = hint(mlxk("show", "tiny"))
+    assert said == "Did you mean the folder ./tiny? A path begins with ./ or /."
+    assert mlxk("show", "./tiny").returncode == 0
+
+
+def test_what_was_interrupted_is_completed_by_the_command_that_run_names(
+    mlxk: Program, program_environment: dict[str, str], hub: LoopbackHub, hub_variables: dict[str, str]
+) -> None:
+    hub.add("mlx-community/Half", small_model(2_000_000))
+    done = mlxk("pull", "Half", **hub_variables)
+    assert done.returncode == 0, done.stderr
+    (weights,) = Path(program_environment["HF_HOME"]).glob("hub/models--*/snapshots/*/model.safetensors")
+    weights.resolve().unlink()
+    weights.unlink()
+    said = hint(mlxk("run", "Half", "hi", **hub_variables))
+    assert said.startswith("Complete it: mlxk pull mlx-community/Half --force-resume. Or remove it: mlxk rm ")
+    command = shlex.split(said.removeprefix("Complete it: mlxk ").partition(". Or")[0])
+    assert mlxk(*command, **hub_variables).returncode == 0
+    assert weights.read_bytes() == small_model(2_000_000)["model.safetensors"]
+
+
+@pytest.mark.usefixtures("home")
+def test_a_misspelt_pull_is_told_to_check_the_spelling(
+    mlxk: Program, hub: LoopbackHub, hub_variables: dict[str, str]
+) -> None:
+    said = hint(mlxk("pull", "mlx-community/Bigg-1B-4bit", **hub_variables))
+    assert said == (
+        "Did you mean mlx-community/Big-1B-4bit, which is in the cache? Check the spelling. "
+        "If it is private: set HF_TOKEN to a token that may."
+    )
+    said = hint(mlxk("pull", "org/unlike-anything", "--dry-run", **hub_variables))
+    assert said == "Check the spelling. If it is private: set HF_TOKEN to a token that may."
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://huggingface.co/org/page",
+        "https://huggingface.co/org/page/tree/main",
+        "http://hf.co/org/page?library=mlx",
+        "huggingface.co/org/page/blob/main/config.json",
+    ],
+)
+def test_the_address_of_a_model_s_page_stands_for_its_name(
+    mlxk: Program, hub: LoopbackHub, hub_variables: dict[str, str], address: str
+) -> None:
+    hub.add("org/page", small_model())
+    done = mlxk("pull", address, "--dry-run", **hub_variables)
+    assert (done.returncode, done.stdout.split(" — ")[0]) == (0, "pull: org/page"), done.stderr
+
+
+@pytest.mark.usefixtures("home")
+def test_completion_of_rm_offers_only_what_can_be_removed(program_environment: dict[str, str]) -> None:
+    import sys
+
+    def offered(line: str) -> str:
+        variables = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9"}
+        return subprocess.run(
+            f'exec 8>&1; "{sys.executable}" -m mlxk',
+            shell=True,
+            executable="/bin/bash",
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**program_environment, **variables},
+        ).stdout
+
+    assert "demo" in offered("mlxk show ")
+    assert "demo" not in offered("mlxk rm ")
+    assert "Tiny-4bit" in offered("mlxk rm ")
