@@ -280,7 +280,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         log_level=_choice(known, "MLXK2_LOG_LEVEL", LOG_LEVELS, "warning"),
         log_json=_switch(known, "MLXK2_LOG_JSON"),
         serve=_serve_variables(known),
-        color="NO_COLOR" not in known,
+        color=not known.get("NO_COLOR") and known.get("TERM") != "dumb",
         temporary_folder=known.get("TMPDIR"),
         completion_line=known.get("COMP_LINE", "") if "_ARGCOMPLETE" in known else None,
     )

@@ -55,5 +55,6 @@ VARIABLES = (
     Variable("MLXK2_EXIF_METADATA", "Shows EXIF metadata to users and models.", "0, false, no, off", "on"),
     Variable("MLXK2_API_KEY", "A key that clients of `serve` must send.", "a key", "unset"),
     Variable("TMPDIR", "Directory of temporary files: uploads, compiled kernels.", "a directory", "that of the system"),
-    Variable("NO_COLOR", "Disables colours, whatever its value.", "any text", "unset"),
+    Variable("NO_COLOR", "Disables colours, unless it is empty.", "any text", "unset"),
+    Variable("TERM", "`dumb` disables colours.", "a terminal", "unset"),
 )

@@ -2,9 +2,10 @@
 
 import argparse
 
+from mlxk.domain.models.model import HealthStatus
 from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
 from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import RED, Output
 from mlxk.entrypoints.cli.render import model_json, tables
 
 
@@ -29,5 +30,6 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     if output.as_json:
         output.document("health", model_json.health(entries))
         return DONE
-    output.text(tables.health_text(entries))
+    for line in tables.health_text(entries, output.width).splitlines():
+        output.line(output.paint(line, RED) if line.startswith(HealthStatus.UNHEALTHY.value) else line)
     return DONE

@@ -1,21 +1,26 @@
 """``mlxk list``: the models on this disk."""
 
 import argparse
-from collections.abc import Sequence
 
+from mlxk.application.use_cases.resolve_model import close_names
 from mlxk.domain.models.model import ModelDescription, Origin
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import BOLD, RED, Output
-from mlxk.entrypoints.cli.render import model_json, tables
+from mlxk.entrypoints.cli.render import model_json
+from mlxk.entrypoints.cli.render.model_table import LEGEND, NOTHING_PULLED, ListView, ModelTable, model_table
+from mlxk.entrypoints.cli.suggestions import did_you_mean
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the pattern and the filters. Filters apply to the table, never to JSON."""
-    parser.add_argument("pattern", nargs="?", metavar="PATTERN", help="part of a name, or a path: ., ./prefix-, /dir")
+    parser.add_argument(
+        "pattern", nargs="?", metavar="PATTERN", help="part of a name, 'tiny*', or a path: ., ./prefix-"
+    )
     parser.add_argument("-a", "--all", action="store_true", help="also models that cannot run")
     parser.add_argument("--health", action="store_true", help="add health columns")
     parser.add_argument("-v", "--verbose", action="store_true", help="every MLX model, full names, more columns")
+    parser.add_argument_group("columns", LEGEND)
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
@@ -26,20 +31,28 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         reading = container.adapters.memory_probe().read()
         output.document("list", model_json.model_list(models, reading))
         return DONE
-    view = tables.ListView(everything=arguments.all, health=arguments.health, verbose=arguments.verbose)
-    now = container.adapters.clock().now()
-    header, *rows = tables.model_table(models, view, now, output.width).splitlines()
-    output.line(output.paint(header, BOLD))
-    for row in rows:
-        output.line(output.paint(row, RED) if "unhealthy" in row else row)
-    if output.shows_progress:
-        _explain_empty_table(output, models, arguments.pattern)
+    view = ListView(everything=arguments.all, health=arguments.health, verbose=arguments.verbose)
+    _print(model_table(models, view, container.adapters.clock().now(), output.width), output)
+    if arguments.pattern and not models:
+        known = [handle.name for handle in container.use_cases.list_models().handles()]
+        near = did_you_mean(close_names(arguments.pattern, known))
+        output.note(f"No model fits '{arguments.pattern}'. {near}".rstrip())
+    elif output.shows_progress and not arguments.pattern and all(map(_is_built_in, models)):
+        output.note(NOTHING_PULLED)
     return DONE
 
 
-def _explain_empty_table(output: Output, models: Sequence[ModelDescription], pattern: str | None) -> None:
-    """Print a note where nothing matches, or where only built-in models are listed."""
-    if pattern and not models:
-        output.note(f"No model fits '{pattern}'.")
-    elif not pattern and all(each.handle.origin is Origin.BUILT_IN for each in models):
-        output.note(tables.NOTHING_PULLED)
+def _print(table: ModelTable, output: Output) -> None:
+    """Print the table where it has rows, and on standard error what it does not show."""
+    if table.rows:
+        titles, rule = table.header
+        output.line(output.paint(titles, BOLD))
+        output.line(rule)
+    for row in table.rows:
+        output.line(row.text if row.healthy else output.paint(row.text, RED))
+    for note in table.notes:
+        output.note(note)
+
+
+def _is_built_in(description: ModelDescription) -> bool:
+    return description.handle.origin is Origin.BUILT_IN

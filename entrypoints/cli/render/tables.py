@@ -1,188 +1,56 @@
-"""Lists and descriptions as text: aligned tables no wider than the terminal."""
+"""Health and descriptions of models as text."""
 
 import datetime
 import json
 import textwrap
-from collections.abc import Iterable, Sequence
-
-import attrs
+from collections.abc import Sequence
 
 from mlxk.application.use_cases.check_health import HealthEntry
 from mlxk.domain.models.detection import foreign_quantization
 from mlxk.domain.models.integrity import listed
 from mlxk.domain.models.memory import MemoryFit, MemoryVerdict, text_section
 from mlxk.domain.models.model import (
-    Capability,
     ModelDescription,
     ModelDetails,
-    ModelType,
-    Origin,
     ToolsMissing,
     Workspace,
 )
 from mlxk.entrypoints.cli.render.formatting import age, decimal_size, printable
 from mlxk.entrypoints.cli.render.model_json import file_type
+from mlxk.entrypoints.cli.render.model_table import SHORT_HASH, type_text
 from mlxk.entrypoints.wording import health_reason, model_reason
 
-SEPARATOR = " | "
 _TOOLS = {
     None: "yes",
     ToolsMissing.TEMPLATE: "no (the chat template does not read them)",
     ToolsMissing.FORMAT: "no (the format of its calls is not known)",
 }
 
-NARROWEST = 12
-"""Least width of a column in a table that has to shrink."""
 
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None, last: int = 26) -> str:
-    """Return rows under a header, columns aligned, long cells wrapped.
+def health_text(entries: Sequence[HealthEntry], width: int | None = None) -> str:
+    """Return one line per model and note, what is broken first, and a summary at the end when there are several.
 
     Args:
-        header: One title per column.
-        rows: Cells of text.
-        width: Characters of the terminal; None for a file or a pipe, where only the last column wraps.
-        last: Characters at which the last column wraps.
+        entries: The models, sorted by name.
+        width: Characters of the terminal, at which lines wrap; None for a file or a pipe.
     """
-    rows = [[printable(cell) for cell in row] for row in rows]
-    widths = _fitted([max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)], width, last)
-    lines = [_line(header, widths), "-+-".join("-" * each for each in widths)]
-    for row in rows:
-        cells = [_wrapped(cell, each) for cell, each in zip(row, widths, strict=True)]
-        height = max(len(cell) for cell in cells)
-        lines += [
-            _line([cell[index] if index < len(cell) else "" for cell in cells], widths) for index in range(height)
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def _fitted(natural: list[int], width: int | None, last: int) -> list[int]:
-    """Shrink the widest columns until the table fits, or all columns have the least width."""
-    widths = [*natural[:-1], min(natural[-1], last)]
-    room = 10**9 if width is None else width - len(SEPARATOR) * (len(widths) - 1)
-    while sum(widths) > room and max(widths) > NARROWEST:
-        widest = widths.index(max(widths))
-        widths[widest] = max(NARROWEST, widths[widest] - (sum(widths) - room))
-    return widths
-
-
-def _wrapped(cell: str, width: int) -> list[str]:
-    if len(cell) <= width:
-        return [cell]
-    return textwrap.wrap(cell, width) or [""]
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return SEPARATOR.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
-
-
-NOTHING_PULLED = "No models yet but the built-in ones. For example: mlxk pull mlx-community/Llama-3.2-3B-Instruct-4bit"
-SHORT_HASH = 7
-COMMUNITY = "mlx-community/"
-
-
-@attrs.frozen
-class ListView:
-    """Which rows and columns of the list to show."""
-
-    everything: bool = False
-    """Also models that cannot run."""
-    health: bool = False
-    verbose: bool = False
-
-
-def model_table(
-    models: Iterable[ModelDescription], view: ListView, now: datetime.datetime, width: int | None = None
-) -> str:
-    """Return the table of models, no wider than ``width`` characters where possible.
-
-    Without flags it shows chat and audio models that can run; ``--verbose`` all that can; ``--all`` all models.
-    """
-    wide = view.verbose or view.everything
-    header = ["Name", "Hash", "Size", "Modified", "Src", *(["Clean", "Framework"] if wide else []), "Type"]
-    if view.health:
-        header += ["Integrity", "Runtime", "Reason"] if view.verbose else ["Health"]
-    rows = [_row(description, view, wide, now) for description in models if _shown(description, view)]
-    return table(header, rows, width)
-
-
-def _shown(description: ModelDescription, view: ListView) -> bool:
-    if view.everything:
-        return True
-    if not description.runnable:
-        return False
-    return view.verbose or description.model_type in {ModelType.CHAT, ModelType.AUDIO}
-
-
-def _row(description: ModelDescription, view: ListView, wide: bool, now: datetime.datetime) -> list[str]:
-    workspace = description.workspace
-    row = [
-        _shown_name(description, view.verbose),
-        _short_hash(description),
-        decimal_size(description.size_bytes),
-        age(description.modified, now),
-        _source(description.handle.origin, workspace),
-    ]
-    if wide:
-        row += [_clean(workspace), description.framework.value]
-    row.append(_type(description))
-    return row + (_health_cells(description, view.verbose) if view.health else [])
-
-
-def _shown_name(description: ModelDescription, verbose: bool) -> str:
-    name = description.handle.display_name or description.handle.name
-    return name if verbose else name.removeprefix(COMMUNITY)
-
-
-def _short_hash(description: ModelDescription) -> str:
-    if description.handle.commit:
-        return description.handle.commit[:SHORT_HASH]
-    recorded = description.workspace.content_hash if description.workspace else None
-    return recorded.removeprefix("sha256:")[:SHORT_HASH] if recorded else "-"
-
-
-def _source(origin: Origin, workspace: Workspace | None) -> str:
-    if origin is not Origin.WORKSPACE:
-        return str(origin.value)
-    if workspace is None or workspace.clean is None:
-        return "ws?"
-    return "ws" if workspace.clean else "ws*"
-
-
-def _clean(workspace: Workspace | None) -> str:
-    if workspace is None or workspace.clean is None:
-        return "—"
-    return "✓" if workspace.clean else "✗"
-
-
-def _type(description: ModelDescription) -> str:
-    extras = {Capability.VISION: "+vision", Capability.AUDIO: "+audio"}
-    if description.model_type is ModelType.AUDIO:
-        extras = {}
-    return description.model_type.value + "".join(extras.get(each, "") for each in description.capabilities)
-
-
-def _health_cells(description: ModelDescription, verbose: bool) -> list[str]:
-    healthy, runs = description.health.healthy, description.runtime.compatible
-    if not verbose:
-        return ["unhealthy" if not healthy else "healthy" if runs else "healthy*"]
-    return [
-        description.health.status.value,
-        "-" if not healthy else "yes" if runs else "no",
-        model_reason(description) or "-",
-    ]
-
-
-def health_text(entries: Sequence[HealthEntry]) -> str:
-    """Return one line per model and note, after a summary when there are several."""
     lines: list[str] = []
-    for entry in entries:
+    for entry in sorted(entries, key=lambda each: each.report.healthy):
         lines.append(f"{entry.report.status.value:<9} {entry.handle.label} — {health_reason(entry.report)}")
-        lines += (f"          {note}" for note in entry.notes)
+        lines += (f"{_INDENT}{note}" for note in entry.notes)
     if len(entries) != 1:
         healthy = sum(entry.report.healthy for entry in entries)
-        lines.insert(0, f"Summary: total {len(entries)}, healthy {healthy}, unhealthy {len(entries) - healthy}")
-    return "\n".join(map(printable, lines)) + "\n"
+        lines.append(f"Summary: total {len(entries)}, healthy {healthy}, unhealthy {len(entries) - healthy}")
+    return "".join(f"{part}\n" for line in map(printable, lines) for part in _wrapped_line(line, width))
+
+
+_INDENT = " " * 10
+
+
+def _wrapped_line(line: str, width: int | None) -> list[str]:
+    if width is None or len(line) <= width or width < 2 * len(_INDENT):
+        return [line]
+    return textwrap.wrap(line, width, subsequent_indent=_INDENT, break_on_hyphens=False)
 
 
 def details_text(details: ModelDetails, section: str, now: datetime.datetime, verdict: MemoryVerdict) -> str:
@@ -193,7 +61,14 @@ def details_text(details: ModelDetails, section: str, now: datetime.datetime, ve
     elif section == "config":
         lines += ["", "Config:", *json.dumps(details.config, indent=2).split("\n")]
     elif section == "metadata":
-        lines += ["", "Metadata:", *_metadata_lines(details), "", "Memory:", *_memory_lines(verdict)]
+        lines += [
+            "",
+            "Metadata:",
+            *_metadata_lines(details),
+            "",
+            "Memory:",
+            *_memory_lines(verdict, details.description),
+        ]
     if details.description.workspace and details.description.workspace.managed:
         lines += ["", "Workspace:", *_workspace_lines(details.description.workspace, now)]
     return "\n".join(map(printable, lines)) + "\n"
@@ -205,7 +80,7 @@ def _summary(details: ModelDetails, now: datetime.datetime) -> list[str]:
     lines = [
         f"Model: {description.handle.name}" + (f"@{commit[:SHORT_HASH]}" if commit else ""),
         f"Framework: {description.framework.value}",
-        f"Type: {_type(description)}",
+        f"Type: {type_text(description)}",
         f"Capabilities: {', '.join(capability.value for capability in description.capabilities) or '-'}",
         f"Quantization: {_quantization(details)}",
         f"Size: {decimal_size(description.size_bytes)}",
@@ -261,12 +136,13 @@ _FIT_WORDS = {
 }
 
 
-def _memory_lines(verdict: MemoryVerdict) -> list[str]:
+def _memory_lines(verdict: MemoryVerdict, description: ModelDescription) -> list[str]:
+    fit = _FIT_WORDS[verdict.fit] if description.runnable else "but the model does not run here"
     budget = f" of a budget of {decimal_size(verdict.budget)}" if verdict.budget is not None else ""
     return [
         f"  Weights: {decimal_size(verdict.weights)}",
         f"  Cache per 1k tokens: {decimal_size(verdict.cache_per_token * 1000)}",
-        f"  Estimate: {decimal_size(verdict.needed)}{budget} ({_FIT_WORDS[verdict.fit]})",
+        f"  Estimate: {decimal_size(verdict.needed)}{budget} ({fit})",
     ]
 
 

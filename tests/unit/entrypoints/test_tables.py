@@ -23,7 +23,8 @@ from mlxk.domain.models.model import (
     healthy,
     unhealthy,
 )
-from mlxk.entrypoints.cli.render.tables import ListView, details_text, health_text, model_table
+from mlxk.entrypoints.cli.render.model_table import ListView, model_table
+from mlxk.entrypoints.cli.render.tables import details_text, health_text
 
 NOW = datetime.datetime(2026, 5, 4, 12, 0, tzinfo=datetime.UTC)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -90,11 +91,21 @@ MODELS = (
     ids=["default", "health", "verbose", "all", "all-health", "all-health-verbose"],
 )
 def test_the_list(view: ListView, snapshot: SnapshotAssertion) -> None:
-    assert model_table(MODELS, view, NOW) == snapshot
+    found = model_table(MODELS, view, NOW)
+    assert (str(found), found.notes) == snapshot
 
 
-def test_the_list_on_a_narrow_terminal(snapshot: SnapshotAssertion) -> None:
-    assert model_table(MODELS, ListView(everything=True), NOW, width=80) == snapshot
+@pytest.mark.parametrize("width", [60, 80, 140])
+@pytest.mark.parametrize(
+    "view",
+    [ListView(), ListView(everything=True), ListView(everything=True, health=True, verbose=True)],
+    ids=["default", "all", "all-health-verbose"],
+)
+def test_the_list_is_no_wider_than_the_terminal(view: ListView, width: int, snapshot: SnapshotAssertion) -> None:
+    long = describe("mlx-community/A-Quite-Long-Model-Name-32B-Instruct-4bit-DWQ", hours=30)
+    found = model_table([*MODELS, long], view, NOW, width)
+    assert max(map(len, str(found).splitlines())) <= width
+    assert (str(found), found.notes) == snapshot
 
 
 @pytest.mark.parametrize("section", ["metadata", "files", "config"])
@@ -118,6 +129,7 @@ def test_one_model_in_detail(section: str, snapshot: SnapshotAssertion) -> None:
 def test_health(snapshot: SnapshotAssertion) -> None:
     entries = [HealthEntry(each.handle, each.health, each.workspace) for each in MODELS]
     assert health_text(entries) == snapshot
+    assert health_text(entries, width=60) == snapshot
     assert health_text(entries[:1]) == "healthy   demo — Model is healthy\n"
 
 
