@@ -7,7 +7,6 @@ deferred, and the server only when it is started.
 import os
 import signal
 import sys
-from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Self
 
@@ -31,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         from mlxk.domain.errors import InterruptedRunError, ValidationError
         from mlxk.entrypoints.cli.command import CommandContext
         from mlxk.entrypoints.cli.program import refuse, run
-        from mlxk.entrypoints.pipe.prompt import read_prompt
+        from mlxk.entrypoints.pipe.standard_input import StandardInput
         from mlxk.entrypoints.settings import read_settings
 
         try:
@@ -41,10 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     if interrupt.received:
         return refuse(arguments, InterruptedRunError("interrupted"))
 
-    def read_pipe(words: str, note: Callable[[str], None]) -> str:
-        return read_prompt(sys.stdin.buffer, words, note)
-
-    status = run(arguments, CommandContext(settings, build=_build, read_pipe=read_pipe, serve=_serve))
+    status = run(arguments, CommandContext(settings, build=_build, standard_input=StandardInput(), serve=_serve))
     if status == _INTERRUPTED and argv is None:
         _exit_at_once(status)
     return status

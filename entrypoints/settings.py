@@ -61,7 +61,8 @@ class Settings:
     hub_timeout: int = 10
     """Seconds."""
     workspace_home: str | None = None
-    enable_pipes: bool = False
+    enable_pipes: bool = True
+    """Whether piped text becomes part of a prompt that does not ask for it."""
     enable_alpha: bool = False
     """Whether commands that may still change are allowed."""
     audio_segments: bool = False
@@ -273,10 +274,10 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
             "chat_history",
         ),
         workspace_home=_absolute(workspace_home, home, known) if workspace_home else None,
-        enable_pipes=_switch(known, "MLXK2_ENABLE_PIPES"),
+        enable_pipes=not _switched_off(known, "MLXK2_ENABLE_PIPES"),
         enable_alpha=_switch(known, "MLXK2_ENABLE_ALPHA_FEATURES"),
         audio_segments=_switch(known, "MLXK2_AUDIO_SEGMENTS"),
-        exif_metadata=known.get("MLXK2_EXIF_METADATA", "").strip().lower() not in {"0", "false", "no", "off"},
+        exif_metadata=not _switched_off(known, "MLXK2_EXIF_METADATA"),
         log_level=_choice(known, "MLXK2_LOG_LEVEL", LOG_LEVELS, "warning"),
         log_json=_switch(known, "MLXK2_LOG_JSON"),
         serve=_serve_variables(known),
@@ -316,6 +317,10 @@ def _absolute(path: str, home: str, known: Mapping[str, str]) -> str:
 
 def _switch(known: Mapping[str, str], name: str) -> bool:
     return known.get(name, "").strip().lower() in {"1", "true", "yes", "on"}
+
+
+def _switched_off(known: Mapping[str, str], name: str) -> bool:
+    return known.get(name, "").strip().lower() in {"0", "false", "no", "off"}
 
 
 def _choice(known: Mapping[str, str], name: str, allowed: tuple[str, ...], default: str) -> str:

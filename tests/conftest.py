@@ -124,13 +124,17 @@ def command(
     from mlxk.entrypoints.cli.command import CommandContext
     from mlxk.entrypoints.cli.program import run
     from mlxk.entrypoints.container import build
+    from mlxk.entrypoints.pipe.standard_input import StandardInput
     from mlxk.entrypoints.settings import read_settings
 
     def execute(*arguments: str, **variables: str) -> dict[str, Any]:
         settings = read_settings({**program_environment, **hub_variables, **variables})
-        with contextlib.chdir(tmp_path):
+        with contextlib.chdir(tmp_path), open(os.devnull) as null:
             context = CommandContext(
-                settings=settings, build=build, read_pipe=lambda words, note: words, serve=lambda *_: 1
+                settings=settings,
+                build=build,
+                standard_input=StandardInput(null.fileno()),
+                serve=lambda *_: 1,
             )
             status = run([*arguments, "--json"], context)
         printed = capsys.readouterr()

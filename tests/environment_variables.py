@@ -37,7 +37,12 @@ VARIABLES = (
     Variable("HF_HUB_DISABLE_SYMLINKS", "Snapshots hold files instead of links.", "1, true, yes, on", "off"),
     Variable("HF_HUB_ETAG_TIMEOUT", "Seconds that a request for a file's metadata may take.", "1 to 3600", "10"),
     Variable("HF_HUB_DOWNLOAD_TIMEOUT", "Seconds without a byte before a request is repeated.", "1 to 3600", "10"),
-    Variable("MLXK2_ENABLE_PIPES", "Allows `-` as a prompt: read standard input.", "1, true, yes, on", "off"),
+    Variable(
+        "MLXK2_ENABLE_PIPES",
+        "Joins text piped to `run` with its prompt; `-` reads it in any case.",
+        "0, false, no, off",
+        "on",
+    ),
     Variable(
         "MLXK2_ENABLE_ALPHA_FEATURES",
         "Enables experimental features: `embed`, `embed-serve`, `serve --embed-backend`.",

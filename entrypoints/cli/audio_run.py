@@ -83,6 +83,7 @@ def execute(
     prompt: str,
     options: Callable[[], GenerationOptions],
     context: CommandContext,
+    container: "Container",
     output: Output,
 ) -> int:
     """Print the transcript, or the completion of a model that takes audio in a conversation.
@@ -92,28 +93,25 @@ def execute(
         prompt: A hint for the transcription, or the prompt of the conversation; may be empty.
         options: Returns how to generate in a conversation.
         context: The environment of the command.
+        container: The program.
         output: Where to print.
     """
     _require_sense(arguments, output)
-    container = context.build(context.settings)
-    try:
-        recording, prompt = _recording(arguments.audio, prompt, container.adapters.built_in_models())
-        description = container.use_cases.describe_model()(container.use_cases.resolve_model()(arguments.model))
-        if answers_about_audio(description):
-            _require_conversation(arguments)
-            return _converse(arguments, recording, prompt or DEFAULT_AUDIO_PROMPT, options(), container, output)
-        _require_transcription(arguments)
-        events = container.use_cases.transcribe_audio()(description, recording, _settings(arguments, prompt))
-        as_text = arguments.format in (None, "text") and not output.as_json
-        live = as_text and output.interactive and not arguments.no_stream
-        transcript = _read(events, output, live=live)
-        if as_text:
-            _print_text(output, transcript, live=live, table=context.settings.audio_segments)
-        else:
-            _print(arguments, output, transcript, prompt)
-        return DONE
-    finally:
-        container.adapters.text_generator().close()
+    recording = _recording(arguments.audio, container.adapters.built_in_models())
+    description = container.use_cases.describe_model()(container.use_cases.resolve_model()(arguments.model))
+    if answers_about_audio(description):
+        _require_conversation(arguments)
+        return _converse(arguments, recording, prompt or DEFAULT_AUDIO_PROMPT, options(), container, output)
+    _require_transcription(arguments)
+    events = container.use_cases.transcribe_audio()(description, recording, _settings(arguments, prompt))
+    as_text = arguments.format in (None, "text") and not output.as_json
+    live = as_text and output.interactive and not arguments.no_stream
+    transcript = _read(events, output, live=live)
+    if as_text:
+        _print_text(output, transcript, live=live, table=context.settings.audio_segments)
+    else:
+        _print(arguments, output, transcript, prompt)
+    return DONE
 
 
 def _converse(
@@ -161,14 +159,20 @@ def _require_conversation(arguments: argparse.Namespace) -> None:
         )
 
 
-def _recording(values: Sequence[str], prompt: str, built_in: ModelSource) -> tuple[Recording, str]:
-    """Return the one recording, and the prompt: a last value that is no file, unless one is given."""
-    files = list(values)
-    if len(files) > 1 and not prompt and not os.path.exists(os.path.expanduser(files[-1])):
-        prompt = files.pop()
-    if len(files) > 1:
+def take_prompt(arguments: argparse.Namespace) -> list[str]:
+    """Remove a prompt from the end of ``--audio``, which takes all values up to the next flag, and return it if any."""
+    values: list[str] = arguments.audio or []
+    if len(values) < 2 or os.path.exists(os.path.expanduser(values[-1])):
+        return []
+    arguments.audio = values[:-1]
+    return values[-1:]
+
+
+def _recording(values: Sequence[str], built_in: ModelSource) -> Recording:
+    """Return the one recording."""
+    if len(values) > 1:
         raise UsageError("Multiple audio files not supported. Process one file at a time.")
-    return Recording(_path(files[0], built_in), files[0]), prompt
+    return Recording(_path(values[0], built_in), values[0])
 
 
 def _path(typed: str, built_in: ModelSource) -> str:

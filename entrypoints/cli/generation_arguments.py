@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from mlxk.domain.errors import StorageError, UsageError, ValidationError
+from mlxk.domain.errors import UsageError, ValidationError
 from mlxk.domain.generation.conversation import (
     MAX_NAME,
     MAX_TOOL_BYTES,
@@ -18,6 +18,7 @@ from mlxk.domain.generation.conversation import (
 from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.grammar import Grammar
 from mlxk.domain.generation.request import DEFAULT_THINKING_TAGS, Effort, GenerationSettings
+from mlxk.entrypoints.cli.text_file import read_text
 
 
 def tool_faults(definitions: object) -> list[str]:
@@ -54,7 +55,7 @@ FORMATS = ("text", "json", "srt", "vtt")
 ENGLISH = "en"
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
-"""Schemas and tool definitions are much smaller."""
+"""Largest file of a schema or of tool definitions."""
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +91,7 @@ def grammar(arguments: argparse.Namespace) -> Grammar | None:
     """
     if arguments.json_schema is None:
         return None
-    schema = Grammar.json_schema(_read(arguments.json_schema, "--json-schema"))
+    schema = Grammar.json_schema(read_text(arguments.json_schema, "--json-schema", MAX_FILE_BYTES))
     schema.validate()
     return schema
 
@@ -105,7 +106,7 @@ def tools(arguments: argparse.Namespace) -> tuple[str, ...]:
         return ()
 
     try:
-        definitions = json.loads(_read(arguments.tools, "--tools"))
+        definitions = json.loads(read_text(arguments.tools, "--tools", MAX_FILE_BYTES))
     except RecursionError as error:
         raise ValidationError(f"--tools: '{arguments.tools}' is nested too deeply") from error
     except ValueError as error:
@@ -116,21 +117,6 @@ def tools(arguments: argparse.Namespace) -> tuple[str, ...]:
             hint='Each entry looks like {"type": "function", "function": {"name": "…", "parameters": {…}}}.',
         )
     return tuple(json.dumps(each) for each in definitions)
-
-
-def _read(path: str, flag: str) -> str:
-    """Return a small text file."""
-    try:
-        with open(os.path.expanduser(path), "rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise StorageError(f"{flag}: '{path}' cannot be read: {error.strerror}") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise ValidationError(f"{flag}: '{path}' is larger than {MAX_FILE_BYTES // 1024**2} MiB")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValidationError(f"{flag}: '{path}' is not UTF-8 text") from error
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -25,10 +25,13 @@ from mlxk.domain.generation.media import (
 )
 from mlxk.entrypoints.cli import answer
 from mlxk.entrypoints.cli.command import CommandContext
+from mlxk.entrypoints.cli.named_files import IMAGE_NAME
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.shown_prompt import show_prompt
 
-_LOOKS_LIKE_A_FILE = re.compile(r"\.(jpe?g|png|gif|webp|hei[cf]|avif|bmp|tiff?)$", re.IGNORECASE)
+if TYPE_CHECKING:
+    from mlxk.entrypoints.container import Container
+
 _WILD = re.compile(r"[*?\[]")
 _PATTERN = re.compile(r"\S*[*\[]\S*")
 """One word with these characters is a pattern, even where no file matches it, and not a prompt."""
@@ -38,36 +41,39 @@ TEXT_ONLY = {"chat": "--chat", "tools": "--tools", "no_chat_template": "--no-cha
 
 
 def execute(
-    arguments: argparse.Namespace, prompt: str, options: GenerationOptions, context: CommandContext, output: Output
+    arguments: argparse.Namespace,
+    prompt: str,
+    options: GenerationOptions,
+    context: CommandContext,
+    container: "Container",
+    output: Output,
 ) -> int:
     """Print the completion about the images: as it arrives on a terminal, else chunk by chunk.
 
     Args:
         arguments: The command line.
-        prompt: The prompt; if empty, the last of the files when it is no file, else a request for a description.
+        prompt: The prompt; if empty, a request for a description.
         options: How to generate.
         context: The environment of the command.
+        container: The program.
         output: Where to print.
     """
     for name, flag in TEXT_ONLY.items():
         if getattr(arguments, name):
             hint = "In a chat, type: /image FILE" if name == "chat" else None
             raise UsageError(f"{flag} and --image exclude each other", hint=hint)
-    container = context.build(context.settings)
-    try:
-        files, prompt = _files(arguments.image, prompt, container.adapters.built_in_models())
-        prompt = prompt or DEFAULT_IMAGE_PROMPT
-        chunk = arguments.chunk if arguments.chunk is not None else context.settings.serve.chunk or DEFAULT_CHUNK
-        options = attrs.evolve(options, chunk=chunk)
-        shown = IncomingConversation.of(Conversation.of(prompt, arguments.system), *files, images_field="--image")
-        if arguments.show_prompt:
-            return show_prompt(arguments, prompt, shown, options, container, output)
-        start = functools.partial(container.use_cases.generate_text(), arguments.model, [shown], options)
-        last = min(chunk, len(files))
-        numbers = "image 1" if last == 1 else f"images 1-{last}"
-        return answer.answer(arguments, prompt, start, output, f"Looking at {numbers} of {len(files)}")
-    finally:
-        container.adapters.text_generator().close()
+    built_in = container.adapters.built_in_models()
+    files = [file for typed in arguments.image for file in find_images(typed, built_in)]
+    prompt = prompt or DEFAULT_IMAGE_PROMPT
+    chunk = arguments.chunk if arguments.chunk is not None else context.settings.serve.chunk or DEFAULT_CHUNK
+    options = attrs.evolve(options, chunk=chunk)
+    shown = IncomingConversation.of(Conversation.of(prompt, arguments.system), *files, images_field="--image")
+    if arguments.show_prompt:
+        return show_prompt(arguments, prompt, shown, options, container, output)
+    start = functools.partial(container.use_cases.generate_text(), arguments.model, [shown], options)
+    last = min(chunk, len(files))
+    numbers = "image 1" if last == 1 else f"images 1-{last}"
+    return answer.answer(arguments, prompt, start, output, f"Looking at {numbers} of {len(files)}")
 
 
 @attrs.frozen
@@ -136,9 +142,18 @@ def find_images(typed: str, built_in: ModelSource, named_by: str = "--image") ->
     return files
 
 
+def take_prompt(arguments: argparse.Namespace, built_in: ModelSource) -> list[str]:
+    """Remove a prompt from the end of ``--image``, which takes all values up to the next flag, and return it if any."""
+    values: list[str] = arguments.image or []
+    if len(values) < 2 or not is_prompt(values[-1], built_in):
+        return []
+    arguments.image = values[:-1]
+    return values[-1:]
+
+
 def is_prompt(value: str, built_in: ModelSource) -> bool:
     """Whether a value is a prompt: neither an existing file, nor one misspelt, nor a pattern."""
-    if _LOOKS_LIKE_A_FILE.search(value) or _PATTERN.fullmatch(value):
+    if IMAGE_NAME.search(value) or _PATTERN.fullmatch(value):
         return False
     return not any(map(os.path.exists, _paths(value, built_in)))
 
@@ -155,15 +170,3 @@ def _paths(value: str, built_in: ModelSource) -> list[str]:
     if handle is not None and name and "/" not in name:
         return [os.path.join(handle.directory, name)]
     return [path]
-
-
-def _files(values: Sequence[str], prompt: str, built_in: ModelSource) -> tuple[list[ImageFile], str]:
-    """Return the files, checked but not read, and the prompt: a last value that is no file, unless one is given.
-
-    Raises:
-        StorageError, ValidationError: A file is missing, no image, or too large.
-    """
-    typed = list(values)
-    if len(typed) > 1 and not prompt and is_prompt(typed[-1], built_in):
-        prompt = typed.pop()
-    return [file for value in typed for file in find_images(value, built_in)], prompt

@@ -41,7 +41,7 @@ def test_no_command_prints_the_help_and_exits_2(mlxk: Program) -> None:
         (["run", "demo", "hi", "--temperature", "99"], 1, "temperature"),
         (["run", "demo", "hi", "--max-tokens", "0"], 1, "max_tokens"),
         (["run", "demo"], 2, "prompt"),
-        (["run", "demo", "-"], 1, "MLXK2_ENABLE_PIPES"),
+        (["run", "demo", "-"], 1, "standard input is empty"),
         (["show", "./nosuch"], 1, "./nosuch"),
         (["frobnicate"], 2, "frobnicate"),
         (["show", ""], 1, "empty"),
@@ -142,14 +142,14 @@ def test_ways_to_compute_do_not_change_the_answer(mlxk: Program, flags: list[str
 
 
 def test_an_endless_pipe_is_refused_by_its_size(mlxk: Program) -> None:
-    done = mlxk("run", "demo", "-", stdin="y\n" * 5_000_000, MLXK2_ENABLE_PIPES="1")
+    done = mlxk("run", "demo", "-", stdin="y\n" * 5_000_000)
     assert (done.returncode, done.stdout) == (1, "")
     assert "The first 32768 of the prompt's 100000" in done.stderr
     assert "context window holds 2048" in done.stderr
 
 
-def test_a_pipe_is_joined_with_the_words(mlxk: Program) -> None:
-    done = mlxk("run", "demo", "-", stdin="What is mlxk?", MLXK2_ENABLE_PIPES="1")
+def test_a_dash_reads_the_prompt_from_a_pipe(mlxk: Program) -> None:
+    done = mlxk("run", "demo", "-", stdin="What is mlxk?")
     assert done.stdout == f"{answers()['What is mlxk?']}\n"
 
 
@@ -169,7 +169,7 @@ def test_a_closed_standard_input_is_an_empty_one(
         ["sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-m", "mlxk", *arguments],
         capture_output=True,
         text=True,
-        env={**program_environment, "MLXK2_ENABLE_PIPES": "1"},
+        env=program_environment,
         cwd=tmp_path,
         timeout=120,
         check=False,

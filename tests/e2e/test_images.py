@@ -157,7 +157,7 @@ def test_what_is_seen_goes_down_a_pipe(
 ) -> None:
     program = shlex.join([sys.executable, "-m", "mlxk"])
     line = (
-        f'{program} run demo-vision --image *.jpg "Describe each picture" | MLXK2_ENABLE_PIPES=1 {program} run demo - '
+        f'{program} run demo-vision --image *.jpg "Describe each picture" | {program} run demo - '
         '"Write a tour review. Create a table with picture names, metadata, and descriptions." > tour-review.md'
     )
     done = subprocess.run(

@@ -64,7 +64,7 @@ def test_a_language_is_understood_with_its_region_and_by_name(language: str, mlx
 def test_a_spoken_question_is_answered_by_the_text_model(mlxk: Program) -> None:
     heard = mlxk("run", "demo-speech", "--audio", "demo-speech/question.wav")
     assert heard.stdout == "What is mlxk?\n"
-    answered = mlxk("run", "demo", "-", "--temperature", "0", stdin=heard.stdout.strip(), MLXK2_ENABLE_PIPES="1")
+    answered = mlxk("run", "demo", "-", "--temperature", "0", stdin=heard.stdout.strip())
     assert answered.stdout.startswith("mlxk is the knife for local models on Apple's MLX")
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from mlxk.domain.transcription import Segment, SpeechTask, TimedWord, Transcript
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import run
 from mlxk.entrypoints.container import Container, build
+from mlxk.entrypoints.pipe.standard_input import StandardInput
 from mlxk.entrypoints.settings import Settings, read_settings
 
 WORDS = (TimedWord(" Hello", 0.0, 0.5, 0.75), TimedWord(" there.", 0.5, 1.0))
@@ -47,10 +49,10 @@ class Program:
     def __call__(self, *arguments: str, **variables: str) -> Done:
         """Run a command; keyword arguments are environment variables."""
         settings = read_settings({"HOME": str(self.home), **variables})
-        context = CommandContext(
-            settings=settings, build=self._build, read_pipe=lambda words, note: words, serve=lambda *_: 1
-        )
-        status = run(arguments, context)
+        with open(os.devnull) as null:
+            standard_input = StandardInput(null.fileno())
+            context = CommandContext(settings, build=self._build, standard_input=standard_input, serve=lambda *_: 1)
+            status = run(arguments, context)
         printed = self._capsys.readouterr()
         return Done(status, printed.out, printed.err)
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from mlxk.entrypoints.cli.exit_status import EXIT_STATUS
 from mlxk.entrypoints.cli.program import run
 from mlxk.entrypoints.container import Container, build
 from mlxk.entrypoints.http.errors import HTTP_STATUS, RETRY_SECONDS
+from mlxk.entrypoints.pipe.standard_input import StandardInput
 from mlxk.entrypoints.settings import ServerSettings, Settings, read_settings
 
 MESSAGE, HINT = "The thing at fault cannot be used.", "Do this next."
@@ -131,13 +133,14 @@ def test_the_command_line_says_what_where_and_what_next(
         container.adapters.text_generator.override(InMemoryTextGenerator(refuse))
         return container
 
-    context = CommandContext(
-        settings=read_settings({"HOME": str(tmp_path)}),
-        build=failing,
-        read_pipe=lambda words, note: words,
-        serve=lambda *_: 1,
-    )
-    status = run(["run", "demo", "hi", *(["--json"] if as_json else [])], context)
+    with open(os.devnull) as null:
+        context = CommandContext(
+            settings=read_settings({"HOME": str(tmp_path)}),
+            build=failing,
+            standard_input=StandardInput(null.fileno()),
+            serve=lambda *_: 1,
+        )
+        status = run(["run", "demo", "hi", *(["--json"] if as_json else [])], context)
     printed = capsys.readouterr()
     assert status == EXIT_STATUS[kind.code]
     if as_json:

@@ -4,18 +4,20 @@ Where standard input is no terminal, all of it is one prompt and there is no loo
 """
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
 from mlxk.application.use_cases.generate_text import GenerationOptions, PreparedImage
-from mlxk.domain.errors import MlxkError, StorageError
+from mlxk.domain.errors import CapabilityError, MlxkError, StorageError
 from mlxk.domain.generation.conversation import require_valid_unicode
-from mlxk.entrypoints.cli import generation_arguments
+from mlxk.domain.generation.media import DEFAULT_IMAGE_PROMPT
+from mlxk.entrypoints.cli import generation_arguments, named_files
 from mlxk.entrypoints.cli.answer import AnswerReader, CollectedAnswer, call_line, print_notes, print_truncation
 from mlxk.entrypoints.cli.chat.session import (
     ChatInput,
@@ -29,8 +31,10 @@ from mlxk.entrypoints.cli.chat.session import (
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.image_run import find_images
+from mlxk.entrypoints.cli.named_files import NamedFile
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
+from mlxk.entrypoints.cli.prompt_sources import PromptSources
 from mlxk.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
@@ -44,12 +48,12 @@ def chat(
     context: CommandContext,
     container: "Container",
     output: Output,
-    opening: str,
+    opening: PromptSources,
     options: GenerationOptions,
 ) -> int:
     """Chat until the user leaves; ``opening`` is the first prompt when it is not empty."""
     require_valid_unicode(arguments.system or "", "--system")
-    require_valid_unicode(opening, "prompt")
+    require_valid_unicode(opening.prompt, "prompt")
     resolve = container.use_cases.resolve_model()
     session = ChatSession(
         generate=container.use_cases.generate_text(),
@@ -62,17 +66,18 @@ def chat(
         system=arguments.system,
         show_reasoning=not arguments.no_reasoning,
         live=not arguments.no_stream,
+        attaches=not arguments.no_attach,
     )
     session.settings.validate()
     resolve(arguments.model)
     if not sys.stdin.isatty():
-        prompt = opening or context.read_pipe("", output.note)
-        if prompt.strip():
-            _answer(session, output, prompt)
+        _attach(session, opening.images)
+        if opening.prompt or opening.images:
+            _answer(session, output, opening.prompt or DEFAULT_IMAGE_PROMPT)
         return DONE
     output.note(BANNER.format(model=arguments.model))
-    if opening:
-        _handle(session, output, Prompt(opening))
+    if opening.prompt or opening.images:
+        _open(session, output, opening)
     terminal = _terminal(context.settings)
     while not session.finished:
         line = _read(terminal)
@@ -80,6 +85,24 @@ def chat(
             break
         _handle_line(session, output, line)
     return DONE
+
+
+def _open(session: ChatSession, output: Output, opening: PromptSources) -> None:
+    """Complete the prompt of the command line, whose files are found already."""
+    with _reported(output):
+        _attach(session, opening.images)
+        _answer(session, output, opening.prompt or DEFAULT_IMAGE_PROMPT)
+
+
+def _attach(session: ChatSession, images: Sequence[NamedFile]) -> None:
+    """Attach images to the next message; if one cannot be used, none are."""
+    before = session.waiting
+    try:
+        for image in images:
+            session.attach_images(image.path)
+    except MlxkError:
+        session.waiting = before
+        raise
 
 
 def _image_preparation(container: "Container") -> Callable[[str, str, int], tuple[PreparedImage, ...]]:
@@ -128,8 +151,8 @@ def _handle_line(session: ChatSession, output: Output, line: str) -> None:
 
 
 def _handle(session: ChatSession, output: Output, typed: ChatInput) -> None:
-    """Complete a prompt or execute a command. Errors are printed, Ctrl-C cancels, and the chat continues."""
-    try:
+    """Complete a prompt or execute a command."""
+    with _reported(output):
         if isinstance(typed, SlashCommand):
             result = session.execute(typed)
             if result:
@@ -139,13 +162,43 @@ def _handle(session: ChatSession, output: Output, typed: ChatInput) -> None:
             if typed.question:
                 _answer(session, output, typed.question)
         else:
-            _answer(session, output, typed.text)
+            _ask(session, output, typed)
+
+
+@contextlib.contextmanager
+def _reported(output: Output) -> Iterator[None]:
+    """Print errors; Ctrl-C cancels. The chat continues."""
+    try:
+        yield
     except MlxkError as error:
         output.failure(None, error)
     except OSError as error:
         output.failure(None, StorageError(f"standard output: {error.strerror}"))
     except KeyboardInterrupt:
         output.note("[stopped]")
+
+
+def _ask(session: ChatSession, output: Output, typed: Prompt) -> None:
+    """Attach the images that a prompt names, and complete it; images alone wait for the next message."""
+    pieces = named_files.find([typed.text]) if session.attaches and not typed.quoted else []
+    attached: list[NamedFile] = []
+    for file in pieces:
+        if not isinstance(file, NamedFile) or not file.is_media:
+            continue
+        try:
+            if file.is_recording:
+                raise CapabilityError("a chat takes no sound; see mlxk run --audio")
+            _attach(session, [file])
+        except CapabilityError as error:
+            output.note(f"[{file.typed} stays words: {error}]")
+            continue
+        output.note(f"[attached: {file.typed}]")
+        attached.append(file)
+    text = named_files.without_media(pieces, attached) if attached else typed.text
+    if text:
+        _answer(session, output, text)
+    else:
+        output.note("shown with your next message")
 
 
 def _answer(session: ChatSession, output: Output, prompt: str) -> None:

@@ -14,6 +14,7 @@ from mlxk.domain.generation.image_table import Chunk
 from mlxk.domain.generation.media import check_chunk, check_together
 from mlxk.domain.generation.request import GenerationSettings
 from mlxk.entrypoints.cli.chat import transcript
+from mlxk.entrypoints.cli.named_files import names_file_first
 
 MULTILINE_MARK = '"""'
 EXIT_WORDS = frozenset({"exit", "quit", "q"})
@@ -24,6 +25,8 @@ class Prompt:
     """A user message."""
 
     text: str
+    quoted: bool = False
+    """Whether it stood between triple quotes, where nothing in it is a name of a file."""
 
 
 @attrs.frozen
@@ -60,12 +63,13 @@ def parse_input(line: str) -> ChatInput | None:
     """
     stripped = line.strip()
     if stripped.startswith(MULTILINE_MARK):
-        return Prompt(stripped.removeprefix(MULTILINE_MARK).removesuffix(MULTILINE_MARK).strip("\n"))
+        text = stripped.removeprefix(MULTILINE_MARK).removesuffix(MULTILINE_MARK).strip("\n")
+        return Prompt(text, quoted=True)
     if not stripped:
         return None
     if stripped.lower() in EXIT_WORDS:
         return SlashCommand("exit")
-    if not stripped.startswith("/"):
+    if not stripped.startswith("/") or names_file_first(stripped):
         return Prompt(line)
     name, _, argument = stripped[1:].partition(" ")
     if not name:
@@ -146,6 +150,8 @@ class ChatSession:
     show_reasoning: bool = True
     live: bool = True
     """Whether completions are printed as they arrive."""
+    attaches: bool = True
+    """Whether images that a message names are attached to it."""
     verbose: bool = False
     messages: tuple[Message, ...] = ()
     waiting: tuple[PreparedImage, ...] = ()

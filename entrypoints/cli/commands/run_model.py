@@ -6,9 +6,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from mlxk.application.use_cases.generate_text import GenerationOptions
-from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
+from mlxk.domain.errors import UsageError
 from mlxk.domain.generation.conversation import Conversation
-from mlxk.entrypoints.cli import answer, audio_run, generation_arguments, image_run
+from mlxk.entrypoints.cli import answer, audio_run, generation_arguments, image_run, prompt_sources
 from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.shown_prompt import show_prompt
@@ -16,14 +16,11 @@ from mlxk.entrypoints.cli.shown_prompt import show_prompt
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
 
-PIPE_WORD = "-"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare model, prompt and sampling flags."""
     add_model_argument(parser)
-    parser.add_argument("words", nargs="*", default=[], metavar="PROMPT", help="the prompt; '-' reads standard input")
-    parser.add_argument("--prompt", metavar="TEXT", help="the prompt, instead of words")
+    prompt_sources.add_arguments(parser)
     parser.add_argument("-s", "--system", metavar="TEXT", help="a system prompt")
     parser.add_argument("-c", "--chat", action="store_true", help="chat; a prompt, if any, is the first turn")
     generation_arguments.add_image_arguments(parser)
@@ -50,34 +47,37 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     """Print the completion of a prompt, as it arrives on a terminal; without a prompt, chat."""
     if arguments.no_chat_template and (arguments.system or arguments.tools):
         raise UsageError("--system and --tools need the chat template; leave out --no-chat-template")
-    words = " ".join(word for word in arguments.words if word != PIPE_WORD)
-    if words and arguments.prompt is not None:
-        raise UsageError("the prompt is given twice, as words and with --prompt", hint="Give one of them.")
-    prompt = words if arguments.prompt is None else str(arguments.prompt)
-    has_audio, has_images = generation_arguments.has_audio(arguments), generation_arguments.has_images(arguments)
-    if PIPE_WORD in arguments.words:
-        prompt = _piped(prompt, context, output)
-    if has_audio:
-        return audio_run.execute(arguments, prompt, functools.partial(_options, arguments), context, output)
-    if has_images:
-        return image_run.execute(arguments, prompt, _options(arguments), context, output)
-    if not prompt and not sys.stdin.isatty() and not arguments.chat:
-        prompt = context.read_pipe("", output.note)
     container = context.build(context.settings)
     try:
-        if arguments.chat or (not prompt and sys.stdin.isatty()):
-            return _chat(arguments, context, container, output, prompt)
-        if not prompt:
-            raise UsageError("run needs a prompt", hint='For example: mlxk run demo "What is mlxk?"')
-        given = _conversation(arguments, prompt)
-        prompts = [prompt if arguments.no_chat_template else given]
-        options = _options(arguments)
-        if arguments.show_prompt:
-            return show_prompt(arguments, prompt, prompts[0], options, container, output)
-        start = functools.partial(container.use_cases.generate_text(), arguments.model, prompts, options)
-        return answer.answer(arguments, prompt, start, output)
+        return _run(arguments, context, container, output)
     finally:
         container.adapters.text_generator().close()
+
+
+def _run(arguments: argparse.Namespace, context: CommandContext, container: "Container", output: Output) -> int:
+    sources = prompt_sources.read(arguments, context, container, output)
+    prompt = sources.prompt
+    options = functools.partial(_options, arguments)
+    if generation_arguments.has_audio(arguments):
+        return audio_run.execute(arguments, prompt, options, context, container, output)
+    if generation_arguments.has_images(arguments):
+        return image_run.execute(arguments, prompt, options(), context, container, output)
+    if arguments.chat or (not prompt and sys.stdin.isatty()):
+        return _chat(arguments, context, container, output, sources)
+    if not prompt:
+        raise UsageError("run needs a prompt", hint=_hint(arguments, context))
+    given = prompt if arguments.no_chat_template else _conversation(arguments, prompt)
+    if arguments.show_prompt:
+        return show_prompt(arguments, prompt, given, options(), container, output)
+    start = functools.partial(container.use_cases.generate_text(), arguments.model, [given], options())
+    return answer.answer(arguments, prompt, start, output)
+
+
+def _hint(arguments: argparse.Namespace, context: CommandContext) -> str:
+    if sys.stdin.isatty() or (context.settings.enable_pipes and not arguments.no_stdin):
+        return 'For example: mlxk run demo "What is mlxk?"'
+    switch = "--no-stdin" if arguments.no_stdin else "MLXK2_ENABLE_PIPES=0"
+    return f"{switch} leaves standard input unread; '{prompt_sources.PIPE_WORD}' reads it."
 
 
 def _conversation(arguments: argparse.Namespace, prompt: str) -> Conversation:
@@ -100,7 +100,11 @@ def _options(arguments: argparse.Namespace) -> GenerationOptions:
 
 
 def _chat(
-    arguments: argparse.Namespace, context: CommandContext, container: "Container", output: Output, prompt: str
+    arguments: argparse.Namespace,
+    context: CommandContext,
+    container: "Container",
+    output: Output,
+    sources: prompt_sources.PromptSources,
 ) -> int:
     if output.as_json:
         raise UsageError("chat and --json exclude each other; give a prompt")
@@ -110,17 +114,4 @@ def _chat(
         raise UsageError("chat and --no-chat-template exclude each other; give a prompt")
     from mlxk.entrypoints.cli.chat.loop import chat  # noqa: PLC0415 - prompt_toolkit is loaded only to chat
 
-    return chat(arguments, context, container, output, prompt, _options(arguments))
-
-
-def _piped(words: str, context: CommandContext, output: Output) -> str:
-    """Join standard input with the words."""
-    if not context.settings.enable_pipes:
-        raise FeatureGateError(
-            "reading the prompt from standard input requires MLXK2_ENABLE_PIPES=1",
-            hint="Set the variable, or give the prompt as words.",
-        )
-    prompt = context.read_pipe(words, output.note)
-    if not prompt.strip():
-        raise ValidationError("standard input is empty, so there is no prompt")
-    return prompt
+    return chat(arguments, context, container, output, sources, _options(arguments))

@@ -64,7 +64,7 @@ FAILURES = [
     (["run", "nosuch", "hi"], "model_not_found", 1),
     (["run", "acme/Truncated", "hi"], "model_unhealthy", 1),
     (["run", "acme/Delta-GGUF", "hi"], "incompatible_model", 1),
-    (["run", "demo", "-"], "feature_disabled", 1),
+    (["run", "demo", "hi", "--file", "nosuch.md"], "storage_error", 1),
     (["run", "demo", "hi", "--temperature", "99"], "validation_error", 1),
     (["run", "demo", "hi", "--max-tokens", "many"], "usage_error", 2),
     (["run", "demo"], "usage_error", 2),

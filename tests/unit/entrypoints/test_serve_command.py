@@ -14,6 +14,7 @@ from mlxk.domain.errors import ValidationError
 from mlxk.entrypoints.api_keys import read_key_file
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import run
+from mlxk.entrypoints.pipe.standard_input import StandardInput
 from mlxk.entrypoints.settings import DESKTOP_ORIGINS, ServerAddress, ServerSettings, read_settings
 
 
@@ -31,7 +32,8 @@ def serve(*arguments: str, status: int = 0, **variables: str) -> tuple[int, list
 
     settings = read_settings({"HOME": "/home/ada", **variables})
     return run(
-        ["serve", *arguments], CommandContext(settings=settings, build=unused, read_pipe=unused, serve=fake)
+        ["serve", *arguments],
+        CommandContext(settings=settings, build=unused, standard_input=StandardInput(), serve=fake),
     ), seen
 
 

@@ -8,11 +8,11 @@ from mlxk.entrypoints.settings import read_settings
 ON, OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 SWITCHES = {
     "HF_HUB_OFFLINE": "hub_offline",
-    "MLXK2_ENABLE_PIPES": "enable_pipes",
     "MLXK2_ENABLE_ALPHA_FEATURES": "enable_alpha",
     "MLXK2_AUDIO_SEGMENTS": "audio_segments",
     "MLXK2_LOG_JSON": "log_json",
 }
+ON_BY_DEFAULT = {"MLXK2_ENABLE_PIPES": "enable_pipes", "MLXK2_EXIF_METADATA": "exif_metadata"}
 
 
 @pytest.mark.parametrize("word", [*ON, *OFF])
@@ -23,14 +23,16 @@ def test_every_word_for_on_and_off_switches(name: str, word: str) -> None:
 
 
 @pytest.mark.parametrize("word", OFF)
-def test_every_word_for_off_switches_off_what_is_on_by_default(word: str) -> None:
+@pytest.mark.parametrize("name", ON_BY_DEFAULT)
+def test_every_word_for_off_switches_off_what_is_on_by_default(name: str, word: str) -> None:
     for written in (word, word.upper(), f" {word} "):
-        assert not read_settings({"HOME": "/h", "MLXK2_EXIF_METADATA": written}).exif_metadata
+        assert not getattr(read_settings({"HOME": "/h", name: written}), ON_BY_DEFAULT[name])
 
 
 @pytest.mark.parametrize("word", ["", *ON])
-def test_what_is_on_by_default_stays_on_by_every_word_for_on(word: str) -> None:
-    assert read_settings({"HOME": "/h", "MLXK2_EXIF_METADATA": word}).exif_metadata
+@pytest.mark.parametrize("name", ON_BY_DEFAULT)
+def test_what_is_on_by_default_stays_on_by_every_word_for_on(name: str, word: str) -> None:
+    assert getattr(read_settings({"HOME": "/h", name: word}), ON_BY_DEFAULT[name])
 
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])

@@ -30,7 +30,7 @@ def test_both_cache_variables_are_honoured_and_empty_counts_as_unset(environ: di
     ("value", "expected"), [("1", True), ("true", True), ("ON", True), ("0", False), ("no", False)]
 )
 def test_a_switch_is_on_for_the_usual_words(value: str, expected: bool) -> None:
-    assert read_settings({"HOME": "/h", "MLXK2_ENABLE_PIPES": value}).enable_pipes is expected
+    assert read_settings({"HOME": "/h", "MLXK2_AUDIO_SEGMENTS": value}).audio_segments is expected
 
 
 def test_a_value_outside_its_closed_set_is_refused_by_name() -> None:

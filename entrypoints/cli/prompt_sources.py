@@ -1,0 +1,168 @@
+"""Where a prompt of ``mlxk run`` comes from: words, files, standard input, and the media that the words name."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mlxk.domain.errors import UsageError, ValidationError
+from mlxk.domain.models.model import Capability, ModelDescription
+from mlxk.entrypoints.cli import audio_run, image_run, named_files
+from mlxk.entrypoints.cli.command import CommandContext
+from mlxk.entrypoints.cli.named_files import NamedFile
+from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.text_file import read_text
+
+if TYPE_CHECKING:
+    from mlxk.entrypoints.container import Container
+
+PIPE_WORD = "-"
+
+MAX_FILE_BYTES = 64 * 1024 * 1024
+"""Largest file of ``--file``: more than any context window holds."""
+
+
+_MEDIA_HINT = "Show images with --image, and give sound with --audio."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the words of the prompt and the flags of its other sources."""
+    parser.add_argument(
+        "words", nargs="*", metavar="PROMPT", help="the prompt, after piped text if any; '-' always reads it"
+    )
+    parser.add_argument("--prompt", metavar="TEXT", help="the prompt, instead of words")
+    parser.add_argument(
+        "--file", action="append", default=[], metavar="FILE", help="put this text before the prompt; repeatable"
+    )
+    parser.add_argument(
+        "--no-stdin", action="store_true", help="do not read standard input, as in a loop that reads from a pipe"
+    )
+    parser.add_argument(
+        "--no-attach", action="store_true", help="do not show the model images and sound that the prompt names"
+    )
+
+
+@attrs.frozen
+class PromptSources:
+    """A prompt and the images for the first message of a chat."""
+
+    prompt: str
+    """Standard input, files and words, in this order, with blank lines between them."""
+    images: tuple[NamedFile, ...] = ()
+    """In a chat, the images that the words name; otherwise they are among those of ``--image``."""
+
+
+def read(
+    arguments: argparse.Namespace, context: CommandContext, container: "Container", output: Output
+) -> PromptSources:
+    """Return the prompt of a command line; add the media that its words name to ``--image`` and ``--audio``.
+
+    What was joined or attached is said on standard error.
+
+    Raises:
+        UsageError: The prompt is given twice.
+        MlxkError: A file or standard input cannot be read, or the model cannot be found.
+    """
+    typed = _typed(arguments, container)
+    words, media = _attach(arguments, typed, container, output) if typed else ("", ())
+    if arguments.chat:
+        images = media
+    else:
+        images = ()
+        arguments.image = [*(arguments.image or ()), *(each.path for each in media if each.is_image)] or None
+        arguments.audio = [*(arguments.audio or ()), *(each.path for each in media if each.is_recording)] or None
+    files = _files(arguments.file)
+    beside = bool(words or files or arguments.image or arguments.audio or images)
+    piped = _piped(arguments, beside, context, output)
+    prompt = "\n\n".join(part for part in (piped, *files, words) if part.strip())
+    if not prompt and _reads_always(arguments):
+        raise ValidationError("standard input is empty, so there is no prompt")
+    return PromptSources(prompt, images)
+
+
+def _typed(arguments: argparse.Namespace, container: "Container") -> list[str]:
+    """Return the words that the user typed, as the shell passed them."""
+    words = [word for word in arguments.words if word != PIPE_WORD]
+    if any(words) and arguments.prompt is not None:
+        raise UsageError("the prompt is given twice, as words and with --prompt", hint="Give one of them.")
+    if arguments.prompt is not None:
+        return [str(arguments.prompt)]
+    if any(words):
+        return words
+    return audio_run.take_prompt(arguments) or image_run.take_prompt(arguments, container.adapters.built_in_models())
+
+
+def _attach(
+    arguments: argparse.Namespace, typed: Sequence[str], container: "Container", output: Output
+) -> tuple[str, tuple[NamedFile, ...]]:
+    """Return the words without the media that they name, and the media that the model gets."""
+    pieces = [] if arguments.no_attach else named_files.find(typed)
+    files = [each for each in pieces if isinstance(each, NamedFile)]
+    if not files:
+        return " ".join(typed), ()
+    description = None
+    if any(each.is_media for each in files):
+        description = container.use_cases.describe_model()(container.use_cases.resolve_model()(arguments.model))
+    attached = []
+    for file in files:
+        reason = f"its text is joined by --file {file.typed}"
+        if description is not None and file.is_media:
+            reason = _why_not(file, arguments, description)
+        if reason:
+            output.note(f"[{file.typed} stays words: {reason}]")
+        else:
+            output.note(f"[attached: {file.typed}]")
+            attached.append(file)
+    return named_files.without_media(pieces, attached), tuple(attached)
+
+
+def _why_not(file: NamedFile, arguments: argparse.Namespace, description: ModelDescription) -> str:
+    """Return why a model does not get a file; empty when it does."""
+    kind = "images" if file.is_image else "sound"
+    if not description.can(Capability.VISION if file.is_image else Capability.AUDIO):
+        return f"'{arguments.model}' takes no {kind}"
+    if arguments.chat:
+        return "" if file.is_image else "a chat takes no sound; leave out --chat"
+    excluding = image_run.TEXT_ONLY if file.is_image else audio_run.CONVERSATIONS_ONLY
+    flag = next((flag for name, flag in excluding.items() if getattr(arguments, name) and flag != "--image"), None)
+    return f"{flag} and {kind} exclude each other" if flag else ""
+
+
+def _files(paths: Sequence[str]) -> list[str]:
+    """Return the texts of files; each of several begins with a line that names it."""
+    named = [path for path in paths if path != PIPE_WORD]
+    texts = [read_text(path, "--file", MAX_FILE_BYTES, _MEDIA_HINT) for path in named]
+    for path, text in zip(named, texts, strict=True):
+        if not text.strip():
+            raise ValidationError(f"--file: '{path}' is empty")
+    return texts if len(texts) < 2 else [f"{path}:\n{text}" for path, text in zip(named, texts, strict=True)]
+
+
+def _reads_always(arguments: argparse.Namespace) -> bool:
+    return PIPE_WORD in arguments.words or PIPE_WORD in arguments.file
+
+
+def _piped(arguments: argparse.Namespace, beside: bool, context: CommandContext, output: Output) -> str:
+    """Return the text of standard input that belongs to the prompt.
+
+    Args:
+        arguments: The command line.
+        beside: Whether there is a prompt without it.
+        context: Has standard input.
+        output: Where to say what was joined.
+    """
+    if _reads_always(arguments):
+        if arguments.no_stdin:
+            output.note(f"[--no-stdin has no effect: '{PIPE_WORD}' reads standard input]")
+        return context.standard_input.read(output.note)
+    if arguments.no_stdin or not context.settings.enable_pipes:
+        return ""
+    if not beside:
+        return "" if sys.stdin.isatty() else context.standard_input.read(output.note)
+    text = context.standard_input.beside_words(output.note)
+    if text.strip():
+        lines = len(text.splitlines())
+        output.note(f"[joined to the prompt: standard input, {lines} line{'' if lines == 1 else 's'}]")
+    return text
