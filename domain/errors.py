@@ -57,6 +57,7 @@ class Remedy(enum.Enum):
     CHECK_HEALTH = "check-health"
     CLONE_UNCHECKED = "clone-unchecked"
     COMPLETE_OR_REMOVE = "complete-or-remove"
+    CONFIRM_PRUNING = "confirm-pruning"
     CONFIRM_REMOVAL = "confirm-removal"
     CREATE_REPOSITORY = "create-repository"
     FETCH = "fetch"

@@ -15,6 +15,7 @@ COMMAND_LINE: Mapping[Remedy, str] = {
     Remedy.CHECK_HEALTH: "See: mlxk health {name}",
     Remedy.CLONE_UNCHECKED: "Fetch it again, or clone it as it is with --no-health-check.",
     Remedy.COMPLETE_OR_REMOVE: "Complete it: mlxk pull {reference} --force-resume. Or remove it: mlxk rm {name}",
+    Remedy.CONFIRM_PRUNING: "Say yes with --yes, or see with --dry-run what would go.",
     Remedy.CONFIRM_REMOVAL: "Write the exact name, or confirm it with --yes.",
     Remedy.CREATE_REPOSITORY: "Add --create to create it.",
     Remedy.FETCH: "Fetch it: mlxk pull {name}",

@@ -7,13 +7,9 @@ milliseconds for.
 import contextlib
 import os
 import shutil
-import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
-
-import attrs
 
 from mlxk.adapters.huggingface.layout import (
     ModelFolder,
@@ -22,22 +18,22 @@ from mlxk.adapters.huggingface.layout import (
     model_names,
     read_reference,
     read_tree,
-    references_to,
     snapshots_of,
 )
 from mlxk.adapters.huggingface.locks import (
     POLL_SECONDS,
     held_locks,
     is_requested,
-    lock_files,
-    remove_lock_files,
     reserve_model,
     return_requested,
     use_model,
     users_of,
 )
+from mlxk.adapters.huggingface.removal import execute_pruning, execute_removal, plan_removal
+from mlxk.adapters.huggingface.usage import measure, measure_remainder
 from mlxk.application.ports.model_cache import LockHolder, ManifestEntry, ModelCache, Removal
 from mlxk.domain.errors import Advice, Remedy, RevisionNotFoundError, StorageError
+from mlxk.domain.models.disk_usage import ModelUsage, Waste
 from mlxk.domain.models.model import ModelHandle, Origin
 
 
@@ -135,14 +131,36 @@ class HuggingFaceModelCache(ModelCache):
 
     def plan_removal(self, name: str, revision: str | None = None) -> Removal | None:
         try:
-            return _plan_removal(self._folder(name), revision)
+            return plan_removal(self._folder(name), revision)
         except OSError as error:
             raise _not_removable(error) from error
 
     def remove(self, planned: Removal) -> None:
         folder = self._folder(planned.name)
         try:
-            _remove(folder, planned)
+            execute_removal(folder, planned)
+        except OSError as error:
+            raise _not_removable(error) from error
+
+    def usage(self, name: str) -> ModelUsage | None:
+        folder = self._folder(name)
+        try:
+            return measure(folder, _current(folder) or _newest(folder)) if folder.is_valid else None
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    def remainder_bytes(self, models: Collection[ModelUsage]) -> int:
+        counted = {identity for model in models for identity in model.identities}
+        try:
+            return measure_remainder(self._root, counted, {self._folder(model.name).folder_name for model in models})
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    def prune(self, waste: Waste) -> None:
+        try:
+            execute_pruning(self._folder(waste.name), waste)
         except OSError as error:
             raise _not_removable(error) from error
 
@@ -213,176 +231,3 @@ def _named(folder: ModelFolder, revision: str) -> str:
         hint="Give more digits of the commit." if matches else fetch,
         matches=tuple(matches or present),
     )
-
-
-@attrs.define
-class _Usage:
-    """The contents of some snapshots."""
-
-    blobs: set[str] = attrs.field(factory=set)
-    """Names of the blobs they link to."""
-    plain_bytes: int = 0
-    """Size of the files that are not links, as on file systems without links."""
-
-
-def _plan_removal(folder: ModelFolder, revision: str | None) -> Removal | None:
-    """Return the removal of a model or revision, or None when it is not cached.
-
-    Raises:
-        OSError: The model cannot be read.
-        StorageError: The revision is in another place, which a link leads to.
-    """
-    present = sorted(snapshot for _, snapshot in snapshots_of(folder))
-    if os.path.islink(folder.directory) and revision is None:
-        locks, target = len(lock_files(folder)), os.path.join(folder.root, os.readlink(folder.directory))
-        return Removal(folder.name, tuple(present), True, 0, locks, link_to=os.path.normpath(target))
-    if not os.path.isdir(folder.directory) or (revision is not None and revision not in present):
-        return None
-    if revision is None or (present == [revision] and not os.path.islink(folder.directory)):
-        size, locks = _model_bytes(folder), len(lock_files(folder))
-        return Removal(folder.name, tuple(present), True, size, locks, linked_parts=_linked_parts(folder))
-    if os.path.islink(folder.directory) or os.path.islink(folder.snapshots):
-        raise StorageError(
-            f"'{folder.name}' is a link to another place, from which no revision is removed",
-            hint="Remove the whole model here, which removes the link, or the revision at the other place.",
-        )
-    blobs = _only_used_by(folder, revision)
-    size = _usage(folder, [revision]).plain_bytes + sum(_blob_bytes(folder, name) for name in blobs)
-    return Removal(folder.name, (revision,), False, size)
-
-
-def _remove(folder: ModelFolder, planned: Removal) -> None:
-    """Execute a removal; files that no longer exist are ignored.
-
-    Raises:
-        OSError: A file cannot be deleted.
-    """
-    if planned.link_to is not None:
-        os.unlink(folder.directory)
-        remove_lock_files(folder)
-    elif planned.all_revisions:
-        _remove_model(folder)
-    else:
-        for revision in planned.revisions:
-            _remove_revision(folder, revision)
-
-
-def _remove_model(folder: ModelFolder) -> None:
-    # References first: a removal that is interrupted leaves no reference to an incomplete snapshot.
-    for part in (folder.references, folder.snapshots, folder.trees, folder.negative_cache):
-        _remove_tree(part)
-    for name in _own_entries(folder.blobs):
-        _remove_blob(folder, name)
-    _remove_tree(folder.directory)
-    remove_lock_files(folder)
-
-
-def _remove_revision(folder: ModelFolder, revision: str) -> None:
-    blobs = _only_used_by(folder, revision)
-    for reference in references_to(folder, revision):
-        os.unlink(reference)
-    _remove_tree(folder.snapshot(revision))
-    if not os.path.islink(folder.trees):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(folder.tree(revision))
-    if not os.path.islink(folder.negative_cache):
-        _remove_tree(f"{folder.negative_cache}/{revision}")
-    for name in sorted(blobs):
-        _remove_blob(folder, name)
-
-
-def _only_used_by(folder: ModelFolder, revision: str) -> set[str]:
-    if os.path.islink(folder.blobs):
-        return set()
-    others = [name for name in _entries(folder.snapshots) if name != revision]
-    return _usage(folder, [revision]).blobs - _usage(folder, others).blobs
-
-
-def _usage(folder: ModelFolder, revisions: list[str]) -> _Usage:
-    usage, blobs = _Usage(), os.path.realpath(folder.blobs)
-    for revision in revisions:
-        linked = os.path.islink(folder.snapshot(revision))
-        for parent, _, names in os.walk(folder.snapshot(revision)):
-            for name in names:
-                path = f"{parent}/{name}"
-                if not os.path.islink(path):
-                    usage.plain_bytes += 0 if linked else os.stat(path).st_size
-                    continue
-                # Only the first link is followed: a blob may itself be a link into the shared store.
-                target = os.path.join(os.path.realpath(parent), os.readlink(path))
-                directory, blob = os.path.split(os.path.normpath(target))
-                if directory == blobs:
-                    usage.blobs.add(blob)
-    return usage
-
-
-def _remove_blob(folder: ModelFolder, name: str) -> None:
-    path = folder.blob(name)
-    shared = _shared_target(folder, path)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    if shared:
-        from huggingface_hub.utils import _shared_blobs
-
-        _shared_blobs.sweep_shared_blob(shared, cache_dir=folder.root)
-
-
-def _blob_bytes(folder: ModelFolder, name: str) -> int:
-    """Return the bytes that removing a blob frees: none while another model shares it."""
-    path = folder.blob(name)
-    shared = _shared_target(folder, path)
-    if shared:
-        from huggingface_hub.utils import _shared_blobs
-
-        return _shared_blobs.expected_shared_blob_freed_size(
-            shared, blob_paths_to_delete={Path(path)}, cache_dir=folder.root
-        )
-    with contextlib.suppress(OSError):
-        return os.lstat(path).st_size
-    return 0
-
-
-def _shared_target(folder: ModelFolder, path: str) -> Path | None:
-    """Return the path of a blob in the store that models share; None when it is not a link to it."""
-    if not os.path.islink(path):
-        return None
-    from huggingface_hub.utils import _shared_blobs  # removal only: listing must not import the hub client
-
-    return _shared_blobs.shared_blob_target(path, folder.root)
-
-
-def _model_bytes(folder: ModelFolder) -> int:
-    """Return the size of a model's regular files; links take next to nothing."""
-    links = (name for name in _own_entries(folder.blobs) if os.path.islink(folder.blob(name)))
-    total = sum(_blob_bytes(folder, name) for name in links)
-    for parent, _, names in os.walk(folder.directory):
-        for name in names:
-            status = os.lstat(f"{parent}/{name}")
-            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
-    return total
-
-
-def _remove_tree(path: str) -> None:
-    if os.path.islink(path):
-        os.unlink(path)
-        return
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(path)
-
-
-def _linked_parts(folder: ModelFolder) -> tuple[str, ...]:
-    """Return the parts of a model's folder that are links to other places."""
-    names = ("blobs", "refs", "snapshots", "trees", *(f"snapshots/{name}" for name in _own_entries(folder.snapshots)))
-    return tuple(sorted(name for name in names if os.path.islink(f"{folder.directory}/{name}")))
-
-
-def _own_entries(directory: str) -> list[str]:
-    """Return the entries of a directory; none of one that is a link to another place."""
-    return [] if os.path.islink(directory) else _entries(directory)
-
-
-def _entries(directory: str) -> list[str]:
-    try:
-        return sorted(os.listdir(directory))
-    except (FileNotFoundError, NotADirectoryError):
-        return []

@@ -35,6 +35,8 @@ TREE_FORMAT = 1
 """Version of the records in ``trees``, as the hub client writes them."""
 
 PARTIAL_SUFFIX = ".mlxk.incomplete"
+STAGING = ".staging"
+"""Directory in a model's of a snapshot that is not published yet."""
 MODEL_LOCK = "mlxk.lock"
 USE_SUFFIX = ".mlxk.use"
 """Of the file that a process locks while it uses a model, after its process id."""
@@ -226,7 +228,7 @@ def publish_snapshot(folder: ModelFolder, plan: DownloadPlan, links: bool = True
 
 
 def _publish_new(folder: ModelFolder, model: RemoteModel, files: tuple[RemoteFile, ...], links: bool) -> None:
-    staging, final = f"{folder.directory}/.staging", folder.snapshot(model.commit)
+    staging, final = f"{folder.directory}/{STAGING}", folder.snapshot(model.commit)
     shutil.rmtree(staging, ignore_errors=True)
     _link_all(folder, files, f"{staging}/{model.commit}", links)
     try:

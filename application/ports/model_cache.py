@@ -1,7 +1,7 @@
 """Port: the cache of models downloaded from the hub."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -9,6 +9,7 @@ import attrs
 
 from mlxk.application.ports.model_source import ModelSource
 from mlxk.domain.errors import Advice, LocksPresentError
+from mlxk.domain.models.disk_usage import ModelUsage, Waste
 from mlxk.domain.models.model import ModelHandle
 
 
@@ -171,4 +172,34 @@ class ModelCache(ModelSource, Protocol):
 
         Raises:
             StorageError: A file cannot be deleted. The model is then damaged; removing it again continues.
+        """
+
+    @abstractmethod
+    def usage(self, name: str) -> ModelUsage | None:
+        """Return what a model takes on the disk, or None when it is not cached.
+
+        Args:
+            name: ``org/name``.
+
+        Raises:
+            StorageError: A directory cannot be read.
+        """
+
+    @abstractmethod
+    def remainder_bytes(self, models: Collection[ModelUsage]) -> int:
+        """Return the bytes of the cache that belong to no model, such as lock files and data sets.
+
+        Args:
+            models: All of them.
+
+        Raises:
+            StorageError: The cache cannot be read.
+        """
+
+    @abstractmethod
+    def prune(self, waste: Waste) -> None:
+        """Remove waste; what no longer exists is ignored. Must be called inside ``reserve``.
+
+        Raises:
+            StorageError: A file cannot be deleted; what was removed before stays so.
         """

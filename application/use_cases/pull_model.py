@@ -244,7 +244,7 @@ class PullModel:
     def _require_space(self, plan: DownloadPlan, missing: int) -> None:
         free = self.cache.free_bytes()
         if free is not None and missing > 0 and free < missing + SPARE_BYTES:
-            needed, reserve, left = _in_one_unit(missing, SPARE_BYTES, free)
+            needed, reserve, left = in_one_unit(missing, SPARE_BYTES, free)
             raise StorageError(
                 f"'{plan.model.name}' needs {needed} more, and {reserve} are to stay free, but the disk of the model "
                 f"cache has {left} left",
@@ -283,7 +283,7 @@ def _parse(reference: str) -> ModelRef:
     return ref
 
 
-def _in_one_unit(*sizes: int) -> tuple[str, ...]:
+def in_one_unit(*sizes: int) -> tuple[str, ...]:
     """Return sizes as text that can be compared: in gigabytes where the largest has one, else in megabytes."""
     unit, size = ("GB", 1e9) if max(sizes) >= 1e9 else ("MB", 1e6)
     return tuple(f"{each / size:.{2 if unit == 'GB' else 1}f} {unit}" for each in sizes)

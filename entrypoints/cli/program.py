@@ -38,6 +38,8 @@ COMMANDS = {
     "run": CommandEntry("run_model", "ask a model, or chat with it"),
     "pull": CommandEntry("pull_model", "fetch a model from the hub"),
     "rm": CommandEntry("remove_model", "remove models from the cache", ("remove",)),
+    "du": CommandEntry("disk_usage", "show what cached models take on the disk, and what nothing uses"),
+    "prune": CommandEntry("prune_cache", "remove old revisions, partial downloads and orphaned files"),
     "clone": CommandEntry("clone_model", "make an editable copy of a model"),
     "convert": CommandEntry("convert_model", "quantize a model, or repair its index, into a new workspace"),
     "push": CommandEntry("push_model", "publish a workspace on the hub"),
@@ -57,7 +59,7 @@ def command_of(arguments: Sequence[str]) -> str | None:
     return names.get(first) if first is not None else None
 
 
-JSON_API_SPEC_VERSION = "0.4.0"
+JSON_API_SPEC_VERSION = "0.5.0"
 
 DESCRIPTION = "The knife for local models on Apple's MLX: list, check, pull, run, serve, edit, repair and publish."
 

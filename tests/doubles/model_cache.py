@@ -9,14 +9,19 @@ The files of a model are given to ``InMemoryModelFiles`` under the directory of 
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import attrs
 
 from doubles.model_files import InMemoryModelFiles
 from mlxk.application.ports.model_cache import LockHolder, ManifestEntry, ModelCache, Removal, in_use
 from mlxk.domain.errors import RevisionNotFoundError
+from mlxk.domain.models.disk_usage import ModelUsage, StoredContent, StoredRevision, Waste
 from mlxk.domain.models.model import ModelHandle, Origin
+
+PARTIAL_BYTES = 4
+"""Of every partially downloaded file."""
 
 
 @attrs.frozen
@@ -31,6 +36,8 @@ class CachedModel:
     """Snapshot name to its recorded files."""
     unfinished: int = 0
     """Partially downloaded files."""
+    orphaned: Mapping[str, int] = attrs.field(factory=dict)
+    """Name of a blob that no revision has, to its bytes."""
 
 
 class InMemoryModelCache(ModelCache):
@@ -146,6 +153,48 @@ class InMemoryModelCache(ModelCache):
         references = {name: commit for name, commit in model.references.items() if commit not in planned.revisions}
         revisions = tuple(known for known in model.revisions if known not in planned.revisions)
         self.models[planned.name] = attrs.evolve(model, revisions=revisions, references=references)
+
+    def usage(self, name: str) -> ModelUsage | None:
+        model = self.models.get(name)
+        if model is None:
+            return None
+        contents: dict[str, set[str]] = {}
+        sizes: dict[str, int] = {}
+        for revision in model.revisions:
+            for content in self._contents(name, [revision]):
+                digest = hashlib.sha256(content).hexdigest()
+                contents.setdefault(digest, set()).add(revision)
+                sizes[digest] = len(content)
+        stored = [StoredContent(each, each, sizes[each], frozenset(used)) for each, used in contents.items()]
+        stored += [StoredContent(each, f"{name}/{each}", size) for each, size in model.orphaned.items()]
+        partial = [f"{number}.incomplete" for number in range(model.unfinished)]
+        stored += [StoredContent(each, f"{name}/{each}", PARTIAL_BYTES, partial=True) for each in partial]
+        current = self.find(name)
+        revisions = tuple(
+            StoredRevision(
+                each,
+                tuple(sorted(known for known, target in model.references.items() if target == each)),
+                current is not None and current.revision == each,
+                0,
+            )
+            for each in sorted(model.revisions)
+        )
+        return ModelUsage(name, revisions, tuple(sorted(stored, key=lambda each: each.name)))
+
+    def remainder_bytes(self, models: Collection[ModelUsage]) -> int:
+        return 0
+
+    def prune(self, waste: Waste) -> None:
+        if waste.whole:
+            self.models.pop(waste.name, None)
+        model = self.models.get(waste.name)
+        if model is None:
+            return
+        here = tuple(revision for revision in waste.revisions if revision in model.revisions)
+        self.remove(Removal(waste.name, here, False, 0))
+        orphaned = {name: size for name, size in model.orphaned.items() if name not in waste.orphaned}
+        unfinished = max(0, model.unfinished - len(waste.partial))
+        self.models[waste.name] = attrs.evolve(self.models[waste.name], orphaned=orphaned, unfinished=unfinished)
 
     def _contents(self, name: str, revisions: list[str]) -> set[bytes]:
         directories = (self._directory(name, revision) for revision in revisions)

@@ -13,6 +13,7 @@ from doubles.model_files import InMemoryModelFiles
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.application.ports.model_cache import ManifestEntry, ModelCache, Removal
 from mlxk.domain.errors import RevisionNotFoundError
+from mlxk.domain.models.disk_usage import Waste
 from mlxk.domain.models.model import ModelHandle, Origin
 
 A, A2, B = "a" * 40, "a" * 39 + "b", "b" * 40
@@ -238,3 +239,48 @@ def test_the_disk_says_how_much_it_can_take(filled: Filled) -> None:
     free = cache.free_bytes()
     assert free is not None
     assert free > 0
+
+
+def test_what_is_not_cached_takes_nothing(filled: Filled) -> None:
+    assert filled({A: {"w": SHARED}}).usage("org/none") is None
+
+
+def test_usage_tells_the_revisions_their_names_and_what_they_share(filled: Filled) -> None:
+    usage = filled({A: {"w": SHARED, "c": OLD}, A2: {"c": b"middle"}, B: {"w": SHARED, "c": NEW}}).usage("org/m")
+    assert usage is not None
+    assert [(each.name, each.references, each.is_current, each.is_old) for each in usage.revisions] == [
+        (A2, (), False, True) if A2 < A else (A, ("old",), False, False),
+        (A, ("old",), False, False) if A2 < A else (A2, (), False, True),
+        (B, ("main",), True, False),
+    ]
+    assert [each.revisions for each in usage.contents if len(each.revisions) > 1] == [{A, B}]
+    assert usage.shared_by(A) == usage.shared_by(B) >= len(SHARED)
+    assert usage.shared_by(A2) == 0
+    assert usage.unique_to(A2) >= len(b"middle")
+    assert usage.total_bytes >= len(SHARED + OLD + NEW + b"middle")
+
+
+def test_pruning_removes_what_it_is_told_and_can_be_repeated(filled: Filled) -> None:
+    cache = filled({A: {"w": SHARED}, A2: {"w": SHARED, "c": OLD}, B: {"c": NEW}})
+    old = min(A, A2)
+    waste = Waste("org/m", (A, A2), (), ())
+    for _ in range(2):
+        with cache.reserve("org/m", "pruning it"):
+            cache.prune(waste)
+        usage = cache.usage("org/m")
+        assert usage is not None
+        assert [each.name for each in usage.revisions] == [B]
+        assert [each.revisions for each in usage.contents] == [{B}]
+    with pytest.raises(RevisionNotFoundError):
+        cache.find("org/m", old)
+
+
+def test_partial_downloads_are_part_of_the_usage_and_can_be_pruned(build: Build) -> None:
+    cache = build({"org/m": CachedModel((A,), {"main": A}, unfinished=2), "org/half": CachedModel(unfinished=1)})
+    usage = cache.usage("org/m")
+    assert usage is not None
+    assert len(usage.partial) == 2
+    cache.prune(Waste("org/m", partial=tuple(each.name for each in usage.partial)))
+    cache.prune(Waste("org/half", whole=True))
+    assert cache.unfinished_downloads(found(cache, "org/m")) == 0
+    assert list(cache.names()) == ["org/m"]

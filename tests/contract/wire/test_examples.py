@@ -15,11 +15,15 @@ OPTIONAL = {
     "error": {"hint", "matches", "detail"},
     "model": {"display_name", "quantization"},
     "show": {"hash_updated"},
+    "du": {"link_to", "linked_parts"},
     "health": {"files", "missing_bytes", "managed"},
     "embed": {"truncated"},
     "run": {"reasoning", "tool_calls", "speaker", "words", "notes"},
 }
 """Fields that may be absent, by the schema that says so; every other field of an accepted document is required."""
+
+OTHER_MODELS = {"du"}
+"""Schemas whose ``models`` are not the model object."""
 
 OPEN = {"config", "quantization", "detail", "schema"}
 """Objects whose content is not ours to promise."""
@@ -92,7 +96,8 @@ def fields(document: Any, where: tuple[str | int, ...] = ()) -> Iterator[tuple[s
 def required(schema: str, where: tuple[str | int, ...]) -> bool:
     """Whether the field at a path must be present."""
     names = [part for part in where if isinstance(part, str)]
-    owner = "error" if "error" in names[:-1] else "model" if {"model", "models"} & {*names[:-1]} else schema
+    described = schema not in OTHER_MODELS and {"model", "models"} & {*names[:-1]}
+    owner = "error" if "error" in names[:-1] else "model" if described else schema
     return names[-1] not in OPTIONAL.get(owner, set())
 
 

@@ -44,6 +44,10 @@ def test_documents_of_successes_keep_to_the_contracts(held: Held, tmp_path: Path
         ["push", "./copy", "me/new", "--private", "--create"],
         ["push", "./copy", "me/new", "--private"],
         ["push", "./copy", "me/new", "--private", "--create", "--branch", "dev"],
+        ["du"],
+        ["du", "plain"],
+        ["prune", "--dry-run"],
+        ["prune", "--yes"],
         ["rm", "*/plain", "--dry-run"],
         ["rm", "org/*", "--force"],
     ):
@@ -69,6 +73,7 @@ def test_documents_of_conversions_keep_to_the_contracts(held: Held) -> None:
         (["rm", "org/none"], "model_not_found"),
         (["rm", "demo"], "workspace_model"),
         (["rm", "*"], "model_not_found"),
+        (["prune", "none"], "model_not_found"),
         (["clone", "demo"], "validation_error"),
         (["clone", "org/none", "./x"], "model_not_found"),
         (["convert", "demo", "./x"], "usage_error"),

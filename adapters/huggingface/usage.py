@@ -1,0 +1,196 @@
+"""What the hub cache takes on the disk, in allocated bytes as ``du`` counts them; no link is followed out of it."""
+
+import os
+import stat
+from collections.abc import Collection, Iterator
+
+import attrs
+
+from mlxk.adapters.huggingface.layout import (
+    STAGING,
+    ModelFolder,
+    read_tree,
+    references_to,
+    snapshots_of,
+)
+from mlxk.adapters.huggingface.removal import linked_blob, linked_parts, shared_target
+from mlxk.domain.models.disk_usage import ModelUsage, StoredContent, StoredRevision
+
+BLOCK_BYTES = 512
+"""Unit of ``st_blocks``."""
+PARTIAL_ENDING = ".incomplete"
+
+
+@attrs.define
+class _Content:
+    """A content while it is collected."""
+
+    name: str
+    size_bytes: int
+    revisions: set[str] = attrs.field(factory=set)
+    partial: bool = False
+
+
+def measure(folder: ModelFolder, current: str | None) -> ModelUsage | None:
+    """Return what a model takes; None when it is not cached.
+
+    Args:
+        folder: The model.
+        current: The revision that its name alone means.
+
+    Raises:
+        OSError: A directory cannot be read.
+    """
+    if os.path.islink(folder.directory):
+        target = os.path.normpath(os.path.join(folder.root, os.readlink(folder.directory)))
+        return ModelUsage(folder.name, (), (), _allocated(os.lstat(folder.directory)), link_to=target)
+    if not os.path.isdir(folder.directory):
+        return None
+    survey = _Survey(folder)
+    survey.read()
+    revisions = tuple(
+        StoredRevision(name, _references(folder, name), name == current, survey.own.get(name, 0))
+        for name in sorted(survey.revisions)
+    )
+    contents = tuple(
+        StoredContent(each.name, identity, each.size_bytes, frozenset(each.revisions), each.partial)
+        for identity, each in sorted(survey.contents.items(), key=lambda item: item[1].name)
+    )
+    return ModelUsage(folder.name, revisions, contents, survey.other_bytes, linked_parts=linked_parts(folder))
+
+
+def measure_remainder(root: str, counted: Collection[str], folders: Collection[str]) -> int:
+    """Return the bytes of a cache outside its models: lock files, data sets, what another program left there.
+
+    Args:
+        root: The ``hub`` directory.
+        counted: Contents that are counted with a model.
+        folders: Names of the models' folders.
+
+    Raises:
+        OSError: The cache cannot be read.
+    """
+    seen = set(counted)
+    total = _allocated(os.stat(root))
+    for entry in os.scandir(root):
+        if entry.name in folders:
+            continue
+        for _, status in (("", os.lstat(entry.path)), *_below(entry.path)):
+            if _identity(status) not in seen:
+                total += _allocated(status)
+                seen.add(_identity(status))
+    return total
+
+
+class _Survey:
+    """One walk through a model's folder."""
+
+    def __init__(self, folder: ModelFolder) -> None:
+        self.folder = folder
+        self.revisions = frozenset(name for _, name in snapshots_of(folder))
+        self.contents: dict[str, _Content] = {}
+        self.own: dict[str, int] = {}
+        self.other_bytes = 0
+        self._blobs = os.path.realpath(folder.blobs)
+        self._plain: list[str] = []
+
+    def read(self) -> None:
+        """Read the model.
+
+        Raises:
+            OSError: A directory cannot be read.
+        """
+        self.other_bytes += _allocated(os.lstat(self.folder.directory))
+        used: dict[str, set[str]] = {}
+        found = sorted(_below(self.folder.directory), key=lambda each: not each[0].startswith(self._prefix("blobs")))
+        for path, status in found:
+            self._add(path[len(self.folder.directory) + 1 :], path, status, used)
+        for name, revision in self._recorded():
+            used.setdefault(name, set()).add(revision)
+        for content in self.contents.values():
+            content.revisions |= used.get(content.name, set())
+
+    def _prefix(self, part: str) -> str:
+        return f"{self.folder.directory}/{part}/"
+
+    def _add(self, relative: str, path: str, status: os.stat_result, used: dict[str, set[str]]) -> None:
+        part, _, below = relative.partition("/")
+        revision = self._revision(part, below)
+        if part == "blobs" and below and not stat.S_ISDIR(status.st_mode):
+            self._add_blob(below, path, status)
+        elif part == STAGING and not stat.S_ISREG(status.st_mode):
+            staged = self.contents.setdefault(STAGING, _Content(STAGING, 0, partial=True))
+            staged.size_bytes += _allocated(status)
+        elif part in {"snapshots", STAGING} and stat.S_ISREG(status.st_mode):
+            content = self.contents.setdefault(_identity(status), _Content(below, _allocated(status)))
+            content.revisions |= {revision} if revision else set()
+            if revision:
+                self._plain.append(revision)
+        else:
+            self._add_own(revision, _allocated(status))
+            blob = linked_blob(path, self._blobs) if revision and stat.S_ISLNK(status.st_mode) else None
+            if blob and revision:
+                used.setdefault(blob, set()).add(revision)
+
+    def _add_own(self, revision: str | None, size_bytes: int) -> None:
+        if revision is None:
+            self.other_bytes += size_bytes
+        else:
+            self.own[revision] = self.own.get(revision, 0) + size_bytes
+
+    def _add_blob(self, name: str, path: str, status: os.stat_result) -> None:
+        if stat.S_ISLNK(status.st_mode):
+            self.other_bytes += _allocated(status)
+            target = shared_target(self.folder, path)
+            try:
+                status = os.lstat(target) if target else status
+            except FileNotFoundError:  # the link leads nowhere
+                target = None
+            size = _allocated(status) if target else 0
+        else:
+            size = _allocated(status)
+        content = self.contents.setdefault(_identity(status), _Content(name, size))
+        content.partial = content.partial or name.endswith(PARTIAL_ENDING)
+
+    def _revision(self, part: str, below: str) -> str | None:
+        """Return the revision that a path below a part belongs to; None where it belongs to none."""
+        name = below.partition("/")[0]
+        name = name.removesuffix(".json") if part == "trees" else name
+        return name if part in {"snapshots", "trees", ".no_exist"} and name in self.revisions else None
+
+    def _recorded(self) -> Iterator[tuple[str, str]]:
+        """Yield blobs and revisions, where snapshots hold files instead of links."""
+        for revision in set(self._plain):
+            for entry in read_tree(self.folder, revision) or ():
+                if entry.digest:
+                    yield entry.digest, revision
+
+
+def _references(folder: ModelFolder, revision: str) -> tuple[str, ...]:
+    return tuple(sorted(path[len(folder.references) + 1 :] for path in references_to(folder, revision)))
+
+
+def _below(directory: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield the paths below a directory with their status; links are not followed, and what has gone is left out."""
+    try:
+        status = os.lstat(directory)
+        entries = sorted(os.listdir(directory)) if stat.S_ISDIR(status.st_mode) else []
+    except FileNotFoundError:
+        return
+    for name in entries:
+        path = f"{directory}/{name}"
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            continue
+        yield path, status
+        if stat.S_ISDIR(status.st_mode):
+            yield from _below(path)
+
+
+def _allocated(status: os.stat_result) -> int:
+    return status.st_blocks * BLOCK_BYTES
+
+
+def _identity(status: os.stat_result) -> str:
+    return f"{status.st_dev}:{status.st_ino}"

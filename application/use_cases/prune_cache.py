@@ -1,0 +1,164 @@
+"""Remove what nothing uses from the cache: old revisions, partial downloads, orphaned blobs."""
+
+import enum
+from collections.abc import Collection
+
+import attrs
+
+from mlxk.application.ports.confirmation import Confirmation
+from mlxk.application.ports.model_cache import LockHolder, ModelCache
+from mlxk.application.use_cases.measure_cache import EVERY_KIND, CacheUsage, MeasureCache
+from mlxk.application.use_cases.pull_model import in_one_unit
+from mlxk.domain.errors import Advice, LocksPresentError, ModelNotFoundError, Remedy, RequiresConfirmationError
+from mlxk.domain.models.disk_usage import Waste, WasteKind, find_waste
+
+
+class PruneStatus(enum.Enum):
+    """What became of the waste."""
+
+    PRUNED = "pruned"
+    DRY_RUN = "dry_run"
+    CANCELLED = "cancelled"
+    NOTHING = "nothing"
+    """There was none, or processes use all of it."""
+
+
+@attrs.frozen
+class PruneRequest:
+    """What to remove."""
+
+    pattern: str | None = None
+    """A part of the names of models, in any case; None means all."""
+    kinds: Collection[WasteKind] = EVERY_KIND
+    confirmed: bool = False
+    """Whether not to ask."""
+    dry_run: bool = False
+    """Whether to report only."""
+
+
+@attrs.frozen
+class SparedModel:
+    """A model whose waste stays."""
+
+    name: str
+    reason: str
+    """A clause, such as ``in use by process 12, which is serving it``."""
+
+
+@attrs.frozen
+class PruneResult:
+    """What went, or would."""
+
+    status: PruneStatus
+    waste: tuple[Waste, ...]
+    """Sorted by name; what was removed, or would be."""
+    spared: tuple[SparedModel, ...]
+    """Sorted by name."""
+
+    @property
+    def freed_bytes(self) -> int:
+        """What the disk gets back."""
+        return sum(each.size_bytes for each in self.waste)
+
+
+@attrs.frozen
+class PruneCache:
+    """Removes waste; a model that another process downloads, works on or has in memory is left alone."""
+
+    cache: ModelCache
+    measure: MeasureCache
+
+    def __call__(self, request: PruneRequest, confirmation: Confirmation) -> PruneResult:
+        """Show the waste, ask, and remove it.
+
+        Raises:
+            ModelNotFoundError: No cached model fits the pattern.
+            RequiresConfirmationError: There is no terminal for the question, and the request is not confirmed.
+            StorageError: The cache cannot be read, or a file not deleted.
+        """
+        measured = self.measure(request.pattern, request.kinds)
+        found, spared = self._survey(request, measured)
+        if not found or request.dry_run:
+            return PruneResult(PruneStatus.DRY_RUN if found else PruneStatus.NOTHING, found, spared)
+        if not request.confirmed and not _confirmed(found, spared, confirmation):
+            return PruneResult(PruneStatus.CANCELLED, found, spared)
+        removed = []
+        for shown in found:
+            try:
+                gone = self._remove(shown, request.kinds, measured.shared)
+            except LocksPresentError as error:
+                spared += (SparedModel(shown.name, error.message.partition("' is ")[2]),)
+            else:
+                removed += [gone] if gone else []
+        spared = tuple(sorted(spared, key=lambda each: each.name))
+        return PruneResult(PruneStatus.PRUNED if removed else PruneStatus.NOTHING, tuple(removed), spared)
+
+    def _survey(self, request: PruneRequest, measured: CacheUsage) -> tuple[tuple[Waste, ...], tuple[SparedModel, ...]]:
+        if request.pattern is not None and not measured.models:
+            raise ModelNotFoundError(
+                f"no cached model has '{request.pattern}' in its name", hint=Advice(Remedy.LIST_ALL)
+            )
+        found, spared = [], []
+        for model in measured.models:
+            usage = model.usage
+            if usage.link_to is not None or usage.linked_parts:
+                parts = "" if usage.link_to is not None else f" ({', '.join(usage.linked_parts)})"
+                spared.append(SparedModel(usage.name, f"a link to another place{parts}"))
+            elif model.waste:
+                reason = self._in_use(usage.name)
+                if reason:
+                    spared.append(SparedModel(usage.name, reason))
+                else:
+                    found.append(model.waste)
+        return tuple(found), tuple(spared)
+
+    def _in_use(self, name: str) -> str | None:
+        holders: tuple[LockHolder, ...] = (*self.cache.holders(name), *self.cache.users(name))
+        return f"in use by {', and by '.join(map(str, holders))}" if holders else None
+
+    def _remove(self, shown: Waste, kinds: Collection[WasteKind], shared: Collection[str]) -> Waste | None:
+        """Remove what was shown and is still waste, and return it.
+
+        Raises:
+            LocksPresentError: Another process uses the model by now.
+        """
+        with self.cache.reserve(shown.name, "pruning it"):
+            reason = self._in_use(shown.name)
+            if reason:
+                raise LocksPresentError(f"'{shown.name}' is {reason}")
+            usage = self.cache.usage(shown.name)
+            now = find_waste(usage, kinds, shared) if usage else None
+            waste = now.within(shown) if now else None
+            if waste:
+                self.cache.prune(waste)
+            return waste
+
+
+def waste_lines(waste: Waste) -> tuple[str, ...]:
+    """Return what goes of a model, a line each kind."""
+    lines = [f"{waste.name}@{revision[:12]}: old revision" for revision in waste.revisions]
+    if waste.whole:
+        return (f"{waste.name}: a download that was not finished, entirely",)
+    if waste.partial:
+        lines.append(f"{waste.name}: {_counted(len(waste.partial), 'partial download')}")
+    if waste.orphaned:
+        lines.append(f"{waste.name}: {_counted(len(waste.orphaned), 'file')} that no revision has")
+    return tuple(lines)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _confirmed(found: tuple[Waste, ...], spared: tuple[SparedModel, ...], confirmation: Confirmation) -> bool:
+    lines = tuple(f"  {line}" for waste in found for line in waste_lines(waste))
+    kept = tuple(f"  {each.name} stays: {each.reason}" for each in spared)
+    (size,) = in_one_unit(sum(waste.size_bytes for waste in found))
+    answer = confirmation.ask(("Nothing uses:", *lines, *kept), f"Remove this ({size})?", default=False)
+    if answer is None:
+        raise RequiresConfirmationError(
+            "there is no terminal to ask whether to remove what nothing uses",
+            hint=Advice(Remedy.CONFIRM_PRUNING),
+            matches=tuple(line.strip() for line in lines),
+        )
+    return answer

@@ -1,0 +1,33 @@
+"""``mlxk du``: what cached models take on the disk."""
+
+import argparse
+
+from mlxk.entrypoints.cli.command import CommandContext, complete_models
+from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.output import BOLD, Output
+from mlxk.entrypoints.cli.render import disk_space
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the pattern."""
+    action = parser.add_argument("pattern", nargs="?", metavar="PATTERN", help="part of the names of cached models")
+    complete_models(action)
+    parser.add_argument("--revisions", action="store_true", help="list the revisions of each model as well")
+
+
+def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
+    """Print a table, the largest model first, or every model as JSON."""
+    container = context.build(context.settings)
+    usage = container.use_cases.measure_cache()(arguments.pattern)
+    free = container.adapters.model_cache().free_bytes()
+    if output.as_json:
+        output.document("du", disk_space.usage_json(usage, free))
+        return DONE
+    if usage.models:
+        header, rows = disk_space.usage_table(usage, output.width, with_revisions=arguments.revisions).split("\n", 1)
+        output.line(output.paint(header, BOLD))
+        output.text(rows)
+    output.text(disk_space.usage_summary(usage, free))
+    if arguments.pattern and not usage.models and output.shows_progress:
+        output.note(f"No cached model fits '{arguments.pattern}'.")
+    return DONE

@@ -1,0 +1,42 @@
+"""``mlxk prune``: remove what nothing uses from the cache."""
+
+import argparse
+
+from mlxk.application.use_cases.measure_cache import EVERY_KIND
+from mlxk.application.use_cases.prune_cache import PruneRequest
+from mlxk.domain.errors import InterruptedRunError
+from mlxk.domain.models.disk_usage import WasteKind
+from mlxk.entrypoints.cli.command import CommandContext, complete_models
+from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
+from mlxk.entrypoints.cli.render import disk_space
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what to remove."""
+    action = parser.add_argument("pattern", nargs="?", metavar="PATTERN", help="part of the names of cached models")
+    complete_models(action)
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=[kind.value for kind in WasteKind],
+        help="only old revisions, partial downloads or orphaned files; may be repeated",
+    )
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    parser.add_argument("--dry-run", action="store_true", help="only show what would be removed")
+
+
+def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
+    """Show what nothing uses, ask, remove it, and print what went."""
+    prune = context.build(context.settings).use_cases.prune_cache()
+    kinds = frozenset(map(WasteKind, arguments.only)) if arguments.only else EVERY_KIND
+    request = PruneRequest(arguments.pattern, kinds, arguments.yes, arguments.dry_run)
+    try:
+        result = prune(request, TerminalConfirmation(output))
+    except KeyboardInterrupt:
+        raise InterruptedRunError("interrupted", hint="Continue: mlxk prune") from None
+    if output.as_json:
+        output.document("prune", disk_space.prune_json(result))
+    else:
+        output.text(disk_space.prune_text(result))
+    return DONE

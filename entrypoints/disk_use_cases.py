@@ -1,0 +1,22 @@
+"""Builds the use cases that look after the cache and search the hub, each imported when it is asked for."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlxk.application.ports.model_cache import ModelCache
+    from mlxk.application.use_cases.measure_cache import MeasureCache
+    from mlxk.application.use_cases.prune_cache import PruneCache
+
+
+def measure_cache(cache: "ModelCache") -> "MeasureCache":
+    """Return the use case that measures the cache."""
+    from mlxk.application.use_cases.measure_cache import MeasureCache
+
+    return MeasureCache(cache)
+
+
+def prune_cache(cache: "ModelCache") -> "PruneCache":
+    """Return the use case that removes waste."""
+    from mlxk.application.use_cases.prune_cache import PruneCache
+
+    return PruneCache(cache, measure_cache(cache))
