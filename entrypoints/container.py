@@ -23,7 +23,7 @@ from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.show_model import ShowModel
 from mlxk.domain.errors import ExecutionError
-from mlxk.entrypoints import disk_use_cases
+from mlxk.entrypoints import library_use_cases
 from mlxk.entrypoints.deferred_generator import DeferredTextGenerator
 from mlxk.entrypoints.settings import MIB, ServerSettings, Settings
 
@@ -362,8 +362,9 @@ class UseCases:
         self.check_health = new(CheckHealth, resolve, listing, describe, ports.workspaces, ports.content_verifier)
         self.pull_model = new(_pull_model, ports, describe)
         self.remove_model = new(_remove_model, ports, resolve)
-        self.measure_cache = new(disk_use_cases.measure_cache, ports.model_cache)
-        self.prune_cache = new(disk_use_cases.prune_cache, ports.model_cache)
+        self.measure_cache = new(library_use_cases.measure_cache, ports.model_cache)
+        self.prune_cache = new(library_use_cases.prune_cache, ports.model_cache)
+        self.search_models = new(library_use_cases.search_models, ports.model_hub, ports.memory_probe)
         self.clone_model = new(_clone_model, ports, resolve, self.pull_model, describe)
         self.convert_model = new(_convert_model, ports, resolve, describe)
         self.push_model = new(_push_model, ports, describe)

@@ -49,9 +49,9 @@ def model_info(client: HubClient, name: str, revision: str | None = None) -> Rep
         DownloadFailedError: The answer is not what the API promises.
     """
     at = f"/revision/{quote(revision, safe='')}" if revision else ""
-    answer = _document(client, f"{client.access.endpoint}/api/models/{name}{at}")[0]
+    answer = document(client, f"{client.access.endpoint}/api/models/{name}{at}")[0]
     if not isinstance(answer, dict):
-        raise _malformed()
+        raise malformed()
     stated, commit, library, tags = (answer.get(key) for key in ("id", "sha", "library_name", "tags"))
     return RepositoryInfo(
         name=stated if isinstance(stated, str) else name,
@@ -75,9 +75,9 @@ def list_files(client: HubClient, name: str, commit: str) -> tuple[RemoteFile, .
     seen: set[str] = set()
     while url is not None:
         seen.add(url)
-        entries, following = _document(client, url)
+        entries, following = document(client, url)
         if not isinstance(entries, list):
-            raise _malformed()
+            raise malformed()
         files += _files(entries)
         url = None if following is None else _at_endpoint(client.access.endpoint, following)
         if url in seen or len(seen) >= MAX_PAGES or len(files) > MAX_FILES:
@@ -101,8 +101,13 @@ def require_access(client: HubClient, name: str, commit: str, path: str) -> None
         hf_raise_for_status(response)
 
 
-def _document(client: HubClient, url: str) -> tuple[object, str | None]:
-    """Return the JSON of an answer, and the address of the next page if there is one."""
+def document(client: HubClient, url: str) -> tuple[object, str | None]:
+    """Return the JSON of an answer, and the address of the next page if there is one.
+
+    Raises:
+        httpx2.HTTPError: The hub refuses, or cannot be reached.
+        DownloadFailedError: The answer is not JSON, or does not end.
+    """
     content, following = read_answer(client, url)
     try:
         return json.loads(content), following
@@ -181,7 +186,7 @@ def _at_endpoint(endpoint: str, url: str) -> str:
         target = httpx2.URL(endpoint).join(url)
         parts = urlsplit(str(target))
     except (httpx2.InvalidURL, ValueError) as error:
-        raise _malformed() from error
+        raise malformed() from error
     if origin_of(target) == origin_of(httpx2.URL(endpoint)):
         return str(target)
     api = parts.path.find("/api/models/")
@@ -193,7 +198,7 @@ def _at_endpoint(endpoint: str, url: str) -> str:
 def _files(entries: list[object]) -> Iterator[RemoteFile]:
     for entry in entries:
         if not isinstance(entry, dict):
-            raise _malformed()
+            raise malformed()
         if entry.get("type") == "file":
             yield check_file(_file(entry))
 
@@ -202,11 +207,12 @@ def _file(entry: dict[str, object]) -> RemoteFile:
     path, size, blob, large, chunks = (entry.get(key) for key in ("path", "size", "oid", "lfs", "xetHash"))
     sha256 = large.get("oid") if isinstance(large, dict) else None
     if not isinstance(path, str) or type(size) is not int or not isinstance(blob, str):
-        raise _malformed()
+        raise malformed()
     if large is not None and not isinstance(sha256, str):
-        raise _malformed()
+        raise malformed()
     return RemoteFile(path, size, blob, sha256, chunks if isinstance(chunks, str) else None)
 
 
-def _malformed() -> DownloadFailedError:
+def malformed() -> DownloadFailedError:
+    """Return the error of an answer that is not what the API promises."""
     return DownloadFailedError("the hub's answer is not what its API promises")

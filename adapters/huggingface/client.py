@@ -5,6 +5,7 @@ client sets no timeout on most requests; this session sets one on each.
 """
 
 import email.utils
+import math
 import random
 import socket
 import threading
@@ -34,8 +35,13 @@ PUBLIC_ENDPOINT = "https://huggingface.co"
 TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Status codes after which the same request may succeed."""
 
+TOO_MANY_REQUESTS = 429
+
 API_RETRIES = 3
 """Retries of an API call, which a user waits for; downloads have more."""
+
+LONGEST_API_WAIT = 60.0
+"""Seconds of a ``Retry-After`` after which an API call fails at once."""
 
 _MAX_TOKEN_CHARACTERS = 10_000
 _RESULT = TypeVar("_RESULT")
@@ -156,7 +162,7 @@ class HubClient:
                 return call()
             except httpx2.HTTPError as error:
                 failures += 1
-                if not is_transient(error) or failures > most:
+                if not is_transient(error) or failures > most or (retry_after(error) or 0) > LONGEST_API_WAIT:
                     raise
                 self.pause(failures, error)
 
@@ -230,6 +236,12 @@ def _translated(error: Exception, name: str, revision: str | None, access: HubAc
     status = status_of(error)
     if status in {401, 403}:
         return AccessDeniedError(f"the hub denies access to '{name}' (HTTP {status})", hint=how)
+    if status == TOO_MANY_REQUESTS and isinstance(error, httpx2.HTTPError):
+        seconds = retry_after(error)
+        wait = f"in {math.ceil(seconds)} seconds" if seconds else "in some minutes"
+        more = "" if access.token else "; with a token in HF_TOKEN the hub lets more through"
+        hint = f"Try again {wait}{more}."
+        return NetworkError(f"the hub limits requests (HTTP {status})", hint=hint)
     if status in TRANSIENT_STATUSES:
         return NetworkError(f"the hub is not well (HTTP {status})", hint="Try again later; what arrived is kept.")
     if status:

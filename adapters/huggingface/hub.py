@@ -10,7 +10,6 @@ import time
 import attrs
 
 from mlxk.adapters.huggingface.answers import (
-    RepositoryInfo,
     list_files,
     model_info,
     read_answer,
@@ -19,6 +18,7 @@ from mlxk.adapters.huggingface.answers import (
 )
 from mlxk.adapters.huggingface.client import HubClient, translate_errors
 from mlxk.adapters.huggingface.layout import ModelFolder, publish_snapshot
+from mlxk.adapters.huggingface.listing import search_models
 from mlxk.adapters.huggingface.transfer import BlobTransfer, StoppedError, storage_error
 from mlxk.application.ports.model_hub import ModelHub
 from mlxk.application.ports.progress import Progress
@@ -32,6 +32,7 @@ from mlxk.domain.download import (
 from mlxk.domain.models.file_formats import read_document
 from mlxk.domain.models.snapshot import SAFETENSORS_INDEX
 from mlxk.domain.models.weight_files import SAFETENSORS, indexed_tensors, is_one_set, undecided_weights
+from mlxk.domain.search import FoundModel
 
 PARALLEL_DOWNLOADS = 8
 PROGRESS_SECONDS = 0.1
@@ -66,7 +67,19 @@ class HuggingFaceModelHub(ModelHub):
             if info.gated or info.private:
                 require_access(self._client, spelled, info.commit, files[0].path if files else ".gitattributes")
             index = self._index(spelled, info.commit, files)
-        return RemoteModel(spelled, info.commit, files, revision, self._made_for_mlx(info), frozenset(index), index)
+        return RemoteModel(
+            spelled,
+            info.commit,
+            files,
+            revision,
+            self._made_for_mlx(info.name, info.library, info.tags),
+            frozenset(index),
+            index,
+        )
+
+    def search(self, terms: str, limit: int, *, mlx_only: bool) -> tuple[FoundModel, ...]:
+        with translate_errors(f"search for {terms}", None, self._client.access):
+            return search_models(self._client, terms, limit, mlx_only=mlx_only, made_for_mlx=self._made_for_mlx)
 
     def with_tensors(self, model: RemoteModel) -> RemoteModel:
         sizes = {file.path: file.size_bytes for file in model.files}
@@ -113,9 +126,9 @@ class HuggingFaceModelHub(ModelHub):
         content, _ = read_answer(self._client, url)
         return indexed_tensors(read_document(content).mapping)
 
-    def _made_for_mlx(self, info: RepositoryInfo) -> bool:
-        owned = bool(self._mlx_owner) and info.name.startswith(f"{self._mlx_owner}/")
-        return owned or info.library == "mlx" or "mlx" in info.tags
+    def _made_for_mlx(self, name: str, library: str | None, tags: tuple[str, ...]) -> bool:
+        owned = bool(self._mlx_owner) and name.startswith(f"{self._mlx_owner}/")
+        return owned or library == "mlx" or "mlx" in tags
 
 
 class _ParallelDownload:

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from mlxk.application.ports.progress import Progress
 from mlxk.domain.download import DownloadPlan, RemoteModel
+from mlxk.domain.search import FoundModel
 
 
 class ModelHub(Protocol):
@@ -23,6 +24,23 @@ class ModelHub(Protocol):
             RevisionNotFoundError: The model has no such revision.
             AccessDeniedError: The terms of the model have not been accepted, or the token is invalid.
             NetworkError: The hub cannot be reached, or offline mode is set.
+            DownloadFailedError: The hub sent an invalid response.
+        """
+
+    @abstractmethod
+    def search(self, terms: str, limit: int, *, mlx_only: bool) -> tuple[FoundModel, ...]:
+        """Return the models that have all terms in their names, the most downloaded first.
+
+        Nothing but the listing is asked of the hub.
+
+        Args:
+            terms: Words, not blank.
+            limit: Most models, at least 1.
+            mlx_only: Whether to list only models with the tag of MLX.
+
+        Raises:
+            AccessDeniedError: The token is invalid.
+            NetworkError: The hub cannot be reached, limits requests, or offline mode is set.
             DownloadFailedError: The hub sent an invalid response.
         """
 

@@ -53,6 +53,11 @@ def _finite(text: str) -> float | str:
 _DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=str)
 
 
+def element_bits(dtype: str) -> int | None:
+    """Return the bits of one element of a type of safetensors; None for a type that is not known."""
+    return _BITS.get(dtype)
+
+
 def read_document(data: bytes, limit: int = MAX_DOCUMENT_BYTES) -> Document:
     """Parse a JSON file. Never raises.
 

@@ -36,6 +36,7 @@ COMMANDS = {
     "show": CommandEntry("show_model", "show one model in detail"),
     "health": CommandEntry("health", "check whether the files of models are whole"),
     "run": CommandEntry("run_model", "ask a model, or chat with it"),
+    "search": CommandEntry("search_models", "find models on the hub, those for MLX first"),
     "pull": CommandEntry("pull_model", "fetch a model from the hub"),
     "rm": CommandEntry("remove_model", "remove models from the cache", ("remove",)),
     "du": CommandEntry("disk_usage", "show what cached models take on the disk, and what nothing uses"),

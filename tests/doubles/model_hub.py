@@ -16,6 +16,7 @@ from mlxk.application.ports.model_hub import ModelHub
 from mlxk.application.ports.progress import Progress
 from mlxk.domain.download import DownloadPlan, RemoteFile, RemoteModel, check_name, check_revision
 from mlxk.domain.errors import AccessDeniedError, MlxkError, ModelNotFoundError, RevisionNotFoundError
+from mlxk.domain.search import FoundModel
 
 
 @attrs.frozen
@@ -28,6 +29,10 @@ class RemoteRepository:
     """Branch or tag to commit."""
     gated: bool = False
     made_for_mlx: bool = True
+    downloads: int = 0
+    license: str | None = None
+    weight_bytes: int | None = None
+    """As the listing states it."""
 
 
 class InMemoryModelHub(ModelHub):
@@ -70,6 +75,16 @@ class InMemoryModelHub(ModelHub):
             raise AccessDeniedError(f"'{name}' is gated: its author decides who may have it")
         listed = tuple(_remote_file(path, content) for path, content in sorted(repository.commits[commit].items()))
         return RemoteModel(name, commit, listed, revision, repository.made_for_mlx)
+
+    def search(self, terms: str, limit: int, *, mlx_only: bool) -> tuple[FoundModel, ...]:
+        self._request()
+        words = terms.lower().split()
+        found = [
+            FoundModel(name, each.made_for_mlx, each.weight_bytes, each.downloads, each.license, each.gated)
+            for name, each in self.models.items()
+            if all(word in name.lower() for word in words) and (each.made_for_mlx or not mlx_only)
+        ]
+        return tuple(sorted(found, key=lambda model: -model.downloads)[:limit])
 
     def with_tensors(self, model: RemoteModel) -> RemoteModel:
         return model

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Mapping
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 from hub.exchange import Exchange, RefusalError
 from hub.storage import Entry, Repository, Tree, git_sha1
@@ -163,3 +163,34 @@ def _item(path: str, entry: Entry) -> dict[str, object]:
 
 def _utc(moment: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(moment))
+
+
+def search(exchange: Exchange) -> None:
+    """List the models that a search finds, with the fields asked for."""
+    hub, query = exchange.hub, exchange.call.query
+    user, words = hub.user(exchange.call.headers), query.get("search", "").lower().split()
+    expanded = parse_qs(urlsplit(exchange.path).query).get("expand[]", [])
+    found = [
+        repository
+        for repository in hub.repositories.values()
+        if all(word in repository.id.lower() for word in words)
+        and query.get("filter", "") in {"", *repository.tags}
+        and hub.is_visible(repository, user)
+    ]
+    if query.get("sort") == "downloads":
+        found.sort(key=lambda repository: -repository.downloads)
+    listed = [_listed(repository, expanded) for repository in found[: int(query.get("limit", 1000))]]
+    exchange.json(listed if hub.listing is None else hub.listing)
+
+
+def _listed(repository: Repository, expanded: list[str]) -> dict[str, object]:
+    facts: dict[str, object] = {
+        "downloads": repository.downloads,
+        "gated": repository.gated,
+        "library_name": repository.library_name,
+        "tags": list(repository.tags),
+    }
+    if repository.parameters is not None:
+        total = sum(repository.parameters.values())
+        facts["safetensors"] = {"parameters": dict(repository.parameters), "total": total}
+    return {"_id": "0" * 24, "id": repository.id, **{key: facts[key] for key in expanded if key in facts}}

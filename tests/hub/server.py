@@ -54,6 +54,7 @@ ROUTES: tuple[tuple[tuple[str, ...], str, Callable[..., None]], ...] = (
     (_GET, _API + "/commits" + _REVISION, reading.commits),
     (_GET, _API + "/revision" + _REVISION, reading.info),
     (_GET, _API, reading.info),
+    (_GET, "/api/models", reading.search),
     (_POST, _API + "/paths-info" + _REVISION, reading.paths_info),
     (_POST, _API + "/preupload" + _REVISION, writing.preupload),
     (_POST, _API + "/commit" + _REVISION, writing.post_commit),
@@ -135,6 +136,8 @@ class LoopbackHub:
         self.spellings: dict[str, str] = {}
         """Names in another case of letters, and how the hub spells them."""
         self.url, self.cdn = (f"http://127.0.0.1:{server.server_address[1]}" for server in self._servers)
+        self.listing: object = None
+        """What a search answers instead of the models that it finds."""
         self.linked_url = self.url
         """The address in links to further pages, which a mirror may pass on as they are."""
 
@@ -242,6 +245,10 @@ class LoopbackHub:
         if write and not (user and _is_member(repository, user) and user.role == "write"):
             raise RefusalError(403 if user else 401, "you don't have the rights to write to this repository")
         return repository
+
+    def is_visible(self, repository: Repository, user: User | None) -> bool:
+        """Whether a listing shows a repository to a user."""
+        return not repository.disabled and (not repository.private or _is_member(repository, user))
 
     def admit_content(self, repository: Repository, user: User | None) -> None:
         """Let a user read files; those of a gated repository are for members, its description is not."""

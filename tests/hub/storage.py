@@ -64,6 +64,9 @@ class Repository:
     """Users let into a private or gated repository."""
     tags: tuple[str, ...] = ()
     library_name: str | None = None
+    downloads: int = 0
+    parameters: Mapping[str, int] | None = None
+    """Numbers of elements by their type, as the listing states them; None where it does not."""
     commits: dict[str, Commit] = attrs.field(factory=dict)
     branches: dict[str, str] = attrs.field(factory=dict)
 

@@ -40,7 +40,7 @@ def build(request: pytest.FixtureRequest, hub: LoopbackHub, tmp_path: Path) -> B
         branches = {"main": "a" * 40, "dev": "b" * 40, "v1/rc": "c" * 40}
         models = {
             "org/m": RemoteRepository(commits, branches),
-            "org/gated": RemoteRepository({"d" * 40: FILES}, {"main": "d" * 40}, gated=True),
+            "org/gated": RemoteRepository({"d" * 40: FILES}, {"main": "d" * 40}, gated=True, made_for_mlx=False),
         }
         return InMemoryModelHub(models, cache, InMemoryModelFiles()), cache
 
@@ -64,6 +64,18 @@ def test_branches_and_commits_are_different_revisions(build: Build) -> None:
     assert (dev.reference, hub.describe("org/m", "v1/rc").reference) == ("dev", "v1/rc")
     by_commit = hub.describe("org/m", main.commit)
     assert (by_commit.commit, by_commit.reference) == (main.commit, None)
+
+
+def test_a_search_finds_models_by_words_of_their_names(build: Build) -> None:
+    hub, _ = build(FILES)
+    found = hub.search("ORG", 10, mlx_only=False)
+    assert sorted((each.name, each.made_for_mlx, each.gated) for each in found) == [
+        ("org/gated", False, True),
+        ("org/m", True, False),
+    ]
+    assert [each.name for each in hub.search("org m", 10, mlx_only=True)] == ["org/m"]
+    assert len(hub.search("org", 1, mlx_only=False)) == 1
+    assert hub.search("nosuch", 10, mlx_only=False) == ()
 
 
 def test_what_is_not_there_or_not_allowed_is_told_apart(build: Build) -> None:

@@ -3,9 +3,12 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mlxk.application.ports.memory_probe import MemoryProbe
     from mlxk.application.ports.model_cache import ModelCache
+    from mlxk.application.ports.model_hub import ModelHub
     from mlxk.application.use_cases.measure_cache import MeasureCache
     from mlxk.application.use_cases.prune_cache import PruneCache
+    from mlxk.application.use_cases.search_models import SearchModels
 
 
 def measure_cache(cache: "ModelCache") -> "MeasureCache":
@@ -20,3 +23,10 @@ def prune_cache(cache: "ModelCache") -> "PruneCache":
     from mlxk.application.use_cases.prune_cache import PruneCache
 
     return PruneCache(cache, measure_cache(cache))
+
+
+def search_models(hub: "ModelHub", memory: "MemoryProbe") -> "SearchModels":
+    """Return the use case that searches the hub."""
+    from mlxk.application.use_cases.search_models import SearchModels
+
+    return SearchModels(hub, memory)
