@@ -365,6 +365,7 @@ class UseCases:
         self.measure_cache = new(library_use_cases.measure_cache, ports.model_cache)
         self.prune_cache = new(library_use_cases.prune_cache, ports.model_cache)
         self.search_models = new(library_use_cases.search_models, ports.model_hub, ports.memory_probe)
+        self.find_outdated = new(library_use_cases.find_outdated, ports.model_cache, ports.model_hub)
         self.clone_model = new(_clone_model, ports, resolve, self.pull_model, describe)
         self.convert_model = new(_convert_model, ports, resolve, describe)
         self.push_model = new(_push_model, ports, describe)

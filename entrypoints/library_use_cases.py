@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from mlxk.application.ports.memory_probe import MemoryProbe
     from mlxk.application.ports.model_cache import ModelCache
     from mlxk.application.ports.model_hub import ModelHub
+    from mlxk.application.use_cases.find_outdated import FindOutdated
     from mlxk.application.use_cases.measure_cache import MeasureCache
     from mlxk.application.use_cases.prune_cache import PruneCache
     from mlxk.application.use_cases.search_models import SearchModels
@@ -30,3 +31,10 @@ def search_models(hub: "ModelHub", memory: "MemoryProbe") -> "SearchModels":
     from mlxk.application.use_cases.search_models import SearchModels
 
     return SearchModels(hub, memory)
+
+
+def find_outdated(cache: "ModelCache", hub: "ModelHub") -> "FindOutdated":
+    """Return the use case that compares cached models with the hub."""
+    from mlxk.application.use_cases.find_outdated import FindOutdated
+
+    return FindOutdated(cache, hub)

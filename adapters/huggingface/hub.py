@@ -77,6 +77,11 @@ class HuggingFaceModelHub(ModelHub):
             index,
         )
 
+    def newest_commit(self, name: str) -> str:
+        check_name(name)
+        with translate_errors(name, None, self._client.access):
+            return model_info(self._client, name).commit
+
     def search(self, terms: str, limit: int, *, mlx_only: bool) -> tuple[FoundModel, ...]:
         with translate_errors(f"search for {terms}", None, self._client.access):
             return search_models(self._client, terms, limit, mlx_only=mlx_only, made_for_mlx=self._made_for_mlx)

@@ -28,6 +28,20 @@ class ModelHub(Protocol):
         """
 
     @abstractmethod
+    def newest_commit(self, name: str) -> str:
+        """Return the commit of a model's default branch, 40 hexadecimal digits; its files are not asked about.
+
+        Args:
+            name: ``org/name``.
+
+        Raises:
+            ValidationError: The hub can have no model of this name.
+            ModelNotFoundError: The model does not exist, or is private and not visible with the token.
+            AccessDeniedError: The model is disabled, or the token is invalid.
+            NetworkError, DownloadFailedError: As for ``describe``.
+        """
+
+    @abstractmethod
     def search(self, terms: str, limit: int, *, mlx_only: bool) -> tuple[FoundModel, ...]:
         """Return the models that have all terms in their names, the most downloaded first.
 

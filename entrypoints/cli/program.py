@@ -38,6 +38,7 @@ COMMANDS = {
     "run": CommandEntry("run_model", "ask a model, or chat with it"),
     "search": CommandEntry("search_models", "find models on the hub, those for MLX first"),
     "pull": CommandEntry("pull_model", "fetch a model from the hub"),
+    "outdated": CommandEntry("find_outdated", "find cached models of which the hub has a newer revision"),
     "rm": CommandEntry("remove_model", "remove models from the cache", ("remove",)),
     "du": CommandEntry("disk_usage", "show what cached models take on the disk, and what nothing uses"),
     "prune": CommandEntry("prune_cache", "remove old revisions, partial downloads and orphaned files"),

@@ -76,6 +76,13 @@ class InMemoryModelHub(ModelHub):
         listed = tuple(_remote_file(path, content) for path, content in sorted(repository.commits[commit].items()))
         return RemoteModel(name, commit, listed, revision, repository.made_for_mlx)
 
+    def newest_commit(self, name: str) -> str:
+        check_name(name)
+        self._request()
+        if name not in self.models:
+            raise ModelNotFoundError(f"'{name}' is not on the hub, or is private and not shown to you")
+        return self.models[name].branches["main"]
+
     def search(self, terms: str, limit: int, *, mlx_only: bool) -> tuple[FoundModel, ...]:
         self._request()
         words = terms.lower().split()

@@ -1,11 +1,12 @@
-"""JSON and text of models on the hub: the results of ``search``."""
+"""JSON and text of models on the hub: the results of ``search`` and ``outdated``."""
 
 from collections.abc import Sequence
 
+from mlxk.application.use_cases.find_outdated import ComparedModel, Freshness
 from mlxk.application.use_cases.search_models import SearchResult
 from mlxk.domain.models.memory import MemoryFit
 from mlxk.entrypoints.cli.render.formatting import decimal_size
-from mlxk.entrypoints.cli.render.tables import table
+from mlxk.entrypoints.cli.render.tables import SHORT_HASH, table
 
 Json = dict[str, object]
 
@@ -55,6 +56,57 @@ def next_step(found: Sequence[SearchResult]) -> str:
     """Return the command that fetches the first model that fits; a model that is known to fit is preferred."""
     first = next((each for each in found if each.fit is MemoryFit.FITS), found[0])
     return f"Fetch one: mlxk pull {first.model.name}"
+
+
+def outdated_json(compared: Sequence[ComparedModel]) -> Json:
+    """Return the data of ``outdated``."""
+    return {
+        "models": [
+            {
+                "model": each.name,
+                "status": each.freshness.value,
+                "commit_hash": each.commit,
+                "newest_commit": each.newest,
+                "reason": each.reason,
+            }
+            for each in compared
+        ],
+        "outdated_count": _count(compared, Freshness.OUTDATED),
+    }
+
+
+def outdated_table(compared: Sequence[ComparedModel], width: int | None, *, everything: bool) -> str:
+    """Return the table of models that are not current; empty where there are none.
+
+    Args:
+        compared: The models.
+        width: Characters of the terminal; None for a file or a pipe.
+        everything: Whether to show current models as well.
+    """
+    rows = [
+        [
+            each.name,
+            (each.commit or "-")[:SHORT_HASH],
+            (each.newest or "-")[:SHORT_HASH],
+            each.freshness.value + (f": {each.reason}" if each.reason else ""),
+        ]
+        for each in compared
+        if everything or each.freshness is not Freshness.CURRENT
+    ]
+    return table(["Name", "Cached", "Hub", "Status"], rows, width, last=60) if rows else ""
+
+
+def outdated_summary(compared: Sequence[ComparedModel]) -> str:
+    """Return what follows the table: how many are outdated, and how to fetch one anew."""
+    count = _count(compared, Freshness.OUTDATED)
+    first = next((each.name for each in compared if each.freshness is Freshness.OUTDATED), None)
+    unknown = _count(compared, Freshness.UNKNOWN)
+    lines = [f"{len(compared)} models compared: {count} outdated{f', {unknown} not known' if unknown else ''}."]
+    return "\n".join(lines + ([f"Fetch the newer one: mlxk pull {first}@main"] if first else []))
+
+
+def _count(compared: Sequence[ComparedModel], freshness: Freshness) -> int:
+    return sum(each.freshness is freshness for each in compared)
 
 
 def _short(count: int) -> str:

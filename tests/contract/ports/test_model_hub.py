@@ -66,6 +66,16 @@ def test_branches_and_commits_are_different_revisions(build: Build) -> None:
     assert (by_commit.commit, by_commit.reference) == (main.commit, None)
 
 
+def test_the_newest_commit_is_that_of_the_default_branch(build: Build) -> None:
+    hub, _ = build(FILES)
+    assert hub.newest_commit("org/m") == hub.describe("org/m").commit
+    assert len(hub.newest_commit("org/gated")) == 40
+    with pytest.raises(ModelNotFoundError):
+        hub.newest_commit("org/none")
+    with pytest.raises(ValidationError):
+        hub.newest_commit("bare")
+
+
 def test_a_search_finds_models_by_words_of_their_names(build: Build) -> None:
     hub, _ = build(FILES)
     found = hub.search("ORG", 10, mlx_only=False)

@@ -22,7 +22,7 @@ OPTIONAL = {
 }
 """Fields that may be absent, by the schema that says so; every other field of an accepted document is required."""
 
-OTHER_MODELS = {"du"}
+OTHER_MODELS = {"du", "outdated"}
 """Schemas whose ``models`` are not the model object."""
 
 OPEN = {"config", "quantization", "detail", "schema"}
