@@ -6,7 +6,8 @@ from mlxk.application.use_cases.find_outdated import ComparedModel, Freshness
 from mlxk.application.use_cases.search_models import SearchResult
 from mlxk.domain.models.memory import MemoryFit
 from mlxk.entrypoints.cli.render.formatting import decimal_size
-from mlxk.entrypoints.cli.render.tables import SHORT_HASH, table
+from mlxk.entrypoints.cli.render.layout import table
+from mlxk.entrypoints.cli.render.model_table import SHORT_HASH
 
 Json = dict[str, object]
 
