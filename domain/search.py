@@ -1,9 +1,10 @@
-"""Models that a search on the hub finds, before any of their files is fetched."""
+"""Models on the hub, found by a search or described alone, before any of their weights is fetched."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import attrs
 
+from mlxk.domain.download import RemoteModel
 from mlxk.domain.errors import ValidationError
 
 MAX_TERMS = 200
@@ -27,6 +28,29 @@ class FoundModel:
     license: str | None
     gated: bool
     """Whether its author decides who may have it."""
+
+
+@attrs.frozen
+class RemoteCard:
+    """One model, as the hub describes it alone."""
+
+    model: RemoteModel
+    """Its revision and files."""
+    downloads: int
+    """In the last month."""
+    license: str | None
+    library: str | None
+    """What its author says that it is for, such as ``mlx`` or ``transformers``."""
+    task: str | None
+    """Such as ``text-generation``."""
+    base_models: tuple[str, ...]
+    """The models that it was made from, sorted."""
+    gated: bool
+    private: bool
+    accessible: bool
+    """Whether its files can be read with the token, or without one."""
+    config: Mapping[str, object] | None = None
+    """Its ``config.json``; None where that is absent, not accessible or not a mapping."""
 
 
 def check_terms(terms: str) -> str:

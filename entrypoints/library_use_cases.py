@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.measure_cache import MeasureCache
     from mlxk.application.use_cases.prune_cache import PruneCache
     from mlxk.application.use_cases.search_models import SearchModels
+    from mlxk.application.use_cases.show_remote_model import ShowRemoteModel
 
 
 def measure_cache(cache: "ModelCache") -> "MeasureCache":
@@ -38,3 +39,10 @@ def find_outdated(cache: "ModelCache", hub: "ModelHub") -> "FindOutdated":
     from mlxk.application.use_cases.find_outdated import FindOutdated
 
     return FindOutdated(cache, hub)
+
+
+def show_remote_model(cache: "ModelCache", hub: "ModelHub", memory: "MemoryProbe", owner: str) -> "ShowRemoteModel":
+    """Return the use case that describes a model on the hub."""
+    from mlxk.application.use_cases.show_remote_model import ShowRemoteModel
+
+    return ShowRemoteModel(cache, hub, memory, owner)

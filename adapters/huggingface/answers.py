@@ -6,7 +6,7 @@ and which files it has.
 
 import json
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from urllib.parse import quote, urlsplit
 
 import attrs
@@ -39,6 +39,18 @@ class RepositoryInfo:
     gated: bool
     library: str | None
     tags: tuple[str, ...]
+    downloads: int = 0
+    """In the last month."""
+    task: str | None = None
+
+    def tagged(self, prefix: str) -> tuple[str, ...]:
+        """Return what follows a prefix among the tags, sorted."""
+        return tagged(self.tags, prefix)
+
+
+def tagged(tags: Iterable[str], prefix: str) -> tuple[str, ...]:
+    """Return what follows a prefix among tags, sorted; blank ones are left out."""
+    return tuple(sorted({tag.removeprefix(prefix) for tag in tags if tag.startswith(prefix) and tag != prefix}))
 
 
 def model_info(client: HubClient, name: str, revision: str | None = None) -> RepositoryInfo:
@@ -53,6 +65,7 @@ def model_info(client: HubClient, name: str, revision: str | None = None) -> Rep
     if not isinstance(answer, dict):
         raise malformed()
     stated, commit, library, tags = (answer.get(key) for key in ("id", "sha", "library_name", "tags"))
+    downloads, task = answer.get("downloads"), answer.get("pipeline_tag")
     return RepositoryInfo(
         name=stated if isinstance(stated, str) else name,
         commit=check_commit(commit if isinstance(commit, str) else None),
@@ -60,6 +73,8 @@ def model_info(client: HubClient, name: str, revision: str | None = None) -> Rep
         gated=bool(answer.get("gated")),
         library=library if isinstance(library, str) else None,
         tags=tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else (),
+        downloads=downloads if type(downloads) is int and downloads >= 0 else 0,
+        task=task if isinstance(task, str) else None,
     )
 
 

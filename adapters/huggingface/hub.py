@@ -3,13 +3,17 @@
 A snapshot becomes visible in one step, when all of its files are complete.
 """
 
+import contextlib
 import os
 import threading
 import time
+from collections.abc import Iterator, Mapping
 
 import attrs
+from huggingface_hub import errors
 
 from mlxk.adapters.huggingface.answers import (
+    RepositoryInfo,
     list_files,
     model_info,
     read_answer,
@@ -18,7 +22,7 @@ from mlxk.adapters.huggingface.answers import (
 )
 from mlxk.adapters.huggingface.client import HubClient, translate_errors
 from mlxk.adapters.huggingface.layout import ModelFolder, publish_snapshot
-from mlxk.adapters.huggingface.listing import search_models
+from mlxk.adapters.huggingface.listing import BASE_MODEL_TAG, LICENSE_TAG, search_models
 from mlxk.adapters.huggingface.transfer import BlobTransfer, StoppedError, storage_error
 from mlxk.application.ports.model_hub import ModelHub
 from mlxk.application.ports.progress import Progress
@@ -32,11 +36,13 @@ from mlxk.domain.download import (
 from mlxk.domain.models.file_formats import read_document
 from mlxk.domain.models.snapshot import SAFETENSORS_INDEX
 from mlxk.domain.models.weight_files import SAFETENSORS, indexed_tensors, is_one_set, undecided_weights
-from mlxk.domain.search import FoundModel
+from mlxk.domain.search import FoundModel, RemoteCard
 
 PARALLEL_DOWNLOADS = 8
 PROGRESS_SECONDS = 0.1
 """Interval of progress reports."""
+CONFIG = "config.json"
+MAX_CONFIG_BYTES = 16 * 1024 * 1024
 MAX_HEADERS = 32
 """Most headers of weight files that are read before a download; with more files all of them are fetched."""
 STOP_SECONDS = 2.0
@@ -57,24 +63,30 @@ class HuggingFaceModelHub(ModelHub):
         self._client, self._root, self._mlx_owner, self._links = client, root, mlx_owner, links
 
     def describe(self, name: str, revision: str | None = None) -> RemoteModel:
-        check_name(name)
-        if revision is not None:
-            check_revision(revision)
-        with translate_errors(name, revision, self._client.access):
-            info = model_info(self._client, name, revision)
-            spelled = info.name if info.name.lower() == name.lower() else name
-            files = list_files(self._client, spelled, info.commit)
+        with self._asking(name, revision):
+            info, model = self._listed(name, revision)
             if info.gated or info.private:
-                require_access(self._client, spelled, info.commit, files[0].path if files else ".gitattributes")
-            index = self._index(spelled, info.commit, files)
-        return RemoteModel(
-            spelled,
-            info.commit,
-            files,
-            revision,
-            self._made_for_mlx(info.name, info.library, info.tags),
-            frozenset(index),
-            index,
+                require_access(self._client, model.name, model.commit, _any_path(model))
+            return self._indexed(model)
+
+    def card(self, name: str, revision: str | None = None) -> RemoteCard:
+        with self._asking(name, revision):
+            info, model = self._listed(name, revision)
+            accessible = not (info.gated or info.private) or self._is_accessible(model)
+            if accessible:
+                model = self._indexed(model)
+            config = self._config(model) if accessible else None
+        return RemoteCard(
+            model=model,
+            downloads=info.downloads,
+            license=next(iter(info.tagged(LICENSE_TAG)), None),
+            library=info.library,
+            task=info.task,
+            base_models=tuple(base for base in info.tagged(BASE_MODEL_TAG) if ":" not in base),
+            gated=info.gated,
+            private=info.private,
+            accessible=accessible,
+            config=config,
         )
 
     def newest_commit(self, name: str) -> str:
@@ -120,6 +132,43 @@ class HuggingFaceModelHub(ModelHub):
             publish_snapshot(folder, plan, links=self._links)
         except OSError as error:
             raise storage_error(error) from error
+
+    @contextlib.contextmanager
+    def _asking(self, name: str, revision: str | None) -> Iterator[None]:
+        """Validate what a request is about, and translate its errors."""
+        check_name(name)
+        if revision is not None:
+            check_revision(revision)
+        with translate_errors(name, revision, self._client.access):
+            yield
+
+    def _listed(self, name: str, revision: str | None) -> tuple[RepositoryInfo, RemoteModel]:
+        """Return what the hub says of a revision, and its files."""
+        info = model_info(self._client, name, revision)
+        spelled = info.name if info.name.lower() == name.lower() else name
+        files = list_files(self._client, spelled, info.commit)
+        made_for_mlx = self._made_for_mlx(info.name, info.library, info.tags)
+        return info, RemoteModel(spelled, info.commit, files, revision, made_for_mlx)
+
+    def _indexed(self, model: RemoteModel) -> RemoteModel:
+        """Return a model with what its index names."""
+        index = self._index(model.name, model.commit, model.files)
+        return attrs.evolve(model, indexed=frozenset(index), tensors=index)
+
+    def _is_accessible(self, model: RemoteModel) -> bool:
+        try:
+            require_access(self._client, model.name, model.commit, _any_path(model))
+        except errors.GatedRepoError:
+            return False
+        return True
+
+    def _config(self, model: RemoteModel) -> Mapping[str, object] | None:
+        """Return the configuration of a model; None where it has none that can be read."""
+        sizes = {file.path: file.size_bytes for file in model.files}
+        if not 0 < sizes.get(CONFIG, 0) <= MAX_CONFIG_BYTES:
+            return None
+        content, _ = read_answer(self._client, self._client.file_url(model.name, model.commit, CONFIG))
+        return read_document(content).mapping or None
 
     def _index(self, name: str, commit: str, files: tuple[RemoteFile, ...]) -> dict[str, set[str]]:
         """Return the tensors of the index by file; it is fetched only where the names of the files leave a doubt."""
@@ -184,6 +233,10 @@ class _ParallelDownload:
             self._done[file.path] = count
 
         self._transfer.fetch(file, report)
+
+
+def _any_path(model: RemoteModel) -> str:
+    return model.files[0].path if model.files else ".gitattributes"
 
 
 def _missing(folder: ModelFolder, digest: str, size: int) -> int:

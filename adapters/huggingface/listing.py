@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from urllib.parse import urlencode
 
-from mlxk.adapters.huggingface.answers import document, malformed
+from mlxk.adapters.huggingface.answers import document, malformed, tagged
 from mlxk.adapters.huggingface.client import HubClient
 from mlxk.domain.download import check_name
 from mlxk.domain.errors import ValidationError
@@ -12,7 +12,9 @@ from mlxk.domain.search import FoundModel
 
 FIELDS = ("downloads", "gated", "library_name", "safetensors", "tags")
 """What is asked for of each model."""
-_LICENSE = "license:"
+LICENSE_TAG = "license:"
+BASE_MODEL_TAG = "base_model:"
+"""Tags that state a fact after the colon."""
 
 
 def search_models(
@@ -51,13 +53,12 @@ def _found(entry: object, made_for_mlx: Callable[..., bool]) -> FoundModel | Non
         return None
     downloads, library, stated = entry.get("downloads"), entry.get("library_name"), entry.get("tags")
     tags = tuple(tag for tag in stated if isinstance(tag, str)) if isinstance(stated, list) else ()
-    licenses = [tag.removeprefix(_LICENSE) for tag in tags if tag.startswith(_LICENSE)]
     return FoundModel(
         name=name,
         made_for_mlx=made_for_mlx(name=name, library=library if isinstance(library, str) else None, tags=tags),
         weight_bytes=_weight_bytes(entry.get("safetensors")),
         downloads=downloads if type(downloads) is int and downloads >= 0 else 0,
-        license=licenses[0] if licenses and licenses[0] else None,
+        license=next(iter(tagged(tags, LICENSE_TAG)), None),
         gated=bool(entry.get("gated")),
     )
 

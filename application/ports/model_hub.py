@@ -5,7 +5,7 @@ from typing import Protocol
 
 from mlxk.application.ports.progress import Progress
 from mlxk.domain.download import DownloadPlan, RemoteModel
-from mlxk.domain.search import FoundModel
+from mlxk.domain.search import FoundModel, RemoteCard
 
 
 class ModelHub(Protocol):
@@ -25,6 +25,19 @@ class ModelHub(Protocol):
             AccessDeniedError: The terms of the model have not been accepted, or the token is invalid.
             NetworkError: The hub cannot be reached, or offline mode is set.
             DownloadFailedError: The hub sent an invalid response.
+        """
+
+    @abstractmethod
+    def card(self, name: str, revision: str | None = None) -> RemoteCard:
+        """Return what the hub says of one revision of a model, also where its files are not accessible.
+
+        Args:
+            name: ``org/name``, in any case of letters; the description has it as the hub spells it.
+            revision: A branch, a tag or a commit; None means the default branch.
+
+        Raises:
+            ModelNotFoundError, RevisionNotFoundError, NetworkError, DownloadFailedError: As for ``describe``.
+            AccessDeniedError: The model is disabled, or the token is invalid.
         """
 
     @abstractmethod

@@ -6,6 +6,7 @@ hub.fetch(plan_download(hub.describe("org/m")), progress)      # now cache.find(
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 
 import attrs
@@ -16,7 +17,7 @@ from mlxk.application.ports.model_hub import ModelHub
 from mlxk.application.ports.progress import Progress
 from mlxk.domain.download import DownloadPlan, RemoteFile, RemoteModel, check_name, check_revision
 from mlxk.domain.errors import AccessDeniedError, MlxkError, ModelNotFoundError, RevisionNotFoundError
-from mlxk.domain.search import FoundModel
+from mlxk.domain.search import FoundModel, RemoteCard
 
 
 @attrs.frozen
@@ -75,6 +76,23 @@ class InMemoryModelHub(ModelHub):
             raise AccessDeniedError(f"'{name}' is gated: its author decides who may have it")
         listed = tuple(_remote_file(path, content) for path, content in sorted(repository.commits[commit].items()))
         return RemoteModel(name, commit, listed, revision, repository.made_for_mlx)
+
+    def card(self, name: str, revision: str | None = None) -> RemoteCard:
+        known = self.models.get(name)
+        gated = known is not None and known.gated
+        if known is not None and gated:
+            self.models[name] = attrs.evolve(known, gated=False)
+        try:
+            model = self.describe(name, revision)
+        finally:
+            if known is not None:
+                self.models[name] = known
+        repository = self.models[model.name]
+        content = repository.commits[model.commit].get("config.json")
+        config = None if content is None or gated else json.loads(content) or None
+        return RemoteCard(
+            model, repository.downloads, repository.license, None, None, (), gated, False, not gated, config
+        )
 
     def newest_commit(self, name: str) -> str:
         check_name(name)

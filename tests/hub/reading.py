@@ -48,7 +48,7 @@ def info(exchange: Exchange, kind: str, repo_id: str, revision: str | None = Non
             "disabled": repository.disabled,
             "tags": list(repository.tags),
             "library_name": repository.library_name,
-            "downloads": 0,
+            "downloads": repository.downloads,
             "likes": 0,
             "createdAt": _utc(0),
             "lastModified": _utc(repository.commits[sha].time),

@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from mlxk.application.policy import estimate_memory
+from mlxk.domain.errors import UsageError
 from mlxk.domain.models.memory import MemoryVerdict
 from mlxk.domain.models.model import ModelDetails
 from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
@@ -21,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     section = parser.add_mutually_exclusive_group()
     section.add_argument("--files", action="store_true", help="list its files")
     parser.add_argument(
+        "--remote", action="store_true", help="ask the hub: its card, sizes, and whether it fits, before a download"
+    )
+    parser.add_argument(
         "--recalc-hash", action="store_true", help="record the content hash of a managed workspace anew"
     )
     section.add_argument("--config", action="store_true", help="print its config.json")
@@ -32,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Print the model and one section: metadata, files or config."""
     container = context.build(context.settings)
+    if arguments.remote:
+        return _show_remote(arguments, container, output)
     details = container.use_cases.show_model()(arguments.model, recalculate_hash=arguments.recalc_hash)
     section = "files" if arguments.files else "config" if arguments.config else "metadata"
     verdict = estimate_memory(details.description, container.adapters.memory_probe())
@@ -43,6 +49,26 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         output.document("show", model_json.model_details(details, section, verdict, arguments.recalc_hash))
         return DONE
     output.text(tables.details_text(details, section, container.adapters.clock().now(), verdict))
+    return DONE
+
+
+def _show_remote(arguments: argparse.Namespace, container: "Container", output: Output) -> int:
+    from mlxk.entrypoints.cli.progress import Spinner  # noqa: PLC0415
+    from mlxk.entrypoints.cli.render import remote_card  # noqa: PLC0415
+
+    for flag in ("recalc_hash", "format_report"):
+        if getattr(arguments, flag):
+            option = flag.replace("_", "-")
+            raise UsageError(
+                f"--{option} works on a model that is here, not with --remote", hint="Leave one of the two out."
+            )
+    with Spinner(output, "Asking the hub"):
+        details = container.use_cases.show_remote_model()(arguments.model)
+    section = "files" if arguments.files else "config" if arguments.config else "metadata"
+    if output.as_json:
+        output.document("show", remote_card.card_json(details, section))
+    else:
+        output.text(remote_card.card_text(details, section))
     return DONE
 
 

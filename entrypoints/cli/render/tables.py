@@ -67,7 +67,7 @@ def details_text(details: ModelDetails, section: str, now: datetime.datetime, ve
             *_metadata_lines(details),
             "",
             "Memory:",
-            *_memory_lines(verdict, details.description),
+            *memory_lines(verdict, runs=details.description.runnable),
         ]
     if details.description.workspace and details.description.workspace.managed:
         lines += ["", "Workspace:", *_workspace_lines(details.description.workspace, now)]
@@ -136,8 +136,9 @@ _FIT_WORDS = {
 }
 
 
-def _memory_lines(verdict: MemoryVerdict, description: ModelDescription) -> list[str]:
-    fit = _FIT_WORDS[verdict.fit] if description.runnable else "but the model does not run here"
+def memory_lines(verdict: MemoryVerdict, *, runs: bool = True) -> list[str]:
+    """Return the estimate of memory, indented; whether it fits is told only of a model that runs."""
+    fit = _FIT_WORDS[verdict.fit] if runs else "but the model does not run here"
     budget = f" of a budget of {decimal_size(verdict.budget)}" if verdict.budget is not None else ""
     return [
         f"  Weights: {decimal_size(verdict.weights)}",

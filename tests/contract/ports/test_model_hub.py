@@ -66,6 +66,20 @@ def test_branches_and_commits_are_different_revisions(build: Build) -> None:
     assert (by_commit.commit, by_commit.reference) == (main.commit, None)
 
 
+def test_a_card_tells_of_a_gated_model_what_is_public(build: Build) -> None:
+    hub, _ = build({**FILES, "config.json": b'{"model_type": "llama"}'})
+    card = hub.card("org/m")
+    assert (card.model, card.accessible, card.gated) == (hub.describe("org/m"), True, False)
+    assert card.config == {"model_type": "llama"}
+    gated = hub.card("org/gated")
+    assert (gated.accessible, gated.gated, gated.config) == (False, True, None)
+    assert {file.path for file in gated.model.files} >= set(FILES)
+    with pytest.raises(ModelNotFoundError):
+        hub.card("org/none")
+    with pytest.raises(RevisionNotFoundError):
+        hub.card("org/m", "nope")
+
+
 def test_the_newest_commit_is_that_of_the_default_branch(build: Build) -> None:
     hub, _ = build(FILES)
     assert hub.newest_commit("org/m") == hub.describe("org/m").commit

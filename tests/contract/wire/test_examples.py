@@ -14,7 +14,7 @@ Faults = Callable[[str, Any], list[str]]
 OPTIONAL = {
     "error": {"hint", "matches", "detail"},
     "model": {"display_name", "quantization"},
-    "show": {"hash_updated"},
+    "show": {"hash_updated", "config"},
     "du": {"link_to", "linked_parts"},
     "health": {"files", "missing_bytes", "managed"},
     "embed": {"truncated"},
