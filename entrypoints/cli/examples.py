@@ -4,7 +4,12 @@ from collections.abc import Mapping
 
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "list": ("mlxk list", "mlxk list -a --health", "mlxk list 'qwen*'", "mlxk list ./"),
-    "show": ("mlxk show demo", "mlxk show demo --files", "mlxk show demo --config --json"),
+    "show": (
+        "mlxk show demo",
+        "mlxk show demo --files",
+        "mlxk show demo --config --json",
+        "mlxk show ORG/NAME --remote",
+    ),
     "health": ("mlxk health", "mlxk health demo --deep"),
     "run": (
         'mlxk run demo "What is mlxk?"',
@@ -13,7 +18,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "mlxk run demo-speech --audio demo-speech/hello.wav",
     ),
     "pull": ("mlxk pull mlx-community/Llama-3.2-3B-Instruct-4bit", "mlxk pull ORG/NAME@REVISION --dry-run"),
+    "search": ("mlxk search llama 3b", "mlxk search whisper --mlx --limit 50"),
+    "outdated": ("mlxk outdated", "mlxk outdated llama --all"),
     "rm": ("mlxk rm ORG/NAME", "mlxk rm 'test-*' --dry-run", "mlxk rm ORG/NAME@REVISION -y"),
+    "du": ("mlxk du", "mlxk du llama --revisions"),
+    "prune": ("mlxk prune --dry-run", "mlxk prune", "mlxk prune llama --only partial --yes"),
     "clone": ("mlxk clone demo ./my-demo", "mlxk clone ORG/NAME@REVISION ./copy"),
     "convert": (
         "mlxk convert demo ./demo-8bit --quantize 8",

@@ -9,6 +9,8 @@ from mlxk.entrypoints.cli.render.layout import table
 Json = dict[str, object]
 
 SHORT_REVISION = 12
+NOTHING = "-"
+"""A size of 0 in the table."""
 
 
 def usage_json(usage: CacheUsage, free_bytes: int | None) -> Json:
@@ -56,7 +58,7 @@ def _model(measured: MeasuredModel) -> Json:
 
 
 def usage_table(usage: CacheUsage, width: int | None, *, with_revisions: bool) -> str:
-    """Return the table of models, the largest first.
+    """Return the table of models, the largest first; a column in which no model has anything is left out.
 
     Args:
         usage: The models.
@@ -68,7 +70,9 @@ def usage_table(usage: CacheUsage, width: int | None, *, with_revisions: bool) -
         rows.append(_row(measured))
         if with_revisions:
             rows += [_revision_row(measured, revision) for revision in measured.usage.revisions]
-    return table(["Name", "Size", "Unique", "Shared", "Partial", "Orphaned", "Revisions"], rows, width)
+    header = ["Name", "Size", "Unique", "Shared", "Partial", "Orphaned", "Revisions"]
+    shown = [index for index in range(len(header)) if any(row[index] != NOTHING for row in rows)]
+    return table([header[index] for index in shown], [[row[index] for index in shown] for row in rows], width)
 
 
 def _row(measured: MeasuredModel) -> list[str]:
@@ -90,11 +94,11 @@ def _revision_row(measured: MeasuredModel, revision: StoredRevision) -> list[str
     unique, shared = measured.usage.unique_to(revision.name), measured.usage.shared_by(revision.name)
     state = ", ".join(revision.references) or ("current" if revision.is_current else "old")
     name = f"  @{revision.name[:SHORT_REVISION]}"
-    return [name, decimal_size(unique + shared), decimal_size(unique), _size(shared), "-", "-", state]
+    return [name, decimal_size(unique + shared), decimal_size(unique), _size(shared), NOTHING, NOTHING, state]
 
 
 def _size(size_bytes: int) -> str:
-    return decimal_size(size_bytes) if size_bytes else "-"
+    return decimal_size(size_bytes) if size_bytes else NOTHING
 
 
 def usage_summary(usage: CacheUsage, free_bytes: int | None) -> str:

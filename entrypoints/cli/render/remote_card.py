@@ -50,7 +50,7 @@ def card_text(details: RemoteDetails, section: str) -> str:
         lines += ["", "Config:", *json.dumps(details.card.config, indent=2).split("\n")]
     elif details.verdict:
         lines += ["", "Memory:", *memory_lines(details.verdict)]
-    if details.plan and details.card.accessible:
+    if details.missing_bytes and details.card.accessible:
         lines += ["", f"Fetch it: mlxk pull {details.card.model.name}"]
     return "\n".join(map(printable, lines)) + "\n"
 
@@ -79,6 +79,7 @@ def _facts(details: RemoteDetails) -> list[str]:
 
 def _download(details: RemoteDetails) -> str:
     size, missing = details.plan.size_bytes if details.plan else 0, details.missing_bytes or 0
-    here = "" if missing == size else f", {decimal_size(size - missing)} of it are here"
+    here = "" if missing == size else f", {decimal_size(size - missing)} of it in the cache"
+    here = here if missing else ", all of it in the cache"
     free = "" if details.free_bytes is None else f"; {decimal_size(details.free_bytes)} free on the disk"
     return f"{decimal_size(size)}{here}{free}"

@@ -102,7 +102,8 @@ def outdated_summary(compared: Sequence[ComparedModel]) -> str:
     count = _count(compared, Freshness.OUTDATED)
     first = next((each.name for each in compared if each.freshness is Freshness.OUTDATED), None)
     unknown = _count(compared, Freshness.UNKNOWN)
-    lines = [f"{len(compared)} models compared: {count} outdated{f', {unknown} not known' if unknown else ''}."]
+    models = f"{len(compared)} model{'' if len(compared) == 1 else 's'}"
+    lines = [f"{models} compared: {count} outdated{f', {unknown} not known' if unknown else ''}."]
     return "\n".join(lines + ([f"Fetch the newer one: mlxk pull {first}@main"] if first else []))
 
 
