@@ -66,9 +66,9 @@ def find(arguments: Sequence[str]) -> list[Piece]:
 
 
 def names_file_first(line: str) -> bool:
-    """Whether a line begins with the path of an existing regular file."""
-    found = _PATH.match(line.lstrip())
-    return found is not None and next(_files_of(found), None) is not None
+    """Whether a line begins with the path of an existing regular file, and not with one word behind a slash."""
+    found = _PATH.match(line)
+    return found is not None and any(file.typed.count("/") > 1 for file, _ in _files_of(found))
 
 
 def without_media(pieces: Sequence[Piece], attached: Sequence[NamedFile]) -> str:

@@ -30,7 +30,10 @@ _MEDIA_HINT = "Show images with --image, and give sound with --audio."
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the words of the prompt and the flags of its other sources."""
     parser.add_argument(
-        "words", nargs="*", metavar="PROMPT", help="the prompt, after piped text if any; '-' always reads it"
+        "words",
+        nargs="*",
+        metavar="PROMPT",
+        help="the prompt; piped text stands before it; '-' reads standard input in any case",
     )
     parser.add_argument("--prompt", metavar="TEXT", help="the prompt, instead of words")
     parser.add_argument(
@@ -76,8 +79,8 @@ def read(
     files = _files(arguments.file)
     beside = bool(words or files or arguments.image or arguments.audio or images)
     piped = _piped(arguments, beside, context, output)
-    prompt = "\n\n".join(part for part in (piped, *files, words) if part.strip())
-    if not prompt and _reads_always(arguments):
+    prompt = "\n\n".join(part for part in (piped, *files, words) if part.strip()) or words or piped
+    if not prompt.strip() and _reads_always(arguments):
         raise ValidationError("standard input is empty, so there is no prompt")
     return PromptSources(prompt, images)
 
@@ -112,10 +115,10 @@ def _attach(
             reason = _why_not(file, arguments, description)
         if reason:
             output.note(f"[{file.typed} stays words: {reason}]")
-        else:
+        elif file not in attached:
             output.note(f"[attached: {file.typed}]")
             attached.append(file)
-    return named_files.without_media(pieces, attached), tuple(attached)
+    return named_files.without_media(pieces, attached) if attached else " ".join(typed), tuple(attached)
 
 
 def _why_not(file: NamedFile, arguments: argparse.Namespace, description: ModelDescription) -> str:
@@ -125,8 +128,8 @@ def _why_not(file: NamedFile, arguments: argparse.Namespace, description: ModelD
         return f"'{arguments.model}' takes no {kind}"
     if arguments.chat:
         return "" if file.is_image else "a chat takes no sound; leave out --chat"
-    excluding = image_run.TEXT_ONLY if file.is_image else audio_run.CONVERSATIONS_ONLY
-    flag = next((flag for name, flag in excluding.items() if getattr(arguments, name) and flag != "--image"), None)
+    excluding = {"audio": "--audio", **image_run.TEXT_ONLY} if file.is_image else audio_run.CONVERSATIONS_ONLY
+    flag = next((flag for name, flag in excluding.items() if getattr(arguments, name)), None)
     return f"{flag} and {kind} exclude each other" if flag else ""
 
 

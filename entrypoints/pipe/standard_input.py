@@ -19,6 +19,7 @@ MAX_INPUT_BYTES = 64 * 1024 * 1024
 SILENCE_SECONDS = 1.0
 """Silence after which the user is told what the program waits for."""
 
+_WAITING = "waiting for standard input; --no-stdin goes without it"
 _BLOCK_BYTES = 64 * 1024
 
 Note = Callable[[str], None]
@@ -35,14 +36,14 @@ class StandardInput:
         """Return all of standard input, whatever it is; bytes that are not UTF-8 are replaced.
 
         Args:
-            note: Called with a message when bytes were replaced, or when nothing comes for a while.
+            note: Called with a message when bytes were replaced, or when nobody types for a while.
 
         Raises:
             StorageError: It cannot be read.
             ValidationError: It is larger than ``MAX_INPUT_BYTES``.
         """
-        end = "; Ctrl-D ends it" if os.isatty(self.descriptor) else ""
-        return self._text(f"waiting for standard input{end}", note)
+        is_typed = os.isatty(self.descriptor)
+        return self._text("waiting for standard input; Ctrl-D ends it" if is_typed else None, note)
 
     def beside_words(self, note: Note) -> str:
         """Return the text that was piped beside a prompt; empty when standard input is not meant for the prompt.
@@ -51,7 +52,8 @@ class StandardInput:
         read: programs inherit them, and they need not end.
 
         Args:
-            note: Called as by ``read``, and with the reason when something is left unread.
+            note: Called with a message when bytes were replaced, when nothing comes for a while, and with the reason
+                when something is left unread.
 
         Raises:
             StorageError: It cannot be read.
@@ -59,11 +61,11 @@ class StandardInput:
         """
         kind = os.fstat(self.descriptor)
         if stat.S_ISFIFO(kind.st_mode):
-            return self._text("waiting for standard input; --no-stdin goes without it", note)
+            return self._text(_WAITING, note)
         if stat.S_ISREG(kind.st_mode):
             offset = os.lseek(self.descriptor, 0, os.SEEK_CUR)
             if offset == 0:
-                return self._text("waiting for standard input; --no-stdin goes without it", note)
+                return self._text(_WAITING, note)
             if offset < kind.st_size:
                 note("[standard input is a file that was read in part, so it is not joined; '-' reads the rest]")
         elif stat.S_ISSOCK(kind.st_mode):
@@ -72,7 +74,8 @@ class StandardInput:
             note("[standard input is a device, so it is not joined; '-' reads it]")
         return ""
 
-    def _text(self, waiting: str, note: Note) -> str:
+    def _text(self, waiting: str | None, note: Note) -> str:
+        """Return the text; ``waiting`` is said once after a silence, unless it is None."""
         try:
             data = self._bytes(waiting, note)
         except OSError as error:
@@ -82,13 +85,13 @@ class StandardInput:
             note("run: standard input is not valid UTF-8; invalid bytes were replaced")
         return text
 
-    def _bytes(self, waiting: str, note: Note) -> bytes:
-        data, told = bytearray(), False
+    def _bytes(self, waiting: str | None, note: Note) -> bytes:
+        data = bytearray()
         while True:
-            ready, _, _ = select.select([self.descriptor], [], [], None if told else SILENCE_SECONDS)
-            if not ready:
+            ready, _, _ = select.select([self.descriptor], [], [], SILENCE_SECONDS if waiting else None)
+            if not ready and waiting:
                 note(waiting)
-                told = True
+                waiting = None
                 continue
             try:
                 block = os.read(self.descriptor, _BLOCK_BYTES)

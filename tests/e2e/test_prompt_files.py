@@ -136,6 +136,11 @@ def test_a_named_recording_is_transcribed(mlxk: Program) -> None:
             "",
             "[./square.jpg stays words: 'demo' takes no images]\n",
         ),
+        (
+            ["demo", "Read 'no ./nosuch' or \"./blue square.jpg\" "],
+            "",
+            "[./blue square.jpg stays words: 'demo' takes no images]\n",
+        ),
         (["demo", "Play ./hello.wav"], "", "[./hello.wav stays words: 'demo' takes no sound]\n"),
         (
             ["demo", "Summarize ./notes.md"],

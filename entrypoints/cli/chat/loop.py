@@ -72,7 +72,7 @@ def chat(
     resolve(arguments.model)
     if not sys.stdin.isatty():
         _attach(session, opening.images)
-        if opening.prompt or opening.images:
+        if opening.prompt.strip() or opening.images:
             _answer(session, output, opening.prompt or DEFAULT_IMAGE_PROMPT)
         return DONE
     output.note(BANNER.format(model=arguments.model))
@@ -183,7 +183,7 @@ def _ask(session: ChatSession, output: Output, typed: Prompt) -> None:
     pieces = named_files.find([typed.text]) if session.attaches and not typed.quoted else []
     attached: list[NamedFile] = []
     for file in pieces:
-        if not isinstance(file, NamedFile) or not file.is_media:
+        if not isinstance(file, NamedFile) or not file.is_media or file in attached:
             continue
         try:
             if file.is_recording:

@@ -107,7 +107,8 @@ HELP = """\
 /load FILE        continue a conversation from a file
 /model NAME       continue with another model
 /image FILE [QUESTION]
-                  show the model an image, with the question or with your next message
+                  show the model an image, with the question or with your next message;
+                  so does a message that names it: What is this? ./photo.jpg
 /help             this list
 /exit             leave (also Ctrl-D)
 Ctrl-C stops an answer. Three double quotes begin and end several lines."""
