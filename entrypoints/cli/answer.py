@@ -192,7 +192,17 @@ def answer(
         output.line(call_line(call))
     print_truncation(output, found.finished, arguments.max_tokens)
     print_notes(output, found.finished.notes)
+    if arguments.verbose:
+        output.note(speed(found))
     return DONE
+
+
+def speed(answer: CollectedAnswer) -> str:
+    """Return how many tokens were generated and how fast, as one line."""
+    usage, timings = answer.finished.usage, answer.finished.timings
+    rate = usage.completion_tokens / timings.generation_seconds if timings.generation_seconds > 0 else 0.0
+    cached = f", {usage.cached_tokens} cached" if usage.cached_tokens else ""
+    return f"[{usage.completion_tokens} tokens, {rate:.1f} tokens/s; prompt {usage.prompt_tokens} tokens{cached}]"
 
 
 def interrupted(output: Output, text: str) -> InterruptedRunError:

@@ -67,6 +67,7 @@ TEXT_ONLY = {
     "max_kv_size": "--max-kv-size",
     "no_chat_template": "--no-chat-template",
     "show_prompt": "--show-prompt",
+    "verbose": "--verbose",
     "special_tokens_in_content": "--special-tokens-in-content",
 }
 """Flags that do not apply to a transcription, by their attribute of the arguments."""

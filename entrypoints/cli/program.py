@@ -17,6 +17,7 @@ from mlxk.entrypoints.cli.command import Command, CommandContext
 from mlxk.entrypoints.cli.command_line_parser import CommandLineParser, HelpRequested
 from mlxk.entrypoints.cli.exit_status import CLOSED_PIPE, DONE, USAGE, exit_status
 from mlxk.entrypoints.cli.output import Output, discard
+from mlxk.entrypoints.cli.spellings import in_our_form
 
 
 class CommandEntry(NamedTuple):
@@ -118,23 +119,13 @@ def parse(parser: CommandLineParser, arguments: Sequence[str]) -> argparse.Names
     return parsed
 
 
-def as_flags(arguments: Sequence[str]) -> list[str]:
-    """Return a command line in which ``help`` and ``version``, words that other programs have, are the flags."""
-    match [word for word in arguments if word != "--json"]:
-        case ["help", *rest]:
-            return [*rest[:1], "--help"]
-        case ["version"]:
-            return ["--version", *(word for word in arguments if word == "--json")]
-    return list(arguments)
-
-
 def run(arguments: Sequence[str], context: CommandContext) -> int:
     """Run one command and return its exit status."""
     output = Output(as_json="--json" in arguments, color=context.settings.color)
     command: str | None = None
     try:
         line = context.settings.completion_line
-        arguments = as_flags(arguments)
+        arguments = in_our_form(arguments)
         words = arguments if line is None else line.split()[1:]
         parser = build_parser(command_of(words) or "")
         if line is not None:

@@ -1,22 +1,23 @@
 """Progress on standard error, drawn by rich: a spinner, bars of bytes and seconds, and the ``Progress`` port.
 
-With JSON nothing is shown. Where standard error is no terminal, only ``LineProgress`` writes.
+rich is loaded when there is something to draw. With JSON nothing is shown; where standard error is no terminal, only
+``LineProgress`` writes.
 """
 
 import threading
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
-
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.progress import Progress as Bars
-from rich.status import Status
+from typing import TYPE_CHECKING, Self
 
 from mlxk.application.ports.progress import Progress
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.render.formatting import decimal_size, printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+    from rich.status import Status
 
 SPINNER_DELAY_SECONDS = 0.3
 """A shorter wait shows no spinner."""
@@ -60,6 +61,8 @@ class Spinner:
     def _show(self) -> None:
         with self._lock:
             if not self._stopped:
+                from rich.console import Console  # noqa: PLC0415
+
                 self._status = Console(stderr=True).status(self._text)
                 self._status.start()
 
@@ -135,7 +138,11 @@ class TranscriptionBar:
             self._progress.stop()
 
 
-def _bar() -> Bars:
+def _bar() -> "Bars":
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+    from rich.progress import Progress as Bars  # noqa: PLC0415
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -157,6 +164,44 @@ def transfer_progress(output: Output, *, quiet: bool = False) -> Progress:
     if output.as_json or quiet:
         return SilentProgress()
     return BarProgress(output) if output.shows_progress else LineProgress(output)
+
+
+class SpinnerBetweenBars(Progress):
+    """A context manager that shows a spinner while a transfer draws no bars: before, between and after them.
+
+    Args:
+        shown: Draws the bars.
+        output: Tells whether standard error is a terminal.
+        text: The name of the activity.
+    """
+
+    def __init__(self, shown: Progress, output: Output, text: str) -> None:
+        self._shown, self._output, self._text = shown, output, text
+        self._spinner = Spinner(output, text)
+
+    def __enter__(self) -> Self:
+        self._spinner.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._spinner.stop()
+
+    def begin(self, activity: str, sizes: Mapping[str, int]) -> None:
+        self._spinner.stop()
+        self._shown.begin(activity, sizes)
+
+    def advance(self, done: Mapping[str, int]) -> None:
+        self._shown.advance(done)
+
+    def end(self) -> None:
+        self._shown.end()
+        self._spinner = Spinner(self._output, self._text).__enter__()
+
+    def note(self, message: str) -> None:
+        self._spinner.stop()
+        self._shown.note(message)
 
 
 class SilentProgress(Progress):
@@ -254,8 +299,18 @@ def _files(count: int) -> str:
     return "1 file" if count == 1 else f"{count} files"
 
 
-def bars() -> Bars:
+def bars() -> "Bars":
     """Return bars of bytes on standard error, which disappear when they stop."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        DownloadColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.progress import Progress as Bars  # noqa: PLC0415
+
     text = TextColumn("{task.description}", markup=False)
     columns = (text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     return Bars(*columns, console=Console(stderr=True), transient=True)

@@ -79,6 +79,23 @@ def test_several_lines_stand_between_triple_quotes(terminal: "pexpect.spawn[str]
     say(terminal, '"""', "mlxk is the knife")
 
 
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("/hlep", "Did you mean /help? Type /help for the commands."),
+        ("/sav talk.json", "Did you mean /save? Type /help for the commands."),
+        ("/imge photo.jpg", "Did you mean /image? Type /help for the commands."),
+        ("/frobnicate", "Type /help for the commands."),
+        ("/set temprature 1", "Did you mean temperature? Type /help for the names."),
+        ("/set seed", "Did you mean /set seed VALUE? Type /help for the names."),
+    ],
+)
+def test_a_misspelt_command_is_answered_with_what_was_meant(
+    terminal: "pexpect.spawn[str]", typed: str, hint: str
+) -> None:
+    say(terminal, typed, hint)
+
+
 def test_an_interrupt_at_the_prompt_leaves_the_chat_open(terminal: "pexpect.spawn[str]") -> None:
     terminal.sendintr()
     terminal.expect_exact(PROMPT)

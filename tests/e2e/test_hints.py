@@ -128,3 +128,12 @@ def test_completion_of_rm_offers_only_what_can_be_removed(program_environment: d
     assert "demo" in offered("mlxk show ")
     assert "demo" not in offered("mlxk rm ")
     assert "Tiny-4bit" in offered("mlxk rm ")
+
+
+def test_a_pull_ends_with_the_next_command(mlxk: Program, hub: LoopbackHub, hub_variables: dict[str, str]) -> None:
+    hub.add("mlx-community/Next", small_model())
+    for _ in range(2):
+        assert mlxk("pull", "Next", **hub_variables).stderr.splitlines()[-1] == "Use it: mlxk run mlx-community/Next"
+    assert mlxk("pull", "Next", "--dry-run", **hub_variables).stderr == ""
+    hub.add("acme/unknown", {**small_model(), "config.json": b'{"model_type": "nosuch"}'})
+    assert mlxk("pull", "acme/unknown", **hub_variables).stderr.splitlines()[-1].startswith("It cannot run here: ")

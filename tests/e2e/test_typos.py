@@ -1,6 +1,7 @@
 """Misspelt commands, flags and values: the nearest ones are named, and the hint names the help that lists them."""
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 
@@ -69,6 +70,9 @@ def test_a_typo_is_one_json_document_for_programs(mlxk: Program) -> None:
         ("help run", "run --help"),
         ("version", "--version"),
         ("-V", "--version"),
+        ("run -m demo Hello!", "run demo Hello!"),
+        ("run --model=demo Hello!", "run demo Hello!"),
+        ("--json show demo --files", "show demo --files --json"),
         ("list -a -v", "list --all --verbose"),
         ("run demo Hello! -s Short.", "run demo Hello! --system Short."),
         ("remove x", "rm x"),
@@ -89,3 +93,15 @@ def test_each_command_s_help_ends_with_examples_that_are_valid(mlxk: Program, co
     for line in examples:
         words = shlex.split(line.removeprefix('eval "$(').removesuffix(')"').partition(" < ")[0].partition(" | ")[0])
         assert parse(build_parser(), words[1:]).command == command
+
+
+def test_run_says_how_fast_it_was_when_asked(mlxk: Program) -> None:
+    done = mlxk("run", "demo", "Hello!", "-v")
+    assert done.stdout == mlxk("run", "demo", "Hello!").stdout
+    assert re.fullmatch(r"\[\d+ tokens, \d+\.\d tokens/s; prompt \d+ tokens\]\n", done.stderr)
+
+
+def test_the_script_for_zsh_works_where_completion_is_not_set_up(mlxk: Program) -> None:
+    first = mlxk("completion", "zsh").stdout.splitlines()[0]
+    assert first == "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit; }"
+    assert "compinit" not in mlxk("completion", "bash").stdout

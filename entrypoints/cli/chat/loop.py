@@ -18,7 +18,7 @@ from mlxk.domain.errors import CapabilityError, MlxkError, StorageError
 from mlxk.domain.generation.conversation import require_valid_unicode
 from mlxk.domain.generation.media import DEFAULT_IMAGE_PROMPT
 from mlxk.entrypoints.cli import generation_arguments, named_files
-from mlxk.entrypoints.cli.answer import AnswerReader, CollectedAnswer, call_line, print_notes, print_truncation
+from mlxk.entrypoints.cli.answer import AnswerReader, CollectedAnswer, call_line, print_notes, print_truncation, speed
 from mlxk.entrypoints.cli.chat.session import (
     ChatInput,
     ChatSession,
@@ -206,7 +206,8 @@ def _answer(session: ChatSession, output: Output, prompt: str) -> None:
     reader = AnswerReader(output, live=session.live, show_reasoning=session.show_reasoning)
     message = session.user_message(prompt)
     try:
-        with Spinner(output, "Thinking") as spinner:
+        activity = "Reading the prompt" if session.answered == session.model else "Loading the model"
+        with Spinner(output, activity) as spinner:
             stream = session.ask(message)
             spinner.stop()
         with stream:
@@ -233,11 +234,4 @@ def _print_remainder(session: ChatSession, output: Output, answer: CollectedAnsw
     print_notes(output, session.new_notes(answer.finished.notes))
     print_truncation(output, answer.finished, session.settings.max_tokens, chatting=True)
     if session.verbose:
-        output.note(_speed(answer))
-
-
-def _speed(answer: CollectedAnswer) -> str:
-    usage, timings = answer.finished.usage, answer.finished.timings
-    rate = usage.completion_tokens / timings.generation_seconds if timings.generation_seconds > 0 else 0.0
-    cached = f", {usage.cached_tokens} cached" if usage.cached_tokens else ""
-    return f"[{usage.completion_tokens} tokens, {rate:.1f} tokens/s; prompt {usage.prompt_tokens} tokens{cached}]"
+        output.note(speed(answer))

@@ -15,6 +15,7 @@ from mlxk.domain.generation.media import check_chunk, check_together
 from mlxk.domain.generation.request import GenerationSettings
 from mlxk.entrypoints.cli.chat import transcript
 from mlxk.entrypoints.cli.named_files import names_file_first
+from mlxk.entrypoints.cli.suggestions import closest, did_you_mean
 
 MULTILINE_MARK = '"""'
 EXIT_WORDS = frozenset({"exit", "quit", "q"})
@@ -110,7 +111,7 @@ HELP = """\
                   show the model an image, with the question or with your next message;
                   so does a message that names it: What is this? ./photo.jpg
 /help             this list
-/exit             leave (also Ctrl-D)
+/exit             leave (also /bye, /quit and Ctrl-D)
 Ctrl-C stops an answer. Three double quotes begin and end several lines."""
 
 _READERS: dict[str, Callable[[str], Any]] = {
@@ -159,6 +160,8 @@ class ChatSession:
     """Images of the next message."""
     finished: bool = False
     """Whether the user left the chat."""
+    answered: str = ""
+    """The model of the last completion, which is in memory."""
     printed_notes: frozenset[str] = frozenset()
     """Notes about completions that were printed in this chat."""
 
@@ -184,7 +187,7 @@ class ChatSession:
     def keep(self, message: Message, answer: str, calls: tuple[ToolCall, ...] = (), reasoning: str = "") -> None:
         """Add a user message and its completion, with its tool calls and its reasoning, to the conversation."""
         self.messages = (*self.messages, message, Message(Role.ASSISTANT, answer, calls, reasoning=reasoning))
-        self.waiting = ()
+        self.waiting, self.answered = (), self.model
 
     def new_notes(self, notes: tuple[str, ...]) -> tuple[str, ...]:
         """Return the notes that were not printed in this chat yet, and mark them as printed."""
@@ -227,7 +230,10 @@ class ChatSession:
         }
         action = actions.get(command.name)
         if action is None:
-            raise ValidationError(f"there is no command /{command.name}", hint="Type /help for the commands.")
+            near = did_you_mean(f"/{name}" for name in closest(command.name, [*actions, "image"]))
+            raise ValidationError(
+                f"there is no command /{command.name}", hint=f"{near} Type /help for the commands.".lstrip()
+            )
         return action(command.argument)
 
     def _set(self, argument: str) -> str:
@@ -238,7 +244,10 @@ class ChatSession:
             setattr(self, field, state)
             return f"{name} is set"
         if name not in _READERS or not value:
-            raise ValidationError(f"/set does not know '{argument}'", hint="Type /help for the names.")
+            near = [f"/set {name} VALUE"] if name in _READERS else closest(name, [*_READERS, *_SWITCHES])
+            raise ValidationError(
+                f"/set does not know '{argument}'", hint=f"{did_you_mean(near)} Type /help for the names.".lstrip()
+            )
         empty = () if name == "stop" else None
         try:
             read = empty if value == "default" else _READERS[name](value)

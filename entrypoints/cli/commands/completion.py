@@ -10,16 +10,20 @@ from mlxk.entrypoints.cli.output import Output
 
 SHELLS = ("bash", "zsh", "fish")
 PROGRAMS = ["mlxk", "mlx-run"]
+COMPINIT = "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit; }"
+"""Loads zsh's completion where the user's settings do not; without it there is no ``compdef``."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the shell."""
-    parser.add_argument("shell", choices=SHELLS, help='for bash and zsh: eval "$(mlxk completion bash)"')
+    parser.add_argument("shell", choices=SHELLS, help="the shell; the examples show how to load the script")
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Print the script."""
     script = shellcode(PROGRAMS, shell=arguments.shell)
+    if arguments.shell == "zsh":
+        script = f"{COMPINIT}\n{script}"
     if output.as_json:
         output.document("completion", {"shell": arguments.shell, "script": script})
     else:

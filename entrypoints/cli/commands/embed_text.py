@@ -27,6 +27,7 @@ Fields = dict[str, object]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the model, the text and how to embed it."""
     add_model_argument(parser)
+    parser.add_argument_group("alpha", "It requires MLXK2_ENABLE_ALPHA_FEATURES=1, and may still change.")
     parser.add_argument("text", nargs="?", metavar="TEXT", help="the text; '-' reads standard input")
     parser.add_argument("--batch", action="store_true", help="standard input is JSONL; each line has a 'text'")
     parser.add_argument("--query", action="store_true", help="texts are queries, not documents")

@@ -6,6 +6,7 @@ from mlxk.domain.models.model import HealthStatus
 from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import RED, Output
+from mlxk.entrypoints.cli.progress import ByteProgress, Spinner
 from mlxk.entrypoints.cli.render import model_json, tables
 
 
@@ -19,14 +20,13 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     """Print one line per model. The exit status is 0 for unhealthy models too: they are a result, not an error."""
     check = context.build(context.settings).use_cases.check_health()
     if arguments.deep:
-        from mlxk.entrypoints.cli.progress import ByteProgress  # noqa: PLC0415 - rich is loaded only to draw bars
-
         with ByteProgress(output) as progress:
             entries = check(
                 arguments.model, deep=True, progress=lambda handle, done, total: progress(handle.name, done, total)
             )
     else:
-        entries = check(arguments.model)
+        with Spinner(output, "Checking the models"):
+            entries = check(arguments.model)
     if output.as_json:
         output.document("health", model_json.health(entries))
         return DONE

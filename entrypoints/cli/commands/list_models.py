@@ -7,6 +7,7 @@ from mlxk.domain.models.model import ModelDescription, Origin
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import BOLD, RED, Output
+from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render import model_json
 from mlxk.entrypoints.cli.render.model_table import LEGEND, NOTHING_PULLED, ListView, ModelTable, model_table
 from mlxk.entrypoints.cli.suggestions import did_you_mean
@@ -26,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Print a table, or every model as JSON."""
     container = context.build(context.settings)
-    models = container.use_cases.list_models()(arguments.pattern)
+    with Spinner(output, "Reading the models"):
+        models = container.use_cases.list_models()(arguments.pattern)
     if output.as_json:
         reading = container.adapters.memory_probe().read()
         output.document("list", model_json.model_list(models, reading))

@@ -2,14 +2,16 @@
 
 import argparse
 
-from mlxk.application.use_cases.pull_model import PullRequest
+from mlxk.application.use_cases.pull_model import PullRequest, PullStatus
 from mlxk.domain.errors import InterruptedRunError
+from mlxk.domain.models.model import ModelDescription, ModelType
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output, confirmation
 from mlxk.entrypoints.cli.progress import transfer_progress
 from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.cli.render import operations
+from mlxk.entrypoints.wording import model_reason
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Fetch the model and print the result; progress goes to standard error."""
-    pull = context.build(context.settings).use_cases.pull_model()
+    use_cases = context.build(context.settings).use_cases
+    pull = use_cases.pull_model()
     request = PullRequest(arguments.model, arguments.force_resume, arguments.dry_run)
     try:
         result = pull(request, transfer_progress(output), confirmation(output, yes=arguments.yes))
@@ -41,4 +44,18 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     if result.warning and request.dry_run:
         output.note(f"Warning: {result.warning}")
     output.text(operations.pull_text(result))
+    if result.handle and result.status in {PullStatus.SUCCESS, PullStatus.ALREADY_EXISTS}:
+        output.note(next_step(use_cases.describe_model()(result.handle)))
     return DONE
+
+
+def next_step(description: ModelDescription) -> str:
+    """Return the command that uses a model that was pulled, or why none does."""
+    name = description.handle.label
+    if not description.runnable:
+        return f"It cannot run here: {model_reason(description)}"
+    if description.model_type is ModelType.AUDIO:
+        return f"Use it: mlxk run {name} --audio FILE"
+    if description.model_type is ModelType.EMBEDDING:
+        return f"Use it: mlxk embed {name} TEXT"
+    return f"Use it: mlxk run {name}"

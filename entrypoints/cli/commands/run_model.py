@@ -22,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser)
     prompt_sources.add_arguments(parser)
     parser.add_argument("-s", "--system", metavar="TEXT", help="a system prompt")
+    parser.add_argument("-m", "--model", dest="named", metavar="MODEL", help="the model; every word is then the prompt")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print tokens per second after the answer")
     parser.add_argument("-c", "--chat", action="store_true", help="chat; a prompt, if any, is the first turn")
     generation_arguments.add_image_arguments(parser)
     generation_arguments.add_audio_arguments(parser)

@@ -16,6 +16,7 @@ DEFAULT_PORT = 8001
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the model, the address and the log."""
     add_model_argument(parser)
+    parser.add_argument_group("alpha", "It requires MLXK2_ENABLE_ALPHA_FEATURES=1, and may still change.")
     parser.add_argument("--host", metavar="HOST", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument(
         "--port", type=int, metavar="N", default=DEFAULT_PORT, help="port to listen on; 0 takes any free one (8001)"

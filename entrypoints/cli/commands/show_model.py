@@ -10,6 +10,7 @@ from mlxk.domain.models.model import ModelDetails
 from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render import model_json, tables
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     container = context.build(context.settings)
     if arguments.remote:
         return _show_remote(arguments, container, output)
-    details = container.use_cases.show_model()(arguments.model, recalculate_hash=arguments.recalc_hash)
+    with Spinner(output, "Reading the model"):
+        details = container.use_cases.show_model()(arguments.model, recalculate_hash=arguments.recalc_hash)
     section = "files" if arguments.files else "config" if arguments.config else "metadata"
     verdict = estimate_memory(details.description, container.adapters.memory_probe())
     if arguments.recalc_hash and not output.as_json:
@@ -75,8 +77,6 @@ def _show_remote(arguments: argparse.Namespace, container: "Container", output: 
 def _report_formats(
     details: ModelDetails, verdict: MemoryVerdict, hash_updated: bool, container: "Container", output: Output
 ) -> int:
-    # Not at the top: rich is loaded only to wait for a tokenizer.
-    from mlxk.entrypoints.cli.progress import Spinner  # noqa: PLC0415
     from mlxk.entrypoints.cli.render import formats  # noqa: PLC0415
 
     try:
