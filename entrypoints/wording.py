@@ -43,7 +43,7 @@ COMMAND_LINE: Mapping[Remedy, str] = {
     Remedy.USE_COMPLETIONS: "Give it the prompt as raw text.",
     Remedy.USE_EMBEDDINGS: "Ask it for vectors: mlxk embed",
     Remedy.USE_NAME_OF_HUB: (
-        "Models of the hub are named like mlx-community/Llama-3.2-1B-Instruct-4bit. See what is here: mlxk list --all"
+        "Models of the hub are named like mlx-community/Llama-3.2-1B-Instruct-4bit. Look for one: mlxk search TERMS"
     ),
     Remedy.USE_PATH: "Did you mean the folder {path}? A path begins with ./ or /.",
     Remedy.USE_TRANSCRIPTION: "Give it a recording: mlxk run --audio FILE",

@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "words",
         nargs="*",
+        default=[],  # else argparse calls it required
         metavar="PROMPT",
         help="the prompt; piped text stands before it; '-' reads standard input in any case",
     )

@@ -12,6 +12,7 @@ from models.cached_models import WITHOUT_WEIGHTS, put
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 pytestmark = pytest.mark.e2e
+NAMED = "Models of the hub are named like mlx-community/Llama-3.2-1B-Instruct-4bit."
 LIST = "See what is here: mlxk list --all"
 
 
@@ -45,7 +46,7 @@ def hint(done: "subprocess.CompletedProcess[str]") -> str:
         ("run mlx-community/Foo hi", "Fetch it: mlxk pull mlx-community/Foo"),
         (
             "run llama3.2:1b hi",
-            f"Models of the hub are named like mlx-community/Llama-3.2-1B-Instruct-4bit. {LIST}",
+            f"{NAMED} Look for one: mlxk search TERMS",
         ),
         ("run big-1b:4bit hi", f"Did you mean mlx-community/Big-1B-4bit? {LIST}"),
         ("run ./nosuch hi", "A workspace is a directory with a config.json; for a cached model leave out the path."),

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the pattern."""
     action = parser.add_argument("pattern", nargs="?", metavar="PATTERN", help="part of the names of cached models")
     complete_models(action)
-    parser.add_argument("--all", action="store_true", help="also models that are current")
+    parser.add_argument("-a", "--all", action="store_true", help="also models that are current")
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
