@@ -4,6 +4,7 @@ The decision is by what standard input is, never by time: a slow pipe must not b
 of a file must keep its lines. Input is bounded, so that an endless pipe ends in an error and not in exhausted memory.
 """
 
+import fcntl
 import os
 import select
 import stat
@@ -59,6 +60,8 @@ class StandardInput:
             StorageError: It cannot be read.
             ValidationError: It is larger than ``MAX_INPUT_BYTES``.
         """
+        if fcntl.fcntl(self.descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+            return ""  # as some programs leave it for those that they start
         kind = os.fstat(self.descriptor)
         if stat.S_ISFIFO(kind.st_mode):
             return self._text(_WAITING, note)

@@ -151,6 +151,7 @@ def test_a_loop_over_a_pipe_keeps_its_lines_with_no_stdin(
     [
         ("</dev/null", ""),
         ("<&-", ""),
+        ("0>written", ""),
         ("</dev/zero", "[standard input is a device, so it is not joined; '-' reads it]\n"),
     ],
 )
