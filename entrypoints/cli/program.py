@@ -46,7 +46,7 @@ COMMANDS = {
     "clone": CommandEntry("clone_model", "make an editable copy of a model"),
     "convert": CommandEntry("convert_model", "quantize a model, or repair its index, into a new workspace"),
     "push": CommandEntry("push_model", "publish a workspace on the hub"),
-    "serve": CommandEntry("serve_models", "serve models to OpenAI-compatible clients", ("server",)),
+    "serve": CommandEntry("serve_models", "serve models to clients of OpenAI, Anthropic and Ollama", ("server",)),
     "embed": CommandEntry("embed_text", "turn texts into vectors"),
     "embed-serve": CommandEntry("serve_embeddings", "serve the vectors of one model"),
     "schema": CommandEntry("schema", "print the JSON Schema of a command's output"),

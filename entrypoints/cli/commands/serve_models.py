@@ -1,4 +1,4 @@
-"""``mlxk serve``: an OpenAI-compatible server."""
+"""``mlxk serve``: the server, for clients of several APIs."""
 
 import argparse
 import json

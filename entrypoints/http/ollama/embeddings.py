@@ -15,7 +15,7 @@ from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
 from mlxk.entrypoints.http.ollama.durations import KeepAlive, keep_alive_seconds, nanoseconds
 from mlxk.entrypoints.http.ollama.fields import keep_alive_kind
 from mlxk.entrypoints.http.ollama.loading import ModelLoading
-from mlxk.entrypoints.http.ollama.names import FoundModel, ModelFields, ModelNames
+from mlxk.entrypoints.http.ollama.names import ModelFields, ModelNames, NamedModel
 from mlxk.entrypoints.http.openai.embeddings import INPUTS_TRUNCATED
 from mlxk.entrypoints.http.requests.body import BodyReader, Neutral
 from mlxk.entrypoints.http.requests.validation import FieldError, Range, StrictConverter, Unsupported
@@ -90,7 +90,7 @@ class _Embedding:
         self._names = ModelNames(server.services.catalogue)
         self._loading = ModelLoading(server)
 
-    def find(self, body: _EmbeddingFields) -> FoundModel:
+    def find(self, body: _EmbeddingFields) -> NamedModel:
         """Return the model of a request; the operator's, where there is only one for vectors.
 
         Raises:
@@ -107,7 +107,7 @@ class _Embedding:
         return self._names.find(body, require_embedding_model)
 
     def embed(
-        self, response: falcon.Response, found: FoundModel, inputs: tuple[str, ...], body: EmbedBody
+        self, response: falcon.Response, found: NamedModel, inputs: tuple[str, ...], body: EmbedBody
     ) -> EmbeddingResult:
         """Compute the vectors; inputs that had to be cut are reported in a header.
 

@@ -29,7 +29,7 @@ from mlxk.entrypoints.http.ollama.fields import (
     register_fields,
 )
 from mlxk.entrypoints.http.ollama.loading import ModelLoading
-from mlxk.entrypoints.http.ollama.names import FoundModel, ModelNames
+from mlxk.entrypoints.http.ollama.names import ModelNames, NamedModel
 from mlxk.entrypoints.http.ollama.renderer import GenerateLines
 from mlxk.entrypoints.http.openai.chat.jobs import ChatJobs, FieldNames
 from mlxk.entrypoints.http.openai.chat.messages import MessageParam, TextPart
@@ -147,12 +147,12 @@ class GenerateResource:
         job = self._text_job(body, found) if plain else self._chat_job(body, found)
         self._responder.respond(request, response, attrs.evolve(job, model_name=found.name))
 
-    def _chat_job(self, body: GenerateBody, found: FoundModel) -> GenerationJob:
+    def _chat_job(self, body: GenerateBody, found: NamedModel) -> GenerationJob:
         body.require_thinking(found.served, found.name)
         renderer = functools.partial(GenerateLines, clock=self._services.clock)
         return self._jobs.job(body.request(found.reference), renderer, body.adjusted, body.field_names)
 
-    def _text_job(self, body: GenerateBody, found: FoundModel) -> GenerationJob:
+    def _text_job(self, body: GenerateBody, found: NamedModel) -> GenerationJob:
         """Return the job of a text as it is.
 
         Raises:

@@ -15,7 +15,7 @@ from mlxk.domain.errors import MlxkError
 from mlxk.domain.models.model import Capability, ModelHandle
 from mlxk.entrypoints.http.api import Services
 from mlxk.entrypoints.http.ollama.durations import FOREVER, timestamp
-from mlxk.entrypoints.http.ollama.names import FoundModel, ModelFields, ModelNames, require_any, tagged
+from mlxk.entrypoints.http.ollama.names import ModelFields, ModelNames, NamedModel, require_any, tagged
 from mlxk.entrypoints.http.requests.body import BodyReader
 from mlxk.entrypoints.http.requests.validation import Unsupported
 from mlxk.entrypoints.http.resources import Readable, send_json
@@ -117,7 +117,7 @@ def tag_document(served: ServedModel) -> dict[str, object]:
     }
 
 
-def show_document(found: FoundModel) -> Mapping[str, object]:
+def show_document(found: NamedModel) -> Mapping[str, object]:
     """Return the JSON document of a model by itself."""
     served, details = found.served, found.served.details
     window = served.description.context_length

@@ -58,7 +58,7 @@ class ModelFields:
 
 
 @attrs.frozen
-class FoundModel:
+class NamedModel:
     """The model that a name means."""
 
     name: str
@@ -99,7 +99,7 @@ class ModelNames:
     def __init__(self, catalogue: ServeCatalogue) -> None:
         self._catalogue = catalogue
 
-    def find(self, body: ModelFields, require: Requirement = require_text_model) -> FoundModel:
+    def find(self, body: ModelFields, require: Requirement = require_text_model) -> NamedModel:
         """Return the model of a request; without a name, the one that the operator named.
 
         Args:
@@ -117,13 +117,13 @@ class ModelNames:
             raise ValidationError("model is required")
         base, tag = parts_of(name)
         references = [base] if tag is None else self._tagged(base, tag)
-        other: FoundModel | None = None
+        other: NamedModel | None = None
         for reference in references:
             with contextlib.suppress(*(_NOT_THIS if tag is None else _NOT_THIS_TAG)):
                 served = self._catalogue.find(reference, require)
                 if not served.stands_in:
-                    return FoundModel(name, reference, served)
-                other = other or FoundModel(served.id, reference, served)
+                    return NamedModel(name, reference, served)
+                other = other or NamedModel(served.id, reference, served)
         if other is None:
             raise not_found(name)
         return other
