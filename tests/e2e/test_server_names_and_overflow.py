@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ollama
 import pytest
+from anthropic import Anthropic
 from models.tiny_embedding import build_bert
 from openai import OpenAI
 from serving.program import CHAT, ServedProgram
@@ -124,20 +126,34 @@ def test_tools_with_fixed_names_work_with_an_alias_and_a_default_model(
     tmp_path: Path, program_environment: dict[str, str]
 ) -> None:
     flags = ("--alias", "gpt-4o-mini=demo", "--alias", "vision = demo-vision", "--default-model", "demo")
+    said: list[Any] = [{"role": "user", "content": "What is mlxk?"}]
     with ServedProgram(tmp_path, program_environment, *flags) as server:
-        client = OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="any")
-        said = [{"role": "user", "content": "What is mlxk?"}]
-        answers = {
-            name: client.chat.completions.create(model=name, messages=said, temperature=0, max_tokens=8)  # type: ignore[call-overload]
-            for name in ("demo", "gpt-4o-mini", "claude-opus-4")
-        }
-        assert {name: answer.model for name, answer in answers.items()} == {
-            "demo": "demo",
-            "gpt-4o-mini": "gpt-4o-mini",
-            "claude-opus-4": "demo",
-        }
-        assert len({answer.choices[0].message.content for answer in answers.values()}) == 1
+        address = f"http://127.0.0.1:{server.port}"
+        client = OpenAI(base_url=f"{address}/v1", api_key="any")
+        names = ("demo", "gpt-4o-mini", "claude-opus-4")
+        answers = [
+            client.chat.completions.create(model=name, messages=said, temperature=0, max_tokens=8) for name in names
+        ]
+        assert [answer.model for answer in answers] == ["demo", "gpt-4o-mini", "demo"]
         assert {"gpt-4o-mini", "vision"} <= {model.id for model in client.models.list()}
+        other = Anthropic(base_url=address, api_key="any")
+        messages = [
+            other.messages.create(model=name, messages=said, max_tokens=8, extra_body={"temperature": 0})
+            for name in names
+        ]
+        assert [message.model for message in messages] == ["demo", "gpt-4o-mini", "demo"]
+        third = ollama.Client(host=address)
+        options = {"temperature": 0, "num_predict": 8}
+        chats = [third.chat(model=name, messages=said, options=options) for name in names]
+        texts = {
+            *(answer.choices[0].message.content for answer in answers),
+            *(message.content[0].text for message in messages if message.content[0].type == "text"),
+            *(chat.message.content for chat in chats),
+        }
+        assert len(texts) == 1
+        client.close()
+        other.close()
+        third._client.close()
 
 
 @pytest.mark.parametrize(
