@@ -28,7 +28,7 @@ OPEN_PATHS = frozenset({"/health", "/livez", "/readyz"})
 
 PREFLIGHT_SECONDS = "600"
 
-EXPOSED_HEADERS = "X-Request-ID, X-Mlxk-Adaptations, X-Mlxk-Ignored-Fields, Retry-After"
+EXPOSED_HEADERS = "Request-ID, X-Request-ID, X-Mlxk-Adaptations, X-Mlxk-Ignored-Fields, Retry-After"
 
 _HEADER_LIST = re.compile(r"[A-Za-z0-9_\-, ]{0,1024}")
 
@@ -156,11 +156,16 @@ class KeyGuard:
         """
         if not self._keys or request.path in OPEN_PATHS:
             return
-        scheme, _, token = (request.get_header("Authorization") or "").partition(" ")
-        given = token.strip(" \t") if scheme.lower() == "bearer" else request.get_header("X-API-Key") or ""
-        # WSGI decodes headers as Latin-1.
-        if not self._keys.opens(given.encode("latin-1").decode("utf-8", "surrogateescape")):
+        if not any(self._keys.opens(key) for key in given_keys(request)):
             raise UnauthorizedError("A valid API key is needed.", hint="Send the header Authorization: Bearer KEY.")
+
+
+def given_keys(request: falcon.Request) -> tuple[str, ...]:
+    """Return the keys that a request carries; programs may send one in each of the two headers for it."""
+    scheme, _, token = (request.get_header("Authorization") or "").partition(" ")
+    given = (token.strip(" \t") if scheme.lower() == "bearer" else None, request.get_header("X-API-Key"))
+    # WSGI decodes headers as Latin-1.
+    return tuple(key.encode("latin-1").decode("utf-8", "surrogateescape") for key in given if key)
 
 
 def _host_name(host: str) -> str:

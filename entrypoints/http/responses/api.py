@@ -12,6 +12,7 @@ import falcon
 
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.errors import MlxkError, NotFoundError, ParameterNotSupportedError, ValidationError
+from mlxk.entrypoints.http.access import given_keys
 from mlxk.entrypoints.http.api import HttpApi, ServerContext
 from mlxk.entrypoints.http.generation.responder import GenerationJob
 from mlxk.entrypoints.http.openai.chat.jobs import ChatJobs
@@ -213,10 +214,9 @@ def _page_size(request: falcon.Request) -> int:
 
 
 def owner_of(request: falcon.Request) -> str:
-    """Return who sends a request, by the key in it: nobody reads what was kept for another key."""
-    scheme, _, token = (request.get_header("Authorization") or "").partition(" ")
-    key = token.strip() if scheme.lower() == "bearer" else request.get_header("X-API-Key") or ""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+    """Return who sends a request, by the keys in it: what was kept for other keys cannot be read."""
+    keys = "\n".join(given_keys(request))
+    return hashlib.sha256(keys.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def error_body(error: MlxkError, request_id: str, parameter: str | None = None) -> tuple[str, bytes]:

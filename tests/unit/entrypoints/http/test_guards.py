@@ -200,6 +200,9 @@ KEYED = ServerSettings(api_keys=("right", "also-right"))
         ({"Authorization": "bearer also-right"}, 200),
         ({"X_API_Key": "right"}, 200),
         ({"X_API_Key": ""}, 401),
+        ({"Authorization": "Bearer wrong", "X_API_Key": "right"}, 200),
+        ({"Authorization": "Bearer right", "X_API_Key": "wrong"}, 200),
+        ({"Authorization": "Bearer wrong", "X_API_Key": "wrong"}, 401),
     ],
 )
 def test_a_server_with_keys_asks_for_one(headers: dict[str, str], status: int) -> None:
