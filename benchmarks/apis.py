@@ -12,6 +12,7 @@ import argparse
 import http.client
 import json
 import random
+import re
 import statistics
 import sys
 import tempfile
@@ -69,7 +70,7 @@ def stream(port: int, path: str, body: Document) -> tuple[bytes, float]:
     data, first = b"", 0.0
     while part := response.read1(65536):
         data += part
-        if not first and (b'"content":"' in data or b'"reasoning_content":"' in data):
+        if not first and re.search(rb'content":\s*"[^"]', data):
             first = time.perf_counter() - began
     connection.close()
     if response.status != 200:
