@@ -123,9 +123,7 @@ class ServeCatalogue:
         Raises:
             MlxkError: It cannot be found, or cannot run.
         """
-        handle = self._resolve(reference)
-        served = self._served(handle)
-        require_served_model(served.description)
+        handle, served = self._runnable_model(reference)
         self.default = self.default or served.id
         self._named[served.id] = handle
         self._named[reference] = handle
@@ -167,9 +165,7 @@ class ServeCatalogue:
             raise ValidationError(f"'{alias}' cannot be an alias: it is {kind}")
         if self._is_full_name(alias):
             raise ValidationError(f"'{alias}' cannot be an alias: a model on this machine has this name")
-        handle = self._resolve(reference)
-        require_served_model(self._served(handle).description)
-        self._aliases[alias] = handle
+        self._aliases[alias], _ = self._runnable_model(reference)
 
     def set_fallback(self, reference: str) -> None:
         """Have a model answer to every name that no model has, and to requests that name none.
@@ -177,12 +173,16 @@ class ServeCatalogue:
         Raises:
             MlxkError: It cannot be found, or cannot run.
         """
+        self._fallback, served = self._runnable_model(reference)
+        self.default = self.default or served.id
+        self._named.setdefault(served.id, self._fallback)
+
+    def _runnable_model(self, reference: str) -> tuple[ModelHandle, ServedModel]:
+        """Return a model that the operator named, on disk and as clients see it; refuse one that cannot run."""
         handle = self._resolve(reference)
         served = self._served(handle)
         require_served_model(served.description)
-        self._fallback = handle
-        self.default = self.default or served.id
-        self._named.setdefault(served.id, handle)
+        return handle, served
 
     def find(self, reference: str, require: Requirement = require_text_model) -> ServedModel:
         """Return the model a client means.

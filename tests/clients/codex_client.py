@@ -2,16 +2,7 @@
 
 import json
 
-from coding_agents import QUESTION, address, ask_twice, program
-
-PROVIDER = {
-    "model_provider": '"mlxk"',
-    "model_providers.mlxk.name": '"mlxk"',
-    "model_providers.mlxk.base_url": json.dumps(f"{address()}/v1"),
-    "model_providers.mlxk.wire_api": '"responses"',
-    "model_providers.mlxk.request_max_retries": "0",
-    "model_providers.mlxk.stream_max_retries": "0",
-}
+from coding_agents import QUESTION, ask_twice, codex_command, codex_provider
 
 
 def cached_share(output: str) -> float:
@@ -24,19 +15,4 @@ def cached_share(output: str) -> float:
     return float(usage["cached_input_tokens"] / usage["input_tokens"])
 
 
-flags = [part for name, value in PROVIDER.items() for part in ("-c", f"{name}={value}")]
-ask_twice(
-    [
-        program("codex"),
-        "exec",
-        "--skip-git-repo-check",
-        "--json",
-        "--dangerously-bypass-approvals-and-sandbox",
-        *flags,
-        "-m",
-        "reads-by-shell",
-        QUESTION,
-    ],
-    {},
-    cached_share,
-)
+ask_twice(codex_command(["-m", "reads-by-shell", QUESTION], codex_provider()), {}, cached_share)

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from coding_agents import NOTE, QUESTION, SAID, SECONDS, address, program
+from coding_agents import NOTE, QUESTION, SAID, SECONDS, address, codex_command, codex_provider
 
 OVERFLOW = "ran out of room"
 CATALOGUE = {
@@ -34,15 +34,6 @@ CATALOGUE = {
 }
 """What Codex has to be told of a model before it offers the tool for patches."""
 
-PROVIDER = {
-    "model_provider": '"mlxk"',
-    "model_providers.mlxk.name": '"mlxk"',
-    "model_providers.mlxk.base_url": json.dumps(f"{address()}/v1"),
-    "model_providers.mlxk.wire_api": '"responses"',
-    "model_providers.mlxk.request_max_retries": "0",
-    "model_providers.mlxk.stream_max_retries": "0",
-}
-
 
 def ask(folder: Path, model: str, flags: Sequence[str], **configuration: str) -> tuple[int, str]:
     """Ask Codex in a folder with a note; return its exit status and output."""
@@ -50,16 +41,8 @@ def ask(folder: Path, model: str, flags: Sequence[str], **configuration: str) ->
     work.mkdir(parents=True)
     (work / "note.txt").write_text(NOTE)
     (folder / "home").mkdir()
-    settings = [part for name, value in configuration.items() for part in ("-c", f"{name}={value}")]
-    command = [
-        program("codex"),
-        "exec",
-        "--skip-git-repo-check",
-        "--json",
-        "--dangerously-bypass-approvals-and-sandbox",
-    ]
     done = subprocess.run(
-        [*command, *flags, *settings, "-m", model, QUESTION],
+        codex_command([*flags, "-m", model, QUESTION], configuration),
         cwd=work,
         env={**os.environ, "HOME": str(folder / "home"), "CODEX_OSS_BASE_URL": f"{address()}/v1"},
         stdin=subprocess.DEVNULL,
@@ -73,14 +56,16 @@ def ask(folder: Path, model: str, flags: Sequence[str], **configuration: str) ->
 
 def main(folder: Path) -> None:
     """Ask in every way."""
-    status, output = ask(folder / "namespace", "closes", (), **PROVIDER)
+    status, output = ask(folder / "namespace", "closes", (), **codex_provider())
     assert (status, SAID in output) == (0, True), output[-3000:]
     catalogue = folder / "catalogue.json"
     catalogue.write_text(json.dumps(CATALOGUE))
-    status, output = ask(folder / "patch", "patches", (), **PROVIDER, model_catalog_json=json.dumps(str(catalogue)))
+    status, output = ask(
+        folder / "patch", "patches", (), **codex_provider(), model_catalog_json=json.dumps(str(catalogue))
+    )
     assert (status, SAID in output) == (0, True), output[-3000:]
     assert NOTE.split()[0] in (folder / "patch" / "work" / "made.txt").read_text()
-    status, output = ask(folder / "small", "small", (), **PROVIDER)
+    status, output = ask(folder / "small", "small", (), **codex_provider())
     assert (status != 0, OVERFLOW in output) == (True, True), output[-3000:]
     status, output = ask(folder / "local", "reads-by-shell", ("--oss", "--local-provider", "lmstudio"))
     assert (status, SAID in output) == (0, True), output[-3000:]

@@ -1,5 +1,6 @@
 """What the agents' clients share: a folder with a note, and an agent that is asked about it, once or twice."""
 
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 
 NOTE = "@@NOTE@@ It was seen at the river: a heron.\n"
 SAID = "The note is about a heron."
@@ -32,6 +34,30 @@ def program(name: str) -> str:
 def address() -> str:
     """Return the address of the server, without ``/v1``."""
     return os.environ["MLXK_BASE_URL"].removesuffix("/v1")
+
+
+def codex_provider() -> dict[str, str]:
+    """Return the settings that have Codex ask the server over the Responses API, without trying again."""
+    return {
+        "model_provider": '"mlxk"',
+        "model_providers.mlxk.name": '"mlxk"',
+        "model_providers.mlxk.base_url": json.dumps(f"{address()}/v1"),
+        "model_providers.mlxk.wire_api": '"responses"',
+        "model_providers.mlxk.request_max_retries": "0",
+        "model_providers.mlxk.stream_max_retries": "0",
+    }
+
+
+def codex_command(words: Sequence[str], settings: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    """Return the command that has Codex do one turn and report events as lines of JSON.
+
+    Args:
+        words: Flags and the question.
+        settings: Of its configuration, as TOML values.
+    """
+    flags = ["--skip-git-repo-check", "--json", "--dangerously-bypass-approvals-and-sandbox"]
+    given = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+    return [program("codex"), "exec", *flags, *given, *words]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import json
 import random
 import struct
 from collections.abc import Mapping
+from pathlib import Path
 
 CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "max_position_embeddings": 2048}
 
@@ -42,3 +43,21 @@ def sharded_model(sizes: tuple[int, ...], seed: int = 0) -> dict[str, bytes]:
         "model.safetensors.index.json": json.dumps(index).encode(),
         **shards,
     }
+
+
+def share_content(cache: Path, content: bytes) -> Path:
+    """Write two models that share one content in the cache's common store, as the hub client does; return its file."""
+    store = cache / "blobs" / "ab" / ("ab" + "0" * 62)
+    store.parent.mkdir(parents=True)
+    (cache / "blobs" / ".huggingface-shared-blobs").write_text("1\n")
+    store.write_bytes(content)
+    references = []
+    for name in ("org--a", "org--b"):
+        folder = cache / f"models--{name}"
+        (folder / "blobs").mkdir(parents=True)
+        (folder / "blobs" / ("c" * 64)).symlink_to(f"../../blobs/ab/{store.name}")
+        (folder / "snapshots" / ("d" * 40)).mkdir(parents=True)
+        (folder / "snapshots" / ("d" * 40) / "model.safetensors").symlink_to(f"../../blobs/{'c' * 64}")
+        references.append(f"models--{name}/blobs/{'c' * 64}\n")
+    store.with_name(store.name + ".refs").write_text("".join(references))
+    return store

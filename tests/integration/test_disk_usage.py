@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub.models import sharded_model, small_model
+from hub.models import sharded_model, share_content, small_model
 from hub.server import LoopbackHub
 
 Command = Callable[..., dict[str, Any]]
@@ -147,19 +147,7 @@ def test_what_a_download_or_a_server_holds_is_left_alone(
 
 
 def test_contents_that_models_share_count_once(command: Command, place: Path) -> None:
-    store = place / "blobs" / "ab" / ("ab" + "0" * 62)
-    store.parent.mkdir(parents=True)
-    (place / "blobs" / ".huggingface-shared-blobs").write_text("1\n")
-    store.write_bytes(b"shared" * 10_000)
-    references = []
-    for name in ("org--a", "org--b"):
-        folder = place / f"models--{name}"
-        (folder / "blobs").mkdir(parents=True)
-        (folder / "blobs" / ("c" * 64)).symlink_to(f"../../blobs/ab/{store.name}")
-        (folder / "snapshots" / ("d" * 40)).mkdir(parents=True)
-        (folder / "snapshots" / ("d" * 40) / "model.safetensors").symlink_to(f"../../blobs/{'c' * 64}")
-        references.append(f"models--{name}/blobs/{'c' * 64}\n")
-    store.with_name(store.name + ".refs").write_text("".join(references))
+    store = share_content(place, b"shared" * 10_000)
     data = command("du")["data"]
     assert data["total_bytes"] == disk(place)
     assert [model["shared_bytes"] for model in data["models"]] == [disk(store), disk(store)]

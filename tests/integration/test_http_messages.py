@@ -11,7 +11,7 @@ import pytest
 from doubles.text_generator import InMemoryTextGenerator, Token
 from models.pictures import as_png, noise
 from serving.messages import events, put_together
-from serving.parts import CHAT, CHAT_MODEL, SPEECH_MODEL, Parts
+from serving.parts import CHAT_MODEL, EYE, SPEECH_MODEL, VISION, Parts
 from serving.running import RunningServer, eventually, read_all
 
 from mlxk.domain.errors import ContextLengthError, ExecutionError, MlxkError, all_error_types
@@ -26,14 +26,6 @@ PATH = "/v1/messages"
 COUNT_PATH = "/v1/messages/count_tokens"
 MESSAGES: list[Any] = [{"role": "user", "content": "one two three"}]
 BODY = {"model": CHAT_MODEL, "max_tokens": 100, "messages": MESSAGES}
-EYE = "org/eye"
-VISION = {
-    **CHAT,
-    "config.json": json.dumps(
-        {"model_type": "qwen2_vl", "vision_config": {"depth": 1}, "quantization": {"bits": 4, "group_size": 32}}
-    ).encode(),
-    "preprocessor_config.json": b"{}",
-}
 PNG = [base64.b64encode(as_png(noise(seed, 4, 4))).decode() for seed in range(7)]
 
 

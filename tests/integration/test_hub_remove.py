@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hub.models import small_model
+from hub.models import share_content, small_model
 from hub.server import LoopbackHub
 
 Command = Callable[..., dict[str, Any]]
@@ -48,19 +48,7 @@ def test_locks_that_nobody_holds_do_not_block_a_removal(hub: LoopbackHub, comman
 
 
 def test_a_content_that_models_share_stays_until_the_last_of_them_goes(command: Command, cache: Path) -> None:
-    store = cache / "blobs" / "ab" / ("ab" + "0" * 62)
-    store.parent.mkdir(parents=True)
-    (cache / "blobs" / ".huggingface-shared-blobs").write_text("1\n")
-    store.write_bytes(b"shared" * 1000)
-    references = []
-    for name in ("org--a", "org--b"):
-        folder = cache / f"models--{name}"
-        (folder / "blobs").mkdir(parents=True)
-        (folder / "blobs" / ("c" * 64)).symlink_to(f"../../blobs/ab/{store.name}")
-        (folder / "snapshots" / ("d" * 40)).mkdir(parents=True)
-        (folder / "snapshots" / ("d" * 40) / "model.safetensors").symlink_to(f"../../blobs/{'c' * 64}")
-        references.append(f"models--{name}/blobs/{'c' * 64}\n")
-    store.with_name(store.name + ".refs").write_text("".join(references))
+    store = share_content(cache, b"shared" * 1000)
     assert command("rm", "org/a")["data"]["freed_bytes"] == 0
     assert store.exists()
     assert command("rm", "org/b")["data"]["freed_bytes"] == 6000

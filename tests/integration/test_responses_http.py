@@ -1,14 +1,13 @@
 """The Responses API on a socket: kept responses, errors, disconnects, keep-alive, truncation, images."""
 
 import base64
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 from doubles.text_generator import InMemoryTextGenerator, Token
 from models.pictures import as_png, as_wav, noise, tone
-from serving.parts import CHAT, CHAT_MODEL, SPEECH_MODEL, Parts
+from serving.parts import CHAT_MODEL, EYE, SPEECH_MODEL, VISION, Parts
 from serving.response_events import LAST, ask, put_together, read_events, stream, without_ids
 from serving.running import RunningServer, eventually, read_all, unchunked
 from serving.written_answers import WritingGenerator
@@ -20,14 +19,6 @@ from mlxk.entrypoints.settings import ServerSettings
 
 PATH = "/v1/responses"
 BODY: dict[str, Any] = {"model": CHAT_MODEL, "input": "one two"}
-EYE = "org/eye"
-VISION = {
-    **CHAT,
-    "config.json": json.dumps(
-        {"model_type": "qwen2_vl", "vision_config": {"depth": 1}, "quantization": {"bits": 4, "group_size": 32}}
-    ).encode(),
-    "preprocessor_config.json": b"{}",
-}
 PICTURE = f"data:image/png;base64,{base64.b64encode(as_png(noise(1, 4, 4))).decode()}"
 
 

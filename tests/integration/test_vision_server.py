@@ -10,7 +10,7 @@ import pytest
 from doubles.image_reader import InMemoryImageReader
 from doubles.text_generator import InMemoryTextGenerator
 from models.pictures import as_png, noise
-from serving.parts import CHAT, CHAT_MODEL, Parts
+from serving.parts import CHAT_MODEL, EYE, VISION, Parts
 from serving.running import RunningServer, events_of, read_all
 
 from mlxk.domain.errors import ExecutionError, MlxkError
@@ -20,14 +20,6 @@ from mlxk.domain.generation.media import MAX_IMAGE_BYTES, DecodedImage
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.entrypoints.settings import ServerSettings
 
-EYE = "org/eye"
-VISION = {
-    **CHAT,
-    "config.json": json.dumps(
-        {"model_type": "qwen2_vl", "vision_config": {"depth": 1}, "quantization": {"bits": 4, "group_size": 32}}
-    ).encode(),
-    "preprocessor_config.json": b"{}",
-}
 DAMAGED = 6
 """The one that cannot be decoded."""
 PHOTO = 5

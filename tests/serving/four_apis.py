@@ -94,8 +94,20 @@ def made_case(chance: random.Random, model: str, marks: Sequence[str], stops: Se
     return Case(model, system, tuple(turns), tools, chance.choice((400, 400, 400, 5)), stop)
 
 
-def chat_request(case: Case) -> Document:
-    """Return the body for ``/v1/chat/completions``."""
+def _messages(
+    case: Case,
+    reasoning: str,
+    call_of: Callable[[Call], Document],
+    result_of: Callable[[Call], Document],
+) -> list[Document]:
+    """Return the messages of APIs that have one for each result.
+
+    Args:
+        case: The conversation.
+        reasoning: The field of the reasoning.
+        call_of: Returns a call of the assistant.
+        result_of: Returns the fields with which a result names its call.
+    """
     messages: list[Document] = [{"role": "system", "content": case.system}] if case.system else []
     for turn in case.turns:
         if turn.user:
@@ -103,25 +115,28 @@ def chat_request(case: Case) -> Document:
             continue
         message: Document = {"role": "assistant", "content": turn.text}
         if turn.reasoning:
-            message["reasoning_content"] = turn.reasoning
+            message[reasoning] = turn.reasoning
         if turn.calls:
-            message["tool_calls"] = [
-                {
-                    "id": call.id,
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": json.dumps(call.arguments)},
-                }
-                for call in turn.calls
-            ]
+            message["tool_calls"] = [call_of(call) for call in turn.calls]
         messages.append(message)
         messages += [
-            {"role": "tool", "tool_call_id": call.id, "content": result}
+            {"role": "tool", **result_of(call), "content": result}
             for call, result in zip(turn.calls, turn.results, strict=True)
         ]
+    return messages
+
+
+def chat_request(case: Case) -> Document:
+    """Return the body for ``/v1/chat/completions``."""
+
+    def call_of(call: Call) -> Document:
+        function = {"name": call.name, "arguments": json.dumps(call.arguments)}
+        return {"id": call.id, "type": "function", "function": function}
+
     tools = [{"type": "function", "function": tool} for tool in case.tools]
     return {
         "model": case.model,
-        "messages": messages,
+        "messages": _messages(case, "reasoning_content", call_of, lambda call: {"tool_call_id": call.id}),
         "max_tokens": case.max_tokens,
         "temperature": 0,
         **({"tools": tools} if tools else {}),
@@ -198,23 +213,12 @@ def messages_request(case: Case) -> Document:
 
 def ollama_request(case: Case) -> Document:
     """Return the body for ``/api/chat``."""
-    messages: list[Document] = [{"role": "system", "content": case.system}] if case.system else []
-    for turn in case.turns:
-        if turn.user:
-            messages.append({"role": "user", "content": turn.user})
-            continue
-        message: Document = {"role": "assistant", "content": turn.text}
-        if turn.reasoning:
-            message["thinking"] = turn.reasoning
-        if turn.calls:
-            message["tool_calls"] = [
-                {"id": call.id, "function": {"name": call.name, "arguments": call.arguments}} for call in turn.calls
-            ]
-        messages.append(message)
-        messages += [
-            {"role": "tool", "tool_name": call.name, "tool_call_id": call.id, "content": result}
-            for call, result in zip(turn.calls, turn.results, strict=True)
-        ]
+    messages = _messages(
+        case,
+        "thinking",
+        lambda call: {"id": call.id, "function": {"name": call.name, "arguments": call.arguments}},
+        lambda call: {"tool_name": call.name, "tool_call_id": call.id},
+    )
     options = {"temperature": 0, "num_predict": case.max_tokens, **({"stop": list(case.stop)} if case.stop else {})}
     tools = [{"type": "function", "function": tool} for tool in case.tools]
     return {"model": case.model, "messages": messages, "options": options, "tools": tools, "stream": False}

@@ -56,6 +56,13 @@ SPEECH = {
     "model.safetensors": WEIGHTS,
     "tokenizer.json": b"{}",
 }
+VISION = {
+    **CHAT,
+    "config.json": json.dumps(
+        {"model_type": "qwen2_vl", "vision_config": {"depth": 1}, "quantization": {"bits": 4, "group_size": 32}}
+    ).encode(),
+    "preprocessor_config.json": b"{}",
+}
 EMBEDDING = {**SPEECH, "config.json": json.dumps({"model_type": "bert", "quantization": {"bits": 4}}).encode()}
 
 SPOKEN = Transcript(
@@ -78,6 +85,8 @@ BROKEN_MODEL = "org/broken-model"
 SPEECH_MODEL = "org/whisper-large"
 ENGLISH_SPEECH_MODEL = "org/whisper-tiny.en"
 EMBEDDING_MODEL = "org/encoder"
+EYE = "org/eye"
+"""A name for ``VISION``, which no application has by itself."""
 
 
 class Parts:

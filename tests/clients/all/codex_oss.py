@@ -2,23 +2,13 @@
 
 import json
 
-from coding_agents import QUESTION, address, ask_once, program
+from coding_agents import QUESTION, address, ask_once, codex_command
 
 
 def ask(provider: str, model: str) -> None:
     """Have Codex read the note by way of a provider's name, from a model as that provider lists it."""
     output = ask_once(
-        [
-            program("codex"),
-            "exec",
-            "--oss",
-            *("--local-provider", provider),
-            *("--model", model),
-            "--skip-git-repo-check",
-            "--json",
-            "--dangerously-bypass-approvals-and-sandbox",
-            QUESTION,
-        ],
+        codex_command(["--oss", "--local-provider", provider, "--model", model, QUESTION]),
         {"CODEX_OSS_BASE_URL": f"{address()}/v1"},
     )
     events = [json.loads(line) for line in output.splitlines() if line.startswith("{")]

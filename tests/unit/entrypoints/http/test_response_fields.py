@@ -15,6 +15,7 @@ from openai.types.responses import (
 from openai.types.shared_params import Reasoning
 from serving.asking import ask, parts
 from serving.parts import CHAT_MODEL
+from serving.responses import ADD, AGENTS, PATH, SCHEMA, respond
 
 from mlxk.domain.generation.conversation import Conversation, Message
 from mlxk.domain.generation.request import Effort, GenerationRequest
@@ -22,25 +23,7 @@ from mlxk.entrypoints.http.responses.content import PART_KINDS
 from mlxk.entrypoints.http.responses.items import ITEM_KINDS, LEFT_OUT, UNREADABLE
 from mlxk.entrypoints.http.responses.request import UNSUPPORTED, ResponseRequest
 
-PATH = "/v1/responses"
-ADD = {"type": "function", "name": "add", "parameters": {"type": "object"}}
-PATCH = {"type": "custom", "name": "apply_patch", "description": "Edits files.", "format": {"type": "text"}}
-AGENTS = {
-    "type": "namespace",
-    "name": "agents",
-    "description": "Other agents.",
-    "tools": [{"type": "function", "name": "close"}, {"type": "custom", "name": "note"}],
-}
-SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 PNG = "data:image/png;base64,iVBORw0KGgo="
-
-
-def respond(**fields: Any) -> tuple[Any, GenerationRequest, str]:
-    """Send a request that is to be answered; return the answer, what reached the engine, and the ignored fields."""
-    status, answer, reached, headers = ask(PATH, **{"input": "one two three", **fields})
-    assert status == 200, answer
-    assert reached is not None
-    return answer, reached, headers.get("x-mlxk-ignored-fields", "")
 
 
 def refused(**fields: Any) -> tuple[int, str, str]:
