@@ -20,7 +20,7 @@ from mlxk.domain.errors import (
     UnhealthyModelError,
     ValidationError,
 )
-from mlxk.domain.models.memory import DEFAULT_CONTEXT_TOKENS, MemoryFit, MemoryVerdict, judge_memory
+from mlxk.domain.models.memory import MemoryFit, MemoryVerdict, expected_context, judge_memory
 from mlxk.domain.models.model import (
     Capability,
     ModelDescription,
@@ -76,8 +76,7 @@ def estimate_memory(
         memory: Reads the machine's memory.
         context_tokens: Tokens of context; None means a long chat, or the model's context window when that is shorter.
     """
-    window = description.context_length or DEFAULT_CONTEXT_TOKENS
-    tokens = min(DEFAULT_CONTEXT_TOKENS, window) if context_tokens is None else context_tokens
+    tokens = expected_context(description.context_length) if context_tokens is None else context_tokens
     return judge_memory(memory.read(), description.weight_bytes, description.cache_per_token, tokens)
 
 

@@ -1,5 +1,6 @@
 """What the hub cache takes on the disk, in allocated bytes as ``du`` counts them; no link is followed out of it."""
 
+import contextlib
 import os
 import stat
 from collections.abc import Collection, Iterator
@@ -72,13 +73,15 @@ def measure_remainder(root: str, counted: Collection[str], folders: Collection[s
     """
     seen = set(counted)
     total = _allocated(os.stat(root))
-    for entry in os.scandir(root):
-        if entry.name in folders:
+    for name in os.listdir(root):
+        path = os.path.join(root, name)
+        if name in folders:
             continue
-        for _, status in (("", os.lstat(entry.path)), *_below(entry.path)):
-            if _identity(status) not in seen:
-                total += _allocated(status)
-                seen.add(_identity(status))
+        with contextlib.suppress(FileNotFoundError):  # gone meanwhile
+            for _, status in (("", os.lstat(path)), *_below(path)):
+                if _identity(status) not in seen:
+                    total += _allocated(status)
+                    seen.add(_identity(status))
     return total
 
 
@@ -102,7 +105,8 @@ class _Survey:
         """
         self.other_bytes += _allocated(os.lstat(self.folder.directory))
         used: dict[str, set[str]] = {}
-        found = sorted(_below(self.folder.directory), key=lambda each: not each[0].startswith(self._prefix("blobs")))
+        blobs = f"{self.folder.blobs}/"  # first, so that a staged hard link of one counts as it
+        found = sorted(_below(self.folder.directory), key=lambda each: not each[0].startswith(blobs))
         for path, status in found:
             self._add(path[len(self.folder.directory) + 1 :], path, status, used)
         for name, revision in self._recorded():
@@ -110,22 +114,19 @@ class _Survey:
         for content in self.contents.values():
             content.revisions |= used.get(content.name, set())
 
-    def _prefix(self, part: str) -> str:
-        return f"{self.folder.directory}/{part}/"
-
     def _add(self, relative: str, path: str, status: os.stat_result, used: dict[str, set[str]]) -> None:
         part, _, below = relative.partition("/")
         revision = self._revision(part, below)
         if part == "blobs" and below and not stat.S_ISDIR(status.st_mode):
             self._add_blob(below, path, status)
-        elif part == STAGING and not stat.S_ISREG(status.st_mode):
-            staged = self.contents.setdefault(STAGING, _Content(STAGING, 0, partial=True))
-            staged.size_bytes += _allocated(status)
-        elif part in {"snapshots", STAGING} and stat.S_ISREG(status.st_mode):
+        elif part == STAGING:
+            if _identity(status) not in self.contents:
+                staged = self.contents.setdefault(STAGING, _Content(STAGING, 0, partial=True))
+                staged.size_bytes += _allocated(status)
+        elif revision and part == "snapshots" and stat.S_ISREG(status.st_mode):
             content = self.contents.setdefault(_identity(status), _Content(below, _allocated(status)))
-            content.revisions |= {revision} if revision else set()
-            if revision:
-                self._plain.append(revision)
+            content.revisions.add(revision)
+            self._plain.append(revision)
         else:
             self._add_own(revision, _allocated(status))
             blob = linked_blob(path, self._blobs) if revision and stat.S_ISLNK(status.st_mode) else None

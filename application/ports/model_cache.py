@@ -38,12 +38,17 @@ class LockHolder:
         return f"{process}, which is {self.activity}"
 
 
+def used_by(holders: tuple[LockHolder, ...]) -> str:
+    """Return the clause that names the processes that work on a model."""
+    return f"in use by {', and by '.join(map(str, holders))}"
+
+
 def in_use(name: str, holders: tuple[LockHolder, ...], hint: Advice | None = None) -> LocksPresentError:
     """Return the error that names the processes that work on a model; its hint is to wait, unless another is given."""
     processes = [holder.process for holder in holders if holder.process]
     stop = f", or stop process {processes[0]}" if processes else ""
     return LocksPresentError(
-        f"'{name}' is in use by {', and by '.join(map(str, holders))}",
+        f"'{name}' is {used_by(holders)}",
         hint=hint or f"Wait until it is done{stop}.",
         detail={"processes": processes} if processes else None,
     )

@@ -6,7 +6,7 @@ from collections.abc import Collection
 import attrs
 
 from mlxk.application.ports.confirmation import Confirmation
-from mlxk.application.ports.model_cache import LockHolder, ModelCache
+from mlxk.application.ports.model_cache import LockHolder, ModelCache, in_use, used_by
 from mlxk.application.use_cases.measure_cache import EVERY_KIND, CacheUsage, MeasureCache
 from mlxk.application.use_cases.pull_model import in_one_unit
 from mlxk.domain.errors import Advice, LocksPresentError, ModelNotFoundError, Remedy, RequiresConfirmationError
@@ -30,8 +30,6 @@ class PruneRequest:
     pattern: str | None = None
     """A part of the names of models, in any case; None means all."""
     kinds: Collection[WasteKind] = EVERY_KIND
-    confirmed: bool = False
-    """Whether not to ask."""
     dry_run: bool = False
     """Whether to report only."""
 
@@ -73,21 +71,21 @@ class PruneCache:
 
         Raises:
             ModelNotFoundError: No cached model fits the pattern.
-            RequiresConfirmationError: There is no terminal for the question, and the request is not confirmed.
+            RequiresConfirmationError: There is no terminal for the question.
             StorageError: The cache cannot be read, or a file not deleted.
         """
         measured = self.measure(request.pattern, request.kinds)
         found, spared = self._survey(request, measured)
         if not found or request.dry_run:
             return PruneResult(PruneStatus.DRY_RUN if found else PruneStatus.NOTHING, found, spared)
-        if not request.confirmed and not _confirmed(found, spared, confirmation):
+        if not _confirmed(found, spared, confirmation):
             return PruneResult(PruneStatus.CANCELLED, found, spared)
         removed = []
         for shown in found:
             try:
                 gone = self._remove(shown, request.kinds, measured.shared)
             except LocksPresentError as error:
-                spared += (SparedModel(shown.name, error.message.partition("' is ")[2]),)
+                spared += (SparedModel(shown.name, error.message.removeprefix(f"'{shown.name}' is ")),)
             else:
                 removed += [gone] if gone else []
         spared = tuple(sorted(spared, key=lambda each: each.name))
@@ -105,16 +103,15 @@ class PruneCache:
                 parts = "" if usage.link_to is not None else f" ({', '.join(usage.linked_parts)})"
                 spared.append(SparedModel(usage.name, f"a link to another place{parts}"))
             elif model.waste:
-                reason = self._in_use(usage.name)
-                if reason:
-                    spared.append(SparedModel(usage.name, reason))
+                holders = self._holders(usage.name)
+                if holders:
+                    spared.append(SparedModel(usage.name, used_by(holders)))
                 else:
                     found.append(model.waste)
         return tuple(found), tuple(spared)
 
-    def _in_use(self, name: str) -> str | None:
-        holders: tuple[LockHolder, ...] = (*self.cache.holders(name), *self.cache.users(name))
-        return f"in use by {', and by '.join(map(str, holders))}" if holders else None
+    def _holders(self, name: str) -> tuple[LockHolder, ...]:
+        return (*self.cache.holders(name), *self.cache.users(name))
 
     def _remove(self, shown: Waste, kinds: Collection[WasteKind], shared: Collection[str]) -> Waste | None:
         """Remove what was shown and is still waste, and return it.
@@ -123,9 +120,9 @@ class PruneCache:
             LocksPresentError: Another process uses the model by now.
         """
         with self.cache.reserve(shown.name, "pruning it"):
-            reason = self._in_use(shown.name)
-            if reason:
-                raise LocksPresentError(f"'{shown.name}' is {reason}")
+            holders = self._holders(shown.name)
+            if holders:
+                raise in_use(shown.name, holders)
             usage = self.cache.usage(shown.name)
             now = find_waste(usage, kinds, shared) if usage else None
             waste = now.within(shown) if now else None

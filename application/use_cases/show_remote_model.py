@@ -9,10 +9,10 @@ from mlxk.domain.download import DownloadPlan, check_revision, plan_download
 from mlxk.domain.errors import IncompatibleModelError, ValidationError
 from mlxk.domain.models.detection import context_length
 from mlxk.domain.models.memory import (
-    DEFAULT_CONTEXT_TOKENS,
     WEIGHT_SUFFIXES,
     MemoryVerdict,
     cache_bytes_per_token,
+    expected_context,
     judge_memory,
 )
 from mlxk.domain.models.reference import ModelRef
@@ -73,7 +73,7 @@ class ShowRemoteModel:
             plan = plan_download(card.model)
         except IncompatibleModelError as error:
             return RemoteDetails(card, None, error.message, None, free, None, window)
-        tokens = min(DEFAULT_CONTEXT_TOKENS, window or DEFAULT_CONTEXT_TOKENS)
+        tokens = expected_context(window)
         weights = sum(file.size_bytes for file in plan.files if file.path.endswith(WEIGHT_SUFFIXES))
         verdict = judge_memory(self.memory.read(), weights, cache_bytes_per_token(config), tokens)
         return RemoteDetails(card, plan, None, self.hub.missing_bytes(plan), free, verdict, window)

@@ -27,6 +27,12 @@ RESERVE_BYTES = 256 * 1024 * 1024
 DEFAULT_CONTEXT_TOKENS = 4096
 """Tokens of context an estimate includes by default: a long chat."""
 
+
+def expected_context(window: int | None) -> int:
+    """Return the tokens of context of an estimate: a long chat, or the model's context window when that is shorter."""
+    return min(DEFAULT_CONTEXT_TOKENS, window or DEFAULT_CONTEXT_TOKENS)
+
+
 WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".npz")
 
 

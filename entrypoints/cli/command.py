@@ -74,6 +74,12 @@ def add_model_argument(parser: argparse.ArgumentParser, *, optional: bool = Fals
     complete_models(parser.add_argument("model", metavar="MODEL", nargs=count, type=model_reference, help=MODEL_HELP))
 
 
+def add_cached_pattern(parser: argparse.ArgumentParser) -> None:
+    """Declare PATTERN, of cached models, as the next positional."""
+    action = parser.add_argument("pattern", nargs="?", metavar="PATTERN", help="part of the names of cached models")
+    complete_models(action, cached_only=True)
+
+
 def complete_models(action: argparse.Action, *, cached_only: bool = False) -> None:
     """Have the shell complete an argument with the names of the models on this disk, or of those in the cache."""
     names = _cached_names if cached_only else _model_names

@@ -111,6 +111,12 @@ class Output:
         """Write one line of text to standard output."""
         self.text(f"{text}\n")
 
+    def table(self, text: str) -> None:
+        """Write a table with its titles in bold."""
+        titles, rows = text.split("\n", 1)
+        self.line(self.paint(titles, BOLD))
+        self.text(rows)
+
     def note(self, text: str) -> None:
         """Write one message, of one line or several, to standard error."""
         self._write_message("".join(f"{printable(line)}\n" for line in text.split("\n")))

@@ -72,6 +72,7 @@ def test_a_typo_is_one_json_document_for_programs(mlxk: Program) -> None:
         ("-V", "--version"),
         ("run -m demo Hello!", "run demo Hello!"),
         ("run --model=demo Hello!", "run demo Hello!"),
+        ("run -mdemo Hello!", "run demo Hello!"),
         ("--json show demo --files", "show demo --files --json"),
         ("list -a -v", "list --all --verbose"),
         ("run demo Hello! -s Short.", "run demo Hello! --system Short."),
@@ -82,6 +83,10 @@ def test_a_typo_is_one_json_document_for_programs(mlxk: Program) -> None:
 def test_words_and_letters_that_other_programs_have_do_the_same(mlxk: Program, typed: str, like: str) -> None:
     short, long = mlxk(*typed.split()), mlxk(*like.split())
     assert (short.returncode, short.stdout, short.stderr) == (long.returncode, long.stdout, long.stderr)
+
+
+def test_a_model_after_joined_short_flags_is_the_model(mlxk: Program) -> None:
+    assert mlxk("run", "-vm", "demo", "Hello!").stdout == mlxk("run", "demo", "Hello!").stdout != ""
 
 
 @pytest.mark.parametrize("command", COMMANDS)

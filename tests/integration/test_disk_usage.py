@@ -175,6 +175,17 @@ def test_a_crash_between_download_and_publication_leaves_waste_that_is_found(
     assert not (wasteful / ".staging").exists()
 
 
+def test_litter_and_staged_files_are_no_waste_that_stays(wasteful: Path, command: Command, place: Path) -> None:
+    (wasteful / "snapshots" / ".DS_Store").write_bytes(b"\0" * 6000)
+    staged = wasteful / ".staging" / ("9" * 40)
+    staged.mkdir(parents=True)
+    (staged / "model.safetensors").write_bytes(b"\0" * 9000)
+    assert models(command("du")["data"])["org/m"]["total_bytes"] == disk(wasteful)
+    command("prune", "--yes")
+    assert not staged.exists()
+    assert command("prune", "--yes")["data"]["action"] == "nothing"
+
+
 def test_an_empty_or_absent_cache_is_no_fault(command: Command, place: Path) -> None:
     empty = {"models": [], "total_bytes": 0, "remainder_bytes": 0, "prunable_bytes": 0}
     assert {**command("du")["data"], "free_bytes": 0} == {**empty, "free_bytes": 0}

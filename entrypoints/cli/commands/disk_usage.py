@@ -2,16 +2,15 @@
 
 import argparse
 
-from mlxk.entrypoints.cli.command import CommandContext, complete_models
+from mlxk.entrypoints.cli.command import CommandContext, add_cached_pattern
 from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import BOLD, Output
+from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.render import disk_space
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the pattern."""
-    action = parser.add_argument("pattern", nargs="?", metavar="PATTERN", help="part of the names of cached models")
-    complete_models(action)
+    add_cached_pattern(parser)
     parser.add_argument("--revisions", action="store_true", help="list the revisions of each model as well")
 
 
@@ -24,9 +23,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         output.document("du", disk_space.usage_json(usage, free))
         return DONE
     if usage.models:
-        header, rows = disk_space.usage_table(usage, output.width, with_revisions=arguments.revisions).split("\n", 1)
-        output.line(output.paint(header, BOLD))
-        output.text(rows)
+        output.table(disk_space.usage_table(usage, output.width, with_revisions=arguments.revisions))
     output.text(disk_space.usage_summary(usage, free))
     if arguments.pattern and not usage.models and output.shows_progress:
         output.note(f"No cached model fits '{arguments.pattern}'.")

@@ -2,17 +2,16 @@
 
 import argparse
 
-from mlxk.entrypoints.cli.command import CommandContext, complete_models
+from mlxk.entrypoints.cli.command import CommandContext, add_cached_pattern
 from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import BOLD, Output
+from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render import remote_models
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the pattern."""
-    action = parser.add_argument("pattern", nargs="?", metavar="PATTERN", help="part of the names of cached models")
-    complete_models(action)
+    add_cached_pattern(parser)
     parser.add_argument("-a", "--all", action="store_true", help="also models that are current")
 
 
@@ -26,8 +25,6 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         return DONE
     text = remote_models.outdated_table(compared, output.width, everything=arguments.all)
     if text:
-        header, rows = text.split("\n", 1)
-        output.line(output.paint(header, BOLD))
-        output.text(rows)
+        output.table(text)
     output.note(remote_models.outdated_summary(compared))
     return DONE

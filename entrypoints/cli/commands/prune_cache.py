@@ -6,16 +6,15 @@ from mlxk.application.use_cases.measure_cache import EVERY_KIND
 from mlxk.application.use_cases.prune_cache import PruneRequest
 from mlxk.domain.errors import InterruptedRunError
 from mlxk.domain.models.disk_usage import WasteKind
-from mlxk.entrypoints.cli.command import CommandContext, complete_models
+from mlxk.entrypoints.cli.command import CommandContext, add_cached_pattern
 from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
+from mlxk.entrypoints.cli.output import Output, confirmation
 from mlxk.entrypoints.cli.render import disk_space
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what to remove."""
-    action = parser.add_argument("pattern", nargs="?", metavar="PATTERN", help="part of the names of cached models")
-    complete_models(action)
+    add_cached_pattern(parser)
     parser.add_argument(
         "--only",
         action="append",
@@ -30,9 +29,9 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     """Show what nothing uses, ask, remove it, and print what went."""
     prune = context.build(context.settings).use_cases.prune_cache()
     kinds = frozenset(map(WasteKind, arguments.only)) if arguments.only else EVERY_KIND
-    request = PruneRequest(arguments.pattern, kinds, arguments.yes, arguments.dry_run)
+    request = PruneRequest(arguments.pattern, kinds, arguments.dry_run)
     try:
-        result = prune(request, TerminalConfirmation(output))
+        result = prune(request, confirmation(output, yes=arguments.yes))
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted", hint="Continue: mlxk prune") from None
     if output.as_json:

@@ -11,6 +11,7 @@ from mlxk.domain.generation.conversation import Conversation
 from mlxk.entrypoints.cli import answer, audio_run, generation_arguments, image_run, prompt_sources
 from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
 from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.cli.shown_prompt import show_prompt
 
 if TYPE_CHECKING:
@@ -22,7 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser)
     prompt_sources.add_arguments(parser)
     parser.add_argument("-s", "--system", metavar="TEXT", help="a system prompt")
-    parser.add_argument("-m", "--model", dest="named", metavar="MODEL", help="the model; every word is then the prompt")
+    parser.add_argument(
+        "-m",
+        "--model",
+        dest="named",
+        type=model_reference,
+        metavar="MODEL",
+        help="the model; every word is then the prompt",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="print tokens per second after the answer")
     parser.add_argument("-c", "--chat", action="store_true", help="chat; a prompt, if any, is the first turn")
     generation_arguments.add_image_arguments(parser)
@@ -47,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Print the completion of a prompt, as it arrives on a terminal; without a prompt, chat."""
+    if arguments.named is not None:  # -mNAME and -vm NAME, which are not moved to the front before parsing
+        arguments.words = [arguments.model, *arguments.words]
+        arguments.model = arguments.named
     if arguments.no_chat_template and (arguments.system or arguments.tools):
         raise UsageError("--system and --tools need the chat template; leave out --no-chat-template")
     container = context.build(context.settings)

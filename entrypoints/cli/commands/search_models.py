@@ -5,7 +5,7 @@ import argparse
 from mlxk.application.use_cases.search_models import DEFAULT_RESULTS
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import BOLD, Output
+from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render import remote_models
 
@@ -31,8 +31,6 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     if not found:
         output.note(f"The hub has no model with '{terms}' in its name.")
         return DONE
-    header, rows = remote_models.search_table(found, output.width).split("\n", 1)
-    output.line(output.paint(header, BOLD))
-    output.text(rows)
+    output.table(remote_models.search_table(found, output.width))
     output.note(remote_models.next_step(found))
     return DONE

@@ -37,11 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Print the model and one section: metadata, files or config."""
     container = context.build(context.settings)
+    section = "files" if arguments.files else "config" if arguments.config else "metadata"
     if arguments.remote:
-        return _show_remote(arguments, container, output)
+        return _show_remote(arguments, section, container, output)
     with Spinner(output, "Reading the model"):
         details = container.use_cases.show_model()(arguments.model, recalculate_hash=arguments.recalc_hash)
-    section = "files" if arguments.files else "config" if arguments.config else "metadata"
     verdict = estimate_memory(details.description, container.adapters.memory_probe())
     if arguments.recalc_hash and not output.as_json:
         output.note("The content hash is recorded anew; the workspace is clean.")
@@ -54,8 +54,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     return DONE
 
 
-def _show_remote(arguments: argparse.Namespace, container: "Container", output: Output) -> int:
-    from mlxk.entrypoints.cli.progress import Spinner  # noqa: PLC0415
+def _show_remote(arguments: argparse.Namespace, section: str, container: "Container", output: Output) -> int:
     from mlxk.entrypoints.cli.render import remote_card  # noqa: PLC0415
 
     for flag in ("recalc_hash", "format_report"):
@@ -66,7 +65,6 @@ def _show_remote(arguments: argparse.Namespace, container: "Container", output: 
             )
     with Spinner(output, "Asking the hub"):
         details = container.use_cases.show_remote_model()(arguments.model)
-    section = "files" if arguments.files else "config" if arguments.config else "metadata"
     if output.as_json:
         output.document("show", remote_card.card_json(details, section))
     else:

@@ -84,7 +84,8 @@ def test_a_yes_removes_the_waste_and_nothing_else(there: World) -> None:
 
 @pytest.mark.parametrize("kind", WasteKind)
 def test_one_kind_may_be_removed_alone(there: World, kind: WasteKind) -> None:
-    there.prune(kinds={kind}, confirmed=True)
+    there.confirmation = InMemoryConfirmation(True)
+    there.prune(kinds={kind})
     left = there.cache.models["org/m"]
     assert (A not in left.revisions) == (kind is WasteKind.REVISIONS)
     assert (left.unfinished == 0) == (kind is WasteKind.PARTIAL)
@@ -95,7 +96,8 @@ def test_one_kind_may_be_removed_alone(there: World, kind: WasteKind) -> None:
 @pytest.mark.parametrize("held", ["busy", "other_clients", "used"])
 def test_what_another_process_holds_is_left_alone_and_named(there: World, held: str) -> None:
     getattr(there.cache, held)["org/m"] = LockHolder(4711, "holding it")
-    result = there.prune(confirmed=True)
+    there.confirmation = InMemoryConfirmation(True)
+    result = there.prune()
     assert [waste.name for waste in result.waste] == ["org/half"]
     assert [(each.name, "4711" in each.reason) for each in result.spared] == [("org/m", True)]
     assert there.cache.models["org/m"].revisions == (A, B, C)
