@@ -34,8 +34,8 @@ class DeferredTextGenerator(TextGenerator):
             return EngineState(responding=True, running=0, waiting=0, models=())
         return self._built.state(timeout_seconds)
 
-    def unload(self, model: ModelHandle | None = None) -> tuple[ModelHandle, ...]:
-        return () if self._built is None else self._built.unload(model)
+    def unload(self, model: ModelHandle | None = None, *, once_idle: bool = False) -> tuple[ModelHandle, ...]:
+        return () if self._built is None else self._built.unload(model, once_idle=once_idle)
 
     def close(self) -> None:
         if self._built is not None:

@@ -88,11 +88,11 @@ class MlxTextGenerator(TextGenerator):
         models = self._last_state.models if engine is None or self._thread.closed else engine.resident
         return attrs.evolve(self._last_state, responding=False, models=models)
 
-    def unload(self, model: ModelHandle | None = None) -> tuple[ModelHandle, ...]:
+    def unload(self, model: ModelHandle | None = None, *, once_idle: bool = False) -> tuple[ModelHandle, ...]:
         if not self._thread.started or self._thread.closed:
             return ()
         reply: queue.SimpleQueue[tuple[ModelHandle, ...]] = queue.SimpleQueue()
-        self._thread.post(lambda engine: reply.put(engine.unload(model)))
+        self._thread.post(lambda engine: reply.put(engine.unload(model, once_idle=once_idle)))
         return reply.get()
 
     def close(self) -> None:

@@ -140,11 +140,12 @@ class TextGenerator(Protocol):
         """
 
     @abstractmethod
-    def unload(self, model: ModelHandle | None = None) -> tuple[ModelHandle, ...]:
+    def unload(self, model: ModelHandle | None = None, *, once_idle: bool = False) -> tuple[ModelHandle, ...]:
         """Unload idle models and return them. A model in use stays loaded.
 
         Args:
             model: The model to unload; None means every idle one.
+            once_idle: Whether a model in use is unloaded when its use has ended.
         """
 
     @abstractmethod

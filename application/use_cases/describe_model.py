@@ -236,7 +236,7 @@ class DescribeModel:
             tools_missing=tools_missing(template),
             supports_reasoning=supports_reasoning(template),
             template_text=template,
-            inserts=insertion_format(detection.added_tokens(snapshot)) is not None,
+            inserts=insertion_format(detection.added_tokens(snapshot).__contains__) is not None,
         )
 
     def health(self, handle: ModelHandle) -> HealthReport:

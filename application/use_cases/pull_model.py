@@ -1,6 +1,7 @@
 """Pull a model: download it from the hub into the cache, verify it, and skip files that are present already."""
 
 import enum
+from collections.abc import Callable
 
 import attrs
 
@@ -48,6 +49,10 @@ class PullStatus(enum.Enum):
     CANCELLED = "cancelled"
 
 
+def _ignore_plan(_: DownloadPlan) -> None:
+    return
+
+
 @attrs.frozen
 class PullRequest:
     """Reference and options of a pull."""
@@ -60,6 +65,8 @@ class PullRequest:
     """Whether to report the plan only."""
     accept_damaged: bool = False
     """Whether to accept a cached snapshot without a check of its health."""
+    planned: Callable[[DownloadPlan], None] = attrs.field(default=_ignore_plan, eq=False)
+    """Called with the plan of a download before it begins."""
 
 
 @attrs.frozen
@@ -157,7 +164,7 @@ class PullModel:
         if plan.model.name != result.name:
             return plan.model.name
         listed = present is not None and present.revision == plan.model.commit
-        return unchanged if healthy and listed else self._fetch(result, plan, progress, verify_present=listed)
+        return unchanged if healthy and listed else self._fetch(result, plan, request, progress, verify_present=listed)
 
     def _on_hub(self, name: str, revision: str | None) -> RemoteModel:
         """Return the model of the hub; where there is none, name the cached models that are spelled alike."""
@@ -171,7 +178,15 @@ class PullModel:
                 error.message, hint=f"Did you mean {close}, which is in the cache? {error.hint or ''}".rstrip()
             ) from error
 
-    def _fetch(self, result: PullResult, plan: DownloadPlan, progress: Progress, *, verify_present: bool) -> PullResult:
+    def _fetch(
+        self,
+        result: PullResult,
+        plan: DownloadPlan,
+        request: PullRequest,
+        progress: Progress,
+        *,
+        verify_present: bool,
+    ) -> PullResult:
         # Nothing is asked of the files before there is space for all that their names let expect.
         self._require_space(plan, self.hub.missing_bytes(plan))
         plan = plan_download(self.hub.with_tensors(plan.model))
@@ -179,6 +194,7 @@ class PullModel:
         warning = _warning(plan)
         if warning:
             progress.note(f"Warning: {warning}")
+        request.planned(plan)
         self.hub.fetch(plan, progress, verify_present=verify_present)
         handle = self.cache.find(result.name, plan.model.commit)
         found = self.describe(handle) if handle else None

@@ -1,6 +1,6 @@
 """Prompts for text between a prefix and a suffix ("fill in the middle"), by the tokens of model families."""
 
-from collections.abc import Container
+from collections.abc import Callable
 
 import attrs
 
@@ -40,6 +40,10 @@ INSERTION_FORMATS = (
 """The formats that are known: Qwen, Granite and CodeGemma; StarCoder; SantaCoder; DeepSeek; Seed; Codestral."""
 
 
-def insertion_format(tokens: Container[str]) -> InsertionFormat | None:
-    """Return the format of a model by its tokens; None when it has none that is known."""
-    return next((each for each in INSERTION_FORMATS if all(token in tokens for token in each.tokens)), None)
+def insertion_format(has: Callable[[str], bool]) -> InsertionFormat | None:
+    """Return the format of a model; None when it has none that is known.
+
+    Args:
+        has: Whether a text is a token of the model.
+    """
+    return next((each for each in INSERTION_FORMATS if all(map(has, each.tokens))), None)

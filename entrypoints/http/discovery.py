@@ -8,7 +8,7 @@ from mlxk.domain.errors import ModelNotFoundError, ValidationError
 from mlxk.entrypoints.http.api import HttpApi, ServerContext
 from mlxk.entrypoints.http.openai.errors import error_body
 from mlxk.entrypoints.http.openai.models import model_document
-from mlxk.entrypoints.http.resources import Readable, send_json
+from mlxk.entrypoints.http.resources import Readable, page_size, send_json
 
 ANTHROPIC_VERSION = "Anthropic-Version"
 """Header of clients that read Anthropic's form."""
@@ -120,9 +120,7 @@ def _anthropic_document(served: ServedModel) -> dict[str, object]:
 
 def _page(models: tuple[ServedModel, ...], request: falcon.Request) -> dict[str, object]:
     """Return the page of models that the query asks for: ``limit`` after ``after_id``, or before ``before_id``."""
-    text = request.get_param("limit") or str(MAX_MODELS)
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_MODELS:
-        raise ValidationError.in_field("limit", f"must be a whole number from 1 to {MAX_MODELS}")
+    limit = page_size(request, MAX_MODELS, MAX_MODELS)
     ids = [served.id for served in models]
     places = {}
     for name in ("after_id", "before_id"):
@@ -130,7 +128,7 @@ def _page(models: tuple[ServedModel, ...], request: falcon.Request) -> dict[str,
         if value is not None and value not in ids:
             raise ValidationError.in_field(name, f"'{value}' is not one of the models")
         places[name] = None if value is None else ids.index(value)
-    limit, before, after = int(text), places["before_id"], places["after_id"]
+    before, after = places["before_id"], places["after_id"]
     if before is not None:
         begin, end = max(0, before - limit), before
         more = begin > 0

@@ -18,7 +18,7 @@ REQUEST_ID = "X-Request-ID"
 
 WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
-QUIET_ROUTES = frozenset({"/health", "/livez", "/readyz", "/metrics"})
+QUIET_ROUTES = frozenset({"/health", "/livez", "/readyz", "/metrics", "/v1/metrics"})
 """Probes, which come every few seconds; logged at level debug."""
 
 

@@ -11,6 +11,7 @@ import falcon
 from mlxk import __version__
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.text_generator import EngineState, TextGenerator
+from mlxk.domain.errors import ValidationError
 from mlxk.entrypoints.http.lifecycle import CONTENT_TYPE, ConcurrencyLimit, Metrics, ServerLifecycle
 
 
@@ -30,6 +31,20 @@ def send_json(response: falcon.Response, document: object) -> None:
     """Set a JSON body."""
     response.content_type = "application/json"
     response.data = json.dumps(document, ensure_ascii=False).encode()
+
+
+def page_size(request: falcon.Request, usual: int, most: int) -> int:
+    """Return how many entries of a list a request asks for in its query.
+
+    Raises:
+        ValidationError: It is no number from 1 to ``most``.
+    """
+    given = request.get_param("limit")
+    if given is None:
+        return usual
+    if not (given.isascii() and given.isdecimal() and len(given) <= len(str(most)) and 1 <= int(given) <= most):
+        raise ValidationError.in_field("limit", f"must be a whole number from 1 to {most}")
+    return int(given)
 
 
 ENGINE_SECONDS = 0.5

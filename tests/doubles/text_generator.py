@@ -142,6 +142,8 @@ class InMemoryTextGenerator(TextGenerator):
         self._context_length, self._vision = context_length, vision
         self._loaded: dict[str, ModelHandle] = {}
         self._keep_alive: dict[str, float | None] = {}
+        self._leaving: set[str] = set()
+        """Names of models that go once they are idle."""
         self._running: list[InMemoryTextStream] = []
         self._work = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -189,7 +191,7 @@ class InMemoryTextGenerator(TextGenerator):
         residents = tuple(ResidentModel(each, 0, self._keep_alive.get(each.name)) for each in models)
         return EngineState(self.responding, len(self._running), 0, models, residents=residents)
 
-    def unload(self, model: ModelHandle | None = None) -> tuple[ModelHandle, ...]:
+    def unload(self, model: ModelHandle | None = None, *, once_idle: bool = False) -> tuple[ModelHandle, ...]:
         with self._work:
             busy = {request.model.name for request in self.requests} if self._running else set()
             gone = [
@@ -199,6 +201,8 @@ class InMemoryTextGenerator(TextGenerator):
             ]
             for handle in gone:
                 del self._loaded[handle.name]
+            if once_idle:
+                self._leaving |= {name for name in busy if model is None or name == model.name}
         return tuple(gone)
 
     def _require_capacity(self, request: GenerationRequest) -> None:
@@ -225,6 +229,10 @@ class InMemoryTextGenerator(TextGenerator):
             ended = [stream for stream in running if not stream.step()]
             with self._work:
                 self._running = [stream for stream in self._running if stream not in ended]
+                if not self._running:
+                    for name in self._leaving:
+                        self._loaded.pop(name, None)
+                    self._leaving.clear()
 
 
 def _prompt_text(request: GenerationRequest) -> str:

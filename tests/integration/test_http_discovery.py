@@ -81,7 +81,9 @@ def test_readers_of_the_other_form_get_theirs(served: RunningServer) -> None:
     assert ([each["id"] for each in before["data"]], before["has_more"]) == (names[1:3], True)
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "after_id=nobody"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=1001", f"limit={'9' * 5000}", "limit=%EF%BC%91", "limit=x", "after_id=nobody"]
+)
 def test_a_page_that_there_is_not_is_refused_by_name(served: RunningServer, query: str) -> None:
     status, _, body = ask(served, f"/v1/models?{query}", **ANTHROPIC)
     assert (status, body["error"]["message"].partition(":")[0]) == (400, query.partition("=")[0])
@@ -105,6 +107,14 @@ def test_the_default_model_answers_to_names_that_nobody_has_and_says_who_it_is(
     body = HI if name is None else {"model": name, **HI}
     status, _, answer = ask(served, "/v1/chat/completions", body)
     assert (status, answer["model"]) == (200, CHAT_MODEL)
+
+
+@pytest.mark.parametrize("fields", [{"raw": True}, {}])
+def test_a_text_of_another_api_without_a_model_is_for_the_default_model(
+    served: RunningServer, fields: dict[str, bool]
+) -> None:
+    status, _, answer = ask(served, "/api/generate", {"prompt": "one two", "stream": False, **fields})
+    assert (status, answer["response"]) == (200, "one two")
 
 
 def test_the_default_model_does_nothing_that_it_cannot(served: RunningServer) -> None:

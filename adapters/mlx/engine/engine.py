@@ -73,9 +73,9 @@ class Engine(Worker):
         """End a sequence."""
         self._scheduler.cancel(sequence)
 
-    def unload(self, model: ModelHandle | None) -> tuple[ModelHandle, ...]:
+    def unload(self, model: ModelHandle | None, *, once_idle: bool = False) -> tuple[ModelHandle, ...]:
         """Unload idle models and return them."""
-        unloaded = self._pool.unload(model)
+        unloaded = self._pool.unload(model, once_idle=once_idle)
         mx.clear_cache()
         malloc.trim()
         return unloaded

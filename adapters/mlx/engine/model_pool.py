@@ -190,17 +190,23 @@ class ModelPool:
                 model.leases -= 1
                 model.used_at = self._clock.monotonic()
 
-    def unload(self, handle: ModelHandle | None) -> tuple[ModelHandle, ...]:
-        """Unload all idle models, or the one of this handle if it is idle; return the unloaded ones."""
+    def unload(self, handle: ModelHandle | None, *, once_idle: bool = False) -> tuple[ModelHandle, ...]:
+        """Unload all idle models, or the one of this handle if it is idle; return the unloaded ones.
+
+        Args:
+            handle: The model; None for all.
+            once_idle: Whether those in use are unloaded when their use has ended.
+        """
+        unloaded = []
         with self._lock:
-            unloaded = {
-                identity: pooled.model.handle
-                for identity, pooled in self._models.items()
-                if pooled.leases == 0 and handle in (None, pooled.model.handle)
-            }
-            for identity in unloaded:
-                self._unload(identity)
-        return tuple(unloaded.values())
+            meant = [each for each in self._models.items() if handle in (None, each[1].model.handle)]
+            for identity, pooled in meant:
+                if pooled.leases == 0:
+                    unloaded.append(pooled.model.handle)
+                    self._unload(identity)
+                elif once_idle:
+                    pooled.keep_alive_seconds = 0.0
+        return tuple(unloaded)
 
     @property
     def waiting(self) -> int:

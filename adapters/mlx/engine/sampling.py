@@ -180,9 +180,13 @@ def materialize_logprobs(arrays: LogprobArrays) -> TopLogprobs:
     """Wait for the result of ``top_logprobs`` and return it as plain numbers."""
     values: Any = [array.tolist() for array in arrays]
     logprob, tokens, others = values
-    pairs: list[tuple[int, float]] = list(zip(tokens, others, strict=True))
-    likeliest_first = sorted((pair for pair in pairs if math.isfinite(pair[1])), key=lambda pair: -pair[1])
-    return TopLogprobs(logprob, tuple(likeliest_first))
+    return _ranked(logprob, tokens, others)
+
+
+def _ranked(logprob: float, tokens: Sequence[int], values: Sequence[float]) -> TopLogprobs:
+    """Return the likeliest tokens in order, without those that are impossible."""
+    pairs = (pair for pair in zip(tokens, values, strict=True) if math.isfinite(pair[1]))
+    return TopLogprobs(logprob, tuple(sorted(pairs, key=lambda pair: -pair[1])))
 
 
 def score(logits: mx.array, tokens: Sequence[int], count: int) -> list[TopLogprobs]:
@@ -199,10 +203,7 @@ def score(logits: mx.array, tokens: Sequence[int], count: int) -> list[TopLogpro
     likeliest = mx.argpartition(-logprobs, kth=min(count, logprobs.shape[-1] - 1), axis=-1)[:, :count]
     ids: Any = likeliest.tolist()
     values: Any = mx.take_along_axis(logprobs, likeliest, axis=-1).tolist()
-    return [
-        TopLogprobs(each, tuple(sorted(zip(row, numbers, strict=True), key=lambda pair: -pair[1])))
-        for each, row, numbers in zip(own, ids, values, strict=True)
-    ]
+    return [_ranked(*each) for each in zip(own, ids, values, strict=True)]
 
 
 def logits_processors(settings: GenerationSettings) -> tuple[LogitsProcessor, ...]:

@@ -4,7 +4,6 @@ import functools
 
 import falcon
 
-from mlxk.domain.errors import MlxkError
 from mlxk.domain.models.model import Capability
 from mlxk.entrypoints.http.anthropic.errors import ERROR_STATUSES, error_body
 from mlxk.entrypoints.http.anthropic.renderer import MessagesRenderer, ShownParts
@@ -17,11 +16,12 @@ from mlxk.entrypoints.http.anthropic.request import (
 )
 from mlxk.entrypoints.http.anthropic.translation import MessagesTranslation, translate
 from mlxk.entrypoints.http.api import HttpApi, ServerContext
-from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
+from mlxk.entrypoints.http.generation.responder import report_adaptations
 from mlxk.entrypoints.http.middleware import request_id
 from mlxk.entrypoints.http.openai.audio.upload import AudioReader
 from mlxk.entrypoints.http.openai.chat.jobs import ChatJobs
 from mlxk.entrypoints.http.requests.body import BodyReader, R, report_ignored
+from mlxk.entrypoints.http.requests.validation import raise_for
 from mlxk.entrypoints.http.resources import send_json
 
 PATH = "/v1/messages"
@@ -115,21 +115,16 @@ class CountTokens(_MessagesResource):
         body = self._read(request, response)
         self._server.lifecycle.require_open()
         translation = self._translate(body, response)
-        try:
-            tokens = self._count(translation, response)
-        except MlxkError as error:
-            raise translation.names.translate(error) from error
-        send_json(response, tokens)
+        send_json(response, translation.names.naming(lambda: self._count(translation, response)))
 
     def _count(self, translation: MessagesTranslation, response: falcon.Response) -> dict[str, object]:
         chat = translation.chat
+        raise_for(chat.faults())
         model = self._services.catalogue.find(chat.model)
         chat.require_abilities(model, self._server.settings)
         options = chat.generation_options(model, self._server.settings, chat.forced_call)
         prompts = self._services.tokenize(model.details, chat.incoming(self._read_audio), options)
-        adaptations = dict.fromkeys(each.code for prompt in prompts for each in prompt.adaptations)
-        if adaptations:
-            response.set_header(ADAPTATIONS, ", ".join(adaptations))
+        report_adaptations(response, (each for prompt in prompts for each in prompt.adaptations))
         notes = [prompt.approximation for prompt in prompts if prompt.approximation is not None]
         count = sum(len(prompt.tokens) for prompt in prompts)
         return {"input_tokens": count, **({"notes": notes} if notes else {})}

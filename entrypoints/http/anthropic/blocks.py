@@ -4,18 +4,10 @@ from typing import Annotated, Any
 
 import attrs
 
+from mlxk.entrypoints.http.openai.chat import messages as chat
 from mlxk.entrypoints.http.requests.validation import OneOf, Range, StrictConverter
 
-IMAGE_TYPES = (
-    "image/avif",
-    "image/gif",
-    "image/heic",
-    "image/heif",
-    "image/jpeg",
-    "image/jpg",
-    "image/png",
-    "image/webp",
-)
+IMAGE_TYPES = tuple(f"image/{each}" for each in chat.IMAGE_TYPES)
 
 
 @attrs.frozen(kw_only=True)

@@ -14,7 +14,7 @@ from mlxk.entrypoints.http.anthropic.conversation import shown_call_id
 from mlxk.entrypoints.http.anthropic.errors import error_document
 from mlxk.entrypoints.http.generation.blocks import Block, BlockBegan, BlockChange, BlockGrew, BlockKind, BlockReader
 from mlxk.entrypoints.http.generation.renderer import ResponseContext, ResponseRenderer
-from mlxk.entrypoints.http.generation.writers import SSE_HEADERS, sse_frame
+from mlxk.entrypoints.http.generation.writers import SSE_HEADERS, named_frame
 from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions
 
 SIGNATURE = "bWx4aw=="
@@ -38,12 +38,9 @@ class ShownParts:
     """Whether there is an answer at all."""
 
 
-EVERYTHING = ShownParts()
-
-
 def frame(kind: str, **fields: object) -> bytes:
     """Return an event of a stream, with its name on a line of its own."""
-    return b"event: " + kind.encode() + b"\n" + sse_frame({"type": kind, **fields})
+    return named_frame({"type": kind, **fields})
 
 
 PING = frame("ping")
@@ -65,7 +62,7 @@ class MessagesRenderer(ResponseRenderer):
         self,
         context: ResponseContext,
         options: MessageOptions,
-        shown: ShownParts = EVERYTHING,
+        shown: ShownParts,
     ) -> None:
         self._context = context
         self._shown = shown
@@ -95,7 +92,7 @@ class MessagesRenderer(ResponseRenderer):
 
     def error(self, error: MlxkError) -> bytes:
         """Return an error event."""
-        return b"event: error\n" + sse_frame(error_document(error, self._context.request_id))
+        return named_frame(error_document(error, self._context.request_id))
 
     def whole(self, choices: Sequence[Sequence[GenerationEvent]], finished: Sequence[Finished]) -> bytes:
         """Return the message as one JSON document."""
@@ -185,7 +182,7 @@ def arguments_of(text: str) -> dict[str, Any]:
     """Return the arguments of a call; those of a call that was cut off as far as they are complete."""
     try:
         value = json.loads(text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         value = _complete_part(text)
     return value if isinstance(value, dict) else {}
 
@@ -193,7 +190,7 @@ def arguments_of(text: str) -> dict[str, Any]:
 def _complete_part(text: str) -> object:
     """Return the complete members of JSON text that was cut off."""
     open_at: list[str] = []
-    kept, closing = "", ""
+    end, closing = 0, ""
     in_string = escaped = False
     for place, character in enumerate(text):
         if in_string:
@@ -202,15 +199,15 @@ def _complete_part(text: str) -> object:
             continue
         if character == '"':
             in_string = True
-        elif character in "{[":
+            continue
+        if character in "{[":
             open_at.append("}" if character == "{" else "]")
-            kept, closing = text[: place + 1], "".join(reversed(open_at))
         elif character in "}]":
-            open_at.pop()
-            kept, closing = text[: place + 1], "".join(reversed(open_at))
-        elif character == ",":
-            kept, closing = text[:place], "".join(reversed(open_at))
+            del open_at[-1:]
+        elif character != ",":
+            continue
+        end, closing = place + (character != ","), "".join(reversed(open_at))
     try:
-        return json.loads(kept + closing)
-    except ValueError:
+        return json.loads(text[:end] + closing)
+    except (ValueError, RecursionError):
         return {}

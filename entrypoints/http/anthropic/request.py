@@ -21,11 +21,9 @@ from mlxk.entrypoints.http.anthropic.blocks import (
     register_blocks,
 )
 from mlxk.entrypoints.http.openai.chat.request import MAX_MESSAGES
+from mlxk.entrypoints.http.openai.chat.tools import MAX_DEFINITIONS
 from mlxk.entrypoints.http.openai.sampling import Share, StopString, Temperature
 from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter, Unsupported
-
-MAX_DEFINITIONS = 1024
-"""Tools of a request; agents with many connections offer hundreds."""
 
 _BLOCKS_OF_ROLE: Mapping[str, tuple[type[Any], ...]] = {
     "user": (TextBlock, ImageBlock, DocumentBlock, SearchResultBlock, ToolResultBlock, SkippedBlock),

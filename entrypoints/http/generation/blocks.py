@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
+from mlxk.domain.generation.grammar import is_json
 from mlxk.domain.generation.request import (
     GenerationEvent,
     ReasoningDelta,
@@ -36,10 +37,15 @@ class Block:
     """Id of a tool call."""
     name: str = ""
     """Function of a tool call."""
-    text: str = ""
-    """Reasoning, text, or the arguments of a call as JSON text."""
+    parts: list[str] = attrs.field(factory=list)
+    """Its text in pieces: joined when it is needed, since each addition to a string copies it."""
     logprobs: list[TokenLogprob] = attrs.field(factory=list)
     """The tokens of the text, if they were asked for."""
+
+    @property
+    def text(self) -> str:
+        """Reasoning, text, or the arguments of a call as JSON text."""
+        return "".join(self.parts)
 
 
 @attrs.frozen
@@ -84,10 +90,15 @@ class BlockReader:
         self._open: tuple[BlockKind, int] | None = None
         """Kind of the open block, and the index of its call."""
 
-    @property
-    def called(self) -> bool:
-        """Whether there is a tool call."""
-        return any(block.kind is BlockKind.TOOL_CALL for block in self.blocks)
+    def is_cut(self, *, json_text: bool) -> bool:
+        """Whether a call is no complete JSON value, or text that must be JSON is none.
+
+        Args:
+            json_text: Whether the text must be JSON.
+        """
+        calls = [block.text for block in self.blocks if block.kind is BlockKind.TOOL_CALL]
+        text = "".join(block.text for block in self.blocks if block.kind is BlockKind.TEXT)
+        return not all(map(is_json, [*calls, *([text] if json_text and (text or not calls) else [])]))
 
     def read(self, event: GenerationEvent) -> Iterator[BlockChange]:
         """Yield what an event changes; the last event of a completion changes nothing, see ``end``."""
@@ -120,5 +131,5 @@ class BlockReader:
         block = self.blocks[-1]
         block.logprobs.extend(logprobs)
         if text:
-            block.text += text
+            block.parts.append(text)
             yield BlockGrew(block, text, logprobs)

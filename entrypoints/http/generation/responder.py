@@ -3,7 +3,7 @@
 It is independent of the API: the resource passes the streams and the renderer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 import falcon
@@ -13,6 +13,7 @@ from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.domain.errors import MlxkError
+from mlxk.domain.generation.conversation import Adaptation
 from mlxk.domain.generation.request import Finished
 from mlxk.entrypoints.http.generation.renderer import RendererFactory, ResponseContext, ResponseRenderer
 from mlxk.entrypoints.http.generation.stream_dispatcher import StreamDelivery, StreamDispatcher
@@ -23,6 +24,14 @@ from mlxk.entrypoints.http.server.channel import ENVIRON_DETACH, ENVIRON_ON_DISC
 
 ADAPTATIONS = "X-Mlxk-Adaptations"
 """Response header: how the conversation was fitted to the model's chat template, by the codes of the adaptations."""
+
+
+def report_adaptations(response: falcon.Response, found: Iterable[Adaptation]) -> tuple[str, ...]:
+    """List in a header how a conversation was fitted to the template, each code once; return the codes."""
+    codes = tuple(dict.fromkeys(each.code for each in found))
+    if codes:
+        response.set_header(ADAPTATIONS, ", ".join(codes))
+    return codes
 
 
 @attrs.frozen(kw_only=True)
@@ -97,9 +106,7 @@ class GenerationResponder:
                 stream.cancel()
             release()
             raise
-        adaptations = tuple(dict.fromkeys(each.code for stream in streams for each in stream.adaptations))
-        if adaptations:
-            response.set_header(ADAPTATIONS, ", ".join(adaptations))
+        adaptations = report_adaptations(response, (each for stream in streams for each in stream.adaptations))
         on_end = self._on_end(job, context.request_id, release, adaptations)
         if job.stream:
             self._stream(request, response, renderer, connection, streams, on_end)

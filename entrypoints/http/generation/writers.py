@@ -3,7 +3,7 @@
 import json
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
@@ -29,6 +29,11 @@ KEEP_ALIVE_COMMENT = b": ping\n\n"
 def sse_frame(document: object) -> bytes:
     """Return an event whose data is a JSON document."""
     return b"data: " + json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+def named_frame(document: Mapping[str, object]) -> bytes:
+    """Return an event whose data is a JSON document, and whose name is the document's type."""
+    return f"event: {document['type']}\n".encode() + sse_frame(document)
 
 
 class ResponseBody(Protocol):

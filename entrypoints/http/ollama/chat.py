@@ -2,15 +2,13 @@
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 import attrs
 import falcon
 
-from mlxk.application.ports.text_generator import TextStream
 from mlxk.entrypoints.http.api import ServerContext
-from mlxk.entrypoints.http.generation.responder import GenerationJob
 from mlxk.entrypoints.http.ollama.fields import (
     FIELD_NAMES,
     NEUTRAL,
@@ -26,7 +24,6 @@ from mlxk.entrypoints.http.openai.chat.jobs import ChatJobs, FieldNames
 from mlxk.entrypoints.http.openai.chat.messages import FunctionCall, MessageParam, TextPart, ToolCallParam
 from mlxk.entrypoints.http.openai.chat.request import MAX_MESSAGES, ChatRequest
 from mlxk.entrypoints.http.openai.chat.tools import Tools
-from mlxk.entrypoints.http.openai.chat.truncation import start_shortened
 from mlxk.entrypoints.http.requests.body import BodyReader, report_ignored
 from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter
 
@@ -209,19 +206,6 @@ class ChatResource:
         body.require_thinking(found.served, found.name)
         report_ignored(response, body.excess(found.served))
         chat = body.request(found.reference)
-        job = attrs.evolve(self._job(body, chat), model_name=found.name)
-        if body.truncate:
-            job = attrs.evolve(job, start=functools.partial(self._start_shortened, body, chat))
-        self._responder.respond(request, response, job)
-
-    def _job(self, body: ChatBody, chat: ChatRequest) -> GenerationJob:
         renderer = functools.partial(ChatLines, clock=self._clock)
-        return self._jobs.job(chat, renderer, body.adjusted, body.field_names)
-
-    def _start_shortened(self, body: ChatBody, chat: ChatRequest, is_gone: Callable[[], bool]) -> Sequence[TextStream]:
-        """Start with as many of the latest turns as fit."""
-
-        def start(messages: Sequence[MessageParam]) -> Sequence[TextStream]:
-            return self._job(body, attrs.evolve(chat, messages=list(messages))).start(is_gone)
-
-        return start_shortened(chat.messages, start)
+        job = self._jobs.job(chat, renderer, body.adjusted, body.field_names, shortens=bool(body.truncate))
+        self._responder.respond(request, response, attrs.evolve(job, model_name=found.name))

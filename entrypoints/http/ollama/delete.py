@@ -16,7 +16,7 @@ from mlxk.domain.errors import (
     ValidationError,
     WorkspaceModelError,
 )
-from mlxk.domain.models.reference import is_path
+from mlxk.domain.models.reference import is_path, is_pattern
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.ollama.errors import require_changes
 from mlxk.entrypoints.http.ollama.names import ModelFields, not_found
@@ -56,7 +56,7 @@ class Delete:
         Raises:
             MlxkError: As of ``on_delete``.
         """
-        if is_path(reference) or any(character in reference for character in "*?["):
+        if is_path(reference) or is_pattern(reference):
             raise not_found(name)
         with _in_words_of_the_api(name):
             plan = self._services.remove()(RemoveRequest(reference, dry_run=True), NoTerminal(), Silence())

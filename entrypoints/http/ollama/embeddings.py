@@ -8,7 +8,7 @@ import falcon
 
 from mlxk.application.policy import require_embedding_model
 from mlxk.application.use_cases.embed_text import EmbeddingResult
-from mlxk.domain.embedding import MAX_INPUTS, EmbeddingSettings, Vector
+from mlxk.domain.embedding import MAX_INPUTS, EmbeddingSettings
 from mlxk.domain.errors import FeatureGateError
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
@@ -16,7 +16,7 @@ from mlxk.entrypoints.http.ollama.durations import KeepAlive, keep_alive_seconds
 from mlxk.entrypoints.http.ollama.fields import keep_alive_kind
 from mlxk.entrypoints.http.ollama.loading import ModelLoading
 from mlxk.entrypoints.http.ollama.names import ModelFields, ModelNames, NamedModel
-from mlxk.entrypoints.http.openai.embeddings import INPUTS_TRUNCATED
+from mlxk.entrypoints.http.openai.embeddings import INPUTS_TRUNCATED, as_numbers
 from mlxk.entrypoints.http.requests.body import BodyReader, Neutral
 from mlxk.entrypoints.http.requests.validation import FieldError, Range, StrictConverter, Unsupported
 from mlxk.entrypoints.http.resources import send_json
@@ -145,7 +145,7 @@ class EmbedResource:
         tokens = 0
         if body.inputs:
             embeddings = self._embedding.embed(response, found, body.inputs, body).embeddings
-            vectors, tokens = [_numbers(each) for each in embeddings.vectors], embeddings.tokens
+            vectors, tokens = [as_numbers(each) for each in embeddings.vectors], embeddings.tokens
         send_json(
             response,
             {
@@ -171,7 +171,7 @@ class OllamaEmbeddings:
         vector: list[float] = []
         if body.prompt:
             asked = EmbedBody(keep_alive=body.keep_alive)
-            vector = _numbers(self._embedding.embed(response, found, (body.prompt,), asked).embeddings.vectors[0])
+            vector = as_numbers(self._embedding.embed(response, found, (body.prompt,), asked).embeddings.vectors[0])
         send_json(response, {"embedding": vector})
 
 
@@ -187,8 +187,3 @@ def _inputs_kind(value: object) -> object:
     if isinstance(value, list):
         return Annotated[list[str], Range(0, MAX_INPUTS)]
     raise TypeError("must be a string or an array of strings")
-
-
-def _numbers(vector: Vector) -> list[float]:
-    # A 32-bit float has at most nine significant digits.
-    return [float(f"{value:.9g}") for value in vector]

@@ -15,8 +15,8 @@ from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.use_cases.generate_text import GenerationOptions
 from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.application.use_cases.tokenize_text import TokenizeText
-from mlxk.domain.errors import CapabilityError, MlxkError
-from mlxk.domain.formats.insertion import INSERTION_FORMATS, InsertionFormat
+from mlxk.domain.errors import CapabilityError
+from mlxk.domain.formats.insertion import InsertionFormat, insertion_format
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.responder import GenerationJob
 from mlxk.entrypoints.http.ollama.chat import MAX_IMAGES
@@ -110,14 +110,15 @@ class GenerateBody(GenerationFields):
         texts = {"messages[0]": "system" if self.system else "prompt", f"messages[{user}]": "prompt"}
         return FieldNames({**FIELD_NAMES, **texts, **images, **urls})
 
-    def text_options(self, default_max_tokens: int | None, *, strict_memory: bool) -> GenerationOptions:
+    def text_options(self, model: str, default_max_tokens: int | None, *, strict_memory: bool) -> GenerationOptions:
         """Return how to generate from a text as it is.
 
         Args:
+            model: The name by which the catalogue finds the model.
             default_max_tokens: The operator's limit, for requests without one.
             strict_memory: Whether a model beyond the memory budget is refused.
         """
-        chat = self.request(self.required_name)
+        chat = self.request(model)
         return self.adjusted(
             GenerationOptions(settings=chat.generation_settings(default_max_tokens), strict_memory=strict_memory)
         )
@@ -164,29 +165,26 @@ class GenerateResource:
         prompt = body.prompt or ""
         if body.suffix:
             prompt = self._insertion(model, found.name).prompt(prompt, body.suffix)
-        options = body.text_options(self._settings.max_tokens, strict_memory=self._settings.strict_memory)
-        names = body.field_names
+        strict = self._settings.strict_memory
+        options = body.text_options(found.reference, self._settings.max_tokens, strict_memory=strict)
 
         def start(is_gone: Callable[[], bool]) -> Sequence[TextStream]:
-            try:
-                return self._services.generate(model.details, [prompt], attrs.evolve(options, is_abandoned=is_gone))
-            except MlxkError as error:
-                raise names.translate(error) from error
+            return self._services.generate(model.details, [prompt], attrs.evolve(options, is_abandoned=is_gone))
 
         shown = MessageOptions(stops=bool(options.settings.stop), json_text=options.settings.grammar is not None)
         return GenerationJob(
             model=model,
             model_name=found.name,
-            start=start,
+            start=lambda is_gone: body.field_names.naming(lambda: start(is_gone)),
             renderer=functools.partial(GenerateLines, options=shown, clock=self._services.clock, raw=True),
             stream=body.streams,
         )
 
     def _insertion(self, model: ServedModel, name: str) -> InsertionFormat:
-        for each in INSERTION_FORMATS:
-            if all(_is_one_token(self._services.tokenize, model, token) for token in each.tokens):
-                return each
-        raise CapabilityError(f'"{name}" does not support insert')
+        found = insertion_format(functools.partial(_is_one_token, self._services.tokenize, model))
+        if found is None:
+            raise CapabilityError(f'"{name}" does not support insert')
+        return found
 
 
 def _is_one_token(tokenize: TokenizeText, model: ServedModel, text: str) -> bool:

@@ -61,11 +61,8 @@ class ModelLoading:
     def unload(self, model: ServedModel) -> None:
         """Unload a model; one that answers requests is unloaded when it has answered them."""
         handle = self._services.catalogue.loaded().get(model.id)
-        if handle is None:
-            return
-        self._services.generator.unload(handle)
-        if model.id in self._services.catalogue.loaded():
-            self._load(model, 0.0)
+        if handle is not None:
+            self._services.generator.unload(handle, once_idle=True)
 
     def _load(self, model: ServedModel, keep_alive_seconds: float | None) -> None:
         strict = self._settings.strict_memory

@@ -1,6 +1,5 @@
 """``POST /api/pull``, for servers whose operator allows it."""
 
-import contextlib
 import threading
 from collections.abc import Callable, Mapping
 
@@ -9,13 +8,12 @@ import falcon
 
 from mlxk.application.ports.confirmation import Confirmation
 from mlxk.application.ports.progress import Progress
-from mlxk.application.use_cases.pull_model import PullModel, PullRequest
-from mlxk.domain.download import RemoteFile
+from mlxk.application.use_cases.pull_model import PullRequest
+from mlxk.domain.download import DownloadPlan, RemoteFile
 from mlxk.domain.errors import (
     InternalError,
     InterruptedRunError,
     MlxkError,
-    NetworkError,
     QueueFullError,
     ServerShutdownError,
 )
@@ -69,21 +67,23 @@ class PullProgress(Progress):
 
     Args:
         report: Receives a status; returns False when nobody listens any more.
-        files: The files of the download, where they are known.
         require_open: Raises when the server is shutting down.
     """
 
     def __init__(
         self,
         report: Callable[[Mapping[str, object]], bool],
-        files: Mapping[str, RemoteFile],
         require_open: Callable[[], None],
     ) -> None:
         self._report = report
-        self._files = files
+        self._files: Mapping[str, RemoteFile] = {}
         self._require_open = require_open
         self._sizes: Mapping[str, int] = {}
         self._done: Mapping[str, int] = {}
+
+    def planned(self, plan: DownloadPlan) -> None:
+        """Take the digests of the files of a download."""
+        self._files = {file.path: file for file in plan.files}
 
     def begin(self, activity: str, sizes: Mapping[str, int]) -> None:
         """Report each file once, without bytes."""
@@ -196,22 +196,14 @@ class Pull:
         """
         pull = self._services.pull()
         report({"status": "pulling manifest"})
-        progress = PullProgress(report, _listed(pull, reference), self._require_open)
-        pull(PullRequest(reference, force_resume=True), progress, NoTerminal())
+        progress = PullProgress(report, self._require_open)
+        pull(PullRequest(reference, force_resume=True, planned=progress.planned), progress, NoTerminal())
         report({"status": "writing manifest"})
         self._services.catalogue.forget()
 
     def _require_open(self) -> None:
         if self._lifecycle.aborted:
             raise ServerShutdownError("The server is shutting down; what arrived is kept.")
-
-
-def _listed(pull: PullModel, reference: str) -> Mapping[str, RemoteFile]:
-    """Return the files of a download by their paths; none when the hub cannot be asked, which the pull then reports."""
-    with contextlib.suppress(NetworkError):
-        plan = pull(PullRequest(reference, dry_run=True), Silence(), NoTerminal()).plan
-        return {} if plan is None else {file.path: file for file in plan.files}
-    return {}
 
 
 class Silence(Progress):

@@ -15,7 +15,6 @@ from mlxk.domain.generation.request import (
     GenerationEvent,
     ReasoningDelta,
     TextDelta,
-    TokenAlternative,
     TokenLogprob,
     ToolCallDelta,
 )
@@ -23,7 +22,7 @@ from mlxk.entrypoints.http.generation.blocks import Block, BlockChange, BlockEnd
 from mlxk.entrypoints.http.generation.renderer import ResponseContext, ResponseRenderer
 from mlxk.entrypoints.http.ollama.durations import nanoseconds, timestamp
 from mlxk.entrypoints.http.ollama.errors import error_document
-from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions, TruncationDetector
+from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions, token_document
 from mlxk.entrypoints.http.openai.renderer import finish_reason
 
 MEDIA_TYPE = "application/json; charset=utf-8"
@@ -77,7 +76,9 @@ class OllamaRenderer(ResponseRenderer):
         self._context = context
         self._clock = clock
         self._reader = BlockReader(one_call=options.one_call)
-        self._detector = TruncationDetector(json_text=options.json_text) if options.stops else None
+        self._options = options
+        self._plain = not (options.stops and options.json_text)
+        """Whether text need not be collected."""
         self._calls = 0
         self._calling = False
         """Whether a tool call is being collected."""
@@ -98,7 +99,7 @@ class OllamaRenderer(ResponseRenderer):
 
     def event(self, index: int, event: GenerationEvent) -> bytes:
         """Return the lines of an event."""
-        if isinstance(event, TextDelta) and not event.logprobs and not self._calling and self._detector is None:
+        if isinstance(event, TextDelta) and not event.logprobs and not self._calling and self._plain:
             return self._text_line(event.text)
         return b"".join(map(self._line, self._pieces(event)))
 
@@ -117,8 +118,6 @@ class OllamaRenderer(ResponseRenderer):
 
     def _pieces(self, event: GenerationEvent) -> Iterator[Piece]:
         """Yield the parts of an event: tool calls when they are complete."""
-        if self._detector is not None:
-            self._detector.add(event)
         self._calling = isinstance(event, ToolCallDelta)
         changes = self._reader.end() if isinstance(event, Finished) else self._reader.read(event)
         for change in changes:
@@ -156,7 +155,7 @@ class OllamaRenderer(ResponseRenderer):
         if piece.logprobs:
             document["logprobs"] = piece.logprobs
         if finished is not None:
-            truncated = self._detector is not None and self._detector.truncated
+            truncated = self._options.stops and self._reader.is_cut(json_text=self._options.json_text)
             document["done_reason"] = finish_reason(finished, called=False, truncated=truncated)
             document |= _counts(finished)
         return document
@@ -223,7 +222,7 @@ def _call(block: Block, index: int) -> Mapping[str, Any]:
     """Return a call, with its arguments as an object; those that are none are its only entry."""
     try:
         arguments = json.loads(block.text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = block.text
     if not isinstance(arguments, dict):
         arguments = {"arguments": arguments}
@@ -232,10 +231,9 @@ def _call(block: Block, index: int) -> Mapping[str, Any]:
 
 def _logprobs(tokens: Sequence[TokenLogprob]) -> Sequence[Mapping[str, Any]]:
     return [
-        {**_token(each.token), **({"top_logprobs": list(map(_token, each.alternatives))} if each.alternatives else {})}
+        {
+            **token_document(each.token),
+            **({"top_logprobs": list(map(token_document, each.alternatives))} if each.alternatives else {}),
+        }
         for each in tokens
     ]
-
-
-def _token(token: TokenAlternative) -> dict[str, object]:
-    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.utf8)}

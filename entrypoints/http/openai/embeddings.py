@@ -240,7 +240,7 @@ def reason_of(error: OSError) -> str:
 
 
 def _document(body: EmbeddingsRequest, result: EmbeddingResult) -> dict[str, object]:
-    encode: Callable[[Vector], object] = as_base64 if body.encoding_format == "base64" else _as_numbers
+    encode: Callable[[Vector], object] = as_base64 if body.encoding_format == "base64" else as_numbers
     tokens = result.embeddings.tokens
     cut = [attrs.asdict(each) for each in result.embeddings.truncations]
     return {
@@ -256,6 +256,7 @@ def _document(body: EmbeddingsRequest, result: EmbeddingResult) -> dict[str, obj
     }
 
 
-def _as_numbers(vector: Vector) -> list[float]:
+def as_numbers(vector: Vector) -> list[float]:
+    """Return a vector as JSON numbers, as short as they are exact."""
     # A 32-bit float has at most nine significant digits.
     return [float(f"{value:.9g}") for value in vector]

@@ -13,7 +13,7 @@ import falcon
 from mlxk.application.ports.model_tokenizer import TokenizedText, TokenSpelling
 from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.entrypoints.http.api import ServerContext
-from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
+from mlxk.entrypoints.http.generation.responder import report_adaptations
 from mlxk.entrypoints.http.openai.audio.upload import AudioReader
 from mlxk.entrypoints.http.openai.chat.messages import MessageParam, register_messages
 from mlxk.entrypoints.http.openai.chat.request import MAX_MESSAGES, NEUTRAL, ChatRequest
@@ -174,7 +174,7 @@ class Tokenize(_TokenResource):
             if body.return_token_strs:
                 document["token_strs"] = [each.name for each in spellings]
         send_json(response, {"tokens": list(tokens), **document, **_notes(found)})
-        _report(response, found)
+        report_adaptations(response, found.adaptations)
 
 
 class Detokenize(_TokenResource):
@@ -207,7 +207,7 @@ class ApplyTemplate(_TokenResource):
         model = self._model(body.model)
         found = self._rendered(body, model)
         send_json(response, {"prompt": found.text, "model": model.id, **_notes(found)})
-        _report(response, found)
+        report_adaptations(response, found.adaptations)
 
 
 RESOURCES: Mapping[str, Callable[[ServerContext], object]] = {
@@ -220,12 +220,6 @@ RESOURCES: Mapping[str, Callable[[ServerContext], object]] = {
 
 def _notes(found: TokenizedText) -> dict[str, object]:
     return {"notes": list(found.notes)} if found.notes else {}
-
-
-def _report(response: falcon.Response, found: TokenizedText) -> None:
-    """List in a header how a conversation was fitted to the template, as for a completion."""
-    if found.adaptations:
-        response.set_header(ADAPTATIONS, ", ".join(dict.fromkeys(each.code for each in found.adaptations)))
 
 
 def _piece(spelling: TokenSpelling) -> str | list[int]:

@@ -4,26 +4,21 @@ import functools
 import hashlib
 import json
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import attrs
 import falcon
 
-from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.errors import MlxkError, NotFoundError, ParameterNotSupportedError, ValidationError
 from mlxk.entrypoints.http.access import given_keys
 from mlxk.entrypoints.http.api import HttpApi, ServerContext
-from mlxk.entrypoints.http.generation.responder import GenerationJob
 from mlxk.entrypoints.http.openai.chat.jobs import ChatJobs
-from mlxk.entrypoints.http.openai.chat.messages import MessageParam
 from mlxk.entrypoints.http.openai.chat.tools import register_tool_choice
-from mlxk.entrypoints.http.openai.chat.truncation import start_shortened
 from mlxk.entrypoints.http.openai.errors import error_document
 from mlxk.entrypoints.http.openai.sampling import register_sampling
 from mlxk.entrypoints.http.requests.body import BodyReader, read_object, report_ignored
 from mlxk.entrypoints.http.requests.validation import StrictConverter, raise_for
-from mlxk.entrypoints.http.resources import send_json
+from mlxk.entrypoints.http.resources import page_size, send_json
 from mlxk.entrypoints.http.responses.document import request_fields
 from mlxk.entrypoints.http.responses.items import AnyItem, Item, ItemReference, register_items
 from mlxk.entrypoints.http.responses.renderer import Answering, ResponsesRenderer
@@ -32,7 +27,6 @@ from mlxk.entrypoints.http.responses.request import (
     UNSUPPORTED,
     WITHOUT_EFFECT,
     ResponseRequest,
-    Translation,
     register_request,
     translated,
 )
@@ -89,9 +83,9 @@ class Responses:
             clock=self._clock,
             response_id=f"resp_{uuid.uuid4().hex}",
         )
-        job = self._job(translation, answering)
-        if asked.truncation == "auto":
-            job = attrs.evolve(job, start=functools.partial(self._start_shortened, translation, answering))
+        renderer = functools.partial(ResponsesRenderer, answering=answering)
+        shortens = asked.truncation == "auto"
+        job = self._jobs.job(translation.chat, renderer, names=translation.names, shortens=shortens)
         self._responder.respond(request, response, job)
 
     def _history(self, asked: ResponseRequest, owner: str) -> list[tuple[str, AnyItem]]:
@@ -123,21 +117,6 @@ class Responses:
         items, faults = self._converter.structure([document], list[AnyItem])
         raise_for(faults)
         return (items or [])[0]
-
-    def _job(self, translation: Translation, answering: Answering) -> GenerationJob:
-        renderer = functools.partial(ResponsesRenderer, answering=answering)
-        return self._jobs.job(translation.chat, renderer, names=translation.names)
-
-    def _start_shortened(
-        self, translation: Translation, answering: Answering, is_gone: Callable[[], bool]
-    ) -> Sequence[TextStream]:
-        """Start with as many of the latest turns as fit."""
-
-        def start(messages: Sequence[MessageParam]) -> Sequence[TextStream]:
-            chat = attrs.evolve(translation.chat, messages=list(messages))
-            return self._job(attrs.evolve(translation, chat=chat), answering).start(is_gone)
-
-        return start_shortened(translation.chat.messages, start)
 
 
 class KeptResponse:
@@ -182,7 +161,7 @@ class InputItems:
             if not places:
                 raise NotFoundError.in_field("after", "there is no such item")
             ordered = ordered[places[0] + 1 :]
-        page = ordered[: _page_size(request)]
+        page = ordered[: page_size(request, USUAL_PAGE, MAX_PAGE)]
         ids = [item_id for item_id, _ in page]
         send_json(
             response,
@@ -202,15 +181,6 @@ class InputItems:
 
 MAX_PAGE, USUAL_PAGE = 100, 20
 """Most items of a page, and how many it has unless another number is asked for."""
-
-
-def _page_size(request: falcon.Request) -> int:
-    given = request.get_param("limit")
-    if given is None:
-        return USUAL_PAGE
-    if not (given.isascii() and given.isdecimal() and len(given) < 4 and 1 <= int(given) <= MAX_PAGE):
-        raise ValidationError.in_field("limit", f"must be a number from 1 to {MAX_PAGE}")
-    return int(given)
 
 
 def owner_of(request: falcon.Request) -> str:

@@ -73,16 +73,16 @@ class ConversationBuilder:
     def call(self, name: str, arguments: str, call_id: str, path: str) -> None:
         """Add a call of a tool, by the name that the model knows."""
         self._begin_turn(path)
+        place = f"messages[{len(self.messages)}].tool_calls[{len(self._calls)}]"
+        self.names |= {place: path, f"{place}.function": path}
         self._calls.append(ToolCallParam(id=call_id, function=FunctionCall(name=name, arguments=arguments)))
 
     def result(self, call_id: str, content: str | Sequence[LocatedPart], path: str) -> None:
         """Add the result of a call; its images follow the results of all calls of the turn."""
         self._end_turn()
-        if isinstance(content, str):
-            text, images = content, []
-        else:
-            text = "\n".join(each.part.text for each in content if isinstance(each.part, TextPart))
-            images = [(path, each) for each in content if isinstance(each.part, ImagePart)]
+        parts = () if isinstance(content, str) else content
+        text = "\n".join(texts_of(content))
+        images = [(path, each) for each in parts if isinstance(each.part, ImagePart)]
         self.names[f"messages[{len(self.messages)}]"] = path
         shown = text or (IMAGES_FOLLOW if images else "")
         self.messages.append(MessageParam(role="tool", content=shown, tool_call_id=call_id))

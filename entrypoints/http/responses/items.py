@@ -144,6 +144,9 @@ class OutputItem(Item):
         if self.output is None and self.type != "apply_patch_call_output":
             yield FieldError(f"{path}.output", "is required")
         yield from content_faults(self.output or "", f"{path}.output")
+        for index, part in enumerate(self.output if isinstance(self.output, list) else ()):
+            if isinstance(part, AudioContent):
+                yield FieldError(f"{path}.output[{index}]", "sound is for messages of the user", unsupported=True)
 
     def add_to(self, conversation: ConversationBuilder, path: str) -> None:
         """Add the result; that of a patch may be its state alone."""

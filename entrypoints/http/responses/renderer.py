@@ -19,8 +19,8 @@ from mlxk.entrypoints.http.generation.blocks import (
     BlockReader,
 )
 from mlxk.entrypoints.http.generation.renderer import ResponseContext, ResponseRenderer
-from mlxk.entrypoints.http.generation.writers import SSE_HEADERS, sse_frame
-from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions, TruncationDetector, token_logprobs
+from mlxk.entrypoints.http.generation.writers import SSE_HEADERS, named_frame
+from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions, token_logprobs
 from mlxk.entrypoints.http.openai.renderer import finish_reason
 from mlxk.entrypoints.http.responses.document import (
     COMPLETED,
@@ -68,7 +68,7 @@ class ResponsesRenderer(ResponseRenderer):
         self._answering = answering
         self._toolbox = answering.toolbox
         self._reader = BlockReader(one_call=options.one_call)
-        self._detector = TruncationDetector(json_text=options.json_text) if options.stops else None
+        self._options = options
         self._number = 0
         self._text_frame: tuple[bytes, bytes] | None = None
         """What surrounds a piece of the open message in its frame, built once for each message."""
@@ -85,10 +85,8 @@ class ResponsesRenderer(ResponseRenderer):
 
     def event(self, index: int, event: GenerationEvent) -> bytes:
         """Return the frames of an event."""
-        if self._detector is not None:
-            self._detector.add(event)
         if self._text_frame is not None and isinstance(event, TextDelta) and not event.logprobs:
-            self._reader.blocks[-1].text += event.text  # the message is open; what most tokens are takes the short way
+            self._reader.blocks[-1].parts.append(event.text)  # it is open: the short way, for most tokens
             return self._text(event.text)
         return b"".join([frame for change in self._reader.read(event) for frame in self._frames(change)])
 
@@ -108,8 +106,6 @@ class ResponsesRenderer(ResponseRenderer):
     def whole(self, choices: Sequence[Sequence[GenerationEvent]], finished: Sequence[Finished]) -> bytes:
         """Return the response as one document."""
         for event in choices[0]:
-            if self._detector is not None:
-                self._detector.add(event)
             for _ in self._reader.read(event):
                 pass
         status = self._status(finished[0])
@@ -118,8 +114,8 @@ class ResponsesRenderer(ResponseRenderer):
         return json.dumps(self._finished(status, finished[0].usage), ensure_ascii=False).encode()
 
     def _status(self, finished: Finished) -> str:
-        truncated = self._detector is not None and self._detector.truncated
-        cut = finish_reason(finished, self._reader.called, truncated=truncated) == "length"
+        truncated = self._options.stops and self._reader.is_cut(json_text=self._options.json_text)
+        cut = finish_reason(finished, called=False, truncated=truncated) == "length"
         return INCOMPLETE if cut else COMPLETED
 
     def _last_changes(self, status: str) -> Iterator[BlockChange]:
@@ -232,8 +228,7 @@ class ResponsesRenderer(ResponseRenderer):
     def _frame(self, event: str, /, **fields: Any) -> bytes:  # noqa: ANN401 - any JSON value
         number = self._number
         self._number += 1
-        frame = sse_frame({"type": event, "sequence_number": number, **fields})
-        return b"event: " + event.encode() + b"\n" + frame
+        return named_frame({"type": event, "sequence_number": number, **fields})
 
     def _text_surroundings(self, block: Block) -> tuple[bytes, bytes]:
         """Return the bytes before the number of a message's delta, and those between it and the text."""

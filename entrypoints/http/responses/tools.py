@@ -12,6 +12,7 @@ import attrs
 
 from mlxk.domain.generation.conversation import MAX_TOOLS
 from mlxk.entrypoints.http.openai.chat.tools import (
+    MAX_DEFINITIONS,
     AllowedToolList,
     AllowedTools,
     FunctionDefinition,
@@ -20,7 +21,7 @@ from mlxk.entrypoints.http.openai.chat.tools import (
     ToolParam,
 )
 from mlxk.entrypoints.http.openai.chat.tools import ToolChoice as ChatToolChoice
-from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter
+from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter, raise_for
 from mlxk.entrypoints.http.responses.calls import (
     APPLY_PATCH,
     CUSTOM,
@@ -157,6 +158,8 @@ class Toolbox:
         """Those that the client runs, by the names by which the model knows them."""
         self.left_out: list[str] = []
         """The fields of those that a server would run."""
+        self._names: dict[tuple[str, str | None], str] = {}
+        """The names by which the model knows them, by name and namespace."""
         known: set[tuple[CallKind, str | None, str]] = set()
         for path, tool in tools:
             for each in self._client_tools(path, tool):
@@ -168,6 +171,9 @@ class Toolbox:
                     name += "_"
                 function = attrs.evolve(each.shown.function, name=name)
                 self.tools[name] = attrs.evolve(each, shown=attrs.evolve(each.shown, function=function))
+                self._names.setdefault((each.name, each.namespace), name)
+                if len(self.tools) > MAX_DEFINITIONS:
+                    raise_for([FieldError("tools", f"and their namespaces hold more than {MAX_DEFINITIONS} functions")])
 
     @property
     def shown(self) -> list[ToolParam]:
@@ -176,8 +182,7 @@ class Toolbox:
 
     def name_of(self, name: str, namespace: str | None = None) -> str:
         """Return the name by which the model knows a tool; for an unknown one, that which it would have."""
-        same = (key for key, tool in self.tools.items() if (tool.name, tool.namespace) == (name, namespace))
-        return next(same, shown_name(name, namespace))
+        return self._names.get((name, namespace)) or shown_name(name, namespace)
 
     def called(self, name: str) -> ClientTool:
         """Return the tool that the model means by a name; a function of that name when there is none."""

@@ -241,3 +241,15 @@ def test_the_stop_string_that_was_found_is_named(generator: TextGenerator, handl
     end = list(generator.submit(asking(handle, stop=("\0never", stop))))[-1]
     assert isinstance(end, Finished)
     assert end.stop_sequence == stop
+
+
+def test_a_model_in_use_goes_when_its_use_has_ended_if_that_is_asked_for(
+    generator: TextGenerator, handle: ModelHandle
+) -> None:
+    stream = generator.submit(asking(handle))
+    assert generator.unload(handle, once_idle=True) == ()
+    assert isinstance(list(stream)[-1], Finished)
+    until = time.monotonic() + TIMEOUT_SECONDS
+    while generator.state(TIMEOUT_SECONDS).models and time.monotonic() < until:
+        time.sleep(0.01)
+    assert generator.state(TIMEOUT_SECONDS).models == ()

@@ -15,14 +15,14 @@ from mlxk.domain.formats.insertion import INSERTION_FORMATS, insertion_format
     ],
 )
 def test_a_family_is_known_by_its_tokens(tokens: tuple[str, ...], prompt: str) -> None:
-    found = insertion_format({"<s>", *tokens})
+    found = insertion_format({"<s>", *tokens}.__contains__)
     assert found is not None
     assert found.prompt("A", "B") == prompt
 
 
 @pytest.mark.parametrize("tokens", [(), ("<|fim_prefix|>", "<|fim_suffix|>"), ("<fim_prefix>", "<|fim_suffix|>")])
 def test_a_part_of_the_tokens_is_no_format(tokens: tuple[str, ...]) -> None:
-    assert insertion_format(tokens) is None
+    assert insertion_format(tokens.__contains__) is None
 
 
 def test_texts_that_look_like_places_stay_as_they_are() -> None:

@@ -26,9 +26,10 @@ from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.renderer import ResponseContext, ResponseRenderer
 from mlxk.entrypoints.http.generation.responder import GenerationJob
 from mlxk.entrypoints.http.openai.audio.upload import NAME, AudioReader, Upload, read_base64
-from mlxk.entrypoints.http.openai.chat.messages import AudioPart, ImagePart, TextPart
+from mlxk.entrypoints.http.openai.chat.messages import AudioPart, ImagePart, MessageParam, TextPart
 from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions
 from mlxk.entrypoints.http.openai.chat.request import ChatRequest
+from mlxk.entrypoints.http.openai.chat.truncation import start_shortened
 from mlxk.entrypoints.http.requests.validation import FieldError, Unsupported, located, raise_for, unsupported_faults
 
 _NOT_SAMPLED = "of what steers sampling, a model that only listens takes temperature; leave this out"
@@ -188,6 +189,9 @@ def _other_content(chat: ChatRequest) -> Iterator[FieldError]:
             has_recording = True
 
 
+Result = TypeVar("Result")
+
+
 @attrs.frozen
 class FieldNames:
     """The fields of an API whose requests become chat requests, by the paths of the chat request's fields."""
@@ -214,10 +218,15 @@ class FieldNames:
         )
         return type(error)(message, hint=error.hint, detail={**(error.detail or {}), "problems": named})
 
+    def naming(self, work: Callable[[], Result]) -> Result:
+        """Do something, and raise its errors as ones about fields of the API."""
+        try:
+            return work()
+        except MlxkError as error:
+            raise self.translate(error) from error
+
 
 SAME_NAMES = FieldNames()
-
-Result = TypeVar("Result")
 
 
 class ChatJobs:
@@ -241,28 +250,38 @@ class ChatJobs:
         renderer: ChatRendererFactory,
         adjust: Callable[[GenerationOptions], GenerationOptions] = lambda options: options,
         names: FieldNames = SAME_NAMES,
+        *,
+        shortens: bool = False,
     ) -> GenerationJob:
         """Return the job of a chat request.
 
         Args:
-            chat: The request, of which each field by itself is valid.
+            chat: The request: checked when it was read, or translated, with each field by itself valid.
             renderer: Makes the renderer of the response.
             adjust: Changes the options of the generation, for what a chat request cannot say.
-            names: The fields of the API, for errors.
+            names: The fields of the API that a request was translated from, for errors.
+            shortens: Whether the oldest turns are left out where the context window is too small.
 
         Raises:
             MlxkError: The request is refused; the error names the API's field. The job's ``start`` raises the same.
         """
-        return _naming(names, lambda: self._job(chat, renderer, adjust, names))
+
+        def make() -> GenerationJob:
+            if names is not SAME_NAMES:
+                raise_for(chat.faults())
+            return self._job(chat, renderer, adjust, shortens=shortens)
+
+        job = names.naming(make)
+        return attrs.evolve(job, start=lambda is_gone: names.naming(lambda: job.start(is_gone)))
 
     def _job(
         self,
         chat: ChatRequest,
         renderer: ChatRendererFactory,
         adjust: Callable[[GenerationOptions], GenerationOptions],
-        names: FieldNames,
+        *,
+        shortens: bool,
     ) -> GenerationJob:
-        raise_for(chat.faults())
         model = self._services.catalogue.find(chat.model, _require_chat_model)
         if model.is_transcription_only:
             return self._transcription.job(chat, model, renderer)
@@ -274,25 +293,23 @@ class ChatJobs:
             json_text=options.settings.grammar is not None,
         )
 
-        def start(is_gone: Callable[[], bool]) -> Sequence[TextStream]:
-            prompt = chat.incoming(self._read_audio)
+        def start_with(messages: Sequence[MessageParam], is_gone: Callable[[], bool]) -> Sequence[TextStream]:
+            prompt = attrs.evolve(chat, messages=list(messages)).incoming(self._read_audio)
             return self._services.generate(model.details, [prompt], attrs.evolve(options, is_abandoned=is_gone))
+
+        def start(is_gone: Callable[[], bool]) -> Sequence[TextStream]:
+            if shortens:
+                return start_shortened(chat.messages, lambda messages: start_with(messages, is_gone))
+            return start_with(chat.messages, is_gone)
 
         return GenerationJob(
             model=model,
             model_name=chat.model,
-            start=lambda is_gone: _naming(names, lambda: start(is_gone)),
+            start=start,
             renderer=functools.partial(renderer, options=shown),
             stream=bool(chat.stream),
             alternatives=options.choices,
         )
-
-
-def _naming(names: FieldNames, work: Callable[[], Result]) -> Result:
-    try:
-        return work()
-    except MlxkError as error:
-        raise names.translate(error) from error
 
 
 def _require_chat_model(description: ModelDescription) -> None:

@@ -172,10 +172,11 @@ def _logprobs(tokens: Sequence[TokenLogprob]) -> Entry:
 def token_logprobs(tokens: Sequence[TokenLogprob]) -> list[Entry]:
     """Return the log probabilities of tokens and of their alternatives."""
     return [
-        {**_token(each.token), "top_logprobs": [_token(alternative) for alternative in each.alternatives]}
+        {**token_document(each.token), "top_logprobs": [token_document(other) for other in each.alternatives]}
         for each in tokens
     ]
 
 
-def _token(token: TokenAlternative) -> dict[str, object]:
+def token_document(token: TokenAlternative) -> dict[str, object]:
+    """Return the log probability of one token."""
     return {"token": token.text, "logprob": token.logprob, "bytes": list(token.utf8)}

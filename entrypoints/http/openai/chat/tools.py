@@ -41,6 +41,9 @@ class ToolParam:
 
 Tools = Annotated[list[ToolParam], Range(0, MAX_TOOLS)]
 
+MAX_DEFINITIONS = 1024
+"""Tools of APIs whose clients send many at once."""
+
 
 @attrs.frozen(kw_only=True)
 class FunctionName:

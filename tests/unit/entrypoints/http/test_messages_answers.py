@@ -182,6 +182,8 @@ def test_arguments_that_were_cut_have_what_is_complete() -> None:
         assert is_part_of(part, known), (text[:end], part, known)
     assert arguments_of(text) == json.loads(text)
     assert arguments_of("") == {}
+    assert arguments_of('{"a":' * 3000) == {}
+    assert arguments_of('{"a": 1}}') == {}
     assert arguments_of("[1]") == {}
     assert arguments_of("nothing") == {}
 

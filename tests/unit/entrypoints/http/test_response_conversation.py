@@ -4,10 +4,13 @@ import json
 from typing import Any
 
 import pytest
-from serving.responses import ADD, AGENTS, PATCH, SCHEMA, respond
+from serving.asking import ask
+from serving.responses import ADD, AGENTS, PATCH, PATH, SCHEMA, respond
 
 from mlxk.domain.generation.conversation import Conversation, Message, Role
 from mlxk.domain.generation.request import GenerationRequest
+from mlxk.entrypoints.http.openai.chat.jobs import FieldNames
+from mlxk.entrypoints.http.responses.conversation import ConversationBuilder
 
 
 def turns(reached: GenerationRequest) -> tuple[Message, ...]:
@@ -180,3 +183,39 @@ def test_allowed_tools_of_a_server_are_left_out() -> None:
     choice = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "web_search_preview"}]}
     _, reached, ignored = respond(tools=[ADD], tool_choice=choice)
     assert (shown(reached), ignored) == ({}, "tool_choice.tools[0]")
+
+
+def test_what_is_wrong_with_a_later_call_of_a_turn_is_found_in_its_item() -> None:
+    builder = ConversationBuilder(lambda name, namespace: name)
+    builder.message("user", "one", "input[0]")
+    builder.reasoning("Hm.", "input[1]")
+    builder.call("add", "{}", "c", "input[2]")
+    builder.call("add", "{}", "d", "input[3]")
+    builder.end()
+    names = FieldNames(builder.names)
+    assert names.of("messages[1].tool_calls[0].function.arguments") == "input[2].arguments"
+    assert names.of("messages[1].tool_calls[1].function.arguments") == "input[3].arguments"
+
+
+def result_of(output: list[Any]) -> list[Any]:
+    """Return the items of a conversation that ends with this result."""
+    return [{"role": "user", "content": "x"}, {"type": "function_call_output", "call_id": "c", "output": output}]
+
+
+def test_sound_in_the_result_of_a_call_is_refused_by_name() -> None:
+    sound = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+    status, answer, reached, _ = ask(PATH, input=result_of([sound]))
+    assert (status, answer["error"]["param"], reached) == (400, "input[1].output[0]", None)
+
+
+def test_a_refusal_in_the_result_of_a_call_is_text() -> None:
+    output = [{"type": "input_text", "text": "a"}, {"type": "refusal", "refusal": "b"}]
+    _, reached, _ = respond(input=result_of(output))
+    assert turns(reached)[-1].content == "a\nb"
+
+
+def test_more_tools_than_a_model_can_be_shown_are_refused_at_once() -> None:
+    own = [{"type": "function", "name": "ü" * length} for length in range(1, 41)]
+    spaces = [{"type": "namespace", "name": "é" * length, "description": "x", "tools": own} for length in range(1, 61)]
+    status, answer, reached, _ = ask(PATH, input="x", tools=spaces)
+    assert (status, answer["error"]["param"], reached) == (400, "tools", None)
