@@ -281,7 +281,7 @@ def require_reasoning(details: ModelDetails, field: str) -> None:
     Raises:
         CapabilityError: It does not support it.
     """
-    if details.template_read and not details.supports_reasoning:
+    if not details.may_reason:
         name = details.description.handle.label
         raise CapabilityError.in_field(
             field, f"'{name}' cannot be told to reason", hint=Advice(Remedy.LEAVE_OUT_REASONING)

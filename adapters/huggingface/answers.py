@@ -142,17 +142,24 @@ def read_answer(client: HubClient, url: str) -> tuple[bytes, str | None]:
     return client.with_retries(lambda: _read(client, url))
 
 
-def _read(client: HubClient, url: str) -> tuple[bytes, str | None]:
+def _read(client: HubClient, url: str, most: int | None = None) -> tuple[bytes, str | None]:
+    """Return an answer and the address of the next page; with ``most``, only so many of its first bytes.
+
+    A server may ignore the range and send the entire file.
+    """
     content, deadline = bytearray(), time.monotonic() + ANSWER_SECONDS
-    with client.open().stream("GET", url, headers=client.headers()) as response:
+    headers = {**client.headers(), **({} if most is None else {"Range": f"bytes=0-{most - 1}"})}
+    with client.open().stream("GET", url, headers=headers) as response:
         if response.is_error:
             response.read()
         hf_raise_for_status(response)
         for chunk in response.iter_bytes():
             content += chunk
+            if most is not None and len(content) >= most:
+                break
             if len(content) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
                 raise DownloadFailedError("the hub's answer does not end", hint="See whether HF_ENDPOINT is a hub.")
-        return bytes(content), response.links.get("next", {}).get("url")
+        return bytes(content[:most]), response.links.get("next", {}).get("url")
 
 
 def read_tensors(client: HubClient, url: str, size_bytes: int) -> Collection[str]:
@@ -166,33 +173,16 @@ def read_tensors(client: HubClient, url: str, size_bytes: int) -> Collection[str
     Raises:
         httpx2.HTTPError: The hub cannot be reached.
     """
+    if not size_bytes:
+        return ()
     try:
-        data = client.with_retries(lambda: _beginning(client, url, min(size_bytes, HEADER_BYTES)))
+        data, _ = client.with_retries(lambda: _read(client, url, min(size_bytes, HEADER_BYTES)))
         span = min(header_span(data), size_bytes)
         if len(data) < span <= MAX_ANSWER_BYTES:
-            data = client.with_retries(lambda: _beginning(client, url, span))
+            data, _ = client.with_retries(lambda: _read(client, url, span))
     except httpx2.HTTPStatusError:
         return ()
     return read_header(data, size_bytes).tensors
-
-
-def _beginning(client: HubClient, url: str, count: int) -> bytes:
-    """Return the first bytes of a file; a server may ignore the range and send the entire file."""
-    if count == 0:
-        return b""
-    content, deadline = bytearray(), time.monotonic() + ANSWER_SECONDS
-    headers = {**client.headers(), "Range": f"bytes=0-{count - 1}"}
-    with client.open().stream("GET", url, headers=headers) as response:
-        if response.is_error:
-            response.read()
-        hf_raise_for_status(response)
-        for chunk in response.iter_bytes():
-            content += chunk
-            if len(content) >= count:
-                break
-            if time.monotonic() > deadline:
-                raise DownloadFailedError("the hub's answer does not end", hint="See whether HF_ENDPOINT is a hub.")
-    return bytes(content[:count])
 
 
 def _at_endpoint(endpoint: str, url: str) -> str:

@@ -112,6 +112,8 @@ class HubClient:
         self.access = access
         self._session: httpx2.Client | None = None
         self._lock = threading.Lock()
+        # The hub client would ask the hub for a list of programs to name in the headers of its requests.
+        constants.HF_HUB_DISABLE_TELEMETRY = True
 
     def open(self) -> httpx2.Client:
         """Return the session, which the hub client uses as well.
@@ -126,8 +128,6 @@ class HubClient:
         _require_sendable(self.access.token)
         with self._lock:
             if self._session is None:
-                # The hub client would ask the hub for a list of programs to name in its requests.
-                constants.HF_HUB_DISABLE_TELEMETRY = True
                 set_client_factory(lambda: open_session(self.access.endpoint, self.access.timeout))
                 try:
                     self._session = get_session()

@@ -34,14 +34,13 @@ from mlxk.domain.download import (
     check_revision,
 )
 from mlxk.domain.models.file_formats import read_document
-from mlxk.domain.models.snapshot import SAFETENSORS_INDEX
+from mlxk.domain.models.snapshot import CONFIG, SAFETENSORS_INDEX
 from mlxk.domain.models.weight_files import SAFETENSORS, indexed_tensors, is_one_set, undecided_weights
 from mlxk.domain.search import FoundModel, RemoteCard
 
 PARALLEL_DOWNLOADS = 8
 PROGRESS_SECONDS = 0.1
 """Interval of progress reports."""
-CONFIG = "config.json"
 MAX_CONFIG_BYTES = 16 * 1024 * 1024
 MAX_HEADERS = 32
 """Most headers of weight files that are read before a download; with more files all of them are fetched."""
@@ -90,8 +89,7 @@ class HuggingFaceModelHub(ModelHub):
         )
 
     def newest_commit(self, name: str) -> str:
-        check_name(name)
-        with translate_errors(name, None, self._client.access):
+        with self._asking(name, None):
             return model_info(self._client, name).commit
 
     def search(self, terms: str, limit: int, *, mlx_only: bool) -> tuple[FoundModel, ...]:

@@ -286,6 +286,11 @@ class ModelDetails:
     """Whether the files of its tokenizer name tokens for text between a prefix and a suffix."""
 
     @property
+    def may_reason(self) -> bool:
+        """Whether it reasons as far as is known; without the text of a template, it may."""
+        return self.supports_reasoning or not self.template_read
+
+    @property
     def supports_tools(self) -> bool:
         """Whether the model is told about tools, and its calls are understood."""
         return self.tools_missing is None

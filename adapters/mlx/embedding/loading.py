@@ -140,8 +140,7 @@ def _pooling(handle: ModelHandle, config: Mapping[str, Any]) -> tuple[str, ...] 
     """
     folder = next((folder for kind, folder in _modules(handle) if kind == "Pooling" and folder), "1_Pooling")
     file = f"{folder}/config.json"
-    # A path out of the model's folder is not followed.
-    stated = None if ".." in folder.split("/") or folder.startswith("/") else object_in(handle, file)
+    stated = object_in(handle, file)
     if not stated:
         bert = _architecture(config) == "bert" and _FIRST_TOKEN.search(handle.short_name.lower())
         return ("cls",) if bert else None

@@ -65,7 +65,8 @@ def object_in(handle: ModelHandle, name: str) -> Mapping[str, Any] | None:
 def json_in(handle: ModelHandle, name: str) -> object:
     """Return the JSON value in a file of a model; None when there is no regular file or no JSON in it."""
     path = os.path.join(handle.directory, name)
-    if not os.path.isfile(path):
+    # A name that a model's own files state may lead out of its folder.
+    if name.startswith("/") or ".." in name.split("/") or not os.path.isfile(path):
         return None
     try:
         with open(path, "rb") as file:

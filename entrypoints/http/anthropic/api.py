@@ -73,7 +73,7 @@ class _MessagesResource:
         translation = translate(
             body,
             sees=details.description.can(Capability.VISION),
-            reasons=details.supports_reasoning or not details.template_read,
+            reasons=details.may_reason,
         )
         report_ignored(response, translation.ignored)
         return translation

@@ -113,7 +113,7 @@ class GenerationFields(ModelFields):
         Raises:
             CapabilityError: It cannot; the message is Ollama's.
         """
-        if self.thinks and model.details.template_read and not model.details.supports_reasoning:
+        if self.thinks and not model.details.may_reason:
             raise CapabilityError(f'"{name}" does not support thinking')
 
     def chat_fields(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import falcon
 from mlxk.application.ports.text_generator import ResidentModel
 from mlxk.application.use_cases.serve_catalogue import STATE_SECONDS, ServedModel, served_id
 from mlxk.domain.errors import MlxkError
+from mlxk.domain.models.memory import text_section
 from mlxk.domain.models.model import Capability, ModelHandle
 from mlxk.entrypoints.http.api import Services
 from mlxk.entrypoints.http.ollama.durations import FOREVER, timestamp
@@ -198,14 +199,14 @@ def _quantization(served: ServedModel) -> str:
 
 def _model_info(served: ServedModel) -> Mapping[str, object]:
     config, family = served.details.config or {}, _family(served)
-    inner = config.get("text_config")
+    inner = text_section(config)
     facts: dict[str, object] = {
         "general.architecture": family,
         "general.parameter_count": served.details.parameters,
         f"{family}.context_length": served.description.context_length,
     }
     for stated, name in _MODEL_INFO.items():
-        value = config.get(stated, inner.get(stated) if isinstance(inner, dict) else None)
+        value = config.get(stated, inner.get(stated))
         if isinstance(value, int):
             facts[f"{family}.{name}"] = value
     return {name: value for name, value in facts.items() if value is not None}

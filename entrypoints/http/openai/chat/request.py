@@ -321,7 +321,7 @@ class ChatRequest(ReasoningFields):
             forced: The enforced tool call.
         """
         special = settings.special_tokens_in_content if self.parse_special is None else self.parse_special
-        can_reason = model.details.supports_reasoning or not model.details.template_read
+        can_reason = model.details.may_reason
         budget = settings.thinking_budget if can_reason else None
         return GenerationOptions(
             settings=self.generation_settings(settings.max_tokens, forced, budget),
