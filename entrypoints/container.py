@@ -23,8 +23,7 @@ from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.show_model import ShowModel
 from mlxk.domain.errors import ExecutionError
-from mlxk.entrypoints import library_use_cases
-from mlxk.entrypoints.deferred_generator import DeferredTextGenerator
+from mlxk.entrypoints import deferred
 from mlxk.entrypoints.settings import MIB, ServerSettings, Settings
 
 if TYPE_CHECKING:
@@ -166,7 +165,7 @@ def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "Engi
 
 
 def _text_generator(ports: "Adapters") -> TextGenerator:
-    return DeferredTextGenerator(lambda: _engine(ports)) if ports.server is None else _engine(ports)
+    return deferred.DeferredTextGenerator(lambda: _engine(ports)) if ports.server is None else _engine(ports)
 
 
 def _engine(ports: "Adapters") -> TextGenerator:
@@ -191,7 +190,7 @@ def _engine(ports: "Adapters") -> TextGenerator:
 
 
 def _built(generator: TextGenerator) -> TextGenerator:
-    return generator.engine if isinstance(generator, DeferredTextGenerator) else generator
+    return generator.engine if isinstance(generator, deferred.DeferredTextGenerator) else generator
 
 
 def _speech_transcriber(generator: TextGenerator, log: "EventLog") -> "SpeechTranscriber":
@@ -337,13 +336,11 @@ def _tokenize_text(ports: Adapters, resolve: ResolveModel, describe: DescribeMod
     return TokenizeText(_generate_text(ports, resolve, describe), ports.model_tokenizer())
 
 
-def _serve_catalogue(
-    ports: Adapters, resolve: ResolveModel, list_models: ListModels, describe: DescribeModel
-) -> "ServeCatalogue":
+def _serve_catalogue(ports: Adapters, resolve: ResolveModel, describe: DescribeModel) -> "ServeCatalogue":
     from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 
     by_path = ports.server is not None and ports.server.allow_paths
-    return ServeCatalogue(resolve, list_models, describe, ports.text_generator(), ports.clock(), by_path)
+    return ServeCatalogue(resolve, describe, ports.text_generator(), ports.clock(), by_path)
 
 
 class UseCases:
@@ -357,17 +354,17 @@ class UseCases:
             DescribeModel, ports.model_files, ports.workspaces, ports.backend_registry, ports.model_cache, owner
         )
         resolve = self.resolve_model = new(ResolveModel, *stores, owner)
-        listing = self.list_models = new(ListModels, *stores, describe)
+        self.list_models = new(ListModels, resolve, describe)
         self.show_model = new(ShowModel, resolve, describe, ports.workspaces)
-        self.check_health = new(CheckHealth, resolve, listing, describe, ports.workspaces, ports.content_verifier)
+        self.check_health = new(CheckHealth, resolve, describe, ports.workspaces, ports.content_verifier)
         self.pull_model = new(_pull_model, ports, describe)
         self.remove_model = new(_remove_model, ports, resolve)
-        self.measure_cache = new(library_use_cases.measure_cache, ports.model_cache)
-        self.prune_cache = new(library_use_cases.prune_cache, ports.model_cache)
+        self.measure_cache = new(deferred.measure_cache, ports.model_cache)
+        self.prune_cache = new(deferred.prune_cache, ports.model_cache)
         asking = (ports.model_hub, ports.memory_probe)
-        self.search_models = new(library_use_cases.search_models, *asking)
-        self.find_outdated = new(library_use_cases.find_outdated, ports.model_cache, ports.model_hub)
-        self.show_remote_model = new(library_use_cases.show_remote_model, ports.model_cache, *asking, owner)
+        self.search_models = new(deferred.search_models, *asking)
+        self.find_outdated = new(deferred.find_outdated, ports.model_cache, ports.model_hub)
+        self.show_remote_model = new(deferred.show_remote_model, ports.model_cache, *asking, owner)
         self.clone_model = new(_clone_model, ports, resolve, self.pull_model, describe)
         self.convert_model = new(_convert_model, ports, resolve, describe)
         self.push_model = new(_push_model, ports, describe)
@@ -377,7 +374,7 @@ class UseCases:
         self.load_model = new(_load_model, ports)
         self.tokenize_text = new(_tokenize_text, ports, resolve, describe)
         # One instance, since it remembers recent lookups.
-        self.serve_catalogue = providers.ThreadSafeSingleton(_serve_catalogue, ports, resolve, listing, describe)
+        self.serve_catalogue = providers.ThreadSafeSingleton(_serve_catalogue, ports, resolve, describe)
 
 
 class Container:

@@ -7,7 +7,6 @@ import attrs
 from mlxk.application.ports.content_verifier import ContentVerifier, VerificationResult
 from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import ModelNotFoundError, StorageError
 from mlxk.domain.models.integrity import listed
@@ -34,7 +33,6 @@ class CheckHealth:
     """Checks one model or all of them."""
 
     resolve: ResolveModel
-    list_models: ListModels
     describe: DescribeModel
     workspaces: WorkspaceStore
     verifier: ContentVerifier
@@ -59,7 +57,7 @@ class CheckHealth:
         if reference is not None:
             return (self._entry(self.resolve(reference), deep, progress),)
         entries = []
-        for handle in self.list_models.handles():
+        for handle in self.resolve.matching():
             try:
                 entries.append(self._entry(handle, deep, progress))
             except ModelNotFoundError:

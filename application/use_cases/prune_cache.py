@@ -8,9 +8,9 @@ import attrs
 from mlxk.application.ports.confirmation import Confirmation
 from mlxk.application.ports.model_cache import LockHolder, ModelCache, in_use, used_by
 from mlxk.application.use_cases.measure_cache import EVERY_KIND, CacheUsage, MeasureCache
-from mlxk.application.use_cases.pull_model import in_one_unit
 from mlxk.domain.errors import Advice, LocksPresentError, ModelNotFoundError, Remedy, RequiresConfirmationError
 from mlxk.domain.models.disk_usage import Waste, WasteKind, find_waste
+from mlxk.domain.text import in_one_unit
 
 
 class PruneStatus(enum.Enum):

@@ -35,6 +35,7 @@ from mlxk.domain.errors import (
 )
 from mlxk.domain.models.model import Framework, HealthReport, ModelHandle
 from mlxk.domain.models.reference import BUILT_IN_NAMES, ModelRef, ReferenceKind
+from mlxk.domain.text import in_one_unit
 
 SPARE_BYTES = 64 * 1024 * 1024
 """Free space to remain on the disk after a download."""
@@ -297,9 +298,3 @@ def _parse(reference: str) -> ModelRef:
         if ref.name in BUILT_IN_NAMES:
             raise without_revisions(ref)
     return ref
-
-
-def in_one_unit(*sizes: int) -> tuple[str, ...]:
-    """Return sizes as text that can be compared: in gigabytes where the largest has one, else in megabytes."""
-    unit, size = ("GB", 1e9) if max(sizes) >= 1e9 else ("MB", 1e6)
-    return tuple(f"{each / size:.{2 if unit == 'GB' else 1}f} {unit}" for each in sizes)

@@ -1,4 +1,4 @@
-"""Resolve a model reference: from what the user typed to the one model it means on this machine.
+"""Resolve what the user typed: a reference to the one model that it means on this machine, a pattern to models.
 
 Defines the order of meanings, ambiguity and the not-found messages, for every command and for the server.
 """
@@ -13,8 +13,8 @@ from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.domain.download import check_name
 from mlxk.domain.errors import Advice, AmbiguousModelError, ModelNotFoundError, Remedy, ValidationError
 from mlxk.domain.models.model import ModelHandle
-from mlxk.domain.models.reference import ModelRef
-from mlxk.domain.spelling import AT_MOST, nearest
+from mlxk.domain.models.reference import ModelRef, fits_pattern, is_path, is_pattern
+from mlxk.domain.text import AT_MOST, nearest
 
 
 @attrs.frozen
@@ -50,6 +50,29 @@ class ResolveModel:
         if ref.revision is not None:
             return self._at_revision(ref, ref.revision)
         return self._named(ref)
+
+    def matching(self, pattern: str | None = None) -> tuple[ModelHandle, ...]:
+        """Return the models a pattern selects, sorted by name, without reading their files.
+
+        Args:
+            pattern: A part of the name in any case; or a pattern of names such as ``tiny*``; or an explicit path, which
+                selects workspaces only: the one at it, those in it, or those whose path begins with it. None selects
+                everything, a blank one nothing.
+
+        Raises:
+            StorageError: The cache or the directory of the pattern exists but cannot be read.
+        """
+        wanted = pattern.strip() if pattern is not None else None
+        if wanted is not None and is_path(wanted):
+            found = list(self.workspaces.below(wanted))
+        else:
+            found = [] if wanted == "" else self._containing(wanted or "")
+        return tuple(sorted(found, key=lambda handle: (handle.name, handle.directory)))
+
+    def _containing(self, wanted: str) -> list[ModelHandle]:
+        sources: tuple[ModelSource, ...] = (self.built_in, self.workspaces, self.cache)
+        found = (source.find(name) for source in sources for name in source.names() if _fits(name, wanted))
+        return [handle for handle in found if handle is not None]
 
     def _at_path(self, ref: ModelRef) -> ModelHandle:
         handle = self.workspaces.at(ref.name)
@@ -160,3 +183,7 @@ def close_names(wanted: str, known: Iterable[str]) -> tuple[str, ...]:
 
 def _own_part(name: str) -> str:
     return name.rpartition("/")[2].lower()
+
+
+def _fits(name: str, wanted: str) -> bool:
+    return fits_pattern(name, wanted) if is_pattern(wanted) else wanted.lower() in name.lower()

@@ -5,7 +5,6 @@ Lookups are cached for a moment, since clients repeat them.
 """
 
 import contextlib
-import hashlib
 import threading
 from collections.abc import Iterable, Mapping
 
@@ -15,7 +14,6 @@ from mlxk.application.policy import Requirement, require_served_model, require_t
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import (
     Advice,
@@ -26,7 +24,7 @@ from mlxk.domain.errors import (
     RevisionNotFoundError,
     ValidationError,
 )
-from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails, ModelHandle, Origin
+from mlxk.domain.models.model import ModelHandle, ServedModel, served_id
 from mlxk.domain.models.reference import BUILT_IN_NAMES, is_path
 
 FRESH_SECONDS = 2.0
@@ -41,52 +39,11 @@ STATE_SECONDS = 0.5
 """How long to wait for the engine to report the loaded models."""
 
 
-@attrs.frozen
-class ServedModel:
-    """A model that clients can name."""
-
-    id: str
-    """The name clients use; never a path of this machine."""
-    details: ModelDetails
-    alias_of: str | None = None
-    """The model's own name, where ``id`` is an alias of the operator."""
-    stands_in: bool = False
-    """Whether the client named a model that does not exist, for which the operator has this one answer."""
-
-    @property
-    def description(self) -> ModelDescription:
-        """Its description."""
-        return self.details.description
-
-    @property
-    def handle(self) -> ModelHandle:
-        """Its handle."""
-        return self.description.handle
-
-    @property
-    def can_chat(self) -> bool:
-        """Whether it has a chat template."""
-        return Capability.CHAT in self.description.capabilities
-
-    @property
-    def is_transcription_only(self) -> bool:
-        """Whether it transcribes speech and generates no text of its own."""
-        return self.description.operation is Capability.AUDIO
-
-    @property
-    def fingerprint(self) -> str:
-        """Identifies exactly these weights, equally on every machine."""
-        version = self.description.content_hash or ""
-        facts = f"{self.id}\n{version}\n{self.description.size_bytes}"
-        return f"fp_{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
-
-
 class ServeCatalogue:
     """Lists and finds the models of a server. Thread-safe.
 
     Args:
         resolve: Resolves references.
-        list_models: Lists the models on this machine.
         describe: Reads a model's files.
         resident: Reports the loaded models.
         clock: Measures the age of cached lookups.
@@ -96,14 +53,12 @@ class ServeCatalogue:
     def __init__(
         self,
         resolve: ResolveModel,
-        list_models: ListModels,
         describe: DescribeModel,
         resident: TextGenerator,
         clock: Clock,
         allow_paths: bool = False,
     ) -> None:
         self._resolve = resolve
-        self._list_models = list_models
         self._describe = describe
         self._resident = resident
         self._clock = clock
@@ -313,7 +268,7 @@ class ServeCatalogue:
 
     def _runnable(self) -> list[ServedModel]:
         found = []
-        for handle in self._list_models.handles():
+        for handle in self._resolve.matching():
             try:
                 served = self._served(handle)
             except MlxkError:  # removed a moment ago
@@ -321,8 +276,3 @@ class ServeCatalogue:
             if served.description.runnable and served.description.capabilities:
                 found.append(served)
         return found
-
-
-def served_id(handle: ModelHandle) -> str:
-    """Return the name of a model for clients."""
-    return handle.short_name if handle.origin is Origin.WORKSPACE else handle.name

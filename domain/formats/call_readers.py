@@ -5,12 +5,19 @@ model uses.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import attrs
-
-from mlxk.domain.formats.tool_arguments import NoCallError, Tools, mapping
+from mlxk.domain.formats.tool_arguments import (
+    LONGEST_OPENING,
+    Call,
+    NoCallError,
+    Reader,
+    Reading,
+    Tools,
+    mapping,
+    named,
+)
 from mlxk.domain.formats.values import (
     JSON,
     PYTHON,
@@ -19,51 +26,10 @@ from mlxk.domain.formats.values import (
     UnfinishedValueError,
     read_value,
 )
-from mlxk.domain.generation.conversation import is_valid_unicode
-
-
-@attrs.frozen
-class Call:
-    """A tool call as the model wrote it."""
-
-    name: str
-    arguments: Mapping[str, Any]
-    id: str = ""
-    """The id that the model gave it; empty without one."""
-
-
-@attrs.frozen
-class Reading:
-    """Calls and where they end."""
-
-    calls: tuple[Call, ...]
-    end: int
-    """Position in the text after the last call."""
-
-
-Reader = Callable[[str, Tools, bool], Reading]
-"""Reads the calls at the beginning of a text, which starts with the opening of the syntax. The last argument says
-whether the text is complete. Raises ``UnfinishedValueError`` when more text is needed, ``NoCallError`` or
-``MalformedValueError`` when there is no call."""
-
+from mlxk.domain.text import is_valid_unicode
 
 LONGEST_END = 64
 """Characters within which the marker after the arguments must be complete."""
-
-LONGEST_OPENING = 1024
-"""Characters within which the name of a call must be complete."""
-
-
-def named(name: object) -> str:
-    """Return the name of a function.
-
-    Raises:
-        NoCallError: It is none.
-    """
-    if not isinstance(name, str) or not name.strip() or not is_valid_unicode(name):
-        raise NoCallError
-    return name.strip()
-
 
 _NAME_KEYS = ("name", "tool_name", "function", "tool", "function_name")
 _ARGUMENT_KEYS = ("arguments", "parameters", "args", "input", "kwargs")

@@ -11,7 +11,7 @@ import attrs
 
 from mlxk.domain.formats import call_readers as readers
 from mlxk.domain.formats import tag_readers
-from mlxk.domain.formats.call_readers import Reader
+from mlxk.domain.formats.tool_arguments import Reader
 from mlxk.domain.models.model import ToolsMissing
 
 

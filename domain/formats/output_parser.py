@@ -8,10 +8,9 @@ import enum
 import re
 from collections.abc import Iterable
 
-from mlxk.domain.formats.call_readers import Call
 from mlxk.domain.formats.reasoning import RECIPIENTS, ReasoningFormat, ReasoningSplitter, ReasoningStyle
 from mlxk.domain.formats.scanner import MarkerScanner, StopSequences
-from mlxk.domain.formats.tool_arguments import NoCallError, whole_value
+from mlxk.domain.formats.tool_arguments import Call, NoCallError, whole_value
 from mlxk.domain.formats.tool_calls import ForcedCallSplitter, ToolCallFormat, ToolCallSplitter
 from mlxk.domain.formats.values import MalformedValueError
 from mlxk.domain.generation.conversation import ToolCall

@@ -8,8 +8,7 @@ from typing import Any
 
 import attrs
 
-from mlxk.domain.formats.call_readers import LONGEST_OPENING, Call, Reader, Reading, named
-from mlxk.domain.formats.tool_arguments import NoCallError, Tools, typed
+from mlxk.domain.formats.tool_arguments import LONGEST_OPENING, Call, NoCallError, Reader, Reading, Tools, named, typed
 from mlxk.domain.formats.values import JSON, MAX_DEPTH, UnfinishedValueError, read_value
 
 

@@ -1,10 +1,13 @@
-"""Arguments of tool calls: the types that a function's schema states, applied to what models write."""
+"""Tool calls as read from text, and the types of their arguments, as a function's schema states them."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import attrs
+
 from mlxk.domain.formats.values import JSON, PYTHON, MalformedValueError, UnfinishedValueError, read_value
+from mlxk.domain.text import is_valid_unicode
 
 
 class NoCallError(Exception):
@@ -56,6 +59,45 @@ class Tools:
         if not isinstance(given, Mapping):
             raise NoCallError
         return {name: coerced(value, self.types(function, name)) for name, value in given.items()}
+
+
+@attrs.frozen
+class Call:
+    """A tool call as the model wrote it."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    id: str = ""
+    """The id that the model gave it; empty without one."""
+
+
+@attrs.frozen
+class Reading:
+    """Calls and where they end."""
+
+    calls: tuple[Call, ...]
+    end: int
+    """Position in the text after the last call."""
+
+
+Reader = Callable[[str, Tools, bool], Reading]
+"""Reads the calls at the beginning of a text, which starts with the opening of the syntax. The last argument says
+whether the text is complete. Raises ``UnfinishedValueError`` when more text is needed, ``NoCallError`` or
+``MalformedValueError`` when there is no call."""
+
+LONGEST_OPENING = 1024
+"""Characters within which the name of a call must be complete."""
+
+
+def named(name: object) -> str:
+    """Return the name of a function.
+
+    Raises:
+        NoCallError: It is none.
+    """
+    if not isinstance(name, str) or not name.strip() or not is_valid_unicode(name):
+        raise NoCallError
+    return name.strip()
 
 
 def mapping(value: object) -> Mapping[str, Any]:

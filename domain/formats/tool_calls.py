@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
-from mlxk.domain.formats.call_readers import LONGEST_OPENING, Call, Reading
 from mlxk.domain.formats.call_syntaxes import LAST_RESORT, CallSyntax
 from mlxk.domain.formats.scanner import MarkerScanner, ScannedText
-from mlxk.domain.formats.tool_arguments import NoCallError, Tools
+from mlxk.domain.formats.tool_arguments import LONGEST_OPENING, Call, NoCallError, Reading, Tools
 from mlxk.domain.formats.values import Balance, MalformedValueError, UnfinishedValueError
-from mlxk.domain.generation.conversation import ToolCall, is_valid_unicode
+from mlxk.domain.generation.conversation import ToolCall
 from mlxk.domain.generation.request import TextDelta, ToolCallDelta
+from mlxk.domain.text import is_valid_unicode
 
 _EAGER_LENGTH = 64
 """Characters of a section within which it is read at every chunk, to tell soon that it is no call."""

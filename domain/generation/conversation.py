@@ -9,8 +9,8 @@ from typing import Any
 
 import attrs
 
-from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.media import DecodedAudio, DecodedImage
+from mlxk.domain.text import require_valid_unicode
 
 MessagePart = str | DecodedImage | DecodedAudio
 """A part of a message's content."""
@@ -105,30 +105,6 @@ class Adaptation:
     """Stable, for programs: words joined by hyphens."""
     sentence: str
     """For people."""
-
-
-def is_valid_unicode(text: str) -> bool:
-    """Whether a text has no unpaired surrogate, which JSON and command lines can express."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def require_valid_unicode(text: str, field: str) -> None:
-    """Refuse a text with an unpaired surrogate, which Python makes of bytes on the command line that are not UTF-8.
-
-    Args:
-        text: The text.
-        field: Its name in the error message.
-
-    Raises:
-        ValidationError: It has an unpaired surrogate.
-    """
-    if not is_valid_unicode(text):
-        fault = "is not UTF-8 text (or holds half a surrogate pair)"
-        raise ValidationError.in_field(field, fault, hint="Convert it to UTF-8, for example with iconv.")
 
 
 RESERVED_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "tokenize")

@@ -1,8 +1,7 @@
 """Text generation: requests, settings and events.
 
 A stream yields any number of ``TextDelta``, ``ReasoningDelta`` and ``ToolCallDelta``, then one ``Finished`` with the
-usage; a failure is raised as ``MlxkError`` instead. The text of a completion is the concatenation of its deltas, so
-that streamed and whole responses are equal by construction. HTTP APIs and the terminal render these events.
+usage; a failure is raised as ``MlxkError`` instead. The text of a completion is the concatenation of its deltas.
 """
 
 import enum
@@ -13,10 +12,11 @@ from typing import Any
 import attrs
 
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation.conversation import Conversation, ToolCall, require_valid_unicode
+from mlxk.domain.generation.conversation import Conversation, ToolCall
 from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.grammar import ForcedCall, Grammar
 from mlxk.domain.models.model import ModelHandle
+from mlxk.domain.text import require_valid_unicode
 
 MAX_STOP_SEQUENCES = 16
 """Most stop strings of a request; each costs work at every token."""

@@ -1,4 +1,4 @@
-"""A model on disk: its resolved handle, capabilities, health, workspace and description.
+"""A model on disk: its resolved handle, capabilities, health, workspace and description, and its name for clients.
 
 A ``ModelHandle`` is created once, by resolution, and passed on to every entrypoint and adapter. The other values are
 found by ``detection`` and ``integrity``.
@@ -6,6 +6,7 @@ found by ``detection`` and ``integrity``.
 
 import datetime
 import enum
+import hashlib
 from collections.abc import Mapping
 
 import attrs
@@ -294,3 +295,48 @@ class ModelDetails:
     def supports_tools(self) -> bool:
         """Whether the model is told about tools, and its calls are understood."""
         return self.tools_missing is None
+
+
+@attrs.frozen
+class ServedModel:
+    """A model that clients can name."""
+
+    id: str
+    """The name clients use; never a path of this machine."""
+    details: ModelDetails
+    alias_of: str | None = None
+    """The model's own name, where ``id`` is an alias of the operator."""
+    stands_in: bool = False
+    """Whether the client named a model that does not exist, for which the operator has this one answer."""
+
+    @property
+    def description(self) -> ModelDescription:
+        """Its description."""
+        return self.details.description
+
+    @property
+    def handle(self) -> ModelHandle:
+        """Its handle."""
+        return self.description.handle
+
+    @property
+    def can_chat(self) -> bool:
+        """Whether it has a chat template."""
+        return Capability.CHAT in self.description.capabilities
+
+    @property
+    def is_transcription_only(self) -> bool:
+        """Whether it transcribes speech and generates no text of its own."""
+        return self.description.operation is Capability.AUDIO
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies exactly these weights, equally on every machine."""
+        version = self.description.content_hash or ""
+        facts = f"{self.id}\n{version}\n{self.description.size_bytes}"
+        return f"fp_{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
+
+
+def served_id(handle: ModelHandle) -> str:
+    """Return the name of a model for clients."""
+    return handle.short_name if handle.origin is Origin.WORKSPACE else handle.name

@@ -13,11 +13,11 @@ from mlxk.domain.generation.conversation import (
     MAX_TOOLS,
     RESERVED_VARIABLES,
     misplaced_definitions,
-    require_valid_unicode,
 )
 from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.grammar import Grammar
 from mlxk.domain.generation.request import DEFAULT_THINKING_TAGS, Effort, GenerationSettings
+from mlxk.domain.text import require_valid_unicode
 from mlxk.entrypoints.cli.text_file import read_text
 
 

@@ -14,10 +14,9 @@ from mlxk import __version__
 from mlxk.domain.errors import InternalError, InterruptedRunError, MlxkError, StorageError, UsageError
 from mlxk.entrypoints.cli import examples
 from mlxk.entrypoints.cli.command import Command, CommandContext
-from mlxk.entrypoints.cli.command_line_parser import CommandLineParser, HelpRequested
+from mlxk.entrypoints.cli.command_line_parser import CommandLineParser, HelpRequested, in_our_form
 from mlxk.entrypoints.cli.exit_status import CLOSED_PIPE, DONE, USAGE, exit_status
 from mlxk.entrypoints.cli.output import Output, discard
-from mlxk.entrypoints.cli.spellings import in_our_form
 
 
 class CommandEntry(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from mlxk.domain.spelling import AT_MOST, nearest
+from mlxk.domain.text import AT_MOST, nearest
 
 MEANT: Mapping[str, str] = {
     "ask": "run",

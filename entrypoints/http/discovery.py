@@ -3,8 +3,9 @@
 import falcon
 
 from mlxk import __version__
-from mlxk.application.use_cases.serve_catalogue import ServeCatalogue, ServedModel
+from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 from mlxk.domain.errors import ModelNotFoundError, ValidationError
+from mlxk.domain.models.model import ServedModel
 from mlxk.entrypoints.http.api import HttpApi, ServerContext
 from mlxk.entrypoints.http.openai.errors import error_body
 from mlxk.entrypoints.http.openai.models import model_document

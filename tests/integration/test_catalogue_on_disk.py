@@ -20,6 +20,7 @@ from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.list_models import ListModels
+from mlxk.application.use_cases.resolve_model import ResolveModel
 
 HEADER = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
 FILES = {
@@ -51,7 +52,7 @@ def listing(hub: str) -> ListModels:
     cache, workspaces = HuggingFaceModelCache(hub), FilesystemWorkspaceStore(None)
     registry = InMemoryBackendRegistry({"mlx-lm": {"llama"}})
     describe = DescribeModel(FilesystemModelFiles(), workspaces, registry, cache, default_owner="mlx-community")
-    return ListModels(cache, workspaces, InMemoryModelSource(), describe)
+    return ListModels(ResolveModel(cache, workspaces, InMemoryModelSource()), describe)
 
 
 def test_models_come_and_go_while_they_are_listed(tmp_path: Path) -> None:

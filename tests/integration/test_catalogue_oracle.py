@@ -20,6 +20,7 @@ from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.adapters.mlx.registry import MlxBackendRegistry
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.list_models import ListModels
+from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.models.model import ModelDescription, Origin
 
 RECORDED = Path(__file__).parent / "data" / "mlx_knife_2_0_8_list.json"
@@ -228,7 +229,7 @@ def ours(hub: Path) -> dict[str, ModelDescription]:
     describe = DescribeModel(
         FilesystemModelFiles(), workspaces, MlxBackendRegistry(), cache, default_owner="mlx-community"
     )
-    models = ListModels(cache, workspaces, InMemoryModelSource(), describe)()
+    models = ListModels(ResolveModel(cache, workspaces, InMemoryModelSource()), describe)()
     return {found.handle.name: found for found in models}
 
 

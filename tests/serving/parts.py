@@ -23,7 +23,6 @@ from mlxk.adapters.system.machine import SystemClock
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.embed_text import EmbedText
 from mlxk.application.use_cases.generate_text import GenerateText
-from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.load_model import LoadModel
 from mlxk.application.use_cases.pull_model import PullModel
 from mlxk.application.use_cases.remove_model import RemoveModel
@@ -134,7 +133,6 @@ class Parts:
         resolve = ResolveModel(self.cache, workspaces, built_in, default_owner="mlx-community")
         self.catalogue = ServeCatalogue(
             resolve,
-            ListModels(self.cache, workspaces, built_in, describe),
             describe,
             self.generator,
             clock,

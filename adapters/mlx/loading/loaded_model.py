@@ -67,7 +67,7 @@ class LoadedModel(LoadedTokenizer):
     cache_bytes_per_token: int
     """Maximum size of a token in the KV cache, from the config; 0 when it does not state it."""
     vision: Any = None
-    """A ``vision.prefill.VisionProcessor`` for a vision-language model, None for others."""
+    """A ``vision.loader.VisionProcessor`` for a vision-language model, None for others."""
 
     @property
     def name(self) -> str:

@@ -1,4 +1,9 @@
-"""Loading a vision model with mlx-vlm, and the cache of vision-encoder outputs."""
+"""Loading a vision model with mlx-vlm, and the prefill of prompts with images and audio.
+
+Media are encoded once, in one step of the engine, however long it takes; then the prompt is computed in chunks like
+any other. The features replace the embeddings of the media tokens, and the language model computes embeddings instead
+of tokens. Where all media are in the KV cache already, nothing is encoded.
+"""
 
 import contextlib
 import warnings
@@ -6,23 +11,202 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_map
 from mlx_vlm import utils
 from transformers.utils import logging
 
+from mlxk.adapters.mlx.engine.prefill import Media, Prefill
 from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, identity_of
 from mlxk.adapters.mlx.loading.text_model import assemble, has_default_template, load_tokenizer, read_config
 from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_untrusted_code
 from mlxk.adapters.mlx.loading.weights_on_disk import loading_directory
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache, unwrapped
+from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText
 from mlxk.adapters.mlx.vision import encoder_cache
-from mlxk.adapters.mlx.vision.network import VisionNetwork, VisionParts, VisionTemplate
-from mlxk.adapters.mlx.vision.prefill import VisionProcessor
+from mlxk.adapters.mlx.vision.network import RowFeatures, RowPositions, VisionNetwork, VisionParts, VisionTemplate
+from mlxk.adapters.mlx.vision.prompts import ProcessedPrompt, process_prompt, render_prompt
 from mlxk.domain.errors import (
     CapabilityError,
     IncompatibleModelError,
 )
+from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.models.model import ModelHandle
+
+_PER_TOKEN = ("mm_token_type_ids", "token_type_ids")
+"""Inputs with one value a token; generated tokens are text, which is 0."""
+
+_EVERY_STEP = ("cross_attention_states",)
+_FIRST_STEP = ("cross_attention_mask", "full_text_row_masked_out_mask")
+
+
+@attrs.frozen(eq=False)
+class VisionProcessor:
+    """Processes the prompts of one vision-language model into media to prefill."""
+
+    parts: VisionParts
+    network: VisionNetwork
+
+    def render(self, request: GenerationRequest, model: LoadedModel) -> RenderedText | None:
+        """Render the prompt of a request, on any thread. Raises as ``render_prompt``."""
+        return render_prompt(request, model, self.parts)
+
+    def process(
+        self, request: GenerationRequest, model: LoadedModel, text: RenderedText | None
+    ) -> tuple[RenderedPrompt, Media]:
+        """Process the rendered prompt of a request; on the owner thread. Raises as ``process_prompt``."""
+        rendered, processed = process_prompt(request, model, self.parts, text)
+        return rendered, VisionPrompt(self.parts, self.network, processed)
+
+
+class VisionPrompt(Media):
+    """The media of one prompt.
+
+    Args:
+        parts: The model.
+        network: Its language model.
+        prompt: The processed prompt.
+    """
+
+    def __init__(self, parts: VisionParts, network: VisionNetwork, prompt: ProcessedPrompt) -> None:
+        self.identity = prompt.identity
+        self._parts = parts
+        self._network = network
+        self._prompt = prompt
+
+    def prefill(self, tokens: list[int], cache: list[Any], position: int) -> Prefill:
+        """Encode the media, and begin the prefill."""
+        ids = [*self._prompt.tokens, *tokens[len(self._prompt.tokens) :]]
+        # Features that every step attends to are not in the keys and values: they are computed again.
+        cached = position > self._prompt.last_media and isinstance(cache[-1], RowPositions)
+        options = self._options(ids, cached)
+        embeddings = options.pop("inputs_embeds")
+        cache[-1] = self._last_layer(options)
+        chunked = _allows_chunks(self._parts, ids, embeddings, cache, options)
+        mx.eval(embeddings)
+        return VisionPrefill(
+            network=self._network,
+            tokens=tokens,
+            cache=cache,
+            position=position,
+            language=self._parts.language,
+            ids=mx.array([ids]),
+            embeddings=embeddings,
+            options=options,
+            chunked=chunked,
+        )
+
+    def _options(self, tokens: list[int], cached: bool) -> dict[str, Any]:
+        """Return the language model's keyword arguments for the complete prompt, its embeddings among them.
+
+        Args:
+            tokens: The prompt and the tokens generated so far.
+            cached: Whether the keys and values of all media are in the cache already.
+        """
+        ids = mx.array([tokens])
+        mask = mx.ones_like(ids)
+        inputs = self._inputs(len(tokens))
+        pixels = inputs.pop("pixel_values", None)
+        positions = None
+        if self.identity and cached:
+            positions = self._positions(ids, inputs)
+        if not self.identity or positions is not None:
+            found = self._parts.model.get_input_embeddings(ids, None, mask=mask)
+            inputs = {}
+        elif self._parts.encoder is None:
+            found = self._parts.model.get_input_embeddings(ids, pixels, mask=mask, **inputs)
+        else:
+            with self._parts.encoder.images(self.identity):
+                found = self._parts.model.get_input_embeddings(ids, pixels, mask=mask, **inputs)
+        known = {name: value for name, value in found.to_dict().items() if value is not None}
+        return {**inputs, **known, **(positions or {})}
+
+    def _positions(self, ids: mx.array, inputs: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the positions of a prompt whose media are in the cache; None when they depend on the features."""
+        if not self._network.has_positions:
+            return {}
+        if "input_features" in inputs:
+            return None  # the number of positions of audio depends on its features
+        index = getattr(self._parts.language, "get_rope_index", None)
+        if index is None:
+            return None
+        positions, offset = index(ids, inputs.get("image_grid_thw"), inputs.get("video_grid_thw"), mx.ones_like(ids))
+        return {"position_ids": positions, "rope_deltas": offset}
+
+    def _last_layer(self, options: dict[str, Any]) -> RowPositions | RowFeatures:
+        """Return the additional layer of the cache, with the position offsets or the features of every step."""
+        always = {name: options[name] for name in _EVERY_STEP if name in options}
+        if always:
+            return RowFeatures(always, {name: options[name] for name in _FIRST_STEP if name in options})
+        if not self._network.has_positions:
+            return RowPositions()
+        offset = options.get("rope_deltas")
+        return RowPositions(mx.zeros((1, 1), mx.int32) if offset is None else mx.array(offset).reshape(1, 1))
+
+    def _inputs(self, length: int) -> dict[str, Any]:
+        inputs = dict(self._prompt.inputs)
+        for name in _PER_TOKEN:
+            if name in inputs:
+                values = np.asarray(inputs[name])
+                inputs[name] = np.pad(values, ((0, 0), (0, length - values.shape[1])))
+        found: dict[str, Any] = tree_map(lambda leaf: mx.array(leaf) if isinstance(leaf, np.ndarray) else leaf, inputs)
+        return found
+
+
+@attrs.define(eq=False, kw_only=True)
+class VisionPrefill(Prefill):
+    """The computation of one prompt with media."""
+
+    language: Any
+    ids: mx.array
+    """Shape [1, L]."""
+    embeddings: mx.array
+    """Shape [1, L, D]."""
+    options: dict[str, Any]
+    """Other keyword arguments of the language model, for the complete prompt; it slices them by the cache's length."""
+    chunked: bool
+    """Whether the prompt may be computed in chunks; False when tokens attend to later ones."""
+
+    def advance(self, max_tokens: int) -> int:
+        """Compute the next chunk of at most so many tokens, or the complete prompt; return its size."""
+        last = len(self.tokens) - 1
+        end = min(self.position + max_tokens, last) if self.chunked else last
+        size = end - self.position
+        if size:
+            self.language(
+                inputs=self.ids[:, self.position : end],
+                inputs_embeds=self.embeddings[:, self.position : end],
+                cache=self.cache[:-1],
+                n_to_process=size,
+                logits_to_keep=1,
+                **self.options,
+            )
+            mx.eval([layer.state for layer in self.cache])
+            self.position = end
+        return size
+
+
+def _allows_chunks(
+    parts: VisionParts, tokens: list[int], embeddings: mx.array, cache: list[Any], options: dict[str, Any]
+) -> bool:
+    """Whether the model allows a chunked prefill of a prompt."""
+    holders = (parts.model, parts.language)
+    for holder in holders:
+        policy = getattr(holder, "chunked_prefill_policy", None)
+        if callable(policy):
+            verdict = policy(
+                input_ids=mx.array([tokens]),
+                inputs_embeds=embeddings,
+                prompt_cache=cache[:-1],
+                draft_model=None,
+                draft_kind=None,
+                prefill_kwargs=options,
+            )
+            return bool(getattr(verdict, "enabled", verdict))
+    return not any(getattr(holder, "no_chunked_prefill", False) for holder in holders)
+
 
 _NOT_AUTOREGRESSIVE = ("diffusion", "florence", "nemotron_parse", "nemotron_labs")
 """Substrings of the architectures that do not decode token by token, or have a decoder of their own."""

@@ -15,8 +15,8 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
 from mlxk.application.use_cases.generate_text import GenerationOptions, PreparedImage
 from mlxk.domain.errors import CapabilityError, MlxkError, StorageError
-from mlxk.domain.generation.conversation import require_valid_unicode
 from mlxk.domain.generation.media import DEFAULT_IMAGE_PROMPT
+from mlxk.domain.text import require_valid_unicode
 from mlxk.entrypoints.cli import generation_arguments, named_files
 from mlxk.entrypoints.cli.answer import AnswerReader, CollectedAnswer, call_line, print_notes, print_truncation, speed
 from mlxk.entrypoints.cli.chat.session import (

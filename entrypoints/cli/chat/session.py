@@ -9,10 +9,11 @@ import attrs
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.use_cases.generate_text import GenerateText, GenerationOptions, PreparedImage
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation.conversation import Conversation, Message, Role, ToolCall, require_valid_unicode
+from mlxk.domain.generation.conversation import Conversation, Message, Role, ToolCall
 from mlxk.domain.generation.image_table import Chunk
 from mlxk.domain.generation.media import check_chunk, check_together
 from mlxk.domain.generation.request import GenerationSettings
+from mlxk.domain.text import require_valid_unicode
 from mlxk.entrypoints.cli.chat import transcript
 from mlxk.entrypoints.cli.named_files import names_file_first
 from mlxk.entrypoints.cli.suggestions import closest, did_you_mean

@@ -36,7 +36,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     view = ListView(everything=arguments.all, health=arguments.health, verbose=arguments.verbose)
     _print(model_table(models, view, container.adapters.clock().now(), output.width), output)
     if arguments.pattern and not models:
-        known = [handle.name for handle in container.use_cases.list_models().handles()]
+        known = [handle.name for handle in container.use_cases.resolve_model().matching()]
         near = did_you_mean(close_names(arguments.pattern, known))
         output.note(f"No model fits '{arguments.pattern}'. {near}".rstrip())
     elif output.shows_progress and not arguments.pattern and all(map(_is_built_in, models)):

@@ -55,7 +55,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
 
 
 def _show_remote(arguments: argparse.Namespace, section: str, container: "Container", output: Output) -> int:
-    from mlxk.entrypoints.cli.render import remote_card  # noqa: PLC0415
+    from mlxk.entrypoints.cli.render import remote_models  # noqa: PLC0415
 
     for flag in ("recalc_hash", "format_report"):
         if getattr(arguments, flag):
@@ -66,17 +66,15 @@ def _show_remote(arguments: argparse.Namespace, section: str, container: "Contai
     with Spinner(output, "Asking the hub"):
         details = container.use_cases.show_remote_model()(arguments.model)
     if output.as_json:
-        output.document("show", remote_card.card_json(details, section))
+        output.document("show", remote_models.card_json(details, section))
     else:
-        output.text(remote_card.card_text(details, section))
+        output.text(remote_models.card_text(details, section))
     return DONE
 
 
 def _report_formats(
     details: ModelDetails, verdict: MemoryVerdict, hash_updated: bool, container: "Container", output: Output
 ) -> int:
-    from mlxk.entrypoints.cli.render import formats  # noqa: PLC0415
-
     try:
         with Spinner(output, "Loading the tokenizer"):
             report = container.use_cases.tokenize_text().report(details.description.handle)
@@ -84,8 +82,8 @@ def _report_formats(
         container.adapters.text_generator().close()
     if output.as_json:
         data = model_json.model_details(details, "formats", verdict, hash_updated)
-        output.document("show", {**data, "format_report": formats.report_json(report)})
+        output.document("show", {**data, "format_report": tables.report_json(report)})
         return DONE
     output.text(tables.details_text(details, "formats", container.adapters.clock().now(), verdict))
-    output.text(formats.report_text(report))
+    output.text(tables.report_text(report))
     return DONE

@@ -11,10 +11,10 @@ import falcon
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.text_generator import TextStream
-from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.conversation import Adaptation
 from mlxk.domain.generation.request import Finished
+from mlxk.domain.models.model import ServedModel
 from mlxk.entrypoints.http.generation.renderer import RendererFactory, ResponseContext, ResponseRenderer
 from mlxk.entrypoints.http.generation.stream_dispatcher import StreamDelivery, StreamDispatcher
 from mlxk.entrypoints.http.generation.writers import QueuedBody, ResponseBody, StreamWriter, WholeWriter

@@ -5,11 +5,10 @@ import falcon
 from mlxk import __version__
 from mlxk.entrypoints.http.api import HttpApi, ServerContext
 from mlxk.entrypoints.http.ollama.chat import ChatResource
-from mlxk.entrypoints.http.ollama.delete import Delete, Refused
 from mlxk.entrypoints.http.ollama.embeddings import EmbedResource, OllamaEmbeddings
 from mlxk.entrypoints.http.ollama.errors import ERROR_STATUSES, error_body
 from mlxk.entrypoints.http.ollama.generate import GenerateResource
-from mlxk.entrypoints.http.ollama.models import Running, Show, Tags
+from mlxk.entrypoints.http.ollama.models import Delete, Refused, Running, Show, Tags
 from mlxk.entrypoints.http.ollama.pull import Pull
 from mlxk.entrypoints.http.resources import Readable, send_json
 

@@ -11,6 +11,7 @@ import falcon
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.ollama.fields import (
     FIELD_NAMES,
+    MAX_IMAGES,
     NEUTRAL,
     WITHOUT_EFFECT,
     GenerationFields,
@@ -20,18 +21,15 @@ from mlxk.entrypoints.http.ollama.fields import (
 from mlxk.entrypoints.http.ollama.loading import ModelLoading
 from mlxk.entrypoints.http.ollama.names import ModelNames
 from mlxk.entrypoints.http.ollama.renderer import ChatLines
-from mlxk.entrypoints.http.openai.chat.jobs import ChatJobs, FieldNames
+from mlxk.entrypoints.http.openai.chat.jobs import ChatJobs
 from mlxk.entrypoints.http.openai.chat.messages import FunctionCall, MessageParam, TextPart, ToolCallParam
 from mlxk.entrypoints.http.openai.chat.request import MAX_MESSAGES, ChatRequest
 from mlxk.entrypoints.http.openai.chat.tools import Tools
-from mlxk.entrypoints.http.requests.body import BodyReader, report_ignored
+from mlxk.entrypoints.http.requests.body import BodyReader, FieldNames, report_ignored
 from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter
 
 Arguments = dict[str, Any] | str | None
 """Arguments of an earlier call: an object, or JSON text as other clients send it."""
-
-MAX_IMAGES = 64
-"""Images of one message."""
 
 
 @attrs.frozen(kw_only=True)

@@ -13,15 +13,15 @@ import falcon
 
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.use_cases.generate_text import GenerationOptions
-from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.application.use_cases.tokenize_text import TokenizeText
 from mlxk.domain.errors import CapabilityError
 from mlxk.domain.formats.insertion import InsertionFormat, insertion_format
+from mlxk.domain.models.model import ServedModel
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.responder import GenerationJob
-from mlxk.entrypoints.http.ollama.chat import MAX_IMAGES
 from mlxk.entrypoints.http.ollama.fields import (
     FIELD_NAMES,
+    MAX_IMAGES,
     NEUTRAL,
     WITHOUT_EFFECT,
     GenerationFields,
@@ -31,11 +31,11 @@ from mlxk.entrypoints.http.ollama.fields import (
 from mlxk.entrypoints.http.ollama.loading import ModelLoading
 from mlxk.entrypoints.http.ollama.names import ModelNames, NamedModel
 from mlxk.entrypoints.http.ollama.renderer import GenerateLines
-from mlxk.entrypoints.http.openai.chat.jobs import ChatJobs, FieldNames
+from mlxk.entrypoints.http.openai.chat.jobs import ChatJobs
 from mlxk.entrypoints.http.openai.chat.messages import MessageParam, TextPart
 from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions
 from mlxk.entrypoints.http.openai.chat.request import ChatRequest
-from mlxk.entrypoints.http.requests.body import BodyReader, report_ignored
+from mlxk.entrypoints.http.requests.body import BodyReader, FieldNames, report_ignored
 from mlxk.entrypoints.http.requests.validation import FieldError, Range, Unsupported
 
 PROMPT_WITHOUT_EFFECT: Mapping[str, Unsupported] = {

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import falcon
 
 from mlxk.application.policy import require_text_model
-from mlxk.application.use_cases.serve_catalogue import ServedModel
+from mlxk.domain.models.model import ServedModel
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.ollama.durations import timestamp
 from mlxk.entrypoints.http.ollama.fields import GenerationFields

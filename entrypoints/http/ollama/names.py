@@ -6,14 +6,14 @@ from collections.abc import Iterator
 import attrs
 
 from mlxk.application.policy import Requirement, require_text_model
-from mlxk.application.use_cases.serve_catalogue import ServeCatalogue, ServedModel
+from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 from mlxk.domain.errors import (
     AmbiguousModelError,
     ModelNotFoundError,
     RevisionNotFoundError,
     ValidationError,
 )
-from mlxk.domain.models.model import ModelDescription
+from mlxk.domain.models.model import ModelDescription, ServedModel
 from mlxk.domain.models.reference import is_path
 from mlxk.entrypoints.http.requests.validation import FieldError
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import falcon
 
 from mlxk.application.ports.text_generator import TextGenerator
-from mlxk.application.use_cases.serve_catalogue import ServeCatalogue, ServedModel, served_id
+from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 from mlxk.domain.errors import LocksPresentError, MlxkError, ValidationError
-from mlxk.domain.models.model import ModelHandle, Origin
+from mlxk.domain.models.model import ModelHandle, Origin, ServedModel, served_id
 from mlxk.entrypoints.http.requests.body import read_object
 from mlxk.entrypoints.http.requests.validation import FieldError, raise_for
 from mlxk.entrypoints.http.resources import send_json

@@ -11,7 +11,7 @@ import attrs
 import falcon
 
 from mlxk.application.ports.model_tokenizer import TokenizedText, TokenSpelling
-from mlxk.application.use_cases.serve_catalogue import ServedModel
+from mlxk.domain.models.model import ServedModel
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.responder import report_adaptations
 from mlxk.entrypoints.http.openai.audio.upload import AudioReader

@@ -26,12 +26,11 @@ from mlxk.application.incoming_message import Recording
 from mlxk.application.policy import require_embedding_model, require_served_model
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.use_cases.generate_text import GenerationOptions
-from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.domain.embedding import EmbeddingSettings
 from mlxk.domain.errors import InsufficientMemoryError, MlxkError
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.request import Finished, GenerationSettings
-from mlxk.domain.models.model import Capability
+from mlxk.domain.models.model import Capability, ServedModel
 from mlxk.domain.transcription import TranscriptionSettings
 from mlxk.entrypoints.container import Container, build
 from mlxk.entrypoints.http.api import Services

@@ -1,4 +1,7 @@
-"""JSON request bodies: read with limits on size and depth, parsed strictly, every fault reported at once."""
+"""JSON request bodies: read with limits on size and depth, parsed strictly, every fault reported at once.
+
+The faults of a translated request are reported under the names of the fields that the client wrote.
+"""
 
 import itertools
 import json
@@ -10,8 +13,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import attrs
 import falcon
 
-from mlxk.domain.errors import PayloadTooLargeError, UnsupportedMediaTypeError, ValidationError
-from mlxk.domain.generation.conversation import is_valid_unicode
+from mlxk.domain.errors import MlxkError, PayloadTooLargeError, UnsupportedMediaTypeError, ValidationError
+from mlxk.domain.text import is_valid_unicode
 from mlxk.entrypoints.http.requests.validation import (
     MAX_REPORTED,
     FieldError,
@@ -21,6 +24,8 @@ from mlxk.entrypoints.http.requests.validation import (
     raise_for,
     unsupported_faults,
 )
+
+Result = TypeVar("Result")
 
 MAX_DEPTH = 64
 """Nesting of arrays and objects."""
@@ -237,3 +242,40 @@ def _require_shallow(value: dict[str, Any]) -> None:
 
 def _too_deep() -> PayloadTooLargeError:
     return PayloadTooLargeError(f"The body is nested deeper than {MAX_DEPTH} levels.")
+
+
+@attrs.frozen
+class FieldNames:
+    """The fields of an API whose requests become chat requests, by the paths of the chat request's fields."""
+
+    names: Mapping[str, str] = MappingProxyType({})
+    """Paths of the API by paths of the chat request; one stands for everything below it, and the longest is taken."""
+
+    def of(self, path: str) -> str:
+        """Return the path of a field in the API."""
+        begins = [each for each in self.names if path == each or path.startswith((f"{each}.", f"{each}["))]
+        if not begins:
+            return path
+        longest = max(begins, key=len)
+        return self.names[longest] + path[len(longest) :]
+
+    def translate(self, error: MlxkError) -> MlxkError:
+        """Return an error about fields of the chat request as one about fields of the API."""
+        problems = (error.detail or {}).get("problems")
+        if not self.names or not isinstance(problems, list):
+            return error
+        named = [{**each, "param": self.of(each["param"] or "") or None} for each in problems]
+        message = "; ".join(
+            f"{each['param']}: {each['message']}" if each["param"] else each["message"] for each in named
+        )
+        return type(error)(message, hint=error.hint, detail={**(error.detail or {}), "problems": named})
+
+    def naming(self, work: Callable[[], Result]) -> Result:
+        """Do something, and raise its errors as ones about fields of the API."""
+        try:
+            return work()
+        except MlxkError as error:
+            raise self.translate(error) from error
+
+
+SAME_NAMES = FieldNames()

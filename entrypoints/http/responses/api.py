@@ -19,9 +19,8 @@ from mlxk.entrypoints.http.openai.sampling import register_sampling
 from mlxk.entrypoints.http.requests.body import BodyReader, read_object, report_ignored
 from mlxk.entrypoints.http.requests.validation import StrictConverter, raise_for
 from mlxk.entrypoints.http.resources import page_size, send_json
-from mlxk.entrypoints.http.responses.document import request_fields
 from mlxk.entrypoints.http.responses.items import AnyItem, Item, ItemReference, register_items
-from mlxk.entrypoints.http.responses.renderer import Answering, ResponsesRenderer
+from mlxk.entrypoints.http.responses.renderer import Answering, ResponsesRenderer, request_fields
 from mlxk.entrypoints.http.responses.request import (
     NEUTRAL,
     UNSUPPORTED,

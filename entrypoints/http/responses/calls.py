@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from mlxk.domain.generation.conversation import is_valid_unicode
+from mlxk.domain.text import is_valid_unicode
 
 
 @attrs.frozen

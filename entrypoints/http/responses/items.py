@@ -8,18 +8,19 @@ import attrs
 
 from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, StrictConverter
 from mlxk.entrypoints.http.responses.calls import TEXT_ARGUMENT
-from mlxk.entrypoints.http.responses.content import (
+from mlxk.entrypoints.http.responses.conversation import (
     AudioContent,
     Content,
     ContentPart,
+    ConversationBuilder,
     ImageContent,
     TextContent,
     content_faults,
     content_kind,
     located,
     register_content,
+    texts_of,
 )
-from mlxk.entrypoints.http.responses.conversation import ConversationBuilder, texts_of
 from mlxk.entrypoints.http.responses.tools import CustomTool, FunctionTool, NamespaceTool, Tool, Tools
 
 

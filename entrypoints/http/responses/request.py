@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import attrs
 
 from mlxk.domain.generation.request import MAX_LOGPROB_ALTERNATIVES, Effort
-from mlxk.entrypoints.http.openai.chat.jobs import FieldNames
 from mlxk.entrypoints.http.openai.chat.request import (
     ChatRequest,
     JsonSchema,
@@ -16,7 +15,7 @@ from mlxk.entrypoints.http.openai.chat.request import (
 )
 from mlxk.entrypoints.http.openai.sampling import MAX_METADATA, Count
 from mlxk.entrypoints.http.openai.sampling import NEUTRAL as SAMPLING_NEUTRAL
-from mlxk.entrypoints.http.requests.body import Neutral
+from mlxk.entrypoints.http.requests.body import FieldNames, Neutral
 from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter, Unsupported, raise_for
 from mlxk.entrypoints.http.responses.conversation import ConversationBuilder
 from mlxk.entrypoints.http.responses.items import AnyItem, Item, item_faults

@@ -16,9 +16,9 @@ from serving.parts import BASE_MODEL, CHAT_MODEL, EMBEDDING_MODEL, Parts
 from mlxk.entrypoints.http.ollama import generate, pull
 from mlxk.entrypoints.http.ollama.chat import ChatBody, ChatMessage
 from mlxk.entrypoints.http.ollama.embeddings import EmbedBody, EmbeddingsBody
+from mlxk.entrypoints.http.ollama.fields import Options
 from mlxk.entrypoints.http.ollama.models import ShowBody
 from mlxk.entrypoints.http.ollama.names import ModelFields
-from mlxk.entrypoints.http.ollama.options import Options
 from mlxk.entrypoints.settings import ServerSettings
 
 REQUESTS: list[tuple[str, type[Any], Any]] = [

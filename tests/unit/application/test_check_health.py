@@ -14,7 +14,6 @@ from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.application.use_cases.check_health import CheckHealth, HealthEntry
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import AmbiguousModelError, ModelNotFoundError
 from mlxk.domain.models.model import ModelHandle, Workspace
@@ -42,7 +41,6 @@ def checker(files: dict[str, dict[str, bytes]], digests: dict[str, dict[str, str
     known = {f"/cache/{name}/{COMMIT}": entries for name, entries in (digests or {}).items()}
     return CheckHealth(
         ResolveModel(cache, workspaces, InMemoryModelSource(), default_owner="mlx-community"),
-        ListModels(cache, workspaces, InMemoryModelSource(), describe),
         describe,
         workspaces,
         InMemoryContentVerifier(model_files, known),

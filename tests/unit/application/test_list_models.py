@@ -14,6 +14,7 @@ from doubles.workspace_store import InMemoryWorkspaceStore
 from mlxk.application.ports.model_files import FileListing, ModelFiles
 from mlxk.application.use_cases.describe_model import DescribeModel, read_snapshot
 from mlxk.application.use_cases.list_models import ListModels
+from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import ModelNotFoundError, StorageError
 from mlxk.domain.models.model import Framework, ModelHandle, ModelType, Origin, Workspace
 
@@ -42,7 +43,7 @@ class Disk:
             files or self.files, self.workspaces, registry, self.cache, default_owner="mlx-community"
         )
         built_in = InMemoryModelSource({"demo": "/built-in/demo"})
-        return ListModels(self.cache, self.workspaces, built_in, describe)
+        return ListModels(ResolveModel(self.cache, self.workspaces, built_in), describe)
 
 
 def names(disk: Disk, pattern: str | None = None) -> list[str]:
@@ -212,7 +213,7 @@ def test_a_model_whose_directory_cannot_be_read_is_listed_with_the_reason() -> N
 
 def test_describing_a_model_that_is_gone_is_refused() -> None:
     disk = Disk(("org/a",))
-    (handle,) = disk.listing().handles("org/a")
+    (handle,) = disk.listing().resolve.matching("org/a")
     disk.cache.models.clear()
     disk.files.directories.clear()
     with pytest.raises(ModelNotFoundError):

@@ -11,7 +11,6 @@ from doubles.workspace_store import InMemoryWorkspaceStore
 from serving.parts import BROKEN_MODEL, CHAT, CHAT_MODEL, COMMIT, OTHER_MODEL
 
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.serve_catalogue import FRESH_SECONDS, ServeCatalogue
 from mlxk.domain.errors import (
@@ -42,7 +41,6 @@ class Shelf:
         self.resolve = ResolveModel(self.cache, workspaces, built_in, default_owner="mlx-community")
         self.catalogue = ServeCatalogue(
             self.resolve,
-            ListModels(self.cache, workspaces, built_in, describe),
             describe,
             self.generator,
             self.clock,

@@ -5,9 +5,9 @@ Transcription-only models respond with the transcript.
 
 import functools
 import io
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import attrs
 
@@ -17,10 +17,10 @@ from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.text_streams import TranscriptLimits, TranscriptStream
 from mlxk.application.use_cases.generate_text import GenerationOptions
-from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
-from mlxk.domain.errors import CapabilityError, MlxkError, PayloadTooLargeError, ValidationError
-from mlxk.domain.models.model import Capability, ModelDescription
+from mlxk.domain.errors import CapabilityError, ContextLengthError, PayloadTooLargeError, ValidationError
+from mlxk.domain.generation.conversation import Adaptation
+from mlxk.domain.models.model import Capability, ModelDescription, ServedModel
 from mlxk.domain.transcription import TranscriptionSettings
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.renderer import ResponseContext, ResponseRenderer
@@ -29,8 +29,73 @@ from mlxk.entrypoints.http.openai.audio.upload import NAME, AudioReader, Upload,
 from mlxk.entrypoints.http.openai.chat.messages import AudioPart, ImagePart, MessageParam, TextPart
 from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions
 from mlxk.entrypoints.http.openai.chat.request import ChatRequest
-from mlxk.entrypoints.http.openai.chat.truncation import start_shortened
+from mlxk.entrypoints.http.requests.body import SAME_NAMES, FieldNames
 from mlxk.entrypoints.http.requests.validation import FieldError, Unsupported, located, raise_for, unsupported_faults
+
+SHORTENED = Adaptation("oldest-turns-dropped", "The oldest turns were left out, since the context window is too small.")
+
+ROOM = 0.75
+"""Share of the context window that a shortened conversation takes at most; the rest is for the answer."""
+
+Start = Callable[[Sequence[MessageParam]], Sequence[TextStream]]
+
+
+def start_shortened(messages: Sequence[MessageParam], start: Start) -> Sequence[TextStream]:
+    """Start a response, with as many turns left out as is needed.
+
+    Args:
+        messages: The conversation.
+        start: Starts the response to a conversation.
+
+    Raises:
+        ContextLengthError: The last turn alone is too long.
+        MlxkError: As ``start`` raises it.
+    """
+    left = list(messages)
+    while True:
+        try:
+            streams = start(left)
+        except ContextLengthError as error:
+            shorter = _without_oldest(left, _share_too_much(error))
+            if len(shorter) == len(left):
+                raise
+            left = shorter
+            continue
+        if len(left) < len(messages):
+            for stream in streams:
+                stream.adaptations = (*stream.adaptations, SHORTENED)
+        return streams
+
+
+def _share_too_much(error: ContextLengthError) -> float:
+    """Return the share of a conversation that is to go."""
+    facts = error.detail or {}
+    window = facts.get("context_length")
+    tokens = facts.get("prompt_tokens") or facts.get("counted_tokens")
+    if not (isinstance(window, int) and isinstance(tokens, int)):
+        return 1 - ROOM
+    return max(0.0, 1 - ROOM * window / tokens)
+
+
+def _without_oldest(messages: list[MessageParam], share: float) -> list[MessageParam]:
+    """Return a conversation without so many of its oldest turns as hold a share of its text.
+
+    A turn begins with a message of the user. What comes before the first one, and the last turn, stay.
+    """
+    starts = [index for index, message in enumerate(messages) if message.role == "user"]
+    dropped, wanted = 0, share * sum(map(_length, messages))
+    first = starts[0] if starts else 0
+    for begin, end in itertools.pairwise(starts):
+        if dropped >= wanted and begin > first:
+            return messages[:first] + messages[begin:]
+        dropped += sum(map(_length, messages[begin:end]))
+    return messages[:first] + messages[starts[-1] :] if starts else messages
+
+
+def _length(message: MessageParam) -> int:
+    calls = message.tool_calls or ()
+    return len(message.to_message().content) + sum(len(call.function.arguments) for call in calls) + 1
+
 
 _NOT_SAMPLED = "of what steers sampling, a model that only listens takes temperature; leave this out"
 _NO_REASONING = "a model that only listens does not reason; leave this out"
@@ -187,46 +252,6 @@ def _other_content(chat: ChatRequest) -> Iterator[FieldError]:
                     path, "only one recording at a time; send each in a request of its own", unsupported=True
                 )
             has_recording = True
-
-
-Result = TypeVar("Result")
-
-
-@attrs.frozen
-class FieldNames:
-    """The fields of an API whose requests become chat requests, by the paths of the chat request's fields."""
-
-    names: Mapping[str, str] = MappingProxyType({})
-    """Paths of the API by paths of the chat request; one stands for everything below it, and the longest is taken."""
-
-    def of(self, path: str) -> str:
-        """Return the path of a field in the API."""
-        begins = [each for each in self.names if path == each or path.startswith((f"{each}.", f"{each}["))]
-        if not begins:
-            return path
-        longest = max(begins, key=len)
-        return self.names[longest] + path[len(longest) :]
-
-    def translate(self, error: MlxkError) -> MlxkError:
-        """Return an error about fields of the chat request as one about fields of the API."""
-        problems = (error.detail or {}).get("problems")
-        if not self.names or not isinstance(problems, list):
-            return error
-        named = [{**each, "param": self.of(each["param"] or "") or None} for each in problems]
-        message = "; ".join(
-            f"{each['param']}: {each['message']}" if each["param"] else each["message"] for each in named
-        )
-        return type(error)(message, hint=error.hint, detail={**(error.detail or {}), "problems": named})
-
-    def naming(self, work: Callable[[], Result]) -> Result:
-        """Do something, and raise its errors as ones about fields of the API."""
-        try:
-            return work()
-        except MlxkError as error:
-            raise self.translate(error) from error
-
-
-SAME_NAMES = FieldNames()
 
 
 class ChatJobs:

@@ -8,13 +8,12 @@ import attrs
 from mlxk.application.incoming_message import IncomingConversation
 from mlxk.application.policy import require_chat, require_reasoning, require_tools
 from mlxk.application.use_cases.generate_text import GenerationOptions
-from mlxk.application.use_cases.serve_catalogue import ServedModel
 from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation.conversation import RESERVED_VARIABLES
 from mlxk.domain.generation.grammar import ForcedCall, Grammar
 from mlxk.domain.generation.media import MAX_CHUNK
 from mlxk.domain.generation.request import DEFAULT_THINKING_TAGS, MAX_LOGPROB_ALTERNATIVES, Effort, GenerationSettings
-from mlxk.domain.models.model import Capability
+from mlxk.domain.models.model import Capability, ServedModel
 from mlxk.entrypoints.http.openai.chat.messages import MessageParam, ReadAudio
 from mlxk.entrypoints.http.openai.chat.tools import AllowedTools, ToolChoice, Tools, forced_call, forces, tool_faults
 from mlxk.entrypoints.http.openai.sampling import NEUTRAL as SAMPLING_NEUTRAL

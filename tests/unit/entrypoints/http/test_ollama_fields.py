@@ -13,7 +13,7 @@ from serving.parts import BASE_MODEL, CHAT, CHAT_MODEL, EMBEDDING_MODEL, SPEECH_
 from mlxk.domain.generation.conversation import Conversation, Role
 from mlxk.domain.generation.grammar import Grammar
 from mlxk.domain.generation.request import SEED_RANGE, Effort
-from mlxk.entrypoints.http.ollama import embeddings, fields, options, pull
+from mlxk.entrypoints.http.ollama import embeddings, fields, pull
 from mlxk.entrypoints.http.ollama import generate as generating
 from mlxk.entrypoints.http.ollama.chat import CalledFunction, ChatBody, ChatMessage, OllamaCall
 
@@ -34,7 +34,7 @@ def own(kind: type[Any]) -> set[str]:
         (sdk.EmbedRequest, own(embeddings.EmbedBody)),
         (sdk.EmbeddingsRequest, own(embeddings.EmbeddingsBody)),
         (sdk.PullRequest, own(pull.PullBody) | set(pull.UNSUPPORTED)),
-        (sdk.Options, own(options.Options) | set(options.WITHOUT_EFFECT)),
+        (sdk.Options, own(fields.Options) | set(fields.OPTIONS_WITHOUT_EFFECT)),
         (sdk.Message, own(ChatMessage)),
         (sdk.Message.ToolCall, own(OllamaCall)),
         (sdk.Message.ToolCall.Function, own(CalledFunction)),
@@ -86,7 +86,7 @@ def test_repeat_last_n_of_zero_switches_every_penalty_off() -> None:
     assert (settings.repetition_penalty, settings.presence_penalty, settings.frequency_penalty) == (1.0, 0.0, 0.0)
 
 
-@pytest.mark.parametrize("option", sorted(options.WITHOUT_EFFECT))
+@pytest.mark.parametrize("option", sorted(fields.OPTIONS_WITHOUT_EFFECT))
 def test_options_without_effect_are_named(option: str) -> None:
     for send in (chat, generate):
         assert send(options={option: 3}).ignored == [f"options.{option}"]

@@ -9,7 +9,7 @@ from serving.responses import ADD, AGENTS, PATCH, PATH, SCHEMA, respond
 
 from mlxk.domain.generation.conversation import Conversation, Message, Role
 from mlxk.domain.generation.request import GenerationRequest
-from mlxk.entrypoints.http.openai.chat.jobs import FieldNames
+from mlxk.entrypoints.http.requests.body import FieldNames
 from mlxk.entrypoints.http.responses.conversation import ConversationBuilder
 
 

@@ -27,8 +27,7 @@ from mlxk.domain.generation.request import (
 )
 from mlxk.entrypoints.http.generation.renderer import ResponseContext
 from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions
-from mlxk.entrypoints.http.responses.document import request_fields
-from mlxk.entrypoints.http.responses.renderer import Answering, ResponsesRenderer
+from mlxk.entrypoints.http.responses.renderer import Answering, ResponsesRenderer, request_fields
 from mlxk.entrypoints.http.responses.request import ResponseRequest
 from mlxk.entrypoints.http.responses.tools import (
     BuiltInTool,
