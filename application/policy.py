@@ -134,9 +134,7 @@ class _Refusal:
 
 _LACKING = {
     Capability.TEXT_GENERATION: _Refusal("'{name}' does not generate text; it can do: {abilities}"),
-    Capability.VISION: _Refusal(
-        "'{name}' is a text model and cannot look at images", Advice(Remedy.LIST_VISION_MODELS)
-    ),
+    Capability.VISION: _Refusal("'{name}' is a text model and takes no images", Advice(Remedy.LIST_VISION_MODELS)),
     Capability.AUDIO: _Refusal(
         "Model '{name}' does not support audio inputs (no audio capability detected).",
         "Use a speech model, such as one of the Whisper family.",

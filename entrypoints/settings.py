@@ -128,7 +128,7 @@ class ServerSettings:
     allow_paths: bool = False
     """Whether clients may name a model by its path."""
     aliases: tuple[tuple[str, str], ...] = ()
-    """Further names of models, each with the reference that it stands for."""
+    """Further names of models, each with its reference."""
     default_model: str | None = None
     """The model for names that no model has, and for requests that name none; None refuses them."""
     allow_model_changes: bool = False

@@ -180,7 +180,7 @@ def _holders(
     Args:
         folder: The model's.
         names: Of the files.
-        stale: Called with the path of each file that nobody holds, while it is locked.
+        stale: Called with the path of each file without a holder, while it is locked.
     """
     holders: dict[int | None, LockHolder] = {}
     for name in names:

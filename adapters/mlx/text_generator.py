@@ -127,7 +127,7 @@ class MlxTextGenerator(TextGenerator):
                 raise CapabilityError(f"'{model.name}' takes text, not images and sound.")
             return None, None
         if len(models) > 1:
-            raise CapabilityError("draft_model: models that look at images take no draft model.")
+            raise CapabilityError("draft_model: vision models take no draft model.")
         text: RenderedText | None = model.vision.render(request, model)
         processed: tuple[RenderedPrompt, Media] = ModelLease(self._thread, model, self._log).call(
             lambda: model.vision.process(request, model, text)

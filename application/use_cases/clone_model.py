@@ -95,7 +95,7 @@ class CloneModel:
 
     def _clone(self, source: ModelHandle, place: str, request: CloneRequest, progress: Progress) -> CloneResult:
         if place == source.directory or place.startswith(f"{source.directory}/"):
-            raise ValidationError("target: it lies in the model that is to be cloned")
+            raise ValidationError("target: it lies in the model to clone")
         require_closed(source, self.files)
         provenance = self._provenance(source)
         with reserved_source(self.cache, source, "cloning it", progress):

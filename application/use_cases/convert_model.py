@@ -117,7 +117,7 @@ class ConvertModel:
         source = self.resolve(request.reference)
         place = self.workspaces.place(request.target, source.short_name)
         if place == source.directory or place.startswith(f"{source.directory}/"):
-            raise ValidationError("target: it lies in the model that is to be converted")
+            raise ValidationError("target: it lies in the model to convert")
         require_closed(source, self.files)
         reserved = reserved_source(self.cache, source, "converting it", progress)
         provenance = self._provenance(source, request, scheme)

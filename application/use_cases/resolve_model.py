@@ -116,7 +116,7 @@ class ResolveModel:
         return handle
 
     def _not_found(self, ref: ModelRef, known: Iterable[str]) -> ModelNotFoundError:
-        """Build the error for a name that means nothing here: with a path or close names that it may stand for."""
+        """Build the error for a name that means nothing here: with a path or close names that may be meant."""
         message = f"no model found matching '{ref}'"
         if "://" in ref.name:
             return ModelNotFoundError(f"{message}, which is an address", hint="Write only ORG/NAME.")

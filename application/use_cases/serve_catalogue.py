@@ -85,7 +85,7 @@ class ServeCatalogue:
         return served
 
     def offer_all(self, model: str | None, aliases: Iterable[tuple[str, str]], fallback: str | None) -> str | None:
-        """Offer the models that the operator named; return the name of the first one, which is to be loaded.
+        """Offer the models that the operator named; return the name of the first one, the one to load.
 
         Args:
             model: The one to load; None loads none.

@@ -157,7 +157,7 @@ def check_size(size_bytes: int, place: str) -> None:
         raise ValidationError.in_field(
             place,
             f"the image has {size_bytes / MIB:.1f} MiB; at most {MAX_IMAGE_BYTES // MIB} MiB are taken",
-            hint="Make it smaller; models look at a reduced copy anyway.",
+            hint="Make it smaller; models get a reduced copy anyway.",
         )
 
 
@@ -244,6 +244,6 @@ def check_audio_length(audio: DecodedAudio, name: str) -> None:
     if audio.seconds > MAX_PROMPT_AUDIO_SECONDS:
         limit = MAX_PROMPT_AUDIO_SECONDS
         raise ValidationError(
-            f"{name} has {audio.seconds:.1f} s of sound; in a prompt a model hears at most {limit} s",
+            f"{name} has {audio.seconds:.1f} s of sound; in a prompt a model takes at most {limit} s",
             hint="Cut it, or use a speech-to-text model, such as one of the Whisper family, which takes two hours.",
         )

@@ -213,7 +213,7 @@ def _size(config: Mapping[str, object], name: str) -> int:
 
 
 def _shape(tensor: object) -> tuple[tuple[int, ...], bool]:
-    """Return a tensor's shape, empty where it is unknown what it stands for, and whether its values are packed."""
+    """Return a tensor's shape, empty where its meaning is unknown, and whether its values are packed."""
     if not isinstance(tensor, dict) or not isinstance(tensor.get("shape"), list):
         return (), False
     if tensor.get("dtype") not in {*_FULL_TYPES, _PACKED}:

@@ -1,4 +1,4 @@
-"""Model references as people paste them: the address of a model's page on the hub stands for its name."""
+"""Model references as people paste them: the address of a model's page on the hub means its name."""
 
 import re
 

@@ -37,7 +37,7 @@ class StandardInput:
         """Return all of standard input, whatever it is; bytes that are not UTF-8 are replaced.
 
         Args:
-            note: Called with a message when bytes were replaced, or when nobody types for a while.
+            note: Called with a message when bytes were replaced, or when no input arrives for a while.
 
         Raises:
             StorageError: It cannot be read.

@@ -204,11 +204,11 @@ def test_images_are_shown_in_the_chat(terminal: "pexpect.spawn[str]", tmp_path: 
     say(terminal, "/save talk.json", "saved to talk.json, without its images")
     assert "blue" in (tmp_path / "talk.json").read_text()
     say(terminal, "/model demo", "the model is demo")
-    say(terminal, "And now?", "cannot look at images")
+    say(terminal, "And now?", "takes no images")
 
 
 def test_a_text_model_is_shown_no_images_and_the_chat_goes_on(terminal: "pexpect.spawn[str]") -> None:
-    say(terminal, "/image demo-vision/red-circle.png What is it?", "'demo' is a text model and cannot look at images")
+    say(terminal, "/image demo-vision/red-circle.png What is it?", "'demo' is a text model and takes no images")
     say(terminal, "hi", "Hello!")
 
 

@@ -221,7 +221,7 @@ def test_a_prompt_that_is_too_long_has_its_own_words(detail: dict[str, int], wor
 def test_a_model_that_only_listens_is_refused_for_what_it_lacks(server: RunningServer) -> None:
     status, _, answer = server.post(PATH, {**BODY, "model": SPEECH_MODEL})
     assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
-    assert "only listens" in answer["error"]["message"]
+    assert "only transcribes" in answer["error"]["message"]
 
 
 def image(data: str, kind: str = "image/png") -> dict[str, Any]:
@@ -264,7 +264,7 @@ def test_an_image_in_a_result_follows_in_a_message_of_the_user(server: RunningSe
 
 
 def test_a_model_without_vision_gets_a_note_and_the_header_says_so(server: RunningServer) -> None:
-    note = "[An image was left out here: this model cannot look at images.]"
+    note = "[An image was left out here: this model takes no images.]"
     found, headers = seen(server, CHAT_MODEL, *result_of(image(PNG[0])))
     assert found[-1] == (Role.TOOL, [note])
     assert headers["x-mlxk-ignored-fields"] == "messages[].content[].content[].source"

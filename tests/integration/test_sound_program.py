@@ -58,7 +58,7 @@ def test_what_such_a_model_cannot_do_is_refused_by_name(command: Command, model:
 def test_a_long_recording_is_refused_with_both_numbers(command: Command, model: ModelHandle) -> None:
     error = command("run", "./model", "--audio", "long.wav")["error"]
     assert error["type"] == "validation_error"
-    assert error["message"].startswith("long.wav has 31.5 s of sound; in a prompt a model hears at most 30 s")
+    assert error["message"].startswith("long.wav has 31.5 s of sound; in a prompt a model takes at most 30 s")
 
 
 def test_the_text_alone_is_printed(mlxk: Program, model: ModelHandle) -> None:

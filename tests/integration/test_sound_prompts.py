@@ -104,4 +104,4 @@ def test_the_mark_of_a_sound_in_a_text_is_text_or_is_refused(model: ModelHandle,
     assert answer(engine, model, prompt).tokens
     with pytest.raises(ValidationError, match="cannot take this sound") as refusal:
         read(engine.submit(attrs.evolve(request(model, prompt), parse_special=True)))
-    assert refusal.value.hint == "A prompt must not contain the marks that stand for sound."
+    assert refusal.value.hint == "A prompt must not contain the marks of sound."

@@ -1,4 +1,4 @@
-"""Models that look at images, in the engine: mlx-vlm's own answers, shared batches, repeated images, refusals."""
+"""Vision models, in the engine: mlx-vlm's own answers, shared batches, repeated images, refusals."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Tiny models that look at images, of real architectures, made in milliseconds: random fp32 weights, a chat template.
+"""Tiny vision models, of real architectures, made in milliseconds: random fp32 weights, a chat template.
 
 Everything else is as in ``tiny_models``; the weights are drawn wide here, too, so that an answer depends on the image.
 """

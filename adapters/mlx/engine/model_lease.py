@@ -22,7 +22,7 @@ from mlxk.application.ports.event_log import EventLog
 from mlxk.domain.errors import ExecutionError, MlxkError
 
 _LOOK_SECONDS = 0.005
-"""Time between two looks at whether anything else waits."""
+"""Time between two checks for waiting work."""
 
 T = TypeVar("T")
 M = TypeVar("M")

@@ -212,7 +212,7 @@ class ChunkedDecoder(SpeechDecoder):
         generate = getattr(getattr(network, "_asr", network), "generate", None)
         keywords = frozenset(inspect.signature(generate).parameters) if callable(generate) else frozenset()
         if family in speech_model.TOKENS_ONLY or not keywords or "text" in keywords:
-            raise IncompatibleModelError(f"'{name}' ({family}) does not write down what it hears.")
+            raise IncompatibleModelError(f"'{name}' ({family}) does not transcribe speech.")
         self._keywords = keywords
 
     def decode(self, audio: AudioSamples, settings: TranscriptionSettings) -> Generator[TranscriptEvent, None, None]:

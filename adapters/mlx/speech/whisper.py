@@ -138,7 +138,7 @@ class WhisperDecoder(SpeechDecoder):
             )
         language = self._language(settings)
         if settings.task is SpeechTask.TRANSLATE and not self._network.is_multilingual:
-            raise CapabilityError(f"Model '{self._name}' hears English only, so it does not translate.")
+            raise CapabilityError(f"Model '{self._name}' knows English only, so it does not translate.")
         return language
 
     def _complete_timestamps(self) -> None:
@@ -169,7 +169,7 @@ class WhisperDecoder(SpeechDecoder):
         code = language_code(asked, TO_LANGUAGE_CODE) if asked else None
         if not self._network.is_multilingual:
             if code not in (None, "en"):
-                raise CapabilityError.in_field("language", f"model '{self._name}' hears English only (got '{asked}').")
+                raise CapabilityError.in_field("language", f"model '{self._name}' knows English only (got '{asked}').")
             return "en"
         known = list(LANGUAGES)[: self._network.num_languages]
         if code is not None and code not in known:

@@ -228,7 +228,7 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> Loaded
         ExecutionError: Loading failed for another reason, such as lack of memory.
     """
     if adapter is not None:
-        raise CapabilityError("adapter: models that look at images take no adapter.")
+        raise CapabilityError("adapter: vision models take no adapter.")
     refuse_untrusted_code(handle)
     config = read_config(handle)
     # mlx-vlm patches AutoProcessor once for each architecture; undoing that would break the next load.

@@ -171,7 +171,7 @@ def _formatted(conversation: Conversation, wire: list[dict[str, Any]], model: Vi
         return wire
     most = max((len(message.images) for message in conversation.messages), default=0)
     if most > 1 and model.type.lower() in prompt_utils.SINGLE_IMAGE_ONLY_MODELS:
-        fault = f"this model ({model.type}) looks at one image at a time, not at {most}"
+        fault = f"this model ({model.type}) takes one image at a time, not at {most}"
         raise CapabilityError.in_field("messages", fault, hint="Show one in a message.")
     found: list[Any] = prompt_utils.apply_chat_template(
         model.processor, model.config, wire, return_messages=True, num_images=0
@@ -255,11 +255,11 @@ def _process(
 def _require_audio_support(recordings: tuple[DecodedAudio, ...], parts: VisionParts) -> None:
     """Refuse audio that mlx-vlm would silently drop, or process at a wrong sample rate."""
     if len(recordings) > 1 and not getattr(parts.processor, "supports_multiple_audio", False):
-        fault = f"this model ({parts.type}) hears one recording in a conversation, not {len(recordings)}"
+        fault = f"this model ({parts.type}) takes one recording in a conversation, not {len(recordings)}"
         raise CapabilityError.in_field("messages", fault, hint="Play one.")
     rate = getattr(getattr(parts.processor, "feature_extractor", None), "sampling_rate", AUDIO_RATE)
     if recordings and rate != AUDIO_RATE:
-        raise CapabilityError(f"This model ({parts.type}) hears {rate} samples a second; prompts have {AUDIO_RATE}.")
+        raise CapabilityError(f"This model ({parts.type}) takes {rate} samples a second; prompts have {AUDIO_RATE}.")
 
 
 def _refusal(error: Exception, conversation: Conversation) -> ValidationError:
@@ -268,7 +268,7 @@ def _refusal(error: Exception, conversation: Conversation) -> ValidationError:
     narrow = next((image for image in images if max(_size(image)) > _NARROW_ASPECT_RATIO * min(_size(image))), None)
     media = " and ".join(name for name, given in (("images", images or not recordings), ("sound", recordings)) if given)
     if narrow is None:
-        reason = f"A prompt must not contain the marks that stand for {media}."
+        reason = f"A prompt must not contain the marks of {media}."
     else:
         reason = f"One has {narrow.width} by {narrow.height} pixels, which may be too narrow for it."
     taken = "this sound" if media == "sound" else f"these {media}"

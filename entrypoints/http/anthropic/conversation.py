@@ -33,7 +33,7 @@ BILLING = "x-anthropic-billing-header:"
 """Begins a line that a client puts before its system prompt; it differs between conversations, so it would keep the
 prompt cache from being shared by them, and says nothing to a model."""
 
-UNSEEN = "[An image was left out here: this model cannot look at images.]"
+UNSEEN = "[An image was left out here: this model takes no images.]"
 FOLLOWING = "[The image is in the next message.]"
 
 _OWN_ID = re.compile(r"[0-9a-f]{24}")

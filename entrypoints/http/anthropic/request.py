@@ -56,19 +56,19 @@ WITHOUT_EFFECT: Mapping[str, Unsupported] = {
     "diagnostics": Unsupported("there are none"),
     "fallback_credit_token": Unsupported("nothing costs anything"),
     "inference_geo": Unsupported("there is one place"),
-    "metadata": Unsupported("nobody is told"),
+    "metadata": Unsupported("it is not passed on"),
     "service_tier": Unsupported("there is one tier"),
     "user_profile_id": Unsupported("there are no profiles"),
     "workspace_id": Unsupported("there are no workspaces of that kind"),
     "messages[].output_config": Unsupported("the effort is that of the whole request"),
     f"{_BLOCK}.cache_control": _CACHE,
     f"{_BLOCK}.citations": _CITATIONS,
-    f"{_BLOCK}.transformations": Unsupported("the model looks at an image in its own size"),
+    f"{_BLOCK}.transformations": Unsupported("the model takes an image in its own size"),
     f"{_BLOCK}.toolset_name": Unsupported("tools are known by their names"),
     f"{_BLOCK}.caller": Unsupported("the model itself calls"),
     f"{_BLOCK}.content[].cache_control": _CACHE,
     f"{_BLOCK}.content[].citations": _CITATIONS,
-    f"{_BLOCK}.content[].transformations": Unsupported("the model looks at an image in its own size"),
+    f"{_BLOCK}.content[].transformations": Unsupported("the model takes an image in its own size"),
     f"{_BLOCK}.source.content[].cache_control": _CACHE,
     f"{_BLOCK}.source.content[].citations": _CITATIONS,
     "system[].cache_control": _CACHE,
@@ -185,7 +185,7 @@ class CountRequest:
         faults = [fault for index, each in enumerate(self.messages) for fault in each.faults(f"messages[{index}]")]
         last = self.messages[-1]
         if last.role == "assistant" and not last.is_continuable:
-            reason = "is the assistant's and the last one, so it is to be continued; only text can be"
+            reason = "is the assistant's and the last one, so it would be continued; only text can be"
             faults.append(FieldError(f"messages[{len(self.messages) - 1}].content", reason))
         if all(each.role == "system" for each in self.messages):
             faults.append(FieldError("messages", "must have a message of the role user"))

@@ -27,7 +27,7 @@ _OF_THE_RUNNER = Unsupported("the engine takes care of it")
 _OLD_SAMPLING = Unsupported("is gone from Ollama, too")
 
 OPTIONS_WITHOUT_EFFECT: Mapping[str, Unsupported] = {
-    "repeat_last_n": Unsupported("penalties look at the whole answer; 0 switches them off", (0, -1)),
+    "repeat_last_n": Unsupported("penalties apply to the whole answer; 0 switches them off", (0, -1)),
     "num_keep": Unsupported("a conversation is never cut"),
     "num_batch": _OF_THE_RUNNER,
     "num_gpu": _OF_THE_RUNNER,
@@ -67,7 +67,7 @@ class Options:
     stop: Stop = None
     repeat_penalty: Annotated[float, Range(0.1, 10)] | None = None
     repeat_last_n: int | None = None
-    """0 switches the penalties off; they look at the whole answer otherwise."""
+    """0 switches the penalties off; they apply to the whole answer otherwise."""
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     num_predict: Annotated[int, Range(-2)] | None = None

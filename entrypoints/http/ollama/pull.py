@@ -49,7 +49,7 @@ class PullBody(ModelFields):
 
 
 class NoTerminal(Confirmation):
-    """Nobody to ask."""
+    """Without a person to ask."""
 
     def ask(self, facts: tuple[str, ...], question: str, *, default: bool) -> bool | None:
         """Return None."""
@@ -66,7 +66,7 @@ class PullProgress(Progress):
     """Reports the bytes of each file whose number has changed.
 
     Args:
-        report: Receives a status; returns False when nobody listens any more.
+        report: Receives a status; returns False once the client has gone.
         require_open: Raises when the server is shutting down.
     """
 

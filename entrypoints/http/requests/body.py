@@ -249,7 +249,7 @@ class FieldNames:
     """The fields of an API whose requests become chat requests, by the paths of the chat request's fields."""
 
     names: Mapping[str, str] = MappingProxyType({})
-    """Paths of the API by paths of the chat request; one stands for everything below it, and the longest is taken."""
+    """Paths of the API by paths of the chat request; one covers everything below it, and the longest is taken."""
 
     def of(self, path: str) -> str:
         """Return the path of a field in the API."""

@@ -33,7 +33,7 @@ SHELL = CallKind("shell_call", "sh", "action")
 APPLY_PATCH = CallKind("apply_patch_call", "apc", "operation")
 
 TEXT_ARGUMENT = "input"
-"""The argument of the function that stands for a custom tool."""
+"""The argument of the function that a custom tool becomes."""
 
 _STRINGS = {"type": "array", "items": {"type": "string"}}
 

@@ -233,7 +233,7 @@ class McpCallItem(Item):
 
 @attrs.frozen(kw_only=True)
 class ItemReference:
-    """Stands for an item that is stored."""
+    """A reference to a stored item."""
 
     id: str
     type: str | None = None

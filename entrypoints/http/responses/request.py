@@ -107,11 +107,11 @@ _CALLER_REASON = "the model calls tools itself"
 WITHOUT_EFFECT: Mapping[str, Unsupported] = {
     "client_metadata": Unsupported("it is no part of the prompt"),
     "input[].caller": Unsupported(_CALLER_REASON),
-    "input[].content[].detail": Unsupported("the model looks at an image in its own size", ("auto",)),
+    "input[].content[].detail": Unsupported("the model takes an image in its own size", ("auto",)),
     "input[].content[].prompt_cache_breakpoint": Unsupported(_CACHE_REASON),
     "input[].encrypted_content": Unsupported("it is known to its maker alone"),
     "input[].max_output_length": Unsupported("the client has cut the output"),
-    "input[].output[].detail": Unsupported("the model looks at an image in its own size", ("auto",)),
+    "input[].output[].detail": Unsupported("the model takes an image in its own size", ("auto",)),
     "input[].output[].prompt_cache_breakpoint": Unsupported(_CACHE_REASON),
     "input[].phase": Unsupported("chat templates know no phases"),
     "prompt_cache_options": Unsupported(_CACHE_REASON, ({},)),

@@ -160,7 +160,7 @@ class ResponseStore:
         raise NotFoundError.in_field(field, "there is no such item, or it is no longer kept", hint=LOST)
 
     def _shrink(self) -> None:
-        """Make room at the expense of whoever has most."""
+        """Make room at the expense of the client with the most."""
         while self._excess():
             largest = max(self._sizes, key=lambda owner: self._sizes[owner])
             self._remove(largest, next(iter(self._owners[largest])))

@@ -184,7 +184,7 @@ def test_answers_about_images_are_greedy_unless_asked_otherwise() -> None:
 
 def test_a_text_model_is_refused_before_any_image_is_read() -> None:
     asked = World()
-    with pytest.raises(CapabilityError, match="'org/text' is a text model and cannot look at images"):
+    with pytest.raises(CapabilityError, match="'org/text' is a text model and takes no images"):
         asked.show("a", model="org/text")
     assert asked.read == []
 
@@ -214,7 +214,7 @@ def test_images_for_a_conversation_are_numbered_from_where_it_stands() -> None:
 
 def test_images_for_a_conversation_with_a_text_model_are_refused_unread() -> None:
     asked = World()
-    with pytest.raises(CapabilityError, match="cannot look at images"):
+    with pytest.raises(CapabilityError, match="takes no images"):
         asked.generate.prepare_images("org/text", asked.sources("a"), 1)
     assert asked.read == []
 
@@ -241,7 +241,7 @@ def test_a_request_names_the_backends_of_its_model() -> None:
 def test_images_in_a_question_to_a_text_model_are_refused() -> None:
     asked = World()
     shown = DecodedImage(1, 1, b"abc", "0" * 64)
-    with pytest.raises(CapabilityError, match="cannot look at images"):
+    with pytest.raises(CapabilityError, match="takes no images"):
         asked.generate("org/text", [Conversation((Message.of_parts(shown, "?"),))], GenerationOptions())
 
 

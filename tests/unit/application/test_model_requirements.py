@@ -109,7 +109,7 @@ def test_every_kind_is_taken_for_what_it_can_do_and_for_nothing_else(require: Re
         (requirements.require_speech_model, "omni", "USE_CHAT"),
         (requirements.require_audio_input, "text", "does not support audio inputs"),
         (translating, "turbo", r"\(audio-translate-en\)"),
-        (requirements.require_vision, "text", "cannot look at images"),
+        (requirements.require_vision, "text", "takes no images"),
     ],
 )
 def test_a_refusal_says_what_to_do_instead(require: Requirement, kind: str, said: str) -> None:

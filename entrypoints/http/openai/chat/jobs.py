@@ -97,21 +97,21 @@ def _length(message: MessageParam) -> int:
     return len(message.to_message().content) + sum(len(call.function.arguments) for call in calls) + 1
 
 
-_NOT_SAMPLED = "of what steers sampling, a model that only listens takes temperature; leave this out"
-_NO_REASONING = "a model that only listens does not reason; leave this out"
+_NOT_SAMPLED = "of what steers sampling, a transcription model takes temperature; leave this out"
+_NO_REASONING = "a transcription model does not reason; leave this out"
 
 TRANSCRIPTION_UNSUPPORTED: Mapping[str, Unsupported] = {
-    "chunk": Unsupported("a model that only listens takes no images; leave this out"),
+    "chunk": Unsupported("a transcription model takes no images; leave this out"),
     "enable_thinking": Unsupported(_NO_REASONING, (False,)),
     "frequency_penalty": Unsupported(_NOT_SAMPLED, (0.0,)),
     "logit_bias": Unsupported(_NOT_SAMPLED, ({},)),
-    "logprobs": Unsupported("a model that only listens gives no log probabilities; leave this out", (False,)),
+    "logprobs": Unsupported("a transcription model gives no log probabilities; leave this out", (False,)),
     "min_p": Unsupported(_NOT_SAMPLED, (0.0,)),
-    "n": Unsupported("a model that only listens gives one answer; leave this out", (1,)),
+    "n": Unsupported("a transcription model gives one answer; leave this out", (1,)),
     "presence_penalty": Unsupported(_NOT_SAMPLED, (0.0,)),
     "repetition_penalty": Unsupported(_NOT_SAMPLED, (1.0,)),
     "reasoning_effort": Unsupported(_NO_REASONING, ("none", "medium")),
-    "response_format": Unsupported("a model that only listens writes plain text; leave this out", ("text",)),
+    "response_format": Unsupported("a transcription model writes plain text; leave this out", ("text",)),
     "seed": Unsupported(_NOT_SAMPLED),
     "thinking_budget": Unsupported(_NO_REASONING),
     "thinking": Unsupported(_NO_REASONING),
@@ -120,8 +120,8 @@ TRANSCRIPTION_UNSUPPORTED: Mapping[str, Unsupported] = {
     "reasoning_budget_tokens": Unsupported(_NO_REASONING),
     "thinking_start_token": Unsupported(_NO_REASONING),
     "thinking_end_token": Unsupported(_NO_REASONING),
-    "chat_template_kwargs": Unsupported("a model that only listens has no chat template; leave this out", ({},)),
-    "tools": Unsupported("a model that only listens calls no tools; leave them out", ([],)),
+    "chat_template_kwargs": Unsupported("a transcription model has no chat template; leave this out", ({},)),
+    "tools": Unsupported("a transcription model calls no tools; leave them out", ([],)),
     "top_k": Unsupported(_NOT_SAMPLED, (0, -1)),
     "top_p": Unsupported(_NOT_SAMPLED, (1.0,)),
 }
@@ -208,7 +208,7 @@ def _parse(chat: ChatRequest, model: ServedModel, max_tokens: int | None) -> _Tr
     if not recordings:
         raise CapabilityError.in_field(
             place,
-            f"'{model.id}' only listens; the last message has no input_audio",
+            f"'{model.id}' only transcribes; the last message has no input_audio",
             hint="Send a recording as a part of the type input_audio, or use /v1/audio/transcriptions.",
         )
     texts = [(f"{path}.text", part.text) for path, part in parts if isinstance(part, TextPart) and part.text.strip()]
@@ -239,13 +239,13 @@ def _other_content(chat: ChatRequest) -> Iterator[FieldError]:
     """Yield a fault for everything except one recording and text in one message."""
     *earlier, last = chat.messages
     if earlier:
-        reason = "a model that only listens hears one message, without what was said before; send the last one alone"
+        reason = "a transcription model takes one message, without what was said before; send the last one alone"
         yield FieldError("messages[0]", reason, unsupported=True)
     has_recording = False
     for index, part in enumerate(last.content if isinstance(last.content, list) else ()):
         path = f"messages[{len(earlier)}].content[{index}]"
         if isinstance(part, ImagePart):
-            yield FieldError(path, "a model that only listens cannot look at images; leave it out", unsupported=True)
+            yield FieldError(path, "a transcription model takes no images; leave it out", unsupported=True)
         elif isinstance(part, AudioPart):
             if has_recording:
                 yield FieldError(

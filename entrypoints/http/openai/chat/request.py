@@ -181,7 +181,7 @@ UNSUPPORTED: Mapping[str, Unsupported] = {
 """Documented fields that are not supported."""
 
 WITHOUT_EFFECT: Mapping[str, Unsupported] = {
-    "messages[].content[].image_url.detail": Unsupported("the model looks at an image in its own size", ("auto",)),
+    "messages[].content[].image_url.detail": Unsupported("the model takes an image in its own size", ("auto",)),
     "messages[].content[].prompt_cache_breakpoint": Unsupported("the prompt cache works by itself"),
     "messages[].name": Unsupported("chat templates know roles, not names"),
     "response_format.json_schema.description": Unsupported("the schema is enforced; put what it is for in a message"),
@@ -259,7 +259,7 @@ class ChatRequest(ReasoningFields):
         if place is None or model.description.can(Capability.VISION):
             return
         path = f"messages[{len(self.messages) - 1}].content[{place}]"
-        raise CapabilityError.in_field(path, f"'{model.id}' is a text model and cannot look at images")
+        raise CapabilityError.in_field(path, f"'{model.id}' is a text model and takes no images")
 
     def require_audio_input(self, model: ServedModel) -> None:
         """Refuse a model without audio input for audio in the conversation.

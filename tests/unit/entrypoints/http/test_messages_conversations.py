@@ -74,7 +74,7 @@ def test_a_system_message_for_one_turn_is_left_out_later() -> None:
             None,
             "[Search result: T (S)]\nhi",
         ),
-        ([IMAGE], None, "[An image was left out here: this model cannot look at images.]"),
+        ([IMAGE], None, "[An image was left out here: this model takes no images.]"),
     ],
 )
 def test_results_become_text(content: Any, is_error: bool | None, shown: str) -> None:
