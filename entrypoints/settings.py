@@ -146,6 +146,8 @@ class ServerSettings:
     """Whether a supervisor restarts the worker when it dies."""
     reload: bool = False
     """Whether the worker is restarted when the program's source changes."""
+    until_eof: bool = False
+    """Whether the server stops when standard input ends, as it does with the program that started it."""
 
     def validate(self) -> None:
         """Check all ranges.
@@ -285,6 +287,11 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         temporary_folder=known.get("TMPDIR"),
         completion_line=known.get("COMP_LINE", "") if "_ARGCOMPLETE" in known else None,
     )
+
+
+def inherited(changes: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of this process with changes, for a program that it starts."""
+    return {**os.environ, **changes}
 
 
 def _serve_variables(known: Mapping[str, str]) -> ServeVariables:

@@ -6,8 +6,9 @@ the remedy; exit and HTTP statuses are in tables of the entrypoints.
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
-from mlxk.domain.errors import Advice, MlxkError, Remedy
+from mlxk.domain.errors import Advice, InternalError, MlxkError, Remedy, all_error_types
 from mlxk.domain.models.model import HealthReport, ModelDescription
 
 COMMAND_LINE: Mapping[Remedy, str] = {
@@ -89,6 +90,22 @@ def command_line_error(error: MlxkError) -> tuple[str, str | None]:
 def http_error(error: MlxkError) -> tuple[str, str | None]:
     """Return the message and the hint of an error, as HTTP responses phrase them."""
     return _with_fix(error.message, error.fix), hint(error, HTTP)
+
+
+def error_of(code: str, document: Mapping[str, Any]) -> MlxkError:
+    """Return the error that another process of this program reported, in the wording of the command line.
+
+    Args:
+        code: Of the error.
+        document: Its message; its hint, matches and detail where it has them.
+    """
+    kind = {each.code: each for each in all_error_types()}.get(code, InternalError)
+    return kind(
+        document["message"],
+        hint=document.get("hint"),
+        matches=tuple(document.get("matches") or ()),
+        detail=document.get("detail"),
+    )
 
 
 def hint(error: MlxkError, sentences: Mapping[Remedy, str]) -> str | None:

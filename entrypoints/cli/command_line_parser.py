@@ -14,6 +14,11 @@ from mlxk.entrypoints.cli.suggestions import FLAGS_MEANT, MEANT, closest, did_yo
 MODEL_FLAGS = ("-m", "--model")
 
 
+def own_words(arguments: Sequence[str]) -> list[str]:
+    """Return a command line up to ``--``, after which nothing is a flag of this program."""
+    return list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+
+
 def in_our_form(arguments: Sequence[str]) -> list[str]:
     """Return a command line in which ``help`` and ``version`` are flags, and the model of ``run -m`` is its first word.
 
@@ -30,7 +35,7 @@ def in_our_form(arguments: Sequence[str]) -> list[str]:
 
 
 def _with_the_model_first(arguments: list[str]) -> list[str]:
-    end = arguments.index("--") if "--" in arguments else len(arguments)
+    end = len(own_words(arguments))
     for index, word in enumerate(arguments[:end]):
         flag, separator, value = word.partition("=")
         if flag in MODEL_FLAGS and (separator or index + 1 < end):
@@ -97,6 +102,8 @@ class CommandLineParser(argparse.ArgumentParser):
             )
         found = [name for flag in flags for name in closest(flag, known, FLAGS_MEANT)]
         hint = f"{did_you_mean(found)} '{self.prog} --help' lists the flags.".lstrip()
+        if self.prog.endswith(" launch") and flags:
+            hint = f"Flags of the agent stand after --: {self.prog} AGENT -- {flags[0]}"
         if not flags:
             hint = f"Text of several words needs quotes. Try '{self.prog} --help'."
         raise UsageError(f"unrecognized arguments: {' '.join(unknown)}", hint=hint)

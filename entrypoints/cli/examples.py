@@ -32,6 +32,12 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "push": ("mlxk push ./my-demo ORG/NAME --check-only", "mlxk push ./my-demo ORG/NAME --create --private"),
     "serve": ("mlxk serve", "mlxk serve -m demo --port 8080", "mlxk serve --host 0.0.0.0 --api-key-file keys.txt"),
+    "launch": (
+        "mlxk launch",
+        "mlxk launch codex",
+        'mlxk launch claude -m ORG/NAME -- -p "What does this project do?"',
+        "mlxk launch zed --print",
+    ),
     "embed": ('mlxk embed MODEL "a text"', "mlxk embed MODEL --json < texts.txt"),
     "embed-serve": ("mlxk embed-serve MODEL",),
     "schema": ("mlxk schema", "mlxk schema list"),

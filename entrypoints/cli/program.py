@@ -14,7 +14,7 @@ from mlxk import __version__
 from mlxk.domain.errors import InternalError, InterruptedRunError, MlxkError, StorageError, UsageError
 from mlxk.entrypoints.cli import examples
 from mlxk.entrypoints.cli.command import Command, CommandContext
-from mlxk.entrypoints.cli.command_line_parser import CommandLineParser, HelpRequested, in_our_form
+from mlxk.entrypoints.cli.command_line_parser import CommandLineParser, HelpRequested, in_our_form, own_words
 from mlxk.entrypoints.cli.exit_status import CLOSED_PIPE, DONE, USAGE, exit_status
 from mlxk.entrypoints.cli.output import Output, discard
 
@@ -46,12 +46,17 @@ COMMANDS = {
     "convert": CommandEntry("convert_model", "quantize a model, or repair its index, into a new workspace"),
     "push": CommandEntry("push_model", "publish a workspace on the hub"),
     "serve": CommandEntry("serve_models", "serve models to clients of OpenAI, Anthropic and Ollama", ("server",)),
+    "launch": CommandEntry("launch_agent", "start a coding agent on a model of this machine"),
     "embed": CommandEntry("embed_text", "turn texts into vectors"),
     "embed-serve": CommandEntry("serve_embeddings", "serve the vectors of one model"),
     "schema": CommandEntry("schema", "print the JSON Schema of a command's output"),
     "completion": CommandEntry("completion", "print the completion script of a shell"),
 }
 """All commands, in the order of the help."""
+
+
+PASSING_ON = frozenset({"launch"})
+"""Commands that start another program, whose arguments stand after ``--``."""
 
 
 def command_of(arguments: Sequence[str]) -> str | None:
@@ -96,15 +101,25 @@ def build_parser(only: str | None = None) -> CommandLineParser:
     return parser
 
 
-def parse(parser: CommandLineParser, arguments: Sequence[str]) -> argparse.Namespace:
+def parse(parser: CommandLineParser, arguments: Sequence[str], *, passes_on: bool = False) -> argparse.Namespace:
     """Parse a command line; words of a prompt, or a text, may be before, between and after flags.
 
     argparse returns words after a flag as unknown when there were words before it, together with ``--``, after which
     nothing is a flag.
 
+    Args:
+        parser: Of all commands.
+        arguments: The command line.
+        passes_on: Whether everything after ``--`` goes to another program, a further ``--`` included.
+
     Raises:
         UsageError: A flag is unknown, a value is malformed, or something is missing.
     """
+    if passes_on:
+        own = own_words(arguments)
+        parsed = parse(parser, own)
+        parsed.words = [*parsed.words, *arguments[len(own) + 1 :]]
+        return parsed
     parsed, unknown = parser.parse_known_args(arguments)
     split = unknown.index("--") if "--" in unknown else len(unknown)
     flags = [word for word in unknown[:split] if word.startswith("-") and word != "-"]
@@ -120,7 +135,7 @@ def parse(parser: CommandLineParser, arguments: Sequence[str]) -> argparse.Names
 
 def run(arguments: Sequence[str], context: CommandContext) -> int:
     """Run one command and return its exit status."""
-    output = Output(as_json="--json" in arguments, color=context.settings.color)
+    output = Output(as_json="--json" in own_words(arguments), color=context.settings.color)
     command: str | None = None
     try:
         line = context.settings.completion_line
@@ -130,7 +145,7 @@ def run(arguments: Sequence[str], context: CommandContext) -> int:
         if line is not None:
             _complete(parser)
         try:
-            parsed = parse(parser, arguments)
+            parsed = parse(parser, arguments, passes_on=command_of(words) in PASSING_ON)
         except HelpRequested as request:
             output.text(str(request))
             return DONE
@@ -184,7 +199,7 @@ def refuse(arguments: Sequence[str], error: MlxkError, command: str | None = Non
         command: The name of the command, where known.
         color: Whether to use colours on a terminal.
     """
-    return _fail(Output(as_json="--json" in arguments, color=color), command, error)
+    return _fail(Output(as_json="--json" in own_words(arguments), color=color), command, error)
 
 
 def _complete(parser: argparse.ArgumentParser) -> None:

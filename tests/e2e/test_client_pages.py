@@ -15,6 +15,8 @@ import pytest
 import yaml
 from serving.program import ServedProgram
 
+from mlxk.entrypoints.cli.agents import AGENTS, Agent, Connection
+
 pytestmark = [pytest.mark.e2e, pytest.mark.mlx]
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +82,16 @@ def test_the_settings_of_a_page_can_be_read(page: str) -> None:
     assert all(isinstance(each, dict | list) and each for each in settings)
     # Every agent has its settings in a block of one of these languages, or in variables.
     assert settings or page in {"sdks.md"}
+
+
+@pytest.mark.parametrize("agent", AGENTS.values(), ids=AGENTS)
+def test_a_page_says_the_same_as_the_program(agent: Agent) -> None:
+    page = (PAGES / f"{agent.page}.md").read_text(encoding="utf-8")
+    shown = [file.text for file in agent.written(Connection())]
+    # An address may stand in a block of several lines.
+    shown += [line for line in agent.commands(Connection()) if not line.startswith("docker ")]
+    assert [text for text in shown if text not in page] == []
+    assert shown or agent.remark
 
 
 def test_the_versions_of_the_agents_are_those_that_are_run() -> None:

@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     log.add_argument("-v", "--verbose", action="store_true", help="the same as --log-level debug")
     log.add_argument("--drain-timeout", type=float, metavar="S", help="seconds answers may take to finish (30)")
     log.add_argument("--reload", action="store_true", help="restart when mlxk's own source changes")
+    log.add_argument("--until-eof", action="store_true", help="stop when standard input ends, as its sender does")
     log.add_argument("--no-supervisor", action="store_true", help="serve in this process; nothing restarts it")
 
 
@@ -141,6 +142,7 @@ def _settings(arguments: argparse.Namespace, context: CommandContext) -> ServerS
         api_key_file=file if followed else None,
         supervised=not arguments.no_supervisor,
         reload=arguments.reload,
+        until_eof=arguments.until_eof,
     )
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Sequence
 
 import mlxk
@@ -69,7 +70,7 @@ def announce(line: str) -> None:
 
 def _serve_here(sockets: Sequence[socket.socket], settings: Settings, server: ServerSettings, line: str) -> int:
     # The supervisor imports neither the web framework nor the container.
-    from mlxk.entrypoints.http.process.worker import serve_in_process  # noqa: PLC0415
+    from mlxk.entrypoints.http.process.worker import serve_in_process, stop_at_end_of  # noqa: PLC0415
 
     reports: list[MlxkError | BrokenPipeError | None] = []
 
@@ -82,6 +83,8 @@ def _serve_here(sockets: Sequence[socket.socket], settings: Settings, server: Se
                 reports.append(failure)
                 os.kill(os.getpid(), signal.SIGTERM)
 
+    if server.until_eof:
+        threading.Thread(target=stop_at_end_of, args=(sys.stdin.fileno(),), name="mlxk-lifeline", daemon=True).start()
     status = serve_in_process(sockets, settings, server, report)
     if not reports:
         raise InterruptedRunError("stopped before the server was ready")

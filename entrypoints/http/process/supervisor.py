@@ -23,9 +23,9 @@ from typing import Any
 
 import attrs
 
-from mlxk.domain.errors import ExecutionError, InternalError, InterruptedRunError, MlxkError, all_error_types
+from mlxk.domain.errors import ExecutionError, InterruptedRunError, MlxkError
 from mlxk.entrypoints.settings import ServerSettings
-from mlxk.entrypoints.wording import command_line_error
+from mlxk.entrypoints.wording import command_line_error, error_of
 
 WORKER = (sys.executable, "-P", "-m", "mlxk.entrypoints.http.process.worker")
 """Command line of a worker; ``-P`` keeps modules of the working directory out."""
@@ -91,11 +91,7 @@ def report_line(error: MlxkError | None) -> bytes:
 def reported_error(line: bytes) -> MlxkError | None:
     """Return the error of a report; None when the worker is ready."""
     document: dict[str, Any] | None = json.loads(line)
-    if document is None:
-        return None
-    types = {each.code: each for each in all_error_types()}
-    kind = types.get(document.pop("code"), InternalError)
-    return kind(document.pop("message"), **{**document, "matches": tuple(document["matches"])})
+    return None if document is None else error_of(document["code"], document)
 
 
 class Supervisor:
@@ -130,6 +126,8 @@ class Supervisor:
         self._kill_at: float | None = None
         self._error: Exception | None = None
         self._signal_pipe = -1
+        self._lifeline = [sys.stdin.fileno()] if settings.until_eof else []
+        """The descriptor whose end stops the server."""
 
     def run(self) -> int:
         """Run workers and return the exit status.
@@ -162,7 +160,7 @@ class Supervisor:
                         f"The server's worker died {deaths} times within {QUICK_SECONDS:g} seconds of its start.",
                         hint="Its log, on standard error, says why.",
                     )
-                select.select([self._signal_pipe], [], [], min(0.1 * 2 ** (deaths - 1), MAX_PAUSE_SECONDS))
+                self._wait([], min(0.1 * 2 ** (deaths - 1), MAX_PAUSE_SECONDS))
                 if self._signals:
                     return self._stopped(0)
 
@@ -235,10 +233,7 @@ class Supervisor:
         assert worker.stdout is not None
         reports, line = worker.stdout.fileno(), b""
         while True:
-            ready = select.select([reports, self._signal_pipe], [], [], self._timeout())[0]
-            if self._signal_pipe in ready:
-                os.read(self._signal_pipe, 4096)
-            if reports in ready:
+            if reports in self._wait([reports], self._timeout()):
                 data = os.read(reports, 65536)
                 if not data:
                     return
@@ -247,6 +242,18 @@ class Supervisor:
                     self._on_report(line)
                     line = b""
             self._signal_worker(worker)
+
+    def _wait(self, descriptors: list[int], seconds: float | None) -> list[int]:
+        """Wait for input, a signal, the end of standard input, or a time; return the descriptors that have input."""
+        ready = select.select([*descriptors, self._signal_pipe, *self._lifeline], [], [], seconds)[0]
+        if self._signal_pipe in ready:
+            os.read(self._signal_pipe, 4096)
+        for each in set(self._lifeline) & set(ready):
+            if not os.read(each, 4096):
+                self._lifeline = []
+                for _ in range(2):  # nobody is left who waits for answers
+                    self._on_signal(signal.SIGTERM, None)
+        return ready
 
     def _on_report(self, line: bytes) -> None:
         self._error = reported_error(line)

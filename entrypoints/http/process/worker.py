@@ -345,7 +345,7 @@ def run_supervised(descriptors: Sequence[str], build_container: Build = build) -
     if not line:
         return 1  # The supervisor has exited.
     orders = WorkerOrders.of_line(line)
-    threading.Thread(target=_stop_with_supervisor, args=(orders_in,), name="mlxk-supervisor-watch", daemon=True).start()
+    threading.Thread(target=stop_at_end_of, args=(orders_in,), name="mlxk-supervisor-watch", daemon=True).start()
 
     def report(error: MlxkError | None) -> None:
         with contextlib.suppress(OSError):  # The supervisor has exited.
@@ -376,9 +376,10 @@ def _take_standard_streams() -> tuple[int, int]:
     return orders_in, reports_out
 
 
-def _stop_with_supervisor(orders_in: int) -> None:
-    """Wait for the end of input, which is the supervisor's exit, then abort the requests and stop."""
-    os.read(orders_in, 1)
+def stop_at_end_of(descriptor: int) -> None:
+    """Wait for the end of input, which is the exit of its writer, then abort the requests and stop."""
+    while os.read(descriptor, 4096):
+        pass
     for _ in range(2):
         os.kill(os.getpid(), signal.SIGTERM)
 

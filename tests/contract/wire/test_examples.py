@@ -25,7 +25,7 @@ OPTIONAL = {
 OTHER_MODELS = {"du", "outdated"}
 """Schemas whose ``models`` are not the model object."""
 
-OPEN = {"config", "quantization", "detail", "schema"}
+OPEN = {"config", "quantization", "detail", "schema", "environment"}
 """Objects whose content is not ours to promise."""
 
 

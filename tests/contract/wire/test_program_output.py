@@ -41,6 +41,9 @@ SUCCESSES = [
     ["schema"],
     ["schema", "list"],
     ["completion", "bash"],
+    ["launch"],
+    ["launch", "zed", "--print"],
+    ["launch", "claude", "--print", "--model", "demo"],
     ["--version"],
 ]
 
@@ -76,6 +79,8 @@ FAILURES = [
     (["run", "demo", "word " * 5000], "context_length_exceeded", 1),
     (["schema", "nosuch"], "validation_error", 1),
     (["completion", "tcsh"], "usage_error", 2),
+    (["launch", "nosuch"], "usage_error", 2),
+    (["launch", "codex", "--print", "--model", "nosuch"], "model_not_found", 1),
     (["frobnicate"], "usage_error", 2),
     ([], "usage_error", 2),
 ]
