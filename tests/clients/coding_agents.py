@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -127,6 +128,27 @@ def ask_once(
         output = run(command, environment or {}, home, work, SECONDS)
     assert said in output, output[-2000:]
     return output
+
+
+def ask_launched(agent: str, model: str, words: Sequence[str], files: Mapping[str, str], own: Sequence[str]) -> None:
+    """Have ``mlxk launch`` start an agent that reads the note, and see that the user's files stay as they are.
+
+    Args:
+        agent: What ``mlxk launch`` calls it, which is also the name of its program.
+        model: The model.
+        words: For the agent.
+        files: What the user has in the home folder, by path.
+        own: Where the agent itself writes, as beginnings of paths in the home folder.
+    """
+    command = [*shlex.split(os.environ["MLXK_COMMAND"]), "launch", agent, "--model", model, "--", *words]
+    path = os.pathsep.join((str(Path(program(agent)).parent), os.environ["PATH"]))
+    with folders(files) as (home, work):
+        output = run(command, {"PATH": path, "IS_SANDBOX": "1"}, home, work, SECONDS / 3)
+        assert SAID in output, output[-2000:]
+        assert {name: (home / name).read_text() for name in files} == dict(files)
+        left = [str(each.relative_to(home)) for each in home.rglob("*") if each.is_file() or each.is_symlink()]
+        others = [name for name in left if name not in files and not name.startswith(tuple(own))]
+        assert others == [], others
 
 
 def ask_twice(command: Sequence[str], environment: dict[str, str], cached_share: Callable[[str], float]) -> None:

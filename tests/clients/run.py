@@ -7,7 +7,8 @@
 Clients have packages of their own (``requirements.txt`` and ``package.json``), which ``make clients`` installs in an
 environment of theirs, so they are programs, not tests of the suite; npm's are found by ``NODE_PATH``. Those in ``all/``
 are larger, and installed and run by ``make clients-all`` only.
-Each is told the address by ``MLXK_BASE_URL`` and fails by ending with another status than 0. A client that lacks what
+Each is told the address by ``MLXK_BASE_URL``, and the program and its models by ``MLXK_COMMAND`` and
+``MLXK_WORKSPACE_HOME`` where it starts a server of its own, and fails by ending with another status than 0. A client that lacks what
 it needs on this machine is not run, and the reason is said. The figures after each are the server's own.
 """
 
@@ -98,7 +99,7 @@ def outcome(command: list[str], environment: dict[str, str]) -> tuple[bool, str]
     return True, "ok"
 
 
-def run(path: Path, address: str, python: str, home: str) -> bool:
+def run(path: Path, address: str, python: str, home: str, mlxk: str) -> bool:
     """Run one client and say how it went."""
     name = path.stem
     reason = missing(name)
@@ -106,6 +107,7 @@ def run(path: Path, address: str, python: str, home: str) -> bool:
         sys.stdout.write(f"{name:24}   NOT RUN: {reason}\n")
         return True
     environment = {"MLXK_BASE_URL": address, "OPENAI_API_KEY": "any", "HOME": home, "LLM_USER_PATH": home}
+    environment |= {"MLXK_COMMAND": mlxk, "MLXK_WORKSPACE_HOME": str(Path(home, "models"))}
     before = figures(address)
     began = time.monotonic()
     good, said = outcome(RUNNERS[path.suffix](python, path), {**os.environ, **environment, "PYTHONPATH": str(HERE)})
@@ -131,11 +133,13 @@ def main() -> int:
         parser.error(f"there is no {unknown[0]}; there are {', '.join(known)}")
     paths = [known[name] for name in arguments.clients or known]
     with tempfile.TemporaryDirectory() as home:
-        interpreter = shlex.split(arguments.mlxk)[0]
+        # Clients work in folders of their own.
+        interpreter, *words = shlex.split(arguments.mlxk)
+        mlxk = shlex.join([os.path.abspath(shutil.which(interpreter) or interpreter), *words])
         subprocess.run([interpreter, HERE / "agent_models.py", Path(home, "models")], check=True)
         server, address = serve(arguments.mlxk, home)
         try:
-            outcomes = [run(path, address, arguments.python, home) for path in paths]
+            outcomes = [run(path, address, arguments.python, home, mlxk) for path in paths]
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(30)
