@@ -8,8 +8,8 @@ Clients have packages of their own (``requirements.txt`` and ``package.json``), 
 environment of theirs, so they are programs, not tests of the suite; npm's are found by ``NODE_PATH``. Those in ``all/``
 are larger, and installed and run by ``make clients-all`` only.
 Each is told the address by ``MLXK_BASE_URL``, and the program and its models by ``MLXK_COMMAND`` and
-``MLXK_WORKSPACE_HOME`` where it starts a server of its own, and fails by ending with another status than 0. A client that lacks what
-it needs on this machine is not run, and the reason is said. The figures after each are the server's own.
+``MLXK_WORKSPACE_HOME`` where it starts a server of its own, and fails by ending with another status than 0. A client
+that lacks what it needs on this machine is not run, and the reason is said. The figures after each are the server's.
 """
 
 import argparse

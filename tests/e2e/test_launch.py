@@ -16,6 +16,7 @@ import pexpect
 import pytest
 from models.scripted_model import write_model
 from serving.running import eventually
+from syrupy.assertion import SnapshotAssertion
 
 pytestmark = [pytest.mark.e2e, pytest.mark.mlx]
 
@@ -232,6 +233,35 @@ def test_without_a_terminal_the_models_that_would_do_are_named(machine: Machine)
         "  broken",
         "Name one: mlxk launch codex --model able",
     ]
+
+
+@pytest.mark.parametrize("agent", ["codex", "claude", "opencode", "aider", "continue", "jetbrains"])
+def test_by_hand_is_shown_and_nothing_started(agent: str, machine: Machine, snapshot: SnapshotAssertion) -> None:
+    shown = machine.run(agent, "--print", "-m", "able", PATH="/nonexistent")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout == snapshot
+    assert (machine.record.exists(), machine.logs()) == (False, [])
+
+
+@pytest.mark.parametrize("supervised", [[], ["--no-supervisor"]], ids=["supervised", "alone"])
+def test_a_server_ends_with_its_input_if_it_is_to(machine: Machine, supervised: list[str]) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "mlxk", "serve", "--port", "0", "--json", "--until-eof", *supervised],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=machine.environment,
+        cwd=machine.home,
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        address = json.loads(server.stdout.readline())["data"]["url"]
+        server.stdin.write(b"input that means nothing\n")
+        server.stdin.flush()
+        assert not ended(address)
+        server.stdin.close()
+        assert server.wait(60) == 0
+        assert ended(address)
 
 
 REFUSALS = {
