@@ -1,7 +1,7 @@
-"""Settings: the environment, read once, and the settings of the server.
+"""Settings: the environment and the settings file, read once, and the settings of the server.
 
 This is the only module that reads the environment; ``docs/environment.md`` lists the variables. Flags override
-variables, and variables override defaults; commands combine them.
+variables, variables override the settings file, and the file overrides defaults; commands combine them.
 """
 
 import os
@@ -12,6 +12,9 @@ from urllib.parse import urlsplit
 import attrs
 
 from mlxk.domain.errors import ValidationError
+from mlxk.entrypoints import settings_file
+from mlxk.entrypoints.setting_table import LOG_LEVELS, TABLES, setting
+from mlxk.entrypoints.settings_file import SettingsFile
 
 MIB = 2**20
 
@@ -19,12 +22,10 @@ _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
 _REFERENCE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)
 """Matches a variable inside a path."""
 
-LOG_LEVELS = ("debug", "info", "warning", "error")
-
 
 @attrs.frozen
 class ServeVariables:
-    """The variables of ``serve``; None where a variable is unset."""
+    """The variables of ``serve``, or what the settings file has for them; None where neither says something."""
 
     host: str | None = None
     port: int | None = None
@@ -37,7 +38,7 @@ class ServeVariables:
 
 @attrs.frozen
 class Settings:
-    """The settings that variables give, for all commands."""
+    """The settings that variables and the settings file give, for all commands."""
 
     hub_cache: str
     """Absolute path of the hub cache, which need not exist."""
@@ -78,6 +79,14 @@ class Settings:
     """Directory of temporary files; None for the default of the system."""
     completion_line: str | None = None
     """The command line that a shell asks completions for; None for a normal run."""
+    keep_chats: bool = False
+    """Whether chats are kept."""
+    editor: str | None = None
+    """The command that opens a text file, as the user's variable has it."""
+    file: SettingsFile = attrs.field(factory=lambda: SettingsFile(""))
+    """The settings file; what it says for variables stands in the other fields."""
+    set_variables: frozenset[str] = frozenset()
+    """The names of the variables that are set."""
 
 
 @attrs.frozen(kw_only=True)
@@ -155,24 +164,11 @@ class ServerSettings:
         Raises:
             ValidationError: Names each flag that is out of range.
         """
-        ranges = {
-            "--port": (self.port, 0, 65535),
-            "--max-tokens": (self.max_tokens, 1, None),
-            "--chunk": (self.chunk, 1, 5),
-            "--thinking-budget": (self.thinking_budget, 0, None),
-            "--max-streams": (self.max_streams, 1, 1024),
-            "--max-queue": (self.max_queue, 0, 4096),
-            "--max-body": (self.max_body_mib, 1, 1024),
-            "--keep-alive": (self.keep_alive, 0, None),
-            "--memory-budget": (self.memory_budget_mib, 1, None),
-            "--drain-timeout": (self.drain_seconds, 0, None),
-        }
         faults = [
-            f"{flag} must be at least {low}"
-            + (f" and at most {high}" if high is not None else "")
-            + f" (got {value:g})"
-            for flag, (value, low, high) in ranges.items()
-            if value is not None and (value < low or (high is not None and value > high))
+            f"{each.flag} {fault}"
+            for each in (*TABLES["serve"], setting("", "chunk"))
+            if isinstance(value := getattr(self, each.attribute, None), int | float)
+            and (fault := each.kind.fault(value))
         ]
         for flag, text in (
             ("--thinking-start-token", self.thinking_start_token),
@@ -243,13 +239,16 @@ class ServerAddress:
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read the environment. An empty variable counts as unset.
+    """Read the environment and the settings file. An empty variable counts as unset.
 
     Raises:
-        ValidationError: A variable has a value outside its closed set.
+        ValidationError: A variable has a value outside its closed set. What is wrong in the file is in its ``faults``.
     """
     known = {name: value for name, value in (os.environ if environ is None else environ).items() if value}
     home = known.get("HOME") or os.path.expanduser("~")
+    configuration = _absolute(known.get("XDG_CONFIG_HOME") or os.path.join(home, ".config"), home, known)
+    file, variables = settings_file.read(os.path.join(configuration, "mlxk", "config.toml")), frozenset(known)
+    known = {**known, **file.as_variables(known)}
     workspace_home = known.get("MLXK_WORKSPACE_HOME")
     return Settings(
         hub_cache=_absolute(
@@ -286,6 +285,10 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         color=not known.get("NO_COLOR") and known.get("TERM") != "dumb",
         temporary_folder=known.get("TMPDIR"),
         completion_line=known.get("COMP_LINE", "") if "_ARGCOMPLETE" in known else None,
+        keep_chats=file.values("chat").get("keep", False),
+        editor=known.get("VISUAL") or known.get("EDITOR"),
+        file=file,
+        set_variables=variables,
     )
 
 

@@ -2,7 +2,7 @@
 
 import attrs
 
-from mlxk.entrypoints.settings import LOG_LEVELS
+from mlxk.entrypoints.setting_table import LOG_LEVELS
 
 
 @attrs.frozen
@@ -22,6 +22,9 @@ VARIABLES = (
         "HF_HOME", "The Hugging Face home; the cache is its `hub` folder.", "a directory", "$XDG_CACHE_HOME/huggingface"
     ),
     Variable("XDG_CACHE_HOME", "Directory of caches; the Hugging Face home is below it.", "a directory", "~/.cache"),
+    Variable("XDG_CONFIG_HOME", "Directory of the settings file: mlxk/config.toml.", "a directory", "~/.config"),
+    Variable("VISUAL", "The editor of `config edit`.", "a command", "unset"),
+    Variable("EDITOR", "Another name for VISUAL, which takes precedence.", "a command", "unset"),
     Variable("XDG_STATE_HOME", "Directory of the chat history: mlxk/chat_history.", "a directory", "~/.local/state"),
     Variable("MLXK_WORKSPACE_HOME", "A folder of workspaces, searched before the cache.", "a directory", "unset"),
     Variable("HF_ENDPOINT", "The hub to pull from and push to.", "an http or https address", "https://huggingface.co"),

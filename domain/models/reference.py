@@ -18,6 +18,10 @@ MAX_REFERENCE_LENGTH = 4096
 """Characters; longer input is refused before any file system call (PATH_MAX on Linux)."""
 
 
+MAX_OWN_NAME = 200
+"""Characters of a name that the user gives a model."""
+
+
 class ReferenceKind(enum.Enum):
     """How a reference was written."""
 
@@ -81,6 +85,24 @@ class ModelRef:
 def is_path(text: str) -> bool:
     """Whether a text is written as an explicit path."""
     return text in {".", "..", "~"} or text.startswith(("/", "./", "../", "~/"))
+
+
+def own_name_fault(name: str) -> str | None:
+    """Return why a name cannot be one that the user gives a model, or None.
+
+    It never hides a built-in model or a path, and never reads as a pattern, a revision or a definition.
+    """
+    if not name or name != name.strip() or not name.isprintable():
+        return "it must be a name without spaces around it"
+    if len(name) > MAX_OWN_NAME:
+        return f"it is longer than {MAX_OWN_NAME} characters"
+    if is_path(name):
+        return "it is a path"
+    if name.lower() in BUILT_IN_NAMES:
+        return "it is a built-in model"
+    if is_pattern(name) or "@" in name or "=" in name:
+        return "it must not have any of * ? [ @ ="
+    return None
 
 
 def is_pattern(text: str) -> bool:

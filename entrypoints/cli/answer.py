@@ -170,8 +170,8 @@ def answer(
         InterruptedRunError: The user interrupted; what was generated until then is printed.
         MlxkError: The completion failed; of images, the chunks before the failure are printed.
     """
-    live = output.interactive and not arguments.no_stream and not output.as_json
-    reader = AnswerReader(output, live=live, show_reasoning=not arguments.no_reasoning)
+    live = output.interactive and arguments.stream is not False and not output.as_json
+    reader = AnswerReader(output, live=live, show_reasoning=arguments.reasoning is not False)
     try:
         with Spinner(output, activity) as spinner:
             (stream,) = start()
@@ -181,10 +181,10 @@ def answer(
     except KeyboardInterrupt:
         raise interrupted(output, "".join(reader.text) if output.as_json else reader.unprinted) from None
     if output.as_json:
-        output.document("run", answer_json(arguments.model, prompt, found, not arguments.no_reasoning))
+        output.document("run", answer_json(arguments.model, prompt, found, arguments.reasoning is not False))
         return DONE
     if not live:
-        if found.reasoning and not arguments.no_reasoning:
+        if found.reasoning and arguments.reasoning is not False:
             output.note(found.reasoning)
         if found.text or not found.tool_calls:
             output.line(reader.unprinted)

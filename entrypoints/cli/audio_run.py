@@ -106,7 +106,7 @@ def execute(
     _require_transcription(arguments)
     events = container.use_cases.transcribe_audio()(description, recording, _settings(arguments, prompt))
     as_text = arguments.format in (None, "text") and not output.as_json
-    live = as_text and output.interactive and not arguments.no_stream
+    live = as_text and output.interactive and arguments.stream is not False
     transcript = _read(events, output, live=live)
     if as_text:
         _print_text(output, transcript, live=live, table=context.settings.audio_segments)

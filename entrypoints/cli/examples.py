@@ -40,6 +40,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "embed": ('mlxk embed MODEL "a text"', "mlxk embed MODEL --json < texts.txt"),
     "embed-serve": ("mlxk embed-serve MODEL",),
+    "config": ("mlxk config", "mlxk config edit", "mlxk config show --for 'serve --port 9000'"),
     "schema": ("mlxk schema", "mlxk schema list"),
     "completion": ('eval "$(mlxk completion bash)"', 'eval "$(mlxk completion zsh)"', "mlxk completion fish | source"),
 }

@@ -65,9 +65,13 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--adapter", metavar="DIR", help="apply a LoRA adapter")
     group.add_argument("--kv-bits", type=int, metavar="N", help="keep keys and values in 8, 4 or 2 bits")
     group.add_argument("--max-kv-size", type=int, metavar="N", help="remember only the last N tokens")
-    group.add_argument("--strict-memory", action="store_true", help="refuse a model that exceeds the memory budget")
     group.add_argument(
-        "--strict-capabilities", action="store_true", help="refuse tools for a model that is not made for them"
+        "--strict-memory", action=argparse.BooleanOptionalAction, help="refuse a model that exceeds the memory budget"
+    )
+    group.add_argument(
+        "--strict-capabilities",
+        action=argparse.BooleanOptionalAction,
+        help="refuse tools for a model that is not made for them",
     )
 
 

@@ -17,6 +17,7 @@ from mlxk.entrypoints.cli.command import Command, CommandContext
 from mlxk.entrypoints.cli.command_line_parser import CommandLineParser, HelpRequested, in_our_form, own_words
 from mlxk.entrypoints.cli.exit_status import CLOSED_PIPE, DONE, USAGE, exit_status
 from mlxk.entrypoints.cli.output import Output, discard
+from mlxk.entrypoints.cli.settings_of_command import use_settings_file
 
 
 class CommandEntry(NamedTuple):
@@ -49,6 +50,7 @@ COMMANDS = {
     "launch": CommandEntry("launch_agent", "start a coding agent on a model of this machine"),
     "embed": CommandEntry("embed_text", "turn texts into vectors"),
     "embed-serve": CommandEntry("serve_embeddings", "serve the vectors of one model"),
+    "config": CommandEntry("configuration", "show or edit the settings file, and say where it is"),
     "schema": CommandEntry("schema", "print the JSON Schema of a command's output"),
     "completion": CommandEntry("completion", "print the completion script of a shell"),
 }
@@ -150,6 +152,7 @@ def run(arguments: Sequence[str], context: CommandContext) -> int:
             output.text(str(request))
             return DONE
         command = parsed.command
+        use_settings_file(parsed, context.settings, output)
         if parsed.version:
             return _print_version(context, output)
         if command is None:

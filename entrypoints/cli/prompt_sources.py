@@ -44,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-stdin", action="store_true", help="do not read standard input, as in a loop that reads from a pipe"
     )
     parser.add_argument(
-        "--no-attach", action="store_true", help="do not show the model images and sound that the prompt names"
+        "--attach",
+        action=argparse.BooleanOptionalAction,
+        help="show the model images and sound that the prompt names (yes), or not",
     )
 
 
@@ -102,7 +104,7 @@ def _attach(
     arguments: argparse.Namespace, typed: Sequence[str], container: "Container", output: Output
 ) -> tuple[str, tuple[NamedFile, ...]]:
     """Return the words without the media that they name, and the media that the model gets."""
-    pieces = [] if arguments.no_attach else named_files.find(typed)
+    pieces = [] if arguments.attach is False else named_files.find(typed)
     files = [each for each in pieces if isinstance(each, NamedFile)]
     if not files:
         return " ".join(typed), ()

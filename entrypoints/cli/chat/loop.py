@@ -64,9 +64,9 @@ def chat(
         options=options,
         tools=generation_arguments.tools(arguments),
         system=arguments.system,
-        show_reasoning=not arguments.no_reasoning,
-        live=not arguments.no_stream,
-        attaches=not arguments.no_attach,
+        show_reasoning=arguments.reasoning is not False,
+        live=arguments.stream is not False,
+        attaches=arguments.attach is not False,
     )
     session.settings.validate()
     resolve(arguments.model)

@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--query", action="store_true", help="texts are queries, not documents")
     parser.add_argument("--instruct", metavar="TASK", help="what the queries are for, for models that take it")
     parser.add_argument("--dimensions", type=int, metavar="N", help="shorten the vectors, for models made for it")
-    parser.add_argument("--truncate", action="store_true", help="cut texts that are too long for the model")
+    parser.add_argument(
+        "--truncate", action=argparse.BooleanOptionalAction, help="cut texts that are too long for the model"
+    )
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
@@ -87,7 +89,7 @@ def _settings(arguments: argparse.Namespace) -> EmbeddingSettings:
         kind=InputKind.QUERY if arguments.query else InputKind.DOCUMENT,
         instruction=arguments.instruct,
         dimensions=arguments.dimensions,
-        truncate=arguments.truncate,
+        truncate=bool(arguments.truncate),
     )
 
 

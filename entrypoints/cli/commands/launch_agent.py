@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mlxk.application.policy import estimate_memory, require_chat, require_text_model
-from mlxk.application.use_cases.serve_catalogue import served_id
 from mlxk.domain.errors import ExecutionError, InterruptedRunError, MlxkError, ModelNotFoundError, UsageError
 from mlxk.domain.models.memory import MemoryFit
-from mlxk.domain.models.model import Capability, ModelDetails
+from mlxk.domain.models.model import Capability, ModelDetails, served_id
 from mlxk.entrypoints.cli.agent_processes import AgentRunner, new_log, own_server
 from mlxk.entrypoints.cli.agents import AGENTS, SMALLEST_CONTEXT, Agent, Connection
 from mlxk.entrypoints.cli.command import CommandContext, complete_models
@@ -242,7 +241,7 @@ def _asked_for(agent: Agent, container: "Container", output: Output) -> ModelDet
 def _suitable(container: "Container") -> list[ModelDetails]:
     """Return the models of this machine that an agent can use."""
     found = []
-    for handle in container.use_cases.list_models().handles():
+    for handle in container.use_cases.resolve_model().matching():
         with contextlib.suppress(MlxkError):  # removed a moment ago
             details = container.use_cases.describe_model().details(handle)
             described = details.description

@@ -31,16 +31,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="the model; every word is then the prompt",
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="print tokens per second after the answer")
+    parser.add_argument(
+        "-v", "--verbose", action=argparse.BooleanOptionalAction, help="print tokens per second after the answer"
+    )
     parser.add_argument("-c", "--chat", action="store_true", help="chat; a prompt, if any, is the first turn")
     generation_arguments.add_image_arguments(parser)
     generation_arguments.add_audio_arguments(parser)
     generation_arguments.add_sampling_arguments(parser)
     generation_arguments.add_engine_arguments(parser)
-    parser.add_argument("--no-stream", action="store_true", help="print the answer when it is complete")
+    parser.add_argument(
+        "--stream",
+        action=argparse.BooleanOptionalAction,
+        help="print the answer as it arrives (on a terminal), or when it is complete",
+    )
     parser.add_argument("--no-chat-template", action="store_true", help="give the model the prompt as it is")
     parser.add_argument("--show-prompt", action="store_true", help="print what the model would get, and do not run it")
-    parser.add_argument("--no-reasoning", action="store_true", help="do not show what the model thinks")
+    parser.add_argument(
+        "--reasoning", action=argparse.BooleanOptionalAction, help="show what the model thinks (yes), or not"
+    )
     parser.add_argument(
         "--thinking",
         "--enable-thinking",
@@ -48,7 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="have the model reason first, or not",
     )
     parser.add_argument(
-        "--special-tokens-in-content", action="store_true", help="let control tokens in the prompt's text take effect"
+        "--special-tokens-in-content",
+        action=argparse.BooleanOptionalAction,
+        help="let control tokens in the prompt's text take effect",
     )
     parser.add_argument("--tools", metavar="FILE", help="functions the model may call: a JSON array in OpenAI's form")
 
@@ -106,9 +116,9 @@ def _options(arguments: argparse.Namespace) -> GenerationOptions:
         thinking_tags=generation_arguments.thinking_tags(arguments),
         engine_options=generation_arguments.engine_options(arguments),
         draft_reference=arguments.draft_model,
-        strict_memory=arguments.strict_memory,
-        strict_capabilities=arguments.strict_capabilities,
-        parse_special=arguments.special_tokens_in_content,
+        strict_memory=bool(arguments.strict_memory),
+        strict_capabilities=bool(arguments.strict_capabilities),
+        parse_special=bool(arguments.special_tokens_in_content),
     )
 
 

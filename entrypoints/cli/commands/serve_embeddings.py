@@ -7,7 +7,8 @@ import os
 from mlxk.domain.errors import FeatureGateError
 from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.settings import LOG_LEVELS, ServerAddress, ServerSettings
+from mlxk.entrypoints.setting_table import LOG_LEVELS
+from mlxk.entrypoints.settings import ServerAddress, ServerSettings
 
 DEFAULT_PORT = 8001
 """The default of ``serve`` is 8000."""
@@ -17,12 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the model, the address and the log."""
     add_model_argument(parser)
     parser.add_argument_group("alpha", "It requires MLXK2_ENABLE_ALPHA_FEATURES=1, and may still change.")
-    parser.add_argument("--host", metavar="HOST", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--host", metavar="HOST", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, metavar="N", help="port to listen on; 0 takes any free one (8001)")
+    parser.add_argument("--log-level", choices=LOG_LEVELS, help="least severe events to log (info)")
     parser.add_argument(
-        "--port", type=int, metavar="N", default=DEFAULT_PORT, help="port to listen on; 0 takes any free one (8001)"
+        "--supervisor",
+        action=argparse.BooleanOptionalAction,
+        help="restart the server when it dies (yes), or serve in this process",
     )
-    parser.add_argument("--log-level", choices=LOG_LEVELS, default="info", help="least severe events to log (info)")
-    parser.add_argument("--no-supervisor", action="store_true", help="serve in this process; nothing restarts it")
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
@@ -32,13 +35,13 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
             "embed-serve requires MLXK2_ENABLE_ALPHA_FEATURES=1", hint="Set the variable; the command may still change."
         )
     server = ServerSettings(
-        host=arguments.host,
-        port=arguments.port,
+        host=arguments.host or ServerSettings().host,
+        port=DEFAULT_PORT if arguments.port is None else arguments.port,
         model=arguments.model,
         embed_model=arguments.model,
-        log_level=arguments.log_level,
+        log_level=arguments.log_level or context.settings.serve.log_level or "info",
         log_json=context.settings.log_json,
-        supervised=not arguments.no_supervisor,
+        supervised=arguments.supervisor is not False,
     )
     server.validate()
 

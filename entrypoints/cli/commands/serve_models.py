@@ -8,7 +8,8 @@ from mlxk.domain.errors import FeatureGateError, ValidationError
 from mlxk.entrypoints.api_keys import is_followed, read_key_file
 from mlxk.entrypoints.cli.command import CommandContext, complete_models
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.settings import DESKTOP_ORIGINS, LOG_LEVELS, ServerAddress, ServerSettings
+from mlxk.entrypoints.setting_table import LOG_LEVELS
+from mlxk.entrypoints.settings import DESKTOP_ORIGINS, ServerAddress, ServerSettings
 
 DEFAULT_LOG_LEVEL = "info"
 
@@ -37,12 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_safety(parser.add_argument_group("who may ask"))
     log = parser.add_argument_group("log and life")
     log.add_argument("--log-level", choices=LOG_LEVELS, help="least severe events to log (info)")
-    log.add_argument("--log-json", action="store_true", help="log as JSON, one object a line")
+    log.add_argument("--log-json", action=argparse.BooleanOptionalAction, help="log as JSON, one object a line")
     log.add_argument("-v", "--verbose", action="store_true", help="the same as --log-level debug")
     log.add_argument("--drain-timeout", type=float, metavar="S", help="seconds answers may take to finish (30)")
     log.add_argument("--reload", action="store_true", help="restart when mlxk's own source changes")
     log.add_argument("--until-eof", action="store_true", help="stop when standard input ends, as its sender does")
-    log.add_argument("--no-supervisor", action="store_true", help="serve in this process; nothing restarts it")
+    log.add_argument(
+        "--supervisor",
+        action=argparse.BooleanOptionalAction,
+        help="restart the server when it dies (yes), or serve in this process",
+    )
 
 
 def _add_limits(group: argparse._ArgumentGroup) -> None:
@@ -52,13 +57,19 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--max-body", type=int, metavar="MIB", help="size of a request (72)")
     group.add_argument("--keep-alive", type=float, metavar="S", help="unload a model that was idle for so long")
     group.add_argument("--memory-budget", type=int, metavar="MIB", help="what models in memory may take together")
-    group.add_argument("--strict-memory", action="store_true", help="refuse models beyond the memory budget")
     group.add_argument(
-        "--strict-capabilities", action="store_true", help="refuse tools for models that are not made for them"
+        "--strict-memory", action=argparse.BooleanOptionalAction, help="refuse models beyond the memory budget"
+    )
+    group.add_argument(
+        "--strict-capabilities",
+        action=argparse.BooleanOptionalAction,
+        help="refuse tools for models that are not made for them",
     )
     group.add_argument("--chunk", type=int, metavar="N", help="images described together, 1 to 5 (1)")
     group.add_argument(
-        "--image-metadata", action="store_true", help="begin answers about images with a table of their metadata"
+        "--image-metadata",
+        action=argparse.BooleanOptionalAction,
+        help="begin answers about images with a table of their metadata",
     )
 
 
@@ -77,13 +88,23 @@ def _add_thinking(group: argparse._ArgumentGroup) -> None:
 def _add_safety(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--api-key-file", metavar="FILE", help="keys that open the server, one a line")
     group.add_argument("--cors-origin", action="append", default=[], metavar="ORIGIN", help="web pages that may ask")
-    group.add_argument("--desktop-apps", action="store_true", help="let desktop apps ask, as pages of app:// and such")
+    group.add_argument(
+        "--desktop-apps",
+        action=argparse.BooleanOptionalAction,
+        help="let desktop apps ask, as pages of app:// and such",
+    )
     group.add_argument("--allowed-host", action="append", default=[], metavar="NAME", help="further host names of ours")
     group.add_argument(
-        "--special-tokens-in-content", action="store_true", help="let control tokens in messages take effect"
+        "--special-tokens-in-content",
+        action=argparse.BooleanOptionalAction,
+        help="let control tokens in messages take effect",
     )
-    group.add_argument("--allow-model-paths", action="store_true", help="let clients name models by path")
-    group.add_argument("--allow-model-changes", action="store_true", help="let clients pull and remove models")
+    group.add_argument(
+        "--allow-model-paths", action=argparse.BooleanOptionalAction, help="let clients name models by path"
+    )
+    group.add_argument(
+        "--allow-model-changes", action=argparse.BooleanOptionalAction, help="let clients pull and remove models"
+    )
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
@@ -99,7 +120,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
 
 
 def _settings(arguments: argparse.Namespace, context: CommandContext) -> ServerSettings:
-    """Return the flags, else the environment variables, else the defaults of ``ServerSettings``."""
+    """Return the flags, else variables, else the settings file, else the defaults of ``ServerSettings``."""
     known = context.settings.serve
     level = "debug" if arguments.verbose else arguments.log_level
     given = {
@@ -120,27 +141,27 @@ def _settings(arguments: argparse.Namespace, context: CommandContext) -> ServerS
         "memory_budget_mib": arguments.memory_budget,
         "drain_seconds": arguments.drain_timeout,
         "embed_backend": arguments.embed_backend,
+        "log_json": _first(arguments.log_json, context.settings.log_json),
+        "image_metadata": arguments.image_metadata,
+        "strict_memory": arguments.strict_memory,
+        "strict_capabilities": arguments.strict_capabilities,
+        "special_tokens_in_content": arguments.special_tokens_in_content,
+        "allow_paths": arguments.allow_model_paths,
+        "allow_model_changes": arguments.allow_model_changes,
+        "supervised": arguments.supervisor,
     }
     file = None if arguments.api_key_file is None else os.path.abspath(os.path.expanduser(arguments.api_key_file))
     keys = () if file is None else read_key_file(file)
     followed = file is not None and is_followed(file)
     return ServerSettings(
         **{name: value for name, value in given.items() if value is not None},
-        log_json=arguments.log_json or context.settings.log_json,
-        image_metadata=arguments.image_metadata,
         exif_metadata=context.settings.exif_metadata,
-        strict_memory=arguments.strict_memory,
-        strict_capabilities=arguments.strict_capabilities,
-        special_tokens_in_content=arguments.special_tokens_in_content,
-        allow_paths=arguments.allow_model_paths,
         aliases=_aliases(arguments.alias),
         default_model=arguments.default_model,
-        allow_model_changes=arguments.allow_model_changes,
         cors_origins=(*_listed(arguments.cors_origin), *(DESKTOP_ORIGINS if arguments.desktop_apps else ())),
         allowed_hosts=_listed(arguments.allowed_host),
         api_keys=(*(() if known.api_key is None else (known.api_key,)), *(() if followed else keys)),
         api_key_file=file if followed else None,
-        supervised=not arguments.no_supervisor,
         reload=arguments.reload,
         until_eof=arguments.until_eof,
     )

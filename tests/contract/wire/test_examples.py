@@ -15,6 +15,7 @@ OPTIONAL = {
     "error": {"hint", "matches", "detail"},
     "model": {"display_name", "quantization"},
     "show": {"hash_updated", "config"},
+    "config": {"settings", "models", "faults", "changed"},
     "du": {"link_to", "linked_parts"},
     "health": {"files", "missing_bytes", "managed"},
     "embed": {"truncated"},
@@ -22,10 +23,10 @@ OPTIONAL = {
 }
 """Fields that may be absent, by the schema that says so; every other field of an accepted document is required."""
 
-OTHER_MODELS = {"du", "outdated"}
+OTHER_MODELS = {"config", "du", "outdated"}
 """Schemas whose ``models`` are not the model object."""
 
-OPEN = {"config", "quantization", "detail", "schema", "environment"}
+OPEN = {"config", "quantization", "detail", "schema", "values", "environment"}
 """Objects whose content is not ours to promise."""
 
 

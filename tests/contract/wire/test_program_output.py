@@ -44,6 +44,9 @@ SUCCESSES = [
     ["launch"],
     ["launch", "zed", "--print"],
     ["launch", "claude", "--print", "--model", "demo"],
+    ["config"],
+    ["config", "path"],
+    ["config", "--for", "run demo --temperature 0.5"],
     ["--version"],
 ]
 
@@ -81,6 +84,9 @@ FAILURES = [
     (["completion", "tcsh"], "usage_error", 2),
     (["launch", "nosuch"], "usage_error", 2),
     (["launch", "codex", "--print", "--model", "nosuch"], "model_not_found", 1),
+    (["config", "shwo"], "usage_error", 2),
+    (["config", "edit", "--for", "run demo"], "usage_error", 2),
+    (["config", "--for", "frobnicate"], "usage_error", 2),
     (["frobnicate"], "usage_error", 2),
     ([], "usage_error", 2),
 ]

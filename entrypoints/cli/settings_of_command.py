@@ -1,0 +1,84 @@
+"""What the settings file says for one command line: values for flags that are not given, and what to do about faults.
+
+A command that changes or computes something stops at a fault in what it uses: it would do something else than the user
+has written down. One that only reads says it and goes on.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+
+from mlxk.domain.errors import ValidationError
+from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.setting_table import TABLES
+from mlxk.entrypoints.settings import Settings
+from mlxk.entrypoints.settings_file import SettingsFile
+
+_READS = frozenset({"list", "show", "health", "search", "outdated", "du"})
+"""Commands that only read."""
+
+_WITHOUT = frozenset({None, "config", "schema", "completion"})
+"""Commands that use no settings, or report the faults themselves."""
+
+_USED: Mapping[str, tuple[str, ...]] = {"run": ("chat",)}
+"""Tables that a command uses beside that of its own name."""
+
+HINT = "Correct it: mlxk config edit"
+
+
+def use_settings_file(arguments: argparse.Namespace, settings: Settings, output: Output) -> None:
+    """Fill in the flags that are not given, and report what is wrong in the file.
+
+    ``arguments.from_file`` becomes the attributes that were filled in.
+
+    Raises:
+        ValidationError: Something is wrong in what the command uses.
+    """
+    command, file = arguments.command, settings.file
+    arguments.from_file = frozenset()
+    if command in _WITHOUT:
+        return
+    used = file.faults_of(*tables_used(command))
+    if used and command not in _READS:
+        faults = "; ".join(map(str, used))
+        raise ValidationError(f"{shown_path(file, settings)}: {faults}", hint=HINT)
+    if file.faults:
+        report(file, settings, output)
+    arguments.from_file = frozenset(_filled_in(arguments, file))
+
+
+def tables_used(command: str) -> tuple[str, ...]:
+    """Return the tables that a command uses."""
+    return ("", "hub", command, *_USED.get(command, ()))
+
+
+def _filled_in(arguments: argparse.Namespace, file: SettingsFile) -> list[str]:
+    found = []
+    for setting in TABLES.get(arguments.command, ()):
+        name, value = setting.argument, file.values(arguments.command).get(setting.key)
+        if name is not None and value is not None and not is_given(getattr(arguments, name, None)):
+            setattr(arguments, name, value)
+            found.append(name)
+    return found
+
+
+def is_given(value: object) -> bool:
+    """Whether the value of a flag was typed."""
+    return value is not None and value != []
+
+
+def report(file: SettingsFile, settings: Settings, output: Output) -> None:
+    """Print the faults on standard error, each with its place."""
+    path = shown_path(file, settings)
+    output.note("\n".join(f"[{path}: {fault}]" for fault in file.faults) + f"\n{HINT}")
+
+
+def shown_path(file: SettingsFile, settings: Settings) -> str:
+    """Return the path of the file, with ``~`` for the home directory."""
+    home = settings.home.rstrip("/")
+    return f"~{file.path[len(home) :]}" if home and file.path.startswith(f"{home}/") else file.path
+
+
+def shown_value(value: object) -> str:
+    """Return a value of JSON as text."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,377 @@
+"""The table of settings that the settings file may have: their names, values, variables, flags and defaults.
+
+``settings_file`` reads the file by it, ``settings`` gives its values the rank below the environment, and
+``docs/settings.md`` shows it.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+
+import attrs
+
+from mlxk.domain.generation.request import Effort
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+MODELS = "models"
+"""The table of names; each name is a table in it."""
+
+_SHOWN = 60
+"""Most characters of a wrong value in a message."""
+
+
+@attrs.frozen
+class Kind:
+    """The values that a setting takes."""
+
+    words: str
+    """The values in words, such as "a whole number from 1"."""
+    fault: Callable[[object], str | None]
+    """Returns what is wrong with a value, as the end of a sentence that begins with the setting; None for nothing."""
+
+
+def _of_type(words: str, fits: Callable[[object], bool]) -> Kind:
+    return Kind(words, lambda value: None if fits(value) else f"must be {words} (got {_shown(value)})")
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
+
+
+def _is_path(value: object) -> bool:
+    return _is_word(value) and str(value).startswith(("/", "~/"))
+
+
+def _is_address(value: object) -> bool:
+    return _is_word(value) and str(value).startswith(("http://", "https://")) and bool(str(value).split("//", 1)[1])
+
+
+def _is_words(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_word, value))
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) and each for each in value)
+
+
+def _is_json_table(value: object) -> bool:
+    try:
+        return isinstance(value, dict) and bool(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError):
+        return False
+
+
+def _number(words: str, types: tuple[type, ...], low: float, high: float | None) -> Kind:
+    span = f"from {low:g} to {high:g}" if high is not None else f"from {low:g}"
+    bounds = f"at least {low:g}" + (f" and at most {high:g}" if high is not None else "")
+
+    def fault(value: object) -> str | None:
+        if isinstance(value, bool) or not isinstance(value, types) or not math.isfinite(value):  # type: ignore[arg-type]
+            return f"must be {words} {span} (got {_shown(value)})"
+        number = float(value)  # type: ignore[arg-type]
+        if number < low or (high is not None and number > high):
+            return f"must be {bounds} (got {number:g})"
+        return None
+
+    return Kind(f"{words} {span}", fault)
+
+
+def whole(low: int, high: int | None = None) -> Kind:
+    """Return the kind of whole numbers within bounds."""
+    return _number("a whole number", (int,), low, high)
+
+
+def number(low: float, high: float | None = None) -> Kind:
+    """Return the kind of finite numbers within bounds."""
+    return _number("a number", (int, float), low, high)
+
+
+def one_of(*values: object) -> Kind:
+    """Return the kind of a closed set of values."""
+    return _of_type(
+        "one of " + ", ".join(map(str, values)), lambda value: value in values and not isinstance(value, bool)
+    )
+
+
+SWITCH = _of_type("true or false", lambda value: isinstance(value, bool))
+WORD = _of_type("a text of one line", _is_word)
+TEXT = _of_type("a text", lambda value: isinstance(value, str) and bool(value))
+PATH = _of_type("a path that begins with / or ~/", _is_path)
+ADDRESS = _of_type("an http or https address", _is_address)
+WORDS = _of_type("a list of texts of one line", _is_words)
+TEXTS = _of_type("a list of texts", _is_texts)
+JSON_TABLE = _of_type("a table of JSON values", _is_json_table)
+
+
+@attrs.frozen
+class Setting:
+    """One setting of the file."""
+
+    key: str
+    kind: Kind
+    meaning: str
+    default: object = None
+    """Its value where nothing says otherwise; None for none."""
+    variables: tuple[str, ...] = ()
+    """The variables that decide before the file; the first one gets the value of the file."""
+    field: str | None = None
+    """Its place in ``Settings`` or, without variables, in ``ServerSettings``."""
+    argument: str | None = None
+    """The attribute of the parsed command line that the file fills in; None where ``Settings`` or a profile has it."""
+    flag: str | None = None
+    """The flag that decides before variables and the file."""
+    inverted: bool = False
+    """Whether the first variable switches it off."""
+    secret: bool = False
+    """Whether its value is never shown."""
+
+    @property
+    def attribute(self) -> str:
+        """The last part of its field."""
+        return (self.field or self.key).rpartition(".")[2]
+
+
+_SWITCHED_OFF_BY = ("NO_COLOR", "HF_HUB_DISABLE_SYMLINKS")
+_SECRET = ("token", "api_key")
+
+
+def _variable(key: str, kind: Kind, meaning: str, default: object, places: str) -> Setting:
+    """Return a setting with variables; its places are the field of ``Settings``, the variables and the flag, if any."""
+    field, *rest = places.split()
+    variables = tuple(each for each in rest if not each.startswith("--"))
+    flag = next((each for each in rest if each.startswith("--")), None)
+    inverted = variables[0] in _SWITCHED_OFF_BY
+    return Setting(key, kind, meaning, default, variables, field, None, flag, inverted, key in _SECRET)
+
+
+def _flagged(key: str, kind: Kind, meaning: str, default: object = None, field: str | None = None) -> Setting:
+    """Return a setting that is filled into the flag of its name; ``field`` is that of ``ServerSettings``."""
+    return Setting(key, kind, meaning, default, (), field, key, f"--{key.replace('_', '-')}")
+
+
+def _generation(key: str, kind: Kind, meaning: str) -> Setting:
+    """Return a setting that a profile carries."""
+    return Setting(key, kind, meaning, flag=f"--{key.replace('_', '-')}")
+
+
+_PORT = whole(0, 65535)
+
+ALWAYS = (
+    _variable(
+        "log_level",
+        one_of(*LOG_LEVELS),
+        "The least severe events to log; servers log at info by default.",
+        "warning",
+        "log_level MLXK2_LOG_LEVEL --log-level",
+    ),
+    _variable("log_json", SWITCH, "Log as JSON.", False, "log_json MLXK2_LOG_JSON --log-json"),
+    _variable("color", SWITCH, "Use colours on a terminal.", True, "color NO_COLOR"),
+    _variable("workspace_home", PATH, "A folder of workspaces.", None, "workspace_home MLXK_WORKSPACE_HOME"),
+    _variable(
+        "exif_metadata", SWITCH, "Show EXIF metadata to users and models.", True, "exif_metadata MLXK2_EXIF_METADATA"
+    ),
+    _variable(
+        "chunk",
+        whole(1, 5),
+        "Images in one prompt; more are processed in chunks.",
+        1,
+        "serve.chunk MLXK2_VISION_CHUNK_SIZE --chunk",
+    ),
+    _variable(
+        "alpha_features", SWITCH, "Enable experimental features.", False, "enable_alpha MLXK2_ENABLE_ALPHA_FEATURES"
+    ),
+)
+
+_HUB = (
+    _variable(
+        "cache",
+        PATH,
+        "Directory of the hub cache.",
+        "~/.cache/huggingface/hub",
+        "hub_cache HF_HUB_CACHE HUGGINGFACE_HUB_CACHE HF_HOME",
+    ),
+    _variable(
+        "endpoint", ADDRESS, "The hub to pull from and push to.", "https://huggingface.co", "hub_endpoint HF_ENDPOINT"
+    ),
+    _variable(
+        "token",
+        WORD,
+        "The token for private and gated models, and for pushing.",
+        None,
+        "hub_token HF_TOKEN HUGGING_FACE_HUB_TOKEN HUGGINGFACE_HUB_TOKEN",
+    ),
+    _variable(
+        "token_file",
+        PATH,
+        "The file in which `hf auth login` stores the token.",
+        "~/.cache/huggingface/token",
+        "hub_token_file HF_TOKEN_PATH HF_HOME",
+    ),
+    _variable(
+        "token_for_writing_only",
+        SWITCH,
+        "Send no token where none is needed, to push only.",
+        False,
+        "hub_token_for_writing_only HF_HUB_DISABLE_IMPLICIT_TOKEN",
+    ),
+    _variable(
+        "offline", SWITCH, "Send no request to the hub.", False, "hub_offline HF_HUB_OFFLINE TRANSFORMERS_OFFLINE"
+    ),
+    _variable("links", SWITCH, "Snapshots hold links to files, not files.", True, "hub_links HF_HUB_DISABLE_SYMLINKS"),
+    _variable(
+        "metadata_timeout",
+        whole(1, 3600),
+        "Seconds that a request for a file's metadata may take.",
+        10,
+        "hub_metadata_timeout HF_HUB_ETAG_TIMEOUT",
+    ),
+    _variable(
+        "timeout",
+        whole(1, 3600),
+        "Seconds without a byte before a request is repeated.",
+        10,
+        "hub_timeout HF_HUB_DOWNLOAD_TIMEOUT",
+    ),
+)
+
+GENERATION = (
+    _generation("system", TEXT, "The system prompt."),
+    _generation("max_tokens", whole(1), "Most tokens to generate."),
+    _generation("temperature", number(0, 5), "0 always takes the likeliest token."),
+    _generation("top_p", number(0, 1), "Sample from the likeliest tokens of this probability."),
+    _generation("top_k", whole(0), "Sample from this many of the likeliest tokens; 0 is off."),
+    _generation("min_p", number(0, 1), "Drop tokens below this share of the likeliest one."),
+    _generation("repetition_penalty", number(0.1, 10), "Above 1 discourages repeating."),
+    _generation("presence_penalty", number(-2, 2), "Discourages tokens generated before."),
+    _generation("frequency_penalty", number(-2, 2), "The same, by how often."),
+    _generation("seed", whole(0), "The same seed gives the same text."),
+    _generation("stop", TEXTS, "End before one of these texts."),
+    _generation("thinking", SWITCH, "Have the model reason first, or not."),
+    _generation("thinking_budget", whole(0), "Most tokens of reasoning before the answer."),
+    _generation("reasoning_effort", one_of(*(each.value for each in Effort)), "How much to reason."),
+    _generation("thinking_start_token", TEXT, "Begins reasoning, where it is not known."),
+    _generation("thinking_end_token", TEXT, "Ends reasoning, where it is not known."),
+    _generation("template_option", JSON_TABLE, "Variables for the chat template."),
+    _generation("draft_model", WORD, "A smaller model of the same family proposes tokens."),
+    _generation("adapter", PATH, "Directory of a LoRA adapter."),
+    _generation("kv_bits", one_of(2, 4, 8), "Bits of cached keys and values."),
+    _generation("max_kv_size", whole(16), "Remember only the last tokens, this many."),
+)
+"""What a profile and ``run`` may say about a generation."""
+
+ENTRY = (
+    Setting("model", WORD, "The model: a name, a unique part of one, NAME@REVISION or a path."),
+    *GENERATION,
+    Setting("context", whole(1), "Most tokens of prompt and answer together."),
+    Setting("chunk", whole(1, 5), "Images in one prompt; more are processed in chunks."),
+    Setting("keep_alive", number(0), "Seconds after which the idle model is unloaded."),
+    Setting("pin", SWITCH, "Never unload the model for being idle."),
+)
+"""What the table of a name may have."""
+
+_STRICT = (
+    _flagged("strict_memory", SWITCH, "Refuse models beyond the memory budget.", False, "strict_memory"),
+    _flagged(
+        "strict_capabilities",
+        SWITCH,
+        "Refuse tools for a model that is not made for them.",
+        False,
+        "strict_capabilities",
+    ),
+    _flagged(
+        "special_tokens_in_content",
+        SWITCH,
+        "Let control tokens in texts take effect.",
+        False,
+        "special_tokens_in_content",
+    ),
+)
+
+_RUN = (
+    _variable("pipes", SWITCH, "Join piped text with the prompt.", True, "enable_pipes MLXK2_ENABLE_PIPES --no-stdin"),
+    _variable(
+        "audio_segments",
+        SWITCH,
+        "Append a table of segments to a transcript.",
+        False,
+        "audio_segments MLXK2_AUDIO_SEGMENTS",
+    ),
+    _flagged("attach", SWITCH, "Show the model images and sound that the prompt names.", True),
+    _flagged("stream", SWITCH, "Print the answer on a terminal as it arrives.", True),
+    _flagged("reasoning", SWITCH, "Show what the model thinks.", True),
+    _flagged("verbose", SWITCH, "Print tokens per second after the answer.", False),
+    *_STRICT,
+)
+
+_SERVE = (
+    _variable("host", WORD, "The address to listen on.", "127.0.0.1", "serve.host MLXK2_HOST --host"),
+    _variable("port", _PORT, "The port to listen on; 0 takes any free one.", 8000, "serve.port MLXK2_PORT --port"),
+    _variable("model", WORD, "The model to load at start.", None, "serve.model MLXK2_PRELOAD_MODEL --model"),
+    _flagged("default_model", WORD, "Answers to names that no model has.", None, "default_model"),
+    _variable(
+        "max_tokens",
+        whole(1),
+        "Tokens of an answer when a request names no limit.",
+        None,
+        "serve.max_tokens MLXK2_MAX_TOKENS --max-tokens",
+    ),
+    _variable("api_key", WORD, "A key that clients must send.", None, "serve.api_key MLXK2_API_KEY"),
+    _flagged("api_key_file", PATH, "Keys that open the server, one a line.", None, "api_key_file"),
+    _flagged("embed_backend", ADDRESS, "Another server makes the vectors.", None, "embed_backend"),
+    _flagged("max_streams", whole(1, 1024), "Answers computed at the same time.", 32, "max_streams"),
+    _flagged("max_queue", whole(0, 4096), "Answers that may wait for their turn.", 96, "max_queue"),
+    _flagged("max_body", whole(1, 1024), "Size of a request, MiB.", 72, "max_body_mib"),
+    _flagged("keep_alive", number(0), "Seconds after which an idle model is unloaded.", None, "keep_alive"),
+    _flagged("memory_budget", whole(1), "What models in memory may take together, MiB.", None, "memory_budget_mib"),
+    *_STRICT,
+    _flagged("image_metadata", SWITCH, "Begin answers about images with their metadata.", False, "image_metadata"),
+    Setting(
+        "thinking",
+        SWITCH,
+        "Have models that can reason do so first, or not.",
+        None,
+        (),
+        "enable_thinking",
+        "enable_thinking",
+        "--thinking",
+    ),
+    _flagged("thinking_budget", whole(0), "Most tokens of reasoning before the answer.", None, "thinking_budget"),
+    _flagged("thinking_start_token", TEXT, "Begins reasoning, where it is not known.", None, "thinking_start_token"),
+    _flagged("thinking_end_token", TEXT, "Ends reasoning, where it is not known.", None, "thinking_end_token"),
+    _flagged("cors_origin", WORDS, "Web pages that may ask.", (), "cors_origins"),
+    _flagged("desktop_apps", SWITCH, "Let desktop apps ask, as pages of app:// and such.", False),
+    _flagged("allowed_host", WORDS, "Further host names of the server.", (), "allowed_hosts"),
+    _flagged("allow_model_paths", SWITCH, "Let clients name models by path.", False, "allow_paths"),
+    _flagged("allow_model_changes", SWITCH, "Let clients pull and remove models.", False, "allow_model_changes"),
+    _flagged("drain_timeout", number(0), "Seconds that answers may take to finish.", 30.0, "drain_seconds"),
+    _flagged("supervisor", SWITCH, "Restart the server's worker when it dies.", True, "supervised"),
+)
+
+TABLES: Mapping[str, tuple[Setting, ...]] = {
+    "": ALWAYS,
+    "hub": _HUB,
+    "run": _RUN,
+    "chat": (Setting("keep", SWITCH, "Keep chats.", False, field="keep_chats"),),
+    "serve": _SERVE,
+    "embed": (
+        _flagged("dimensions", whole(1), "Shorten the vectors, for models made for it."),
+        _flagged("truncate", SWITCH, "Cut texts that are too long for the model.", False),
+    ),
+    "embed-serve": (
+        _flagged("host", WORD, "The address to listen on.", "127.0.0.1"),
+        _flagged("port", _PORT, "The port to listen on; 0 takes any free one.", 8001),
+        _flagged("supervisor", SWITCH, "Restart the server's worker when it dies.", True),
+    ),
+}
+"""The settings of each table of the file, in the order of the documentation; those at its top are in ''."""
+
+
+def setting(table: str, key: str) -> Setting:
+    """Return a setting that exists."""
+    return next(each for each in TABLES[table] if each.key == key)
