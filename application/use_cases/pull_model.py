@@ -189,7 +189,7 @@ class PullModel:
         verify_present: bool,
     ) -> PullResult:
         # Nothing is asked of the files before there is space for all that their names let expect.
-        self._require_space(plan, self.hub.missing_bytes(plan))
+        require_space(plan, self.hub.missing_bytes(plan), self.cache.free_bytes())
         plan = plan_download(self.hub.with_tensors(plan.model))
         missing = self.hub.missing_bytes(plan)
         warning = _warning(plan)
@@ -258,21 +258,31 @@ class PullModel:
         alike = [other for other in known if other.lower() == name.lower()]
         return alike[0] if len(alike) == 1 and name not in known else name
 
-    def _require_space(self, plan: DownloadPlan, missing: int) -> None:
-        free = self.cache.free_bytes()
-        if free is not None and missing > 0 and free < missing + SPARE_BYTES:
-            needed, reserve, left = in_one_unit(missing, SPARE_BYTES, free)
-            raise StorageError(
-                f"'{plan.model.name}' needs {needed} more, and {reserve} are to stay free, but the disk of the model "
-                f"cache has {left} left",
-                hint="Make space, or set HF_HUB_CACHE to a directory on another disk.",
-                detail={
-                    "needed_bytes": missing,
-                    "reserve_bytes": SPARE_BYTES,
-                    "free_bytes": free,
-                    "size_bytes": plan.size_bytes,
-                },
-            )
+
+def require_space(plan: DownloadPlan, missing: int, free: int | None) -> None:
+    """Refuse a download that the disk of the cache cannot hold.
+
+    Args:
+        plan: The download.
+        missing: Its bytes that are not on the disk yet.
+        free: Free bytes of the disk; None when they are unknown.
+
+    Raises:
+        StorageError: The message has the sizes.
+    """
+    if free is not None and missing > 0 and free < missing + SPARE_BYTES:
+        needed, reserve, left = in_one_unit(missing, SPARE_BYTES, free)
+        raise StorageError(
+            f"'{plan.model.name}' needs {needed} more, and {reserve} are to stay free, but the disk of the model "
+            f"cache has {left} left",
+            hint="Make space, or set HF_HUB_CACHE to a directory on another disk.",
+            detail={
+                "needed_bytes": missing,
+                "reserve_bytes": SPARE_BYTES,
+                "free_bytes": free,
+                "size_bytes": plan.size_bytes,
+            },
+        )
 
 
 def _is_sufficient(present: ModelHandle, healthy: bool, revision: str | None, request: PullRequest) -> bool:

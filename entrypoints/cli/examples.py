@@ -14,6 +14,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "run": (
         'mlxk run demo "What is mlxk?"',
         "mlxk run demo",
+        'mlxk run mlx-community/Llama-3.2-1B-Instruct-4bit "Hello" --pull',
         'mlxk run demo "Summarize this" < notes.txt',
         'mlxk run demo-vision "What color is it?" --image demo-vision/blue-square.jpg',
         "mlxk run demo-speech --audio demo-speech/hello.wav",

@@ -43,7 +43,7 @@ def hint(done: "subprocess.CompletedProcess[str]") -> str:
             "show mlx-comunity/Beta-2B-chat",
             "Did you mean acme/Beta-2B-chat? Otherwise fetch it: mlxk pull mlx-comunity/Beta-2B-chat",
         ),
-        ("run mlx-community/Foo hi", "Fetch it: mlxk pull mlx-community/Foo"),
+        ("run mlx-community/Foo hi", "Fetch it: mlxk pull mlx-community/Foo (or add --pull)"),
         (
             "run llama3.2:1b hi",
             f"{NAMED} Look for one: mlxk search TERMS",

@@ -11,6 +11,7 @@ from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
 from mlxk.domain.models.model import ModelDescription
 from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
 from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.fetching import add_pull_argument, fetch_absent, naming_the_flag
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.render import media_json
 
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--truncate", action=argparse.BooleanOptionalAction, help="cut texts that are too long for the model"
     )
+    add_pull_argument(parser)
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
@@ -51,7 +53,9 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     settings = _settings(arguments)
     container = context.build(context.settings)
     try:
-        description = container.use_cases.describe_model()(container.use_cases.resolve_model()(arguments.model))
+        with naming_the_flag():
+            fetch_absent((arguments.model,), lambda: container, output, pull=arguments.pull)
+            description = container.use_cases.describe_model()(container.use_cases.resolve_model()(arguments.model))
         records = _records(arguments, output, container.use_cases.embed_text(), description, settings)
         if output.as_json:
             output.document("embed", {"records": list(records)})

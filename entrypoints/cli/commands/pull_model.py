@@ -3,12 +3,11 @@
 import argparse
 
 from mlxk.application.use_cases.pull_model import PullRequest, PullStatus
-from mlxk.domain.errors import InterruptedRunError
 from mlxk.domain.models.model import ModelDescription, ModelType
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import Output, confirmation
-from mlxk.entrypoints.cli.progress import transfer_progress
+from mlxk.entrypoints.cli.fetching import fetch
+from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.cli.render import operations
 from mlxk.entrypoints.wording import model_reason
@@ -30,14 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Fetch the model and print the result; progress goes to standard error."""
     use_cases = context.build(context.settings).use_cases
-    pull = use_cases.pull_model()
     request = PullRequest(arguments.model, arguments.force_resume, arguments.dry_run)
-    try:
-        result = pull(request, transfer_progress(output), confirmation(output, yes=arguments.yes))
-    except KeyboardInterrupt:
-        raise InterruptedRunError(
-            "interrupted; what arrived is kept", hint=f"Continue: mlxk pull {arguments.model} --force-resume"
-        ) from None
+    result = fetch(use_cases, request, output, yes=arguments.yes)
     if output.as_json:
         output.document("pull", operations.pull_json(result))
         return DONE

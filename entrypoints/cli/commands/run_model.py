@@ -10,6 +10,7 @@ from mlxk.domain.errors import UsageError
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.entrypoints.cli import answer, audio_run, generation_arguments, image_run, prompt_sources
 from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
+from mlxk.entrypoints.cli.fetching import add_pull_argument, fetch_absent, naming_the_flag
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.cli.shown_prompt import show_prompt
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare model, prompt and sampling flags."""
     add_model_argument(parser)
     prompt_sources.add_arguments(parser)
+    add_pull_argument(parser)
     parser.add_argument("-s", "--system", metavar="TEXT", help="a system prompt")
     parser.add_argument(
         "-m",
@@ -72,7 +74,10 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         raise UsageError("--system and --tools need the chat template; leave out --no-chat-template")
     container = context.build(context.settings)
     try:
-        return _run(arguments, context, container, output)
+        with naming_the_flag():
+            _options(arguments).settings.validate()
+            fetch_absent((arguments.model, arguments.draft_model), lambda: container, output, pull=arguments.pull)
+            return _run(arguments, context, container, output)
     finally:
         container.adapters.text_generator().close()
 

@@ -6,6 +6,7 @@ import os
 
 from mlxk.domain.errors import FeatureGateError
 from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
+from mlxk.entrypoints.cli.fetching import add_pull_argument, fetch_absent, naming_the_flag
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.setting_table import LOG_LEVELS
 from mlxk.entrypoints.settings import ServerAddress, ServerSettings
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="restart the server when it dies (yes), or serve in this process",
     )
+    add_pull_argument(parser)
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
@@ -54,4 +56,6 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         document = {"status": "success", "command": "embed-serve", "data": {**data, "pid": os.getpid()}}
         return json.dumps({**document, "error": None})
 
-    return context.serve(context.settings, server, announcement)
+    with naming_the_flag():
+        fetch_absent((arguments.model,), lambda: context.build(context.settings), output, pull=arguments.pull)
+        return context.serve(context.settings, server, announcement)

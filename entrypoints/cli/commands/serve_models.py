@@ -7,6 +7,7 @@ import os
 from mlxk.domain.errors import FeatureGateError, ValidationError
 from mlxk.entrypoints.api_keys import is_followed, read_key_file
 from mlxk.entrypoints.cli.command import CommandContext, complete_models
+from mlxk.entrypoints.cli.fetching import add_pull_argument, fetch_absent, naming_the_flag
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.setting_table import LOG_LEVELS
 from mlxk.entrypoints.settings import DESKTOP_ORIGINS, ServerAddress, ServerSettings
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=MODEL",
         help="have a model answer to a further name, such as gpt-4o-mini=MODEL",
     )
+    add_pull_argument(parser)
     place = parser.add_argument_group("where")
     place.add_argument("--host", metavar="HOST", help="address to listen on (127.0.0.1)")
     place.add_argument("--port", type=int, metavar="N", help="port to listen on; 0 takes any free one (8000)")
@@ -116,7 +118,10 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         )
     server = _settings(arguments, context)
     server.validate()
-    return context.serve(context.settings, server, lambda address: _announcement(address, server, output))
+    named = (server.model, server.default_model, *(reference for _, reference in server.aliases))
+    with naming_the_flag():
+        fetch_absent(named, lambda: context.build(context.settings), output, pull=arguments.pull)
+        return context.serve(context.settings, server, lambda address: _announcement(address, server, output))
 
 
 def _settings(arguments: argparse.Namespace, context: CommandContext) -> ServerSettings:

@@ -166,6 +166,15 @@ def card_text(details: RemoteDetails, section: str) -> str:
     return "\n".join(map(printable, lines)) + "\n"
 
 
+def offer_lines(details: RemoteDetails) -> tuple[str, ...]:
+    """Return what a user wants to know before a download: what it is, its size, and whether disk and memory hold it."""
+    card, verdict = details.card, details.verdict
+    lines = [f"{card.model.name}: licence {card.license or 'not stated'}, download {_download(details)}"]
+    if not card.model.made_for_mlx:
+        lines.append("It is not marked as an MLX model; it runs only if MLX knows its architecture.")
+    return tuple(lines) + (("Memory:", *memory_lines(verdict)) if verdict else ())
+
+
 def _facts(details: RemoteDetails) -> list[str]:
     card, plan = details.card, details.plan
     access = "open"
