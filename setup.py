@@ -13,7 +13,7 @@ setup(
     package_dir={"mlxk": "src/mlxk", **{f"mlxk.{layer}": layer for layer in LAYERS}},
     package_data={
         "mlxk": ["py.typed"],
-        "mlxk.adapters.builtin": ["models/*/*"],
+        "mlxk.adapters.builtin": ["models/*/*", "*.json"],
         "mlxk.contracts": ["**/*.json", "**/*.yaml"],
     },
     include_package_data=False,

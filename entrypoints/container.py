@@ -10,7 +10,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from mlxk.adapters.builtin.packaged import PackagedModelSource
+from mlxk.adapters.builtin.packaged import PackagedModelSource, recommendations
 from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
@@ -363,6 +363,7 @@ class UseCases:
         self.prune_cache = new(deferred.prune_cache, ports.model_cache)
         asking = (ports.model_hub, ports.memory_probe)
         self.search_models = new(deferred.search_models, *asking)
+        self.recommend_models = new(deferred.recommend_models, recommendations, ports.memory_probe)
         self.find_outdated = new(deferred.find_outdated, ports.model_cache, ports.model_hub)
         self.show_remote_model = new(deferred.show_remote_model, ports.model_cache, *asking, owner)
         self.clone_model = new(_clone_model, ports, resolve, self.pull_model, describe)

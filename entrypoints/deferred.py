@@ -9,14 +9,18 @@ from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.models.model import ModelHandle
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlxk.application.ports.memory_probe import MemoryProbe
     from mlxk.application.ports.model_cache import ModelCache
     from mlxk.application.ports.model_hub import ModelHub
     from mlxk.application.use_cases.find_outdated import FindOutdated
     from mlxk.application.use_cases.measure_cache import MeasureCache
     from mlxk.application.use_cases.prune_cache import PruneCache
+    from mlxk.application.use_cases.recommend_models import RecommendModels
     from mlxk.application.use_cases.search_models import SearchModels
     from mlxk.application.use_cases.show_remote_model import ShowRemoteModel
+    from mlxk.domain.recommendation import Recommendations
 
 
 class DeferredTextGenerator(TextGenerator):
@@ -72,6 +76,13 @@ def search_models(hub: "ModelHub", memory: "MemoryProbe") -> "SearchModels":
     from mlxk.application.use_cases.search_models import SearchModels
 
     return SearchModels(hub, memory)
+
+
+def recommend_models(read: "Callable[[], Recommendations]", memory: "MemoryProbe") -> "RecommendModels":
+    """Return the use case that recommends models."""
+    from mlxk.application.use_cases.recommend_models import RecommendModels
+
+    return RecommendModels(read(), memory)
 
 
 def find_outdated(cache: "ModelCache", hub: "ModelHub") -> "FindOutdated":

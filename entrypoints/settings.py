@@ -22,6 +22,9 @@ _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
 _REFERENCE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)
 """Matches a variable inside a path."""
 
+DEFAULT_OWNER = "mlx-community"
+"""The hub owner of a name without one."""
+
 
 @attrs.frozen
 class ServeVariables:
@@ -49,7 +52,7 @@ class Settings:
     hub_token_file: str
     """The file with the hub's token, which need not exist."""
     hub_endpoint: str = "https://huggingface.co"
-    default_owner: str = "mlx-community"
+    default_owner: str = DEFAULT_OWNER
     """The hub owner of a name without one; all of its weights are in the format of MLX."""
     hub_token: str | None = attrs.field(default=None, repr=False)
     hub_offline: bool = False

@@ -1,12 +1,16 @@
-"""The models shipped as package data, one directory each below ``models``."""
+"""What is shipped as package data: models, one directory each below ``models``, and a list of models to begin with."""
 
+import json
 import os
+from typing import Any
 
 from mlxk.application.ports.model_source import ModelSource
 from mlxk.domain.models.model import ModelHandle, Origin
+from mlxk.domain.recommendation import Fact, Purpose, Recommendations, RecommendedModel
 
 # importlib.resources costs more than finding the model; package data is always installed as plain files here.
-_DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models")
+_HERE = os.path.dirname(os.path.abspath(__file__))
+_DIRECTORY = os.path.join(_HERE, "models")
 
 
 class PackagedModelSource(ModelSource):
@@ -31,3 +35,31 @@ class PackagedModelSource(ModelSource):
             return None
         directory = f"{self._directory}/{name}"
         return ModelHandle(name, directory, Origin.BUILT_IN) if os.path.isfile(f"{directory}/config.json") else None
+
+
+def recommendations() -> Recommendations:
+    """Return the list of models to begin with."""
+    with open(os.path.join(_HERE, "recommended.json"), encoding="utf-8") as file:
+        document = json.load(file)
+    return Recommendations(
+        models=tuple(map(_recommended, document["models"])),
+        searches={Purpose(name): terms for name, terms in document["searches"].items()},
+    )
+
+
+def _recommended(entry: dict[str, Any]) -> RecommendedModel:
+    return RecommendedModel(
+        name=entry["model"],
+        purpose=Purpose(entry["purpose"]),
+        why=entry["why"],
+        bits=entry["bits"],
+        group_size=entry["group_size"],
+        parameters=_fact(entry["parameters"]),
+        stated_bytes=_fact(entry["weights_bytes"]),
+        context_length=_fact(entry["context_length"]),
+        license=_fact(entry["license"]),
+    )
+
+
+def _fact(entry: dict[str, Any] | None) -> Fact[Any] | None:
+    return None if entry is None else Fact(**entry)

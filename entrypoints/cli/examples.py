@@ -20,6 +20,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "mlxk run demo-speech --audio demo-speech/hello.wav",
     ),
     "search": ("mlxk search llama 3b", "mlxk search qwen coder --mlx --limit 5"),
+    "recommend": ("mlxk recommend", "mlxk recommend --for code", "mlxk recommend --for vision --online"),
     "pull": ("mlxk pull mlx-community/Llama-3.2-3B-Instruct-4bit", "mlxk pull ORG/NAME@REVISION --dry-run"),
     "outdated": ("mlxk outdated", "mlxk outdated llama --all"),
     "rm": ("mlxk rm ORG/NAME", "mlxk rm 'test-*' --dry-run", "mlxk rm ORG/NAME@REVISION -y"),

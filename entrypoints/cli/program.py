@@ -38,6 +38,7 @@ COMMANDS = {
     "health": CommandEntry("health", "check whether the files of models are whole"),
     "run": CommandEntry("run_model", "ask a model, or chat with it"),
     "search": CommandEntry("search_models", "find models on the hub, those for MLX first"),
+    "recommend": CommandEntry("recommend_models", "models to begin with that fit this machine"),
     "pull": CommandEntry("pull_model", "fetch a model from the hub"),
     "outdated": CommandEntry("find_outdated", "find cached models of which the hub has a newer revision"),
     "rm": CommandEntry("remove_model", "remove models from the cache", ("remove",)),

@@ -24,6 +24,7 @@ MEANT: Mapping[str, str] = {
     "publish": "push",
     "quantize": "convert",
     "start": "serve",
+    "suggest": "recommend",
     "uninstall": "rm",
     "upload": "push",
     "verify": "health",

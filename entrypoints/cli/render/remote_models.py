@@ -1,19 +1,25 @@
-"""JSON and text of models on the hub: the results of ``search``, ``outdated`` and ``show --remote``."""
+"""JSON and text of models that are not here: ``search``, ``recommend``, ``outdated`` and ``show --remote``."""
 
 import json
+import textwrap
 from collections.abc import Sequence
 
 from mlxk.application.use_cases.find_outdated import ComparedModel, Freshness
 from mlxk.application.use_cases.search_models import SearchResult
 from mlxk.application.use_cases.show_remote_model import RemoteDetails
-from mlxk.domain.models.memory import MemoryFit
+from mlxk.domain.models.memory import MemoryFit, MemoryReading
+from mlxk.domain.recommendation import Fact, Purpose, Recommendation
 from mlxk.entrypoints.cli.render.formatting import decimal_size, printable
-from mlxk.entrypoints.cli.render.layout import table
+from mlxk.entrypoints.cli.render.layout import table, table_lines
 from mlxk.entrypoints.cli.render.model_json import memory_estimate
 from mlxk.entrypoints.cli.render.model_table import SHORT_HASH
 from mlxk.entrypoints.cli.render.tables import memory_lines
+from mlxk.entrypoints.settings import DEFAULT_OWNER
 
 Json = dict[str, object]
+
+WHY_WIDTH = 60
+"""Characters at which the reasons of recommendations wrap."""
 
 FIT_WORDS = {MemoryFit.FITS: "yes", MemoryFit.TIGHT: "tight", MemoryFit.EXCEEDS: "no", MemoryFit.UNKNOWN: "?"}
 
@@ -61,6 +67,96 @@ def next_step(found: Sequence[SearchResult]) -> str:
     """Return the command that fetches the first model that fits; a model that is known to fit is preferred."""
     first = next((each for each in found if each.fit is MemoryFit.FITS), found[0])
     return f"Fetch one: mlxk pull {first.model.name}"
+
+
+def recommend_json(
+    purpose: Purpose | None,
+    reading: MemoryReading | None,
+    found: Sequence[Recommendation],
+    online: Sequence[SearchResult] | None,
+) -> Json:
+    """Return the data of ``recommend``; ``online`` is None where the hub was not asked."""
+    return {
+        "for": purpose.value if purpose else None,
+        "memory_total_bytes": reading.total if reading else None,
+        "memory_budget_bytes": reading.budget if reading else None,
+        "count": len(found),
+        "results": [_recommendation(each) for each in found],
+        "hub": None if online is None else [_result(each) for each in online],
+    }
+
+
+def _recommendation(recommendation: Recommendation) -> Json:
+    model = recommendation.model
+    facts = {
+        "parameters": model.parameters,
+        "weights_bytes": model.stated_bytes,
+        "context_length": model.context_length,
+        "license": model.license,
+    }
+    return {
+        "model": model.name,
+        "for": model.purpose.value,
+        "why": model.why,
+        "parameters": model.parameters and model.parameters.value,
+        "quantization": {"bits": model.bits, "group_size": model.group_size} if model.group_size else None,
+        "weights_bytes": model.weight_bytes,
+        "weights_computed": model.is_computed,
+        "context_length": model.context_length and model.context_length.value,
+        "license": model.license and model.license.value,
+        "fit": recommendation.fit.value,
+        "sources": [_source(name, fact) for name, fact in facts.items() if fact is not None],
+    }
+
+
+def _source(field: str, fact: Fact[int] | Fact[str]) -> Json:
+    return {"field": field, "url": fact.source, "date": fact.date, "note": fact.note}
+
+
+def recommend_table(found: Sequence[Recommendation], width: int | None) -> str:
+    """Return the table of recommended models; sizes that are computed begin with ``~``.
+
+    On a terminal that is too narrow for it, the last column stands below each row, and owners of names that need none
+    are left out.
+
+    Args:
+        found: The models.
+        width: Characters of the terminal; None for a file or a pipe.
+    """
+    header = ["Name", "For", "Size", "Fits", "Why"]
+    rows = [
+        [
+            each.model.name,
+            each.model.purpose.value,
+            f"{'~' if each.model.is_computed else ''}{decimal_size(each.model.weight_bytes)}",
+            FIT_WORDS[each.fit],
+            each.model.why,
+        ]
+        for each in found
+    ]
+    whole = table(header, rows, None, last=WHY_WIDTH)
+    if width is None or max(map(len, whole.splitlines())) <= width:
+        return whole
+    short = [[row[0].removeprefix(f"{DEFAULT_OWNER}/"), *row[1:4]] for row in rows]
+    titles, rule, *lines = table_lines(header[:4], short, width)
+    below = [textwrap.indent(textwrap.fill(row[4], width - 4), "    ") for row in rows]
+    pairs = (line for pair in zip(lines, below, strict=True) for line in pair)
+    return "".join(f"{line}\n" for line in (titles, rule, *pairs))
+
+
+def recommend_notes(reading: MemoryReading | None, found: Sequence[Recommendation]) -> tuple[str, ...]:
+    """Return what follows the table: how sizes and the fit came about, and the next command."""
+    memory = "This machine's memory could not be read."
+    if reading is not None:
+        memory = (
+            f"Fits: into {decimal_size(reading.budget)}, the share of this machine's {decimal_size(reading.total)} "
+            "that models may take."
+        )
+    best = next((each for each in found if each.fit is MemoryFit.FITS), found[0])
+    return (
+        f"~ computed from parameters and bits; sources: mlxk recommend --json. {memory}",
+        f"Look at one: mlxk show {best.model.name} --remote. Fetch it: mlxk pull {best.model.name}",
+    )
 
 
 def outdated_json(compared: Sequence[ComparedModel]) -> Json:

@@ -46,6 +46,8 @@ def test_documents_of_successes_keep_to_the_contracts(held: Held, tmp_path: Path
         ["push", "./copy", "me/new", "--private", "--create", "--branch", "dev"],
         ["search", "org", "m"],
         ["search", "nosuch", "--mlx"],
+        ["recommend"],
+        ["recommend", "--for", "code", "--online"],
         ["outdated"],
         ["show", "org/m", "--remote"],
         ["show", "org/plain", "--remote", "--config"],

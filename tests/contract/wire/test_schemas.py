@@ -9,6 +9,7 @@ from jsonschema import Draft202012Validator
 from mlxk.domain.errors import all_error_types
 from mlxk.domain.models.memory import MemoryFit
 from mlxk.domain.models.model import Capability, Framework, HealthStatus, ModelType, Origin
+from mlxk.domain.recommendation import Purpose
 from mlxk.entrypoints.cli.program import COMMANDS
 
 Schemas = dict[str, dict[str, Any]]
@@ -46,6 +47,8 @@ def test_every_error_code_is_in_the_schema_and_no_other(schemas: Schemas) -> Non
         ("model.properties.source", Origin),
         ("show.$defs.memory.properties.fit", MemoryFit),
         ("search.$defs.found.properties.fit", MemoryFit),
+        ("recommend.$defs.recommended.properties.fit", MemoryFit),
+        ("recommend.$defs.recommended.properties.for", Purpose),
     ],
 )
 def test_closed_sets_are_the_same_in_schema_and_domain(schemas: Schemas, path: str, values: type[enum.Enum]) -> None:
