@@ -9,13 +9,16 @@ import sys
 import tempfile
 import termios
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
+from typing import Any
 
 import attrs
 
-from mlxk.domain.errors import ExecutionError, InterruptedRunError, StorageError
+from mlxk.domain.errors import ExecutionError, InterruptedRunError, NetworkError, StorageError, UnauthorizedError
 from mlxk.entrypoints.settings import inherited
 from mlxk.entrypoints.wording import error_of
 
@@ -27,21 +30,50 @@ SERVE = (
 
 KEY_VARIABLE = "MLXK2_API_KEY"
 
+ANSWER_SECONDS = 30
+"""Time for a running server to list its models."""
+
 GRACE_SECONDS = 10
 """Time for an agent to end after a signal, and for a server to end after its agent, until they are killed."""
+
+_PROXIES = {"http_proxy", "https_proxy", "all_proxy"}
 
 _REPORT_SECONDS = 0.05
 """Within this time, a process that was continued is seen to be."""
 
 
 @attrs.frozen
-class OwnServer:
-    """A started server."""
+class Server:
+    """A server, and a key that opens it."""
 
     address: str
     """Without ``/v1``."""
     key: str = attrs.field(repr=False)
-    """Random; known to the server, and to whoever is given it."""
+
+
+def served_models(server: Server) -> list[dict[str, Any]]:
+    """Return the models of a running server, as it describes them.
+
+    Raises:
+        NetworkError: It does not answer, or not as a server of models does.
+        UnauthorizedError: It wants another key.
+    """
+    request = urllib.request.Request(f"{server.address}/v1/models", headers={"Authorization": f"Bearer {server.key}"})
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(request, timeout=ANSWER_SECONDS) as answer:
+            models: list[dict[str, Any]] = json.load(answer)["data"]
+            return [each for each in models if isinstance(each["id"], str)]
+    except urllib.error.HTTPError as error:
+        if error.code in {401, 403}:
+            raise UnauthorizedError(
+                f"the server at {server.address} wants another key", hint="Set MLXK2_API_KEY to one of its keys."
+            ) from error
+        raise NetworkError(f"the server at {server.address} answers with status {error.code}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NetworkError(
+            f"no server of models answers at {server.address}", hint="Start one: mlxk serve. Or leave out --url."
+        ) from error
 
 
 def new_log(folder: str | None) -> str:
@@ -65,7 +97,7 @@ def new_log(folder: str | None) -> str:
 
 
 @contextmanager
-def own_server(model: str, log: str) -> Iterator[OwnServer]:
+def own_server(model: str, log: str) -> Iterator[Server]:
     """Start a server on a free port of the loopback interface; it ends with the block, or with this process.
 
     Args:
@@ -88,7 +120,7 @@ def own_server(model: str, log: str) -> Iterator[OwnServer]:
             start_new_session=True,
         )
     try:
-        yield OwnServer(_address(server), key)
+        yield Server(_address(server), key)
     finally:
         _end(server)
 
@@ -150,6 +182,7 @@ class AgentRunner:
         """
         shares = _shares_terminal()
         with (
+            self.signals_taken(),
             _handling((signal.SIGINT,), _leave_to_agent if shares else self._on_signal),
             _terminal_restored() if shares else nullcontext(),
         ):
@@ -161,7 +194,7 @@ class AgentRunner:
     def _started(self, command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         self._starting = True
         try:
-            self._agent = subprocess.Popen(list(command), env=inherited(environment))
+            self._agent = subprocess.Popen(list(command), env=past_proxies(inherited(environment)))
         except OSError as error:
             raise ExecutionError(
                 f"'{command[0]}' cannot be run: {error.strerror}", hint="Run it by itself, or install it again."
@@ -186,6 +219,15 @@ class AgentRunner:
     def _kill(self, number: int, frame: FrameType | None) -> None:
         assert self._agent is not None
         os.kill(self._agent.pid, signal.SIGKILL)
+
+
+def past_proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment whose proxies, where it names any, are not used for servers of this machine."""
+    if not any(name.lower() in _PROXIES for name in environment):
+        return dict(environment)
+    former = environment.get("NO_PROXY") or environment.get("no_proxy")
+    without = ",".join((*((former,) if former else ()), "127.0.0.1", "localhost"))
+    return {**environment, "NO_PROXY": without, "no_proxy": without}
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import attrs
 import pexpect
 import pytest
 from models.scripted_model import write_model
+from serving.program import ServedProgram
 from serving.running import eventually
 from syrupy.assertion import SnapshotAssertion
 
@@ -135,12 +136,14 @@ def check(given: dict[str, Any], agent: str, model: str, machine: Machine) -> No
 
 def test_an_agent_gets_a_server_of_its_own_and_nothing_is_written(machine: Machine) -> None:
     before = machine.files()
-    done = machine.run("claude", "-m", "able", "--", "exec", "--json", "--", "-x", STATUS="7")
+    proxy = {"HTTP_PROXY": "http://127.0.0.1:1", "NO_PROXY": "internal"}
+    done = machine.run("claude", "-m", "able", "--", "exec", "--json", "--", "-x", STATUS="7", **proxy)
     given = machine.recorded()
     check(given, "claude", "able", machine)
     assert (done.returncode, done.stdout) == (7, "")
     assert given["arguments"] == ["exec", "--json", "--", "-x"]
     environment = given["environment"]
+    assert environment["NO_PROXY"] == environment["no_proxy"] == "internal,127.0.0.1,localhost"
     assert (environment["ANTHROPIC_API_KEY"], environment["CLAUDE_CODE_AUTO_COMPACT_WINDOW"]) == ("", "65536")
     [log] = machine.logs()
     assert done.stderr == f"The server's log: {log}\n"
@@ -264,7 +267,51 @@ def test_a_server_ends_with_its_input_if_it_is_to(machine: Machine, supervised: 
         assert ended(address)
 
 
+def stop_and_continue(machine: Machine, arguments: str, variables: dict[str, str]) -> None:
+    """Launch an agent that stops itself from a shell, and have the shell continue it."""
+    shell = pexpect.spawn(
+        "bash",
+        ["--norc", "-i"],
+        env={**machine.environment, **variables, "DOES": "stop", "PS1": "$ ", "TERM": "dumb", "STATUS": "5"},
+        cwd=str(machine.home),
+        encoding="utf-8",
+        timeout=60,
+    )
+    shell.sendline(f"{sys.executable} -m mlxk launch {arguments}; echo left $?")
+    shell.expect("Stopped")
+    shell.sendline("fg; echo status $?")
+    shell.expect_exact("agent: continued")
+    shell.expect(r"status 5\r")
+    shell.sendline("exit")
+    shell.expect(pexpect.EOF)
+    shell.wait()
+
+
+def test_an_agent_may_use_a_running_server(machine: Machine) -> None:
+    keyed = {**machine.environment, "MLXK2_API_KEY": "of-the-operator"}
+    with ServedProgram(machine.home, keyed) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        flags = ("codex", "--url", f"{url}/v1")
+        refused = machine.run(*flags)
+        assert (refused.returncode, "Set MLXK2_API_KEY to one of its keys." in refused.stderr) == (1, True)
+        keyed = {"MLXK2_API_KEY": "of-the-operator"}
+        asked = machine.run(*flags, **keyed)
+        assert (asked.returncode, "  able\n  broken\n" in asked.stderr) == (2, True)
+        unknown = machine.run(*flags, "-m", "nosuch", **keyed)
+        assert (unknown.returncode, "the server has no model 'nosuch'" in unknown.stderr) == (1, True)
+        done = machine.run(*flags, "-m", "short", STATUS="3", **keyed)
+        given = machine.recorded()
+        assert (done.returncode, done.stderr) == (3, SHORT)
+        assert (given["address"], given["key"], "short" in given["models"]) == (url, "of-the-operator", True)
+        assert "model_context_window=2048" in given["arguments"]
+        stop_and_continue(machine, f"codex --url {url} -m able", keyed)
+        assert not ended(url)
+    gone = machine.run(*flags)
+    assert (gone.returncode, f"no server of models answers at {url}" in gone.stderr) == (1, True)
+
+
 REFUSALS = {
+    "launch codex --url localhost:8000": (2, "--url: 'localhost:8000' is not an address", "--url http://"),
     "launch crush": (2, "Crush is not started by this program", "Set it up: mlxk launch crush --print"),
     "launch cluade": (2, "is not one of codex, claude", "Did you mean claude?"),
     "launch codex --resume": (2, "--resume", "Flags of the agent stand after --: mlxk launch AGENT -- --resume"),
@@ -300,6 +347,6 @@ def test_a_machine_without_a_model_for_agents_is_told_how_to_get_one(machine: Ma
     done = machine.run("opencode", MLXK_WORKSPACE_HOME=str(machine.home / "none"))
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "launch: Error: no model of this machine has tools and a context window of 32,768 tokens",
-        "Look for one: mlxk search qwen coder --mlx. Or name any: mlxk launch opencode --model MODEL",
+        "launch: Error: no model here has tools and a context window of 32,768 tokens",
+        "Look for one: mlxk search coder --mlx. Or name any: mlxk launch opencode --model MODEL",
     ]

@@ -6,8 +6,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -15,7 +15,7 @@ from mlxk.application.policy import estimate_memory, require_chat, require_text_
 from mlxk.domain.errors import ExecutionError, InterruptedRunError, MlxkError, ModelNotFoundError, UsageError
 from mlxk.domain.models.memory import MemoryFit
 from mlxk.domain.models.model import Capability, ModelDetails, served_id
-from mlxk.entrypoints.cli.agent_processes import AgentRunner, new_log, own_server
+from mlxk.entrypoints.cli.agent_processes import AgentRunner, Server, new_log, own_server, served_models
 from mlxk.entrypoints.cli.agents import AGENTS, SMALLEST_CONTEXT, Agent, Connection
 from mlxk.entrypoints.cli.command import CommandContext, complete_models
 from mlxk.entrypoints.cli.exit_status import DONE
@@ -38,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     complete_models(model)
     parser.add_argument(
+        "--url", metavar="URL", help="use this running server, with the key of MLXK2_API_KEY, instead of one of its own"
+    )
+    parser.add_argument(
         "--print", dest="shown", action="store_true", help="show how to set it up by hand, and start nothing"
     )
 
@@ -45,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """List the agents, show how to set one up, or run one and return its exit status."""
     if arguments.agent is None:
-        if arguments.model or arguments.shown:
+        if arguments.model or arguments.url or arguments.shown:
             raise UsageError("which agent?", hint=f"Name one: {', '.join(AGENTS)}")
         return _list(output)
     agent = AGENTS[arguments.agent]
@@ -59,7 +62,18 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         raise UsageError(
             f"{agent.title} is not started by this program", hint=f"Set it up: mlxk launch {agent.name} --print"
         )
-    return _run(agent, arguments, context, output)
+    path = _path(agent)
+    if path is None:
+        raise ExecutionError(
+            f"{agent.title} is not installed: there is no '{agent.program}'", hint=f"Install it: {agent.install}"
+        )
+    if arguments.url is None:
+        return _run_on_own_server(agent, path, arguments, context, output)
+    server = _running(arguments.url, context)
+    with Spinner(output, "Asking the server"):
+        offered = [_of_server(each) for each in served_models(server)]
+    chosen = _chosen(offered, arguments, output)
+    return AgentRunner().run(*_command(agent, path, arguments.words, chosen.connection(server)))
 
 
 def _list(output: Output) -> int:
@@ -93,30 +107,33 @@ def _path(agent: Agent) -> str | None:
 
 def _show(agent: Agent, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Print what is typed and written to set an agent up by hand."""
-    connection, reference = Connection(), "MODEL"
-    if arguments.model:
-        details = _named(arguments.model, context.build(context.settings), output)
-        connection, reference = _connection(details, connection.address, connection.key), arguments.model
+    connection = Connection()
+    serve = f"mlxk serve --model {shlex.quote(arguments.model or connection.model)}\n"
+    if arguments.url is not None:
+        connection = attrs.evolve(connection, address=_address(arguments.url), model=arguments.model or "MODEL")
+        serve = ""
+    elif arguments.model:
+        chosen = _named(arguments.model, context.build(context.settings), output)
+        connection = chosen.connection(Server(connection.address, connection.key))
     if output.as_json:
-        files = [{"path": each.path, "text": each.text} for each in agent.written(connection)]
         recipe = {
             "model": connection.model,
             "url": f"{connection.address}/v1",
             "environment": agent.environment(connection),
             "commands": agent.commands(connection),
-            "files": files,
+            "files": [{"path": each.path, "text": each.text} for each in agent.written(connection)],
             "remark": connection.fill(agent.remark) or None,
         }
         output.document("launch", {"agents": [_agent_json(agent)], "recipe": recipe})
         return DONE
-    output.text(_recipe(agent, connection, reference))
+    output.text(_recipe(agent, connection, serve))
     return DONE
 
 
-def _recipe(agent: Agent, connection: Connection, reference: str) -> str:
+def _recipe(agent: Agent, connection: Connection, serve: str) -> str:
     """Return the lines to copy; everything else is a comment of the shell."""
     parts = [f"# {agent.title}\n" if _path(agent) else f"# {agent.title}, which is not here: {agent.install}\n"]
-    parts.append(f"# The server, in a terminal of its own:\nmlxk serve --model {shlex.quote(reference)}\n")
+    parts += [f"# The server, in a terminal of its own:\n{serve}"] if serve else []
     parts += [f"# In {each.path}:\n{each.text}" for each in agent.written(connection)]
     lines = agent.commands(connection)
     if lines:
@@ -126,23 +143,42 @@ def _recipe(agent: Agent, connection: Connection, reference: str) -> str:
     return "\n".join(parts)
 
 
-def _run(agent: Agent, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
-    """Run an agent on a server of its own."""
-    path = _path(agent)
-    if path is None:
-        raise ExecutionError(
-            f"{agent.title} is not installed: there is no '{agent.program}'", hint=f"Install it: {agent.install}"
-        )
+def _address(url: str) -> str:
+    """Return the address of a server without ``/v1``.
+
+    Raises:
+        UsageError: It is none.
+    """
+    address = url.rstrip("/").removesuffix("/v1")
+    if not address.startswith(("http://", "https://")):
+        raise UsageError(f"--url: '{url}' is not an address", hint="For example: --url http://127.0.0.1:8000")
+    return address
+
+
+def _running(url: str, context: CommandContext) -> Server:
+    return Server(_address(url), context.settings.serve.api_key or Connection().key)
+
+
+def _run_on_own_server(
+    agent: Agent, path: str, arguments: argparse.Namespace, context: CommandContext, output: Output
+) -> int:
+    """Run an agent on a server of its own, whose log is named when something fails."""
     container = context.build(context.settings)
     if arguments.model:
-        launch = _Launch(agent, path, arguments.words, arguments.model, _named(arguments.model, container, output))
+        chosen = _named(arguments.model, container, output)
     else:
-        details = _asked_for(agent, container, output)
-        launch = _Launch(agent, path, arguments.words, details.description.handle.name, details)
+        with Spinner(output, "Reading the models"):
+            offered = _of_this_machine(container)
+        chosen = _chosen(offered, arguments, output)
     log = new_log(context.settings.temporary_folder)
     worth_reading = False
     try:
-        status = launch.run(log, output)
+        runner = AgentRunner()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(runner.signals_taken())
+            with Spinner(output, f"Loading {chosen.label}"):
+                server = stack.enter_context(own_server(chosen.reference, log))
+            status = runner.run(*_command(agent, path, arguments.words, chosen.connection(server)))
         worth_reading = status != DONE
     except MlxkError as error:
         worth_reading = not isinstance(error, InterruptedRunError)
@@ -155,111 +191,147 @@ def _run(agent: Agent, arguments: argparse.Namespace, context: CommandContext, o
     return status
 
 
-@attrs.frozen
-class _Launch:
-    """An agent and a model, both of which are here."""
+def _command(agent: Agent, path: str, words: Sequence[str], connection: Connection) -> tuple[list[str], dict[str, str]]:
+    """Return the command line and the variables of an agent."""
+    return [path, *agent.arguments(connection), *words], agent.environment(connection)
 
-    agent: Agent
-    path: str
-    words: Sequence[str]
+
+@attrs.frozen(kw_only=True)
+class _Candidate:
+    """A model that an agent may get."""
+
+    label: str
+    """Its name in messages."""
     reference: str
-    details: ModelDetails
+    """What a server of its own is told to serve."""
+    id: str
+    """The name by which a server knows it."""
+    size_bytes: int
+    context: int | None
+    tools: bool
+    fit: str
+    """Whether it fits into the memory."""
 
-    def run(self, log: str, output: Output) -> int:
-        """Run the agent on a server of its own, and return its exit status."""
-        runner = AgentRunner()
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(runner.signals_taken())
-            with Spinner(output, f"Loading {self.details.description.handle.label}"):
-                server = stack.enter_context(own_server(self.reference, log))
-            connection = _connection(self.details, server.address, server.key)
-            command = [self.path, *self.agent.arguments(connection), *self.words]
-            return runner.run(command, self.agent.environment(connection))
+    @property
+    def reservations(self) -> list[str]:
+        """What speaks against it."""
+        reasons = []
+        if self.context is not None and self.context < SMALLEST_CONTEXT:
+            reasons.append(
+                f"has a context window of {self.context:,} tokens; agents need at least {SMALLEST_CONTEXT:,}"
+            )
+        if not self.tools:
+            reasons.append("has no tools, so that an agent can only talk")
+        return reasons
+
+    def connection(self, server: Server) -> Connection:
+        """Return what an agent is told."""
+        context = self.context or SMALLEST_CONTEXT
+        return Connection(address=server.address, key=server.key, model=self.id, context=context)
 
 
-def _connection(details: ModelDetails, address: str, key: str) -> Connection:
-    description = details.description
-    context = description.context_length or SMALLEST_CONTEXT
-    return Connection(address=address, key=key, model=served_id(description.handle), context=context)
+def _of_machine(details: ModelDetails, container: "Container", reference: str | None = None) -> _Candidate:
+    described = details.description
+    return _Candidate(
+        label=described.handle.label,
+        reference=reference or described.handle.name,
+        id=served_id(described.handle),
+        size_bytes=described.size_bytes,
+        context=described.context_length,
+        tools=details.supports_tools,
+        fit=estimate_memory(described, container.adapters.memory_probe()).fit.value,
+    )
 
 
-def _named(reference: str, container: "Container", output: Output) -> ModelDetails:
+def _of_this_machine(container: "Container") -> list[_Candidate]:
+    """Return the models of this machine that hold conversations."""
+    found = []
+    for handle in container.use_cases.resolve_model().matching():
+        with contextlib.suppress(MlxkError):  # removed a moment ago
+            details = container.use_cases.describe_model().details(handle)
+            if details.description.runnable and details.description.can(Capability.CHAT):
+                found.append(_of_machine(details, container))
+    return found
+
+
+def _of_server(model: Mapping[str, Any]) -> _Candidate:
+    """Return a model of a running server; one of another make says less about its models."""
+    return _Candidate(
+        label=model["id"],
+        reference=model["id"],
+        id=model["id"],
+        size_bytes=model.get("size_bytes", 0),
+        context=model.get("context_length"),
+        tools=model.get("supports_tools", True),
+        fit="loaded" if model.get("loaded") else "",
+    )
+
+
+def _named(reference: str, container: "Container", output: Output) -> _Candidate:
     """Return the model that the user named, and say what speaks against it.
 
     Raises:
         MlxkError: There is no such model, or it cannot hold a conversation here.
     """
-    details: ModelDetails = container.use_cases.show_model()(reference)
+    details = container.use_cases.show_model()(reference)
     require_text_model(details.description)
     require_chat(details.description)
-    for reason in () if output.as_json else _against(details, container):
-        output.note(f"[{details.description.handle.label} {reason}]")
-    return details
+    return _with_reservations(_of_machine(details, container, reference), output)
 
 
-def _against(details: ModelDetails, container: "Container") -> list[str]:
-    """Return what makes a model a bad one for an agent."""
-    description = details.description
-    reasons = []
-    if description.context_length is not None and description.context_length < SMALLEST_CONTEXT:
-        reasons.append(
-            f"has a context window of {description.context_length:,} tokens; agents need at least {SMALLEST_CONTEXT:,}"
-        )
-    if not details.supports_tools:
-        reasons.append("has no tools, so that an agent can only talk")
-    if estimate_memory(description, container.adapters.memory_probe()).fit is MemoryFit.EXCEEDS:
-        reasons.append("exceeds this machine's memory budget")
-    return reasons
+def _with_reservations(chosen: _Candidate, output: Output) -> _Candidate:
+    reasons = chosen.reservations
+    if chosen.fit == MemoryFit.EXCEEDS.value:
+        reasons.append("exceeds this machine's memory budget; expect swapping")
+    for reason in () if output.as_json else reasons:
+        output.note(f"[{chosen.label} {reason}]")
+    return chosen
 
 
-def _asked_for(agent: Agent, container: "Container", output: Output) -> ModelDetails:
-    """Have the user choose a model on a terminal.
+def _chosen(offered: Sequence[_Candidate], arguments: argparse.Namespace, output: Output) -> _Candidate:
+    """Return the model that the user named, or chooses on a terminal.
 
     Raises:
         UsageError: There is no terminal, or nothing was chosen.
-        ModelNotFoundError: No model of this machine will do.
+        ModelNotFoundError: No model will do, or none has this name.
     """
-    with Spinner(output, "Reading the models"):
-        found = _suitable(container)
-    if not found:
+    if arguments.model is not None:
+        named = [each for each in offered if arguments.model in (each.id, each.id.rpartition("/")[2])]
+        if not named:
+            raise ModelNotFoundError(
+                f"the server has no model '{arguments.model}'", matches=tuple(each.id for each in offered)
+            )
+        return _with_reservations(named[0], output)
+    fitting = [each for each in offered if not each.reservations]
+    if not fitting:
         raise ModelNotFoundError(
-            f"no model of this machine has tools and a context window of {SMALLEST_CONTEXT:,} tokens",
-            hint=f"Look for one: mlxk search qwen coder --mlx. Or name any: mlxk launch {agent.name} --model MODEL",
+            f"no model here has tools and a context window of {SMALLEST_CONTEXT:,} tokens",
+            hint=f"Look for one: mlxk search coder --mlx. Or name any: mlxk launch {arguments.agent} --model MODEL",
         )
-    names = [each.description.handle.label for each in found]
+    names = [each.label for each in fitting]
     if not (output.shows_progress and sys.stdin.isatty()):
         raise UsageError(
             "which model? There is no terminal to ask on",
-            hint=f"Name one: mlxk launch {agent.name} --model {names[0]}",
+            hint=f"Name one: mlxk launch {arguments.agent} --model {shlex.quote(names[0])}",
             matches=tuple(names),
         )
-    rows = [_row(number, each, container) for number, each in enumerate(found, 1)]
+    rows = [
+        [
+            str(number),
+            each.label,
+            decimal_size(each.size_bytes),
+            f"{each.context:,}" if each.context else "unknown",
+            each.fit,
+        ]
+        for number, each in enumerate(fitting, 1)
+    ]
     output.note(table(["", "Model", "Size", "Context", "Memory"], rows, output.width).rstrip())
-    return found[_number(len(found), names, output) - 1]
+    return fitting[_asked(names, output) - 1]
 
 
-def _suitable(container: "Container") -> list[ModelDetails]:
-    """Return the models of this machine that an agent can use."""
-    found = []
-    for handle in container.use_cases.resolve_model().matching():
-        with contextlib.suppress(MlxkError):  # removed a moment ago
-            details = container.use_cases.describe_model().details(handle)
-            described = details.description
-            large = described.context_length is None or described.context_length >= SMALLEST_CONTEXT
-            if described.runnable and described.can(Capability.CHAT) and large and details.supports_tools:
-                found.append(details)
-    return found
-
-
-def _row(number: int, details: ModelDetails, container: "Container") -> list[str]:
-    described = details.description
-    context = "unknown" if described.context_length is None else f"{described.context_length:,}"
-    memory = estimate_memory(described, container.adapters.memory_probe()).fit.value
-    return [str(number), described.handle.label, decimal_size(described.size_bytes), context, memory]
-
-
-def _number(last: int, names: Sequence[str], output: Output) -> int:
+def _asked(names: Sequence[str], output: Output) -> int:
     """Ask until the answer is the number or the name of a model; without one, the only model is meant."""
+    last = len(names)
     while True:
         output.prompt(f"Which model? [1{'' if last == 1 else f'-{last}'}]: ")
         line = sys.stdin.readline()
