@@ -36,6 +36,8 @@ class ServeVariables:
     max_tokens: int | None = None
     chunk: int | None = None
     api_key: str | None = attrs.field(default=None, repr=False)
+    reload: bool = False
+    """Off where the variable is unset."""
     log_level: str | None = None
 
 
@@ -308,6 +310,7 @@ def _serve_variables(known: Mapping[str, str]) -> ServeVariables:
         max_tokens=_number_if_set(known, "MLXK2_MAX_TOKENS", range(1, 2**31)),
         chunk=_number_if_set(known, "MLXK2_VISION_CHUNK_SIZE", range(1, 6)),
         api_key=(known.get("MLXK2_API_KEY") or "").strip() or None,
+        reload=_switch(known, "MLXK2_RELOAD"),
         log_level=_choice(known, "MLXK2_LOG_LEVEL", LOG_LEVELS, "") if "MLXK2_LOG_LEVEL" in known else None,
     )
 

@@ -61,6 +61,12 @@ VARIABLES = (
     Variable("MLXK2_MAX_TOKENS", "Tokens of a completion whose request to `serve` sets no limit.", "from 1", "unset"),
     Variable("MLXK2_VISION_CHUNK_SIZE", "Images in one prompt; more are processed in chunks.", "1 to 5", "1"),
     Variable("MLXK2_EXIF_METADATA", "Shows EXIF metadata to users and models.", "0, false, no, off", "on"),
+    Variable(
+        "MLXK2_RELOAD",
+        "Restarts `serve` when mlxk's own source changes, as `--reload` does.",
+        "1, true, yes, on",
+        "off",
+    ),
     Variable("MLXK2_API_KEY", "A key that clients of `serve` must send.", "a key", "unset"),
     Variable("TMPDIR", "Directory of temporary files: uploads, compiled kernels.", "a directory", "that of the system"),
     Variable("NO_COLOR", "Disables colours, unless it is empty.", "any text", "unset"),

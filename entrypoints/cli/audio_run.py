@@ -6,6 +6,7 @@ A model that takes audio in a conversation answers the prompt about the recordin
 import argparse
 import functools
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,6 @@ TEXT_ONLY = {
     "max_kv_size": "--max-kv-size",
     "no_chat_template": "--no-chat-template",
     "show_prompt": "--show-prompt",
-    "verbose": "--verbose",
     "special_tokens_in_content": "--special-tokens-in-content",
 }
 """Flags that do not apply to a transcription, by their attribute of the arguments."""
@@ -107,11 +107,15 @@ def execute(
     events = container.use_cases.transcribe_audio()(description, recording, _settings(arguments, prompt))
     as_text = arguments.format in (None, "text") and not output.as_json
     live = as_text and output.interactive and arguments.stream is not False
+    began = time.monotonic()
     transcript = _read(events, output, live=live)
+    seconds = time.monotonic() - began
     if as_text:
         _print_text(output, transcript, live=live, table=context.settings.audio_segments)
     else:
         _print(arguments, output, transcript, prompt)
+    if arguments.verbose and not output.as_json:
+        output.note(f"[{transcript.seconds:.1f} s of sound in {seconds:.1f} s]")
     return DONE
 
 

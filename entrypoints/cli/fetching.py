@@ -20,8 +20,8 @@ from mlxk.domain.errors import (
 )
 from mlxk.domain.models.model import ModelHandle, Origin
 from mlxk.domain.models.reference import ModelRef
-from mlxk.entrypoints.cli.output import Assent, Output, TerminalConfirmation, confirmation
-from mlxk.entrypoints.cli.progress import Spinner, transfer_progress
+from mlxk.entrypoints.cli.output import Output, TerminalConfirmation, confirmation
+from mlxk.entrypoints.cli.progress import PausedWhileAsking, Spinner, SpinnerBetweenBars
 from mlxk.entrypoints.cli.render import operations
 from mlxk.entrypoints.cli.render.remote_models import offer_lines
 from mlxk.entrypoints.wording import command_line_error, health_reason
@@ -54,7 +54,8 @@ def fetch(use_cases: "UseCases", request: PullRequest, output: Output, *, yes: b
         MlxkError: See ``PullModel``.
     """
     try:
-        return use_cases.pull_model()(request, transfer_progress(output), confirmation(output, yes=yes))
+        with SpinnerBetweenBars(output, "Asking the hub") as progress:
+            return use_cases.pull_model()(request, progress, PausedWhileAsking(confirmation(output, yes=yes), progress))
     except KeyboardInterrupt:
         raise InterruptedRunError(
             "interrupted; what arrived is kept", hint=f"Continue: mlxk pull {request.reference} --force-resume"
@@ -124,7 +125,7 @@ def _fetch_unknown(
         details = use_cases.show_remote_model()(reference)
     request = PullRequest(reference, force_resume=True)
     if details.plan is None or not details.card.accessible:
-        use_cases.pull_model()(PullRequest(reference, dry_run=True), transfer_progress(output), Assent())
+        fetch(use_cases, PullRequest(reference, dry_run=True), output, yes=True)
     elif details.missing_bytes is not None:
         require_space(details.plan, details.missing_bytes, details.free_bytes)
     if not pull and not _asks(output, offer_lines(details), _question(details)):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from mlxk.application.ports.confirmation import Confirmation
 from mlxk.application.ports.progress import Progress
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.render.formatting import decimal_size, printable
@@ -24,7 +25,7 @@ SPINNER_DELAY_SECONDS = 0.3
 
 
 class Spinner:
-    """A context manager that shows a spinner while the user waits; ``stop`` removes it early.
+    """A context manager that shows a spinner while the user waits; ``stop`` removes it early, ``start`` brings it back.
 
     Args:
         output: Tells whether standard error is a terminal.
@@ -33,15 +34,13 @@ class Spinner:
 
     def __init__(self, output: Output, text: str) -> None:
         self._text = text
+        self._wanted = output.shows_progress
         self._lock = threading.Lock()
         self._status: Status | None = None
-        self._stopped = not output.shows_progress
-        self._timer = threading.Timer(SPINNER_DELAY_SECONDS, self._show)
-        self._timer.daemon = True
+        self._timer: threading.Timer | None = None
 
     def __enter__(self) -> Self:
-        if not self._stopped:
-            self._timer.start()
+        self.start()
         return self
 
     def __exit__(
@@ -49,22 +48,49 @@ class Spinner:
     ) -> None:
         self.stop()
 
+    def start(self) -> None:
+        """Show the spinner unless ``stop`` comes soon."""
+        self.stop()
+        if self._wanted:
+            self._timer = timer = threading.Timer(SPINNER_DELAY_SECONDS, lambda: self._show(timer))
+            timer.daemon = True
+            timer.start()
+
     def stop(self) -> None:
         """Remove the spinner; may be called twice."""
         with self._lock:
-            self._stopped = True
+            timer, self._timer = self._timer, None
             status, self._status = self._status, None
-        self._timer.cancel()
+        if timer:
+            timer.cancel()
         if status:
             status.stop()
 
-    def _show(self) -> None:
+    def _show(self, timer: threading.Timer) -> None:
         with self._lock:
-            if not self._stopped:
+            if self._timer is timer:
                 from rich.console import Console  # noqa: PLC0415
 
                 self._status = Console(stderr=True).status(self._text)
                 self._status.start()
+
+
+class PausedWhileAsking(Confirmation):
+    """A confirmation during which a spinner is removed.
+
+    Args:
+        confirmation: Asks.
+        spinner: Is started again after the answer.
+    """
+
+    def __init__(self, confirmation: Confirmation, spinner: "Spinner | SpinnerBetweenBars") -> None:
+        self._confirmation, self._spinner = confirmation, spinner
+
+    def ask(self, facts: tuple[str, ...], question: str, *, default: bool) -> bool | None:
+        self._spinner.stop()
+        answer = self._confirmation.ask(facts, question, default=default)
+        self._spinner.start()
+        return answer
 
 
 class ByteProgress:
@@ -170,26 +196,36 @@ class SpinnerBetweenBars(Progress):
     """A context manager that shows a spinner while a transfer draws no bars: before, between and after them.
 
     Args:
-        shown: Draws the bars.
         output: Tells whether standard error is a terminal.
         text: The name of the activity.
+        quiet: Whether to show nothing.
     """
 
-    def __init__(self, shown: Progress, output: Output, text: str) -> None:
-        self._shown, self._output, self._text = shown, output, text
-        self._spinner = Spinner(output, text)
+    def __init__(self, output: Output, text: str, *, quiet: bool = False) -> None:
+        self._shown = transfer_progress(output, quiet=quiet)
+        self._spinner = None if quiet else Spinner(output, text)
 
     def __enter__(self) -> Self:
-        self._spinner.__enter__()
+        self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._spinner.stop()
+        self.stop()
+
+    def start(self) -> None:
+        """Show the spinner unless bars begin soon."""
+        if self._spinner:
+            self._spinner.start()
+
+    def stop(self) -> None:
+        """Remove the spinner."""
+        if self._spinner:
+            self._spinner.stop()
 
     def begin(self, activity: str, sizes: Mapping[str, int]) -> None:
-        self._spinner.stop()
+        self.stop()
         self._shown.begin(activity, sizes)
 
     def advance(self, done: Mapping[str, int]) -> None:
@@ -197,10 +233,10 @@ class SpinnerBetweenBars(Progress):
 
     def end(self) -> None:
         self._shown.end()
-        self._spinner = Spinner(self._output, self._text).__enter__()
+        self.start()
 
     def note(self, message: str) -> None:
-        self._spinner.stop()
+        self.stop()
         self._shown.note(message)
 
 

@@ -7,7 +7,7 @@ from mlxk.domain.errors import InterruptedRunError
 from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output, confirmation
-from mlxk.entrypoints.cli.progress import transfer_progress
+from mlxk.entrypoints.cli.progress import PausedWhileAsking, SpinnerBetweenBars
 from mlxk.entrypoints.cli.render import operations
 
 
@@ -32,9 +32,10 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         check_health=not arguments.no_health_check,
         force_resume=arguments.force_resume,
     )
-    progress = transfer_progress(output, quiet=arguments.quiet)
+    asked = confirmation(output, yes=arguments.yes)
     try:
-        result = clone(request, progress, confirmation(output, yes=arguments.yes))
+        with SpinnerBetweenBars(output, "Reading the model", quiet=arguments.quiet) as progress:
+            result = clone(request, progress, PausedWhileAsking(asked, progress))
     except KeyboardInterrupt:
         raise InterruptedRunError(
             "interrupted; what is done is kept", hint="Run the same command again, with --force-resume, to continue."

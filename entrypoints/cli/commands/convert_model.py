@@ -7,7 +7,7 @@ from mlxk.domain.errors import InterruptedRunError, UsageError
 from mlxk.entrypoints.cli.command import CommandContext, complete_models
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.cli.progress import SpinnerBetweenBars, transfer_progress
+from mlxk.entrypoints.cli.progress import SpinnerBetweenBars
 from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.cli.render import operations
 
@@ -45,7 +45,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         check_health=not arguments.skip_health,
     )
     try:
-        with SpinnerBetweenBars(transfer_progress(output), output, "Reading the model") as progress:
+        with SpinnerBetweenBars(output, "Reading the model") as progress:
             result = convert(request, progress)
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted; nothing was made", hint="Run the same command again.") from None

@@ -5,6 +5,7 @@ import argparse
 from mlxk.entrypoints.cli.command import CommandContext, add_cached_pattern
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render import disk_space
 
 
@@ -17,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Print a table, the largest model first, or every model as JSON."""
     container = context.build(context.settings)
-    usage = container.use_cases.measure_cache()(arguments.pattern)
+    with Spinner(output, "Measuring the cache"):
+        usage = container.use_cases.measure_cache()(arguments.pattern)
     free = container.adapters.model_cache().free_bytes()
     if output.as_json:
         output.document("du", disk_space.usage_json(usage, free))

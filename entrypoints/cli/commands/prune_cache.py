@@ -9,6 +9,7 @@ from mlxk.domain.models.disk_usage import WasteKind
 from mlxk.entrypoints.cli.command import CommandContext, add_cached_pattern
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output, confirmation
+from mlxk.entrypoints.cli.progress import PausedWhileAsking, Spinner
 from mlxk.entrypoints.cli.render import disk_space
 
 
@@ -31,7 +32,8 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     kinds = frozenset(map(WasteKind, arguments.only)) if arguments.only else EVERY_KIND
     request = PruneRequest(arguments.pattern, kinds, arguments.dry_run)
     try:
-        result = prune(request, confirmation(output, yes=arguments.yes))
+        with Spinner(output, "Reading the cache") as spinner:
+            result = prune(request, PausedWhileAsking(confirmation(output, yes=arguments.yes), spinner))
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted", hint="Continue: mlxk prune") from None
     if output.as_json:

@@ -7,7 +7,7 @@ from mlxk.domain.errors import InterruptedRunError
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.cli.progress import SpinnerBetweenBars, transfer_progress
+from mlxk.entrypoints.cli.progress import SpinnerBetweenBars
 from mlxk.entrypoints.cli.render import operations
 from mlxk.entrypoints.wording import health_reason
 
@@ -55,7 +55,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     )
     push = context.build(context.settings).use_cases.push_model()
     try:
-        with SpinnerBetweenBars(transfer_progress(output), output, "Comparing the folder with the hub") as progress:
+        with SpinnerBetweenBars(output, "Comparing the folder with the hub") as progress:
             result = push(request, progress)
     except KeyboardInterrupt:
         raise InterruptedRunError(

@@ -7,7 +7,7 @@ from mlxk.domain.errors import InterruptedRunError
 from mlxk.entrypoints.cli.command import CommandContext, complete_models
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output, confirmation
-from mlxk.entrypoints.cli.progress import transfer_progress
+from mlxk.entrypoints.cli.progress import PausedWhileAsking, SpinnerBetweenBars
 from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.cli.render import operations
 
@@ -33,7 +33,9 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     remove = context.build(context.settings).use_cases.remove_model()
     request = RemoveRequest(arguments.model, arguments.force, arguments.dry_run)
     try:
-        result = remove(request, confirmation(output, yes=arguments.yes), transfer_progress(output))
+        with SpinnerBetweenBars(output, "Removing") as progress:
+            asked = PausedWhileAsking(confirmation(output, yes=arguments.yes), progress)
+            result = remove(request, asked, progress)
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted", hint=f"Continue: mlxk rm {arguments.model}") from None
     if output.as_json:

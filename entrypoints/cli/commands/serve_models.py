@@ -167,7 +167,7 @@ def _settings(arguments: argparse.Namespace, context: CommandContext) -> ServerS
         allowed_hosts=_listed(arguments.allowed_host),
         api_keys=(*(() if known.api_key is None else (known.api_key,)), *(() if followed else keys)),
         api_key_file=file if followed else None,
-        reload=arguments.reload,
+        reload=arguments.reload or known.reload,
         until_eof=arguments.until_eof,
     )
 

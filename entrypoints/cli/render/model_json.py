@@ -150,7 +150,7 @@ def model_details(details: ModelDetails, section: str, verdict: MemoryVerdict, h
     if section == "files":
         return {**fields, "files": [file(entry) for entry in details.files], "metadata": None}
     if section == "config":
-        return {**fields, "config": details.config, "metadata": None}
+        return {**fields, "config": details.config, "model_config": details.config, "metadata": None}
     if section == "formats":
         return {**fields, "metadata": None}
     return {**fields, "metadata": _metadata(details), "memory": memory_estimate(verdict)}

@@ -14,7 +14,7 @@ Faults = Callable[[str, Any], list[str]]
 OPTIONAL = {
     "error": {"hint", "matches", "detail"},
     "model": {"display_name", "quantization"},
-    "show": {"hash_updated", "config"},
+    "show": {"hash_updated", "config", "model_config"},
     "config": {"settings", "models", "faults", "changed"},
     "du": {"link_to", "linked_parts"},
     "health": {"files", "missing_bytes", "managed"},
@@ -26,7 +26,7 @@ OPTIONAL = {
 OTHER_MODELS = {"config", "du", "outdated"}
 """Schemas whose ``models`` are not the model object."""
 
-OPEN = {"config", "quantization", "detail", "schema", "values", "environment"}
+OPEN = {"config", "model_config", "quantization", "detail", "schema", "values", "environment"}
 """Objects whose content is not ours to promise."""
 
 
