@@ -82,6 +82,10 @@ class Settings:
     """Whether to use colours on a terminal."""
     temporary_folder: str | None = None
     """Directory of temporary files; None for the default of the system."""
+    over_ssh: bool = False
+    """Whether the user sits at another machine, whose clipboard programs here do not reach."""
+    dumb_terminal: bool = False
+    """Whether the terminal understands no control sequences."""
     completion_line: str | None = None
     """The command line that a shell asks completions for; None for a normal run."""
     keep_chats: bool = False
@@ -289,6 +293,8 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         serve=_serve_variables(known),
         color=not known.get("NO_COLOR") and known.get("TERM") != "dumb",
         temporary_folder=known.get("TMPDIR"),
+        over_ssh="SSH_CONNECTION" in known or "SSH_TTY" in known,
+        dumb_terminal=known.get("TERM") == "dumb",
         completion_line=known.get("COMP_LINE", "") if "_ARGCOMPLETE" in known else None,
         keep_chats=file.values("chat").get("keep", False),
         editor=known.get("VISUAL") or known.get("EDITOR"),

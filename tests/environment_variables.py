@@ -23,7 +23,7 @@ VARIABLES = (
     ),
     Variable("XDG_CACHE_HOME", "Directory of caches; the Hugging Face home is below it.", "a directory", "~/.cache"),
     Variable("XDG_CONFIG_HOME", "Directory of the settings file: mlxk/config.toml.", "a directory", "~/.config"),
-    Variable("VISUAL", "The editor of `config edit`.", "a command", "unset"),
+    Variable("VISUAL", "The editor of `config edit`, and of `/edit` in a chat.", "a command", "unset"),
     Variable("EDITOR", "Another name for VISUAL, which takes precedence.", "a command", "unset"),
     Variable("XDG_STATE_HOME", "Directory of the chat history: mlxk/chat_history.", "a directory", "~/.local/state"),
     Variable("MLXK_WORKSPACE_HOME", "A folder of workspaces, searched before the cache.", "a directory", "unset"),
@@ -70,5 +70,7 @@ VARIABLES = (
     Variable("MLXK2_API_KEY", "A key that clients of `serve` must send.", "a key", "unset"),
     Variable("TMPDIR", "Directory of temporary files: uploads, compiled kernels.", "a directory", "that of the system"),
     Variable("NO_COLOR", "Disables colours, unless it is empty.", "any text", "unset"),
-    Variable("TERM", "`dumb` disables colours.", "a terminal", "unset"),
+    Variable("TERM", "`dumb` disables colours, and Tab in a chat.", "a terminal", "unset"),
+    Variable("SSH_CONNECTION", "Has `/copy` use the clipboard of your terminal.", "set by ssh", "unset"),
+    Variable("SSH_TTY", "The same.", "set by ssh", "unset"),
 )

@@ -161,12 +161,7 @@ class GenerateText:
     def requests(
         self, model: str | ModelDetails, prompt: Prompt, options: GenerationOptions
     ) -> Iterator[GenerationRequest]:
-        """Yield what the generator would get for one prompt: one request, or one for each chunk of images.
-
-        Args:
-            model: As of a call.
-            prompt: As of a call.
-            options: As of a call.
+        """Yield what the generator would get for one prompt of a call: a request, or one for each chunk of images.
 
         Raises:
             MlxkError: As a call does, without ``InsufficientMemoryError``.
@@ -179,22 +174,24 @@ class GenerateText:
             yield self._request(model.description, each, options)
 
     def prepare_images(self, reference: str, sources: Sequence[ImageSource], first: int) -> tuple[PreparedImage, ...]:
-        """Decode images for a later message of a conversation.
-
-        Args:
-            reference: The model, as the user typed it.
-            sources: The images.
-            first: The number of the first one in its conversation.
+        """Decode images for a later message of a conversation, where the first one has the number ``first``.
 
         Raises:
-            ValidationError: An image cannot be read.
-            CapabilityError, UnhealthyModelError, IncompatibleModelError: The model has no vision, or cannot run.
+            ValidationError: A file cannot be read.
+            CapabilityError, UnhealthyModelError, IncompatibleModelError: The model takes no such media, or cannot run.
         """
         description = self.describe(self.resolve(reference))
         require_text_model(description)
         require_vision(description)
         shown = (self._shown(source(), number) for number, source in enumerate(sources, first))
         return tuple(PreparedImage(each, self.images.decode(each.image)) for each in shown)
+
+    def prepare_recording(self, reference: str, recording: Recording) -> MessagePart:
+        """Decode a recording for a later message of a conversation; raises as ``prepare_images``."""
+        description = self.describe(self.resolve(reference))
+        require_text_model(description)
+        require_audio_input(description)
+        return self._decoded(recording)
 
     def _find(self, reference: str, prompts: Sequence[Prompt], options: GenerationOptions) -> ModelDetails:
         details = self.describe.details(self.resolve(reference))

@@ -144,9 +144,10 @@ def print_truncation(output: Output, finished: Finished, asked: int | None, chat
                 limit, more = "max_tokens", "Allow more with: /set max_tokens N"
             output.note(f"[Output cut at {tokens} tokens ({limit}). {more}]")
             continue
+        more = "Make room with: /drop or /summarize" if chatting else "Shorten the prompt to allow more."
         output.note(
             f"[Output cut at {tokens} tokens: prompt ({end.usage.prompt_tokens}) and output fill the model's context "
-            "window. Shorten the prompt to allow more.]"
+            f"window. {more}]"
         )
 
 
@@ -193,16 +194,16 @@ def answer(
     print_truncation(output, found.finished, arguments.max_tokens)
     print_notes(output, found.finished.notes)
     if arguments.verbose:
-        output.note(speed(found))
+        output.note(f"[{speed(found.finished)}]")
     return DONE
 
 
-def speed(answer: CollectedAnswer) -> str:
-    """Return how many tokens were generated and how fast, as one line."""
-    usage, timings = answer.finished.usage, answer.finished.timings
+def speed(finished: Finished) -> str:
+    """Return how many tokens were generated and how fast, on one line."""
+    usage, timings = finished.usage, finished.timings
     rate = usage.completion_tokens / timings.generation_seconds if timings.generation_seconds > 0 else 0.0
     cached = f", {usage.cached_tokens} cached" if usage.cached_tokens else ""
-    return f"[{usage.completion_tokens} tokens, {rate:.1f} tokens/s; prompt {usage.prompt_tokens} tokens{cached}]"
+    return f"{usage.completion_tokens} tokens, {rate:.1f} tokens/s; prompt {usage.prompt_tokens} tokens{cached}"
 
 
 def interrupted(output: Output, text: str) -> InterruptedRunError:

@@ -177,10 +177,10 @@ def _recording(values: Sequence[str], built_in: ModelSource) -> Recording:
     """Return the one recording."""
     if len(values) > 1:
         raise UsageError("Multiple audio files not supported. Process one file at a time.")
-    return Recording(_path(values[0], built_in), values[0])
+    return Recording(recording_path(values[0], built_in), values[0])
 
 
-def _path(typed: str, built_in: ModelSource) -> str:
+def recording_path(typed: str, built_in: ModelSource) -> str:
     """Return the path of a file; ``demo-speech/hello.wav`` is a sample of a built-in model."""
     path = os.path.abspath(os.path.expanduser(typed))
     model, _, name = typed.partition("/")

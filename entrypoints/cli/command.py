@@ -98,7 +98,11 @@ def _names(prefix: str, origins: Collection[Origin]) -> list[str]:
     """Return the names of models that start with a prefix, with and without their owner."""
     from mlxk.entrypoints.container import build  # noqa: PLC0415 - only completion needs it
 
-    handles = build(read_settings()).use_cases.resolve_model().matching()
+    return [name for name in model_names(build(read_settings()), origins) if name.startswith(prefix)]
+
+
+def model_names(container: "Container", origins: Collection[Origin] = frozenset(Origin)) -> list[str]:
+    """Return the names of the models on this disk, with and without their owner."""
+    handles = container.use_cases.resolve_model().matching()
     names = [handle.display_name or handle.name for handle in handles if handle.origin in origins]
-    short = [name.rpartition("/")[2] for name in names]
-    return [name for name in [*names, *short] if name.startswith(prefix)]
+    return [*names, *(name.rpartition("/")[2] for name in names)]

@@ -13,6 +13,7 @@ from mlxk.entrypoints.cli import audio_run, image_run, named_files
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.named_files import NamedFile
 from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.render.formatting import counted
 from mlxk.entrypoints.cli.text_file import read_text
 
 if TYPE_CHECKING:
@@ -24,7 +25,10 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 """Largest file of ``--file``: more than any context window holds."""
 
 
-_MEDIA_HINT = "Show images with --image, and give sound with --audio."
+_MEDIA_HINTS = {
+    "--file": "Show images with --image, and give sound with --audio.",
+    "/file": "Show images with /image, and give sound with /audio.",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,12 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @attrs.frozen
 class PromptSources:
-    """A prompt and the images for the first message of a chat."""
+    """A prompt and the media for the first message of a chat."""
 
     prompt: str
     """Standard input, files and words, in this order, with blank lines between them."""
-    images: tuple[NamedFile, ...] = ()
-    """In a chat, the images that the words name; otherwise they are among those of ``--image``."""
+    media: tuple[NamedFile, ...] = ()
+    """In a chat, what the words name; otherwise it is among ``--image`` and ``--audio``."""
 
 
 def read(
@@ -74,18 +78,18 @@ def read(
     typed = _typed(arguments, container)
     words, media = _attach(arguments, typed, container, output) if typed else ("", ())
     if arguments.chat:
-        images = media
+        attached = media
     else:
-        images = ()
+        attached = ()
         arguments.image = [*(arguments.image or ()), *(each.path for each in media if each.is_image)] or None
         arguments.audio = [*(arguments.audio or ()), *(each.path for each in media if each.is_recording)] or None
-    files = _files(arguments.file)
-    beside = bool(words or files or arguments.image or arguments.audio or images)
+    files = labelled(read_files([path for path in arguments.file if path != PIPE_WORD], "--file"))
+    beside = bool(words or files or arguments.image or arguments.audio or attached)
     piped = _piped(arguments, beside, context, output)
     prompt = "\n\n".join(part for part in (piped, *files, words) if part.strip()) or words or piped
     if not prompt.strip() and _reads_always(arguments):
         raise ValidationError("standard input is empty, so there is no prompt")
-    return PromptSources(prompt, images)
+    return PromptSources(prompt, attached)
 
 
 def _typed(arguments: argparse.Namespace, container: "Container") -> list[str]:
@@ -130,20 +134,32 @@ def _why_not(file: NamedFile, arguments: argparse.Namespace, description: ModelD
     if not description.can(Capability.VISION if file.is_image else Capability.AUDIO):
         return f"'{arguments.model}' takes no {kind}"
     if arguments.chat:
-        return "" if file.is_image else "a chat takes no sound; leave out --chat"
+        return ""
     excluding = {"audio": "--audio", **image_run.TEXT_ONLY} if file.is_image else audio_run.CONVERSATIONS_ONLY
     flag = next((flag for name, flag in excluding.items() if getattr(arguments, name)), None)
     return f"{flag} and {kind} exclude each other" if flag else ""
 
 
-def _files(paths: Sequence[str]) -> list[str]:
-    """Return the texts of files; each of several begins with a line that names it."""
-    named = [path for path in paths if path != PIPE_WORD]
-    texts = [read_text(path, "--file", MAX_FILE_BYTES, _MEDIA_HINT) for path in named]
-    for path, text in zip(named, texts, strict=True):
+def read_files(paths: Sequence[str], named_by: str) -> list[tuple[str, str]]:
+    """Return the paths of text files as typed, and their texts.
+
+    Args:
+        paths: As typed.
+        named_by: The flag or the command that they were given to.
+
+    Raises:
+        StorageError, ValidationError: A file cannot be read, is no UTF-8 text, or is empty.
+    """
+    named = [(path, read_text(path, named_by, MAX_FILE_BYTES, _MEDIA_HINTS[named_by])) for path in paths]
+    for path, text in named:
         if not text.strip():
-            raise ValidationError(f"--file: '{path}' is empty")
-    return texts if len(texts) < 2 else [f"{path}:\n{text}" for path, text in zip(named, texts, strict=True)]
+            raise ValidationError(f"{named_by}: '{path}' is empty")
+    return named
+
+
+def labelled(files: Sequence[tuple[str, str]]) -> list[str]:
+    """Return the texts of files; each of several begins with a line that names it."""
+    return [text if len(files) == 1 else f"{path}:\n{text}" for path, text in files]
 
 
 def _reads_always(arguments: argparse.Namespace) -> bool:
@@ -169,6 +185,5 @@ def _piped(arguments: argparse.Namespace, beside: bool, context: CommandContext,
         return "" if sys.stdin.isatty() else context.standard_input.read(output.note)
     text = context.standard_input.beside_words(output.note)
     if text.strip():
-        lines = len(text.splitlines())
-        output.note(f"[joined to the prompt: standard input, {lines} line{'' if lines == 1 else 's'}]")
+        output.note(f"[joined to the prompt: standard input, {counted(len(text.splitlines()), 'line')}]")
     return text

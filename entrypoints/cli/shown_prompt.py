@@ -8,6 +8,7 @@ from mlxk.application.use_cases.generate_text import GenerationOptions, Prompt
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
+from mlxk.entrypoints.cli.render.formatting import counted
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
@@ -57,4 +58,4 @@ def show_prompt(
 def _count(shown: TokenizedText) -> str:
     count = len(shown.tokens)
     window = "" if shown.context_length is None else f" of the {shown.context_length} of the context window"
-    return f"{count} token{'' if count == 1 else 's'}{window}"
+    return f"{counted(count, 'token')}{window}"

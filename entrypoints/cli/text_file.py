@@ -1,7 +1,11 @@
-"""Reads text files that the command line names."""
+"""Reads text files that the command line names, and has the user edit some."""
 
 import os
+import shlex
+import shutil
 import stat
+import subprocess
+from typing import TextIO
 
 from mlxk.domain.errors import StorageError, ValidationError
 
@@ -35,3 +39,38 @@ def read_text(path: str, flag: str, most_bytes: int, hint: str = "Save it as UTF
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValidationError(f"{flag}: '{path}' is not UTF-8 text", hint=hint) from error
+
+
+EDITORS = ("nano", "vi")
+"""Editors to try where the user's variable names none."""
+
+
+def edited(path: str, editor: str | None, otherwise: str, stdout: TextIO | None = None) -> bytes:
+    """Run the user's editor on a file, and return what it holds afterwards.
+
+    Args:
+        path: The file.
+        editor: The command, as a shell would read it; None tries ``EDITORS``.
+        otherwise: What holds when the editor fails, for the error message.
+        stdout: Where the editor writes; standard output when None.
+
+    Raises:
+        ValidationError: There is no editor, its command cannot be read, or it reports a failure.
+        StorageError: It cannot be started, or the file cannot be read.
+    """
+    command = editor or next(filter(None, map(shutil.which, EDITORS)), None)
+    if command is None:
+        raise ValidationError("there is no editor", hint="Name one in the variable EDITOR.")
+    try:
+        done = subprocess.run([*shlex.split(command), path], check=False, stdout=stdout)
+        with open(path, "rb") as file:
+            content = file.read()
+    except ValueError as error:
+        raise ValidationError(f"VISUAL or EDITOR is no command: {error}") from error
+    except OSError as error:
+        raise StorageError(
+            f"the editor '{command}' cannot be used: {error.strerror}", hint="Name another in the variable EDITOR."
+        ) from error
+    if done.returncode != 0:
+        raise ValidationError(f"the editor ended with status {done.returncode}; {otherwise}")
+    return content

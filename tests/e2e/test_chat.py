@@ -2,18 +2,21 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pexpect
 import pytest
+from chatting import PROMPT, leave, say, start
 from models.tiny_models import build
+
+if TYPE_CHECKING:
+    import subprocess
+
+    import pexpect
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 pytestmark = pytest.mark.e2e
-PROMPT = ">>> "
 
 
 @pytest.fixture
@@ -33,36 +36,9 @@ def terminal(
     program_environment: dict[str, str], tmp_path: Path, model: str, flags: list[str]
 ) -> Iterator["pexpect.spawn[str]"]:
     """Start a chat on a pseudo-terminal."""
-    process = pexpect.spawn(
-        sys.executable,
-        ["-m", "mlxk", "run", model, "--chat", *flags],
-        env={**os.environ, **program_environment, "TERM": "dumb", "NO_COLOR": "1"},
-        cwd=str(tmp_path),
-        encoding="utf-8",
-        codec_errors="replace",
-        timeout=20,
-        dimensions=(40, 200),
-    )
-    process.expect_exact(PROMPT)
+    process = start(program_environment, tmp_path, "run", model, "--chat", *flags)
     yield process
     process.close(force=True)
-
-
-def say(terminal: "pexpect.spawn[str]", line: str, expected: str) -> None:
-    """Type a line and wait for what must appear, then for the next prompt."""
-    terminal.sendline(line)
-    terminal.expect_exact(expected)
-    terminal.expect_exact(PROMPT)
-
-
-def leave(terminal: "pexpect.spawn[str]") -> None:
-    """Press Ctrl-D until the program has left: a key that comes before the line editor listens is lost."""
-    for _ in range(10):
-        terminal.sendcontrol("d")
-        if terminal.expect([pexpect.EOF, pexpect.TIMEOUT], timeout=2) == 0:
-            terminal.wait()
-            return
-    raise AssertionError("the chat did not leave")
 
 
 def test_a_chat_remembers_its_turns_and_leaves_on_end_of_input(terminal: "pexpect.spawn[str]") -> None:
@@ -148,7 +124,7 @@ def test_a_conversation_is_saved_and_loaded(terminal: "pexpect.spawn[str]", tmp_
     saved = json.loads((tmp_path / "talk.json").read_text())
     assert saved["messages"][0] == {"role": "user", "content": "My name is Ada."}
     say(terminal, "/clear", "forgotten")
-    say(terminal, "/load talk.json", "loaded 1 turns")
+    say(terminal, "/load talk.json", "loaded 1 turn")
     say(terminal, "What is my name?", "Your name is Ada.")
 
 

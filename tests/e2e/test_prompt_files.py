@@ -194,7 +194,7 @@ def test_in_a_chat_named_images_are_attached(
         ("./square.jpg", "shown with your next message"),
         ("What is this?", "A blue square."),
         ("Look at ./damaged.jpg", "is not an image of a known format"),
-        ("Hear ./hello.wav", "[./hello.wav stays words: a chat takes no sound"),
+        ("Hear ./hello.wav", "[./hello.wav stays words: Model 'demo-vision' does not support audio inputs"),
         ("/nosuch/folder", "there is no command /nosuch/folder"),
     ):
         process.sendline(line)

@@ -1,119 +1,31 @@
-"""The state of a chat: parses typed lines and executes slash commands."""
+"""The state of a chat: its conversation, settings and attachments, and the slash commands that only change these."""
 
-import re
+import os
 from collections.abc import Callable
 from typing import Any
 
 import attrs
 
+from mlxk.application.incoming_message import Recording
+from mlxk.application.ports.model_source import ModelSource
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.use_cases.generate_text import GenerateText, GenerationOptions, PreparedImage
+from mlxk.application.use_cases.tokenize_text import TokenizeText
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation.conversation import Conversation, Message, Role, ToolCall
+from mlxk.domain.generation.conversation import Conversation, Message, MessagePart, Role
 from mlxk.domain.generation.image_table import Chunk
 from mlxk.domain.generation.media import check_chunk, check_together
-from mlxk.domain.generation.request import GenerationSettings
+from mlxk.domain.generation.request import Finished, GenerationSettings
 from mlxk.domain.text import require_valid_unicode
+from mlxk.entrypoints.cli import prompt_sources
+from mlxk.entrypoints.cli.answer import speed
+from mlxk.entrypoints.cli.audio_run import recording_path
 from mlxk.entrypoints.cli.chat import transcript
-from mlxk.entrypoints.cli.named_files import names_file_first
+from mlxk.entrypoints.cli.chat.transcript import turns
+from mlxk.entrypoints.cli.chat.typed_input import ALIASES, HELP, NAMES, SlashCommand
+from mlxk.entrypoints.cli.image_run import find_images
+from mlxk.entrypoints.cli.render.formatting import counted
 from mlxk.entrypoints.cli.suggestions import closest, did_you_mean
-
-MULTILINE_MARK = '"""'
-EXIT_WORDS = frozenset({"exit", "quit", "q"})
-
-
-@attrs.frozen
-class Prompt:
-    """A user message."""
-
-    text: str
-    quoted: bool = False
-    """Whether it stood between triple quotes, where nothing in it is a name of a file."""
-
-
-@attrs.frozen
-class SlashCommand:
-    """A slash command and its argument."""
-
-    name: str
-    argument: str = ""
-
-
-@attrs.frozen
-class ImageCommand:
-    """``/image``: attaches images to a message."""
-
-    file: str
-    """As typed, without quotes."""
-    question: str = ""
-    """The message to send with it at once; empty attaches it to the next message."""
-
-
-ChatInput = Prompt | SlashCommand | ImageCommand
-
-_FILE = re.compile(r"""(?:"([^"]+)"|'([^']+)'|((?:\\.|[^\s\\])+))(?:\s+(.*))?""", re.DOTALL)
-"""A file name, in quotes or with spaces escaped, as terminals insert a dropped file; then a question."""
-
-
-def parse_input(line: str) -> ChatInput | None:
-    """Parse a complete input; return None for a blank one.
-
-    Text between triple quotes is always a prompt.
-
-    Raises:
-        ValidationError: A slash without a command, or ``/image`` without a file.
-    """
-    stripped = line.strip()
-    if stripped.startswith(MULTILINE_MARK):
-        text = stripped.removeprefix(MULTILINE_MARK).removesuffix(MULTILINE_MARK).strip("\n")
-        return Prompt(text, quoted=True)
-    if not stripped:
-        return None
-    if stripped.lower() in EXIT_WORDS:
-        return SlashCommand("exit")
-    if not stripped.startswith("/") or names_file_first(stripped):
-        return Prompt(line)
-    name, _, argument = stripped[1:].partition(" ")
-    if not name:
-        raise ValidationError("a slash needs a command after it", hint="Type /help for the commands.")
-    if name.lower() == "image":
-        return _image_command(argument.strip())
-    return SlashCommand(name.lower(), argument.strip())
-
-
-def _image_command(argument: str) -> ImageCommand:
-    found = _FILE.fullmatch(argument)
-    if found is None:
-        raise ValidationError("/image needs a file", hint="For example: /image photo.jpg What is this?")
-    quoted, apostrophed, bare, question = found.groups()
-    return ImageCommand(quoted or apostrophed or re.sub(r"\\(.)", r"\1", bare), (question or "").strip())
-
-
-def is_unfinished(text: str) -> bool:
-    """Whether an input has opened triple quotes and not closed them."""
-    stripped = text.strip()
-    if not stripped.startswith(MULTILINE_MARK):
-        return False
-    return len(stripped) < 2 * len(MULTILINE_MARK) or not stripped.endswith(MULTILINE_MARK)
-
-
-HELP = """\
-/set NAME VALUE   temperature, top_p, top_k, min_p, max_tokens, seed, stop, repetition_penalty,
-                  presence_penalty, frequency_penalty; VALUE 'default' undoes it
-/set verbose      show tokens per second after an answer (/set quiet: do not)
-/set reasoning    show what the model thinks (/set noreasoning: do not)
-/show             model, settings and system prompt
-/system [TEXT]    set the system prompt; without text, remove it
-/clear            forget the conversation
-/save FILE        write the conversation to a file
-/load FILE        continue a conversation from a file
-/model NAME       continue with another model
-/image FILE [QUESTION]
-                  show the model an image, with the question or with your next message;
-                  so does a message that names it: What is this? ./photo.jpg
-/help             this list
-/exit             leave (also /bye, /quit and Ctrl-D)
-Ctrl-C stops an answer. Three double quotes begin and end several lines."""
 
 _READERS: dict[str, Callable[[str], Any]] = {
     "temperature": float,
@@ -134,16 +46,44 @@ _SWITCHES = {
     "noreasoning": ("show_reasoning", False),
 }
 
+SUMMARY_HEADING = "Summary of the conversation so far:\n"
+"""Stands before a summary in the system prompt."""
+
+SETTING_NAMES = (*_READERS, *_SWITCHES)
+"""What ``/set`` knows."""
+
+
+@attrs.frozen
+class Attachments:
+    """What goes with the next message."""
+
+    images: tuple[PreparedImage, ...] = ()
+    recordings: tuple[MessagePart, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
+    """Names and texts of text files."""
+
+    def message(self, text: str) -> Message:
+        """Return the user message of a text and these; texts of files stand before it, as on the command line.
+
+        Raises:
+            ValidationError: The text is not valid Unicode.
+        """
+        require_valid_unicode(text, "prompt")
+        whole = "\n\n".join(part for part in (*prompt_sources.labelled(self.files), text) if part.strip())
+        if self.images:
+            chunk = Chunk(tuple(image.shown for image in self.images))
+            return chunk.message([*(image.pixels for image in self.images), *self.recordings, whole])
+        return Message.of_parts(*self.recordings, whole) if self.recordings else Message(Role.USER, whole)
+
 
 @attrs.define
 class ChatSession:
     """One chat."""
 
     generate: GenerateText
-    check_model: Callable[[str], str]
-    """Resolves a reference to the model's name, or raises."""
-    prepare_images: Callable[[str, str, int], tuple[PreparedImage, ...]]
-    """Decodes images: gets a model's reference, what the user typed, and the number of the first image."""
+    tokenize: TokenizeText
+    built_in: ModelSource
+    """Has samples of images and sound."""
     model: str
     settings: GenerationSettings
     options: GenerationOptions
@@ -154,41 +94,53 @@ class ChatSession:
     live: bool = True
     """Whether completions are printed as they arrive."""
     attaches: bool = True
-    """Whether images that a message names are attached to it."""
+    """Whether images and sound that a message names are attached to it."""
     verbose: bool = False
     messages: tuple[Message, ...] = ()
-    waiting: tuple[PreparedImage, ...] = ()
-    """Images of the next message."""
+    """Turns: a user message, and what the model and its tools said."""
+    earlier: tuple[Message, ...] = ()
+    """The oldest turns, which the model does not get any more."""
+    summary: str = ""
+    """What the model gets in place of them; may be empty."""
+    waiting: Attachments = Attachments()
     finished: bool = False
     """Whether the user left the chat."""
     answered: str = ""
     """The model of the last completion, which is in memory."""
+    last: Finished | None = None
+    """The end of the last completion."""
+    answers: int = 0
+    generated: int = 0
+    """Completions and generated tokens of this chat."""
     printed_notes: frozenset[str] = frozenset()
     """Notes about completions that were printed in this chat."""
 
-    def user_message(self, text: str) -> Message:
-        """Return the next user message: the text and the attached images.
+    def conversation(self, *turn: Message) -> Conversation:
+        """Return what the model gets: the system prompt, the conversation, and a turn that has begun."""
+        summary = self.summary and SUMMARY_HEADING + self.summary
+        system = "\n\n".join(filter(None, (self.system, summary)))
+        opening = (Message(Role.SYSTEM, system),) if system else ()
+        return Conversation((*opening, *self.messages, *turn), self.tools)
 
-        Raises:
-            ValidationError: The text is not valid Unicode.
-        """
-        require_valid_unicode(text, "prompt")
-        if not self.waiting:
-            return Message(Role.USER, text)
-        chunk = Chunk(tuple(image.shown for image in self.waiting))
-        return chunk.message([*(image.pixels for image in self.waiting), text])
+    @property
+    def generation(self) -> GenerationOptions:
+        """How to generate, with the settings of the session."""
+        return attrs.evolve(self.options, settings=self.settings)
 
-    def ask(self, message: Message) -> TextStream:
-        """Start the completion of a user message; ``keep`` adds both to the conversation."""
-        opening = (Message(Role.SYSTEM, self.system),) if self.system else ()
-        conversation = Conversation((*opening, *self.messages, message), self.tools)
-        (stream,) = self.generate(self.model, [conversation], attrs.evolve(self.options, settings=self.settings))
+    def ask(self, *turn: Message) -> TextStream:
+        """Start a completion of a turn that has begun; ``keep`` adds the turn to the conversation."""
+        (stream,) = self.generate(self.model, [self.conversation(*turn)], self.generation)
         return stream
 
-    def keep(self, message: Message, answer: str, calls: tuple[ToolCall, ...] = (), reasoning: str = "") -> None:
-        """Add a user message and its completion, with its tool calls and its reasoning, to the conversation."""
-        self.messages = (*self.messages, message, Message(Role.ASSISTANT, answer, calls, reasoning=reasoning))
-        self.waiting, self.answered = (), self.model
+    def keep(self, *turn: Message) -> None:
+        """Add a turn to the conversation."""
+        self.messages = (*self.messages, *turn)
+
+    def count(self, finished: Finished) -> None:
+        """Count a completion for ``/stats``."""
+        self.last, self.answered = finished, self.model
+        self.answers += 1
+        self.generated += finished.usage.completion_tokens
 
     def new_notes(self, notes: tuple[str, ...]) -> tuple[str, ...]:
         """Return the notes that were not printed in this chat yet, and mark them as printed."""
@@ -196,18 +148,38 @@ class ChatSession:
         self.printed_notes |= frozenset(new)
         return new
 
-    def attach_images(self, typed: str) -> str:
-        """Attach images to the next message and return a confirmation.
+    def attach(self, kind: str, typed: str) -> str:
+        """Attach a file, or several images, to the next message and return a confirmation.
+
+        Args:
+            kind: One of ``ATTACHING``.
+            typed: What the user typed.
 
         Raises:
-            MlxkError: The model takes no images, or these cannot be used; the session is unchanged.
+            MlxkError: The model does not take it, or it cannot be used; the session is unchanged.
         """
-        waiting = (*self.waiting, *self.prepare_images(self.model, typed, 1 + self._shown + len(self.waiting)))
-        check_chunk(len(waiting), "/image: images in one turn")
-        check_together([len(each.shown.image.data) for each in waiting], "/image")
-        self.waiting = waiting
-        names = ", ".join(each.shown.image.title for each in waiting)
-        return f"{names}: shown with your next message"
+        names = {"image": self._attach_images, "audio": self._attach_recording, "file": self._attach_file}[kind](typed)
+        return f"{names}: {'added to' if kind == 'file' else 'shown with'} your next message"
+
+    def _attach_images(self, typed: str) -> str:
+        first = 1 + sum(len(message.images) for message in self.messages) + len(self.waiting.images)
+        files = find_images(typed, self.built_in, "/image")
+        images = (*self.waiting.images, *self.generate.prepare_images(self.model, files, first))
+        check_chunk(len(images), "/image: images in one turn")
+        check_together([len(each.shown.image.data) for each in images], "/image")
+        self.waiting = attrs.evolve(self.waiting, images=images)
+        return ", ".join(each.shown.image.title for each in images)
+
+    def _attach_recording(self, typed: str) -> str:
+        recording = Recording(recording_path(typed, self.built_in), typed)
+        decoded = self.generate.prepare_recording(self.model, recording)
+        self.waiting = attrs.evolve(self.waiting, recordings=(*self.waiting.recordings, decoded))
+        return f"'{os.path.basename(recording.path)}'"
+
+    def _attach_file(self, typed: str) -> str:
+        files = prompt_sources.read_files([typed], "/file")
+        self.waiting = attrs.evolve(self.waiting, files=(*self.waiting.files, *files))
+        return f"'{typed}', {counted(len(files[0][1].splitlines()), 'line')}"
 
     def execute(self, command: SlashCommand) -> str:
         """Execute a slash command and return its output, which may be empty.
@@ -217,21 +189,18 @@ class ChatSession:
         """
         actions: dict[str, Callable[[str], str]] = {
             "help": lambda _: HELP,
-            "?": lambda _: HELP,
             "set": self._set,
             "show": lambda _: self._show(),
             "system": self._system,
             "clear": lambda _: self._clear(),
-            "save": self._save,
+            "undo": lambda _: self._undo(),
             "load": self._load,
             "model": self._model,
             "exit": lambda _: self._exit(),
-            "bye": lambda _: self._exit(),
-            "quit": lambda _: self._exit(),
         }
-        action = actions.get(command.name)
+        action = actions.get(ALIASES.get(command.name, command.name))
         if action is None:
-            near = did_you_mean(f"/{name}" for name in closest(command.name, [*actions, "image"]))
+            near = did_you_mean(f"/{name}" for name in closest(command.name, NAMES))
             raise ValidationError(
                 f"there is no command /{command.name}", hint=f"{near} Type /help for the commands.".lstrip()
             )
@@ -245,7 +214,7 @@ class ChatSession:
             setattr(self, field, state)
             return f"{name} is set"
         if name not in _READERS or not value:
-            near = [f"/set {name} VALUE"] if name in _READERS else closest(name, [*_READERS, *_SWITCHES])
+            near = [f"/set {name} VALUE"] if name in _READERS else closest(name, SETTING_NAMES)
             raise ValidationError(
                 f"/set does not know '{argument}'", hint=f"{did_you_mean(near)} Type /help for the names.".lstrip()
             )
@@ -268,12 +237,27 @@ class ChatSession:
         }
         lines = [f"model: {self.model}", *(f"{name}: {value}" for name, value in given.items())]
         lines += [f"system: {self.system}"] if self.system else []
-        lines += [f"images: {self._shown} shown, {len(self.waiting)} waiting"] if self._shown or self.waiting else []
-        return "\n".join([*lines, f"turns: {len(self.messages) // 2}"])
+        shown = sum(len(message.images) for message in self.messages)
+        waiting = self.waiting
+        lines += [f"images: {shown} shown, {len(waiting.images)} waiting"] if shown or waiting.images else []
+        lines += [f"recordings waiting: {len(waiting.recordings)}"] if waiting.recordings else []
+        lines += [f"files waiting: {', '.join(name for name, _ in waiting.files)}"] if waiting.files else []
+        lines += [f"summary: {self.summary}"] if self.summary else []
+        dropped = len(turns(self.earlier))
+        more = f", and {dropped} dropped" if dropped else ""
+        return "\n".join([*lines, f"turns: {len(turns(self.messages))}{more}"])
 
-    @property
-    def _shown(self) -> int:
-        return sum(len(message.images) for message in self.messages)
+    def statistics(self) -> tuple[str, ...]:
+        """Return lines about the completions of this chat."""
+        if self.last is None:
+            return ("no answer yet",)
+        timings = self.last.timings
+        waited = timings.load_seconds + timings.queue_seconds + timings.prompt_seconds
+        return (
+            f"last answer: {speed(self.last)}",
+            f"first token after {waited:.2f} s, {timings.load_seconds:.2f} s of them to load the model",
+            f"this chat: {counted(self.answers, 'answer')}, {counted(self.generated, 'token')}",
+        )
 
     def _system(self, argument: str) -> str:
         require_valid_unicode(argument, "/system")
@@ -281,28 +265,72 @@ class ChatSession:
         return "the system prompt is set" if argument else "the system prompt is removed"
 
     def _clear(self) -> str:
-        self.messages, self.waiting = (), ()
+        self.messages, self.earlier, self.summary, self.waiting = (), (), "", Attachments()
         return "the conversation is forgotten"
 
-    def _save(self, argument: str) -> str:
-        if not argument:
+    @property
+    def last_turn(self) -> tuple[Message, ...]:
+        """The last turn.
+
+        Raises:
+            ValidationError: There is none.
+        """
+        if not self.messages:
+            raise ValidationError("there is no message yet")
+        return turns(self.messages)[-1]
+
+    def _undo(self) -> str:
+        turn = self.last_turn
+        self.messages = self.messages[: -len(turn)]
+        left = len(turns(self.messages))
+        return f"taken back: {transcript.first_words(turn)} ({counted(left, 'turn')} left)"
+
+    @property
+    def saved(self) -> transcript.SavedChat:
+        """The chat as its file has it."""
+        return transcript.SavedChat(self.model, self.system, self.messages, self.earlier, self.summary)
+
+    def restore(self, saved: transcript.SavedChat) -> None:
+        """Go on with the conversation of a file."""
+        self.messages, self.system = saved.messages, saved.system
+        self.earlier, self.summary = saved.earlier, saved.summary
+
+    def save(self, path: str, *, replace: bool) -> str:
+        """Write the conversation to a file and return a confirmation.
+
+        Raises:
+            FileExistsError: The file exists and is not to be replaced.
+            StorageError, ValidationError: See ``transcript.save``.
+        """
+        if not path:
             raise ValidationError("/save needs a file", hint="For example: /save talk.json")
-        transcript.save(argument, transcript.SavedChat(self.model, self.system, self.messages))
-        return f"saved to {argument}" + (", without its images" if self._shown else "")
+        transcript.save(path, self.saved, replace=replace)
+        lost = [
+            kind
+            for kind, has in (("images", lambda each: each.images), ("sound", lambda each: each.audio))
+            if any(map(has, self.messages))
+        ]
+        return f"saved to {path}" + (f", without its {' and '.join(lost)}" if lost else "")
 
     def _load(self, argument: str) -> str:
         if not argument:
             raise ValidationError("/load needs a file", hint="For example: /load talk.json")
         loaded = transcript.load(argument)
-        self.messages, self.system = loaded.messages, loaded.system
-        return f"loaded {len(loaded.messages) // 2} turns"
+        before = len(turns(self.messages))
+        self.restore(loaded)
+        said = [f"loaded {counted(len(turns(self.messages)), 'turn')}"]
+        said += [f"in place of the {counted(before, 'turn')} before"] if before else []
+        if loaded.model != self.model:
+            said += [f"which '{loaded.model}' answered; '{self.model}' goes on with it (or: /model {loaded.model})"]
+        return ", ".join(said)
 
     def _model(self, argument: str) -> str:
         if not argument:
-            raise ValidationError("/model needs a name", hint="See the names with: mlxk list")
-        self.check_model(argument)
+            return f"the model is {self.model}; another one is named with /model NAME, and Tab shows the names"
+        self.generate.resolve(argument)
         self.model = argument
-        return f"the model is {argument}"
+        count = len(turns(self.messages))
+        return f"the model is {argument}" + (f"; it goes on with the {counted(count, 'turn')} so far" if count else "")
 
     def _exit(self) -> str:
         self.finished = True

@@ -1,11 +1,13 @@
 """Saved conversations: JSON files, replaced atomically."""
 
 import contextlib
+import itertools
 import json
 import os
+import re
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -17,6 +19,11 @@ VERSION = 1
 MAX_TRANSCRIPT_BYTES = 64 * 1024 * 1024
 """Largest file that is read, in bytes."""
 
+FIRST_WORDS = 60
+"""Characters of a message that stand for all of it."""
+
+_ROLE_LETTERS = {Role.USER: "U", Role.ASSISTANT: "A", Role.TOOL: "T"}
+
 _PRIVATE = 0o600
 
 
@@ -27,28 +34,51 @@ class SavedChat:
     model: str
     system: str | None
     messages: tuple[Message, ...]
-    """User messages and their completions, in pairs."""
+    """Turns."""
+    earlier: tuple[Message, ...] = ()
+    """Turns before these, which the model does not get any more."""
+    summary: str = ""
+    """What the model gets in place of them; may be empty."""
 
 
-def save(path: str, transcript: SavedChat) -> None:
-    """Write a transcript, replacing the file only when the new one is complete.
+def turns(messages: Sequence[Message]) -> list[tuple[Message, ...]]:
+    """Return the turns of a conversation: each is a user message and everything up to the next one."""
+    starts = [index for index, message in enumerate(messages) if message.role is Role.USER]
+    return [tuple(messages[start:end]) for start, end in itertools.pairwise([*starts, len(messages)])]
+
+
+def first_words(messages: Sequence[Message]) -> str:
+    """Return the beginning of the first message, in quotes and on one line."""
+    words = " ".join(messages[0].content.split())
+    return f"'{words}'" if len(words) <= FIRST_WORDS else f"'{words[: FIRST_WORDS - 1]}…'"
+
+
+def save(path: str, transcript: SavedChat, *, replace: bool = True) -> None:
+    """Write a transcript, replacing a file only when the new one is complete.
 
     A file that is replaced keeps its mode, and a link to it stays a link; a new file is the user's alone.
 
     Raises:
+        FileExistsError: The file exists, and is not to be replaced.
         StorageError: The file cannot be written, or something that is no file has its name.
         ValidationError: The path cannot be one.
     """
-    document = {
+    document: dict[str, object] = {
         "version": VERSION,
         "model": transcript.model,
         "system": transcript.system,
         "messages": [_written(message) for message in transcript.messages],
     }
+    if transcript.earlier:
+        document["earlier"] = [_written(message) for message in transcript.earlier]
+    if transcript.summary:
+        document["summary"] = transcript.summary
     content = json.dumps(document, indent=2, ensure_ascii=False).encode()
     try:
         target = os.path.realpath(os.path.expanduser(path))
-        _replace(target, content, _mode(path, target))
+        _write(target, content, _mode(path, target), replace=replace)
+    except FileExistsError:
+        raise
     except OSError as error:
         raise StorageError(f"'{path}' cannot be written: {error.strerror}") from error
     except ValueError as error:
@@ -74,12 +104,24 @@ def load(path: str) -> SavedChat:
         if type(version) is not int or version != VERSION:
             raise ValueError("version")
         system = None if document["system"] is None else _text(document["system"])
-        messages = tuple(_read(each) for each in document["messages"])
-        if [each.role for each in messages] != [Role.USER, Role.ASSISTANT] * (len(messages) // 2):
-            raise ValueError("messages")
-        return SavedChat(_text(document["model"]), system, messages)
+        return SavedChat(
+            _text(document["model"]),
+            system,
+            _conversation(document["messages"]),
+            _conversation(document.get("earlier", ())),
+            _text(document.get("summary", "")),
+        )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValidationError(f"'{path}' is not a transcript that /save wrote") from error
+
+
+def _conversation(written: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
+    """Return turns: a user message, calls with the results of tools, and an answer at the end."""
+    messages = tuple(map(_read, written))
+    letters = "".join(_ROLE_LETTERS.get(message.role, "-") for message in messages)
+    if not re.fullmatch(r"(?:U(?:AT+)*A)*", letters):
+        raise ValueError("messages")
+    return messages
 
 
 def _mode(path: str, target: str) -> int:
@@ -93,8 +135,8 @@ def _mode(path: str, target: str) -> int:
     return stat.S_IMODE(mode)
 
 
-def _replace(target: str, content: bytes, mode: int) -> None:
-    """Write a temporary file, flush it to the disk, and rename it to its place."""
+def _write(target: str, content: bytes, mode: int, *, replace: bool) -> None:
+    """Write a temporary file, flush it to the disk, and give it its name."""
     descriptor, unfinished = tempfile.mkstemp(prefix=".mlxk-chat.", dir=os.path.dirname(target))
     try:
         with open(descriptor, "wb") as file:
@@ -102,10 +144,25 @@ def _replace(target: str, content: bytes, mode: int) -> None:
             file.flush()
             os.fchmod(descriptor, mode)
             os.fsync(descriptor)
-        os.replace(unfinished, target)
+        if replace:
+            os.replace(unfinished, target)
+        else:
+            _name(unfinished, target)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(unfinished)
+
+
+def _name(unfinished: str, target: str) -> None:
+    """Give a file a name that no other has."""
+    try:
+        os.link(unfinished, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if os.path.lexists(target):
+            raise FileExistsError(target) from None
+        os.replace(unfinished, target)
 
 
 def _content(path: str) -> bytes:
@@ -133,6 +190,8 @@ def _written(message: Message) -> dict[str, object]:
     written: dict[str, object] = {"role": message.role.value, "content": message.content}
     if message.reasoning:
         written["reasoning_content"] = message.reasoning
+    if message.tool_call_id is not None:
+        written["tool_call_id"] = message.tool_call_id
     if message.tool_calls:
         written["tool_calls"] = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
@@ -147,7 +206,14 @@ def _read(written: Mapping[str, Any]) -> Message:
     role = Role(written["role"])
     if calls and role is not Role.ASSISTANT:
         raise ValueError("tool_calls")
-    return Message(role, _text(written["content"]), calls, reasoning=_text(written.get("reasoning_content", "")))
+    answered = written.get("tool_call_id")
+    return Message(
+        role,
+        _text(written["content"]),
+        calls,
+        tool_call_id=None if answered is None else _text(answered),
+        reasoning=_text(written.get("reasoning_content", "")),
+    )
 
 
 def _text(value: object) -> str:

@@ -1,30 +1,27 @@
 """``mlxk config [show|path|edit]``: the settings file, and where each setting comes from."""
 
 import argparse
+import functools
 import operator
 import os
 import shlex
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
 
-from mlxk.domain.errors import StorageError, UsageError, ValidationError
+from mlxk.domain.errors import UsageError, ValidationError
 from mlxk.entrypoints import settings_edit, settings_file
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
 from mlxk.entrypoints.cli.render.layout import table
 from mlxk.entrypoints.cli.settings_of_command import report, shown_path, shown_value, tables_used
+from mlxk.entrypoints.cli.text_file import edited
 from mlxk.entrypoints.setting_table import MODELS, TABLES, Setting
 from mlxk.entrypoints.settings import Settings
 from mlxk.entrypoints.settings_file import SettingsFile
-
-EDITORS = ("nano", "vi")
-"""Editors to try where the user's variable names none."""
 
 HIDDEN = "<hidden>"
 _WIDEST_VALUE = 60
@@ -184,8 +181,10 @@ def _edit(settings: Settings, output: Output) -> None:
     before = settings_edit.content_of(path)
     draft = settings_edit.draft_beside(path, settings_edit.template().encode() if before is None else before)
     keep = False
+    stdout = sys.stderr if output.as_json else None
+    edit = functools.partial(edited, draft, settings.editor, "the settings file is as it was", stdout)
     try:
-        content = _edited(settings, draft, output)
+        content = edit()
         while faults := settings_file.check(path, content).faults:
             keep = True
             for fault in faults:
@@ -196,7 +195,7 @@ def _edit(settings: Settings, output: Output) -> None:
                     f"the settings file is as it was: {'; '.join(map(str, faults))}",
                     hint=f"What you wrote is in {draft}",
                 )
-            content = _edited(settings, draft, output)
+            content = edit()
         changed = content != before
         if changed:
             settings_edit.replace(path, content, before)
@@ -208,23 +207,3 @@ def _edit(settings: Settings, output: Output) -> None:
         output.document("config", {"path": path, "exists": True, "changed": changed})
     else:
         output.line(f"{shown_path(settings.file, settings)} {'is written' if changed else 'is as it was'}")
-
-
-def _edited(settings: Settings, draft: str, output: Output) -> bytes:
-    """Run the editor on a file, and return what it holds afterwards."""
-    editor = settings.editor or next(filter(None, map(shutil.which, EDITORS)), None)
-    if editor is None:
-        raise ValidationError("there is no editor", hint="Name one in the variable EDITOR.")
-    try:
-        done = subprocess.run([*shlex.split(editor), draft], check=False, stdout=sys.stderr if output.as_json else None)
-        with open(draft, "rb") as file:
-            content = file.read()
-    except ValueError as error:
-        raise ValidationError(f"VISUAL or EDITOR is no command: {error}") from error
-    except OSError as error:
-        raise StorageError(
-            f"the editor '{editor}' cannot be used: {error.strerror}", hint="Name another in the variable EDITOR."
-        ) from error
-    if done.returncode != 0:
-        raise ValidationError(f"the editor ended with status {done.returncode}; the settings file is as it was")
-    return content

@@ -3,7 +3,14 @@
 import pytest
 
 from mlxk.domain.errors import ValidationError
-from mlxk.entrypoints.cli.chat.session import ChatInput, ImageCommand, Prompt, SlashCommand, is_unfinished, parse_input
+from mlxk.entrypoints.cli.chat.typed_input import (
+    AttachCommand,
+    ChatInput,
+    Prompt,
+    SlashCommand,
+    is_unfinished,
+    parse_input,
+)
 
 
 @pytest.mark.parametrize(
@@ -19,11 +26,14 @@ from mlxk.entrypoints.cli.chat.session import ChatInput, ImageCommand, Prompt, S
         ('"""/not a command"""', Prompt("/not a command", quoted=True)),
         ('"""two\nlines"""', Prompt("two\nlines", quoted=True)),
         ("what about exit?", Prompt("what about exit?")),
-        ("/image a.png", ImageCommand("a.png")),
-        ("/image a.png  What's this?\nSay it.", ImageCommand("a.png", "What's this?\nSay it.")),
-        ('/Image "my photo.jpg" What is it?', ImageCommand("my photo.jpg", "What is it?")),
-        ("/image 'my photo.jpg'", ImageCommand("my photo.jpg")),
-        (r"/image my\ photo\'s.jpg Why?", ImageCommand("my photo's.jpg", "Why?")),
+        ("/image a.png", AttachCommand("image", "a.png")),
+        ("/image a.png  What's this?\nSay it.", AttachCommand("image", "a.png", "What's this?\nSay it.")),
+        ('/Image "my photo.jpg" What is it?', AttachCommand("image", "my photo.jpg", "What is it?")),
+        ("/image 'my photo.jpg'", AttachCommand("image", "my photo.jpg")),
+        ("/file notes.md Summarize this", AttachCommand("file", "notes.md", "Summarize this")),
+        ("/audio\ttalk.wav", AttachCommand("audio", "talk.wav")),
+        ("/system\nBe brief.", SlashCommand("system", "Be brief.")),
+        (r"/image my\ photo\'s.jpg Why?", AttachCommand("image", "my photo's.jpg", "Why?")),
     ],
 )
 def test_a_line_is_a_prompt_an_image_a_command_or_nothing(line: str, meaning: ChatInput | None) -> None:

@@ -1,0 +1,157 @@
+"""What a typed line of the chat means: a message, a slash command, or files for a message; and the list of commands."""
+
+import re
+from collections.abc import Mapping
+
+import attrs
+
+from mlxk.domain.errors import ValidationError
+from mlxk.entrypoints.cli.named_files import names_file_first
+
+MULTILINE_MARK = '"""'
+EXIT_WORDS = frozenset({"exit", "quit", "q"})
+
+
+@attrs.frozen
+class Prompt:
+    """A user message."""
+
+    text: str
+    quoted: bool = False
+    """Whether it stood between triple quotes, where nothing in it is a name of a file."""
+
+
+@attrs.frozen
+class SlashCommand:
+    """A slash command and its argument."""
+
+    name: str
+    argument: str = ""
+
+
+@attrs.frozen
+class AttachCommand:
+    """``/image``, ``/audio`` or ``/file``: adds a file to a message."""
+
+    name: str
+    """One of ``ATTACHING``."""
+    file: str
+    """As typed, without quotes."""
+    question: str = ""
+    """The message to send with it at once; empty adds it to the next message."""
+
+
+ChatInput = Prompt | SlashCommand | AttachCommand
+
+ATTACHING: Mapping[str, str] = {
+    "image": "/image photo.jpg What is this?",
+    "audio": "/audio talk.wav What is said?",
+    "file": "/file notes.md Summarize this",
+}
+"""The commands that add a file to a message, with an example of each."""
+
+_FILE = re.compile(r"""(?:"([^"]+)"|'([^']+)'|((?:\\.|[^\s\\])+))(?:\s+(.*))?""", re.DOTALL)
+"""A file name, in quotes or with spaces escaped, as terminals insert a dropped file; then a question."""
+
+
+def parse_input(line: str) -> ChatInput | None:
+    """Parse a complete input; return None for a blank one.
+
+    Text between triple quotes is always a prompt.
+
+    Raises:
+        ValidationError: A slash without a command, or ``/image`` and the like without a file.
+    """
+    stripped = line.strip()
+    if stripped.startswith(MULTILINE_MARK):
+        text = stripped.removeprefix(MULTILINE_MARK).removesuffix(MULTILINE_MARK).strip("\n")
+        return Prompt(text, quoted=True)
+    if not stripped:
+        return None
+    if stripped.lower() in EXIT_WORDS:
+        return SlashCommand("exit")
+    if not stripped.startswith("/") or names_file_first(stripped):
+        return Prompt(line)
+    name = re.split(r"\s", stripped[1:], maxsplit=1)[0]
+    argument = stripped[1 + len(name) :]
+    if not name:
+        raise ValidationError("a slash needs a command after it", hint="Type /help for the commands.")
+    if name.lower() in ATTACHING:
+        return _attach_command(name.lower(), argument.strip())
+    return SlashCommand(name.lower(), argument.strip())
+
+
+def _attach_command(name: str, argument: str) -> AttachCommand:
+    found = _FILE.fullmatch(argument)
+    if found is None:
+        raise ValidationError(f"/{name} needs a file", hint=f"For example: {ATTACHING[name]}")
+    quoted, apostrophed, bare, question = found.groups()
+    return AttachCommand(name, quoted or apostrophed or re.sub(r"\\(.)", r"\1", bare), (question or "").strip())
+
+
+def is_unfinished(text: str) -> bool:
+    """Whether an input has opened triple quotes and not closed them."""
+    stripped = text.strip()
+    if not stripped.startswith(MULTILINE_MARK):
+        return False
+    return len(stripped) < 2 * len(MULTILINE_MARK) or not stripped.endswith(MULTILINE_MARK)
+
+
+COMMANDS: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "retry": (("/retry", "answer the last message again"),),
+    "undo": (("/undo", "take back the last message and its answer"),),
+    "edit": (
+        ("/edit", "write the next message in your editor ($VISUAL or $EDITOR)"),
+        ("/edit last", "change the last message there, and ask again"),
+    ),
+    "copy": (("/copy", "copy the last answer to the clipboard"),),
+    "file": (("/file FILE [QUESTION]", "add a text file to this message or to your next one"),),
+    "image": (
+        (
+            "/image FILE [QUESTION]",
+            "the same with an image; a message may also name it: What is this? ./photo.jpg",
+        ),
+    ),
+    "audio": (("/audio FILE [QUESTION]", "the same with a recording, where the model takes sound"),),
+    "stats": (("/stats", "tokens, tokens per second, time to the first token, context used"),),
+    "set": (
+        ("/set NAME VALUE", "temperature, top_p, top_k, min_p, max_tokens, seed, stop, repetition_penalty,"),
+        ("", "presence_penalty, frequency_penalty; VALUE 'default' undoes it"),
+        ("/set verbose", "show tokens per second after an answer (/set quiet: do not)"),
+        ("/set reasoning", "show what the model thinks (/set noreasoning: do not)"),
+    ),
+    "show": (("/show", "model, settings and system prompt"),),
+    "system": (("/system [TEXT]", "set the system prompt; without text, remove it"),),
+    "model": (("/model [NAME]", "go on with another model; the conversation stays"),),
+    "clear": (("/clear", "forget the conversation"),),
+    "drop": (("/drop [N]", "have the model forget the oldest turn, or the N oldest"),),
+    "summarize": (
+        ("/summarize [N]", "go on with a summary by the model of all turns, or of the N oldest (also /compact)"),
+    ),
+    "save": (("/save FILE", "write the conversation to a file"),),
+    "load": (("/load FILE", "continue a conversation from a file"),),
+    "help": (("/help, /?", "this list"),),
+    "exit": (("/exit, /quit, /bye", "leave, as Ctrl-D does"),),
+}
+"""The lines of the help, by command."""
+
+ALIASES: Mapping[str, str] = {
+    "?": "help",
+    "bye": "exit",
+    "quit": "exit",
+    "summarise": "summarize",
+    "compact": "summarize",
+}
+"""Other names of commands."""
+
+NAMES = (*COMMANDS, *ALIASES)
+"""Everything that may stand behind a slash."""
+
+_WIDTH = 24
+
+HELP = "\n".join(
+    [
+        *(f"{usage:<{_WIDTH}}{text}" for lines in COMMANDS.values() for usage, text in lines),
+        'Ctrl-C stops an answer. Tab completes. Alt-Enter begins a new line; """ begins and ends several lines.',
+    ]
+)
