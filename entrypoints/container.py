@@ -5,7 +5,7 @@ top; all else by the function that builds it, so that a command loads only what 
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -29,6 +29,9 @@ from mlxk.entrypoints.settings import MIB, ServerSettings, Settings
 if TYPE_CHECKING:
     from mlxk.adapters.huggingface.client import HubClient
     from mlxk.adapters.mlx.engine.limits import EngineLimits
+    from mlxk.adapters.unix_socket.listener import SocketListener
+    from mlxk.adapters.unix_socket.protocol import Program
+    from mlxk.adapters.unix_socket.servers import SocketRunningServers
     from mlxk.application.ports.audio_decoder import AudioDecoder
     from mlxk.application.ports.content_verifier import ContentVerifier
     from mlxk.application.ports.event_log import EventLog
@@ -43,17 +46,7 @@ if TYPE_CHECKING:
     from mlxk.application.ports.text_embedder import TextEmbedder
     from mlxk.application.ports.weight_converter import WeightConverter
     from mlxk.application.ports.workspace_store import WorkspaceStore
-    from mlxk.application.use_cases.clone_model import CloneModel
-    from mlxk.application.use_cases.convert_model import ConvertModel
-    from mlxk.application.use_cases.embed_text import EmbedText
-    from mlxk.application.use_cases.generate_text import GenerateText
-    from mlxk.application.use_cases.load_model import LoadModel
-    from mlxk.application.use_cases.pull_model import PullModel
-    from mlxk.application.use_cases.push_model import PushModel
-    from mlxk.application.use_cases.remove_model import RemoveModel
-    from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
-    from mlxk.application.use_cases.tokenize_text import TokenizeText
-    from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
+    from mlxk.domain.generation.request import Finished
 
 
 class _WithoutConfigurationFiles:
@@ -120,10 +113,13 @@ def _weight_converter() -> "WeightConverter":
     return MlxWeightConverter()
 
 
-def _event_log(settings: Settings) -> "EventLog":
-    from mlxk.adapters.logging.structlog_log import StructlogEventLog
+def _event_log(settings: Settings, *, at_once: bool) -> "EventLog":
+    def log() -> "EventLog":
+        from mlxk.adapters.logging.structlog_log import StructlogEventLog
 
-    return StructlogEventLog(level=settings.log_level, as_json=settings.log_json, home=settings.home)
+        return StructlogEventLog(level=settings.log_level, as_json=settings.log_json, home=settings.home)
+
+    return log() if at_once else deferred.DeferredEventLog(log)
 
 
 def _image_reader() -> "ImageReader":
@@ -136,6 +132,18 @@ def _audio_decoder() -> "AudioDecoder":
     from mlxk.adapters.mlx.audio_file import MlxAudioDecoder
 
     return MlxAudioDecoder()
+
+
+def _program(settings: Settings) -> "Program":
+    from mlxk.adapters.unix_socket.protocol import Program
+
+    return Program(settings.hub_cache, settings.workspace_home, settings.engine_variables)
+
+
+def _running_servers(settings: Settings) -> "SocketRunningServers":
+    from mlxk.adapters.unix_socket.servers import SocketRunningServers
+
+    return SocketRunningServers(settings.server_sockets, _program(settings))
 
 
 def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "EngineLimits":
@@ -165,7 +173,14 @@ def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "Engi
 
 
 def _text_generator(ports: "Adapters") -> TextGenerator:
-    return deferred.DeferredTextGenerator(lambda: _engine(ports)) if ports.server is None else _engine(ports)
+    if ports.server is not None:
+        return _engine(ports)
+    local = deferred.DeferredTextGenerator(lambda: _engine(ports))
+    if not ports.settings.use_server:
+        return local
+    from mlxk.adapters.unix_socket.sharing import SharedTextGenerator
+
+    return SharedTextGenerator(local, ports.running_servers())
 
 
 def _engine(ports: "Adapters") -> TextGenerator:
@@ -190,7 +205,8 @@ def _engine(ports: "Adapters") -> TextGenerator:
 
 
 def _built(generator: TextGenerator) -> TextGenerator:
-    return generator.engine if isinstance(generator, deferred.DeferredTextGenerator) else generator
+    local = getattr(generator, "local", generator)  # behind the one that asks a server first
+    return local.engine if isinstance(local, deferred.DeferredTextGenerator) else local
 
 
 def _speech_transcriber(generator: TextGenerator, log: "EventLog") -> "SpeechTranscriber":
@@ -200,11 +216,18 @@ def _speech_transcriber(generator: TextGenerator, log: "EventLog") -> "SpeechTra
     return MlxSpeechTranscriber(leases_of(_built(generator)), log)
 
 
-def _text_embedder(generator: TextGenerator) -> "TextEmbedder":
-    from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
-    from mlxk.adapters.mlx.text_generator import leases_of
+def _text_embedder(ports: "Adapters", generator: TextGenerator) -> "TextEmbedder":
+    def local() -> "TextEmbedder":
+        from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
+        from mlxk.adapters.mlx.text_generator import leases_of
 
-    return MlxTextEmbedder(leases_of(_built(generator)))
+        return MlxTextEmbedder(leases_of(_built(generator)))
+
+    if ports.server is not None or not ports.settings.use_server:
+        return local()
+    from mlxk.adapters.unix_socket.sharing import SharedTextEmbedder
+
+    return SharedTextEmbedder(local, ports.running_servers())
 
 
 def _model_tokenizer(generator: TextGenerator) -> "ModelTokenizer":
@@ -239,108 +262,14 @@ class Adapters:
         self.backend_registry = once(MlxBackendRegistry)
         self.memory_probe = once(system_memory_probe, sys.platform)
         self.clock = once(SystemClock)
-        self.event_log = once(_event_log, settings)
-        self.image_reader = once(_image_reader)
-        self.audio_decoder = once(_audio_decoder)
+        self.event_log = once(_event_log, settings, at_once=server is not None)
+        self.image_reader = once(deferred.DeferredImageReader, providers.Object(_image_reader))
+        self.audio_decoder = once(deferred.DeferredAudioDecoder, providers.Object(_audio_decoder))
+        self.running_servers = once(_running_servers, settings)
         self.text_generator = once(_text_generator, self)
         self.speech_transcriber = once(_speech_transcriber, self.text_generator, self.event_log)
-        self.text_embedder = once(_text_embedder, self.text_generator)
+        self.text_embedder = once(_text_embedder, self, self.text_generator)
         self.model_tokenizer = once(_model_tokenizer, self.text_generator)
-
-
-def _pull_model(ports: Adapters, describe: DescribeModel) -> "PullModel":
-    from mlxk.application.use_cases.pull_model import PullModel
-
-    return PullModel(
-        ports.model_cache(), ports.built_in_models(), ports.model_hub(), describe, ports.settings.default_owner
-    )
-
-
-def _remove_model(ports: Adapters, resolve: ResolveModel) -> "RemoveModel":
-    from mlxk.application.use_cases.remove_model import RemoveModel
-
-    return RemoveModel(ports.model_cache(), resolve)
-
-
-def _clone_model(ports: Adapters, resolve: ResolveModel, pull: "PullModel", describe: DescribeModel) -> "CloneModel":
-    from mlxk.application.use_cases.clone_model import CloneModel
-
-    return CloneModel(
-        resolve=resolve,
-        pull=pull,
-        files=ports.model_files(),
-        workspaces=ports.workspaces(),
-        cache=ports.model_cache(),
-        describe=describe,
-    )
-
-
-def _convert_model(ports: Adapters, resolve: ResolveModel, describe: DescribeModel) -> "ConvertModel":
-    from mlxk.application.use_cases.convert_model import ConvertModel
-
-    return ConvertModel(
-        resolve=resolve,
-        cache=ports.model_cache(),
-        files=ports.model_files(),
-        workspaces=ports.workspaces(),
-        registry=ports.backend_registry(),
-        converter=ports.weight_converter(),
-        describe=describe,
-    )
-
-
-def _push_model(ports: Adapters, describe: DescribeModel) -> "PushModel":
-    from mlxk.application.use_cases.push_model import PushModel
-
-    return PushModel(
-        ports.publication_folder(), ports.workspaces(), ports.model_publisher(), describe, ports.settings.home
-    )
-
-
-def _transcribe_audio(ports: Adapters, resolve: ResolveModel, describe: DescribeModel) -> "TranscribeAudio":
-    from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
-
-    return TranscribeAudio(resolve, describe, ports.speech_transcriber(), ports.memory_probe())
-
-
-def _embed_text(ports: Adapters, resolve: ResolveModel, describe: DescribeModel) -> "EmbedText":
-    from mlxk.application.use_cases.embed_text import EmbedText
-
-    return EmbedText(resolve, describe, ports.text_embedder(), ports.memory_probe())
-
-
-def _generate_text(ports: Adapters, resolve: ResolveModel, describe: DescribeModel) -> "GenerateText":
-    from mlxk.application.use_cases.generate_text import GenerateText
-
-    return GenerateText(
-        resolve=resolve,
-        describe=describe,
-        generator=ports.text_generator(),
-        images=ports.image_reader(),
-        audio=ports.audio_decoder(),
-        memory=ports.memory_probe(),
-        log=ports.event_log(),
-        exif=ports.settings.exif_metadata,
-    )
-
-
-def _load_model(ports: Adapters) -> "LoadModel":
-    from mlxk.application.use_cases.load_model import LoadModel
-
-    return LoadModel(ports.text_generator(), ports.memory_probe(), ports.event_log())
-
-
-def _tokenize_text(ports: Adapters, resolve: ResolveModel, describe: DescribeModel) -> "TokenizeText":
-    from mlxk.application.use_cases.tokenize_text import TokenizeText
-
-    return TokenizeText(_generate_text(ports, resolve, describe), ports.model_tokenizer())
-
-
-def _serve_catalogue(ports: Adapters, resolve: ResolveModel, describe: DescribeModel) -> "ServeCatalogue":
-    from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
-
-    by_path = ports.server is not None and ports.server.allow_paths
-    return ServeCatalogue(resolve, describe, ports.text_generator(), ports.clock(), by_path)
 
 
 class UseCases:
@@ -357,8 +286,10 @@ class UseCases:
         self.list_models = new(ListModels, resolve, describe)
         self.show_model = new(ShowModel, resolve, describe, ports.workspaces)
         self.check_health = new(CheckHealth, resolve, describe, ports.workspaces, ports.content_verifier)
-        self.pull_model = new(_pull_model, ports, describe)
-        self.remove_model = new(_remove_model, ports, resolve)
+        self.pull_model = new(
+            deferred.pull_model, ports.model_cache, ports.built_in_models, ports.model_hub, describe, owner
+        )
+        self.remove_model = new(deferred.remove_model, ports.model_cache, resolve)
         self.measure_cache = new(deferred.measure_cache, ports.model_cache)
         self.prune_cache = new(deferred.prune_cache, ports.model_cache)
         asking = (ports.model_hub, ports.memory_probe)
@@ -366,16 +297,26 @@ class UseCases:
         self.recommend_models = new(deferred.recommend_models, recommendations, ports.memory_probe)
         self.find_outdated = new(deferred.find_outdated, ports.model_cache, ports.model_hub)
         self.show_remote_model = new(deferred.show_remote_model, ports.model_cache, *asking, owner)
-        self.clone_model = new(_clone_model, ports, resolve, self.pull_model, describe)
-        self.convert_model = new(_convert_model, ports, resolve, describe)
-        self.push_model = new(_push_model, ports, describe)
-        self.transcribe_audio = new(_transcribe_audio, ports, resolve, describe)
-        self.embed_text = new(_embed_text, ports, resolve, describe)
-        self.generate_text = new(_generate_text, ports, resolve, describe)
-        self.load_model = new(_load_model, ports)
-        self.tokenize_text = new(_tokenize_text, ports, resolve, describe)
+        editing = (ports.model_files, ports.workspaces)
+        cloning = (*editing, ports.model_cache, describe)
+        self.clone_model = new(deferred.clone_model, resolve, self.pull_model, *cloning)
+        converting = (*editing, ports.backend_registry, ports.weight_converter, describe)
+        self.convert_model = new(deferred.convert_model, resolve, ports.model_cache, *converting)
+        pushing = (ports.publication_folder, ports.workspaces, ports.model_publisher, describe, ports.settings.home)
+        self.push_model = new(deferred.push_model, *pushing)
+        self.transcribe_audio = new(
+            deferred.transcribe_audio, resolve, describe, ports.speech_transcriber, ports.memory_probe
+        )
+        self.embed_text = new(deferred.embed_text, resolve, describe, ports.text_embedder, ports.memory_probe)
+        media = (ports.image_reader, ports.audio_decoder)
+        generating = (ports.text_generator, *media, ports.memory_probe, ports.event_log, ports.settings.exif_metadata)
+        self.generate_text = new(deferred.generate_text, resolve, describe, *generating)
+        self.load_model = new(deferred.load_model, ports.text_generator, ports.memory_probe, ports.event_log)
+        self.tokenize_text = new(deferred.tokenize_text, self.generate_text, ports.model_tokenizer)
+        by_path = ports.server is not None and ports.server.allow_paths
+        serving = (resolve, describe, ports.text_generator, ports.clock, by_path)
         # One instance, since it remembers recent lookups.
-        self.serve_catalogue = providers.ThreadSafeSingleton(_serve_catalogue, ports, resolve, describe)
+        self.serve_catalogue = providers.ThreadSafeSingleton(deferred.serve_catalogue, *serving)
 
 
 class Container:
@@ -384,6 +325,38 @@ class Container:
     def __init__(self, adapters: Adapters) -> None:
         self.adapters = adapters
         self.use_cases = UseCases(adapters)
+
+
+def socket_listener(
+    container: Container,
+    url: str,
+    admit: Callable[[], Callable[[], None]],
+    ended: Callable[[Sequence["Finished"], str | None], None],
+    owner: int,
+) -> "SocketListener":
+    """Return the socket through which this user's other programs use a server.
+
+    Args:
+        container: Of the server.
+        url: The server's address for clients.
+        admit: See ``SharedEngine``.
+        ended: See there.
+        owner: See there.
+    """
+    from mlxk.adapters.unix_socket.listener import SharedEngine, SocketListener
+
+    ports, describe = container.adapters, container.use_cases.describe_model()
+    engine = SharedEngine(
+        generator=ports.text_generator(),
+        embedder=ports.text_embedder(),
+        weight_bytes=lambda handle: describe(handle).weight_bytes,
+        budget_bytes=engine_limits(ports.memory_probe(), ports.server).model_budget_bytes,
+        admit=admit,
+        ended=ended,
+        owner=owner,
+        log=ports.event_log(),
+    )
+    return SocketListener(ports.settings.server_sockets, _program(ports.settings), url, engine)
 
 
 def build(settings: Settings, server: ServerSettings | None = None) -> Container:

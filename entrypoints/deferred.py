@@ -1,25 +1,53 @@
-"""What the container builds only once it is used: the engine, and use cases that few commands need."""
+"""What the container builds only once it is used: adapters that cost an import, and use cases of few commands."""
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from mlxk.application.ports.audio_decoder import AudioDecoder
+from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.image_reader import ImageReader
 from mlxk.application.ports.text_generator import EngineState, TextGenerator, TextStream
+from mlxk.domain.generation.image_table import ImageFacts
+from mlxk.domain.generation.media import DecodedAudio, DecodedImage, EncodedImage
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.models.model import ModelHandle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from mlxk.application.ports.backend_registry import BackendRegistry
+    from mlxk.application.ports.clock import Clock
     from mlxk.application.ports.memory_probe import MemoryProbe
     from mlxk.application.ports.model_cache import ModelCache
+    from mlxk.application.ports.model_files import ModelFiles
     from mlxk.application.ports.model_hub import ModelHub
+    from mlxk.application.ports.model_publisher import ModelPublisher
+    from mlxk.application.ports.model_source import ModelSource
+    from mlxk.application.ports.model_tokenizer import ModelTokenizer
+    from mlxk.application.ports.publication_folder import PublicationFolder
+    from mlxk.application.ports.speech_transcriber import SpeechTranscriber
+    from mlxk.application.ports.text_embedder import TextEmbedder
+    from mlxk.application.ports.weight_converter import WeightConverter
+    from mlxk.application.ports.workspace_store import WorkspaceStore
+    from mlxk.application.use_cases.clone_model import CloneModel
+    from mlxk.application.use_cases.convert_model import ConvertModel
+    from mlxk.application.use_cases.describe_model import DescribeModel
+    from mlxk.application.use_cases.embed_text import EmbedText
     from mlxk.application.use_cases.find_outdated import FindOutdated
+    from mlxk.application.use_cases.generate_text import GenerateText
+    from mlxk.application.use_cases.load_model import LoadModel
     from mlxk.application.use_cases.measure_cache import MeasureCache
     from mlxk.application.use_cases.prune_cache import PruneCache
+    from mlxk.application.use_cases.pull_model import PullModel
+    from mlxk.application.use_cases.push_model import PushModel
     from mlxk.application.use_cases.recommend_models import RecommendModels
+    from mlxk.application.use_cases.remove_model import RemoveModel
+    from mlxk.application.use_cases.resolve_model import ResolveModel
     from mlxk.application.use_cases.search_models import SearchModels
+    from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
     from mlxk.application.use_cases.show_remote_model import ShowRemoteModel
+    from mlxk.application.use_cases.tokenize_text import TokenizeText
+    from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
     from mlxk.domain.recommendation import Recommendations
 
 
@@ -55,6 +83,48 @@ class DeferredTextGenerator(TextGenerator):
     def close(self) -> None:
         if self._built is not None:
             self._built.close()
+
+
+class DeferredEventLog(EventLog):
+    """Builds the log with the first event: most commands have none."""
+
+    def __init__(self, build: Callable[[], EventLog]) -> None:
+        self._log = functools.cache(build)
+
+    def debug(self, event: str, **fields: object) -> None:
+        self._log().debug(event, **fields)
+
+    def info(self, event: str, **fields: object) -> None:
+        self._log().info(event, **fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        self._log().warning(event, **fields)
+
+    def error(self, event: str, **fields: object) -> None:
+        self._log().error(event, **fields)
+
+
+class DeferredImageReader(ImageReader):
+    """Builds the reader with the first image."""
+
+    def __init__(self, build: Callable[[], ImageReader]) -> None:
+        self._reader = functools.cache(build)
+
+    def decode(self, image: EncodedImage) -> DecodedImage:
+        return self._reader().decode(image)
+
+    def read_exif(self, image: EncodedImage) -> ImageFacts:
+        return self._reader().read_exif(image)
+
+
+class DeferredAudioDecoder(AudioDecoder):
+    """Builds the decoder with the first recording."""
+
+    def __init__(self, build: Callable[[], AudioDecoder]) -> None:
+        self._decoder = functools.cache(build)
+
+    def decode(self, path: str, name: str) -> DecodedAudio:
+        return self._decoder().decode(path, name)
 
 
 def measure_cache(cache: "ModelCache") -> "MeasureCache":
@@ -97,3 +167,130 @@ def show_remote_model(cache: "ModelCache", hub: "ModelHub", memory: "MemoryProbe
     from mlxk.application.use_cases.show_remote_model import ShowRemoteModel
 
     return ShowRemoteModel(cache, hub, memory, owner)
+
+
+def clone_model(
+    resolve: "ResolveModel",
+    pull: "PullModel",
+    files: "ModelFiles",
+    workspaces: "WorkspaceStore",
+    cache: "ModelCache",
+    describe: "DescribeModel",
+) -> "CloneModel":
+    """Return the use case that copies a model into a workspace."""
+    from mlxk.application.use_cases.clone_model import CloneModel
+
+    return CloneModel(resolve=resolve, pull=pull, files=files, workspaces=workspaces, cache=cache, describe=describe)
+
+
+def convert_model(  # noqa: PLR0913 - one for each port
+    resolve: "ResolveModel",
+    cache: "ModelCache",
+    files: "ModelFiles",
+    workspaces: "WorkspaceStore",
+    registry: "BackendRegistry",
+    converter: "WeightConverter",
+    describe: "DescribeModel",
+) -> "ConvertModel":
+    """Return the use case that converts a model into a workspace."""
+    from mlxk.application.use_cases.convert_model import ConvertModel
+
+    return ConvertModel(
+        resolve=resolve,
+        cache=cache,
+        files=files,
+        workspaces=workspaces,
+        registry=registry,
+        converter=converter,
+        describe=describe,
+    )
+
+
+def push_model(
+    folder: "PublicationFolder",
+    workspaces: "WorkspaceStore",
+    publisher: "ModelPublisher",
+    describe: "DescribeModel",
+    home: str,
+) -> "PushModel":
+    """Return the use case that publishes a workspace."""
+    from mlxk.application.use_cases.push_model import PushModel
+
+    return PushModel(folder, workspaces, publisher, describe, home)
+
+
+def pull_model(
+    cache: "ModelCache", built_in: "ModelSource", hub: "ModelHub", describe: "DescribeModel", owner: str
+) -> "PullModel":
+    """Return the use case that fetches a model."""
+    from mlxk.application.use_cases.pull_model import PullModel
+
+    return PullModel(cache, built_in, hub, describe, owner)
+
+
+def remove_model(cache: "ModelCache", resolve: "ResolveModel") -> "RemoveModel":
+    """Return the use case that removes models."""
+    from mlxk.application.use_cases.remove_model import RemoveModel
+
+    return RemoveModel(cache, resolve)
+
+
+def transcribe_audio(
+    resolve: "ResolveModel", describe: "DescribeModel", transcriber: "SpeechTranscriber", memory: "MemoryProbe"
+) -> "TranscribeAudio":
+    """Return the use case that transcribes recordings."""
+    from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
+
+    return TranscribeAudio(resolve, describe, transcriber, memory)
+
+
+def embed_text(
+    resolve: "ResolveModel", describe: "DescribeModel", embedder: "TextEmbedder", memory: "MemoryProbe"
+) -> "EmbedText":
+    """Return the use case that embeds texts."""
+    from mlxk.application.use_cases.embed_text import EmbedText
+
+    return EmbedText(resolve, describe, embedder, memory)
+
+
+def generate_text(  # noqa: PLR0913 - one for each port
+    resolve: "ResolveModel",
+    describe: "DescribeModel",
+    generator: TextGenerator,
+    images: ImageReader,
+    audio: AudioDecoder,
+    memory: "MemoryProbe",
+    log: EventLog,
+    exif: bool,
+) -> "GenerateText":
+    """Return the use case that generates text."""
+    from mlxk.application.use_cases.generate_text import GenerateText
+
+    return GenerateText(resolve, describe, generator, images, audio, memory, log, exif)
+
+
+def load_model(generator: TextGenerator, memory: "MemoryProbe", log: EventLog) -> "LoadModel":
+    """Return the use case that has a model in memory."""
+    from mlxk.application.use_cases.load_model import LoadModel
+
+    return LoadModel(generator, memory, log)
+
+
+def tokenize_text(generate: "GenerateText", tokenizer: "ModelTokenizer") -> "TokenizeText":
+    """Return the use case that counts tokens and renders prompts."""
+    from mlxk.application.use_cases.tokenize_text import TokenizeText
+
+    return TokenizeText(generate, tokenizer)
+
+
+def serve_catalogue(
+    resolve: "ResolveModel",
+    describe: "DescribeModel",
+    generator: TextGenerator,
+    clock: "Clock",
+    by_path: bool,
+) -> "ServeCatalogue":
+    """Return the use case that finds the models of a server."""
+    from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
+
+    return ServeCatalogue(resolve, describe, generator, clock, by_path)

@@ -302,6 +302,7 @@ _RUN = (
         False,
         "audio_segments MLXK2_AUDIO_SEGMENTS",
     ),
+    _variable("server", SWITCH, "Compute on a running server of yours.", True, "use_server MLXK2_USE_SERVER --server"),
     _flagged("attach", SWITCH, "Show the model images and sound that the prompt names.", True),
     _flagged("stream", SWITCH, "Print the answer on a terminal as it arrives.", True),
     _flagged("reasoning", SWITCH, "Show what the model thinks.", True),

@@ -24,6 +24,8 @@ _REFERENCE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)
 
 DEFAULT_OWNER = "mlx-community"
 """The hub owner of a name without one."""
+_ENGINE_VARIABLE = re.compile(r"MLX_\w+|CUDA_VISIBLE_DEVICES|LD_PRELOAD|DYLD_INSERT_LIBRARIES", re.ASCII)
+"""Matches the variables of MLX and its libraries that change what they compute, or on which device."""
 
 
 @attrs.frozen
@@ -96,6 +98,14 @@ class Settings:
     """The settings file; what it says for variables stands in the other fields."""
     set_variables: frozenset[str] = frozenset()
     """The names of the variables that are set."""
+    use_server: bool = True
+    """Whether commands compute on a running server of this user."""
+    server_sockets: str = ""
+    """The folder of the sockets of this user's servers, which need not exist."""
+    state_folder: str = ""
+    """The folder of what is kept between runs, such as logs of servers; it need not exist."""
+    engine_variables: tuple[tuple[str, str], ...] = ()
+    """Variables of libraries that change how models are computed, with their values, sorted."""
 
 
 @attrs.frozen(kw_only=True)
@@ -258,6 +268,10 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     configuration = _absolute(known.get("XDG_CONFIG_HOME") or os.path.join(home, ".config"), home, known)
     file, variables = settings_file.read(os.path.join(configuration, "mlxk", "config.toml")), frozenset(known)
     known = {**known, **file.as_variables(known)}
+    state = os.path.join(
+        _absolute(known.get("XDG_STATE_HOME") or os.path.join(home, ".local", "state"), home, known), "mlxk"
+    )
+    runtime = known.get("XDG_RUNTIME_DIR")
     workspace_home = known.get("MLXK_WORKSPACE_HOME")
     return Settings(
         hub_cache=_absolute(
@@ -278,11 +292,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         hub_links=not _switch(known, "HF_HUB_DISABLE_SYMLINKS"),
         hub_metadata_timeout=_integer(known, "HF_HUB_ETAG_TIMEOUT", range(1, 3601), 10),
         hub_timeout=_integer(known, "HF_HUB_DOWNLOAD_TIMEOUT", range(1, 3601), 10),
-        chat_history=os.path.join(
-            _absolute(known.get("XDG_STATE_HOME") or os.path.join(home, ".local", "state"), home, known),
-            "mlxk",
-            "chat_history",
-        ),
+        chat_history=os.path.join(state, "chat_history"),
         workspace_home=_absolute(workspace_home, home, known) if workspace_home else None,
         enable_pipes=not _switched_off(known, "MLXK2_ENABLE_PIPES"),
         enable_alpha=_switch(known, "MLXK2_ENABLE_ALPHA_FEATURES"),
@@ -300,6 +310,10 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         editor=known.get("VISUAL") or known.get("EDITOR"),
         file=file,
         set_variables=variables,
+        use_server=not _switched_off(known, "MLXK2_USE_SERVER"),
+        server_sockets=os.path.join(_absolute(runtime, home, known), "mlxk") if runtime else f"{state}/sockets",
+        state_folder=state,
+        engine_variables=tuple(sorted(each for each in known.items() if _ENGINE_VARIABLE.fullmatch(each[0]))),
     )
 
 

@@ -28,6 +28,8 @@ os.environ["MLX_DISABLE_COMPILE"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# A server that somebody runs on this machine is none of the tests' business.
+os.environ["MLXK2_USE_SERVER"] = "0"
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 Command = Callable[..., dict[str, Any]]

@@ -71,6 +71,12 @@ class ResidentModel:
     weight_bytes: int
     idle_seconds_left: float | None
     """Seconds until it is unloaded if nothing uses it; None when it stays loaded."""
+    in_use: bool = False
+    """Whether a request has it now."""
+    context_length: int | None = None
+    """Tokens of its context window; None when unknown, or when it does not generate text."""
+    tokens_per_second: float | None = None
+    """Speed of the completion that ended last; None before there was one."""
 
 
 @attrs.frozen

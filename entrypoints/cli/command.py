@@ -80,6 +80,25 @@ def add_cached_pattern(parser: argparse.ArgumentParser) -> None:
     complete_models(action, cached_only=True)
 
 
+def add_server_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the flag."""
+    parser.add_argument(
+        "--server", action=argparse.BooleanOptionalAction, help="compute on a running server of yours, or not"
+    )
+
+
+def sharing_settings(arguments: argparse.Namespace, settings: Settings) -> Settings:
+    """Return the settings with which the container is built."""
+    return settings if arguments.server is None else attrs.evolve(settings, use_server=arguments.server)
+
+
+def print_place(container: "Container", output: Output) -> None:
+    """Print where the last request was computed, and why not on a server; nothing where none was to be used."""
+    place = container.adapters.running_servers().last_place()
+    if place is not None:
+        output.note(f"[computed by the server {place.server}]" if place.server else f"[computed here: {place.reason}]")
+
+
 def complete_models(action: argparse.Action, *, cached_only: bool = False) -> None:
     """Have the shell complete an argument with the names of the models on this disk, or of those in the cache."""
     names = _cached_names if cached_only else _model_names

@@ -57,10 +57,10 @@ class Application:
         self.lifecycle = ServerLifecycle()
         self._dispatcher = StreamDispatcher(services.clock, services.log, keep_alive_seconds)
         self._log = services.log
-        self._metrics = Metrics()
+        self.metrics = Metrics()
         self._limit = ConcurrencyLimit(settings.max_streams, settings.max_queue)
         responder = GenerationResponder(
-            self._dispatcher, self.lifecycle, self._limit, self._metrics, services.log, services.clock
+            self._dispatcher, self.lifecycle, self._limit, self.metrics, services.log, services.clock
         )
         context = ServerContext(services, settings, self.lifecycle, self._limit, responder)
         built = [make(context) for make in apis]
@@ -68,7 +68,7 @@ class Application:
         self.max_body_bytes = max(settings.max_body_mib * MIB, *body_limits.values(), 0)
         """Largest request body that any path takes."""
         middleware: list[Any] = [
-            RequestScope(services.log, services.clock, self._metrics),
+            RequestScope(services.log, services.clock, self.metrics),
             HostGuard(settings.host, settings.allowed_hosts, socket.gethostname()),
             OriginGuard(settings.cors_origins),
             KeyGuard(KeyRing(settings.api_keys, settings.api_key_file, self._on_key_failure)),
@@ -94,6 +94,16 @@ class Application:
         """End every response."""
         self._dispatcher.close()
 
+    def admit(self) -> Callable[[], None]:
+        """Admit a completion of another process of this user; return the function that releases its slot.
+
+        Raises:
+            ServerShutdownError: The server drains.
+            QueueFullError: There are as many completions as it takes.
+        """
+        self.lifecycle.require_open()
+        return self._limit.enter(1)
+
     def drain(self) -> None:
         """Refuse new work."""
         self.lifecycle.draining = True
@@ -108,7 +118,7 @@ class Application:
         self.wsgi.add_route("/health", Health(watch))
         self.wsgi.add_route("/livez", Alive())
         self.wsgi.add_route("/readyz", Ready(self.lifecycle, self._limit, watch))
-        metrics = MetricsPage(self._metrics, self._limit, watch)
+        metrics = MetricsPage(self.metrics, self._limit, watch)
         self.wsgi.add_route("/metrics", metrics)
         self.wsgi.add_route("/v1/metrics", metrics)
         self.wsgi.add_route("/openapi.json", OpenApi())

@@ -40,6 +40,7 @@ print(status, *sorted(sys.modules), file=sys.stderr)
 SERVER = """
 import http.client, json, os, signal, sys
 from mlxk.entrypoints.http.process import sockets
+from mlxk.entrypoints.http.process.supervisor import WorkerOrders
 from mlxk.entrypoints.http.process.worker import serve_in_process
 from mlxk.entrypoints.settings import ServerSettings, read_settings
 listening = sockets.listen("127.0.0.1", 0)
@@ -51,7 +52,7 @@ def report(failure):
     print(connection.getresponse().status, *sorted(sys.modules), file=sys.stderr)
     os.kill(os.getpid(), signal.SIGTERM)
 
-serve_in_process(listening, read_settings(), ServerSettings(model="demo", log_level="error"), report)
+serve_in_process(listening, read_settings(), WorkerOrders(ServerSettings(model="demo", log_level="error")), report)
 """
 
 SUPERVISOR = """

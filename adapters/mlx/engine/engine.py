@@ -116,7 +116,16 @@ class Engine(Worker):
     def _residents(self) -> tuple[ResidentModel, ...]:
         pooled = sorted(self._pool.models, key=lambda each: each.model.handle.name)
         return tuple(
-            ResidentModel(each.model.handle, each.model.weight_bytes, self._pool.seconds_left(each)) for each in pooled
+            ResidentModel(
+                each.model.handle,
+                each.model.weight_bytes,
+                self._pool.seconds_left(each),
+                in_use=each.leases > 0,
+                # Only text models have one; speech and embedding models lack the attribute.
+                context_length=getattr(each.model, "context_length", None),
+                tokens_per_second=each.tokens_per_second,
+            )
+            for each in pooled
         )
 
     def step(self, interrupted: Callable[[], bool]) -> bool:

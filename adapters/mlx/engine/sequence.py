@@ -262,11 +262,14 @@ class Sequence:
         reason = self.output.flush(reason)
         cut = reason is FinishReason.LENGTH
         usage = Usage(len(self.prompt), len(self.generated), self.reused_tokens, self.output.reasoning_tokens)
+        timings = self._timings()
+        if self.models:
+            self.model.measure_speed(usage.completion_tokens, timings.generation_seconds)
         self.output.stream.put(
             Finished(
                 reason,
                 usage,
-                self._timings(),
+                timings,
                 self.limits.max_tokens if cut else None,
                 tuple(self.notes),
                 stop_sequence=self.output.stop_sequence,

@@ -88,6 +88,13 @@ class PooledModel:
     """Idle time after which it is unloaded; None: never."""
     bytes_per_token: float = 0.0
     """Measured size of a token in the KV cache; 0 before anything was computed."""
+    tokens_per_second: float | None = None
+    """Speed of the sequence that ended last; None before there was one."""
+
+    def measure_speed(self, tokens: int, seconds: float) -> None:
+        """Remember how fast a sequence was; the first of its tokens belongs to the prompt's time."""
+        if tokens > 1 and seconds > 0:
+            self.tokens_per_second = (tokens - 1) / seconds
 
     def measure_cache(self, cache: list[Any], tokens: int) -> None:
         """Measure the size of a token; caches grow in steps, so that short ones are counted as one step."""

@@ -9,7 +9,13 @@ from mlxk.application.use_cases.generate_text import GenerationOptions
 from mlxk.domain.errors import UsageError
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.entrypoints.cli import answer, audio_run, generation_arguments, image_run, prompt_sources
-from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
+from mlxk.entrypoints.cli.command import (
+    CommandContext,
+    add_model_argument,
+    add_server_argument,
+    print_place,
+    sharing_settings,
+)
 from mlxk.entrypoints.cli.fetching import add_pull_argument, fetch_absent, naming_the_flag
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.references import model_reference
@@ -36,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-v", "--verbose", action=argparse.BooleanOptionalAction, help="print tokens per second after the answer"
     )
+    add_server_argument(parser)
     parser.add_argument("-c", "--chat", action="store_true", help="chat; a prompt, if any, is the first turn")
     generation_arguments.add_image_arguments(parser)
     generation_arguments.add_audio_arguments(parser)
@@ -72,12 +79,15 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         arguments.model = arguments.named
     if arguments.no_chat_template and (arguments.system or arguments.tools):
         raise UsageError("--system and --tools need the chat template; leave out --no-chat-template")
-    container = context.build(context.settings)
+    container = context.build(sharing_settings(arguments, context.settings))
     try:
         with naming_the_flag():
             _options(arguments).settings.validate()
             fetch_absent((arguments.model, arguments.draft_model), lambda: container, output, pull=arguments.pull)
-            return _run(arguments, context, container, output)
+            status = _run(arguments, context, container, output)
+        if arguments.verbose:
+            print_place(container, output)
+        return status
     finally:
         container.adapters.text_generator().close()
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import mlxk
 from mlxk.domain.errors import InterruptedRunError, MlxkError, StorageError
 from mlxk.entrypoints.http.process.sockets import listen, others_reach, port_of
-from mlxk.entrypoints.http.process.supervisor import Supervisor, stopping_signals, write_all
+from mlxk.entrypoints.http.process.supervisor import Supervisor, WorkerOrders, stopping_signals, write_all
 from mlxk.entrypoints.settings import ServerAddress, ServerSettings, Settings
 from mlxk.entrypoints.start_checks import require_address_space, require_descriptors, require_temporary_folder
 
@@ -85,7 +85,7 @@ def _serve_here(sockets: Sequence[socket.socket], settings: Settings, server: Se
 
     if server.until_eof:
         threading.Thread(target=stop_at_end_of, args=(sys.stdin.fileno(),), name="mlxk-lifeline", daemon=True).start()
-    status = serve_in_process(sockets, settings, server, report)
+    status = serve_in_process(sockets, settings, WorkerOrders(server), report)
     if not reports:
         raise InterruptedRunError("stopped before the server was ready")
     if reports[-1] is not None:

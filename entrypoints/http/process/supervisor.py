@@ -65,10 +65,12 @@ class WorkerOrders:
     settings: ServerSettings
     died: int | None = None
     """Exit status of the previous worker, if it died."""
+    owner: int | None = None
+    """The process that a signal stops; None for the worker."""
 
     def to_line(self) -> bytes:
         """Return the orders as a line of JSON."""
-        return json.dumps({"settings": attrs.asdict(self.settings), "died": self.died}).encode() + b"\n"
+        return json.dumps(attrs.asdict(self)).encode() + b"\n"
 
     @classmethod
     def of_line(cls, line: bytes) -> "WorkerOrders":
@@ -76,7 +78,7 @@ class WorkerOrders:
         document: dict[str, Any] = json.loads(line)
         values = document["settings"].items()
         settings: dict[str, Any] = {key: tuple(each) if isinstance(each, list) else each for key, each in values}
-        return cls(ServerSettings(**settings), document["died"])
+        return cls(ServerSettings(**settings), document["died"], document["owner"])
 
 
 def report_line(error: MlxkError | None) -> bytes:
@@ -224,7 +226,7 @@ class Supervisor:
     def _send_orders(self, worker: "subprocess.Popen[bytes]", died: int | None) -> None:
         assert worker.stdin is not None
         try:
-            write_all(worker.stdin.fileno(), WorkerOrders(self._settings, died).to_line())
+            write_all(worker.stdin.fileno(), WorkerOrders(self._settings, died, os.getpid()).to_line())
         except BrokenPipeError:
             return  # It has died already, which ``_watch`` sees.
 

@@ -37,11 +37,11 @@ from mlxk.entrypoints.http.api import Services
 from mlxk.entrypoints.http.app import Application
 from mlxk.entrypoints.http.errors import raised_at
 from mlxk.entrypoints.http.process.log_stream import LossyStream
-from mlxk.entrypoints.http.process.return_watch import ReturnWatch
-from mlxk.entrypoints.http.process.sockets import is_loopback
+from mlxk.entrypoints.http.process.other_processes import OtherProcesses
+from mlxk.entrypoints.http.process.sockets import is_loopback, port_of
 from mlxk.entrypoints.http.process.supervisor import WorkerOrders, report_line, stopping_signals, write_all
 from mlxk.entrypoints.http.server.server import HttpServer, ServerLimits
-from mlxk.entrypoints.settings import ServerSettings, Settings, read_settings
+from mlxk.entrypoints.settings import ServerAddress, ServerSettings, Settings, read_settings
 
 _RATE = 16_000
 _FRAMES = 3_200
@@ -174,39 +174,37 @@ QUOTING = ("waitress", "falcon", "urllib3", "httpx", "httpcore")
 def serve_in_process(
     sockets: Sequence[socket.socket],
     settings: Settings,
-    server: ServerSettings,
+    orders: WorkerOrders,
     report: Report,
     build_container: Build = build,
-    died: int | None = None,
 ) -> int:
     """Serve in this process, from its main thread, until a signal ends it; return the exit status.
 
     Args:
         sockets: Listening.
         settings: The environment.
-        server: The operator's settings.
+        orders: The operator's settings, and what the supervisor knows.
         report: Called when the server is ready, or cannot serve.
         build_container: Builds the container.
-        died: Exit status of the previous worker, if it died.
     """
+    server = orders.settings
     with lossy_standard_error() as stream:
         container = build_container(
             attrs.evolve(settings, log_level=server.log_level, log_json=server.log_json), server
         )
         log = container.adapters.event_log()
         stream.on_loss = lambda lines: log.warning("lines of the log were lost", logger="server", lines=lines)
-        return _serve(sockets, container, server, report, died)
+        return _serve(sockets, container, orders, report)
 
 
-def _serve(
-    sockets: Sequence[socket.socket], container: Container, server: ServerSettings, report: Report, died: int | None
-) -> int:
+def _serve(sockets: Sequence[socket.socket], container: Container, orders: WorkerOrders, report: Report) -> int:
+    server = orders.settings
     limits = ServerLimits()
     descriptors = raise_descriptor_limit(limits.connections + SPARE_DESCRIPTORS)
     connections = descriptors - min(SPARE_DESCRIPTORS, descriptors // 2)
     log = container.adapters.event_log()
-    if died is not None:
-        log.error("the worker died and is restarted", logger="supervisor", status=died)
+    if orders.died is not None:
+        log.error("the worker died and is restarted", logger="supervisor", status=orders.died)
     elif not server.api_keys and server.api_key_file is None:
         if not is_loopback(server.host):
             log.warning("the server accepts requests from other machines without an API key", logger="server")
@@ -235,11 +233,12 @@ def _serve(
     signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping_signals())
     preload = Preload(container, application, server, report, http.stop)
     preload.start()
-    watch = ReturnWatch(container.adapters.model_cache(), container.adapters.text_generator())
-    watch.start()
+    address = ServerAddress(host=server.host, port=port_of(sockets))
+    others = OtherProcesses(container, application, address.url, orders.owner or os.getpid())
+    others.start()
     log.info("serving", logger="server", pid=os.getpid(), model=preloaded)
     clean = http.run()
-    watch.stop()
+    others.stop(lambda: http.drained_by)
     application.close()
     container.adapters.text_generator().close()
     log.info("stopped", logger="server", pid=os.getpid())
@@ -355,7 +354,7 @@ def run_supervised(descriptors: Sequence[str], build_container: Build = build) -
     # Libraries that print must not fail when their output has no reader.
     sys.stdout = cast("TextIO", LossyStream(sys.stdout.fileno()))
     try:
-        return serve_in_process(sockets, read_settings(), orders.settings, report, build_container, orders.died)
+        return serve_in_process(sockets, read_settings(), orders, report, build_container)
     except (MemoryError, SystemError):  # imports of a process without memory raise either
         report(
             InsufficientMemoryError(

@@ -201,6 +201,12 @@ class HttpServer:
             os._exit(EXIT_AT_ONCE)
         self._listeners[0].pull_trigger()
 
+    @property
+    def drained_by(self) -> float:
+        """When requests must have ended after a stop, on the monotonic clock; at once after a second stop."""
+        now = time.monotonic()
+        return now if self._deadline is None else self._deadline if self._stops == 1 else now
+
     def run(self) -> bool:
         """Serve until drained; return whether every worker thread has ended."""
         while not self._drained():

@@ -12,7 +12,11 @@ SWITCHES = {
     "MLXK2_AUDIO_SEGMENTS": "audio_segments",
     "MLXK2_LOG_JSON": "log_json",
 }
-ON_BY_DEFAULT = {"MLXK2_ENABLE_PIPES": "enable_pipes", "MLXK2_EXIF_METADATA": "exif_metadata"}
+ON_BY_DEFAULT = {
+    "MLXK2_ENABLE_PIPES": "enable_pipes",
+    "MLXK2_EXIF_METADATA": "exif_metadata",
+    "MLXK2_USE_SERVER": "use_server",
+}
 
 
 @pytest.mark.parametrize("word", [*ON, *OFF])

@@ -1,0 +1,331 @@
+"""The server's side of its socket: requests of this user's other programs, a thread for each connection."""
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import threading
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+
+import mlxk
+from mlxk.adapters.unix_socket.protocol import (
+    PROTOCOL,
+    SUFFIX,
+    DisconnectedError,
+    Document,
+    Program,
+    decoded,
+    encoded,
+    error_document,
+    is_own_peer,
+    receive,
+    require_own_folder,
+    send,
+    socket_folder,
+)
+from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.text_embedder import TextEmbedder
+from mlxk.application.ports.text_generator import ResidentModel, TextGenerator, TextStream
+from mlxk.domain.embedding import EmbeddingRequest
+from mlxk.domain.errors import MlxkError
+from mlxk.domain.generation.request import Finished, GenerationRequest
+from mlxk.domain.models.model import ModelHandle
+
+MAX_CONNECTIONS = 64
+"""Connections at a time; further programs compute in their own process."""
+
+ARRIVAL_SECONDS = 60.0
+"""From a connection to the end of its request."""
+
+_LOOK_SECONDS = 0.05
+"""Between two looks whether requests have ended."""
+
+STATE_SECONDS = 0.5
+"""How long to wait for the engine to report its models."""
+
+
+@attrs.frozen
+class SharedEngine:
+    """What requests on the socket use of the server."""
+
+    generator: TextGenerator
+    embedder: TextEmbedder
+    weight_bytes: Callable[[ModelHandle], int]
+    """Size of a model's weights; raises ``MlxkError`` or ``OSError``."""
+    budget_bytes: int | None
+    """Budget of all weights in memory; None for none."""
+    admit: Callable[[], Callable[[], None]]
+    """Takes a place among the requests in progress, and returns the function that gives it back; raises when the
+    server is full or stops."""
+    ended: Callable[[Sequence[Finished], str | None], None]
+    """Counts a completion, or the code of its error."""
+    owner: int
+    """The process that a signal stops: the supervisor, or this process."""
+    log: EventLog
+
+
+class SocketListener:
+    """Accepts connections on the server's socket.
+
+    Args:
+        folder: Of the sockets of this user's servers.
+        program: This program.
+        url: The server's address for clients.
+        engine: What requests use.
+    """
+
+    def __init__(self, folder: str, program: Program, url: str, engine: SharedEngine) -> None:
+        self._folder = socket_folder(folder)
+        self._program = program
+        self._url = url
+        self._engine = engine
+        self._path = os.path.join(self._folder, f"{os.getpid()}{SUFFIX}")
+        self._listening: socket.socket | None = None
+        self._threads: set[threading.Thread] = set()
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._open_until_the_end: socket.socket | None = None
+
+    def start(self) -> None:
+        """Listen; a server whose socket cannot be made serves without one, and says so in its log."""
+        try:
+            os.makedirs(os.path.dirname(self._folder), mode=0o700, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._folder, mode=0o700)
+            require_own_folder(self._folder)
+            self._remove_stale()
+            listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                listening.bind(self._path)
+                os.chmod(self._path, 0o600)
+                listening.listen(MAX_CONNECTIONS)
+            except OSError:
+                listening.close()
+                raise
+        except (OSError, MlxkError) as error:
+            self._engine.log.warning("other programs of this user cannot share the server", reason=str(error))
+            return
+        self._listening = listening
+        threading.Thread(target=self._accept, args=(listening,), name="mlxk-socket", daemon=True).start()
+
+    def close(self, deadline: Callable[[], float]) -> None:
+        """Accept nothing more, and wait for requests in progress.
+
+        Args:
+            deadline: Returns until when, seconds of the monotonic clock; asked again and again.
+        """
+        self._closing.set()
+        if self._listening is None:
+            return
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        while self._threads and time.monotonic() < deadline():
+            time.sleep(_LOOK_SECONDS)
+
+    def _remove_stale(self) -> None:
+        """Remove the sockets of servers that have died."""
+        for name in os.listdir(self._folder):
+            path = os.path.join(self._folder, name)
+            if not name.endswith(SUFFIX):
+                continue
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.setblocking(False)
+                try:
+                    probe.connect(path)
+                except ConnectionRefusedError:
+                    os.unlink(path)
+
+    def _accept(self, listening: socket.socket) -> None:
+        while not self._closing.is_set():
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                if self._closing.wait(0.1):  # closed; otherwise there is no descriptor at the moment
+                    return
+                continue
+            with self._lock:
+                if len(self._threads) >= MAX_CONNECTIONS or not is_own_peer(connection):
+                    connection.close()
+                    continue
+                thread = threading.Thread(target=self._serve, args=(connection,), name="mlxk-shared", daemon=True)
+                self._threads.add(thread)
+            thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        began, operation, failure = time.monotonic(), "unknown", None
+        try:
+            with connection, contextlib.suppress(OSError, DisconnectedError):
+                connection.settimeout(ARRIVAL_SECONDS)
+                asked, _ = receive(connection)
+                operation = str(asked.get("operation"))
+                handler = {
+                    "state": self._state,
+                    "unload": self._unload,
+                    "stop": self._stop,
+                    "offer": self._offer,
+                }.get(operation if asked.get("protocol") == PROTOCOL else "")
+                if handler is None:
+                    operation = "unknown"
+                    send(connection, {"url": self._url, "reason": "is of another version"})
+                    return
+                failure = handler(connection, asked)
+        finally:
+            with self._lock:
+                self._threads.discard(threading.current_thread())
+            if operation != "state":
+                seconds = time.monotonic() - began
+                self._engine.log.info(
+                    "request", logger="socket", operation=operation, error=failure, duration_ms=round(seconds * 1000, 1)
+                )
+
+    def _state(self, connection: socket.socket, _: Document) -> None:
+        models = [
+            {**attrs.asdict(each, recurse=False), "handle": encoded(each.handle, [])} for each in self._residents()
+        ]
+        send(
+            connection,
+            {"pid": os.getpid(), "url": self._url, "version": mlxk.__version__, "models": models},
+        )
+
+    def _unload(self, connection: socket.socket, asked: Document) -> None:
+        found = self._loaded(_model_of(asked))
+        done = found is not None and bool(self._engine.generator.unload(found.handle, once_idle=True))
+        send(connection, {"unloaded": done or found is None})
+
+    def _stop(self, connection: socket.socket, _: Document) -> None:
+        # It closes with the process, which is how the other program knows that it has ended.
+        self._open_until_the_end = connection.dup()
+        send(connection, {"owner": self._engine.owner})
+        os.kill(self._engine.owner, signal.SIGTERM)
+
+    def _offer(self, connection: socket.socket, asked: Document) -> str | None:
+        offered, reason = self._judged(asked)
+        send(connection, {"url": self._url, "offer": offered, "reason": reason})
+        if offered is None:
+            return None
+        document, blobs = receive(connection)
+        request = decoded(document.get("request"), blobs)
+        try:
+            release = self._engine.admit()
+        except MlxkError as error:
+            send(connection, {"declined": error.message})
+            return error.code
+        try:
+            connection.settimeout(None)
+            if isinstance(request, GenerationRequest):
+                self._generate(connection, attrs.evolve(request, is_abandoned=lambda: _has_gone(connection)))
+            elif isinstance(request, EmbeddingRequest):
+                self._embed(connection, request)
+        except MlxkError as error:
+            send(connection, {"error": error_document(error)})
+            return error.code
+        finally:
+            release()
+        return None
+
+    def _judged(self, asked: Document) -> tuple[str | None, str]:
+        """Return whether a model is loaded or fits, or None and the reason why the server does not take the request."""
+        difference = self._program.difference(asked.get("program"))
+        if difference is not None:
+            return None, f"has another {difference}"
+        if self._closing.is_set():
+            return None, "is shutting down"
+        wanted = _model_of(asked)
+        if self._loaded(wanted) is not None:
+            return "loaded", ""
+        try:
+            needed = self._engine.weight_bytes(wanted)
+        except (MlxkError, OSError):
+            return None, "cannot read the model"
+        held = sum(each.weight_bytes for each in self._residents())
+        if self._engine.budget_bytes is not None and held + needed > self._engine.budget_bytes:
+            return None, "has no room for the model"
+        return "fits", ""
+
+    def _loaded(self, wanted: ModelHandle) -> ResidentModel | None:
+        place = (wanted.directory, wanted.revision)
+        return next(
+            (each for each in self._residents() if (each.handle.directory, each.handle.revision) == place), None
+        )
+
+    def _residents(self) -> tuple[ResidentModel, ...]:
+        return self._engine.generator.state(STATE_SECONDS).residents
+
+    def _generate(self, connection: socket.socket, request: GenerationRequest) -> None:
+        with self._engine.generator.submit(request) as stream:
+            started = {"adaptations": encoded(stream.adaptations, []), "prompt_tokens": stream.prompt_tokens}
+            send(connection, {"started": started})
+            try:
+                finished = _forward(stream, connection)
+            except MlxkError as error:
+                self._engine.ended((), error.code)
+                raise
+            except OSError:
+                self._engine.ended((), "disconnected")
+                raise
+            self._engine.ended((finished,), None)
+
+    def _embed(self, connection: socket.socket, request: EmbeddingRequest) -> None:
+        found = self._engine.embedder.embed(request)
+        numbers = array("d", (value for vector in found.vectors for value in vector)).tobytes()
+        without = encoded(attrs.evolve(found, vectors=()), [])
+        send(connection, {"embeddings": without, "dimensions": found.dimensions}, [numbers])
+
+
+def _forward(stream: TextStream, connection: socket.socket) -> Finished:
+    """Send the events of a stream as they come; a client that has closed its side of the connection cancels it."""
+    waking, wake = socket.socketpair()
+    with waking, wake, selectors.DefaultSelector() as selector:
+        for each in (waking, wake):
+            each.setblocking(False)
+
+        def on_events() -> None:
+            with contextlib.suppress(OSError):  # it is full, which wakes as well
+                wake.send(b"\0")
+
+        selector.register(waking, selectors.EVENT_READ)
+        selector.register(connection, selectors.EVENT_READ)
+        stream.subscribe(on_events)
+        try:
+            while True:
+                ready = {key.fileobj for key, _ in selector.select()}
+                if connection in ready and not connection.recv(1):
+                    selector.unregister(connection)
+                    stream.cancel()
+                if waking not in ready:
+                    continue
+                waking.recv(4096)
+                while events := stream.take():
+                    blobs: list[bytes] = []
+                    document: dict[str, Any] = {"events": [encoded(each, blobs) for each in events]}
+                    send(connection, document, blobs)
+                    if isinstance(events[-1], Finished):
+                        return events[-1]
+        finally:
+            stream.subscribe(lambda: None)
+
+
+def _model_of(asked: Document) -> ModelHandle:
+    model = decoded(asked.get("model"))
+    if not isinstance(model, ModelHandle):
+        raise DisconnectedError
+    return model
+
+
+def _has_gone(connection: socket.socket) -> bool:
+    """Whether the other program has closed its side."""
+    try:
+        return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

@@ -1,0 +1,297 @@
+"""What both sides of the socket agree on: its folder, the check of the peer, frames, and values as JSON.
+
+The folder and the other process belong to this user, which the kernel says; there is no key. A frame is a length, the
+lengths of its blobs, a JSON object and the blobs: pixels and samples. Values of the domain are written with the name of
+their class, and only the classes listed here are read: nothing that arrives decides which code runs.
+"""
+
+import enum
+import hashlib
+import json
+import os
+import socket
+import stat
+import struct
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+
+import mlxk
+from mlxk.application.text_streams import PromptDelta
+from mlxk.domain import embedding, errors
+from mlxk.domain.errors import InternalError, MlxkError, StorageError, all_error_types
+from mlxk.domain.generation import conversation, engine_options, grammar, media, request
+from mlxk.domain.models import model
+
+PROTOCOL = 1
+"""Version of the frames; programs of other versions leave each other alone."""
+
+MAX_JSON_BYTES = 64 * 2**20
+MAX_BLOBS = 1024
+MAX_BLOB_BYTES = 2**30
+"""Largest size of all blobs of a frame: the pixels of five large images."""
+
+SUFFIX = ".sock"
+
+_LONGEST_PATH = 100
+"""Bytes of a socket's path, of which systems take 103 to 107."""
+
+_HEADER = struct.Struct(">II")
+_LENGTH = struct.Struct(">Q")
+
+Document = dict[str, Any]
+
+_CLASSES: Mapping[str, type] = {
+    each.__name__: each
+    for each in (
+        conversation.Adaptation,
+        conversation.Conversation,
+        conversation.Message,
+        conversation.ToolCall,
+        embedding.EmbeddingRequest,
+        embedding.Embeddings,
+        embedding.EmbeddingSettings,
+        embedding.Truncation,
+        engine_options.EngineOptions,
+        errors.Advice,
+        grammar.ForcedCall,
+        grammar.Grammar,
+        media.DecodedAudio,
+        media.DecodedImage,
+        model.ModelHandle,
+        request.Finished,
+        request.GenerationRequest,
+        request.GenerationSettings,
+        PromptDelta,
+        request.ReasoningDelta,
+        request.TextDelta,
+        request.Timings,
+        request.TokenAlternative,
+        request.TokenLogprob,
+        request.ToolCallDelta,
+        request.Usage,
+    )
+}
+_ENUMS: Mapping[str, type[enum.Enum]] = {
+    each.__name__: each
+    for each in (
+        conversation.Role,
+        embedding.InputKind,
+        errors.Remedy,
+        grammar.GrammarKind,
+        model.Origin,
+        request.Effort,
+        request.FinishReason,
+    )
+}
+_ERRORS = {each.code: each for each in all_error_types()}
+
+
+class DisconnectedError(Exception):
+    """The other process has closed the connection, or writes what is no frame."""
+
+
+class OversizeFrameError(DisconnectedError):
+    """A frame would be larger than allowed."""
+
+
+@attrs.frozen
+class Program:
+    """What must be equal on both sides, so that it makes no difference which of them computes."""
+
+    cache: str
+    """Absolute path of the cache of models."""
+    workspaces: str | None
+    """Absolute path of the folder of workspaces."""
+    variables: tuple[tuple[str, str], ...] = ()
+    """Environment variables that change how models are computed, with their values, sorted."""
+
+    def facts(self) -> Document:
+        """Return all facts by their names in messages."""
+        libraries = os.path.dirname(os.path.dirname(attrs.__file__))
+        return {
+            "version": mlxk.__version__,
+            "installation": os.path.dirname(os.path.realpath(mlxk.__file__)),
+            # Installing or removing a library changes its folder.
+            "libraries": f"{libraries}:{os.stat(libraries).st_mtime_ns}",
+            "model cache": self.cache,
+            "workspace folder": self.workspaces,
+            "environment": dict(self.variables),
+        }
+
+    def difference(self, others: object) -> str | None:
+        """Return what differs on the other side, as a name; None when nothing does."""
+        known = others if isinstance(others, dict) else {}
+        return next((name for name, value in self.facts().items() if known.get(name) != value), None)
+
+
+def socket_folder(wanted: str) -> str:
+    """Return the folder of the sockets: the wanted one, or a short name in its place where paths would be too long."""
+    if len(os.fsencode(f"{wanted}/{2**22}{SUFFIX}")) <= _LONGEST_PATH:
+        return wanted
+    digest = hashlib.sha256(os.fsencode(wanted)).hexdigest()[:12]
+    return f"/tmp/mlxk-{os.geteuid()}-{digest}"
+
+
+def require_own_folder(path: str) -> None:
+    """Check that a folder belongs to this user, and that nobody else may enter it.
+
+    Raises:
+        FileNotFoundError: It does not exist.
+        StorageError: Another user could have put a socket there.
+    """
+    status = os.lstat(path)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise StorageError(f"'{path}' is not a folder of this user alone", hint=f"Remove it, or: chmod 700 '{path}'")
+
+
+def is_own_peer(connection: socket.socket) -> bool:
+    """Whether the process at the other end runs as this user, as the kernel says."""
+    try:
+        if hasattr(socket, "SO_PEERCRED"):
+            _, user, _ = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        else:  # LOCAL_PEERCRED of macOS: a version, then the user
+            _, user = struct.unpack("=II", connection.getsockopt(0, 1, 76)[:8])
+    except (OSError, struct.error):  # it has gone
+        return False
+    return bool(user == os.geteuid())
+
+
+def send(connection: socket.socket, document: Document, blobs: Iterable[bytes] = ()) -> None:
+    """Write a frame.
+
+    Raises:
+        OSError: The other process has gone.
+        OversizeFrameError: The frame is larger than allowed; nothing is written.
+    """
+    text, parts = json.dumps(document).encode(), tuple(blobs)
+    if len(text) > MAX_JSON_BYTES or len(parts) > MAX_BLOBS or sum(map(len, parts)) > MAX_BLOB_BYTES:
+        raise OversizeFrameError
+    lengths = b"".join(_LENGTH.pack(len(each)) for each in parts)
+    connection.sendall(_HEADER.pack(len(text), len(parts)) + lengths + text)
+    for each in parts:
+        connection.sendall(each)
+
+
+def receive(connection: socket.socket) -> tuple[Document, tuple[bytes, ...]]:
+    """Read a frame.
+
+    Raises:
+        DisconnectedError: There is none.
+        OSError: The connection failed, or its timeout has passed.
+    """
+    size, count = _HEADER.unpack(_read(connection, _HEADER.size))
+    if size > MAX_JSON_BYTES or count > MAX_BLOBS:
+        raise DisconnectedError
+    lengths = [_LENGTH.unpack(_read(connection, _LENGTH.size))[0] for _ in range(count)]
+    if sum(lengths) > MAX_BLOB_BYTES:
+        raise DisconnectedError
+    try:
+        document = json.loads(_read(connection, size))
+    except (ValueError, RecursionError):
+        raise DisconnectedError from None
+    if not isinstance(document, dict):
+        raise DisconnectedError
+    return document, tuple(bytes(_read(connection, length)) for length in lengths)
+
+
+def _read(connection: socket.socket, size: int) -> bytearray:
+    data = bytearray(size)
+    view, filled = memoryview(data), 0
+    while filled < size:
+        count = connection.recv_into(view[filled:])
+        if count == 0:
+            raise DisconnectedError
+        filled += count
+    return data
+
+
+def encoded(value: Any, blobs: list[bytes]) -> Any:  # noqa: ANN401 - any value of the domain
+    """Return a value as JSON; its bytes are appended to ``blobs``.
+
+    Raises:
+        TypeError: A part of it is of a class that is not listed.
+    """
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, bytes):
+        blobs.append(value)
+        return ["blob", len(blobs) - 1]
+    if isinstance(value, tuple | list):
+        return ["tuple" if isinstance(value, tuple) else "list", [encoded(each, blobs) for each in value]]
+    if isinstance(value, Mapping):
+        return {name: encoded(each, blobs) for name, each in value.items()}
+    kind = type(value).__name__
+    if isinstance(value, enum.Enum) and kind in _ENUMS:
+        return ["enum", kind, value.value]
+    if kind not in _CLASSES:
+        raise TypeError(f"values of {kind} do not cross the socket")
+    fields = ((each.name, getattr(value, each.name)) for each in attrs.fields(type(value)))
+    return ["value", kind, {name: encoded(each, blobs) for name, each in fields if not callable(each)}]
+
+
+def decoded(document: Any, blobs: tuple[bytes, ...] = ()) -> Any:  # noqa: ANN401 - any value of the domain
+    """Return the value of its JSON.
+
+    Raises:
+        DisconnectedError: It is not such a value.
+    """
+    try:
+        return _decoded(document, blobs)
+    except _MALFORMED:
+        raise DisconnectedError from None
+
+
+def _decoded(document: Any, blobs: tuple[bytes, ...]) -> Any:  # noqa: ANN401 - any value of the domain
+    if isinstance(document, dict):
+        return {name: _decoded(each, blobs) for name, each in document.items()}
+    if not isinstance(document, list):
+        return document
+    match document:
+        case ["blob", int(index)]:
+            return blobs[index]
+        case ["tuple", list(items)]:
+            return tuple(_decoded(each, blobs) for each in items)
+        case ["list", list(items)]:
+            return [_decoded(each, blobs) for each in items]
+        case ["enum", str(kind), value]:
+            return _ENUMS[kind](value)
+        case ["value", str(kind), dict(fields)]:
+            return _CLASSES[kind](**_decoded(fields, blobs))
+    raise ValueError
+
+
+_MALFORMED = (ValueError, TypeError, LookupError, RecursionError, AttributeError)
+
+
+def error_document(error: MlxkError) -> Document:
+    """Return an error as JSON, with all that its sentences need."""
+    return {
+        "code": error.code,
+        "message": error.message,
+        "hint": encoded(error.hint, []),
+        "matches": list(error.matches),
+        "detail": error.detail,
+        "options": list(error.options),
+        "fix": encoded(error.fix, []),
+    }
+
+
+def error_of(document: Any) -> MlxkError:  # noqa: ANN401 - any JSON value
+    """Return the error of its JSON.
+
+    Raises:
+        DisconnectedError: It is no error.
+    """
+    try:
+        return _ERRORS.get(document["code"], InternalError)(
+            str(document["message"]),
+            hint=_decoded(document["hint"], ()),
+            matches=tuple(document["matches"]),
+            detail=document["detail"],
+            options=tuple(document["options"]),
+            fix=_decoded(document["fix"], ()),
+        )
+    except _MALFORMED:
+        raise DisconnectedError from None

@@ -1,0 +1,185 @@
+"""The running servers by their sockets: found in one folder, listed, stopped, and asked to take a request."""
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from typing import Any
+
+import attrs
+
+from mlxk.adapters.unix_socket.protocol import (
+    PROTOCOL,
+    SUFFIX,
+    DisconnectedError,
+    Document,
+    Program,
+    decoded,
+    encoded,
+    is_own_peer,
+    receive,
+    require_own_folder,
+    send,
+    socket_folder,
+)
+from mlxk.application.ports.running_servers import ComputingPlace, RunningServer, RunningServers
+from mlxk.application.ports.text_generator import ResidentModel
+from mlxk.domain.errors import ExecutionError, StorageError
+from mlxk.domain.models.model import ModelHandle
+
+REPLY_SECONDS = 2.0
+"""How long a server may take to reply before it counts as one that does not respond."""
+
+STOP_SECONDS = 60.0
+"""How long a server may take to stop; it lets answers end for half of that."""
+
+
+_OWNER_SECONDS = 2.0
+"""How long a supervisor may take to end after its worker; one that its parent does not wait for never seems to."""
+
+
+@attrs.frozen
+class Offer:
+    """A server that takes a request."""
+
+    connection: socket.socket
+    server: str
+    loaded: bool
+    """Whether it has the model in memory; if not, there is room for it."""
+
+
+class SocketRunningServers(RunningServers):
+    """Finds the servers of this user by their sockets.
+
+    Args:
+        folder: The folder of the sockets; need not exist.
+        program: This program.
+    """
+
+    def __init__(self, folder: str, program: Program) -> None:
+        self._folder = socket_folder(folder)
+        self._program = program
+        self._place: ComputingPlace | None = None
+
+    def servers(self) -> tuple[RunningServer, ...]:
+        found = []
+        for connection in self._connections():
+            with closing(connection), suppress(OSError, DisconnectedError, LookupError, TypeError, ValueError):
+                document = _asked(connection, "state")
+                models = tuple(_resident(each) for each in document["models"])
+                server = RunningServer(int(document["pid"]), str(document["url"]), str(document["version"]), models)
+                found.append(server)
+        return tuple(sorted(found, key=lambda each: each.process))
+
+    def unload(self, server: RunningServer, model: ResidentModel) -> bool:
+        with closing(self._connection_to(server)) as connection:
+            try:
+                return bool(_asked(connection, "unload", model=encoded(model.handle, [])).get("unloaded"))
+            except (OSError, DisconnectedError):
+                raise _silent(server) from None
+
+    def stop(self, server: RunningServer) -> None:
+        with closing(self._connection_to(server)) as connection:
+            try:
+                owner = _asked(connection, "stop").get("owner")
+                connection.settimeout(STOP_SECONDS)
+                while connection.recv(1):  # it closes when the process has ended
+                    pass
+            except TimeoutError:
+                raise ExecutionError(f"the server {server.url} has not stopped within {STOP_SECONDS:g} s") from None
+            except (OSError, DisconnectedError):
+                return  # It has ended already.
+        if isinstance(owner, int) and owner != server.process:
+            _wait_for(owner)
+
+    def last_place(self) -> ComputingPlace | None:
+        return self._place
+
+    def computed_here(self, reason: str) -> None:
+        """Note that a request is computed in this process."""
+        self._place = ComputingPlace(None, reason)
+
+    def offer(self, kind: str, model: ModelHandle) -> Offer | None:
+        """Return the server that takes a request about a model, one that has it in memory before others.
+
+        Args:
+            kind: ``generate`` or ``embed``.
+            model: The model.
+        """
+        best: Offer | None = None
+        reason = "no server of this user is running"
+        wanted = {"kind": kind, "program": self._program.facts(), "model": encoded(model, [])}
+        for connection in self._connections():
+            found = None
+            if best is None or not best.loaded:
+                try:
+                    document = _asked(connection, "offer", **wanted)
+                    url, loaded = str(document.get("url")), document.get("offer")
+                    reason = f"the server {url} {document.get('reason')}"
+                    found = Offer(connection, url, loaded == "loaded") if loaded else None
+                except (OSError, DisconnectedError):
+                    reason = "the server does not respond"
+            if found is None or (best is not None and not found.loaded):
+                connection.close()
+                continue
+            if best is not None:
+                best.connection.close()
+            best = found
+        self._place = ComputingPlace(None, reason) if best is None else ComputingPlace(best.server)
+        return best
+
+    def _connection_to(self, server: RunningServer) -> socket.socket:
+        path = os.path.join(self._folder, f"{server.process}{SUFFIX}")
+        connection = _connected(path)
+        if connection is None:
+            raise _silent(server)
+        return connection
+
+    def _connections(self) -> Iterator[socket.socket]:
+        """Yield connections to the servers; a socket without a server is passed over."""
+        try:
+            require_own_folder(self._folder)
+            names = sorted(name for name in os.listdir(self._folder) if name.endswith(SUFFIX))
+        except (OSError, StorageError):
+            return
+        for name in names:
+            connection = _connected(os.path.join(self._folder, name))
+            if connection is not None:
+                yield connection
+
+
+def _connected(path: str) -> socket.socket | None:
+    """Return a connection to a server of this user; None where nobody of them listens."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(REPLY_SECONDS)
+    try:
+        connection.connect(path)
+        if is_own_peer(connection):
+            return connection
+    except OSError:
+        pass
+    connection.close()
+    return None
+
+
+def _asked(connection: socket.socket, operation: str, **fields: Any) -> Document:  # noqa: ANN401 - JSON
+    send(connection, {"protocol": PROTOCOL, "operation": operation, **fields})
+    return receive(connection)[0]
+
+
+def _resident(document: Document) -> ResidentModel:
+    return ResidentModel(**{**document, "handle": decoded(document["handle"])})
+
+
+def _wait_for(process: int) -> None:
+    """Wait until a supervisor has ended after its worker, so that its port is free."""
+    deadline = time.monotonic() + _OWNER_SECONDS
+    with suppress(OSError):  # it has ended
+        while time.monotonic() < deadline:
+            os.kill(process, 0)
+            time.sleep(0.02)
+
+
+def _silent(server: RunningServer) -> ExecutionError:
+    return ExecutionError(f"the server {server.url} (process {server.process}) does not respond")

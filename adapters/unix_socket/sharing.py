@@ -1,0 +1,204 @@
+"""The ports of the engine on a running server: requests are computed there, or here where no server takes them."""
+
+import contextlib
+import socket
+import threading
+from array import array
+from collections.abc import Callable
+
+import attrs
+
+from mlxk.adapters.unix_socket.protocol import (
+    DisconnectedError,
+    OversizeFrameError,
+    decoded,
+    encoded,
+    error_of,
+    receive,
+    send,
+)
+from mlxk.adapters.unix_socket.servers import SocketRunningServers
+from mlxk.application.ports.text_embedder import TextEmbedder
+from mlxk.application.ports.text_generator import EngineState, TextGenerator, TextStream
+from mlxk.application.text_streams import QueuedTextStream
+from mlxk.domain.embedding import EmbeddingRequest, Embeddings
+from mlxk.domain.errors import ExecutionError, MlxkError
+from mlxk.domain.generation.request import Finished, GenerationRequest
+from mlxk.domain.models.model import ModelHandle
+
+_ENDED = "the server ended before it answered"
+_ARRIVAL_SECONDS = 30.0
+"""How long a server may take to accept a part of a request."""
+
+
+class SharedTextGenerator(TextGenerator):
+    """Generates text on a running server of this user, or else with the generator of this process.
+
+    Args:
+        local: The generator of this process.
+        servers: Finds the server.
+    """
+
+    def __init__(self, local: TextGenerator, servers: SocketRunningServers) -> None:
+        self.local = local
+        self._servers = servers
+        self._streams: list[SocketTextStream] = []
+
+    def submit(self, request: GenerationRequest) -> TextStream:
+        request.validate()
+        offer = self._servers.offer("generate", request.model)
+        if offer is None:
+            return self.local.submit(request)
+        stream = SocketTextStream(offer.connection, lambda: self._submit_here(request, _ENDED))
+        try:
+            refused = stream.start(request)
+        except BaseException:
+            offer.connection.close()
+            raise
+        if refused is not None:
+            offer.connection.close()
+            return self._submit_here(request, refused)
+        self._streams.append(stream)
+        return stream
+
+    def load(self, request: GenerationRequest) -> None:
+        self.local.load(request)
+
+    def state(self, timeout_seconds: float) -> EngineState:
+        return self.local.state(timeout_seconds)
+
+    def unload(self, model: ModelHandle | None = None, *, once_idle: bool = False) -> tuple[ModelHandle, ...]:
+        return self.local.unload(model, once_idle=once_idle)
+
+    def close(self) -> None:
+        for stream in self._streams:
+            stream.cancel()
+        self.local.close()
+
+    def _submit_here(self, request: GenerationRequest, reason: str) -> TextStream:
+        self._servers.computed_here(reason)
+        return self.local.submit(request)
+
+
+class SocketTextStream(QueuedTextStream):
+    """The events of a sequence on a server, read by a thread of its own.
+
+    Args:
+        connection: To the server that takes the request.
+        submit_here: Submits the request to the generator of this process, when the server ends before the first event.
+    """
+
+    def __init__(self, connection: socket.socket, submit_here: Callable[[], TextStream]) -> None:
+        super().__init__()
+        self._connection = connection
+        self._submit_here = submit_here
+        self._cancelled = threading.Event()
+
+    def start(self, request: GenerationRequest) -> str | None:
+        """Send the request, and wait until it is queued; return why the server did not take it, or None.
+
+        Raises:
+            MlxkError: It cannot be computed.
+        """
+        try:
+            blobs: list[bytes] = []
+            document = {"request": encoded(request, blobs)}
+            self._connection.settimeout(_ARRIVAL_SECONDS)
+            send(self._connection, document, blobs)
+            self._connection.settimeout(None)
+            reply, _ = receive(self._connection)
+            if "declined" in reply:
+                return f"the server says: {reply['declined']}"
+            if "error" in reply:
+                raise error_of(reply["error"])
+            self.adaptations = decoded(reply["started"]["adaptations"])
+            self.prompt_tokens = reply["started"]["prompt_tokens"]
+        except OversizeFrameError:
+            return "the request is too large for the socket"
+        except (OSError, DisconnectedError, LookupError, TypeError):
+            return _ENDED
+        self.on_cancel = self._end
+        threading.Thread(target=self._read, name="mlxk-server-events", daemon=True).start()
+        return None
+
+    def _end(self) -> None:
+        """Tell the server to cancel; the stream then ends with its last event."""
+        self._cancelled.set()
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_WR)
+
+    def _read(self) -> None:
+        begun = False
+        with self._connection:
+            try:
+                while True:
+                    reply, blobs = receive(self._connection)
+                    if "error" in reply:
+                        self.put(error_of(reply["error"]))
+                        return
+                    for document in reply["events"]:
+                        event = decoded(document, blobs)
+                        begun = True
+                        self.put(event)
+                        if isinstance(event, Finished):
+                            return
+            except (OSError, DisconnectedError, LookupError, TypeError):
+                pass
+        if begun or self._cancelled.is_set():
+            self.put(
+                ExecutionError(
+                    "the server that was answering has ended", hint="Repeat the command: it needs no server."
+                )
+            )
+        else:
+            self._compute_here()
+
+    def _compute_here(self) -> None:
+        try:
+            with self._submit_here() as stream:
+                self.on_cancel = stream.cancel
+                if self._cancelled.is_set():
+                    stream.cancel()
+                for event in stream:
+                    self.put(event)
+        except MlxkError as error:
+            self.put(error)
+
+
+class SharedTextEmbedder(TextEmbedder):
+    """Embeds texts on a running server of this user, or else with the embedder of this process.
+
+    Args:
+        local: Returns the embedder of this process.
+        servers: Finds the server.
+    """
+
+    def __init__(self, local: Callable[[], TextEmbedder], servers: SocketRunningServers) -> None:
+        self._local = local
+        self._servers = servers
+
+    def embed(self, request: EmbeddingRequest) -> Embeddings:
+        offer = self._servers.offer("embed", request.model)
+        if offer is None:
+            return self._local().embed(request)
+        with offer.connection as connection:
+            try:
+                connection.settimeout(_ARRIVAL_SECONDS)
+                send(connection, {"request": encoded(request, [])})
+                connection.settimeout(None)
+                reply, blobs = receive(connection)
+                if "error" in reply:
+                    raise error_of(reply["error"])
+                if "embeddings" in reply:
+                    return _with_vectors(decoded(reply["embeddings"]), blobs[0], int(reply["dimensions"]))
+                reason = f"the server says: {reply.get('declined')}"
+            except (OSError, DisconnectedError, LookupError, ValueError, TypeError):
+                reason = _ENDED
+        self._servers.computed_here(reason)
+        return self._local().embed(request)
+
+
+def _with_vectors(found: Embeddings, data: bytes, dimensions: int) -> Embeddings:
+    numbers = array("d", data)
+    starts = range(0, len(numbers), dimensions or 1)
+    return attrs.evolve(found, vectors=tuple(tuple(numbers[start : start + dimensions]) for start in starts))

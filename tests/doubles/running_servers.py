@@ -1,0 +1,45 @@
+"""In-memory double of the running servers: what a test puts there."""
+
+from mlxk.application.ports.running_servers import ComputingPlace, RunningServer, RunningServers
+from mlxk.application.ports.text_generator import ResidentModel
+from mlxk.domain.errors import ExecutionError
+
+
+class InMemoryRunningServers(RunningServers):
+    """Holds servers.
+
+    Args:
+        servers: Those that run.
+        busy: Names of models that requests use.
+    """
+
+    def __init__(self, *servers: RunningServer, busy: tuple[str, ...] = ()) -> None:
+        self._models = {server: list(server.models) for server in servers}
+        self._busy = busy
+        self.place: ComputingPlace | None = None
+
+    def servers(self) -> tuple[RunningServer, ...]:
+        found = (
+            RunningServer(server.process, server.url, server.version, tuple(models))
+            for server, models in self._models.items()
+        )
+        return tuple(sorted(found, key=lambda each: each.process))
+
+    def unload(self, server: RunningServer, model: ResidentModel) -> bool:
+        models = self._models[self._known(server)]
+        if model.handle.name in self._busy:
+            return False
+        models[:] = [each for each in models if each.handle != model.handle]
+        return True
+
+    def stop(self, server: RunningServer) -> None:
+        del self._models[self._known(server)]
+
+    def last_place(self) -> ComputingPlace | None:
+        return self.place
+
+    def _known(self, server: RunningServer) -> RunningServer:
+        for known in self._models:
+            if known.process == server.process:
+                return known
+        raise ExecutionError(f"the server {server.url} does not respond")

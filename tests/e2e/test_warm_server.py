@@ -1,0 +1,196 @@
+"""``run`` beside a running server: the same words, statuses and JSON as without one, in a fraction of the time."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from models.tiny_models import build
+
+pytestmark = [pytest.mark.e2e, pytest.mark.mlx]
+CALLS = 50
+
+
+@attrs.frozen
+class WarmServer:
+    """A running server and the environment of its user."""
+
+    process: "subprocess.Popen[str]"
+    port: int
+    environment: dict[str, str]
+    folder: Path
+
+    def metric(self, name: str) -> float:
+        """Return the value of a metric."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=60) as response:
+            lines = response.read().decode().splitlines()
+        return sum(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmServer]:
+    """Serve, with the demo in memory."""
+    folder = tmp_path_factory.mktemp("warm")
+    environment = {
+        "HOME": str(folder),
+        "XDG_RUNTIME_DIR": str(folder),
+        "PATH": os.environ["PATH"],
+        "MLX_DISABLE_COMPILE": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    command = [sys.executable, "-m", "mlxk", "serve", "--port", "0", "--model", "demo", "--json"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True, bufsize=0
+        )
+    with process:
+        assert process.stdout is not None
+        yield WarmServer(process, json.loads(process.stdout.readline())["data"]["port"], environment, folder)
+        process.send_signal(signal.SIGTERM)
+
+
+@pytest.fixture
+def run_here(
+    server: WarmServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process, in the environment of the server's user."""
+    from mlxk.entrypoints.cli.command import CommandContext
+    from mlxk.entrypoints.cli.program import run
+    from mlxk.entrypoints.container import build
+    from mlxk.entrypoints.pipe.standard_input import StandardInput
+    from mlxk.entrypoints.settings import read_settings
+
+    monkeypatch.chdir(server.folder)
+
+    def execute(*arguments: str, **variables: str) -> tuple[int, str, str]:
+        with open(os.devnull) as null:
+            settings = read_settings({**server.environment, **variables})
+            context = CommandContext(settings, build, StandardInput(null.fileno()), lambda *_: 1)
+            status = run(arguments, context)
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return execute
+
+
+def generated_calls() -> Iterator[list[str]]:
+    """Yield command lines of ``run``, of all kinds."""
+    draw = random.Random(17)
+    prompts = ["What is mlxk?", "Hello!", "How do I remove a model?", "Übergröße 🎈", "a" * 40, "x" * 20_000, ""]
+    for _ in range(CALLS):
+        call = ["run", draw.choice(["demo"] * 9 + ["nosuch"]), draw.choice(prompts), "--no-stdin"]
+        call += draw.choice([["--temperature", "0"], ["--seed", str(draw.randrange(99))]])
+        call += ["--max-tokens", str(draw.choice([1, 3, 12, 30]))]
+        for flags in (
+            ["--json"],
+            ["--json"],
+            ["--system", "Be brief."],
+            ["--stop", "the"],
+            ["--json-schema", "schema.json"],
+            ["--no-chat-template"],
+            ["--thinking"],
+            ["--top-p", draw.choice(["0.5", "7"])],
+            ["--repetition-penalty", "1.3"],
+            ["--draft-model", "demo"],
+            ["--tools", "tools.json"],
+        ):
+            if draw.random() < 0.15:
+                call += flags
+        yield call
+
+
+def without_timings(text: str) -> object:
+    """Return the output without what a warm engine changes: times, and prompt tokens that it has kept."""
+    try:
+        document = json.loads(text)
+    except ValueError:
+        return text
+    if "data" not in document:
+        return text
+    data = document["data"] or {}
+    data.pop("timings", None)
+    data.get("usage", {}).pop("cached_tokens", None)
+    return document
+
+
+def test_words_statuses_and_json_are_the_same_with_and_without_the_server(
+    server: WarmServer, run_here: Callable[..., tuple[int, str, str]]
+) -> None:
+    (server.folder / "schema.json").write_text('{"type": "object", "properties": {"a": {"enum": [1, 22]}}}')
+    function = {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}
+    (server.folder / "tools.json").write_text(json.dumps([{"type": "function", "function": function}]))
+    before = server.metric("mlxk_completion_tokens_total")
+    outcomes = set()
+    for call in generated_calls():
+        status, out, err = run_here(*call)
+        status_here, out_here, err_here = run_here(*call, "--no-server")
+        assert (status, without_timings(out), err) == (status_here, without_timings(out_here), err_here), call
+        outcomes.add(status)
+    assert outcomes == {0, 1, 2}
+    assert server.metric("mlxk_completion_tokens_total") > before + CALLS
+
+
+USES = {
+    "with the server": ([], {}, r"\[computed by the server http://127\.0\.0\.1:\d+\]"),
+    "with the flag": (["--no-server"], {}, None),
+    "with the variable": ([], {"MLXK2_USE_SERVER": "0"}, None),
+    "with another cache": ([], {"HF_HOME": "/nowhere"}, r"\[computed here: the server \S+ has another model cache\]"),
+    "with another MLX": ([], {"MLX_X": "1"}, r"\[computed here: the server \S+ has another environment\]"),
+    "of another user": ([], {"XDG_RUNTIME_DIR": "/nowhere"}, r"\[computed here: no server of this user is running\]"),
+}
+
+
+@pytest.mark.parametrize(("flags", "variables", "said"), USES.values(), ids=USES)
+def test_verbose_says_where_the_answer_was_computed(
+    run_here: Callable[..., tuple[int, str, str]], flags: list[str], variables: dict[str, str], said: str | None
+) -> None:
+    status, _, err = run_here("run", "demo", "Hello!", "--verbose", "--max-tokens", "3", *flags, **variables)
+    assert status == 0
+    assert re.findall(r"\[computed .*", err) == ([] if said is None else re.findall(said, err))
+    assert (said is None) == ("[computed" not in err)
+
+
+PROGRAM = """
+import sys
+from mlxk.entrypoints.main import main
+status = main(["run", "demo", "Hello!", "--no-stdin", "--max-tokens", "2"])
+print(status, *{name.partition(".")[0] for name in sys.modules}, file=sys.stderr)
+"""
+
+
+def test_a_command_that_a_server_answers_loads_no_model_library(server: WarmServer) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=server.environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    status, *modules = done.stderr.splitlines()[-1].split()
+    heavy = {"PIL", "jinja2", "mlx", "mlx_lm", "mlx_vlm", "numpy", "rich", "structlog", "tokenizers", "transformers"}
+    assert (status, heavy & set(modules)) == ("0", set())
+
+
+def test_ctrl_c_cancels_the_answer_on_the_server(server: WarmServer, tmp_path: Path) -> None:
+    talker = build(tmp_path / "talker", num_hidden_layers=8, max_position_embeddings=1_000_000).directory
+    (tmp_path / "endless.json").write_text(json.dumps({"type": "array", "items": {"enum": [1, 2]}, "minItems": 10**5}))
+    command = [sys.executable, "-m", "mlxk", "run", talker, "hello", "--json-schema", "endless.json", "--no-stdin"]
+    with subprocess.Popen(command, env=server.environment, cwd=tmp_path, stdout=subprocess.PIPE) as process:
+        wait_for(lambda: server.metric("mlxk_answers_running") == 1)
+        process.send_signal(signal.SIGINT)
+        wait_for(lambda: server.metric("mlxk_answers_running") == 0)
+    assert process.returncode == 130
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,0 +1,157 @@
+"""Servers that die, reply with nonsense or do not reply, and programs that send it: nothing is lost."""
+
+import contextlib
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+from models.answers import read
+from serving.shared import MODEL, URL, SharedServer, socket_folder_of
+
+from mlxk.adapters.unix_socket.protocol import DisconnectedError, encoded, receive, send
+from mlxk.domain.embedding import EmbeddingRequest
+from mlxk.domain.errors import ExecutionError
+from mlxk.domain.generation.request import GenerationRequest, TextDelta
+
+PROMPT = "one two three four"
+REQUEST = GenerationRequest(MODEL, PROMPT)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> SharedServer:
+    """A server that does not listen yet."""
+    return SharedServer(socket_folder_of(tmp_path))
+
+
+def listener_at(server: SharedServer, name: str = "1") -> socket.socket:
+    """Return a socket of a server that a test plays."""
+    os.makedirs(server.folder, mode=0o700, exist_ok=True)
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(f"{server.folder}/{name}.sock")
+    listening.listen()
+    return listening
+
+
+def test_a_stale_socket_is_harmless_and_goes_with_the_next_server(server: SharedServer) -> None:
+    listener_at(server).close()
+    assert read(server.sharing().submit(REQUEST)).text == PROMPT
+    assert server.servers().servers() == ()
+    assert os.listdir(server.folder) == ["1.sock"]
+    with server.listening():
+        assert os.listdir(server.folder) == [f"{os.getpid()}.sock"]
+    assert os.listdir(server.folder) == []
+
+
+def serve_once(listening: socket.socket, *replies: object) -> threading.Thread:
+    """Answer each frame of one connection with the next reply; bytes are sent as they are, then it is closed."""
+
+    def serve() -> None:
+        connection, _ = listening.accept()
+        with connection, contextlib.suppress(DisconnectedError, OSError):
+            for reply in replies:
+                receive(connection)
+                for each in reply if isinstance(reply, list) else [reply]:
+                    connection.sendall(each) if isinstance(each, bytes) else send(connection, each)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    return thread
+
+
+OFFER = {"url": URL, "offer": "loaded", "reason": ""}
+STARTED = {"started": {"adaptations": encoded((), []), "prompt_tokens": 3}}
+BEGUN = {"events": [encoded(TextDelta("one"), [])]}
+DEATHS: dict[str, tuple[object, ...]] = {
+    "at once": (),
+    "after its offer": (OFFER,),
+    "after the start": (OFFER, STARTED),
+    "with an unknown class": (OFFER, [STARTED, {"events": [["value", "Popen", {"args": "id"}]]}]),
+    "with wrong fields": (OFFER, [STARTED, {"events": [["value", "TextDelta", {"nonsense": 1}]]}]),
+    "with a reply of another kind": (OFFER, {"what": 1}),
+    "with garbage": (b"HTTP/1.1 400 Bad Request\r\n\r\n",),
+    "with garbage after its offer": (OFFER, b"\xff" * 64),
+    "with what is not JSON": (b"\0\0\0\1\0\0\0\0{",),
+    "with no object": (b"\0\0\0\1\0\0\0\x001",),
+    "within a frame": (OFFER, b"\0\0\0\x10\0\0\0\0{"),
+}
+
+
+@pytest.mark.parametrize("replies", DEATHS.values(), ids=DEATHS)
+def test_a_server_that_ends_before_its_first_event_is_replaced_by_this_process(
+    server: SharedServer, replies: tuple[object, ...]
+) -> None:
+    with listener_at(server) as listening:
+        thread = serve_once(listening, *replies)
+        assert read(server.sharing().submit(REQUEST)).text == PROMPT
+        thread.join()
+    assert len(server.local.requests) == 1
+
+
+@pytest.mark.parametrize("last", [BEGUN, [BEGUN, b"\xff" * 64]], ids=["closed", "garbage"])
+def test_a_server_that_ends_within_an_answer_is_reported(server: SharedServer, last: object) -> None:
+    with listener_at(server) as listening:
+        thread = serve_once(listening, OFFER, [STARTED, *(last if isinstance(last, list) else [last])])
+        stream = server.sharing().submit(REQUEST)
+        assert next(stream) == TextDelta("one")
+        with pytest.raises(ExecutionError, match="has ended") as raised:
+            next(stream)
+        thread.join()
+    assert raised.value.hint
+    assert server.local.requests == []
+
+
+def test_an_embedding_server_that_ends_is_replaced_by_this_process(server: SharedServer) -> None:
+    with listener_at(server) as listening:
+        thread = serve_once(listening, OFFER, b"")
+        assert len(server.embedding().embed(EmbeddingRequest(MODEL, ("a",))).vectors) == 1
+        thread.join()
+
+
+def test_a_server_that_does_not_reply_is_given_up(server: SharedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlxk.adapters.unix_socket.servers.REPLY_SECONDS", 0.1)
+    servers = server.servers()
+    with listener_at(server):
+        assert servers.offer("generate", MODEL) is None
+    place = servers.last_place()
+    assert place is not None
+    assert place.reason == "the server does not respond"
+
+
+def test_the_server_that_has_the_model_is_chosen_among_several(server: SharedServer) -> None:
+    without = {"url": "http://without", "offer": "fits", "reason": ""}
+    server.generator.load(REQUEST)
+    with server.listening(), listener_at(server, "1") as first, listener_at(server, "9999999") as last:
+        threads = [serve_once(each, without) for each in (first, last)]
+        servers = server.servers()
+        assert read(server.sharing(servers).submit(REQUEST)).text == PROMPT
+        place = servers.last_place()
+        for thread in threads:
+            thread.join()
+    assert place is not None
+    assert place.server == URL
+
+
+FRAMES = {
+    "nothing": b"",
+    "a short header": b"\0\0",
+    "a huge document": b"\xff\xff\xff\xff\0\0\0\0",
+    "too many blobs": b"\0\0\0\2\xff\xff\xff\xff{}",
+    "a huge blob": b"\0\0\0\2\0\0\0\1" + b"\xff" * 8 + b"{}",
+    "deep nesting": b"\0\1\x86\xa0\0\0\0\0" + b"[" * 100_000,
+    "another protocol": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
+def test_a_server_survives_what_is_no_request(server: SharedServer, frame: bytes) -> None:
+    with server.listening():
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(f"{server.folder}/{os.getpid()}.sock")
+            connection.sendall(frame)
+            connection.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionError):
+                assert connection.recv(1) == b""
+        assert read(server.sharing().submit(REQUEST)).text == PROMPT
+    assert len(server.generator.requests) == 1
