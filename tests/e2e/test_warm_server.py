@@ -15,6 +15,7 @@ from typing import Any
 
 import attrs
 import pytest
+from models.tiny_embedding import build_bert
 from models.tiny_models import build
 
 pytestmark = [pytest.mark.e2e, pytest.mark.mlx]
@@ -158,6 +159,17 @@ def test_verbose_says_where_the_answer_was_computed(
     assert status == 0
     assert re.findall(r"\[computed .*", err) == ([] if said is None else re.findall(said, err))
     assert (said is None) == ("[computed" not in err)
+
+
+def test_vectors_are_the_same_with_and_without_the_server(
+    run_here: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    model = build_bert(tmp_path / "bert").directory
+    for flags in ([], ["--json"], ["--query"], ["--dimensions", "8"]):
+        call = ["embed", model, "a man is eating food", "--verbose", *flags]
+        status, out, err = run_here(*call, MLXK2_ENABLE_ALPHA_FEATURES="1")
+        assert (status, out) == run_here(*call, "--no-server", MLXK2_ENABLE_ALPHA_FEATURES="1")[:2]
+        assert "[computed by the server" in err or status == 1
 
 
 PROGRAM = """

@@ -9,7 +9,13 @@ from mlxk.application.use_cases.embed_text import EmbedText
 from mlxk.domain.embedding import EmbeddingSettings, InputKind
 from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
 from mlxk.domain.models.model import ModelDescription
-from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
+from mlxk.entrypoints.cli.command import (
+    CommandContext,
+    add_model_argument,
+    add_server_argument,
+    print_place,
+    sharing_settings,
+)
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.fetching import add_pull_argument, fetch_absent, naming_the_flag
 from mlxk.entrypoints.cli.output import Output
@@ -38,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--truncate", action=argparse.BooleanOptionalAction, help="cut texts that are too long for the model"
     )
     add_pull_argument(parser)
+    parser.add_argument("-v", "--verbose", action="store_true", help="say where the vectors were computed")
+    add_server_argument(parser)
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
@@ -51,7 +59,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     if arguments.text is None and not arguments.batch:
         raise UsageError("embed requires <text> or '-' to read stdin")
     settings = _settings(arguments)
-    container = context.build(context.settings)
+    container = context.build(sharing_settings(arguments, context.settings))
     try:
         with naming_the_flag():
             fetch_absent((arguments.model,), lambda: container, output, pull=arguments.pull)
@@ -62,6 +70,8 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         else:
             for record in records:
                 output.line(json.dumps(record, ensure_ascii=False, allow_nan=False))
+        if arguments.verbose:
+            print_place(container, output)
         return DONE
     finally:
         container.adapters.text_generator().close()
