@@ -49,6 +49,8 @@ class Server:
     address: str
     """Without ``/v1``."""
     key: str = attrs.field(repr=False)
+    ended: Callable[[], bool] = attrs.field(default=lambda: False, eq=False)
+    """Whether it has ended, as far as this process knows."""
 
 
 def served_models(server: Server) -> list[dict[str, Any]]:
@@ -120,7 +122,7 @@ def own_server(model: str, log: str) -> Iterator[Server]:
             start_new_session=True,
         )
     try:
-        yield Server(_address(server), key)
+        yield Server(_address(server), key, lambda: server.poll() is not None)
     finally:
         _end(server)
 

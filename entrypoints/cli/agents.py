@@ -56,8 +56,6 @@ class Agent:
     title: str
     install: str
     """A command of its makers, or the address of a page."""
-    page: str = "agents"
-    """The page of ``docs/clients`` that describes it."""
     program: str | None = None
     """What is typed in a shell; None for a program with windows."""
     variables: tuple[tuple[str, str], ...] = ()
@@ -342,7 +340,6 @@ _OTHERS = (
         title="llm",
         program="llm",
         install="pipx install llm",
-        page="shell",
         words=("-m", "local"),
         files=(SettingsFile("extra-openai-models.yaml", _LLM),),
         remark="The file is in the folder that 'llm logs path' names.",
@@ -351,7 +348,6 @@ _OTHERS = (
         name="zed",
         title="Zed",
         install="https://zed.dev/download",
-        page="editors",
         files=(SettingsFile("settings.json", _ZED),),
         remark="The key is entered in the agent's settings, or is the variable MLXK_API_KEY.",
     ),
@@ -359,7 +355,6 @@ _OTHERS = (
         name="vscode",
         title="VS Code",
         install="https://code.visualstudio.com/download",
-        page="editors",
         files=(SettingsFile("chatLanguageModels.json", _VSCODE),),
         remark="The file opens by 'Add Models' in the model picker of the chat, then 'Custom Endpoint'.",
     ),
@@ -367,14 +362,12 @@ _OTHERS = (
         name="jetbrains",
         title="JetBrains AI Assistant",
         install="https://www.jetbrains.com/ai/",
-        page="editors",
         remark="Settings, Tools, AI Assistant, Providers & API keys: 'OpenAI-compatible', ADDRESS/v1, the key KEY.",
     ),
     Agent(
         name="librechat",
         title="LibreChat",
         install="https://www.librechat.ai/docs/local",
-        page="chat-uis",
         files=(SettingsFile("librechat.yaml", _LIBRECHAT),),
         remark="On Linux, a container needs: MLXK2_API_KEY=choose-one mlxk serve --host 0.0.0.0",
     ),
@@ -382,7 +375,6 @@ _OTHERS = (
         name="open-webui",
         title="Open WebUI",
         install="https://docs.openwebui.com/",
-        page="chat-uis",
         before=(
             *("docker", "run", "-d", "-p", "3000:8080", "--add-host=host.docker.internal:host-gateway"),
             *("-e", "OPENAI_API_BASE_URL=http://host.docker.internal:8000/v1", "-e", "OPENAI_API_KEY=choose-one"),

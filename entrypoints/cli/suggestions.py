@@ -5,9 +5,12 @@ from collections.abc import Iterable, Mapping
 from mlxk.domain.text import AT_MOST, nearest
 
 MEANT: Mapping[str, str] = {
+    "agent": "launch",
     "ask": "run",
     "chat": "run",
     "check": "health",
+    "claude": "launch",
+    "codex": "launch",
     "copy": "clone",
     "cp": "clone",
     "del": "rm",
@@ -21,6 +24,7 @@ MEANT: Mapping[str, str] = {
     "inspect": "show",
     "install": "pull",
     "models": "list",
+    "opencode": "launch",
     "publish": "push",
     "quantize": "convert",
     "start": "serve",

@@ -85,12 +85,12 @@ def test_the_settings_of_a_page_can_be_read(page: str) -> None:
 
 
 @pytest.mark.parametrize("agent", AGENTS.values(), ids=AGENTS)
-def test_a_page_says_the_same_as_the_program(agent: Agent) -> None:
-    page = (PAGES / f"{agent.page}.md").read_text(encoding="utf-8")
+def test_the_pages_say_the_same_as_the_program(agent: Agent) -> None:
+    pages = "".join(page.read_text(encoding="utf-8") for page in PAGES.glob("*.md"))
     shown = [file.text for file in agent.written(Connection())]
-    # An address may stand in a block of several lines.
+    # The page has the command of a container on several lines.
     shown += [line for line in agent.commands(Connection()) if not line.startswith("docker ")]
-    assert [text for text in shown if text not in page] == []
+    assert [text for text in shown if text not in pages] == []
     assert shown or agent.remark
 
 

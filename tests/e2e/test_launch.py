@@ -153,6 +153,12 @@ def test_an_agent_gets_a_server_of_its_own_and_nothing_is_written(machine: Machi
     assert machine.files() == before
 
 
+def test_a_server_that_dies_is_said_when_the_agent_has_ended(machine: Machine) -> None:
+    done = machine.run("opencode", "-m", "able", DOES="kill")
+    [log] = machine.logs()
+    assert (done.returncode, done.stderr) == (0, f"[the server ended before the agent did]\nThe server's log: {log}\n")
+
+
 SHORT = "[short has a context window of 2,048 tokens; agents need at least 32,768]\n"
 TOOLLESS = "[toolless has no tools, so that an agent can only talk]\n"
 ENDS = {
@@ -348,5 +354,5 @@ def test_a_machine_without_a_model_for_agents_is_told_how_to_get_one(machine: Ma
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         "launch: Error: no model here has tools and a context window of 32,768 tokens",
-        "Look for one: mlxk search coder --mlx. Or name any: mlxk launch opencode --model MODEL",
+        "Find one: mlxk recommend --for code. Or name any: mlxk launch opencode --model MODEL",
     ]

@@ -1,8 +1,8 @@
 """Stands in for an agent: writes what it was given, and what the server answers, to the file that ``RECORD`` names.
 
 ``DOES`` says what it does then: ``exit`` with the status of ``STATUS``, ``wait`` for a signal, ``stop`` itself like an
-editor at Ctrl-Z, or ``read`` a line of the terminal. At SIGINT and SIGTERM it ends with 40 and 41; the first SIGINT it
-only reports.
+editor at Ctrl-Z, ``kill`` its server, or ``read`` a line of the terminal. At SIGINT and SIGTERM it ends with 40 and 41;
+the first SIGINT it only reports.
 """
 
 import json
@@ -67,6 +67,11 @@ def main() -> int:
         case "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
             os.write(1, b"agent: continued\n")
+        case "kill":
+            [server] = subprocess.run(
+                ["pgrep", "-P", str(os.getppid()), "-f", "mlxk serve"], capture_output=True, text=True, check=True
+            ).stdout.split()
+            os.kill(int(server), signal.SIGKILL)
         case "read":
             sys.stdout.write(f"agent: read {input()}\n")
     return int(os.environ.get("STATUS", "0"))

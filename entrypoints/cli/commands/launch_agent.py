@@ -179,7 +179,9 @@ def _run_on_own_server(
             with Spinner(output, f"Loading {chosen.label}"):
                 server = stack.enter_context(own_server(chosen.reference, log))
             status = runner.run(*_command(agent, path, arguments.words, chosen.connection(server)))
-        worth_reading = status != DONE
+            if server.ended():
+                output.note("[the server ended before the agent did]")
+            worth_reading = status != DONE or server.ended()
     except MlxkError as error:
         worth_reading = not isinstance(error, InterruptedRunError)
         raise
@@ -306,7 +308,7 @@ def _chosen(offered: Sequence[_Candidate], arguments: argparse.Namespace, output
     if not fitting:
         raise ModelNotFoundError(
             f"no model here has tools and a context window of {SMALLEST_CONTEXT:,} tokens",
-            hint=f"Look for one: mlxk search coder --mlx. Or name any: mlxk launch {arguments.agent} --model MODEL",
+            hint=f"Find one: mlxk recommend --for code. Or name any: mlxk launch {arguments.agent} --model MODEL",
         )
     names = [each.label for each in fitting]
     if not (output.shows_progress and sys.stdin.isatty()):
