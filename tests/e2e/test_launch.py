@@ -252,10 +252,10 @@ def test_by_hand_is_shown_and_nothing_started(agent: str, machine: Machine, snap
     assert (machine.record.exists(), machine.logs()) == (False, [])
 
 
-@pytest.mark.parametrize("supervised", [[], ["--no-supervisor"]], ids=["supervised", "alone"])
-def test_a_server_ends_with_its_input_if_it_is_to(machine: Machine, supervised: list[str]) -> None:
+def test_a_server_without_a_supervisor_ends_with_its_input_if_it_is_to(machine: Machine) -> None:
+    # One with a supervisor does so where the program that launched it dies.
     with subprocess.Popen(
-        [sys.executable, "-m", "mlxk", "serve", "--port", "0", "--json", "--until-eof", *supervised],
+        [sys.executable, "-m", "mlxk", "serve", "--port", "0", "--json", "--until-eof", "--no-supervisor"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -294,13 +294,12 @@ def stop_and_continue(machine: Machine, arguments: str, variables: dict[str, str
 
 
 def test_an_agent_may_use_a_running_server(machine: Machine) -> None:
-    keyed = {**machine.environment, "MLXK2_API_KEY": "of-the-operator"}
-    with ServedProgram(machine.home, keyed) as server:
+    keyed = {"MLXK2_API_KEY": "of-the-operator"}
+    with ServedProgram(machine.home, {**machine.environment, **keyed}, "--model", "able") as server:
         url = f"http://127.0.0.1:{server.port}"
         flags = ("codex", "--url", f"{url}/v1")
         refused = machine.run(*flags)
         assert (refused.returncode, "Set MLXK2_API_KEY to one of its keys." in refused.stderr) == (1, True)
-        keyed = {"MLXK2_API_KEY": "of-the-operator"}
         asked = machine.run(*flags, **keyed)
         assert (asked.returncode, "  able\n  broken\n" in asked.stderr) == (2, True)
         unknown = machine.run(*flags, "-m", "nosuch", **keyed)
@@ -311,9 +310,23 @@ def test_an_agent_may_use_a_running_server(machine: Machine) -> None:
         assert (given["address"], given["key"], "short" in given["models"]) == (url, "of-the-operator", True)
         assert "model_context_window=2048" in given["arguments"]
         stop_and_continue(machine, f"codex --url {url} -m able", keyed)
+        use_what_is_in_memory(machine, url, keyed)
         assert not ended(url)
     gone = machine.run(*flags)
     assert (gone.returncode, f"no server of models answers at {url}" in gone.stderr) == (1, True)
+
+
+def use_what_is_in_memory(machine: Machine, url: str, keyed: dict[str, str]) -> None:
+    """Launch an agent on a model that a running server has in memory, and once each where another server is started."""
+    shared = machine.run("codex", "-m", "able", **keyed)
+    said = f"[the server at {url} has able in memory and is used; --no-server starts another]\n"
+    assert (shared.returncode, shared.stderr, machine.recorded()["address"]) == (0, said, url)
+    for flags, key in (((), {}), (("--no-server",), keyed)):
+        machine.record.unlink()
+        own = machine.run("codex", "-m", "able", *flags, **key)
+        given = machine.recorded()
+        assert (own.returncode, own.stderr, given["address"] == url) == (0, "", False)
+        check(given, "codex", "able", machine)
 
 
 REFUSALS = {

@@ -17,7 +17,7 @@ from mlxk.domain.models.memory import MemoryFit
 from mlxk.domain.models.model import Capability, ModelDetails, served_id
 from mlxk.entrypoints.cli.agent_processes import AgentRunner, Server, new_log, own_server, served_models
 from mlxk.entrypoints.cli.agents import AGENTS, SMALLEST_CONTEXT, Agent, Connection
-from mlxk.entrypoints.cli.command import CommandContext, complete_models
+from mlxk.entrypoints.cli.command import CommandContext, add_server_argument, complete_models, sharing_settings
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url", metavar="URL", help="use this running server, with the key of MLXK2_API_KEY, instead of one of its own"
     )
+    add_server_argument(parser)
     parser.add_argument(
         "--print", dest="shown", action="store_true", help="show how to set it up by hand, and start nothing"
     )
@@ -67,13 +68,28 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         raise ExecutionError(
             f"{agent.title} is not installed: there is no '{agent.program}'", hint=f"Install it: {agent.install}"
         )
-    if arguments.url is None:
-        return _run_on_own_server(agent, path, arguments, context, output)
-    server = _running(arguments.url, context)
-    with Spinner(output, "Asking the server"):
-        offered = [_of_server(each) for each in served_models(server)]
-    chosen = _chosen(offered, arguments, output)
-    return AgentRunner().run(*_command(agent, path, arguments.words, chosen.connection(server)))
+    program = _Program(agent, path, arguments.words)
+    key = context.settings.serve.api_key or Connection().key
+    if arguments.url is not None:
+        server = Server(_address(arguments.url), key)
+        with Spinner(output, "Asking the server"):
+            offered = [_of_server(each) for each in served_models(server)]
+        return AgentRunner().run(*program.command(_chosen(offered, arguments, output).connection(server)))
+    settings = sharing_settings(arguments, context.settings)
+    container = context.build(settings)
+    if arguments.model:
+        chosen = _named(arguments.model, container, output)
+    else:
+        with Spinner(output, "Reading the models"):
+            offered = _of_this_machine(container)
+        chosen = _chosen(offered, arguments, output)
+    running = _having(chosen, key, container) if settings.use_server else None
+    if running is None:
+        return _run_on_own_server(program, chosen, settings.temporary_folder, output)
+    output.note(
+        f"[the server at {running.address} has {chosen.label} in memory and is used; --no-server starts another]"
+    )
+    return AgentRunner().run(*program.command(chosen.connection(running)))
 
 
 def _list(output: Output) -> int:
@@ -155,22 +171,22 @@ def _address(url: str) -> str:
     return address
 
 
-def _running(url: str, context: CommandContext) -> Server:
-    return Server(_address(url), context.settings.serve.api_key or Connection().key)
+@attrs.frozen
+class _Program:
+    """An agent that is installed, and what the user passes on to it."""
+
+    agent: Agent
+    path: str
+    words: Sequence[str]
+
+    def command(self, connection: Connection) -> tuple[list[str], dict[str, str]]:
+        """Return its command line and its variables."""
+        return [self.path, *self.agent.arguments(connection), *self.words], self.agent.environment(connection)
 
 
-def _run_on_own_server(
-    agent: Agent, path: str, arguments: argparse.Namespace, context: CommandContext, output: Output
-) -> int:
+def _run_on_own_server(program: _Program, chosen: "_Candidate", folder: str | None, output: Output) -> int:
     """Run an agent on a server of its own, whose log is named when something fails."""
-    container = context.build(context.settings)
-    if arguments.model:
-        chosen = _named(arguments.model, container, output)
-    else:
-        with Spinner(output, "Reading the models"):
-            offered = _of_this_machine(container)
-        chosen = _chosen(offered, arguments, output)
-    log = new_log(context.settings.temporary_folder)
+    log = new_log(folder)
     worth_reading = False
     try:
         runner = AgentRunner()
@@ -178,7 +194,7 @@ def _run_on_own_server(
             stack.enter_context(runner.signals_taken())
             with Spinner(output, f"Loading {chosen.label}"):
                 server = stack.enter_context(own_server(chosen.reference, log))
-            status = runner.run(*_command(agent, path, arguments.words, chosen.connection(server)))
+            status = runner.run(*program.command(chosen.connection(server)))
             if server.ended():
                 output.note("[the server ended before the agent did]")
             worth_reading = status != DONE or server.ended()
@@ -193,11 +209,6 @@ def _run_on_own_server(
     return status
 
 
-def _command(agent: Agent, path: str, words: Sequence[str], connection: Connection) -> tuple[list[str], dict[str, str]]:
-    """Return the command line and the variables of an agent."""
-    return [path, *agent.arguments(connection), *words], agent.environment(connection)
-
-
 @attrs.frozen(kw_only=True)
 class _Candidate:
     """A model that an agent may get."""
@@ -206,6 +217,8 @@ class _Candidate:
     """Its name in messages."""
     reference: str
     """What a server of its own is told to serve."""
+    directory: str = ""
+    """Of its files, where they are on this machine."""
     id: str
     """The name by which a server knows it."""
     size_bytes: int
@@ -237,12 +250,24 @@ def _of_machine(details: ModelDetails, container: "Container", reference: str | 
     return _Candidate(
         label=described.handle.label,
         reference=reference or described.handle.name,
+        directory=described.handle.directory,
         id=served_id(described.handle),
         size_bytes=described.size_bytes,
         context=described.context_length,
         tools=details.supports_tools,
         fit=estimate_memory(described, container.adapters.memory_probe()).fit.value,
     )
+
+
+def _having(chosen: _Candidate, key: str, container: "Container") -> Server | None:
+    """Return a running server of this user that has a model in memory and that a key opens; None without one."""
+    for each in container.adapters.running_servers().servers():
+        if chosen.directory in {model.handle.directory for model in each.models}:
+            server = Server(each.url, key)
+            with contextlib.suppress(MlxkError):
+                if chosen.id in {model["id"] for model in served_models(server)}:
+                    return server
+    return None
 
 
 def _of_this_machine(container: "Container") -> list[_Candidate]:
