@@ -25,6 +25,7 @@ from mlxk.application.use_cases.show_model import ShowModel
 from mlxk.domain.errors import ExecutionError
 from mlxk.entrypoints import deferred
 from mlxk.entrypoints.settings import MIB, ServerSettings, Settings
+from mlxk.entrypoints.settings_file import own_names
 
 if TYPE_CHECKING:
     from mlxk.adapters.huggingface.client import HubClient
@@ -250,6 +251,7 @@ class Adapters:
         once = providers.ThreadSafeSingleton
         self.settings = settings
         self.server = server
+        self.names = own_names(settings.file, None if server is None else server.entries)
         self.model_files = once(FilesystemModelFiles)
         self.model_cache = once(HuggingFaceModelCache, settings.hub_cache)
         self.model_hub = once(_model_hub, settings)
@@ -282,14 +284,14 @@ class UseCases:
         describe = self.describe_model = new(
             DescribeModel, ports.model_files, ports.workspaces, ports.backend_registry, ports.model_cache, owner
         )
-        resolve = self.resolve_model = new(ResolveModel, *stores, owner)
+        resolve = self.resolve_model = new(ResolveModel, *stores, owner, ports.names.aliases)
         self.list_models = new(ListModels, resolve, describe)
         self.show_model = new(ShowModel, resolve, describe, ports.workspaces)
         self.check_health = new(CheckHealth, resolve, describe, ports.workspaces, ports.content_verifier)
         self.pull_model = new(
             deferred.pull_model, ports.model_cache, ports.built_in_models, ports.model_hub, describe, owner
         )
-        self.remove_model = new(deferred.remove_model, ports.model_cache, resolve)
+        self.remove_model = new(deferred.remove_model, ports.model_cache, new(ResolveModel, *stores, owner))
         self.measure_cache = new(deferred.measure_cache, ports.model_cache)
         self.prune_cache = new(deferred.prune_cache, ports.model_cache)
         asking = (ports.model_hub, ports.memory_probe)
@@ -310,7 +312,7 @@ class UseCases:
         self.embed_text = new(deferred.embed_text, resolve, describe, ports.text_embedder, ports.memory_probe)
         media = (ports.image_reader, ports.audio_decoder)
         generating = (ports.text_generator, *media, ports.memory_probe, ports.event_log, ports.settings.exif_metadata)
-        self.generate_text = new(deferred.generate_text, resolve, describe, *generating)
+        self.generate_text = new(deferred.generate_text, resolve, describe, *generating, ports.names)
         self.load_model = new(deferred.load_model, ports.text_generator, ports.memory_probe, ports.event_log)
         self.tokenize_text = new(deferred.tokenize_text, self.generate_text, ports.model_tokenizer)
         by_path = ports.server is not None and ports.server.allow_paths

@@ -13,6 +13,7 @@ from mlxk.domain.generation.image_table import ImageFacts
 from mlxk.domain.generation.media import DecodedAudio, DecodedImage, EncodedImage
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.models.model import ModelHandle
+from mlxk.entrypoints.settings_file import OwnNames
 
 if TYPE_CHECKING:
     from mlxk.application.ports.backend_registry import BackendRegistry
@@ -262,11 +263,13 @@ def generate_text(  # noqa: PLR0913 - one for each port
     memory: "MemoryProbe",
     log: EventLog,
     exif: bool,
+    names: OwnNames,
 ) -> "GenerateText":
     """Return the use case that generates text."""
     from mlxk.application.use_cases.generate_text import GenerateText
 
-    return GenerateText(resolve, describe, generator, images, audio, memory, log, exif)
+    own = (names.profiles, names.usual)
+    return GenerateText(resolve, describe, generator, images, audio, memory, log, exif, *own)
 
 
 def load_model(generator: TextGenerator, memory: "MemoryProbe", log: EventLog) -> "LoadModel":

@@ -252,7 +252,7 @@ GENERATION = (
     _generation("frequency_penalty", number(-2, 2), "The same, by how often."),
     _generation("seed", whole(0), "The same seed gives the same text."),
     _generation("stop", TEXTS, "End before one of these texts."),
-    _generation("thinking", SWITCH, "Have the model reason first, or not."),
+    _generation("thinking", SWITCH, "Have a model that can reason do so first, or not."),
     _generation("thinking_budget", whole(0), "Most tokens of reasoning before the answer."),
     _generation("reasoning_effort", one_of(*(each.value for each in Effort)), "How much to reason."),
     _generation("thinking_start_token", TEXT, "Begins reasoning, where it is not known."),
@@ -269,7 +269,6 @@ ENTRY = (
     Setting("model", WORD, "The model: a name, a unique part of one, NAME@REVISION or a path."),
     *GENERATION,
     Setting("context", whole(1), "Most tokens of prompt and answer together."),
-    Setting("chunk", whole(1, 5), "Images in one prompt; more are processed in chunks."),
     Setting("keep_alive", number(0), "Seconds after which the idle model is unloaded."),
     Setting("pin", SWITCH, "Never unload the model for being idle."),
 )
@@ -294,6 +293,7 @@ _STRICT = (
 )
 
 _RUN = (
+    *GENERATION,
     _variable("pipes", SWITCH, "Join piped text with the prompt.", True, "enable_pipes MLXK2_ENABLE_PIPES --no-stdin"),
     _variable(
         "audio_segments",

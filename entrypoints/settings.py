@@ -7,6 +7,7 @@ variables, variables override the settings file, and the file overrides defaults
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
@@ -157,6 +158,8 @@ class ServerSettings:
     """Whether clients may name a model by its path."""
     aliases: tuple[tuple[str, str], ...] = ()
     """Further names of models, each with its reference."""
+    entries: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    """The names of the settings file, each with its values."""
     default_model: str | None = None
     """The model for names that no model has, and for requests that name none; None refuses them."""
     allow_model_changes: bool = False

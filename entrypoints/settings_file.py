@@ -18,7 +18,7 @@ from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.profile import Profile
 from mlxk.domain.generation.request import DEFAULT_THINKING_TAGS, Effort, GenerationSettings
-from mlxk.domain.models.reference import own_name_fault
+from mlxk.domain.models.reference import is_path, own_name_fault
 from mlxk.domain.text import nearest
 from mlxk.entrypoints.setting_table import ENTRY, MODELS, TABLES, Setting
 
@@ -202,6 +202,9 @@ class _Reader:
         read = {"": self._table("", (), top, TABLES[""])}
         for name, table in tables.items():
             read[name] = self._table(name, (name,), table, TABLES[name])
+        if fault := _range_fault(read["run"]):
+            self._fault("run", ("run",), fault)
+            read["run"] = {}
         entries = self._entries(names)
         faults = sorted(self._faults, key=lambda fault: fault.line or 0)
         return SettingsFile(path, read, entries, tuple(faults), exists=True)
@@ -277,8 +280,15 @@ def entry_fault(name: str, values: Values, names: Collection[str]) -> str | None
         return "model is missing: it says which model the name stands for"
     if reference in names and reference != name:
         return f"model: '{reference}' is itself a name of this file; write the model that it stands for"
+    if is_path(reference) and not reference.startswith(("/", "~/")):
+        return f"model: '{reference}' depends on the directory of a command; write the whole path"
     if values.get("pin") and "keep_alive" in values:
         return "pin and keep_alive exclude each other"
+    return _range_fault(values)
+
+
+def _range_fault(values: Values) -> str | None:
+    """Return what is wrong with values that are right by their kinds: bounds of the engine, and combinations."""
     try:
         profile_of(values).validate()
     except ValidationError as error:
@@ -312,8 +322,32 @@ def profile_of(values: Values) -> Profile:
         draft_reference=values.get("draft_model"),
         context_limit=values.get("context"),
         keep_alive_seconds=math.inf if values.get("pin") else values.get("keep_alive"),
-        chunk=values.get("chunk"),
     )
+
+
+@attrs.frozen
+class OwnNames:
+    """The user's own names for models, and what holds for every model."""
+
+    profiles: Mapping[str, Profile]
+    usual: Profile
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """The names, each with the reference that it stands for."""
+        return {name: profile.model for name, profile in self.profiles.items()}
+
+
+def own_names(file: SettingsFile, served: tuple[tuple[str, Values], ...] | None) -> OwnNames:
+    """Return the names of commands, or those of a server, which has its own defaults for every model.
+
+    Args:
+        file: The settings file.
+        served: The names of the server, with their values; None for a command.
+    """
+    entries = file.entries.items() if served is None else served
+    usual = profile_of(file.values("run")) if served is None else Profile()
+    return OwnNames({name: profile_of(values) for name, values in entries}, usual)
 
 
 def table_name(*path: str) -> str:

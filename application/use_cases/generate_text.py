@@ -5,11 +5,11 @@ is a conversation of its own, started when the previous one has ended, so that n
 between chunks. A model without vision gets a note in place of earlier images.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
+from mlxk.application.generation_options import GenerationOptions, Prompt
 from mlxk.application.incoming_message import (
     ImageSource,
     IncomingConversation,
@@ -35,11 +35,9 @@ from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import ParameterNotSupportedError
 from mlxk.domain.generation.conversation import Conversation, Message, MessagePart, Role
-from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.image_table import Chunk, ImageNumbers, ShownImage, without_tables
 from mlxk.domain.generation.media import (
     DEFAULT_AUDIO_PROMPT,
-    DEFAULT_CHUNK,
     MAX_CHUNK,
     DecodedImage,
     EncodedImage,
@@ -47,51 +45,12 @@ from mlxk.domain.generation.media import (
     check_chunk,
     check_together,
 )
-from mlxk.domain.generation.request import Effort, GenerationRequest, GenerationSettings, TokenIds, nobody_left
-from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails
+from mlxk.domain.generation.profile import Profile
+from mlxk.domain.generation.request import GenerationRequest, TokenIds
+from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails, ModelHandle
 
 STATE_SECONDS = 0.5
 """How long to wait for the engine to report the loaded models."""
-
-Prompt = str | TokenIds | Conversation | IncomingConversation
-"""Text or tokens, given to the model unchanged; or a conversation, rendered with its chat template."""
-
-
-@attrs.frozen
-class GenerationOptions:
-    """How to generate."""
-
-    settings: GenerationSettings = attrs.field(factory=GenerationSettings)
-    thinking: bool | None = None
-    """Whether the model reasons first; None leaves it to the chat template."""
-    effort: Effort | None = None
-    """How much the model reasons; None leaves it to the chat template."""
-    template_options: Mapping[str, Any] = attrs.field(factory=dict)
-    """Further variables for the chat template, by its own names; JSON values."""
-    thinking_tags: tuple[str, str] | None = None
-    """The texts that begin and end the reasoning; None as they are known of the model."""
-    is_abandoned: Callable[[], bool] = attrs.field(default=nobody_left, eq=False)
-    """Whether the client has gone, before they have streams that can be cancelled."""
-    engine_options: EngineOptions = attrs.field(factory=EngineOptions)
-    draft_reference: str | None = None
-    """A smaller model for speculative decoding, as the user typed it."""
-    strict_memory: bool = False
-    """Whether a text model beyond the memory budget is refused; by default it runs with a warning."""
-    strict_capabilities: bool = False
-    """Whether tools are refused for a model that is not made for them; by default a text describes them to it."""
-    choices: int = 1
-    """Completions of each prompt."""
-    chunk: int = DEFAULT_CHUNK
-    """Number of images in one chunk."""
-    image_tables: bool = True
-    """Whether the table of its images precedes each completion."""
-    image_facts: bool = True
-    """Whether the model and the tables get the EXIF facts of images, where the user of this machine allows them."""
-    parse_special: bool = False
-    """Whether control tokens that messages spell out are control tokens; see ``GenerationRequest``."""
-    context_limit: int | None = None
-    keep_alive_seconds: float | None = None
-    """Both as in ``GenerationRequest``."""
 
 
 @attrs.frozen
@@ -115,6 +74,15 @@ class GenerateText:
     log: EventLog
     exif: bool = True
     """Whether the user and the model get the EXIF facts of images."""
+    profiles: Mapping[str, Profile] = attrs.field(factory=dict)
+    """What the user has said about the names of their own."""
+    usual: Profile = attrs.field(factory=Profile)
+    """What the user has said about every model."""
+
+    def profile_of(self, model: ModelHandle) -> Profile:
+        """Return what the user has said about a model under the name by which it was found."""
+        own = self.profiles.get(model.alias) if model.alias is not None else None
+        return self.usual if own is None else own.over(self.usual)
 
     def __call__(
         self, model: str | ModelDetails, prompts: Sequence[Prompt], options: GenerationOptions
@@ -138,10 +106,11 @@ class GenerateText:
         if isinstance(model, str):
             options.settings.validate()
             details = self._find(model, prompts, options)
-            options = self._with_draft_model(options)
         else:
             details = model
         description = details.description
+        prompts, options = options.by_profile(self.profile_of(description.handle), details, prompts)
+        options = self._with_draft_model(options)
         # A text model beyond the budget is slow, since it pages. A vision or audio tower takes its memory in one
         # allocation, and a system without it kills the process.
         media = _require_media(description, prompts)
@@ -169,6 +138,7 @@ class GenerateText:
         if isinstance(model, str):
             options.settings.validate()
             model = self._find(model, [prompt], options)
+        (prompt,), options = options.by_profile(self.profile_of(model.description.handle), model, [prompt])
         _require_media(model.description, [prompt])
         for each, _ in self._prompts(model.description, prompt, options):
             yield self._request(model.description, each, options)

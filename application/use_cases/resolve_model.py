@@ -3,7 +3,7 @@
 Defines the order of meanings, ambiguity and the not-found messages, for every command and for the server.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import attrs
 
@@ -26,13 +26,16 @@ class ResolveModel:
     built_in: ModelSource
     default_owner: str = ""
     """The hub owner of a name without one; empty for none."""
+    aliases: Mapping[str, str] = attrs.field(factory=dict)
+    """The user's own names, each with the reference that it stands for, which is never one of them."""
 
     def __call__(self, reference: str | ModelRef) -> ModelHandle:
         """Return the handle of the one model a reference means.
 
-        The first meaning that fits wins: a built-in model; an explicit path; a workspace of the workspace home; the
-        name of a cached model, then the same of the default owner; a name that differs in the case of letters only; the
-        one name that ends in it; the one name that contains it. With a revision, only cached models are meant.
+        The first meaning that fits wins: a built-in model; an explicit path; the full name of a cached model; a name of
+        the user's own, whose model is resolved without such names; a workspace of the workspace home; the name of a
+        cached model, then the same of the default owner; a name that differs in the case of letters only; the one name
+        that ends in it; the one name that contains it. With a revision, only cached models are meant.
 
         Args:
             reference: What the user typed, or the parsed reference.
@@ -49,7 +52,14 @@ class ResolveModel:
             return self._at_path(ref)
         if ref.revision is not None:
             return self._at_revision(ref, ref.revision)
-        return self._named(ref)
+        full = self.cache.find(ref.name) if ref.name in self.aliases and "/" in ref.name else None
+        return full or self._aliased(ref.name) or self._named(ref)
+
+    def _aliased(self, name: str) -> ModelHandle | None:
+        reference = self.aliases.get(name)
+        if reference is None or self.built_in.find(name):
+            return None
+        return attrs.evolve(attrs.evolve(self, aliases={})(reference), alias=name)
 
     def matching(self, pattern: str | None = None) -> tuple[ModelHandle, ...]:
         """Return the models a pattern selects, sorted by name, without reading their files.
@@ -100,13 +110,16 @@ class ResolveModel:
         for name in self.built_in.names():
             if name.lower() == ref.name.lower() and (built_in := self.built_in.find(name)):
                 return built_in
+        for name in self.aliases:
+            if name.lower() == ref.name.lower() and (aliased := self._aliased(name)):
+                return aliased
         # A part of a name never means a built-in model.
         searched: tuple[ModelSource, ...] = (self.workspaces, self.cache)
         known = {name: source for source in reversed(searched) for name in source.names()}
         match = _only_match(ref.name, known)
         handle = known[match].find(match) if match else None
         if handle is None:
-            raise self._not_found(ref, {*known, *self.built_in.names()})
+            raise self._not_found(ref, {*known, *self.built_in.names(), *self.aliases})
         return handle
 
     def _cached(self, name: str) -> ModelHandle | None:

@@ -25,7 +25,7 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.models.model import ModelHandle, ServedModel, served_id
-from mlxk.domain.models.reference import BUILT_IN_NAMES, is_path
+from mlxk.domain.models.reference import is_path, own_name_fault
 
 FRESH_SECONDS = 2.0
 """How long a lookup or a listing is cached."""
@@ -67,7 +67,6 @@ class ServeCatalogue:
         self.default: str | None = None
         """Name of the model that the operator named first, for requests that name none."""
         self._found: dict[str, tuple[float, ServedModel]] = {}
-        self._aliases: dict[str, ModelHandle] = {}
         self._fallback: ModelHandle | None = None
         self._listed: tuple[float, tuple[ServedModel, ...]] | None = None
         self._lock = threading.Lock()
@@ -79,8 +78,8 @@ class ServeCatalogue:
             MlxkError: It cannot be found, or cannot run.
         """
         handle, served = self._runnable_model(reference)
-        self.default = self.default or served.id
-        self._named[served.id] = handle
+        self.default = self.default or handle.alias or served.id
+        self._named[served.id] = attrs.evolve(handle, alias=None)
         self._named[reference] = handle
         return served
 
@@ -95,9 +94,12 @@ class ServeCatalogue:
         Raises:
             MlxkError: One cannot be found or cannot run, or an alias cannot be a name of its own.
         """
-        offered = None if model is None else self.offer(model).id
         for alias, reference in aliases:
             self.add_alias(alias, reference)
+        offered = None
+        if model is not None:
+            served = self.offer(model)
+            offered = served.handle.alias or served.id
         if fallback is not None:
             self.set_fallback(fallback)
         return offered
@@ -113,14 +115,13 @@ class ServeCatalogue:
             ValidationError: The alias cannot be a name of its own.
             MlxkError: The model cannot be found, or cannot run.
         """
-        if not alias or alias != alias.strip() or not alias.isprintable():
-            raise ValidationError(f"'{alias}' cannot be an alias: it must be a name without spaces around it")
-        if is_path(alias) or alias in BUILT_IN_NAMES:
-            kind = "a path" if is_path(alias) else "a built-in model"
-            raise ValidationError(f"'{alias}' cannot be an alias: it is {kind}")
+        if fault := own_name_fault(alias):
+            raise ValidationError(f"'{alias}' cannot be an alias: {fault}")
         if self._is_full_name(alias):
             raise ValidationError(f"'{alias}' cannot be an alias: a model on this machine has this name")
-        self._aliases[alias], _ = self._runnable_model(reference)
+        self._runnable_model(reference)
+        known = self._resolve.aliases
+        self._resolve = attrs.evolve(self._resolve, aliases={**known, alias: known.get(reference, reference)})
 
     def set_fallback(self, reference: str) -> None:
         """Have a model answer to every name that no model has, and to requests that name none.
@@ -129,8 +130,8 @@ class ServeCatalogue:
             MlxkError: It cannot be found, or cannot run.
         """
         self._fallback, served = self._runnable_model(reference)
-        self.default = self.default or served.id
-        self._named.setdefault(served.id, self._fallback)
+        self.default = self.default or self._fallback.alias or served.id
+        self._named.setdefault(served.id, attrs.evolve(self._fallback, alias=None))
 
     def _runnable_model(self, reference: str) -> tuple[ModelHandle, ServedModel]:
         """Return a model that the operator named, on disk and as clients see it; refuse one that cannot run."""
@@ -191,7 +192,7 @@ class ServeCatalogue:
         return served
 
     def _meant(self, reference: str) -> ServedModel:
-        handle = self._named.get(reference) or self._aliased(reference)
+        handle = self._named.get(reference)
         if handle is not None:
             return self._served(handle)
         if is_path(reference.strip()) and not self._allow_paths:
@@ -206,11 +207,6 @@ class ServeCatalogue:
             if self._fallback is None:
                 raise
             return attrs.evolve(self._served(self._fallback), stands_in=True)
-
-    def _aliased(self, reference: str) -> ModelHandle | None:
-        """Return the model of an alias; a model of that full name goes first, also one that was fetched since."""
-        handle = self._aliases.get(reference)
-        return None if handle is None or self._is_full_name(reference) else handle
 
     def _is_full_name(self, name: str) -> bool:
         with contextlib.suppress(MlxkError):
@@ -229,7 +225,7 @@ class ServeCatalogue:
             plain = reference.removesuffix(_ONLY_VERSION)
             if plain == reference or not plain:
                 raise
-        return self._named.get(plain) or self._aliased(plain) or self._resolve(plain)
+        return self._named.get(plain) or self._resolve(plain)
 
     def __call__(self) -> tuple[ServedModel, ...]:
         """Return the models that can run here and the aliases, those in memory first, each part sorted by name."""
@@ -239,9 +235,10 @@ class ServeCatalogue:
             if served_id(handle) not in models:
                 with contextlib.suppress(MlxkError):  # a removed model costs its own requests only
                     models[served_id(handle)] = self._served(handle)
-        for alias, handle in self._aliases.items():
-            with contextlib.suppress(MlxkError):
-                models.setdefault(alias, attrs.evolve(self._served(handle), id=alias, alias_of=served_id(handle)))
+        for alias in self._resolve.aliases:
+            with contextlib.suppress(MlxkError):  # a name costs nothing but itself, too
+                _, served = self._runnable_model(alias)
+                models.setdefault(alias, attrs.evolve(served, id=alias, alias_of=served.id))
         return tuple(sorted(models.values(), key=lambda each: ((each.alias_of or each.id) not in loaded, each.id)))
 
     def forget(self) -> None:
@@ -252,7 +249,8 @@ class ServeCatalogue:
 
     def loaded(self) -> Mapping[str, ModelHandle]:
         """Return the loaded models, by the names clients use."""
-        return {served_id(handle): handle for handle in self._resident.state(STATE_SECONDS).models}
+        models = self._resident.state(STATE_SECONDS).models
+        return {served_id(handle): attrs.evolve(handle, alias=None) for handle in models}
 
     def _served(self, handle: ModelHandle) -> ServedModel:
         """Describe a model under its name for clients, which engine, errors and logs use too."""

@@ -4,7 +4,7 @@ A profile never decides what a request decides: it fills in what a request leave
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -37,8 +37,40 @@ class Profile:
     """Most tokens of prompt and completion together."""
     keep_alive_seconds: float | None = None
     """Idle time after which the model is unloaded; infinity means never."""
-    chunk: int | None = None
-    """Images of one prompt; more are processed in chunks."""
+
+    def over(self, other: "Profile") -> "Profile":
+        """Return this profile, with what it leaves out from another one."""
+        first, second = self.engine_options, other.engine_options
+        # The two exclude each other, so that one of this profile replaces either of the other.
+        cache = first if first.kv_bits is not None or first.max_kv_size is not None else second
+        return Profile(
+            model=self.model or other.model,
+            system=_first(self.system, other.system),
+            settings=_filled(self.settings, other.settings),
+            thinking=_first(self.thinking, other.thinking),
+            effort=_first(self.effort, other.effort),
+            thinking_tags=_first(self.thinking_tags, other.thinking_tags),
+            template_options={**other.template_options, **self.template_options},
+            engine_options=attrs.evolve(
+                cache, adapter=_first(first.adapter, second.adapter), draft_model=_first(first.draft_model, None)
+            ),
+            draft_reference=_first(self.draft_reference, other.draft_reference),
+            context_limit=_first(self.context_limit, other.context_limit),
+            keep_alive_seconds=_first(self.keep_alive_seconds, other.keep_alive_seconds),
+        )
+
+    @property
+    def says_how_to_reason(self) -> bool:
+        """Whether it says whether, or how much, the model reasons."""
+        stated = self.template_options.keys() & {"enable_thinking", "thinking"}
+        return self.thinking is not None or self.effort is not None or bool(stated)
+
+    def leaving_reasoning_to(self, request: "Profile", *, can_reason: bool) -> "Profile":
+        """Return this profile for a request: without what the request says in other words, or the model cannot do."""
+        if not can_reason:
+            settings = attrs.evolve(self.settings, thinking_budget=None)
+            return attrs.evolve(self, settings=settings, thinking=None, effort=None)
+        return attrs.evolve(self, thinking=None) if request.says_how_to_reason else self
 
     def validate(self) -> None:
         """Check every range.
@@ -48,3 +80,15 @@ class Profile:
         """
         self.settings.validate()
         self.engine_options.validate()
+
+
+Value = TypeVar("Value")
+
+
+def _first(value: Value | None, other: Value | None) -> Value | None:
+    return other if value is None else value
+
+
+def _filled(settings: GenerationSettings, other: GenerationSettings) -> GenerationSettings:
+    filled = settings.filled_from(other)
+    return filled if filled.stop else attrs.evolve(filled, stop=other.stop)

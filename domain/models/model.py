@@ -154,6 +154,8 @@ class ModelHandle:
     """The snapshot's directory name in the cache; None elsewhere."""
     display_name: str | None = None
     """The name of a workspace in listings, as the user typed it."""
+    alias: str | None = attrs.field(default=None, eq=False)
+    """The user's own name by which it was found; it is the same model without."""
 
     @property
     def short_name(self) -> str:

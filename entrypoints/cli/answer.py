@@ -138,7 +138,7 @@ def print_truncation(output: Output, finished: Finished, asked: int | None, chat
         if end.reason is not FinishReason.LENGTH:
             continue
         tokens = end.usage.completion_tokens
-        if asked is not None and tokens >= asked:
+        if not end.window_full or (asked is not None and tokens >= asked):
             limit, more = "--max-tokens", "Pass a larger --max-tokens to allow more."
             if chatting:
                 limit, more = "max_tokens", "Allow more with: /set max_tokens N"

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from mlxk.application.generation_options import GenerationOptions
 from mlxk.application.incoming_message import IncomingConversation, Recording
 from mlxk.application.policy import answers_about_audio
 from mlxk.application.ports.model_source import ModelSource
-from mlxk.application.use_cases.generate_text import GenerationOptions
 from mlxk.domain.errors import CapabilityError, ExecutionError, UsageError
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.media import DEFAULT_AUDIO_PROMPT

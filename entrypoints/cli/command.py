@@ -121,7 +121,8 @@ def _names(prefix: str, origins: Collection[Origin]) -> list[str]:
 
 
 def model_names(container: "Container", origins: Collection[Origin] = frozenset(Origin)) -> list[str]:
-    """Return the names of the models on this disk, with and without their owner."""
+    """Return the user's own names, and those of the models on this disk, with and without their owner."""
     handles = container.use_cases.resolve_model().matching()
     names = [handle.display_name or handle.name for handle in handles if handle.origin in origins]
-    return [*names, *(name.rpartition("/")[2] for name in names)]
+    own = container.adapters.names.profiles if len(origins) > 1 else ()
+    return [*own, *names, *(name.rpartition("/")[2] for name in names)]

@@ -42,6 +42,12 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "embed": ('mlxk embed MODEL "a text"', "mlxk embed MODEL --json < texts.txt"),
     "embed-serve": ("mlxk embed-serve MODEL",),
+    "alias": ("mlxk alias", "mlxk alias fast demo", "mlxk alias rm fast"),
+    "profile": (
+        'mlxk profile poet --model demo --system "You answer in rhymes." --temperature 0.9',
+        "mlxk profile poet --unset temperature",
+        "mlxk profile rm poet",
+    ),
     "config": ("mlxk config", "mlxk config edit", "mlxk config show --for 'serve --port 9000'"),
     "schema": ("mlxk schema", "mlxk schema list"),
     "completion": ('eval "$(mlxk completion bash)"', 'eval "$(mlxk completion zsh)"', "mlxk completion fish | source"),

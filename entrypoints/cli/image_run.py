@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from mlxk.application.generation_options import GenerationOptions
 from mlxk.application.incoming_message import IncomingConversation
 from mlxk.application.ports.model_source import ModelSource
-from mlxk.application.use_cases.generate_text import GenerationOptions
 from mlxk.domain.errors import StorageError, UsageError, ValidationError
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.media import (

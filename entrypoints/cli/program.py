@@ -51,6 +51,8 @@ COMMANDS = {
     "launch": CommandEntry("launch_agent", "start a coding agent on a model of this machine"),
     "embed": CommandEntry("embed_text", "turn texts into vectors"),
     "embed-serve": CommandEntry("serve_embeddings", "serve the vectors of one model"),
+    "alias": CommandEntry("alias", "give a model a name of your own"),
+    "profile": CommandEntry("profile", "give a model a name with settings of its own"),
     "config": CommandEntry("configuration", "show or edit the settings file, and say where it is"),
     "schema": CommandEntry("schema", "print the JSON Schema of a command's output"),
     "completion": CommandEntry("completion", "print the completion script of a shell"),

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 
 from mlxk.domain.errors import ValidationError
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.setting_table import TABLES
+from mlxk.entrypoints.setting_table import MODELS, TABLES
 from mlxk.entrypoints.settings import Settings
-from mlxk.entrypoints.settings_file import SettingsFile
+from mlxk.entrypoints.settings_file import SettingFault, SettingsFile, entry_name_fault, table_name
 
 _READS = frozenset({"list", "show", "health", "search", "outdated", "du"})
 """Commands that only read."""
 
-_WITHOUT = frozenset({None, "config", "schema", "completion"})
+_WITHOUT = frozenset({None, "alias", "profile", "config", "schema", "completion"})
 """Commands that use no settings, or report the faults themselves."""
 
 _USED: Mapping[str, tuple[str, ...]] = {"run": ("chat",)}
@@ -38,18 +38,30 @@ def use_settings_file(arguments: argparse.Namespace, settings: Settings, output:
     arguments.from_file = frozenset()
     if command in _WITHOUT:
         return
-    used = file.faults_of(*tables_used(command))
-    if used and command not in _READS:
+    used = file.faults_of(*tables_used(command)) if command not in _READS else ()
+    used += _faults_of_models(arguments, file)
+    if used:
         faults = "; ".join(map(str, used))
         raise ValidationError(f"{shown_path(file, settings)}: {faults}", hint=HINT)
     if file.faults:
         report(file, settings, output)
+    if command == "pull" or getattr(arguments, "remote", False):
+        own = file.entries.get(arguments.model)
+        arguments.model = arguments.model if own is None else own["model"]
     arguments.from_file = frozenset(_filled_in(arguments, file))
 
 
 def tables_used(command: str) -> tuple[str, ...]:
     """Return the tables that a command uses."""
     return ("", "hub", command, *_USED.get(command, ()))
+
+
+def _faults_of_models(arguments: argparse.Namespace, file: SettingsFile) -> tuple[SettingFault, ...]:
+    """Return the faults of the names that the command line uses; a name that cannot be one means what it means."""
+    given = (getattr(arguments, name, None) for name in ("model", "named", "default_model", "draft_model"))
+    names = [name for name in given if isinstance(name, str) and entry_name_fault(name) is None]
+    tables = {table_name(MODELS, name) for name in names}
+    return tuple(fault for fault in file.faults if fault.table in tables)
 
 
 def _filled_in(arguments: argparse.Namespace, file: SettingsFile) -> list[str]:

@@ -3,8 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from mlxk.application.generation_options import GenerationOptions, Prompt
 from mlxk.application.ports.model_tokenizer import TokenizedText
-from mlxk.application.use_cases.generate_text import GenerationOptions, Prompt
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner

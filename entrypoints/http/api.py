@@ -4,6 +4,7 @@ An API is a function from ``ServerContext`` to ``HttpApi``, listed in ``app.APIS
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import attrs
 import falcon
@@ -20,6 +21,7 @@ from mlxk.application.use_cases.remove_model import RemoveModel
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 from mlxk.application.use_cases.tokenize_text import TokenizeText
 from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
+from mlxk.domain.models.model import ServedModel
 from mlxk.entrypoints.http.errors import ErrorBody
 from mlxk.entrypoints.http.generation.responder import GenerationResponder
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
@@ -54,6 +56,19 @@ class ServerContext:
     lifecycle: ServerLifecycle
     limit: ConcurrencyLimit
     responder: GenerationResponder
+
+    def settings_for(self, model: ServedModel) -> ServerSettings:
+        """Return the settings for requests to a model: what its name says, else what the server's say."""
+        own = self.services.generate.profile_of(model.handle)
+        start, end = own.thinking_tags or (None, None)
+        said: dict[str, Any] = {
+            "max_tokens": own.settings.max_tokens,
+            "thinking_budget": own.settings.thinking_budget,
+            "enable_thinking": own.thinking,
+            "thinking_start_token": start,
+            "thinking_end_token": end,
+        }
+        return attrs.evolve(self.settings, **{name: value for name, value in said.items() if value is not None})
 
 
 def _claims_nothing(_: falcon.Request) -> bool:

@@ -38,7 +38,9 @@ class WholeProgram:
         container = build(read_settings({"HOME": str(home), **variables}), settings)
         container.adapters.event_log.override(providers.Object(self.log))
         self.generator: Any = container.adapters.text_generator()
-        self.application = Application(services_of(container), settings)
+        services = services_of(container)
+        services.catalogue.offer_all(settings.model, settings.aliases, settings.default_model)
+        self.application = Application(services, settings)
         self.application.lifecycle.preloaded = True
 
     def do_in_loop(self, work: Callable[[], None]) -> None:

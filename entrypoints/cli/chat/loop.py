@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from mlxk.application.generation_options import GenerationOptions
 from mlxk.application.ports.text_generator import TextStream
-from mlxk.application.use_cases.generate_text import GenerationOptions
 from mlxk.domain.errors import CapabilityError, ContextLengthError, MlxkError, StorageError, ValidationError
 from mlxk.domain.generation.conversation import Message, Role
 from mlxk.domain.generation.media import DEFAULT_AUDIO_PROMPT, DEFAULT_IMAGE_PROMPT

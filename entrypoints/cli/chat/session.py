@@ -6,10 +6,11 @@ from typing import Any
 
 import attrs
 
+from mlxk.application.generation_options import GenerationOptions
 from mlxk.application.incoming_message import Recording
 from mlxk.application.ports.model_source import ModelSource
 from mlxk.application.ports.text_generator import TextStream
-from mlxk.application.use_cases.generate_text import GenerateText, GenerationOptions, PreparedImage
+from mlxk.application.use_cases.generate_text import GenerateText, PreparedImage
 from mlxk.application.use_cases.tokenize_text import TokenizeText
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, MessagePart, Role

@@ -3,7 +3,7 @@
 import argparse
 
 from mlxk.application.use_cases.remove_model import RemoveRequest
-from mlxk.domain.errors import InterruptedRunError
+from mlxk.domain.errors import InterruptedRunError, ValidationError
 from mlxk.entrypoints.cli.command import CommandContext, complete_models
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output, confirmation
@@ -30,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Remove models and print which; ask for confirmation when the name is not exact."""
+    own = context.settings.file.entries.get(arguments.model)
+    if own is not None:
+        raise ValidationError(
+            f"'{arguments.model}' is your name for {own['model']}",
+            hint=f"Remove the name: mlxk alias rm {arguments.model}. Remove the model: mlxk rm {own['model']}",
+        )
     remove = context.build(context.settings).use_cases.remove_model()
     request = RemoveRequest(arguments.model, arguments.force, arguments.dry_run)
     try:

@@ -5,7 +5,7 @@ import functools
 import sys
 from typing import TYPE_CHECKING
 
-from mlxk.application.use_cases.generate_text import GenerationOptions
+from mlxk.application.generation_options import GenerationOptions
 from mlxk.domain.errors import UsageError
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.entrypoints.cli import answer, audio_run, generation_arguments, image_run, prompt_sources

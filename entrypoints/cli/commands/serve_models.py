@@ -3,6 +3,8 @@
 import argparse
 import json
 import os
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from mlxk.domain.errors import FeatureGateError, ValidationError
 from mlxk.entrypoints.api_keys import is_followed, read_key_file
@@ -158,10 +160,12 @@ def _settings(arguments: argparse.Namespace, context: CommandContext) -> ServerS
     file = None if arguments.api_key_file is None else os.path.abspath(os.path.expanduser(arguments.api_key_file))
     keys = () if file is None else read_key_file(file)
     followed = file is not None and is_followed(file)
+    aliases = _aliases(arguments.alias)
     return ServerSettings(
         **{name: value for name, value in given.items() if value is not None},
         exif_metadata=context.settings.exif_metadata,
-        aliases=_aliases(arguments.alias),
+        aliases=aliases,
+        entries=_entries(arguments, context, {name for name, _ in aliases}),
         default_model=arguments.default_model,
         cors_origins=(*_listed(arguments.cors_origin), *(DESKTOP_ORIGINS if arguments.desktop_apps else ())),
         allowed_hosts=_listed(arguments.allowed_host),
@@ -188,6 +192,32 @@ def _aliases(values: list[str]) -> tuple[tuple[str, str], ...]:
     if twice is not None:
         raise ValidationError(f"--alias: '{twice}' stands for two models", hint="Give each alias one model.")
     return tuple(pairs)
+
+
+_DECIDES = {
+    "enable_thinking": ("thinking",),
+    "thinking_budget": ("thinking_budget",),
+    "thinking_start_token": ("thinking_start_token",),
+    "thinking_end_token": ("thinking_end_token",),
+    "max_tokens": ("max_tokens",),
+    "keep_alive": ("keep_alive", "pin"),
+}
+"""The flags that are also settings of names, by attribute, with the settings that they decide before the file."""
+
+
+def _entries(
+    arguments: argparse.Namespace, context: CommandContext, replaced: Collection[str]
+) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+    """Return the names of the settings file without those that are replaced, and without what flags decide."""
+    given = {name for name in _DECIDES if getattr(arguments, name) is not None} - arguments.from_file
+    decided = {key for name in given for key in _DECIDES[name]}
+    if "MLXK2_MAX_TOKENS" in context.settings.set_variables:
+        decided.add("max_tokens")
+    return tuple(
+        (name, {key: value for key, value in values.items() if key not in decided})
+        for name, values in context.settings.file.entries.items()
+        if name not in replaced
+    )
 
 
 def _first(*values: object) -> object:

@@ -250,8 +250,9 @@ class CountTokens(_MessagesResource):
         chat = translation.chat
         raise_for(chat.faults())
         model = self._services.catalogue.find(chat.model)
-        chat.require_abilities(model, self._server.settings)
-        options = chat.generation_options(model, self._server.settings, chat.forced_call)
+        settings = self._server.settings_for(model)
+        chat.require_abilities(model, settings)
+        options = chat.generation_options(model, settings, chat.forced_call)
         prompts = self._services.tokenize(model.details, chat.incoming(self._read_audio), options)
         report_adaptations(response, (each for prompt in prompts for each in prompt.adaptations))
         notes = [prompt.approximation for prompt in prompts if prompt.approximation is not None]

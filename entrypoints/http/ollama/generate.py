@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import attrs
 import falcon
 
+from mlxk.application.generation_options import GenerationOptions
 from mlxk.application.ports.text_generator import TextStream
-from mlxk.application.use_cases.generate_text import GenerationOptions
 from mlxk.application.use_cases.tokenize_text import TokenizeText
 from mlxk.domain.errors import CapabilityError
 from mlxk.domain.formats.insertion import InsertionFormat, insertion_format
@@ -134,6 +134,7 @@ class GenerateResource:
         self._loading = ModelLoading(server)
         self._services = server.services
         self._settings = server.settings
+        self._settings_for = server.settings_for
         self._responder = server.responder
 
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
@@ -166,7 +167,7 @@ class GenerateResource:
         if body.suffix:
             prompt = self._insertion(model, found.name).prompt(prompt, body.suffix)
         strict = self._settings.strict_memory
-        options = body.text_options(found.reference, self._settings.max_tokens, strict_memory=strict)
+        options = body.text_options(found.reference, self._settings_for(model).max_tokens, strict_memory=strict)
 
         def start(is_gone: Callable[[], bool]) -> Sequence[TextStream]:
             return self._services.generate(model.details, [prompt], attrs.evolve(options, is_abandoned=is_gone))

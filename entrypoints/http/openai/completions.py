@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import attrs
 import falcon
 
+from mlxk.application.generation_options import GenerationOptions
 from mlxk.application.text_streams import PromptDelta
-from mlxk.application.use_cases.generate_text import GenerationOptions
 from mlxk.domain.generation.request import (
     Finished,
     GenerationEvent,
@@ -248,6 +248,7 @@ class Completions:
         self._services = server.services
         self._responder = server.responder
         self._settings = server.settings
+        self._settings_for = server.settings_for
 
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
         """Complete the prompts."""
@@ -255,7 +256,7 @@ class Completions:
         completion = self._reader.read(request, response)
         model = self._services.catalogue.find(completion.model)
         alternatives = completion.n or 1
-        settings = completion.generation_settings(self._settings.max_tokens)
+        settings = completion.generation_settings(self._settings_for(model).max_tokens)
         options = GenerationOptions(
             settings=settings,
             strict_memory=self._settings.strict_memory,

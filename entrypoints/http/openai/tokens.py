@@ -117,7 +117,7 @@ class _TokenResource:
 
     def __init__(self, server: ServerContext) -> None:
         self._services = server.services
-        self._settings = server.settings
+        self._settings_for = server.settings_for
         self._lifecycle = server.lifecycle
         self._read_audio = AudioReader(server.services.audio_decoder)
 
@@ -132,11 +132,12 @@ class _TokenResource:
         Raises:
             MlxkError: See ``TokenizeText``.
         """
-        chat.require_abilities(model, self._settings)
+        settings = self._settings_for(model)
+        chat.require_abilities(model, settings)
         first, *others = self._services.tokenize(
             model.details,
             chat.incoming(self._read_audio),
-            chat.generation_options(model, self._settings),
+            chat.generation_options(model, settings),
             opens_answer=chat.add_generation_prompt is not False,
         )
         if not others:

@@ -22,10 +22,10 @@ from typing import TextIO, cast
 
 import attrs
 
+from mlxk.application.generation_options import GenerationOptions
 from mlxk.application.incoming_message import Recording
 from mlxk.application.policy import require_embedding_model, require_served_model
 from mlxk.application.ports.event_log import EventLog
-from mlxk.application.use_cases.generate_text import GenerationOptions
 from mlxk.domain.embedding import EmbeddingSettings
 from mlxk.domain.errors import InsufficientMemoryError, MlxkError
 from mlxk.domain.generation.conversation import Conversation

@@ -16,9 +16,10 @@ from doubles.model_source import InMemoryModelSource
 from doubles.text_generator import InMemoryTextGenerator
 from doubles.workspace_store import InMemoryWorkspaceStore
 
+from mlxk.application.generation_options import GenerationOptions, Prompt
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.application.use_cases.generate_text import GenerateText, GenerationOptions, Prompt
+from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import (
     CapabilityError,

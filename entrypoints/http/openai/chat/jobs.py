@@ -11,12 +11,12 @@ from typing import Protocol
 
 import attrs
 
+from mlxk.application.generation_options import GenerationOptions
 from mlxk.application.incoming_message import Recording
 from mlxk.application.policy import require_speech_model, require_text_model
 from mlxk.application.ports.clock import Clock
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.text_streams import TranscriptLimits, TranscriptStream
-from mlxk.application.use_cases.generate_text import GenerationOptions
 from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 from mlxk.domain.errors import CapabilityError, ContextLengthError, PayloadTooLargeError, ValidationError
 from mlxk.domain.generation.conversation import Adaptation
@@ -141,27 +141,28 @@ class TranscriptionChat:
     Args:
         transcribe: Transcribes the recording.
         clock: Measures the timings of the response.
-        max_tokens: The operator's limit, for requests without one.
     """
 
-    def __init__(self, transcribe: TranscribeAudio, clock: Clock, max_tokens: int | None) -> None:
-        self._max_tokens = max_tokens
+    def __init__(self, transcribe: TranscribeAudio, clock: Clock) -> None:
         self._transcribe = transcribe
         self._clock = clock
 
-    def job(self, chat: ChatRequest, model: ServedModel, renderer: ChatRendererFactory) -> GenerationJob:
+    def job(
+        self, chat: ChatRequest, model: ServedModel, renderer: ChatRendererFactory, max_tokens: int | None
+    ) -> GenerationJob:
         """Return the job of a chat request.
 
         Args:
             chat: The request.
             model: The model of the request.
             renderer: Makes the renderer of the response.
+            max_tokens: The operator's limit, for requests without one.
 
         Raises:
             CapabilityError: The last message has no recording, or the request needs text generation.
             ValidationError: Names every field at fault.
         """
-        parsed = _parse(chat, model, self._max_tokens)
+        parsed = _parse(chat, model, max_tokens)
         return GenerationJob(
             model=model,
             model_name=chat.model,
@@ -264,10 +265,8 @@ class ChatJobs:
     def __init__(self, server: ServerContext) -> None:
         self._read_audio = AudioReader(server.services.audio_decoder)
         self._services = server.services
-        self._settings = server.settings
-        self._transcription = TranscriptionChat(
-            server.services.transcribe, server.services.clock, server.settings.max_tokens
-        )
+        self._settings_for = server.settings_for
+        self._transcription = TranscriptionChat(server.services.transcribe, server.services.clock)
 
     def job(
         self,
@@ -308,10 +307,11 @@ class ChatJobs:
         shortens: bool,
     ) -> GenerationJob:
         model = self._services.catalogue.find(chat.model, _require_chat_model)
+        settings = self._settings_for(model)
         if model.is_transcription_only:
-            return self._transcription.job(chat, model, renderer)
-        chat.require_abilities(model, self._settings)
-        options = adjust(chat.generation_options(model, self._settings, chat.forced_call))
+            return self._transcription.job(chat, model, renderer, settings.max_tokens)
+        chat.require_abilities(model, settings)
+        options = adjust(chat.generation_options(model, settings, chat.forced_call))
         shown = MessageOptions(
             one_call=chat.parallel_tool_calls is False,
             stops=bool(options.settings.stop),

@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import attrs
 
+from mlxk.application.generation_options import GenerationOptions
 from mlxk.application.incoming_message import IncomingConversation
 from mlxk.application.policy import require_chat, require_reasoning, require_tools
-from mlxk.application.use_cases.generate_text import GenerationOptions
 from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation.conversation import RESERVED_VARIABLES
 from mlxk.domain.generation.grammar import ForcedCall, Grammar

@@ -1,0 +1,150 @@
+"""``mlxk alias [NAME MODEL]``: names of the user's own for models, in the settings file."""
+
+import argparse
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from mlxk.domain.errors import AmbiguousModelError, ModelNotFoundError, UsageError, ValidationError
+from mlxk.domain.text import nearest
+from mlxk.entrypoints import settings_edit, settings_file
+from mlxk.entrypoints.cli.command import CommandContext, complete_models
+from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.references import model_reference
+from mlxk.entrypoints.cli.render.layout import table
+from mlxk.entrypoints.cli.settings_of_command import HINT, shown_path
+from mlxk.entrypoints.setting_table import MODELS
+from mlxk.entrypoints.settings_file import SettingFault, SettingsFile, entry_name_fault, table_name
+
+Values = Mapping[str, Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the name and its model."""
+    words = parser.add_argument(
+        "words",
+        nargs="*",
+        default=[],
+        metavar="NAME MODEL",
+        help="call MODEL by NAME; or 'rm NAME'; or 'list' (default), which shows all names",
+    )
+    complete_models(words)
+
+
+def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
+    """List the names, remove one, or write one."""
+    if not list_or_remove(arguments.words, context, output):
+        if len(arguments.words) != 2:
+            raise UsageError("a name needs a model", hint="Write: mlxk alias NAME MODEL")
+        write(arguments.words[0], {"model": model_reference(arguments.words[1])}, context, output, "alias")
+    return DONE
+
+
+def list_or_remove(words: list[str], context: CommandContext, output: Output, command: str = "alias") -> bool:
+    """List all names or remove one, if that is what the words ask for; return whether they do.
+
+    Raises:
+        UsageError: 'rm' without one name.
+        ValidationError: There is no such name, or the file cannot be changed.
+    """
+    if words and words[0] == "rm":
+        if len(words) != 2:
+            raise UsageError("rm needs one name", hint=f"Write: mlxk {command} rm NAME")
+        _remove(words[1], context, output, command)
+    elif words in ([], ["list"]):
+        show_names(context.settings.file, context.settings.file.entries, output, command)
+    else:
+        return False
+    return True
+
+
+def show_names(file: SettingsFile, entries: Mapping[str, Values], output: Output, command: str) -> None:
+    """Print a table of names."""
+    if output.as_json:
+        output.document(command, _document(file, entries, changed=False))
+        return
+    rows = [(name, values["model"], _settings_text(values)) for name, values in sorted(entries.items())]
+    if rows:
+        output.table(table(("Name", "Model", "Settings"), rows, output.width, last=60))
+    elif output.shows_progress:
+        output.note("There are no names yet. Give a model one: mlxk alias NAME MODEL")
+
+
+def _settings_text(values: Values) -> str:
+    return ", ".join(f"{key} = {settings_edit.toml(value)}" for key, value in values.items() if key != "model") or "-"
+
+
+def _document(file: SettingsFile, entries: Mapping[str, Values], *, changed: bool) -> dict[str, object]:
+    names = [{"name": name, "values": dict(values)} for name, values in sorted(entries.items())]
+    return {"path": file.path, "names": names, "changed": changed}
+
+
+def write(name: str, values: Values, context: CommandContext, output: Output, command: str) -> None:
+    """Set values of a name in the settings file; None removes one.
+
+    Raises:
+        ValidationError: The name or a value cannot be, or the file cannot be changed.
+    """
+    settings, file = context.settings, context.settings.file
+    if fault := entry_name_fault(name):
+        raise ValidationError(f"'{name}' cannot be a name: {fault}", hint="Choose another name.")
+    before, text = _text(file, output, shown_path(file, settings))
+    changed = settings_edit.with_entry(text, name, values)
+    after = settings_file.check(file.path, changed.encode())
+    wrong = [fault for fault in after.faults if fault.table in (table_name(MODELS, name), None)]
+    if wrong:
+        raise ValidationError(f"[{table_name(MODELS, name)}] {wrong[0].message}")
+    _say_what_it_means(name, after.entries[name]["model"], context, output)
+    if changed != text or before is None:
+        settings_edit.replace(file.path, changed.encode(), before)
+    if output.as_json:
+        output.document(command, _document(file, {name: after.entries[name]}, changed=changed != text))
+    else:
+        output.line(f"{name} = {after.entries[name]['model']}")
+
+
+def _say_what_it_means(name: str, reference: str, context: CommandContext, output: Output) -> None:
+    """Say where a model cannot be found yet, and where the name was that of a model without its owner."""
+    resolve = attrs.evolve(context.build(context.settings).use_cases.resolve_model(), aliases={})
+    try:
+        resolve(reference)
+    except (ModelNotFoundError, AmbiguousModelError) as error:
+        output.note(f"[{error.message}; the name works when there is one]")
+    with contextlib.suppress(ModelNotFoundError, AmbiguousModelError, ValidationError):
+        other = resolve(name)
+        if other.short_name == name and other.name != reference:
+            output.note(f"[{name} now means {reference}; the model of that name is {other.label}]")
+
+
+def _remove(name: str, context: CommandContext, output: Output, command: str) -> None:
+    file = context.settings.file
+    before, text = _text(file, output, shown_path(file, context.settings))
+    names = settings_file.parsed(text).get(MODELS, {})
+    if name not in names:
+        near = " or ".join(nearest(name, names))
+        raise ValidationError(
+            f"there is no name '{name}' in {shown_path(file, context.settings)}",
+            hint=f"Did you mean {near}?" if near else "See all names: mlxk alias",
+        )
+    settings_edit.replace(file.path, settings_edit.without_entry(text, name).encode(), before)
+    if output.as_json:
+        removed = {name: file.entries[name]} if name in file.entries else {}
+        output.document(command, _document(file, removed, changed=True))
+    else:
+        output.line(f"{name} is no name any more; its model stays")
+
+
+def _text(file: SettingsFile, output: Output, shown: str) -> tuple[bytes | None, str]:
+    """Return the content of the file, and its text, which is valid TOML.
+
+    Raises:
+        ValidationError: It is not.
+    """
+    whole: list[SettingFault] = [fault for fault in file.faults if fault.table is None]
+    if whole:
+        raise ValidationError(f"{shown}: {whole[0]}", hint=HINT)
+    content = settings_edit.content_of(file.path)
+    return content, settings_edit.HEADING if content is None else content.decode("utf-8-sig")
