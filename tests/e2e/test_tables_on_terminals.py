@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
+from hub.server import LoopbackHub
 from models.cached_models import WITHOUT_WEIGHTS, put
 from syrupy.assertion import SnapshotAssertion
 
@@ -63,6 +64,24 @@ def test_the_list_is_readable(
 ) -> None:
     shown = capture("list", "[!d]*", *flags.split(), columns=columns, TERM="dumb")
     assert "\x1b" not in shown
+    assert all(len(line) <= columns for line in shown.splitlines() if " | " in line)
+    assert shown == snapshot
+
+
+@pytest.mark.parametrize("columns", [60, 80, 140])
+def test_a_search_is_readable_and_breaks_no_word(
+    capture: Callable[..., str],
+    hub: LoopbackHub,
+    hub_variables: dict[str, str],
+    columns: int,
+    snapshot: SnapshotAssertion,
+) -> None:
+    tags = ("mlx", "license:llama3.2")
+    for number in (1, 3):
+        name = f"mlx-community/Llama-3.2-{number}B-Instruct-4bit"
+        hub.add(name, tags=tags, downloads=10**number, parameters={"U32": number})
+    hub.add("meta/Llama-gated", gated="manual", downloads=7)
+    shown = capture("search", "llama", columns=columns, TERM="dumb", **hub_variables)
     assert all(len(line) <= columns for line in shown.splitlines() if " | " in line)
     assert shown == snapshot
 

@@ -52,9 +52,15 @@ def _fitted(natural: list[int], width: int | None, last: int) -> list[int]:
 
 
 def _wrapped(cell: str, width: int) -> list[str]:
+    """Return the lines of a cell; a name of the hub breaks after its owner rather than inside it or inside a word."""
     if len(cell) <= width:
         return [cell]
-    return textwrap.wrap(cell, width) or [""]
+    lines = textwrap.wrap(cell, width) or [""]
+    owner, slash, name = cell.partition("/")
+    torn = len(lines[0]) <= len(owner) or not all(line.endswith("-") for line in lines[:-1])
+    if slash and " " not in cell and torn and len(owner) < width:
+        return [owner + slash, *textwrap.wrap(name, width)]
+    return lines
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
