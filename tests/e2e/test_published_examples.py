@@ -112,10 +112,8 @@ def cut(line: str) -> str:
             quote = "" if character == quote else quote
         elif character in "\"'" and not before.isalnum():
             quote = character
-        elif (character == "#" and before == " ") or (closed and character.isalpha()):
+        elif (character == "#" and before == " ") or (closed and character.isalpha()) or (_GLUED.match(line, index) and (before.islower() or before.isdigit() or closed)):
             return line[:index].strip()
-        elif _GLUED.match(line, index) and (before.islower() or before.isdigit() or closed):
-            return line[:index].strip()  # noqa: SIM114 - one condition would be unreadable
     return line.strip()
 
 
