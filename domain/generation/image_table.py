@@ -123,7 +123,8 @@ class Chunk:
         if self.count > 1:
             consecutive = last - first == len(self.images) - 1
             numbers = f"{first}-{last}" if consecutive else ", ".join(str(each.number) for each in self.images)
-            return f"📸 Chunk {self.index}/{self.count}: Images {numbers}"
+            shown = f"Image {first}" if len(self.images) == 1 else f"Images {numbers}"
+            return f"📸 Chunk {self.index}/{self.count}: {shown}"
         size = len(self.images)
         return f"📸 Image Metadata ({size} image{'s' if size > 1 else ''})"
 

@@ -66,7 +66,7 @@ def test_every_image_is_described_by_itself(mlxk: Program, drawings: list[str]) 
     assert (done.returncode, done.stderr) == (0, "")
     assert answers(done.stdout) == [f"A {colour} {shape}." for colour, shape in FIGURES]
     assert re.findall(r"<summary>(.*)</summary>", done.stdout) == [
-        f"📸 Chunk {number}/5: Images {number}-{number}" for number in range(1, 6)
+        f"📸 Chunk {number}/5: Image {number}" for number in range(1, 6)
     ]
     assert done.stdout.startswith("<details>\n<summary>")
     assert done.stdout.count("| 📅 2023-12-06 12:19 | 📷 Apple iPhone SE |") == 5
@@ -121,7 +121,7 @@ def test_patterns_chunks_and_json(mlxk: Program, drawings: list[str]) -> None:
     assert re.findall(r"📸 (.*)</summary>", data["response"]) == [
         "Chunk 1/3: Images 1-2",
         "Chunk 2/3: Images 3-4",
-        "Chunk 3/3: Images 5-5",
+        "Chunk 3/3: Image 5",
     ]
     assert re.findall(r"^\| (\d) \| image_[0-9a-f]{8}\.jpeg \| (\S+) \|", data["response"], re.MULTILINE) == [
         (str(number), name) for number, name in enumerate(drawings, 1)

@@ -112,7 +112,11 @@ def cut(line: str) -> str:
             quote = "" if character == quote else quote
         elif character in "\"'" and not before.isalnum():
             quote = character
-        elif (character == "#" and before == " ") or (closed and character.isalpha()) or (_GLUED.match(line, index) and (before.islower() or before.isdigit() or closed)):
+        elif (
+            (character == "#" and before == " ")
+            or (closed and character.isalpha())
+            or (_GLUED.match(line, index) and (before.islower() or before.isdigit() or closed))
+        ):
             return line[:index].strip()
     return line.strip()
 

@@ -167,7 +167,7 @@ def test_more_images_than_a_chunk_are_answered_chunk_by_chunk(eye: Eye) -> None:
     assert summaries == [
         "<summary>📸 Chunk 1/3: Images 1-2</summary>",
         "<summary>📸 Chunk 2/3: Images 3-4</summary>",
-        "<summary>📸 Chunk 3/3: Images 5-5</summary>",
+        "<summary>📸 Chunk 3/3: Image 5</summary>",
     ]
     assert rows(content) == ["1", "2", "3", "4", "5"]
     assert [f"Answer {number}." in content for number in (1, 2, 3)] == [True] * 3

@@ -156,8 +156,10 @@ def mismatch(error: Exception) -> str | None:
     if shapes := _SHAPES.search(reason):
         return f"config.json makes {shapes[3]} {shapes[1]}, the weights have {shapes[2]}"
     if weights := _WEIGHTS.search(reason):
-        count, first = int(weights["count"]), weights["first"]
+        count, first = int(weights["count"]), weights["first"].rstrip(".")
+        one, which = count == 1, f": {first}" if count == 1 else f", the first is {first}"
+        tensors = "1 tensor" if one else f"{count} tensors"
         if weights["kind"] == "Missing":
-            return f"{count} tensors that config.json asks for are not among the weights, the first is {first}"
-        return f"{count} tensors among the weights have no place in what config.json describes, the first is {first}"
+            return f"{tensors} that config.json asks for {'is' if one else 'are'} not among the weights{which}"
+        return f"{tensors} among the weights {'has' if one else 'have'} no place in what config.json describes{which}"
     return None

@@ -135,7 +135,7 @@ def test_five_images_two_at_a_time_are_three_conversations() -> None:
     assert answers == [
         ("📸 Chunk 1/3: Images 1-2", "Answer 1."),
         ("📸 Chunk 2/3: Images 3-4", "Answer 2."),
-        ("📸 Chunk 3/3: Images 5-5", "Answer 3."),
+        ("📸 Chunk 3/3: Image 5", "Answer 3."),
     ]
     shown = [tuple(part.digest for part in turns(each)[-1].images) for each in asked.requests]
     assert shown == [tuple(image(name).digest for name in names) for names in ("ab", "cd", "e")]

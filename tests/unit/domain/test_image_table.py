@@ -59,9 +59,9 @@ def test_the_chunk_line_has_true_numbers() -> None:
     assert [chunk.summary for chunk in chunks(TOUR, 2)] == [
         "📸 Chunk 1/3: Images 1-2",
         "📸 Chunk 2/3: Images 3-4",
-        "📸 Chunk 3/3: Images 5-5",
+        "📸 Chunk 3/3: Image 5",
     ]
-    assert [chunk.summary for chunk in chunks(TOUR, 4)] == ["📸 Chunk 1/2: Images 1-4", "📸 Chunk 2/2: Images 5-5"]
+    assert [chunk.summary for chunk in chunks(TOUR, 4)] == ["📸 Chunk 1/2: Images 1-4", "📸 Chunk 2/2: Image 5"]
     assert [chunk.summary for chunk in chunks(TOUR[1:], 4)] == ["📸 Image Metadata (4 images)"]
     assert [chunk.summary for chunk in chunks(TOUR[:1], 1)] == ["📸 Image Metadata (1 image)"]
 
