@@ -313,6 +313,7 @@ class UseCases:
         media = (ports.image_reader, ports.audio_decoder)
         generating = (ports.text_generator, *media, ports.memory_probe, ports.event_log, ports.settings.exif_metadata)
         self.generate_text = new(deferred.generate_text, resolve, describe, *generating, ports.names)
+        self.stop_models = new(deferred.stop_models, ports.running_servers, resolve)
         self.load_model = new(deferred.load_model, ports.text_generator, ports.memory_probe, ports.event_log)
         self.tokenize_text = new(deferred.tokenize_text, self.generate_text, ports.model_tokenizer)
         by_path = ports.server is not None and ports.server.allow_paths

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mlxk.application.ports.model_source import ModelSource
     from mlxk.application.ports.model_tokenizer import ModelTokenizer
     from mlxk.application.ports.publication_folder import PublicationFolder
+    from mlxk.application.ports.running_servers import RunningServers
     from mlxk.application.ports.speech_transcriber import SpeechTranscriber
     from mlxk.application.ports.text_embedder import TextEmbedder
     from mlxk.application.ports.weight_converter import WeightConverter
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.search_models import SearchModels
     from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
     from mlxk.application.use_cases.show_remote_model import ShowRemoteModel
+    from mlxk.application.use_cases.stop_models import StopModels
     from mlxk.application.use_cases.tokenize_text import TokenizeText
     from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
     from mlxk.domain.recommendation import Recommendations
@@ -270,6 +272,13 @@ def generate_text(  # noqa: PLR0913 - one for each port
 
     own = (names.profiles, names.usual)
     return GenerateText(resolve, describe, generator, images, audio, memory, log, exif, *own)
+
+
+def stop_models(servers: "RunningServers", resolve: "ResolveModel") -> "StopModels":
+    """Return the use case that has servers unload a model."""
+    from mlxk.application.use_cases.stop_models import StopModels
+
+    return StopModels(servers, resolve)
 
 
 def load_model(generator: TextGenerator, memory: "MemoryProbe", log: EventLog) -> "LoadModel":

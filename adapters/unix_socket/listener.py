@@ -193,7 +193,7 @@ class SocketListener:
         ]
         send(
             connection,
-            {"pid": os.getpid(), "url": self._url, "version": mlxk.__version__, "models": models},
+            {"pid": self._engine.owner, "url": self._url, "version": mlxk.__version__, "models": models},
         )
 
     def _unload(self, connection: socket.socket, asked: Document) -> None:
@@ -204,7 +204,7 @@ class SocketListener:
     def _stop(self, connection: socket.socket, _: Document) -> None:
         # It closes with the process, which is how the other program knows that it has ended.
         self._open_until_the_end = connection.dup()
-        send(connection, {"owner": self._engine.owner})
+        send(connection, {})
         os.kill(self._engine.owner, signal.SIGTERM)
 
     def _offer(self, connection: socket.socket, asked: Document) -> str | None:

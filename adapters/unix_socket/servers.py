@@ -64,12 +64,12 @@ class SocketRunningServers(RunningServers):
 
     def servers(self) -> tuple[RunningServer, ...]:
         found = []
-        for connection in self._connections():
+        for name, connection in self._connections():
             with closing(connection), suppress(OSError, DisconnectedError, LookupError, TypeError, ValueError):
                 document = _asked(connection, "state")
                 models = tuple(_resident(each) for each in document["models"])
-                server = RunningServer(int(document["pid"]), str(document["url"]), str(document["version"]), models)
-                found.append(server)
+                process, url, version = int(document["pid"]), str(document["url"]), str(document["version"])
+                found.append(RunningServer(name, process, url, version, models))
         return tuple(sorted(found, key=lambda each: each.process))
 
     def unload(self, server: RunningServer, model: ResidentModel) -> bool:
@@ -82,7 +82,7 @@ class SocketRunningServers(RunningServers):
     def stop(self, server: RunningServer) -> None:
         with closing(self._connection_to(server)) as connection:
             try:
-                owner = _asked(connection, "stop").get("owner")
+                _asked(connection, "stop")
                 connection.settimeout(STOP_SECONDS)
                 while connection.recv(1):  # it closes when the process has ended
                     pass
@@ -90,8 +90,8 @@ class SocketRunningServers(RunningServers):
                 raise ExecutionError(f"the server {server.url} has not stopped within {STOP_SECONDS:g} s") from None
             except (OSError, DisconnectedError):
                 return  # It has ended already.
-        if isinstance(owner, int) and owner != server.process:
-            _wait_for(owner)
+        if server.process != os.getpid():
+            _wait_for(server.process)
 
     def last_place(self) -> ComputingPlace | None:
         return self._place
@@ -110,7 +110,7 @@ class SocketRunningServers(RunningServers):
         best: Offer | None = None
         reason = "no server of this user is running"
         wanted = {"kind": kind, "program": self._program.facts(), "model": encoded(model, [])}
-        for connection in self._connections():
+        for _, connection in self._connections():
             found = None
             if best is None or not best.loaded:
                 try:
@@ -130,14 +130,13 @@ class SocketRunningServers(RunningServers):
         return best
 
     def _connection_to(self, server: RunningServer) -> socket.socket:
-        path = os.path.join(self._folder, f"{server.process}{SUFFIX}")
-        connection = _connected(path)
+        connection = _connected(os.path.join(self._folder, server.key))
         if connection is None:
             raise _silent(server)
         return connection
 
-    def _connections(self) -> Iterator[socket.socket]:
-        """Yield connections to the servers; a socket without a server is passed over."""
+    def _connections(self) -> Iterator[tuple[str, socket.socket]]:
+        """Yield the sockets' names and connections to the servers; a socket without a server is passed over."""
         try:
             require_own_folder(self._folder)
             names = sorted(name for name in os.listdir(self._folder) if name.endswith(SUFFIX))
@@ -146,7 +145,7 @@ class SocketRunningServers(RunningServers):
         for name in names:
             connection = _connected(os.path.join(self._folder, name))
             if connection is not None:
-                yield connection
+                yield name, connection
 
 
 def _connected(path: str) -> socket.socket | None:

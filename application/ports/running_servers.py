@@ -12,8 +12,10 @@ from mlxk.application.ports.text_generator import ResidentModel
 class RunningServer:
     """One server."""
 
+    key: str
+    """Identifies it among those that run; opaque."""
     process: int
-    """Id of the process that serves."""
+    """Id of the process that a signal stops."""
     url: str
     """Its address for clients."""
     version: str

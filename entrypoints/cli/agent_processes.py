@@ -1,4 +1,4 @@
-"""The processes of ``mlxk launch``: a server that ends with this one, and an agent that has the terminal."""
+"""Processes of commands: a server that ends with this one, one that goes on, and an agent that has the terminal."""
 
 import json
 import os
@@ -22,11 +22,14 @@ from mlxk.domain.errors import ExecutionError, InterruptedRunError, NetworkError
 from mlxk.entrypoints.settings import inherited
 from mlxk.entrypoints.wording import error_of
 
+PROGRAM = (sys.executable, "-P", "-m", "mlxk")
+"""Runs this program; ``-P`` keeps modules of the working directory out."""
+
 SERVE = (
-    *(sys.executable, "-P", "-m", "mlxk", "serve", "--host", "127.0.0.1", "--port", "0", "--json"),
+    *(*PROGRAM, "serve", "--host", "127.0.0.1", "--port", "0", "--json"),
     *("--drain-timeout", "0", "--until-eof"),
 )
-"""Command line of a server; ``-P`` keeps modules of the working directory out."""
+"""Command line of a server."""
 
 KEY_VARIABLE = "MLXK2_API_KEY"
 
@@ -122,13 +125,44 @@ def own_server(model: str, log: str) -> Iterator[Server]:
             start_new_session=True,
         )
     try:
-        yield Server(_address(server), key, lambda: server.poll() is not None)
+        yield Server(str(_ready(server)["url"]), key, lambda: server.poll() is not None)
     finally:
         _end(server)
 
 
-def _address(server: "subprocess.Popen[bytes]") -> str:
-    """Wait until a server is ready; return its address."""
+def background_server(typed: Sequence[str], log: str) -> Mapping[str, Any]:
+    """Start a server that goes on without this process; return what it reports once it is ready.
+
+    Args:
+        typed: Its command line, without the name of the program.
+        log: Path of the file for its log.
+
+    Raises:
+        MlxkError: It cannot be started.
+        InterruptedRunError: Ctrl-C came before it was ready; it was stopped.
+    """
+    with open(log, "ab") as file:
+        server = subprocess.Popen(
+            [*PROGRAM, *typed, "--json"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            env=inherited({}),
+            start_new_session=True,
+        )
+    assert server.stdout is not None
+    with server.stdout:
+        try:
+            ready = _ready(server)
+            server.returncode = 0  # it goes on, and nobody waits for it
+            return ready
+        except KeyboardInterrupt:
+            server.terminate()
+            raise InterruptedRunError("stopped before the server was ready") from None
+
+
+def _ready(server: "subprocess.Popen[bytes]") -> Mapping[str, Any]:
+    """Wait until a server is ready; return what it reports."""
     assert server.stdout is not None
     report = server.stdout.readline()
     if report == b"{\n":  # an error, which stands on several lines
@@ -139,7 +173,8 @@ def _address(server: "subprocess.Popen[bytes]") -> str:
         raise ExecutionError("the server ended before it was ready", hint="Its log says why.") from None
     if document["error"] is not None:
         raise error_of(document["error"]["type"], document["error"])
-    return str(document["data"]["url"])
+    data: Mapping[str, Any] = document["data"]
+    return data
 
 
 def _end(server: "subprocess.Popen[bytes]") -> None:

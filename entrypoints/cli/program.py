@@ -49,6 +49,10 @@ COMMANDS = {
     "push": CommandEntry("push_model", "publish a workspace on the hub"),
     "serve": CommandEntry("serve_models", "serve models to clients of OpenAI, Anthropic and Ollama", ("server",)),
     "launch": CommandEntry("launch_agent", "start a coding agent on a model of this machine"),
+    "ps": CommandEntry("list_running", "list your running servers and the models they have in memory"),
+    "stop": CommandEntry("stop_models", "have servers unload a model, or stop"),
+    "logs": CommandEntry("server_logs", "print the log of a server in the background"),
+    "service": CommandEntry("service", "have a server start with your session"),
     "embed": CommandEntry("embed_text", "turn texts into vectors"),
     "embed-serve": CommandEntry("serve_embeddings", "serve the vectors of one model"),
     "alias": CommandEntry("alias", "give a model a name of your own"),
@@ -60,7 +64,7 @@ COMMANDS = {
 """All commands, in the order of the help."""
 
 
-PASSING_ON = frozenset({"launch"})
+PASSING_ON = frozenset({"launch", "service"})
 """Commands that start another program, whose arguments stand after ``--``."""
 
 
@@ -154,7 +158,7 @@ def run(arguments: Sequence[str], context: CommandContext) -> int:
         except HelpRequested as request:
             output.text(str(request))
             return DONE
-        command = parsed.command
+        command, parsed.typed = parsed.command, tuple(arguments)
         use_settings_file(parsed, context.settings, output)
         if parsed.version:
             return _print_version(context, output)

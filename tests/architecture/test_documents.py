@@ -100,7 +100,7 @@ def shown_commands(text: str) -> list[str]:
     lines += re.findall(r"^\$ (.+)$", text, re.MULTILINE)
     lines += re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
     found = [line for line in lines if line.startswith("mlxk ") and "…" not in line]
-    return [re.split(r" \\?\| |;|>|#", re.sub(r"\"[^\"]*\"|'[^']*'", "''", line))[0] for line in found]
+    return [re.split(r" \\?\| |;|>|#| -- ", re.sub(r"\"[^\"]*\"|'[^']*'", "''", line))[0] for line in found]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids(DOCUMENTS))

@@ -1,5 +1,7 @@
 """In-memory double of the running servers: what a test puts there."""
 
+import attrs
+
 from mlxk.application.ports.running_servers import ComputingPlace, RunningServer, RunningServers
 from mlxk.application.ports.text_generator import ResidentModel
 from mlxk.domain.errors import ExecutionError
@@ -19,10 +21,7 @@ class InMemoryRunningServers(RunningServers):
         self.place: ComputingPlace | None = None
 
     def servers(self) -> tuple[RunningServer, ...]:
-        found = (
-            RunningServer(server.process, server.url, server.version, tuple(models))
-            for server, models in self._models.items()
-        )
+        found = (attrs.evolve(server, models=tuple(models)) for server, models in self._models.items())
         return tuple(sorted(found, key=lambda each: each.process))
 
     def unload(self, server: RunningServer, model: ResidentModel) -> bool:
@@ -40,6 +39,6 @@ class InMemoryRunningServers(RunningServers):
 
     def _known(self, server: RunningServer) -> RunningServer:
         for known in self._models:
-            if known.process == server.process:
+            if known.key == server.key:
                 return known
         raise ExecutionError(f"the server {server.url} does not respond")

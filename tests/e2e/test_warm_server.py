@@ -194,9 +194,13 @@ def test_ctrl_c_cancels_the_answer_on_the_server(server: WarmServer, tmp_path: P
     (tmp_path / "endless.json").write_text(json.dumps({"type": "array", "items": {"enum": [1, 2]}, "minItems": 10**5}))
     command = [sys.executable, "-m", "mlxk", "run", talker, "hello", "--json-schema", "endless.json", "--no-stdin"]
     with subprocess.Popen(command, env=server.environment, cwd=tmp_path, stdout=subprocess.PIPE) as process:
-        wait_for(lambda: server.metric("mlxk_answers_running") == 1)
-        process.send_signal(signal.SIGINT)
-        wait_for(lambda: server.metric("mlxk_answers_running") == 0)
+        try:
+            wait_for(lambda: server.metric("mlxk_answers_running") == 1)
+            process.send_signal(signal.SIGINT)
+            wait_for(lambda: server.metric("mlxk_answers_running") == 0)
+        finally:
+            if process.returncode is None and server.metric("mlxk_answers_running"):
+                process.kill()
     assert process.returncode == 130
 
 

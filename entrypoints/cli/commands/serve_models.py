@@ -6,11 +6,15 @@ import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from mlxk.domain.errors import FeatureGateError, ValidationError
+from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
+from mlxk.entrypoints import server_log
 from mlxk.entrypoints.api_keys import is_followed, read_key_file
+from mlxk.entrypoints.cli.agent_processes import background_server
 from mlxk.entrypoints.cli.command import CommandContext, complete_models
+from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.fetching import add_pull_argument, fetch_absent, naming_the_flag
 from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.setting_table import LOG_LEVELS
 from mlxk.entrypoints.settings import DESKTOP_ORIGINS, ServerAddress, ServerSettings
 
@@ -44,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     log.add_argument("--log-level", choices=LOG_LEVELS, help="least severe events to log (info)")
     log.add_argument("--log-json", action=argparse.BooleanOptionalAction, help="log as JSON, one object a line")
     log.add_argument("-v", "--verbose", action="store_true", help="the same as --log-level debug")
+    log.add_argument("--background", action="store_true", help="go on in the background once the server is ready")
     log.add_argument("--drain-timeout", type=float, metavar="S", help="seconds answers may take to finish (30)")
     log.add_argument("--reload", action="store_true", help="restart when mlxk's own source changes")
     log.add_argument("--until-eof", action="store_true", help="stop when standard input ends, as its sender does")
@@ -118,15 +123,35 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
             "--embed-backend requires MLXK2_ENABLE_ALPHA_FEATURES=1",
             hint="Set the variable; the flag may still change.",
         )
-    server = _settings(arguments, context)
+    server = server_settings(arguments, context)
     server.validate()
     named = (server.model, server.default_model, *(reference for _, reference in server.aliases))
     with naming_the_flag():
         fetch_absent(named, lambda: context.build(context.settings), output, pull=arguments.pull)
-        return context.serve(context.settings, server, lambda address: _announcement(address, server, output))
+        if not arguments.background:
+            return context.serve(context.settings, server, lambda address: _announcement(address, server, output))
+    return _start(arguments, server, context, output)
 
 
-def _settings(arguments: argparse.Namespace, context: CommandContext) -> ServerSettings:
+def _start(arguments: argparse.Namespace, server: ServerSettings, context: CommandContext, output: Output) -> int:
+    """Start a server that goes on in the background, and print where it is reached."""
+    if arguments.until_eof:
+        raise UsageError("--background and --until-eof exclude each other")
+    log = server_log.make(context.settings.state_folder, f"server-{server.port}")
+    typed = [word for word in arguments.typed if word not in ("--background", "--json")]
+    with Spinner(output, "Starting the server"):
+        ready = background_server(typed, log)
+    if output.as_json:
+        output.document("serve", {**ready, "log": log})
+        return DONE
+    output.line(f"mlxk serves at {ready['url']}/v1 in the background (process {ready['pid']})")
+    for url in ready["other_urls"]:
+        output.line(f"other machines reach it at {url}/v1")
+    output.line("Its log: mlxk logs. Stop it: mlxk stop --all")
+    return DONE
+
+
+def server_settings(arguments: argparse.Namespace, context: CommandContext) -> ServerSettings:
     """Return the flags, else variables, else the settings file, else the defaults of ``ServerSettings``."""
     known = context.settings.serve
     level = "debug" if arguments.verbose else arguments.log_level

@@ -15,7 +15,7 @@ from mlxk.application.ports.text_generator import ResidentModel
 from mlxk.domain.errors import ExecutionError
 from mlxk.domain.generation.request import GenerationRequest
 
-GONE = RunningServer(2**22 - 1, "http://127.0.0.1:1", "0", ())
+GONE = RunningServer("none.sock", 2**22 - 1, "http://127.0.0.1:1", "0", ())
 
 
 @pytest.fixture(params=["socket", "in_memory"])
@@ -23,7 +23,7 @@ def servers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunningS
     """One server that has a model in memory, which nothing uses."""
     if request.param == "in_memory":
         resident = ResidentModel(MODEL, 0, None)
-        yield InMemoryRunningServers(RunningServer(os.getpid(), URL, mlxk.__version__, (resident,)))
+        yield InMemoryRunningServers(RunningServer("", os.getpid(), URL, mlxk.__version__, (resident,)))
         return
     server = SharedServer(socket_folder_of(tmp_path), generator=InMemoryTextGenerator())
     server.generator.load(GenerationRequest(MODEL, ""))

@@ -19,11 +19,13 @@ OPTIONAL = {
     "du": {"link_to", "linked_parts"},
     "health": {"files", "missing_bytes", "managed"},
     "embed": {"truncated"},
+    "serve": {"log"},
+    "service": {"content"},
     "run": {"reasoning", "tool_calls", "speaker", "words", "notes"},
 }
 """Fields that may be absent, by the schema that says so; every other field of an accepted document is required."""
 
-OTHER_MODELS = {"config", "du", "outdated"}
+OTHER_MODELS = {"config", "du", "outdated", "ps", "stop"}
 """Schemas whose ``models`` are not the model object."""
 
 OPEN = {"config", "model_config", "quantization", "detail", "schema", "values", "environment"}

@@ -1,0 +1,57 @@
+"""``mlxk stop MODEL`` and ``mlxk stop --all``: have servers unload a model, or end."""
+
+import argparse
+
+from mlxk.application.ports.running_servers import RunningServers
+from mlxk.domain.errors import UsageError
+from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
+from mlxk.entrypoints.cli.commands.list_running import NO_SERVER, server_json
+from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.progress import Spinner
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the model."""
+    add_model_argument(parser, optional=True)
+    parser.add_argument("-a", "--all", action="store_true", help="stop every server of yours")
+
+
+def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
+    """Unload a model, or stop the servers, and say so."""
+    if arguments.all == (arguments.model is not None):
+        raise UsageError("stop needs a model, or --all for every server", hint="What runs: mlxk ps")
+    container = context.build(context.settings)
+    if arguments.all:
+        return _stop_all(container.adapters.running_servers(), output)
+    stopped = container.use_cases.stop_models()(arguments.model)
+    if output.as_json:
+        models = [
+            {
+                "model": each.model.handle.name,
+                "url": each.server.url,
+                "pid": each.server.process,
+                "unloaded": each.unloaded,
+            }
+            for each in stopped
+        ]
+        output.document("stop", {"models": models, "servers": []})
+        return DONE
+    for each in stopped:
+        done = "was unloaded" if each.unloaded else "is in use, and will be unloaded when its answers have ended"
+        output.line(f"{each.model.handle.label} {done} ({each.server.url})")
+    return DONE
+
+
+def _stop_all(running: RunningServers, output: Output) -> int:
+    servers = running.servers()
+    for server in servers:
+        with Spinner(output, f"Waiting for {server.url} to stop"):
+            running.stop(server)
+        if not output.as_json:
+            output.line(f"{server.url} (process {server.process}) has stopped.")
+    if output.as_json:
+        output.document("stop", {"models": [], "servers": [server_json(server) for server in servers]})
+    elif not servers:
+        output.line(NO_SERVER)
+    return DONE
