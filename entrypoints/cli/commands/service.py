@@ -15,6 +15,7 @@ from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.program import build_parser, parse
 from mlxk.entrypoints.cli.service_files import LAUNCHD, SYSTEMD, ServiceFile, service_file
+from mlxk.entrypoints.cli.settings_of_command import use_settings_file
 
 LOG_NAME = "service"
 
@@ -46,7 +47,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         raise UsageError(f"--{'print' if flag == 'shown' else flag} belongs to {belonging[flag]}")
     if arguments.words and arguments.action != "install":
         raise UsageError("flags of the server belong to install")
-    flags = _checked(arguments.words, context)
+    flags = _checked(arguments.words, context, output)
     log = os.path.join(context.settings.state_folder, "logs", f"{LOG_NAME}.log")
     file = service_file(arguments.manager, context.settings, flags, log)
     if arguments.shown:
@@ -55,11 +56,12 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     return action(file, arguments, context, output)
 
 
-def _checked(flags: Sequence[str], context: CommandContext) -> list[str]:
+def _checked(flags: Sequence[str], context: CommandContext, output: Output) -> list[str]:
     """Return the flags, once the command that they are for has judged them."""
     parsed = parse(build_parser("serve"), ["serve", *flags])
     if parsed.background:
         raise UsageError("--background is for terminals; a service is in the background anyway")
+    use_settings_file(parsed, context.settings, output)
     server_settings(parsed, context).validate()
     return list(flags)
 
