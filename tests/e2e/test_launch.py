@@ -359,7 +359,8 @@ def test_a_program_that_is_not_here_is_named_with_what_installs_it(machine: Mach
         ],
     )
     listed = machine.run(PATH="/nonexistent").stdout
-    assert "claude   | Claude Code | not installed: npm install -g @anthropic-ai/claude-code" in listed
+    assert "claude   | Claude Code | not installed\n" in listed
+    assert "\n  npm install -g @anthropic-ai/claude-code\n" in listed
 
 
 def test_a_machine_without_a_model_for_agents_is_told_how_to_get_one(machine: Machine) -> None:

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the agent, its model, and what is passed on."""
     parser.add_argument("agent", nargs="?", choices=AGENTS, metavar="AGENT", help=f"one of {', '.join(AGENTS)}")
-    parser.add_argument("words", nargs="*", default=[], metavar="ARGS", help="for the agent; its flags stand after --")
+    words = parser.add_argument("words", nargs="*", default=[], metavar="ARGS", help="for it; its flags stand after --")
+    words.completer = _complete_nothing  # type: ignore[attr-defined]  # argcomplete's interface
     model = parser.add_argument(
         "-m", "--model", metavar="MODEL", type=model_reference, help="the model; asked for on a terminal"
     )
@@ -44,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--print", dest="shown", action="store_true", help="show how to set it up by hand, and start nothing"
     )
+
+
+def _complete_nothing(prefix: str, **_context: object) -> list[str]:
+    """Have the shell complete no names of files where the name of an agent is due."""
+    return []
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
@@ -98,11 +105,16 @@ def _list(output: Output) -> int:
         output.document("launch", {"agents": [_agent_json(each) for each in AGENTS.values()], "recipe": None})
         return DONE
     started = [each for each in AGENTS.values() if each.started]
-    rows = [[each.name, each.title, _path(each) or f"not installed: {each.install}"] for each in started]
+    rows = [[each.name, each.title, _path(each) or "not installed"] for each in started]
     output.table(table(["Agent", "Name", "Program"], rows, output.width, last=60))
-    others = ", ".join(each.name for each in AGENTS.values() if not each.started)
+    absent = [each for each in started if _path(each) is None]
+    if absent:
+        output.line("\nInstall what is not here:")
+    for each in absent:
+        output.line(f"  {each.install}")
     output.line(f"\nStart one: mlxk launch {started[0].name}")
-    output.line(f"By hand, with --print: {others}")
+    others = ", ".join(each.name for each in AGENTS.values() if not each.started)
+    output.line(textwrap.fill(f"By hand, with --print: {others}", output.width or 80, break_on_hyphens=False))
     return DONE
 
 
