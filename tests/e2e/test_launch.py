@@ -234,14 +234,24 @@ def test_a_server_that_cannot_start_is_said_and_no_agent_started(machine: Machin
 
 
 def test_without_a_terminal_the_models_that_would_do_are_named(machine: Machine) -> None:
+    settings = machine.home / ".config" / "mlxk" / "config.toml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(
+        '[models.mine]\nmodel = "able"\ncontext = 40000\n[models.brief]\nmodel = "able"\ncontext = 400\n'
+    )
     done = machine.run("codex")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "launch: Error: which model? There is no terminal to ask on",
+        "  mine",
         "  able",
         "  broken",
-        "Name one: mlxk launch codex --model able",
+        "Name one: mlxk launch codex --model mine",
     ]
+    shown = machine.run("codex", "--print", "-m", "mine").stdout
+    assert "mlxk serve --model mine\n" in shown
+    assert """-c 'model="mine"'""" in shown
+    assert "-c model_context_window=40000" in shown
 
 
 @pytest.mark.parametrize("agent", ["codex", "claude", "opencode", "aider", "continue", "jetbrains"])

@@ -15,7 +15,7 @@ import attrs
 from mlxk.application.policy import estimate_memory, require_chat, require_text_model
 from mlxk.domain.errors import ExecutionError, InterruptedRunError, MlxkError, ModelNotFoundError, UsageError
 from mlxk.domain.models.memory import MemoryFit
-from mlxk.domain.models.model import Capability, ModelDetails, served_id
+from mlxk.domain.models.model import Capability, ModelDetails, ModelHandle, served_id
 from mlxk.entrypoints.cli.agent_processes import AgentRunner, Server, new_log, own_server, served_models
 from mlxk.entrypoints.cli.agents import AGENTS, SMALLEST_CONTEXT, Agent, Connection
 from mlxk.entrypoints.cli.command import CommandContext, add_server_argument, complete_models, sharing_settings
@@ -258,14 +258,17 @@ class _Candidate:
 
 
 def _of_machine(details: ModelDetails, container: "Container", reference: str | None = None) -> _Candidate:
-    described = details.description
+    """Return a model of this machine; under a name of the user's own, the context window may be limited."""
+    described, own = details.description, details.description.handle.alias
+    limit = None if own is None else container.adapters.names.profiles[own].context_limit
+    windows = [each for each in (described.context_length, limit) if each is not None]
     return _Candidate(
-        label=described.handle.label,
-        reference=reference or described.handle.name,
+        label=own or described.handle.label,
+        reference=reference or own or described.handle.name,
         directory=described.handle.directory,
-        id=served_id(described.handle),
+        id=own or served_id(described.handle),
         size_bytes=described.size_bytes,
-        context=described.context_length,
+        context=min(windows, default=None),
         tools=details.supports_tools,
         fit=estimate_memory(described, container.adapters.memory_probe()).fit.value,
     )
@@ -283,10 +286,12 @@ def _having(chosen: _Candidate, key: str, container: "Container") -> Server | No
 
 
 def _of_this_machine(container: "Container") -> list[_Candidate]:
-    """Return the models of this machine that hold conversations."""
-    found = []
-    for handle in container.use_cases.resolve_model().matching():
-        with contextlib.suppress(MlxkError):  # removed a moment ago
+    """Return the models of this machine that hold conversations, those under names of the user's own first."""
+    found, resolve = [], container.use_cases.resolve_model()
+    known: tuple[str | ModelHandle, ...] = (*container.adapters.names.profiles, *resolve.matching())
+    for each in known:
+        with contextlib.suppress(MlxkError):  # removed a moment ago, or a name of a model that is not here
+            handle = resolve(each) if isinstance(each, str) else each
             details = container.use_cases.describe_model().details(handle)
             if details.description.runnable and details.description.can(Capability.CHAT):
                 found.append(_of_machine(details, container))
