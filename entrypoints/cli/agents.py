@@ -41,7 +41,7 @@ class Connection:
 
 
 @attrs.frozen
-class SettingsFile:
+class AgentFile:
     """A file of settings that the user writes; mlxk never does."""
 
     path: str
@@ -64,7 +64,7 @@ class Agent:
     """After the program's name, before the user's own."""
     before: tuple[str, ...] = ()
     """A command that configures it once."""
-    files: tuple[SettingsFile, ...] = ()
+    files: tuple[AgentFile, ...] = ()
     remark: str = ""
     started: bool = False
     """Whether ``mlxk launch`` starts it, which needs no file."""
@@ -86,9 +86,9 @@ class Agent:
             lines.append(" ".join((self.program, *map(_quoted, self.arguments(connection)))))
         return lines
 
-    def written(self, connection: Connection) -> list[SettingsFile]:
+    def written(self, connection: Connection) -> list[AgentFile]:
         """Return the files of settings that the user writes."""
-        return [SettingsFile(file.path, connection.fill(file.text)) for file in self.files]
+        return [AgentFile(file.path, connection.fill(file.text)) for file in self.files]
 
 
 def _quoted(word: str) -> str:
@@ -267,7 +267,7 @@ _OTHERS = (
         install="python -m pip install aider-install && aider-install",
         variables=(("OPENAI_API_BASE", "ADDRESS/v1"), ("OPENAI_API_KEY", "KEY")),
         words=("--model", "openai/MODEL", "--model-metadata-file", "metadata.json"),
-        files=(SettingsFile("metadata.json", _AIDER),),
+        files=(AgentFile("metadata.json", _AIDER),),
     ),
     Agent(
         name="cline",
@@ -286,7 +286,7 @@ _OTHERS = (
         program="cn",
         install="npm install -g @continuedev/cli",
         words=("--config", "~/.continue/config.yaml"),
-        files=(SettingsFile("~/.continue/config.yaml", _CONTINUE),),
+        files=(AgentFile("~/.continue/config.yaml", _CONTINUE),),
         remark="The extensions of VS Code and JetBrains read the same file.",
     ),
     Agent(
@@ -294,7 +294,7 @@ _OTHERS = (
         title="Crush",
         program="crush",
         install="npm install -g @charmland/crush",
-        files=(SettingsFile("crush.json", _CRUSH),),
+        files=(AgentFile("crush.json", _CRUSH),),
         remark="The file is that of the project, or ~/.config/crush/crush.json.",
     ),
     Agent(
@@ -325,7 +325,7 @@ _OTHERS = (
         program="pi",
         install="npm install -g @earendil-works/pi-coding-agent",
         words=("--model", "mlxk/MODEL"),
-        files=(SettingsFile("~/.pi/agent/models.json", _PI),),
+        files=(AgentFile("~/.pi/agent/models.json", _PI),),
     ),
     Agent(
         name="qwen-code",
@@ -341,21 +341,21 @@ _OTHERS = (
         program="llm",
         install="pipx install llm",
         words=("-m", "local"),
-        files=(SettingsFile("extra-openai-models.yaml", _LLM),),
+        files=(AgentFile("extra-openai-models.yaml", _LLM),),
         remark="The file is in the folder that 'llm logs path' names.",
     ),
     Agent(
         name="zed",
         title="Zed",
         install="https://zed.dev/download",
-        files=(SettingsFile("settings.json", _ZED),),
+        files=(AgentFile("settings.json", _ZED),),
         remark="The key is entered in the agent's settings, or is the variable MLXK_API_KEY.",
     ),
     Agent(
         name="vscode",
         title="VS Code",
         install="https://code.visualstudio.com/download",
-        files=(SettingsFile("chatLanguageModels.json", _VSCODE),),
+        files=(AgentFile("chatLanguageModels.json", _VSCODE),),
         remark="The file opens by 'Add Models' in the model picker of the chat, then 'Custom Endpoint'.",
     ),
     Agent(
@@ -368,7 +368,7 @@ _OTHERS = (
         name="librechat",
         title="LibreChat",
         install="https://www.librechat.ai/docs/local",
-        files=(SettingsFile("librechat.yaml", _LIBRECHAT),),
+        files=(AgentFile("librechat.yaml", _LIBRECHAT),),
         remark="On Linux, a container needs: MLXK2_API_KEY=choose-one mlxk serve --host 0.0.0.0",
     ),
     Agent(
