@@ -49,6 +49,8 @@ class GenerationOptions:
     """Whether the model and the tables get the EXIF facts of images, where the user of this machine allows them."""
     parse_special: bool = False
     """Whether control tokens that messages spell out are control tokens; see ``GenerationRequest``."""
+    fills_system: bool = True
+    """Whether a conversation without a system prompt gets that of the model's profile."""
     context_limit: int | None = None
     keep_alive_seconds: float | None = None
     """Both as in ``GenerationRequest``."""
@@ -72,7 +74,8 @@ class GenerationOptions:
         filled = asked.over(profile.leaving_reasoning_to(asked, can_reason=details.may_reason))
         filled.validate()
         options = attrs.evolve(self, **{name: getattr(filled, name) for name in _OF_PROFILES})
-        return [_with_system(each, profile.system) for each in prompts], options
+        system = profile.system if self.fills_system else None
+        return [_with_system(each, system) for each in prompts], options
 
 
 _OF_PROFILES = (

@@ -7,6 +7,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -48,8 +49,13 @@ def _is_path(value: object) -> bool:
     return _is_word(value) and str(value).startswith(("/", "~/"))
 
 
-def _is_address(value: object) -> bool:
-    return _is_word(value) and str(value).startswith(("http://", "https://")) and bool(str(value).split("//", 1)[1])
+def is_web_address(text: str) -> bool:
+    """Whether a text is an http or https address with a host."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is not a number
+        return False
 
 
 def _is_words(value: object) -> bool:
@@ -103,7 +109,7 @@ SWITCH = _of_type("true or false", lambda value: isinstance(value, bool))
 WORD = _of_type("a text of one line", _is_word)
 TEXT = _of_type("a text", lambda value: isinstance(value, str) and bool(value))
 PATH = _of_type("a path that begins with / or ~/", _is_path)
-ADDRESS = _of_type("an http or https address", _is_address)
+ADDRESS = _of_type("an http or https address", lambda value: _is_word(value) and is_web_address(str(value)))
 WORDS = _of_type("a list of texts of one line", _is_words)
 TEXTS = _of_type("a list of texts", _is_texts)
 JSON_TABLE = _of_type("a table of JSON values", _is_json_table)
@@ -317,7 +323,7 @@ _SERVE = (
     _flagged("default_model", WORD, "Answers to names that no model has.", None, "default_model"),
     _variable(
         "max_tokens",
-        whole(1),
+        whole(1, 2**31 - 1),
         "Tokens of an answer when a request names no limit.",
         None,
         "serve.max_tokens MLXK2_MAX_TOKENS --max-tokens",

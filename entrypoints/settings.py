@@ -8,13 +8,12 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import attrs
 
 from mlxk.domain.errors import ValidationError
 from mlxk.entrypoints import settings_file
-from mlxk.entrypoints.setting_table import LOG_LEVELS, TABLES, setting
+from mlxk.entrypoints.setting_table import LOG_LEVELS, TABLES, is_web_address, setting
 from mlxk.entrypoints.settings_file import SettingsFile
 
 MIB = 2**20
@@ -99,6 +98,8 @@ class Settings:
     """The settings file; what it says for variables stands in the other fields."""
     set_variables: frozenset[str] = frozenset()
     """The names of the variables that are set."""
+    file_variables: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
+    """What the settings file has in place of variables, for processes of this one."""
     use_server: bool = True
     """Whether commands compute on a running server of this user."""
     server_sockets: str = ""
@@ -160,6 +161,8 @@ class ServerSettings:
     """Further names of models, each with its reference."""
     entries: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     """The names of the settings file, each with its values."""
+    file_variables: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
+    """What the settings file has in place of variables; a worker does not read it again."""
     default_model: str | None = None
     """The model for names that no model has, and for requests that name none; None refuses them."""
     allow_model_changes: bool = False
@@ -198,7 +201,7 @@ class ServerSettings:
         ):
             if text == "":
                 faults.append(f"{flag} must not be empty")
-        if self.embed_backend is not None and not _is_web_address(self.embed_backend):
+        if self.embed_backend is not None and not is_web_address(self.embed_backend):
             faults.append(f"--embed-backend must be an http(s) URL with a host (got: '{self.embed_backend}')")
         faults += [
             f"--cors-origin: '{origin}' is not an origin; write SCHEME://HOST, SCHEME://* for every page of a scheme, "
@@ -260,8 +263,14 @@ class ServerAddress:
         return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
 
 
-def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
+def read_settings(
+    environ: Mapping[str, str] | None = None, handed_down: tuple[tuple[str, str], ...] | None = None
+) -> Settings:
     """Read the environment and the settings file. An empty variable counts as unset.
+
+    Args:
+        environ: The environment; None takes that of the process.
+        handed_down: What another process has read of the file, as its ``file_variables``; None reads the file.
 
     Raises:
         ValidationError: A variable has a value outside its closed set. What is wrong in the file is in its ``faults``.
@@ -269,8 +278,10 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     known = {name: value for name, value in (os.environ if environ is None else environ).items() if value}
     home = known.get("HOME") or os.path.expanduser("~")
     configuration = _absolute(known.get("XDG_CONFIG_HOME") or os.path.join(home, ".config"), home, known)
-    file, variables = settings_file.read(os.path.join(configuration, "mlxk", "config.toml")), frozenset(known)
-    known = {**known, **file.as_variables(known)}
+    path, variables = os.path.join(configuration, "mlxk", "config.toml"), frozenset(known)
+    file = settings_file.read(path) if handed_down is None else SettingsFile(path)
+    from_file = file.as_variables(known) if handed_down is None else dict(handed_down)
+    known = {**from_file, **known}
     state = os.path.join(
         _absolute(known.get("XDG_STATE_HOME") or os.path.join(home, ".local", "state"), home, known), "mlxk"
     )
@@ -313,6 +324,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         editor=known.get("VISUAL") or known.get("EDITOR"),
         file=file,
         set_variables=variables,
+        file_variables=tuple(from_file.items()),
         use_server=not _switched_off(known, "MLXK2_USE_SERVER"),
         server_sockets=os.path.join(_absolute(runtime, home, known), "mlxk") if runtime else f"{state}/sockets",
         state_folder=state,
@@ -383,11 +395,3 @@ def _integer(known: Mapping[str, str], name: str, allowed: range, default: int) 
             f"{name} must be a whole number from {allowed.start} to {allowed.stop - 1} (got '{known[name]}')"
         )
     return int(value)
-
-
-def _is_web_address(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # the port is not a number
-        return False

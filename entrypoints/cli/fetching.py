@@ -99,9 +99,10 @@ def fetch_absent(
     if not named:
         return
     use_cases = build().use_cases
-    for reference in named:
+    resolve = use_cases.resolve_model()
+    for reference in (resolve.aliases.get(each, each) for each in named):
         try:
-            handle = use_cases.resolve_model()(reference)
+            handle = resolve(reference)
         except (ModelNotFoundError, RevisionNotFoundError) as error:
             if not (isinstance(error.hint, Advice) and error.hint.remedy in _FETCHABLE):
                 raise

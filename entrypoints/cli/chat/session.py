@@ -91,6 +91,7 @@ class ChatSession:
     """How to generate; its settings are replaced by those of the session."""
     tools: tuple[str, ...] = ()
     system: str | None = None
+    """None for what the user has said about the model's name; empty for none."""
     show_reasoning: bool = True
     live: bool = True
     """Whether completions are printed as they arrive."""
@@ -119,14 +120,25 @@ class ChatSession:
     def conversation(self, *turn: Message) -> Conversation:
         """Return what the model gets: the system prompt, the conversation, and a turn that has begun."""
         summary = self.summary and SUMMARY_HEADING + self.summary
-        system = "\n\n".join(filter(None, (self.system, summary)))
+        system = "\n\n".join(filter(None, (self.system_prompt, summary)))
         opening = (Message(Role.SYSTEM, system),) if system else ()
         return Conversation((*opening, *self.messages, *turn), self.tools)
 
     @property
+    def system_prompt(self) -> str | None:
+        """The system prompt of this chat, else that of the model's name.
+
+        Raises:
+            MlxkError: The model cannot be found.
+        """
+        if self.system is not None:
+            return self.system or None
+        return self.generate.profile_of(self.generate.resolve(self.model)).system
+
+    @property
     def generation(self) -> GenerationOptions:
         """How to generate, with the settings of the session."""
-        return attrs.evolve(self.options, settings=self.settings)
+        return attrs.evolve(self.options, settings=self.settings, fills_system=False)
 
     def ask(self, *turn: Message) -> TextStream:
         """Start a completion of a turn that has begun; ``keep`` adds the turn to the conversation."""
@@ -237,7 +249,7 @@ class ChatSession:
             if (value := getattr(self.settings, field.name)) not in (None, (), False)
         }
         lines = [f"model: {self.model}", *(f"{name}: {value}" for name, value in given.items())]
-        lines += [f"system: {self.system}"] if self.system else []
+        lines += [f"system: {self.system_prompt}"] if self.system_prompt else []
         shown = sum(len(message.images) for message in self.messages)
         waiting = self.waiting
         lines += [f"images: {shown} shown, {len(waiting.images)} waiting"] if shown or waiting.images else []
@@ -262,7 +274,7 @@ class ChatSession:
 
     def _system(self, argument: str) -> str:
         require_valid_unicode(argument, "/system")
-        self.system = argument or None
+        self.system = argument
         return "the system prompt is set" if argument else "the system prompt is removed"
 
     def _clear(self) -> str:
@@ -289,11 +301,11 @@ class ChatSession:
     @property
     def saved(self) -> transcript.SavedChat:
         """The chat as its file has it."""
-        return transcript.SavedChat(self.model, self.system, self.messages, self.earlier, self.summary)
+        return transcript.SavedChat(self.model, self.system_prompt, self.messages, self.earlier, self.summary)
 
     def restore(self, saved: transcript.SavedChat) -> None:
         """Go on with the conversation of a file."""
-        self.messages, self.system = saved.messages, saved.system
+        self.messages, self.system = saved.messages, saved.system or ""
         self.earlier, self.summary = saved.earlier, saved.summary
 
     def save(self, path: str, *, replace: bool) -> str:

@@ -43,6 +43,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         embed_model=arguments.model,
         log_level=arguments.log_level or context.settings.serve.log_level or "info",
         log_json=context.settings.log_json,
+        file_variables=context.settings.file_variables,
         supervised=arguments.supervisor is not False,
     )
     server.validate()

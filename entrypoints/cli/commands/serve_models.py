@@ -190,6 +190,7 @@ def server_settings(arguments: argparse.Namespace, context: CommandContext) -> S
         **{name: value for name, value in given.items() if value is not None},
         exif_metadata=context.settings.exif_metadata,
         aliases=aliases,
+        file_variables=context.settings.file_variables,
         entries=_entries(arguments, context, {name for name, _ in aliases}),
         default_model=arguments.default_model,
         cors_origins=(*_listed(arguments.cors_origin), *(DESKTOP_ORIGINS if arguments.desktop_apps else ())),

@@ -354,7 +354,9 @@ def run_supervised(descriptors: Sequence[str], build_container: Build = build) -
     # Libraries that print must not fail when their output has no reader.
     sys.stdout = cast("TextIO", LossyStream(sys.stdout.fileno()))
     try:
-        return serve_in_process(sockets, read_settings(), orders, report, build_container)
+        return serve_in_process(
+            sockets, read_settings(handed_down=orders.settings.file_variables), orders, report, build_container
+        )
     except (MemoryError, SystemError):  # imports of a process without memory raise either
         report(
             InsufficientMemoryError(

@@ -4,6 +4,7 @@ import json
 import struct
 from typing import Any
 
+import attrs
 import pytest
 from doubles.audio_decoder import InMemoryAudioDecoder
 from doubles.backend_registry import InMemoryBackendRegistry
@@ -32,7 +33,8 @@ from mlxk.domain.errors import (
 )
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.engine_options import EngineOptions
-from mlxk.domain.generation.request import Finished, GenerationRequest, GenerationSettings, TextDelta
+from mlxk.domain.generation.profile import Profile
+from mlxk.domain.generation.request import Effort, Finished, GenerationRequest, GenerationSettings, TextDelta
 from mlxk.domain.models.memory import MemoryReading
 
 GIB = 1024**3
@@ -70,6 +72,8 @@ class Kitchen:
     def __init__(self, total: int = 16 * GIB) -> None:
         self.asked: list[GenerationRequest] = []
         self.fails_after: int | None = None
+        self.profiles: dict[str, Profile] = {}
+        self.usual = Profile()
         self.models = {name: CachedModel(("a" * 40,)) for name in MODELS}
         self.log = InMemoryEventLog()
         cache = InMemoryModelCache(self.models)
@@ -88,7 +92,10 @@ class Kitchen:
         )
 
     def start(self, reference: str, prompt: Prompt, **options: Any) -> TextStream:
-        (stream,) = self.generate(reference, [prompt], GenerationOptions(**options))
+        aliases = {name: profile.model for name, profile in self.profiles.items()}
+        resolve = attrs.evolve(self.generate.resolve, aliases=aliases)
+        generate = attrs.evolve(self.generate, resolve=resolve, profiles=self.profiles, usual=self.usual)
+        (stream,) = generate(reference, [prompt], GenerationOptions(**options))
         return stream
 
     def _answer(self, request: GenerationRequest) -> tuple[str, ...]:
@@ -215,3 +222,58 @@ def test_a_loaded_model_is_not_judged_again() -> None:
         list(kitchen.start("chat", "hi"))
     assert len(kitchen.log.events) == 1
     list(kitchen.start("chat", "hi", strict_memory=True))
+
+
+SAID: dict[str, tuple[Any, Any]] = {
+    "settings": (GenerationSettings(temperature=0.1, stop=("a",)), GenerationSettings(temperature=0.2, stop=("b",))),
+    "thinking": (True, False),
+    "effort": (Effort.LOW, Effort.HIGH),
+    "thinking_tags": (("<a>", "</a>"), ("<b>", "</b>")),
+    "template_options": ({"a": 1}, {"a": 2}),
+    "engine_options": (EngineOptions(kv_bits=4), EngineOptions(max_kv_size=64)),
+    "context_limit": (100, 200),
+    "keep_alive_seconds": (0.0, float("inf")),
+}
+
+
+@pytest.mark.parametrize("field", SAID)
+def test_a_profile_fills_in_what_a_request_leaves_out_and_lies_over_what_holds_for_every_model(
+    kitchen: Kitchen, field: str
+) -> None:
+    first, second = SAID[field]
+    kitchen.profiles = {"own": Profile("able", **{field: first}), "bare": Profile("able")}
+    kitchen.usual = Profile(**{field: second})
+    for reference in ("own", "bare", "able"):
+        kitchen.start(reference, "hi").cancel()
+    kitchen.start("own", "hi", **{field: second}).cancel()
+    found = [getattr(request, field) for request in kitchen.asked]
+    assert found == [first, second, second, second]
+    assert {request.model.name for request in kitchen.asked} == {"mlx-community/able"}
+
+
+def test_a_smaller_model_of_a_profile_is_found_for_the_request(kitchen: Kitchen) -> None:
+    kitchen.profiles = {"own": Profile("chat", draft_reference="small")}
+    kitchen.start("own", "hi").cancel()
+    draft = kitchen.asked[0].engine_options.draft_model
+    assert draft is not None
+    assert draft.name == "mlx-community/small"
+
+
+def test_reasoning_of_a_profile_is_for_models_that_can_and_for_requests_that_say_nothing_of_it(
+    kitchen: Kitchen,
+) -> None:
+    settings = GenerationSettings(thinking_budget=5)
+    kitchen.usual = Profile(thinking=True, effort=Effort.LOW, settings=settings)
+    kitchen.start("plain", "hi").cancel()
+    kitchen.start("able", "hi").cancel()
+    kitchen.start("able", "hi", effort=Effort.NONE).cancel()
+    kitchen.start("able", "hi", template_options={"enable_thinking": False}).cancel()
+    said = [(each.thinking, each.effort, each.settings.thinking_budget) for each in kitchen.asked]
+    assert said == [(None, None, None), (True, Effort.LOW, 5), (None, Effort.NONE, 5), (None, Effort.LOW, 5)]
+    assert [each.reasons for each in kitchen.asked] == [None, True, False, False]
+
+
+def test_an_option_that_excludes_one_of_a_profile_replaces_it(kitchen: Kitchen) -> None:
+    kitchen.profiles = {"own": Profile("chat", engine_options=EngineOptions(max_kv_size=64, adapter="/a"))}
+    kitchen.start("own", "hi", engine_options=EngineOptions(kv_bits=4)).cancel()
+    assert kitchen.asked[0].engine_options == EngineOptions(kv_bits=4, adapter="/a")

@@ -164,3 +164,30 @@ def test_the_new_file_lists_every_setting_and_is_right_in_every_line() -> None:
         line.removeprefix("# ") for line in text.splitlines() if (" = " in line and "…" not in line) or "# [" in line
     ]
     assert check("/x", "\n".join(lines).encode()).faults == ()
+
+
+WEIRD = (
+    *("''", "' '", '"\\u0000"', "'/x'", "'http://'", "'http://h:0'", "'http://h:x'", "'~'", "-1", "0", "1e400", "nan"),
+    *("9007199254740993", "99999999999999999999", "[]", "[1]", "['']", "{}", "true", "1979-05-27", "'a\u2028b'"),
+)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_no_content_of_the_file_keeps_the_program_from_starting(machine: Machine, table: str) -> None:
+    machine.file.parent.mkdir(parents=True)
+    for setting in TABLES[table]:
+        for value in WEIRD:
+            machine.file.write_text((f"[{table}]\n" if table else "") + f"{setting.key} = {value}\n")
+            settings = read_settings({"HOME": str(machine.home)})
+            assert settings.file.faults or settings.file.values(table), (setting.key, value)
+
+
+def test_a_process_of_a_server_gets_what_was_read_and_does_not_read_again(machine: Machine) -> None:
+    machine.file.parent.mkdir(parents=True)
+    machine.file.write_text('exif_metadata = false\n[hub]\ncache = "/models"\n')
+    first = read_settings({"HOME": str(machine.home)})
+    machine.file.write_text("[broken\n")
+    handed = tuple(json.loads(json.dumps(first.file_variables)))
+    again = read_settings({"HOME": str(machine.home)}, handed)
+    assert (again.hub_cache, again.exif_metadata, again.file.faults) == ("/models", False, ())
+    assert read_settings({"HOME": str(machine.home), "HF_HUB_CACHE": "/c"}, handed).hub_cache == "/c"
