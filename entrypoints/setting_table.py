@@ -74,8 +74,8 @@ def _is_json_table(value: object) -> bool:
 
 
 def _number(words: str, types: tuple[type, ...], low: float, high: float | None) -> Kind:
-    span = f"from {low:g} to {high:g}" if high is not None else f"from {low:g}"
-    bounds = f"at least {low:g}" + (f" and at most {high:g}" if high is not None else "")
+    span = f"from {low} to {high}" if high is not None else f"from {low}"
+    bounds = f"at least {low}" + (f" and at most {high}" if high is not None else "")
 
     def fault(value: object) -> str | None:
         if isinstance(value, bool) or not isinstance(value, types) or not math.isfinite(value):  # type: ignore[arg-type]

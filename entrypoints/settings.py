@@ -225,20 +225,6 @@ _ORIGIN = re.compile(
 
 _HOST_NAME = re.compile(r"[^\s/:@?#*\[\]]+")
 
-DESKTOP_ORIGINS = (
-    "app://*",
-    "capacitor://*",
-    "file://*",
-    "ionic://*",
-    "tauri://*",
-    "http://tauri.localhost",
-    "https://tauri.localhost",
-    "vscode-file://*",
-    "vscode-webview://*",
-    "wails://*",
-)
-"""Origins of desktop apps; a page on the web cannot have one of them."""
-
 
 @attrs.frozen(kw_only=True)
 class ServerAddress:
@@ -288,24 +274,8 @@ def read_settings(
     runtime = known.get("XDG_RUNTIME_DIR")
     workspace_home = known.get("MLXK_WORKSPACE_HOME")
     return Settings(
-        hub_cache=_absolute(
-            known.get("HF_HUB_CACHE")
-            or known.get("HUGGINGFACE_HUB_CACHE")
-            or os.path.join(_hugging_face_home(known, home), "hub"),
-            home,
-            known,
-        ),
         home=home,
-        hub_token_file=_absolute(
-            known.get("HF_TOKEN_PATH") or os.path.join(_hugging_face_home(known, home), "token"), home, known
-        ),
-        hub_endpoint=_address(known, "HF_ENDPOINT", "https://huggingface.co"),
-        hub_token=next(filter(None, (known.get(name, "").strip() for name in _TOKENS)), None),
-        hub_offline=_switch(known, "HF_HUB_OFFLINE" if "HF_HUB_OFFLINE" in known else "TRANSFORMERS_OFFLINE"),
-        hub_token_for_writing_only=_switch(known, "HF_HUB_DISABLE_IMPLICIT_TOKEN"),
-        hub_links=not _switch(known, "HF_HUB_DISABLE_SYMLINKS"),
-        hub_metadata_timeout=_integer(known, "HF_HUB_ETAG_TIMEOUT", range(1, 3601), 10),
-        hub_timeout=_integer(known, "HF_HUB_DOWNLOAD_TIMEOUT", range(1, 3601), 10),
+        **_hub_settings(known, home),
         chat_history=os.path.join(state, "chat_history"),
         workspace_home=_absolute(workspace_home, home, known) if workspace_home else None,
         enable_pipes=not _switched_off(known, "MLXK2_ENABLE_PIPES"),
@@ -335,6 +305,28 @@ def read_settings(
 def inherited(changes: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of this process with changes, for a program that it starts."""
     return {**os.environ, **changes}
+
+
+def _hub_settings(known: Mapping[str, str], home: str) -> dict[str, Any]:
+    return {
+        "hub_cache": _absolute(
+            known.get("HF_HUB_CACHE")
+            or known.get("HUGGINGFACE_HUB_CACHE")
+            or os.path.join(_hugging_face_home(known, home), "hub"),
+            home,
+            known,
+        ),
+        "hub_token_file": _absolute(
+            known.get("HF_TOKEN_PATH") or os.path.join(_hugging_face_home(known, home), "token"), home, known
+        ),
+        "hub_endpoint": _address(known, "HF_ENDPOINT", "https://huggingface.co"),
+        "hub_token": next(filter(None, (known.get(name, "").strip() for name in _TOKENS)), None),
+        "hub_offline": _switch(known, "HF_HUB_OFFLINE" if "HF_HUB_OFFLINE" in known else "TRANSFORMERS_OFFLINE"),
+        "hub_token_for_writing_only": _switch(known, "HF_HUB_DISABLE_IMPLICIT_TOKEN"),
+        "hub_links": not _switch(known, "HF_HUB_DISABLE_SYMLINKS"),
+        "hub_metadata_timeout": _integer(known, "HF_HUB_ETAG_TIMEOUT", range(1, 3601), 10),
+        "hub_timeout": _integer(known, "HF_HUB_DOWNLOAD_TIMEOUT", range(1, 3601), 10),
+    }
 
 
 def _serve_variables(known: Mapping[str, str]) -> ServeVariables:

@@ -61,6 +61,12 @@ def toml(value: object) -> str:
     return json.dumps(value)
 
 
+def values_text(values: Mapping[str, Any]) -> str:
+    """Return the settings of a name in one line, without its model."""
+    said = (f"{table_name(key)} = {toml(value)}" for key, value in values.items() if key != "model")
+    return ", ".join(said) or "no settings"
+
+
 def with_entry(text: str, name: str, values: Mapping[str, Any]) -> str:
     """Return a valid document with values set in the table of a name, which is added at the end where it is missing.
 

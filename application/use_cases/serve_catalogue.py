@@ -6,7 +6,7 @@ Lookups are cached for a moment, since clients repeat them.
 
 import contextlib
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import attrs
 
@@ -122,6 +122,14 @@ class ServeCatalogue:
         self._runnable_model(reference)
         known = self._resolve.aliases
         self._resolve = attrs.evolve(self._resolve, aliases={**known, alias: known.get(reference, reference)})
+
+    def unusable(self) -> Iterator[tuple[str, str]]:
+        """Yield the user's own names whose model is not here or cannot run, each with the reason."""
+        for alias in self._resolve.aliases:
+            try:
+                self._runnable_model(alias)
+            except MlxkError as error:
+                yield alias, error.message
 
     def set_fallback(self, reference: str) -> None:
         """Have a model answer to every name that no model has, and to requests that name none.

@@ -107,7 +107,7 @@ def test_an_alias_is_written_listed_replaced_and_removed(mlxk: Machine) -> None:
     assert mlxk("alias", "slow", "demo", "--json").data["names"] == [{"name": "slow", "values": {"model": "demo"}}]
     assert [each["name"] for each in mlxk("alias", "list", "--json").data["names"]] == ["fast", "slow"]
     assert "no name any more" in mlxk("alias", "rm", "fast").out
-    assert mlxk("alias").out.splitlines()[2].split(" | ") == ["slow", "demo ", "-"]
+    assert mlxk("alias").out.splitlines()[2].split(" | ") == ["slow", "demo ", "no settings"]
     gone = mlxk("alias", "rm", "slwo")
     assert (gone.status, "Did you mean slow?" in gone.err) == (1, True)
 
@@ -221,7 +221,9 @@ def test_a_name_works_in_commands(mlxk: Machine, tmp_path: Path) -> None:
     assert "Did you mean poet?" in mlxk("run", "pooet", "hi").err
     pulled = mlxk("pull", "fast")
     assert "demo" in pulled.out + pulled.err
-    assert mlxk("list").out.count("demo") == 3
+    listed = mlxk("list")
+    assert (listed.out.count("demo"), "3 names of your own: mlxk alias" in listed.err) == (3, True)
+    assert mlxk("show", "poet").out.startswith(f'Name: poet (system = "{SYSTEM}", temperature = 1.5,')
 
 
 @pytest.mark.mlx

@@ -66,15 +66,11 @@ def show_names(file: SettingsFile, entries: Mapping[str, Values], output: Output
     if output.as_json:
         output.document(command, _document(file, entries, changed=False))
         return
-    rows = [(name, values["model"], _settings_text(values)) for name, values in sorted(entries.items())]
+    rows = [(name, values["model"], settings_edit.values_text(values)) for name, values in sorted(entries.items())]
     if rows:
         output.table(table(("Name", "Model", "Settings"), rows, output.width, last=60))
     elif output.shows_progress:
         output.note("There are no names yet. Give a model one: mlxk alias NAME MODEL")
-
-
-def _settings_text(values: Values) -> str:
-    return ", ".join(f"{key} = {settings_edit.toml(value)}" for key, value in values.items() if key != "model") or "-"
 
 
 def _document(file: SettingsFile, entries: Mapping[str, Values], *, changed: bool) -> dict[str, object]:

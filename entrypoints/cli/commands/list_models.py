@@ -39,6 +39,9 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         known = [handle.name for handle in container.use_cases.resolve_model().matching()]
         near = did_you_mean(close_names(arguments.pattern, known))
         output.note(f"No model fits '{arguments.pattern}'. {near}".rstrip())
+    elif not arguments.pattern and context.settings.file.entries:
+        count = len(context.settings.file.entries)
+        output.note(f"[{count} name{'s' if count > 1 else ''} of your own: mlxk alias]")
     elif output.shows_progress and not arguments.pattern and all(map(_is_built_in, models)):
         output.note(NOTHING_PULLED)
     return DONE

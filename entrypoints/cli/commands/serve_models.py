@@ -16,9 +16,24 @@ from mlxk.entrypoints.cli.fetching import add_pull_argument, fetch_absent, namin
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.setting_table import LOG_LEVELS
-from mlxk.entrypoints.settings import DESKTOP_ORIGINS, ServerAddress, ServerSettings
+from mlxk.entrypoints.settings import ServerAddress, ServerSettings
 
 DEFAULT_LOG_LEVEL = "info"
+
+
+DESKTOP_ORIGINS = (
+    "app://*",
+    "capacitor://*",
+    "file://*",
+    "ionic://*",
+    "tauri://*",
+    "http://tauri.localhost",
+    "https://tauri.localhost",
+    "vscode-file://*",
+    "vscode-webview://*",
+    "wails://*",
+)
+"""Origins of desktop apps; a page on the web cannot have one of them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

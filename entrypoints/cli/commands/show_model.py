@@ -7,11 +7,13 @@ from mlxk.application.policy import estimate_memory
 from mlxk.domain.errors import UsageError
 from mlxk.domain.models.memory import MemoryVerdict
 from mlxk.domain.models.model import ModelDetails
+from mlxk.entrypoints import settings_edit
 from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render import model_json, tables
+from mlxk.entrypoints.cli.render.formatting import printable
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
@@ -50,6 +52,10 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     if output.as_json:
         output.document("show", model_json.model_details(details, section, verdict, arguments.recalc_hash))
         return DONE
+    name = details.description.handle.alias
+    if name is not None:
+        values = settings_edit.values_text(context.settings.file.entries[name])
+        output.line(printable(f"Name: {name} ({values})"))
     output.text(tables.details_text(details, section, container.adapters.clock().now(), verdict))
     return DONE
 

@@ -214,6 +214,8 @@ def _serve(sockets: Sequence[socket.socket], container: Container, orders: Worke
     try:
         application = Application(services_of(container), server)
         catalogue = container.use_cases.serve_catalogue()
+        for name, reason in catalogue.unusable():
+            log.warning("a name of the settings file has no model", logger="server", name=name, reason=reason)
         preloaded = catalogue.offer_all(server.model, server.aliases, server.default_model)
     except MlxkError as error:
         report(error)

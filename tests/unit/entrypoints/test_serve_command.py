@@ -13,9 +13,10 @@ import pytest
 from mlxk.domain.errors import ValidationError
 from mlxk.entrypoints.api_keys import read_key_file
 from mlxk.entrypoints.cli.command import CommandContext
+from mlxk.entrypoints.cli.commands.serve_models import DESKTOP_ORIGINS
 from mlxk.entrypoints.cli.program import run
 from mlxk.entrypoints.pipe.standard_input import StandardInput
-from mlxk.entrypoints.settings import DESKTOP_ORIGINS, ServerAddress, ServerSettings, read_settings
+from mlxk.entrypoints.settings import ServerAddress, ServerSettings, read_settings
 
 
 def serve(*arguments: str, status: int = 0, **variables: str) -> tuple[int, list[ServerSettings]]:

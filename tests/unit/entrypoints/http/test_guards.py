@@ -9,7 +9,8 @@ from falcon.testing import Result, TestClient
 from serving.parts import Parts
 
 from mlxk.domain.errors import ValidationError
-from mlxk.entrypoints.settings import DESKTOP_ORIGINS, ServerSettings
+from mlxk.entrypoints.cli.commands.serve_models import DESKTOP_ORIGINS
+from mlxk.entrypoints.settings import ServerSettings
 
 
 def get(
