@@ -1,7 +1,7 @@
 """Changes of the settings file: lines of one entry, and the replacement of the whole file.
 
 A change touches the lines that it is about and keeps all others, with their comments and order; the result is read
-again and compared with what was meant before it replaces the file.
+again and compared with what was meant before it replaces the file (docs/adr/0025).
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.entrypoints.setting_table import ENTRY, MODELS, TABLES, Setting
-from mlxk.entrypoints.settings_file import Statement, parsed, statements, table_name
+from mlxk.entrypoints.settings_file import Statement, comment_of, parsed, statements, table_name
 
 _BY_HAND = "Change it by hand: mlxk config edit"
 
@@ -128,7 +128,7 @@ def _assigned(text: str, table: tuple[str, ...], key: str, value: object) -> str
     old = next((each for each in found if not each.is_header and each.path[: len(table) + 1] == (*table, key)), None)
     line = "" if value is None else f"{table_name(key)} = {toml(value)}"
     if old is not None:
-        comment = _comment(text[old.start : old.end])
+        comment = comment_of(text[old.start : old.end])
         return text[: old.start] + (f"{line}{comment}\n" if line else "") + text[old.end :]
     place = _end_of(found, table)
     if not line or place is None:
@@ -146,17 +146,6 @@ def _end_of(found: list[Statement], table: tuple[str, ...]) -> int | None:
         if within:
             place = each.end
     return place
-
-
-def _comment(statement: str) -> str:
-    """Return the comment at the end of an assignment, with two spaces before it; empty without one."""
-    for place in (index for index, character in enumerate(statement) if character == "#"):
-        try:
-            parsed(statement[:place])
-        except ValueError:
-            continue
-        return "  " + statement[place:].rstrip()
-    return ""
 
 
 def _blocks(text: str, table: tuple[str, ...]) -> Iterator[tuple[int, int]]:

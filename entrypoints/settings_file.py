@@ -177,6 +177,12 @@ def _path_of(statement: str) -> tuple[str, ...]:
     return tuple(path)
 
 
+def comment_of(statement: str) -> str:
+    """Return the comment at the end of an assignment, with two spaces before it; empty without one."""
+    words = [token[0] for token in _TOKEN.finditer(statement) if token[0].strip()]
+    return f"  {words[-1].rstrip()}" if words and words[-1].startswith("#") else ""
+
+
 def _lines(text: str) -> dict[tuple[str, ...], int]:
     """Return the first line of everything that a valid document says."""
     found: dict[tuple[str, ...], int] = {}

@@ -145,7 +145,8 @@ def _require_sense(arguments: argparse.Namespace, output: Output) -> None:
 def _require_transcription(arguments: argparse.Namespace) -> None:
     """Refuse flags that do not apply to a transcription."""
     for name, flag in TEXT_ONLY.items():
-        if getattr(arguments, name) not in (None, False, []):
+        # What the settings file says is for runs that it applies to.
+        if getattr(arguments, name) not in (None, False, []) and name not in arguments.from_file:
             raise UsageError(f"{flag} does not apply to --audio")
 
 

@@ -14,8 +14,8 @@ from mlxk.entrypoints.setting_table import MODELS, TABLES
 from mlxk.entrypoints.settings import Settings
 from mlxk.entrypoints.settings_file import SettingFault, SettingsFile, entry_name_fault, table_name
 
-_READS = frozenset({"list", "show", "health", "search", "outdated", "du"})
-"""Commands that only read."""
+_READS = frozenset({"list", "show", "health", "search", "recommend", "outdated", "du", "ps", "stop", "logs"})
+"""Commands that only read, and the one that stops what runs."""
 
 _WITHOUT = frozenset({None, "alias", "profile", "config", "schema", "completion"})
 """Commands that use no settings, or report the faults themselves."""

@@ -282,3 +282,15 @@ def test_what_is_wrong_with_the_input_of_embed_is_named(
 def test_a_model_that_writes_makes_no_vectors(mlxk: Program) -> None:
     done = mlxk("embed", "demo", "hello", MLXK2_ENABLE_ALPHA_FEATURES="1")
     assert (done.status, "'demo' is not an embedding model" in done.err) == (1, True)
+
+
+def test_settings_that_are_for_text_do_not_keep_a_recording_from_being_transcribed(mlxk: Program) -> None:
+    file = mlxk.home / ".config" / "mlxk" / "config.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text(
+        "[run]\nspecial_tokens_in_content = true\nsystem = 'Rhyme.'\ntemperature = 0.3\nstop = ['x']\nthinking = true\n"
+        "[models.ears]\nmodel = 'demo-speech'\nmax_tokens = 3\n"
+    )
+    assert mlxk("run", "ears", "--audio", "clip.wav").out == "Hello there. Bye.\n"
+    refused = mlxk("run", "ears", "--audio", "clip.wav", "--special-tokens-in-content")
+    assert (refused.status, "--special-tokens-in-content does not apply" in refused.err) == (2, True)
