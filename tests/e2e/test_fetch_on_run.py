@@ -34,7 +34,9 @@ def demo_files() -> dict[str, bytes]:
 
 @pytest.fixture
 def there(hub: LoopbackHub) -> LoopbackHub:
-    """Return a hub with a model that runs, and some that cannot be fetched."""
+    """Return a hub with 200 models, one of which runs, and some that cannot be fetched."""
+    for number in range(200):
+        hub.add(f"mlx-community/Talk-{number}-4bit", tags=("mlx",))
     hub.add(NAME, demo_files(), tags=("mlx", "license:apache-2.0"))
     hub.add("org/gated", small_model(), gated="manual")
     hub.add("org/gguf", {"model.gguf": b"GGUF", "config.json": b"{}"})

@@ -15,7 +15,9 @@ SHAPE = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads"
 
 @pytest.fixture
 def there(hub: LoopbackHub) -> LoopbackHub:
-    """Return a hub with an open and a gated model."""
+    """Return a hub with 200 models, among them an open and a gated one."""
+    for number in range(200):
+        hub.add(f"org/m{number}", tags=("mlx",))
     files = {**small_model(50_000), "config.json": json.dumps({**CONFIG, **SHAPE}).encode(), "own.py": b"1"}
     hub.add("org/m", files, tags=TAGS, downloads=1234, library_name="mlx")
     hub.add("org/gated", files, gated="manual")
@@ -100,3 +102,9 @@ def test_people_see_facts_files_and_the_next_command(
     gated = mlxk("show", "org/gated", "--remote", **hub_variables).stdout
     assert "accept its terms" in gated
     assert "mlxk pull" not in gated
+
+
+def test_a_hub_that_limits_requests_is_named(there: LoopbackHub, command: Command) -> None:
+    there.fault("^/api/models/org/m", status=429, headers={"Retry-After": "300"}, times=-1)
+    error = command("show", "org/m", "--remote")["error"]
+    assert (error["type"], "300 seconds" in error["hint"]) == ("network_error", True)
