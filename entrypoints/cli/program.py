@@ -18,6 +18,7 @@ from mlxk.entrypoints.cli.command_line_parser import CommandLineParser, HelpRequ
 from mlxk.entrypoints.cli.exit_status import CLOSED_PIPE, DONE, USAGE, exit_status
 from mlxk.entrypoints.cli.output import Output, discard
 from mlxk.entrypoints.cli.settings_of_command import use_settings_file
+from mlxk.entrypoints.cli.suggestions import unknown_variables
 
 
 class CommandEntry(NamedTuple):
@@ -167,6 +168,7 @@ def run(arguments: Sequence[str], context: CommandContext) -> int:
                 raise UsageError("no command given", hint="Try 'mlxk --help'.")
             output.text(parser.format_help())
             return USAGE
+        _name_unknown_variables(context, output)
         status: int = parsed.execute(parsed, context, output)
     except BrokenPipeError:
         return _closed_pipe()
@@ -177,6 +179,11 @@ def run(arguments: Sequence[str], context: CommandContext) -> int:
     except Exception as error:  # noqa: BLE001 - no traceback reaches a user
         return _internal_error(output, command, error, context.settings.log_level == "debug")
     return status
+
+
+def _name_unknown_variables(context: CommandContext, output: Output) -> None:
+    for note in unknown_variables(context.settings.set_variables):
+        output.note(note)
 
 
 def _print_version(context: CommandContext, output: Output) -> int:

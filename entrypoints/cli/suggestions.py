@@ -46,6 +46,40 @@ FLAGS_MEANT: Mapping[str, str] = {
 """Flags that other programs use, with the flag that is closest to it here."""
 
 
+PREFIX = "MLXK2_"
+"""Of the variables that only this program reads."""
+
+VARIABLES = frozenset(
+    {
+        "MLXK2_API_KEY",
+        "MLXK2_AUDIO_SEGMENTS",
+        "MLXK2_ENABLE_ALPHA_FEATURES",
+        "MLXK2_ENABLE_PIPES",
+        "MLXK2_EXIF_METADATA",
+        "MLXK2_HOST",
+        "MLXK2_LOG_JSON",
+        "MLXK2_LOG_LEVEL",
+        "MLXK2_MAX_TOKENS",
+        "MLXK2_PORT",
+        "MLXK2_PRELOAD_MODEL",
+        "MLXK2_RELOAD",
+        "MLXK2_USE_SERVER",
+        "MLXK2_VISION_CHUNK_SIZE",
+    }
+)
+"""The variables with our prefix; a variable with it that is none of them is a misspelt one."""
+
+
+def unknown_variables(set_variables: Iterable[str]) -> list[str]:
+    """Return a note for each variable that has our prefix and no effect."""
+    notes = []
+    for name in sorted(set_variables):
+        if name.startswith(PREFIX) and name not in VARIABLES:
+            near = closest(name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in VARIABLES])
+            notes.append(f"[{name} has no effect. {did_you_mean(PREFIX + each for each in near)}".rstrip() + "]")
+    return notes
+
+
 def closest(typed: str, known: Iterable[str], meant: Mapping[str, str] | None = None) -> list[str]:
     """Return the known words that begin with a typed one, else those that are spelled like it; at most three.
 

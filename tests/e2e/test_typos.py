@@ -6,9 +6,11 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
+from environment_variables import VARIABLES as TABLE
 
 from mlxk.entrypoints.cli.examples import EXAMPLES
 from mlxk.entrypoints.cli.program import COMMANDS, build_parser, parse
+from mlxk.entrypoints.cli.suggestions import VARIABLES
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 pytestmark = pytest.mark.e2e
@@ -110,3 +112,15 @@ def test_the_script_for_zsh_works_where_completion_is_not_set_up(mlxk: Program) 
     first = mlxk("completion", "zsh").stdout.splitlines()[0]
     assert first == "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit; }"
     assert "compinit" not in mlxk("completion", "bash").stdout
+
+
+def test_a_misspelt_variable_is_named_with_what_was_meant(mlxk: Program) -> None:
+    done = mlxk("list", MLXK2_PRELOAD_MODL="demo", MLXK2_PORT="9001", MLXK2_NOTHING_LIKE_IT="1")
+    assert (done.returncode, done.stderr.splitlines()[:2]) == (
+        0,
+        [
+            "[MLXK2_NOTHING_LIKE_IT has no effect.]",
+            "[MLXK2_PRELOAD_MODL has no effect. Did you mean MLXK2_PRELOAD_MODEL?]",
+        ],
+    )
+    assert {each.name for each in TABLE if each.name.startswith("MLXK2_")} == VARIABLES
