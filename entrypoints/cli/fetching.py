@@ -106,9 +106,11 @@ def fetch_absent(
         except (ModelNotFoundError, RevisionNotFoundError) as error:
             if not (isinstance(error.hint, Advice) and error.hint.remedy in _FETCHABLE):
                 raise
-            _fetch_unknown(reference, error, use_cases, output, pull=pull)
+            # The name of the error is what one of the user's own stands for.
+            _fetch_unknown(error.hint.values["name"], error, use_cases, output, pull=pull)
         else:
-            _complete(handle, ModelRef.parse(reference).revision, use_cases, output, pull=pull)
+            meant = ModelRef.parse(use_cases.resolve_model().aliases.get(reference, reference))
+            _complete(handle, meant.revision, use_cases, output, pull=pull)
 
 
 def _fetch_unknown(

@@ -11,7 +11,7 @@ from mlxk.entrypoints.cli.render.formatting import age, decimal_size, printable
 from mlxk.entrypoints.cli.render.layout import SEPARATOR, table_lines
 from mlxk.entrypoints.wording import model_reason
 
-NOTHING_PULLED = "No models yet but the built-in ones. For example: mlxk pull mlx-community/Llama-3.2-3B-Instruct-4bit"
+NOTHING_PULLED = "No models yet but the built-in ones. Those that fit this machine: mlxk recommend"
 SHORT_HASH = 7
 COMMUNITY = "mlx-community/"
 LEGEND = (
