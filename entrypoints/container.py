@@ -22,7 +22,7 @@ from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.show_model import ShowModel
-from mlxk.domain.errors import ExecutionError
+from mlxk.domain.errors import BackendNotInstalledError, ExecutionError
 from mlxk.entrypoints import deferred
 from mlxk.entrypoints.settings import MIB, ServerSettings, Settings
 from mlxk.entrypoints.settings_file import own_names
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from mlxk.application.ports.publication_folder import PublicationFolder
     from mlxk.application.ports.speech_transcriber import SpeechTranscriber
     from mlxk.application.ports.text_embedder import TextEmbedder
+    from mlxk.application.ports.tool_servers import ToolServers
     from mlxk.application.ports.weight_converter import WeightConverter
     from mlxk.application.ports.workspace_store import WorkspaceStore
     from mlxk.domain.generation.request import Finished
@@ -238,6 +239,16 @@ def _model_tokenizer(generator: TextGenerator) -> "ModelTokenizer":
     return MlxModelTokenizer(leases_of(_built(generator)))
 
 
+def _tool_servers() -> "ToolServers":
+    try:
+        from mlxk.adapters.mcp.tool_servers import McpToolServers
+    except ImportError as error:
+        raise BackendNotInstalledError(
+            "a server of tools needs mcp, which is not installed", hint="Install it: pip install mcp"
+        ) from error
+    return McpToolServers()
+
+
 class Adapters:
     """One instance of each adapter, built when it is first asked for.
 
@@ -272,6 +283,7 @@ class Adapters:
         self.speech_transcriber = once(_speech_transcriber, self.text_generator, self.event_log)
         self.text_embedder = once(_text_embedder, self, self.text_generator)
         self.model_tokenizer = once(_model_tokenizer, self.text_generator)
+        self.tool_servers = once(_tool_servers)
 
 
 class UseCases:

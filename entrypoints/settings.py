@@ -387,3 +387,8 @@ def _integer(known: Mapping[str, str], name: str, allowed: range, default: int) 
             f"{name} must be a whole number from {allowed.start} to {allowed.stop - 1} (got '{known[name]}')"
         )
     return int(value)
+
+
+def variable(name: str) -> str | None:
+    """Return a variable that a file of the user names; None when it is unset."""
+    return os.environ.get(name)

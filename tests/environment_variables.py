@@ -25,7 +25,9 @@ VARIABLES = (
     Variable("XDG_CONFIG_HOME", "Directory of the settings file: mlxk/config.toml.", "a directory", "~/.config"),
     Variable("VISUAL", "The editor of `config edit`, and of `/edit` in a chat.", "a command", "unset"),
     Variable("EDITOR", "Another name for VISUAL, which takes precedence.", "a command", "unset"),
-    Variable("XDG_STATE_HOME", "Directory of the chat history: mlxk/chat_history.", "a directory", "~/.local/state"),
+    Variable(
+        "XDG_STATE_HOME", "Directory of the chat history and of kept chats: mlxk/.", "a directory", "~/.local/state"
+    ),
     Variable("XDG_RUNTIME_DIR", "Directory of the sockets of your servers: mlxk/.", "a directory", "the state folder"),
     Variable("MLXK2_USE_SERVER", "Has commands compute on a running server of yours.", "0, false, no, off", "on"),
     Variable("MLXK_WORKSPACE_HOME", "A folder of workspaces, searched before the cache.", "a directory", "unset"),

@@ -15,6 +15,7 @@ from mlxk.domain.generation.request import Finished, FinishReason, ReasoningDelt
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
+from mlxk.entrypoints.cli.tool_calls import ToolRounds
 
 
 @attrs.frozen
@@ -157,6 +158,7 @@ def answer(
     start: Callable[[], Sequence[TextStream]],
     output: Output,
     activity: str = "Loading the model",
+    rounds: ToolRounds | None = None,
 ) -> int:
     """Print the completion of one prompt.
 
@@ -166,13 +168,47 @@ def answer(
         start: Starts one stream, which may include loading the model.
         output: Where to print.
         activity: Text of the spinner while it starts.
+        rounds: Goes on while the model calls tools; None without tools that can be called.
 
     Raises:
         InterruptedRunError: The user interrupted; what was generated until then is printed.
         MlxkError: The completion failed; of images, the chunks before the failure are printed.
     """
-    live = output.interactive and arguments.stream is not False and not output.as_json
-    reader = AnswerReader(output, live=live, show_reasoning=arguments.reasoning is not False)
+    following: Callable[[], Sequence[TextStream]] | None = start
+    while following is not None:
+        found, unprinted = _completion(arguments, following, output, activity)
+        following = rounds.following(found.text, found.reasoning, found.tool_calls) if rounds else None
+        if output.as_json:
+            continue
+        live = _is_live(arguments, output)
+        if not live and found.reasoning and arguments.reasoning is not False:
+            output.note(found.reasoning)
+        if not live and (found.text or not found.tool_calls):
+            output.line(unprinted)
+        activity = "Reading the results"
+    if output.as_json:
+        fields = answer_json(arguments.model, prompt, found, arguments.reasoning is not False)
+        output.document("run", {**fields, "tool_results": rounds.toolbox.record} if rounds else fields)
+        return DONE
+    for call in found.tool_calls:
+        output.line(call_line(call))
+    print_truncation(output, found.finished, arguments.max_tokens)
+    print_notes(output, found.finished.notes)
+    if arguments.verbose:
+        output.note(f"[{speed(found.finished)}]")
+    return DONE
+
+
+def _is_live(arguments: argparse.Namespace, output: Output) -> bool:
+    """Whether to print text as it arrives."""
+    return output.interactive and arguments.stream is not False and not output.as_json
+
+
+def _completion(
+    arguments: argparse.Namespace, start: Callable[[], Sequence[TextStream]], output: Output, activity: str
+) -> tuple[CollectedAnswer, str]:
+    """Return one completion, and its text that is not printed yet."""
+    reader = AnswerReader(output, live=_is_live(arguments, output), show_reasoning=arguments.reasoning is not False)
     try:
         with Spinner(output, activity) as spinner:
             (stream,) = start()
@@ -181,21 +217,7 @@ def answer(
             found = reader.read(stream)
     except KeyboardInterrupt:
         raise interrupted(output, "".join(reader.text) if output.as_json else reader.unprinted) from None
-    if output.as_json:
-        output.document("run", answer_json(arguments.model, prompt, found, arguments.reasoning is not False))
-        return DONE
-    if not live:
-        if found.reasoning and arguments.reasoning is not False:
-            output.note(found.reasoning)
-        if found.text or not found.tool_calls:
-            output.line(reader.unprinted)
-    for call in found.tool_calls:
-        output.line(call_line(call))
-    print_truncation(output, found.finished, arguments.max_tokens)
-    print_notes(output, found.finished.notes)
-    if arguments.verbose:
-        output.note(f"[{speed(found.finished)}]")
-    return DONE
+    return found, reader.unprinted
 
 
 def speed(finished: Finished) -> str:

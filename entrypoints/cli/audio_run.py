@@ -46,6 +46,7 @@ TEXT_ONLY = {
     "system": "--system",
     "chat": "--chat",
     "tools": "--tools",
+    "mcp": "--mcp",
     "json_schema": "--json-schema",
     "thinking": "--thinking",
     "thinking_budget": "--thinking-budget",
@@ -75,7 +76,7 @@ TEXT_ONLY = {
 TRANSCRIPTS_ONLY = {"language": "--language", "translate": "--translate", "time_words": "--words"}
 """Flags that apply only to a transcription, by their attribute of the arguments."""
 
-CONVERSATIONS_ONLY = {"image": "--image", "chat": "--chat", "no_chat_template": "--no-chat-template"}
+CONVERSATIONS_ONLY = {"image": "--image", "chat": "--chat", "mcp": "--mcp", "no_chat_template": "--no-chat-template"}
 """Flags that cannot be combined with a conversation about a recording, by their attribute of the arguments."""
 
 

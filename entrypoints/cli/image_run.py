@@ -36,7 +36,7 @@ _WILD = re.compile(r"[*?\[]")
 _PATTERN = re.compile(r"\S*[*\[]\S*")
 """One word with these characters is a pattern, even where no file matches it, and not a prompt."""
 
-TEXT_ONLY = {"chat": "--chat", "tools": "--tools", "no_chat_template": "--no-chat-template"}
+TEXT_ONLY = {"chat": "--chat", "tools": "--tools", "mcp": "--mcp", "no_chat_template": "--no-chat-template"}
 """Flags that cannot be combined with images, by their attribute of the arguments."""
 
 

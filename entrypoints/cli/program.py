@@ -38,6 +38,7 @@ COMMANDS = {
     "show": CommandEntry("show_model", "show one model in detail"),
     "health": CommandEntry("health", "check whether the files of models are whole"),
     "run": CommandEntry("run_model", "ask a model, or chat with it"),
+    "chats": CommandEntry("chats", "list and remove the chats that were kept"),
     "search": CommandEntry("search_models", "find models on the hub, those for MLX first"),
     "recommend": CommandEntry("recommend_models", "models to begin with that fit this machine"),
     "pull": CommandEntry("pull_model", "fetch a model from the hub"),
@@ -140,6 +141,8 @@ def parse(parser: CommandLineParser, arguments: Sequence[str], *, passes_on: boo
         parsed.text = words[0]
     elif words:
         getattr(parsed, "parser", parser).refuse(flags or words)
+    if missing := getattr(parsed, "missing", lambda _: None)(parsed):
+        parsed.parser.error(f"the following arguments are required: {missing}")
     return parsed
 
 

@@ -200,3 +200,28 @@ def test_sound_and_images_that_a_line_names_are_attached(program_environment: di
     say(terminal, "/clear", "forgotten")
     say(terminal, "hi ./hello.flac", "[./hello.flac stays words: ")
     terminal.close(force=True)
+
+
+def test_a_kept_chat_is_written_after_every_turn_and_not_after_its_removal(
+    program_environment: dict[str, str], tmp_path: Path
+) -> None:
+    folder = Path(program_environment["HOME"]) / ".local" / "state" / "mlxk" / "chats"
+    terminal = start(program_environment, tmp_path, "run", "demo", "--keep")
+    assert "This chat is kept; mlxk chats lists the chats" in terminal.before
+    say(terminal, "My name is Olga.", "Olga!")
+    (first,) = folder.iterdir()
+    say(terminal, "hi", "Hello!")
+    say(terminal, "/undo", "1 turn left")
+    assert len(json.loads(first.read_text())["messages"]) == 2
+    say(terminal, "/clear", "forgotten")
+    say(terminal, "hi", "Hello!")
+    (second,) = set(folder.iterdir()) - {first}
+    second.unlink()
+    say(terminal, "hi", f"[this chat is not kept any more: '{second.stem}' was removed]")
+    say(terminal, "hi", "Hello!")
+    assert list(folder.iterdir()) == [first]
+    leave(terminal)
+    terminal = start(program_environment, tmp_path, "run", "--continue")
+    assert f"Continuing '{first.stem}', 1 turn, which began with 'My name is Olga.'." in terminal.before
+    say(terminal, "What is my name?", "Your name is Olga.")
+    leave(terminal)

@@ -18,6 +18,7 @@ sys.exit(main(sys.argv[2:]))
 
 CASES = {
     "images": ("mlx_vlm", ["run", "demo-vision", "What color?", "--image", "demo-vision/blue-square.jpg"]),
+    "tools": ("mcp", ["run", "demo", "hi", "--mcp", "servers.json"]),
     "server": ("mlx_lm", ["serve", "--no-supervisor", "--port", "0"]),
 }
 

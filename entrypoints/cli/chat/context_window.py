@@ -51,14 +51,16 @@ def turns_in_excess(session: ChatSession, turn: Sequence[Message], error: Contex
         ContextLengthError: The turn does not fit alone.
     """
     groups = turns(session.messages)
+    window = (error.detail or {}).get("context_length")
 
     def left(dropped: int) -> int | None:
         """Return the tokens that are free when some turns are dropped; None when it does not fit."""
         kept = attrs.evolve(session, messages=tuple(each for group in groups[dropped:] for each in group))
         try:
-            used, size = _tokens(session, kept.conversation(*turn))
+            used, whole = _tokens(session, kept.conversation(*turn))
         except ContextLengthError:
             return None
+        size = window if isinstance(window, int) else whole  # a limit of the user's may be below the window
         return None if size is None or used >= size else size - used - size // ROOM
 
     alone = left(len(groups)) if groups else None

@@ -12,25 +12,25 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mlxk.application.generation_options import GenerationOptions
-from mlxk.application.ports.text_generator import TextStream
-from mlxk.domain.errors import CapabilityError, ContextLengthError, MlxkError, StorageError, ValidationError
+from mlxk.domain.errors import CapabilityError, MlxkError, StorageError, ValidationError
 from mlxk.domain.generation.conversation import Message, Role
 from mlxk.domain.generation.media import DEFAULT_AUDIO_PROMPT, DEFAULT_IMAGE_PROMPT
 from mlxk.domain.text import require_valid_unicode
 from mlxk.entrypoints.cli import generation_arguments, named_files
-from mlxk.entrypoints.cli.answer import AnswerReader, CollectedAnswer, call_line, print_notes, print_truncation, speed
-from mlxk.entrypoints.cli.chat.context_window import drop, summarize, turns_in_excess, usage
+from mlxk.entrypoints.cli.chat.context_window import drop, usage
+from mlxk.entrypoints.cli.chat.kept_chats import Keeper
 from mlxk.entrypoints.cli.chat.session import Attachments, ChatSession
 from mlxk.entrypoints.cli.chat.terminal import Terminal
-from mlxk.entrypoints.cli.chat.transcript import turns
+from mlxk.entrypoints.cli.chat.transcript import first_words, turns
+from mlxk.entrypoints.cli.chat.turn import TurnPrinter
 from mlxk.entrypoints.cli.chat.typed_input import ALIASES, AttachCommand, ChatInput, Prompt, SlashCommand, parse_input
 from mlxk.entrypoints.cli.command import CommandContext, model_names
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.named_files import NamedFile
 from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
-from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.prompt_sources import PromptSources
 from mlxk.entrypoints.cli.render.formatting import counted
+from mlxk.entrypoints.cli.tool_calls import Toolbox
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
@@ -38,15 +38,30 @@ if TYPE_CHECKING:
 BANNER = "Chatting with {model}. /help lists the commands, Ctrl-D leaves."
 
 
+@attrs.frozen
+class Beginning:
+    """What a chat begins with."""
+
+    sources: PromptSources
+    """The first prompt, when it is not empty."""
+    options: GenerationOptions
+    """How to generate."""
+    kept: Keeper | None = None
+    """Keeps the chat, and may have resumed it; None when it is not kept."""
+    toolbox: Toolbox | None = None
+    """The tools of servers; None without any."""
+
+
 def chat(
     arguments: argparse.Namespace,
     context: CommandContext,
     container: "Container",
     output: Output,
-    opening: PromptSources,
-    options: GenerationOptions,
+    beginning: Beginning,
 ) -> int:
-    """Chat until the user leaves; ``opening`` is the first prompt when it is not empty."""
+    """Chat until the user leaves."""
+    opening, options, kept = beginning.sources, beginning.options, beginning.kept
+    toolbox = beginning.toolbox
     require_valid_unicode(arguments.system or "", "--system")
     require_valid_unicode(opening.prompt, "prompt")
     session = ChatSession(
@@ -56,7 +71,7 @@ def chat(
         model=arguments.model,
         settings=options.settings,
         options=options,
-        tools=generation_arguments.tools(arguments),
+        tools=toolbox.definitions if toolbox else generation_arguments.tools(arguments),
         system=arguments.system,
         show_reasoning=arguments.reasoning is not False,
         live=arguments.stream is not False,
@@ -64,13 +79,20 @@ def chat(
         verbose=bool(arguments.verbose),
     )
     session.settings.validate()
+    if kept is not None and kept.written is not None:
+        session.restore(kept.written, arguments.system)
     container.use_cases.resolve_model()(arguments.model)
     if not sys.stdin.isatty():
         if opening.prompt.strip() or opening.media:
-            Chat(session, output, None).begin(opening)
+            Chat(session, output, None, TurnPrinter(session, output, None, toolbox), kept).begin(opening)
         return DONE
     output.note(BANNER.format(model=arguments.model))
-    chatting = Chat(session, output, Terminal(context.settings, output, lambda: model_names(container)))
+    if kept is not None:
+        output.note(_kept_line(kept, session))
+    if toolbox is not None:
+        output.note(f"Tools: {', '.join(toolbox.tools) or 'none'}.")
+    terminal = Terminal(context.settings, output, lambda: model_names(container))
+    chatting = Chat(session, output, terminal, TurnPrinter(session, output, terminal, toolbox), kept)
     if opening.prompt or opening.media:
         with chatting.reported():
             chatting.begin(opening)
@@ -82,6 +104,13 @@ def chat(
     return DONE
 
 
+def _kept_line(kept: Keeper, session: ChatSession) -> str:
+    if kept.name is None:
+        return "This chat is kept; mlxk chats lists the chats, and mlxk run --continue goes on with the last one."
+    count = counted(len(turns(session.messages)), "turn")
+    return f"Continuing '{kept.name}', {count}, which began with {first_words((*session.earlier, *session.messages))}."
+
+
 @attrs.define
 class Chat:
     """Executes what the user types, and prints what comes of it."""
@@ -90,12 +119,16 @@ class Chat:
     output: Output
     terminal: Terminal | None
     """None where standard input is no terminal, so that nothing can be asked."""
+    turns: TurnPrinter
+    kept: Keeper | None = None
+    """Keeps the chat; None when it is not kept, or cannot be any more."""
 
     def begin(self, opening: PromptSources) -> None:
         """Complete the prompt of the command line, whose files are found already."""
         self._attach(opening.media)
         heard = self.session.waiting.recordings and not self.session.waiting.images
         self._send(opening.prompt or (DEFAULT_AUDIO_PROMPT if heard else DEFAULT_IMAGE_PROMPT))
+        self._keep()
 
     def read(self) -> str | None:
         """Return the next input; None after its end."""
@@ -107,6 +140,18 @@ class Chat:
             typed = parse_input(line)
             if typed is not None:
                 self._handle(typed)
+        self._keep()
+
+    def _keep(self) -> None:
+        """Write the chat, where it is kept and has changed."""
+        if self.kept is None:
+            return
+        try:
+            if said := self.kept.keep(self.session.saved):
+                self.output.note(f"[{said}]")
+        except MlxkError as error:
+            self.kept = None
+            self.output.note(f"[this chat is not kept any more: {error.message}]")
 
     @contextlib.contextmanager
     def reported(self) -> Iterator[None]:
@@ -143,8 +188,12 @@ class Chat:
         action = actions.get(ALIASES.get(command.name, command.name))
         if action is not None:
             action(command.argument)
-        elif result := self.session.execute(command):
+            return
+        result = self.session.execute(command)
+        if result:
             self.output.note(result)
+        if command.name in ("clear", "load") and self.kept is not None:
+            self.kept.begin_anew()
 
     def _attach(self, files: Sequence[NamedFile]) -> None:
         """Attach images and sound to the next message; if one cannot be used, none are."""
@@ -180,105 +229,15 @@ class Chat:
 
     def _send(self, text: str) -> None:
         """Complete a message of this text and of what is attached."""
-        if self._answer(self.session.waiting.message(text)):
+        if self.turns.complete(self.session.waiting.message(text)):
             self.session.waiting = Attachments()
 
-    def _answer(self, message: Message) -> bool:
-        """Print the completion of a message and keep both; after Ctrl-C keep the part that was generated.
-
-        Returns:
-            Whether anything was generated.
-        """
-        session = self.session
-        reader = AnswerReader(self.output, live=session.live, show_reasoning=session.show_reasoning)
-        try:
-            activity = "Reading the prompt" if session.answered == session.model else "Loading the model"
-            with Spinner(self.output, activity) as spinner:
-                stream = self._ask_with_room(message, spinner)
-                spinner.stop()
-            if stream is None:
-                return False
-            with stream:
-                answer = reader.read(stream)
-        except KeyboardInterrupt:
-            self.output.line("" if session.live else "".join(reader.text))
-            self.output.note("[stopped]")
-            if not reader.text:
-                return False
-            partial = Message(Role.ASSISTANT, "".join(reader.text), reasoning="".join(reader.reasoning))
-            session.answered = session.model
-            session.keep(message, partial)
-            return True
-        session.count(answer.finished)
-        session.keep(message, Message(Role.ASSISTANT, answer.text, answer.tool_calls, reasoning=answer.reasoning))
-        self._print_remainder(answer)
-        return True
-
-    def _ask_with_room(self, message: Message, spinner: Spinner) -> TextStream | None:
-        """Start a completion; where the context window is too small, ask the user what is to go.
-
-        Returns:
-            The stream; None when the user wants neither.
-
-        Raises:
-            ContextLengthError: The message does not fit alone, or nobody can be asked.
-        """
-        while True:
-            try:
-                return self.session.ask(message)
-            except ContextLengthError as error:
-                spinner.stop()
-                if self.terminal is None:
-                    raise
-                if not self._make_room(error, message, self.terminal):
-                    return None
-
-    def _make_room(self, error: ContextLengthError, message: Message, terminal: Terminal) -> bool:
-        """Drop or summarize the oldest turns, as the user chooses; return whether one of them was done."""
-        count = turns_in_excess(self.session, [message], error)
-        self.output.note(error.message)
-        oldest = f"the {count} oldest of {counted(len(turns(self.session.messages)), 'turn')}"
-        choice = terminal.choose(f"Make room: (d)rop {oldest}, (s)ummarize them, or leave the message? [d/s/N]: ")
-        if choice in ("d", "drop"):
-            self.output.note(drop(self.session, count))
-        elif choice in ("s", "summarize", "summarise"):
-            self._summarize(str(count))
-        else:
-            self.output.note("the message is not sent; /drop, /summarize and /clear make room")
-            return False
-        return True
-
-    def _print_remainder(self, answer: CollectedAnswer) -> None:
-        """Print the parts of a completion that were not printed as they arrived."""
-        if not self.session.live:
-            if answer.reasoning and self.session.show_reasoning:
-                self.output.note(answer.reasoning)
-            if answer.text or not answer.tool_calls:
-                self.output.line(answer.text)
-        for call in answer.tool_calls:
-            self.output.line(call_line(call))
-        print_notes(self.output, self.session.new_notes(answer.finished.notes))
-        print_truncation(self.output, answer.finished, self.session.settings.max_tokens, chatting=True)
-        if self.session.verbose:
-            self.output.note(f"[{speed(answer.finished)}]")
-
     def _retry(self) -> None:
-        self._answer_again(self.session.last_turn[0])
+        self.turns.again(self.session.last_turn[0])
         settings = self.session.settings
         if settings.temperature == 0 or settings.seed is not None:
             cause = "temperature is 0" if settings.temperature == 0 else f"the seed is {settings.seed}"
             self.output.note(f"[{cause}, so that every answer to the same words is the same]")
-
-    def _answer_again(self, message: Message) -> None:
-        """Complete a message in place of the last turn, which stays when nothing is generated."""
-        session = self.session
-        before, answered = session.saved, False
-        session.messages = before.messages[: -len(session.last_turn)]
-        try:
-            answered = self._answer(message)
-        finally:
-            if not answered:
-                session.restore(before)
 
     def _edit(self, argument: str) -> None:
         if self.terminal is None:
@@ -302,7 +261,7 @@ class Chat:
             return
         require_valid_unicode(text, "prompt")
         self.output.note(text)
-        self._answer_again(Message(Role.USER, text))
+        self.turns.again(Message(Role.USER, text))
 
     def _stats(self) -> None:
         self.output.note("\n".join([*self.session.statistics(), f"context: {usage(self.session)}"]))
@@ -311,14 +270,7 @@ class Chat:
         self.output.note(drop(self.session, _number(argument, 1)))
 
     def _summarize(self, argument: str) -> None:
-        count = _number(argument, len(turns(self.session.messages)))
-        with Spinner(self.output, "Summarizing") as spinner:
-
-            def note(text: str) -> None:
-                spinner.stop()
-                self.output.note(text)
-
-            note(summarize(self.session, count, note))
+        self.turns.summarize(_number(argument, len(turns(self.session.messages))))
 
     def _copy(self) -> None:
         answer = next((each for each in reversed(self.session.messages) if each.role is Role.ASSISTANT), None)

@@ -48,7 +48,10 @@ _SWITCHES = {
 }
 
 SUMMARY_HEADING = "Summary of the conversation so far:\n"
-"""Stands before a summary in the system prompt."""
+"""Stands before a summary, in a message of the user."""
+
+SUMMARY_TAKEN = "I go on from there."
+"""Answers it."""
 
 SETTING_NAMES = (*_READERS, *_SWITCHES)
 """What ``/set`` knows."""
@@ -119,10 +122,11 @@ class ChatSession:
 
     def conversation(self, *turn: Message) -> Conversation:
         """Return what the model gets: the system prompt, the conversation, and a turn that has begun."""
-        summary = self.summary and SUMMARY_HEADING + self.summary
-        system = "\n\n".join(filter(None, (self.system_prompt, summary)))
+        system = self.system_prompt
         opening = (Message(Role.SYSTEM, system),) if system else ()
-        return Conversation((*opening, *self.messages, *turn), self.tools)
+        # Not in the system prompt: a conversation that has one does not get that of the model's profile.
+        recalled = (Message(Role.USER, SUMMARY_HEADING + self.summary), Message(Role.ASSISTANT, SUMMARY_TAKEN))
+        return Conversation((*opening, *(recalled if self.summary else ()), *self.messages, *turn), self.tools)
 
     @property
     def system_prompt(self) -> str | None:
@@ -303,9 +307,9 @@ class ChatSession:
         """The chat as its file has it."""
         return transcript.SavedChat(self.model, self.system_prompt, self.messages, self.earlier, self.summary)
 
-    def restore(self, saved: transcript.SavedChat) -> None:
-        """Go on with the conversation of a file."""
-        self.messages, self.system = saved.messages, saved.system or ""
+    def restore(self, saved: transcript.SavedChat, system: str | None = None) -> None:
+        """Go on with the conversation of a file, with its system prompt or another one."""
+        self.messages, self.system = saved.messages, (saved.system or "") if system is None else system
         self.earlier, self.summary = saved.earlier, saved.summary
 
     def save(self, path: str, *, replace: bool) -> str:

@@ -1,14 +1,18 @@
 """``mlxk run MODEL [PROMPT]``: answer one prompt, or chat."""
 
 import argparse
+import contextlib
 import functools
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mlxk.application.generation_options import GenerationOptions
+from mlxk.application.generation_options import GenerationOptions, Prompt
+from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.errors import UsageError
 from mlxk.domain.generation.conversation import Conversation
-from mlxk.entrypoints.cli import answer, audio_run, generation_arguments, image_run, prompt_sources
+from mlxk.entrypoints.cli import answer, audio_run, generation_arguments, image_run, prompt_sources, tool_calls
+from mlxk.entrypoints.cli.chat.kept_chats import Keeper, KeptChats
 from mlxk.entrypoints.cli.command import (
     CommandContext,
     add_model_argument,
@@ -16,10 +20,12 @@ from mlxk.entrypoints.cli.command import (
     print_place,
     sharing_settings,
 )
+from mlxk.entrypoints.cli.commands.chats import complete_names
 from mlxk.entrypoints.cli.fetching import add_pull_argument, fetch_absent, naming_the_flag
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
 from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.cli.shown_prompt import show_prompt
+from mlxk.entrypoints.cli.tool_calls import Toolbox, ToolRounds
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
@@ -27,7 +33,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare model, prompt and sampling flags."""
-    add_model_argument(parser)
+    add_model_argument(parser, optional=True)
     prompt_sources.add_arguments(parser)
     add_pull_argument(parser)
     parser.add_argument("-s", "--system", metavar="TEXT", help="a system prompt")
@@ -44,6 +50,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_server_argument(parser)
     parser.add_argument("-c", "--chat", action="store_true", help="chat; a prompt, if any, is the first turn")
+    parser.add_argument(
+        "--keep", action=argparse.BooleanOptionalAction, help="keep the chat, so that it can be continued, or not"
+    )
+    chat_name = parser.add_argument(
+        "--continue",
+        dest="continued",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="go on with the last chat that was kept, or with this one; MODEL may be left out",
+    )
+    complete_names(chat_name)
     generation_arguments.add_image_arguments(parser)
     generation_arguments.add_audio_arguments(parser)
     generation_arguments.add_sampling_arguments(parser)
@@ -70,21 +88,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="let control tokens in the prompt's text take effect",
     )
     parser.add_argument("--tools", metavar="FILE", help="functions the model may call: a JSON array in OpenAI's form")
+    tool_calls.add_arguments(parser)
+    parser.set_defaults(missing=_missing)
+
+
+def _missing(arguments: argparse.Namespace) -> str | None:
+    """Return what a command line lacks: the model, which a kept chat has."""
+    given = (arguments.model, arguments.named, arguments.continued)
+    return None if any(each is not None for each in given) else "MODEL"
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Print the completion of a prompt, as it arrives on a terminal; without a prompt, chat."""
     if arguments.named is not None:  # -mNAME and -vm NAME, which are not moved to the front before parsing
-        arguments.words = [arguments.model, *arguments.words]
+        arguments.words = [*filter(None, [arguments.model]), *arguments.words]
         arguments.model = arguments.named
-    if arguments.no_chat_template and (arguments.system or arguments.tools):
-        raise UsageError("--system and --tools need the chat template; leave out --no-chat-template")
+    kept = _kept_chat(arguments, context, output)
+    if arguments.no_chat_template and (arguments.system or arguments.tools or arguments.mcp):
+        raise UsageError("--system, --tools and --mcp need the chat template; leave out --no-chat-template")
+    if arguments.allow_tool and not arguments.mcp:
+        raise UsageError("--allow-tool requires --mcp FILE")
     container = context.build(sharing_settings(arguments, context.settings))
     try:
         with naming_the_flag():
             _options(arguments).settings.validate()
             fetch_absent((arguments.model, arguments.draft_model), lambda: container, output, pull=arguments.pull)
-            status = _run(arguments, context, container, output)
+            with _toolbox(arguments, container, output) as toolbox:
+                status = _run(arguments, context, container, output, kept, toolbox)
         if arguments.verbose:
             print_place(container, output)
         return status
@@ -92,7 +122,39 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         container.adapters.text_generator().close()
 
 
-def _run(arguments: argparse.Namespace, context: CommandContext, container: "Container", output: Output) -> int:
+def _kept_chat(arguments: argparse.Namespace, context: CommandContext, output: Output) -> Keeper | None:
+    """Return what keeps the chat; None when it is not to be kept.
+
+    With ``--continue`` the chat that it names is read, and its model is taken where none is given.
+
+    Raises:
+        MlxkError: The chat cannot be found or read.
+    """
+    keeper = Keeper(KeptChats.beside(context.settings.chat_history))
+    if arguments.continued is None:
+        return keeper if (context.settings.keep_chats if arguments.keep is None else arguments.keep) else None
+    if " " in (arguments.model or ""):  # neither a model nor a chat has spaces in its name
+        arguments.words, arguments.model = [arguments.model, *arguments.words], None
+    if " " in arguments.continued:
+        arguments.words, arguments.continued = [arguments.continued, *arguments.words], ""
+    name = keeper.chats.find(arguments.continued)
+    saved, arguments.chat = keeper.resume(name), True
+    keeper.writes = arguments.keep is not False
+    if arguments.model is None:
+        arguments.model = saved.model
+    elif arguments.model != saved.model:
+        output.note(f"['{saved.model}' had this chat; '{arguments.model}' goes on with it]")
+    return keeper
+
+
+def _run(
+    arguments: argparse.Namespace,
+    context: CommandContext,
+    container: "Container",
+    output: Output,
+    kept: Keeper | None,
+    toolbox: Toolbox | None,
+) -> int:
     sources = prompt_sources.read(arguments, context, container, output)
     prompt = sources.prompt
     options = functools.partial(_options, arguments)
@@ -101,14 +163,21 @@ def _run(arguments: argparse.Namespace, context: CommandContext, container: "Con
     if generation_arguments.has_images(arguments):
         return image_run.execute(arguments, prompt, options(), context, container, output)
     if arguments.chat or (not prompt and sys.stdin.isatty()):
-        return _chat(arguments, context, container, output, sources)
+        return _chat(arguments, context, container, output, sources, (kept, toolbox))
+    if arguments.keep:
+        output.note("[--keep keeps chats, and this is none; --chat begins one with this prompt]")
     if not prompt:
         raise UsageError("run needs a prompt", hint=_hint(arguments, context))
-    given = prompt if arguments.no_chat_template else _conversation(arguments, prompt)
+    given = prompt if arguments.no_chat_template else _conversation(arguments, prompt, toolbox)
     if arguments.show_prompt:
         return show_prompt(arguments, prompt, given, options(), container, output)
-    start = functools.partial(container.use_cases.generate_text(), arguments.model, [given], options())
-    return answer.answer(arguments, prompt, start, output)
+    generate, how = container.use_cases.generate_text(), options()
+
+    def begin(given: Prompt) -> Sequence[TextStream]:
+        return generate(arguments.model, [given], how)
+
+    rounds = ToolRounds(toolbox, given, begin) if toolbox and isinstance(given, Conversation) else None
+    return answer.answer(arguments, prompt, functools.partial(begin, given), output, rounds=rounds)
 
 
 def _hint(arguments: argparse.Namespace, context: CommandContext) -> str:
@@ -118,8 +187,24 @@ def _hint(arguments: argparse.Namespace, context: CommandContext) -> str:
     return f"{switch} leaves standard input unread; '{prompt_sources.PIPE_WORD}' reads it."
 
 
-def _conversation(arguments: argparse.Namespace, prompt: str) -> Conversation:
-    return Conversation.of(prompt, arguments.system, generation_arguments.tools(arguments))
+def _conversation(arguments: argparse.Namespace, prompt: str, toolbox: Toolbox | None) -> Conversation:
+    tools = toolbox.definitions if toolbox else generation_arguments.tools(arguments)
+    return Conversation.of(prompt, arguments.system, tools)
+
+
+def _toolbox(
+    arguments: argparse.Namespace, container: "Container", output: Output
+) -> contextlib.AbstractContextManager[Toolbox | None]:
+    """Return the tools of the servers of ``--mcp``; entering starts them, and leaving ends them."""
+    if not arguments.mcp:
+        return contextlib.nullcontext()
+    return tool_calls.toolbox(
+        arguments,
+        generation_arguments.tools(arguments),
+        container.adapters.tool_servers(),
+        TerminalConfirmation(output),
+        output,
+    )
 
 
 def _options(arguments: argparse.Namespace) -> GenerationOptions:
@@ -143,6 +228,7 @@ def _chat(
     container: "Container",
     output: Output,
     sources: prompt_sources.PromptSources,
+    further: tuple[Keeper | None, Toolbox | None],
 ) -> int:
     if output.as_json:
         raise UsageError("chat and --json exclude each other; give a prompt")
@@ -150,6 +236,6 @@ def _chat(
         raise UsageError("chat and --show-prompt exclude each other; give a prompt")
     if arguments.no_chat_template:
         raise UsageError("chat and --no-chat-template exclude each other; give a prompt")
-    from mlxk.entrypoints.cli.chat.loop import chat  # noqa: PLC0415 - prompt_toolkit is loaded only to chat
+    from mlxk.entrypoints.cli.chat.loop import Beginning, chat  # noqa: PLC0415 - prompt_toolkit is loaded only to chat
 
-    return chat(arguments, context, container, output, sources, _options(arguments))
+    return chat(arguments, context, container, output, Beginning(sources, _options(arguments), *further))

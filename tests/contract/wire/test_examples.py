@@ -21,7 +21,7 @@ OPTIONAL = {
     "embed": {"truncated"},
     "serve": {"log"},
     "service": {"content"},
-    "run": {"reasoning", "tool_calls", "speaker", "words", "notes"},
+    "run": {"reasoning", "tool_calls", "tool_results", "speaker", "words", "notes"},
 }
 """Fields that may be absent, by the schema that says so; every other field of an accepted document is required."""
 

@@ -1,0 +1,253 @@
+"""Servers of the Model Context Protocol: programs that are started, and addresses; with the protocol's own package.
+
+The package is asynchronous. Its event loop runs in a thread of its own, and the methods here wait for it, so that an
+interrupt reaches the thread that waits.
+"""
+
+import base64
+import contextlib
+import json
+import logging
+import re
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from typing import Any, TextIO, TypeVar
+
+import anyio
+import attrs
+import httpx2
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from mcp import Client, MCPError, StdioServerParameters
+from mcp.client.stdio import stdio_client
+from mcp.client.streamable_http import streamable_http_client
+from mcp_types import (
+    AudioContent,
+    CallToolResult,
+    EmbeddedResource,
+    ImageContent,
+    ResourceLink,
+    TextContent,
+    TextResourceContents,
+    Tool,
+)
+from pydantic import ValidationError
+
+from mlxk.application.ports.tool_servers import ServerTool, ToolResult, ToolServer, ToolServers
+from mlxk.domain.errors import ExecutionError
+
+T = TypeVar("T")
+
+START_SECONDS = 60.0
+"""How long a server may take to start and to list its tools; one that fetches itself first needs some."""
+
+CALL_SECONDS = 120.0
+"""How long a call may take."""
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""Hosts that are never reached through a proxy."""
+
+MAX_PAGES = 20
+"""Most pages of a list of tools."""
+
+MAX_RESULT = 64 * 1024
+"""Most characters of a result."""
+
+_MOST_SAID = 300
+"""Characters of a server's message, or of its last words, in an error message."""
+
+_SEQUENCES = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~]?)"
+    r"|\x9b[0-?]*[ -/]*[@-~]"
+)
+"""Control sequences of terminals."""
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Control characters, but neither tab nor line feed, and what changes the direction of text."""
+
+
+@attrs.frozen
+class _Connection:
+    """A connected server."""
+
+    client: Client
+    log: TextIO
+    """What the program writes to standard error."""
+
+
+class McpToolServers(ToolServers):
+    """Servers of tools.
+
+    Args:
+        start_seconds: How long a server may take to answer while it is connected.
+        call_seconds: How long a call may take.
+    """
+
+    def __init__(self, start_seconds: float = START_SECONDS, call_seconds: float = CALL_SECONDS) -> None:
+        self._start_seconds, self._call_seconds = start_seconds, call_seconds
+        self._open = contextlib.ExitStack()
+        self._portal: BlockingPortal | None = None
+        self._connections: dict[str, _Connection] = {}
+        messages = logging.getLogger("mcp")  # of the package, which would print what servers send, with tracebacks
+        messages.propagate = False
+        messages.addHandler(logging.NullHandler())
+
+    def start(self, servers: Sequence[ToolServer]) -> tuple[ServerTool, ...]:
+        found: list[ServerTool] = []
+        self._portal = self._open.enter_context(start_blocking_portal())
+        try:
+            for server in servers:
+                written = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+                log = self._open.enter_context(written)
+                with self._reported(server.name, log, "cannot be started"):
+                    connected = self._portal.wrap_async_context_manager(self._connected(server, log))
+                    client, tools = self._open.enter_context(connected)
+                self._connections[server.name] = _Connection(client, log)
+                found += (_server_tool(server.name, tool) for tool in tools)
+        except BaseException:
+            self.close()
+            raise
+        return tuple(found)
+
+    def call(self, tool: ServerTool, arguments: Mapping[str, Any]) -> ToolResult:
+        connection = self._connections[tool.server]
+
+        async def ask() -> CallToolResult:
+            with anyio.fail_after(self._call_seconds):
+                return await connection.client.call_tool(
+                    tool.name, dict(arguments), read_timeout_seconds=self._call_seconds
+                )
+
+        with self._reported(tool.server, connection.log, f"failed when '{printed(tool.name)}' was called"):
+            return _result(self._wait(ask))
+
+    def close(self) -> None:
+        self._connections.clear()
+        with contextlib.suppress(Exception):  # a server that died makes its end fail, which nobody waits for
+            self._open.close()
+
+    def _wait(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine in the thread of the event loop; an interrupt of this thread cancels it."""
+        assert self._portal is not None
+        future: Future[T] = self._portal.start_task_soon(work)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    @contextlib.asynccontextmanager
+    async def _connected(self, server: ToolServer, log: TextIO) -> AsyncIterator[tuple[Client, list[Tool]]]:
+        """Connect a server and list its tools; leaving ends it."""
+        async with contextlib.AsyncExitStack() as stack:
+            if server.address is None:
+                parameters = StdioServerParameters(
+                    command=server.command[0],
+                    args=list(server.command[1:]),
+                    env=dict(server.environment),
+                    cwd=server.directory,
+                    encoding_error_handler="replace",
+                )
+                transport = stdio_client(parameters, log)
+            else:
+                timeout = httpx2.Timeout(self._start_seconds, read=self._call_seconds)
+                proxied = httpx2.URL(server.address).host not in LOOPBACK
+                http = httpx2.AsyncClient(headers=dict(server.headers), timeout=timeout, trust_env=proxied)
+                transport = streamable_http_client(server.address, http_client=await stack.enter_async_context(http))
+            client = Client(transport, read_timeout_seconds=self._start_seconds, cache=None)
+            await stack.enter_async_context(client)
+            yield client, await _tools(client)
+
+    @contextlib.contextmanager
+    def _reported(self, server: str, log: TextIO, what: str) -> Iterator[None]:
+        """Turn failures of the package into an error that names the server, and its last words if it left any."""
+        try:
+            yield
+        except (KeyboardInterrupt, ExecutionError):
+            raise
+        except (Exception, BaseExceptionGroup, CancelledError) as error:
+            raise ExecutionError(
+                f"the tool server '{server}' {what}: {_reason(error)}{_last_words(log)}",
+                hint="See whether it runs by itself, and what its file says of it.",
+            ) from error
+
+
+async def _tools(client: Client) -> list[Tool]:
+    """Return all tools of a server."""
+    found: list[Tool] = []
+    cursor: str | None = None
+    for _ in range(MAX_PAGES):
+        page = await client.list_tools(cursor=cursor)
+        found += page.tools
+        cursor = page.next_cursor
+        if cursor is None:
+            return found
+    raise ExecutionError("its list of tools has no end")
+
+
+def _server_tool(server: str, tool: Tool) -> ServerTool:
+    return ServerTool(server, tool.name, printed(tool.description or tool.title or ""), tool.input_schema)
+
+
+def _result(found: CallToolResult) -> ToolResult:
+    texts, left_out = [], []
+    for block in found.content:
+        match block:
+            case TextContent():
+                texts.append(block.text)
+            case EmbeddedResource(resource=TextResourceContents() as resource):
+                texts.append(resource.text)
+            case ResourceLink():
+                texts.append(str(block.uri))
+            case ImageContent() | AudioContent():
+                size = len(base64.b64decode(block.data, validate=False))
+                left_out.append(f"{block.mime_type}, {size} bytes")
+            case _:
+                left_out.append("a file")
+    if not texts and found.structured_content is not None:
+        texts.append(json.dumps(found.structured_content, ensure_ascii=False))
+    text = printed("\n".join(texts))
+    if len(text) > MAX_RESULT:
+        left_out.append(f"{len(text) - MAX_RESULT} of {len(text)} characters")
+        text = text[:MAX_RESULT]
+    return ToolResult(text, found.is_error, tuple(printed(each) for each in left_out))
+
+
+def printed(text: str) -> str:
+    """Return a text without control sequences and control characters, but with its line breaks and tabs."""
+    plain = _SEQUENCES.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    return _CONTROLS.sub("", plain).encode("utf-8", "replace").decode()
+
+
+def _reason(error: BaseException) -> str:
+    """Return what went wrong, in a few words."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    match error:
+        case TimeoutError():
+            return "it did not answer in time"
+        case FileNotFoundError():
+            return f"there is no program '{error.filename}'" if error.filename else "its program does not exist"
+        case OSError() if error.strerror:
+            return error.strerror
+        case MCPError():
+            return _short(error.error.message) or "it refused"
+        case ValidationError():
+            return "its answer is not one of the protocol"
+        case _:
+            return _short(str(error)) or type(error).__name__
+
+
+def _last_words(log: TextIO) -> str:
+    """Return the last line that a program wrote to standard error, as the end of a sentence."""
+    try:
+        log.seek(max(0, log.seek(0, 2) - 4096))
+        lines = [line for line in printed(log.read()).split("\n") if line.strip()]
+    except (OSError, ValueError):
+        return ""
+    return f"; it wrote: {_short(lines[-1])}" if lines else ""
+
+
+def _short(text: str) -> str:
+    words = " ".join(printed(text).split())
+    return words if len(words) <= _MOST_SAID else f"{words[:_MOST_SAID]}…"

@@ -1,0 +1,72 @@
+"""Port: programs that offer tools, which a model may call."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import attrs
+
+
+@attrs.frozen
+class ToolServer:
+    """How one server is reached: a program to start, or an address."""
+
+    name: str
+    command: tuple[str, ...] = ()
+    """The program and its arguments; empty for an address."""
+    environment: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    """What the program gets of the environment beside what every program needs to run."""
+    directory: str | None = None
+    """The program's working directory; None for that of this process."""
+    address: str | None = None
+    """The URL of a server that runs already."""
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    """Sent with every request to the address."""
+
+
+@attrs.frozen
+class ServerTool:
+    """One tool of a server, in the server's own words."""
+
+    server: str
+    """The server's name."""
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    """A JSON Schema of its arguments."""
+
+
+@attrs.frozen
+class ToolResult:
+    """What a call gave."""
+
+    text: str
+    """For the model; without control sequences, and no longer than the limit of the adapter."""
+    failed: bool = False
+    """Whether the tool reported an error."""
+    left_out: tuple[str, ...] = ()
+    """What of the result is not in the text, a few words each."""
+
+
+class ToolServers(Protocol):
+    """Servers of tools. One thread uses them."""
+
+    @abstractmethod
+    def start(self, servers: Sequence[ToolServer]) -> tuple[ServerTool, ...]:
+        """Start and connect servers, once, and return the tools of all of them.
+
+        Raises:
+            ExecutionError: A server cannot be started, or does not answer as one; no server is left running.
+        """
+
+    @abstractmethod
+    def call(self, tool: ServerTool, arguments: Mapping[str, Any]) -> ToolResult:
+        """Call a tool. An interrupt cancels the call.
+
+        Raises:
+            ExecutionError: The server has ended, does not answer in time, or refuses the call.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Disconnect and end the programs that were started. Idempotent."""

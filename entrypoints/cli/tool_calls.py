@@ -1,0 +1,321 @@
+"""Tools of servers on the command line: the file that names them, the user's assent, and the results of calls."""
+
+import argparse
+import contextlib
+import functools
+import json
+import re
+import sys
+import termios
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from mlxk.application.ports.confirmation import Confirmation
+from mlxk.application.ports.text_generator import TextStream
+from mlxk.application.ports.tool_servers import ServerTool, ToolResult, ToolServer, ToolServers
+from mlxk.domain.errors import ExecutionError, ValidationError
+from mlxk.domain.generation.conversation import MAX_NAME, MAX_TOOL_BYTES, Conversation, Message, Role, ToolCall
+from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.progress import Spinner
+from mlxk.entrypoints.cli.render.formatting import counted
+from mlxk.entrypoints.cli.suggestions import closest, did_you_mean
+from mlxk.entrypoints.cli.text_file import read_text
+from mlxk.entrypoints.settings import variable
+
+MAX_FILE_BYTES = 4 * 1024 * 1024
+"""Largest file of servers."""
+
+MAX_ROUNDS = 16
+"""How often a model may call tools for one message."""
+
+MOST_SHOWN = 4000
+"""Characters of the arguments that are shown before a call is asked for."""
+
+REFUSED = "The user did not allow this call."
+"""What the model gets in place of the result."""
+
+MALFORMED = "The arguments must be a JSON object."
+"""What the model gets when its arguments are none."""
+
+_HINT = 'A file looks like {"mcpServers": {"NAME": {"command": "npx", "args": ["…"], "env": {}}}}, or has a "url".'
+_KNOWN = frozenset({"command", "args", "env", "cwd", "url", "headers", "type", "disabled"})
+_TRANSPORTS = frozenset({"stdio", "http", "streamable-http", "streamableHttp", "streamable_http"})
+_VARIABLE = re.compile(r"\$\{(?:env:)?(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^}]*))?\}", re.ASCII)
+_UNFIT = re.compile(r"[^A-Za-z0-9_-]")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of tools."""
+    group = parser.add_argument_group("tools of servers", "Each call is asked for, unless its tool is allowed by name.")
+    group.add_argument(
+        "--mcp", action="append", default=[], metavar="FILE", help="MCP servers: JSON with mcpServers; repeatable"
+    )
+    group.add_argument(
+        "--allow-tool", action="append", default=[], metavar="NAME", help="call this tool without asking; repeatable"
+    )
+
+
+def read_servers(paths: Sequence[str], output: Output) -> list[ToolServer]:
+    """Return the servers that files name; what has no effect is said.
+
+    Raises:
+        StorageError, ValidationError: A file cannot be read, or does not say how to reach a server.
+    """
+    servers: list[ToolServer] = []
+    for path in paths:
+        try:
+            document = json.loads(read_text(path, "--mcp", MAX_FILE_BYTES))
+        except (ValueError, RecursionError) as error:
+            raise ValidationError(f"--mcp: '{path}' is not valid JSON: {error}", hint=_HINT) from error
+        named = document.get("mcpServers", document.get("servers")) if isinstance(document, dict) else None
+        if not isinstance(named, dict) or not named:
+            raise ValidationError(f"--mcp: '{path}' has no mcpServers", hint=_HINT)
+        for name, entry in named.items():
+            place = f"--mcp: '{path}': mcpServers.{name}"
+            if not isinstance(entry, dict):
+                raise ValidationError(f"{place} must be an object", hint=_HINT)
+            if entry.get("disabled") is True:
+                output.note(f"[the tool server '{name}' is disabled in its file]")
+                continue
+            if name in [each.name for each in servers]:
+                raise ValidationError(f"{place} is the second server of this name", hint="Give one of them another.")
+            if idle := sorted(set(entry) - _KNOWN):
+                output.note(f"[{', '.join(idle)} of the tool server '{name}' has no effect]")
+            servers.append(_server(name, entry, place))
+    return servers
+
+
+def _server(name: str, entry: Mapping[str, Any], place: str) -> ToolServer:
+    kind = entry.get("type", "stdio" if "command" in entry else "http")
+    if kind not in _TRANSPORTS:
+        raise ValidationError(f"{place}.type must be stdio or http (got {json.dumps(kind)})", hint=_HINT)
+    if ("command" in entry) == ("url" in entry):
+        raise ValidationError(f"{place} must have either a command or a url", hint=_HINT)
+
+    def text(field: str) -> str | None:
+        value = entry.get(field)
+        if value is not None and (not isinstance(value, str) or not value or "\0" in value):
+            raise ValidationError(f"{place}.{field} must be a text", hint=_HINT)
+        return None if value is None else _expanded(value, f"{place}.{field}")
+
+    def texts(field: str) -> dict[str, str]:
+        value = entry.get(field) or {}
+        if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+            raise ValidationError(f"{place}.{field} must be an object of texts", hint=_HINT)
+        return {key: _expanded(each, f"{place}.{field}.{key}") for key, each in value.items()}
+
+    words = entry.get("args") or []
+    if not isinstance(words, list) or not all(isinstance(each, str) for each in words):
+        raise ValidationError(f"{place}.args must be a list of texts", hint=_HINT)
+    program, address = text("command"), text("url")
+    if address is not None and not address.startswith(("http://", "https://")):
+        raise ValidationError(f"{place}.url must begin with http:// or https://", hint=_HINT)
+    command = () if program is None else (program, *(_expanded(each, f"{place}.args") for each in words))
+    return ToolServer(name, command, texts("env"), text("cwd"), address, texts("headers"))
+
+
+def _expanded(text: str, place: str) -> str:
+    """Return a text with the variables that it names: ``${NAME}``, ``${env:NAME}`` or ``${NAME:-default}``.
+
+    Raises:
+        ValidationError: One is not set and has no default.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        known = variable(found["name"]) or found["default"]
+        if known is None:
+            raise ValidationError(f"{place} names the variable {found['name']}, which is not set")
+        return known
+
+    return _VARIABLE.sub(value, text)
+
+
+@attrs.define
+class Toolbox:
+    """The tools that a model is offered, and the calls of them."""
+
+    servers: ToolServers
+    tools: Mapping[str, ServerTool]
+    """By the name under which the model knows each."""
+    definitions: tuple[str, ...]
+    """In OpenAI's form, each a JSON object as text; those of a file included."""
+    allowed: frozenset[str]
+    """Names of tools that are called without asking."""
+    confirmation: Confirmation
+    output: Output
+    record: list[dict[str, object]] = attrs.field(factory=list)
+    """All calls and their results, for programs."""
+
+    def answers(self, calls: Sequence[ToolCall]) -> bool:
+        """Whether there are calls, and servers have the tools of all of them."""
+        return bool(calls) and all(call.name in self.tools for call in calls)
+
+    def results(self, calls: Sequence[ToolCall]) -> tuple[Message, ...]:
+        """Execute calls, each after the user's assent, and return the messages for the model."""
+        return tuple(Message(Role.TOOL, self._result(call), tool_call_id=call.id) for call in calls)
+
+    def _result(self, call: ToolCall) -> str:
+        tool = self.tools[call.name]
+        try:
+            arguments = json.loads(call.arguments or "{}")
+        except (ValueError, RecursionError):
+            arguments = None
+        if not isinstance(arguments, dict):
+            self.output.note(f"[{call.name}: the model's arguments are no JSON object, so that it was not called]")
+            return self._recorded(
+                call, tool, ToolResult("The arguments must be a JSON object.", failed=True), called=False
+            )
+        if not self._assent(call, tool, arguments):
+            return self._recorded(call, tool, ToolResult(REFUSED, failed=True), called=False)
+        try:
+            with Spinner(self.output, f"Calling {call.name}"):
+                result = self.servers.call(tool, arguments)
+        except ExecutionError as error:
+            result = ToolResult(error.message, failed=True)
+        for what in result.left_out:
+            self.output.note(f"[{call.name}: the model does not get {what}]")
+        said = f": {' '.join(result.text.split())[:200]}" if result.failed else f", {len(result.text)} characters"
+        self.output.note(f"[{call.name} of {tool.server}{' failed' if result.failed else ''}{said}]")
+        return self._recorded(call, tool, result, called=True)
+
+    def _recorded(self, call: ToolCall, tool: ServerTool, result: ToolResult, *, called: bool) -> str:
+        """Add a call to the record, and return what the model gets."""
+        left_out = "".join(f"\n[not shown: {each}]" for each in result.left_out)
+        text = ("Error: " if result.failed else "") + (result.text or "(no text)") + left_out
+        self.record.append(
+            {
+                "name": call.name,
+                "server": tool.server,
+                "arguments": call.arguments,
+                "called": called,
+                "failed": result.failed,
+                "result": text,
+            }
+        )
+        return text
+
+    def _assent(self, call: ToolCall, tool: ServerTool, arguments: Mapping[str, Any]) -> bool:
+        """Whether a call is allowed by name or by the user."""
+        if call.name in self.allowed:
+            return True
+        shown = json.dumps(arguments, indent=2, ensure_ascii=False)
+        facts = [
+            f"The model calls {call.name} of the tool server '{tool.server}' with",
+            *shown[:MOST_SHOWN].split("\n"),
+        ]
+        if len(shown) > MOST_SHOWN:
+            facts.append(f"and {len(shown) - MOST_SHOWN} further characters")
+        with contextlib.suppress(termios.error, OSError, ValueError):
+            termios.tcflush(sys.stdin, termios.TCIFLUSH)  # what was typed before is no answer to this question
+        assent = self.confirmation.ask(tuple(facts), "Call it?", default=False)
+        if assent is None:
+            self.output.note(f"[{call.name} was not called: --allow-tool {call.name} allows it]")
+        elif not assent:
+            self.output.note(f"[{call.name} was not called]")
+        return bool(assent)
+
+
+@attrs.define
+class ToolRounds:
+    """Completions of one prompt that go on while the model calls tools."""
+
+    toolbox: Toolbox
+    conversation: Conversation
+    """So far."""
+    begin: Callable[[Conversation], Sequence[TextStream]]
+    """Starts a completion of it."""
+    rounds: int = 0
+
+    def following(
+        self, text: str, reasoning: str, calls: Sequence[ToolCall]
+    ) -> Callable[[], Sequence[TextStream]] | None:
+        """Execute the calls of a completion and return what starts the next one; None when this one is the last."""
+        if not self.toolbox.answers(calls):
+            return None
+        if self.rounds == MAX_ROUNDS:
+            self.toolbox.output.note(f"[stopped: tools were called {counted(MAX_ROUNDS, 'time')} for one prompt]")
+            return None
+        self.rounds += 1
+        named = with_ids(calls, len(self.conversation.messages))
+        messages = (Message(Role.ASSISTANT, text, named, reasoning=reasoning), *self.toolbox.results(named))
+        self.conversation = attrs.evolve(self.conversation, messages=(*self.conversation.messages, *messages))
+        return functools.partial(self.begin, self.conversation)
+
+
+def with_ids(calls: Sequence[ToolCall], before: int) -> tuple[ToolCall, ...]:
+    """Return calls that all have an id, so that results can name them; ``before`` calls have numbers already."""
+    return tuple(
+        call if call.id else attrs.evolve(call, id=f"call_{before + index}") for index, call in enumerate(calls)
+    )
+
+
+@contextlib.contextmanager
+def toolbox(
+    arguments: argparse.Namespace,
+    definitions: tuple[str, ...],
+    servers: ToolServers,
+    confirmation: Confirmation,
+    output: Output,
+) -> Iterator[Toolbox]:
+    """Start the servers of ``--mcp``; leaving ends them.
+
+    Args:
+        arguments: The command line.
+        definitions: Of the functions that the model knows beside their tools.
+        servers: Starts them.
+        confirmation: Asks the user.
+        output: Where to say what is done.
+
+    Raises:
+        MlxkError: A file is faulty, a server cannot be started, or ``--allow-tool`` names no tool.
+    """
+    described = read_servers(arguments.mcp, output)
+    try:
+        with Spinner(output, "Starting the tool servers"):
+            found = servers.start(described)
+        taken = {str(json.loads(each).get("function", {}).get("name")) for each in definitions}
+        tools = _named(found, taken)
+        allowed = _allowed(arguments.allow_tool, tools)
+        offered = tuple(_definition(name, tool, output) for name, tool in tools.items())
+        yield Toolbox(servers, tools, (*definitions, *offered), allowed, confirmation, output)
+    finally:
+        servers.close()
+
+
+def _named(found: Sequence[ServerTool], taken: set[str]) -> dict[str, ServerTool]:
+    """Return tools by names that models can write; where several have one name, the server's stands before it."""
+    plain = [_UNFIT.sub("_", tool.name)[:MAX_NAME] for tool in found]
+    named: dict[str, ServerTool] = {}
+    for name, tool in zip(plain, found, strict=True):
+        if plain.count(name) > 1 or name in taken or not name:
+            name = f"{_UNFIT.sub('_', tool.server)}__{name}"[:MAX_NAME]
+        number, unique = 2, name
+        while unique in named or unique in taken:
+            unique, number = f"{name[: MAX_NAME - 4]}_{number}", number + 1
+        named[unique] = tool
+    return named
+
+
+def _allowed(names: Sequence[str], tools: Mapping[str, ServerTool]) -> frozenset[str]:
+    for name in names:
+        if name not in tools:
+            near = did_you_mean(closest(name, tools))
+            there = f"The tools are: {', '.join(tools) or 'none'}"
+            raise ValidationError(f"--allow-tool: there is no tool '{name}'", hint=f"{near} {there}".lstrip())
+    return frozenset(names)
+
+
+def _definition(name: str, tool: ServerTool, output: Output) -> str:
+    """Return the definition of a tool in OpenAI's form; an overlong description is cut, and said."""
+    function = {"name": name, "description": tool.description, "parameters": dict(tool.parameters)}
+    text = json.dumps({"type": "function", "function": function})
+    if len(text) <= MAX_TOOL_BYTES:
+        return text
+    output.note(f"[the description of {name} is too long, and is cut]")
+    function["description"] = tool.description[:1000]
+    text = json.dumps({"type": "function", "function": function})
+    if len(text) > MAX_TOOL_BYTES:
+        raise ExecutionError(f"the tool '{name}' of '{tool.server}' is described in more than {MAX_TOOL_BYTES} bytes")
+    return text

@@ -1,0 +1,57 @@
+"""Tools of servers in a chat on a pseudo-terminal: each call is asked for."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from chatting import PROMPT, leave, say, start
+from clients.agent_models import TEMPLATE
+from models.scripted_model import write_model
+
+pytestmark = pytest.mark.e2e
+SERVER = Path(__file__).parents[1] / "tool_server.py"
+QUESTION = "Call it? [y/N]: "
+
+
+def test_a_call_is_made_after_a_yes_only_and_an_interrupt_stops_it(
+    program_environment: dict[str, str], tmp_path: Path
+) -> None:
+    def call(name: str, **arguments: str) -> str:
+        return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
+
+    replies = {
+        "@@SLEEP@@": call("sleeps"),
+        "<tool_response>": "It was refused.",
+        "@@ECHO@@": "The tool has answered.",
+    }
+    made = call("echo", text="\x1b[2Jhi")
+    write_model(tmp_path / "caller", TEMPLATE, made, replies, special=("<|im_start|>",), context=8192)
+    servers = {"first": {"command": sys.executable, "args": [str(SERVER), "first"]}}
+    (tmp_path / "servers.json").write_text(json.dumps({"mcpServers": servers}))
+    terminal = start(program_environment, tmp_path, "run", "./caller", "--mcp", "servers.json", "--keep")
+    assert "Tools: echo, environment, " in terminal.before
+    for answer, said in (("n", "It was refused."), ("", "It was refused."), ("y", "The tool has answered.")):
+        terminal.sendline("Do it.")
+        terminal.expect_exact("The model calls echo of the tool server 'first' with")
+        terminal.expect_exact('"text": "\\u001b[2Jhi"')
+        terminal.expect_exact(QUESTION)
+        say(terminal, answer, said)
+        if answer != "y":
+            say(terminal, "/undo", "0 turns left")
+    say(terminal, "/show", "turns: 1")
+    (kept,) = (Path(program_environment["HOME"]) / ".local" / "state" / "mlxk" / "chats").iterdir()
+    roles = [message["role"] for message in json.loads(kept.read_text())["messages"]]
+    assert roles == ["user", "assistant", "tool", "assistant"]
+    say(terminal, "/clear", "forgotten")
+    terminal.sendline("@@SLEEP@@")
+    terminal.expect_exact("The model calls sleeps of the tool server 'first' with")
+    terminal.expect_exact(QUESTION)
+    terminal.sendline("y")
+    terminal.expect_exact("y\r\n")
+    terminal.sendintr()
+    terminal.expect_exact("[stopped]")
+    terminal.expect_exact(PROMPT)
+    say(terminal, "/show", "turns: 1")
+    leave(terminal)
+    assert terminal.exitstatus == 0

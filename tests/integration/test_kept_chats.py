@@ -1,0 +1,117 @@
+"""Kept chats: files of their own, private, listed, removed and continued; in this process and without a terminal."""
+
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlxk.entrypoints.cli.command import CommandContext
+from mlxk.entrypoints.cli.program import run
+from mlxk.entrypoints.container import build
+from mlxk.entrypoints.pipe.standard_input import StandardInput
+from mlxk.entrypoints.settings import read_settings
+
+pytestmark = pytest.mark.mlx
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def mlxk_here(
+    program_environment: dict[str, str],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Run:
+    """Run a command line in this process; return status, standard output and standard error."""
+
+    def execute(*arguments: str) -> tuple[int, str, str]:
+        with contextlib.chdir(tmp_path), open(os.devnull) as null:
+            monkeypatch.setattr("sys.stdin", null)
+            settings = read_settings(program_environment)
+            context = CommandContext(settings, build, StandardInput(null.fileno()), lambda *_: 1)
+            status = run(arguments, context)
+        printed = capfd.readouterr()
+        return status, printed.out, printed.err
+
+    return execute
+
+
+@pytest.fixture
+def folder(program_environment: dict[str, str]) -> Path:
+    return Path(program_environment["HOME"]) / ".local" / "state" / "mlxk" / "chats"
+
+
+def listed(mlxk_here: Run) -> list[dict[str, object]]:
+    status, out, _ = mlxk_here("chats", "--json")
+    assert status == 0
+    chats: list[dict[str, object]] = json.loads(out)["data"]["chats"]
+    return chats
+
+
+def test_a_chat_is_kept_for_its_user_alone_listed_continued_and_removed(mlxk_here: Run, folder: Path) -> None:
+    assert mlxk_here("chats")[2] == "No chat is kept. Keep one with: mlxk run MODEL --keep\n"
+    assert "no chat is kept yet" in mlxk_here("run", "--continue")[2]
+    assert mlxk_here("run", "demo", "--chat", "hi")[0] == 0
+    assert not folder.exists()
+    assert mlxk_here("run", "demo", "--chat", "--keep", "My name is Olga.")[1].endswith("Olga!\n")
+    (path,) = folder.iterdir()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    status, out, _ = mlxk_here("run", "demo", "What is my name?", "--continue")
+    assert (status, out) == (0, "Your name is Olga.\n")
+    (chat,) = listed(mlxk_here)
+    assert (chat["name"], chat["model"], chat["turns"]) == (path.stem, "demo", 2)
+    assert chat["first_words"] == "My name is Olga."
+    for row in mlxk_here("chats")[1].splitlines()[2:]:
+        assert row.split(" | ")[::2] == [path.stem, "demo ", "My name is Olga."]
+    for line in ([path.stem[:12], "What is my name?"], ["What is my name?"]):
+        assert mlxk_here("run", "--continue", *line)[:2] == (0, "Your name is Olga.\n")
+    status, out, err = mlxk_here("run", "demo-vision", "--continue", path.stem, "--prompt", "What color is it?")
+    assert "['demo' had this chat; 'demo-vision' goes on with it]" in err
+    assert [each["turns"] for each in listed(mlxk_here)] == [5]
+    assert mlxk_here("chats", "rm", path.stem)[1] == f"removed {path.stem}\n"
+    assert listed(mlxk_here) == []
+
+
+def test_chats_are_removed_by_the_beginning_of_a_name_and_all_together_after_a_question(
+    mlxk_here: Run, folder: Path
+) -> None:
+    for _ in range(2):
+        mlxk_here("run", "demo", "--chat", "--keep", "hi")
+    names = [str(each["name"]) for each in listed(mlxk_here)]
+    assert len(set(names)) == 2
+    (folder / "broken.json").write_text("{")
+    (folder / ".mlxk-chat.tmp").write_text("left over")
+    assert "[broken cannot be read; remove it with: mlxk chats rm broken]" in mlxk_here("chats")[2]
+    status, _, err = mlxk_here("chats", "rm", "--all")
+    assert status == 1
+    assert "Write the exact names, or confirm it with --yes." in err
+    assert "begins the names of 2 kept chats" in mlxk_here("chats", "rm", "20")[2]
+    assert "no kept chat is called 'brokn'" in mlxk_here("chats", "rm", "brokn")[2]
+    assert "Did you mean broken?" in mlxk_here("chats", "rm", "brokn")[2]
+    assert mlxk_here("chats", "rm", "brok")[0] == 1
+    assert mlxk_here("chats", "rm")[0] == mlxk_here("chats", "rm", names[0], "--all")[0] == 2
+    assert mlxk_here("chats", "--all")[0] == 2
+    status, out, _ = mlxk_here("chats", "rm", "--all", "--yes", "--json")
+    assert sorted(json.loads(out)["data"]["removed"]) == sorted([*names, "broken"])
+    assert listed(mlxk_here) == []
+
+
+def test_the_settings_file_keeps_chats_and_the_flag_decides(
+    mlxk_here: Run, folder: Path, program_environment: dict[str, str]
+) -> None:
+    path = Path(program_environment["HOME"]) / ".config" / "mlxk" / "config.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text("[chat]\nkeep = true\n")
+    mlxk_here("run", "demo", "--chat", "--no-keep", "hi")
+    assert listed(mlxk_here) == []
+    mlxk_here("run", "demo", "--chat", "hi")
+    assert [each["turns"] for each in listed(mlxk_here)] == [1]
+    assert "[--keep keeps chats, and this is none" in mlxk_here("run", "demo", "hi", "--keep")[2]
+    folder.chmod(0o755)
+    mlxk_here("run", "demo", "--chat", "hi")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700

@@ -1,0 +1,76 @@
+"""A server of tools for tests, in plain JSON-RPC over standard input and output: ``python tool_server.py NAME``."""
+
+import json
+import os
+import sys
+import time
+
+TOOLS = {
+    "echo": {"text": {"type": "string"}},
+    "environment": {},
+    "huge": {},
+    "escapes": {},
+    "picture": {},
+    "fails": {},
+    "dies": {},
+    "sleeps": {},
+}
+
+
+def result(name: str, arguments: dict[str, object]) -> dict[str, object]:
+    """Return the result of a call."""
+    if name == "dies":
+        print("out of cheese", file=sys.stderr)
+        sys.exit(3)
+    if name == "sleeps":
+        time.sleep(60)
+    texts = {
+        "echo": f"@@ECHO@@ {arguments.get('text')} from {sys.argv[1]}",
+        "environment": "@@ECHO@@ " + json.dumps(sorted(os.environ)),
+        "huge": "@@ECHO@@" + "x" * 100_000,
+        "escapes": "@@ECHO@@ \x1b]0;title\x07\x1b[31mred\x1b[0m\x1b[2J\x07 done",
+        "picture": "",
+        "fails": "@@ECHO@@ no such file",
+    }
+    content = [{"type": "text", "text": texts[name]}]
+    if name == "picture":
+        content = [{"type": "image", "data": "AAAA", "mimeType": "image/png"}]
+    return {"content": content, "isError": name == "fails"}
+
+
+def main() -> None:
+    """Answer requests until the input ends."""
+    if sys.argv[1] == "broken":
+        print("cannot find my configuration", file=sys.stderr)
+        sys.exit(1)
+    if sys.argv[1] == "noisy":
+        print("Listening on standard input \x1b[2J", flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "id" not in request:
+            continue
+        method, answer = request.get("method"), {"jsonrpc": "2.0", "id": request["id"]}
+        if method == "initialize":
+            version = request["params"]["protocolVersion"]
+            info = {"name": sys.argv[1], "version": "1"}
+            answer["result"] = {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": info}
+        elif method == "tools/list":
+            answer["result"] = {
+                "tools": [
+                    {
+                        "name": name,
+                        "description": f"{name} \x1b[31mof a test",
+                        "inputSchema": {"type": "object", "properties": properties},
+                    }
+                    for name, properties in TOOLS.items()
+                ]
+            }
+        elif method == "tools/call":
+            answer["result"] = result(request["params"]["name"], request["params"].get("arguments") or {})
+        else:
+            answer["error"] = {"code": -32601, "message": "no such method"}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
