@@ -141,6 +141,8 @@ class Toolbox:
     """By the name under which the model knows each."""
     definitions: tuple[str, ...]
     """In OpenAI's form, each a JSON object as text; those of a file included."""
+    functions: frozenset[str]
+    """Names of functions that the model knows beside the tools, and nobody here executes."""
     allowed: frozenset[str]
     """Names of tools that are called without asking."""
     confirmation: Confirmation
@@ -149,15 +151,19 @@ class Toolbox:
     """All calls and their results, for programs."""
 
     def answers(self, calls: Sequence[ToolCall]) -> bool:
-        """Whether there are calls, and servers have the tools of all of them."""
-        return bool(calls) and all(call.name in self.tools for call in calls)
+        """Whether there are calls that are answered here: of tools, or of names that the model has made up."""
+        return bool(calls) and not any(call.name in self.functions for call in calls)
 
     def results(self, calls: Sequence[ToolCall]) -> tuple[Message, ...]:
         """Execute calls, each after the user's assent, and return the messages for the model."""
         return tuple(Message(Role.TOOL, self._result(call), tool_call_id=call.id) for call in calls)
 
     def _result(self, call: ToolCall) -> str:
-        tool = self.tools[call.name]
+        tool = self.tools.get(call.name)
+        if tool is None:
+            self.output.note(f"[{call.name}: there is no such tool]")
+            unknown = ToolResult(f"There is no tool {call.name}. The tools are: {', '.join(self.tools)}", failed=True)
+            return self._recorded(call, None, unknown, called=False)
         try:
             arguments = json.loads(call.arguments or "{}")
         except (ValueError, RecursionError):
@@ -180,14 +186,14 @@ class Toolbox:
         self.output.note(f"[{call.name} of {tool.server}{' failed' if result.failed else ''}{said}]")
         return self._recorded(call, tool, result, called=True)
 
-    def _recorded(self, call: ToolCall, tool: ServerTool, result: ToolResult, *, called: bool) -> str:
+    def _recorded(self, call: ToolCall, tool: ServerTool | None, result: ToolResult, *, called: bool) -> str:
         """Add a call to the record, and return what the model gets."""
         left_out = "".join(f"\n[not shown: {each}]" for each in result.left_out)
         text = ("Error: " if result.failed else "") + (result.text or "(no text)") + left_out
         self.record.append(
             {
                 "name": call.name,
-                "server": tool.server,
+                "server": None if tool is None else tool.server,
                 "arguments": call.arguments,
                 "called": called,
                 "failed": result.failed,
@@ -279,7 +285,7 @@ def toolbox(
         tools = _named(found, taken)
         allowed = _allowed(arguments.allow_tool, tools)
         offered = tuple(_definition(name, tool, output) for name, tool in tools.items())
-        yield Toolbox(servers, tools, (*definitions, *offered), allowed, confirmation, output)
+        yield Toolbox(servers, tools, (*definitions, *offered), frozenset(taken), allowed, confirmation, output)
     finally:
         servers.close()
 

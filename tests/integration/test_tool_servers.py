@@ -132,6 +132,20 @@ def test_what_servers_say_is_cleaned_and_failures_reach_the_model(
     assert "\x1b" not in done[1] + done[2]
 
 
+def test_a_tool_that_the_model_has_made_up_is_answered_and_a_function_of_a_file_is_left_to_the_caller(
+    mlxk_here: Run, folder: Path
+) -> None:
+    found = data(mlxk_here(call("nosuch"), "--mcp", "one.json", "--json"))
+    (made,) = found["tool_results"]
+    assert (made["server"], made["called"]) == (None, False)
+    assert made["result"].startswith("Error: There is no tool nosuch. The tools are: echo, ")
+    function = {"type": "function", "function": {"name": "own", "parameters": {"type": "object"}}}
+    (folder / "own.json").write_text(json.dumps([function]))
+    found = data(mlxk_here(call("own"), "--mcp", "one.json", "--tools", "own.json", "--json"))
+    assert [each["name"] for each in found["tool_calls"]] == ["own"]
+    assert found["tool_results"] == []
+
+
 def test_a_huge_result_is_cut_and_that_is_said(mlxk_here: Run) -> None:
     done = mlxk_here(call("huge"), "--mcp", "one.json", "--allow-tool", "huge", "--json")
     (made,) = data(done)["tool_results"]
