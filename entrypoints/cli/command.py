@@ -1,15 +1,19 @@
 """The interface of a command, its context, and the MODEL argument that most commands share."""
 
 import argparse
-from collections.abc import Callable, Collection
+import contextlib
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
+from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError
 from mlxk.domain.models.model import Origin
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.settings import ServerAddress, ServerSettings, Settings, read_settings
+from mlxk.entrypoints.wording import command_line_error
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
@@ -97,6 +101,50 @@ def print_place(container: "Container", output: Output) -> None:
     place = container.adapters.running_servers().last_place()
     if place is not None:
         output.note(f"[computed by the server {place.server}]" if place.server else f"[computed here: {place.reason}]")
+
+
+def add_pull_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--pull``."""
+    parser.add_argument(
+        "--pull", action="store_true", help="fetch a model that is not here, or not whole, without asking"
+    )
+
+
+@contextlib.contextmanager
+def naming_the_flag() -> Iterator[None]:
+    """Add ``--pull`` to the hint of an error about a model that is not here and may be fetched."""
+    try:
+        yield
+    except (ModelNotFoundError, RevisionNotFoundError) as error:
+        hint = command_line_error(error)[1]
+        if not hint or "mlxk pull " not in hint:
+            raise
+        more = f"{hint} (or add --pull)"
+        raise type(error)(error.message, hint=more, matches=error.matches, detail=error.detail) from error
+
+
+def fetch_absent(
+    references: Iterable[str | None], build: Callable[[], "Container"], output: Output, *, pull: bool
+) -> None:
+    """Fetch those models of a command line that are not here, or not whole.
+
+    Without the flag, and where no terminal is, nothing is done: the command itself reports what is not here.
+
+    Args:
+        references: What the user typed; None for what was left out.
+        build: Returns the container; called only when there may be something to do.
+        output: Where to show facts and progress and ask.
+        pull: Whether ``--pull`` was given.
+
+    Raises:
+        ModelNotFoundError, RevisionNotFoundError: A model is not here, and the user did not want it, or the hub does
+            not have it.
+        MlxkError: The hub, the network or the disk refuses; see ``ModelHub``.
+    """
+    if pull or (output.interactive and output.shows_progress and sys.stdin.isatty()):
+        from mlxk.entrypoints.cli.fetching import fetch_what_is_absent  # noqa: PLC0415 - it loads half of the use cases
+
+        fetch_what_is_absent(references, build, output, pull=pull)
 
 
 def complete_models(action: argparse.Action, *, cached_only: bool = False) -> None:

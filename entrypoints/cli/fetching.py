@@ -3,10 +3,7 @@
 Nothing is asked of the hub before the user, or the flag, has said so.
 """
 
-import argparse
-import contextlib
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from mlxk.application.use_cases.pull_model import PullRequest, PullResult, require_space
@@ -24,20 +21,13 @@ from mlxk.entrypoints.cli.output import Output, TerminalConfirmation, confirmati
 from mlxk.entrypoints.cli.progress import PausedWhileAsking, Spinner, SpinnerBetweenBars
 from mlxk.entrypoints.cli.render import operations
 from mlxk.entrypoints.cli.render.remote_models import offer_lines
-from mlxk.entrypoints.wording import command_line_error, health_reason
+from mlxk.entrypoints.wording import health_reason
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container, UseCases
 
 _FETCHABLE = {Remedy.FETCH, Remedy.FETCH_OR_USE_CLOSE_NAME}
 """What can be done about a name that the hub may have."""
-
-
-def add_pull_argument(parser: argparse.ArgumentParser) -> None:
-    """Declare ``--pull``."""
-    parser.add_argument(
-        "--pull", action="store_true", help="fetch a model that is not here, or not whole, without asking"
-    )
 
 
 def fetch(use_cases: "UseCases", request: PullRequest, output: Output, *, yes: bool) -> PullResult:
@@ -62,25 +52,10 @@ def fetch(use_cases: "UseCases", request: PullRequest, output: Output, *, yes: b
         ) from None
 
 
-@contextlib.contextmanager
-def naming_the_flag() -> Iterator[None]:
-    """Add ``--pull`` to the hint of an error about a model that is not here and may be fetched."""
-    try:
-        yield
-    except (ModelNotFoundError, RevisionNotFoundError) as error:
-        hint = command_line_error(error)[1]
-        if not hint or "mlxk pull " not in hint:
-            raise
-        more = f"{hint} (or add --pull)"
-        raise type(error)(error.message, hint=more, matches=error.matches, detail=error.detail) from error
-
-
-def fetch_absent(
+def fetch_what_is_absent(
     references: Iterable[str | None], build: Callable[[], "Container"], output: Output, *, pull: bool
 ) -> None:
     """Fetch those models of a command line that are not here, or not whole.
-
-    Without the flag, and where no terminal is, nothing is done: the command itself reports what is not here.
 
     Args:
         references: What the user typed; None for what was left out.
@@ -93,8 +68,6 @@ def fetch_absent(
             not have it.
         MlxkError: The hub, the network or the disk refuses; see ``ModelHub``.
     """
-    if not pull and not (output.interactive and output.shows_progress and sys.stdin.isatty()):
-        return
     named = tuple(dict.fromkeys(each for each in references if each))
     if not named:
         return

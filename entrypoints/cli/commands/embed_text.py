@@ -12,12 +12,14 @@ from mlxk.domain.models.model import ModelDescription
 from mlxk.entrypoints.cli.command import (
     CommandContext,
     add_model_argument,
+    add_pull_argument,
     add_server_argument,
+    fetch_absent,
+    naming_the_flag,
     print_place,
     sharing_settings,
 )
 from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.fetching import add_pull_argument, fetch_absent, naming_the_flag
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.render import media_json
 

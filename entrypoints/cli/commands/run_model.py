@@ -16,12 +16,14 @@ from mlxk.entrypoints.cli.chat.kept_chats import Keeper, KeptChats
 from mlxk.entrypoints.cli.command import (
     CommandContext,
     add_model_argument,
+    add_pull_argument,
     add_server_argument,
+    fetch_absent,
+    naming_the_flag,
     print_place,
     sharing_settings,
 )
 from mlxk.entrypoints.cli.commands.chats import complete_names
-from mlxk.entrypoints.cli.fetching import add_pull_argument, fetch_absent, naming_the_flag
 from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
 from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.cli.shown_prompt import show_prompt

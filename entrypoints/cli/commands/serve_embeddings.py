@@ -5,8 +5,13 @@ import json
 import os
 
 from mlxk.domain.errors import FeatureGateError
-from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
-from mlxk.entrypoints.cli.fetching import add_pull_argument, fetch_absent, naming_the_flag
+from mlxk.entrypoints.cli.command import (
+    CommandContext,
+    add_model_argument,
+    add_pull_argument,
+    fetch_absent,
+    naming_the_flag,
+)
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.setting_table import LOG_LEVELS
 from mlxk.entrypoints.settings import ServerAddress, ServerSettings

@@ -10,9 +10,14 @@ from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
 from mlxk.entrypoints import server_log
 from mlxk.entrypoints.api_keys import is_followed, read_key_file
 from mlxk.entrypoints.cli.agent_processes import background_server
-from mlxk.entrypoints.cli.command import CommandContext, complete_models
+from mlxk.entrypoints.cli.command import (
+    CommandContext,
+    add_pull_argument,
+    complete_models,
+    fetch_absent,
+    naming_the_flag,
+)
 from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.fetching import add_pull_argument, fetch_absent, naming_the_flag
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.setting_table import LOG_LEVELS
