@@ -366,6 +366,7 @@ def socket_listener(
         embedder=ports.text_embedder(),
         weight_bytes=lambda handle: describe(handle).weight_bytes,
         budget_bytes=engine_limits(ports.memory_probe(), ports.server).model_budget_bytes,
+        loads=ports.server is None or ports.server.embed_model is None,
         admit=admit,
         ended=ended,
         owner=owner,

@@ -21,6 +21,7 @@ from mlxk.adapters.unix_socket.protocol import (
     Document,
     Program,
     decoded,
+    difference,
     encoded,
     error_document,
     is_own_peer,
@@ -60,6 +61,8 @@ class SharedEngine:
     """Size of a model's weights; raises ``MlxkError`` or ``OSError``."""
     budget_bytes: int | None
     """Budget of all weights in memory; None for none."""
+    loads: bool
+    """Whether it loads models that it does not have."""
     admit: Callable[[], Callable[[], None]]
     """Takes a place among the requests in progress, and returns the function that gives it back; raises when the
     server is full or stops."""
@@ -82,7 +85,7 @@ class SocketListener:
 
     def __init__(self, folder: str, program: Program, url: str, engine: SharedEngine) -> None:
         self._folder = socket_folder(folder)
-        self._program = program
+        self._facts = program.facts()  # of what is loaded: what is installed from now on does not change it
         self._url = url
         self._engine = engine
         self._path = os.path.join(self._folder, f"{os.getpid()}{SUFFIX}")
@@ -234,14 +237,16 @@ class SocketListener:
 
     def _judged(self, asked: Document) -> tuple[str | None, str]:
         """Return whether a model is loaded or fits, or None and the reason why the server does not take the request."""
-        difference = self._program.difference(asked.get("program"))
-        if difference is not None:
-            return None, f"has another {difference}"
+        other = difference(self._facts, asked.get("program"))
+        if other is not None:
+            return None, f"has another {other}"
         if self._closing.is_set():
             return None, "is shutting down"
         wanted = _model_of(asked)
         if self._loaded(wanted) is not None:
             return "loaded", ""
+        if not self._engine.loads:
+            return None, "is for one model"
         try:
             needed = self._engine.weight_bytes(wanted)
         except (MlxkError, OSError):

@@ -120,10 +120,11 @@ class Program:
             "environment": dict(self.variables),
         }
 
-    def difference(self, others: object) -> str | None:
-        """Return what differs on the other side, as a name; None when nothing does."""
-        known = others if isinstance(others, dict) else {}
-        return next((name for name, value in self.facts().items() if known.get(name) != value), None)
+
+def difference(facts: Document, others: object) -> str | None:
+    """Return the name of the first fact that differs on the other side; None when none does."""
+    known = others if isinstance(others, dict) else {}
+    return next((name for name, value in facts.items() if known.get(name) != value), None)
 
 
 def socket_folder(wanted: str) -> str:

@@ -192,6 +192,31 @@ def test_a_server_of_another_version_is_not_used(server: SharedServer, fact: str
     assert place.reason == f"the server {URL} has another {fact}"
 
 
+def is_taken(server: SharedServer) -> bool:
+    """Whether the server takes a request."""
+    offer = server.servers().offer("generate", MODEL)
+    if offer is not None:
+        offer.connection.close()
+    return offer is not None
+
+
+def test_what_is_installed_after_its_start_makes_a_server_one_of_another_version(
+    server: SharedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with server.listening():
+        assert is_taken(server)
+        monkeypatch.setattr("mlxk.__version__", "99")
+        assert not is_taken(server)
+
+
+def test_a_server_for_one_model_loads_no_other(server: SharedServer) -> None:
+    server.loads = False
+    with server.listening():
+        assert not is_taken(server)
+        server.generator.load(REQUESTS["plain"])
+        assert is_taken(server)
+
+
 def test_a_server_with_other_frames_is_not_used(server: SharedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with server.listening():
         servers = server.servers()

@@ -36,6 +36,7 @@ class SharedServer:
     log: InMemoryEventLog = attrs.field(factory=InMemoryEventLog)
     budget_bytes: int | None = None
     model_bytes: int = 1000
+    loads: bool = True
     full: bool = False
     """Whether it takes no more requests."""
     owner: int = attrs.field(factory=os.getpid)
@@ -48,6 +49,7 @@ class SharedServer:
             embedder=self.embedder,
             weight_bytes=lambda _: self.model_bytes,
             budget_bytes=self.budget_bytes,
+            loads=self.loads,
             admit=self._admit,
             ended=lambda *_: None,
             owner=self.owner,
