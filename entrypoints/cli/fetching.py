@@ -73,7 +73,7 @@ def fetch_what_is_absent(
         return
     use_cases = build().use_cases
     resolve = use_cases.resolve_model()
-    for reference in (resolve.aliases.get(each, each) for each in named):
+    for reference in named:
         try:
             handle = resolve(reference)
         except (ModelNotFoundError, RevisionNotFoundError) as error:
@@ -82,7 +82,7 @@ def fetch_what_is_absent(
             # The name of the error is what one of the user's own stands for.
             _fetch_unknown(error.hint.values["name"], error, use_cases, output, pull=pull)
         else:
-            meant = ModelRef.parse(use_cases.resolve_model().aliases.get(reference, reference))
+            meant = ModelRef.parse(resolve.aliases.get(reference, reference))
             _complete(handle, meant.revision, use_cases, output, pull=pull)
 
 

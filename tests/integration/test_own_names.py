@@ -342,6 +342,15 @@ def test_names_are_models_of_their_own_in_listings(server: RunningServer) -> Non
     assert server.post("/api/show", {"model": "poet"})[0] == 200
 
 
+def test_config_shows_what_a_command_line_with_a_name_would_use(mlxk: Machine) -> None:
+    mlxk.write(FILE + "[chat]\nkeep = true\n")
+    shown = mlxk("config", "show", "--for", "run poet --top-p 0.5", "--json").data["settings"]
+    said = {each["key"]: (each["value"], each["source"]) for each in shown if each["source"] != "default"}
+    expected = {"system": (SYSTEM, "file"), "temperature": (1.5, "file"), "seed": (11, "file"), "top_p": (0.5, "flag")}
+    assert said == {**expected, "max_tokens": (9, "file"), "top_k": (40, "file"), "keep": (True, "file")}
+    assert {each["table"] for each in shown} == {"", "hub", "run", "chat"}
+
+
 def test_flags_of_serve_decide_before_the_names_of_the_file(mlxk: Machine) -> None:
     mlxk.write(FILE + "[models.pinned]\nmodel = 'demo'\npin = true\nmax_tokens = 8\n[serve]\nmax_tokens = 20\n")
     for line, variables in (

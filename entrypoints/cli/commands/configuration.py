@@ -5,6 +5,7 @@ import functools
 import operator
 import os
 import shlex
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -108,10 +109,17 @@ def _show(settings: Settings, output: Output, line: str | None) -> None:
     for name, values in file.entries.items():
         output.line(f"\n[{settings_file.table_name(MODELS, name)}]")
         output.text("".join(f"{key} = {settings_edit.toml(value)}\n" for key, value in values.items()))
+    if _shows_secrets_to_others(file):
+        output.note(f"[other users of this machine can read the secrets in {shown_path(file, settings)}: chmod 600 it]")
     if file.faults:
         report(file, settings, output)
     elif not file.exists:
         output.note(f"There is no {shown_path(file, settings)}; make it with: mlxk config edit")
+
+
+def _shows_secrets_to_others(file: SettingsFile) -> bool:
+    secret = any(each.secret and each.key in file.values(name) for name, listed in TABLES.items() for each in listed)
+    return secret and bool(os.stat(file.path).st_mode & (stat.S_IRGRP | stat.S_IROTH))
 
 
 def _effective(settings: Settings, line: str | None) -> Iterator[EffectiveSetting]:

@@ -191,3 +191,19 @@ def test_a_process_of_a_server_gets_what_was_read_and_does_not_read_again(machin
     again = read_settings({"HOME": str(machine.home)}, handed)
     assert (again.hub_cache, again.exif_metadata, again.file.faults) == ("/models", False, ())
     assert read_settings({"HOME": str(machine.home), "HF_HUB_CACHE": "/c"}, handed).hub_cache == "/c"
+
+
+def test_secrets_that_others_can_read_are_said_to_be_so(machine: Machine) -> None:
+    machine.file.parent.mkdir(parents=True)
+    machine.file.write_text('[serve]\napi_key = "sk-1"\n')
+
+    def unused(*_: object) -> int:
+        raise AssertionError
+
+    said = []
+    for mode in (0o644, 0o600):
+        machine.file.chmod(mode)
+        context = CommandContext(read_settings({"HOME": str(machine.home)}), unused, StandardInput(), unused)
+        assert run(["config"], context) == 0
+        said.append("can read the secrets in ~/.config/mlxk/config.toml" in machine.capfd.readouterr().err)
+    assert said == [True, False]
