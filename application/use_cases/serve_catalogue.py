@@ -229,7 +229,10 @@ class ServeCatalogue:
         """
         try:
             return self._resolve(reference)
-        except (ModelNotFoundError, ValidationError):
+        except (ModelNotFoundError, ValidationError) as error:
+            if reference in self._resolve.aliases:  # whose model may be a directory of this machine
+                message = f"'{reference}' stands for a model that is not here"
+                raise ModelNotFoundError(message, hint=Advice(Remedy.NAME_SERVED_MODEL)) from error
             plain = reference.removesuffix(_ONLY_VERSION)
             if plain == reference or not plain:
                 raise

@@ -38,6 +38,9 @@ top_k = 40
 
 [models.fast]
 model = "demo"
+
+[models.gone]
+model = "/secret/place"
 """
 
 
@@ -222,7 +225,7 @@ def test_a_name_works_in_commands(mlxk: Machine, tmp_path: Path) -> None:
     pulled = mlxk("pull", "fast")
     assert "demo" in pulled.out + pulled.err
     listed = mlxk("list")
-    assert (listed.out.count("demo"), "3 names of your own: mlxk alias" in listed.err) == (3, True)
+    assert (listed.out.count("demo"), "4 names of your own: mlxk alias" in listed.err) == (3, True)
     assert mlxk("show", "poet").out.startswith(f'Name: poet (system = "{SYSTEM}", temperature = 1.5,')
 
 
@@ -340,6 +343,11 @@ def test_names_are_models_of_their_own_in_listings(server: RunningServer) -> Non
     tags = [each["name"] for each in server.get("/api/tags")[2]["models"]]
     assert {"poet:latest", "fast:latest"} <= set(tags)
     assert server.post("/api/show", {"model": "poet"})[0] == 200
+    assert "gone" not in known
+    for path in ("/v1/chat/completions", "/v1/messages"):
+        asked = {"model": "gone", "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 3}
+        status, _, refused = server.post(path, asked)
+        assert (status, "secret" in str(refused)) == (404, False)
 
 
 def test_config_shows_what_a_command_line_with_a_name_would_use(mlxk: Machine) -> None:
@@ -363,6 +371,16 @@ def test_flags_of_serve_decide_before_the_names_of_the_file(mlxk: Machine) -> No
     assert kept == [{"model": "demo", "pin": True, "max_tokens": 8}, {"model": "demo"}, {"model": "demo", "pin": True}]
     mlxk("serve", "--alias", "poet=demo-vision")
     assert "poet" not in dict(mlxk.served[-1].entries)
+
+
+@pytest.mark.mlx
+def test_a_server_for_vectors_serves_a_name(mlxk: Machine, tmp_path: Path) -> None:
+    mlxk.write(f'[models.vectors]\nmodel = "{build_bert(tmp_path / "bert").directory}"\n')
+    assert mlxk("embed-serve", "vectors", MLXK2_ENABLE_ALPHA_FEATURES="1").status == 0
+    program: Any = WholeProgram(mlxk.home, mlxk.served[-1])
+    with RunningServer(program) as server:
+        status, _, answer = server.post("/v1/embeddings", {"model": "vectors", "input": "Hello"})
+        assert (status, len(answer["data"])) == (200, 1)
 
 
 @pytest.mark.mlx

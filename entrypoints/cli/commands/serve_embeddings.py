@@ -49,6 +49,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         log_level=arguments.log_level or context.settings.serve.log_level or "info",
         log_json=context.settings.log_json,
         file_variables=context.settings.file_variables,
+        entries=tuple(context.settings.file.entries.items()),
         supervised=arguments.supervisor is not False,
     )
     server.validate()
