@@ -72,13 +72,13 @@ class TurnPrinter:
     def again(self, message: Message) -> None:
         """Complete a message in place of the last turn, which stays when nothing is generated."""
         session = self.session
-        before, answered = session.saved, False
-        session.messages = before.messages[: -len(session.last_turn)]
+        before, answered = (session.messages, session.earlier, session.summary), False
+        session.messages = session.messages[: -len(session.last_turn)]
         try:
             answered = self.complete(message)
         finally:
             if not answered:
-                session.restore(before)
+                session.messages, session.earlier, session.summary = before
 
     def summarize(self, count: int) -> None:
         """Have the model summarize the oldest turns.

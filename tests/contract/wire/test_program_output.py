@@ -41,6 +41,8 @@ SUCCESSES = [
     ["schema"],
     ["schema", "list"],
     ["completion", "bash"],
+    ["chats"],
+    ["chats", "rm", "--all", "--yes"],
     ["launch"],
     ["launch", "zed", "--print"],
     ["launch", "claude", "--print", "--model", "demo"],
