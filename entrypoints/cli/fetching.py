@@ -57,6 +57,8 @@ def fetch_what_is_absent(
 ) -> None:
     """Fetch those models of a command line that are not here, or not whole.
 
+    Without the flag, nothing is done where the hub may not be asked: the command itself reports what is not here.
+
     Args:
         references: What the user typed; None for what was left out.
         build: Returns the container; called only when there may be something to do.
@@ -71,7 +73,10 @@ def fetch_what_is_absent(
     named = tuple(dict.fromkeys(each for each in references if each))
     if not named:
         return
-    use_cases = build().use_cases
+    container = build()
+    if container.adapters.settings.hub_offline and not pull:
+        return  # A question whose answer changes nothing.
+    use_cases = container.use_cases
     resolve = use_cases.resolve_model()
     for reference in named:
         try:
@@ -79,7 +84,6 @@ def fetch_what_is_absent(
         except (ModelNotFoundError, RevisionNotFoundError) as error:
             if not (isinstance(error.hint, Advice) and error.hint.remedy in _FETCHABLE):
                 raise
-            # The name of the error is what one of the user's own stands for.
             _fetch_unknown(error.hint.values["name"], error, use_cases, output, pull=pull)
         else:
             meant = ModelRef.parse(resolve.aliases.get(reference, reference))

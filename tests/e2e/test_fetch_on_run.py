@@ -263,6 +263,12 @@ def test_a_pipe_on_either_side_and_json_are_no_place_for_a_question(
     assert there.calls() == []
 
 
+def test_offline_there_is_no_question(there: LoopbackHub, terminal: Terminal) -> None:
+    shown, status = ended(terminal("run", NAME, "hi", HF_HUB_OFFLINE="1"))
+    assert (status, "[y/N]" in shown, f"Fetch it: mlxk pull {NAME}" in shown) == (1, False, True), shown
+    assert there.calls() == []
+
+
 def test_a_name_that_the_hub_cannot_have_is_not_asked_about(there: LoopbackHub, terminal: Terminal) -> None:
     for typed in ("llama3.2:1b", "./nosuch"):
         shown, status = ended(terminal("run", typed, "hi"))
