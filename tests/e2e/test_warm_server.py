@@ -15,8 +15,14 @@ from typing import Any
 
 import attrs
 import pytest
+from chatting import say, start
+from dependency_injector import providers
 from models.tiny_embedding import build_bert
-from models.tiny_models import build
+from models.tiny_models import build as build_model
+
+from mlxk.entrypoints.container import Container, build
+from mlxk.entrypoints.deferred import DeferredTextGenerator
+from mlxk.entrypoints.settings import Settings, read_settings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.mlx]
 CALLS = 50
@@ -63,25 +69,39 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmServer]:
 @pytest.fixture
 def run_here(
     server: WarmServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[int, str, str]]:
-    """Run a command in this process, in the environment of the server's user."""
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """Run a command in this process, in the environment of the server's user; its own engine outlives the commands."""
     from mlxk.entrypoints.cli.command import CommandContext
     from mlxk.entrypoints.cli.program import run
-    from mlxk.entrypoints.container import build
     from mlxk.entrypoints.pipe.standard_input import StandardInput
-    from mlxk.entrypoints.settings import read_settings
 
     monkeypatch.chdir(server.folder)
+    own = build(attrs.evolve(read_settings(server.environment), use_server=False)).adapters.text_generator()
+    assert isinstance(own, DeferredTextGenerator)
+
+    def build_here(settings: Settings) -> Container:
+        container = build(settings)
+        if not settings.use_server:
+            container.adapters.text_generator.override(providers.Object(KeptOpen(lambda: own.engine)))
+        return container
 
     def execute(*arguments: str, **variables: str) -> tuple[int, str, str]:
         with open(os.devnull) as null:
             settings = read_settings({**server.environment, **variables})
-            context = CommandContext(settings, build, StandardInput(null.fileno()), lambda *_: 1)
+            context = CommandContext(settings, build_here, StandardInput(null.fileno()), lambda *_: 1)
             status = run(arguments, context)
         printed = capsys.readouterr()
         return status, printed.out, printed.err
 
-    return execute
+    yield execute
+    own.close()
+
+
+class KeptOpen(DeferredTextGenerator):
+    """An engine that the end of a command does not close."""
+
+    def close(self) -> None:
+        """Leave it open."""
 
 
 def generated_calls() -> Iterator[list[str]]:
@@ -161,6 +181,31 @@ def test_verbose_says_where_the_answer_was_computed(
     assert (said is None) == ("[computed" not in err)
 
 
+def test_answers_about_images_are_the_same_and_speech_is_computed_here(
+    run_here: Callable[..., tuple[int, str, str]],
+) -> None:
+    call = ["run", "demo-vision", "What color is it?", "--image", "demo-vision/blue-square.jpg", "--verbose"]
+    status, out, err = run_here(*call)
+    assert (status, out) == run_here(*call, "--no-server")[:2]
+    assert "It is blue." in out
+    assert "[computed by the server" in err
+    assert run_here("run", "demo-speech", "--audio", "demo-speech/hello.wav")[:2] == (0, "Hello world.\n")
+
+
+def test_the_chat_answers_from_the_server(server: WarmServer, tmp_path: Path) -> None:
+    before = server.metric("mlxk_completion_tokens_total")
+    process = start(server.environment, tmp_path, "run", "demo", "--chat", "--verbose", MLXK2_USE_SERVER="1")
+    try:
+        say(process, "My name is Olga.", "Olga!")
+        say(process, "What is my name?", "Your name is Olga.")
+        process.sendline("/bye")
+        process.expect(r"\[computed by the server http")
+        process.wait()
+    finally:
+        process.close(force=True)
+    assert server.metric("mlxk_completion_tokens_total") > before
+
+
 def test_vectors_are_the_same_with_and_without_the_server(
     run_here: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
@@ -190,7 +235,7 @@ def test_a_command_that_a_server_answers_loads_no_model_library(server: WarmServ
 
 
 def test_ctrl_c_cancels_the_answer_on_the_server(server: WarmServer, tmp_path: Path) -> None:
-    talker = build(tmp_path / "talker", num_hidden_layers=8, max_position_embeddings=1_000_000).directory
+    talker = build_model(tmp_path / "talker", num_hidden_layers=8, max_position_embeddings=1_000_000).directory
     (tmp_path / "endless.json").write_text(json.dumps({"type": "array", "items": {"enum": [1, 2]}, "minItems": 10**5}))
     command = [sys.executable, "-m", "mlxk", "run", talker, "hello", "--json-schema", "endless.json", "--no-stdin"]
     with subprocess.Popen(command, env=server.environment, cwd=tmp_path, stdout=subprocess.PIPE) as process:
