@@ -32,7 +32,7 @@ from mlxk.adapters.unix_socket.protocol import (
 )
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.text_embedder import TextEmbedder
-from mlxk.application.ports.text_generator import ResidentModel, TextGenerator, TextStream
+from mlxk.application.ports.text_generator import EngineState, ResidentModel, TextGenerator, TextStream
 from mlxk.domain.embedding import EmbeddingRequest
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.request import Finished, GenerationRequest
@@ -191,17 +191,25 @@ class SocketListener:
                 )
 
     def _state(self, connection: socket.socket, _: Document) -> None:
-        models = [
-            {**attrs.asdict(each, recurse=False), "handle": encoded(each.handle, [])} for each in self._residents()
-        ]
+        residents = self._residents(self._engine.generator.state(STATE_SECONDS))
+        models = [{**attrs.asdict(each, recurse=False), "handle": encoded(each.handle, [])} for each in residents]
         send(
             connection,
             {"pid": self._engine.owner, "url": self._url, "version": mlxk.__version__, "models": models},
         )
 
+    def _residents(self, state: EngineState) -> list[ResidentModel]:
+        """Return all models in memory; of one that the engine has had no time to report, only the size is known."""
+        reported = {each.handle: each for each in state.residents}
+        missing = [handle for handle in state.models if handle not in reported]
+        for handle in missing:
+            with contextlib.suppress(MlxkError, OSError):
+                reported[handle] = ResidentModel(handle, self._engine.weight_bytes(handle), None, in_use=True)
+        return [reported[handle] for handle in state.models if handle in reported]
+
     def _unload(self, connection: socket.socket, asked: Document) -> None:
-        found = self._loaded(_model_of(asked))
-        done = found is not None and bool(self._engine.generator.unload(found.handle, once_idle=True))
+        found = _loaded(_model_of(asked), self._engine.generator.state(STATE_SECONDS))
+        done = found is not None and bool(self._engine.generator.unload(found, once_idle=True))
         send(connection, {"unloaded": done or found is None})
 
     def _stop(self, connection: socket.socket, _: Document) -> None:
@@ -243,7 +251,8 @@ class SocketListener:
         if self._closing.is_set():
             return None, "is shutting down"
         wanted = _model_of(asked)
-        if self._loaded(wanted) is not None:
+        state = self._engine.generator.state(STATE_SECONDS)
+        if _loaded(wanted, state) is not None:
             return "loaded", ""
         if not self._engine.loads:
             return None, "is for one model"
@@ -251,19 +260,10 @@ class SocketListener:
             needed = self._engine.weight_bytes(wanted)
         except (MlxkError, OSError):
             return None, "cannot read the model"
-        held = sum(each.weight_bytes for each in self._residents())
+        held = sum(each.weight_bytes for each in state.residents)
         if self._engine.budget_bytes is not None and held + needed > self._engine.budget_bytes:
             return None, "has no room for the model"
         return "fits", ""
-
-    def _loaded(self, wanted: ModelHandle) -> ResidentModel | None:
-        place = (wanted.directory, wanted.revision)
-        return next(
-            (each for each in self._residents() if (each.handle.directory, each.handle.revision) == place), None
-        )
-
-    def _residents(self) -> tuple[ResidentModel, ...]:
-        return self._engine.generator.state(STATE_SECONDS).residents
 
     def _generate(self, connection: socket.socket, request: GenerationRequest) -> None:
         with self._engine.generator.submit(request) as stream:
@@ -317,6 +317,12 @@ def _forward(stream: TextStream, connection: socket.socket) -> Finished:
                         return events[-1]
         finally:
             stream.subscribe(lambda: None)
+
+
+def _loaded(wanted: ModelHandle, state: EngineState) -> ModelHandle | None:
+    """Return a model in memory with the files of another; what is loaded is known also while the engine is busy."""
+    place = (wanted.directory, wanted.revision)
+    return next((each for each in state.models if (each.directory, each.revision) == place), None)
 
 
 def _model_of(asked: Document) -> ModelHandle:

@@ -209,6 +209,18 @@ def test_what_is_installed_after_its_start_makes_a_server_one_of_another_version
         assert not is_taken(server)
 
 
+def test_a_model_is_listed_also_while_the_engine_has_no_time_to_report_it(
+    server: SharedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.generator.load(REQUESTS["plain"])
+    busy = attrs.evolve(server.generator.state(0), responding=False, residents=())
+    monkeypatch.setattr(server.generator, "state", lambda _: busy)
+    with server.listening():
+        (listed,) = server.servers().servers()
+        assert is_taken(server)
+    assert [(each.handle, each.weight_bytes) for each in listed.models] == [(MODEL, 1000)]
+
+
 def test_a_server_for_one_model_loads_no_other(server: SharedServer) -> None:
     server.loads = False
     with server.listening():
