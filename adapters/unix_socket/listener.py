@@ -85,6 +85,7 @@ class SocketListener:
 
     def __init__(self, folder: str, program: Program, url: str, engine: SharedEngine) -> None:
         self._folder = socket_folder(folder)
+        self._is_substitute = self._folder != folder
         self._facts = program.facts()  # of what is loaded: what is installed from now on does not change it
         self._url = url
         self._engine = engine
@@ -128,6 +129,9 @@ class SocketListener:
             return
         with contextlib.suppress(OSError):
             os.unlink(self._path)
+        if self._is_substitute:
+            with contextlib.suppress(OSError):  # another server has its socket there
+                os.rmdir(self._folder)
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
