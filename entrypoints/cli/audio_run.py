@@ -32,6 +32,7 @@ from mlxk.entrypoints.cli import answer, generation_arguments
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.generation_arguments import ENGLISH
+from mlxk.entrypoints.cli.given_files import recording_path
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import TranscriptionBar
 from mlxk.entrypoints.cli.render import media_json
@@ -180,16 +181,6 @@ def _recording(values: Sequence[str], built_in: ModelSource) -> Recording:
     if len(values) > 1:
         raise UsageError("Multiple audio files not supported. Process one file at a time.")
     return Recording(recording_path(values[0], built_in), values[0])
-
-
-def recording_path(typed: str, built_in: ModelSource) -> str:
-    """Return the path of a file; ``demo-speech/hello.wav`` is a sample of a built-in model."""
-    path = os.path.abspath(os.path.expanduser(typed))
-    model, _, name = typed.partition("/")
-    handle = None if os.path.exists(path) else built_in.find(model)
-    if handle is not None and name and "/" not in name:
-        return os.path.join(handle.directory, name)
-    return path
 
 
 def _settings(arguments: argparse.Namespace, prompt: str) -> TranscriptionSettings:

@@ -11,24 +11,15 @@ from mlxk.domain.errors import UsageError, ValidationError
 from mlxk.domain.models.model import Capability, ModelDescription
 from mlxk.entrypoints.cli import audio_run, image_run, named_files
 from mlxk.entrypoints.cli.command import CommandContext
+from mlxk.entrypoints.cli.given_files import labelled, read_files
 from mlxk.entrypoints.cli.named_files import NamedFile
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.render.formatting import counted
-from mlxk.entrypoints.cli.text_file import read_text
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
 
 PIPE_WORD = "-"
-
-MAX_FILE_BYTES = 64 * 1024 * 1024
-"""Largest file of ``--file``: more than any context window holds."""
-
-
-_MEDIA_HINTS = {
-    "--file": "Show images with --image, and give sound with --audio.",
-    "/file": "Show images with /image, and give sound with /audio.",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -138,28 +129,6 @@ def _why_not(file: NamedFile, arguments: argparse.Namespace, description: ModelD
     excluding = {"audio": "--audio", **image_run.TEXT_ONLY} if file.is_image else audio_run.CONVERSATIONS_ONLY
     flag = next((flag for name, flag in excluding.items() if getattr(arguments, name)), None)
     return f"{flag} and {kind} exclude each other" if flag else ""
-
-
-def read_files(paths: Sequence[str], named_by: str) -> list[tuple[str, str]]:
-    """Return the paths of text files as typed, and their texts.
-
-    Args:
-        paths: As typed.
-        named_by: The flag or the command that they were given to.
-
-    Raises:
-        StorageError, ValidationError: A file cannot be read, is no UTF-8 text, or is empty.
-    """
-    named = [(path, read_text(path, named_by, MAX_FILE_BYTES, _MEDIA_HINTS[named_by])) for path in paths]
-    for path, text in named:
-        if not text.strip():
-            raise ValidationError(f"{named_by}: '{path}' is empty")
-    return named
-
-
-def labelled(files: Sequence[tuple[str, str]]) -> list[str]:
-    """Return the texts of files; each of several begins with a line that names it."""
-    return [text if len(files) == 1 else f"{path}:\n{text}" for path, text in files]
 
 
 def _reads_always(arguments: argparse.Namespace) -> bool:

@@ -133,7 +133,7 @@ def _expanded(text: str, place: str) -> str:
 
 
 @attrs.define
-class Toolbox:
+class OfferedTools:
     """The tools that a model is offered, and the calls of them."""
 
     servers: ToolServers
@@ -227,7 +227,7 @@ class Toolbox:
 class ToolRounds:
     """Completions of one prompt that go on while the model calls tools."""
 
-    toolbox: Toolbox
+    toolbox: OfferedTools
     conversation: Conversation
     """So far."""
     begin: Callable[[Conversation], Sequence[TextStream]]
@@ -264,7 +264,7 @@ def toolbox(
     servers: ToolServers,
     confirmation: Confirmation,
     output: Output,
-) -> Iterator[Toolbox]:
+) -> Iterator[OfferedTools]:
     """Start the servers of ``--mcp``; leaving ends them.
 
     Args:
@@ -285,7 +285,7 @@ def toolbox(
         tools = _named(found, taken)
         allowed = _allowed(arguments.allow_tool, tools)
         offered = tuple(_definition(name, tool, output) for name, tool in tools.items())
-        yield Toolbox(servers, tools, (*definitions, *offered), frozenset(taken), allowed, confirmation, output)
+        yield OfferedTools(servers, tools, (*definitions, *offered), frozenset(taken), allowed, confirmation, output)
     finally:
         servers.close()
 

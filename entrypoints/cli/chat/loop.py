@@ -30,7 +30,7 @@ from mlxk.entrypoints.cli.named_files import NamedFile
 from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
 from mlxk.entrypoints.cli.prompt_sources import PromptSources
 from mlxk.entrypoints.cli.render.formatting import counted
-from mlxk.entrypoints.cli.tool_calls import Toolbox
+from mlxk.entrypoints.cli.tool_calls import OfferedTools
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
@@ -48,7 +48,7 @@ class Beginning:
     """How to generate."""
     kept: Keeper | None = None
     """Keeps the chat, and may have resumed it; None when it is not kept."""
-    toolbox: Toolbox | None = None
+    toolbox: OfferedTools | None = None
     """The tools of servers; None without any."""
 
 

@@ -14,7 +14,7 @@ from mlxk.entrypoints.cli.chat.transcript import turns
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render.formatting import counted
-from mlxk.entrypoints.cli.tool_calls import MAX_ROUNDS, Toolbox, with_ids
+from mlxk.entrypoints.cli.tool_calls import MAX_ROUNDS, OfferedTools, with_ids
 
 
 class Chooser(Protocol):
@@ -32,7 +32,7 @@ class TurnPrinter:
     output: Output
     chooser: Chooser | None
     """None where nothing can be asked."""
-    toolbox: Toolbox | None = None
+    toolbox: OfferedTools | None = None
     """The tools of servers; None without any."""
 
     def complete(self, message: Message) -> bool:

@@ -27,7 +27,7 @@ from mlxk.entrypoints.cli.commands.chats import complete_names
 from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
 from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.cli.shown_prompt import show_prompt
-from mlxk.entrypoints.cli.tool_calls import Toolbox, ToolRounds
+from mlxk.entrypoints.cli.tool_calls import OfferedTools, ToolRounds
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
@@ -155,7 +155,7 @@ def _run(
     container: "Container",
     output: Output,
     kept: Keeper | None,
-    toolbox: Toolbox | None,
+    toolbox: OfferedTools | None,
 ) -> int:
     sources = prompt_sources.read(arguments, context, container, output)
     prompt = sources.prompt
@@ -189,14 +189,14 @@ def _hint(arguments: argparse.Namespace, context: CommandContext) -> str:
     return f"{switch} leaves standard input unread; '{prompt_sources.PIPE_WORD}' reads it."
 
 
-def _conversation(arguments: argparse.Namespace, prompt: str, toolbox: Toolbox | None) -> Conversation:
+def _conversation(arguments: argparse.Namespace, prompt: str, toolbox: OfferedTools | None) -> Conversation:
     tools = toolbox.definitions if toolbox else generation_arguments.tools(arguments)
     return Conversation.of(prompt, arguments.system, tools)
 
 
 def _toolbox(
     arguments: argparse.Namespace, container: "Container", output: Output
-) -> contextlib.AbstractContextManager[Toolbox | None]:
+) -> contextlib.AbstractContextManager[OfferedTools | None]:
     """Return the tools of the servers of ``--mcp``; entering starts them, and leaving ends them."""
     if not arguments.mcp:
         return contextlib.nullcontext()
@@ -230,7 +230,7 @@ def _chat(
     container: "Container",
     output: Output,
     sources: prompt_sources.PromptSources,
-    further: tuple[Keeper | None, Toolbox | None],
+    further: tuple[Keeper | None, OfferedTools | None],
 ) -> int:
     if output.as_json:
         raise UsageError("chat and --json exclude each other; give a prompt")

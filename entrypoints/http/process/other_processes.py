@@ -1,14 +1,15 @@
 """What other processes of this program ask of a server: to unload a model, or to compute on its engine."""
 
 import contextlib
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.domain.errors import MlxkError
+from mlxk.domain.generation.request import Finished
 from mlxk.entrypoints.container import Container, socket_listener
-from mlxk.entrypoints.http.app import Application
 
 _LOOK_SECONDS = 0.5
 
@@ -44,14 +45,22 @@ class OtherProcesses:
 
     Args:
         container: The engine and the cache.
-        application: Admits requests and counts them.
+        admit: Admits a request; returns what releases its slot.
+        ended: Counts the completions of a request, or its failure.
         url: The server's address for clients.
-        owner: The process that a signal stops: the supervisor, or this one.
+        owner: The process that a signal stops: the supervisor; None for this one.
     """
 
-    def __init__(self, container: Container, application: Application, url: str, owner: int) -> None:
+    def __init__(
+        self,
+        container: Container,
+        admit: Callable[[], Callable[[], None]],
+        ended: Callable[[Sequence[Finished], str | None], None],
+        url: str,
+        owner: int | None,
+    ) -> None:
         self._watch = ReturnWatch(container.adapters.model_cache(), container.adapters.text_generator())
-        self._listener = socket_listener(container, url, application.admit, application.metrics.answers, owner)
+        self._listener = socket_listener(container, url, admit, ended, owner or os.getpid())
 
     def start(self) -> None:
         """Serve from now on."""

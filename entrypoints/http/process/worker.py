@@ -236,7 +236,7 @@ def _serve(sockets: Sequence[socket.socket], container: Container, orders: Worke
     preload = Preload(container, application, server, report, http.stop)
     preload.start()
     address = ServerAddress(host=server.host, port=port_of(sockets))
-    others = OtherProcesses(container, application, address.url, orders.owner or os.getpid())
+    others = OtherProcesses(container, application.admit, application.metrics.answers, address.url, orders.owner)
     others.start()
     log.info("serving", logger="server", pid=os.getpid(), model=preloaded)
     clean = http.run()
