@@ -245,7 +245,9 @@ def test_finding_16_a_misspelt_name_is_told_its_spelling(typed: Typed, hub: Loop
     assert (status, "Did you mean mlx-community/Tiny-4bit?" in shown) == (1, True)
 
 
-def test_finding_17_settings_and_names_are_kept(typed: Typed, environment: dict[str, str]) -> None:
+def test_finding_17_settings_names_and_chats_are_kept(
+    typed: Typed, environment: dict[str, str], tmp_path: Path
+) -> None:
     shown, status = typed("mlxk config path", 200)
     path = Path(shown.strip())
     assert (status, path.is_relative_to(environment["HOME"])) == (0, True)
@@ -254,8 +256,16 @@ def test_finding_17_settings_and_names_are_kept(typed: Typed, environment: dict[
     shown, _ = typed("mlxk config show", 120)
     assert any(line.split()[:3] == ["log_level", "|", "error"] for line in shown.splitlines()), shown
     assert typed("mlxk alias helper demo", 200)[1] == 0
-    shown, status = typed('mlxk run helper "What is mlxk?"', 200)
-    assert (status, "mlxk is the knife" in shown) == (0, True), shown
+    assert typed("mlxk profile polite --model demo --system 'Be polite.'", 200)[1] == 0
+    for name in ("helper", "polite"):
+        shown, status = typed(f'mlxk run {name} "What is mlxk?"', 200)
+        assert (status, "mlxk is the knife" in shown) == (0, True), shown
+    chat = start(environment, tmp_path, "run", "demo", "--keep")
+    say(chat, "My name is Olga.", "Olga!")
+    leave(chat)
+    chat = start(environment, tmp_path, "run", "--continue")
+    say(chat, "What is my name?", "Your name is Olga.")
+    leave(chat)
 
 
 def test_finding_18_the_chat_helps(environment: dict[str, str], tmp_path: Path) -> None:
