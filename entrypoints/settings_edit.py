@@ -58,6 +58,8 @@ def toml(value: object) -> str:
         return "{" + ", ".join(f"{table_name(key)} = {toml(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(toml, value))}]"
+    if value is None:
+        raise ValidationError("null cannot be written: a settings file has no such value", hint="Leave the key out.")
     return json.dumps(value)
 
 

@@ -61,6 +61,8 @@ class SettingsFile:
     """The tables of names, those without a fault."""
     faults: tuple[SettingFault, ...] = ()
     exists: bool = False
+    readable: bool = True
+    """Whether it is a regular file that this user may read."""
 
     def values(self, table: str) -> Values:
         """Return the values of a table, by key."""
@@ -94,13 +96,13 @@ def read(path: str) -> SettingsFile:
         # A pipe is not waited for: it is refused.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return SettingsFile(path, faults=(SettingFault("it is no regular file"),), exists=True)
+                return SettingsFile(path, faults=(SettingFault("it is no regular file"),), exists=True, readable=False)
             content = file.read(MOST_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         return SettingsFile(path)
     except OSError as error:
         fault = SettingFault(f"it cannot be read: {error.strerror}")
-        return SettingsFile(path, faults=(fault,), exists=True)
+        return SettingsFile(path, faults=(fault,), exists=True, readable=False)
     return check(path, content)
 
 
@@ -284,7 +286,9 @@ def entry_fault(name: str, values: Values, names: Collection[str]) -> str | None
     reference = values.get("model")
     if reference is None:
         return "model is missing: it says which model the name stands for"
-    if reference in names and reference != name:
+    if reference == name:
+        return "model: a name cannot mean itself; write the whole name of its model"
+    if reference in names:
         return f"model: '{reference}' is itself a name of this file; write the model that it stands for"
     if is_path(reference) and not reference.startswith(("/", "~/")):
         return f"model: '{reference}' depends on the directory of a command; write the whole path"

@@ -59,7 +59,10 @@ class ResolveModel:
         reference = self.aliases.get(name)
         if reference is None or self.built_in.find(name):
             return None
-        return attrs.evolve(attrs.evolve(self, aliases={})(reference), alias=name)
+        try:
+            return attrs.evolve(attrs.evolve(self, aliases={})(reference), alias=name)
+        except ModelNotFoundError as error:
+            raise ModelNotFoundError(f"'{name}' means {reference}: {error.message}", hint=error.hint) from error
 
     def matching(self, pattern: str | None = None) -> tuple[ModelHandle, ...]:
         """Return the models a pattern selects, sorted by name, without reading their files.

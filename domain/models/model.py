@@ -335,7 +335,7 @@ class ServedModel:
     def fingerprint(self) -> str:
         """Identifies exactly these weights, equally on every machine."""
         version = self.description.content_hash or ""
-        facts = f"{self.id}\n{version}\n{self.description.size_bytes}"
+        facts = f"{self.alias_of or self.id}\n{version}\n{self.description.size_bytes}"
         return f"fp_{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
 
 

@@ -23,7 +23,10 @@ _WITHOUT = frozenset({None, "alias", "profile", "config", "schema", "completion"
 _USED: Mapping[str, tuple[str, ...]] = {"run": ("chat",)}
 """Tables that a command uses beside that of its own name."""
 
-HINT = "Correct it: mlxk config edit"
+
+def hint(file: SettingsFile) -> str:
+    """Return what to do about the faults of the file."""
+    return "Correct it: mlxk config edit" if file.readable else f"Move it away: {file.path}"
 
 
 def use_settings_file(arguments: argparse.Namespace, settings: Settings, output: Output) -> None:
@@ -42,7 +45,7 @@ def use_settings_file(arguments: argparse.Namespace, settings: Settings, output:
     used += _faults_of_models(arguments, file)
     if used:
         faults = "; ".join(map(str, used))
-        raise ValidationError(f"{shown_path(file, settings)}: {faults}", hint=HINT)
+        raise ValidationError(f"{shown_path(file, settings)}: {faults}", hint=hint(file))
     if file.faults:
         report(file, settings, output)
     if command == "pull" or getattr(arguments, "remote", False):
@@ -82,7 +85,7 @@ def is_given(value: object) -> bool:
 def report(file: SettingsFile, settings: Settings, output: Output) -> None:
     """Print the faults on standard error, each with its place."""
     path = shown_path(file, settings)
-    output.note("\n".join(f"[{path}: {fault}]" for fault in file.faults) + f"\n{HINT}")
+    output.note("\n".join(f"[{path}: {fault}]" for fault in file.faults) + f"\n{hint(file)}")
 
 
 def shown_path(file: SettingsFile, settings: Settings) -> str:

@@ -63,8 +63,6 @@ def edited(path: str, editor: str | None, otherwise: str, stdout: TextIO | None 
         raise ValidationError("there is no editor", hint="Name one in the variable EDITOR.")
     try:
         done = subprocess.run([*shlex.split(command), path], check=False, stdout=stdout)
-        with open(path, "rb") as file:
-            content = file.read()
     except ValueError as error:
         raise ValidationError(f"VISUAL or EDITOR is no command: {error}") from error
     except OSError as error:
@@ -72,5 +70,12 @@ def edited(path: str, editor: str | None, otherwise: str, stdout: TextIO | None 
             f"the editor '{command}' cannot be used: {error.strerror}", hint="Name another in the variable EDITOR."
         ) from error
     if done.returncode != 0:
-        raise ValidationError(f"the editor ended with status {done.returncode}; {otherwise}")
-    return content
+        how = f"with status {done.returncode}" if done.returncode > 0 else f"by signal {-done.returncode}"
+        raise ValidationError(f"the editor ended {how}; {otherwise}")
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise ValidationError(f"the editor has left no file; {otherwise}") from None
+    except OSError as error:
+        raise StorageError(f"what the editor wrote cannot be read: {error.strerror}") from error

@@ -390,3 +390,50 @@ def test_a_name_is_loaded_at_the_start_and_answers_requests_without_a_model(mlxk
         assert chat(server, "", None)[2] == 9
         # The model's own name has none of the settings.
         assert chat(server, "demo", 3)[1] < chat(server, "poet", 3)[1]
+
+
+def test_the_list_of_names_says_what_is_wrong_with_others(mlxk: Machine) -> None:
+    mlxk.write('[models.good]\nmodel = "demo"\n[models.bad]\nmodel = "demo"\nbogus = 1\n')
+    for line in (["alias"], ["alias", "list"], ["profile"]):
+        listed = mlxk(*line)
+        assert (listed.status, "good" in listed.out) == (0, True)
+        assert "line 5: [models.bad] there is no setting 'bogus'" in listed.err
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "fault"),
+    [
+        (["profile", "poet", "--temperature", "nan"], 1, "temperature must be a number from 0"),
+        (["profile", "poet", "--template-option", 'x={"a": null}'], 1, "null cannot be written"),
+        (["profile", "poet", "--system", "x", "--unset", "system"], 2, "--system and --unset system exclude each"),
+        (["profile", "poet", "--top-p", "0.5", "--unset", "top_p"], 2, "--top-p and --unset top_p exclude each"),
+        (["alias", "self", "self"], 1, "a name cannot mean itself"),
+        (["profile", "poet", "--model", "poet"], 1, "a name cannot mean itself"),
+    ],
+)
+def test_a_value_that_cannot_be_written_is_named(mlxk: Machine, line: list[str], status: int, fault: str) -> None:
+    text = '[models.poet]\nmodel = "demo"\n'
+    mlxk.write(text)
+    refused = mlxk(*line)
+    assert (refused.status, fault in refused.err) == (status, True), refused.err
+    assert mlxk.file.read_text() == text
+
+
+def test_a_name_whose_model_is_not_here_is_named_with_it(mlxk: Machine) -> None:
+    mlxk("alias", "ghost", "no-such-model")
+    refused = mlxk("run", "ghost", "hi")
+    assert "'ghost' means no-such-model: no model found matching 'no-such-model'" in refused.err
+
+
+def test_a_settings_file_that_is_a_folder_is_to_be_moved_away(mlxk: Machine) -> None:
+    mlxk.file.mkdir(parents=True)
+    refused = mlxk("run", "demo", "hi")
+    assert refused.status == 1
+    assert f"Move it away: {mlxk.file}" in refused.err
+
+
+def test_the_models_of_a_server_have_the_fingerprint_of_their_answers(server: RunningServer) -> None:
+    listed = {model["id"]: model["system_fingerprint"] for model in server.get("/v1/models")[2]["data"]}
+    for name in ("poet", "quick", "demo"):
+        body = {"model": name, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 1}
+        assert server.post("/v1/chat/completions", body)[2]["system_fingerprint"] == listed[name]

@@ -15,8 +15,8 @@ from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.cli.render.layout import table
-from mlxk.entrypoints.cli.settings_of_command import HINT, shown_path
-from mlxk.entrypoints.setting_table import MODELS
+from mlxk.entrypoints.cli.settings_of_command import hint, report, shown_path
+from mlxk.entrypoints.setting_table import ENTRY, MODELS
 from mlxk.entrypoints.settings_file import SettingFault, SettingsFile, entry_name_fault, table_name
 
 Values = Mapping[str, Any]
@@ -55,6 +55,8 @@ def list_or_remove(words: list[str], context: CommandContext, output: Output, co
             raise UsageError("rm needs one name", hint=f"Write: mlxk {command} rm NAME")
         _remove(words[1], context, output, command)
     elif words in ([], ["list"]):
+        if context.settings.file.faults:
+            report(context.settings.file, context.settings, output)
         show_names(context.settings.file, context.settings.file.entries, output, command)
     else:
         return False
@@ -87,6 +89,10 @@ def write(name: str, values: Values, context: CommandContext, output: Output, co
     settings, file = context.settings, context.settings.file
     if fault := entry_name_fault(name):
         raise ValidationError(f"'{name}' cannot be a name: {fault}", hint="Choose another name.")
+    for setting in ENTRY:
+        value = values.get(setting.key)
+        if value is not None and (wrong_value := setting.kind.fault(value)):
+            raise ValidationError(f"{setting.key} {wrong_value}")
     before, text = _text(file, output, shown_path(file, settings))
     changed = settings_edit.with_entry(text, name, values)
     after = settings_file.check(file.path, changed.encode())
@@ -141,6 +147,6 @@ def _text(file: SettingsFile, output: Output, shown: str) -> tuple[bytes | None,
     """
     whole: list[SettingFault] = [fault for fault in file.faults if fault.table is None]
     if whole:
-        raise ValidationError(f"{shown}: {whole[0]}", hint=HINT)
+        raise ValidationError(f"{shown}: {whole[0]}", hint=hint(file))
     content = settings_edit.content_of(file.path)
     return content, settings_edit.HEADING if content is None else content.decode("utf-8-sig")

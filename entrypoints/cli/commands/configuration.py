@@ -1,6 +1,7 @@
 """``mlxk config [show|path|edit]``: the settings file, and where each setting comes from."""
 
 import argparse
+import contextlib
 import functools
 import operator
 import os
@@ -210,7 +211,8 @@ def _edit(settings: Settings, output: Output) -> None:
         keep = False
     finally:
         if not keep:
-            os.unlink(draft)
+            with contextlib.suppress(FileNotFoundError):  # the editor has removed it
+                os.unlink(draft)
     if output.as_json:
         output.document("config", {"path": path, "exists": True, "changed": changed})
     else:

@@ -74,4 +74,7 @@ def _values(arguments: argparse.Namespace) -> dict[str, Any]:
     given: dict[str, Any] = {setting.key: getattr(arguments, setting.key) for setting in ENTRY}
     given["template_option"] = generation_arguments.template_options(arguments)
     values = {key: value for key, value in given.items() if value not in (None, [], {})}
+    if both := [key for key in arguments.unset if key in values]:
+        flag = f"--{both[0].replace('_', '-')}"
+        raise UsageError(f"{flag} and --unset {both[0]} exclude each other", hint="Leave one of the two out.")
     return {**values, **dict.fromkeys(arguments.unset)}

@@ -129,11 +129,16 @@ def test_a_file_that_someone_else_changes_meanwhile_is_not_overwritten(machine: 
     assert machine.file.read_text() == "color = false\n"
 
 
-def test_an_editor_that_does_not_exist_and_none_at_all_are_named(machine: Machine) -> None:
+def test_an_editor_that_cannot_be_used_or_fails_is_named(machine: Machine) -> None:
     def unused(*_: object) -> int:
         raise AssertionError
 
-    for editor, said in (("/nowhere/ed -w", "'/nowhere/ed -w' cannot be used"), ("'ed", "no command")):
+    for editor, said in (
+        ("/nowhere/ed -w", "'/nowhere/ed -w' cannot be used"),
+        ("'ed", "no command"),
+        ("rm", "the editor has left no file; the settings file is as it was"),
+        ("sh -c 'kill -9 $$'", "the editor ended by signal 9"),
+    ):
         settings = read_settings({"HOME": str(machine.home), "EDITOR": editor})
         assert run(["config", "edit"], CommandContext(settings, unused, StandardInput(), unused)) == 1
         assert said in machine.capfd.readouterr().err
