@@ -92,8 +92,10 @@ def own_name_fault(name: str) -> str | None:
 
     It never hides a built-in model or a path, and never reads as a pattern, a revision or a definition.
     """
-    if not name or name != name.strip() or not name.isprintable():
+    if not name or name != name.strip():
         return "it must be a name without spaces around it"
+    if not name.isprintable():
+        return "it has a control character"
     if len(name) > MAX_OWN_NAME:
         return f"it is longer than {MAX_OWN_NAME} characters"
     if is_path(name):

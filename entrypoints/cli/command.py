@@ -111,15 +111,15 @@ def add_pull_argument(parser: argparse.ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
-def naming_the_flag() -> Iterator[None]:
-    """Add ``--pull`` to the hint of an error about a model that is not here and may be fetched."""
+def naming_the_flag(settings: Settings) -> Iterator[None]:
+    """Add ``--pull`` to the hint of an error about a model that is not here and may be fetched, or what prevents it."""
     try:
         yield
     except (ModelNotFoundError, RevisionNotFoundError) as error:
         hint = command_line_error(error)[1]
         if not hint or "mlxk pull " not in hint:
             raise
-        more = f"{hint} (or add --pull)"
+        more = f"{hint} (once HF_HUB_OFFLINE is unset)" if settings.hub_offline else f"{hint} (or add --pull)"
         raise type(error)(error.message, hint=more, matches=error.matches, detail=error.detail) from error
 
 

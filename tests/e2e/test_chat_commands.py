@@ -68,7 +68,7 @@ def test_messages_are_taken_back_repeated_and_changed(terminal: "pexpect.spawn[s
     terminal.expect_exact(PROMPT)
     terminal.sendline("/stats")
     terminal.expect(r"last answer: \d+ tokens, [\d.]+ tokens/s; prompt \d+ tokens")
-    terminal.expect(r"first token after \d+\.\d\d s, 0\.00 s of them to load the model")
+    terminal.expect(r"first token after \d+\.\d\d s, 0\.00 s of it to load the model")
     terminal.expect(r"this chat: 6 answers, \d+ tokens")
     terminal.expect(r"context: \d+ of \d+ tokens \(\d+ %\)")
     terminal.expect_exact(PROMPT)

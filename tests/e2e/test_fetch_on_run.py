@@ -180,6 +180,8 @@ def test_what_cannot_be_fetched_is_said_before_the_second_question(
 def test_offline_and_a_hub_that_limits_requests_are_named(
     there: LoopbackHub, terminal: Terminal, command: Command
 ) -> None:
+    hint = command("run", NAME, "hi", HF_HUB_OFFLINE="1")["error"]["hint"]
+    assert hint == f"Fetch it: mlxk pull {NAME} (once HF_HUB_OFFLINE is unset)"
     error = command("run", NAME, "hi", "--pull", HF_HUB_OFFLINE="1")["error"]
     assert (error["type"], "HF_HUB_OFFLINE" in error["message"] + error["hint"]) == ("network_error", True)
     there.fault("^/api/models", status=429, headers={"Retry-After": "300"}, times=-1)

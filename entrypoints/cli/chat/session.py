@@ -231,7 +231,8 @@ class ChatSession:
         if name not in _READERS or not value:
             near = [f"/set {name} VALUE"] if name in _READERS else closest(name, SETTING_NAMES)
             raise ValidationError(
-                f"/set does not know '{argument}'", hint=f"{did_you_mean(near)} Type /help for the names.".lstrip()
+                f"/set {name} needs a value" if name in _READERS else f"/set does not know '{name}'",
+                hint=f"{did_you_mean(near)} Type /help for the names.".lstrip(),
             )
         empty = () if name == "stop" else None
         try:
@@ -270,7 +271,7 @@ class ChatSession:
         waited = timings.load_seconds + timings.queue_seconds + timings.prompt_seconds
         return (
             f"last answer: {speed(self.last)}",
-            f"first token after {waited:.2f} s, {timings.load_seconds:.2f} s of them to load the model",
+            f"first token after {waited:.2f} s, {timings.load_seconds:.2f} s of it to load the model",
             f"this chat: {counted(self.answers, 'answer')}, {counted(self.generated, 'token')}",
         )
 

@@ -131,7 +131,7 @@ def _mode(path: str, target: str) -> int:
     except FileNotFoundError:
         return _PRIVATE
     if not stat.S_ISREG(mode):
-        raise StorageError(f"'{path}' cannot be written: there is something that is not a file")
+        raise StorageError(f"'{path}' cannot be written: it is no regular file")
     return stat.S_IMODE(mode)
 
 

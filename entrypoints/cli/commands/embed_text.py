@@ -63,7 +63,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     settings = _settings(arguments)
     container = context.build(sharing_settings(arguments, context.settings))
     try:
-        with naming_the_flag():
+        with naming_the_flag(context.settings):
             fetch_absent((arguments.model,), lambda: container, output, pull=arguments.pull)
             description = container.use_cases.describe_model()(container.use_cases.resolve_model()(arguments.model))
         records = _records(arguments, output, container.use_cases.embed_text(), description, settings)

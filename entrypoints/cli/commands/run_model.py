@@ -112,7 +112,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         raise UsageError("--allow-tool requires --mcp FILE")
     container = context.build(sharing_settings(arguments, context.settings))
     try:
-        with naming_the_flag():
+        with naming_the_flag(context.settings):
             _options(arguments).settings.validate()
             fetch_absent((arguments.model, arguments.draft_model), lambda: container, output, pull=arguments.pull)
             with _toolbox(arguments, container, output) as toolbox:

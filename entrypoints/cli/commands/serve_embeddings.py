@@ -63,6 +63,6 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         document = {"status": "success", "command": "embed-serve", "data": {**data, "pid": os.getpid()}}
         return json.dumps({**document, "error": None})
 
-    with naming_the_flag():
+    with naming_the_flag(context.settings):
         fetch_absent((arguments.model,), lambda: context.build(context.settings), output, pull=arguments.pull)
         return context.serve(context.settings, server, announcement)

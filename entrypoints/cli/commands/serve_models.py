@@ -146,7 +146,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     server = server_settings(arguments, context)
     server.validate()
     named = (server.model, server.default_model, *(reference for _, reference in server.aliases))
-    with naming_the_flag():
+    with naming_the_flag(context.settings):
         fetch_absent(named, lambda: context.build(context.settings), output, pull=arguments.pull)
         if not arguments.background:
             return context.serve(context.settings, server, lambda address: _announcement(address, server, output))

@@ -20,7 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Unload a model, or stop the servers, and say so."""
     if arguments.all == (arguments.model is not None):
-        raise UsageError("stop needs a model, or --all for every server", hint="What runs: mlxk ps")
+        fault = (
+            "a model and --all exclude each other" if arguments.all else "stop needs a model, or --all for every server"
+        )
+        raise UsageError(fault, hint="What runs: mlxk ps")
     container = context.build(context.settings)
     if arguments.all:
         return _stop_all(container.adapters.running_servers(), output)
