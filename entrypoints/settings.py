@@ -271,7 +271,6 @@ def read_settings(
     state = os.path.join(
         _absolute(known.get("XDG_STATE_HOME") or os.path.join(home, ".local", "state"), home, known), "mlxk"
     )
-    runtime = known.get("XDG_RUNTIME_DIR")
     workspace_home = known.get("MLXK_WORKSPACE_HOME")
     return Settings(
         home=home,
@@ -296,7 +295,7 @@ def read_settings(
         set_variables=variables,
         file_variables=tuple(from_file.items()),
         use_server=not _switched_off(known, "MLXK2_USE_SERVER"),
-        server_sockets=os.path.join(_absolute(runtime, home, known), "mlxk") if runtime else f"{state}/sockets",
+        server_sockets=os.path.join(state, "sockets"),
         state_folder=state,
         engine_variables=tuple(sorted(each for each in known.items() if _ENGINE_VARIABLE.fullmatch(each[0]))),
     )

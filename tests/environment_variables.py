@@ -28,7 +28,6 @@ VARIABLES = (
     Variable(
         "XDG_STATE_HOME", "Directory of the chat history and of kept chats: mlxk/.", "a directory", "~/.local/state"
     ),
-    Variable("XDG_RUNTIME_DIR", "Directory of the sockets of your servers: mlxk/.", "a directory", "the state folder"),
     Variable("MLXK2_USE_SERVER", "Has commands compute on a running server of yours.", "0, false, no, off", "on"),
     Variable("MLXK_WORKSPACE_HOME", "A folder of workspaces, searched before the cache.", "a directory", "unset"),
     Variable("HF_ENDPOINT", "The hub to pull from and push to.", "an http or https address", "https://huggingface.co"),

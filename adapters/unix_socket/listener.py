@@ -16,7 +16,6 @@ import attrs
 import mlxk
 from mlxk.adapters.unix_socket.protocol import (
     PROTOCOL,
-    SUFFIX,
     DisconnectedError,
     Document,
     Program,
@@ -26,10 +25,9 @@ from mlxk.adapters.unix_socket.protocol import (
     error_document,
     is_own_peer,
     receive,
-    require_own_folder,
     send,
-    socket_folder,
 )
+from mlxk.adapters.unix_socket.socket_files import listen, socket_folders
 from mlxk.application.ports.event_log import EventLog
 from mlxk.application.ports.text_embedder import TextEmbedder
 from mlxk.application.ports.text_generator import EngineState, ResidentModel, TextGenerator, TextStream
@@ -84,12 +82,11 @@ class SocketListener:
     """
 
     def __init__(self, folder: str, program: Program, url: str, engine: SharedEngine) -> None:
-        self._folder = socket_folder(folder)
-        self._is_substitute = self._folder != folder
+        self._folder = folder
         self._facts = program.facts()  # of what is loaded: what is installed from now on does not change it
         self._url = url
         self._engine = engine
-        self._path = os.path.join(self._folder, f"{os.getpid()}{SUFFIX}")
+        self._path = ""
         self._listening: socket.socket | None = None
         self._threads: set[threading.Thread] = set()
         self._lock = threading.Lock()
@@ -98,25 +95,19 @@ class SocketListener:
 
     def start(self) -> None:
         """Listen; a server whose socket cannot be made serves without one, and says so in its log."""
-        try:
-            os.makedirs(os.path.dirname(self._folder), mode=0o700, exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self._folder, mode=0o700)
-            require_own_folder(self._folder)
-            self._remove_stale()
-            listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        folders = socket_folders(self._folder)
+        for folder in folders:
             try:
-                listening.bind(self._path)
-                os.chmod(self._path, 0o600)
-                listening.listen(MAX_CONNECTIONS)
-            except OSError:
-                listening.close()
-                raise
-        except (OSError, MlxkError) as error:
-            self._engine.log.warning("other programs of this user cannot share the server", reason=str(error))
+                self._listening, self._path = listen(folder, MAX_CONNECTIONS)
+                break
+            except (OSError, MlxkError) as error:
+                reason = str(error)
+            if folder != folders[-1]:
+                self._engine.log.debug("the folder takes no socket, another one is used", folder=folder, reason=reason)
+        if self._listening is None:
+            self._engine.log.warning("other programs of this user cannot share the server", reason=reason)
             return
-        self._listening = listening
-        threading.Thread(target=self._accept, args=(listening,), name="mlxk-socket", daemon=True).start()
+        threading.Thread(target=self._accept, args=(self._listening,), name="mlxk-socket", daemon=True).start()
 
     def close(self, deadline: Callable[[], float]) -> None:
         """Accept nothing more, and wait for requests in progress.
@@ -129,27 +120,15 @@ class SocketListener:
             return
         with contextlib.suppress(OSError):
             os.unlink(self._path)
-        if self._is_substitute:
+        folder = os.path.dirname(self._path)
+        if folder != self._folder:
             with contextlib.suppress(OSError):  # another server has its socket there
-                os.rmdir(self._folder)
+                os.rmdir(folder)
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         while self._threads and time.monotonic() < deadline():
             time.sleep(_LOOK_SECONDS)
-
-    def _remove_stale(self) -> None:
-        """Remove the sockets of servers that have died."""
-        for name in os.listdir(self._folder):
-            path = os.path.join(self._folder, name)
-            if not name.endswith(SUFFIX):
-                continue
-            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                probe.setblocking(False)
-                try:
-                    probe.connect(path)
-                except ConnectionRefusedError:
-                    os.unlink(path)
 
     def _accept(self, listening: socket.socket) -> None:
         while not self._closing.is_set():

@@ -1,16 +1,14 @@
-"""What both sides of the socket agree on: its folder, the check of the peer, frames, and values as JSON.
+"""What both sides of the socket agree on: the check of the peer, frames, and values as JSON.
 
-The folder and the other process belong to this user, which the kernel says; there is no key. A frame is a length, the
-lengths of its blobs, a JSON object and the blobs: pixels and samples. Values of the domain are written with the name of
-their class, and only the classes listed here are read: nothing that arrives decides which code runs.
+The folder of the socket and the other process belong to this user, which the kernel says; there is no key. A frame is
+a length, the lengths of its blobs, a JSON object and the blobs: pixels and samples. Values of the domain are written
+with the name of their class, and only the classes listed here are read: nothing that arrives decides which code runs.
 """
 
 import enum
-import hashlib
 import json
 import os
 import socket
-import stat
 import struct
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -20,7 +18,7 @@ import attrs
 import mlxk
 from mlxk.application.text_streams import PromptDelta
 from mlxk.domain import embedding, errors
-from mlxk.domain.errors import InternalError, MlxkError, StorageError, all_error_types
+from mlxk.domain.errors import InternalError, MlxkError, all_error_types
 from mlxk.domain.generation import conversation, engine_options, grammar, media, request
 from mlxk.domain.models import model
 
@@ -31,11 +29,6 @@ MAX_JSON_BYTES = 64 * 2**20
 MAX_BLOBS = 1024
 MAX_BLOB_BYTES = 2**30
 """Largest size of all blobs of a frame: the pixels of five large images."""
-
-SUFFIX = ".sock"
-
-_LONGEST_PATH = 100
-"""Bytes of a socket's path, of which systems take 103 to 107."""
 
 _HEADER = struct.Struct(">II")
 _LENGTH = struct.Struct(">Q")
@@ -125,26 +118,6 @@ def difference(facts: Document, others: object) -> str | None:
     """Return the name of the first fact that differs on the other side; None when none does."""
     known = others if isinstance(others, dict) else {}
     return next((name for name, value in facts.items() if known.get(name) != value), None)
-
-
-def socket_folder(wanted: str) -> str:
-    """Return the folder of the sockets: the wanted one, or a short name in its place where paths would be too long."""
-    if len(os.fsencode(f"{wanted}/{2**22}{SUFFIX}")) <= _LONGEST_PATH:
-        return wanted
-    digest = hashlib.sha256(os.fsencode(wanted)).hexdigest()[:12]
-    return f"/tmp/mlxk-{os.geteuid()}-{digest}"
-
-
-def require_own_folder(path: str) -> None:
-    """Check that a folder belongs to this user, and that nobody else may enter it.
-
-    Raises:
-        FileNotFoundError: It does not exist.
-        StorageError: Another user could have put a socket there.
-    """
-    status = os.lstat(path)
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise StorageError(f"'{path}' is not a folder of this user alone", hint=f"Remove it, or: chmod 700 '{path}'")
 
 
 def is_own_peer(connection: socket.socket) -> bool:

@@ -11,7 +11,6 @@ import attrs
 
 from mlxk.adapters.unix_socket.protocol import (
     PROTOCOL,
-    SUFFIX,
     DisconnectedError,
     Document,
     Program,
@@ -19,10 +18,9 @@ from mlxk.adapters.unix_socket.protocol import (
     encoded,
     is_own_peer,
     receive,
-    require_own_folder,
     send,
-    socket_folder,
 )
+from mlxk.adapters.unix_socket.socket_files import SUFFIX, require_own_folder, socket_folders
 from mlxk.application.ports.running_servers import ComputingPlace, RunningServer, RunningServers
 from mlxk.application.ports.text_generator import ResidentModel
 from mlxk.domain.errors import ExecutionError, StorageError
@@ -58,18 +56,18 @@ class SocketRunningServers(RunningServers):
     """
 
     def __init__(self, folder: str, program: Program) -> None:
-        self._folder = socket_folder(folder)
+        self._folders = socket_folders(folder)
         self._program = program
         self._place: ComputingPlace | None = None
 
     def servers(self) -> tuple[RunningServer, ...]:
         found = []
-        for name, connection in self._connections():
+        for path, connection in self._connections():
             with closing(connection), suppress(OSError, DisconnectedError, LookupError, TypeError, ValueError):
                 document = _asked(connection, "state")
                 models = tuple(_resident(each) for each in document["models"])
                 process, url, version = int(document["pid"]), str(document["url"]), str(document["version"])
-                found.append(RunningServer(name, process, url, version, models))
+                found.append(RunningServer(path, process, url, version, models))
         return tuple(sorted(found, key=lambda each: each.process))
 
     def unload(self, server: RunningServer, model: ResidentModel) -> bool:
@@ -130,22 +128,23 @@ class SocketRunningServers(RunningServers):
         return best
 
     def _connection_to(self, server: RunningServer) -> socket.socket:
-        connection = _connected(os.path.join(self._folder, server.key))
+        connection = _connected(server.key)
         if connection is None:
             raise _silent(server)
         return connection
 
     def _connections(self) -> Iterator[tuple[str, socket.socket]]:
-        """Yield the sockets' names and connections to the servers; a socket without a server is passed over."""
-        try:
-            require_own_folder(self._folder)
-            names = sorted(name for name in os.listdir(self._folder) if name.endswith(SUFFIX))
-        except (OSError, StorageError):
-            return
-        for name in names:
-            connection = _connected(os.path.join(self._folder, name))
-            if connection is not None:
-                yield name, connection
+        """Yield the sockets' paths and connections to the servers; a socket without a server is passed over."""
+        for folder in self._folders:
+            try:
+                require_own_folder(folder)
+                names = sorted(name for name in os.listdir(folder) if name.endswith(SUFFIX))
+            except (OSError, StorageError):
+                continue
+            for path in (os.path.join(folder, name) for name in names):
+                connection = _connected(path)
+                if connection is not None:
+                    yield path, connection
 
 
 def _connected(path: str) -> socket.socket | None:

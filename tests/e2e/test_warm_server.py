@@ -50,7 +50,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmServer]:
     folder = tmp_path_factory.mktemp("warm")
     environment = {
         "HOME": str(folder),
-        "XDG_RUNTIME_DIR": str(folder),
+        "XDG_STATE_HOME": str(folder),
         "PATH": os.environ["PATH"],
         "MLX_DISABLE_COMPILE": "1",
         "HF_HUB_OFFLINE": "1",
@@ -167,7 +167,8 @@ USES = {
     "with the variable": ([], {"MLXK2_USE_SERVER": "0"}, None),
     "with another cache": ([], {"HF_HOME": "/nowhere"}, r"\[computed here: the server \S+ has another model cache\]"),
     "with another MLX": ([], {"MLX_X": "1"}, r"\[computed here: the server \S+ has another environment\]"),
-    "of another user": ([], {"XDG_RUNTIME_DIR": "/nowhere"}, r"\[computed here: no server of this user is running\]"),
+    "in another session": ([], {"XDG_RUNTIME_DIR": "/nowhere"}, r"\[computed by the server http://127\.0\.0\.1:\d+\]"),
+    "of another user": ([], {"XDG_STATE_HOME": "/nowhere"}, r"\[computed here: no server of this user is running\]"),
 }
 
 

@@ -12,10 +12,10 @@ import attrs
 import pytest
 from doubles.text_generator import InMemoryTextGenerator
 from models.answers import read
-from serving.shared import MODEL, PROGRAM, URL, SharedServer, socket_folder_of
+from serving.shared import MODEL, PROGRAM, URL, SharedServer, is_taken, socket_folder_of
 
-from mlxk.adapters.unix_socket import protocol
 from mlxk.adapters.unix_socket.protocol import DisconnectedError, Program, decoded, encoded, receive, send
+from mlxk.adapters.unix_socket.socket_files import socket_name
 from mlxk.domain.embedding import EmbeddingRequest, EmbeddingSettings, InputKind
 from mlxk.domain.errors import (
     Advice,
@@ -192,14 +192,6 @@ def test_a_server_of_another_version_is_not_used(server: SharedServer, fact: str
     assert place.reason == f"the server {URL} has another {fact}"
 
 
-def is_taken(server: SharedServer) -> bool:
-    """Whether the server takes a request."""
-    offer = server.servers().offer("generate", MODEL)
-    if offer is not None:
-        offer.connection.close()
-    return offer is not None
-
-
 def test_what_is_installed_after_its_start_makes_a_server_one_of_another_version(
     server: SharedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,7 +292,7 @@ def passable(tmp_path: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("passable")
 def test_another_user_reaches_no_server(server: SharedServer) -> None:
-    path = f"{server.folder}/{os.getpid()}.sock"
+    path = f"{server.folder}/{socket_name(os.getpid())}"
     script = f"{AS_NOBODY} c.settimeout(30); c.connect('{path}'); print(c.recv(1))"
 
     def connect() -> "subprocess.CompletedProcess[str]":
@@ -331,31 +323,6 @@ def test_the_server_of_another_user_is_not_used(server: SharedServer) -> None:
     place = servers.last_place()
     assert place is not None
     assert place.reason == "no server of this user is running"
-
-
-def test_a_folder_that_others_may_enter_is_used_by_neither_side(server: SharedServer) -> None:
-    os.makedirs(server.folder, mode=0o700)
-    with server.listening():
-        assert stat.S_IMODE(os.stat(server.folder).st_mode) == 0o700
-        assert stat.S_IMODE(os.stat(f"{server.folder}/{os.getpid()}.sock").st_mode) == 0o600
-        os.chmod(server.folder, 0o755)
-        assert server.servers().offer("generate", MODEL) is None
-    with server.listening():
-        assert os.listdir(server.folder) == []
-    assert any("cannot share" in event.event for event in server.log.events)
-
-
-def test_a_path_that_is_too_long_for_a_socket_gets_a_short_folder_of_this_user(tmp_path: Path) -> None:
-    long = str(tmp_path / ("x" * 100) / "mlxk")
-    short = protocol.socket_folder(long)
-    assert len(short) < 60
-    assert short != protocol.socket_folder(f"{long}2")
-    server = SharedServer(long)
-    with server.listening():
-        assert os.listdir(short) == [f"{os.getpid()}.sock"]
-        read(server.sharing().submit(REQUESTS["plain"]))
-    assert len(server.generator.requests) == 1
-    assert not os.path.exists(short)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -11,6 +11,7 @@ from models.answers import read
 from serving.shared import MODEL, URL, SharedServer, socket_folder_of
 
 from mlxk.adapters.unix_socket.protocol import DisconnectedError, encoded, receive, send
+from mlxk.adapters.unix_socket.socket_files import socket_name
 from mlxk.domain.embedding import EmbeddingRequest
 from mlxk.domain.errors import ExecutionError
 from mlxk.domain.generation.request import GenerationRequest, TextDelta
@@ -25,11 +26,11 @@ def server(tmp_path: Path) -> SharedServer:
     return SharedServer(socket_folder_of(tmp_path))
 
 
-def listener_at(server: SharedServer, name: str = "1") -> socket.socket:
+def listener_at(server: SharedServer, process: int = 1) -> socket.socket:
     """Return a socket of a server that a test plays."""
     os.makedirs(server.folder, mode=0o700, exist_ok=True)
     listening = socket.socket(socket.AF_UNIX)
-    listening.bind(f"{server.folder}/{name}.sock")
+    listening.bind(f"{server.folder}/{socket_name(process)}")
     listening.listen()
     return listening
 
@@ -38,9 +39,9 @@ def test_a_stale_socket_is_harmless_and_goes_with_the_next_server(server: Shared
     listener_at(server).close()
     assert read(server.sharing().submit(REQUEST)).text == PROMPT
     assert server.servers().servers() == ()
-    assert os.listdir(server.folder) == ["1.sock"]
+    assert os.listdir(server.folder) == [socket_name(1)]
     with server.listening():
-        assert os.listdir(server.folder) == [f"{os.getpid()}.sock"]
+        assert os.listdir(server.folder) == [socket_name(os.getpid())]
     assert os.listdir(server.folder) == []
 
 
@@ -122,7 +123,7 @@ def test_a_server_that_does_not_reply_is_given_up(server: SharedServer, monkeypa
 def test_the_server_that_has_the_model_is_chosen_among_several(server: SharedServer) -> None:
     without = {"url": "http://without", "offer": "fits", "reason": ""}
     server.generator.load(REQUEST)
-    with server.listening(), listener_at(server, "1") as first, listener_at(server, "9999999") as last:
+    with server.listening(), listener_at(server, 1) as first, listener_at(server, 9999999) as last:
         threads = [serve_once(each, without) for each in (first, last)]
         servers = server.servers()
         assert read(server.sharing(servers).submit(REQUEST)).text == PROMPT
@@ -148,7 +149,7 @@ FRAMES = {
 def test_a_server_survives_what_is_no_request(server: SharedServer, frame: bytes) -> None:
     with server.listening():
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(f"{server.folder}/{os.getpid()}.sock")
+            connection.connect(f"{server.folder}/{socket_name(os.getpid())}")
             connection.sendall(frame)
             connection.shutdown(socket.SHUT_WR)
             with contextlib.suppress(ConnectionError):

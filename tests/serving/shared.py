@@ -83,3 +83,11 @@ class SharedServer:
 def socket_folder_of(folder: Path) -> str:
     """Return a folder for sockets below a folder of a test."""
     return str(folder / "run" / "mlxk")
+
+
+def is_taken(server: SharedServer) -> bool:
+    """Whether the server takes a request."""
+    offer = server.servers().offer("generate", MODEL)
+    if offer is not None:
+        offer.connection.close()
+    return offer is not None
