@@ -70,17 +70,22 @@ def _listen(folder: str, places: int) -> tuple[socket.socket, str]:
     require_own_folder(folder)
     _remove_stale(folder)
     path = os.path.join(folder, socket_name(os.getpid()))
+    # Until it listens, it would look like the socket of a server that has died, which others remove.
+    unseen = path.removesuffix(SUFFIX)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(unseen)  # of a former process with this number
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        listening.bind(path)
-        os.chmod(path, 0o600)
+        listening.bind(unseen)
+        os.chmod(unseen, 0o600)
         listening.listen(places)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.connect(path)  # which some file systems refuse though they let sockets be made
+            probe.connect(unseen)  # which some file systems refuse though they let sockets be made
             listening.accept()[0].close()
+        os.rename(unseen, path)
     except OSError:
         with contextlib.suppress(OSError):
-            os.unlink(path)
+            os.unlink(unseen)
         listening.close()
         raise
     return listening, path

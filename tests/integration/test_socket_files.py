@@ -9,7 +9,7 @@ import pytest
 from models.answers import read
 from serving.shared import MODEL, SharedServer, is_taken, socket_folder_of
 
-from mlxk.adapters.unix_socket.socket_files import socket_folders, socket_name
+from mlxk.adapters.unix_socket.socket_files import SUFFIX, socket_folders, socket_name
 from mlxk.domain.generation.request import GenerationRequest
 
 REQUEST = GenerationRequest(MODEL, "one two three four")
@@ -85,3 +85,46 @@ def test_a_path_that_is_too_long_for_a_socket_gets_a_short_folder_of_this_user(t
         read(server.sharing().submit(REQUEST))
     assert len(server.generator.requests) == 1
     assert not os.path.exists(short)
+
+
+def test_a_socket_is_not_seen_before_it_listens(server: SharedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    listen = socket.socket.listen
+
+    def look_and_listen(self: socket.socket, *arguments: int) -> None:
+        seen.extend(name for name in os.listdir(server.folder) if name.endswith(SUFFIX))
+        listen(self, *arguments)
+
+    monkeypatch.setattr(socket.socket, "listen", look_and_listen)
+    with server.listening():
+        assert is_taken(server)
+        assert os.listdir(server.folder) == [socket_name(os.getpid())]
+    assert seen == []
+
+
+@pytest.mark.parametrize("often", [1, 2])
+def test_a_folder_that_goes_with_the_last_server_in_it_is_made_again(
+    server: SharedServer, monkeypatch: pytest.MonkeyPatch, often: int
+) -> None:
+    left = [server.folder] * often
+    bind = socket.socket.bind
+
+    def remove_and_bind(self: socket.socket, address: str) -> None:
+        if left:
+            os.rmdir(left.pop())
+        bind(self, address)
+
+    monkeypatch.setattr(socket.socket, "bind", remove_and_bind)
+    with server.listening():
+        assert os.listdir(server.folder) == [socket_name(os.getpid())]
+        assert is_taken(server)
+
+
+def test_what_a_process_with_the_same_number_left_behind_is_no_hindrance(server: SharedServer) -> None:
+    os.makedirs(server.folder, mode=0o700)
+    for name in (socket_name(os.getpid()), socket_name(os.getpid()).removesuffix(SUFFIX)):
+        with socket.socket(socket.AF_UNIX) as former:
+            former.bind(f"{server.folder}/{name}")
+    with server.listening():
+        assert os.listdir(server.folder) == [socket_name(os.getpid())]
+        assert is_taken(server)
