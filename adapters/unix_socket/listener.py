@@ -243,8 +243,10 @@ class SocketListener:
             needed = self._engine.weight_bytes(wanted)
         except (MlxkError, OSError):
             return None, "cannot read the model"
-        held = sum(each.weight_bytes for each in state.residents)
-        if self._engine.budget_bytes is not None and held + needed > self._engine.budget_bytes:
+        budget, residents = self._engine.budget_bytes, self._residents(state)
+        if budget is not None and len(residents) < len(state.models):
+            return None, "has a model whose size is not known"
+        if budget is not None and sum(each.weight_bytes for each in residents) + needed > budget:
             return None, "has no room for the model"
         return "fits", ""
 

@@ -39,6 +39,7 @@ from mlxk.domain.generation.request import (
 from mlxk.domain.models.model import ModelHandle, Origin
 
 PROMPT = "one two three four"
+OTHER = ModelHandle("org/two", "/cache/hub/two", Origin.CACHE, "2" * 40)
 MESSAGES = (
     Message(Role.SYSTEM, "Be brief. \ud800 \u2028"),
     Message(Role.ASSISTANT, "", tool_calls=(ToolCall("f", '{"a": 1}', "c1"),), reasoning="hm"),
@@ -241,6 +242,24 @@ def test_a_model_that_does_not_fit_beside_those_in_memory_is_computed_here(serve
         server.generator.load(REQUESTS["plain"])  # now it has it
         read(server.sharing(servers).submit(REQUESTS["plain"]))
     assert len(server.generator.requests) == 1
+
+
+@pytest.mark.parametrize(("size", "reason"), [(600, "has no room for"), (None, "has a model whose size")])
+def test_a_server_that_is_busy_knows_what_its_models_take(
+    server: SharedServer, monkeypatch: pytest.MonkeyPatch, size: int | None, reason: str
+) -> None:
+    server.generator.load(GenerationRequest(OTHER, PROMPT))
+    busy = attrs.evolve(server.generator.state(0), responding=False, residents=())
+    monkeypatch.setattr(server.generator, "state", lambda _: busy)
+    server.budget_bytes = 1000
+    server.sizes = {MODEL: 600, OTHER: size}
+    servers = server.servers()
+    with server.listening():
+        assert servers.offer("generate", MODEL) is None
+    place = servers.last_place()
+    assert place is not None
+    assert place.reason is not None
+    assert reason in place.reason
 
 
 def test_a_server_that_is_full_has_the_request_computed_here(server: SharedServer) -> None:

@@ -36,6 +36,8 @@ class SharedServer:
     log: InMemoryEventLog = attrs.field(factory=InMemoryEventLog)
     budget_bytes: int | None = None
     model_bytes: int = 1000
+    sizes: dict[ModelHandle, int | None] = attrs.field(factory=dict)
+    """Of models that have another size; None for one whose files cannot be read."""
     loads: bool = True
     full: bool = False
     """Whether it takes no more requests."""
@@ -47,7 +49,7 @@ class SharedServer:
         engine = SharedEngine(
             generator=self.generator,
             embedder=self.embedder,
-            weight_bytes=lambda _: self.model_bytes,
+            weight_bytes=self._weight_bytes,
             budget_bytes=self.budget_bytes,
             loads=self.loads,
             admit=self._admit,
@@ -73,6 +75,12 @@ class SharedServer:
     def embedding(self) -> SharedTextEmbedder:
         """Return the embedder of a program."""
         return SharedTextEmbedder(lambda: self.local_embedder, self.servers())
+
+    def _weight_bytes(self, model: ModelHandle) -> int:
+        size = self.sizes.get(model, self.model_bytes)
+        if size is None:
+            raise FileNotFoundError
+        return size
 
     def _admit(self) -> Callable[[], None]:
         if self.full:
