@@ -5,6 +5,7 @@ import os
 import selectors
 import signal
 import socket
+import struct
 import threading
 import time
 from array import array
@@ -47,6 +48,12 @@ _LOOK_SECONDS = 0.05
 
 STATE_SECONDS = 0.5
 """How long to wait for the engine to report its models."""
+
+UNLOAD_SECONDS = 1.0
+"""How long to wait until the engine unloads a model, before the reply says that it will."""
+
+SEND_SECONDS = 60
+"""How long another program may take none of its answer, as one that was stopped does, until the answer is ended."""
 
 
 @attrs.frozen
@@ -91,7 +98,7 @@ class SocketListener:
         self._threads: set[threading.Thread] = set()
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._open_until_the_end: socket.socket | None = None
+        self._open_until_the_end: list[int] = []
 
     def start(self) -> None:
         """Listen; a server whose socket cannot be made serves without one, and says so in its log."""
@@ -192,14 +199,29 @@ class SocketListener:
 
     def _unload(self, connection: socket.socket, asked: Document) -> None:
         found = _loaded(_model_of(asked), self._engine.generator.state(STATE_SECONDS))
-        done = found is not None and bool(self._engine.generator.unload(found, once_idle=True))
-        send(connection, {"unloaded": done or found is None})
+        send(connection, {"unloaded": found is None or self._unloads_at_once(found)})
+
+    def _unloads_at_once(self, model: ModelHandle) -> bool:
+        """Have the engine unload a model once it is idle; return False when that is not now: it may be loading one."""
+        unloaded: list[ModelHandle] = []
+
+        def unload() -> None:
+            with contextlib.suppress(MlxkError):  # the engine has ended, and its models with it
+                unloaded.extend(self._engine.generator.unload(model, once_idle=True))
+
+        thread = threading.Thread(target=unload, name="mlxk-unload", daemon=True)
+        thread.start()
+        thread.join(UNLOAD_SECONDS)
+        return bool(unloaded)
 
     def _stop(self, connection: socket.socket, _: Document) -> None:
-        # It closes with the process, which is how the other program knows that it has ended.
-        self._open_until_the_end = connection.dup()
+        with self._lock:
+            # It closes with the process, which is how the other program knows that it has ended.
+            self._open_until_the_end.append(os.dup(connection.fileno()))
+            is_first = len(self._open_until_the_end) == 1
         send(connection, {})
-        os.kill(self._engine.owner, signal.SIGTERM)
+        if is_first:  # a further signal would cut off the answers that may still end
+            os.kill(self._engine.owner, signal.SIGTERM)
 
     def _offer(self, connection: socket.socket, asked: Document) -> str | None:
         offered, reason = self._judged(asked)
@@ -215,6 +237,8 @@ class SocketListener:
             return error.code
         try:
             connection.settimeout(None)
+            # Of sending only: the engine's thread looks at the connection, and must not wait for it.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", SEND_SECONDS, 0))
             if isinstance(request, GenerationRequest):
                 self._generate(connection, attrs.evolve(request, is_abandoned=lambda: _has_gone(connection)))
             elif isinstance(request, EmbeddingRequest):

@@ -29,6 +29,9 @@ from mlxk.domain.models.model import ModelHandle
 REPLY_SECONDS = 2.0
 """How long a server may take to reply before it counts as one that does not respond."""
 
+UNLOAD_SECONDS = 10.0
+"""How long a server may take to reply whether it has unloaded a model."""
+
 STOP_SECONDS = 60.0
 """How long a server may take to stop; it lets answers end for half of that."""
 
@@ -73,6 +76,7 @@ class SocketRunningServers(RunningServers):
     def unload(self, server: RunningServer, model: ResidentModel) -> bool:
         with closing(self._connection_to(server)) as connection:
             try:
+                connection.settimeout(UNLOAD_SECONDS)
                 return bool(_asked(connection, "unload", model=encoded(model.handle, [])).get("unloaded"))
             except (OSError, DisconnectedError):
                 raise _silent(server) from None

@@ -42,7 +42,7 @@ class RunningServers(Protocol):
 
     @abstractmethod
     def unload(self, server: RunningServer, model: ResidentModel) -> bool:
-        """Have a server unload a model; return False when requests use it, and it is unloaded when they have ended.
+        """Have a server unload a model; return False when the server's work in progress has to end first.
 
         Raises:
             ExecutionError: The server does not respond any more.

@@ -15,7 +15,7 @@ class StoppedModel:
     server: RunningServer
     model: ResidentModel
     unloaded: bool
-    """Whether it is gone; if not, requests use it, and it goes when they have ended."""
+    """Whether it is gone; if not, it goes when the server's work in progress has ended."""
 
 
 @attrs.frozen

@@ -2,19 +2,23 @@
 
 import contextlib
 import os
+import signal
 import socket
 import threading
 from pathlib import Path
 
 import pytest
+from doubles.text_embedder import InMemoryTextEmbedder
+from doubles.text_generator import InMemoryTextGenerator
 from models.answers import read
 from serving.shared import MODEL, URL, SharedServer, socket_folder_of
 
-from mlxk.adapters.unix_socket.protocol import DisconnectedError, encoded, receive, send
+from mlxk.adapters.unix_socket.protocol import PROTOCOL, DisconnectedError, encoded, receive, send
 from mlxk.adapters.unix_socket.socket_files import socket_name
 from mlxk.domain.embedding import EmbeddingRequest
 from mlxk.domain.errors import ExecutionError
 from mlxk.domain.generation.request import GenerationRequest, TextDelta
+from mlxk.domain.models.model import ModelHandle
 
 PROMPT = "one two three four"
 REQUEST = GenerationRequest(MODEL, PROMPT)
@@ -156,3 +160,71 @@ def test_a_server_survives_what_is_no_request(server: SharedServer, frame: bytes
                 assert connection.recv(1) == b""
         assert read(server.sharing().submit(REQUEST)).text == PROMPT
     assert len(server.generator.requests) == 1
+
+
+def test_a_model_is_unloaded_later_while_the_engine_has_no_time(
+    server: SharedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.generator.load(REQUEST)
+    loading, unload = threading.Event(), server.generator.unload
+    unloaded = threading.Event()
+
+    def unload_later(model: ModelHandle | None = None, *, once_idle: bool = False) -> tuple[ModelHandle, ...]:
+        assert loading.wait(60)
+        gone = unload(model, once_idle=once_idle)
+        unloaded.set()
+        return gone
+
+    monkeypatch.setattr(server.generator, "unload", unload_later)
+    with server.listening():
+        (listed,) = server.servers().servers()
+        try:
+            assert not server.servers().unload(listed, listed.models[0])
+        finally:
+            loading.set()
+        assert unloaded.wait(60)
+        assert server.servers().servers()[0].models == ()
+
+
+def test_every_program_that_stops_a_server_waits_until_it_has_ended(
+    server: SharedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signals: list[tuple[int, int]] = []
+    monkeypatch.setattr("os.kill", lambda *what: signals.append(what))
+    with server.listening(), contextlib.ExitStack() as connections:
+        stopping = [connections.enter_context(connected_to(server)) for _ in range(3)]
+        for each in stopping:
+            send(each, {"protocol": PROTOCOL, "operation": "stop"})
+            assert receive(each)[0] == {}
+        for each in stopping:
+            each.settimeout(0.2)
+            with pytest.raises(TimeoutError):  # it does not end while the server goes on
+                each.recv(1)
+    assert signals == [(server.owner, signal.SIGTERM)]
+
+
+@pytest.mark.parametrize("kind", ["generate", "embed"])
+def test_a_program_that_takes_none_of_its_answer_gives_its_place_back(
+    server: SharedServer, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("mlxk.adapters.unix_socket.listener.SEND_SECONDS", 1)
+    server.generator = InMemoryTextGenerator(lambda _: ("a" * 2**20,) * 100)
+    server.embedder = InMemoryTextEmbedder(2**16)
+    texts = EmbeddingRequest(MODEL, ("a",) * 10)
+    given_back = threading.Event()
+    monkeypatch.setattr(SharedServer, "_admit", lambda _: given_back.set)
+    with server.listening():
+        offer = server.servers().offer(kind, MODEL)
+        assert offer is not None
+        with offer.connection as connection:
+            send(connection, {"request": encoded(REQUEST if kind == "generate" else texts, [])})
+            assert given_back.wait(60)
+    assert len(server.generator.requests) + len(server.embedder.requests) == 1
+
+
+def connected_to(server: SharedServer) -> socket.socket:
+    """Return a connection to a server of this process."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(60)
+    connection.connect(f"{server.folder}/{socket_name(os.getpid())}")
+    return connection

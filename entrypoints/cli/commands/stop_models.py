@@ -41,7 +41,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         output.document("stop", {"models": models, "servers": []})
         return DONE
     for each in stopped:
-        done = "was unloaded" if each.unloaded else "is in use, and will be unloaded when its answers have ended"
+        done = "was unloaded" if each.unloaded else "will be unloaded when the server's work in progress has ended"
         output.line(f"{each.model.handle.label} {done} ({each.server.url})")
     return DONE
 
