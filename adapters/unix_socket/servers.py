@@ -89,7 +89,7 @@ class SocketRunningServers(RunningServers):
                 while connection.recv(1):  # it closes when the process has ended
                     pass
             except TimeoutError:
-                raise ExecutionError(f"the server {server.url} has not stopped within {STOP_SECONDS:g} s") from None
+                raise ExecutionError(f"{_named(server)} has not stopped within {STOP_SECONDS:g} s") from None
             except (OSError, DisconnectedError):
                 return  # It has ended already.
         if server.process != os.getpid():
@@ -184,4 +184,8 @@ def _wait_for(process: int) -> None:
 
 
 def _silent(server: RunningServer) -> ExecutionError:
-    return ExecutionError(f"the server {server.url} (process {server.process}) does not respond")
+    return ExecutionError(f"{_named(server)} does not respond")
+
+
+def _named(server: RunningServer) -> str:
+    return f"the server {server.url} (process {server.process})"

@@ -5,7 +5,7 @@ import attrs
 from mlxk.application.ports.running_servers import RunningServer, RunningServers
 from mlxk.application.ports.text_generator import ResidentModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.errors import AmbiguousModelError, MlxkError, ModelNotFoundError
+from mlxk.domain.errors import AmbiguousModelError, ExecutionError, MlxkError, ModelNotFoundError
 
 
 @attrs.frozen
@@ -16,6 +16,8 @@ class StoppedModel:
     model: ResidentModel
     unloaded: bool
     """Whether it is gone; if not, it goes when the server's work in progress has ended."""
+    failure: ExecutionError | None = None
+    """Why the server could not be asked."""
 
 
 @attrs.frozen
@@ -26,7 +28,7 @@ class StopModels:
     resolve: ResolveModel
 
     def __call__(self, reference: str) -> tuple[StoppedModel, ...]:
-        """Unload a model.
+        """Unload a model; a server that does not respond keeps no other one from it.
 
         Args:
             reference: Its name, its last part, a part of it, or a reference as for any other command.
@@ -34,11 +36,16 @@ class StopModels:
         Raises:
             ModelNotFoundError: No server has it in memory.
             AmbiguousModelError: A part of a name fits several models in memory.
-            ExecutionError: A server does not respond any more.
         """
         found = [(server, model) for server in self.servers.servers() for model in server.models]
         chosen = self._named(reference.strip(), found)
-        return tuple(StoppedModel(server, model, self.servers.unload(server, model)) for server, model in chosen)
+        return tuple(self._unloaded(server, model) for server, model in chosen)
+
+    def _unloaded(self, server: RunningServer, model: ResidentModel) -> StoppedModel:
+        try:
+            return StoppedModel(server, model, self.servers.unload(server, model))
+        except ExecutionError as error:
+            return StoppedModel(server, model, unloaded=False, failure=error)
 
     def _named(
         self, reference: str, found: list[tuple[RunningServer, ResidentModel]]
