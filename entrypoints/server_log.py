@@ -11,6 +11,15 @@ MOST_BYTES = 8 * 2**20
 _NAME = re.compile(r"[A-Za-z0-9-]+\.log")
 
 
+def path_of(state_folder: str, name: str) -> str:
+    """Return the path of a log, such as ``server-8000``."""
+    return os.path.join(_folder(state_folder), f"{name}.log")
+
+
+def _folder(state_folder: str) -> str:
+    return os.path.join(state_folder, "logs")
+
+
 def make(state_folder: str, name: str) -> str:
     """Make a log file, unless it exists, for its owner only; return its path.
 
@@ -21,7 +30,7 @@ def make(state_folder: str, name: str) -> str:
     Raises:
         StorageError: It cannot be written.
     """
-    path = os.path.join(state_folder, "logs", f"{name}.log")
+    path = path_of(state_folder, name)
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         if os.path.isfile(path) and os.path.getsize(path) > MOST_BYTES:
@@ -40,7 +49,7 @@ def make(state_folder: str, name: str) -> str:
 
 def newest(state_folder: str) -> str | None:
     """Return the path of the log that was written to last; None where there is none."""
-    folder = os.path.join(state_folder, "logs")
+    folder = _folder(state_folder)
     try:
         paths = [os.path.join(folder, name) for name in os.listdir(folder) if _NAME.fullmatch(name)]
         return max(paths, key=os.path.getmtime, default=None)

@@ -31,7 +31,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     if arguments.follow and output.as_json:
         raise UsageError("--follow and --json exclude each other")
     folder = context.settings.state_folder
-    named = os.path.join(folder, "logs", f"server-{arguments.port}.log")
+    named = server_log.path_of(folder, f"server-{arguments.port}")
     path = server_log.newest(folder) if arguments.port is None else named
     if path is None or not os.path.isfile(path):
         raise StorageError(

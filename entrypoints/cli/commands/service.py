@@ -174,7 +174,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     if arguments.words and arguments.action != "install":
         raise UsageError("flags of the server belong to install")
     flags = _checked(arguments.words, context, output)
-    log = os.path.join(context.settings.state_folder, "logs", f"{LOG_NAME}.log")
+    log = server_log.path_of(context.settings.state_folder, LOG_NAME)
     file = service_file(arguments.manager, context.settings, flags, log)
     if arguments.shown:
         return _show(file, output)
@@ -240,7 +240,7 @@ def _uninstall(file: ServiceFile, arguments: argparse.Namespace, context: Comman
             os.unlink(file.path)
     except OSError as error:
         raise StorageError(f"'{file.path}' cannot be removed: {error.strerror}") from error
-    log = os.path.join(context.settings.state_folder, "logs", f"{LOG_NAME}.log")
+    log = server_log.path_of(context.settings.state_folder, LOG_NAME)
     with contextlib.suppress(OSError):
         if os.path.getsize(log) == 0:  # as it was made; one with lines is the user's
             os.unlink(log)
