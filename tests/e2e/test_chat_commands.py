@@ -225,3 +225,18 @@ def test_a_kept_chat_is_written_after_every_turn_and_not_after_its_removal(
     assert f"Continuing '{first.stem}', 1 turn, which began with 'My name is Olga.'." in terminal.before
     say(terminal, "What is my name?", "Your name is Olga.")
     leave(terminal)
+
+
+def test_a_kept_chat_whose_turns_were_all_taken_back_goes_on(
+    program_environment: dict[str, str], tmp_path: Path
+) -> None:
+    terminal = start(program_environment, tmp_path, "run", "demo", "--keep")
+    say(terminal, "hi", "Hello!")
+    say(terminal, "/undo", "0 turns left")
+    leave(terminal)
+    (kept,) = (Path(program_environment["HOME"]) / ".local" / "state" / "mlxk" / "chats").iterdir()
+    assert json.loads(kept.read_text())["messages"] == []
+    terminal = start(program_environment, tmp_path, "run", "--continue")
+    assert f"Continuing '{kept.stem}', 0 turns.\r\n" in terminal.before
+    say(terminal, "My name is Olga.", "Olga!")
+    leave(terminal)

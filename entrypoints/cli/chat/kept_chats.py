@@ -68,7 +68,7 @@ class KeptChats:
                 unreadable.append(name)
                 continue
             said = (*saved.earlier, *saved.messages)
-            words = transcript.first_words(said).strip("'") if said else ""
+            words = transcript.first_words(said).strip("'")
             moment = datetime.datetime.fromtimestamp(modified, datetime.UTC)
             chats.append(KeptChat(name, moment, saved.model, len(turns(said)), words))
         return chats, unreadable

@@ -108,7 +108,8 @@ def _kept_line(kept: Keeper, session: ChatSession) -> str:
     if kept.name is None:
         return "This chat is kept; mlxk chats lists the chats, and mlxk run --continue goes on with the last one."
     count = counted(len(turns(session.messages)), "turn")
-    return f"Continuing '{kept.name}', {count}, which began with {first_words((*session.earlier, *session.messages))}."
+    began = first_words((*session.earlier, *session.messages))
+    return f"Continuing '{kept.name}', {count}{f', which began with {began}' if began else ''}."
 
 
 @attrs.define

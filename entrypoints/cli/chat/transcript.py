@@ -48,7 +48,9 @@ def turns(messages: Sequence[Message]) -> list[tuple[Message, ...]]:
 
 
 def first_words(messages: Sequence[Message]) -> str:
-    """Return the beginning of the first message, in quotes and on one line."""
+    """Return the beginning of the first message, in quotes and on one line; empty where there is none."""
+    if not messages:
+        return ""
     words = " ".join(messages[0].content.split())
     return f"'{words}'" if len(words) <= FIRST_WORDS else f"'{words[: FIRST_WORDS - 1]}…'"
 
