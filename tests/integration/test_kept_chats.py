@@ -101,6 +101,21 @@ def test_chats_are_removed_by_the_beginning_of_a_name_and_all_together_after_a_q
     assert listed(mlxk_here) == []
 
 
+def test_a_link_to_nothing_hides_no_chat_and_can_be_removed(mlxk_here: Run, folder: Path) -> None:
+    mlxk_here("run", "demo", "--chat", "--keep", "My name is Olga.")
+    (name,) = [str(each["name"]) for each in listed(mlxk_here)]
+    (folder / "dangling.json").symlink_to(folder / "gone")
+    (folder / "endless.json").symlink_to(folder / "endless.json")
+    status, out, err = mlxk_here("chats")
+    assert (status, name in out) == (0, True)
+    for broken in ("dangling", "endless"):
+        assert f"[{broken} cannot be read; remove it with: mlxk chats rm {broken}]" in err
+    assert mlxk_here("run", "--continue", "--prompt", "What is my name?")[1] == "Your name is Olga.\n"
+    assert mlxk_here("chats", "rm", "dangling")[:2] == (0, "removed dangling\n")
+    mlxk_here("chats", "rm", "--all", "--yes")
+    assert list(folder.iterdir()) == []
+
+
 def test_the_settings_file_keeps_chats_and_the_flag_decides(
     mlxk_here: Run, folder: Path, program_environment: dict[str, str]
 ) -> None:

@@ -50,12 +50,13 @@ class KeptChats:
         """
         try:
             with os.scandir(self.folder) as entries:
-                found = [(each.stat().st_mtime_ns, each.name) for each in entries if each.name.endswith(SUFFIX)]
+                found = [(_written_at(each), each.name) for each in entries if each.name.endswith(SUFFIX)]
         except FileNotFoundError:
             return []
         except OSError as error:
             raise StorageError(f"the folder of kept chats cannot be read: {error.strerror}") from error
-        names = (name.removesuffix(SUFFIX) for _, name in sorted(found, reverse=True))
+        there = sorted(((written, name) for written, name in found if written is not None), reverse=True)
+        names = (name.removesuffix(SUFFIX) for _, name in there)
         return [name for name in names if _NAME.fullmatch(name)]
 
     def listed(self) -> tuple[list[KeptChat], list[str]]:
@@ -65,7 +66,8 @@ class KeptChats:
             try:
                 saved, modified = self.read(name), os.stat(self._path(name)).st_mtime
             except (MlxkError, OSError):
-                unreadable.append(name)
+                if os.path.lexists(self._path(name)):  # else another process has removed it meanwhile
+                    unreadable.append(name)
                 continue
             said = (*saved.earlier, *saved.messages)
             words = transcript.first_words(said).strip("'")
@@ -159,6 +161,14 @@ class KeptChats:
 
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, name + SUFFIX)
+
+
+def _written_at(entry: "os.DirEntry[str]") -> int | None:
+    """Return when a file was written last, in nanoseconds; 0 for a link to nothing, and None when it has gone."""
+    try:
+        return entry.stat().st_mtime_ns
+    except OSError:
+        return 0 if os.path.lexists(entry.path) else None
 
 
 @attrs.define
