@@ -1,8 +1,14 @@
-"""Text: whether it is valid Unicode, which known words are spelled like a typed one, and sizes as text."""
+"""Text: characters that act, valid Unicode, which known words are spelled like a typed one, and sizes as text."""
 
 from collections.abc import Iterable
 
 from mlxk.domain.errors import ValidationError
+
+CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+"""Control characters, tab and line feed among them, and separators of lines: what stands in a class of a pattern."""
+
+DIRECTIONS = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+"""Invisible characters that change the direction of what follows them: what stands in a class of a pattern."""
 
 AT_MOST = 3
 NEARLY = 0.12

@@ -10,6 +10,7 @@ TOOLS = {
     "environment": {},
     "huge": {},
     "escapes": {},
+    "turns": {},
     "picture": {},
     "fails": {},
     "dies": {},
@@ -29,6 +30,7 @@ def result(name: str, arguments: dict[str, object]) -> dict[str, object]:
         "environment": "@@ECHO@@ " + json.dumps(sorted(os.environ)),
         "huge": "@@ECHO@@" + "x" * 100_000,
         "escapes": "@@ECHO@@ \x1b]0;title\x07\x1b[31mred\x1b[0m\x1b[2J\x07 done",
+        "turns": "@@ECHO@@ one\u2028two\u2029three\x85" + "\u061c\u200e\u200f\u202a\u202e\u2066\u2069four",
         "picture": "",
         "fails": "@@ECHO@@ no such file",
     }

@@ -35,6 +35,7 @@ from pydantic import ValidationError
 
 from mlxk.application.ports.tool_servers import ServerTool, ToolResult, ToolServer, ToolServers
 from mlxk.domain.errors import ExecutionError
+from mlxk.domain.text import CONTROLS, DIRECTIONS
 
 T = TypeVar("T")
 
@@ -62,7 +63,10 @@ _SEQUENCES = re.compile(
 )
 """Control sequences of terminals."""
 
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_BREAKS = re.compile(r"\r\n|[\r\x85\u2028\u2029]")
+"""Ends of lines that are no line feed."""
+
+_ACTING = re.compile(rf"(?![\t\n])[{CONTROLS}{DIRECTIONS}]")
 """Control characters, but neither tab nor line feed, and what changes the direction of text."""
 
 
@@ -215,8 +219,8 @@ def _result(found: CallToolResult) -> ToolResult:
 
 def printed(text: str) -> str:
     """Return a text without control sequences and control characters, but with its line breaks and tabs."""
-    plain = _SEQUENCES.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
-    return _CONTROLS.sub("", plain).encode("utf-8", "replace").decode()
+    plain = _SEQUENCES.sub("", _BREAKS.sub("\n", text))
+    return _ACTING.sub("", plain).encode("utf-8", "replace").decode()
 
 
 def _reason(error: BaseException) -> str:

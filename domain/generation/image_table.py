@@ -9,6 +9,7 @@ import attrs
 
 from mlxk.domain.generation.conversation import Message, MessagePart
 from mlxk.domain.generation.media import DEFAULT_IMAGE_PROMPT, DecodedImage, EncodedImage
+from mlxk.domain.text import CONTROLS, DIRECTIONS
 
 MAX_CAMERA_CHARACTERS = 64
 
@@ -86,9 +87,8 @@ UNKNOWN = "-"
 
 _ROW = re.compile(r"^\|\s*(\d{1,6})\s*\|\s*image_([0-9a-f]{8})\.", re.MULTILINE)
 _TABLE = re.compile(rf"<details>\n<summary>📸[^\n]*</summary>\n\n{MARKER}\n(?:\|[^\n]*\n)*\n</details>(?:\n\n)?")
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-_DIRECTIONS = re.compile(r"[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
-"""Characters that are invisible and turn the direction of what follows them."""
+_CONTROLS = re.compile(f"[{CONTROLS}]+")
+_DIRECTIONS = re.compile(f"[{DIRECTIONS}]+")
 _MARKUP = {"\\": "\\\\", "|": "\\|", "<": "&lt;", ">": "&gt;", "&": "&amp;", "`": "&#96;"}
 _MARKUP |= {"*": "\\*", "[": "\\[", "]": "\\]", "~": "\\~"}
 _UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")

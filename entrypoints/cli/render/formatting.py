@@ -3,13 +3,15 @@
 import datetime
 import re
 
-_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""Control and format characters, which move the cursor, end a line or change the writing direction."""
+from mlxk.domain.text import CONTROLS, DIRECTIONS
+
+_ACTING = re.compile(rf"(?!\t)[{CONTROLS}{DIRECTIONS}]")
+"""Characters that move the cursor, end a line or change the writing direction; a tab may stay."""
 
 
 def printable(text: str) -> str:
     """Return text in which control and format characters are escaped."""
-    return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
+    return _ACTING.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def counted(count: int, noun: str) -> str:

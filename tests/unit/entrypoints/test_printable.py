@@ -20,6 +20,13 @@ def test_no_control_character_but_a_tab_is_left(text: str) -> None:
     assert {each for each in printable(text) if unicodedata.category(each) in {"Cc", "Zl", "Zp"}} <= {"\t"}
 
 
+def test_no_character_is_left_that_changes_the_direction_of_text() -> None:
+    kinds = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+    turning = [character for character in map(chr, range(0x110000)) if unicodedata.bidirectional(character) in kinds]
+    turning += map(unicodedata.lookup, ("LEFT-TO-RIGHT MARK", "RIGHT-TO-LEFT MARK", "ARABIC LETTER MARK"))
+    assert printable("".join(turning)).isascii()
+
+
 @given(st.text(st.characters(categories=["L", "N", "P", "S", "Zs"])))
 def test_what_only_stands_there_stays_as_it_is(text: str) -> None:
     assert printable(text) == text
