@@ -89,7 +89,7 @@ def read_servers(paths: Sequence[str], output: Output) -> list[ToolServer]:
 
 def _server(name: str, entry: Mapping[str, Any], place: str) -> ToolServer:
     kind = entry.get("type", "stdio" if "command" in entry else "http")
-    if kind not in _TRANSPORTS:
+    if not isinstance(kind, str) or kind not in _TRANSPORTS:
         raise ValidationError(f"{place}.type must be stdio or http (got {json.dumps(kind)})", hint=_HINT)
     if ("command" in entry) == ("url" in entry):
         raise ValidationError(f"{place} must have either a command or a url", hint=_HINT)

@@ -181,6 +181,8 @@ def test_calls_without_an_end_are_stopped(mlxk_here: Run, folder: Path) -> None:
         ('{"mcpServers": {"a": {}}}', "mcpServers.a must have either a command or a url"),
         ('{"mcpServers": {"a": {"command": "x", "args": "y"}}}', "mcpServers.a.args must be a list of texts"),
         ('{"mcpServers": {"a": {"type": "sse", "url": "http://x"}}}', "mcpServers.a.type must be stdio or http"),
+        ('{"mcpServers": {"a": {"type": ["http"], "url": "http://x"}}}', 'type must be stdio or http (got ["http"])'),
+        ('{"mcpServers": {"a": {"type": {}, "command": "x"}}}', "mcpServers.a.type must be stdio or http (got {})"),
         ('{"mcpServers": {"a": {"url": "ftp://x"}}}', "mcpServers.a.url must begin with http"),
         ('{"mcpServers": {"a": {"command": "x", "env": {"K": 1}}}}', "mcpServers.a.env must be an object of texts"),
         (
