@@ -57,6 +57,10 @@ MAX_RESULT = 64 * 1024
 _MOST_SAID = 300
 """Characters of a server's message, or of its last words, in an error message."""
 
+_HIDDEN = "<hidden>"
+_SHORTEST_SECRET = 6
+"""Characters of the shortest value that is hidden: shorter ones are words that any message may have."""
+
 _SEQUENCES = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~]?)"
     r"|\x9b[0-?]*[ -/]*[@-~]"
@@ -74,6 +78,7 @@ _ACTING = re.compile(rf"(?![\t\n])[{CONTROLS}{DIRECTIONS}]")
 class _Connection:
     """A connected server."""
 
+    server: ToolServer
     client: Client
     log: TextIO
     """What the program writes to standard error."""
@@ -103,10 +108,10 @@ class McpToolServers(ToolServers):
             for server in servers:
                 written = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
                 log = self._open.enter_context(written)
-                with self._reported(server.name, log, "cannot be started"):
+                with self._reported(server, log, "cannot be started"):
                     connected = self._portal.wrap_async_context_manager(self._connected(server, log))
                     client, tools = self._open.enter_context(connected)
-                self._connections[server.name] = _Connection(client, log)
+                self._connections[server.name] = _Connection(server, client, log)
                 found += (_server_tool(server.name, tool) for tool in tools)
         except BaseException:
             self.close()
@@ -122,7 +127,7 @@ class McpToolServers(ToolServers):
                     tool.name, dict(arguments), read_timeout_seconds=self._call_seconds
                 )
 
-        with self._reported(tool.server, connection.log, f"failed when '{printed(tool.name)}' was called"):
+        with self._reported(connection.server, connection.log, f"failed when '{printed(tool.name)}' was called"):
             return _result(self._wait(ask))
 
     def close(self) -> None:
@@ -163,15 +168,19 @@ class McpToolServers(ToolServers):
             yield client, await _tools(client)
 
     @contextlib.contextmanager
-    def _reported(self, server: str, log: TextIO, what: str) -> Iterator[None]:
-        """Turn failures of the package into an error that names the server, and its last words if it left any."""
+    def _reported(self, server: ToolServer, log: TextIO, what: str) -> Iterator[None]:
+        """Turn failures of the package into an error that names the server, and its last words if it left any.
+
+        What the user's file says of its environment, headers and address is hidden in both: it may be secret.
+        """
         try:
             yield
         except (KeyboardInterrupt, ExecutionError):
             raise
         except (Exception, BaseExceptionGroup, CancelledError) as error:
+            hidden = _secrets(server)
             raise ExecutionError(
-                f"the tool server '{server}' {what}: {_reason(error)}{_last_words(log)}",
+                f"the tool server '{server.name}' {what}: {_reason(error, hidden)}{_last_words(log, hidden)}",
                 hint="See whether it runs by itself, and what its file says of it.",
             ) from error
 
@@ -223,7 +232,21 @@ def printed(text: str) -> str:
     return _ACTING.sub("", plain).encode("utf-8", "replace").decode()
 
 
-def _reason(error: BaseException) -> str:
+def _secrets(server: ToolServer) -> tuple[str, ...]:
+    """Return the texts of a server's description that no message may show, as a message has them; longest first."""
+    values = [*server.environment.values(), *server.headers.values()]
+    values += [value.partition(" ")[2] for value in server.headers.values()]  # without the name of the scheme
+    values += [line for value in values for line in value.splitlines()]
+    if server.address is not None:
+        with contextlib.suppress(httpx2.InvalidURL, ValueError):
+            address = httpx2.URL(server.address)
+            values += [server.address, str(address), address.raw_path.decode(), address.query.decode()]
+            values += [*(value for _, value in address.params.multi_items()), address.username, address.password]
+    spelled = {_one_line(text) for value in values for text in (value, repr(value)[1:-1], json.dumps(value)[1:-1])}
+    return tuple(sorted((text for text in spelled if len(text) >= _SHORTEST_SECRET), key=len, reverse=True))
+
+
+def _reason(error: BaseException, hidden: Sequence[str]) -> str:
     """Return what went wrong, in a few words."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -235,23 +258,32 @@ def _reason(error: BaseException) -> str:
         case OSError() if error.strerror:
             return error.strerror
         case MCPError():
-            return _short(error.error.message) or "it refused"
+            return _short(error.error.message, hidden) or "it refused"
         case ValidationError():
             return "its answer is not one of the protocol"
+        case httpx2.InvalidURL():
+            return "its url is not a valid one"
         case _:
-            return _short(str(error)) or type(error).__name__
+            return _short(str(error), hidden) or type(error).__name__
 
 
-def _last_words(log: TextIO) -> str:
+def _last_words(log: TextIO, hidden: Sequence[str]) -> str:
     """Return the last line that a program wrote to standard error, as the end of a sentence."""
     try:
         log.seek(max(0, log.seek(0, 2) - 4096))
         lines = [line for line in printed(log.read()).split("\n") if line.strip()]
     except (OSError, ValueError):
         return ""
-    return f"; it wrote: {_short(lines[-1])}" if lines else ""
+    return f"; it wrote: {_short(lines[-1], hidden)}" if lines else ""
 
 
-def _short(text: str) -> str:
-    words = " ".join(printed(text).split())
+def _short(text: str, hidden: Sequence[str]) -> str:
+    """Return a text on one line, without what is to be hidden, cut where it is long."""
+    words = _one_line(text)
+    for secret in hidden:
+        words = words.replace(secret, _HIDDEN)
     return words if len(words) <= _MOST_SAID else f"{words[:_MOST_SAID]}…"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(printed(text).split())

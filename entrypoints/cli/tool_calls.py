@@ -17,6 +17,7 @@ from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.ports.tool_servers import ServerTool, ToolResult, ToolServer, ToolServers
 from mlxk.domain.errors import ExecutionError, ValidationError
 from mlxk.domain.generation.conversation import MAX_NAME, MAX_TOOL_BYTES, Conversation, Message, Role, ToolCall
+from mlxk.domain.text import is_valid_unicode
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render.formatting import counted
@@ -43,6 +44,9 @@ _HINT = 'A file looks like {"mcpServers": {"NAME": {"command": "npx", "args": ["
 _KNOWN = frozenset({"command", "args", "env", "cwd", "url", "headers", "type", "disabled"})
 _TRANSPORTS = frozenset({"stdio", "http", "streamable-http", "streamableHttp", "streamable_http"})
 _VARIABLE = re.compile(r"\$\{(?:env:)?(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^}]*))?\}", re.ASCII)
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER = re.compile(r"(?:[!-~](?:[\t -~]*[!-~])?)?")
+"""The value of a header: printable ASCII, with white space inside only."""
 _UNFIT = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -96,7 +100,7 @@ def _server(name: str, entry: Mapping[str, Any], place: str) -> ToolServer:
 
     def text(field: str) -> str | None:
         value = entry.get(field)
-        if value is not None and (not isinstance(value, str) or not value or "\0" in value):
+        if value is not None and (not isinstance(value, str) or not value):
             raise ValidationError(f"{place}.{field} must be a text", hint=_HINT)
         return None if value is None else _expanded(value, f"{place}.{field}")
 
@@ -113,15 +117,34 @@ def _server(name: str, entry: Mapping[str, Any], place: str) -> ToolServer:
     if address is not None and not address.startswith(("http://", "https://")):
         raise ValidationError(f"{place}.url must begin with http:// or https://", hint=_HINT)
     command = () if program is None else (program, *(_expanded(each, f"{place}.args") for each in words))
-    return ToolServer(name, command, texts("env"), text("cwd"), address, texts("headers"))
+    return ToolServer(name, command, texts("env"), text("cwd"), address, _headers(texts("headers"), f"{place}.headers"))
+
+
+def _headers(headers: dict[str, str], place: str) -> dict[str, str]:
+    """Return headers that can be sent.
+
+    Raises:
+        ValidationError: One cannot be; the message does not show its value, which may be a secret.
+    """
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValidationError(f"{place}: {json.dumps(name)} cannot be the name of a header", hint=_HINT)
+        if not _HEADER.fullmatch(value):
+            raise ValidationError(
+                f"{place}.{name} must be printable ASCII, without white space at its ends",
+                hint="The value of a variable may end with a line break.",
+            )
+    return headers
 
 
 def _expanded(text: str, place: str) -> str:
     """Return a text with the variables that it names: ``${NAME}``, ``${env:NAME}`` or ``${NAME:-default}``.
 
     Raises:
-        ValidationError: One is not set and has no default.
+        ValidationError: One is not set and has no default, or the text cannot be given to a program.
     """
+    if "\0" in text or not is_valid_unicode(text):
+        raise ValidationError(f"{place} must be valid Unicode, without the character NUL")
 
     def value(found: re.Match[str]) -> str:
         known = variable(found["name"]) or found["default"]

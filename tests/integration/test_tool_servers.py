@@ -4,7 +4,9 @@ import contextlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +209,76 @@ def test_a_server_that_cannot_start_says_its_last_words_and_the_others_end(mlxk_
     assert status == 1
     assert "the tool server 'bad' cannot be started: " in err
     assert "it wrote: cannot find my configuration" in err
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"Authorization": "Bearer ${MY_SECRET_TOKEN}"}, "headers.Authorization must be printable ASCII"),
+        ({"Authorization": "Bearer sekret123 "}, "headers.Authorization must be printable ASCII"),
+        ({"X-Key": "sekret123\u00e4"}, "headers.X-Key must be printable ASCII"),
+        ({"X-Key": "sekret123\x01"}, "headers.X-Key must be printable ASCII"),
+        ({"X-Key": "sekret123\0"}, "headers.X-Key must be valid Unicode"),
+        ({"X Key": "sekret123"}, 'headers: "X Key" cannot be the name of a header'),
+    ],
+)
+def test_a_header_that_cannot_be_sent_is_refused_and_its_value_is_not_shown(
+    mlxk_here: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], said: str
+) -> None:
+    monkeypatch.setenv("MY_SECRET_TOKEN", "sekret123\n")
+    servers = {"a": {"url": "http://127.0.0.1:9/mcp", "headers": headers}}
+    (folder / "faulty.json").write_text(json.dumps({"mcpServers": servers}))
+    status, out, err = mlxk_here("hi there", "--mcp", "faulty.json")
+    assert status == 1
+    assert f"mcpServers.a.{said}" in err
+    assert "sekret" not in out + err
+
+
+class Telltale(BaseHTTPRequestHandler):
+    """A server that refuses all requests, and repeats what came with them."""
+
+    def do_POST(self) -> None:
+        """Answer with an error of the protocol, or with one of HTTP."""
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        said = f"no access to {self.path} with '{self.headers['Authorization']}'"
+        answer = {"jsonrpc": "2.0", "id": request.get("id"), "error": {"code": -32000, "message": said}}
+        self.send_response(401 if "plain" in self.path else 200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/plain"])
+def test_what_a_server_repeats_of_its_headers_and_its_address_is_hidden(
+    mlxk_here: Run, folder: Path, path: str
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Telltale) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}{path}?key=sekret456"
+        entries = {"a": {"url": url, "headers": {"Authorization": "Bearer sekret123"}}}
+        (folder / "remote.json").write_text(json.dumps({"mcpServers": entries}))
+        try:
+            status, out, err = mlxk_here("hi there", "--mcp", "remote.json")
+        finally:
+            server.shutdown()
+    assert (status, out) == (1, "")
+    assert "the tool server 'a' cannot be started: " in err
+    assert "sekret" not in err
+
+
+@pytest.mark.parametrize("secret", ["sekret 123", 'sekret "1" \\ 2', "sekret-one\nsekret-two", "sekret" * 60])
+def test_what_a_program_repeats_of_its_environment_is_hidden(mlxk_here: Run, folder: Path, secret: str) -> None:
+    program = "import os, sys; sys.exit('bad key: ' + os.environ['API_KEY'] + repr(os.environ['API_KEY']))"
+    entries = {"a": {"command": sys.executable, "args": ["-c", program], "env": {"API_KEY": secret}}}
+    (folder / "local.json").write_text(json.dumps({"mcpServers": entries}))
+    status, _, err = mlxk_here("hi there", "--mcp", "local.json")
+    assert status == 1
+    assert "it wrote: " in err
+    assert "<hidden>" in err
+    assert "sekret" not in err
 
 
 def test_what_has_no_effect_is_said_and_what_cannot_be_honoured_is_refused(mlxk_here: Run, folder: Path) -> None:
