@@ -62,16 +62,26 @@ class SocketRunningServers(RunningServers):
         self._folders = socket_folders(folder)
         self._program = program
         self._place: ComputingPlace | None = None
+        self._unseen: list[str] = []
 
     def servers(self) -> tuple[RunningServer, ...]:
         found = []
         for path, connection in self._connections():
-            with closing(connection), suppress(OSError, DisconnectedError, LookupError, TypeError, ValueError):
-                document = _asked(connection, "state")
+            with closing(connection), suppress(DisconnectedError, LookupError, TypeError, ValueError):
+                try:
+                    document = _asked(connection, "state")
+                except TimeoutError:
+                    self._unseen.append(f"the server with the process {_process_of(path)} does not respond")
+                    continue
+                except OSError:  # it has ended
+                    continue
                 models = tuple(_resident(each) for each in document["models"])
                 process, url, version = int(document["pid"]), str(document["url"]), str(document["version"])
                 found.append(RunningServer(path, process, url, version, models))
         return tuple(sorted(found, key=lambda each: each.process))
+
+    def unseen(self) -> tuple[str, ...]:
+        return tuple(self._unseen)
 
     def unload(self, server: RunningServer, model: ResidentModel) -> bool:
         with closing(self._connection_to(server)) as connection:
@@ -128,7 +138,8 @@ class SocketRunningServers(RunningServers):
             if best is not None:
                 best.connection.close()
             best = found
-        self._place = ComputingPlace(None, reason) if best is None else ComputingPlace(best.server)
+        refused = self._unseen[0] if self._unseen else reason
+        self._place = ComputingPlace(None, refused) if best is None else ComputingPlace(best.server)
         return best
 
     def _connection_to(self, server: RunningServer) -> socket.socket:
@@ -139,11 +150,15 @@ class SocketRunningServers(RunningServers):
 
     def _connections(self) -> Iterator[tuple[str, socket.socket]]:
         """Yield the sockets' paths and connections to the servers; a socket without a server is passed over."""
+        self._unseen = []
         for folder in self._folders:
             try:
                 require_own_folder(folder)
                 names = sorted(name for name in os.listdir(folder) if name.endswith(SUFFIX))
-            except (OSError, StorageError):
+            except StorageError as error:
+                self._unseen.append(f"{error.message}, so no server is reached there. {error.hint}")
+                continue
+            except OSError:  # there is none
                 continue
             for path in (os.path.join(folder, name) for name in names):
                 connection = _connected(path)
@@ -163,6 +178,10 @@ def _connected(path: str) -> socket.socket | None:
         pass
     connection.close()
     return None
+
+
+def _process_of(path: str) -> str:
+    return os.path.basename(path).partition("-")[0]
 
 
 def _asked(connection: socket.socket, operation: str, **fields: Any) -> Document:  # noqa: ANN401 - JSON

@@ -34,11 +34,15 @@ class ComputingPlace:
 
 
 class RunningServers(Protocol):
-    """Lists the servers of this user, and has them unload models and stop. One that does not respond is left out."""
+    """Lists the servers of this user, and has them unload models and stop."""
 
     @abstractmethod
     def servers(self) -> tuple[RunningServer, ...]:
         """Return the servers that respond, sorted by process."""
+
+    @abstractmethod
+    def unseen(self) -> tuple[str, ...]:
+        """Return what the last listing could not show, a sentence each, such as a server that does not respond."""
 
     @abstractmethod
     def unload(self, server: RunningServer, model: ResidentModel) -> bool:

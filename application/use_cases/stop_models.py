@@ -38,7 +38,12 @@ class StopModels:
             AmbiguousModelError: A part of a name fits several models in memory.
         """
         found = [(server, model) for server in self.servers.servers() for model in server.models]
-        chosen = self._named(reference.strip(), found)
+        try:
+            chosen = self._named(reference.strip(), found)
+        except ModelNotFoundError as error:
+            if not (unseen := self.servers.unseen()):
+                raise
+            raise ModelNotFoundError(f"{error.message}; {'; '.join(unseen)}", hint=error.hint) from error
         return tuple(self._unloaded(server, model) for server, model in chosen)
 
     def _unloaded(self, server: RunningServer, model: ResidentModel) -> StoppedModel:

@@ -19,10 +19,14 @@ class InMemoryRunningServers(RunningServers):
         self._models = {server: list(server.models) for server in servers}
         self._busy = busy
         self.place: ComputingPlace | None = None
+        self.hidden: tuple[str, ...] = ()
 
     def servers(self) -> tuple[RunningServer, ...]:
         found = (attrs.evolve(server, models=tuple(models)) for server, models in self._models.items())
         return tuple(sorted(found, key=lambda each: each.process))
+
+    def unseen(self) -> tuple[str, ...]:
+        return self.hidden
 
     def unload(self, server: RunningServer, model: ResidentModel) -> bool:
         models = self._models[self._known(server)]

@@ -228,3 +228,25 @@ def connected_to(server: SharedServer) -> socket.socket:
     connection.settimeout(60)
     connection.connect(f"{server.folder}/{socket_name(os.getpid())}")
     return connection
+
+
+def test_a_server_that_does_not_respond_and_a_folder_that_others_may_enter_are_said(
+    server: SharedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlxk.adapters.unix_socket.servers.REPLY_SECONDS", 0.1)
+    with listener_at(server, 4242):
+        servers = server.servers()
+        assert servers.servers() == ()
+        assert servers.unseen() == ("the server with the process 4242 does not respond",)
+        os.chmod(server.folder, 0o755)
+        assert servers.servers() == ()
+        (fact,) = servers.unseen()
+        assert "is not a folder of this user alone" in fact
+        assert f"chmod 700 '{server.folder}'" in fact
+        assert servers.offer("generate", MODEL) is None
+        place = servers.last_place()
+        assert place is not None
+        assert place.reason == fact
+        os.chmod(server.folder, 0o700)
+    os.unlink(os.path.join(server.folder, socket_name(4242)))
+    assert (servers.servers(), servers.unseen()) == ((), ())

@@ -21,7 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(_: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Print a table of models, or servers and models as JSON."""
-    servers = context.build(context.settings).adapters.running_servers().servers()
+    running = context.build(context.settings).adapters.running_servers()
+    servers, unseen = running.servers(), running.unseen()
+    for fact in unseen:
+        output.note(f"[{fact}]")
     models = [(server, model) for server in servers for model in server.models]
     models.sort(key=lambda each: (each[1].handle.label, each[0].process))
     if output.as_json:
@@ -39,7 +42,7 @@ def execute(_: argparse.Namespace, context: CommandContext, output: Output) -> i
     for server in servers:
         if not server.models:
             output.line(f"{server.url} (process {server.process}) has no model in memory.")
-    if not servers:
+    if not servers and not unseen:
         output.line(NO_SERVER)
     return DONE
 

@@ -167,7 +167,12 @@ def _start(arguments: argparse.Namespace, server: ServerSettings, context: Comma
     output.line(f"mlxk serves at {ready['url']}/v1 in the background (process {ready['pid']})")
     for url in ready["other_urls"]:
         output.line(f"other machines reach it at {url}/v1")
-    output.line("Its log: mlxk logs. Stop it: mlxk stop --all")
+    running = context.build(context.settings).adapters.running_servers()
+    shown = any(server.process == ready["pid"] for server in running.servers())
+    how = "mlxk stop --all" if shown else f"kill {ready['pid']}"
+    output.line(f"Its log: mlxk logs. Stop it: {how}")
+    for fact in running.unseen():
+        output.note(f"[{fact}]")
     return DONE
 
 

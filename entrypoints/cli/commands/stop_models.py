@@ -41,8 +41,9 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
 
 
 def _stop_all(running: RunningServers, output: Output) -> int:
-    stopped, failures = [], []
-    for server in running.servers():
+    servers = running.servers()
+    stopped, failures = [], [ExecutionError(fact) for fact in running.unseen()]
+    for server in servers:
         try:
             with Spinner(output, f"Waiting for {server.url} to stop"):
                 running.stop(server)
