@@ -60,7 +60,8 @@ def test_a_server_in_the_background_lives_until_it_is_stopped(
     assert (again["type"], again["hint"]) == ("model_not_found", "No model is in memory.")
 
     assert "unloaded a model" in mlxk("logs", "--lines", "3").stdout
-    assert data_of(mlxk("logs", "--port", "0", "--json"))["path"] == started["log"]
+    assert data_of(mlxk("logs", "--port", str(started["port"]), "--json"))["path"] == started["log"]
+    assert log.name == f"server-{started['port']}.log"
     assert "no log of a server on port 1" in mlxk("logs", "--port", "1").stderr
 
     stopped = data_of(mlxk("stop", "--all", "--json"))
@@ -79,20 +80,34 @@ def test_several_servers_run_side_by_side_and_the_one_with_the_model_is_used(mlx
     assert {each["pid"] for each in data_of(mlxk("ps", "--json"))["servers"]} == {first["pid"], second["pid"]}
     done = mlxk("run", "demo", "Hello!", "--verbose", "--max-tokens", "4")
     assert f"[computed by the server {second['url']}]" in done.stderr
+    log = Path(first["log"])
+    with log.open("ab") as file:
+        file.truncate(9 * 2**20)
+    before = log.stat()
     taken = mlxk("serve", "--background", "--port", str(first["port"]))
+    assert (log.stat().st_ino, log.stat().st_size) == (before.st_ino, before.st_size)
+    assert {each.name for each in log.parent.iterdir()} == {log.name, Path(second["log"]).name}
     assert (taken.returncode, taken.stdout) == (3, "")
     assert f"port {first['port']} is already in use" in taken.stderr
     os.kill(first["pid"], signal.SIGKILL)
     wait_for(lambda: len(data_of(mlxk("ps", "--json"))["servers"]) == 1)
 
 
-def test_a_server_that_cannot_start_says_why_and_leaves_nothing_running(mlxk: Program) -> None:
+def test_a_server_that_cannot_start_says_why_and_leaves_nothing_running(
+    mlxk: Program, program_environment: dict[str, str]
+) -> None:
     done = mlxk("serve", "--background", "--port", "0", "--model", "nosuch")
     assert done.returncode == 1
     assert "no model found matching 'nosuch'" in done.stderr
     refused = mlxk("serve", "--background", "--port", "0", "--chunk", "9", "--json")
     assert json.loads(refused.stdout)["error"]["type"] == "validation_error"
     assert data_of(mlxk("ps", "--json"))["servers"] == []
+    assert list(logs_of(program_environment).iterdir()) == []
+
+
+def logs_of(environment: dict[str, str]) -> Path:
+    """Return the folder of logs."""
+    return Path(environment["HOME"]) / ".local" / "state" / "mlxk" / "logs"
 
 
 def test_a_server_that_does_not_respond_is_named_by_ps_and_stop(mlxk: Program) -> None:
@@ -111,19 +126,19 @@ def test_a_server_that_does_not_respond_is_named_by_ps_and_stop(mlxk: Program) -
 
 
 def test_a_log_is_followed_until_ctrl_c(program_environment: dict[str, str]) -> None:
-    logs = Path(program_environment["HOME"]) / ".local" / "state" / "mlxk" / "logs"
+    logs = logs_of(program_environment)
     logs.mkdir(parents=True)
     log = logs / "server-8000.log"
-    log.write_text("one\ntwo \x1b[31m\n")
+    log.write_bytes(b"one\ntwo \x1b[31m\ncaf\xc3")
     command = [sys.executable, "-m", "mlxk", "logs", "--follow", "-n", "1"]
     with subprocess.Popen(command, env=program_environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "two \\x1b[31m\n"
-        with log.open("a") as file:
-            file.write("three\nfo")
+        with log.open("ab") as file:
+            file.write(b"\xa9\nfo")
             file.flush()
-            assert process.stdout.readline() == "three\n"
-            file.write("ur\n")
+            assert process.stdout.readline() == "caf\xe9\n"
+            file.write(b"ur\n")
         assert process.stdout.readline() == "four\n"
         log.unlink()
         log.write_text("five\n")

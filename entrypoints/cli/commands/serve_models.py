@@ -150,17 +150,23 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         fetch_absent(named, lambda: context.build(context.settings), output, pull=arguments.pull)
         if not arguments.background:
             return context.serve(context.settings, server, lambda address: _announcement(address, server, output))
-    return _start(arguments, server, context, output)
+    return _start(arguments, context, output)
 
 
-def _start(arguments: argparse.Namespace, server: ServerSettings, context: CommandContext, output: Output) -> int:
+def _start(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Start a server that goes on in the background, and print where it is reached."""
     if arguments.until_eof:
         raise UsageError("--background and --until-eof exclude each other")
-    log = server_log.make(context.settings.state_folder, f"server-{server.port}")
+    state = context.settings.state_folder
+    log = server_log.make_for_start(state)  # the log of the port may be that of another server, which has the port
     typed = [word for word in arguments.typed if word not in ("--background", "--json")]
-    with Spinner(output, "Starting the server"):
-        ready = background_server(typed, log)
+    try:
+        with Spinner(output, "Starting the server"):
+            ready = background_server(typed, log)
+    except BaseException:
+        server_log.keep_failed(log, state)
+        raise
+    log = server_log.rename(log, state, f"server-{ready['port']}")
     if output.as_json:
         output.document("serve", {**ready, "log": log})
         return DONE

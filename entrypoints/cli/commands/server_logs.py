@@ -10,6 +10,7 @@ from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE, INTERRUPTED
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.render.formatting import printable
+from mlxk.entrypoints.log_reader import LogReader
 
 DEFAULT_LINES = 50
 LOOK_SECONDS = 0.2
@@ -38,41 +39,26 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
             "there is no log" + (f" of a server on port {arguments.port}" if arguments.port is not None else ""),
             hint="A server in the background writes one: mlxk serve --background",
         )
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise StorageError(f"'{path}' cannot be read: {error.strerror}") from error
-    lines = data.decode("utf-8", "replace").splitlines()
-    lines = lines[len(lines) - min(arguments.lines, len(lines)) :]
-    if output.as_json:
-        output.document("logs", {"path": path, "lines": lines})
-        return DONE
-    for line in lines:
-        output.line(printable(line))
-    return _follow(path, len(data), output) if arguments.follow else DONE
+    with LogReader(path) as log:
+        lines, is_shortened = log.last(arguments.lines, whole=arguments.follow)
+        if is_shortened:
+            output.note(f"Older lines are only in the file: {path}")
+        if output.as_json:
+            output.document("logs", {"path": path, "lines": lines})
+            return DONE
+        for line in lines:
+            output.line(printable(line))
+        return _follow(log, output) if arguments.follow else DONE
 
 
-def _follow(path: str, position: int, output: Output) -> int:
+def _follow(log: LogReader, output: Output) -> int:
     """Print what is appended, also after the file was replaced, until Ctrl-C."""
-    rest, inode = "", os.stat(path).st_ino
     try:
         while True:
-            time.sleep(LOOK_SECONDS)
-            try:
-                status = os.stat(path)
-            except FileNotFoundError:
-                continue
-            if status.st_ino != inode or status.st_size < position:
-                inode, position, rest = status.st_ino, 0, ""
-            if status.st_size == position:
-                continue
-            with open(path, "rb") as file:
-                file.seek(position)
-                data = file.read()
-            position += len(data)
-            *lines, rest = (rest + data.decode("utf-8", "replace")).split("\n")
+            lines = log.further()
             for line in lines:
                 output.line(printable(line))
+            if not lines:
+                time.sleep(LOOK_SECONDS)
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -205,7 +205,7 @@ def _install(file: ServiceFile, arguments: argparse.Namespace, context: CommandC
     known = _read(file)
     if known is not None and not file.is_ours(known):
         raise ValidationError(f"'{file.path}' exists, and mlxk did not write it", hint="Move it away first.")
-    server_log.make(context.settings.state_folder, LOG_NAME)
+    server_log.make(context.settings.state_folder, LOG_NAME, starts=arguments.start)
     try:
         os.makedirs(os.path.dirname(file.path), exist_ok=True)
         draft = f"{file.path}.{os.getpid()}"
