@@ -31,13 +31,23 @@ class Connection:
     """Tokens of its context window."""
 
     def fill(self, text: str) -> str:
-        """Return a text of the table with the facts in their places; inside of quotes they are escaped as in JSON."""
+        """Return a text of the table with the facts in their places; inside of quotes they are escaped."""
         output = min(_MOST_OUTPUT, self.context // 4)
         facts = {"ADDRESS": self.address, "KEY": self.key, "MODEL": self.model, "CONTEXT": str(self.context)}
         facts |= {"INPUT": str(self.context - output), "OUTPUT": str(output)}
         if '"' in text:
-            facts = {name: json.dumps(fact)[1:-1] for name, fact in facts.items()}
+            facts = {name: _escaped(fact) for name, fact in facts.items()}
         return _PLACE.sub(lambda place: facts[place[0]], text)
+
+
+def _escaped(fact: str) -> str:
+    """Return a fact as it stands between double quotes in JSON, TOML and YAML alike.
+
+    TOML has no pairs of surrogates: what JSON writes as one stays as it is. The rest of what cannot be printed is
+    escaped, since TOML and YAML allow less of it than JSON.
+    """
+    written = json.dumps(fact, ensure_ascii=False)[1:-1]
+    return "".join(each if each.isprintable() or each > "\uffff" else f"\\u{ord(each):04x}" for each in written)
 
 
 @attrs.frozen
