@@ -1,192 +1,24 @@
-"""Processes of commands: a server that ends with this one, one that goes on, and an agent that has the terminal."""
+"""Processes of agents, which have the terminal."""
 
-import json
 import os
-import secrets
 import signal
 import subprocess
-import sys
-import tempfile
 import termios
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
-from typing import Any
 
-import attrs
-
-from mlxk.domain.errors import ExecutionError, InterruptedRunError, NetworkError, StorageError, UnauthorizedError
+from mlxk.domain.errors import ExecutionError, InterruptedRunError
 from mlxk.entrypoints.settings import inherited
-from mlxk.entrypoints.wording import error_of
-
-PROGRAM = (sys.executable, "-P", "-m", "mlxk")
-"""Runs this program; ``-P`` keeps modules of the working directory out."""
-
-SERVE = (
-    *(*PROGRAM, "serve", "--host", "127.0.0.1", "--port", "0", "--json"),
-    *("--drain-timeout", "0", "--until-eof"),
-)
-"""Command line of a server."""
-
-KEY_VARIABLE = "MLXK2_API_KEY"
-
-ANSWER_SECONDS = 30
-"""Time for a running server to list its models."""
 
 GRACE_SECONDS = 10
-"""Time for an agent to end after a signal, and for a server to end after its agent, until they are killed."""
+"""Time for an agent to end after a signal, until it is killed."""
 
 _PROXIES = {"http_proxy", "https_proxy", "all_proxy"}
 
 _REPORT_SECONDS = 0.05
 """Within this time, a process that was continued is seen to be."""
-
-
-@attrs.frozen
-class Server:
-    """A server, and a key that opens it."""
-
-    address: str
-    """Without ``/v1``."""
-    key: str = attrs.field(repr=False)
-    ended: Callable[[], bool] = attrs.field(default=lambda: False, eq=False)
-    """Whether it has ended, as far as this process knows."""
-
-
-def served_models(server: Server) -> list[dict[str, Any]]:
-    """Return the models of a running server, as it describes them.
-
-    Raises:
-        NetworkError: It does not answer, or not as a server of models does.
-        UnauthorizedError: It wants another key.
-    """
-    request = urllib.request.Request(f"{server.address}/v1/models", headers={"Authorization": f"Bearer {server.key}"})
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with direct.open(request, timeout=ANSWER_SECONDS) as answer:
-            models: list[dict[str, Any]] = json.load(answer)["data"]
-            return [each for each in models if isinstance(each["id"], str)]
-    except urllib.error.HTTPError as error:
-        if error.code in {401, 403}:
-            raise UnauthorizedError(
-                f"the server at {server.address} wants another key", hint="Set MLXK2_API_KEY to one of its keys."
-            ) from error
-        raise NetworkError(f"the server at {server.address} answers with status {error.code}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise NetworkError(
-            f"no server of models answers at {server.address}", hint="Start one: mlxk serve. Or leave out --url."
-        ) from error
-
-
-def new_log(folder: str | None) -> str:
-    """Make an empty file for a server's log, which only its owner reads; return its path.
-
-    Args:
-        folder: Of temporary files; None for that of the system.
-
-    Raises:
-        StorageError: It cannot be made.
-    """
-    try:
-        descriptor, path = tempfile.mkstemp(prefix="mlxk-launch-", suffix=".log", dir=folder)
-    except OSError as error:
-        raise StorageError(
-            f"the folder for temporary files cannot be used: {error.strerror}",
-            hint="Set TMPDIR to a folder with free space.",
-        ) from error
-    os.close(descriptor)
-    return path
-
-
-@contextmanager
-def own_server(model: str, log: str) -> Iterator[Server]:
-    """Start a server on a free port of the loopback interface; it ends with the block, or with this process.
-
-    Args:
-        model: The model to have in memory; it answers to every name that no model has.
-        log: Path of the file for its log.
-
-    Raises:
-        MlxkError: The server cannot be started, or not with this model.
-        InterruptedRunError: SIGTERM or SIGHUP came meanwhile.
-    """
-    key = secrets.token_hex(32)
-    with open(log, "ab") as file:
-        # A session of its own keeps Ctrl-C of the terminal from it.
-        server = subprocess.Popen(
-            [*SERVE, "--model", model, "--default-model", model],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=file,
-            env=inherited({KEY_VARIABLE: key}),
-            start_new_session=True,
-        )
-    try:
-        yield Server(str(_ready(server)["url"]), key, lambda: server.poll() is not None)
-    finally:
-        _end(server)
-
-
-def background_server(typed: Sequence[str], log: str) -> Mapping[str, Any]:
-    """Start a server that goes on without this process; return what it reports once it is ready.
-
-    Args:
-        typed: Its command line, without the name of the program.
-        log: Path of the file for its log.
-
-    Raises:
-        MlxkError: It cannot be started.
-        InterruptedRunError: Ctrl-C came before it was ready; it was stopped.
-    """
-    with open(log, "ab") as file:
-        server = subprocess.Popen(
-            [*PROGRAM, *typed, "--json"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=file,
-            env=inherited({}),
-            start_new_session=True,
-        )
-    assert server.stdout is not None
-    with server.stdout:
-        try:
-            ready = _ready(server)
-            server.returncode = 0  # it goes on, and nobody waits for it
-            return ready
-        except KeyboardInterrupt:
-            server.terminate()
-            raise InterruptedRunError("stopped before the server was ready") from None
-
-
-def _ready(server: "subprocess.Popen[bytes]") -> Mapping[str, Any]:
-    """Wait until a server is ready; return what it reports."""
-    assert server.stdout is not None
-    report = server.stdout.readline()
-    if report == b"{\n":  # an error, which stands on several lines
-        report += server.stdout.read()
-    try:
-        document = json.loads(report)
-    except ValueError:
-        raise ExecutionError("the server ended before it was ready", hint="Its log says why.") from None
-    if document["error"] is not None:
-        raise error_of(document["error"]["type"], document["error"])
-    data: Mapping[str, Any] = document["data"]
-    return data
-
-
-def _end(server: "subprocess.Popen[bytes]") -> None:
-    assert server.stdin is not None
-    assert server.stdout is not None
-    server.stdin.close()
-    server.stdout.close()
-    try:
-        server.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        server.kill()  # its worker ends with it
-        server.wait()
 
 
 class AgentRunner:

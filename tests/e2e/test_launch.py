@@ -66,8 +66,8 @@ class Machine:
         return found
 
     def logs(self) -> list[Path]:
-        """Return the logs that were left."""
-        return list(Path(self.environment["TMPDIR"]).glob("mlxk-launch-*"))
+        """Return the logs of servers that were started."""
+        return list(self.home.glob(".local/state/mlxk/logs/*"))
 
     def files(self) -> dict[str, bytes]:
         """Return the contents of the home."""
@@ -151,7 +151,7 @@ def test_an_agent_gets_a_server_of_its_own_and_nothing_is_written(machine: Machi
     assert "serving" in log.read_text()
     assert log.stat().st_mode & 0o077 == 0
     assert ended(given["address"])
-    assert machine.files() == before
+    assert machine.files() == {**before, str(log): log.read_bytes()}
 
 
 def test_a_server_that_dies_is_said_when_the_agent_has_ended(machine: Machine) -> None:
@@ -222,7 +222,7 @@ def test_a_terminal_asks_for_the_model_and_is_the_agent_s(machine: Machine) -> N
     terminal.expect_exact("agent: read a line")
     terminal.expect(pexpect.EOF)
     terminal.wait()
-    assert (terminal.exitstatus, machine.logs()) == (0, [])
+    assert (terminal.exitstatus, [log.name for log in machine.logs()]) == (0, ["launch-codex.log"])
 
 
 def test_a_server_that_cannot_start_is_said_and_no_agent_started(machine: Machine) -> None:

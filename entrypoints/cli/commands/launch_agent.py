@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import os
 import shlex
 import shutil
 import sys
@@ -16,7 +15,8 @@ from mlxk.application.policy import estimate_memory, require_chat, require_text_
 from mlxk.domain.errors import ExecutionError, InterruptedRunError, MlxkError, ModelNotFoundError, UsageError
 from mlxk.domain.models.memory import MemoryFit
 from mlxk.domain.models.model import Capability, ModelDetails, ModelHandle, served_id
-from mlxk.entrypoints.cli.agent_processes import AgentRunner, Server, new_log, own_server, served_models
+from mlxk.entrypoints import server_log
+from mlxk.entrypoints.cli.agent_processes import AgentRunner
 from mlxk.entrypoints.cli.agents import AGENTS, SMALLEST_CONTEXT, Agent, Connection
 from mlxk.entrypoints.cli.command import CommandContext, add_server_argument, complete_models, sharing_settings
 from mlxk.entrypoints.cli.exit_status import DONE
@@ -25,6 +25,7 @@ from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.cli.render.formatting import decimal_size
 from mlxk.entrypoints.cli.render.layout import table
+from mlxk.entrypoints.cli.server_processes import Server, own_server, served_models
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
@@ -92,7 +93,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         chosen = _chosen(offered, arguments, output)
     running = _having(chosen, key, container) if settings.use_server else None
     if running is None:
-        return _run_on_own_server(program, chosen, settings.temporary_folder, output)
+        return _run_on_own_server(program, chosen, settings.state_folder, output)
     output.note(
         f"[the server at {running.address} has {chosen.label} in memory and is used; --no-server starts another]"
     )
@@ -196,9 +197,9 @@ class _Program:
         return [self.path, *self.agent.arguments(connection), *self.words], self.agent.environment(connection)
 
 
-def _run_on_own_server(program: _Program, chosen: "_Candidate", folder: str | None, output: Output) -> int:
+def _run_on_own_server(program: _Program, chosen: "_Candidate", state_folder: str, output: Output) -> int:
     """Run an agent on a server of its own, whose log is named when something fails."""
-    log = new_log(folder)
+    log = server_log.make(state_folder, f"launch-{program.agent.name}")
     worth_reading = False
     try:
         runner = AgentRunner()
@@ -214,10 +215,8 @@ def _run_on_own_server(program: _Program, chosen: "_Candidate", folder: str | No
         worth_reading = not isinstance(error, InterruptedRunError)
         raise
     finally:
-        if worth_reading and os.path.getsize(log):
+        if worth_reading:
             output.note(f"The server's log: {log}")
-        else:
-            os.unlink(log)
     return status
 
 

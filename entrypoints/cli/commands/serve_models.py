@@ -9,7 +9,6 @@ from typing import Any
 from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
 from mlxk.entrypoints import server_log
 from mlxk.entrypoints.api_keys import is_followed, read_key_file
-from mlxk.entrypoints.cli.agent_processes import background_server
 from mlxk.entrypoints.cli.command import (
     CommandContext,
     add_pull_argument,
@@ -20,6 +19,7 @@ from mlxk.entrypoints.cli.command import (
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
+from mlxk.entrypoints.cli.server_processes import background_server
 from mlxk.entrypoints.setting_table import LOG_LEVELS
 from mlxk.entrypoints.settings import ServerAddress, ServerSettings
 

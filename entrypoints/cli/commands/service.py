@@ -21,6 +21,7 @@ from mlxk.entrypoints.cli.commands.serve_models import server_settings
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.program import build_parser, parse
+from mlxk.entrypoints.cli.server_processes import PROGRAM
 from mlxk.entrypoints.cli.settings_of_command import use_settings_file
 from mlxk.entrypoints.settings import Settings
 
@@ -67,7 +68,7 @@ def service_file(manager: str | None, settings: Settings, flags: Sequence[str], 
         log: Path of the server's log.
     """
     configuration = os.path.dirname(os.path.dirname(settings.file.path))
-    command = (sys.executable, "-P", "-m", "mlxk", "serve", *flags)
+    command = (*PROGRAM, "serve", *flags)
     variables = {"HF_HUB_CACHE": settings.hub_cache}
     if settings.workspace_home is not None:
         variables["MLXK_WORKSPACE_HOME"] = settings.workspace_home
