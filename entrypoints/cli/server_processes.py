@@ -1,5 +1,6 @@
 """Servers that commands start or ask: one that ends with this process, one that goes on, one that runs already."""
 
+import http.client
 import json
 import secrets
 import subprocess
@@ -30,6 +31,9 @@ KEY_VARIABLE = "MLXK2_API_KEY"
 ANSWER_SECONDS = 30
 """Time for a running server to list its models."""
 
+MOST_ANSWER_BYTES = 4 * 2**20
+"""Of a running server's list of models."""
+
 END_SECONDS = 10
 """Time for a server to end after its input, until it is killed."""
 
@@ -45,29 +49,80 @@ class Server:
     """Whether it has ended, as far as this process knows."""
 
 
-def served_models(server: Server) -> list[dict[str, Any]]:
-    """Return the models of a running server, as it describes them.
+@attrs.frozen
+class ServedModel:
+    """What a running server, of this program or of another make, says about a model."""
+
+    id: str
+    size_bytes: int | None
+    """None where the server does not say."""
+    context_length: int | None
+    """Tokens; None where the server does not say."""
+    supports_tools: bool
+    """True where the server does not say."""
+    loaded: bool
+    """Whether it is in memory."""
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Has a redirection fail: the key is for one server only."""
+
+    def redirect_request(self, *_arguments: object) -> None:
+        """Follow none."""
+
+
+def served_models(server: Server) -> list[ServedModel]:
+    """Return the models of a running server, without those whose names cannot be printed.
 
     Raises:
         NetworkError: It does not answer, or not as a server of models does.
         UnauthorizedError: It wants another key.
     """
-    request = urllib.request.Request(f"{server.address}/v1/models", headers={"Authorization": f"Bearer {server.key}"})
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    key = f"Bearer {server.key}".encode("utf-8", "surrogateescape").decode("latin-1")  # as http.client sends it
     try:
+        request = urllib.request.Request(f"{server.address}/v1/models", headers={"Authorization": key})
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
         with direct.open(request, timeout=ANSWER_SECONDS) as answer:
-            models: list[dict[str, Any]] = json.load(answer)["data"]
-            return [each for each in models if isinstance(each["id"], str)]
+            content = answer.read(MOST_ANSWER_BYTES + 1)
+        if len(content) > MOST_ANSWER_BYTES:
+            raise NetworkError(
+                f"the answer of the server at {server.address} is larger than {MOST_ANSWER_BYTES >> 20} MiB"
+            )
+        return [_served(each) for each in json.loads(content)["data"] if _is_name(each["id"])]
     except urllib.error.HTTPError as error:
         if error.code in {401, 403}:
             raise UnauthorizedError(
                 f"the server at {server.address} wants another key", hint="Set MLXK2_API_KEY to one of its keys."
             ) from error
-        raise NetworkError(f"the server at {server.address} answers with status {error.code}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NetworkError(
+            f"the server at {server.address} answers with status {error.code}",
+            hint="It redirects, which is not followed: name the other address." if error.code // 100 == 3 else None,
+        ) from error
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, RecursionError) as error:
         raise NetworkError(
             f"no server of models answers at {server.address}", hint="Start one: mlxk serve. Or leave out --url."
         ) from error
+
+
+def _is_name(value: object) -> bool:
+    """Whether a value can be the name of a model: in messages, files and command lines."""
+    return isinstance(value, str) and bool(value) and value.isprintable()
+
+
+def _served(model: Mapping[str, Any]) -> ServedModel:
+    tools = model.get("supports_tools")
+    return ServedModel(
+        id=model["id"],
+        size_bytes=_whole_number(model.get("size_bytes")),
+        context_length=_whole_number(model.get("context_length")),
+        supports_tools=tools if isinstance(tools, bool) else True,
+        loaded=model.get("loaded") is True,
+    )
+
+
+def _whole_number(value: object) -> int | None:
+    """Return a number of a foreign document that can be one of bytes or tokens, else None."""
+    return value if type(value) is int and 0 < value < 2**63 else None
 
 
 @contextmanager

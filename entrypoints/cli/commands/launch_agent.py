@@ -6,8 +6,9 @@ import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -25,7 +26,7 @@ from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.cli.render.formatting import decimal_size
 from mlxk.entrypoints.cli.render.layout import table
-from mlxk.entrypoints.cli.server_processes import Server, own_server, served_models
+from mlxk.entrypoints.cli.server_processes import ServedModel, Server, own_server, served_models
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
@@ -179,7 +180,12 @@ def _address(url: str) -> str:
         UsageError: It is none.
     """
     address = url.rstrip("/").removesuffix("/v1")
-    if not address.startswith(("http://", "https://")):
+    try:
+        parts = urlsplit(address)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0 and parts.username is None
+    except ValueError:
+        usable = False
+    if not usable or parts.query or parts.fragment or any(each.isspace() or not each.isprintable() for each in address):
         raise UsageError(f"--url: '{url}' is not an address", hint="For example: --url http://127.0.0.1:8000")
     return address
 
@@ -232,7 +238,7 @@ class _Candidate:
     """Of its files, where they are on this machine."""
     id: str
     """The name by which a server knows it."""
-    size_bytes: int
+    size_bytes: int | None
     context: int | None
     tools: bool
     fit: str
@@ -279,7 +285,7 @@ def _having(chosen: _Candidate, key: str, container: "Container") -> Server | No
         if chosen.directory in {model.handle.directory for model in each.models}:
             server = Server(each.url, key)
             with contextlib.suppress(MlxkError):
-                if chosen.id in {model["id"] for model in served_models(server)}:
+                if chosen.id in {model.id for model in served_models(server)}:
                     return server
     return None
 
@@ -297,16 +303,16 @@ def _of_this_machine(container: "Container") -> list[_Candidate]:
     return found
 
 
-def _of_server(model: Mapping[str, Any]) -> _Candidate:
+def _of_server(model: ServedModel) -> _Candidate:
     """Return a model of a running server; one of another make says less about its models."""
     return _Candidate(
-        label=model["id"],
-        reference=model["id"],
-        id=model["id"],
-        size_bytes=model.get("size_bytes", 0),
-        context=model.get("context_length"),
-        tools=model.get("supports_tools", True),
-        fit="loaded" if model.get("loaded") else "",
+        label=model.id,
+        reference=model.id,
+        id=model.id,
+        size_bytes=model.size_bytes,
+        context=model.context_length,
+        tools=model.supports_tools,
+        fit="loaded" if model.loaded else "",
     )
 
 
@@ -362,7 +368,7 @@ def _chosen(offered: Sequence[_Candidate], arguments: argparse.Namespace, output
         [
             str(number),
             each.label,
-            decimal_size(each.size_bytes),
+            "unknown" if each.size_bytes is None else decimal_size(each.size_bytes),
             f"{each.context:,}" if each.context else "unknown",
             each.fit,
         ]
