@@ -35,6 +35,7 @@ from pydantic import ValidationError
 
 from mlxk.application.ports.tool_servers import ServerTool, ToolResult, ToolServer, ToolServers
 from mlxk.domain.errors import ExecutionError
+from mlxk.domain.loopback import LOOPBACK_NAMES
 from mlxk.domain.text import CONTROLS, DIRECTIONS
 
 T = TypeVar("T")
@@ -44,9 +45,6 @@ START_SECONDS = 60.0
 
 CALL_SECONDS = 120.0
 """How long a call may take."""
-
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
-"""Hosts that are never reached through a proxy."""
 
 MAX_PAGES = 20
 """Most pages of a list of tools."""
@@ -160,7 +158,7 @@ class McpToolServers(ToolServers):
                 transport = stdio_client(parameters, log)
             else:
                 timeout = httpx2.Timeout(self._start_seconds, read=self._call_seconds)
-                proxied = httpx2.URL(server.address).host not in LOOPBACK
+                proxied = httpx2.URL(server.address).host not in LOOPBACK_NAMES
                 http = httpx2.AsyncClient(headers=dict(server.headers), timeout=timeout, trust_env=proxied)
                 transport = streamable_http_client(server.address, http_client=await stack.enter_async_context(http))
             client = Client(transport, read_timeout_seconds=self._start_seconds, cache=None)

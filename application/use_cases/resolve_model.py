@@ -11,9 +11,9 @@ from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.model_source import ModelSource
 from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.domain.download import check_name
-from mlxk.domain.errors import Advice, AmbiguousModelError, ModelNotFoundError, Remedy, ValidationError
+from mlxk.domain.errors import Advice, ModelNotFoundError, Remedy, ValidationError
 from mlxk.domain.models.model import ModelHandle
-from mlxk.domain.models.reference import ModelRef, fits_pattern, is_path, is_pattern
+from mlxk.domain.models.reference import ModelRef, fits_pattern, is_path, is_pattern, only_match
 from mlxk.domain.text import AT_MOST, nearest
 
 
@@ -100,7 +100,7 @@ class ResolveModel:
         if self.built_in.find(ref.name):
             raise without_revisions(ref)
         exact = self._cached(ref.name)
-        match = exact.name if exact else _only_match(ref.name, self.cache.names())
+        match = exact.name if exact else only_match(ref.name, self.cache.names())
         handle = self.cache.find(match, revision) if match else None
         if handle is None:
             raise self._not_found(ref, self.cache.names())
@@ -119,7 +119,7 @@ class ResolveModel:
         # A part of a name never means a built-in model.
         searched: tuple[ModelSource, ...] = (self.workspaces, self.cache)
         known = {name: source for source in reversed(searched) for name in source.names()}
-        match = _only_match(ref.name, known)
+        match = only_match(ref.name, known)
         handle = known[match].find(match) if match else None
         if handle is None:
             raise self._not_found(ref, {*known, *self.built_in.names(), *self.aliases})
@@ -162,28 +162,6 @@ def without_revisions(ref: ModelRef) -> ValidationError:
         f"'{ref}' asks for a revision, but the built-in model '{ref.name}' has none",
         hint=f"Write it without one: {ref.name}",
     )
-
-
-def _only_match(wanted: str, known: Iterable[str]) -> str | None:
-    """Return the one known name that is the wanted one, else the one that ends in it, else the one that contains it.
-
-    The case of letters does not matter.
-
-    Raises:
-        AmbiguousModelError: Several do.
-    """
-    part = wanted.lower()
-    lowered = {name: name.lower() for name in known}
-    matches = [name for name, lower in lowered.items() if lower == part]
-    matches = matches or [name for name, lower in lowered.items() if lower.rpartition("/")[2] == part]
-    matches = sorted(matches or (name for name, lower in lowered.items() if part in lower))
-    if len(matches) > 1:
-        raise AmbiguousModelError(
-            f"'{wanted}' fits {len(matches)} models",
-            hint="Write more of the name, or all of it.",
-            matches=tuple(matches),
-        )
-    return matches[0] if matches else None
 
 
 def close_names(wanted: str, known: Iterable[str]) -> tuple[str, ...]:

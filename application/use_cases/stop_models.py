@@ -5,7 +5,9 @@ import attrs
 from mlxk.application.ports.running_servers import RunningServer, RunningServers
 from mlxk.application.ports.text_generator import ResidentModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.errors import AmbiguousModelError, ExecutionError, MlxkError, ModelNotFoundError
+from mlxk.domain.errors import ExecutionError, MlxkError, ModelNotFoundError
+from mlxk.domain.models.model import ModelHandle
+from mlxk.domain.models.reference import ModelRef, only_match
 
 
 @attrs.frozen
@@ -55,31 +57,36 @@ class StopModels:
     def _named(
         self, reference: str, found: list[tuple[RunningServer, ResidentModel]]
     ) -> list[tuple[RunningServer, ResidentModel]]:
-        wanted = reference.lower()
-        exact = [each for each in found if wanted in _names(each[1])]
+        exact = [each for each in found if reference.lower() in _full_names(each[1].handle)]
         if exact:
             return exact
-        try:
-            handle = self.resolve(reference)
-        except MlxkError:  # it may have been removed from the disk
-            handle = None
-        same = [each for each in found if handle is not None and each[1].handle.directory == handle.directory]
+        directory = self._directory(reference)
+        same = [each for each in found if each[1].handle.directory == directory]
         if same:
             return same
-        parts = [each for each in found if wanted and any(wanted in name for name in _names(each[1]))]
-        names = sorted({model.handle.label for _, model in parts})
-        if len(names) > 1:
-            raise AmbiguousModelError(f"'{reference}' fits {len(names)} models in memory", matches=tuple(names))
-        if not parts:
-            loaded = sorted({model.handle.label for _, model in found})
+        loaded = sorted({model.handle.label for _, model in found})
+        match = only_match(reference, loaded)
+        if match is None:
             raise ModelNotFoundError(
                 f"no server has '{reference}' in memory",
                 hint=f"In memory: {', '.join(loaded)}" if loaded else "No model is in memory.",
             )
-        return parts
+        return [each for each in found if each[1].handle.label == match]
+
+    def _directory(self, reference: str) -> str | None:
+        """Return the directory of the model that a reference means on the disk.
+
+        None where it means none, which may have been removed, and where it is only a part of the name: it may be a part
+        of that of another model, which is in memory.
+        """
+        try:
+            ref = ModelRef.parse(reference)
+            handle = self.resolve(ref)
+        except MlxkError:
+            return None
+        whole = handle.short_name.lower() == ref.name.lower().rpartition("/")[2]
+        return handle.directory if whole or handle.alias or ref.is_path or ref.revision else None
 
 
-def _names(model: ResidentModel) -> set[str]:
-    handle = model.handle
-    names = {handle.name, handle.short_name, handle.label}
-    return {name.lower() for name in (*names, f"{handle.name}@{handle.revision}" if handle.revision else handle.name)}
+def _full_names(handle: ModelHandle) -> set[str]:
+    return {handle.name.lower(), f"{handle.name}@{handle.revision}".lower()}

@@ -5,11 +5,12 @@ Defines the grammar: ``org/name``, ``name``, ``@revision``, explicit paths, buil
 """
 
 import enum
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 import attrs
 
-from mlxk.domain.errors import ValidationError
+from mlxk.domain.errors import AmbiguousModelError, ValidationError
 
 BUILT_IN_NAMES = ("demo", "demo-speech", "demo-vision")
 """Names of the models that come with the program; they precede every other meaning."""
@@ -116,3 +117,25 @@ def fits_pattern(name: str, pattern: str) -> bool:
     """Whether a pattern fits a name in any case; one without an owner also fits the part after the owner."""
     name, pattern = name.lower(), pattern.lower()
     return fnmatchcase(name, pattern) or ("/" not in pattern and fnmatchcase(name.rpartition("/")[2], pattern))
+
+
+def only_match(wanted: str, known: Iterable[str]) -> str | None:
+    """Return the one known name that is the wanted one, else the one that ends in it, else the one that contains it.
+
+    The case of letters does not matter. Nothing is in every name: without a wanted one, none is returned.
+
+    Raises:
+        AmbiguousModelError: Several do.
+    """
+    part = wanted.lower()
+    lowered = {name: name.lower() for name in known if part}
+    matches = [name for name, lower in lowered.items() if lower == part]
+    matches = matches or [name for name, lower in lowered.items() if lower.rpartition("/")[2] == part]
+    matches = sorted(matches or (name for name, lower in lowered.items() if part in lower))
+    if len(matches) > 1:
+        raise AmbiguousModelError(
+            f"'{wanted}' fits {len(matches)} models",
+            hint="Write more of the name, or all of it.",
+            matches=tuple(matches),
+        )
+    return matches[0] if matches else None

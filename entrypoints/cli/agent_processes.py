@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 
 from mlxk.domain.errors import ExecutionError, InterruptedRunError
+from mlxk.domain.loopback import LOOPBACK_NAMES
 from mlxk.entrypoints.settings import inherited
 
 GRACE_SECONDS = 10
@@ -95,7 +96,7 @@ def past_proxies(environment: Mapping[str, str]) -> dict[str, str]:
     if not any(name.lower() in _PROXIES for name in environment):
         return dict(environment)
     former = environment.get("NO_PROXY") or environment.get("no_proxy")
-    without = ",".join((*((former,) if former else ()), "127.0.0.1", "localhost"))
+    without = ",".join((*((former,) if former else ()), *LOOPBACK_NAMES))
     return {**environment, "NO_PROXY": without, "no_proxy": without}
 
 

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 from mlxk.application.ports.confirmation import Confirmation
@@ -162,7 +162,7 @@ class TerminalConfirmation(Confirmation):
             self._output.note(fact)
         while True:
             self._output.prompt(f"{question} [{'Y/n' if default else 'y/N'}]: ")
-            line = self._line()
+            line = _line(self._output, self._stdin)
             answer = line.strip().lower()
             if not line or answer in NO:
                 return False
@@ -171,15 +171,43 @@ class TerminalConfirmation(Confirmation):
             if not answer:
                 return default
 
-    def _line(self) -> str:
-        """Read a line. After an end of input or an interrupt, end the line of the question."""
-        line = ""
-        try:
-            line = self._stdin.readline()
-        finally:
-            if not line:
-                self._output.note("")
-        return line
+
+def choose(output: Output, question: str, names: Sequence[str], stdin: TextIO | None = None) -> int | None:
+    """Ask until the answer is the number or the name of a line of a list, whose numbers begin with 1.
+
+    Args:
+        output: Where to ask; the caller has seen that it is a terminal, and shown the list.
+        question: With its question mark.
+        names: Of the lines; where there is one only, an empty answer means it.
+        stdin: Where to read; standard input when None.
+
+    Returns:
+        The index of the name; None at an end of input.
+    """
+    last = len(names)
+    while True:
+        output.prompt(f"{question} [1{'' if last == 1 else f'-{last}'}]: ")
+        line = _line(output, sys.stdin if stdin is None else stdin)
+        answer = line.strip()
+        if not line:
+            return None
+        for words in (list(names), [str(number) for number in range(1, last + 1)]):
+            if answer in words:
+                return words.index(answer)
+        if not answer and last == 1:
+            return 0
+        output.note(f"Write a number from 1 to {last}, or a name of the list.")
+
+
+def _line(output: Output, stdin: TextIO) -> str:
+    """Read a line. After an end of input or an interrupt, end the line of the question."""
+    line = ""
+    try:
+        line = stdin.readline()
+    finally:
+        if not line:
+            output.note("")
+    return line
 
 
 class Assent(Confirmation):

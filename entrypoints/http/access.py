@@ -8,9 +8,8 @@ from urllib.parse import urlsplit
 import falcon
 
 from mlxk.domain.errors import ForbiddenOriginError, UnauthorizedError
+from mlxk.domain.loopback import LOOPBACK_NAMES
 from mlxk.entrypoints.api_keys import KeyRing
-
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 CONTAINER_NAMES = frozenset(
     {
@@ -56,7 +55,7 @@ class HostGuard:
 
     def __init__(self, bound_host: str, allowed: Sequence[str] = (), machine: str = "") -> None:
         given = {name.lower().rstrip(".") for name in (bound_host, *allowed)}
-        self._names = LOOPBACK_NAMES | CONTAINER_NAMES | machine_names(machine) | given
+        self._names = CONTAINER_NAMES.union(LOOPBACK_NAMES, machine_names(machine), given)
 
     def process_request(self, request: falcon.Request, response: falcon.Response) -> None:
         """Check the ``Host`` header; HTTP/1.0 clients may leave it out.

@@ -144,7 +144,7 @@ def test_an_agent_gets_a_server_of_its_own_and_nothing_is_written(machine: Machi
     assert (done.returncode, done.stdout) == (7, "")
     assert given["arguments"] == ["exec", "--json", "--", "-x"]
     environment = given["environment"]
-    assert environment["NO_PROXY"] == environment["no_proxy"] == "internal,127.0.0.1,localhost"
+    assert environment["NO_PROXY"] == environment["no_proxy"] == "internal,localhost,127.0.0.1,::1"
     assert (environment["ANTHROPIC_API_KEY"], environment["CLAUDE_CODE_AUTO_COMPACT_WINDOW"]) == ("", "65536")
     [log] = machine.logs()
     assert done.stderr == f"The server's log: {log}\n"

@@ -161,3 +161,48 @@ def test_what_a_foreign_server_says_about_models_may_be_anything(environment: di
 def test_an_address_that_is_none_is_refused(environment: dict[str, str], url: str) -> None:
     done = launch(environment, "--url", url)
     assert (done.returncode, f"--url: '{url}' is not an address" in done.stderr) == (2, True), done.stderr
+
+
+NAMED = document(b'{"data": [{"id": "org/Poet-4bit"}, {"id": "org/Poet-8bit"}, {"id": "other/Poet-4bit"}]}')
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("ORG/poet-4bit", "org/Poet-4bit"), ("poet-8BIT", "org/Poet-8bit"), ("8b", "org/Poet-8bit")]
+)
+def test_a_name_means_a_model_of_a_server_as_it_means_one_here(
+    environment: dict[str, str], typed: str, meant: str
+) -> None:
+    with answering(NAMED) as server:
+        done = launch(environment, "--url", server.address, "-m", typed)
+    assert (done.returncode, f'model="{meant}"' in done.stdout) == (0, True), done.stderr
+
+
+def test_a_name_that_two_models_of_a_server_have_is_refused(environment: dict[str, str]) -> None:
+    with answering(NAMED) as server:
+        done = launch(environment, "--url", server.address, "-m", "Poet-4bit")
+        nothing = launch(environment, "--url", server.address, "-m", "")
+    assert (done.returncode, done.stderr.splitlines()[:3]) == (
+        1,
+        ["launch: Error: 'Poet-4bit' fits 2 models", "  org/Poet-4bit", "  other/Poet-4bit"],
+    )
+    assert (nothing.returncode, "the server has no model ''" in nothing.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(("key", "status", "said"), [("\x04", 2, "no model was chosen"), ("\x03", 130, "interrupted")])
+def test_a_question_that_is_left_ends_its_line(environment: dict[str, str], key: str, status: int, said: str) -> None:
+    with answering(NAMED) as server:
+        terminal = pexpect.spawn(
+            sys.executable,
+            ["-m", "mlxk", "launch", "codex", "--url", server.address],
+            env={**environment, "TERM": "dumb"},
+            encoding="utf-8",
+            timeout=60,
+        )
+        terminal.expect_exact("Which model? [1-3]: ")
+        terminal.sendline("4")
+        terminal.expect_exact("Write a number from 1 to 3")
+        terminal.expect_exact("Which model? [1-3]: ")
+        terminal.send(key)
+        terminal.expect(pexpect.EOF)
+        terminal.wait()
+    assert (terminal.exitstatus, f"\r\nlaunch: Error: {said}" in terminal.before) == (status, True), terminal.before

@@ -16,12 +16,13 @@ from mlxk.application.policy import estimate_memory, require_chat, require_text_
 from mlxk.domain.errors import ExecutionError, InterruptedRunError, MlxkError, ModelNotFoundError, UsageError
 from mlxk.domain.models.memory import MemoryFit
 from mlxk.domain.models.model import Capability, ModelDetails, ModelHandle, served_id
+from mlxk.domain.models.reference import only_match
 from mlxk.entrypoints import server_log
 from mlxk.entrypoints.cli.agent_processes import AgentRunner
 from mlxk.entrypoints.cli.agents import AGENTS, SMALLEST_CONTEXT, Agent, Connection
 from mlxk.entrypoints.cli.command import CommandContext, add_server_argument, complete_models, sharing_settings
 from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.output import Output, choose
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.cli.render.formatting import decimal_size
@@ -343,14 +344,14 @@ def _chosen(offered: Sequence[_Candidate], arguments: argparse.Namespace, output
     Raises:
         UsageError: There is no terminal, or nothing was chosen.
         ModelNotFoundError: No model will do, or none has this name.
+        AmbiguousModelError: Several have it.
     """
     if arguments.model is not None:
-        named = [each for each in offered if arguments.model in (each.id, each.id.rpartition("/")[2])]
-        if not named:
-            raise ModelNotFoundError(
-                f"the server has no model '{arguments.model}'", matches=tuple(each.id for each in offered)
-            )
-        return _with_reservations(named[0], output)
+        known = {each.id: each for each in offered}
+        match = only_match(arguments.model, known)
+        if match is None:
+            raise ModelNotFoundError(f"the server has no model '{arguments.model}'", matches=tuple(known))
+        return _with_reservations(known[match], output)
     fitting = [each for each in offered if not each.reservations]
     if not fitting:
         raise ModelNotFoundError(
@@ -375,23 +376,7 @@ def _chosen(offered: Sequence[_Candidate], arguments: argparse.Namespace, output
         for number, each in enumerate(fitting, 1)
     ]
     output.note(table(["", "Model", "Size", "Context", "Memory"], rows, output.width).rstrip())
-    return fitting[_asked(names, output) - 1]
-
-
-def _asked(names: Sequence[str], output: Output) -> int:
-    """Ask until the answer is the number or the name of a model; without one, the only model is meant."""
-    last = len(names)
-    while True:
-        output.prompt(f"Which model? [1{'' if last == 1 else f'-{last}'}]: ")
-        line = sys.stdin.readline()
-        answer = line.strip()
-        if not line:
-            output.note("")
-            raise UsageError("no model was chosen", hint="Choose a number, or name one with --model.")
-        if answer in names:
-            return names.index(answer) + 1
-        if answer.isdecimal() and 0 < int(answer) <= last:
-            return int(answer)
-        if not answer and last == 1:
-            return 1
-        output.note(f"Write a number from 1 to {last}, or a name of the list.")
+    index = choose(output, "Which model?", names)
+    if index is None:
+        raise UsageError("no model was chosen", hint="Choose a number, or name one with --model.")
+    return fitting[index]

@@ -1,7 +1,7 @@
 """Which model in memory a name means."""
 
 import pytest
-from doubles.model_cache import InMemoryModelCache
+from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_source import InMemoryModelSource
 from doubles.running_servers import InMemoryRunningServers
 from doubles.workspace_store import InMemoryWorkspaceStore
@@ -51,3 +51,42 @@ def test_what_is_not_in_memory_is_named_with_what_is(name: str) -> None:
     with pytest.raises(ModelNotFoundError, match="in memory") as raised:
         stop(name)
     assert raised.value.hint == "In memory: demo, org/Llama-3B, org/Qwen-3B"
+
+
+OTHER_LLAMA = ResidentModel(ModelHandle("other/Llama-3B", "/cache/other", Origin.CACHE, "3" * 40), 1, None)
+LONGER = ResidentModel(ModelHandle("org/Llama-3B-4bit", "/cache/org/Llama-3B-4bit/4", Origin.CACHE, "4"), 1, None)
+
+
+def named(reference: str, *loaded: ResidentModel) -> list[str]:
+    """Return the names of what is unloaded; the disk has the longer one, and one that ends alike."""
+    disk = {each: CachedModel(revisions=("4",)) for each in ("org/Llama-3B-4bit", "org/Mistral-7B")}
+    resolve = ResolveModel(
+        InMemoryModelCache(disk), InMemoryWorkspaceStore(), InMemoryModelSource(), aliases={"poet": "org/Llama-3B-4bit"}
+    )
+    servers = InMemoryRunningServers(RunningServer("1", 1, "http://127.0.0.1:1", "0", loaded))
+    return [each.model.handle.name for each in StopModels(servers, resolve)(reference)]
+
+
+def test_a_last_part_that_two_models_have_is_refused_and_both_are_named() -> None:
+    with pytest.raises(AmbiguousModelError) as raised:
+        named("llama-3b", LLAMA, OTHER_LLAMA)
+    assert raised.value.matches == ("org/Llama-3B", "other/Llama-3B")
+
+
+@pytest.mark.parametrize(
+    ("reference", "meant"),
+    [("Llama-3B", "org/Llama-3B"), ("4bit", "org/Llama-3B-4bit"), ("POET", "org/Llama-3B-4bit")],
+)
+def test_a_name_means_the_same_as_elsewhere_also_when_its_model_was_removed(reference: str, meant: str) -> None:
+    assert named(reference, LLAMA, LONGER) == [meant]
+
+
+def test_a_part_of_one_name_on_the_disk_may_be_one_of_another_in_memory() -> None:
+    with pytest.raises(AmbiguousModelError):
+        named("-3b", LLAMA, LONGER)
+
+
+@pytest.mark.parametrize("reference", ["", "  "])
+def test_nothing_means_no_model(reference: str) -> None:
+    with pytest.raises(ModelNotFoundError):
+        named(reference, LLAMA)
