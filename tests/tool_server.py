@@ -67,6 +67,9 @@ def main() -> None:
                     for name, properties in TOOLS.items()
                 ]
             }
+            if sys.argv[1] == "endless":
+                time.sleep(0.3)
+                answer["result"]["nextCursor"] = "more"
         elif method == "tools/call":
             answer["result"] = result(request["params"]["name"], request["params"].get("arguments") or {})
         else:

@@ -8,6 +8,7 @@ import base64
 import contextlib
 import json
 import logging
+import math
 import re
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
@@ -112,7 +113,7 @@ class McpToolServers(ToolServers):
                 self._connections[server.name] = _Connection(server, client, log)
                 found += (_server_tool(server.name, tool) for tool in tools)
         except BaseException:
-            self.close()
+            self._leave(ExecutionError("stopped"))
             raise
         return tuple(found)
 
@@ -129,9 +130,16 @@ class McpToolServers(ToolServers):
             return _result(self._wait(ask))
 
     def close(self) -> None:
+        self._leave(None)
+
+    def _leave(self, failure: Exception | None) -> None:
+        """End all servers; after a failure also one that is still being connected, which is waited for otherwise.
+
+        The event loop must not be given the interrupt itself, which would end it before it has ended the programs.
+        """
         self._connections.clear()
         with contextlib.suppress(Exception):  # a server that died makes its end fail, which nobody waits for
-            self._open.close()
+            self._open.__exit__(type(failure) if failure else None, failure, None)
 
     def _wait(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine in the thread of the event loop; an interrupt of this thread cancels it."""
@@ -145,25 +153,30 @@ class McpToolServers(ToolServers):
 
     @contextlib.asynccontextmanager
     async def _connected(self, server: ToolServer, log: TextIO) -> AsyncIterator[tuple[Client, list[Tool]]]:
-        """Connect a server and list its tools; leaving ends it."""
-        async with contextlib.AsyncExitStack() as stack:
-            if server.address is None:
-                parameters = StdioServerParameters(
-                    command=server.command[0],
-                    args=list(server.command[1:]),
-                    env=dict(server.environment),
-                    cwd=server.directory,
-                    encoding_error_handler="replace",
-                )
-                transport = stdio_client(parameters, log)
-            else:
-                timeout = httpx2.Timeout(self._start_seconds, read=self._call_seconds)
-                proxied = httpx2.URL(server.address).host not in LOOPBACK_NAMES
-                http = httpx2.AsyncClient(headers=dict(server.headers), timeout=timeout, trust_env=proxied)
-                transport = streamable_http_client(server.address, http_client=await stack.enter_async_context(http))
-            client = Client(transport, read_timeout_seconds=self._start_seconds, cache=None)
-            await stack.enter_async_context(client)
-            yield client, await _tools(client)
+        """Connect a server and list its tools, both within the limit; leaving ends it."""
+        with anyio.fail_after(self._start_seconds) as limit:
+            async with contextlib.AsyncExitStack() as stack:
+                if server.address is None:
+                    parameters = StdioServerParameters(
+                        command=server.command[0],
+                        args=list(server.command[1:]),
+                        env=dict(server.environment),
+                        cwd=server.directory,
+                        encoding_error_handler="replace",
+                    )
+                    transport = stdio_client(parameters, log)
+                else:
+                    timeout = httpx2.Timeout(self._start_seconds, read=self._call_seconds)
+                    proxied = httpx2.URL(server.address).host not in LOOPBACK_NAMES
+                    http = httpx2.AsyncClient(headers=dict(server.headers), timeout=timeout, trust_env=proxied)
+                    transport = streamable_http_client(
+                        server.address, http_client=await stack.enter_async_context(http)
+                    )
+                client = Client(transport, read_timeout_seconds=self._start_seconds, cache=None)
+                await stack.enter_async_context(client)
+                tools = await _tools(client)
+                limit.deadline = math.inf
+                yield client, tools
 
     @contextlib.contextmanager
     def _reported(self, server: ToolServer, log: TextIO, what: str) -> Iterator[None]:

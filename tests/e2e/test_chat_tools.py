@@ -1,13 +1,19 @@
 """Tools of servers in a chat on a pseudo-terminal: each call is asked for."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from chatting import PROMPT, leave, say, start
 from clients.agent_models import TEMPLATE
 from models.scripted_model import write_model
+
+from mlxk.adapters.mcp.tool_servers import START_SECONDS
 
 pytestmark = pytest.mark.e2e
 SERVER = Path(__file__).parents[1] / "tool_server.py"
@@ -55,3 +61,31 @@ def test_a_call_is_made_after_a_yes_only_and_an_interrupt_stops_it(
     say(terminal, "/show", "turns: 1")
     leave(terminal)
     assert terminal.exitstatus == 0
+
+
+def test_an_interrupt_is_heeded_while_a_server_starts_and_its_program_ends(
+    program_environment: dict[str, str], tmp_path: Path
+) -> None:
+    program = "import os, time; open('started', 'x').write(f'{os.getpid()}.'); time.sleep(600)"
+    entry = {"command": sys.executable, "args": ["-c", program], "cwd": str(tmp_path)}
+    (tmp_path / "servers.json").write_text(json.dumps({"mcpServers": {"silent": entry}}))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlxk", "run", "demo", "hi", "--mcp", "servers.json"],
+        env={**os.environ, **program_environment},
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    started = tmp_path / "started"
+    try:
+        while not (started.exists() and started.read_text().endswith(".")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=START_SECONDS - 10)
+    finally:
+        process.kill()
+    assert "interrupted" in err
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text().removesuffix(".")), 0)

@@ -14,6 +14,9 @@ import pytest
 from clients.agent_models import TEMPLATE
 from models.scripted_model import write_model
 
+from mlxk.adapters.mcp.tool_servers import McpToolServers
+from mlxk.application.ports.tool_servers import ToolServer
+from mlxk.domain.errors import ExecutionError
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import run
 from mlxk.entrypoints.container import build
@@ -279,6 +282,13 @@ def test_what_a_program_repeats_of_its_environment_is_hidden(mlxk_here: Run, fol
     assert "it wrote: " in err
     assert "<hidden>" in err
     assert "sekret" not in err
+
+
+def test_all_that_a_server_answers_before_it_can_be_used_is_within_one_limit() -> None:
+    server = ToolServer("slow", (sys.executable, str(SERVER), "endless"))
+    with contextlib.closing(McpToolServers(start_seconds=4)) as servers, pytest.raises(ExecutionError) as refusal:
+        servers.start([server])
+    assert refusal.value.message == "the tool server 'slow' cannot be started: it did not answer in time"
 
 
 def test_what_has_no_effect_is_said_and_what_cannot_be_honoured_is_refused(mlxk_here: Run, folder: Path) -> None:
