@@ -165,7 +165,7 @@ def answer(
     Args:
         arguments: The command line.
         prompt: The prompt in the JSON document.
-        start: Starts one stream, which may include loading the model.
+        start: Starts one stream of what the conversation is then, which may include loading the model.
         output: Where to print.
         activity: Text of the spinner while it starts.
         rounds: Goes on while the model calls tools; None without tools that can be called.
@@ -174,21 +174,23 @@ def answer(
         InterruptedRunError: The user interrupted; what was generated until then is printed.
         MlxkError: The completion failed; of images, the chunks before the failure are printed.
     """
-    following: Callable[[], Sequence[TextStream]] | None = start
-    while following is not None:
-        found, unprinted = _completion(arguments, following, output, activity)
-        following = rounds.following(found.text, found.reasoning, found.tool_calls) if rounds else None
-        if output.as_json:
-            continue
-        live = _is_live(arguments, output)
-        if not live and found.reasoning and arguments.reasoning is not False:
-            output.note(found.reasoning)
-        if not live and (found.text or not found.tool_calls):
-            output.line(unprinted)
+    goes_on = True
+    while goes_on:
+        found, unprinted = _completion(arguments, start, output, activity)
+        if not _is_live(arguments, output) and not output.as_json:
+            _print_whole(arguments, output, found, unprinted)
+        try:
+            goes_on = rounds is not None and rounds.add(found.text, found.reasoning, found.tool_calls)
+        except KeyboardInterrupt:
+            if output.as_json:
+                raise interrupted(output, found.text) from None
+            raise
         activity = "Reading the results"
     if output.as_json:
         fields = answer_json(arguments.model, prompt, found, arguments.reasoning is not False)
-        output.document("run", {**fields, "tool_results": rounds.toolbox.record} if rounds else fields)
+        output.document(
+            "run", {**fields, "tool_results": rounds.toolbox.record} if rounds and rounds.toolbox else fields
+        )
         return DONE
     for call in found.tool_calls:
         output.line(call_line(call))
@@ -197,6 +199,14 @@ def answer(
     if arguments.verbose:
         output.note(f"[{speed(found.finished)}]")
     return DONE
+
+
+def _print_whole(arguments: argparse.Namespace, output: Output, found: CollectedAnswer, unprinted: str) -> None:
+    """Print an answer that was not printed as it arrived."""
+    if found.reasoning and arguments.reasoning is not False:
+        output.note(found.reasoning)
+    if found.text or not found.tool_calls:
+        output.line(unprinted)
 
 
 def _is_live(arguments: argparse.Namespace, output: Output) -> bool:

@@ -2,21 +2,19 @@
 
 import argparse
 import contextlib
-import functools
 import json
 import re
 import sys
 import termios
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from mlxk.application.ports.confirmation import Confirmation
-from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.ports.tool_servers import ServerTool, ToolResult, ToolServer, ToolServers
 from mlxk.domain.errors import ExecutionError, ValidationError
-from mlxk.domain.generation.conversation import MAX_NAME, MAX_TOOL_BYTES, Conversation, Message, Role, ToolCall
+from mlxk.domain.generation.conversation import MAX_NAME, MAX_TOOL_BYTES, Message, Role, ToolCall
 from mlxk.domain.text import is_valid_unicode
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
@@ -29,13 +27,16 @@ MAX_FILE_BYTES = 4 * 1024 * 1024
 """Largest file of servers."""
 
 MAX_ROUNDS = 16
-"""How often a model may call tools for one message."""
+"""How often a model may call tools for one prompt."""
 
 MOST_SHOWN = 4000
 """Characters of the arguments that are shown before a call is asked for."""
 
 REFUSED = "The user did not allow this call."
 """What the model gets in place of the result."""
+
+STOPPED = "This call was stopped."
+"""What the model gets in place of the result of a call that was interrupted, and of those after it."""
 
 MALFORMED = "The arguments must be a JSON object."
 """What the model gets when its arguments are none."""
@@ -177,11 +178,8 @@ class OfferedTools:
         """Whether there are calls that are answered here: of tools, or of names that the model has made up."""
         return bool(calls) and not any(call.name in self.functions for call in calls)
 
-    def results(self, calls: Sequence[ToolCall]) -> tuple[Message, ...]:
-        """Execute calls, each after the user's assent, and return the messages for the model."""
-        return tuple(Message(Role.TOOL, self._result(call), tool_call_id=call.id) for call in calls)
-
-    def _result(self, call: ToolCall) -> str:
+    def result(self, call: ToolCall) -> str:
+        """Execute a call after the user's assent, and return what the model gets."""
         tool = self.tools.get(call.name)
         if tool is None:
             self.output.note(f"[{call.name}: there is no such tool]")
@@ -193,9 +191,7 @@ class OfferedTools:
             arguments = None
         if not isinstance(arguments, dict):
             self.output.note(f"[{call.name}: the model's arguments are no JSON object, so that it was not called]")
-            return self._recorded(
-                call, tool, ToolResult("The arguments must be a JSON object.", failed=True), called=False
-            )
+            return self._recorded(call, tool, ToolResult(MALFORMED, failed=True), called=False)
         if not self._assent(call, tool, arguments):
             return self._recorded(call, tool, ToolResult(REFUSED, failed=True), called=False)
         try:
@@ -248,32 +244,41 @@ class OfferedTools:
 
 @attrs.define
 class ToolRounds:
-    """Completions of one prompt that go on while the model calls tools."""
+    """Answers to one prompt, which go on while the model calls tools."""
 
-    toolbox: OfferedTools
-    conversation: Conversation
-    """So far."""
-    begin: Callable[[Conversation], Sequence[TextStream]]
-    """Starts a completion of it."""
+    toolbox: OfferedTools | None
+    """None without any."""
+    messages: list[Message]
+    """What the model gets: its answers, and the results of their calls, are added."""
     rounds: int = 0
 
-    def following(
-        self, text: str, reasoning: str, calls: Sequence[ToolCall]
-    ) -> Callable[[], Sequence[TextStream]] | None:
-        """Execute the calls of a completion and return what starts the next one; None when this one is the last."""
-        if not self.toolbox.answers(calls):
-            return None
+    def add(self, text: str, reasoning: str, calls: Sequence[ToolCall]) -> bool:
+        """Add an answer, execute its calls, and return whether the model has results to go on with.
+
+        Raises:
+            KeyboardInterrupt: The user stopped a call; the results before it are added, and that it was stopped.
+        """
+        named = _with_ids(calls, len(self.messages))
+        self.messages.append(Message(Role.ASSISTANT, text, named, reasoning=reasoning))
+        if self.toolbox is None or not self.toolbox.answers(named):
+            return False
         if self.rounds == MAX_ROUNDS:
             self.toolbox.output.note(f"[stopped: tools were called {counted(MAX_ROUNDS, 'time')} for one prompt]")
-            return None
+            return False
         self.rounds += 1
-        named = with_ids(calls, len(self.conversation.messages))
-        messages = (Message(Role.ASSISTANT, text, named, reasoning=reasoning), *self.toolbox.results(named))
-        self.conversation = attrs.evolve(self.conversation, messages=(*self.conversation.messages, *messages))
-        return functools.partial(self.begin, self.conversation)
+        results: list[str] = []
+        try:
+            for call in named:
+                results.append(self.toolbox.result(call))
+        finally:
+            results += [f"Error: {STOPPED}"] * (len(named) - len(results))
+            self.messages += (
+                Message(Role.TOOL, result, tool_call_id=call.id) for call, result in zip(named, results, strict=True)
+            )
+        return True
 
 
-def with_ids(calls: Sequence[ToolCall], before: int) -> tuple[ToolCall, ...]:
+def _with_ids(calls: Sequence[ToolCall], before: int) -> tuple[ToolCall, ...]:
     """Return calls that all have an id, so that results can name them; ``before`` calls have numbers already."""
     return tuple(
         call if call.id else attrs.evolve(call, id=f"call_{before + index}") for index, call in enumerate(calls)

@@ -14,6 +14,7 @@ from clients.agent_models import TEMPLATE
 from models.scripted_model import write_model
 
 from mlxk.adapters.mcp.tool_servers import START_SECONDS
+from mlxk.entrypoints.cli.tool_calls import STOPPED
 
 pytestmark = pytest.mark.e2e
 SERVER = Path(__file__).parents[1] / "tool_server.py"
@@ -27,7 +28,7 @@ def test_a_call_is_made_after_a_yes_only_and_an_interrupt_stops_it(
         return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
 
     replies = {
-        "@@SLEEP@@": call("sleeps"),
+        "@@SLEEP@@": call("echo", text="one") + "\n" + call("sleeps"),
         "<tool_response>": "It was refused.",
         "@@ECHO@@": "The tool has answered.",
     }
@@ -51,6 +52,8 @@ def test_a_call_is_made_after_a_yes_only_and_an_interrupt_stops_it(
     assert roles == ["user", "assistant", "tool", "assistant"]
     say(terminal, "/clear", "forgotten")
     terminal.sendline("@@SLEEP@@")
+    terminal.expect_exact(QUESTION)
+    terminal.sendline("y")
     terminal.expect_exact("The model calls sleeps of the tool server 'first' with")
     terminal.expect_exact(QUESTION)
     terminal.sendline("y")
@@ -59,6 +62,10 @@ def test_a_call_is_made_after_a_yes_only_and_an_interrupt_stops_it(
     terminal.expect_exact("[stopped]")
     terminal.expect_exact(PROMPT)
     say(terminal, "/show", "turns: 1")
+    (other,) = set(kept.parent.iterdir()) - {kept}
+    messages = json.loads(other.read_text())["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "tool", "tool", "assistant"]
+    assert [message["content"] for message in messages[2:4]] == ["@@ECHO@@ one from first", f"Error: {STOPPED}"]
     leave(terminal)
     assert terminal.exitstatus == 0
 

@@ -14,7 +14,7 @@ from mlxk.entrypoints.cli.chat.transcript import turns
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render.formatting import counted
-from mlxk.entrypoints.cli.tool_calls import MAX_ROUNDS, OfferedTools, with_ids
+from mlxk.entrypoints.cli.tool_calls import OfferedTools, ToolRounds
 
 
 class Chooser(Protocol):
@@ -47,19 +47,12 @@ class TurnPrinter:
             MlxkError: A completion failed; what tools have done before it is kept.
         """
         turn, session = [message], self.session
+        rounds = ToolRounds(self.toolbox, turn)
         try:
-            for left in range(MAX_ROUNDS, -1, -1):
+            goes_on = True
+            while goes_on:
                 answer = self._completion(turn)
-                if answer is None:
-                    break
-                calls = with_ids(answer.tool_calls, len(turn))
-                turn.append(Message(Role.ASSISTANT, answer.text, calls, reasoning=answer.reasoning))
-                if self.toolbox is None or not self.toolbox.answers(calls):
-                    break
-                if not left:
-                    self.output.note(f"[stopped: tools were called {counted(MAX_ROUNDS, 'time')} for one message]")
-                    break
-                turn += self.toolbox.results(calls)
+                goes_on = answer is not None and rounds.add(answer.text, answer.reasoning, answer.tool_calls)
         except KeyboardInterrupt:
             self.output.note("[stopped]")
         finally:

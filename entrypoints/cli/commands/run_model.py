@@ -7,7 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mlxk.application.generation_options import GenerationOptions, Prompt
+import attrs
+
+from mlxk.application.generation_options import GenerationOptions
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.errors import UsageError
 from mlxk.domain.generation.conversation import Conversation
@@ -175,11 +177,14 @@ def _run(
         return show_prompt(arguments, prompt, given, options(), container, output)
     generate, how = container.use_cases.generate_text(), options()
 
-    def begin(given: Prompt) -> Sequence[TextStream]:
-        return generate(arguments.model, [given], how)
+    rounds = ToolRounds(toolbox, list(given.messages)) if toolbox and isinstance(given, Conversation) else None
 
-    rounds = ToolRounds(toolbox, given, begin) if toolbox and isinstance(given, Conversation) else None
-    return answer.answer(arguments, prompt, functools.partial(begin, given), output, rounds=rounds)
+    def begin() -> Sequence[TextStream]:
+        if rounds is None or not isinstance(given, Conversation):
+            return generate(arguments.model, [given], how)
+        return generate(arguments.model, [attrs.evolve(given, messages=tuple(rounds.messages))], how)
+
+    return answer.answer(arguments, prompt, begin, output, rounds=rounds)
 
 
 def _hint(arguments: argparse.Namespace, context: CommandContext) -> str:
