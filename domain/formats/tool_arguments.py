@@ -157,7 +157,7 @@ def _allowed(
 def _stated(
     schema: Mapping[str, Any], root: Mapping[str, Any] | None, known: dict[int, frozenset[str]], steps: int
 ) -> frozenset[str]:
-    types = {each for each in _listed(schema.get("type")) if each in _TYPES}
+    types = {each for each in _listed(schema.get("type")) if isinstance(each, str) and each in _TYPES}
     if types:
         return frozenset(types | ({"null"} if schema.get("nullable") is True else set()))
     for keyword in ("anyOf", "oneOf", "allOf"):

@@ -216,6 +216,22 @@ def test_calls_are_written_between_the_tags_that_a_template_speaks_of() -> None:
             },
             ["tool-parameter-types"],
         ),
+        (
+            "{% for p in t.function.parameters.properties.values() %}{{ p.type | upper + p.description }}{% endfor %}",
+            {
+                "name": "f",
+                "parameters": {
+                    "type": "object",
+                    "properties": {
+                        "a": {"anyOf": [{"type": ["null", "string"]}]},
+                        "b": {"type": 3},
+                        "c": {"oneOf": 3},
+                        "d": {"allOf": [{"type": {"of": "x"}}]},
+                    },
+                },
+            },
+            ["tool-parameter-types"],
+        ),
         ("{{ t.name + t.description }}", {"name": "f", "description": "d"}, []),
     ],
 )

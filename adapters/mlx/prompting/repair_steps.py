@@ -118,9 +118,7 @@ def _typed_tools(prompt: WirePrompt) -> WirePrompt:
 
 
 def _typed(schema: Mapping[str, Any]) -> dict[str, Any]:
-    made = {"type": _type_of(schema), **schema}
-    if not isinstance(made["type"], str):
-        made["type"] = next((each for each in made["type"] if each != "null"), "string")
+    made = {"type": "", **schema} | {"type": _one_type(schema.get("type", _type_of(schema)))}
     for name in ("properties", "$defs"):
         if isinstance(made.get(name), dict):
             made[name] = {
@@ -138,10 +136,17 @@ def _type_of(schema: Mapping[str, Any]) -> str:
     if "items" in schema:
         return "array"
     for name in ("anyOf", "oneOf", "allOf"):
-        for each in schema.get(name) or ():
-            if isinstance(each, dict) and each.get("type") not in {None, "null"}:
-                return str(each["type"])
+        for each in schema[name] if isinstance(schema.get(name), list) else ():
+            if isinstance(each, dict) and each.get("type") not in (None, "null"):
+                return _one_type(each["type"])
     return "string"
+
+
+def _one_type(stated: object) -> str:
+    """Return a type that is stated, or the first of several that is not null; string where none is a text."""
+    types = stated if isinstance(stated, list) else ()
+    found = next((each for each in types if isinstance(each, str) and each != "null"), "string")
+    return stated if isinstance(stated, str) else found
 
 
 def _texts_of(content: Any) -> list[Any]:  # noqa: ANN401 - text, parts, or nothing

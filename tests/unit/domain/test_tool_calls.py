@@ -243,6 +243,13 @@ def test_a_schema_whose_parts_refer_to_each_other_is_read_once() -> None:
     assert tools.types("f", "absent") == frozenset()
 
 
+@pytest.mark.parametrize("stated", [[["string"]], {"of": "string"}, [{"of": 1}], 3, None, [None]])
+def test_what_is_no_type_in_a_schema_allows_nothing_in_particular(stated: object) -> None:
+    parameters = {"type": "object", "properties": {"x": {"type": stated}}}
+    tools = Tools([json.dumps({"type": "function", "function": {"name": "f", "parameters": parameters}})])
+    assert tools.types("f", "x") == frozenset()
+
+
 MARKUP = "<tool_call> </tool_call> <tool _call> <function=now> </function> <parameter=a> </parameter> [TOOL_CALLS]"
 KEYED = "<|python_tag|> <arg_key> </arg_key> <arg_value> </arg_value> ``` ```json"
 PLAIN = '{"name" :"now" ,"arguments":{} } { [ ] now( ) x < now , "'
