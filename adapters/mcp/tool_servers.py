@@ -47,6 +47,9 @@ START_SECONDS = 60.0
 CALL_SECONDS = 120.0
 """How long a call may take."""
 
+END_SECONDS = 5.0
+"""How long a server may take to answer that it is left."""
+
 MAX_PAGES = 20
 """Most pages of a list of tools."""
 
@@ -176,7 +179,10 @@ class McpToolServers(ToolServers):
                 await stack.enter_async_context(client)
                 tools = await _tools(client)
                 limit.deadline = math.inf
-                yield client, tools
+                try:
+                    yield client, tools
+                finally:
+                    limit.deadline = anyio.current_time() + END_SECONDS
 
     @contextlib.contextmanager
     def _reported(self, server: ToolServer, log: TextIO, what: str) -> Iterator[None]:

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -289,6 +290,62 @@ def test_all_that_a_server_answers_before_it_can_be_used_is_within_one_limit() -
     with contextlib.closing(McpToolServers(start_seconds=4)) as servers, pytest.raises(ExecutionError) as refusal:
         servers.start([server])
     assert refusal.value.message == "the tool server 'slow' cannot be started: it did not answer in time"
+
+
+class Unending(BaseHTTPRequestHandler):
+    """A server that answers everything but that it is left."""
+
+    left = threading.Event()
+
+    def do_POST(self) -> None:
+        """Begin a session, and list no tools."""
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        version = request.get("params", {}).get("protocolVersion")
+        results: dict[str, dict[str, object]] = {
+            "initialize": {
+                "protocolVersion": version,
+                "capabilities": {"tools": {}},
+                "serverInfo": {"name": "a", "version": "1"},
+            },
+            "tools/list": {"tools": []},
+        }
+        result = results.get(request["method"])
+        failure = {"error": {"code": -32601, "message": "no such method"}}
+        answer = {"jsonrpc": "2.0", "id": request.get("id"), **({"result": result} if result else failure)}
+        content = json.dumps(answer).encode() if "id" in request else b""
+        self.send_response(200 if content else 202)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Mcp-Session-Id", "1")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_GET(self) -> None:
+        """Offer no stream."""
+        self.send_response(405)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_DELETE(self) -> None:
+        """Wait until the test has ended."""
+        self.left.wait()
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+def test_a_server_that_does_not_answer_when_it_is_left_is_not_waited_for() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Unending) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            servers = McpToolServers(call_seconds=40)
+            servers.start([ToolServer("a", address=f"http://127.0.0.1:{server.server_address[1]}/mcp")])
+            before = time.monotonic()
+            servers.close()
+            assert time.monotonic() - before < 30
+        finally:
+            Unending.left.set()
+            server.shutdown()
 
 
 def test_what_has_no_effect_is_said_and_what_cannot_be_honoured_is_refused(mlxk_here: Run, folder: Path) -> None:
