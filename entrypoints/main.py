@@ -27,16 +27,18 @@ def main(argv: list[str] | None = None) -> int:
     _open_streams()
     arguments = sys.argv[1:] if argv is None else argv
     with _DeferredInterrupt() as interrupt:
-        from mlxk.domain.errors import InterruptedRunError, ValidationError
+        from mlxk.domain.errors import InterruptedRunError, MlxkError
         from mlxk.entrypoints.cli.command import CommandContext
-        from mlxk.entrypoints.cli.program import refuse, run
+        from mlxk.entrypoints.cli.program import internal_error, refuse, run
         from mlxk.entrypoints.pipe.standard_input import StandardInput
         from mlxk.entrypoints.settings import read_settings
 
         try:
             settings = read_settings()
-        except ValidationError as error:
+        except MlxkError as error:
             return refuse(arguments, error)
+        except Exception as error:  # noqa: BLE001 - no traceback reaches a user
+            return refuse(arguments, internal_error(error))
     if interrupt.received:
         return refuse(arguments, InterruptedRunError("interrupted"))
 

@@ -21,6 +21,9 @@ MODELS = "models"
 _SHOWN = 60
 """Most characters of a wrong value in a message."""
 
+_MOST, _DEEPEST = 2**64 - 1, 32
+"""The largest number where nothing else bounds it, such as a seed; tables and lists within each other."""
+
 
 @attrs.frozen
 class Kind:
@@ -37,7 +40,10 @@ def _of_type(words: str, fits: Callable[[object], bool]) -> Kind:
 
 
 def _shown(value: object) -> str:
-    text = json.dumps(value, default=str, ensure_ascii=False)
+    try:
+        text = json.dumps(value, default=str, ensure_ascii=False)
+    except (ValueError, RecursionError):  # a number of too many digits, or too many tables within each other
+        return "…"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
@@ -67,23 +73,31 @@ def _is_texts(value: object) -> bool:
 
 
 def _is_json_table(value: object) -> bool:
-    try:
-        return isinstance(value, dict) and bool(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError):
-        return False
+    return isinstance(value, dict) and bool(value) and _is_json(value)
+
+
+def _is_json(value: object, depth: int = 1) -> bool:
+    """Whether a value is one of JSON."""
+    if isinstance(value, dict | list):
+        each = [*value, *value.values()] if isinstance(value, dict) else value
+        return depth <= _DEEPEST and all(_is_json(part, depth + 1) for part in each)
+    if isinstance(value, int):
+        return -_MOST <= value <= _MOST
+    return value is None or isinstance(value, str) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _number(words: str, types: tuple[type, ...], low: float, high: float | None) -> Kind:
     span = f"from {low} to {high}" if high is not None else f"from {low}"
-    bounds = f"at least {low}" + (f" and at most {high}" if high is not None else "")
+    most = _MOST if high is None else high
 
     def fault(value: object) -> str | None:
-        if isinstance(value, bool) or not isinstance(value, types) or not math.isfinite(value):  # type: ignore[arg-type]
+        endless = isinstance(value, float) and not math.isfinite(value)
+        if endless or isinstance(value, bool) or not isinstance(value, int | float) or not isinstance(value, types):
             return f"must be {words} {span} (got {_shown(value)})"
-        number = float(value)  # type: ignore[arg-type]
-        if number < low or (high is not None and number > high):
-            return f"must be {bounds} (got {number:g})"
-        return None
+        if low <= value <= most:
+            return None
+        bounds = f"at least {low}" + (f" and at most {most}" if high is not None or value > most else "")
+        return f"must be {bounds} (got {_shown(value)})"
 
     return Kind(f"{words} {span}", fault)
 

@@ -19,6 +19,8 @@ from mlxk.entrypoints.settings_file import SettingsFile
 MIB = 2**20
 
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
+_MOST_DIGITS = 100
+"""Digits of a number in a variable, with zeros before it; Python refuses to read one of thousands."""
 _REFERENCE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)
 """Matches a variable inside a path."""
 
@@ -381,7 +383,7 @@ def _address(known: Mapping[str, str], name: str, default: str) -> str:
 
 def _integer(known: Mapping[str, str], name: str, allowed: range, default: int) -> int:
     value = known.get(name, str(default)).strip()
-    if not value.isdecimal() or int(value) not in allowed:
+    if not value.isdecimal() or len(value) > _MOST_DIGITS or int(value) not in allowed:
         raise ValidationError(
             f"{name} must be a whole number from {allowed.start} to {allowed.stop - 1} (got '{known[name]}')"
         )

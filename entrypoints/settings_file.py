@@ -30,6 +30,8 @@ _TOKEN = re.compile(
     r'"""(?:[^\\]|\\.)*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}\n]|[^\[\]{}\n"\'#]+',
     re.DOTALL,
 )
+_DEPTH = 3
+"""Parts of the longest path that a fault is about: the table of names, a name and a key."""
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 Values = Mapping[str, Any]
@@ -112,7 +114,7 @@ def check(path: str, content: bytes) -> SettingsFile:
         return SettingsFile(path, faults=(SettingFault(f"it is larger than {MOST_BYTES // 1024} KiB"),), exists=True)
     try:
         text = content.decode("utf-8-sig")
-        document = parsed(text)
+        return _Reader(parsed(text), _lines(text)).file(path)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         return SettingsFile(path, faults=(SettingFault("it is not UTF-8 text", line=line),), exists=True)
@@ -123,7 +125,6 @@ def check(path: str, content: bytes) -> SettingsFile:
         message = f"it is not valid TOML: {_PLACE.sub('', str(error))}"
         fault = SettingFault(message, line=int(place[1]) if place else None)
         return SettingsFile(path, faults=(fault,), exists=True)
-    return _Reader(document, _lines(text)).file(path)
 
 
 def parsed(text: str) -> dict[str, Any]:
@@ -186,10 +187,10 @@ def comment_of(statement: str) -> str:
 
 
 def _lines(text: str) -> dict[tuple[str, ...], int]:
-    """Return the first line of everything that a valid document says."""
+    """Return the first line of every table and key of a valid document; deeper keys have the line of theirs."""
     found: dict[tuple[str, ...], int] = {}
     for statement in statements(text):
-        for length in range(1, len(statement.path) + 1):
+        for length in range(1, min(len(statement.path), _DEPTH) + 1):
             found.setdefault(statement.path[:length], statement.line)
     return found
 

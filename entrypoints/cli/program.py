@@ -244,13 +244,14 @@ def _fail(output: Output, command: str | None, error: MlxkError) -> int:
 def _internal_error(output: Output, command: str | None, error: Exception, verbose: bool) -> int:
     if verbose:
         sys.excepthook(type(error), error, error.__traceback__)
-    return _fail(
-        output,
-        command,
-        InternalError(
-            f"{type(error).__name__}: {error}",
-            hint="This is a fault of mlxk. MLXK2_LOG_LEVEL=debug shows where; please report it.",
-        ),
+    return _fail(output, command, internal_error(error))
+
+
+def internal_error(error: Exception) -> InternalError:
+    """Return what the user is told of an error that nothing expected."""
+    return InternalError(
+        f"{type(error).__name__}: {error}",
+        hint="This is a fault of mlxk. MLXK2_LOG_LEVEL=debug shows where; please report it.",
     )
 
 

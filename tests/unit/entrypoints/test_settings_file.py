@@ -247,7 +247,7 @@ FAULTS = {
     ),
     "[run]\nattach = [\n  1,\n]\nverbos = true\n": "line 5: [run] there is no setting 'verbos'. Did you mean verbose?",
     "[run]\nkv_bits = 4\nmax_kv_size = 64\n": "line 1: [run] max_kv_size and kv_bits exclude each other",
-    "[run]\nseed = 99999999999999999999\n": "line 1: [run] seed must be at least 0 and at most 18446744073709551615",
+    "[run]\nseed = 99999999999999999999\n": "line 2: [run] seed must be at least 0 and at most 18446744073709551615",
     "[[serve]]\nport = 1\n": "line 1: [serve] serve must be a table, as in [serve]",
     'log_level = "info\n': "line 1: it is not valid TOML: Illegal character '\\n'",
     "a = 1\na = 2\n": "line 2: it is not valid TOML: Cannot overwrite a value",
