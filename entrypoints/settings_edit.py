@@ -6,15 +6,16 @@ again and compared with what was meant before it replaces the file (docs/adr/002
 
 import json
 import os
-import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mlxk.domain.errors import StorageError, ValidationError
+from mlxk.entrypoints import private_files
 from mlxk.entrypoints.setting_table import ENTRY, MODELS, TABLES, Setting
 from mlxk.entrypoints.settings_file import Statement, comment_of, parsed, statements, table_name
 
+_MOST_BYTES = 16 * 2**20
+"""Largest file that is opened for a change; one that is too large to be read as settings can still be made smaller."""
 _BY_HAND = "Change it by hand: mlxk config edit"
 
 HEADING = """\
@@ -168,14 +169,15 @@ def content_of(path: str) -> bytes | None:
 
     Raises:
         StorageError: It cannot be read.
+        ValidationError: It is larger than any settings file.
     """
     try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
+        content = private_files.read(path, _MOST_BYTES)
     except OSError as error:
         raise StorageError(f"the settings file cannot be read: {error.strerror}", hint=f"See: {path}") from error
+    if content is not None and len(content) > _MOST_BYTES:
+        raise ValidationError(f"the settings file is larger than {_MOST_BYTES // 2**20} MiB", hint=f"See: {path}")
+    return content
 
 
 def draft_beside(path: str, content: bytes) -> str:
@@ -186,17 +188,11 @@ def draft_beside(path: str, content: bytes) -> str:
     """
     folder = os.path.dirname(os.path.realpath(path))
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        descriptor, draft = tempfile.mkstemp(prefix=".mlxk-", suffix=".toml", dir=folder)
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        return private_files.draft(folder, ".toml", content)
     except OSError as error:
         raise StorageError(
             f"the settings file cannot be written: {error.strerror}", hint=f"See the folder: {folder}"
         ) from error
-    return draft
 
 
 def replace(path: str, content: bytes, before: bytes | None) -> None:
@@ -213,11 +209,9 @@ def replace(path: str, content: bytes, before: bytes | None) -> None:
     """
     if content_of(path) != before:
         raise ValidationError("the settings file was changed meanwhile, and is left as it is", hint="Do it again.")
-    target, draft = os.path.realpath(path), draft_beside(path, content)
     try:
-        if before is not None:
-            os.chmod(draft, stat.S_IMODE(os.stat(target).st_mode))
-        os.replace(draft, target)
+        private_files.write(path, content)
     except OSError as error:
-        os.unlink(draft)
-        raise StorageError(f"the settings file cannot be replaced: {error.strerror}", hint=f"See: {target}") from error
+        raise StorageError(
+            f"the settings file cannot be written: {error.strerror}", hint=f"See: {os.path.realpath(path)}"
+        ) from error

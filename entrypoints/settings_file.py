@@ -8,7 +8,6 @@ import json
 import math
 import os
 import re
-import stat
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from mlxk.domain.generation.profile import Profile
 from mlxk.domain.generation.request import DEFAULT_THINKING_TAGS, Effort, GenerationSettings
 from mlxk.domain.models.reference import is_path, own_name_fault
 from mlxk.domain.text import nearest
+from mlxk.entrypoints import private_files
 from mlxk.entrypoints.setting_table import ENTRY, MODELS, TABLES, Setting
 
 MOST_BYTES = 256 * 1024
@@ -95,17 +95,11 @@ class SettingsFile:
 def read(path: str) -> SettingsFile:
     """Read the file; one that does not exist says nothing. Never raises: what is wrong is in ``faults``."""
     try:
-        # A pipe is not waited for: it is refused.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return SettingsFile(path, faults=(SettingFault("it is no regular file"),), exists=True, readable=False)
-            content = file.read(MOST_BYTES + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        return SettingsFile(path)
+        content = private_files.read(path, MOST_BYTES)
     except OSError as error:
         fault = SettingFault(f"it cannot be read: {error.strerror}")
         return SettingsFile(path, faults=(fault,), exists=True, readable=False)
-    return check(path, content)
+    return SettingsFile(path) if content is None else check(path, content)
 
 
 def check(path: str, content: bytes) -> SettingsFile:

@@ -2,13 +2,13 @@
 
 import argparse
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
 
 from mlxk.domain.errors import AmbiguousModelError, ModelNotFoundError, UsageError, ValidationError
-from mlxk.domain.text import nearest
+from mlxk.domain.text import nearest, require_valid_unicode
 from mlxk.entrypoints import settings_edit, settings_file
 from mlxk.entrypoints.cli.command import CommandContext, complete_models
 from mlxk.entrypoints.cli.exit_status import DONE
@@ -89,10 +89,7 @@ def write(name: str, values: Values, context: CommandContext, output: Output, co
     settings, file = context.settings, context.settings.file
     if fault := entry_name_fault(name):
         raise ValidationError(f"'{name}' cannot be a name: {fault}", hint="Choose another name.")
-    for setting in ENTRY:
-        value = values.get(setting.key)
-        if value is not None and (wrong_value := setting.kind.fault(value)):
-            raise ValidationError(f"{setting.key} {wrong_value}")
+    _check_values(name, values)
     before, text = _text(file, output, shown_path(file, settings))
     changed = settings_edit.with_entry(text, name, values)
     after = settings_file.check(file.path, changed.encode())
@@ -106,6 +103,25 @@ def write(name: str, values: Values, context: CommandContext, output: Output, co
         output.document(command, _document(file, {name: after.entries[name]}, changed=changed != text))
     else:
         output.line(f"{name} = {after.entries[name]['model']}")
+
+
+def _check_values(name: str, values: Values) -> None:
+    """Refuse values that the file cannot hold, such as text that is not Unicode, and numbers that are none."""
+    for each in ENTRY:
+        value = values.get(each.key)
+        for text in _texts(value):
+            require_valid_unicode(text, f"--{each.key.replace('_', '-')}")
+        if value is not None and (fault := each.kind.fault(value)):
+            raise ValidationError(f"[{table_name(MODELS, name)}] {each.key} {fault}")
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield every text of a value, with the names in it."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for part in [*value, *value.values()] if isinstance(value, Mapping) else value:
+            yield from _texts(part)
 
 
 def _say_what_it_means(name: str, reference: str, context: CommandContext, output: Output) -> None:

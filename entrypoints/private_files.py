@@ -1,0 +1,71 @@
+"""Files of this user: read without waiting for a pipe and within bounds, and written at once or not at all."""
+
+import contextlib
+import os
+import stat
+import tempfile
+
+PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
+
+
+def read(path: str, most_bytes: int) -> bytes | None:
+    """Return the content of a file, at most one byte more than asked for; None when it does not exist.
+
+    Args:
+        path: The file.
+        most_bytes: The largest content; more shows that the file is larger.
+
+    Raises:
+        OSError: It cannot be read, or is no regular file: a pipe might never end.
+    """
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(0, "it is no regular file")
+            return file.read(most_bytes + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def draft(folder: str, suffix: str, content: bytes, mode: int = PRIVATE_FILE) -> str:
+    """Write a new file, flush it to the disk, and return its path; the folder is made where it is missing.
+
+    Args:
+        folder: Where to write it.
+        suffix: The end of its name.
+        content: Its content.
+        mode: Its permissions.
+
+    Raises:
+        OSError: It cannot be written; nothing of it is left.
+    """
+    os.makedirs(folder, mode=PRIVATE_FOLDER, exist_ok=True)
+    descriptor, path = tempfile.mkstemp(prefix=".mlxk-", suffix=suffix, dir=folder)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+    except BaseException:
+        os.unlink(path)
+        raise
+    return path
+
+
+def write(path: str, content: bytes) -> None:
+    """Replace a file at once. It keeps its mode, a new one is for this user only, and a link to it stays a link.
+
+    Raises:
+        OSError: It cannot be written; the file is as it was, and nothing else is left.
+    """
+    target = os.path.realpath(path)
+    mode = PRIVATE_FILE
+    with contextlib.suppress(FileNotFoundError):
+        mode = stat.S_IMODE(os.stat(target).st_mode)
+    unnamed = draft(os.path.dirname(target), os.path.splitext(target)[1], content, mode)
+    try:
+        os.replace(unnamed, target)
+    except BaseException:
+        os.unlink(unnamed)
+        raise
