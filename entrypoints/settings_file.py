@@ -17,7 +17,7 @@ from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.profile import Profile
 from mlxk.domain.generation.request import DEFAULT_THINKING_TAGS, Effort, GenerationSettings
-from mlxk.domain.models.reference import is_path, own_name_fault
+from mlxk.domain.models.reference import is_path, own_name, own_name_fault
 from mlxk.domain.text import nearest
 from mlxk.entrypoints import private_files
 from mlxk.entrypoints.setting_table import ENTRY, MODELS, TABLES, Setting
@@ -283,8 +283,9 @@ def entry_fault(name: str, values: Values, names: Collection[str]) -> str | None
         return "model is missing: it says which model the name stands for"
     if reference == name:
         return "model: a name cannot mean itself; write the whole name of its model"
-    if reference in names:
-        return f"model: '{reference}' is itself a name of this file; write the model that it stands for"
+    other = own_name(reference, names)
+    if other not in (None, name):
+        return f"model: '{other}' is itself a name of this file; write the model that it stands for"
     if is_path(reference) and not reference.startswith(("/", "~/")):
         return f"model: '{reference}' depends on the directory of a command; write the whole path"
     if values.get("pin") and "keep_alive" in values:

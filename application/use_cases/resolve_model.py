@@ -13,7 +13,7 @@ from mlxk.application.ports.workspace_store import WorkspaceStore
 from mlxk.domain.download import check_name
 from mlxk.domain.errors import Advice, ModelNotFoundError, Remedy, ValidationError
 from mlxk.domain.models.model import ModelHandle
-from mlxk.domain.models.reference import ModelRef, fits_pattern, is_path, is_pattern, only_match
+from mlxk.domain.models.reference import ModelRef, fits_pattern, is_path, is_pattern, only_match, own_name
 from mlxk.domain.text import AT_MOST, nearest
 
 
@@ -113,9 +113,9 @@ class ResolveModel:
         for name in self.built_in.names():
             if name.lower() == ref.name.lower() and (built_in := self.built_in.find(name)):
                 return built_in
-        for name in self.aliases:
-            if name.lower() == ref.name.lower() and (aliased := self._aliased(name)):
-                return aliased
+        own = own_name(ref.name, self.aliases)
+        if own is not None and (aliased := self._aliased(own)):
+            return aliased
         # A part of a name never means a built-in model.
         searched: tuple[ModelSource, ...] = (self.workspaces, self.cache)
         known = {name: source for source in reversed(searched) for name in source.names()}

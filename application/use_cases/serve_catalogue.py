@@ -25,7 +25,7 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.models.model import ModelHandle, ServedModel, served_id
-from mlxk.domain.models.reference import is_path, own_name_fault
+from mlxk.domain.models.reference import is_path, own_name, own_name_fault
 
 FRESH_SECONDS = 2.0
 """How long a lookup or a listing is cached."""
@@ -121,7 +121,8 @@ class ServeCatalogue:
             raise ValidationError(f"'{alias}' cannot be an alias: a model on this machine has this name")
         self._runnable_model(reference)
         known = self._resolve.aliases
-        self._resolve = attrs.evolve(self._resolve, aliases={**known, alias: known.get(reference, reference)})
+        own = own_name(reference, known)
+        self._resolve = attrs.evolve(self._resolve, aliases={**known, alias: known[own] if own else reference})
 
     def unusable(self) -> Iterator[tuple[str, str]]:
         """Yield the user's own names whose model is not here or cannot run, each with the reason."""
@@ -230,7 +231,7 @@ class ServeCatalogue:
         try:
             return self._resolve(reference)
         except (ModelNotFoundError, ValidationError) as error:
-            if reference in self._resolve.aliases:  # whose model may be a directory of this machine
+            if own_name(reference, self._resolve.aliases):  # whose model may be a directory of this machine
                 message = f"'{reference}' stands for a model that is not here"
                 raise ModelNotFoundError(message, hint=Advice(Remedy.NAME_SERVED_MODEL)) from error
             plain = reference.removesuffix(_ONLY_VERSION)

@@ -108,6 +108,13 @@ def own_name_fault(name: str) -> str | None:
     return None
 
 
+def own_name(typed: str, names: Iterable[str]) -> str | None:
+    """Return the one of the user's own names that is meant: the same, else the same in another case of letters."""
+    known = tuple(names)
+    same = (name for name in known if name.lower() == typed.lower())
+    return typed if typed in known else next(same, None)
+
+
 def is_pattern(text: str) -> bool:
     """Whether a text is a pattern of names, with ``*``, ``?`` or ``[…]``."""
     return any(character in text for character in "*?[")

@@ -86,7 +86,7 @@ def fetch_what_is_absent(
                 raise
             _fetch_unknown(error.hint.values["name"], error, use_cases, output, pull=pull)
         else:
-            meant = ModelRef.parse(resolve.aliases.get(reference, reference))
+            meant = ModelRef.parse(reference if handle.alias is None else resolve.aliases[handle.alias])
             _complete(handle, meant.revision, use_cases, output, pull=pull)
 
 

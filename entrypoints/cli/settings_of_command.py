@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 
 from mlxk.domain.errors import ValidationError
+from mlxk.domain.models.reference import own_name
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.setting_table import MODELS, TABLES
 from mlxk.entrypoints.settings import Settings
@@ -49,8 +50,8 @@ def use_settings_file(arguments: argparse.Namespace, settings: Settings, output:
     if file.faults:
         report(file, settings, output)
     if command == "pull" or getattr(arguments, "remote", False):
-        own = file.entries.get(arguments.model)
-        arguments.model = arguments.model if own is None else own["model"]
+        own = own_name(arguments.model, file.entries)
+        arguments.model = arguments.model if own is None else file.entries[own]["model"]
     arguments.from_file = frozenset(_filled_in(arguments, file))
 
 
@@ -63,8 +64,10 @@ def _faults_of_models(arguments: argparse.Namespace, file: SettingsFile) -> tupl
     """Return the faults of the names that the command line uses; a name that cannot be one means what it means."""
     given = (getattr(arguments, name, None) for name in ("model", "named", "default_model", "draft_model"))
     names = [name for name in given if isinstance(name, str) and entry_name_fault(name) is None]
-    tables = {table_name(MODELS, name) for name in names}
-    return tuple(fault for fault in file.faults if fault.table in tables)
+    written = [fault.table for fault in file.faults if fault.table]
+    known = [*(table_name(MODELS, name) for name in file.entries), *written]
+    tables = {own_name(table_name(MODELS, name), known) for name in names}
+    return tuple(fault for fault in file.faults if fault.table and fault.table in tables)
 
 
 def _filled_in(arguments: argparse.Namespace, file: SettingsFile) -> list[str]:

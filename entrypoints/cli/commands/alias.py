@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from mlxk.domain.errors import AmbiguousModelError, ModelNotFoundError, UsageError, ValidationError
+from mlxk.domain.models.reference import own_name
 from mlxk.domain.text import nearest, require_valid_unicode
 from mlxk.entrypoints import settings_edit, settings_file
 from mlxk.entrypoints.cli.command import CommandContext, complete_models
@@ -91,6 +92,7 @@ def write(name: str, values: Values, context: CommandContext, output: Output, co
         raise ValidationError(f"'{name}' cannot be a name: {fault}", hint="Choose another name.")
     _check_values(name, values)
     before, text = _text(file, output, shown_path(file, settings))
+    name = own_name(name, _entries(text, file)) or name
     changed = settings_edit.with_entry(text, name, values)
     after = settings_file.check(file.path, changed.encode())
     wrong = [fault for fault in after.faults if fault.table in (table_name(MODELS, name), None)]
@@ -140,19 +142,32 @@ def _say_what_it_means(name: str, reference: str, context: CommandContext, outpu
 def _remove(name: str, context: CommandContext, output: Output, command: str) -> None:
     file = context.settings.file
     before, text = _text(file, output, shown_path(file, context.settings))
-    names = settings_file.parsed(text).get(MODELS, {})
-    if name not in names:
+    names = _entries(text, file)
+    own = own_name(name, names)
+    if own is None:
         near = " or ".join(nearest(name, names))
         raise ValidationError(
             f"there is no name '{name}' in {shown_path(file, context.settings)}",
             hint=f"Did you mean {near}?" if near else "See all names: mlxk alias",
         )
-    settings_edit.replace(file.path, settings_edit.without_entry(text, name).encode(), before)
+    settings_edit.replace(file.path, settings_edit.without_entry(text, own).encode(), before)
     if output.as_json:
-        removed = {name: file.entries[name]} if name in file.entries else {}
+        removed = {own: file.entries[own]} if own in file.entries else {}
         output.document(command, _document(file, removed, changed=True))
     else:
-        output.line(f"{name} is no name any more; its model stays")
+        output.line(f"{own} is no name any more; its model stays")
+
+
+def _entries(text: str, file: SettingsFile) -> Mapping[str, object]:
+    """Return the tables of names of a valid document.
+
+    Raises:
+        ValidationError: They are no tables.
+    """
+    entries = settings_file.parsed(text).get(MODELS, {})
+    if not isinstance(entries, Mapping) or not all(isinstance(each, Mapping) for each in entries.values()):
+        raise ValidationError(f"{MODELS} must hold tables, as in [{MODELS}.NAME]", hint=hint(file))
+    return entries
 
 
 def _text(file: SettingsFile, output: Output, shown: str) -> tuple[bytes | None, str]:

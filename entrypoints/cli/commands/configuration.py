@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 
 from mlxk.domain.errors import UsageError, ValidationError
+from mlxk.domain.models.reference import own_name
 from mlxk.entrypoints import settings_edit, settings_file
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
@@ -131,7 +132,8 @@ def _effective(settings: Settings, line: str | None) -> Iterator[EffectiveSettin
             continue
         values = settings.file.values(name)
         if name == "run" and model is not None:
-            values = {**values, **settings.file.entries.get(model, {})}
+            own = own_name(model, settings.file.entries)
+            values = {**values, **(settings.file.entries[own] if own else {})}
         for setting in listed:
             if setting.flag in given:
                 value = given[setting.flag]

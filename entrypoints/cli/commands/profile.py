@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from mlxk.domain.errors import UsageError
+from mlxk.domain.models.reference import own_name
 from mlxk.entrypoints.cli import generation_arguments
 from mlxk.entrypoints.cli.command import CommandContext, complete_models
 from mlxk.entrypoints.cli.commands import alias
@@ -63,9 +64,10 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     if values:
         alias.write(name, values, context, output, "profile")
         return DONE
-    if name not in entries:
+    own = own_name(name, entries)
+    if own is None:
         raise UsageError(f"there is no name '{name}'", hint=f"Set it up: mlxk profile {name} --model MODEL")
-    alias.show_names(context.settings.file, {name: entries[name]}, output, "profile")
+    alias.show_names(context.settings.file, {own: entries[own]}, output, "profile")
     return DONE
 
 
