@@ -1,5 +1,6 @@
 """What a program that runs models needs of its process and machine, checked before anything is loaded."""
 
+import ipaddress
 import resource
 import tempfile
 
@@ -12,6 +13,16 @@ FEWEST_BYTES = 384 * 2**20
 """Address space of the libraries and the smallest model."""
 
 _NEEDED_BYTES = 256 * 1024
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is reachable from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def require_temporary_folder(folder: str | None) -> None:

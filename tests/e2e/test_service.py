@@ -41,7 +41,7 @@ def test_the_unit_is_what_systemd_takes_and_holds_no_secret(mlxk: Program, home:
     done = mlxk("service", "install", "--manager", "systemd", *FLAGS, **SECRETS)
     assert done.returncode == 0, done
     assert "It is not started yet" in done.stdout
-    assert "systemctl --user enable --now mlxk.service" in done.stdout
+    assert "systemctl --user restart mlxk.service" in done.stdout
     unit = unit_of(home)
     text = unit.read_text()
     assert "sekret" not in text
@@ -66,7 +66,12 @@ def test_the_property_list_is_what_launchd_takes(mlxk: Program, home: Path) -> N
     assert known["Label"] == "dev.mlxk.server"
     command = [sys.executable, "-P", "-m", "mlxk", "serve", "--port", "9000", "--model", "demo"]
     assert known["ProgramArguments"] == command
-    assert known["EnvironmentVariables"] == {"HF_HUB_CACHE": str(home / "hf" / "hub")}
+    hub = home / "hf"
+    assert known["EnvironmentVariables"] == {
+        "HF_HUB_CACHE": str(hub / "hub"),
+        "HF_TOKEN_PATH": str(hub / "token"),
+        "MLX_DISABLE_COMPILE": "1",
+    }
     log = Path(known["StandardErrorPath"])
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
     assert known["RunAtLoad"] is True

@@ -5,17 +5,23 @@ Their files are made here: a unit of systemd, an agent of launchd.
 
 import argparse
 import contextlib
+import functools
 import os
 import plistlib
+import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from xml.parsers.expat import ExpatError
 
 import attrs
 
 from mlxk.domain.errors import ExecutionError, StorageError, UsageError, ValidationError
-from mlxk.entrypoints import server_log
+from mlxk.domain.text import is_valid_unicode
+from mlxk.entrypoints import private_files, server_log
+from mlxk.entrypoints.cli import service_environment
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.commands.serve_models import server_settings
 from mlxk.entrypoints.cli.exit_status import DONE
@@ -23,13 +29,18 @@ from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.program import build_parser, parse
 from mlxk.entrypoints.cli.server_processes import PROGRAM
 from mlxk.entrypoints.cli.settings_of_command import use_settings_file
-from mlxk.entrypoints.settings import Settings
+from mlxk.entrypoints.settings import ServerSettings, Settings
+from mlxk.entrypoints.start_checks import is_loopback
 
 SYSTEMD, LAUNCHD = "systemd", "launchd"
 LABEL = "dev.mlxk.server"
 UNIT = "mlxk.service"
 MARK = "# Written by mlxk service install; mlxk service uninstall removes it."
 
+_MOST_BYTES = 1024 * 1024
+"""Largest file that can be one of ours."""
+_STOPPING_SECONDS, _PAUSE_SECONDS = 60.0, 0.5
+"""How long launchd is asked to start what it is still stopping, and how often."""
 
 Commands = tuple[tuple[str, ...], ...]
 
@@ -41,11 +52,22 @@ class ServiceFile:
     manager: str
     """``systemd`` or ``launchd``."""
     path: str
-    content: bytes
+    make: Callable[[], bytes]
+    """Returns its content; raises ValidationError where a path, a flag or a variable cannot stand in it."""
     start: Commands
     """Commands that start the service now and with each session."""
     stop: Commands
     """Commands that stop it, and no longer start it."""
+    secrets: str | None = None
+    """A file of variables that the service reads, which need not exist."""
+    before_start: Commands = ()
+    """Commands that stop one that runs with other flags; they may fail."""
+    after_removal: Commands = ()
+    """Commands that have the service manager forget the file."""
+    not_running: Collection[int] = ()
+    """The statuses with which stopping says that nothing runs."""
+    still_stopping: Collection[int] = ()
+    """The statuses with which starting says that the one before has not ended yet."""
 
     def is_ours(self, content: bytes) -> bool:
         """Whether a file was written by this program."""
@@ -53,9 +75,10 @@ class ServiceFile:
             return content.startswith(MARK.encode())
         try:
             known = plistlib.loads(content)
-        except (plistlib.InvalidFileException, ValueError, OverflowError, AttributeError):
+        except (ExpatError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError):
             return False
-        return isinstance(known, dict) and known.get("Label") == LABEL and "mlxk" in known.get("ProgramArguments", ())
+        arguments = known.get("ProgramArguments") if isinstance(known, dict) else None
+        return isinstance(arguments, list) and known.get("Label") == LABEL and "mlxk" in arguments
 
 
 def service_file(manager: str | None, settings: Settings, flags: Sequence[str], log: str) -> ServiceFile:
@@ -69,7 +92,7 @@ def service_file(manager: str | None, settings: Settings, flags: Sequence[str], 
     """
     configuration = os.path.dirname(os.path.dirname(settings.file.path))
     command = (*PROGRAM, "serve", *flags)
-    variables = {"HF_HUB_CACHE": settings.hub_cache}
+    variables = service_environment.variables(settings)
     if settings.workspace_home is not None:
         variables["MLXK_WORKSPACE_HOME"] = settings.workspace_home
     folders = {
@@ -82,29 +105,40 @@ def service_file(manager: str | None, settings: Settings, flags: Sequence[str], 
         domain = f"gui/{os.getuid()}"
         start: Commands = (("launchctl", "bootstrap", domain, path),)
         stop: Commands = (("launchctl", "bootout", f"{domain}/{LABEL}"),)
-        return ServiceFile(LAUNCHD, path, _plist(command, variables, log), start, stop)
+        content = functools.partial(_plist, command, variables, log)
+        return ServiceFile(
+            LAUNCHD, path, content, start, stop, before_start=stop, not_running=(3, 113), still_stopping=(5, 37)
+        )
     path = os.path.join(configuration, "systemd", "user", UNIT)
-    start = (("systemctl", "--user", "daemon-reload"), ("systemctl", "--user", "enable", "--now", UNIT))
-    stop = (("systemctl", "--user", "disable", "--now", UNIT),)
+    systemctl = ("systemctl", "--user")
+    reload = (*systemctl, "daemon-reload")
+    start = (reload, (*systemctl, "enable", UNIT), (*systemctl, "restart", UNIT))
+    stop = ((*systemctl, "disable", "--now", UNIT),)
     secrets = os.path.join(configuration, "mlxk", "service.env")
-    return ServiceFile(SYSTEMD, path, _unit(command, variables, log, secrets), start, stop)
+    content = functools.partial(_unit, command, variables, log, secrets)
+    return ServiceFile(SYSTEMD, path, content, start, stop, secrets, after_removal=(reload,), not_running=(5,))
 
 
 def _plist(command: Sequence[str], variables: Mapping[str, str], log: str) -> bytes:
-    return plistlib.dumps(
-        {
-            "Label": LABEL,
-            "ProgramArguments": list(command),
-            "EnvironmentVariables": dict(variables),
-            "RunAtLoad": True,
-            "KeepAlive": {"SuccessfulExit": False},
-            "ProcessType": "Interactive",
-            "StandardOutPath": log,
-            "StandardErrorPath": log,
-            "Umask": 0o077,
-        },
-        sort_keys=False,
-    )
+    document = {
+        "Label": LABEL,
+        "ProgramArguments": list(command),
+        "EnvironmentVariables": dict(variables),
+        "RunAtLoad": True,
+        "KeepAlive": {"SuccessfulExit": False},
+        "ProcessType": "Interactive",
+        "StandardOutPath": log,
+        "StandardErrorPath": log,
+        "Umask": 0o077,
+    }
+    for text in (*command, *variables.values(), log):
+        try:
+            if plistlib.loads(plistlib.dumps(text)) == text:
+                continue
+        except (ValueError, ExpatError):
+            pass
+        raise _unwritable(text)
+    return plistlib.dumps(document, sort_keys=False)
 
 
 def _unit(command: Sequence[str], variables: Mapping[str, str], log: str, secrets: str) -> bytes:
@@ -127,7 +161,7 @@ StandardError=append:{_path(log)}
 
 [Install]
 WantedBy=default.target
-""".encode(errors="surrogateescape")
+""".encode()
 
 
 def _quoted(text: str) -> str:
@@ -135,13 +169,28 @@ def _quoted(text: str) -> str:
     return '"' + _path(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
 def _argument(text: str) -> str:
-    """Return a word of a command line, in which variables are not replaced either."""
-    return _quoted(text.replace("$", "$$"))
+    """Return a word of a command line on one line, in which variables are not replaced either."""
+    escaped, rest = "", text.replace("$", "$$")
+    for part in re.split("([\n\r\t])", rest):
+        escaped += _ESCAPES.get(part) or _quoted(part)[1:-1]
+    return f'"{escaped}"'
 
 
 def _path(text: str) -> str:
+    if not is_valid_unicode(text) or any(ord(each) < ord(" ") or each == "\x7f" for each in text):
+        raise _unwritable(text)
     return text.replace("%", "%%")
+
+
+def _unwritable(text: str) -> ValidationError:
+    return ValidationError(
+        f"{text!a} cannot stand in the file of a service",
+        hint="Use paths and texts in UTF-8 without control characters.",
+    )
 
 
 LOG_NAME = "service"
@@ -174,27 +223,52 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         raise UsageError(f"--{'print' if flag == 'shown' else flag} belongs to {belonging[flag]}")
     if arguments.words and arguments.action != "install":
         raise UsageError("flags of the server belong to install")
-    flags = _checked(arguments.words, context, output)
+    flags = tuple(arguments.words)
+    if arguments.action == "install":
+        flags, server = _checked(flags, context, output)
     log = server_log.path_of(context.settings.state_folder, LOG_NAME)
     file = service_file(arguments.manager, context.settings, flags, log)
+    if arguments.action == "install":
+        _check_secrets(server, file, context.settings, output)
     if arguments.shown:
         return _show(file, output)
     action = {"install": _install, "uninstall": _uninstall, "status": _status}[arguments.action]
     return action(file, arguments, context, output)
 
 
-def _checked(flags: Sequence[str], context: CommandContext, output: Output) -> list[str]:
-    """Return the flags, once the command that they are for has judged them."""
+def _checked(flags: Sequence[str], context: CommandContext, output: Output) -> tuple[tuple[str, ...], ServerSettings]:
+    """Return the flags with whole paths, and what they mean, once the command that they are for has judged them."""
+    given = parse(build_parser("serve"), ["serve", *flags])
+    for name, meant in (("background", given.background), ("until-eof", given.until_eof)):
+        if meant:
+            raise UsageError(f"--{name} is for terminals and programs; a service runs without either")
+    flags = service_environment.with_whole_paths(flags, given)
     parsed = parse(build_parser("serve"), ["serve", *flags])
-    if parsed.background:
-        raise UsageError("--background is for terminals; a service is in the background anyway")
     use_settings_file(parsed, context.settings, output)
-    server_settings(parsed, context).validate()
-    return list(flags)
+    server = server_settings(parsed, context)
+    server.validate()
+    service_environment.check_paths(parsed, context.settings)
+    if parsed.api_key_file is not None and server.api_key_file is None:
+        raise ValidationError(f"--api-key-file: '{parsed.api_key_file}' is not a file that a service can read again")
+    return tuple(flags), server
+
+
+def _check_secrets(server: ServerSettings, file: ServiceFile, settings: Settings, output: Output) -> None:
+    """Say which secrets of the shell the service will not have; refuse a server that others reach without its key."""
+    lacking = service_environment.lacking_secrets(settings, file.secrets)
+    if not lacking:
+        return
+    where = "the settings file (mlxk config edit)" + ("" if file.secrets is None else f" or {file.secrets} (mode 0600)")
+    message = f"the service does not get {' and '.join(lacking)} of this shell, since its file holds no secrets"
+    if "MLXK2_API_KEY" in lacking and server.api_key_file is None and not is_loopback(server.host):
+        raise ValidationError(
+            f"{message}; at {server.host} it would serve without a key", hint=f"Write the key into {where}."
+        )
+    output.note(f"[{message}; write them into {where}]")
 
 
 def _show(file: ServiceFile, output: Output) -> int:
-    content = file.content.decode(errors="replace")
+    content = file.make().decode()
     if output.as_json:
         output.document("service", {**_facts(file, "shown"), "content": content})
     else:
@@ -206,17 +280,14 @@ def _install(file: ServiceFile, arguments: argparse.Namespace, context: CommandC
     known = _read(file)
     if known is not None and not file.is_ours(known):
         raise ValidationError(f"'{file.path}' exists, and mlxk did not write it", hint="Move it away first.")
+    content = file.make()
     server_log.make(context.settings.state_folder, LOG_NAME, starts=arguments.start)
     try:
-        os.makedirs(os.path.dirname(file.path), exist_ok=True)
-        draft = f"{file.path}.{os.getpid()}"
-        with open(draft, "xb", opener=lambda path, mode: os.open(path, mode, 0o600)) as stream:
-            stream.write(file.content)
-        os.replace(draft, file.path)
+        private_files.write(file.path, content)
     except OSError as error:
         raise StorageError(f"'{file.path}' cannot be written: {error.strerror}") from error
     if arguments.start:
-        _run(file.start)
+        _start(file)
     if output.as_json:
         output.document("service", _facts(file, "installed", started=arguments.start))
         return DONE
@@ -234,13 +305,8 @@ def _uninstall(file: ServiceFile, arguments: argparse.Namespace, context: Comman
     known = _read(file)
     if known is not None and not file.is_ours(known):
         raise ValidationError(f"'{file.path}' was not written by mlxk, and is left alone")
-    if arguments.stop and known is not None:
-        _run(file.stop)
-    try:
-        if known is not None:
-            os.unlink(file.path)
-    except OSError as error:
-        raise StorageError(f"'{file.path}' cannot be removed: {error.strerror}") from error
+    if known is not None:
+        _remove(file, stop=arguments.stop)
     log = server_log.path_of(context.settings.state_folder, LOG_NAME)
     with contextlib.suppress(OSError):
         if os.path.getsize(log) == 0:  # as it was made; one with lines is the user's
@@ -253,9 +319,21 @@ def _uninstall(file: ServiceFile, arguments: argparse.Namespace, context: Comman
         output.line(f"Its log stays: {log}")
     if known is not None and not arguments.stop:
         output.line("If it was started, stop it:")
-        for command in file.stop:
+        for command in (*file.stop, *file.after_removal):
             output.line(f"  {shlex.join(command)}")
     return DONE
+
+
+def _remove(file: ServiceFile, *, stop: bool) -> None:
+    """Remove the file, after the service has been stopped where that is asked for; one that does not run is."""
+    for command in file.stop if stop else ():
+        _run(command, file.not_running)
+    try:
+        os.unlink(file.path)
+    except OSError as error:
+        raise StorageError(f"'{file.path}' cannot be removed: {error.strerror}") from error
+    for command in file.after_removal if stop else ():
+        _run(command)
 
 
 def _status(file: ServiceFile, arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
@@ -281,31 +359,42 @@ def _facts(file: ServiceFile, state: str, *, started: bool = False) -> dict[str,
         "path": file.path,
         "started": started,
         "start_commands": [shlex.join(command) for command in file.start],
-        "stop_commands": [shlex.join(command) for command in file.stop],
+        "stop_commands": [shlex.join(command) for command in (*file.stop, *file.after_removal)],
     }
 
 
 def _read(file: ServiceFile) -> bytes | None:
+    """Return the file, or as much of it as one of ours can have; None when it does not exist."""
     try:
-        with open(file.path, "rb") as stream:
-            return stream.read()
-    except FileNotFoundError:
-        return None
+        return private_files.read(file.path, _MOST_BYTES)
     except OSError as error:
         raise StorageError(f"'{file.path}' cannot be read: {error.strerror}") from error
 
 
-def _run(commands: Sequence[Sequence[str]]) -> None:
-    """Run commands of the service manager.
+def _start(file: ServiceFile) -> None:
+    """Start the service, also in place of one that runs with other flags; launchd returns before that has ended."""
+    stopped = [_run(command, allowed=None) for command in file.before_start]
+    patience = time.monotonic() + (0 if set(stopped) <= set(file.not_running) else _STOPPING_SECONDS)
+    for command in file.start:
+        while _run(command, file.still_stopping if time.monotonic() < patience else ()) != 0:
+            time.sleep(_PAUSE_SECONDS)
+
+
+def _run(command: Sequence[str], allowed: Collection[int] | None = ()) -> int:
+    """Run a command of the service manager, and return its status.
+
+    Args:
+        command: The command.
+        allowed: The statuses other than 0 that are no failure; None for all.
 
     Raises:
-        ExecutionError: One is not installed, or fails.
+        ExecutionError: It is not installed, or fails.
     """
-    for command in commands:
-        try:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        except OSError as error:
-            raise ExecutionError(f"{command[0]} cannot be run: {error.strerror}") from error
-        if done.returncode != 0:
-            said = done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}"
-            raise ExecutionError(f"{shlex.join(command)} failed: {said}")
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise ExecutionError(f"{command[0]} cannot be run: {error.strerror}") from error
+    if done.returncode != 0 and allowed is not None and done.returncode not in allowed:
+        said = done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}"
+        raise ExecutionError(f"{shlex.join(command)} failed: {said}")
+    return done.returncode

@@ -41,16 +41,6 @@ def listen(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host is reachable from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def port_of(sockets: Sequence[socket.socket]) -> int:
     """Return the port that the sockets share."""
     port: int = sockets[0].getsockname()[1]

@@ -38,10 +38,11 @@ from mlxk.entrypoints.http.app import Application
 from mlxk.entrypoints.http.errors import raised_at
 from mlxk.entrypoints.http.process.log_stream import LossyStream
 from mlxk.entrypoints.http.process.other_processes import OtherProcesses
-from mlxk.entrypoints.http.process.sockets import is_loopback, port_of
+from mlxk.entrypoints.http.process.sockets import port_of
 from mlxk.entrypoints.http.process.supervisor import WorkerOrders, report_line, stopping_signals, write_all
 from mlxk.entrypoints.http.server.server import HttpServer, ServerLimits
 from mlxk.entrypoints.settings import ServerAddress, ServerSettings, Settings, read_settings
+from mlxk.entrypoints.start_checks import is_loopback
 
 _RATE = 16_000
 _FRAMES = 3_200

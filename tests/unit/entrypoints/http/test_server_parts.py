@@ -18,6 +18,7 @@ from mlxk.entrypoints.http.process import sockets
 from mlxk.entrypoints.http.process.supervisor import WorkerOrders, report_line, reported_error
 from mlxk.entrypoints.http.process.worker import raise_descriptor_limit, route_library_logs
 from mlxk.entrypoints.settings import ServerAddress, ServerSettings
+from mlxk.entrypoints.start_checks import is_loopback
 
 
 def test_a_port_in_use_is_known_at_once() -> None:
@@ -48,7 +49,7 @@ def test_a_host_that_is_none_of_ours_is_named(host: str) -> None:
     [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("studio", False), ("", False)],
 )
 def test_loopback_is_told_from_the_network(host: str, expected: bool) -> None:
-    assert sockets.is_loopback(host) is expected
+    assert is_loopback(host) is expected
 
 
 @pytest.mark.parametrize(
