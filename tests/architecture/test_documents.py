@@ -2,7 +2,7 @@
 
 import importlib.util
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -34,9 +34,9 @@ def read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def json_api_tables() -> ModuleType:
-    """Load the tool that writes the field tables."""
-    spec = importlib.util.spec_from_file_location("json_api_tables", ROOT / "tools" / "json_api_tables.py")
+def tool(name: str) -> ModuleType:
+    """Load one of our tools."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -54,9 +54,8 @@ def test_the_help_in_the_readme_is_the_real_one(mlxk: Program) -> None:
 
 
 def test_the_field_tables_are_in_step_with_the_schemas() -> None:
-    tool: Any = json_api_tables()
     page = read(ROOT / "docs" / "json-api.md")
-    assert tool.filled(page) == page
+    assert tool("json_api_tables").filled(page) == page
 
 
 def test_every_object_of_every_schema_has_a_field_table() -> None:
@@ -106,7 +105,9 @@ def shown_commands(text: str) -> list[str]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids(DOCUMENTS))
 def test_files_and_targets_that_are_named_exist(document: Path) -> None:
     spans = re.findall(r"`([^`\n]+)`", read(document))
-    folders = tuple(f"{path.name}/" for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
+    made = {"build", "dist"}
+    kept = (path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in made)
+    folders = tuple(f"{name}/" for name in kept if not name.startswith("."))
     named_paths = [span for span in spans if span.startswith(folders) and not span.startswith(MEDIA_TYPES)]
     paths = [path for path in named_paths if not re.search(r"[ <*…]", path)]
     assert [path for path in paths if not (ROOT / path).exists()] == []
@@ -132,6 +133,29 @@ def test_every_decision_is_in_the_index() -> None:
     listed = re.findall(r"^\| \[(\d{4})\]\(([^)]+)\)", index, re.MULTILINE)
     assert listed == [(path.name[:4], path.name) for path in DECISIONS]
     assert [number for number, _ in listed] == [f"{number:04}" for number in range(1, len(DECISIONS) + 1)]
+
+
+def test_the_navigation_of_the_site_has_every_page_once() -> None:
+    pages = list(pages_of(tool("docs_site").navigation()))
+    left_out = {"docs/adr/template.md"}
+    assert sorted(pages) == sorted({path.relative_to(ROOT).as_posix() for path in DOCUMENTS} - left_out)
+
+
+def pages_of(entry: Any) -> Iterator[str]:
+    """Return the paths of a navigation, however deep they stand."""
+    if isinstance(entry, str):
+        yield entry
+    else:
+        for part in entry.values() if isinstance(entry, dict) else entry:
+            yield from pages_of(part)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=ids(DOCUMENTS))
+def test_nobody_is_told_to_install_a_name_that_is_on_no_index(document: Path) -> None:
+    # Whoever registers the name first could run code on the machines of those who follow.
+    if document.name != "releasing.md":
+        by_name = r"(?:(?:pip|pipx|uv tool|brew) install|uvx|pipx run)\b[^`\n]* [\"']?mlxk(?![\w./-])"
+        assert re.findall(by_name, read(document)) == []
 
 
 def test_the_changelog_begins_with_what_is_not_released() -> None:
