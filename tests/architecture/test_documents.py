@@ -45,12 +45,13 @@ def tool(name: str) -> ModuleType:
 
 
 def test_the_readme_is_short() -> None:
-    assert len(read(ROOT / "README.md").splitlines()) <= 200
+    # Five minutes of reading: with a picture, 1,500 words.
+    assert len(read(ROOT / "README.md").split()) <= 1500
 
 
-def test_the_help_in_the_readme_is_the_real_one(mlxk: Program) -> None:
+def test_the_help_that_is_shown_is_the_real_one(mlxk: Program) -> None:
     help_text = mlxk("--help", COLUMNS="80").stdout
-    assert f"```console\n$ mlxk --help\n{help_text}```" in read(ROOT / "README.md")
+    assert f"```console\n$ mlxk --help\n{help_text}```" in read(ROOT / "docs" / "command-line.md")
 
 
 def test_the_field_tables_are_in_step_with_the_schemas() -> None:
@@ -163,8 +164,8 @@ def test_the_changelog_begins_with_what_is_not_released() -> None:
     assert headings[0] == "[Unreleased]"
 
 
-def test_the_map_of_the_readme_names_every_folder() -> None:
-    text = read(ROOT / "README.md")
+def test_the_map_of_the_folders_names_every_one() -> None:
+    text = read(ROOT / "docs" / "architecture.md")
     kept = {"domain", "application", "adapters", "entrypoints", "contracts", "tests", "docs", "tools", "benchmarks"}
     missing = [f"{layer}/" for layer in kept if f"{layer}/" not in text]
     for layer in ("adapters", "entrypoints"):
