@@ -125,21 +125,6 @@ def test_a_server_that_does_not_respond_is_named_by_ps_and_stop(mlxk: Program) -
     assert mlxk("stop", "--all").returncode == 0
 
 
-def test_a_server_that_does_not_respond_is_named_by_ps_and_stop(mlxk: Program) -> None:
-    started = data_of(mlxk("serve", "--background", "--port", "0", "--no-supervisor", "--json"))
-    os.kill(started["pid"], signal.SIGSTOP)
-    try:
-        fact = f"the server with the process {started['pid']} does not respond"
-        shown = mlxk("ps")
-        assert (shown.returncode, shown.stdout, fact in shown.stderr) == (0, "", True)
-        refused = mlxk("stop", "--all")
-        assert (refused.returncode, fact in refused.stderr) == (1, True)
-        assert fact in mlxk("stop", "demo").stderr
-    finally:
-        os.kill(started["pid"], signal.SIGCONT)
-    assert mlxk("stop", "--all").returncode == 0
-
-
 def test_a_log_is_followed_until_ctrl_c(program_environment: dict[str, str]) -> None:
     logs = logs_of(program_environment)
     logs.mkdir(parents=True)

@@ -1,6 +1,7 @@
 """What newcomers tried, replayed on a pseudo-terminal: each finding of a first look at the program, by its number.
 
-Findings that are not here concern the page of the server (2), the README (10), and benchmarks (a part of 20).
+Findings that are not here concern the chat page (a part of 2), the README (10, see test_readme.py), and benchmarks (a
+part of 20).
 """
 
 import json
@@ -317,6 +318,8 @@ def test_finding_22_a_server_for_the_network_says_how_it_is_reached(
     server = begin("exec mlxk serve --host 0.0.0.0 --port 0", 200)
     server.expect(r"mlxk serves at http://127\.0\.0\.1:(\d+)/v1")
     port = server.match.group(1)
+    server.expect_exact(f"for a browser: http://127.0.0.1:{port}/docs")
+    assert "<html" in typed(f"curl -s localhost:{port}/docs", 400)[0]
     server.expect([rf"other machines reach it at http://[\d.]+:{port}/v1", "serving"])
     shown, _ = typed(f"curl -s -H 'Host: mymac.example' localhost:{port}/v1/models", 400)
     assert "--allowed-host mymac.example" in shown

@@ -3,7 +3,7 @@
 import argparse
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
@@ -171,8 +171,8 @@ def _start(arguments: argparse.Namespace, context: CommandContext, output: Outpu
         output.document("serve", {**ready, "log": log})
         return DONE
     output.line(f"mlxk serves at {ready['url']}/v1 in the background (process {ready['pid']})")
-    for url in ready["other_urls"]:
-        output.line(f"other machines reach it at {url}/v1")
+    for line in _further_addresses(ready["url"], ready["other_urls"]):
+        output.line(line)
     running = context.build(context.settings).adapters.running_servers()
     shown = any(server.process == ready["pid"] for server in running.servers())
     how = "mlxk stop --all" if shown else f"kill {ready['pid']}"
@@ -286,11 +286,16 @@ def _listed(values: list[str]) -> tuple[str, ...]:
     return tuple(part for value in values for each in value.split(",") if (part := each.strip()))
 
 
+def _further_addresses(url: str, other_urls: Sequence[str]) -> tuple[str, ...]:
+    """Return the lines that name the page for a browser, and the addresses for other machines."""
+    return (f"for a browser: {url}/docs", *(f"other machines reach it at {each}/v1" for each in other_urls))
+
+
 def _announcement(address: ServerAddress, server: ServerSettings, output: Output) -> str:
-    """Return the line with the server's address: text, or a JSON document."""
+    """Return the lines with the server's addresses: text, or a JSON document."""
     if not output.as_json:
-        others = "".join(f"\nother machines reach it at {url}/v1" for url in address.other_urls)
-        return f"mlxk serves at {address.url}/v1 (Ctrl-C stops it){others}"
+        further = _further_addresses(address.url, address.other_urls)
+        return "\n".join((f"mlxk serves at {address.url}/v1 (Ctrl-C stops it)", *further))
     data = {
         "url": address.url,
         "other_urls": list(address.other_urls),
