@@ -97,7 +97,7 @@ class Settings:
     editor: str | None = None
     """The command that opens a text file, as the user's variable has it."""
     file: SettingsFile = attrs.field(factory=lambda: SettingsFile(""))
-    """The settings file; what it says for variables stands in the other fields."""
+    """The settings file; what it says for variables is in the other fields."""
     set_variables: frozenset[str] = frozenset()
     """The names of the variables that are set."""
     file_variables: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)

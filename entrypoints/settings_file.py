@@ -340,7 +340,7 @@ class OwnNames:
 
     @property
     def aliases(self) -> dict[str, str]:
-        """The names, each with the reference that it stands for."""
+        """The names, each with its reference."""
         return {name: profile.model for name, profile in self.profiles.items()}
 
 

@@ -141,7 +141,7 @@ class McpToolServers(ToolServers):
         The event loop must not be given the interrupt itself, which would end it before it has ended the programs.
         """
         self._connections.clear()
-        with contextlib.suppress(Exception):  # a server that died makes its end fail, which nobody waits for
+        with contextlib.suppress(Exception):  # a server that died makes its end fail, which does not matter any more
             self._open.__exit__(type(failure) if failure else None, failure, None)
 
     def _wait(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -295,7 +295,7 @@ def _last_words(log: TextIO, hidden: Sequence[str]) -> str:
 
 
 def _short(text: str, hidden: Sequence[str]) -> str:
-    """Return a text on one line, without what is to be hidden, cut where it is long."""
+    """Return a text on one line, without what must be hidden, cut where it is long."""
     words = _one_line(text)
     for secret in hidden:
         words = words.replace(secret, _HIDDEN)

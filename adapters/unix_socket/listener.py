@@ -237,7 +237,7 @@ class SocketListener:
             return error.code
         try:
             connection.settimeout(None)
-            # Of sending only: the engine's thread looks at the connection, and must not wait for it.
+            # Of sending only: the engine's thread reads the state of the connection, and must not wait for it.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", SEND_SECONDS, 0))
             if isinstance(request, GenerationRequest):
                 self._generate(connection, attrs.evolve(request, is_abandoned=lambda: _has_gone(connection)))

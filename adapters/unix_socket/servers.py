@@ -167,7 +167,7 @@ class SocketRunningServers(RunningServers):
 
 
 def _connected(path: str) -> socket.socket | None:
-    """Return a connection to a server of this user; None where nobody of them listens."""
+    """Return a connection to a server of this user; None where none of them listens."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(REPLY_SECONDS)
     try:

@@ -27,7 +27,7 @@ class ResolveModel:
     default_owner: str = ""
     """The hub owner of a name without one; empty for none."""
     aliases: Mapping[str, str] = attrs.field(factory=dict)
-    """The user's own names, each with the reference that it stands for, which is never one of them."""
+    """The user's own names, each with its reference, which is never one of them."""
 
     def __call__(self, reference: str | ModelRef) -> ModelHandle:
         """Return the handle of the one model a reference means.

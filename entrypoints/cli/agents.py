@@ -1,7 +1,7 @@
 """The agents and other programs that ``mlxk launch`` starts or describes: how each is told about a server.
 
 A new one is one entry of ``AGENTS``. In its texts, ``ADDRESS``, ``KEY``, ``MODEL``, ``CONTEXT``, ``INPUT`` and
-``OUTPUT`` stand for facts of a ``Connection``, as words of their own.
+``OUTPUT`` are replaced by facts of a ``Connection``, as words of their own.
 """
 
 import json

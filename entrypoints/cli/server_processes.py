@@ -50,7 +50,7 @@ class Server:
 
 
 @attrs.frozen
-class ServedModel:
+class ForeignModel:
     """What a running server, of this program or of another make, says about a model."""
 
     id: str
@@ -71,7 +71,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """Follow none."""
 
 
-def served_models(server: Server) -> list[ServedModel]:
+def served_models(server: Server) -> list[ForeignModel]:
     """Return the models of a running server, without those whose names cannot be printed.
 
     Raises:
@@ -109,9 +109,9 @@ def _is_name(value: object) -> bool:
     return isinstance(value, str) and bool(value) and value.isprintable()
 
 
-def _served(model: Mapping[str, Any]) -> ServedModel:
+def _served(model: Mapping[str, Any]) -> ForeignModel:
     tools = model.get("supports_tools")
-    return ServedModel(
+    return ForeignModel(
         id=model["id"],
         size_bytes=_whole_number(model.get("size_bytes")),
         context_length=_whole_number(model.get("context_length")),
@@ -178,7 +178,7 @@ def background_server(typed: Sequence[str], log: str) -> Mapping[str, Any]:
     with server.stdout:
         try:
             ready = _ready(server)
-            server.returncode = 0  # it goes on, and nobody waits for it
+            server.returncode = 0  # it goes on, and is not waited for
             return ready
         except KeyboardInterrupt:
             server.terminate()

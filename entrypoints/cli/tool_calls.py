@@ -166,7 +166,7 @@ class OfferedTools:
     definitions: tuple[str, ...]
     """In OpenAI's form, each a JSON object as text; those of a file included."""
     functions: frozenset[str]
-    """Names of functions that the model knows beside the tools, and nobody here executes."""
+    """Names of functions that the model knows beside the tools, and that are not executed here."""
     allowed: frozenset[str]
     """Names of tools that are called without asking."""
     confirmation: Confirmation

@@ -44,7 +44,7 @@ def turns_in_excess(session: ChatSession, turn: Sequence[Message], error: Contex
 
     Args:
         session: The chat; its conversation does not fit.
-        turn: What is to be completed.
+        turn: The message to complete.
         error: The refusal of the engine.
 
     Raises:

@@ -20,7 +20,7 @@ MAX_TRANSCRIPT_BYTES = 64 * 1024 * 1024
 """Largest file that is read, in bytes."""
 
 FIRST_WORDS = 60
-"""Characters of a message that stand for all of it."""
+"""Characters by which a message is named."""
 
 _ROLE_LETTERS = {Role.USER: "U", Role.ASSISTANT: "A", Role.TOOL: "T"}
 

@@ -121,7 +121,7 @@ class TurnPrinter:
             The stream; None when the user wants neither.
 
         Raises:
-            ContextLengthError: The message does not fit alone, or nobody can be asked.
+            ContextLengthError: The message does not fit alone, or there is no terminal to ask on.
         """
         while True:
             try:

@@ -27,7 +27,7 @@ from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.cli.render.formatting import decimal_size
 from mlxk.entrypoints.cli.render.layout import table
-from mlxk.entrypoints.cli.server_processes import ServedModel, Server, own_server, served_models
+from mlxk.entrypoints.cli.server_processes import ForeignModel, Server, own_server, served_models
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
@@ -304,7 +304,7 @@ def _of_this_machine(container: "Container") -> list[_Candidate]:
     return found
 
 
-def _of_server(model: ServedModel) -> _Candidate:
+def _of_server(model: ForeignModel) -> _Candidate:
     """Return a model of a running server; one of another make says less about its models."""
     return _Candidate(
         label=model.id,

@@ -253,7 +253,7 @@ class Supervisor:
         for each in set(self._lifeline) & set(ready):
             if not os.read(each, 4096):
                 self._lifeline = []
-                for _ in range(2):  # nobody is left who waits for answers
+                for _ in range(2):  # no client is left that waits for answers
                     self._on_signal(signal.SIGTERM, None)
         return ready
 
