@@ -1,6 +1,7 @@
 """Files of this user: read without waiting for a pipe and within bounds, and written at once or not at all."""
 
 import contextlib
+import errno
 import os
 import stat
 import tempfile
@@ -19,12 +20,19 @@ def read(path: str, most_bytes: int) -> bytes | None:
         OSError: It cannot be read, or is no regular file: a pipe might never end.
     """
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise OSError(0, "it is no regular file")
-            return file.read(most_bytes + 1)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
+            raise OSError(0, "it is no regular file")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(most_bytes + 1)
+    finally:
+        os.close(descriptor)
 
 
 def draft(folder: str, suffix: str, content: bytes, mode: int = PRIVATE_FILE) -> str:

@@ -3,6 +3,8 @@
 import os
 import socket
 import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,13 @@ REQUEST = GenerationRequest(MODEL, "one two three four")
 def server(tmp_path: Path) -> SharedServer:
     """A server that does not listen yet."""
     return SharedServer(socket_folder_of(tmp_path))
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Return a folder below which paths of sockets are short enough."""
+    with tempfile.TemporaryDirectory(prefix="mlxk-", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 def test_a_folder_that_others_may_enter_is_used_by_neither_side(server: SharedServer) -> None:
@@ -39,9 +48,9 @@ def said(server: SharedServer) -> list[str]:
     return [event.event for event in server.log.events if "socket" in event.event or "share" in event.event]
 
 
-def test_where_the_state_folder_takes_no_sockets_another_folder_of_this_user_is_used(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    wanted = str(tmp_path / "file" / "sockets")
+def test_where_the_state_folder_takes_no_sockets_another_folder_of_this_user_is_used(short_path: Path) -> None:
+    (short_path / "file").touch()
+    wanted = str(short_path / "file" / "sockets")
     server = SharedServer(wanted)
     short = socket_folders(wanted)[-1]
     with server.listening():

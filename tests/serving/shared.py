@@ -14,6 +14,7 @@ from mlxk.adapters.unix_socket.listener import SharedEngine, SocketListener
 from mlxk.adapters.unix_socket.protocol import Program
 from mlxk.adapters.unix_socket.servers import SocketRunningServers
 from mlxk.adapters.unix_socket.sharing import SharedTextEmbedder, SharedTextGenerator
+from mlxk.adapters.unix_socket.socket_files import socket_folders
 from mlxk.domain.errors import QueueFullError
 from mlxk.domain.models.model import ModelHandle, Origin
 
@@ -89,8 +90,8 @@ class SharedServer:
 
 
 def socket_folder_of(folder: Path) -> str:
-    """Return a folder for sockets below a folder of a test."""
-    return str(folder / "run" / "mlxk")
+    """Return a folder for the sockets of a test, a short one where paths below the test's own are too long."""
+    return socket_folders(str(folder / "run"))[0]
 
 
 def is_taken(server: SharedServer) -> bool:
