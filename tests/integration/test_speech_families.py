@@ -34,7 +34,7 @@ FAMILIES = sorted(path.name for path in MODELS.iterdir() if (path / "__init__.py
 NOT_MODELS = {"nemo"}
 """Packages of parts that families share."""
 SILENT = {"lasr_ctc", "qwen3_forced_aligner", "wav2vec"}
-"""Families that do not write down what they hear: an encoder, an aligner, and one that returns tokens only."""
+"""Families that do not transcribe speech: an encoder, an aligner, and one that returns tokens only."""
 BEHIND = {"phonon": "PhononASRModel", "qwen3_asr": "Qwen3ASRModel"}
 """What ``Model`` makes, for families where it is only a name."""
 WRITING = [name for name in FAMILIES if name not in NOT_MODELS | SILENT | {speech_model.WHISPER}]
@@ -80,7 +80,7 @@ def test_what_a_family_is_asked_fits_its_signature_or_is_refused_by_name(
 
 @pytest.mark.parametrize("family", sorted(SILENT))
 def test_a_family_that_does_not_write_is_refused(family: str) -> None:
-    with pytest.raises(IncompatibleModelError, match="does not write down"):
+    with pytest.raises(IncompatibleModelError, match="does not transcribe speech"):
         decoder_for(family)
 
 
