@@ -124,20 +124,21 @@ class SocketRunningServers(RunningServers):
         wanted = {"kind": kind, "program": self._program.facts(), "model": encoded(model, [])}
         for _, connection in self._connections():
             found = None
-            if best is None or not best.loaded:
-                try:
-                    document = _asked(connection, "offer", **wanted)
-                    url, loaded = str(document.get("url")), document.get("offer")
-                    reason = f"the server {url} {document.get('reason')}"
-                    found = Offer(connection, url, loaded == "loaded") if loaded else None
-                except (OSError, DisconnectedError):
-                    reason = "the server does not respond"
+            try:
+                document = _asked(connection, "offer", **wanted)
+                url, loaded = str(document.get("url")), document.get("offer")
+                reason = f"the server {url} {document.get('reason')}"
+                found = Offer(connection, url, loaded == "loaded") if loaded else None
+            except (OSError, DisconnectedError):
+                reason = "the server does not respond"
             if found is None or (best is not None and not found.loaded):
                 connection.close()
                 continue
             if best is not None:
                 best.connection.close()
             best = found
+            if best.loaded:
+                break
         refused = self._unseen[0] if self._unseen else reason
         self._place = ComputingPlace(None, refused) if best is None else ComputingPlace(best.server)
         return best

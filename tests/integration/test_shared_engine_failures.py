@@ -128,12 +128,14 @@ def test_the_server_that_has_the_model_is_chosen_among_several(server: SharedSer
     without = {"url": "http://without", "offer": "fits", "reason": ""}
     server.generator.load(REQUEST)
     with server.listening(), listener_at(server, 1) as first, listener_at(server, 9999999) as last:
-        threads = [serve_once(each, without) for each in (first, last)]
+        thread = serve_once(first, without)
         servers = server.servers()
         assert read(server.sharing(servers).submit(REQUEST)).text == PROMPT
         place = servers.last_place()
-        for thread in threads:
-            thread.join()
+        thread.join()
+        last.setblocking(False)
+        with pytest.raises(BlockingIOError):  # no other one is asked after it
+            last.accept()
     assert place is not None
     assert place.server == URL
 
