@@ -112,16 +112,11 @@ class SocketRunningServers(RunningServers):
         """Note that a request is computed in this process."""
         self._place = ComputingPlace(None, reason)
 
-    def offer(self, kind: str, model: ModelHandle) -> Offer | None:
-        """Return the server that takes a request about a model, one that has it in memory before others.
-
-        Args:
-            kind: ``generate`` or ``embed``.
-            model: The model.
-        """
+    def offer(self, model: ModelHandle) -> Offer | None:
+        """Return the server that takes a request about a model, one that has it in memory before others."""
         best: Offer | None = None
         reason = "no server of this user is running"
-        wanted = {"kind": kind, "program": self._program.facts(), "model": encoded(model, [])}
+        wanted = {"program": self._program.facts(), "model": encoded(model, [])}
         for _, connection in self._connections():
             found = None
             try:

@@ -46,7 +46,7 @@ class SharedTextGenerator(TextGenerator):
 
     def submit(self, request: GenerationRequest) -> TextStream:
         request.validate()
-        offer = self._servers.offer("generate", request.model)
+        offer = self._servers.offer(request.model)
         if offer is None:
             return self.local.submit(request)
         stream = SocketTextStream(offer.connection, lambda: self._submit_here(request, _ENDED))
@@ -178,7 +178,7 @@ class SharedTextEmbedder(TextEmbedder):
         self._servers = servers
 
     def embed(self, request: EmbeddingRequest) -> Embeddings:
-        offer = self._servers.offer("embed", request.model)
+        offer = self._servers.offer(request.model)
         if offer is None:
             return self._local().embed(request)
         with offer.connection as connection:

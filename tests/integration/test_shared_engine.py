@@ -132,7 +132,7 @@ def test_cancelling_a_stream_cancels_it_on_the_server(server: SharedServer) -> N
 def test_a_program_that_has_gone_ends_its_stream(server: SharedServer) -> None:
     server.generator = InMemoryTextGenerator(lambda _: ("a",) * 100_000, step_seconds=0.001)
     with server.listening():
-        offer = server.servers().offer("generate", MODEL)
+        offer = server.servers().offer(MODEL)
         assert offer is not None
         send(offer.connection, {"request": encoded(REQUESTS["plain"], [])})
         receive(offer.connection)
@@ -187,7 +187,7 @@ class OtherProgram(Program):
 def test_a_server_of_another_version_is_not_used(server: SharedServer, fact: str) -> None:
     servers = server.servers(OtherProgram(PROGRAM.cache, PROGRAM.workspaces, fact=fact))
     with server.listening():
-        assert servers.offer("generate", MODEL) is None
+        assert servers.offer(MODEL) is None
     place = servers.last_place()
     assert place is not None
     assert place.reason == f"the server {URL} has another {fact}"
@@ -226,7 +226,7 @@ def test_a_server_with_other_frames_is_not_used(server: SharedServer, monkeypatc
     with server.listening():
         servers = server.servers()
         monkeypatch.setattr("mlxk.adapters.unix_socket.servers.PROTOCOL", 2)
-        assert servers.offer("generate", MODEL) is None
+        assert servers.offer(MODEL) is None
         assert servers.servers() == ()
     place = servers.last_place()
     assert place is not None
@@ -255,7 +255,7 @@ def test_a_server_that_is_busy_knows_what_its_models_take(
     server.sizes = {MODEL: 600, OTHER: size}
     servers = server.servers()
     with server.listening():
-        assert servers.offer("generate", MODEL) is None
+        assert servers.offer(MODEL) is None
     place = servers.last_place()
     assert place is not None
     assert place.reason is not None
@@ -335,9 +335,9 @@ def test_the_server_of_another_user_is_not_used(server: SharedServer) -> None:
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        assert servers.offer("generate", MODEL) is None  # not his folder
+        assert servers.offer(MODEL) is None  # not his folder
         os.chown(server.folder, 0, 0)
-        assert servers.offer("generate", MODEL) is None  # nor his server
+        assert servers.offer(MODEL) is None  # nor his server
         process.kill()
     place = servers.last_place()
     assert place is not None

@@ -118,7 +118,7 @@ def test_a_server_that_does_not_reply_is_given_up(server: SharedServer, monkeypa
     monkeypatch.setattr("mlxk.adapters.unix_socket.servers.REPLY_SECONDS", 0.1)
     servers = server.servers()
     with listener_at(server):
-        assert servers.offer("generate", MODEL) is None
+        assert servers.offer(MODEL) is None
     place = servers.last_place()
     assert place is not None
     assert place.reason == "the server does not respond"
@@ -216,7 +216,7 @@ def test_a_program_that_takes_none_of_its_answer_gives_its_place_back(
     given_back = threading.Event()
     monkeypatch.setattr(SharedServer, "_admit", lambda _: given_back.set)
     with server.listening():
-        offer = server.servers().offer(kind, MODEL)
+        offer = server.servers().offer(MODEL)
         assert offer is not None
         with offer.connection as connection:
             send(connection, {"request": encoded(REQUEST if kind == "generate" else texts, [])})
@@ -245,7 +245,7 @@ def test_a_server_that_does_not_respond_and_a_folder_that_others_may_enter_are_s
         (fact,) = servers.unseen()
         assert "is not a folder of this user alone" in fact
         assert f"chmod 700 '{server.folder}'" in fact
-        assert servers.offer("generate", MODEL) is None
+        assert servers.offer(MODEL) is None
         place = servers.last_place()
         assert place is not None
         assert place.reason == fact

@@ -36,7 +36,7 @@ def test_a_folder_that_others_may_enter_is_used_by_neither_side(server: SharedSe
         assert stat.S_IMODE(os.stat(server.folder).st_mode) == 0o700
         assert stat.S_IMODE(os.stat(f"{server.folder}/{socket_name(os.getpid())}").st_mode) == 0o600
         os.chmod(server.folder, 0o755)
-        assert server.servers().offer("generate", MODEL) is None
+        assert server.servers().offer(MODEL) is None
     with server.listening():
         assert os.listdir(server.folder) == []
         assert is_taken(server)  # in the folder that stands in for it

@@ -96,7 +96,7 @@ def socket_folder_of(folder: Path) -> str:
 
 def is_taken(server: SharedServer) -> bool:
     """Whether the server takes a request."""
-    offer = server.servers().offer("generate", MODEL)
+    offer = server.servers().offer(MODEL)
     if offer is not None:
         offer.connection.close()
     return offer is not None
