@@ -7,12 +7,12 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from serving.running import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.mlx]
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -90,7 +90,7 @@ def test_several_servers_run_side_by_side_and_the_one_with_the_model_is_used(mlx
     assert (taken.returncode, taken.stdout) == (3, "")
     assert f"port {first['port']} is already in use" in taken.stderr
     os.kill(first["pid"], signal.SIGKILL)
-    wait_for(lambda: len(data_of(mlxk("ps", "--json"))["servers"]) == 1)
+    assert eventually(lambda: len(data_of(mlxk("ps", "--json"))["servers"]) == 1, 60)
 
 
 def test_a_server_that_cannot_start_says_why_and_leaves_nothing_running(
@@ -145,11 +145,3 @@ def test_a_log_is_followed_until_ctrl_c(program_environment: dict[str, str]) -> 
         assert process.stdout.readline() == "five\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

@@ -7,11 +7,8 @@ import re
 import signal
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
@@ -19,6 +16,8 @@ from chatting import say, start
 from dependency_injector import providers
 from models.tiny_embedding import build_bert
 from models.tiny_models import build as build_model
+from serving.program import ServedProgram
+from serving.running import eventually
 
 from mlxk.entrypoints.container import Container, build
 from mlxk.entrypoints.deferred import DeferredTextGenerator
@@ -32,15 +31,13 @@ CALLS = 50
 class WarmServer:
     """A running server and the environment of its user."""
 
-    process: "subprocess.Popen[str]"
-    port: int
+    program: ServedProgram
     environment: dict[str, str]
     folder: Path
 
     def metric(self, name: str) -> float:
         """Return the value of a metric."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=60) as response:
-            lines = response.read().decode().splitlines()
+        lines = self.program.ask("GET", "/metrics")[1].decode().splitlines()
         return sum(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
 
@@ -55,15 +52,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmServer]:
         "MLX_DISABLE_COMPILE": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    command = [sys.executable, "-m", "mlxk", "serve", "--port", "0", "--model", "demo", "--json"]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True, bufsize=0
-        )
-    with process:
-        assert process.stdout is not None
-        yield WarmServer(process, json.loads(process.stdout.readline())["data"]["port"], environment, folder)
-        process.send_signal(signal.SIGTERM)
+    with ServedProgram(folder, environment, "--model", "demo") as program:
+        yield WarmServer(program, environment, folder)
 
 
 @pytest.fixture
@@ -241,18 +231,10 @@ def test_ctrl_c_cancels_the_answer_on_the_server(server: WarmServer, tmp_path: P
     command = [sys.executable, "-m", "mlxk", "run", talker, "hello", "--json-schema", "endless.json", "--no-stdin"]
     with subprocess.Popen(command, env=server.environment, cwd=tmp_path, stdout=subprocess.PIPE) as process:
         try:
-            wait_for(lambda: server.metric("mlxk_answers_running") == 1)
+            assert eventually(lambda: server.metric("mlxk_answers_running") == 1, 60)
             process.send_signal(signal.SIGINT)
-            wait_for(lambda: server.metric("mlxk_answers_running") == 0)
+            assert eventually(lambda: server.metric("mlxk_answers_running") == 0, 60)
         finally:
             if process.returncode is None and server.metric("mlxk_answers_running"):
                 process.kill()
     assert process.returncode == 130
-
-
-def wait_for(condition: Callable[[], Any]) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

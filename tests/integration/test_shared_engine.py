@@ -4,14 +4,14 @@ import os
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 import pytest
 from doubles.text_generator import InMemoryTextGenerator
 from models.answers import read
+from serving.running import eventually
 from serving.shared import MODEL, PROGRAM, URL, SharedServer, is_taken, socket_folder_of
 
 from mlxk.adapters.unix_socket.protocol import DisconnectedError, Program, decoded, encoded, receive, send
@@ -137,7 +137,7 @@ def test_a_program_that_has_gone_ends_its_stream(server: SharedServer) -> None:
         send(offer.connection, {"request": encoded(REQUESTS["plain"], [])})
         receive(offer.connection)
         offer.connection.close()
-        wait_for(lambda: server.generator.streams[0].cancelled)
+        assert eventually(lambda: server.generator.streams[0].cancelled, 30)
 
 
 def test_vectors_are_those_of_the_server_to_the_last_bit(server: SharedServer) -> None:
@@ -342,11 +342,3 @@ def test_the_server_of_another_user_is_not_used(server: SharedServer) -> None:
     place = servers.last_place()
     assert place is not None
     assert place.reason == "no server of this user is running"
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
