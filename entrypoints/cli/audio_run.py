@@ -7,7 +7,7 @@ import argparse
 import functools
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from mlxk.application.generation_options import GenerationOptions
@@ -84,7 +84,7 @@ CONVERSATIONS_ONLY = {"image": "--image", "chat": "--chat", "mcp": "--mcp", "no_
 def execute(
     arguments: argparse.Namespace,
     prompt: str,
-    options: Callable[[], GenerationOptions],
+    options: GenerationOptions,
     context: CommandContext,
     container: "Container",
     output: Output,
@@ -94,7 +94,7 @@ def execute(
     Args:
         arguments: The command line.
         prompt: A hint for the transcription, or the prompt of the conversation; may be empty.
-        options: Returns how to generate in a conversation.
+        options: How to generate in a conversation.
         context: The environment of the command.
         container: The program.
         output: Where to print.
@@ -104,7 +104,7 @@ def execute(
     description = container.use_cases.describe_model()(container.use_cases.resolve_model()(arguments.model))
     if answers_about_audio(description):
         _require_conversation(arguments)
-        return _converse(arguments, recording, prompt or DEFAULT_AUDIO_PROMPT, options(), container, output)
+        return _converse(arguments, recording, prompt or DEFAULT_AUDIO_PROMPT, options, container, output)
     _require_transcription(arguments)
     events = container.use_cases.transcribe_audio()(description, recording, _settings(arguments, prompt))
     as_text = arguments.format in (None, "text") and not output.as_json

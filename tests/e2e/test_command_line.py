@@ -121,6 +121,12 @@ def test_an_answer_follows_a_json_schema(mlxk: Program, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["capital"] in {"Rome", "Oslo"}
 
 
+def test_a_json_schema_may_be_what_another_program_writes(mlxk: Program) -> None:
+    schema, words = '{"enum": ["Rome", "Oslo"]}', "What is the capital of Italy?"
+    done = mlxk("run", "demo", words, "--json-schema", "/dev/stdin", "--no-stdin", stdin=schema)
+    assert json.loads(done.stdout) in {"Rome", "Oslo"}
+
+
 @pytest.mark.parametrize("flag", ["--json-schema", "--tools"])
 @pytest.mark.parametrize("content", [None, b"{", b"\xff\xfe", b"[" * 100_000, b"3"])
 def test_a_file_that_is_not_what_a_flag_wants_is_refused_by_name(

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import functools
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -115,10 +114,11 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     container = context.build(sharing_settings(arguments, context.settings))
     try:
         with naming_the_flag(context.settings):
-            _options(arguments).settings.validate()
+            options = _options(arguments)
+            options.settings.validate()
             fetch_absent((arguments.model, arguments.draft_model), lambda: container, output, pull=arguments.pull)
             with _toolbox(arguments, container, output) as toolbox:
-                status = _run(arguments, context, container, output, kept, toolbox)
+                status = _run(arguments, context, container, output, options, (kept, toolbox))
         if arguments.verbose:
             print_place(container, output)
         return status
@@ -156,33 +156,36 @@ def _run(
     context: CommandContext,
     container: "Container",
     output: Output,
-    kept: Keeper | None,
-    toolbox: OfferedTools | None,
+    options: GenerationOptions,
+    further: tuple[Keeper | None, OfferedTools | None],
 ) -> int:
+    _, toolbox = further
     sources = prompt_sources.read(arguments, context, container, output)
     prompt = sources.prompt
-    options = functools.partial(_options, arguments)
     if generation_arguments.has_audio(arguments):
         return audio_run.execute(arguments, prompt, options, context, container, output)
     if generation_arguments.has_images(arguments):
-        return image_run.execute(arguments, prompt, options(), context, container, output)
+        return image_run.execute(arguments, prompt, options, context, container, output)
     if arguments.chat or (not prompt and sys.stdin.isatty()):
-        return _chat(arguments, context, container, output, sources, (kept, toolbox))
+        _require_chat(arguments, output)
+        from mlxk.entrypoints.cli.chat.loop import Beginning, chat  # noqa: PLC0415 - loads prompt_toolkit
+
+        return chat(arguments, context, container, output, Beginning(sources, options, *further))
     if arguments.keep:
         output.note("[--keep keeps chats, and this is none; --chat begins one with this prompt]")
     if not prompt:
         raise UsageError("run needs a prompt", hint=_hint(arguments, context))
     given = prompt if arguments.no_chat_template else _conversation(arguments, prompt, toolbox)
     if arguments.show_prompt:
-        return show_prompt(arguments, prompt, given, options(), container, output)
-    generate, how = container.use_cases.generate_text(), options()
+        return show_prompt(arguments, prompt, given, options, container, output)
+    generate = container.use_cases.generate_text()
 
     rounds = ToolRounds(toolbox, list(given.messages)) if toolbox and isinstance(given, Conversation) else None
 
     def begin() -> Sequence[TextStream]:
         if rounds is None or not isinstance(given, Conversation):
-            return generate(arguments.model, [given], how)
-        return generate(arguments.model, [attrs.evolve(given, messages=tuple(rounds.messages))], how)
+            return generate(arguments.model, [given], options)
+        return generate(arguments.model, [attrs.evolve(given, messages=tuple(rounds.messages))], options)
 
     return answer.answer(arguments, prompt, begin, output, rounds=rounds)
 
@@ -229,20 +232,11 @@ def _options(arguments: argparse.Namespace) -> GenerationOptions:
     )
 
 
-def _chat(
-    arguments: argparse.Namespace,
-    context: CommandContext,
-    container: "Container",
-    output: Output,
-    sources: prompt_sources.PromptSources,
-    further: tuple[Keeper | None, OfferedTools | None],
-) -> int:
+def _require_chat(arguments: argparse.Namespace, output: Output) -> None:
+    """Refuse flags that do not apply to a chat."""
     if output.as_json:
         raise UsageError("chat and --json exclude each other; give a prompt")
     if arguments.show_prompt:
         raise UsageError("chat and --show-prompt exclude each other; give a prompt")
     if arguments.no_chat_template:
         raise UsageError("chat and --no-chat-template exclude each other; give a prompt")
-    from mlxk.entrypoints.cli.chat.loop import Beginning, chat  # noqa: PLC0415 - prompt_toolkit is loaded only to chat
-
-    return chat(arguments, context, container, output, Beginning(sources, _options(arguments), *further))
