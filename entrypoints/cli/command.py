@@ -128,7 +128,8 @@ def fetch_absent(
 ) -> None:
     """Fetch those models of a command line that are not here, or not whole.
 
-    Without the flag, and where no terminal is, nothing is done: the command itself reports what is not here.
+    Without the flag the user is asked, on a terminal only; where there is none, or the hub may not be asked, nothing is
+    done: the command itself reports what is not here.
 
     Args:
         references: What the user typed; None for what was left out.
@@ -141,10 +142,28 @@ def fetch_absent(
             not have it.
         MlxkError: The hub, the network or the disk refuses; see ``ModelHub``.
     """
-    if pull or (output.interactive and output.shows_progress and sys.stdin.isatty()):
-        from mlxk.entrypoints.cli.fetching import fetch_what_is_absent  # noqa: PLC0415 - it loads half of the use cases
+    named = tuple(dict.fromkeys(each for each in references if each))
+    if not named or not (pull or (output.interactive and output.shows_progress and sys.stdin.isatty())):
+        return
+    container = build()
+    if container.adapters.settings.hub_offline and not pull:
+        return  # A question whose answer changes nothing.
+    use_cases = container.use_cases
+    resolve = use_cases.resolve_model()
+    for reference in named:
+        try:
+            handle = resolve(reference)
+        except (ModelNotFoundError, RevisionNotFoundError) as error:
+            from mlxk.entrypoints.cli.fetching import fetch_unknown  # noqa: PLC0415 - it loads half of the use cases
 
-        fetch_what_is_absent(references, build, output, pull=pull)
+            fetch_unknown(error, use_cases, output, pull=pull)
+        else:
+            health = use_cases.describe_model().health(handle) if handle.origin is Origin.CACHE else None
+            if health is not None and not health.healthy and (pull or health.unfinished):
+                from mlxk.entrypoints.cli.fetching import complete  # noqa: PLC0415 - as above
+
+                typed = reference if handle.alias is None else resolve.aliases[handle.alias]
+                complete(typed, handle.name, health, use_cases, output, pull=pull)
 
 
 def complete_models(action: argparse.Action, *, cached_only: bool = False) -> None:

@@ -3,19 +3,11 @@
 Nothing is asked of the hub before the user, or the flag, has said so.
 """
 
-from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from mlxk.application.use_cases.pull_model import PullRequest, PullResult, require_space
-from mlxk.application.use_cases.show_remote_model import RemoteDetails
-from mlxk.domain.errors import (
-    Advice,
-    InterruptedRunError,
-    ModelNotFoundError,
-    Remedy,
-    RevisionNotFoundError,
-)
-from mlxk.domain.models.model import ModelHandle, Origin
+from mlxk.domain.errors import Advice, InterruptedRunError, ModelNotFoundError, Remedy, RevisionNotFoundError
+from mlxk.domain.models.model import HealthReport
 from mlxk.domain.models.reference import ModelRef
 from mlxk.entrypoints.cli.output import Output, TerminalConfirmation, confirmation
 from mlxk.entrypoints.cli.progress import PausedWhileAsking, Spinner, SpinnerBetweenBars
@@ -24,7 +16,7 @@ from mlxk.entrypoints.cli.render.remote_models import offer_lines
 from mlxk.entrypoints.wording import health_reason
 
 if TYPE_CHECKING:
-    from mlxk.entrypoints.container import Container, UseCases
+    from mlxk.entrypoints.container import UseCases
 
 _FETCHABLE = {Remedy.FETCH, Remedy.FETCH_OR_USE_CLOSE_NAME}
 """What can be done about a name that the hub may have."""
@@ -52,53 +44,24 @@ def fetch(use_cases: "UseCases", request: PullRequest, output: Output, *, yes: b
         ) from None
 
 
-def fetch_what_is_absent(
-    references: Iterable[str | None], build: Callable[[], "Container"], output: Output, *, pull: bool
+def fetch_unknown(
+    error: ModelNotFoundError | RevisionNotFoundError, use_cases: "UseCases", output: Output, *, pull: bool
 ) -> None:
-    """Fetch those models of a command line that are not here, or not whole.
-
-    Without the flag, nothing is done where the hub may not be asked: the command itself reports what is not here.
+    """Fetch a model that is not here; ask before the hub is asked, and again before a download.
 
     Args:
-        references: What the user typed; None for what was left out.
-        build: Returns the container; called only when there may be something to do.
+        error: Says what is not here.
+        use_cases: Those of the container.
         output: Where to show facts and progress and ask.
-        pull: Whether ``--pull`` was given.
+        pull: Whether ``--pull`` was given, so that nothing is asked.
 
     Raises:
-        ModelNotFoundError, RevisionNotFoundError: A model is not here, and the user did not want it, or the hub does
-            not have it.
-        MlxkError: The hub, the network or the disk refuses; see ``ModelHub``.
+        ModelNotFoundError, RevisionNotFoundError: It cannot be fetched, or the user did not want it.
+        MlxkError: See ``PullModel``.
     """
-    named = tuple(dict.fromkeys(each for each in references if each))
-    if not named:
-        return
-    container = build()
-    if container.adapters.settings.hub_offline and not pull:
-        return  # A question whose answer changes nothing.
-    use_cases = container.use_cases
-    resolve = use_cases.resolve_model()
-    for reference in named:
-        try:
-            handle = resolve(reference)
-        except (ModelNotFoundError, RevisionNotFoundError) as error:
-            if not (isinstance(error.hint, Advice) and error.hint.remedy in _FETCHABLE):
-                raise
-            _fetch_unknown(error.hint.values["name"], error, use_cases, output, pull=pull)
-        else:
-            meant = ModelRef.parse(reference if handle.alias is None else resolve.aliases[handle.alias])
-            _complete(handle, meant.revision, use_cases, output, pull=pull)
-
-
-def _fetch_unknown(
-    reference: str,
-    error: ModelNotFoundError | RevisionNotFoundError,
-    use_cases: "UseCases",
-    output: Output,
-    *,
-    pull: bool,
-) -> None:
-    """Fetch a model that is not here; ask before the hub is asked, and again before a download."""
+    if not (isinstance(error.hint, Advice) and error.hint.remedy in _FETCHABLE):
+        raise error
+    reference = error.hint.values["name"]
     if not pull and not _asks(output, (_absence(error),), f"Look for {reference} on the hub?"):
         raise error
     with Spinner(output, "Asking the hub"):
@@ -108,22 +71,32 @@ def _fetch_unknown(
         fetch(use_cases, PullRequest(reference, dry_run=True), output, yes=True)
     elif details.missing_bytes is not None:
         require_space(details.plan, details.missing_bytes, details.free_bytes)
-    if not pull and not _asks(output, offer_lines(details), _question(details)):
+    if not pull and not _asks(output, offer_lines(details), f"Fetch {details.card.model.name}?"):
         raise error
     _report(fetch(use_cases, request, output, yes=True), output)
 
 
-def _complete(handle: ModelHandle, revision: str | None, use_cases: "UseCases", output: Output, *, pull: bool) -> None:
-    """Complete a cached model of which a download was not finished, or with the flag one that is damaged."""
-    if handle.origin is not Origin.CACHE:
-        return
-    health = use_cases.describe_model().health(handle)
-    if health.healthy or not (pull or health.unfinished):
-        return
-    facts = (f"Model '{handle.name}' is not whole: {health_reason(health)}",)
+def complete(
+    reference: str, name: str, health: HealthReport, use_cases: "UseCases", output: Output, *, pull: bool
+) -> None:
+    """Fetch what a cached model lacks, unless the user does not want it.
+
+    Args:
+        reference: What stands for it on the command line; its revision is fetched.
+        name: ``org/name``.
+        health: Says what it lacks.
+        use_cases: Those of the container.
+        output: Where to show facts and progress and ask.
+        pull: Whether ``--pull`` was given, so that nothing is asked.
+
+    Raises:
+        MlxkError: See ``PullModel``.
+    """
+    facts = (f"Model '{name}' is not whole: {health_reason(health)}",)
     if pull or _asks(output, facts, "Fetch the rest from the hub?"):
-        name = f"{handle.name}@{revision}" if revision else handle.name
-        _report(fetch(use_cases, PullRequest(name, force_resume=True), output, yes=True), output)
+        revision = ModelRef.parse(reference).revision
+        request = PullRequest(f"{name}@{revision}" if revision else name, force_resume=True)
+        _report(fetch(use_cases, request, output, yes=True), output)
 
 
 def _asks(output: Output, facts: tuple[str, ...], question: str) -> bool:
@@ -133,10 +106,6 @@ def _asks(output: Output, facts: tuple[str, ...], question: str) -> bool:
 def _absence(error: ModelNotFoundError | RevisionNotFoundError) -> str:
     close = error.hint.values.get("close") if isinstance(error.hint, Advice) else None
     return f"{error.message[0].upper()}{error.message[1:]}.{f' Did you mean {close}?' if close else ''}"
-
-
-def _question(details: RemoteDetails) -> str:
-    return f"Fetch {details.card.model.name}?"
 
 
 def _report(result: PullResult, output: Output) -> None:

@@ -135,6 +135,12 @@ def test_an_error_about_a_name_or_an_argument_does_not_wait_for_a_model_library(
     assert {"mlx", "mlx_lm", "mlx_vlm", "mlx_audio", "transformers"} & modules == set()
 
 
+def test_a_model_that_is_here_loads_nothing_that_fetches(program_environment: dict[str, str], tmp_path: Path) -> None:
+    _, modules = modules_after(["run", "demo", "--pull"], program_environment, tmp_path)
+    assert "mlxk.application.use_cases.resolve_model" in modules
+    assert not {"mlxk.application.use_cases.pull_model", "mlxk.entrypoints.cli.fetching"} & modules
+
+
 def test_a_light_command_loads_only_the_adapters_it_uses(program_environment: dict[str, str], tmp_path: Path) -> None:
     _, modules = modules_after(["list", "--json"], program_environment, tmp_path)
     ours = {module for module in modules if module.startswith("mlxk.adapters.")}
