@@ -375,3 +375,8 @@ class InternalError(MlxkError):
 def all_error_types() -> tuple[type[MlxkError], ...]:
     """Return every error class, in order of definition."""
     return tuple(MlxkError.__subclasses__())
+
+
+def error_type_of(code: str) -> type[MlxkError]:
+    """Return the class of a code that another process of this program wrote; ``InternalError`` for an unknown one."""
+    return {each.code: each for each in all_error_types()}.get(code, InternalError)

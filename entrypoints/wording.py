@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mlxk.domain.errors import Advice, InternalError, MlxkError, Remedy, all_error_types
+from mlxk.domain.errors import Advice, MlxkError, Remedy, error_type_of
 from mlxk.domain.models.model import HealthReport, ModelDescription
 
 COMMAND_LINE: Mapping[Remedy, str] = {
@@ -99,8 +99,7 @@ def error_of(code: str, document: Mapping[str, Any]) -> MlxkError:
         code: Of the error.
         document: Its message; its hint, matches and detail where it has them.
     """
-    kind = {each.code: each for each in all_error_types()}.get(code, InternalError)
-    return kind(
+    return error_type_of(code)(
         document["message"],
         hint=document.get("hint"),
         matches=tuple(document.get("matches") or ()),

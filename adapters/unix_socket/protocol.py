@@ -18,7 +18,7 @@ import attrs
 import mlxk
 from mlxk.application.text_streams import PromptDelta
 from mlxk.domain import embedding, errors
-from mlxk.domain.errors import InternalError, MlxkError, all_error_types
+from mlxk.domain.errors import MlxkError, error_type_of
 from mlxk.domain.generation import conversation, engine_options, grammar, media, request
 from mlxk.domain.models import model
 
@@ -78,7 +78,6 @@ _ENUMS: Mapping[str, type[enum.Enum]] = {
         request.FinishReason,
     )
 }
-_ERRORS = {each.code: each for each in all_error_types()}
 
 
 class DisconnectedError(Exception):
@@ -259,7 +258,7 @@ def error_of(document: Any) -> MlxkError:  # noqa: ANN401 - any JSON value
         DisconnectedError: It is no error.
     """
     try:
-        return _ERRORS.get(document["code"], InternalError)(
+        return error_type_of(document["code"])(
             str(document["message"]),
             hint=_decoded(document["hint"], ()),
             matches=tuple(document["matches"]),

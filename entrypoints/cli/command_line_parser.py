@@ -11,6 +11,9 @@ from mlxk.domain.errors import UsageError
 from mlxk.entrypoints.cli import examples
 from mlxk.entrypoints.cli.suggestions import FLAGS_MEANT, MEANT, closest, did_you_mean
 
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
 MODEL_FLAGS = ("-m", "--model")
 
 
@@ -45,9 +48,6 @@ def _with_the_model_first(arguments: list[str]) -> list[str]:
             return ["run", model, *rest[1:]] if rest[0] == "run" else [rest[0], "run", model, *rest[2:]]
     return arguments
 
-
-if TYPE_CHECKING:
-    from _typeshed import SupportsWrite
 
 _DASHED = ("ignored explicit argument", "expected one argument")
 """Messages of argparse for a value that starts with a dash, among other mistakes."""

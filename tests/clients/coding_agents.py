@@ -138,7 +138,7 @@ def ask_launched(agent: str, model: str, words: Sequence[str], files: Mapping[st
         model: The model.
         words: For the agent.
         files: What the user has in the home folder, by path.
-        own: Where the agent itself writes, as beginnings of paths in the home folder.
+        own: Where the agent and mlxk write, as beginnings of paths in the home folder.
     """
     command = [*shlex.split(os.environ["MLXK_COMMAND"]), "launch", agent, "--model", model, "--", *words]
     path = os.pathsep.join((str(Path(program(agent)).parent), os.environ["PATH"]))
