@@ -2,19 +2,21 @@
 
     make clients
     make clients-all
-    python tests/clients/run.py [--all] [--mlxk COMMAND] [--python INTERPRETER] [CLIENT …]
+    python tests/clients/run.py [--all] [--jobs N] [--mlxk COMMAND] [--python INTERPRETER] [CLIENT …]
 
 Clients have packages of their own (``requirements.txt`` and ``package.json``), which ``make clients`` installs in an
 environment of theirs, so they are programs, not tests of the suite; npm's are found by ``NODE_PATH``. Those in ``all/``
 are larger, and installed and run by ``make clients-all`` only.
 Each is told the address by ``MLXK_BASE_URL``, and the program and its models by ``MLXK_COMMAND`` and
 ``MLXK_WORKSPACE_HOME`` where it starts a server of its own, and fails by ending with another status than 0. A client
-that lacks what it needs on this machine is not run, and the reason is said. The figures after each are the server's.
+that lacks what it needs on this machine is not run, and the reason is said. The figures after each are the server's;
+of clients that run at the same time, each has a server of its own.
 """
 
 import argparse
 import json
 import os
+import queue
 import shlex
 import shutil
 import signal
@@ -24,7 +26,11 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from coding_agents import NOT_RUN
 
@@ -37,23 +43,40 @@ FIGURES = {
     "mlxk_cached_prompt_tokens_total": "of them cached",
 }
 """What is said about each client, by the server's metrics."""
+LONGEST = "schemathesis_client"
 SECONDS = 200
 """For one client."""
 RUNNERS = {".py": lambda python, path: [python, str(path)], ".cjs": lambda python, path: ["node", str(path)]}
 
 
-def serve(command: str, home: str) -> tuple["subprocess.Popen[str]", str]:
-    """Start the server and return it with its address."""
-    server = subprocess.Popen(
-        [*shlex.split(command), "serve", "--port", "0", "--model", "demo", "--json", "--log-level", "warning"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "HF_HOME": home, "MLXK_WORKSPACE_HOME": str(Path(home, "models"))},
-    )
-    if server.stdout is None:
-        raise RuntimeError("the server has no output")
-    ready = json.loads(server.stdout.readline())
-    return server, f"{ready['data']['url']}/v1"
+class Server(NamedTuple):
+    """A started server."""
+
+    address: str
+    home: str
+    """Folder for the clients' own files."""
+    models: str
+    """Folder of the models."""
+
+
+@contextmanager
+def started(command: str, models: str) -> Iterator[Server]:
+    """Yield a server, which ends with the block."""
+    with tempfile.TemporaryDirectory() as home:
+        process = subprocess.Popen(
+            [*shlex.split(command), "serve", "--port", "0", "--model", "demo", "--json", "--log-level", "warning"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "HF_HOME": home, "MLXK_WORKSPACE_HOME": models},
+        )
+        if process.stdout is None:
+            raise RuntimeError("the server has no output")
+        try:
+            ready = json.loads(process.stdout.readline())
+            yield Server(f"{ready['data']['url']}/v1", home, models)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
 
 
 def missing(name: str) -> str | None:
@@ -99,20 +122,21 @@ def outcome(command: list[str], environment: dict[str, str]) -> tuple[bool, str]
     return True, "ok"
 
 
-def run(path: Path, address: str, python: str, home: str, mlxk: str) -> bool:
+def run(path: Path, server: Server, python: str, mlxk: str) -> bool:
     """Run one client and say how it went."""
     name = path.stem
     reason = missing(name)
     if reason is not None:
         sys.stdout.write(f"{name:24}   NOT RUN: {reason}\n")
         return True
-    environment = {"MLXK_BASE_URL": address, "OPENAI_API_KEY": "any", "HOME": home, "LLM_USER_PATH": home}
-    environment |= {"MLXK_COMMAND": mlxk, "MLXK_WORKSPACE_HOME": str(Path(home, "models"))}
-    before = figures(address)
+    environment = {"MLXK_BASE_URL": server.address, "OPENAI_API_KEY": "any", "PYTHONPATH": str(HERE)}
+    environment |= {"HOME": server.home, "LLM_USER_PATH": server.home}
+    environment |= {"MLXK_COMMAND": mlxk, "MLXK_WORKSPACE_HOME": server.models}
+    before = figures(server.address)
     began = time.monotonic()
-    good, said = outcome(RUNNERS[path.suffix](python, path), {**os.environ, **environment, "PYTHONPATH": str(HERE)})
+    good, said = outcome(RUNNERS[path.suffix](python, path), {**os.environ, **environment})
     seconds = time.monotonic() - began
-    spent = figures(address)
+    spent = figures(server.address)
     counted = ", ".join(f"{spent[metric] - before[metric]} {words}" for metric, words in FIGURES.items())
     sys.stdout.write(f"{name:24} {seconds:5.1f} s  {counted}  {said}\n")
     sys.stdout.flush()
@@ -125,24 +149,33 @@ def main() -> int:
     parser.add_argument("--mlxk", default=f"{sys.executable} -m mlxk", help="the program to test")
     parser.add_argument("--python", default=sys.executable, help="the interpreter that has the clients' packages")
     parser.add_argument("--all", action="store_true", help="the larger clients in all/ instead")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="how many run at the same time (default: 2)")
     parser.add_argument("clients", nargs="*", metavar="CLIENT", help="only these")
     arguments = parser.parse_args()
     known = {path.stem: path for path in sorted((HERE / "all" if arguments.all else HERE).glob("*_client.*"))}
     unknown = [name for name in arguments.clients if name not in known]
     if unknown:
         parser.error(f"there is no {unknown[0]}; there are {', '.join(known)}")
-    paths = [known[name] for name in arguments.clients or known]
-    with tempfile.TemporaryDirectory() as home:
-        # Clients work in folders of their own.
-        interpreter, *words = shlex.split(arguments.mlxk)
-        mlxk = shlex.join([os.path.abspath(shutil.which(interpreter) or interpreter), *words])
-        subprocess.run([interpreter, HERE / "agent_models.py", Path(home, "models")], check=True)
-        server, address = serve(arguments.mlxk, home)
-        try:
-            outcomes = [run(path, address, arguments.python, home, mlxk) for path in paths]
-        finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait(30)
+    # The longest one begins first.
+    paths = sorted((known[name] for name in arguments.clients or known), key=lambda path: path.stem != LONGEST)
+    interpreter, *words = shlex.split(arguments.mlxk)
+    # Clients work in folders of their own.
+    mlxk = shlex.join([os.path.abspath(shutil.which(interpreter) or interpreter), *words])
+    with tempfile.TemporaryDirectory() as models, ExitStack() as stack:
+        subprocess.run([interpreter, HERE / "agent_models.py", models], check=True)
+        servers: queue.SimpleQueue[Server] = queue.SimpleQueue()
+        for _ in range(arguments.jobs):
+            servers.put(stack.enter_context(started(arguments.mlxk, models)))
+
+        def run_on_a_free_server(path: Path) -> bool:
+            server = servers.get()
+            try:
+                return run(path, server, arguments.python, mlxk)
+            finally:
+                servers.put(server)
+
+        with ThreadPoolExecutor(arguments.jobs) as threads:
+            outcomes = list(threads.map(run_on_a_free_server, paths))
     return 0 if all(outcomes) else 1
 
 
