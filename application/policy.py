@@ -147,11 +147,17 @@ _LACKING = {
 }
 """The refusals of models that lack a capability, where they differ from the general one."""
 
+_NO_TRANSCRIPTION = _Refusal(
+    "Model '{name}' does not support audio inputs (no audio capability detected); it is not a transcription model.",
+    "Use a speech model, such as one of the Whisper family.",
+)
+"""The refusal to transcribe. Web pages put the sound into a chat when the message has "not a" and "transcription"."""
+
 _LACKING_ANY_OTHER = _Refusal("'{name}' does not do {capability}; it can do: {abilities}")
 
 _OTHER_OPERATION = {
     Capability.AUDIO: _Refusal(
-        "'{name}' answers questions about sound; it does not write transcripts", Advice(Remedy.USE_CHAT)
+        "'{name}' answers questions about sound; it is not a transcription model", Advice(Remedy.USE_CHAT)
     ),
 }
 """The refusals of models that have the capability of an operation and are loaded for another operation."""
@@ -192,6 +198,8 @@ def require_model(description: ModelDescription, operation: Capability, *further
     """
 
     def require_operation(described: ModelDescription) -> None:
+        if operation is Capability.AUDIO and not described.can(operation):
+            raise _refused(described, operation, _NO_TRANSCRIPTION)
         require(described, operation, *further)
         if described.operation is not operation:
             raise _refused(described, operation, _OTHER_OPERATION.get(operation, _LACKING_ANY_OTHER))

@@ -43,6 +43,20 @@ def sdk(server: RunningServer) -> Iterator[openai.OpenAI]:
         yield client
 
 
+@pytest.mark.parametrize("model", [CHAT_MODEL, EMBEDDING_MODEL])
+def test_a_page_that_was_refused_a_transcription_can_tell_that_a_chat_is_the_way(
+    model: str, sdk: openai.OpenAI
+) -> None:
+    with pytest.raises(openai.UnprocessableEntityError) as refusal:
+        sdk.audio.transcriptions.create(
+            model=model, file=SOUND, response_format="json", temperature=0, extra_headers={"Origin": "http://localhost"}
+        )
+    message = refusal.value.body["message"]  # type: ignore[index]
+    assert "not a" in message
+    assert "transcription" in message
+    assert refusal.value.response.headers["X-Request-ID"]
+
+
 def test_json_and_text(sdk: openai.OpenAI) -> None:
     answer = sdk.audio.transcriptions.create(model=SPEECH_MODEL, file=SOUND)
     assert answer.text == SPOKEN.text

@@ -125,6 +125,6 @@ def test_a_model_beyond_the_memory_is_refused() -> None:
 
 
 def test_such_a_model_writes_no_transcripts_and_the_refusal_says_what_to_do() -> None:
-    with pytest.raises(CapabilityError, match="does not write transcripts") as refusal:
+    with pytest.raises(CapabilityError, match="not a transcription model") as refusal:
         Parts().transcribe("org/omni", HELLO, TranscriptionSettings())
     assert refusal.value.hint == Advice(Remedy.USE_CHAT)
