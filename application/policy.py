@@ -147,9 +147,10 @@ _LACKING = {
 }
 """The refusals of models that lack a capability, where they differ from the general one."""
 
-_NO_TRANSCRIPTION = _Refusal(
-    "Model '{name}' does not support audio inputs (no audio capability detected); it is not a transcription model.",
-    "Use a speech model, such as one of the Whisper family.",
+_NO_TRANSCRIPTION = attrs.evolve(
+    _LACKING[Capability.AUDIO],
+    message="Model '{name}' does not support audio inputs (no audio capability detected);"
+    " it is not a transcription model.",
 )
 """The refusal to transcribe. Web pages put the sound into a chat when the message has "not a" and "transcription"."""
 

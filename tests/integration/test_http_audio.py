@@ -48,9 +48,7 @@ def test_a_page_that_was_refused_a_transcription_can_tell_that_a_chat_is_the_way
     model: str, sdk: openai.OpenAI
 ) -> None:
     with pytest.raises(openai.UnprocessableEntityError) as refusal:
-        sdk.audio.transcriptions.create(
-            model=model, file=SOUND, response_format="json", temperature=0, extra_headers={"Origin": "http://localhost"}
-        )
+        sdk.audio.transcriptions.create(model=model, file=SOUND, response_format="json", temperature=0)
     message = refusal.value.body["message"]  # type: ignore[index]
     assert "not a" in message
     assert "transcription" in message
