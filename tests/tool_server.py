@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import time
 
@@ -78,4 +79,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "chatty":
+        print("usage: chatty [FILE]", flush=True)
+        time.sleep(60)
     main()
+    if sys.argv[1] == "stays":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(300)

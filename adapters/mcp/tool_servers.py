@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import re
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
@@ -34,6 +35,7 @@ from mcp_types import (
 )
 from pydantic import ValidationError
 
+from mlxk.adapters.mcp import server_guard
 from mlxk.application.ports.tool_servers import ServerTool, ToolResult, ToolServer, ToolServers
 from mlxk.domain.errors import ExecutionError
 from mlxk.domain.loopback import LOOPBACK_NAMES
@@ -43,6 +45,9 @@ T = TypeVar("T")
 
 START_SECONDS = 60.0
 """How long a server may take to start and to list its tools; one that fetches itself first needs some."""
+
+NONSENSE_SECONDS = 5.0
+"""How long a server that has printed what is no message may still take to start: some print a greeting first."""
 
 CALL_SECONDS = 120.0
 """How long a call may take."""
@@ -84,6 +89,10 @@ class _Connection:
     client: Client
     log: TextIO
     """What the program writes to standard error."""
+
+
+class _NonsenseError(Exception):
+    """A server has printed what is no message of the protocol, and has not answered."""
 
 
 class McpToolServers(ToolServers):
@@ -157,12 +166,19 @@ class McpToolServers(ToolServers):
     @contextlib.asynccontextmanager
     async def _connected(self, server: ToolServer, log: TextIO) -> AsyncIterator[tuple[Client, list[Tool]]]:
         """Connect a server and list its tools, both within the limit; leaving ends it."""
-        with anyio.fail_after(self._start_seconds) as limit:
+        nonsense: list[str] = []
+        with _within(self._start_seconds, nonsense) as limit:
+
+            async def heed(message: object) -> None:
+                if isinstance(message, ValidationError) and not nonsense:
+                    nonsense.append(str(message.errors()[0]["input"]))
+                    limit.deadline = min(limit.deadline, anyio.current_time() + NONSENSE_SECONDS)
+
             async with contextlib.AsyncExitStack() as stack:
                 if server.address is None:
                     parameters = StdioServerParameters(
-                        command=server.command[0],
-                        args=list(server.command[1:]),
+                        command=sys.executable,
+                        args=["-I", "-S", server_guard.__file__, *server.command],
                         env=dict(server.environment),
                         cwd=server.directory,
                         encoding_error_handler="replace",
@@ -175,9 +191,10 @@ class McpToolServers(ToolServers):
                     transport = streamable_http_client(
                         server.address, http_client=await stack.enter_async_context(http)
                     )
-                client = Client(transport, read_timeout_seconds=self._start_seconds, cache=None)
+                client = Client(transport, read_timeout_seconds=self._start_seconds, cache=None, message_handler=heed)
                 await stack.enter_async_context(client)
                 tools = await _tools(client)
+                nonsense[:] = [""]  # what is printed from now on has no effect
                 limit.deadline = math.inf
                 try:
                     yield client, tools
@@ -200,6 +217,18 @@ class McpToolServers(ToolServers):
                 f"the tool server '{server.name}' {what}: {_reason(error, hidden)}{_last_words(log, hidden)}",
                 hint="See whether it runs by itself, and what its file says of it.",
             ) from error
+
+
+@contextlib.contextmanager
+def _within(seconds: float, nonsense: Sequence[str]) -> Iterator[anyio.CancelScope]:
+    """Limit the time of a block; the error names the first line of nonsense that the server has printed."""
+    try:
+        with anyio.fail_after(seconds) as limit:
+            yield limit
+    except TimeoutError:
+        if not any(nonsense):
+            raise
+        raise _NonsenseError(nonsense[0]) from None
 
 
 async def _tools(client: Client) -> list[Tool]:
@@ -270,6 +299,8 @@ def _reason(error: BaseException, hidden: Sequence[str]) -> str:
     match error:
         case TimeoutError():
             return "it did not answer in time"
+        case _NonsenseError():
+            return f"it printed what is no message of the protocol: {_short(str(error), hidden)}"
         case FileNotFoundError():
             return f"there is no program '{error.filename}'" if error.filename else "its program does not exist"
         case OSError() if error.strerror:

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -15,7 +17,7 @@ import pytest
 from clients.agent_models import TEMPLATE
 from models.scripted_model import write_model
 
-from mlxk.adapters.mcp.tool_servers import McpToolServers
+from mlxk.adapters.mcp.tool_servers import START_SECONDS, McpToolServers
 from mlxk.application.ports.tool_servers import ToolServer
 from mlxk.domain.errors import ExecutionError
 from mlxk.entrypoints.cli.command import CommandContext
@@ -292,6 +294,44 @@ def test_all_that_a_server_answers_before_it_can_be_used_is_within_one_limit() -
     assert refusal.value.message == "the tool server 'slow' cannot be started: it did not answer in time"
 
 
+def test_a_server_that_prints_what_is_no_message_and_does_not_answer_is_named_with_it() -> None:
+    server = ToolServer("chatty", (sys.executable, str(SERVER), "chatty"))
+    before = time.monotonic()
+    with contextlib.closing(McpToolServers()) as servers, pytest.raises(ExecutionError) as refusal:
+        servers.start([server])
+    assert time.monotonic() - before < START_SECONDS / 2
+    assert refusal.value.message == (
+        "the tool server 'chatty' cannot be started: "
+        "it printed what is no message of the protocol: usage: chatty [FILE]"
+    )
+
+
+STARTED = """
+import sys, time
+from mlxk.adapters.mcp.tool_servers import McpToolServers
+from mlxk.application.ports.tool_servers import ToolServer
+McpToolServers().start([ToolServer("stays", tuple(sys.argv[1:]))])
+print("started", flush=True)
+time.sleep(300)
+"""
+
+
+def test_a_server_that_ignores_the_end_of_its_input_ends_with_a_killed_program(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        held = []
+        for sent in (signal.SIGTERM, signal.SIGHUP, signal.SIGKILL):
+            fifo = tmp_path / sent.name  # held open by the server and its child alone: its end is theirs
+            os.mkfifo(fifo)
+            script = f'exec 9> "{fifo}"; sleep 300 & exec "{sys.executable}" "{SERVER}" stays'
+            command = (sys.executable, "-c", STARTED, "/bin/sh", "-c", script)
+            program = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+            held.append(stack.enter_context(open(fifo, "rb")))
+            assert program.stdout and program.stdout.readline() == b"started\n"
+            program.send_signal(sent)
+            assert program.wait() == -sent
+        assert [each.read() for each in held] == [b"", b"", b""]
+
+
 class Unending(BaseHTTPRequestHandler):
     """A server that answers everything but that it is left."""
 
@@ -349,8 +389,8 @@ def test_a_server_that_does_not_answer_when_it_is_left_is_not_waited_for() -> No
 
 
 def test_what_has_no_effect_is_said_and_what_cannot_be_honoured_is_refused(mlxk_here: Run, folder: Path) -> None:
-    servers = {"first": entry(autoApprove=["echo"]), "off": entry(disabled=True)}
-    (folder / "more.json").write_text(json.dumps({"mcpServers": servers}))
+    entries = {"mcpServers": {"first": entry(autoApprove=["echo"]), "off": entry(disabled=True)}}
+    (folder / "more.json").write_text(json.dumps(entries))
     _, out, err = mlxk_here(call("echo", text="x"), "--mcp", "more.json")
     assert out == "It was refused.\n"
     assert "[autoApprove of the tool server 'first' has no effect]" in err
