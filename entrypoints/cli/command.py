@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
@@ -11,9 +12,23 @@ import attrs
 from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError
 from mlxk.domain.models.model import Origin
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.settings import ServerAddress, ServerSettings, Settings, read_settings
 from mlxk.entrypoints.wording import command_line_error
+
+_PAGE = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<name>[^/\s?#@]+/[^/\s?#@]+)"
+    r"(?:/(?:tree|blob|resolve|commit)/(?P<revision>[^/\s?#]+))?(?:[/?#]\S*)?",
+    re.IGNORECASE,
+)
+
+
+def model_reference(text: str) -> str:
+    """Return ``ORG/NAME`` or ``ORG/NAME@REVISION`` for the address of a model's page, any other text unchanged."""
+    page = _PAGE.fullmatch(text.strip())
+    if page is None:
+        return text
+    return page["name"] + (f"@{page['revision']}" if page["revision"] else "")
+
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container

@@ -1,14 +1,13 @@
-"""The argument parser: argparse, with errors that name the nearest command, flag or value.
+"""The argument parser: argparse, with errors that name the nearest command, flag or value, and examples.
 
 Command lines as other programs take them are put into the form of this one first.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from mlxk.domain.errors import UsageError
-from mlxk.entrypoints.cli import examples
 from mlxk.entrypoints.cli.suggestions import FLAGS_MEANT, MEANT, closest, did_you_mean
 
 if TYPE_CHECKING:
@@ -55,6 +54,78 @@ _DASHED = ("ignored explicit argument", "expected one argument")
 _MISSING = "the following arguments are required"
 
 
+EXAMPLES: Mapping[str, tuple[str, ...]] = {
+    "list": ("mlxk list", "mlxk list -a --health", "mlxk list 'qwen*'", "mlxk list ./"),
+    "show": (
+        "mlxk show demo",
+        "mlxk show demo --files",
+        "mlxk show demo --config --json",
+        "mlxk show ORG/NAME --remote",
+    ),
+    "health": ("mlxk health", "mlxk health demo --deep"),
+    "run": (
+        'mlxk run demo "What is mlxk?"',
+        "mlxk run demo",
+        "mlxk run demo --keep",
+        "mlxk run --continue",
+        'mlxk run mlx-community/Llama-3.2-1B-Instruct-4bit "Hello" --pull',
+        'mlxk run demo "Summarize this" < notes.txt',
+        'mlxk run demo-vision "What color is it?" --image demo-vision/blue-square.jpg',
+        "mlxk run demo-speech --audio demo-speech/hello.wav",
+    ),
+    "chats": ("mlxk chats", "mlxk chats rm NAME", "mlxk chats rm --all --yes"),
+    "search": ("mlxk search llama 3b", "mlxk search qwen coder --mlx --limit 5"),
+    "recommend": ("mlxk recommend", "mlxk recommend --for code", "mlxk recommend --for vision --online"),
+    "pull": ("mlxk pull mlx-community/Llama-3.2-3B-Instruct-4bit", "mlxk pull ORG/NAME@REVISION --dry-run"),
+    "outdated": ("mlxk outdated", "mlxk outdated llama --all"),
+    "rm": ("mlxk rm ORG/NAME", "mlxk rm 'test-*' --dry-run", "mlxk rm ORG/NAME@REVISION -y"),
+    "du": ("mlxk du", "mlxk du llama --revisions"),
+    "prune": ("mlxk prune --dry-run", "mlxk prune", "mlxk prune llama --only partial --yes"),
+    "clone": ("mlxk clone demo ./my-demo", "mlxk clone ORG/NAME@REVISION ./copy"),
+    "convert": (
+        "mlxk convert demo ./demo-8bit --quantize 8",
+        "mlxk convert ./demo-8bit ./demo-full --dequantize",
+        "mlxk convert ORG/NAME ./repaired --repair-index",
+    ),
+    "push": ("mlxk push ./my-demo ORG/NAME --check-only", "mlxk push ./my-demo ORG/NAME --create --private"),
+    "serve": (
+        "mlxk serve",
+        "mlxk serve -m demo --port 8080",
+        "mlxk serve --background",
+        "mlxk serve --host 0.0.0.0 --api-key-file keys.txt",
+    ),
+    "launch": (
+        "mlxk launch",
+        "mlxk launch codex",
+        'mlxk launch claude -m ORG/NAME -- -p "What does this project do?"',
+        "mlxk launch zed --print",
+    ),
+    "ps": ("mlxk ps", "mlxk ps --json"),
+    "stop": ("mlxk stop demo", "mlxk stop --all"),
+    "logs": ("mlxk logs", "mlxk logs --follow"),
+    "service": (
+        "mlxk service install -- --port 8000 --model demo",
+        "mlxk service install --print",
+        "mlxk service status",
+        "mlxk service uninstall",
+    ),
+    "embed": ('mlxk embed MODEL "a text"', "mlxk embed MODEL --json < texts.txt"),
+    "embed-serve": ("mlxk embed-serve MODEL",),
+    "alias": ("mlxk alias", "mlxk alias fast demo", "mlxk alias rm fast"),
+    "profile": (
+        'mlxk profile poet --model demo --system "You answer in rhymes." --temperature 0.9',
+        "mlxk profile poet --unset temperature",
+        "mlxk profile rm poet",
+    ),
+    "config": ("mlxk config", "mlxk config edit", "mlxk config show --for 'serve --port 9000'"),
+    "schema": ("mlxk schema", "mlxk schema list"),
+    "completion": ('eval "$(mlxk completion bash)"', 'eval "$(mlxk completion zsh)"', "mlxk completion fish | source"),
+}
+"""For each command, the simplest line first."""
+
+TITLE = "examples:"
+
+
 class HelpRequested(Exception):  # noqa: N818 - no error
     """Carries the text of ``--help``, which argparse itself would print without reporting a failed write."""
 
@@ -63,7 +134,7 @@ class HelpFormat(argparse.HelpFormatter):
     """Wraps every text but the examples, which stand a line each."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        if text.startswith(examples.TITLE):
+        if text.startswith(TITLE):
             return text
         return super()._fill_text(text, width, indent)
 
@@ -81,7 +152,7 @@ class CommandLineParser(argparse.ArgumentParser):
             hint += (
                 " A prompt that starts with a dash stands after --; a value that does, after =, as in --system=TEXT."
             )
-        known = examples.EXAMPLES.get(self.prog.rpartition(" ")[2])
+        known = EXAMPLES.get(self.prog.rpartition(" ")[2])
         if known and _MISSING in message:
             hint = f"Try '{self.prog} --help', or for example: {known[0]}"
         raise UsageError(message, hint=hint)
@@ -130,3 +201,9 @@ class CommandLineParser(argparse.ArgumentParser):
         raise UsageError(
             f"argument {name}: '{value}' is not one of {', '.join(choices)}", hint=near or f"Try '{self.prog} --help'."
         )
+
+
+def epilog(command: str) -> str | None:
+    """Return the end of a command's help; None for a command without examples."""
+    lines = EXAMPLES.get(command)
+    return "\n  ".join((TITLE, *lines)) if lines else None

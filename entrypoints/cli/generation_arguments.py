@@ -18,7 +18,7 @@ from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.grammar import Grammar
 from mlxk.domain.generation.request import DEFAULT_THINKING_TAGS, Effort, GenerationSettings
 from mlxk.domain.text import require_valid_unicode
-from mlxk.entrypoints.cli.text_file import read_text
+from mlxk.entrypoints.cli.input_files import read_text
 
 
 def tool_faults(definitions: object) -> list[str]:

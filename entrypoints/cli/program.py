@@ -12,9 +12,8 @@ from typing import NamedTuple, cast
 
 from mlxk import __version__
 from mlxk.domain.errors import InternalError, InterruptedRunError, MlxkError, StorageError, UsageError
-from mlxk.entrypoints.cli import examples
 from mlxk.entrypoints.cli.command import Command, CommandContext
-from mlxk.entrypoints.cli.command_line_parser import CommandLineParser, HelpRequested, in_our_form, own_words
+from mlxk.entrypoints.cli.command_line_parser import CommandLineParser, HelpRequested, epilog, in_our_form, own_words
 from mlxk.entrypoints.cli.exit_status import CLOSED_PIPE, DONE, USAGE, exit_status
 from mlxk.entrypoints.cli.output import Output, discard
 from mlxk.entrypoints.cli.settings_of_command import use_settings_file
@@ -100,7 +99,7 @@ def build_parser(only: str | None = None) -> CommandLineParser:
             aliases=entry.aliases,
             help=entry.help,
             description=entry.help,
-            epilog=examples.epilog(name),
+            epilog=epilog(name),
             allow_abbrev=False,
         )
         if only is None or only == name:

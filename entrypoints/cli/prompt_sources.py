@@ -9,10 +9,9 @@ import attrs
 
 from mlxk.domain.errors import UsageError, ValidationError
 from mlxk.domain.models.model import Capability, ModelDescription
-from mlxk.entrypoints.cli import audio_run, image_run, named_files
+from mlxk.entrypoints.cli import input_files, media_run
 from mlxk.entrypoints.cli.command import CommandContext
-from mlxk.entrypoints.cli.given_files import labelled, read_files
-from mlxk.entrypoints.cli.named_files import NamedFile
+from mlxk.entrypoints.cli.input_files import NamedFile, labelled, read_files
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.render.formatting import counted
 
@@ -92,14 +91,16 @@ def _typed(arguments: argparse.Namespace, container: "Container") -> list[str]:
         return [str(arguments.prompt)]
     if any(words):
         return words
-    return audio_run.take_prompt(arguments) or image_run.take_prompt(arguments, container.adapters.built_in_models())
+    return media_run.take_audio_prompt(arguments) or media_run.take_image_prompt(
+        arguments, container.adapters.built_in_models()
+    )
 
 
 def _attach(
     arguments: argparse.Namespace, typed: Sequence[str], container: "Container", output: Output
 ) -> tuple[str, tuple[NamedFile, ...]]:
     """Return the words without the media that they name, and the media that the model gets."""
-    pieces = [] if arguments.attach is False else named_files.find(typed)
+    pieces = [] if arguments.attach is False else input_files.find(typed)
     files = [each for each in pieces if isinstance(each, NamedFile)]
     if not files:
         return " ".join(typed), ()
@@ -116,7 +117,7 @@ def _attach(
         elif file not in attached:
             output.note(f"[attached: {file.typed}]")
             attached.append(file)
-    return named_files.without_media(pieces, attached) if attached else " ".join(typed), tuple(attached)
+    return input_files.without_media(pieces, attached) if attached else " ".join(typed), tuple(attached)
 
 
 def _why_not(file: NamedFile, arguments: argparse.Namespace, description: ModelDescription) -> str:
@@ -126,7 +127,7 @@ def _why_not(file: NamedFile, arguments: argparse.Namespace, description: ModelD
         return f"'{arguments.model}' takes no {kind}"
     if arguments.chat:
         return ""
-    excluding = {"audio": "--audio", **image_run.TEXT_ONLY} if file.is_image else audio_run.CONVERSATIONS_ONLY
+    excluding = {"audio": "--audio", **media_run.WITHOUT_IMAGES} if file.is_image else media_run.CONVERSATIONS_ONLY
     flag = next((flag for name, flag in excluding.items() if getattr(arguments, name)), None)
     return f"{flag} and {kind} exclude each other" if flag else ""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from environment_variables import VARIABLES as TABLE
 
-from mlxk.entrypoints.cli.examples import EXAMPLES
+from mlxk.entrypoints.cli.command_line_parser import EXAMPLES
 from mlxk.entrypoints.cli.program import COMMANDS, build_parser, parse
 from mlxk.entrypoints.cli.suggestions import VARIABLES
 

@@ -16,7 +16,7 @@ from mlxk.domain.errors import CapabilityError, MlxkError, StorageError, Validat
 from mlxk.domain.generation.conversation import Message, Role
 from mlxk.domain.generation.media import DEFAULT_AUDIO_PROMPT, DEFAULT_IMAGE_PROMPT
 from mlxk.domain.text import require_valid_unicode
-from mlxk.entrypoints.cli import generation_arguments, named_files
+from mlxk.entrypoints.cli import generation_arguments, input_files
 from mlxk.entrypoints.cli.chat.context_window import drop, usage
 from mlxk.entrypoints.cli.chat.kept_chats import Keeper
 from mlxk.entrypoints.cli.chat.session import Attachments, ChatSession
@@ -26,7 +26,7 @@ from mlxk.entrypoints.cli.chat.turn import TurnPrinter
 from mlxk.entrypoints.cli.chat.typed_input import ALIASES, AttachCommand, ChatInput, Prompt, SlashCommand, parse_input
 from mlxk.entrypoints.cli.command import CommandContext, model_names
 from mlxk.entrypoints.cli.exit_status import DONE
-from mlxk.entrypoints.cli.named_files import NamedFile
+from mlxk.entrypoints.cli.input_files import NamedFile
 from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
 from mlxk.entrypoints.cli.prompt_sources import PromptSources
 from mlxk.entrypoints.cli.render.formatting import counted
@@ -208,7 +208,7 @@ class Chat:
 
     def _ask(self, typed: Prompt) -> None:
         """Attach what a prompt names, and complete it; images and sound alone wait for the next message."""
-        pieces = named_files.find([typed.text]) if self.session.attaches and not typed.quoted else []
+        pieces = input_files.find([typed.text]) if self.session.attaches and not typed.quoted else []
         attached: list[NamedFile] = []
         for file in pieces:
             if not isinstance(file, NamedFile) or file in attached:
@@ -222,7 +222,7 @@ class Chat:
                 continue
             self.output.note(f"[attached: {file.typed}]")
             attached.append(file)
-        text = named_files.without_media(pieces, attached) if attached else typed.text
+        text = input_files.without_media(pieces, attached) if attached else typed.text
         if text:
             self._send(text)
         else:

@@ -18,7 +18,7 @@ from mlxk.domain.generation.image_table import Chunk
 from mlxk.domain.generation.media import check_chunk, check_together
 from mlxk.domain.generation.request import Finished, GenerationSettings
 from mlxk.domain.text import require_valid_unicode
-from mlxk.entrypoints.cli import given_files
+from mlxk.entrypoints.cli import input_files
 from mlxk.entrypoints.cli.answer import speed
 from mlxk.entrypoints.cli.chat import transcript
 from mlxk.entrypoints.cli.chat.transcript import turns
@@ -71,7 +71,7 @@ class Attachments:
             ValidationError: The text is not valid Unicode.
         """
         require_valid_unicode(text, "prompt")
-        whole = "\n\n".join(part for part in (*given_files.labelled(self.files), text) if part.strip())
+        whole = "\n\n".join(part for part in (*input_files.labelled(self.files), text) if part.strip())
         if self.images:
             chunk = Chunk(tuple(image.shown for image in self.images))
             return chunk.message([*(image.pixels for image in self.images), *self.recordings, whole])
@@ -178,7 +178,7 @@ class ChatSession:
 
     def _attach_images(self, typed: str) -> str:
         first = 1 + sum(len(message.images) for message in self.messages) + len(self.waiting.images)
-        files = given_files.find_images(typed, self.built_in, "/image")
+        files = input_files.find_images(typed, self.built_in, "/image")
         images = (*self.waiting.images, *self.generate.prepare_images(self.model, files, first))
         check_chunk(len(images), "/image: images in one turn")
         check_together([len(each.shown.image.data) for each in images], "/image")
@@ -186,13 +186,13 @@ class ChatSession:
         return ", ".join(each.shown.image.title for each in images)
 
     def _attach_recording(self, typed: str) -> str:
-        recording = Recording(given_files.recording_path(typed, self.built_in), typed)
+        recording = Recording(input_files.recording_path(typed, self.built_in), typed)
         decoded = self.generate.prepare_recording(self.model, recording)
         self.waiting = attrs.evolve(self.waiting, recordings=(*self.waiting.recordings, decoded))
         return f"'{os.path.basename(recording.path)}'"
 
     def _attach_file(self, typed: str) -> str:
-        files = given_files.read_files([typed], "/file")
+        files = input_files.read_files([typed], "/file")
         self.waiting = attrs.evolve(self.waiting, files=(*self.waiting.files, *files))
         return f"'{typed}', {counted(len(files[0][1].splitlines()), 'line')}"
 

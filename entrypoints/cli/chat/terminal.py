@@ -20,8 +20,8 @@ from prompt_toolkit.shortcuts import CompleteStyle
 from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.entrypoints.cli.chat.session import SETTING_NAMES
 from mlxk.entrypoints.cli.chat.typed_input import ATTACHING, NAMES, is_unfinished
+from mlxk.entrypoints.cli.input_files import edited
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.cli.text_file import edited
 from mlxk.entrypoints.settings import Settings
 
 PROMPT, CONTINUATION = ">>> ", "... "

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import attrs
 
 from mlxk.domain.errors import ValidationError
-from mlxk.entrypoints.cli.named_files import names_file_first
+from mlxk.entrypoints.cli.input_files import names_file_first
 
 MULTILINE_MARK = '"""'
 EXIT_WORDS = frozenset({"exit", "quit", "q"})

@@ -11,11 +11,10 @@ from mlxk.domain.errors import AmbiguousModelError, ModelNotFoundError, UsageErr
 from mlxk.domain.models.reference import own_name
 from mlxk.domain.text import nearest, require_valid_unicode
 from mlxk.entrypoints import settings_edit, settings_file
-from mlxk.entrypoints.cli.command import CommandContext, complete_models
+from mlxk.entrypoints.cli.command import CommandContext, complete_models, model_reference
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.cli.references import model_reference
-from mlxk.entrypoints.cli.render.layout import table
+from mlxk.entrypoints.cli.render.formatting import table
 from mlxk.entrypoints.cli.settings_of_command import hint, report, shown_path
 from mlxk.entrypoints.setting_table import ENTRY, MODELS
 from mlxk.entrypoints.settings_file import SettingFault, SettingsFile, entry_name_fault, table_name

@@ -9,8 +9,7 @@ from mlxk.entrypoints.cli.chat.kept_chats import KeptChats
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output, confirmation
-from mlxk.entrypoints.cli.render.formatting import age, counted
-from mlxk.entrypoints.cli.render.layout import table
+from mlxk.entrypoints.cli.render.formatting import age, counted, table
 from mlxk.entrypoints.cli.render.model_json import timestamp
 from mlxk.entrypoints.settings import read_settings
 

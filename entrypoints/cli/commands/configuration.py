@@ -18,10 +18,10 @@ from mlxk.domain.models.reference import own_name
 from mlxk.entrypoints import settings_edit, settings_file
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
+from mlxk.entrypoints.cli.input_files import edited
 from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
-from mlxk.entrypoints.cli.render.layout import table
+from mlxk.entrypoints.cli.render.formatting import table
 from mlxk.entrypoints.cli.settings_of_command import report, shown_path, shown_value, tables_used
-from mlxk.entrypoints.cli.text_file import edited
 from mlxk.entrypoints.setting_table import MODELS, TABLES, Setting
 from mlxk.entrypoints.settings import Settings
 from mlxk.entrypoints.settings_file import SettingsFile

@@ -4,11 +4,10 @@ import argparse
 
 from mlxk.application.use_cases.convert_model import ConvertMode, ConvertRequest
 from mlxk.domain.errors import InterruptedRunError, UsageError
-from mlxk.entrypoints.cli.command import CommandContext, complete_models
+from mlxk.entrypoints.cli.command import CommandContext, complete_models, model_reference
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import SpinnerBetweenBars
-from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.cli.render import operations
 
 

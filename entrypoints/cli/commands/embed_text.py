@@ -3,9 +3,9 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from mlxk.application.use_cases.embed_text import EmbedText
+from mlxk.application.use_cases.embed_text import EmbeddingResult, EmbedText
 from mlxk.domain.embedding import EmbeddingSettings, InputKind
 from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
 from mlxk.domain.models.model import ModelDescription
@@ -21,7 +21,7 @@ from mlxk.entrypoints.cli.command import (
 )
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.cli.render import media_json
+from mlxk.entrypoints.cli.render.model_json import Json
 
 STDIN = "-"
 
@@ -94,7 +94,7 @@ def _records(
             text = f"text {before + each.index + 1}" if arguments.batch else "the text"
             output.note(f"[{text} was truncated: the vector is of {each.kept} of its {each.tokens} tokens]")
         for index, fields in enumerate(batch):
-            yield media_json.embedded(fields, index, result)
+            yield _embedded(fields, index, result)
         before += len(batch)
 
 
@@ -166,3 +166,21 @@ def _record(line: bytes, number: int) -> Fields:
     if not isinstance(text, str) or not text:
         raise ValidationError(f"JSONL line {number} missing 'text' field")
     return record
+
+
+def _embedded(fields: Mapping[str, object], index: int, result: EmbeddingResult) -> Json:
+    """Return one record of ``embed``: the fields of an input, by its index, the embedding and its metadata."""
+    vector = result.embeddings.vectors[index]
+    cut = next((each for each in result.embeddings.truncations if each.index == index), None)
+    return {
+        **fields,
+        # Nine significant digits are enough for 32-bit floats.
+        "embedding": [float(f"{value:.9g}") for value in vector],
+        "metadata": {
+            "model": result.model,
+            "dimensions": len(vector),
+            "content_hash": result.content_hash,
+            "device": result.embeddings.device,
+            **({"truncated": {"tokens": cut.tokens, "kept": cut.kept}} if cut else {}),
+        },
+    }

@@ -20,13 +20,17 @@ from mlxk.domain.models.reference import only_match
 from mlxk.entrypoints import server_log
 from mlxk.entrypoints.cli.agent_processes import AgentRunner
 from mlxk.entrypoints.cli.agents import AGENTS, SMALLEST_CONTEXT, Agent, Connection
-from mlxk.entrypoints.cli.command import CommandContext, add_server_argument, complete_models, sharing_settings
+from mlxk.entrypoints.cli.command import (
+    CommandContext,
+    add_server_argument,
+    complete_models,
+    model_reference,
+    sharing_settings,
+)
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output, choose
 from mlxk.entrypoints.cli.progress import Spinner
-from mlxk.entrypoints.cli.references import model_reference
-from mlxk.entrypoints.cli.render.formatting import decimal_size
-from mlxk.entrypoints.cli.render.layout import table
+from mlxk.entrypoints.cli.render.formatting import decimal_size, table
 from mlxk.entrypoints.cli.server_processes import ForeignModel, Server, own_server, served_models
 
 if TYPE_CHECKING:

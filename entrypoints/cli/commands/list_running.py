@@ -7,8 +7,7 @@ from mlxk.application.ports.text_generator import ResidentModel
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.cli.render.formatting import decimal_size
-from mlxk.entrypoints.cli.render.layout import table
+from mlxk.entrypoints.cli.render.formatting import decimal_size, table
 
 NO_SERVER = "No server of yours is running. Start one: mlxk serve --background"
 NOTHING = "-"

@@ -6,11 +6,10 @@ from typing import Any
 from mlxk.domain.errors import UsageError
 from mlxk.domain.models.reference import own_name
 from mlxk.entrypoints.cli import generation_arguments
-from mlxk.entrypoints.cli.command import CommandContext, complete_models
+from mlxk.entrypoints.cli.command import CommandContext, complete_models, model_reference
 from mlxk.entrypoints.cli.commands import alias
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.setting_table import ENTRY, JSON_TABLE, SWITCH, TEXTS, Setting
 
 

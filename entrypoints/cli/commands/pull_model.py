@@ -4,11 +4,10 @@ import argparse
 
 from mlxk.application.use_cases.pull_model import PullRequest, PullStatus
 from mlxk.domain.models.model import ModelDescription, ModelType
-from mlxk.entrypoints.cli.command import CommandContext
+from mlxk.entrypoints.cli.command import CommandContext, model_reference
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.fetching import fetch
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.cli.render import operations
 from mlxk.entrypoints.wording import model_reason
 

@@ -4,11 +4,10 @@ import argparse
 
 from mlxk.application.use_cases.remove_model import RemoveRequest
 from mlxk.domain.errors import InterruptedRunError, ValidationError
-from mlxk.entrypoints.cli.command import CommandContext, complete_models
+from mlxk.entrypoints.cli.command import CommandContext, complete_models, model_reference
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output, confirmation
 from mlxk.entrypoints.cli.progress import PausedWhileAsking, SpinnerBetweenBars
-from mlxk.entrypoints.cli.references import model_reference
 from mlxk.entrypoints.cli.render import operations
 
 

@@ -12,7 +12,7 @@ from mlxk.application.generation_options import GenerationOptions
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.errors import UsageError
 from mlxk.domain.generation.conversation import Conversation
-from mlxk.entrypoints.cli import answer, audio_run, generation_arguments, image_run, prompt_sources, tool_calls
+from mlxk.entrypoints.cli import answer, generation_arguments, media_run, prompt_sources, tool_calls
 from mlxk.entrypoints.cli.chat.kept_chats import Keeper, KeptChats
 from mlxk.entrypoints.cli.command import (
     CommandContext,
@@ -20,14 +20,14 @@ from mlxk.entrypoints.cli.command import (
     add_pull_argument,
     add_server_argument,
     fetch_absent,
+    model_reference,
     naming_the_flag,
     print_place,
     sharing_settings,
 )
 from mlxk.entrypoints.cli.commands.chats import complete_names
+from mlxk.entrypoints.cli.media_run import show_prompt
 from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
-from mlxk.entrypoints.cli.references import model_reference
-from mlxk.entrypoints.cli.shown_prompt import show_prompt
 from mlxk.entrypoints.cli.tool_calls import OfferedTools, ToolRounds
 
 if TYPE_CHECKING:
@@ -163,9 +163,9 @@ def _run(
     sources = prompt_sources.read(arguments, context, container, output)
     prompt = sources.prompt
     if generation_arguments.has_audio(arguments):
-        return audio_run.execute(arguments, prompt, options, context, container, output)
+        return media_run.run_audio(arguments, prompt, options, context, container, output)
     if generation_arguments.has_images(arguments):
-        return image_run.execute(arguments, prompt, options, context, container, output)
+        return media_run.ask_about_images(arguments, prompt, options, context, container, output)
     if arguments.chat or (not prompt and sys.stdin.isatty()):
         _require_chat(arguments, output)
         from mlxk.entrypoints.cli.chat.loop import Beginning, chat  # noqa: PLC0415 - loads prompt_toolkit

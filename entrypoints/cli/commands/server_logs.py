@@ -10,7 +10,7 @@ from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE, INTERRUPTED
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.render.formatting import printable
-from mlxk.entrypoints.log_reader import LogReader
+from mlxk.entrypoints.server_log import LogReader
 
 DEFAULT_LINES = 50
 LOOK_SECONDS = 0.2

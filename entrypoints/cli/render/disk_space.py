@@ -3,8 +3,7 @@
 from mlxk.application.use_cases.measure_cache import CacheUsage, MeasuredModel
 from mlxk.application.use_cases.prune_cache import PruneResult, PruneStatus, waste_lines
 from mlxk.domain.models.disk_usage import StoredRevision, Waste, size_of
-from mlxk.entrypoints.cli.render.formatting import decimal_size, printable
-from mlxk.entrypoints.cli.render.layout import table
+from mlxk.entrypoints.cli.render.formatting import decimal_size, printable, table
 
 Json = dict[str, object]
 

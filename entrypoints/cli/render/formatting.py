@@ -1,7 +1,9 @@
-"""Sizes, ages and untrusted text, formatted for a terminal."""
+"""Sizes, ages, untrusted text and aligned columns, no wider than the terminal."""
 
 import datetime
 import re
+import textwrap
+from collections.abc import Sequence
 
 from mlxk.domain.text import CONTROLS, DIRECTIONS
 
@@ -43,3 +45,65 @@ def age(moment: datetime.datetime, now: datetime.datetime) -> str:
     if seconds < 30 * _DAY:
         return f"{max(1, round(seconds / _DAY))}d ago"
     return moment.astimezone(datetime.UTC).strftime("%Y-%m-%d")
+
+
+SEPARATOR = " | "
+
+NARROWEST = 12
+"""Least width of a column in a table that has to shrink."""
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None, last: int = 26) -> str:
+    """Return rows under a header as text; see ``table_lines``."""
+    return "".join(f"{each}\n" for each in table_lines(header, rows, width, last))
+
+
+def table_lines(
+    header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None, last: int = 26
+) -> list[str]:
+    """Return the header, a rule and each row, columns aligned; a row with long cells has several lines.
+
+    Args:
+        header: One title per column.
+        rows: Cells of text.
+        width: Characters of the terminal; None for a file or a pipe, where only the last column wraps.
+        last: Characters at which the last column wraps.
+    """
+    rows = [[printable(cell) for cell in row] for row in rows]
+    widths = _fitted([max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)], width, last)
+    lines = [_line(header, widths), "-+-".join("-" * each for each in widths)]
+    for row in rows:
+        cells = [_wrapped(cell, each) for cell, each in zip(row, widths, strict=True)]
+        height = max(len(cell) for cell in cells)
+        lines.append(
+            "\n".join(
+                _line([cell[index] if index < len(cell) else "" for cell in cells], widths) for index in range(height)
+            )
+        )
+    return lines
+
+
+def _fitted(natural: list[int], width: int | None, last: int) -> list[int]:
+    """Shrink the widest columns until the table fits, or all columns have the least width."""
+    widths = [*natural[:-1], min(natural[-1], last)]
+    room = 10**9 if width is None else width - len(SEPARATOR) * (len(widths) - 1)
+    while sum(widths) > room and max(widths) > NARROWEST:
+        widest = widths.index(max(widths))
+        widths[widest] = max(NARROWEST, widths[widest] - (sum(widths) - room))
+    return widths
+
+
+def _wrapped(cell: str, width: int) -> list[str]:
+    """Return the lines of a cell; a name of the hub breaks after its owner rather than inside it or inside a word."""
+    if len(cell) <= width:
+        return [cell]
+    lines = textwrap.wrap(cell, width) or [""]
+    owner, slash, name = cell.partition("/")
+    torn = len(lines[0]) <= len(owner) or not all(line.endswith("-") for line in lines[:-1])
+    if slash and " " not in cell and torn and len(owner) < width:
+        return [owner + slash, *textwrap.wrap(name, width)]
+    return lines
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return SEPARATOR.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from mlxk.domain.models.model import Capability, ModelDescription, ModelType, Origin, Workspace
-from mlxk.entrypoints.cli.render.formatting import age, decimal_size, printable
-from mlxk.entrypoints.cli.render.layout import SEPARATOR, table_lines
+from mlxk.entrypoints.cli.render.formatting import SEPARATOR, age, decimal_size, printable, table_lines
 from mlxk.entrypoints.wording import model_reason
 
 NOTHING_PULLED = "No models yet but the built-in ones. Those that fit this machine: mlxk recommend"

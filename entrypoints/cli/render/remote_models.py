@@ -9,8 +9,7 @@ from mlxk.application.use_cases.search_models import SearchResult
 from mlxk.application.use_cases.show_remote_model import RemoteDetails
 from mlxk.domain.models.memory import MemoryFit, MemoryReading
 from mlxk.domain.recommendation import Fact, Purpose, Recommendation
-from mlxk.entrypoints.cli.render.formatting import decimal_size, printable
-from mlxk.entrypoints.cli.render.layout import table, table_lines
+from mlxk.entrypoints.cli.render.formatting import decimal_size, printable, table, table_lines
 from mlxk.entrypoints.cli.render.model_json import memory_estimate
 from mlxk.entrypoints.cli.render.model_table import SHORT_HASH
 from mlxk.entrypoints.cli.render.tables import memory_lines

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.entrypoints.cli.render.layout import NARROWEST, table
+from mlxk.entrypoints.cli.render.formatting import NARROWEST, table
 
 
 def test_columns_are_aligned_and_lines_end_without_blanks() -> None:

@@ -32,6 +32,6 @@ def test_the_log_of_a_start_that_failed_is_kept_where_it_says_something(
 @pytest.mark.parametrize(("starts", "kept"), [(True, {"service.log", "service.log.1"}), (False, {"service.log"})])
 def test_a_large_log_is_put_aside_only_when_its_server_starts(tmp_path: Path, starts: bool, kept: set[str]) -> None:
     path = server_log.make(str(tmp_path), "service")
-    os.truncate(path, server_log.MOST_BYTES + 1)
+    os.truncate(path, server_log.MOST_KEPT_BYTES + 1)
     server_log.make(str(tmp_path), "service", starts=starts)
     assert set(os.listdir(tmp_path / "logs")) == kept

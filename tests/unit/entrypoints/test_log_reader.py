@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mlxk.domain.errors import StorageError
-from mlxk.entrypoints.log_reader import MOST_BYTES, LogReader
+from mlxk.entrypoints.server_log import MOST_READ_BYTES, LogReader
 
 
 @pytest.fixture
@@ -43,12 +43,12 @@ def test_a_last_line_without_an_end_is_shown_where_nothing_follows(log: Path) ->
 
 def test_of_a_large_log_the_end_is_read_and_what_is_missing_is_said(log: Path) -> None:
     line = b"x" * 1023 + b"\n"
-    log.write_bytes(b"first\n" + line * (MOST_BYTES // 1024 + 9))
+    log.write_bytes(b"first\n" + line * (MOST_READ_BYTES // 1024 + 9))
     with LogReader(str(log)) as reader:
         lines, is_shortened = reader.last(10**9, whole=False)
         assert is_shortened
         assert set(lines) == {"x" * 1023}
-        assert len(lines) == MOST_BYTES // 1024 - 1
+        assert len(lines) == MOST_READ_BYTES // 1024 - 1
         assert reader.last(5, whole=False) == (["x" * 1023] * 5, False)
 
 

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from mlxk.domain.errors import ValidationError
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.cli.render.formatting import printable
-from mlxk.entrypoints.cli.render.layout import table
+from mlxk.entrypoints.cli.render.formatting import printable, table
 
 HOSTILE = "\x1b[31mred\nHealth: healthy\x07\x9b\u202e"
 SHOWN = r"\x1b[31mred\nHealth: healthy\x07\x9b\u202e"

@@ -1,25 +1,35 @@
-"""``mlxk run MODEL --audio FILE``: a transcript as text, subtitles or JSON.
+"""``mlxk run MODEL`` with images or a recording, and ``--show-prompt``.
 
-A model that takes audio in a conversation answers the prompt about the recording instead.
+Images are looked at chunk by chunk, each after a table of facts. A recording becomes a transcript as text, subtitles or
+JSON; a model that takes audio in a conversation answers the prompt about it instead.
 """
 
 import argparse
 import functools
+import json
 import os
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from mlxk.application.generation_options import GenerationOptions
+import attrs
+
+from mlxk.application.generation_options import GenerationOptions, Prompt
 from mlxk.application.incoming_message import IncomingConversation, Recording
 from mlxk.application.policy import answers_about_audio
 from mlxk.application.ports.model_source import ModelSource
+from mlxk.application.ports.model_tokenizer import TokenizedText
 from mlxk.domain.errors import CapabilityError, ExecutionError, UsageError
 from mlxk.domain.generation.conversation import Conversation
-from mlxk.domain.generation.media import DEFAULT_AUDIO_PROMPT
+from mlxk.domain.generation.media import (
+    DEFAULT_AUDIO_PROMPT,
+    DEFAULT_CHUNK,
+    DEFAULT_IMAGE_PROMPT,
+)
 from mlxk.domain.transcription import (
     Segment,
     SpeechTask,
+    TimedWord,
     Transcript,
     TranscriptEvent,
     TranscriptionProgress,
@@ -32,17 +42,69 @@ from mlxk.entrypoints.cli import answer, generation_arguments
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.generation_arguments import ENGLISH
-from mlxk.entrypoints.cli.given_files import recording_path
+from mlxk.entrypoints.cli.input_files import find_images, is_prompt, recording_path
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.cli.progress import TranscriptionBar
-from mlxk.entrypoints.cli.render import media_json
-from mlxk.entrypoints.cli.shown_prompt import show_prompt
+from mlxk.entrypoints.cli.progress import Spinner, TranscriptionBar
+from mlxk.entrypoints.cli.render.formatting import counted
+from mlxk.entrypoints.cli.render.model_json import Json
+
+if TYPE_CHECKING:
+    from mlxk.entrypoints.container import Container
+
+WITHOUT_IMAGES = {"chat": "--chat", "tools": "--tools", "mcp": "--mcp", "no_chat_template": "--no-chat-template"}
+"""Flags that cannot be combined with images, by their attribute of the arguments."""
+
+
+def ask_about_images(
+    arguments: argparse.Namespace,
+    prompt: str,
+    options: GenerationOptions,
+    context: CommandContext,
+    container: "Container",
+    output: Output,
+) -> int:
+    """Print the completion about the images: as it arrives on a terminal, else chunk by chunk.
+
+    Args:
+        arguments: The command line.
+        prompt: The prompt; if empty, a request for a description.
+        options: How to generate.
+        context: The environment of the command.
+        container: The program.
+        output: Where to print.
+    """
+    for name, flag in WITHOUT_IMAGES.items():
+        if getattr(arguments, name):
+            hint = "In a chat, type: /image FILE" if name == "chat" else None
+            raise UsageError(f"{flag} and --image exclude each other", hint=hint)
+    built_in = container.adapters.built_in_models()
+    files = [file for typed in arguments.image for file in find_images(typed, built_in)]
+    prompt = prompt or DEFAULT_IMAGE_PROMPT
+    chunk = arguments.chunk if arguments.chunk is not None else context.settings.serve.chunk or DEFAULT_CHUNK
+    options = attrs.evolve(options, chunk=chunk)
+    shown = IncomingConversation.of(Conversation.of(prompt, arguments.system), *files, images_field="--image")
+    if arguments.show_prompt:
+        return show_prompt(arguments, prompt, shown, options, container, output)
+    start = functools.partial(container.use_cases.generate_text(), arguments.model, [shown], options)
+    last = min(chunk, len(files))
+    numbers = "image 1" if last == 1 else f"images 1-{last}"
+    return answer.answer(arguments, prompt, start, output, f"Looking at {numbers} of {len(files)}")
+
+
+def take_image_prompt(arguments: argparse.Namespace, built_in: ModelSource) -> list[str]:
+    """Remove a prompt from the end of ``--image``, which takes all values up to the next flag, and return it if any."""
+    values: list[str] = arguments.image or []
+    if len(values) < 2 or not is_prompt(values[-1], built_in):
+        return []
+    arguments.image = values[:-1]
+    return values[-1:]
+
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
 
 
-TEXT_ONLY = {
+WITHOUT_AUDIO = {
     "image": "--image",
     "system": "--system",
     "chat": "--chat",
@@ -81,7 +143,7 @@ CONVERSATIONS_ONLY = {"image": "--image", "chat": "--chat", "mcp": "--mcp", "no_
 """Flags that cannot be combined with a conversation about a recording, by their attribute of the arguments."""
 
 
-def execute(
+def run_audio(
     arguments: argparse.Namespace,
     prompt: str,
     options: GenerationOptions,
@@ -146,7 +208,7 @@ def _require_sense(arguments: argparse.Namespace, output: Output) -> None:
 
 def _require_transcription(arguments: argparse.Namespace) -> None:
     """Refuse flags that do not apply to a transcription."""
-    for name, flag in TEXT_ONLY.items():
+    for name, flag in WITHOUT_AUDIO.items():
         # What the settings file says is for runs that it applies to.
         if getattr(arguments, name) not in (None, False, []) and name not in arguments.from_file:
             raise UsageError(f"{flag} does not apply to --audio")
@@ -167,7 +229,7 @@ def _require_conversation(arguments: argparse.Namespace) -> None:
         )
 
 
-def take_prompt(arguments: argparse.Namespace) -> list[str]:
+def take_audio_prompt(arguments: argparse.Namespace) -> list[str]:
     """Remove a prompt from the end of ``--audio``, which takes all values up to the next flag, and return it if any."""
     values: list[str] = arguments.audio or []
     if len(values) < 2 or os.path.exists(os.path.expanduser(values[-1])):
@@ -226,8 +288,108 @@ def _print_text(output: Output, transcript: Transcript, *, live: bool, table: bo
 def _print(arguments: argparse.Namespace, output: Output, transcript: Transcript, prompt: str) -> None:
     translated = bool(arguments.translate)
     if output.as_json:
-        output.document("run", media_json.answered(arguments.model, prompt, transcript, translated))
+        output.document("run", _answered(arguments.model, prompt, transcript, translated))
     elif arguments.format == "json":
-        output.text(media_json.as_json(transcript, translated))
+        output.text(_as_json(transcript, translated))
     else:
         output.text(srt(transcript) if arguments.format == "srt" else vtt(transcript))
+
+
+if TYPE_CHECKING:
+    from mlxk.entrypoints.container import Container
+
+
+def _answered(reference: str, prompt: str, transcript: Transcript, translated: bool) -> Json:
+    """Return the data of ``run --audio``."""
+    return {
+        "model": reference,
+        "prompt": prompt,
+        "response": transcript.text,
+        "finish_reason": "stop",
+        "transcript": _transcribed(transcript, translated),
+    }
+
+
+def _as_json(transcript: Transcript, translated: bool) -> str:
+    """Return a transcript as JSON text."""
+    return json.dumps(_transcribed(transcript, translated), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+
+def _transcribed(transcript: Transcript, translated: bool) -> Json:
+    """Return a transcript as a JSON object."""
+    return {
+        "task": (SpeechTask.TRANSLATE if translated else SpeechTask.TRANSCRIBE).value,
+        "language": transcript.language,
+        "duration_seconds": round(transcript.seconds, 3),
+        "text": transcript.text,
+        "segments": [_segment(each) for each in transcript.segments],
+    }
+
+
+def _segment(segment: Segment) -> Json:
+    fields: Json = {
+        "start": round(segment.start, 3),
+        "end": round(segment.end, 3),
+        "text": segment.text.strip(),
+    }
+    if segment.speaker is not None:
+        fields["speaker"] = segment.speaker
+    if segment.words:
+        fields["words"] = [_word(each) for each in segment.words]
+    return fields
+
+
+def _word(word: TimedWord) -> Json:
+    return {
+        "word": word.text.strip(),
+        "start": round(word.start, 3),
+        "end": round(word.end, 3),
+        "probability": None if word.probability is None else round(word.probability, 4),
+    }
+
+
+def show_prompt(
+    arguments: argparse.Namespace,
+    typed: str,
+    prompt: Prompt,
+    options: GenerationOptions,
+    container: "Container",
+    output: Output,
+) -> int:
+    """Print the rendered text on standard output, unchanged, and the number of its tokens on standard error.
+
+    Args:
+        arguments: The command line.
+        typed: The prompt in the JSON document.
+        prompt: What a completion would begin with.
+        options: How it would be generated.
+        container: The program.
+        output: Where to print.
+    """
+    with Spinner(output, "Loading the tokenizer"):
+        found = container.use_cases.tokenize_text()(arguments.model, prompt, options)
+    shown, notes = found[0], list(found[0].notes)
+    if len(found) > 1:
+        notes.append(f"This is the first of {len(found)} prompts, one for each chunk of images.")
+    if output.as_json:
+        data: dict[str, object] = {
+            "model": arguments.model,
+            "prompt": typed,
+            "text": shown.text,
+            "tokens": list(shown.tokens),
+            "token_count": len(shown.tokens),
+        }
+        output.document("run", {**data, "notes": notes} if notes else data)
+        return DONE
+    output.text(shown.text)
+    if output.interactive and not shown.text.endswith("\n"):
+        output.line()
+    for note in (_count(shown), *notes):
+        output.note(f"[{note}]")
+    return DONE
+
+
+def _count(shown: TokenizedText) -> str:
+    count = len(shown.tokens)
+    window = "" if shown.context_length is None else f" of the {shown.context_length} of the context window"
+    return f"{counted(count, 'token')}{window}"

@@ -1,0 +1,344 @@
+"""Files that the command line and chat commands name: images, recordings and texts, and an editor's result.
+
+Images and recordings may also be named in the words of a prompt, such as ``What is this? ./photo.jpg``. Only words that
+a user typed are searched: a text that was piped or read from a file may hold any path, and what is in it must not
+decide which files a model gets.
+"""
+
+import glob
+import os
+import re
+import shlex
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator, Sequence
+from typing import TextIO
+
+import attrs
+
+from mlxk.application.ports.model_source import ModelSource
+from mlxk.domain.errors import StorageError, ValidationError
+from mlxk.domain.generation.media import SIGNATURE_BYTES, EncodedImage, ImageFormat, check_size, format_of
+
+IMAGE_NAME = re.compile(r"\.(jpe?g|png|gif|webp|hei[cf]|avif|bmp|tiff?)$", re.IGNORECASE)
+"""Matches the name of an image."""
+
+_RECORDING_NAME = re.compile(r"\.(wav|mp3|flac|m4a|ogg|oga|opus|aac|aiff?|caf|amr|wma)$", re.IGNORECASE)
+
+_PATH = re.compile(
+    r"""(?<![^\s(])(?:
+        (?P<quote>["'])(?P<quoted>(?:\.{1,2}|~)?/[^"'\n]{1,4096})(?P=quote)
+        |(?P<bare>(?:\.{1,2}|~)?/(?:\\.|[^\s\\])+)
+    )""",
+    re.VERBOSE,
+)
+"""A path in quotes, or with spaces escaped, as terminals insert a dropped file."""
+
+_BEGINNING = re.compile(r"(?:\.{1,2}|~)?/")
+_PUNCTUATION = ".,;:!?)]}'\""
+
+
+@attrs.frozen
+class NamedFile:
+    """A file that a prompt names."""
+
+    typed: str
+    path: str
+    """Absolute."""
+    is_image: bool = False
+    is_recording: bool = False
+
+    @property
+    def is_media(self) -> bool:
+        """Whether it is an image or a recording."""
+        return self.is_image or self.is_recording
+
+
+Piece = str | NamedFile
+"""A part of a prompt: text, or the name of an existing regular file."""
+
+
+def find(arguments: Sequence[str]) -> list[Piece]:
+    """Split a prompt at the files that it names.
+
+    Args:
+        arguments: The prompt as the shell passed it; one argument may be a path with spaces.
+    """
+    pieces: list[Piece] = []
+    for index, argument in enumerate(arguments):
+        if index:
+            pieces.append(" ")
+        whole = _file(argument) if _BEGINNING.match(argument) else None
+        pieces += _split(argument) if whole is None else [whole]
+    return pieces
+
+
+def names_file_first(line: str) -> bool:
+    """Whether a line begins with the path of an existing regular file, and not with one word behind a slash."""
+    found = _PATH.match(line)
+    return found is not None and any(file.typed.count("/") > 1 for file, _ in _files_of(found))
+
+
+def without_media(pieces: Sequence[Piece], attached: Sequence[NamedFile]) -> str:
+    """Return the text of a prompt whose files are attached.
+
+    A single file that stands first or last is left out. Elsewhere the name of a file is part of the sentence; its
+    directories are not.
+    """
+    left_out = attached[0] if len(attached) == 1 and attached[0] in (_first(pieces), _first(pieces[::-1])) else None
+    shown = (
+        each if isinstance(each, str) else os.path.basename(each.path) if each in attached else each.typed
+        for each in pieces
+        if each is not left_out
+    )
+    return "".join(shown).strip()
+
+
+def _first(pieces: Sequence[Piece]) -> Piece | None:
+    return next((each for each in pieces if not isinstance(each, str) or each.strip()), None)
+
+
+def _split(text: str) -> Iterator[Piece]:
+    end = 0
+    for match in _PATH.finditer(text):
+        for file, stop in _files_of(match):
+            yield text[end : match.start()]
+            yield file
+            end = stop
+    yield text[end:]
+
+
+def _files_of(match: re.Match[str]) -> Iterator[tuple[NamedFile, int]]:
+    """Yield the file that a match names, with the end of its name in the text; nothing when there is none."""
+    if match["quoted"]:
+        if file := _file(match["quoted"]):
+            yield file, match.end()
+        return
+    for written in dict.fromkeys((match["bare"], match["bare"].rstrip(_PUNCTUATION))):
+        for spelling in dict.fromkeys((written, re.sub(r"\\(.)", r"\1", written))):
+            if file := _file(spelling):
+                yield file, match.start() + len(written)
+                return
+
+
+def _file(typed: str) -> NamedFile | None:
+    """Return an existing regular file; None when there is none of this name."""
+    path = os.path.abspath(os.path.expanduser(typed))
+    if "\0" in typed or not os.path.isfile(path):
+        return None
+    if _RECORDING_NAME.search(path):
+        return NamedFile(typed, path, is_recording=True)
+    return NamedFile(typed, path, is_image=bool(IMAGE_NAME.search(path)) or _has_image_signature(path))
+
+
+def _has_image_signature(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return ImageFormat.of(file.read(SIGNATURE_BYTES)) is not None
+    except OSError:
+        return False
+
+
+_WILD = re.compile(r"[*?\[]")
+_PATTERN = re.compile(r"\S*[*\[]\S*")
+"""One word with these characters is a pattern, even where no file matches it, and not a prompt."""
+
+MAX_FILE_BYTES = 64 * 1024 * 1024
+"""Largest file of ``--file``: more than any context window holds."""
+
+
+_MEDIA_HINTS = {
+    "--file": "Show images with --image, and give sound with --audio.",
+    "/file": "Show images with /image, and give sound with /audio.",
+}
+
+
+@attrs.frozen
+class ImageFile:
+    """An image file, read when it is called."""
+
+    path: str
+    typed: str
+    named_by: str
+    """The flag or the command that it was given to."""
+
+    def __call__(self) -> EncodedImage:
+        """Read the file.
+
+        Raises:
+            StorageError, ValidationError: It cannot be read, or is not an image any more.
+        """
+        try:
+            with open(self.path, "rb") as file:
+                data = file.read()
+        except OSError as error:
+            raise self._unreadable(error) from error
+        return EncodedImage.of(data, self._place, os.path.basename(self.path))
+
+    def check(self) -> None:
+        """Check signature and size, before a model is loaded.
+
+        Raises:
+            StorageError, ValidationError: The file is missing, not an image, or too large.
+        """
+        try:
+            if not stat.S_ISREG(os.stat(self.path).st_mode):
+                raise ValidationError(f"{self._place} is no regular file")
+            with open(self.path, "rb") as opened:
+                beginning = opened.read(SIGNATURE_BYTES)
+                size = os.fstat(opened.fileno()).st_size
+        except OSError as error:
+            raise self._unreadable(error) from error
+        check_size(size, self._place)
+        format_of(beginning, self._place)
+
+    @property
+    def _place(self) -> str:
+        return f"{self.named_by}: '{self.typed}'"
+
+    def _unreadable(self, error: OSError) -> StorageError | ValidationError:
+        if isinstance(error, FileNotFoundError):
+            return ValidationError(f"Image not found: {self.typed}")
+        return StorageError(f"{self._place} cannot be read: {error.strerror}")
+
+
+def find_images(typed: str, built_in: ModelSource, named_by: str = "--image") -> list[ImageFile]:
+    """Return the files that a value names, at least one, with signature and size checked.
+
+    Args:
+        typed: A path, a pattern, or ``MODEL/FILE`` for a sample of a built-in model.
+        built_in: Where samples are.
+        named_by: The flag or the command that the value was given to.
+
+    Raises:
+        StorageError, ValidationError: A file is missing, not an image, or too large.
+    """
+    files = [ImageFile(path, typed, named_by) for path in _paths(typed, built_in)]
+    for file in files:
+        file.check()
+    return files
+
+
+def is_prompt(value: str, built_in: ModelSource) -> bool:
+    """Whether a value is a prompt: neither an existing file, nor one misspelt, nor a pattern."""
+    if IMAGE_NAME.search(value) or _PATTERN.fullmatch(value):
+        return False
+    return not any(map(os.path.exists, _paths(value, built_in)))
+
+
+def _paths(value: str, built_in: ModelSource) -> list[str]:
+    """Return the paths that a value names: itself, those that a pattern matches, or a sample of a built-in model."""
+    path = os.path.abspath(os.path.expanduser(value))
+    if os.path.exists(path):
+        return [path]
+    if _WILD.search(value) and (found := sorted(glob.glob(path))):
+        return found
+    model, _, name = value.partition("/")
+    handle = built_in.find(model)
+    if handle is not None and name and "/" not in name:
+        return [os.path.join(handle.directory, name)]
+    return [path]
+
+
+def recording_path(typed: str, built_in: ModelSource) -> str:
+    """Return the path of a file; ``demo-speech/hello.wav`` is a sample of a built-in model."""
+    path = os.path.abspath(os.path.expanduser(typed))
+    model, _, name = typed.partition("/")
+    handle = None if os.path.exists(path) else built_in.find(model)
+    if handle is not None and name and "/" not in name:
+        return os.path.join(handle.directory, name)
+    return path
+
+
+def read_files(paths: Sequence[str], named_by: str) -> list[tuple[str, str]]:
+    """Return the paths of text files as typed, and their texts.
+
+    Args:
+        paths: As typed.
+        named_by: The flag or the command that they were given to.
+
+    Raises:
+        StorageError, ValidationError: A file cannot be read, is no UTF-8 text, or is empty.
+    """
+    named = [(path, read_text(path, named_by, MAX_FILE_BYTES, _MEDIA_HINTS[named_by])) for path in paths]
+    for path, text in named:
+        if not text.strip():
+            raise ValidationError(f"{named_by}: '{path}' is empty")
+    return named
+
+
+def labelled(files: Sequence[tuple[str, str]]) -> list[str]:
+    """Return the texts of files; each of several begins with a line that names it."""
+    return [text if len(files) == 1 else f"{path}:\n{text}" for path, text in files]
+
+
+def read_text(path: str, flag: str, most_bytes: int, hint: str = "Save it as UTF-8 text.") -> str:
+    """Return the text of a file or of a pipe, such as a shell's ``<(command)``.
+
+    Args:
+        path: As typed; ``~`` is the home directory.
+        flag: The flag that it was given to, for error messages.
+        most_bytes: The largest size that is read.
+        hint: What to do about a file that is not UTF-8 text.
+
+    Raises:
+        StorageError: It cannot be read.
+        ValidationError: It is no file, too large, or no UTF-8 text.
+    """
+    try:
+        with open(os.path.expanduser(path), "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
+                raise ValidationError(f"{flag}: '{path}' is no regular file")
+            content = file.read(most_bytes + 1)
+    except OSError as error:
+        raise StorageError(f"{flag}: '{path}' cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a NUL among the characters
+        raise ValidationError(f"{flag}: '{path}' cannot be the name of a file") from error
+    if len(content) > most_bytes:
+        raise ValidationError(f"{flag}: '{path}' is larger than {most_bytes // 1024**2} MiB")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValidationError(f"{flag}: '{path}' is not UTF-8 text", hint=hint) from error
+
+
+EDITORS = ("nano", "vi")
+"""Editors to try where the user's variable names none."""
+
+
+def edited(path: str, editor: str | None, otherwise: str, stdout: TextIO | None = None) -> bytes:
+    """Run the user's editor on a file, and return what it holds afterwards.
+
+    Args:
+        path: The file.
+        editor: The command, as a shell would read it; None tries ``EDITORS``.
+        otherwise: What holds when the editor fails, for the error message.
+        stdout: Where the editor writes; standard output when None.
+
+    Raises:
+        ValidationError: There is no editor, its command cannot be read, or it reports a failure.
+        StorageError: It cannot be started, or the file cannot be read.
+    """
+    command = editor or next(filter(None, map(shutil.which, EDITORS)), None)
+    if command is None:
+        raise ValidationError("there is no editor", hint="Name one in the variable EDITOR.")
+    try:
+        done = subprocess.run([*shlex.split(command), path], check=False, stdout=stdout)
+    except ValueError as error:
+        raise ValidationError(f"VISUAL or EDITOR is no command: {error}") from error
+    except OSError as error:
+        raise StorageError(
+            f"the editor '{command}' cannot be used: {error.strerror}", hint="Name another in the variable EDITOR."
+        ) from error
+    if done.returncode != 0:
+        how = f"with status {done.returncode}" if done.returncode > 0 else f"by signal {-done.returncode}"
+        raise ValidationError(f"the editor ended {how}; {otherwise}")
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise ValidationError(f"the editor has left no file; {otherwise}") from None
+    except OSError as error:
+        raise StorageError(f"what the editor wrote cannot be read: {error.strerror}") from error
