@@ -18,7 +18,7 @@ from mlxk.domain.errors import ContextLengthError, ExecutionError, MlxkError, al
 from mlxk.domain.generation.conversation import Conversation, Role
 from mlxk.domain.generation.media import DecodedImage
 from mlxk.domain.generation.request import GenerationRequest
-from mlxk.entrypoints.http.anthropic.errors import ERROR_STATUSES
+from mlxk.entrypoints.http.anthropic.renderer import ERROR_STATUSES
 from mlxk.entrypoints.http.errors import HTTP_STATUS, RETRY_SECONDS
 from mlxk.entrypoints.settings import ServerSettings
 

@@ -12,8 +12,7 @@ import falcon
 
 from mlxk.domain.models.model import Capability
 from mlxk.entrypoints.http.anthropic.conversation import ChatConversation
-from mlxk.entrypoints.http.anthropic.errors import ERROR_STATUSES, error_body
-from mlxk.entrypoints.http.anthropic.renderer import MessagesRenderer, ShownParts
+from mlxk.entrypoints.http.anthropic.renderer import ERROR_STATUSES, MessagesRenderer, ShownParts, error_body
 from mlxk.entrypoints.http.anthropic.request import (
     UNSUPPORTED,
     WITHOUT_EFFECT,

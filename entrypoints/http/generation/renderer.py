@@ -1,12 +1,16 @@
-"""The extension point for HTTP APIs: how one API renders the events of a response.
+"""The extension point for HTTP APIs: how one API renders the events of a response; and where the result is written.
 
 The events are the values of ``domain.generation.request``. A new API that generates text has a request reader, a
 renderer, a resource, and one entry in ``app.APIS``; everything else is shared.
 """
 
 import datetime
+import json
+import queue
+import threading
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 import attrs
@@ -86,3 +90,175 @@ class ResponseRenderer(Protocol):
 
 RendererFactory = Callable[[ResponseContext], ResponseRenderer]
 """Makes the renderer of a response once its context is known."""
+
+
+SSE_HEADERS = MappingProxyType(
+    {
+        "Content-Type": "text/event-stream; charset=utf-8",
+        "Cache-Control": "no-cache, no-transform",
+        "X-Accel-Buffering": "no",
+    }
+)
+
+OPENING_COMMENT = b": ok\n\n"
+"""Sent at once, so that the headers leave before the first token."""
+
+KEEP_ALIVE_COMMENT = b": ping\n\n"
+"""Sent during silence, so that no proxy between server and client times out."""
+
+
+def sse_frame(document: object) -> bytes:
+    """Return an event whose data is a JSON document."""
+    return b"data: " + json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+def named_frame(document: Mapping[str, object]) -> bytes:
+    """Return an event whose data is a JSON document, and whose name is the document's type."""
+    return f"event: {document['type']}\n".encode() + sse_frame(document)
+
+
+class ResponseBody(Protocol):
+    """The body of a streamed response; see ``server.detached``."""
+
+    def write(self, data: bytes) -> bool:
+        """Send bytes; return False when the client has disconnected."""
+
+    def finish(self) -> None:
+        """End the body."""
+
+
+class ResponseWriter(Protocol):
+    """Receives the events of a response. ``open``, ``keep_alive`` and ``events`` return False after a disconnect."""
+
+    def open(self) -> bool:
+        """Begin the response."""
+
+    def keep_alive(self) -> bool:
+        """Write a frame without content."""
+
+    def events(self, index: int, events: Sequence[GenerationEvent]) -> bool:
+        """Write the next events of a choice."""
+
+    def close(self, finished: Sequence[Finished]) -> None:
+        """End the response after every choice has finished."""
+
+    def fail(self, error: MlxkError) -> None:
+        """End the response with an error."""
+
+
+class StreamWriter:
+    """Writes the frames of a renderer into a response body."""
+
+    def __init__(self, renderer: ResponseRenderer, body: ResponseBody) -> None:
+        self._renderer = renderer
+        self._body = body
+
+    def open(self) -> bool:
+        """Send the headers and the opening frames."""
+        return self._body.write(self._renderer.opening())
+
+    def keep_alive(self) -> bool:
+        """Send a frame without content, if the format has one."""
+        return self._write(self._renderer.keep_alive())
+
+    def events(self, index: int, events: Sequence[GenerationEvent]) -> bool:
+        """Send the frames of some events in one write."""
+        render = self._renderer.event
+        return self._write(b"".join([render(index, event) for event in events]))
+
+    def close(self, finished: Sequence[Finished]) -> None:
+        """Send the closing frames."""
+        self._body.write(self._renderer.closing(finished))
+        self._body.finish()
+
+    def fail(self, error: MlxkError) -> None:
+        """Send the error frames."""
+        try:
+            self._body.write(self._renderer.error(error))
+        finally:
+            self._body.finish()
+
+    def _write(self, data: bytes) -> bool:
+        return self._body.write(data) if data else True
+
+
+class WholeWriter:
+    """Collects the events of a response; the thread of the request waits for the body in ``wait``.
+
+    Args:
+        renderer: Renders the collected events.
+        choices: Completions in the response.
+    """
+
+    def __init__(self, renderer: ResponseRenderer, choices: int) -> None:
+        self._renderer = renderer
+        self._events: list[list[GenerationEvent]] = [[] for _ in range(choices)]
+        self._ended = threading.Event()
+        self._finished: Sequence[Finished] = ()
+        self._error: MlxkError | None = None
+
+    def open(self) -> bool:
+        """Do nothing: nothing is sent before the end."""
+        return True
+
+    def keep_alive(self) -> bool:
+        """Do nothing: nothing is sent before the end."""
+        return True
+
+    def events(self, index: int, events: Sequence[GenerationEvent]) -> bool:
+        """Collect the events of a choice."""
+        self._events[index].extend(events)
+        return True
+
+    def close(self, finished: Sequence[Finished]) -> None:
+        """Release the waiting thread."""
+        self._finished = finished
+        self._ended.set()
+
+    def fail(self, error: MlxkError) -> None:
+        """Release the waiting thread, which raises the error."""
+        self._error = error
+        self._ended.set()
+
+    def wait(self) -> bytes:
+        """Wait for the end and return the body.
+
+        Raises:
+            MlxkError: The response failed.
+        """
+        self._ended.wait()
+        if self._error is not None:
+            raise self._error
+        return self._renderer.whole(self._events, self._finished)
+
+
+class QueuedBody:
+    """A response body for WSGI servers without detached responses, which iterate over it.
+
+    Args:
+        on_close: Called when the server closes the body, at its end or after a disconnect.
+    """
+
+    def __init__(self, on_close: Callable[[], None]) -> None:
+        self._chunks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._on_close = on_close
+        self._closed = False
+
+    def write(self, data: bytes) -> bool:
+        """Queue bytes; return False once the body is closed."""
+        self._chunks.put(data)
+        return not self._closed
+
+    def finish(self) -> None:
+        """End the iteration."""
+        self._chunks.put(None)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the chunks as they are written."""
+        while (chunk := self._chunks.get()) is not None:
+            yield chunk
+
+    def close(self) -> None:
+        """Close the body, as WSGI servers do."""
+        self._closed = True
+        self._on_close()

@@ -15,9 +15,16 @@ from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.conversation import Adaptation
 from mlxk.domain.generation.request import Finished
 from mlxk.domain.models.model import ServedModel
-from mlxk.entrypoints.http.generation.renderer import RendererFactory, ResponseContext, ResponseRenderer
+from mlxk.entrypoints.http.generation.renderer import (
+    QueuedBody,
+    RendererFactory,
+    ResponseBody,
+    ResponseContext,
+    ResponseRenderer,
+    StreamWriter,
+    WholeWriter,
+)
 from mlxk.entrypoints.http.generation.stream_dispatcher import StreamDelivery, StreamDispatcher
-from mlxk.entrypoints.http.generation.writers import QueuedBody, ResponseBody, StreamWriter, WholeWriter
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle
 from mlxk.entrypoints.http.middleware import request_id
 from mlxk.entrypoints.http.server.channel import ENVIRON_DETACH, ENVIRON_ON_DISCONNECT

@@ -15,7 +15,7 @@ from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.errors import InternalError, MlxkError, ServerShutdownError
 from mlxk.domain.generation.request import Finished, FinishReason, GenerationEvent
 from mlxk.entrypoints.http.errors import raised_at
-from mlxk.entrypoints.http.generation.writers import ResponseWriter
+from mlxk.entrypoints.http.generation.renderer import ResponseWriter
 
 KEEP_ALIVE_SECONDS = 10.0
 """Silence after which a stream gets a keep-alive frame."""

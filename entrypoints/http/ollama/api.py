@@ -6,10 +6,10 @@ from mlxk import __version__
 from mlxk.entrypoints.http.api import HttpApi, ServerContext
 from mlxk.entrypoints.http.ollama.chat import ChatResource
 from mlxk.entrypoints.http.ollama.embeddings import EmbedResource, OllamaEmbeddings
-from mlxk.entrypoints.http.ollama.errors import ERROR_STATUSES, error_body
 from mlxk.entrypoints.http.ollama.generate import GenerateResource
 from mlxk.entrypoints.http.ollama.models import Delete, Refused, Running, Show, Tags
 from mlxk.entrypoints.http.ollama.pull import Pull
+from mlxk.entrypoints.http.ollama.renderer import ERROR_STATUSES, error_body
 from mlxk.entrypoints.http.resources import Readable, send_json
 
 VERSION = "0.32.0"

@@ -12,8 +12,7 @@ from mlxk.domain.embedding import MAX_INPUTS, EmbeddingSettings
 from mlxk.domain.errors import FeatureGateError
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
-from mlxk.entrypoints.http.ollama.durations import KeepAlive, keep_alive_seconds, nanoseconds
-from mlxk.entrypoints.http.ollama.fields import keep_alive_kind
+from mlxk.entrypoints.http.ollama.fields import KeepAlive, keep_alive_kind, keep_alive_seconds, nanoseconds
 from mlxk.entrypoints.http.ollama.loading import ModelLoading
 from mlxk.entrypoints.http.ollama.names import ModelFields, ModelNames, NamedModel
 from mlxk.entrypoints.http.openai.embeddings import INPUTS_TRUNCATED, as_numbers

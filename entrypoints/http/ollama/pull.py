@@ -19,10 +19,9 @@ from mlxk.domain.errors import (
 )
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.errors import raised_at
-from mlxk.entrypoints.http.generation.writers import QueuedBody, ResponseBody
-from mlxk.entrypoints.http.ollama.errors import error_document, require_changes
+from mlxk.entrypoints.http.generation.renderer import QueuedBody, ResponseBody
 from mlxk.entrypoints.http.ollama.names import ModelFields, parts_of
-from mlxk.entrypoints.http.ollama.renderer import LINES_HEADERS, line
+from mlxk.entrypoints.http.ollama.renderer import LINES_HEADERS, error_document, line, require_changes
 from mlxk.entrypoints.http.requests.body import BodyReader
 from mlxk.entrypoints.http.requests.validation import Unsupported
 from mlxk.entrypoints.http.resources import send_json

@@ -12,8 +12,14 @@ from typing import Any, ClassVar, Protocol
 
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.request import Finished, FinishReason, GenerationEvent, TextDelta, Usage
-from mlxk.entrypoints.http.generation.renderer import ResponseContext, ResponseRenderer
-from mlxk.entrypoints.http.generation.writers import KEEP_ALIVE_COMMENT, OPENING_COMMENT, SSE_HEADERS, sse_frame
+from mlxk.entrypoints.http.generation.renderer import (
+    KEEP_ALIVE_COMMENT,
+    OPENING_COMMENT,
+    SSE_HEADERS,
+    ResponseContext,
+    ResponseRenderer,
+    sse_frame,
+)
 from mlxk.entrypoints.http.openai.errors import error_document
 
 Entry = Mapping[str, Any]

@@ -18,8 +18,7 @@ from mlxk.entrypoints.http.generation.blocks import (
     BlockKind,
     BlockReader,
 )
-from mlxk.entrypoints.http.generation.renderer import ResponseContext, ResponseRenderer
-from mlxk.entrypoints.http.generation.writers import SSE_HEADERS, named_frame
+from mlxk.entrypoints.http.generation.renderer import SSE_HEADERS, ResponseContext, ResponseRenderer, named_frame
 from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions, token_logprobs
 from mlxk.entrypoints.http.openai.errors import error_document
 from mlxk.entrypoints.http.openai.renderer import finish_reason

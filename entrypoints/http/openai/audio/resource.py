@@ -26,7 +26,7 @@ from mlxk.domain.errors import (
 )
 from mlxk.domain.transcription import Segment, SpeechTask, TimedWord, Transcript, TranscriptEvent, TranscriptionProgress
 from mlxk.entrypoints.http.api import ServerContext
-from mlxk.entrypoints.http.generation.writers import KEEP_ALIVE_COMMENT, OPENING_COMMENT, SSE_HEADERS, sse_frame
+from mlxk.entrypoints.http.generation.renderer import KEEP_ALIVE_COMMENT, OPENING_COMMENT, SSE_HEADERS, sse_frame
 from mlxk.entrypoints.http.lifecycle import ServerLifecycle
 from mlxk.entrypoints.http.middleware import request_id
 from mlxk.entrypoints.http.openai.audio.request import AudioRequest, read_audio

@@ -23,8 +23,7 @@ from mlxk.domain.generation.request import (
     ToolCallDelta,
     Usage,
 )
-from mlxk.entrypoints.http.generation.renderer import RendererFactory, ResponseContext
-from mlxk.entrypoints.http.generation.writers import StreamWriter, WholeWriter
+from mlxk.entrypoints.http.generation.renderer import RendererFactory, ResponseContext, StreamWriter, WholeWriter
 from mlxk.entrypoints.http.openai.chat.renderer import ChatRenderer, MessageOptions
 from mlxk.entrypoints.http.openai.completions import CompletionRenderer
 

@@ -28,8 +28,7 @@ from mlxk.domain.generation.request import (
     Usage,
 )
 from mlxk.domain.models.model import ModelHandle, Origin
-from mlxk.entrypoints.http.generation.renderer import RendererFactory, ResponseContext
-from mlxk.entrypoints.http.generation.writers import StreamWriter, WholeWriter
+from mlxk.entrypoints.http.generation.renderer import RendererFactory, ResponseContext, StreamWriter, WholeWriter
 from mlxk.entrypoints.http.ollama.renderer import ChatLines, GenerateLines
 from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions
 
