@@ -107,11 +107,15 @@ class OriginGuard:
         self, request: falcon.Request, response: falcon.Response, resource: object, succeeded: bool
     ) -> None:
         """Add the CORS headers."""
-        origin = request.get_header("Origin")
         response.append_header("Vary", "Origin")
-        if origin is not None and self._allows(origin, request.get_header("Host") or ""):
-            response.set_header("Access-Control-Allow-Origin", origin)
-            response.set_header("Access-Control-Expose-Headers", EXPOSED_HEADERS)
+        response.set_headers(self.headers(request))
+
+    def headers(self, request: falcon.Request) -> dict[str, str]:
+        """Return the headers by which the page that sent a request may read the response; none for other pages."""
+        origin = request.get_header("Origin")
+        if origin is None or not self._allows(origin, request.get_header("Host") or ""):
+            return {}
+        return {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": EXPOSED_HEADERS}
 
     def _allows(self, origin: str, host: str) -> bool:
         wanted = _normal(origin)

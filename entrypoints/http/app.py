@@ -67,10 +67,11 @@ class Application:
         body_limits = {path: limit for api in built for path, limit in api.body_limits.items()}
         self.max_body_bytes = max(settings.max_body_mib * MIB, *body_limits.values(), 0)
         """Largest request body that any path takes."""
+        self._origins = OriginGuard(settings.cors_origins)
         middleware: list[Any] = [
             RequestScope(services.log, services.clock, self.metrics),
             HostGuard(settings.host, settings.allowed_hosts, socket.gethostname()),
-            OriginGuard(settings.cors_origins),
+            self._origins,
             KeyGuard(KeyRing(settings.api_keys, settings.api_key_file, self._on_key_failure)),
             BodyGuard(settings.max_body_mib * MIB, body_limits),
         ]
@@ -85,10 +86,14 @@ class Application:
                 self.wsgi.add_route(path, resource)
         self._add_operational_routes(services)
 
-    def refusal(self, error: MlxkError, identity: str, environment: Mapping[str, Any]) -> tuple[str, bytes]:
-        """Return content type and body of the refusal of a request that does not get here; see ``RefusalBody``."""
-        api = self._api_of(falcon.Request(dict(environment)))
-        return (DEFAULT_ERROR_BODY if api is None else api.error_body)(error, identity, None)
+    def refusal(
+        self, error: MlxkError, identity: str, environment: Mapping[str, Any]
+    ) -> tuple[Mapping[str, str], bytes]:
+        """Return headers and body of the refusal of a request that does not get here; see ``Refusal``."""
+        request = falcon.Request(dict(environment))
+        api = self._api_of(request)
+        content_type, body = (DEFAULT_ERROR_BODY if api is None else api.error_body)(error, identity, None)
+        return {"Content-Type": content_type, "Vary": "Origin", **self._origins.headers(request)}, body
 
     def close(self) -> None:
         """End every response."""

@@ -23,10 +23,10 @@ Gets the error, the request's id, and the field at fault where the request knows
 content type and body.
 """
 
-RefusalBody = Callable[[MlxkError, str, Mapping[str, Any]], tuple[str, bytes]]
+Refusal = Callable[[MlxkError, str, Mapping[str, Any]], tuple[Mapping[str, str], bytes]]
 """Renders the refusal of a request that the application never sees, such as one that is too large to be read.
 
-Gets the error, the request's id, and its WSGI environment as far as it is known; returns content type and body.
+Gets the error, the request's id, and its WSGI environment as far as it is known; returns headers and body.
 """
 
 HTTP_STATUS: dict[str, int] = {

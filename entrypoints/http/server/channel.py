@@ -137,9 +137,9 @@ class ProtocolErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no typ
         fault = self.request.error
         error = error_from_waitress(fault)
         identity = request_id_from(self.request.headers.get(REQUEST_ID.upper().replace("-", "_")))
-        content_type, body = self.channel.server.refusal(error, identity, environment_of(self.request))
+        headers, body = self.channel.server.refusal(error, identity, environment_of(self.request))
         self.status = f"{fault.code} {fault.reason}"
-        self.response_headers += [("Content-Type", content_type), (REQUEST_ID, identity)]
+        self.response_headers += [*headers.items(), (REQUEST_ID, identity)]
         if error.code in RETRY_SECONDS:
             self.response_headers.append(("Retry-After", str(RETRY_SECONDS[error.code])))
         self.set_close_on_finish()

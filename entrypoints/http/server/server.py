@@ -13,7 +13,7 @@ from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 from waitress.task import Task, ThreadedTaskDispatcher
 
-from mlxk.entrypoints.http.errors import RefusalBody
+from mlxk.entrypoints.http.errors import Refusal
 from mlxk.entrypoints.http.server.channel import Channel
 
 
@@ -55,7 +55,7 @@ class ListeningSocket(TcpWSGIServer):  # type: ignore[misc]  # waitress has no t
     """Accepts connections on one socket."""
 
     channel_class = Channel
-    refusal: RefusalBody
+    refusal: Refusal
     header_seconds = 20.0
     """From a request's first byte to the end of its headers."""
     request_seconds = 300.0
@@ -179,7 +179,7 @@ class HttpServer:
         application: Callable[..., Any],
         sockets: Sequence[socket.socket],
         limits: ServerLimits,
-        refusal: RefusalBody,
+        refusal: Refusal,
         on_drain: Callable[[], None] = lambda: None,
         on_abort: Callable[[], None] = lambda: None,
     ) -> None:
@@ -260,7 +260,7 @@ class HttpServer:
         return [channel for listener in self._listeners for channel in listener.channels()]
 
     def _listen(
-        self, application: Callable[..., Any], sock: socket.socket, adjustments: Adjustments, refusal: RefusalBody
+        self, application: Callable[..., Any], sock: socket.socket, adjustments: Adjustments, refusal: Refusal
     ) -> ListeningSocket:
         place = (sock.family, sock.type, sock.proto, sock.getsockname())
         listener = ListeningSocket(
