@@ -4,11 +4,14 @@ import io
 import json
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from serving.parts import Parts
+from serving.running import RunningServer
 
 from mlxk.domain.errors import ValidationError
 from mlxk.entrypoints.api_keys import read_key_file
@@ -212,3 +215,25 @@ def test_with_json_the_ready_line_is_one_document(capsys: pytest.CaptureFixture[
 def test_the_status_of_the_server_is_the_status_of_the_command() -> None:
     assert serve(status=1)[0] == 1
     assert serve(status=0)[0] == 0
+
+
+ASKING = re.compile(r"^\| .+ \| (?:`(Host|Origin): (.+)`)? ?\| `mlxk serve ?(.*?)`.* \|$", re.M)
+"""A row of the page about chat pages: what a request says, and with which flags the server answers it."""
+PAGE = Path(__file__).parents[3] / "docs" / "clients" / "chat-uis.md"
+
+
+@pytest.mark.parametrize("row", ASKING.findall(PAGE.read_text(encoding="utf-8")), ids=" ".join)
+def test_whoever_asks_is_answered_with_the_flags_that_the_page_names(row: tuple[str, str, str]) -> None:
+    header, value, flags = row
+    asked = {header: value} if header else {}
+    for given, answered in ((flags, True), ("", not flags or flags.startswith("--host"))):
+        _, [settings] = serve(*shlex.split(given))
+        with RunningServer(Parts(settings=settings)) as server:
+            status, headers, body = server.get("/v1/models", **asked)
+        assert (status == 200) is answered, body
+        if header == "Origin" and answered:
+            assert headers["access-control-allow-origin"] == value
+
+
+def test_the_page_names_every_kind_of_client() -> None:
+    assert len(ASKING.findall(PAGE.read_text(encoding="utf-8"))) == 13
