@@ -60,6 +60,7 @@ class Remedy(enum.Enum):
     CONFIRM_PRUNING = "confirm-pruning"
     CONFIRM_REMOVAL = "confirm-removal"
     CREATE_REPOSITORY = "create-repository"
+    DROP_TURNS = "drop-turns"
     FETCH = "fetch"
     FETCH_AGAIN = "fetch-again"
     FETCH_BEFORE_CONVERTING = "fetch-before-converting"

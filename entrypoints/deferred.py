@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.find_outdated import FindOutdated
     from mlxk.application.use_cases.generate_text import GenerateText
     from mlxk.application.use_cases.load_model import LoadModel
+    from mlxk.application.use_cases.make_room import MakeRoom
     from mlxk.application.use_cases.measure_cache import MeasureCache
     from mlxk.application.use_cases.prune_cache import PruneCache
     from mlxk.application.use_cases.pull_model import PullModel
@@ -293,6 +294,13 @@ def tokenize_text(generate: "GenerateText", tokenizer: "ModelTokenizer") -> "Tok
     from mlxk.application.use_cases.tokenize_text import TokenizeText
 
     return TokenizeText(generate, tokenizer)
+
+
+def make_room(generate: "GenerateText", tokenize: "TokenizeText") -> "MakeRoom":
+    """Return the use case that fits conversations into a context window."""
+    from mlxk.application.use_cases.make_room import MakeRoom
+
+    return MakeRoom(generate, tokenize)
 
 
 def serve_catalogue(

@@ -19,6 +19,7 @@ COMMAND_LINE: Mapping[Remedy, str] = {
     Remedy.CONFIRM_PRUNING: "Say yes with --yes, or see with --dry-run what would go.",
     Remedy.CONFIRM_REMOVAL: "Write the exact name, or confirm it with --yes.",
     Remedy.CREATE_REPOSITORY: "Add --create to create it.",
+    Remedy.DROP_TURNS: "Drop the oldest turns instead: /drop",
     Remedy.FETCH: "Fetch it: mlxk pull {name}",
     Remedy.FETCH_AGAIN: "Fetch the model again: mlxk pull MODEL --force-resume",
     Remedy.FETCH_BEFORE_CONVERTING: "Fetch it again first; --repair-index helps when only the index is wrong.",
@@ -57,6 +58,7 @@ COMMAND_LINE: Mapping[Remedy, str] = {
 
 HTTP: Mapping[Remedy, str] = {
     **COMMAND_LINE,
+    Remedy.DROP_TURNS: "Leave out the oldest messages.",
     Remedy.FETCH: "GET /v1/models lists the models of this server.",
     Remedy.FETCH_OR_USE_CLOSE_NAME: "Did you mean {close}? GET /v1/models lists the models of this server.",
     Remedy.LIST_ALL: "GET /v1/models lists the models of this server.",

@@ -4,7 +4,8 @@ Rendering them into a prompt is the generator's work, with the model's own chat 
 """
 
 import enum
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -64,6 +65,16 @@ class Message:
     def audio(self) -> tuple[DecodedAudio, ...]:
         """Its recordings, in order."""
         return tuple(part for part in self.parts if isinstance(part, DecodedAudio))
+
+
+Turn = tuple[Message, ...]
+"""A message of the user, and everything up to the next one."""
+
+
+def turns(messages: Sequence[Message]) -> list[Turn]:
+    """Return the turns of a conversation."""
+    starts = [index for index, message in enumerate(messages) if message.role is Role.USER]
+    return [tuple(messages[start:end]) for start, end in itertools.pairwise([*starts, len(messages)])]
 
 
 @attrs.frozen

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import attrs
 
 from mlxk.domain.errors import MlxkError, StorageError, ValidationError
+from mlxk.domain.generation.conversation import turns
 from mlxk.entrypoints.cli.chat import transcript
-from mlxk.entrypoints.cli.chat.transcript import SavedChat, turns
+from mlxk.entrypoints.cli.chat.transcript import SavedChat
 from mlxk.entrypoints.cli.suggestions import closest, did_you_mean
 
 SUFFIX = ".json"

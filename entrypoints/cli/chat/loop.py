@@ -13,16 +13,15 @@ import attrs
 
 from mlxk.application.generation_options import GenerationOptions
 from mlxk.domain.errors import CapabilityError, MlxkError, StorageError, ValidationError
-from mlxk.domain.generation.conversation import Message, Role
+from mlxk.domain.generation.conversation import Message, Role, turns
 from mlxk.domain.generation.media import DEFAULT_AUDIO_PROMPT, DEFAULT_IMAGE_PROMPT
 from mlxk.domain.text import require_valid_unicode
 from mlxk.entrypoints.cli import generation_arguments, input_files
-from mlxk.entrypoints.cli.chat.context_window import drop, usage
 from mlxk.entrypoints.cli.chat.kept_chats import Keeper
 from mlxk.entrypoints.cli.chat.session import Attachments, ChatSession
 from mlxk.entrypoints.cli.chat.terminal import Terminal
-from mlxk.entrypoints.cli.chat.transcript import first_words, turns
-from mlxk.entrypoints.cli.chat.turn import TurnPrinter
+from mlxk.entrypoints.cli.chat.transcript import first_words
+from mlxk.entrypoints.cli.chat.turn import TurnPrinter, drop, usage
 from mlxk.entrypoints.cli.chat.typed_input import ALIASES, AttachCommand, ChatInput, Prompt, SlashCommand, parse_input
 from mlxk.entrypoints.cli.command import CommandContext, model_names
 from mlxk.entrypoints.cli.exit_status import DONE
@@ -66,7 +65,7 @@ def chat(
     require_valid_unicode(opening.prompt, "prompt")
     session = ChatSession(
         generate=container.use_cases.generate_text(),
-        tokenize=container.use_cases.tokenize_text(),
+        room=container.use_cases.make_room(),
         built_in=container.adapters.built_in_models(),
         model=arguments.model,
         settings=options.settings,

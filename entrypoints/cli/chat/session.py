@@ -11,9 +11,9 @@ from mlxk.application.incoming_message import Recording
 from mlxk.application.ports.model_source import ModelSource
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.use_cases.generate_text import GenerateText, PreparedImage
-from mlxk.application.use_cases.tokenize_text import TokenizeText
+from mlxk.application.use_cases.make_room import MakeRoom
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation.conversation import Conversation, Message, MessagePart, Role
+from mlxk.domain.generation.conversation import Conversation, Message, MessagePart, Role, turns
 from mlxk.domain.generation.image_table import Chunk
 from mlxk.domain.generation.media import check_chunk, check_together
 from mlxk.domain.generation.request import Finished, GenerationSettings
@@ -21,7 +21,6 @@ from mlxk.domain.text import require_valid_unicode
 from mlxk.entrypoints.cli import input_files
 from mlxk.entrypoints.cli.answer import speed
 from mlxk.entrypoints.cli.chat import transcript
-from mlxk.entrypoints.cli.chat.transcript import turns
 from mlxk.entrypoints.cli.chat.typed_input import ALIASES, HELP, NAMES, SlashCommand
 from mlxk.entrypoints.cli.render.formatting import counted
 from mlxk.entrypoints.cli.suggestions import closest, did_you_mean
@@ -83,7 +82,7 @@ class ChatSession:
     """One chat."""
 
     generate: GenerateText
-    tokenize: TokenizeText
+    room: MakeRoom
     built_in: ModelSource
     """Has samples of images and sound."""
     model: str

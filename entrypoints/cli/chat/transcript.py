@@ -1,7 +1,6 @@
 """Saved conversations: JSON files, replaced atomically."""
 
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -39,12 +38,6 @@ class SavedChat:
     """Turns before these, which the model does not get any more."""
     summary: str = ""
     """What the model gets in place of them; may be empty."""
-
-
-def turns(messages: Sequence[Message]) -> list[tuple[Message, ...]]:
-    """Return the turns of a conversation: each is a user message and everything up to the next one."""
-    starts = [index for index, message in enumerate(messages) if message.role is Role.USER]
-    return [tuple(messages[start:end]) for start, end in itertools.pairwise([*starts, len(messages)])]
 
 
 def first_words(messages: Sequence[Message]) -> str:

@@ -1,16 +1,16 @@
 """One turn of a chat: the completion of a message, printed as it arrives, with calls of tools, and room for it."""
 
+import itertools
+from collections.abc import Sequence
 from typing import Protocol
 
 import attrs
 
 from mlxk.application.ports.text_generator import TextStream
-from mlxk.domain.errors import ContextLengthError
-from mlxk.domain.generation.conversation import Message, Role
+from mlxk.domain.errors import ContextLengthError, MlxkError, ValidationError
+from mlxk.domain.generation.conversation import Conversation, Message, Role, Turn, turns
 from mlxk.entrypoints.cli.answer import AnswerReader, CollectedAnswer, call_line, print_notes, print_truncation, speed
-from mlxk.entrypoints.cli.chat.context_window import drop, summarize, turns_in_excess
 from mlxk.entrypoints.cli.chat.session import ChatSession
-from mlxk.entrypoints.cli.chat.transcript import turns
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.render.formatting import counted
@@ -77,15 +77,21 @@ class TurnPrinter:
         """Have the model summarize the oldest turns.
 
         Raises:
-            MlxkError: See ``context_window.summarize``.
+            ValidationError: There are not so many.
+            MlxkError: See ``MakeRoom.summary``; the session is unchanged.
         """
-        with Spinner(self.output, "Summarizing") as spinner:
-
-            def note(text: str) -> None:
-                spinner.stop()
-                self.output.note(text)
-
-            note(summarize(self.session, count, note))
+        session = self.session
+        groups = turns(session.messages)
+        if not 1 <= count <= len(groups):
+            raise ValidationError(f"there are {counted(len(groups), 'turn')} to summarize (got {count})")
+        with Spinner(self.output, "Summarizing"):
+            found = session.room.summary(session.model, groups[:count], session.generation, session.summary)
+        if found.cut:
+            self.output.note("[a turn is too long; only its beginning is summarized]")
+        drop(session, count)
+        session.summary = found.text
+        self.output.note(found.text)
+        self.output.note(f"summarized the {_oldest(count)}, as above; the model gets the summary in place of them")
 
     def _completion(self, turn: list[Message]) -> CollectedAnswer | None:
         """Print one completion; return None when it was not begun, or was stopped.
@@ -135,7 +141,7 @@ class TurnPrinter:
 
     def _make_room(self, error: ContextLengthError, turn: list[Message], chooser: Chooser) -> bool:
         """Drop or summarize the oldest turns, as the user chooses; return whether one of them was done."""
-        count = turns_in_excess(self.session, turn, error)
+        count = self._turns_in_excess(error, turn)
         self.output.note(error.message)
         oldest = f"the {count} oldest of {counted(len(turns(self.session.messages)), 'turn')}"
         choice = chooser.choose(f"Make room: (d)rop {oldest}, (s)ummarize them, or leave the message? [d/s/N]: ")
@@ -147,6 +153,25 @@ class TurnPrinter:
             self.output.note("the message is not sent; /drop, /summarize and /clear make room")
             return False
         return True
+
+    def _turns_in_excess(self, error: ContextLengthError, turn: list[Message]) -> int:
+        """Return how many of the oldest turns have to go.
+
+        Raises:
+            ContextLengthError: The message does not fit alone.
+        """
+        session = self.session
+
+        def of(groups: Sequence[Turn]) -> Conversation:
+            return attrs.evolve(session, messages=tuple(itertools.chain.from_iterable(groups))).conversation(*turn)
+
+        count = session.room(session.model, turns(session.messages), of, session.generation, error)
+        if count is None:
+            raise ContextLengthError(
+                error.message,
+                hint="The message alone does not fit. Shorten it, or go on with another model: /model NAME",
+            )
+        return count
 
     def _print_remainder(self, answer: CollectedAnswer) -> None:
         """Print the parts of a completion that were not printed as they arrived."""
@@ -163,3 +188,34 @@ class TurnPrinter:
         print_truncation(output, answer.finished, session.settings.max_tokens, chatting=True)
         if session.verbose:
             output.note(f"[{speed(answer.finished)}]")
+
+
+def usage(session: ChatSession) -> str:
+    """Return how much of the context window the conversation takes, for people."""
+    try:
+        conversation = session.conversation()
+        used, size = session.room.count(session.model, conversation, session.generation, opens_answer=False)
+    except MlxkError as error:
+        return f"not known ({error.message})" if session.messages else "empty"
+    if size is None:
+        return f"{counted(used, 'token')} of a window of unknown size"
+    return f"{used} of {counted(size, 'token')} ({100 * used // size} %)"
+
+
+def drop(session: ChatSession, count: int) -> str:
+    """Take the oldest turns out of what the model gets, and return a sentence about it.
+
+    Raises:
+        ValidationError: There are not so many.
+    """
+    groups = turns(session.messages)
+    if not 1 <= count <= len(groups):
+        raise ValidationError(f"the model has {counted(len(groups), 'turn')} to drop (got {count})")
+    dropped = tuple(itertools.chain.from_iterable(groups[:count]))
+    session.earlier = (*session.earlier, *dropped)
+    session.messages = session.messages[len(dropped) :]
+    return f"dropped the {_oldest(count)}; the model knows {counted(len(groups) - count, 'turn')} before this one"
+
+
+def _oldest(count: int) -> str:
+    return "oldest turn" if count == 1 else f"{count} oldest turns"
