@@ -4,7 +4,7 @@ import contextlib
 from contextlib import AbstractContextManager
 
 from mlxk.application.ports.model_cache import LockHolder, ModelCache
-from mlxk.application.ports.progress import Progress
+from mlxk.application.ports.system import Progress
 from mlxk.domain.models.model import ModelHandle, Origin
 
 

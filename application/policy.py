@@ -8,9 +8,8 @@ from collections.abc import Callable, Collection
 
 import attrs
 
-from mlxk.application.ports.event_log import EventLog
-from mlxk.application.ports.memory_probe import MemoryProbe
-from mlxk.application.ports.model_files import ModelFiles
+from mlxk.application.ports.model_directories import ModelFiles
+from mlxk.application.ports.system import EventLog, MemoryProbe
 from mlxk.domain.errors import (
     Advice,
     CapabilityError,

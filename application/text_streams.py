@@ -8,7 +8,7 @@ from typing import Self
 
 import attrs
 
-from mlxk.application.ports.clock import Clock
+from mlxk.application.ports.system import Clock
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.formats.scanner import StopSequences

@@ -33,21 +33,14 @@ if TYPE_CHECKING:
     from mlxk.adapters.unix_socket.listener import SocketListener
     from mlxk.adapters.unix_socket.protocol import Program
     from mlxk.adapters.unix_socket.servers import SocketRunningServers
-    from mlxk.application.ports.audio_decoder import AudioDecoder
-    from mlxk.application.ports.content_verifier import ContentVerifier
-    from mlxk.application.ports.event_log import EventLog
-    from mlxk.application.ports.image_reader import ImageReader
-    from mlxk.application.ports.memory_probe import MemoryProbe
+    from mlxk.application.ports.backends import WeightConverter
+    from mlxk.application.ports.hub import ModelHub, ModelPublisher, PublicationFolder
+    from mlxk.application.ports.media import AudioDecoder, ImageReader
     from mlxk.application.ports.model_cache import ModelCache
-    from mlxk.application.ports.model_hub import ModelHub
-    from mlxk.application.ports.model_publisher import ModelPublisher
-    from mlxk.application.ports.model_tokenizer import ModelTokenizer
-    from mlxk.application.ports.publication_folder import PublicationFolder
-    from mlxk.application.ports.speech_transcriber import SpeechTranscriber
-    from mlxk.application.ports.text_embedder import TextEmbedder
-    from mlxk.application.ports.tool_servers import ToolServers
-    from mlxk.application.ports.weight_converter import WeightConverter
-    from mlxk.application.ports.workspace_store import WorkspaceStore
+    from mlxk.application.ports.model_directories import ContentVerifier, WorkspaceStore
+    from mlxk.application.ports.model_tasks import ModelTokenizer, SpeechTranscriber, TextEmbedder
+    from mlxk.application.ports.other_processes import ToolServers
+    from mlxk.application.ports.system import EventLog, MemoryProbe
     from mlxk.domain.generation.request import Finished
 
 

@@ -5,9 +5,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mlxk.application.ports.audio_decoder import AudioDecoder
-from mlxk.application.ports.event_log import EventLog
-from mlxk.application.ports.image_reader import ImageReader
+from mlxk.application.ports.media import AudioDecoder, ImageReader
+from mlxk.application.ports.system import EventLog
 from mlxk.application.ports.text_generator import EngineState, TextGenerator, TextStream
 from mlxk.domain.generation.image_table import ImageFacts
 from mlxk.domain.generation.media import DecodedAudio, DecodedImage, EncodedImage
@@ -16,21 +15,13 @@ from mlxk.domain.models.model import ModelHandle
 from mlxk.entrypoints.settings_file import OwnNames
 
 if TYPE_CHECKING:
-    from mlxk.application.ports.backend_registry import BackendRegistry
-    from mlxk.application.ports.clock import Clock
-    from mlxk.application.ports.memory_probe import MemoryProbe
-    from mlxk.application.ports.model_cache import ModelCache
-    from mlxk.application.ports.model_files import ModelFiles
-    from mlxk.application.ports.model_hub import ModelHub
-    from mlxk.application.ports.model_publisher import ModelPublisher
-    from mlxk.application.ports.model_source import ModelSource
-    from mlxk.application.ports.model_tokenizer import ModelTokenizer
-    from mlxk.application.ports.publication_folder import PublicationFolder
-    from mlxk.application.ports.running_servers import RunningServers
-    from mlxk.application.ports.speech_transcriber import SpeechTranscriber
-    from mlxk.application.ports.text_embedder import TextEmbedder
-    from mlxk.application.ports.weight_converter import WeightConverter
-    from mlxk.application.ports.workspace_store import WorkspaceStore
+    from mlxk.application.ports.backends import BackendRegistry, WeightConverter
+    from mlxk.application.ports.hub import ModelHub, ModelPublisher, PublicationFolder
+    from mlxk.application.ports.model_cache import ModelCache, ModelSource
+    from mlxk.application.ports.model_directories import ModelFiles, WorkspaceStore
+    from mlxk.application.ports.model_tasks import ModelTokenizer, SpeechTranscriber, TextEmbedder
+    from mlxk.application.ports.other_processes import RunningServers
+    from mlxk.application.ports.system import Clock, MemoryProbe
     from mlxk.application.use_cases.clone_model import CloneModel
     from mlxk.application.use_cases.convert_model import ConvertModel
     from mlxk.application.use_cases.describe_model import DescribeModel

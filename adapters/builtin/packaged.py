@@ -4,7 +4,7 @@ import json
 import os
 from typing import Any
 
-from mlxk.application.ports.model_source import ModelSource
+from mlxk.application.ports.model_cache import ModelSource
 from mlxk.domain.models.model import ModelHandle, Origin
 from mlxk.domain.recommendation import Fact, Purpose, Recommendations, RecommendedModel
 

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from mlxk.application.ports.model_files import FileListing, ModelFiles
+from mlxk.application.ports.model_directories import FileListing, ModelFiles
 from mlxk.domain.errors import StorageError
 from mlxk.domain.models.model import FileEntry
 from mlxk.domain.models.weight_files import is_litter

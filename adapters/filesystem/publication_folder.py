@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from pathspec import GitIgnoreSpec
 
-from mlxk.application.ports.publication_folder import PublicationFolder
+from mlxk.application.ports.hub import PublicationFolder
 from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.domain.models.weight_files import is_litter
 from mlxk.domain.publication import IGNORE_FILE, NEVER_PUBLISHED, USUALLY_IGNORED, ContentDigests, FolderScan, LocalFile

@@ -20,7 +20,7 @@ import attrs
 from mlxk import __version__
 from mlxk.adapters.filesystem.content_hash import UnhashableError
 from mlxk.adapters.filesystem.workspace_record import Record, read_sentinel, record_content, write_sentinel
-from mlxk.application.ports.workspace_store import CopyMethod, Provenance, WorkspaceDraft
+from mlxk.application.ports.model_directories import CopyMethod, Provenance, WorkspaceDraft
 from mlxk.domain.errors import LocksPresentError, StorageError, ValidationError
 from mlxk.domain.models.model import SENTINEL_NAME, ModelHandle, Origin
 

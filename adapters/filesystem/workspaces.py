@@ -16,7 +16,7 @@ from mlxk.adapters.filesystem.workspace_record import (
     workspace_of,
 )
 from mlxk.application.ports.model_cache import ManifestEntry
-from mlxk.application.ports.workspace_store import Provenance, WorkspaceDraft, WorkspaceStore
+from mlxk.application.ports.model_directories import Provenance, WorkspaceDraft, WorkspaceStore
 from mlxk.domain.errors import Advice, Remedy, StorageError, ValidationError
 from mlxk.domain.models.model import ModelHandle, Origin, Workspace
 

@@ -28,8 +28,8 @@ from mlxk.adapters.huggingface.answers import (
 from mlxk.adapters.huggingface.client import HubClient, translate_errors
 from mlxk.adapters.huggingface.layout import ModelFolder, publish_snapshot
 from mlxk.adapters.huggingface.transfer import BlobTransfer, StoppedError, storage_error
-from mlxk.application.ports.model_hub import ModelHub
-from mlxk.application.ports.progress import Progress
+from mlxk.application.ports.hub import ModelHub
+from mlxk.application.ports.system import Progress
 from mlxk.domain.download import (
     DownloadPlan,
     RemoteFile,

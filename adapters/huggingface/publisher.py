@@ -12,8 +12,8 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 
 from mlxk.adapters.huggingface.answers import list_files, model_info
 from mlxk.adapters.huggingface.client import HubClient, is_transient, reason_of, status_of, translate_errors
-from mlxk.application.ports.model_publisher import ModelPublisher, Publication, Published
-from mlxk.application.ports.progress import Progress
+from mlxk.application.ports.hub import ModelPublisher, Publication, Published
+from mlxk.application.ports.system import Progress
 from mlxk.domain.errors import AccessDeniedError, UploadFailedError
 from mlxk.domain.publication import RemoteState
 

@@ -12,9 +12,8 @@ from collections.abc import Callable
 
 import attrs
 
-from mlxk.application.ports.content_verifier import ContentVerifier, VerificationResult
 from mlxk.application.ports.model_cache import ManifestEntry, ModelCache
-from mlxk.application.ports.workspace_store import WorkspaceStore
+from mlxk.application.ports.model_directories import ContentVerifier, VerificationResult, WorkspaceStore
 from mlxk.domain.errors import StorageError
 from mlxk.domain.models.model import SENTINEL_NAME, ModelHandle, Origin
 

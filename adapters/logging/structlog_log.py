@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import structlog
 
-from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.system import EventLog
 
 REDACTED = "[REDACTED]"
 

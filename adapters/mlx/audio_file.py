@@ -14,7 +14,7 @@ from typing import Any, Literal
 import attrs
 import numpy as np
 
-from mlxk.application.ports.audio_decoder import AudioDecoder
+from mlxk.application.ports.media import AudioDecoder
 from mlxk.domain.errors import BackendNotInstalledError, StorageError, ValidationError
 from mlxk.domain.generation.media import AUDIO_RATE, MAX_AUDIO_BYTES, DecodedAudio
 from mlxk.domain.transcription import MAX_AUDIO_SECONDS

@@ -28,8 +28,8 @@ from mlxk.adapters.mlx.library_imports import contained, import_failure
 from mlxk.adapters.mlx.loading.load_errors import in_words, mismatch
 from mlxk.adapters.mlx.loading.model_files_check import require_regular
 from mlxk.adapters.mlx.loading.weights_on_disk import loading_directory
-from mlxk.application.ports.progress import Progress
-from mlxk.application.ports.weight_converter import ConvertedWeights, WeightConverter
+from mlxk.application.ports.backends import ConvertedWeights, WeightConverter
+from mlxk.application.ports.system import Progress
 from mlxk.domain.errors import Advice, ConversionFailedError, MlxkError, Remedy, StorageError, UntrustedModelCodeError
 from mlxk.domain.models.model import ModelHandle, Quantization
 

@@ -32,7 +32,7 @@ from mlxk.adapters.mlx.prompting.repair_steps import CALLS_AS_TEXT
 from mlxk.adapters.mlx.prompting.template_switches import effort_levels, switch_names
 from mlxk.adapters.mlx.prompting.templates import PromptRenderer
 from mlxk.adapters.mlx.prompting.wire_messages import wire_prompt
-from mlxk.application.ports.model_tokenizer import (
+from mlxk.application.ports.model_tasks import (
     CallSample,
     EndToken,
     FittedConversation,

@@ -17,7 +17,7 @@ import attrs
 
 from mlxk.adapters.mlx import compatibility
 from mlxk.adapters.mlx.compatibility import InstalledSupport, Library
-from mlxk.application.ports.backend_registry import BackendRegistry
+from mlxk.application.ports.backends import BackendRegistry
 from mlxk.domain.models.detection import Facts
 from mlxk.domain.models.model import Capability, Runtime
 from mlxk.domain.models.snapshot import ModelSnapshot

@@ -21,8 +21,7 @@ from mlxk.adapters.mlx.loaders import library_for, loader_of
 from mlxk.adapters.mlx.loading.loaded_model import PooledModel
 from mlxk.adapters.mlx.prompting import template_sandbox
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText
-from mlxk.application.ports.clock import Clock
-from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.system import Clock, EventLog
 from mlxk.application.ports.text_generator import EngineState, TextGenerator, TextStream
 from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.errors import CapabilityError, ExecutionError

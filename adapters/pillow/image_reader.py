@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import AvifImagePlugin, ExifTags, Image, ImageMath, features
 
-from mlxk.application.ports.image_reader import ImageReader
+from mlxk.application.ports.media import ImageReader
 from mlxk.domain.errors import BackendNotInstalledError, MlxkError, ValidationError
 from mlxk.domain.generation.image_table import ImageFacts, camera_name
 from mlxk.domain.generation.media import MAX_IMAGE_PIXELS, DecodedImage, EncodedImage, ImageFormat

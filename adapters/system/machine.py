@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 import attrs
 
-from mlxk.application.ports.clock import Clock
-from mlxk.application.ports.memory_probe import MemoryProbe
+from mlxk.application.ports.system import Clock, MemoryProbe
 from mlxk.domain.models.memory import MemoryReading
 
 

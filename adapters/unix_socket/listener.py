@@ -29,8 +29,8 @@ from mlxk.adapters.unix_socket.protocol import (
     send,
 )
 from mlxk.adapters.unix_socket.socket_files import listen, socket_folders
-from mlxk.application.ports.event_log import EventLog
-from mlxk.application.ports.text_embedder import TextEmbedder
+from mlxk.application.ports.model_tasks import TextEmbedder
+from mlxk.application.ports.system import EventLog
 from mlxk.application.ports.text_generator import EngineState, ResidentModel, TextGenerator, TextStream
 from mlxk.domain.embedding import EmbeddingRequest
 from mlxk.domain.errors import MlxkError

@@ -21,7 +21,7 @@ from mlxk.adapters.unix_socket.protocol import (
     send,
 )
 from mlxk.adapters.unix_socket.socket_files import SUFFIX, require_own_folder, socket_folders
-from mlxk.application.ports.running_servers import ComputingPlace, RunningServer, RunningServers
+from mlxk.application.ports.other_processes import ComputingPlace, RunningServer, RunningServers
 from mlxk.application.ports.text_generator import ResidentModel
 from mlxk.domain.errors import ExecutionError, StorageError
 from mlxk.domain.models.model import ModelHandle

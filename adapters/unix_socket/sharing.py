@@ -18,7 +18,7 @@ from mlxk.adapters.unix_socket.protocol import (
     send,
 )
 from mlxk.adapters.unix_socket.servers import SocketRunningServers
-from mlxk.application.ports.text_embedder import TextEmbedder
+from mlxk.application.ports.model_tasks import TextEmbedder
 from mlxk.application.ports.text_generator import EngineState, TextGenerator, TextStream
 from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings

@@ -1,16 +1,35 @@
-"""Port: the cache of models downloaded from the hub."""
+"""Ports: where models are found by name, and the cache of those downloaded from the hub."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 import attrs
 
-from mlxk.application.ports.model_source import ModelSource
 from mlxk.domain.errors import Advice, LocksPresentError
 from mlxk.domain.models.disk_usage import ModelUsage, Waste
 from mlxk.domain.models.model import ModelHandle
+
+
+class ModelSource(Protocol):
+    """A source of models: the cache, the workspace home, or the built-in models. Every call reads the disk."""
+
+    @abstractmethod
+    def names(self) -> Iterable[str]:
+        """Return the names of all models, sorted; empty when the source does not exist.
+
+        Raises:
+            StorageError: The source exists but cannot be read.
+        """
+
+    @abstractmethod
+    def find(self, name: str) -> ModelHandle | None:
+        """Return the handle of the model of exactly this name, or None.
+
+        Raises:
+            StorageError: The source exists but cannot be read.
+        """
 
 
 @attrs.frozen

@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 import attrs
 
-from mlxk.application.ports.content_verifier import ContentVerifier, VerificationResult
-from mlxk.application.ports.workspace_store import WorkspaceStore
+from mlxk.application.ports.model_directories import ContentVerifier, VerificationResult, WorkspaceStore
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import ModelNotFoundError, StorageError

@@ -4,11 +4,9 @@ import attrs
 
 from mlxk.application.cache_lock import reserved_source
 from mlxk.application.policy import require_closed
-from mlxk.application.ports.confirmation import Confirmation
 from mlxk.application.ports.model_cache import ModelCache
-from mlxk.application.ports.model_files import ModelFiles
-from mlxk.application.ports.progress import Progress
-from mlxk.application.ports.workspace_store import CopyMethod, Provenance, WorkspaceDraft, WorkspaceStore
+from mlxk.application.ports.model_directories import CopyMethod, ModelFiles, Provenance, WorkspaceDraft, WorkspaceStore
+from mlxk.application.ports.system import Confirmation, Progress
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.pull_model import PullModel, PullRequest, PullStatus
 from mlxk.application.use_cases.resolve_model import ResolveModel

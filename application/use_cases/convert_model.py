@@ -10,12 +10,10 @@ import attrs
 
 from mlxk.application.cache_lock import reserved_source
 from mlxk.application.policy import require_closed
-from mlxk.application.ports.backend_registry import BackendRegistry
+from mlxk.application.ports.backends import BackendRegistry, ConvertedWeights, WeightConverter
 from mlxk.application.ports.model_cache import ModelCache
-from mlxk.application.ports.model_files import FileListing, ModelFiles
-from mlxk.application.ports.progress import Progress
-from mlxk.application.ports.weight_converter import ConvertedWeights, WeightConverter
-from mlxk.application.ports.workspace_store import Provenance, WorkspaceDraft, WorkspaceStore
+from mlxk.application.ports.model_directories import FileListing, ModelFiles, Provenance, WorkspaceDraft, WorkspaceStore
+from mlxk.application.ports.system import Progress
 from mlxk.application.use_cases.describe_model import DescribeModel, read_snapshot
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import (

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 
 import attrs
 
-from mlxk.application.ports.backend_registry import BackendRegistry
+from mlxk.application.ports.backends import BackendRegistry
 from mlxk.application.ports.model_cache import ModelCache
-from mlxk.application.ports.model_files import FileListing, ModelFiles
-from mlxk.application.ports.workspace_store import WorkspaceStore
+from mlxk.application.ports.model_directories import FileListing, ModelFiles, WorkspaceStore
 from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, StorageError
 from mlxk.domain.formats.call_syntaxes import tools_missing
 from mlxk.domain.formats.format_problems import problems_in_text

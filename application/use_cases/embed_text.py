@@ -3,8 +3,8 @@
 import attrs
 
 from mlxk.application.policy import require_embedding_model, require_memory
-from mlxk.application.ports.memory_probe import MemoryProbe
-from mlxk.application.ports.text_embedder import TextEmbedder
+from mlxk.application.ports.model_tasks import TextEmbedder
+from mlxk.application.ports.system import MemoryProbe
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings, EmbeddingSettings, Input

@@ -4,8 +4,8 @@ import enum
 
 import attrs
 
+from mlxk.application.ports.hub import ModelHub
 from mlxk.application.ports.model_cache import ModelCache
-from mlxk.application.ports.model_hub import ModelHub
 from mlxk.domain.errors import (
     AccessDeniedError,
     Advice,

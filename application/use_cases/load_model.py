@@ -3,8 +3,7 @@
 import attrs
 
 from mlxk.application.policy import require_memory
-from mlxk.application.ports.event_log import EventLog
-from mlxk.application.ports.memory_probe import MemoryProbe
+from mlxk.application.ports.system import EventLog, MemoryProbe
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.generate_text import STATE_SECONDS
 from mlxk.domain.generation.request import GenerationRequest

@@ -5,8 +5,8 @@ from collections.abc import Collection
 
 import attrs
 
-from mlxk.application.ports.confirmation import Confirmation
 from mlxk.application.ports.model_cache import LockHolder, ModelCache, in_use, used_by
+from mlxk.application.ports.system import Confirmation
 from mlxk.application.use_cases.measure_cache import EVERY_KIND, CacheUsage, MeasureCache
 from mlxk.domain.errors import Advice, LocksPresentError, ModelNotFoundError, Remedy, RequiresConfirmationError
 from mlxk.domain.models.disk_usage import Waste, WasteKind, find_waste

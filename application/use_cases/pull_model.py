@@ -6,11 +6,9 @@ from collections.abc import Callable
 import attrs
 
 from mlxk.application.cache_lock import reserved
-from mlxk.application.ports.confirmation import Confirmation
-from mlxk.application.ports.model_cache import ModelCache
-from mlxk.application.ports.model_hub import ModelHub
-from mlxk.application.ports.model_source import ModelSource
-from mlxk.application.ports.progress import Progress
+from mlxk.application.ports.hub import ModelHub
+from mlxk.application.ports.model_cache import ModelCache, ModelSource
+from mlxk.application.ports.system import Confirmation, Progress
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import close_names, without_revisions
 from mlxk.domain.download import (

@@ -4,10 +4,9 @@ import enum
 
 import attrs
 
-from mlxk.application.ports.model_publisher import ModelPublisher, Publication, Published
-from mlxk.application.ports.progress import Progress
-from mlxk.application.ports.publication_folder import PublicationFolder
-from mlxk.application.ports.workspace_store import WorkspaceStore
+from mlxk.application.ports.hub import ModelPublisher, Publication, PublicationFolder, Published
+from mlxk.application.ports.model_directories import WorkspaceStore
+from mlxk.application.ports.system import Progress
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.domain.download import check_name, check_revision
 from mlxk.domain.errors import (

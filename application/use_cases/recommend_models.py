@@ -2,7 +2,7 @@
 
 import attrs
 
-from mlxk.application.ports.memory_probe import MemoryProbe
+from mlxk.application.ports.system import MemoryProbe
 from mlxk.domain.models.memory import judge_memory
 from mlxk.domain.recommendation import Purpose, Recommendation, Recommendations, best_first
 

@@ -4,9 +4,8 @@ import shlex
 
 import attrs
 
-from mlxk.application.ports.confirmation import Confirmation
 from mlxk.application.ports.model_cache import ModelCache, Removal, in_use
-from mlxk.application.ports.progress import Progress
+from mlxk.application.ports.system import Confirmation, Progress
 from mlxk.application.use_cases.resolve_model import ResolveModel, close_names
 from mlxk.domain.errors import (
     Advice,

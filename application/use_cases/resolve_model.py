@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 
-from mlxk.application.ports.model_cache import ModelCache
-from mlxk.application.ports.model_source import ModelSource
-from mlxk.application.ports.workspace_store import WorkspaceStore
+from mlxk.application.ports.model_cache import ModelCache, ModelSource
+from mlxk.application.ports.model_directories import WorkspaceStore
 from mlxk.domain.download import check_name
 from mlxk.domain.errors import Advice, ModelNotFoundError, Remedy, ValidationError
 from mlxk.domain.models.model import ModelHandle

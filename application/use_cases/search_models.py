@@ -2,8 +2,8 @@
 
 import attrs
 
-from mlxk.application.ports.memory_probe import MemoryProbe
-from mlxk.application.ports.model_hub import ModelHub
+from mlxk.application.ports.hub import ModelHub
+from mlxk.application.ports.system import MemoryProbe
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.models.memory import MemoryFit, judge_memory
 from mlxk.domain.search import MAX_RESULTS, FoundModel, check_terms, mlx_first

@@ -2,7 +2,7 @@
 
 import attrs
 
-from mlxk.application.ports.workspace_store import WorkspaceStore
+from mlxk.application.ports.model_directories import WorkspaceStore
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import Advice, Remedy, ValidationError

@@ -2,9 +2,9 @@
 
 import attrs
 
-from mlxk.application.ports.memory_probe import MemoryProbe
+from mlxk.application.ports.hub import ModelHub
 from mlxk.application.ports.model_cache import ModelCache
-from mlxk.application.ports.model_hub import ModelHub
+from mlxk.application.ports.system import MemoryProbe
 from mlxk.domain.download import DownloadPlan, check_revision, plan_download
 from mlxk.domain.errors import IncompatibleModelError, ValidationError
 from mlxk.domain.models.detection import context_length

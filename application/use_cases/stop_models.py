@@ -2,7 +2,7 @@
 
 import attrs
 
-from mlxk.application.ports.running_servers import RunningServer, RunningServers
+from mlxk.application.ports.other_processes import RunningServer, RunningServers
 from mlxk.application.ports.text_generator import ResidentModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import ExecutionError, MlxkError, ModelNotFoundError

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import attrs
 
 from mlxk.application.generation_options import GenerationOptions, Prompt
-from mlxk.application.ports.model_tokenizer import FormatReport, ModelTokenizer, TokenizedText, TokenSpelling
+from mlxk.application.ports.model_tasks import FormatReport, ModelTokenizer, TokenizedText, TokenSpelling
 from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.domain.generation.request import TokenIds
 from mlxk.domain.models.model import ModelDetails, ModelHandle

@@ -9,8 +9,8 @@ import attrs
 
 from mlxk.application.incoming_message import Recording
 from mlxk.application.policy import require_memory, require_speech_model
-from mlxk.application.ports.memory_probe import MemoryProbe
-from mlxk.application.ports.speech_transcriber import SpeechTranscriber
+from mlxk.application.ports.model_tasks import SpeechTranscriber
+from mlxk.application.ports.system import MemoryProbe
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.models.model import ModelDescription

@@ -17,7 +17,7 @@ from typing import TextIO
 
 import attrs
 
-from mlxk.application.ports.model_source import ModelSource
+from mlxk.application.ports.model_cache import ModelSource
 from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.domain.generation.media import SIGNATURE_BYTES, EncodedImage, ImageFormat, check_size, format_of
 

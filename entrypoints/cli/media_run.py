@@ -17,8 +17,8 @@ import attrs
 from mlxk.application.generation_options import GenerationOptions, Prompt
 from mlxk.application.incoming_message import IncomingConversation, Recording
 from mlxk.application.policy import answers_about_audio
-from mlxk.application.ports.model_source import ModelSource
-from mlxk.application.ports.model_tokenizer import TokenizedText
+from mlxk.application.ports.model_cache import ModelSource
+from mlxk.application.ports.model_tasks import TokenizedText
 from mlxk.domain.errors import CapabilityError, ExecutionError, UsageError
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.media import (

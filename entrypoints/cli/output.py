@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
-from mlxk.application.ports.confirmation import Confirmation
+from mlxk.application.ports.system import Confirmation
 from mlxk.domain.errors import MlxkError, StorageError
 from mlxk.entrypoints.cli.render.formatting import printable
 from mlxk.entrypoints.wording import command_line_error

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from mlxk.application.ports.confirmation import Confirmation
-from mlxk.application.ports.progress import Progress
+from mlxk.application.ports.system import Confirmation, Progress
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.render.formatting import decimal_size, printable
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import attrs
 
-from mlxk.application.ports.confirmation import Confirmation
-from mlxk.application.ports.tool_servers import ServerTool, ToolResult, ToolServer, ToolServers
+from mlxk.application.ports.other_processes import ServerTool, ToolResult, ToolServer, ToolServers
+from mlxk.application.ports.system import Confirmation
 from mlxk.domain.errors import ExecutionError, ValidationError
 from mlxk.domain.generation.conversation import MAX_NAME, MAX_TOOL_BYTES, Message, Role, ToolCall
 from mlxk.domain.text import is_valid_unicode

@@ -9,9 +9,8 @@ from typing import Any
 import attrs
 import falcon
 
-from mlxk.application.ports.audio_decoder import AudioDecoder
-from mlxk.application.ports.clock import Clock
-from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.media import AudioDecoder
+from mlxk.application.ports.system import Clock, EventLog
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.embed_text import EmbedText
 from mlxk.application.use_cases.generate_text import GenerateText

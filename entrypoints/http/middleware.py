@@ -9,8 +9,7 @@ from typing import Any
 
 import falcon
 
-from mlxk.application.ports.clock import Clock
-from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.system import Clock, EventLog
 from mlxk.domain.errors import PayloadTooLargeError, UnsupportedMediaTypeError, ValidationError
 from mlxk.entrypoints.http.lifecycle import Metrics
 

@@ -9,7 +9,7 @@ from typing import Any
 import falcon
 
 from mlxk import __version__
-from mlxk.application.ports.clock import Clock
+from mlxk.application.ports.system import Clock
 from mlxk.application.ports.text_generator import EngineState, TextGenerator
 from mlxk.domain.errors import ValidationError
 from mlxk.entrypoints.http.lifecycle import CONTENT_TYPE, ConcurrencyLimit, Metrics, ServerLifecycle

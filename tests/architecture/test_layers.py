@@ -15,8 +15,8 @@ LAYERS = ("domain", "application", "adapters", "entrypoints", "contracts")
 CORE, POINT_INWARD = "The core is free of frameworks and of the machine", "Layers point inward"
 FORBIDDEN = {
     "a framework in the domain": ("domain/models/model.py", "falcon", CORE),
-    "the operating system in the application": ("application/ports/clock.py", "os", CORE),
-    "an outer layer in an inner one": ("domain/models/model.py", "mlxk.application.ports.clock", POINT_INWARD),
+    "the operating system in the application": ("application/ports/system.py", "os", CORE),
+    "an outer layer in an inner one": ("domain/models/model.py", "mlxk.application.ports.system", POINT_INWARD),
     "an adapter in another adapter": (
         "adapters/system/machine.py",
         "mlxk.adapters.builtin.packaged",

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,8 @@ def test_every_port_has_a_double(port: str, adapters: dict[str, type]) -> None:
 
 @pytest.mark.parametrize("port", sorted(set(PORTS) - RESULTS))
 def test_every_port_has_a_suite_that_runs_on_its_double(port: str, adapters: dict[str, type], root: Path) -> None:
-    suite = root / "tests" / "contract" / "ports" / f"test_{PORTS[port].__module__.rpartition('.')[2]}.py"
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", port).lower()
+    suite = root / "tests" / "contract" / "ports" / f"test_{name}.py"
     assert suite.exists()
     assert any(double in suite.read_text(encoding="utf-8") for double in doubles_of(port, adapters))
 

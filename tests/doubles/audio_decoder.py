@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from mlxk.application.ports.audio_decoder import AudioDecoder
+from mlxk.application.ports.media import AudioDecoder
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.media import DecodedAudio
 

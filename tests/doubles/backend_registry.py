@@ -7,7 +7,7 @@ registry.judge(snapshot, facts).backends        # ("mlx-lm",) for a llama
 
 from collections.abc import Collection, Mapping
 
-from mlxk.application.ports.backend_registry import BackendRegistry
+from mlxk.application.ports.backends import BackendRegistry
 from mlxk.domain.models.detection import Facts
 from mlxk.domain.models.model import Capability, Framework, Runtime
 from mlxk.domain.models.snapshot import ModelSnapshot

@@ -6,7 +6,7 @@ clock.advance(90)                           # a minute and a half later
 
 import datetime
 
-from mlxk.application.ports.clock import Clock
+from mlxk.application.ports.system import Clock
 
 
 class InMemoryClock(Clock):

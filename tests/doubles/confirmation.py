@@ -4,7 +4,7 @@ InMemoryConfirmation(None)                  # no terminal
 InMemoryConfirmation(True)                  # confirms every question; ``asked`` has the questions
 """
 
-from mlxk.application.ports.confirmation import Confirmation
+from mlxk.application.ports.system import Confirmation
 
 
 class InMemoryConfirmation(Confirmation):

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 
 from doubles.model_files import InMemoryModelFiles
-from mlxk.application.ports.content_verifier import ContentVerifier, VerificationResult
+from mlxk.application.ports.model_directories import ContentVerifier, VerificationResult
 from mlxk.domain.models.model import ModelHandle
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.system import EventLog
 
 
 @attrs.frozen

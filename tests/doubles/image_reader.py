@@ -5,7 +5,7 @@ reader = InMemoryImageReader(damaged={digest}, exif={other: ImageFacts(camera="A
 
 from collections.abc import Collection, Mapping
 
-from mlxk.application.ports.image_reader import ImageReader
+from mlxk.application.ports.media import ImageReader
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.image_table import ImageFacts
 from mlxk.domain.generation.media import DecodedImage, EncodedImage

@@ -7,7 +7,7 @@ files.read("/cache/org/name/aaaa", "config.json", limit=100)     # b"{}"
 import datetime
 from collections.abc import Iterable, Mapping
 
-from mlxk.application.ports.model_files import FileListing, ModelFiles
+from mlxk.application.ports.model_directories import FileListing, ModelFiles
 from mlxk.domain.errors import StorageError
 from mlxk.domain.models.model import FileEntry
 from mlxk.domain.models.weight_files import is_litter

@@ -10,8 +10,8 @@ import hashlib
 import attrs
 
 from doubles.publication_folder import InMemoryPublicationFolder
-from mlxk.application.ports.model_publisher import ModelPublisher, Publication, Published
-from mlxk.application.ports.progress import Progress
+from mlxk.application.ports.hub import ModelPublisher, Publication, Published
+from mlxk.application.ports.system import Progress
 from mlxk.domain.download import RemoteFile
 from mlxk.domain.errors import AccessDeniedError, UploadFailedError
 from mlxk.domain.publication import RemoteState

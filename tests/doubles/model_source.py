@@ -6,7 +6,7 @@ built_in.find("demo").directory             # "/built-in/demo", the key for InMe
 
 from collections.abc import Mapping
 
-from mlxk.application.ports.model_source import ModelSource
+from mlxk.application.ports.model_cache import ModelSource
 from mlxk.domain.models.model import ModelHandle, Origin
 
 

@@ -9,7 +9,7 @@ import re
 
 import attrs
 
-from mlxk.application.ports.model_tokenizer import (
+from mlxk.application.ports.model_tasks import (
     EndToken,
     FittedConversation,
     FormatReport,

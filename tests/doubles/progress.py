@@ -7,7 +7,7 @@ progress.finished                           # {"config.json": 2, …}: the bytes
 
 from collections.abc import Mapping
 
-from mlxk.application.ports.progress import Progress
+from mlxk.application.ports.system import Progress
 
 
 class InMemoryProgress(Progress):

@@ -8,7 +8,7 @@ import hashlib
 import posixpath
 from collections.abc import Callable, Mapping
 
-from mlxk.application.ports.publication_folder import PublicationFolder
+from mlxk.application.ports.hub import PublicationFolder
 from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.domain.publication import IGNORE_FILE, NEVER_PUBLISHED, USUALLY_IGNORED, ContentDigests, FolderScan, LocalFile
 

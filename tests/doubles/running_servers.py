@@ -2,7 +2,7 @@
 
 import attrs
 
-from mlxk.application.ports.running_servers import ComputingPlace, RunningServer, RunningServers
+from mlxk.application.ports.other_processes import ComputingPlace, RunningServer, RunningServers
 from mlxk.application.ports.text_generator import ResidentModel
 from mlxk.domain.errors import ExecutionError
 

@@ -6,7 +6,7 @@ transcriber = InMemorySpeechTranscriber({"hello.wav": Transcript("Hello.", 1.0, 
 
 from collections.abc import Generator, Mapping
 
-from mlxk.application.ports.speech_transcriber import SpeechTranscriber
+from mlxk.application.ports.model_tasks import SpeechTranscriber
 from mlxk.domain.errors import MlxkError, ValidationError
 from mlxk.domain.transcription import Transcript, TranscriptEvent, TranscriptionProgress, TranscriptionRequest
 

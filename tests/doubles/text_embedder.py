@@ -6,7 +6,7 @@ embedder.embed(EmbeddingRequest(handle, ("hello",))).vectors
 
 import math
 
-from mlxk.application.ports.text_embedder import TextEmbedder
+from mlxk.application.ports.model_tasks import TextEmbedder
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings, Input, InputKind, Truncation, Vector, shortened
 from mlxk.domain.errors import Advice, ContextLengthError, MlxkError, Remedy, ValidationError
 

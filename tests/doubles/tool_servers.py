@@ -8,7 +8,7 @@ servers.call(tool, {"path": "a.txt"}).text  # "hello"
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mlxk.application.ports.tool_servers import ServerTool, ToolResult, ToolServer, ToolServers
+from mlxk.application.ports.other_processes import ServerTool, ToolResult, ToolServer, ToolServers
 from mlxk.domain.errors import ExecutionError
 
 Function = Callable[[Mapping[str, Any]], str]

@@ -9,8 +9,8 @@ import json
 from typing import Any
 
 from doubles.model_files import InMemoryModelFiles
-from mlxk.application.ports.progress import Progress
-from mlxk.application.ports.weight_converter import ConvertedWeights, WeightConverter
+from mlxk.application.ports.backends import ConvertedWeights, WeightConverter
+from mlxk.application.ports.system import Progress
 from mlxk.domain.errors import ConversionFailedError, UntrustedModelCodeError
 from mlxk.domain.models.model import ModelHandle, Quantization
 

@@ -16,7 +16,7 @@ import attrs
 
 from doubles.model_files import EPOCH, InMemoryModelFiles
 from mlxk.application.ports.model_cache import ManifestEntry
-from mlxk.application.ports.workspace_store import CopyMethod, Provenance, WorkspaceDraft, WorkspaceStore
+from mlxk.application.ports.model_directories import CopyMethod, Provenance, WorkspaceDraft, WorkspaceStore
 from mlxk.domain.errors import LocksPresentError, StorageError, ValidationError
 from mlxk.domain.models.model import ModelHandle, Origin, Workspace
 

@@ -11,7 +11,7 @@ import pytest
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.adapters.huggingface.verification import HuggingFaceContentVerifier
-from mlxk.application.ports.content_verifier import VerificationResult
+from mlxk.application.ports.model_directories import VerificationResult
 from mlxk.domain.models.model import SENTINEL_NAME, ModelHandle, Origin
 
 COMMIT = "a" * 40

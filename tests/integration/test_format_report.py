@@ -15,7 +15,7 @@ from models.tokenizers_of_families import FAMILIES as TOKENIZERS
 from mlxk.adapters.mlx.model_tokenizer import MlxModelTokenizer
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.machine import SystemClock
-from mlxk.application.ports.model_tokenizer import FormatReport
+from mlxk.application.ports.model_tasks import FormatReport
 from mlxk.domain.models.model import ModelHandle, Origin
 
 pytestmark = pytest.mark.mlx

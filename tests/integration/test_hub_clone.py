@@ -16,7 +16,7 @@ from hub.server import LoopbackHub
 from mlxk.adapters.filesystem.workspace_draft import NOTE_NAME
 from mlxk.adapters.filesystem.workspace_record import write_sentinel
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
-from mlxk.application.ports.workspace_store import Provenance
+from mlxk.application.ports.model_directories import Provenance
 from mlxk.domain.errors import ValidationError
 
 Command = Callable[..., dict[str, Any]]

@@ -18,7 +18,7 @@ from clients.agent_models import TEMPLATE
 from models.scripted_model import write_model
 
 from mlxk.adapters.mcp.tool_servers import START_SECONDS, McpToolServers
-from mlxk.application.ports.tool_servers import ToolServer
+from mlxk.application.ports.other_processes import ToolServer
 from mlxk.domain.errors import ExecutionError
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import run
@@ -309,7 +309,7 @@ def test_a_server_that_prints_what_is_no_message_and_does_not_answer_is_named_wi
 STARTED = """
 import sys, time
 from mlxk.adapters.mcp.tool_servers import McpToolServers
-from mlxk.application.ports.tool_servers import ToolServer
+from mlxk.application.ports.other_processes import ToolServer
 McpToolServers().start([ToolServer("stays", tuple(sys.argv[1:]))])
 print("started", flush=True)
 time.sleep(300)

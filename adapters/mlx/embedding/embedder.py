@@ -10,7 +10,7 @@ from mlxk.adapters.mlx.embedding.encoding import EmbeddingModel
 from mlxk.adapters.mlx.embedding.pooling import pool
 from mlxk.adapters.mlx.engine.model_lease import ModelLease, ModelLeases
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
-from mlxk.application.ports.text_embedder import TextEmbedder
+from mlxk.application.ports.model_tasks import TextEmbedder
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings, TokenIds, Vector, shortened
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError, IncompatibleModelError, ValidationError
 

@@ -20,7 +20,7 @@ from mlxk.adapters.mlx.prompting.detokenizer import Detokenizer
 from mlxk.adapters.mlx.prompting.grammar import AnswerBegins, CallOpenings, CompiledGrammar, GrammarConstraint
 from mlxk.adapters.mlx.prompting.template_sandbox import waiting_lock
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt
-from mlxk.application.ports.clock import Clock
+from mlxk.application.ports.system import Clock
 from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.errors import (
     CapabilityError,

@@ -14,8 +14,7 @@ from mlxk.adapters.mlx.engine.scheduler import AdmissionQueue, EngineCounters, S
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.exception_summary import failed
 from mlxk.adapters.mlx.loading.loaded_model import PooledModel
-from mlxk.application.ports.clock import Clock
-from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.system import Clock, EventLog
 from mlxk.application.ports.text_generator import EngineState, ResidentModel
 from mlxk.domain.models.model import ModelHandle
 

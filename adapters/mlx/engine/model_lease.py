@@ -18,7 +18,7 @@ from mlxk.adapters.mlx.engine.engine import Engine
 from mlxk.adapters.mlx.engine.model_pool import LoadRequest, WantedModel
 from mlxk.adapters.mlx.engine.owner_thread import OwnerThread
 from mlxk.adapters.mlx.exception_summary import ExceptionSummary, failed
-from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.system import EventLog
 from mlxk.domain.errors import ExecutionError, MlxkError
 
 _LOOK_SECONDS = 0.005

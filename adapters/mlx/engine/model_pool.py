@@ -23,8 +23,7 @@ from mlxk.adapters.mlx.library_imports import contained
 from mlxk.adapters.mlx.loading.load_errors import unreadable_files
 from mlxk.adapters.mlx.loading.loaded_model import PooledModel, identity_of
 from mlxk.adapters.mlx.loading.text_model import load_model, weight_bytes
-from mlxk.application.ports.clock import Clock
-from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.system import Clock, EventLog
 from mlxk.domain.errors import ExecutionError, InterruptedRunError, MlxkError
 from mlxk.domain.generation.request import nobody_left
 from mlxk.domain.models.model import ModelHandle

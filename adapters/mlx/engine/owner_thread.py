@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypeVar
 import mlx.core as mx
 
 from mlxk.adapters.mlx.exception_summary import ExceptionSummary, exhaustion
-from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.system import EventLog
 from mlxk.domain.errors import ExecutionError
 
 

@@ -33,7 +33,7 @@ from mlxk.adapters.mlx.engine.sampling import NOT_FINITE
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.exception_summary import failed, is_compile_failure
 from mlxk.adapters.mlx.loading.loaded_model import PooledModel
-from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.system import EventLog
 from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.request import FinishReason

@@ -17,7 +17,7 @@ from mlxk.adapters.mlx.engine.sampling import (
 )
 from mlxk.adapters.mlx.loading.loaded_model import PooledModel
 from mlxk.adapters.mlx.prompting.detokenizer import Detokenizer, TokenDecoder
-from mlxk.application.ports.clock import Clock
+from mlxk.application.ports.system import Clock
 from mlxk.application.text_streams import PromptDelta, QueuedTextStream
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.formats.output_parser import OutputParser

@@ -8,8 +8,8 @@ from mlxk.adapters.mlx.audio_file import read_audio
 from mlxk.adapters.mlx.engine.model_lease import ModelLease, ModelLeases
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.adapters.mlx.speech.speech_model import SpeechModel, sample_rate_of
-from mlxk.application.ports.event_log import EventLog
-from mlxk.application.ports.speech_transcriber import SpeechTranscriber
+from mlxk.application.ports.model_tasks import SpeechTranscriber
+from mlxk.application.ports.system import EventLog
 from mlxk.domain.errors import BackendNotInstalledError, MlxkError
 from mlxk.domain.transcription import Transcript, TranscriptEvent, TranscriptionRequest
 

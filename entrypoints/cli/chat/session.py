@@ -8,7 +8,7 @@ import attrs
 
 from mlxk.application.generation_options import GenerationOptions
 from mlxk.application.incoming_message import Recording
-from mlxk.application.ports.model_source import ModelSource
+from mlxk.application.ports.model_cache import ModelSource
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.use_cases.generate_text import GenerateText, PreparedImage
 from mlxk.application.use_cases.make_room import MakeRoom

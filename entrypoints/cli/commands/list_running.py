@@ -2,7 +2,7 @@
 
 import argparse
 
-from mlxk.application.ports.running_servers import RunningServer
+from mlxk.application.ports.other_processes import RunningServer
 from mlxk.application.ports.text_generator import ResidentModel
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE

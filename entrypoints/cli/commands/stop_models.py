@@ -2,7 +2,7 @@
 
 import argparse
 
-from mlxk.application.ports.running_servers import RunningServers
+from mlxk.application.ports.other_processes import RunningServers
 from mlxk.domain.errors import ExecutionError, UsageError
 from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
 from mlxk.entrypoints.cli.commands.list_running import NO_SERVER, server_json

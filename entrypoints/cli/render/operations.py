@@ -1,7 +1,7 @@
 """JSON and text of the results of ``pull``, ``rm``, ``push``, ``clone`` and ``convert``."""
 
 from mlxk.application.ports.model_cache import Removal
-from mlxk.application.ports.workspace_store import CopyMethod
+from mlxk.application.ports.model_directories import CopyMethod
 from mlxk.application.use_cases.clone_model import CloneResult
 from mlxk.application.use_cases.convert_model import ConvertMode, ConvertResult
 from mlxk.application.use_cases.pull_model import PullResult, PullStatus

@@ -5,7 +5,7 @@ import json
 import textwrap
 from collections.abc import Sequence
 
-from mlxk.application.ports.model_tokenizer import EndToken, FittedConversation, FormatReport
+from mlxk.application.ports.model_tasks import EndToken, FittedConversation, FormatReport
 from mlxk.application.use_cases.check_health import HealthEntry
 from mlxk.domain.models.detection import foreign_quantization
 from mlxk.domain.models.integrity import listed

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import attrs
 import falcon
 
-from mlxk.application.ports.clock import Clock
-from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.system import Clock, EventLog
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.conversation import Adaptation

@@ -9,8 +9,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 
-from mlxk.application.ports.clock import Clock
-from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.system import Clock, EventLog
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.errors import InternalError, MlxkError, ServerShutdownError
 from mlxk.domain.generation.request import Finished, FinishReason, GenerationEvent

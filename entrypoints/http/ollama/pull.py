@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 import attrs
 import falcon
 
-from mlxk.application.ports.confirmation import Confirmation
-from mlxk.application.ports.progress import Progress
+from mlxk.application.ports.system import Confirmation, Progress
 from mlxk.application.use_cases.pull_model import PullRequest
 from mlxk.domain.download import DownloadPlan, RemoteFile
 from mlxk.domain.errors import (

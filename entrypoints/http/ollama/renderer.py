@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from mlxk.application.ports.clock import Clock
+from mlxk.application.ports.system import Clock
 from mlxk.domain.errors import FeatureGateError, MlxkError, Remedy
 from mlxk.domain.generation.request import (
     Finished,

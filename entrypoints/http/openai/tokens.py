@@ -10,7 +10,7 @@ from typing import Annotated
 import attrs
 import falcon
 
-from mlxk.application.ports.model_tokenizer import TokenizedText, TokenSpelling
+from mlxk.application.ports.model_tasks import TokenizedText, TokenSpelling
 from mlxk.domain.models.model import ServedModel
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.responder import report_adaptations

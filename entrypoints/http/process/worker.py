@@ -25,7 +25,7 @@ import attrs
 from mlxk.application.generation_options import GenerationOptions
 from mlxk.application.incoming_message import Recording
 from mlxk.application.policy import require_embedding_model, require_served_model
-from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.system import EventLog
 from mlxk.domain.embedding import EmbeddingSettings
 from mlxk.domain.errors import InsufficientMemoryError, MlxkError
 from mlxk.domain.generation.conversation import Conversation

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from mlxk.application.ports.clock import Clock
+from mlxk.application.ports.system import Clock
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.request import Finished, GenerationEvent, TextDelta, TokenLogprob, Usage
 from mlxk.entrypoints.http.generation.blocks import (

@@ -7,7 +7,7 @@ from doubles.audio_decoder import InMemoryAudioDecoder
 from models.pictures import as_wav, tone
 
 from mlxk.adapters.mlx.audio_file import MlxAudioDecoder
-from mlxk.application.ports.audio_decoder import AudioDecoder
+from mlxk.application.ports.media import AudioDecoder
 from mlxk.domain.errors import ValidationError
 
 

@@ -7,7 +7,7 @@ import pytest
 from doubles.backend_registry import InMemoryBackendRegistry
 
 from mlxk.adapters.mlx.registry import MlxBackendRegistry
-from mlxk.application.ports.backend_registry import BackendRegistry
+from mlxk.application.ports.backends import BackendRegistry
 from mlxk.domain.models.detection import detect
 from mlxk.domain.models.file_formats import Document
 from mlxk.domain.models.model import Capability

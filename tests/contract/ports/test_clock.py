@@ -6,7 +6,7 @@ import pytest
 from doubles.clock import InMemoryClock
 
 from mlxk.adapters.system.machine import SystemClock
-from mlxk.application.ports.clock import Clock
+from mlxk.application.ports.system import Clock
 
 
 @pytest.fixture(params=["system", "in_memory"])

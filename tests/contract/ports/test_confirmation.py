@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from doubles.confirmation import InMemoryConfirmation
 
-from mlxk.application.ports.confirmation import Confirmation
+from mlxk.application.ports.system import Confirmation
 from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
 
 Build = Callable[[bool | None], Confirmation]

@@ -11,7 +11,7 @@ from doubles.model_files import InMemoryModelFiles
 
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.adapters.huggingface.verification import HuggingFaceContentVerifier
-from mlxk.application.ports.content_verifier import ContentVerifier, VerificationResult
+from mlxk.application.ports.model_directories import ContentVerifier, VerificationResult
 from mlxk.domain.errors import StorageError
 from mlxk.domain.models.model import ModelHandle, Origin
 

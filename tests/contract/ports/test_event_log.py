@@ -8,7 +8,7 @@ import pytest
 from doubles.event_log import InMemoryEventLog
 
 from mlxk.adapters.logging.structlog_log import StructlogEventLog
-from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.system import EventLog
 
 Events = Callable[[], list[tuple[str, str]]]
 LEVELS = ("debug", "info", "warning", "error")

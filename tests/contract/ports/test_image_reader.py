@@ -8,7 +8,7 @@ from doubles.image_reader import InMemoryImageReader
 from PIL import ExifTags, Image
 
 from mlxk.adapters.pillow.image_reader import PillowImageReader
-from mlxk.application.ports.image_reader import ImageReader
+from mlxk.application.ports.media import ImageReader
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.image_table import ImageFacts
 from mlxk.domain.generation.media import EncodedImage

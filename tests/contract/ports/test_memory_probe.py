@@ -7,7 +7,7 @@ import pytest
 from doubles.memory_probe import InMemoryMemoryProbe
 
 from mlxk.adapters.system.machine import ProcMemoryProbe, SysctlMemoryProbe
-from mlxk.application.ports.memory_probe import MemoryProbe
+from mlxk.application.ports.system import MemoryProbe
 from mlxk.domain.models.memory import MemoryReading
 
 GIB = 1024**3

@@ -9,7 +9,7 @@ import pytest
 from doubles.model_files import InMemoryModelFiles
 
 from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
-from mlxk.application.ports.model_files import ModelFiles
+from mlxk.application.ports.model_directories import ModelFiles
 from mlxk.domain.errors import StorageError
 from mlxk.domain.models.model import FileEntry
 

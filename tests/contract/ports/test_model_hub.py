@@ -14,8 +14,8 @@ from hub.storage import commit as add_commit
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.adapters.huggingface.client import HubAccess, HubClient, RetryPolicy
 from mlxk.adapters.huggingface.hub import HuggingFaceModelHub
+from mlxk.application.ports.hub import ModelHub
 from mlxk.application.ports.model_cache import ModelCache
-from mlxk.application.ports.model_hub import ModelHub
 from mlxk.domain.download import plan_download
 from mlxk.domain.errors import AccessDeniedError, ModelNotFoundError, RevisionNotFoundError, ValidationError
 

@@ -11,7 +11,7 @@ from hub.server import LoopbackHub
 
 from mlxk.adapters.huggingface.client import HubAccess, HubClient, RetryPolicy
 from mlxk.adapters.huggingface.publisher import HuggingFaceModelPublisher
-from mlxk.application.ports.model_publisher import ModelPublisher, Publication
+from mlxk.application.ports.hub import ModelPublisher, Publication
 from mlxk.domain.errors import AccessDeniedError, UploadFailedError
 from mlxk.domain.publication import ChangeSet, RemoteState
 

@@ -12,7 +12,7 @@ from doubles.workspace_store import InMemoryWorkspaceStore
 from mlxk.adapters.builtin.packaged import PackagedModelSource
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
-from mlxk.application.ports.model_source import ModelSource
+from mlxk.application.ports.model_cache import ModelSource
 from mlxk.domain.models.model import Origin, Workspace
 
 Build = Callable[[Path, Iterable[str]], ModelSource]

@@ -5,7 +5,7 @@ import io
 import pytest
 from doubles.progress import InMemoryProgress
 
-from mlxk.application.ports.progress import Progress
+from mlxk.application.ports.system import Progress
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import BarProgress, LineProgress, SilentProgress
 

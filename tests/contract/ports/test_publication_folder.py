@@ -10,7 +10,7 @@ from doubles.publication_folder import InMemoryPublicationFolder
 from hub.storage import git_sha1
 
 from mlxk.adapters.filesystem.publication_folder import FilesystemPublicationFolder
-from mlxk.application.ports.publication_folder import PublicationFolder
+from mlxk.application.ports.hub import PublicationFolder
 from mlxk.domain.errors import StorageError
 
 Build = Callable[[Mapping[str, bytes]], tuple[PublicationFolder, str]]

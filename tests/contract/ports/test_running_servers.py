@@ -10,7 +10,7 @@ from doubles.text_generator import InMemoryTextGenerator
 from serving.shared import MODEL, URL, SharedServer, socket_folder_of
 
 import mlxk
-from mlxk.application.ports.running_servers import RunningServer, RunningServers
+from mlxk.application.ports.other_processes import RunningServer, RunningServers
 from mlxk.application.ports.text_generator import ResidentModel
 from mlxk.domain.errors import ExecutionError
 from mlxk.domain.generation.request import GenerationRequest

@@ -12,7 +12,7 @@ from models.tiny_speech import build_whisper, murmur, write_wav
 from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.machine import SystemClock
-from mlxk.application.ports.speech_transcriber import SpeechTranscriber
+from mlxk.application.ports.model_tasks import SpeechTranscriber
 from mlxk.domain.errors import MlxkError, ValidationError
 from mlxk.domain.models.model import ModelHandle, Origin
 from mlxk.domain.transcription import (

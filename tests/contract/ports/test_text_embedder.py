@@ -12,7 +12,7 @@ from models.tiny_embedding import WINDOW, build_bert
 from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.machine import SystemClock
-from mlxk.application.ports.text_embedder import TextEmbedder
+from mlxk.application.ports.model_tasks import TextEmbedder
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings, EmbeddingSettings
 from mlxk.domain.errors import ContextLengthError, ValidationError
 from mlxk.domain.models.model import ModelHandle, Origin

@@ -13,7 +13,7 @@ import pytest
 from doubles.tool_servers import InMemoryToolServers
 
 from mlxk.adapters.mcp.tool_servers import McpToolServers
-from mlxk.application.ports.tool_servers import ToolServer, ToolServers
+from mlxk.application.ports.other_processes import ToolServer, ToolServers
 from mlxk.domain.errors import ExecutionError
 
 SERVER = Path(__file__).parents[2] / "tool_server.py"

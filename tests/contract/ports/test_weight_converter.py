@@ -12,7 +12,7 @@ from doubles.weight_converter import InMemoryWeightConverter
 from models.tiny_models import build as build_model
 
 from mlxk.adapters.mlx.conversion import MlxWeightConverter
-from mlxk.application.ports.weight_converter import WeightConverter
+from mlxk.application.ports.backends import WeightConverter
 from mlxk.domain.errors import ConversionFailedError, ExecutionError, UntrustedModelCodeError
 from mlxk.domain.models.model import ModelHandle, Origin, Quantization
 

@@ -12,7 +12,7 @@ from doubles.model_files import InMemoryModelFiles
 from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
-from mlxk.application.ports.workspace_store import CopyMethod, Provenance, WorkspaceStore
+from mlxk.application.ports.model_directories import CopyMethod, Provenance, WorkspaceStore
 from mlxk.domain.errors import LocksPresentError, ValidationError
 from mlxk.domain.models.model import SENTINEL_NAME, ModelHandle, Origin, Workspace
 

@@ -12,7 +12,7 @@ from doubles.progress import InMemoryProgress
 from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.application.ports.model_cache import LockHolder
-from mlxk.application.ports.workspace_store import CopyMethod
+from mlxk.application.ports.model_directories import CopyMethod
 from mlxk.application.use_cases.clone_model import CloneModel, CloneRequest, CloneResult
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.pull_model import PullModel

@@ -11,7 +11,7 @@ from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
 from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.application.ports.model_files import FileListing
+from mlxk.application.ports.model_directories import FileListing
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.domain.errors import ModelNotFoundError
 from mlxk.domain.models.model import Capability, Framework, ModelHandle, ModelType, Origin, Workspace

@@ -11,7 +11,7 @@ from doubles.model_files import InMemoryModelFiles
 from doubles.model_source import InMemoryModelSource
 from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.application.ports.model_files import FileListing, ModelFiles
+from mlxk.application.ports.model_directories import FileListing, ModelFiles
 from mlxk.application.use_cases.describe_model import DescribeModel, read_snapshot
 from mlxk.application.use_cases.list_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel

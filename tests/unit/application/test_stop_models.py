@@ -6,7 +6,7 @@ from doubles.model_source import InMemoryModelSource
 from doubles.running_servers import InMemoryRunningServers
 from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.application.ports.running_servers import RunningServer
+from mlxk.application.ports.other_processes import RunningServer
 from mlxk.application.ports.text_generator import ResidentModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.stop_models import StopModels

@@ -13,7 +13,7 @@ import falcon
 
 from mlxk.application.incoming_message import Recording
 from mlxk.application.policy import require_speech_model
-from mlxk.application.ports.event_log import EventLog
+from mlxk.application.ports.system import EventLog
 from mlxk.domain import transcription
 from mlxk.domain.errors import (
     CapabilityError,

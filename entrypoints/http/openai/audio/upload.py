@@ -9,7 +9,7 @@ from typing import BinaryIO, Self
 
 import attrs
 
-from mlxk.application.ports.audio_decoder import AudioDecoder
+from mlxk.application.ports.media import AudioDecoder
 from mlxk.domain.errors import BackendNotInstalledError, PayloadTooLargeError, StorageError, ValidationError
 from mlxk.domain.generation.media import MAX_AUDIO_BYTES, DecodedAudio, check_audio_length
 from mlxk.entrypoints.http.requests.validation import located

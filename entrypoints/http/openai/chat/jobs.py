@@ -14,7 +14,7 @@ import attrs
 from mlxk.application.generation_options import GenerationOptions
 from mlxk.application.incoming_message import Recording
 from mlxk.application.policy import require_speech_model, require_text_model
-from mlxk.application.ports.clock import Clock
+from mlxk.application.ports.system import Clock
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.text_streams import TranscriptLimits, TranscriptStream
 from mlxk.application.use_cases.transcribe_audio import TranscribeAudio

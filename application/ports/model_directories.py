@@ -1,5 +1,6 @@
-"""Port: workspaces, the editable copies of models in ordinary directories."""
+"""Ports to the directories of models: their files, the verification of their content, and editable workspaces."""
 
+import datetime
 import enum
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
@@ -8,9 +9,78 @@ from typing import Protocol
 
 import attrs
 
-from mlxk.application.ports.model_cache import ManifestEntry
-from mlxk.application.ports.model_source import ModelSource
-from mlxk.domain.models.model import ModelHandle, Workspace
+from mlxk.application.ports.model_cache import ManifestEntry, ModelSource
+from mlxk.domain.models.model import FileEntry, ModelHandle, Workspace
+
+
+@attrs.frozen
+class FileListing:
+    """The files of a model directory at one point in time."""
+
+    files: tuple[FileEntry, ...]
+    """Every regular file, links followed, sorted by path, without the litter of file managers and network drives."""
+    dangling: tuple[str, ...]
+    """Dangling links, sorted by path."""
+    modified: datetime.datetime
+    """Modification time of the directory, UTC."""
+
+
+class ModelFiles(Protocol):
+    """Reads files below a model directory. Links to files are followed, links to directories are not."""
+
+    @abstractmethod
+    def list(self, directory: str) -> FileListing:
+        """List the files of a model.
+
+        Files that disappear or cannot be accessed meanwhile are omitted; link cycles are not followed.
+
+        Raises:
+            StorageError: The directory does not exist or cannot be read.
+        """
+
+    @abstractmethod
+    def outward_links(self, directory: str) -> tuple[str, ...]:
+        """Return the links that lead out of a directory, to nowhere or to another directory, sorted.
+
+        Raises:
+            StorageError: The directory does not exist or cannot be read.
+        """
+
+    @abstractmethod
+    def read(self, directory: str, path: str, limit: int) -> bytes | None:
+        """Return the first ``limit`` bytes of one file, or None when it does not exist or cannot be read."""
+
+    @abstractmethod
+    def read_end(self, directory: str, path: str, limit: int) -> bytes | None:
+        """Return the last ``limit`` bytes of one file, or None when it does not exist or cannot be read."""
+
+
+@attrs.frozen
+class VerificationResult:
+    """Result of hashing every file."""
+
+    checked: int
+    """Number of files with a recorded digest."""
+    unverifiable: tuple[str, ...]
+    """Files without a recorded digest, sorted."""
+    damaged: tuple[str, ...]
+    """Files that differ from their digest or cannot be read, sorted."""
+
+
+class ContentVerifier(Protocol):
+    """Hashes the files of one model, offline."""
+
+    @abstractmethod
+    def verify(self, handle: ModelHandle, progress: Callable[[int, int], None]) -> VerificationResult:
+        """Read and hash every file.
+
+        Args:
+            handle: A model of any origin; the digests of a workspace are those of its record, if it has one.
+            progress: Called with the bytes read so far and the total, often enough for a progress bar.
+
+        Raises:
+            StorageError: The directory cannot be read.
+        """
 
 
 class CopyMethod(enum.Enum):

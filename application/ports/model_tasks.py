@@ -1,13 +1,16 @@
-"""Port: prompts as a model gets them: rendered with its chat template and tokenized, without its weights."""
+"""Ports: what a loaded model does besides generating text: tokenize, embed texts, and transcribe recordings."""
 
 from abc import abstractmethod
+from collections.abc import Generator
 from typing import Protocol
 
 import attrs
 
+from mlxk.domain.embedding import EmbeddingRequest, Embeddings
 from mlxk.domain.generation.conversation import Adaptation
 from mlxk.domain.generation.request import GenerationRequest, TokenIds
 from mlxk.domain.models.model import ModelHandle
+from mlxk.domain.transcription import TranscriptEvent, TranscriptionRequest
 
 
 @attrs.frozen
@@ -151,3 +154,44 @@ class ModelTokenizer(Protocol):
     @abstractmethod
     def spell(self, model: ModelHandle, tokens: TokenIds) -> tuple[TokenSpelling, ...]:
         """Return the spelling of each of some tokens that exist."""
+
+
+class TextEmbedder(Protocol):
+    """Runs embedding models, loading them on request. Thread-safe."""
+
+    @abstractmethod
+    def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Return the embeddings of texts, normalised to length one.
+
+        The embedding of a text does not depend on the other texts of the request.
+
+        Raises:
+            ValidationError: The request is out of range, the model does not support the number of dimensions, or a
+                token is not in its vocabulary.
+            CapabilityError: The model does not support instructions.
+            ContextLengthError: A text is longer than the context window, and truncation was not requested.
+            IncompatibleModelError, UntrustedModelCodeError, UnhealthyModelError, BackendNotInstalledError: The model
+                cannot be loaded.
+            ExecutionError: Loading or computing failed for another reason.
+        """
+
+
+class SpeechTranscriber(Protocol):
+    """Runs speech models, loading them on request."""
+
+    @abstractmethod
+    def transcribe(self, request: TranscriptionRequest) -> Generator[TranscriptEvent, None, None]:
+        """Transcribe a recording.
+
+        Work starts with the first event that is requested. Closing the generator stops it.
+
+        Yields:
+            Any number of ``TranscriptionProgress``, the segments of which are final, then exactly one ``Transcript``.
+
+        Raises:
+            ValidationError: A setting is out of range, or the file is missing, empty, too large, too long or not audio.
+            CapabilityError: The model does not support the language, a language option, a prompt, or word timestamps.
+            BackendNotInstalledError: The package or program that is needed is not installed.
+            IncompatibleModelError, UntrustedModelCodeError, UnhealthyModelError: The model cannot be loaded.
+            ExecutionError: Loading or transcribing failed for another reason.
+        """

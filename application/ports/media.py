@@ -1,10 +1,10 @@
-"""Port: pixels and EXIF metadata of encoded images."""
+"""Ports to media: pixels and EXIF metadata of encoded images, and samples of audio files."""
 
 from abc import abstractmethod
 from typing import Protocol
 
 from mlxk.domain.generation.image_table import ImageFacts
-from mlxk.domain.generation.media import DecodedImage, EncodedImage
+from mlxk.domain.generation.media import DecodedAudio, DecodedImage, EncodedImage
 
 
 class ImageReader(Protocol):
@@ -22,3 +22,21 @@ class ImageReader(Protocol):
     @abstractmethod
     def read_exif(self, image: EncodedImage) -> ImageFacts:
         """Return the plausible EXIF values without decoding pixels; empty for a file that cannot be read."""
+
+
+class AudioDecoder(Protocol):
+    """Decodes audio files into samples for prompts. Thread-safe."""
+
+    @abstractmethod
+    def decode(self, path: str, name: str) -> DecodedAudio:
+        """Decode a file of any length.
+
+        Args:
+            path: Path of the file.
+            name: The name used in error messages, as the user wrote it.
+
+        Raises:
+            ValidationError: The file is missing, empty, too large, or not audio.
+            StorageError: The file cannot be read.
+            BackendNotInstalledError: The format needs a package or program that is not installed.
+        """

@@ -1,10 +1,14 @@
-"""Port: downloads from the hub."""
+"""Ports to the hub: downloads, uploads, and the folder that an upload is made from."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Protocol
 
-from mlxk.application.ports.progress import Progress
+import attrs
+
+from mlxk.application.ports.system import Progress
 from mlxk.domain.download import DownloadPlan, RemoteModel
+from mlxk.domain.publication import ChangeSet, ContentDigests, FolderScan, RemoteState
 from mlxk.domain.search import FoundModel, RemoteCard
 
 
@@ -100,4 +104,115 @@ class ModelHub(Protocol):
         Raises:
             AccessDeniedError, NetworkError, DownloadFailedError: As above; valid bytes are kept.
             StorageError: The disk is full or not writable; valid bytes are kept.
+        """
+
+
+@attrs.frozen
+class Publication:
+    """One commit to make."""
+
+    name: str
+    """``org/name``."""
+    branch: str
+    directory: str
+    """The local folder of the files, absolute."""
+    changes: ChangeSet
+    message: str
+    parent: str | None
+    """The commit that the changes are relative to; the hub refuses if the branch has moved."""
+
+
+@attrs.frozen
+class Published:
+    """A commit on the hub."""
+
+    commit: str
+    url: str
+    log: tuple[str, ...] = ()
+    """Messages of the hub client."""
+
+
+class ModelPublisher(Protocol):
+    """Writes to the hub with the user's token. Every request has a timeout."""
+
+    @abstractmethod
+    def url(self, name: str) -> str:
+        """Return the URL of a repository."""
+
+    @abstractmethod
+    def state(self, name: str, branch: str) -> RemoteState:
+        """Return the state of a repository; one that is not visible with the token does not exist.
+
+        Raises:
+            AccessDeniedError: There is no token, or it is invalid.
+            NetworkError, DownloadFailedError: As in ``ModelHub``.
+        """
+
+    @abstractmethod
+    def create(self, name: str, *, private: bool) -> None:
+        """Create a repository; an existing one stays as it is.
+
+        Raises:
+            AccessDeniedError: The token does not permit it.
+            NetworkError, UploadFailedError: The hub refuses.
+        """
+
+    @abstractmethod
+    def create_branch(self, name: str, branch: str) -> None:
+        """Create a branch at the head of the default branch.
+
+        Raises:
+            The same errors as ``create``.
+        """
+
+    @abstractmethod
+    def publish(self, publication: Publication, progress: Progress) -> Published:
+        """Upload the files and make one commit. Files uploaded by an earlier attempt are not sent again.
+
+        Raises:
+            UploadFailedError: The branch has moved, or the hub refuses; nothing was committed.
+            AccessDeniedError, NetworkError: As above.
+        """
+
+
+class PublicationFolder(Protocol):
+    """Reads folders to be published. Links out of the folder are not followed."""
+
+    @abstractmethod
+    def find(self, path: str) -> str | None:
+        """Return the absolute directory a path means, or None when it is not a directory."""
+
+    @abstractmethod
+    def scan(self, directory: str) -> FolderScan:
+        """List the files to publish, by the rules of ``domain.publication`` and of the folder's ``.hfignore``.
+
+        ``.hfignore`` has the syntax of ``.gitignore``; as in git, a file below an ignored directory cannot be included
+        again.
+
+        Raises:
+            ValidationError: The rules are invalid.
+            StorageError: The folder cannot be read.
+        """
+
+    @abstractmethod
+    def text(self, directory: str, path: str, limit: int) -> str | None:
+        """Return the text of a file; None when it is longer than ``limit`` bytes or binary.
+
+        The text of a ``.safetensors`` file is its header, in which programs record metadata.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+
+    @abstractmethod
+    def digests(self, directory: str, path: str, report: Callable[[int], None]) -> ContentDigests:
+        """Read a file and return its digests.
+
+        Args:
+            directory: The folder.
+            path: The file, relative to it.
+            report: Called with the bytes read so far.
+
+        Raises:
+            StorageError: The file cannot be read.
         """
