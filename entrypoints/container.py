@@ -17,11 +17,9 @@ from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.adapters.mlx.registry import MlxBackendRegistry
 from mlxk.adapters.system.machine import SystemClock, system_memory_probe
 from mlxk.application.ports.text_generator import TextGenerator
-from mlxk.application.use_cases.check_health import CheckHealth
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.application.use_cases.list_models import ListModels
+from mlxk.application.use_cases.inspect_models import CheckHealth, ListModels, ShowModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.application.use_cases.show_model import ShowModel
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError
 from mlxk.entrypoints import deferred
 from mlxk.entrypoints.settings import MIB, ServerSettings, Settings

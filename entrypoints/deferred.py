@@ -22,27 +22,19 @@ if TYPE_CHECKING:
     from mlxk.application.ports.model_tasks import ModelTokenizer, SpeechTranscriber, TextEmbedder
     from mlxk.application.ports.other_processes import RunningServers
     from mlxk.application.ports.system import Clock, MemoryProbe
+    from mlxk.application.use_cases.browse_hub import FindOutdated, RecommendModels, SearchModels, ShowRemoteModel
+    from mlxk.application.use_cases.cache_upkeep import MeasureCache, PruneCache, RemoveModel
     from mlxk.application.use_cases.clone_model import CloneModel
     from mlxk.application.use_cases.convert_model import ConvertModel
     from mlxk.application.use_cases.describe_model import DescribeModel
-    from mlxk.application.use_cases.embed_text import EmbedText
-    from mlxk.application.use_cases.find_outdated import FindOutdated
     from mlxk.application.use_cases.generate_text import GenerateText
-    from mlxk.application.use_cases.load_model import LoadModel
     from mlxk.application.use_cases.make_room import MakeRoom
-    from mlxk.application.use_cases.measure_cache import MeasureCache
-    from mlxk.application.use_cases.prune_cache import PruneCache
+    from mlxk.application.use_cases.model_tasks import EmbedText, LoadModel, TokenizeText, TranscribeAudio
     from mlxk.application.use_cases.pull_model import PullModel
     from mlxk.application.use_cases.push_model import PushModel
-    from mlxk.application.use_cases.recommend_models import RecommendModels
-    from mlxk.application.use_cases.remove_model import RemoveModel
     from mlxk.application.use_cases.resolve_model import ResolveModel
-    from mlxk.application.use_cases.search_models import SearchModels
     from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
-    from mlxk.application.use_cases.show_remote_model import ShowRemoteModel
     from mlxk.application.use_cases.stop_models import StopModels
-    from mlxk.application.use_cases.tokenize_text import TokenizeText
-    from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
     from mlxk.domain.recommendation import Recommendations
 
 
@@ -124,42 +116,42 @@ class DeferredAudioDecoder(AudioDecoder):
 
 def measure_cache(cache: "ModelCache") -> "MeasureCache":
     """Return the use case that measures the cache."""
-    from mlxk.application.use_cases.measure_cache import MeasureCache
+    from mlxk.application.use_cases.cache_upkeep import MeasureCache
 
     return MeasureCache(cache)
 
 
 def prune_cache(cache: "ModelCache") -> "PruneCache":
     """Return the use case that removes waste."""
-    from mlxk.application.use_cases.prune_cache import PruneCache
+    from mlxk.application.use_cases.cache_upkeep import PruneCache
 
     return PruneCache(cache, measure_cache(cache))
 
 
 def search_models(hub: "ModelHub", memory: "MemoryProbe") -> "SearchModels":
     """Return the use case that searches the hub."""
-    from mlxk.application.use_cases.search_models import SearchModels
+    from mlxk.application.use_cases.browse_hub import SearchModels
 
     return SearchModels(hub, memory)
 
 
 def recommend_models(read: "Callable[[], Recommendations]", memory: "MemoryProbe") -> "RecommendModels":
     """Return the use case that recommends models."""
-    from mlxk.application.use_cases.recommend_models import RecommendModels
+    from mlxk.application.use_cases.browse_hub import RecommendModels
 
     return RecommendModels(read(), memory)
 
 
 def find_outdated(cache: "ModelCache", hub: "ModelHub") -> "FindOutdated":
     """Return the use case that compares cached models with the hub."""
-    from mlxk.application.use_cases.find_outdated import FindOutdated
+    from mlxk.application.use_cases.browse_hub import FindOutdated
 
     return FindOutdated(cache, hub)
 
 
 def show_remote_model(cache: "ModelCache", hub: "ModelHub", memory: "MemoryProbe", owner: str) -> "ShowRemoteModel":
     """Return the use case that describes a model on the hub."""
-    from mlxk.application.use_cases.show_remote_model import ShowRemoteModel
+    from mlxk.application.use_cases.browse_hub import ShowRemoteModel
 
     return ShowRemoteModel(cache, hub, memory, owner)
 
@@ -225,7 +217,7 @@ def pull_model(
 
 def remove_model(cache: "ModelCache", resolve: "ResolveModel") -> "RemoveModel":
     """Return the use case that removes models."""
-    from mlxk.application.use_cases.remove_model import RemoveModel
+    from mlxk.application.use_cases.cache_upkeep import RemoveModel
 
     return RemoveModel(cache, resolve)
 
@@ -234,7 +226,7 @@ def transcribe_audio(
     resolve: "ResolveModel", describe: "DescribeModel", transcriber: "SpeechTranscriber", memory: "MemoryProbe"
 ) -> "TranscribeAudio":
     """Return the use case that transcribes recordings."""
-    from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
+    from mlxk.application.use_cases.model_tasks import TranscribeAudio
 
     return TranscribeAudio(resolve, describe, transcriber, memory)
 
@@ -243,7 +235,7 @@ def embed_text(
     resolve: "ResolveModel", describe: "DescribeModel", embedder: "TextEmbedder", memory: "MemoryProbe"
 ) -> "EmbedText":
     """Return the use case that embeds texts."""
-    from mlxk.application.use_cases.embed_text import EmbedText
+    from mlxk.application.use_cases.model_tasks import EmbedText
 
     return EmbedText(resolve, describe, embedder, memory)
 
@@ -275,14 +267,14 @@ def stop_models(servers: "RunningServers", resolve: "ResolveModel") -> "StopMode
 
 def load_model(generator: TextGenerator, memory: "MemoryProbe", log: EventLog) -> "LoadModel":
     """Return the use case that has a model in memory."""
-    from mlxk.application.use_cases.load_model import LoadModel
+    from mlxk.application.use_cases.model_tasks import LoadModel
 
     return LoadModel(generator, memory, log)
 
 
 def tokenize_text(generate: "GenerateText", tokenizer: "ModelTokenizer") -> "TokenizeText":
     """Return the use case that counts tokens and renders prompts."""
-    from mlxk.application.use_cases.tokenize_text import TokenizeText
+    from mlxk.application.use_cases.model_tasks import TokenizeText
 
     return TokenizeText(generate, tokenizer)
 

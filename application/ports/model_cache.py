@@ -1,5 +1,6 @@
 """Ports: where models are found by name, and the cache of those downloaded from the hub."""
 
+import contextlib
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
@@ -7,9 +8,10 @@ from typing import Protocol
 
 import attrs
 
+from mlxk.application.ports.system import Progress
 from mlxk.domain.errors import Advice, LocksPresentError
 from mlxk.domain.models.disk_usage import ModelUsage, Waste
-from mlxk.domain.models.model import ModelHandle
+from mlxk.domain.models.model import ModelHandle, Origin
 
 
 class ModelSource(Protocol):
@@ -227,3 +229,31 @@ class ModelCache(ModelSource, Protocol):
         Raises:
             StorageError: A file cannot be deleted; what was removed before stays so.
         """
+
+
+def reserved(cache: ModelCache, name: str, activity: str, progress: Progress) -> AbstractContextManager[None]:
+    """Lock a model of the cache for the length of a ``with`` block, waiting for other processes.
+
+    Args:
+        cache: The cache.
+        name: ``org/name``; it need not be cached.
+        activity: Shown to processes that wait, such as ``pulling it``.
+        progress: Gets a note when this process has to wait.
+
+    Raises:
+        StorageError: The cache cannot be written to.
+    """
+
+    def waiting(holder: LockHolder) -> None:
+        progress.note(f"Waiting for {holder}.")
+
+    return cache.reserve(name, activity, waiting)
+
+
+def reserved_source(
+    cache: ModelCache, source: ModelHandle, activity: str, progress: Progress
+) -> AbstractContextManager[None]:
+    """Lock the source of a copy as ``reserved`` does; one outside the cache has no lock."""
+    if source.origin is not Origin.CACHE:
+        return contextlib.nullcontext()
+    return reserved(cache, source.name, activity, progress)

@@ -1,1 +1,1 @@
-"""Use cases, one a module: a frozen class with its ports as fields and one ``__call__``."""
+"""Use cases, a module a subject: frozen classes with their ports as fields and one ``__call__``."""

@@ -2,9 +2,8 @@
 
 import attrs
 
-from mlxk.application.cache_lock import reserved_source
 from mlxk.application.policy import require_closed
-from mlxk.application.ports.model_cache import ModelCache
+from mlxk.application.ports.model_cache import ModelCache, reserved_source
 from mlxk.application.ports.model_directories import CopyMethod, ModelFiles, Provenance, WorkspaceDraft, WorkspaceStore
 from mlxk.application.ports.system import Confirmation, Progress
 from mlxk.application.use_cases.describe_model import DescribeModel

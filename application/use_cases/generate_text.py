@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
-from mlxk.application.generation_options import GenerationOptions, Prompt
-from mlxk.application.incoming_message import (
+from mlxk.application.generation_input import (
+    GenerationOptions,
     ImageSource,
     IncomingConversation,
     IncomingMessage,
     IncomingPart,
+    Prompt,
     Recording,
 )
 from mlxk.application.policy import (

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
-from mlxk.application.generation_options import GenerationOptions
+from mlxk.application.generation_input import GenerationOptions
 from mlxk.application.use_cases.generate_text import GenerateText
-from mlxk.application.use_cases.tokenize_text import TokenizeText
+from mlxk.application.use_cases.model_tasks import TokenizeText
 from mlxk.domain.errors import Advice, ContextLengthError, ExecutionError, Remedy
 from mlxk.domain.generation.conversation import Conversation, Role, Turn
 from mlxk.domain.generation.request import GenerationSettings, TextDelta

@@ -5,9 +5,8 @@ from collections.abc import Callable
 
 import attrs
 
-from mlxk.application.cache_lock import reserved
 from mlxk.application.ports.hub import ModelHub
-from mlxk.application.ports.model_cache import ModelCache, ModelSource
+from mlxk.application.ports.model_cache import ModelCache, ModelSource, reserved
 from mlxk.application.ports.system import Confirmation, Progress
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import close_names, without_revisions

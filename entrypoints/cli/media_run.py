@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from mlxk.application.generation_options import GenerationOptions, Prompt
-from mlxk.application.incoming_message import IncomingConversation, Recording
+from mlxk.application.generation_input import GenerationOptions, IncomingConversation, Prompt, Recording
 from mlxk.application.policy import answers_about_audio
 from mlxk.application.ports.model_cache import ModelSource
 from mlxk.application.ports.model_tasks import TokenizedText

@@ -1,5 +1,8 @@
 """The wiring: every provider can be called, and what it returns implements its port."""
 
+import importlib
+import inspect
+import pkgutil
 import re
 import threading
 from pathlib import Path
@@ -8,6 +11,7 @@ from typing import Any
 import pytest
 from dependency_injector import providers
 
+import mlxk.application.use_cases
 from mlxk.entrypoints.container import Adapters, UseCases, build
 from mlxk.entrypoints.settings import Settings, read_settings
 
@@ -43,9 +47,15 @@ def test_every_use_case_can_be_built(name: str, settings: Settings) -> None:
     assert callable(use_case)
 
 
-def test_every_use_case_is_wired(settings: Settings, root: Path) -> None:
-    modules = {path.stem for path in (root / "application" / "use_cases").glob("*.py")} - {"__init__"}
-    assert modules == set(provided(build(settings).use_cases))
+def test_every_use_case_is_wired(settings: Settings) -> None:
+    use_cases = {type(getattr(build(settings).use_cases, name)()) for name in provided(build(SETTINGS).use_cases)}
+    defined = {
+        member
+        for info in pkgutil.iter_modules(mlxk.application.use_cases.__path__, "mlxk.application.use_cases.")
+        for _, member in inspect.getmembers(importlib.import_module(info.name), inspect.isclass)
+        if member.__module__ == info.name and "__call__" in vars(member)
+    }
+    assert defined == use_cases
 
 
 def test_an_adapter_is_built_once_even_when_asked_for_by_many_threads_at_once(settings: Settings) -> None:

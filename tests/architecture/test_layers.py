@@ -24,7 +24,7 @@ FORBIDDEN = {
     ),
     "a use case in an adapter": (
         "adapters/system/machine.py",
-        "mlxk.application.use_cases.list_models",
+        "mlxk.application.use_cases.inspect_models",
         "Adapters see ports, never use cases",
     ),
     "an adapter in an entrypoint": (

@@ -19,7 +19,7 @@ from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.adapters.mlx.registry import MlxBackendRegistry
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.application.use_cases.list_models import ListModels
+from mlxk.application.use_cases.inspect_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.models.model import ModelDescription, Origin
 

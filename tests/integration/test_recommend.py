@@ -11,7 +11,7 @@ from syrupy.assertion import SnapshotAssertion
 
 from mlxk.adapters.builtin.packaged import recommendations
 from mlxk.adapters.system.machine import system_memory_probe
-from mlxk.application.use_cases.recommend_models import RecommendModels
+from mlxk.application.use_cases.browse_hub import RecommendModels
 from mlxk.domain.models.memory import MemoryReading
 from mlxk.domain.recommendation import Purpose
 from mlxk.entrypoints.cli.render.remote_models import recommend_table

@@ -20,16 +20,13 @@ from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.adapters.mlx.audio_file import MlxAudioDecoder
 from mlxk.adapters.system.machine import SystemClock
+from mlxk.application.use_cases.cache_upkeep import RemoveModel
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.application.use_cases.embed_text import EmbedText
 from mlxk.application.use_cases.generate_text import GenerateText
-from mlxk.application.use_cases.load_model import LoadModel
+from mlxk.application.use_cases.model_tasks import EmbedText, LoadModel, TokenizeText, TranscribeAudio
 from mlxk.application.use_cases.pull_model import PullModel
-from mlxk.application.use_cases.remove_model import RemoveModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
-from mlxk.application.use_cases.tokenize_text import TokenizeText
-from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 from mlxk.domain.models.memory import MemoryReading
 from mlxk.domain.transcription import Segment, TimedWord, Transcript
 from mlxk.entrypoints.http.api import HttpApi, ServerContext, Services

@@ -10,7 +10,7 @@ from types import MappingProxyType
 import attrs
 import falcon
 
-from mlxk.application.generation_options import GenerationOptions
+from mlxk.application.generation_input import GenerationOptions
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.request import (
     Finished,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from mlxk.application.generation_options import GenerationOptions
+from mlxk.application.generation_input import GenerationOptions
 from mlxk.domain.errors import CapabilityError, MlxkError, StorageError, ValidationError
 from mlxk.domain.generation.conversation import Message, Role, turns
 from mlxk.domain.generation.media import DEFAULT_AUDIO_PROMPT, DEFAULT_IMAGE_PROMPT

@@ -6,8 +6,7 @@ from typing import Any
 
 import attrs
 
-from mlxk.application.generation_options import GenerationOptions
-from mlxk.application.incoming_message import Recording
+from mlxk.application.generation_input import GenerationOptions, Recording
 from mlxk.application.ports.model_cache import ModelSource
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.use_cases.generate_text import GenerateText, PreparedImage

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 
-from mlxk.application.use_cases.embed_text import EmbeddingResult, EmbedText
+from mlxk.application.use_cases.model_tasks import EmbeddingResult, EmbedText
 from mlxk.domain.embedding import EmbeddingSettings, InputKind
 from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
 from mlxk.domain.models.model import ModelDescription

@@ -2,8 +2,7 @@
 
 import argparse
 
-from mlxk.application.use_cases.measure_cache import EVERY_KIND
-from mlxk.application.use_cases.prune_cache import PruneRequest
+from mlxk.application.use_cases.cache_upkeep import EVERY_KIND, PruneRequest
 from mlxk.domain.errors import InterruptedRunError
 from mlxk.domain.models.disk_usage import WasteKind
 from mlxk.entrypoints.cli.command import CommandContext, add_cached_pattern

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mlxk.application.use_cases.search_models import DEFAULT_RESULTS
+from mlxk.application.use_cases.browse_hub import DEFAULT_RESULTS
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output

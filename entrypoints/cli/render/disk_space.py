@@ -1,7 +1,6 @@
 """JSON and text of the results of ``du`` and ``prune``."""
 
-from mlxk.application.use_cases.measure_cache import CacheUsage, MeasuredModel
-from mlxk.application.use_cases.prune_cache import PruneResult, PruneStatus, waste_lines
+from mlxk.application.use_cases.cache_upkeep import CacheUsage, MeasuredModel, PruneResult, PruneStatus, waste_lines
 from mlxk.domain.models.disk_usage import StoredRevision, Waste, size_of
 from mlxk.entrypoints.cli.render.formatting import decimal_size, printable, table
 

@@ -4,9 +4,7 @@ import json
 import textwrap
 from collections.abc import Sequence
 
-from mlxk.application.use_cases.find_outdated import ComparedModel, Freshness
-from mlxk.application.use_cases.search_models import SearchResult
-from mlxk.application.use_cases.show_remote_model import RemoteDetails
+from mlxk.application.use_cases.browse_hub import ComparedModel, Freshness, RemoteDetails, SearchResult
 from mlxk.domain.models.memory import MemoryFit, MemoryReading
 from mlxk.domain.recommendation import Fact, Purpose, Recommendation
 from mlxk.entrypoints.cli.render.formatting import decimal_size, printable, table, table_lines

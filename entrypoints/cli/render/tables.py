@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from mlxk.application.ports.model_tasks import EndToken, FittedConversation, FormatReport
-from mlxk.application.use_cases.check_health import HealthEntry
+from mlxk.application.use_cases.inspect_models import HealthEntry
 from mlxk.domain.models.detection import foreign_quantization
 from mlxk.domain.models.integrity import listed
 from mlxk.domain.models.memory import MemoryFit, MemoryVerdict, text_section

@@ -7,7 +7,7 @@ import attrs
 import falcon
 
 from mlxk.application.policy import require_embedding_model
-from mlxk.application.use_cases.embed_text import EmbeddingResult
+from mlxk.application.use_cases.model_tasks import EmbeddingResult
 from mlxk.domain.embedding import MAX_INPUTS, EmbeddingSettings
 from mlxk.domain.errors import FeatureGateError
 from mlxk.entrypoints.http.api import ServerContext

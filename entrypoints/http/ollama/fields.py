@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import attrs
 
-from mlxk.application.generation_options import GenerationOptions
+from mlxk.application.generation_input import GenerationOptions
 from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation.request import MAX_LOGPROB_ALTERNATIVES, Effort
 from mlxk.domain.models.model import ServedModel

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import attrs
 import falcon
 
-from mlxk.application.generation_options import GenerationOptions
+from mlxk.application.generation_input import GenerationOptions
 from mlxk.application.ports.text_generator import TextStream
-from mlxk.application.use_cases.tokenize_text import TokenizeText
+from mlxk.application.use_cases.model_tasks import TokenizeText
 from mlxk.domain.errors import CapabilityError
 from mlxk.domain.formats.insertion import InsertionFormat, insertion_format
 from mlxk.domain.models.model import ServedModel

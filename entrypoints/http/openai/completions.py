@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import attrs
 import falcon
 
-from mlxk.application.generation_options import GenerationOptions
+from mlxk.application.generation_input import GenerationOptions
 from mlxk.application.text_streams import PromptDelta
 from mlxk.domain.generation.request import (
     Finished,

@@ -14,7 +14,7 @@ import falcon
 import orjson
 
 from mlxk.application.policy import require_embedding_model
-from mlxk.application.use_cases.embed_text import EmbeddingResult
+from mlxk.application.use_cases.model_tasks import EmbeddingResult
 from mlxk.domain.embedding import MAX_INPUTS, EmbeddingSettings, Input, InputKind, Vector, as_base64
 from mlxk.domain.errors import NetworkError
 from mlxk.entrypoints.http.api import ServerContext

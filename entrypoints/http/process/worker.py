@@ -22,8 +22,7 @@ from typing import TextIO, cast
 
 import attrs
 
-from mlxk.application.generation_options import GenerationOptions
-from mlxk.application.incoming_message import Recording
+from mlxk.application.generation_input import GenerationOptions, Recording
 from mlxk.application.policy import require_embedding_model, require_served_model
 from mlxk.application.ports.system import EventLog
 from mlxk.domain.embedding import EmbeddingSettings

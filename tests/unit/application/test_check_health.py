@@ -12,8 +12,8 @@ from doubles.model_files import InMemoryModelFiles
 from doubles.model_source import InMemoryModelSource
 from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.application.use_cases.check_health import CheckHealth, HealthEntry
 from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.application.use_cases.inspect_models import CheckHealth, HealthEntry
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import AmbiguousModelError, ModelNotFoundError
 from mlxk.domain.models.model import ModelHandle, Workspace

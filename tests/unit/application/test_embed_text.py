@@ -13,7 +13,7 @@ from doubles.text_embedder import InMemoryTextEmbedder
 from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.application.use_cases.describe_model import DescribeModel
-from mlxk.application.use_cases.embed_text import EmbedText
+from mlxk.application.use_cases.model_tasks import EmbedText
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.embedding import EmbeddingSettings
 from mlxk.domain.errors import (

@@ -4,7 +4,7 @@ import pytest
 from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_hub import InMemoryModelHub, RemoteRepository
 
-from mlxk.application.use_cases.find_outdated import FindOutdated, Freshness
+from mlxk.application.use_cases.browse_hub import FindOutdated, Freshness
 from mlxk.domain.errors import ModelNotFoundError, NetworkError
 
 A, B = "a" * 40, "b" * 40

@@ -18,14 +18,13 @@ from doubles.text_generator import InMemoryTextGenerator
 from doubles.workspace_store import InMemoryWorkspaceStore
 from models.pictures import tone
 
-from mlxk.application.generation_options import GenerationOptions
-from mlxk.application.incoming_message import IncomingConversation, Recording
+from mlxk.application.generation_input import GenerationOptions, IncomingConversation, Recording
 from mlxk.application.policy import answers_about_audio
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import GenerateText
+from mlxk.application.use_cases.model_tasks import TranscribeAudio
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 from mlxk.domain.errors import Advice, CapabilityError, InsufficientMemoryError, Remedy, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Role
 from mlxk.domain.generation.request import GenerationRequest, GenerationSettings

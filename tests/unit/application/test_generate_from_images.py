@@ -19,8 +19,7 @@ from doubles.model_source import InMemoryModelSource
 from doubles.text_generator import InMemoryTextGenerator
 from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.application.generation_options import GenerationOptions
-from mlxk.application.incoming_message import ImageSource, IncomingConversation
+from mlxk.application.generation_input import GenerationOptions, ImageSource, IncomingConversation
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.text_streams import ImageTableDelta
 from mlxk.application.use_cases.describe_model import DescribeModel

@@ -17,7 +17,7 @@ from doubles.model_source import InMemoryModelSource
 from doubles.text_generator import InMemoryTextGenerator
 from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.application.generation_options import GenerationOptions, Prompt
+from mlxk.application.generation_input import GenerationOptions, Prompt
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import GenerateText

@@ -13,7 +13,7 @@ from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.application.ports.model_directories import FileListing, ModelFiles
 from mlxk.application.use_cases.describe_model import DescribeModel, read_snapshot
-from mlxk.application.use_cases.list_models import ListModels
+from mlxk.application.use_cases.inspect_models import ListModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import ModelNotFoundError, StorageError
 from mlxk.domain.models.model import Framework, ModelHandle, ModelType, Origin, Workspace

@@ -7,8 +7,7 @@ from doubles.model_cache import PARTIAL_BYTES, CachedModel, InMemoryModelCache
 from doubles.model_files import InMemoryModelFiles
 
 from mlxk.application.ports.model_cache import LockHolder
-from mlxk.application.use_cases.measure_cache import MeasureCache
-from mlxk.application.use_cases.prune_cache import PruneCache, PruneRequest, PruneResult, PruneStatus
+from mlxk.application.use_cases.cache_upkeep import MeasureCache, PruneCache, PruneRequest, PruneResult, PruneStatus
 from mlxk.domain.errors import ModelNotFoundError, RequiresConfirmationError
 from mlxk.domain.models.disk_usage import ModelUsage, StoredContent, WasteKind, find_waste
 

@@ -4,7 +4,7 @@ import pytest
 from doubles.memory_probe import InMemoryMemoryProbe
 from doubles.model_hub import InMemoryModelHub, RemoteRepository
 
-from mlxk.application.use_cases.search_models import SearchModels
+from mlxk.application.use_cases.browse_hub import SearchModels
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.models.memory import MemoryFit, MemoryReading
 

@@ -11,8 +11,8 @@ from doubles.model_source import InMemoryModelSource
 from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.application.use_cases.inspect_models import ShowModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.application.use_cases.show_model import ShowModel
 from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, ValidationError
 from mlxk.domain.models.model import FileEntry, Quantization
 

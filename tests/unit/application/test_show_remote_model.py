@@ -7,7 +7,7 @@ from doubles.memory_probe import InMemoryMemoryProbe
 from doubles.model_cache import InMemoryModelCache
 from doubles.model_hub import InMemoryModelHub, RemoteRepository
 
-from mlxk.application.use_cases.show_remote_model import ShowRemoteModel
+from mlxk.application.use_cases.browse_hub import ShowRemoteModel
 from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, ValidationError
 from mlxk.domain.models.memory import RESERVE_BYTES, MemoryFit, MemoryReading
 

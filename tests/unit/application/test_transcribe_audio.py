@@ -12,10 +12,10 @@ from doubles.model_source import InMemoryModelSource
 from doubles.speech_transcriber import InMemorySpeechTranscriber
 from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.application.incoming_message import Recording
+from mlxk.application.generation_input import Recording
 from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.application.use_cases.model_tasks import TranscribeAudio
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
 from mlxk.domain.errors import (
     CapabilityError,
     IncompatibleModelError,

@@ -5,7 +5,7 @@ import datetime
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
-from mlxk.application.use_cases.check_health import HealthEntry
+from mlxk.application.use_cases.inspect_models import HealthEntry
 from mlxk.domain.models.memory import MemoryReading, judge_memory
 from mlxk.domain.models.model import (
     Capability,

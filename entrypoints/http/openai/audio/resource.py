@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 
 import falcon
 
-from mlxk.application.incoming_message import Recording
+from mlxk.application.generation_input import Recording
 from mlxk.application.policy import require_speech_model
 from mlxk.application.ports.system import EventLog
 from mlxk.domain import transcription

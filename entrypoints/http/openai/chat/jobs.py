@@ -11,13 +11,12 @@ from typing import Protocol
 
 import attrs
 
-from mlxk.application.generation_options import GenerationOptions
-from mlxk.application.incoming_message import Recording
+from mlxk.application.generation_input import GenerationOptions, Recording
 from mlxk.application.policy import require_speech_model, require_text_model
 from mlxk.application.ports.system import Clock
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.application.text_streams import TranscriptLimits, TranscriptStream
-from mlxk.application.use_cases.transcribe_audio import TranscribeAudio
+from mlxk.application.use_cases.model_tasks import TranscribeAudio
 from mlxk.domain.errors import CapabilityError, ContextLengthError, PayloadTooLargeError, ValidationError
 from mlxk.domain.generation.conversation import Adaptation
 from mlxk.domain.models.model import Capability, ModelDescription, ServedModel

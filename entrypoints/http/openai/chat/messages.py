@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import attrs
 
-from mlxk.application.incoming_message import IncomingMessage
+from mlxk.application.generation_input import IncomingMessage
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import Message, Role, ToolCall
 from mlxk.domain.generation.media import DecodedAudio, EncodedImage, check_size

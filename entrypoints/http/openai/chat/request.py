@@ -5,8 +5,7 @@ from typing import Annotated, Any
 
 import attrs
 
-from mlxk.application.generation_options import GenerationOptions
-from mlxk.application.incoming_message import IncomingConversation
+from mlxk.application.generation_input import GenerationOptions, IncomingConversation
 from mlxk.application.policy import require_chat, require_reasoning, require_tools
 from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation.conversation import RESERVED_VARIABLES

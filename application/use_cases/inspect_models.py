@@ -1,4 +1,4 @@
-"""Check whether models are complete and undamaged: from sizes and headers, or deeply, from digests of every byte."""
+"""Inspect the models of this machine: list them, show one, and check their health."""
 
 from collections.abc import Callable
 
@@ -7,9 +7,83 @@ import attrs
 from mlxk.application.ports.model_directories import ContentVerifier, VerificationResult, WorkspaceStore
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.errors import ModelNotFoundError, StorageError
+from mlxk.domain.errors import Advice, ModelNotFoundError, Remedy, StorageError, ValidationError
 from mlxk.domain.models.integrity import listed
-from mlxk.domain.models.model import HealthReport, ModelHandle, Origin, Workspace, healthy, unhealthy
+from mlxk.domain.models.model import (
+    HealthReport,
+    ModelDescription,
+    ModelDetails,
+    ModelHandle,
+    Origin,
+    Workspace,
+    healthy,
+    unhealthy,
+)
+from mlxk.domain.models.reference import ModelRef
+
+
+@attrs.frozen
+class ListModels:
+    """Lists models of every framework, complete or not; entrypoints choose what to show."""
+
+    resolve: ResolveModel
+    describe: DescribeModel
+
+    def __call__(self, pattern: str | None = None) -> tuple[ModelDescription, ...]:
+        """Return the descriptions of the models a pattern selects, sorted by name.
+
+        A model that another process removes meanwhile is left out.
+
+        Args:
+            pattern: A part of the name in any case; or a pattern of names such as ``tiny*``; or an explicit path, which
+                selects workspaces only: the one at it, those in it, or those whose path begins with it. None selects
+                everything, a blank one nothing.
+
+        Raises:
+            StorageError: The cache or the directory of the pattern exists but cannot be read.
+        """
+        descriptions = []
+        for handle in self.resolve.matching(pattern):
+            try:
+                descriptions.append(self.describe(handle))
+            except ModelNotFoundError:
+                continue
+        return tuple(descriptions)
+
+
+@attrs.frozen
+class ShowModel:
+    """Resolves a reference and returns the details of its revision, health included."""
+
+    resolve: ResolveModel
+    describe: DescribeModel
+    workspaces: WorkspaceStore
+
+    def __call__(self, reference: str | ModelRef, *, recalculate_hash: bool = False) -> ModelDetails:
+        """Return the details of the model a reference means.
+
+        Args:
+            reference: The model, with a revision if that one is meant.
+            recalculate_hash: First compute and record the content hash of a managed workspace, which makes it clean.
+
+        Raises:
+            ValidationError: A hash was requested for a model that is not a managed workspace.
+            ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: The reference means no single model.
+            StorageError: The record cannot be written.
+        """
+        handle = self.resolve(reference)
+        if recalculate_hash:
+            self._recalculate(handle)
+        return self.describe.details(handle)
+
+    def _recalculate(self, handle: ModelHandle) -> None:
+        if handle.origin is not Origin.WORKSPACE or not self.workspaces.read(handle).managed:
+            raise ValidationError(
+                f"'{handle.display_name or handle.name}' is not a managed workspace, so it has no hash to record",
+                hint=Advice(Remedy.MAKE_MANAGED),
+            )
+        self.workspaces.recalculate(handle)
+
 
 Progress = Callable[[ModelHandle, int, int], None]
 """Called with the model, the bytes of it read so far and its total."""

@@ -1,17 +1,80 @@
-"""How to generate: what a request asks for, filled in from the profile of the model's name."""
+"""What an entrypoint asks of a model: a conversation with encoded media, and how to generate."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from mlxk.application.incoming_message import IncomingConversation, IncomingMessage
-from mlxk.domain.generation.conversation import Conversation, Message, Role
+from mlxk.domain.generation.conversation import Conversation, Message, MessagePart, Role
 from mlxk.domain.generation.engine_options import EngineOptions
-from mlxk.domain.generation.media import DEFAULT_CHUNK
+from mlxk.domain.generation.media import DEFAULT_CHUNK, DecodedAudio, EncodedImage
 from mlxk.domain.generation.profile import Profile
 from mlxk.domain.generation.request import Effort, GenerationSettings, TokenIds, nobody_left
 from mlxk.domain.models.model import ModelDetails
+
+ImageSource = Callable[[], EncodedImage]
+"""Reads an image when it is needed."""
+
+
+@attrs.frozen
+class Recording:
+    """An audio file."""
+
+    path: str
+    """Its path on this machine."""
+    name: str
+    """Its name in messages."""
+
+
+IncomingPart = MessagePart | EncodedImage | ImageSource | Recording
+
+
+@attrs.frozen
+class IncomingMessage:
+    """One message with its media."""
+
+    message: Message
+    """Without the media in ``parts``."""
+    parts: tuple[IncomingPart, ...] = ()
+    """Text and media in order; empty for text alone."""
+
+    @property
+    def images(self) -> tuple[EncodedImage | ImageSource, ...]:
+        """Its encoded images, in order."""
+        return tuple(part for part in self.parts if isinstance(part, EncodedImage) or callable(part))
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether it has audio, decoded or not."""
+        return bool(self.message.audio) or any(isinstance(part, (DecodedAudio, Recording)) for part in self.parts)
+
+
+@attrs.frozen
+class IncomingConversation:
+    """Messages, oldest first, and the tools the model may call."""
+
+    messages: tuple[IncomingMessage, ...]
+    tools: tuple[str, ...] = ()
+    """Function definitions in OpenAI's form, each a JSON object as text."""
+    images_field: str = "messages"
+    """The request field or option that holds the images, for messages."""
+
+    @classmethod
+    def of(
+        cls, conversation: Conversation, *media: EncodedImage | ImageSource | Recording, images_field: str = "messages"
+    ) -> "IncomingConversation":
+        """Build a conversation whose last message has media before its text.
+
+        Args:
+            conversation: The text, and media that is decoded already.
+            media: What to add to its last message.
+            images_field: See the attribute.
+        """
+        *earlier, last = conversation.messages
+        parts = (*media, *(last.parts or (last.content,))) if media else ()
+        messages = (*map(IncomingMessage, earlier), IncomingMessage(last, parts))
+        return cls(messages, conversation.tools, images_field)
+
 
 Prompt = str | TokenIds | Conversation | IncomingConversation
 """Text or tokens, given to the model unchanged; or a conversation, rendered with its chat template."""

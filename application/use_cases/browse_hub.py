@@ -1,0 +1,226 @@
+"""Browse the hub before anything is fetched: search, recommend, show one model, and find newer revisions."""
+
+import enum
+
+import attrs
+
+from mlxk.application.ports.hub import ModelHub
+from mlxk.application.ports.model_cache import ModelCache
+from mlxk.application.ports.system import MemoryProbe
+from mlxk.domain.download import DownloadPlan, check_revision, plan_download
+from mlxk.domain.errors import (
+    AccessDeniedError,
+    Advice,
+    IncompatibleModelError,
+    ModelNotFoundError,
+    Remedy,
+    RevisionNotFoundError,
+    ValidationError,
+)
+from mlxk.domain.models.detection import context_length
+from mlxk.domain.models.memory import (
+    WEIGHT_SUFFIXES,
+    MemoryFit,
+    MemoryVerdict,
+    cache_bytes_per_token,
+    expected_context,
+    judge_memory,
+)
+from mlxk.domain.models.reference import ModelRef
+from mlxk.domain.recommendation import Purpose, Recommendation, Recommendations, best_first
+from mlxk.domain.search import MAX_RESULTS, FoundModel, RemoteCard, check_terms, mlx_first
+
+DEFAULT_RESULTS = 20
+
+
+@attrs.frozen
+class SearchResult:
+    """One model and this machine."""
+
+    model: FoundModel
+    fit: MemoryFit
+    """By its weights and a reserve; UNKNOWN where the hub does not state their size."""
+
+
+@attrs.frozen
+class SearchModels:
+    """Searches the hub; nothing else is asked of it."""
+
+    hub: ModelHub
+    memory: MemoryProbe
+
+    def __call__(self, terms: str, limit: int = DEFAULT_RESULTS, *, mlx_only: bool = False) -> tuple[SearchResult, ...]:
+        """Return the models that have the terms in their names, those for MLX first, then by downloads.
+
+        Args:
+            terms: Words.
+            limit: Most models.
+            mlx_only: Whether to leave out models that are not made for MLX.
+
+        Raises:
+            ValidationError: The terms are blank or too long, or the limit is out of range.
+            NetworkError: The hub cannot be reached, limits requests, or offline mode is set.
+            AccessDeniedError: The token is invalid.
+            DownloadFailedError: The hub sent an invalid response.
+        """
+        terms = check_terms(terms)
+        if not 1 <= limit <= MAX_RESULTS:
+            raise ValidationError(f"limit must be from 1 to {MAX_RESULTS}", options=("limit",))
+        found = list(self.hub.search(terms, limit, mlx_only=True))
+        if len(found) < limit and not mlx_only:
+            found += self.hub.search(terms, limit, mlx_only=False)
+        reading = self.memory.read()
+        return tuple(
+            SearchResult(
+                model,
+                MemoryFit.UNKNOWN if model.weight_bytes is None else judge_memory(reading, model.weight_bytes).fit,
+            )
+            for model in mlx_first(found)[:limit]
+        )
+
+
+@attrs.frozen
+class RecommendModels:
+    """Recommends models; nothing is asked of the hub."""
+
+    recommendations: Recommendations
+    memory: MemoryProbe
+
+    def __call__(self, purpose: Purpose | None = None) -> tuple[Recommendation, ...]:
+        """Return the models for a purpose, or for all of them, the best for this machine first.
+
+        Whether a model fits is judged by its weights and a reserve, as in a search.
+        """
+        reading = self.memory.read()
+        return best_first(
+            Recommendation(model, judge_memory(reading, model.weight_bytes).fit)
+            for model in self.recommendations.models
+            if purpose in (None, model.purpose)
+        )
+
+    def terms(self, purpose: Purpose | None = None) -> tuple[str, ...]:
+        """Return the terms that find further models on the hub, for a purpose or for each."""
+        searches = self.recommendations.searches
+        return tuple(searches[each] for each in Purpose if purpose in (None, each))
+
+
+@attrs.frozen
+class RemoteDetails:
+    """A model on the hub, and this machine."""
+
+    card: RemoteCard
+    plan: DownloadPlan | None
+    """What a pull would fetch; None when the model has no weights that can be used."""
+    reason: str | None
+    """Why there is no plan."""
+    missing_bytes: int | None
+    """The part of the plan that is not in the cache; None without a plan."""
+    free_bytes: int | None
+    """Free space of the cache's disk; None when it is unknown."""
+    verdict: MemoryVerdict | None
+    """None without a plan."""
+    context_length: int | None
+    """Tokens; None when the configuration does not state it, or cannot be read."""
+
+
+@attrs.frozen
+class ShowRemoteModel:
+    """Asks the hub for a model's description, the list of its files, and its configuration where that is accessible."""
+
+    cache: ModelCache
+    hub: ModelHub
+    memory: MemoryProbe
+    default_owner: str
+    """The hub owner of a name without one."""
+
+    def __call__(self, reference: str) -> RemoteDetails:
+        """Return the description of a model.
+
+        Args:
+            reference: A name, or a name with ``@revision``.
+
+        Raises:
+            ValidationError: The reference is not the name of a model on the hub.
+            ModelNotFoundError, RevisionNotFoundError: The hub does not have it, or does not show it.
+            AccessDeniedError: The model is disabled, or the token is invalid.
+            NetworkError, DownloadFailedError: See ``ModelHub``.
+        """
+        ref = ModelRef.parse(reference)
+        if ref.is_path:
+            raise ValidationError(f"'{reference}' is a path; the hub is asked for names, ORG/NAME")
+        if ref.revision is not None:
+            check_revision(ref.revision)
+        name = ref.name if "/" in ref.name or not self.default_owner else f"{self.default_owner}/{ref.name}"
+        card = self.hub.card(name, ref.revision)
+        config = card.config or {}
+        window, free = context_length(config), self.cache.free_bytes()
+        try:
+            plan = plan_download(card.model)
+        except IncompatibleModelError as error:
+            return RemoteDetails(card, None, error.message, None, free, None, window)
+        tokens = expected_context(window)
+        weights = sum(file.size_bytes for file in plan.files if file.path.endswith(WEIGHT_SUFFIXES))
+        verdict = judge_memory(self.memory.read(), weights, cache_bytes_per_token(config), tokens)
+        return RemoteDetails(card, plan, None, self.hub.missing_bytes(plan), free, verdict, window)
+
+
+class Freshness(enum.Enum):
+    """How a cached model relates to the hub."""
+
+    CURRENT = "current"
+    OUTDATED = "outdated"
+    """The default branch has moved since."""
+    UNKNOWN = "unknown"
+
+
+@attrs.frozen
+class ComparedModel:
+    """One cached model, and what the hub says of it."""
+
+    name: str
+    """``org/name``."""
+    freshness: Freshness
+    commit: str | None
+    """The current revision in the cache; None when it is not a commit, or there is none."""
+    newest: str | None
+    """The commit of the hub's default branch; None when it is not known."""
+    reason: str | None = None
+    """Why it is not known."""
+
+
+@attrs.frozen
+class FindOutdated:
+    """Asks the hub for the newest commit of each cached model, and for nothing else."""
+
+    cache: ModelCache
+    hub: ModelHub
+
+    def __call__(self, pattern: str | None = None) -> tuple[ComparedModel, ...]:
+        """Return the cached models whose names have a part, sorted by name.
+
+        Args:
+            pattern: A part of the name in any case; None selects everything.
+
+        Raises:
+            ModelNotFoundError: No cached model fits the pattern.
+            NetworkError: The hub cannot be reached, limits requests, or offline mode is set.
+            DownloadFailedError: The hub sent an invalid response.
+            StorageError: The cache cannot be read.
+        """
+        part = (pattern or "").strip().lower()
+        names = [name for name in self.cache.names() if part in name.lower()]
+        if pattern is not None and not names:
+            raise ModelNotFoundError(f"no cached model has '{pattern}' in its name", hint=Advice(Remedy.LIST_ALL))
+        return tuple(map(self._compare, names))
+
+    def _compare(self, name: str) -> ComparedModel:
+        handle = self.cache.find(name)
+        commit = handle.commit if handle else None
+        if commit is None:
+            return ComparedModel(name, Freshness.UNKNOWN, None, None, "no complete revision of it is in the cache")
+        try:
+            newest = self.hub.newest_commit(name)
+        except (ModelNotFoundError, RevisionNotFoundError, AccessDeniedError, ValidationError) as error:
+            return ComparedModel(name, Freshness.UNKNOWN, commit, None, error.message)
+        freshness = Freshness.CURRENT if newest == commit else Freshness.OUTDATED
+        return ComparedModel(name, freshness, commit, newest)

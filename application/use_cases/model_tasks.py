@@ -1,0 +1,190 @@
+"""What a model does besides generating text: load, tokenize, embed texts, and transcribe recordings."""
+
+from collections.abc import Generator, Sequence
+
+import attrs
+
+from mlxk.application.generation_input import GenerationOptions, Prompt, Recording
+from mlxk.application.policy import require_embedding_model, require_memory, require_speech_model
+from mlxk.application.ports.model_tasks import (
+    FormatReport,
+    ModelTokenizer,
+    SpeechTranscriber,
+    TextEmbedder,
+    TokenizedText,
+    TokenSpelling,
+)
+from mlxk.application.ports.system import EventLog, MemoryProbe
+from mlxk.application.ports.text_generator import TextGenerator
+from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.application.use_cases.generate_text import STATE_SECONDS, GenerateText
+from mlxk.application.use_cases.resolve_model import ResolveModel
+from mlxk.domain.embedding import EmbeddingRequest, Embeddings, EmbeddingSettings, Input
+from mlxk.domain.generation.request import GenerationRequest, TokenIds
+from mlxk.domain.models.model import ModelDescription, ModelDetails, ModelHandle, Origin
+from mlxk.domain.transcription import TranscriptEvent, TranscriptionRequest, TranscriptionSettings
+
+
+@attrs.frozen
+class LoadModel:
+    """Loads text models."""
+
+    generator: TextGenerator
+    memory: MemoryProbe
+    log: EventLog
+
+    def __call__(
+        self, model: ModelDescription, keep_alive_seconds: float | None = None, *, strict_memory: bool = False
+    ) -> None:
+        """Load a model and return once it is in memory.
+
+        Args:
+            model: A model that the caller has resolved and judged.
+            keep_alive_seconds: Idle time after which it is unloaded; 0 unloads it at once, infinity never does, None
+                leaves what holds for it.
+            strict_memory: Whether a model beyond the memory budget is refused; by default it is loaded with a warning.
+
+        Raises:
+            InsufficientMemoryError: It is beyond the memory budget and ``strict_memory`` is set.
+            MlxkError: See ``TextGenerator.load``.
+        """
+        warn = None if strict_memory else self.log
+        require_memory(model, self.memory, warn, lambda: self.generator.state(STATE_SECONDS).models)
+        request = GenerationRequest(model.handle, "", keep_alive_seconds=keep_alive_seconds)
+        self.generator.load(request.routed(model.runtime.backends))
+
+
+@attrs.frozen
+class TokenizeText:
+    """Renders prompts, and encodes and decodes text."""
+
+    generate: GenerateText
+    tokenizer: ModelTokenizer
+
+    def __call__(
+        self, model: str | ModelDetails, prompt: Prompt, options: GenerationOptions, *, opens_answer: bool = True
+    ) -> Sequence[TokenizedText]:
+        """Return what a model would get: one prompt, or one for each chunk of images.
+
+        Args:
+            model: See ``GenerateText``.
+            prompt: See ``GenerateText``.
+            options: See ``GenerateText``; what steers sampling has no effect.
+            opens_answer: See ``ModelTokenizer.render``.
+
+        Raises:
+            MlxkError: See ``GenerateText`` and ``ModelTokenizer.render``.
+        """
+        requests = self.generate.requests(model, prompt, options)
+        return tuple(self.tokenizer.render(request, opens_answer=opens_answer) for request in requests)
+
+    def encode(self, model: ModelHandle, text: str, *, add_special: bool, parse_special: bool) -> TokenizedText:
+        """Return the tokens of a text; see ``ModelTokenizer.encode``."""
+        return self.tokenizer.encode(model, text, add_special=add_special, parse_special=parse_special)
+
+    def decode(self, model: ModelHandle, tokens: TokenIds) -> TokenizedText:
+        """Return the text of tokens; see ``ModelTokenizer.decode``."""
+        return self.tokenizer.decode(model, tokens)
+
+    def report(self, model: ModelHandle) -> FormatReport:
+        """Return what was found of the model's formats; see ``ModelTokenizer.report``."""
+        return self.tokenizer.report(model)
+
+    def spell(self, model: ModelHandle, tokens: TokenIds) -> tuple[TokenSpelling, ...]:
+        """Return the spelling of each token; see ``ModelTokenizer.spell``."""
+        return self.tokenizer.spell(model, tokens)
+
+
+_FINGERPRINT_DIGITS = 8
+
+
+@attrs.frozen
+class EmbeddingResult:
+    """Vectors and their model."""
+
+    embeddings: Embeddings
+    model: str
+    """Its name, equal on every machine: vectors of different models cannot be compared."""
+    content_hash: str | None
+    """Identifies the exact weights; None when it is unknown."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the weights and the device that computed the vectors."""
+        version = (self.content_hash or "nohash").removeprefix("sha256:")
+        return f"{version[:_FINGERPRINT_DIGITS]}.{self.embeddings.device}"
+
+
+@attrs.frozen
+class EmbedText:
+    """Embeds texts."""
+
+    resolve: ResolveModel
+    describe: DescribeModel
+    embedder: TextEmbedder
+    memory: MemoryProbe
+
+    def __call__(
+        self, model: str | ModelDescription, inputs: tuple[Input, ...], settings: EmbeddingSettings
+    ) -> EmbeddingResult:
+        """Embed texts.
+
+        Args:
+            model: A reference, as the user typed it; or the description of a model that is resolved.
+            inputs: The texts.
+            settings: How to embed them.
+
+        Raises:
+            ValidationError: The request is out of range, or the reference is malformed.
+            ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: The reference means no single model.
+            UnhealthyModelError, IncompatibleModelError, CapabilityError: The model cannot do this.
+            InsufficientMemoryError: It is beyond the budget.
+            ContextLengthError, ExecutionError: See ``TextEmbedder.embed``.
+        """
+        description = self.describe(self.resolve(model)) if isinstance(model, str) else model
+        request = EmbeddingRequest(description.handle, inputs, settings)
+        request.validate()
+        require_embedding_model(description)
+        require_memory(description, self.memory)
+        return EmbeddingResult(self.embedder.embed(request), identity_of(description), description.content_hash)
+
+
+def identity_of(description: ModelDescription) -> str:
+    """Return a model's name without a path of this machine: for a workspace its source repository, if known."""
+    handle, workspace = description.handle, description.workspace
+    if handle.origin is not Origin.WORKSPACE:
+        return handle.name
+    return (workspace.source_repo if workspace else None) or handle.short_name
+
+
+@attrs.frozen
+class TranscribeAudio:
+    """Transcribes recordings."""
+
+    resolve: ResolveModel
+    describe: DescribeModel
+    transcriber: SpeechTranscriber
+    memory: MemoryProbe
+
+    def __call__(
+        self, model: str | ModelDescription, recording: Recording, settings: TranscriptionSettings
+    ) -> Generator[TranscriptEvent, None, None]:
+        """Start a transcription; nothing is computed before the first event is read.
+
+        Args:
+            model: A reference, as the user typed it; or the description of a model that is resolved.
+            recording: The audio file.
+            settings: How to transcribe.
+
+        Raises:
+            ValidationError: A setting is out of range, or the reference is malformed.
+            ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: The reference means no single model.
+            UnhealthyModelError, IncompatibleModelError, CapabilityError: The model cannot do this.
+            InsufficientMemoryError: It is beyond the budget.
+        """
+        settings.validate()
+        description = self.describe(self.resolve(model)) if isinstance(model, str) else model
+        require_speech_model(description, settings.task.capability)
+        require_memory(description, self.memory)
+        request = TranscriptionRequest(description.handle, recording.path, recording.name, settings)
+        return self.transcriber.transcribe(request)
