@@ -19,7 +19,7 @@ from mlxk.domain.errors import (
     UnhealthyModelError,
     ValidationError,
 )
-from mlxk.domain.models.memory import MemoryFit, MemoryVerdict, expected_context, judge_memory
+from mlxk.domain.models.footprint import MemoryFit, MemoryVerdict, expected_context, judge_memory
 from mlxk.domain.models.model import (
     Capability,
     ModelDescription,

@@ -19,7 +19,7 @@ from grammar import random_model
 from mlx_lm.generate import BatchGenerator
 
 from mlxk.adapters.mlx.prompting.templates import PromptRenderer
-from mlxk.domain.formats.call_syntaxes import detect_syntaxes
+from mlxk.domain.formats.family_formats import detect_syntaxes
 from mlxk.domain.formats.output_parser import OutputParser
 from mlxk.domain.formats.reasoning import detect_reasoning
 from mlxk.domain.formats.tool_arguments import Tools

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 import attrs
 
 from mlxk.domain.errors import Advice, DownloadFailedError, IncompatibleModelError, Remedy, ValidationError
-from mlxk.domain.models.weight_files import is_litter, stray_weights
+from mlxk.domain.models.weights import is_litter, stray_weights
 
 MAX_NAME_LENGTH = 96
 """Most characters of a name; the hub's limit."""

@@ -143,7 +143,7 @@ def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "Engi
     """Return the limits of the engine: shares of the memory available to MLX, or the settings of a server.
 
     All models' weights may take 70 % of the memory, and KV caches 20 %, running and kept ones together
-    (``domain.models.memory``). Where the memory is unknown, the defaults of ``EngineLimits`` hold.
+    (``domain.models.footprint``). Where the memory is unknown, the defaults of ``EngineLimits`` hold.
 
     Args:
         memory: Read once, when the engine is built.

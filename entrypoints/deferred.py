@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.resolve_model import ResolveModel
     from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
     from mlxk.application.use_cases.stop_models import StopModels
-    from mlxk.domain.recommendation import Recommendations
+    from mlxk.domain.search import Recommendations
 
 
 class DeferredTextGenerator(TextGenerator):

@@ -6,7 +6,7 @@ from typing import Any
 
 from mlxk.application.ports.model_cache import ModelSource
 from mlxk.domain.models.model import ModelHandle, Origin
-from mlxk.domain.recommendation import Fact, Purpose, Recommendations, RecommendedModel
+from mlxk.domain.search import Fact, Purpose, Recommendations, RecommendedModel
 
 # importlib.resources costs more than finding the model; package data is always installed as plain files here.
 _HERE = os.path.dirname(os.path.abspath(__file__))

@@ -13,7 +13,7 @@ import stat
 from mlxk.application.ports.model_directories import FileListing, ModelFiles
 from mlxk.domain.errors import StorageError
 from mlxk.domain.models.model import FileEntry
-from mlxk.domain.models.weight_files import is_litter
+from mlxk.domain.models.weights import is_litter
 
 _DANGLING = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR})
 

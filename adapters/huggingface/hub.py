@@ -40,7 +40,7 @@ from mlxk.domain.download import (
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.models.file_formats import element_bits, read_document
 from mlxk.domain.models.snapshot import CONFIG, SAFETENSORS_INDEX
-from mlxk.domain.models.weight_files import SAFETENSORS, indexed_tensors, is_one_set, undecided_weights
+from mlxk.domain.models.weights import SAFETENSORS, indexed_tensors, is_one_set, undecided_weights
 from mlxk.domain.search import FoundModel, RemoteCard
 
 FIELDS = ("downloads", "gated", "library_name", "safetensors", "tags")

@@ -12,7 +12,7 @@ from mlxk.adapters.huggingface.layout import STAGING, ModelFolder, references_to
 from mlxk.adapters.huggingface.locks import lock_files, remove_lock_files
 from mlxk.application.ports.model_cache import Removal
 from mlxk.domain.errors import StorageError
-from mlxk.domain.models.disk_usage import Waste
+from mlxk.domain.models.footprint import Waste
 
 
 @attrs.define

@@ -15,7 +15,7 @@ from mlxk.adapters.huggingface.layout import (
     snapshots_of,
 )
 from mlxk.adapters.huggingface.removal import linked_blob, linked_parts, shared_target
-from mlxk.domain.models.disk_usage import ModelUsage, StoredContent, StoredRevision
+from mlxk.domain.models.footprint import ModelUsage, StoredContent, StoredRevision
 
 BLOCK_BYTES = 512
 """Unit of ``st_blocks``."""

@@ -36,9 +36,8 @@ from mcp_types import (
 from pydantic import ValidationError
 
 from mlxk.adapters.mcp import server_guard
-from mlxk.application.ports.other_processes import ServerTool, ToolResult, ToolServer, ToolServers
+from mlxk.application.ports.other_processes import LOOPBACK_NAMES, ServerTool, ToolResult, ToolServer, ToolServers
 from mlxk.domain.errors import ExecutionError
-from mlxk.domain.loopback import LOOPBACK_NAMES
 from mlxk.domain.text import CONTROLS, DIRECTIONS
 
 T = TypeVar("T")

@@ -42,8 +42,7 @@ from mlxk.application.ports.model_tasks import (
     TokenSpelling,
 )
 from mlxk.domain.errors import MlxkError, ValidationError
-from mlxk.domain.formats.call_syntaxes import CallSyntax, detect_syntaxes
-from mlxk.domain.formats.format_problems import CALL_UNREAD, NO_TEMPLATE
+from mlxk.domain.formats.family_formats import CALL_UNREAD, NO_TEMPLATE, CallSyntax, detect_syntaxes
 from mlxk.domain.formats.output_parser import OutputParser
 from mlxk.domain.formats.reasoning import ReasoningFormat
 from mlxk.domain.formats.tool_arguments import Tools

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import attrs
 
 from mlxk.application.ports.system import Clock, MemoryProbe
-from mlxk.domain.models.memory import MemoryReading
+from mlxk.domain.models.footprint import MemoryReading
 
 
 @attrs.frozen

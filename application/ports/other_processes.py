@@ -129,3 +129,7 @@ class ToolServers(Protocol):
     @abstractmethod
     def close(self) -> None:
         """Disconnect and end the programs that were started. Idempotent."""
+
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+"""Names by which a machine reaches itself, in lower case; an address of IPv6 without its brackets."""

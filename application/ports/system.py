@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Protocol
 
-from mlxk.domain.models.memory import MemoryReading
+from mlxk.domain.models.footprint import MemoryReading
 
 
 class Clock(Protocol):

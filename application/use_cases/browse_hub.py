@@ -18,7 +18,7 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.models.detection import context_length
-from mlxk.domain.models.memory import (
+from mlxk.domain.models.footprint import (
     WEIGHT_SUFFIXES,
     MemoryFit,
     MemoryVerdict,
@@ -27,8 +27,17 @@ from mlxk.domain.models.memory import (
     judge_memory,
 )
 from mlxk.domain.models.reference import ModelRef
-from mlxk.domain.recommendation import Purpose, Recommendation, Recommendations, best_first
-from mlxk.domain.search import MAX_RESULTS, FoundModel, RemoteCard, check_terms, mlx_first
+from mlxk.domain.search import (
+    MAX_RESULTS,
+    FoundModel,
+    Purpose,
+    Recommendation,
+    Recommendations,
+    RemoteCard,
+    best_first,
+    check_terms,
+    mlx_first,
+)
 
 DEFAULT_RESULTS = 20
 

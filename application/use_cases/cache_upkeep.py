@@ -20,7 +20,7 @@ from mlxk.domain.errors import (
     ValidationError,
     WorkspaceModelError,
 )
-from mlxk.domain.models.disk_usage import ModelUsage, Waste, WasteKind, find_waste
+from mlxk.domain.models.footprint import ModelUsage, Waste, WasteKind, find_waste
 from mlxk.domain.models.model import ModelHandle, Origin
 from mlxk.domain.models.reference import ModelRef, fits_pattern, is_pattern
 from mlxk.domain.text import in_one_unit

@@ -39,7 +39,7 @@ from mlxk.domain.models.model import (
     is_part_of_model,
 )
 from mlxk.domain.models.snapshot import CONFIG, SAFETENSORS_INDEX, ModelSnapshot
-from mlxk.domain.models.weight_index import build_index, incomplete, require_complete
+from mlxk.domain.models.weights import build_index, incomplete, require_complete
 
 BITS = (2, 3, 4, 6, 8)
 GROUP_SIZES = (32, 64, 128)

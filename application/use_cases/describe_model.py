@@ -14,9 +14,7 @@ from mlxk.application.ports.backends import BackendRegistry
 from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.model_directories import FileListing, ModelFiles, WorkspaceStore
 from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, StorageError
-from mlxk.domain.formats.call_syntaxes import tools_missing
-from mlxk.domain.formats.format_problems import problems_in_text
-from mlxk.domain.formats.insertion import insertion_format
+from mlxk.domain.formats.family_formats import insertion_format, problems_in_text, tools_missing
 from mlxk.domain.formats.reasoning import supports_reasoning
 from mlxk.domain.models import detection, integrity
 from mlxk.domain.models import snapshot as names
@@ -34,7 +32,7 @@ from mlxk.domain.models.file_formats import (
     read_document,
     read_header,
 )
-from mlxk.domain.models.memory import WEIGHT_SUFFIXES, cache_bytes_per_token
+from mlxk.domain.models.footprint import WEIGHT_SUFFIXES, cache_bytes_per_token
 from mlxk.domain.models.model import (
     Capability,
     HealthReport,
@@ -47,7 +45,7 @@ from mlxk.domain.models.model import (
     Workspace,
 )
 from mlxk.domain.models.snapshot import ModelCard, ModelSnapshot, is_template_file, read_card
-from mlxk.domain.models.weight_files import SAFETENSORS, indexed_files, stray_weights
+from mlxk.domain.models.weights import SAFETENSORS, indexed_files, stray_weights
 
 _DOCUMENTS = (
     names.CONFIG,

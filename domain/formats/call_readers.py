@@ -1,6 +1,6 @@
 """Readers of tool calls in JSON and Python: each reads the calls of one syntax from the beginning of a text.
 
-Arguments in tags are read by ``domain.formats.tag_readers``; ``domain.formats.call_syntaxes`` knows which syntaxes a
+Arguments in tags are read by ``domain.formats.tag_readers``; ``domain.formats.family_formats`` knows which syntaxes a
 model uses.
 """
 

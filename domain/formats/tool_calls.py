@@ -1,6 +1,6 @@
 """Tool calls in a stream of text: where they begin and end, and the text around them.
 
-The syntaxes are described in ``domain.formats.call_syntaxes``. A call is emitted when it is complete: what a model
+The syntaxes are described in ``domain.formats.family_formats``. A call is emitted when it is complete: what a model
 writes is a whole call or it is text. A call that a grammar enforces cannot fail, so its arguments are streamed.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
-from mlxk.domain.formats.call_syntaxes import LAST_RESORT, CallSyntax
+from mlxk.domain.formats.family_formats import LAST_RESORT, CallSyntax
 from mlxk.domain.formats.scanner import MarkerScanner, ScannedText
 from mlxk.domain.formats.tool_arguments import LONGEST_OPENING, Call, NoCallError, Reading, Tools
 from mlxk.domain.formats.values import Balance, MalformedValueError, UnfinishedValueError

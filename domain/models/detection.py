@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from mlxk.domain.models.memory import text_section
+from mlxk.domain.models.footprint import text_section
 from mlxk.domain.models.model import DEDICATED_TYPES, Capability, Framework, ModelType, Quantization
 from mlxk.domain.models.snapshot import (
     PREPROCESSOR_CONFIG,

@@ -25,8 +25,7 @@ from mlxk.domain.models.snapshot import (
     ModelSnapshot,
     is_template_file,
 )
-from mlxk.domain.models.weight_files import stray_weights
-from mlxk.domain.models.weight_index import misfit
+from mlxk.domain.models.weights import misfit, stray_weights
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
 _MARKERS = (".partial", ".tmp", ".incomplete")

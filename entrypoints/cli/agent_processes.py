@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 
+from mlxk.application.ports.other_processes import LOOPBACK_NAMES
 from mlxk.domain.errors import ExecutionError, InterruptedRunError
-from mlxk.domain.loopback import LOOPBACK_NAMES
 from mlxk.entrypoints.settings import inherited
 
 GRACE_SECONDS = 10

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 import falcon
 
+from mlxk.application.ports.other_processes import LOOPBACK_NAMES
 from mlxk.domain.errors import ForbiddenOriginError, UnauthorizedError
-from mlxk.domain.loopback import LOOPBACK_NAMES
 from mlxk.entrypoints.api_keys import KeyRing
 
 CONTAINER_NAMES = frozenset(

@@ -5,7 +5,7 @@ probe.reading = None                        # from now on the machine does not t
 """
 
 from mlxk.application.ports.system import MemoryProbe
-from mlxk.domain.models.memory import MemoryReading
+from mlxk.domain.models.footprint import MemoryReading
 
 
 class InMemoryMemoryProbe(MemoryProbe):

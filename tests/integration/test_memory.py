@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlxk.adapters.system.machine import ProcMemoryProbe, SysctlMemoryProbe, run_quietly, system_memory_probe
-from mlxk.domain.models.memory import MemoryReading
+from mlxk.domain.models.footprint import MemoryReading
 
 MIB, GIB = 1024**2, 1024**3
 

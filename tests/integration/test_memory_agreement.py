@@ -9,7 +9,7 @@ from doubles.memory_probe import InMemoryMemoryProbe
 from serving.running import RunningServer
 from serving.whole_program import PATH, QUESTION, WholeProgram
 
-from mlxk.domain.models.memory import MemoryReading
+from mlxk.domain.models.footprint import MemoryReading
 from mlxk.entrypoints import container
 from mlxk.entrypoints.settings import ServerSettings
 

@@ -17,7 +17,7 @@ import pytest
 from mlx_lm import tokenizer_utils
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from mlxk.domain.formats.call_syntaxes import detect_syntaxes
+from mlxk.domain.formats.family_formats import detect_syntaxes
 from mlxk.domain.formats.output_parser import OutputParser
 from mlxk.domain.formats.reasoning import detect_reasoning
 from mlxk.domain.formats.tool_arguments import Tools

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from mlxk.domain.formats.call_syntaxes import detect_syntaxes
+from mlxk.domain.formats.family_formats import detect_syntaxes
 from mlxk.domain.formats.tool_arguments import Tools
 from mlxk.domain.formats.tool_calls import ToolCallFormat, ToolCallSplitter
 from mlxk.domain.generation.request import ToolCallDelta

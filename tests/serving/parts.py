@@ -27,7 +27,7 @@ from mlxk.application.use_cases.model_tasks import EmbedText, LoadModel, Tokeniz
 from mlxk.application.use_cases.pull_model import PullModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
-from mlxk.domain.models.memory import MemoryReading
+from mlxk.domain.models.footprint import MemoryReading
 from mlxk.domain.transcription import Segment, TimedWord, Transcript
 from mlxk.entrypoints.http.api import HttpApi, ServerContext, Services
 from mlxk.entrypoints.http.app import APIS, Application

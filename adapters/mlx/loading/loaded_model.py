@@ -13,7 +13,7 @@ from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder
 from mlxk.adapters.mlx.prompting.grammar import GrammarCompiler
 from mlxk.adapters.mlx.prompting.templates import PromptRenderer
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.formats.call_syntaxes import CallSyntax
+from mlxk.domain.formats.family_formats import CallSyntax
 from mlxk.domain.formats.reasoning import ReasoningFormat
 from mlxk.domain.generation.request import GenerationSettings
 from mlxk.domain.models.model import ModelHandle

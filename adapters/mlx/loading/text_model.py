@@ -21,11 +21,11 @@ from mlxk.domain.errors import (
     UntrustedModelCodeError,
     ValidationError,
 )
-from mlxk.domain.formats.call_syntaxes import detect_syntaxes
+from mlxk.domain.formats.family_formats import detect_syntaxes
 from mlxk.domain.generation.request import GenerationSettings
 from mlxk.domain.models.detection import context_length
 from mlxk.domain.models.file_formats import Document
-from mlxk.domain.models.memory import cache_bytes_per_token
+from mlxk.domain.models.footprint import cache_bytes_per_token
 from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.models.snapshot import (
     DEFAULT_TEMPLATE,
@@ -35,7 +35,7 @@ from mlxk.domain.models.snapshot import (
     chat_templates,
     is_template_file,
 )
-from mlxk.domain.models.weight_files import is_litter
+from mlxk.domain.models.weights import is_litter
 
 _SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 

@@ -1,7 +1,7 @@
 """The weight files that belong to a model, and a directory in which the libraries find no others.
 
 The libraries load every file that fits their pattern, in the order of the directory. Which files are the model is
-decided in ``domain.models.weight_files``, here from what is on disk.
+decided in ``domain.models.weights``, here from what is on disk.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from mlxk.domain.models.file_formats import (
 )
 from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.models.snapshot import SAFETENSORS_INDEX, TEMPLATE_FOLDER
-from mlxk.domain.models.weight_files import SAFETENSORS, indexed_files, is_litter, stray_weights
+from mlxk.domain.models.weights import SAFETENSORS, indexed_files, is_litter, stray_weights
 
 _MAX_DEPTH = 4
 """Levels of subdirectories; no library opens anything deeper."""

@@ -14,7 +14,7 @@ import attrs
 
 from mlxk.application.policy import estimate_memory, require_chat, require_text_model
 from mlxk.domain.errors import ExecutionError, InterruptedRunError, MlxkError, ModelNotFoundError, UsageError
-from mlxk.domain.models.memory import MemoryFit
+from mlxk.domain.models.footprint import MemoryFit
 from mlxk.domain.models.model import Capability, ModelDetails, ModelHandle, served_id
 from mlxk.domain.models.reference import only_match
 from mlxk.entrypoints import server_log

@@ -4,7 +4,7 @@ import argparse
 
 from mlxk.application.use_cases.cache_upkeep import EVERY_KIND, PruneRequest
 from mlxk.domain.errors import InterruptedRunError
-from mlxk.domain.models.disk_usage import WasteKind
+from mlxk.domain.models.footprint import WasteKind
 from mlxk.entrypoints.cli.command import CommandContext, add_cached_pattern
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output, confirmation

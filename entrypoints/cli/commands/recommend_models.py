@@ -2,8 +2,7 @@
 
 import argparse
 
-from mlxk.domain.recommendation import Purpose
-from mlxk.domain.search import mlx_first
+from mlxk.domain.search import Purpose, mlx_first
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output

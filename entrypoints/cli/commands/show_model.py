@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from mlxk.application.policy import estimate_memory
 from mlxk.domain.errors import UsageError
-from mlxk.domain.models.memory import MemoryVerdict
+from mlxk.domain.models.footprint import MemoryVerdict
 from mlxk.domain.models.model import ModelDetails
 from mlxk.entrypoints import settings_edit
 from mlxk.entrypoints.cli.command import CommandContext, add_model_argument

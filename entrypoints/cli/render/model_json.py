@@ -4,7 +4,7 @@ import datetime
 from collections.abc import Iterable, Mapping
 
 from mlxk.application.use_cases.inspect_models import HealthEntry
-from mlxk.domain.models.memory import MemoryReading, MemoryVerdict, text_section
+from mlxk.domain.models.footprint import MemoryReading, MemoryVerdict, text_section
 from mlxk.domain.models.model import FileEntry, ModelDescription, ModelDetails, Origin, Workspace
 from mlxk.entrypoints.cli.render.formatting import decimal_size
 from mlxk.entrypoints.wording import health_reason, model_reason

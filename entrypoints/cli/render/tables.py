@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from mlxk.application.ports.model_tasks import EndToken, FittedConversation, FormatReport
 from mlxk.application.use_cases.inspect_models import HealthEntry
 from mlxk.domain.models.detection import foreign_quantization
+from mlxk.domain.models.footprint import MemoryFit, MemoryVerdict, text_section
 from mlxk.domain.models.integrity import listed
-from mlxk.domain.models.memory import MemoryFit, MemoryVerdict, text_section
 from mlxk.domain.models.model import (
     ModelDescription,
     ModelDetails,

@@ -26,7 +26,7 @@ from mlxk.domain.errors import (
     ValidationError,
     WorkspaceModelError,
 )
-from mlxk.domain.models.memory import text_section
+from mlxk.domain.models.footprint import text_section
 from mlxk.domain.models.model import Capability, ModelHandle, ServedModel, served_id
 from mlxk.domain.models.reference import is_path, is_pattern
 from mlxk.entrypoints.http.api import ServerContext, Services

@@ -8,7 +8,7 @@ from doubles.memory_probe import InMemoryMemoryProbe
 
 from mlxk.adapters.system.machine import ProcMemoryProbe, SysctlMemoryProbe
 from mlxk.application.ports.system import MemoryProbe
-from mlxk.domain.models.memory import MemoryReading
+from mlxk.domain.models.footprint import MemoryReading
 
 GIB = 1024**3
 Build = Callable[[int, int], MemoryProbe]

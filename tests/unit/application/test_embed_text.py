@@ -23,7 +23,7 @@ from mlxk.domain.errors import (
     UnhealthyModelError,
     ValidationError,
 )
-from mlxk.domain.models.memory import MemoryReading
+from mlxk.domain.models.footprint import MemoryReading
 from mlxk.domain.models.model import Workspace
 
 COMMIT = "0123456789" * 4

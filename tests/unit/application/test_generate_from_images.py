@@ -36,7 +36,7 @@ from mlxk.domain.generation.grammar import Grammar
 from mlxk.domain.generation.image_table import ImageFacts
 from mlxk.domain.generation.media import DecodedImage, EncodedImage, ImageFormat
 from mlxk.domain.generation.request import GenerationRequest, GenerationSettings, TextDelta
-from mlxk.domain.models.memory import MemoryReading
+from mlxk.domain.models.footprint import MemoryReading
 
 COMMIT = "a" * 40
 HEADER = json.dumps({"__metadata__": {"format": "mlx"}, "w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}})

@@ -35,7 +35,7 @@ from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.profile import Profile
 from mlxk.domain.generation.request import Effort, Finished, GenerationRequest, GenerationSettings, TextDelta
-from mlxk.domain.models.memory import MemoryReading
+from mlxk.domain.models.footprint import MemoryReading
 
 GIB = 1024**3
 HEADER = json.dumps({"w": {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]}}).encode()

@@ -16,7 +16,7 @@ from mlxk.domain.errors import (
     Remedy,
     UnhealthyModelError,
 )
-from mlxk.domain.models.memory import RESERVE_BYTES, MemoryReading
+from mlxk.domain.models.footprint import RESERVE_BYTES, MemoryReading
 from mlxk.domain.models.model import (
     Capability,
     Framework,

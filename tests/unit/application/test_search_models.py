@@ -6,7 +6,7 @@ from doubles.model_hub import InMemoryModelHub, RemoteRepository
 
 from mlxk.application.use_cases.browse_hub import SearchModels
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.models.memory import MemoryFit, MemoryReading
+from mlxk.domain.models.footprint import MemoryFit, MemoryReading
 
 GIB = 1024**3
 FITS = {1 * GIB: MemoryFit.FITS, 6 * GIB: MemoryFit.TIGHT, 12 * GIB: MemoryFit.EXCEEDS, None: MemoryFit.UNKNOWN}

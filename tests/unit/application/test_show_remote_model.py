@@ -9,7 +9,7 @@ from doubles.model_hub import InMemoryModelHub, RemoteRepository
 
 from mlxk.application.use_cases.browse_hub import ShowRemoteModel
 from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError, ValidationError
-from mlxk.domain.models.memory import RESERVE_BYTES, MemoryFit, MemoryReading
+from mlxk.domain.models.footprint import RESERVE_BYTES, MemoryFit, MemoryReading
 
 A = "a" * 40
 SHAPE = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64, "max_position_embeddings": 512}

@@ -24,7 +24,7 @@ from mlxk.domain.errors import (
     UnhealthyModelError,
     ValidationError,
 )
-from mlxk.domain.models.memory import MemoryReading
+from mlxk.domain.models.footprint import MemoryReading
 from mlxk.domain.transcription import Segment, SpeechTask, Transcript, TranscriptionProgress, TranscriptionSettings
 
 COMMIT = "a" * 40

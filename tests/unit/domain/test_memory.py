@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlxk.domain.models.memory import RESERVE_BYTES, MemoryFit, MemoryReading, cache_bytes_per_token, judge_memory
+from mlxk.domain.models.footprint import RESERVE_BYTES, MemoryFit, MemoryReading, cache_bytes_per_token, judge_memory
 
 GIB = 1024**3
 

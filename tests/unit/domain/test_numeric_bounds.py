@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mlxk.domain.generation.request import SEED_RANGE, GenerationRequest, GenerationSettings
 from mlxk.domain.models import integrity
 from mlxk.domain.models.file_formats import SafetensorsHeader
-from mlxk.domain.models.memory import RESERVE_BYTES, MemoryFit, MemoryReading, cache_bytes_per_token, judge_memory
+from mlxk.domain.models.footprint import RESERVE_BYTES, MemoryFit, MemoryReading, cache_bytes_per_token, judge_memory
 from mlxk.domain.models.model import ModelHandle, Origin
 from mlxk.domain.models.snapshot import ModelSnapshot
 

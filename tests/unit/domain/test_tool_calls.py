@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models.written_calls import FAMILIES, FUNCTION, JSON, LLAMA, NOW, TOOLS, WEATHER, parts, read
 
-from mlxk.domain.formats.call_syntaxes import detect_syntaxes
+from mlxk.domain.formats.family_formats import detect_syntaxes
 from mlxk.domain.formats.tool_arguments import Tools
 from mlxk.domain.formats.tool_calls import ToolCallFormat, ToolCallSplitter
 from mlxk.domain.generation.request import TextDelta, ToolCallDelta

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mlxk.domain.errors import ConversionFailedError
 from mlxk.domain.models.file_formats import Damage, SafetensorsHeader
-from mlxk.domain.models.weight_index import absent_layers, absent_shards, absent_tensors, build_index, require_complete
+from mlxk.domain.models.weights import absent_layers, absent_shards, absent_tensors, build_index, require_complete
 
 
 def header(*tensors: str, size: int = 4) -> SafetensorsHeader:

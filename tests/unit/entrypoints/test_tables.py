@@ -6,7 +6,7 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from mlxk.application.use_cases.inspect_models import HealthEntry
-from mlxk.domain.models.memory import MemoryReading, judge_memory
+from mlxk.domain.models.footprint import MemoryReading, judge_memory
 from mlxk.domain.models.model import (
     Capability,
     FileEntry,

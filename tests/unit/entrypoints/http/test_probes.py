@@ -9,7 +9,7 @@ from doubles.text_generator import InMemoryTextGenerator
 from falcon.testing import TestClient
 from serving.parts import CHAT_MODEL, OTHER_MODEL, Parts
 
-from mlxk.domain.models.memory import MemoryReading
+from mlxk.domain.models.footprint import MemoryReading
 from mlxk.entrypoints.http.resources import STALLED_SECONDS, EngineWatch
 from mlxk.entrypoints.settings import ServerSettings
 

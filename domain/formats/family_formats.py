@@ -1,11 +1,12 @@
-"""The syntaxes in which model families write tool calls, and which of them a model uses.
+"""Formats of model families: syntaxes of tool calls, prompts for insertion, and what is wrong with chat templates.
 
-A model's syntaxes follow from its chat template and vocabulary, never from its name. Reading a call is the work of
-``domain.formats.call_readers``, finding calls in a stream that of ``domain.formats.tool_calls``.
+A model's formats follow from its chat template and vocabulary, never from its name, and are found without rendering.
+Reading a call is the work of ``domain.formats.call_readers``, finding calls in a stream that of
+``domain.formats.tool_calls``.
 """
 
 import re
-from collections.abc import Container
+from collections.abc import Callable, Container
 
 import attrs
 
@@ -249,3 +250,78 @@ def detect_syntaxes(template: str | None, vocabulary: Container[str]) -> tuple[C
 
 LAST_RESORT = (TOOL_CALL_JSON, FUNCTION_TAGS, LLAMA_JSON, LLAMA_PYTHON, PLAIN_JSON, PLAIN_PYTHON)
 """The syntaxes that any model may use when tools are on offer."""
+
+
+@attrs.frozen
+class InsertionFormat:
+    """How a family writes such a prompt."""
+
+    tokens: tuple[str, ...]
+    """The tokens of the vocabulary that it needs."""
+    pattern: str
+    """The prompt, with ``{prefix}`` and ``{suffix}``."""
+
+    def prompt(self, prefix: str, suffix: str) -> str:
+        """Return the prompt whose completion belongs between two texts."""
+        before, _, rest = self.pattern.partition("{prefix}")
+        if "{suffix}" in before:
+            return before.replace("{suffix}", suffix) + prefix + rest
+        return before + prefix + rest.replace("{suffix}", suffix)
+
+
+def _in_order(prefix: str, suffix: str, middle: str) -> InsertionFormat:
+    return InsertionFormat((prefix, suffix, middle), f"{prefix}{{prefix}}{suffix}{{suffix}}{middle}")
+
+
+INSERTION_FORMATS = (
+    _in_order("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    _in_order("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    _in_order("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
+    _in_order("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
+    InsertionFormat(
+        ("<[fim-suffix]>", "<[fim-prefix]>", "<[fim-middle]>"),
+        "<[fim-suffix]>{suffix}<[fim-prefix]>{prefix}<[fim-middle]>",
+    ),
+    InsertionFormat(("[SUFFIX]", "[PREFIX]"), "[SUFFIX]{suffix}[PREFIX]{prefix}"),
+)
+"""The formats that are known: Qwen, Granite and CodeGemma; StarCoder; SantaCoder; DeepSeek; Seed; Codestral."""
+
+
+def insertion_format(has: Callable[[str], bool]) -> InsertionFormat | None:
+    """Return the format of a model; None when it has none that is known.
+
+    Args:
+        has: Whether a text is a token of the model.
+    """
+    return next((each for each in INSERTION_FORMATS if all(map(has, each.tokens))), None)
+
+
+NO_TEMPLATE = "There is no chat template: a conversation can only be one user message, given as plain text."
+CALL_UNREAD = "A call as the chat template writes it is not read as that call."
+
+_IGNORED = re.compile(r"\{#.*?#\}|\{%[-+]?\s*raw\s*[-+]?%\}.*?\{%[-+]?\s*endraw\s*[-+]?%\}", re.DOTALL)
+_STATEMENT = re.compile(r"\{%[-+]?\s*(\w+)")
+_BLOCKS = ("if", "for", "macro", "call", "filter", "generation", "with", "block")
+
+
+def problems_in_text(template: str, *, for_chat: bool) -> tuple[str, ...]:
+    """Return the problems, a sentence each.
+
+    Args:
+        template: The text of the chat templates; empty without one.
+        for_chat: Whether the model is made for conversations.
+    """
+    if not template:
+        return (NO_TEMPLATE,) if for_chat else ()
+    open_block = _open_block(template)
+    if open_block is not None:
+        return (
+            f"The chat template cannot be rendered: its blocks '{open_block}' do not all have a beginning and end.",
+        )
+    return (CALL_UNREAD,) if tools_missing(template) is ToolsMissing.FORMAT else ()
+
+
+def _open_block(template: str) -> str | None:
+    """Return the first kind of block whose beginnings and ends differ in number; None when there is none."""
+    found = _STATEMENT.findall(_IGNORED.sub("", template))
+    return next((name for name in _BLOCKS if found.count(name) != found.count(f"end{name}")), None)
