@@ -6,10 +6,9 @@ from typing import Any
 import attrs
 
 from mlxk.domain.generation.conversation import Conversation, Message, MessagePart, Role
-from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.media import DEFAULT_CHUNK, DecodedAudio, EncodedImage
-from mlxk.domain.generation.profile import Profile
-from mlxk.domain.generation.request import Effort, GenerationSettings, TokenIds, nobody_left
+from mlxk.domain.generation.request import TokenIds, nobody_left
+from mlxk.domain.generation.settings import Effort, EngineOptions, GenerationSettings, Profile
 from mlxk.domain.models.model import ModelDetails
 
 ImageSource = Callable[[], EncodedImage]

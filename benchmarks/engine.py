@@ -39,7 +39,8 @@ from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.machine import SystemClock
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.generation.conversation import Conversation, Message, Role
-from mlxk.domain.generation.request import Finished, GenerationRequest, GenerationSettings, TextDelta
+from mlxk.domain.generation.request import Finished, GenerationRequest, TextDelta
+from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.model import ModelHandle
 
 STREAMS = (1, 8, 32)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from mlxk.domain.generation.request import Effort
+from mlxk.domain.generation.settings import Effort
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 

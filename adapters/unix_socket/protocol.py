@@ -19,7 +19,7 @@ import mlxk
 from mlxk.application.text_streams import PromptDelta
 from mlxk.domain import embedding, errors
 from mlxk.domain.errors import MlxkError, error_type_of
-from mlxk.domain.generation import conversation, engine_options, grammar, media, request
+from mlxk.domain.generation import conversation, grammar, media, request, settings
 from mlxk.domain.models import model
 
 PROTOCOL = 1
@@ -46,7 +46,6 @@ _CLASSES: Mapping[str, type] = {
         embedding.Embeddings,
         embedding.EmbeddingSettings,
         embedding.Truncation,
-        engine_options.EngineOptions,
         errors.Advice,
         grammar.ForcedCall,
         grammar.Grammar,
@@ -55,7 +54,6 @@ _CLASSES: Mapping[str, type] = {
         model.ModelHandle,
         request.Finished,
         request.GenerationRequest,
-        request.GenerationSettings,
         PromptDelta,
         request.ReasoningDelta,
         request.TextDelta,
@@ -64,6 +62,8 @@ _CLASSES: Mapping[str, type] = {
         request.TokenLogprob,
         request.ToolCallDelta,
         request.Usage,
+        settings.EngineOptions,
+        settings.GenerationSettings,
     )
 }
 _ENUMS: Mapping[str, type[enum.Enum]] = {
@@ -74,8 +74,8 @@ _ENUMS: Mapping[str, type[enum.Enum]] = {
         errors.Remedy,
         grammar.GrammarKind,
         model.Origin,
-        request.Effort,
         request.FinishReason,
+        settings.Effort,
     )
 }
 

@@ -44,8 +44,8 @@ from mlxk.domain.generation.media import (
     check_chunk,
     check_together,
 )
-from mlxk.domain.generation.profile import Profile
 from mlxk.domain.generation.request import GenerationRequest, TokenIds
+from mlxk.domain.generation.settings import Profile
 from mlxk.domain.models.model import Capability, ModelDescription, ModelDetails, ModelHandle
 
 STATE_SECONDS = 0.5

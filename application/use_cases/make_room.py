@@ -9,7 +9,8 @@ from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.application.use_cases.model_tasks import TokenizeText
 from mlxk.domain.errors import Advice, ContextLengthError, ExecutionError, Remedy
 from mlxk.domain.generation.conversation import Conversation, Role, Turn
-from mlxk.domain.generation.request import GenerationSettings, TextDelta
+from mlxk.domain.generation.request import TextDelta
+from mlxk.domain.generation.settings import GenerationSettings
 
 ROOM = 4
 """One in this many tokens of the window is left free for what follows."""

@@ -1,11 +1,10 @@
-"""Text generation: requests, settings and events.
+"""Text generation: requests and events.
 
 A stream yields any number of ``TextDelta``, ``ReasoningDelta`` and ``ToolCallDelta``, then one ``Finished`` with the
 usage; a failure is raised as ``MlxkError`` instead. The text of a completion is the concatenation of its deltas.
 """
 
 import enum
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,146 +12,12 @@ import attrs
 
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import Conversation, ToolCall
-from mlxk.domain.generation.engine_options import EngineOptions
-from mlxk.domain.generation.grammar import ForcedCall, Grammar
+from mlxk.domain.generation.settings import SEED_RANGE, Effort, EngineOptions, GenerationSettings
 from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.text import require_valid_unicode
 
-MAX_STOP_SEQUENCES = 16
-"""Most stop strings of a request; each costs work at every token."""
-
-MAX_LOGPROB_ALTERNATIVES = 20
-"""Most alternatives that a request may ask for at each token."""
-
-MAX_LOGIT_BIASES = 1024
-"""Most tokens with a logit bias in a request."""
-
-SEED_RANGE = 2**64
-"""Seeds are integers from 0 to this, exclusive."""
-
 _SEED_STRIDE = 0x9E3779B97F4A7C15
 """Odd, so that the seeds of successive choices of one request never coincide."""
-
-
-@attrs.frozen
-class GenerationSettings:
-    """Sampling settings and limits. ``None`` means the value of the model's generation_config, else our default."""
-
-    max_tokens: int | None = None
-    """Most tokens to generate; None means the remainder of the context window."""
-    temperature: float | None = None
-    """0 always selects the likeliest token."""
-    top_p: float | None = None
-    top_k: int | None = None
-    """0 switches it off."""
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    """Divides the likelihood of tokens that the completion already has, 0.1 to 10; 1 switches it off."""
-    presence_penalty: float | None = None
-    """Subtracted from the logit of every token that the completion already has."""
-    frequency_penalty: float | None = None
-    """Subtracted from a token's logit once for each of its occurrences in the completion."""
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    """Pairs of token id and the value added to its logit, -100 to 100."""
-    seed: int | None = None
-    """The same seed gives the same text; None draws a random one."""
-    stop: tuple[str, ...] = ()
-    """Strings that end the completion; they are not part of it."""
-    ignore_eos: bool = False
-    """Whether to continue after the end-of-sequence token, up to ``max_tokens``; for benchmarks."""
-    thinking_budget: int | None = None
-    """Most tokens of reasoning, after which it is closed and the text begins; None sets no limit."""
-    grammar: Grammar | None = None
-    """Constrains the text of the completion, not its reasoning."""
-    forced_call: ForcedCall | None = None
-    """The tool call that the grammar enforces; the text is then emitted as that call."""
-    logprobs: int | None = None
-    """Number of alternatives reported with the log probability of every token; None reports none at all."""
-    echo: bool = False
-    """Whether the prompt is emitted before the completion, with log probabilities if ``logprobs`` asks for them."""
-
-    def validate(self) -> None:
-        """Check every range.
-
-        Raises:
-            ValidationError: Names each field out of range, all at once.
-        """
-        faults = [fault for fault in (rule(self) for rule in _RULES) if fault]
-        if faults:
-            raise ValidationError("; ".join(faults))
-
-    def filled_from(self, defaults: "GenerationSettings") -> "GenerationSettings":
-        """Return these settings with every None replaced by the default's value."""
-        fields = (field.name for field in attrs.fields(GenerationSettings) if getattr(self, field.name) is None)
-        return attrs.evolve(self, **{name: getattr(defaults, name) for name in fields})
-
-
-PRODUCT_DEFAULTS = GenerationSettings(
-    temperature=0.7,
-    top_p=0.9,
-    top_k=0,
-    min_p=0.0,
-    repetition_penalty=1.0,
-    presence_penalty=0.0,
-    frequency_penalty=0.0,
-)
-"""Values that neither the request nor the model's generation_config sets."""
-
-
-def _number(value: float | None, name: str, low: float, high: float) -> str | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return f"{name} must be a number"
-    if math.isfinite(value) and low <= value <= high:
-        return None
-    return f"{name} must be at least {low:g} and at most {high:g} (got {value:g})"
-
-
-def _integer(value: int | None, name: str, low: int, high: int | None = None) -> str | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        return f"{name} must be a whole number"
-    if value >= low and (high is None or value <= high):
-        return None
-    return f"{name} must be at least {low}{'' if high is None else f' and at most {high}'} (got {value})"
-
-
-def _stop_fault(settings: GenerationSettings) -> str | None:
-    if len(settings.stop) > MAX_STOP_SEQUENCES:
-        return f"stop takes at most {MAX_STOP_SEQUENCES} strings (got {len(settings.stop)})"
-    if not all(isinstance(stop, str) for stop in settings.stop):
-        return "stop takes strings only"
-    return "stop must not contain an empty string" if "" in settings.stop else None
-
-
-def _bias_fault(settings: GenerationSettings) -> str | None:
-    if len(settings.logit_bias) > MAX_LOGIT_BIASES:
-        return f"logit_bias takes at most {MAX_LOGIT_BIASES} tokens (got {len(settings.logit_bias)})"
-    faults = (_number(bias, f"logit_bias of token {token}", -100, 100) for token, bias in settings.logit_bias)
-    return next((fault for fault in faults if fault), None)
-
-
-_RULES = (
-    lambda s: _integer(s.max_tokens, "max_tokens", 1),
-    lambda s: _number(s.temperature, "temperature", 0, 5),
-    lambda s: _number(s.top_p, "top_p", 0, 1),
-    lambda s: _integer(s.top_k, "top_k", 0),
-    lambda s: _number(s.min_p, "min_p", 0, 1),
-    lambda s: _number(s.repetition_penalty, "repetition_penalty", 0.1, 10),
-    lambda s: _number(s.presence_penalty, "presence_penalty", -2, 2),
-    lambda s: _number(s.frequency_penalty, "frequency_penalty", -2, 2),
-    lambda s: _integer(s.seed, "seed", 0, SEED_RANGE - 1),
-    lambda s: _integer(s.thinking_budget, "thinking_budget", 0),
-    lambda s: _integer(s.logprobs, "logprobs", 0, MAX_LOGPROB_ALTERNATIVES),
-    lambda s: "grammar and ignore_eos exclude each other" if s.grammar is not None and s.ignore_eos else None,
-    _bias_fault,
-    _stop_fault,
-)
-
-DEFAULT_THINKING_TAGS = ("<think>", "</think>")
-"""The texts that begin and end reasoning where nothing else is known."""
 
 
 class FinishReason(enum.Enum):
@@ -290,25 +155,12 @@ class Finished:
 AnswerDelta = TextDelta | ReasoningDelta | ToolCallDelta
 """An event with a part of the completion."""
 
+
 GenerationEvent = AnswerDelta | Finished
+
 
 TokenIds = tuple[int, ...]
 """A tokenized prompt."""
-
-
-class Effort(enum.Enum):
-    """How much a model reasons, from least to most; values are the names in the JSON API.
-
-    Chat templates get the nearest that they know: a level, or reasoning switched on or off.
-    """
-
-    NONE = "none"
-    MINIMAL = "minimal"
-    LOW = "low"
-    MEDIUM = "medium"
-    """The default of templates with levels."""
-    HIGH = "high"
-    XHIGH = "xhigh"
 
 
 def nobody_left() -> bool:
@@ -323,7 +175,7 @@ class GenerationRequest:
     model: ModelHandle
     prompt: Conversation | str | TokenIds
     """A conversation, rendered with the model's chat template; or text or tokens, passed on unchanged."""
-    settings: GenerationSettings = GenerationSettings()
+    settings: GenerationSettings = attrs.field(factory=GenerationSettings)
     thinking: bool | None = None
     """Whether the model reasons first; None leaves it to the chat template."""
     engine_options: EngineOptions = attrs.field(factory=EngineOptions)

@@ -14,9 +14,8 @@ from mlxk.domain.generation.conversation import (
     RESERVED_VARIABLES,
     misplaced_definitions,
 )
-from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.grammar import Grammar
-from mlxk.domain.generation.request import DEFAULT_THINKING_TAGS, Effort, GenerationSettings
+from mlxk.domain.generation.settings import DEFAULT_THINKING_TAGS, Effort, EngineOptions, GenerationSettings
 from mlxk.domain.text import require_valid_unicode
 from mlxk.entrypoints.cli.input_files import read_text
 

@@ -11,8 +11,8 @@ from models.tiny_models import build
 
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.machine import SystemClock
-from mlxk.domain.generation.engine_options import EngineOptions
-from mlxk.domain.generation.request import GenerationRequest, GenerationSettings
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.generation.settings import EngineOptions, GenerationSettings
 from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx

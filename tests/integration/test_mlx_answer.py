@@ -12,7 +12,8 @@ from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, PooledModel
 from mlxk.adapters.mlx.loading.text_model import load_model
 from mlxk.adapters.system.machine import SystemClock
 from mlxk.application.text_streams import QueuedTextStream
-from mlxk.domain.generation.request import Finished, FinishReason, GenerationRequest, GenerationSettings, TextDelta
+from mlxk.domain.generation.request import Finished, FinishReason, GenerationRequest, TextDelta
+from mlxk.domain.generation.settings import GenerationSettings
 
 pytestmark = pytest.mark.mlx
 

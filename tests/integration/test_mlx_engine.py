@@ -15,7 +15,8 @@ from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.machine import SystemClock
 from mlxk.domain.errors import ContextLengthError
 from mlxk.domain.generation.conversation import Conversation, Message, Role
-from mlxk.domain.generation.request import FinishReason, GenerationRequest, GenerationSettings
+from mlxk.domain.generation.request import FinishReason, GenerationRequest
+from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx

@@ -23,7 +23,8 @@ from mlxk.domain.errors import (
     MlxkError,
     UntrustedModelCodeError,
 )
-from mlxk.domain.generation.request import FinishReason, GenerationRequest, GenerationSettings
+from mlxk.domain.generation.request import FinishReason, GenerationRequest
+from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.model import ModelHandle, Origin
 
 pytestmark = pytest.mark.mlx

@@ -20,15 +20,9 @@ from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.formats.output_parser import OutputParser
 from mlxk.domain.formats.reasoning import CHANNELS, ReasoningFormat, detect_reasoning
 from mlxk.domain.generation.conversation import Conversation
-from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.grammar import Grammar
-from mlxk.domain.generation.request import (
-    FinishReason,
-    GenerationRequest,
-    GenerationSettings,
-    ReasoningDelta,
-    TextDelta,
-)
+from mlxk.domain.generation.request import FinishReason, GenerationRequest, ReasoningDelta, TextDelta
+from mlxk.domain.generation.settings import EngineOptions, GenerationSettings
 from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx

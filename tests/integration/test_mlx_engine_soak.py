@@ -26,9 +26,9 @@ from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.machine import SystemClock
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.conversation import Conversation
-from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.grammar import Grammar
-from mlxk.domain.generation.request import Finished, GenerationRequest, GenerationSettings, TextDelta
+from mlxk.domain.generation.request import Finished, GenerationRequest, TextDelta
+from mlxk.domain.generation.settings import EngineOptions, GenerationSettings
 from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx

@@ -22,7 +22,8 @@ from mlxk.adapters.mlx.engine.sampling import (
 )
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.machine import SystemClock
-from mlxk.domain.generation.request import GenerationRequest, GenerationSettings, TextDelta
+from mlxk.domain.generation.request import GenerationRequest, TextDelta
+from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx

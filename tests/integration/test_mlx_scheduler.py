@@ -20,7 +20,8 @@ from mlxk.adapters.mlx.loading.text_model import load_model
 from mlxk.adapters.system.machine import SystemClock
 from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.errors import ExecutionError, InsufficientMemoryError
-from mlxk.domain.generation.request import FinishReason, GenerationRequest, GenerationSettings
+from mlxk.domain.generation.request import FinishReason, GenerationRequest
+from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx

@@ -26,7 +26,8 @@ from mlxk.adapters.mlx.loading.text_model import load_tokenizer
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.machine import SystemClock
 from mlxk.domain.embedding import EmbeddingRequest
-from mlxk.domain.generation.request import Finished, GenerationRequest, GenerationSettings
+from mlxk.domain.generation.request import Finished, GenerationRequest
+from mlxk.domain.generation.settings import GenerationSettings
 
 pytestmark = pytest.mark.mlx
 LOADS = 100

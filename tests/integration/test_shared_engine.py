@@ -25,17 +25,10 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.generation.conversation import Conversation, Message, Role, ToolCall
-from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.grammar import ForcedCall, Grammar
 from mlxk.domain.generation.media import DecodedAudio, DecodedImage
-from mlxk.domain.generation.request import (
-    Effort,
-    Finished,
-    FinishReason,
-    GenerationRequest,
-    GenerationSettings,
-    TextDelta,
-)
+from mlxk.domain.generation.request import Finished, FinishReason, GenerationRequest, TextDelta
+from mlxk.domain.generation.settings import Effort, EngineOptions, GenerationSettings
 from mlxk.domain.models.model import ModelHandle, Origin
 
 PROMPT = "one two three four"

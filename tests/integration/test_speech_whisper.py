@@ -13,7 +13,8 @@ from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.machine import SystemClock
 from mlxk.domain.errors import CapabilityError, ExecutionError, MlxkError, UnhealthyModelError
-from mlxk.domain.generation.request import GenerationRequest, GenerationSettings, TextDelta
+from mlxk.domain.generation.request import GenerationRequest, TextDelta
+from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.transcription import (
     SpeechTask,

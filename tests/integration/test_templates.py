@@ -13,7 +13,7 @@ from mlxk.adapters.mlx.prompting.template_switches import AskedSwitches, choose_
 from mlxk.adapters.mlx.prompting.templates import CHARACTERS_PER_TOKEN, PromptRenderer
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, Role, ToolCall
-from mlxk.domain.generation.request import Effort
+from mlxk.domain.generation.settings import Effort
 from mlxk.domain.models.snapshot import is_template_file
 
 _CHATML = """{%- for message in messages -%}

@@ -25,9 +25,9 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.generation.conversation import Conversation, Message, Role
-from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.media import DecodedImage
-from mlxk.domain.generation.request import FinishReason, GenerationRequest, GenerationSettings
+from mlxk.domain.generation.request import FinishReason, GenerationRequest
+from mlxk.domain.generation.settings import EngineOptions, GenerationSettings
 from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx

@@ -11,7 +11,8 @@ from models.tiny_vision import build
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system.machine import SystemClock
 from mlxk.domain.errors import ContextLengthError
-from mlxk.domain.generation.request import GenerationRequest, GenerationSettings
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.generation.settings import GenerationSettings
 
 pytestmark = pytest.mark.mlx
 

@@ -12,14 +12,8 @@ import falcon
 
 from mlxk.application.generation_input import GenerationOptions
 from mlxk.domain.errors import MlxkError
-from mlxk.domain.generation.request import (
-    Finished,
-    GenerationEvent,
-    GenerationSettings,
-    ReasoningDelta,
-    TextDelta,
-    ToolCallDelta,
-)
+from mlxk.domain.generation.request import Finished, GenerationEvent, ReasoningDelta, TextDelta, ToolCallDelta
+from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.entrypoints.http.api import HttpApi, ServerContext
 from mlxk.entrypoints.http.generation.renderer import ResponseContext, ResponseRenderer
 from mlxk.entrypoints.http.generation.responder import GenerationJob

@@ -33,13 +33,8 @@ from mlxk.domain.formats.reasoning import ReasoningFormat, ReasoningStyle
 from mlxk.domain.formats.tool_arguments import Tools
 from mlxk.domain.formats.tool_calls import ForcedCallSplitter, ToolCallFormat
 from mlxk.domain.generation.conversation import Conversation
-from mlxk.domain.generation.engine_options import EngineOptions
-from mlxk.domain.generation.request import (
-    DEFAULT_THINKING_TAGS,
-    PRODUCT_DEFAULTS,
-    GenerationRequest,
-    GenerationSettings,
-)
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.generation.settings import DEFAULT_THINKING_TAGS, PRODUCT_DEFAULTS, EngineOptions, GenerationSettings
 
 MAX_VOCABULARY_SIZE = 2**31
 """Of a model whose config does not state it: as many tokens as MLX can number."""

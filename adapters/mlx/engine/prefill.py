@@ -23,7 +23,7 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from mlxk.adapters.mlx.engine.sampling import TopLogprobs, score
 from mlxk.domain.errors import CapabilityError
-from mlxk.domain.generation.engine_options import EngineOptions
+from mlxk.domain.generation.settings import EngineOptions
 
 MIN_SAVED_TOKENS = 16
 """Tokens a match or a snapshot must save; computing fewer costs less than the copy."""

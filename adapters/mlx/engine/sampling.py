@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 import mlx.core as mx
 
-from mlxk.domain.generation.request import GenerationSettings
+from mlxk.domain.generation.settings import GenerationSettings
 
 NOT_FINITE = -1
 """In place of a token: the logits held NaN or infinity, or a mask left no token."""

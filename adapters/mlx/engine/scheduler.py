@@ -35,8 +35,8 @@ from mlxk.adapters.mlx.exception_summary import failed, is_compile_failure
 from mlxk.adapters.mlx.loading.loaded_model import PooledModel
 from mlxk.application.ports.system import EventLog
 from mlxk.domain.errors import ExecutionError, MlxkError
-from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.request import FinishReason
+from mlxk.domain.generation.settings import EngineOptions
 
 _EXPECTED_GENERATED_TOKENS = 512
 """Upper bound of the generated tokens in the estimate; few sequences use all they are allowed."""

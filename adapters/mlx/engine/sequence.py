@@ -21,18 +21,17 @@ from mlxk.application.ports.system import Clock
 from mlxk.application.text_streams import PromptDelta, QueuedTextStream
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.formats.output_parser import OutputParser
-from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.request import (
     AnswerDelta,
     Finished,
     FinishReason,
-    GenerationSettings,
     TextDelta,
     Timings,
     TokenAlternative,
     TokenLogprob,
     Usage,
 )
+from mlxk.domain.generation.settings import EngineOptions, GenerationSettings
 
 _MIN_LOGPROB = -9999.0
 """Reported in place of minus infinity, which JSON cannot represent."""

@@ -15,7 +15,7 @@ from mlxk.adapters.mlx.prompting.templates import PromptRenderer
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.formats.family_formats import CallSyntax
 from mlxk.domain.formats.reasoning import ReasoningFormat
-from mlxk.domain.generation.request import GenerationSettings
+from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.model import ModelHandle
 
 _CACHE_STEP = 256

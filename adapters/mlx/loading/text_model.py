@@ -22,7 +22,7 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.formats.family_formats import detect_syntaxes
-from mlxk.domain.generation.request import GenerationSettings
+from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.detection import context_length
 from mlxk.domain.models.file_formats import Document
 from mlxk.domain.models.footprint import cache_bytes_per_token

@@ -14,7 +14,7 @@ from jinja2.meta import find_undeclared_variables
 
 from mlxk.adapters.mlx.prompting.template_process import GenerationTag
 from mlxk.domain.generation.conversation import Adaptation
-from mlxk.domain.generation.request import Effort
+from mlxk.domain.generation.settings import Effort
 
 _SWITCHES = ("enable_thinking", "thinking", "reasoning")
 """Variables that are true or false: Qwen, GLM and most others have the first, DeepSeek and Granite the second."""

@@ -23,7 +23,8 @@ from mlxk.domain.errors import CapabilityError, ContextLengthError, MlxkError, V
 from mlxk.domain.formats.reasoning import CALL_ENDS, ReasoningFormat, detect_reasoning, turn_end
 from mlxk.domain.formats.tool_calls import new_call_id
 from mlxk.domain.generation.conversation import Adaptation, Conversation, Message, Role
-from mlxk.domain.generation.request import Effort, TokenIds
+from mlxk.domain.generation.request import TokenIds
+from mlxk.domain.generation.settings import Effort
 
 TAIL_LENGTH = 256
 """Characters at the end of a rendered prompt that are kept for the parser."""

@@ -15,7 +15,8 @@ from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, MessagePart, Role, turns
 from mlxk.domain.generation.image_table import Chunk
 from mlxk.domain.generation.media import check_chunk, check_together
-from mlxk.domain.generation.request import Finished, GenerationSettings
+from mlxk.domain.generation.request import Finished
+from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.text import require_valid_unicode
 from mlxk.entrypoints.cli import input_files
 from mlxk.entrypoints.cli.answer import speed

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import attrs
 
-from mlxk.domain.generation.request import MAX_STOP_SEQUENCES
+from mlxk.domain.generation.settings import MAX_STOP_SEQUENCES
 from mlxk.entrypoints.http.anthropic.blocks import (
     CompactionBlock,
     Content,

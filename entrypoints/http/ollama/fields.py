@@ -14,7 +14,7 @@ import attrs
 
 from mlxk.application.generation_input import GenerationOptions
 from mlxk.domain.errors import CapabilityError
-from mlxk.domain.generation.request import MAX_LOGPROB_ALTERNATIVES, Effort
+from mlxk.domain.generation.settings import MAX_LOGPROB_ALTERNATIVES, Effort
 from mlxk.domain.models.model import ServedModel
 from mlxk.entrypoints.http.ollama.names import ModelFields
 from mlxk.entrypoints.http.openai.chat.messages import ImagePart, ImageUrl

@@ -14,7 +14,6 @@ from mlxk.application.text_streams import PromptDelta
 from mlxk.domain.generation.request import (
     Finished,
     GenerationEvent,
-    GenerationSettings,
     ReasoningDelta,
     TextDelta,
     TokenAlternative,
@@ -22,6 +21,7 @@ from mlxk.domain.generation.request import (
     TokenLogprob,
     Usage,
 )
+from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.renderer import ResponseContext
 from mlxk.entrypoints.http.generation.responder import GenerationJob

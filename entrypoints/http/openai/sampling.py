@@ -4,7 +4,7 @@ from typing import Annotated
 
 import attrs
 
-from mlxk.domain.generation.request import MAX_LOGIT_BIASES, MAX_STOP_SEQUENCES, SEED_RANGE, GenerationSettings
+from mlxk.domain.generation.settings import MAX_LOGIT_BIASES, MAX_STOP_SEQUENCES, SEED_RANGE, GenerationSettings
 from mlxk.entrypoints.http.requests.body import Neutral
 from mlxk.entrypoints.http.requests.validation import FieldError, Range, StrictConverter
 

@@ -28,7 +28,8 @@ from mlxk.application.ports.system import EventLog
 from mlxk.domain.embedding import EmbeddingSettings
 from mlxk.domain.errors import InsufficientMemoryError, MlxkError
 from mlxk.domain.generation.conversation import Conversation
-from mlxk.domain.generation.request import Finished, GenerationSettings
+from mlxk.domain.generation.request import Finished
+from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.model import Capability, ServedModel
 from mlxk.domain.transcription import TranscriptionSettings
 from mlxk.entrypoints.container import Container, build

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import attrs
 
-from mlxk.domain.generation.request import MAX_LOGPROB_ALTERNATIVES, Effort
+from mlxk.domain.generation.settings import MAX_LOGPROB_ALTERNATIVES, Effort
 from mlxk.entrypoints.http.openai.chat.request import (
     ChatRequest,
     JsonSchema,

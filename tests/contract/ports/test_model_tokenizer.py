@@ -14,7 +14,8 @@ from mlxk.adapters.system.machine import SystemClock
 from mlxk.application.ports.model_tasks import ModelTokenizer
 from mlxk.domain.errors import ContextLengthError, ValidationError
 from mlxk.domain.generation.conversation import Conversation
-from mlxk.domain.generation.request import GenerationRequest, GenerationSettings
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.model import ModelHandle, Origin
 
 pytestmark = pytest.mark.mlx

@@ -18,7 +18,8 @@ from mlxk.application.text_streams import PromptDelta
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ExecutionError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, Role
 from mlxk.domain.generation.media import DecodedImage
-from mlxk.domain.generation.request import Finished, FinishReason, GenerationRequest, GenerationSettings, TextDelta
+from mlxk.domain.generation.request import Finished, FinishReason, GenerationRequest, TextDelta
+from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx

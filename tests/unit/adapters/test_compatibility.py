@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from mlxk.adapters.mlx.compatibility import InstalledSupport, Library, dedicated_to, judge
 from mlxk.adapters.mlx.loaders import library_for
 from mlxk.domain.generation.conversation import Conversation, Message
-from mlxk.domain.generation.engine_options import EngineOptions
 from mlxk.domain.generation.media import DecodedImage
 from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.generation.settings import EngineOptions
 from mlxk.domain.models.detection import detect
 from mlxk.domain.models.model import ModelHandle, Origin, Runtime
 from mlxk.domain.models.snapshot import ModelSnapshot

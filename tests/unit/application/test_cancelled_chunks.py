@@ -11,7 +11,8 @@ from mlxk.application.text_streams import ChunkedStream, DescribedChunk
 from mlxk.domain.errors import ExecutionError
 from mlxk.domain.generation.image_table import Chunk, ShownImage
 from mlxk.domain.generation.media import EncodedImage, ImageFormat
-from mlxk.domain.generation.request import Finished, FinishReason, GenerationRequest, GenerationSettings, TextDelta
+from mlxk.domain.generation.request import Finished, FinishReason, GenerationRequest, TextDelta
+from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.model import ModelHandle, Origin
 
 HANDLE = ModelHandle("org/eye", "/cache/org/eye", Origin.CACHE)

@@ -27,7 +27,8 @@ from mlxk.application.use_cases.model_tasks import TranscribeAudio
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import Advice, CapabilityError, InsufficientMemoryError, Remedy, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Role
-from mlxk.domain.generation.request import GenerationRequest, GenerationSettings
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.footprint import MemoryReading
 from mlxk.domain.transcription import TranscriptionSettings
 

@@ -32,9 +32,8 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.generation.conversation import Conversation
-from mlxk.domain.generation.engine_options import EngineOptions
-from mlxk.domain.generation.profile import Profile
-from mlxk.domain.generation.request import Effort, Finished, GenerationRequest, GenerationSettings, TextDelta
+from mlxk.domain.generation.request import Finished, GenerationRequest, TextDelta
+from mlxk.domain.generation.settings import Effort, EngineOptions, GenerationSettings, Profile
 from mlxk.domain.models.footprint import MemoryReading
 
 GIB = 1024**3

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxk.domain.errors import ValidationError
-from mlxk.domain.generation.engine_options import EngineOptions
-from mlxk.domain.generation.request import PRODUCT_DEFAULTS, SEED_RANGE, GenerationRequest, GenerationSettings, Usage
+from mlxk.domain.generation.request import GenerationRequest, Usage
+from mlxk.domain.generation.settings import PRODUCT_DEFAULTS, SEED_RANGE, EngineOptions, GenerationSettings
 from mlxk.domain.models.model import ModelHandle, Origin
 
 HANDLE = ModelHandle("org/model", "/models/org/model", Origin.CACHE)

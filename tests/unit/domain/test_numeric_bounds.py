@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.domain.generation.request import SEED_RANGE, GenerationRequest, GenerationSettings
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.generation.settings import SEED_RANGE, GenerationSettings
 from mlxk.domain.models import integrity
 from mlxk.domain.models.file_formats import SafetensorsHeader
 from mlxk.domain.models.footprint import RESERVE_BYTES, MemoryFit, MemoryReading, cache_bytes_per_token, judge_memory

@@ -11,7 +11,7 @@ from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation.conversation import RESERVED_VARIABLES
 from mlxk.domain.generation.grammar import ForcedCall, Grammar
 from mlxk.domain.generation.media import MAX_CHUNK
-from mlxk.domain.generation.request import DEFAULT_THINKING_TAGS, MAX_LOGPROB_ALTERNATIVES, Effort, GenerationSettings
+from mlxk.domain.generation.settings import DEFAULT_THINKING_TAGS, MAX_LOGPROB_ALTERNATIVES, Effort, GenerationSettings
 from mlxk.domain.models.model import Capability, ServedModel
 from mlxk.entrypoints.http.openai.chat.messages import MessageParam, ReadAudio
 from mlxk.entrypoints.http.openai.chat.tools import AllowedTools, ToolChoice, Tools, forced_call, forces, tool_faults

@@ -29,7 +29,7 @@ from serving.messages import (
 )
 
 from mlxk.domain.generation.conversation import Conversation
-from mlxk.domain.generation.request import Effort
+from mlxk.domain.generation.settings import Effort
 from mlxk.entrypoints.http.anthropic import blocks
 from mlxk.entrypoints.http.anthropic.request import (
     UNSUPPORTED,

@@ -18,7 +18,6 @@ from mlxk.domain.generation.request import (
     FinishReason,
     GenerationEvent,
     GenerationRequest,
-    GenerationSettings,
     ReasoningDelta,
     TextDelta,
     Timings,
@@ -27,6 +26,7 @@ from mlxk.domain.generation.request import (
     ToolCallDelta,
     Usage,
 )
+from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.model import ModelHandle, Origin
 from mlxk.entrypoints.http.generation.renderer import RendererFactory, ResponseContext, StreamWriter, WholeWriter
 from mlxk.entrypoints.http.ollama.renderer import ChatLines, GenerateLines

@@ -12,7 +12,7 @@ from serving.parts import BASE_MODEL, CHAT, CHAT_MODEL, EMBEDDING_MODEL, SPEECH_
 
 from mlxk.domain.generation.conversation import Conversation, Role
 from mlxk.domain.generation.grammar import Grammar
-from mlxk.domain.generation.request import SEED_RANGE, Effort
+from mlxk.domain.generation.settings import SEED_RANGE, Effort
 from mlxk.entrypoints.http.ollama import embeddings, fields, pull
 from mlxk.entrypoints.http.ollama import generate as generating
 from mlxk.entrypoints.http.ollama.chat import CalledFunction, ChatBody, ChatMessage, OllamaCall

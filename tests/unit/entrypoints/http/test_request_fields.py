@@ -13,7 +13,7 @@ from serving.asking import chat, complete, parts
 
 from mlxk.domain.generation.conversation import Conversation, Role, ToolCall
 from mlxk.domain.generation.grammar import Grammar
-from mlxk.domain.generation.request import SEED_RANGE, Effort
+from mlxk.domain.generation.settings import SEED_RANGE, Effort
 from mlxk.entrypoints.http.openai.chat.request import UNSUPPORTED as CHAT_UNSUPPORTED
 from mlxk.entrypoints.http.openai.chat.request import ChatRequest
 from mlxk.entrypoints.http.openai.completions import UNSUPPORTED as COMPLETION_UNSUPPORTED

@@ -18,7 +18,8 @@ from serving.parts import CHAT_MODEL
 from serving.responses import ADD, AGENTS, PATH, SCHEMA, respond
 
 from mlxk.domain.generation.conversation import Conversation, Message
-from mlxk.domain.generation.request import Effort, GenerationRequest
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.generation.settings import Effort
 from mlxk.entrypoints.http.responses.conversation import PART_KINDS
 from mlxk.entrypoints.http.responses.items import ITEM_KINDS, LEFT_OUT, UNREADABLE
 from mlxk.entrypoints.http.responses.request import UNSUPPORTED, ResponseRequest

@@ -1,0 +1,293 @@
+"""How to generate: sampling settings, reasoning effort, engine options, and profiles, which keep these under a name."""
+
+import enum
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import attrs
+
+from mlxk.domain.errors import ValidationError
+from mlxk.domain.generation.grammar import ForcedCall, Grammar
+from mlxk.domain.models.model import ModelHandle
+
+MAX_STOP_SEQUENCES = 16
+"""Most stop strings of a request; each costs work at every token."""
+
+MAX_LOGPROB_ALTERNATIVES = 20
+"""Most alternatives that a request may ask for at each token."""
+
+MAX_LOGIT_BIASES = 1024
+"""Most tokens with a logit bias in a request."""
+
+SEED_RANGE = 2**64
+"""Seeds are integers from 0 to this, exclusive."""
+
+
+@attrs.frozen
+class GenerationSettings:
+    """Sampling settings and limits. ``None`` means the value of the model's generation_config, else our default."""
+
+    max_tokens: int | None = None
+    """Most tokens to generate; None means the remainder of the context window."""
+    temperature: float | None = None
+    """0 always selects the likeliest token."""
+    top_p: float | None = None
+    top_k: int | None = None
+    """0 switches it off."""
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    """Divides the likelihood of tokens that the completion already has, 0.1 to 10; 1 switches it off."""
+    presence_penalty: float | None = None
+    """Subtracted from the logit of every token that the completion already has."""
+    frequency_penalty: float | None = None
+    """Subtracted from a token's logit once for each of its occurrences in the completion."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Pairs of token id and the value added to its logit, -100 to 100."""
+    seed: int | None = None
+    """The same seed gives the same text; None draws a random one."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the completion; they are not part of it."""
+    ignore_eos: bool = False
+    """Whether to continue after the end-of-sequence token, up to ``max_tokens``; for benchmarks."""
+    thinking_budget: int | None = None
+    """Most tokens of reasoning, after which it is closed and the text begins; None sets no limit."""
+    grammar: Grammar | None = None
+    """Constrains the text of the completion, not its reasoning."""
+    forced_call: ForcedCall | None = None
+    """The tool call that the grammar enforces; the text is then emitted as that call."""
+    logprobs: int | None = None
+    """Number of alternatives reported with the log probability of every token; None reports none at all."""
+    echo: bool = False
+    """Whether the prompt is emitted before the completion, with log probabilities if ``logprobs`` asks for them."""
+
+    def validate(self) -> None:
+        """Check every range.
+
+        Raises:
+            ValidationError: Names each field out of range, all at once.
+        """
+        faults = [fault for fault in (rule(self) for rule in _RULES) if fault]
+        if faults:
+            raise ValidationError("; ".join(faults))
+
+    def filled_from(self, defaults: "GenerationSettings") -> "GenerationSettings":
+        """Return these settings with every None replaced by the default's value."""
+        fields = (field.name for field in attrs.fields(GenerationSettings) if getattr(self, field.name) is None)
+        return attrs.evolve(self, **{name: getattr(defaults, name) for name in fields})
+
+
+PRODUCT_DEFAULTS = GenerationSettings(
+    temperature=0.7,
+    top_p=0.9,
+    top_k=0,
+    min_p=0.0,
+    repetition_penalty=1.0,
+    presence_penalty=0.0,
+    frequency_penalty=0.0,
+)
+"""Values that neither the request nor the model's generation_config sets."""
+
+
+def _number(value: float | None, name: str, low: float, high: float) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return f"{name} must be a number"
+    if math.isfinite(value) and low <= value <= high:
+        return None
+    return f"{name} must be at least {low:g} and at most {high:g} (got {value:g})"
+
+
+def _integer(value: int | None, name: str, low: int, high: int | None = None) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        return f"{name} must be a whole number"
+    if value >= low and (high is None or value <= high):
+        return None
+    return f"{name} must be at least {low}{'' if high is None else f' and at most {high}'} (got {value})"
+
+
+def _stop_fault(settings: GenerationSettings) -> str | None:
+    if len(settings.stop) > MAX_STOP_SEQUENCES:
+        return f"stop takes at most {MAX_STOP_SEQUENCES} strings (got {len(settings.stop)})"
+    if not all(isinstance(stop, str) for stop in settings.stop):
+        return "stop takes strings only"
+    return "stop must not contain an empty string" if "" in settings.stop else None
+
+
+def _bias_fault(settings: GenerationSettings) -> str | None:
+    if len(settings.logit_bias) > MAX_LOGIT_BIASES:
+        return f"logit_bias takes at most {MAX_LOGIT_BIASES} tokens (got {len(settings.logit_bias)})"
+    faults = (_number(bias, f"logit_bias of token {token}", -100, 100) for token, bias in settings.logit_bias)
+    return next((fault for fault in faults if fault), None)
+
+
+_RULES = (
+    lambda s: _integer(s.max_tokens, "max_tokens", 1),
+    lambda s: _number(s.temperature, "temperature", 0, 5),
+    lambda s: _number(s.top_p, "top_p", 0, 1),
+    lambda s: _integer(s.top_k, "top_k", 0),
+    lambda s: _number(s.min_p, "min_p", 0, 1),
+    lambda s: _number(s.repetition_penalty, "repetition_penalty", 0.1, 10),
+    lambda s: _number(s.presence_penalty, "presence_penalty", -2, 2),
+    lambda s: _number(s.frequency_penalty, "frequency_penalty", -2, 2),
+    lambda s: _integer(s.seed, "seed", 0, SEED_RANGE - 1),
+    lambda s: _integer(s.thinking_budget, "thinking_budget", 0),
+    lambda s: _integer(s.logprobs, "logprobs", 0, MAX_LOGPROB_ALTERNATIVES),
+    lambda s: "grammar and ignore_eos exclude each other" if s.grammar is not None and s.ignore_eos else None,
+    _bias_fault,
+    _stop_fault,
+)
+
+DEFAULT_THINKING_TAGS = ("<think>", "</think>")
+"""The texts that begin and end reasoning where nothing else is known."""
+
+
+class Effort(enum.Enum):
+    """How much a model reasons, from least to most; values are the names in the JSON API.
+
+    Chat templates get the nearest that they know: a level, or reasoning switched on or off.
+    """
+
+    NONE = "none"
+    MINIMAL = "minimal"
+    LOW = "low"
+    MEDIUM = "medium"
+    """The default of templates with levels."""
+    HIGH = "high"
+    XHIGH = "xhigh"
+
+
+MAX_DRAFT_TOKENS = 16
+"""Most tokens that a draft model proposes at a time; more are rarely accepted."""
+
+KV_BITS = (2, 4, 8)
+"""Sizes of quantized keys and values, bits."""
+
+MIN_KV_SIZE = 16
+"""Fewest tokens of a rotating KV cache."""
+
+
+@attrs.frozen
+class EngineOptions:
+    """Trade-offs between memory, speed and exactness. The defaults change nothing."""
+
+    adapter: str | None = None
+    """Absolute directory of a LoRA adapter to apply to the model."""
+    draft_model: ModelHandle | None = None
+    """A small model with the same vocabulary, for speculative decoding; it does not change the text."""
+    draft_tokens: int = 3
+    """Tokens proposed at a time."""
+    kv_bits: int | None = None
+    """Bits of a quantized KV cache; None does not quantize it."""
+    max_kv_size: int | None = None
+    """Tokens of a rotating KV cache, which keeps the first few and the last ones; None keeps all."""
+
+    @property
+    def batchable(self) -> bool:
+        """Whether the sequence can share a batch with others."""
+        return self.draft_model is None and self.kv_bits is None and self.max_kv_size is None
+
+    def validate(self) -> None:
+        """Check ranges and combinations.
+
+        Raises:
+            ValidationError: Names each field out of range, or the options that exclude each other.
+        """
+        faults = []
+        if not 1 <= self.draft_tokens <= MAX_DRAFT_TOKENS:
+            faults.append(f"draft_tokens must be at least 1 and at most {MAX_DRAFT_TOKENS} (got {self.draft_tokens})")
+        if self.kv_bits is not None and self.kv_bits not in KV_BITS:
+            faults.append(f"kv_bits must be one of {', '.join(map(str, KV_BITS))} (got {self.kv_bits})")
+        if self.max_kv_size is not None and self.max_kv_size < MIN_KV_SIZE:
+            faults.append(f"max_kv_size must be at least {MIN_KV_SIZE} (got {self.max_kv_size})")
+        if self.max_kv_size is not None and self.kv_bits is not None:
+            faults.append("max_kv_size and kv_bits exclude each other")
+        if self.max_kv_size is not None and self.draft_model is not None:
+            faults.append("max_kv_size and draft_model exclude each other")
+        if faults:
+            raise ValidationError("; ".join(faults))
+
+
+@attrs.frozen
+class Profile:
+    """A model under a name, and how it generates where a request does not say."""
+
+    model: str = ""
+    """The reference of the model; empty where a profile is for every model."""
+    system: str | None = None
+    """The system prompt of conversations without one."""
+    settings: GenerationSettings = attrs.field(factory=GenerationSettings)
+    thinking: bool | None = None
+    """Whether the model reasons first."""
+    effort: Effort | None = None
+    """How much the model reasons."""
+    thinking_tags: tuple[str, str] | None = None
+    """The texts that begin and end the reasoning."""
+    template_options: Mapping[str, Any] = attrs.field(factory=dict)
+    """Variables for the chat template, by its own names; JSON values."""
+    engine_options: EngineOptions = attrs.field(factory=EngineOptions)
+    """Without a draft model, which is a reference here."""
+    draft_reference: str | None = None
+    """A smaller model for speculative decoding."""
+    context_limit: int | None = None
+    """Most tokens of prompt and completion together."""
+    keep_alive_seconds: float | None = None
+    """Idle time after which the model is unloaded; infinity means never."""
+
+    def over(self, other: "Profile") -> "Profile":
+        """Return this profile, with what it leaves out from another one."""
+        first, second = self.engine_options, other.engine_options
+        # The two exclude each other, so that one of this profile replaces either of the other.
+        cache = first if first.kv_bits is not None or first.max_kv_size is not None else second
+        return Profile(
+            model=self.model or other.model,
+            system=_first(self.system, other.system),
+            settings=_filled(self.settings, other.settings),
+            thinking=_first(self.thinking, other.thinking),
+            effort=_first(self.effort, other.effort),
+            thinking_tags=_first(self.thinking_tags, other.thinking_tags),
+            template_options={**other.template_options, **self.template_options},
+            engine_options=attrs.evolve(
+                cache, adapter=_first(first.adapter, second.adapter), draft_model=_first(first.draft_model, None)
+            ),
+            draft_reference=_first(self.draft_reference, other.draft_reference),
+            context_limit=_first(self.context_limit, other.context_limit),
+            keep_alive_seconds=_first(self.keep_alive_seconds, other.keep_alive_seconds),
+        )
+
+    @property
+    def says_how_to_reason(self) -> bool:
+        """Whether it says whether, or how much, the model reasons."""
+        stated = self.template_options.keys() & {"enable_thinking", "thinking"}
+        return self.thinking is not None or self.effort is not None or bool(stated)
+
+    def leaving_reasoning_to(self, request: "Profile", *, can_reason: bool) -> "Profile":
+        """Return this profile for a request: without what the request says in other words, or the model cannot do."""
+        if not can_reason:
+            settings = attrs.evolve(self.settings, thinking_budget=None)
+            return attrs.evolve(self, settings=settings, thinking=None, effort=None)
+        return attrs.evolve(self, thinking=None) if request.says_how_to_reason else self
+
+    def validate(self) -> None:
+        """Check every range.
+
+        Raises:
+            ValidationError: Names each field out of range, or the options that exclude each other.
+        """
+        self.settings.validate()
+        self.engine_options.validate()
+
+
+Value = TypeVar("Value")
+
+
+def _first(value: Value | None, other: Value | None) -> Value | None:
+    return other if value is None else value
+
+
+def _filled(settings: GenerationSettings, other: GenerationSettings) -> GenerationSettings:
+    filled = settings.filled_from(other)
+    return filled if filled.stop else attrs.evolve(filled, stop=other.stop)
