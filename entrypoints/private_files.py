@@ -61,19 +61,38 @@ def draft(folder: str, suffix: str, content: bytes, mode: int = PRIVATE_FILE) ->
     return path
 
 
-def write(path: str, content: bytes) -> None:
-    """Replace a file at once. It keeps its mode, a new one is for this user only, and a link to it stays a link.
+def write(path: str, content: bytes, *, replace: bool = True) -> None:
+    """Write a file at once. One that is replaced keeps its mode, a new one is for this user only, and a link stays one.
 
     Raises:
+        FileExistsError: The file exists, and is not to be replaced.
         OSError: It cannot be written; the file is as it was, and nothing else is left.
     """
     target = os.path.realpath(path)
     mode = PRIVATE_FILE
     with contextlib.suppress(FileNotFoundError):
-        mode = stat.S_IMODE(os.stat(target).st_mode)
+        known = os.stat(target).st_mode
+        if not stat.S_ISREG(known):
+            raise OSError(0, "it is no regular file")
+        mode = stat.S_IMODE(known)
     unnamed = draft(os.path.dirname(target), os.path.splitext(target)[1], content, mode)
     try:
-        os.replace(unnamed, target)
-    except BaseException:
-        os.unlink(unnamed)
+        if replace:
+            os.replace(unnamed, target)
+        else:
+            _name(unnamed, target)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(unnamed)
+
+
+def _name(unnamed: str, target: str) -> None:
+    """Give a file a name that no other has."""
+    try:
+        os.link(unnamed, target)
+    except FileExistsError:
         raise
+    except OSError:  # a file system without links
+        if os.path.lexists(target):
+            raise FileExistsError(target) from None
+        os.replace(unnamed, target)

@@ -1,11 +1,8 @@
 """Saved conversations: JSON files, replaced atomically."""
 
-import contextlib
 import json
 import os
 import re
-import stat
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +10,7 @@ import attrs
 
 from mlxk.domain.errors import StorageError, ValidationError
 from mlxk.domain.generation.conversation import Message, Role, ToolCall
+from mlxk.entrypoints import private_files
 
 VERSION = 1
 MAX_TRANSCRIPT_BYTES = 64 * 1024 * 1024
@@ -22,8 +20,6 @@ FIRST_WORDS = 60
 """Characters by which a message is named."""
 
 _ROLE_LETTERS = {Role.USER: "U", Role.ASSISTANT: "A", Role.TOOL: "T"}
-
-_PRIVATE = 0o600
 
 
 @attrs.frozen
@@ -71,7 +67,8 @@ def save(path: str, transcript: SavedChat, *, replace: bool = True) -> None:
     content = json.dumps(document, indent=2, ensure_ascii=False).encode()
     try:
         target = os.path.realpath(os.path.expanduser(path))
-        _write(target, content, _mode(path, target), replace=replace)
+        os.stat(os.path.dirname(target))  # a folder that is missing is a mistake here, and not made
+        private_files.write(target, content, replace=replace)
     except FileExistsError:
         raise
     except OSError as error:
@@ -119,65 +116,19 @@ def _conversation(written: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
     return messages
 
 
-def _mode(path: str, target: str) -> int:
-    """Return the mode of the file that is replaced, or that of a new file."""
-    try:
-        mode = os.stat(target).st_mode
-    except FileNotFoundError:
-        return _PRIVATE
-    if not stat.S_ISREG(mode):
-        raise StorageError(f"'{path}' cannot be written: it is no regular file")
-    return stat.S_IMODE(mode)
-
-
-def _write(target: str, content: bytes, mode: int, *, replace: bool) -> None:
-    """Write a temporary file, flush it to the disk, and give it its name."""
-    descriptor, unfinished = tempfile.mkstemp(prefix=".mlxk-chat.", dir=os.path.dirname(target))
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
-        if replace:
-            os.replace(unfinished, target)
-        else:
-            _name(unfinished, target)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(unfinished)
-
-
-def _name(unfinished: str, target: str) -> None:
-    """Give a file a name that no other has."""
-    try:
-        os.link(unfinished, target)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links
-        if os.path.lexists(target):
-            raise FileExistsError(target) from None
-        os.replace(unfinished, target)
-
-
 def _content(path: str) -> bytes:
     """Return the content of a file; a pipe is refused, since it might block."""
     try:
-        with open(os.path.expanduser(path), "rb", opener=_at_once) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise StorageError(f"'{path}' cannot be read: it is not a file")
-            content = file.read(MAX_TRANSCRIPT_BYTES + 1)
+        content = private_files.read(os.path.expanduser(path), MAX_TRANSCRIPT_BYTES)
     except OSError as error:
         raise StorageError(f"'{path}' cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ValidationError(f"'{path}' cannot be the name of a file") from error
+    if content is None:
+        raise StorageError(f"'{path}' cannot be read: there is no such file")
     if len(content) > MAX_TRANSCRIPT_BYTES:
         raise ValidationError(f"'{path}' is larger than any transcript")
     return content
-
-
-def _at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _written(message: Message) -> dict[str, object]:

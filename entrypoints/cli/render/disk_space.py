@@ -2,7 +2,7 @@
 
 from mlxk.application.use_cases.cache_upkeep import CacheUsage, MeasuredModel, PruneResult, PruneStatus, waste_lines
 from mlxk.domain.models.footprint import StoredRevision, Waste, size_of
-from mlxk.entrypoints.cli.render.formatting import decimal_size, printable, table
+from mlxk.entrypoints.cli.render.formatting import counted, decimal_size, printable, table
 
 Json = dict[str, object]
 
@@ -101,9 +101,10 @@ def _size(size_bytes: int) -> str:
 
 def usage_summary(usage: CacheUsage, free_bytes: int | None) -> str:
     """Return what follows the table: totals, and what can go."""
-    count = len(usage.models)
-    lines = [f"{decimal_size(usage.total_bytes)} in {count} model{'' if count == 1 else 's'}"]
-    if usage.remainder_bytes is not None:
+    lines = [f"{decimal_size(usage.total_bytes)} in {counted(len(usage.models), 'model')}"]
+    if not usage.models and not usage.total_bytes:
+        lines = ["No model is cached"]
+    elif usage.remainder_bytes is not None:
         lines[0] += f", of that {decimal_size(usage.remainder_bytes)} outside the models"
     if free_bytes is not None:
         lines[0] += f"; {decimal_size(free_bytes)} free on the disk"
