@@ -32,7 +32,7 @@ from speech import found, repeated
 
 from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.domain.generation.request import GenerationRequest, TextDelta
 from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.model import ModelHandle

@@ -23,7 +23,7 @@ from doubles.event_log import InMemoryEventLog
 
 from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.domain.embedding import EmbeddingRequest
 from mlxk.domain.models.model import ModelHandle, Origin
 

@@ -36,7 +36,7 @@ from models.tiny_models import build
 
 from mlxk.adapters.mlx.engine.limits import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.generation.conversation import Conversation, Message, Role
 from mlxk.domain.generation.request import Finished, GenerationRequest, TextDelta

@@ -25,10 +25,10 @@ import mlx.core as mx
 from doubles.event_log import InMemoryEventLog
 from mlx_audio.stt.utils import load_model
 
-from mlxk.adapters.builtin.packaged import PackagedModelSource
+from mlxk.adapters.builtin import PackagedModelSource
 from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.domain.models.model import ModelHandle, Origin
 from mlxk.domain.transcription import Transcript, TranscriptionRequest
 

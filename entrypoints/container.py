@@ -10,12 +10,12 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from mlxk.adapters.builtin.packaged import PackagedModelSource, recommendations
+from mlxk.adapters.builtin import PackagedModelSource, recommendations
 from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.adapters.mlx.registry import MlxBackendRegistry
-from mlxk.adapters.system.machine import SystemClock, system_memory_probe
+from mlxk.adapters.system import SystemClock, system_memory_probe
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.inspect_models import CheckHealth, ListModels, ShowModel
@@ -108,7 +108,7 @@ def _weight_converter() -> "WeightConverter":
 
 def _event_log(settings: Settings, *, at_once: bool) -> "EventLog":
     def log() -> "EventLog":
-        from mlxk.adapters.logging.structlog_log import StructlogEventLog
+        from mlxk.adapters.logging import StructlogEventLog
 
         return StructlogEventLog(level=settings.log_level, as_json=settings.log_json, home=settings.home)
 
@@ -116,7 +116,7 @@ def _event_log(settings: Settings, *, at_once: bool) -> "EventLog":
 
 
 def _image_reader() -> "ImageReader":
-    from mlxk.adapters.pillow.image_reader import PillowImageReader
+    from mlxk.adapters.pillow import PillowImageReader
 
     return PillowImageReader()
 

@@ -79,4 +79,5 @@ def test_every_adapter_but_the_doubles_is_named_in_the_container_or_by_another_o
     wiring = (root / "entrypoints" / "container.py").read_text(encoding="utf-8")
     named = set(re.findall(r"mlxk\.adapters\.([a-z_]+)", wiring))
     folders = {path.parent.name for path in (root / "adapters").glob("*/__init__.py")}
-    assert folders - named == set()
+    modules = {path.stem for path in (root / "adapters").glob("*.py")} - {"__init__"}
+    assert (folders | modules) - named == set()

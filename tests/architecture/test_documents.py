@@ -186,4 +186,6 @@ def test_the_map_of_the_folders_names_every_one() -> None:
     for layer in ("adapters", "entrypoints"):
         folders = (path.parent.name for path in (ROOT / layer).glob("*/__init__.py"))
         missing += [f"{layer}/{folder}/" for folder in folders if f"{folder}/" not in text]
+    modules = (path.name for path in (ROOT / "adapters").glob("[!_]*.py"))
+    missing += [f"adapters/{module}" for module in modules if module not in text]
     assert missing == []

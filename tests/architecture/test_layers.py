@@ -18,18 +18,18 @@ FORBIDDEN = {
     "the operating system in the application": ("application/ports/system.py", "os", CORE),
     "an outer layer in an inner one": ("domain/models/model.py", "mlxk.application.ports.system", POINT_INWARD),
     "an adapter in another adapter": (
-        "adapters/system/machine.py",
-        "mlxk.adapters.builtin.packaged",
+        "adapters/system.py",
+        "mlxk.adapters.builtin",
         "Adapters do not know each other",
     ),
     "a use case in an adapter": (
-        "adapters/system/machine.py",
+        "adapters/system.py",
         "mlxk.application.use_cases.inspect_models",
         "Adapters see ports, never use cases",
     ),
     "an adapter in an entrypoint": (
         "entrypoints/cli/render/formatting.py",
-        "mlxk.adapters.system.machine",
+        "mlxk.adapters.system",
         "Only the composition root names adapters",
     ),
     "an entrypoint in another entrypoint": (

@@ -10,7 +10,7 @@ from models.answers import loaded, read
 from models.tiny_models import build
 
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.generation.settings import EngineOptions, GenerationSettings
 from mlxk.domain.models.model import ModelHandle

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from doubles.event_log import InMemoryEventLog
 
-from mlxk.adapters.builtin.packaged import PackagedModelSource
+from mlxk.adapters.builtin import PackagedModelSource
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.generation.conversation import Conversation, Message, Role, ToolCall
 from mlxk.domain.generation.request import GenerationRequest, ReasoningDelta, TextDelta, ToolCallDelta

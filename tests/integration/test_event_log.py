@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from mlxk.adapters.logging.structlog_log import StructlogEventLog
+from mlxk.adapters.logging import StructlogEventLog
 
 
 def log(level: str = "info", as_json: bool = True) -> tuple[StructlogEventLog, io.StringIO]:

@@ -11,7 +11,7 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
 from syrupy.assertion import SnapshotAssertion
 
-from mlxk.adapters.pillow.image_reader import PillowImageReader
+from mlxk.adapters.pillow import PillowImageReader
 from mlxk.domain.generation.image_table import Chunk, ImageFacts, ShownImage
 from mlxk.domain.generation.media import EncodedImage
 

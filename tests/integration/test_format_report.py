@@ -14,7 +14,7 @@ from models.tokenizers_of_families import FAMILIES as TOKENIZERS
 
 from mlxk.adapters.mlx.model_tokenizer import MlxModelTokenizer
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.application.ports.model_tasks import FormatReport
 from mlxk.domain.models.model import ModelHandle, Origin
 

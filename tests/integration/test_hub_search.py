@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hub.server import LoopbackHub
 
-from mlxk.adapters.system.machine import system_memory_probe
+from mlxk.adapters.system import system_memory_probe
 
 Command = Callable[..., dict[str, Any]]
 

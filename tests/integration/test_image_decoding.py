@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, PngImagePlugin
 
-from mlxk.adapters.pillow.image_reader import PillowImageReader
+from mlxk.adapters.pillow import PillowImageReader
 from mlxk.domain.errors import MlxkError, ValidationError
 from mlxk.domain.generation.media import MAX_IMAGE_PIXELS, EncodedImage
 

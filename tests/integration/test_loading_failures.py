@@ -14,7 +14,7 @@ from models.tiny_models import build
 from mlxk.adapters.mlx.library_imports import import_failure
 from mlxk.adapters.mlx.loading.load_errors import loading_failure
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import (
     BackendNotInstalledError,
     ExecutionError,

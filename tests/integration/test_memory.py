@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxk.adapters.system.machine import ProcMemoryProbe, SysctlMemoryProbe, run_quietly, system_memory_probe
+from mlxk.adapters.system import ProcMemoryProbe, SysctlMemoryProbe, run_quietly, system_memory_probe
 from mlxk.domain.models.footprint import MemoryReading
 
 MIB, GIB = 1024**2, 1024**3

@@ -12,7 +12,7 @@ from models.tiny_models import ARCHITECTURES, build
 
 from mlxk.adapters.mlx.engine.limits import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import ContextLengthError
 from mlxk.domain.generation.conversation import Conversation, Message, Role
 from mlxk.domain.generation.request import FinishReason, GenerationRequest

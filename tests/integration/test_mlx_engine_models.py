@@ -15,7 +15,7 @@ from models.tiny_models import build
 from mlxk.adapters.mlx.engine.limits import EngineLimits
 from mlxk.adapters.mlx.loading.text_model import weight_bytes
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import (
     ContextLengthError,
     ExecutionError,
@@ -236,7 +236,7 @@ def test_a_process_that_generated_exits_with_zero_every_time(
         "sys.path.append(sys.argv[2])\n"
         "from doubles.event_log import InMemoryEventLog\n"
         "from mlxk.adapters.mlx.text_generator import MlxTextGenerator\n"
-        "from mlxk.adapters.system.machine import SystemClock\n"
+        "from mlxk.adapters.system import SystemClock\n"
         "from mlxk.domain.generation.request import GenerationRequest, GenerationSettings\n"
         "from mlxk.domain.models.model import ModelHandle, Origin\n"
         "engine = MlxTextGenerator(InMemoryEventLog(), SystemClock())\n"

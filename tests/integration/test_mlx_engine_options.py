@@ -15,7 +15,7 @@ from models.tiny_models import build
 from mlxk.adapters.mlx.engine.build_sequence import ReasoningReader
 from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.formats.output_parser import OutputParser
 from mlxk.domain.formats.reasoning import CHANNELS, ReasoningFormat, detect_reasoning

@@ -23,7 +23,7 @@ from models.tiny_models import build
 
 from mlxk.adapters.mlx.engine.limits import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.conversation import Conversation
 from mlxk.domain.generation.grammar import Grammar

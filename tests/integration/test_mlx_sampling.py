@@ -21,7 +21,7 @@ from mlxk.adapters.mlx.engine.sampling import (
     materialize_tokens,
 )
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.domain.generation.request import GenerationRequest, TextDelta
 from mlxk.domain.generation.settings import GenerationSettings
 from mlxk.domain.models.model import ModelHandle

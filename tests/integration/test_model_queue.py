@@ -11,7 +11,7 @@ from models.tiny_models import build
 from mlxk.adapters.mlx.engine.limits import EngineLimits
 from mlxk.adapters.mlx.loading.text_model import weight_bytes
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.errors import ExecutionError
 from mlxk.domain.generation.request import GenerationRequest

@@ -14,7 +14,7 @@ from mlxk.adapters.mlx.embedding.loading import load_embedding_model
 from mlxk.adapters.mlx.engine.model_lease import ModelLease, Turns
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 
 pytestmark = pytest.mark.mlx
 LIMIT = 120.0

@@ -24,7 +24,7 @@ from mlxk.adapters.mlx.engine.limits import EngineLimits
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.adapters.mlx.loading.text_model import load_tokenizer
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.domain.embedding import EmbeddingRequest
 from mlxk.domain.generation.request import Finished, GenerationRequest
 from mlxk.domain.generation.settings import GenerationSettings

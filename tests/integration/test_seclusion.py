@@ -15,7 +15,7 @@ from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
 from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_untrusted_code
 from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.domain.embedding import EmbeddingRequest
 from mlxk.domain.errors import UnhealthyModelError, UntrustedModelCodeError
 from mlxk.domain.models.model import ModelHandle, Origin

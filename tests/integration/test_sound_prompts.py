@@ -12,7 +12,7 @@ from models.tiny_models import build as build_text
 from models.tiny_vision import build
 
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, Role
 from mlxk.domain.generation.request import GenerationRequest

@@ -24,7 +24,7 @@ from mlxk.adapters.mlx.speech import speech_model
 from mlxk.adapters.mlx.speech.chunked import ChunkedDecoder, chunk_result, split
 from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import CapabilityError, IncompatibleModelError
 from mlxk.domain.models.model import ModelHandle
 from mlxk.domain.transcription import SpeechTask, Transcript, TranscriptionRequest, TranscriptionSettings

@@ -8,10 +8,10 @@ import pytest
 from doubles.event_log import InMemoryEventLog
 from models.tiny_speech import build_whisper, murmur, write_wav
 
-from mlxk.adapters.builtin.packaged import PackagedModelSource
+from mlxk.adapters.builtin import PackagedModelSource
 from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import CapabilityError, ExecutionError, MlxkError, UnhealthyModelError
 from mlxk.domain.generation.request import GenerationRequest, TextDelta
 from mlxk.domain.generation.settings import GenerationSettings

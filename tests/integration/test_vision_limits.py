@@ -9,7 +9,7 @@ from models.pictures import about, noise
 from models.tiny_vision import build
 
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import ContextLengthError
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.generation.settings import GenerationSettings

@@ -19,7 +19,7 @@ from doubles.text_generator import InMemoryTextGenerator
 from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.adapters.mlx.audio_file import MlxAudioDecoder
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.application.use_cases.cache_upkeep import RemoveModel
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import GenerateText

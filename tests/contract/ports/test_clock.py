@@ -5,7 +5,7 @@ import datetime
 import pytest
 from doubles.clock import InMemoryClock
 
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.application.ports.system import Clock
 
 

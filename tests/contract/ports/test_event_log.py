@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from doubles.event_log import InMemoryEventLog
 
-from mlxk.adapters.logging.structlog_log import StructlogEventLog
+from mlxk.adapters.logging import StructlogEventLog
 from mlxk.application.ports.system import EventLog
 
 Events = Callable[[], list[tuple[str, str]]]

@@ -7,7 +7,7 @@ import pytest
 from doubles.image_reader import InMemoryImageReader
 from PIL import ExifTags, Image
 
-from mlxk.adapters.pillow.image_reader import PillowImageReader
+from mlxk.adapters.pillow import PillowImageReader
 from mlxk.application.ports.media import ImageReader
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.image_table import ImageFacts

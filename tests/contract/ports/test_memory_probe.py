@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from doubles.memory_probe import InMemoryMemoryProbe
 
-from mlxk.adapters.system.machine import ProcMemoryProbe, SysctlMemoryProbe
+from mlxk.adapters.system import ProcMemoryProbe, SysctlMemoryProbe
 from mlxk.application.ports.system import MemoryProbe
 from mlxk.domain.models.footprint import MemoryReading
 

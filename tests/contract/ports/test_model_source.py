@@ -9,7 +9,7 @@ from doubles.model_cache import CachedModel, InMemoryModelCache
 from doubles.model_source import InMemoryModelSource
 from doubles.workspace_store import InMemoryWorkspaceStore
 
-from mlxk.adapters.builtin.packaged import PackagedModelSource
+from mlxk.adapters.builtin import PackagedModelSource
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.application.ports.model_cache import ModelSource

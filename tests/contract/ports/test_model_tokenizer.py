@@ -10,7 +10,7 @@ from models.tiny_models import build
 
 from mlxk.adapters.mlx.model_tokenizer import MlxModelTokenizer
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.application.ports.model_tasks import ModelTokenizer
 from mlxk.domain.errors import ContextLengthError, ValidationError
 from mlxk.domain.generation.conversation import Conversation

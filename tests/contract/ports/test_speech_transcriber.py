@@ -11,7 +11,7 @@ from models.tiny_speech import build_whisper, murmur, write_wav
 
 from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.application.ports.model_tasks import SpeechTranscriber
 from mlxk.domain.errors import MlxkError, ValidationError
 from mlxk.domain.models.model import ModelHandle, Origin

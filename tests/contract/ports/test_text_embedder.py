@@ -11,7 +11,7 @@ from models.tiny_embedding import WINDOW, build_bert
 
 from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.application.ports.model_tasks import TextEmbedder
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings, EmbeddingSettings
 from mlxk.domain.errors import ContextLengthError, ValidationError

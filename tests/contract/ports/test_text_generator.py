@@ -12,7 +12,7 @@ from models.answers import read
 from models.tiny_models import build
 
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.text_streams import PromptDelta
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ExecutionError, ValidationError

@@ -5,7 +5,7 @@ from collections.abc import Generator
 
 import pytest
 
-from mlxk.adapters.system.machine import SystemClock
+from mlxk.adapters.system import SystemClock
 from mlxk.application.text_streams import TranscriptLimits, TranscriptStream
 from mlxk.domain.errors import ExecutionError, ValidationError
 from mlxk.domain.generation.request import Finished, FinishReason, TextDelta

@@ -1,1 +1,0 @@
-"""Structured, redacted logging with structlog."""

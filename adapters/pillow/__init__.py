@@ -1,1 +1,0 @@
-"""Pillow: decoding images and reading their EXIF metadata."""
