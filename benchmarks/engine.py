@@ -34,7 +34,7 @@ from mlx_lm.sample_utils import make_sampler
 from models.answers import loaded
 from models.tiny_models import build
 
-from mlxk.adapters.mlx.engine.limits import EngineLimits
+from mlxk.adapters.mlx.memory import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system import SystemClock
 from mlxk.application.ports.text_generator import TextStream

@@ -27,7 +27,7 @@ from mlxk.entrypoints.settings_file import own_names
 
 if TYPE_CHECKING:
     from mlxk.adapters.huggingface.client import HubClient
-    from mlxk.adapters.mlx.engine.limits import EngineLimits
+    from mlxk.adapters.mlx.memory import EngineLimits
     from mlxk.adapters.unix_socket.listener import SocketListener
     from mlxk.adapters.unix_socket.protocol import Program
     from mlxk.adapters.unix_socket.servers import SocketRunningServers
@@ -149,7 +149,7 @@ def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "Engi
         memory: Read once, when the engine is built.
         server: The operator's settings; None for commands.
     """
-    from mlxk.adapters.mlx.engine.limits import EngineLimits
+    from mlxk.adapters.mlx.memory import EngineLimits
 
     reading, limits = memory.read(), {}
     if reading is not None:
@@ -177,7 +177,7 @@ def _text_generator(ports: "Adapters") -> TextGenerator:
 
 
 def _engine(ports: "Adapters") -> TextGenerator:
-    from mlxk.adapters.mlx import malloc
+    from mlxk.adapters.mlx.memory import use_single_arena
     from mlxk.entrypoints.start_checks import require_address_space, require_temporary_folder
 
     server = ports.server
@@ -185,7 +185,7 @@ def _engine(ports: "Adapters") -> TextGenerator:
         require_address_space()
         require_temporary_folder(ports.settings.temporary_folder)
     else:  # a server has checked these before it binds its port
-        malloc.use_single_arena()
+        use_single_arena()
     try:
         from mlxk.adapters.mlx.text_generator import MlxTextGenerator
     except ExecutionError as error:

@@ -26,8 +26,7 @@ from mlx_lm import utils as text_utils
 from mlxk.adapters.mlx.compatibility import Library
 from mlxk.adapters.mlx.library_imports import contained, import_failure
 from mlxk.adapters.mlx.loading.load_errors import in_words, mismatch
-from mlxk.adapters.mlx.loading.model_files_check import require_regular
-from mlxk.adapters.mlx.loading.weights_on_disk import loading_directory
+from mlxk.adapters.mlx.loading.model_files import loading_directory, require_regular
 from mlxk.application.ports.backends import ConvertedWeights, WeightConverter
 from mlxk.application.ports.system import Progress
 from mlxk.domain.errors import Advice, ConversionFailedError, MlxkError, Remedy, StorageError, UntrustedModelCodeError

@@ -22,16 +22,21 @@ from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.adapters.mlx.library_imports import contained
 from mlxk.adapters.mlx.loaders import library_for, loader_of
 from mlxk.adapters.mlx.loading.load_errors import translated
-from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, LoadedTokenizer, identity_of
-from mlxk.adapters.mlx.loading.model_files_check import object_in, require_regular
-from mlxk.adapters.mlx.loading.text_model import assemble_tokenizer, load_tokenizer, read_config
+from mlxk.adapters.mlx.loading.model_files import object_in, require_regular
+from mlxk.adapters.mlx.loading.text_model import (
+    LoadedModel,
+    LoadedTokenizer,
+    assemble_tokenizer,
+    identity_of,
+    load_tokenizer,
+    read_config,
+)
 from mlxk.adapters.mlx.prompting.control_tokens import Rendering, broken_up
 from mlxk.adapters.mlx.prompting.conversation_rendering import ConversationRenderer, RenderingJob, rendering_job
 from mlxk.adapters.mlx.prompting.detokenizer import unwrapped
 from mlxk.adapters.mlx.prompting.repair_steps import CALLS_AS_TEXT
-from mlxk.adapters.mlx.prompting.template_switches import effort_levels, switch_names
+from mlxk.adapters.mlx.prompting.template_inputs import effort_levels, switch_names, wire_prompt
 from mlxk.adapters.mlx.prompting.templates import PromptRenderer
-from mlxk.adapters.mlx.prompting.wire_messages import wire_prompt
 from mlxk.application.ports.model_tasks import (
     CallSample,
     EndToken,

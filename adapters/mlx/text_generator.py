@@ -10,15 +10,14 @@ import queue
 import attrs
 
 from mlxk.adapters.mlx.engine.build_sequence import build_sequence
-from mlxk.adapters.mlx.engine.engine import Engine
-from mlxk.adapters.mlx.engine.limits import EngineLimits
+from mlxk.adapters.mlx.engine.engine import Engine, OwnerThread
 from mlxk.adapters.mlx.engine.model_lease import ModelLease, ModelLeases
 from mlxk.adapters.mlx.engine.model_pool import Hold, LoadRequest, WantedModel
-from mlxk.adapters.mlx.engine.owner_thread import OwnerThread
 from mlxk.adapters.mlx.engine.prefill import Media
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.loaders import library_for, loader_of
-from mlxk.adapters.mlx.loading.loaded_model import PooledModel
+from mlxk.adapters.mlx.loading.text_model import PooledModel
+from mlxk.adapters.mlx.memory import EngineLimits
 from mlxk.adapters.mlx.prompting import template_sandbox
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText
 from mlxk.application.ports.system import Clock, EventLog

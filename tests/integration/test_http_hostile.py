@@ -20,7 +20,7 @@ from serving.hostile_client import LARGE, LARGE_BODIES, MESSAGES, PATH
 from serving.parts import CHAT_MODEL, Parts
 from serving.running import RunningServer, eventually
 
-from mlxk.adapters.mlx import malloc
+from mlxk.adapters.mlx.memory import return_freed_memory, use_single_arena
 from mlxk.entrypoints.http.server.server import ServerLimits
 
 REQUESTS_PER_LARGE_BODY = 250
@@ -54,7 +54,7 @@ def besiege(server: RunningServer, requests: int, large: int) -> tuple[float, li
 def resident_bytes() -> int:
     """Return what this process holds of memory, once it gave back what is free; 0 where the system does not say."""
     gc.collect()
-    malloc.trim()
+    return_freed_memory()
     statm = Path("/proc/self/statm")
     return int(statm.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 
@@ -74,7 +74,7 @@ def test_hostile_requests_neither_stop_nor_fill_the_server(request: pytest.Fixtu
     # A message for every request that waits for a thread: pytest would keep them all.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     requests: int = request.config.getoption("--hostile-requests")
-    malloc.use_single_arena()  # as the program does
+    use_single_arena()  # as the program does
     large = max(2, requests // REQUESTS_PER_LARGE_BODY)
     with RunningServer(Parts(), LIMITS) as server:
         besiege(server, requests=80, large=min(large, len(LARGE_BODIES)))

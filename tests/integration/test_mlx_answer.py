@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from models.tiny_models import CORPUS, build
 
 from mlxk.adapters.mlx.engine.build_sequence import build_sequence
-from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, PooledModel
-from mlxk.adapters.mlx.loading.text_model import load_model
+from mlxk.adapters.mlx.loading.text_model import LoadedModel, PooledModel, load_model
 from mlxk.adapters.system import SystemClock
 from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.generation.request import Finished, FinishReason, GenerationRequest, TextDelta

@@ -10,7 +10,7 @@ from doubles.event_log import InMemoryEventLog
 from models.answers import Answer, oracle, read
 from models.tiny_models import ARCHITECTURES, build
 
-from mlxk.adapters.mlx.engine.limits import EngineLimits
+from mlxk.adapters.mlx.memory import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import ContextLengthError

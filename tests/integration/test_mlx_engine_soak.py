@@ -21,7 +21,7 @@ from doubles.event_log import InMemoryEventLog
 from models.answers import oracle
 from models.tiny_models import build
 
-from mlxk.adapters.mlx.engine.limits import EngineLimits
+from mlxk.adapters.mlx.memory import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system import SystemClock
 from mlxk.domain.errors import MlxkError

@@ -15,8 +15,7 @@ from mlxk.adapters.mlx.engine.prefill import PrefixCache
 from mlxk.adapters.mlx.engine.sampling import LogitsProcessor
 from mlxk.adapters.mlx.engine.scheduler import SHARED_CHUNK, SMALL_REMAINDER, AdmissionQueue, EngineCounters, Scheduler
 from mlxk.adapters.mlx.engine.sequence import Sequence
-from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, PooledModel
-from mlxk.adapters.mlx.loading.text_model import load_model
+from mlxk.adapters.mlx.loading.text_model import LoadedModel, PooledModel, load_model
 from mlxk.adapters.system import SystemClock
 from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.errors import ExecutionError, InsufficientMemoryError

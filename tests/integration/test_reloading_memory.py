@@ -20,9 +20,9 @@ from serving.running import eventually
 from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
 from mlxk.adapters.mlx.embedding.loading import EmbeddingModel, load_embedding_model
 from mlxk.adapters.mlx.engine.engine import Engine
-from mlxk.adapters.mlx.engine.limits import EngineLimits
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.adapters.mlx.loading.text_model import load_tokenizer
+from mlxk.adapters.mlx.memory import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system import SystemClock
 from mlxk.domain.embedding import EmbeddingRequest

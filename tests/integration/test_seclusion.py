@@ -12,7 +12,7 @@ from models.tiny_embedding import build_bert
 from models.tiny_speech import build_whisper, murmur, write_wav
 
 from mlxk.adapters.mlx.embedding.embedder import MlxTextEmbedder
-from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_untrusted_code
+from mlxk.adapters.mlx.loading.model_files import offline, refuse_untrusted_code
 from mlxk.adapters.mlx.speech.transcriber import MlxSpeechTranscriber
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system import SystemClock

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mlxk.adapters.mlx.prompting.conversation_rendering import RenderingJob
-from mlxk.adapters.mlx.prompting.template_switches import AskedSwitches, choose_switches
+from mlxk.adapters.mlx.prompting.template_inputs import AskedSwitches, choose_switches
 from mlxk.adapters.mlx.prompting.templates import CHARACTERS_PER_TOKEN, PromptRenderer
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, Role, ToolCall

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
-from mlxk.adapters.mlx.embedding.encoding import EmbeddingModel
-from mlxk.adapters.mlx.embedding.pooling import pool
+from mlxk.adapters.mlx.embedding.encoding import EmbeddingModel, pool
 from mlxk.adapters.mlx.engine.model_lease import ModelLease, ModelLeases
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.application.ports.model_tasks import TextEmbedder

@@ -9,13 +9,10 @@ import mlx.nn as nn
 from mlx_vlm import embedding_loader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from mlxk.adapters.mlx.embedding.encoding import EmbeddingModel, TextEncoder, prompts_of
-from mlxk.adapters.mlx.embedding.pooling import MODES, stated_modes
+from mlxk.adapters.mlx.embedding.encoding import MODES, EmbeddingModel, TextEncoder, prompts_of, stated_modes
 from mlxk.adapters.mlx.loading.load_errors import translated
-from mlxk.adapters.mlx.loading.model_files_check import json_in, object_in
+from mlxk.adapters.mlx.loading.model_files import json_in, loading_directory, object_in, offline, refuse_untrusted_code
 from mlxk.adapters.mlx.loading.text_model import read_config, weight_bytes
-from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_untrusted_code
-from mlxk.adapters.mlx.loading.weights_on_disk import loading_directory
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache
 from mlxk.domain.errors import (
     IncompatibleModelError,

@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from mlxk.adapters.mlx.engine.sampling import LogitsProcessor
 from mlxk.adapters.mlx.engine.sequence import Sequence, SequenceLimits, SequenceOutput
-from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, PooledModel
+from mlxk.adapters.mlx.loading.text_model import LoadedModel, PooledModel
 from mlxk.adapters.mlx.prompting.conversation_rendering import rendering_job
 from mlxk.adapters.mlx.prompting.detokenizer import Detokenizer
 from mlxk.adapters.mlx.prompting.grammar import AnswerBegins, CallOpenings, CompiledGrammar, GrammarConstraint

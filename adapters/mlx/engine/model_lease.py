@@ -14,10 +14,9 @@ from typing import Generic, TypeVar
 
 import attrs
 
-from mlxk.adapters.mlx.engine.engine import Engine
+from mlxk.adapters.mlx.engine.engine import Engine, OwnerThread
 from mlxk.adapters.mlx.engine.model_pool import LoadRequest, WantedModel
-from mlxk.adapters.mlx.engine.owner_thread import OwnerThread
-from mlxk.adapters.mlx.exception_summary import ExceptionSummary, failed
+from mlxk.adapters.mlx.library_imports import ExceptionSummary, failed
 from mlxk.application.ports.system import EventLog
 from mlxk.domain.errors import ExecutionError, MlxkError
 

@@ -17,12 +17,10 @@ from typing import Any
 import attrs
 import mlx.core as mx
 
-from mlxk.adapters.mlx import malloc
-from mlxk.adapters.mlx.exception_summary import failed
-from mlxk.adapters.mlx.library_imports import contained
+from mlxk.adapters.mlx.library_imports import contained, failed
 from mlxk.adapters.mlx.loading.load_errors import unreadable_files
-from mlxk.adapters.mlx.loading.loaded_model import PooledModel, identity_of
-from mlxk.adapters.mlx.loading.text_model import load_model, weight_bytes
+from mlxk.adapters.mlx.loading.text_model import PooledModel, identity_of, load_model, weight_bytes
+from mlxk.adapters.mlx.memory import return_freed_memory
 from mlxk.application.ports.system import Clock, EventLog
 from mlxk.domain.errors import ExecutionError, InterruptedRunError, MlxkError
 from mlxk.domain.generation.request import nobody_left
@@ -325,7 +323,7 @@ def _load(wanted: WantedModel) -> Any:  # noqa: ANN401 - the loader determines t
             # A network draws random weights before the real ones replace them. These are never computed, and without
             # this evaluation the random state would reference every draw since the process began.
             mx.eval(mx.random.state)
-            malloc.trim()
+            return_freed_memory()
             return loaded
     except (MlxkError, OSError):
         raise

@@ -26,13 +26,13 @@ from collections.abc import Callable, Iterable
 import attrs
 import mlx.core as mx
 
-from mlxk.adapters.mlx import malloc
 from mlxk.adapters.mlx.engine.batch import Batch, DecodeBatch, Sampled, SpeculativeBatch
 from mlxk.adapters.mlx.engine.prefill import NO_MATCH, Prefill, PrefixCache, make_cache, quantize_cache
 from mlxk.adapters.mlx.engine.sampling import NOT_FINITE
 from mlxk.adapters.mlx.engine.sequence import Sequence
-from mlxk.adapters.mlx.exception_summary import failed, is_compile_failure
-from mlxk.adapters.mlx.loading.loaded_model import PooledModel
+from mlxk.adapters.mlx.library_imports import failed, is_compile_failure
+from mlxk.adapters.mlx.loading.text_model import PooledModel
+from mlxk.adapters.mlx.memory import return_freed_memory
 from mlxk.application.ports.system import EventLog
 from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.generation.request import FinishReason
@@ -199,7 +199,7 @@ class Scheduler:
         if trims or not busy:
             mx.clear_cache()
         if trims:
-            malloc.trim()
+            return_freed_memory()
         return busy
 
     def end_all(self, error: MlxkError | None = None) -> None:

@@ -15,7 +15,7 @@ from mlxk.adapters.mlx.engine.sampling import (
     TopLogprobs,
     logits_processors,
 )
-from mlxk.adapters.mlx.loading.loaded_model import PooledModel
+from mlxk.adapters.mlx.loading.text_model import PooledModel
 from mlxk.adapters.mlx.prompting.detokenizer import Detokenizer, TokenDecoder
 from mlxk.application.ports.system import Clock
 from mlxk.application.text_streams import PromptDelta, QueuedTextStream

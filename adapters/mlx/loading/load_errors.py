@@ -9,9 +9,8 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 
-from mlxk.adapters.mlx.exception_summary import exhaustion
-from mlxk.adapters.mlx.library_imports import import_failure
-from mlxk.adapters.mlx.loading import model_files_check
+from mlxk.adapters.mlx.library_imports import exhaustion, import_failure
+from mlxk.adapters.mlx.loading.model_files import json_fault
 from mlxk.domain.errors import (
     Advice,
     ExecutionError,
@@ -70,13 +69,13 @@ def loading_failure(error: Exception, handle: ModelHandle, unknown: str) -> Mlxk
     if reason.startswith(_READING_FAILED) or mismatch(error) is not None:
         return _mismatched(error, name)
     if _in_tokenizer(error):
-        return model_files_check.json_fault(handle) or UnhealthyModelError(
+        return json_fault(handle) or UnhealthyModelError(
             f"The tokenizer of '{name}' cannot be used: {in_words(error)}.",
             hint="Download the model again, or take tokenizer.json and tokenizer_config.json from where its weights "
             "come from.",
         )
     if isinstance(error, _FILE_ERRORS):
-        return model_files_check.json_fault(handle) or _mismatched(error, name)
+        return json_fault(handle) or _mismatched(error, name)
     return ExecutionError(
         f"'{name}' could not be loaded: {in_words(error)}.", hint=Advice(Remedy.CHECK_HEALTH, {"name": name})
     )

@@ -20,7 +20,7 @@ import attrs
 from tokenizers import Tokenizer
 
 from mlxk.adapters.mlx.prompting.detokenizer import unwrapped
-from mlxk.adapters.mlx.prompting.template_engines import LIBRARY_ERRORS
+from mlxk.adapters.mlx.prompting.template_sandbox import LIBRARY_ERRORS
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.formats.reasoning import ReasoningFormat
 from mlxk.domain.generation.conversation import Adaptation

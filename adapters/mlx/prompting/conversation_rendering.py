@@ -1,6 +1,6 @@
 """Conversations to text with a model's chat template: switches, repair, continued answers, and the errors of all that.
 
-Used for text models and for vision-language models alike; who renders is one of ``template_engines``.
+Used for text models and for vision-language models alike; who renders is one of ``template_sandbox``.
 """
 
 import contextlib
@@ -21,10 +21,14 @@ from mlxk.adapters.mlx.prompting.repair_steps import (
     Step,
     describe_tools,
 )
-from mlxk.adapters.mlx.prompting.template_engines import TemplateEngine
-from mlxk.adapters.mlx.prompting.template_sandbox import FaultKind, TemplateFault
-from mlxk.adapters.mlx.prompting.template_switches import NO_SWITCH, AskedSwitches, choose_switches
-from mlxk.adapters.mlx.prompting.wire_messages import REASONING_KEYS, WirePrompt
+from mlxk.adapters.mlx.prompting.template_inputs import (
+    NO_SWITCH,
+    REASONING_KEYS,
+    AskedSwitches,
+    WirePrompt,
+    choose_switches,
+)
+from mlxk.adapters.mlx.prompting.template_sandbox import FaultKind, TemplateEngine, TemplateFault
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.generation.conversation import Adaptation
 from mlxk.domain.generation.request import GenerationRequest, nobody_left

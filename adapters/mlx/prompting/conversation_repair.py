@@ -14,8 +14,8 @@ from typing import Any
 import attrs
 
 from mlxk.adapters.mlx.prompting.repair_steps import FORMS, LAST_RESORTS, REPAIRS, TAG, TAGGED_CALLS, Step
+from mlxk.adapters.mlx.prompting.template_inputs import REASONING_KEYS, WirePrompt
 from mlxk.adapters.mlx.prompting.template_sandbox import FaultKind, TemplateFault
-from mlxk.adapters.mlx.prompting.wire_messages import REASONING_KEYS, WirePrompt
 from mlxk.domain.generation.conversation import Adaptation
 
 

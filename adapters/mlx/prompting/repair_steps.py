@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from mlxk.adapters.mlx.prompting.wire_messages import REASONING_KEYS, WireMessage, WirePrompt
+from mlxk.adapters.mlx.prompting.template_inputs import REASONING_KEYS, WireMessage, WirePrompt
 from mlxk.domain.generation.conversation import Adaptation
 
 SEPARATOR = "\n\n"

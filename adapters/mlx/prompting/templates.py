@@ -16,9 +16,8 @@ from mlxk.adapters.mlx.prompting.control_tokens import SPELLED_AS_TEXT, ControlT
 from mlxk.adapters.mlx.prompting.conversation_rendering import ConversationRenderer, RenderedConversation, RenderingJob
 from mlxk.adapters.mlx.prompting.detokenizer import unwrapped
 from mlxk.adapters.mlx.prompting.repair_steps import short_id
-from mlxk.adapters.mlx.prompting.template_engines import LibraryTemplate, SandboxedTemplate
-from mlxk.adapters.mlx.prompting.template_switches import NO_EFFORT
-from mlxk.adapters.mlx.prompting.wire_messages import WirePrompt, wire_prompt
+from mlxk.adapters.mlx.prompting.template_inputs import NO_EFFORT, WirePrompt, wire_prompt
+from mlxk.adapters.mlx.prompting.template_sandbox import LibraryTemplate, SandboxedTemplate
 from mlxk.domain.errors import CapabilityError, ContextLengthError, MlxkError, ValidationError
 from mlxk.domain.formats.reasoning import CALL_ENDS, ReasoningFormat, detect_reasoning, turn_end
 from mlxk.domain.formats.tool_calls import new_call_id

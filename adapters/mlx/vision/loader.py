@@ -19,14 +19,25 @@ from transformers.utils import logging
 
 from mlxk.adapters.mlx.engine.prefill import Media, Prefill
 from mlxk.adapters.mlx.loading.load_errors import translated
-from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, identity_of
-from mlxk.adapters.mlx.loading.text_model import assemble, has_default_template, load_tokenizer, read_config
-from mlxk.adapters.mlx.loading.untrusted_code import offline, refuse_untrusted_code
-from mlxk.adapters.mlx.loading.weights_on_disk import loading_directory
+from mlxk.adapters.mlx.loading.model_files import loading_directory, offline, refuse_untrusted_code
+from mlxk.adapters.mlx.loading.text_model import (
+    LoadedModel,
+    assemble,
+    has_default_template,
+    identity_of,
+    load_tokenizer,
+    read_config,
+)
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache, unwrapped
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText
-from mlxk.adapters.mlx.vision import encoder_cache
-from mlxk.adapters.mlx.vision.network import RowFeatures, RowPositions, VisionNetwork, VisionParts, VisionTemplate
+from mlxk.adapters.mlx.vision.network import (
+    RowFeatures,
+    RowPositions,
+    VisionNetwork,
+    VisionParts,
+    VisionTemplate,
+    with_cache,
+)
 from mlxk.adapters.mlx.vision.prompts import ProcessedPrompt, process_prompt, render_prompt
 from mlxk.domain.errors import (
     CapabilityError,
@@ -237,7 +248,7 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> Loaded
         tokenizer = load_tokenizer(handle, _end_tokens(model, processor))
         _share_template(tokenizer, processor)
     _require_autoregressive(model, handle)
-    parts = VisionParts(model, processor, encoder_cache.install(model))
+    parts = VisionParts(model, processor, with_cache(model))
     network = VisionNetwork(parts.language)
     loaded = assemble(handle, f"{identity_of(handle)}|{__name__}", network, tokenizer, config)
     return attrs.evolve(loaded, vision=VisionProcessor(parts, network))

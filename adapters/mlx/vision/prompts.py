@@ -15,12 +15,12 @@ from mlx.utils import tree_map
 from mlx_vlm import prompt_utils, utils
 from PIL import Image
 
-from mlxk.adapters.mlx.loading.loaded_model import LoadedModel, LoadedTokenizer
+from mlxk.adapters.mlx.loading.text_model import LoadedModel, LoadedTokenizer
 from mlxk.adapters.mlx.prompting.control_tokens import Rendering, broken_up
 from mlxk.adapters.mlx.prompting.conversation_rendering import RenderingJob, rendering_job
+from mlxk.adapters.mlx.prompting.template_inputs import WirePrompt, wire_prompt
 from mlxk.adapters.mlx.prompting.template_sandbox import waiting_lock
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText, require_no_template_options
-from mlxk.adapters.mlx.prompting.wire_messages import WirePrompt, wire_prompt
 from mlxk.adapters.mlx.vision.network import VisionParts, VisionTemplate
 from mlxk.domain.errors import CapabilityError, ValidationError
 from mlxk.domain.generation.conversation import Conversation, Message, MessagePart

@@ -3,7 +3,7 @@
 import pytest
 from doubles.memory_probe import InMemoryMemoryProbe
 
-from mlxk.adapters.mlx.engine.limits import EngineLimits
+from mlxk.adapters.mlx.memory import EngineLimits
 from mlxk.domain.models.footprint import MemoryReading
 from mlxk.entrypoints.container import engine_limits
 from mlxk.entrypoints.settings import ServerSettings

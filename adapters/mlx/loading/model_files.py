@@ -1,0 +1,321 @@
+"""The files of a model before a library reads them: regular and valid, without code, and no weights but its own.
+
+Checks name the file at fault; the required content is checked by the libraries. mlx-vlm and mlx-audio pass directories
+to libraries that import Python files, unpickle or download if a file in the directory says so: such directories are
+refused before the libraries see them, and loading uses no network. The libraries load every weight file that fits their
+pattern, in the order of the directory; which files are the model is decided in ``domain.models.weights``, here from
+what is on disk.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants
+
+from mlxk.domain.errors import UnhealthyModelError, UntrustedModelCodeError
+from mlxk.domain.models.file_formats import (
+    MAX_DOCUMENT_BYTES,
+    MAX_HEADER_BYTES,
+    PREFIX_BYTES,
+    SafetensorsHeader,
+    header_span,
+    read_document,
+    read_header,
+)
+from mlxk.domain.models.model import ModelHandle
+from mlxk.domain.models.snapshot import SAFETENSORS_INDEX, TEMPLATE_FOLDER
+from mlxk.domain.models.weights import SAFETENSORS, indexed_files, is_litter, stray_weights
+
+JSON_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.json",
+    "model.safetensors.index.json",
+)
+"""Files that the libraries read as JSON objects if they exist."""
+
+_NEVER_EMPTY = frozenset({"config.json", "tokenizer.json", "model.safetensors.index.json"})
+
+_IGNORED_WHEN_INVALID = frozenset({"generation_config.json"})
+"""Files that every library ignores when they are not JSON."""
+
+_MAX_DEPTH = 4
+"""Levels of subdirectories that are checked; no library opens anything deeper."""
+
+
+def require_regular(handle: ModelHandle) -> list[tuple[str, str]]:
+    """Refuse a model with a pipe, a socket or a device among its files: opening one may block indefinitely.
+
+    Links to files are followed, links to directories are not.
+
+    Returns:
+        The files, sorted: the name below the directory, and the path.
+
+    Raises:
+        UnhealthyModelError: There is one, or there is no directory.
+    """
+    if not os.path.isabs(handle.directory) or not os.path.isdir(handle.directory):
+        raise UnhealthyModelError(f"'{handle.name}' has no directory to load from.")
+    files = list(_files(handle.directory))
+    for name, path in files:
+        if not os.path.isfile(path) and not os.path.isdir(path) and os.path.exists(path):
+            raise UnhealthyModelError(f"{name} of '{handle.name}' is no regular file.", hint=_hint(name))
+    return files
+
+
+def object_in(handle: ModelHandle, name: str) -> Mapping[str, Any] | None:
+    """Return the JSON object in a file of a model; None when there is no regular file or no object in it."""
+    value = json_in(handle, name)
+    return value if isinstance(value, dict) else None
+
+
+def json_in(handle: ModelHandle, name: str) -> object:
+    """Return the JSON value in a file of a model; None when there is no regular file or no JSON in it."""
+    path = os.path.join(handle.directory, name)
+    # A name that a model's own files state may lead out of its folder.
+    if name.startswith("/") or ".." in name.split("/") or not os.path.isfile(path):
+        return None
+    try:
+        with open(path, "rb") as file:
+            value: object = json.loads(file.read(MAX_DOCUMENT_BYTES + 1))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value
+
+
+def json_fault(handle: ModelHandle) -> UnhealthyModelError | None:
+    """Return an error for the first file that is not the JSON object it must be; None when all are."""
+    for name in JSON_FILES:
+        fault = _fault(os.path.join(handle.directory, name), name)
+        if fault is not None:
+            return UnhealthyModelError(f"{name} of '{handle.name}' {fault}.", hint=_hint(name))
+    return None
+
+
+def _files(directory: str, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
+    with os.scandir(directory) as entries:
+        for entry in sorted(entries, key=lambda each: each.name):
+            if not entry.is_dir(follow_symlinks=False):
+                yield f"{prefix}{entry.name}", entry.path
+            elif depth < _MAX_DEPTH:
+                yield from _files(entry.path, f"{prefix}{entry.name}/", depth + 1)
+
+
+def _fault(path: str, name: str) -> str | None:
+    if not os.path.isfile(path):
+        return "is no regular file" if os.path.exists(path) else None
+    try:
+        with open(path, "rb") as file:
+            document = read_document(file.read(MAX_DOCUMENT_BYTES + 1))
+    except OSError:
+        return "cannot be read"
+    if document.problem == "" and name in _IGNORED_WHEN_INVALID:
+        return None
+    if not document.valid:
+        return f"contains invalid JSON ({document.problem})" if document.problem else "contains invalid JSON"
+    if not isinstance(document.value, dict):
+        return "is no JSON object"
+    return "is empty" if name in _NEVER_EMPTY and not document.value else None
+
+
+def _hint(name: str) -> str:
+    return f"Download the model again, or take {name} from where its weights come from."
+
+
+CODE_KEYS = ("model_file", "auto_map")
+"""Entries of JSON files that name code to execute."""
+
+PICKLES = (".pkl", ".pickle", ".joblib", ".dill")
+"""Files that execute code when they are read."""
+
+PICKLED_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".nemo")
+"""Weights that may execute code; harmless beside weights in a safe format, which are loaded instead."""
+
+_DATA_FILES = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json", "model.safetensors.index.json"})
+"""JSON files of tokens or tensors, without settings; some take a second to parse."""
+
+_MAX_SEARCHED_BYTES = 32 * 1024 * 1024
+_HARMLESS: tuple[object, ...] = (None, {}, [], "")
+
+
+def refuse_untrusted_code(handle: ModelHandle) -> None:
+    """Refuse a model whose loading could execute code that came with it.
+
+    Raises:
+        UntrustedModelCodeError: Names the file and the entry.
+        UnhealthyModelError: There is no directory, or it holds a file that must not be opened.
+    """
+    files = require_regular(handle)
+    for relative, path in files:
+        found = _code_in(relative, path)
+        if found:
+            raise UntrustedModelCodeError(
+                f"'{handle.name}' wants to run code of its own ({relative}: {found}); it is never executed."
+            )
+    safe = any(name.endswith((".safetensors", ".npz", ".gguf")) for name, _ in files)
+    pickled = next((name for name, _ in files if name.endswith(PICKLED_WEIGHTS)), None)
+    if pickled and not safe:
+        raise UntrustedModelCodeError(
+            f"'{handle.name}' has its weights only as a pickle ({pickled}), which may be code; it is never loaded.",
+            hint="Use a version of the model with weights in safetensors files.",
+        )
+
+
+@contextlib.contextmanager
+def offline() -> Iterator[None]:
+    """Set the Hugging Face client, which the libraries load with, to offline mode inside the block."""
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _code_in(relative: str, path: str) -> str | None:
+    name = relative.rpartition("/")[2].lower()
+    if name.endswith(PICKLES):
+        return "a pickle"
+    if not name.endswith((".json", ".jsonc")) or name in _DATA_FILES:
+        return None
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MAX_SEARCHED_BYTES + 1)
+    except OSError:
+        return None
+    if len(data) > _MAX_SEARCHED_BYTES:
+        return "a document too large to look through"
+    try:
+        return _key_of_code(json.loads(data))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _key_of_code(document: object) -> str | None:
+    """Return the entry that names code, at any depth of a document."""
+    pending = [document]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            found = next((key for key in CODE_KEYS if value.get(key) not in _HARMLESS), None)
+            if found:
+                return found
+            pending.extend(value.values())
+        elif isinstance(value, list):
+            pending.extend(value)
+    return None
+
+
+@contextlib.contextmanager
+def loading_directory(handle: ModelHandle) -> Iterator[Path]:
+    """Return a directory whose weights are those of the model: its own, or links to its files without the strays.
+
+    Weights stay readable after the block: MLX holds the files that it reads later.
+    """
+    files = _without_litter(handle.directory)
+    strays = _strays(handle.directory, files)
+    if not strays and not _has_template_litter(handle.directory):
+        yield Path(handle.directory)
+        return
+    with tempfile.TemporaryDirectory(prefix="mlxk-model-") as view:
+        for path in files:
+            if path not in strays:
+                link = os.path.join(view, path)
+                os.makedirs(os.path.dirname(link), exist_ok=True)
+                os.symlink(os.path.join(handle.directory, path), link)
+        yield Path(view)
+
+
+def weight_files(directory: str) -> list[str]:
+    """Return the paths of the model's safetensors files directly in a directory, sorted."""
+    files = _without_litter(directory)
+    strays = _strays(directory, files)
+    return [
+        os.path.join(directory, path)
+        for path in files
+        if path.endswith(SAFETENSORS) and "/" not in path and path not in strays
+    ]
+
+
+def _has_template_litter(directory: str) -> bool:
+    """Whether there is litter among the chat templates, which the loader of tokenizers would read."""
+    try:
+        names = os.listdir(os.path.join(directory, TEMPLATE_FOLDER))
+    except OSError:
+        return False
+    return any(is_litter(name) and name.endswith(".jinja") for name in names)
+
+
+def _strays(directory: str, files: list[str]) -> frozenset[str]:
+    read = (path for path in files if path.endswith(SAFETENSORS) or path == SAFETENSORS_INDEX)
+    return _found_strays(directory, tuple(files), tuple(_state(os.path.join(directory, path)) for path in read))
+
+
+@functools.lru_cache(maxsize=16)
+def _found_strays(directory: str, files: tuple[str, ...], states: tuple[object, ...]) -> frozenset[str]:
+    """Return the strays among some files; they are asked for with every request, and reading all headers takes long.
+
+    Args:
+        directory: Of the model.
+        files: The paths in it.
+        states: Change with the files that are read.
+    """
+    weights = [path for path in files if path.endswith(SAFETENSORS)]
+    index = _index(directory) if SAFETENSORS_INDEX in files else frozenset()
+    tensors = {path: _header(directory, path).tensors for path in weights} if len(weights) > 1 else None
+    return frozenset(stray_weights(files, index, tensors))
+
+
+def _state(path: str) -> tuple[int, ...]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _index(directory: str) -> frozenset[str]:
+    try:
+        with open(os.path.join(directory, SAFETENSORS_INDEX), "rb") as file:
+            return indexed_files(read_document(file.read(MAX_DOCUMENT_BYTES + 1)).mapping)
+    except OSError:
+        return frozenset()
+
+
+def _header(directory: str, path: str) -> SafetensorsHeader:
+    try:
+        with open(os.path.join(directory, path), "rb") as file:
+            size, prefix = os.fstat(file.fileno()).st_size, file.read(PREFIX_BYTES)
+            return read_header(
+                prefix + file.read(min(header_span(prefix), MAX_HEADER_BYTES + PREFIX_BYTES) - PREFIX_BYTES), size
+            )
+    except OSError:
+        return SafetensorsHeader()
+
+
+def _without_litter(directory: str, prefix: str = "", depth: int = 0) -> list[str]:
+    """Return the regular files, links followed, sorted; links to directories are not."""
+    found: list[str] = []
+    with os.scandir(directory) as entries:
+        for entry in sorted(entries, key=lambda each: each.name):
+            path = prefix + entry.name
+            if is_litter(path) or is_litter(f"{path}/"):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                found += _without_litter(entry.path, f"{path}/", depth + 1) if depth < _MAX_DEPTH else []
+            elif entry.is_file():
+                found.append(path)
+    return found
