@@ -14,6 +14,7 @@ setup(
     package_data={
         "mlxk": ["py.typed"],
         "mlxk.adapters.builtin": ["models/*/*", "*.json"],
+        "mlxk.entrypoints.http": ["page_files/**/*"],
         "mlxk.contracts": ["**/*.json", "**/*.yaml"],
     },
     include_package_data=False,

@@ -365,6 +365,7 @@ _SERVE = (
     _flagged("thinking_budget", whole(0), "Most tokens of reasoning before the answer.", None, "thinking_budget"),
     _flagged("thinking_start_token", TEXT, "Begins reasoning, where it is not known.", None, "thinking_start_token"),
     _flagged("thinking_end_token", TEXT, "Ends reasoning, where it is not known.", None, "thinking_end_token"),
+    _flagged("page", SWITCH, "Have a chat page for browsers; by default on loopback only.", None, "page"),
     _flagged("cors_origin", WORDS, "Web pages that may ask.", (), "cors_origins"),
     _flagged("desktop_apps", SWITCH, "Let desktop apps ask, as pages of app:// and such.", False),
     _flagged("allowed_host", WORDS, "Further host names of the server.", (), "allowed_hosts"),

@@ -165,6 +165,8 @@ class ServerSettings:
     """The names of the settings file, each with its values."""
     file_variables: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
     """What the settings file has in place of variables; a worker does not read it again."""
+    page: bool | None = None
+    """Whether a browser gets the chat page; None where only this machine reaches the server."""
     default_model: str | None = None
     """The model for names that no model has, and for requests that name none; None refuses them."""
     allow_model_changes: bool = False

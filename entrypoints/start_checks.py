@@ -1,10 +1,11 @@
-"""What a program that runs models needs of its process and machine, checked before anything is loaded."""
+"""What a program that runs models needs of its process and machine, checked before anything is loaded; its reach."""
 
 import ipaddress
 import resource
 import tempfile
 
 from mlxk.domain.errors import InsufficientMemoryError, StorageError
+from mlxk.entrypoints.settings import ServerSettings
 
 FEWEST_DESCRIPTORS = 64
 """Open files that a server with one connection needs, with some to spare."""
@@ -23,6 +24,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def offers_page(server: ServerSettings) -> bool:
+    """Whether a server has the chat page: where nothing says so, if it is reachable from this machine only."""
+    wanted = is_loopback(server.host) if server.page is None else server.page
+    return wanted and server.embed_model is None
 
 
 def require_temporary_folder(folder: str | None) -> None:

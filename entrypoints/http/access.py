@@ -10,6 +10,7 @@ import falcon
 from mlxk.application.ports.other_processes import LOOPBACK_NAMES
 from mlxk.domain.errors import ForbiddenOriginError, UnauthorizedError
 from mlxk.entrypoints.api_keys import KeyRing
+from mlxk.entrypoints.http.page import ChatPage
 
 CONTAINER_NAMES = frozenset(
     {
@@ -146,10 +147,12 @@ class KeyGuard:
 
     Args:
         keys: The accepted keys.
+        page: The chat page, whose files need none.
     """
 
-    def __init__(self, keys: KeyRing) -> None:
+    def __init__(self, keys: KeyRing, page: ChatPage | None = None) -> None:
         self._keys = keys
+        self._page = page
 
     def process_request(self, request: falcon.Request, response: falcon.Response) -> None:
         """Check the key in constant time.
@@ -158,6 +161,8 @@ class KeyGuard:
             UnauthorizedError: The key is missing or wrong.
         """
         if not self._keys or request.path in OPEN_PATHS:
+            return
+        if self._page is not None and self._page.is_public(request):
             return
         if not any(self._keys.opens(key) for key in given_keys(request)):
             raise UnauthorizedError("A valid API key is needed.", hint="Send the header Authorization: Bearer KEY.")

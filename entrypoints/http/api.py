@@ -21,6 +21,7 @@ from mlxk.domain.models.model import ServedModel
 from mlxk.entrypoints.http.errors import ErrorBody
 from mlxk.entrypoints.http.generation.responder import GenerationResponder
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
+from mlxk.entrypoints.http.page import ChatPage
 from mlxk.entrypoints.settings import ServerSettings
 
 
@@ -52,6 +53,8 @@ class ServerContext:
     lifecycle: ServerLifecycle
     limit: ConcurrencyLimit
     responder: GenerationResponder
+    page: ChatPage | None = None
+    """The chat page; None for a server that has none."""
 
     def settings_for(self, model: ServedModel) -> ServerSettings:
         """Return the settings for requests to a model: what its name says, else what the server's say."""

@@ -20,9 +20,11 @@ from mlxk.entrypoints.http.middleware import BodyGuard, RequestScope, request_id
 from mlxk.entrypoints.http.ollama.api import ollama_api
 from mlxk.entrypoints.http.openai.api import openai_api
 from mlxk.entrypoints.http.openai.errors import error_body
+from mlxk.entrypoints.http.page import ChatPage
 from mlxk.entrypoints.http.resources import Alive, Docs, EngineWatch, Health, MetricsPage, OpenApi, Ready
 from mlxk.entrypoints.http.responses.api import responses_api
 from mlxk.entrypoints.settings import MIB, ServerSettings
+from mlxk.entrypoints.start_checks import offers_page
 
 APIS: Sequence[Callable[[ServerContext], HttpApi]] = (
     discovery_api,
@@ -62,7 +64,8 @@ class Application:
         responder = GenerationResponder(
             self._dispatcher, self.lifecycle, self._limit, self.metrics, services.log, services.clock
         )
-        context = ServerContext(services, settings, self.lifecycle, self._limit, responder)
+        page = ChatPage() if offers_page(settings) else None
+        context = ServerContext(services, settings, self.lifecycle, self._limit, responder, page)
         built = [make(context) for make in apis]
         body_limits = {path: limit for api in built for path, limit in api.body_limits.items()}
         self.max_body_bytes = max(settings.max_body_mib * MIB, *body_limits.values(), 0)
@@ -72,7 +75,7 @@ class Application:
             RequestScope(services.log, services.clock, self.metrics),
             HostGuard(settings.host, settings.allowed_hosts, socket.gethostname()),
             self._origins,
-            KeyGuard(KeyRing(settings.api_keys, settings.api_key_file, self._on_key_failure)),
+            KeyGuard(KeyRing(settings.api_keys, settings.api_key_file, self._on_key_failure), page),
             BodyGuard(settings.max_body_mib * MIB, body_limits),
         ]
         self.wsgi = falcon.App(middleware=middleware)

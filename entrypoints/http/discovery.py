@@ -9,6 +9,7 @@ from mlxk.domain.models.model import ServedModel
 from mlxk.entrypoints.http.api import HttpApi, ServerContext
 from mlxk.entrypoints.http.openai.errors import error_body
 from mlxk.entrypoints.http.openai.models import model_document
+from mlxk.entrypoints.http.page import INDEX, PREFIX, ChatPage, PageFile, asks_for_page
 from mlxk.entrypoints.http.resources import Readable, page_size, send_json
 
 ANTHROPIC_VERSION = "Anthropic-Version"
@@ -26,8 +27,9 @@ def discovery_api(server: ServerContext) -> HttpApi:
     listing, one = ModelsResource(server.services.catalogue), ModelResource(server.services.catalogue)
     return HttpApi(
         resources={
-            "/": Root(),
+            "/": Root(server.page),
             "/v1": ApiIndex(),
+            **({} if server.page is None else {f"{PREFIX}{{file:path}}": PageFile(server.page)}),
             "/models": listing,
             "/v1/models": listing,
             "/models/{model_id:path}": one,
@@ -40,11 +42,21 @@ def discovery_api(server: ServerContext) -> HttpApi:
 class Root(Readable):
     """The address of the server itself."""
 
+    def __init__(self, page: ChatPage | None) -> None:
+        self._page = page
+
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Lead a browser to the page for people; tell every other client that the server is up."""
+        """Give a browser the chat page, or where there is none lead it to the description; tell others that it is up.
+
+        Raises:
+            HTTPFound: The client is a browser, and there is no chat page.
+        """
         response.append_header("Vary", "Accept")
-        if "text/html" in (request.get_header("Accept") or ""):
-            raise falcon.HTTPFound("/docs")
+        if asks_for_page(request):
+            if self._page is None:
+                raise falcon.HTTPFound("/docs")
+            self._page.send(INDEX, request, response)
+            return
         response.content_type = "text/plain; charset=utf-8"
         response.text = UP
 

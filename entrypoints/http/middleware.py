@@ -17,8 +17,8 @@ REQUEST_ID = "X-Request-ID"
 
 WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
-QUIET_ROUTES = frozenset({"/health", "/livez", "/readyz", "/metrics", "/v1/metrics"})
-"""Probes, which come every few seconds; logged at level debug."""
+QUIET_ROUTES = frozenset({"/health", "/livez", "/readyz", "/metrics", "/v1/metrics", "/page/{file:path}"})
+"""Probes, which come every few seconds, and the files of the chat page; logged at level debug."""
 
 
 class RequestScope:

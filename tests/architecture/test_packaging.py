@@ -45,7 +45,11 @@ def test_every_folder_with_code_is_a_package_so_that_the_build_finds_it(root: Pa
 
 
 def test_every_data_file_is_shipped(root: Path) -> None:
-    shipped = {"adapters/builtin": ["models/*/*", "*.json"], "contracts": ["**/*.json", "**/*.yaml"]}
+    shipped = {
+        "adapters/builtin": ["models/*/*", "*.json"],
+        "entrypoints/http": ["page_files/**/*"],
+        "contracts": ["**/*.json", "**/*.yaml"],
+    }
     source = (root / "setup.py").read_text(encoding="utf-8")
     assert all(repr(pattern).replace("'", '"') in source for patterns in shipped.values() for pattern in patterns)
     data = [path for layer in LAYERS for path in (root / layer).rglob("*") if path.is_file()]

@@ -1,5 +1,6 @@
 """What is installed is what was locked: versions, hashes and licences; and an audit says when it reached nobody."""
 
+import hashlib
 import importlib.metadata
 import json
 import re
@@ -199,3 +200,17 @@ def test_an_audit_names_vulnerabilities_and_what_the_source_does_not_know(root: 
 def test_an_audit_that_fails_for_another_reason_never_passes(root: Path, tmp_path: Path) -> None:
     status, text = audited(root, tmp_path, "--where-reachable", answer="", error="ERROR: a.lock has duplicates")
     assert (status, text) == (2, "pypi: ERROR: a.lock has duplicates\n")
+
+
+def test_the_vendored_libraries_of_the_page_are_as_they_were_published_and_their_licences_are_told(root: Path) -> None:
+    known = json.loads((root / "requirements" / "page.json").read_text(encoding="utf-8"))
+    folder = root / "entrypoints" / "http" / "page_files" / "vendored"
+    assert {path.name for path in folder.iterdir()} == set(known)
+    notice = (root / "NOTICE").read_text(encoding="utf-8")
+    for name, entry in known.items():
+        data = (folder / name).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == entry["sha256"], name
+        assert entry["version"] in data[:600].decode(), "the file is not of the version that is stated"
+        assert re.fullmatch(r"sha512-[A-Za-z0-9+/]{86}==", entry["integrity"])
+        assert entry["licence"] in ALLOWED
+        assert f"vendored/{name}" in notice

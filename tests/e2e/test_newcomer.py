@@ -126,6 +126,8 @@ def test_finding_05_a_running_server_shares_its_warm_model_and_is_seen_and_stopp
     server = begin("exec mlxk serve --port 0 --model demo", 200)
     server.expect(r"mlxk serves at (http://[\d.:]+)/v1")
     url = server.match.group(1)
+    server.expect_exact(f"for a browser: {url}/\r\n")
+    assert "page/app.js" in typed(f"curl -s -H 'Accept: text/html' {url}", 400)[0]
     shown, status = typed('mlxk run demo "What is mlxk?" -v', 200)
     assert (status, f"[computed by the server {url}" in shown) == (0, True), shown
     shown, status = typed("mlxk ps", 200)

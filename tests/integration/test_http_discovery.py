@@ -17,7 +17,7 @@ ANTHROPIC = {"anthropic-version": "2023-06-01"}
 @pytest.fixture(scope="module")
 def served() -> Iterator[RunningServer]:
     """Return a server with two aliases and a default model."""
-    parts = Parts(settings=ServerSettings())
+    parts = Parts(settings=ServerSettings(page=False))
     aliases = [("gpt-4o-mini", CHAT_MODEL), ("openai/gpt-4o", OTHER_MODEL)]
     parts.catalogue.offer_all(None, aliases, CHAT_MODEL)
     with RunningServer(parts) as running:
@@ -35,7 +35,7 @@ def test_the_root_says_that_the_server_is_up(served: RunningServer, method: str)
     assert body == (b"Ollama is running" if method == "GET" else b"")
 
 
-def test_a_browser_is_led_to_the_page_for_people(served: RunningServer) -> None:
+def test_a_browser_is_led_to_the_description_where_there_is_no_chat_page(served: RunningServer) -> None:
     status, headers, _ = ask(served, "/", Accept="text/html,application/xhtml+xml,*/*;q=0.8")
     assert (status, headers["location"]) == (302, "/docs")
 

@@ -22,6 +22,7 @@ from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.server_processes import background_server
 from mlxk.entrypoints.setting_table import LOG_LEVELS
 from mlxk.entrypoints.settings import ServerAddress, ServerSettings
+from mlxk.entrypoints.start_checks import offers_page
 
 DEFAULT_LOG_LEVEL = "info"
 
@@ -116,6 +117,9 @@ def _add_thinking(group: argparse._ArgumentGroup) -> None:
 
 def _add_safety(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--api-key-file", metavar="FILE", help="keys that open the server, one a line")
+    group.add_argument(
+        "--page", action=argparse.BooleanOptionalAction, help="have a chat page for browsers (on loopback only)"
+    )
     group.add_argument("--cors-origin", action="append", default=[], metavar="ORIGIN", help="web pages that may ask")
     group.add_argument(
         "--desktop-apps",
@@ -150,10 +154,10 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         fetch_absent(named, lambda: context.build(context.settings), output, pull=arguments.pull)
         if not arguments.background:
             return context.serve(context.settings, server, lambda address: _announcement(address, server, output))
-    return _start(arguments, context, output)
+    return _start(arguments, context, server, output)
 
 
-def _start(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
+def _start(arguments: argparse.Namespace, context: CommandContext, server: ServerSettings, output: Output) -> int:
     """Start a server that goes on in the background, and print where it is reached."""
     if arguments.until_eof:
         raise UsageError("--background and --until-eof exclude each other")
@@ -171,10 +175,10 @@ def _start(arguments: argparse.Namespace, context: CommandContext, output: Outpu
         output.document("serve", {**ready, "log": log})
         return DONE
     output.line(f"mlxk serves at {ready['url']}/v1 in the background (process {ready['pid']})")
-    for line in _further_addresses(ready["url"], ready["other_urls"]):
+    for line in _further_addresses(ready["url"], ready["other_urls"], server):
         output.line(line)
     running = context.build(context.settings).adapters.running_servers()
-    shown = any(server.process == ready["pid"] for server in running.servers())
+    shown = any(each.process == ready["pid"] for each in running.servers())
     how = "mlxk stop --all" if shown else f"kill {ready['pid']}"
     output.line(f"Its log: mlxk logs. Stop it: {how}")
     for fact in running.unseen():
@@ -211,6 +215,7 @@ def server_settings(arguments: argparse.Namespace, context: CommandContext) -> S
         "special_tokens_in_content": arguments.special_tokens_in_content,
         "allow_paths": arguments.allow_model_paths,
         "allow_model_changes": arguments.allow_model_changes,
+        "page": arguments.page,
         "supervised": arguments.supervisor,
     }
     file = None if arguments.api_key_file is None else os.path.abspath(os.path.expanduser(arguments.api_key_file))
@@ -286,15 +291,16 @@ def _listed(values: list[str]) -> tuple[str, ...]:
     return tuple(part for value in values for each in value.split(",") if (part := each.strip()))
 
 
-def _further_addresses(url: str, other_urls: Sequence[str]) -> tuple[str, ...]:
+def _further_addresses(url: str, other_urls: Sequence[str], server: ServerSettings) -> tuple[str, ...]:
     """Return the lines that name the page for a browser, and the addresses for other machines."""
-    return (f"for a browser: {url}/docs", *(f"other machines reach it at {each}/v1" for each in other_urls))
+    page = f"{url}/" if offers_page(server) else f"{url}/docs"
+    return (f"for a browser: {page}", *(f"other machines reach it at {each}/v1" for each in other_urls))
 
 
 def _announcement(address: ServerAddress, server: ServerSettings, output: Output) -> str:
     """Return the lines with the server's addresses: text, or a JSON document."""
     if not output.as_json:
-        further = _further_addresses(address.url, address.other_urls)
+        further = _further_addresses(address.url, address.other_urls, server)
         return "\n".join((f"mlxk serves at {address.url}/v1 (Ctrl-C stops it)", *further))
     data = {
         "url": address.url,

@@ -1,0 +1,381 @@
+// The page: which chat is read, which models are asked, and what happens to what the person does.
+
+import * as api from "./api.js";
+import { add, choose, last, messagesUpTo, newChat, places } from "./chat.js";
+import { Composer } from "./composer.js";
+import { announce, byId, button, confirmed, element, newId, remember, remembered, showDialog } from "./dom.js";
+import * as history from "./history.js";
+import { speedOf, Transcript } from "./messages.js";
+import { ModelChoice } from "./models.js";
+import { requestFields, showOptions } from "./options.js";
+import { showServer } from "./server.js";
+
+const SAVED_EVERY = 2000;
+
+let chats = [];
+let chat = newChat();
+const models = new ModelChoice(() => showFooter());
+const running = new Map(); // by message: {controller, words}
+
+const transcript = new Transcript(byId("transcript"), {
+  choose(node) {
+    choose(chat, node);
+    show();
+    save(chat);
+  },
+  edit(node, content) {
+    const edited = add(chat, node.parent, { role: "user", content, attachments: node.attachments });
+    answer(edited);
+  },
+  again: (node) => answer(chat.nodes[node.parent], node),
+  results(node, results) {
+    let parent = node.id;
+    for (const { call, text } of results) {
+      parent = add(chat, parent, { role: "tool", call: call.id, name: call.name, content: text }).id;
+    }
+    answer(chat.nodes[parent], node);
+  },
+  isRunning: (node) => running.has(node.id),
+  waitingFor: (node) => running.get(node.id)?.words ?? "",
+});
+
+const composer = new Composer(
+  (content, attachments) => {
+    if (isBusy()) {
+      composer.note("An answer is still being written. Stop it, or wait for its end.");
+      return false;
+    }
+    answer(add(chat, last(chat)?.id ?? null, { role: "user", content, attachments }));
+    return true;
+  },
+  () => chat.options.speech ?? models.speech()[0],
+);
+
+/** Asks the chosen models to answer a message; `former` is the answer that they replace. */
+async function answer(message, former = null) {
+  let fields;
+  try {
+    fields = requestFields(chat.options);
+  } catch (fault) {
+    composer.note(fault.message);
+    show();
+    save(chat);
+    return;
+  }
+  composer.note("");
+  const asked = models.asked().map((each) => each || former?.model || "");
+  const round = asked.length > 1 ? newId() : undefined;
+  const nodes = asked.map((model) => add(chat, message.id, { role: "assistant", model, round }));
+  choose(chat, nodes[0]);
+  const here = chat;
+  await Promise.all(nodes.map((node) => ask(here, node, fields)));
+  refreshModels();
+}
+
+async function ask(here, node, fields) {
+  const controller = new AbortController();
+  const known = models.find(node.model);
+  const words = known && !known.loaded ? `Loading ${node.model}…` : "Waiting for the first word…";
+  running.set(node.id, { controller, words });
+  if (here === chat) show();
+  announce(`${node.model} answers.`);
+  const began = performance.now();
+  let first = 0;
+  let lastDelta = 0;
+  let saved = began;
+  const view = () => (here === chat ? transcript.answer(node.id) : undefined);
+  try {
+    const body = { model: node.model, messages: messagesUpTo(here, node.parent, here.options.system), ...fields };
+    await api.chat(body, controller.signal, {
+      headers(headers) {
+        node.note = notesOf(headers);
+      },
+      delta(delta) {
+        const text = delta.content ?? "";
+        const reasoning = delta.reasoning_content ?? "";
+        if (!text && !reasoning && !delta.tool_calls) return;
+        lastDelta = performance.now();
+        const isFirst = !first;
+        first ||= lastDelta;
+        node.content += text;
+        if (reasoning) node.reasoning = (node.reasoning ?? "") + reasoning;
+        for (const call of delta.tool_calls ?? []) addCall(node, call);
+        view()?.reason(reasoning);
+        view()?.write(text);
+        if (delta.tool_calls) view()?.showCalls();
+        if (isFirst && here === chat) show();
+        if (lastDelta - saved > SAVED_EVERY) {
+          saved = lastDelta;
+          save(here);
+        }
+      },
+      finish(reason) {
+        node.finish = reason;
+      },
+      usage(usage) {
+        node.tokens = usage.completion_tokens;
+        node.promptTokens = usage.prompt_tokens;
+        node.cachedTokens = usage.prompt_tokens_details?.cached_tokens;
+      },
+    });
+  } catch (fault) {
+    if (fault.name === "AbortError") node.finish = "stopped";
+    else node.error = errorOf(fault);
+  }
+  if (first) Object.assign(node, { firstSeconds: (first - began) / 1000, seconds: (lastDelta - first) / 1000 });
+  running.delete(node.id);
+  view()?.finish();
+  here.updated = Date.now();
+  if (here === chat) show();
+  save(here);
+  announceEnd(node);
+}
+
+function errorOf(fault) {
+  if (!(fault instanceof api.ServerError)) console.error(fault);
+  return {
+    message: fault.message,
+    hint: fault.hint ?? "",
+    problems: fault.problems ?? [],
+    requestId: fault.requestId ?? "",
+  };
+}
+
+function addCall(node, { index, id, function: called }) {
+  node.calls ??= [];
+  const call = (node.calls[index] ??= { id: "", name: "", arguments: "" });
+  call.id ||= id ?? "";
+  call.name += called?.name ?? "";
+  call.arguments += called?.arguments ?? "";
+}
+
+/** Returns in words what the server did to the request. */
+function notesOf(headers) {
+  const adapted = headers.get("X-Mlxk-Adaptations");
+  const ignored = headers.get("X-Mlxk-Ignored-Fields");
+  return [adapted && `The server adapted the request: ${adapted}.`, ignored && `It ignored: ${ignored}.`]
+    .filter(Boolean)
+    .join(" ");
+}
+
+const HEARD = 1500;
+
+function announceEnd(node) {
+  if (node.error) return; // the box of the error is an alert
+  const text = node.content.length > HEARD ? `${node.content.slice(0, HEARD)} …` : node.content;
+  announce(node.finish === "stopped" ? "Stopped." : `${node.model}: ${text}`);
+}
+
+const isBusy = () => places(chat).some((place) => place.beside.some((node) => running.has(node.id)));
+
+function stop() {
+  for (const place of places(chat)) for (const node of place.beside) running.get(node.id)?.controller.abort();
+}
+
+// What the page shows
+
+function show() {
+  transcript.show(chat);
+  const busy = isBusy();
+  byId("send-button").hidden = busy;
+  byId("stop-button").hidden = !busy;
+  document.title = chat.title ? `${chat.title} – mlxk` : "mlxk";
+  showFooter();
+  showChats();
+}
+
+function showFooter() {
+  const node = places(chat).map((place) => place.node).filter((each) => each.tokens !== undefined).at(-1);
+  const room = models.find(node?.model ?? models.asked()[0])?.context_length;
+  const used = node ? (node.promptTokens ?? 0) + node.tokens : 0;
+  const meter = byId("context-meter");
+  meter.hidden = !room;
+  if (room) Object.assign(meter, { max: room, high: room * 0.8, value: used });
+  byId("context-text").textContent = room ? `${used} of ${room} tokens` : used ? `${used} tokens` : "";
+  byId("speed").textContent = node && speedOf(node) ? `${speedOf(node)} tokens/s` : "";
+}
+
+function showChats() {
+  byId("chat-list").replaceChildren(
+    ...chats.map((each) =>
+      element(
+        "li",
+        {},
+        button(each.title || "New chat", () => open(each), { class: "title", "aria-current": each === chat ? "true" : undefined }),
+        button("Export", () => history.exportChats([each], each.title), { "aria-label": `Export ${each.title}` }),
+        button("Delete", () => remove(each), { "aria-label": `Delete ${each.title}` }),
+      ),
+    ),
+  );
+}
+
+async function refreshModels() {
+  try {
+    await models.refresh();
+  } catch (fault) {
+    composer.note([fault.message, fault.hint].filter(Boolean).join(" "));
+  }
+}
+
+// Chats
+
+async function save(changed) {
+  if (!chats.includes(changed)) chats.unshift(changed);
+  try {
+    await history.save(changed);
+  } catch (fault) {
+    byId("history-note").textContent = `Chats are not kept: ${fault.message}`;
+  }
+}
+
+function open(other) {
+  chat = other;
+  transcript.clear();
+  show();
+  byId("prompt").focus();
+}
+
+function begin() {
+  open(newChat({ ...chat.options }));
+}
+
+async function remove(gone) {
+  if (!(await confirmed(`Delete the chat “${gone.title}”?`))) return;
+  chats = chats.filter((each) => each !== gone);
+  await history.remove(gone.id);
+  if (gone === chat) begin();
+  else showChats();
+}
+
+async function importFile(file) {
+  try {
+    const read = await history.importChats(file);
+    for (const each of read) await history.save(each);
+    chats.unshift(...read);
+    byId("history-note").textContent = `${read.length} ${read.length === 1 ? "chat was" : "chats were"} imported.`;
+    showChats();
+  } catch (fault) {
+    byId("history-note").textContent = fault.message;
+  }
+}
+
+// Settings of this browser
+
+function setTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+  byId("theme").value = theme;
+  remember("mlxk-theme", theme);
+}
+
+const SHORTCUTS = [
+  ["Enter", "Send"],
+  ["Shift+Enter", "New line"],
+  ["Esc", "Stop the answer, or close what is open"],
+  ["Alt+N", "New chat"],
+  ["Alt+R", "Answer again"],
+  ["Alt+E", "Edit your last message"],
+  ["Alt+O", "Options"],
+  ["Alt+C", "Chats"],
+  ["Alt+K", "These keys"],
+];
+
+function onKey(event) {
+  if (event.key === "Escape" && !document.querySelector("dialog[open]") && isBusy()) {
+    event.preventDefault();
+    stop();
+  }
+  if (!event.altKey || event.ctrlKey || event.metaKey) return;
+  const act = {
+    KeyN: begin,
+    KeyR: () => answerAgain(),
+    KeyE: () => editLast(),
+    KeyO: () => byId("options-button").click(),
+    KeyC: () => byId("chats-button").click(),
+    KeyK: () => byId("shortcuts-button").click(),
+  }[event.code];
+  if (!act) return;
+  event.preventDefault();
+  act();
+}
+
+function answerAgain() {
+  const node = last(chat);
+  if (node && !isBusy()) answer(node.role === "assistant" ? chat.nodes[node.parent] : node, node);
+}
+
+function editLast() {
+  const node = places(chat).map((place) => place.node).filter((each) => each.role === "user").at(-1);
+  if (node) transcript.answer(node.id).edit();
+}
+
+function toggleChats() {
+  const side = byId("chats");
+  side.hidden = !side.hidden;
+  byId("chats-button").setAttribute("aria-expanded", String(!side.hidden));
+}
+
+async function askForKey(error) {
+  byId("key-words").textContent = [error.message, error.hint].filter(Boolean).join(" ");
+  const dialog = byId("key");
+  dialog.returnValue = "";
+  byId("key-field").value = "";
+  await showDialog(dialog);
+  if (dialog.returnValue !== "use") return false;
+  api.setKey(byId("key-field").value);
+  return true;
+}
+
+function wire() {
+  const on = (id, act, event = "click") => byId(id).addEventListener(event, act);
+  for (const close of document.querySelectorAll("[data-close]")) {
+    close.addEventListener("click", () => close.closest("dialog").close());
+  }
+  on("stop-button", stop);
+  on("new-chat", begin);
+  on("chats-button", toggleChats);
+  on("options-button", () => {
+    showOptions(chat.options, models.speech(), () => chats.includes(chat) && save(chat));
+    showDialog(byId("options"));
+  });
+  on("server-button", showServer);
+  on("shortcuts-button", () => showDialog(byId("shortcuts")));
+  on("theme", (event) => setTheme(event.target.value), "change");
+  on("export-all", () => history.exportChats(chats, "mlxk chats"));
+  on("import-button", () => byId("import-file").click());
+  on("import-file", (event) => {
+    importFile(event.target.files[0]);
+    event.target.value = "";
+  }, "change");
+  on("delete-all", async () => {
+    if (!(await confirmed(`Delete all ${chats.length} chats of this browser?`))) return;
+    await history.removeAll();
+    chats = [];
+    begin();
+  });
+  on("key-use", () => byId("key").close("use"));
+  on("key-field", (event) => event.key === "Enter" && byId("key").close("use"), "keydown");
+  on("confirm-yes", () => byId("confirm").close("yes"));
+  byId("shortcut-list").append(
+    ...SHORTCUTS.flatMap(([keys, words]) => [element("dt", {}, element("kbd", {}, keys)), element("dd", {}, words)]),
+  );
+  document.addEventListener("keydown", onKey);
+  document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && refreshModels());
+  window.addEventListener("pagehide", () => running.size && save(chat));
+}
+
+async function start() {
+  setTheme(remembered("mlxk-theme", ""));
+  wire();
+  api.onKeyNeeded(askForKey);
+  show();
+  composer.field.focus();
+  refreshModels();
+  try {
+    chats = await history.all();
+  } catch (fault) {
+    byId("history-note").textContent = `Chats are not kept: ${fault.message}`;
+  }
+  showChats();
+}
+
+start();

@@ -1,0 +1,79 @@
+// Builds elements. Text is always text: nothing here reads markup.
+
+/** Returns an element with properties (`class`, `aria-…`, `data-…`, `on…` and others) and children. */
+export function element(name, properties = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(properties)) {
+    if (value === undefined || value === null) continue;
+    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+    else if (key === "class") made.className = value;
+    else if (key.includes("-") || key === "role" || key === "for") made.setAttribute(key, value);
+    else made[key] = value;
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+/** Returns a button. */
+export const button = (label, onclick, properties = {}) =>
+  element("button", { type: "button", onclick, ...properties }, label);
+
+export const byId = (id) => document.getElementById(id);
+
+/** Says something to people who listen to the page. */
+export function announce(text) {
+  byId("status").textContent = text;
+}
+
+/** Waits until the next frame; a tab in the background has none, so a timer does there. */
+export function nextFrame() {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, 200);
+    requestAnimationFrame(() => {
+      clearTimeout(timer);
+      resolve();
+    });
+  });
+}
+
+const PIECE = 8192;
+
+/** Appends text of any length, in pieces that the browser lays out when they come into view. */
+export function appendText(parent, text) {
+  for (let start = 0; start < text.length; start += PIECE) {
+    parent.append(element("span", { class: "piece" }, text.slice(start, start + PIECE)));
+  }
+}
+
+/** Returns an id; `randomUUID` is missing where the page is not of this machine. */
+export function newId() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Shows a dialog, and resolves when it is closed. */
+export function showDialog(dialog) {
+  if (!dialog.open) dialog.showModal();
+  return new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
+}
+
+/** Asks before something is lost. */
+export async function confirmed(words) {
+  const dialog = byId("confirm");
+  byId("confirm-words").textContent = words;
+  dialog.returnValue = "";
+  await showDialog(dialog);
+  return dialog.returnValue === "yes";
+}
+
+/** Returns what this browser was told to keep. */
+export function remembered(name, otherwise) {
+  try {
+    return JSON.parse(localStorage.getItem(name)) ?? otherwise;
+  } catch {
+    return otherwise;
+  }
+}
+
+export function remember(name, value) {
+  localStorage.setItem(name, JSON.stringify(value));
+}

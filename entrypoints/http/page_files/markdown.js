@@ -1,0 +1,294 @@
+// Shows Markdown that arrives in pieces. Finished blocks are made once; of the last one only what is new is made.
+// What a model writes is text: markup is sanitised, and what may not take effect is shown as it was written.
+
+import { element, nextFrame } from "./dom.js";
+import { Marked } from "./vendored/marked.esm.js";
+import purify from "./vendored/purify.es.js";
+
+/** Longest text that is read as one block of Markdown; the parser's time can grow with the square of it. */
+const LARGEST = 8192;
+/** Longest code that is coloured. */
+const LARGEST_CODE = 50_000;
+/** Milliseconds of work in one frame. */
+const BUDGET = 12;
+/** Characters of finished blocks in one element, which the browser lays out when it comes into view. */
+const CHUNK = 16_384;
+
+const TAGS = (
+  "a b blockquote br code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i input kbd li mark ol p pre s span strong " +
+  "sub summary sup table tbody td th thead tr u ul"
+).split(" ");
+const WRITTEN = new Set(TAGS.filter((tag) => !["a", "input", "div", "span"].includes(tag)));
+const ADDRESS = /^(?:https?:\/\/|mailto:)/i;
+
+const escape = (text) => text.replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt(0)};`);
+
+const marked = new Marked({
+  gfm: true,
+  breaks: false,
+  renderer: {
+    // Tags that only format take effect; all others are shown.
+    html({ text }) {
+      const tags = [...text.matchAll(/<\/?([a-z][a-z0-9-]*)/gi)].map(([, name]) => name.toLowerCase());
+      const formats = tags.length && tags.every((tag) => WRITTEN.has(tag)) && !/<[!?]/.test(text);
+      return formats ? text : escape(text);
+    },
+    // A picture of an answer is never fetched: its address would tell others what is read here.
+    image({ href, text }) {
+      return `<em>[Picture, not loaded: ${escape(text || "without a name")}]</em> ${linked(href, escape(href))}`;
+    },
+    link({ href, tokens }) {
+      const text = this.parser.parseInline(tokens);
+      return ADDRESS.test(href) ? linked(href, text) : `${text} (${escape(href)})`;
+    },
+  },
+});
+
+const linked = (href, text) => (ADDRESS.test(href) ? `<a href="${escape(href)}" title="${escape(href)}">${text}</a>` : text);
+
+function sanitised(html, tags, attributes) {
+  return purify.sanitize(html, {
+    ALLOWED_TAGS: tags,
+    ALLOWED_ATTR: attributes,
+    ALLOW_DATA_ATTR: false,
+    ALLOW_ARIA_ATTR: false,
+    ALLOWED_URI_REGEXP: ADDRESS,
+    RETURN_DOM_FRAGMENT: true,
+  });
+}
+
+const ATTRIBUTES = ["align", "checked", "disabled", "href", "open", "start", "title", "type"];
+
+/** Returns the elements of one block of Markdown. */
+function elementsOf(text) {
+  const made = sanitised(marked.parse(text), TAGS, [...ATTRIBUTES, "class"]);
+  const codes = Array.from(made.querySelectorAll("pre > code"), (code) => [code, languageOf(code.className)]);
+  for (const each of made.querySelectorAll("[class]")) each.removeAttribute("class");
+  for (const [code, language] of codes) {
+    const block = new CodeBlock(language);
+    block.append(code.textContent);
+    block.finish();
+    code.parentElement.replaceWith(block.element);
+  }
+  for (const link of made.querySelectorAll("a[href]")) {
+    link.target = "_blank";
+    link.rel = "noopener noreferrer";
+  }
+  for (const table of made.querySelectorAll("table")) {
+    const frame = element("div", { class: "table", tabIndex: 0, role: "region", "aria-label": "Table" });
+    table.replaceWith(frame);
+    frame.append(table);
+  }
+  for (const box of made.querySelectorAll("input")) box.replaceWith(box.checked ? "☑ " : "☐ ");
+  return made;
+}
+
+const languageOf = (classes) => /\blanguage-([\w+#-]+)/.exec(classes)?.[1] ?? "";
+
+/** Code with its language and a button that copies it. It grows, and is coloured when it is complete. */
+class CodeBlock {
+  constructor(language) {
+    this.language = language;
+    this.code = element("code");
+    const copy = element("button", { type: "button", "aria-label": "Copy code" }, "Copy");
+    copy.addEventListener("click", () => copyText(this.code.textContent, copy));
+    this.element = element(
+      "div",
+      { class: "code" },
+      element("div", { class: "code-head" }, element("span", {}, language || "text"), copy),
+      element("pre", { tabIndex: 0, role: "region", "aria-label": language ? `Code, ${language}` : "Code" }, this.code),
+    );
+    this.tail = new Text();
+    this.code.append(this.tail);
+    this.length = 0;
+  }
+
+  /** Adds text; a piece is laid out when it comes into view. */
+  append(text) {
+    this.length += text.length;
+    if (this.last === undefined || this.last.length > LARGEST) {
+      this.last = new Text();
+      this.tail.before(element("span", { class: "piece" }, this.last));
+    }
+    this.last.appendData(text);
+  }
+
+  /** Shows the line that is not complete. */
+  show(line) {
+    this.tail.data = line;
+  }
+
+  async finish() {
+    this.tail.data = "";
+    if (!this.language || this.length > LARGEST_CODE) return;
+    highlighting ??= import("./vendored/highlight.min.js");
+    const { default: highlight } = await highlighting;
+    await nextFrame();
+    if (!highlight.getLanguage(this.language)) return;
+    const { value } = highlight.highlight(this.code.textContent, { language: this.language, ignoreIllegals: true });
+    this.code.replaceChildren(sanitised(value, ["span"], ["class"]));
+  }
+}
+
+let highlighting = null;
+
+/** Copies a text, and says on a button whether the browser allowed it. */
+export async function copyText(text, button) {
+  const label = button.textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  } catch {
+    button.textContent = "Not allowed by the browser";
+  }
+  setTimeout(() => (button.textContent = label), 1500);
+}
+
+const FENCE = /^( {0,3})(`{3,}|~{3,})[ \t]*([^\s`]*)[^`]*$/;
+
+/** Text of a model that grows in an element. */
+export class Markdown {
+  constructor(parent) {
+    this.waiting = ""; // what arrived since the last frame
+    this.line = ""; // the line that is not complete yet
+    this.prose = ""; // the block that is not complete yet
+    this.blank = false; // whether its last line is blank
+    this.details = 0; // how many <details> are open in it
+    this.inner = ""; // the mark of code that is open in it, in a list
+    this.fence = ""; // the mark of the code that is open
+    this.code = null;
+    this.chunk = null;
+    this.size = 0;
+    this.live = element("div", { class: "live" });
+    parent.append(this.live);
+    this.running = null;
+    this.ended = false;
+    this.pause = 0;
+    this.timer = null;
+  }
+
+  /** Adds text. */
+  append(text) {
+    this.waiting += text;
+    this.running ??= this.run();
+  }
+
+  /** Says that no more text comes; resolves when all is shown. */
+  async finish() {
+    this.ended = true;
+    while (this.running) await this.running;
+    this.running = this.run();
+    await this.running;
+  }
+
+  async run() {
+    await nextFrame();
+    let began = performance.now();
+    for (let line = this.nextLine(); line !== null; line = this.nextLine()) {
+      this.take(line);
+      if (performance.now() - began > BUDGET) {
+        await nextFrame();
+        began = performance.now();
+      }
+    }
+    if (this.ended) this.close();
+    else this.showLive();
+    this.running = this.waiting ? this.run() : null;
+  }
+
+  /** Returns the next complete line, or a piece of a line that is too long to wait for; null for none. */
+  nextLine() {
+    const room = LARGEST - this.line.length;
+    const end = this.waiting.indexOf("\n");
+    if (this.waiting.length < room && end < 0) {
+      this.line += this.waiting;
+      this.waiting = "";
+      return null;
+    }
+    const length = end >= 0 ? Math.min(end + 1, room) : room;
+    const line = this.line + this.waiting.slice(0, length);
+    this.waiting = this.waiting.slice(length);
+    this.line = "";
+    return line;
+  }
+
+  take(line) {
+    const [, indent, mark, language] = FENCE.exec(line.trimEnd()) ?? [];
+    if (this.code) {
+      if (mark && !language && closes(mark, this.fence)) this.endCode();
+      else this.code.append(line);
+      return;
+    }
+    if (mark && !this.inner && this.details <= 0 && !(indent && this.prose.trim())) {
+      this.endProse();
+      this.fence = mark;
+      this.code = new CodeBlock(language);
+      this.place(this.code.element, CHUNK);
+      return;
+    }
+    const open = this.inner || this.details > 0;
+    if ((this.blank && !open && /^\S/.test(line)) || this.prose.length + line.length > LARGEST) this.endProse();
+    if (mark) this.inner = this.inner ? (closes(mark, this.inner) ? "" : this.inner) : mark;
+    if (!this.inner) for (const tag of line.match(/<\/?details\b/gi) ?? []) this.details += tag[1] === "/" ? -1 : 1;
+    this.prose += line;
+    this.blank = !line.trim();
+  }
+
+  endCode() {
+    this.code.finish();
+    this.code = null;
+  }
+
+  endProse() {
+    if (this.prose.trim()) this.place(elementsOf(this.prose), this.prose.length);
+    Object.assign(this, { prose: "", blank: false, details: 0, inner: "", shown: "" });
+    this.live.replaceChildren();
+  }
+
+  place(made, length) {
+    if (!this.chunk || this.size > CHUNK) {
+      this.chunk = element("div", { class: "chunk" });
+      this.size = 0;
+      this.live.before(this.chunk);
+    }
+    this.chunk.append(made);
+    this.size += length;
+  }
+
+  /** Shows what is not complete. Where that takes long, it is not done in each frame. */
+  showLive() {
+    if (this.code) {
+      this.code.show(this.line);
+      return;
+    }
+    const text = this.prose + this.line;
+    const began = performance.now();
+    if (text === this.shown) return;
+    if (began < this.pause) {
+      this.timer ??= setTimeout(() => {
+        this.timer = null;
+        this.running ??= this.run();
+      }, this.pause - began);
+      return;
+    }
+    this.shown = text;
+    this.live.replaceChildren(elementsOf(text));
+    this.pause = began + 4 * (performance.now() - began);
+  }
+
+  close() {
+    if (this.line) this.take(this.line);
+    this.line = "";
+    if (this.code) this.endCode();
+    this.endProse();
+  }
+}
+
+const closes = (mark, opened) => mark[0] === opened[0] && mark.length >= opened.length;
+
+/** Shows text that is complete. */
+export function showMarkdown(parent, text) {
+  const shown = new Markdown(parent);
+  shown.append(text);
+  return shown.finish();
+}
