@@ -1,14 +1,28 @@
-"""Read access to the files of a model directory.
+"""The files of a model's directory: listing and reading them, and the content hash of a workspace, version 2.
 
-Litter of file managers and network drives is left out. Links to files are followed: the hub cache stores weights in
-this way, and users keep weights on other disks. Links to directories are not followed, so that a walk ends and stays
-inside the model.
+A digest is ``sha256:`` and 64 hexadecimal digits. The digest of a file covers
+
+    *.safetensors         the JSON header only, so that hashing a large model takes no time
+    larger than 1 GiB     file name, NUL, size in decimal
+    any other file        the content
+    link inside the tree  ``SYMLINK``, NUL, target relative to the root
+
+and the digest over all covers, sorted by path: path, NUL, digest. Paths are in Unicode normal form C with ``/`` between
+parts. A link out of the tree, a cycle of links, or weights without a valid header leave a workspace without a hash.
+
+Because of the first rule a changed tensor does not change the hash; deep records use ``digest_of_content`` instead.
 """
 
 import datetime
 import errno
+import hashlib
 import os
 import stat
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
+
+import attrs
 
 from mlxk.application.ports.model_directories import FileListing, ModelFiles
 from mlxk.domain.errors import StorageError
@@ -117,3 +131,160 @@ def _first_bytes(descriptor: int, count: int) -> bytes:
         chunks.append(chunk)
         count -= len(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+ALGORITHM = "v2"
+
+MAX_HEADER_BYTES = 100 * 1024 * 1024
+"""Maximum of the safetensors format."""
+
+MAX_HASHED_BYTES = 1024 * 1024 * 1024
+"""Larger files are distinguished by name and size only."""
+
+READ_BYTES = 1024 * 1024
+
+EXCLUDED = (
+    ".hf_cache/", ".mlxk_workspace.json", ".git/", ".github/", "__pycache__/", ".vscode/", ".idea/",
+    ".ipynb_checkpoints/", ".mypy_cache/", ".pytest_cache/", ".ruff_cache/", ".tox/", "node_modules/", ".venv/",
+    "venv/", "*.lock", "*.tmp", "*.log", "*.bak", ".DS_Store", "._*", ".Spotlight-V100/", ".Trashes/", ".fseventsd/",
+    ".TemporaryItems/", ".apdisk", "Icon\r", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN/", "System Volume Information/",
+    "*~", ".*.swp", ".*.swo",
+)  # fmt: skip
+"""Excluded names: a directory ends with ``/``, anything else is a pattern for regular files. Links always count."""
+
+
+@attrs.frozen
+class Stamp:
+    """Size and time of a file, as a directory listing reports them."""
+
+    size: int
+    """Bytes."""
+    modified_ns: int
+    """Nanoseconds since the epoch."""
+
+
+LINK_STAMP = Stamp(0, 0)
+"""Stamp of every link, whose own size and time are not significant."""
+
+
+@attrs.frozen
+class CountedFile:
+    """One file that the hash covers, not yet hashed."""
+
+    path: str
+    """Relative to the root, normal form C, ``/`` between parts."""
+    location: str
+    """Where it is on disk, absolute."""
+    stamp: Stamp
+    link: bool
+
+
+class UnhashableError(Exception):
+    """A file prevents the hash; the message has its path and the reason."""
+
+
+def counted_files(root: str, excluded: Sequence[str] = EXCLUDED) -> list[CountedFile]:
+    """List the files that the hash covers, sorted by path; links are not followed.
+
+    Raises:
+        OSError: A directory or a file cannot be read.
+    """
+    folders = frozenset(name[:-1] for name in excluded if name.endswith("/"))
+    patterns = tuple(name for name in excluded if not name.endswith("/"))
+    found, pending = [], [("", root)]
+    while pending:
+        base, folder = pending.pop()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = unicodedata.normalize("NFC", entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    if name not in folders:
+                        pending.append((f"{base}{name}/", entry.path))
+                elif entry.is_symlink():
+                    found.append(CountedFile(base + name, entry.path, LINK_STAMP, link=True))
+                elif not any(fnmatchcase(name, pattern) for pattern in patterns):
+                    found += _counted(base + name, entry)
+    return sorted(found, key=lambda file: file.path)
+
+
+def digest_of(root: str, file: CountedFile) -> str:
+    """Return the digest of one file by the rules of version 2.
+
+    Raises:
+        UnhashableError: A link out of the tree, a cycle of links, or weights without a valid header.
+        OSError: The file cannot be read.
+    """
+    if file.link:
+        return _digest(b"SYMLINK\0" + _target(root, file))
+    if file.path.endswith(".safetensors"):
+        return _digest(_header(file))
+    if file.stamp.size > MAX_HASHED_BYTES:
+        return _digest(f"{file.path.rpartition('/')[2]}\0{file.stamp.size}".encode("utf-8", "surrogateescape"))
+    return digest_of_content(file.location)
+
+
+def digest_of_content(location: str, read: Callable[[int], object] = lambda count: None) -> str:
+    """Return the digest of every byte of a file.
+
+    Args:
+        location: Absolute path.
+        read: Called with the size of each chunk after it was read.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    digest = _sha256()
+    for chunk in _chunks(location):
+        digest.update(chunk)
+        read(len(chunk))
+    return f"sha256:{digest.hexdigest()}"
+
+
+def digest_over(digests: Sequence[tuple[str, str]]) -> str:
+    """Return the digest over all files.
+
+    Args:
+        digests: Path and digest of each file, in any order.
+    """
+    digest_of_all = _sha256()
+    for path, digest in sorted(digests):
+        digest_of_all.update(f"{path}\0{digest}".encode("utf-8", "surrogateescape"))
+    return f"sha256:{digest_of_all.hexdigest()}"
+
+
+def _counted(path: str, entry: "os.DirEntry[str]") -> list[CountedFile]:
+    status = entry.stat(follow_symlinks=False)
+    if not stat.S_ISREG(status.st_mode):
+        return []
+    return [CountedFile(path, entry.path, Stamp(status.st_size, status.st_mtime_ns), link=False)]
+
+
+def _target(root: str, link: CountedFile) -> bytes:
+    inside, target = os.path.realpath(root), os.path.realpath(link.location)
+    if os.path.commonpath((inside, target)) != inside or os.path.islink(target):
+        raise UnhashableError(f"{link.path} is a link out of it, or around in a circle")
+    return os.fsencode(os.path.relpath(target, inside))
+
+
+def _header(file: CountedFile) -> bytes:
+    with open(file.location, "rb") as content:
+        length = int.from_bytes(content.read(8), "little")
+        header = content.read(length) if 0 < length <= MAX_HEADER_BYTES else b""
+    if not header or len(header) < length:
+        raise UnhashableError(f"{file.path} has no sound safetensors header")
+    return header
+
+
+def _chunks(location: str) -> Iterator[memoryview]:
+    buffer = memoryview(bytearray(READ_BYTES))
+    with open(location, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            yield buffer[:count]
+
+
+def _digest(content: bytes) -> str:
+    return f"sha256:{_sha256(content).hexdigest()}"
+
+
+def _sha256(content: bytes = b"") -> "hashlib._Hash":
+    return hashlib.sha256(content)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 import attrs
 
 from mlxk import __version__
-from mlxk.adapters.filesystem.content_hash import UnhashableError
+from mlxk.adapters.filesystem.model_files import UnhashableError
 from mlxk.adapters.filesystem.workspace_record import Record, read_sentinel, record_content, write_sentinel
 from mlxk.application.ports.model_directories import CopyMethod, Provenance, WorkspaceDraft
 from mlxk.domain.errors import LocksPresentError, StorageError, ValidationError

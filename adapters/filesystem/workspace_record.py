@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from mlxk.adapters.filesystem.content_hash import (
+from mlxk.adapters.filesystem.model_files import (
     ALGORITHM,
     EXCLUDED,
     LINK_STAMP,

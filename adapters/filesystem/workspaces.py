@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from mlxk.adapters.filesystem.content_hash import UnhashableError
+from mlxk.adapters.filesystem.model_files import UnhashableError
 from mlxk.adapters.filesystem.workspace_draft import open_draft
 from mlxk.adapters.filesystem.workspace_record import (
     is_clean,

@@ -13,8 +13,7 @@ import attrs
 import httpx2
 from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]  # public, though not marked so
 
-from mlxk.adapters.huggingface.client import HubClient
-from mlxk.adapters.huggingface.session import MAX_ANSWER_BYTES, origin_of
+from mlxk.adapters.huggingface.client import MAX_ANSWER_BYTES, HubClient, origin_of
 from mlxk.domain.download import RemoteFile, check_commit, check_file
 from mlxk.domain.errors import DownloadFailedError
 from mlxk.domain.models.file_formats import header_span, read_header

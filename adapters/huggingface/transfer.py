@@ -13,9 +13,15 @@ import httpx2
 from filelock import Timeout
 from huggingface_hub.utils import WeakFileLock, hf_raise_for_status  # type: ignore[attr-defined]  # public, though not marked so
 
-from mlxk.adapters.huggingface.client import TRANSIENT_STATUSES, HubClient, is_transient, parse_retry_after, reason_of
+from mlxk.adapters.huggingface.client import (
+    IS_FILE,
+    TRANSIENT_STATUSES,
+    HubClient,
+    is_transient,
+    parse_retry_after,
+    reason_of,
+)
 from mlxk.adapters.huggingface.layout import ModelFolder
-from mlxk.adapters.huggingface.session import IS_FILE
 from mlxk.domain.download import RemoteFile
 from mlxk.domain.errors import DownloadFailedError, NetworkError, StorageError
 

@@ -28,7 +28,7 @@ from mlxk.adapters.unix_socket.protocol import (
     receive,
     send,
 )
-from mlxk.adapters.unix_socket.socket_files import listen, socket_folders
+from mlxk.adapters.unix_socket.servers import listen, socket_folders
 from mlxk.application.ports.model_tasks import TextEmbedder
 from mlxk.application.ports.system import EventLog
 from mlxk.application.ports.text_generator import EngineState, ResidentModel, TextGenerator, TextStream

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxk.adapters.filesystem.content_hash import (
+from mlxk.adapters.filesystem.model_files import (
     MAX_HASHED_BYTES,
     MAX_HEADER_BYTES,
     UnhashableError,

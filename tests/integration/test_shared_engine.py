@@ -15,7 +15,7 @@ from serving.running import eventually
 from serving.shared import MODEL, PROGRAM, URL, SharedServer, is_taken, socket_folder_of
 
 from mlxk.adapters.unix_socket.protocol import DisconnectedError, Program, decoded, encoded, receive, send
-from mlxk.adapters.unix_socket.socket_files import socket_name
+from mlxk.adapters.unix_socket.servers import socket_name
 from mlxk.domain.embedding import EmbeddingRequest, EmbeddingSettings, InputKind
 from mlxk.domain.errors import (
     Advice,

@@ -14,7 +14,7 @@ from models.answers import read
 from serving.shared import MODEL, URL, SharedServer, socket_folder_of
 
 from mlxk.adapters.unix_socket.protocol import PROTOCOL, DisconnectedError, encoded, receive, send
-from mlxk.adapters.unix_socket.socket_files import socket_name
+from mlxk.adapters.unix_socket.servers import socket_name
 from mlxk.domain.embedding import EmbeddingRequest
 from mlxk.domain.errors import ExecutionError
 from mlxk.domain.generation.request import GenerationRequest, TextDelta

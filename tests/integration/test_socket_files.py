@@ -11,7 +11,7 @@ import pytest
 from models.answers import read
 from serving.shared import MODEL, SharedServer, is_taken, socket_folder_of
 
-from mlxk.adapters.unix_socket.socket_files import SUFFIX, socket_folders, socket_name
+from mlxk.adapters.unix_socket.servers import SUFFIX, socket_folders, socket_name
 from mlxk.domain.generation.request import GenerationRequest
 
 REQUEST = GenerationRequest(MODEL, "one two three four")

@@ -12,7 +12,7 @@ import pytest
 from serving.shared import MODEL
 
 from mlxk.adapters.unix_socket.protocol import encoded, receive, send
-from mlxk.adapters.unix_socket.socket_files import socket_folders, socket_name
+from mlxk.adapters.unix_socket.servers import socket_folders, socket_name
 from mlxk.application.ports.text_generator import ResidentModel
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import run

@@ -12,9 +12,8 @@ from doubles.text_generator import InMemoryTextGenerator
 
 from mlxk.adapters.unix_socket.listener import SharedEngine, SocketListener
 from mlxk.adapters.unix_socket.protocol import Program
-from mlxk.adapters.unix_socket.servers import SocketRunningServers
+from mlxk.adapters.unix_socket.servers import SocketRunningServers, socket_folders
 from mlxk.adapters.unix_socket.sharing import SharedTextEmbedder, SharedTextGenerator
-from mlxk.adapters.unix_socket.socket_files import socket_folders
 from mlxk.domain.errors import QueueFullError
 from mlxk.domain.models.model import ModelHandle, Origin
 
