@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlxk.application.ports.other_processes import RunningServers
     from mlxk.application.ports.system import Clock, MemoryProbe
     from mlxk.application.use_cases.browse_hub import FindOutdated, RecommendModels, SearchModels, ShowRemoteModel
-    from mlxk.application.use_cases.cache_upkeep import MeasureCache, PruneCache, RemoveModel
+    from mlxk.application.use_cases.cache_upkeep import MeasureCache, PruneCache
     from mlxk.application.use_cases.clone_model import CloneModel
     from mlxk.application.use_cases.convert_model import ConvertModel
     from mlxk.application.use_cases.describe_model import DescribeModel
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.model_tasks import EmbedText, LoadModel, TokenizeText, TranscribeAudio
     from mlxk.application.use_cases.pull_model import PullModel
     from mlxk.application.use_cases.push_model import PushModel
+    from mlxk.application.use_cases.remove_models import RemoveModel, StopModels
     from mlxk.application.use_cases.resolve_model import ResolveModel
     from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
-    from mlxk.application.use_cases.stop_models import StopModels
     from mlxk.domain.search import Recommendations
 
 
@@ -217,7 +217,7 @@ def pull_model(
 
 def remove_model(cache: "ModelCache", resolve: "ResolveModel") -> "RemoveModel":
     """Return the use case that removes models."""
-    from mlxk.application.use_cases.cache_upkeep import RemoveModel
+    from mlxk.application.use_cases.remove_models import RemoveModel
 
     return RemoveModel(cache, resolve)
 
@@ -260,7 +260,7 @@ def generate_text(  # noqa: PLR0913 - one for each port
 
 def stop_models(servers: "RunningServers", resolve: "ResolveModel") -> "StopModels":
     """Return the use case that has servers unload a model."""
-    from mlxk.application.use_cases.stop_models import StopModels
+    from mlxk.application.use_cases.remove_models import StopModels
 
     return StopModels(servers, resolve)
 

@@ -1,28 +1,21 @@
-"""Keep the cache small: measure what its models take, prune what nothing uses, and remove models."""
+"""Keep the cache small: measure what its models take, and prune what nothing uses."""
 
 import enum
-import shlex
 from collections import Counter
 from collections.abc import Collection, Sequence
 
 import attrs
 
-from mlxk.application.ports.model_cache import LockHolder, ModelCache, Removal, in_use, used_by
-from mlxk.application.ports.system import Confirmation, Progress
-from mlxk.application.use_cases.resolve_model import ResolveModel, close_names
+from mlxk.application.ports.model_cache import LockHolder, ModelCache, in_use, used_by
+from mlxk.application.ports.system import Confirmation
 from mlxk.domain.errors import (
     Advice,
     LocksPresentError,
     ModelNotFoundError,
     Remedy,
     RequiresConfirmationError,
-    RevisionNotFoundError,
-    ValidationError,
-    WorkspaceModelError,
 )
 from mlxk.domain.models.footprint import ModelUsage, Waste, WasteKind, find_waste
-from mlxk.domain.models.model import ModelHandle, Origin
-from mlxk.domain.models.reference import ModelRef, fits_pattern, is_pattern
 from mlxk.domain.text import in_one_unit
 
 EVERY_KIND = frozenset(WasteKind)
@@ -244,148 +237,3 @@ def _confirmed(found: tuple[Waste, ...], spared: tuple[SparedModel, ...], confir
             matches=tuple(line.strip() for line in lines),
         )
     return answer
-
-
-UNLOAD_SECONDS = 30.0
-"""How long to wait for servers to unload a model; longer than short answers take."""
-
-
-@attrs.frozen
-class RemoveRequest:
-    """Reference and options of a removal."""
-
-    reference: str
-    """A name, a part of one, a name with ``@revision``, or a pattern with ``*``, ``?`` or ``[…]``."""
-    force: bool = False
-    """Whether to remove inexact matches without confirmation, and to have servers unload the models first."""
-    dry_run: bool = False
-    """Whether to report only."""
-
-
-@attrs.frozen
-class RemoveResult:
-    """Result of a removal, or of a dry run."""
-
-    reference: str
-    removals: tuple[Removal, ...]
-    """Sorted by name."""
-    done: bool
-    """Whether the models were removed; False after a dry run or a declined confirmation."""
-    dry_run: bool = False
-
-
-@attrs.frozen
-class RemoveModel:
-    """Removes models from the cache only."""
-
-    cache: ModelCache
-    resolve: ResolveModel
-
-    def __call__(self, request: RemoveRequest, confirmation: Confirmation, progress: Progress) -> RemoveResult:
-        """Remove the models that match a reference.
-
-        An exact name needs no confirmation, anything else does, or ``force``. A model that another process works on is
-        never removed; one that a server has in memory is, with ``force``, when the server has unloaded it.
-
-        Raises:
-            ValidationError: The reference cannot be parsed.
-            ModelNotFoundError, AmbiguousModelError, RevisionNotFoundError: No single cached model matches.
-            WorkspaceModelError: The reference is a workspace or a built-in model.
-            RequiresConfirmationError: The reference is not exact, and there is no terminal for a confirmation.
-            LocksPresentError: Another process works on the model, or a server answers requests with it.
-            StorageError: The disk refuses.
-        """
-        reference = request.reference.strip()
-        pattern = is_pattern(reference)
-        ref = ModelRef.parse(reference)
-        removals = self._matching(ref) if pattern else (self._single(ref),)
-        result = RemoveResult(reference, removals, done=False, dry_run=request.dry_run)
-        if request.dry_run:
-            return result
-        exact = not pattern and removals[0].name == ref.name
-        if not exact and not request.force and not self._confirmed(reference, removals, confirmation):
-            return result
-        for removal in removals:
-            self._require_unused(removal.name, or_unloaded=request.force)
-        for removal in removals:
-            self._remove(removal, progress if request.force else None)
-        return attrs.evolve(result, done=True)
-
-    def _single(self, ref: ModelRef) -> Removal:
-        handle = self._cached(ref)
-        revision = handle.revision if ref.revision is not None else None
-        removal = self.cache.plan_removal(handle.name, revision)
-        if removal is None:
-            raise ModelNotFoundError(f"no cached model found matching '{ref}'")
-        return removal
-
-    def _cached(self, ref: ModelRef) -> ModelHandle:
-        """Find a cached model; its exact name has precedence over a workspace or built-in model of the same name."""
-        handle = self._find(ref)
-        if handle.origin is Origin.CACHE:
-            return handle
-        if handle.origin is Origin.BUILT_IN:
-            raise WorkspaceModelError(f"'{handle.name}' comes with the program and cannot be removed")
-        shown = ref.text.strip() if ref.is_path else shlex.quote(handle.directory)
-        raise WorkspaceModelError(
-            f"'{ref}' is a workspace, and workspaces are not removed by mlxk",
-            hint=f"Remove the directory: rm -r {shown}",
-        )
-
-    def _find(self, ref: ModelRef) -> ModelHandle:
-        """Resolve a reference; errors do not suggest a pull, which makes no sense before a removal."""
-        try:
-            exact = None if ref.is_path else self.cache.find(ref.name, ref.revision)
-            return exact or self.resolve(ref)
-        except ModelNotFoundError as error:
-            close = " or ".join(close_names(ref.name, self.cache.names()))
-            hint = Advice(Remedy.USE_CLOSE_NAME, {"close": close}) if close else Advice(Remedy.LIST_ALL)
-            raise ModelNotFoundError(error.message, hint=hint) from error
-        except RevisionNotFoundError as error:
-            raise RevisionNotFoundError(error.message, matches=error.matches) from error
-
-    def _matching(self, ref: ModelRef) -> tuple[Removal, ...]:
-        if ref.is_path or ref.revision is not None:
-            raise ValidationError(f"a pattern selects cached models by name only: '{ref.text.strip()}'")
-        pattern = ref.name
-        names = [name for name in self.cache.names() if fits_pattern(name, pattern)]
-        removals = tuple(removal for removal in map(self.cache.plan_removal, names) if removal)
-        if not removals:
-            raise ModelNotFoundError(f"no cached model fits the pattern '{ref.name}'", hint=Advice(Remedy.LIST_ALL))
-        return removals
-
-    def _confirmed(self, reference: str, removals: tuple[Removal, ...], confirmation: Confirmation) -> bool:
-        facts = tuple(f"  {removal.label}" for removal in removals)
-        what = "this model" if len(removals) == 1 else f"these {len(removals)} models"
-        answer = confirmation.ask((f"'{reference}' means:", *facts), f"Remove {what}?", default=False)
-        if answer is None:
-            raise RequiresConfirmationError(
-                f"'{reference}' is not an exact name; it means {what}",
-                hint=Advice(Remedy.CONFIRM_REMOVAL),
-                matches=tuple(removal.label for removal in removals),
-            )
-        return answer
-
-    def _remove(self, removal: Removal, unloading: Progress | None) -> None:
-        """Remove a model; ``unloading`` gets a note for each server that is asked to unload it, None asks none."""
-        with self.cache.reserve(removal.name, "removing it"):
-            users = self.cache.users(removal.name)
-            if users and unloading is not None:
-                for user in users:
-                    unloading.note(f"Waiting until '{removal.name}' is unloaded by {user}.")
-                self.cache.ask_back(removal.name, UNLOAD_SECONDS)
-            self._require_unused(removal.name)
-            self.cache.remove(removal)
-
-    def _require_unused(self, name: str, *, or_unloaded: bool = False) -> None:
-        """Refuse a model that others work on, or have in memory unless ``or_unloaded``.
-
-        Raises:
-            LocksPresentError: There is such a process.
-        """
-        holders = self.cache.holders(name)
-        if holders:
-            raise in_use(name, holders)
-        users = () if or_unloaded else self.cache.users(name)
-        if users:
-            raise in_use(name, users, hint=Advice(Remedy.UNLOAD_FIRST))

@@ -12,10 +12,10 @@ import falcon
 from mlxk.application.ports.media import AudioDecoder
 from mlxk.application.ports.system import Clock, EventLog
 from mlxk.application.ports.text_generator import TextGenerator
-from mlxk.application.use_cases.cache_upkeep import RemoveModel
 from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.application.use_cases.model_tasks import EmbedText, LoadModel, TokenizeText, TranscribeAudio
 from mlxk.application.use_cases.pull_model import PullModel
+from mlxk.application.use_cases.remove_models import RemoveModel
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 from mlxk.domain.models.model import ServedModel
 from mlxk.entrypoints.http.errors import ErrorBody

@@ -20,11 +20,11 @@ from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.adapters.mlx.audio_file import MlxAudioDecoder
 from mlxk.adapters.system import SystemClock
-from mlxk.application.use_cases.cache_upkeep import RemoveModel
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.generate_text import GenerateText
 from mlxk.application.use_cases.model_tasks import EmbedText, LoadModel, TokenizeText, TranscribeAudio
 from mlxk.application.use_cases.pull_model import PullModel
+from mlxk.application.use_cases.remove_models import RemoveModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 from mlxk.domain.models.footprint import MemoryReading

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mlxk.application.use_cases.cache_upkeep import RemoveRequest
+from mlxk.application.use_cases.remove_models import RemoveRequest
 from mlxk.domain.errors import InterruptedRunError, ValidationError
 from mlxk.entrypoints.cli.command import CommandContext, complete_models, model_reference
 from mlxk.entrypoints.cli.exit_status import DONE

@@ -2,11 +2,11 @@
 
 from mlxk.application.ports.model_cache import Removal
 from mlxk.application.ports.model_directories import CopyMethod
-from mlxk.application.use_cases.cache_upkeep import RemoveResult
 from mlxk.application.use_cases.clone_model import CloneResult
 from mlxk.application.use_cases.convert_model import ConvertMode, ConvertResult
 from mlxk.application.use_cases.pull_model import PullResult, PullStatus
 from mlxk.application.use_cases.push_model import PushExtent, PushResult
+from mlxk.application.use_cases.remove_models import RemoveResult
 from mlxk.domain.download import SkipReason
 from mlxk.domain.models.model import HealthReport, Origin
 from mlxk.domain.publication import ChangeSet

@@ -14,7 +14,7 @@ import attrs
 import falcon
 
 from mlxk.application.ports.text_generator import ResidentModel
-from mlxk.application.use_cases.cache_upkeep import RemoveRequest
+from mlxk.application.use_cases.remove_models import RemoveRequest
 from mlxk.application.use_cases.serve_catalogue import STATE_SECONDS
 from mlxk.domain.errors import (
     LocksPresentError,

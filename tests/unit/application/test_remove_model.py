@@ -10,7 +10,7 @@ from doubles.progress import InMemoryProgress
 from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.application.ports.model_cache import LockHolder
-from mlxk.application.use_cases.cache_upkeep import RemoveModel, RemoveRequest, RemoveResult
+from mlxk.application.use_cases.remove_models import RemoveModel, RemoveRequest, RemoveResult
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import (
     Advice,

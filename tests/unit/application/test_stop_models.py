@@ -8,8 +8,8 @@ from doubles.workspace_store import InMemoryWorkspaceStore
 
 from mlxk.application.ports.other_processes import RunningServer
 from mlxk.application.ports.text_generator import ResidentModel
+from mlxk.application.use_cases.remove_models import StopModels
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.application.use_cases.stop_models import StopModels
 from mlxk.domain.errors import AmbiguousModelError, ModelNotFoundError
 from mlxk.domain.models.model import ModelHandle, Origin
 
