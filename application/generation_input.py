@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 
 from mlxk.domain.generation.conversation import Conversation, Message, MessagePart, Role
-from mlxk.domain.generation.media import DEFAULT_CHUNK, DecodedAudio, EncodedImage
+from mlxk.domain.generation.media import DEFAULT_CHUNK, DecodedAudio, EncodedImage, check_together
 from mlxk.domain.generation.request import TokenIds, nobody_left
 from mlxk.domain.generation.settings import Effort, EngineOptions, GenerationSettings, Profile
 from mlxk.domain.models.model import ModelDetails
@@ -164,3 +164,22 @@ def _with_system(prompt: Prompt, system: str | None) -> Prompt:
         return prompt if has_one else attrs.evolve(prompt, messages=(message, *prompt.messages))
     has_one = any(each.message.role is Role.SYSTEM for each in prompt.messages)
     return prompt if has_one else attrs.evolve(prompt, messages=(IncomingMessage(message), *prompt.messages))
+
+
+def encoded_images(incoming: IncomingMessage) -> list[EncodedImage]:
+    """Return the images of a message that were read."""
+    return [part for part in incoming.parts if isinstance(part, EncodedImage)]
+
+
+def messages_with_images(prompt: IncomingConversation) -> list[IncomingMessage]:
+    """Return the messages of a conversation with every image read.
+
+    Raises:
+        ValidationError: They are too large together, or one cannot be read.
+    """
+    messages = [
+        attrs.evolve(each, parts=tuple(part() if callable(part) else part for part in each.parts))
+        for each in prompt.messages
+    ]
+    check_together([len(image.data) for each in messages for image in encoded_images(each)], prompt.images_field)
+    return messages

@@ -333,7 +333,8 @@ class TranscriptStream(QueuedTextStream):
     def _fitting(self, segments: Sequence[Segment]) -> Sequence[Segment]:
         """Return the segments within the token limit, and count their tokens."""
         for index, segment in enumerate(segments):
-            size = _size(segment)
+            # Words where the model does not report tokens.
+            size = len(segment.tokens) or len(segment.text.split())
             if self._max_tokens is not None and self._tokens + size > self._max_tokens:
                 return segments[:index]
             self._tokens += size
@@ -346,8 +347,3 @@ class TranscriptStream(QueuedTextStream):
     def _end(self, reason: FinishReason) -> Finished:
         timings = Timings(self._loaded_at - self._asked_at, 0.0, self._clock.monotonic() - self._loaded_at)
         return Finished(reason, Usage(0, self._tokens), timings)
-
-
-def _size(segment: Segment) -> int:
-    """Return the number of a segment's tokens, or of its words if the model does not report tokens."""
-    return len(segment.tokens) or len(segment.text.split())

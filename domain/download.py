@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping
 import attrs
 
 from mlxk.domain.errors import Advice, DownloadFailedError, IncompatibleModelError, Remedy, ValidationError
-from mlxk.domain.models.weights import is_litter, stray_weights
+from mlxk.domain.models.snapshot import is_litter
+from mlxk.domain.models.weights import stray_weights
 
 MAX_NAME_LENGTH = 96
 """Most characters of a name; the hub's limit."""

@@ -27,7 +27,7 @@ import attrs
 from mlxk.application.ports.model_directories import FileListing, ModelFiles
 from mlxk.domain.errors import StorageError
 from mlxk.domain.models.model import FileEntry
-from mlxk.domain.models.weights import is_litter
+from mlxk.domain.models.snapshot import is_litter
 
 _DANGLING = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR})
 

@@ -23,7 +23,7 @@ from pathspec import GitIgnoreSpec
 
 from mlxk.application.ports.hub import PublicationFolder
 from mlxk.domain.errors import StorageError, ValidationError
-from mlxk.domain.models.weights import is_litter
+from mlxk.domain.models.snapshot import is_litter
 from mlxk.domain.publication import IGNORE_FILE, NEVER_PUBLISHED, USUALLY_IGNORED, ContentDigests, FolderScan, LocalFile
 
 READ_BYTES = 1024 * 1024

@@ -22,14 +22,13 @@ from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.adapters.mlx.library_imports import contained
 from mlxk.adapters.mlx.loaders import library_for, loader_of
 from mlxk.adapters.mlx.loading.load_errors import translated
-from mlxk.adapters.mlx.loading.model_files import object_in, require_regular
+from mlxk.adapters.mlx.loading.model_files import object_in, read_config, require_regular
 from mlxk.adapters.mlx.loading.text_model import (
     LoadedModel,
     LoadedTokenizer,
     assemble_tokenizer,
     identity_of,
     load_tokenizer,
-    read_config,
 )
 from mlxk.adapters.mlx.prompting.control_tokens import Rendering, broken_up
 from mlxk.adapters.mlx.prompting.conversation_rendering import ConversationRenderer, RenderingJob, rendering_job
@@ -342,9 +341,7 @@ def _call_problems(*, reads_tools: bool, sample: CallSample | None) -> list[str]
 
 
 def _ends(
-    renderer: PromptRenderer,
-    vocabulary: Mapping[str, int],
-    named: Mapping[str, list[int]],
+    renderer: PromptRenderer, vocabulary: Mapping[str, int], named: Mapping[str, list[int]]
 ) -> tuple[EndToken, ...]:
     by_template = renderer.turn_ends
     counting = next(filter(None, named.values()), [])

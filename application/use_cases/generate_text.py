@@ -17,6 +17,8 @@ from mlxk.application.generation_input import (
     IncomingPart,
     Prompt,
     Recording,
+    encoded_images,
+    messages_with_images,
 )
 from mlxk.application.policy import (
     require_audio_input,
@@ -217,7 +219,7 @@ class GenerateText:
             yield from self._chunk_prompts(prompt, options)
         else:
             numbers = ImageNumbers()
-            shown = [self._with_images(each, numbers, options) for each in _with_encoded_images(prompt)]
+            shown = [self._with_images(each, numbers, options) for each in messages_with_images(prompt)]
             conversation = Conversation(tuple(message for message, _ in shown), prompt.tools)
             yield conversation, None if options.settings.grammar else shown[-1][1]
 
@@ -251,11 +253,13 @@ class GenerateText:
     ) -> Iterator[tuple[Conversation, Chunk]]:
         """Yield one conversation for each chunk of the last message's images, with the system prompt alone."""
         *earlier, last = prompt.messages
-        check_together([len(image.data) for each in prompt.messages for image in _encoded(each)], prompt.images_field)
+        check_together(
+            [len(image.data) for each in prompt.messages for image in encoded_images(each)], prompt.images_field
+        )
         numbers = ImageNumbers()
         for each in earlier:
             numbers.read(each.message.content if each.message.role is Role.ASSISTANT else "")
-            for image in _encoded(each):
+            for image in encoded_images(each):
                 numbers.of(image)
         opening = [each.message for each in earlier if each.message.role is Role.SYSTEM]
         others = [self._decoded(part) for part in last.parts if not (isinstance(part, EncodedImage) or callable(part))]
@@ -276,7 +280,7 @@ class GenerateText:
         if message.role is Role.ASSISTANT:
             numbers.read(message.content)
             return attrs.evolve(message, content=without_tables(message.content)), None
-        images = _encoded(incoming)
+        images = encoded_images(incoming)
         if not images:
             return self._without_images(incoming), None
         chunk = Chunk(self._numbered(images, numbers, options))
@@ -346,21 +350,3 @@ def _is_chunked(description: ModelDescription, prompt: Prompt, options: Generati
         return False
     check_chunk(options.chunk)
     return len(prompt.messages[-1].images) > options.chunk
-
-
-def _encoded(incoming: IncomingMessage) -> list[EncodedImage]:
-    return [part for part in incoming.parts if isinstance(part, EncodedImage)]
-
-
-def _with_encoded_images(prompt: IncomingConversation) -> list[IncomingMessage]:
-    """Return the messages of a conversation with every image read.
-
-    Raises:
-        ValidationError: They are too large together, or one cannot be read.
-    """
-    messages = [
-        attrs.evolve(each, parts=tuple(part() if callable(part) else part for part in each.parts))
-        for each in prompt.messages
-    ]
-    check_together([len(image.data) for each in messages for image in _encoded(each)], prompt.images_field)
-    return messages

@@ -4,6 +4,7 @@ Detection and integrity are pure functions of a snapshot. ``application.use_case
 """
 
 from collections.abc import Mapping
+from typing import TypeGuard
 
 import attrs
 
@@ -215,3 +216,36 @@ def _templates(document: Document) -> dict[str, str]:
         pairs.append((item.get("name"), item.get("template")) if isinstance(item, dict) else (DEFAULT_TEMPLATE, item))
     texts = ((name, text) for name, text in pairs if isinstance(name, str) and isinstance(text, str))
     return {name: text for name, text in texts if text.strip()}
+
+
+_LITTER_FOLDERS = frozenset(
+    {
+        "__macosx", ".appledouble", ".spotlight-v100", ".trashes", ".trash", ".fseventsd", ".temporaryitems",
+        ".documentrevisions-v100", "temporary items", "network trash folder", "$recycle.bin",
+        "system volume information", "lost+found", "@eadir", "#recycle", "@recycle", ".@__thumb",
+    }
+)  # fmt: skip
+_LITTER_NAMES = frozenset(
+    {
+        ".ds_store", ".localized", ".apdisk", ".volumeicon.icns", "icon\r", "thumbs.db", "ehthumbs.db",
+        "ehthumbs_vista.db", "desktop.ini", ".directory", "thumbs.db:encryptable",
+    }
+)  # fmt: skip
+_LITTER_BEGINNINGS = ("._", ".nfs0", ".smbdelete", ".fuse_hidden", ".afpdeleted", "~$")
+_LITTER_ENDINGS = (":zone.identifier", ":afp_afpinfo", ":afp_resource", ":com.apple.quarantine")
+
+
+def is_litter(path: str) -> bool:
+    """Whether a file was left by macOS, Windows or a network drive: its name, or a folder it is in."""
+    *folders, name = path.lower().split("/")
+    return (
+        name in _LITTER_NAMES
+        or name.startswith(_LITTER_BEGINNINGS)
+        or name.endswith(_LITTER_ENDINGS)
+        or any(folder in _LITTER_FOLDERS or folder.startswith("._") for folder in folders)
+    )
+
+
+def has_default_template(found: object) -> TypeGuard[str | dict[str, str]]:
+    """Whether what a library has found as chat templates renders a conversation without tools."""
+    return (isinstance(found, str) and bool(found.strip())) or (isinstance(found, dict) and DEFAULT_TEMPLATE in found)

@@ -16,25 +16,9 @@ from fnmatch import fnmatchcase
 from mlxk.domain.errors import Advice, ConversionFailedError, Remedy
 from mlxk.domain.models.file_formats import SafetensorsHeader
 from mlxk.domain.models.footprint import own_text_section, text_section
+from mlxk.domain.models.snapshot import is_litter
 
 SAFETENSORS = ".safetensors"
-
-_LITTER_FOLDERS = frozenset(
-    {
-        "__macosx", ".appledouble", ".spotlight-v100", ".trashes", ".trash", ".fseventsd", ".temporaryitems",
-        ".documentrevisions-v100", "temporary items", "network trash folder", "$recycle.bin",
-        "system volume information", "lost+found", "@eadir", "#recycle", "@recycle", ".@__thumb",
-    }
-)  # fmt: skip
-_LITTER_NAMES = frozenset(
-    {
-        ".ds_store", ".localized", ".apdisk", ".volumeicon.icns", "icon\r", "thumbs.db", "ehthumbs.db",
-        "ehthumbs_vista.db", "desktop.ini", ".directory", "thumbs.db:encryptable",
-    }
-)  # fmt: skip
-_LITTER_BEGINNINGS = ("._", ".nfs0", ".smbdelete", ".fuse_hidden", ".afpdeleted", "~$")
-_LITTER_ENDINGS = (":zone.identifier", ":afp_afpinfo", ":afp_resource", ":com.apple.quarantine")
-
 _NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?:\.safetensors)?")
 
 _BESIDE_A_MODEL = (
@@ -57,17 +41,6 @@ _OTHER_FORMATS = (
     ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".ggml", ".onnx", ".onnx_data", ".h5", ".msgpack", ".tflite", ".mlmodel",
     ".nemo",
 )  # fmt: skip
-
-
-def is_litter(path: str) -> bool:
-    """Whether a file was left by macOS, Windows or a network drive: its name, or a folder it is in."""
-    *folders, name = path.lower().split("/")
-    return (
-        name in _LITTER_NAMES
-        or name.startswith(_LITTER_BEGINNINGS)
-        or name.endswith(_LITTER_ENDINGS)
-        or any(folder in _LITTER_FOLDERS or folder.startswith("._") for folder in folders)
-    )
 
 
 def indexed_files(index: Mapping[str, object]) -> frozenset[str]:

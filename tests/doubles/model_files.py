@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from mlxk.application.ports.model_directories import FileListing, ModelFiles
 from mlxk.domain.errors import StorageError
 from mlxk.domain.models.model import FileEntry
-from mlxk.domain.models.weights import is_litter
+from mlxk.domain.models.snapshot import is_litter
 
 EPOCH = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 """When every directory last changed, unless a test says otherwise."""

@@ -8,7 +8,7 @@ from doubles.event_log import InMemoryEventLog
 from models.answers import read
 from models.tiny_models import build
 
-from mlxk.adapters.mlx.loading.text_model import weight_bytes
+from mlxk.adapters.mlx.loading.model_files import weight_bytes
 from mlxk.adapters.mlx.memory import EngineLimits
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system import SystemClock

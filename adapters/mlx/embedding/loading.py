@@ -11,13 +11,17 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mlxk.adapters.mlx.embedding.encoding import MODES, EmbeddingModel, TextEncoder, prompts_of, stated_modes
 from mlxk.adapters.mlx.loading.load_errors import translated
-from mlxk.adapters.mlx.loading.model_files import json_in, loading_directory, object_in, offline, refuse_untrusted_code
-from mlxk.adapters.mlx.loading.text_model import read_config, weight_bytes
-from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache
-from mlxk.domain.errors import (
-    IncompatibleModelError,
-    UnhealthyModelError,
+from mlxk.adapters.mlx.loading.model_files import (
+    json_in,
+    loading_directory,
+    object_in,
+    offline,
+    read_config,
+    refuse_untrusted_code,
+    weight_bytes,
 )
+from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache
+from mlxk.domain.errors import IncompatibleModelError, UnhealthyModelError
 from mlxk.domain.models.model import ModelHandle
 
 _UNSET_LENGTH = 10**9

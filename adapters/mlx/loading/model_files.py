@@ -29,8 +29,12 @@ from mlxk.domain.models.file_formats import (
     read_header,
 )
 from mlxk.domain.models.model import ModelHandle
-from mlxk.domain.models.snapshot import SAFETENSORS_INDEX, TEMPLATE_FOLDER
-from mlxk.domain.models.weights import SAFETENSORS, indexed_files, is_litter, stray_weights
+from mlxk.domain.models.snapshot import (
+    SAFETENSORS_INDEX,
+    TEMPLATE_FOLDER,
+    is_litter,
+)
+from mlxk.domain.models.weights import SAFETENSORS, indexed_files, stray_weights
 
 JSON_FILES = (
     "config.json",
@@ -319,3 +323,25 @@ def _without_litter(directory: str, prefix: str = "", depth: int = 0) -> list[st
             elif entry.is_file():
                 found.append(path)
     return found
+
+
+def weight_bytes(directory: str) -> int:
+    """Return the size of the weight files, bytes; 0 without any."""
+    return sum(os.stat(path).st_size for path in weight_files(directory))
+
+
+def read_config(handle: ModelHandle) -> Mapping[str, Any]:
+    """Return a model's config.json.
+
+    Raises:
+        UnhealthyModelError: It is missing or cannot be read.
+        UntrustedModelCodeError: Loading would execute code that came with the model.
+    """
+    config = object_in(handle, "config.json")
+    if not config:
+        raise UnhealthyModelError(f"'{handle.name}' has no readable config.json.", hint="Download the model again.")
+    if config.get("model_file"):
+        raise UntrustedModelCodeError(
+            f"'{handle.name}' wants to run code of its own (config.json: model_file); it is never executed."
+        )
+    return config

@@ -4,22 +4,24 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, TypeGuard
+from typing import Any
 
 import attrs
 from mlx_lm import utils
 
 from mlxk.adapters.mlx.loading.load_errors import translated
-from mlxk.adapters.mlx.loading.model_files import loading_directory, object_in, require_regular, weight_files
+from mlxk.adapters.mlx.loading.model_files import (
+    loading_directory,
+    object_in,
+    read_config,
+    require_regular,
+    weight_bytes,
+    weight_files,
+)
 from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder, disable_word_cache, unwrapped
 from mlxk.adapters.mlx.prompting.grammar import GrammarCompiler
 from mlxk.adapters.mlx.prompting.templates import PromptRenderer
-from mlxk.domain.errors import (
-    MlxkError,
-    UnhealthyModelError,
-    UntrustedModelCodeError,
-    ValidationError,
-)
+from mlxk.domain.errors import MlxkError, ValidationError
 from mlxk.domain.formats.family_formats import CallSyntax, detect_syntaxes
 from mlxk.domain.formats.reasoning import ReasoningFormat
 from mlxk.domain.generation.settings import GenerationSettings
@@ -33,9 +35,10 @@ from mlxk.domain.models.snapshot import (
     TEMPLATE_DOCUMENT,
     TOKENIZER_CONFIG,
     chat_templates,
+    has_default_template,
+    is_litter,
     is_template_file,
 )
-from mlxk.domain.models.weights import is_litter
 
 _CACHE_STEP = 256
 """Tokens by which mlx-lm's KV caches grow."""
@@ -266,11 +269,6 @@ def _sampling(handle: ModelHandle) -> tuple[GenerationSettings, tuple[str, ...]]
     return generation_defaults(stated), unusable_settings(stated)
 
 
-def weight_bytes(directory: str) -> int:
-    """Return the size of the weight files, bytes; 0 without any."""
-    return sum(os.stat(path).st_size for path in weight_files(directory))
-
-
 def _load(handle: ModelHandle, config: Mapping[str, Any], adapter: str | None) -> tuple[Any, Any]:
     with loading_directory(handle) as directory:
         network, loaded = utils.load_model(directory, trust_remote_code=False)
@@ -300,11 +298,6 @@ def load_tokenizer(handle: ModelHandle, end_tokens: int | list[int] | None) -> A
     return tokenizer
 
 
-def has_default_template(found: object) -> TypeGuard[str | dict[str, str]]:
-    """Whether what a library has found as chat templates renders a conversation without tools."""
-    return (isinstance(found, str) and bool(found.strip())) or (isinstance(found, dict) and DEFAULT_TEMPLATE in found)
-
-
 def _templates_elsewhere(handle: ModelHandle, found: object) -> str | dict[str, str] | None:
     """Return the chat templates of a model: those that the tokenizer's loader found, where one of them is the default.
 
@@ -331,23 +324,6 @@ def _adapted(network: Any, adapter: str) -> Any:  # noqa: ANN401
         ) from error
     network.eval()
     return network
-
-
-def read_config(handle: ModelHandle) -> Mapping[str, Any]:
-    """Return a model's config.json.
-
-    Raises:
-        UnhealthyModelError: It is missing or cannot be read.
-        UntrustedModelCodeError: Loading would execute code that came with the model.
-    """
-    config = object_in(handle, "config.json")
-    if not config:
-        raise UnhealthyModelError(f"'{handle.name}' has no readable config.json.", hint="Download the model again.")
-    if config.get("model_file"):
-        raise UntrustedModelCodeError(
-            f"'{handle.name}' wants to run code of its own (config.json: model_file); it is never executed."
-        )
-    return config
 
 
 def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:

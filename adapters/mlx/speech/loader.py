@@ -6,8 +6,13 @@ import mlx.nn as nn
 from mlx_audio.stt import utils
 
 from mlxk.adapters.mlx.loading.load_errors import translated
-from mlxk.adapters.mlx.loading.model_files import loading_directory, offline, refuse_untrusted_code
-from mlxk.adapters.mlx.loading.text_model import read_config, weight_bytes
+from mlxk.adapters.mlx.loading.model_files import (
+    loading_directory,
+    offline,
+    read_config,
+    refuse_untrusted_code,
+    weight_bytes,
+)
 from mlxk.adapters.mlx.speech import speech_model
 from mlxk.adapters.mlx.speech.chunked import ChunkedDecoder
 from mlxk.adapters.mlx.speech.speech_model import SpeechDecoder, SpeechModel

@@ -19,15 +19,8 @@ from transformers.utils import logging
 
 from mlxk.adapters.mlx.engine.prefill import Media, Prefill
 from mlxk.adapters.mlx.loading.load_errors import translated
-from mlxk.adapters.mlx.loading.model_files import loading_directory, offline, refuse_untrusted_code
-from mlxk.adapters.mlx.loading.text_model import (
-    LoadedModel,
-    assemble,
-    has_default_template,
-    identity_of,
-    load_tokenizer,
-    read_config,
-)
+from mlxk.adapters.mlx.loading.model_files import loading_directory, offline, read_config, refuse_untrusted_code
+from mlxk.adapters.mlx.loading.text_model import LoadedModel, assemble, identity_of, load_tokenizer
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache, unwrapped
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText
 from mlxk.adapters.mlx.vision.network import (
@@ -45,6 +38,7 @@ from mlxk.domain.errors import (
 )
 from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.models.model import ModelHandle
+from mlxk.domain.models.snapshot import has_default_template
 
 _PER_TOKEN = ("mm_token_type_ids", "token_type_ids")
 """Inputs with one value a token; generated tokens are text, which is 0."""
