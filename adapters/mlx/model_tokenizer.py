@@ -17,7 +17,6 @@ from typing import Any
 import attrs
 
 from mlxk.adapters.mlx.compatibility import Library
-from mlxk.adapters.mlx.engine.model_lease import ModelLeases
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.adapters.mlx.library_imports import contained
 from mlxk.adapters.mlx.loaders import library_for, loader_of
@@ -36,6 +35,7 @@ from mlxk.adapters.mlx.prompting.detokenizer import unwrapped
 from mlxk.adapters.mlx.prompting.repair_steps import CALLS_AS_TEXT
 from mlxk.adapters.mlx.prompting.template_inputs import effort_levels, switch_names, wire_prompt
 from mlxk.adapters.mlx.prompting.templates import PromptRenderer
+from mlxk.adapters.mlx.text_generator import ModelLeases
 from mlxk.application.ports.model_tasks import (
     CallSample,
     EndToken,

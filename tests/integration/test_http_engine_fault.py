@@ -10,7 +10,7 @@ import pytest
 from serving.running import RunningServer, events_of, eventually, read_all
 from serving.whole_program import ENDLESS, PATH, QUESTION, WholeProgram
 
-from mlxk.adapters.mlx.engine.model_lease import ModelLease
+from mlxk.adapters.mlx.text_generator import ModelLease
 from mlxk.domain.errors import ExecutionError
 from mlxk.entrypoints.http.resources import RECOVERY_SECONDS
 

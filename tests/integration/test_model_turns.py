@@ -11,9 +11,8 @@ from models.tiny_embedding import build_bert
 
 from mlxk.adapters.mlx.embedding.encoding import EmbeddingModel
 from mlxk.adapters.mlx.embedding.loading import load_embedding_model
-from mlxk.adapters.mlx.engine.model_lease import ModelLease, Turns
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
-from mlxk.adapters.mlx.text_generator import MlxTextGenerator
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator, ModelLease, Turns
 from mlxk.adapters.system import SystemClock
 
 pytestmark = pytest.mark.mlx

@@ -7,8 +7,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlxk.adapters.mlx.embedding.encoding import EmbeddingModel, pool
-from mlxk.adapters.mlx.engine.model_lease import ModelLease, ModelLeases
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
+from mlxk.adapters.mlx.text_generator import ModelLease, ModelLeases
 from mlxk.application.ports.model_tasks import TextEmbedder
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings, TokenIds, Vector, shortened
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError, IncompatibleModelError, ValidationError

@@ -46,7 +46,7 @@ class WantedModel:
     adapter: str | None = None
     """Absolute directory of a LoRA adapter to apply."""
     load: Loader = load_model
-    """Models of other loaders than the one for text are used through ``model_lease`` only."""
+    """Models of other loaders than the one for text are used through a ``ModelLease`` only."""
     keep_alive_seconds: float | None = None
     """Idle time after which it is unloaded; None leaves what holds for it."""
 

@@ -5,9 +5,9 @@ import importlib.util
 from collections.abc import Generator, Iterator
 
 from mlxk.adapters.mlx.audio_file import read_audio
-from mlxk.adapters.mlx.engine.model_lease import ModelLease, ModelLeases
 from mlxk.adapters.mlx.engine.model_pool import WantedModel
 from mlxk.adapters.mlx.speech.speech_model import SpeechModel, sample_rate_of
+from mlxk.adapters.mlx.text_generator import ModelLease, ModelLeases
 from mlxk.application.ports.model_tasks import SpeechTranscriber
 from mlxk.application.ports.system import EventLog
 from mlxk.domain.errors import BackendNotInstalledError, MlxkError
