@@ -5,14 +5,25 @@ import { element, nextFrame } from "./dom.js";
 import { Marked } from "./vendored/marked.esm.js";
 import purify from "./vendored/purify.es.js";
 
-/** Longest text that is read as one block of Markdown; the parser's time can grow with the square of it. */
-const LARGEST = 8192;
+/** Characters and lines from which a block ends at the next line that can begin one, and those that none exceeds. */
+const LARGE = 2048;
+const LARGEST = 4096;
+const LONG = 30;
+const LONGEST = 60;
 /** Longest code that is coloured. */
-const LARGEST_CODE = 50_000;
-/** Milliseconds of work in one frame. */
-const BUDGET = 12;
-/** Characters of finished blocks in one element, which the browser lays out when it comes into view. */
-const CHUNK = 16_384;
+const LARGEST_CODE = 20_000;
+/** Milliseconds of work in one frame: more while frames come in time, less while they do not. */
+const BUDGET = { least: 5, most: 16 };
+const IN_TIME = 30;
+/** Characters of finished blocks in one element, which the browser lays out when it comes into view. A line is as many. */
+const CHUNK = 4096;
+const LINE = 80;
+const BESIDE = 24;
+/** Elements within each other, and tags in a block, beyond which a block is shown as it was written. */
+const DEEPEST = 24;
+const MOST_TAGS = 150;
+/** A line that opens more lists and quotations within each other than anyone writes. */
+const NESTED = /^[ \t]*(?:(?:>|[-*+]|\d{1,9}[.)])[ \t]*){12}/m;
 
 const TAGS = (
   "a b blockquote br code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i input kbd li mark ol p pre s span strong " +
@@ -28,10 +39,11 @@ const marked = new Marked({
   breaks: false,
   renderer: {
     // Tags that only format take effect; all others are shown.
-    html({ text }) {
+    html({ text, block }) {
       const tags = [...text.matchAll(/<\/?([a-z][a-z0-9-]*)/gi)].map(([, name]) => name.toLowerCase());
       const formats = tags.length && tags.every((tag) => WRITTEN.has(tag)) && !/<[!?]/.test(text);
-      return formats ? text : escape(text);
+      if (formats) return text;
+      return block ? `<p>${escape(text)}</p>` : escape(text);
     },
     // A picture of an answer is never fetched: its address would tell others what is read here.
     image({ href, text }) {
@@ -59,9 +71,32 @@ function sanitised(html, tags, attributes) {
 
 const ATTRIBUTES = ["align", "checked", "disabled", "href", "open", "start", "title", "type"];
 
-/** Returns the elements of one block of Markdown. */
+/** Returns the elements of one block of Markdown; those of plain text where no one could have meant Markdown. */
 function elementsOf(text) {
-  const made = sanitised(marked.parse(text), TAGS, [...ATTRIBUTES, "class"]);
+  if (!NESTED.test(text) && (text.match(/</g)?.length ?? 0) <= MOST_TAGS) {
+    try {
+      const made = sanitised(marked.parse(text), TAGS, [...ATTRIBUTES, "class"]);
+      if (depthOf(made) <= DEEPEST) return finished(made);
+    } catch (fault) {
+      if (!(fault instanceof RangeError)) throw fault; // the parser ends at the size of the stack
+    }
+  }
+  return element("p", { class: "plain" }, text);
+}
+
+function depthOf(parent) {
+  let deepest = 0;
+  const waiting = [[parent, 0]];
+  while (waiting.length) {
+    const [node, depth] = waiting.pop();
+    deepest = Math.max(deepest, depth);
+    for (const child of node.children) waiting.push([child, depth + 1]);
+  }
+  return deepest;
+}
+
+/** Returns sanitised elements with what the page adds to them. */
+function finished(made) {
   const codes = Array.from(made.querySelectorAll("pre > code"), (code) => [code, languageOf(code.className)]);
   for (const each of made.querySelectorAll("[class]")) each.removeAttribute("class");
   for (const [code, language] of codes) {
@@ -152,11 +187,13 @@ export class Markdown {
     this.waiting = ""; // what arrived since the last frame
     this.line = ""; // the line that is not complete yet
     this.prose = ""; // the block that is not complete yet
+    this.lines = 0;
     this.blank = false; // whether its last line is blank
     this.details = 0; // how many <details> are open in it
     this.inner = ""; // the mark of code that is open in it, in a list
     this.fence = ""; // the mark of the code that is open
     this.code = null;
+    this.section = null;
     this.chunk = null;
     this.size = 0;
     this.live = element("div", { class: "live" });
@@ -184,10 +221,13 @@ export class Markdown {
   async run() {
     await nextFrame();
     let began = performance.now();
+    let budget = BUDGET.least;
     for (let line = this.nextLine(); line !== null; line = this.nextLine()) {
       this.take(line);
-      if (performance.now() - began > BUDGET) {
+      if (performance.now() - began > budget) {
         await nextFrame();
+        const inTime = performance.now() - began < IN_TIME;
+        budget = inTime ? Math.min(BUDGET.most, 1.2 * budget) : Math.max(BUDGET.least, 0.6 * budget);
         began = performance.now();
       }
     }
@@ -227,10 +267,13 @@ export class Markdown {
       return;
     }
     const open = this.inner || this.details > 0;
-    if ((this.blank && !open && /^\S/.test(line)) || this.prose.length + line.length > LARGEST) this.endProse();
+    const large = this.prose.length > LARGE || this.lines > LONG;
+    if (!open && /^[^\s|]/.test(line) && (this.blank || large)) this.endProse();
+    else if (this.prose.length + line.length > LARGEST || this.lines > LONGEST) this.breakProse(line);
     if (mark) this.inner = this.inner ? (closes(mark, this.inner) ? "" : this.inner) : mark;
     if (!this.inner) for (const tag of line.match(/<\/?details\b/gi) ?? []) this.details += tag[1] === "/" ? -1 : 1;
     this.prose += line;
+    this.lines += 1;
     this.blank = !line.trim();
   }
 
@@ -240,16 +283,28 @@ export class Markdown {
   }
 
   endProse() {
-    if (this.prose.trim()) this.place(elementsOf(this.prose), this.prose.length);
-    Object.assign(this, { prose: "", blank: false, details: 0, inner: "", shown: "" });
+    if (this.prose.trim()) this.place(elementsOf(this.prose), Math.max(this.prose.length, LINE * this.lines));
+    Object.assign(this, { prose: "", lines: 0, blank: false, details: 0, inner: "", shown: "" });
     this.live.replaceChildren();
+  }
+
+  /** Ends a block that has become too long; a table goes on below its head. */
+  breakProse(line) {
+    const head = line.startsWith("|") && /(?:^|\n)(\|[^\n]*\n\|[\s:|-]+\n)/.exec(this.prose)?.[1];
+    this.endProse();
+    if (head && head.length < LARGE) this.prose = head;
   }
 
   place(made, length) {
     if (!this.chunk || this.size > CHUNK) {
+      // Chunks of chunks: the browser's work in a frame grows with what is beside each other.
+      if (!this.section || this.section.children.length >= BESIDE) {
+        this.section = element("div", { class: "chunk" });
+        this.live.before(this.section);
+      }
       this.chunk = element("div", { class: "chunk" });
       this.size = 0;
-      this.live.before(this.chunk);
+      this.section.append(this.chunk);
     }
     this.chunk.append(made);
     this.size += length;

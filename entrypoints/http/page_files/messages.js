@@ -17,10 +17,17 @@ export class Transcript {
     parent.replaceChildren(this.inner);
     this.views = new Map();
     this.pinned = true;
-    parent.addEventListener("scroll", () => {
-      this.pinned = parent.scrollHeight - parent.scrollTop - parent.clientHeight < 40;
-    });
+    this.top = 0;
+    parent.addEventListener("scroll", () => this.onScroll(), { passive: true });
     new ResizeObserver(() => this.follow()).observe(this.inner);
+  }
+
+  /** Stops following the answer when the person scrolls up, until they are at its end again. */
+  onScroll() {
+    const { scrollTop, scrollHeight, clientHeight } = this.parent;
+    if (scrollHeight - scrollTop - clientHeight < 40) this.pinned = true;
+    else if (scrollTop < this.top - 4) this.pinned = false;
+    this.top = scrollTop;
   }
 
   follow() {
@@ -210,9 +217,16 @@ class AnswerView extends View {
     if (text) this.markdown.append(text);
   }
 
-  /** Says that the answer is complete; resolves when all of it is shown. */
-  finish() {
-    return Promise.all([this.markdown.finish(), this.thoughts.finish()]);
+  /** Says that the answer is complete; it is busy until all of it is shown. */
+  async finish() {
+    this.writing = true;
+    await Promise.all([this.markdown.finish(), this.thoughts.finish()]);
+    this.writing = false;
+    this.showBusy();
+  }
+
+  showBusy() {
+    this.element.setAttribute("aria-busy", String(this.writing || this.act.isRunning(this.node)));
   }
 
   /** Shows the calls as far as they have come. */
@@ -237,7 +251,7 @@ class AnswerView extends View {
   update(chat, place, isLast) {
     const running = this.act.isRunning(this.node);
     const chosen = place.node === this.node;
-    this.element.setAttribute("aria-busy", String(running));
+    this.showBusy();
     this.element.classList.toggle("running", running);
     this.showCalls();
     this.showAfter(chat, running, isLast && chosen);
