@@ -16,6 +16,7 @@ let chats = [];
 let chat = newChat();
 const models = new ModelChoice(() => showFooter());
 const running = new Map(); // by message: {controller, words}
+const deleted = new Set(); // ids of chats whose answers may still come
 
 const transcript = new Transcript(byId("transcript"), {
   choose(node) {
@@ -68,16 +69,14 @@ async function answer(message, former = null) {
   const nodes = asked.map((model) => add(chat, message.id, { role: "assistant", model, round }));
   choose(chat, nodes[0]);
   const here = chat;
+  for (const node of nodes) running.set(node.id, { controller: new AbortController(), words: wordsFor(node.model) });
+  show();
   await Promise.all(nodes.map((node) => ask(here, node, fields)));
   refreshModels();
 }
 
 async function ask(here, node, fields) {
-  const controller = new AbortController();
-  const known = models.find(node.model);
-  const words = known && !known.loaded ? `Loading ${node.model}…` : "Waiting for the first word…";
-  running.set(node.id, { controller, words });
-  if (here === chat) show();
+  const { controller } = running.get(node.id);
   announce(`${node.model} answers.`);
   const began = performance.now();
   let first = 0;
@@ -129,6 +128,11 @@ async function ask(here, node, fields) {
   if (here === chat) show();
   save(here);
   announceEnd(node);
+}
+
+function wordsFor(name) {
+  const known = models.find(name);
+  return known && !known.loaded ? `Loading ${name}…` : "Waiting for the first word…";
 }
 
 function errorOf(fault) {
@@ -202,8 +206,8 @@ function showChats() {
         "li",
         {},
         button(each.title || "New chat", () => open(each), { class: "title", "aria-current": each === chat ? "true" : undefined }),
-        button("Export", () => history.exportChats([each], each.title), { "aria-label": `Export ${each.title}` }),
-        button("Delete", () => remove(each), { "aria-label": `Delete ${each.title}` }),
+        button("↓", () => history.exportChats([each], each.title), { "aria-label": `Export ${each.title}`, title: "Export" }),
+        button("×", () => remove(each), { "aria-label": `Delete ${each.title}`, title: "Delete" }),
       ),
     ),
   );
@@ -220,6 +224,7 @@ async function refreshModels() {
 // Chats
 
 async function save(changed) {
+  if (deleted.has(changed.id)) return;
   if (!chats.includes(changed)) chats.unshift(changed);
   try {
     await history.save(changed);
@@ -239,9 +244,18 @@ function begin() {
   open(newChat({ ...chat.options }));
 }
 
+/** Leaves chats out of the list, and ends their answers. */
+function forget(gone) {
+  chats = chats.filter((each) => !gone.includes(each));
+  for (const each of gone) {
+    deleted.add(each.id);
+    for (const id of Object.keys(each.nodes)) running.get(id)?.controller.abort();
+  }
+}
+
 async function remove(gone) {
   if (!(await confirmed(`Delete the chat “${gone.title}”?`))) return;
-  chats = chats.filter((each) => each !== gone);
+  forget([gone]);
   await history.remove(gone.id);
   if (gone === chat) begin();
   else showChats();
@@ -348,8 +362,8 @@ function wire() {
   }, "change");
   on("delete-all", async () => {
     if (!(await confirmed(`Delete all ${chats.length} chats of this browser?`))) return;
+    forget(chats);
     await history.removeAll();
-    chats = [];
     begin();
   });
   on("key-use", () => byId("key").close("use"));

@@ -206,6 +206,7 @@ export class Markdown {
 
   /** Adds text. */
   append(text) {
+    this.ended = false;
     this.waiting += text;
     this.running ??= this.run();
   }
@@ -245,9 +246,10 @@ export class Markdown {
       this.waiting = "";
       return null;
     }
-    const length = end >= 0 ? Math.min(end + 1, room) : room;
-    const line = this.line + this.waiting.slice(0, length);
-    this.waiting = this.waiting.slice(length);
+    const whole = end >= 0 && end < room;
+    const text = this.line + this.waiting.slice(0, whole ? end + 1 : room);
+    const line = whole ? text : text.slice(0, text.lastIndexOf(" ") + 1) || text;
+    this.waiting = text.slice(line.length) + this.waiting.slice(whole ? end + 1 : room);
     this.line = "";
     return line;
   }
