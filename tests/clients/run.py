@@ -9,8 +9,9 @@ environment of theirs, so they are programs, not tests of the suite; npm's are f
 are larger, and installed and run by ``make clients-all`` only.
 Each is told the address by ``MLXK_BASE_URL``, and the program and its models by ``MLXK_COMMAND`` and
 ``MLXK_WORKSPACE_HOME`` where it starts a server of its own, and fails by ending with another status than 0. A client
-that lacks what it needs on this machine is not run, and the reason is said. The figures after each are the server's;
-of clients that run at the same time, each has a server of its own.
+that lacks what it needs on this machine is not run, and the reason is said, and said again at the end. The figures
+after each are the server's; of clients that run at the same time, each has a server of its own. Those with a browser
+take Chromium, by the variable ``CHROMIUM`` or by its name, and leave pictures in ``build/pictures``.
 """
 
 import argparse
@@ -35,7 +36,12 @@ from typing import NamedTuple
 from coding_agents import NOT_RUN
 
 HERE = Path(__file__).parent
-NODE_PACKAGES = {"ollama_npm_client": "ollama", "openai_npm_client": "openai"}
+NODE_PACKAGES = {
+    "ollama_npm_client": "ollama",
+    "openai_npm_client": "openai",
+    "open_webui_client": "playwright-core",
+    "nchat_client": "playwright-core",
+}
 """The npm package that a client imports."""
 FIGURES = {
     "mlxk_http_requests_total": "requests",
@@ -107,40 +113,52 @@ def figures(address: str) -> Counter[str]:
     return totals
 
 
-def outcome(command: list[str], environment: dict[str, str]) -> tuple[bool, str]:
-    """Run a client's program; return whether nothing failed, and what is to be said."""
+class Outcome(NamedTuple):
+    """How a client went."""
+
+    good: bool
+    """Whether nothing failed."""
+    said: str
+    lacks: str = ""
+    """Why it was not run."""
+
+
+def outcome(command: list[str], environment: dict[str, str]) -> Outcome:
+    """Run a client's program."""
     try:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False, errors="replace"
         )
     except subprocess.TimeoutExpired:
-        return False, f"FAILED: no end after {SECONDS} s"
+        return Outcome(False, f"FAILED: no end after {SECONDS} s")
     if done.returncode == NOT_RUN:
-        return True, f"NOT RUN: {done.stdout.strip()}"
+        lacks = done.stdout.strip()
+        return Outcome(True, f"NOT RUN: {lacks}", lacks)
     if done.returncode != 0:
-        return False, f"FAILED\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
-    return True, "ok"
+        return Outcome(False, f"FAILED\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return Outcome(True, "ok")
 
 
-def run(path: Path, server: Server, python: str, mlxk: str) -> bool:
+def run(path: Path, server: Server, python: str, mlxk: str) -> Outcome:
     """Run one client and say how it went."""
     name = path.stem
     reason = missing(name)
     if reason is not None:
         sys.stdout.write(f"{name:24}   NOT RUN: {reason}\n")
-        return True
+        return Outcome(True, "", reason)
     environment = {"MLXK_BASE_URL": server.address, "OPENAI_API_KEY": "any", "PYTHONPATH": str(HERE)}
     environment |= {"HOME": server.home, "LLM_USER_PATH": server.home}
     environment |= {"MLXK_COMMAND": mlxk, "MLXK_WORKSPACE_HOME": server.models}
+    environment["CLIENTS_BIN"] = str(Path(python).parent)
     before = figures(server.address)
     began = time.monotonic()
-    good, said = outcome(RUNNERS[path.suffix](python, path), {**os.environ, **environment})
+    found = outcome(RUNNERS[path.suffix](python, path), {**os.environ, **environment})
     seconds = time.monotonic() - began
     spent = figures(server.address)
     counted = ", ".join(f"{spent[metric] - before[metric]} {words}" for metric, words in FIGURES.items())
-    sys.stdout.write(f"{name:24} {seconds:5.1f} s  {counted}  {said}\n")
+    sys.stdout.write(f"{name:24} {seconds:5.1f} s  {counted}  {found.said}\n")
     sys.stdout.flush()
-    return good
+    return found
 
 
 def main() -> int:
@@ -167,7 +185,7 @@ def main() -> int:
         for _ in range(arguments.jobs):
             servers.put(stack.enter_context(started(arguments.mlxk, models)))
 
-        def run_on_a_free_server(path: Path) -> bool:
+        def run_on_a_free_server(path: Path) -> Outcome:
             server = servers.get()
             try:
                 return run(path, server, arguments.python, mlxk)
@@ -176,7 +194,10 @@ def main() -> int:
 
         with ThreadPoolExecutor(arguments.jobs) as threads:
             outcomes = list(threads.map(run_on_a_free_server, paths))
-    return 0 if all(outcomes) else 1
+    for path, found in zip(paths, outcomes, strict=True):
+        if found.lacks:
+            sys.stderr.write(f"NOT RUN, so nothing is known about it: {path.stem}: {found.lacks}\n")
+    return 0 if all(found.good for found in outcomes) else 1
 
 
 if __name__ == "__main__":
