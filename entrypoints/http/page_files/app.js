@@ -3,17 +3,19 @@
 import * as api from "./api.js";
 import { add, choose, last, messagesUpTo, newChat, places } from "./chat.js";
 import { Composer } from "./composer.js";
-import { announce, byId, button, confirmed, element, newId, remember, remembered, showDialog } from "./dom.js";
+import { announce, byId, button, confirmed, element, newId, refill, remember, remembered, showDialog } from "./dom.js";
 import * as history from "./history.js";
 import { speedOf, Transcript } from "./messages.js";
 import { ModelChoice } from "./models.js";
 import { requestFields, showOptions } from "./options.js";
 import { showServer } from "./server.js";
+import { askForKey, startShell } from "./shell.js";
 
 const SAVED_EVERY = 2000;
+const OPTIONS = "mlxk-options";
 
 let chats = [];
-let chat = newChat();
+let chat = newChat(remembered(OPTIONS, {}));
 const models = new ModelChoice(() => showFooter());
 const running = new Map(); // by message: {controller, words}
 const deleted = new Set(); // ids of chats whose answers may still come
@@ -25,16 +27,20 @@ const transcript = new Transcript(byId("transcript"), {
     save(chat);
   },
   edit(node, content) {
-    const edited = add(chat, node.parent, { role: "user", content, attachments: node.attachments });
-    answer(edited);
+    if (!mayAsk()) return false;
+    answer(add(chat, node.parent, { role: "user", content, attachments: node.attachments }));
+    return true;
   },
-  again: (node) => answer(chat.nodes[node.parent], node),
+  again(node) {
+    if (mayAsk()) answer(node.role === "assistant" ? chat.nodes[node.parent] : node, node.model);
+  },
   results(node, results) {
+    if (!mayAsk()) return;
     let parent = node.id;
     for (const { call, text } of results) {
       parent = add(chat, parent, { role: "tool", call: call.id, name: call.name, content: text }).id;
     }
-    answer(chat.nodes[parent], node);
+    answer(chat.nodes[parent]);
   },
   isRunning: (node) => running.has(node.id),
   waitingFor: (node) => running.get(node.id)?.words ?? "",
@@ -42,31 +48,33 @@ const transcript = new Transcript(byId("transcript"), {
 
 const composer = new Composer(
   (content, attachments) => {
-    if (isBusy()) {
-      composer.note("An answer is still being written. Stop it, or wait for its end.");
-      return false;
-    }
+    if (!mayAsk()) return false;
     answer(add(chat, last(chat)?.id ?? null, { role: "user", content, attachments }));
     return true;
   },
   () => chat.options.speech ?? models.speech()[0],
 );
 
-/** Asks the chosen models to answer a message; `former` is the answer that they replace. */
-async function answer(message, former = null) {
-  let fields;
+/** Whether a question can be asked now; says on the page why not. */
+function mayAsk() {
   try {
-    fields = requestFields(chat.options);
+    requestFields(chat.options);
   } catch (fault) {
     composer.note(fault.message);
-    show();
-    save(chat);
-    return;
+    return false;
   }
-  composer.note("");
-  const asked = models.asked().map((each) => each || former?.model || "");
+  const busy = isBusy();
+  composer.note(busy ? "An answer is still being written. Stop it, or wait for its end." : "");
+  return !busy;
+}
+
+/** Asks the chosen models to answer a message; `former` is the model of the answer that they replace. */
+async function answer(message, former = "") {
+  const fields = requestFields(chat.options);
+  const asked = models.asked().map((each) => each || former);
   const round = asked.length > 1 ? newId() : undefined;
-  const nodes = asked.map((model) => add(chat, message.id, { role: "assistant", model, round }));
+  const parent = message?.id ?? null;
+  const nodes = asked.map((model) => add(chat, parent, { role: "assistant", model, round }));
   choose(chat, nodes[0]);
   const here = chat;
   for (const node of nodes) running.set(node.id, { controller: new AbortController(), words: wordsFor(node.model) });
@@ -174,6 +182,7 @@ const isBusy = () => places(chat).some((place) => place.beside.some((node) => ru
 
 function stop() {
   for (const place of places(chat)) for (const node of place.beside) running.get(node.id)?.controller.abort();
+  composer.field.focus();
 }
 
 // What the page shows
@@ -200,8 +209,9 @@ function showFooter() {
 }
 
 function showChats() {
-  byId("chat-list").replaceChildren(
-    ...chats.map((each) =>
+  refill(
+    byId("chat-list"),
+    chats.map((each) =>
       element(
         "li",
         {},
@@ -229,8 +239,14 @@ async function save(changed) {
   try {
     await history.save(changed);
   } catch (fault) {
-    byId("history-note").textContent = `Chats are not kept: ${fault.message}`;
+    notKept(fault);
   }
+}
+
+function notKept(fault) {
+  const words = `Chats are not kept by this browser: ${fault.message}`;
+  byId("history-note").textContent = words;
+  composer.note(words);
 }
 
 function open(other) {
@@ -273,48 +289,11 @@ async function importFile(file) {
   }
 }
 
-// Settings of this browser
+// What the person does
 
-function setTheme(theme) {
-  document.documentElement.dataset.theme = theme;
-  byId("theme").value = theme;
-  remember("mlxk-theme", theme);
-}
-
-const SHORTCUTS = [
-  ["Enter", "Send"],
-  ["Shift+Enter", "New line"],
-  ["Esc", "Stop the answer, or close what is open"],
-  ["Alt+N", "New chat"],
-  ["Alt+R", "Answer again"],
-  ["Alt+E", "Edit your last message"],
-  ["Alt+O", "Options"],
-  ["Alt+C", "Chats"],
-  ["Alt+K", "These keys"],
-];
-
-function onKey(event) {
-  if (event.key === "Escape" && !document.querySelector("dialog[open]") && isBusy()) {
-    event.preventDefault();
-    stop();
-  }
-  if (!event.altKey || event.ctrlKey || event.metaKey) return;
-  const act = {
-    KeyN: begin,
-    KeyR: () => answerAgain(),
-    KeyE: () => editLast(),
-    KeyO: () => byId("options-button").click(),
-    KeyC: () => byId("chats-button").click(),
-    KeyK: () => byId("shortcuts-button").click(),
-  }[event.code];
-  if (!act) return;
-  event.preventDefault();
-  act();
-}
-
-function answerAgain() {
+function answerLast() {
   const node = last(chat);
-  if (node && !isBusy()) answer(node.role === "assistant" ? chat.nodes[node.parent] : node, node);
+  if (node) transcript.act.again(node);
 }
 
 function editLast() {
@@ -328,32 +307,19 @@ function toggleChats() {
   byId("chats-button").setAttribute("aria-expanded", String(!side.hidden));
 }
 
-async function askForKey(error) {
-  byId("key-words").textContent = [error.message, error.hint].filter(Boolean).join(" ");
-  const dialog = byId("key");
-  dialog.returnValue = "";
-  byId("key-field").value = "";
-  await showDialog(dialog);
-  if (dialog.returnValue !== "use") return false;
-  api.setKey(byId("key-field").value);
-  return true;
-}
-
 function wire() {
   const on = (id, act, event = "click") => byId(id).addEventListener(event, act);
-  for (const close of document.querySelectorAll("[data-close]")) {
-    close.addEventListener("click", () => close.closest("dialog").close());
-  }
   on("stop-button", stop);
   on("new-chat", begin);
   on("chats-button", toggleChats);
   on("options-button", () => {
-    showOptions(chat.options, models.speech(), () => chats.includes(chat) && save(chat));
+    showOptions(chat.options, models.speech(), () => {
+      remember(OPTIONS, chat.options);
+      if (chats.includes(chat)) save(chat);
+    });
     showDialog(byId("options"));
   });
   on("server-button", showServer);
-  on("shortcuts-button", () => showDialog(byId("shortcuts")));
-  on("theme", (event) => setTheme(event.target.value), "change");
   on("export-all", () => history.exportChats(chats, "mlxk chats"));
   on("import-button", () => byId("import-file").click());
   on("import-file", (event) => {
@@ -366,20 +332,20 @@ function wire() {
     await history.removeAll();
     begin();
   });
-  on("key-use", () => byId("key").close("use"));
-  on("key-field", (event) => event.key === "Enter" && byId("key").close("use"), "keydown");
-  on("confirm-yes", () => byId("confirm").close("yes"));
-  byId("shortcut-list").append(
-    ...SHORTCUTS.flatMap(([keys, words]) => [element("dt", {}, element("kbd", {}, keys)), element("dd", {}, words)]),
-  );
-  document.addEventListener("keydown", onKey);
   document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && refreshModels());
   window.addEventListener("pagehide", () => running.size && save(chat));
 }
 
 async function start() {
-  setTheme(remembered("mlxk-theme", ""));
   wire();
+  startShell({
+    begin,
+    again: () => answerLast(),
+    edit: () => editLast(),
+    options: () => byId("options-button").click(),
+    chats: () => byId("chats-button").click(),
+    escape: () => isBusy() && (stop(), true),
+  });
   api.onKeyNeeded(askForKey);
   show();
   composer.field.focus();
@@ -387,7 +353,7 @@ async function start() {
   try {
     chats = await history.all();
   } catch (fault) {
-    byId("history-note").textContent = `Chats are not kept: ${fault.message}`;
+    notKept(fault);
   }
   showChats();
 }

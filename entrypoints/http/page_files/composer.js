@@ -70,6 +70,7 @@ export class Composer {
     this.note("");
     this.grow();
     this.showAttachments();
+    this.field.focus();
   }
 
   /** Says what is wrong, or what goes on. */

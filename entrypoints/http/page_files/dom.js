@@ -77,3 +77,14 @@ export function remembered(name, otherwise) {
 export function remember(name, value) {
   localStorage.setItem(name, JSON.stringify(value));
 }
+
+/** Replaces what is in an element; a control that had the focus has it again in the new one of the same name. */
+export function refill(parent, children) {
+  const focused = parent.contains(document.activeElement) ? nameOf(document.activeElement) : null;
+  parent.replaceChildren(...children.filter(Boolean));
+  if (focused === null) return;
+  const controls = [...parent.querySelectorAll("button, select")].filter((each) => !each.disabled);
+  (controls.find((each) => nameOf(each) === focused) ?? controls[0])?.focus();
+}
+
+const nameOf = (control) => control.getAttribute("aria-label") ?? control.textContent;

@@ -2,7 +2,7 @@
 
 import { copyText, Markdown } from "./markdown.js";
 import { openCalls, places } from "./chat.js";
-import { appendText, button, element } from "./dom.js";
+import { appendText, button, byId, element, refill } from "./dom.js";
 
 /** The conversation on the page. */
 export class Transcript {
@@ -132,16 +132,15 @@ class UserView extends View {
     this.body.replaceChildren(...(shown.length ? [element("div", { class: "media" }, ...shown)] : []), text);
   }
 
-  update(chat, place) {
+  update(chat, place, isLast) {
+    this.shown = [chat, place, isLast];
     if (this.editing) return;
-    this.place = place;
-    this.tools.replaceChildren(
-      ...[
-        branchSwitch(place, this.act),
-        button("Edit", () => this.edit(), { "aria-label": "Edit message" }),
-        this.copyButton(() => this.node.content),
-      ].filter(Boolean),
-    );
+    refill(this.tools, [
+      branchSwitch(place, this.act),
+      button("Edit", () => this.edit(), { "aria-label": "Edit message" }),
+      this.copyButton(() => this.node.content),
+      isLast ? button("Answer", () => this.act.again(this.node)) : null,
+    ]);
   }
 
   /** Lets the person change the message; it becomes a branch. */
@@ -149,10 +148,11 @@ class UserView extends View {
     this.editing = true;
     const field = element("textarea", { value: this.node.content, rows: 4, "aria-label": "Edited message" });
     const end = (send) => {
+      if (send && !this.act.edit(this.node, field.value)) return;
       this.editing = false;
       this.showText();
-      this.update(null, this.place);
-      if (send) this.act.edit(this.node, field.value);
+      this.update(...this.shown);
+      byId("prompt").focus();
     };
     field.addEventListener("keydown", (event) => {
       if (event.isComposing) return;
@@ -179,7 +179,7 @@ class ResultView extends View {
   }
 
   update(chat, place) {
-    this.tools.replaceChildren(...[branchSwitch(place, this.act)].filter(Boolean));
+    refill(this.tools, [branchSwitch(place, this.act)]);
   }
 }
 
@@ -256,18 +256,13 @@ class AnswerView extends View {
     this.showCalls();
     this.showAfter(chat, running, isLast && chosen);
     const several = place.beside.length > 1;
-    this.tools.replaceChildren(
-      ...[
-        !several || place.beside[0] === this.node ? branchSwitch(place, this.act) : null,
-        several
-          ? button(chosen ? "Continues here" : "Continue with this", () => this.act.choose(this.node), {
-              "aria-pressed": String(chosen),
-            })
-          : null,
-        running ? null : this.copyButton(() => this.node.content),
-        running ? null : button("Again", () => this.act.again(this.node), { "aria-label": "Answer again" }),
-      ].filter(Boolean),
-    );
+    const choose = () => this.act.choose(this.node);
+    refill(this.tools, [
+      !several || place.beside[0] === this.node ? branchSwitch(place, this.act) : null,
+      several ? button(chosen ? "Continues here" : "Continue with this", choose, { "aria-pressed": String(chosen) }) : null,
+      running ? null : this.copyButton(() => this.node.content),
+      running ? null : button("Again", () => this.act.again(this.node), { "aria-label": "Answer again" }),
+    ]);
   }
 
   showAfter(chat, running, isLast) {

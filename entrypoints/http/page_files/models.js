@@ -1,7 +1,7 @@
 // Which models are asked, and what is known of them.
 
 import * as api from "./api.js";
-import { byId, button, element, remember, remembered } from "./dom.js";
+import { byId, button, element, refill, remember, remembered } from "./dom.js";
 
 const MOST = 4;
 const KEY = "mlxk-models";
@@ -56,7 +56,11 @@ export class ModelChoice {
   }
 
   show() {
-    byId("models").replaceChildren(...this.chosen.flatMap((chosen, index) => this.selectOf(chosen, index)));
+    // A list that is open would be closed by being made anew.
+    const key = JSON.stringify([this.chosen, this.models.map(wordsOf)]);
+    if (key === this.shown) return;
+    this.shown = key;
+    refill(byId("models"), this.chosen.flatMap((chosen, index) => this.selectOf(chosen, index)));
     byId("compare-button").disabled = this.chosen.length >= MOST;
   }
 
