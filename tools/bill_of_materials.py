@@ -1,10 +1,12 @@
 """What mlxk needs, as a list of licences or as a bill of materials in CycloneDX 1.6.
 
 It reads the environment it runs in: the distributions that mlxk requires there, directly and not, without its
-development tools. Licences are what their authors state; hashes are those of ``requirements/runtime.lock``.
+development tools. Licences are what their authors state; hashes are those of ``requirements/runtime.lock``. What the
+chat page contains of npm is in ``requirements/page.json``.
 """
 
 import argparse
+import base64
 import json
 import re
 import uuid
@@ -120,11 +122,13 @@ def bill(lock: Path) -> dict[str, Any]:
     refs = {name: f"pkg:pypi/{name}@{each.version}" for name, (each, _) in found.items()}
     known = hashes(lock)
     root = component("application", PRODUCT, found[PRODUCT][0], [])
+    contained = [contained_component(entry) for entry in contained_libraries()]
     parts = [
         component("library", name, each, known.get((name, each.version), []))
         for name, (each, _) in found.items()
         if name != PRODUCT
-    ]
+    ] + contained
+    within = [part["bom-ref"] for part in contained]
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -134,7 +138,36 @@ def bill(lock: Path) -> dict[str, Any]:
         "metadata": {"component": root},
         "components": parts,
         "dependencies": [
-            {"ref": refs[name], "dependsOn": [refs[to] for to in requires]} for name, (_, requires) in found.items()
+            {"ref": refs[name], "dependsOn": [*(refs[to] for to in requires), *(within if name == PRODUCT else ())]}
+            for name, (_, requires) in found.items()
+        ]
+        + [{"ref": each, "dependsOn": []} for each in within],
+    }
+
+
+def contained_libraries() -> list[dict[str, str]]:
+    """Return the libraries that the chat page contains, as ``requirements/page.json`` has them."""
+    return list(json.loads((ROOT / "requirements" / "page.json").read_text(encoding="utf-8")).values())
+
+
+def contained_component(entry: dict[str, str]) -> dict[str, Any]:
+    """Return the entry of the bill for a library that the chat page contains."""
+    name, version = entry["package"], entry["version"]
+    address = f"pkg:npm/{name.replace('@', '%40')}@{version}"
+    digest = base64.b64decode(entry["integrity"].removeprefix("sha512-")).hex()
+    return {
+        "type": "library",
+        "bom-ref": address,
+        "name": name,
+        "version": version,
+        "purl": address,
+        "licenses": [{"expression": entry["licence"]}],
+        "externalReferences": [
+            {
+                "type": "distribution",
+                "url": f"https://registry.npmjs.org/{name}/-/{name.rpartition('/')[2]}-{version}.tgz",
+                "hashes": [{"alg": "SHA-512", "content": digest}],
+            }
         ],
     }
 
@@ -177,6 +210,8 @@ def main() -> None:
         return
     for name, (found, _) in needed(PRODUCT).items():
         print(f"{name:<24} {found.version:<14} {licence(found)}")
+    for entry in contained_libraries():
+        print(f"{entry['package']:<24} {entry['version']:<14} {entry['licence']}")
 
 
 if __name__ == "__main__":

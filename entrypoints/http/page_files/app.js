@@ -165,7 +165,7 @@ function addCall(node, { index, id, function: called }) {
 function notesOf(headers) {
   const adapted = headers.get("X-Mlxk-Adaptations");
   const ignored = headers.get("X-Mlxk-Ignored-Fields");
-  return [adapted && `The server adapted the request: ${adapted}.`, ignored && `It ignored: ${ignored}.`]
+  return [adapted && `The server adapted the request: ${adapted}.`, ignored && `The server ignored: ${ignored}.`]
     .filter(Boolean)
     .join(" ");
 }
