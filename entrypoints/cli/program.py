@@ -111,8 +111,13 @@ def build_parser(only: str | None = None) -> CommandLineParser:
     return parser
 
 
+LATE_LISTS = ("words", "names")
+LATE_VALUES = ("text", "target")
+"""Arguments that may be left out, and that argparse takes for left out when a flag stands before them."""
+
+
 def parse(parser: CommandLineParser, arguments: Sequence[str], *, passes_on: bool = False) -> argparse.Namespace:
-    """Parse a command line; words of a prompt, or a text, may be before, between and after flags.
+    """Parse a command line; words of a prompt, names, a text or a target may be before, between and after flags.
 
     argparse returns words after a flag as unknown when there were words before it, together with ``--``, after which
     nothing is a flag.
@@ -134,11 +139,13 @@ def parse(parser: CommandLineParser, arguments: Sequence[str], *, passes_on: boo
     split = unknown.index("--") if "--" in unknown else len(unknown)
     flags = [word for word in unknown[:split] if word.startswith("-") and word != "-"]
     words = [*unknown[:split], *unknown[split + 1 :]]
-    if words and not flags and hasattr(parsed, "words"):
-        parsed.words = [*parsed.words, *words]
-    elif len(words) == 1 and not flags and getattr(parsed, "text", "") is None:
-        parsed.text = words[0]
-    elif words:
+    late = next((name for name in LATE_LISTS if hasattr(parsed, name)), None)
+    lone = next((name for name in LATE_VALUES if getattr(parsed, name, "") is None), None)
+    if words and not flags and late:
+        setattr(parsed, late, [*getattr(parsed, late), *words])
+    elif len(words) == 1 and not flags and lone:
+        setattr(parsed, lone, words[0])
+    elif words or flags:
         getattr(parsed, "parser", parser).refuse(flags or words)
     if missing := getattr(parsed, "missing", lambda _: None)(parsed):
         parsed.parser.error(f"the following arguments are required: {missing}")

@@ -4,27 +4,18 @@ The page is not part of this repository: the test reads it where it lies beside 
 models on the page are names of copies of the built-in ones here.
 """
 
-import contextlib
-import glob
-import os
 import re
-import shlex
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hub.server import LoopbackHub
-
-import mlxk.adapters.builtin
+from typed_commands import BUILT_IN, StartedServer, built_in_files, reader_environment, typed
 
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
-BUILT_IN = Path(mlxk.adapters.builtin.__file__).parent / "models"
 COMMIT = "e96f3b2a0123456789abcdef0123456789abcdef"
 
 TEXT = (
@@ -164,8 +155,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackHub]:
     """Serve the models that the page fetches, and one to push to."""
     with LoopbackHub(tmp_path_factory.mktemp("hub")) as served:
         for name in (*ON_THE_HUB, *TEXT[:1], *SPEECH):
-            served.add(name, files_of("demo-speech" if name in SPEECH else "demo"), tags=("mlx",))
-        served.add("org/private-model", files_of("demo"), tags=("mlx",), private=True, readers=frozenset({"me"}))
+            served.add(name, built_in_files("demo-speech" if name in SPEECH else "demo"), tags=("mlx",))
+        served.add("org/private-model", built_in_files("demo"), tags=("mlx",), private=True, readers=frozenset({"me"}))
         served.add("me/model", private=True)
         yield served
 
@@ -180,11 +171,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "refs" / "main").write_text(COMMIT)
         link_files(BUILT_IN / built_in, folder / "snapshots" / COMMIT)
     return home
-
-
-def files_of(name: str) -> dict[str, bytes]:
-    """Return the files of a built-in model."""
-    return {path.name: path.read_bytes() for path in (BUILT_IN / name).iterdir() if path.is_file()}
 
 
 def link_files(source: Path, target: Path) -> None:
@@ -220,74 +206,10 @@ def prepare_workspaces(command: str, folder: Path) -> None:
             link_files(BUILT_IN / SPOKEN_TO.get(name, "demo"), folder / name)
 
 
-def environment(home: Path, hub: LoopbackHub) -> dict[str, str]:
-    """Return the variables of every example."""
-    return {
-        "HOME": str(home),
-        "HF_HOME": str(home / "hf"),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "HF_ENDPOINT": hub.url,
-        "HF_TOKEN": "hf_write",
-        "HF_HUB_DISABLE_XET": "1",
-        "MLX_DISABLE_COMPILE": "1",
-        "MLXK2_PORT": "0",
-    }
-
-
-def in_this_process(command: str, variables: dict[str, str], folder: Path) -> int:
-    """Run a command that needs no shell, in a tenth of the time of a process, and return its exit status.
-
-    ``serve`` only gets as far as the server, which two of the examples start.
-    """
-    from mlxk.entrypoints.cli.command import CommandContext
-    from mlxk.entrypoints.cli.program import run
-    from mlxk.entrypoints.container import build
-    from mlxk.entrypoints.pipe.standard_input import StandardInput
-    from mlxk.entrypoints.settings import read_settings
-
-    words = shlex.split(" ".join(command.removeprefix("export ").replace("\nexport ", " ").splitlines()))
-    while "=" in words[0]:
-        name, _, value = words.pop(0).partition("=")
-        variables[name] = value
-    with contextlib.chdir(folder), open(os.devnull) as null:
-        expanded = [path for word in words[1:] for path in (sorted(glob.glob(word)) if "*.jpg" in word else [word])]
-        context = CommandContext(
-            settings=read_settings(variables),
-            build=build,
-            standard_input=StandardInput(null.fileno()),
-            serve=lambda *_: 0,
-        )
-        return run(["run", *expanded] if words[0] == "mlx-run" else expanded, context)
-
-
-def in_a_shell(command: str, variables: dict[str, str], folder: Path) -> int:
-    """Run a command line as the shell does, a server until it is ready, and return the exit status."""
-    process = subprocess.Popen(
-        ["bash", "-o", "pipefail", "-c", command],
-        env=variables,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    if " serve" in command:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("mlxk serves at ")
-        os.killpg(process.pid, signal.SIGINT)
-        process.communicate(timeout=60)
-        return 0
-    out, _ = process.communicate(timeout=120)
-    sys.stdout.write(out)
-    return process.returncode
-
-
 @pytest.mark.skipif(not COMMANDS, reason="the page does not lie beside this repository")
 @pytest.mark.skipif(shutil.which("bash") is None or shutil.which("jq") is None, reason="the examples need bash and jq")
 @pytest.mark.parametrize("command", COMMANDS or [""])
-def test_the_example_runs_as_it_is_written(
-    command: str, home: Path, hub: LoopbackHub, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_example_runs_as_it_is_written(command: str, home: Path, hub: LoopbackHub, folder: Path) -> None:
     last = command.splitlines()[-1]
     expected, reason = next((known for begins, known in EXCEPTIONS.items() if last.startswith(begins)), (0, ""))
     if reason and not expected:
@@ -295,12 +217,16 @@ def test_the_example_runs_as_it_is_written(
     for written, here in WRITTEN.items():
         command = command.replace(written, here)
     prepare_workspaces(command, folder)
-    simple = not re.search(r"[|<>$;]", command) and not re.search(STARTED, command)
-    status = (in_this_process if simple else in_a_shell)(command, environment(home, hub), folder)
-    out, err = capsys.readouterr()
-    assert status == expected, f"{out}\n{err}"
+    variables = {**reader_environment(home, hub.url), "MLXK2_PORT": "0"}
+    if re.search(STARTED, command):
+        server = StartedServer.start(command, variables, folder)
+        server.stop()
+        assert server.said.startswith("mlxk serves at ")
+        return
+    done = typed(command, variables, folder)
+    assert done.status == expected, done.text
     if "model_config" in command:
-        assert "LlamaForCausalLM" in out
+        assert "LlamaForCausalLM" in done.text
 
 
 def test_the_page_is_read_as_a_whole() -> None:

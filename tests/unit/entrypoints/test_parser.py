@@ -21,6 +21,22 @@ def test_the_words_of_a_prompt_may_stand_around_flags(arguments: list[str]) -> N
     assert (parsed.model, parsed.words, parsed.temperature) == ("demo", ["two", "words"], 0.0)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "field", "value"),
+    [
+        (["clone", "org/model", "--branch", "dev", "./dev"], "target", "./dev"),
+        (["clone", "org/model", "./dev", "--branch", "dev"], "target", "./dev"),
+        (["embed", "org/model", "--truncate", "text"], "text", "text"),
+        (["chats", "rm", "--yes", "one", "two"], "names", ["one", "two"]),
+        (["alias", "--json", "fast", "demo"], "words", ["fast", "demo"]),
+    ],
+)
+def test_an_argument_that_may_be_left_out_may_stand_behind_flags(
+    arguments: list[str], field: str, value: object
+) -> None:
+    assert getattr(parse(build_parser(), arguments), field) == value
+
+
 @pytest.mark.parametrize("arguments", [["--json", "list"], ["list", "--json"]])
 def test_json_is_accepted_before_and_after_the_command(arguments: list[str]) -> None:
     assert parse(build_parser(), arguments).json
