@@ -44,6 +44,7 @@ READERS = {
 
 CLIENTS = "make clients runs it, see tests/clients/coding_agents.py"
 OTHERS = "make clients-all runs it, see tests/clients/coding_agents.py"
+WEB_PAGE = "make clients-all runs it, see tests/clients/all/open_webui_client.cjs"
 ELSEWHERE = (
     ("README.md", "", "tests/e2e/test_readme.py"),
     ("docs/server.md", "curl ", "tests/e2e/test_server_demo.py"),
@@ -55,6 +56,7 @@ ELSEWHERE = (
     ("docs/clients/chat-uis.md", "docker run", "it needs Docker"),
     ("docs/clients/chat-uis.md", "mlxk serve --cors-origin", "tests/unit/entrypoints/test_serve_command.py"),
     ("docs/clients/chat-uis.md", "MLXK2_API_KEY=choose-one mlxk serve", "the flags are those of docs/cluster.md"),
+    ("docs/clients/chat-uis.md", "uv tool install --python 3.11 open-webui", WEB_PAGE),
     ("docs/chat-page.md", "$ mlxk serve --model demo", "the lines are those of docs/server.md"),
     ("docs/apis/ollama.md", "$ mlxk serve --port 11434", "the lines are those of docs/server.md"),
     ("docs/apis/anthropic.md", "export ANTHROPIC_BASE_URL", CLIENTS),
