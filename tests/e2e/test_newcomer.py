@@ -1,7 +1,7 @@
 """What newcomers tried, replayed on a pseudo-terminal: each finding of a first look at the program, by its number.
 
-Findings that are not here concern the chat page (a part of 2), the README (10, see test_readme.py), and benchmarks (a
-part of 20).
+Findings that are not here concern the README (10, see test_readme.py) and benchmarks (a part of 20); the chat page (a
+part of 2) is asked for where a server runs (5).
 """
 
 import json

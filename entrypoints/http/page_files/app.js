@@ -11,7 +11,7 @@ import { requestFields, showOptions } from "./options.js";
 import { showServer } from "./server.js";
 import { askForKey, startShell } from "./shell.js";
 
-const SAVED_EVERY = 2000;
+const SAVED_EVERY = 5000;
 const OPTIONS = "mlxk-options";
 
 let chats = [];
@@ -79,6 +79,7 @@ async function answer(message, former = "") {
   const here = chat;
   for (const node of nodes) running.set(node.id, { controller: new AbortController(), words: wordsFor(node.model) });
   show();
+  save(here);
   await Promise.all(nodes.map((node) => ask(here, node, fields)));
   refreshModels();
 }
@@ -235,7 +236,10 @@ async function refreshModels() {
 
 async function save(changed) {
   if (deleted.has(changed.id)) return;
-  if (!chats.includes(changed)) chats.unshift(changed);
+  if (!chats.includes(changed)) {
+    chats.unshift(changed);
+    showChats();
+  }
   try {
     await history.save(changed);
   } catch (fault) {
@@ -252,6 +256,7 @@ function notKept(fault) {
 function open(other) {
   chat = other;
   transcript.clear();
+  if (matchMedia("(max-width: 46rem)").matches) showSide(false); // there it covers the chat
   show();
   byId("prompt").focus();
 }
@@ -301,17 +306,16 @@ function editLast() {
   if (node) transcript.answer(node.id).edit();
 }
 
-function toggleChats() {
-  const side = byId("chats");
-  side.hidden = !side.hidden;
-  byId("chats-button").setAttribute("aria-expanded", String(!side.hidden));
+function showSide(shown) {
+  byId("chats").hidden = !shown;
+  byId("chats-button").setAttribute("aria-expanded", String(shown));
 }
 
 function wire() {
   const on = (id, act, event = "click") => byId(id).addEventListener(event, act);
   on("stop-button", stop);
   on("new-chat", begin);
-  on("chats-button", toggleChats);
+  on("chats-button", () => showSide(byId("chats").hidden));
   on("options-button", () => {
     showOptions(chat.options, models.speech(), () => {
       remember(OPTIONS, chat.options);

@@ -13,7 +13,7 @@ const LONGEST = 60;
 /** Longest code that is coloured. */
 const LARGEST_CODE = 20_000;
 /** Milliseconds of work in one frame: more while frames come in time, less while they do not. */
-const BUDGET = { least: 5, most: 16 };
+const BUDGET = { least: 5, most: 10 };
 const IN_TIME = 30;
 /** Characters of finished blocks in one element, which the browser lays out when it comes into view. A line is as many. */
 const CHUNK = 4096;

@@ -2,16 +2,20 @@
 
 const RATE = 16_000;
 
+// Some browsers do not know them.
+const BY_ENDING = { heic: "image/heic", heif: "image/heif", avif: "image/avif", flac: "audio/flac", m4a: "audio/mp4" };
+
 /** Returns a file as an attachment: {kind, name, url, format}. */
 export async function attachmentOf(file) {
-  if (file.type.startsWith("image/")) {
-    return { kind: "image", name: file.name, url: await dataUrl(file), format: "" };
+  const type = file.type || (BY_ENDING[file.name.split(".").pop().toLowerCase()] ?? "");
+  if (type.startsWith("image/")) {
+    return { kind: "image", name: file.name, url: await dataUrl(new Blob([file], { type })), format: "" };
   }
-  if (file.type.startsWith("audio/") || file.type.startsWith("video/")) {
-    if (file.type === "audio/mpeg") return { kind: "audio", name: file.name, url: await dataUrl(file), format: "mp3" };
+  if (type.startsWith("audio/") || type.startsWith("video/")) {
+    if (type === "audio/mpeg") return { kind: "audio", name: file.name, url: await dataUrl(file), format: "mp3" };
     return { kind: "audio", name: file.name, url: await dataUrl(await wav(file)), format: "wav" };
   }
-  throw new Error(`${file.name || "This"} is neither an image nor sound (${file.type || "of unknown type"}).`);
+  throw new Error(`${file.name || "This"} is neither an image nor sound (${type || "of unknown type"}).`);
 }
 
 function dataUrl(blob) {
