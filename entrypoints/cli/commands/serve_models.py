@@ -310,5 +310,6 @@ def _announcement(address: ServerAddress, server: ServerSettings, output: Output
         "model": server.model,
         "max_tokens": server.max_tokens,
         "pid": os.getpid(),
+        **({"page": f"{address.url}/"} if offers_page(server) else {}),
     }
     return json.dumps({"status": "success", "command": "serve", "data": data, "error": None})

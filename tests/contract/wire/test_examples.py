@@ -19,7 +19,7 @@ OPTIONAL = {
     "du": {"link_to", "linked_parts"},
     "health": {"files", "missing_bytes", "managed"},
     "embed": {"truncated"},
-    "serve": {"log"},
+    "serve": {"log", "page"},
     "service": {"content"},
     "run": {"reasoning", "tool_calls", "tool_results", "speaker", "words", "notes"},
 }

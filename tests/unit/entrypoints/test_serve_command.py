@@ -143,6 +143,24 @@ def test_what_would_be_ignored_is_refused_at_the_start(
     assert f"{flag}: '{value}'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "line", "page"),
+    [
+        ([], "for a browser: http://127.0.0.1:8000/", "http://127.0.0.1:8000/"),
+        (["--no-page"], "for a browser: http://127.0.0.1:8000/docs", None),
+        (["--host", "0.0.0.0"], "for a browser: http://127.0.0.1:8000/docs", None),
+        (["--host", "0.0.0.0", "--page"], "for a browser: http://127.0.0.1:8000/", "http://127.0.0.1:8000/"),
+    ],
+)
+def test_the_start_names_the_page_that_a_browser_gets(
+    flags: list[str], line: str, page: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve(*flags)
+    assert line in capsys.readouterr().out.splitlines()
+    serve(*flags, "--json")
+    assert json.loads(capsys.readouterr().out)["data"].get("page") == page
+
+
 def test_a_flag_may_list_several_with_commas() -> None:
     _, [server] = serve("--cors-origin", "https://a, chrome-extension://*", "--allowed-host", "mac,mac.local")
     assert server.cors_origins == ("https://a", "chrome-extension://*")
