@@ -16,6 +16,7 @@ const OPTIONS = "mlxk-options";
 
 let chats = [];
 let chat = newChat(remembered(OPTIONS, {}));
+let listed = Promise.resolve(); // when the models are known, or cannot be
 const models = new ModelChoice(() => showFooter());
 const running = new Map(); // by message: {controller, words}
 const deleted = new Set(); // ids of chats whose answers may still come
@@ -71,12 +72,14 @@ function mayAsk() {
 /** Asks the chosen models to answer a message; `former` is the model of the answer that they replace. */
 async function answer(message, former = "") {
   const fields = requestFields(chat.options);
+  const here = chat;
+  show();
+  await listed;
   const asked = models.asked().map((each) => each || former);
   const round = asked.length > 1 ? newId() : undefined;
   const parent = message?.id ?? null;
-  const nodes = asked.map((model) => add(chat, parent, { role: "assistant", model, round }));
-  choose(chat, nodes[0]);
-  const here = chat;
+  const nodes = asked.map((model) => add(here, parent, { role: "assistant", model, round }));
+  choose(here, nodes[0]);
   for (const node of nodes) running.set(node.id, { controller: new AbortController(), words: wordsFor(node.model) });
   show();
   save(here);
@@ -353,7 +356,7 @@ async function start() {
   api.onKeyNeeded(askForKey);
   show();
   composer.field.focus();
-  refreshModels();
+  listed = refreshModels();
   try {
     chats = await history.all();
   } catch (fault) {

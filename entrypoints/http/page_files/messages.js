@@ -44,6 +44,8 @@ export class Transcript {
   /** Shows the conversation that is read now. */
   show(chat) {
     const found = places(chat);
+    // A class, since a selector with :has() would search all of a long answer at each piece of it.
+    this.inner.classList.toggle("wide", found.some((place) => place.beside.length > 1));
     const rows = found.map((place, index) => this.row(chat, place, index === found.length - 1));
     if (!rows.length) rows.push(element("p", { class: "empty" }, "What would you like to know?"));
     const kept = new Set(rows);
