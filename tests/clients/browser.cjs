@@ -111,6 +111,14 @@ async function eventually(what, ask, seconds = 20) {
   }
 }
 
+/** Return what axe finds to be wrong for people who use a page without seeing it, or by the keyboard. */
+async function violations(page) {
+  // The policy of a page may let no script in; the browser's own channel does.
+  await page.evaluate(fs.readFileSync(require.resolve("axe-core/axe.min.js"), "utf-8"));
+  const found = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
+  return found.violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html.slice(0, 120)).join(" | ")}`);
+}
+
 /** Keep a picture of a page in build/pictures. */
 async function picture(page, name) {
   fs.mkdirSync(PICTURES, { recursive: true });
@@ -124,4 +132,4 @@ function scratch() {
   return folder;
 }
 
-module.exports = { BUILT_IN, ROOT, eventually, launch, notRun, onPath, picture, scratch, serve, start };
+module.exports = { BUILT_IN, ROOT, eventually, launch, notRun, onPath, picture, scratch, serve, start, violations };

@@ -40,6 +40,8 @@ NODE_PACKAGES = {
     "ollama_npm_client": "ollama",
     "openai_npm_client": "openai",
     "open_webui_client": "playwright-core",
+    "page_client": "playwright-core",
+    "hostile_answer_client": "playwright-core",
     "nchat_client": "playwright-core",
 }
 """The npm package that a client imports."""

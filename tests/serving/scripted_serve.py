@@ -2,7 +2,8 @@
 
 Run as a program: the first argument is the settings as JSON. The supervisor starts the same file as its worker, and
 with ``reload`` takes the working directory for the program's source.
-An answer repeats ``word`` as often as the request allows; a prompt of ``die`` ends the worker at once.
+An answer repeats ``word`` as often as the request allows; a prompt of ``die`` ends the worker at once. One that is an
+object of JSON is answered with its ``say``, so many ``times``, behind its ``before``, in so many ``pieces``.
 """
 
 import json
@@ -27,7 +28,7 @@ from mlxk.entrypoints.http.process.supervisor import Supervisor
 from mlxk.entrypoints.http.process.worker import main as run_worker
 from mlxk.entrypoints.settings import ServerSettings, Settings
 
-STEP_SECONDS = 0.01
+STEP_SECONDS = float(os.environ.get("STEP_SECONDS", "0.01"))
 
 
 def answers(request: GenerationRequest) -> Sequence[str]:
@@ -37,6 +38,11 @@ def answers(request: GenerationRequest) -> Sequence[str]:
         os._exit(9)
     if prompt == "Hello" and os.path.exists("fail-preload"):
         raise ExecutionError("the model cannot be loaded")
+    if prompt.startswith('{"say":'):
+        wanted = json.loads(prompt)
+        text = wanted["before"] + wanted["say"] * wanted["times"]
+        size = -(-len(text) // wanted["pieces"])
+        return [text[start : start + size] for start in range(0, len(text), size)]
     return (" word",) * (request.settings.max_tokens or 10)
 
 
