@@ -17,7 +17,8 @@ async function main() {
     usage = chunk.usage ?? usage;
   }
   assert.equal(text, whole.choices[0].message.content);
-  assert.deepEqual(usage, whole.usage);
+  // How many of the tokens were cached may differ.
+  for (const count of ["prompt_tokens", "completion_tokens", "total_tokens"]) assert.equal(usage[count], whole.usage[count]);
   const called = await sdk.chat.completions.create({
     model: "demo",
     messages: [{ role: "user", content: "What is the weather in Paris?" }],
