@@ -42,9 +42,8 @@ READERS = {
 }
 """Pages of ``docs`` by who reads them; the first reader has a server in the background, for a model in memory."""
 
-CLIENTS = "make clients runs it, see tests/clients/coding_agents.py"
-OTHERS = "make clients-all runs it, see tests/clients/coding_agents.py"
-WEB_PAGE = "make clients-all runs it, see tests/clients/all/open_webui_client.cjs"
+CLIENTS = "make clients runs the program"
+OTHERS = "make clients-all runs the program"
 ELSEWHERE = (
     ("README.md", "", "tests/e2e/test_readme.py"),
     ("docs/server.md", "curl ", "tests/e2e/test_server_demo.py"),
@@ -52,11 +51,17 @@ ELSEWHERE = (
     ("docs/apis/responses.md", "curl ", "tests/integration/test_responses_page.py"),
     ("docs/apis/anthropic.md", "curl ", "tests/integration/test_http_messages_page.py"),
     ("docs/command-line.md", "", "tests/architecture/test_documents.py"),
+    (
+        "docs/embeddings.md",
+        "export MLXK2_ENABLE_ALPHA_FEATURES=1\nmlxk embed-serve",
+        "two servers; test_embed_serve.py starts them",
+    ),
+    ("docs/speech.md", "mlxk run mlx-community/gemma-3n", "test_sound_program.py runs a tiny model of that kind"),
     ("docs/clients/shell.md", "", "tests/e2e/test_client_pages.py"),
     ("docs/clients/chat-uis.md", "docker run", "it needs Docker"),
+    ("docs/clients/chat-uis.md", "uv tool install --python 3.11 open-webui", OTHERS),
     ("docs/clients/chat-uis.md", "mlxk serve --cors-origin", "tests/unit/entrypoints/test_serve_command.py"),
     ("docs/clients/chat-uis.md", "MLXK2_API_KEY=choose-one mlxk serve", "the flags are those of docs/cluster.md"),
-    ("docs/clients/chat-uis.md", "uv tool install --python 3.11 open-webui", WEB_PAGE),
     ("docs/chat-page.md", "$ mlxk serve --model demo", "the lines are those of docs/server.md"),
     ("docs/apis/ollama.md", "$ mlxk serve --port 11434", "the lines are those of docs/server.md"),
     ("docs/apis/anthropic.md", "export ANTHROPIC_BASE_URL", CLIENTS),
@@ -154,12 +159,11 @@ class Reader:
 
     def __init__(self, home: Path, hub: LoopbackHub) -> None:
         self.home = home
-        with socket.socket() as one, socket.socket() as other:
-            for free in (one, other):
-                free.bind(("127.0.0.1", 0))
-            self.port, self.second_port = str(one.getsockname()[1]), str(other.getsockname()[1])
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = str(free.getsockname()[1])
         self.variables = {**reader_environment(home, hub.url), "MLXK2_PORT": self.port}
-        self._servers: dict[str, StartedServer] = {}
+        self._server: StartedServer | None = None
 
     def follow(self, block: Block) -> None:
         """Type the commands of a block, and compare what is printed with what it shows."""
@@ -182,18 +186,16 @@ class Reader:
         return text
 
     def names(self) -> dict[str, str]:
-        """Return what stands for the placeholders in commands: models, a tool, a free port, the last chat kept."""
+        """Return what stands for the placeholders in commands: models, a tool, a revision, the last chat kept."""
         chats = sorted((self.home / ".local" / "state" / "mlxk" / "chats").glob("*"))
         models = {
             "embed MODEL": "embed org/Qwen3-Embedding",
-            "embed-serve MODEL": "embed-serve org/Qwen3-Embedding",
             '"MODEL"': '"org/Qwen3-Embedding"',
         }
         return models | {
             "MODEL": "demo",
             "NAME": chats[-1].stem if chats else "",
             "read_file": "echo",
-            "8001": self.second_port,
             "org/model@abc1234": "org/old@0123456",
         }
 
@@ -201,18 +203,11 @@ class Reader:
         """Type one command: of a chat on a terminal, of a server until it is ready, of others to their end."""
         if ">>> " in shown or command == CHAT:
             return self.chat(command, shown or A_TURN)
-        serves = re.search(r"mlxk (serve|embed-serve)\b(?!.*--background)", command)
-        return self.start(command, serves[1], shown) if serves else typed(command, self.variables, self.home)
-
-    def start(self, command: str, kind: str, shown: str) -> Typed:
-        """Start a server in the foreground, in place of one of its kind, or of one in the background."""
-        if not self._servers:
-            self.stop()
-        if kind in self._servers:
-            self._servers.pop(kind).stop()
-        server = StartedServer.start(command, self.variables, self.home, max(1, len(shown.splitlines())))
-        self._servers[kind] = server
-        return Typed(0 if "http://" in server.said else 1, server.said)
+        if not re.search(r"mlxk serve\b(?!.*--background)", command):
+            return typed(command, self.variables, self.home)
+        self.stop()
+        self._server = StartedServer.start(command, self.variables, self.home, len(shown.splitlines()))
+        return Typed(0, self._server.said)
 
     def chat(self, command: str, shown: str) -> Typed:
         """Type the messages of a chat, and return the conversation."""
@@ -226,8 +221,9 @@ class Reader:
 
     def stop(self) -> None:
         """End every server."""
-        while self._servers:
-            self._servers.popitem()[1].stop()
+        if self._server is not None:
+            self._server.stop()
+        self._server = None
         typed("mlxk stop --all", self.variables, self.home)
 
 
@@ -269,11 +265,10 @@ def reader_of(name: str, readers: dict[str, Reader], home: Path, hub: LoopbackHu
     if name not in readers:
         readers[name] = reader = Reader(home, hub)
         write_files(home)
-        cached = {"warm": {"mlx-community/gemma-3n-E2B-it-4bit": "demo-speech"}}
-        cached["operations"] = dict.fromkeys(("org/model", "org/my-model", "org/test-1", "org/old", "org/phi"), "demo")
-        cached["cluster"] = {"mlx-community/Qwen3-4B-4bit": "demo"}
-        for model, built_in in cached.get(name, {}).items():
-            put(home, model, built_in_files(built_in))
+        cached = {"operations": ("org/model", "org/my-model", "org/test-1", "org/old", "org/phi")}
+        cached["cluster"] = ("mlx-community/Qwen3-4B-4bit",)
+        for model in cached.get(name, ()):
+            put(home, model, built_in_files("demo"))
         if name == "operations":
             partial = home / "hf" / "hub" / "models--org--phi" / "blobs" / ("0" * 64 + ".mlxk.incomplete")
             partial.parent.mkdir(exist_ok=True)
@@ -290,8 +285,7 @@ def write_files(home: Path) -> None:
         (home / name).write_text("What is mlxk?\n" * lines)
     (home / "texts.jsonl").write_text('{"text": "a man is eating food"}\n{"text": "hello world", "id": 7}\n')
     shutil.copy(BUILT_IN / "demo-vision" / "blue-square.jpg", home)
-    for name in ("call.wav", "clip.wav"):
-        shutil.copy(BUILT_IN / "demo-speech" / "hello.wav", home / name)
+    shutil.copy(BUILT_IN / "demo-speech" / "hello.wav", home / "clip.wav")
     server = {"command": sys.executable, "args": [str(ROOT / "tests" / "tool_server.py"), "files"]}
     (home / "servers.json").write_text(json.dumps({"mcpServers": {"files": server}}))
     shutil.copytree(BUILT_IN / "demo", home / "broken")
