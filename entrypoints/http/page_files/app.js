@@ -78,7 +78,8 @@ async function answer(message, former = "") {
   const asked = models.asked().map((each) => each || former);
   const round = asked.length > 1 ? newId() : undefined;
   const parent = message?.id ?? null;
-  const nodes = asked.map((model) => add(here, parent, { role: "assistant", model, round }));
+  const form = fields.response_format ? "json" : undefined;
+  const nodes = asked.map((model) => add(here, parent, { role: "assistant", model, round, form }));
   choose(here, nodes[0]);
   for (const node of nodes) running.set(node.id, { controller: new AbortController(), words: wordsFor(node.model) });
   show();
@@ -179,7 +180,8 @@ const HEARD = 1500;
 function announceEnd(node) {
   if (node.error) return; // the box of the error is an alert
   const text = node.content.length > HEARD ? `${node.content.slice(0, HEARD)} …` : node.content;
-  announce(node.finish === "stopped" ? "Stopped." : `${node.model}: ${text}`);
+  const calls = (node.calls ?? []).map((call) => `It calls the tool ${call.name}.`).join(" ");
+  announce(node.finish === "stopped" ? "Stopped." : `${node.model}: ${text} ${calls}`);
 }
 
 const isBusy = () => places(chat).some((place) => place.beside.some((node) => running.has(node.id)));

@@ -109,7 +109,7 @@ export function openCalls(chat, node) {
   return (node.calls ?? []).filter((call) => !answered.has(call.id));
 }
 
-const TEXTS = ["content", "reasoning", "model", "finish", "round", "call", "name", "note"];
+const TEXTS = ["content", "reasoning", "model", "finish", "round", "call", "name", "note", "form"];
 
 /**
  * Returns a chat from a file, made of nothing but what a chat has.

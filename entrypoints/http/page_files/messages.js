@@ -216,7 +216,11 @@ class AnswerView extends View {
 
   /** Adds to the text. */
   write(text) {
-    if (text) this.markdown.append(text);
+    if (!text) return;
+    // The signs of JSON are not Markdown's.
+    if (this.node.form === "json" && !this.written) this.markdown.append("```json\n");
+    this.written = true;
+    this.markdown.append(text);
   }
 
   /** Says that the answer is complete; it is busy until all of it is shown. */
