@@ -326,9 +326,12 @@ function factsOf(node) {
   return facts.filter(Boolean).join(" · ");
 }
 
+/** Seconds from which a speed says something: what comes faster came in one piece. */
+const SHORTEST = 0.02;
+
 /** Returns the tokens a second of an answer, from its first to its last; empty for too short a one. */
 export function speedOf(node) {
-  if (!(node.tokens > 1) || !(node.seconds > 0)) return "";
+  if (!(node.tokens > 1) || !(node.seconds > SHORTEST)) return "";
   const speed = (node.tokens - 1) / node.seconds;
   return speed < 10 ? speed.toFixed(1) : String(Math.round(speed));
 }
