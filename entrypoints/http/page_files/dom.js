@@ -38,10 +38,18 @@ export function nextFrame() {
 
 const PIECE = 8192;
 
-/** Appends text of any length, in pieces that the browser lays out when they come into view. */
+/** Appends text; a long one in pieces, at ends of lines, that the browser lays out when they come into view. */
 export function appendText(parent, text) {
-  for (let start = 0; start < text.length; start += PIECE) {
-    parent.append(element("span", { class: "piece" }, text.slice(start, start + PIECE)));
+  if (text.length <= PIECE) {
+    parent.append(text);
+    return;
+  }
+  for (let start = 0; start < text.length; ) {
+    const room = text.slice(start, start + PIECE);
+    const whole = start + PIECE >= text.length;
+    const end = whole ? room.length : room.lastIndexOf("\n") + 1 || room.lastIndexOf(" ") + 1 || room.length;
+    parent.append(element("span", { class: "piece" }, room.slice(0, end)));
+    start += end;
   }
 }
 

@@ -138,12 +138,13 @@ class CodeBlock {
     this.length = 0;
   }
 
-  /** Adds text; a piece is laid out when it comes into view. */
+  /** Adds text; pieces behind the first are laid out when they come into view, which costs more than a few lines. */
   append(text) {
+    const isFirst = this.last === undefined;
     this.length += text.length;
-    if (this.last === undefined || this.last.length > LARGEST) {
+    if (isFirst || this.last.length > LARGEST) {
       this.last = new Text();
-      this.tail.before(element("span", { class: "piece" }, this.last));
+      this.tail.before(element("span", { class: isFirst ? "" : "piece" }, this.last));
     }
     this.last.appendData(text);
   }
