@@ -26,7 +26,7 @@ VARIABLES = (
     Variable("VISUAL", "The editor of `config edit`, and of `/edit` in a chat.", "a command", "unset"),
     Variable("EDITOR", "Another name for VISUAL, which takes precedence.", "a command", "unset"),
     Variable(
-        "XDG_STATE_HOME", "Directory of the chat history and of kept chats: mlxk/.", "a directory", "~/.local/state"
+        "XDG_STATE_HOME", "Directory of chats, logs and servers' sockets: mlxk/.", "a directory", "~/.local/state"
     ),
     Variable("MLXK2_USE_SERVER", "Has commands compute on a running server of yours.", "0, false, no, off", "on"),
     Variable("MLXK_WORKSPACE_HOME", "A folder of workspaces, searched before the cache.", "a directory", "unset"),
