@@ -64,6 +64,7 @@ HTTP: Mapping[Remedy, str] = {
     Remedy.LIST_ALL: "GET /v1/models lists the models of this server.",
     Remedy.LEAVE_OUT_REASONING: "Leave it out, or choose one of GET /v1/models with supports_reasoning.",
     Remedy.LEAVE_OUT_TOOLS: ("Choose one of GET /v1/models with supports_tools, or have a call made with tool_choice."),
+    Remedy.LIST_VISION_MODELS: "Choose one of GET /v1/models with the capability vision.",
     Remedy.NAME_SERVED_MODEL: "Name one of the models GET /v1/models lists.",
     Remedy.TRUNCATE_INPUT: 'Shorten or divide it, or have it cut with "truncate": true.',
     Remedy.USE_CHAT: "Ask it in a conversation: input_audio in /v1/chat/completions.",

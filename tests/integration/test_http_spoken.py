@@ -124,7 +124,7 @@ def test_a_recording_in_a_chat_is_streamed_as_it_is_heard(sdk: openai.OpenAI) ->
     ("model", "messages", "more", "message"),
     [
         (SPEECH_MODEL, [{"role": "user", "content": "hello"}], {}, "the last message has no input_audio"),
-        (CHAT_MODEL, spoken(), {}, "takes no sound"),
+        (CHAT_MODEL, spoken(), {}, "does not support audio inputs"),
         (SPEECH_MODEL, spoken(data=b""), {}, "input_audio.data: is empty"),
         (SPEECH_MODEL, spoken(), {"temperature": 1.5}, "temperature"),
     ],

@@ -184,9 +184,10 @@ def test_images_are_bare_base64(served: RunningServer, streams: bool) -> None:
 def test_images_for_a_text_model_are_refused_by_their_field(served: RunningServer) -> None:
     asked = [{"role": "user", "content": "?", "images": [picture("red")]}]
     status, text = refused(served, "demo", messages=asked)
-    assert (status, text) == (400, "messages[0].images[0]: 'demo' is a text model and takes no images")
+    refusal = "'demo' is a text model and takes no images. Choose a model with the capability vision."
+    assert (status, text) == (400, f"messages[0].images[0]: {refusal}")
     status, text = refused(served, "demo", "/api/generate", prompt="?", images=[picture("red")])
-    assert (status, text) == (400, "images[0]: 'demo' is a text model and takes no images")
+    assert (status, text) == (400, f"images[0]: {refusal}")
 
 
 def test_num_ctx_is_the_window_and_nothing_is_cut_in_silence(served: RunningServer) -> None:

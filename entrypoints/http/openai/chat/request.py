@@ -6,19 +6,26 @@ from typing import Annotated, Any
 import attrs
 
 from mlxk.application.generation_input import GenerationOptions, IncomingConversation
-from mlxk.application.policy import require_chat, require_reasoning, require_tools
+from mlxk.application.policy import (
+    Requirement,
+    require_audio_input,
+    require_chat,
+    require_reasoning,
+    require_tools,
+    require_vision,
+)
 from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation.conversation import RESERVED_VARIABLES
 from mlxk.domain.generation.grammar import ForcedCall, Grammar
 from mlxk.domain.generation.media import MAX_CHUNK
 from mlxk.domain.generation.settings import DEFAULT_THINKING_TAGS, MAX_LOGPROB_ALTERNATIVES, Effort, GenerationSettings
-from mlxk.domain.models.model import Capability, ServedModel
+from mlxk.domain.models.model import ServedModel
 from mlxk.entrypoints.http.openai.chat.messages import MessageParam, ReadAudio
 from mlxk.entrypoints.http.openai.chat.tools import AllowedTools, ToolChoice, Tools, forced_call, forces, tool_faults
 from mlxk.entrypoints.http.openai.sampling import NEUTRAL as SAMPLING_NEUTRAL
 from mlxk.entrypoints.http.openai.sampling import Count, Metadata, SamplingFields
 from mlxk.entrypoints.http.requests.body import Neutral
-from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, Unsupported
+from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, Unsupported, located
 from mlxk.entrypoints.settings import ServerSettings
 
 SCHEMA_FIELD = "response_format.json_schema.schema"
@@ -255,10 +262,8 @@ class ChatRequest(ReasoningFields):
             CapabilityError: The model lacks the capability.
         """
         place = self.messages[-1].first_image
-        if place is None or model.description.can(Capability.VISION):
-            return
-        path = f"messages[{len(self.messages) - 1}].content[{place}]"
-        raise CapabilityError.in_field(path, f"'{model.id}' is a text model and takes no images")
+        if place is not None:
+            _require_in(f"messages[{len(self.messages) - 1}].content[{place}]", require_vision, model)
 
     def require_audio_input(self, model: ServedModel) -> None:
         """Refuse a model without audio input for audio in the conversation.
@@ -266,12 +271,9 @@ class ChatRequest(ReasoningFields):
         Raises:
             CapabilityError: The model lacks the capability.
         """
-        if model.description.can(Capability.AUDIO):
-            return
         for index, message in enumerate(self.messages):
             if message.first_audio is not None:
-                path = f"messages[{index}].content[{message.first_audio}]"
-                raise CapabilityError.in_field(path, "this model takes no sound")
+                _require_in(f"messages[{index}].content[{message.first_audio}]", require_audio_input, model)
 
     def require_tools(self, model: ServedModel) -> None:
         """Refuse optional tools when the chat template omits them; an enforced call needs no template.
@@ -371,3 +373,11 @@ class ChatRequest(ReasoningFields):
         return attrs.evolve(
             settings, grammar=forced.grammar if forced else form, forced_call=forced, thinking_budget=budget
         )
+
+
+def _require_in(path: str, requirement: Requirement, model: ServedModel) -> None:
+    """Refuse a model that lacks what one field of a request needs; the error names the field."""
+    try:
+        requirement(model.description)
+    except CapabilityError as error:
+        raise located(error, path) from None
