@@ -15,7 +15,7 @@ from typing import Any
 
 import schemathesis
 
-EXAMPLES = "60"
+EXAMPLES = "30"
 """Requests generated for each address, beside those that try every limit of the document once."""
 
 LEFT_OUT = "positive_data_acceptance,ignored_auth"
