@@ -18,6 +18,7 @@ from mlxk.adapters.mlx.engine.sampling import (
     BatchSampler,
     LogprobArrays,
     TopLogprobs,
+    exact_logits,
     materialize_logprobs,
     materialize_tokens,
     top_logprobs,
@@ -165,7 +166,7 @@ class DecodeBatch(Batch):
             self._logprobs,
             self._collected,
         )
-        logits = self.network(tokens[:, None], cache=self._cache)[:, -1, :]
+        logits = exact_logits(self.network, tokens[:, None], self._cache)[:, -1, :]
         logits = self._processed(logits, tokens)
         if self._sampler is None:
             self._sampler = BatchSampler([sequence.sampling for sequence in self.sequences])
@@ -291,7 +292,7 @@ class SpeculativeBatch(Batch):
         start = len(sequence.generated)
         width = self._width if self._can_rewind(self._width + 1) else 0
         proposed = self._propose(sequence, start, width)
-        logits = self.network(mx.array([[self._last, *proposed]]), cache=self._cache)[0, -(width + 1) :, :]
+        logits = exact_logits(self.network, mx.array([[self._last, *proposed]]), self._cache)[0, -(width + 1) :, :]
         logits = self._processed(sequence, logits, proposed)
         sampler = BatchSampler([sequence.sampling] * (width + 1))
         draws = [sequence.random.at(start + index) for index in sampler.drawn]
@@ -317,7 +318,7 @@ class SpeculativeBatch(Batch):
         proposed: list[int] = []
         sampler = BatchSampler([sequence.sampling])
         for index in range(width):
-            logits = self._draft(mx.array([self._draft_inputs]), cache=self._draft_cache)[:, -1, :]
+            logits = exact_logits(self._draft, mx.array([self._draft_inputs]), self._draft_cache)[:, -1, :]
             draws = [sequence.random.at(start + index)] if sampler.drawn else []
             token: Any = sampler.sample(logits, draws)[0].item()
             proposed.append(token)

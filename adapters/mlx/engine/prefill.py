@@ -21,7 +21,7 @@ import attrs
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
-from mlxk.adapters.mlx.engine.sampling import TopLogprobs, score
+from mlxk.adapters.mlx.engine.sampling import TopLogprobs, exact_logits, score
 from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation.settings import EngineOptions
 
@@ -213,7 +213,7 @@ class Prefill:
             end = self.divergence
         chunk = self.tokens[self.position : end]
         if chunk:
-            logits = self.network(mx.array([chunk]), cache=self.cache)
+            logits = exact_logits(self.network, mx.array([chunk]), self.cache)
             mx.eval([layer.state for layer in self.cache])
             if self.alternatives is not None:
                 self.scores += score(logits[0], self.tokens[self.position + 1 : end + 1], self.alternatives)
