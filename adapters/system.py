@@ -9,7 +9,7 @@ from collections.abc import Callable
 import attrs
 
 from mlxk.application.ports.system import Clock, MemoryProbe
-from mlxk.domain.models.footprint import MemoryReading
+from mlxk.domain.models.footprint import MemoryReading, Widening
 
 
 @attrs.frozen
@@ -159,6 +159,23 @@ def system_memory_probe(platform: str) -> MemoryProbe:
             ``/proc``.
     """
     return SysctlMemoryProbe() if platform == "darwin" else ProcMemoryProbe()
+
+
+class CpuMemoryProbe(MemoryProbe):
+    """Reads the memory of a machine on whose CPU models are computed.
+
+    Args:
+        probe: Reads the memory.
+        widening: When weights of 16 bits are held in 32 bits.
+    """
+
+    def __init__(self, probe: MemoryProbe, widening: Widening) -> None:
+        self._probe = probe
+        self._widening = widening
+
+    def read(self) -> MemoryReading | None:
+        reading = self._probe.read()
+        return None if reading is None else attrs.evolve(reading, widening=self._widening)
 
 
 class SystemClock(Clock):

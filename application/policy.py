@@ -19,7 +19,14 @@ from mlxk.domain.errors import (
     UnhealthyModelError,
     ValidationError,
 )
-from mlxk.domain.models.footprint import MemoryFit, MemoryVerdict, expected_context, judge_memory
+from mlxk.domain.models.footprint import (
+    MemoryFit,
+    MemoryReading,
+    MemoryVerdict,
+    Widening,
+    expected_context,
+    judge_memory,
+)
 from mlxk.domain.models.model import (
     Capability,
     ModelDescription,
@@ -70,13 +77,27 @@ def estimate_memory(
 ) -> MemoryVerdict:
     """Return whether a model fits into this machine's memory: its weights, the KV cache of a context, and a reserve.
 
+    The verdict also decides whether its 16-bit numbers are held in 32 bits.
+
     Args:
         description: The model.
         memory: Reads the machine's memory.
         context_tokens: Tokens of context; None means a long chat, or the model's context window when that is shorter.
     """
     tokens = expected_context(description.context_length) if context_tokens is None else context_tokens
-    return judge_memory(memory.read(), description.weight_bytes, description.cache_per_token, tokens)
+    reading = memory.read()
+    half_bytes = description.half_bytes if reading is not None and _widening_pays(description, reading) else None
+    return judge_memory(reading, description.weight_bytes, description.cache_per_token, tokens, half_bytes)
+
+
+def _widening_pays(description: ModelDescription, reading: MemoryReading) -> bool:
+    """Whether to widen a model if it fits.
+
+    Quantized layers and speech models are slow in 16 bits. Multiplying plain matrices of 32 bits is faster only with
+    a library made for it, which whoever asks for 32 bits outright may have.
+    """
+    asked = reading.widening is Widening.WITHIN_BUDGET
+    return asked or description.quantized or description.operation is Capability.AUDIO
 
 
 def require_closed(source: ModelHandle, files: ModelFiles) -> None:

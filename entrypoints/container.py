@@ -14,13 +14,15 @@ from mlxk.adapters.builtin import PackagedModelSource, recommendations
 from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
-from mlxk.adapters.mlx.registry import MlxBackendRegistry
-from mlxk.adapters.system import SystemClock, system_memory_probe
+from mlxk.adapters.mlx.registry import MlxBackendRegistry, computes_on_cpu
+from mlxk.adapters.system import CpuMemoryProbe, SystemClock, system_memory_probe
+from mlxk.application.policy import estimate_memory
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.inspect_models import CheckHealth, ListModels, ShowModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError
+from mlxk.domain.models.footprint import MemoryVerdict, Widening
 from mlxk.entrypoints import deferred
 from mlxk.entrypoints.settings import MIB, ServerSettings, Settings
 from mlxk.entrypoints.settings_file import own_names
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from mlxk.application.ports.other_processes import ToolServers
     from mlxk.application.ports.system import EventLog, MemoryProbe
     from mlxk.domain.generation.request import Finished
+    from mlxk.domain.models.model import ModelHandle
 
 
 class _WithoutConfigurationFiles:
@@ -127,16 +130,25 @@ def _audio_decoder() -> "AudioDecoder":
     return MlxAudioDecoder()
 
 
-def _program(settings: Settings) -> "Program":
+def _program(ports: "Adapters") -> "Program":
     from mlxk.adapters.unix_socket.protocol import Program
 
-    return Program(settings.hub_cache, settings.workspace_home, settings.engine_variables)
+    settings = ports.settings
+    return Program(settings.hub_cache, settings.workspace_home, settings.engine_variables, ports.cpu_dtype)
 
 
-def _running_servers(settings: Settings) -> "SocketRunningServers":
+def _running_servers(ports: "Adapters") -> "SocketRunningServers":
     from mlxk.adapters.unix_socket.servers import SocketRunningServers
 
-    return SocketRunningServers(settings.server_sockets, _program(settings))
+    return SocketRunningServers(ports.settings.server_sockets, _program(ports))
+
+
+_WIDENING = {"auto": Widening.WHERE_FREE, "float32": Widening.WITHIN_BUDGET, "model": Widening.NEVER}
+
+
+def _memory_probe(cpu_dtype: str) -> "MemoryProbe":
+    probe = system_memory_probe(sys.platform)
+    return CpuMemoryProbe(probe, _WIDENING[cpu_dtype]) if computes_on_cpu(sys.platform) else probe
 
 
 def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "EngineLimits":
@@ -194,7 +206,7 @@ def _engine(ports: "Adapters") -> TextGenerator:
         raise
     limits, cache = engine_limits(ports.memory_probe(), server), ports.model_cache()
     hold = None if server is None else lambda handle: cache.use(handle, "serving it")
-    return MlxTextGenerator(ports.event_log(), ports.clock(), limits, hold)
+    return MlxTextGenerator(ports.event_log(), ports.clock(), limits, hold, ports.judge)
 
 
 def _built(generator: TextGenerator) -> TextGenerator:
@@ -253,6 +265,7 @@ class Adapters:
         once = providers.ThreadSafeSingleton
         self.settings = settings
         self.server = server
+        self.cpu_dtype = settings.cpu_dtype if server is None else server.cpu_dtype
         self.names = own_names(settings.file, None if server is None else server.entries)
         self.model_files = once(FilesystemModelFiles)
         self.model_cache = once(HuggingFaceModelCache, settings.hub_cache)
@@ -264,17 +277,26 @@ class Adapters:
         self.weight_converter = once(_weight_converter)
         self.built_in_models = once(PackagedModelSource)
         self.backend_registry = once(MlxBackendRegistry)
-        self.memory_probe = once(system_memory_probe, sys.platform)
+        self.memory_probe = once(_memory_probe, self.cpu_dtype)
         self.clock = once(SystemClock)
         self.event_log = once(_event_log, settings, at_once=server is not None)
         self.image_reader = once(deferred.DeferredImageReader, providers.Object(_image_reader))
         self.audio_decoder = once(deferred.DeferredAudioDecoder, providers.Object(_audio_decoder))
-        self.running_servers = once(_running_servers, settings)
+        self.running_servers = once(_running_servers, self)
         self.text_generator = once(_text_generator, self)
         self.speech_transcriber = once(_speech_transcriber, self.text_generator, self.event_log)
         self.text_embedder = once(_text_embedder, self, self.text_generator)
         self.model_tokenizer = once(_model_tokenizer, self.text_generator)
         self.tool_servers = once(_tool_servers)
+
+    def describe(self) -> DescribeModel:
+        """Return the use case that describes models."""
+        reading = (self.model_files(), self.workspaces(), self.backend_registry(), self.model_cache())
+        return DescribeModel(*reading, self.settings.default_owner)
+
+    def judge(self, handle: "ModelHandle") -> MemoryVerdict:
+        """Return what a model takes of the memory, by the same judgement for commands, server and engine."""
+        return estimate_memory(self.describe()(handle), self.memory_probe())
 
 
 class UseCases:
@@ -284,9 +306,7 @@ class UseCases:
         new = providers.Factory
         stores = (ports.model_cache, ports.workspaces, ports.built_in_models)
         owner = ports.settings.default_owner
-        describe = self.describe_model = new(
-            DescribeModel, ports.model_files, ports.workspaces, ports.backend_registry, ports.model_cache, owner
-        )
+        describe = self.describe_model = new(ports.describe)
         resolve = self.resolve_model = new(ResolveModel, *stores, owner, ports.names.aliases)
         self.list_models = new(ListModels, resolve, describe)
         self.show_model = new(ShowModel, resolve, describe, ports.workspaces)
@@ -352,11 +372,11 @@ def socket_listener(
     """
     from mlxk.adapters.unix_socket.listener import SharedEngine, SocketListener
 
-    ports, describe = container.adapters, container.use_cases.describe_model()
+    ports = container.adapters
     engine = SharedEngine(
         generator=ports.text_generator(),
         embedder=ports.text_embedder(),
-        weight_bytes=lambda handle: describe(handle).weight_bytes,
+        weight_bytes=lambda handle: ports.judge(handle).weights,
         budget_bytes=engine_limits(ports.memory_probe(), ports.server).model_budget_bytes,
         loads=ports.server is None or ports.server.embed_model is None,
         admit=admit,
@@ -364,7 +384,7 @@ def socket_listener(
         owner=owner,
         log=ports.event_log(),
     )
-    return SocketListener(ports.settings.server_sockets, _program(ports.settings), url, engine)
+    return SocketListener(ports.settings.server_sockets, _program(ports), url, engine)
 
 
 def build(settings: Settings, server: ServerSettings | None = None) -> Container:

@@ -14,15 +14,13 @@ import attrs
 from mlxk.domain.generation.settings import Effort
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+CPU_DTYPES = ("auto", "float32", "model")
 
 MODELS = "models"
 """The table of names; each name is a table in it."""
 
-_SHOWN = 60
-"""Most characters of a wrong value in a message."""
-
-_MOST, _DEEPEST = 2**64 - 1, 32
-"""The largest number where nothing else bounds it, such as a seed; tables and lists within each other."""
+_SHOWN, _MOST, _DEEPEST = 60, 2**64 - 1, 32
+"""Characters of a wrong value in a message; the largest number, such as a seed; tables and lists in each other."""
 
 
 @attrs.frozen
@@ -202,6 +200,9 @@ ALWAYS = (
         "Images in one prompt; more are processed in chunks.",
         1,
         "serve.chunk MLXK2_VISION_CHUNK_SIZE --chunk",
+    ),
+    _variable(
+        "cpu_dtype", one_of(*CPU_DTYPES), "16-bit weights on a CPU.", "auto", "cpu_dtype MLXK2_CPU_DTYPE --cpu-dtype"
     ),
     _variable(
         "alpha_features", SWITCH, "Enable experimental features.", False, "enable_alpha MLXK2_ENABLE_ALPHA_FEATURES"

@@ -13,7 +13,7 @@ import attrs
 
 from mlxk.domain.errors import ValidationError
 from mlxk.entrypoints import settings_file
-from mlxk.entrypoints.setting_table import LOG_LEVELS, TABLES, is_web_address, setting
+from mlxk.entrypoints.setting_table import CPU_DTYPES, LOG_LEVELS, TABLES, is_web_address, setting
 from mlxk.entrypoints.settings_file import SettingsFile
 
 MIB = 2**20
@@ -110,6 +110,7 @@ class Settings:
     """The folder of what is kept between runs, such as logs of servers; it need not exist."""
     engine_variables: tuple[tuple[str, str], ...] = ()
     """Variables of libraries that change how models are computed, with their values, sorted."""
+    cpu_dtype: str = "auto"
 
 
 @attrs.frozen(kw_only=True)
@@ -178,6 +179,7 @@ class ServerSettings:
     """Absolute path of a file with further keys, read again when it changes."""
     drain_seconds: float = 30.0
     """Seconds that completions in progress may take when the server stops."""
+    cpu_dtype: str = "auto"
     log_level: str = "info"
     log_json: bool = False
     supervised: bool = True
@@ -299,6 +301,7 @@ def read_settings(
         set_variables=variables,
         file_variables=tuple(from_file.items()),
         use_server=not _switched_off(known, "MLXK2_USE_SERVER"),
+        cpu_dtype=_choice(known, "MLXK2_CPU_DTYPE", CPU_DTYPES, "auto"),
         server_sockets=os.path.join(state, "sockets"),
         state_folder=state,
         engine_variables=tuple(sorted(each for each in known.items() if _ENGINE_VARIABLE.fullmatch(each[0]))),

@@ -55,6 +55,12 @@ VARIABLES = (
         "1, true, yes, on",
         "off",
     ),
+    Variable(
+        "MLXK2_CPU_DTYPE",
+        "Without a GPU: 16-bit weights in float32 where free memory or the budget allows, or never.",
+        "auto, float32, model",
+        "auto",
+    ),
     Variable("MLXK2_AUDIO_SEGMENTS", "Appends a table of segments to a transcript.", "1, true, yes, on", "off"),
     Variable("MLXK2_LOG_LEVEL", "The least severe events to log.", ", ".join(LOG_LEVELS), "warning"),
     Variable("MLXK2_LOG_JSON", "Log as JSON, one object a line.", "1, true, yes, on", "off"),

@@ -211,3 +211,22 @@ def _module_text(directory: str, architecture: str) -> bytes:
         except (OSError, ValueError):
             continue
     return b""
+
+
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg")
+"""What the driver of a GPU that MLX supports creates on Linux, and in a Linux machine of Windows."""
+
+
+def computes_on_cpu(platform: str) -> bool:
+    """Whether MLX computes on the CPU here, found without importing it.
+
+    Args:
+        platform: As in ``sys.platform``. On macOS it computes on the GPU.
+    """
+    if platform == "darwin":
+        return False
+    found = PathFinder.find_spec("mlx")
+    # The library and its backends lie side by side; the one for GPUs of NVIDIA is a distribution of its own.
+    places = {os.path.dirname(folder) for folder in (found.submodule_search_locations if found else None) or ()}
+    for_gpu = any(name.startswith("mlx_cuda") for place in places for name in os.listdir(place))
+    return not (for_gpu and any(map(os.path.exists, _GPU_DEVICES)))

@@ -17,7 +17,7 @@ import attrs
 
 from mlxk.adapters.mlx.engine.build_sequence import build_sequence
 from mlxk.adapters.mlx.engine.engine import Engine, OwnerThread
-from mlxk.adapters.mlx.engine.model_pool import Hold, LoadRequest, WantedModel
+from mlxk.adapters.mlx.engine.model_pool import Hold, Judge, LoadRequest, WantedModel
 from mlxk.adapters.mlx.engine.prefill import Media
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.library_imports import ExceptionSummary, failed
@@ -233,13 +233,22 @@ class MlxTextGenerator(TextGenerator):
         clock: Measures.
         limits: Of sequences and memory.
         hold: Entered while a model is in memory.
+        judge: Decides before a model is loaded whether its 16-bit numbers are held in 32 bits.
     """
 
-    def __init__(self, log: EventLog, clock: Clock, limits: EngineLimits | None = None, hold: Hold = None) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        clock: Clock,
+        limits: EngineLimits | None = None,
+        hold: Hold = None,
+        judge: Judge = None,
+    ) -> None:
         self._log = log
         self._clock = clock
         self._limits = limits or EngineLimits()
         self._hold = hold
+        self._judge = judge
         self._thread: OwnerThread[Engine] = OwnerThread(self._build_engine, log)
         self._last_state = EngineState(responding=False, running=0, waiting=0, models=())
 
@@ -334,7 +343,7 @@ class MlxTextGenerator(TextGenerator):
             self._thread.post(lambda engine: engine.cancel(sequence))
 
     def _build_engine(self) -> Engine:
-        return Engine(self._log, self._clock, self._limits, self._hold)
+        return Engine(self._log, self._clock, self._limits, self._hold, self._judge)
 
 
 def leases_of(generator: TextGenerator) -> ModelLeases:

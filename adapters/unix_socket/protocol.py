@@ -98,6 +98,8 @@ class Program:
     """Absolute path of the folder of workspaces."""
     variables: tuple[tuple[str, str], ...] = ()
     """Environment variables that change how models are computed, with their values, sorted."""
+    cpu_dtype: str = "auto"
+    """The type in which a CPU holds weights of 16 bits, as the setting says."""
 
     def facts(self) -> Document:
         """Return all facts by their names in messages."""
@@ -110,6 +112,7 @@ class Program:
             "model cache": self.cache,
             "workspace folder": self.workspaces,
             "environment": dict(self.variables),
+            "type of weights": self.cpu_dtype,
         }
 
 

@@ -77,6 +77,8 @@ class ResidentModel:
     """Tokens of its context window; None when unknown, or when it does not generate text."""
     tokens_per_second: float | None = None
     """Speed of the completion that ended last; None before there was one."""
+    widened: bool = False
+    """Whether its 16-bit numbers are held in 32 bits."""
 
 
 @attrs.frozen

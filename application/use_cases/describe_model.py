@@ -28,7 +28,9 @@ from mlxk.domain.models.file_formats import (
     Document,
     SafetensorsHeader,
     count_parameters,
+    half_bytes,
     header_span,
+    is_quantized,
     read_document,
     read_header,
 )
@@ -276,6 +278,8 @@ class DescribeModel:
             workspace=reading.workspace,
             weight_bytes=sum(size for path, size in snapshot.files.items() if path.endswith(WEIGHT_SUFFIXES)),
             cache_per_token=cache_bytes_per_token(snapshot.config),
+            half_bytes=_half_bytes(snapshot),
+            quantized=any(map(is_quantized, snapshot.headers.values())),
         )
 
     def _read(self, handle: ModelHandle) -> _Reading:
@@ -334,3 +338,10 @@ class DescribeModel:
         snapshot = ModelSnapshot(name=handle.name, origin=handle.origin, unreadable=error.message)
         workspace = Workspace(managed=False) if handle.origin is Origin.WORKSPACE else None
         return _Reading(snapshot, FileListing((), (), _NEVER), integrity.check(snapshot), workspace)
+
+
+def _half_bytes(snapshot: ModelSnapshot) -> int:
+    """Return what 16-bit numbers take of the weights; files other than safetensors may consist of them."""
+    sizes = {path: size for path, size in snapshot.files.items() if path.endswith(WEIGHT_SUFFIXES)}
+    headers = snapshot.headers
+    return sum(half_bytes(headers[path], size) if path in headers else size for path, size in sizes.items())

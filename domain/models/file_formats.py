@@ -284,6 +284,29 @@ def count_parameters(headers: Iterable[SafetensorsHeader], quantization: Mapping
     return total or None
 
 
+_HALF_TYPES = frozenset({"F16", "BF16"})
+
+
+def half_bytes(header: SafetensorsHeader, size_bytes: int) -> int:
+    """Return the bytes that 16-bit floating-point numbers take of a file of weights.
+
+    Args:
+        header: Of the file.
+        size_bytes: Size of the file, which is the answer where the header cannot be read.
+    """
+    if header.damage is not None:
+        return size_bytes
+    tensors: Iterable[Any] = header.tensors.values()
+    spans = (each["data_offsets"] for each in tensors if each["dtype"] in _HALF_TYPES)
+    return sum(end - begin for begin, end in spans)
+
+
+def is_quantized(header: SafetensorsHeader) -> bool:
+    """Whether a file has quantized weights, which MLX packs in integers of 32 bits."""
+    tensors: Iterable[Any] = header.tensors.values()
+    return header.damage is None and any(each["dtype"] == "U32" for each in tensors)
+
+
 def _elements(tensor: object) -> tuple[int, object] | None:
     """Return a tensor's number of elements and its type, or None when it has no sensible shape."""
     if not isinstance(tensor, dict):

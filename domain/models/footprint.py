@@ -6,6 +6,10 @@
 activations and buffers. The budget is a share of the memory available to MLX (``BUDGET_SHARE``). Readings come from the
 ``MemoryProbe`` port; whether a verdict is an error or a warning is the policy's decision.
 
+Without an accelerator, numbers of 16 bits are emulated, which makes quantized layers many times slower than numbers of
+32 bits. Where it pays and memory allows, weights are therefore widened: each number of 16 bits takes twice its bytes
+then, in ``W`` as in ``K``.
+
 Sizes on the disk are those that it has allocated, so that sums are what ``du`` says. Contents that several names lead
 to are one content and count once.
 """
@@ -39,6 +43,16 @@ def expected_context(window: int | None) -> int:
 WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".npz")
 
 
+class Widening(enum.Enum):
+    """When weights of 16 bits are held in 32 bits."""
+
+    NEVER = "never"
+    WHERE_FREE = "where free"
+    """Where it pays, and they fit into the memory that is free now."""
+    WITHIN_BUDGET = "within budget"
+    """For all models that fit into the budget."""
+
+
 @attrs.frozen
 class MemoryReading:
     """The machine's memory, in bytes."""
@@ -49,6 +63,8 @@ class MemoryReading:
     """Usable right now without swapping."""
     accelerator_limit: int | None = None
     """The most an accelerator may take of unified memory, where one exists."""
+    widening: Widening = Widening.NEVER
+    """For weights of 16 bits; of use only where no accelerator computes."""
 
     @property
     def budget(self) -> int:
@@ -84,19 +100,42 @@ class MemoryVerdict:
     cache_per_token: int
     needed: int
     budget: int | None
+    widened: bool = False
+    """Whether 16-bit numbers are held in 32 bits; the sizes above are then those."""
+    widening_bytes: int = 0
+    """What widening adds to the weights, or would add where they do not fit."""
+
+    @property
+    def is_narrow_for_lack_of_memory(self) -> bool:
+        """Whether the weights would be widened if they fitted."""
+        return not self.widened and self.widening_bytes > 0
 
 
 def judge_memory(
-    reading: MemoryReading | None, weights: int, cache_per_token: int = 0, context_tokens: int = 0
+    reading: MemoryReading | None,
+    weights: int,
+    cache_per_token: int = 0,
+    context_tokens: int = 0,
+    half_bytes: int | None = None,
 ) -> MemoryVerdict:
-    """Estimate whether a model fits.
+    """Estimate whether a model fits, widened where the machine computes that faster and has the memory.
 
     Args:
         reading: The machine's memory; None when it could not be read, and the verdict is then UNKNOWN.
         weights: Size of the weight files, bytes.
-        cache_per_token: KV cache of one token, bytes.
+        cache_per_token: KV cache of one token in 16 bits, bytes.
         context_tokens: Tokens of context to hold.
+        half_bytes: What 16-bit numbers take of the weights; None when unknown, and nothing is widened then.
     """
+    narrow = _judge(reading, weights, cache_per_token, context_tokens)
+    if reading is None or half_bytes is None or reading.widening is Widening.NEVER:
+        return narrow
+    wide = _judge(reading, weights + half_bytes, 2 * cache_per_token, context_tokens)
+    allowed = {MemoryFit.FITS} if reading.widening is Widening.WHERE_FREE else {MemoryFit.FITS, MemoryFit.TIGHT}
+    return attrs.evolve(wide if wide.fit in allowed else narrow, widened=wide.fit in allowed, widening_bytes=half_bytes)
+
+
+def _judge(reading: MemoryReading | None, weights: int, cache_per_token: int, context_tokens: int) -> MemoryVerdict:
     needed = weights + cache_per_token * context_tokens + RESERVE_BYTES
     if reading is None:
         return MemoryVerdict(MemoryFit.UNKNOWN, weights, cache_per_token, needed, None)

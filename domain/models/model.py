@@ -226,7 +226,11 @@ class ModelDescription:
     weight_bytes: int = 0
     """Sum of the weight files."""
     cache_per_token: int = 0
-    """The most bytes that the KV cache of one token takes; 0 when the config does not state them."""
+    """The most bytes that the KV cache of one token takes in 16 bits; 0 when the config does not state them."""
+    half_bytes: int = 0
+    """What floating-point numbers of 16 bits take of the weights, at most."""
+    quantized: bool = False
+    """Whether some of its weights are packed in fewer bits."""
 
     def can(self, capability: Capability) -> bool:
         """Whether the model has a capability."""

@@ -12,6 +12,7 @@ import attrs
 from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError
 from mlxk.domain.models.model import Origin
 from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.setting_table import CPU_DTYPES
 from mlxk.entrypoints.settings import ServerAddress, ServerSettings, Settings, read_settings
 from mlxk.entrypoints.wording import command_line_error
 
@@ -106,9 +107,19 @@ def add_server_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def sharing_settings(arguments: argparse.Namespace, settings: Settings) -> Settings:
-    """Return the settings with which the container is built."""
-    return settings if arguments.server is None else attrs.evolve(settings, use_server=arguments.server)
+def add_cpu_argument(parser: argparse._ActionsContainer) -> None:
+    """Declare the flag."""
+    parser.add_argument(
+        "--cpu-dtype",
+        choices=CPU_DTYPES,
+        help="without a GPU: 16-bit weights in float32, or as the model has them (as memory allows)",
+    )
+
+
+def computing_settings(arguments: argparse.Namespace, settings: Settings) -> Settings:
+    """Return the settings with which the container is built: where it computes, and in which type."""
+    given = {"use_server": getattr(arguments, "server", None), "cpu_dtype": getattr(arguments, "cpu_dtype", None)}
+    return attrs.evolve(settings, **{name: value for name, value in given.items() if value is not None})
 
 
 def print_place(container: "Container", output: Output) -> None:

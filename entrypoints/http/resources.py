@@ -150,6 +150,7 @@ class MetricsPage(Readable):
                 "mlxk_answers_running": state.running,
                 "mlxk_answers_waiting": state.waiting,
                 "mlxk_models_loaded": len(state.models),
+                "mlxk_models_widened": sum(each.widened for each in state.residents),
                 "mlxk_engine_memory_bytes": state.active_bytes,
                 "mlxk_prefix_cache_bytes": state.prefix_cache_bytes,
                 "mlxk_engine_responding": state.responding,

@@ -20,6 +20,7 @@ from mlxk.adapters.mlx.loading.model_files import (
     refuse_untrusted_code,
     weight_bytes,
 )
+from mlxk.adapters.mlx.memory import held_bytes, widen
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache
 from mlxk.domain.errors import IncompatibleModelError, UnhealthyModelError
 from mlxk.domain.models.model import ModelHandle
@@ -55,12 +56,13 @@ _FIRST_TOKEN = re.compile(r"\bbge\b|\bmxbai\b")
 """Families with pooling by the first token; conversions often lack the file that states it."""
 
 
-def load_embedding_model(handle: ModelHandle, adapter: str | None = None) -> EmbeddingModel:
+def load_embedding_model(handle: ModelHandle, adapter: str | None = None, widened: bool = False) -> EmbeddingModel:
     """Load a model.
 
     Args:
         handle: The model.
         adapter: Not used for embedding models.
+        widened: Whether to hold its 16-bit numbers in 32 bits.
 
     Raises:
         UntrustedModelCodeError: Loading would execute code that came with it.
@@ -79,9 +81,10 @@ def load_embedding_model(handle: ModelHandle, adapter: str | None = None) -> Emb
         _require_known_modules(handle, network)
         pooling = _place_pooling(handle, network, modes)
         encoder = _encoder(handle, config, tokenizer, "lasttoken" in (modes or ()))
-    return EmbeddingModel(
-        handle, weight_bytes(handle.directory), network, encoder, pooling, _is_shortenable(handle, config)
-    )
+        if widened:
+            widen(network)
+    size = held_bytes(network) if widened else weight_bytes(handle.directory)
+    return EmbeddingModel(handle, size, network, encoder, pooling, _is_shortenable(handle, config))
 
 
 def _load(handle: ModelHandle) -> tuple[nn.Module, PreTrainedTokenizerBase]:

@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 import mlx.core as mx
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
-from mlxk.adapters.mlx.engine.model_pool import Hold, LoadRequest, ModelPool, WantedModel
+from mlxk.adapters.mlx.engine.model_pool import Hold, Judge, LoadRequest, ModelPool, WantedModel
 from mlxk.adapters.mlx.engine.prefill import PrefixCache
 from mlxk.adapters.mlx.engine.scheduler import AdmissionQueue, EngineCounters, Scheduler
 from mlxk.adapters.mlx.engine.sequence import Sequence
@@ -174,18 +174,19 @@ class Engine(Worker):
         clock: Measures.
         limits: Of sequences and memory.
         hold: Entered while a model is loaded.
+        judge: Decides whether a model is widened.
     """
 
-    def __init__(self, log: EventLog, clock: Clock, limits: EngineLimits, hold: Hold = None) -> None:
+    def __init__(
+        self, log: EventLog, clock: Clock, limits: EngineLimits, hold: Hold = None, judge: Judge = None
+    ) -> None:
         self._clock = clock
         self._failed_at: float | None = None
         """When a step last failed and ended every sequence."""
         self._trim_at: float | None = None
         """When free memory is due to be returned; None when nothing was done since it was."""
         self._prefixes = PrefixCache(limits.prefix_cache_bytes)
-        self._pool = ModelPool(
-            log, clock, limits.model_budget_bytes, limits.keep_alive_seconds, self._prefixes.forget, hold
-        )
+        self._pool = ModelPool(log, clock, limits, self._prefixes.forget, hold, judge)
         self._admission = AdmissionQueue(limits.max_rows, limits.cache_budget_bytes, self._prefixes)
         self._counters = EngineCounters()
         self._wired_limit: int | None = None
@@ -266,6 +267,7 @@ class Engine(Worker):
                 # Only text models have one; speech and embedding models lack the attribute.
                 context_length=getattr(each.model, "context_length", None),
                 tokens_per_second=each.tokens_per_second,
+                widened=each.widened,
             )
             for each in pooled
         )

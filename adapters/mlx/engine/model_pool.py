@@ -21,10 +21,11 @@ from mlxk.adapters.mlx.library_imports import contained, failed
 from mlxk.adapters.mlx.loading.load_errors import unreadable_files
 from mlxk.adapters.mlx.loading.model_files import weight_bytes
 from mlxk.adapters.mlx.loading.text_model import PooledModel, identity_of, load_model
-from mlxk.adapters.mlx.memory import return_freed_memory
+from mlxk.adapters.mlx.memory import EngineLimits, return_freed_memory
 from mlxk.application.ports.system import Clock, EventLog
 from mlxk.domain.errors import ExecutionError, InterruptedRunError, MlxkError
 from mlxk.domain.generation.request import nobody_left
+from mlxk.domain.models.footprint import MemoryVerdict
 from mlxk.domain.models.model import ModelHandle
 
 _LOOK_SECONDS = 0.2
@@ -34,8 +35,14 @@ Hold = Callable[[ModelHandle], AbstractContextManager[None]] | None
 """Shows that a model is in use, as long as its context lasts; None shows nothing."""
 
 
-Loader = Callable[[ModelHandle, str | None], Any]
-"""Loads a model, given a handle and an optional adapter, on the owner thread; the result has handle, name and size."""
+Loader = Callable[[ModelHandle, str | None, bool], Any]
+"""Loads a model, given a handle, an optional adapter and whether to widen it, on the owner thread.
+
+The result has handle, name and size.
+"""
+
+Judge = Callable[[ModelHandle], MemoryVerdict] | None
+"""Says before a model is loaded what it takes, and whether it is widened; None widens none."""
 
 
 @attrs.frozen
@@ -125,25 +132,26 @@ class ModelPool:
     Args:
         log: Receives loads, unloads and failures.
         clock: Measures idle time.
-        budget_bytes: Limit of all weights together; None: no limit.
-        keep_alive_seconds: Idle time after which a model is unloaded; None: never.
+        limits: Of all weights together, and of the idle time after which a model is unloaded.
         on_unload: Called with the identity of an unloaded model.
         hold: Entered when a model is loaded, and left when it is unloaded.
+        judge: Decides whether a model is widened, where no GPU computes.
     """
 
     def __init__(
         self,
         log: EventLog,
         clock: Clock,
-        budget_bytes: int | None,
-        keep_alive_seconds: float | None,
+        limits: EngineLimits,
         on_unload: Callable[[str], None],
         hold: Hold = None,
+        judge: Judge = None,
     ) -> None:
+        self._judge = judge
         self._log = log
         self._clock = clock
-        self._budget = budget_bytes
-        self._keep_alive = keep_alive_seconds
+        self._budget = limits.model_budget_bytes
+        self._keep_alive = limits.keep_alive_seconds
         self._on_unload = on_unload
         self._hold = hold
         self._requests: deque[LoadRequest] = deque()
@@ -278,18 +286,35 @@ class ModelPool:
         with contextlib.ExitStack() as stack:
             if self._hold is not None:
                 stack.enter_context(self._hold(wanted.handle))
-            model = _load(wanted)
+            widened = self._widens(wanted.handle)
+            model = _load(wanted, widened)
             held = stack.pop_all()
         seconds = self._clock.monotonic() - began
-        self._log.info("loaded a model", model=model.name, bytes=model.weight_bytes, seconds=round(seconds, 3))
+        size, held_in = model.weight_bytes, "float32" if widened else "its own type"
+        self._log.info("loaded a model", model=model.name, bytes=size, weights=held_in, seconds=round(seconds, 3))
         # Only text models have a generation_config; speech and embedding models lack the attribute.
         ignored = getattr(model, "ignored_settings", ())
         if ignored:
             self._log.warning("generation_config.json has invalid settings", model=model.name, ignored=ignored)
         pooled = self._models[identity] = PooledModel(
-            model, self._clock.monotonic(), held=held, keep_alive_seconds=self._keep_alive
+            model, self._clock.monotonic(), held=held, keep_alive_seconds=self._keep_alive, widened=widened
         )
         return pooled
+
+    def _widens(self, handle: ModelHandle) -> bool:
+        """Decide whether a model is widened; models that are loaded are never unloaded for it."""
+        if self._judge is None or mx.default_device() != mx.Device(mx.cpu):
+            return False
+        verdict = self._judge(handle)
+        free = None if self._budget is None else self._budget - self._total()
+        fits = verdict.widened and (free is None or verdict.weights <= free)
+        if verdict.is_narrow_for_lack_of_memory or (verdict.widened and not fits and verdict.widening_bytes):
+            self._log.warning(
+                "the weights stay in 16 bits, in which this CPU computes many times slower: no memory for 32",
+                model=handle.name,
+                more_bytes=verdict.widening_bytes,
+            )
+        return fits
 
     def _make_room(self, needed: int, kept: list[str]) -> bool:
         """Unload idle models until so many bytes fit; return False when models in use prevent it."""
@@ -315,12 +340,12 @@ class ModelPool:
         self._log.info("unloaded a model", model=pooled.model.name)
 
 
-def _load(wanted: WantedModel) -> Any:  # noqa: ANN401 - the loader determines the type
+def _load(wanted: WantedModel, widened: bool) -> Any:  # noqa: ANN401 - the loader determines the type
     """Load a model; the result is a model or a typed error, whatever a library does meanwhile."""
     name = wanted.handle.name
     try:
         with contained(name):
-            loaded = wanted.load(wanted.handle, wanted.adapter)
+            loaded = wanted.load(wanted.handle, wanted.adapter, widened)
             # A network draws random weights before the real ones replace them. These are never computed, and without
             # this evaluation the random state would reference every draw since the process began.
             mx.eval(mx.random.state)

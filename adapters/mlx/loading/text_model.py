@@ -18,6 +18,7 @@ from mlxk.adapters.mlx.loading.model_files import (
     weight_bytes,
     weight_files,
 )
+from mlxk.adapters.mlx.memory import held_bytes, widen
 from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder, disable_word_cache, unwrapped
 from mlxk.adapters.mlx.prompting.grammar import GrammarCompiler
 from mlxk.adapters.mlx.prompting.templates import PromptRenderer
@@ -108,6 +109,8 @@ class PooledModel:
     leases: int = 0
     keep_alive_seconds: float | None = None
     """Idle time after which it is unloaded; None: never."""
+    widened: bool = False
+    """Whether its 16-bit numbers are held in 32 bits."""
     bytes_per_token: float = 0.0
     """Measured size of a token in the KV cache; 0 before anything was computed."""
     tokens_per_second: float | None = None
@@ -175,12 +178,13 @@ _UNSET_MODEL_MAX_LENGTH = 10**9
 """Tokenizers without a known context length state a huge number."""
 
 
-def load_model(handle: ModelHandle, adapter: str | None = None) -> LoadedModel:
+def load_model(handle: ModelHandle, adapter: str | None = None, widened: bool = False) -> LoadedModel:
     """Load a model; must run on the owner thread.
 
     Args:
         handle: The model.
         adapter: Absolute directory of a LoRA adapter to apply.
+        widened: Whether to hold its 16-bit numbers in 32 bits.
 
     Raises:
         UntrustedModelCodeError: Loading would execute code that came with it.
@@ -192,8 +196,9 @@ def load_model(handle: ModelHandle, adapter: str | None = None) -> LoadedModel:
     require_regular(handle)
     config = read_config(handle)
     with translated(handle, "has an architecture mlx-lm does not know"):
-        network, tokenizer = _load(handle, config, adapter)
-    return assemble(handle, identity_of(handle, adapter), network, tokenizer, config)
+        network, tokenizer = _load(handle, config, adapter, widened)
+    held = held_bytes(network) if widened else None
+    return assemble(handle, identity_of(handle, adapter), network, tokenizer, config, held=held)
 
 
 def assemble(
@@ -202,6 +207,8 @@ def assemble(
     network: Any,  # noqa: ANN401
     tokenizer: Any,  # noqa: ANN401
     config: Mapping[str, Any],
+    *,
+    held: int | None = None,
 ) -> LoadedModel:
     """Build the model from a library's network and tokenizer and from its files.
 
@@ -211,6 +218,7 @@ def assemble(
         network: Computes logits, shape [B, L, V], from tokens, shape [B, L], and a cache.
         tokenizer: mlx-lm's wrapper.
         config: Of the model.
+        held: What its weights take in memory, bytes, when they are widened; None when they are not.
     """
     parts = assemble_tokenizer(handle, identity, tokenizer, config)
     vocabulary = tokenizer.get_vocab()
@@ -233,8 +241,8 @@ def assemble(
         grammars=GrammarCompiler(tokenizer, turn_ends),
         defaults=defaults,
         ignored_settings=ignored,
-        weight_bytes=weight_bytes(handle.directory),
-        cache_bytes_per_token=cache_bytes_per_token(config),
+        weight_bytes=weight_bytes(handle.directory) if held is None else held,
+        cache_bytes_per_token=cache_bytes_per_token(config) * (1 if held is None else 2),
     )
 
 
@@ -269,11 +277,13 @@ def _sampling(handle: ModelHandle) -> tuple[GenerationSettings, tuple[str, ...]]
     return generation_defaults(stated), unusable_settings(stated)
 
 
-def _load(handle: ModelHandle, config: Mapping[str, Any], adapter: str | None) -> tuple[Any, Any]:
+def _load(handle: ModelHandle, config: Mapping[str, Any], adapter: str | None, widened: bool) -> tuple[Any, Any]:
     with loading_directory(handle) as directory:
         network, loaded = utils.load_model(directory, trust_remote_code=False)
     if adapter is not None:
         network = _adapted(network, adapter)
+    if widened:
+        widen(network)
     return network, load_tokenizer(handle, loaded.get("eos_token_id", config.get("eos_token_id")))
 
 

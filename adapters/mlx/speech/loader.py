@@ -13,6 +13,7 @@ from mlxk.adapters.mlx.loading.model_files import (
     refuse_untrusted_code,
     weight_bytes,
 )
+from mlxk.adapters.mlx.memory import held_bytes, widen
 from mlxk.adapters.mlx.speech import speech_model
 from mlxk.adapters.mlx.speech.chunked import ChunkedDecoder
 from mlxk.adapters.mlx.speech.speech_model import SpeechDecoder, SpeechModel
@@ -21,12 +22,13 @@ from mlxk.domain.errors import UnhealthyModelError
 from mlxk.domain.models.model import ModelHandle
 
 
-def load_speech_model(handle: ModelHandle, adapter: str | None = None) -> SpeechModel:
+def load_speech_model(handle: ModelHandle, adapter: str | None = None, widened: bool = False) -> SpeechModel:
     """Load a model.
 
     Args:
         handle: The model.
         adapter: Not used for speech models.
+        widened: Whether to hold its 16-bit numbers in 32 bits.
 
     Raises:
         UntrustedModelCodeError: Loading would execute code that came with it.
@@ -47,8 +49,10 @@ def load_speech_model(handle: ModelHandle, adapter: str | None = None) -> Speech
         # Without name parts the library would guess the family from the path.
         with loading_directory(handle) as directory:
             network = utils.load_model(directory, model_name_parts=[family])
+        if widened:
+            widen(network)
         decoder = _decoder(network, handle.name, family)
-    return SpeechModel(handle, weight_bytes(handle.directory), decoder)
+    return SpeechModel(handle, held_bytes(network) if widened else weight_bytes(handle.directory), decoder)
 
 
 def family_of(handle: ModelHandle) -> str:

@@ -253,6 +253,7 @@ class _WhisperRun:
 
     def _options(self) -> DecodingOptions:
         return DecodingOptions(
+            fp16=self._network.dtype == mx.float16,
             task=self._task,
             language=self._language,
             temperature=self._settings.temperature,

@@ -21,6 +21,7 @@ from mlxk.adapters.mlx.engine.prefill import Media, Prefill
 from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.model_files import loading_directory, offline, read_config, refuse_untrusted_code
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, assemble, identity_of, load_tokenizer
+from mlxk.adapters.mlx.memory import held_bytes, widen
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache, unwrapped
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText
 from mlxk.adapters.mlx.vision.network import (
@@ -217,12 +218,13 @@ _NOT_AUTOREGRESSIVE = ("diffusion", "florence", "nemotron_parse", "nemotron_labs
 """Substrings of the architectures that do not decode token by token, or have a decoder of their own."""
 
 
-def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> LoadedModel:
+def load_vision_model(handle: ModelHandle, adapter: str | None = None, widened: bool = False) -> LoadedModel:
     """Load a model.
 
     Args:
         handle: The model.
         adapter: Refused: mlx-vlm's adapters differ from mlx-lm's.
+        widened: Whether to hold its 16-bit numbers in 32 bits.
 
     Raises:
         UntrustedModelCodeError: Loading would execute code that came with it.
@@ -242,9 +244,11 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None) -> Loaded
         tokenizer = load_tokenizer(handle, _end_tokens(model, processor))
         _share_template(tokenizer, processor)
     _require_autoregressive(model, handle)
+    if widened:
+        widen(model)
     parts = VisionParts(model, processor, with_cache(model))
-    network = VisionNetwork(parts.language)
-    loaded = assemble(handle, f"{identity_of(handle)}|{__name__}", network, tokenizer, config)
+    network, held = VisionNetwork(parts.language), held_bytes(model) if widened else None
+    loaded = assemble(handle, f"{identity_of(handle)}|{__name__}", network, tokenizer, config, held=held)
     return attrs.evolve(loaded, vision=VisionProcessor(parts, network))
 
 

@@ -11,13 +11,14 @@ from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
 from mlxk.domain.models.model import ModelDescription
 from mlxk.entrypoints.cli.command import (
     CommandContext,
+    add_cpu_argument,
     add_model_argument,
     add_pull_argument,
     add_server_argument,
+    computing_settings,
     fetch_absent,
     naming_the_flag,
     print_place,
-    sharing_settings,
 )
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_pull_argument(parser)
     parser.add_argument("-v", "--verbose", action="store_true", help="say where the vectors were computed")
     add_server_argument(parser)
+    add_cpu_argument(parser)
 
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
@@ -61,7 +63,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     if arguments.text is None and not arguments.batch:
         raise UsageError("embed requires <text> or '-' to read stdin")
     settings = _settings(arguments)
-    container = context.build(sharing_settings(arguments, context.settings))
+    container = context.build(computing_settings(arguments, context.settings))
     try:
         with naming_the_flag(context.settings):
             fetch_absent((arguments.model,), lambda: container, output, pull=arguments.pull)

@@ -24,8 +24,8 @@ from mlxk.entrypoints.cli.command import (
     CommandContext,
     add_server_argument,
     complete_models,
+    computing_settings,
     model_reference,
-    sharing_settings,
 )
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output, choose
@@ -89,7 +89,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         with Spinner(output, "Asking the server"):
             offered = [_of_server(each) for each in served_models(server)]
         return AgentRunner().run(*program.command(_chosen(offered, arguments, output).connection(server)))
-    settings = sharing_settings(arguments, context.settings)
+    settings = computing_settings(arguments, context.settings)
     container = context.build(settings)
     if arguments.model:
         chosen = _named(arguments.model, container, output)

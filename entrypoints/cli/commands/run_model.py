@@ -16,14 +16,15 @@ from mlxk.entrypoints.cli import answer, generation_arguments, media_run, prompt
 from mlxk.entrypoints.cli.chat.kept_chats import Keeper, KeptChats
 from mlxk.entrypoints.cli.command import (
     CommandContext,
+    add_cpu_argument,
     add_model_argument,
     add_pull_argument,
     add_server_argument,
+    computing_settings,
     fetch_absent,
     model_reference,
     naming_the_flag,
     print_place,
-    sharing_settings,
 )
 from mlxk.entrypoints.cli.commands.chats import complete_names
 from mlxk.entrypoints.cli.media_run import show_prompt
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-v", "--verbose", action=argparse.BooleanOptionalAction, help="print tokens per second after the answer"
     )
     add_server_argument(parser)
+    add_cpu_argument(parser)
     parser.add_argument("-c", "--chat", action="store_true", help="chat; a prompt, if any, is the first turn")
     parser.add_argument(
         "--keep", action=argparse.BooleanOptionalAction, help="keep the chat, so that it can be continued, or not"
@@ -111,7 +113,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         raise UsageError("--system, --tools and --mcp need the chat template; leave out --no-chat-template")
     if arguments.allow_tool and not arguments.mcp:
         raise UsageError("--allow-tool requires --mcp FILE")
-    container = context.build(sharing_settings(arguments, context.settings))
+    container = context.build(computing_settings(arguments, context.settings))
     try:
         with naming_the_flag(context.settings):
             options = _options(arguments)

@@ -7,6 +7,7 @@ import os
 from mlxk.domain.errors import FeatureGateError
 from mlxk.entrypoints.cli.command import (
     CommandContext,
+    add_cpu_argument,
     add_model_argument,
     add_pull_argument,
     fetch_absent,
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="restart the server when it dies (yes), or serve in this process",
     )
+    add_cpu_argument(parser)
     add_pull_argument(parser)
 
 
@@ -47,6 +49,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         model=arguments.model,
         embed_model=arguments.model,
         log_level=arguments.log_level or context.settings.serve.log_level or "info",
+        cpu_dtype=arguments.cpu_dtype or context.settings.cpu_dtype,
         log_json=context.settings.log_json,
         file_variables=context.settings.file_variables,
         entries=tuple(context.settings.file.entries.items()),

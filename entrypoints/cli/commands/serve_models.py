@@ -11,6 +11,7 @@ from mlxk.entrypoints import server_log
 from mlxk.entrypoints.api_keys import is_followed, read_key_file
 from mlxk.entrypoints.cli.command import (
     CommandContext,
+    add_cpu_argument,
     add_pull_argument,
     complete_models,
     fetch_absent,
@@ -87,6 +88,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--max-body", type=int, metavar="MIB", help="size of a request (72)")
     group.add_argument("--keep-alive", type=float, metavar="S", help="unload a model that was idle for so long")
     group.add_argument("--memory-budget", type=int, metavar="MIB", help="what models in memory may take together")
+    add_cpu_argument(group)
     group.add_argument(
         "--strict-memory", action=argparse.BooleanOptionalAction, help="refuse models beyond the memory budget"
     )
@@ -208,6 +210,7 @@ def server_settings(arguments: argparse.Namespace, context: CommandContext) -> S
         "memory_budget_mib": arguments.memory_budget,
         "drain_seconds": arguments.drain_timeout,
         "embed_backend": arguments.embed_backend,
+        "cpu_dtype": _first(arguments.cpu_dtype, context.settings.cpu_dtype),
         "log_json": _first(arguments.log_json, context.settings.log_json),
         "image_metadata": arguments.image_metadata,
         "strict_memory": arguments.strict_memory,

@@ -8,7 +8,7 @@ from mlxk.domain.errors import UsageError
 from mlxk.domain.models.footprint import MemoryVerdict
 from mlxk.domain.models.model import ModelDetails
 from mlxk.entrypoints import settings_edit
-from mlxk.entrypoints.cli.command import CommandContext, add_model_argument
+from mlxk.entrypoints.cli.command import CommandContext, add_cpu_argument, add_model_argument, computing_settings
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recalc-hash", action="store_true", help="record the content hash of a managed workspace anew"
     )
+    add_cpu_argument(parser)
     section.add_argument("--config", action="store_true", help="print its config.json")
     section.add_argument(
         "--format-report", action="store_true", help="try its chat template and tokenizer, and print what they do"
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Print the model and one section: metadata, files or config."""
-    container = context.build(context.settings)
+    container = context.build(computing_settings(arguments, context.settings))
     section = "files" if arguments.files else "config" if arguments.config else "metadata"
     if arguments.remote:
         return _show_remote(arguments, section, container, output)

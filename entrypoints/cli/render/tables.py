@@ -142,10 +142,20 @@ def memory_lines(verdict: MemoryVerdict, *, runs: bool = True) -> list[str]:
     fit = _FIT_WORDS[verdict.fit] if runs else "but the model does not run here"
     budget = f" of a budget of {decimal_size(verdict.budget)}" if verdict.budget is not None else ""
     return [
-        f"  Weights: {decimal_size(verdict.weights)}",
+        f"  Weights: {decimal_size(verdict.weights)}{_type_words(verdict)}",
         f"  Cache per 1k tokens: {decimal_size(verdict.cache_per_token * 1000)}",
         f"  Estimate: {decimal_size(verdict.needed)}{budget} ({fit})",
     ]
+
+
+def _type_words(verdict: MemoryVerdict) -> str:
+    """Return in which type a CPU holds the weights, where that is not the model's or could be another."""
+    if not verdict.widening_bytes:
+        return ""
+    more = decimal_size(verdict.widening_bytes)
+    if verdict.widened:
+        return f", {more} of it to hold 16-bit numbers in float32 (faster without a GPU)"
+    return f" (slow without a GPU: there is no memory for {more} more to hold 16-bit numbers in float32)"
 
 
 def _workspace_lines(workspace: Workspace, now: datetime.datetime) -> list[str]:
