@@ -1,17 +1,21 @@
 """``show``, ``run`` and ``serve`` agree on whether a model fits into memory, to the byte."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import mlx_lm
 import pytest
 from doubles.memory_probe import InMemoryMemoryProbe
+from mlx_lm import utils
 from models.tiny_models import build
 from serving.running import RunningServer
 from serving.whole_program import PATH, QUESTION, WholeProgram
 
 from mlxk.adapters.builtin import PackagedModelSource
+from mlxk.adapters.mlx import registry
 from mlxk.domain.models.footprint import MemoryReading
 from mlxk.entrypoints import container
 from mlxk.entrypoints.settings import ServerSettings
@@ -99,6 +103,44 @@ def test_show_and_serve_agree_on_the_type_of_the_weights_at_the_edge(
     assert (loaded.fields["bytes"] > stored["weights_bytes"]) is fits
     said = [each for each in program.log.events if each.fields.get("more_bytes")]
     assert [each.level for each in said] == ([] if fits else ["warning"])
+
+
+def test_a_widened_model_answers_as_one_whose_files_have_32_bits(
+    quantized: str, command: Command, tmp_path: Path
+) -> None:
+    network, config = utils.load_model(Path(quantized))
+    network.set_dtype(mx.float32)
+    shutil.copytree(quantized, tmp_path / "wide")
+    utils.save_model(tmp_path / "wide", network)
+    assert config["quantization"]["bits"] == 4
+    flags = ("Hello world! How are you", "--max-tokens", "32", "--temperature", "0")
+
+    widened = command("run", quantized, *flags, "--cpu-dtype", "float32")["data"]["response"]
+    stored = command("run", str(tmp_path / "wide"), *flags, "--cpu-dtype", "model")["data"]["response"]
+
+    assert widened == stored != ""
+
+
+@pytest.mark.parametrize(
+    ("platform", "library", "device", "on_cpu"),
+    [
+        ("darwin", False, False, False),
+        ("linux", False, True, True),
+        ("linux", True, False, True),
+        ("linux", True, True, False),
+    ],
+)
+def test_a_gpu_counts_where_the_library_for_it_is_installed(
+    platform: str, library: bool, device: bool, on_cpu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mlx").mkdir()
+    (tmp_path / "mlx" / "__init__.py").touch()
+    if library:
+        (tmp_path / "mlx_cuda_12-0.32.4.dist-info").mkdir()
+    monkeypatch.setattr(registry, "_GPU_DEVICES", (str(tmp_path if device else tmp_path / "none"),))
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    assert registry.computes_on_cpu(platform) is on_cpu
 
 
 def test_plain_weights_of_16_bits_are_widened_when_asked_for(command: Command) -> None:
