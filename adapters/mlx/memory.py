@@ -1,4 +1,4 @@
-"""Memory of the engine: its limits, the type in which weights are held, and returning freed memory to the system.
+"""Memory of the engine: the limits that it keeps, and returning freed memory to the system. It does not import MLX.
 
 The C library's allocator (glibc) keeps freed memory for reuse; with small and large, short-lived and long-lived
 allocations of many threads the amount grows over time. MLX's arrays are among them where there is no GPU. By default
@@ -8,12 +8,8 @@ threads get arenas of their own, up to eight a core, whose freed memory is retur
 import ctypes
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import attrs
-import mlx.core as mx
-from mlx import nn
-from mlx.utils import tree_flatten, tree_map
 
 
 @attrs.frozen
@@ -60,34 +56,3 @@ def _library_function(name: str) -> Callable[..., int] | None:
     except (OSError, AttributeError):
         return None
     return function
-
-
-_HALF_TYPES = (mx.float16, mx.bfloat16)
-
-
-def widen(network: nn.Module) -> None:
-    """Hold every 16-bit floating-point number of a network in 32 bits.
-
-    Scales and biases of quantized layers are among them, so that all that is computed has 32 bits. Arrays are replaced
-    one by one: no more than one of them is in memory twice.
-    """
-    for module in network.modules():
-        for name, value in list(module.items()):
-            module[name] = tree_map(_widened, value, is_leaf=lambda leaf: isinstance(leaf, nn.Module))
-        # Some networks convert their inputs to the type that they were loaded in.
-        dtype = getattr(module, "dtype", None)
-        if isinstance(dtype, mx.Dtype) and dtype in _HALF_TYPES:
-            module.dtype = mx.float32
-
-
-def held_bytes(network: nn.Module) -> int:
-    """Return what the weights of a network take in memory, bytes."""
-    return sum(array.nbytes for _, array in tree_flatten(network.parameters()))
-
-
-def _widened(value: Any) -> Any:  # noqa: ANN401 - whatever a network holds
-    if not isinstance(value, mx.array) or value.dtype not in _HALF_TYPES:
-        return value
-    wide = value.astype(mx.float32)
-    mx.eval(wide)
-    return wide

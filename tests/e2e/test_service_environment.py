@@ -17,6 +17,7 @@ pytestmark = pytest.mark.e2e
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 VALUES = {
     "log_level": "debug",
+    "cpu_dtype": "model",
     "workspace_home": "/spaces",
     "cache": '/cache/100% "a" $HOME\\n',
     "endpoint": "http://localhost:9",

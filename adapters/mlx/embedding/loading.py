@@ -20,7 +20,7 @@ from mlxk.adapters.mlx.loading.model_files import (
     refuse_untrusted_code,
     weight_bytes,
 )
-from mlxk.adapters.mlx.memory import held_bytes, widen
+from mlxk.adapters.mlx.loading.widening import held_bytes, widen
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache
 from mlxk.domain.errors import IncompatibleModelError, UnhealthyModelError
 from mlxk.domain.models.model import ModelHandle

@@ -18,7 +18,7 @@ from mlxk.adapters.mlx.loading.model_files import (
     weight_bytes,
     weight_files,
 )
-from mlxk.adapters.mlx.memory import held_bytes, widen
+from mlxk.adapters.mlx.loading.widening import held_bytes, widen
 from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder, disable_word_cache, unwrapped
 from mlxk.adapters.mlx.prompting.grammar import GrammarCompiler
 from mlxk.adapters.mlx.prompting.templates import PromptRenderer

@@ -13,7 +13,7 @@ from mlxk.adapters.mlx.loading.model_files import (
     refuse_untrusted_code,
     weight_bytes,
 )
-from mlxk.adapters.mlx.memory import held_bytes, widen
+from mlxk.adapters.mlx.loading.widening import held_bytes, widen
 from mlxk.adapters.mlx.speech import speech_model
 from mlxk.adapters.mlx.speech.chunked import ChunkedDecoder
 from mlxk.adapters.mlx.speech.speech_model import SpeechDecoder, SpeechModel

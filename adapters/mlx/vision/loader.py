@@ -21,7 +21,7 @@ from mlxk.adapters.mlx.engine.prefill import Media, Prefill
 from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.model_files import loading_directory, offline, read_config, refuse_untrusted_code
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, assemble, identity_of, load_tokenizer
-from mlxk.adapters.mlx.memory import held_bytes, widen
+from mlxk.adapters.mlx.loading.widening import held_bytes, widen
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache, unwrapped
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText
 from mlxk.adapters.mlx.vision.network import (
