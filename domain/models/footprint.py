@@ -105,11 +105,6 @@ class MemoryVerdict:
     widening_bytes: int = 0
     """What widening adds to the weights, or would add where they do not fit."""
 
-    @property
-    def is_narrow_for_lack_of_memory(self) -> bool:
-        """Whether the weights would be widened if they fitted."""
-        return not self.widened and self.widening_bytes > 0
-
 
 def judge_memory(
     reading: MemoryReading | None,

@@ -100,7 +100,7 @@ class ModelsResource(Readable):
         send_json(response, {"object": "list", "data": data})
 
 
-class ModelResource:
+class ModelResource(Readable):
     """Describes one model."""
 
     def __init__(self, catalogue: ServeCatalogue) -> None:
@@ -116,10 +116,6 @@ class ModelResource:
                 send_json(response, _anthropic_document(served) if anthropic else model_document(served, loaded))
                 return
         raise ModelNotFoundError(f"no model of the name '{model_id}'", hint="GET /v1/models lists what there is.")
-
-    def on_head(self, request: falcon.Request, response: falcon.Response, model_id: str) -> None:
-        """Respond as GET does; Falcon omits the body."""
-        self.on_get(request, response, model_id)
 
 
 def _anthropic_document(served: ServedModel) -> dict[str, object]:

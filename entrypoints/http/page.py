@@ -97,15 +97,11 @@ class PageFile(Readable):
     def __init__(self, page: ChatPage) -> None:
         self._page = page
 
-    def on_get(self, request: falcon.Request, response: falcon.Response, file: str = "") -> None:
+    def on_get(self, request: falcon.Request, response: falcon.Response, file: str) -> None:
         """Send it."""
         if not self._page.has(file):
             raise falcon.HTTPNotFound
         self._page.send(file, request, response)
-
-    def on_head(self, request: falcon.Request, response: falcon.Response, file: str = "") -> None:
-        """Respond as GET does; Falcon omits the body."""
-        self.on_get(request, response, file)
 
 
 def _files_below(folder: Traversable, place: str = "") -> Iterator[tuple[str, Traversable]]:

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from abc import abstractmethod
+from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
@@ -18,13 +18,12 @@ from mlxk.entrypoints.http.lifecycle import CONTENT_TYPE, ConcurrencyLimit, Metr
 class Readable:
     """A resource with GET, and HEAD as GET without the body."""
 
-    @abstractmethod
-    def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Respond."""
+    on_get: Callable[..., None]
+    """Responds; takes the request, the response, and the parts of the path that its route names."""
 
-    def on_head(self, request: falcon.Request, response: falcon.Response) -> None:
+    def on_head(self, request: falcon.Request, response: falcon.Response, **parts: str) -> None:
         """Respond as GET does; Falcon omits the body."""
-        self.on_get(request, response)
+        self.on_get(request, response, **parts)
 
 
 def send_json(response: falcon.Response, document: object) -> None:

@@ -20,7 +20,7 @@ from mlxk.adapters.mlx.loading.model_files import (
     refuse_untrusted_code,
     weight_bytes,
 )
-from mlxk.adapters.mlx.loading.widening import held_bytes, widen
+from mlxk.adapters.mlx.loading.widening import widen
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache
 from mlxk.domain.errors import IncompatibleModelError, UnhealthyModelError
 from mlxk.domain.models.model import ModelHandle
@@ -81,9 +81,7 @@ def load_embedding_model(handle: ModelHandle, adapter: str | None = None, widene
         _require_known_modules(handle, network)
         pooling = _place_pooling(handle, network, modes)
         encoder = _encoder(handle, config, tokenizer, "lasttoken" in (modes or ()))
-        if widened:
-            widen(network)
-    size = held_bytes(network) if widened else weight_bytes(handle.directory)
+        size = widen(network) if widened else weight_bytes(handle.directory)
     return EmbeddingModel(handle, size, network, encoder, pooling, _is_shortenable(handle, config))
 
 

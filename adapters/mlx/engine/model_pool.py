@@ -308,7 +308,7 @@ class ModelPool:
         verdict = self._judge(handle)
         free = None if self._budget is None else self._budget - self._total()
         fits = verdict.widened and (free is None or verdict.weights <= free)
-        if verdict.is_narrow_for_lack_of_memory or (verdict.widened and not fits and verdict.widening_bytes):
+        if verdict.widening_bytes and not fits:
             self._log.warning(
                 "the weights stay in 16 bits, in which this CPU computes many times slower: no memory for 32",
                 model=handle.name,

@@ -18,7 +18,7 @@ from mlxk.adapters.mlx.loading.model_files import (
     weight_bytes,
     weight_files,
 )
-from mlxk.adapters.mlx.loading.widening import held_bytes, widen
+from mlxk.adapters.mlx.loading.widening import widen
 from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder, disable_word_cache, unwrapped
 from mlxk.adapters.mlx.prompting.grammar import GrammarCompiler
 from mlxk.adapters.mlx.prompting.templates import PromptRenderer
@@ -196,8 +196,8 @@ def load_model(handle: ModelHandle, adapter: str | None = None, widened: bool = 
     require_regular(handle)
     config = read_config(handle)
     with translated(handle, "has an architecture mlx-lm does not know"):
-        network, tokenizer = _load(handle, config, adapter, widened)
-    held = held_bytes(network) if widened else None
+        network, tokenizer = _load(handle, config, adapter)
+        held = widen(network) if widened else None
     return assemble(handle, identity_of(handle, adapter), network, tokenizer, config, held=held)
 
 
@@ -277,13 +277,11 @@ def _sampling(handle: ModelHandle) -> tuple[GenerationSettings, tuple[str, ...]]
     return generation_defaults(stated), unusable_settings(stated)
 
 
-def _load(handle: ModelHandle, config: Mapping[str, Any], adapter: str | None, widened: bool) -> tuple[Any, Any]:
+def _load(handle: ModelHandle, config: Mapping[str, Any], adapter: str | None) -> tuple[Any, Any]:
     with loading_directory(handle) as directory:
         network, loaded = utils.load_model(directory, trust_remote_code=False)
     if adapter is not None:
         network = _adapted(network, adapter)
-    if widened:
-        widen(network)
     return network, load_tokenizer(handle, loaded.get("eos_token_id", config.get("eos_token_id")))
 
 

@@ -12,8 +12,8 @@ from mlx.utils import tree_flatten, tree_map
 _HALF_TYPES = (mx.float16, mx.bfloat16)
 
 
-def widen(network: nn.Module) -> None:
-    """Hold every 16-bit floating-point number of a network in 32 bits.
+def widen(network: nn.Module) -> int:
+    """Hold every 16-bit floating-point number of a network in 32 bits; return what its weights take then, bytes.
 
     Scales and biases of quantized layers are among them, so that all that is computed has 32 bits. Arrays are replaced
     one by one: no more than one of them is in memory twice.
@@ -25,10 +25,6 @@ def widen(network: nn.Module) -> None:
         dtype = getattr(module, "dtype", None)
         if isinstance(dtype, mx.Dtype) and dtype in _HALF_TYPES:
             module.dtype = mx.float32
-
-
-def held_bytes(network: nn.Module) -> int:
-    """Return what the weights of a network take in memory, bytes."""
     return sum(array.nbytes for _, array in tree_flatten(network.parameters()))
 
 

@@ -13,7 +13,7 @@ from mlxk.adapters.mlx.loading.model_files import (
     refuse_untrusted_code,
     weight_bytes,
 )
-from mlxk.adapters.mlx.loading.widening import held_bytes, widen
+from mlxk.adapters.mlx.loading.widening import widen
 from mlxk.adapters.mlx.speech import speech_model
 from mlxk.adapters.mlx.speech.chunked import ChunkedDecoder
 from mlxk.adapters.mlx.speech.speech_model import SpeechDecoder, SpeechModel
@@ -49,10 +49,9 @@ def load_speech_model(handle: ModelHandle, adapter: str | None = None, widened: 
         # Without name parts the library would guess the family from the path.
         with loading_directory(handle) as directory:
             network = utils.load_model(directory, model_name_parts=[family])
-        if widened:
-            widen(network)
+        size = widen(network) if widened else weight_bytes(handle.directory)
         decoder = _decoder(network, handle.name, family)
-    return SpeechModel(handle, held_bytes(network) if widened else weight_bytes(handle.directory), decoder)
+    return SpeechModel(handle, size, decoder)
 
 
 def family_of(handle: ModelHandle) -> str:

@@ -21,7 +21,7 @@ from mlxk.adapters.mlx.engine.prefill import Media, Prefill
 from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.model_files import loading_directory, offline, read_config, refuse_untrusted_code
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, assemble, identity_of, load_tokenizer
-from mlxk.adapters.mlx.loading.widening import held_bytes, widen
+from mlxk.adapters.mlx.loading.widening import widen
 from mlxk.adapters.mlx.prompting.detokenizer import disable_word_cache, unwrapped
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText
 from mlxk.adapters.mlx.vision.network import (
@@ -244,10 +244,9 @@ def load_vision_model(handle: ModelHandle, adapter: str | None = None, widened: 
         tokenizer = load_tokenizer(handle, _end_tokens(model, processor))
         _share_template(tokenizer, processor)
     _require_autoregressive(model, handle)
-    if widened:
-        widen(model)
+    held = widen(model) if widened else None
     parts = VisionParts(model, processor, with_cache(model))
-    network, held = VisionNetwork(parts.language), held_bytes(model) if widened else None
+    network = VisionNetwork(parts.language)
     loaded = assemble(handle, f"{identity_of(handle)}|{__name__}", network, tokenizer, config, held=held)
     return attrs.evolve(loaded, vision=VisionProcessor(parts, network))
 

@@ -18,7 +18,7 @@ from mlxk.entrypoints.http.openai.errors import error_document
 from mlxk.entrypoints.http.openai.sampling import register_sampling
 from mlxk.entrypoints.http.requests.body import BodyReader, read_object, report_ignored
 from mlxk.entrypoints.http.requests.validation import StrictConverter, raise_for
-from mlxk.entrypoints.http.resources import page_size, send_json
+from mlxk.entrypoints.http.resources import Readable, page_size, send_json
 from mlxk.entrypoints.http.responses.items import AnyItem, Item, ItemReference, register_items
 from mlxk.entrypoints.http.responses.renderer import Answering, ResponsesRenderer, request_fields
 from mlxk.entrypoints.http.responses.request import (
@@ -118,7 +118,7 @@ class Responses:
         return (items or [])[0]
 
 
-class KeptResponse:
+class KeptResponse(Readable):
     """A response that is kept."""
 
     def __init__(self, store: ResponseStore) -> None:
@@ -131,17 +131,13 @@ class KeptResponse:
             raise ParameterNotSupportedError.in_field("stream", reason)
         send_json(response, self._store.find(owner_of(request), response_id).response())
 
-    def on_head(self, request: falcon.Request, response: falcon.Response, response_id: str) -> None:
-        """Respond as GET does; Falcon omits the body."""
-        self.on_get(request, response, response_id)
-
     def on_delete(self, request: falcon.Request, response: falcon.Response, response_id: str) -> None:
         """Forget it."""
         self._store.forget(owner_of(request), response_id)
         send_json(response, {"id": response_id, "object": "response", "deleted": True})
 
 
-class InputItems:
+class InputItems(Readable):
     """The items that a kept response was the answer to."""
 
     def __init__(self, store: ResponseStore) -> None:
@@ -172,10 +168,6 @@ class InputItems:
                 "has_more": len(ordered) > len(page),
             },
         )
-
-    def on_head(self, request: falcon.Request, response: falcon.Response, response_id: str) -> None:
-        """Respond as GET does; Falcon omits the body."""
-        self.on_get(request, response, response_id)
 
 
 MAX_PAGE, USUAL_PAGE = 100, 20
