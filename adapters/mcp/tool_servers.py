@@ -301,7 +301,7 @@ def _reason(error: BaseException, hidden: Sequence[str]) -> str:
         case _NonsenseError():
             return f"it printed what is no message of the protocol: {_short(str(error), hidden)}"
         case FileNotFoundError():
-            return f"there is no program '{error.filename}'" if error.filename else "its program does not exist"
+            return f"there is no folder '{error.filename}'"  # a program that is missing is named by the guard
         case OSError() if error.strerror:
             return error.strerror
         case MCPError():

@@ -96,3 +96,27 @@ def test_an_interrupt_is_heeded_while_a_server_starts_and_its_program_ends(
     assert "interrupted" in err
     with pytest.raises(ProcessLookupError):
         os.kill(int(started.read_text().removesuffix(".")), 0)
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ({"command": sys.executable, "cwd": "/no/such"}, "there is no folder '/no/such'"),
+        ({"command": "no-such-program"}, "there is no program 'no-such-program'"),
+    ],
+)
+def test_what_a_server_lacks_is_named(
+    entry: dict[str, str], reason: str, program_environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "servers.json").write_text(json.dumps({"mcpServers": {"first": entry}}))
+    done = subprocess.run(
+        [sys.executable, "-m", "mlxk", "run", "demo", "hi", "--mcp", "servers.json"],
+        env={**os.environ, **program_environment},
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert reason in done.stderr
