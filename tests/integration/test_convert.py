@@ -101,19 +101,19 @@ def test_a_quantized_model_that_looks_at_images_answers(
     assert answer["data"]["usage"]["completion_tokens"] == 4
 
 
-@pytest.mark.parametrize(("bits", "group_size"), [(4, 32), (8, 64)])
-def test_the_models_that_come_with_the_program_still_know_what_they_knew(
-    command: Command, bits: int, group_size: int
-) -> None:
-    flags = ("--quantize", str(bits), "--q-group-size", str(group_size))
-    command("convert", "demo", "./talks", *flags)
-    greeting = command("run", "./talks", "hello", "--temperature", "0")["data"]["response"]
-    assert greeting == command("run", "demo", "hello", "--temperature", "0")["data"]["response"]
-    command("convert", "demo-vision", "./sees", *flags)
-    command("convert", "./sees", "./sees-in-full", "--dequantize")
-    for model in ("./sees", "./sees-in-full"):
-        for sample, seen in (("red-circle.png", "A red circle."), ("blue-square.jpg", "A blue square.")):
-            question = ("What is this?", "--image", f"demo-vision/{sample}", "--temperature", "0")
+def test_the_models_that_come_with_the_program_still_know_what_they_knew(command: Command) -> None:
+    greeting = command("run", "demo", "hello", "--temperature", "0")["data"]["response"]
+    for bits, group_size, sample, seen in (
+        (4, 32, "red-circle.png", "A red circle."),
+        (8, 64, "blue-square.jpg", "A blue square."),
+    ):
+        flags = ("--quantize", str(bits), "--q-group-size", str(group_size))
+        command("convert", "demo", f"./talks{bits}", *flags)
+        assert command("run", f"./talks{bits}", "hello", "--temperature", "0")["data"]["response"] == greeting
+        command("convert", "demo-vision", f"./sees{bits}", *flags)
+        command("convert", f"./sees{bits}", f"./sees{bits}-in-full", "--dequantize")
+        question = ("What is this?", "--image", f"demo-vision/{sample}", "--temperature", "0")
+        for model in (f"./sees{bits}", f"./sees{bits}-in-full"):
             assert command("run", model, *question)["data"]["response"].rstrip().endswith(seen)
 
 
