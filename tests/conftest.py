@@ -5,6 +5,7 @@ compiler would. The variable must be set before MLX is imported, hence here.
 """
 
 import contextlib
+import gc
 import json
 import os
 import subprocess
@@ -41,6 +42,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--hostile-requests", type=int, default=600, help="requests of the attack on the server")
     parser.addoption("--exits", type=int, default=3, help="processes of the test of exits after generating")
     parser.addoption("--conversations", type=int, default=60, help="conversations that every API is asked alike")
+
+
+def pytest_collection_finish() -> None:
+    """Exclude what pytest keeps of 10,000 tests from garbage collection, half a second each time.
+
+    An engine collects garbage when it ends, so that a test that runs several commands in this process did so often.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
