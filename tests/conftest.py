@@ -44,11 +44,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--conversations", type=int, default=60, help="conversations that every API is asked alike")
 
 
+def pytest_sessionstart() -> None:
+    """Collect no garbage while tests are collected: nearly all of it stays, and is looked through again and again."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Exclude what pytest keeps of 10,000 tests from garbage collection, half a second each time.
 
     An engine collects garbage when it ends, so that a test that runs several commands in this process did so often.
     """
+    gc.enable()
     gc.collect()
     gc.freeze()
 
