@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mlxk.application.ports.model_directories import ContentVerifier, WorkspaceStore
     from mlxk.application.ports.model_tasks import ModelTokenizer, SpeechTranscriber, TextEmbedder
     from mlxk.application.ports.other_processes import ToolServers
-    from mlxk.application.ports.system import EventLog, MemoryProbe
+    from mlxk.application.ports.system import EventLog, InstallationProbe, MemoryProbe
     from mlxk.domain.generation.request import Finished
     from mlxk.domain.models.model import ModelHandle
 
@@ -107,6 +107,12 @@ def _weight_converter() -> "WeightConverter":
     from mlxk.adapters.mlx.conversion import MlxWeightConverter
 
     return MlxWeightConverter()
+
+
+def _installation_probe(settings: Settings) -> "InstallationProbe":
+    from mlxk.adapters.installation import SystemInstallationProbe
+
+    return SystemInstallationProbe(settings.search_path)
 
 
 def _event_log(settings: Settings, *, at_once: bool) -> "EventLog":
@@ -278,6 +284,7 @@ class Adapters:
         self.built_in_models = once(PackagedModelSource)
         self.backend_registry = once(MlxBackendRegistry)
         self.memory_probe = once(_memory_probe, self.cpu_dtype)
+        self.installation_probe = once(_installation_probe, settings)
         self.clock = once(SystemClock)
         self.event_log = once(_event_log, settings, at_once=server is not None)
         self.image_reader = once(deferred.DeferredImageReader, providers.Object(_image_reader))
@@ -336,6 +343,10 @@ class UseCases:
         media = (ports.image_reader, ports.audio_decoder)
         generating = (ports.text_generator, *media, ports.memory_probe, ports.event_log, ports.settings.exif_metadata)
         self.generate_text = new(deferred.generate_text, resolve, describe, *generating, ports.names)
+        looked_at = (ports.installation_probe, ports.memory_probe, ports.clock, ports.model_cache, resolve, describe)
+        self.diagnose_installation = new(
+            deferred.diagnose_installation, *looked_at, ports.running_servers, ports.model_hub.provider
+        )
         self.stop_models = new(deferred.stop_models, ports.running_servers, resolve)
         self.load_model = new(deferred.load_model, ports.text_generator, ports.memory_probe, ports.event_log)
         self.tokenize_text = new(deferred.tokenize_text, self.generate_text, ports.model_tokenizer)
@@ -361,15 +372,7 @@ def socket_listener(
     ended: Callable[[Sequence["Finished"], str | None], None],
     owner: int,
 ) -> "SocketListener":
-    """Return the socket through which this user's other programs use a server.
-
-    Args:
-        container: Of the server.
-        url: The server's address for clients.
-        admit: See ``SharedEngine``.
-        ended: See there.
-        owner: See there.
-    """
+    """Return the socket through which this user's other programs use a server; for arguments see ``SharedEngine``."""
     from mlxk.adapters.unix_socket.listener import SharedEngine, SocketListener
 
     ports = container.adapters
@@ -388,10 +391,5 @@ def socket_listener(
 
 
 def build(settings: Settings, server: ServerSettings | None = None) -> Container:
-    """Wire the program for this machine.
-
-    Args:
-        settings: The environment.
-        server: The settings of the server; None for commands.
-    """
+    """Wire the program for this machine, as a server or, without its settings, as a command."""
     return Container(Adapters(settings, server))

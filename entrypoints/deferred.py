@@ -3,7 +3,7 @@
 import functools
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlxk.application.ports.media import AudioDecoder, ImageReader
 from mlxk.application.ports.system import EventLog
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.clone_model import CloneModel
     from mlxk.application.use_cases.convert_model import ConvertModel
     from mlxk.application.use_cases.describe_model import DescribeModel
+    from mlxk.application.use_cases.diagnose_installation import DiagnoseInstallation
     from mlxk.application.use_cases.generate_text import GenerateText
     from mlxk.application.use_cases.make_room import MakeRoom
     from mlxk.application.use_cases.model_tasks import EmbedText, LoadModel, TokenizeText, TranscribeAudio
@@ -133,6 +134,13 @@ def search_models(hub: "ModelHub", memory: "MemoryProbe") -> "SearchModels":
     from mlxk.application.use_cases.browse_hub import SearchModels
 
     return SearchModels(hub, memory)
+
+
+def diagnose_installation(*looked_at: Any) -> "DiagnoseInstallation":  # noqa: ANN401 - the fields of the use case
+    """Return the use case that diagnoses the installation."""
+    from mlxk.application.use_cases.diagnose_installation import DiagnoseInstallation
+
+    return DiagnoseInstallation(*looked_at)
 
 
 def recommend_models(read: "Callable[[], Recommendations]", memory: "MemoryProbe") -> "RecommendModels":

@@ -66,10 +66,8 @@ class Settings:
     """Whether requests that read carry no token."""
     hub_links: bool = True
     """Whether snapshots hold links to contents; else the contents themselves."""
-    hub_metadata_timeout: int = 10
-    """Seconds."""
-    hub_timeout: int = 10
-    """Seconds."""
+    hub_metadata_timeout: int = 10  # seconds
+    hub_timeout: int = 10  # seconds
     workspace_home: str | None = None
     enable_pipes: bool = True
     """Whether piped text becomes part of a prompt that does not ask for it."""
@@ -86,6 +84,7 @@ class Settings:
     """Whether to use colours on a terminal."""
     temporary_folder: str | None = None
     """Directory of temporary files; None for the default of the system."""
+    search_path: str = ""
     over_ssh: bool = False
     """Whether the user sits at another machine, whose clipboard programs here do not reach."""
     dumb_terminal: bool = False
@@ -292,6 +291,7 @@ def read_settings(
         serve=_serve_variables(known),
         color=not known.get("NO_COLOR") and known.get("TERM") != "dumb",
         temporary_folder=known.get("TMPDIR"),
+        search_path=known.get("PATH", ""),
         over_ssh="SSH_CONNECTION" in known or "SSH_TTY" in known,
         dumb_terminal=known.get("TERM") == "dumb",
         completion_line=known.get("COMP_LINE", "") if "_ARGCOMPLETE" in known else None,

@@ -64,6 +64,11 @@ class SettingsFile:
     readable: bool = True
     """Whether it is a regular file that this user may read."""
 
+    @property
+    def has_secrets(self) -> bool:
+        """Whether it holds a key or a token."""
+        return any(each.secret and each.key in self.values(name) for name, listed in TABLES.items() for each in listed)
+
     def values(self, table: str) -> Values:
         """Return the values of a table, by key."""
         return self.tables.get(table, {})

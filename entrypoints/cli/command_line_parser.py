@@ -63,6 +63,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "mlxk show ORG/NAME --remote",
     ),
     "health": ("mlxk health", "mlxk health demo --deep"),
+    "doctor": ("mlxk doctor", "mlxk doctor --online", "mlxk doctor --report"),
     "run": (
         'mlxk run demo "What is mlxk?"',
         "mlxk run demo",

@@ -15,7 +15,7 @@ from mlxk.domain.errors import MlxkError, StorageError
 from mlxk.entrypoints.cli.render.formatting import printable
 from mlxk.entrypoints.wording import command_line_error
 
-BOLD, DIM, RED, RESET = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[0m"
+BOLD, DIM, RED, YELLOW, RESET = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[33m", "\x1b[0m"
 
 YES, NO = frozenset({"y", "yes"}), frozenset({"n", "no"})
 

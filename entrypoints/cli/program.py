@@ -36,6 +36,7 @@ COMMANDS = {
     "list": CommandEntry("list_models", "list models in the cache, in workspaces and built in", ("ls",)),
     "show": CommandEntry("show_model", "show one model in detail"),
     "health": CommandEntry("health", "check whether the files of models are whole"),
+    "doctor": CommandEntry("doctor", "check the installation and this machine, and name what mends them"),
     "run": CommandEntry("run_model", "ask a model, or chat with it"),
     "chats": CommandEntry("chats", "list and remove the chats that were kept"),
     "search": CommandEntry("search_models", "find models on the hub, those for MLX first"),

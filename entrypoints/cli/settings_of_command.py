@@ -18,7 +18,7 @@ from mlxk.entrypoints.settings_file import SettingFault, SettingsFile, entry_nam
 _READS = frozenset({"list", "show", "health", "search", "recommend", "outdated", "du", "ps", "stop", "logs"})
 """Commands that only read, and the one that stops what runs."""
 
-_WITHOUT = frozenset({None, "alias", "profile", "config", "schema", "completion"})
+_WITHOUT = frozenset({None, "alias", "profile", "config", "doctor", "schema", "completion"})
 """Commands that use no settings, or report the faults themselves."""
 
 _USED: Mapping[str, tuple[str, ...]] = {"run": ("chat",)}

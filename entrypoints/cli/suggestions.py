@@ -18,7 +18,7 @@ MEANT: Mapping[str, str] = {
     "create": "profile",
     "del": "rm",
     "delete": "rm",
-    "doctor": "health",
+    "diagnose": "doctor",
     "download": "pull",
     "find": "search",
     "generate": "run",

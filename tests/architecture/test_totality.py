@@ -13,7 +13,7 @@ from mlxk.entrypoints.settings import Settings, read_settings
 
 CODES = [error.code for error in all_error_types()]
 
-UNLISTED = {"HOME", "_ARGCOMPLETE", "COMP_LINE"}
+UNLISTED = {"HOME", "PATH", "_ARGCOMPLETE", "COMP_LINE"}
 """Variables that the page explains in prose."""
 
 

@@ -120,8 +120,7 @@ def _show(settings: Settings, output: Output, line: str | None) -> None:
 
 
 def _shows_secrets_to_others(file: SettingsFile) -> bool:
-    secret = any(each.secret and each.key in file.values(name) for name, listed in TABLES.items() for each in listed)
-    return secret and bool(os.stat(file.path).st_mode & (stat.S_IRGRP | stat.S_IROTH))
+    return file.has_secrets and bool(os.stat(file.path).st_mode & (stat.S_IRGRP | stat.S_IROTH))
 
 
 def _effective(settings: Settings, line: str | None) -> Iterator[EffectiveSetting]:

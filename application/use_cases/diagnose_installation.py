@@ -1,0 +1,197 @@
+"""Diagnose the installation: whether this program can work on this machine, and what keeps it from doing so."""
+
+from collections.abc import Callable, Iterator
+
+import attrs
+
+from mlxk.application.policy import estimate_memory
+from mlxk.application.ports.hub import ModelHub
+from mlxk.application.ports.model_cache import ModelCache
+from mlxk.application.ports.other_processes import RunningServers
+from mlxk.application.ports.system import Clock, InstallationProbe, MemoryProbe
+from mlxk.application.use_cases.describe_model import DescribeModel
+from mlxk.application.use_cases.resolve_model import ResolveModel
+from mlxk.domain import diagnosis
+from mlxk.domain.diagnosis import CheckGroup, Fault, Finding
+from mlxk.domain.errors import AccessDeniedError, MlxkError
+from mlxk.domain.models.footprint import MemoryFit
+from mlxk.domain.models.model import ModelDescription
+from mlxk.domain.text import in_one_unit
+
+_SEARCHED = "llama"
+"""A word of the names of some models."""
+
+
+@attrs.frozen
+class Configuration:
+    """What the user has set, as far as it is checked."""
+
+    model_folder: str
+    """The directory of the cache."""
+    state_folder: str
+    temporary_folder: str
+    port: int
+    """Of the server."""
+    address: str
+    """Of the hub, without user name and password."""
+    encrypted: bool
+    """Whether the hub's address is encrypted, or on this machine."""
+    token_file: str
+    has_token: bool
+    offline: bool
+    proxies: tuple[str, ...] = ()
+    """Names of the variables that name a proxy."""
+    settings_path: str = ""
+    settings_faults: tuple[str, ...] = ()
+    unknown_variables: tuple[str, ...] = ()
+    """A sentence each."""
+    secret_files: tuple[str, ...] = ()
+    """Files with keys or tokens that only the user should read."""
+    least_address_space: int = 0
+    """Bytes that the libraries need."""
+
+
+@attrs.frozen
+class DiagnoseInstallation:
+    """Runs every check; none of them changes anything."""
+
+    probe: InstallationProbe
+    memory: MemoryProbe
+    clock: Clock
+    cache: ModelCache
+    resolve: ResolveModel
+    describe: DescribeModel
+    servers: RunningServers
+    hub: Callable[[], ModelHub]
+    """Called only when the hub is asked."""
+
+    def __call__(self, configuration: Configuration, *, online: bool = False) -> tuple[Finding, ...]:
+        """Return the findings, by group.
+
+        Args:
+            configuration: What the user has set.
+            online: Whether the hub is asked, too.
+        """
+        findings = [
+            *self._system(configuration),
+            *self._storage(configuration),
+            *self._hub(configuration, online),
+            *self._models(),
+            *self._server(configuration),
+            *_settings(configuration),
+            *self._secrets(configuration),
+        ]
+        order = list(CheckGroup)
+        return tuple(sorted(findings, key=lambda each: order.index(each.group)))
+
+    def _system(self, configuration: Configuration) -> Iterator[Finding]:
+        probe, reading = self.probe, self.memory.read()
+        platform = probe.platform()
+        yield from diagnosis.judge_platform(platform, configuration.least_address_space)
+        behind = (self.clock.now() - probe.installed_at()).total_seconds()
+        yield diagnosis.judge_clock(min(behind, 0.0), "the files of this program")
+        yield from diagnosis.judge_packages(probe.packages())
+        others = [path for path in probe.programs() if path != probe.own_program()]
+        first = next(iter(probe.programs()), None)
+        if others and first in others:
+            seen = f"{first} comes first in the search path; this is {probe.own_program()}"
+            yield Finding("program", CheckGroup.PACKAGES, seen, Fault.CROWDED_PATH, first)
+        else:
+            yield Finding("program", CheckGroup.PACKAGES, probe.own_program())
+        yield from diagnosis.judge_computing(probe.computing(), reading.total if reading else None, platform)
+        if reading is None:
+            seen = "this machine does not say how much memory it has"
+            yield Finding("memory", CheckGroup.COMPUTING, seen, Fault.MEMORY_UNKNOWN)
+        else:
+            (total,), (budget,) = in_one_unit(reading.total), in_one_unit(reading.budget)
+            yield Finding("memory", CheckGroup.COMPUTING, f"{total} of memory, of which models may take {budget}")
+
+    def _storage(self, configuration: Configuration) -> Iterator[Finding]:
+        folder = self.probe.folder
+        yield diagnosis.judge_folder("cache", folder(configuration.model_folder), holds_models=True)
+        yield diagnosis.judge_folder("state", folder(configuration.state_folder))
+        yield diagnosis.judge_folder("temporary_files", folder(configuration.temporary_folder))
+
+    def _hub(self, configuration: Configuration, online: bool) -> Iterator[Finding]:
+        group, address = CheckGroup.HUB, configuration.address
+        seen = address if not configuration.proxies else f"{address}, by way of {', '.join(configuration.proxies)}"
+        yield Finding("endpoint", group, seen, None if configuration.encrypted else Fault.UNENCRYPTED_HUB, address)
+        token = "there is a token" if configuration.has_token else "there is no token: public models only"
+        yield Finding("token", group, token)
+        if configuration.offline:
+            yield Finding("offline", group, "the hub may not be asked", Fault.HUB_OFFLINE)
+        elif online:
+            yield from self._asked(address)
+
+    def _asked(self, address: str) -> Iterator[Finding]:
+        """Ask the hub for one model; it refuses a token that is not valid, whatever is asked."""
+        group = CheckGroup.HUB
+        try:
+            self.hub().search(_SEARCHED, 1, mlx_only=True)
+        except AccessDeniedError as error:
+            yield Finding("reachable", group, error.message, Fault.TOKEN_REJECTED)
+        except MlxkError as error:
+            yield Finding("reachable", group, f"{address} cannot be asked: {error.message}", Fault.HUB_UNREACHABLE)
+        else:
+            yield Finding("reachable", group, f"{address} answers")
+
+    def _models(self) -> Iterator[Finding]:
+        group = CheckGroup.MODELS
+        try:
+            handles = self.resolve.matching()
+            described = [self.describe(handle) for handle in handles]
+        except MlxkError as error:
+            yield Finding("health", group, error.message, Fault.MODELS_UNREADABLE)
+            return
+        unfinished = self._unfinished()
+        broken = [each for each in described if not each.health.healthy and each.handle.name not in unfinished]
+        for each in broken:
+            name = each.handle.name
+            yield Finding("health", group, f"{name}: {each.health.reason}", Fault.BROKEN_MODEL, name)
+        yield Finding("health", group, f"{len(described) - len(broken)} of {len(described)} models are not damaged")
+        for name in unfinished:
+            if not self.cache.holders(name):  # which are downloading it
+                seen = f"{name}: a download was not finished"
+                yield Finding("downloads", group, seen, Fault.PARTIAL_DOWNLOAD, name)
+        yield from self._largest(described)
+
+    def _unfinished(self) -> tuple[str, ...]:
+        """Return the models with files of which a part is here."""
+        usages = (self.cache.usage(name) for name in self.cache.names())
+        return tuple(usage.name for usage in usages if usage is not None and usage.partial)
+
+    def _largest(self, described: list[ModelDescription]) -> Iterator[Finding]:
+        """Judge the largest model that could run here."""
+        models = [each for each in described if each.health.healthy and each.runtime.compatible]
+        if not models:
+            return
+        largest = max(models, key=lambda each: each.weight_bytes or 0)
+        verdict = estimate_memory(largest, self.memory)
+        if verdict.budget is not None:
+            (needed,), (budget,) = in_one_unit(verdict.needed), in_one_unit(verdict.budget)
+            seen = f"the largest, {largest.handle.name}, takes about {needed} of {budget}"
+            fault = Fault.MODEL_TOO_LARGE if verdict.fit is MemoryFit.EXCEEDS else None
+            yield Finding("largest_model", CheckGroup.MODELS, seen, fault, largest.handle.name)
+
+    def _server(self, configuration: Configuration) -> Iterator[Finding]:
+        servers = self.servers.servers()
+        for sentence in self.servers.unseen():
+            yield Finding("running", CheckGroup.SERVER, sentence, Fault.SERVER_SILENT)
+        own = any(each.url.endswith(f":{configuration.port}") for each in servers)
+        yield diagnosis.judge_port(self.probe.port(configuration.port), own_server=own)
+
+    def _secrets(self, configuration: Configuration) -> Iterator[Finding]:
+        for path in configuration.secret_files:
+            if self.probe.exposed(path):
+                seen = f"other users of this machine can read {path}"
+                yield Finding("secrets", CheckGroup.SETTINGS, seen, Fault.EXPOSED_SECRET, path)
+
+
+def _settings(configuration: Configuration) -> Iterator[Finding]:
+    group, path = CheckGroup.SETTINGS, configuration.settings_path
+    for fault in configuration.settings_faults:
+        yield Finding("settings_file", group, f"{path}: {fault}", Fault.SETTINGS_INVALID, path)
+    if not configuration.settings_faults:
+        yield Finding("settings_file", group, path)
+    for sentence in configuration.unknown_variables:
+        yield Finding("variables", group, sentence, Fault.UNKNOWN_VARIABLE)

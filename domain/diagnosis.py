@@ -1,0 +1,346 @@
+"""What an installation and its machine are like, and the rules that find faults in these facts.
+
+Rules are pure; the sentences that say why a fault matters and how to mend it are the entrypoints'.
+"""
+
+import enum
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from mlxk.domain.text import in_one_unit
+
+OLDEST_MACOS = (14, 0)
+"""The oldest release for which the array library is built."""
+
+NEWEST_PYTHON = (3, 14)
+"""The newest version that this program is tested with."""
+
+LITTLE_SPACE_BYTES = 5 * 10**9
+"""Free space that is less than a small model takes, and its download beside it."""
+
+FEW_DESCRIPTORS = 256
+"""Open files that a server of some clients uses up."""
+
+LARGEST_WIRED_SHARE = 0.95
+"""Share of the memory beyond which a limit for the GPU leaves the system too little."""
+
+CLOCK_TOLERANCE_SECONDS = 300.0
+"""Difference to another clock from which certificates and tokens may count as invalid."""
+
+
+class CheckStatus(enum.Enum):
+    """The result of one check; failures make the program's exit status say so, warnings do not."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILURE = "failure"
+
+
+class CheckGroup(enum.Enum):
+    """The subjects of the checks, in the order in which they are shown."""
+
+    SYSTEM = "system"
+    PACKAGES = "packages"
+    COMPUTING = "computing"
+    STORAGE = "storage"
+    HUB = "hub"
+    MODELS = "models"
+    SERVER = "server"
+    SETTINGS = "settings"
+
+
+class Fault(enum.Enum):
+    """What can be wrong; the value is the stable name."""
+
+    BROKEN_IMPORT = "broken_import"
+    BROKEN_MODEL = "broken_model"
+    CLOCK_WRONG = "clock_wrong"
+    CROWDED_PATH = "another_program_first"
+    DUPLICATE_PACKAGE = "duplicate_package"
+    EXPOSED_SECRET = "exposed_secret"
+    FEW_DESCRIPTORS = "few_descriptors"
+    FOLDER_MISSING_TARGET = "link_to_nowhere"
+    FOLDER_NOT_A_FOLDER = "not_a_folder"
+    FOLDER_NOT_WRITABLE = "not_writable"
+    GPU_UNUSED = "gpu_unused"
+    HUB_OFFLINE = "hub_offline"
+    HUB_UNREACHABLE = "hub_unreachable"
+    INTEL_MAC = "intel_mac"
+    LITTLE_ADDRESS_SPACE = "little_address_space"
+    LITTLE_SPACE = "little_space"
+    MEMORY_UNKNOWN = "memory_unknown"
+    MISSING_PACKAGE = "missing_package"
+    MODELS_UNREADABLE = "models_unreadable"
+    MODEL_TOO_LARGE = "model_too_large"
+    NO_METAL = "no_metal"
+    OLD_MACOS = "old_macos"
+    PARTIAL_DOWNLOAD = "partial_download"
+    PORT_TAKEN = "port_taken"
+    PYTHON_UNTESTED = "python_untested"
+    ROSETTA = "rosetta"
+    SERVER_SILENT = "server_silent"
+    SETTINGS_INVALID = "settings_invalid"
+    TOKEN_REJECTED = "token_rejected"
+    UNENCRYPTED_HUB = "unencrypted_hub"
+    UNKNOWN_VARIABLE = "unknown_variable"
+    UNTESTED_VERSION = "untested_version"
+    WIRED_LIMIT = "wired_limit"
+
+
+FAILURES = frozenset(
+    {
+        Fault.BROKEN_IMPORT,
+        Fault.BROKEN_MODEL,
+        Fault.FOLDER_MISSING_TARGET,
+        Fault.FOLDER_NOT_A_FOLDER,
+        Fault.FOLDER_NOT_WRITABLE,
+        Fault.HUB_UNREACHABLE,
+        Fault.INTEL_MAC,
+        Fault.LITTLE_ADDRESS_SPACE,
+        Fault.MISSING_PACKAGE,
+        Fault.MODELS_UNREADABLE,
+        Fault.NO_METAL,
+        Fault.OLD_MACOS,
+        Fault.ROSETTA,
+        Fault.SETTINGS_INVALID,
+        Fault.TOKEN_REJECTED,
+    }
+)
+"""Faults with which something does not work; with the others it works less well, or something is left to do."""
+
+
+_NAMED = ("mlx", "huggingface")
+"""Beginnings of the names of packages that are named though nothing is wrong with them."""
+
+
+@attrs.frozen
+class Finding:
+    """The result of one check."""
+
+    check: str
+    """Stable name of the check; several findings may have the same."""
+    group: CheckGroup
+    evidence: str
+    """What was seen."""
+    fault: Fault | None = None
+    """None when all is well."""
+    subject: str = ""
+    """What the fault is about: a path, a package or a name, for the sentence that says how to mend it."""
+
+    @property
+    def status(self) -> CheckStatus:
+        """How bad it is."""
+        if self.fault is None:
+            return CheckStatus.OK
+        return CheckStatus.FAILURE if self.fault in FAILURES else CheckStatus.WARNING
+
+
+@attrs.frozen
+class PlatformFacts:
+    """The system that the program runs on."""
+
+    system: str
+    """``darwin``, ``linux`` or another."""
+    release: str
+    """Name and version, for people."""
+    machine: str
+    """The processor's architecture, as this process sees it."""
+    python: tuple[int, int, int]
+    macos: tuple[int, int] | None = None
+    translated: bool = False
+    """Whether the process is translated from another architecture."""
+    descriptors: int | None = None
+    """Files that a process may open at most; None without a limit."""
+    address_space_bytes: int | None = None
+    """None without a limit."""
+
+
+@attrs.frozen
+class PackageFacts:
+    """A package that the program needs."""
+
+    name: str
+    wanted: str
+    """The range of versions that the program is tested with, such as ``<0.33,>=0.32.4``."""
+    version: str | None
+    """None when it is not installed."""
+    tested: bool = True
+    """Whether the version is in the range."""
+    places: tuple[str, ...] = ()
+    """Every directory of the search path that has it; the first one counts."""
+
+
+@attrs.frozen
+class ComputingFacts:
+    """What the libraries that compute say of themselves, in a process of their own."""
+
+    failures: tuple[tuple[str, str], ...] = ()
+    """Modules that cannot be imported, each with the reason."""
+    device: str | None = None
+    """The default device; None when the array library cannot be imported."""
+    metal: bool = False
+    nvidia: bool = False
+    """Whether there is a GPU of this vendor, with its driver."""
+    working_set_bytes: int | None = None
+    """What the GPU may use without slowing down; None where nothing says it."""
+    wired_limit_bytes: int | None = None
+    """The limit for the GPU that the user has set; None for the system's own."""
+
+
+@attrs.frozen
+class FolderFacts:
+    """A directory, or the place where one would be made."""
+
+    path: str
+    exists: bool
+    is_directory: bool = True
+    leads_nowhere: bool = False
+    """Whether it, or a directory above it, is a link whose target is missing."""
+    writable: bool = True
+    """Whether files can be made there, or it itself can."""
+    free_bytes: int | None = None
+
+
+@attrs.frozen
+class PortFacts:
+    """A port that a server would use."""
+
+    number: int
+    taken: bool
+    holder: str | None = None
+    """The program that has it, where this user may know."""
+
+
+def judge_platform(facts: PlatformFacts, least_address_space: int) -> Iterator[Finding]:
+    """Yield a finding for each aspect of the system.
+
+    Args:
+        facts: The system.
+        least_address_space: Bytes that the libraries need.
+    """
+    group = CheckGroup.SYSTEM
+    fault = None
+    if facts.system == "darwin" and facts.translated:
+        fault = Fault.ROSETTA
+    elif facts.system == "darwin" and facts.machine != "arm64":
+        fault = Fault.INTEL_MAC
+    elif facts.macos is not None and facts.macos < OLDEST_MACOS:
+        fault = Fault.OLD_MACOS
+    yield Finding("system", group, f"{facts.release}, {facts.machine}", fault)
+    version = ".".join(map(str, facts.python))
+    yield Finding(
+        "python", group, f"Python {version}", Fault.PYTHON_UNTESTED if facts.python[:2] > NEWEST_PYTHON else None
+    )
+    few = facts.descriptors is not None and facts.descriptors < FEW_DESCRIPTORS
+    limit = "no limit" if facts.descriptors is None else f"at most {facts.descriptors}"
+    yield Finding("open_files", group, f"open files: {limit}", Fault.FEW_DESCRIPTORS if few else None)
+    if facts.address_space_bytes is not None:
+        little = facts.address_space_bytes < least_address_space
+        seen = f"limit of address space: {facts.address_space_bytes // 2**20} MiB"
+        yield Finding("address_space", group, seen, Fault.LITTLE_ADDRESS_SPACE if little else None)
+
+
+def judge_packages(packages: Sequence[PackageFacts]) -> Iterator[Finding]:
+    """Yield a finding for each package that is wrong, and one for all others."""
+    group, good = CheckGroup.PACKAGES, []
+    for each in packages:
+        if each.version is None:
+            yield Finding("package", group, f"{each.name} is not installed", Fault.MISSING_PACKAGE, each.name)
+        elif len(each.places) > 1:
+            seen = f"{each.name} {each.version} is installed {len(each.places)} times: {', '.join(each.places)}"
+            yield Finding("package", group, seen, Fault.DUPLICATE_PACKAGE, each.name)
+        elif not each.tested:
+            seen = f"{each.name} {each.version}, tested: {each.wanted}"
+            yield Finding("package", group, seen, Fault.UNTESTED_VERSION, f"{each.name}{each.wanted}")
+        else:
+            good.append(f"{each.name} {each.version}")
+    if good:
+        named = [each for each in good if each.startswith(_NAMED)]
+        others = len(good) - len(named)
+        seen = ", ".join([*named, f"{others} others"] if named and others else named or [f"{others} packages"])
+        yield Finding("package", group, f"as tested: {seen}")
+
+
+def judge_computing(facts: ComputingFacts, total_bytes: int | None, platform: PlatformFacts) -> Iterator[Finding]:
+    """Yield findings about the libraries that compute, and their device.
+
+    Args:
+        facts: What they say.
+        total_bytes: The machine's memory; None when unknown.
+        platform: The system.
+    """
+    for module, reason in facts.failures:
+        seen = f"{module} cannot be imported: {reason}"
+        yield Finding("import", CheckGroup.PACKAGES, seen, Fault.BROKEN_IMPORT, module)
+    if facts.device is None:
+        return
+    fault = None
+    if platform.system == "darwin" and not facts.metal:
+        fault = Fault.NO_METAL
+    elif facts.nvidia and facts.device == "cpu":
+        fault = Fault.GPU_UNUSED
+    seen = f"models are computed on the {facts.device.upper()}"
+    if facts.working_set_bytes is not None:
+        seen += f", whose working set is {in_one_unit(facts.working_set_bytes)[0]}"
+    yield Finding("device", CheckGroup.COMPUTING, seen, fault)
+    if facts.wired_limit_bytes and total_bytes:
+        wired, total = in_one_unit(facts.wired_limit_bytes, total_bytes)
+        seen = f"the GPU may use {wired} of {total}"
+        large = facts.wired_limit_bytes > LARGEST_WIRED_SHARE * total_bytes
+        yield Finding("wired_limit", CheckGroup.COMPUTING, seen, Fault.WIRED_LIMIT if large else None)
+
+
+def judge_folder(check: str, facts: FolderFacts, *, holds_models: bool = False) -> Finding:
+    """Return the finding about a directory.
+
+    Args:
+        check: The name of the check.
+        facts: The directory.
+        holds_models: Whether it needs space for models.
+    """
+    fault, seen = None, facts.path
+    if facts.leads_nowhere:
+        fault, seen = Fault.FOLDER_MISSING_TARGET, f"{facts.path} is a link to nowhere"
+    elif not facts.is_directory:
+        fault, seen = Fault.FOLDER_NOT_A_FOLDER, f"{facts.path} is not a folder"
+    elif not facts.writable:
+        missing = "" if facts.exists else " does not exist and"
+        fault, seen = Fault.FOLDER_NOT_WRITABLE, f"{facts.path}{missing} cannot be written"
+    else:
+        seen += "" if facts.exists else " (made when it is needed)"
+        if facts.free_bytes is not None:
+            seen += f", {in_one_unit(facts.free_bytes)[0]} free"
+            fault = Fault.LITTLE_SPACE if holds_models and facts.free_bytes < LITTLE_SPACE_BYTES else None
+    return Finding(check, CheckGroup.STORAGE, seen, fault, facts.path)
+
+
+def judge_port(facts: PortFacts, *, own_server: bool) -> Finding:
+    """Return the finding about the port of the server.
+
+    Args:
+        facts: The port.
+        own_server: Whether a server of this program and user has it.
+    """
+    if not facts.taken:
+        return Finding("port", CheckGroup.SERVER, f"port {facts.number} is free")
+    if own_server:
+        return Finding("port", CheckGroup.SERVER, f"port {facts.number} is that of your running server")
+    holder = facts.holder or "another program"
+    seen = f"port {facts.number} is taken by {holder}"
+    return Finding("port", CheckGroup.SERVER, seen, Fault.PORT_TAKEN, str(facts.number))
+
+
+def judge_clock(difference_seconds: float, compared_with: str) -> Finding:
+    """Return the finding about the clock.
+
+    Args:
+        difference_seconds: This clock minus the other.
+        compared_with: What it was compared with.
+    """
+    wrong = abs(difference_seconds) > CLOCK_TOLERANCE_SECONDS
+    if not wrong:
+        return Finding("clock", CheckGroup.SYSTEM, f"the clock agrees with {compared_with}")
+    direction = "ahead of" if difference_seconds > 0 else "behind"
+    seen = f"the clock is {abs(difference_seconds) / 3600:.1f} hours {direction} {compared_with}"
+    return Finding("clock", CheckGroup.SYSTEM, seen, Fault.CLOCK_WRONG)
