@@ -107,6 +107,10 @@ class EngineState:
     """Memory of all arrays."""
     residents: tuple[ResidentModel, ...] = ()
     """The loaded models with their sizes, in the order of ``models``."""
+    step_seconds: float = 0.0
+    """What a decoding step of one sequence takes, of the slowest loaded model; 0 while unknown."""
+    chunk_tokens: int = 0
+    """Tokens of a prompt computed between two decoding steps, the fewest of any loaded model; 0 while unknown."""
     fault_seconds: float | None = None
     """Seconds since the engine's loop last failed, which ended every sequence; None if it never did."""
 

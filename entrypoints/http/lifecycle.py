@@ -103,6 +103,11 @@ _HELP = {
     "mlxk_models_widened": ("gauge", "Models whose 16-bit weights are held in float32: there is no GPU."),
     "mlxk_engine_memory_bytes": ("gauge", "What the engine's arrays take: weights, caches of answers, kept prompts."),
     "mlxk_prefix_cache_bytes": ("gauge", "What is kept of earlier prompts for later ones that begin the same way."),
+    "mlxk_decode_step_seconds": (
+        "gauge",
+        "Seconds of a step that generates one token, of the slowest model in memory.",
+    ),
+    "mlxk_prompt_chunk_tokens": ("gauge", "Prompt tokens computed between two steps of running answers, the fewest."),
     "mlxk_engine_responding": ("gauge", "1 when the engine's loop answers."),
 }
 

@@ -152,6 +152,8 @@ class MetricsPage(Readable):
                 "mlxk_models_widened": sum(each.widened for each in state.residents),
                 "mlxk_engine_memory_bytes": state.active_bytes,
                 "mlxk_prefix_cache_bytes": state.prefix_cache_bytes,
+                "mlxk_decode_step_seconds": state.step_seconds,
+                "mlxk_prompt_chunk_tokens": state.chunk_tokens,
                 "mlxk_engine_responding": state.responding,
             }
         )

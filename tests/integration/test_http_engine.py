@@ -50,6 +50,19 @@ def test_the_engine_rests_once_its_client_has_left(served: RunningServer, stream
     assert resting < 0.2 < working, "an answer nobody waits for is still computed"
 
 
+def test_metrics_say_what_a_step_takes_and_how_much_of_a_prompt_is_computed_at_a_time(served: RunningServer) -> None:
+    def gauges() -> dict[str, float]:
+        lines = served.get("/metrics")[2].decode().splitlines()
+        return {name: float(value) for name, value in (line.split() for line in lines if line[0] != "#")}
+
+    before = gauges()
+    assert (before["mlxk_decode_step_seconds"], before["mlxk_prompt_chunk_tokens"]) == (0, 0)
+    served.post(PATH, {**QUESTION, "max_tokens": 20, "ignore_eos": True})
+    after = gauges()
+    assert 0 < after["mlxk_decode_step_seconds"] < 10
+    assert after["mlxk_prompt_chunk_tokens"] >= 4
+
+
 def test_models_that_do_not_fit_together_are_asked_for_in_turns_and_all_answer(
     served: RunningServer, tmp_path: Path
 ) -> None:

@@ -6,14 +6,17 @@ from typing import Any
 import attrs
 import mlx.core as mx
 import pytest
+from doubles.clock import InMemoryClock
 from doubles.event_log import InMemoryEventLog
 from models.answers import read
 from models.tiny_models import build
 
+from mlxk.adapters.mlx.chunk_policy import FIRST_CHUNK, SINGLE_CHUNK_CPU, SMALLEST_CHUNK
+from mlxk.adapters.mlx.engine.admission import AdmissionQueue
 from mlxk.adapters.mlx.engine.build_sequence import build_sequence
 from mlxk.adapters.mlx.engine.prefill import PrefixCache
 from mlxk.adapters.mlx.engine.sampling import LogitsProcessor
-from mlxk.adapters.mlx.engine.scheduler import SHARED_CHUNK, SMALL_REMAINDER, AdmissionQueue, EngineCounters, Scheduler
+from mlxk.adapters.mlx.engine.scheduler import EngineCounters, Scheduler
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, PooledModel, load_model
 from mlxk.adapters.system import SystemClock
@@ -48,7 +51,10 @@ class Network:
 
 
 class Workshop:
-    """A scheduler, a model, and the answers that run."""
+    """A scheduler, a model, and the answers that run.
+
+    Its clock stands still unless a pass moves it: steps and chunks take no time, from which nothing is learned.
+    """
 
     def __init__(
         self, model: LoadedModel, max_rows: int = 32, cache_budget_bytes: int | None = None, prefix_bytes: int = 0
@@ -58,8 +64,10 @@ class Workshop:
         self.pooled = PooledModel(self.model, 0.0)
         self.released = 0
         self.prefixes = PrefixCache(prefix_bytes)
+        self.clock = InMemoryClock()
         self.scheduler = Scheduler(
             InMemoryEventLog(),
+            self.clock,
             AdmissionQueue(max_rows, cache_budget_bytes, self.prefixes),
             self.prefixes,
             EngineCounters(),
@@ -208,7 +216,7 @@ def test_a_short_prompt_behind_long_ones_is_answered_within_a_few_steps(workshop
 
 def test_a_long_prompt_gets_at_least_every_other_piece(workshop: Workshop) -> None:
     long, _ = workshop.start("word " * 1900, max_tokens=1)
-    alone = -(-len(long.prompt) // SHARED_CHUNK)
+    alone = -(-len(long.prompt) // FIRST_CHUNK)
     steps = 0
     while not long.ended:
         workshop.start("word " * 100, max_tokens=1)
@@ -246,7 +254,7 @@ def test_an_answer_that_goes_on_is_not_held_up_by_one_that_ends(model: LoadedMod
     assert [read(stream).text for stream in streams] == expected
 
 
-@pytest.mark.parametrize(("rest", "pieces"), [(1, 1), (SMALL_REMAINDER, 1), (SMALL_REMAINDER + 1, 2)])
+@pytest.mark.parametrize(("rest", "pieces"), [(1, 1), (FIRST_CHUNK // 2, 1), (FIRST_CHUNK // 2 + 1, 2)])
 def test_a_small_rest_of_a_prompt_is_computed_with_the_piece_before_it(
     workshop: Workshop, rest: int, pieces: int
 ) -> None:
@@ -254,13 +262,34 @@ def test_a_small_rest_of_a_prompt_is_computed_with_the_piece_before_it(
     while not running.generated:
         workshop.step()
     sequence, _ = workshop.start("word", max_tokens=1)
-    sequence.prompt[:] = [5] * (SHARED_CHUNK + rest + 1)  # the last one is the first input of the answer
+    sequence.prompt[:] = [5] * (FIRST_CHUNK + rest + 1)  # the last one is the first input of the answer
     workshop.network.passes.clear()
     while not sequence.ended:
         workshop.step()
     computed = [shape[1] for shape in workshop.network.passes if shape[1] > 1]
-    assert sum(computed) == SHARED_CHUNK + rest
+    assert sum(computed) == FIRST_CHUNK + rest
     assert len(computed) == pieces
+    workshop.scheduler.end_all()
+
+
+@pytest.mark.parametrize(
+    ("token_seconds", "settled"),
+    [(1e-5, SINGLE_CHUNK_CPU), (1e-3, 72), (0.01, SMALLEST_CHUNK)],
+)
+def test_pieces_beside_an_answer_are_as_large_as_the_machine_allows(
+    workshop: Workshop, token_seconds: float, settled: int
+) -> None:
+    workshop.network.before = lambda tokens: workshop.clock.advance(0.01 + token_seconds * tokens.size)
+    running, _ = workshop.start("Hello world", max_tokens=500)
+    while len(running.generated) < 8:
+        workshop.step()
+    long, _ = workshop.start("word " * 1900, max_tokens=1)
+    workshop.network.passes.clear()
+    while not long.ended and len(workshop.network.passes) < 60:
+        workshop.step()
+    computed = [shape[1] for shape in workshop.network.passes if shape[1] > 1]
+    assert computed[0] == FIRST_CHUNK
+    assert computed[-2] == pytest.approx(settled, abs=8)
     workshop.scheduler.end_all()
 
 

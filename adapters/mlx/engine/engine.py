@@ -16,9 +16,10 @@ from typing import Generic, Protocol, TypeVar
 import mlx.core as mx
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
+from mlxk.adapters.mlx.engine.admission import AdmissionQueue
 from mlxk.adapters.mlx.engine.model_pool import Hold, Judge, LoadRequest, ModelPool, WantedModel
 from mlxk.adapters.mlx.engine.prefill import PrefixCache
-from mlxk.adapters.mlx.engine.scheduler import AdmissionQueue, EngineCounters, Scheduler
+from mlxk.adapters.mlx.engine.scheduler import EngineCounters, Scheduler
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.library_imports import ExceptionSummary, exhaustion, failed
 from mlxk.adapters.mlx.loading.text_model import PooledModel
@@ -191,7 +192,7 @@ class Engine(Worker):
         self._counters = EngineCounters()
         self._wired_limit: int | None = None
         """The process's wired-memory limit before this engine raised it; None where there is none."""
-        self._scheduler = Scheduler(log, self._admission, self._prefixes, self._counters, self._pool.release)
+        self._scheduler = Scheduler(log, clock, self._admission, self._prefixes, self._counters, self._pool.release)
 
     def lease_now(self, wanted: tuple[WantedModel, ...]) -> tuple[PooledModel, ...] | None:
         """Lease models that are loaded already, from any thread; None when one is not."""
@@ -240,6 +241,7 @@ class Engine(Worker):
 
     def state(self) -> EngineState:
         """Return a snapshot for probes and metrics."""
+        learned = [each.costs for each in self._pool.models if each.costs.pass_seconds]
         return EngineState(
             responding=True,
             running=self._scheduler.running,
@@ -253,6 +255,8 @@ class Engine(Worker):
             failed=self._counters.failed,
             prefix_cache_bytes=self._prefixes.size_bytes,
             active_bytes=mx.get_active_memory(),
+            step_seconds=max((costs.pass_seconds for costs in learned), default=0.0),
+            chunk_tokens=min(map(self._scheduler.shared_chunk, learned), default=0),
             fault_seconds=None if self._failed_at is None else self._clock.monotonic() - self._failed_at,
         )
 

@@ -1,31 +1,21 @@
-"""The scheduler: which sequences compute next, and when a queued one is admitted.
+"""The scheduler: computes prompts and decoding steps in turns.
 
-One step is one decoding step of every running batch, then some chunks of prompts. The fairness rule:
-
-- **Decoding sequences and waiting prompts share by count.** Between two tokens of a decoding sequence one chunk of
-  ``SHARED_CHUNK`` prompt tokens is computed, or as many as there are waiting prompts to a decoding sequence, at most
-  ``MAX_CHUNKS_PER_STEP``. A chunk includes a remainder of up to ``SMALL_REMAINDER`` tokens: separately it would cost
-  nearly as much as a chunk, since reading the weights dominates the cost of small chunks.
-- **Prompts alternate.** A chunk goes to the prompt with the fewest tokens left, unless the previous chunk skipped the
-  oldest prompt: then it goes to that one. So a short prompt behind long ones gets the next chunk or the one after it,
-  and a long one, however many short ones keep coming, gets at least every other chunk.
-- **Requests are admitted between chunks**, not only between steps, and a sequence whose prompt is computed starts to
-  decode at once.
-- **A single prompt is fast.** A prompt that is alone in the engine is computed in chunks of ``SINGLE_CHUNK`` tokens.
-- **Admission is first in, first out.** A sequence starts when fewer than ``max_rows`` run and its estimated KV cache
-  fits beside the running ones, the prefix cache making room; with nothing running the next one always starts. The
-  estimate is the model's measured size of a token, or an upper bound from its config.
+One step is one decoding step of every running batch, then some chunks of prompts: ``chunk_policy`` states the rule of
+fairness and decides which. Requests are admitted between chunks, not only between steps, and a sequence whose prompt is
+computed starts to decode at once.
 
 When a step of a batch fails, its sequences are computed again, each from its own tokens in a batch of its own: the
 faulty one fails by itself, and the others continue with the tokens they had generated.
 """
 
-from collections import deque
+import functools
 from collections.abc import Callable, Iterable
 
 import attrs
 import mlx.core as mx
 
+from mlxk.adapters.mlx.chunk_policy import SINGLE_CHUNK_CPU, SINGLE_CHUNK_GPU, ChunkPolicy, PassCosts
+from mlxk.adapters.mlx.engine.admission import AdmissionQueue
 from mlxk.adapters.mlx.engine.batch import Batch, DecodeBatch, Sampled, SpeculativeBatch
 from mlxk.adapters.mlx.engine.prefill import NO_MATCH, Prefill, PrefixCache, make_cache, quantize_cache
 from mlxk.adapters.mlx.engine.sampling import NOT_FINITE
@@ -33,87 +23,10 @@ from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.library_imports import failed, is_compile_failure
 from mlxk.adapters.mlx.loading.text_model import PooledModel
 from mlxk.adapters.mlx.memory import return_freed_memory
-from mlxk.application.ports.system import EventLog
+from mlxk.application.ports.system import Clock, EventLog
 from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.generation.request import FinishReason
 from mlxk.domain.generation.settings import EngineOptions
-
-_EXPECTED_GENERATED_TOKENS = 512
-"""Upper bound of the generated tokens in the estimate; few sequences use all they are allowed."""
-
-
-class AdmissionQueue:
-    """The queue of sequences that have not started; used on the owner thread only.
-
-    Args:
-        max_rows: Sequences that run at the same time.
-        cache_budget_bytes: Limit of the running sequences' KV caches and the prefix cache together; None: no limit.
-        prefixes: The prefix cache.
-    """
-
-    def __init__(self, max_rows: int, cache_budget_bytes: int | None, prefixes: PrefixCache) -> None:
-        self._max_rows = max_rows
-        self._budget = cache_budget_bytes
-        self._prefixes = prefixes
-        self._queue: deque[Sequence] = deque()
-
-    @property
-    def waiting(self) -> int:
-        """Sequences in the queue."""
-        return len(self._queue)
-
-    def add(self, sequence: Sequence) -> None:
-        """Append a sequence."""
-        self._queue.append(sequence)
-
-    def remove(self, sequence: Sequence) -> bool:
-        """Remove a sequence from the queue; return whether it was in it."""
-        if sequence not in self._queue:
-            return False
-        self._queue.remove(sequence)
-        return True
-
-    def remove_all(self) -> list[Sequence]:
-        """Empty the queue and return its sequences."""
-        sequences = list(self._queue)
-        self._queue.clear()
-        return sequences
-
-    def admit(self, running: int, batches: list[Batch], prefilling: list[Sequence]) -> list[Sequence]:
-        """Return the sequences that start now."""
-        admitted: list[Sequence] = []
-        while self._queue and running + len(admitted) < self._max_rows:
-            fits = self.make_room(batches, [*prefilling, *admitted, self._queue[0]])
-            if running + len(admitted) and not fits:
-                break
-            admitted.append(self._queue.popleft())
-        return admitted
-
-    def make_room(self, batches: list[Batch], prefilling: list[Sequence]) -> bool:
-        """Evict as many prefixes as the caches of batches and of prefilling sequences need; return whether all fits."""
-        if self._budget is None:
-            return True
-        needed = sum(batch.size_bytes for batch in batches) + sum(map(_estimated_cache_bytes, prefilling))
-        self._prefixes.shrink(max(0, self._budget - needed))
-        return needed <= self._budget
-
-
-def _estimated_cache_bytes(sequence: Sequence) -> int:
-    """Return the estimated size of a sequence's KV cache, bytes; 0 when neither measured nor in the config."""
-    tokens = len(sequence.prompt) + min(sequence.limits.max_tokens, _EXPECTED_GENERATED_TOKENS)
-    return int(tokens * (sequence.model.bytes_per_token or sequence.model.model.cache_bytes_per_token))
-
-
-SHARED_CHUNK = 64
-"""Prompt tokens computed at a time while other sequences wait or decode."""
-
-SMALL_REMAINDER = SHARED_CHUNK // 2
-"""Prompt tokens that are computed together with the chunk before them."""
-
-SINGLE_CHUNK = 256
-"""Prompt tokens computed at a time for a single sequence; fixed, so that its text is reproducible."""
-
-MAX_CHUNKS_PER_STEP = 8
 
 _STEPS_BETWEEN_TRIMS = 512
 """Steps after which the buffers that MLX keeps for reuse are freed."""
@@ -139,6 +52,7 @@ class Scheduler:
 
     Args:
         log: Receives failures.
+        clock: Measures what steps and chunks take.
         admission: The queue of sequences that have not started.
         prefixes: The prefix cache.
         counters: Updated by every step.
@@ -148,12 +62,14 @@ class Scheduler:
     def __init__(
         self,
         log: EventLog,
+        clock: Clock,
         admission: AdmissionQueue,
         prefixes: PrefixCache,
         counters: EngineCounters,
         release: Callable[[tuple[PooledModel, ...]], None],
     ) -> None:
         self._log = log
+        self._clock = clock
         self._admission = admission
         self._prefixes = prefixes
         self._counters = counters
@@ -162,13 +78,24 @@ class Scheduler:
         self._decoding: dict[Sequence, Batch] = {}
         self._batches: list[Batch] = []
         self._steps = 0
-        self._oldest_served = True
-        """Whether the last chunk went to the oldest prompt."""
+        self._step_began: float | None = None
+        """When the last tokens of the batch came, later by what prompts took since; None when a step is not comparable
+        with the ones before it."""
+
+    @functools.cached_property
+    def _policy(self) -> ChunkPolicy[Sequence]:
+        # Built on the owner thread, since it asks for MLX's device.
+        cpu = mx.default_device() == mx.Device(mx.cpu)
+        return ChunkPolicy(SINGLE_CHUNK_CPU if cpu else SINGLE_CHUNK_GPU)
 
     @property
     def running(self) -> int:
         """Sequences that have started and not ended."""
         return len(self._prefilling) + len(self._decoding)
+
+    def shared_chunk(self, costs: PassCosts) -> int:
+        """Return the tokens of a prompt that are computed at a time beside other sequences."""
+        return self._policy.shared_chunk(costs)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
@@ -213,21 +140,20 @@ class Scheduler:
             self._end(sequence, error or FinishReason.CANCELLED)
 
     def _prefill(self, interrupted: Callable[[], bool]) -> None:
-        single = len(self._prefilling) == 1 and not self._decoding
-        chunks = min(MAX_CHUNKS_PER_STEP, -(-len(self._prefilling) // max(1, len(self._decoding))))
-        budget = SINGLE_CHUNK if single else SHARED_CHUNK * chunks
+        began = self._clock.monotonic()
+        self._policy.begin_turn(
+            len(self._prefilling),
+            ((batch.sequences[0].costs, len(batch.sequences)) for batch in self._batches),
+        )
         ready: list[Sequence] = []
-        while budget > 0 and (waiting := [each for each in self._prefilling if each not in ready]):
-            sequence = min(waiting, key=lambda each: each.prefill_remaining) if self._oldest_served else waiting[0]
-            if ready and sequence.prefill_remaining > budget:
-                # A sequence that is ready to decode does not wait for another prompt's chunk.
+        while True:
+            waiting = [each for each in self._prefilling if each not in ready]
+            sequence = self._policy.choose(waiting, ready=bool(ready))
+            if sequence is None:
                 break
-            self._oldest_served = sequence is waiting[0]
             try:
                 prefill = sequence.prefill or self._begin(sequence)
-                chunk = budget if single else min(budget, SHARED_CHUNK)
-                remaining = sequence.prefill_remaining
-                budget -= self._advance(sequence, prefill, chunk if remaining > chunk + SMALL_REMAINDER else remaining)
+                self._advance(sequence, prefill, self._policy.tokens(sequence))
             except Exception as error:  # noqa: BLE001 - boundary: one prompt's failure must not harm other sequences
                 self._end(sequence, _failure(error))
                 continue
@@ -237,6 +163,8 @@ class Scheduler:
                 break
         for model in {sequence.model: None for sequence in ready}:
             self._start_decoding([sequence for sequence in ready if sequence.model is model])
+        if self._step_began is not None:
+            self._step_began += self._clock.monotonic() - began
 
     def _begin(self, sequence: Sequence) -> Prefill:
         model, tokens = sequence.model.model, sequence.tokens
@@ -257,20 +185,23 @@ class Scheduler:
         self._counters.cached_tokens += match.tokens
         return prefill
 
-    def _advance(self, sequence: Sequence, prefill: Prefill, max_tokens: int) -> int:
-        """Compute up to so many tokens of a prompt; return how many."""
-        done = 0
+    def _advance(self, sequence: Sequence, prefill: Prefill, max_tokens: int) -> None:
+        """Compute up to so many tokens of a prompt."""
+        done, began, position = 0, self._clock.monotonic(), prefill.position
         while done < max_tokens and prefill.remaining > 0:
             done += prefill.advance(max_tokens - done)
             _quantize(sequence, prefill)
             if prefill.position == prefill.divergence:
                 prefill.store(self._prefixes, sequence.cache_identity)
+        seconds = self._clock.monotonic() - began
+        self._policy.spend(sequence, done, seconds)
+        if sequence.media is None and prefill.draft is None:
+            sequence.costs.observe_chunk(done, position, seconds)
         self._counters.prompt_tokens += done
         if prefill.remaining == 0:
             _quantize(sequence, prefill)
             prefill.store(self._prefixes, sequence.cache_identity)
             sequence.model.measure_cache(prefill.cache, prefill.position)
-        return done
 
     def _start_decoding(self, sequences: list[Sequence]) -> None:
         for sequence in sequences:
@@ -288,6 +219,7 @@ class Scheduler:
     def _add(self, batch: Batch, sequences: list[Sequence]) -> None:
         if batch not in self._batches:
             self._batches.append(batch)
+        self._step_began = None
         prefills = [sequence.prefill for sequence in sequences if sequence.prefill is not None]
         for sequence in sequences:
             sequence.prefill = None
@@ -309,6 +241,8 @@ class Scheduler:
             self._rebuild(batch, error)
             return
         self._counters.generated_tokens += len(sampled)
+        if sampled:
+            self._observe_step(batch)
         outcomes: dict[Sequence, Outcome] = {}
         for each in sampled:
             if each.sequence not in outcomes and (outcome := _accept(each)) is not None:
@@ -318,6 +252,13 @@ class Scheduler:
             for sequence, outcome in outcomes.items():
                 self._end(sequence, outcome)
 
+    def _observe_step(self, batch: Batch) -> None:
+        """Note what the tokens that have just come took, where nothing but this batch and prompts was computed."""
+        now = self._clock.monotonic()
+        if self._step_began is not None:
+            batch.sequences[0].costs.observe_step(len(batch.sequences), now - self._step_began)
+        self._step_began = now if len(self._batches) == 1 else None
+
     def _remove(self, batch: Batch, sequences: Iterable[Sequence]) -> None:
         """Remove sequences from a batch; their caches go to the prefix cache unless they failed."""
         sequences = list(sequences)
@@ -325,6 +266,7 @@ class Scheduler:
             if sequence.error is None:
                 self._prefixes.put(sequence.cache_identity, sequence.cache_tokens, batch.extract(sequence))
         batch.remove(sequences)
+        self._step_began = None
         if not batch.sequences:
             self._batches.remove(batch)
         self._admission.make_room(self._batches, self._prefilling)

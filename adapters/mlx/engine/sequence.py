@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 from mlx_lm.models.cache import TokenBuffer
 
+from mlxk.adapters.mlx.chunk_policy import PassCosts
 from mlxk.adapters.mlx.engine.prefill import Media, Prefill, cache_kind
 from mlxk.adapters.mlx.engine.sampling import (
     LogitsProcessor,
@@ -193,6 +194,16 @@ class Sequence:
         if self.prefill is not None:
             return self.prefill.remaining
         return len(self.prompt) + len(self.generated) - 1
+
+    @property
+    def prefill_position(self) -> int:
+        """Tokens that are computed, of the prompt and of those generated before a batch failed."""
+        return self.prefill.position if self.prefill is not None else 0
+
+    @property
+    def costs(self) -> PassCosts:
+        """What passes of its model cost."""
+        return self.model.costs
 
     @property
     def cache_identity(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 from mlx_lm import utils
 
+from mlxk.adapters.mlx.chunk_policy import PassCosts
 from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.model_files import (
     loading_directory,
@@ -115,6 +116,8 @@ class PooledModel:
     """Measured size of a token in the KV cache; 0 before anything was computed."""
     tokens_per_second: float | None = None
     """Speed of the sequence that ended last; None before there was one."""
+    costs: PassCosts = attrs.field(factory=PassCosts)
+    """What steps and chunks take."""
 
     def measure_speed(self, tokens: int, seconds: float) -> None:
         """Remember how fast a sequence was; the first of its tokens belongs to the prompt's time."""
