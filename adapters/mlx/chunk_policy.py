@@ -30,8 +30,9 @@ CHUNK_PASSES = 8
 """Duration of a chunk, in passes over the weights. Reading the weights then takes an eighth of it: a longer chunk would
 gain less than that, and a running answer would wait longer."""
 
-WAIT_STEPS = 16
-"""What a running answer waits at most between two tokens, in its own steps: two chunks."""
+WAIT_STEPS = 32
+"""What a running answer waits at most between two tokens, in its own steps: four chunks, when more prompts wait than
+answers run, else one with its remainder. With fewer, prompts that come together would decode in small batches."""
 
 WAIT_SECONDS = 0.05
 """What it may wait in any case: twenty tokens a second are faster than anyone reads."""
