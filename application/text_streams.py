@@ -14,10 +14,10 @@ from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.formats.scanner import StopSequences
 from mlxk.domain.generation.conversation import Adaptation
 from mlxk.domain.generation.image_table import Chunk
-from mlxk.domain.generation.request import Finished, FinishReason, GenerationEvent, TextDelta, Timings, Usage
+from mlxk.domain.generation.request import Finished, FinishReason, StreamEvent, TextDelta, Timings, Usage
 from mlxk.domain.transcription import Segment, Transcript, TranscriptEvent, TranscriptionProgress
 
-StreamItem = str | GenerationEvent | MlxkError
+StreamItem = str | StreamEvent | MlxkError
 """An item of a queued stream; plain strings are text, the common case."""
 
 
@@ -52,16 +52,16 @@ class QueuedTextStream(TextStream):
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> GenerationEvent:
+    def __next__(self) -> StreamEvent:
         if self._ended:
             raise StopIteration
         item = self._items.get() if self._next is None else self._next
         self._next = None
         return self._event(item)
 
-    def take(self) -> tuple[GenerationEvent, ...]:
+    def take(self) -> tuple[StreamEvent, ...]:
         self._notified = False
-        events: list[GenerationEvent] = []
+        events: list[StreamEvent] = []
         while not self._ended:
             try:
                 item = self._items.get_nowait() if self._next is None else self._next
@@ -89,7 +89,7 @@ class QueuedTextStream(TextStream):
     def __exit__(self, *exc_info: object) -> None:
         self.cancel()
 
-    def _event(self, item: StreamItem) -> GenerationEvent:
+    def _event(self, item: StreamItem) -> StreamEvent:
         if isinstance(item, str):
             return TextDelta(self._joined(item))
         if isinstance(item, (Finished, MlxkError)):
@@ -159,12 +159,12 @@ class ChunkedStream(TextStream):
         self._ended = False
         self._callback: Callable[[], None] = _do_nothing
         self._woken = threading.Event()
-        self._unread: deque[GenerationEvent] = deque()
+        self._unread: deque[StreamEvent] = deque()
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> GenerationEvent:
+    def __next__(self) -> StreamEvent:
         if not self._unread and not self._ended:
             self.subscribe(self._woken.set)
         while not self._unread:
@@ -175,13 +175,13 @@ class ChunkedStream(TextStream):
             self._unread.extend(self.take())
         return self._unread.popleft()
 
-    def take(self) -> tuple[GenerationEvent, ...]:
+    def take(self) -> tuple[StreamEvent, ...]:
         with self._lock:
             if self._ended or self._advancing:
                 return ()
             stream, opening, failure = self._stream, self._opening, self._failure
             self._opening = None
-        events: list[GenerationEvent] = [ImageTableDelta(opening)] if opening else []
+        events: list[StreamEvent] = [ImageTableDelta(opening)] if opening else []
         try:
             if failure is not None:
                 raise failure
@@ -214,7 +214,7 @@ class ChunkedStream(TextStream):
     def __exit__(self, *exc_info: object) -> None:
         self.cancel()
 
-    def _end_chunk(self, end: Finished) -> list[GenerationEvent]:
+    def _end_chunk(self, end: Finished) -> list[StreamEvent]:
         """Start the next chunk, or return the last event of the stream if there is none."""
         self._ends.append(end)
         if self._left and not self._cancelled and end.reason is not FinishReason.CANCELLED:

@@ -55,6 +55,7 @@ _CLASSES: Mapping[str, type] = {
         request.Finished,
         request.GenerationRequest,
         PromptDelta,
+        request.PromptProgress,
         request.ReasoningDelta,
         request.TextDelta,
         request.Timings,

@@ -23,7 +23,7 @@ from mlxk.application.ports.text_generator import EngineState, TextGenerator, Te
 from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings
 from mlxk.domain.errors import ExecutionError, MlxkError
-from mlxk.domain.generation.request import Finished, GenerationRequest
+from mlxk.domain.generation.request import Finished, GenerationRequest, PromptProgress
 from mlxk.domain.models.model import ModelHandle
 
 _ENDED = "the server ended before it answered"
@@ -138,7 +138,7 @@ class SocketTextStream(QueuedTextStream):
                         return
                     for document in reply["events"]:
                         event = decoded(document, blobs)
-                        begun = True
+                        begun = begun or not isinstance(event, PromptProgress)
                         self.put(event)
                         if isinstance(event, Finished):
                             return

@@ -7,12 +7,12 @@ from typing import Protocol, Self
 import attrs
 
 from mlxk.domain.generation.conversation import Adaptation
-from mlxk.domain.generation.request import GenerationEvent, GenerationRequest
+from mlxk.domain.generation.request import GenerationRequest, StreamEvent
 from mlxk.domain.models.model import ModelHandle
 
 
 class TextStream(Protocol):
-    """The events of one sequence: any number of ``TextDelta``s, then one ``Finished``.
+    """The events of one sequence: ``PromptProgress`` while a long prompt is computed, ``TextDelta``s, one ``Finished``.
 
     One thread reads it; ``cancel`` may be called from any thread. Leaving the context manager cancels it. To read one
     stream, iterate, which blocks; to read many in one thread, set a callback on each and ``take``.
@@ -24,11 +24,11 @@ class TextStream(Protocol):
     """Tokens of the prompt; known from the start, 0 for a recording."""
 
     @abstractmethod
-    def __iter__(self) -> Iterator[GenerationEvent]:
+    def __iter__(self) -> Iterator[StreamEvent]:
         """Return itself."""
 
     @abstractmethod
-    def __next__(self) -> GenerationEvent:
+    def __next__(self) -> StreamEvent:
         """Block until the next event and return it.
 
         Raises:
@@ -36,7 +36,7 @@ class TextStream(Protocol):
         """
 
     @abstractmethod
-    def take(self) -> tuple[GenerationEvent, ...]:
+    def take(self) -> tuple[StreamEvent, ...]:
         """Return the unread events, oldest first, without blocking; often empty.
 
         Raises:

@@ -1,7 +1,8 @@
 """Text generation: requests and events.
 
-A stream yields any number of ``TextDelta``, ``ReasoningDelta`` and ``ToolCallDelta``, then one ``Finished`` with the
-usage; a failure is raised as ``MlxkError`` instead. The text of a completion is the concatenation of its deltas.
+A stream yields some ``PromptProgress`` while a long prompt is computed, then any number of ``TextDelta``,
+``ReasoningDelta`` and ``ToolCallDelta``, then one ``Finished`` with the usage; a failure is raised as ``MlxkError``
+instead. The text of a completion is the concatenation of its deltas.
 """
 
 import enum
@@ -157,6 +158,21 @@ AnswerDelta = TextDelta | ReasoningDelta | ToolCallDelta
 
 
 GenerationEvent = AnswerDelta | Finished
+"""An event of a completion."""
+
+
+@attrs.frozen
+class PromptProgress:
+    """How much of a long prompt is computed; no part of the completion, and only before its first delta."""
+
+    done: int
+    """Tokens, those taken from the prefix cache included."""
+    total: int
+    """Tokens of the prompt."""
+
+
+StreamEvent = GenerationEvent | PromptProgress
+"""What a stream yields."""
 
 
 TokenIds = tuple[int, ...]

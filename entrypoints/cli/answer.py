@@ -11,7 +11,15 @@ from mlxk.application.text_streams import ImageTableDelta
 from mlxk.domain.errors import ExecutionError, InterruptedRunError
 from mlxk.domain.generation.conversation import ToolCall
 from mlxk.domain.generation.grammar import is_json
-from mlxk.domain.generation.request import Finished, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
+from mlxk.domain.generation.request import (
+    AnswerDelta,
+    Finished,
+    FinishReason,
+    PromptProgress,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+)
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
@@ -62,21 +70,32 @@ class AnswerReader:
         Raises:
             MlxkError: The stream failed.
         """
-        for event in stream:
-            match event:
-                case ImageTableDelta():
-                    self._next_chunk(event.text)
-                case TextDelta():
-                    self._text(event.text)
-                case ReasoningDelta():
-                    self._reasoning(event.text)
-                case ToolCallDelta():
-                    self._call(event)
-                case Finished():
+        waiting = Spinner(self.output, "Reading the prompt")
+        try:
+            for event in stream:
+                if isinstance(event, PromptProgress):
+                    waiting.show(f"Reading the prompt: {event.done:,} of {event.total:,} tokens")
+                    continue
+                waiting.stop()
+                if isinstance(event, Finished):
                     self._end_line()
                     text, reasoning = "".join(self.text), "".join(self.reasoning)
                     return CollectedAnswer(text, reasoning, tuple(self.calls.values()), event)
+                self._take(event)
+        finally:
+            waiting.stop()
         raise ExecutionError("the answer ended without its last event")
+
+    def _take(self, event: AnswerDelta) -> None:
+        match event:
+            case ImageTableDelta():
+                self._next_chunk(event.text)
+            case TextDelta():
+                self._text(event.text)
+            case ReasoningDelta():
+                self._reasoning(event.text)
+            case ToolCallDelta():
+                self._call(event)
 
     def _next_chunk(self, table: str) -> None:
         """Print the completed chunk of images, and the table of the next one."""

@@ -55,6 +55,15 @@ class Spinner:
             timer.daemon = True
             timer.start()
 
+    def show(self, text: str) -> None:
+        """Show another name of the activity, and the spinner where it is not shown."""
+        with self._lock:
+            self._text, status, starting = text, self._status, self._timer is not None
+        if status:
+            status.update(text)
+        elif not starting:
+            self.start()
+
     def stop(self) -> None:
         """Remove the spinner; may be called twice."""
         with self._lock:

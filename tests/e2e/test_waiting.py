@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
+from models.tiny_models import build
 
 pytestmark = pytest.mark.e2e
 
@@ -36,3 +37,25 @@ def test_the_wait_before_and_after_the_bars_of_a_conversion_is_explained(
     process.close()
     assert process.exitstatus == 0, shown
     assert "Reading the model" in shown
+
+
+@pytest.mark.mlx
+def test_the_progress_of_a_long_prompt_is_shown_and_an_interrupt_ends_it(
+    program_environment: dict[str, str], tmp_path: Path
+) -> None:
+    build(tmp_path / "llama", max_position_embeddings=131_072, num_hidden_layers=8)
+    (tmp_path / "prompt.txt").write_text("The quick brown fox. " * 8000)
+    process = pexpect.spawn(
+        sys.executable,
+        ["-c", SLOW, "run", "./llama", "And now?", "--file", "prompt.txt"],
+        env={**program_environment, "TERM": "xterm-256color"},
+        cwd=str(tmp_path),
+        encoding="utf-8",
+        timeout=60,
+        dimensions=(40, 120),
+    )
+    process.expect(r"Reading the prompt: [\d,]+ of 4\d,\d\d\d tokens")
+    process.sendintr()
+    process.expect(pexpect.EOF)
+    process.close()
+    assert process.exitstatus == 130

@@ -198,7 +198,9 @@ class Scheduler:
         if sequence.media is None and prefill.draft is None:
             sequence.costs.observe_chunk(done, position, seconds)
         self._counters.prompt_tokens += done
-        if prefill.remaining == 0:
+        if prefill.remaining:
+            sequence.report_progress()
+        else:
             _quantize(sequence, prefill)
             prefill.store(self._prefixes, sequence.cache_identity)
             sequence.model.measure_cache(prefill.cache, prefill.position)

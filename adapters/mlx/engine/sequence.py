@@ -26,6 +26,7 @@ from mlxk.domain.generation.request import (
     AnswerDelta,
     Finished,
     FinishReason,
+    PromptProgress,
     TextDelta,
     Timings,
     TokenAlternative,
@@ -33,6 +34,9 @@ from mlxk.domain.generation.request import (
     Usage,
 )
 from mlxk.domain.generation.settings import EngineOptions, GenerationSettings
+
+_PROGRESS_SECONDS = 1.0
+"""Interval in which it is reported how much of a prompt is computed; a prompt that takes less is not reported on."""
 
 _MIN_LOGPROB = -9999.0
 """Reported in place of minus infinity, which JSON cannot represent."""
@@ -169,6 +173,7 @@ class Sequence:
     _queued_at: float = attrs.field(init=False)
     _started_at: float | None = attrs.field(init=False, default=None)
     _first_token_at: float | None = attrs.field(init=False, default=None)
+    _reported_at: float | None = attrs.field(init=False, default=None)
     _prompt_emitted: bool = attrs.field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
@@ -237,6 +242,17 @@ class Sequence:
     def scored_alternatives(self) -> int | None:
         """Alternatives for each token of the prompt, all of which is then computed; None when none is scored."""
         return self.settings.logprobs if self.settings.echo else None
+
+    def report_progress(self) -> None:
+        """Emit how much of the prompt is computed; not more often than a reader wants to know."""
+        if self.prefill is None or self.generated:
+            return
+        now = self.clock.monotonic()
+        if self._reported_at is None:
+            self._reported_at = self._started_at
+        if self._reported_at is not None and now - self._reported_at >= _PROGRESS_SECONDS:
+            self._reported_at = now
+            self.output.stream.put(PromptProgress(self.prefill.position, len(self.prompt)))
 
     def end_prefill(self) -> None:
         """Note that the prompt is computed, and emit it once when the request asks for it."""

@@ -13,7 +13,13 @@ from mlxk.domain.generation.request import Finished, FinishReason, GenerationEve
 from mlxk.entrypoints.http.anthropic.conversation import shown_call_id
 from mlxk.entrypoints.http.errors import status_of
 from mlxk.entrypoints.http.generation.blocks import Block, BlockBegan, BlockChange, BlockGrew, BlockKind, BlockReader
-from mlxk.entrypoints.http.generation.renderer import SSE_HEADERS, ResponseContext, ResponseRenderer, named_frame
+from mlxk.entrypoints.http.generation.renderer import (
+    SSE_HEADERS,
+    ResponseContext,
+    ResponseRenderer,
+    named_frame,
+    progress_comment,
+)
 from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions
 from mlxk.entrypoints.wording import http_error
 
@@ -133,6 +139,10 @@ class MessagesRenderer(ResponseRenderer):
     def keep_alive(self) -> bytes:
         """Return a ping."""
         return PING
+
+    def progress(self, done: int, total: int) -> bytes:
+        """Return a comment and a ping: clients count events only, not comments, as signs of life."""
+        return progress_comment(done, total) + PING
 
     def event(self, index: int, event: GenerationEvent) -> bytes:
         """Return the frames of an event."""

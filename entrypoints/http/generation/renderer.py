@@ -40,8 +40,8 @@ class ResponseContext:
 class ResponseRenderer(Protocol):
     """Renders one response in the format of an API.
 
-    A streamed response is ``opening``, any number of ``event`` and ``keep_alive``, then ``closing`` or ``error``. A
-    whole response is ``whole`` alone. An instance serves one response, from one thread at a time.
+    A streamed response is ``opening``, any number of ``progress``, ``event`` and ``keep_alive``, then ``closing`` or
+    ``error``. A whole response is ``whole`` alone. An instance serves one response, from one thread at a time.
     """
 
     media_type: str
@@ -56,6 +56,13 @@ class ResponseRenderer(Protocol):
     @abstractmethod
     def keep_alive(self) -> bytes:
         """Return a frame without content, sent during silence; empty when the format has none."""
+
+    def progress(self, done: int, total: int) -> bytes:
+        """Return a frame that says how many tokens of the prompts are computed, sent at most about once a second.
+
+        By default a frame without content: formats without comments have no place for it.
+        """
+        return self.keep_alive()
 
     @abstractmethod
     def event(self, index: int, event: GenerationEvent) -> bytes:
@@ -107,6 +114,11 @@ KEEP_ALIVE_COMMENT = b": ping\n\n"
 """Sent during silence, so that no proxy between server and client times out."""
 
 
+def progress_comment(done: int, total: int) -> bytes:
+    """Return a comment that says how many tokens of the prompts are computed."""
+    return f": prefill {done}/{total}\n\n".encode()
+
+
 def sse_frame(document: object) -> bytes:
     """Return an event whose data is a JSON document."""
     return b"data: " + json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
@@ -128,13 +140,16 @@ class ResponseBody(Protocol):
 
 
 class ResponseWriter(Protocol):
-    """Receives the events of a response. ``open``, ``keep_alive`` and ``events`` return False after a disconnect."""
+    """Receives the events of a response. Methods that return a truth value return False after a disconnect."""
 
     def open(self) -> bool:
         """Begin the response."""
 
     def keep_alive(self) -> bool:
         """Write a frame without content."""
+
+    def progress(self, done: int, total: int) -> bool:
+        """Write how many tokens of the prompts are computed."""
 
     def events(self, index: int, events: Sequence[GenerationEvent]) -> bool:
         """Write the next events of a choice."""
@@ -160,6 +175,10 @@ class StreamWriter:
     def keep_alive(self) -> bool:
         """Send a frame without content, if the format has one."""
         return self._write(self._renderer.keep_alive())
+
+    def progress(self, done: int, total: int) -> bool:
+        """Send how much of the prompts is computed."""
+        return self._write(self._renderer.progress(done, total))
 
     def events(self, index: int, events: Sequence[GenerationEvent]) -> bool:
         """Send the frames of some events in one write."""
@@ -202,6 +221,10 @@ class WholeWriter:
         return True
 
     def keep_alive(self) -> bool:
+        """Do nothing: nothing is sent before the end."""
+        return True
+
+    def progress(self, done: int, total: int) -> bool:
         """Do nothing: nothing is sent before the end."""
         return True
 

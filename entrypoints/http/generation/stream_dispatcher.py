@@ -9,10 +9,12 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 
+import attrs
+
 from mlxk.application.ports.system import Clock, EventLog
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.errors import InternalError, MlxkError, ServerShutdownError
-from mlxk.domain.generation.request import Finished, FinishReason, GenerationEvent
+from mlxk.domain.generation.request import Finished, FinishReason, GenerationEvent, PromptProgress, StreamEvent
 from mlxk.entrypoints.http.errors import raised_at
 from mlxk.entrypoints.http.generation.renderer import ResponseWriter
 
@@ -41,6 +43,8 @@ class StreamDelivery:
         self._writer = writer
         self._on_end = on_end
         self._finished: dict[int, Finished] = {}
+        self._progress: dict[int, PromptProgress] = {}
+        """How much of its prompt each choice has computed, where that takes long."""
         self._ended = False
         self._aborted: MlxkError | None = None
 
@@ -93,12 +97,22 @@ class StreamDelivery:
         else:
             self._end(error)
 
-    def _take(self, index: int, events: Sequence[GenerationEvent]) -> None:
+    def _take(self, index: int, taken: Sequence[StreamEvent]) -> None:
+        events: list[GenerationEvent] = []
+        for event in taken:
+            if isinstance(event, PromptProgress):
+                self._progress[index] = event
+            else:
+                events.append(event)
+        if not events:
+            done, total = (sum(each) for each in zip(*map(attrs.astuple, self._progress.values()), strict=True))
+            self._cancel_unless(self._writer.progress(done, total))
+            return
         last = events[-1]
         if isinstance(last, Finished):
             self._finished[index] = last
             if last.reason is FinishReason.CANCELLED:
-                events = events[:-1]
+                events.pop()
         if events:
             self._cancel_unless(self._writer.events(index, events))
 

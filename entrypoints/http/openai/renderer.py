@@ -18,6 +18,7 @@ from mlxk.entrypoints.http.generation.renderer import (
     SSE_HEADERS,
     ResponseContext,
     ResponseRenderer,
+    progress_comment,
     sse_frame,
 )
 from mlxk.entrypoints.http.openai.errors import error_document
@@ -91,6 +92,10 @@ class OpenAiRenderer(ResponseRenderer):
     def keep_alive(self) -> bytes:
         """Return a comment."""
         return KEEP_ALIVE_COMMENT
+
+    def progress(self, done: int, total: int) -> bytes:
+        """Return a comment."""
+        return progress_comment(done, total)
 
     def event(self, index: int, event: GenerationEvent) -> bytes:
         """Return the chunks of an event."""

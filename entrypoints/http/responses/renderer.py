@@ -18,7 +18,13 @@ from mlxk.entrypoints.http.generation.blocks import (
     BlockKind,
     BlockReader,
 )
-from mlxk.entrypoints.http.generation.renderer import SSE_HEADERS, ResponseContext, ResponseRenderer, named_frame
+from mlxk.entrypoints.http.generation.renderer import (
+    SSE_HEADERS,
+    ResponseContext,
+    ResponseRenderer,
+    named_frame,
+    progress_comment,
+)
 from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions, token_logprobs
 from mlxk.entrypoints.http.openai.errors import error_document
 from mlxk.entrypoints.http.openai.renderer import finish_reason
@@ -181,6 +187,10 @@ class ResponsesRenderer(ResponseRenderer):
     def keep_alive(self) -> bytes:
         """Return the state again: clients count events only, not comments, as signs of life."""
         return self._frame("response.in_progress", response=self._document(IN_PROGRESS))
+
+    def progress(self, done: int, total: int) -> bytes:
+        """Return a comment and the state."""
+        return progress_comment(done, total) + self.keep_alive()
 
     def event(self, index: int, event: GenerationEvent) -> bytes:
         """Return the frames of an event."""

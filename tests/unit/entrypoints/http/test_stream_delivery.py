@@ -13,7 +13,16 @@ from serving.running import eventually
 
 from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.errors import ExecutionError, InternalError, MlxkError, ServerShutdownError
-from mlxk.domain.generation.request import Finished, FinishReason, GenerationEvent, TextDelta, Timings, Usage
+from mlxk.domain.generation.request import (
+    Finished,
+    FinishReason,
+    GenerationEvent,
+    PromptProgress,
+    StreamEvent,
+    TextDelta,
+    Timings,
+    Usage,
+)
 from mlxk.entrypoints.http.generation.renderer import ResponseContext
 from mlxk.entrypoints.http.generation.responder import GenerationJob, GenerationResponder
 from mlxk.entrypoints.http.generation.stream_dispatcher import StreamDelivery, StreamDispatcher
@@ -30,7 +39,7 @@ def finished(reason: FinishReason = FinishReason.STOP) -> Finished:
 class ScriptedStream(QueuedTextStream):
     """A stream whose events are all available."""
 
-    def __init__(self, *events: GenerationEvent | MlxkError) -> None:
+    def __init__(self, *events: StreamEvent | MlxkError) -> None:
         super().__init__()
         self.cancelled = False
         for event in events:
@@ -50,6 +59,7 @@ class RecordingWriter:
 
     def __init__(self, failing: str = "") -> None:
         self.written: list[GenerationEvent] = []
+        self.progressed: list[tuple[int, int]] = []
         self.closed: Sequence[Finished] | None = None
         self.error: MlxkError | None = None
         self._failing = failing
@@ -60,6 +70,11 @@ class RecordingWriter:
 
     def keep_alive(self) -> bool:
         """Do nothing."""
+        return True
+
+    def progress(self, done: int, total: int) -> bool:
+        """Record it."""
+        self.progressed.append((done, total))
         return True
 
     def events(self, index: int, events: Sequence[GenerationEvent]) -> bool:
@@ -121,6 +136,18 @@ def test_the_last_event_of_a_stream_that_was_not_cancelled_is_shown() -> None:
     assert delivery(writer, ends, ScriptedStream(finished())).move()
     assert writer.written == [finished()]
     assert writer.closed == [finished()]
+
+
+def test_progress_is_that_of_all_choices_and_no_event() -> None:
+    writer, ends = RecordingWriter(), Ends()
+    first, second = ScriptedStream(PromptProgress(3, 10)), ScriptedStream(PromptProgress(4, 10))
+    both = delivery(writer, ends, first, second)
+    assert not both.move()
+    first.put(PromptProgress(8, 10))
+    first.put(TextDelta("a"))
+    assert not both.move()
+    assert writer.progressed == [(3, 10), (7, 20)]
+    assert writer.written == [TextDelta("a")]
 
 
 def test_an_error_of_one_choice_cancels_the_others() -> None:
