@@ -6,7 +6,8 @@ Two tiny models with random weights: a recurrent one, which has no attention, so
 the prompt; and a llama with two layers of one head, of which a prompt computes the attention of the first. For
 each length it prints
 
-- the seconds from a request to its sequence: rendering, tokenizing, limits;
+- the seconds from a request to its sequence (rendering, tokenizing, limits), in one message and in messages of about
+  100 tokens;
 - the seconds to the first token after that, and those of the bare network in the same chunks: the difference is ours;
 - the seconds of the same request again, which the prefix cache has, and of a request that continues it.
 """
@@ -63,6 +64,15 @@ def asked(engine: MlxTextGenerator, handle: ModelHandle, talk: Conversation) -> 
     raise RuntimeError("the stream had no end")
 
 
+def built_of_messages(engine: MlxTextGenerator, handle: ModelHandle, count: int) -> float:
+    """Return the seconds up to the sequence of a conversation with so many messages."""
+    roles = [Role.USER if index % 2 == 0 else Role.ASSISTANT for index in range(count | 1)]
+    talk = Conversation(tuple(Message(role, TEXT * 8) for role in roles))
+    began = time.perf_counter()
+    with engine.submit(GenerationRequest(handle, talk, SETTINGS)):
+        return time.perf_counter() - began
+
+
 def measure(name: str, handle: ModelHandle, lengths: list[int]) -> None:
     """Print a row for each length."""
     _, tokenizer = loaded(handle)
@@ -76,23 +86,41 @@ def measure(name: str, handle: ModelHandle, lengths: list[int]) -> None:
         more = (Message(Role.ASSISTANT, "Fine."), Message(Role.USER, "And now?"))
         _, further, _ = asked(engine, handle, Conversation((*talk.messages, *more)))
         network = bare(handle, cold.usage.prompt_tokens)
+        messages = built_of_messages(engine, handle, length // 100)
         engine.close()
-        print(
-            f"| {name} | {cold.usage.prompt_tokens:,} | {built:.2f} | {cold.timings.prompt_seconds:.1f} | {network:.1f}"
-            f" | {cold.timings.generation_seconds / 7 * 1000:.1f} | {again.timings.prompt_seconds:.2f}"
-            f" ({again.usage.cached_tokens:,}) | {further.timings.prompt_seconds:.2f} ({further.usage.cached_tokens:,})"
-            f" | {reports} |",
-            flush=True,
-        )
+        columns = [
+            name,
+            f"{cold.usage.prompt_tokens:,}",
+            f"{built:.2f}",
+            f"{messages:.2f}",
+            f"{cold.timings.prompt_seconds:.1f}",
+            f"{network:.1f}",
+            f"{cold.timings.generation_seconds / (cold.usage.completion_tokens - 1) * 1000:.1f}",
+            f"{again.timings.prompt_seconds:.2f} ({again.usage.cached_tokens:,})",
+            f"{further.timings.prompt_seconds:.2f} ({further.usage.cached_tokens:,})",
+            f"{reports}",
+        ]
+        print(f"| {' | '.join(columns)} |", flush=True)
+
+
+COLUMNS = (
+    "model",
+    "tokens",
+    "to the sequence, s",
+    "the same of many messages, s",
+    "to the first token, s",
+    "bare network, s",
+    "a token after it, ms",
+    "again, s (cached)",
+    "continued, s (cached)",
+    "reports",
+)
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Build the models and print the table."""
-    print(
-        "| model | tokens | to the sequence, s | to the first token, s | bare network, s | ms a token after it ", end=""
-    )
-    print("| again, s (cached) | continued, s (cached) | reports |")
-    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
+    print(f"| {' | '.join(COLUMNS)} |")
+    print(f"|---|{'--:|' * (len(COLUMNS) - 1)}")
     with tempfile.TemporaryDirectory() as directory:
         window = {"max_position_embeddings": 262_144}
         recurrent = build(Path(directory, "recurrent"), "mamba2", num_hidden_layers=1, **window)

@@ -8,6 +8,7 @@ is named here, and no step is taken that the template does not need.
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -78,6 +79,9 @@ def make_plan(
     return Plan(best, trial.lost(best)) if trial.missing(best) is not None else Plan()
 
 
+_MARKER = re.compile(r"Kq\d+vz")
+
+
 class _Trial:
     """Renders an outline with different steps, each combination once."""
 
@@ -87,17 +91,18 @@ class _Trial:
         self._outline = outline
         self._markers = markers
         self._render = render
-        self._texts: dict[tuple[Step, ...], str | None] = {}
+        self._written: dict[tuple[Step, ...], frozenset[str] | None] = {}
+        """The markers in the text with some steps; None where the template refuses."""
 
     def missing(self, steps: tuple[Step, ...]) -> int | None:
         """Return how many needed markers the text lacks; None where the template refuses."""
-        text = self._text(steps)
-        return None if text is None else sum(marker not in text for marker, _, needed in self._markers if needed)
+        written = self._found(steps)
+        return None if written is None else sum(marker not in written for marker, _, needed in self._markers if needed)
 
     def lost(self, steps: tuple[Step, ...]) -> tuple[int, ...]:
         """Return the messages with a marker that the text lacks."""
-        text = self._text(steps) or ""
-        return tuple(sorted({index for marker, index, _ in self._markers if marker not in text}))
+        written = self._found(steps) or frozenset()
+        return tuple(sorted({index for marker, index, _ in self._markers if marker not in written}))
 
     def is_as_good(self, steps: tuple[Step, ...], others: tuple[Step, ...]) -> bool:
         """Whether the text with some steps lacks no more than with others."""
@@ -128,15 +133,16 @@ class _Trial:
                 best = taken
         return best
 
-    def _text(self, steps: tuple[Step, ...]) -> str | None:
-        if steps not in self._texts:
+    def _found(self, steps: tuple[Step, ...]) -> frozenset[str] | None:
+        if steps not in self._written:
             try:
-                self._texts[steps] = self._render(Plan(steps).apply(self._outline))
+                # One pass for all markers: searching for each takes seconds with a thousand messages.
+                self._written[steps] = frozenset(_MARKER.findall(self._render(Plan(steps).apply(self._outline))))
             except TemplateFault as fault:
                 if fault.kind in {FaultKind.INVALID, FaultKind.LIMIT}:
                     raise
-                self._texts[steps] = None
-        return self._texts[steps]
+                self._written[steps] = None
+        return self._written[steps]
 
 
 def outlined(prompt: WirePrompt) -> tuple[WirePrompt, list[tuple[str, int, bool]]]:
