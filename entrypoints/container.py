@@ -348,11 +348,13 @@ class UseCases:
             deferred.diagnose_installation, *looked_at, ports.running_servers, ports.model_hub.provider
         )
         self.stop_models = new(deferred.stop_models, ports.running_servers, resolve)
-        self.load_model = new(deferred.load_model, ports.text_generator, ports.memory_probe, ports.event_log)
+        self.load_model = new(
+            deferred.load_model, ports.text_generator, ports.memory_probe, ports.event_log, ports.names
+        )
         self.tokenize_text = new(deferred.tokenize_text, self.generate_text, ports.model_tokenizer)
         self.make_room = new(deferred.make_room, self.generate_text, self.tokenize_text)
         by_path = ports.server is not None and ports.server.allow_paths
-        serving = (resolve, describe, ports.text_generator, ports.clock, by_path)
+        serving = (resolve, describe, ports.text_generator, ports.clock, by_path, ports.backend_registry, ports.names)
         # One instance, since it remembers recent lookups.
         self.serve_catalogue = providers.ThreadSafeSingleton(deferred.serve_catalogue, *serving)
 

@@ -273,11 +273,11 @@ def stop_models(servers: "RunningServers", resolve: "ResolveModel") -> "StopMode
     return StopModels(servers, resolve)
 
 
-def load_model(generator: TextGenerator, memory: "MemoryProbe", log: EventLog) -> "LoadModel":
+def load_model(generator: TextGenerator, memory: "MemoryProbe", log: EventLog, names: OwnNames) -> "LoadModel":
     """Return the use case that has a model in memory."""
     from mlxk.application.use_cases.model_tasks import LoadModel
 
-    return LoadModel(generator, memory, log)
+    return LoadModel(generator, memory, log, names.profiles)
 
 
 def tokenize_text(generate: "GenerateText", tokenizer: "ModelTokenizer") -> "TokenizeText":
@@ -294,14 +294,21 @@ def make_room(generate: "GenerateText", tokenize: "TokenizeText") -> "MakeRoom":
     return MakeRoom(generate, tokenize)
 
 
-def serve_catalogue(
+def serve_catalogue(  # noqa: PLR0913 - one for each port
     resolve: "ResolveModel",
     describe: "DescribeModel",
     generator: TextGenerator,
     clock: "Clock",
     by_path: bool,
+    registry: "BackendRegistry",
+    names: OwnNames,
 ) -> "ServeCatalogue":
     """Return the use case that finds the models of a server."""
     from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 
-    return ServeCatalogue(resolve, describe, generator, clock, by_path)
+    def adapter_version(name: str) -> str | None:
+        profile = names.profiles.get(name)
+        directory = None if profile is None else profile.engine_options.adapter
+        return None if directory is None else registry.adapter(directory).version
+
+    return ServeCatalogue(resolve, describe, generator, clock, by_path, adapter_version)

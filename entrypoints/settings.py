@@ -162,7 +162,9 @@ class ServerSettings:
     aliases: tuple[tuple[str, str], ...] = ()
     """Further names of models, each with its reference."""
     entries: tuple[tuple[str, Mapping[str, Any]], ...] = ()
-    """The names of the settings file, each with its values."""
+    """The names of the settings file and of adapters, each with its values."""
+    adapters: tuple[str, ...] = ()
+    """The names of these that must be usable, and are in memory from the start."""
     file_variables: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
     """What the settings file has in place of variables; a worker does not read it again."""
     page: bool | None = None
@@ -200,12 +202,9 @@ class ServerSettings:
             if isinstance(value := getattr(self, each.attribute, None), int | float)
             and (fault := each.kind.fault(value))
         ]
-        for flag, text in (
-            ("--thinking-start-token", self.thinking_start_token),
-            ("--thinking-end-token", self.thinking_end_token),
-        ):
-            if text == "":
-                faults.append(f"{flag} must not be empty")
+        for part in ("start", "end"):
+            if getattr(self, f"thinking_{part}_token") == "":
+                faults.append(f"--thinking-{part}-token must not be empty")
         if self.embed_backend is not None and not is_web_address(self.embed_backend):
             faults.append(f"--embed-backend must be an http(s) URL with a host (got: '{self.embed_backend}')")
         faults += [

@@ -16,8 +16,9 @@ from importlib.machinery import PathFinder
 import attrs
 
 from mlxk.adapters.mlx import compatibility
+from mlxk.adapters.mlx.adapter_files import read_adapter
 from mlxk.adapters.mlx.compatibility import InstalledSupport, Library
-from mlxk.application.ports.backends import BackendRegistry
+from mlxk.application.ports.backends import Adapter, BackendRegistry
 from mlxk.domain.models.detection import Facts
 from mlxk.domain.models.model import Capability, Runtime
 from mlxk.domain.models.snapshot import ModelSnapshot
@@ -102,6 +103,11 @@ class MlxBackendRegistry(BackendRegistry):
     def supports(self, backend: str, architecture: str) -> bool:
         """Whether a library is installed and implements an architecture."""
         return any(library.value == backend for library in self._support(architecture).loading)
+
+    def adapter(self, directory: str) -> Adapter:
+        """Return the adapter in a directory, which is one of mlx-lm."""
+        files = read_adapter(directory)
+        return Adapter(files.trained_on, files.digest)
 
     def installed(self, library: Library) -> bool:
         """Whether a library is installed."""

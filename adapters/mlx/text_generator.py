@@ -22,7 +22,7 @@ from mlxk.adapters.mlx.engine.prefill import Media
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.library_imports import ExceptionSummary, failed
 from mlxk.adapters.mlx.loaders import library_for, loader_of
-from mlxk.adapters.mlx.loading.text_model import PooledModel
+from mlxk.adapters.mlx.loading.text_model import PooledModel, load_model
 from mlxk.adapters.mlx.memory import EngineLimits
 from mlxk.adapters.mlx.prompting import template_sandbox
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText
@@ -304,11 +304,10 @@ class MlxTextGenerator(TextGenerator):
     def _lease(self, request: GenerationRequest) -> tuple[PooledModel, ...]:
         """Lease the models of a request, loading those that are not loaded."""
         engine_options = request.engine_options
-        wanted = [
-            WantedModel(
-                request.model, engine_options.adapter, loader_of(library_for(request)), request.keep_alive_seconds
-            )
-        ]
+        load = loader_of(library_for(request))
+        if engine_options.adapter is not None and load is not load_model:
+            raise CapabilityError("adapter: vision models take no adapter.")
+        wanted = [WantedModel(request.model, engine_options.adapter, load, request.keep_alive_seconds)]
         if engine_options.draft_model is not None:
             wanted.append(WantedModel(engine_options.draft_model))
         engine = self._thread.worker

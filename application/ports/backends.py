@@ -14,6 +14,16 @@ from mlxk.domain.models.model import Capability, ModelHandle, Quantization, Runt
 from mlxk.domain.models.snapshot import ModelSnapshot
 
 
+@attrs.frozen
+class Adapter:
+    """A LoRA adapter on disk that can be applied to a model."""
+
+    trained_on: str | None
+    """The model that it was trained on, as it says; a name or a path."""
+    version: str
+    """Identifies exactly this adapter, equally on every machine."""
+
+
 class BackendRegistry(Protocol):
     """Knows the installed backends from their files; asking never imports one."""
 
@@ -45,6 +55,17 @@ class BackendRegistry(Protocol):
     @abstractmethod
     def supports(self, backend: str, architecture: str) -> bool:
         """Whether a backend is installed and implements an architecture, named as in ``config.json``."""
+
+    @abstractmethod
+    def adapter(self, directory: str) -> Adapter:
+        """Return the adapter in a directory; reads its files only.
+
+        Args:
+            directory: Absolute.
+
+        Raises:
+            ValidationError: There is none that could be applied; names the file and the field.
+        """
 
 
 @attrs.frozen

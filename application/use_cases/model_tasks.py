@@ -1,6 +1,6 @@
 """What a model does besides generating text: load, tokenize, embed texts, and transcribe recordings."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
 import attrs
 
@@ -21,6 +21,7 @@ from mlxk.application.use_cases.generate_text import STATE_SECONDS, GenerateText
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings, EmbeddingSettings, Input
 from mlxk.domain.generation.request import GenerationRequest, TokenIds
+from mlxk.domain.generation.settings import EngineOptions, Profile
 from mlxk.domain.models.model import ModelDescription, ModelDetails, ModelHandle, Origin
 from mlxk.domain.transcription import TranscriptEvent, TranscriptionRequest, TranscriptionSettings
 
@@ -32,6 +33,8 @@ class LoadModel:
     generator: TextGenerator
     memory: MemoryProbe
     log: EventLog
+    profiles: Mapping[str, Profile] = attrs.field(factory=dict)
+    """What the user has said about the names of their own, whose adapters are loaded with their models."""
 
     def __call__(
         self, model: ModelDescription, keep_alive_seconds: float | None = None, *, strict_memory: bool = False
@@ -50,7 +53,11 @@ class LoadModel:
         """
         warn = None if strict_memory else self.log
         require_memory(model, self.memory, warn, lambda: self.generator.state(STATE_SECONDS).models)
-        request = GenerationRequest(model.handle, "", keep_alive_seconds=keep_alive_seconds)
+        own = self.profiles.get(model.handle.alias or "", Profile())
+        engine_options = EngineOptions(adapter=own.engine_options.adapter)
+        request = GenerationRequest(
+            model.handle, "", engine_options=engine_options, keep_alive_seconds=keep_alive_seconds
+        )
         self.generator.load(request.routed(model.runtime.backends))
 
 

@@ -6,7 +6,7 @@ Lookups are cached for a moment, since clients repeat them.
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import attrs
 
@@ -48,6 +48,8 @@ class ServeCatalogue:
         resident: Reports the loaded models.
         clock: Measures the age of cached lookups.
         allow_paths: Whether a client may name a model by its path.
+        adapter_version: Returns what identifies the adapter of one of the user's own names, None where it has none;
+            raises ``ValidationError`` for one that cannot be used.
     """
 
     def __init__(
@@ -57,7 +59,9 @@ class ServeCatalogue:
         resident: TextGenerator,
         clock: Clock,
         allow_paths: bool = False,
+        adapter_version: Callable[[str], str | None] = lambda _: None,
     ) -> None:
+        self._adapter_version = adapter_version
         self._resolve = resolve
         self._describe = describe
         self._resident = resident
@@ -83,17 +87,26 @@ class ServeCatalogue:
         self._named[reference] = handle
         return served
 
-    def offer_all(self, model: str | None, aliases: Iterable[tuple[str, str]], fallback: str | None) -> str | None:
+    def offer_all(
+        self,
+        model: str | None,
+        aliases: Iterable[tuple[str, str]],
+        fallback: str | None,
+        adapters: Iterable[str] = (),
+    ) -> str | None:
         """Offer the models that the operator named; return the name of the first one, the one to load.
 
         Args:
             model: The one to load; None loads none.
             aliases: See ``add_alias``.
             fallback: See ``set_fallback``; None refuses unknown names.
+            adapters: Names of the user's own that must be usable.
 
         Raises:
             MlxkError: One cannot be found or cannot run, or an alias cannot be a name of its own.
         """
+        for name in adapters:
+            self._runnable_model(name)
         for alias, reference in aliases:
             self.add_alias(alias, reference)
         offered = None
@@ -267,7 +280,9 @@ class ServeCatalogue:
     def _served(self, handle: ModelHandle) -> ServedModel:
         """Describe a model under its name for clients, which engine, errors and logs use too."""
         name = served_id(handle)
-        return ServedModel(name, self._describe.details(attrs.evolve(handle, name=name, display_name=None)))
+        details = self._describe.details(attrs.evolve(handle, name=name, display_name=None))
+        version = None if handle.alias is None else self._adapter_version(handle.alias)
+        return ServedModel(name, details, adapter_version=version)
 
     def _on_disk(self) -> tuple[ServedModel, ...]:
         with self._lock:

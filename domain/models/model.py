@@ -314,6 +314,8 @@ class ServedModel:
     """The model's own name, where ``id`` is an alias of the operator."""
     stands_in: bool = False
     """Whether the client named a model that does not exist, for which the operator has this one answer."""
+    adapter_version: str | None = None
+    """Identifies the adapter with which it answers; None without one."""
 
     @property
     def description(self) -> ModelDescription:
@@ -340,6 +342,7 @@ class ServedModel:
         """Identifies exactly these weights, equally on every machine."""
         version = self.description.content_hash or ""
         facts = f"{self.alias_of or self.id}\n{version}\n{self.description.size_bytes}"
+        facts += f"\n{self.adapter_version}" if self.adapter_version is not None else ""
         return f"fp_{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
 
 

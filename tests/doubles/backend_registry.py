@@ -7,7 +7,8 @@ registry.judge(snapshot, facts).backends        # ("mlx-lm",) for a llama
 
 from collections.abc import Collection, Mapping
 
-from mlxk.application.ports.backends import BackendRegistry
+from mlxk.application.ports.backends import Adapter, BackendRegistry
+from mlxk.domain.errors import ValidationError
 from mlxk.domain.models.detection import Facts
 from mlxk.domain.models.model import Capability, Framework, Runtime
 from mlxk.domain.models.snapshot import ModelSnapshot
@@ -20,6 +21,7 @@ class InMemoryBackendRegistry(BackendRegistry):
         supported: The installed backends, each with the architectures it knows.
         speech: The backends that turn speech into text and do nothing else.
         convert: The backends that convert weights, the one for models with media last.
+        adapters: The adapters, by directory.
     """
 
     def __init__(
@@ -27,7 +29,9 @@ class InMemoryBackendRegistry(BackendRegistry):
         supported: Mapping[str, Collection[str]] | None = None,
         speech: Collection[str] = ("mlx-audio",),
         convert: tuple[str, ...] = ("mlx-lm", "mlx-vlm"),
+        adapters: Mapping[str, Adapter] | None = None,
     ) -> None:
+        self._adapters = adapters or {}
         self._supported = {backend: frozenset(types) for backend, types in (supported or {}).items()}
         self._speech = frozenset(speech)
         self._convert = convert
@@ -51,6 +55,11 @@ class InMemoryBackendRegistry(BackendRegistry):
 
     def supports(self, backend: str, architecture: str) -> bool:
         return architecture in self._supported.get(backend, frozenset())
+
+    def adapter(self, directory: str) -> Adapter:
+        if directory not in self._adapters:
+            raise ValidationError("adapter: there is none")
+        return self._adapters[directory]
 
     def _known(self, architecture: str | None) -> tuple[str, ...]:
         return tuple(backend for backend, types in self._supported.items() if architecture in types)

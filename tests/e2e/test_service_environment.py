@@ -109,10 +109,12 @@ def test_a_server_for_others_is_not_installed_without_the_key_that_the_shell_has
 def test_paths_of_flags_and_variables_are_whole(mlxk: Program, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("sekret-2\n")
     flags = ("-m./a", "--default-model", "../b", "--alias=x=./c d", "--alias", "y=demo", "--api-key-file=keys")
+    flags = (*flags, "--adapter", "z=lora")
     known = plistlib.loads(installed(mlxk, "launchd", "--", *flags).encode())
     command = known["ProgramArguments"][5:]
     expected = (f"-m{tmp_path}/a", "--default-model", f"{tmp_path.parent}/b", f"--alias=x={tmp_path}/c d")
-    assert command == [*expected, "--alias", "y=demo", f"--api-key-file={tmp_path}/keys"]
+    last = ("--adapter", f"z={tmp_path}/lora")
+    assert command == [*expected, "--alias", "y=demo", f"--api-key-file={tmp_path}/keys", *last]
     assert f'"MLXK2_PRELOAD_MODEL={tmp_path}/a"' in installed(mlxk, "systemd", MLXK2_PRELOAD_MODEL="./a")
 
 

@@ -56,12 +56,11 @@ _FIRST_TOKEN = re.compile(r"\bbge\b|\bmxbai\b")
 """Families with pooling by the first token; conversions often lack the file that states it."""
 
 
-def load_embedding_model(handle: ModelHandle, adapter: str | None = None, widened: bool = False) -> EmbeddingModel:
+def load_embedding_model(handle: ModelHandle, widened: bool = False) -> EmbeddingModel:
     """Load a model.
 
     Args:
         handle: The model.
-        adapter: Not used for embedding models.
         widened: Whether to hold its 16-bit numbers in 32 bits.
 
     Raises:

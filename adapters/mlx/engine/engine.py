@@ -237,7 +237,7 @@ class Engine(Worker):
     @property
     def resident(self) -> tuple[ModelHandle, ...]:
         """The loaded models; readable from any thread."""
-        return tuple(sorted((each.model.handle for each in self._pool.models), key=lambda handle: handle.name))
+        return tuple(sorted({each.model.handle for each in self._pool.models}, key=lambda handle: handle.name))
 
     def state(self) -> EngineState:
         """Return a snapshot for probes and metrics."""
@@ -261,19 +261,24 @@ class Engine(Worker):
         )
 
     def _residents(self) -> tuple[ResidentModel, ...]:
-        pooled = sorted(self._pool.models, key=lambda each: each.model.handle.name)
         return tuple(
-            ResidentModel(
-                each.model.handle,
-                each.model.weight_bytes,
-                self._pool.seconds_left(each),
-                in_use=each.leases > 0,
-                # Only text models have one; speech and embedding models lack the attribute.
-                context_length=getattr(each.model, "context_length", None),
-                tokens_per_second=each.tokens_per_second,
-                widened=each.widened,
-            )
-            for each in pooled
+            self._resident([each for each in self._pool.models if each.model.handle == handle])
+            for handle in self.resident
+        )
+
+    def _resident(self, pooled: list[PooledModel]) -> ResidentModel:
+        """Return a model: by one loader or several, and with its adapters, as one."""
+        first = pooled[0].model
+        left = [self._pool.seconds_left(each) for each in pooled]
+        return ResidentModel(
+            first.handle,
+            sum(each.model.weight_bytes for each in pooled),
+            None if None in left else max(seconds for seconds in left if seconds is not None),
+            in_use=any(each.leases > 0 for each in pooled),
+            # Only text models have one; speech and embedding models lack the attribute.
+            context_length=getattr(first, "context_length", None),
+            tokens_per_second=next((each.tokens_per_second for each in pooled if each.tokens_per_second), None),
+            widened=any(each.widened for each in pooled),
         )
 
     def step(self, interrupted: Callable[[], bool]) -> bool:

@@ -7,6 +7,7 @@ memory is not overtaken indefinitely.
 
 import contextlib
 import math
+import os
 import queue
 import threading
 from collections import deque
@@ -17,7 +18,9 @@ from typing import Any
 import attrs
 import mlx.core as mx
 
+from mlxk.adapters.mlx.adapter_files import read_adapter
 from mlxk.adapters.mlx.library_imports import contained, failed
+from mlxk.adapters.mlx.loading.adapted import adapted
 from mlxk.adapters.mlx.loading.load_errors import unreadable_files
 from mlxk.adapters.mlx.loading.model_files import weight_bytes
 from mlxk.adapters.mlx.loading.text_model import PooledModel, identity_of, load_model
@@ -35,8 +38,8 @@ Hold = Callable[[ModelHandle], AbstractContextManager[None]] | None
 """Shows that a model is in use, as long as its context lasts; None shows nothing."""
 
 
-Loader = Callable[[ModelHandle, str | None, bool], Any]
-"""Loads a model, given a handle, an optional adapter and whether to widen it, on the owner thread.
+Loader = Callable[[ModelHandle, bool], Any]
+"""Loads a model, given a handle and whether to widen it, on the owner thread.
 
 The result has handle, name and size.
 """
@@ -51,7 +54,7 @@ class WantedModel:
 
     handle: ModelHandle
     adapter: str | None = None
-    """Absolute directory of a LoRA adapter to apply."""
+    """Absolute directory of a LoRA adapter to apply; for text models only."""
     load: Loader = load_model
     """Models of other loaders than the one for text are used through a ``ModelLease`` only."""
     keep_alive_seconds: float | None = None
@@ -67,6 +70,11 @@ class WantedModel:
         """
         identity = identity_of(self.handle, self.adapter)
         return identity if self.load is load_model else f"{identity}|{self.load.__module__}"
+
+    @property
+    def plain(self) -> "WantedModel | None":
+        """The model without its adapter; None where it has none."""
+        return None if self.adapter is None else WantedModel(self.handle)
 
 
 class LoadRequest:
@@ -206,13 +214,18 @@ class ModelPool:
         unloaded = []
         with self._lock:
             meant = [each for each in self._models.items() if handle in (None, each[1].model.handle)]
-            for identity, pooled in meant:
-                if pooled.leases == 0:
+            # Those with adapters first: they hold the one without.
+            for identity, pooled in sorted(meant, key=lambda each: each[1].adapts is None):
+                if self._is_idle(pooled):
                     unloaded.append(pooled.model.handle)
                     self._unload(identity)
                 elif once_idle:
                     pooled.keep_alive_seconds = 0.0
-        return tuple(unloaded)
+        return tuple(dict.fromkeys(unloaded))
+
+    def _is_idle(self, pooled: PooledModel) -> bool:
+        """Whether nothing uses a model, neither a lease nor a loaded model that shares its arrays."""
+        return pooled.leases == 0 and not any(each.adapts is pooled for each in self._models.values())
 
     @property
     def waiting(self) -> int:
@@ -225,12 +238,12 @@ class ModelPool:
             self._requests.popleft()
         with self._lock:
             for identity, pooled in list(self._models.items()):
-                if pooled.leases == 0 and self.seconds_left(pooled) == 0:
+                if self._is_idle(pooled) and self.seconds_left(pooled) == 0:
                     self._unload(identity)
 
     def idle_seconds(self) -> float | None:
         """Return the time until the next idle model is unloaded, seconds; None without one."""
-        left = [self.seconds_left(pooled) for pooled in self._models.values() if pooled.leases == 0]
+        left = [self.seconds_left(pooled) for pooled in self._models.values() if self._is_idle(pooled)]
         return min((seconds for seconds in left if seconds is not None), default=None)
 
     def seconds_left(self, pooled: PooledModel) -> float | None:
@@ -253,9 +266,10 @@ class ModelPool:
             return True
         try:
             wanted = [(each.identity, each) for each in request.wanted]
-            missing = [each for identity, each in wanted if identity not in self._models]
-            needed = sum(weight_bytes(each.handle.directory) for each in missing)
-            if missing and not self._make_room(needed, [identity for identity, _ in wanted]):
+            wanted_too = [(each.plain.identity, each.plain) for _, each in wanted if each.plain is not None]
+            missing = {identity: each for identity, each in [*wanted, *wanted_too] if identity not in self._models}
+            needed = sum(map(_bytes_on_disk, missing.values()))
+            if missing and not self._make_room(needed, [identity for identity, _ in [*wanted, *wanted_too]]):
                 return False
             models = tuple(self._loaded(each, identity) for identity, each in wanted)
         except OSError as error:
@@ -282,22 +296,25 @@ class ModelPool:
         found = self._models.get(identity)
         if found is not None:
             return found
+        plain = None if wanted.plain is None else self._loaded(wanted.plain, wanted.plain.identity)
         began = self._clock.monotonic()
         with contextlib.ExitStack() as stack:
             if self._hold is not None:
                 stack.enter_context(self._hold(wanted.handle))
-            widened = self._widens(wanted.handle)
-            model = _load(wanted, widened)
+            widened = self._widens(wanted.handle) if plain is None else plain.widened
+            model = _load(wanted, widened, plain)
             held = stack.pop_all()
         seconds = self._clock.monotonic() - began
-        size, held_in = model.weight_bytes, "float32" if widened else "its own type"
-        self._log.info("loaded a model", model=model.name, bytes=size, weights=held_in, seconds=round(seconds, 3))
+        facts = {"bytes": model.weight_bytes, "weights": "float32" if widened else "its own type"}
+        if wanted.adapter is not None:
+            facts["adapter"] = os.path.basename(wanted.adapter)
+        self._log.info("loaded a model", model=model.name, **facts, seconds=round(seconds, 3))
         # Only text models have a generation_config; speech and embedding models lack the attribute.
         ignored = getattr(model, "ignored_settings", ())
         if ignored:
             self._log.warning("generation_config.json has invalid settings", model=model.name, ignored=ignored)
         pooled = self._models[identity] = PooledModel(
-            model, self._clock.monotonic(), held=held, keep_alive_seconds=self._keep_alive, widened=widened
+            model, self._clock.monotonic(), held, keep_alive_seconds=self._keep_alive, widened=widened, adapts=plain
         )
         return pooled
 
@@ -323,7 +340,7 @@ class ModelPool:
         with self._lock:
             while self._total() + needed > self._budget:
                 others = {identity: each for identity, each in self._models.items() if identity not in kept}
-                idle = [(each.used_at, identity) for identity, each in others.items() if each.leases == 0]
+                idle = [(each.used_at, identity) for identity, each in others.items() if self._is_idle(each)]
                 if not idle:
                     # Without another model in memory waiting is pointless; refusing by size is the caller's policy.
                     return not others
@@ -336,16 +353,28 @@ class ModelPool:
     def _unload(self, identity: str) -> None:
         pooled = self._models.pop(identity)
         pooled.held.close()
+        if pooled.adapts is not None:
+            # What it shared was in use as long as it was.
+            pooled.adapts.used_at = max(pooled.adapts.used_at, pooled.used_at)
         self._on_unload(identity)
         self._log.info("unloaded a model", model=pooled.model.name)
 
 
-def _load(wanted: WantedModel, widened: bool) -> Any:  # noqa: ANN401 - the loader determines the type
+def _bytes_on_disk(wanted: WantedModel) -> int:
+    if wanted.adapter is not None:
+        return read_adapter(wanted.adapter).weight_bytes
+    return weight_bytes(wanted.handle.directory)
+
+
+def _load(wanted: WantedModel, widened: bool, plain: PooledModel | None) -> Any:  # noqa: ANN401 - by the loader
     """Load a model; the result is a model or a typed error, whatever a library does meanwhile."""
     name = wanted.handle.name
     try:
         with contained(name):
-            loaded = wanted.load(wanted.handle, wanted.adapter, widened)
+            if plain is not None and wanted.adapter is not None:
+                loaded = adapted(plain.model, wanted.adapter, widened)
+            else:
+                loaded = wanted.load(wanted.handle, widened)
             # A network draws random weights before the real ones replace them. These are never computed, and without
             # this evaluation the random state would reference every draw since the process began.
             mx.eval(mx.random.state)

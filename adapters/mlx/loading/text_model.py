@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 from mlx_lm import utils
 
+from mlxk.adapters.mlx.adapter_files import state_of
 from mlxk.adapters.mlx.chunk_policy import PassCosts
 from mlxk.adapters.mlx.loading.load_errors import translated
 from mlxk.adapters.mlx.loading.model_files import (
@@ -23,7 +24,7 @@ from mlxk.adapters.mlx.loading.widening import widen
 from mlxk.adapters.mlx.prompting.detokenizer import TokenDecoder, disable_word_cache, unwrapped
 from mlxk.adapters.mlx.prompting.grammar import GrammarCompiler
 from mlxk.adapters.mlx.prompting.templates import PromptRenderer
-from mlxk.domain.errors import MlxkError, ValidationError
+from mlxk.domain.errors import MlxkError
 from mlxk.domain.formats.family_formats import CallSyntax, detect_syntaxes
 from mlxk.domain.formats.reasoning import ReasoningFormat
 from mlxk.domain.generation.settings import GenerationSettings
@@ -112,6 +113,8 @@ class PooledModel:
     """Idle time after which it is unloaded; None: never."""
     widened: bool = False
     """Whether its 16-bit numbers are held in 32 bits."""
+    adapts: "PooledModel | None" = None
+    """The loaded model whose arrays it shares, where it is that model with an adapter."""
     bytes_per_token: float = 0.0
     """Measured size of a token in the KV cache; 0 before anything was computed."""
     tokens_per_second: float | None = None
@@ -135,14 +138,11 @@ def identity_of(handle: ModelHandle, adapter: str | None = None) -> str:
     Raises:
         ValidationError: The directory holds no adapter.
     """
-    if adapter is not None and not os.path.isfile(os.path.join(adapter, "adapter_config.json")):
-        raise ValidationError(f"adapter: there is no LoRA adapter in '{adapter}' (no adapter_config.json).")
     parts = [handle.directory, handle.revision or "", adapter or ""]
-    for directory in filter(None, (handle.directory, adapter)):
-        for path in [os.path.join(directory, "config.json"), *weight_files(directory)]:
-            with_stat = os.stat(path) if os.path.exists(path) else None
-            parts.append(f"{with_stat.st_mtime_ns}:{with_stat.st_size}" if with_stat else "-")
-    return "|".join(parts)
+    for path in [os.path.join(handle.directory, "config.json"), *weight_files(handle.directory)]:
+        with_stat = os.stat(path) if os.path.exists(path) else None
+        parts.append(f"{with_stat.st_mtime_ns}:{with_stat.st_size}" if with_stat else "-")
+    return "|".join([*parts, *(state_of(adapter) if adapter is not None else ())])
 
 
 _SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -181,12 +181,11 @@ _UNSET_MODEL_MAX_LENGTH = 10**9
 """Tokenizers without a known context length state a huge number."""
 
 
-def load_model(handle: ModelHandle, adapter: str | None = None, widened: bool = False) -> LoadedModel:
+def load_model(handle: ModelHandle, widened: bool = False) -> LoadedModel:
     """Load a model; must run on the owner thread.
 
     Args:
         handle: The model.
-        adapter: Absolute directory of a LoRA adapter to apply.
         widened: Whether to hold its 16-bit numbers in 32 bits.
 
     Raises:
@@ -199,9 +198,9 @@ def load_model(handle: ModelHandle, adapter: str | None = None, widened: bool = 
     require_regular(handle)
     config = read_config(handle)
     with translated(handle, "has an architecture mlx-lm does not know"):
-        network, tokenizer = _load(handle, config, adapter)
+        network, tokenizer = _load(handle, config)
         held = widen(network) if widened else None
-    return assemble(handle, identity_of(handle, adapter), network, tokenizer, config, held=held)
+    return assemble(handle, identity_of(handle), network, tokenizer, config, held=held)
 
 
 def assemble(
@@ -280,11 +279,9 @@ def _sampling(handle: ModelHandle) -> tuple[GenerationSettings, tuple[str, ...]]
     return generation_defaults(stated), unusable_settings(stated)
 
 
-def _load(handle: ModelHandle, config: Mapping[str, Any], adapter: str | None) -> tuple[Any, Any]:
+def _load(handle: ModelHandle, config: Mapping[str, Any]) -> tuple[Any, Any]:
     with loading_directory(handle) as directory:
         network, loaded = utils.load_model(directory, trust_remote_code=False)
-    if adapter is not None:
-        network = _adapted(network, adapter)
     return network, load_tokenizer(handle, loaded.get("eos_token_id", config.get("eos_token_id")))
 
 
@@ -324,17 +321,6 @@ def _templates_elsewhere(handle: ModelHandle, found: object) -> str | dict[str, 
     documents = (Document(object_in(handle, name)) for name in (TOKENIZER_CONFIG, TEMPLATE_DOCUMENT, PROCESSOR_CONFIG))
     templates = chat_templates(texts, *documents)
     return templates.get(DEFAULT_TEMPLATE) if len(templates) < 2 else templates
-
-
-def _adapted(network: Any, adapter: str) -> Any:  # noqa: ANN401
-    try:
-        network = utils.load_adapters(network, adapter)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise ValidationError(
-            f"adapter: the adapter in '{adapter}' does not fit this model ({type(error).__name__})."
-        ) from error
-    network.eval()
-    return network
 
 
 def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:

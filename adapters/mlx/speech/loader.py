@@ -22,12 +22,11 @@ from mlxk.domain.errors import UnhealthyModelError
 from mlxk.domain.models.model import ModelHandle
 
 
-def load_speech_model(handle: ModelHandle, adapter: str | None = None, widened: bool = False) -> SpeechModel:
+def load_speech_model(handle: ModelHandle, widened: bool = False) -> SpeechModel:
     """Load a model.
 
     Args:
         handle: The model.
-        adapter: Not used for speech models.
         widened: Whether to hold its 16-bit numbers in 32 bits.
 
     Raises:

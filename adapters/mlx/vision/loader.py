@@ -34,7 +34,6 @@ from mlxk.adapters.mlx.vision.network import (
 )
 from mlxk.adapters.mlx.vision.prompts import ProcessedPrompt, process_prompt, render_prompt
 from mlxk.domain.errors import (
-    CapabilityError,
     IncompatibleModelError,
 )
 from mlxk.domain.generation.request import GenerationRequest
@@ -218,24 +217,20 @@ _NOT_AUTOREGRESSIVE = ("diffusion", "florence", "nemotron_parse", "nemotron_labs
 """Substrings of the architectures that do not decode token by token, or have a decoder of their own."""
 
 
-def load_vision_model(handle: ModelHandle, adapter: str | None = None, widened: bool = False) -> LoadedModel:
+def load_vision_model(handle: ModelHandle, widened: bool = False) -> LoadedModel:
     """Load a model.
 
     Args:
         handle: The model.
-        adapter: Refused: mlx-vlm's adapters differ from mlx-lm's.
         widened: Whether to hold its 16-bit numbers in 32 bits.
 
     Raises:
         UntrustedModelCodeError: Loading would execute code that came with it.
         UnhealthyModelError: Files are missing or damaged.
         IncompatibleModelError: mlx-vlm knows no such architecture, or the engine cannot step it.
-        CapabilityError: An adapter is given.
         BackendNotInstalledError: A package that this architecture needs is not installed.
         ExecutionError: Loading failed for another reason, such as lack of memory.
     """
-    if adapter is not None:
-        raise CapabilityError("adapter: vision models take no adapter.")
     refuse_untrusted_code(handle)
     config = read_config(handle)
     # mlx-vlm patches AutoProcessor once for each architecture; undoing that would break the next load.

@@ -3,10 +3,9 @@
 import argparse
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
-from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
+from mlxk.domain.errors import FeatureGateError, UsageError
 from mlxk.entrypoints import server_log
 from mlxk.entrypoints.api_keys import is_followed, read_key_file
 from mlxk.entrypoints.cli.command import (
@@ -20,6 +19,7 @@ from mlxk.entrypoints.cli.command import (
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
+from mlxk.entrypoints.cli.served_names import Entries, adapter_names, names_of_file, pairs
 from mlxk.entrypoints.cli.server_processes import background_server
 from mlxk.entrypoints.setting_table import LOG_LEVELS
 from mlxk.entrypoints.settings import ServerAddress, ServerSettings
@@ -57,6 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=MODEL",
         help="have a model answer to a further name, such as gpt-4o-mini=MODEL",
+    )
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="serve a LoRA adapter of the model under a name of its own",
     )
     add_pull_argument(parser)
     place = parser.add_argument_group("where")
@@ -151,7 +158,8 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         )
     server = server_settings(arguments, context)
     server.validate()
-    named = (server.model, server.default_model, *(reference for _, reference in server.aliases))
+    adapted = (values["model"] for name, values in server.entries if name in server.adapters)
+    named = (server.model, server.default_model, *(reference for _, reference in server.aliases), *adapted)
     with naming_the_flag(context.settings):
         fetch_absent(named, lambda: context.build(context.settings), output, pull=arguments.pull)
         if not arguments.background:
@@ -224,13 +232,17 @@ def server_settings(arguments: argparse.Namespace, context: CommandContext) -> S
     file = None if arguments.api_key_file is None else os.path.abspath(os.path.expanduser(arguments.api_key_file))
     keys = () if file is None else read_key_file(file)
     followed = file is not None and is_followed(file)
-    aliases = _aliases(arguments.alias)
+    aliases = pairs(arguments.alias, "--alias", "NAME=MODEL gpt-4o-mini=demo")
+    entries = names_of_file(arguments, context, {name for name, _ in aliases})
+    adapters = _adapters(arguments, context, entries, [name for name, _ in aliases])
+    adapted = {name for name, _ in adapters}
     return ServerSettings(
         **{name: value for name, value in given.items() if value is not None},
         exif_metadata=context.settings.exif_metadata,
         aliases=aliases,
         file_variables=context.settings.file_variables,
-        entries=_entries(arguments, context, {name for name, _ in aliases}),
+        entries=(*(each for each in entries if each[0] not in adapted), *adapters),
+        adapters=tuple(adapted_name for adapted_name, _ in adapters),
         default_model=arguments.default_model,
         cors_origins=(*_listed(arguments.cors_origin), *(DESKTOP_ORIGINS if arguments.desktop_apps else ())),
         allowed_hosts=_listed(arguments.allowed_host),
@@ -241,47 +253,15 @@ def server_settings(arguments: argparse.Namespace, context: CommandContext) -> S
     )
 
 
-def _aliases(values: list[str]) -> tuple[tuple[str, str], ...]:
-    """Return names and references of ``NAME=MODEL``.
-
-    Raises:
-        ValidationError: A value has another form, or a name is given twice.
-    """
-    pairs = []
-    for value in values:
-        name, separator, reference = value.partition("=")
-        if not separator or not name.strip() or not reference.strip():
-            raise ValidationError(f"--alias: '{value}' is not NAME=MODEL", hint="For example: --alias gpt-4o-mini=demo")
-        pairs.append((name.strip(), reference.strip()))
-    twice = next((name for name, _ in pairs if [each for each, _ in pairs].count(name) > 1), None)
-    if twice is not None:
-        raise ValidationError(f"--alias: '{twice}' stands for two models", hint="Give each alias one model.")
-    return tuple(pairs)
-
-
-_DECIDES = {
-    "enable_thinking": ("thinking",),
-    "thinking_budget": ("thinking_budget",),
-    "thinking_start_token": ("thinking_start_token",),
-    "thinking_end_token": ("thinking_end_token",),
-    "max_tokens": ("max_tokens",),
-    "keep_alive": ("keep_alive", "pin"),
-}
-"""The flags that are also settings of names, by attribute, with the settings that they decide before the file."""
-
-
-def _entries(
-    arguments: argparse.Namespace, context: CommandContext, replaced: Collection[str]
-) -> tuple[tuple[str, Mapping[str, Any]], ...]:
-    """Return the names of the settings file without those that are replaced, and without what flags decide."""
-    given = {name for name in _DECIDES if getattr(arguments, name) is not None} - arguments.from_file
-    decided = {key for name in given for key in _DECIDES[name]}
-    if "MLXK2_MAX_TOKENS" in context.settings.set_variables:
-        decided.add("max_tokens")
-    return tuple(
-        (name, {key: value for key, value in values.items() if key not in decided})
-        for name, values in context.settings.file.entries.items()
-        if name not in replaced
+def _adapters(
+    arguments: argparse.Namespace, context: CommandContext, entries: Entries, aliases: Collection[str]
+) -> Entries:
+    if not arguments.adapter:
+        return ()
+    registry = context.build(context.settings).adapters.backend_registry()
+    model = arguments.model or context.settings.serve.model
+    return adapter_names(
+        arguments.adapter, model, entries, aliases, lambda directory: registry.adapter(directory).trained_on
     )
 
 

@@ -91,4 +91,5 @@ def model_document(served: ServedModel, loaded: Mapping[str, ModelHandle]) -> di
         else {"bits": quantization.bits, "group_size": quantization.group_size, "mode": quantization.mode},
         "system_fingerprint": served.fingerprint,
         **({} if served.alias_of is None else {"alias_of": served.alias_of}),
+        **({} if served.adapter_version is None else {"parent": served.alias_of}),
     }

@@ -52,7 +52,7 @@ Report = Callable[[MlxkError | None], None]
 
 
 class Preload(threading.Thread):
-    """Loads and warms up the model to preload, while probes are served already.
+    """Loads and warms up the model to preload, and adapters, while probes are served already.
 
     Args:
         container: The use cases.
@@ -81,8 +81,8 @@ class Preload(threading.Thread):
     def run(self) -> None:
         """Load the model, then report."""
         try:
-            if self._server.model is not None:
-                warm_up(self._container, self._server.model, for_vectors=self._server.embed_model is not None)
+            for name in filter(None, (self._server.model, *self._server.adapters)):
+                warm_up(self._container, name, for_vectors=self._server.embed_model is not None)
         except MlxkError as error:
             if not self._lifecycle.draining:
                 self.error = error
@@ -217,7 +217,7 @@ def _serve(sockets: Sequence[socket.socket], container: Container, orders: Worke
         catalogue = container.use_cases.serve_catalogue()
         for name, reason in catalogue.unusable():
             log.warning("a name of the settings file has no model", logger="server", name=name, reason=reason)
-        preloaded = catalogue.offer_all(server.model, server.aliases, server.default_model)
+        preloaded = catalogue.offer_all(server.model, server.aliases, server.default_model, server.adapters)
     except MlxkError as error:
         report(error)
         return 1

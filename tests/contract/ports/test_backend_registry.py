@@ -8,6 +8,7 @@ from doubles.backend_registry import InMemoryBackendRegistry
 
 from mlxk.adapters.mlx.registry import MlxBackendRegistry
 from mlxk.application.ports.backends import BackendRegistry
+from mlxk.domain.errors import ValidationError
 from mlxk.domain.models.detection import detect
 from mlxk.domain.models.file_formats import Document
 from mlxk.domain.models.model import Capability
@@ -103,3 +104,7 @@ class TestBackendRegistry:
         registry = build({"mlx-lm": {"llama"}})
         assert registry.converters(media=True)[0] != registry.converters(media=False)[0]
         assert set(registry.converters(media=True)) == set(registry.converters(media=False))
+
+    def test_a_directory_without_an_adapter_is_refused_by_name(self, build: Build, tmp_path: Path) -> None:
+        with pytest.raises(ValidationError, match=r"^adapter: "):
+            build({}).adapter(str(tmp_path))

@@ -1,0 +1,172 @@
+"""LoRA adapters on disk, in the format of mlx-lm: a folder with adapter_config.json and adapters.safetensors.
+
+They are read without trust and without MLX: facts for every process, and faults that name the file and the field.
+"""
+
+import functools
+import hashlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from mlxk.domain.errors import ValidationError
+from mlxk.domain.models.file_formats import (
+    MAX_HEADER_BYTES,
+    PREFIX_BYTES,
+    header_span,
+    read_document,
+    read_header,
+)
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
+
+FULL = "full"
+"""The kind that replaces weights of the model instead of adding to them."""
+
+_KINDS = ("lora", "dora", FULL)
+_MAX_CONFIG_BYTES = 2**20
+_PICKLED = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+_FORMAT_HINT = f"mlx-lm writes adapters as {CONFIG} and {WEIGHTS}; only these are read."
+
+
+@attrs.frozen
+class AdapterFiles:
+    """The files of an adapter whose config is right."""
+
+    directory: str
+    kind: str
+    """``lora``, ``dora`` or ``full``."""
+    config: Mapping[str, Any]
+    trained_on: str | None
+    """The model that it was trained on, as its config names it."""
+
+    @property
+    def name(self) -> str:
+        """Its name in messages, which clients see: never a path."""
+        return _name_of(self.directory)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of its weights on disk."""
+        return os.stat(os.path.join(self.directory, WEIGHTS)).st_size
+
+    @property
+    def digest(self) -> str:
+        """Identifies exactly this adapter, equally on every machine."""
+        return _digest(self.directory, state_of(self.directory))
+
+
+def state_of(directory: str) -> tuple[str, ...]:
+    """Return what changes with the files of an adapter; cheap enough for every request.
+
+    Raises:
+        ValidationError: One of them is missing.
+    """
+    found = []
+    for name in (CONFIG, WEIGHTS):
+        path = os.path.join(directory, name)
+        if not os.path.isfile(path):
+            raise _missing(directory, name)
+        with_stat = os.stat(path)
+        found.append(f"{with_stat.st_mtime_ns}:{with_stat.st_size}")
+    return tuple(found)
+
+
+def read_adapter(directory: str) -> AdapterFiles:
+    """Read an adapter's config, and the header of its weights.
+
+    Args:
+        directory: Absolute.
+
+    Raises:
+        ValidationError: It is not an adapter that mlx-lm could apply; names the file and the field.
+    """
+    state_of(directory)
+    try:
+        with open(os.path.join(directory, CONFIG), "rb") as file:
+            document = read_document(file.read(_MAX_CONFIG_BYTES + 1), _MAX_CONFIG_BYTES)
+        with open(os.path.join(directory, WEIGHTS), "rb") as file:
+            size, prefix = os.fstat(file.fileno()).st_size, file.read(PREFIX_BYTES)
+            span = min(header_span(prefix), MAX_HEADER_BYTES + PREFIX_BYTES)
+            header = read_header(prefix + file.read(max(0, span - PREFIX_BYTES)), size)
+    except OSError as error:
+        raise ValidationError(f"adapter: '{_name_of(directory)}' cannot be read: {error.strerror}") from error
+    config = document.mapping
+    fault = "is not a JSON object" if not config else _config_fault(config)
+    if fault is not None:
+        raise ValidationError(f"adapter: {CONFIG} of '{_name_of(directory)}' {fault}", hint=_FORMAT_HINT)
+    if header.damage is not None or not header.tensors:
+        fault = header.damage.value if header.damage is not None else "no tensors in it"
+        raise ValidationError(
+            f"adapter: {WEIGHTS} of '{_name_of(directory)}' is damaged: {fault}", hint="Copy or train it again."
+        )
+    trained_on = config.get("model")
+    kind = str(config.get("fine_tune_type", _KINDS[0]))
+    return AdapterFiles(directory, kind, config, trained_on if isinstance(trained_on, str) and trained_on else None)
+
+
+def _name_of(directory: str) -> str:
+    return os.path.basename(os.path.normpath(directory))
+
+
+def _missing(directory: str, name: str) -> ValidationError:
+    """Return the error for a file that is not there, which says what there is instead."""
+    try:
+        present = sorted(os.listdir(directory))
+    except OSError:
+        present = []
+    pickled = next((each for each in present if each.endswith(_PICKLED)), None)
+    hint = _FORMAT_HINT
+    if pickled is not None:
+        hint = f"{pickled} is a pickle, which can run code, and is never read. {_FORMAT_HINT}"
+    elif "adapter_model.safetensors" in present:
+        hint = f"Its format is that of PEFT. {_FORMAT_HINT}"
+    elif "adapters.npz" in present:
+        hint = f"Its format is that of an old release of mlx-lm. {_FORMAT_HINT}"
+    return ValidationError(f"adapter: there is no LoRA adapter in '{_name_of(directory)}' (no {name}).", hint=hint)
+
+
+def _config_fault(config: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a config, as the end of a sentence that begins with its file; None for nothing."""
+    if "peft_type" in config:
+        return "is of PEFT (peft_type), not of mlx-lm"
+    kind = config.get("fine_tune_type", _KINDS[0])
+    if kind not in _KINDS:
+        return f"has a fine_tune_type that is not one of {', '.join(_KINDS)}"
+    if kind == FULL:
+        return None
+    if not _is_whole(config.get("num_layers")):
+        return "needs num_layers, a whole number"
+    parameters = config.get("lora_parameters")
+    if not isinstance(parameters, dict):
+        return "needs lora_parameters, an object"
+    if not _is_whole(parameters.get("rank")) or parameters["rank"] < 1:
+        return "needs lora_parameters.rank, a whole number from 1"
+    if not _is_number(parameters.get("scale")):
+        return "needs lora_parameters.scale, a number"
+    if not _is_number(parameters.get("dropout")) or not 0 <= parameters["dropout"] < 1:
+        return "needs lora_parameters.dropout, a number from 0 to below 1"
+    keys = parameters.get("keys")
+    if keys is not None and not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
+        return "has lora_parameters.keys that are not a list of names"
+    return None
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(directory: str, state: tuple[str, ...]) -> str:
+    """Return the digest of both files; ``state`` changes with them."""
+    digest = hashlib.sha256()
+    for name in (CONFIG, WEIGHTS):
+        with open(os.path.join(directory, name), "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,83 @@
+"""A model with a LoRA adapter: a second tree of modules over the arrays of a model that is loaded already.
+
+The adapter's layers wrap layers of that tree, so that the weights of the model are in memory once, however many
+adapters it has.
+"""
+
+import copy
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import mlx.core as mx
+from mlx import nn
+from mlx.utils import tree_flatten
+from mlx_lm.tuner.utils import load_adapters
+
+from mlxk.adapters.mlx.adapter_files import CONFIG, WEIGHTS, AdapterFiles, read_adapter
+from mlxk.adapters.mlx.loading.text_model import LoadedModel, identity_of
+from mlxk.adapters.mlx.loading.widening import widen
+from mlxk.domain.errors import ValidationError
+
+_FAULT = re.compile(r"^\s+(\S+): (.+)$", re.MULTILINE)
+"""Matches what the library reports of one tensor."""
+
+
+def adapted(model: LoadedModel, adapter: str, widened: bool) -> LoadedModel:
+    """Return a model with an adapter; must run on the owner thread.
+
+    Args:
+        model: Loaded without adapter; it must stay loaded, and does not change.
+        adapter: Absolute directory.
+        widened: Whether the model was widened; its adapter then is, too.
+
+    Raises:
+        ValidationError: The adapter cannot be used, or does not fit the model.
+    """
+    files = read_adapter(adapter)
+    shared = {id(array): array for array in _arrays(model.network)}
+    network = copy.deepcopy(model.network, dict(shared))
+    try:
+        load_adapters(network, adapter)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise _unfit(files, model.name, error) from error
+    network.eval()
+    if widened:
+        widen(network)
+    own = [array for _, array in tree_flatten(network.parameters()) if id(array) not in shared]
+    if not own:
+        raise ValidationError(f"adapter: {CONFIG} of '{files.name}' names no layer of '{model.name}'")
+    mx.eval(own)
+    return attrs.evolve(
+        model,
+        network=network,
+        identity=identity_of(model.handle, adapter),
+        weight_bytes=sum(array.nbytes for array in own),
+    )
+
+
+def _arrays(network: nn.Module) -> Iterator[mx.array]:
+    """Yield every array of a network, those that are no parameters included."""
+    for module in network.modules():
+        pending: list[Any] = list(module.values())
+        while pending:
+            value = pending.pop()
+            if isinstance(value, mx.array):
+                yield value
+            elif isinstance(value, nn.Module):
+                continue  # comes by itself
+            elif isinstance(value, dict):
+                pending += value.values()
+            elif isinstance(value, list | tuple):
+                pending += value
+
+
+def _unfit(files: AdapterFiles, model: str, error: Exception) -> ValidationError:
+    """Return the error for an adapter that the library refuses, with the first tensor at fault where it names one."""
+    faults = sorted(_FAULT.findall(str(error))) if isinstance(error, ValueError) else []
+    reason = ": ".join(faults[0]) if faults else f"the library refuses it ({type(error).__name__})"
+    return ValidationError(
+        f"adapter: {WEIGHTS} of '{files.name}' does not fit '{model}': {reason}",
+        hint="Use it with the model that it was trained on, or one of the same shape.",
+    )

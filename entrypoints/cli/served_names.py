@@ -1,0 +1,108 @@
+"""The names of a server: aliases and adapters of the command line, and those of the settings file."""
+
+import argparse
+import os
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from mlxk.domain.errors import ValidationError
+from mlxk.domain.models.reference import is_path, own_name
+from mlxk.entrypoints.cli.command import CommandContext
+from mlxk.entrypoints.settings_file import entry_name_fault
+
+Entries = tuple[tuple[str, Mapping[str, Any]], ...]
+
+_DECIDES = {
+    "enable_thinking": ("thinking",),
+    "thinking_budget": ("thinking_budget",),
+    "thinking_start_token": ("thinking_start_token",),
+    "thinking_end_token": ("thinking_end_token",),
+    "max_tokens": ("max_tokens",),
+    "keep_alive": ("keep_alive", "pin"),
+}
+"""The flags that are also settings of names, by attribute, with the settings that they decide before the file."""
+
+
+def pairs(values: list[str], flag: str, example: str) -> tuple[tuple[str, str], ...]:
+    """Return both sides of ``NAME=VALUE``.
+
+    Args:
+        values: Of the flag.
+        flag: In messages.
+        example: A value in its form.
+
+    Raises:
+        ValidationError: A value has another form, or a name is given twice.
+    """
+    found = []
+    for value in values:
+        name, separator, meant = value.partition("=")
+        if not separator or not name.strip() or not meant.strip():
+            raise ValidationError(
+                f"{flag}: '{value}' is not {example.partition(' ')[0]}",
+                hint=f"For example: {flag} {example.partition(' ')[2]}",
+            )
+        found.append((name.strip(), meant.strip()))
+    twice = next((name for name, _ in found if [each for each, _ in found].count(name) > 1), None)
+    if twice is not None:
+        raise ValidationError(f"{flag}: '{twice}' stands for two models", hint="Give each name one model.")
+    return tuple(found)
+
+
+def names_of_file(arguments: argparse.Namespace, context: CommandContext, replaced: Collection[str]) -> Entries:
+    """Return the names of the settings file without those that are replaced, and without what flags decide."""
+    given = {name for name in _DECIDES if getattr(arguments, name) is not None} - arguments.from_file
+    decided = {key for name in given for key in _DECIDES[name]}
+    if "MLXK2_MAX_TOKENS" in context.settings.set_variables:
+        decided.add("max_tokens")
+    return tuple(
+        (name, {key: value for key, value in values.items() if key not in decided})
+        for name, values in context.settings.file.entries.items()
+        if name not in replaced
+    )
+
+
+def adapter_names(
+    values: list[str],
+    model: str | None,
+    file: Entries,
+    aliases: Collection[str],
+    trained_on: Callable[[str], str | None],
+) -> Entries:
+    """Return a name for each adapter, with the settings of the name that ``model`` is, if it is one.
+
+    Args:
+        values: Of the flag, each NAME=PATH.
+        model: The model that the server has in memory, to which the adapters belong; without one each belongs to the
+            model that it was trained on.
+        file: The names of the settings file.
+        aliases: Other names of the command line.
+        trained_on: Returns the model that an adapter in an absolute directory was trained on, as the adapter says.
+
+    Raises:
+        ValidationError: A value has another form, a name cannot be one or is given twice, an adapter cannot be used, or
+            its model is not known.
+    """
+    found = []
+    known = dict(file)
+    for name, path in pairs(values, "--adapter", "NAME=PATH poet=adapters/poet"):
+        if fault := entry_name_fault(name):
+            raise ValidationError(f"--adapter: '{name}' cannot be a name: {fault}")
+        if name in aliases:
+            raise ValidationError(f"--adapter: '{name}' is an alias already", hint="Give each name one meaning.")
+        directory = os.path.abspath(os.path.expanduser(path))
+        reference = model or trained_on(directory)
+        if reference is None:
+            raise ValidationError(
+                f"--adapter: '{name}' does not say which model it was trained on",
+                hint="Name the model: mlxk serve --model MODEL --adapter NAME=PATH",
+            )
+        own = own_name(reference, known)
+        settings = known[own] if own is not None else {"model": _lasting(reference)}
+        found.append((name, {**settings, "adapter": directory}))
+    return tuple(found)
+
+
+def _lasting(reference: str) -> str:
+    """Return a reference that means the same in another directory."""
+    return os.path.abspath(os.path.expanduser(reference)) if is_path(reference) else reference

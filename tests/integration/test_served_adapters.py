@@ -1,0 +1,205 @@
+"""Adapters that a server has under names of their own: on the weights of their model, beside it and each other."""
+
+import itertools
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from doubles.event_log import InMemoryEventLog
+from models.tiny_models import build
+from serving.running import RunningServer
+from serving.settings_home import Machine
+
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
+from mlxk.adapters.system import SystemClock
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.generation.settings import EngineOptions
+from mlxk.domain.models.model import ModelHandle
+
+pytestmark = pytest.mark.mlx
+PROMPT = "The quick brown fox"
+LAYERS = {"lora": ["self_attn.q_proj", "mlp.up_proj"], "dora": ["self_attn.v_proj"]}
+
+
+@pytest.fixture
+def mlxk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Machine:
+    return Machine(tmp_path / "home", capsys)
+
+
+@pytest.fixture(scope="module")
+def handle(tmp_path_factory: pytest.TempPathFactory) -> ModelHandle:
+    return build(tmp_path_factory.mktemp("tiny") / "llama", head_dim=32, hidden_size=128, intermediate_size=512)
+
+
+def write_adapter(directory: Path, handle: ModelHandle, kind: str = "lora", seed: int = 1) -> Path:
+    """Write an adapter with random weights, as mlx-lm trains them."""
+    import mlx_lm
+    from mlx.utils import tree_flatten
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    network, _ = mlx_lm.load(handle.directory)
+    parameters = {"rank": 4, "scale": 6.0, "dropout": 0.0, "keys": LAYERS.get(kind, [])}
+    directory.mkdir()
+    config = {"model": handle.directory, "fine_tune_type": kind, "num_layers": 2, "lora_parameters": parameters}
+    mx.random.seed(seed)
+    if kind == "full":
+        changed = {"model.layers.1.mlp.up_proj.weight": network.layers[1].mlp.up_proj.weight * 1.7}
+    else:
+        linear_to_lora_layers(network, 2, parameters, use_dora=kind == "dora")
+        leaves = [(name, each) for name, each in tree_flatten(network.parameters()) if "lora_" in name]
+        changed = {name: mx.random.normal(each.shape) * 0.4 for name, each in leaves}
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    mx.save_safetensors(str(directory / "adapters.safetensors"), changed)
+    return directory
+
+
+def oracle(handle: ModelHandle, adapter: Path | None, prompt: str) -> str:
+    """Return mlx-lm's own greedy text with an adapter."""
+    import mlx_lm
+
+    loaded = mlx_lm.load(handle.directory, adapter_path=None if adapter is None else str(adapter))
+    text: str = mlx_lm.generate(loaded[0], loaded[1], prompt, max_tokens=20)
+    return text
+
+
+def complete(server: RunningServer, model: str, prompt: str) -> str:
+    body = {"model": model, "prompt": prompt, "temperature": 0, "max_tokens": 20}
+    status, _, answer = server.post("/v1/completions", body)
+    assert status == 200, answer
+    return str(answer["choices"][0]["text"])
+
+
+def test_adapters_answer_by_name_alone_and_at_the_same_time_as_the_library_does(
+    mlxk: Machine, handle: ModelHandle, tmp_path: Path
+) -> None:
+    adapters = {kind: write_adapter(tmp_path / kind, handle, kind) for kind in ("lora", "dora", "full")}
+    wanted = {"llama": oracle(handle, None, PROMPT)}
+    wanted |= {f"my-{kind}": oracle(handle, adapter, PROMPT) for kind, adapter in adapters.items()}
+    assert len(set(wanted.values())) == 4
+    flags = [word for kind, adapter in adapters.items() for word in ("--adapter", f"my-{kind}={adapter}")]
+    with mlxk.serve("--model", handle.directory, *flags) as server:
+        assert {name: complete(server, name, PROMPT) for name in wanted} == wanted
+        names = list(wanted) * 3
+        with ThreadPoolExecutor(len(names)) as pool:
+            assert list(pool.map(lambda name: complete(server, name, PROMPT), names)) == [wanted[x] for x in names]
+        listed = {each["id"]: each for each in server.get("/v1/models")[2]["data"]}
+        assert {listed[name].get("parent") for name in wanted if name != "llama"} == {"llama"}
+        assert "parent" not in listed["llama"]
+        assert len({listed[name]["system_fingerprint"] for name in wanted}) == 4
+        assert server.get("/v1/models/my-dora")[2]["parent"] == "llama"
+        tags = {each["name"] for each in server.get("/api/tags")[2]["models"]}
+        assert {"my-lora:latest", "my-dora:latest"} <= tags
+        asked = {"model": "my-lora", "prompt": PROMPT, "raw": True, "stream": False}
+        status, _, answer = server.post("/api/generate", {**asked, "options": {"temperature": 0, "num_predict": 20}})
+        assert (status, answer["response"]) == (200, wanted["my-lora"])
+
+
+def test_adapters_cost_their_own_bytes_and_go_before_their_model(handle: ModelHandle, tmp_path: Path) -> None:
+    engine = MlxTextGenerator(InMemoryEventLog(), SystemClock())
+    adapters = [str(write_adapter(tmp_path / f"{seed}", handle, seed=seed)) for seed in (1, 2)]
+
+    def load(adapter: str | None) -> tuple[int, int]:
+        """Load, and return what all arrays and all weights take then."""
+        engine.load(GenerationRequest(handle, "", engine_options=EngineOptions(adapter=adapter)))
+        state = engine.state(5)
+        assert [each.name for each in state.models] == [handle.name]
+        return state.active_bytes, state.residents[0].weight_bytes
+
+    measured = [load(each) for each in (None, *adapters)]
+    own = sum(array.nbytes for array in mx.load(f"{adapters[0]}/adapters.safetensors").values())  # type: ignore[union-attr]
+    assert [after[1] - before[1] for before, after in itertools.pairwise(measured)] == [own, own]
+    assert measured[2][0] - measured[0][0] < 3 * own < measured[0][1] / 2
+    assert engine.unload(handle) == (handle,)
+    state = engine.state(5)
+    assert (state.models, measured[2][0] - state.active_bytes > measured[0][1]) == ((), True)
+    # An adapter brings its model with it.
+    assert load(adapters[0])[1] == measured[1][1]
+    engine.close()
+
+
+def truncated(directory: Path) -> None:
+    path = directory / "adapters.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def configured(**changes: object) -> Callable[[Path], None]:
+    def change(directory: Path) -> None:
+        path = directory / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+def pickled(directory: Path) -> None:
+    (directory / "adapters.safetensors").rename(directory / "adapter_model.bin")
+
+
+def of_peft(directory: Path) -> None:
+    (directory / "adapters.safetensors").rename(directory / "adapter_model.safetensors")
+
+
+PARAMETERS = {"rank": 4, "scale": 6.0, "dropout": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda directory: (directory / "adapter_config.json").unlink(), "(no adapter_config.json)"),
+        (lambda directory: (directory / "adapter_config.json").write_text("[]"), "is not a JSON object"),
+        (configured(fine_tune_type="ia3"), "fine_tune_type that is not one of lora, dora, full"),
+        (configured(num_layers="all"), "needs num_layers"),
+        (configured(lora_parameters={**PARAMETERS, "rank": 0}), "needs lora_parameters.rank"),
+        (configured(lora_parameters={"rank": 4, "dropout": 0.0}), "needs lora_parameters.scale"),
+        (configured(peft_type="LORA"), "is of PEFT"),
+        (of_peft, "Its format is that of PEFT"),
+        (pickled, "adapter_model.bin is a pickle"),
+        (truncated, "adapters.safetensors of 'a' is damaged: truncated"),
+    ],
+)
+def test_an_adapter_that_cannot_be_used_stops_the_start_with_its_file_and_field(
+    mlxk: Machine, handle: ModelHandle, tmp_path: Path, damage: Callable[[Path], None], fault: str
+) -> None:
+    adapter = write_adapter(tmp_path / "a", handle)
+    assert mlxk("serve", "--adapter", f"poet={adapter}").status == 0
+    assert dict(mlxk.served[-1].entries)["poet"]["model"] == handle.directory
+    damage(adapter)
+    refused = mlxk("serve", "--adapter", f"poet={adapter}")
+    assert (refused.status, fault in refused.err) == (1, True), refused.err
+    mlxk.write(f'[models.poet]\nmodel = "{handle.directory}"\nadapter = "{adapter}"\n')
+    with mlxk.serve() as server:
+        assert "poet" not in {each["id"] for each in server.get("/v1/models")[2]["data"]}
+        status, _, answer = server.post("/v1/completions", {"model": "poet", "prompt": PROMPT})
+        assert (status, "'a'" in str(answer), str(tmp_path) in str(answer)) == (400, True, False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "fault"),
+    [
+        (["--adapter", "poet"], "--adapter: 'poet' is not NAME=PATH"),
+        (["--adapter", "demo=PATH"], "--adapter: 'demo' cannot be a name: it is a built-in model"),
+        (["--adapter", "a/b=PATH"], "reads as the full name"),
+        (["--adapter", "a=PATH", "--adapter", "a=PATH"], "'a' stands for two models"),
+        (["--alias", "a=demo", "--adapter", "a=PATH"], "'a' is an alias already"),
+    ],
+)
+def test_a_name_that_an_adapter_cannot_have_is_refused(
+    mlxk: Machine, handle: ModelHandle, tmp_path: Path, flags: list[str], fault: str
+) -> None:
+    adapter = write_adapter(tmp_path / "a", handle)
+    refused = mlxk("serve", *(word.replace("PATH", str(adapter)) for word in flags))
+    assert (refused.status, fault in refused.err) == (1, True), refused.err
+
+
+def test_an_adapter_of_another_shape_is_named_with_its_tensor(
+    mlxk: Machine, handle: ModelHandle, tmp_path: Path
+) -> None:
+    adapter = write_adapter(tmp_path / "a", handle)
+    other = build(tmp_path / "other", head_dim=32)
+    with mlxk.serve("--model", other.directory, "--adapter", f"poet={adapter}") as server:
+        status, _, answer = server.post("/v1/completions", {"model": "poet", "prompt": PROMPT})
+        assert status == 400
+        assert "model.layers.0.mlp.up_proj.lora_a: adapter shape (128, 4)" in answer["error"]["message"]
+        assert complete(server, "other", PROMPT) == oracle(other, None, PROMPT)
