@@ -4,6 +4,7 @@ Holds the table of refusals, one for each missing capability, and the checks bef
 memory. A new capability needs a row only where the general refusal says too little.
 """
 
+import re
 from collections.abc import Callable, Collection
 
 import attrs
@@ -236,6 +237,30 @@ def require_served_model(description: ModelDescription) -> None:
 def require_text_model(description: ModelDescription) -> None:
     """Refuse a model that cannot generate text here; raises as ``require_model``."""
     require_model(description, Capability.TEXT_GENERATION)
+
+
+_DRAFTER = re.compile(r"eagle|dflash|dspark|mtp\b|assistant\b", re.IGNORECASE)
+"""Matches the architectures of drafters that read the hidden states of their model instead of its tokens."""
+
+
+def require_draft_model(details: ModelDetails) -> None:
+    """Refuse a model that cannot propose tokens to another one by itself.
+
+    Raises:
+        IncompatibleModelError: It is a part of another model, such as a head that was trained for it.
+        MlxkError: As ``require_text_model``.
+    """
+    config = details.config or {}
+    known = config.get("architectures")
+    named = [config.get("model_type"), *(known if isinstance(known, list) else [])]
+    found = next((each for each in named if isinstance(each, str) and _DRAFTER.search(each)), None)
+    if found is not None:
+        raise IncompatibleModelError(
+            f"draft_model: '{details.description.handle.label}' is a drafter of the kind {found}, which computes on the"
+            " hidden states of one model; such drafters are not supported.",
+            hint="Name a whole, smaller model with the same tokenizer.",
+        )
+    require_text_model(details.description)
 
 
 def require_speech_model(description: ModelDescription, needed: Capability = Capability.AUDIO) -> None:

@@ -25,7 +25,7 @@ from mlxk.domain.errors import BackendNotInstalledError, ExecutionError
 from mlxk.domain.models.footprint import MemoryVerdict, Widening
 from mlxk.entrypoints import deferred
 from mlxk.entrypoints.settings import MIB, ServerSettings, Settings
-from mlxk.entrypoints.settings_file import own_names
+from mlxk.entrypoints.settings_file import own_names, profile_of
 
 if TYPE_CHECKING:
     from mlxk.adapters.huggingface.client import HubClient
@@ -273,6 +273,7 @@ class Adapters:
         self.server = server
         self.cpu_dtype = settings.cpu_dtype if server is None else server.cpu_dtype
         self.names = own_names(settings.file, None if server is None else server.entries)
+        self.of_models = tuple((name, profile_of(values)) for name, values in (server.model_defaults if server else ()))
         self.model_files = once(FilesystemModelFiles)
         self.model_cache = once(HuggingFaceModelCache, settings.hub_cache)
         self.model_hub = once(_model_hub, settings)
@@ -342,7 +343,7 @@ class UseCases:
         self.embed_text = new(deferred.embed_text, resolve, describe, ports.text_embedder, ports.memory_probe)
         media = (ports.image_reader, ports.audio_decoder)
         generating = (ports.text_generator, *media, ports.memory_probe, ports.event_log, ports.settings.exif_metadata)
-        self.generate_text = new(deferred.generate_text, resolve, describe, *generating, ports.names)
+        self.generate_text = new(deferred.generate_text, resolve, describe, *generating, ports.names, ports.of_models)
         looked_at = (ports.installation_probe, ports.memory_probe, ports.clock, ports.model_cache, resolve, describe)
         self.diagnose_installation = new(
             deferred.diagnose_installation, *looked_at, ports.running_servers, ports.model_hub.provider

@@ -11,7 +11,8 @@ from mlxk.application.ports.text_generator import EngineState, TextGenerator, Te
 from mlxk.domain.generation.image_table import ImageFacts
 from mlxk.domain.generation.media import DecodedAudio, DecodedImage, EncodedImage
 from mlxk.domain.generation.request import GenerationRequest
-from mlxk.domain.models.model import ModelHandle
+from mlxk.domain.generation.settings import Profile
+from mlxk.domain.models.model import ModelHandle, served_id
 from mlxk.entrypoints.settings_file import OwnNames
 
 if TYPE_CHECKING:
@@ -258,11 +259,16 @@ def generate_text(  # noqa: PLR0913 - one for each port
     log: EventLog,
     exif: bool,
     names: OwnNames,
+    of_models: tuple[tuple[str, Profile], ...],
 ) -> "GenerateText":
     """Return the use case that generates text."""
     from mlxk.application.use_cases.generate_text import GenerateText
 
-    own = (names.profiles, names.usual)
+    @functools.cache
+    def profiles() -> dict[str, Profile]:
+        return {served_id(resolve(reference)): profile for reference, profile in of_models}
+
+    own = (names.profiles, names.usual, lambda model: profiles().get(served_id(model), Profile()))
     return GenerateText(resolve, describe, generator, images, audio, memory, log, exif, *own)
 
 

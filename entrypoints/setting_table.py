@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from mlxk.domain.generation.settings import Effort
+from mlxk.domain.generation.settings import MAX_DRAFT_TOKENS, Effort
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 CPU_DTYPES = ("auto", "float32", "model")
@@ -178,7 +178,7 @@ def _generation(key: str, kind: Kind, meaning: str) -> Setting:
     return Setting(key, kind, meaning, flag=f"--{key.replace('_', '-')}")
 
 
-_PORT = whole(0, 65535)
+_PORT, _CHUNK_SIZE = whole(0, 65535), "MLXK2_VISION_CHUNK_SIZE"
 
 ALWAYS = (
     _variable(
@@ -195,11 +195,7 @@ ALWAYS = (
         "exif_metadata", SWITCH, "Show EXIF metadata to users and models.", True, "exif_metadata MLXK2_EXIF_METADATA"
     ),
     _variable(
-        "chunk",
-        whole(1, 5),
-        "Images in one prompt; more are processed in chunks.",
-        1,
-        "serve.chunk MLXK2_VISION_CHUNK_SIZE --chunk",
+        "chunk", whole(1, 5), "Images in one prompt; more take several.", 1, f"serve.chunk {_CHUNK_SIZE} --chunk"
     ),
     _variable(
         "cpu_dtype", one_of(*CPU_DTYPES), "16-bit weights on a CPU.", "auto", "cpu_dtype MLXK2_CPU_DTYPE --cpu-dtype"
@@ -280,6 +276,7 @@ GENERATION = (
     _generation("thinking_end_token", TEXT, "Ends reasoning, where it is not known."),
     _generation("template_option", JSON_TABLE, "Variables for the chat template."),
     _generation("draft_model", WORD, "A smaller model of the same family proposes tokens."),
+    _generation("draft_tokens", whole(1, MAX_DRAFT_TOKENS), "Tokens that the draft model proposes at a time."),
     _generation("adapter", PATH, "Directory of a LoRA adapter."),
     _generation("kv_bits", one_of(2, 4, 8), "Bits of cached keys and values."),
     _generation("max_kv_size", whole(16), "Remember only the last tokens, this many."),
@@ -336,6 +333,8 @@ _SERVE = (
     _variable("port", _PORT, "The port to listen on; 0 takes any free one.", 8000, "serve.port MLXK2_PORT --port"),
     _variable("model", WORD, "The model to load at start.", None, "serve.model MLXK2_PRELOAD_MODEL --model"),
     _flagged("default_model", WORD, "Answers to names that no model has.", None, "default_model"),
+    _flagged("draft_model", WORD, "A smaller model proposes tokens to that of model.", None),
+    _flagged("draft_tokens", whole(1, MAX_DRAFT_TOKENS), "Tokens that it proposes at a time.", None),
     _variable(
         "max_tokens",
         whole(1, 2**31 - 1),

@@ -92,7 +92,6 @@ class Settings:
     completion_line: str | None = None
     """The command line that a shell asks completions for; None for a normal run."""
     keep_chats: bool = False
-    """Whether chats are kept."""
     editor: str | None = None
     """The command that opens a text file, as the user's variable has it."""
     file: SettingsFile = attrs.field(factory=lambda: SettingsFile(""))
@@ -165,6 +164,8 @@ class ServerSettings:
     """The names of the settings file and of adapters, each with its values."""
     adapters: tuple[str, ...] = ()
     """The names of these that must be usable, and are in memory from the start."""
+    model_defaults: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    """What holds for models under each of their names, by reference; settings of names."""
     file_variables: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
     """What the settings file has in place of variables; a worker does not read it again."""
     page: bool | None = None

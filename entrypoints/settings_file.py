@@ -325,6 +325,7 @@ def profile_of(values: Values) -> Profile:
         template_options=values.get("template_option", {}),
         engine_options=EngineOptions(
             adapter=adapter and os.path.abspath(os.path.expanduser(adapter)),
+            draft_tokens=values.get("draft_tokens"),
             kv_bits=values.get("kv_bits"),
             max_kv_size=values.get("max_kv_size"),
         ),

@@ -267,6 +267,8 @@ class MlxTextGenerator(TextGenerator):
             rendered, media = self._process_media(request, models)
             sequence = build_sequence(request, models, stream, self._clock, rendered)
             sequence.load_seconds, sequence.media = load_seconds, media
+            if len(models) > 1 and not sequence.drafted:
+                self._log.info("a default draft model is not used", model=models[0].model.name, notes=sequence.notes)
         except BaseException:
             self._thread.post(lambda engine: engine.release(models))
             raise
@@ -328,8 +330,6 @@ class MlxTextGenerator(TextGenerator):
             if request.has_images or request.has_audio:
                 raise CapabilityError(f"'{model.name}' takes text, not images and sound.")
             return None, None
-        if len(models) > 1:
-            raise CapabilityError("draft_model: vision models take no draft model.")
         text: RenderedText | None = model.vision.render(request, model)
         processed: tuple[RenderedPrompt, Media] = ModelLease(self._thread, model, self._log).call(
             lambda: model.vision.process(request, model, text)

@@ -5,7 +5,7 @@ is a conversation of its own, started when the previous one has ended, so that n
 between chunks. A model without vision gets a note in place of earlier images.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import attrs
 
@@ -22,6 +22,7 @@ from mlxk.application.generation_input import (
 )
 from mlxk.application.policy import (
     require_audio_input,
+    require_draft_model,
     require_memory,
     require_reasoning,
     require_text_model,
@@ -34,7 +35,7 @@ from mlxk.application.ports.text_generator import TextGenerator, TextStream
 from mlxk.application.text_streams import ChunkedStream, DescribedChunk
 from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
-from mlxk.domain.errors import ParameterNotSupportedError
+from mlxk.domain.errors import CapabilityError, MlxkError, ParameterNotSupportedError
 from mlxk.domain.generation.conversation import Conversation, Message, MessagePart, Role
 from mlxk.domain.generation.image_table import Chunk, ImageNumbers, ShownImage, without_tables
 from mlxk.domain.generation.media import (
@@ -79,11 +80,28 @@ class GenerateText:
     """What the user has said about the names of their own."""
     usual: Profile = attrs.field(factory=Profile)
     """What the user has said about every model."""
+    of_model: Callable[[ModelHandle], Profile] = lambda _: Profile()
+    """Returns what the user has said about a model under each of its names."""
 
     def profile_of(self, model: ModelHandle) -> Profile:
         """Return what the user has said about a model under the name by which it was found."""
         own = self.profiles.get(model.alias) if model.alias is not None else None
-        return self.usual if own is None else own.over(self.usual)
+        usual = self.of_model(model).over(self.usual)
+        return usual if own is None else own.over(usual)
+
+    def default_draft(self, model: ModelDetails) -> str | None:
+        """Return the draft model that the user wants for a model; named in the options, it must fit.
+
+        Raises:
+            CapabilityError: The model can have none, so that it would never be used.
+        """
+        description = model.description
+        reference = self.profile_of(description.handle).draft_reference
+        if reference is not None and description.operation is not Capability.TEXT_GENERATION:
+            raise CapabilityError(f"draft_model: '{description.handle.label}' generates no text.")
+        if reference is not None and (description.can(Capability.VISION) or description.can(Capability.AUDIO)):
+            raise CapabilityError("draft_model: models for images and sound take no draft model.")
+        return reference
 
     def __call__(
         self, model: str | ModelDetails, prompts: Sequence[Prompt], options: GenerationOptions
@@ -177,8 +195,14 @@ class GenerateText:
     def _with_draft_model(self, options: GenerationOptions) -> GenerationOptions:
         if options.draft_reference is None:
             return options
-        draft = self.resolve(options.draft_reference)
-        require_text_model(self.describe(draft))
+        try:
+            draft = self.resolve(options.draft_reference)
+            require_draft_model(self.describe.details(draft))
+        except MlxkError as error:
+            if options.engine_options.draft_required:
+                raise
+            self.log.warning("a default draft model is not used", model=options.draft_reference, reason=error.message)
+            return options
         return attrs.evolve(options, engine_options=attrs.evolve(options.engine_options, draft_model=draft))
 
     def _complete(

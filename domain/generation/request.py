@@ -43,6 +43,10 @@ class Usage:
     """Prompt tokens taken from the prefix cache."""
     reasoning_tokens: int = 0
     """Generated tokens that are reasoning, its tags included."""
+    accepted_prediction_tokens: int = 0
+    """Generated tokens that a draft model had proposed."""
+    rejected_prediction_tokens: int = 0
+    """Tokens that a draft model proposed in vain."""
 
     @property
     def total_tokens(self) -> int:

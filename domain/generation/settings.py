@@ -160,6 +160,9 @@ class Effort(enum.Enum):
     XHIGH = "xhigh"
 
 
+DEFAULT_DRAFT_TOKENS = 3
+"""Tokens that a draft model proposes at a time."""
+
 MAX_DRAFT_TOKENS = 16
 """Most tokens that a draft model proposes at a time; more are rarely accepted."""
 
@@ -178,8 +181,11 @@ class EngineOptions:
     """Absolute directory of a LoRA adapter to apply to the model."""
     draft_model: ModelHandle | None = None
     """A small model with the same vocabulary, for speculative decoding; it does not change the text."""
-    draft_tokens: int = 3
-    """Tokens proposed at a time."""
+    draft_required: bool = True
+    """Whether a request that excludes the draft model is refused; else it is computed without. Such a draft model is
+    used only while it is faster."""
+    draft_tokens: int | None = None
+    """Tokens proposed at a time; None takes ``DEFAULT_DRAFT_TOKENS``."""
     kv_bits: int | None = None
     """Bits of a quantized KV cache; None does not quantize it."""
     max_kv_size: int | None = None
@@ -188,7 +194,8 @@ class EngineOptions:
     @property
     def batchable(self) -> bool:
         """Whether the sequence can share a batch with others."""
-        return self.draft_model is None and self.kv_bits is None and self.max_kv_size is None
+        drafted = self.draft_model is not None and self.draft_required
+        return not drafted and self.kv_bits is None and self.max_kv_size is None
 
     def validate(self) -> None:
         """Check ranges and combinations.
@@ -197,7 +204,7 @@ class EngineOptions:
             ValidationError: Names each field out of range, or the options that exclude each other.
         """
         faults = []
-        if not 1 <= self.draft_tokens <= MAX_DRAFT_TOKENS:
+        if self.draft_tokens is not None and not 1 <= self.draft_tokens <= MAX_DRAFT_TOKENS:
             faults.append(f"draft_tokens must be at least 1 and at most {MAX_DRAFT_TOKENS} (got {self.draft_tokens})")
         if self.kv_bits is not None and self.kv_bits not in KV_BITS:
             faults.append(f"kv_bits must be one of {', '.join(map(str, KV_BITS))} (got {self.kv_bits})")
@@ -205,7 +212,7 @@ class EngineOptions:
             faults.append(f"max_kv_size must be at least {MIN_KV_SIZE} (got {self.max_kv_size})")
         if self.max_kv_size is not None and self.kv_bits is not None:
             faults.append("max_kv_size and kv_bits exclude each other")
-        if self.max_kv_size is not None and self.draft_model is not None:
+        if self.max_kv_size is not None and self.draft_model is not None and self.draft_required:
             faults.append("max_kv_size and draft_model exclude each other")
         if faults:
             raise ValidationError("; ".join(faults))
@@ -251,7 +258,11 @@ class Profile:
             thinking_tags=_first(self.thinking_tags, other.thinking_tags),
             template_options={**other.template_options, **self.template_options},
             engine_options=attrs.evolve(
-                cache, adapter=_first(first.adapter, second.adapter), draft_model=_first(first.draft_model, None)
+                cache,
+                adapter=_first(first.adapter, second.adapter),
+                draft_model=first.draft_model,
+                draft_required=first.draft_required,
+                draft_tokens=_first(first.draft_tokens, second.draft_tokens),
             ),
             draft_reference=_first(self.draft_reference, other.draft_reference),
             context_limit=_first(self.context_limit, other.context_limit),

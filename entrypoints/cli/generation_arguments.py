@@ -61,6 +61,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of the engine options."""
     group = parser.add_argument_group("computing", "Most of these trade memory against speed.")
     group.add_argument("--draft-model", metavar="MODEL", help="a smaller model of the same family proposes tokens")
+    group.add_argument("--draft-tokens", type=int, metavar="N", help="tokens that it proposes at a time, 1 to 16 (3)")
     group.add_argument("--adapter", metavar="DIR", help="apply a LoRA adapter")
     group.add_argument("--kv-bits", type=int, metavar="N", help="keep keys and values in 8, 4 or 2 bits")
     group.add_argument("--max-kv-size", type=int, metavar="N", help="remember only the last N tokens")
@@ -83,7 +84,12 @@ def engine_options(arguments: argparse.Namespace) -> EngineOptions:
     if arguments.adapter == "":
         raise ValidationError("--adapter: the path is empty", hint="Name the directory of a LoRA adapter.")
     adapter = None if arguments.adapter is None else os.path.abspath(os.path.expanduser(arguments.adapter))
-    return EngineOptions(adapter=adapter, kv_bits=arguments.kv_bits, max_kv_size=arguments.max_kv_size)
+    return EngineOptions(
+        adapter=adapter,
+        draft_tokens=arguments.draft_tokens,
+        kv_bits=arguments.kv_bits,
+        max_kv_size=arguments.max_kv_size,
+    )
 
 
 def grammar(arguments: argparse.Namespace) -> Grammar | None:

@@ -126,6 +126,7 @@ WITHOUT_AUDIO = {
     "frequency_penalty": "--frequency-penalty",
     "seed": "--seed",
     "draft_model": "--draft-model",
+    "draft_tokens": "--draft-tokens",
     "adapter": "--adapter",
     "kv_bits": "--kv-bits",
     "max_kv_size": "--max-kv-size",

@@ -8,6 +8,7 @@ from typing import Any
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.models.reference import is_path, own_name
 from mlxk.entrypoints.cli.command import CommandContext
+from mlxk.entrypoints.setting_table import setting
 from mlxk.entrypoints.settings_file import entry_name_fault
 
 Entries = tuple[tuple[str, Mapping[str, Any]], ...]
@@ -101,6 +102,32 @@ def adapter_names(
         settings = known[own] if own is not None else {"model": _lasting(reference)}
         found.append((name, {**settings, "adapter": directory}))
     return tuple(found)
+
+
+def defaults_of_models(arguments: argparse.Namespace, model: str | None) -> Entries:
+    """Return what flags say about models under each of their names, by reference.
+
+    Args:
+        arguments: The command line.
+        model: The model that the server has in memory.
+
+    Raises:
+        ValidationError: A flag lacks what it is about, or is out of range.
+    """
+    names = ("draft_model", "draft_tokens")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    for name, value in given.items():
+        if fault := setting("serve", name).kind.fault(value):
+            raise ValidationError(f"--{name.replace('_', '-')} {fault}")
+    if "draft_tokens" in given and "draft_model" not in given:
+        raise ValidationError("--draft-tokens needs --draft-model", hint="Name the model that proposes the tokens.")
+    if "draft_model" in given and model is None:
+        raise ValidationError(
+            "--draft-model needs --model", hint="Name the model for which it proposes tokens: --model MODEL"
+        )
+    if not given or model is None:
+        return ()
+    return ((_lasting(model), {**given, "draft_model": _lasting(given["draft_model"])}),)
 
 
 def _lasting(reference: str) -> str:

@@ -66,7 +66,8 @@ def _names(path: str) -> frozenset[str]:
 
 def relative_paths(given: argparse.Namespace) -> tuple[str, ...]:
     """Return the paths of a command line of the server that depend on a working directory or a home."""
-    references = (given.model, given.default_model, *(each.partition("=")[2].strip() for each in given.alias))
+    named = (given.model, given.default_model, given.draft_model)
+    references = (*named, *(each.partition("=")[2].strip() for each in given.alias))
     adapters = (each.partition("=")[2].strip() for each in given.adapter)
     paths = (given.api_key_file, *adapters, *(each for each in references if each and is_path(each.strip())))
     return tuple(each for each in paths if each and not each.strip().startswith("/"))

@@ -93,6 +93,7 @@ _HELP = {
     "mlxk_prompt_tokens_total": ("counter", "Prompt tokens of the answers that have ended."),
     "mlxk_cached_prompt_tokens_total": ("counter", "Prompt tokens that were not computed again."),
     "mlxk_completion_tokens_total": ("counter", "Tokens generated for the answers that have ended."),
+    "mlxk_draft_tokens_total": ("counter", "Tokens that draft models proposed, by whether they were right."),
     "mlxk_queue_seconds": ("histogram", "Seconds an answer waited for its turn."),
     "mlxk_time_to_first_token_seconds": ("histogram", "Seconds from submission to the first token."),
     "mlxk_answer_seconds": ("histogram", "Seconds from submission to the end."),
@@ -158,6 +159,9 @@ class Metrics:
                 self._counters["mlxk_prompt_tokens_total", ""] += each.usage.prompt_tokens
                 self._counters["mlxk_cached_prompt_tokens_total", ""] += each.usage.cached_tokens
                 self._counters["mlxk_completion_tokens_total", ""] += each.usage.completion_tokens
+                for outcome in ("accepted", "rejected"):
+                    tokens = getattr(each.usage, f"{outcome}_prediction_tokens")
+                    self._counters["mlxk_draft_tokens_total", f'{{outcome="{outcome}"}}'] += tokens
                 self._histograms["mlxk_queue_seconds"].observe(timings.queue_seconds)
                 self._histograms["mlxk_time_to_first_token_seconds"].observe(first)
                 self._histograms["mlxk_answer_seconds"].observe(first + timings.generation_seconds)

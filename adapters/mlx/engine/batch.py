@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
+from mlxk.adapters.mlx.engine.drafting import DraftTrial
 from mlxk.adapters.mlx.engine.sampling import (
     NOT_FINITE,
     BatchSampler,
@@ -247,12 +248,21 @@ class SpeculativeBatch(Batch):
         draft: The draft model.
         draft_cache: Its KV cache, holding the prompt except for its last token.
         width: Tokens proposed at a time.
+        trial: Decides whether to propose; None always does.
     """
 
     alone = True
 
-    def __init__(self, network: Any, draft: Any, draft_cache: list[Any], width: int) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        network: Any,  # noqa: ANN401
+        draft: Any,  # noqa: ANN401
+        draft_cache: list[Any],
+        width: int,
+        trial: DraftTrial | None = None,
+    ) -> None:
         self.network = network
+        self.trial = trial
         self.sequences: list[Sequence] = []
         self._draft = draft
         self._cache: list[Any] = []
@@ -288,9 +298,10 @@ class SpeculativeBatch(Batch):
 
     def step(self) -> list[Sampled]:
         """Propose, verify, and return the accepted tokens and the model's next one."""
-        sequence = self.sequences[0]
-        start = len(sequence.generated)
-        width = self._width if self._can_rewind(self._width + 1) else 0
+        sequence, trial = self.sequences[0], self.trial
+        began, start = sequence.clock.monotonic(), len(sequence.generated)
+        proposes = (trial is None or trial.proposes) and self._can_rewind(self._width + 1)
+        width = self._width if proposes else 0
         proposed = self._propose(sequence, start, width)
         logits = exact_logits(self.network, mx.array([[self._last, *proposed]]), self._cache)[0, -(width + 1) :, :]
         logits = self._processed(sequence, logits, proposed)
@@ -305,6 +316,10 @@ class SpeculativeBatch(Batch):
         sequence.cache_tokens += [self._last, *proposed[:accepted]]
         self._last = max(tokens[accepted], 0)
         self._draft_inputs.append(self._last)
+        sequence.proposed_tokens += width
+        sequence.accepted_tokens += accepted
+        if trial is not None:
+            trial.observe(sequence.clock.monotonic() - began, accepted + 1)
         return [
             Sampled(sequence, token, self._logprobs(sequence, logits[index] - log_normalizer[index], token))
             for index, token in enumerate(tokens[: accepted + 1])

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import mlx.core as mx
 
+from mlxk.adapters.mlx.engine.drafting import draft_exclusion
 from mlxk.adapters.mlx.engine.sampling import LogitsProcessor
 from mlxk.adapters.mlx.engine.sequence import Sequence, SequenceLimits, SequenceOutput
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, PooledModel
@@ -204,14 +205,16 @@ def build_sequence(
     """
     model = models[0].model
     settings = request.settings.filled_from(model.defaults).filled_from(PRODUCT_DEFAULTS)
-    for draft in models[1:]:
-        _check_draft(model, draft.model, settings)
+    excluded = draft_exclusion(request, settings, models)
+    drafted = len(models) > 1 and excluded is None
     if rendered is None:
         with waiting_lock(model.lock, request.is_abandoned):
             rendered = model.renderer.render(request.prompt, rendering_job(request))
     reasoning = _reasoning(request, settings, model)
     if request.reasons is False and not rendered.has_reasoning_switch and reasoning is not None:
-        settings = _without_reasoning(settings, model, drafted=len(models) > 1)
+        settings = _without_reasoning(settings, model, drafted=drafted and request.engine_options.draft_required)
+        if drafted:
+            excluded, drafted = "its reasoning is cut short", False
     if isinstance(request.prompt, tuple):
         _check_given_tokens(request.prompt, model)
     if not rendered.tokens:
@@ -231,7 +234,8 @@ def build_sequence(
         models=models,
         engine_options=request.engine_options,
         constraints=_constraints(settings, model, reasoning, rendered, _offered(request)),
-        notes=[*_notes(request.engine_options), *(each.sentence for each in rendered.adaptations)],
+        drafted=drafted,
+        notes=[*_notes(request.engine_options, excluded), *(each.sentence for each in rendered.adaptations)],
     )
 
 
@@ -324,25 +328,15 @@ def _without_reasoning(settings: GenerationSettings, model: LoadedModel, *, draf
     return attrs.evolve(settings, thinking_budget=0)
 
 
-def _check_draft(model: LoadedModel, draft: LoadedModel, settings: GenerationSettings) -> None:
-    if draft.vocabulary_hash != model.vocabulary_hash:
-        raise CapabilityError(
-            f"draft_model: '{draft.name}' speaks other tokens than '{model.name}'.",
-            hint="A draft model must have the same tokenizer.",
-        )
-    for name, value in (("grammar", settings.grammar), ("thinking_budget", settings.thinking_budget)):
-        if value is not None:
-            raise ValidationError(f"draft_model and {name} exclude each other")
-
-
-def _notes(engine_options: EngineOptions) -> list[str]:
+def _notes(engine_options: EngineOptions, excluded: str | None) -> list[str]:
     options = {
-        "draft_model": engine_options.draft_model,
+        "draft_model": engine_options.draft_model if engine_options.draft_required else None,
         "kv_bits": engine_options.kv_bits,
         "max_kv_size": engine_options.max_kv_size,
     }
     names = [name for name, value in options.items() if value is not None]
-    return [f"Computed outside the common batch because of {' and '.join(names)}."] if names else []
+    notes = [f"Computed outside the common batch because of {' and '.join(names)}."] if names else []
+    return notes if excluded is None else [*notes, f"Computed without the draft model: {excluded.rstrip('.')}."]
 
 
 def _check_given_tokens(tokens: tuple[int, ...], model: LoadedModel) -> None:

@@ -10,6 +10,7 @@ faulty one fails by itself, and the others continue with the tokens they had gen
 
 import functools
 from collections.abc import Callable, Iterable
+from weakref import WeakKeyDictionary
 
 import attrs
 import mlx.core as mx
@@ -17,6 +18,7 @@ import mlx.core as mx
 from mlxk.adapters.mlx.chunk_policy import SINGLE_CHUNK_CPU, SINGLE_CHUNK_GPU, ChunkPolicy, PassCosts
 from mlxk.adapters.mlx.engine.admission import AdmissionQueue
 from mlxk.adapters.mlx.engine.batch import Batch, DecodeBatch, Sampled, SpeculativeBatch
+from mlxk.adapters.mlx.engine.drafting import DraftRecord, DraftTrial
 from mlxk.adapters.mlx.engine.prefill import NO_MATCH, Prefill, PrefixCache, make_cache, quantize_cache
 from mlxk.adapters.mlx.engine.sampling import NOT_FINITE
 from mlxk.adapters.mlx.engine.sequence import Sequence
@@ -26,7 +28,7 @@ from mlxk.adapters.mlx.memory import return_freed_memory
 from mlxk.application.ports.system import Clock, EventLog
 from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.generation.request import FinishReason
-from mlxk.domain.generation.settings import EngineOptions
+from mlxk.domain.generation.settings import DEFAULT_DRAFT_TOKENS, EngineOptions
 
 _STEPS_BETWEEN_TRIMS = 512
 """Steps after which the buffers that MLX keeps for reuse are freed."""
@@ -77,6 +79,7 @@ class Scheduler:
         self._prefilling: list[Sequence] = []
         self._decoding: dict[Sequence, Batch] = {}
         self._batches: list[Batch] = []
+        self._draft_records: WeakKeyDictionary[PooledModel, DraftRecord] = WeakKeyDictionary()
         self._steps = 0
         self._step_began: float | None = None
         """When the last tokens of the batch came, later by what prompts took since; None when a step is not comparable
@@ -116,6 +119,9 @@ class Scheduler:
         for batch in list(self._batches):
             self._decode(batch, batch.step)
         self._prefilling += self._admission.admit(self.running, self._batches, self._prefilling)
+        for batch in list(self._batches):
+            if isinstance(batch, SpeculativeBatch) and not self._drafts_on(batch):
+                self._stop_drafting(batch)
         if self._prefilling:
             # No finished token waits for a prefill chunk.
             for batch in list(self._batches):
@@ -178,9 +184,11 @@ class Scheduler:
         else:
             prefill = Prefill(model.network, tokens, cache, match.tokens, match.divergence, alternatives=scored)
         sequence.prefill = prefill
-        if len(sequence.models) > 1:
-            draft = sequence.models[1].model.network
-            prefill.draft = Prefill(draft, tokens, make_cache(draft, EngineOptions(), None))
+        if self._drafts(sequence) and (sequence.engine_options.draft_required or self._record(sequence).tries()):
+            draft = sequence.models[1].model
+            known = self._prefixes.find(draft.identity, tokens)
+            empty = known.cache or make_cache(draft.network, EngineOptions(), None)
+            prefill.draft = Prefill(draft.network, tokens, empty, known.tokens)
         sequence.start(match.tokens)
         self._counters.cached_tokens += match.tokens
         return prefill
@@ -203,20 +211,58 @@ class Scheduler:
         else:
             _quantize(sequence, prefill)
             prefill.store(self._prefixes, sequence.cache_identity)
+            if prefill.draft is not None:
+                prefill.draft.store(self._prefixes, sequence.models[1].model.identity)
             sequence.model.measure_cache(prefill.cache, prefill.position)
 
     def _start_decoding(self, sequences: list[Sequence]) -> None:
+        drafted = [sequence for sequence in sequences if sequence.own_draft and self._drafts(sequence)]
         for sequence in sequences:
             self._prefilling.remove(sequence)
             sequence.end_prefill()
-        together = [sequence for sequence in sequences if not sequence.must_decode_alone]
+        together = [each for each in sequences if not each.must_decode_alone and each not in drafted]
         if together:
             self._add(self._shared_batch(together[0].model), together)
         for sequence in sequences:
             if sequence not in together:
-                if not sequence.alone and sequence.engine_options.batchable:
+                if not sequence.alone and sequence.engine_options.batchable and sequence not in drafted:
                     sequence.notes.append(_UNMERGEABLE_NOTE)
-                self._add(_own_batch(sequence), [sequence])
+                self._add(self._own_batch(sequence, drafts=sequence in drafted), [sequence])
+
+    def _own_batch(self, sequence: Sequence, *, drafts: bool) -> Batch:
+        """Return a batch for a single sequence whose prompt is computed."""
+        network, options = sequence.model.model.network, sequence.engine_options
+        draft = sequence.prefill.draft if sequence.prefill is not None and drafts else None
+        if draft is None:
+            return DecodeBatch(network, alone=True)
+        trial = None if options.draft_required else DraftTrial(self._record(sequence))
+        return SpeculativeBatch(
+            network, draft.network, draft.cache, options.draft_tokens or DEFAULT_DRAFT_TOKENS, trial
+        )
+
+    def _record(self, sequence: Sequence) -> DraftRecord:
+        return self._draft_records.setdefault(sequence.model, DraftRecord())
+
+    def _drafts(self, sequence: Sequence) -> bool:
+        """Whether a draft model is used: one that is a default, only for a sequence without others of its model."""
+        if sequence.engine_options.draft_required or not sequence.drafted:
+            return sequence.drafted
+        others = (each for each in (*self._prefilling, *self._decoding) if each is not sequence)
+        return not sequence.alone and all(each.model is not sequence.model for each in others)
+
+    def _drafts_on(self, batch: SpeculativeBatch) -> bool:
+        return batch.trial is None or (batch.trial.pays and self._drafts(batch.sequences[0]))
+
+    def _stop_drafting(self, batch: SpeculativeBatch) -> None:
+        """Have the sequence of a batch continue without its draft model, with others of its model if there are any."""
+        (sequence,), tokens = batch.sequences, batch.sequences[0].tokens
+        sequence.prefill = Prefill(batch.network, tokens, batch.extract(sequence), len(tokens) - 1)
+        sequence.renew_context()
+        batch.remove([sequence])
+        self._batches.remove(batch)
+        del self._decoding[sequence]
+        self._prefilling.append(sequence)
+        self._start_decoding([sequence])
 
     def _add(self, batch: Batch, sequences: list[Sequence]) -> None:
         if batch not in self._batches:
@@ -243,7 +289,7 @@ class Scheduler:
             self._rebuild(batch, error)
             return
         self._counters.generated_tokens += len(sampled)
-        if sampled:
+        if sampled and isinstance(batch, DecodeBatch):
             self._observe_step(batch)
         outcomes: dict[Sequence, Outcome] = {}
         for each in sampled:
@@ -318,15 +364,6 @@ def _accept(sampled: Sampled) -> Outcome | None:
         return sequence.accept(sampled.token, sampled.logprobs)
     except Exception as error:  # noqa: BLE001 - boundary: a failure in one sequence's text ends that sequence
         return _failure(error)
-
-
-def _own_batch(sequence: Sequence) -> Batch:
-    """Return a batch for a single sequence whose prompt is computed."""
-    network = sequence.model.model.network
-    draft = sequence.prefill.draft if sequence.prefill is not None else None
-    if draft is None:
-        return DecodeBatch(network, alone=True)
-    return SpeculativeBatch(network, draft.network, draft.cache, sequence.engine_options.draft_tokens)
 
 
 def _quantize(sequence: Sequence, prefill: Prefill) -> None:

@@ -162,6 +162,12 @@ class Sequence:
     """Set while the prompt is computed."""
     cache_tokens: list[int] = attrs.field(factory=list)
     """The tokens whose keys and values are in the cache; kept while decoding."""
+    drafted: bool = False
+    """Whether its draft model may propose tokens; a default that the request excludes must not."""
+    proposed_tokens: int = 0
+    """Tokens that its draft model has proposed."""
+    accepted_tokens: int = 0
+    """Those of them that were right."""
     primed: bool = False
     """Whether the token in flight is a generated one; the first one is the prompt's last."""
     processors: tuple[LogitsProcessor, ...] = ()
@@ -228,15 +234,24 @@ class Sequence:
         """Whether the token in flight is the last one allowed."""
         return self.primed and len(self.generated) + 1 >= self.limits.max_tokens
 
+    @property
+    def own_draft(self) -> bool:
+        """Whether its computed prompt includes that of its draft model."""
+        return self.prefill is not None and self.prefill.draft is not None
+
     def start(self, reused_tokens: int) -> None:
         """Note that the prefill begins, and build the logits processors; after a failed batch, only the latter."""
         self.processors = logits_processors(self.settings)
         if self.constraints is not None:
             self.processors += self.constraints(self.generated)
-        self.context = TokenBuffer(self.generated) if self.processors else None
+        self.renew_context()
         if self._started_at is None:
             self._started_at = self.clock.monotonic()
             self.reused_tokens = reused_tokens
+
+    def renew_context(self) -> None:
+        """Have the processors' buffer hold the tokens generated so far."""
+        self.context = TokenBuffer(self.generated) if self.processors else None
 
     @property
     def scored_alternatives(self) -> int | None:
@@ -287,7 +302,15 @@ class Sequence:
             return
         reason = self.output.flush(reason)
         cut = reason is FinishReason.LENGTH
-        usage = Usage(len(self.prompt), len(self.generated), self.reused_tokens, self.output.reasoning_tokens)
+        accepted = min(self.accepted_tokens, len(self.generated))
+        usage = Usage(
+            len(self.prompt),
+            len(self.generated),
+            self.reused_tokens,
+            self.output.reasoning_tokens,
+            accepted,
+            self.proposed_tokens - accepted,
+        )
         timings = self._timings()
         if self.models:
             self.model.measure_speed(usage.completion_tokens, timings.generation_seconds)

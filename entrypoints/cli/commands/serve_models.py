@@ -19,7 +19,7 @@ from mlxk.entrypoints.cli.command import (
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
-from mlxk.entrypoints.cli.served_names import Entries, adapter_names, names_of_file, pairs
+from mlxk.entrypoints.cli.served_names import Entries, adapter_names, defaults_of_models, names_of_file, pairs
 from mlxk.entrypoints.cli.server_processes import background_server
 from mlxk.entrypoints.setting_table import LOG_LEVELS
 from mlxk.entrypoints.settings import ServerAddress, ServerSettings
@@ -58,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=MODEL",
         help="have a model answer to a further name, such as gpt-4o-mini=MODEL",
     )
+    draft = parser.add_argument(
+        "--draft-model", metavar="MODEL", help="have a smaller model propose tokens to that of --model"
+    )
+    complete_models(draft)
+    parser.add_argument("--draft-tokens", type=int, metavar="N", help="tokens that it proposes at a time, 1 to 16 (3)")
     parser.add_argument(
         "--adapter",
         action="append",
@@ -159,7 +164,13 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     server = server_settings(arguments, context)
     server.validate()
     adapted = (values["model"] for name, values in server.entries if name in server.adapters)
-    named = (server.model, server.default_model, *(reference for _, reference in server.aliases), *adapted)
+    named = (
+        server.model,
+        server.default_model,
+        arguments.draft_model,
+        *(reference for _, reference in server.aliases),
+        *adapted,
+    )
     with naming_the_flag(context.settings):
         fetch_absent(named, lambda: context.build(context.settings), output, pull=arguments.pull)
         if not arguments.background:
@@ -242,6 +253,7 @@ def server_settings(arguments: argparse.Namespace, context: CommandContext) -> S
         aliases=aliases,
         file_variables=context.settings.file_variables,
         entries=(*(each for each in entries if each[0] not in adapted), *adapters),
+        model_defaults=defaults_of_models(arguments, arguments.model or known.model),
         adapters=tuple(adapted_name for adapted_name, _ in adapters),
         default_model=arguments.default_model,
         cors_origins=(*_listed(arguments.cors_origin), *(DESKTOP_ORIGINS if arguments.desktop_apps else ())),

@@ -182,5 +182,17 @@ def usage_document(usages: Sequence[Usage], alternatives: int) -> dict[str, obje
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
         "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in prompts)},
-        "completion_tokens_details": {"reasoning_tokens": sum(usage.reasoning_tokens for usage in usages)},
+        "completion_tokens_details": {
+            "reasoning_tokens": sum(usage.reasoning_tokens for usage in usages),
+            **_predictions(usages),
+        },
     }
+
+
+def _predictions(usages: Sequence[Usage]) -> dict[str, int]:
+    """Return how many tokens of a draft model were right and wrong; nothing where none proposed any."""
+    accepted = sum(usage.accepted_prediction_tokens for usage in usages)
+    rejected = sum(usage.rejected_prediction_tokens for usage in usages)
+    if accepted + rejected == 0:
+        return {}
+    return {"accepted_prediction_tokens": accepted, "rejected_prediction_tokens": rejected}

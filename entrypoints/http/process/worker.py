@@ -44,8 +44,7 @@ from mlxk.entrypoints.http.server.server import HttpServer, ServerLimits
 from mlxk.entrypoints.settings import ServerAddress, ServerSettings, Settings, read_settings
 from mlxk.entrypoints.start_checks import is_loopback
 
-_RATE = 16_000
-_FRAMES = 3_200
+_RATE, _FRAMES = 16_000, 3_200
 
 Report = Callable[[MlxkError | None], None]
 """Receives None when the server is ready, or the error that prevents it."""
@@ -107,6 +106,7 @@ def warm_up(container: Container, reference: str, for_vectors: bool = False) -> 
     """
     require = require_embedding_model if for_vectors else require_served_model
     model = container.use_cases.serve_catalogue().find(reference, require)
+    container.use_cases.generate_text().default_draft(model.details)  # raises where there can be none
     operation = model.description.operation
     if operation is not None and operation in _WARM_UPS:
         _WARM_UPS[operation](container, model)
@@ -117,8 +117,8 @@ def _generate_token(container: Container, model: ServedModel) -> None:
 
     The rendered conversation is cancelled before its prefill: on a slow machine the first client would wait for it.
     """
-    generate = container.use_cases.generate_text()
-    options = GenerationOptions(GenerationSettings(max_tokens=1, temperature=0.0))
+    generate, greedy = container.use_cases.generate_text(), GenerationSettings(max_tokens=1, temperature=0.0)
+    options = GenerationOptions(greedy, draft_reference=generate.default_draft(model.details))
     if model.can_chat:
         for stream in generate(model.details, [Conversation.of("Hello")], options):
             stream.cancel()

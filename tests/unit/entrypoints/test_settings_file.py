@@ -163,6 +163,10 @@ def test_a_flag_decides_before_the_file(machine: Machine, table: str, setting: S
     assert value == second or setting.key in ("pipes", "template_option")
 
 
+_MODEL = ("--model", "demo")
+BESIDE = {"draft_model": _MODEL, "draft_tokens": (*_MODEL, "--draft-model", "demo")}  # refused without
+
+
 @pytest.mark.parametrize(("table", "setting"), names(SERVED))
 def test_the_server_gets_the_flag_or_else_the_variable_or_else_the_file(
     machine: Machine, table: str, setting: Setting
@@ -170,11 +174,12 @@ def test_the_server_gets_the_flag_or_else_the_variable_or_else_the_file(
     first, second = two_values(setting)
     machine.write(written(table, setting, first))
     flag = as_flag(setting, second)
-    settled = [["serve"], ["serve", *flag]]
-    for line in settled:
+    for line in (["serve", *BESIDE.get(setting.key, ())], ["serve", *BESIDE.get(setting.key, ()), *flag]):
         assert machine.run(*line)[0] == 0
     values = [getattr(each, setting.attribute, None) for each in machine.served]
-    if setting.key == "desktop_apps":
+    if setting.key in BESIDE:
+        assert [dict(each.model_defaults)["demo"][setting.key] for each in machine.served] == [first, second]
+    elif setting.key == "desktop_apps":
         assert ["tauri://*" in each.cors_origins for each in machine.served] == [True, False]
     else:
         assert values == [tuple(each) if isinstance(each, list) else each for each in (first, second)]
@@ -391,5 +396,5 @@ def test_every_flag_of_the_table_exists(table: str, setting: Setting) -> None:
 def test_the_defaults_are_those_of_the_program() -> None:
     server = ServerSettings()
     for setting in TABLES["serve"]:
-        if setting.key not in ("desktop_apps", "api_key"):
+        if setting.key not in ("desktop_apps", "api_key", *BESIDE):
             assert getattr(server, setting.attribute) == setting.default, setting.key
