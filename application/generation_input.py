@@ -115,7 +115,8 @@ class GenerationOptions:
     """Whether a conversation without a system prompt gets that of the model's profile."""
     context_limit: int | None = None
     keep_alive_seconds: float | None = None
-    """Both as in ``GenerationRequest``."""
+    tenant: str = ""
+    """These as in ``GenerationRequest``."""
 
     def by_profile(
         self, profile: Profile, details: ModelDetails, prompts: Sequence[Prompt]

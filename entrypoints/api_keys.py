@@ -89,8 +89,11 @@ class KeyRing:
 
     def opens(self, key: str) -> bool:
         """Whether a key holds, in constant time."""
-        digest = _digest(key)
-        return bool(sum(hmac.compare_digest(digest, known) for known in (*self._fixed, *self._followed())))
+        return _is_among(key, (*self._fixed, *self._followed()))
+
+    def is_operators(self, key: str) -> bool:
+        """Whether a key is one that the operator keeps: not one of the file, which are handed out."""
+        return _is_among(key, self._fixed)
 
     def _followed(self) -> tuple[bytes, ...]:
         if self._path is None:
@@ -104,6 +107,22 @@ class KeyRing:
                 except MlxkError as error:
                     self._on_failure(error)
             return self._of_file
+
+
+def tenant_of(key: str, division: str | None) -> str:
+    """Return whose prompts those of a client are, opaque, without a way back to its key.
+
+    Args:
+        key: The client's; empty where clients need none.
+        division: Divides what one key opens further, as the client names its parts; None does not.
+    """
+    own = _digest(key).hex() if key else ""
+    return f"{own}/{_digest(division).hex()}" if division else own
+
+
+def _is_among(key: str, known: Sequence[bytes]) -> bool:
+    digest = _digest(key)
+    return bool(sum(hmac.compare_digest(digest, each) for each in known))
 
 
 def _digest(key: str) -> bytes:

@@ -269,6 +269,7 @@ class GenerateText:
             is_abandoned=options.is_abandoned,
             context_limit=options.context_limit,
             keep_alive_seconds=options.keep_alive_seconds,
+            tenant=options.tenant,
         )
         return request.routed(description.runtime.backends)
 

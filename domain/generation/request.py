@@ -216,6 +216,8 @@ class GenerationRequest:
     """Most tokens of prompt and completion together, where the model's context window has more; None sets no limit."""
     keep_alive_seconds: float | None = None
     """Idle time after which the model is unloaded, from now on; None leaves it, infinity means never."""
+    tenant: str = ""
+    """Whose prompt it is, opaque: what was kept of another tenant's prompts is never used for it."""
 
     @property
     def reasons(self) -> bool | None:

@@ -5,11 +5,12 @@ import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
+import attrs
 import falcon
 
 from mlxk.application.ports.other_processes import LOOPBACK_NAMES
 from mlxk.domain.errors import ForbiddenOriginError, UnauthorizedError
-from mlxk.entrypoints.api_keys import KeyRing
+from mlxk.entrypoints.api_keys import KeyRing, tenant_of
 from mlxk.entrypoints.http.page import ChatPage
 
 CONTAINER_NAMES = frozenset(
@@ -142,6 +143,30 @@ class OriginGuard:
         response.complete = True
 
 
+TENANT_HEADERS = ("X-Cache-Tenant", "X-APC-Tenant")
+"""Divide the prompts of one key; the first that a request carries counts."""
+
+
+@attrs.frozen
+class Caller:
+    """Who sends a request."""
+
+    tenant: str
+    """Whose prompts it may use again; see ``GenerationRequest.tenant``."""
+    is_operator: bool
+    """Whether it may see and drop what is kept for others; without any keys everyone may."""
+
+
+def caller_of(request: falcon.Request) -> Caller:
+    """Return who sent a request, as the guard of keys has noted it."""
+    caller: Caller = request.context.caller
+    return caller
+
+
+def _division(request: falcon.Request) -> str | None:
+    return next(filter(None, map(request.get_header, TENANT_HEADERS)), None)
+
+
 class KeyGuard:
     """Requires an API key, if there are any.
 
@@ -155,17 +180,20 @@ class KeyGuard:
         self._page = page
 
     def process_request(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Check the key in constant time.
+        """Check the key in constant time, and note whose request it is; see ``Caller``.
 
         Raises:
             UnauthorizedError: The key is missing or wrong.
         """
+        request.context.caller = Caller(tenant_of("", _division(request)), is_operator=not self._keys)
         if not self._keys or request.path in OPEN_PATHS:
             return
         if self._page is not None and self._page.is_public(request):
             return
-        if not any(self._keys.opens(key) for key in given_keys(request)):
+        key = next(filter(self._keys.opens, given_keys(request)), None)
+        if key is None:
             raise UnauthorizedError("A valid API key is needed.", hint="Send the header Authorization: Bearer KEY.")
+        request.context.caller = Caller(tenant_of(key, _division(request)), self._keys.is_operators(key))
 
 
 def given_keys(request: falcon.Request) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import attrs
 import mlx.core as mx
 
 from mlxk.adapters.mlx.engine.drafting import draft_exclusion
+from mlxk.adapters.mlx.engine.prefill import boundaries
 from mlxk.adapters.mlx.engine.sampling import LogitsProcessor
 from mlxk.adapters.mlx.engine.sequence import Sequence, SequenceLimits, SequenceOutput
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, PooledModel
@@ -236,6 +237,8 @@ def build_sequence(
         constraints=_constraints(settings, model, reasoning, rendered, _offered(request)),
         drafted=drafted,
         notes=[*_notes(request.engine_options, excluded), *(each.sentence for each in rendered.adaptations)],
+        tenant=request.tenant,
+        boundaries=boundaries(rendered.tokens, model.message_ends) if isinstance(request.prompt, Conversation) else (),
     )
 
 

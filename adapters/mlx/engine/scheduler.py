@@ -182,11 +182,12 @@ class Scheduler:
         if sequence.media is not None:
             prefill = sequence.media.prefill(tokens, cache, match.tokens)
         else:
-            prefill = Prefill(model.network, tokens, cache, match.tokens, match.divergence, alternatives=scored)
+            stops = self._prefixes.stops(match, sequence.boundaries, cache)
+            prefill = Prefill(model.network, tokens, cache, match.tokens, stops, alternatives=scored)
         sequence.prefill = prefill
         if self._drafts(sequence) and (sequence.engine_options.draft_required or self._record(sequence).tries()):
             draft = sequence.models[1].model
-            known = self._prefixes.find(draft.identity, tokens)
+            known = self._prefixes.find(sequence.draft_identity, tokens)
             empty = known.cache or make_cache(draft.network, EngineOptions(), None)
             prefill.draft = Prefill(draft.network, tokens, empty, known.tokens)
         sequence.start(match.tokens)
@@ -199,7 +200,7 @@ class Scheduler:
         while done < max_tokens and prefill.remaining > 0:
             done += prefill.advance(max_tokens - done)
             _quantize(sequence, prefill)
-            if prefill.position == prefill.divergence:
+            if prefill.position in prefill.stops:
                 prefill.store(self._prefixes, sequence.cache_identity)
         seconds = self._clock.monotonic() - began
         self._policy.spend(sequence, done, seconds)
@@ -212,7 +213,7 @@ class Scheduler:
             _quantize(sequence, prefill)
             prefill.store(self._prefixes, sequence.cache_identity)
             if prefill.draft is not None:
-                prefill.draft.store(self._prefixes, sequence.models[1].model.identity)
+                prefill.draft.store(self._prefixes, sequence.draft_identity)
             sequence.model.measure_cache(prefill.cache, prefill.position)
 
     def _start_decoding(self, sequences: list[Sequence]) -> None:

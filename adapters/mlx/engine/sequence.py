@@ -8,7 +8,7 @@ import attrs
 from mlx_lm.models.cache import TokenBuffer
 
 from mlxk.adapters.mlx.chunk_policy import PassCosts
-from mlxk.adapters.mlx.engine.prefill import Media, Prefill, cache_kind
+from mlxk.adapters.mlx.engine.prefill import Media, Prefill, PrefixIdentity, cache_kind
 from mlxk.adapters.mlx.engine.sampling import (
     LogitsProcessor,
     RandomStream,
@@ -145,6 +145,10 @@ class Sequence:
     """Builds the grammar's and the reasoning budget's logits processors, given the tokens generated so far."""
     media: Media | None = None
     """The images and audio of the prompt."""
+    tenant: str = ""
+    """Whose prompt it is."""
+    boundaries: tuple[int, ...] = ()
+    """Where messages of the prompt end that a later prompt is likely to begin with, in tokens from its start."""
     load_seconds: float = 0.0
     notes: list[str] = attrs.field(factory=list)
     """Reported with the end."""
@@ -217,10 +221,15 @@ class Sequence:
         return self.model.costs
 
     @property
-    def cache_identity(self) -> str:
-        """The key of its entries in the prefix cache: model, kind of cache, and media."""
+    def cache_identity(self) -> PrefixIdentity:
+        """The key of its entries in the prefix cache."""
         media = self.media.identity if self.media is not None else ""
-        return self.model.model.identity + cache_kind(self.engine_options) + media
+        return PrefixIdentity(self.model.model.identity, cache_kind(self.engine_options) + media, self.tenant)
+
+    @property
+    def draft_identity(self) -> PrefixIdentity:
+        """The key of its draft model's entries."""
+        return PrefixIdentity(self.models[1].model.identity, "", self.tenant)
 
     @property
     def must_decode_alone(self) -> bool:

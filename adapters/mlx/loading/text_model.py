@@ -83,6 +83,8 @@ class LoadedModel(LoadedTokenizer):
     """By its files; what raw text ends with."""
     turn_ends: Callable[[], frozenset[int]]
     """Returns these and the tokens with which the chat template ends a turn; waits for ``lock``."""
+    message_ends: Callable[[], frozenset[int]]
+    """Returns the tokens with which the chat template ends a message of any role; waits for ``lock``."""
     grammars: GrammarCompiler
     defaults: GenerationSettings
     """The settings of the model's generation_config."""
@@ -230,6 +232,10 @@ def assemble(
         with parts.lock:
             return end_tokens | parts.renderer.turn_ends
 
+    def message_ends() -> frozenset[int]:
+        with parts.lock:
+            return end_tokens | parts.renderer.message_ends
+
     defaults, ignored = _sampling(handle)
     return LoadedModel(
         **attrs.asdict(parts, recurse=False),
@@ -240,6 +246,7 @@ def assemble(
         head_size=_head_size(_text_config(config)),
         end_tokens=end_tokens,
         turn_ends=turn_ends,
+        message_ends=message_ends,
         grammars=GrammarCompiler(tokenizer, turn_ends),
         defaults=defaults,
         ignored_settings=ignored,

@@ -91,9 +91,10 @@ class RenderedText:
 
 _DEFAULT_JOB = RenderingJob()
 
+_QUESTION = "mlxk: a question"
 _ANSWER = "mlxk: an answer"
-_TURNS = Conversation((Message(Role.USER, "Hi"), Message(Role.ASSISTANT, _ANSWER), Message(Role.USER, "Hi")))
-"""Turns that show how the template ends an answer."""
+_TURNS = Conversation((Message(Role.USER, _QUESTION), Message(Role.ASSISTANT, _ANSWER), Message(Role.USER, "Hi")))
+"""Turns that show how the template ends a question and an answer."""
 
 
 class PromptRenderer:
@@ -208,22 +209,35 @@ class PromptRenderer:
 
     @functools.cached_property
     def turn_ends(self) -> frozenset[int]:
-        """The tokens that end the assistant's turn by the chat template, whatever the model's config names.
-
-        The template is rendered for that once.
-        """
-        reasoning = self.reasoning
-        added: dict[str, int] = getattr(self._inner, "get_added_vocab", dict)()
+        """The tokens that end the assistant's turn by the chat template, whatever the model's config names."""
+        reasoning, added = self.reasoning, self._added
         texts = [text for text in CALL_ENDS if text in added]
         if reasoning is not None and reasoning.turn_ends:
             texts += [text for text in reasoning.turn_ends if text in added]
-        elif self.template is not None:
+        elif end := turn_end(reasoning, self._turns.partition(_ANSWER)[2], added):
+            texts.append(end)
+        return frozenset(added[text] for text in texts)
+
+    @functools.cached_property
+    def message_ends(self) -> frozenset[int]:
+        """The tokens that end a message of any role by the chat template; some templates begin the next one instead."""
+        end = turn_end(None, self._turns.partition(_QUESTION)[2], self._added)
+        return self.turn_ends.union([] if end is None else [self._added[end]])
+
+    @functools.cached_property
+    def _added(self) -> dict[str, int]:
+        """The tokens that are no ordinary text."""
+        added: dict[str, int] = getattr(self._inner, "get_added_vocab", dict)()
+        return added
+
+    @functools.cached_property
+    def _turns(self) -> str:
+        """The text of some turns; empty without a template, or where it refuses them."""
+        if self.template is not None:
             with contextlib.suppress(MlxkError):
                 made = self.rendered(_TURNS, wire_prompt(_TURNS), self._conversations, RenderingJob(parse_special=True))
-                _, _, after = made.rendering.text.partition(_ANSWER)
-                end = turn_end(reasoning, after, added)
-                texts += [end] if end is not None else []
-        return frozenset(added[text] for text in texts)
+                return made.rendering.text
+        return ""
 
     @property
     def conversations(self) -> ConversationRenderer:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Sequence
 import attrs
 import falcon
 
+from mlxk.application.generation_input import GenerationOptions
 from mlxk.application.ports.system import Clock, EventLog
 from mlxk.application.ports.text_generator import TextStream
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.conversation import Adaptation
 from mlxk.domain.generation.request import Finished
 from mlxk.domain.models.model import ServedModel
+from mlxk.entrypoints.http.access import caller_of
 from mlxk.entrypoints.http.generation.renderer import (
     QueuedBody,
     RendererFactory,
@@ -40,6 +42,20 @@ def report_adaptations(response: falcon.Response, found: Iterable[Adaptation]) -
     return codes
 
 
+@attrs.frozen
+class Client:
+    """Who waits for the completions of a job."""
+
+    is_gone: Callable[[], bool]
+    """Whether it has disconnected."""
+    tenant: str
+    """See ``GenerationRequest``."""
+
+    def asking(self, options: GenerationOptions) -> GenerationOptions:
+        """Return options for completions for this client."""
+        return attrs.evolve(options, is_abandoned=self.is_gone, tenant=self.tenant)
+
+
 @attrs.frozen(kw_only=True)
 class GenerationJob:
     """A request for generated text, independent of the API it came through."""
@@ -47,9 +63,8 @@ class GenerationJob:
     model: ServedModel
     model_name: str
     """As the client wrote it."""
-    start: Callable[[Callable[[], bool]], Sequence[TextStream]]
-    """Starts the streams, one for each choice; called once the request is admitted, with a function that tells whether
-    the client has gone."""
+    start: Callable[[Client], Sequence[TextStream]]
+    """Starts the streams, one for each choice; called once the request is admitted."""
     renderer: RendererFactory
     stream: bool
     """Whether to stream the response."""
@@ -104,7 +119,7 @@ class GenerationResponder:
         )
         streams: Sequence[TextStream] = ()
         try:
-            streams = job.start(connection.is_gone)
+            streams = job.start(Client(connection.is_gone, caller_of(request).tenant))
             prompt_tokens = sum(stream.prompt_tokens for stream in streams[:: job.alternatives])
             renderer = job.renderer(attrs.evolve(context, prompt_tokens=prompt_tokens))
         except BaseException:

@@ -5,7 +5,7 @@ template: then the model gets the text as it is.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import attrs
@@ -18,7 +18,7 @@ from mlxk.domain.errors import CapabilityError
 from mlxk.domain.formats.family_formats import InsertionFormat, insertion_format
 from mlxk.domain.models.model import ServedModel
 from mlxk.entrypoints.http.api import ServerContext
-from mlxk.entrypoints.http.generation.responder import GenerationJob
+from mlxk.entrypoints.http.generation.responder import Client, GenerationJob
 from mlxk.entrypoints.http.ollama.fields import (
     FIELD_NAMES,
     MAX_IMAGES,
@@ -169,14 +169,14 @@ class GenerateResource:
         strict = self._settings.strict_memory
         options = body.text_options(found.reference, self._settings_for(model).max_tokens, strict_memory=strict)
 
-        def start(is_gone: Callable[[], bool]) -> Sequence[TextStream]:
-            return self._services.generate(model.details, [prompt], attrs.evolve(options, is_abandoned=is_gone))
+        def start(client: Client) -> Sequence[TextStream]:
+            return self._services.generate(model.details, [prompt], client.asking(options))
 
         shown = MessageOptions(stops=bool(options.settings.stop), json_text=options.settings.grammar is not None)
         return GenerationJob(
             model=model,
             model_name=found.name,
-            start=lambda is_gone: body.field_names.naming(lambda: start(is_gone)),
+            start=lambda client: body.field_names.naming(lambda: start(client)),
             renderer=functools.partial(GenerateLines, options=shown, clock=self._services.clock, raw=True),
             stream=body.streams,
         )

@@ -270,9 +270,7 @@ class Completions:
         job = GenerationJob(
             model=model,
             model_name=completion.model,
-            start=lambda is_gone: self._services.generate(
-                model.details, completion.prompts, attrs.evolve(options, is_abandoned=is_gone)
-            ),
+            start=lambda client: self._services.generate(model.details, completion.prompts, client.asking(options)),
             renderer=functools.partial(
                 CompletionRenderer,
                 echoes=echoes,

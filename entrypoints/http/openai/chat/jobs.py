@@ -23,7 +23,7 @@ from mlxk.domain.models.model import Capability, ModelDescription, ServedModel
 from mlxk.domain.transcription import TranscriptionSettings
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.renderer import ResponseContext, ResponseRenderer
-from mlxk.entrypoints.http.generation.responder import GenerationJob
+from mlxk.entrypoints.http.generation.responder import Client, GenerationJob
 from mlxk.entrypoints.http.openai.audio.upload import NAME, AudioReader, Upload, read_base64
 from mlxk.entrypoints.http.openai.chat.messages import AudioPart, ImagePart, MessageParam, TextPart
 from mlxk.entrypoints.http.openai.chat.renderer import MessageOptions
@@ -295,7 +295,7 @@ class ChatJobs:
             return self._job(chat, renderer, adjust, shortens=shortens)
 
         job = names.naming(make)
-        return attrs.evolve(job, start=lambda is_gone: names.naming(lambda: job.start(is_gone)))
+        return attrs.evolve(job, start=lambda client: names.naming(lambda: job.start(client)))
 
     def _job(
         self,
@@ -317,14 +317,14 @@ class ChatJobs:
             json_text=options.settings.grammar is not None,
         )
 
-        def start_with(messages: Sequence[MessageParam], is_gone: Callable[[], bool]) -> Sequence[TextStream]:
+        def start_with(messages: Sequence[MessageParam], client: Client) -> Sequence[TextStream]:
             prompt = attrs.evolve(chat, messages=list(messages)).incoming(self._read_audio)
-            return self._services.generate(model.details, [prompt], attrs.evolve(options, is_abandoned=is_gone))
+            return self._services.generate(model.details, [prompt], client.asking(options))
 
-        def start(is_gone: Callable[[], bool]) -> Sequence[TextStream]:
+        def start(client: Client) -> Sequence[TextStream]:
             if shortens:
-                return start_shortened(chat.messages, lambda messages: start_with(messages, is_gone))
-            return start_with(chat.messages, is_gone)
+                return start_shortened(chat.messages, lambda messages: start_with(messages, client))
+            return start_with(chat.messages, client)
 
         return GenerationJob(
             model=model,

@@ -1,0 +1,113 @@
+"""Prompts that begin as earlier ones did: what is used again in memory, for every kind of cache, and by whom."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from doubles.event_log import InMemoryEventLog
+from falcon.testing import TestClient
+from models.answers import Answer, read
+from models.tiny_models import build
+from serving.parts import CHAT_MODEL, Parts
+
+from mlxk.adapters.mlx.memory import EngineLimits
+from mlxk.adapters.mlx.text_generator import MlxTextGenerator
+from mlxk.adapters.system import SystemClock
+from mlxk.domain.generation.conversation import Conversation, Message, Role
+from mlxk.domain.generation.request import GenerationRequest
+from mlxk.domain.generation.settings import GenerationSettings
+from mlxk.domain.models.model import ModelHandle
+from mlxk.entrypoints.settings import ServerSettings
+
+pytestmark = pytest.mark.mlx
+KINDS = ("llama", "gemma3_text", "lfm2", "mamba2")
+"""Plain keys and values; sliding windows; both a recurrent state and attention; a recurrent state only."""
+
+SYSTEM = "You are an agent with tools. The quick brown fox jumps over the lazy dog. " * 6
+OPENING = 24
+"""Tokens at most of the words that open an answer."""
+
+RESULTS = ("Count: 1, 2, 3.", "Die Sonne scheint.", "Hello world! How are you today?")
+
+
+@pytest.fixture
+def engine() -> Iterator[MlxTextGenerator]:
+    generator = MlxTextGenerator(InMemoryEventLog(), SystemClock())
+    yield generator
+    generator.close()
+
+
+def turns(count: int) -> Conversation:
+    """Return the first turns of an agent, whose own words come back without what it reasoned."""
+    messages = [Message(Role.SYSTEM, SYSTEM), Message(Role.USER, "What is there?")]
+    for result in RESULTS[:count]:
+        messages += [Message(Role.ASSISTANT, "I look."), Message(Role.USER, result * 4)]
+    return Conversation(tuple(messages))
+
+
+def opening_answers(handle: ModelHandle) -> ModelHandle:
+    """Have the template open answers with words that it leaves out of earlier ones, as those of reasoning models do."""
+    path = Path(handle.directory) / "tokenizer_config.json"
+    path.write_text(path.read_text().replace("assistant\\n{%- endif", "assistant\\nAnswer: {%- endif"))
+    return handle
+
+
+def ask(engine: MlxTextGenerator, handle: ModelHandle, prompt: Conversation, tenant: str = "") -> Answer:
+    settings = GenerationSettings(temperature=0, max_tokens=12, ignore_eos=True)
+    return read(engine.submit(GenerationRequest(handle, prompt, settings, tenant=tenant)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_agent_s_next_prompt_finds_its_last_one(engine: MlxTextGenerator, tmp_path: Path, kind: str) -> None:
+    handle = opening_answers(build(tmp_path / kind, kind))
+    alone = MlxTextGenerator(InMemoryEventLog(), SystemClock(), EngineLimits(prefix_cache_bytes=0))
+    before = 0
+    for count in range(len(RESULTS) + 1):
+        found = ask(engine, handle, turns(count))
+        usage = found.finished.usage
+        assert usage.cached_tokens >= before
+        assert found.text == ask(alone, handle, turns(count)).text
+        before = usage.prompt_tokens - OPENING
+    alone.close()
+
+
+def test_a_tenant_s_prompts_are_used_for_that_tenant_only(engine: MlxTextGenerator, tmp_path: Path) -> None:
+    handle = build(tmp_path / "a")
+    first = ask(engine, handle, turns(0), "one")
+    other = ask(engine, handle, turns(0), "two")
+    again = ask(engine, handle, turns(0), "one")
+    assert [each.finished.usage.cached_tokens > 0 for each in (first, other, again)] == [False, False, True]
+    assert first.text == other.text == again.text
+
+
+def test_every_api_says_whose_prompt_it_is(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("ada\nbob\n")
+    parts = Parts(settings=ServerSettings(api_key_file=str(keys)))
+    turn = {"model": CHAT_MODEL, "messages": [{"role": "user", "content": "one"}], "max_tokens": 4}
+    bodies = {
+        "/v1/chat/completions": turn,
+        "/v1/completions": {"model": CHAT_MODEL, "prompt": "one"},
+        "/v1/responses": {"model": CHAT_MODEL, "input": "one"},
+        "/v1/messages": turn,
+        "/api/chat": turn,
+        "/api/generate": {"model": CHAT_MODEL, "prompt": "one"},
+    }
+    headers = (
+        {"Authorization": "Bearer ada"},
+        {"Authorization": "Bearer bob"},
+        {"Authorization": "Bearer ada", "X-Cache-Tenant": "x"},
+        {"Authorization": "Bearer bob", "X-APC-Tenant": "x"},
+    )
+    client = TestClient(parts.application.wsgi, headers={"Host": "localhost", "Content-Type": "application/json"})
+    tenants: list[list[str]] = []
+    for path, body in bodies.items():
+        parts.generator.requests.clear()
+        for each in headers:
+            assert client.simulate_post(path, body=json.dumps(body), headers=each).status_code == 200
+        tenants.append([request.tenant for request in parts.generator.requests])
+    parts.close()
+    assert all(found == tenants[0] for found in tenants)
+    assert len(set(tenants[0])) == len(headers), "a header divides what a key opens, and never joins two keys"
+    assert not any("ada" in tenant or "bob" in tenant for tenant in tenants[0])
