@@ -67,13 +67,21 @@ class KeyRing:
         keys: Keys that hold for as long as the server runs.
         path: A file with further keys, read again when it changes; None for none.
         on_failure: Called when a changed file cannot be read; its former keys then remain.
+        operators: The one of them that the operator keeps; None for none.
 
     Raises:
         MlxkError: The file cannot be read.
     """
 
-    def __init__(self, keys: Sequence[str], path: str | None, on_failure: Callable[[MlxkError], None]) -> None:
+    def __init__(
+        self,
+        keys: Sequence[str],
+        path: str | None,
+        on_failure: Callable[[MlxkError], None],
+        operators: str | None = None,
+    ) -> None:
         self._fixed = tuple(map(_digest, keys))
+        self._operators = () if operators is None else (_digest(operators),)
         self._path = path
         self._on_failure = on_failure
         self._lock = threading.Lock()
@@ -92,8 +100,8 @@ class KeyRing:
         return _is_among(key, (*self._fixed, *self._followed()))
 
     def is_operators(self, key: str) -> bool:
-        """Whether a key is one that the operator keeps: not one of the file, which are handed out."""
-        return _is_among(key, self._fixed)
+        """Whether a key is the one that the operator keeps."""
+        return _is_among(key, self._operators)
 
     def _followed(self) -> tuple[bytes, ...]:
         if self._path is None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlxk.adapters.builtin import PackagedModelSource, recommendations
 from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
@@ -167,9 +167,9 @@ def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "Engi
         memory: Read once, when the engine is built.
         server: The operator's settings; None for commands.
     """
-    from mlxk.adapters.mlx.memory import EngineLimits
+    from mlxk.adapters.mlx.memory import DiskLimits, EngineLimits
 
-    reading, limits = memory.read(), {}
+    reading, limits = memory.read(), dict[str, Any]()
     if reading is not None:
         limits = {
             "model_budget_bytes": reading.budget,
@@ -180,6 +180,8 @@ def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "Engi
         return EngineLimits(**limits)
     if server.memory_budget_mib is not None:
         limits["model_budget_bytes"] = server.memory_budget_mib * MIB
+    if server.prefix_cache_dir is not None:
+        limits["disk"] = DiskLimits(server.prefix_cache_dir, int(server.prefix_cache_disk_gib * 1024 * MIB))
     return EngineLimits(**limits, max_rows=server.max_streams, keep_alive_seconds=server.keep_alive)
 
 

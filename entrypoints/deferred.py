@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxk.application.ports.media import AudioDecoder, ImageReader
 from mlxk.application.ports.system import EventLog
-from mlxk.application.ports.text_generator import EngineState, TextGenerator, TextStream
+from mlxk.application.ports.text_generator import EngineState, KeptPrompts, TextGenerator, TextStream
 from mlxk.domain.generation.image_table import ImageFacts
 from mlxk.domain.generation.media import DecodedAudio, DecodedImage, EncodedImage
 from mlxk.domain.generation.request import GenerationRequest
@@ -68,6 +68,13 @@ class DeferredTextGenerator(TextGenerator):
 
     def unload(self, model: ModelHandle | None = None, *, once_idle: bool = False) -> tuple[ModelHandle, ...]:
         return () if self._built is None else self._built.unload(model, once_idle=once_idle)
+
+    def kept_prompts(self, tenant: str | None = None) -> KeptPrompts:
+        return KeptPrompts(0, 0, 0) if self._built is None else self._built.kept_prompts(tenant)
+
+    def forget_prompts(self, tenant: str | None = None) -> None:
+        if self._built is not None:
+            self._built.forget_prompts(tenant)
 
     def close(self) -> None:
         if self._built is not None:

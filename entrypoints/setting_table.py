@@ -191,9 +191,7 @@ ALWAYS = (
     _variable("log_json", SWITCH, "Log as JSON.", False, "log_json MLXK2_LOG_JSON --log-json"),
     _variable("color", SWITCH, "Use colours on a terminal.", True, "color NO_COLOR"),
     _variable("workspace_home", PATH, "A folder of workspaces.", None, "workspace_home MLXK_WORKSPACE_HOME"),
-    _variable(
-        "exif_metadata", SWITCH, "Show EXIF metadata to users and models.", True, "exif_metadata MLXK2_EXIF_METADATA"
-    ),
+    _variable("exif_metadata", SWITCH, "Show images' EXIF metadata.", True, "exif_metadata MLXK2_EXIF_METADATA"),
     _variable(
         "chunk", whole(1, 5), "Images in one prompt; more take several.", 1, f"serve.chunk {_CHUNK_SIZE} --chunk"
     ),
@@ -350,6 +348,8 @@ _SERVE = (
     _flagged("max_body", whole(1, 1024), "Size of a request, MiB.", 72, "max_body_mib"),
     _flagged("keep_alive", number(0), "Seconds after which an idle model is unloaded.", None, "keep_alive"),
     _flagged("memory_budget", whole(1), "What models in memory may take together, MiB.", None, "memory_budget_mib"),
+    _flagged("prefix_cache_dir", PATH, "A folder to keep prompts in for later starts.", None, "prefix_cache_dir"),
+    _flagged("prefix_cache_disk", number(0.01), "What they may take there, GiB.", 10.0, "prefix_cache_disk_gib"),
     *_STRICT,
     _flagged("image_metadata", SWITCH, "Begin answers about images with their metadata.", False, "image_metadata"),
     Setting(

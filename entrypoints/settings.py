@@ -150,6 +150,10 @@ class ServerSettings:
     """Seconds after which an idle model is unloaded; None never does."""
     memory_budget_mib: int | None = None
     """Budget of all weights in memory, in MiB; None takes the budget of the machine."""
+    prefix_cache_dir: str | None = None
+    """Absolute path of the folder in which prompts are kept for later starts; None keeps them in memory only."""
+    prefix_cache_disk_gib: float = 10.0
+    """What they may take there, in GiB."""
     strict_memory: bool = False
     """Whether a model beyond the memory budget is refused; by default it runs with a warning."""
     strict_capabilities: bool = False
@@ -177,6 +181,8 @@ class ServerSettings:
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     api_keys: tuple[str, ...] = attrs.field(default=(), repr=False)
+    operator_key: str | None = attrs.field(default=None, repr=False)
+    """One of them, which also opens what concerns all clients; None where no key does."""
     api_key_file: str | None = None
     """Absolute path of a file with further keys, read again when it changes."""
     drain_seconds: float = 30.0
@@ -229,29 +235,6 @@ _ORIGIN = re.compile(
 """An origin, or a pattern of origins; some desktop apps have no host in theirs."""
 
 _HOST_NAME = re.compile(r"[^\s/:@?#*\[\]]+")
-
-
-@attrs.frozen(kw_only=True)
-class ServerAddress:
-    """The address of a running server."""
-
-    host: str
-    port: int
-    others: tuple[str, ...] = ()
-    """For a server on all interfaces, the addresses of this machine that others use."""
-
-    @property
-    def url(self) -> str:
-        """The URL for clients; for a server on all interfaces, that of the loopback interface."""
-        return self._url({"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host))
-
-    @property
-    def other_urls(self) -> tuple[str, ...]:
-        """The URLs for clients on other machines, for a server on all interfaces."""
-        return tuple(map(self._url, self.others))
-
-    def _url(self, host: str) -> str:
-        return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
 
 
 def read_settings(

@@ -13,6 +13,17 @@ import attrs
 
 
 @attrs.frozen
+class DiskLimits:
+    """Where prompts are kept on disk, and how much of it they may take."""
+
+    directory: str
+    """Absolute; it gets a folder of ours."""
+    max_bytes: int
+    free_share: float = 0.1
+    """Least share of the file system that stays free."""
+
+
+@attrs.frozen
 class EngineLimits:
     """Limits of the engine. The composition root derives those in bytes from the machine's memory."""
 
@@ -20,6 +31,8 @@ class EngineLimits:
     """Sequences computed at the same time."""
     prefix_cache_bytes: int = 1024**3
     """0: no prefix cache."""
+    disk: DiskLimits | None = None
+    """The prefix cache's tier on disk; None: none."""
     cache_budget_bytes: int | None = None
     """KV caches of running sequences and the prefix cache together; None: no limit."""
     model_budget_bytes: int | None = None

@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 import attrs
 
 from mlxk.adapters.mlx.engine.build_sequence import build_sequence
+from mlxk.adapters.mlx.engine.disk_tier import DiskTier
 from mlxk.adapters.mlx.engine.engine import Engine, OwnerThread
 from mlxk.adapters.mlx.engine.model_pool import Hold, Judge, LoadRequest, WantedModel
 from mlxk.adapters.mlx.engine.prefill import Media
@@ -27,7 +28,7 @@ from mlxk.adapters.mlx.memory import EngineLimits
 from mlxk.adapters.mlx.prompting import template_sandbox
 from mlxk.adapters.mlx.prompting.templates import RenderedPrompt, RenderedText
 from mlxk.application.ports.system import Clock, EventLog
-from mlxk.application.ports.text_generator import EngineState, TextGenerator, TextStream
+from mlxk.application.ports.text_generator import EngineState, KeptPrompts, TextGenerator, TextStream
 from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.errors import CapabilityError, ExecutionError, MlxkError
 from mlxk.domain.generation.conversation import Conversation
@@ -234,6 +235,9 @@ class MlxTextGenerator(TextGenerator):
         limits: Of sequences and memory.
         hold: Entered while a model is in memory.
         judge: Decides before a model is loaded whether its 16-bit numbers are held in 32 bits.
+
+    Raises:
+        StorageError: The folder of the disk tier cannot be used.
     """
 
     def __init__(
@@ -249,6 +253,8 @@ class MlxTextGenerator(TextGenerator):
         self._limits = limits or EngineLimits()
         self._hold = hold
         self._judge = judge
+        disk = self._limits.disk
+        self._disk = None if disk is None else DiskTier(disk, log, clock)
         self._thread: OwnerThread[Engine] = OwnerThread(self._build_engine, log)
         self._last_state = EngineState(responding=False, running=0, waiting=0, models=())
 
@@ -269,6 +275,8 @@ class MlxTextGenerator(TextGenerator):
             sequence.load_seconds, sequence.media = load_seconds, media
             if len(models) > 1 and not sequence.drafted:
                 self._log.info("a default draft model is not used", model=models[0].model.name, notes=sequence.notes)
+            if self._disk is not None and (engine := self._thread.worker) is not None:
+                sequence.kept = self._disk.fetch(sequence, engine.prefixes)
         except BaseException:
             self._thread.post(lambda engine: engine.release(models))
             raise
@@ -281,6 +289,10 @@ class MlxTextGenerator(TextGenerator):
         self._thread.post(lambda engine: engine.release(models))
 
     def state(self, timeout_seconds: float) -> EngineState:
+        found = self._engine_state(timeout_seconds)
+        return found if self._disk is None else attrs.evolve(found, disk=self._disk.state(None))
+
+    def _engine_state(self, timeout_seconds: float) -> EngineState:
         if not self._thread.started:
             return EngineState(responding=not self._thread.closed, running=0, waiting=0, models=())
         reply: queue.SimpleQueue[EngineState] = queue.SimpleQueue()
@@ -300,8 +312,22 @@ class MlxTextGenerator(TextGenerator):
         self._thread.post(lambda engine: reply.put(engine.unload(model, once_idle=once_idle)))
         return reply.get()
 
+    def kept_prompts(self, tenant: str | None = None) -> KeptPrompts:
+        entries, size = self._reply(lambda engine: engine.prefixes.held(tenant))
+        disk = None if self._disk is None else self._disk.state(tenant)
+        return KeptPrompts(entries, size, self._limits.prefix_cache_bytes, disk)
+
+    def forget_prompts(self, tenant: str | None = None) -> None:
+        self._reply(lambda engine: engine.forget_prompts(tenant))
+
     def close(self) -> None:
         self._thread.close()
+
+    def _reply(self, ask: Callable[[Engine], T]) -> T:
+        """Return what a quick function finds out on the owner thread."""
+        reply: queue.SimpleQueue[T] = queue.SimpleQueue()
+        self._thread.post(lambda engine: reply.put(ask(engine)))
+        return reply.get()
 
     def _lease(self, request: GenerationRequest) -> tuple[PooledModel, ...]:
         """Lease the models of a request, loading those that are not loaded."""
@@ -342,7 +368,7 @@ class MlxTextGenerator(TextGenerator):
             self._thread.post(lambda engine: engine.cancel(sequence))
 
     def _build_engine(self) -> Engine:
-        return Engine(self._log, self._clock, self._limits, self._hold, self._judge)
+        return Engine(self._log, self._clock, self._limits, self._hold, self._judge, self._disk)
 
 
 def leases_of(generator: TextGenerator) -> ModelLeases:

@@ -19,7 +19,7 @@ from mlxk.adapters.unix_socket.protocol import (
 )
 from mlxk.adapters.unix_socket.servers import SocketRunningServers
 from mlxk.application.ports.model_tasks import TextEmbedder
-from mlxk.application.ports.text_generator import EngineState, TextGenerator, TextStream
+from mlxk.application.ports.text_generator import EngineState, KeptPrompts, TextGenerator, TextStream
 from mlxk.application.text_streams import QueuedTextStream
 from mlxk.domain.embedding import EmbeddingRequest, Embeddings
 from mlxk.domain.errors import ExecutionError, MlxkError
@@ -69,6 +69,12 @@ class SharedTextGenerator(TextGenerator):
 
     def unload(self, model: ModelHandle | None = None, *, once_idle: bool = False) -> tuple[ModelHandle, ...]:
         return self.local.unload(model, once_idle=once_idle)
+
+    def kept_prompts(self, tenant: str | None = None) -> KeptPrompts:
+        return self.local.kept_prompts(tenant)
+
+    def forget_prompts(self, tenant: str | None = None) -> None:
+        self.local.forget_prompts(tenant)
 
     def close(self) -> None:
         for stream in self._streams:

@@ -82,6 +82,37 @@ class ResidentModel:
 
 
 @attrs.frozen
+class DiskPrefixes:
+    """What is kept of prompts on disk. Counters start at zero with the process."""
+
+    entries: int
+    bytes: int
+    limit_bytes: int
+    hits: int = 0
+    """Prompts of which a part was read from disk."""
+    misses: int = 0
+    """Prompts of which nothing was on disk."""
+    writes: int = 0
+    evictions: int = 0
+    refusals: int = 0
+    """Prompts that were not written, for lack of space."""
+    faults: int = 0
+    """Files that did not hold what they should, and were deleted."""
+
+
+@attrs.frozen
+class KeptPrompts:
+    """What is kept of prompts, of one tenant or of all."""
+
+    entries: int
+    """In memory."""
+    bytes: int
+    limit_bytes: int
+    disk: DiskPrefixes | None = None
+    """None without a disk tier."""
+
+
+@attrs.frozen
 class EngineState:
     """A snapshot of the engine. Counters start at zero with the process."""
 
@@ -111,6 +142,8 @@ class EngineState:
     """What a decoding step of one sequence takes, of the slowest loaded model; 0 while unknown."""
     chunk_tokens: int = 0
     """Tokens of a prompt computed between two decoding steps, the fewest of any loaded model; 0 while unknown."""
+    disk: DiskPrefixes | None = None
+    """What is kept on disk for all tenants; None without a disk tier."""
     fault_seconds: float | None = None
     """Seconds since the engine's loop last failed, which ended every sequence; None if it never did."""
 
@@ -159,6 +192,14 @@ class TextGenerator(Protocol):
             model: The model to unload; None means every idle one.
             once_idle: Whether a model in use is unloaded when its use has ended.
         """
+
+    @abstractmethod
+    def kept_prompts(self, tenant: str | None = None) -> KeptPrompts:
+        """Return what is kept of a tenant's prompts for later ones that begin the same way; None: of all."""
+
+    @abstractmethod
+    def forget_prompts(self, tenant: str | None = None) -> None:
+        """Drop what is kept of a tenant's prompts; None: of all. What is being computed goes on."""
 
     @abstractmethod
     def close(self) -> None:

@@ -12,8 +12,9 @@ import attrs
 from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError
 from mlxk.domain.models.model import Origin
 from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.server_address import ServerAddress
 from mlxk.entrypoints.setting_table import CPU_DTYPES
-from mlxk.entrypoints.settings import ServerAddress, ServerSettings, Settings, read_settings
+from mlxk.entrypoints.settings import ServerSettings, Settings, read_settings
 from mlxk.entrypoints.wording import command_line_error
 
 _PAGE = re.compile(

@@ -5,13 +5,13 @@ import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-import attrs
 import falcon
 
 from mlxk.application.ports.other_processes import LOOPBACK_NAMES
 from mlxk.domain.errors import ForbiddenOriginError, UnauthorizedError
 from mlxk.entrypoints.api_keys import KeyRing, tenant_of
 from mlxk.entrypoints.http.page import ChatPage
+from mlxk.entrypoints.http.resources import Caller
 
 CONTAINER_NAMES = frozenset(
     {
@@ -145,22 +145,6 @@ class OriginGuard:
 
 TENANT_HEADERS = ("X-Cache-Tenant", "X-APC-Tenant")
 """Divide the prompts of one key; the first that a request carries counts."""
-
-
-@attrs.frozen
-class Caller:
-    """Who sends a request."""
-
-    tenant: str
-    """Whose prompts it may use again; see ``GenerationRequest.tenant``."""
-    is_operator: bool
-    """Whether it may see and drop what is kept for others; without any keys everyone may."""
-
-
-def caller_of(request: falcon.Request) -> Caller:
-    """Return who sent a request, as the guard of keys has noted it."""
-    caller: Caller = request.context.caller
-    return caller
 
 
 def _division(request: falcon.Request) -> str | None:

@@ -21,7 +21,17 @@ from mlxk.entrypoints.http.ollama.api import ollama_api
 from mlxk.entrypoints.http.openai.api import openai_api
 from mlxk.entrypoints.http.openai.errors import error_body
 from mlxk.entrypoints.http.page import ChatPage
-from mlxk.entrypoints.http.resources import Alive, Docs, EngineWatch, Health, MetricsPage, OpenApi, Ready
+from mlxk.entrypoints.http.resources import (
+    Alive,
+    Docs,
+    EngineWatch,
+    ForgottenPromptsResource,
+    Health,
+    KeptPromptsResource,
+    MetricsPage,
+    OpenApi,
+    Ready,
+)
 from mlxk.entrypoints.http.responses.api import responses_api
 from mlxk.entrypoints.settings import MIB, ServerSettings
 from mlxk.entrypoints.start_checks import offers_page
@@ -75,7 +85,9 @@ class Application:
             RequestScope(services.log, services.clock, self.metrics),
             HostGuard(settings.host, settings.allowed_hosts, socket.gethostname()),
             self._origins,
-            KeyGuard(KeyRing(settings.api_keys, settings.api_key_file, self._on_key_failure), page),
+            KeyGuard(
+                KeyRing(settings.api_keys, settings.api_key_file, self._on_key_failure, settings.operator_key), page
+            ),
             BodyGuard(settings.max_body_mib * MIB, body_limits),
         ]
         self.wsgi = falcon.App(middleware=middleware)
@@ -129,6 +141,9 @@ class Application:
         metrics = MetricsPage(self.metrics, self._limit, watch)
         self.wsgi.add_route("/metrics", metrics)
         self.wsgi.add_route("/v1/metrics", metrics)
+        for prefix in ("", "/v1"):
+            self.wsgi.add_route(f"{prefix}/cache/stats", KeptPromptsResource(services.generator))
+            self.wsgi.add_route(f"{prefix}/cache/reset", ForgottenPromptsResource(services.generator))
         self.wsgi.add_route("/openapi.json", OpenApi())
         self.wsgi.add_route("/docs", Docs())
 

@@ -109,6 +109,15 @@ _HELP = {
         "Seconds of a step that generates one token, of the slowest model in memory.",
     ),
     "mlxk_prompt_chunk_tokens": ("gauge", "Prompt tokens computed between two steps of running answers, the fewest."),
+    "mlxk_prefix_disk_entries": ("gauge", "Kept prompts on disk."),
+    "mlxk_prefix_disk_bytes": ("gauge", "What they take there."),
+    "mlxk_prefix_disk_limit_bytes": ("gauge", "What they may take there; 0 without a disk tier."),
+    "mlxk_prefix_disk_hits_total": ("counter", "Prompts of which a part was read from disk."),
+    "mlxk_prefix_disk_misses_total": ("counter", "Prompts of which nothing was on disk."),
+    "mlxk_prefix_disk_writes_total": ("counter", "Kept prompts written to disk."),
+    "mlxk_prefix_disk_evictions_total": ("counter", "Kept prompts deleted to make room for others."),
+    "mlxk_prefix_disk_refusals_total": ("counter", "Kept prompts that were not written, for lack of space."),
+    "mlxk_prefix_disk_faults_total": ("counter", "Files that did not hold what they should, and were deleted."),
     "mlxk_engine_responding": ("gauge", "1 when the engine's loop answers."),
 }
 
@@ -170,7 +179,7 @@ class Metrics:
         """Return all metrics.
 
         Args:
-            gauges: Current values of the gauges, by name.
+            gauges: Current values of the gauges, by name, and of counters that are counted elsewhere.
         """
         with self._lock:
             lines: list[str] = []
@@ -178,7 +187,7 @@ class Metrics:
                 lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
                 if kind == "histogram":
                     lines += self._histograms[name].lines(name)
-                elif kind == "gauge":
+                elif kind == "gauge" or name in gauges:
                     lines.append(f"{name} {gauges.get(name, 0):.12g}")
                 else:
                     counted = sorted((labels, count) for (key, labels), count in self._counters.items() if key == name)

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
+import attrs
 import falcon
 
 from mlxk import __version__
 from mlxk.application.ports.system import Clock
 from mlxk.application.ports.text_generator import EngineState, TextGenerator
-from mlxk.domain.errors import ValidationError
+from mlxk.domain.errors import UnauthorizedError, ValidationError
 from mlxk.entrypoints.http.lifecycle import CONTENT_TYPE, ConcurrencyLimit, Metrics, ServerLifecycle
 
 
@@ -44,6 +45,74 @@ def page_size(request: falcon.Request, usual: int, most: int) -> int:
     if not (given.isascii() and given.isdecimal() and len(given) <= len(str(most)) and 1 <= int(given) <= most):
         raise ValidationError.in_field("limit", f"must be a whole number from 1 to {most}")
     return int(given)
+
+
+@attrs.frozen
+class Caller:
+    """Who sends a request."""
+
+    tenant: str
+    """Whose prompts it may use again; see ``GenerationRequest.tenant``."""
+    is_operator: bool
+    """Whether it may see and drop what is kept for others; without any keys everyone may."""
+
+
+def caller_of(request: falcon.Request) -> Caller:
+    """Return who sent a request, as the guard of keys has noted it."""
+    caller: Caller = request.context.caller
+    return caller
+
+
+class KeptPromptsResource(Readable):
+    """What is kept of prompts for later ones: of the caller's, or of all with ``scope=all``."""
+
+    def __init__(self, generator: TextGenerator) -> None:
+        self._generator = generator
+
+    def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Say how much that is.
+
+        Raises:
+            ValidationError: The scope is neither.
+            UnauthorizedError: All are asked for without the operator's key.
+        """
+        tenant = _scope(request)
+        kept = self._generator.kept_prompts(tenant)
+        memory = {"entries": kept.entries, "bytes": kept.bytes, "limit_bytes": kept.limit_bytes}
+        disk = None if kept.disk is None else attrs.asdict(kept.disk)
+        if disk is not None and tenant is not None:
+            disk = {name: disk[name] for name in memory}  # the totals are everybody's
+        scope = "all" if tenant is None else "tenant"
+        response.set_header("Cache-Control", "no-store")
+        send_json(response, {"object": "cache.stats", "scope": scope, "memory": memory, "disk": disk})
+
+
+class ForgottenPromptsResource:
+    """Drops what is kept of prompts: of the caller's, or of all with ``scope=all``."""
+
+    def __init__(self, generator: TextGenerator) -> None:
+        self._generator = generator
+
+    def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Drop them, in memory and on disk; raises as ``KeptPromptsResource``."""
+        tenant = _scope(request)
+        self._generator.forget_prompts(tenant)
+        send_json(response, {"object": "cache.reset", "scope": "all" if tenant is None else "tenant"})
+
+
+def _scope(request: falcon.Request) -> str | None:
+    """Return whose prompts a request is about; None for all."""
+    caller, scope = caller_of(request), request.get_param("scope", default="tenant")
+    if scope not in ("tenant", "all"):
+        raise ValidationError.in_field("scope", "must be tenant or all")
+    if scope == "tenant":
+        return caller.tenant
+    if not caller.is_operator:
+        raise UnauthorizedError(
+            "What is kept of everybody's prompts needs the operator's key.",
+            hint="Send that key, or leave out scope=all.",
+        )
+    return None
 
 
 ENGINE_SECONDS = 0.5
@@ -131,6 +200,20 @@ class Ready(Readable):
         send_json(response, {"status": "ok" if ready else "unavailable", "checks": checks})
 
 
+_DISK = {
+    "entries": "mlxk_prefix_disk_entries",
+    "bytes": "mlxk_prefix_disk_bytes",
+    "limit_bytes": "mlxk_prefix_disk_limit_bytes",
+    "hits": "mlxk_prefix_disk_hits_total",
+    "misses": "mlxk_prefix_disk_misses_total",
+    "writes": "mlxk_prefix_disk_writes_total",
+    "evictions": "mlxk_prefix_disk_evictions_total",
+    "refusals": "mlxk_prefix_disk_refusals_total",
+    "faults": "mlxk_prefix_disk_faults_total",
+}
+"""Metrics of the disk tier, by the field of ``DiskPrefixes``."""
+
+
 class MetricsPage(Readable):
     """Metrics for Prometheus."""
 
@@ -156,6 +239,7 @@ class MetricsPage(Readable):
                 "mlxk_prompt_chunk_tokens": state.chunk_tokens,
                 "mlxk_engine_responding": state.responding,
             }
+            | ({} if state.disk is None else {_DISK[name]: value for name, value in attrs.asdict(state.disk).items()})
         )
 
 

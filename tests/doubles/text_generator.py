@@ -12,7 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from mlxk.application.ports.text_generator import EngineState, ResidentModel, TextGenerator, TextStream
+from mlxk.application.ports.text_generator import (
+    EngineState,
+    KeptPrompts,
+    ResidentModel,
+    TextGenerator,
+    TextStream,
+)
 from mlxk.application.text_streams import PromptDelta, QueuedTextStream
 from mlxk.domain.errors import CapabilityError, ContextLengthError, ExecutionError, MlxkError
 from mlxk.domain.formats.scanner import StopSequences
@@ -114,7 +120,7 @@ class InMemoryTextStream(QueuedTextStream):
 
 
 class InMemoryTextGenerator(TextGenerator):
-    """Generates scripted text.
+    """Generates scripted text; keeps of a prompt who sent it.
 
     Args:
         answers: Returns the tokens of a sequence.
@@ -204,6 +210,13 @@ class InMemoryTextGenerator(TextGenerator):
             if once_idle:
                 self._leaving |= {name for name in busy if model is None or name == model.name}
         return tuple(gone)
+
+    def kept_prompts(self, tenant: str | None = None) -> KeptPrompts:
+        kept = [each for each in self.requests if tenant in (None, each.tenant)]
+        return KeptPrompts(len(kept), len(kept), 100)
+
+    def forget_prompts(self, tenant: str | None = None) -> None:
+        self.requests = [each for each in self.requests if tenant not in (None, each.tenant)]
 
     def _require_capacity(self, request: GenerationRequest) -> None:
         if not self._vision and (request.has_images or request.has_audio):

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from doubles.event_log import InMemoryEventLog
 from falcon.testing import TestClient
 from models.answers import Answer, read
 from models.tiny_models import build
+from serving import contract
 from serving.parts import CHAT_MODEL, Parts
 
 from mlxk.adapters.mlx.memory import EngineLimits
@@ -111,3 +113,46 @@ def test_every_api_says_whose_prompt_it_is(tmp_path: Path) -> None:
     assert all(found == tenants[0] for found in tenants)
     assert len(set(tenants[0])) == len(headers), "a header divides what a key opens, and never joins two keys"
     assert not any("ada" in tenant or "bob" in tenant for tenant in tenants[0])
+
+
+def test_a_tenant_sees_and_drops_its_own_and_the_operator_everything(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("ada\nbob\n")
+    settings = ServerSettings(api_keys=("boss",), operator_key="boss", api_key_file=str(keys))
+    parts = Parts(settings=settings)
+    client = TestClient(parts.application.wsgi, headers={"Host": "localhost", "Content-Type": "application/json"})
+
+    def ask(method: str, path: str, key: str, **headers: str) -> tuple[int, Any]:
+        body = json.dumps({"model": CHAT_MODEL, "prompt": "one"}) if "completions" in path else None
+        sent = {"Authorization": f"Bearer {key}", **headers}
+        answer = client.simulate_request(method, path, body=body, headers=sent)
+        contract.check(method, path, answer.status_code, answer.headers["content-type"], answer.json)
+        return answer.status_code, answer.json
+
+    def entries(key: str, query: str = "", **headers: str) -> int:
+        status, document = ask("GET", f"/v1/cache/stats{query}", key, **headers)
+        assert (status, document["scope"]) == (200, "all" if query else "tenant")
+        found: int = document["memory"]["entries"]
+        return found
+
+    for key in ("ada", "ada", "bob", "boss"):
+        assert ask("POST", "/v1/completions", key)[0] == 200
+    assert ask("POST", "/v1/completions", "ada", **{"X-Cache-Tenant": "x"})[0] == 200
+    assert (entries("ada"), entries("ada", **{"X-Cache-Tenant": "x"}), entries("bob")) == (2, 1, 1)
+    for path, method in (("/v1/cache/stats", "GET"), ("/v1/cache/reset", "POST")):
+        assert ask(method, f"{path}?scope=all", "ada")[0] == 401
+        assert ask(method, f"{path}?scope=mine", "ada")[0] == 400
+    assert entries("boss", "?scope=all") == 5
+    assert ask("POST", "/v1/cache/reset", "ada")[0] == 200
+    assert (entries("ada"), entries("bob"), entries("boss", "?scope=all")) == (0, 1, 3)
+    assert ask("POST", "/v1/cache/reset?scope=all", "boss")[0] == 200
+    assert entries("boss", "?scope=all") == 0
+    parts.close()
+
+
+def test_without_keys_everybody_is_the_operator() -> None:
+    parts = Parts()
+    client = TestClient(parts.application.wsgi, headers={"Host": "localhost"})
+    assert client.simulate_get("/cache/stats", params={"scope": "all"}).json["scope"] == "all"
+    assert client.simulate_post("/cache/reset", params={"scope": "all"}).status_code == 200
+    parts.close()

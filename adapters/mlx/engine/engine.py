@@ -17,6 +17,7 @@ import mlx.core as mx
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from mlxk.adapters.mlx.engine.admission import AdmissionQueue
+from mlxk.adapters.mlx.engine.disk_tier import DiskTier
 from mlxk.adapters.mlx.engine.model_pool import Hold, Judge, LoadRequest, ModelPool, WantedModel
 from mlxk.adapters.mlx.engine.prefill import PrefixCache
 from mlxk.adapters.mlx.engine.scheduler import EngineCounters, Scheduler
@@ -176,23 +177,31 @@ class Engine(Worker):
         limits: Of sequences and memory.
         hold: Entered while a model is loaded.
         judge: Decides whether a model is widened.
+        disk: Keeps prompts on disk, too.
     """
 
     def __init__(
-        self, log: EventLog, clock: Clock, limits: EngineLimits, hold: Hold = None, judge: Judge = None
+        self,
+        log: EventLog,
+        clock: Clock,
+        limits: EngineLimits,
+        hold: Hold = None,
+        judge: Judge = None,
+        disk: DiskTier | None = None,
     ) -> None:
         self._clock = clock
         self._failed_at: float | None = None
         """When a step last failed and ended every sequence."""
         self._trim_at: float | None = None
         """When free memory is due to be returned; None when nothing was done since it was."""
-        self._prefixes = PrefixCache(limits.prefix_cache_bytes)
-        self._pool = ModelPool(log, clock, limits, self._prefixes.forget, hold, judge)
-        self._admission = AdmissionQueue(limits.max_rows, limits.cache_budget_bytes, self._prefixes)
+        self._disk = disk
+        self.prefixes = PrefixCache(limits.prefix_cache_bytes, None if disk is None else disk.offer)
+        self._pool = ModelPool(log, clock, limits, self.prefixes.forget, hold, judge)
+        self._admission = AdmissionQueue(limits.max_rows, limits.cache_budget_bytes, self.prefixes)
         self._counters = EngineCounters()
         self._wired_limit: int | None = None
         """The process's wired-memory limit before this engine raised it; None where there is none."""
-        self._scheduler = Scheduler(log, clock, self._admission, self._prefixes, self._counters, self._pool.release)
+        self._scheduler = Scheduler(log, clock, self._admission, self.prefixes, self._counters, self._pool.release)
 
     def lease_now(self, wanted: tuple[WantedModel, ...]) -> tuple[PooledModel, ...] | None:
         """Lease models that are loaded already, from any thread; None when one is not."""
@@ -211,11 +220,20 @@ class Engine(Worker):
         if self._wired_limit is None:
             # The GPU keeps models in memory, as mlx-lm has it while it generates.
             self._wired_limit = maybe_set_recommended_wired_limit()
+        if self._disk is not None and sequence.kept is not None:
+            self._disk.restore(sequence.kept, self.prefixes)
+            sequence.kept = None
         self._scheduler.add(sequence)
 
     def cancel(self, sequence: Sequence) -> None:
         """End a sequence."""
         self._scheduler.cancel(sequence)
+
+    def forget_prompts(self, tenant: str | None) -> None:
+        """Drop what is kept of a tenant's prompts; None: of all."""
+        self.prefixes.forget_tenant(tenant)
+        if self._disk is not None:
+            self._disk.forget(tenant)
 
     def unload(self, model: ModelHandle | None, *, once_idle: bool = False) -> tuple[ModelHandle, ...]:
         """Unload idle models and return them."""
@@ -253,7 +271,7 @@ class Engine(Worker):
             generated_tokens=self._counters.generated_tokens,
             ended=self._counters.ended,
             failed=self._counters.failed,
-            prefix_cache_bytes=self._prefixes.size_bytes,
+            prefix_cache_bytes=self.prefixes.size_bytes,
             active_bytes=mx.get_active_memory(),
             step_seconds=max((costs.pass_seconds for costs in learned), default=0.0),
             chunk_tokens=min(map(self._scheduler.shared_chunk, learned), default=0),
@@ -287,6 +305,8 @@ class Engine(Worker):
         self._pool.step()
         # A sequence that ended may free memory for a queued load request, so the pool needs another step.
         busy = self._scheduler.step(interrupted) or (was_running and self._pool.waiting > 0)
+        if self._disk is not None and self._disk.step(busy=busy):
+            return True
         if not busy:
             self._trim_when_due()
         return busy
@@ -294,20 +314,24 @@ class Engine(Worker):
     def idle_seconds(self) -> float | None:
         """Return how long the thread may sleep."""
         until_trim = None if self._trim_at is None else max(0.0, self._trim_at - self._clock.monotonic())
-        return min((each for each in (until_trim, self._pool.idle_seconds()) if each is not None), default=None)
+        until_write = None if self._disk is None else self._disk.idle_seconds()
+        waits = (until_trim, until_write, self._pool.idle_seconds())
+        return min((each for each in waits if each is not None), default=None)
 
     def fail_all(self, error: Exception) -> None:
         """End every sequence with an error, and drop the prefix cache."""
         self._failed_at = self._clock.monotonic()
         self._trim_at = self._failed_at + _SECONDS_BEFORE_TRIM
         self._scheduler.end_all(failed(error, "The engine"))
-        self._prefixes.shrink(0)
+        self.prefixes.shrink(0)
 
     def close(self) -> None:
         """End every sequence and unload every model."""
         self._scheduler.end_all()
+        if self._disk is not None:
+            self._disk.close()
         self._pool.close()
-        self._prefixes.shrink(0)
+        self.prefixes.shrink(0)
         if self._wired_limit is not None:
             mx.synchronize()
             mx.set_wired_limit(self._wired_limit)

@@ -91,6 +91,8 @@ class PrefixCache:
         self.max_bytes = max_bytes
         self._on_snapshot = on_snapshot
         self._entries: OrderedDict[tuple[PrefixIdentity, bytes], _Entry] = OrderedDict()
+        self._listed: tuple[_Entry, ...] = ()
+        """The entries, for other threads."""
         self.size_bytes = 0
 
     def __len__(self) -> int:
@@ -124,8 +126,7 @@ class PrefixCache:
 
     def covered(self, identity: PrefixIdentity, packed: bytes) -> int:
         """Return how many tokens of a packed prompt can be used from here; on any thread, and only likely true."""
-        # One call of C code, so that no other thread changes the entries meanwhile.
-        entries = [entry for entry in list(self._entries.values()) if entry.identity == identity]
+        entries = [entry for entry in self._listed if entry.identity == identity]
         shared = ((entry, _common_prefix(entry.tokens, packed)) for entry in entries)
         return max((tokens for entry, tokens in shared if entry.covers(tokens)), default=0)
 
@@ -168,6 +169,7 @@ class PrefixCache:
         self._remove([key for key, other in self._entries.items() if _subsumes(entry, other)])
         self._entries[entry.identity, entry.tokens] = entry
         self.size_bytes += size
+        self._listed = tuple(self._entries.values())
         self.shrink(self.max_bytes)
         return True
 
@@ -192,6 +194,7 @@ class PrefixCache:
     def _remove(self, keys: list[tuple[PrefixIdentity, bytes]]) -> None:
         for key in keys:
             self.size_bytes -= self._entries.pop(key).size_bytes
+        self._listed = tuple(self._entries.values())
 
 
 def boundaries(tokens: Sequence[int], ends: Callable[[], frozenset[int]]) -> tuple[int, ...]:
@@ -296,9 +299,10 @@ class Prefill:
             self.position = end
         return len(chunk)
 
-    def store(self, prefixes: PrefixCache, identity: PrefixIdentity) -> None:
-        """Put a copy of the computed part into the prefix cache."""
-        prefixes.keep(identity, self.tokens[: self.position], snapshot(self.cache))
+    def store(self, prefixes: PrefixCache, identity: PrefixIdentity, *, offered: bool = True) -> None:
+        """Put a copy of the computed part into the prefix cache, and offer it to whoever keeps them elsewhere."""
+        keep = prefixes.keep if offered else prefixes.put
+        keep(identity, self.tokens[: self.position], snapshot(self.cache))
 
 
 class Media(Protocol):

@@ -213,7 +213,7 @@ class Scheduler:
             _quantize(sequence, prefill)
             prefill.store(self._prefixes, sequence.cache_identity)
             if prefill.draft is not None:
-                prefill.draft.store(self._prefixes, sequence.draft_identity)
+                prefill.draft.store(self._prefixes, sequence.draft_identity, offered=False)
             sequence.model.measure_cache(prefill.cache, prefill.position)
 
     def _start_decoding(self, sequences: list[Sequence]) -> None:

@@ -149,6 +149,8 @@ class Sequence:
     """Whose prompt it is."""
     boundaries: tuple[int, ...] = ()
     """Where messages of the prompt end that a later prompt is likely to begin with, in tokens from its start."""
+    kept: Any = None
+    """What was read from disk for its prompt; taken when it is started."""
     load_seconds: float = 0.0
     notes: list[str] = attrs.field(factory=list)
     """Reported with the end."""
@@ -224,7 +226,9 @@ class Sequence:
     def cache_identity(self) -> PrefixIdentity:
         """The key of its entries in the prefix cache."""
         media = self.media.identity if self.media is not None else ""
-        return PrefixIdentity(self.model.model.identity, cache_kind(self.engine_options) + media, self.tenant)
+        widened = "#float32" if self.model.widened else ""
+        kind = f"{cache_kind(self.engine_options)}{widened}{media}"
+        return PrefixIdentity(self.model.model.identity, kind, self.tenant)
 
     @property
     def draft_identity(self) -> PrefixIdentity:

@@ -14,8 +14,9 @@ from mlxk.entrypoints.cli.command import (
     naming_the_flag,
 )
 from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.server_address import ServerAddress
 from mlxk.entrypoints.setting_table import LOG_LEVELS
-from mlxk.entrypoints.settings import ServerAddress, ServerSettings
+from mlxk.entrypoints.settings import ServerSettings
 
 DEFAULT_PORT = 8001
 """The default of ``serve`` is 8000."""

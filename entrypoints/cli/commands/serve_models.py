@@ -21,8 +21,9 @@ from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
 from mlxk.entrypoints.cli.served_names import Entries, adapter_names, defaults_of_models, names_of_file, pairs
 from mlxk.entrypoints.cli.server_processes import background_server
+from mlxk.entrypoints.server_address import ServerAddress
 from mlxk.entrypoints.setting_table import LOG_LEVELS
-from mlxk.entrypoints.settings import ServerAddress, ServerSettings
+from mlxk.entrypoints.settings import ServerSettings
 from mlxk.entrypoints.start_checks import offers_page
 
 DEFAULT_LOG_LEVEL = "info"
@@ -100,6 +101,8 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--max-body", type=int, metavar="MIB", help="size of a request (72)")
     group.add_argument("--keep-alive", type=float, metavar="S", help="unload a model that was idle for so long")
     group.add_argument("--memory-budget", type=int, metavar="MIB", help="what models in memory may take together")
+    group.add_argument("--prefix-cache-dir", metavar="DIR", help="keep prompts in a folder, for later starts")
+    group.add_argument("--prefix-cache-disk", type=float, metavar="GIB", help="what they may take there (10)")
     add_cpu_argument(group)
     group.add_argument(
         "--strict-memory", action=argparse.BooleanOptionalAction, help="refuse models beyond the memory budget"
@@ -227,6 +230,8 @@ def server_settings(arguments: argparse.Namespace, context: CommandContext) -> S
         "max_body_mib": arguments.max_body,
         "keep_alive": arguments.keep_alive,
         "memory_budget_mib": arguments.memory_budget,
+        "prefix_cache_dir": _absolute(arguments.prefix_cache_dir),
+        "prefix_cache_disk_gib": arguments.prefix_cache_disk,
         "drain_seconds": arguments.drain_timeout,
         "embed_backend": arguments.embed_backend,
         "cpu_dtype": _first(arguments.cpu_dtype, context.settings.cpu_dtype),
@@ -240,7 +245,9 @@ def server_settings(arguments: argparse.Namespace, context: CommandContext) -> S
         "page": arguments.page,
         "supervised": arguments.supervisor,
     }
-    file = None if arguments.api_key_file is None else os.path.abspath(os.path.expanduser(arguments.api_key_file))
+    if arguments.prefix_cache_disk is not None and arguments.prefix_cache_dir is None:
+        raise UsageError("--prefix-cache-disk needs --prefix-cache-dir: prompts are kept on disk in a folder you name")
+    file = _absolute(arguments.api_key_file)
     keys = () if file is None else read_key_file(file)
     followed = file is not None and is_followed(file)
     aliases = pairs(arguments.alias, "--alias", "NAME=MODEL gpt-4o-mini=demo")
@@ -259,10 +266,15 @@ def server_settings(arguments: argparse.Namespace, context: CommandContext) -> S
         cors_origins=(*_listed(arguments.cors_origin), *(DESKTOP_ORIGINS if arguments.desktop_apps else ())),
         allowed_hosts=_listed(arguments.allowed_host),
         api_keys=(*(() if known.api_key is None else (known.api_key,)), *(() if followed else keys)),
+        operator_key=known.api_key,
         api_key_file=file if followed else None,
         reload=arguments.reload or known.reload,
         until_eof=arguments.until_eof,
     )
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else os.path.abspath(os.path.expanduser(path))
 
 
 def _adapters(

@@ -15,7 +15,6 @@ from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.conversation import Adaptation
 from mlxk.domain.generation.request import Finished
 from mlxk.domain.models.model import ServedModel
-from mlxk.entrypoints.http.access import caller_of
 from mlxk.entrypoints.http.generation.renderer import (
     QueuedBody,
     RendererFactory,
@@ -28,6 +27,7 @@ from mlxk.entrypoints.http.generation.renderer import (
 from mlxk.entrypoints.http.generation.stream_dispatcher import StreamDelivery, StreamDispatcher
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle
 from mlxk.entrypoints.http.middleware import request_id
+from mlxk.entrypoints.http.resources import caller_of
 from mlxk.entrypoints.http.server.channel import ENVIRON_DETACH, ENVIRON_ON_DISCONNECT
 
 ADAPTATIONS = "X-Mlxk-Adaptations"

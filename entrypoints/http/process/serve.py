@@ -11,7 +11,8 @@ import mlxk
 from mlxk.domain.errors import InterruptedRunError, MlxkError, StorageError
 from mlxk.entrypoints.http.process.sockets import listen, others_reach, port_of
 from mlxk.entrypoints.http.process.supervisor import Supervisor, WorkerOrders, stopping_signals, write_all
-from mlxk.entrypoints.settings import ServerAddress, ServerSettings, Settings
+from mlxk.entrypoints.server_address import ServerAddress
+from mlxk.entrypoints.settings import ServerSettings, Settings
 from mlxk.entrypoints.start_checks import require_address_space, require_descriptors, require_temporary_folder
 
 

@@ -1,7 +1,6 @@
 """The worker: builds the application, serves HTTP on inherited sockets, and loads the model to preload.
 
-``python -m mlxk.entrypoints.http.process.worker DESCRIPTOR…`` is the process that a supervisor starts. A preloaded
-model is run once, so that the first request does not wait.
+A supervisor starts it as ``python -m mlxk.entrypoints.http.process.worker DESCRIPTOR…``.
 """
 
 import contextlib
@@ -41,7 +40,8 @@ from mlxk.entrypoints.http.process.other_processes import OtherProcesses
 from mlxk.entrypoints.http.process.sockets import port_of
 from mlxk.entrypoints.http.process.supervisor import WorkerOrders, report_line, stopping_signals, write_all
 from mlxk.entrypoints.http.server.server import HttpServer, ServerLimits
-from mlxk.entrypoints.settings import ServerAddress, ServerSettings, Settings, read_settings
+from mlxk.entrypoints.server_address import ServerAddress
+from mlxk.entrypoints.settings import ServerSettings, Settings, read_settings
 from mlxk.entrypoints.start_checks import is_loopback
 
 _RATE, _FRAMES = 16_000, 3_200

@@ -3,7 +3,7 @@
 import pytest
 from doubles.memory_probe import InMemoryMemoryProbe
 
-from mlxk.adapters.mlx.memory import EngineLimits
+from mlxk.adapters.mlx.memory import DiskLimits, EngineLimits
 from mlxk.domain.models.footprint import MemoryReading
 from mlxk.entrypoints.container import engine_limits
 from mlxk.entrypoints.settings import ServerSettings
@@ -26,6 +26,12 @@ def test_limits_follow_from_the_memory_of_the_machine(server: ServerSettings | N
 def test_an_accelerator_s_limit_counts_where_it_is_lower() -> None:
     options = of(MemoryReading(100 * GIB, 100 * GIB, accelerator_limit=50 * GIB))
     assert (options.model_budget_bytes, options.cache_budget_bytes) == (35 * GIB, 10 * GIB)
+
+
+def test_prompts_are_kept_on_disk_where_the_operator_says() -> None:
+    server = ServerSettings(prefix_cache_dir="/kept", prefix_cache_disk_gib=0.5)
+    assert of(None, server).disk == DiskLimits("/kept", GIB // 2)
+    assert of(None, ServerSettings()).disk is None
 
 
 def test_what_the_operator_says_wins() -> None:

@@ -19,7 +19,8 @@ from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.commands.serve_models import DESKTOP_ORIGINS
 from mlxk.entrypoints.cli.program import run
 from mlxk.entrypoints.pipe.standard_input import StandardInput
-from mlxk.entrypoints.settings import ServerAddress, ServerSettings, read_settings
+from mlxk.entrypoints.server_address import ServerAddress
+from mlxk.entrypoints.settings import ServerSettings, read_settings
 
 
 def serve(*arguments: str, status: int = 0, **variables: str) -> tuple[int, list[ServerSettings]]:
@@ -96,6 +97,7 @@ def test_keys_come_from_a_file_and_from_the_environment(tmp_path: Path) -> None:
     keys.write_text("# ours\none\n\n two \n", encoding="utf-8")
     _, [server] = serve("--api-key-file", str(keys), MLXK2_API_KEY="three")
     assert (server.api_keys, server.api_key_file) == (("three",), str(keys))
+    assert server.operator_key == "three"
     assert read_key_file(str(keys)) == ("one", "two")
 
 
@@ -106,6 +108,7 @@ def test_keys_of_a_pipe_are_read_once() -> None:
     with open(reader, "rb"):
         _, [server] = serve("--api-key-file", f"/dev/fd/{reader}")
     assert (server.api_keys, server.api_key_file) == (("one", "two"), None)
+    assert server.operator_key is None
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
@@ -192,6 +195,13 @@ def test_limits_and_permissions_are_handed_on() -> None:
     assert (server.cors_origins, server.allowed_hosts) == (("null", "https://a"), ("mac.local",))
     assert (server.allow_paths, server.allow_model_changes) == (True, True)
     assert (server.reload, server.supervised) == (True, False)
+
+
+def test_prompts_are_kept_on_disk_in_a_folder_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    _, [server] = serve("--prefix-cache-dir", "~/kept", "--prefix-cache-disk", "2.5", HOME="/home/ada")
+    assert (server.prefix_cache_dir, server.prefix_cache_disk_gib) == (os.path.expanduser("~/kept"), 2.5)
+    assert serve("--prefix-cache-disk", "2.5") == (2, [])
+    assert "--prefix-cache-dir" in capsys.readouterr().err
 
 
 def test_the_defaults_shown_are_the_ones_that_hold(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,9 @@ import pytest
 from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import build_parser, run
 from mlxk.entrypoints.pipe.standard_input import StandardInput
+from mlxk.entrypoints.server_address import ServerAddress
 from mlxk.entrypoints.setting_table import ENTRY, SWITCH, TABLES, TEXTS, WORDS, Setting
-from mlxk.entrypoints.settings import ServerAddress, ServerSettings, Settings, read_settings
+from mlxk.entrypoints.settings import ServerSettings, Settings, read_settings
 from mlxk.entrypoints.settings_edit import toml
 from mlxk.entrypoints.settings_file import MOST_BYTES
 
@@ -24,7 +25,10 @@ ALPHA = {"MLXK2_ENABLE_ALPHA_FEATURES": "1"}
 Named = tuple[str, Setting]
 ALL = [(table, setting) for table, settings in TABLES.items() for setting in settings]
 IN_FLAGS = [each for each in ALL if each[1].flag and each[0] not in ("", "hub")]
-SERVED = [each for each in IN_FLAGS if each[0] == "serve" and each[1].key not in ("api_key_file", "embed_backend")]
+NOT_ALONE = ("api_key_file", "embed_backend", "prefix_cache_disk")
+"""Settings of a server that need a file, a variable or another setting."""
+
+SERVED = [each for each in IN_FLAGS if each[0] == "serve" and each[1].key not in NOT_ALONE]
 OTHERS = {
     "color": (True, False),
     "log_level": ("debug", "error"),

@@ -17,7 +17,8 @@ from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLif
 from mlxk.entrypoints.http.process import sockets
 from mlxk.entrypoints.http.process.supervisor import WorkerOrders, report_line, reported_error
 from mlxk.entrypoints.http.process.worker import raise_descriptor_limit, route_library_logs
-from mlxk.entrypoints.settings import ServerAddress, ServerSettings
+from mlxk.entrypoints.server_address import ServerAddress
+from mlxk.entrypoints.settings import ServerSettings
 from mlxk.entrypoints.start_checks import is_loopback
 
 

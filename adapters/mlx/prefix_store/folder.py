@@ -1,0 +1,324 @@
+"""A folder of snapshots: one file each, found by keyed hashes, within a budget of bytes.
+
+A file is called ``VERSIONS-TENANT-FACTS-TOKENS-PROMPT.safetensors``: the number of its tokens, and hashes of what must
+be equal, all keyed with a secret of the folder, so that nothing about prompts and keys can be learned from a name. What
+hashes promise is verified in the file: facts and tokens are in it, and a keyed checksum of all of it.
+
+Several processes may share a folder. Readers need no lock: files appear whole by renaming and are never changed.
+Writers hold the lock of the folder from the check of the budget to the renaming; it ends with its process, so that a
+temporary file seen by whoever holds the lock is a leftover.
+
+Only files with names of this form are counted and deleted; those written by other versions are evicted first, then the
+least recently used.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
+
+import attrs
+
+from mlxk.adapters.mlx.prefix_store.snapshots import SCHEMA, Snapshot, header_of, read_snapshot
+from mlxk.application.ports.system import EventLog
+from mlxk.domain.errors import StorageError
+
+FOLDER = "mlxk-prefixes"
+"""Its name in the folder that the operator names, which may hold other things."""
+
+_SECRET_BYTES = 32
+
+_NAME = re.compile(
+    r"(?P<versions>[0-9a-f]{8})-[0-9a-f]{16}-[0-9a-f]{32}-(?P<tokens>[0-9]{1,9})-[0-9a-f]{32}\.safetensors(?P<temporary>\.tmp)?"
+)
+
+
+@attrs.frozen
+class Label:
+    """The snapshots that a prompt may use."""
+
+    facts: Mapping[str, str]
+    prefix: str
+    """With what the names of their files begin."""
+
+
+@attrs.define
+class FolderCounters:
+    """Totals since the process began; read from any thread."""
+
+    writes: int = 0
+    evictions: int = 0
+    refusals: int = 0
+    """Snapshots that were not written, for lack of space."""
+    faults: int = 0
+    """Files that did not hold what they should, and were deleted."""
+
+
+@attrs.frozen
+class _Entry:
+    path: str
+    stale: bool
+    """Whether another version wrote it."""
+    used: float
+    size: int
+
+
+class PrefixFolder:
+    """The folder; thread-safe.
+
+    Args:
+        parent: The folder it is made in; absolute.
+        max_bytes: Limit of all snapshots in it.
+        versions: Of the programs whose snapshots can be used.
+        log: Receives failures.
+        free_share: Least share of the file system that stays free.
+
+    Raises:
+        StorageError: It cannot be made, or belongs to another user.
+    """
+
+    def __init__(self, parent: str, max_bytes: int, versions: str, log: EventLog, free_share: float) -> None:
+        self.max_bytes = max_bytes
+        self.counters = FolderCounters()
+        self._path = os.path.join(parent, FOLDER)
+        self._log = log
+        self._free_share = free_share
+        self._failing = False
+        """Whether the last write failed, which is logged once."""
+        self._seen: tuple[int, list[_Entry]] = (0, [])
+        """When the folder had last changed as it was last read, nanoseconds, and what was in it."""
+        try:
+            self._make()
+            with self._locked():
+                self._secret = self._shared_secret()
+                self._entries()
+        except OSError as error:
+            raise StorageError(
+                f"prefix_cache_dir: '{self._path}' cannot be used: {error.strerror}",
+                hint="Name a folder that this user may write to.",
+            ) from error
+        self._versions = self._keyed(f"{SCHEMA} {versions}".encode(), 4)
+
+    def label(self, tenant: str, facts: Mapping[str, str]) -> Label:
+        """Return what the snapshots of a tenant with these facts have in common."""
+        stated = json.dumps(facts, sort_keys=True).encode()
+        return Label(facts, f"{self._versions}-{self._tenant(tenant)}-{self._keyed(stated, 16)}-")
+
+    def name(self, label: Label, tokens: bytes) -> str:
+        """Return the name of the file of a snapshot."""
+        return f"{label.prefix}{len(tokens) // 4}-{self._keyed(tokens, 16)}.safetensors"
+
+    def longest(self, label: Label, tokens: bytes, pending: Sequence[str] = ()) -> str | None:
+        """Return the name of the file with the most of the first tokens of a prompt; None when there is none.
+
+        Args:
+            label: Of the prompt.
+            tokens: Four bytes each.
+            pending: Names of files that are being written.
+        """
+        names = [name for name in (*self._names(), *pending) if name.startswith(label.prefix)]
+        known = {name: tokens_in(name) for name in names if _is_whole(name)}
+        hashed, position, found = blake2b(key=self._secret, digest_size=16), 0, None
+        for count in sorted({count for count in known.values() if count * 4 <= len(tokens)}):
+            hashed.update(tokens[position : count * 4])
+            position = count * 4
+            name = f"{label.prefix}{count}-{hashed.hexdigest()}.safetensors"
+            found = name if name in known else found
+        return found
+
+    def read(self, name: str, label: Label) -> Snapshot | None:
+        """Read a file and verify all of it; one that is not what its name says is deleted, and None returned."""
+        path = os.path.join(self._path, name)
+        try:
+            with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+                snapshot = read_snapshot(file, self._secret)
+        except FileNotFoundError:
+            return None  # evicted meanwhile
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            self.discard(name, type(error).__name__)
+            return None
+        if snapshot.facts != label.facts or self.name(label, snapshot.tokens) != name:
+            self.discard(name, "other facts")
+            return None
+        with contextlib.suppress(OSError):  # evicted meanwhile
+            os.utime(path)
+        return snapshot
+
+    def discard(self, name: str, reason: str) -> None:
+        """Delete a file that cannot be used."""
+        self.counters.faults += 1
+        self._log.warning("a kept prompt on disk is damaged; it is deleted and computed again", reason=reason)
+        self._delete(os.path.join(self._path, name))
+
+    def write(self, name: str, snapshot: Snapshot) -> bool:
+        """Write a file within the budget, evicting others; return whether it is there now.
+
+        What fails is counted and logged once, until a write succeeds.
+        """
+        path = os.path.join(self._path, name)
+        header = header_of(snapshot, self._secret)
+        needed = len(header) + snapshot.size_bytes
+        try:
+            with self._locked():
+                if os.path.exists(path):
+                    os.utime(path)
+                    return True
+                lacking = self._make_room(needed)
+                if lacking is None:
+                    self._write(path, header, snapshot)
+        except OSError as error:
+            lacking = errno.errorcode.get(error.errno or 0, type(error).__name__)
+        if lacking is not None:
+            self._refused(lacking, needed)
+            return False
+        self.counters.writes += 1
+        self._failing = False
+        return True
+
+    def held(self, tenant: str | None) -> tuple[int, int]:
+        """Return the number of files of a tenant, or of all, and their size in bytes."""
+        with contextlib.suppress(OSError):
+            changed = os.stat(self._path).st_mtime_ns
+            if self._seen[0] != changed:
+                self._seen = (changed, self._scan())
+        sizes = [entry.size for entry in self._seen[1] if self._belongs(entry, tenant)]
+        return len(sizes), sum(sizes)
+
+    def clear(self, tenant: str | None) -> None:
+        """Delete the files of a tenant, or all."""
+        for entry in self._scan():
+            if self._belongs(entry, tenant):
+                self._delete(entry.path)
+
+    def _belongs(self, entry: _Entry, tenant: str | None) -> bool:
+        if tenant is None:
+            return True
+        return os.path.basename(entry.path).startswith(f"{self._versions}-{self._tenant(tenant)}-")
+
+    def _tenant(self, tenant: str) -> str:
+        return self._keyed(tenant.encode(), 8)
+
+    def _keyed(self, data: bytes, size: int) -> str:
+        return blake2b(data, key=self._secret, digest_size=size).hexdigest()
+
+    def _make(self) -> None:
+        os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self._path, 0o700)
+        found = os.lstat(self._path)
+        if not stat.S_ISDIR(found.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if found.st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "it belongs to another user")
+        os.chmod(self._path, 0o700)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        descriptor = os.open(os.path.join(self._path, "lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _shared_secret(self) -> bytes:
+        """Return the secret of the folder, made if need be; under the lock."""
+        path = os.path.join(self._path, "secret")
+        with contextlib.suppress(FileNotFoundError), open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+            secret = file.read(_SECRET_BYTES + 1)
+            if len(secret) == _SECRET_BYTES:
+                return secret
+        secret = secrets.token_bytes(_SECRET_BYTES)
+        with _created(f"{path}.tmp") as file:
+            file.write(secret)
+        os.replace(f"{path}.tmp", path)
+        return secret
+
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self._path)
+        except OSError:
+            return []
+
+    def _entries(self) -> list[_Entry]:
+        """Return the snapshots, the first to be evicted first, and delete leftovers; under the lock."""
+        for name in self._names():
+            match = _NAME.fullmatch(name)
+            if name == "secret.tmp" or (match is not None and match["temporary"]):
+                self._delete(os.path.join(self._path, name))
+        return sorted(self._scan(), key=lambda entry: (not entry.stale, entry.used))
+
+    def _scan(self) -> list[_Entry]:
+        entries, versions = [], getattr(self, "_versions", "")
+        for name in self._names():
+            match = _NAME.fullmatch(name)
+            if match is not None and match["temporary"] is None:
+                path = os.path.join(self._path, name)
+                with contextlib.suppress(OSError):
+                    found = os.lstat(path)
+                    entries.append(_Entry(path, match["versions"] != versions, found.st_mtime, found.st_size))
+        return entries
+
+    def _make_room(self, needed: int) -> str | None:
+        """Evict until so many bytes fit; return what is lacking if they never do. Under the lock."""
+        entries = self._entries()
+        surplus = sum(entry.size for entry in entries) + needed - self.max_bytes
+        if needed > self.max_bytes:
+            return "budget"
+        going, freed = [], 0
+        for entry in entries:
+            if freed >= surplus:
+                break
+            going.append(entry)
+            freed += entry.size
+        disk = shutil.disk_usage(self._path)
+        if disk.free + freed - needed < self._free_share * disk.total:
+            return "free space"
+        for entry in going:
+            self._delete(entry.path)
+            self.counters.evictions += 1
+        return None
+
+    def _refused(self, lacking: str, needed: int) -> None:
+        self.counters.refusals += 1
+        if not self._failing:
+            self._failing = True
+            self._log.warning("prompts are not kept on disk for now", lacking=lacking, bytes=needed)
+
+    def _write(self, path: str, header: bytes, snapshot: Snapshot) -> None:
+        try:
+            with _created(f"{path}.tmp") as file:
+                for each in (header, *snapshot.data):
+                    file.write(each)
+            os.replace(f"{path}.tmp", path)
+        except OSError:
+            self._delete(f"{path}.tmp")
+            raise
+
+    def _delete(self, path: str) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def tokens_in(name: str) -> int:
+    """Return the number of tokens of a snapshot, by the name of its file."""
+    match = _NAME.fullmatch(name)
+    return 0 if match is None else int(match["tokens"])
+
+
+def _is_whole(name: str) -> bool:
+    match = _NAME.fullmatch(name)
+    return match is not None and match["temporary"] is None
+
+
+def _created(path: str) -> Any:  # noqa: ANN401 - a binary file
+    """Create a file that only this user may read."""
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb")

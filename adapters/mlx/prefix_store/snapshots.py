@@ -1,0 +1,235 @@
+"""Snapshots of KV caches as files, in the safetensors format with our own JSON in its metadata.
+
+Caches of every class of mlx-lm are their ``state``: arrays, numbers, texts and lists of them; ``layout`` is that tree,
+with arrays replaced by their numbers. Of keys and values only those of tokens are stored, not what is reserved.
+"""
+
+import json
+import os
+import secrets
+import struct
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_map
+from mlx_lm.models.cache import (
+    ArraysCache,
+    CacheList,
+    ChunkedKVCache,
+    ConcatenateKVCache,
+    KVCache,
+    QuantizedKVCache,
+    RotatingKVCache,
+)
+
+SCHEMA = 1
+"""Of the files; others are not read."""
+
+_MOST_HEADER_BYTES = 64 * 2**20
+_METADATA = "mlxk"
+"""The key of our JSON in the metadata of a file."""
+
+
+@attrs.frozen
+class Tensor:
+    """One array of a snapshot."""
+
+    kind: str
+    """Of its numbers, as safetensors calls it."""
+    shape: tuple[int, ...]
+    data: bytes
+    """In the order of the machine, row by row."""
+
+
+@attrs.frozen
+class Snapshot:
+    """What a file holds."""
+
+    facts: Mapping[str, str]
+    """What has to be equal for it to be used, by name; the same for all snapshots of one label."""
+    tokens: bytes
+    """Four bytes each."""
+    layout: Any
+    """How its tensors make up a cache, JSON."""
+    tensors: tuple[Tensor, ...]
+
+    @property
+    def data(self) -> tuple[bytes, ...]:
+        """What follows the header in a file."""
+        return (self.tokens, *(each.data for each in self.tensors))
+
+    @property
+    def size_bytes(self) -> int:
+        """Its data without the header, bytes."""
+        return sum(map(len, self.data))
+
+
+def header_of(snapshot: Snapshot, secret: bytes) -> bytes:
+    """Return what precedes the data of a snapshot in its file.
+
+    Args:
+        snapshot: The snapshot.
+        secret: Key of the checksum, at most 64 bytes.
+    """
+    document: dict[str, Any] = {}
+    position = 0
+    parts = [Tensor("U32", (len(snapshot.tokens) // 4,), snapshot.tokens), *snapshot.tensors]
+    for number, each in enumerate(parts):
+        end = position + len(each.data)
+        # The first is the prompt; the others are named by their places in the layout.
+        name = str(number - 1) if number else "tokens"
+        document[name] = {"dtype": each.kind, "shape": list(each.shape), "data_offsets": [position, end]}
+        position = end
+    stated = {"schema": SCHEMA, "facts": dict(snapshot.facts), "layout": snapshot.layout}
+    metadata = document["__metadata__"] = {_METADATA: json.dumps(stated, sort_keys=True)}
+    metadata["checksum"] = _checksum(secret, document, [each.data for each in parts])
+    text = json.dumps(document).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _checksum(secret: bytes, document: dict[str, Any], data: Sequence[bytes]) -> str:
+    hashed = blake2b(json.dumps(document, sort_keys=True).encode(), key=secret, digest_size=32)
+    for each in data:
+        hashed.update(each)
+    return hashed.hexdigest()
+
+
+def read_snapshot(file: Any, secret: bytes) -> Snapshot:  # noqa: ANN401 - a binary file
+    """Read a snapshot and verify all of it.
+
+    Args:
+        file: Open for reading, at its beginning.
+        secret: Key of the checksum.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError, OSError: It is not as it was written.
+    """
+    (size,) = struct.unpack("<Q", _exactly(file, 8))
+    if size > _MOST_HEADER_BYTES:
+        raise ValueError("header")
+    document = json.loads(_exactly(file, size))
+    checksum = document["__metadata__"].pop("checksum")
+    left = os.fstat(file.fileno()).st_size - 8 - size
+    data = []
+    for name in ("tokens", *map(str, range(len(document) - 2))):
+        begin, end = document[name]["data_offsets"]
+        if not 0 <= end - begin <= left:
+            raise ValueError("size")
+        data.append(_exactly(file, end - begin))
+    if file.read(1) or not secrets.compare_digest(checksum, _checksum(secret, document, data)):
+        raise ValueError("checksum")
+    stated = json.loads(document["__metadata__"][_METADATA])
+    tokens, *others = data
+    entries = [document[str(number)] for number in range(len(others))]
+    return Snapshot(
+        stated["facts"],
+        tokens,
+        stated["layout"],
+        tuple(Tensor(entry["dtype"], tuple(entry["shape"]), each) for entry, each in zip(entries, others, strict=True)),
+    )
+
+
+def _exactly(file: Any, size: int) -> bytes:  # noqa: ANN401 - a binary file
+    data: bytes = file.read(size)
+    if len(data) < size:
+        raise ValueError("truncated")
+    return data
+
+
+_CLASSES: Mapping[str, Any] = {
+    each.__name__: each
+    for each in (ArraysCache, ChunkedKVCache, ConcatenateKVCache, KVCache, QuantizedKVCache, RotatingKVCache)
+}
+"""Kinds of layers, by name; ``CacheList`` is made of them."""
+
+_KINDS = {
+    mx.bool_: "BOOL",
+    mx.uint8: "U8",
+    mx.uint16: "U16",
+    mx.uint32: "U32",
+    mx.uint64: "U64",
+    mx.int8: "I8",
+    mx.int16: "I16",
+    mx.int32: "I32",
+    mx.int64: "I64",
+    mx.float16: "F16",
+    mx.bfloat16: "BF16",
+    mx.float32: "F32",
+    mx.float64: "F64",
+}
+_TYPES = {kind: each for each, kind in _KINDS.items()}
+
+
+def can_be_stored(cache: Sequence[Any]) -> bool:
+    """Whether every layer of a cache is of a class of mlx-lm."""
+    return all(
+        can_be_stored(layer.caches) if type(layer) is CacheList else _CLASSES.get(type(layer).__name__) is type(layer)
+        for layer in cache
+    )
+
+
+def stored_layer(layer: Any, tensors: list[Tensor]) -> Any:  # noqa: ANN401 - JSON
+    """Copy a layer of a cache; on the owner thread.
+
+    Args:
+        layer: Of a class that can be stored.
+        tensors: Its arrays are appended.
+
+    Returns:
+        How it is made of them, JSON.
+    """
+    if type(layer) is CacheList:
+        return {"class": "CacheList", "layers": [stored_layer(each, tensors) for each in layer.caches]}
+    state = layer.state
+    if type(layer) in (KVCache, QuantizedKVCache):
+        used = layer.offset
+        state = tree_map(lambda leaf: leaf[..., :used, :] if isinstance(leaf, mx.array) else leaf, state)
+    return {"class": type(layer).__name__, "state": _stored(state, tensors)}
+
+
+def _stored(state: Any, tensors: list[Tensor]) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(state, mx.array):
+        flat = mx.contiguous(state).reshape(-1)
+        data = bytes(memoryview(flat.view(mx.uint8))) if flat.size else b""  # type: ignore[arg-type]
+        tensors.append(Tensor(_KINDS[state.dtype], tuple(state.shape), data))
+        return {"tensor": len(tensors) - 1}
+    if isinstance(state, (list, tuple)):
+        return [_stored(each, tensors) for each in state]
+    if state is None or isinstance(state, (bool, int, float, str)):
+        return state
+    raise TypeError(type(state).__name__)
+
+
+def restored_cache(snapshot: Snapshot) -> list[Any]:
+    """Build the cache of a snapshot; on the owner thread.
+
+    Raises:
+        ValueError, KeyError, TypeError, IndexError, AttributeError: It is none of this version.
+    """
+    arrays = [_array(each) for each in snapshot.tensors]
+    mx.eval(arrays)
+    return [_restored_layer(each, arrays) for each in snapshot.layout]
+
+
+def _restored_layer(stored: Any, arrays: Sequence[mx.array]) -> Any:  # noqa: ANN401 - one of many classes
+    if stored["class"] == "CacheList":
+        return CacheList(*(_restored_layer(each, arrays) for each in stored["layers"]))
+    return _CLASSES[stored["class"]].from_state(_restored(stored["state"], arrays))
+
+
+def _restored(stored: Any, arrays: Sequence[mx.array]) -> Any:  # noqa: ANN401 - a tree
+    if isinstance(stored, dict):
+        return arrays[stored["tensor"]]
+    return [_restored(each, arrays) for each in stored] if isinstance(stored, list) else stored
+
+
+def _array(tensor: Tensor) -> mx.array:
+    kind = _TYPES[tensor.kind]
+    if not tensor.data:
+        return mx.zeros(tensor.shape, kind)
+    return mx.array(np.frombuffer(tensor.data, np.uint8)).view(kind).reshape(tensor.shape)
