@@ -137,6 +137,8 @@ class GenerationOptions:
         filled = asked.over(profile.leaving_reasoning_to(asked, can_reason=details.may_reason))
         filled.validate()
         options = attrs.evolve(self, **{name: getattr(filled, name) for name in _OF_PROFILES})
+        if profile.pins:
+            options = attrs.evolve(options, keep_alive_seconds=profile.keep_alive_seconds)
         if self.draft_reference is None and options.draft_reference is not None:
             engine_options = attrs.evolve(options.engine_options, draft_required=False)
             options = attrs.evolve(options, engine_options=engine_options)

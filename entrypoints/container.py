@@ -351,9 +351,7 @@ class UseCases:
             deferred.diagnose_installation, *looked_at, ports.running_servers, ports.model_hub.provider
         )
         self.stop_models = new(deferred.stop_models, ports.running_servers, resolve)
-        self.load_model = new(
-            deferred.load_model, ports.text_generator, ports.memory_probe, ports.event_log, ports.names
-        )
+        self.load_model = new(deferred.load_model, self.generate_text)
         self.tokenize_text = new(deferred.tokenize_text, self.generate_text, ports.model_tokenizer)
         self.make_room = new(deferred.make_room, self.generate_text, self.tokenize_text)
         by_path = ports.server is not None and ports.server.allow_paths

@@ -286,11 +286,11 @@ def stop_models(servers: "RunningServers", resolve: "ResolveModel") -> "StopMode
     return StopModels(servers, resolve)
 
 
-def load_model(generator: TextGenerator, memory: "MemoryProbe", log: EventLog, names: OwnNames) -> "LoadModel":
+def load_model(generate: "GenerateText") -> "LoadModel":
     """Return the use case that has a model in memory."""
     from mlxk.application.use_cases.model_tasks import LoadModel
 
-    return LoadModel(generator, memory, log, names.profiles)
+    return LoadModel(generate.generator, generate.memory, generate.log, generate.profile_of)
 
 
 def tokenize_text(generate: "GenerateText", tokenizer: "ModelTokenizer") -> "TokenizeText":

@@ -166,8 +166,8 @@ class ServerSettings:
     """Further names of models, each with its reference."""
     entries: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     """The names of the settings file and of adapters, each with its values."""
-    adapters: tuple[str, ...] = ()
-    """The names of these that must be usable, and are in memory from the start."""
+    ready: tuple[str, ...] = ()
+    """Names of adapters and of pinned models, which are in memory from the start."""
     model_defaults: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     """What holds for models under each of their names, by reference; settings of names."""
     file_variables: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)

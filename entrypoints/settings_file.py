@@ -302,7 +302,9 @@ def _range_fault(values: Values) -> str | None:
         profile_of(values).validate()
     except ValidationError as error:
         return error.message
-    return None
+    # Each of them would leave the draft model out of every request.
+    other = next((key for key in ("max_kv_size", "thinking_budget") if key in values and "draft_model" in values), None)
+    return None if other is None else f"draft_model and {other} exclude each other"
 
 
 def profile_of(values: Values) -> Profile:

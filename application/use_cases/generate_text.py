@@ -89,16 +89,24 @@ class GenerateText:
         usual = self.of_model(model).over(self.usual)
         return usual if own is None else own.over(usual)
 
-    def default_draft(self, model: ModelDetails) -> str | None:
+    def default_draft(self, model: ModelDetails, *, unloads: bool = False) -> str | None:
         """Return the draft model that the user wants for a model; named in the options, it must fit.
 
+        Args:
+            model: The model.
+            unloads: Whether idle models are unloaded, so that a pinned one must be kept.
+
         Raises:
-            CapabilityError: The model can have none, so that it would never be used.
+            CapabilityError: The model can have none, or cannot be pinned, so that it would be ignored.
         """
         description = model.description
-        reference = self.profile_of(description.handle).draft_reference
-        if reference is not None and description.operation is not Capability.TEXT_GENERATION:
-            raise CapabilityError(f"draft_model: '{description.handle.label}' generates no text.")
+        profile = self.profile_of(description.handle)
+        reference = profile.draft_reference
+        if description.operation is not Capability.TEXT_GENERATION and (
+            reference is not None or (profile.pins and unloads)
+        ):
+            setting = "pin" if reference is None else "draft_model"
+            raise CapabilityError(f"{setting}: '{description.handle.label}' generates no text.")
         if reference is not None and (description.can(Capability.VISION) or description.can(Capability.AUDIO)):
             raise CapabilityError("draft_model: models for images and sound take no draft model.")
         return reference

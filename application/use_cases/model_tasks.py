@@ -1,6 +1,6 @@
 """What a model does besides generating text: load, tokenize, embed texts, and transcribe recordings."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import attrs
 
@@ -33,8 +33,8 @@ class LoadModel:
     generator: TextGenerator
     memory: MemoryProbe
     log: EventLog
-    profiles: Mapping[str, Profile] = attrs.field(factory=dict)
-    """What the user has said about the names of their own, whose adapters are loaded with their models."""
+    profile_of: Callable[[ModelHandle], Profile] = lambda _: Profile()
+    """What the user has said about a model: its adapter is loaded with it, and whether it is pinned holds."""
 
     def __call__(
         self, model: ModelDescription, keep_alive_seconds: float | None = None, *, strict_memory: bool = False
@@ -53,11 +53,10 @@ class LoadModel:
         """
         warn = None if strict_memory else self.log
         require_memory(model, self.memory, warn, lambda: self.generator.state(STATE_SECONDS).models)
-        own = self.profiles.get(model.handle.alias or "", Profile())
-        engine_options = EngineOptions(adapter=own.engine_options.adapter)
-        request = GenerationRequest(
-            model.handle, "", engine_options=engine_options, keep_alive_seconds=keep_alive_seconds
-        )
+        own = self.profile_of(model.handle)
+        kept = own.keep_alive_seconds if own.pins else keep_alive_seconds
+        adapter = EngineOptions(adapter=own.engine_options.adapter)
+        request = GenerationRequest(model.handle, "", engine_options=adapter, keep_alive_seconds=kept)
         self.generator.load(request.routed(model.runtime.backends))
 
 

@@ -92,7 +92,7 @@ class ServeCatalogue:
         model: str | None,
         aliases: Iterable[tuple[str, str]],
         fallback: str | None,
-        adapters: Iterable[str] = (),
+        ready: Iterable[str] = (),
     ) -> str | None:
         """Offer the models that the operator named; return the name of the first one, the one to load.
 
@@ -100,13 +100,11 @@ class ServeCatalogue:
             model: The one to load; None loads none.
             aliases: See ``add_alias``.
             fallback: See ``set_fallback``; None refuses unknown names.
-            adapters: Names of the user's own that must be usable.
+            ready: Further models, and names of the user's own, that must be usable from the start.
 
         Raises:
             MlxkError: One cannot be found or cannot run, or an alias cannot be a name of its own.
         """
-        for name in adapters:
-            self._runnable_model(name)
         for alias, reference in aliases:
             self.add_alias(alias, reference)
         offered = None
@@ -115,6 +113,11 @@ class ServeCatalogue:
             offered = served.handle.alias or served.id
         if fallback is not None:
             self.set_fallback(fallback)
+        for name in ready:
+            handle, served = self._runnable_model(name)
+            if handle.alias is None:
+                self._named.setdefault(served.id, handle)
+                self._named[name] = handle
         return offered
 
     def add_alias(self, alias: str, reference: str) -> None:

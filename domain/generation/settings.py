@@ -270,6 +270,11 @@ class Profile:
         )
 
     @property
+    def pins(self) -> bool:
+        """Whether the model stays in memory, whatever a request says."""
+        return self.keep_alive_seconds == math.inf
+
+    @property
     def says_how_to_reason(self) -> bool:
         """Whether it says whether, or how much, the model reasons."""
         stated = self.template_options.keys() & {"enable_thinking", "thinking"}

@@ -2,8 +2,10 @@
 
 import argparse
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
+
+import attrs
 
 from mlxk.domain.errors import ValidationError
 from mlxk.domain.models.reference import is_path, own_name
@@ -22,6 +24,44 @@ _DECIDES = {
     "keep_alive": ("keep_alive", "pin"),
 }
 """The flags that are also settings of names, by attribute, with the settings that they decide before the file."""
+
+
+@attrs.frozen
+class ServedNames:
+    """What ``ServerSettings`` has of names, under the same names of fields."""
+
+    aliases: tuple[tuple[str, str], ...]
+    entries: Entries
+    ready: tuple[str, ...]
+    model_defaults: Entries
+
+
+def read_names(arguments: argparse.Namespace, context: CommandContext) -> ServedNames:
+    """Return the names of a server.
+
+    Args:
+        arguments: Its command line.
+        context: Has the settings file.
+
+    Raises:
+        ValidationError: A flag has another form, lacks what it is about, or gives a name a second meaning.
+    """
+    aliases = pairs(arguments.alias, "--alias", "NAME=MODEL gpt-4o-mini=demo")
+    plain = dict(aliases)
+    named: str | None = arguments.model or context.settings.serve.model
+    model = None if named is None else plain.get(named, named)
+    of_file = names_of_file(arguments, context, plain)
+    adapters = adapter_names(arguments.adapter, model, of_file, plain, context) if arguments.adapter else ()
+    adapted = dict(adapters)
+    names = (*(each for each in of_file if each[0] not in adapted), *adapters)
+    pins = [plain.get(pin, pin) for pin in arguments.pin]
+    pins = [own_name(pin, dict(names)) or lasting(pin) for pin in pins]
+    return ServedNames(
+        aliases=aliases,
+        entries=pinned(names, pins),
+        ready=tuple(dict.fromkeys((*adapted, *pins))),
+        model_defaults=defaults_of_models(arguments, plain, model, [pin for pin in pins if pin not in dict(names)]),
+    )
 
 
 def pairs(values: list[str], flag: str, example: str) -> tuple[tuple[str, str], ...]:
@@ -68,7 +108,7 @@ def adapter_names(
     model: str | None,
     file: Entries,
     aliases: Collection[str],
-    trained_on: Callable[[str], str | None],
+    context: CommandContext,
 ) -> Entries:
     """Return a name for each adapter, with the settings of the name that ``model`` is, if it is one.
 
@@ -78,44 +118,58 @@ def adapter_names(
             model that it was trained on.
         file: The names of the settings file.
         aliases: Other names of the command line.
-        trained_on: Returns the model that an adapter in an absolute directory was trained on, as the adapter says.
+        context: Builds what reads adapters.
 
     Raises:
         ValidationError: A value has another form, a name cannot be one or is given twice, an adapter cannot be used, or
             its model is not known.
     """
     found = []
-    known = dict(file)
+    known, registry = dict(file), context.build(context.settings).adapters.backend_registry()
     for name, path in pairs(values, "--adapter", "NAME=PATH poet=adapters/poet"):
         if fault := entry_name_fault(name):
             raise ValidationError(f"--adapter: '{name}' cannot be a name: {fault}")
         if name in aliases:
             raise ValidationError(f"--adapter: '{name}' is an alias already", hint="Give each name one meaning.")
         directory = os.path.abspath(os.path.expanduser(path))
-        reference = model or trained_on(directory)
+        trained_on = registry.adapter(directory).trained_on
+        reference = model or trained_on
         if reference is None:
             raise ValidationError(
                 f"--adapter: '{name}' does not say which model it was trained on",
                 hint="Name the model: mlxk serve --model MODEL --adapter NAME=PATH",
             )
         own = own_name(reference, known)
-        settings = known[own] if own is not None else {"model": _lasting(reference)}
+        settings = known[own] if own is not None else {"model": lasting(reference)}
         found.append((name, {**settings, "adapter": directory}))
     return tuple(found)
 
 
-def defaults_of_models(arguments: argparse.Namespace, model: str | None) -> Entries:
+def pinned(names: Entries, pins: Collection[str]) -> Entries:
+    """Return names with the setting ``pin`` where they are pinned; it replaces the idle time of the settings file."""
+    return tuple(
+        (name, {**{key: value for key, value in values.items() if key != "keep_alive"}, "pin": True})
+        if name in pins
+        else (name, values)
+        for name, values in names
+    )
+
+
+def defaults_of_models(
+    arguments: argparse.Namespace, aliases: Mapping[str, str], model: str | None, pins: Collection[str]
+) -> Entries:
     """Return what flags say about models under each of their names, by reference.
 
     Args:
         arguments: The command line.
+        aliases: Its names for models.
         model: The model that the server has in memory.
+        pins: The models to keep that have no settings of their own.
 
     Raises:
         ValidationError: A flag lacks what it is about, or is out of range.
     """
-    names = ("draft_model", "draft_tokens")
-    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    given = {name: value for name in ("draft_model", "draft_tokens") if (value := getattr(arguments, name)) is not None}
     for name, value in given.items():
         if fault := setting("serve", name).kind.fault(value):
             raise ValidationError(f"--{name.replace('_', '-')} {fault}")
@@ -125,11 +179,18 @@ def defaults_of_models(arguments: argparse.Namespace, model: str | None) -> Entr
         raise ValidationError(
             "--draft-model needs --model", hint="Name the model for which it proposes tokens: --model MODEL"
         )
-    if not given or model is None:
-        return ()
-    return ((_lasting(model), {**given, "draft_model": _lasting(given["draft_model"])}),)
+    if "draft_model" in given and arguments.thinking_budget is not None:
+        raise ValidationError(
+            "--draft-model and --thinking-budget exclude each other",
+            hint="A budget is enforced token by token, so that the draft model would never be used.",
+        )
+    found: dict[str, dict[str, Any]] = {pin: {"pin": True} for pin in pins}
+    if given and model is not None:
+        draft = given["draft_model"]
+        found.setdefault(lasting(model), {}).update({**given, "draft_model": lasting(aliases.get(draft, draft))})
+    return tuple(found.items())
 
 
-def _lasting(reference: str) -> str:
+def lasting(reference: str) -> str:
     """Return a reference that means the same in another directory."""
     return os.path.abspath(os.path.expanduser(reference)) if is_path(reference) else reference

@@ -9,7 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 from doubles.event_log import InMemoryEventLog
-from models.tiny_models import build
+from models.tiny_models import build, write_adapter
 from serving.running import RunningServer
 from serving.settings_home import Machine
 
@@ -21,7 +21,6 @@ from mlxk.domain.models.model import ModelHandle
 
 pytestmark = pytest.mark.mlx
 PROMPT = "The quick brown fox"
-LAYERS = {"lora": ["self_attn.q_proj", "mlp.up_proj"], "dora": ["self_attn.v_proj"]}
 
 
 @pytest.fixture
@@ -32,28 +31,6 @@ def mlxk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Machine:
 @pytest.fixture(scope="module")
 def handle(tmp_path_factory: pytest.TempPathFactory) -> ModelHandle:
     return build(tmp_path_factory.mktemp("tiny") / "llama", head_dim=32, hidden_size=128, intermediate_size=512)
-
-
-def write_adapter(directory: Path, handle: ModelHandle, kind: str = "lora", seed: int = 1) -> Path:
-    """Write an adapter with random weights, as mlx-lm trains them."""
-    import mlx_lm
-    from mlx.utils import tree_flatten
-    from mlx_lm.tuner.utils import linear_to_lora_layers
-
-    network, _ = mlx_lm.load(handle.directory)
-    parameters = {"rank": 4, "scale": 6.0, "dropout": 0.0, "keys": LAYERS.get(kind, [])}
-    directory.mkdir()
-    config = {"model": handle.directory, "fine_tune_type": kind, "num_layers": 2, "lora_parameters": parameters}
-    mx.random.seed(seed)
-    if kind == "full":
-        changed = {"model.layers.1.mlp.up_proj.weight": network.layers[1].mlp.up_proj.weight * 1.7}
-    else:
-        linear_to_lora_layers(network, 2, parameters, use_dora=kind == "dora")
-        leaves = [(name, each) for name, each in tree_flatten(network.parameters()) if "lora_" in name]
-        changed = {name: mx.random.normal(each.shape) * 0.4 for name, each in leaves}
-    (directory / "adapter_config.json").write_text(json.dumps(config))
-    mx.save_safetensors(str(directory / "adapters.safetensors"), changed)
-    return directory
 
 
 def oracle(handle: ModelHandle, adapter: Path | None, prompt: str) -> str:

@@ -195,14 +195,27 @@ def test_a_draft_model_that_cannot_serve_one_stops_the_start_by_name(
         assert fault in refused.value.message
 
 
-@pytest.mark.parametrize(
-    ("flags", "fault"),
-    [
-        (["--draft-model", "demo"], "--draft-model needs --model"),
-        (["--model", "demo", "--draft-tokens", "2"], "--draft-tokens needs --draft-model"),
-        (["--model", "demo", "--draft-model", "demo", "--draft-tokens", "17"], "--draft-tokens must be at least 1"),
-    ],
-)
-def test_flags_that_lack_what_they_are_about_are_refused(mlxk: Machine, flags: list[str], fault: str) -> None:
-    refused = mlxk("serve", *flags)
-    assert (refused.status, fault in refused.err) == (1, True), refused.err
+def test_a_pinned_model_is_there_from_the_start_and_stays_whatever_a_request_says(mlxk: Machine) -> None:
+    mlxk.write('[models.poet]\nmodel = "demo"\nkeep_alive = 0\nmax_tokens = 4\n')
+    flags = ("--keep-alive", "0", "--pin", "quick", "--alias", "quick=demo", "--pin", "poet")
+    assert mlxk("serve", *flags).status == 0
+    assert mlxk.served[-1].ready == ("demo", "poet")
+    assert dict(mlxk.served[-1].entries)["poet"] == {"model": "demo", "max_tokens": 4, "pin": True}
+    with mlxk.serve(*flags) as server:
+        for name in ("demo", "poet", "quick"):
+            body = {"model": name, "prompt": "mlxk", "raw": True, "stream": False, "keep_alive": "1ms"}
+            assert server.post("/api/generate", {**body, "options": {"num_predict": 2}})[0] == 200
+            assert server.post("/api/generate", {"model": name, "keep_alive": "1ms"})[0] == 200
+            assert server.parts.generator.state(5).residents[0].idle_seconds_left is None  # type: ignore[attr-defined]
+    with mlxk.serve("--keep-alive", "0") as server:
+        body = {"model": "demo", "prompt": "mlxk", "max_tokens": 2}
+        assert server.post("/v1/completions", body)[0] == 200
+        assert all(each.idle_seconds_left == 0 for each in server.parts.generator.state(5).residents)  # type: ignore[attr-defined]
+
+
+def test_a_model_that_cannot_be_pinned_stops_the_start(mlxk: Machine) -> None:
+    assert mlxk("serve", "--keep-alive", "9", "--pin", "demo-speech").status == 0
+    container = build_container(read_settings({"HOME": str(mlxk.home)}), mlxk.served[-1])
+    with pytest.raises(MlxkError, match="pin: 'demo-speech' generates no text"):
+        warm_up(container, "demo-speech")
+    container.adapters.text_generator().close()

@@ -129,6 +129,38 @@ def build(
     return ModelHandle(str(directory), str(directory), Origin.WORKSPACE)
 
 
+ADAPTED_LAYERS = {"lora": ["self_attn.q_proj", "mlp.up_proj"], "dora": ["self_attn.v_proj"]}
+
+
+def write_adapter(directory: Path, handle: ModelHandle, kind: str = "lora", seed: int = 1) -> Path:
+    """Write an adapter with random weights, as mlx-lm trains them.
+
+    Args:
+        directory: Where; made.
+        handle: The model.
+        kind: ``lora``, ``dora`` or ``full``.
+        seed: Of the weights.
+    """
+    import mlx_lm
+    from mlx.utils import tree_flatten
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    network, _ = mlx_lm.load(handle.directory)
+    parameters = {"rank": 4, "scale": 6.0, "dropout": 0.0, "keys": ADAPTED_LAYERS.get(kind, [])}
+    directory.mkdir()
+    config = {"model": handle.directory, "fine_tune_type": kind, "num_layers": 2, "lora_parameters": parameters}
+    mx.random.seed(seed)
+    if kind == "full":
+        changed = {"model.layers.1.mlp.up_proj.weight": network.layers[1].mlp.up_proj.weight * 1.7}
+    else:
+        linear_to_lora_layers(network, 2, parameters, use_dora=kind == "dora")
+        leaves = [(name, each) for name, each in tree_flatten(network.parameters()) if "lora_" in name]
+        changed = {name: mx.random.normal(each.shape) * 0.4 for name, each in leaves}
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    mx.save_safetensors(str(directory / "adapters.safetensors"), changed)
+    return directory
+
+
 @functools.cache
 def _tokenizer(reasoning: bool) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())

@@ -39,7 +39,7 @@ class WholeProgram:
         container.adapters.event_log.override(providers.Object(self.log))
         self.generator: Any = container.adapters.text_generator()
         services = services_of(container)
-        services.catalogue.offer_all(settings.model, settings.aliases, settings.default_model, settings.adapters)
+        services.catalogue.offer_all(settings.model, settings.aliases, settings.default_model, settings.ready)
         self.application = Application(services, settings)
         self.application.lifecycle.preloaded = True
 

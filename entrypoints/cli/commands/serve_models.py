@@ -3,7 +3,9 @@
 import argparse
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+
+import attrs
 
 from mlxk.domain.errors import FeatureGateError, UsageError
 from mlxk.entrypoints import server_log
@@ -19,7 +21,7 @@ from mlxk.entrypoints.cli.command import (
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.cli.progress import Spinner
-from mlxk.entrypoints.cli.served_names import Entries, adapter_names, defaults_of_models, names_of_file, pairs
+from mlxk.entrypoints.cli.served_names import read_names
 from mlxk.entrypoints.cli.server_processes import background_server
 from mlxk.entrypoints.server_address import ServerAddress
 from mlxk.entrypoints.setting_table import LOG_LEVELS
@@ -71,6 +73,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=PATH",
         help="serve a LoRA adapter of the model under a name of its own",
     )
+    pin = parser.add_argument(
+        "--pin",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="have this model in memory from the start, and keep it when it is idle",
+    )
+    complete_models(pin)
     add_pull_argument(parser)
     place = parser.add_argument_group("where")
     place.add_argument("--host", metavar="HOST", help="address to listen on (127.0.0.1)")
@@ -166,14 +176,9 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         )
     server = server_settings(arguments, context)
     server.validate()
-    adapted = (values["model"] for name, values in server.entries if name in server.adapters)
-    named = (
-        server.model,
-        server.default_model,
-        arguments.draft_model,
-        *(reference for _, reference in server.aliases),
-        *adapted,
-    )
+    adapted = (values["model"] for name, values in server.entries if name in server.ready)
+    aliased = (reference for _, reference in server.aliases)
+    named = (server.model, server.default_model, arguments.draft_model, *aliased, *adapted, *arguments.pin)
     with naming_the_flag(context.settings):
         fetch_absent(named, lambda: context.build(context.settings), output, pull=arguments.pull)
         if not arguments.background:
@@ -250,18 +255,11 @@ def server_settings(arguments: argparse.Namespace, context: CommandContext) -> S
     file = _absolute(arguments.api_key_file)
     keys = () if file is None else read_key_file(file)
     followed = file is not None and is_followed(file)
-    aliases = pairs(arguments.alias, "--alias", "NAME=MODEL gpt-4o-mini=demo")
-    entries = names_of_file(arguments, context, {name for name, _ in aliases})
-    adapters = _adapters(arguments, context, entries, [name for name, _ in aliases])
-    adapted = {name for name, _ in adapters}
     return ServerSettings(
         **{name: value for name, value in given.items() if value is not None},
         exif_metadata=context.settings.exif_metadata,
-        aliases=aliases,
         file_variables=context.settings.file_variables,
-        entries=(*(each for each in entries if each[0] not in adapted), *adapters),
-        model_defaults=defaults_of_models(arguments, arguments.model or known.model),
-        adapters=tuple(adapted_name for adapted_name, _ in adapters),
+        **attrs.asdict(read_names(arguments, context), recurse=False),
         default_model=arguments.default_model,
         cors_origins=(*_listed(arguments.cors_origin), *(DESKTOP_ORIGINS if arguments.desktop_apps else ())),
         allowed_hosts=_listed(arguments.allowed_host),
@@ -275,18 +273,6 @@ def server_settings(arguments: argparse.Namespace, context: CommandContext) -> S
 
 def _absolute(path: str | None) -> str | None:
     return None if path is None else os.path.abspath(os.path.expanduser(path))
-
-
-def _adapters(
-    arguments: argparse.Namespace, context: CommandContext, entries: Entries, aliases: Collection[str]
-) -> Entries:
-    if not arguments.adapter:
-        return ()
-    registry = context.build(context.settings).adapters.backend_registry()
-    model = arguments.model or context.settings.serve.model
-    return adapter_names(
-        arguments.adapter, model, entries, aliases, lambda directory: registry.adapter(directory).trained_on
-    )
 
 
 def _first(*values: object) -> object:

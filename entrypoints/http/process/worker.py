@@ -51,7 +51,7 @@ Report = Callable[[MlxkError | None], None]
 
 
 class Preload(threading.Thread):
-    """Loads and warms up the model to preload, and adapters, while probes are served already.
+    """Loads and warms up the models to preload, while probes are served already.
 
     Args:
         container: The use cases.
@@ -80,7 +80,7 @@ class Preload(threading.Thread):
     def run(self) -> None:
         """Load the model, then report."""
         try:
-            for name in filter(None, (self._server.model, *self._server.adapters)):
+            for name in filter(None, (self._server.model, *self._server.ready)):
                 warm_up(self._container, name, for_vectors=self._server.embed_model is not None)
         except MlxkError as error:
             if not self._lifecycle.draining:
@@ -106,7 +106,8 @@ def warm_up(container: Container, reference: str, for_vectors: bool = False) -> 
     """
     require = require_embedding_model if for_vectors else require_served_model
     model = container.use_cases.serve_catalogue().find(reference, require)
-    container.use_cases.generate_text().default_draft(model.details)  # raises where there can be none
+    unloads = container.adapters.server is not None and container.adapters.server.keep_alive is not None
+    container.use_cases.generate_text().default_draft(model.details, unloads=unloads)  # raises where it cannot be
     operation = model.description.operation
     if operation is not None and operation in _WARM_UPS:
         _WARM_UPS[operation](container, model)
@@ -157,7 +158,6 @@ _WARM_UPS: Mapping[Capability, Callable[[Container, ServedModel], None]] = {
 
 SPARE_THREADS = 8
 """Threads beside those that may wait for a model to load: for probes, lists and the ends of responses."""
-
 SPARE_DESCRIPTORS = 128
 """Descriptors beside those of connections: for the engine and model files; half of them where there are few."""
 
@@ -217,7 +217,7 @@ def _serve(sockets: Sequence[socket.socket], container: Container, orders: Worke
         catalogue = container.use_cases.serve_catalogue()
         for name, reason in catalogue.unusable():
             log.warning("a name of the settings file has no model", logger="server", name=name, reason=reason)
-        preloaded = catalogue.offer_all(server.model, server.aliases, server.default_model, server.adapters)
+        preloaded = catalogue.offer_all(server.model, server.aliases, server.default_model, server.ready)
     except MlxkError as error:
         report(error)
         return 1
