@@ -9,7 +9,7 @@ from collections.abc import Callable
 import attrs
 
 from mlxk.application.ports.system import Clock, MemoryProbe
-from mlxk.domain.models.footprint import MemoryReading, Widening
+from mlxk.domain.models.footprint import Matrices, MemoryReading, Widening
 
 
 @attrs.frozen
@@ -53,6 +53,9 @@ class ProcMemoryProbe(MemoryProbe):
             inactive = self._numbers(f"{folder}/memory.stat").get(version.inactive, 0)
             total, available = min(total, limit), min(available, limit - max(used - inactive, 0))
         return MemoryReading(total, max(0, min(available, total)))
+
+    def matrices(self) -> Matrices:
+        return Matrices()
 
     def _groups(self) -> list[tuple[_CgroupVersion, str]]:
         """Return the control groups of this process and their ancestors, each as a folder below the root."""
@@ -135,6 +138,9 @@ class SysctlMemoryProbe(MemoryProbe):
         wired_limit = settings.get("iogpu.wired_limit_mb", 0) * 1024**2
         return MemoryReading(total, min(free, total), wired_limit or _recommended(total))
 
+    def matrices(self) -> Matrices:
+        return Matrices()
+
 
 def _recommended(total: int) -> int:
     return total * 3 // 4 if total >= LARGE_MEMORY_BYTES else total * 2 // 3
@@ -167,15 +173,20 @@ class CpuMemoryProbe(MemoryProbe):
     Args:
         probe: Reads the memory.
         widening: When weights of 16 bits are held in 32 bits.
+        matrices: Returns what multiplies matrices.
     """
 
-    def __init__(self, probe: MemoryProbe, widening: Widening) -> None:
+    def __init__(self, probe: MemoryProbe, widening: Widening, matrices: Callable[[], Matrices]) -> None:
         self._probe = probe
         self._widening = widening
+        self._matrices = matrices
 
     def read(self) -> MemoryReading | None:
         reading = self._probe.read()
         return None if reading is None else attrs.evolve(reading, widening=self._widening)
+
+    def matrices(self) -> Matrices:
+        return self._matrices()
 
 
 class SystemClock(Clock):

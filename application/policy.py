@@ -21,6 +21,7 @@ from mlxk.domain.errors import (
     ValidationError,
 )
 from mlxk.domain.models.footprint import (
+    Matrices,
     MemoryFit,
     MemoryReading,
     MemoryVerdict,
@@ -87,18 +88,22 @@ def estimate_memory(
     """
     tokens = expected_context(description.context_length) if context_tokens is None else context_tokens
     reading = memory.read()
-    half_bytes = description.half_bytes if reading is not None and _widening_pays(description, reading) else None
-    return judge_memory(reading, description.weight_bytes, description.cache_per_token, tokens, half_bytes)
+    matrices = memory.matrices()
+    widening_pays = reading is not None and _widening_pays(description, reading, matrices)
+    half_bytes = description.half_bytes if widening_pays else None
+    verdict = judge_memory(reading, description.weight_bytes, description.cache_per_token, tokens, half_bytes)
+    return attrs.evolve(verdict, matrices=matrices)
 
 
-def _widening_pays(description: ModelDescription, reading: MemoryReading) -> bool:
+def _widening_pays(description: ModelDescription, reading: MemoryReading, matrices: Matrices) -> bool:
     """Whether to widen a model if it fits.
 
     Quantized layers and speech models are slow in 16 bits. Multiplying plain matrices of 32 bits is faster only with
-    a library made for it, which whoever asks for 32 bits outright may have.
+    a library made for it.
     """
     asked = reading.widening is Widening.WITHIN_BUDGET
-    return asked or description.quantized or description.operation is Capability.AUDIO
+    slow = description.quantized or description.operation is Capability.AUDIO
+    return asked or slow or matrices.are_fast
 
 
 def require_closed(source: ModelHandle, files: ModelFiles) -> None:

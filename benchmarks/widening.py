@@ -1,9 +1,10 @@
 """What it gains on a CPU to hold 16-bit numbers in 32 bits, with models whose weights are random.
 
-    python benchmarks/widening.py [ROUNDS]
+    python benchmarks/widening.py [--blas] [ROUNDS]
 
 A llama of 25 million parameters, in 4 bits with bf16 scales and in bf16, and the built-in speech model: each is loaded
 as its files have it and widened, and the two take turns. Prints medians of tokens per second and of seconds.
+With ``--blas`` both compute with an optimised BLAS of this machine.
 """
 
 import argparse
@@ -18,6 +19,11 @@ from pathlib import Path
 
 os.environ["MLX_DISABLE_COMPILE"] = "1"
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from mlxk.adapters.mlx import blas
+
+if "--blas" in sys.argv:  # before MLX
+    print(blas.take() or sys.exit("there is no optimised BLAS on this machine"))
 
 import mlx_lm
 from doubles.event_log import InMemoryEventLog
@@ -116,5 +122,6 @@ def main(rounds: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blas", action="store_true")
     parser.add_argument("rounds", nargs="?", type=int, default=5)
     main(parser.parse_args().rounds)

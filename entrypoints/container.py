@@ -22,7 +22,7 @@ from mlxk.application.use_cases.describe_model import DescribeModel
 from mlxk.application.use_cases.inspect_models import CheckHealth, ListModels, ShowModel
 from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain.errors import BackendNotInstalledError, ExecutionError
-from mlxk.domain.models.footprint import MemoryVerdict, Widening
+from mlxk.domain.models.footprint import Matrices, MemoryVerdict, Widening
 from mlxk.entrypoints import deferred
 from mlxk.entrypoints.settings import MIB, ServerSettings, Settings
 from mlxk.entrypoints.settings_file import own_names, profile_of
@@ -139,8 +139,8 @@ def _audio_decoder() -> "AudioDecoder":
 def _program(ports: "Adapters") -> "Program":
     from mlxk.adapters.unix_socket.protocol import Program
 
-    settings = ports.settings
-    return Program(settings.hub_cache, settings.workspace_home, settings.engine_variables, ports.cpu_dtype)
+    known = ports.settings
+    return Program(known.hub_cache, known.workspace_home, known.engine_variables, ports.cpu_dtype, ports.blas)
 
 
 def _running_servers(ports: "Adapters") -> "SocketRunningServers":
@@ -152,16 +152,20 @@ def _running_servers(ports: "Adapters") -> "SocketRunningServers":
 _WIDENING = {"auto": Widening.WHERE_FREE, "float32": Widening.WITHIN_BUDGET, "model": Widening.NEVER}
 
 
-def _memory_probe(cpu_dtype: str) -> "MemoryProbe":
+def _memory_probe(cpu_dtype: str, blas: str) -> "MemoryProbe":
     probe = system_memory_probe(sys.platform)
-    return CpuMemoryProbe(probe, _WIDENING[cpu_dtype]) if computes_on_cpu(sys.platform) else probe
+    on_cpu = computes_on_cpu(sys.platform)
+    return CpuMemoryProbe(probe, _WIDENING[cpu_dtype], lambda: _matrices(blas == "auto")) if on_cpu else probe
+
+
+def _matrices(wanted: bool) -> Matrices:
+    from mlxk.adapters.mlx import blas
+
+    return Matrices(True, blas.take() if wanted else blas.in_use(), wanted)
 
 
 def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "EngineLimits":
     """Return the limits of the engine: shares of the memory available to MLX, or the settings of a server.
-
-    All models' weights may take 70 % of the memory, and KV caches 20 %, running and kept ones together
-    (``domain.models.footprint``). Where the memory is unknown, the defaults of ``EngineLimits`` hold.
 
     Args:
         memory: Read once, when the engine is built.
@@ -171,11 +175,8 @@ def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "Engi
 
     reading, limits = memory.read(), dict[str, Any]()
     if reading is not None:
-        limits = {
-            "model_budget_bytes": reading.budget,
-            "cache_budget_bytes": reading.cache_budget,
-            "prefix_cache_bytes": reading.cache_budget,
-        }
+        limits = {"model_budget_bytes": reading.budget}
+        limits |= dict.fromkeys(("cache_budget_bytes", "prefix_cache_bytes"), reading.cache_budget)
     if server is None:
         return EngineLimits(**limits)
     if server.memory_budget_mib is not None:
@@ -206,14 +207,15 @@ def _engine(ports: "Adapters") -> TextGenerator:
         require_temporary_folder(ports.settings.temporary_folder)
     else:  # a server has checked these before it binds its port
         use_single_arena()
+    ports.memory_probe().matrices()  # a library for them takes effect only when it is loaded before MLX
     try:
         from mlxk.adapters.mlx.text_generator import MlxTextGenerator
     except ExecutionError as error:
         # The import error of a broken library is logged only: it may name directories.
         ports.event_log().error("a library cannot be imported", reason=str(error.__cause__)[:300])
         raise
-    limits, cache = engine_limits(ports.memory_probe(), server), ports.model_cache()
-    hold = None if server is None else lambda handle: cache.use(handle, "serving it")
+    limits = engine_limits(ports.memory_probe(), server)
+    hold = None if server is None else lambda handle: ports.model_cache().use(handle, "serving it")
     return MlxTextGenerator(ports.event_log(), ports.clock(), limits, hold, ports.judge)
 
 
@@ -273,7 +275,7 @@ class Adapters:
         once = providers.ThreadSafeSingleton
         self.settings = settings
         self.server = server
-        self.cpu_dtype = settings.cpu_dtype if server is None else server.cpu_dtype
+        self.cpu_dtype, self.blas = (server or settings).cpu_dtype, (server or settings).blas
         self.names = own_names(settings.file, None if server is None else server.entries)
         self.of_models = tuple((name, profile_of(values)) for name, values in (server.model_defaults if server else ()))
         self.model_files = once(FilesystemModelFiles)
@@ -286,7 +288,7 @@ class Adapters:
         self.weight_converter = once(_weight_converter)
         self.built_in_models = once(PackagedModelSource)
         self.backend_registry = once(MlxBackendRegistry)
-        self.memory_probe = once(_memory_probe, self.cpu_dtype)
+        self.memory_probe = once(_memory_probe, self.cpu_dtype, self.blas)
         self.installation_probe = once(_installation_probe, settings)
         self.clock = once(SystemClock)
         self.event_log = once(_event_log, settings, at_once=server is not None)

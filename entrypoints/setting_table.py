@@ -15,6 +15,7 @@ from mlxk.domain.generation.settings import MAX_DRAFT_TOKENS, Effort
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 CPU_DTYPES = ("auto", "float32", "model")
+BLAS_CHOICES = ("auto", "off")
 
 MODELS = "models"
 """The table of names; each name is a table in it."""
@@ -191,13 +192,14 @@ ALWAYS = (
     _variable("log_json", SWITCH, "Log as JSON.", False, "log_json MLXK2_LOG_JSON --log-json"),
     _variable("color", SWITCH, "Use colours on a terminal.", True, "color NO_COLOR"),
     _variable("workspace_home", PATH, "A folder of workspaces.", None, "workspace_home MLXK_WORKSPACE_HOME"),
-    _variable("exif_metadata", SWITCH, "Show images' EXIF metadata.", True, "exif_metadata MLXK2_EXIF_METADATA"),
+    _variable("exif_metadata", SWITCH, "Show EXIF metadata.", True, "exif_metadata MLXK2_EXIF_METADATA"),
     _variable(
         "chunk", whole(1, 5), "Images in one prompt; more take several.", 1, f"serve.chunk {_CHUNK_SIZE} --chunk"
     ),
     _variable(
         "cpu_dtype", one_of(*CPU_DTYPES), "16-bit weights on a CPU.", "auto", "cpu_dtype MLXK2_CPU_DTYPE --cpu-dtype"
     ),
+    _variable("blas", one_of(*BLAS_CHOICES), "A library for matrices on a CPU.", "auto", "blas MLXK2_BLAS --blas"),
     _variable(
         "alpha_features", SWITCH, "Enable experimental features.", False, "enable_alpha MLXK2_ENABLE_ALPHA_FEATURES"
     ),

@@ -13,7 +13,7 @@ import attrs
 
 from mlxk.domain.errors import ValidationError
 from mlxk.entrypoints import settings_file
-from mlxk.entrypoints.setting_table import CPU_DTYPES, LOG_LEVELS, TABLES, is_web_address, setting
+from mlxk.entrypoints.setting_table import BLAS_CHOICES, CPU_DTYPES, LOG_LEVELS, TABLES, is_web_address, setting
 from mlxk.entrypoints.settings_file import SettingsFile
 
 MIB = 2**20
@@ -109,6 +109,7 @@ class Settings:
     engine_variables: tuple[tuple[str, str], ...] = ()
     """Variables of libraries that change how models are computed, with their values, sorted."""
     cpu_dtype: str = "auto"
+    blas: str = "auto"
 
 
 @attrs.frozen(kw_only=True)
@@ -188,6 +189,7 @@ class ServerSettings:
     drain_seconds: float = 30.0
     """Seconds that completions in progress may take when the server stops."""
     cpu_dtype: str = "auto"
+    blas: str = "auto"
     log_level: str = "info"
     log_json: bool = False
     supervised: bool = True
@@ -285,6 +287,7 @@ def read_settings(
         file_variables=tuple(from_file.items()),
         use_server=not _switched_off(known, "MLXK2_USE_SERVER"),
         cpu_dtype=_choice(known, "MLXK2_CPU_DTYPE", CPU_DTYPES, "auto"),
+        blas=_choice(known, "MLXK2_BLAS", BLAS_CHOICES, "auto"),
         server_sockets=os.path.join(state, "sockets"),
         state_folder=state,
         engine_variables=tuple(sorted(each for each in known.items() if _ENGINE_VARIABLE.fullmatch(each[0]))),
@@ -297,17 +300,11 @@ def inherited(changes: Mapping[str, str]) -> dict[str, str]:
 
 
 def _hub_settings(known: Mapping[str, str], home: str) -> dict[str, Any]:
+    place = _hugging_face_home(known, home)
+    cache = known.get("HF_HUB_CACHE") or known.get("HUGGINGFACE_HUB_CACHE") or os.path.join(place, "hub")
     return {
-        "hub_cache": _absolute(
-            known.get("HF_HUB_CACHE")
-            or known.get("HUGGINGFACE_HUB_CACHE")
-            or os.path.join(_hugging_face_home(known, home), "hub"),
-            home,
-            known,
-        ),
-        "hub_token_file": _absolute(
-            known.get("HF_TOKEN_PATH") or os.path.join(_hugging_face_home(known, home), "token"), home, known
-        ),
+        "hub_cache": _absolute(cache, home, known),
+        "hub_token_file": _absolute(known.get("HF_TOKEN_PATH") or os.path.join(place, "token"), home, known),
         "hub_endpoint": _address(known, "HF_ENDPOINT", "https://huggingface.co"),
         "hub_token": next(filter(None, (known.get(name, "").strip() for name in _TOKENS)), None),
         "hub_offline": _switch(known, "HF_HUB_OFFLINE" if "HF_HUB_OFFLINE" in known else "TRANSFORMERS_OFFLINE"),

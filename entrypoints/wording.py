@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlxk.domain.errors import Advice, MlxkError, Remedy, error_type_of
+from mlxk.domain.models.footprint import Matrices
 from mlxk.domain.models.model import HealthReport, ModelDescription
 
 COMMAND_LINE: Mapping[Remedy, str] = {
@@ -115,6 +116,15 @@ def hint(error: MlxkError, sentences: Mapping[Remedy, str]) -> str | None:
     if isinstance(error.hint, Advice):
         return sentences[error.hint.remedy].format(**error.hint.values)
     return error.hint
+
+
+def matrices_words(matrices: Matrices) -> str:
+    """Return what multiplies matrices on a CPU, and what would help."""
+    if matrices.library is not None:
+        return f"multiplied by {matrices.library}"
+    if matrices.could_be_faster:
+        return "multiplied slowly; OpenBLAS is many times faster (Debian, Ubuntu: apt install libopenblas0)"
+    return "multiplied slowly, since no library for it may be used"
 
 
 def health_reason(report: HealthReport) -> str:

@@ -61,6 +61,9 @@ VARIABLES = (
         "auto, float32, model",
         "auto",
     ),
+    Variable(
+        "MLXK2_BLAS", "Without a GPU: whether an OpenBLAS, BLIS or MKL of the machine is used.", "auto, off", "auto"
+    ),
     Variable("MLXK2_AUDIO_SEGMENTS", "Appends a table of segments to a transcript.", "1, true, yes, on", "off"),
     Variable("MLXK2_LOG_LEVEL", "The least severe events to log.", ", ".join(LOG_LEVELS), "warning"),
     Variable("MLXK2_LOG_JSON", "Log as JSON, one object a line.", "1, true, yes, on", "off"),

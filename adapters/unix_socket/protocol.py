@@ -101,6 +101,8 @@ class Program:
     """Environment variables that change how models are computed, with their values, sorted."""
     cpu_dtype: str = "auto"
     """The type in which a CPU holds weights of 16 bits, as the setting says."""
+    blas: str = "auto"
+    """Whether a library of the machine multiplies matrices, as the setting says."""
 
     def facts(self) -> Document:
         """Return all facts by their names in messages."""
@@ -114,6 +116,7 @@ class Program:
             "workspace folder": self.workspaces,
             "environment": dict(self.variables),
             "type of weights": self.cpu_dtype,
+            "library for matrices": self.blas,
         }
 
 

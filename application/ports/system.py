@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from mlxk.domain.diagnosis import ComputingFacts, FolderFacts, PackageFacts, PlatformFacts, PortFacts
-from mlxk.domain.models.footprint import MemoryReading
+from mlxk.domain.models.footprint import Matrices, MemoryReading
 
 
 class Clock(Protocol):
@@ -22,11 +22,18 @@ class Clock(Protocol):
 
 
 class MemoryProbe(Protocol):
-    """Reads total and available memory. Cheap enough for every model load."""
+    """Reads what decides how models are held: total and available memory, and what multiplies matrices.
+
+    Cheap enough for every model load.
+    """
 
     @abstractmethod
     def read(self) -> MemoryReading | None:
         """Return the current reading, or None when the system does not report it."""
+
+    @abstractmethod
+    def matrices(self) -> Matrices:
+        """Return what multiplies matrices; a library for it is loaded then."""
 
 
 class EventLog(Protocol):

@@ -146,6 +146,8 @@ class EngineState:
     """What is kept on disk for all tenants; None without a disk tier."""
     fault_seconds: float | None = None
     """Seconds since the engine's loop last failed, which ended every sequence; None if it never did."""
+    matrix_library: str | None = None
+    """The library of the machine that multiplies matrices on its CPU; None without one."""
 
 
 class TextGenerator(Protocol):

@@ -7,8 +7,8 @@ activations and buffers. The budget is a share of the memory available to MLX (`
 ``MemoryProbe`` port; whether a verdict is an error or a warning is the policy's decision.
 
 Without an accelerator, numbers of 16 bits are emulated, which makes quantized layers many times slower than numbers of
-32 bits. Where it pays and memory allows, weights are therefore widened: each number of 16 bits takes twice its bytes
-then, in ``W`` as in ``K``.
+32 bits, and so other layers where a library of the machine multiplies those. Where it pays and memory allows, weights
+are therefore widened: each number of 16 bits takes twice its bytes then, in ``W`` as in ``K``.
 
 Sizes on the disk are those that it has allocated, so that sums are what ``du`` says. Contents that several names lead
 to are one content and count once.
@@ -51,6 +51,28 @@ class Widening(enum.Enum):
     """Where it pays, and they fit into the memory that is free now."""
     WITHIN_BUDGET = "within budget"
     """For all models that fit into the budget."""
+
+
+@attrs.frozen
+class Matrices:
+    """What multiplies matrices of 32 bits."""
+
+    on_cpu: bool = False
+    """Whether no accelerator does."""
+    library: str | None = None
+    """The library of this machine that was made for it, with its version; None without one."""
+    wanted: bool = True
+    """Whether such a library is used where there is one."""
+
+    @property
+    def are_fast(self) -> bool:
+        """Whether a CPU multiplies them about as fast as it can."""
+        return self.on_cpu and self.library is not None
+
+    @property
+    def could_be_faster(self) -> bool:
+        """Whether installing such a library would help."""
+        return self.on_cpu and self.wanted and self.library is None
 
 
 @attrs.frozen
@@ -104,6 +126,8 @@ class MemoryVerdict:
     """Whether 16-bit numbers are held in 32 bits; the sizes above are then those."""
     widening_bytes: int = 0
     """What widening adds to the weights, or would add where they do not fit."""
+    matrices: Matrices = Matrices()
+    """What multiplies matrices on the machine."""
 
 
 def judge_memory(

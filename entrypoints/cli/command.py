@@ -13,7 +13,7 @@ from mlxk.domain.errors import ModelNotFoundError, RevisionNotFoundError
 from mlxk.domain.models.model import Origin
 from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.server_address import ServerAddress
-from mlxk.entrypoints.setting_table import CPU_DTYPES
+from mlxk.entrypoints.setting_table import BLAS_CHOICES, CPU_DTYPES
 from mlxk.entrypoints.settings import ServerSettings, Settings, read_settings
 from mlxk.entrypoints.wording import command_line_error
 
@@ -109,17 +109,21 @@ def add_server_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_cpu_argument(parser: argparse._ActionsContainer) -> None:
-    """Declare the flag."""
+    """Declare what matters without a GPU."""
     parser.add_argument(
         "--cpu-dtype",
         choices=CPU_DTYPES,
         help="without a GPU: 16-bit weights in float32, or as the model has them (as memory allows)",
     )
+    parser.add_argument(
+        "--blas", choices=BLAS_CHOICES, help="without a GPU: use an OpenBLAS, BLIS or MKL of this machine (auto)"
+    )
 
 
 def computing_settings(arguments: argparse.Namespace, settings: Settings) -> Settings:
-    """Return the settings with which the container is built: where it computes, and in which type."""
-    given = {"use_server": getattr(arguments, "server", None), "cpu_dtype": getattr(arguments, "cpu_dtype", None)}
+    """Return the settings with which the container is built: where it computes, in which type and by what."""
+    given = {name: getattr(arguments, name, None) for name in ("cpu_dtype", "blas")}
+    given["use_server"] = getattr(arguments, "server", None)
     return attrs.evolve(settings, **{name: value for name, value in given.items() if value is not None})
 
 

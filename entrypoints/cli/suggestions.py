@@ -59,6 +59,7 @@ VARIABLES = frozenset(
     {
         "MLXK2_API_KEY",
         "MLXK2_AUDIO_SEGMENTS",
+        "MLXK2_BLAS",
         "MLXK2_CPU_DTYPE",
         "MLXK2_ENABLE_ALPHA_FEATURES",
         "MLXK2_ENABLE_PIPES",

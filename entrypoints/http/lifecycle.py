@@ -102,6 +102,7 @@ _HELP = {
     "mlxk_answers_waiting": ("gauge", "Answers that wait for their turn or their model."),
     "mlxk_models_loaded": ("gauge", "Models in memory."),
     "mlxk_models_widened": ("gauge", "Models whose 16-bit weights are held in float32: there is no GPU."),
+    "mlxk_blas": ("gauge", "1 when a library of the machine, such as OpenBLAS, multiplies matrices on its CPU."),
     "mlxk_engine_memory_bytes": ("gauge", "What the engine's arrays take: weights, caches of answers, kept prompts."),
     "mlxk_prefix_cache_bytes": ("gauge", "What is kept of earlier prompts for later ones that begin the same way."),
     "mlxk_decode_step_seconds": (

@@ -233,6 +233,7 @@ class MetricsPage(Readable):
                 "mlxk_answers_waiting": state.waiting,
                 "mlxk_models_loaded": len(state.models),
                 "mlxk_models_widened": sum(each.widened for each in state.residents),
+                "mlxk_blas": state.matrix_library is not None,
                 "mlxk_engine_memory_bytes": state.active_bytes,
                 "mlxk_prefix_cache_bytes": state.prefix_cache_bytes,
                 "mlxk_decode_step_seconds": state.step_seconds,

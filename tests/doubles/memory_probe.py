@@ -5,7 +5,7 @@ probe.reading = None                        # from now on the machine does not t
 """
 
 from mlxk.application.ports.system import MemoryProbe
-from mlxk.domain.models.footprint import MemoryReading
+from mlxk.domain.models.footprint import Matrices, MemoryReading
 
 
 class InMemoryMemoryProbe(MemoryProbe):
@@ -20,3 +20,6 @@ class InMemoryMemoryProbe(MemoryProbe):
 
     def read(self) -> MemoryReading | None:
         return self.reading
+
+    def matrices(self) -> Matrices:
+        return Matrices()

@@ -18,6 +18,7 @@ Program = Callable[..., "subprocess.CompletedProcess[str]"]
 VALUES = {
     "log_level": "debug",
     "cpu_dtype": "model",
+    "blas": "off",
     "workspace_home": "/spaces",
     "cache": '/cache/100% "a" $HOME\\n',
     "endpoint": "http://localhost:9",

@@ -16,6 +16,7 @@ from typing import Generic, Protocol, TypeVar
 import mlx.core as mx
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
+from mlxk.adapters.mlx import blas
 from mlxk.adapters.mlx.engine.admission import AdmissionQueue
 from mlxk.adapters.mlx.engine.disk_tier import DiskTier
 from mlxk.adapters.mlx.engine.model_pool import Hold, Judge, LoadRequest, ModelPool, WantedModel
@@ -275,6 +276,7 @@ class Engine(Worker):
             active_bytes=mx.get_active_memory(),
             step_seconds=max((costs.pass_seconds for costs in learned), default=0.0),
             chunk_tokens=min(map(self._scheduler.shared_chunk, learned), default=0),
+            matrix_library=blas.in_use(),
             fault_seconds=None if self._failed_at is None else self._clock.monotonic() - self._failed_at,
         )
 

@@ -51,6 +51,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         embed_model=arguments.model,
         log_level=arguments.log_level or context.settings.serve.log_level or "info",
         cpu_dtype=arguments.cpu_dtype or context.settings.cpu_dtype,
+        blas=arguments.blas or context.settings.blas,
         log_json=context.settings.log_json,
         file_variables=context.settings.file_variables,
         entries=tuple(context.settings.file.entries.items()),

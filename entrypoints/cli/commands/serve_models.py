@@ -240,6 +240,7 @@ def server_settings(arguments: argparse.Namespace, context: CommandContext) -> S
         "drain_seconds": arguments.drain_timeout,
         "embed_backend": arguments.embed_backend,
         "cpu_dtype": _first(arguments.cpu_dtype, context.settings.cpu_dtype),
+        "blas": _first(arguments.blas, context.settings.blas),
         "log_json": _first(arguments.log_json, context.settings.log_json),
         "image_metadata": arguments.image_metadata,
         "strict_memory": arguments.strict_memory,

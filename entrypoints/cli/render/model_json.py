@@ -153,8 +153,8 @@ def model_details(details: ModelDetails, section: str, verdict: MemoryVerdict, h
         return {**fields, "config": details.config, "model_config": details.config, "metadata": None}
     if section == "formats":
         return {**fields, "metadata": None}
-    memory = {**memory_estimate(verdict), "weights_type": "float32" if verdict.widened else "model"}
-    return {**fields, "metadata": _metadata(details), "memory": memory}
+    held = {"weights_type": "float32" if verdict.widened else "model", "matrix_library": verdict.matrices.library}
+    return {**fields, "metadata": _metadata(details), "memory": {**memory_estimate(verdict), **held}}
 
 
 def _with_quantization(details: ModelDetails) -> Json:

@@ -19,7 +19,7 @@ from mlxk.domain.models.model import (
 from mlxk.entrypoints.cli.render.formatting import age, decimal_size, printable
 from mlxk.entrypoints.cli.render.model_json import Json, file_type
 from mlxk.entrypoints.cli.render.model_table import SHORT_HASH, type_text
-from mlxk.entrypoints.wording import health_reason, model_reason
+from mlxk.entrypoints.wording import health_reason, matrices_words, model_reason
 
 _TOOLS = {
     None: "yes",
@@ -145,6 +145,7 @@ def memory_lines(verdict: MemoryVerdict, *, runs: bool = True) -> list[str]:
         f"  Weights: {decimal_size(verdict.weights)}{_type_words(verdict)}",
         f"  Cache per 1k tokens: {decimal_size(verdict.cache_per_token * 1000)}",
         f"  Estimate: {decimal_size(verdict.needed)}{budget} ({fit})",
+        *([f"  Matrices: {matrices_words(verdict.matrices)}"] if verdict.matrices.on_cpu else []),
     ]
 
 

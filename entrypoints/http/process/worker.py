@@ -43,6 +43,7 @@ from mlxk.entrypoints.http.server.server import HttpServer, ServerLimits
 from mlxk.entrypoints.server_address import ServerAddress
 from mlxk.entrypoints.settings import ServerSettings, Settings, read_settings
 from mlxk.entrypoints.start_checks import is_loopback
+from mlxk.entrypoints.wording import matrices_words
 
 _RATE, _FRAMES = 16_000, 3_200
 
@@ -239,7 +240,9 @@ def _serve(sockets: Sequence[socket.socket], container: Container, orders: Worke
     address = ServerAddress(host=server.host, port=port_of(sockets))
     others = OtherProcesses(container, application.admit, application.metrics.answers, address.url, orders.owner)
     others.start()
-    log.info("serving", logger="server", pid=os.getpid(), model=preloaded)
+    matrices = container.adapters.memory_probe().matrices()
+    by_cpu = {"matrices": matrices_words(matrices)} if matrices.on_cpu else {}
+    log.info("serving", logger="server", pid=os.getpid(), model=preloaded, **by_cpu)
     clean = http.run()
     others.stop(lambda: http.drained_by)
     application.close()
@@ -361,12 +364,8 @@ def run_supervised(descriptors: Sequence[str], build_container: Build = build) -
             sockets, read_settings(handed_down=orders.settings.file_variables), orders, report, build_container
         )
     except (MemoryError, SystemError):  # imports of a process without memory raise either
-        report(
-            InsufficientMemoryError(
-                "This process may not have as much memory, or as many threads, as the server takes.",
-                hint="See its limits: ulimit -a",
-            )
-        )
+        text = "This process may not have as much memory, or as many threads, as the server takes."
+        report(InsufficientMemoryError(text, hint="See its limits: ulimit -a"))
         return 1
 
 

@@ -37,6 +37,7 @@ OTHERS = {
     "embed_backend": ("http://localhost:9", "https://hub.example"),
     "cors_origin": (["https://a.example"], ["https://b.example"]),
     "cpu_dtype": ("model", "float32"),
+    "blas": ("off", "auto"),
     "kv_bits": (4, 8),
     "max_kv_size": (64, 128),
     "reasoning_effort": ("low", "high"),
