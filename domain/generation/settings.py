@@ -193,9 +193,9 @@ class EngineOptions:
 
     @property
     def batchable(self) -> bool:
-        """Whether the sequence can share a batch with others."""
+        """Whether the sequence can share a batch with others, whose keys and values have as many bits."""
         drafted = self.draft_model is not None and self.draft_required
-        return not drafted and self.kv_bits is None and self.max_kv_size is None
+        return not drafted and self.max_kv_size is None
 
     def validate(self) -> None:
         """Check ranges and combinations.

@@ -304,7 +304,7 @@ def test_talk_that_cannot_be_written_does_not_stop_the_work(
 
 
 def test_what_was_done_otherwise_than_usual_is_told(mlxk: Program) -> None:
-    assert "kv_bits" in mlxk("run", "demo", "hi", "--kv-bits", "8").stderr
+    assert "max_kv_size" in mlxk("run", "demo", "hi", "--max-kv-size", "64").stderr
 
 
 def test_a_model_cannot_write_on_the_terminal_by_its_metadata(mlxk: Program, tmp_path: Path) -> None:

@@ -93,7 +93,33 @@ def test_a_bounded_cache_is_exact_until_it_is_full(engine: MlxTextGenerator, han
     assert long.finished.usage.completion_tokens == 200
 
 
-@pytest.mark.parametrize("option", [{"kv_bits": 8}, {"max_kv_size": 64}, {"draft_model": "draft"}])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantized_keys_and_values_share_a_batch(engine: MlxTextGenerator, handle: ModelHandle, bits: int) -> None:
+    """Answers that begin and end at other times, beside unquantized ones, are those of each alone."""
+    prompts = [f"{PROMPT} {'jumps ' * number}{number}" for number in range(5)] + ["a"]
+    alone = [read(engine.submit(asking(handle, each, kv_bits=bits, ignore_eos=True))).tokens for each in prompts]
+    lengths = [24, 5, 24, 11, 24, 24]
+
+    streams = [
+        engine.submit(asking(handle, each, kv_bits=bits, max_tokens=length, ignore_eos=True))
+        for each, length in zip(prompts, lengths, strict=True)
+    ]
+    plain = engine.submit(asking(handle, PROMPT))
+    cancelled = engine.submit(asking(handle, f"{PROMPT} again", kv_bits=bits, max_tokens=2000, ignore_eos=True))
+    assert isinstance(next(cancelled), TextDelta)
+    late = engine.submit(asking(handle, prompts[2], kv_bits=bits, ignore_eos=True))
+    cancelled.cancel()
+    read(cancelled)
+
+    answers = [read(each) for each in streams]
+    for found, expected, length in zip(answers, alone, lengths, strict=True):
+        assert found.tokens == expected[:length]
+        assert found.finished.notes == ()
+    assert read(plain).tokens == oracle(handle, PROMPT)
+    assert read(late).tokens == alone[2]
+
+
+@pytest.mark.parametrize("option", [{"max_kv_size": 64}, {"draft_model": "draft"}])
 def test_what_cannot_share_steps_says_so_runs_beside_the_others_and_can_be_cancelled(
     engine: MlxTextGenerator, handle: ModelHandle, draft: ModelHandle, option: dict[str, object]
 ) -> None:

@@ -134,6 +134,19 @@ def test_eight_requests_with_and_without_images_get_together_what_they_get_alone
     assert len(set(alone)) == len(alone)
 
 
+def test_quantized_keys_and_values_of_images_share_a_batch(engine: MlxTextGenerator, tmp_path: Path) -> None:
+    handle = build(tmp_path / "model", "qwen2_vl", 3, head_dim=32, num_attention_heads=2, num_key_value_heads=1)
+    prompts = (about(noise(1), QUESTION), about("Hello world!"), about(noise(1), noise(3), "Compare."), "The quick")
+    asked = [attrs.evolve(request(handle, each), engine_options=EngineOptions(kv_bits=8)) for each in prompts]
+    alone = [read(engine.submit(each)).tokens for each in asked]
+    engine.unload()
+
+    together = [read(stream) for stream in [engine.submit(each) for each in asked]]
+
+    assert [each.tokens for each in together] == alone
+    assert {each.finished.notes for each in together} == {()}
+
+
 def test_a_model_whose_cache_cannot_be_shared_says_so(models: Models, engine: MlxTextGenerator) -> None:
     found = answer(engine, models("mllama"), about(noise(1), QUESTION))
     assert found.finished.notes == ("Computed outside the common batch because this model's cache cannot be shared.",)

@@ -334,7 +334,6 @@ def _without_reasoning(settings: GenerationSettings, model: LoadedModel, *, draf
 def _notes(engine_options: EngineOptions, excluded: str | None) -> list[str]:
     options = {
         "draft_model": engine_options.draft_model if engine_options.draft_required else None,
-        "kv_bits": engine_options.kv_bits,
         "max_kv_size": engine_options.max_kv_size,
     }
     names = [name for name, value in options.items() if value is not None]

@@ -21,6 +21,7 @@ import attrs
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache, QuantizedKVCache, RotatingKVCache, make_prompt_cache
 
+from mlxk.adapters.mlx.engine.quantized_cache import QuantizedCache, group_for
 from mlxk.adapters.mlx.engine.sampling import TopLogprobs, exact_logits, score
 from mlxk.domain.errors import CapabilityError
 from mlxk.domain.generation.settings import EngineOptions
@@ -256,9 +257,6 @@ def _common_prefix(left: bytes, right: bytes) -> int:
 _KEPT_FROM_START = 4
 """Tokens a rotating cache never evicts: attention depends strongly on the first ones."""
 
-_QUANTIZATION_GROUPS = (64, 32)
-"""Sizes of the groups that share a scale when keys and values are quantized; the first that divides a head is used."""
-
 
 @attrs.define(eq=False)
 class Prefill:
@@ -336,21 +334,27 @@ def make_cache(network: Any, engine_options: EngineOptions, head_size: int | Non
     cache: list[Any] = make_prompt_cache(network)
     if engine_options.max_kv_size is None and engine_options.kv_bits is None:
         return cache
-    if not _standard_layers(cache):
-        option = "max_kv_size" if engine_options.kv_bits is None else "kv_bits"
+    bounded = engine_options.kv_bits is None
+    layers = _boundable_layers(cache) if bounded else _quantizable_layers(cache)
+    if not layers:
+        option = "max_kv_size" if bounded else "kv_bits"
         raise CapabilityError(f"{option}: this model keeps no keys and values that could be bounded or quantized.")
-    if engine_options.kv_bits is not None:
-        _quantization_group(head_size)
-    else:
-        for index in _standard_layers(cache):
+    if bounded:
+        for index in layers:
             cache[index] = RotatingKVCache(engine_options.max_kv_size, keep=_KEPT_FROM_START)
+    else:
+        group_for(() if head_size is None else (head_size,))
     return cache
 
 
-def quantize_cache(cache: list[Any], bits: int, head_size: int | None) -> None:
-    """Quantize the layers that are not quantized yet, in place; called between prefill chunks, as in mlx-lm."""
-    for index in _standard_layers(cache):
-        cache[index] = cache[index].to_quantized(group_size=_quantization_group(head_size), bits=bits)
+def quantize_cache(cache: list[Any], bits: int) -> None:
+    """Quantize the layers that are not quantized yet, in place; called between prefill chunks, as in mlx-lm.
+
+    Raises:
+        CapabilityError: A layer's keys and values cannot be quantized.
+    """
+    for index in _quantizable_layers(cache):
+        cache[index] = QuantizedCache.of(cache[index], bits)
 
 
 def cache_kind(engine_options: EngineOptions) -> str:
@@ -360,13 +364,12 @@ def cache_kind(engine_options: EngineOptions) -> str:
     return f"#size={engine_options.max_kv_size}" if engine_options.max_kv_size is not None else ""
 
 
-def _standard_layers(cache: list[Any]) -> list[int]:
+def _quantizable_layers(cache: list[Any]) -> list[int]:
     """Return the indices of the layers that keep all keys and values unquantized."""
-    return [index for index, layer in enumerate(cache) if type(layer) is KVCache]
+    # mlx-vlm has a class of its own under the same name; importing it for a text model would take a second.
+    return [index for index, layer in enumerate(cache) if type(layer).__name__ == KVCache.__name__]
 
 
-def _quantization_group(head_size: int | None) -> int:
-    for group in _QUANTIZATION_GROUPS:
-        if head_size is None or head_size % group == 0:
-            return group
-    raise CapabilityError(f"kv_bits: the attention heads of this model, {head_size} numbers each, cannot be quantized.")
+def _boundable_layers(cache: list[Any]) -> list[int]:
+    """Return the indices of those among them that may forget tokens: not of images, which are never forgotten."""
+    return [index for index in _quantizable_layers(cache) if isinstance(cache[index], KVCache)]

@@ -167,8 +167,8 @@ class Scheduler:
                 ready.append(sequence)
             if interrupted():
                 break
-        for model in {sequence.model: None for sequence in ready}:
-            self._start_decoding([sequence for sequence in ready if sequence.model is model])
+        for kind in dict.fromkeys(each.batch_kind for each in ready):
+            self._start_decoding([each for each in ready if each.batch_kind == kind])
         if self._step_began is not None:
             self._step_began += self._clock.monotonic() - began
 
@@ -223,7 +223,7 @@ class Scheduler:
             sequence.end_prefill()
         together = [each for each in sequences if not each.must_decode_alone and each not in drafted]
         if together:
-            self._add(self._shared_batch(together[0].model), together)
+            self._add(self._shared_batch(together[0]), together)
         for sequence in sequences:
             if sequence not in together:
                 if not sequence.alone and sequence.engine_options.batchable and sequence not in drafted:
@@ -278,10 +278,10 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - boundary: a failed merge leaves the batch half changed
             self._rebuild(batch, error)
 
-    def _shared_batch(self, model: PooledModel) -> Batch:
-        network = model.model.network
-        shared = (batch for batch in self._batches if batch.network is network and not batch.alone)
-        return next(shared, None) or DecodeBatch(network)
+    def _shared_batch(self, sequence: Sequence) -> Batch:
+        shared = (each for each in self._batches if not each.alone)
+        fitting = (each for each in shared if any(other.batch_kind == sequence.batch_kind for other in each.sequences))
+        return next(fitting, None) or DecodeBatch(sequence.model.model.network)
 
     def _decode(self, batch: Batch, work: Callable[[], list[Sampled]]) -> None:
         try:
@@ -369,7 +369,7 @@ def _accept(sampled: Sampled) -> Outcome | None:
 
 def _quantize(sequence: Sequence, prefill: Prefill) -> None:
     if sequence.engine_options.kv_bits is not None:
-        quantize_cache(prefill.cache, sequence.engine_options.kv_bits, sequence.model.model.head_size)
+        quantize_cache(prefill.cache, sequence.engine_options.kv_bits)
 
 
 def _failure(error: Exception) -> MlxkError:

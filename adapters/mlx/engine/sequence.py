@@ -236,6 +236,11 @@ class Sequence:
         return PrefixIdentity(self.models[1].model.identity, "", self.tenant)
 
     @property
+    def batch_kind(self) -> tuple[object, str]:
+        """Equal for sequences that may share a batch: the network, and how it keeps keys and values."""
+        return (id(self.model.model.network), cache_kind(self.engine_options))
+
+    @property
     def must_decode_alone(self) -> bool:
         """Whether it cannot share a batch; known once its prompt is computed."""
         if self.alone or not self.engine_options.batchable or self.prefill is None:

@@ -156,10 +156,10 @@ def test_an_answer_of_calls_validates_and_waits_for_results(
 
 @pytest.mark.mlx
 def test_an_answer_with_notes_validates(mlxk: Program, faults: Faults, schemas: Schemas) -> None:
-    document = json.loads(mlxk("run", "demo", "hi", "--kv-bits", "8", "--json").stdout)
+    document = json.loads(mlxk("run", "demo", "hi", "--max-kv-size", "64", "--json").stdout)
     assert faults("run", document) == []
     assert misordered(document, schemas["run"], schemas, "run") == []
-    assert any("kv_bits" in note for note in document["data"]["notes"])
+    assert any("max_kv_size" in note for note in document["data"]["notes"])
 
 
 @pytest.mark.parametrize(

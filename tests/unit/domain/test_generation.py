@@ -109,5 +109,5 @@ def test_options_of_computing_are_checked_too(options: dict[str, object]) -> Non
 def test_only_what_changes_the_cache_or_the_steps_keeps_answers_apart() -> None:
     assert EngineOptions(adapter="/adapters/a").batchable
     assert not EngineOptions(draft_model=HANDLE).batchable
-    assert not EngineOptions(kv_bits=8).batchable
+    assert EngineOptions(kv_bits=8).batchable
     assert not EngineOptions(max_kv_size=64).batchable
