@@ -13,7 +13,8 @@ import attrs
 
 from mlxk.domain.errors import ValidationError
 from mlxk.entrypoints import settings_file
-from mlxk.entrypoints.setting_table import BLAS_CHOICES, CPU_DTYPES, LOG_LEVELS, TABLES, is_web_address, setting
+from mlxk.entrypoints.setting_kinds import is_web_address
+from mlxk.entrypoints.setting_table import BLAS_CHOICES, CPU_DTYPES, LOG_LEVELS, TABLES, setting
 from mlxk.entrypoints.settings_file import SettingsFile
 
 MIB = 2**20

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mlxk.entrypoints.setting_table import SWITCH, TABLES
+from mlxk.entrypoints.setting_kinds import SWITCH
+from mlxk.entrypoints.setting_table import TABLES
 from mlxk.entrypoints.settings import read_settings
 
 pytestmark = pytest.mark.e2e

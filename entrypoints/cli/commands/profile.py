@@ -10,7 +10,8 @@ from mlxk.entrypoints.cli.command import CommandContext, complete_models, model_
 from mlxk.entrypoints.cli.commands import alias
 from mlxk.entrypoints.cli.exit_status import DONE
 from mlxk.entrypoints.cli.output import Output
-from mlxk.entrypoints.setting_table import ENTRY, JSON_TABLE, SWITCH, TEXTS, Setting
+from mlxk.entrypoints.setting_kinds import JSON_TABLE, SWITCH, TEXTS
+from mlxk.entrypoints.setting_table import ENTRY, Setting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -215,40 +215,45 @@ def _start(arguments: argparse.Namespace, context: CommandContext, server: Serve
     return DONE
 
 
+_AS_GIVEN = (
+    "enable_thinking",
+    "thinking_budget",
+    "thinking_start_token",
+    "thinking_end_token",
+    "max_streams",
+    "max_queue",
+    "keep_alive",
+    "embed_backend",
+    "image_metadata",
+    "strict_memory",
+    "strict_capabilities",
+    "special_tokens_in_content",
+    "allow_model_changes",
+    "page",
+)
+"""The flags with the names of fields of ``ServerSettings``, which nothing but the settings file decides beside them."""
+
+
 def server_settings(arguments: argparse.Namespace, context: CommandContext) -> ServerSettings:
     """Return the flags, else variables, else the settings file, else the defaults of ``ServerSettings``."""
     known = context.settings.serve
     level = "debug" if arguments.verbose else arguments.log_level
-    given = {
+    given = {name: getattr(arguments, name) for name in _AS_GIVEN} | {
         "host": _first(arguments.host, known.host),
         "port": _first(arguments.port, known.port),
         "model": _first(arguments.model, known.model),
         "max_tokens": _first(arguments.max_tokens, known.max_tokens),
         "chunk": _first(arguments.chunk, known.chunk),
-        "enable_thinking": arguments.enable_thinking,
-        "thinking_budget": arguments.thinking_budget,
-        "thinking_start_token": arguments.thinking_start_token,
-        "thinking_end_token": arguments.thinking_end_token,
         "log_level": _first(level, known.log_level, DEFAULT_LOG_LEVEL),
-        "max_streams": arguments.max_streams,
-        "max_queue": arguments.max_queue,
         "max_body_mib": arguments.max_body,
-        "keep_alive": arguments.keep_alive,
         "memory_budget_mib": arguments.memory_budget,
         "prefix_cache_dir": _absolute(arguments.prefix_cache_dir),
         "prefix_cache_disk_gib": arguments.prefix_cache_disk,
         "drain_seconds": arguments.drain_timeout,
-        "embed_backend": arguments.embed_backend,
         "cpu_dtype": _first(arguments.cpu_dtype, context.settings.cpu_dtype),
         "blas": _first(arguments.blas, context.settings.blas),
         "log_json": _first(arguments.log_json, context.settings.log_json),
-        "image_metadata": arguments.image_metadata,
-        "strict_memory": arguments.strict_memory,
-        "strict_capabilities": arguments.strict_capabilities,
-        "special_tokens_in_content": arguments.special_tokens_in_content,
         "allow_paths": arguments.allow_model_paths,
-        "allow_model_changes": arguments.allow_model_changes,
-        "page": arguments.page,
         "supervised": arguments.supervisor,
     }
     if arguments.prefix_cache_disk is not None and arguments.prefix_cache_dir is None:

@@ -16,7 +16,8 @@ from mlxk.entrypoints.cli.command import CommandContext
 from mlxk.entrypoints.cli.program import build_parser, run
 from mlxk.entrypoints.pipe.standard_input import StandardInput
 from mlxk.entrypoints.server_address import ServerAddress
-from mlxk.entrypoints.setting_table import ENTRY, SWITCH, TABLES, TEXTS, WORDS, Setting
+from mlxk.entrypoints.setting_kinds import SWITCH, TEXTS, WORDS
+from mlxk.entrypoints.setting_table import ENTRY, TABLES, Setting
 from mlxk.entrypoints.settings import ServerSettings, Settings, read_settings
 from mlxk.entrypoints.settings_edit import toml
 from mlxk.entrypoints.settings_file import MOST_BYTES
@@ -326,23 +327,12 @@ def test_commands_that_only_read_say_it_and_go_on(machine: Machine, text: str) -
         assert machine.run(*line)[::2] == (0, "")
 
 
-@pytest.mark.parametrize(
-    ("text", "stopped"),
-    list(
-        zip(
-            BROKEN,
-            [
-                {"serve"},
-                {"run"},
-                {"serve", "run", "rm", "embed-serve"},
-                {"serve", "run", "rm", "embed-serve"},
-                set(),
-                {"serve", "run", "rm", "embed-serve"},
-            ],
-            strict=True,
-        )
-    ),
-)
+EVERY = {"serve", "run", "rm", "embed-serve"}
+STOPPED = ({"serve"}, {"run"}, EVERY, EVERY, set[str](), EVERY)
+"""The commands that each of the broken files stops."""
+
+
+@pytest.mark.parametrize(("text", "stopped"), list(zip(BROKEN, STOPPED, strict=True)))
 def test_commands_that_do_something_stop_at_a_fault_in_what_they_use(
     machine: Machine, text: str, stopped: set[str]
 ) -> None:

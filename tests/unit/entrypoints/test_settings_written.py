@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mlxk.entrypoints.setting_table import ENTRY, TEXTS, Setting
+from mlxk.entrypoints.setting_kinds import TEXTS
+from mlxk.entrypoints.setting_table import ENTRY, Setting
 
 pytestmark = pytest.mark.e2e
 Program = Callable[..., "subprocess.CompletedProcess[str]"]

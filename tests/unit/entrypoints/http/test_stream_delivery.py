@@ -28,6 +28,7 @@ from mlxk.entrypoints.http.generation.responder import GenerationJob, Generation
 from mlxk.entrypoints.http.generation.stream_dispatcher import StreamDelivery, StreamDispatcher
 from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle
 from mlxk.entrypoints.http.openai.chat.renderer import ChatRenderer
+from mlxk.entrypoints.http.resources import Caller
 from mlxk.entrypoints.http.server.channel import ENVIRON_ON_DISCONNECT
 
 
@@ -205,7 +206,9 @@ class Setting:
         """Respond to a request, and return the response."""
         response = falcon.Response()
         job = GenerationJob(model=self._model, model_name="m", start=start, renderer=renderer, stream=stream)
-        self.responder.respond(falcon.Request({**create_environ(), **environ}), response, job)
+        request = falcon.Request({**create_environ(), **environ})
+        request.context.caller = Caller("", is_operator=True)
+        self.responder.respond(request, response, job)
         return response
 
 

@@ -1,0 +1,115 @@
+"""The kinds of values that settings take: their words for people, and the check of a value."""
+
+import json
+import math
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import attrs
+
+_SHOWN, _MOST, _DEEPEST = 60, 2**64 - 1, 32
+"""Characters of a wrong value in a message; the largest number, such as a seed; tables and lists in each other."""
+
+
+@attrs.frozen
+class Kind:
+    """The values that a setting takes."""
+
+    words: str
+    """The values in words, such as "a whole number from 1"."""
+    fault: Callable[[object], str | None]
+    """Returns what is wrong with a value, as the end of a sentence that begins with the setting; None for nothing."""
+
+
+def _of_type(words: str, fits: Callable[[object], bool]) -> Kind:
+    return Kind(words, lambda value: None if fits(value) else f"must be {words} (got {_shown(value)})")
+
+
+def _shown(value: object) -> str:
+    try:
+        text = json.dumps(value, default=str, ensure_ascii=False)
+    except (ValueError, RecursionError):  # a number of too many digits, or too many tables within each other
+        return "…"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
+
+
+def _is_path(value: object) -> bool:
+    return _is_word(value) and str(value).startswith(("/", "~/"))
+
+
+def is_web_address(text: str) -> bool:
+    """Whether a text is an http or https address with a host."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is not a number
+        return False
+
+
+def _is_words(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_word, value))
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) and each for each in value)
+
+
+def _is_json_table(value: object) -> bool:
+    return isinstance(value, dict) and bool(value) and _is_json(value)
+
+
+def _is_json(value: object, depth: int = 1) -> bool:
+    """Whether a value is one of JSON."""
+    if isinstance(value, dict | list):
+        each = [*value, *value.values()] if isinstance(value, dict) else value
+        return depth <= _DEEPEST and all(_is_json(part, depth + 1) for part in each)
+    if isinstance(value, int):
+        return -_MOST <= value <= _MOST
+    return value is None or isinstance(value, str) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _number(words: str, types: tuple[type, ...], low: float, high: float | None) -> Kind:
+    span = f"from {low} to {high}" if high is not None else f"from {low}"
+    most = _MOST if high is None else high
+
+    def fault(value: object) -> str | None:
+        endless = isinstance(value, float) and not math.isfinite(value)
+        if endless or isinstance(value, bool) or not isinstance(value, int | float) or not isinstance(value, types):
+            return f"must be {words} {span} (got {_shown(value)})"
+        if low <= value <= most:
+            return None
+        bounds = f"at least {low}" + (f" and at most {most}" if high is not None or value > most else "")
+        return f"must be {bounds} (got {_shown(value)})"
+
+    return Kind(f"{words} {span}", fault)
+
+
+def whole(low: int, high: int | None = None) -> Kind:
+    """Return the kind of whole numbers within bounds."""
+    return _number("a whole number", (int,), low, high)
+
+
+def number(low: float, high: float | None = None) -> Kind:
+    """Return the kind of finite numbers within bounds."""
+    return _number("a number", (int, float), low, high)
+
+
+def one_of(*values: object) -> Kind:
+    """Return the kind of a closed set of values."""
+    return _of_type(
+        "one of " + ", ".join(map(str, values)), lambda value: value in values and not isinstance(value, bool)
+    )
+
+
+SWITCH = _of_type("true or false", lambda value: isinstance(value, bool))
+WORD = _of_type("a text of one line", _is_word)
+TEXT = _of_type("a text", lambda value: isinstance(value, str) and bool(value))
+PATH = _of_type("a path that begins with / or ~/", _is_path)
+ADDRESS = _of_type("an http or https address", lambda value: _is_word(value) and is_web_address(str(value)))
+WORDS = _of_type("a list of texts of one line", _is_words)
+TEXTS = _of_type("a list of texts", _is_texts)
+JSON_TABLE = _of_type("a table of JSON values", _is_json_table)
