@@ -22,9 +22,9 @@ from models.answers import loaded
 from models.tiny_models import build
 
 from mlxk.adapters.mlx.engine.disk_tier import MIN_TOKENS
+from mlxk.adapters.mlx.engine.snapshot_folder import FOLDER, PrefixFolder
+from mlxk.adapters.mlx.engine.snapshots import Snapshot, Tensor, restored_cache, stored_layer
 from mlxk.adapters.mlx.memory import DiskLimits, EngineLimits
-from mlxk.adapters.mlx.prefix_store.folder import FOLDER, PrefixFolder
-from mlxk.adapters.mlx.prefix_store.snapshots import Snapshot, Tensor, restored_cache, stored_layer
 from mlxk.adapters.mlx.text_generator import MlxTextGenerator
 from mlxk.adapters.system import SystemClock
 from mlxk.application.ports.text_generator import DiskPrefixes
@@ -306,8 +306,8 @@ def test_a_write_that_the_system_refuses_leaves_nothing(tmp_path: Path) -> None:
 DYING = """
 import os, signal, sys
 from doubles.event_log import InMemoryEventLog
-from mlxk.adapters.mlx.prefix_store.folder import PrefixFolder
-from mlxk.adapters.mlx.prefix_store.snapshots import Snapshot, Tensor
+from mlxk.adapters.mlx.engine.snapshot_folder import PrefixFolder
+from mlxk.adapters.mlx.engine.snapshots import Snapshot, Tensor
 
 class Dying(Snapshot):
     times = 0

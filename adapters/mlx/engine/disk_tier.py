@@ -25,15 +25,15 @@ import mlx.core as mx
 from mlxk import __version__
 from mlxk.adapters.mlx.engine.prefill import BYTES_PER_TOKEN, PrefixCache, PrefixIdentity, pack
 from mlxk.adapters.mlx.engine.sequence import Sequence
-from mlxk.adapters.mlx.memory import DiskLimits
-from mlxk.adapters.mlx.prefix_store.folder import Label, PrefixFolder, tokens_in
-from mlxk.adapters.mlx.prefix_store.snapshots import (
+from mlxk.adapters.mlx.engine.snapshot_folder import Label, PrefixFolder, tokens_in
+from mlxk.adapters.mlx.engine.snapshots import (
     Snapshot,
     Tensor,
     can_be_stored,
     restored_cache,
     stored_layer,
 )
+from mlxk.adapters.mlx.memory import DiskLimits
 from mlxk.application.ports.system import Clock, EventLog
 from mlxk.application.ports.text_generator import DiskPrefixes
 

@@ -142,7 +142,9 @@ class PrefixCache:
         if not self.max_bytes:
             return ()
         # A longer entry of layers that keep every token is trimmed to any boundary.
-        needed = self._on_snapshot is not None or not all(type(each) in (KVCache, QuantizedKVCache) for each in cache)
+        needed = self._on_snapshot is not None or not all(
+            isinstance(each, (KVCache, QuantizedKVCache)) for each in cache
+        )
         stops = {*(boundaries if needed else ()), match.divergence}
         return tuple(sorted(stop for stop in stops if stop > match.tokens))
 

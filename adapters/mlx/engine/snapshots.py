@@ -26,6 +26,8 @@ from mlx_lm.models.cache import (
     RotatingKVCache,
 )
 
+from mlxk.adapters.mlx.engine.quantized_cache import QuantizedCache
+
 SCHEMA = 1
 """Of the files; others are not read."""
 
@@ -143,7 +145,15 @@ def _exactly(file: Any, size: int) -> bytes:  # noqa: ANN401 - a binary file
 
 _CLASSES: Mapping[str, Any] = {
     each.__name__: each
-    for each in (ArraysCache, ChunkedKVCache, ConcatenateKVCache, KVCache, QuantizedKVCache, RotatingKVCache)
+    for each in (
+        ArraysCache,
+        ChunkedKVCache,
+        ConcatenateKVCache,
+        KVCache,
+        QuantizedCache,
+        QuantizedKVCache,
+        RotatingKVCache,
+    )
 }
 """Kinds of layers, by name; ``CacheList`` is made of them."""
 
@@ -166,7 +176,7 @@ _TYPES = {kind: each for each, kind in _KINDS.items()}
 
 
 def can_be_stored(cache: Sequence[Any]) -> bool:
-    """Whether every layer of a cache is of a class of mlx-lm."""
+    """Whether every layer of a cache is of a class of mlx-lm, or of ours."""
     return all(
         can_be_stored(layer.caches) if type(layer) is CacheList else _CLASSES.get(type(layer).__name__) is type(layer)
         for layer in cache
@@ -186,7 +196,7 @@ def stored_layer(layer: Any, tensors: list[Tensor]) -> Any:  # noqa: ANN401 - JS
     if type(layer) is CacheList:
         return {"class": "CacheList", "layers": [stored_layer(each, tensors) for each in layer.caches]}
     state = layer.state
-    if type(layer) in (KVCache, QuantizedKVCache):
+    if isinstance(layer, (KVCache, QuantizedKVCache)):
         used = layer.offset
         state = tree_map(lambda leaf: leaf[..., :used, :] if isinstance(leaf, mx.array) else leaf, state)
     return {"class": type(layer).__name__, "state": _stored(state, tensors)}

@@ -27,7 +27,7 @@ from typing import Any
 
 import attrs
 
-from mlxk.adapters.mlx.prefix_store.snapshots import SCHEMA, Snapshot, header_of, read_snapshot
+from mlxk.adapters.mlx.engine.snapshots import SCHEMA, Snapshot, header_of, read_snapshot
 from mlxk.application.ports.system import EventLog
 from mlxk.domain.errors import StorageError
 
