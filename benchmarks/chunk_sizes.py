@@ -4,7 +4,8 @@
 
 Nothing is computed and the clock is simulated, so that the table is the same everywhere. What the machines' passes cost
 is in ``tests/doubles/simulated_machine.py``. Each machine computes a prompt of 8,000 tokens beside 1, 8 and 32 running
-answers, with chunks of fixed sizes (64 tokens beside others, 256 alone) and with those that the policy chooses.
+answers, with chunks of fixed sizes (64 tokens beside others, 256 alone) and with those that the policy chooses; and 16
+prompts that come together beside one answer, each by itself and with passes that they share.
 """
 
 import sys
@@ -18,6 +19,9 @@ from mlxk.adapters.mlx.chunk_policy import SINGLE_CHUNK_CPU
 
 PROMPT = 8000
 ANSWERS = (1, 8, 32)
+BURST = 16
+LENGTHS = (30, 100, 300)
+"""Tokens of prompts that come together."""
 
 
 def alone(machine: Machine, *, learns: bool) -> float:
@@ -44,8 +48,19 @@ def beside(machine: Machine, answers: int, *, learns: bool) -> tuple[int, float,
     return max(set(sizes), key=sizes.count), engine.worst_wait, PROMPT / (engine.now - began)
 
 
+def burst(machine: Machine, length: int, *, together: bool) -> float:
+    """Return the seconds until all of some prompts are computed that come together beside one answer."""
+    engine = SimulatedEngine(machine, together=together)
+    engine.answer(1)
+    first = engine.prompt(4000)
+    engine.run_until(lambda: first.done)
+    began, prompts = engine.now, [engine.prompt(length) for _ in range(BURST)]
+    engine.run_until(lambda: all(prompt.done for prompt in prompts))
+    return engine.now - began
+
+
 def main() -> None:
-    """Print a table in Markdown."""
+    """Print two tables in Markdown."""
     print("| machine | answers | chunk | worst wait | in steps | prompt, tokens/s | lost beside alone |")
     print("|---|--:|--:|--:|--:|--:|--:|")
     for machine in MACHINES:
@@ -64,6 +79,14 @@ def main() -> None:
                 " → ".join(f"{1 - speed / best:.0%}" for _, _, speed in sides),
             ]
             print(f"| {machine.name} | {answers} | " + " | ".join(columns) + " |")
+    print()
+    print(f"| machine | {BURST} prompts of | computed in | times faster |")
+    print("|---|--:|--:|--:|")
+    for machine in MACHINES:
+        for length in LENGTHS:
+            apart, together = (burst(machine, length, together=each) for each in (False, True))
+            seconds = f"{apart * 1000:,.0f} → {together * 1000:,.0f} ms"
+            print(f"| {machine.name} | {length} tokens | {seconds} | {apart / together:.2f} |")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ The scheduler asks, computes, and reports what it took; a simulated machine can 
 - **Prompts alternate.** A chunk goes to the prompt with the fewest tokens left, unless the previous chunk skipped the
   oldest prompt: then it goes to that one. So a short prompt behind long ones gets the next chunk or the one after it,
   and a long one, however many short ones keep coming, gets at least every other chunk.
+- **Short prompts share a pass** where reading the weights takes longer than computing them (``together``).
 - **A single prompt is fast.** A prompt that is alone in the engine is computed in chunks of a fixed size, the best one
   of the device, so that its text does not depend on measured times.
 
@@ -221,6 +222,31 @@ class ChunkPolicy(Generic[P]):
         chunk = min(size, math.ceil(size * self._chunks_left))
         remainder = SINGLE_REMAINDER if self._single else size // 2
         return remaining if remaining <= chunk + remainder else chunk
+
+    def together(self, prompt: P, others: Iterable[P]) -> list[P]:
+        """Return the prompts that are completed in one pass: this one, and others of its model if that pays.
+
+        It pays while a prompt's tokens take no longer than a pass over the weights, which each prompt would need for
+        itself; the pass is padded to the longest of them, and takes no longer than a chunk.
+
+        Args:
+            prompt: Chosen now.
+            others: Further prompts whose caches can be merged with its own.
+        """
+        costs, found = prompt.costs, [prompt]
+        each = costs.token_seconds(prompt.prefill_position)
+        if self._single or each is None:
+            return found
+        most = costs.pass_seconds / each
+        fitting = self._size(prompt) * min(1.0, self._chunks_left)
+        same = [other for other in others if other.costs is costs]
+        for other in (prompt, *sorted(same, key=lambda each: each.prefill_remaining)):
+            longest = max(prompt.prefill_remaining, other.prefill_remaining)
+            if not 0 < other.prefill_remaining <= most or longest * (len(found) + 1) > fitting:
+                break
+            if other is not prompt:
+                found.append(other)
+        return found
 
     def spend(self, prompt: P, tokens: int, seconds: float) -> None:
         """Note what was computed of a prompt, and what it took."""

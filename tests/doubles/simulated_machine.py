@@ -86,11 +86,17 @@ class SimulatedEngine:
     Args:
         machine: What passes cost.
         learns: Whether it learns costs; else chunks have the sizes of an engine that knows nothing, for ever.
+        together: Whether short prompts share passes.
         disturb: Given the number of passes before, returns by what the next one takes longer.
     """
 
     def __init__(
-        self, machine: Machine, *, learns: bool = True, disturb: Callable[[int], float] = lambda passes: 1.0
+        self,
+        machine: Machine,
+        *,
+        learns: bool = True,
+        together: bool = True,
+        disturb: Callable[[int], float] = lambda passes: 1.0,
     ) -> None:
         self.machine = machine
         self.costs = PassCosts()
@@ -101,6 +107,7 @@ class SimulatedEngine:
         self.waits: list[float] = []
         """What answers waited between two tokens, beyond their step, for each step."""
         self._learns = learns
+        self._together = together
         self._disturb = disturb
         self._passes = 0
         self._waited = 0.0
@@ -136,7 +143,12 @@ class SimulatedEngine:
             self.policy.begin_turn(len(waiting), [(self.costs, self.answers)] if self.answers else [])
             ready = False
             while (prompt := self.policy.choose([each for each in waiting if not each.done], ready=ready)) is not None:
-                self._compute(prompt, self.policy.tokens(prompt))
+                others = [each for each in waiting if not each.done and each is not prompt]
+                group = self.policy.together(prompt, others) if self._together else []
+                if len(group) > 1:
+                    self._compute_together(group)
+                else:
+                    self._compute(prompt, self.policy.tokens(prompt))
                 ready = ready or prompt.done
         self._waited = self.now - began
 
@@ -152,6 +164,14 @@ class SimulatedEngine:
         self.policy.spend(prompt, tokens, seconds)
         prompt.position += tokens
         prompt.chunks.append((tokens, self.now))
+
+    def _compute_together(self, prompts: list[SimulatedPrompt]) -> None:
+        tokens = len(prompts) * max(prompt.prefill_remaining for prompt in prompts)
+        seconds = self._pass(self.machine.chunk(tokens, 0))
+        self.policy.spend(prompts[0], tokens, seconds)
+        for prompt in prompts:
+            prompt.chunks.append((prompt.prefill_remaining, self.now))
+            prompt.position = prompt.length
 
     def _pass(self, seconds: float) -> float:
         seconds *= self._disturb(self._passes)

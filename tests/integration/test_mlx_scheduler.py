@@ -272,6 +272,48 @@ def test_a_small_rest_of_a_prompt_is_computed_with_the_piece_before_it(
     workshop.scheduler.end_all()
 
 
+def fast(workshop: Workshop) -> Workshop:
+    """Have passes cost what they do on a fast GPU, which the engine learns."""
+    workshop.network.before = lambda tokens: workshop.clock.advance(0.01 + 1e-5 * tokens.size)
+    workshop.texts("Hello world", max_tokens=8)
+    for index in range(4):
+        workshop.texts(f"{index} word " * 40, max_tokens=2)
+    workshop.network.passes.clear()
+    return workshop
+
+
+SHORT = (*PROMPTS, "A", "Hello world, how are you today? The quick brown fox jumps over the lazy dog.")
+
+
+@pytest.mark.parametrize("prefix_bytes", [0, 2**30])
+def test_short_prompts_that_come_together_are_computed_in_one_pass(model: LoadedModel, prefix_bytes: int) -> None:
+    expected = [Workshop(model).texts(prompt)[0] for prompt in SHORT]
+    workshop = fast(Workshop(model, prefix_bytes=prefix_bytes))
+    assert workshop.texts(*SHORT) == expected
+    prompts = [shape for shape in workshop.network.passes if shape[1] > 1]
+    assert len(prompts) < len(SHORT)
+    assert max(rows for rows, _ in prompts) >= 4
+    assert workshop.texts(*SHORT) == expected, "what was kept of them is right, too"
+
+
+def test_a_pass_of_several_prompts_that_fails_is_done_for_each_by_itself(model: LoadedModel) -> None:
+    expected = [Workshop(model).texts(prompt)[0] for prompt in SHORT]
+    workshop = fast(Workshop(model))
+
+    def fail(tokens: mx.array) -> None:
+        if tokens.shape[0] > 1 and tokens.shape[1] > 1:
+            raise RuntimeError("the device went away")
+
+    workshop.network.before = fail
+    assert workshop.texts(*SHORT) == expected
+
+
+def test_prompts_that_are_scored_share_no_pass(model: LoadedModel) -> None:
+    workshop = fast(Workshop(model))
+    workshop.texts(*PROMPTS, logprobs=2, echo=True)
+    assert all(rows == 1 for rows, length in workshop.network.passes if length > 1)
+
+
 @pytest.mark.parametrize(
     ("token_seconds", "settled"),
     [(1e-5, SINGLE_CHUNK_CPU), (1e-3, 72), (0.01, SMALLEST_CHUNK)],

@@ -305,6 +305,28 @@ class Prefill:
         keep(identity, self.tokens[: self.position], snapshot(self.cache))
 
 
+def advance_together(prefills: Sequence[Prefill]) -> int:
+    """Compute all that remains of some prompts in one pass, and wait for it; return its tokens, padding included.
+
+    Their caches must be plain (``is_plain``). When it raises, nothing of them has changed.
+    """
+    chunks = [each.tokens[each.position : -1] for each in prefills]
+    lengths = [len(chunk) for chunk in chunks]
+    longest = max(lengths)
+    merged = [layers[0].merge(list(layers)) for layers in zip(*(each.cache for each in prefills), strict=True)]
+    for layer in merged:
+        layer.prepare(lengths=lengths, right_padding=[longest - length for length in lengths])
+    padded = [chunk + [0] * (longest - len(chunk)) for chunk in chunks]
+    exact_logits(prefills[0].network, mx.array(padded), merged)
+    for layer in merged:
+        layer.finalize()
+    caches = [[layer.extract(index) for layer in merged] for index in range(len(prefills))]
+    mx.eval([layer.state for cache in caches for layer in cache])
+    for each, cache, length in zip(prefills, caches, lengths, strict=True):
+        each.cache, each.position = cache, each.position + length
+    return longest * len(prefills)
+
+
 class Media(Protocol):
     """The images and audio of a prompt, and how the model computes a prompt with them."""
 
@@ -357,6 +379,11 @@ def quantize_cache(cache: list[Any], bits: int) -> None:
     """
     for index in _quantizable_layers(cache):
         cache[index] = QuantizedCache.of(cache[index], bits)
+
+
+def is_plain(cache: list[Any]) -> bool:
+    """Whether every layer keeps all keys and values, unquantized."""
+    return len(_standard_layers(cache)) == len(cache)
 
 
 def cache_kind(engine_options: EngineOptions) -> str:

@@ -19,7 +19,14 @@ from mlxk.adapters.mlx.chunk_policy import SINGLE_CHUNK_CPU, SINGLE_CHUNK_GPU, C
 from mlxk.adapters.mlx.engine.admission import AdmissionQueue
 from mlxk.adapters.mlx.engine.batch import Batch, DecodeBatch, Sampled, SpeculativeBatch
 from mlxk.adapters.mlx.engine.drafting import DraftRecord, DraftTrial
-from mlxk.adapters.mlx.engine.prefill import NO_MATCH, Prefill, PrefixCache, make_cache, quantize_cache
+from mlxk.adapters.mlx.engine.prefill import (
+    NO_MATCH,
+    Prefill,
+    PrefixCache,
+    advance_together,
+    make_cache,
+    quantize_cache,
+)
 from mlxk.adapters.mlx.engine.sampling import NOT_FINITE
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.library_imports import failed, is_compile_failure
@@ -157,20 +164,39 @@ class Scheduler:
             sequence = self._policy.choose(waiting, ready=bool(ready))
             if sequence is None:
                 break
-            try:
-                prefill = sequence.prefill or self._begin(sequence)
-                self._advance(sequence, prefill, self._policy.tokens(sequence))
-            except Exception as error:  # noqa: BLE001 - boundary: one prompt's failure must not harm other sequences
-                self._end(sequence, _failure(error))
-                continue
-            if prefill.remaining == 0:
-                ready.append(sequence)
+            ready += self._compute(sequence, [each for each in waiting if each is not sequence])
             if interrupted():
                 break
         for kind in dict.fromkeys(each.batch_kind for each in ready):
             self._start_decoding([each for each in ready if each.batch_kind == kind])
         if self._step_began is not None:
             self._step_began += self._clock.monotonic() - began
+
+    def _compute(self, sequence: Sequence, others: list[Sequence]) -> list[Sequence]:
+        """Compute a chunk of a prompt, or several prompts in one pass; return those that are computed."""
+        if not self._has_begun(sequence):
+            return []
+        candidates = self._policy.together(sequence, others) if sequence.shares_passes else []
+        group = [each for each in candidates if self._has_begun(each) and each.shares_passes]
+        if len(group) > 1 and self._advance_together(group):
+            return group
+        prefill = sequence.prefill
+        if prefill is None:
+            return []
+        try:
+            self._advance(sequence, prefill, self._policy.tokens(sequence))
+        except Exception as error:  # noqa: BLE001 - boundary: one prompt's failure must not harm other sequences
+            self._end(sequence, _failure(error))
+            return []
+        return [] if prefill.remaining else [sequence]
+
+    def _has_begun(self, sequence: Sequence) -> bool:
+        """Begin a prefill unless it has begun; return False when that failed, which ends the sequence."""
+        try:
+            sequence.prefill = sequence.prefill or self._begin(sequence)
+        except Exception as error:  # noqa: BLE001 - boundary: one prompt's failure must not harm other sequences
+            self._end(sequence, _failure(error))
+        return sequence.prefill is not None
 
     def _begin(self, sequence: Sequence) -> Prefill:
         model, tokens = sequence.model.model, sequence.tokens
@@ -210,11 +236,32 @@ class Scheduler:
         if prefill.remaining:
             sequence.report_progress()
         else:
-            _quantize(sequence, prefill)
-            prefill.store(self._prefixes, sequence.cache_identity)
-            if prefill.draft is not None:
-                prefill.draft.store(self._prefixes, sequence.draft_identity, offered=False)
-            sequence.model.measure_cache(prefill.cache, prefill.position)
+            self._end_prompt(sequence, prefill)
+
+    def _advance_together(self, sequences: list[Sequence]) -> bool:
+        """Compute several prompts in one pass; return False when it failed, so that each is computed by itself."""
+        began = self._clock.monotonic()
+        prefills = [sequence.prefill for sequence in sequences if sequence.prefill is not None]
+        try:
+            remaining = sum(prefill.remaining for prefill in prefills)
+            computed = advance_together(prefills)
+            for sequence, prefill in zip(sequences, prefills, strict=True):
+                self._end_prompt(sequence, prefill)
+        except Exception as error:  # noqa: BLE001 - boundary: one prompt's failure must not harm other sequences
+            self._log.warning("prompts are not computed together", rows=len(sequences), error=type(error).__name__)
+            for sequence in sequences:
+                sequence.passed_alone = True
+            return False
+        self._policy.spend(sequences[0], computed, self._clock.monotonic() - began)
+        self._counters.prompt_tokens += remaining
+        return True
+
+    def _end_prompt(self, sequence: Sequence, prefill: Prefill) -> None:
+        _quantize(sequence, prefill)
+        prefill.store(self._prefixes, sequence.cache_identity)
+        if prefill.draft is not None:
+            prefill.draft.store(self._prefixes, sequence.draft_identity, offered=False)
+        sequence.model.measure_cache(prefill.cache, prefill.position)
 
     def _start_decoding(self, sequences: list[Sequence]) -> None:
         drafted = [sequence for sequence in sequences if sequence.own_draft and self._drafts(sequence)]

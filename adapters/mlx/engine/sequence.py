@@ -8,7 +8,7 @@ import attrs
 from mlx_lm.models.cache import TokenBuffer
 
 from mlxk.adapters.mlx.chunk_policy import PassCosts
-from mlxk.adapters.mlx.engine.prefill import Media, Prefill, PrefixIdentity, cache_kind
+from mlxk.adapters.mlx.engine.prefill import Media, Prefill, PrefixIdentity, cache_kind, is_plain
 from mlxk.adapters.mlx.engine.sampling import (
     LogitsProcessor,
     RandomStream,
@@ -160,6 +160,8 @@ class Sequence:
     ended: bool = False
     alone: bool = False
     """Whether it was moved into a batch of its own after its batch failed."""
+    passed_alone: bool = False
+    """Whether a pass with other prompts has failed."""
     failures: int = 0
     """How many batches have failed with it."""
     error: Exception | None = None
@@ -246,6 +248,16 @@ class Sequence:
         if self.alone or not self.engine_options.batchable or self.prefill is None:
             return True
         return not all(hasattr(layer, "merge") for layer in self.prefill.cache)
+
+    @property
+    def shares_passes(self) -> bool:
+        """Whether its prompt may be computed in one pass with others; known once its prefill has begun."""
+        if self.prefill is None or self.alone or self.media is not None or len(self.models) > 1:
+            return False
+        if any(stop > self.prefill.position for stop in self.prefill.stops):
+            return False
+        plain = self.engine_options.batchable and self.scored_alternatives is None and is_plain(self.prefill.cache)
+        return plain and not self.passed_alone
 
     @property
     def ends_with_token_in_flight(self) -> bool:

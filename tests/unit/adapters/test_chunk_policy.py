@@ -145,6 +145,31 @@ def test_chunks_shrink_as_a_prompt_grows_long(machine: Machine) -> None:
     assert prompt.chunks[-2][0] < prompt.chunks[5][0]
 
 
+def burst(machine: Machine, length: int, *, together: bool) -> tuple[float, SimulatedEngine]:
+    """Return how long prompts take that come together beside one answer, seconds, and the engine."""
+    engine = SimulatedEngine(machine, together=together)
+    engine.answer(1)
+    first = engine.prompt(4000)
+    engine.run_until(lambda: first.done)
+    engine.waits.clear()
+    began, prompts = engine.now, [engine.prompt(length - index % 5) for index in range(16)]
+    engine.run_until(lambda: all(prompt.done for prompt in prompts))
+    return engine.now - began, engine
+
+
+@pytest.mark.parametrize(
+    ("machine", "length", "gain"),
+    [(DATA_CENTRE, 30, 3.0), (DATA_CENTRE, 100, 2.0), (DATA_CENTRE, 600, 1.0), (LAPTOP, 30, 1.0), (CPU, 30, 1.0)],
+    ids=lambda value: getattr(value, "name", str(value)),
+)
+def test_short_prompts_share_passes_where_that_pays(machine: Machine, length: int, gain: float) -> None:
+    alone, _ = burst(machine, length, together=False)
+    shared, engine = burst(machine, length, together=True)
+    assert alone / shared >= gain
+    assert (alone / shared > 1.0) == (gain > 1.0)
+    assert engine.worst_wait <= most_wait(machine.step(1)) * 1.01
+
+
 def test_many_waiting_prompts_get_several_pieces_between_two_tokens() -> None:
     """Where steps are so short that nobody notices."""
     tiny = Machine("a phone's toy", 1e-4, 1e-5, 1e-5, 0.0, 256)
