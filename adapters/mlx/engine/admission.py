@@ -8,7 +8,7 @@ the model's measured size of a token, or an upper bound from its config.
 from collections import deque
 
 from mlxk.adapters.mlx.engine.batch import Batch
-from mlxk.adapters.mlx.engine.prefill import PrefixCache
+from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache
 from mlxk.adapters.mlx.engine.sequence import Sequence
 
 _EXPECTED_GENERATED_TOKENS = 512

@@ -13,7 +13,7 @@ import attrs
 import mlx.core as mx
 
 from mlxk.adapters.mlx.engine.drafting import draft_exclusion
-from mlxk.adapters.mlx.engine.prefill import boundaries
+from mlxk.adapters.mlx.engine.prefix_cache import boundaries
 from mlxk.adapters.mlx.engine.sampling import LogitsProcessor
 from mlxk.adapters.mlx.engine.sequence import Sequence, SequenceLimits, SequenceOutput
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, PooledModel

@@ -23,7 +23,7 @@ import attrs
 import mlx.core as mx
 
 from mlxk import __version__
-from mlxk.adapters.mlx.engine.prefill import BYTES_PER_TOKEN, PrefixCache, PrefixIdentity, pack
+from mlxk.adapters.mlx.engine.prefix_cache import BYTES_PER_TOKEN, PrefixCache, PrefixIdentity, pack
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.engine.snapshot_folder import Label, PrefixFolder, tokens_in
 from mlxk.adapters.mlx.engine.snapshots import (

@@ -8,25 +8,18 @@ When a step of a batch fails, its sequences are computed again, each from its ow
 faulty one fails by itself, and the others continue with the tokens they had generated.
 """
 
-import functools
 from collections.abc import Callable, Iterable
 from weakref import WeakKeyDictionary
 
-import attrs
 import mlx.core as mx
 
-from mlxk.adapters.mlx.chunk_policy import SINGLE_CHUNK_CPU, SINGLE_CHUNK_GPU, ChunkPolicy, PassCosts
+from mlxk.adapters.mlx.chunk_policy import PassCosts
 from mlxk.adapters.mlx.engine.admission import AdmissionQueue
 from mlxk.adapters.mlx.engine.batch import Batch, DecodeBatch, Sampled, SpeculativeBatch
 from mlxk.adapters.mlx.engine.drafting import DraftRecord, DraftTrial
-from mlxk.adapters.mlx.engine.prefill import (
-    NO_MATCH,
-    Prefill,
-    PrefixCache,
-    advance_together,
-    make_cache,
-    quantize_cache,
-)
+from mlxk.adapters.mlx.engine.prefill import Prefill
+from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache
+from mlxk.adapters.mlx.engine.prompts import EngineCounters, Prompts
 from mlxk.adapters.mlx.engine.sampling import NOT_FINITE
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.adapters.mlx.library_imports import failed, is_compile_failure
@@ -35,7 +28,7 @@ from mlxk.adapters.mlx.memory import return_freed_memory
 from mlxk.application.ports.system import Clock, EventLog
 from mlxk.domain.errors import ExecutionError, MlxkError
 from mlxk.domain.generation.request import FinishReason
-from mlxk.domain.generation.settings import DEFAULT_DRAFT_TOKENS, EngineOptions
+from mlxk.domain.generation.settings import DEFAULT_DRAFT_TOKENS
 
 _STEPS_BETWEEN_TRIMS = 512
 """Steps after which the buffers that MLX keeps for reuse are freed."""
@@ -43,17 +36,6 @@ _STEPS_BETWEEN_TRIMS = 512
 _UNMERGEABLE_NOTE = "Computed outside the common batch because this model's cache cannot be shared."
 
 Outcome = FinishReason | MlxkError
-
-
-@attrs.define
-class EngineCounters:
-    """Totals since the engine started; written on the owner thread, readable from any."""
-
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    generated_tokens: int = 0
-    ended: int = 0
-    failed: int = 0
 
 
 class Scheduler:
@@ -82,6 +64,7 @@ class Scheduler:
         self._admission = admission
         self._prefixes = prefixes
         self._counters = counters
+        self._prompts = Prompts(log, clock, prefixes, counters)
         self._release = release
         self._prefilling: list[Sequence] = []
         self._decoding: dict[Sequence, Batch] = {}
@@ -92,12 +75,6 @@ class Scheduler:
         """When the last tokens of the batch came, later by what prompts took since; None when a step is not comparable
         with the ones before it."""
 
-    @functools.cached_property
-    def _policy(self) -> ChunkPolicy[Sequence]:
-        # Built on the owner thread, since it asks for MLX's device.
-        cpu = mx.default_device() == mx.Device(mx.cpu)
-        return ChunkPolicy(SINGLE_CHUNK_CPU if cpu else SINGLE_CHUNK_GPU)
-
     @property
     def running(self) -> int:
         """Sequences that have started and not ended."""
@@ -105,7 +82,7 @@ class Scheduler:
 
     def shared_chunk(self, costs: PassCosts) -> int:
         """Return the tokens of a prompt that are computed at a time beside other sequences."""
-        return self._policy.shared_chunk(costs)
+        return self._prompts.policy.shared_chunk(costs)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
@@ -154,14 +131,14 @@ class Scheduler:
 
     def _prefill(self, interrupted: Callable[[], bool]) -> None:
         began = self._clock.monotonic()
-        self._policy.begin_turn(
+        self._prompts.policy.begin_turn(
             len(self._prefilling),
             ((batch.sequences[0].costs, len(batch.sequences)) for batch in self._batches),
         )
         ready: list[Sequence] = []
         while True:
             waiting = [each for each in self._prefilling if each not in ready]
-            sequence = self._policy.choose(waiting, ready=bool(ready))
+            sequence = self._prompts.policy.choose(waiting, ready=bool(ready))
             if sequence is None:
                 break
             ready += self._compute(sequence, [each for each in waiting if each is not sequence])
@@ -176,15 +153,15 @@ class Scheduler:
         """Compute a chunk of a prompt, or several prompts in one pass; return those that are computed."""
         if not self._has_begun(sequence):
             return []
-        candidates = self._policy.together(sequence, others) if sequence.shares_passes else []
+        candidates = self._prompts.policy.together(sequence, others) if sequence.shares_passes else []
         group = [each for each in candidates if self._has_begun(each) and each.shares_passes]
-        if len(group) > 1 and self._advance_together(group):
+        if len(group) > 1 and self._prompts.advance_together(group):
             return group
         prefill = sequence.prefill
         if prefill is None:
             return []
         try:
-            self._advance(sequence, prefill, self._policy.tokens(sequence))
+            self._prompts.advance(sequence, prefill)
         except Exception as error:  # noqa: BLE001 - boundary: one prompt's failure must not harm other sequences
             self._end(sequence, _failure(error))
             return []
@@ -193,75 +170,13 @@ class Scheduler:
     def _has_begun(self, sequence: Sequence) -> bool:
         """Begin a prefill unless it has begun; return False when that failed, which ends the sequence."""
         try:
-            sequence.prefill = sequence.prefill or self._begin(sequence)
+            if sequence.prefill is None:
+                asked = sequence.engine_options.draft_required
+                drafted = self._drafts(sequence) and (asked or self._record(sequence).tries())
+                self._prompts.begin(sequence, drafted=drafted)
         except Exception as error:  # noqa: BLE001 - boundary: one prompt's failure must not harm other sequences
             self._end(sequence, _failure(error))
         return sequence.prefill is not None
-
-    def _begin(self, sequence: Sequence) -> Prefill:
-        model, tokens = sequence.model.model, sequence.tokens
-        scored = sequence.scored_alternatives
-        match = NO_MATCH if scored is not None else self._prefixes.find(sequence.cache_identity, tokens)
-        cache = match.cache
-        if cache is None:
-            cache = make_cache(model.network, sequence.engine_options, model.head_size)
-        if sequence.media is not None:
-            prefill = sequence.media.prefill(tokens, cache, match.tokens)
-        else:
-            stops = self._prefixes.stops(match, sequence.boundaries, cache)
-            prefill = Prefill(model.network, tokens, cache, match.tokens, stops, alternatives=scored)
-        sequence.prefill = prefill
-        if self._drafts(sequence) and (sequence.engine_options.draft_required or self._record(sequence).tries()):
-            draft = sequence.models[1].model
-            known = self._prefixes.find(sequence.draft_identity, tokens)
-            empty = known.cache or make_cache(draft.network, EngineOptions(), None)
-            prefill.draft = Prefill(draft.network, tokens, empty, known.tokens)
-        sequence.start(match.tokens)
-        self._counters.cached_tokens += match.tokens
-        return prefill
-
-    def _advance(self, sequence: Sequence, prefill: Prefill, max_tokens: int) -> None:
-        """Compute up to so many tokens of a prompt."""
-        done, began, position = 0, self._clock.monotonic(), prefill.position
-        while done < max_tokens and prefill.remaining > 0:
-            done += prefill.advance(max_tokens - done)
-            _quantize(sequence, prefill)
-            if prefill.position in prefill.stops:
-                prefill.store(self._prefixes, sequence.cache_identity)
-        seconds = self._clock.monotonic() - began
-        self._policy.spend(sequence, done, seconds)
-        if sequence.media is None and prefill.draft is None:
-            sequence.costs.observe_chunk(done, position, seconds)
-        self._counters.prompt_tokens += done
-        if prefill.remaining:
-            sequence.report_progress()
-        else:
-            self._end_prompt(sequence, prefill)
-
-    def _advance_together(self, sequences: list[Sequence]) -> bool:
-        """Compute several prompts in one pass; return False when it failed, so that each is computed by itself."""
-        began = self._clock.monotonic()
-        prefills = [sequence.prefill for sequence in sequences if sequence.prefill is not None]
-        try:
-            remaining = sum(prefill.remaining for prefill in prefills)
-            computed = advance_together(prefills)
-            for sequence, prefill in zip(sequences, prefills, strict=True):
-                self._end_prompt(sequence, prefill)
-        except Exception as error:  # noqa: BLE001 - boundary: one prompt's failure must not harm other sequences
-            self._log.warning("prompts are not computed together", rows=len(sequences), error=type(error).__name__)
-            for sequence in sequences:
-                sequence.passed_alone = True
-            return False
-        self._policy.spend(sequences[0], computed, self._clock.monotonic() - began)
-        self._counters.prompt_tokens += remaining
-        return True
-
-    def _end_prompt(self, sequence: Sequence, prefill: Prefill) -> None:
-        _quantize(sequence, prefill)
-        prefill.store(self._prefixes, sequence.cache_identity)
-        if prefill.draft is not None:
-            prefill.draft.store(self._prefixes, sequence.draft_identity, offered=False)
-        sequence.model.measure_cache(prefill.cache, prefill.position)
 
     def _start_decoding(self, sequences: list[Sequence]) -> None:
         drafted = [sequence for sequence in sequences if sequence.own_draft and self._drafts(sequence)]
@@ -412,11 +327,6 @@ def _accept(sampled: Sampled) -> Outcome | None:
         return sequence.accept(sampled.token, sampled.logprobs)
     except Exception as error:  # noqa: BLE001 - boundary: a failure in one sequence's text ends that sequence
         return _failure(error)
-
-
-def _quantize(sequence: Sequence, prefill: Prefill) -> None:
-    if sequence.engine_options.kv_bits is not None:
-        quantize_cache(prefill.cache, sequence.engine_options.kv_bits)
 
 
 def _failure(error: Exception) -> MlxkError:

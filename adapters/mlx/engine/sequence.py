@@ -8,7 +8,8 @@ import attrs
 from mlx_lm.models.cache import TokenBuffer
 
 from mlxk.adapters.mlx.chunk_policy import PassCosts
-from mlxk.adapters.mlx.engine.prefill import Media, Prefill, PrefixIdentity, cache_kind, is_plain
+from mlxk.adapters.mlx.engine.prefill import Media, Prefill, cache_kind, is_plain
+from mlxk.adapters.mlx.engine.prefix_cache import PrefixIdentity
 from mlxk.adapters.mlx.engine.sampling import (
     LogitsProcessor,
     RandomStream,

@@ -1,0 +1,248 @@
+"""The prefix cache: KV caches of earlier prompts and completions, for prompts that begin with the same tokens.
+
+Entries of the prefix cache are keyed by model, kind of cache and tenant, and hold the KV cache of a token sequence. A
+prompt uses the entry with the longest common prefix: a *shorter* entry unchanged, a *longer* or *equal* one trimmed to
+the common prefix, without the prompt's last token. Caches that cannot be trimmed (a recurrent state, a sliding window
+that has moved) can be used only as shorter entries. For these, snapshots are taken where a conversation's messages end,
+since a later prompt may continue there in another way, and where ``find`` says that prompt and entry diverge. Limited
+in bytes, with eviction of the least recently used entry. Copies share memory until one of them is written to.
+"""
+
+import copy
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import mlx.core as mx
+from mlx_lm.models.cache import KVCache
+
+from mlxk.adapters.mlx.engine.quantized_cache import QuantizedCache
+
+MIN_SAVED_TOKENS = 16
+"""Tokens a match or a snapshot must save; computing fewer costs less than the copy."""
+
+MAX_ENTRIES = 256
+"""Every prompt is compared with each entry."""
+
+BYTES_PER_TOKEN = 4
+
+
+@attrs.frozen
+class PrefixIdentity:
+    """What must be equal for a cache to be used for another prompt that begins with the same tokens."""
+
+    model: str
+    """The loaded model: its files with their state, and its adapter."""
+    kind: str
+    """The kind of cache, and the media of the prompt."""
+    tenant: str
+    """Whose prompt it is; see ``GenerationRequest``."""
+
+
+OnSnapshot = Callable[[PrefixIdentity, bytes, list[Any]], None] | None
+"""Called with each snapshot of a prompt, on the owner thread: its identity, packed tokens, and cache."""
+
+
+@attrs.frozen(eq=False)
+class _Entry:
+    identity: PrefixIdentity
+    tokens: bytes
+    """Four bytes a token, so that a comparison is one memory comparison."""
+    cache: list[Any]
+    size_bytes: int
+    trimmable: bool
+
+    def covers(self, tokens: int) -> bool:
+        """Whether a prompt can use so many tokens that it shares with this entry."""
+        return self.trimmable or tokens == len(self.tokens) // BYTES_PER_TOKEN
+
+
+@attrs.frozen
+class PrefixMatch:
+    """The result of a lookup."""
+
+    cache: list[Any] | None
+    """A copy for the caller; None without a match."""
+    tokens: int
+    """Prompt tokens in ``cache``."""
+    divergence: int
+    """Where a snapshot would have matched more, in tokens from the start; 0: nowhere."""
+
+
+NO_MATCH = PrefixMatch(None, 0, 0)
+
+
+class PrefixCache:
+    """The cache; used on the owner thread only.
+
+    Args:
+        max_bytes: Limit of all entries together; 0 disables the cache.
+        on_snapshot: Called with each snapshot of a prompt that is kept; None takes those only that this cache needs.
+    """
+
+    def __init__(self, max_bytes: int, on_snapshot: OnSnapshot = None) -> None:
+        self.max_bytes = max_bytes
+        self._on_snapshot = on_snapshot
+        self._entries: OrderedDict[tuple[PrefixIdentity, bytes], _Entry] = OrderedDict()
+        self._listed: tuple[_Entry, ...] = ()
+        """The entries, for other threads."""
+        self.size_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, identity: PrefixIdentity, tokens: Sequence[int]) -> PrefixMatch:
+        """Look a prompt up.
+
+        Args:
+            identity: Of the prompt.
+            tokens: The prompt, at least one token.
+        """
+        packed = pack(tokens)
+        most = len(tokens) - 1
+        best: _Entry | None = None
+        matched = divergence = 0
+        for entry in self._entries.values():
+            if entry.identity != identity:
+                continue
+            shared = min(_common_prefix(entry.tokens, packed), most)
+            if entry.covers(shared):
+                if shared > matched:
+                    best, matched = entry, shared
+            else:
+                divergence = max(divergence, shared)
+        divergence = divergence if divergence - matched >= MIN_SAVED_TOKENS else 0
+        if best is None or matched < min(MIN_SAVED_TOKENS, most):
+            return PrefixMatch(None, 0, divergence)
+        self._entries.move_to_end((best.identity, best.tokens))
+        return PrefixMatch(_trimmed(best, matched), matched, divergence)
+
+    def covered(self, identity: PrefixIdentity, packed: bytes) -> int:
+        """Return how many tokens of a packed prompt can be used from here; on any thread, and only likely true."""
+        entries = [entry for entry in self._listed if entry.identity == identity]
+        shared = ((entry, _common_prefix(entry.tokens, packed)) for entry in entries)
+        return max((tokens for entry, tokens in shared if entry.covers(tokens)), default=0)
+
+    def stops(self, match: PrefixMatch, boundaries: Sequence[int], cache: list[Any]) -> tuple[int, ...]:
+        """Return where snapshots of a prompt are taken, ascending, in tokens from its start.
+
+        Args:
+            match: The prompt's.
+            boundaries: Where its messages end.
+            cache: With which it begins.
+        """
+        if not self.max_bytes:
+            return ()
+        # A longer entry of layers that keep every token is trimmed to any boundary.
+        needed = self._on_snapshot is not None or not all(isinstance(each, (KVCache, QuantizedCache)) for each in cache)
+        stops = {*(boundaries if needed else ()), match.divergence}
+        return tuple(sorted(stop for stop in stops if stop > match.tokens))
+
+    def keep(self, identity: PrefixIdentity, tokens: Sequence[int], cache: list[Any]) -> None:
+        """Store a snapshot of a prompt, and offer it to whoever keeps them elsewhere, too; see ``put``."""
+        if self.put(identity, tokens, cache) and self._on_snapshot is not None:
+            self._on_snapshot(identity, pack(tokens), cache)
+
+    def put(self, identity: PrefixIdentity, tokens: Sequence[int], cache: list[Any]) -> bool:
+        """Store a cache that is not written to any more, and evict entries beyond the limit.
+
+        Args:
+            identity: Of the prompt.
+            tokens: The tokens in the cache.
+            cache: One object a layer.
+
+        Returns:
+            Whether it was stored; one larger than the limit is not.
+        """
+        size = sum(each.nbytes for each in cache)
+        if not tokens or size > self.max_bytes:
+            return False
+        mx.async_eval([each.state for each in cache])  # type: ignore[no-untyped-call]
+        entry = _Entry(identity, pack(tokens), cache, size, all(each.is_trimmable() for each in cache))
+        self._remove([key for key, other in self._entries.items() if _subsumes(entry, other)])
+        self._entries[entry.identity, entry.tokens] = entry
+        self.size_bytes += size
+        self._listed = tuple(self._entries.values())
+        self.shrink(self.max_bytes)
+        return True
+
+    def shrink(self, max_bytes: int) -> None:
+        """Evict the least recently used entries down to a size."""
+        while self._entries and (self.size_bytes > max_bytes or len(self._entries) > MAX_ENTRIES):
+            self._remove([next(iter(self._entries))])
+
+    def forget(self, model: str) -> None:
+        """Drop all entries of a model, of every kind of cache."""
+        self._remove([key for key in self._entries if key[0].model == model])
+
+    def forget_tenant(self, tenant: str | None) -> None:
+        """Drop all entries of a tenant, or of every one."""
+        self._remove([key for key in self._entries if tenant in (None, key[0].tenant)])
+
+    def held(self, tenant: str | None) -> tuple[int, int]:
+        """Return the number of entries of a tenant, or of all, and their size in bytes."""
+        sizes = [entry.size_bytes for key, entry in self._entries.items() if tenant in (None, key[0].tenant)]
+        return len(sizes), sum(sizes)
+
+    def _remove(self, keys: list[tuple[PrefixIdentity, bytes]]) -> None:
+        for key in keys:
+            self.size_bytes -= self._entries.pop(key).size_bytes
+        self._listed = tuple(self._entries.values())
+
+
+def boundaries(tokens: Sequence[int], ends: Callable[[], frozenset[int]]) -> tuple[int, ...]:
+    """Return where the first and the last message of a conversation end, in tokens from its start.
+
+    The first is the system prompt where there is one, which other conversations share; what follows the last may be
+    rendered in another way once the answer has been given.
+
+    Args:
+        tokens: The conversation's.
+        ends: Returns the tokens that end messages.
+    """
+    known = ends()
+    found = [place for place, token in enumerate(tokens[:-2], 1) if token in known]
+    return tuple(sorted({found[0], found[-1]})) if found else ()
+
+
+def snapshot(cache: list[Any]) -> list[Any]:
+    """Return a copy that later writes to the original do not change."""
+    return copy.deepcopy(cache)
+
+
+def _trimmed(entry: _Entry, tokens: int) -> list[Any]:
+    cache = snapshot(entry.cache)
+    surplus = len(entry.tokens) // BYTES_PER_TOKEN - tokens
+    if surplus:
+        for each in cache:
+            each.trim(surplus)
+    return cache
+
+
+def _subsumes(entry: _Entry, other: _Entry) -> bool:
+    """Whether every match of another entry is one of this entry, too."""
+    if entry.identity != other.identity or not entry.tokens.startswith(other.tokens):
+        return False
+    return entry.trimmable or len(entry.tokens) == len(other.tokens)
+
+
+def pack(tokens: Sequence[int]) -> bytes:
+    """Return tokens as bytes, four each."""
+    return array("I", tokens).tobytes()
+
+
+def _common_prefix(left: bytes, right: bytes) -> int:
+    """Return the length of the common prefix of two packed sequences, tokens."""
+    same, differs = 0, min(len(left), len(right)) // BYTES_PER_TOKEN + 1
+    while differs - same > 1:
+        middle = (same + differs) // 2
+        if (
+            left[same * BYTES_PER_TOKEN : middle * BYTES_PER_TOKEN]
+            == right[same * BYTES_PER_TOKEN : middle * BYTES_PER_TOKEN]
+        ):
+            same = middle
+        else:
+            differs = middle
+    return same

@@ -1,0 +1,127 @@
+"""The prompts of sequences: begun with what the prefix cache has of them, computed, and kept for later ones."""
+
+import functools
+
+import attrs
+import mlx.core as mx
+
+from mlxk.adapters.mlx.chunk_policy import SINGLE_CHUNK_CPU, SINGLE_CHUNK_GPU, ChunkPolicy
+from mlxk.adapters.mlx.engine.prefill import Prefill, advance_together, make_cache, quantize_cache
+from mlxk.adapters.mlx.engine.prefix_cache import NO_MATCH, PrefixCache
+from mlxk.adapters.mlx.engine.sequence import Sequence
+from mlxk.application.ports.system import Clock, EventLog
+from mlxk.domain.generation.settings import EngineOptions
+
+
+@attrs.define
+class EngineCounters:
+    """Totals since the engine started; written on the owner thread, readable from any."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    ended: int = 0
+    failed: int = 0
+
+
+class Prompts:
+    """Computes prompts; used on the owner thread only.
+
+    Args:
+        log: Receives failures.
+        clock: Measures what chunks take.
+        prefixes: The prefix cache.
+        counters: Updated by every chunk.
+    """
+
+    def __init__(self, log: EventLog, clock: Clock, prefixes: PrefixCache, counters: EngineCounters) -> None:
+        self._log = log
+        self._clock = clock
+        self._prefixes = prefixes
+        self._counters = counters
+
+    @functools.cached_property
+    def policy(self) -> ChunkPolicy[Sequence]:
+        """Decides which prompt is computed next, and how much of it."""
+        # Built on the owner thread, since it asks for MLX's device.
+        cpu = mx.default_device() == mx.Device(mx.cpu)
+        return ChunkPolicy(SINGLE_CHUNK_CPU if cpu else SINGLE_CHUNK_GPU)
+
+    def begin(self, sequence: Sequence, *, drafted: bool) -> None:
+        """Begin the prefill of a sequence with what is known of its prompt.
+
+        Args:
+            sequence: Not begun.
+            drafted: Whether its draft model reads the prompt, too.
+
+        Raises:
+            CapabilityError: The model's layers do not support the kind of cache.
+        """
+        model, tokens = sequence.model.model, sequence.tokens
+        scored = sequence.scored_alternatives
+        match = NO_MATCH if scored is not None else self._prefixes.find(sequence.cache_identity, tokens)
+        cache = match.cache
+        if cache is None:
+            cache = make_cache(model.network, sequence.engine_options, model.head_size)
+        if sequence.media is not None:
+            prefill = sequence.media.prefill(tokens, cache, match.tokens)
+        else:
+            stops = self._prefixes.stops(match, sequence.boundaries, cache)
+            prefill = Prefill(model.network, tokens, cache, match.tokens, stops, alternatives=scored)
+        sequence.prefill = prefill
+        if drafted:
+            draft = sequence.models[1].model
+            known = self._prefixes.find(sequence.draft_identity, tokens)
+            empty = known.cache or make_cache(draft.network, EngineOptions(), None)
+            prefill.draft = Prefill(draft.network, tokens, empty, known.tokens)
+        sequence.start(match.tokens)
+        self._counters.cached_tokens += match.tokens
+
+    def advance(self, sequence: Sequence, prefill: Prefill) -> None:
+        """Compute the next chunk of a prompt."""
+        max_tokens = self.policy.tokens(sequence)
+        done, began, position = 0, self._clock.monotonic(), prefill.position
+        while done < max_tokens and prefill.remaining > 0:
+            done += prefill.advance(max_tokens - done)
+            _quantize(sequence, prefill)
+            if prefill.position in prefill.stops:
+                prefill.store(self._prefixes, sequence.cache_identity)
+        seconds = self._clock.monotonic() - began
+        self.policy.spend(sequence, done, seconds)
+        if sequence.media is None and prefill.draft is None:
+            sequence.costs.observe_chunk(done, position, seconds)
+        self._counters.prompt_tokens += done
+        if prefill.remaining:
+            sequence.report_progress()
+        else:
+            self._end_prompt(sequence, prefill)
+
+    def advance_together(self, sequences: list[Sequence]) -> bool:
+        """Compute several prompts in one pass; return False when it failed, so that each is computed by itself."""
+        began = self._clock.monotonic()
+        prefills = [sequence.prefill for sequence in sequences if sequence.prefill is not None]
+        try:
+            remaining = sum(prefill.remaining for prefill in prefills)
+            computed = advance_together(prefills)
+            for sequence, prefill in zip(sequences, prefills, strict=True):
+                self._end_prompt(sequence, prefill)
+        except Exception as error:  # noqa: BLE001 - boundary: one prompt's failure must not harm other sequences
+            self._log.warning("prompts are not computed together", rows=len(sequences), error=type(error).__name__)
+            for sequence in sequences:
+                sequence.passed_alone = True
+            return False
+        self.policy.spend(sequences[0], computed, self._clock.monotonic() - began)
+        self._counters.prompt_tokens += remaining
+        return True
+
+    def _end_prompt(self, sequence: Sequence, prefill: Prefill) -> None:
+        _quantize(sequence, prefill)
+        prefill.store(self._prefixes, sequence.cache_identity)
+        if prefill.draft is not None:
+            prefill.draft.store(self._prefixes, sequence.draft_identity, offered=False)
+        sequence.model.measure_cache(prefill.cache, prefill.position)
+
+
+def _quantize(sequence: Sequence, prefill: Prefill) -> None:
+    if sequence.engine_options.kv_bits is not None:
+        quantize_cache(prefill.cache, sequence.engine_options.kv_bits)
