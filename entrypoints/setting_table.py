@@ -104,9 +104,7 @@ ALWAYS = (
         "cpu_dtype", one_of(*CPU_DTYPES), "16-bit weights on a CPU.", "auto", "cpu_dtype MLXK2_CPU_DTYPE --cpu-dtype"
     ),
     _variable("blas", one_of(*BLAS_CHOICES), "A library for matrices on a CPU.", "auto", "blas MLXK2_BLAS --blas"),
-    _variable(
-        "alpha_features", SWITCH, "Enable experimental features.", False, "enable_alpha MLXK2_ENABLE_ALPHA_FEATURES"
-    ),
+    _variable("alpha_features", SWITCH, "Enable alpha features.", False, "enable_alpha MLXK2_ENABLE_ALPHA_FEATURES"),
 )
 
 _HUB = (

@@ -25,6 +25,7 @@ def mlxk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Machine:
         (["--model", "demo", "--draft-model", "demo", "--thinking-budget", "9"], "exclude each other"),
         (["--model", "demo", "--draft-model", "demo", "--draft-tokens", "17"], "--draft-tokens must be at least 1"),
         (["--model", "demo", "--draft-model", "demo", "--draft-tokens", "0"], "--draft-tokens must be at least 1"),
+        (["--prefix-cache-disk", "2"], "--prefix-cache-disk needs --prefix-cache-dir"),
         (["--alias", "a=demo", "--adapter", "a=/nowhere"], "'a' is an alias already"),
     ],
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from mlxk.domain.errors import FeatureGateError, UsageError
+from mlxk.domain.errors import FeatureGateError, UsageError, ValidationError
 from mlxk.entrypoints import server_log
 from mlxk.entrypoints.api_keys import is_followed, read_key_file
 from mlxk.entrypoints.cli.command import (
@@ -257,7 +257,7 @@ def server_settings(arguments: argparse.Namespace, context: CommandContext) -> S
         "supervised": arguments.supervisor,
     }
     if arguments.prefix_cache_disk is not None and arguments.prefix_cache_dir is None:
-        raise UsageError("--prefix-cache-disk needs --prefix-cache-dir: prompts are kept on disk in a folder you name")
+        raise ValidationError("--prefix-cache-disk needs --prefix-cache-dir", hint="Name a folder to keep prompts in.")
     file = _absolute(arguments.api_key_file)
     keys = () if file is None else read_key_file(file)
     followed = file is not None and is_followed(file)

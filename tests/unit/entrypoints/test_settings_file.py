@@ -26,16 +26,12 @@ ALPHA = {"MLXK2_ENABLE_ALPHA_FEATURES": "1"}
 Named = tuple[str, Setting]
 ALL = [(table, setting) for table, settings in TABLES.items() for setting in settings]
 IN_FLAGS = [each for each in ALL if each[1].flag and each[0] not in ("", "hub")]
-NOT_ALONE = ("api_key_file", "embed_backend", "prefix_cache_disk")
-"""Settings of a server that need a file, a variable or another setting."""
-
-SERVED = [each for each in IN_FLAGS if each[0] == "serve" and each[1].key not in NOT_ALONE]
+SERVED = [each for each in IN_FLAGS if each[0] == "serve" and each[1].key not in ("api_key_file", "embed_backend")]
 OTHERS = {
     "color": (True, False),
     "log_level": ("debug", "error"),
     "host": ("::1", "0.0.0.0"),
-    "endpoint": ("http://localhost:9", "https://hub.example"),
-    "embed_backend": ("http://localhost:9", "https://hub.example"),
+    **dict.fromkeys(("endpoint", "embed_backend"), ("http://localhost:9", "https://hub.example")),
     "cors_origin": (["https://a.example"], ["https://b.example"]),
     "cpu_dtype": ("model", "float32"),
     "blas": ("off", "auto"),
@@ -117,9 +113,7 @@ class Machine:
         from mlxk.entrypoints.container import build
 
         context = CommandContext(self.settings(**variables), build, StandardInput(), serve)
-        status = run(arguments, context)
-        printed = self.capsys.readouterr()
-        return status, printed.out, printed.err
+        return (run(arguments, context), *self.capsys.readouterr())
 
     def shown(self, table: str, key: str, *flags: str, **variables: str) -> tuple[Any, str]:
         """Return the value of a setting and its source, as ``config show`` has them."""
@@ -128,7 +122,7 @@ class Machine:
         assert (status, err) == (0, "")
         rows = json.loads(out)["data"]["settings"]
         ((value, source),) = (
-            (row["value"], row["source"]) for row in rows if (row["table"], row["key"]) == (table, key)
+            (row["value"], row["source"]) for row in rows if [table, key] == [row["table"], row["key"]]
         )
         return value, source
 
@@ -170,7 +164,8 @@ def test_a_flag_decides_before_the_file(machine: Machine, table: str, setting: S
 
 
 _MODEL = ("--model", "demo")
-BESIDE = {"draft_model": _MODEL, "draft_tokens": (*_MODEL, "--draft-model", "demo")}  # refused without
+BESIDE = {"draft_model": _MODEL, "draft_tokens": (*_MODEL, "--draft-model", "demo")}
+REFUSED_WITHOUT = {**BESIDE, "prefix_cache_disk": ("--prefix-cache-dir", "/kept")}
 
 
 @pytest.mark.parametrize(("table", "setting"), names(SERVED))
@@ -179,9 +174,9 @@ def test_the_server_gets_the_flag_or_else_the_variable_or_else_the_file(
 ) -> None:
     first, second = two_values(setting)
     machine.write(written(table, setting, first))
-    flag = as_flag(setting, second)
-    for line in (["serve", *BESIDE.get(setting.key, ())], ["serve", *BESIDE.get(setting.key, ()), *flag]):
-        assert machine.run(*line)[0] == 0
+    line = ("serve", *REFUSED_WITHOUT.get(setting.key, ()))
+    for flag in ([], as_flag(setting, second)):
+        assert machine.run(*line, *flag)[0] == 0
     values = [getattr(each, setting.attribute, None) for each in machine.served]
     if setting.key in BESIDE:
         assert [dict(each.model_defaults)["demo"][setting.key] for each in machine.served] == [first, second]
