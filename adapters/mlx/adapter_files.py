@@ -27,6 +27,8 @@ FULL = "full"
 
 _KINDS = ("lora", "dora", FULL)
 _MAX_CONFIG_BYTES = 2**20
+_MAX_RANK = 4096
+"""Far beyond real ones; matrices that the weights lack are made at this size."""
 _PICKLED = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 _FORMAT_HINT = f"mlx-lm writes adapters as {CONFIG} and {WEIGHTS}; only these are read."
 
@@ -142,8 +144,8 @@ def _config_fault(config: Mapping[str, Any]) -> str | None:
     parameters = config.get("lora_parameters")
     if not isinstance(parameters, dict):
         return "needs lora_parameters, an object"
-    if not _is_whole(parameters.get("rank")) or parameters["rank"] < 1:
-        return "needs lora_parameters.rank, a whole number from 1"
+    if not _is_whole(parameters.get("rank")) or not 1 <= parameters["rank"] <= _MAX_RANK:
+        return f"needs lora_parameters.rank, a whole number from 1 to {_MAX_RANK}"
     if not _is_number(parameters.get("scale")):
         return "needs lora_parameters.scale, a number"
     if not _is_number(parameters.get("dropout")) or not 0 <= parameters["dropout"] < 1:

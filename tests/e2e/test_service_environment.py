@@ -108,9 +108,20 @@ def test_a_server_for_others_is_not_installed_without_the_key_that_the_shell_has
         assert "sekret" not in installed(mlxk, manager, *open_to_all, **key)
 
 
+def write_adapter_files(directory: Path) -> None:
+    """Write the files of an adapter of one number."""
+    directory.mkdir()
+    parameters = {"rank": 1, "scale": 1.0, "dropout": 0.0}
+    config = {"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": parameters}
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    header = json.dumps({"lora_a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (directory / "adapters.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+
+
 def test_paths_of_flags_and_variables_are_whole(mlxk: Program, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("sekret-2\n")
     flags = ("-m./a", "--default-model", "../b", "--alias=x=./c d", "--alias", "y=demo", "--api-key-file=keys")
+    write_adapter_files(tmp_path / "lora")
     flags = (*flags, "--adapter", "z=lora")
     known = plistlib.loads(installed(mlxk, "launchd", "--", *flags).encode())
     command = known["ProgramArguments"][5:]
