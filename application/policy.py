@@ -28,6 +28,7 @@ from mlxk.domain.models.footprint import (
     Widening,
     expected_context,
     judge_memory,
+    quantized_cache_bytes,
 )
 from mlxk.domain.models.model import (
     Capability,
@@ -75,7 +76,10 @@ def require_loadable(description: ModelDescription, require_kind: Requirement) -
 
 
 def estimate_memory(
-    description: ModelDescription, memory: MemoryProbe, context_tokens: int | None = None
+    description: ModelDescription,
+    memory: MemoryProbe,
+    context_tokens: int | None = None,
+    cache_bits: int | None = None,
 ) -> MemoryVerdict:
     """Return whether a model fits into this machine's memory: its weights, the KV cache of a context, and a reserve.
 
@@ -85,13 +89,15 @@ def estimate_memory(
         description: The model.
         memory: Reads the machine's memory.
         context_tokens: Tokens of context; None means a long chat, or the model's context window when that is shorter.
+        cache_bits: Of quantized keys and values; None when they are not quantized.
     """
     tokens = expected_context(description.context_length) if context_tokens is None else context_tokens
     reading = memory.read()
+    per_token = quantized_cache_bytes(description.cache_per_token, cache_bits)
     matrices = memory.matrices()
     widening_pays = reading is not None and _widening_pays(description, reading, matrices)
     half_bytes = description.half_bytes if widening_pays else None
-    verdict = judge_memory(reading, description.weight_bytes, description.cache_per_token, tokens, half_bytes)
+    verdict = judge_memory(reading, description.weight_bytes, per_token, tokens, half_bytes)
     return attrs.evolve(verdict, matrices=matrices)
 
 
@@ -127,6 +133,7 @@ def require_memory(
     memory: MemoryProbe,
     warn: EventLog | None = None,
     loaded: Callable[[], Collection[ModelHandle]] = tuple,
+    cache_bits: int | None = None,
 ) -> None:
     """Refuse a model beyond this machine's memory budget, or only log a warning.
 
@@ -135,11 +142,12 @@ def require_memory(
         memory: Reads the machine's memory.
         warn: Gets a warning instead of the error; None raises.
         loaded: Returns the models that are loaded already; those are not refused.
+        cache_bits: Of quantized keys and values; None when they are not quantized.
 
     Raises:
         InsufficientMemoryError: It is beyond the budget.
     """
-    verdict = estimate_memory(description, memory)
+    verdict = estimate_memory(description, memory, cache_bits=cache_bits)
     if verdict.fit is not MemoryFit.EXCEEDS or description.handle in loaded():
         return
     numbers = {"needed_bytes": verdict.needed, "budget_bytes": verdict.budget}

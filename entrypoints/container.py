@@ -276,7 +276,7 @@ class Adapters:
         self.settings = settings
         self.server = server
         self.cpu_dtype, self.blas = (server or settings).cpu_dtype, (server or settings).blas
-        self.names = own_names(settings.file, None if server is None else server.entries)
+        self.names = own_names(settings.file, server.entries if server else None, server.preferred if server else {})
         self.of_models = tuple((name, profile_of(values)) for name, values in (server.model_defaults if server else ()))
         self.model_files = once(FilesystemModelFiles)
         self.model_cache = once(HuggingFaceModelCache, settings.hub_cache)

@@ -196,13 +196,7 @@ ENTRY = (
 
 _STRICT = (
     _flagged("strict_memory", SWITCH, "Refuse models beyond the memory budget.", False, "strict_memory"),
-    _flagged(
-        "strict_capabilities",
-        SWITCH,
-        "Refuse tools for a model that is not made for them.",
-        False,
-        "strict_capabilities",
-    ),
+    _flagged("strict_capabilities", SWITCH, "Refuse tools to models not made for them.", False, "strict_capabilities"),
     _flagged(
         "special_tokens_in_content",
         SWITCH,
@@ -236,6 +230,8 @@ _SERVE = (
     _variable("model", WORD, "The model to load at start.", None, "serve.model MLXK2_PRELOAD_MODEL --model"),
     _flagged("default_model", WORD, "Answers to names that no model has.", None, "default_model"),
     _flagged("draft_model", WORD, "A smaller model proposes tokens to that of model.", None),
+    _flagged("kv_bits", one_of(4, 8), "Bits of cached keys and values.", None),
+    _flagged("max_kv_size", whole(16), "Remember only the last tokens of each answer.", None),
     _flagged("draft_tokens", whole(1, MAX_DRAFT_TOKENS), "Tokens that it proposes at a time.", None),
     _variable(
         "max_tokens",

@@ -170,6 +170,8 @@ class ServerSettings:
     """The names of the settings file and of adapters, each with its values."""
     ready: tuple[str, ...] = ()
     """Names of adapters and of pinned models, which are in memory from the start."""
+    preferred: Mapping[str, Any] = attrs.field(factory=dict)
+    """What holds for every model that can do so; settings of names."""
     model_defaults: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     """What holds for models under each of their names, by reference; settings of names."""
     file_variables: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)

@@ -350,15 +350,18 @@ class OwnNames:
         return {name: profile.model for name, profile in self.profiles.items()}
 
 
-def own_names(file: SettingsFile, served: tuple[tuple[str, Values], ...] | None) -> OwnNames:
+def own_names(file: SettingsFile, served: tuple[tuple[str, Values], ...] | None, preferred: Values) -> OwnNames:
     """Return the names of commands, or those of a server, which has its own defaults for every model.
 
     Args:
         file: The settings file.
         served: The names of the server, with their values; None for a command.
+        preferred: What a server prefers for every model that can do so, as settings of a name.
     """
     entries = file.entries.items() if served is None else served
-    usual = profile_of(file.values("run")) if served is None else Profile()
+    usual = profile_of(file.values("run") if served is None else preferred)
+    if served is not None:
+        usual = attrs.evolve(usual, engine_options=attrs.evolve(usual.engine_options, cache_required=False))
     return OwnNames({name: profile_of(values) for name, values in entries}, usual)
 
 

@@ -190,6 +190,8 @@ class EngineOptions:
     """Bits of a quantized KV cache; None does not quantize it."""
     max_kv_size: int | None = None
     """Tokens of a rotating KV cache, which keeps the first few and the last ones; None keeps all."""
+    cache_required: bool = True
+    """Whether a model that cannot keep such a cache is refused; else it keeps its usual one, and a note says so."""
 
     @property
     def batchable(self) -> bool:

@@ -203,6 +203,20 @@ def cache_bytes_per_token(config: Mapping[str, object] | None) -> int:
     return 2 * 2 * layers * kv_heads * head_dim
 
 
+_SCALE_BITS = 1
+"""What the scale and the bias of a group, of 16 bits each, add to each of its 32 numbers or more."""
+
+
+def quantized_cache_bytes(bytes_per_token: int, bits: int | None) -> int:
+    """Return the KV cache of one token when its numbers are quantized, bytes.
+
+    Args:
+        bytes_per_token: In 16 bits.
+        bits: Of a quantized number; None when they are not quantized.
+    """
+    return bytes_per_token if bits is None else bytes_per_token * (bits + _SCALE_BITS) // 16
+
+
 def _count(values: Mapping[str, object], *names: str) -> int:
     """Return the first positive integer among some keys, else 0."""
     found = (values.get(name) for name in names)

@@ -34,6 +34,7 @@ class ServedNames:
     entries: Entries
     ready: tuple[str, ...]
     model_defaults: Entries
+    preferred: Mapping[str, Any]
 
 
 def read_names(arguments: argparse.Namespace, context: CommandContext) -> ServedNames:
@@ -61,6 +62,7 @@ def read_names(arguments: argparse.Namespace, context: CommandContext) -> Served
         entries=pinned(names, pins),
         ready=tuple(dict.fromkeys((*adapted, *pins))),
         model_defaults=defaults_of_models(arguments, plain, model, [pin for pin in pins if pin not in dict(names)]),
+        preferred=preferred(arguments),
     )
 
 
@@ -189,6 +191,22 @@ def defaults_of_models(
         draft = given["draft_model"]
         found.setdefault(lasting(model), {}).update({**given, "draft_model": lasting(aliases.get(draft, draft))})
     return tuple(found.items())
+
+
+def preferred(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    """Return what flags say about every model that can do so, as settings of a name.
+
+    Raises:
+        ValidationError: A flag is out of range, or flags exclude each other.
+    """
+    names = ("kv_bits", "max_kv_size")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    for name, value in given.items():
+        if fault := setting("serve", name).kind.fault(value):
+            raise ValidationError(f"--{name.replace('_', '-')} {fault}")
+    if len(given) > 1:
+        raise ValidationError("--kv-bits and --max-kv-size exclude each other")
+    return given
 
 
 def lasting(reference: str) -> str:

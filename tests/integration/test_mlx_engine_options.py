@@ -135,6 +135,16 @@ def test_what_cannot_share_steps_says_so_runs_beside_the_others_and_can_be_cance
     assert finished.notes == (f"Computed outside the common batch because of {name}.",)
 
 
+def test_a_model_that_cannot_keep_the_preferred_cache_keeps_its_own_and_says_so(
+    engine: MlxTextGenerator, tmp_path: Path
+) -> None:
+    handle = build(tmp_path / "mamba2", "mamba2")
+    for preferred in ({"kv_bits": 8}, {"max_kv_size": 64}):
+        found = read(engine.submit(asking(handle, cache_required=False, **preferred)))
+        assert found.tokens == oracle(handle, PROMPT)
+        assert ["keeps its usual cache" in note for note in found.finished.notes] == [True]
+
+
 def test_usual_answers_have_no_notes(engine: MlxTextGenerator, handle: ModelHandle) -> None:
     assert read(engine.submit(asking(handle))).finished.notes == ()
 

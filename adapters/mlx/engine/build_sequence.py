@@ -334,7 +334,7 @@ def _without_reasoning(settings: GenerationSettings, model: LoadedModel, *, draf
 def _notes(engine_options: EngineOptions, excluded: str | None) -> list[str]:
     options = {
         "draft_model": engine_options.draft_model if engine_options.draft_required else None,
-        "max_kv_size": engine_options.max_kv_size,
+        "max_kv_size": engine_options.max_kv_size if engine_options.cache_required else None,
     }
     names = [name for name, value in options.items() if value is not None]
     notes = [f"Computed outside the common batch because of {' and '.join(names)}."] if names else []

@@ -132,6 +132,23 @@ def make_cache(network: Any, engine_options: EngineOptions, head_size: int | Non
     return cache
 
 
+def usable_options(network: Any, engine_options: EngineOptions, head_size: int | None) -> EngineOptions:  # noqa: ANN401
+    """Return options without a kind of cache that a model cannot keep, where that is not required.
+
+    Args:
+        network: The model.
+        engine_options: As asked for.
+        head_size: Dimensions of one attention head; None when unknown.
+    """
+    if engine_options.cache_required:
+        return engine_options
+    try:
+        make_cache(network, engine_options, head_size)
+    except CapabilityError:
+        return attrs.evolve(engine_options, kv_bits=None, max_kv_size=None)
+    return engine_options
+
+
 def quantize_cache(cache: list[Any], bits: int) -> None:
     """Quantize the layers that are not quantized yet, in place; called between prefill chunks, as in mlx-lm.
 
@@ -144,7 +161,7 @@ def quantize_cache(cache: list[Any], bits: int) -> None:
 
 def is_plain(cache: list[Any]) -> bool:
     """Whether every layer keeps all keys and values, unquantized."""
-    return len(_quantizable_layers(cache)) == len(cache)
+    return all(type(layer) is KVCache for layer in cache)
 
 
 def cache_kind(engine_options: EngineOptions) -> str:

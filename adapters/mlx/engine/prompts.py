@@ -6,11 +6,15 @@ import attrs
 import mlx.core as mx
 
 from mlxk.adapters.mlx.chunk_policy import SINGLE_CHUNK_CPU, SINGLE_CHUNK_GPU, ChunkPolicy
-from mlxk.adapters.mlx.engine.prefill import Prefill, advance_together, make_cache, quantize_cache
+from mlxk.adapters.mlx.engine.prefill import Prefill, advance_together, make_cache, quantize_cache, usable_options
 from mlxk.adapters.mlx.engine.prefix_cache import NO_MATCH, PrefixCache
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.application.ports.system import Clock, EventLog
 from mlxk.domain.generation.settings import EngineOptions
+
+_USUAL_CACHE_NOTE = (
+    "This model keeps its usual cache of keys and values: it cannot have the kind that the server prefers."
+)
 
 
 @attrs.define
@@ -58,6 +62,11 @@ class Prompts:
             CapabilityError: The model's layers do not support the kind of cache.
         """
         model, tokens = sequence.model.model, sequence.tokens
+        options = usable_options(model.network, sequence.engine_options, model.head_size)
+        if options != sequence.engine_options:
+            sequence.engine_options = options
+            sequence.notes.append(_USUAL_CACHE_NOTE)
+            self._log.info("a model keeps its usual cache of keys and values", model=model.name)
         scored = sequence.scored_alternatives
         match = NO_MATCH if scored is not None else self._prefixes.find(sequence.cache_identity, tokens)
         cache = match.cache

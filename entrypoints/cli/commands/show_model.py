@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from mlxk.application.policy import estimate_memory
 from mlxk.domain.errors import UsageError
+from mlxk.domain.generation.settings import KV_BITS
 from mlxk.domain.models.footprint import MemoryVerdict
 from mlxk.domain.models.model import ModelDetails
 from mlxk.entrypoints import settings_edit
@@ -31,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recalc-hash", action="store_true", help="record the content hash of a managed workspace anew"
     )
     add_cpu_argument(parser)
+    parser.add_argument(
+        "--kv-bits", type=int, choices=KV_BITS, help="estimate the memory with keys and values in so many bits"
+    )
     section.add_argument("--config", action="store_true", help="print its config.json")
     section.add_argument(
         "--format-report", action="store_true", help="try its chat template and tokenizer, and print what they do"
@@ -45,7 +49,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
         return _show_remote(arguments, section, container, output)
     with Spinner(output, "Reading the model"):
         details = container.use_cases.show_model()(arguments.model, recalculate_hash=arguments.recalc_hash)
-    verdict = estimate_memory(details.description, container.adapters.memory_probe())
+    verdict = estimate_memory(details.description, container.adapters.memory_probe(), cache_bits=arguments.kv_bits)
     if arguments.recalc_hash and not output.as_json:
         output.note("The content hash is recorded anew; the workspace is clean.")
     if arguments.format_report:
@@ -64,7 +68,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
 def _show_remote(arguments: argparse.Namespace, section: str, container: "Container", output: Output) -> int:
     from mlxk.entrypoints.cli.render import remote_models  # noqa: PLC0415
 
-    for flag in ("recalc_hash", "format_report"):
+    for flag in ("recalc_hash", "format_report", "kv_bits"):
         if getattr(arguments, flag):
             option = flag.replace("_", "-")
             raise UsageError(
