@@ -73,6 +73,7 @@ class Fault(enum.Enum):
     MISSING_PACKAGE = "missing_package"
     MODELS_UNREADABLE = "models_unreadable"
     MODEL_TOO_LARGE = "model_too_large"
+    NO_BLAS = "no_blas"
     NO_METAL = "no_metal"
     OLD_MACOS = "old_macos"
     PARTIAL_DOWNLOAD = "partial_download"

@@ -14,7 +14,7 @@ from mlxk.application.use_cases.resolve_model import ResolveModel
 from mlxk.domain import diagnosis
 from mlxk.domain.diagnosis import CheckGroup, Fault, Finding
 from mlxk.domain.errors import AccessDeniedError, MlxkError
-from mlxk.domain.models.footprint import MemoryFit
+from mlxk.domain.models.footprint import Matrices, MemoryFit
 from mlxk.domain.models.model import ModelDescription
 from mlxk.domain.text import in_one_unit
 
@@ -105,6 +105,8 @@ class DiagnoseInstallation:
         else:
             (total,), (budget,) = in_one_unit(reading.total), in_one_unit(reading.budget)
             yield Finding("memory", CheckGroup.COMPUTING, f"{total} of memory, of which models may take {budget}")
+        if (matrices := self.memory.matrices()).on_cpu:
+            yield _multiplication(matrices)
 
     def _storage(self, configuration: Configuration) -> Iterator[Finding]:
         folder = self.probe.folder
@@ -185,6 +187,16 @@ class DiagnoseInstallation:
             if self.probe.exposed(path):
                 seen = f"other users of this machine can read {path}"
                 yield Finding("secrets", CheckGroup.SETTINGS, seen, Fault.EXPOSED_SECRET, path)
+
+
+def _multiplication(matrices: Matrices) -> Finding:
+    """Return the finding about the library that multiplies matrices on the CPU."""
+    group = CheckGroup.COMPUTING
+    if matrices.library is not None:
+        return Finding("matrices", group, f"matrices are multiplied by {matrices.library}")
+    if not matrices.could_be_faster:
+        return Finding("matrices", group, "matrices are multiplied by the plain library, as is set")
+    return Finding("matrices", group, "matrices are multiplied by the plain library", Fault.NO_BLAS)
 
 
 def _settings(configuration: Configuration) -> Iterator[Finding]:

@@ -17,9 +17,10 @@ class InMemoryMemoryProbe(MemoryProbe):
 
     def __init__(self, reading: MemoryReading | None = None) -> None:
         self.reading = reading
+        self.multiplied_by = Matrices()
 
     def read(self) -> MemoryReading | None:
         return self.reading
 
     def matrices(self) -> Matrices:
-        return Matrices()
+        return self.multiplied_by

@@ -17,6 +17,8 @@ Command = Callable[..., dict[str, Any]]
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 
 pytestmark = pytest.mark.mlx
+WITHOUT_BLAS = {"MLXK2_BLAS": "off"}
+"""Has the same said wherever tests run, whether or not there is an optimised library."""
 
 
 @pytest.fixture
@@ -54,6 +56,7 @@ def test_many_faults_are_named_and_mended_by_the_commands_that_are_named(
     (tmp_path / "bin/mlxk").chmod(0o755)
     (home / "temporary").write_text("no folder")
     faulty = {
+        **WITHOUT_BLAS,
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
         "HF_HUB_OFFLINE": "1",
         "HF_ENDPOINT": "http://hub.example",
@@ -89,15 +92,15 @@ def test_many_faults_are_named_and_mended_by_the_commands_that_are_named(
         line = re.findall(r"mlxk ((?:pull|prune) [^.]+)", faults[fault]["remedy"])[-1]
         assert mlxk(*line.split(), *words, **hub_variables).returncode == 0, line
     (home / ".config/mlxk/config.toml").write_text("")
-    mended = mlxk("doctor", **hub_variables, MLXK2_PORT="0")
+    mended = mlxk("doctor", **hub_variables, **WITHOUT_BLAS, MLXK2_PORT="0")
     assert (mended.returncode, mended.stdout.splitlines()[-1]) == (0, "All is well.")
 
 
 def test_the_hub_is_asked_whether_it_takes_the_token(command: Command, mlxk: Program, hub: LoopbackHub) -> None:
-    document = command("doctor", "--online", HF_TOKEN="hf_read")["data"]
+    document = command("doctor", "--online", HF_TOKEN="hf_read", **WITHOUT_BLAS)["data"]
     assert found(document) == {}
     assert [each["evidence"] for each in document["checks"] if each["check"] == "reachable"] == [f"{hub.url} answers"]
-    done = mlxk("doctor", "--online", "--json", HF_TOKEN="hf_expired", HF_ENDPOINT=hub.url)
+    done = mlxk("doctor", "--online", "--json", HF_TOKEN="hf_expired", HF_ENDPOINT=hub.url, **WITHOUT_BLAS)
     assert (done.returncode, set(found(json.loads(done.stdout)["data"]))) == (1, {"token_rejected"})
 
 

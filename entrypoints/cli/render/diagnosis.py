@@ -71,6 +71,10 @@ ADVICE: Mapping[Fault, tuple[str, str]] = {
         "With it the machine would swap, and answer very slowly.",
         "Use a smaller one: mlxk recommend",
     ),
+    Fault.NO_BLAS: (
+        "Without a GPU, prompts are read many times slower than with OpenBLAS.",
+        "Install it. Debian and Ubuntu: sudo apt install libopenblas0. Fedora: sudo dnf install openblas",
+    ),
     Fault.NO_METAL: (
         "Models would be computed on the CPU, if at all.",
         "Run it outside of a virtual machine, as a user of the machine's own system.",

@@ -34,7 +34,7 @@ from mlxk.domain.diagnosis import (
     PortFacts,
 )
 from mlxk.domain.errors import AccessDeniedError, NetworkError
-from mlxk.domain.models.footprint import MemoryReading
+from mlxk.domain.models.footprint import Matrices, MemoryReading
 from mlxk.entrypoints.cli.render import diagnosis
 
 GIB = 1024**3
@@ -198,6 +198,15 @@ def test_the_largest_model_is_held_against_the_memory() -> None:
     assert machine.faults() == [Fault.MODEL_TOO_LARGE]
     machine.memory.reading = None
     assert machine.faults() == [Fault.MEMORY_UNKNOWN]
+
+
+def test_a_cpu_multiplies_by_a_library_that_is_made_for_it() -> None:
+    machine = Machine()
+    machine.memory.multiplied_by = Matrices(on_cpu=True)
+    assert machine.faults() == [Fault.NO_BLAS]
+    for matrices in (Matrices(on_cpu=True, library="OpenBLAS 0.3.21"), Matrices(on_cpu=True, wanted=False)):
+        machine.memory.multiplied_by = matrices
+        assert machine.faults() == []
 
 
 def test_a_port_is_somebodys_or_that_of_an_own_server() -> None:
