@@ -383,3 +383,16 @@ def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path) -> None:
     (tmp_path / FOLDER).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StorageError, match="prefix_cache_dir"):
         folder_at(tmp_path)
+
+
+def test_what_is_read_at_once_fits_into_the_cache_in_memory(machine: Machine, llama: ModelHandle) -> None:
+    machine.answer(llama)
+    size = max(path.stat().st_size for path in machine.files)
+    limits = EngineLimits(prefix_cache_bytes=int(1.5 * size), disk=DiskLimits(str(machine.folder), LARGE, 0.0))
+    engine = MlxTextGenerator(machine.log, SystemClock(), limits)
+    found = [cached(ask(engine, llama)) for _ in range(2)]
+    for number in range(3):
+        found.append(cached(ask(engine, llama, turns(0, f"{number} {SYSTEM}"))))
+    found.append(cached(ask(engine, llama)))
+    engine.close()
+    assert [each > 0 for each in found] == [True, True, False, False, False, True], "what was read counts no longer"

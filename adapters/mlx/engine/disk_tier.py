@@ -14,6 +14,7 @@ already: so an agent's growing prompt is written now and then, not with every tu
 import contextlib
 import queue
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from importlib.metadata import version
@@ -109,8 +110,10 @@ class DiskTier:
         self._steps = 0
         self._unstorable: set[str] = set()
         """Models whose caches cannot be stored, each of which is logged once."""
-        self._lock = threading.Lock()
-        """Held while the following changes."""
+        self._lock = threading.RLock()
+        """Held while the following two change; reentrant, since what was read may be finalized anywhere."""
+        self._read_bytes = 0
+        """Of what was read for prompts that have not been started, at most as much as the prefix cache may hold."""
         self._writing: dict[str, Label] = {}
         """Names of files that are copied and not written yet."""
         self._writer: threading.Thread | None = None
@@ -130,12 +133,27 @@ class DiskTier:
             if name is None:
                 break
             if tokens_in(name) < prefixes.covered(identity, tokens) + MIN_TOKENS:
+                self.folder.touch(name)
+                return None
+            size = self.folder.size_of(name)
+            if not self._takes(size, prefixes.max_bytes):
                 return None
             snapshot = self.folder.read(name, label)
             if snapshot is not None:
-                return KeptPrompt(name, identity, snapshot)
+                kept = KeptPrompt(name, identity, snapshot)
+                weakref.finalize(kept, self._takes, -size)
+                return kept
+            self._takes(-size)
         self._misses += 1
         return None
+
+    def _takes(self, size: int, limit: int | None = None) -> bool:
+        """Count bytes that are read and not in the prefix cache yet; return whether so many more may be."""
+        with self._lock:
+            if limit is not None and self._read_bytes + size > limit:
+                return False
+            self._read_bytes += size
+            return True
 
     def restore(self, kept: KeptPrompt, prefixes: PrefixCache) -> None:
         """Make what was read an entry of the prefix cache; on the owner thread."""
@@ -171,14 +189,13 @@ class DiskTier:
             return False
         if busy and self._steps % _STEPS_TO_A_LAYER:
             return True
-        offered = self._offered[0]
-        if offered.label is None and not self._begin(offered):
+        try:
+            done = self._advance(self._offered[0])
+        except Exception as error:  # noqa: BLE001 - boundary: what runs must not end because a prompt is not kept
+            self._log.warning("a prompt could not be kept on disk", error=type(error).__name__)
+            done = True
+        if done:
             self._offered.popleft()
-            return True
-        offered.layout.append(stored_layer(offered.cache[len(offered.layout)], offered.tensors))
-        if len(offered.layout) == len(offered.cache):
-            self._offered.popleft()
-            self._write(offered)
         return True
 
     def close(self) -> None:
@@ -209,6 +226,16 @@ class DiskTier:
         self.folder.clear(tenant)
         if self._writer is not None:
             self._orders.put(lambda: self.folder.clear(tenant))  # after what it has to write
+
+    def _advance(self, offered: _Offered) -> bool:
+        """Copy the next layer of a snapshot, and have it written after the last one; return whether it is done with."""
+        if offered.label is None and not self._begin(offered):
+            return True
+        offered.layout.append(stored_layer(offered.cache[len(offered.layout)], offered.tensors))
+        if len(offered.layout) < len(offered.cache):
+            return False
+        self._write(offered)
+        return True
 
     def _begin(self, offered: _Offered) -> bool:
         """Decide whether a snapshot is written."""
@@ -243,6 +270,8 @@ class DiskTier:
     def _written(self, name: str, snapshot: Snapshot) -> None:
         try:
             self.folder.write(name, snapshot)
+        except Exception as error:  # noqa: BLE001 - boundary: the thread goes on with the next one
+            self._log.warning("a prompt could not be kept on disk", error=type(error).__name__)
         finally:
             with self._lock:
                 self._writing.pop(name, None)

@@ -99,7 +99,7 @@ class PrefixFolder:
             self._make()
             with self._locked():
                 self._secret = self._shared_secret()
-                self._entries()
+                self._delete_leftovers()
         except OSError as error:
             raise StorageError(
                 f"prefix_cache_dir: '{self._path}' cannot be used: {error.strerror}",
@@ -140,16 +140,15 @@ class PrefixFolder:
         try:
             with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
                 snapshot = read_snapshot(file, self._secret)
-        except FileNotFoundError:
-            return None  # evicted meanwhile
+        except (FileNotFoundError, MemoryError):
+            return None  # evicted meanwhile, or no room for it
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             self.discard(name, type(error).__name__)
             return None
         if snapshot.facts != label.facts or self.name(label, snapshot.tokens) != name:
             self.discard(name, "other facts")
             return None
-        with contextlib.suppress(OSError):  # evicted meanwhile
-            os.utime(path)
+        self.touch(name)
         return snapshot
 
     def discard(self, name: str, reason: str) -> None:
@@ -197,6 +196,19 @@ class PrefixFolder:
         for entry in self._scan():
             if self._belongs(entry, tenant):
                 self._delete(entry.path)
+        self._seen = (0, [])
+
+    def size_of(self, name: str) -> int:
+        """Return the size of a file, bytes; 0 when it has gone."""
+        try:
+            return os.stat(os.path.join(self._path, name)).st_size
+        except OSError:
+            return 0
+
+    def touch(self, name: str) -> None:
+        """Note that a file would have been used."""
+        with contextlib.suppress(OSError):
+            os.utime(os.path.join(self._path, name))
 
     def _belongs(self, entry: _Entry, tenant: str | None) -> bool:
         if tenant is None:
@@ -248,28 +260,28 @@ class PrefixFolder:
         except OSError:
             return []
 
-    def _entries(self) -> list[_Entry]:
-        """Return the snapshots, the first to be evicted first, and delete leftovers; under the lock."""
+    def _delete_leftovers(self) -> None:
+        """Delete what writers that have died had begun; under the lock."""
         for name in self._names():
             match = _NAME.fullmatch(name)
             if name == "secret.tmp" or (match is not None and match["temporary"]):
                 self._delete(os.path.join(self._path, name))
-        return sorted(self._scan(), key=lambda entry: (not entry.stale, entry.used))
 
     def _scan(self) -> list[_Entry]:
-        entries, versions = [], getattr(self, "_versions", "")
+        entries = []
         for name in self._names():
             match = _NAME.fullmatch(name)
             if match is not None and match["temporary"] is None:
                 path = os.path.join(self._path, name)
                 with contextlib.suppress(OSError):
                     found = os.lstat(path)
-                    entries.append(_Entry(path, match["versions"] != versions, found.st_mtime, found.st_size))
+                    entries.append(_Entry(path, match["versions"] != self._versions, found.st_mtime, found.st_size))
         return entries
 
     def _make_room(self, needed: int) -> str | None:
         """Evict until so many bytes fit; return what is lacking if they never do. Under the lock."""
-        entries = self._entries()
+        self._delete_leftovers()
+        entries = sorted(self._scan(), key=lambda entry: (not entry.stale, entry.used))
         surplus = sum(entry.size for entry in entries) + needed - self.max_bytes
         if needed > self.max_bytes:
             return "budget"
