@@ -204,8 +204,10 @@ def preferred(arguments: argparse.Namespace) -> Mapping[str, Any]:
     for name, value in given.items():
         if fault := setting("serve", name).kind.fault(value):
             raise ValidationError(f"--{name.replace('_', '-')} {fault}")
-    if len(given) > 1:
-        raise ValidationError("--kv-bits and --max-kv-size exclude each other")
+    if "max_kv_size" in given:
+        for name in ("kv_bits", "draft_model"):
+            if getattr(arguments, name) is not None:
+                raise ValidationError(f"--{name.replace('_', '-')} and --max-kv-size exclude each other")
     return given
 
 

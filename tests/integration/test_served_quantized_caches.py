@@ -53,6 +53,10 @@ def test_the_estimate_of_memory_counts_quantized_keys_and_values(command: Comman
         (("--kv-bits", "5"), "--kv-bits must be one of 4, 8"),
         (("--max-kv-size", "3"), "--max-kv-size must be"),
         (("--kv-bits", "8", "--max-kv-size", "64"), "--kv-bits and --max-kv-size exclude each other"),
+        (
+            ("--model", "demo", "--draft-model", "demo", "--max-kv-size", "64"),
+            "--draft-model and --max-kv-size exclude each other",
+        ),
     ],
 )
 def test_flags_out_of_range_are_refused(
