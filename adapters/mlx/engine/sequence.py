@@ -253,7 +253,7 @@ class Sequence:
     @property
     def shares_passes(self) -> bool:
         """Whether its prompt may be computed in one pass with others; known once its prefill has begun."""
-        if self.prefill is None or self.alone or self.media is not None or len(self.models) > 1:
+        if self.prefill is None or self.alone or self.media is not None or self.own_draft:
             return False
         if any(stop > self.prefill.position for stop in self.prefill.stops):
             return False
