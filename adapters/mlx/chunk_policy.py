@@ -4,9 +4,9 @@ The scheduler asks, computes, and reports what it took; a simulated machine can 
 
 - **Decoding sequences and waiting prompts share by time.** Between two tokens of a decoding sequence there is room for
   one chunk of a prompt, or for as many as there are waiting prompts to a decoding sequence, at most ``MAX_CHUNKS``.
-  A chunk takes as long as ``CHUNK_PASSES`` passes over the weights, and not less than the decoding step, so that a
-  large batch does not starve prompts. A chunk includes a remainder of up to half of it, which would cost nearly a whole
-  one by itself.
+  A chunk takes as long as ``CHUNK_PASSES`` passes over the weights, and not less than ``LEAST_STEPS`` decoding steps,
+  so that a large batch does not starve prompts. A chunk includes a remainder of up to half of it, which would cost
+  nearly a whole one by itself.
 - **What a decoding sequence waits is bounded.** All chunks between two of its tokens take at most ``WAIT_STEPS`` of its
   steps, or ``WAIT_SECONDS`` where that is longer, unless ``SMALLEST_CHUNK`` tokens take more.
 - **Prompts alternate.** A chunk goes to the prompt with the fewest tokens left, unless the previous chunk skipped the
@@ -30,6 +30,10 @@ from typing import Generic, Protocol, TypeVar
 CHUNK_PASSES = 8
 """Duration of a chunk, in passes over the weights. Reading the weights then takes an eighth of it: a longer chunk would
 gain less than that, and a running answer would wait longer."""
+
+LEAST_STEPS = 2
+"""Duration of a chunk at least, in decoding steps: where the step of a large batch takes longer than some passes,
+prompts still get two thirds of the time, and soon decode with the others."""
 
 WAIT_STEPS = 32
 """What a running answer waits at most between two tokens, in its own steps: four chunks, when more prompts wait than
@@ -265,7 +269,7 @@ class ChunkPolicy(Generic[P]):
         seconds = CHUNK_PASSES * costs.pass_seconds
         if self._step is None:
             return seconds
-        return min(max(seconds, self._step), most_wait(self._step) / _WITH_REMAINDER)
+        return min(max(seconds, LEAST_STEPS * self._step), most_wait(self._step) / _WITH_REMAINDER)
 
 
 _WITH_REMAINDER = 1.5
