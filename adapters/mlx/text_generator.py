@@ -254,7 +254,7 @@ class MlxTextGenerator(TextGenerator):
         self._hold = hold
         self._judge = judge
         disk = self._limits.disk
-        self._disk = None if disk is None else DiskTier(disk, log, clock)
+        self._disk = None if disk is None else DiskTier(disk, log, clock, self._limits.prefix_cache_bytes)
         self._thread: OwnerThread[Engine] = OwnerThread(self._build_engine, log)
         self._last_state = EngineState(responding=False, running=0, waiting=0, models=())
 

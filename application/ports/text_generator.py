@@ -95,7 +95,7 @@ class DiskPrefixes:
     writes: int = 0
     evictions: int = 0
     refusals: int = 0
-    """Prompts that were not written, for lack of space."""
+    """Prompts that were not written, for lack of space on disk, or of memory while they wait for it."""
     faults: int = 0
     """Files that did not hold what they should, and were deleted."""
 

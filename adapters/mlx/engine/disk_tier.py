@@ -44,12 +44,6 @@ MIN_TOKENS = 64
 MIN_GROWTH = 16
 """A snapshot saves at least this part of its tokens, one in so many."""
 
-_MOST_OFFERED = 8
-"""Snapshots that wait to be copied; they keep arrays in memory that the prefix cache may have evicted."""
-
-_MOST_COPIED = 2
-"""Snapshots that wait to be written; each is a copy in memory."""
-
 _STEPS_TO_A_LAYER = 16
 """Steps of the owner thread for each copied layer while anything is generated."""
 
@@ -73,6 +67,7 @@ class _Offered:
     identity: PrefixIdentity
     tokens: bytes
     cache: list[Any]
+    size_bytes: int
     label: Label | None = None
     """Set when its copying has begun."""
     layout: list[Any] = attrs.field(factory=list)
@@ -95,18 +90,21 @@ class DiskTier:
         limits: Where, and how much.
         log: Receives failures.
         clock: Measures the end.
+        cache_bytes: Limit of the prefix cache.
 
     Raises:
         StorageError: The folder cannot be used.
     """
 
-    def __init__(self, limits: DiskLimits, log: EventLog, clock: Clock) -> None:
+    def __init__(self, limits: DiskLimits, log: EventLog, clock: Clock, cache_bytes: int) -> None:
         self.folder = PrefixFolder(limits.directory, limits.max_bytes, VERSIONS, log, limits.free_share)
         self._log = log
         self._clock = clock
         self._device = f"{mx.default_device()} {mx.device_info().get('device_name', '')}"
         self._hits = self._misses = 0
         self._offered: deque[_Offered] = deque()
+        self._most_offered_bytes = cache_bytes // 2
+        """What waits to be copied, if that is more than one: the prefix cache may have evicted it."""
         self._steps = 0
         self._unstorable: set[str] = set()
         """Models whose caches cannot be stored, each of which is logged once."""
@@ -174,9 +172,10 @@ class DiskTier:
                 kinds = sorted({type(layer).__name__ for layer in cache})
                 self._log.info("prompts of this model are kept in memory only", caches=",".join(kinds))
             return
-        self._offered.append(_Offered(identity, tokens, cache))
-        if len(self._offered) > _MOST_OFFERED:
+        self._offered.append(_Offered(identity, tokens, cache, sum(layer.nbytes for layer in cache)))
+        while len(self._offered) > 1 and sum(each.size_bytes for each in self._offered) > self._most_offered_bytes:
             self._offered.popleft()
+            self.folder.counters.refusals += 1
 
     def step(self, *, busy: bool) -> bool:
         """Copy one layer, of what was offered first, or not yet; return whether there is more to copy at once.
@@ -185,7 +184,7 @@ class DiskTier:
             busy: Whether anything is generated.
         """
         self._steps += 1
-        if not self._offered or len(self._writing) >= _MOST_COPIED:
+        if not self._offered or self._writing:  # one copy in memory at a time
             return False
         if busy and self._steps % _STEPS_TO_A_LAYER:
             return True
