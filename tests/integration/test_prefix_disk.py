@@ -253,8 +253,9 @@ def test_the_budget_holds_and_the_least_recently_used_goes(machine: Machine, lla
     with machine.server(max_bytes=3 * used) as engine:
         for number in range(6):
             ask(engine, llama, turns(0, f"{number} {SYSTEM}"))
-            ours = [path for path in machine.files if path != foreign]
-            assert sum(path.stat().st_size for path in ours) <= 3 * used
+            held = engine.kept_prompts().disk
+            assert held is not None
+            assert held.bytes <= 3 * used
     assert machine.state is not None
     assert machine.state.evictions > 0
     assert machine.state.bytes <= 3 * used
