@@ -1,8 +1,8 @@
 """The disk tier of the prefix cache: between the engine's owner thread and a folder of snapshots.
 
-A snapshot goes three ways. *Offered* by the prefix cache while a prompt is computed, it is remembered only: its arrays
-are the cache's own. *Copied*, layer by layer, between steps of the owner thread, which are many to a layer while
-anything is generated. *Written* by a thread of its own.
+A snapshot has three stages. *Offered* by the prefix cache while a prompt is computed, it is remembered only: its arrays
+are the cache's own. It is *copied*, layer by layer, between steps of the owner thread, which are many to a layer while
+anything is generated, and *written* by a thread of its own.
 
 A prompt is looked up, and the file read and verified, in the thread of its request; the owner thread only makes the
 arrays, as an entry of the prefix cache, by whose limit the memory for them is bounded.
