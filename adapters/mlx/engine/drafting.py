@@ -5,7 +5,7 @@ as long as a token takes less time with it than without. The text is the same ei
 about speed only.
 """
 
-from collections import deque
+import statistics
 
 from mlxk.adapters.mlx.loading.text_model import PooledModel
 from mlxk.domain.errors import CapabilityError, MlxkError, ValidationError
@@ -13,10 +13,10 @@ from mlxk.domain.generation.request import GenerationRequest
 from mlxk.domain.generation.settings import GenerationSettings
 
 PLAIN_STEPS = 4
-"""Steps without proposals at the beginning; the first of them is not counted, since it compiles and warms up."""
+"""Steps without proposals at the beginning; the first step of either kind is not counted: it compiles and warms up."""
 
 WINDOW = 8
-"""Steps with proposals after which their speed is judged."""
+"""Steps with proposals after which their speed is judged, again and again."""
 
 MOST_SKIPPED = 32
 """Most sequences that are computed before the draft model is tried again."""
@@ -50,7 +50,8 @@ class DraftTrial:
     def __init__(self, record: DraftRecord) -> None:
         self._record = record
         self._plain: list[float] = []
-        self._drafted: deque[tuple[float, int]] = deque(maxlen=WINDOW)
+        self._drafted: list[tuple[float, int]] = []
+        self._warm = False
         self.pays = True
         """Whether proposals have not been slower than none, as far as is known."""
 
@@ -63,13 +64,17 @@ class DraftTrial:
         """Note the duration of a step and how many tokens it gave."""
         if not self.proposes:
             self._plain.append(seconds)
-            return
-        self._drafted.append((seconds, tokens))
+        elif not self._warm:
+            self._warm = True
+        else:
+            self._drafted.append((seconds, tokens))
         if len(self._drafted) == WINDOW:
-            plain = sorted(self._plain[1:])[(PLAIN_STEPS - 1) // 2]
-            drafted = sum(each[0] for each in self._drafted) / sum(each[1] for each in self._drafted)
-            self.pays = drafted < plain
+            # Medians: another process that takes the device for a moment must not decide.
+            step = statistics.median(each[0] for each in self._drafted)
+            tokens_a_step = sum(each[1] for each in self._drafted) / WINDOW
+            self.pays = step / tokens_a_step < statistics.median(self._plain[1:])
             self._record.judge(pays=self.pays)
+            self._drafted.clear()
 
 
 def draft_exclusion(

@@ -69,7 +69,7 @@ class Scheduler:
         self._prefilling: list[Sequence] = []
         self._decoding: dict[Sequence, Batch] = {}
         self._batches: list[Batch] = []
-        self._draft_records: WeakKeyDictionary[PooledModel, DraftRecord] = WeakKeyDictionary()
+        self._draft_records: WeakKeyDictionary[PooledModel, dict[str, DraftRecord]] = WeakKeyDictionary()
         self._steps = 0
         self._step_began: float | None = None
         """When the last tokens of the batch came, later by what prompts took since; None when a step is not comparable
@@ -204,7 +204,8 @@ class Scheduler:
         )
 
     def _record(self, sequence: Sequence) -> DraftRecord:
-        return self._draft_records.setdefault(sequence.model, DraftRecord())
+        records = self._draft_records.setdefault(sequence.model, {})
+        return records.setdefault(sequence.models[1].model.identity, DraftRecord())
 
     def _drafts(self, sequence: Sequence) -> bool:
         """Whether a draft model is used: one that is a default, only for a sequence without others of its model."""
