@@ -104,6 +104,15 @@ def test_a_drafted_sequence_joins_the_batch_of_others_and_stays_the_same(
     assert 0 < predicted(found)[0] < 140
 
 
+def test_prompts_that_come_together_are_computed_without_a_draft_model(
+    engine: MlxTextGenerator, handle: ModelHandle
+) -> None:
+    prompts = [f"{number} {PROMPT * 60}" for number in range(3)]
+    together = [engine.submit(asking(handle, handle, prompt, max_tokens=9)) for prompt in prompts]
+    texts = [read(each).tokens for each in together]
+    assert texts == [read(engine.submit(asking(handle, None, prompt, max_tokens=9))).tokens for prompt in prompts]
+
+
 @pytest.mark.parametrize(
     ("wanted", "reason"),
     [

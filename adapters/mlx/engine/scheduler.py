@@ -103,9 +103,7 @@ class Scheduler:
         for batch in list(self._batches):
             self._decode(batch, batch.step)
         self._prefilling += self._admission.admit(self.running, self._batches, self._prefilling)
-        for batch in list(self._batches):
-            if isinstance(batch, SpeculativeBatch) and not self._drafts_on(batch):
-                self._stop_drafting(batch)
+        self._end_drafts()
         if self._prefilling:
             # No finished token waits for a prefill chunk.
             for batch in list(self._batches):
@@ -214,8 +212,14 @@ class Scheduler:
         others = (each for each in (*self._prefilling, *self._decoding) if each is not sequence)
         return not sequence.alone and all(each.model is not sequence.model for each in others)
 
-    def _drafts_on(self, batch: SpeculativeBatch) -> bool:
-        return batch.trial is None or (batch.trial.pays and self._drafts(batch.sequences[0]))
+    def _end_drafts(self) -> None:
+        """Go on without the draft models that do not pay, and without those of sequences that got company."""
+        for batch in [each for each in self._batches if isinstance(each, SpeculativeBatch)]:
+            if batch.trial is not None and not (batch.trial.pays and self._drafts(batch.sequences[0])):
+                self._stop_drafting(batch)
+        for sequence in self._prefilling:
+            if sequence.prefill is not None and not self._drafts(sequence):
+                sequence.prefill.draft = None  # whose prompt would only delay it
 
     def _stop_drafting(self, batch: SpeculativeBatch) -> None:
         """Have the sequence of a batch continue without its draft model, with others of its model if there are any."""
