@@ -166,12 +166,14 @@ class BatchSampler:
         """Return the minimum log probability of a token in each row; filters apply before the temperature."""
         floors = []
         if self._filters_top_p or self._filters_top_k:
-            ascending = mx.sort(logprobs, axis=-1)
+            # Where each row keeps so many tokens at most, none below them matters: sorting all takes long.
+            size = logprobs.shape[-1]
+            most = min(max(self._top_k), size) if all(self._top_k) else size
+            ascending = mx.sort(mx.topk(logprobs, most, axis=-1) if most < size else logprobs, axis=-1)
             if self._filters_top_p:
                 floors.append(self._top_p_floor(ascending))
             if self._filters_top_k:
-                size = logprobs.shape[-1]
-                ranks = mx.array([[size - k if 0 < k < size else 0] for k in self._top_k])
+                ranks = mx.array([[most - k if 0 < k < most else 0] for k in self._top_k])
                 floors.append(mx.take_along_axis(ascending, ranks, axis=-1))
         if self._filters_min_p:
             floors.append(mx.max(logprobs, axis=-1, keepdims=True) + self._min_p)
@@ -181,10 +183,8 @@ class BatchSampler:
         return floor
 
     def _top_p_floor(self, ascending: mx.array) -> mx.array:
-        probabilities = mx.exp(ascending)
-        above = mx.cumsum(probabilities, axis=-1, reverse=True, inclusive=False)
-        total = above[..., :1] + probabilities[..., :1]
-        dropped = (above >= self._top_p * total).sum(axis=-1, keepdims=True)
+        above = mx.cumsum(mx.exp(ascending), axis=-1, reverse=True, inclusive=False)
+        dropped = (above >= self._top_p).sum(axis=-1, keepdims=True)
         return mx.take_along_axis(ascending, mx.minimum(dropped, ascending.shape[-1] - 1), axis=-1)
 
 
