@@ -165,18 +165,15 @@ def _matrices(wanted: bool) -> Matrices:
 
 
 def engine_limits(memory: "MemoryProbe", server: ServerSettings | None) -> "EngineLimits":
-    """Return the limits of the engine: shares of the memory available to MLX, or the settings of a server.
-
-    Args:
-        memory: Read once, when the engine is built.
-        server: The operator's settings; None for commands.
-    """
+    """Return the limits of the engine: shares of the memory available to MLX now, or the settings of a server."""
     from mlxk.adapters.mlx.memory import DiskLimits, EngineLimits
 
     reading, limits = memory.read(), dict[str, Any]()
     if reading is not None:
         limits = {"model_budget_bytes": reading.budget}
         limits |= dict.fromkeys(("cache_budget_bytes", "prefix_cache_bytes"), reading.cache_budget)
+    if computes_on_cpu(sys.platform):  # what a GPU has left, the engine asks MLX
+        limits["free_bytes"] = lambda: None if (now := memory.read()) is None else now.available
     if server is None:
         return EngineLimits(**limits)
     if server.memory_budget_mib is not None:

@@ -23,6 +23,10 @@ class DiskLimits:
     """Least share of the file system that stays free."""
 
 
+def _unknown() -> int | None:
+    return None
+
+
 @attrs.frozen
 class EngineLimits:
     """Limits of the engine. The composition root derives those in bytes from the machine's memory."""
@@ -35,6 +39,8 @@ class EngineLimits:
     """The prefix cache's tier on disk; None: none."""
     cache_budget_bytes: int | None = None
     """KV caches of running sequences and the prefix cache together; None: no limit."""
+    free_bytes: Callable[[], int | None] = _unknown
+    """Returns what the machine has free at the moment without swapping; None where that is not to be asked."""
     model_budget_bytes: int | None = None
     """Weights of all loaded models together; None: no limit."""
     keep_alive_seconds: float | None = None

@@ -148,6 +148,14 @@ class EngineState:
     """Seconds since the engine's loop last failed, which ended every sequence; None if it never did."""
     matrix_library: str | None = None
     """The library of the machine that multiplies matrices on its CPU; None without one."""
+    memory_waits: int = 0
+    """Sequences that waited for memory though fewer than the most were running."""
+    memory_evictions: int = 0
+    """Kept prompts that made room for sequences."""
+    memory_smaller_chunks: int = 0
+    """Chunks of prompts that were made smaller for lack of memory."""
+    memory_refusals: int = 0
+    """Sequences that were ended for lack of memory."""
 
 
 class TextGenerator(Protocol):

@@ -238,6 +238,10 @@ class MetricsPage(Readable):
                 "mlxk_prefix_cache_bytes": state.prefix_cache_bytes,
                 "mlxk_decode_step_seconds": state.step_seconds,
                 "mlxk_prompt_chunk_tokens": state.chunk_tokens,
+                "mlxk_memory_waits_total": state.memory_waits,
+                "mlxk_memory_evictions_total": state.memory_evictions,
+                "mlxk_memory_smaller_chunks_total": state.memory_smaller_chunks,
+                "mlxk_memory_refusals_total": state.memory_refusals,
                 "mlxk_engine_responding": state.responding,
             }
             | ({} if state.disk is None else {_DISK[name]: value for name, value in attrs.asdict(state.disk).items()})

@@ -60,6 +60,8 @@ def test_metrics_say_what_a_step_takes_and_how_much_of_a_prompt_is_computed_at_a
     served.post(PATH, {**QUESTION, "max_tokens": 20, "ignore_eos": True})
     after = gauges()
     assert 0 < after["mlxk_decode_step_seconds"] < 10
+    decided = [after[f"mlxk_memory_{name}_total"] for name in ("waits", "evictions", "smaller_chunks", "refusals")]
+    assert decided == [0, 0, 0, 0]
     assert after["mlxk_prompt_chunk_tokens"] >= 4
 
 

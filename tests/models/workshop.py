@@ -9,7 +9,7 @@ from doubles.clock import InMemoryClock
 from doubles.event_log import InMemoryEventLog
 from models.answers import read
 
-from mlxk.adapters.mlx.engine.admission import AdmissionQueue
+from mlxk.adapters.mlx.engine.admission import AdmissionQueue, WorkingMemory
 from mlxk.adapters.mlx.engine.build_sequence import build_sequence
 from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache
 from mlxk.adapters.mlx.engine.prompts import EngineCounters
@@ -48,19 +48,25 @@ class Workshop:
     """
 
     def __init__(
-        self, model: LoadedModel, max_rows: int = 32, cache_budget_bytes: int | None = None, prefix_bytes: int = 0
+        self,
+        model: LoadedModel,
+        max_rows: int = 32,
+        cache_budget_bytes: int | None = None,
+        prefix_bytes: int = 0,
+        free_bytes: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.network = Network(model.network)
         self.model = attrs.evolve(model, network=self.network)
         self.pooled = PooledModel(self.model, 0.0)
         self.released = 0
         self.prefixes = PrefixCache(prefix_bytes)
+        self.memory = WorkingMemory(free_bytes, self.prefixes)
         self.clock = InMemoryClock()
         self.scheduler = Scheduler(
             InMemoryEventLog(),
             self.clock,
-            AdmissionQueue(max_rows, cache_budget_bytes, self.prefixes),
-            self.prefixes,
+            AdmissionQueue(max_rows, cache_budget_bytes, self.memory),
+            self.memory,
             EngineCounters(),
             self._release,
         )

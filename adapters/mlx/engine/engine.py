@@ -13,11 +13,12 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
+import attrs
 import mlx.core as mx
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from mlxk.adapters.mlx import blas
-from mlxk.adapters.mlx.engine.admission import AdmissionQueue
+from mlxk.adapters.mlx.engine.admission import AdmissionQueue, WorkingMemory
 from mlxk.adapters.mlx.engine.disk_tier import DiskTier
 from mlxk.adapters.mlx.engine.model_pool import Hold, Judge, LoadRequest, ModelPool, WantedModel
 from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache
@@ -199,11 +200,12 @@ class Engine(Worker):
         self._disk = disk
         self.prefixes = PrefixCache(limits.prefix_cache_bytes, None if disk is None else disk.offer)
         self._pool = ModelPool(log, clock, limits, self.prefixes.forget, hold, judge)
-        self._admission = AdmissionQueue(limits.max_rows, limits.cache_budget_bytes, self.prefixes)
+        self._memory = WorkingMemory(limits.free_bytes, self.prefixes)
+        self._admission = AdmissionQueue(limits.max_rows, limits.cache_budget_bytes, self._memory)
         self._counters = EngineCounters()
         self._wired_limit: int | None = None
         """The process's wired-memory limit before this engine raised it; None where there is none."""
-        self._scheduler = Scheduler(log, clock, self._admission, self.prefixes, self._counters, self._pool.release)
+        self._scheduler = Scheduler(log, clock, self._admission, self._memory, self._counters, self._pool.release)
 
     def lease_now(self, wanted: tuple[WantedModel, ...]) -> tuple[PooledModel, ...] | None:
         """Lease models that are loaded already, from any thread; None when one is not."""
@@ -278,6 +280,7 @@ class Engine(Worker):
             step_seconds=max((costs.pass_seconds for costs in learned), default=0.0),
             chunk_tokens=min(map(self._scheduler.shared_chunk, learned), default=0),
             matrix_library=blas.in_use(),
+            **{f"memory_{name}": count for name, count in attrs.asdict(self._memory.decisions).items()},
             fault_seconds=None if self._failed_at is None else self._clock.monotonic() - self._failed_at,
         )
 

@@ -5,9 +5,10 @@ import functools
 import attrs
 import mlx.core as mx
 
-from mlxk.adapters.mlx.chunk_policy import SINGLE_CHUNK_CPU, SINGLE_CHUNK_GPU, ChunkPolicy
+from mlxk.adapters.mlx.chunk_policy import SINGLE_CHUNK_CPU, SINGLE_CHUNK_GPU, SMALLEST_CHUNK, ChunkPolicy
+from mlxk.adapters.mlx.engine.admission import WorkingMemory
 from mlxk.adapters.mlx.engine.prefill import Prefill, advance_together, make_cache, quantize_cache, usable_options
-from mlxk.adapters.mlx.engine.prefix_cache import NO_MATCH, PrefixCache
+from mlxk.adapters.mlx.engine.prefix_cache import NO_MATCH
 from mlxk.adapters.mlx.engine.sequence import Sequence
 from mlxk.application.ports.system import Clock, EventLog
 from mlxk.domain.generation.settings import EngineOptions
@@ -34,14 +35,15 @@ class Prompts:
     Args:
         log: Receives failures.
         clock: Measures what chunks take.
-        prefixes: The prefix cache.
+        memory: Has the prefix cache, and says how much of a prompt fits.
         counters: Updated by every chunk.
     """
 
-    def __init__(self, log: EventLog, clock: Clock, prefixes: PrefixCache, counters: EngineCounters) -> None:
+    def __init__(self, log: EventLog, clock: Clock, memory: WorkingMemory, counters: EngineCounters) -> None:
+        self._memory = memory
         self._log = log
         self._clock = clock
-        self._prefixes = prefixes
+        self._prefixes = memory.prefixes
         self._counters = counters
 
     @functools.cached_property
@@ -86,9 +88,20 @@ class Prompts:
         sequence.start(match.tokens)
         self._counters.cached_tokens += match.tokens
 
-    def advance(self, sequence: Sequence, prefill: Prefill) -> None:
-        """Compute the next chunk of a prompt."""
-        max_tokens = self.policy.tokens(sequence)
+    def advance(self, sequence: Sequence, prefill: Prefill, *, alone: bool) -> None:
+        """Compute the next chunk of a prompt.
+
+        Args:
+            sequence: Whose prompt it is.
+            prefill: Begun.
+            alone: Whether no other sequence runs.
+
+        Raises:
+            InsufficientMemoryError: No chunk fits into the memory, and there is nothing to wait for.
+        """
+        max_tokens = self._memory.fitting(sequence, self.policy.tokens(sequence), alone=alone)
+        mx.reset_peak_memory()
+        held = mx.get_active_memory()
         done, began, position = 0, self._clock.monotonic(), prefill.position
         while done < max_tokens and prefill.remaining > 0:
             done += prefill.advance(max_tokens - done)
@@ -97,6 +110,8 @@ class Prompts:
                 prefill.store(self._prefixes, sequence.cache_identity)
         seconds = self._clock.monotonic() - began
         self.policy.spend(sequence, done, seconds)
+        if done >= SMALLEST_CHUNK:
+            sequence.model.chunk_bytes_per_token = max(0, mx.get_peak_memory() - held) / done
         if sequence.media is None and prefill.draft is None:
             sequence.costs.observe_chunk(done, position, seconds)
         self._counters.prompt_tokens += done

@@ -14,11 +14,10 @@ from weakref import WeakKeyDictionary
 import mlx.core as mx
 
 from mlxk.adapters.mlx.chunk_policy import PassCosts
-from mlxk.adapters.mlx.engine.admission import AdmissionQueue
+from mlxk.adapters.mlx.engine.admission import AdmissionQueue, WorkingMemory
 from mlxk.adapters.mlx.engine.batch import Batch, DecodeBatch, Sampled, SpeculativeBatch
 from mlxk.adapters.mlx.engine.drafting import DraftRecord, DraftTrial
 from mlxk.adapters.mlx.engine.prefill import Prefill
-from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache
 from mlxk.adapters.mlx.engine.prompts import EngineCounters, Prompts
 from mlxk.adapters.mlx.engine.sampling import NOT_FINITE
 from mlxk.adapters.mlx.engine.sequence import Sequence
@@ -45,7 +44,7 @@ class Scheduler:
         log: Receives failures.
         clock: Measures what steps and chunks take.
         admission: The queue of sequences that have not started.
-        prefixes: The prefix cache.
+        memory: Has the prefix cache, and says how much of a prompt fits.
         counters: Updated by every step.
         release: Returns the model leases of a sequence that has ended.
     """
@@ -55,16 +54,16 @@ class Scheduler:
         log: EventLog,
         clock: Clock,
         admission: AdmissionQueue,
-        prefixes: PrefixCache,
+        memory: WorkingMemory,
         counters: EngineCounters,
         release: Callable[[tuple[PooledModel, ...]], None],
     ) -> None:
         self._log = log
         self._clock = clock
         self._admission = admission
-        self._prefixes = prefixes
+        self._prefixes = memory.prefixes
         self._counters = counters
-        self._prompts = Prompts(log, clock, prefixes, counters)
+        self._prompts = Prompts(log, clock, memory, counters)
         self._release = release
         self._prefilling: list[Sequence] = []
         self._decoding: dict[Sequence, Batch] = {}
@@ -159,7 +158,7 @@ class Scheduler:
         if prefill is None:
             return []
         try:
-            self._prompts.advance(sequence, prefill)
+            self._prompts.advance(sequence, prefill, alone=self.running == 1)
         except Exception as error:  # noqa: BLE001 - boundary: one prompt's failure must not harm other sequences
             self._end(sequence, _failure(error))
             return []

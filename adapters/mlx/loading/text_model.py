@@ -121,6 +121,8 @@ class PooledModel:
     """Measured size of a token in the KV cache; 0 before anything was computed."""
     tokens_per_second: float | None = None
     """Speed of the sequence that ended last; None before there was one."""
+    chunk_bytes_per_token: float = 0.0
+    """Measured memory that a prompt's last chunk took for each of its tokens; 0 before there was one."""
     costs: PassCosts = attrs.field(factory=PassCosts)
     """What steps and chunks take."""
 
