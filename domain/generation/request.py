@@ -53,6 +53,12 @@ class Usage:
         """Prompt and completion together."""
         return self.prompt_tokens + self.completion_tokens
 
+    def predictions(self) -> dict[str, int]:
+        """Return the tokens of a draft model by their names; nothing where none proposed any."""
+        if self.accepted_prediction_tokens + self.rejected_prediction_tokens == 0:
+            return {}
+        return {name: getattr(self, name) for name in ("accepted_prediction_tokens", "rejected_prediction_tokens")}
+
 
 @attrs.frozen
 class Timings:

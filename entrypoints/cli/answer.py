@@ -254,7 +254,11 @@ def speed(finished: Finished) -> str:
     usage, timings = finished.usage, finished.timings
     rate = usage.completion_tokens / timings.generation_seconds if timings.generation_seconds > 0 else 0.0
     cached = f", {usage.cached_tokens} cached" if usage.cached_tokens else ""
-    return f"{usage.completion_tokens} tokens, {rate:.1f} tokens/s; prompt {usage.prompt_tokens} tokens{cached}"
+    proposed = usage.accepted_prediction_tokens + usage.rejected_prediction_tokens
+    drafted = f"; {usage.accepted_prediction_tokens} of {proposed} drafted tokens right" if proposed else ""
+    return (
+        f"{usage.completion_tokens} tokens, {rate:.1f} tokens/s; prompt {usage.prompt_tokens} tokens{cached}{drafted}"
+    )
 
 
 def interrupted(output: Output, text: str) -> InterruptedRunError:
@@ -284,6 +288,7 @@ def answer_json(reference: str, prompt: str, given: CollectedAnswer, show_reason
             "completion_tokens": usage.completion_tokens,
             "total_tokens": usage.total_tokens,
             "cached_tokens": usage.cached_tokens,
+            **usage.predictions(),
         },
         "timings": {
             "load_seconds": round(timings.load_seconds, 4),

@@ -181,6 +181,17 @@ def test_a_server_drafts_by_default_and_reports_what_was_accepted(
         assert 'mlxk_draft_tokens_total{outcome="accepted"}' in metrics
 
 
+def test_run_says_what_its_draft_model_proposed(mlxk: Machine) -> None:
+    line = ("run", "demo", "What is mlxk?", "--draft-model", "demo", "--temperature", "0", "--no-server")
+    usage = mlxk(*line, "--draft-tokens", "4", "--json").data["usage"]
+    assert usage["accepted_prediction_tokens"] > 4 * usage["rejected_prediction_tokens"]
+    proposed = usage["accepted_prediction_tokens"] + usage["rejected_prediction_tokens"]
+    said = f"{usage['accepted_prediction_tokens']} of {proposed} drafted tokens right"
+    assert said in mlxk(*line, "--draft-tokens", "4", "--verbose").err
+    assert "accepted_prediction_tokens" not in mlxk("run", "demo", "hi", "--json").data["usage"]
+    assert "draft_tokens must be at least 1" in mlxk(*line, "--draft-tokens", "0").err
+
+
 def test_a_draft_model_that_cannot_serve_one_stops_the_start_by_name(
     mlxk: Machine, handle: ModelHandle, tmp_path: Path
 ) -> None:
