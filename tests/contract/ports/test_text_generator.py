@@ -112,7 +112,7 @@ def test_a_stop_string_ends_the_answer_and_is_no_part_of_it(generator: TextGener
 
 def test_a_cancelled_answer_ends_as_cancelled(generator: TextGenerator, handle: ModelHandle) -> None:
     stream = generator.submit(asking(handle, LONG, max_tokens=4000))
-    assert isinstance(next(stream), TextDelta)
+    assert any(isinstance(event, TextDelta) for event in stream)  # a slow machine reports the prompt first
     stream.cancel()
     stream.cancel()
     answer = read(stream)
@@ -123,7 +123,7 @@ def test_a_cancelled_answer_ends_as_cancelled(generator: TextGenerator, handle: 
 
 def test_leaving_the_block_gives_the_answer_up(generator: TextGenerator, handle: ModelHandle) -> None:
     with generator.submit(asking(handle, LONG, max_tokens=4000)) as stream:
-        assert isinstance(next(stream), TextDelta)
+        assert any(isinstance(event, TextDelta) for event in stream)
     assert read(stream).finished.reason is FinishReason.CANCELLED
 
 
