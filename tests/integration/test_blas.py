@@ -54,6 +54,10 @@ def library(folder: Path, source: str, name: str = "libopenblas.so.0") -> str:
     return str(folder)
 
 
+WITH_BLAS = {"MLXK2_BLAS": "auto"}
+"""Other tests run without, to have the same numbers everywhere."""
+
+
 @pytest.fixture(scope="module")
 def fitting(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the folder of a library that fits."""
@@ -67,10 +71,10 @@ def test_show_and_run_use_the_library_and_say_so(mlxk: Program, fitting: str) ->
         return memory["weights_type"], memory["matrix_library"]
 
     def answer(*flags: str) -> "subprocess.CompletedProcess[str]":
-        return mlxk("run", "demo", "Hi", "-v", "--temperature", "0", *flags, LD_LIBRARY_PATH=fitting)
+        return mlxk("run", "demo", "Hi", "-v", "--temperature", "0", *flags, **WITH_BLAS, LD_LIBRARY_PATH=fitting)
 
     # With a library, plain weights of 16 bits are faster in 32 bits as well.
-    assert shown(LD_LIBRARY_PATH=fitting) == ("float32", "OpenBLAS 9.9.9")
+    assert shown(**WITH_BLAS, LD_LIBRARY_PATH=fitting) == ("float32", "OpenBLAS 9.9.9")
     assert shown(LD_LIBRARY_PATH=fitting, MLXK2_BLAS="off") == ("model", None)
     used, unused = answer(), answer("--blas", "off")
     assert "[matrices are multiplied by OpenBLAS 9.9.9]" in used.stderr
@@ -84,7 +88,7 @@ def test_show_and_run_use_the_library_and_say_so(mlxk: Program, fitting: str) ->
 def test_the_server_uses_the_library_and_says_so(
     fitting: str, tmp_path: Path, program_environment: dict[str, str]
 ) -> None:
-    environment = {**program_environment, "LD_LIBRARY_PATH": fitting}
+    environment = {**program_environment, **WITH_BLAS, "LD_LIBRARY_PATH": fitting}
     with (
         open(tmp_path / "log", "wb") as log,
         ServedProgram(tmp_path, environment, "--model", "demo", stderr=log) as server,
@@ -106,7 +110,7 @@ def test_the_server_uses_the_library_and_says_so(
 )
 def test_a_library_that_does_not_fit_is_left_alone(source: str, mlxk: Program, tmp_path: Path) -> None:
     # It hides one of the machine's, if there is one.
-    done = mlxk("show", "demo", LD_LIBRARY_PATH=library(tmp_path / "odd", source))
+    done = mlxk("show", "demo", **WITH_BLAS, LD_LIBRARY_PATH=library(tmp_path / "odd", source))
 
     assert "OpenBLAS 9.9.9" not in done.stdout
 
