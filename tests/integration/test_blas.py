@@ -16,6 +16,7 @@ import pytest
 from mlx import nn
 from serving.program import ServedProgram
 
+import mlxk
 from mlxk.adapters.mlx import blas
 from mlxk.adapters.mlx.loading import widening
 from mlxk.adapters.mlx.registry import computes_on_cpu
@@ -128,6 +129,15 @@ def test_a_library_that_may_end_its_process_is_tried_in_another_one(works: bool,
     )
 
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{taken}\n", "")
+
+
+def test_no_process_is_forked_of_one_that_computes() -> None:
+    """A fork while OpenBLAS computes in another thread never returns; ``subprocess`` starts programs without one."""
+    layers = Path(mlxk.__file__).parent
+    sources = [path for name in ("adapters", "application", "entrypoints") for path in (layers / name).rglob("*.py")]
+    assert len(sources) > 100
+    forking = ("preexec_fn", "os.fork", "multiprocessing")
+    assert [path.name for path in sources if any(word in path.read_text(encoding="utf-8") for word in forking)] == []
 
 
 def test_nothing_is_loaded_once_mlx_is_there() -> None:
