@@ -42,18 +42,34 @@ def widen(network: nn.Module) -> int:
 class UnpackingLinear(nn.QuantizedLinear):  # type: ignore[misc]
     """A quantized layer that unpacks its weights for an input of many rows, and has them multiplied as plain ones."""
 
+    most_bytes = 64 * 2**20
+    """Of weights that are unpacked at a time."""
+
     def __call__(self, x: mx.array) -> mx.array:
         """Return the layer's output, shape [..., O], for an input, shape [..., I]."""
         if x.size < _FEWEST_ROWS * x.shape[-1] or x.dtype != mx.float32:
-            plain: mx.array = super().__call__(x)
-            return plain
-        # Depending on the input, no layer is unpacked long before its turn: a few are in memory at a time.
-        packed = mx.depends(self.weight, x)
-        biases = self.get("biases")
-        sizes = {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
-        weight = mx.dequantize(packed, self.scales, biases, **sizes)
-        product: mx.array = x @ weight.astype(mx.float32).T
+            packed: mx.array = super().__call__(x)
+            return packed
+        outputs = max(1, self.most_bytes // (x.shape[-1] * x.itemsize))
+        parts: list[mx.array] = []
+        for start in range(0, self.weight.shape[0], outputs):
+            # Depending on what comes before, no part is unpacked long before its turn: a few are in memory at a time.
+            parts.append(self._part(x, slice(start, start + outputs), after=parts[-1] if parts else x))
+        product = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-1)
         return product + self.bias if "bias" in self else product
+
+    def _part(self, x: mx.array, outputs: slice, after: mx.array) -> mx.array:
+        """Return some outputs, without bias."""
+        biases = self.get("biases")
+        weight = mx.dequantize(
+            mx.depends(self.weight[outputs], after),
+            self.scales[outputs],
+            None if biases is None else biases[outputs],
+            group_size=self.group_size,
+            bits=self.bits,
+            mode=self.mode,
+        )
+        return x @ weight.astype(mx.float32).T
 
 
 def _widened(value: Any) -> Any:  # noqa: ANN401 - whatever a network holds
