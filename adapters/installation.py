@@ -23,7 +23,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from mlxk.adapters.system import Run, run_quietly
-from mlxk.application.ports.system import InstallationProbe
+from mlxk.application.ports.installation import InstallationProbe
 from mlxk.domain.diagnosis import ComputingFacts, FolderFacts, PackageFacts, PlatformFacts, PortFacts
 
 DISTRIBUTION = "mlxk"

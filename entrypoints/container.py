@@ -35,12 +35,13 @@ if TYPE_CHECKING:
     from mlxk.adapters.unix_socket.servers import SocketRunningServers
     from mlxk.application.ports.backends import WeightConverter
     from mlxk.application.ports.hub import ModelHub, ModelPublisher, PublicationFolder
+    from mlxk.application.ports.installation import InstallationProbe
     from mlxk.application.ports.media import AudioDecoder, ImageReader
     from mlxk.application.ports.model_cache import ModelCache
     from mlxk.application.ports.model_directories import ContentVerifier, WorkspaceStore
     from mlxk.application.ports.model_tasks import ModelTokenizer, SpeechTranscriber, TextEmbedder
     from mlxk.application.ports.other_processes import ToolServers
-    from mlxk.application.ports.system import EventLog, InstallationProbe, MemoryProbe
+    from mlxk.application.ports.system import EventLog, MemoryProbe
     from mlxk.domain.generation.request import Finished
     from mlxk.domain.models.model import ModelHandle
 

@@ -6,7 +6,7 @@ probe.folders["/cache"] = FolderFacts("/cache", exists=False, leads_nowhere=True
 
 import datetime
 
-from mlxk.application.ports.system import InstallationProbe
+from mlxk.application.ports.installation import InstallationProbe
 from mlxk.domain.diagnosis import ComputingFacts, FolderFacts, PackageFacts, PlatformFacts, PortFacts
 
 

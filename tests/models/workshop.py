@@ -9,13 +9,14 @@ from doubles.clock import InMemoryClock
 from doubles.event_log import InMemoryEventLog
 from models.answers import read
 
-from mlxk.adapters.mlx.engine.admission import AdmissionQueue, WorkingMemory
+from mlxk.adapters.mlx.engine.admission import AdmissionQueue
 from mlxk.adapters.mlx.engine.build_sequence import build_sequence
+from mlxk.adapters.mlx.engine.prefiller import EngineCounters
 from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache
-from mlxk.adapters.mlx.engine.prompts import EngineCounters
 from mlxk.adapters.mlx.engine.sampling import LogitsProcessor
 from mlxk.adapters.mlx.engine.scheduler import Scheduler
 from mlxk.adapters.mlx.engine.sequence import Sequence
+from mlxk.adapters.mlx.engine.working_memory import WorkingMemory
 from mlxk.adapters.mlx.loading.text_model import LoadedModel, PooledModel
 from mlxk.adapters.system import SystemClock
 from mlxk.application.text_streams import QueuedTextStream

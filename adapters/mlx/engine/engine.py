@@ -18,13 +18,14 @@ import mlx.core as mx
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from mlxk.adapters.mlx import blas
-from mlxk.adapters.mlx.engine.admission import AdmissionQueue, WorkingMemory
+from mlxk.adapters.mlx.engine.admission import AdmissionQueue
 from mlxk.adapters.mlx.engine.disk_tier import DiskTier
 from mlxk.adapters.mlx.engine.model_pool import Hold, Judge, LoadRequest, ModelPool, WantedModel
+from mlxk.adapters.mlx.engine.prefiller import EngineCounters
 from mlxk.adapters.mlx.engine.prefix_cache import PrefixCache
-from mlxk.adapters.mlx.engine.prompts import EngineCounters
 from mlxk.adapters.mlx.engine.scheduler import Scheduler
 from mlxk.adapters.mlx.engine.sequence import Sequence
+from mlxk.adapters.mlx.engine.working_memory import WorkingMemory
 from mlxk.adapters.mlx.library_imports import ExceptionSummary, exhaustion, failed
 from mlxk.adapters.mlx.loading.text_model import PooledModel
 from mlxk.adapters.mlx.memory import EngineLimits, return_freed_memory

@@ -14,13 +14,14 @@ from weakref import WeakKeyDictionary
 import mlx.core as mx
 
 from mlxk.adapters.mlx.chunk_policy import PassCosts
-from mlxk.adapters.mlx.engine.admission import AdmissionQueue, WorkingMemory
+from mlxk.adapters.mlx.engine.admission import AdmissionQueue
 from mlxk.adapters.mlx.engine.batch import Batch, DecodeBatch, Sampled, SpeculativeBatch
 from mlxk.adapters.mlx.engine.drafting import DraftRecord, DraftTrial
 from mlxk.adapters.mlx.engine.prefill import Prefill
-from mlxk.adapters.mlx.engine.prompts import EngineCounters, Prompts
+from mlxk.adapters.mlx.engine.prefiller import EngineCounters, Prefiller
 from mlxk.adapters.mlx.engine.sampling import NOT_FINITE
 from mlxk.adapters.mlx.engine.sequence import Sequence
+from mlxk.adapters.mlx.engine.working_memory import WorkingMemory
 from mlxk.adapters.mlx.library_imports import failed, is_compile_failure
 from mlxk.adapters.mlx.loading.text_model import PooledModel
 from mlxk.adapters.mlx.memory import return_freed_memory
@@ -63,7 +64,7 @@ class Scheduler:
         self._admission = admission
         self._prefixes = memory.prefixes
         self._counters = counters
-        self._prompts = Prompts(log, clock, memory, counters)
+        self._prefiller = Prefiller(log, clock, memory, counters)
         self._release = release
         self._prefilling: list[Sequence] = []
         self._decoding: dict[Sequence, Batch] = {}
@@ -79,9 +80,13 @@ class Scheduler:
         """Sequences that have started and not ended."""
         return len(self._prefilling) + len(self._decoding)
 
+    @property
+    def _used_bytes(self) -> int:
+        return sum(batch.size_bytes for batch in self._batches)
+
     def shared_chunk(self, costs: PassCosts) -> int:
         """Return the tokens of a prompt that are computed at a time beside other sequences."""
-        return self._prompts.policy.shared_chunk(costs)
+        return self._prefiller.policy.shared_chunk(costs)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
@@ -101,7 +106,7 @@ class Scheduler:
         self._steps += 1
         for batch in list(self._batches):
             self._decode(batch, batch.step)
-        self._prefilling += self._admission.admit(self.running, self._batches, self._prefilling)
+        self._prefilling += self._admission.admit(self.running, self._used_bytes, self._prefilling)
         self._end_drafts()
         if self._prefilling:
             # No finished token waits for a prefill chunk.
@@ -128,14 +133,14 @@ class Scheduler:
 
     def _prefill(self, interrupted: Callable[[], bool]) -> None:
         began = self._clock.monotonic()
-        self._prompts.policy.begin_turn(
+        self._prefiller.policy.begin_turn(
             len(self._prefilling),
             ((batch.sequences[0].costs, len(batch.sequences)) for batch in self._batches),
         )
         ready: list[Sequence] = []
         while True:
             waiting = [each for each in self._prefilling if each not in ready]
-            sequence = self._prompts.policy.choose(waiting, ready=bool(ready))
+            sequence = self._prefiller.policy.choose(waiting, ready=bool(ready))
             if sequence is None:
                 break
             ready += self._compute(sequence, [each for each in waiting if each is not sequence])
@@ -150,15 +155,15 @@ class Scheduler:
         """Compute a chunk of a prompt, or several prompts in one pass; return those that are computed."""
         if not self._has_begun(sequence):
             return []
-        candidates = self._prompts.policy.together(sequence, others) if sequence.shares_passes else []
+        candidates = self._prefiller.policy.together(sequence, others) if sequence.shares_passes else []
         group = [each for each in candidates if self._has_begun(each) and each.shares_passes]
-        if len(group) > 1 and self._prompts.advance_together(group):
+        if len(group) > 1 and self._prefiller.advance_together(group):
             return group
         prefill = sequence.prefill
         if prefill is None:
             return []
         try:
-            self._prompts.advance(sequence, prefill, alone=self.running == 1)
+            self._prefiller.advance(sequence, prefill, alone=self.running == 1)
         except Exception as error:  # noqa: BLE001 - boundary: one prompt's failure must not harm other sequences
             self._end(sequence, _failure(error))
             return []
@@ -170,7 +175,7 @@ class Scheduler:
             if sequence.prefill is None:
                 asked = sequence.engine_options.draft_required
                 drafted = self._drafts(sequence) and (asked or self._record(sequence).tries())
-                self._prompts.begin(sequence, drafted=drafted)
+                self._prefiller.begin(sequence, drafted=drafted)
         except Exception as error:  # noqa: BLE001 - boundary: one prompt's failure must not harm other sequences
             self._end(sequence, _failure(error))
         return sequence.prefill is not None
@@ -284,7 +289,7 @@ class Scheduler:
         self._step_began = None
         if not batch.sequences:
             self._batches.remove(batch)
-        self._admission.make_room(self._batches, self._prefilling)
+        self._admission.make_room(self._used_bytes, self._prefilling)
 
     def _rebuild(self, batch: Batch, error: Exception) -> None:
         """Compute every sequence of a failed batch again, each alone; a second failure ends a sequence."""

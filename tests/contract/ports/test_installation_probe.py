@@ -9,7 +9,7 @@ import pytest
 from doubles.installation_probe import InMemoryInstallationProbe
 
 from mlxk.adapters.installation import SystemInstallationProbe
-from mlxk.application.ports.system import InstallationProbe
+from mlxk.application.ports.installation import InstallationProbe
 from mlxk.domain.diagnosis import FolderFacts, PlatformFacts, PortFacts
 
 

@@ -6,10 +6,10 @@ import attrs
 import mlx.core as mx
 
 from mlxk.adapters.mlx.chunk_policy import SINGLE_CHUNK_CPU, SINGLE_CHUNK_GPU, SMALLEST_CHUNK, ChunkPolicy
-from mlxk.adapters.mlx.engine.admission import WorkingMemory
 from mlxk.adapters.mlx.engine.prefill import Prefill, advance_together, make_cache, quantize_cache, usable_options
 from mlxk.adapters.mlx.engine.prefix_cache import NO_MATCH
 from mlxk.adapters.mlx.engine.sequence import Sequence
+from mlxk.adapters.mlx.engine.working_memory import WorkingMemory
 from mlxk.application.ports.system import Clock, EventLog
 from mlxk.domain.generation.settings import EngineOptions
 
@@ -29,7 +29,7 @@ class EngineCounters:
     failed: int = 0
 
 
-class Prompts:
+class Prefiller:
     """Computes prompts; used on the owner thread only.
 
     Args:
@@ -99,7 +99,9 @@ class Prompts:
         Raises:
             InsufficientMemoryError: No chunk fits into the memory, and there is nothing to wait for.
         """
-        max_tokens = self._memory.fitting(sequence, self.policy.tokens(sequence), alone=alone)
+        max_tokens = self._memory.fitting(
+            self.policy.tokens(sequence), sequence.model.chunk_bytes_per_token, alone=alone
+        )
         mx.reset_peak_memory()
         held = mx.get_active_memory()
         done, began, position = 0, self._clock.monotonic(), prefill.position
