@@ -61,8 +61,8 @@ def answer(directory: str, folder: str, tokens: int) -> dict[str, Any]:
     list(engine.submit(GenerationRequest(handle, hello, settings)))
     began, first, numbers = time.perf_counter(), None, []
     for event in engine.submit(GenerationRequest(handle, chat(tokens), settings)):
-        first = first or time.perf_counter() - began
         if isinstance(event, TextDelta):
+            first = first or time.perf_counter() - began
             numbers += [[each.logprob for each in token.alternatives] for token in event.logprobs]
         if isinstance(event, Finished):
             usage = event.usage
