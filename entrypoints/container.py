@@ -30,7 +30,7 @@ from mlxk.entrypoints.settings_file import own_names, profile_of
 if TYPE_CHECKING:
     from mlxk.adapters.huggingface.client import HubClient
     from mlxk.adapters.mlx.memory import EngineLimits
-    from mlxk.adapters.unix_socket.listener import SocketListener
+    from mlxk.adapters.unix_socket.listener import SocketListener, UseCounts
     from mlxk.adapters.unix_socket.protocol import Program
     from mlxk.adapters.unix_socket.servers import SocketRunningServers
     from mlxk.application.ports.backends import WeightConverter
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from mlxk.application.ports.model_tasks import ModelTokenizer, SpeechTranscriber, TextEmbedder
     from mlxk.application.ports.other_processes import ToolServers
     from mlxk.application.ports.system import EventLog, MemoryProbe
-    from mlxk.domain.generation.request import Finished
     from mlxk.domain.models.model import ModelHandle
 
 
@@ -372,7 +371,7 @@ def socket_listener(
     container: Container,
     url: str,
     admit: Callable[[], Callable[[], None]],
-    ended: Callable[[Sequence["Finished"], str | None], None],
+    counts: "UseCounts",
     owner: int,
 ) -> "SocketListener":
     """Return the socket through which this user's other programs use a server; for arguments see ``SharedEngine``."""
@@ -386,7 +385,7 @@ def socket_listener(
         budget_bytes=engine_limits(ports.memory_probe(), ports.server).model_budget_bytes,
         loads=ports.server is None or ports.server.embed_model is None,
         admit=admit,
-        ended=ended,
+        counts=counts,
         owner=owner,
         log=ports.event_log(),
     )

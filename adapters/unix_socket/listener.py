@@ -10,7 +10,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 
@@ -56,6 +56,16 @@ SEND_SECONDS = 60
 """How long another program may take none of its answer, as one that was stopped does, until the answer is ended."""
 
 
+class UseCounts(Protocol):
+    """Counts what other programs have had computed. Called from many threads."""
+
+    def answers(self, model: ModelHandle, finished: Sequence[Finished], failure: str | None) -> None:
+        """Count the completions of a request, or the code of its error."""
+
+    def embeddings(self, model: ModelHandle, tokens: int, seconds: float) -> None:
+        """Count a request for vectors, and the tokens of its texts."""
+
+
 @attrs.frozen
 class SharedEngine:
     """What requests on the socket use of the server."""
@@ -71,8 +81,7 @@ class SharedEngine:
     admit: Callable[[], Callable[[], None]]
     """Takes a place among the requests in progress, and returns the function that gives it back; raises when the
     server is full or stops."""
-    ended: Callable[[Sequence[Finished], str | None], None]
-    """Counts a completion, or the code of its error."""
+    counts: "UseCounts"
     owner: int
     """The process that a signal stops: the supervisor, or this process."""
     log: EventLog
@@ -281,15 +290,17 @@ class SocketListener:
             try:
                 finished = _forward(stream, connection)
             except MlxkError as error:
-                self._engine.ended((), error.code)
+                self._engine.counts.answers(request.model, (), error.code)
                 raise
             except OSError:
-                self._engine.ended((), "disconnected")
+                self._engine.counts.answers(request.model, (), "disconnected")
                 raise
-            self._engine.ended((finished,), None)
+            self._engine.counts.answers(request.model, (finished,), None)
 
     def _embed(self, connection: socket.socket, request: EmbeddingRequest) -> None:
+        began = time.monotonic()
         found = self._engine.embedder.embed(request)
+        self._engine.counts.embeddings(request.model, found.tokens, time.monotonic() - began)
         numbers = array("d", (value for vector in found.vectors for value in vector)).tobytes()
         without = encoded(attrs.evolve(found, vectors=()), [])
         send(connection, {"embeddings": without, "dimensions": found.dimensions}, [numbers])

@@ -20,7 +20,7 @@ from mlxk.application.use_cases.serve_catalogue import ServeCatalogue
 from mlxk.domain.models.model import ServedModel
 from mlxk.entrypoints.http.errors import ErrorBody
 from mlxk.entrypoints.http.generation.responder import GenerationResponder
-from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, ServerLifecycle
+from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle
 from mlxk.entrypoints.http.page import ChatPage
 from mlxk.entrypoints.settings import ServerSettings
 
@@ -52,6 +52,7 @@ class ServerContext:
     settings: ServerSettings
     lifecycle: ServerLifecycle
     limit: ConcurrencyLimit
+    metrics: Metrics
     responder: GenerationResponder
     page: ChatPage | None = None
     """The chat page; None for a server that has none."""

@@ -75,7 +75,7 @@ class Application:
             self._dispatcher, self.lifecycle, self._limit, self.metrics, services.log, services.clock
         )
         page = ChatPage() if offers_page(settings) else None
-        context = ServerContext(services, settings, self.lifecycle, self._limit, responder, page)
+        context = ServerContext(services, settings, self.lifecycle, self._limit, self.metrics, responder, page)
         built = [make(context) for make in apis]
         body_limits = {path: limit for api in built for path, limit in api.body_limits.items()}
         self.max_body_bytes = max(settings.max_body_mib * MIB, *body_limits.values(), 0)

@@ -1,11 +1,13 @@
 """The lifecycle of the server, the limit of concurrent completions, and metrics in the text format of Prometheus."""
 
+import bisect
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mlxk.domain.errors import QueueFullError, ServerShutdownError, ValidationError
-from mlxk.domain.generation.request import Finished
+from mlxk.domain.generation.request import Finished, FinishReason
 
 
 class ServerLifecycle:
@@ -85,7 +87,36 @@ class ConcurrencyLimit:
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-"""Upper bounds of the buckets of every histogram."""
+"""Upper bounds of the buckets of the histograms of requests and their parts."""
+
+TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+"""Upper bounds of the buckets of the histogram of single tokens."""
+
+PER_TOKEN = "mlxk_time_per_output_token_seconds"
+
+MOST_MODELS = 100
+"""Names of models among the labels; what further ones do counts as ``other``, so that the labels stay bounded."""
+
+_APIS = {
+    "/chat/completions": "chat",
+    "/generate": "chat",
+    "/completions": "completions",
+    "/responses": "responses",
+    "/messages": "messages",
+    "/embeddings": "embeddings",
+    "/audio/transcriptions": "audio",
+    "/audio/translations": "audio",
+}
+
+COMMANDS = "command"
+"""The label of what commands of this program have a running server compute."""
+
+
+def api_of(route: str | None) -> str:
+    """Return the label of the API that the template of a path belongs to."""
+    path = (route or "").removeprefix("/v1")
+    return "ollama" if path.startswith("/api/") else _APIS.get(path, "other")
+
 
 _HELP = {
     "mlxk_http_requests_total": ("counter", "HTTP requests answered."),
@@ -94,13 +125,21 @@ _HELP = {
     "mlxk_cached_prompt_tokens_total": ("counter", "Prompt tokens that were not computed again."),
     "mlxk_completion_tokens_total": ("counter", "Tokens generated for the answers that have ended."),
     "mlxk_draft_tokens_total": ("counter", "Tokens that draft models proposed, by whether they were right."),
+    "mlxk_model_tokens_total": ("counter", "Tokens of what has ended: of prompts, computed or cached, and generated."),
     "mlxk_queue_seconds": ("histogram", "Seconds an answer waited for its turn."),
+    "mlxk_prefill_seconds": ("histogram", "Seconds from the first computation of a prompt to the first token."),
     "mlxk_time_to_first_token_seconds": ("histogram", "Seconds from submission to the first token."),
+    PER_TOKEN: ("histogram", "Seconds per token after the first of an answer."),
     "mlxk_answer_seconds": ("histogram", "Seconds from submission to the end."),
+    "mlxk_embedding_seconds": ("histogram", "Seconds of a request for vectors, with the wait for its turn."),
+    "mlxk_transcription_seconds": ("histogram", "Seconds of the transcription of an uploaded recording."),
     "mlxk_answers_admitted": ("gauge", "Answers in progress or queued."),
     "mlxk_answers_running": ("gauge", "Answers being computed."),
     "mlxk_answers_waiting": ("gauge", "Answers that wait for their turn or their model."),
     "mlxk_models_loaded": ("gauge", "Models in memory."),
+    "mlxk_model_weight_bytes": ("gauge", "Size of the weights of a model in memory."),
+    "mlxk_model_in_use": ("gauge", "1 while a request has the model."),
+    "mlxk_model_tokens_per_second": ("gauge", "Tokens a second of the model's answer that ended last."),
     "mlxk_models_widened": ("gauge", "Models whose 16-bit weights are held in float32: there is no GPU."),
     "mlxk_blas": ("gauge", "1 when a library of the machine, such as OpenBLAS, multiplies matrices on its CPU."),
     "mlxk_engine_memory_bytes": ("gauge", "What the engine's arrays take: weights, caches of answers, kept prompts."),
@@ -128,32 +167,35 @@ _HELP = {
 
 
 class _Histogram:
-    def __init__(self) -> None:
-        self.buckets = [0] * len(SECONDS)
-        self.count = 0
-        self.sum = 0.0
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._buckets = [0] * (len(bounds) + 1)
+        self._sum = 0.0
 
     def observe(self, seconds: float) -> None:
-        self.count += 1
-        self.sum += seconds
-        for index, bound in enumerate(SECONDS):
-            self.buckets[index] += seconds <= bound
+        self._sum += seconds
+        self._buckets[bisect.bisect_left(self._bounds, seconds)] += 1
 
-    def lines(self, name: str) -> Iterable[str]:
-        for bound, count in zip(SECONDS, self.buckets, strict=True):
-            yield f'{name}_bucket{{le="{bound:g}"}} {count}'
-        yield f'{name}_bucket{{le="+Inf"}} {self.count}'
-        yield f"{name}_sum {self.sum:.6f}"
-        yield f"{name}_count {self.count}"
+    def lines(self, name: str, labels: str) -> Iterable[str]:
+        *counts, count = itertools.accumulate(self._buckets)
+        for bound, below in zip(self._bounds, counts, strict=True):
+            yield f'{name}_bucket{{{labels},le="{bound:g}"}} {below}'
+        yield f'{name}_bucket{{{labels},le="+Inf"}} {count}'
+        yield f"{name}_sum{{{labels}}} {self._sum:.6f}"
+        yield f"{name}_count{{{labels}}} {count}"
 
 
 class Metrics:
-    """Counters and histograms. Safe to share between threads."""
+    """Counters and histograms. Safe to share between threads.
+
+    Models are named as clients name them, APIs as ``api_of`` does.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counters: Counter[tuple[str, str]] = Counter()
-        self._histograms = {name: _Histogram() for name, (kind, _) in _HELP.items() if kind == "histogram"}
+        self._histograms: dict[tuple[str, str], _Histogram] = {}
+        self._models: set[str] = set()
 
     def request(self, route: str, method: str, status: int) -> None:
         """Count a request. The route is the template, so that the metrics contain no names and paths."""
@@ -161,14 +203,13 @@ class Metrics:
             labels = f'{{route="{route}",method="{method}",status="{status}"}}'
             self._counters["mlxk_http_requests_total", labels] += 1
 
-    def answers(self, finished: Sequence[Finished], failure: str | None) -> None:
+    def answers(self, model: str, api: str, finished: Sequence[Finished], failure: str | None) -> None:
         """Count the completions of a request, or its error code."""
         with self._lock:
+            labels = self._labels(model, api)
             if failure is not None:
                 self._counters["mlxk_answers_total", f'{{outcome="{failure}"}}'] += 1
             for each in finished:
-                timings = each.timings
-                first = timings.load_seconds + timings.queue_seconds + timings.prompt_seconds
                 self._counters["mlxk_answers_total", f'{{outcome="{each.reason.value}"}}'] += 1
                 self._counters["mlxk_prompt_tokens_total", ""] += each.usage.prompt_tokens
                 self._counters["mlxk_cached_prompt_tokens_total", ""] += each.usage.cached_tokens
@@ -176,25 +217,76 @@ class Metrics:
                 for outcome in ("accepted", "rejected"):
                     tokens = getattr(each.usage, f"{outcome}_prediction_tokens")
                     self._counters["mlxk_draft_tokens_total", f'{{outcome="{outcome}"}}'] += tokens
-                self._histograms["mlxk_queue_seconds"].observe(timings.queue_seconds)
-                self._histograms["mlxk_time_to_first_token_seconds"].observe(first)
-                self._histograms["mlxk_answer_seconds"].observe(first + timings.generation_seconds)
+                self._count_tokens(labels, "computed", each.usage.prompt_tokens - each.usage.cached_tokens)
+                self._count_tokens(labels, "cached", each.usage.cached_tokens)
+                self._count_tokens(labels, "generated", each.usage.completion_tokens)
+                self._observe_answer(labels, each)
 
-    def render(self, gauges: Mapping[str, float]) -> str:
+    def embeddings(self, model: str, api: str, tokens: int, seconds: float) -> None:
+        """Count a request for vectors, and the tokens of its texts."""
+        with self._lock:
+            labels = self._labels(model, api)
+            self._count_tokens(labels, "computed", tokens)
+            self._observe("mlxk_embedding_seconds", labels, seconds)
+
+    def transcription(self, model: str, api: str, seconds: float) -> None:
+        """Count the transcription of a recording."""
+        with self._lock:
+            self._observe("mlxk_transcription_seconds", self._labels(model, api), seconds)
+
+    def _observe_answer(self, labels: str, finished: Finished) -> None:
+        timings, tokens = finished.timings, finished.usage.completion_tokens
+        first = timings.load_seconds + timings.queue_seconds + timings.prompt_seconds
+        self._observe("mlxk_queue_seconds", labels, timings.queue_seconds)
+        self._observe("mlxk_answer_seconds", labels, first + timings.generation_seconds)
+        if tokens or finished.reason is not FinishReason.CANCELLED:  # otherwise its prompt was not computed to the end
+            self._observe("mlxk_prefill_seconds", labels, timings.prompt_seconds)
+            self._observe("mlxk_time_to_first_token_seconds", labels, first)
+        if tokens > 1:
+            self._observe(PER_TOKEN, labels, timings.generation_seconds / (tokens - 1))
+
+    def _labels(self, model: str, api: str) -> str:
+        if model not in self._models and len(self._models) >= MOST_MODELS:
+            model = "other"
+        else:
+            self._models.add(model)
+        return f'model="{_escaped(model)}",api="{api}"'
+
+    def _count_tokens(self, labels: str, kind: str, tokens: int) -> None:
+        self._counters["mlxk_model_tokens_total", f'{{{labels},type="{kind}"}}'] += tokens
+
+    def _observe(self, name: str, labels: str, seconds: float) -> None:
+        found = self._histograms.get((name, labels))
+        if found is None:
+            found = _Histogram(TOKEN_SECONDS if name == PER_TOKEN else SECONDS)
+            self._histograms[name, labels] = found
+        found.observe(seconds)
+
+    def render(self, gauges: Mapping[str, float | Mapping[str, float]]) -> str:
         """Return all metrics.
 
         Args:
-            gauges: Current values of the gauges, by name, and of counters that are counted elsewhere.
+            gauges: Current values of the gauges, by name, and of counters that are counted elsewhere; of the gauges
+                of single models, by the model's name.
         """
         with self._lock:
             lines: list[str] = []
             for name, (kind, text) in _HELP.items():
                 lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
-                if kind == "histogram":
-                    lines += self._histograms[name].lines(name)
+                value = gauges.get(name, 0)
+                if isinstance(value, Mapping):
+                    lines += [f'{name}{{model="{_escaped(model)}"}} {of:.12g}' for model, of in sorted(value.items())]
+                elif kind == "histogram":
+                    for (key, labels), histogram in sorted(self._histograms.items(), key=lambda entry: entry[0]):
+                        lines += histogram.lines(name, labels) if key == name else ()
                 elif kind == "gauge" or name in gauges:
-                    lines.append(f"{name} {gauges.get(name, 0):.12g}")
+                    lines.append(f"{name} {value:.12g}")
                 else:
                     counted = sorted((labels, count) for (key, labels), count in self._counters.items() if key == name)
                     lines += [f"{name}{labels} {count}" for labels, count in counted]
         return "\n".join(lines) + "\n"
+
+
+def _escaped(text: str) -> str:
+    """Return a text as the value of a label."""
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -2,7 +2,8 @@
 
 import json
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -11,8 +12,9 @@ import falcon
 
 from mlxk import __version__
 from mlxk.application.ports.system import Clock
-from mlxk.application.ports.text_generator import EngineState, TextGenerator
+from mlxk.application.ports.text_generator import EngineState, ResidentModel, TextGenerator
 from mlxk.domain.errors import UnauthorizedError, ValidationError
+from mlxk.domain.models.model import served_id
 from mlxk.entrypoints.http.lifecycle import CONTENT_TYPE, ConcurrencyLimit, Metrics, ServerLifecycle
 
 
@@ -226,26 +228,43 @@ class MetricsPage(Readable):
         """Render them."""
         state, _ = self._watch.read()
         response.content_type = CONTENT_TYPE
-        response.text = self._metrics.render(
-            {
-                "mlxk_answers_admitted": self._limit.admitted,
-                "mlxk_answers_running": state.running,
-                "mlxk_answers_waiting": state.waiting,
-                "mlxk_models_loaded": len(state.models),
-                "mlxk_models_widened": sum(each.widened for each in state.residents),
-                "mlxk_blas": state.matrix_library is not None,
-                "mlxk_engine_memory_bytes": state.active_bytes,
-                "mlxk_prefix_cache_bytes": state.prefix_cache_bytes,
-                "mlxk_decode_step_seconds": state.step_seconds,
-                "mlxk_prompt_chunk_tokens": state.chunk_tokens,
-                "mlxk_memory_waits_total": state.memory_waits,
-                "mlxk_memory_evictions_total": state.memory_evictions,
-                "mlxk_memory_smaller_chunks_total": state.memory_smaller_chunks,
-                "mlxk_memory_refusals_total": state.memory_refusals,
-                "mlxk_engine_responding": state.responding,
-            }
-            | ({} if state.disk is None else {_DISK[name]: value for name, value in attrs.asdict(state.disk).items()})
-        )
+        disk = {} if state.disk is None else {_DISK[name]: value for name, value in attrs.asdict(state.disk).items()}
+        gauges: dict[str, float | Mapping[str, float]] = {
+            "mlxk_answers_admitted": self._limit.admitted,
+            "mlxk_answers_running": state.running,
+            "mlxk_answers_waiting": state.waiting,
+            "mlxk_models_loaded": len(state.models),
+            "mlxk_models_widened": sum(each.widened for each in state.residents),
+            "mlxk_blas": state.matrix_library is not None,
+            "mlxk_engine_memory_bytes": state.active_bytes,
+            "mlxk_prefix_cache_bytes": state.prefix_cache_bytes,
+            "mlxk_decode_step_seconds": state.step_seconds,
+            "mlxk_prompt_chunk_tokens": state.chunk_tokens,
+            "mlxk_memory_waits_total": state.memory_waits,
+            "mlxk_memory_evictions_total": state.memory_evictions,
+            "mlxk_memory_smaller_chunks_total": state.memory_smaller_chunks,
+            "mlxk_memory_refusals_total": state.memory_refusals,
+            "mlxk_engine_responding": state.responding,
+            **_of_models(state.residents),
+            **disk,
+        }
+        response.text = self._metrics.render(gauges)
+
+
+def _of_models(residents: Sequence[ResidentModel]) -> dict[str, float | Mapping[str, float]]:
+    """Return the gauges of single models; several may have one name, such as a model with and without an adapter."""
+    weights, used, speeds = Counter[str](), dict[str, float](), dict[str, float]()
+    for each in residents:
+        name = served_id(each.handle)
+        weights[name] += each.weight_bytes
+        used[name] = max(used.get(name, 0), each.in_use)
+        if each.tokens_per_second is not None:
+            speeds[name] = max(speeds.get(name, 0.0), each.tokens_per_second)
+    return {
+        "mlxk_model_weight_bytes": weights,
+        "mlxk_model_in_use": used,
+        "mlxk_model_tokens_per_second": speeds,
+    }
 
 
 PAGE = """<!doctype html>

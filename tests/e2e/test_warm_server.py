@@ -196,10 +196,11 @@ def test_the_chat_answers_from_the_server(server: WarmServer, tmp_path: Path) ->
     finally:
         process.close(force=True)
     assert server.metric("mlxk_completion_tokens_total") > before
+    assert server.metric('mlxk_answer_seconds_count{model="demo",api="command"}') > 0
 
 
 def test_vectors_are_the_same_with_and_without_the_server(
-    run_here: Callable[..., tuple[int, str, str]], tmp_path: Path
+    server: WarmServer, run_here: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
     model = build_bert(tmp_path / "bert").directory
     for flags in ([], ["--json"], ["--query"], ["--dimensions", "8"]):
@@ -207,6 +208,7 @@ def test_vectors_are_the_same_with_and_without_the_server(
         status, out, err = run_here(*call, MLXK2_ENABLE_ALPHA_FEATURES="1")
         assert (status, out) == run_here(*call, "--no-server", MLXK2_ENABLE_ALPHA_FEATURES="1")[:2]
         assert "[computed by the server" in err or status == 1
+    assert server.metric('mlxk_embedding_seconds_count{model="bert",api="command"}') > 0
 
 
 PROGRAM = """

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -15,11 +15,22 @@ from mlxk.adapters.unix_socket.protocol import Program
 from mlxk.adapters.unix_socket.servers import SocketRunningServers, socket_folders
 from mlxk.adapters.unix_socket.sharing import SharedTextEmbedder, SharedTextGenerator
 from mlxk.domain.errors import QueueFullError
+from mlxk.domain.generation.request import Finished
 from mlxk.domain.models.model import ModelHandle, Origin
 
 PROGRAM = Program("/cache/hub", None)
 MODEL = ModelHandle("org/one", "/cache/hub/one", Origin.CACHE, "1" * 40)
 URL = "http://127.0.0.1:8000"
+
+
+class Counts:
+    """Counts nothing."""
+
+    def answers(self, model: ModelHandle, finished: Sequence[Finished], failure: str | None) -> None:
+        """Do nothing."""
+
+    def embeddings(self, model: ModelHandle, tokens: int, seconds: float) -> None:
+        """Do nothing."""
 
 
 @attrs.define
@@ -53,7 +64,7 @@ class SharedServer:
             budget_bytes=self.budget_bytes,
             loads=self.loads,
             admit=self._admit,
-            ended=lambda *_: None,
+            counts=Counts(),
             owner=self.owner,
             log=self.log,
         )

@@ -25,7 +25,7 @@ from mlxk.entrypoints.http.generation.renderer import (
     WholeWriter,
 )
 from mlxk.entrypoints.http.generation.stream_dispatcher import StreamDelivery, StreamDispatcher
-from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle
+from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle, api_of
 from mlxk.entrypoints.http.middleware import request_id
 from mlxk.entrypoints.http.resources import caller_of
 from mlxk.entrypoints.http.server.channel import ENVIRON_DETACH, ENVIRON_ON_DISCONNECT
@@ -128,7 +128,7 @@ class GenerationResponder:
             release()
             raise
         adaptations = report_adaptations(response, (each for stream in streams for each in stream.adaptations))
-        on_end = self._on_end(job, context.request_id, release, adaptations)
+        on_end = self._on_end(job, request, release, adaptations)
         if job.stream:
             self._stream(request, response, renderer, connection, streams, on_end)
             return
@@ -161,13 +161,13 @@ class GenerationResponder:
             self._dispatcher.add(delivery)
 
     def _on_end(
-        self, job: GenerationJob, identity: str, release: Callable[[], None], adaptations: tuple[str, ...]
+        self, job: GenerationJob, request: falcon.Request, release: Callable[[], None], adaptations: tuple[str, ...]
     ) -> "_OnEnd":
-        began = self._clock.monotonic()
+        began, identity, api = self._clock.monotonic(), request_id(request), api_of(request.uri_template)
 
         def on_end(finished: Sequence[Finished], error: MlxkError | None) -> None:
             release()
-            self._metrics.answers(finished, error.code if error else None)
+            self._metrics.answers(job.model.id, api, finished, error.code if error else None)
             common = {
                 "logger": "answers",
                 "request_id": identity,

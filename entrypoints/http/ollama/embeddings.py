@@ -86,6 +86,7 @@ class _Embedding:
         self._settings = server.settings
         self._lifecycle = server.lifecycle
         self._limit = server.limit
+        self._metrics = server.metrics
         self._names = ModelNames(server.services.catalogue)
         self._loading = ModelLoading(server)
 
@@ -115,13 +116,16 @@ class _Embedding:
         """
         self._lifecycle.require_open()
         settings = EmbeddingSettings(dimensions=body.dimensions, truncate=body.truncate is not False)
-        release = self._limit.enter(1)
+        release, clock = self._limit.enter(1), self._services.clock
+        began = clock.monotonic()
         try:
             result = self._services.embed(found.served.description, inputs, settings)
         finally:
             release()
+            seconds = clock.monotonic() - began
             if body.unloads:
                 self._loading.unload(found.served)
+        self._metrics.embeddings(found.served.id, "ollama", result.embeddings.tokens, seconds)
         if result.embeddings.truncations:
             response.set_header(ADAPTATIONS, INPUTS_TRUNCATED)
         return result

@@ -19,6 +19,7 @@ from mlxk.domain.embedding import MAX_INPUTS, EmbeddingSettings, Input, InputKin
 from mlxk.domain.errors import NetworkError
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.responder import ADAPTATIONS
+from mlxk.entrypoints.http.lifecycle import api_of
 from mlxk.entrypoints.http.requests.body import BodyReader, Neutral
 from mlxk.entrypoints.http.requests.validation import FieldError, OneOf, Range, StrictConverter
 from mlxk.entrypoints.http.resources import send_json
@@ -113,6 +114,7 @@ class EmbeddingsResource:
         self._services = server.services
         self._lifecycle = server.lifecycle
         self._limit = server.limit
+        self._metrics = server.metrics
         self._only_model = server.settings.embed_model
 
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
@@ -121,11 +123,14 @@ class EmbeddingsResource:
         body = self._reader.read(request, response)
         self._lifecycle.require_open()
         model = self._services.catalogue.find(self._only_model or body.model, require_embedding_model)
-        release = self._limit.enter(1)
+        release, clock = self._limit.enter(1), self._services.clock
+        began = clock.monotonic()
         try:
             result = self._services.embed(model.description, body.inputs, body.settings())
         finally:
             release()
+        seconds = clock.monotonic() - began
+        self._metrics.embeddings(model.id, api_of(request.uri_template), result.embeddings.tokens, seconds)
         if result.embeddings.truncations:
             response.set_header(ADAPTATIONS, INPUTS_TRUNCATED)
         send_json(response, _document(body, result))

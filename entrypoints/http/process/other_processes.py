@@ -9,7 +9,9 @@ from mlxk.application.ports.model_cache import ModelCache
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.domain.errors import MlxkError
 from mlxk.domain.generation.request import Finished
+from mlxk.domain.models.model import ModelHandle, served_id
 from mlxk.entrypoints.container import Container, socket_listener
+from mlxk.entrypoints.http.lifecycle import COMMANDS, Metrics
 
 _LOOK_SECONDS = 0.5
 
@@ -40,13 +42,24 @@ class ReturnWatch(threading.Thread):
         self._stopped.set()
 
 
+class _CommandCounts:
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def answers(self, model: ModelHandle, finished: Sequence[Finished], failure: str | None) -> None:
+        self._metrics.answers(served_id(model), COMMANDS, finished, failure)
+
+    def embeddings(self, model: ModelHandle, tokens: int, seconds: float) -> None:
+        self._metrics.embeddings(served_id(model), COMMANDS, tokens, seconds)
+
+
 class OtherProcesses:
     """Serves the other processes until it is stopped.
 
     Args:
         container: The engine and the cache.
         admit: Admits a request; returns what releases its slot.
-        ended: Counts the completions of a request, or its failure.
+        metrics: Counts what is computed for them.
         url: The server's address for clients.
         owner: The process that a signal stops: the supervisor; None for this one.
     """
@@ -55,12 +68,12 @@ class OtherProcesses:
         self,
         container: Container,
         admit: Callable[[], Callable[[], None]],
-        ended: Callable[[Sequence[Finished], str | None], None],
+        metrics: Metrics,
         url: str,
         owner: int | None,
     ) -> None:
         self._watch = ReturnWatch(container.adapters.model_cache(), container.adapters.text_generator())
-        self._listener = socket_listener(container, url, admit, ended, owner or os.getpid())
+        self._listener = socket_listener(container, url, admit, _CommandCounts(metrics), owner or os.getpid())
 
     def start(self) -> None:
         """Serve from now on."""

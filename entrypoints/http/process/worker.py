@@ -238,7 +238,7 @@ def _serve(sockets: Sequence[socket.socket], container: Container, orders: Worke
     preload = Preload(container, application, server, report, http.stop)
     preload.start()
     address = ServerAddress(host=server.host, port=port_of(sockets))
-    others = OtherProcesses(container, application.admit, application.metrics.answers, address.url, orders.owner)
+    others = OtherProcesses(container, application.admit, application.metrics, address.url, orders.owner)
     others.start()
     matrices = container.adapters.memory_probe().matrices()
     by_cpu = {"matrices": matrices_words(matrices)} if matrices.on_cpu else {}

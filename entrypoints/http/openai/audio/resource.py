@@ -27,7 +27,7 @@ from mlxk.domain.errors import (
 from mlxk.domain.transcription import Segment, SpeechTask, TimedWord, Transcript, TranscriptEvent, TranscriptionProgress
 from mlxk.entrypoints.http.api import ServerContext
 from mlxk.entrypoints.http.generation.renderer import KEEP_ALIVE_COMMENT, OPENING_COMMENT, SSE_HEADERS, sse_frame
-from mlxk.entrypoints.http.lifecycle import ServerLifecycle
+from mlxk.entrypoints.http.lifecycle import ServerLifecycle, api_of
 from mlxk.entrypoints.http.middleware import request_id
 from mlxk.entrypoints.http.openai.audio.request import AudioRequest, read_audio
 from mlxk.entrypoints.http.openai.audio.upload import Upload
@@ -56,6 +56,7 @@ class AudioResource:
         self._services = server.services
         self._lifecycle = server.lifecycle
         self._limit = server.limit
+        self._metrics = server.metrics
         self._task = task
 
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
@@ -82,11 +83,16 @@ class AudioResource:
         model = self._services.catalogue.find(
             body.model, functools.partial(require_speech_model, needed=self._task.capability)
         )
-        release_slot = self._limit.enter(1)
+        release_slot, clock = self._limit.enter(1), self._services.clock
+        began = clock.monotonic()
+
+        def on_transcript() -> None:
+            self._metrics.transcription(model.id, api_of(request.uri_template), clock.monotonic() - began)
+
         try:
             recording = Recording(upload.path, upload.name)
             events = self._services.transcribe(model.description, recording, body.settings)
-            transcription = _TranscriptionEvents(events, self._lifecycle, (release_slot, upload.close))
+            transcription = _TranscriptionEvents(events, self._lifecycle, (release_slot, upload.close), on_transcript)
         except BaseException:
             release_slot()
             raise
@@ -118,10 +124,12 @@ class _TranscriptionEvents:
         events: Generator[TranscriptEvent, None, None],
         lifecycle: ServerLifecycle,
         releases: tuple[Callable[[], None], ...],
+        on_transcript: Callable[[], None],
     ) -> None:
         self._events = events
         self._lifecycle = lifecycle
         self._releases = releases
+        self._on_transcript = on_transcript
         self._first: TranscriptEvent | None = None
         self._client_gone = threading.Event()
 
@@ -147,13 +155,18 @@ class _TranscriptionEvents:
             MlxkError: The transcription failed, the server shuts down, or the client has disconnected.
         """
         if self._first is not None:
-            yield self._first
+            yield self._noticed(self._first)
         for event in self._events:
             if self._client_gone.is_set():
                 raise ExecutionError("The client has gone.")
             if self._lifecycle.aborted:
                 raise ServerShutdownError("The server is shutting down.", hint="Send the request again.")
-            yield event
+            yield self._noticed(event)
+
+    def _noticed(self, event: TranscriptEvent) -> TranscriptEvent:
+        if isinstance(event, Transcript):
+            self._on_transcript()
+        return event
 
     def whole(self) -> Transcript:
         """Return the transcript.

@@ -13,7 +13,7 @@ from doubles.event_log import InMemoryEventLog
 
 from mlxk.domain.errors import PortInUseError, QueueFullError, ServerShutdownError, ValidationError
 from mlxk.domain.generation.request import Finished, FinishReason, Timings, Usage
-from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle
+from mlxk.entrypoints.http.lifecycle import ConcurrencyLimit, Metrics, ServerLifecycle, api_of
 from mlxk.entrypoints.http.process import sockets
 from mlxk.entrypoints.http.process.supervisor import WorkerOrders, report_line, reported_error
 from mlxk.entrypoints.http.process.worker import raise_descriptor_limit, route_library_logs
@@ -141,23 +141,71 @@ def test_a_draining_server_is_not_ready_and_takes_nothing() -> None:
         life.require_open()
 
 
+FIGURE = r"[a-z_]+(\{[a-z]+=\"[^\"]*\"(,[a-z]+=\"[^\"]*\")*\})? [0-9.e+-]+"
+
+
 def test_figures_are_in_the_form_of_prometheus() -> None:
     metrics = Metrics()
     metrics.request("/v1/models/{model_id:path}", "GET", 200)
     finished = Finished(FinishReason.STOP, Usage(5, 7, 2), Timings(0.1, 0.2, 0.3, 0.05))
-    metrics.answers([finished, finished], None)
-    metrics.answers([], "execution_error")
-    lines = metrics.render({"mlxk_models_loaded": 1}).splitlines()
+    metrics.answers("a/b", "chat", [finished, finished], None)
+    metrics.answers("a/b", "chat", [], "execution_error")
+    lines = metrics.render({"mlxk_models_loaded": 1, "mlxk_model_in_use": {"a/b": 1}}).splitlines()
     assert 'mlxk_http_requests_total{route="/v1/models/{model_id:path}",method="GET",status="200"} 1' in lines
     assert "mlxk_completion_tokens_total 14" in lines
     assert "mlxk_cached_prompt_tokens_total 4" in lines
     assert 'mlxk_answers_total{outcome="stop"} 2' in lines
     assert 'mlxk_answers_total{outcome="execution_error"} 1' in lines
     assert "mlxk_models_loaded 1" in lines
-    assert 'mlxk_queue_seconds_bucket{le="0.05"} 2' in lines
-    assert "mlxk_time_to_first_token_seconds_count 2" in lines
-    pattern = r"[a-z_]+(\{[a-z]+=\"[^\"]*\"(,[a-z]+=\"[^\"]*\")*\})? [0-9.e+-]+"
-    assert all(line.startswith("# ") or re.fullmatch(pattern, line) for line in lines)
+    assert 'mlxk_model_in_use{model="a/b"} 1' in lines
+    assert 'mlxk_model_tokens_total{model="a/b",api="chat",type="computed"} 6' in lines
+    buckets = [line for line in lines if line.startswith("mlxk_queue_seconds_bucket")]
+    assert [line.split()[1] for line in buckets] == ["0", "0", *["2"] * 13]
+    assert buckets[2].startswith('mlxk_queue_seconds_bucket{model="a/b",api="chat",le="0.05"}')
+    assert 'mlxk_time_to_first_token_seconds_count{model="a/b",api="chat"} 2' in lines
+    assert 'mlxk_prefill_seconds_sum{model="a/b",api="chat"} 0.400000' in lines
+    assert 'mlxk_time_per_output_token_seconds_sum{model="a/b",api="chat"} 0.100000' in lines  # 0.3 s for six tokens
+    assert all(line.startswith("# ") or re.fullmatch(FIGURE, line) for line in lines)
+
+
+def test_an_answer_that_was_cancelled_before_its_first_token_says_nothing_of_it() -> None:
+    metrics = Metrics()
+    metrics.answers("m", "chat", [Finished(FinishReason.CANCELLED, Usage(5, 0), Timings(0, 9.0, 0, 3.0))], None)
+    page = metrics.render({})
+    assert 'mlxk_queue_seconds_count{model="m",api="chat"} 1' in page
+    assert "first_token_seconds_count" not in page
+    assert "prefill_seconds_count" not in page
+    assert "per_output_token_seconds_count" not in page
+
+
+def test_names_of_models_are_quoted_and_bounded() -> None:
+    metrics = Metrics()
+    for number in range(200):
+        metrics.embeddings(f'a"\\\n{number}', "embeddings", 1, 0.1)
+    page = metrics.render({"mlxk_model_in_use": {'a"\\\n': 1}})
+    assert 'mlxk_model_in_use{model="a\\"\\\\\\n"} 1\n' in page
+    counted = re.findall(r'mlxk_embedding_seconds_count\{model="(.*)",api="embeddings"\} (\d+)', page)
+    assert len(counted) == 101
+    assert dict(counted)["other"] == "100"
+
+
+@pytest.mark.parametrize(
+    ("route", "api"),
+    [
+        ("/v1/chat/completions", "chat"),
+        ("/generate", "chat"),
+        ("/completions", "completions"),
+        ("/v1/responses", "responses"),
+        ("/v1/messages", "messages"),
+        ("/api/generate", "ollama"),
+        ("/v1/embeddings", "embeddings"),
+        ("/v1/audio/translations", "audio"),
+        ("/v1/models/{model_id:path}", "other"),
+        (None, "other"),
+    ],
+)
+def test_the_api_is_told_by_the_template_of_the_path(route: str | None, api: str) -> None:
+    assert api_of(route) == api
 
 
 def test_the_limit_of_open_files_is_raised_as_far_as_it_goes() -> None:
