@@ -72,6 +72,11 @@ def by_use(samples: list[Sample], name: str) -> dict[tuple[str, str], float]:
     return {(each.labels["model"], each.labels["api"]): each.value for each in samples if each.name == name}
 
 
+def models_of(samples: list[Sample]) -> set[str]:
+    """Return the names of models among the labels."""
+    return {each.labels["model"] for each in samples if "model" in each.labels}
+
+
 @pytest.mark.parametrize("name", OF_ANSWERS)
 def test_every_part_of_an_answer_is_measured_by_model_and_api(samples: list[Sample], name: str) -> None:
     counts = by_use(samples, f"mlxk_{name}_seconds_count")
@@ -108,7 +113,7 @@ def test_tokens_are_counted_by_model_and_api(samples: list[Sample]) -> None:
 
 
 def test_a_model_that_does_not_exist_is_no_label(samples: list[Sample]) -> None:
-    assert {each.labels["model"] for each in samples if "model" in each.labels} == {"demo", "vectors", "demo-speech"}
+    assert models_of(samples) == {"demo", "vectors", "demo-speech"}
 
 
 def test_models_in_memory_have_gauges(samples: list[Sample]) -> None:
@@ -142,11 +147,13 @@ def test_the_queries_of_the_dashboard_ask_for_what_is_there(samples: list[Sample
 
 def test_the_choices_of_the_dashboard_are_labels_that_are_there(samples: list[Sample]) -> None:
     choices = [each for each in DASHBOARD["templating"]["list"] if each["type"] == "query"]
-    assert [each["name"] for each in choices] == ["instance", "model", "api"]
+    expected = {"instance": {None}, "model": models_of(samples), "api": {*REQUESTS, "audio", "embeddings"}}
+    assert [each["name"] for each in choices] == list(expected)
     for each in choices:
-        name, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", each["query"]["query"]).groups()  # type: ignore[union-attr]
-        assert name in {sample.name for sample in samples}
-        assert label == "instance" or any(label in sample.labels for sample in samples if sample.name == name)
+        asked = each["query"]["query"].removeprefix("label_values(").removesuffix(f", {each['name']})")
+        names = re.compile(asked.removeprefix('{__name__=~"').removesuffix('"}'))
+        found = [sample for sample in samples if names.fullmatch(sample.name)]
+        assert {sample.labels.get(each["name"]) for sample in found} == expected[each["name"]]
 
 
 def test_every_measure_of_the_server_has_a_place_in_the_dashboard(samples: list[Sample]) -> None:
