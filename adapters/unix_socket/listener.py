@@ -81,7 +81,8 @@ class SharedEngine:
     admit: Callable[[], Callable[[], None]]
     """Takes a place among the requests in progress, and returns the function that gives it back; raises when the
     server is full or stops."""
-    counts: "UseCounts"
+    counts: UseCounts
+    """Is told what was computed."""
     owner: int
     """The process that a signal stops: the supervisor, or this process."""
     log: EventLog

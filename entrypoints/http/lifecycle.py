@@ -288,5 +288,6 @@ class Metrics:
 
 
 def _escaped(text: str) -> str:
-    """Return a text as the value of a label."""
+    """Return a text as the value of a label; a folder's name may hold bytes that are not UTF-8."""
+    text = text.encode("utf-8", "replace").decode()
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -182,8 +182,8 @@ def test_names_of_models_are_quoted_and_bounded() -> None:
     metrics = Metrics()
     for number in range(200):
         metrics.embeddings(f'a"\\\n{number}', "embeddings", 1, 0.1)
-    page = metrics.render({"mlxk_model_in_use": {'a"\\\n': 1}})
-    assert 'mlxk_model_in_use{model="a\\"\\\\\\n"} 1\n' in page
+    page = metrics.render({"mlxk_model_in_use": {'a"\\\n\udcff': 1}})
+    assert 'mlxk_model_in_use{model="a\\"\\\\\\n?"} 1\n' in page
     counted = re.findall(r'mlxk_embedding_seconds_count\{model="(.*)",api="embeddings"\} (\d+)', page)
     assert len(counted) == 101
     assert dict(counted)["other"] == "100"
