@@ -20,6 +20,7 @@ from mlxk.domain.errors import (
     UnhealthyModelError,
     ValidationError,
 )
+from mlxk.domain.generation.settings import EngineOptions
 from mlxk.domain.models.footprint import (
     Matrices,
     MemoryFit,
@@ -79,7 +80,7 @@ def estimate_memory(
     description: ModelDescription,
     memory: MemoryProbe,
     context_tokens: int | None = None,
-    cache_bits: int | None = None,
+    cache: EngineOptions | None = None,
 ) -> MemoryVerdict:
     """Return whether a model fits into this machine's memory: its weights, the KV cache of a context, and a reserve.
 
@@ -89,11 +90,12 @@ def estimate_memory(
         description: The model.
         memory: Reads the machine's memory.
         context_tokens: Tokens of context; None means a long chat, or the model's context window when that is shorter.
-        cache_bits: Of quantized keys and values; None when they are not quantized.
+        cache: How keys and values are kept; None: as they are.
     """
     tokens = expected_context(description.context_length) if context_tokens is None else context_tokens
     reading = memory.read()
-    per_token = quantized_cache_bytes(description.cache_per_token, cache_bits)
+    cache = cache or EngineOptions()
+    per_token = quantized_cache_bytes(description.cache_per_token, cache.kv_bits, cache.kv_group_size)
     matrices = memory.matrices()
     widening_pays = reading is not None and _widening_pays(description, reading, matrices)
     half_bytes = description.half_bytes if widening_pays else None
@@ -133,7 +135,7 @@ def require_memory(
     memory: MemoryProbe,
     warn: EventLog | None = None,
     loaded: Callable[[], Collection[ModelHandle]] = tuple,
-    cache_bits: int | None = None,
+    cache: EngineOptions | None = None,
 ) -> None:
     """Refuse a model beyond this machine's memory budget, or only log a warning.
 
@@ -142,12 +144,12 @@ def require_memory(
         memory: Reads the machine's memory.
         warn: Gets a warning instead of the error; None raises.
         loaded: Returns the models that are loaded already; those are not refused.
-        cache_bits: Of quantized keys and values; None when they are not quantized.
+        cache: How keys and values are kept; None: as they are.
 
     Raises:
         InsufficientMemoryError: It is beyond the budget.
     """
-    verdict = estimate_memory(description, memory, cache_bits=cache_bits)
+    verdict = estimate_memory(description, memory, cache=cache)
     if verdict.fit is not MemoryFit.EXCEEDS or description.handle in loaded():
         return
     numbers = {"needed_bytes": verdict.needed, "budget_bytes": verdict.budget}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from mlxk.domain.generation.settings import MAX_DRAFT_TOKENS, Effort
+from mlxk.domain.generation.settings import KV_BITS, KV_GROUP_SIZES, MAX_DRAFT_TOKENS, Effort
 from mlxk.entrypoints.setting_kinds import (
     ADDRESS,
     JSON_TABLE,
@@ -180,7 +180,8 @@ GENERATION = (
     _generation("draft_model", WORD, "A smaller model of the same family proposes tokens."),
     _generation("draft_tokens", whole(1, MAX_DRAFT_TOKENS), "Tokens that the draft model proposes at a time."),
     _generation("adapter", PATH, "Directory of a LoRA adapter."),
-    _generation("kv_bits", one_of(2, 4, 8), "Bits of cached keys and values."),
+    _generation("kv_bits", one_of(*KV_BITS), "Bits of cached keys and values."),
+    _generation("kv_group_size", one_of(*KV_GROUP_SIZES), "Numbers of them that share a scale."),
     _generation("max_kv_size", whole(16), "Remember only the last tokens, this many."),
 )
 """What a profile and ``run`` may say about a generation."""
@@ -231,6 +232,7 @@ _SERVE = (
     _flagged("default_model", WORD, "Answers to names that no model has.", None, "default_model"),
     _flagged("draft_model", WORD, "A smaller model proposes tokens to that of model.", None),
     _flagged("kv_bits", one_of(4, 8), "Bits of cached keys and values.", None),
+    _flagged("kv_group_size", one_of(*KV_GROUP_SIZES), "Numbers of them that share a scale.", None),
     _flagged("max_kv_size", whole(16), "Remember only the last tokens of each answer.", None),
     _flagged("draft_tokens", whole(1, MAX_DRAFT_TOKENS), "Tokens that it proposes at a time.", None),
     _variable(

@@ -142,8 +142,8 @@ class GenerateText:
         # allocation, and a system without it kills the process.
         media = _require_media(description, prompts)
         warn = None if media or options.strict_memory else self.log
-        bits = options.engine_options.kv_bits
-        require_memory(description, self.memory, warn, lambda: self.generator.state(STATE_SECONDS).models, bits)
+        kept = options.engine_options
+        require_memory(description, self.memory, warn, lambda: self.generator.state(STATE_SECONDS).models, kept)
         started: list[TextStream] = []
         try:
             for prompt in prompts:

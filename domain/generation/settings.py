@@ -169,6 +169,9 @@ MAX_DRAFT_TOKENS = 16
 KV_BITS = (2, 4, 8)
 """Sizes of quantized keys and values, bits."""
 
+KV_GROUP_SIZES = (32, 64, 128)
+"""Quantized numbers that may share a scale."""
+
 MIN_KV_SIZE = 16
 """Fewest tokens of a rotating KV cache."""
 
@@ -188,6 +191,8 @@ class EngineOptions:
     """Tokens proposed at a time; None takes ``DEFAULT_DRAFT_TOKENS``."""
     kv_bits: int | None = None
     """Bits of a quantized KV cache; None does not quantize it."""
+    kv_group_size: int | None = None
+    """Numbers of it that share a scale; None takes 64, or 32 where 64 does not divide an attention head."""
     max_kv_size: int | None = None
     """Tokens of a rotating KV cache, which keeps the first few and the last ones; None keeps all."""
     cache_required: bool = True
@@ -210,6 +215,11 @@ class EngineOptions:
             faults.append(f"draft_tokens must be at least 1 and at most {MAX_DRAFT_TOKENS} (got {self.draft_tokens})")
         if self.kv_bits is not None and self.kv_bits not in KV_BITS:
             faults.append(f"kv_bits must be one of {', '.join(map(str, KV_BITS))} (got {self.kv_bits})")
+        if self.kv_group_size is not None and self.kv_group_size not in KV_GROUP_SIZES:
+            sizes = ", ".join(map(str, KV_GROUP_SIZES))
+            faults.append(f"kv_group_size must be one of {sizes} (got {self.kv_group_size})")
+        if self.kv_group_size is not None and self.kv_bits is None:
+            faults.append("kv_group_size needs kv_bits")
         if self.max_kv_size is not None and self.max_kv_size < MIN_KV_SIZE:
             faults.append(f"max_kv_size must be at least {MIN_KV_SIZE} (got {self.max_kv_size})")
         if self.max_kv_size is not None and self.kv_bits is not None:
@@ -261,6 +271,7 @@ class Profile:
             template_options={**other.template_options, **self.template_options},
             engine_options=attrs.evolve(
                 cache,
+                kv_group_size=_first(first.kv_group_size, cache.kv_group_size),
                 adapter=_first(first.adapter, second.adapter),
                 draft_model=first.draft_model,
                 draft_required=first.draft_required,

@@ -203,18 +203,25 @@ def cache_bytes_per_token(config: Mapping[str, object] | None) -> int:
     return 2 * 2 * layers * kv_heads * head_dim
 
 
-_SCALE_BITS = 1
-"""What the scale and the bias of a group, of 16 bits each, add to each of its 32 numbers or more."""
+_SCALE_BITS = 32
+"""The scale and the bias of a group, of 16 bits each."""
+
+_SMALLEST_GROUP = 32
+"""Numbers."""
 
 
-def quantized_cache_bytes(bytes_per_token: int, bits: int | None) -> int:
+def quantized_cache_bytes(bytes_per_token: int, bits: int | None, group_size: int | None = None) -> int:
     """Return the KV cache of one token when its numbers are quantized, bytes.
 
     Args:
         bytes_per_token: In 16 bits.
         bits: Of a quantized number; None when they are not quantized.
+        group_size: Numbers that share a scale; None counts the fewest that a model may have by itself.
     """
-    return bytes_per_token if bits is None else bytes_per_token * (bits + _SCALE_BITS) // 16
+    if bits is None:
+        return bytes_per_token
+    group_size = group_size or _SMALLEST_GROUP
+    return bytes_per_token * (bits * group_size + _SCALE_BITS) // (16 * group_size)
 
 
 def _count(values: Mapping[str, object], *names: str) -> int:

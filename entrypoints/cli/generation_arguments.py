@@ -64,6 +64,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--draft-tokens", type=int, metavar="N", help="tokens that it proposes at a time, 1 to 16 (3)")
     group.add_argument("--adapter", metavar="DIR", help="apply a LoRA adapter")
     group.add_argument("--kv-bits", type=int, metavar="N", help="keep keys and values in 8, 4 or 2 bits")
+    group.add_argument("--kv-group-size", type=int, metavar="N", help="numbers of them that share a scale: 32, 64, 128")
     group.add_argument("--max-kv-size", type=int, metavar="N", help="remember only the last N tokens")
     group.add_argument(
         "--strict-memory", action=argparse.BooleanOptionalAction, help="refuse a model that exceeds the memory budget"
@@ -88,6 +89,7 @@ def engine_options(arguments: argparse.Namespace) -> EngineOptions:
         adapter=adapter,
         draft_tokens=arguments.draft_tokens,
         kv_bits=arguments.kv_bits,
+        kv_group_size=arguments.kv_group_size,
         max_kv_size=arguments.max_kv_size,
     )
 

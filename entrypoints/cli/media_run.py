@@ -129,6 +129,7 @@ WITHOUT_AUDIO = {
     "draft_tokens": "--draft-tokens",
     "adapter": "--adapter",
     "kv_bits": "--kv-bits",
+    "kv_group_size": "--kv-group-size",
     "max_kv_size": "--max-kv-size",
     "no_chat_template": "--no-chat-template",
     "show_prompt": "--show-prompt",

@@ -199,11 +199,13 @@ def preferred(arguments: argparse.Namespace) -> Mapping[str, Any]:
     Raises:
         ValidationError: A flag is out of range, or flags exclude each other.
     """
-    names = ("kv_bits", "max_kv_size")
+    names = ("kv_bits", "kv_group_size", "max_kv_size")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     for name, value in given.items():
         if fault := setting("serve", name).kind.fault(value):
             raise ValidationError(f"--{name.replace('_', '-')} {fault}")
+    if "kv_group_size" in given and "kv_bits" not in given:
+        raise ValidationError("--kv-group-size needs --kv-bits", hint="Say how many bits: --kv-bits 8")
     if "max_kv_size" in given:
         for name in ("kv_bits", "draft_model"):
             if getattr(arguments, name) is not None:

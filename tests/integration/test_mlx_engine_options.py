@@ -87,6 +87,33 @@ def test_quantized_keys_and_values_are_mlx_lms_own(engine: MlxTextGenerator, han
         assert found.tokens == oracle(handle, PROMPT, kv_bits=bits, kv_group_size=32, quantized_kv_start=0)
 
 
+def test_groups_of_a_size_are_mlx_lms_own_alone_and_in_a_batch_and_share_no_prefix(
+    engine: MlxTextGenerator, tmp_path: Path
+) -> None:
+    handle = build(tmp_path / "wide", head_dim=128)
+    sizes = (32, 64, 128)
+    expected = {size: oracle(handle, PROMPT, kv_bits=4, kv_group_size=size, quantized_kv_start=0) for size in sizes}
+    assert len(set(map(tuple, expected.values()))) == len(sizes), "the texts tell the sizes apart"
+    for repeat in range(2):
+        streams = {
+            size: [engine.submit(asking(handle, kv_bits=4, kv_group_size=size)) for _ in range(2)] for size in sizes
+        }
+        for size, found in streams.items():
+            answers = [read(each) for each in found]
+            assert [each.tokens for each in answers] == [expected[size]] * 2
+            assert all(each.finished.usage.cached_tokens > 0 for each in answers) or repeat == 0
+
+
+def test_groups_that_do_not_divide_a_head_are_refused_or_replaced_where_they_are_a_servers_preference(
+    engine: MlxTextGenerator, handle: ModelHandle
+) -> None:
+    with pytest.raises(CapabilityError, match=r"kv_group_size: 64 does not divide the attention heads .*, 32 numbers"):
+        read(engine.submit(asking(handle, kv_bits=8, kv_group_size=64)))
+    found = read(engine.submit(asking(handle, kv_bits=8, kv_group_size=64, cache_required=False)))
+    assert found.tokens == read(engine.submit(asking(handle, kv_bits=8))).tokens
+    assert ["groups of another size" in note for note in found.finished.notes] == [True]
+
+
 def test_a_bounded_cache_is_exact_until_it_is_full(engine: MlxTextGenerator, handle: ModelHandle) -> None:
     assert read(engine.submit(asking(handle, max_kv_size=64))).tokens == oracle(handle, PROMPT)
     long = read(engine.submit(asking(handle, max_kv_size=16, max_tokens=200, ignore_eos=True)))

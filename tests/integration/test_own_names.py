@@ -141,6 +141,7 @@ def test_a_name_with_a_fault_is_named_with_its_line_and_others_work(mlxk: Machin
         ({"model": "./here"}, "write the whole path"),
         ({"model": "demo", "pin": True, "keep_alive": 3}, "pin and keep_alive exclude each other"),
         ({"model": "demo", "kv_bits": 4, "max_kv_size": 64}, "max_kv_size and kv_bits exclude each other"),
+        ({"model": "demo", "kv_group_size": 64}, "kv_group_size needs kv_bits"),
         ({"model": "demo", "thinking": "yes"}, "thinking must be true or false"),
     ],
 )

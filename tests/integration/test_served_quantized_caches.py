@@ -42,15 +42,19 @@ def test_all_answers_have_quantized_caches_and_are_those_of_one_computed_alone(
 
 
 def test_the_estimate_of_memory_counts_quantized_keys_and_values(command: Command) -> None:
-    memory = {bits: command("show", "demo", *bits)["data"]["memory"] for bits in ((), ("--kv-bits", "4"))}
-    plain, quantized = (each["cache_bytes_per_1k_tokens"] for each in memory.values())
+    asked = ((), ("--kv-bits", "4"), ("--kv-bits", "4", "--kv-group-size", "128"))
+    memory = [command("show", "demo", *flags)["data"]["memory"] for flags in asked]
+    plain, quantized, in_large_groups = (each["cache_bytes_per_1k_tokens"] for each in memory)
     assert quantized == plain * 5 // 16
+    assert in_large_groups == plain * 17 // 64
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
         (("--kv-bits", "5"), "--kv-bits must be one of 4, 8"),
+        (("--kv-bits", "8", "--kv-group-size", "48"), "--kv-group-size must be one of 32, 64, 128"),
+        (("--kv-group-size", "32"), "--kv-group-size needs --kv-bits"),
         (("--max-kv-size", "3"), "--max-kv-size must be"),
         (("--kv-bits", "8", "--max-kv-size", "64"), "--kv-bits and --max-kv-size exclude each other"),
         (

@@ -3,6 +3,7 @@
 Everything but the prompt's last token is computed here; that one is the first input of the decoding batch.
 """
 
+import contextlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -128,12 +129,12 @@ def make_cache(network: Any, engine_options: EngineOptions, head_size: int | Non
         for index in layers:
             cache[index] = RotatingKVCache(engine_options.max_kv_size, keep=_KEPT_FROM_START)
     else:
-        group_for(() if head_size is None else (head_size,))
+        group_for(() if head_size is None else (head_size,), engine_options.kv_group_size)
     return cache
 
 
 def usable_options(network: Any, engine_options: EngineOptions, head_size: int | None) -> EngineOptions:  # noqa: ANN401
-    """Return options without a kind of cache that a model cannot keep, where that is not required.
+    """Return options without what a model's cache cannot be, where that is not required: groups of a size, or its kind.
 
     Args:
         network: The model.
@@ -142,21 +143,27 @@ def usable_options(network: Any, engine_options: EngineOptions, head_size: int |
     """
     if engine_options.cache_required:
         return engine_options
-    try:
-        make_cache(network, engine_options, head_size)
-    except CapabilityError:
-        return attrs.evolve(engine_options, kv_bits=None, max_kv_size=None)
-    return engine_options
+    in_other_groups = attrs.evolve(engine_options, kv_group_size=None)
+    for options in dict.fromkeys((engine_options, in_other_groups)):
+        with contextlib.suppress(CapabilityError):
+            make_cache(network, options, head_size)
+            return options
+    return attrs.evolve(in_other_groups, kv_bits=None, max_kv_size=None)
 
 
-def quantize_cache(cache: list[Any], bits: int) -> None:
+def quantize_cache(cache: list[Any], bits: int, group_size: int | None) -> None:
     """Quantize the layers that are not quantized yet, in place; called between prefill chunks, as in mlx-lm.
+
+    Args:
+        cache: One object a layer.
+        bits: Of a number.
+        group_size: Numbers that share a scale; None finds that of each layer.
 
     Raises:
         CapabilityError: A layer's keys and values cannot be quantized.
     """
     for index in _quantizable_layers(cache):
-        cache[index] = QuantizedCache.of(cache[index], bits)
+        cache[index] = QuantizedCache.of(cache[index], bits, group_size)
 
 
 def is_plain(cache: list[Any]) -> bool:
@@ -167,7 +174,8 @@ def is_plain(cache: list[Any]) -> bool:
 def cache_kind(engine_options: EngineOptions) -> str:
     """Return a suffix for the identity of a cache of another kind than the usual one, for which it is empty."""
     if engine_options.kv_bits is not None:
-        return f"#bits={engine_options.kv_bits}"
+        group_size = engine_options.kv_group_size
+        return f"#bits={engine_options.kv_bits}" + (f"#group={group_size}" if group_size is not None else "")
     return f"#size={engine_options.max_kv_size}" if engine_options.max_kv_size is not None else ""
 
 

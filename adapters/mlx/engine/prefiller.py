@@ -16,6 +16,9 @@ from mlxk.domain.generation.settings import EngineOptions
 _USUAL_CACHE_NOTE = (
     "This model keeps its usual cache of keys and values: it cannot have the kind that the server prefers."
 )
+_OTHER_GROUPS_NOTE = (
+    "Keys and values are quantized in groups of another size: the server's does not divide this model's."
+)
 
 
 @attrs.define
@@ -67,8 +70,12 @@ class Prefiller:
         options = usable_options(model.network, sequence.engine_options, model.head_size)
         if options != sequence.engine_options:
             sequence.engine_options = options
-            sequence.notes.append(_USUAL_CACHE_NOTE)
-            self._log.info("a model keeps its usual cache of keys and values", model=model.name)
+            if options.kv_bits is None:
+                sequence.notes.append(_USUAL_CACHE_NOTE)
+                self._log.info("a model keeps its usual cache of keys and values", model=model.name)
+            else:
+                sequence.notes.append(_OTHER_GROUPS_NOTE)
+                self._log.info("keys and values are quantized in groups of another size", model=model.name)
         scored = sequence.scored_alternatives
         match = NO_MATCH if scored is not None else self._prefixes.find(sequence.cache_identity, tokens)
         cache = match.cache
@@ -149,5 +156,6 @@ class Prefiller:
 
 
 def _quantize(sequence: Sequence, prefill: Prefill) -> None:
-    if sequence.engine_options.kv_bits is not None:
-        quantize_cache(prefill.cache, sequence.engine_options.kv_bits)
+    options = sequence.engine_options
+    if options.kv_bits is not None:
+        quantize_cache(prefill.cache, options.kv_bits, options.kv_group_size)

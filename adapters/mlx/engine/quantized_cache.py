@@ -16,24 +16,33 @@ from mlx_lm.models.cache import BatchKVCache, QuantizedKVCache
 from mlxk.domain.errors import CapabilityError
 
 _GROUPS = (64, 32)
-"""Numbers that share a scale; the first that divides a head is used."""
+"""Numbers that share a scale where no number is asked for; the first that divides a head is used."""
 
 _STEP = 256
 """Tokens by which a batch's arrays grow."""
 
 
-def group_for(sizes: Iterable[int]) -> int:
+def group_for(sizes: Iterable[int], wanted: int | None) -> int:
     """Return how many numbers share a scale, for keys and values of some sizes.
 
+    Args:
+        sizes: Numbers of a head.
+        wanted: What was asked for; None takes what divides them.
+
     Raises:
-        CapabilityError: They cannot be quantized.
+        CapabilityError: They cannot be quantized, or not as wanted.
     """
     sizes = tuple(sizes)
-    for group in _GROUPS:
+    for group in _GROUPS if wanted is None else (wanted,):
         if not any(size % group for size in sizes):
             return group
     names = " and ".join(map(str, dict.fromkeys(sizes)))
-    raise CapabilityError(f"kv_bits: the attention heads of this model, {names} numbers each, cannot be quantized.")
+    heads = f"the attention heads of this model, {names} numbers each"
+    if wanted is None:
+        raise CapabilityError(f"kv_bits: {heads}, cannot be quantized.")
+    raise CapabilityError(
+        f"kv_group_size: {wanted} does not divide {heads}.", hint="Use a smaller one, or leave it out."
+    )
 
 
 class QuantizedCache(QuantizedKVCache):  # type: ignore[misc]
@@ -41,22 +50,24 @@ class QuantizedCache(QuantizedKVCache):  # type: ignore[misc]
 
     Args:
         bits: Of a number.
-        group_size: Numbers that share a scale; that of an empty cache is found with its first keys and values.
+        group_size: Numbers that share a scale; None is replaced with the first keys and values, by what divides them.
     """
 
-    def __init__(self, bits: int, group_size: int = _GROUPS[0]) -> None:
+    group_size: int | None
+
+    def __init__(self, bits: int, group_size: int | None = None) -> None:
         super().__init__(group_size=group_size, bits=bits)
 
     @classmethod
-    def of(cls, plain: Any, bits: int) -> Self:  # noqa: ANN401 - a KVCache of mlx-lm or of mlx-vlm
+    def of(cls, plain: Any, bits: int, group_size: int | None) -> Self:  # noqa: ANN401 - a KVCache of mlx-lm or of mlx-vlm
         """Quantize a cache; it is not changed.
 
         Raises:
             CapabilityError: Its keys and values cannot be quantized.
         """
         if plain.keys is None:
-            return cls(bits)
-        quantized = cls(bits, group_for((plain.keys.shape[-1], plain.values.shape[-1])))
+            return cls(bits, group_size)
+        quantized = cls(bits, group_for((plain.keys.shape[-1], plain.values.shape[-1]), group_size))
         packed = plain.to_quantized(group_size=quantized.group_size, bits=bits)
         quantized.keys, quantized.values, quantized.offset = packed.keys, packed.values, packed.offset
         return quantized
@@ -64,7 +75,7 @@ class QuantizedCache(QuantizedKVCache):  # type: ignore[misc]
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> Any:  # noqa: ANN401 - two tuples of three arrays
         """Quantize keys and values, shape [B, H, T, D], append them, and return all."""
         if self.keys is None:
-            self.group_size = group_for((keys.shape[-1], values.shape[-1]))
+            self.group_size = group_for((keys.shape[-1], values.shape[-1]), self.group_size)
         return super().update_and_fetch(keys, values)
 
     def size(self) -> int:
@@ -87,7 +98,7 @@ class BatchQuantizedCache(BatchKVCache):  # type: ignore[misc]
 
     Args:
         left_padding: Tokens of padding, one number a sequence.
-        group_size: Numbers that share a scale.
+        group_size: Numbers that share a scale; None is replaced with the first keys and values.
         bits: Of a number.
     """
 
@@ -97,7 +108,7 @@ class BatchQuantizedCache(BatchKVCache):  # type: ignore[misc]
     left_padding: Any
     _idx: int
 
-    def __init__(self, left_padding: list[int], group_size: int, bits: int) -> None:
+    def __init__(self, left_padding: list[int], group_size: int | None, bits: int) -> None:
         super().__init__(left_padding)
         self.group_size = group_size
         self.bits = bits
@@ -123,7 +134,7 @@ class BatchQuantizedCache(BatchKVCache):  # type: ignore[misc]
         """Quantize keys and values, shape [B, H, T, D], append them, and return all."""
         start, end = self._idx, self._idx + keys.shape[2]
         if self.keys is None:
-            self.group_size = group_for((keys.shape[-1], values.shape[-1]))
+            self.group_size = group_for((keys.shape[-1], values.shape[-1]), self.group_size)
         added = tuple(mx.quantize(each, group_size=self.group_size, bits=self.bits) for each in (keys, values))
         if self.keys is None or end > self.keys[0].shape[2]:
             grown = -(-(end - start) // _STEP) * _STEP

@@ -114,6 +114,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--prefix-cache-dir", metavar="DIR", help="keep prompts in a folder, for later starts")
     group.add_argument("--prefix-cache-disk", type=float, metavar="GIB", help="what they may take there (10)")
     group.add_argument("--kv-bits", type=int, metavar="N", help="keep keys and values in 8 or 4 bits")
+    group.add_argument("--kv-group-size", type=int, metavar="N", help="numbers of them that share a scale: 32, 64, 128")
     group.add_argument("--max-kv-size", type=int, metavar="N", help="remember only the last N tokens of each answer")
     add_cpu_argument(group)
     group.add_argument(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from mlxk.application.policy import estimate_memory
 from mlxk.domain.errors import UsageError
-from mlxk.domain.generation.settings import KV_BITS
+from mlxk.domain.generation.settings import KV_BITS, KV_GROUP_SIZES, EngineOptions
 from mlxk.domain.models.footprint import MemoryVerdict
 from mlxk.domain.models.model import ModelDetails
 from mlxk.entrypoints import settings_edit
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kv-bits", type=int, choices=KV_BITS, help="estimate the memory with keys and values in so many bits"
     )
+    parser.add_argument("--kv-group-size", type=int, choices=KV_GROUP_SIZES, help="numbers of them that share a scale")
     section.add_argument("--config", action="store_true", help="print its config.json")
     section.add_argument(
         "--format-report", action="store_true", help="try its chat template and tokenizer, and print what they do"
@@ -44,12 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
     """Print the model and one section: metadata, files or config."""
     container = context.build(computing_settings(arguments, context.settings))
+    cache = EngineOptions(kv_bits=arguments.kv_bits, kv_group_size=arguments.kv_group_size)
+    cache.validate()
     section = "files" if arguments.files else "config" if arguments.config else "metadata"
     if arguments.remote:
         return _show_remote(arguments, section, container, output)
     with Spinner(output, "Reading the model"):
         details = container.use_cases.show_model()(arguments.model, recalculate_hash=arguments.recalc_hash)
-    verdict = estimate_memory(details.description, container.adapters.memory_probe(), cache_bits=arguments.kv_bits)
+    verdict = estimate_memory(details.description, container.adapters.memory_probe(), cache=cache)
     if arguments.recalc_hash and not output.as_json:
         output.note("The content hash is recorded anew; the workspace is clean.")
     if arguments.format_report:
@@ -68,7 +71,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
 def _show_remote(arguments: argparse.Namespace, section: str, container: "Container", output: Output) -> int:
     from mlxk.entrypoints.cli.render import remote_models  # noqa: PLC0415
 
-    for flag in ("recalc_hash", "format_report", "kv_bits"):
+    for flag in ("recalc_hash", "format_report", "kv_bits", "kv_group_size"):
         if getattr(arguments, flag):
             option = flag.replace("_", "-")
             raise UsageError(

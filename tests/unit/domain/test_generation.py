@@ -95,6 +95,8 @@ def test_usage_adds_up() -> None:
         {"draft_tokens": 0},
         {"draft_tokens": 17},
         {"kv_bits": 3},
+        {"kv_group_size": 16, "kv_bits": 8},
+        {"kv_group_size": 32},
         {"max_kv_size": 1},
         {"max_kv_size": 64, "kv_bits": 8},
         {"max_kv_size": 64, "draft_model": HANDLE},

@@ -36,6 +36,7 @@ OTHERS = {
     "cpu_dtype": ("model", "float32"),
     "blas": ("off", "auto"),
     "kv_bits": (4, 8),
+    "kv_group_size": (32, 64),
     "max_kv_size": (64, 128),
     "reasoning_effort": ("low", "high"),
     "template_option": ({"date": "today"}, {"date": "tomorrow"}),
@@ -58,8 +59,9 @@ def two_values(setting: Setting) -> tuple[Any, Any]:
 
 
 def written(table: str, setting: Setting, value: Any) -> str:
-    """Return a file that sets one setting."""
-    return (f"[{table}]\n" if table else "") + f"{setting.key} = {toml(value)}\n"
+    """Return a file that sets one setting, with what it is refused without."""
+    needed = "kv_bits = 8\n" if setting.key == "kv_group_size" else ""
+    return (f"[{table}]\n" if table else "") + f"{setting.key} = {toml(value)}\n" + needed
 
 
 def as_variable(setting: Setting, value: Any) -> dict[str, str]:
@@ -384,5 +386,5 @@ def test_every_flag_of_the_table_exists(table: str, setting: Setting) -> None:
 def test_the_defaults_are_those_of_the_program() -> None:
     server = ServerSettings()
     for setting in TABLES["serve"]:
-        if setting.key not in ("desktop_apps", "api_key", "kv_bits", "max_kv_size", *BESIDE):
+        if setting.key not in ("desktop_apps", "api_key", "kv_bits", "kv_group_size", "max_kv_size", *BESIDE):
             assert getattr(server, setting.attribute) == setting.default, setting.key
