@@ -1,14 +1,18 @@
-"""The machine: its memory in bytes (procfs and cgroups on Linux, sysctl and vm_stat on macOS), and its clocks."""
+"""The machine: its memory in bytes (procfs and cgroups on Linux, sysctl and vm_stat on macOS), processor and clocks."""
 
 import datetime
 import os
+import resource
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 
 import attrs
 
+from mlxk.application.ports.benchmarking import MachineMeter
 from mlxk.application.ports.system import Clock, MemoryProbe
+from mlxk.domain.benchmark import Processor
 from mlxk.domain.models.footprint import Matrices, MemoryReading, Widening
 
 
@@ -197,3 +201,48 @@ class SystemClock(Clock):
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+
+_PROCESSOR = ("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string")
+
+
+class SystemMachineMeter(MachineMeter):
+    """Reads ``/proc`` on Linux, ``sysctl`` on macOS, and what Python knows.
+
+    Args:
+        platform: As in ``sys.platform``.
+        run: Runs a command; only tests need another one.
+        root: Where ``proc`` is; only tests need another one.
+    """
+
+    def __init__(self, platform: str = sys.platform, run: Run = run_quietly, root: str = "/") -> None:
+        self._platform = platform
+        self._run = run
+        self._root = root
+
+    def processor(self) -> Processor:
+        on_macos = self._platform == "darwin"
+        name = self._run(_PROCESSOR).strip() if on_macos else self._line("proc/cpuinfo", "model name")
+        return Processor(name, os.cpu_count() or 1)
+
+    def load(self) -> float | None:
+        try:
+            return os.getloadavg()[0] / (os.cpu_count() or 1)
+        except OSError:
+            return None
+
+    def peak_process_bytes(self) -> int | None:
+        """Return the peak of this program; the usual figure of Linux may be that of the program that started it."""
+        if self._platform == "darwin":
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        words = self._line("proc/self/status", "VmHWM").split()
+        return int(words[0]) * 1024 if words and words[0].isdecimal() else None
+
+    def _line(self, path: str, name: str) -> str:
+        """Return what follows a name and a colon in the first line that begins with it; empty without one."""
+        try:
+            with open(os.path.join(self._root, path), encoding="utf-8", errors="replace") as file:
+                lines = (line.partition(":") for line in file)
+                return next((value.strip() for found, _, value in lines if found.strip() == name), "")
+        except OSError:
+            return ""

@@ -15,7 +15,7 @@ from mlxk.adapters.filesystem.model_files import FilesystemModelFiles
 from mlxk.adapters.filesystem.workspaces import FilesystemWorkspaceStore
 from mlxk.adapters.huggingface.cache import HuggingFaceModelCache
 from mlxk.adapters.mlx.registry import MlxBackendRegistry, computes_on_cpu
-from mlxk.adapters.system import CpuMemoryProbe, SystemClock, system_memory_probe
+from mlxk.adapters.system import CpuMemoryProbe, SystemClock, SystemMachineMeter, system_memory_probe
 from mlxk.application.policy import estimate_memory
 from mlxk.application.ports.text_generator import TextGenerator
 from mlxk.application.use_cases.describe_model import DescribeModel
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mlxk.adapters.unix_socket.protocol import Program
     from mlxk.adapters.unix_socket.servers import SocketRunningServers
     from mlxk.application.ports.backends import WeightConverter
+    from mlxk.application.ports.benchmarking import CompletionClient
     from mlxk.application.ports.hub import ModelHub, ModelPublisher, PublicationFolder
     from mlxk.application.ports.installation import InstallationProbe
     from mlxk.application.ports.media import AudioDecoder, ImageReader
@@ -46,10 +47,7 @@ if TYPE_CHECKING:
 
 
 class _WithoutConfigurationFiles:
-    """A finder that reports the libraries of dependency-injector's configuration files as not installed.
-
-    It imports them wherever they are, mlx-vlm installs them, and ``list`` would cost a fifth more (ADR 0004).
-    """
+    """Hides the libraries of dependency-injector's configuration files: ``list`` would cost a fifth more (ADR 0004)."""
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -113,6 +111,12 @@ def _installation_probe(settings: Settings) -> "InstallationProbe":
     from mlxk.adapters.installation import SystemInstallationProbe
 
     return SystemInstallationProbe(settings.search_path)
+
+
+def _completion_client() -> "CompletionClient":
+    from mlxk.adapters.completion_client import HttpCompletionClient
+
+    return HttpCompletionClient()
 
 
 def _event_log(settings: Settings, *, at_once: bool) -> "EventLog":
@@ -260,12 +264,7 @@ def _tool_servers() -> "ToolServers":
 
 
 class Adapters:
-    """One instance of each adapter, built when it is first asked for.
-
-    Args:
-        settings: The environment.
-        server: The settings of the server; None for commands.
-    """
+    """One instance of each adapter, built when first asked for; for a server or, without its settings, a command."""
 
     def __init__(self, settings: Settings, server: ServerSettings | None) -> None:
         # A plain Singleton is built twice when two threads ask for it at once.
@@ -287,6 +286,8 @@ class Adapters:
         self.backend_registry = once(MlxBackendRegistry)
         self.memory_probe = once(_memory_probe, self.cpu_dtype, self.blas)
         self.installation_probe = once(_installation_probe, settings)
+        self.machine_meter = once(SystemMachineMeter)
+        self.completion_client = once(_completion_client)
         self.clock = once(SystemClock)
         self.event_log = once(_event_log, settings, at_once=server is not None)
         self.image_reader = once(deferred.DeferredImageReader, providers.Object(_image_reader))
@@ -311,7 +312,7 @@ class Adapters:
 class UseCases:
     """The use cases. Each is a value that holds ports, built anew whenever it is asked for."""
 
-    def __init__(self, ports: Adapters) -> None:
+    def __init__(self, ports: Adapters) -> None:  # noqa: PLR0915 - one for each use case
         new = providers.Factory
         stores = (ports.model_cache, ports.workspaces, ports.built_in_models)
         owner = ports.settings.default_owner
@@ -320,9 +321,8 @@ class UseCases:
         self.list_models = new(ListModels, resolve, describe)
         self.show_model = new(ShowModel, resolve, describe, ports.workspaces)
         self.check_health = new(CheckHealth, resolve, describe, ports.workspaces, ports.content_verifier)
-        self.pull_model = new(
-            deferred.pull_model, ports.model_cache, ports.built_in_models, ports.model_hub, describe, owner
-        )
+        pulling = (ports.model_cache, ports.built_in_models, ports.model_hub, describe, owner)
+        self.pull_model = new(deferred.pull_model, *pulling)
         self.remove_model = new(deferred.remove_model, ports.model_cache, new(ResolveModel, *stores, owner))
         self.measure_cache = new(deferred.measure_cache, ports.model_cache)
         self.prune_cache = new(deferred.prune_cache, ports.model_cache)
@@ -338,21 +338,23 @@ class UseCases:
         self.convert_model = new(deferred.convert_model, resolve, ports.model_cache, *converting)
         pushing = (ports.publication_folder, ports.workspaces, ports.model_publisher, describe, ports.settings.home)
         self.push_model = new(deferred.push_model, *pushing)
-        self.transcribe_audio = new(
-            deferred.transcribe_audio, resolve, describe, ports.speech_transcriber, ports.memory_probe
-        )
+        hearing = (resolve, describe, ports.speech_transcriber, ports.memory_probe)
+        self.transcribe_audio = new(deferred.transcribe_audio, *hearing)
         self.embed_text = new(deferred.embed_text, resolve, describe, ports.text_embedder, ports.memory_probe)
         media = (ports.image_reader, ports.audio_decoder)
         generating = (ports.text_generator, *media, ports.memory_probe, ports.event_log, ports.settings.exif_metadata)
         self.generate_text = new(deferred.generate_text, resolve, describe, *generating, ports.names, ports.of_models)
         looked_at = (ports.installation_probe, ports.memory_probe, ports.clock, ports.model_cache, resolve, describe)
-        self.diagnose_installation = new(
-            deferred.diagnose_installation, *looked_at, ports.running_servers, ports.model_hub.provider
-        )
+        asked = (ports.running_servers, ports.model_hub.provider)
+        self.diagnose_installation = new(deferred.diagnose_installation, *looked_at, *asked)
         self.stop_models = new(deferred.stop_models, ports.running_servers, resolve)
         self.load_model = new(deferred.load_model, self.generate_text)
         self.tokenize_text = new(deferred.tokenize_text, self.generate_text, ports.model_tokenizer)
         self.make_room = new(deferred.make_room, self.generate_text, self.tokenize_text)
+        machine = (ports.installation_probe, ports.memory_probe, ports.machine_meter)
+        engine = (self.generate_text, self.load_model, self.tokenize_text, ports.clock)
+        self.measure_model = new(deferred.measure_model, *machine, *engine)
+        self.measure_server = new(deferred.measure_server, *machine, ports.completion_client)
         by_path = ports.server is not None and ports.server.allow_paths
         serving = (resolve, describe, ports.text_generator, ports.clock, by_path, ports.backend_registry, ports.names)
         # One instance, since it remembers recent lookups.

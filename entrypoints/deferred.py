@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mlxk.application.use_cases.diagnose_installation import DiagnoseInstallation
     from mlxk.application.use_cases.generate_text import GenerateText
     from mlxk.application.use_cases.make_room import MakeRoom
+    from mlxk.application.use_cases.measure_speed import MeasureModel, MeasureServer
     from mlxk.application.use_cases.model_tasks import EmbedText, LoadModel, TokenizeText, TranscribeAudio
     from mlxk.application.use_cases.pull_model import PullModel
     from mlxk.application.use_cases.push_model import PushModel
@@ -149,6 +150,20 @@ def diagnose_installation(*looked_at: Any) -> "DiagnoseInstallation":  # noqa: A
     from mlxk.application.use_cases.diagnose_installation import DiagnoseInstallation
 
     return DiagnoseInstallation(*looked_at)
+
+
+def measure_model(*ports_and_use_cases: Any) -> "MeasureModel":  # noqa: ANN401 - as above
+    """Return the use case that measures a model; the first three are those of the machine."""
+    from mlxk.application.use_cases.measure_speed import MachineReader, MeasureModel
+
+    return MeasureModel(MachineReader(*ports_and_use_cases[:3]), *ports_and_use_cases[3:])
+
+
+def measure_server(*ports: Any) -> "MeasureServer":  # noqa: ANN401 - as above
+    """Return the use case that measures a server; the first three ports are those of the machine."""
+    from mlxk.application.use_cases.measure_speed import MachineReader, MeasureServer
+
+    return MeasureServer(MachineReader(*ports[:3]), *ports[3:])
 
 
 def recommend_models(read: "Callable[[], Recommendations]", memory: "MemoryProbe") -> "RecommendModels":

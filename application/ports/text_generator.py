@@ -136,6 +136,8 @@ class EngineState:
     prefix_cache_bytes: int = 0
     active_bytes: int = 0
     """Memory of all arrays."""
+    peak_bytes: int = 0
+    """Most memory of all arrays since the last chunk of a prompt was begun."""
     residents: tuple[ResidentModel, ...] = ()
     """The loaded models with their sizes, in the order of ``models``."""
     step_seconds: float = 0.0

@@ -89,6 +89,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "mlxk convert ORG/NAME ./repaired --repair-index",
     ),
     "push": ("mlxk push ./my-demo ORG/NAME --check-only", "mlxk push ./my-demo ORG/NAME --create --private"),
+    "bench": (
+        "mlxk bench demo",
+        "mlxk bench demo --prompt-tokens 128,512 --generate 64 --streams 1,8 --markdown",
+        "mlxk bench --url http://127.0.0.1:8000 demo --streams 1,4,16",
+    ),
     "serve": (
         "mlxk serve",
         "mlxk serve -m demo --port 8080",

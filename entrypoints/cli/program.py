@@ -39,6 +39,7 @@ COMMANDS = {
     "doctor": CommandEntry("doctor", "check the installation and this machine, and name what mends them"),
     "run": CommandEntry("run_model", "ask a model, or chat with it"),
     "chats": CommandEntry("chats", "list and remove the chats that were kept"),
+    "bench": CommandEntry("bench", "measure how fast a model is here, or a server under load"),
     "search": CommandEntry("search_models", "find models on the hub, those for MLX first"),
     "recommend": CommandEntry("recommend_models", "models to begin with that fit this machine"),
     "pull": CommandEntry("pull_model", "fetch a model from the hub"),

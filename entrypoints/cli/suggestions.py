@@ -8,6 +8,7 @@ MEANT: Mapping[str, str] = {
     "agent": "launch",
     "aliases": "alias",
     "ask": "run",
+    "benchmark": "bench",
     "chat": "run",
     "check": "health",
     "claude": "launch",

@@ -65,6 +65,7 @@ RUNS = [
     ["run", "demo", "hi", "--max-tokens", "1"],
     ["run", "demo", "hi", "--no-chat-template", "--max-tokens", "2"],
     ["run", "demo", "hi", "--show-prompt"],
+    ["bench", "demo", "--prompt-tokens", "4", "--generate", "2", "--repeats", "1"],
     ["show", "demo", "--format-report"],
 ]
 
@@ -86,6 +87,7 @@ FAILURES = [
     (["run", "nosuch", "hi"], "model_not_found", 1),
     (["run", "acme/Truncated", "hi"], "model_unhealthy", 1),
     (["run", "acme/Delta-GGUF", "hi"], "incompatible_model", 1),
+    (["bench", "nosuch"], "model_not_found", 1),
     (["run", "demo", "hi", "--file", "nosuch.md"], "storage_error", 1),
     (["run", "demo", "hi", "--temperature", "99"], "validation_error", 1),
     (["run", "demo", "hi", "--max-tokens", "many"], "usage_error", 2),

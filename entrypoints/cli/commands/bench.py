@@ -1,0 +1,195 @@
+"""``mlxk bench``: how fast a model is on this machine, or a server under load."""
+
+import argparse
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import attrs
+
+from mlxk.application.ports.benchmarking import CompletionServer
+from mlxk.application.use_cases.measure_speed import ModelSpeed, ServerSpeed
+from mlxk.domain.benchmark import Load, Phase, Shape
+from mlxk.domain.errors import StorageError, UsageError
+from mlxk.entrypoints.cli.command import (
+    CommandContext,
+    add_cpu_argument,
+    add_model_argument,
+    computing_settings,
+    model_reference,
+)
+from mlxk.entrypoints.cli.exit_status import DONE, FAILED
+from mlxk.entrypoints.cli.output import Output
+from mlxk.entrypoints.cli.progress import Spinner
+from mlxk.entrypoints.cli.render import benchmark
+
+_MOST_STREAMS = 256
+_MOST_REPEATS = 1000
+_MOST_TOKENS = 10**7
+_LOCAL_ONLY = ("depth", "cpu_dtype", "blas")
+"""Flags about the model that is computed here."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what is measured, and how it is printed."""
+    add_model_argument(parser, optional=True)
+    parser.add_argument("-m", "--model", dest="named", type=model_reference, metavar="MODEL", help="the same as MODEL")
+    parser.add_argument("--url", metavar="URL", help="measure this server, by OpenAI's API; MODEL is its name there")
+    parser.add_argument("--api-key-file", metavar="FILE", help="a file whose first line is the key of that server")
+    sizes = _numbers(0, _MOST_TOKENS)
+    parser.add_argument(
+        "-p", "--prompt-tokens", type=sizes, metavar="N[,N]", help="tokens of the prompts; 0 for no such row (512)"
+    )
+    parser.add_argument(
+        "-n", "--generate", type=sizes, metavar="N[,N]", help="tokens to generate; 0 for no such row (128)"
+    )
+    parser.add_argument("-d", "--depth", type=sizes, metavar="N[,N]", help="tokens before what is generated (0)")
+    parser.add_argument(
+        "--streams", type=_numbers(1, _MOST_STREAMS), default=(1,), metavar="N[,N]", help="requests at once (1)"
+    )
+    parser.add_argument(
+        "-r",
+        "--repeats",
+        type=_number(1, _MOST_REPEATS),
+        default=5,
+        metavar="N",
+        help="runs of each row that count (5)",
+    )
+    parser.add_argument("--markdown", action="store_true", help="print the result in Markdown")
+    add_cpu_argument(parser)
+
+
+def execute(arguments: argparse.Namespace, context: CommandContext, output: Output) -> int:
+    """Measure, and print the rows; the exit status is 1 when a server answered no request that counts."""
+    model: str | None = arguments.model or arguments.named
+    if arguments.model and arguments.named and arguments.model != arguments.named:
+        raise UsageError(f"two models are named: {arguments.model} and {arguments.named}")
+    found: ModelSpeed | ServerSpeed
+    with Spinner(output, "Preparing") as spinner:
+        report = _Report(output, spinner)
+        if arguments.url is None:
+            found = _of_model(model, arguments, context, report)
+        else:
+            found = _of_server(model, arguments, context, report)
+    if output.as_json:
+        output.document("bench", benchmark.document(found, _shown(arguments.url)))
+    elif arguments.markdown:
+        output.text(benchmark.markdown(found, _shown(arguments.url)))
+    else:
+        output.text(benchmark.text(found, _shown(arguments.url), output.width))
+    served = isinstance(found, ModelSpeed) or any(each.failed < each.requests for each in found.levels)
+    return DONE if served else FAILED
+
+
+@attrs.frozen
+class _Report:
+    """Says on standard error what is measured: in the spinner on a terminal, else a line each time that changes."""
+
+    output: Output
+    spinner: Spinner
+    said: list[str] = attrs.field(factory=list)
+
+    def __call__(self, what: str, done: int, steps: int) -> None:
+        text = f"Measuring {what} ({100 * done // steps} %)"
+        if self.output.shows_progress:
+            self.spinner.show(text)
+        elif not self.output.as_json and what not in self.said[-1:]:
+            self.said.append(what)
+            self.output.note(text)
+
+
+def _of_model(model: str | None, arguments: argparse.Namespace, context: CommandContext, report: _Report) -> ModelSpeed:
+    if model is None:
+        raise UsageError("the following arguments are required: MODEL", hint="Or name a server with --url.")
+    if arguments.api_key_file is not None:
+        raise UsageError("--api-key-file goes with --url")
+    shapes = _shapes(arguments)
+    # What another process computes would tell neither load time nor memory.
+    settings = attrs.evolve(computing_settings(arguments, context.settings), use_server=False)
+    measure = context.build(settings).use_cases.measure_model()
+    return measure(model, shapes, arguments.repeats, report)
+
+
+def _shapes(arguments: argparse.Namespace) -> list[Shape]:
+    prompts = _given(arguments.prompt_tokens, (512,))
+    generated, depths = _given(arguments.generate, (128,)), arguments.depth or (0,)
+    shapes = [Shape(Phase.PROMPT, size, streams) for size in prompts for streams in arguments.streams]
+    shapes += [
+        Shape(Phase.GENERATION, size, streams, depth)
+        for size in generated
+        for depth in depths
+        for streams in arguments.streams
+    ]
+    if not shapes:
+        raise UsageError("nothing to measure: --prompt-tokens and --generate are 0")
+    if 1 in generated:
+        raise UsageError("--generate takes 2 tokens at least: the first one ends the prompt")
+    return shapes
+
+
+def _of_server(
+    model: str | None, arguments: argparse.Namespace, context: CommandContext, report: _Report
+) -> ServerSpeed:
+    useless = [f"--{name.replace('_', '-')}" for name in _LOCAL_ONLY if getattr(arguments, name) is not None]
+    if useless:
+        raise UsageError(f"{' and '.join(useless)} cannot be set for a server")
+    prompts, generated = _given(arguments.prompt_tokens, (512,)), _given(arguments.generate, (128,))
+    if not prompts or not generated:
+        raise UsageError("a server needs a prompt and something to generate: --prompt-tokens and --generate from 1")
+    loads = [Load(streams, words, tokens) for words in prompts for tokens in generated for streams in arguments.streams]
+    key = None if arguments.api_key_file is None else _key(arguments.api_key_file)
+    server = CompletionServer(_address(arguments.url), key)
+    measure = context.build(context.settings).use_cases.measure_server()
+    return measure(server, model, loads, arguments.repeats, report)
+
+
+def _address(url: str) -> str:
+    """Return the address below which ``/chat/completions`` is."""
+    parts = urlsplit(url)
+    try:
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        valid = False
+    if not valid or parts.query or parts.fragment:
+        raise UsageError("--url takes an address such as http://127.0.0.1:8000")
+    if parts.username is not None or parts.password is not None:
+        raise UsageError("--url takes no user name and password", hint="Give the key with --api-key-file FILE.")
+    path = parts.path.rstrip("/").removesuffix("/chat/completions").removesuffix("/v1")
+    return f"{parts.scheme}://{parts.netloc}{path}/v1"
+
+
+def _shown(url: str | None) -> str | None:
+    return None if url is None else _address(url).removesuffix("/v1")
+
+
+def _key(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            key = file.readline().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise StorageError(f"--api-key-file: '{path}' cannot be read: {reason}") from error
+    if not key or not key.isascii() or not key.isprintable():
+        raise UsageError(f"--api-key-file: the first line of '{path}' is no key")
+    return key
+
+
+def _given(sizes: tuple[int, ...] | None, usual: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the sizes without zeros."""
+    return tuple(each for each in (usual if sizes is None else sizes) if each)
+
+
+def _number(least: int, most: int) -> Callable[[str], int]:
+    """Return a reader of a whole number in a range."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"'{text}' is no whole number from {least} to {most}")
+        return int(text)
+
+    return read
+
+
+def _numbers(least: int, most: int) -> Callable[[str], tuple[int, ...]]:
+    """Return a reader of whole numbers between commas, each once."""
+    number = _number(least, most)
+    return lambda text: tuple(dict.fromkeys(number(each.strip()) for each in text.split(",")))

@@ -1,0 +1,224 @@
+"""The results of benchmarks: JSON, a table for the terminal, and Markdown."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mlxk import __version__
+from mlxk.application.use_cases.measure_speed import ModelSpeed, ServerSpeed
+from mlxk.domain.benchmark import Level, Machine, Percentiles, Row, Spread
+from mlxk.entrypoints.cli.render.formatting import decimal_size, printable, table
+from mlxk.entrypoints.cli.render.model_table import SHORT_HASH
+
+_ROW_TITLES = ("test", "streams", "tokens/s", "IQR", "first token", "noise")
+_LEVEL_TITLES = (
+    "streams",
+    "prompt",
+    "output",
+    "requests",
+    "failed",
+    "tokens/s",
+    "first token p50/p90/p99",
+    "between tokens p50/p90/p99",
+    "end to end p50/p90/p99",
+)
+_WIDEST = 60
+"""Characters of the last column."""
+
+
+def document(found: ModelSpeed | ServerSpeed, server: str | None) -> dict[str, Any]:
+    """Return the data of ``bench --json``; times in seconds.
+
+    Args:
+        found: The result.
+        server: The address of the server; None for a model of this machine.
+    """
+    local = found if isinstance(found, ModelSpeed) else None
+    workspace = local and local.model.workspace
+    return {
+        "model": _name(found),
+        "hash": local and local.model.handle.commit,
+        "content_hash": workspace and workspace.content_hash,
+        "server": server,
+        "machine": _machine(found.machine),
+        "versions": [{"name": name, "version": version} for name, version in _versions(found.machine)],
+        "load_seconds": local and _rounded(local.load_seconds),
+        "peak_memory": local and _peaks(local),
+        "rows": [_row(each) for each in found.rows] if isinstance(found, ModelSpeed) else [],
+        "levels": [_level(each) for each in found.levels] if isinstance(found, ServerSpeed) else [],
+        "notes": list(found.notes),
+    }
+
+
+def _name(found: ModelSpeed | ServerSpeed) -> str:
+    if isinstance(found, ServerSpeed):
+        return found.model
+    return found.model.handle.label
+
+
+def _peaks(found: ModelSpeed) -> dict[str, int | None]:
+    return {"array_bytes": found.peak_array_bytes, "process_bytes": found.peak_process_bytes}
+
+
+def _versions(machine: Machine) -> list[tuple[str, str]]:
+    return [("mlxk", __version__), *machine.versions]
+
+
+def _machine(machine: Machine) -> dict[str, Any]:
+    return {
+        "system": machine.system,
+        "architecture": machine.architecture,
+        "processor": machine.processor.name or None,
+        "cores": machine.processor.cores,
+        "memory_bytes": machine.memory_bytes,
+        "device": "cpu" if machine.on_cpu else "gpu",
+        "matrix_library": machine.matrix_library,
+        "load_before": _rounded(machine.load_before),
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {
+        "test": row.shape.name,
+        "phase": row.shape.phase.value,
+        "tokens": row.shape.tokens,
+        "depth": row.shape.depth,
+        "streams": row.shape.streams,
+        "repeats": row.repeats,
+        "tokens_per_second": _spread(row.tokens_per_second),
+        "first_token_seconds": _spread(row.first_token_seconds),
+        "noisy": row.noisy,
+    }
+
+
+def _spread(spread: Spread) -> dict[str, float | None]:
+    names = ("median", "lower_quartile", "upper_quartile", "least", "most")
+    return {name: _rounded(getattr(spread, name)) for name in names}
+
+
+def _level(level: Level) -> dict[str, Any]:
+    return {
+        "streams": level.load.streams,
+        "prompt_words": level.load.prompt_words,
+        "max_tokens": level.load.max_tokens,
+        "requests": level.requests,
+        "failed": level.failed,
+        "failures": [{"reason": reason, "count": count} for reason, count in level.failures],
+        "seconds": _rounded(level.seconds),
+        "requests_per_second": _rounded(level.requests_per_second),
+        "tokens_per_second": _rounded(level.tokens_per_second),
+        "prompt_tokens": level.prompt_tokens,
+        "completion_tokens": level.completion_tokens,
+        "cached_tokens": level.cached_tokens,
+        "first_token_seconds": _percentiles(level.first_token_seconds),
+        "inter_token_seconds": _percentiles(level.inter_token_seconds),
+        "end_to_end_seconds": _percentiles(level.end_to_end_seconds),
+    }
+
+
+def _percentiles(found: Percentiles | None) -> dict[str, float | None] | None:
+    return None if found is None else {name: _rounded(getattr(found, name)) for name in ("p50", "p90", "p99")}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
+
+
+def text(found: ModelSpeed | ServerSpeed, server: str | None, width: int | None) -> str:
+    """Return the result for a terminal; for the arguments see ``document``; the width is None for a file or a pipe."""
+    lines = [f"{name}: {printable(value)}" for name, value in _facts(found, server)]
+    notes = [f"Note: {printable(each)}" for each in (*_failures(found), *found.notes)]
+    shown = "".join(f"{line}\n" for line in lines) + "\n" + table(*_cells(found), width, last=_WIDEST)
+    return shown + "".join(f"\n{line}\n" for line in notes)
+
+
+def markdown(found: ModelSpeed | ServerSpeed, server: str | None) -> str:
+    """Return the result in Markdown; for the arguments see ``document``."""
+    header, rows = _cells(found)
+    lines = [f"- {name}: {_escaped(value)}" for name, value in _facts(found, server)]
+    lines += ["", f"| {' | '.join(header)} |", f"|{'---|' + '--:|' * (len(header) - 1)}"]
+    lines += [f"| {' | '.join(map(_escaped, row))} |" for row in rows]
+    notes = [*_failures(found), *found.notes]
+    lines += ["", *(f"- {_escaped(each)}" for each in notes)] if notes else []
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _escaped(text: str) -> str:
+    return printable(text).replace("|", "\\|")
+
+
+def _facts(found: ModelSpeed | ServerSpeed, server: str | None) -> list[tuple[str, str]]:
+    """Return what was measured, and where, as pairs of a title and a text."""
+    machine, processor = found.machine, found.machine.processor
+    memory = "" if machine.memory_bytes is None else f", {decimal_size(machine.memory_bytes)} of memory"
+    place = f"{machine.system}, {machine.architecture}, {processor.name or 'processor unknown'}"
+    versions = ", ".join(f"{name} {version}" for name, version in _versions(machine))
+    measured_on = ("Measured on" if server is None else "Measured from", f"{place}, {processor.cores} cores{memory}")
+    if not isinstance(found, ModelSpeed):
+        return [("Server", str(server)), ("Model", _name(found)), measured_on, ("Versions", versions)]
+    description, library = found.model, machine.matrix_library
+    commit = f"@{description.handle.commit[:SHORT_HASH]}" if description.handle.commit else ""
+    process = found.peak_process_bytes
+    of_process = f", of the process {decimal_size(process)}" if process is not None else ""
+    return [
+        ("Model", f"{_name(found)}{commit}"),
+        measured_on,
+        ("Computed by", f"CPU{f', matrices by {library}' if library else ''}" if machine.on_cpu else "GPU"),
+        ("Versions", versions),
+        ("Load time", _time(found.load_seconds)),
+        ("Peak memory", f"of arrays {decimal_size(found.peak_array_bytes)}{of_process}"),
+    ]
+
+
+def _cells(found: ModelSpeed | ServerSpeed) -> tuple[Sequence[str], list[list[str]]]:
+    """Return titles and rows."""
+    if isinstance(found, ModelSpeed):
+        return _ROW_TITLES, [_row_cells(each) for each in found.rows]
+    return _LEVEL_TITLES, [_level_cells(each) for each in found.levels]
+
+
+def _row_cells(row: Row) -> list[str]:
+    speed, first = row.tokens_per_second, row.first_token_seconds
+    noise = "noisy" if row.noisy else "-"
+    return [
+        row.shape.name,
+        str(row.shape.streams),
+        f"{speed.median:.1f}",
+        f"{speed.interquartile_range:.1f}",
+        _time(first.median),
+        noise,
+    ]
+
+
+def _level_cells(level: Level) -> list[str]:
+    whole = level.requests - level.failed
+    prompt, output = (
+        "-" if total is None else f"{total / whole:.0f}" for total in (level.prompt_tokens, level.completion_tokens)
+    )
+    speed = level.tokens_per_second
+    return [
+        str(level.load.streams),
+        prompt,
+        output,
+        str(level.requests),
+        str(level.failed),
+        "-" if speed is None else f"{speed:.1f}",
+        *map(_times, (level.first_token_seconds, level.inter_token_seconds, level.end_to_end_seconds)),
+    ]
+
+
+def _times(found: Percentiles | None) -> str:
+    return "-" if found is None else " / ".join(_time(each) for each in (found.p50, found.p90, found.p99))
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
+
+
+def _failures(found: ModelSpeed | ServerSpeed) -> list[str]:
+    if isinstance(found, ModelSpeed):
+        return []
+    return [
+        f"{count} of {level.requests} requests, {level.load.streams} at once, failed: {reason}"
+        for level in found.levels
+        for reason, count in level.failures
+    ]

@@ -1,0 +1,168 @@
+"""The contract of the client that measures, held by the double and by the adapter, which asks a socket."""
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import pytest
+from doubles.completion_client import InMemoryCompletionClient
+
+from mlxk.adapters.completion_client import HttpCompletionClient
+from mlxk.application.ports.benchmarking import CompletionClient, CompletionRequest, CompletionServer
+from mlxk.domain.errors import AccessDeniedError, NetworkError
+
+REQUEST = CompletionRequest("m", "one two three", 4, ignore_eos=True)
+USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 2}}
+
+
+def event(delta: dict[str, Any] | None = None, **fields: Any) -> bytes:
+    """Return one event of a stream."""
+    choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": fields.pop("ends", None)}]
+    return b"data: " + json.dumps({"choices": choices, **fields}).encode() + b"\n\n"
+
+
+WHOLE = (
+    event({"role": "assistant", "content": ""}),
+    event({"content": "a"}),
+    b": keep-alive\n\n",
+    event({"reasoning_content": "b"}),
+    event({}, ends="length"),
+    event(usage=USAGE),
+    b"data: [DONE]\n\n",
+)
+
+
+class ScriptedServer(http.server.ThreadingHTTPServer):
+    """Answers with what a test has written."""
+
+    status = 200
+    body: tuple[bytes, ...] = WHOLE
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.seen: list[tuple[str, str | None, Any]] = []
+
+    @property
+    def address(self) -> CompletionServer:
+        return CompletionServer(f"http://127.0.0.1:{self.server_port}/v1", "secret", timeout_seconds=10)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: ScriptedServer
+
+    def do_GET(self) -> None:
+        self.answer(None)
+
+    def do_POST(self) -> None:
+        self.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+    def answer(self, body: Any) -> None:
+        self.server.seen.append((self.path, self.headers["Authorization"], body))
+        self.send_response(self.server.status)
+        self.end_headers()
+        for part in self.server.body:
+            self.wfile.write(part)
+
+    def log_message(self, *_: Any) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def scripted() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@attrs.frozen
+class Asked:
+    """A client, a server with the model ``m``, and how that is made to refuse."""
+
+    client: CompletionClient
+    server: CompletionServer
+    scripted: ScriptedServer | None = None
+
+    def refuse(self) -> None:
+        if self.scripted is not None:
+            self.scripted.status, self.scripted.body = 503, (b'{"error": {"message": "full"}}',)
+        elif isinstance(self.client, InMemoryCompletionClient):
+            self.client.status = 503
+
+
+@pytest.fixture(params=["http", "in_memory"])
+def asked(request: pytest.FixtureRequest, scripted: ScriptedServer) -> Asked:
+    if request.param == "http":
+        return Asked(HttpCompletionClient(), scripted.address, scripted)
+    return Asked(InMemoryCompletionClient(("m",)), CompletionServer("http://127.0.0.1/v1"))
+
+
+class TestCompletionClient:
+    def test_an_answer_has_its_times_in_order_and_the_tokens_that_the_server_counts(self, asked: Asked) -> None:
+        found = asked.client.complete(asked.server, REQUEST)
+        assert (found.failure, found.status) == (None, 200)
+        assert (found.prompt_tokens, found.completion_tokens) == (3, 4)
+        assert found.first_token is not None
+        assert found.began <= found.first_token <= found.ended
+
+    def test_a_refusal_is_a_result_with_its_reason(self, asked: Asked) -> None:
+        asked.refuse()
+        found = asked.client.complete(asked.server, REQUEST)
+        assert (found.status, found.first_token) == (503, None)
+        assert found.failure is not None
+        assert "503" in found.failure
+        with pytest.raises(NetworkError):
+            asked.client.models(asked.server)
+
+
+def test_the_request_asks_for_the_usage_and_carries_the_key(scripted: ScriptedServer) -> None:
+    HttpCompletionClient().complete(scripted.address, REQUEST)
+    ((path, key, body),) = scripted.seen
+    assert (path, key) == ("/v1/chat/completions", "Bearer secret")
+    assert body["stream_options"] == {"include_usage": True}
+    assert (body["model"], body["max_tokens"], body["ignore_eos"]) == ("m", 4, True)
+    HttpCompletionClient().complete(scripted.address, attrs.evolve(REQUEST, ignore_eos=False))
+    assert "ignore_eos" not in scripted.seen[1][2]
+
+
+@pytest.mark.parametrize(
+    ("body", "failure"),
+    [
+        (WHOLE[:3], "the answer was cut off"),
+        ((event(error={"message": "out of memory"}),), "error in the stream: out of memory"),
+        ((b"data: {]\n\n",), "the answer is not a stream of OpenAI's API"),
+        ((b"data: [1]\n\n",), "the answer is not a stream of OpenAI's API"),
+        ((b"<html>",), "the answer was cut off"),
+    ],
+)
+def test_an_answer_that_is_not_whole_is_a_failure(
+    scripted: ScriptedServer, body: tuple[bytes, ...], failure: str
+) -> None:
+    scripted.body = body
+    assert HttpCompletionClient().complete(scripted.address, REQUEST).failure == failure
+
+
+def test_tokens_are_never_counted_from_the_text(scripted: ScriptedServer) -> None:
+    scripted.body = tuple(each for each in WHOLE if b"usage" not in each)
+    found = HttpCompletionClient().complete(scripted.address, REQUEST)
+    assert (found.failure, found.prompt_tokens, found.completion_tokens) == (None, None, None)
+    assert found.inter_token_seconds is None
+
+
+def test_models_are_listed_and_what_is_no_list_is_refused(scripted: ScriptedServer) -> None:
+    client = HttpCompletionClient()
+    scripted.body = (b'{"data": [{"id": "b"}, {"id": "a"}]}',)
+    assert client.models(scripted.address) == ("b", "a")
+    scripted.body = (b'{"models": []}',)
+    with pytest.raises(NetworkError, match="in the form of OpenAI's API"):
+        client.models(scripted.address)
+    scripted.status = 401
+    with pytest.raises(AccessDeniedError, match="another key"):
+        client.models(scripted.address)
+    with pytest.raises(NetworkError, match="cannot be asked"):
+        client.models(CompletionServer("http://127.0.0.1:1/v1"))

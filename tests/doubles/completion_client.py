@@ -1,0 +1,46 @@
+"""In-memory double of a client of servers.
+
+client = InMemoryCompletionClient(("demo",))
+client.status = 503                         # from now on every request is refused
+"""
+
+import itertools
+
+from mlxk.application.ports.benchmarking import CompletionClient, CompletionRequest, CompletionServer
+from mlxk.domain.benchmark import RemoteCompletion
+from mlxk.domain.errors import NetworkError
+
+
+class InMemoryCompletionClient(CompletionClient):
+    """Answers as a server would that takes 0.1 s to the first token, and 0.01 s for each further one.
+
+    Args:
+        names: The models it has.
+        knows_ignore_eos: Whether it takes that field; a server that does not answers with status 400.
+    """
+
+    def __init__(self, names: tuple[str, ...], *, knows_ignore_eos: bool = True) -> None:
+        self._names = names
+        self._knows_ignore_eos = knows_ignore_eos
+        self.status = 200
+        self.counts_tokens = True
+        self.cached_tokens = 0
+        self.asked: list[CompletionRequest] = []
+        self._clock = itertools.count()
+
+    def models(self, server: CompletionServer) -> tuple[str, ...]:
+        if self.status != 200:
+            raise NetworkError(f"the server does not list its models: HTTP {self.status}")
+        return self._names
+
+    def complete(self, server: CompletionServer, request: CompletionRequest) -> RemoteCompletion:
+        began = float(next(self._clock))
+        self.asked.append(request)
+        known = request.model in self._names
+        status = 400 if request.ignore_eos and not self._knows_ignore_eos else self.status if known else 404
+        if status != 200:
+            return RemoteCompletion(began, began + 0.1, failure=f"HTTP {status}: refused", status=status)
+        tokens = request.max_tokens
+        counts = (len(request.prompt.split()), tokens, self.cached_tokens) if self.counts_tokens else (None, None, None)
+        first = began + 0.1
+        return RemoteCompletion(began, first + 0.01 * (tokens - 1), first, *counts, status=200)

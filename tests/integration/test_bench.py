@@ -1,0 +1,152 @@
+"""``mlxk bench`` on a model of this machine, and on servers: ours, and one that behaves otherwise."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doubles.completion_client import InMemoryCompletionClient
+from doubles.installation_probe import InMemoryInstallationProbe
+from doubles.machine_meter import InMemoryMachineMeter
+from doubles.memory_probe import InMemoryMemoryProbe
+from serving.program import ServedProgram
+
+from mlxk.application.ports.benchmarking import CompletionServer
+from mlxk.application.use_cases.measure_speed import MachineReader, MeasureServer, ServerSpeed
+from mlxk.domain.benchmark import Load
+from mlxk.domain.diagnosis import PlatformFacts
+from mlxk.domain.errors import ExecutionError, NetworkError
+
+Command = Callable[..., dict[str, Any]]
+Program = Callable[..., Any]
+
+pytestmark = pytest.mark.mlx
+SMALL = ("-p", "8", "-n", "4", "-r", "2")
+
+
+@pytest.fixture
+def served(program_environment: dict[str, str], tmp_path: Path) -> Iterator[ServedProgram]:
+    (tmp_path / "keys").write_text("sesame\n")
+    (tmp_path / "keys").chmod(0o600)
+    with ServedProgram(tmp_path, program_environment, "--api-key-file", "keys") as server:
+        yield server
+
+
+def test_a_model_is_measured_by_prompts_generation_and_streams(command: Command) -> None:
+    data = command("bench", "demo", *SMALL, "--streams", "1,2", "--depth", "0,16")["data"]
+    names = ["pp8", "pp8", "tg4", "tg4", "tg4 @ d16", "tg4 @ d16"]
+    assert [row["test"] for row in data["rows"]] == names
+    assert [row["streams"] for row in data["rows"]] == [1, 2] * 3
+    for row in data["rows"]:
+        assert row["repeats"] == 2
+        assert 0 < row["tokens_per_second"]["least"] <= row["tokens_per_second"]["median"]
+        assert row["first_token_seconds"]["median"] > 0
+    assert data["load_seconds"] > 0
+    assert 10**6 < data["peak_memory"]["array_bytes"] < data["peak_memory"]["process_bytes"]
+    assert (data["model"], data["server"], data["levels"]) == ("demo", None, [])
+    assert {"mlxk", "python", "mlx"} <= {each["name"] for each in data["versions"]}
+
+
+def test_the_text_shows_the_rows_and_nothing_of_the_user(mlxk: Program, tmp_path: Path) -> None:
+    done = mlxk("bench", "-m", "demo", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert [line.split("|")[0].strip() for line in done.stdout.splitlines() if " | " in line] == ["test", "pp8", "tg4"]
+    assert "Measuring tg4 (" in done.stderr
+    assert str(tmp_path) not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "required: MODEL"),
+        (("demo", "-m", "other"), "two models"),
+        (("demo", "-p", "0", "-n", "0"), "nothing to measure"),
+        (("demo", "-n", "1"), "--generate takes 2"),
+        (("demo", "-p", "many"), "'many' is no whole number"),
+        (("demo", "--streams", "0"), "'0' is no whole number from 1 to 256"),
+        (("demo", "--api-key-file", "keys"), "goes with --url"),
+        (("demo", "-p", "5000"), "pp5000 takes 5001 tokens; the context window of 'demo' has 2048"),
+        (("demo-speech",), "demo-speech"),
+        (("--url", "127.0.0.1:8000"), "--url takes an address"),
+        (("--url", "http://a:b@127.0.0.1:1"), "no user name and password"),
+        (("--url", "http://127.0.0.1:1", "--depth", "8"), "--depth cannot be set for a server"),
+        (("--url", "http://127.0.0.1:1", "--generate", "0"), "a server needs a prompt"),
+        (("--url", "http://127.0.0.1:1", "--api-key-file", "nosuch"), "'nosuch' cannot be read"),
+        (("--url", "http://127.0.0.1:1"), "the server cannot be asked: Connection refused"),
+        (("demo", "--url", "http://127.0.0.1:1"), "the server answers no request: Connection refused"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_by_name(command: Command, arguments: tuple[str, ...], said: str) -> None:
+    assert said in command("bench", *arguments)["error"]["message"]
+
+
+def test_our_server_is_measured_at_several_levels(
+    command: Command, mlxk: Program, served: ServedProgram, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text("sesame\n")
+    address = ("--url", f"http://127.0.0.1:{served.port}/v1/")
+    data = command("bench", *address, "demo", "--api-key-file", "key", *SMALL, "--streams", "1,3")["data"]
+    assert data["server"] == f"http://127.0.0.1:{served.port}"
+    assert [(each["streams"], each["requests"], each["failed"]) for each in data["levels"]] == [(1, 2, 0), (3, 6, 0)]
+    for level in data["levels"]:
+        assert level["completion_tokens"] == 4 * level["requests"]
+        assert level["prompt_tokens"] > 8 * level["requests"]
+        assert 0 < level["first_token_seconds"]["p50"] <= level["end_to_end_seconds"]["p50"]
+        assert level["inter_token_seconds"]["p99"] > 0
+    assert "HTTP 401" in command("bench", *address, "demo", *SMALL)["error"]["message"]
+    marked = mlxk("bench", *address, "demo", "--api-key-file", "key", *SMALL, "--markdown").stdout
+    header, _, row = (line.strip("| ").split("|") for line in marked.splitlines() if line.startswith("|"))
+    assert [name.strip() for name in header[:4]] == ["streams", "prompt", "output", "requests"]
+    assert [cell.strip() for cell in (row[0], *row[2:5])] == ["1", "4", "2", "0"]
+    assert "sesame" not in marked
+
+
+def measured(client: InMemoryCompletionClient, model: str | None = None, *, load: float = 0.0) -> ServerSpeed:
+    """Measure a server in memory."""
+    probe = InMemoryInstallationProbe(PlatformFacts("linux", "Linux 6", "x86_64", (3, 11, 0)))
+    machine = MachineReader(probe, InMemoryMemoryProbe(), InMemoryMachineMeter(load))
+    measure = MeasureServer(machine, client)
+    return measure(CompletionServer("http://127.0.0.1/v1"), model, [Load(2, 5, 4), Load(1, 5, 4)], 3, lambda *_: None)
+
+
+def test_requests_that_warm_up_do_not_count_and_no_prompt_begins_as_another() -> None:
+    client = InMemoryCompletionClient(("only",))
+    found = measured(client)
+    assert (found.model, [each.requests for each in found.levels], found.notes) == ("only", [6, 3], ())
+    assert len(client.asked) == 2 + 6 + 1 + 3
+    assert len({each.prompt for each in client.asked}) == len(client.asked)
+    assert {each.prompt for each in client.asked} & {each.prompt for each in again(client)} == set()
+
+
+def again(client: InMemoryCompletionClient) -> list[Any]:
+    """Measure once more, and return what was asked then."""
+    before = len(client.asked)
+    measured(client)
+    return client.asked[before:]
+
+
+def test_a_server_that_does_not_know_ignore_eos_is_asked_without_it() -> None:
+    client = InMemoryCompletionClient(("m",), knows_ignore_eos=False)
+    found = measured(client, "m")
+    assert [each.failed for each in found.levels] == [0, 0]
+    assert found.notes == ("The server does not take ignore_eos: its answers may end early.",)
+    assert sum(each.ignore_eos for each in client.asked) == 2
+
+
+def test_what_limits_the_figures_is_said() -> None:
+    client = InMemoryCompletionClient(("m",))
+    client.counts_tokens = False
+    assert [note.partition(":")[0] for note in measured(client, load=0.5).notes] == [
+        "Other programs loaded the cores to 50 % in the minute before",
+        "The server does not say how many tokens it generated",
+    ]
+    client.counts_tokens, client.cached_tokens = True, 3
+    assert "from a cache" in measured(client).notes[0]
+
+
+def test_a_server_with_several_models_or_without_answers_is_refused() -> None:
+    with pytest.raises(ExecutionError) as several:
+        measured(InMemoryCompletionClient(("b", "a")))
+    assert several.value.matches == ("a", "b")
+    with pytest.raises(NetworkError, match="HTTP 404"):
+        measured(InMemoryCompletionClient(("m",)), "other")
