@@ -69,3 +69,11 @@ def test_flags_out_of_range_are_refused(
     done = Machine(tmp_path, capsys)("serve", *flags)
     assert done.status != 0
     assert said in done.err
+
+
+@pytest.mark.parametrize("words", [("show", "demo"), ("run", "demo", "hi")])
+def test_a_size_of_groups_without_bits_is_refused(
+    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = Machine(tmp_path, capsys)(*words, "--kv-group-size", "64")
+    assert (done.status, "kv_group_size needs kv_bits" in done.err) == (1, True), done

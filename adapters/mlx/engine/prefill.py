@@ -144,7 +144,7 @@ def usable_options(network: Any, engine_options: EngineOptions, head_size: int |
     if engine_options.cache_required:
         return engine_options
     in_other_groups = attrs.evolve(engine_options, kv_group_size=None)
-    for options in dict.fromkeys((engine_options, in_other_groups)):
+    for options in (engine_options, in_other_groups):
         with contextlib.suppress(CapabilityError):
             make_cache(network, options, head_size)
             return options

@@ -276,3 +276,14 @@ def test_an_option_that_excludes_one_of_a_profile_replaces_it(kitchen: Kitchen) 
     kitchen.profiles = {"own": Profile("chat", engine_options=EngineOptions(max_kv_size=64, adapter="/a"))}
     kitchen.start("own", "hi", engine_options=EngineOptions(kv_bits=4)).cancel()
     assert kitchen.asked[0].engine_options == EngineOptions(kv_bits=4, adapter="/a")
+
+
+def test_a_size_of_groups_belongs_to_the_bits_of_the_same_place_or_of_the_profile(kitchen: Kitchen) -> None:
+    kitchen.profiles = {"own": Profile("chat", engine_options=EngineOptions(kv_bits=8, kv_group_size=64))}
+    asked = [EngineOptions(kv_group_size=32), EngineOptions(kv_bits=4), EngineOptions(max_kv_size=64)]
+    for options in asked:
+        kitchen.start("own", "hi", engine_options=options).cancel()
+    found = [each.engine_options for each in kitchen.asked]
+    assert found == [EngineOptions(kv_bits=8, kv_group_size=32), *asked[1:]]
+    with pytest.raises(ValidationError, match="kv_group_size needs kv_bits"):
+        kitchen.start("own", "hi", engine_options=EngineOptions(kv_group_size=32, max_kv_size=64))
