@@ -183,6 +183,10 @@ BUSY_LOAD = 0.25
 """Share of all cores from which other programs are said to disturb the measurement."""
 
 
+CACHED_SHARE = 0.1
+"""Share of the prompts' tokens from which a server's cache is said to shorten its times."""
+
+
 @attrs.frozen
 class RemoteCompletion:
     """One request to a server; times are seconds of one clock."""

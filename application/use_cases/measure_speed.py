@@ -2,8 +2,9 @@
 
 import contextlib
 import random
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import attrs
 
@@ -14,7 +15,17 @@ from mlxk.application.ports.installation import InstallationProbe
 from mlxk.application.ports.system import Clock, MemoryProbe
 from mlxk.application.use_cases.generate_text import STATE_SECONDS, GenerateText
 from mlxk.application.use_cases.model_tasks import LoadModel, TokenizeText
-from mlxk.domain.benchmark import BUSY_LOAD, Level, Load, Machine, RemoteCompletion, Row, Shape, StreamTimes
+from mlxk.domain.benchmark import (
+    BUSY_LOAD,
+    CACHED_SHARE,
+    Level,
+    Load,
+    Machine,
+    RemoteCompletion,
+    Row,
+    Shape,
+    StreamTimes,
+)
 from mlxk.domain.errors import ContextLengthError, ExecutionError, NetworkError
 from mlxk.domain.generation.request import Finished, TokenIds
 from mlxk.domain.generation.settings import GenerationSettings
@@ -236,7 +247,8 @@ class MeasureServer:
                     notes.append("The server does not take ignore_eos: its answers may end early.")
             if not levels and all(each.failure is not None for each in warm):
                 raise NetworkError(
-                    f"the server answers no request: {warm[0].failure}", hint="Try its address and name."
+                    f"the server answers no request: {warm[0].failure}",
+                    hint="Check its address, its key and the name of the model.",
                 )
             done += load.streams
             report(f"{load.streams} at once", done, steps)
@@ -258,14 +270,34 @@ class MeasureServer:
     ) -> list[RemoteCompletion]:
         source = random.SystemRandom()
         prompts = [" ".join(source.choices(_WORDS.split(), k=load.prompt_words)) + _ORDER for _ in range(count)]
-        requests = [CompletionRequest(model, each, load.max_tokens, ignore_eos) for each in prompts]
-        with ThreadPoolExecutor(load.streams) as clients:
-            return list(clients.map(lambda each: self.client.complete(server, each), requests))
+        waiting = deque(CompletionRequest(model, each, load.max_tokens, ignore_eos) for each in prompts)
+        answered: list[RemoteCompletion] = []
+        faults: list[Exception] = []
+
+        def ask() -> None:
+            try:
+                while not faults:
+                    answered.append(self.client.complete(server, waiting.popleft()))
+            except IndexError:
+                return  # nothing is left to ask
+            except Exception as fault:  # noqa: BLE001 - raised by the thread that waits
+                faults.append(fault)
+
+        # An interruption does not wait for them: a server may be silent for minutes.
+        clients = [threading.Thread(target=ask, daemon=True) for _ in range(load.streams)]
+        for each in clients:
+            each.start()
+        for each in clients:
+            each.join()
+        if faults:
+            raise faults[0]
+        return answered
 
 
 def _uncounted(levels: Sequence[Level]) -> Iterator[str]:
     whole = [each for each in levels if each.failed < each.requests]
     if any(each.completion_tokens is None for each in whole):
         yield "The server does not say how many tokens it generated: there are no figures by the token."
-    if any(each.cached_tokens for each in whole):
+    # The first tokens of a chat template are the same in every prompt.
+    if any((each.cached_tokens or 0) > CACHED_SHARE * (each.prompt_tokens or 0) for each in whole):
         yield "The server took a part of the prompts from a cache: times to the first token are shorter by it."

@@ -1,5 +1,10 @@
 """``mlxk bench`` on a model of this machine, and on servers: ours, and one that behaves otherwise."""
 
+import shutil
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +15,7 @@ from doubles.installation_probe import InMemoryInstallationProbe
 from doubles.machine_meter import InMemoryMachineMeter
 from doubles.memory_probe import InMemoryMemoryProbe
 from serving.program import ServedProgram
+from typed_commands import BUILT_IN
 
 from mlxk.application.ports.benchmarking import CompletionServer
 from mlxk.application.use_cases.measure_speed import MachineReader, MeasureServer, ServerSpeed
@@ -48,9 +54,11 @@ def test_a_model_is_measured_by_prompts_generation_and_streams(command: Command)
 
 
 def test_the_text_shows_the_rows_and_nothing_of_the_user(mlxk: Program, tmp_path: Path) -> None:
-    done = mlxk("bench", "-m", "demo", *SMALL)
+    shutil.copytree(BUILT_IN / "demo", tmp_path / "own")
+    done = mlxk("bench", "-m", "./own", *SMALL)
     assert done.returncode == 0, done.stderr
     assert [line.split("|")[0].strip() for line in done.stdout.splitlines() if " | " in line] == ["test", "pp8", "tg4"]
+    assert done.stdout.startswith("Model: own\n")
     assert "Measuring tg4 (" in done.stderr
     assert str(tmp_path) not in done.stdout
 
@@ -101,6 +109,23 @@ def test_our_server_is_measured_at_several_levels(
     assert "sesame" not in marked
 
 
+def test_an_interruption_does_not_wait_for_a_silent_server(program_environment: dict[str, str]) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        silent.settimeout(60)
+        words = ["bench", "--url", f"http://127.0.0.1:{silent.getsockname()[1]}", "m", "--streams", "2"]
+        program = [sys.executable, "-m", "mlxk", *words]
+        with subprocess.Popen(program, env=program_environment, stderr=subprocess.PIPE, text=True) as process:
+            connections = [silent.accept()[0] for _ in range(2)]
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
+            assert process.stderr is not None
+            assert "Traceback" not in process.stderr.read()
+            for each in connections:
+                each.close()
+
+
 def measured(client: InMemoryCompletionClient, model: str | None = None, *, load: float = 0.0) -> ServerSpeed:
     """Measure a server in memory."""
     probe = InMemoryInstallationProbe(PlatformFacts("linux", "Linux 6", "x86_64", (3, 11, 0)))
@@ -140,7 +165,9 @@ def test_what_limits_the_figures_is_said() -> None:
         "Other programs loaded the cores to 50 % in the minute before",
         "The server does not say how many tokens it generated",
     ]
-    client.counts_tokens, client.cached_tokens = True, 3
+    client.counts_tokens, client.cached_tokens = True, 1
+    assert measured(client).notes == ()
+    client.cached_tokens = 3
     assert "from a cache" in measured(client).notes[0]
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from mlxk import __version__
 from mlxk.application.use_cases.measure_speed import ModelSpeed, ServerSpeed
+from mlxk.application.use_cases.model_tasks import identity_of
 from mlxk.domain.benchmark import Level, Machine, Percentiles, Row, Spread
 from mlxk.entrypoints.cli.render.formatting import decimal_size, printable, table
 from mlxk.entrypoints.cli.render.model_table import SHORT_HASH
@@ -52,7 +53,7 @@ def document(found: ModelSpeed | ServerSpeed, server: str | None) -> dict[str, A
 def _name(found: ModelSpeed | ServerSpeed) -> str:
     if isinstance(found, ServerSpeed):
         return found.model
-    return found.model.handle.label
+    return identity_of(found.model)
 
 
 def _peaks(found: ModelSpeed) -> dict[str, int | None]:
