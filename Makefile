@@ -14,8 +14,9 @@ PAGES := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE docs contrac
 # One file for every platform and Python; versions already locked stay until --upgrade.
 LOCK_ARGS :=
 lock = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock" $(LOCK_ARGS)
-# Three processes on two cores: many tests wait for a process, a network or a clock.
-PYTEST_ARGS ?= -n 3 -q
+# Three processes on two cores: many tests wait for a process, a network or a clock. One that has finished takes tests
+# from the others, of which the slow ones lie together.
+PYTEST_ARGS ?= -n 3 --dist worksteal -q
 
 .PHONY: demo test check clients clients-all tokenizers speech images format lint types layers documented docs pytest lock licences sbom audit demo-model clean help
 

@@ -15,7 +15,7 @@ from mlxk.entrypoints.cli.output import Output
 from mlxk.entrypoints.server_address import ServerAddress
 from mlxk.entrypoints.setting_table import BLAS_CHOICES, CPU_DTYPES
 from mlxk.entrypoints.settings import ServerSettings, Settings, read_settings
-from mlxk.entrypoints.wording import command_line_error
+from mlxk.entrypoints.wording import command_line_error, matrices_words
 
 _PAGE = re.compile(
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<name>[^/\s?#@]+/[^/\s?#@]+)"
@@ -128,10 +128,14 @@ def computing_settings(arguments: argparse.Namespace, settings: Settings) -> Set
 
 
 def print_place(container: "Container", output: Output) -> None:
-    """Print where the last request was computed, and why not on a server; nothing where none was to be used."""
+    """Print where the last request was computed, why not on a server, and by what this machine multiplies matrices."""
     place = container.adapters.running_servers().last_place()
     if place is not None:
         output.note(f"[computed by the server {place.server}]" if place.server else f"[computed here: {place.reason}]")
+    if place is None or place.server is None:
+        matrices = container.adapters.memory_probe().matrices()
+        if matrices.on_cpu:
+            output.note(f"[matrices are {matrices_words(matrices)}]")
 
 
 def add_pull_argument(parser: argparse.ArgumentParser) -> None:

@@ -30,7 +30,6 @@ from mlxk.entrypoints.cli.commands.chats import complete_names
 from mlxk.entrypoints.cli.media_run import show_prompt
 from mlxk.entrypoints.cli.output import Output, TerminalConfirmation
 from mlxk.entrypoints.cli.tool_calls import OfferedTools, ToolRounds
-from mlxk.entrypoints.wording import matrices_words
 
 if TYPE_CHECKING:
     from mlxk.entrypoints.container import Container
@@ -124,9 +123,6 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
                 status = _run(arguments, context, container, output, options, (kept, toolbox))
         if arguments.verbose:
             print_place(container, output)
-            matrices = container.adapters.memory_probe().matrices()
-            if matrices.on_cpu:
-                output.note(f"[matrices are {matrices_words(matrices)}]")
         return status
     finally:
         container.adapters.text_generator().close()
