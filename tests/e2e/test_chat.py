@@ -107,7 +107,7 @@ class TestAnAnswerWithANote:
 
     @pytest.fixture
     def flags(self) -> list[str]:
-        return ["--kv-bits", "8"]
+        return ["--max-kv-size", "512"]
 
     def test_it_is_told_once(self, terminal: "pexpect.spawn[str]") -> None:
         terminal.sendline("My name is Olga.")

@@ -70,6 +70,7 @@ def test_the_property_list_is_what_launchd_takes(mlxk: Program, home: Path) -> N
     assert known["EnvironmentVariables"] == {
         "HF_HUB_CACHE": str(hub / "hub"),
         "HF_TOKEN_PATH": str(hub / "token"),
+        "MLXK2_BLAS": "off",
         "MLX_DISABLE_COMPILE": "1",
     }
     log = Path(known["StandardErrorPath"])
