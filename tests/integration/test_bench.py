@@ -1,5 +1,7 @@
 """``mlxk bench`` on a model of this machine, and on servers: ours, and one that behaves otherwise."""
 
+import datetime
+import json
 import shutil
 import signal
 import socket
@@ -55,12 +57,23 @@ def test_a_model_is_measured_by_prompts_generation_and_streams(command: Command)
 
 def test_the_text_shows_the_rows_and_nothing_of_the_user(mlxk: Program, tmp_path: Path) -> None:
     shutil.copytree(BUILT_IN / "demo", tmp_path / "own")
-    done = mlxk("bench", "-m", "./own", *SMALL)
+    (tmp_path / "runs.jsonl").write_text('{"earlier": true}\n')
+    done = mlxk("bench", "-m", "./own", *SMALL, "--report", "runs.jsonl")
     assert done.returncode == 0, done.stderr
     assert [line.split("|")[0].strip() for line in done.stdout.splitlines() if " | " in line] == ["test", "pp8", "tg4"]
     assert done.stdout.startswith("Model: own\n")
     assert "Measuring tg4 (" in done.stderr
     assert str(tmp_path) not in done.stdout
+    earlier, prompts, generated = map(json.loads, (tmp_path / "runs.jsonl").read_text().splitlines())
+    assert earlier == {"earlier": True}
+    assert (prompts["test"], generated["test"]) == ("bench::pp8[streams=1]", "bench::tg4[streams=1]")
+    for record in (prompts, generated):
+        assert (record["schema_version"], record["outcome"], record["model"]["id"]) == ("0.2.2", "passed", "own")
+        assert datetime.datetime.fromisoformat(record["timestamp"]).utcoffset() == datetime.timedelta(0)
+        assert None not in record["performance"].values()
+        assert record["performance"]["tokens_per_sec"] == record["metadata"]["tokens_per_second"]["median"]
+        assert {"model_load_time_s", "time_to_first_token_s", "peak_ram_gb"} <= record["performance"].keys()
+        assert str(tmp_path) not in json.dumps(record)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +88,7 @@ def test_the_text_shows_the_rows_and_nothing_of_the_user(mlxk: Program, tmp_path
         (("demo", "--api-key-file", "keys"), "goes with --url"),
         (("demo", "-p", "5000"), "pp5000 takes 5001 tokens; the context window of 'demo' has 2048"),
         (("demo-speech",), "demo-speech"),
+        (("demo", "--report", "no/such/folder"), "'no/such/folder' cannot be written: No such file or directory"),
         (("--url", "127.0.0.1:8000"), "--url takes an address"),
         (("--url", "http://a:b@127.0.0.1:1"), "no user name and password"),
         (("--url", "http://127.0.0.1:1", "--depth", "8"), "--depth cannot be set for a server"),
@@ -102,11 +116,16 @@ def test_our_server_is_measured_at_several_levels(
         assert 0 < level["first_token_seconds"]["p50"] <= level["end_to_end_seconds"]["p50"]
         assert level["inter_token_seconds"]["p99"] > 0
     assert "HTTP 401" in command("bench", *address, "demo", *SMALL)["error"]["message"]
-    marked = mlxk("bench", *address, "demo", "--api-key-file", "key", *SMALL, "--markdown").stdout
+    shown = ("--markdown", "--report", "levels.jsonl")
+    marked = mlxk("bench", *address, "demo", "--api-key-file", "key", *SMALL, *shown).stdout
     header, _, row = (line.strip("| ").split("|") for line in marked.splitlines() if line.startswith("|"))
     assert [name.strip() for name in header[:4]] == ["streams", "prompt", "output", "requests"]
     assert [cell.strip() for cell in (row[0], *row[2:5])] == ["1", "4", "2", "0"]
-    assert "sesame" not in marked
+    (line,) = (tmp_path / "levels.jsonl").read_text().splitlines()
+    record = json.loads(line)
+    assert record["test"] == "bench::server[words=8,tokens=4,streams=1]"
+    assert (record["outcome"], record["performance"]["completion_tokens"]) == ("passed", 8)
+    assert "sesame" not in marked + line
 
 
 def test_an_interruption_does_not_wait_for_a_silent_server(program_environment: dict[str, str]) -> None:

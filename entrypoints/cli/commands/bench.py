@@ -1,7 +1,8 @@
 """``mlxk bench``: how fast a model is on this machine, or a server under load."""
 
 import argparse
-from collections.abc import Callable
+import datetime
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 import attrs
@@ -54,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="runs of each row that count (5)",
     )
+    parser.add_argument(
+        "--report", metavar="FILE", help="append a JSON line for each row, in the report schema 0.2.2 of mlx-knife"
+    )
     parser.add_argument("--markdown", action="store_true", help="print the result in Markdown")
     add_cpu_argument(parser)
 
@@ -63,6 +67,8 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     model: str | None = arguments.model or arguments.named
     if arguments.model and arguments.named and arguments.model != arguments.named:
         raise UsageError(f"two models are named: {arguments.model} and {arguments.named}")
+    if arguments.report is not None:
+        _append(arguments.report, [])  # what cannot be written is better known before minutes of measuring
     found: ModelSpeed | ServerSpeed
     with Spinner(output, "Preparing") as spinner:
         report = _Report(output, spinner)
@@ -70,6 +76,8 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
             found = _of_model(model, arguments, context, report)
         else:
             found = _of_server(model, arguments, context, report)
+    if arguments.report is not None:
+        _append(arguments.report, benchmark.report_lines(found, datetime.datetime.now(datetime.UTC)))
     if output.as_json:
         output.document("bench", benchmark.document(found, _shown(arguments.url)))
     elif arguments.markdown:
@@ -171,6 +179,14 @@ def _key(path: str) -> str:
     if not key or not key.isascii() or not key.isprintable():
         raise UsageError(f"--api-key-file: the first line of '{path}' is no key")
     return key
+
+
+def _append(path: str, lines: Sequence[str]) -> None:
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+    except OSError as error:
+        raise StorageError(f"--report: '{path}' cannot be written: {error.strerror}") from error
 
 
 def _given(sizes: tuple[int, ...] | None, usual: tuple[int, ...]) -> tuple[int, ...]:

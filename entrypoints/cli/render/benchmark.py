@@ -1,5 +1,8 @@
 """The results of benchmarks: JSON, a table for the terminal, and Markdown."""
 
+import datetime
+import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -122,6 +125,85 @@ def _percentiles(found: Percentiles | None) -> dict[str, float | None] | None:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 6)
+
+
+_GIGABYTE = 10**9
+
+
+def report_lines(found: ModelSpeed | ServerSpeed, moment: datetime.datetime) -> list[str]:
+    """Return one JSON line for each row or level, in the report schema 0.2.2 of mlx-knife's benchmarks.
+
+    What is not known is left out, as that schema has no null; what it has no field for is in ``metadata``.
+    """
+    shared = {
+        "schema_version": "0.2.2",
+        "timestamp": moment.isoformat(),
+        "mlx_knife_version": __version__,
+    }
+    records = []
+    if isinstance(found, ModelSpeed):
+        for row in found.rows:
+            test = f"bench::{row.shape.name}[streams={row.shape.streams}]"
+            records.append({**shared, "test": test, "outcome": "passed", **_row_record(found, row)})
+    else:
+        for level in found.levels:
+            asked = level.load
+            test = f"bench::server[words={asked.prompt_words},tokens={asked.max_tokens},streams={asked.streams}]"
+            outcome = "failed" if level.failed else "passed"
+            records.append({**shared, "test": test, "outcome": outcome, **_level_record(found, level)})
+    return [json.dumps(each) for each in records]
+
+
+def _row_record(found: ModelSpeed, row: Row) -> dict[str, Any]:
+    peak, size = found.peak_process_bytes, found.model.size_bytes
+    performance = {
+        "tokens_per_sec": _rounded(row.tokens_per_second.median),
+        "prompt_tokens": row.shape.prompt_tokens * row.shape.streams,
+        "completion_tokens": row.shape.generated_tokens * row.shape.streams,
+        "model_load_time_s": _rounded(found.load_seconds),
+        "time_to_first_token_s": _rounded(row.first_token_seconds.median),
+        "peak_ram_gb": None if peak is None else _rounded(peak / _GIGABYTE),
+    }
+    return {
+        "model": {"id": _name(found), "size_gb": _rounded(size / _GIGABYTE), "framework": found.model.framework.value},
+        "performance": _known(performance),
+        "system": _system(found.machine),
+        "metadata": {"inference_modality": "text", **_row(row)},
+    }
+
+
+def _level_record(found: ServerSpeed, level: Level) -> dict[str, Any]:
+    first = level.first_token_seconds
+    performance = {
+        "tokens_per_sec": _rounded(level.tokens_per_second),
+        "duration_s": _rounded(level.seconds),
+        "prompt_tokens": level.prompt_tokens,
+        "completion_tokens": level.completion_tokens,
+        "time_to_first_token_s": None if first is None else _rounded(first.p50),
+    }
+    return {
+        "model": {"id": _name(found)},
+        "performance": _known(performance),
+        "system": _system(found.machine),
+        "metadata": {"inference_modality": "text", **_level(level)},
+    }
+
+
+def _system(machine: Machine) -> dict[str, Any]:
+    versions, memory = dict(machine.versions), machine.memory_bytes
+    facts = {
+        "platform": sys.platform,
+        "platform_version": machine.system,
+        "python_version": versions.get("python"),
+        "mlx_version": versions.get("mlx"),
+        "ram_total_gb": None if memory is None else _rounded(memory / _GIGABYTE),
+        "hardware_profile": {"chip": machine.processor.name} if machine.processor.name else None,
+    }
+    return _known(facts)
+
+
+def _known(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def text(found: ModelSpeed | ServerSpeed, server: str | None, width: int | None) -> str:
