@@ -38,7 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--api-key-file", metavar="FILE", help="a file whose first line is the key of that server")
     sizes = _numbers(0, _MOST_TOKENS)
     parser.add_argument(
-        "-p", "--prompt-tokens", type=sizes, metavar="N[,N]", help="tokens of the prompts; 0 for no such row (512)"
+        "-p",
+        "--prompt-tokens",
+        type=sizes,
+        metavar="N[,N]",
+        help="tokens of the prompts, words with --url; 0 for no such row (512)",
     )
     parser.add_argument(
         "-n", "--generate", type=sizes, metavar="N[,N]", help="tokens to generate; 0 for no such row (128)"

@@ -25,6 +25,9 @@ _LEVEL_TITLES = (
     "between tokens p50/p90/p99",
     "end to end p50/p90/p99",
 )
+_LEAST_REPEATS = 3
+"""Fewer do not show how far measurements lie apart."""
+
 _WIDEST = 60
 """Characters of the last column."""
 
@@ -266,7 +269,7 @@ def _row_cells(row: Row) -> list[str]:
         row.shape.name,
         str(row.shape.streams),
         f"{speed.median:.1f}",
-        f"{speed.interquartile_range:.1f}",
+        f"{speed.interquartile_range:.1f}" if row.repeats >= _LEAST_REPEATS else "-",
         _time(first.median),
         noise,
     ]
