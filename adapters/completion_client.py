@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from mlxk.application.ports.benchmarking import CompletionClient, CompletionRequest, CompletionServer
+from mlxk.application.ports.benchmarking import CompletionClient, CompletionServer, RemoteRequest
 from mlxk.domain.benchmark import RemoteCompletion
 from mlxk.domain.errors import AccessDeniedError, NetworkError
 
@@ -40,7 +40,7 @@ class HttpCompletionClient(CompletionClient):
         except (ValueError, KeyError, TypeError) as error:
             raise NetworkError("the server does not list its models in the form of OpenAI's API") from error
 
-    def complete(self, server: CompletionServer, request: CompletionRequest) -> RemoteCompletion:
+    def complete(self, server: CompletionServer, request: RemoteRequest) -> RemoteCompletion:
         began = time.monotonic()
         seen = _Seen()
         try:
@@ -154,7 +154,7 @@ def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
-def _body(request: CompletionRequest) -> bytes:
+def _body(request: RemoteRequest) -> bytes:
     body = {
         "model": request.model,
         "messages": [{"role": "user", "content": request.prompt}],

@@ -36,7 +36,7 @@ class CompletionServer:
 
 
 @attrs.frozen
-class CompletionRequest:
+class RemoteRequest:
     """One measured request."""
 
     model: str
@@ -60,5 +60,5 @@ class CompletionClient(Protocol):
         """
 
     @abstractmethod
-    def complete(self, server: CompletionServer, request: CompletionRequest) -> RemoteCompletion:
+    def complete(self, server: CompletionServer, request: RemoteRequest) -> RemoteCompletion:
         """Ask for one streamed completion, on a connection of its own; a failure is part of the result."""

@@ -10,7 +10,7 @@ import attrs
 
 from mlxk.application.generation_input import GenerationOptions
 from mlxk.application.policy import require_text_model
-from mlxk.application.ports.benchmarking import CompletionClient, CompletionRequest, CompletionServer, MachineMeter
+from mlxk.application.ports.benchmarking import CompletionClient, CompletionServer, MachineMeter, RemoteRequest
 from mlxk.application.ports.installation import InstallationProbe
 from mlxk.application.ports.system import Clock, MemoryProbe
 from mlxk.application.use_cases.generate_text import STATE_SECONDS, GenerateText
@@ -270,7 +270,7 @@ class MeasureServer:
     ) -> list[RemoteCompletion]:
         source = random.SystemRandom()
         prompts = [" ".join(source.choices(_WORDS.split(), k=load.prompt_words)) + _ORDER for _ in range(count)]
-        waiting = deque(CompletionRequest(model, each, load.max_tokens, ignore_eos) for each in prompts)
+        waiting = deque(RemoteRequest(model, each, load.max_tokens, ignore_eos) for each in prompts)
         answered: list[RemoteCompletion] = []
         faults: list[Exception] = []
 

@@ -6,7 +6,7 @@ client.status = 503                         # from now on every request is refus
 
 import itertools
 
-from mlxk.application.ports.benchmarking import CompletionClient, CompletionRequest, CompletionServer
+from mlxk.application.ports.benchmarking import CompletionClient, CompletionServer, RemoteRequest
 from mlxk.domain.benchmark import RemoteCompletion
 from mlxk.domain.errors import NetworkError
 
@@ -25,7 +25,7 @@ class InMemoryCompletionClient(CompletionClient):
         self.status = 200
         self.counts_tokens = True
         self.cached_tokens = 0
-        self.asked: list[CompletionRequest] = []
+        self.asked: list[RemoteRequest] = []
         self._clock = itertools.count()
 
     def models(self, server: CompletionServer) -> tuple[str, ...]:
@@ -33,7 +33,7 @@ class InMemoryCompletionClient(CompletionClient):
             raise NetworkError(f"the server does not list its models: HTTP {self.status}")
         return self._names
 
-    def complete(self, server: CompletionServer, request: CompletionRequest) -> RemoteCompletion:
+    def complete(self, server: CompletionServer, request: RemoteRequest) -> RemoteCompletion:
         began = float(next(self._clock))
         self.asked.append(request)
         known = request.model in self._names
@@ -42,5 +42,6 @@ class InMemoryCompletionClient(CompletionClient):
             return RemoteCompletion(began, began + 0.1, failure=f"HTTP {status}: refused", status=status)
         tokens = request.max_tokens
         counts = (len(request.prompt.split()), tokens, self.cached_tokens) if self.counts_tokens else (None, None, None)
+        read, written, cached = counts
         first = began + 0.1
-        return RemoteCompletion(began, first + 0.01 * (tokens - 1), first, *counts, status=200)
+        return RemoteCompletion(began, first + 0.01 * (tokens - 1), first, read, written, cached, status=200)

@@ -2,6 +2,8 @@
 
 import argparse
 import datetime
+import errno
+import os
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
@@ -72,7 +74,7 @@ def execute(arguments: argparse.Namespace, context: CommandContext, output: Outp
     if arguments.model and arguments.named and arguments.model != arguments.named:
         raise UsageError(f"two models are named: {arguments.model} and {arguments.named}")
     if arguments.report is not None:
-        _append(arguments.report, [])  # what cannot be written is better known before minutes of measuring
+        _require_writable(arguments.report)  # better known before minutes of measuring
     found: ModelSpeed | ServerSpeed
     with Spinner(output, "Preparing") as spinner:
         report = _Report(output, spinner)
@@ -183,6 +185,24 @@ def _key(path: str) -> str:
     if not key or not key.isascii() or not key.isprintable():
         raise UsageError(f"--api-key-file: the first line of '{path}' is no key")
     return key
+
+
+def _require_writable(path: str) -> None:
+    """Refuse a report that could not be written, without making it yet.
+
+    Raises:
+        StorageError: It is a folder, there is no folder for it, or this user may not write it.
+    """
+    place = path if os.path.exists(path) else os.path.dirname(path) or "."
+    if os.path.isdir(path):
+        reason = errno.EISDIR
+    elif not os.path.exists(place):
+        reason = errno.ENOENT
+    elif not os.access(place, os.W_OK):
+        reason = errno.EACCES
+    else:
+        return
+    raise StorageError(f"--report: '{path}' cannot be written: {os.strerror(reason)}")
 
 
 def _append(path: str, lines: Sequence[str]) -> None:

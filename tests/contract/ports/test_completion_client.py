@@ -11,10 +11,10 @@ import pytest
 from doubles.completion_client import InMemoryCompletionClient
 
 from mlxk.adapters.completion_client import HttpCompletionClient
-from mlxk.application.ports.benchmarking import CompletionClient, CompletionRequest, CompletionServer
+from mlxk.application.ports.benchmarking import CompletionClient, CompletionServer, RemoteRequest
 from mlxk.domain.errors import AccessDeniedError, NetworkError
 
-REQUEST = CompletionRequest("m", "one two three", 4, ignore_eos=True)
+REQUEST = RemoteRequest("m", "one two three", 4, ignore_eos=True)
 USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 2}}
 
 
