@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ Command = Callable[..., dict[str, Any]]
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 
 pytestmark = pytest.mark.mlx
-WITHOUT_BLAS = {"MLXK2_BLAS": "off"}
-"""Has the same said wherever tests run, whether or not there is an optimised library."""
+PLAIN = {"MLXK2_BLAS": "off", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+"""Has the same said wherever tests run, whether or not there is an optimised library or another mlxk."""
 
 
 @pytest.fixture
@@ -56,8 +57,8 @@ def test_many_faults_are_named_and_mended_by_the_commands_that_are_named(
     (tmp_path / "bin/mlxk").chmod(0o755)
     (home / "temporary").write_text("no folder")
     faulty = {
-        **WITHOUT_BLAS,
-        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        **PLAIN,
+        "PATH": f"{tmp_path / 'bin'}:{PLAIN['PATH']}",
         "HF_HUB_OFFLINE": "1",
         "HF_ENDPOINT": "http://hub.example",
         "MLXK2_PORT": str(taken),
@@ -92,15 +93,15 @@ def test_many_faults_are_named_and_mended_by_the_commands_that_are_named(
         line = re.findall(r"mlxk ((?:pull|prune) [^.]+)", faults[fault]["remedy"])[-1]
         assert mlxk(*line.split(), *words, **hub_variables).returncode == 0, line
     (home / ".config/mlxk/config.toml").write_text("")
-    mended = mlxk("doctor", **hub_variables, **WITHOUT_BLAS, MLXK2_PORT="0")
+    mended = mlxk("doctor", **hub_variables, **PLAIN, MLXK2_PORT="0")
     assert (mended.returncode, mended.stdout.splitlines()[-1]) == (0, "All is well.")
 
 
 def test_the_hub_is_asked_whether_it_takes_the_token(command: Command, mlxk: Program, hub: LoopbackHub) -> None:
-    document = command("doctor", "--online", HF_TOKEN="hf_read", **WITHOUT_BLAS)["data"]
+    document = command("doctor", "--online", HF_TOKEN="hf_read", **PLAIN)["data"]
     assert found(document) == {}
     assert [each["evidence"] for each in document["checks"] if each["check"] == "reachable"] == [f"{hub.url} answers"]
-    done = mlxk("doctor", "--online", "--json", HF_TOKEN="hf_expired", HF_ENDPOINT=hub.url, **WITHOUT_BLAS)
+    done = mlxk("doctor", "--online", "--json", HF_TOKEN="hf_expired", HF_ENDPOINT=hub.url, **PLAIN)
     assert (done.returncode, set(found(json.loads(done.stdout)["data"]))) == (1, {"token_rejected"})
 
 
